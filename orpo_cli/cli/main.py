@@ -1,0 +1,87 @@
+"""The ``orpo`` command: registers one module a command, and turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from orpo_cli import __version__
+from orpo_cli.errors import OrpoError, RecipeError
+
+COMMANDS = ("init", "recipes", "validate", "plan", "train", "eval", "chat", "generate", "merge", "push_to_hub", "doctor")
+
+app = typer.Typer(
+    name="orpo",
+    help="Fine-tune language models on preference pairs with ORPO: one recipe, one command.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"orpo-cli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def register() -> None:
+    """Add each command of ``COMMANDS`` from its module's ``command`` function."""
+    for name in COMMANDS:
+        module = importlib.import_module(f"orpo_cli.cli.{name}")
+        command = getattr(module, "app", None)
+        if command is not None:  # a group of commands
+            app.add_typer(command, name=name)
+        else:
+            app.command(name.replace("_", "-"))(module.command)
+
+
+def main() -> None:
+    """Entry point: run the command line and exit with the code that belongs to how it went."""
+    register()
+    try:
+        code = app(standalone_mode=False)
+    except OrpoError as error:
+        code = _report(error)
+    except click.exceptions.Abort:
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # the reader of a pipe left: `orpo plan … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(error: OrpoError) -> int:
+    """Say what is wrong on standard error; with --json also as the one document on standard output."""
+    lines = [str(error)]
+    if error.remedy:
+        lines.append(f"  → {error.remedy}")
+    print(f"error: {lines[0]}" if not isinstance(error, RecipeError) else lines[0], *lines[1:], sep="\n", file=sys.stderr)
+    if "--json" in sys.argv[1:]:
+        document = {"status": error.kind, "exit_code": error.exit_code, "message": error.message, "remedy": error.remedy}
+        if isinstance(error, RecipeError):
+            document["problems"] = [problem.as_dict() for problem in error.problems]
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+    return error.exit_code

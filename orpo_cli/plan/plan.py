@@ -1,0 +1,100 @@
+"""The plan: a recipe with no ``auto`` left, and a reason beside each value.
+
+Training obeys it; merge, eval and push read it back from the run directory and never look at the recipe again.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from orpo_cli.recipe.schema import (
+    DatasetSection,
+    EngineSection,
+    ExportSection,
+    HubSection,
+    LaunchSection,
+    LoraSection,
+    MergeSection,
+    ModelSection,
+    QuantizationSection,
+)
+
+Device = Literal["cpu", "cuda", "mps"]
+
+
+class Why(BaseModel):
+    """Where a value came from: written in the recipe, set on the command line, the default, or decided here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    origin: Literal["recipe", "override", "default", "decided"]
+    reason: str
+
+
+class Plan(BaseModel):
+    """Every value that a run obeys. ``why`` maps the dotted name of a value to its origin and reason.
+
+    ``training`` holds the keyword arguments of trl's ORPOConfig (without ``output_dir``).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    name: str
+    output_dir: str  # absolute
+    device: Device
+    model: ModelSection
+    quantization: QuantizationSection | None
+    lora: LoraSection | None
+    dataset: DatasetSection
+    training: dict[str, Any]
+    engine: EngineSection
+    launch: LaunchSection
+    merge: MergeSection
+    export: ExportSection
+    hub: HubSection
+    why: dict[str, Why]
+
+    def values(self) -> dict[str, Any]:
+        """The plan without its reasons, as plain nested values."""
+        return self.model_dump(exclude={"why"})
+
+    def as_document(self) -> dict[str, Any]:
+        """The content of plan.json: nested as a recipe, each leaf ``{"value": …, "origin": …, "reason": …}``."""
+        return _with_reasons(self.values(), self.why, "")
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Plan:
+        """Read back what ``as_document`` made."""
+        why: dict[str, Why] = {}
+        return cls.model_validate({**_without_reasons(document, why, ""), "why": why})
+
+    def to_json(self) -> str:
+        """plan.json as text."""
+        return json.dumps(self.as_document(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _with_reasons(values: dict[str, Any], why: dict[str, Why], prefix: str) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        if path in why or not isinstance(value, dict):
+            reason = why.get(path, Why(origin="default", reason="default"))
+            document[key] = {"value": value, "origin": reason.origin, "reason": reason.reason}
+        else:
+            document[key] = _with_reasons(value, why, f"{path}.")
+    return document
+
+
+def _without_reasons(document: dict[str, Any], why: dict[str, Why], prefix: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, entry in document.items():
+        path = f"{prefix}{key}"
+        if set(entry) == {"value", "origin", "reason"}:
+            values[key] = entry["value"]
+            why[path] = Why(origin=entry["origin"], reason=entry["reason"])
+        else:
+            values[key] = _without_reasons(entry, why, f"{path}.")
+    return values

@@ -1,0 +1,163 @@
+"""The run directory: the only place that knows the names of the files inside a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.plan.plan import Plan
+
+RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write ``text`` so that ``path`` holds all of it or what it held before."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise MachineError(
+            f"cannot write {path}: {error.strerror or error}", remedy="Free some space or choose another output_dir."
+        ) from error
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """A run directory, made by ``orpo train``."""
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe as the user wrote it, with overrides listed on top."""
+        return self.root / "recipe.yaml"
+
+    @property
+    def plan(self) -> Path:
+        """Every value, and why."""
+        return self.root / "plan.json"
+
+    @property
+    def run(self) -> Path:
+        """Status, versions, fingerprints, times."""
+        return self.root / "run.json"
+
+    @property
+    def data_report(self) -> Path:
+        """Rows read, kept, dropped by reason; lengths."""
+        return self.root / "data_report.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line a logged step or evaluation."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Holds checkpoint-N folders."""
+        return self.root / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        """The trained LoRA adapter."""
+        return self.root / "adapter"
+
+    @property
+    def model(self) -> Path:
+        """The trained model, where every weight was trained."""
+        return self.root / "model"
+
+    @property
+    def merged(self) -> Path:
+        """The adapter merged into its base."""
+        return self.root / "merged"
+
+    @property
+    def export(self) -> Path:
+        """What ``orpo export`` made."""
+        return self.root / "export"
+
+    @property
+    def report(self) -> Path:
+        """Curves and pages."""
+        return self.root / "report"
+
+    @property
+    def card(self) -> Path:
+        """The model card."""
+        return self.root / "README.md"
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDir:
+        """An existing run. Raises UsageError where ``path`` is not one."""
+        root = Path(path)
+        if not root.exists():
+            raise UsageError(f"{path}: no such run directory.", remedy="Give the output_dir of an `orpo train`.")
+        rundir = cls(root)
+        if not rundir.is_run():
+            raise UsageError(
+                f"{path} is not a run directory: it holds no {rundir.run.name}.",
+                remedy="Give the output_dir of an `orpo train`.",
+            )
+        return rundir
+
+    def is_run(self) -> bool:
+        """Whether a run was begun here."""
+        return self.run.is_file() and self.plan.is_file()
+
+    def read_plan(self) -> Plan:
+        """The plan the run obeyed."""
+        return Plan.from_document(_read_json(self.plan))
+
+    def read_run(self) -> dict[str, Any]:
+        """The content of run.json."""
+        return _read_json(self.run)
+
+    def write_run(self, **changes: Any) -> None:
+        """Merge ``changes`` into run.json, atomically."""
+        before = self.read_run() if self.run.exists() else {}
+        write_atomically(self.run, json.dumps({**before, **changes}, indent=2, ensure_ascii=False) + "\n")
+
+    def result(self) -> Path:
+        """The trained adapter or model. Raises UsageError where training has not finished."""
+        for path in (self.adapter, self.model):
+            if path.is_dir():
+                return path
+        status = self.read_run().get("status")
+        raise UsageError(
+            f"{self.root} holds no trained model: its status is {status!r}.",
+            remedy="Finish it with `orpo train RECIPE --resume auto`.",
+        )
+
+    def last_checkpoint(self) -> Path | None:
+        """The checkpoint of the highest step that was written whole."""
+        found = [
+            path
+            for path in self.checkpoints.glob("checkpoint-*")
+            if path.name.rpartition("-")[2].isdigit() and (path / "trainer_state.json").is_file()
+        ]
+        return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+    def discard(self) -> None:
+        """Remove the whole directory: for a run that failed before its first step."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}", remedy="The run directory is damaged.") from error
+    if not isinstance(document, dict):
+        raise UsageError(f"{path} is not a JSON object.", remedy="The run directory is damaged.")
+    return document

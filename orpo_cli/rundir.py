@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +98,67 @@ class RunDir:
     def card(self) -> Path:
         """The model card."""
         return self.root / "README.md"
+
+    @property
+    def evaluation(self) -> Path:
+        """What ``orpo eval`` found."""
+        return self.root / "evaluation.json"
+
+    @classmethod
+    def create(cls, plan: Plan, recipe_text: str) -> RunDir:
+        """Begin a run in a directory that is absent or empty.
+
+        Raises UsageError where it is in use, saying how to go on; MachineError where it cannot be written.
+        """
+        rundir = cls(Path(plan.output_dir))
+        rundir.refuse_if_in_use()
+        try:
+            rundir.checkpoints.mkdir(parents=True)
+        except OSError as error:
+            raise MachineError(
+                f"cannot make {rundir.root}: {error.strerror or error}.",
+                remedy="Choose another place: --set output_dir=DIR.",
+            ) from error
+        try:
+            write_atomically(rundir.recipe, recipe_text)
+            write_atomically(rundir.plan, plan.to_json())
+            rundir.write_run(status=RUNNING, name=plan.name, pid=os.getpid(), host=platform.node())
+        except MachineError:
+            rundir.discard()
+            raise
+        return rundir
+
+    def refuse_if_in_use(self) -> None:
+        """Raise UsageError where the directory holds something."""
+        if self.root.exists() and not self.root.is_dir():
+            raise UsageError(f"output_dir {self.root} is a file.", remedy="Choose another: --set output_dir=DIR.")
+        if not self.root.is_dir() or not any(self.root.iterdir()):
+            return
+        rename = "use another directory (--set output_dir=DIR)"
+        if not self.is_run():
+            raise UsageError(f"output_dir {self.root} is not empty, and is not a run.", remedy=f"Empty it, or {rename}.")
+        status = self.read_run().get("status")
+        if self.is_alive():
+            raise UsageError(
+                f"output_dir {self.root}: a run is going on there (process {self.read_run().get('pid')}).",
+                remedy=f"Wait for it, or {rename}.",
+            )
+        go_on = "" if status == FINISHED else "resume it (--resume auto), "
+        raise UsageError(
+            f"output_dir {self.root} already holds a run (status: {status}).",
+            remedy=f"Either {go_on}{rename}, or remove it (rm -r {shlex.quote(str(self.root))}).",
+        )
+
+    def is_alive(self) -> bool:
+        """Whether the process that writes this run is still there."""
+        run = self.read_run()
+        if run.get("status") != RUNNING or run.get("host") != platform.node() or run.get("pid") == os.getpid():
+            return False
+        try:
+            os.kill(int(run["pid"]), 0)
+        except (OSError, KeyError, ValueError):
+            return False
+        return True
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:

@@ -52,8 +52,24 @@ def register() -> None:
             app.command(name.replace("_", "-"))(module.command)
 
 
+def calm_libraries() -> None:
+    """Keep the libraries from talking over the tool; what the user has set stays. Read when they are imported."""
+    quiet = {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "BITSANDBYTES_NOWELCOME": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+    }
+    if not sys.stderr.isatty() or {"--quiet", "-q"} & set(sys.argv[1:]):
+        quiet |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+
+
 def main() -> None:
     """Entry point: run the command line and exit with the code that belongs to how it went."""
+    calm_libraries()
     register()
     try:
         code = app(standalone_mode=False)

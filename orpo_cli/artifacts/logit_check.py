@@ -1,0 +1,99 @@
+"""Whether two models say the same: their logits on a few prompts, side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Ordinary text of the kinds that models meet: prose, a question, code, numbers, other scripts.
+PROMPTS = (
+    "How long should I boil an egg if I like the yolk soft?",
+    "Explain to a ten-year-old why the sky is blue.",
+    "Write a polite email that moves Thursday's meeting to Friday morning.",
+    "def fibonacci(n):\n    if n < 2:\n        return n\n    return",
+    "The capital of Australia is Canberra, and the capital of Canada is",
+    "What is 17 times 23? Show the steps.",
+    "Ich hätte gern zwei Brötchen und einen Kaffee, bitte.",
+    "東京は日本の首都です。人口は約",
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far logits are from those of a reference.
+
+    ``relative`` is the root mean square of the difference over that of the reference, with each position's mean taken
+    out of the reference (softmax does not see it). ``same_argmax`` is the share of positions where the most probable
+    token is the same.
+    """
+
+    max_absolute: float
+    relative: float
+    same_argmax: float
+
+    def as_dict(self) -> dict[str, float]:
+        """The three numbers by name."""
+        return {"max_absolute": self.max_absolute, "relative": self.relative, "same_argmax": self.same_argmax}
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The largest difference that passes: within ``relative`` and ``same_argmax``, or within ``max_absolute`` if given."""
+
+    relative: float
+    same_argmax: float = 1.0
+    max_absolute: float = 0.0
+
+    def holds(self, difference: Difference) -> bool:
+        """Whether the difference is within the tolerance; NaN never is."""
+        if difference.max_absolute <= self.max_absolute:
+            return True
+        return difference.relative <= self.relative and difference.same_argmax >= self.same_argmax
+
+    def text(self) -> str:
+        """The limit in words."""
+        words = f"{self.relative:g} relative, with the same top token at {self.same_argmax:.0%} of positions"
+        return f"{self.max_absolute:g}, or {words}" if self.max_absolute else words
+
+
+def tokenized(tokenizer: PreTrainedTokenizerBase, prompts: tuple[str, ...]) -> list[Tensor]:
+    """Each prompt as token ids (1, tokens), in the chat template where there is one."""
+    rendered = list(prompts)
+    if tokenizer.chat_template:
+        rendered = [
+            str(
+                tokenizer.apply_chat_template(
+                    [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+                )
+            )
+            for prompt in prompts
+        ]
+    ids = [
+        tokenizer(text, add_special_tokens=not tokenizer.chat_template, return_tensors="pt").input_ids
+        for text in rendered
+    ]
+    return [each for each in ids if each.numel()]
+
+
+def logits_of(model: PreTrainedModel, prompts: list[Tensor]) -> list[Tensor]:
+    """Float32 logits (tokens, vocabulary) on the CPU for each prompt."""
+    import torch
+
+    with torch.inference_mode():
+        return [model(input_ids=ids.to(model.device)).logits[0].float().cpu() for ids in prompts]
+
+
+def compare(reference: list[Tensor], other: list[Tensor]) -> Difference:
+    """The difference of ``other`` from ``reference``, over all prompts together."""
+    import torch
+
+    expected, found = torch.cat(reference), torch.cat(other)
+    difference = found - expected
+    spread = expected - expected.mean(dim=-1, keepdim=True)
+    relative = (difference.square().mean() / spread.square().mean()).sqrt()
+    same = (expected.argmax(-1) == found.argmax(-1)).float().mean()
+    return Difference(difference.abs().max().item(), relative.item(), same.item())

@@ -1,0 +1,80 @@
+"""merge.json: from what a merged model was made, and what its check found."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from orpo_cli.errors import UsageError
+from orpo_cli.rundir import write_atomically
+
+NAME = "merge.json"
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+
+
+@dataclass(frozen=True)
+class MergeRecord:
+    """The verdict on a merged folder. ``max_logit_difference`` is between the stored model and adapter-on-base."""
+
+    verified: bool
+    adapter: str
+    adapter_sha256: dict[str, str]  # file name: digest
+    base: str
+    base_revision: str
+    quantization: dict[str, Any] | None  # how the base was quantized in training; it was dequantized for the merge
+    dtype: str
+    computed_in: str  # the type that weights were merged and logits compared in
+    max_logit_difference: float
+    checks: dict[str, dict[str, float]]  # name of the check: what it measured
+    prompts: list[str]
+    eos_token_ids: list[int]
+    files: dict[str, int]  # file name: bytes
+    versions: dict[str, str]
+    created: str  # ISO 8601, UTC
+
+    def write(self, folder: Path) -> None:
+        """Write merge.json into ``folder``."""
+        write_atomically(folder / NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> MergeRecord | None:
+        """The record of a merged folder; None where there is none that can be read."""
+        try:
+            return cls(**json.loads((folder / NAME).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def same_origin(self, other: MergeRecord) -> bool:
+        """Whether both were made from the same adapter, base and dtype."""
+        return all(
+            getattr(self, name) == getattr(other, name)
+            for name in ("adapter_sha256", "base", "base_revision", "quantization", "dtype")
+        )
+
+    def is_whole(self, folder: Path) -> bool:
+        """Whether every recorded file is still in ``folder`` with its size."""
+        return all(
+            (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in self.files.items()
+        )
+
+
+def adapter_digests(adapter: Path) -> dict[str, str]:
+    """sha256 of each file of a PEFT adapter that decides what it computes."""
+    found = [adapter / name for name in _ADAPTER_FILES if (adapter / name).is_file()]
+    if len(found) < 2:
+        raise UsageError(
+            f"{adapter} holds no whole PEFT adapter: adapter_config.json and adapter_model.safetensors are needed.",
+            remedy="Give a run directory, or the folder of an adapter.",
+        )
+    return {path.name: _sha256(path) for path in found}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

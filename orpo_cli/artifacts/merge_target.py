@@ -1,0 +1,133 @@
+"""What `orpo merge` was pointed at: a run, a checkpoint of one, or a bare PEFT adapter."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orpo_cli.errors import OrpoError, UsageError
+from orpo_cli.model.location import locate
+from orpo_cli.recipe.schema import ModelSection, QuantizationSection
+from orpo_cli.rundir import RunDir
+
+DEFAULT_SHARD_SIZE = "5GB"
+
+
+@dataclass(frozen=True)
+class MergeTarget:
+    """An adapter, the base it belongs to, and where the merge goes. ``section.dtype`` is how the base was trained on."""
+
+    adapter: Path
+    rundir: RunDir | None
+    output: Path
+    section: ModelSection
+    quantization: QuantizationSection | None
+    device: str  # of the training
+    dtype: str  # of the merged weights
+    max_shard_size: str
+
+
+def resolve_target(
+    target: Path, output: Path | None, *, base: str | None, dtype: str | None, max_shard_size: str | None
+) -> MergeTarget:
+    """Find adapter, base and output. Reads only configurations. Raises UsageError where there is nothing to merge."""
+    if not target.is_dir():
+        raise UsageError(f"{target}: no such folder.", remedy="Give a run directory, or the folder of a PEFT adapter.")
+    rundir = _run_of(target)
+    if rundir is None:
+        return _bare(target, output, base=base, dtype=dtype, max_shard_size=max_shard_size)
+
+    plan = rundir.read_plan()
+    if plan.lora is None:
+        raise UsageError(
+            f"{rundir.root} trained every weight: there is nothing to merge.", remedy=f"The model is {rundir.model}."
+        )
+    checkpoint = target.absolute().parent == rundir.checkpoints.absolute()
+    if checkpoint and output is None:
+        raise UsageError(f"{target} is a checkpoint.", remedy="Say where its merge goes with -o.")
+    section = plan.model
+    if base is not None:
+        section = section.model_copy(update={"model_name_or_path": base, "model_revision": "main"})
+    wanted = dtype or plan.merge.dtype
+    return MergeTarget(
+        adapter=target if checkpoint else rundir.result(),
+        rundir=rundir,
+        output=output or rundir.merged,
+        section=section,
+        quantization=plan.quantization,
+        device=plan.device,
+        dtype=section.dtype if wanted == "auto" else wanted,
+        max_shard_size=max_shard_size or plan.merge.max_shard_size,
+    )
+
+
+def _run_of(target: Path) -> RunDir | None:
+    """The run that ``target`` is, or whose result or checkpoint it is."""
+    target = target.absolute()
+    itself, parent, checkpoints_of = RunDir(target), RunDir(target.parent), RunDir(target.parent.parent)
+    if itself.is_run():
+        return itself
+    if target in (parent.adapter, parent.model) and parent.is_run():
+        return parent
+    if target.parent == checkpoints_of.checkpoints and checkpoints_of.is_run():
+        return checkpoints_of
+    return None
+
+
+def _bare(
+    adapter: Path, output: Path | None, *, base: str | None, dtype: str | None, max_shard_size: str | None
+) -> MergeTarget:
+    config = _adapter_config(adapter)
+    if output is None:
+        raise UsageError(
+            f"{adapter} is an adapter outside of a run.", remedy="Say where the merged model goes with -o."
+        )
+    name = base or config.get("base_model_name_or_path")
+    if not name:
+        raise UsageError(f"{adapter}/adapter_config.json names no base model.", remedy="Give it with --base.")
+    try:
+        locate(str(name))
+    except OrpoError as error:
+        if base is not None:
+            raise
+        raise UsageError(f"{adapter}: its base model: {error.message}", remedy="Give the base with --base.") from error
+    revision = "main" if base is not None else (config.get("revision") or "main")
+    section = ModelSection(model_name_or_path=str(name), model_revision=revision)
+    section = section.model_copy(update={"dtype": _dtype_of(section), "attn_implementation": "sdpa"})
+    return MergeTarget(
+        adapter=adapter,
+        rundir=None,
+        output=output,
+        section=section,
+        quantization=None,
+        device="cpu",
+        dtype=section.dtype if dtype in (None, "auto") else str(dtype),
+        max_shard_size=max_shard_size or DEFAULT_SHARD_SIZE,
+    )
+
+
+def _adapter_config(adapter: Path) -> dict[str, Any]:
+    path = adapter / "adapter_config.json"
+    if not path.is_file():
+        kind = "a model, not an adapter" if (adapter / "config.json").is_file() else "neither a run nor a PEFT adapter"
+        raise UsageError(
+            f"{adapter} is {kind}: it holds no {path.name}.",
+            remedy="Give a run directory, or the folder of an adapter.",
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}", remedy="Download or save the adapter again.") from error
+    if not isinstance(config, dict):
+        raise UsageError(f"{path} is not a JSON object.", remedy="Download or save the adapter again.")
+    return config
+
+
+def _dtype_of(section: ModelSection) -> str:
+    """The type of the base's weights as its configuration says; float32 where it does not."""
+    from orpo_cli.model.base import load_config
+
+    dtype = getattr(load_config(section), "dtype", None)
+    return str(dtype).removeprefix("torch.") if dtype is not None else "float32"

@@ -1,0 +1,62 @@
+"""Folders that appear whole: written under a hidden name beside their place, renamed into it at the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orpo_cli.errors import MachineError, UsageError
+
+
+@contextmanager
+def appearing_whole(target: Path) -> Iterator[Path]:
+    """Yield a new empty folder that becomes ``target``, in place of what is there, when the block ends well.
+
+    Where the block raises, or is interrupted, the folder is removed and ``target`` is as it was. What a killed process
+    left behind is removed first. Raises UsageError while another process writes the same target, MachineError where
+    the folder cannot be made.
+    """
+    target = target.absolute()
+    _remove_stale(target)
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    replaced = target.with_name(f"{partial.name}.replaced")
+    try:
+        try:
+            partial.mkdir(parents=True)
+        except OSError as error:
+            raise MachineError(
+                f"cannot write to {target.parent}: {error.strerror or error}", remedy="Choose another place with -o."
+            ) from error
+        yield partial
+        if target.exists():
+            target.rename(replaced)
+        partial.rename(target)
+    finally:
+        if replaced.exists() and not target.exists():
+            replaced.rename(target)
+        for leftover in (partial, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _remove_stale(target: Path) -> None:
+    for folder in target.parent.glob(f".{target.name}.partial-*"):
+        process = folder.name.removeprefix(f".{target.name}.partial-").partition(".")[0]
+        if process.isdigit() and int(process) != os.getpid() and _is_writing(int(process), folder):
+            raise UsageError(
+                f"process {process} is writing {target}.",
+                remedy=f"Wait for it; if it is something else, remove {folder}.",
+            )
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_writing(process: int, folder: Path) -> bool:
+    """Whether the process lives and is older than the folder; a younger one only got the number of a dead one."""
+    import psutil  # a dependency of accelerate
+
+    try:
+        return bool(psutil.Process(process).create_time() <= folder.stat().st_mtime)
+    except (psutil.Error, OSError):
+        return False

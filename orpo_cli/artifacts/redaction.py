@@ -1,0 +1,29 @@
+"""Secrets taken out of text that leaves the machine: model cards and messages."""
+
+from __future__ import annotations
+
+import os
+import re
+
+HIDDEN = "[redacted]"
+
+_SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "WANDB_API_KEY")
+_TOKENS = re.compile(r"\b(?:hf|api_org|ghp|gho|github_pat|glpat|sk)[-_][A-Za-z0-9_-]{8,}")
+# `hub_token: x`, `training.hub_token=x`, `"api_key": "x"`; never eos_token or include_num_input_tokens_seen
+_NAMED = re.compile(
+    r"(?i)((?:hub_token|access_token|auth_token|api_key|password|secret)[\"']?\s*[:=]\s*)(?!null\b)[^\s,}#]+"
+)
+_IN_URL = re.compile(r"(://)[^/\s:@]+(?::[^/\s@]*)?@")
+_SIGNED_URL = re.compile(r"(https?://[^\s?'\"]+\?)[^\s'\"<>]+")
+
+
+def redacted(text: str) -> str:
+    """``text`` without hub tokens, API keys, passwords, and what stands after the ``?`` of an address (signatures)."""
+    for variable in _SECRET_VARIABLES:
+        value = os.environ.get(variable, "").strip()
+        if len(value) >= 8:
+            text = text.replace(value, HIDDEN)
+    text = _TOKENS.sub(HIDDEN, text)
+    text = _NAMED.sub(rf"\g<1>{HIDDEN}", text)
+    text = _IN_URL.sub(rf"\g<1>{HIDDEN}@", text)
+    return _SIGNED_URL.sub(rf"\g<1>{HIDDEN}", text)

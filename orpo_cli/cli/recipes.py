@@ -1,0 +1,56 @@
+"""``orpo recipes``: list the shipped recipes, or print one."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from orpo_cli.cli.options import Json
+from orpo_cli.errors import UsageError
+from orpo_cli.recipe.shipped import shipped_recipe, shipped_recipes
+from orpo_cli.report.console import Console
+
+app = typer.Typer(help="List the shipped recipes, or print one.", rich_markup_mode="rich")
+
+
+@app.callback(invoke_without_command=True)
+def command(context: typer.Context, as_json: Json = False) -> None:
+    """List the shipped recipes, or print one.
+
+    A shipped recipe can be used by its name wherever a recipe is asked for: orpo plan quickstart.
+
+    [bold]Examples[/bold]
+
+      orpo recipes
+      orpo recipes --json
+      orpo recipes show quickstart > mine.yaml
+    """
+    if context.invoked_subcommand is not None:
+        if as_json:
+            raise UsageError("--json would do nothing here.", remedy="Leave it out: a recipe is printed as it is.")
+        return
+    console = Console(as_json=as_json)
+    recipes = shipped_recipes()
+    width = max((len(recipe.name) for recipe in recipes), default=0)
+    console.result(
+        Text("\n").join(Text.assemble((f"{each.name:{width}}", "bold"), "  ", each.summary) for each in recipes)
+    )
+    console.document(
+        {"recipes": [{"name": each.name, "summary": each.summary, "path": str(each.path)} for each in recipes]}
+    )
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A name that `orpo recipes` lists.")]) -> None:
+    """Print a shipped recipe as it is.
+
+    [bold]Examples[/bold]
+
+      orpo recipes show quickstart
+      orpo recipes show llama3-8b-qlora > mine.yaml
+    """
+    sys.stdout.flush()
+    sys.stdout.buffer.write(shipped_recipe(name).path.read_bytes())  # not through rich: the file exactly

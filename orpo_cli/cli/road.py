@@ -1,0 +1,34 @@
+"""The first steps that several commands share: recipe → plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from orpo_cli.errors import HubError
+from orpo_cli.plan.facts import ModelFacts
+from orpo_cli.plan.plan import Plan
+from orpo_cli.recipe.load import LoadedRecipe, load_recipe
+from orpo_cli.report.console import Console
+
+
+def planned(source: str, overrides: Sequence[str], console: Console) -> Plan:
+    """The plan of a recipe, on this machine, also where the hub cannot be reached for the model's configuration."""
+    return plan_of(load_recipe(source, overrides), console, needs_model=False)
+
+
+def plan_of(loaded: LoadedRecipe, console: Console, *, needs_model: bool) -> Plan:
+    """Resolve a loaded recipe. ``needs_model``: an unreachable model is an error instead of a note."""
+    from orpo_cli.machine import probe
+    from orpo_cli.model.facts import model_facts
+    from orpo_cli.plan.resolve import model_at, resolve
+
+    machine = probe(Path(loaded.recipe.output_dir or "."))
+    facts: ModelFacts | None = None
+    try:
+        facts = model_facts(model_at(loaded))
+    except HubError as error:
+        if needs_model:
+            raise
+        console.warn(f"{error.message} Values that depend on the model's size are those of a 7B model.")
+    return resolve(loaded, machine, facts)

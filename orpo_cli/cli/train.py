@@ -1,0 +1,153 @@
+"""``orpo train``: the main job."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument
+from orpo_cli.cli.road import plan_of
+from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.plan.plan import Plan
+from orpo_cli.recipe.load import LoadedRecipe, load_recipe
+from orpo_cli.report.console import Console
+from orpo_cli.rundir import FINISHED, RunDir
+
+if TYPE_CHECKING:
+    from orpo_cli.training.train import Outcome
+
+TRACKERS = {"wandb": "wandb", "tensorboard": "tensorboard", "mlflow": "mlflow", "comet_ml": "comet_ml", "trackio": "trackio"}
+
+
+def command(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    resume: Annotated[
+        str, typer.Option(metavar="auto|never|PATH", help="Go on with the run in output_dir: from its last checkpoint, or from PATH.")
+    ] = "never",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model on preference pairs as the recipe says.
+
+    Leaves a run directory: plan, data report, metrics, checkpoints, and the adapter (or model). Ctrl-C saves a
+    checkpoint and exits 130.
+
+    [bold]Examples[/bold]
+
+      orpo train my.yaml
+      orpo train my.yaml --set training.learning_rate=5e-5 --set output_dir=runs/lr5e-5
+      orpo train my.yaml --resume auto
+    """
+    console = Console(quiet=quiet, as_json=as_json)
+    loaded = load_recipe(recipe, overrides or ())
+    plan = plan_of(loaded, console, needs_model=True)
+    _check_trackers(plan)
+    rundir, checkpoint = _begin_or_resume(loaded, plan, resume, console)
+    if rundir.read_run()["status"] == FINISHED:
+        console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
+        console.document(_document(rundir))
+        return
+    outcome = _train(plan, rundir, checkpoint, console)
+    console.note(f"done in {outcome.seconds / 60:.1f} min: {outcome.result}")
+    console.result(str(outcome.result))
+    console.document(_document(rundir))
+
+
+def _begin_or_resume(loaded: LoadedRecipe, plan: Plan, resume: str, console: Console) -> tuple[RunDir, Path | None]:
+    from orpo_cli.training.resume import checkpoint_to_resume, take_over
+
+    existing = RunDir(Path(plan.output_dir))
+    if resume == "never" or not existing.is_run():
+        if resume not in ("never", "auto"):
+            raise UsageError(f"--resume {resume}: {existing.root} holds no run.", remedy="Leave --resume out to begin one.")
+        return RunDir.create(plan, _recipe_text(loaded)), None
+    if existing.read_run()["status"] == FINISHED and resume == "auto":
+        return existing, None
+    checkpoint = checkpoint_to_resume(existing, plan, resume)
+    if checkpoint is None:
+        console.note(f"{existing.root} has no checkpoint yet: starting over")
+        existing.discard()
+        return RunDir.create(plan, _recipe_text(loaded)), None
+    console.note(f"going on from {checkpoint}")
+    take_over(existing, plan)
+    return existing, checkpoint
+
+
+def _train(plan: Plan, rundir: RunDir, checkpoint: Path | None, console: Console) -> Outcome:
+    """Prepare, then train. What fails before the first step of a new run leaves no directory."""
+    from orpo_cli.artifacts.card import write_card
+    from orpo_cli.data.prepare import prepare
+    from orpo_cli.model.base import load_base
+    from orpo_cli.model.tokenizer import load_tokenizer
+    from orpo_cli.report.progress import TrainingDisplay
+    from orpo_cli.training.provenance import provenance
+    from orpo_cli.training.train import train
+
+    try:
+        _say(plan, console)
+        tokenizer = load_tokenizer(plan.model)
+        data = prepare(
+            plan.dataset,
+            tokenizer,
+            max_length=plan.training["max_length"],
+            max_prompt_length=_prompt_length(plan),
+            note=console.note,
+        )
+        rundir.data_report.write_text(json.dumps(data.report.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        for line in data.report.lines():
+            console.note(line)
+        model = load_base(plan.model, plan.quantization, plan.device)
+        rundir.write_run(**provenance(model, data.report))
+    except BaseException:
+        if checkpoint is None:
+            rundir.discard()
+        raise
+    with TrainingDisplay(console) as display:
+        outcome = train(plan, rundir, model, tokenizer, data, display, checkpoint)
+    write_card(rundir)
+    return outcome
+
+
+def _prompt_length(plan: Plan) -> int:
+    assert plan.dataset.max_prompt_length is not None, "the plan decides it"
+    return plan.dataset.max_prompt_length
+
+
+def _say(plan: Plan, console: Console) -> None:
+    console.note(f"{plan.name}: {plan.model.model_name_or_path} on {plan.device} in {plan.model.dtype}, run in {plan.output_dir}")
+    for path, why in plan.why.items():
+        if why.origin == "decided":
+            console.note(f"  {path} = {_value_at(plan.values(), path)}  ({why.reason})")
+
+
+def _value_at(values: Any, path: str) -> Any:
+    for part in path.split("."):
+        values = values[part]
+    return values
+
+
+def _recipe_text(loaded: LoadedRecipe) -> str:
+    """The recipe as written, with the overrides listed on top."""
+    head = "".join(f"# --set {override}\n" for override in loaded.overrides)
+    return head + loaded.text
+
+
+def _check_trackers(plan: Plan) -> None:
+    asked = plan.training.get("report_to") or []
+    for name in [asked] if isinstance(asked, str) else asked:
+        if (package := TRACKERS.get(name)) and importlib.util.find_spec(package) is None:
+            raise MachineError(
+                f"training.report_to: {name} is not installed.",
+                remedy=f"pip install {package.replace('_', '-')}, or --set training.report_to=none",
+            )
+
+
+def _document(rundir: RunDir) -> dict[str, Any]:
+    run = rundir.read_run()
+    names = ("steps", "seconds", "final_metrics", "final_evaluation")
+    return {"status": run["status"], "run": str(rundir.root), "result": str(rundir.result()), **{name: run.get(name) for name in names}}

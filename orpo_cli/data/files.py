@@ -1,0 +1,173 @@
+"""Rows of one local data file, read so that an error can name the row.
+
+``datasets`` refuses ragged rows (nested messages, keys that come and go) and reports a bad line by a byte offset, so json,
+jsonl, csv and tsv are read here with the standard library; parquet and arrow with pyarrow.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, cast
+
+from orpo_cli.errors import DataError
+
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+TEXT_SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv")
+SUFFIXES = (*TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in TEXT_SUFFIXES), ".parquet", ".arrow")
+CELL_LIMIT = 2**31 - 1  # characters; csv's own default of 131,072 is shorter than some answers
+
+
+def is_data_file(name: str) -> bool:
+    """Whether ``name`` ends like a file that ``rows`` can read."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield (row number from 1, row). For jsonl the number is the line's, for csv and tsv it does not count the header.
+
+    Raises DataError naming the file, and the row as closely as the reader knows it.
+    """
+    last = 0
+    try:
+        for number, row in _reader(path):
+            yield number, row
+            last = number
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(
+            f"{path}: the gzip file is cut short or damaged after row {last}: {error}.",
+            remedy="Fetch or pack the file again; `gzip -t` tests it.",
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read after row {last}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: row {last + 1}: not UTF-8: {error.reason} at byte {error.start}.", remedy="Save the file as UTF-8."
+        ) from error
+    except (ValueError, csv.Error) as error:  # pyarrow's errors are ValueErrors
+        raise DataError(f"{path}: cannot be read after row {last}: {error}.") from error
+
+
+def _reader(path: Path) -> Iterator[tuple[int, Any]]:
+    name = path.name.lower().removesuffix(".gz")
+    if name.endswith(JSON_SUFFIXES):
+        return _json_rows(path)
+    if name.endswith((".csv", ".tsv")):
+        return _table_rows(path, delimiter="\t" if name.endswith(".tsv") else ",")
+    return _parquet_rows(path) if name.endswith(".parquet") else _arrow_rows(path)
+
+
+def _open(path: Path) -> IO[bytes]:
+    if path.name.lower().endswith(".gz"):
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    return path.open("rb")
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """JSON Lines, one array of rows, or one object that holds the array under its only list-valued key."""
+    with _open(path) as file:
+        if _is_one_document(file):
+            yield from enumerate(_rows_of_document(path, file.read()), 1)
+            return
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, _parse_line(path, number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
+
+
+def _is_one_document(file: IO[bytes]) -> bool:
+    """Whether the file is one JSON value and not one a line; leaves the file at its start."""
+    first, rest = b"", b""
+    for line in file:
+        if first and line.strip():
+            rest = line
+            break
+        first = first or line.removeprefix(b"\xef\xbb\xbf").strip()
+    file.seek(0)
+    if first.startswith(b"["):
+        return True
+    try:
+        value = json.loads(first)
+    except ValueError:
+        return first == b"{" and bool(rest)  # an object over many lines; else a bad first line, reported as such
+    return not rest and isinstance(value, dict) and "chosen" not in value and _inner_rows(value) is not None
+
+
+def _rows_of_document(path: Path, text: bytes) -> list[Any]:
+    try:
+        document = json.loads(text.decode("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}.") from error
+    if isinstance(document, list):
+        return document
+    inner = _inner_rows(document)
+    if inner is None:
+        raise DataError(f"{path}: one JSON object, not rows.", remedy="Give an array of objects, or one object a line.")
+    return inner
+
+
+def _inner_rows(document: dict[str, Any]) -> list[Any] | None:
+    lists = [value for value in document.values() if isinstance(value, list)]
+    return lists[0] if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]) else None
+
+
+def _parse_line(path: Path, number: int, line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}:{number}: not UTF-8: {error.reason} at byte {error.start} of the line.",
+            remedy="Save the file as UTF-8.",
+        ) from error
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}:{number}: not JSON: {error.msg} (column {error.colno}).",
+            remedy=f"Mend or remove line {number}: `sed -n {number}p` shows it.",
+        ) from error
+
+
+def _table_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]:
+    csv.field_size_limit(min(CELL_LIMIT, sys.maxsize))
+    with _open(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        header = next(reader, [])
+        for number, cells in enumerate((cells for cells in reader if cells), 1):
+            if len(cells) != len(header):
+                raise DataError(
+                    f"{path}: row {number} (ends on line {reader.line_num}) has {len(cells)} fields where the header has "
+                    f"{len(header)}.",
+                    remedy="Quote fields that hold the delimiter, a quote or a line break.",
+                )
+            yield number, dict(zip(header, cells, strict=True))
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    from pyarrow import parquet
+
+    number = 0
+    with parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+
+
+def _arrow_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Arrow's stream format (what ``datasets`` writes) or its file format (Feather 2)."""
+    import pyarrow
+
+    number = 0
+    with pyarrow.memory_map(str(path)) as source:
+        is_file_format = source.read(6) == b"ARROW1"
+        source.seek(0)
+        reader = pyarrow.ipc.open_file(source) if is_file_format else pyarrow.ipc.open_stream(source)
+        batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file_format else iter(reader)
+        for batch in batches:
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row

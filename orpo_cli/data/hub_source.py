@@ -1,0 +1,74 @@
+"""Datasets of the Hugging Face hub, through ``datasets``, with errors that say what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orpo_cli.errors import DataError, HubError
+from orpo_cli.hub_access import hub_answers
+from orpo_cli.recipe.schema import Source
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+COMMIT = re.compile(r"@([0-9a-f]{40})\b")
+
+
+def hub_splits(source: Source, note: Callable[[str], None]) -> tuple[str, str | None, dict[str, Dataset]]:
+    """(location, commit where known, split name → table) of a hub dataset; a cached copy serves where the hub is silent.
+
+    Raises HubError where the hub refuses or cannot be reached, DataError where what it holds is not a dataset.
+    """
+    import datasets
+
+    online = hub_answers()
+    if not online:  # `datasets` would retry for half a minute before it looks into its cache
+        datasets.config.HF_HUB_OFFLINE = True
+    note(f"loading {source.path} from the hub" if online else f"the hub does not answer: looking for a cached {source.path}")
+    try:
+        loaded = datasets.load_dataset(source.path, name=source.name, revision=source.revision)
+    except Exception as error:
+        raise explained(error, source) from error
+    tables = {str(split): table for split, table in loaded.items()}
+    return f"hub:{source.path}", _commit(tables, source), tables
+
+
+def explained(error: Exception, source: Source) -> DataError | HubError | Exception:
+    """What to tell the user of an error that ``load_dataset`` raised; the error itself where it is not known."""
+    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    said = str(error).strip().rstrip(".")
+    if isinstance(error, DatasetNotFoundError):
+        return HubError(
+            f"{source.path}: {said}.",
+            remedy=f"Check the name ({Path(source.path).absolute()} is no local path either); for a private or gated dataset "
+            "ask for access on its page and run `hf auth login` or set HF_TOKEN.",
+        )
+    if isinstance(error, HfHubHTTPError):
+        return HubError(f"{source.path}: the hub refused: {said}.", remedy="Run `hf auth login` or set HF_TOKEN, or try again.")
+    if isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith(("httpx", "httpcore")):
+        return HubError(
+            f"{source.path}: the hub cannot be reached and no copy of the dataset is cached; "
+            f"{Path(source.path).absolute()} is no local path either.",
+            remedy="Check the network, or fetch the dataset first where there is one: "
+            f"`hf download --repo-type dataset {source.path} --local-dir DIR`, and set path to DIR.",
+        )
+    if isinstance(error, DatasetGenerationError):
+        return DataError(f"{source.path}: the dataset's files cannot be read: {error.__cause__ or said}")
+    if isinstance(error, ValueError | OSError):  # an unknown configuration, no data files, a full disk
+        return DataError(f"{source.path}: {said}.")
+    return error
+
+
+def _commit(tables: dict[str, Dataset], source: Source) -> str | None:
+    """The commit that the files came from, as the download recorded it."""
+    for table in tables.values():
+        checksums: dict[str, Any] = table.info.download_checksums or {}
+        for url in checksums:
+            if found := COMMIT.search(url):
+                return found.group(1)
+    return source.revision

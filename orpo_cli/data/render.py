@@ -1,0 +1,149 @@
+"""Pairs as the texts that are tokenized: through the chat template, or as they are.
+
+The reference is inference: the prompt of a conversation is what ``apply_chat_template(…, add_generation_prompt=True)``
+renders, so the model is trained on the very tokens it is asked with. An answer is what the template puts after that prompt,
+up to and with the token that ends its turn; what templates add behind that token (ChatML's line break, Phi's second end)
+is cut off, since a model that has stopped never says it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from orpo_cli.data.pair import Message, Misfit, Pair
+from orpo_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PROBE = "an answer to look for"  # stands in for an answer where a template is asked what it puts around one
+NO_TEMPLATE = "Set model.chat_template to chatml, zephyr, llama3, mistral, gemma, or to the path of a .jinja file."
+
+
+class Texts(NamedTuple):
+    """What is tokenized. Answers end in the end token where the template or the text has one, else without."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    is_plain: bool  # no chat template: the tokenizer's own beginning of text goes in front
+    shortened: bool  # the template's generation prompt holds more than its finished conversations do
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """Renders pairs for one tokenizer. ``end_token`` is what the template ends an answer with, None where it has nothing."""
+
+    tokenizer: PreTrainedTokenizerBase
+    end_token: str | None
+    suffix: str  # all that the template puts behind an answer
+    end_tokens: tuple[str, ...]  # every token that counts as an end of answer, the EOS among them
+    special: re.Pattern[str] | None
+
+    def render(self, pair: Pair) -> Texts:
+        """The texts of a pair. Raises Misfit for one that the template cannot show, UsageError where there is no template."""
+        if isinstance(pair.prompt, str):
+            return Texts(pair.prompt, self._ended(pair.chosen_text), self._ended(pair.rejected_text), True, False)
+        self._refuse_special_tokens(pair)
+        history = [message._asdict() for message in pair.prompt]
+        try:
+            prompt = self._template(history, add_generation_prompt=True)
+            wholes = [self._template([*history, answer[0]._asdict()]) for answer in _answers(pair)]
+            shortened = not all(whole.startswith(prompt) for whole in wholes)
+            if shortened:  # a thinking template: cut where the answer begins in a finished conversation
+                probed = self._template([*history, {"role": "assistant", "content": PROBE}])
+                prompt = probed.partition(PROBE)[0]
+        except _template_errors() as error:
+            raise Misfit("template_error", str(error)) from error
+        if not all(whole.startswith(prompt) for whole in wholes):
+            raise Misfit("template_mismatch")
+        chosen, rejected = (self._cut(whole[len(prompt) :]) for whole in wholes)
+        return Texts(prompt, chosen, rejected, False, shortened)
+
+    def _template(self, messages: list[dict[str, str]], *, add_generation_prompt: bool = False) -> str:
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt))
+
+    def _cut(self, answer: str) -> str:
+        """``answer`` up to and with its end token; without what the template adds where there is none."""
+        if self.end_token is None:
+            return answer.removesuffix(self.suffix)
+        at = answer.rfind(self.end_token)
+        return answer if at < 0 else answer[: at + len(self.end_token)]
+
+    def _ended(self, text: str) -> str:
+        """A plain answer; white space behind an end token that its text spells is cut."""
+        stripped = text.rstrip()
+        return stripped if stripped.endswith(self.end_tokens) else text
+
+    def _refuse_special_tokens(self, pair: Pair) -> None:
+        """A message that spells ``<|im_end|>`` would end a turn; only templates may do that."""
+        if self.special is None:
+            return
+        for message in (*pair.prompt, *pair.chosen, *pair.rejected):
+            found = self.special.search(message.content) if isinstance(message, Message) else None
+            if found:
+                raise Misfit("special_token_text", found.group())
+
+
+def renderer(tokenizer: PreTrainedTokenizerBase, *, conversational: bool) -> Renderer:
+    """Ask the tokenizer's chat template how it ends an answer.
+
+    Raises UsageError where ``conversational`` data has no template or a broken one, or where no token can end an answer.
+    """
+    end_token, suffix = None, ""
+    if tokenizer.chat_template is None and conversational:
+        raise UsageError(
+            f"the tokenizer {tokenizer.name_or_path or ''} has no chat template, and the data is conversations.".replace("  ", " "),
+            remedy=NO_TEMPLATE,
+        )
+    if tokenizer.chat_template is not None:
+        suffix = _suffix(tokenizer) if conversational else ""
+        end_token = _first_marker(tokenizer, suffix)
+    if end_token is None and tokenizer.eos_token is None:
+        raise UsageError("the tokenizer has no EOS token, and its template ends an answer with none.", remedy=NO_TEMPLATE)
+    end_tokens = tuple(token for token in dict.fromkeys((end_token, tokenizer.eos_token)) if token)
+    special = sorted({*_special_tokens(tokenizer), *end_tokens}, key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, special))) if special else None
+    return Renderer(tokenizer, end_token, suffix, end_tokens, pattern)
+
+
+def _answers(pair: Pair) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+    assert not isinstance(pair.chosen, str)
+    assert not isinstance(pair.rejected, str)
+    return pair.chosen, pair.rejected
+
+
+def _template_errors() -> tuple[type[Exception], ...]:
+    """What a template raises on purpose (raise_exception) and what it stumbles over."""
+    from jinja2 import TemplateError
+
+    return (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
+
+
+def _suffix(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the template puts behind the last answer of a conversation."""
+    system, user, answer = ({"role": role, "content": PROBE} for role in ("system", "user", "assistant"))
+    error: Exception | None = None
+    for conversation in ([user, answer], [system, user, answer]):
+        try:
+            return str(tokenizer.apply_chat_template(conversation, tokenize=False)).rpartition(PROBE)[2]
+        except _template_errors() as failed:
+            error = error or failed
+    raise UsageError(f"the chat template cannot render a question and an answer: {error}", remedy=NO_TEMPLATE)
+
+
+def _first_marker(tokenizer: PreTrainedTokenizerBase, suffix: str) -> str | None:
+    """The first token of ``suffix`` that is special or added: an ordinary word ends nothing."""
+    markers: dict[int, Any] = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
+    markers |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    for token in tokenizer(suffix, add_special_tokens=False)["input_ids"]:
+        if str(markers.get(token, "")).strip():
+            return str(markers[token])
+    return None
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return [token for token in {*added, *tokenizer.all_special_tokens} if token.strip()]

@@ -1,0 +1,66 @@
+"""What is never trained on. Each rule is a name, one line for people, and a test on a pair.
+
+Every dropped pair is counted under the name of the first rule that it breaks. Besides the rules here, reading a row
+(``formats``), rendering it (``render``) and fitting it to the lengths (``tokenize``) drop pairs under the other names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from orpo_cli.data.pair import Misfit, Pair
+
+REASONS = {
+    "malformed": "the row does not fit the format",
+    "histories_differ": "the conversations before the two answers are not the same",
+    "empty_prompt": "the prompt, or its last turn, holds no text",
+    "empty_chosen": "the chosen answer holds no text",
+    "empty_rejected": "the rejected answer holds no text",
+    "identical": "the two answers are the same",
+    "special_token_text": "a message spells a special token of the tokenizer",
+    "template_error": "the chat template refuses the conversation",
+    "template_mismatch": "the finished conversation does not begin as its prompt does",
+    "prompt_too_long": "the prompt is longer than max_prompt_length",
+    "no_room": "the prompt fills max_length, so no token of an answer fits",
+    "identical_when_cut": "the two answers differ only beyond max_length",
+}
+
+REMEDIES = {
+    "malformed": "Name the format with `format:` or the columns with `columns:`.",
+    "histories_differ": "Keep rows whose two conversations differ in the last answer only.",
+    "template_error": "Choose another template with model.chat_template, or change the roles in the data.",
+    "template_mismatch": "Choose another template with model.chat_template.",
+    "prompt_too_long": "Raise dataset.max_prompt_length, or set dataset.truncation_mode to keep_end.",
+    "no_room": "Raise training.max_length, or lower dataset.max_prompt_length.",
+    "identical_when_cut": "Raise training.max_length.",
+}
+
+
+def empty_prompt(pair: Pair) -> bool:
+    """Nothing to answer: ORPO needs a prompt."""
+    return not pair.prompt_text.strip()
+
+
+def empty_chosen(pair: Pair) -> bool:
+    """Would teach the model to say nothing."""
+    return not pair.chosen_text.strip()
+
+
+def empty_rejected(pair: Pair) -> bool:
+    """Its mean log-probability would be that of the end token alone."""
+    return not pair.rejected_text.strip()
+
+
+def identical(pair: Pair) -> bool:
+    """No preference: the log odds ratio is 0 whatever the model does. White space at the ends does not count."""
+    return pair.chosen_text.strip() == pair.rejected_text.strip()
+
+
+PAIR_RULES: tuple[Callable[[Pair], bool], ...] = (empty_prompt, empty_chosen, empty_rejected, identical)
+
+
+def check(pair: Pair) -> None:
+    """Raise Misfit with the name of the first rule that the pair breaks."""
+    for breaks in PAIR_RULES:
+        if breaks(pair):
+            raise Misfit(breaks.__name__)

@@ -1,0 +1,91 @@
+"""Judge a subject on preference pairs: base beside tuned, as one document."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from orpo_cli import __version__
+from orpo_cli.evaluation.heldout import Judged
+from orpo_cli.evaluation.metrics import intervals, margin_change_interval, preference_metrics
+from orpo_cli.evaluation.preference import PairScores, Progress, score_pairs
+from orpo_cli.evaluation.subject import Subject, Voice
+from orpo_cli.recipe.training_fields import LIBRARY_DEFAULTS
+from orpo_cli.rundir import RunDir, write_atomically
+
+
+def evaluate(
+    subject: Subject,
+    judged: Judged,
+    *,
+    batch_size: int | None = None,
+    progress: Callable[[Voice], Progress] | None = None,
+) -> dict[str, Any]:
+    """Metrics of every voice of ``subject`` on ``judged``, their change, and each pair's scores.
+
+    Metrics have TRL's names and the units of ``metrics.preference_metrics``. For a run the document is also written into
+    the run directory, unless the pairs were not its held-out ones, or not all of them. Raises RunError, MachineError.
+    """
+    began = time.monotonic()
+    beta = float((subject.plan.training if subject.plan else LIBRARY_DEFAULTS)["beta"])
+    scores: dict[Voice, PairScores] = {}
+    for voice in subject.voices:
+        with subject.speaking(voice) as model:
+            heard = progress(voice) if progress is not None else None
+            scores[voice] = score_pairs(model, judged.rows, batch_size=batch_size, progress=heard)
+    document: dict[str, Any] = {
+        "name": subject.name,
+        "orpo_cli": __version__,
+        "data": judged.source,
+        "pairs": len(judged.rows),
+        "pairs_available": judged.available,
+        "beta": beta,
+        "models": {
+            voice: {**preference_metrics(each, beta), "intervals": intervals(each, beta)} for voice, each in scores.items()
+        },
+        "change": _change(scores, beta),
+        "seconds": round(time.monotonic() - began, 1),
+        "scores": _by_pair(judged, scores),
+    }
+    if subject.rundir is not None and is_whole_held_out(judged):
+        _write(subject.rundir, document)
+    return document
+
+
+def is_whole_held_out(judged: Judged) -> bool:
+    """Whether these are all the pairs a run held out, so that the result stands for the run."""
+    return judged.source == "held-out" and len(judged.rows) == judged.available
+
+
+def _change(scores: dict[Voice, PairScores], beta: float) -> dict[str, Any] | None:
+    """Tuned minus base of every metric; for the margin with an interval, for accuracy with the pairs that turned."""
+    if "base" not in scores:
+        return None
+    base, tuned = scores["base"], scores["tuned"]
+    before, after = preference_metrics(base, beta), preference_metrics(tuned, beta)
+    right_before, right_after = base.chosen > base.rejected, tuned.chosen > tuned.rejected
+    return {
+        **{name: after[name] - before[name] for name in before},
+        "intervals": {"rewards/margins": margin_change_interval(base, tuned, beta)},
+        "pairs_won": int((right_after & ~right_before).sum()),
+        "pairs_lost": int((right_before & ~right_after).sum()),
+    }
+
+
+def _by_pair(judged: Judged, scores: dict[Voice, PairScores]) -> list[dict[str, Any]]:
+    """Each pair's mean log-probabilities, for reports and for looking at the pairs a model gets wrong."""
+    rows = []
+    for index, row in enumerate(judged.rows):
+        logps = {
+            voice: {"logps/chosen": each.chosen[index].item(), "logps/rejected": each.rejected[index].item()}
+            for voice, each in scores.items()
+        }
+        rows.append({"pair": row["pair"], "row": row["row"], **logps})
+    return rows
+
+
+def _write(rundir: RunDir, document: dict[str, Any]) -> None:
+    # Only rundir.py may know file names: this becomes RunDir.evaluation.
+    write_atomically(rundir.root / "evaluation.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,27 @@
+"""Whether the hub answers at all: asked once, before a client that would retry for half a minute."""
+
+from __future__ import annotations
+
+import os
+import socket
+from functools import cache
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+TIMEOUT_SECONDS = 5.0
+
+
+@cache
+def hub_answers() -> bool:
+    """True where a connection to the hub (``HF_ENDPOINT``) opens, or where a proxy or offline mode decides instead."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
+        return False
+    endpoint = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    if endpoint.scheme in getproxies():
+        return True
+    port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
+    try:
+        socket.create_connection((endpoint.hostname or "", port), TIMEOUT_SECONDS).close()
+    except OSError:
+        return False
+    return True

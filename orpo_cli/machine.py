@@ -1,0 +1,78 @@
+"""What there is to compute with."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Devices, memory in bytes, and what they can do."""
+
+    device: Literal["cpu", "cuda", "mps"]
+    device_name: str
+    device_count: int
+    device_memory_bytes: int | None  # of one device; None where it shares the main memory
+    ram_bytes: int
+    cpu_count: int
+    bf16: bool  # the device computes bfloat16 natively
+    flash_attention: bool  # the flash_attn package is installed and the device can run it
+    free_disk_bytes: int
+    python: str
+    platform: str
+
+
+def probe(directory: Path | None = None) -> Machine:
+    """Look at the machine. Imports torch. ``directory`` says whose disk is meant (default: the current one)."""
+    import torch
+
+    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    name, count, memory, bf16, flash = platform.processor() or platform.machine(), 1, None, False, False
+    if torch.cuda.is_available():
+        device, count = "cuda", torch.cuda.device_count()
+        properties = torch.cuda.get_device_properties(0)
+        name, memory = properties.name, properties.total_memory
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        flash = importlib.util.find_spec("flash_attn") is not None and properties.major >= 8
+    elif torch.backends.mps.is_available():
+        device, name = "mps", "Apple GPU"
+    return Machine(
+        device=device,
+        device_name=name,
+        device_count=count,
+        device_memory_bytes=memory,
+        ram_bytes=_ram_bytes(),
+        cpu_count=_usable_cpus(),
+        bf16=bf16,
+        flash_attention=flash,
+        free_disk_bytes=shutil.disk_usage(_existing(directory or Path.cwd())).free,
+        python=platform.python_version(),
+        platform=platform.platform(),
+    )
+
+
+def _ram_bytes() -> int:
+    import psutil  # a dependency of accelerate
+
+    return int(psutil.virtual_memory().total)
+
+
+def _usable_cpus() -> int:
+    """Processors this process may use, which in a container is fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder on the way to ``path`` that exists."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path

@@ -1,0 +1,103 @@
+"""The base model, quantized where the plan says so."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.hub_access import hub_answers
+from orpo_cli.model.gguf import cached_conversion
+from orpo_cli.model.loading import explained
+from orpo_cli.model.location import locate
+from orpo_cli.recipe.schema import ModelSection, QuantizationSection
+
+if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+
+
+def files_of(section: ModelSection) -> str:
+    """What ``from_pretrained`` takes: the hub id, or the folder (for GGUF that of its cached conversion)."""
+    location = locate(section.model_name_or_path)
+    if location.kind == "gguf" and location.path is not None:
+        return str(cached_conversion(location.path))
+    return str(location.path or location.name)
+
+
+def hub_options(section: ModelSection) -> dict[str, Any]:
+    """How ``from_pretrained`` reads what ``files_of`` names: without the network where it is local or the hub is silent."""
+    local = locate(section.model_name_or_path).kind != "hub"
+    return {
+        "revision": section.model_revision,
+        "trust_remote_code": section.trust_remote_code,
+        "local_files_only": local or not hub_answers(),
+    }
+
+
+def load_config(section: ModelSection) -> PreTrainedConfig:
+    """The model's configuration; downloads no weights."""
+    from transformers import AutoConfig
+
+    with explained(section.model_name_or_path):
+        return AutoConfig.from_pretrained(files_of(section), **hub_options(section))
+
+
+def load_base(section: ModelSection, quantization: QuantizationSection | None, device: str) -> PreTrainedModel:
+    """The base model on ``device``, in eval mode.
+
+    ``section`` has no ``auto`` left, as in a plan. Raises UsageError, MachineError or HubError.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(section)
+    if config.is_encoder_decoder:
+        raise UsageError(
+            f"{section.model_name_or_path} is an encoder-decoder model ({config.model_type}).",
+            remedy="ORPO here trains decoder-only language models.",
+        )
+    options: dict[str, Any] = {}
+    if quantization is not None:
+        options["quantization_config"] = bitsandbytes_config(quantization)
+    if device != "cpu" or quantization is not None:
+        options["device_map"] = {"": 0 if device == "cuda" else device}
+    with explained(section.model_name_or_path):
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                files_of(section),
+                dtype=getattr(torch, section.dtype),
+                attn_implementation=section.attn_implementation,
+                **hub_options(section),
+                **options,
+            )
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise MachineError(
+                f"{section.model_name_or_path} does not fit into the memory of {device}.",
+                remedy="Load it in 4 bits (quantization.load_in_4bit) or choose a smaller model.",
+            ) from error
+    if quantization is not None:
+        _keep_gradients_right(model)
+    model.eval()
+    return model
+
+
+def bitsandbytes_config(section: QuantizationSection) -> BitsAndBytesConfig:
+    """transformers' own configuration from ours; the names are the same."""
+    # "Failed to load CPU gemm_4bit_forward": an optional kernel is missing, nothing the user should act on.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(**section.model_dump())
+
+
+def _keep_gradients_right(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights at the first forward in eval mode.
+
+    On CPUs with AVX512-BF16, bitsandbytes 0.50.2 repacks them for inference, and every gradient after it is wrong
+    without an error: an evaluation in the middle of training corrupts the rest.
+    """
+    import bitsandbytes as bnb
+
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False

@@ -1,0 +1,78 @@
+"""GGUF files as transformers models: dequantized once, kept in a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.model.loading import explained
+
+
+def cached_conversion(path: Path) -> Path:
+    """The folder of the model in ``path`` (.gguf) as transformers writes it, in float32. Made on first use (seconds to minutes).
+
+    The cache lies in ``$ORPO_CACHE`` or ``$XDG_CACHE_HOME/orpo-cli``; its key is the file's content and transformers'
+    version, so a changed file is converted anew.
+    """
+    folder = cache_root() / "gguf" / f"{path.stem}-{_key(path)}"
+    if not (folder / "config.json").is_file():
+        _convert(path, folder)
+    return folder
+
+
+def cache_root() -> Path:
+    """Where converted models are kept."""
+    if root := os.environ.get("ORPO_CACHE"):
+        return Path(root).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "orpo-cli"
+
+
+def _key(path: Path) -> str:
+    import transformers
+
+    digest = hashlib.sha256(transformers.__version__.encode())
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def _convert(path: Path, folder: Path) -> None:
+    if importlib.util.find_spec("gguf") is None:
+        raise MachineError(f"{path.name}: reading GGUF needs the package gguf.", remedy="pip install 'orpo-cli[gguf]'")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        needed = 8 * path.stat().st_size  # float32 from 4-bit
+        if shutil.disk_usage(folder.parent).free < needed:
+            raise MachineError(
+                f"{folder.parent}: converting {path.name} needs {needed / 1e9:.1f} GB of disk.",
+                remedy="Free some space or point ORPO_CACHE elsewhere.",
+            )
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as partial, explained(str(path)):
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+            model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+            model.hf_quantizer = None  # transformers refuses to save a model that it still holds for quantized
+            del model.config.quantization_config
+            whole = Path(partial) / "model"
+            model.save_pretrained(whole)
+            tokenizer.save_pretrained(whole)
+            try:
+                whole.rename(folder)
+            except OSError:
+                if not (folder / "config.json").is_file():  # else another process was first: take its result
+                    raise
+    except OSError as error:
+        raise MachineError(
+            f"cannot write the converted model to {folder}: {error.strerror or error}",
+            remedy="Free some space, or point ORPO_CACHE at a folder you may write.",
+        ) from error
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be read as GGUF: {error}") from error

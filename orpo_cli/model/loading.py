@@ -1,0 +1,62 @@
+"""What can go wrong when transformers loads something, in words that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from orpo_cli.errors import HubError, MachineError, OrpoError, UsageError
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Turn the errors of a ``from_pretrained`` for the model ``name`` into OrpoErrors."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except OrpoError:
+        raise
+    except GatedRepoError as error:
+        raise HubError(f"{name} is gated.", remedy="Accept its licence on the hub, then `hf auth login`.") from error
+    except RevisionNotFoundError as error:
+        raise HubError(f"{name} has no such revision.", remedy="Check model.model_revision.") from error
+    except RepositoryNotFoundError as error:
+        raise HubError(
+            f"{name} is not on the hub, or is private.", remedy="Check the name; for a private one `hf auth login`."
+        ) from error
+    except HfHubHTTPError as error:
+        raise HubError(f"{name}: the hub refused: {error}", remedy="Try again later.") from error
+    except SafetensorError as error:
+        raise MachineError(f"{name}: its weights cannot be read: {error}", remedy="Download or save them again.") from error
+    except ImportError as error:
+        raise MachineError(f"{name}: {error}", remedy="Install the missing package.") from error
+    except OSError as error:
+        raise _explain_os_error(name, error) from error
+    except ValueError as error:
+        if "trust_remote_code" in str(error):
+            raise UsageError(
+                f"{name} brings its own model code.", remedy="Read that code, then set model.trust_remote_code: true."
+            ) from error
+        if "recognize this architecture" in str(error) or "Unrecognized" in str(error):
+            raise MachineError(
+                f"{name}: the installed transformers does not know this kind of model.", remedy="Upgrade transformers."
+            ) from error
+        raise
+
+
+def _explain_os_error(name: str, error: OSError) -> OrpoError:
+    text = str(error)
+    if isinstance(error, PermissionError):
+        return MachineError(f"{name}: no permission to read {error.filename}.")
+    offline = ("couldn't connect", "offline", "Cannot find the requested files", "Max retries", "cached snapshot")
+    if isinstance(error, ConnectionError) or any(part in text for part in offline):
+        return HubError(
+            f"{name} is not on this machine, and the hub could not be reached.",
+            remedy="Check the network, or download it elsewhere and give the folder's path.",
+        )
+    if "not a valid model identifier" in text or "is not a local folder" in text:
+        return HubError(f"{name} is not on the hub, or is private.", remedy="Check the name; or `hf auth login`.")
+    first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    return MachineError(f"{name}: {first}", remedy="Check that the folder holds the whole model.")

@@ -1,0 +1,51 @@
+"""The tokenizer, its chat template and its padding token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orpo_cli.errors import UsageError
+from orpo_cli.model.base import files_of, hub_options
+from orpo_cli.model.loading import explained
+from orpo_cli.model.templates import BUILT_IN
+from orpo_cli.recipe.schema import ModelSection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
+    """The model's tokenizer with the chat template that the recipe asks for, and a padding token."""
+    from transformers import AutoTokenizer
+
+    with explained(section.model_name_or_path):
+        tokenizer = AutoTokenizer.from_pretrained(files_of(section), **hub_options(section))
+    tokenizer.padding_side = "right"
+    if section.chat_template != "tokenizer":
+        tokenizer.chat_template = _template(section.chat_template)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = padding_token(tokenizer)
+    return tokenizer
+
+
+def padding_token(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A token to pad with that the vocabulary already has: padding is masked, so any will do, and growing it is wrong."""
+    vocabulary = tokenizer.get_vocab()
+    candidates = ["<|finetune_right_pad_id|>", "<pad>", "<|endoftext|>", tokenizer.unk_token, tokenizer.eos_token]
+    for token in candidates:
+        if token is not None and token in vocabulary:
+            return str(token)
+    raise UsageError("the tokenizer has no padding token and none that could serve.", remedy="Use another model.")
+
+
+def _template(name: str) -> str:
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise UsageError(
+            f"model.chat_template: {name!r} is neither a built-in template nor a file.",
+            remedy=f"Built in: {', '.join(sorted(BUILT_IN))}; or `tokenizer` for the tokenizer's own.",
+        )
+    return path.read_text(encoding="utf-8")

@@ -1,0 +1,33 @@
+"""The trained model of a run: base and adapter, or every weight."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orpo_cli.model.base import load_base
+from orpo_cli.model.tokenizer import load_tokenizer
+from orpo_cli.rundir import RunDir
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_tuned(rundir: RunDir) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+    """The run's model in eval mode on the plan's device (a PeftModel for LoRA runs) and its tokenizer.
+
+    Raises UsageError where training has not finished.
+    """
+    result = rundir.result()
+    plan = rundir.read_plan()
+    tokenizer = load_tokenizer(plan.model.model_copy(update={"model_name_or_path": str(result), "chat_template": "tokenizer"}))
+    if result == rundir.model:
+        section = plan.model.model_copy(update={"model_name_or_path": str(result), "model_revision": "main"})
+        return load_base(section, plan.quantization, plan.device), tokenizer
+
+    from peft import PeftModel
+
+    base = load_base(plan.model, plan.quantization, plan.device)
+    model = PeftModel.from_pretrained(base, result)
+    model.eval()
+    return model, tokenizer

@@ -1,0 +1,15 @@
+"""What is known of the base model before its weights are loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """``parameters`` counts weights; tied embeddings once."""
+
+    model_type: str
+    parameters: int
+    supports_sdpa: bool
+    max_positions: int | None  # longest sequence the position embeddings cover

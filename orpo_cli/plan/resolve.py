@@ -1,0 +1,281 @@
+"""Recipe × Machine → Plan: every ``auto`` decided, every default named, a reason beside each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from orpo_cli.errors import Problem, RecipeError
+from orpo_cli.machine import Machine
+from orpo_cli.plan.defaults import for_size
+from orpo_cli.plan.facts import ModelFacts
+from orpo_cli.plan.plan import Device, Plan, Why
+from orpo_cli.recipe.load import LoadedRecipe
+from orpo_cli.recipe.schema import DatasetSection, ModelSection, Source
+
+NEEDS_CUDA = ("paged_", "_8bit", "_4bit", "bnb")
+
+
+class _Decisions:
+    """Collects values with where they came from."""
+
+    def __init__(self, loaded: LoadedRecipe) -> None:
+        self.loaded = loaded
+        self.why: dict[str, Why] = {}
+
+    def decided(self, path: str, value: Any, reason: str) -> Any:
+        self.why[path] = Why(origin="decided", reason=reason)
+        return value
+
+    def kept(self, path: str) -> None:
+        """Note where a value comes from that nobody has decided otherwise."""
+        if path not in self.why:
+            origin = self.loaded.origin(path)
+            reason = {"recipe": "as the recipe says", "override": "set on the command line", "default": "default"}[origin]
+            self.why[path] = Why(origin=origin, reason=reason)  # type: ignore[arg-type]
+
+
+def resolve(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None = None) -> Plan:
+    """Decide everything. ``facts`` is None where the model's configuration could not be read.
+
+    Raises RecipeError where the recipe asks for what this machine cannot do.
+    """
+    recipe = loaded.recipe
+    decisions = _Decisions(loaded)
+    device = _device(decisions, machine)
+    training = _Training(decisions, machine, facts, device).values()
+    model = _model(decisions, machine, facts, device)
+    plan = Plan(
+        name=loaded.name,
+        output_dir=str(Path(recipe.output_dir or Path("runs") / loaded.name).expanduser().absolute()),
+        device=device,
+        model=model,
+        quantization=_quantization(decisions, training, model),
+        lora=recipe.lora,
+        dataset=_dataset(decisions, training["max_length"]),
+        training=training,
+        engine=recipe.engine.model_copy(
+            update={
+                "fast_path": decisions.decided("engine.fast_path", "off", "this version computes the step with trl's own code"),
+                "max_tokens_per_microbatch": decisions.decided(
+                    "engine.max_tokens_per_microbatch",
+                    training["per_device_train_batch_size"] * 2 * training["max_length"],
+                    "per_device_train_batch_size × 2 answers × max_length",
+                ),
+            }
+        ),
+        launch=recipe.launch.model_copy(
+            update={
+                "num_processes": decisions.decided("launch.num_processes", 1, "this version trains in one process"),
+                "strategy": decisions.decided("launch.strategy", "single", "this version trains in one process"),
+            }
+        ),
+        merge=recipe.merge.model_copy(update={"dtype": _merge_dtype(decisions, model)}),
+        export=recipe.export,
+        hub=recipe.hub,
+        why={},
+    )
+    if recipe.output_dir is None:
+        decisions.decided("output_dir", plan.output_dir, "runs/NAME in the current directory")
+    for path in _leaves(plan.values(), decisions.why):
+        decisions.kept(path)
+    return plan.model_copy(update={"why": decisions.why})
+
+
+def _device(decisions: _Decisions, machine: Machine) -> Device:
+    if decisions.loaded.recipe.training.use_cpu:
+        return decisions.decided("device", "cpu", "training.use_cpu")  # type: ignore[no-any-return]
+    reason = {"cuda": machine.device_name, "mps": "Apple GPU", "cpu": "no GPU found"}[machine.device]
+    return decisions.decided("device", machine.device, reason)  # type: ignore[no-any-return]
+
+
+def _model(decisions: _Decisions, machine: Machine, facts: ModelFacts | None, device: Device) -> ModelSection:
+    recipe = decisions.loaded.recipe
+    changes: dict[str, Any] = {}
+    if recipe.model.dtype == "auto":
+        dtype, reason = "float32", f"training on {device}"
+        if device == "cuda" and recipe.lora is None:
+            reason = "every weight is trained: updates smaller than bfloat16 can hold would be lost"
+        elif device == "cuda":
+            dtype = "bfloat16" if machine.bf16 else "float16"
+            reason = f"frozen weights; the GPU {'computes' if machine.bf16 else 'does not compute'} bfloat16"
+        changes["dtype"] = decisions.decided("model.dtype", dtype, reason)
+    if recipe.model.attn_implementation == "auto":
+        half = (changes.get("dtype") or recipe.model.dtype) != "float32"
+        attention, reason = "sdpa", "torch's own kernel, right everywhere"
+        if facts is not None and not facts.supports_sdpa:
+            attention, reason = "eager", f"{facts.model_type} has no sdpa attention in transformers"
+        elif machine.flash_attention and device == "cuda" and half:
+            attention, reason = "flash_attention_2", "flash_attn is installed and the GPU runs it"
+        changes["attn_implementation"] = decisions.decided("model.attn_implementation", attention, reason)
+    return model_at(decisions.loaded).model_copy(update=changes)
+
+
+def model_at(loaded: LoadedRecipe) -> ModelSection:
+    """The model section with a local path made absolute."""
+    section = loaded.recipe.model
+    local = _local_path(section.model_name_or_path, loaded.directory)
+    return section if local is None else section.model_copy(update={"model_name_or_path": str(local)})
+
+
+def _quantization(decisions: _Decisions, training: dict[str, Any], model: ModelSection) -> Any:
+    section = decisions.loaded.recipe.quantization
+    if section is None or section.bnb_4bit_compute_dtype != "auto":
+        return section
+    dtype = "bfloat16" if training["bf16"] else "float16" if training["fp16"] else model.dtype
+    path = "quantization.bnb_4bit_compute_dtype"
+    return section.model_copy(update={"bnb_4bit_compute_dtype": decisions.decided(path, dtype, "the type training computes in")})
+
+
+def _merge_dtype(decisions: _Decisions, model: ModelSection) -> str:
+    dtype = decisions.loaded.recipe.merge.dtype
+    if dtype != "auto":
+        return dtype
+    return decisions.decided("merge.dtype", model.dtype, "the type the base weights are held in")  # type: ignore[no-any-return]
+
+
+def _dataset(decisions: _Decisions, max_length: int) -> DatasetSection:
+    section = decisions.loaded.recipe.dataset
+    changes: dict[str, Any] = {"train": [_source(decisions, source) for source in section.train]}
+    if isinstance(section.eval, list):
+        changes["eval"] = [_source(decisions, source) for source in section.eval]
+    if section.max_prompt_length is None:
+        changes["max_prompt_length"] = decisions.decided(
+            "dataset.max_prompt_length", max(1, max_length // 2), "half of training.max_length"
+        )
+    elif section.max_prompt_length >= max_length:
+        raise RecipeError(
+            [
+                Problem(
+                    "lengths",
+                    f"is {section.max_prompt_length}, which leaves no room for an answer in training.max_length = {max_length}.",
+                    "dataset.max_prompt_length",
+                    file=decisions.loaded.file,
+                    remedy="Make it smaller than training.max_length, or raise that.",
+                )
+            ]
+        )
+    return section.model_copy(update=changes)
+
+
+def _source(decisions: _Decisions, source: Source) -> Source:
+    local = _local_path(source.path, decisions.loaded.directory)
+    return source if local is None else source.model_copy(update={"path": str(local)})
+
+
+def _local_path(name: str, directory: Path) -> Path | None:
+    """A path that exists beside the recipe, else in the current directory; None where neither does."""
+    path = Path(name).expanduser()
+    for candidate in (directory / path, Path.cwd() / path):
+        if candidate.exists():
+            return candidate.resolve()
+    return None
+
+
+class _Training:
+    """The keyword arguments of trl's ORPOConfig."""
+
+    def __init__(self, decisions: _Decisions, machine: Machine, facts: ModelFacts | None, device: Device) -> None:
+        self.decisions, self.machine, self.facts, self.device = decisions, machine, facts, device
+        self.recipe = decisions.loaded.recipe
+        self.result: dict[str, Any] = self.recipe.training.model_dump(exclude_none=True)
+
+    def values(self) -> dict[str, Any]:
+        """What the recipe says, and for the rest what suits model and machine."""
+        self._by_size()
+        self._schedule()
+        self._evaluation()
+        self._precision()
+        self._optimizer()
+        self._dropout()
+        self._own()
+        return self.result
+
+    def default(self, name: str, value: Any, reason: str) -> None:
+        """Set what the recipe leaves open."""
+        if name not in self.result:
+            self.result[name] = self.decisions.decided(f"training.{name}", value, reason)
+
+    def replace(self, name: str, value: Any, reason: str) -> None:
+        """Set what this machine or this tool needs otherwise than the library has it."""
+        self.result[name] = self.decisions.decided(f"training.{name}", value, reason)
+
+    def _by_size(self) -> None:
+        row, size = for_size(self.facts.parameters if self.facts else None)
+        lora = self.recipe.lora is not None
+        rate = row.lora_learning_rate if lora else row.full_learning_rate
+        self.default("learning_rate", rate, f"{'LoRA' if lora else 'full weights'}, {size}")
+        self.default("beta", row.beta, f"the paper's lambda for {size}")
+        length = 2048
+        reason = "the paper's length for UltraFeedback"
+        if self.facts and self.facts.max_positions and self.facts.max_positions < length:
+            length, reason = self.facts.max_positions, "the longest sequence the model has positions for"
+        self.default("max_length", length, reason)
+
+    def _schedule(self) -> None:
+        self.default("per_device_train_batch_size", 4, "with accumulation, 32 pairs a step")
+        batch = self.result["per_device_train_batch_size"]
+        self.default("gradient_accumulation_steps", max(1, 32 // batch), f"{max(1, 32 // batch)} × {batch}: 32 pairs a step")
+        if "max_steps" not in self.result:
+            epochs = 3.0 if self.recipe.lora is None else 2.0
+            self.default("num_train_epochs", epochs, "full weights" if self.recipe.lora is None else "LoRA")
+        self.default("lr_scheduler_type", "cosine", "as in the paper")
+        self.default("warmup_steps", 0.1, "a tenth of all steps")
+        self.default("logging_steps", 1, "every step is worth a line")
+        self.default("seed", 42, "default")
+        self.default("report_to", "none", "nothing is sent anywhere unless asked for")
+
+    def _evaluation(self) -> None:
+        asked = {"eval_strategy", "save_strategy", "load_best_model_at_end"} & self.result.keys()
+        has_eval = self.recipe.dataset.eval is not None
+        self.default("save_strategy", "epoch", "a checkpoint an epoch")
+        self.default("eval_strategy", "epoch" if has_eval else "no", "held-out pairs" if has_eval else "no held-out pairs")
+        if has_eval and not asked:
+            self.default("load_best_model_at_end", True, "the checkpoint with the lowest eval loss is kept, as in the paper")
+        if has_eval:
+            self.default(
+                "per_device_eval_batch_size", self.result["per_device_train_batch_size"], "as per_device_train_batch_size"
+            )
+
+    def _precision(self) -> None:
+        half = self.device == "cuda"
+        if not self.result.get("fp16"):
+            reason = "the GPU computes bfloat16" if half and self.machine.bf16 else f"not on {self.machine.device_name}"
+            self.default("bf16", half and self.machine.bf16, reason)
+        self.default("fp16", half and not self.result.get("bf16"), "bf16 is used" if self.result.get("bf16") else self.device)
+        self.result.setdefault("bf16", False)
+        on_gpu = self.device != "cpu"
+        self.default("gradient_checkpointing", on_gpu, "memory before speed" if on_gpu else "speed before memory")
+        if self.device == "cpu":
+            self.replace("use_cpu", True, "no GPU found" if self.machine.device == "cpu" else "as the recipe says")
+            self.default("dataloader_pin_memory", False, "nothing to pin for without a GPU")
+
+    def _optimizer(self) -> None:
+        self.default("optim", "adamw_torch_fused" if self.device == "cuda" else "adamw_torch", f"on {self.device}")
+        asked = self.result["optim"]
+        if self.device != "cuda" and any(part in asked for part in NEEDS_CUDA):
+            self.replace("optim", "adamw_torch", f"{asked} needs a CUDA GPU")
+
+    def _dropout(self) -> None:
+        lora = self.recipe.lora
+        if lora is not None and lora.lora_dropout > 0:
+            self.default("disable_dropout", False, f"trl's default would set lora_dropout = {lora.lora_dropout} to zero")
+
+    def _own(self) -> None:
+        """Arguments that are this tool's to set; the rules refuse them in a recipe."""
+        self.replace("logging_nan_inf_filter", False, "a loss that is not finite stops the run instead of being logged as 0.0")
+        self.replace("remove_unused_columns", False, "the columns are this tool's own")
+        self.replace("disable_tqdm", True, "orpo draws its own progress")
+
+
+def _leaves(values: dict[str, Any], whole: dict[str, Why], prefix: str = "") -> list[str]:
+    paths: list[str] = []
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, dict) and value and path not in whole:
+            paths += _leaves(value, whole, f"{path}.")
+        else:
+            paths.append(path)
+    return paths
+
+

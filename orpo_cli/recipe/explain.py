@@ -1,0 +1,184 @@
+"""pydantic's errors in the words of a recipe: where, what, the rule and the remedy, each place once."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from orpo_cli.errors import Problem
+from orpo_cli.recipe.former_names import FORMER_NAMES
+from orpo_cli.recipe.schema import Recipe
+from orpo_cli.recipe.yaml_source import Mark, Path
+
+KINDS = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "list_type": "a list",
+    "model_type": "a mapping of keys",
+    "none_required": "null",
+}
+
+
+def problems_of(error: ValidationError, values: Mapping[str, Any]) -> list[Problem]:
+    """One problem for each place in ``values`` (the recipe as plain values) that pydantic refuses."""
+    places: dict[Path, list[ErrorDetails]] = {}
+    for detail in error.errors(include_url=False):
+        places.setdefault(_place(detail["loc"], values), []).append(detail)
+    return [_problem(place, details) for place, details in places.items()]
+
+
+def locate(problem_path: Path, marks: Mapping[Path, Mark]) -> Mark | None:
+    """The mark of the value, or of the nearest section around it that was written down."""
+    for length in range(len(problem_path), 0, -1):
+        if mark := marks.get(problem_path[:length]):
+            return mark
+    return None
+
+
+def dotted(path: Path) -> str:
+    """``("dataset", "train", 0, "path")`` as ``dataset.train[0].path``."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _place(loc: tuple[int | str, ...], values: Any) -> Path:
+    """The path in the user's own values. pydantic's paths also name union members and the list we put around one source."""
+    path: list[str | int] = []
+    here = values
+    for index, part in enumerate(loc):
+        last = index == len(loc) - 1
+        if isinstance(here, Mapping):
+            if part in here:
+                here = here[part]
+            elif isinstance(part, int) or not last or _is_union_member(part):
+                continue
+            path.append(part)
+        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
+            path.append(part)
+            here = here[part]
+    return tuple(path)
+
+
+def _is_union_member(part: str | int) -> bool:
+    return isinstance(part, str) and (part in {"str", "int", "float", "bool", "split", "sources"} or "[" in part)
+
+
+def _problem(place: Path, details: list[ErrorDetails]) -> Problem:
+    detail = details[0]
+    kind = detail["type"]
+    if kind == "missing":
+        name = detail["loc"][-1]
+        return Problem("missing", f"`{name}` is required and missing.", dotted((*_trim(place, name), str(name))))
+    if kind == "extra_forbidden":
+        return _unknown_key(place)
+    rules = list(dict.fromkeys(_rule(each) for each in details))
+    value = detail["input"]
+    message = f"must be {' or '.join(rules)}, but is {_shown(value)}."
+    return Problem("value", message, dotted(place), remedy=_remedy(value, details))
+
+
+def _trim(place: Path, name: Any) -> Path:
+    return place[:-1] if place and place[-1] == name else place
+
+
+def _rule(detail: ErrorDetails) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind in KINDS:
+        return KINDS[kind]
+    if kind == "literal_error":
+        return f"one of {context['expected']}" if " or " in str(context["expected"]) else str(context["expected"])
+    bounds = {"greater_than": ("gt", "above"), "greater_than_equal": ("ge", "at least"), "less_than": ("lt", "below")}
+    if kind in bounds:
+        key, word = bounds[kind]
+        return f"{word} {context[key]}"
+    if kind in {"string_too_short", "too_short"}:
+        return "given (not empty)"
+    if kind == "string_pattern_mismatch":
+        return f"of the form {context['pattern']}"
+    return detail["msg"].removeprefix("Input should be ")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "empty"
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    text = repr(value) if isinstance(value, str) else str(value)
+    kind = "the text " if isinstance(value, str) else ""
+    return kind + (text if len(text) <= 60 else text[:57] + "…")
+
+
+def _remedy(value: Any, details: list[ErrorDetails]) -> str | None:
+    if not isinstance(value, str):
+        return None
+    kinds = {detail["type"] for detail in details}
+    if "bool_type" in kinds and value.lower() in {"yes", "on", "no", "off"}:
+        return f"Write {'true' if value.lower() in {'yes', 'on'} else 'false'}."
+    if kinds & {"int_type", "float_type"}:
+        try:
+            float(value)
+        except ValueError:
+            return None
+        return "Remove the quotes."
+    for detail in details:
+        if detail["type"] == "literal_error":
+            choices = str(detail["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
+            if close := difflib.get_close_matches(value, choices, n=1):
+                return f"Did you mean `{close[0]}`?"
+    return None
+
+
+def _unknown_key(place: Path) -> Problem:
+    *around, key = place
+    section = dotted(tuple(around))
+    known = sorted(fields_at(tuple(around)))
+    message = f"unknown key in {f'`{section}`' if section else 'the recipe'}."
+    return Problem("unknown-key", message, dotted(place), remedy=_nearest(str(key), section, known))
+
+
+def _nearest(key: str, section: str, known: Iterable[str]) -> str:
+    if section == "training" and key in FORMER_NAMES:
+        return FORMER_NAMES[key]
+    homes = [name for name in Recipe.model_fields if key in fields_at((name,)) and name != section]
+    if close := difflib.get_close_matches(key, list(known), n=1, cutoff=0.75):
+        return f"Did you mean `{close[0]}`?"
+    if homes:
+        return f"It belongs in `{homes[0]}`."
+    if close := difflib.get_close_matches(key, list(known), n=1, cutoff=0.5):
+        return f"Did you mean `{close[0]}`?"
+    return f"Known here: {', '.join(known)}." if len(list(known)) <= 20 else "See docs/reference/recipe.md."
+
+
+def fields_at(path: Path) -> set[str]:
+    """The keys that the schema knows at ``path``; of a union, those of every member."""
+    models: list[Any] = [Recipe]
+    for part in path:
+        if isinstance(part, int):
+            continue
+        models = [
+            member
+            for model in models
+            if part in model.model_fields
+            for member in _models_in(model.model_fields[part].annotation)
+        ]
+    return {name for model in models for name in model.model_fields}
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in typing.get_args(annotation) for model in _models_in(part)]

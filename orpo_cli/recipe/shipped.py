@@ -1,0 +1,73 @@
+"""The recipes that come with orpo-cli: where they lie, what they are called, what each says it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+
+from orpo_cli.errors import MachineError, UsageError
+
+
+@dataclass(frozen=True)
+class ShippedRecipe:
+    """One shipped recipe."""
+
+    name: str  # its path below the folder, without .yaml: quickstart, llama/8b-qlora
+    path: Path
+    summary: str  # first line of the header comment
+
+    def text(self) -> str:
+        """The file as it is."""
+        return self.path.read_text(encoding="utf-8")
+
+
+def shipped_folder() -> Path:
+    """The folder of recipes: inside the package where a wheel was installed, beside it in a checkout.
+
+    Raises MachineError where an installation has neither.
+    """
+    package = Path(str(files("orpo_cli")))
+    for folder in (package / "_recipes", package.parent / "recipes"):
+        if folder.is_dir():
+            return folder
+    raise MachineError(
+        f"the shipped recipes are missing from this installation of orpo-cli ({package}).",
+        remedy="Install orpo-cli again, from a wheel or as a checkout.",
+    )
+
+
+def shipped_recipes() -> list[ShippedRecipe]:
+    """Every shipped recipe, by name."""
+    folder = shipped_folder()
+    found = [(path.relative_to(folder).with_suffix("").as_posix(), path) for path in folder.rglob("*.yaml")]
+    return [ShippedRecipe(name, path, _summary(path)) for name, path in sorted(found)]
+
+
+def find_shipped(name: str) -> Path | None:
+    """The file of the shipped recipe ``name``, or None where none is called so."""
+    return next((recipe.path for recipe in shipped_recipes() if recipe.name == name), None)
+
+
+def shipped_recipe(name: str) -> ShippedRecipe:
+    """The shipped recipe ``name``. Raises UsageError, with the nearest name, where none is called so."""
+    recipes = {recipe.name: recipe for recipe in shipped_recipes()}
+    if name in recipes:
+        return recipes[name]
+    near = get_close_matches(name, recipes, n=1)
+    raise UsageError(
+        f"{name}: no shipped recipe is called so.",
+        remedy=f"Did you mean {near[0]}?" if near else f"There are: {', '.join(recipes)}.",
+    )
+
+
+def _summary(path: Path) -> str:
+    """The first line of the comment that opens the file, leaving out the line for editors."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        text = line.lstrip("# ").rstrip()
+        if text and not text.startswith("yaml-language-server:"):
+            return text
+    return ""

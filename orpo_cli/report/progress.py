@@ -1,0 +1,106 @@
+"""Training as it goes: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from orpo_cli.report.console import Console
+
+COLUMNS = (
+    ("loss", "loss", "{:.4f}"),
+    ("nll_loss", "NLL", "{:.4f}"),
+    ("log_odds_ratio", "log OR", "{:.4f}"),
+    ("rewards/accuracies", "accuracy", "{:.2f}"),
+    ("rewards/margins", "margin", "{:.4f}"),
+    ("grad_norm", "grad norm", "{:.3f}"),
+    ("learning_rate", "lr", "{:.2e}"),
+    ("tokens_per_second", "tok/s", "{:.0f}"),
+    ("memory_gb", "GB", "{:.2f}"),
+)
+ROWS_SHOWN = 8
+
+
+class TrainingDisplay:
+    """Shows steps with loss, NLL, log odds ratio, preference accuracy, margin, speed, memory and time left.
+
+    A training.callbacks.Listener and a context manager.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live: Live | None = None
+        self.rows: list[tuple[str, dict[str, Any]]] = []
+        self.total = 0
+        self.began = time.monotonic()
+        self.first_step: int | None = None
+        self.bar = Progress(
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=None), TextColumn("elapsed"), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(), console=console.err,
+        )  # fmt: skip
+        self.task = self.bar.add_task("training", total=None)
+
+    def __enter__(self) -> TrainingDisplay:
+        if self.console.err.is_terminal and not self.console.quiet:
+            self.live = Live(self._view(), console=self.console.err, refresh_per_second=4)
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def note(self, text: str) -> None:
+        """Say something above the table."""
+        self.console.note(text)
+
+    def progress(self, step: int, total: int) -> None:
+        """A step is done."""
+        if self.first_step is None:
+            self.first_step = step - 1
+        self.total = total
+        self.bar.update(self.task, completed=step, total=total)
+        self._refresh()
+
+    def logged(self, record: dict[str, Any]) -> None:
+        """Show a line of metrics.jsonl."""
+        evaluation = "eval_loss" in record
+        if not evaluation and "loss" not in record:
+            return
+        values = {name.removeprefix("eval_"): value for name, value in record.items()} if evaluation else record
+        if self.live is not None:
+            self.rows.append(("eval" if evaluation else str(record["step"]), values))
+            self.rows = self.rows[-ROWS_SHOWN:]
+            self._refresh()
+        else:
+            self.console.note(self._line(record["step"], values, evaluation))
+
+    def _line(self, step: int, values: dict[str, Any], evaluation: bool) -> str:
+        parts = [f"{title} {form.format(values[name])}" for name, title, form in COLUMNS if name in values]
+        head = f"eval at step {step}" if evaluation else f"step {step}/{self.total}"
+        return "  ".join([head, *parts, *([] if evaluation else [f"left {self._left(step)}"])])
+
+    def _left(self, step: int) -> str:
+        done = step - (self.first_step or 0)
+        seconds = (time.monotonic() - self.began) / max(done, 1) * (self.total - step)
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+    def _view(self) -> Group:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("step", justify="right")
+        for _, title, _ in COLUMNS:
+            table.add_column(title, justify="right")
+        for step, values in self.rows:
+            cells = [form.format(values[name]) if name in values else "" for name, _, form in COLUMNS]
+            table.add_row(step, *cells, style="cyan" if step == "eval" else None)
+        return Group(table, self.bar)
+
+    def _refresh(self) -> None:
+        if self.live is not None:
+            self.live.update(self._view())

@@ -1,0 +1,126 @@
+"""What happens beside the steps: a line of metrics, and an orderly stop on Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from orpo_cli.errors import Interrupted
+
+
+class Listener(Protocol):
+    """Who watches a training run: the live display, plain lines, or nobody."""
+
+    def note(self, text: str) -> None:
+        """Something worth saying once."""
+
+    def progress(self, step: int, total: int) -> None:
+        """A step is done."""
+
+    def logged(self, record: dict[str, Any]) -> None:
+        """A line of metrics.jsonl."""
+
+
+class Metrics(TrainerCallback):
+    """Writes metrics.jsonl and tells the listener. ``tokens_per_second`` counts time inside steps only."""
+
+    def __init__(self, path: Path, listener: Listener) -> None:
+        self.path = path
+        self.listener = listener
+        self.trainer: Any = None  # set once the trainer exists
+        self.last: dict[str, Any] = {}
+        self._tokens_before = 0
+        self._seconds = 0.0
+        self._step_began = 0.0
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Start the clock."""
+        self._step_began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Stop it."""
+        self._seconds += time.perf_counter() - self._step_began
+        self.listener.progress(state.global_step, state.max_steps)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        """One line a logged step, one an evaluation."""
+        logs = dict(logs or {})
+        if "train_runtime" in logs:  # the library's summary at the end; run.json has ours
+            return
+        record: dict[str, Any] = {"step": state.global_step}
+        record |= {name: value for name, value in logs.items() if isinstance(value, int | float)}
+        if "loss" in logs:
+            tokens = self.trainer.tokens_seen - self._tokens_before
+            record["tokens_per_second"] = round(tokens / self._seconds, 1) if self._seconds else 0.0
+            record["memory_gb"] = round(peak_memory_bytes(args.device) / 1e9, 3)
+            self._tokens_before, self._seconds = self.trainer.tokens_seen, 0.0
+            self.last = record
+        record = {name: value for name, value in record.items() if math.isfinite(value)}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        self.listener.logged(record)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak of the GPU's memory, or on a CPU of the process's resident memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def keep_lines_until(path: Path, step: int) -> None:
+    """Drop the lines of metrics.jsonl after ``step``: a resumed run computes those steps again."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if line.strip() and json.loads(line)["step"] <= step]
+        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+class Interruption(TrainerCallback):
+    """Ctrl-C or SIGTERM: finish the step, save a checkpoint, stop. A second one stops at once."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.asked = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals while training runs."""
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self.listener.note("stopping after this step and saving a checkpoint; once more to stop at once")
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Ask the trainer for a checkpoint and the end."""
+        if self.asked:
+            control.should_save = True
+            control.should_evaluate = False
+            control.should_training_stop = True
+
+    def on_prediction_step(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Leave an evaluation; the weights are those of the step before it."""
+        if self.asked:
+            raise Interrupted("interrupted during an evaluation")

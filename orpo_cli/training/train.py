@@ -1,0 +1,158 @@
+"""A training run: model and data in, an adapter or a model out, with everything that can go wrong on the way."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from orpo_cli.errors import Interrupted, MachineError, OrpoError, RunError
+from orpo_cli.plan.plan import Plan
+from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir
+from orpo_cli.training.callbacks import Interruption, Listener, Metrics, keep_lines_until
+from orpo_cli.training.trl_door import PairTrainer, make_trainer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from orpo_cli.data.prepare import Prepared
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training left: ``metrics`` is the last logged step, ``evaluation`` the last evaluation (may be empty)."""
+
+    result: Path
+    steps: int
+    seconds: float
+    metrics: dict[str, Any]
+    evaluation: dict[str, Any]
+
+
+def train(
+    plan: Plan,
+    rundir: RunDir,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Prepared,
+    listener: Listener,
+    resume_from: Path | None = None,
+) -> Outcome:
+    """Train as the plan says and save the result; keeps run.json's status true.
+
+    Raises Interrupted (a checkpoint was saved), RunError (a loss that is not finite, nothing learned), MachineError
+    (memory, disk).
+    """
+    metrics, interruption = Metrics(rundir.metrics, listener), Interruption(listener)
+    began = time.time()
+    try:
+        model.config.pad_token_id = tokenizer.pad_token_id
+        trainer = make_trainer(plan, rundir.checkpoints, model, tokenizer, data.train, data.eval, [metrics, interruption])
+        metrics.trainer = trainer
+        if resume_from is not None:
+            keep_lines_until(rundir.metrics, int(resume_from.name.rpartition("-")[2]))
+        with interruption.listening():
+            _run(trainer, interruption, resume_from)
+        if interruption.asked:
+            raise Interrupted("interrupted")
+        if plan.lora is not None:
+            _check_adapter_moved(trainer.model)
+        save_result(trainer.model, tokenizer, rundir)
+    except (Interrupted, KeyboardInterrupt) as error:
+        raise _interrupted(rundir) from error
+    except BaseException as error:
+        _remove_unfinished_checkpoints(rundir)
+        rundir.write_run(status=FAILED, finished_at=_now(), error=str(error).splitlines()[0] if str(error) else repr(error))
+        explained = _explained(error, rundir)
+        if explained is error:
+            raise
+        raise explained from error
+    evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    outcome = Outcome(
+        result=rundir.result(),
+        steps=trainer.state.global_step,
+        seconds=time.time() - began,
+        metrics=metrics.last,
+        evaluation=evaluations[-1] if evaluations else {},
+    )
+    rundir.write_run(
+        status=FINISHED,
+        finished_at=_now(),
+        seconds=round(outcome.seconds, 1),
+        steps=outcome.steps,
+        final_metrics=outcome.metrics,
+        final_evaluation=outcome.evaluation,
+        best_checkpoint=trainer.state.best_model_checkpoint,
+        trainable_parameters=sum(each.numel() for each in trainer.model.parameters() if each.requires_grad),
+    )
+    return outcome
+
+
+def save_result(model: Any, tokenizer: PreTrainedTokenizerBase, rundir: RunDir) -> None:
+    """Write the adapter (or the model) and the tokenizer beside it; the folder appears when it is whole."""
+    target = rundir.adapter if hasattr(model, "peft_config") else rundir.model
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.config.use_cache = True
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+
+
+def _run(trainer: PairTrainer, interruption: Interruption, resume_from: Path | None) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    except Interrupted:
+        trainer._save_checkpoint(trainer.model, None)
+        raise
+
+
+def _interrupted(rundir: RunDir) -> Interrupted:
+    _remove_unfinished_checkpoints(rundir)
+    checkpoint = rundir.last_checkpoint()
+    rundir.write_run(status=INTERRUPTED, finished_at=_now())
+    if checkpoint is None:
+        return Interrupted("interrupted before the first checkpoint.", remedy="Start again with `--resume auto`.")
+    return Interrupted(f"interrupted; saved {checkpoint}.", remedy="Go on with the same command and `--resume auto`.")
+
+
+def _check_adapter_moved(model: Any) -> None:
+    """Gradient checkpointing and adapters can conspire to train nothing, silently."""
+    moved = [bool(parameter.any()) for name, parameter in model.named_parameters() if "lora_B" in name]
+    if moved and not any(moved):
+        raise RunError("the adapter did not change: no gradient reached it.", remedy="Report this with your recipe.")
+
+
+def _explained(error: BaseException, rundir: RunDir) -> BaseException:
+    if isinstance(error, OrpoError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return MachineError(
+            "out of memory.",
+            remedy="In this order: halve training.per_device_train_batch_size and double gradient_accumulation_steps "
+            "(the step stays the same), set gradient_checkpointing: true, lower max_length, load the base in 4 bits.",
+        )
+    text = str(error)
+    full = "No space left" in text or getattr(error, "errno", None) == 28 or "PytorchStreamWriter" in text
+    if full or (isinstance(error, OSError) and shutil.disk_usage(rundir.root).free < 1 << 20):
+        return MachineError(
+            f"the disk that holds {rundir.root} is full.",
+            remedy="Free some space, then go on with `--resume auto`; training.save_total_limit bounds checkpoints.",
+        )
+    return error
+
+
+def _remove_unfinished_checkpoints(rundir: RunDir) -> None:
+    """A checkpoint without its state was being written when the run died; it cannot be resumed."""
+    for folder in rundir.checkpoints.glob("checkpoint-*"):
+        if not (folder / "trainer_state.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

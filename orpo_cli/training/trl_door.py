@@ -1,0 +1,125 @@
+"""The one door to TRL. Everything that uses `trl.experimental.orpo` or its internals stands in this module.
+
+TRL 1.16 is pinned, because the experimental modules may change in any release; tests/parity says when they moved.
+What is changed here, and why:
+
+* The data comes tokenized by ``orpo_cli.data``: TRL maps row by row, never truncates prompts, and doubles end tokens.
+* A loss or gradient that is not finite stops the run and names the pairs, where TRL goes on and logs 0.0.
+* No model card is written into checkpoints and no telemetry is sent; the card is ``orpo_cli.artifacts.card``.
+
+The loss is TRL's own.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from orpo_cli.errors import MachineError, RunError, UsageError
+from orpo_cli.plan.plan import Plan
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # "experimental": the pin answers it
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+
+class PairTrainer(ORPOTrainer):  # type: ignore[misc]
+    """ORPOTrainer on tokenized pairs. Counts tokens and keeps the names of the rows of the current step.
+
+    ``tokens_seen`` counts the tokens of chosen and rejected sequences, padding left out.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.tokens_seen = 0
+        self.rows_of_step: list[str] = []
+        super().__init__(**kwargs)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """One micro-batch: forward and backward. Raises RunError where the loss is not finite."""
+        self.rows_of_step.extend(inputs["row"])
+        self.tokens_seen += int(inputs["chosen_attention_mask"].sum() + inputs["rejected_attention_mask"].sum())
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise self._not_finite("loss", loss.item(), inputs["row"])
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        rows, self.rows_of_step = self.rows_of_step, []
+        scaled = self.accelerator.scaler is not None  # float16: the scaler skips such steps and lowers its scale
+        if norm is not None and not scaled and not torch.isfinite(torch.as_tensor(norm)):
+            raise self._not_finite("gradient norm", float(norm), rows)
+        return norm
+
+    def _not_finite(self, what: str, value: float, rows: list[str]) -> RunError:
+        shown = ", ".join(rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+        return RunError(
+            f"step {self.state.global_step + 1}: the {what} is {value}; the weights of the step before are kept. Pairs: {shown}.",
+            remedy="Look at these pairs, lower training.learning_rate, or train in bf16 or float32 instead of fp16.",
+        )
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Leave the card to orpo_cli.artifacts.card."""
+
+    def _send_telemetry(self) -> None:
+        """Send nothing."""
+
+
+class _Tokenized:
+    """Stands for a dataset in ORPOTrainer.__init__, whose three ``map`` calls extract, template and tokenize: ours is done."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def map(self, function: Callable[..., Any], **_: Any) -> Any:
+        return self.dataset if getattr(function, "__name__", "") == "tokenize_row" else self
+
+
+def make_trainer(
+    plan: Plan,
+    checkpoints: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Dataset,
+    evaluation: Dataset | None,
+    callbacks: list[TrainerCallback],
+) -> PairTrainer:
+    """TRL's trainer for ``plan``, with an adapter where the plan has one. ``train`` and ``evaluation`` are tokenized.
+
+    Raises UsageError for arguments that do not go together, MachineError where a package or device is missing.
+    """
+    from peft import LoraConfig
+    from transformers import PrinterCallback, ProgressCallback
+
+    lora = None
+    if plan.lora is not None:
+        values = {name: value for name, value in plan.lora.model_dump().items() if value is not None}
+        lora = LoraConfig(task_type="CAUSAL_LM", **values)
+    try:
+        trainer = PairTrainer(
+            model=model,
+            args=ORPOConfig(output_dir=str(checkpoints), **plan.training),
+            train_dataset=_Tokenized(train),
+            eval_dataset=None if evaluation is None else _Tokenized(evaluation),
+            processing_class=tokenizer,
+            peft_config=lora,
+            callbacks=callbacks,
+        )
+    except ImportError as error:
+        raise MachineError(f"{error}", remedy="Install it, or change the setting that needs it.") from error
+    except ValueError as error:
+        raise UsageError(f"the libraries refuse these settings: {error}") from error
+    trainer.remove_callback(PrinterCallback)  # they print to standard output; orpo has its own display
+    trainer.remove_callback(ProgressCallback)
+    if lora is not None:
+        trainer.model.get_base_model().config.use_cache = False
+    return trainer

@@ -1,0 +1,349 @@
+"""A hub on loopback that the real huggingface_hub client pushes to and downloads from; it keeps every byte.
+
+Speaks what huggingface_hub 2.4 calls for models with HF_HUB_DISABLE_XET=1: create, branch, info, tree, validate-yaml,
+preupload, LFS batch + PUT + verify, commit (NDJSON), resolve. ``fail`` injects faults. Nothing here imports the client.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import socket
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+LFS_SUFFIXES = (".safetensors", ".bin", ".gguf", ".pt")
+LFS_SIZE = 10_000_000
+
+
+@dataclass
+class Stored:
+    """One file of a branch: its bytes, and whether they came through LFS."""
+
+    content: bytes
+    lfs: bool
+
+    @property
+    def blob_id(self) -> str:
+        return hashlib.sha1(b"blob %d\0" % len(self.content) + self.content).hexdigest()
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+
+@dataclass
+class Repo:
+    private: bool
+    branches: dict[str, dict[str, Stored]] = field(default_factory=lambda: {"main": {}})
+    snapshots: dict[str, dict[str, Stored]] = field(default_factory=dict)  # by commit id
+    heads: dict[str, str] = field(default_factory=dict)  # branch: commit id
+    messages: list[str] = field(default_factory=list)
+
+    def at(self, revision: str) -> dict[str, Stored] | None:
+        return self.snapshots.get(revision) or self.branches.get(revision)
+
+    def head(self, revision: str) -> str:
+        return revision if revision in self.snapshots else self.heads.get(revision, "0" * 40)
+
+    def files(self, revision: str = "main") -> dict[str, bytes]:
+        return {path: stored.content for path, stored in self.branches[revision].items()}
+
+
+@dataclass
+class Fault:
+    """Answers ``status`` (or cuts the connection where it is None) to matching requests number ``after``+1 and on."""
+
+    method: str
+    path: str  # regular expression, searched
+    status: int | None
+    headers: dict[str, str]
+    after: int
+    times: int | None  # None: for ever
+    seen: int = 0
+    done: int = 0
+
+    def strikes(self, method: str, path: str) -> bool:
+        if method != self.method or not re.search(self.path, path):
+            return False
+        self.seen += 1
+        if self.seen <= self.after or (self.times is not None and self.done >= self.times):
+            return False
+        self.done += 1
+        return True
+
+
+class LoopbackHub:
+    """``with LoopbackHub(token="hf_…") as hub:`` then point HF_ENDPOINT at ``hub.url``."""
+
+    def __init__(self, token: str = "hf_loopbackTokenForTests") -> None:
+        self.token = token
+        self.repos: dict[str, Repo] = {}
+        self.lfs: dict[str, bytes] = {}
+        self.requests: list[tuple[str, str]] = []
+        self.create_calls: list[dict[str, Any]] = []
+        self.faults: list[Fault] = []
+        self.lock = threading.RLock()
+
+    def fail(
+        self,
+        method: str,
+        path: str,
+        *,
+        status: int | None = None,
+        headers: dict[str, str] | None = None,
+        after: int = 0,
+        times: int | None = 1,
+    ) -> None:
+        """Answer ``status`` to matching requests, or cut the connection half-way through the body where it is None."""
+        self.faults.append(Fault(method, path, status, headers or {}, after, times))
+
+    def heal(self) -> None:
+        self.faults.clear()
+
+    def count(self, method: str, path: str = "") -> int:
+        return sum(1 for seen, where in self.requests if seen == method and re.search(path, where))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def environment(self) -> dict[str, str]:
+        """What the client's process needs in its environment to talk to this hub and to no other."""
+        return {
+            "HF_ENDPOINT": self.url,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_TOKEN": self.token,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "NO_PROXY": "127.0.0.1",
+        }
+
+    def __enter__(self) -> LoopbackHub:
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self.server.daemon_threads = True
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join(5)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: LoopbackHub
+
+    ROUTES = (
+        ("POST", r"^/api/repos/create$", "create"),
+        ("POST", r"^/api/validate-yaml$", "validate_yaml"),
+        ("GET", r"^/api/models/(?P<id>[^/]+/[^/]+)$", "info"),
+        ("GET", r"^/api/models/(?P<id>[^/]+/[^/]+)/revision/(?P<rev>[^/]+)$", "info"),
+        ("GET", r"^/api/models/(?P<id>[^/]+/[^/]+)/tree/(?P<rev>[^/]+)(?:/.*)?$", "tree"),
+        ("POST", r"^/api/models/(?P<id>[^/]+/[^/]+)/preupload/(?P<rev>[^/]+)$", "preupload"),
+        ("POST", r"^/api/models/(?P<id>[^/]+/[^/]+)/branch/(?P<rev>[^/]+)$", "branch"),
+        ("POST", r"^/api/models/(?P<id>[^/]+/[^/]+)/commit/(?P<rev>[^/]+)$", "commit"),
+        ("POST", r"^/(?P<id>[^/]+/[^/]+)\.git/info/lfs/objects/batch$", "lfs_batch"),
+        ("PUT", r"^/lfs/(?P<oid>[0-9a-f]{64})$", "lfs_put"),
+        ("POST", r"^/lfs/verify$", "lfs_verify"),
+        ("HEAD", r"^/(?P<id>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<file>.+)$", "resolve"),
+        ("GET", r"^/(?P<id>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<file>.+)$", "resolve"),
+    )
+
+    def serve(self) -> None:
+        path = urlsplit(self.path).path
+        with self.hub.lock:
+            self.hub.requests.append((self.command, path))
+            fault = next((each for each in self.hub.faults if each.strikes(self.command, path)), None)
+        if fault is not None and fault.status is None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0) // 2)
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        body = self._body()
+        if fault is not None:
+            self.answer(fault.status, {"error": f"injected {fault.status}"}, fault.headers)
+            return
+        signed_upload = path.startswith("/lfs/") and self.command == "PUT"  # as with S3: the address is the permission
+        if not signed_upload and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+            self.answer(401, {"error": "Invalid username or password."})
+            return
+        for method, pattern, name in self.ROUTES:
+            match = re.match(pattern, path)
+            if method == self.command and match:
+                with self.hub.lock:
+                    getattr(self, name)(body, **{key: unquote(value) for key, value in match.groupdict().items()})
+                return
+        self.answer(404, {"error": f"no route for {self.command} {path}"})
+
+    do_GET = do_HEAD = do_POST = do_PUT = serve
+
+    def _body(self) -> bytes:
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        content = b""
+        while size := int(self.rfile.readline(), 16):
+            content += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return content
+
+    def answer(self, status: int | None, value: Any, headers: dict[str, str] | None = None) -> None:
+        content = value if isinstance(value, bytes) else json.dumps(value).encode()
+        self.send_response(status or 200)
+        for name, text in {
+            "Content-Length": str(len(content)),
+            "Content-Type": "application/json",
+            **(headers or {}),
+        }.items():
+            self.send_header(name, text)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def repo(self, repo_id: str) -> Repo | None:
+        repo = self.hub.repos.get(repo_id)
+        if repo is None:
+            self.answer(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
+        return repo
+
+    def create(self, body: bytes) -> None:
+        call = json.loads(body)
+        self.hub.create_calls.append(call)
+        repo_id = f"{call['organization']}/{call['name']}"
+        url = {"url": f"{self.hub.url}/{repo_id}"}
+        if repo_id in self.hub.repos:
+            self.answer(409, {**url, "error": "You already created this model repo"})
+            return
+        repo = self.hub.repos[repo_id] = Repo(private=call.get("visibility") == "private")
+        repo.branches["main"][".gitattributes"] = Stored(
+            b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n", lfs=False
+        )
+        self.answer(200, url)
+
+    def validate_yaml(self, body: bytes) -> None:
+        front_matter = re.match(r"---\n.*?\n---\n", json.loads(body)["content"], re.DOTALL)
+        if front_matter:
+            self.answer(200, {"errors": [], "warnings": []})
+        else:
+            self.answer(400, {"errors": [{"message": "no front matter"}], "warnings": []})
+
+    def info(self, body: bytes, id: str, rev: str = "main") -> None:
+        repo = self.repo(id)
+        if repo is None:
+            return
+        files = repo.at(rev)
+        if files is None:
+            self.answer(404, {"error": f"Invalid rev id: {rev}"}, {"X-Error-Code": "RevisionNotFound"})
+            return
+        siblings = [{"rfilename": path} for path in files]
+        self.answer(200, {"id": id, "sha": repo.head(rev), "private": repo.private, "siblings": siblings, "tags": []})
+
+    def tree(self, body: bytes, id: str, rev: str) -> None:
+        repo = self.repo(id)
+        if repo is None:
+            return
+        entries = []
+        for path, stored in (repo.at(rev) or {}).items():
+            entry = {"type": "file", "path": path, "size": len(stored.content), "oid": stored.blob_id}
+            if stored.lfs:
+                entry["lfs"] = {"oid": stored.sha256, "size": len(stored.content), "pointerSize": 130}
+            entries.append(entry)
+        self.answer(200, entries)
+
+    def branch(self, body: bytes, id: str, rev: str) -> None:
+        repo = self.repo(id)
+        if repo is None:
+            return
+        if rev in repo.branches:
+            self.answer(409, {"error": f"Reference already exists: {rev}"})
+            return
+        repo.branches[rev] = dict(repo.branches["main"])
+        self.answer(201, {})
+
+    def preupload(self, body: bytes, id: str, rev: str) -> None:
+        repo = self.repo(id)
+        if repo is None:
+            return
+        answers = []
+        for file in json.loads(body)["files"]:
+            lfs = file["path"].endswith(LFS_SUFFIXES) or file["size"] > LFS_SIZE
+            answer = {"path": file["path"], "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False}
+            stored = (repo.at(rev) or {}).get(file["path"])
+            if stored is not None:
+                answer["oid"] = stored.sha256 if stored.lfs else stored.blob_id
+            answers.append(answer)
+        self.answer(200, {"files": answers})
+
+    def lfs_batch(self, body: bytes, id: str) -> None:
+        objects = []
+        for each in json.loads(body)["objects"]:
+            if each["oid"] not in self.hub.lfs:
+                upload, verify = {"href": f"{self.hub.url}/lfs/{each['oid']}"}, {"href": f"{self.hub.url}/lfs/verify"}
+                each = {**each, "actions": {"upload": upload, "verify": verify}}
+            objects.append(each)
+        self.answer(200, {"transfer": "basic", "objects": objects})
+
+    def lfs_put(self, body: bytes, oid: str) -> None:
+        if hashlib.sha256(body).hexdigest() != oid:
+            self.answer(400, {"error": "the content does not have this sha256"})
+            return
+        self.hub.lfs[oid] = body
+        self.answer(200, {})
+
+    def lfs_verify(self, body: bytes) -> None:
+        asked = json.loads(body)
+        content = self.hub.lfs.get(asked["oid"])
+        self.answer(200 if content is not None and len(content) == asked["size"] else 422, {})
+
+    def commit(self, body: bytes, id: str, rev: str) -> None:
+        repo = self.repo(id)
+        if repo is None:
+            return
+        if rev not in repo.branches:
+            self.answer(404, {"error": f"Invalid rev id: {rev}"}, {"X-Error-Code": "RevisionNotFound"})
+            return
+        files = dict(repo.branches[rev])
+        for line in body.splitlines():
+            entry = json.loads(line)
+            value = entry["value"]
+            if entry["key"] == "header":
+                repo.messages.append(value["summary"])
+            elif entry["key"] == "file":
+                files[value["path"]] = Stored(base64.b64decode(value["content"]), lfs=False)
+            elif entry["key"] == "lfsFile":
+                if value["oid"] not in self.hub.lfs:
+                    self.answer(400, {"error": f"LFS object {value['oid']} was not uploaded"})
+                    return
+                files[value["path"]] = Stored(self.hub.lfs[value["oid"]], lfs=True)
+            else:
+                self.answer(400, {"error": f"unknown entry {entry['key']}"})
+                return
+        commit = hashlib.sha1(body + str(len(repo.messages)).encode()).hexdigest()
+        repo.branches[rev], repo.snapshots[commit], repo.heads[rev] = files, files, commit
+        url = f"{self.hub.url}/{id}/commit/{commit}"
+        self.answer(200, {"success": True, "commitUrl": url, "commitOid": commit})
+
+    def resolve(self, body: bytes, id: str, rev: str, file: str) -> None:
+        repo = self.repo(id)
+        if repo is None:
+            return
+        stored = (repo.at(rev) or {}).get(file)
+        if stored is None:
+            self.answer(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
+            return
+        etag = stored.sha256 if stored.lfs else stored.blob_id
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": repo.head(rev), "Content-Type": "application/octet-stream"}
+        if stored.lfs:
+            headers |= {"X-Linked-ETag": f'"{etag}"', "X-Linked-Size": str(len(stored.content))}
+        self.answer(200, stored.content, headers)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass

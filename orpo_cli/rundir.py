@@ -136,7 +136,9 @@ class RunDir:
             return
         rename = "use another directory (--set output_dir=DIR)"
         if not self.is_run():
-            raise UsageError(f"output_dir {self.root} is not empty, and is not a run.", remedy=f"Empty it, or {rename}.")
+            raise UsageError(
+                f"output_dir {self.root} is not empty, and is not a run.", remedy=f"Empty it, or {rename}."
+            )
         status = self.read_run().get("status")
         if self.is_alive():
             raise UsageError(

@@ -46,13 +46,12 @@ def _check_places(model: PeftModel, adapter: Path, base: PreTrainedModel) -> Non
 
     stored = set(load_peft_weights(str(adapter), device="cpu"))
     wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    whole_layers = {key for key in stored if key.endswith((".embed_tokens.weight", ".lm_head.weight"))}
-    missing, without_place = sorted(wanted - stored), sorted(stored - wanted - whole_layers)
+    missing, without_place = sorted(wanted - stored), sorted(stored - wanted - set(model.state_dict()))
     if missing or without_place:
         example = (missing or without_place)[0]
         raise UsageError(
-            f"{adapter} does not fit {base.config.name_or_path}: {len(without_place)} of its weights have no place there, "
-            f"{len(missing)} are missing (such as {example}).",
+            f"{adapter} does not fit {base.config.name_or_path}: {len(without_place)} of its weights have no place "
+            f"there, {len(missing)} are missing (such as {example}).",
             remedy="Give the base that the adapter was trained on with --base.",
         )
 
@@ -73,7 +72,7 @@ def refuse_what_merges_wrong(model: PeftModel) -> None:
     for name, module in (("embed_tokens", base.get_input_embeddings()), ("lm_head", base.get_output_embeddings())):
         if isinstance(module, BaseTunerLayer) and not _is_trainable_tokens(module):
             raise UsageError(
-                f"the adapter changes {name}, which this model ties to its other end: no single matrix can hold the merge.",
+                f"the adapter changes {name}, which this model ties to its other end: no one matrix can hold both.",
                 remedy=f"Train without {name} in lora.target_modules, or use the adapter unmerged.",
             )
         if isinstance(module, ModulesToSaveWrapper) and not getattr(config, "ensure_weight_tying", False):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -98,7 +98,7 @@ def push(
 
 def _valid_repo_id(repo_id: str | None) -> str:
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     if not repo_id:
         raise UsageError(
@@ -160,8 +160,6 @@ def _files(rundir: RunDir, what: What, card_size: int) -> tuple[PushFile, ...]:
 
 
 def _upload(result: PushResult, note: Callable[[str], None]) -> PushResult:
-    from dataclasses import replace
-
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
 
     token = get_token()
@@ -187,7 +185,7 @@ def _upload(result: PushResult, note: Callable[[str], None]) -> PushResult:
 
 
 def _make_repo(api: HfApi, result: PushResult, note: Callable[[str], None]) -> None:
-    """Make the repository and the branch where they do not exist. An existing one keeps its visibility, so it must match."""
+    """Make repository and branch where they do not exist. An existing one keeps its visibility, so it must match."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     wanted = "private" if result.private else "public"

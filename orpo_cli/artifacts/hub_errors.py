@@ -18,7 +18,7 @@ def explained(repo_id: str) -> Iterator[None]:
     Its errors have no common base: HTTP errors, connection errors of its HTTP client, RuntimeError around the error of
     an upload thread and from Xet, ValueError for refused metadata, refused LFS objects and answers that are not JSON.
     """
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]  # HTTPError: its HTTP client's
 
     try:
         yield

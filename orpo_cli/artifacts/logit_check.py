@@ -7,19 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-# Ordinary text of the kinds that models meet: prose, a question, code, numbers, other scripts.
-PROMPTS = (
-    "How long should I boil an egg if I like the yolk soft?",
-    "Explain to a ten-year-old why the sky is blue.",
-    "Write a polite email that moves Thursday's meeting to Friday morning.",
-    "def fibonacci(n):\n    if n < 2:\n        return n\n    return",
-    "The capital of Australia is Canberra, and the capital of Canada is",
-    "What is 17 times 23? Show the steps.",
-    "Ich hätte gern zwei Brötchen und einen Kaffee, bitte.",
-    "東京は日本の首都です。人口は約",
-)
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -42,7 +30,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The largest difference that passes: within ``relative`` and ``same_argmax``, or within ``max_absolute`` if given."""
+    """What passes: a difference within ``relative`` and ``same_argmax``, or within ``max_absolute`` where it is set."""
 
     relative: float
     same_argmax: float = 1.0
@@ -58,25 +46,6 @@ class Tolerance:
         """The limit in words."""
         words = f"{self.relative:g} relative, with the same top token at {self.same_argmax:.0%} of positions"
         return f"{self.max_absolute:g}, or {words}" if self.max_absolute else words
-
-
-def tokenized(tokenizer: PreTrainedTokenizerBase, prompts: tuple[str, ...]) -> list[Tensor]:
-    """Each prompt as token ids (1, tokens), in the chat template where there is one."""
-    rendered = list(prompts)
-    if tokenizer.chat_template:
-        rendered = [
-            str(
-                tokenizer.apply_chat_template(
-                    [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-                )
-            )
-            for prompt in prompts
-        ]
-    ids = [
-        tokenizer(text, add_special_tokens=not tokenizer.chat_template, return_tensors="pt").input_ids
-        for text in rendered
-    ]
-    return [each for each in ids if each.numel()]
 
 
 def logits_of(model: PreTrainedModel, prompts: list[Tensor]) -> list[Tensor]:

@@ -20,7 +20,7 @@ class MergeRecord:
     """The verdict on a merged folder. ``max_logit_difference`` is between the stored model and adapter-on-base."""
 
     verified: bool
-    adapter: str
+    adapter: str  # name of its folder
     adapter_sha256: dict[str, str]  # file name: digest
     base: str
     base_revision: str
@@ -29,7 +29,7 @@ class MergeRecord:
     computed_in: str  # the type that weights were merged and logits compared in
     max_logit_difference: float
     checks: dict[str, dict[str, float]]  # name of the check: what it measured
-    prompts: list[str]
+    prompts: dict[str, int]  # how many of each kind were compared; not the texts, which may be private
     eos_token_ids: list[int]
     files: dict[str, int]  # file name: bytes
     versions: dict[str, str]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from orpo_cli.errors import OrpoError, UsageError
 from orpo_cli.model.location import locate
-from orpo_cli.recipe.schema import ModelSection, QuantizationSection
+from orpo_cli.recipe.schema import Dtype, ModelSection, QuantizationSection
 from orpo_cli.rundir import RunDir
 
 DEFAULT_SHARD_SIZE = "5GB"
@@ -17,7 +17,7 @@ DEFAULT_SHARD_SIZE = "5GB"
 
 @dataclass(frozen=True)
 class MergeTarget:
-    """An adapter, the base it belongs to, and where the merge goes. ``section.dtype`` is how the base was trained on."""
+    """An adapter, its base, and where the merge goes. ``section.dtype`` is the type that the base was trained in."""
 
     adapter: Path
     rundir: RunDir | None
@@ -33,6 +33,8 @@ def resolve_target(
     target: Path, output: Path | None, *, base: str | None, dtype: str | None, max_shard_size: str | None
 ) -> MergeTarget:
     """Find adapter, base and output. Reads only configurations. Raises UsageError where there is nothing to merge."""
+    if dtype not in (None, "auto", *get_args(Dtype)):
+        raise UsageError(f"--dtype {dtype}: not one of auto, {', '.join(get_args(Dtype))}.")
     if not target.is_dir():
         raise UsageError(f"{target}: no such folder.", remedy="Give a run directory, or the folder of a PEFT adapter.")
     rundir = _run_of(target)

@@ -86,7 +86,7 @@ def command(
     target = output or Path(f"{name}.yaml")
     text = starting_text(Path(name).name, target, shipped_recipe(start) if start else None, model, data)
     if target.is_dir() or not target.parent.is_dir():
-        raise UsageError(f"{target} cannot be written: {'it is' if target.is_dir() else 'there is no such'} folder.")
+        raise UsageError(f"{target} cannot be written: {'it is a' if target.is_dir() else 'there is no such'} folder.")
     if target.exists() and not force:
         raise UsageError(f"{target} exists already.", remedy="Choose another NAME or --output, or add --force.")
     write_atomically(target, text)

@@ -6,15 +6,27 @@ import importlib
 import json
 import os
 import sys
+import warnings
 from typing import Annotated
 
-import click
 import typer
 
 from orpo_cli import __version__
-from orpo_cli.errors import OrpoError, RecipeError
+from orpo_cli.errors import OrpoError, RecipeError, UsageError
 
-COMMANDS = ("init", "recipes", "validate", "plan", "train", "eval", "chat", "generate", "merge", "push_to_hub", "doctor")
+COMMANDS = (
+    "init",
+    "recipes",
+    "validate",
+    "plan",
+    "train",
+    "eval",
+    "chat",
+    "generate",
+    "merge",
+    "push_to_hub",
+    "doctor",
+)
 
 app = typer.Typer(
     name="orpo",
@@ -65,6 +77,9 @@ def calm_libraries() -> None:
         quiet |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", category=FutureWarning)  # for the libraries' developers, not their users
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|transformers|peft|trl|bitsandbytes)\b")
 
 
 def main() -> None:
@@ -72,21 +87,19 @@ def main() -> None:
     calm_libraries()
     register()
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False)  # typer returns the code of a typer.Exit, 130 for Ctrl-C
     except OrpoError as error:
         code = _report(error)
-    except click.exceptions.Abort:
+    except typer.Abort:
         code = 130
-    except click.ClickException as error:
-        error.show()
-        code = 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
-    except BrokenPipeError:  # the reader of a pipe left: `orpo plan … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    except typer.TyperException as error:  # the command line itself is wrong
+        code = _report(UsageError(_message_of(error), remedy="`orpo --help` and `orpo COMMAND --help` show how."))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _message_of(error: typer.TyperException) -> str:
+    describe = getattr(error, "format_message", None)
+    return str(describe() if describe is not None else error)
 
 
 def _report(error: OrpoError) -> int:
@@ -94,9 +107,16 @@ def _report(error: OrpoError) -> int:
     lines = [str(error)]
     if error.remedy:
         lines.append(f"  → {error.remedy}")
-    print(f"error: {lines[0]}" if not isinstance(error, RecipeError) else lines[0], *lines[1:], sep="\n", file=sys.stderr)
+    print(
+        f"error: {lines[0]}" if not isinstance(error, RecipeError) else lines[0], *lines[1:], sep="\n", file=sys.stderr
+    )
     if "--json" in sys.argv[1:]:
-        document = {"status": error.kind, "exit_code": error.exit_code, "message": error.message, "remedy": error.remedy}
+        document = {
+            "status": error.kind,
+            "exit_code": error.exit_code,
+            "message": error.message,
+            "remedy": error.remedy,
+        }
         if isinstance(error, RecipeError):
             document["problems"] = [problem.as_dict() for problem in error.problems]
         print(json.dumps(document, indent=2, ensure_ascii=False))

@@ -20,14 +20,23 @@ from orpo_cli.rundir import FINISHED, RunDir
 if TYPE_CHECKING:
     from orpo_cli.training.train import Outcome
 
-TRACKERS = {"wandb": "wandb", "tensorboard": "tensorboard", "mlflow": "mlflow", "comet_ml": "comet_ml", "trackio": "trackio"}
+TRACKERS = {
+    "wandb": "wandb",
+    "tensorboard": "tensorboard",
+    "mlflow": "mlflow",
+    "comet_ml": "comet_ml",
+    "trackio": "trackio",
+}
 
 
 def command(
     recipe: RecipeArgument,
     overrides: Overrides = None,
     resume: Annotated[
-        str, typer.Option(metavar="auto|never|PATH", help="Go on with the run in output_dir: from its last checkpoint, or from PATH.")
+        str,
+        typer.Option(
+            metavar="auto|never|PATH", help="Go on with the run in output_dir: from its last checkpoint, or from PATH."
+        ),
     ] = "never",
     as_json: Json = False,
     quiet: Quiet = False,
@@ -64,7 +73,9 @@ def _begin_or_resume(loaded: LoadedRecipe, plan: Plan, resume: str, console: Con
     existing = RunDir(Path(plan.output_dir))
     if resume == "never" or not existing.is_run():
         if resume not in ("never", "auto"):
-            raise UsageError(f"--resume {resume}: {existing.root} holds no run.", remedy="Leave --resume out to begin one.")
+            raise UsageError(
+                f"--resume {resume}: {existing.root} holds no run.", remedy="Leave --resume out to begin one."
+            )
         return RunDir.create(plan, _recipe_text(loaded)), None
     if existing.read_run()["status"] == FINISHED and resume == "auto":
         return existing, None
@@ -98,7 +109,9 @@ def _train(plan: Plan, rundir: RunDir, checkpoint: Path | None, console: Console
             max_prompt_length=_prompt_length(plan),
             note=console.note,
         )
-        rundir.data_report.write_text(json.dumps(data.report.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        rundir.data_report.write_text(
+            json.dumps(data.report.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         for line in data.report.lines():
             console.note(line)
         model = load_base(plan.model, plan.quantization, plan.device)
@@ -119,7 +132,9 @@ def _prompt_length(plan: Plan) -> int:
 
 
 def _say(plan: Plan, console: Console) -> None:
-    console.note(f"{plan.name}: {plan.model.model_name_or_path} on {plan.device} in {plan.model.dtype}, run in {plan.output_dir}")
+    console.note(
+        f"{plan.name}: {plan.model.model_name_or_path} on {plan.device} in {plan.model.dtype}, run in {plan.output_dir}"
+    )
     for path, why in plan.why.items():
         if why.origin == "decided":
             console.note(f"  {path} = {_value_at(plan.values(), path)}  ({why.reason})")
@@ -150,4 +165,9 @@ def _check_trackers(plan: Plan) -> None:
 def _document(rundir: RunDir) -> dict[str, Any]:
     run = rundir.read_run()
     names = ("steps", "seconds", "final_metrics", "final_evaluation")
-    return {"status": run["status"], "run": str(rundir.root), "result": str(rundir.result()), **{name: run.get(name) for name in names}}
+    return {
+        "status": run["status"],
+        "run": str(rundir.root),
+        "result": str(rundir.result()),
+        **{name: run.get(name) for name in names},
+    }

@@ -36,7 +36,7 @@ def command(
         except RecipeError as error:
             problems += error.problems
         except OrpoError as error:
-            problems.append(Problem("file", error.message, file=source, remedy=error.remedy))
+            problems.append(Problem("file", error.message, remedy=error.remedy))
         else:
             console.result(f"{loaded.file}: ok")
     for problem in problems:

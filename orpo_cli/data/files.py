@@ -48,7 +48,8 @@ def rows(path: Path) -> Iterator[tuple[int, Any]]:
         raise DataError(f"{path}: cannot be read after row {last}: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path}: row {last + 1}: not UTF-8: {error.reason} at byte {error.start}.", remedy="Save the file as UTF-8."
+            f"{path}: row {last + 1}: not UTF-8: {error.reason} at byte {error.start}.",
+            remedy="Save the file as UTF-8.",
         ) from error
     except (ValueError, csv.Error) as error:  # pyarrow's errors are ValueErrors
         raise DataError(f"{path}: cannot be read after row {last}: {error}.") from error
@@ -89,13 +90,15 @@ def _is_one_document(file: IO[bytes]) -> bool:
             break
         first = first or line.removeprefix(b"\xef\xbb\xbf").strip()
     file.seek(0)
-    if first.startswith(b"["):
-        return True
     try:
         value = json.loads(first)
-    except ValueError:
-        return first == b"{" and bool(rest)  # an object over many lines; else a bad first line, reported as such
-    return not rest and isinstance(value, dict) and "chosen" not in value and _inner_rows(value) is not None
+    except ValueError:  # an array or object over many lines; else a bad first line, reported as such
+        return first.startswith(b"[") or (first == b"{" and bool(rest))
+    if rest:
+        return False
+    return isinstance(value, list) or (
+        isinstance(value, dict) and "chosen" not in value and _inner_rows(value) is not None
+    )
 
 
 def _rows_of_document(path: Path, text: bytes) -> list[Any]:

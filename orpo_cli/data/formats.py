@@ -6,7 +6,6 @@ same one. Where a row holds the prompt twice (in ``prompt`` and again at the sta
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from orpo_cli.data.messages import conversation, is_messages, read_messages, read_text
+from orpo_cli.data.messages import conversation, is_messages, kind, read_messages, read_text
 from orpo_cli.data.pair import Message, Misfit, Pair
 from orpo_cli.errors import DataError
 
@@ -61,8 +60,12 @@ def recognise(rows: Sequence[Any], wanted: str = "auto", where: str = "the data"
 
 def columns_found(rows: Sequence[Any]) -> str:
     """What the rows hold, in words, for an error."""
-    names = dict.fromkeys(str(key) for row in rows if isinstance(row, dict) for key in row)
-    return f"the columns are {', '.join(names)}" if names else "the rows are not objects with columns"
+    kinds: dict[str, str] = {}
+    for row in rows:
+        for name, value in row.items() if isinstance(row, dict) else ():
+            kinds.setdefault(str(name), kind(value))
+    found = ", ".join(f"{name} ({what})" for name, what in kinds.items())
+    return f"the columns are {found}" if found else "the rows are not objects with columns"
 
 
 def rename(row: Any, columns: dict[str, str]) -> Any:
@@ -143,7 +146,8 @@ def _split_texts(chosen: str, rejected: str) -> Pair:
     """
     if chosen == rejected:
         raise Misfit("identical")
-    shared = len(os.path.commonprefix([chosen, rejected]))
+    differing = (at for at, (left, right) in enumerate(zip(chosen, rejected, strict=False)) if left != right)
+    shared = next(differing, min(len(chosen), len(rejected)))
     while shared and not _is_border(chosen, rejected, shared):
         shared -= 1
     if shared and chosen[shared - 1] == " ":
@@ -200,15 +204,17 @@ def _turns(transcript: str, column: str) -> tuple[Message, ...]:
     before, *parts = HH_TURN.split(transcript)
     if before.strip() or not parts:
         raise Misfit("malformed", f"{column} does not begin with a Human: or Assistant: turn")
-    roles, texts = parts[::2], parts[1::2]
-    for first, second in zip(roles, roles[1:], strict=False):
-        if first == second:
-            raise Misfit("malformed", f"{column} has two {first}: turns in a row")
-    return tuple(Message(HH_ROLES[role], text.strip()) for role, text in zip(roles, texts, strict=True))
+    return tuple(Message(HH_ROLES[role], text.strip()) for role, text in zip(parts[::2], parts[1::2], strict=True))
 
 
 FORMATS = (
-    Format("hh", "transcripts with Human: and Assistant: turns under chosen and rejected", COLUMNS[:3], _looks_like_hh, read_hh),
+    Format(
+        "hh",
+        "transcripts with Human: and Assistant: turns under chosen and rejected",
+        COLUMNS[:3],
+        _looks_like_hh,
+        read_hh,
+    ),
     Format(
         "sharegpt",
         "conversations of from and value, one message under chosen and rejected",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orpo_cli.errors import DataError, HubError
 from orpo_cli.hub_access import hub_answers
@@ -14,7 +14,7 @@ from orpo_cli.recipe.schema import Source
 if TYPE_CHECKING:
     from datasets import Dataset
 
-COMMIT = re.compile(r"@([0-9a-f]{40})\b")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def hub_splits(source: Source, note: Callable[[str], None]) -> tuple[str, str | None, dict[str, Dataset]]:
@@ -27,17 +27,40 @@ def hub_splits(source: Source, note: Callable[[str], None]) -> tuple[str, str | 
     online = hub_answers()
     if not online:  # `datasets` would retry for half a minute before it looks into its cache
         datasets.config.HF_HUB_OFFLINE = True
-    note(f"loading {source.path} from the hub" if online else f"the hub does not answer: looking for a cached {source.path}")
+    note(
+        f"loading {source.path} from the hub"
+        if online
+        else f"the hub does not answer: looking for a cached {source.path}"
+    )
     try:
-        loaded = datasets.load_dataset(source.path, name=source.name, revision=source.revision)
+        builder = datasets.load_dataset_builder(source.path, name=source.name, revision=source.revision)
+        builder.download_and_prepare()
+        loaded = builder.as_dataset()
     except Exception as error:
-        raise explained(error, source) from error
+        known = explained(error, source)
+        if known is None:
+            raise
+        raise known from error
+    if not online:
+        _accept_cached(builder.hash, source, note)
     tables = {str(split): table for split, table in loaded.items()}
-    return f"hub:{source.path}", _commit(tables, source), tables
+    commit = builder.hash if COMMIT.fullmatch(builder.hash or "") else source.revision
+    return f"hub:{source.path}", commit, tables
 
 
-def explained(error: Exception, source: Source) -> DataError | HubError | Exception:
-    """What to tell the user of an error that ``load_dataset`` raised; the error itself where it is not known."""
+def _accept_cached(commit: str | None, source: Source, note: Callable[[str], None]) -> None:
+    """The cache gives its newest copy, whatever revision was asked for. Raises HubError where that may be another one."""
+    if source.revision not in (None, commit):
+        raise HubError(
+            f"{source.path}: the hub cannot be reached, and the cached copy (commit {commit}) may not be revision "
+            f"{source.revision}.",
+            remedy=f"Check the network, or set revision to {commit}.",
+        )
+    note(f"using the cached copy of {source.path}, commit {commit}")
+
+
+def explained(error: Exception, source: Source) -> DataError | HubError | None:
+    """What to tell the user of an error that ``datasets`` raised; None where it is not known."""
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -49,7 +72,9 @@ def explained(error: Exception, source: Source) -> DataError | HubError | Except
             "ask for access on its page and run `hf auth login` or set HF_TOKEN.",
         )
     if isinstance(error, HfHubHTTPError):
-        return HubError(f"{source.path}: the hub refused: {said}.", remedy="Run `hf auth login` or set HF_TOKEN, or try again.")
+        return HubError(
+            f"{source.path}: the hub refused: {said}.", remedy="Run `hf auth login` or set HF_TOKEN, or try again."
+        )
     if isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith(("httpx", "httpcore")):
         return HubError(
             f"{source.path}: the hub cannot be reached and no copy of the dataset is cached; "
@@ -61,14 +86,4 @@ def explained(error: Exception, source: Source) -> DataError | HubError | Except
         return DataError(f"{source.path}: the dataset's files cannot be read: {error.__cause__ or said}")
     if isinstance(error, ValueError | OSError):  # an unknown configuration, no data files, a full disk
         return DataError(f"{source.path}: {said}.")
-    return error
-
-
-def _commit(tables: dict[str, Dataset], source: Source) -> str | None:
-    """The commit that the files came from, as the download recorded it."""
-    for table in tables.values():
-        checksums: dict[str, Any] = table.info.download_checksums or {}
-        for url in checksums:
-            if found := COMMIT.search(url):
-                return found.group(1)
-    return source.revision
+    return None

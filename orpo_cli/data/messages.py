@@ -24,13 +24,15 @@ ROLES = {
 def is_messages(value: Any) -> bool:
     """Whether a value looks like a message (role and content, or from and value) or a list of them."""
     messages = [value] if isinstance(value, dict) else value
-    return isinstance(messages, list) and all(isinstance(item, dict) and ("role" in item or "from" in item) for item in messages)
+    return isinstance(messages, list) and all(
+        isinstance(item, dict) and ("role" in item or "from" in item) for item in messages
+    )
 
 
 def read_text(value: Any, column: str) -> str:
     """A text that can be tokenized. Raises Misfit for anything else."""
     if not isinstance(value, str):
-        raise Misfit("malformed", f"{column} is {_kind(value)}, not text")
+        raise Misfit("malformed", f"{column} is {kind(value)}, not text")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
@@ -44,13 +46,13 @@ def read_messages(value: Any, column: str, role_of_text: str) -> tuple[Message, 
         return (Message(role_of_text, read_text(value, column)),)
     items = [value] if isinstance(value, dict) else value
     if not isinstance(items, list):
-        raise Misfit("malformed", f"{column} is {_kind(value)}, not messages")
+        raise Misfit("malformed", f"{column} is {kind(value)}, not messages")
     return tuple(_message(item, f"{column}[{index}]") for index, item in enumerate(items))
 
 
 def _message(item: Any, where: str) -> Message:
     if not isinstance(item, dict):
-        raise Misfit("malformed", f"{where} is {_kind(item)}, not a message")
+        raise Misfit("malformed", f"{where} is {kind(item)}, not a message")
     role = item.get("role", item.get("from"))
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise Misfit("malformed", f"{where} has the role {role!r}; known: {', '.join(ROLES)}")
@@ -88,7 +90,8 @@ def conversation(
         raise Misfit("histories_differ")
     if history and history[-1].role not in ("user", "tool"):
         raise Misfit("malformed", f"the prompt ends with a {history[-1].role} message, so there is nothing to answer")
-    notes["prompt_stored_twice"] += repeated_by_chosen or repeated_by_rejected
+    if repeated_by_chosen or repeated_by_rejected:
+        notes["prompt_stored_twice"] += 1
     return Pair(history, whole_chosen[-1:], whole_rejected[-1:])
 
 
@@ -100,6 +103,15 @@ def _joined(prompt: tuple[Message, ...], answer: tuple[Message, ...]) -> tuple[t
     return prompt + answer, False
 
 
-def _kind(value: Any) -> str:
-    names = {type(None): "missing", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+def kind(value: Any) -> str:
+    """What a value is, in words."""
+    names = {
+        type(None): "missing",
+        str: "text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        list: "a list",
+        dict: "an object",
+    }
     return names.get(type(value), type(value).__name__)

@@ -34,27 +34,38 @@ class Texts(NamedTuple):
 
 @dataclass(frozen=True)
 class Renderer:
-    """Renders pairs for one tokenizer. ``end_token`` is what the template ends an answer with, None where it has nothing."""
+    """Renders pairs for one tokenizer. Build one with ``renderer``.
+
+    ``end_token`` is what the template ends an answer with, None where it has nothing; ``problem`` says why conversations
+    cannot be rendered at all, where they cannot.
+    """
 
     tokenizer: PreTrainedTokenizerBase
-    end_token: str | None
+    problem: str | None
     suffix: str  # all that the template puts behind an answer
+    end_token: str | None
     end_tokens: tuple[str, ...]  # every token that counts as an end of answer, the EOS among them
-    special: re.Pattern[str] | None
+    special: re.Pattern[str]
 
     def render(self, pair: Pair) -> Texts:
-        """The texts of a pair. Raises Misfit for one that the template cannot show, UsageError where there is no template."""
+        """The texts of a pair.
+
+        Raises Misfit for a conversation that the template cannot show, UsageError where it can show none.
+        """
         if isinstance(pair.prompt, str):
             return Texts(pair.prompt, self._ended(pair.chosen_text), self._ended(pair.rejected_text), True, False)
+        if self.problem is not None:
+            raise UsageError(self.problem, remedy=NO_TEMPLATE)
         self._refuse_special_tokens(pair)
         history = [message._asdict() for message in pair.prompt]
+        answers = [{"role": "assistant", "content": content} for content in (pair.chosen_text, pair.rejected_text)]
         try:
             prompt = self._template(history, add_generation_prompt=True)
-            wholes = [self._template([*history, answer[0]._asdict()]) for answer in _answers(pair)]
+            wholes = [self._template([*history, answer]) for answer in answers]
             shortened = not all(whole.startswith(prompt) for whole in wholes)
             if shortened:  # a thinking template: cut where the answer begins in a finished conversation
                 probed = self._template([*history, {"role": "assistant", "content": PROBE}])
-                prompt = probed.partition(PROBE)[0]
+                prompt = probed.rpartition(PROBE)[0]
         except _template_errors() as error:
             raise Misfit("template_error", str(error)) from error
         if not all(whole.startswith(prompt) for whole in wholes):
@@ -63,7 +74,9 @@ class Renderer:
         return Texts(prompt, chosen, rejected, False, shortened)
 
     def _template(self, messages: list[dict[str, str]], *, add_generation_prompt: bool = False) -> str:
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt))
+        return str(
+            self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+        )
 
     def _cut(self, answer: str) -> str:
         """``answer`` up to and with its end token; without what the template adds where there is none."""
@@ -79,40 +92,24 @@ class Renderer:
 
     def _refuse_special_tokens(self, pair: Pair) -> None:
         """A message that spells ``<|im_end|>`` would end a turn; only templates may do that."""
-        if self.special is None:
-            return
         for message in (*pair.prompt, *pair.chosen, *pair.rejected):
-            found = self.special.search(message.content) if isinstance(message, Message) else None
-            if found:
+            if isinstance(message, Message) and (found := self.special.search(message.content)):
                 raise Misfit("special_token_text", found.group())
 
 
-def renderer(tokenizer: PreTrainedTokenizerBase, *, conversational: bool) -> Renderer:
-    """Ask the tokenizer's chat template how it ends an answer.
-
-    Raises UsageError where ``conversational`` data has no template or a broken one, or where no token can end an answer.
-    """
-    end_token, suffix = None, ""
-    if tokenizer.chat_template is None and conversational:
-        raise UsageError(
-            f"the tokenizer {tokenizer.name_or_path or ''} has no chat template, and the data is conversations.".replace("  ", " "),
-            remedy=NO_TEMPLATE,
-        )
-    if tokenizer.chat_template is not None:
-        suffix = _suffix(tokenizer) if conversational else ""
-        end_token = _first_marker(tokenizer, suffix)
-    if end_token is None and tokenizer.eos_token is None:
-        raise UsageError("the tokenizer has no EOS token, and its template ends an answer with none.", remedy=NO_TEMPLATE)
+def renderer(tokenizer: PreTrainedTokenizerBase) -> Renderer:
+    """Ask the tokenizer's chat template how it ends an answer. Raises UsageError where no token can end one."""
+    problem, suffix = None, ""
+    try:
+        suffix = _suffix(tokenizer)
+    except UsageError as error:
+        problem = error.message
+    end_token = _first_marker(tokenizer, suffix)
     end_tokens = tuple(token for token in dict.fromkeys((end_token, tokenizer.eos_token)) if token)
+    if not end_tokens:
+        raise UsageError("the tokenizer has no EOS token, and no template ends an answer with one.", remedy=NO_TEMPLATE)
     special = sorted({*_special_tokens(tokenizer), *end_tokens}, key=len, reverse=True)
-    pattern = re.compile("|".join(map(re.escape, special))) if special else None
-    return Renderer(tokenizer, end_token, suffix, end_tokens, pattern)
-
-
-def _answers(pair: Pair) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-    assert not isinstance(pair.chosen, str)
-    assert not isinstance(pair.rejected, str)
-    return pair.chosen, pair.rejected
+    return Renderer(tokenizer, problem, suffix, end_token, end_tokens, re.compile("|".join(map(re.escape, special))))
 
 
 def _template_errors() -> tuple[type[Exception], ...]:
@@ -123,7 +120,10 @@ def _template_errors() -> tuple[type[Exception], ...]:
 
 
 def _suffix(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the template puts behind the last answer of a conversation."""
+    """What the template puts behind the last answer of a conversation. Raises UsageError where it shows none."""
+    if tokenizer.chat_template is None:
+        name = f"the tokenizer {tokenizer.name_or_path}" if tokenizer.name_or_path else "the tokenizer"
+        raise UsageError(f"{name} has no chat template, and the data is conversations.", remedy=NO_TEMPLATE)
     system, user, answer = ({"role": role, "content": PROBE} for role in ("system", "user", "assistant"))
     error: Exception | None = None
     for conversation in ([user, answer], [system, user, answer]):

@@ -28,7 +28,7 @@ from orpo_cli.recipe.schema import Source
 
 URL_TIMEOUT_SECONDS = 30
 UNREADABLE = (".txt", ".zip", ".tar", ".xlsx", ".xls", ".zst", ".bz2", ".xz", ".gz", ".pkl", ".pt", ".db")
-HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # a bare name is no hub id: `datasets` would take `json` for a reader
 
 
 class Row(NamedTuple):
@@ -72,13 +72,17 @@ def opened(source: Source, label: str, note: Callable[[str], None]) -> Iterator[
             file = _fetch(path, Path(folder))
             yield _files({"train": [file]}, location=path, name=lambda _: label)
     elif "://" in path:
-        raise DataError(f"{path}: {path.split('://')[0]}:// is not supported.", remedy="Download the files and give their path.")
+        raise DataError(
+            f"{path}: {path.split('://')[0]}:// is not supported.", remedy="Download the files and give their path."
+        )
     elif (local := Path(path).expanduser()).exists() or _looks_local(path):
         _refuse_hub_options(source, "a local path")
         yield _local(local, label)
     else:
         location, fingerprint, tables = hub_splits(source, note)
-        splits = {split: _numbered(f"{label}/{split}" if len(tables) > 1 else label, table) for split, table in tables.items()}
+        splits = {
+            split: _numbered(f"{label}/{split}" if len(tables) > 1 else label, table) for split, table in tables.items()
+        }
         yield Opened(location, fingerprint, splits)
 
 
@@ -103,7 +107,8 @@ def draw(opened: Opened, source: Source, seed: int) -> Drawn:
         parts = ReadInstruction.from_spec(source.split).to_absolute(counts)
     except (AssertionError, ValueError) as error:
         raise DataError(
-            f"{source.path}: split {source.split!r} cannot be read: {error}", remedy="Write it as train[:100] or train[10%:20%]."
+            f"{source.path}: split {source.split!r} cannot be read: {error}",
+            remedy="Write it as train[:100] or train[10%:20%].",
         ) from error
     positions = [(part.splitname, index) for part in parts for index in range(part.from_ or 0, part.to or 0)]
     available = len(positions)
@@ -140,9 +145,14 @@ def _local(path: Path, label: str) -> Opened:
     if path.is_dir():
         return _folder(path, label)
     if not path.exists():
-        raise DataError(f"{path}: no such file or folder.", remedy="A relative path starts at the current directory.")
+        raise DataError(
+            f"{path}: no such file or folder.",
+            remedy="A relative path starts at the current directory; a hub dataset is written namespace/name.",
+        )
     if not files.is_data_file(path.name):
-        raise DataError(f"{path}: not a kind of data file that can be read.", remedy=f"Known: {', '.join(files.SUFFIXES)}.")
+        raise DataError(
+            f"{path}: not a kind of data file that can be read.", remedy=f"Known: {', '.join(files.SUFFIXES)}."
+        )
     return _files({"train": [path]}, location=str(path), name=lambda _: label)
 
 
@@ -156,7 +166,9 @@ def _folder(folder: Path, label: str) -> Opened:
         found = DataFilesDict.from_patterns(get_data_patterns(str(folder)), base_path=str(folder))
     except (EmptyDatasetError, FileNotFoundError):
         found = {}
-    by_split = {split: sorted(Path(name) for name in names if files.is_data_file(name)) for split, names in found.items()}
+    by_split = {
+        split: sorted(Path(name) for name in names if files.is_data_file(name)) for split, names in found.items()
+    }
     by_split = {str(split): paths for split, paths in by_split.items() if paths}
     if not by_split:
         raise DataError(f"{folder}: the folder holds no data file.", remedy=f"Known: {', '.join(files.SUFFIXES)}.")
@@ -172,7 +184,11 @@ def _saved(folder: Path, label: str) -> Opened:
         raise DataError(f"{folder}: the saved dataset cannot be read: {error}") from error
     tables = {"train": loaded} if isinstance(loaded, Dataset) else dict(loaded)
     digest = hashlib.sha256("".join(table._fingerprint for table in tables.values()).encode()).hexdigest()
-    return Opened(str(folder), digest, {split: _numbered(f"{label}/{split}" if len(tables) > 1 else label, table) for split, table in tables.items()})
+    return Opened(
+        str(folder),
+        digest,
+        {split: _numbered(f"{label}/{split}" if len(tables) > 1 else label, table) for split, table in tables.items()},
+    )
 
 
 def _numbered(label: str, table: Any) -> Rows:
@@ -209,7 +225,9 @@ def _sha256(paths: list[Path]) -> str:
 def _fetch(url: str, folder: Path) -> Path:
     name = PurePosixPath(urlsplit(url).path).name
     if not files.is_data_file(name):
-        raise DataError(f"{url}: not a kind of data file that can be read.", remedy=f"Known: {', '.join(files.SUFFIXES)}.")
+        raise DataError(
+            f"{url}: not a kind of data file that can be read.", remedy=f"Known: {', '.join(files.SUFFIXES)}."
+        )
     target = folder / name
     try:
         with urllib.request.urlopen(url, timeout=URL_TIMEOUT_SECONDS) as answer, target.open("wb") as file:
@@ -218,5 +236,7 @@ def _fetch(url: str, folder: Path) -> Path:
         raise DataError(f"{url}: the server answered {error.code} {error.reason}.") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        raise DataError(f"{url}: cannot be fetched: {reason}.", remedy="Check the network, or download the file first.") from error
+        raise DataError(
+            f"{url}: cannot be fetched: {reason}.", remedy="Check the network, or download the file first."
+        ) from error
     return target

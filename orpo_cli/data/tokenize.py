@@ -70,7 +70,9 @@ class Encoder:
         return [list(ids) for ids in encoded["input_ids"]]
 
     def _anchored(self, answers: list[str]) -> list[tuple[list[int], str]]:
-        return list(zip(self._ids([ANCHOR + answer for answer in answers] if self.anchor else answers), answers, strict=True))
+        return list(
+            zip(self._ids([ANCHOR + answer for answer in answers] if self.anchor else answers), answers, strict=True)
+        )
 
     def _without_anchor(self, ids: list[int], answer: str) -> list[int]:
         if tuple(ids[: len(self.anchor)]) == self.anchor:
@@ -113,7 +115,11 @@ def fit(
     if too_long:
         if truncation_mode == "drop":
             raise Misfit("prompt_too_long", f"{len(prompt)} tokens")
-        prompt = _keep_end(prompt, max_prompt_length, bos_id) if truncation_mode == "keep_end" else prompt[:max_prompt_length]
+        prompt = (
+            _keep_end(prompt, max_prompt_length, bos_id)
+            if truncation_mode == "keep_end"
+            else prompt[:max_prompt_length]
+        )
     room = max_length - len(prompt)
     if room < 1:
         raise Misfit("no_room", f"{len(tokens.prompt)} tokens")

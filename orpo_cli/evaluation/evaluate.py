@@ -13,7 +13,7 @@ from orpo_cli.evaluation.metrics import intervals, margin_change_interval, prefe
 from orpo_cli.evaluation.preference import PairScores, Progress, score_pairs
 from orpo_cli.evaluation.subject import Subject, Voice
 from orpo_cli.recipe.training_fields import LIBRARY_DEFAULTS
-from orpo_cli.rundir import RunDir, write_atomically
+from orpo_cli.rundir import write_atomically
 
 
 def evaluate(
@@ -41,16 +41,18 @@ def evaluate(
         "data": judged.source,
         "pairs": len(judged.rows),
         "pairs_available": judged.available,
+        "same_as_in_training": judged.same_as_in_training,
         "beta": beta,
         "models": {
-            voice: {**preference_metrics(each, beta), "intervals": intervals(each, beta)} for voice, each in scores.items()
+            voice: {**preference_metrics(each, beta), "intervals": intervals(each, beta)}
+            for voice, each in scores.items()
         },
         "change": _change(scores, beta),
         "seconds": round(time.monotonic() - began, 1),
         "scores": _by_pair(judged, scores),
     }
     if subject.rundir is not None and is_whole_held_out(judged):
-        _write(subject.rundir, document)
+        write_atomically(subject.rundir.evaluation, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     return document
 
 
@@ -76,16 +78,11 @@ def _change(scores: dict[Voice, PairScores], beta: float) -> dict[str, Any] | No
 
 def _by_pair(judged: Judged, scores: dict[Voice, PairScores]) -> list[dict[str, Any]]:
     """Each pair's mean log-probabilities, for reports and for looking at the pairs a model gets wrong."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for index, row in enumerate(judged.rows):
         logps = {
             voice: {"logps/chosen": each.chosen[index].item(), "logps/rejected": each.rejected[index].item()}
             for voice, each in scores.items()
         }
-        rows.append({"pair": row["pair"], "row": row["row"], **logps})
+        rows.append({"pair": row["pair"], "row": row["row"], "models": logps})
     return rows
-
-
-def _write(rundir: RunDir, document: dict[str, Any]) -> None:
-    # Only rundir.py may know file names: this becomes RunDir.evaluation.
-    write_atomically(rundir.root / "evaluation.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from orpo_cli.evaluation.subject import Subject
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.schema import DatasetSection, Source
 from orpo_cli.recipe.training_fields import LIBRARY_DEFAULTS
+from orpo_cli.rundir import RunDir
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,15 @@ class Judged:
     rows: list[dict[str, Any]]
     source: str  # "held-out" or the path
     available: int  # rows before max_samples
+    same_as_in_training: bool | None = None  # of held-out pairs: whether training held out the same, token for token
 
 
 def refuse_without_pairs(plan: Plan | None, data: str | None) -> None:
     """Raise UsageError where nothing says which pairs to judge on; before any model is loaded."""
     if data is None and plan is None:
         raise UsageError(
-            "a model on its own has no held-out pairs.", remedy="Say which pairs to use: --data FILE (or a hub dataset)."
+            "a model on its own has no held-out pairs.",
+            remedy="Say which pairs to use: --data FILE (or a hub dataset).",
         )
     if data is None and plan is not None and plan.dataset.eval is None:
         raise UsageError(
@@ -35,7 +39,9 @@ def refuse_without_pairs(plan: Plan | None, data: str | None) -> None:
             remedy="Give pairs with --data FILE; next time set dataset.eval, for example {test_size: 0.05}.",
         )
     if data is not None and data.startswith((".", "/", "~")) and not Path(data).expanduser().exists():
-        raise DataError(f"--data {data}: no such file or folder.", remedy="Give preference pairs: jsonl, json, csv, parquet.")
+        raise DataError(
+            f"--data {data}: no such file or folder.", remedy="Give preference pairs: jsonl, json, csv, parquet."
+        )
 
 
 def judged_pairs(
@@ -50,18 +56,31 @@ def judged_pairs(
 
     ``max_length`` (tokens) is for a model on its own; a run keeps its own. Raises UsageError or DataError.
     """
-    from orpo_cli.data.prepare import prepare
+    from orpo_cli.data.prepare import prepare, prepare_eval
 
     refuse_without_pairs(subject.plan, data)
     dataset, longest, longest_prompt = _what_to_prepare(subject.plan, data, max_length)
-    prepared = prepare(dataset, subject.tokenizer, max_length=longest, max_prompt_length=longest_prompt, note=note)
-    for line in prepared.report.lines():
-        note(line)
-    pairs = prepared.eval if data is None else prepared.train
-    if pairs is None or len(pairs) == 0:
-        raise DataError("no usable pair is held out.", remedy="See the drops above, or give pairs with --data.")
+    lengths = {"max_length": longest, "max_prompt_length": longest_prompt}
+    if data is None:
+        held_out = prepare_eval(dataset, subject.tokenizer, **lengths, note=note)
+        pairs, report = held_out.eval, held_out.report
+    else:
+        prepared = prepare(dataset, subject.tokenizer, **lengths, note=note)
+        pairs, report = prepared.train, prepared.report
+    for source in report.sources:
+        for line in source.lines():
+            note(line)
     rows = pairs.select(range(min(max_samples or len(pairs), len(pairs)))).to_list()
-    return Judged(rows=rows, source=data or "held-out", available=len(pairs))
+    same = None if data is not None else _same_as_in_training(subject.rundir, report.fingerprints["eval"])
+    return Judged(rows=rows, source=data or "held-out", available=len(pairs), same_as_in_training=same)
+
+
+def _same_as_in_training(rundir: RunDir | None, fingerprint: str) -> bool | None:
+    """Whether the run's data report has the same fingerprint of held-out pairs; None where it has none."""
+    if rundir is None or not rundir.data_report.is_file():
+        return None
+    known = json.loads(rundir.data_report.read_text(encoding="utf-8")).get("fingerprints", {}).get("eval")
+    return None if known is None else bool(known == fingerprint)
 
 
 def _what_to_prepare(plan: Plan | None, data: str | None, max_length: int | None) -> tuple[DatasetSection, int, int]:

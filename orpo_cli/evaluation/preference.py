@@ -107,10 +107,12 @@ def _token_logps(model: PreTrainedModel | PeftModel, batch: list[_Sequence]) -> 
         logps = torch.cat(
             [
                 rows.float().log_softmax(-1).gather(1, chosen[:, None])[:, 0]
-                for rows, chosen in zip(logits.split(LOG_SOFTMAX_ROWS), targets.split(LOG_SOFTMAX_ROWS), strict=True)
+                for rows, chosen in zip(
+                    torch.split(logits, LOG_SOFTMAX_ROWS), torch.split(targets, LOG_SOFTMAX_ROWS), strict=True
+                )
             ]
         )
-    return list(logps.double().cpu().split(counts.sum(1).tolist()))
+    return list(torch.split(logps.double().cpu(), counts.sum(1).tolist()))
 
 
 @contextmanager
@@ -139,7 +141,8 @@ def _only_at(positions: torch.Tensor, model: PreTrainedModel | PeftModel) -> Ite
 
 def _tokens_at_once(model: PreTrainedModel | PeftModel) -> int:
     at_most = TOKENS_AT_ONCE.get(model.device.type, TOKENS_AT_ONCE_ON_A_GPU)
-    return min(at_most, LOGIT_BYTES // (4 * model.config.get_text_config().vocab_size))
+    vocabulary: int = model.config.get_text_config().vocab_size
+    return min(at_most, LOGIT_BYTES // (4 * vocabulary))
 
 
 def _batches(sequences: list[_Sequence], batch_size: int | None, tokens_at_once: int) -> Iterator[list[_Sequence]]:

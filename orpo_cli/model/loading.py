@@ -29,7 +29,9 @@ def explained(name: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         raise HubError(f"{name}: the hub refused: {error}", remedy="Try again later.") from error
     except SafetensorError as error:
-        raise MachineError(f"{name}: its weights cannot be read: {error}", remedy="Download or save them again.") from error
+        raise MachineError(
+            f"{name}: its weights cannot be read: {error}", remedy="Download or save them again."
+        ) from error
     except ImportError as error:
         raise MachineError(f"{name}: {error}", remedy="Install the missing package.") from error
     except OSError as error:

@@ -40,7 +40,8 @@ def locate(model_name_or_path: str) -> Location:
     if path.is_file():
         if path.suffix != ".gguf":
             raise UsageError(
-                f"{path.absolute()} is a file, but not a .gguf.", remedy="Give a model folder, a .gguf file or a hub id."
+                f"{path.absolute()} is a file, but not a .gguf.",
+                remedy="Give a model folder, a .gguf file or a hub id.",
             )
         return Location("gguf", name, path)
     looks_local = name.startswith((".", "/", "~")) or path.suffix == ".gguf" or name.count("/") > 1

@@ -20,7 +20,9 @@ def load_tuned(rundir: RunDir) -> tuple[PreTrainedModel | PeftModel, PreTrainedT
     """
     result = rundir.result()
     plan = rundir.read_plan()
-    tokenizer = load_tokenizer(plan.model.model_copy(update={"model_name_or_path": str(result), "chat_template": "tokenizer"}))
+    tokenizer = load_tokenizer(
+        plan.model.model_copy(update={"model_name_or_path": str(result), "chat_template": "tokenizer"})
+    )
     if result == rundir.model:
         section = plan.model.model_copy(update={"model_name_or_path": str(result), "model_revision": "main"})
         return load_base(section, plan.quantization, plan.device), tokenizer

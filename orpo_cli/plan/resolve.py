@@ -31,8 +31,10 @@ class _Decisions:
         """Note where a value comes from that nobody has decided otherwise."""
         if path not in self.why:
             origin = self.loaded.origin(path)
-            reason = {"recipe": "as the recipe says", "override": "set on the command line", "default": "default"}[origin]
-            self.why[path] = Why(origin=origin, reason=reason)  # type: ignore[arg-type]
+            reason = {"recipe": "as the recipe says", "override": "set on the command line", "default": "default"}[
+                origin
+            ]
+            self.why[path] = Why(origin=origin, reason=reason)
 
 
 def resolve(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None = None) -> Plan:
@@ -56,7 +58,9 @@ def resolve(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None = N
         training=training,
         engine=recipe.engine.model_copy(
             update={
-                "fast_path": decisions.decided("engine.fast_path", "off", "this version computes the step with trl's own code"),
+                "fast_path": decisions.decided(
+                    "engine.fast_path", "off", "this version computes the step with trl's own code"
+                ),
                 "max_tokens_per_microbatch": decisions.decided(
                     "engine.max_tokens_per_microbatch",
                     training["per_device_train_batch_size"] * 2 * training["max_length"],
@@ -124,7 +128,9 @@ def _quantization(decisions: _Decisions, training: dict[str, Any], model: ModelS
         return section
     dtype = "bfloat16" if training["bf16"] else "float16" if training["fp16"] else model.dtype
     path = "quantization.bnb_4bit_compute_dtype"
-    return section.model_copy(update={"bnb_4bit_compute_dtype": decisions.decided(path, dtype, "the type training computes in")})
+    return section.model_copy(
+        update={"bnb_4bit_compute_dtype": decisions.decided(path, dtype, "the type training computes in")}
+    )
 
 
 def _merge_dtype(decisions: _Decisions, model: ModelSection) -> str:
@@ -215,7 +221,9 @@ class _Training:
     def _schedule(self) -> None:
         self.default("per_device_train_batch_size", 4, "with accumulation, 32 pairs a step")
         batch = self.result["per_device_train_batch_size"]
-        self.default("gradient_accumulation_steps", max(1, 32 // batch), f"{max(1, 32 // batch)} × {batch}: 32 pairs a step")
+        self.default(
+            "gradient_accumulation_steps", max(1, 32 // batch), f"{max(1, 32 // batch)} × {batch}: 32 pairs a step"
+        )
         if "max_steps" not in self.result:
             epochs = 3.0 if self.recipe.lora is None else 2.0
             self.default("num_train_epochs", epochs, "full weights" if self.recipe.lora is None else "LoRA")
@@ -229,12 +237,18 @@ class _Training:
         asked = {"eval_strategy", "save_strategy", "load_best_model_at_end"} & self.result.keys()
         has_eval = self.recipe.dataset.eval is not None
         self.default("save_strategy", "epoch", "a checkpoint an epoch")
-        self.default("eval_strategy", "epoch" if has_eval else "no", "held-out pairs" if has_eval else "no held-out pairs")
+        self.default(
+            "eval_strategy", "epoch" if has_eval else "no", "held-out pairs" if has_eval else "no held-out pairs"
+        )
         if has_eval and not asked:
-            self.default("load_best_model_at_end", True, "the checkpoint with the lowest eval loss is kept, as in the paper")
+            self.default(
+                "load_best_model_at_end", True, "the checkpoint with the lowest eval loss is kept, as in the paper"
+            )
         if has_eval:
             self.default(
-                "per_device_eval_batch_size", self.result["per_device_train_batch_size"], "as per_device_train_batch_size"
+                "per_device_eval_batch_size",
+                self.result["per_device_train_batch_size"],
+                "as per_device_train_batch_size",
             )
 
     def _precision(self) -> None:
@@ -242,7 +256,9 @@ class _Training:
         if not self.result.get("fp16"):
             reason = "the GPU computes bfloat16" if half and self.machine.bf16 else f"not on {self.machine.device_name}"
             self.default("bf16", half and self.machine.bf16, reason)
-        self.default("fp16", half and not self.result.get("bf16"), "bf16 is used" if self.result.get("bf16") else self.device)
+        self.default(
+            "fp16", half and not self.result.get("bf16"), "bf16 is used" if self.result.get("bf16") else self.device
+        )
         self.result.setdefault("bf16", False)
         on_gpu = self.device != "cpu"
         self.default("gradient_checkpointing", on_gpu, "memory before speed" if on_gpu else "speed before memory")
@@ -259,11 +275,15 @@ class _Training:
     def _dropout(self) -> None:
         lora = self.recipe.lora
         if lora is not None and lora.lora_dropout > 0:
-            self.default("disable_dropout", False, f"trl's default would set lora_dropout = {lora.lora_dropout} to zero")
+            self.default(
+                "disable_dropout", False, f"trl's default would set lora_dropout = {lora.lora_dropout} to zero"
+            )
 
     def _own(self) -> None:
         """Arguments that are this tool's to set; the rules refuse them in a recipe."""
-        self.replace("logging_nan_inf_filter", False, "a loss that is not finite stops the run instead of being logged as 0.0")
+        self.replace(
+            "logging_nan_inf_filter", False, "a loss that is not finite stops the run instead of being logged as 0.0"
+        )
         self.replace("remove_unused_columns", False, "the columns are this tool's own")
         self.replace("disable_tqdm", True, "orpo draws its own progress")
 
@@ -277,5 +297,3 @@ def _leaves(values: dict[str, Any], whole: dict[str, Why], prefix: str = "") -> 
         else:
             paths.append(path)
     return paths
-
-

@@ -74,7 +74,9 @@ def _read(source: str) -> tuple[str, FilePath, str]:
             remedy="`orpo recipes` lists the shipped ones, `orpo init` writes one to start from.",
         ) from None
     except UnicodeDecodeError as error:
-        raise UsageError(f"{source} is not UTF-8 text (byte {error.start}).", remedy="A recipe is a YAML file.") from None
+        raise UsageError(
+            f"{source} is not UTF-8 text (byte {error.start}).", remedy="A recipe is a YAML file."
+        ) from None
     except OSError as error:
         raise UsageError(f"{source} cannot be read: {error.strerror}.") from None
 

@@ -76,7 +76,9 @@ def _training(recipe: Recipe) -> Iterator[Problem]:
             remedy="Remove training.disable_dropout, or set lora_dropout to 0.",
         )
     if recipe.lora is not None and recipe.lora.layers_pattern and recipe.lora.layers_to_transform is None:
-        yield Problem("layers", "would do nothing without layers_to_transform.", "lora.layers_pattern", remedy="Add it.")
+        yield Problem(
+            "layers", "would do nothing without layers_to_transform.", "lora.layers_pattern", remedy="Add it."
+        )
     if recipe.lora is not None and recipe.lora.layers_to_transform is not None:
         if recipe.lora.target_modules == "all-linear":
             yield Problem(
@@ -92,7 +94,9 @@ def _quantization(recipe: Recipe) -> Iterator[Problem]:
     if quantization is None:
         return
     if quantization.load_in_4bit and quantization.load_in_8bit:
-        yield Problem("quantization", "4 and 8 bits exclude each other.", "quantization.load_in_8bit", remedy="Keep one.")
+        yield Problem(
+            "quantization", "4 and 8 bits exclude each other.", "quantization.load_in_8bit", remedy="Keep one."
+        )
     if not quantization.load_in_4bit and not quantization.load_in_8bit:
         yield Problem(
             "quantization",
@@ -132,7 +136,10 @@ def _evaluation(recipe: Recipe) -> Iterator[Problem]:
     split = recipe.dataset.eval
     if isinstance(split, EvalSplit) and split.test_size >= 1 and split.test_size != int(split.test_size):
         yield Problem(
-            "test-size", "is a share below 1 or a whole number of pairs.", "dataset.eval.test_size", remedy="Correct it."
+            "test-size",
+            "is a share below 1 or a whole number of pairs.",
+            "dataset.eval.test_size",
+            remedy="Correct it.",
         )
 
 

@@ -61,9 +61,12 @@ class LoraSection(Section):
     lora_alpha: int = Field(32, ge=1, description="Scale: updates are multiplied by lora_alpha / r.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
     target_modules: str | list[str] = Field(
-        "all-linear", description="Module names or a regular expression; `all-linear` for every linear layer but the head."
+        "all-linear",
+        description="Module names or a regular expression; `all-linear` for every linear layer but the head.",
     )
-    exclude_modules: str | list[str] | None = Field(None, description="Module names or a regular expression to leave out.")
+    exclude_modules: str | list[str] | None = Field(
+        None, description="Module names or a regular expression to leave out."
+    )
     bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases are trained.")
     use_rslora: bool = Field(False, description="Scale by lora_alpha / sqrt(r) (rank-stabilised LoRA).")
     use_dora: bool = Field(False, description="Train magnitude and direction apart (DoRA).")
@@ -114,7 +117,9 @@ class DatasetSection(Section):
 
     train: Sources = Field(description="One source or a list of them.")
     eval: (
-        Annotated[Annotated[EvalSplit, Tag("split")] | Annotated[Sources, Tag("sources")], Discriminator(_split_or_sources)]
+        Annotated[
+            Annotated[EvalSplit, Tag("split")] | Annotated[Sources, Tag("sources")], Discriminator(_split_or_sources)
+        ]
         | None
     ) = Field(None, description="A source, a list of them, or {test_size: …} to cut from train.")
     max_prompt_length: int | None = Field(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -39,13 +39,17 @@ class Document:
 class _Loader(yaml.SafeLoader):
     """SafeLoader with the scalars of YAML 1.2's core schema."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
 
 
 for _tag, _pattern, _first in (
     ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
     ("int", r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$", "-+0123456789"),
-    ("float", r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", "-+.0123456789"),
+    (
+        "float",
+        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
+        "-+.0123456789",
+    ),
     ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
     ("merge", r"^(?:<<)$", "<"),
 ):
@@ -74,7 +78,9 @@ def read_yaml(text: str, file: str) -> Document:
     if node is None:
         raise _error(file, "empty", "the recipe is empty.", None, "Start from `orpo init`.")
     if not isinstance(node, yaml.MappingNode):
-        raise _error(file, "not-a-mapping", "a recipe is a mapping of sections (`model:`, `dataset:`, …).", node.start_mark)
+        raise _error(
+            file, "not-a-mapping", "a recipe is a mapping of sections (`model:`, `dataset:`, …).", node.start_mark
+        )
     document = Document(file, {})
     try:
         document.values = _Builder(document).mapping(node, ())
@@ -106,14 +112,14 @@ class _Builder:
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
+            self.allow(node, "seq")
             for index, item in enumerate(node.value):
                 self.mark((*path, index), item)
             return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
         return self.scalar(node)
 
     def mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
-        if node.tag != "tag:yaml.org,2002:map":
-            raise self.error("tag", f"the tag {node.tag} is not allowed in a recipe.", node)
+        self.allow(node, "map")
         values: dict[str, Any] = {}
         inherited: dict[str, Any] = {}
         for key_node, value_node in node.value:
@@ -135,19 +141,19 @@ class _Builder:
         return {**inherited, **values}
 
     def scalar(self, node: yaml.Node) -> Any:
-        kind = node.tag.removeprefix("tag:yaml.org,2002:")
-        if kind not in {"str", "bool", "int", "float", "null"}:
-            raise self.error("tag", f"the tag {node.tag} is not allowed in a recipe.", node)
+        kind = self.allow(node, "str", "bool", "int", "float", "null")
         if kind == "int":
-            try:
-                return int(node.value, 10)
-            except ValueError:
-                pass
-            return int(node.value, 0)
+            return int(node.value, 10 if node.value.lstrip("+-").isdigit() else 0)
         try:
             return self.constructor.construct_object(node)
         except (yaml.YAMLError, ValueError) as error:
             raise self.error("yaml", f"`{node.value}` is not a {kind}.", node) from error
+
+    def allow(self, node: yaml.Node, *kinds: str) -> str:
+        kind: str = node.tag.removeprefix("tag:yaml.org,2002:")
+        if kind not in kinds:
+            raise self.error("tag", f"the tag {node.tag} is not allowed in a recipe.", node)
+        return kind
 
     def mark(self, path: Path, node: yaml.Node) -> None:
         self.document.marks.setdefault(path, Mark(node.start_mark.line + 1, node.start_mark.column + 1))

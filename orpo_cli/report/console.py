@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console as RichConsole
@@ -33,9 +37,21 @@ class Console:
     def result(self, renderable: Any) -> None:
         """Print a result for people; left out with --json."""
         if not self.as_json:
-            self.out.print(renderable)
+            with _reader_may_leave():
+                self.out.print(renderable)
 
     def document(self, value: dict[str, Any]) -> None:
         """Print the one JSON document of --json; nothing without it."""
         if self.as_json:
-            print(json.dumps(value, indent=2, ensure_ascii=False))
+            with _reader_may_leave():
+                print(json.dumps(value, indent=2, ensure_ascii=False), flush=True)
+
+
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """In ``orpo plan … | head`` the reader of the pipe is gone early; that is no error."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

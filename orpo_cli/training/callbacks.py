@@ -54,7 +54,12 @@ class Metrics(TrainerCallback):
         self.listener.progress(state.global_step, state.max_steps)
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
     ) -> None:
         """One line a logged step, one an evaluation."""
         logs = dict(logs or {})

@@ -10,7 +10,17 @@ from typing import Any
 
 from orpo_cli import __version__
 
-LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "huggingface_hub", "tokenizers")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "huggingface_hub",
+    "tokenizers",
+)
 
 
 def provenance(model: Any, report: Any) -> dict[str, Any]:

@@ -51,7 +51,9 @@ def train(
     began = time.time()
     try:
         model.config.pad_token_id = tokenizer.pad_token_id
-        trainer = make_trainer(plan, rundir.checkpoints, model, tokenizer, data.train, data.eval, [metrics, interruption])
+        trainer = make_trainer(
+            plan, rundir.checkpoints, model, tokenizer, data.train, data.eval, [metrics, interruption]
+        )
         metrics.trainer = trainer
         if resume_from is not None:
             keep_lines_until(rundir.metrics, int(resume_from.name.rpartition("-")[2]))
@@ -66,7 +68,9 @@ def train(
         raise _interrupted(rundir) from error
     except BaseException as error:
         _remove_unfinished_checkpoints(rundir)
-        rundir.write_run(status=FAILED, finished_at=_now(), error=str(error).splitlines()[0] if str(error) else repr(error))
+        rundir.write_run(
+            status=FAILED, finished_at=_now(), error=str(error).splitlines()[0] if str(error) else repr(error)
+        )
         explained = _explained(error, rundir)
         if explained is error:
             raise

@@ -13,6 +13,8 @@ The loss is TRL's own.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 
-class PairTrainer(ORPOTrainer):  # type: ignore[misc]
+class PairTrainer(ORPOTrainer):
     """ORPOTrainer on tokenized pairs. Counts tokens and keeps the names of the rows of the current step.
 
     ``tokens_seen`` counts the tokens of chosen and rejected sequences, padding left out.
@@ -42,6 +44,16 @@ class PairTrainer(ORPOTrainer):  # type: ignore[misc]
         self.tokens_seen = 0
         self.rows_of_step: list[str] = []
         super().__init__(**kwargs)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The optimizer that the plan names. Raises UsageError or MachineError where the library refuses it."""
+        with _settings_explained("training.optim", "training.optim_args"):
+            return super().create_optimizer(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule that the plan names. Raises UsageError where the library refuses it."""
+        with _settings_explained("training.lr_scheduler_type", "training.lr_scheduler_kwargs"):
+            return super().create_scheduler(num_training_steps, optimizer)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One micro-batch: forward and backward. Raises RunError where the loss is not finite."""
@@ -74,6 +86,17 @@ class PairTrainer(ORPOTrainer):  # type: ignore[misc]
         """Send nothing."""
 
 
+@contextmanager
+def _settings_explained(*names: str) -> Iterator[None]:
+    """Name the settings that a library's error is about."""
+    try:
+        yield
+    except ImportError as error:
+        raise MachineError(f"{names[0]}: {error}", remedy="Install it, or choose another.") from error
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{' and '.join(names)}: {error}", remedy="See the library's documentation.") from error
+
+
 class _Tokenized:
     """Stands for a dataset in ORPOTrainer.__init__, whose three ``map`` calls extract, template and tokenize: ours is done."""
 
@@ -104,7 +127,7 @@ def make_trainer(
     if plan.lora is not None:
         values = {name: value for name, value in plan.lora.model_dump().items() if value is not None}
         lora = LoraConfig(task_type="CAUSAL_LM", **values)
-    try:
+    with _settings_explained("model, lora or training settings"):
         trainer = PairTrainer(
             model=model,
             args=ORPOConfig(output_dir=str(checkpoints), **plan.training),
@@ -114,10 +137,6 @@ def make_trainer(
             peft_config=lora,
             callbacks=callbacks,
         )
-    except ImportError as error:
-        raise MachineError(f"{error}", remedy="Install it, or change the setting that needs it.") from error
-    except ValueError as error:
-        raise UsageError(f"the libraries refuse these settings: {error}") from error
     trainer.remove_callback(PrinterCallback)  # they print to standard output; orpo has its own display
     trainer.remove_callback(ProgressCallback)
     if lora is not None:

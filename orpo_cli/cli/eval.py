@@ -1,0 +1,151 @@
+"""``orpo eval``: preference accuracy and margins on held-out pairs, base beside tuned."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from orpo_cli.cli.options import Json, Quiet
+from orpo_cli.report.console import Console
+
+Heard = Callable[[int, int], None]  # (done, of)
+
+SECONDS_BETWEEN_LINES = 10
+METRICS = (
+    ("rewards/accuracies", "accuracy", "{:.3f}"),
+    ("rewards/margins", "margin", "{:.4f}"),
+    ("log_odds_chosen", "log odds", "{:.3f}"),
+    ("logps/chosen", "log p chosen", "{:.3f}"),
+    ("logps/rejected", "log p rejected", "{:.3f}"),
+    ("nll_loss", "NLL", "{:.3f}"),
+)
+
+
+def command(
+    run_or_model: Annotated[
+        str, typer.Argument(metavar="RUN_OR_MODEL", help="Run directory, model folder, .gguf or hub id.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Judge on these preference pairs instead: file, folder or hub dataset."),
+    ] = None,
+    max_samples: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Judge on the first N pairs only.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Answers computed at once. Default: by their length.")
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(min=2, metavar="N", help="Longest pair in tokens, for a model that is not a run. Default: 1024."),
+    ] = None,
+    chat_template: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="As model.chat_template in a recipe, for a model that is not a run."),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Judge a model on preference pairs: how often, and by how much, it finds the chosen answer likelier.
+
+    A run is judged on the pairs it held out of training, its base beside it, and keeps the result as evaluation.json.
+    Any other model needs --data.
+
+    [bold]Examples[/bold]
+
+      orpo eval runs/quickstart
+      orpo eval runs/quickstart --data other-pairs.jsonl --json
+      orpo eval HuggingFaceTB/SmolLM2-135M-Instruct --data pairs.jsonl --max-samples 200
+    """
+    from orpo_cli.evaluation.evaluate import evaluate, is_whole_held_out
+    from orpo_cli.evaluation.heldout import judged_pairs, refuse_without_pairs
+    from orpo_cli.evaluation.subject import find_run, open_subject
+
+    console = Console(quiet=quiet, as_json=as_json)
+    run = find_run(run_or_model)
+    refuse_without_pairs(run.read_plan() if run else None, data)
+    subject = open_subject(run_or_model, chat_template=chat_template, note=console.note)
+    judged = judged_pairs(subject, data=data, max_samples=max_samples, max_length=max_length, note=console.note)
+    if judged.same_as_in_training is False:
+        console.warn(
+            "the held-out pairs are not those of the training: its data, or the way it is read, has changed since."
+        )
+    with counting(console) as count:
+        document = evaluate(
+            subject, judged, batch_size=batch_size, progress=lambda voice: count(f"scoring answers, {voice}")
+        )
+    if subject.rundir is not None:
+        kept = is_whole_held_out(judged)
+        console.note(
+            f"wrote {subject.rundir.evaluation}" if kept else "not kept in the run: not all of its held-out pairs"
+        )
+    console.result(_table(document))
+    console.document(document)
+
+
+@contextmanager
+def counting(console: Console) -> Iterator[Callable[[str], Heard]]:
+    """Bars on a terminal, elsewhere a line now and then. What it yields begins a count with a title."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if console.err.is_terminal and not console.quiet:
+        columns = (TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console.err, transient=True) as bars:
+
+            def begin_bar(title: str) -> Heard:
+                task = bars.add_task(title, total=None)
+                return lambda done, of: bars.update(task, completed=done, total=of)
+
+            yield begin_bar
+        return
+
+    def begin_lines(title: str) -> Heard:
+        said = time.monotonic()
+
+        def heard(done: int, of: int) -> None:
+            nonlocal said
+            if done == of or time.monotonic() - said > SECONDS_BETWEEN_LINES:
+                said = time.monotonic()
+                console.note(f"{title}: {done} of {of}")
+
+        return heard
+
+    yield begin_lines
+
+
+def _table(document: dict[str, Any]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    change = document["change"]
+    beta = document["beta"]
+    data = "held-out pairs" if document["data"] == "held-out" else f"pairs of {document['data']}"
+    table = Table(
+        title=Text(f"{document['pairs']} {data}"),
+        caption=Text(
+            "accuracy: share of pairs whose chosen answer is the likelier a token; log p: nats a token; "
+            f"margin: {beta:g} x (log p chosen - log p rejected); NLL: over prompt and chosen answer; in brackets: 95% intervals"
+        ),
+        caption_justify="left",
+    )
+    table.add_column("")
+    for name in (*document["models"], *(["change"] if change else [])):
+        table.add_column(name, justify="right")
+    for metric, title, form in METRICS:
+        cells = [_cell(values, metric, form) for values in document["models"].values()]
+        if change:
+            cells.append(_cell(change, metric, form.replace(":", ":+")))
+            if metric == "rewards/accuracies":
+                cells[-1] += f"\n{change['pairs_won']} won, {change['pairs_lost']} lost"
+        table.add_row(title, *(Text(cell, justify="right") for cell in cells))
+    return table
+
+
+def _cell(values: dict[str, Any], metric: str, form: str) -> str:
+    interval = values["intervals"].get(metric)
+    text = form.format(values[metric])
+    return text if interval is None else f"{text}\n[{form.format(interval[0])}, {form.format(interval[1])}]"

@@ -1,0 +1,260 @@
+"""From the recipe's dataset section to pairs that a trainer can take: read, recognise, check, render, tokenize, fit.
+
+Rows go through one at a time and are tokenized in batches. Whatever is not trained on is counted under a reason, in the
+report; a source that gives nothing, or a whole that leaves nothing, is an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import chain, islice
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from orpo_cli.data.files import is_data_file
+from orpo_cli.data.formats import COLUMNS, Format, columns_found, recognise, rename
+from orpo_cli.data.pair import Misfit, Pair
+from orpo_cli.data.render import Renderer, Texts, renderer
+from orpo_cli.data.report import DataReport, SourceReport
+from orpo_cli.data.rules import REMEDIES, check
+from orpo_cli.data.sources import Row, draw, opened
+from orpo_cli.data.table import PairTable
+from orpo_cli.data.tokenize import Encoder, encoder, fit
+from orpo_cli.errors import DataError, UsageError
+from orpo_cli.recipe.schema import DatasetSection, EvalSplit, Source
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+LOOK = 100  # rows looked at to recognise a format
+BATCH = 512  # pairs tokenized at once
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Pairs to train on and held-out pairs (None where the recipe asks for none), with what became of every row."""
+
+    train: Dataset
+    eval: Dataset | None
+    report: DataReport
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-out pairs alone, with what became of every row that was read for them."""
+
+    eval: Dataset
+    report: DataReport
+
+
+def prepare(
+    dataset: DatasetSection, tokenizer: PreTrainedTokenizerBase, *, max_length: int, max_prompt_length: int, note: Note
+) -> Prepared:
+    """Read, check and tokenize the pairs that a recipe asks for; ``PairTable`` says which columns they have.
+
+    ``max_length`` and ``max_prompt_length`` are tokens; ``note`` is told what is going on. Raises DataError where a source
+    cannot be read or no pair is left, HubError where the hub refuses or is silent, UsageError where the tokenizer has no
+    chat template for conversations.
+    """
+    work = _Work(dataset, tokenizer, max_length, max_prompt_length, note)
+    train = work.table("train", dataset.train)
+    if dataset.eval is None:
+        return Prepared(work.part("train", train), None, work.report)
+    if isinstance(dataset.eval, EvalSplit):
+        kept, held_out = work.divide(train, dataset.eval)
+        return Prepared(work.part("train", train, kept), work.part("eval", train, held_out), work.report)
+    held = work.table("eval", dataset.eval)
+    return Prepared(work.part("train", train), work.part("eval", held), work.report)
+
+
+def prepare_eval(
+    dataset: DatasetSection, tokenizer: PreTrainedTokenizerBase, *, max_length: int, max_prompt_length: int, note: Note
+) -> HeldOut:
+    """The held-out pairs only: the same that ``prepare`` holds out with the same arguments. Raises as ``prepare`` does.
+
+    Where they are cut from the training pairs, those are read too, since the cut depends on them.
+    """
+    work = _Work(dataset, tokenizer, max_length, max_prompt_length, note)
+    if dataset.eval is None:
+        raise UsageError(
+            "the recipe holds no pairs out.", remedy="Set dataset.eval to a source, or to {test_size: 0.05}."
+        )
+    if isinstance(dataset.eval, EvalSplit):
+        train = work.table("train", dataset.train)
+        return HeldOut(work.part("eval", train, work.divide(train, dataset.eval)[1]), work.report)
+    return HeldOut(work.part("eval", work.table("eval", dataset.eval)), work.report)
+
+
+class _Work:
+    """What all sources of a recipe share: the tokenizer's rules, the lengths, the report."""
+
+    def __init__(
+        self,
+        dataset: DatasetSection,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        max_prompt_length: int,
+        note: Note,
+    ) -> None:
+        self.dataset = dataset
+        self.note = note
+        self.renderer: Renderer = renderer(tokenizer)
+        self.encoder: Encoder = encoder(tokenizer, self.renderer.end_tokens)
+        self.bos_id: int | None = tokenizer.bos_token_id
+        self.report = DataReport(
+            max_length, max_prompt_length, dataset.truncation_mode, end_of_turn=self.renderer.end_tokens[0]
+        )
+
+    def table(self, part: str, sources: list[Source]) -> PairTable:
+        """The kept pairs of ``sources``, in their order. Raises DataError where none is left."""
+        table = PairTable()
+        labels = _labels([*self.dataset.train, *(self.dataset.eval if isinstance(self.dataset.eval, list) else [])])
+        for source in sources:
+            self._read(table, part, source, labels[source.path])
+        if not len(table):
+            raise self._nothing_left(part)
+        return table
+
+    def divide(self, table: PairTable, split: EvalSplit) -> tuple[list[int], list[int]]:
+        """Positions to train on and positions held out, each in ascending order.
+
+        Held out are the pairs whose row names have the smallest digests together with ``shuffle_seed``: a pair that comes
+        or goes (other lengths, another tokenizer) moves at most one other. A share is rounded up. Raises DataError where
+        nothing would be left to train on.
+        """
+        size = math.ceil(split.test_size * len(table)) if isinstance(split.test_size, float) else split.test_size
+        if size >= len(table):
+            raise DataError(
+                f"dataset.eval.test_size: {split.test_size} holds out {size:,} of {len(table):,} pairs and leaves none to train "
+                "on.",
+                remedy="Lower it.",
+            )
+        seed = self.dataset.shuffle_seed
+        order = sorted(
+            range(len(table)), key=lambda position: sha256(f"{seed}:{table.rows[position]}".encode()).digest()
+        )
+        return sorted(order[size:]), sorted(order[:size])
+
+    def part(self, part: str, table: PairTable, positions: list[int] | None = None) -> Dataset:
+        """The dataset of train or eval, entered in the report."""
+        places = range(len(table)) if positions is None else positions
+        if part == "train":
+            self.report.train_pairs = len(places)
+        else:
+            self.report.eval_pairs = len(places)
+        self.report.lengths[part] = table.lengths(places)
+        self.report.fingerprints[part] = table.fingerprint(places)
+        return table.dataset(positions)
+
+    def _read(self, table: PairTable, part: str, source: Source, label: str) -> None:
+        with opened(source, label, self.note) as found:
+            drawn = draw(found, source, self.dataset.shuffle_seed)
+            report = SourceReport(part, source.path, found.location, found.fingerprint, source.split)
+            self.report.sources.append(report)
+            report.available = drawn.available
+            head = list(islice(drawn.rows, LOOK))
+            if not head:
+                raise DataError(
+                    f"{found.location}: no rows in split {source.split}.", remedy="Check the file and `split:`."
+                )
+            _check_columns(source, head, found.location)
+            rows = (Row(row.name, rename(row.value, source.columns)) for row in chain(head, drawn.rows))
+            values = [rename(row.value, source.columns) for row in head]
+            format_ = recognise(values, source.format, f"{found.location} (looked at from {head[0].name})")
+            report.format = format_.name
+            report.unused_columns = [name for name in _names(values) if name not in format_.uses]
+            self.note(f"reading {found.location} as {format_.name}")
+            for pairs in _batches(self._pairs(rows, format_, report)):
+                self._add(table, pairs, report)
+            if report.dropped["malformed"] == report.rows_read:
+                raise DataError(
+                    f"{found.location}: no row fits the format {format_.name} ({format_.description}); {columns_found(values)}. "
+                    f"For example {report.examples['malformed'][0]}.",
+                    remedy=REMEDIES["malformed"],
+                )
+
+    def _pairs(self, rows: Iterator[Row], format_: Format, report: SourceReport) -> Iterator[tuple[str, Pair, Texts]]:
+        for row in rows:
+            report.rows_read += 1
+            try:
+                if not isinstance(row.value, dict):
+                    raise Misfit("malformed", "the row is not an object with columns")
+                pair = format_.read(row.value, report.notes)
+                check(pair)
+                yield row.name, pair, self.renderer.render(pair)
+            except Misfit as why:
+                report.drop(row.name, why)
+        report.notes = +report.notes
+
+    def _add(self, table: PairTable, pairs: list[tuple[str, Pair, Texts]], report: SourceReport) -> None:
+        for (name, pair, texts), tokens in zip(pairs, self.encoder.encode([texts for *_, texts in pairs]), strict=True):
+            try:
+                fitted = fit(
+                    tokens,
+                    max_length=self.report.max_length,
+                    max_prompt_length=self.report.max_prompt_length,
+                    truncation_mode=self.dataset.truncation_mode,
+                    bos_id=self.bos_id,
+                )
+            except Misfit as why:
+                report.drop(name, why)
+                continue
+            table.add(name, pair, fitted)
+            report.kept += 1
+            report.truncated_prompts += fitted.prompt_cut
+            report.truncated_completions += fitted.answers_cut
+            report.notes["generation_prompt_shortened"] += texts.shortened
+        report.notes = +report.notes
+
+    def _nothing_left(self, part: str) -> DataError:
+        sources = [source for source in self.report.sources if source.part == part]
+        read = sum(source.rows_read for source in sources)
+        if not read:
+            return DataError(
+                f"no row to {part} on in {', '.join(source.location for source in sources)}.", remedy="Check split."
+            )
+        lines = [f"{source.location}: {line}" for source in sources for line in source.drops()]
+        reasons = dict.fromkeys(reason for source in sources for reason in source.dropped)
+        remedies = [REMEDIES[reason] for reason in reasons if reason in REMEDIES]
+        return DataError(
+            "\n  ".join([f"no usable {part} pair is left of {read:,} rows:", *lines]),
+            remedy=" ".join(remedies) or "Give pairs with a prompt and two different answers.",
+        )
+
+
+def _batches(pairs: Iterator[tuple[str, Pair, Texts]]) -> Iterator[list[tuple[str, Pair, Texts]]]:
+    while batch := list(islice(pairs, BATCH)):
+        yield batch
+
+
+def _labels(sources: list[Source]) -> dict[str, str]:
+    """What the row names of each path begin with: a file's own name, or the path as written where two share a name."""
+    names = {
+        source.path: PurePath(source.path).name if is_data_file(source.path) else source.path for source in sources
+    }
+    return {path: path if list(names.values()).count(name) > 1 else name for path, name in names.items()}
+
+
+def _check_columns(source: Source, rows: list[Row], where: str) -> None:
+    unknown = [ours for ours in source.columns if ours not in COLUMNS]
+    if unknown:
+        raise DataError(
+            f"{where}: columns: {', '.join(unknown)} is none of our names.", remedy=f"Ours: {', '.join(COLUMNS)}."
+        )
+    found = _names([row.value for row in rows])
+    missing = [theirs for theirs in source.columns.values() if theirs not in found]
+    if missing:
+        raise DataError(
+            f"{where}: columns: the data has no {' and no '.join(missing)}.",
+            remedy=f"It has {', '.join(found) or 'none'}.",
+        )
+
+
+def _names(rows: list[Any]) -> list[str]:
+    return list(dict.fromkeys(str(key) for row in rows if isinstance(row, dict) for key in row))

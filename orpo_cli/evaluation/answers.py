@@ -1,0 +1,158 @@
+"""Answers to prompts, greedy unless sampling is asked for."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.evaluation.prompts import Prompt
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.generation.streamers import BaseStreamer
+
+PROMPTS_AT_ONCE = 8  # a step reads all the weights whatever the number of prompts, so a few cost little more than one
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen. ``temperature`` 0 takes the likeliest each time; ``top_p`` and ``seed`` are for the others."""
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+    def with_seed(self) -> Sampling:
+        """The same with a seed drawn where sampling needs one and none was given."""
+        if self.temperature == 0 or self.seed is not None:
+            return self
+        return Sampling(self.max_new_tokens, self.temperature, self.top_p, secrets.randbelow(2**31))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``finished``: the model ended its turn; otherwise ``max_new_tokens`` cut it. ``tokens`` counts the end of turn."""
+
+    text: str
+    tokens: int
+    finished: bool
+
+
+def stop_ids(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, end_ids: frozenset[int]
+) -> list[int]:
+    """Every token that ends an answer: of the model's generation config, the tokenizer's EOS, the template's ``end_ids``."""
+    configured = model.generation_config.eos_token_id
+    stops = set(configured if isinstance(configured, list) else [configured]) | {tokenizer.eos_token_id} | end_ids
+    return sorted(stop for stop in stops if stop is not None)
+
+
+def answer_prompts(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    *,
+    end_ids: frozenset[int],
+    batch_size: int = PROMPTS_AT_ONCE,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Answer]:
+    """An answer to each prompt, in their order. Prompts of like length are answered together.
+
+    Greedy answers do not depend on ``batch_size``; sampled ones depend on it and on the seed.
+    Raises UsageError where a prompt and its answer do not fit into the model's context, MachineError for want of memory.
+    """
+    for number, prompt in enumerate(prompts, start=1):
+        refuse_beyond_context(model, len(prompt.input_ids), sampling, f"prompt {number}")
+    if sampling.seed is not None:
+        torch.manual_seed(sampling.seed)
+    stops = stop_ids(model, tokenizer, end_ids)
+    answers: dict[int, Answer] = {}
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].input_ids))
+    for begin in range(0, len(order), batch_size):
+        batch = order[begin : begin + batch_size]
+        rows = generate(model, tokenizer, [prompts[index].input_ids for index in batch], sampling, stops)
+        for index, tokens in zip(batch, rows, strict=True):
+            answers[index] = read_answer(tokenizer, tokens, stops)
+        if progress is not None:
+            progress(len(answers), len(prompts))
+    return [answers[index] for index in range(len(prompts))]
+
+
+def generate(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch: list[list[int]],
+    sampling: Sampling,
+    stops: list[int],
+    streamer: BaseStreamer | None = None,
+) -> list[list[int]]:
+    """New token ids for each prompt of ``batch``, up to and with the first stop or to ``max_new_tokens``."""
+    length = max(len(ids) for ids in batch)
+    pad = tokenizer.pad_token_id
+    tokens = torch.tensor([[pad] * (length - len(ids)) + ids for ids in batch], device=model.device)
+    mask = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in batch], device=model.device)
+    try:
+        with torch.inference_mode():
+            output = model.generate(
+                input_ids=tokens,
+                attention_mask=mask,
+                generation_config=_generation_config(sampling, stops, pad),
+                streamer=streamer,
+            )
+    except torch.OutOfMemoryError as error:
+        raise MachineError(
+            f"the memory of {model.device} is too small.", remedy="Ask fewer prompts at once, or for shorter answers."
+        ) from error
+    return [_until(row, stops) for row in output[:, length:].tolist()]
+
+
+def read_answer(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stops: list[int]) -> Answer:
+    """The text of new ``tokens``, without the end of turn."""
+    finished = bool(tokens) and tokens[-1] in stops
+    text = tokenizer.decode(tokens[:-1] if finished else tokens, skip_special_tokens=True)
+    return Answer(str(text), len(tokens), finished)
+
+
+def refuse_beyond_context(
+    model: PreTrainedModel | PeftModel, prompt_tokens: int, sampling: Sampling, what: str
+) -> None:
+    """Raise UsageError where prompt and answer are longer than the positions that the model was made for."""
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(context, int) and prompt_tokens + sampling.max_new_tokens > context:
+        raise UsageError(
+            f"{what} has {prompt_tokens} tokens; with {sampling.max_new_tokens} new ones that is more than the {context} "
+            "the model was made for.",
+            remedy="Shorten it, or ask for fewer with --max-new-tokens.",
+        )
+
+
+def _generation_config(sampling: Sampling, stops: list[int], pad: int) -> GenerationConfig:
+    """Everything said, so that a model's own habits (a repetition penalty, top_k) do not blur what training changed."""
+    from transformers import GenerationConfig
+
+    chosen: dict[str, Any] = {"do_sample": False}
+    if sampling.temperature > 0:
+        chosen = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    return GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens,
+        eos_token_id=stops,
+        pad_token_id=pad,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        num_beams=1,
+        **chosen,
+    )
+
+
+def _until(tokens: list[int], stops: list[int]) -> list[int]:
+    """``tokens`` up to and with the first stop: what follows it is padding."""
+    end = next((at for at, token in enumerate(tokens) if token in stops), len(tokens) - 1)
+    return tokens[: end + 1]

@@ -1,0 +1,130 @@
+"""Prompts, as the very tokens that training would make of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orpo_cli.data.pair import Message, Misfit, Pair
+from orpo_cli.errors import DataError, UsageError
+from orpo_cli.evaluation.heldout import judged_pairs
+from orpo_cli.evaluation.subject import Subject
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Messages = Sequence[Message]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """``text`` is for people: the last message. ``input_ids`` are what the model reads. ``messages`` is None for plain text."""
+
+    text: str
+    input_ids: list[int]
+    messages: list[dict[str, str]] | None = None
+
+
+class PromptMaker:
+    """Makes prompts for one tokenizer, through its chat template or, with ``plain``, as bare text."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, plain: bool) -> None:
+        from orpo_cli.data.render import renderer
+        from orpo_cli.data.tokenize import encoder
+
+        self.plain = plain
+        self._renderer = renderer(tokenizer)
+        self._encoder = encoder(tokenizer, self._renderer.end_tokens)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The tokens that end an answer in training data of this kind."""
+        return self._encoder.end_ids
+
+    def text(self, text: str, system: str | None = None) -> Prompt:
+        """The prompt of one text: a user's message, or with ``plain`` what is to be continued."""
+        if not text.strip():
+            raise UsageError("the prompt is empty.", remedy="Say something.")
+        if not self.plain:
+            return self.conversation([*([Message("system", system)] if system else []), Message("user", text)])
+        return Prompt(text, self._encode(Pair(text, "a", "b")))
+
+    def conversation(self, messages: Messages) -> Prompt:
+        """The prompt that asks for the next answer. Raises UsageError where the template cannot show ``messages``."""
+        answers = tuple((Message("assistant", text),) for text in "ab")
+        pair = Pair(tuple(messages), answers[0], answers[1])
+        return Prompt(messages[-1].content, self._encode(pair), [message._asdict() for message in messages])
+
+    def _encode(self, pair: Pair) -> list[int]:
+        try:
+            texts = self._renderer.render(pair)
+        except Misfit as error:
+            if error.reason == "special_token_text":
+                raise UsageError(
+                    f"the prompt spells {error.detail}, a token that only the chat template may write.",
+                    remedy="Write it another way.",
+                ) from error
+            raise UsageError(
+                f"the chat template cannot show this conversation ({error.reason}): {error.detail}",
+                remedy="Some templates know no system message: leave --system out.",
+            ) from error
+        return self._encoder.encode([texts])[0].prompt
+
+
+def refuse_without_prompts(subject_name: str, has_held_out: bool, *, texts: Sequence[str], file: str | None) -> None:
+    """Raise UsageError where nothing says what to ask; before any model is loaded."""
+    if not texts and file is None and not has_held_out:
+        raise UsageError(
+            f"{subject_name} has no held-out prompts.", remedy="Ask something: --prompt TEXT, or --prompts-from FILE."
+        )
+    if file is not None and not Path(file).expanduser().is_file():
+        raise DataError(
+            f"--prompts-from {file}: no such file.", remedy="Give a .txt (a prompt a line) or preference data."
+        )
+
+
+def collect_prompts(
+    subject: Subject,
+    maker: PromptMaker,
+    *,
+    texts: Sequence[str],
+    file: str | None,
+    count: int | None,
+    system: str | None,
+    note: Callable[[str], None],
+) -> list[Prompt]:
+    """The prompts of ``texts`` and of ``file``; without either ``count`` of those that the run held out.
+
+    ``file`` is a .txt with a prompt a line, or preference data of any kind that is trained on.
+    Raises UsageError or DataError.
+    """
+    prompts = [maker.text(text, system) for text in texts]
+    if file is not None and file.endswith(".txt"):
+        prompts += [maker.text(line, system) for line in _lines(Path(file).expanduser(), note)[:count]]
+    elif file is not None or not texts:
+        judged = judged_pairs(subject, data=file, max_samples=count, note=note)
+        prompts += [_of_row(row) for row in judged.rows]
+    return prompts
+
+
+def _of_row(row: dict[str, Any]) -> Prompt:
+    prompt = json.loads(row["prompt_json"])
+    if isinstance(prompt, str):
+        return Prompt(prompt, row["prompt_input_ids"])
+    return Prompt(prompt[-1]["content"], row["prompt_input_ids"], prompt)
+
+
+def _lines(path: Path, note: Callable[[str], None]) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}", remedy="Give a UTF-8 text with a prompt a line.") from error
+    prompts = [line for line in lines if line.strip()]
+    if not prompts:
+        raise DataError(f"{path} holds no prompt.", remedy="Write one a line.")
+    if len(prompts) < len(lines):
+        note(f"{path}: {len(lines) - len(prompts)} empty lines left out")
+    return prompts

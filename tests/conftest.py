@@ -1,0 +1,66 @@
+"""Runs the command line as users do, and finds the real data where it is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+os.environ["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE", "1")  # no test may need the network
+
+
+@dataclass
+class Ran:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Orpo = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def orpo(tmp_path: Path) -> Orpo:
+    """``orpo("validate", "x.yaml")`` in a fresh process, in ``tmp_path``, without a terminal."""
+
+    def run(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+        settings: dict[str, object] = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 300, **options}
+        command = [sys.executable, "-m", "orpo_cli", *map(str, arguments)]
+        return subprocess.run(command, check=False, **settings)  # type: ignore[call-overload, no-any-return]
+
+    return run
+
+
+@pytest.fixture
+def orpo_here(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """``orpo("train", recipe)`` in this process, which has the libraries loaded. Standard streams as in a pipe."""
+
+    def run(*arguments: str | Path) -> Ran:
+        from orpo_cli.cli.main import main
+
+        monkeypatch.setattr(sys, "argv", ["orpo", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capfd.readouterr()
+        return Ran(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real preference data: $ORPO_TEST_DATA, or shared/data beside the checkout."""
+    root = Path(__file__).parents[1]
+    for folder in (os.environ.get("ORPO_TEST_DATA"), root.parent / "shared" / "data"):
+        if folder and Path(folder).is_dir():
+            return Path(folder)
+    pytest.skip("real data not found: set ORPO_TEST_DATA to the folder that holds it")

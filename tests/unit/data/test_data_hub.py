@@ -1,0 +1,151 @@
+"""Hub datasets, through the real clients, from a hub on loopback that serves one dataset and refuses others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import pairs
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+FILES = {
+    "README.md": b"---\nlicense: mit\n---\nPairs.\n",
+    "train.jsonl": "".join(json.dumps(row) + "\n" for row in pairs(4)).encode(),
+    "test.jsonl": "".join(json.dumps(row) + "\n" for row in pairs(2, start=9)).encode(),
+}
+READ = """
+import json, sys
+from orpo_cli.data.sources import draw, opened
+from orpo_cli.errors import OrpoError
+from orpo_cli.recipe.schema import Source
+answers = []
+for options in json.loads(sys.argv[1]):
+    source, notes = Source(**options), []
+    try:
+        with opened(source, source.path, notes.append) as found:
+            rows = [list(row) for row in draw(found, source, 1).rows]
+        answers.append({"rows": rows, "fingerprint": found.fingerprint, "location": found.location, "notes": notes})
+    except OrpoError as error:
+        answers.append({"exit_code": error.exit_code, "message": error.message, "remedy": error.remedy})
+print(json.dumps(answers))
+"""
+
+
+class Hub(BaseHTTPRequestHandler):
+    """What `datasets` asks of a hub to load a dataset of a few files."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None: ...
+
+    def answer(self, code: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(code)
+        for name, value in {"Content_Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        path = self.path.split("?")[0]
+        file = re.fullmatch(r"/datasets/org/data/resolve/[^/]+/(.+)", path)
+        if "/org/gated" in path:
+            self.answer(403, X_Error_Code="GatedRepo", X_Error_Message="Access is restricted.")
+        elif "/org/none" in path:
+            self.answer(401, X_Error_Code="RepoNotFound", X_Error_Message="Repository not found.")
+        elif file and file[1] in FILES:
+            body = FILES[file[1]]
+            self.answer(200, body, ETag=f'"{hashlib.sha1(body).hexdigest()}"', X_Repo_Commit=COMMIT)
+        elif path == f"/api/datasets/org/data/tree/{COMMIT}":
+            self.json([{"type": "file", "path": name, "size": len(body), "oid": "0"} for name, body in FILES.items()])
+        elif re.match(r"/api/datasets/org/data(/revision/.*)?$", path):
+            self.json({"id": "org/data", "sha": COMMIT, "siblings": [{"rfilename": name} for name in FILES]})
+        elif file or "/tree/" in path:
+            self.answer(404, X_Error_Code="EntryNotFound", X_Error_Message="Entry not found.", X_Repo_Commit=COMMIT)
+        else:
+            self.answer(404)
+
+    def json(self, value: object) -> None:
+        self.answer(200, json.dumps(value).encode(), Content_Type="application/json")
+
+    do_HEAD = do_GET
+
+
+@pytest.fixture
+def hub() -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def read(endpoint: str, home: Path, *sources: dict[str, Any]) -> list[dict[str, Any]]:
+    """Read sources in a fresh process, since the clients take their settings at import."""
+    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "NO_PROXY": "*"}
+    for name in ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_DATASETS_OFFLINE", "HF_TOKEN"):
+        environment.pop(name, None)
+    command = [sys.executable, "-c", READ, json.dumps(sources)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+def test_a_hub_dataset_is_read_and_refusals_are_hub_errors(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+    whole, part, split, config, none, gated = read(
+        f"http://127.0.0.1:{hub.server_port}",
+        tmp_path,
+        {"path": "org/data"},
+        {"path": "org/data", "split": "test[1:]"},
+        {"path": "org/data", "split": "dev"},
+        {"path": "org/data", "name": "other"},
+        {"path": "org/none"},
+        {"path": "org/gated"},
+    )
+    assert whole["rows"] == [[f"org/data/train:{number}", row] for number, row in enumerate(pairs(4), 1)]
+    assert (whole["fingerprint"], whole["location"]) == (COMMIT, "hub:org/data")
+    assert part["rows"] == [["org/data/test:2", pairs(2, start=9)[1]]]
+    assert split["exit_code"] == 4
+    assert "no split dev; it has train, test" in split["message"]
+    assert config["exit_code"] == 4
+    assert "other" in config["message"]
+    assert none["exit_code"] == gated["exit_code"] == 6
+    assert "org/none: Dataset 'org/none' doesn't exist" in none["message"]
+    assert "gated" in gated["message"]
+    assert "HF_TOKEN" in gated["remedy"]
+
+
+def test_a_silent_hub_gives_the_cached_copy_or_an_error_soon(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+    endpoint = f"http://127.0.0.1:{hub.server_port}"
+    read(endpoint, tmp_path, {"path": "org/data"})
+    hub.shutdown()
+    hub.server_close()
+    started = time.monotonic()
+    cached, same, other, missing = read(
+        endpoint,
+        tmp_path,
+        {"path": "org/data"},
+        {"path": "org/data", "revision": COMMIT},
+        {"path": "org/data", "revision": "v2"},
+        {"path": "org/elsewhere"},
+    )
+    assert time.monotonic() - started < 20  # the clients' own retries alone take 23 s for each
+    assert [row for _, row in cached["rows"]] == pairs(4)
+    assert cached["fingerprint"] == COMMIT
+    assert any("cached copy" in note for note in cached["notes"])
+    assert len(same["rows"]) == 4
+    assert other["exit_code"] == missing["exit_code"] == 6
+    assert "may not be revision v2" in other["message"]
+    assert "cannot be reached" in missing["message"]
+    assert "hf download" in missing["remedy"]

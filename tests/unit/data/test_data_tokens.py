@@ -1,0 +1,300 @@
+"""The token rules, over random conversations and tokenizers of several families."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from data_tokenizers import NAMES, byte_level, sentencepiece_like, tokenizer_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import pairs
+from transformers import PreTrainedTokenizerFast
+from trl.data_utils import apply_chat_template
+from trl.experimental.orpo import ORPOTrainer
+
+from orpo_cli.data.formats import recognise
+from orpo_cli.data.pair import Message, Misfit, Pair
+from orpo_cli.data.render import Renderer, Texts, renderer
+from orpo_cli.data.tokenize import Encoder, Tokens, encoder, fit
+from orpo_cli.errors import UsageError
+from orpo_cli.model.templates import BUILT_IN
+
+words = st.text(min_size=1, max_size=40).filter(lambda text: text.strip())
+simple = st.sampled_from(
+    ["The sky is blue.", " leading", "trailing \n", "\n\nlines\n", "emoji 🌊é", "Ünïcode 中文", "a", "  x"]
+)
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> Pair:
+    turns = draw(st.lists(st.one_of(simple, words), min_size=1, max_size=5).filter(lambda found: len(found) % 2 == 1))
+    history = [Message(("user", "assistant")[index % 2], text) for index, text in enumerate(turns)]
+    if draw(st.booleans()):
+        history.insert(0, Message("system", draw(simple)))
+    chosen, rejected = draw(st.lists(st.one_of(simple, words), min_size=2, max_size=2))
+    return Pair(tuple(history), (Message("assistant", chosen),), (Message("assistant", rejected),))
+
+
+TOOLS: dict[PreTrainedTokenizerFast, tuple[Renderer, Encoder]] = {}
+
+
+def encoded(tokenizer: PreTrainedTokenizerFast, pair: Pair) -> tuple[Texts, Tokens]:
+    if tokenizer not in TOOLS:
+        rendering = renderer(tokenizer)
+        TOOLS[tokenizer] = rendering, encoder(tokenizer, rendering.end_tokens)
+    rendering, encoding = TOOLS[tokenizer]
+    texts = rendering.render(pair)
+    return texts, encoding.encode([texts])[0]
+
+
+def as_messages(messages: object) -> list[dict[str, str]]:
+    return [message._asdict() for message in messages]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=50, deadline=None)
+@given(pair=conversations())
+def test_prompt_ids_are_those_of_inference_and_no_token_spans_the_border(name: str, pair: Pair) -> None:
+    tokenizer = tokenizer_of(name)
+    texts, tokens = encoded(tokenizer, pair)
+    inference = tokenizer.apply_chat_template(as_messages(pair.prompt), add_generation_prompt=True)["input_ids"]
+    if name == "opened_thought":  # its generation prompt is not part of a finished conversation
+        assert texts.shortened
+        assert tokens.prompt == inference[: len(tokens.prompt)]
+    else:
+        assert not texts.shortened
+        assert tokens.prompt == inference
+    for answer, ids in ((pair.chosen, tokens.chosen), (pair.rejected, tokens.rejected)):
+        whole = tokenizer.apply_chat_template(as_messages((*pair.prompt, *answer)), tokenize=False)
+        seen = tokenizer.decode(tokens.prompt + ids)
+        if name in ("zephyr", "mistral"):
+            seen = seen.removeprefix(" ")  # which these tokenizers put before any text
+        added = tokenizer.decode(ids[-1:]) if name in ("plain", "unmarked_chatml") else ""
+        assert whole.startswith(seen.removesuffix(added))
+        assert seen.startswith(texts.prompt)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=50, deadline=None)
+@given(pair=conversations())
+def test_each_answer_ends_in_one_end_token_and_the_prompt_has_one_bos_at_most(name: str, pair: Pair) -> None:
+    tokenizer = tokenizer_of(name)
+    _, tokens = encoded(tokenizer, pair)
+    ends = {
+        "llama3": {"<|eot_id|>"}, "gemma": {"<end_of_turn>"}, "zephyr": {"</s>"}, "mistral": {"</s>"},
+        "unmarked_chatml": {"</s>"},
+    }.get(name, {"<|im_end|>"})  # fmt: skip
+    end_ids = {tokenizer.convert_tokens_to_ids(end) for end in ends} | {tokenizer.eos_token_id}
+    for ids in (tokens.chosen, tokens.rejected):
+        assert tokenizer.convert_ids_to_tokens(ids[-1]) in ends
+        assert sum(token in end_ids for token in ids) == 1
+        assert len(ids) > 1
+    if name in ("llama3", "gemma", "mistral"):
+        assert tokens.prompt.count(tokenizer.bos_token_id) == 1
+        assert tokens.prompt[0] == tokenizer.bos_token_id
+    if name in ("zephyr", "unmarked_chatml"):  # the template writes none, so inference has none
+        assert tokenizer.bos_token_id not in tokens.prompt
+
+
+@pytest.mark.parametrize("name", ["zephyr", "mistral"])
+def test_a_tokenizer_that_prepends_a_space_does_not_put_one_before_the_answer(name: str) -> None:
+    tokenizer = tokenizer_of(name)
+    pair = Pair(
+        (Message("user", "What colour is the sky?"),),
+        (Message("assistant", "It is blue."),),
+        (Message("assistant", "No"),),
+    )
+    texts, tokens = encoded(tokenizer, pair)
+    whole = tokenizer(texts.prompt + texts.chosen, add_special_tokens=False)["input_ids"]
+    assert tokens.prompt + tokens.chosen == whole
+
+
+def test_a_template_without_end_token_gets_the_eos_and_loses_what_it_puts_behind_an_answer() -> None:
+    tokenizer = tokenizer_of("plain")
+    pair = Pair((Message("user", "Who?"),), (Message("assistant", "You"),), (Message("assistant", "Nobody\n"),))
+    _, tokens = encoded(tokenizer, pair)
+    assert tokenizer.decode(tokens.prompt + tokens.chosen) == "Question: Who?\nAnswer: You<|im_end|>"
+    assert tokenizer.decode(tokens.rejected) == "Nobody\n<|im_end|>"
+
+
+def test_golden_texts_of_each_template() -> None:
+    pair = Pair(
+        (Message("system", "Be brief."), Message("user", "Who?")),
+        (Message("assistant", "You"),),
+        (Message("assistant", "I"),),
+    )
+    seen = {}
+    for name in NAMES:
+        _, tokens = encoded(tokenizer_of(name), pair)
+        seen[name] = (tokenizer_of(name).decode(tokens.prompt).lstrip(), tokenizer_of(name).decode(tokens.chosen))
+    chatml = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+    assert seen == {
+        "chatml": (chatml, "You<|im_end|>"),
+        "phi": (chatml, "You<|im_end|>"),
+        "thinking": (chatml, "<think>\n\n</think>\n\nYou<|im_end|>"),
+        "opened_thought": ("<|im_start|>system\nBe brief.<|im_end|><|im_start|>user\nWho?<|im_end|><|im_start|>assistant\n",
+                           "You<|im_end|>"),
+        "plain": ("Question: Be brief.\nQuestion: Who?\nAnswer: ", "You<|im_end|>"),
+        "llama3": ("<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user"
+                   "<|end_header_id|>\n\nWho?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", "You<|eot_id|>"),
+        "gemma": ("<bos><start_of_turn>user\nBe brief.\n\nWho?<end_of_turn>\n<start_of_turn>model\n", "You<end_of_turn>"),
+        "zephyr": ("<|system|>\nBe brief.</s>\n<|user|>\nWho?</s>\n<|assistant|>\n", "You</s>"),
+        "mistral": ("<s>[INST] Be brief.\n\nWho? [/INST]", " You</s>"),
+        "unmarked_chatml": (chatml, "You</s>"),
+    }  # fmt: skip
+
+
+def trl_ids(tokenizer: PreTrainedTokenizerFast, row: dict[str, str], max_length: int = 1024) -> dict[str, list[int]]:
+    """What trl's own preparation makes of three texts."""
+    trainer = object.__new__(ORPOTrainer)
+    trainer.processing_class, trainer.is_encoder_decoder, trainer.max_length = tokenizer, False, max_length
+    return trainer.tokenize_row(row)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "mistral"])
+def test_ids_equal_trls_where_it_is_given_the_right_texts(name: str) -> None:
+    tokenizer = tokenizer_of(name)
+    tokenizer = tokenizer if name in ("chatml", "mistral") else with_eos(tokenizer)
+    read = recognise(pairs(6)).read
+    for row in pairs(6):
+        texts, tokens = encoded(tokenizer, read(row, Counter()))
+        trl = trl_ids(tokenizer, {"prompt": texts.prompt, "chosen": texts.chosen, "rejected": texts.rejected})
+        assert trl["prompt_input_ids"] == tokens.prompt
+        assert trl["chosen_input_ids"] == tokens.prompt + tokens.chosen
+        assert trl["rejected_input_ids"] == tokens.prompt + tokens.rejected
+        assert trl["chosen_labels"] == [-100] * len(tokens.prompt) + tokens.chosen
+
+
+def with_eos(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """A copy whose EOS is its end of turn, as in instruct models; trl adds the EOS otherwise."""
+    kinds = {"<|begin_of_text|>": "<|eot_id|>", "<bos>": "<end_of_turn>"}
+    copied = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        bos_token=tokenizer.bos_token,
+        eos_token=kinds[tokenizer.bos_token],
+    )
+    copied.chat_template = tokenizer.chat_template
+    return copied
+
+
+def test_trl_doubles_the_end_of_chatml_where_we_do_not() -> None:
+    tokenizer = tokenizer_of("chatml")
+    row = pairs(1)[0]
+    trl = trl_ids(tokenizer, apply_chat_template(row, tokenizer))
+    ours = encoded(tokenizer, recognise([row]).read(row, Counter()))[1]
+    newline = tokenizer("\n")["input_ids"]
+    assert trl["chosen_input_ids"] == ours.prompt + ours.chosen + newline + [tokenizer.eos_token_id]
+
+
+def test_plain_texts_get_what_the_tokenizer_puts_in_front_once_and_one_eos() -> None:
+    for tokenizer in (byte_level(["<s>", "</s>"], None), sentencepiece_like(BUILT_IN["zephyr"])):
+        _, tokens = encoded(tokenizer, Pair("The sky is", " blue.", " not blue.</s> \n"))
+        assert tokens.prompt == tokenizer("The sky is")["input_ids"]
+        assert tokenizer.decode(tokens.chosen) == " blue.</s>"
+        assert tokenizer.decode(tokens.rejected) == " not blue.</s>"
+        _, spelled = encoded(tokenizer, Pair("<s>The sky is", " blue.", " red."))
+        assert spelled.prompt.count(tokenizer.bos_token_id) == 1
+
+
+def test_plain_texts_need_no_template_but_conversations_do() -> None:
+    tokenizer = byte_level(["<s>", "</s>"], None)
+    rendering = renderer(tokenizer)
+    assert rendering.render(Pair("a b", " c", " d")).chosen == " c"
+    with pytest.raises(UsageError, match="has no chat template") as caught:
+        rendering.render(Pair((Message("user", "hi"),), (Message("assistant", "a"),), (Message("assistant", "b"),)))
+    assert caught.value.exit_code == 2
+    assert "chatml" in str(caught.value.remedy)
+
+
+def test_a_broken_template_is_a_usage_error() -> None:
+    tokenizer = byte_level(["<s>", "</s>"], "{{ raise_exception('never') }}")
+    with pytest.raises(UsageError, match="never"):
+        renderer(tokenizer).render(
+            Pair((Message("user", "hi"),), (Message("assistant", "a"),), (Message("assistant", "b"),))
+        )
+
+
+def test_a_tokenizer_without_any_end_token_is_refused() -> None:
+    tokenizer = byte_level(["<s>", "</s>"], None)
+    tokenizer.eos_token = None
+    with pytest.raises(UsageError, match="no EOS"):
+        renderer(tokenizer)
+
+
+def test_a_refused_conversation_and_spelled_special_tokens_are_misfits() -> None:
+    strict = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        + BUILT_IN["chatml"]
+    )
+    tokenizer = byte_level(["<s>", "</s>", "<|im_end|>"], strict)
+    answers = ((Message("assistant", "a"),), (Message("assistant", "b"),))
+    with pytest.raises(Misfit, match="no system role") as caught:
+        renderer(tokenizer).render(Pair((Message("system", "x"), Message("user", "hi")), *answers))
+    assert caught.value.reason == "template_error"
+    with pytest.raises(Misfit) as caught:
+        renderer(tokenizer).render(Pair((Message("user", "what does <|im_end|> mean?"),), *answers))
+    assert (caught.value.reason, caught.value.detail) == ("special_token_text", "<|im_end|>")
+
+
+def test_a_template_whose_finished_conversation_begins_otherwise_is_a_misfit() -> None:
+    template = "{{ messages | length }}" + BUILT_IN["chatml"] + "{{ messages[-1]['content'] | length }}"
+    template = "{{ messages[-1]['content'] | length }}" + template
+    pair = Pair((Message("user", "hi"),), (Message("assistant", "a"),), (Message("assistant", "bb"),))
+    with pytest.raises(Misfit) as caught:
+        renderer(byte_level(["<s>", "</s>"], template)).render(pair)
+    assert caught.value.reason == "template_mismatch"
+
+
+FIT = {"max_length": 10, "max_prompt_length": 4, "truncation_mode": "keep_end", "bos_id": None}
+
+
+def test_a_long_prompt_keeps_its_end_its_start_or_drops() -> None:
+    tokens = Tokens([1, 5, 6, 7, 8, 9], [20, 2], [21, 22, 2])
+    assert fit(tokens, **FIT).prompt == [6, 7, 8, 9]  # type: ignore[arg-type]
+    assert fit(tokens, **{**FIT, "bos_id": 1}).prompt == [1, 7, 8, 9]  # type: ignore[arg-type]
+    assert fit(tokens, **{**FIT, "truncation_mode": "keep_start"}).prompt == [1, 5, 6, 7]  # type: ignore[arg-type]
+    assert fit(tokens, **FIT).prompt_cut  # type: ignore[arg-type]
+    with pytest.raises(Misfit) as caught:
+        fit(tokens, **{**FIT, "truncation_mode": "drop"})  # type: ignore[arg-type]
+    assert caught.value.reason == "prompt_too_long"
+
+
+def test_a_bos_that_opens_every_turn_is_not_kept_in_front() -> None:
+    tokens = Tokens([1, 5, 6, 1, 7, 8], [20, 2], [21, 2])
+    assert fit(tokens, **{**FIT, "bos_id": 1}).prompt == [6, 1, 7, 8]  # type: ignore[arg-type]
+
+
+@given(
+    prompt=st.lists(st.integers(3, 50), min_size=1, max_size=30),
+    answers=st.lists(st.lists(st.integers(3, 50), max_size=30), min_size=2, max_size=2),
+    max_length=st.integers(1, 40),
+    max_prompt_length=st.integers(1, 40),
+    mode=st.sampled_from(["keep_end", "keep_start", "drop"]),
+)
+def test_no_sequence_exceeds_max_length_and_no_answer_is_empty(
+    prompt: list[int], answers: list[list[int]], max_length: int, max_prompt_length: int, mode: str
+) -> None:
+    tokens = Tokens(prompt, [*answers[0], 2], [*answers[1], 2])
+    limits: dict[str, Any] = {"max_length": max_length, "max_prompt_length": max_prompt_length, "truncation_mode": mode}
+    room = max(0, max_length - min(len(prompt), max_prompt_length))
+    if mode == "drop" and len(prompt) > max_prompt_length:
+        due = "prompt_too_long"
+    else:
+        due = "no_room" if not room else "identical_when_cut"
+    if due != "identical_when_cut" or tokens.chosen[:room] == tokens.rejected[:room]:
+        with pytest.raises(Misfit) as caught:
+            fit(tokens, **limits, bos_id=3)
+        assert caught.value.reason == due
+        return
+    fitted = fit(tokens, **limits, bos_id=3)
+    assert 1 <= len(fitted.prompt) <= max_prompt_length
+    for answer, whole in ((fitted.chosen, tokens.chosen), (fitted.rejected, tokens.rejected)):
+        assert len(answer) >= 1
+        assert len(fitted.prompt) + len(answer) <= max_length
+        assert answer == whole[: len(answer)]
+    cut = sum(answer[-1] != 2 for answer in (fitted.chosen, fitted.rejected))
+    assert fitted.answers_cut == cut
+    assert fitted.prompt_cut == (len(prompt) > max_prompt_length)
+    assert fitted.chosen != fitted.rejected

@@ -1,0 +1,124 @@
+"""Nothing is left open in a plan, and every decided value says why."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orpo_cli.errors import RecipeError
+from orpo_cli.machine import Machine
+from orpo_cli.plan.facts import ModelFacts
+from orpo_cli.plan.plan import Plan
+from orpo_cli.plan.resolve import resolve
+from orpo_cli.recipe.load import load_recipe
+
+CPU = Machine("cpu", "a processor", 1, None, 8 << 30, 2, False, False, 1 << 40, "3.11", "Linux")
+H100 = replace(CPU, device="cuda", device_name="H100", device_memory_bytes=80 << 30, bf16=True)
+T4 = replace(H100, device_name="T4", bf16=False)
+SMALL = ModelFacts("llama", 135_000_000, True, 8192)
+
+
+def plan(folder: Path, machine: Machine = CPU, facts: ModelFacts | None = SMALL, **sections: Any) -> Plan:
+    recipe = {"model": {"model_name_or_path": "a/b"}, "dataset": {"train": {"path": "x.jsonl"}}, **sections}
+    (folder / "r.yaml").write_text(json.dumps(recipe))
+    return resolve(load_recipe(str(folder / "r.yaml")), machine, facts)
+
+
+def leaves(value: Any) -> list[dict[str, Any]]:
+    if set(value) == {"value", "origin", "reason"}:
+        return [value]
+    return [leaf for inner in value.values() for leaf in leaves(inner)]
+
+
+@pytest.mark.parametrize("machine", [CPU, H100, T4], ids=lambda machine: machine.device_name)
+@pytest.mark.parametrize("lora", [{}, {"lora": {}}], ids=["full", "lora"])
+def test_no_auto_is_left_and_every_value_has_a_reason(tmp_path: Path, machine: Machine, lora: dict[str, Any]) -> None:
+    for leaf in leaves(plan(tmp_path, machine, **lora).as_document()):
+        assert leaf["value"] != "auto"
+        assert leaf["reason"]
+        assert leaf["origin"] in ("recipe", "override", "default", "decided")
+
+
+def test_a_plan_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    made = plan(tmp_path, H100, lora={"rank_pattern": {"q_proj": 4}}, quantization={"load_in_4bit": True})
+    assert Plan.from_document(json.loads(made.to_json())) == made
+
+
+def test_learning_rate_and_beta_follow_size_and_method(tmp_path: Path) -> None:
+    small, large = SMALL, replace(SMALL, parameters=8_000_000_000)
+    assert plan(tmp_path, lora={}).training["learning_rate"] == 1e-4
+    assert plan(tmp_path).training["learning_rate"] == 1e-5
+    assert plan(tmp_path, facts=large, lora={}).training["learning_rate"] == 5e-5
+    assert (plan(tmp_path, facts=small).training["beta"], plan(tmp_path, facts=large).training["beta"]) == (0.25, 0.1)
+    assert "135M" in plan(tmp_path).why["training.beta"].reason
+
+
+def test_precision_follows_the_device(tmp_path: Path) -> None:
+    def precision(machine: Machine, **more: Any) -> tuple[str, bool, bool]:
+        made = plan(tmp_path, machine, **more)
+        return made.model.dtype, made.training["bf16"], made.training["fp16"]
+
+    assert precision(CPU, lora={}) == ("float32", False, False)
+    assert precision(H100, lora={}) == ("bfloat16", True, False)
+    assert precision(H100) == ("float32", True, False)
+    assert precision(T4, lora={}) == ("float16", False, True)
+    assert precision(H100, lora={}, training={"use_cpu": True}) == ("float32", False, False)
+
+
+def test_a_step_has_32_pairs_unless_the_recipe_says_otherwise(tmp_path: Path) -> None:
+    made = plan(tmp_path, training={"per_device_train_batch_size": 2})
+    assert made.training["gradient_accumulation_steps"] == 16
+    made = plan(tmp_path, training={"gradient_accumulation_steps": 3})
+    assert made.training["gradient_accumulation_steps"] == 3
+    assert made.why["training.gradient_accumulation_steps"].origin == "recipe"
+
+
+def test_an_8_bit_optimizer_without_cuda_is_planned_as_torchs_and_said(tmp_path: Path) -> None:
+    made = plan(tmp_path, training={"optim": "paged_adamw_8bit"})
+    assert made.training["optim"] == "adamw_torch"
+    assert "paged_adamw_8bit needs a CUDA GPU" in made.why["training.optim"].reason
+    assert plan(tmp_path, H100, training={"optim": "paged_adamw_8bit"}).training["optim"] == "paged_adamw_8bit"
+
+
+def test_lora_dropout_is_not_set_to_zero_behind_the_users_back(tmp_path: Path) -> None:
+    assert plan(tmp_path, lora={"lora_dropout": 0.05}).training["disable_dropout"] is False
+    assert "disable_dropout" not in plan(tmp_path, lora={}).training
+
+
+def test_held_out_pairs_are_evaluated_and_the_best_checkpoint_kept(tmp_path: Path) -> None:
+    dataset = {"train": {"path": "x.jsonl"}, "eval": {"test_size": 0.1}}
+    made = plan(tmp_path, dataset=dataset).training
+    assert (made["eval_strategy"], made["save_strategy"], made["load_best_model_at_end"]) == ("epoch", "epoch", True)
+    assert "load_best_model_at_end" not in plan(tmp_path, dataset=dataset, training={"eval_strategy": "no"}).training
+    assert plan(tmp_path).training["eval_strategy"] == "no"
+
+
+def test_a_length_beyond_the_models_positions_is_not_chosen(tmp_path: Path) -> None:
+    made = plan(tmp_path, facts=replace(SMALL, max_positions=512))
+    assert (made.training["max_length"], made.dataset.max_prompt_length) == (512, 256)
+
+
+def test_a_prompt_longer_than_the_decided_length_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no room"):
+        plan(tmp_path, dataset={"train": {"path": "x"}, "max_prompt_length": 4096})
+
+
+def test_paths_beside_the_recipe_come_before_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.jsonl").write_text("")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "x.jsonl").write_text("")
+    (elsewhere / "y.jsonl").write_text("")
+    monkeypatch.chdir(elsewhere)
+    made = plan(tmp_path, dataset={"train": [{"path": "x.jsonl"}, {"path": "y.jsonl"}, {"path": "hub/name"}]})
+    assert [source.path for source in made.dataset.train] == [
+        str(tmp_path / "x.jsonl"),
+        str(elsewhere / "y.jsonl"),
+        "hub/name",
+    ]

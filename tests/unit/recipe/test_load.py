@@ -1,0 +1,146 @@
+"""A recipe from file and overrides, and what is said when it does not hold."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from orpo_cli.errors import Problem, RecipeError, UsageError
+from orpo_cli.recipe.load import load_recipe
+
+GOOD = "model:\n  model_name_or_path: a/b\ndataset:\n  train:\n    path: x.jsonl\n"
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "r.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def problems(folder: Path, text: str, *overrides: str) -> dict[str, Problem]:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(folder, text), overrides)
+    return {problem.path: problem for problem in caught.value.problems}
+
+
+def test_only_model_and_dataset_are_required(tmp_path: Path) -> None:
+    loaded = load_recipe(write(tmp_path, GOOD))
+    assert loaded.name == "r"
+    assert loaded.recipe.dataset.train[0].path == "x.jsonl"
+    assert set(problems(tmp_path, "name: x\n")) == {"model", "dataset"}
+
+
+def test_every_problem_comes_at_once_with_its_line_and_remedy(tmp_path: Path) -> None:
+    text = GOOD + (
+        "learning_rate: 1e-5\n"  # line 6
+        "quantizaton: {load_in_4bit: true}\n"
+        "training:\n"
+        '  learning_rate: "5e-6"\n'
+        "  evaluation_strategy: steps\n"
+        "  bf16: yes\n"
+        "  optim: adamw_8bitt\n"
+        "  seed: 1.5\n"
+    )
+    found = problems(tmp_path, text)
+    assert {path: problem.line for path, problem in found.items()} == {
+        "learning_rate": 6, "quantizaton": 7, "training.learning_rate": 9, "training.evaluation_strategy": 10,
+        "training.bf16": 11, "training.optim": 12, "training.seed": 13,
+    }  # fmt: skip
+    remedies = {path: problem.remedy for path, problem in found.items()}
+    assert remedies["learning_rate"] == "It belongs in `training`."
+    assert remedies["quantizaton"] == "Did you mean `quantization`?"
+    assert remedies["training.learning_rate"] == "Remove the quotes."
+    assert remedies["training.evaluation_strategy"] == "It is called `eval_strategy` today."
+    assert remedies["training.bf16"] == "Write true."
+    assert remedies["training.optim"] == "Did you mean `adamw_8bit`?"
+    assert all(str(tmp_path / "r.yaml") in problem.text() for problem in found.values())
+
+
+@pytest.mark.parametrize(
+    ("more", "path", "words"),
+    [
+        ("quantization: {load_in_4bit: true}\n", "quantization", "cannot be trained"),
+        ("quantization: {}\nlora: {}\n", "quantization", "quantizes nothing"),
+        ("quantization: {load_in_4bit: true, load_in_8bit: true}\nlora: {}\n", "quantization.load_in_8bit", "exclude"),
+        ("training: {bf16: true, fp16: true}\n", "training.fp16", "exclude"),
+        ("training: {eval_strategy: steps}\n", "training.eval_strategy", "no pairs"),
+        (
+            "training: {load_best_model_at_end: true, save_strategy: epoch}\n",
+            "training.load_best_model_at_end",
+            "the same",
+        ),
+        ("training: {hub_token: abc}\n", "training.hub_token", "not set here"),
+        ("training: {run_name: hf_abcdefghijklmnopqrstuvwxyz0123456789}\n", "training.run_name", "hub token"),
+        ("lora: {lora_dropout: 0.1}\ntraining: {disable_dropout: true}\n", "lora.lora_dropout", "do nothing"),
+        ("lora: {layers_to_transform: [0]}\n", "lora.layers_to_transform", "list of names"),
+        ("engine: {fast_path: required}\n", "engine.fast_path", "not supported"),
+    ],
+)
+def test_what_does_not_go_together_is_an_error(tmp_path: Path, more: str, path: str, words: str) -> None:
+    assert words in problems(tmp_path, GOOD + more)[path].message
+
+
+def test_a_prompt_may_not_fill_the_whole_length(tmp_path: Path) -> None:
+    text = GOOD + "  max_prompt_length: 512\ntraining: {max_length: 512}\n"
+    assert problems(tmp_path, text)["dataset.max_prompt_length"].line == 6
+
+
+def test_overrides_are_yaml_and_win(tmp_path: Path) -> None:
+    overrides = [
+        "training.beta=5e-2",
+        "lora.r=4",
+        "dataset.eval={test_size: 0.1}",
+        "model.dtype=bfloat16",
+        "training.lr_scheduler_kwargs={a: 1}",
+    ]
+    loaded = load_recipe(write(tmp_path, GOOD + "training:\n  beta: 0.1\n  seed: 1\n"), overrides)
+    assert loaded.recipe.training.beta == 0.05
+    assert loaded.recipe.lora is not None
+    assert loaded.recipe.lora.r == 4
+    origins = {path: loaded.origin(path) for path in ("training.beta", "training.seed", "training.optim", "lora.r")}
+    assert origins == {
+        "training.beta": "override",
+        "training.seed": "recipe",
+        "training.optim": "default",
+        "lora.r": "override",
+    }
+
+
+def test_an_override_reaches_into_a_list_and_null_unsets(tmp_path: Path) -> None:
+    text = "model: {model_name_or_path: a}\ndataset: {train: [{path: x}, {path: y}]}\nlora: {r: 2}\n"
+    loaded = load_recipe(write(tmp_path, text), ["dataset.train.1.path=z", "lora=null"])
+    assert [source.path for source in loaded.recipe.dataset.train] == ["x", "z"]
+    assert loaded.recipe.lora is None
+
+
+def test_a_bad_override_is_named(tmp_path: Path) -> None:
+    found = problems(tmp_path, GOOD, "training.lerning_rate=1")
+    assert found["training.lerning_rate"].file == "--set"
+    for bad in ("training.beta", "=1", "name.x=1", "dataset.train.path.y=1"):
+        with pytest.raises(UsageError, match="--set"):
+            load_recipe(write(tmp_path, GOOD + "name: n\n"), [bad])
+
+
+def test_a_recipe_comes_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(GOOD))
+    assert load_recipe("-").file == "<stdin>"
+
+
+def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(str(tmp_path / "none.yaml"))
+    assert "orpo init" in str(caught.value.remedy)
+
+
+def test_the_design_example_holds(tmp_path: Path) -> None:
+    """The sections and names that every command understands, as the field writes them."""
+    text = GOOD + (
+        "extends: null\nquantization: {load_in_4bit: true, bnb_4bit_quant_type: nf4, bnb_4bit_compute_dtype: bfloat16}\n"
+        "lora: {r: 16, lora_alpha: 32, lora_dropout: 0.05, target_modules: all-linear}\n"
+        "training: {optim: paged_adamw_8bit, eval_steps: 0.2, report_to: [wandb], warmup_steps: 10}\n"
+        "engine: {fast_path: auto, max_tokens_per_microbatch: auto}\nlaunch: {num_processes: auto, strategy: auto}\n"
+        "merge: {dtype: bfloat16, max_shard_size: 5GB}\nexport: {formats: [safetensors]}\nhub: {repo_id: null, private: true}\n"
+    )
+    assert load_recipe(write(tmp_path, text)).recipe.merge.max_shard_size == "5GB"

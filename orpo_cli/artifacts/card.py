@@ -47,7 +47,8 @@ def render_card(rundir: RunDir, *, what: What, repo_id: str | None = None) -> st
         citation_section(),
     ]
     text = "\n\n".join([_front_matter(rundir, what), *(part for part in body if part)]) + "\n"
-    return _marked(redacted(text).replace(str(Path.home()), "~"))
+    home = str(Path.home())
+    return _marked(redacted(text) if home == "/" else redacted(text).replace(home, "~"))
 
 
 def write_card(rundir: RunDir) -> None:
@@ -80,7 +81,7 @@ def _front_matter(rundir: RunDir, what: What) -> str:
     from huggingface_hub import ModelCardData
 
     plan = rundir.read_plan()
-    base = _hub_id(plan.model.model_name_or_path)
+    base = hub_id(plan.model.model_name_or_path)
     tags = ["orpo", "trl", "orpo-cli", "preference-optimization"]
     if plan.lora is not None:
         tags += ["qlora" if plan.quantization is not None else "lora"]
@@ -95,7 +96,8 @@ def _front_matter(rundir: RunDir, what: What) -> str:
     return f"---\n{data.to_yaml().strip()}\n---"
 
 
-def _hub_id(model: str) -> str | None:
+def hub_id(model: str) -> str | None:
+    """``model`` if it is the id of a model on the hub, None for a path."""
     try:
         return model if locate(model).kind == "hub" else None
     except OrpoError:  # a path or package that is not on this machine

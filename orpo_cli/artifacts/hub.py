@@ -7,16 +7,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from orpo_cli.artifacts.card import fresh_card
+from orpo_cli.artifacts.card import What, fresh_card, hub_id
 from orpo_cli.artifacts.hub_errors import explained
 from orpo_cli.artifacts.merge_record import MergeRecord, adapter_digests
+from orpo_cli.artifacts.redaction import redact_log
 from orpo_cli.errors import HubError, UsageError
 from orpo_cli.rundir import RunDir, write_atomically
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
 
-What = Literal["adapter", "merged", "model"]
 CARD = "README.md"
 
 # What trainers leave beside the weights: state to resume from, and pickles of arguments, which may hold a token.
@@ -89,6 +89,8 @@ def push(
     )
     if by_hand:
         note(f"{rundir.card} was edited by hand: it goes up as it is.")
+    if chosen == "adapter" and hub_id(plan.model.model_name_or_path) is None:
+        note(f"the base {plan.model.model_name_or_path} is not on the hub: who loads the adapter must have it.")
     if dry_run:
         return result
     if not by_hand:
@@ -167,6 +169,7 @@ def _upload(result: PushResult, note: Callable[[str], None]) -> PushResult:
         raise HubError(
             "no hub token: neither HF_TOKEN in the environment nor a login.", remedy="`hf auth login`, or set HF_TOKEN."
         )
+    redact_log("huggingface_hub")
     with explained(result.repo_id):
         api = HfApi(token=token, library_name="orpo-cli")
         _make_repo(api, result, note)

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.artifacts.adapted import attach, dequantized, refuse_what_merges_wrong
+from orpo_cli.artifacts.adapted import attach, dequantized, is_exact, refuse_what_merges_wrong, widen
 from orpo_cli.artifacts.end_tokens import end_token_ids
 from orpo_cli.artifacts.logit_check import Difference, Tolerance, compare, logits_of
 from orpo_cli.artifacts.merge_record import NAME, MergeRecord, adapter_digests
@@ -34,10 +34,17 @@ if TYPE_CHECKING:
 Note = Callable[[str], None]
 
 # How far logits may be from those of the adapter on its base. Measured on SmolLM2-135M (30 layers, logits up to 42):
-# float32 1.4e-4 absolute, 5e-6 relative; stored in bfloat16 0.013 relative, in float16 0.002, with the same top token
-# at 99.7 % of positions or more. In float32 the absolute limit is for logits of that size, the relative one for larger.
-TOLERANCES = {
-    "float32": Tolerance(max_absolute=1e-3, relative=2e-5),
+# computed in float32 1.4e-4 absolute, 5e-6 relative (the absolute limit is for logits of that size, the relative one for
+# larger); computed in bfloat16, where only that fits the memory, 0.06 relative, same top token at 99 % of positions.
+COMPUTED = {
+    "float32": Tolerance(max_absolute=1e-3, relative=2e-5, same_argmax=0.99),
+    "float16": Tolerance(relative=0.05, same_argmax=0.90),
+    "bfloat16": Tolerance(relative=0.20, same_argmax=0.90),
+}
+# The same for the stored model, computed in float32: what rounding the weights does. Measured: float16 0.002 relative,
+# bfloat16 0.013, same top token at 97 % or more.
+STORED = {
+    "float32": COMPUTED["float32"],
     "float16": Tolerance(relative=0.01, same_argmax=0.95),
     "bfloat16": Tolerance(relative=0.05, same_argmax=0.90),
 }
@@ -145,6 +152,7 @@ def _merge_into(folder: Path, target: MergeTarget, record: MergeRecord, note: No
     import torch
 
     tokenizer = _tokenizer(target)
+    computed, exact = COMPUTED[record.computed_in], record.computed_in == "float32"
     general = built_in_prompts(tokenizer)
     own = run_prompts(target.rundir.read_plan(), tokenizer) if target.rundir else []
     prompts = general + own
@@ -155,13 +163,13 @@ def _merge_into(folder: Path, target: MergeTarget, record: MergeRecord, note: No
     reference = logits_of(tuned, prompts)
     checks = {}
     if trained is not None:
-        checks["dequantized"] = _checked("the dequantized base", compare(trained, reference), _trained_in(target))
+        checks["dequantized"] = _checked("the dequantized base", compare(trained, reference), computed)
     note(f"merging {target.adapter} in {record.computed_in}")
     try:
         model = tuned.merge_and_unload(safe_merge=True)
     except ValueError as error:  # PEFT's words for weights that are not finite
         raise RunError(f"{target.adapter}: {error}", remedy="The adapter is broken: train again.") from error
-    checks["merged"] = _checked("the merged model", compare(reference, logits_of(model, prompts)), record.computed_in)
+    checks["merged"] = _checked("the merged model", compare(reference, logits_of(model, prompts)), computed)
 
     ends = end_token_ids(model, tokenizer)
     store(model.to(getattr(torch, target.dtype)), tokenizer, ends, folder, target.max_shard_size)
@@ -171,7 +179,7 @@ def _merge_into(folder: Path, target: MergeTarget, record: MergeRecord, note: No
     note("reading it back and comparing logits")
     model = read_back(folder, ends, like=_on_cpu(target.section), dtype=record.computed_in)
     stored = compare(reference, logits_of(model, prompts))
-    checks["stored"] = _checked("the stored model", stored, target.dtype)
+    checks["stored"] = _checked("the stored model", stored, STORED[target.dtype] if exact else computed)
     record = replace(
         record,
         verified=True,
@@ -188,7 +196,7 @@ def _merge_into(folder: Path, target: MergeTarget, record: MergeRecord, note: No
 
 
 def _base(target: MergeTarget, prompts: list[Tensor], dtype: str) -> tuple[PreTrainedModel, list[Tensor] | None]:
-    """The base in ``dtype`` on the CPU; and where it was quantized, the trained model's logits (else None).
+    """The base in ``dtype`` on the CPU; and where it was quantized, the logits of the adapter on it as quantized.
 
     It is loaded in the type that it was trained on and widened after: training never saw what that type rounds away.
     """
@@ -202,7 +210,8 @@ def _base(target: MergeTarget, prompts: list[Tensor], dtype: str) -> tuple[PreTr
     trained = None
     if getattr(model, "hf_quantizer", None) is not None:
         tuned = attach(model, target.adapter)
-        trained = logits_of(tuned, prompts)
+        widen(tuned, dtype)
+        trained = logits_of(tuned, prompts) if is_exact(model) else None
         model = dequantized(tuned.unload(), target.section.model_name_or_path, dtype)
     return model.to(device="cpu", dtype=getattr(torch, dtype)), trained
 
@@ -212,14 +221,6 @@ def _on_cpu(section: ModelSection) -> ModelSection:
     if section.attn_implementation in ("sdpa", "eager"):
         return section
     return section.model_copy(update={"attn_implementation": "eager"})
-
-
-def _trained_in(target: MergeTarget) -> str:
-    """The coarsest type that the quantized model computed in: its own logits are no more exact than that."""
-    types = {target.section.dtype}
-    if target.quantization is not None and target.quantization.load_in_4bit:
-        types.add(target.quantization.bnb_4bit_compute_dtype)
-    return next(dtype for dtype in ("bfloat16", "float16", "float32") if dtype in types)
 
 
 def _tokenizer(target: MergeTarget) -> PreTrainedTokenizerBase:
@@ -235,8 +236,7 @@ def _tokenizer(target: MergeTarget) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(target.adapter, trust_remote_code=target.section.trust_remote_code)
 
 
-def _checked(what: str, difference: Difference, dtype: str) -> Difference:
-    tolerance = TOLERANCES[dtype]
+def _checked(what: str, difference: Difference, tolerance: Tolerance) -> Difference:
     if not tolerance.holds(difference):
         raise RunError(
             f"{what} differs from the adapter on its base by {difference.max_absolute:.2g} in the logits (relative "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 
@@ -27,3 +28,15 @@ def redacted(text: str) -> str:
     text = _NAMED.sub(rf"\g<1>{HIDDEN}", text)
     text = _IN_URL.sub(rf"\g<1>{HIDDEN}@", text)
     return _SIGNED_URL.sub(rf"\g<1>{HIDDEN}", text)
+
+
+def redact_log(name: str) -> None:
+    """Take secrets out of what the library ``name`` logs: the addresses it retries are signed."""
+    for handler in logging.getLogger(name).handlers:
+        if _clean not in handler.filters:
+            handler.addFilter(_clean)
+
+
+def _clean(record: logging.LogRecord) -> bool:
+    record.msg, record.args = redacted(record.getMessage()), ()
+    return True

@@ -36,10 +36,12 @@ def command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Merge a LoRA adapter into its base, and check the result before it is called done.
+    """Merge a LoRA adapter into its base, and verify the result.
 
-    The merged model is read back from disk and its logits are compared with those of the adapter on its base; it appears
-    when it has passed, with the verdict in merge.json. A base that was quantized in training is dequantized first.
+    The merged model is read back from disk and its logits are compared with
+    those of the adapter on its base. It appears when it has passed, with the
+    verdict in merge.json. A base that was quantized in training is dequantized
+    first; nothing is merged into quantized weights.
 
     [bold]Examples[/bold]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.filesize import decimal
-from rich.table import Table
+from rich.markup import escape
 
 from orpo_cli.cli.options import Json, Quiet
 from orpo_cli.report.console import Console
@@ -37,10 +37,11 @@ def command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Push a run's adapter, merged model or model to the Hugging Face hub, with its model card.
+    """Push a run's adapter, merged model or model to the hub, with its card.
 
-    A new repository is private unless you say --public. The token comes from HF_TOKEN or `hf auth login`, never from a
-    recipe. An interrupted push is repeated with the same command: what is there already does not go up again.
+    A new repository is private unless you say --public. The token comes from
+    HF_TOKEN or `hf auth login`, never from a recipe. An interrupted push is
+    repeated with the same command: what is there does not go up again.
 
     [bold]Examples[/bold]
 
@@ -63,7 +64,7 @@ def command(
     )
     if result.status == "dry-run":
         console.note("nothing is sent: this is a dry run")
-        console.result(_listing(result))
+        console.result(escape(_listing(result)))
     else:
         words = {"pushed": "pushed and compared", "unchanged": "nothing new: the repository holds all of this already"}
         console.note(f"{words[result.status]}: {len(result.files)} files, {decimal(result.size)}")
@@ -71,18 +72,12 @@ def command(
     console.document(result.as_dict())
 
 
-def _listing(result: PushResult) -> Table:
+def _listing(result: PushResult) -> str:
     visibility = "private" if result.private else "public"
-    table = Table(
-        title=f"{result.repo_id} ({visibility} if new), branch {result.revision}: {result.what}",
-        caption=f'{len(result.files)} files, {decimal(result.size)}, commit "{result.commit_message}"',
-        title_justify="left",
-        caption_justify="left",
-        box=None,
-    )
-    table.add_column("path in the repository")
-    table.add_column("size", justify="right")
-    table.add_column("from")
-    for file in result.files:
-        table.add_row(file.path_in_repo, decimal(file.size), str(file.source))
-    return table
+    lines = [
+        f"to      {result.repo_id}, branch {result.revision} ({visibility} if it is new)",
+        f"what    {result.what}: {len(result.files)} files, {decimal(result.size)}",
+        f"commit  {result.commit_message}",
+        "",
+    ]
+    return "\n".join([*lines, *(f"{decimal(file.size):>10}  {file.path_in_repo}" for file in result.files)])

@@ -15,6 +15,7 @@ from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.load import LoadedRecipe, load_recipe
 from orpo_cli.report.console import Console
+from orpo_cli.report.plan_view import plan_lines
 from orpo_cli.rundir import FINISHED, RunDir
 
 if TYPE_CHECKING:
@@ -135,15 +136,9 @@ def _say(plan: Plan, console: Console) -> None:
     console.note(
         f"{plan.name}: {plan.model.model_name_or_path} on {plan.device} in {plan.model.dtype}, run in {plan.output_dir}"
     )
-    for path, why in plan.why.items():
-        if why.origin == "decided":
-            console.note(f"  {path} = {_value_at(plan.values(), path)}  ({why.reason})")
-
-
-def _value_at(values: Any, path: str) -> Any:
-    for part in path.split("."):
-        values = values[part]
-    return values
+    for path, value, origin, reason in plan_lines(plan.as_document()):
+        if origin == "decided":
+            console.note(f"  {path} = {value}  ({reason})")
 
 
 def _recipe_text(loaded: LoadedRecipe) -> str:

@@ -215,10 +215,6 @@ class _Work:
     def _nothing_left(self, part: str) -> DataError:
         sources = [source for source in self.report.sources if source.part == part]
         read = sum(source.rows_read for source in sources)
-        if not read:
-            return DataError(
-                f"no row to {part} on in {', '.join(source.location for source in sources)}.", remedy="Check split."
-            )
         lines = [f"{source.location}: {line}" for source in sources for line in source.drops()]
         reasons = dict.fromkeys(reason for source in sources for reason in source.dropped)
         remedies = [REMEDIES[reason] for reason in reasons if reason in REMEDIES]

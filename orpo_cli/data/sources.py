@@ -70,7 +70,10 @@ def opened(source: Source, label: str, note: Callable[[str], None]) -> Iterator[
         with tempfile.TemporaryDirectory(prefix="orpo-") as folder:
             note(f"fetching {path}")
             file = _fetch(path, Path(folder))
-            yield _files({"train": [file]}, location=path, name=lambda _: label)
+            try:
+                yield _files({"train": [file]}, location=path, name=lambda _: label)
+            except DataError as error:  # name the URL, not the copy
+                raise DataError(error.message.replace(str(file), path), remedy=error.remedy) from error
     elif "://" in path:
         raise DataError(
             f"{path}: {path.split('://')[0]}:// is not supported.", remedy="Download the files and give their path."

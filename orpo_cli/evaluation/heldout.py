@@ -79,7 +79,8 @@ def _same_as_in_training(rundir: RunDir | None, fingerprint: str) -> bool | None
     """Whether the run's data report has the same fingerprint of held-out pairs; None where it has none."""
     if rundir is None or not rundir.data_report.is_file():
         return None
-    known = json.loads(rundir.data_report.read_text(encoding="utf-8")).get("fingerprints", {}).get("eval")
+    report: dict[str, Any] = json.loads(rundir.data_report.read_text(encoding="utf-8"))
+    known = report.get("fingerprints", {}).get("eval")
     return None if known is None else bool(known == fingerprint)
 
 

@@ -5,7 +5,6 @@
 A field is None where the recipe says nothing; ``LIBRARY_DEFAULTS`` holds what the library would take then.
 """
 
-from __future__ import annotations
 
 from typing import Any, Literal
 

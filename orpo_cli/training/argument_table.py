@@ -96,8 +96,6 @@ def render() -> str:
         "A field is None where the recipe says nothing; ``LIBRARY_DEFAULTS`` holds what the library would take then.",
         '"""',
         "",
-        "# ruff: noqa: E501",
-        "from __future__ import annotations",
         "",
         "from typing import Any, Literal",
         "",

@@ -105,6 +105,14 @@ def test_a_dry_run_lists_all_and_calls_nobody(hub, run):
     assert {file["path"]: file["size"] for file in listed["files"]} == {path: len(each) for path, each in there.items()}
 
 
+def test_a_dry_run_for_people_names_every_file_in_full(hub, run):
+    done = orpo(hub, "push-to-hub", run.root, REPO, "--dry-run")
+    for path in run.adapter.iterdir():
+        assert f"  {path.name}\n" in done.stdout
+    assert "private" in done.stdout
+    assert "not on the hub" in done.stderr  # the base: whoever loads the adapter needs it
+
+
 def test_state_of_the_trainer_and_hidden_files_stay_here(hub, run):
     for name in ("training_args.bin", "optimizer.pt", "trainer_state.json", "rng_state_0.pth", ".cache"):
         (run.adapter / name).write_text(TOKEN)

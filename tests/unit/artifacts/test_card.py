@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from huggingface_hub import ModelCard
 from tiny_run import FOUR_BIT, make_plan, write_records
 
 from orpo_cli.artifacts.card import fresh_card, render_card, write_card
-from orpo_cli.artifacts.redaction import HIDDEN, redacted
+from orpo_cli.artifacts.redaction import HIDDEN, redact_log, redacted
 from orpo_cli.recipe.schema import ModelSection
 from orpo_cli.rundir import INTERRUPTED, RunDir
 
@@ -178,3 +179,13 @@ def test_what_only_sounds_secret_stays(text):
 def test_the_token_of_the_environment_is_taken_out_whatever_it_looks_like(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "an-unusual-token")
     assert "unusual" not in redacted("oops: an-unusual-token")
+
+
+def test_signed_addresses_do_not_reach_the_log_of_a_library():
+    logger, said = logging.getLogger("some_library"), []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger.addHandler(handler)
+    redact_log("some_library")
+    logger.warning("HTTP Error %s for %s", 500, "https://s3.example.org/x?X-Amz-Signature=abc123")
+    assert said == [f"HTTP Error 500 for https://s3.example.org/x?{HIDDEN}"]

@@ -297,7 +297,9 @@ def served(folder: Path) -> Iterator[str]:
 
 def test_a_url_is_fetched_and_a_missing_one_is_named(tmp_path: Path) -> None:
     write(tmp_path / "x.jsonl.gz", lines(ROWS))
+    write(tmp_path / "bad.jsonl", "{}\n{\n")
     with served(tmp_path) as address:
+        assert f"{address}/bad.jsonl:2: not JSON" in str(failure(f"{address}/bad.jsonl"))
         assert load(f"{address}/x.jsonl.gz?download=true") == [
             (f"x.jsonl.gz?download=true:{n}", r) for n, r in enumerate(ROWS, 1)
         ]

@@ -1,0 +1,78 @@
+"""The light commands stay light, and the command line behaves in pipes and with --json."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HEAVY = ("torch", "transformers", "trl", "peft", "datasets")
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def test_validate_of_every_shipped_recipe_loads_nothing_heavy() -> None:
+    program = (
+        "import sys\n"
+        "from orpo_cli.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit as ended:\n    code = ended.code\n"
+        f"print(code, [name for name in {HEAVY} if name in sys.modules])"
+    )
+    recipes = sorted(map(str, RECIPES.rglob("*.yaml")))
+    assert recipes
+    done = subprocess.run(
+        [sys.executable, "-c", program, "validate", *recipes], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.splitlines()[-1] == "0 []", done.stdout + done.stderr
+
+
+def test_plan_goes_through_a_pipe_and_as_json(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    from tiny import write_recipe
+
+    recipe = write_recipe(tmp_path)
+    text = orpo_here("plan", recipe)
+    assert text.returncode == 0, text.stderr
+    assert "training.beta = 0.25  # the paper's lambda" in text.stdout
+    document = json.loads(orpo_here("plan", recipe, "--json").stdout)
+    assert document["training"]["beta"] == {
+        "value": 0.25, "origin": "decided", "reason": document["training"]["beta"]["reason"]
+    }  # fmt: skip
+    assert document["training"]["max_steps"]["origin"] == "recipe"
+    overridden = json.loads(orpo_here("plan", recipe, "--set", "training.beta=1", "--json").stdout)
+    assert overridden["training"]["beta"]["origin"] == "override"
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m orpo_cli plan {RECIPES / 'llama3-8b-qlora.yaml'} --quiet | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.splitlines()[-1] == "0"
+    assert "Traceback" not in done.stderr
+
+
+def test_validate_prints_every_error_and_exits_2(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    (tmp_path / "a.yaml").write_text("modle: {}\n")
+    (tmp_path / "b.yaml").write_text("model: {model_name_or_path: x}\ndataset: {train: {path: y}}\ntraining: {bf16: 3}\n")
+    done = orpo_here("validate", tmp_path / "a.yaml", tmp_path / "b.yaml", tmp_path / "c.yaml")
+    assert done.returncode == 2
+    assert f"{tmp_path / 'a.yaml'}:1:1: modle" in done.stderr
+    assert f"{tmp_path / 'b.yaml'}:3:12: training.bf16" in done.stderr
+    assert "c.yaml: no such recipe file" in done.stderr
+    document = json.loads(orpo_here("validate", tmp_path / "a.yaml", "--json").stdout)
+    assert {"code", "path", "file", "line", "column", "message", "remedy"} <= set(document["problems"][0])
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["train"], ["plan", "x", "--nonsense"]])
+def test_a_wrong_command_line_exits_2_without_a_traceback(arguments: list[str], orpo_here: Callable[..., Any]) -> None:
+    done = orpo_here(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_version_is_printed(orpo_here: Callable[..., Any]) -> None:
+    done = orpo_here("--version")
+    assert (done.returncode, done.stdout) == (0, "orpo-cli 0.1.0\n")

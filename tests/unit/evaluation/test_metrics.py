@@ -1,0 +1,91 @@
+"""Metrics of scores, against TRL's loss and against known intervals."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orpo_cli.evaluation.metrics import intervals, margin_change_interval, mean_interval, preference_metrics, wilson
+from orpo_cli.evaluation.preference import PairScores
+
+
+def scores_of(chosen: list[float], rejected: list[float]) -> PairScores:
+    return PairScores(
+        torch.tensor(chosen, dtype=torch.float64), torch.tensor(rejected, dtype=torch.float64), nll=30.0, nll_tokens=12
+    )
+
+
+def test_metrics_equal_trl_odds_ratio_loss() -> None:
+    from trl.experimental.orpo import ORPOTrainer
+
+    chosen, rejected = [-0.2, -1.5, -3.0, -0.01, -7.0], [-0.9, -1.4, -3.5, -2.0, -0.05]
+    trainer = SimpleNamespace(beta=0.25, accelerator=SimpleNamespace(device="cpu"))
+    _, chosen_rewards, rejected_rewards, ratio, log_odds = ORPOTrainer.odds_ratio_loss(
+        trainer, torch.tensor(chosen), torch.tensor(rejected)
+    )
+    ours = preference_metrics(scores_of(chosen, rejected), beta=0.25)
+    assert ours["log_odds_ratio"] == pytest.approx(ratio.item(), abs=1e-5)
+    assert ours["log_odds_chosen"] == pytest.approx(log_odds.item(), abs=1e-5)
+    assert ours["rewards/chosen"] == pytest.approx(chosen_rewards.mean().item(), abs=1e-6)
+    assert ours["rewards/margins"] == pytest.approx((chosen_rewards - rejected_rewards).mean().item(), abs=1e-6)
+    assert ours["rewards/accuracies"] == pytest.approx((chosen_rewards > rejected_rewards).float().mean().item())
+
+
+def test_a_tie_is_not_a_win() -> None:
+    assert preference_metrics(scores_of([-1.0, -1.0], [-1.0, -2.0]), beta=0.1)["rewards/accuracies"] == 0.5
+
+
+def test_accuracy_is_one_or_zero_where_every_pair_agrees() -> None:
+    better, worse = [-1.0, -2.0, -0.5], [-1.1, -4.0, -3.0]
+    assert preference_metrics(scores_of(better, worse), beta=0.1)["rewards/accuracies"] == 1.0
+    assert preference_metrics(scores_of(worse, better), beta=0.1)["rewards/accuracies"] == 0.0
+
+
+def test_nll_is_per_token() -> None:
+    assert preference_metrics(scores_of([-1.0], [-2.0]), beta=0.1)["nll_loss"] == 2.5
+
+
+def test_odds_of_a_nearly_certain_answer_stay_finite() -> None:
+    metrics = preference_metrics(scores_of([-1e-12], [-40.0]), beta=0.1)
+    assert metrics["log_odds_chosen"] == pytest.approx(-math.log(1e-12) + 40.0, rel=1e-6)
+    assert metrics["log_odds_ratio"] <= 0
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [(8, 10, 0.49016, 0.94331), (0, 10, 0.0, 0.27753), (10, 10, 0.72247, 1.0), (54, 60, 0.79853, 0.95340)],
+)
+def test_wilson_intervals_are_the_published_ones(successes: int, trials: int, low: float, high: float) -> None:
+    assert wilson(successes, trials) == pytest.approx((low, high), abs=1e-4)
+
+
+@given(st.integers(1, 500).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials))))
+def test_wilson_intervals_hold_the_share_and_stay_in_bounds(case: tuple[int, int]) -> None:
+    low, high = wilson(*case)
+    assert 0 <= low <= case[0] / case[1] + 1e-12
+    assert case[0] / case[1] - 1e-12 <= high <= 1
+
+
+def test_the_interval_of_a_mean_is_normal_and_needs_two_values() -> None:
+    low, high = mean_interval(torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)) or (0.0, 0.0)
+    half = 1.959964 * math.sqrt(5 / 3) / 2
+    assert (low, high) == pytest.approx((2.5 - half, 2.5 + half), abs=1e-6)
+    assert mean_interval(torch.tensor([1.0])) is None
+
+
+def test_margin_intervals_scale_with_beta() -> None:
+    scores = scores_of([-1.0, -2.0, -1.5], [-2.0, -2.5, -1.0])
+    one, three = (intervals(scores, beta)["rewards/margins"] for beta in (0.1, 0.3))
+    assert one is not None
+    assert three == pytest.approx([3 * end for end in one])
+
+
+def test_a_change_is_judged_pair_by_pair() -> None:
+    before = scores_of([-1.0, -5.0, -9.0], [-2.0, -7.0, -4.0])
+    after = scores_of([-0.5, -4.5, -8.5], [-2.0, -7.0, -4.0])  # every margin up by the same half
+    assert margin_change_interval(before, after, beta=1.0) == pytest.approx((0.5, 0.5))

@@ -22,7 +22,7 @@ help: ## list the targets
 install: $(DEV_STAMP) ## make .venv (or VENV=path) with orpo-cli and the tools to work on it
 	@echo "orpo-cli is installed: $(BIN)/orpo --help"
 
-quickstart: $(QUICKSTART_STAMP) ## train, merge and try a small model on this CPU: the whole road in minutes
+quickstart: $(QUICKSTART_STAMP) ## train, merge, evaluate and try a small model on this CPU
 	@echo "==> training recipes/quickstart.yaml"
 	@$(BIN)/orpo train recipes/quickstart.yaml --resume auto
 	@echo "==> merging the adapter into its base"

@@ -101,6 +101,8 @@ def widen(model: PeftModel, dtype: str) -> None:
         if isinstance(module, bnb.nn.Linear4bit):
             module.compute_dtype = getattr(torch, dtype)
             module.compute_type_is_set = True
+            # what it is dequantized to: rounded to bfloat16 before the merge, updates smaller than a rounding step are lost
+            module.weight.quant_state.dtype = getattr(torch, dtype)
         elif isinstance(module, bnb.nn.Linear8bitLt):
             module.train()
     for parameter in model.parameters():

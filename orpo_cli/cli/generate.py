@@ -165,7 +165,7 @@ def _answered(
     options: dict[str, Any] = {"max_new_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
     if sampling.temperature > 0:
         options |= {"top_p": sampling.top_p, "seed": sampling.seed}
-    return {"name": subject.name, "models": list(voices), **options, "answers": rows}
+    return {"status": "answered", "name": subject.name, "models": list(voices), **options, "answers": rows}
 
 
 def _show(document: dict[str, Any], console: Console) -> None:

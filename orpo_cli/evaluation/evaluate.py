@@ -36,6 +36,7 @@ def evaluate(
             heard = progress(voice) if progress is not None else None
             scores[voice] = score_pairs(model, judged.rows, batch_size=batch_size, progress=heard)
     document: dict[str, Any] = {
+        "status": "evaluated",
         "name": subject.name,
         "orpo_cli": __version__,
         "data": judged.source,

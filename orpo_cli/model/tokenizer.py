@@ -21,9 +21,21 @@ def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
 
     with explained(section.model_name_or_path):
         tokenizer = AutoTokenizer.from_pretrained(files_of(section), **hub_options(section))
-    tokenizer.padding_side = "right"
     if section.chat_template != "tokenizer":
         tokenizer.chat_template = _template(section.chat_template)
+    return _ready(tokenizer)
+
+
+def saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that training saved beside an adapter or a model, chat template and all."""
+    from transformers import AutoTokenizer
+
+    with explained(str(folder)):
+        return _ready(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+
+
+def _ready(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = padding_token(tokenizer)
     return tokenizer

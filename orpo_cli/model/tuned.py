@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orpo_cli.model.base import load_base
-from orpo_cli.model.tokenizer import load_tokenizer
+from orpo_cli.model.tokenizer import saved_tokenizer
 from orpo_cli.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -20,9 +20,7 @@ def load_tuned(rundir: RunDir) -> tuple[PreTrainedModel | PeftModel, PreTrainedT
     """
     result = rundir.result()
     plan = rundir.read_plan()
-    tokenizer = load_tokenizer(
-        plan.model.model_copy(update={"model_name_or_path": str(result), "chat_template": "tokenizer"})
-    )
+    tokenizer = saved_tokenizer(result)
     if result == rundir.model:
         section = plan.model.model_copy(update={"model_name_or_path": str(result), "model_revision": "main"})
         return load_base(section, plan.quantization, plan.device), tokenizer

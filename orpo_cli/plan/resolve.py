@@ -270,7 +270,7 @@ class _Training:
         self.default("optim", "adamw_torch_fused" if self.device == "cuda" else "adamw_torch", f"on {self.device}")
         asked = self.result["optim"]
         if self.device != "cuda" and any(part in asked for part in NEEDS_CUDA):
-            self.replace("optim", "adamw_torch", f"{asked} needs a CUDA GPU")
+            self.replace("optim", "adamw_torch", f"{asked} is made for CUDA GPUs")
 
     def _dropout(self) -> None:
         lora = self.recipe.lora

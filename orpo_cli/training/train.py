@@ -13,6 +13,7 @@ import torch
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, RunError
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir
+from orpo_cli.training.allocation import keep_freed_memory
 from orpo_cli.training.callbacks import Interruption, Listener, Metrics, keep_lines_until
 from orpo_cli.training.trl_door import PairTrainer, make_trainer
 
@@ -49,6 +50,8 @@ def train(
     """
     metrics, interruption = Metrics(rundir.metrics, listener), Interruption(listener)
     began = time.time()
+    if plan.device == "cpu":
+        keep_freed_memory()
     try:
         model.config.pad_token_id = tokenizer.pad_token_id
         trainer = make_trainer(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from tiny import tiny_llama, tiny_tokenizer
@@ -68,7 +70,10 @@ def test_greedy_answers_equal_generate_on_single_prompts(model, tokenizer, promp
         assert answer.text == tokenizer.decode(theirs[0, ids.shape[1] :], skip_special_tokens=True)
 
 
-def test_batches_change_no_greedy_answer_and_keep_the_order(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("padding", ["<|endoftext|>", "<|im_end|>"])
+def test_batches_change_no_greedy_answer_and_keep_the_order(model, tokenizer, prompts, padding) -> None:  # type: ignore[no-untyped-def]
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.pad_token = padding  # the second is in every prompt, as with SmolLM2
     alone = answers(model, tokenizer, prompts, batch_size=1)
     assert len({answer.text for answer in alone}) == len(prompts), "answers that are all the same would show nothing"
     for batch_size in (2, 3, 8):

@@ -51,8 +51,8 @@ def test_nll_is_per_token() -> None:
 
 
 def test_odds_of_a_nearly_certain_answer_stay_finite() -> None:
-    metrics = preference_metrics(scores_of([-1e-12], [-40.0]), beta=0.1)
-    assert metrics["log_odds_chosen"] == pytest.approx(-math.log(1e-12) + 40.0, rel=1e-6)
+    metrics = preference_metrics(scores_of([-1e-20], [-40.0]), beta=0.1)
+    assert metrics["log_odds_chosen"] == pytest.approx(-math.log(1e-20) + 40.0, rel=1e-6)
     assert metrics["log_odds_ratio"] <= 0
 
 

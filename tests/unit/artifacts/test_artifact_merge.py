@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from orpo_cli.artifacts.merge import merge
 from orpo_cli.artifacts.merge_record import NAME
 from orpo_cli.errors import MachineError, RunError, UsageError
-from orpo_cli.recipe.schema import MergeSection
+from orpo_cli.recipe.schema import DatasetSection, MergeSection, ModelSection, Source
 from orpo_cli.rundir import RunDir
 
 
@@ -83,6 +83,7 @@ def test_a_quantized_run_merges_into_the_weights_it_was_trained_on(tmp_path, bas
     found = stored_logits(result.output)
     assert (found - expected).abs().max() <= 1e-3
     assert result.record.checks["dequantized"]["max_absolute"] <= 1e-3
+    assert (stored_logits(base) - expected).abs().max() > 0.1
     # the original base, which peers merge into, says something else
     shutil.copytree(base, tmp_path / "original")
     unquantized = make_run(tmp_path / "unquantized", base)
@@ -92,6 +93,18 @@ def test_a_quantized_run_merges_into_the_weights_it_was_trained_on(tmp_path, bas
     weights = load_file(result.output / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     assert "quantization_config" not in json.loads((result.output / "config.json").read_text())
+
+
+@pytest.mark.parametrize("quantization", [FOUR_BIT, EIGHT_BIT], ids=["4bit", "8bit"])
+def test_a_base_quantized_for_sixteen_bit_computing_is_compared_as_closely(tmp_path, base, quantization):
+    section = ModelSection(model_name_or_path=str(base), dtype="bfloat16", attn_implementation="sdpa")
+    coarse = quantization.model_copy(update={"bnb_4bit_compute_dtype": "bfloat16", "bnb_4bit_use_double_quant": True})
+    run = make_run(tmp_path / "run", base, model=section, quantization=coarse)
+    expected = tuned_logits(run)  # with the noise of computing in bfloat16
+    result = merge(run.root)
+    assert result.record.dtype == "bfloat16"
+    assert result.record.checks["dequantized"]["max_absolute"] <= 1e-3
+    assert (stored_logits(result.output) - expected).square().mean().sqrt() / expected.std() < 0.05
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -121,6 +134,15 @@ def test_merged_folder_ends_answers_and_has_the_chat_template(run):
     names = {path.name for path in output.iterdir()}
     assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", NAME} <= names
     assert (output / "model.safetensors").stat().st_mode == (output / "config.json").stat().st_mode
+
+
+def test_the_prompts_of_the_run_are_compared_where_they_are_at_hand(tmp_path, base):
+    rows = [{"prompt": f"Question {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(6)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = DatasetSection(train=[Source(path=str(tmp_path / "pairs.jsonl"))], max_prompt_length=64)
+    record = merge(make_run(tmp_path / "run", base, dataset=dataset).root).record
+    assert record.prompts == {"built_in": 8, "from_run": 4}
+    assert "Question" not in (tmp_path / "run" / "merged" / NAME).read_text()  # merge.json is published with the model
 
 
 def test_a_base_with_invalid_generation_settings_is_merged_all_the_same(tmp_path, base):

@@ -1,0 +1,147 @@
+"""`orpo eval` as people call it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from conftest import Orpo
+from tiny import pairs, save_tiny_model, write_pairs
+from tiny_eval_run import HELD_OUT, TRAINED_ON, make_judged_run
+from typer.testing import CliRunner, Result
+
+from orpo_cli.cli.eval import command
+from orpo_cli.errors import DataError, UsageError
+from orpo_cli.recipe.schema import DatasetSection, Source
+from orpo_cli.rundir import RunDir
+
+app = typer.Typer()
+app.command()(command)
+
+
+def evaluated(*arguments: object) -> Result:
+    """In this process: quick. The process tests below see that the real one behaves the same."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return make_judged_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "model")
+
+
+def test_json_is_the_one_document_on_standard_output_and_lies_in_the_run(run: RunDir, orpo: Orpo) -> None:
+    done = orpo("eval", run.root, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document == json.loads(run.evaluation.read_text())
+    assert document["status"] == "evaluated"
+    assert document["pairs"] == HELD_OUT
+    assert list(document["models"]) == ["base", "tuned"]
+    assert str(run.evaluation) in done.stderr
+    assert "\x1b" not in done.stderr
+
+
+def test_a_table_shows_base_beside_tuned_and_the_change(run: RunDir) -> None:
+    done = evaluated(run.root)
+    assert done.exit_code == 0, done.output
+    head, accuracy = (
+        next(line for line in done.stdout.splitlines() if word in line) for word in ("base", "accuracy  ")
+    )
+    assert head.index("base") < head.index("tuned") < head.index("change")
+    models = json.loads(run.evaluation.read_text())["models"]
+    before, after = (models[voice]["rewards/accuracies"] for voice in ("base", "tuned"))
+    for cell in (f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}"):
+        assert cell in accuracy
+    assert "margin: 0.3 x" in done.stdout
+    assert f"{HELD_OUT} held-out pairs" in done.stdout
+
+
+def test_every_batch_size_finds_the_same(run: RunDir) -> None:
+    found = [json.loads(evaluated(run.root, "--json", "--batch-size", size).stdout)["models"] for size in (1, 5)]
+    for voice in ("base", "tuned"):
+        one, five = (models[voice] for models in found)
+        assert one["logps/chosen"] == pytest.approx(five["logps/chosen"], abs=1e-5)
+        assert one["rewards/margins"] == pytest.approx(five["rewards/margins"], abs=1e-5)
+
+
+def test_chosen_and_rejected_swapped_turn_accuracy_over(run: RunDir, tmp_path: Path) -> None:
+    straight, swapped = tmp_path / "straight.jsonl", tmp_path / "swapped.jsonl"
+    straight.write_text("".join(json.dumps(pair) + "\n" for pair in pairs(9)))
+    turned = [{**pair, "chosen": pair["rejected"], "rejected": pair["chosen"]} for pair in pairs(9)]
+    swapped.write_text("".join(json.dumps(pair) + "\n" for pair in turned))
+    one, other = (
+        json.loads(evaluated(run.root, "--data", path, "--json").stdout)["models"] for path in (straight, swapped)
+    )
+    for voice in ("base", "tuned"):
+        assert one[voice]["rewards/accuracies"] + other[voice]["rewards/accuracies"] == pytest.approx(1.0)
+        assert one[voice]["rewards/margins"] == pytest.approx(-other[voice]["rewards/margins"], abs=1e-6)
+
+
+def test_part_of_the_pairs_is_judged_but_not_kept(tmp_path: Path) -> None:
+    run = make_judged_run(tmp_path)
+    done = evaluated(run.root, "--max-samples", 2, "--json")
+    assert json.loads(done.stdout)["pairs"] == 2
+    assert not run.evaluation.exists()
+    assert "not kept in the run" in done.stderr
+
+
+def test_pairs_other_than_those_of_the_training_are_warned_about(tmp_path: Path) -> None:
+    run = make_judged_run(tmp_path)
+    run.data_report.write_text(json.dumps({"fingerprints": {"eval": "of other pairs"}}))
+    done = evaluated(run.root, "--quiet", "--json")
+    assert "warning: the held-out pairs are not those of the training" in done.stderr
+    assert json.loads(done.stdout)["same_as_in_training"] is False
+
+
+def test_a_model_on_its_own_is_judged_alone(model: Path, tmp_path: Path) -> None:
+    data = write_pairs(tmp_path / "pairs.jsonl", TRAINED_ON)
+    done = evaluated(model, "--data", data, "--json")
+    document = json.loads(done.stdout)
+    assert list(document["models"]) == ["model"]
+    assert document["change"] is None
+    assert document["pairs"] == TRAINED_ON
+    shown = evaluated(model, "--data", data).stdout
+    assert "model" in shown
+    assert "change" not in shown
+
+
+def test_a_model_on_its_own_without_data_exits_2(model: Path, orpo: Orpo) -> None:
+    done = orpo("eval", model, "--json")
+    assert done.returncode == 2
+    assert "--data" in json.loads(done.stdout)["remedy"]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_without_held_out_pairs_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    source = Source(path=str(write_pairs(tmp_path / "all.jsonl", 5)))
+    run = make_judged_run(tmp_path, dataset=DatasetSection(train=[source], max_prompt_length=96))
+    error = evaluated(run.root).exception
+    assert isinstance(error, UsageError)
+    assert error.exit_code == 2
+    assert "held no pairs out" in error.message
+    assert "--data" in str(error.remedy)
+
+
+def test_missing_data_is_an_error_of_the_data(run: RunDir, tmp_path: Path) -> None:
+    error = evaluated(run.root, "--data", tmp_path / "none.jsonl").exception
+    assert isinstance(error, DataError)
+    assert error.exit_code == 4
+
+
+@pytest.mark.parametrize(("option", "value"), [("--max-length", 64), ("--chat-template", "zephyr")])
+def test_an_option_that_does_nothing_for_a_run_is_an_error(run: RunDir, option: str, value: object) -> None:
+    error = evaluated(run.root, option, value).exception
+    assert isinstance(error, UsageError)
+    assert f"{option} does nothing for the run" in error.message
+
+
+def test_help_shows_examples() -> None:
+    shown = evaluated("--help").stdout
+    assert "orpo eval runs/quickstart --data other-pairs.jsonl --json" in shown

@@ -1,0 +1,190 @@
+"""`orpo generate` as people call it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from conftest import Orpo
+from rich.console import Console as RichConsole
+from tiny import pairs, save_tiny_model, write_pairs
+from tiny_eval_run import HELD_OUT, make_judged_run
+from typer.testing import CliRunner, Result
+
+from orpo_cli.cli.generate import HELD_OUT_PROMPTS, _show, command
+from orpo_cli.errors import DataError, UsageError
+from orpo_cli.report.console import Console
+from orpo_cli.rundir import RunDir
+
+app = typer.Typer()
+app.command()(command)
+SHORT = ("--max-new-tokens", "8")
+
+
+def generated(*arguments: object, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in (*arguments, *SHORT)], input=stdin)
+
+
+def document(*arguments: object, stdin: str | None = None) -> dict[str, object]:
+    done = generated(*arguments, "--json", stdin=stdin)
+    assert done.exit_code == 0, done.exception
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return make_judged_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "model")
+
+
+def test_json_is_the_one_document_on_standard_output(run: RunDir, orpo: Orpo) -> None:
+    done = orpo(
+        "generate", run.root, "--compare", "--prompt", "-", "--prompt", "And why?", "--json", *SHORT, input="Why?\n"
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [row["prompt"] for row in found["answers"]] == ["Why?", "And why?"]
+    assert found["models"] == ["base", "tuned"]
+    assert found["temperature"] == 0
+    for row in found["answers"]:
+        assert row["base"]["text"] != row["tuned"]["text"]
+        assert row["messages"] == [{"role": "user", "content": row["prompt"]}]
+        assert 0 < row["tuned"]["tokens"] <= 8
+
+
+def test_held_out_prompts_are_answered_without_any_other(run: RunDir) -> None:
+    asked = [pair["prompt"][-1]["content"] for pair in pairs(HELD_OUT, start=50)]  # type: ignore[index]
+    assert [row["prompt"] for row in document(run.root)["answers"]] == asked[:HELD_OUT_PROMPTS]  # type: ignore[attr-defined]
+    assert [row["prompt"] for row in document(run.root, "-n", 6)["answers"]] == asked[:6]  # type: ignore[attr-defined]
+
+
+def test_only_the_tuned_model_answers_without_compare(run: RunDir) -> None:
+    alone, both = document(run.root, "--prompt", "Why?"), document(run.root, "--prompt", "Why?", "--compare")
+    assert alone["models"] == ["tuned"]
+    assert alone["answers"][0]["tuned"] == both["answers"][0]["tuned"]  # type: ignore[index]
+
+
+def test_a_single_answer_is_printed_bare(run: RunDir) -> None:
+    found = document(run.root, "--prompt", "Why?")["answers"][0]["tuned"]  # type: ignore[index]
+    shown = generated(run.root, "--prompt", "Why?").stdout
+    assert shown.strip() == found["text"].strip() + ("" if found["finished"] else " […]")
+
+
+ANSWERED = {
+    "models": ["base", "tuned"],
+    "answers": [
+        {"prompt": "Is [b] a tag?", "base": {"text": "Well,\nmaybe [/b].", "finished": False}, "tuned": {"text": "No.", "finished": True}},
+        {"prompt": "And?", "base": {"text": "Hm.", "finished": True}, "tuned": {"text": "Yes.", "finished": True}},
+    ],
+}  # fmt: skip
+
+
+def test_blocks_in_a_pipe_keep_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    _show(ANSWERED, Console())
+    assert capsys.readouterr().out.splitlines() == [
+        "prompt: Is [b] a tag?",
+        "base:   Well,",
+        "        maybe [/b]. […]",
+        "tuned:  No.",
+        "---",
+        "prompt: And?",
+        "base:   Hm.",
+        "tuned:  Yes.",
+    ]
+
+
+def test_a_terminal_gets_a_table_that_fits_it(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    console.out = RichConsole(force_terminal=True, width=60, soft_wrap=True, color_system=None)
+    long = {"text": "word " * 40, "finished": True}
+    _show({"models": ["base", "tuned"], "answers": [{"prompt": "[b]?", "base": long, "tuned": long}]}, console)
+    shown = capsys.readouterr().out
+    assert max(len(line) for line in shown.splitlines()) == 60
+    assert shown.count("word") == 80
+    assert "[b]?" in shown
+
+
+def test_a_file_of_prompts_and_preference_data_are_read(run: RunDir, tmp_path: Path) -> None:
+    (tmp_path / "ask.txt").write_text("Why?\n\nWhen?\n")
+    assert [row["prompt"] for row in document(run.root, "--prompts-from", tmp_path / "ask.txt")["answers"]] == [
+        "Why?",
+        "When?",
+    ]  # type: ignore[attr-defined]
+    data = write_pairs(tmp_path / "pairs.jsonl", 5)
+    assert len(document(run.root, "--prompts-from", data)["answers"]) == 5  # type: ignore[arg-type]
+    assert len(document(run.root, "--prompts-from", data, "-n", 2)["answers"]) == 2  # type: ignore[arg-type]
+
+
+def test_the_system_message_is_asked_with(model: Path) -> None:
+    bare, told = document(model, "--prompt", "Why?"), document(model, "--prompt", "Why?", "--system", "Be brief.")
+    assert told["answers"][0]["messages"][0] == {"role": "system", "content": "Be brief."}  # type: ignore[index]
+    assert told["answers"][0]["model"] != bare["answers"][0]["model"]  # type: ignore[index]
+
+
+def test_plain_continues_the_text(model: Path) -> None:
+    plain, asked = document(model, "--prompt", "Water boils", "--plain"), document(model, "--prompt", "Water boils")
+    assert plain["answers"][0]["messages"] is None  # type: ignore[index]
+    assert plain["answers"][0]["model"] != asked["answers"][0]["model"]  # type: ignore[index]
+
+
+def test_sampling_repeats_with_its_seed_and_names_one_it_drew(model: Path) -> None:
+    hot = ("--prompt", "Why?", "--temperature", "1.5", "--top-p", "0.9")
+    one, same, other = (document(model, *hot, "--seed", seed) for seed in (1, 1, 2))
+    assert one == same
+    assert one["answers"] != other["answers"]
+    drawn = generated(model, *hot, "--json")
+    seed = json.loads(drawn.stdout)["seed"]
+    assert f"--seed {seed}" in drawn.stderr
+    assert document(model, *hot, "--seed", seed) == json.loads(drawn.stdout)
+
+
+def test_a_drawn_or_given_model_without_a_template_continues_text_and_says_so(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    (folder / "chat_template.jinja").unlink()
+    done = generated(folder, "--prompt", "Water boils", "--json")
+    assert "has no chat template" in done.stderr
+    assert json.loads(done.stdout)["answers"][0]["messages"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--prompt", "Why?", "-n", "2"), "-n does nothing"),
+        (("--prompt", "Why?", "--top-p", "0.5"), "--top-p does nothing at temperature 0"),
+        (("--prompt", "Why?", "--seed", "1"), "--seed does nothing at temperature 0"),
+        (("--prompt", "Why?", "--temperature", "1", "--top-p", "0"), "--top-p must be above 0"),
+        (("--system", "Be brief."), "--system does nothing here"),
+        (("--plain",), "--plain does nothing here"),
+        (("--prompt", "Why?", "--plain", "--system", "x"), "--system needs the chat template"),
+        (("--prompt", "-", "--prompt", "-"), "can be given once only"),
+        (("--prompt", "-"), "the prompt is empty"),
+        (("--prompt", "Why?", "--chat-template", "zephyr"), "--chat-template does nothing for the run"),
+        (("--prompt", "x" * 400), "prompt 1 has"),
+    ],
+)
+def test_what_would_do_nothing_or_cannot_be_done_is_an_error(
+    run: RunDir, arguments: tuple[str, ...], message: str
+) -> None:
+    error = generated(run.root, *arguments, stdin="").exception
+    assert isinstance(error, UsageError)
+    assert message in error.message
+
+
+def test_a_model_has_no_base_and_no_held_out_prompts(model: Path) -> None:
+    compare, nothing = generated(model, "--prompt", "Why?", "--compare").exception, generated(model).exception
+    assert isinstance(compare, UsageError)
+    assert "not a run" in compare.message
+    assert isinstance(nothing, UsageError)
+    assert "--prompt" in str(nothing.remedy)
+
+
+def test_a_missing_file_of_prompts_is_an_error_of_the_data(run: RunDir, tmp_path: Path) -> None:
+    error = generated(run.root, "--prompts-from", tmp_path / "none.txt").exception
+    assert isinstance(error, DataError)
+    assert error.exit_code == 4

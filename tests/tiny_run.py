@@ -147,10 +147,13 @@ def write_records(rundir: RunDir) -> None:
 
 
 def tuned_logits(rundir: RunDir, *, adapter: Path | None = None) -> torch.Tensor:
-    """What the run's trained model says, base and adapter unmerged, by PEFT itself."""
+    """What the run's trained model says, base and adapter unmerged, by PEFT itself, computed as in training.
+
+    In eval mode, bitsandbytes quantizes the activations of 8-bit layers too; in training on a CPU it does not.
+    """
     plan = rundir.read_plan()
     base = load_base(plan.model, plan.quantization, "cpu")
-    return _logits(PeftModel.from_pretrained(base, adapter or rundir.adapter).eval())
+    return _logits(PeftModel.from_pretrained(base, adapter or rundir.adapter).train())
 
 
 def stored_logits(folder: Path) -> torch.Tensor:

@@ -7,21 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orpo_cli.errors import MachineError
-from orpo_cli.recipe.schema import ModelSection
 
 TOKENIZER_BYTES = 64 * 2**20  # the largest tokenizers take half of it
-
-
-def count_parameters(section: ModelSection) -> int:
-    """How many weights a model has, by its configuration; loads none of them."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from orpo_cli.model.base import load_config
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(load_config(section), trust_remote_code=section.trust_remote_code)
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def check_disk(output: Path, parameters: int, dtype: str) -> None:

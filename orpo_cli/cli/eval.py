@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
 from orpo_cli.cli.options import Json, Quiet
 from orpo_cli.report.console import Console
+from orpo_cli.report.counting import counting
 
-Heard = Callable[[int, int], None]  # (done, of)
-
-SECONDS_BETWEEN_LINES = 10
 METRICS = (
     ("rewards/accuracies", "accuracy", "{:.3f}"),
     ("rewards/margins", "margin", "{:.4f}"),
@@ -85,36 +80,6 @@ def command(
         )
     console.result(_table(document))
     console.document(document)
-
-
-@contextmanager
-def counting(console: Console) -> Iterator[Callable[[str], Heard]]:
-    """Bars on a terminal, elsewhere a line now and then. What it yields begins a count with a title."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    if console.err.is_terminal and not console.quiet:
-        columns = (TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console.err, transient=True) as bars:
-
-            def begin_bar(title: str) -> Heard:
-                task = bars.add_task(title, total=None)
-                return lambda done, of: bars.update(task, completed=done, total=of)
-
-            yield begin_bar
-        return
-
-    def begin_lines(title: str) -> Heard:
-        said = time.monotonic()
-
-        def heard(done: int, of: int) -> None:
-            nonlocal said
-            if done == of or time.monotonic() - said > SECONDS_BETWEEN_LINES:
-                said = time.monotonic()
-                console.note(f"{title}: {done} of {of}")
-
-        return heard
-
-    yield begin_lines
 
 
 def _table(document: dict[str, Any]) -> Any:

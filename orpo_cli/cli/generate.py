@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orpo_cli.cli.eval import counting
 from orpo_cli.cli.options import Json, Quiet
 from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
+from orpo_cli.report.counting import counting
 
 if TYPE_CHECKING:
     from orpo_cli.evaluation.answers import Sampling

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from orpo_cli.data.end_tokens import end_token_ids
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, RunError
+from orpo_cli.model.store import readable_like, store
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir
 from orpo_cli.training.allocation import keep_freed_memory
 from orpo_cli.training.callbacks import Interruption, Listener, Metrics, keep_lines_until
 from orpo_cli.training.trl_door import PairTrainer, make_trainer
+from orpo_cli.whole import appearing_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -66,7 +69,7 @@ def train(
             raise Interrupted("interrupted")
         if plan.lora is not None:
             _check_adapter_moved(trainer.model)
-        save_result(trainer.model, tokenizer, rundir)
+        save_result(trainer.model, tokenizer, plan, rundir)
     except (Interrupted, KeyboardInterrupt) as error:
         raise _interrupted(rundir) from error
     except BaseException as error:
@@ -99,16 +102,19 @@ def train(
     return outcome
 
 
-def save_result(model: Any, tokenizer: PreTrainedTokenizerBase, rundir: RunDir) -> None:
+def save_result(model: Any, tokenizer: PreTrainedTokenizerBase, plan: Plan, rundir: RunDir) -> None:
     """Write the adapter (or the model) and the tokenizer beside it; the folder appears when it is whole."""
-    target = rundir.adapter if hasattr(model, "peft_config") else rundir.model
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     model.config.use_cache = True
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    if plan.lora is None:
+        with appearing_whole(rundir.model) as folder:
+            store(model, tokenizer, end_token_ids(model, tokenizer), folder, plan.merge.max_shard_size)
+        return
+    for config in model.peft_config.values():  # of a GGUF file, peft would name our cache
+        config.base_model_name_or_path = plan.model.model_name_or_path
+    with appearing_whole(rundir.adapter) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        readable_like(folder / "adapter_config.json")
 
 
 def _run(trainer: PairTrainer, interruption: Interruption, resume_from: Path | None) -> None:

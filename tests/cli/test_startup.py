@@ -55,7 +55,9 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
 
 def test_validate_prints_every_error_and_exits_2(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
     (tmp_path / "a.yaml").write_text("modle: {}\n")
-    (tmp_path / "b.yaml").write_text("model: {model_name_or_path: x}\ndataset: {train: {path: y}}\ntraining: {bf16: 3}\n")
+    (tmp_path / "b.yaml").write_text(
+        "model: {model_name_or_path: x}\ndataset: {train: {path: y}}\ntraining: {bf16: 3}\n"
+    )
     done = orpo_here("validate", tmp_path / "a.yaml", tmp_path / "b.yaml", tmp_path / "c.yaml")
     assert done.returncode == 2
     assert f"{tmp_path / 'a.yaml'}:1:1: modle" in done.stderr

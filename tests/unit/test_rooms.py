@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "orpo_cli"
 ORDER = [
-    {"errors", "hub_access"}, {"recipe"}, {"machine"}, {"plan"}, {"rundir"}, {"data", "model"}, {"training"},
+    {"errors", "hub_access", "whole"}, {"recipe"}, {"machine"}, {"plan"}, {"rundir"}, {"data", "model"}, {"training"},
     {"artifacts", "evaluation"}, {"report"}, {"cli"},
 ]  # fmt: skip
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

@@ -28,7 +28,7 @@ def test_a_path_that_does_not_exist_is_an_error(name: str) -> None:
 
 
 def test_a_folder_that_is_no_model_says_what_it_is(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds no config.json"):
+    with pytest.raises(UsageError, match="holds no config"):
         locate(str(tmp_path))
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UsageError, match="LoRA adapter"):

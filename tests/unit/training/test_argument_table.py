@@ -12,4 +12,6 @@ def test_the_generated_table_is_fresh() -> None:
 
 def test_every_argument_has_a_field_and_takes_the_librarys_own_default() -> None:
     assert set(TrainingFields.model_fields) == set(LIBRARY_DEFAULTS)
-    TrainingFields.model_validate({name: value for name, value in LIBRARY_DEFAULTS.items() if name != "save_total_limit"})
+    TrainingFields.model_validate(
+        {name: value for name, value in LIBRARY_DEFAULTS.items() if name != "save_total_limit"}
+    )

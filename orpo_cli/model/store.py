@@ -1,0 +1,49 @@
+"""A model on disk as others will load it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orpo_cli.errors import MachineError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def store(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: list[int], folder: Path, max_shard_size: str
+) -> None:
+    """Write ``model`` to ``folder``: weights, configs with every end token, tokenizer with its template."""
+    from safetensors import SafetensorError
+
+    _settle_generation_config(model, tokenizer, ends)
+    try:
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
+        tokenizer.save_pretrained(folder)
+        readable_like(folder / "config.json")
+    except (OSError, SafetensorError) as error:
+        raise MachineError(
+            f"cannot write the model to {folder.parent}: {getattr(error, 'strerror', None) or error}",
+            remedy="Free some space, or choose another disk with -o.",
+        ) from error
+
+
+def readable_like(config: Path) -> None:
+    """Give the weights beside ``config`` its mode: safetensors makes them readable for their owner alone."""
+    for path in config.parent.glob("*.safetensors"):
+        path.chmod(config.stat().st_mode)
+
+
+def _settle_generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: list[int]) -> None:
+    settings = model.generation_config
+    if settings is None:
+        return
+    if ends:
+        settings.eos_token_id = ends if len(ends) > 1 else ends[0]
+    if settings.pad_token_id is None:
+        settings.pad_token_id = tokenizer.pad_token_id
+    try:
+        settings.validate(strict=True)
+    except ValueError:
+        settings.do_sample = True  # many a base has a temperature without it, which transformers reads but won't write

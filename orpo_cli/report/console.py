@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console as RichConsole
+
+
+class _Output(RichConsole):
+    """Standard output, whose reader may leave early: ``orpo plan … | head`` is no error."""
+
+    def on_broken_pipe(self) -> None:
+        """Print the rest to nowhere; rich would exit with 1."""
+        self.quiet = True
+        _discard_output()
 
 
 class Console:
@@ -23,7 +30,7 @@ class Console:
         self.quiet = quiet
         self.as_json = as_json
         self.err = RichConsole(stderr=True, highlight=False, soft_wrap=True)
-        self.out = RichConsole(highlight=False, soft_wrap=True)
+        self.out = _Output(highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Say something on the way; left out with --quiet."""
@@ -37,21 +44,16 @@ class Console:
     def result(self, renderable: Any) -> None:
         """Print a result for people; left out with --json."""
         if not self.as_json:
-            with _reader_may_leave():
-                self.out.print(renderable)
+            self.out.print(renderable)
 
     def document(self, value: dict[str, Any]) -> None:
         """Print the one JSON document of --json; nothing without it."""
         if self.as_json:
-            with _reader_may_leave():
+            try:
                 print(json.dumps(value, indent=2, ensure_ascii=False), flush=True)
+            except BrokenPipeError:
+                _discard_output()
 
 
-@contextmanager
-def _reader_may_leave() -> Iterator[None]:
-    """In ``orpo plan … | head`` the reader of the pipe is gone early; that is no error."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import time
 from dataclasses import dataclass
@@ -150,14 +151,22 @@ def _explained(error: BaseException, rundir: RunDir) -> BaseException:
             remedy="In this order: halve training.per_device_train_batch_size and double gradient_accumulation_steps "
             "(the step stays the same), set gradient_checkpointing: true, lower max_length, load the base in 4 bits.",
         )
-    text = str(error)
-    full = "No space left" in text or getattr(error, "errno", None) == 28 or "PytorchStreamWriter" in text
-    if full or (isinstance(error, OSError) and shutil.disk_usage(rundir.root).free < 1 << 20):
+    if _is_disk_full(error):
         return MachineError(
             f"the disk that holds {rundir.root} is full.",
             remedy="Free some space, then go on with `--resume auto`; training.save_total_limit bounds checkpoints.",
         )
     return error
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Whether the error, or one that it came from, is a full disk; torch.save and safetensors have their own words for it."""
+    while error is not None:
+        words = ("No space left", "inline_container", "PytorchStreamWriter")
+        if getattr(error, "errno", None) == errno.ENOSPC or any(word in str(error) for word in words):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _remove_unfinished_checkpoints(rundir: RunDir) -> None:

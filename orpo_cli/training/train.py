@@ -74,11 +74,13 @@ def train(
     except (Interrupted, KeyboardInterrupt) as error:
         raise _interrupted(rundir) from error
     except BaseException as error:
-        _remove_unfinished_checkpoints(rundir)
-        rundir.write_run(
-            status=FAILED, finished_at=_now(), error=str(error).splitlines()[0] if str(error) else repr(error)
-        )
         explained = _explained(error, rundir)
+        _remove_unfinished_checkpoints(rundir)
+        if rundir.metrics.exists():
+            first_line = next(iter(str(explained).splitlines()), repr(explained))
+            rundir.write_run(status=FAILED, finished_at=_now(), error=first_line)
+        else:
+            rundir.discard()  # not one step was taken: nothing to keep, and nothing in the way of the next try
         if explained is error:
             raise
         raise explained from error

@@ -243,7 +243,7 @@ def test_bad_input_ends_with_its_exit_code_and_no_traceback(
     assert words in failed.stderr
     assert "Traceback" not in failed.stderr
     assert failed.stdout == ""
-    assert not (tmp_path / "run" / "adapter").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_tokenizer_without_a_chat_template_is_named_with_the_remedy(

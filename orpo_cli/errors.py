@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a recipe.
+    """One thing that is wrong with a recipe, or (``severity`` warning) that is hardly meant.
 
     ``path`` is the dotted name in the recipe (``training.learning_rate``), ``line`` and ``column`` count from 1 and
     are None where the value was not written in a file (a default, a missing key of the whole document).
@@ -26,7 +26,7 @@ class Problem:
     line: int | None = None
     column: int | None = None
     remedy: str | None = None
-    severity: str = "error"  # error | warning
+    severity: Literal["error", "warning"] = "error"
 
     def where(self) -> str:
         """``file:line:column: path`` as far as it is known."""
@@ -39,7 +39,8 @@ class Problem:
 
     def text(self) -> str:
         """One line for a terminal: where, what, remedy."""
-        line = ": ".join(part for part in (self.where(), self.message) if part)
+        message = f"warning: {self.message}" if self.severity == "warning" else self.message
+        line = ": ".join(part for part in (self.where(), message) if part)
         return f"{line} {self.remedy}" if self.remedy else line
 
     def as_dict(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else there.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings, errors and the result.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Warnings are errors.")]
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="Recipe file, shipped name, or - for standard input.")
 ]

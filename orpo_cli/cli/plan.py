@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument
+from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
 from orpo_cli.cli.road import planned
 from orpo_cli.report.console import Console
 from orpo_cli.report.plan_view import plan_lines, plan_table
 
 
-def command(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False, quiet: Quiet = False) -> None:
+def command(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    strict: Strict = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Show every value a run would obey, and why; downloads no weights.
 
     [bold]Examples[/bold]
@@ -19,7 +25,7 @@ def command(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json =
       orpo plan my.yaml --set training.max_steps=20 --json
     """
     console = Console(quiet=quiet, as_json=as_json)
-    plan = planned(recipe, overrides or (), console)
+    plan = planned(recipe, overrides, console, strict=strict)
     document = plan.as_document()
     if console.out.is_terminal:
         console.result(plan_table(document))

@@ -12,9 +12,17 @@ from orpo_cli.recipe.load import LoadedRecipe, load_recipe
 from orpo_cli.report.console import Console
 
 
-def planned(source: str, overrides: Sequence[str], console: Console) -> Plan:
+def loaded_recipe(source: str, overrides: Sequence[str] | None, console: Console, *, strict: bool) -> LoadedRecipe:
+    """Load a recipe and say its warnings on standard error."""
+    loaded = load_recipe(source, overrides or (), strict=strict)
+    for warning in loaded.warnings:
+        console.problem(warning)
+    return loaded
+
+
+def planned(source: str, overrides: Sequence[str] | None, console: Console, *, strict: bool) -> Plan:
     """The plan of a recipe, on this machine, also where the hub cannot be reached for the model's configuration."""
-    return plan_of(load_recipe(source, overrides), console, needs_model=False)
+    return plan_of(loaded_recipe(source, overrides, console, strict=strict), console, needs_model=False)
 
 
 def plan_of(loaded: LoadedRecipe, console: Console, *, needs_model: bool) -> Plan:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument
-from orpo_cli.cli.road import plan_of
+from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
+from orpo_cli.cli.road import loaded_recipe, plan_of
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.plan.plan import Plan
-from orpo_cli.recipe.load import LoadedRecipe, load_recipe
+from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.report.console import Console
 from orpo_cli.report.plan_view import plan_lines
 from orpo_cli.rundir import FINISHED, RunDir
@@ -39,6 +39,7 @@ def command(
             metavar="auto|never|PATH", help="Go on with the run in output_dir: from its last checkpoint, or from PATH."
         ),
     ] = "never",
+    strict: Strict = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -54,12 +55,13 @@ def command(
       orpo train my.yaml --resume auto
     """
     console = Console(quiet=quiet, as_json=as_json)
-    loaded = load_recipe(recipe, overrides or ())
+    loaded = loaded_recipe(recipe, overrides, console, strict=strict)
     plan = plan_of(loaded, console, needs_model=True)
     _check_trackers(plan)
     rundir, checkpoint = _begin_or_resume(loaded, plan, resume, console)
     if rundir.read_run()["status"] == FINISHED:
         console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
+        console.result(str(rundir.result()))
         console.document(_document(rundir))
         return
     outcome = _train(plan, rundir, checkpoint, console)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orpo_cli.cli.options import Json, Overrides, Quiet
+from orpo_cli.cli.options import Json, Overrides, Quiet, Strict
 from orpo_cli.errors import OrpoError, Problem, RecipeError
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.report.console import Console
@@ -15,6 +15,7 @@ from orpo_cli.report.console import Console
 def command(
     recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Recipe files, shipped names, or -.")],
     overrides: Overrides = None,
+    strict: Strict = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -27,25 +28,33 @@ def command(
       orpo validate my.yaml
       orpo validate recipes/*.yaml --json
       orpo validate my.yaml --set training.beta=0.2
+      orpo validate my.yaml --strict
     """
     console = Console(quiet=quiet, as_json=as_json)
     problems: list[Problem] = []
     for source in recipes:
         try:
-            loaded = load_recipe(source, overrides or ())
+            loaded = load_recipe(source, overrides or (), strict=strict)
         except RecipeError as error:
             problems += error.problems
         except OrpoError as error:
             problems.append(Problem("file", error.message, remedy=error.remedy))
         else:
+            problems += loaded.warnings
             console.result(f"{loaded.file}: ok")
     for problem in problems:
-        console.err.print(problem.text(), markup=False)
+        console.problem(problem)
+    warnings = sum(problem.severity == "warning" for problem in problems)
+    errors = len(problems) - warnings
+    failed = errors > 0 or (strict and warnings > 0)
     if problems:
-        count = len(problems)
-        console.err.print(f"{count} error{'s' if count > 1 else ''}", style="red")
+        console.err.print(f"{_count(errors, 'error')}, {_count(warnings, 'warning')}", style="red" if failed else None)
     console.document(
-        {"status": "error" if problems else "ok", "files": recipes, "problems": [each.as_dict() for each in problems]}
+        {"status": "error" if failed else "ok", "files": recipes, "problems": [each.as_dict() for each in problems]}
     )
-    if problems:
+    if failed:
         raise typer.Exit(2)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -29,6 +29,7 @@ class LoadedRecipe:
     overrides: tuple[str, ...]
     marks: Mapping[Path, Mark]
     override_paths: tuple[Path, ...]
+    warnings: tuple[Problem, ...] = ()  # what holds, but is hardly meant
 
     @property
     def name(self) -> str:
@@ -42,10 +43,11 @@ class LoadedRecipe:
         return "recipe" if any(dotted(mark) == path for mark in self.marks) else "default"
 
 
-def load_recipe(source: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
+def load_recipe(source: str, overrides: Sequence[str] = (), *, strict: bool = False) -> LoadedRecipe:
     """Read ``source`` (a path, a shipped recipe's name, or ``-``) and apply ``section.key=value`` overrides.
 
-    Raises UsageError where the file cannot be read, RecipeError with every problem in it otherwise.
+    With ``strict`` a warning is an error. Raises UsageError where the file cannot be read, RecipeError with every problem
+    in it (the warnings too) otherwise.
     """
     file, directory, text = _read(source)
     document = read_yaml(text, file)
@@ -55,9 +57,10 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
         found = list(broken_rules(recipe))
     except ValidationError as error:
         found = problems_of(error, document.values)
-    if found:
-        raise RecipeError(sorted((_placed(each, document, override_paths) for each in found), key=_order))
-    return LoadedRecipe(recipe, file, directory, text, tuple(overrides), document.marks, override_paths)
+    placed = tuple(sorted((_placed(each, document, override_paths) for each in found), key=_order))
+    if any(strict or each.severity == "error" for each in placed):
+        raise RecipeError(placed)
+    return LoadedRecipe(recipe, file, directory, text, tuple(overrides), document.marks, override_paths, placed)
 
 
 def _read(source: str) -> tuple[str, FilePath, str]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.console import Console as RichConsole
 
+from orpo_cli.errors import Problem
+
 
 class _Output(RichConsole):
     """Standard output, whose reader may leave early: ``orpo plan … | head`` is no error."""
@@ -40,6 +42,10 @@ class Console:
     def warn(self, text: str) -> None:
         """Say something that the user must not miss."""
         self.err.print(f"warning: {text}", style="yellow", markup=False)
+
+    def problem(self, problem: Problem) -> None:
+        """Say what is wrong with a recipe, errors and warnings told apart."""
+        self.err.print(problem.text(), style="yellow" if problem.severity == "warning" else None, markup=False)
 
     def result(self, renderable: Any) -> None:
         """Print a result for people; left out with --json."""

@@ -1,0 +1,60 @@
+"""`dataset`: where the preference pairs come from and how long they may be."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
+
+from orpo_cli.recipe.section import Section
+
+
+class Source(Section):
+    """One source of preference pairs."""
+
+    path: str = Field(min_length=1, description="Hub id, file, folder or URL of data files.")
+    name: str | None = Field(None, description="Configuration (subset) of a hub dataset.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub dataset.")
+    split: str = Field("train", min_length=1, description="Split, slices allowed: train[:1000].")
+    format: str = Field("auto", description="`auto` to recognise the format from the rows, or a format's name.")
+    columns: dict[str, str] = Field({}, description="Our name: the column's name in the data, where they differ.")
+    weight: float = Field(1.0, gt=0, description="Share of this source in a mix of several.")
+    max_samples: int | None = Field(None, ge=1, description="Use at most this many pairs, drawn with shuffle_seed.")
+
+
+class EvalSplit(Section):
+    """Held-out pairs cut from the training pairs."""
+
+    test_size: float | int = Field(gt=0, description="Share (below 1) or number of pairs to hold out.")
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, dict | BaseModel) else value
+
+
+def _split_or_sources(value: Any) -> str:
+    if isinstance(value, EvalSplit) or (isinstance(value, dict) and "test_size" in value):
+        return "split"
+    return "sources"
+
+
+Sources = Annotated[list[Source], BeforeValidator(_as_list), Field(min_length=1)]
+
+
+class DatasetSection(Section):
+    """Where the preference pairs come from and how long they may be."""
+
+    train: Sources = Field(description="One source or a list of them.")
+    eval: (
+        Annotated[
+            Annotated[EvalSplit, Tag("split")] | Annotated[Sources, Tag("sources")], Discriminator(_split_or_sources)
+        ]
+        | None
+    ) = Field(None, description="A source, a list of them, or {test_size: …} to cut from train.")
+    max_prompt_length: int | None = Field(
+        None, ge=1, description="Longest prompt in tokens; default: half of training.max_length."
+    )
+    truncation_mode: Literal["keep_end", "keep_start", "drop"] = Field(
+        "keep_end", description="What becomes of a prompt that is too long: keep its end, its start, or drop the pair."
+    )
+    shuffle_seed: int = Field(42, ge=0, description="Seed of max_samples and test_size.")

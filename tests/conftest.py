@@ -13,6 +13,7 @@ import pytest
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE", "1")  # no test may need the network
+os.environ.setdefault("ORPO_PAIR_CACHE", "0")  # tests of the cache turn it on, in a folder of their own
 
 
 @dataclass

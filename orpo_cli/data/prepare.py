@@ -1,28 +1,32 @@
 """From the recipe's dataset section to pairs that a trainer can take: read, recognise, check, render, tokenize, fit.
 
-Rows go through one at a time and are tokenized in batches. Whatever is not trained on is counted under a reason, in the
-report; a source that gives nothing, or a whole that leaves nothing, is an error.
+Rows go through in batches: while one is tokenized, the next is read and rendered. What a source gives is kept in the cache.
+Whatever is not trained on is counted under a reason, in the report; a source that gives nothing, or a whole that leaves
+nothing, is an error.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property, partial
 from hashlib import sha256
 from itertools import chain, islice
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from orpo_cli.data.cache import code_key, kept, tokenizer_key
 from orpo_cli.data.files import is_data_file
 from orpo_cli.data.formats import COLUMNS, Format, columns_found, recognise, rename
 from orpo_cli.data.pair import Misfit, Pair
 from orpo_cli.data.render import Renderer, Texts, renderer
 from orpo_cli.data.report import DataReport, SourceReport
 from orpo_cli.data.rules import REMEDIES, check
-from orpo_cli.data.sources import Row, draw, opened
-from orpo_cli.data.table import PairTable
-from orpo_cli.data.tokenize import Encoder, encoder, fit
+from orpo_cli.data.sources import Opened, Row, draw, opened
+from orpo_cli.data.table import PairTable, PairWriter
+from orpo_cli.data.tokenize import Encoder, Fitted, Tokens, encoder, fit
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.recipe.schema import DatasetSection, EvalSplit, Source
 
@@ -34,6 +38,7 @@ LOOK = 100  # rows looked at to recognise a format
 BATCH = 512  # pairs tokenized at once
 
 Note = Callable[[str], None]
+Rendered = tuple[str, Pair, Texts]  # the name of the row, the pair, its texts
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,7 @@ class _Work:
         note: Note,
     ) -> None:
         self.dataset = dataset
+        self.tokenizer = tokenizer
         self.note = note
         self.renderer: Renderer = renderer(tokenizer)
         self.encoder: Encoder = encoder(tokenizer, self.renderer.end_tokens)
@@ -113,10 +119,8 @@ class _Work:
 
     def table(self, part: str, sources: list[Source]) -> PairTable:
         """The kept pairs of ``sources``, in their order. Raises DataError where none is left."""
-        table = PairTable()
         labels = _labels([*self.dataset.train, *(self.dataset.eval if isinstance(self.dataset.eval, list) else [])])
-        for source in sources:
-            self._read(table, part, source, labels[source.path])
+        table = PairTable([self._source(part, source, labels[source.path]) for source in sources])
         if not len(table):
             raise self._nothing_left(part)
         return table
@@ -135,10 +139,8 @@ class _Work:
                 "on.",
                 remedy="Lower it.",
             )
-        seed = self.dataset.shuffle_seed
-        order = sorted(
-            range(len(table)), key=lambda position: sha256(f"{seed}:{table.rows[position]}".encode()).digest()
-        )
+        seed, rows = self.dataset.shuffle_seed, table.rows
+        order = sorted(range(len(table)), key=lambda position: sha256(f"{seed}:{rows[position]}".encode()).digest())
         return sorted(order[size:]), sorted(order[:size])
 
     def part(self, part: str, table: PairTable, positions: list[int] | None = None) -> Dataset:
@@ -152,51 +154,106 @@ class _Work:
         self.report.fingerprints[part] = table.fingerprint(places)
         return table.dataset(positions)
 
-    def _read(self, table: PairTable, part: str, source: Source, label: str) -> None:
+    def _source(self, part: str, source: Source, label: str) -> Path:
+        """The file of the source's pairs, prepared now or before; enters what became of its rows in the report."""
         with opened(source, label, self.note) as found:
-            drawn = draw(found, source, self.dataset.shuffle_seed)
-            report = SourceReport(part, source.path, found.location, found.fingerprint, source.split)
+            file, figures = kept(self._key(found, source, label), partial(self._prepare, found, source), self.note)
+            report = SourceReport.from_dict({**figures, "part": part, "path": source.path, "location": found.location})
             self.report.sources.append(report)
-            report.available = drawn.available
-            head = list(islice(drawn.rows, LOOK))
-            if not head:
-                raise DataError(
-                    f"{found.location}: no rows in split {source.split}.", remedy="Check the file and `split:`."
-                )
-            _check_columns(source, head, found.location)
-            rows = (Row(row.name, rename(row.value, source.columns)) for row in chain(head, drawn.rows))
-            values = [rename(row.value, source.columns) for row in head]
-            format_ = recognise(values, source.format, f"{found.location} (looked at from {head[0].name})")
-            report.format = format_.name
-            report.unused_columns = [name for name in _names(values) if name not in format_.uses]
-            self.note(f"reading {found.location} as {format_.name}")
-            for pairs in _batches(self._pairs(rows, format_, report)):
-                self._add(table, pairs, report)
-            if report.dropped["malformed"] == report.rows_read:
-                raise DataError(
-                    f"{found.location}: no row fits the format {format_.name} ({format_.description}); {columns_found(values)}. "
-                    f"For example {report.examples['malformed'][0]}.",
-                    remedy=REMEDIES["malformed"],
-                )
+            return file
 
-    def _pairs(self, rows: Iterator[Row], format_: Format, report: SourceReport) -> Iterator[tuple[str, Pair, Texts]]:
+    def _key(self, found: Opened, source: Source, label: str) -> dict[str, Any] | None:
+        """What decides the pairs of a source; None where its content has no fingerprint."""
+        if found.fingerprint is None:
+            return None
+        return {
+            "data": found.fingerprint,
+            "label": label,
+            "source": source.model_dump(exclude={"path", "weight"}),
+            "seed": None if source.max_samples is None else self.dataset.shuffle_seed,
+            "tokenizer": self._tokenizer_key,
+            "lengths": [self.report.max_length, self.report.max_prompt_length, self.report.truncation_mode],
+            "code": code_key(),
+        }
+
+    @cached_property
+    def _tokenizer_key(self) -> str:
+        return tokenizer_key(self.tokenizer)
+
+    def _prepare(self, found: Opened, source: Source, file: Path) -> dict[str, Any]:
+        """Write the source's pairs to ``file``; returns what became of its rows, JSON-ready."""
+        drawn = draw(found, source, self.dataset.shuffle_seed)
+        report = SourceReport("", source.path, found.location, found.fingerprint, source.split)
+        report.available = drawn.available
+        head = list(islice(drawn.rows, LOOK))
+        if not head:
+            raise DataError(
+                f"{found.location}: no rows in split {source.split}.", remedy="Check the file and `split:`."
+            )
+        _check_columns(source, head, found.location)
+        rows = (Row(row.name, rename(row.value, source.columns)) for row in chain(head, drawn.rows))
+        values = [rename(row.value, source.columns) for row in head]
+        format_ = recognise(values, source.format, f"{found.location} (looked at from {head[0].name})")
+        report.format = format_.name
+        report.unused_columns = [name for name in _names(values) if name not in format_.uses]
+        self.note(f"reading {found.location} as {format_.name}")
+        with PairWriter(file) as writer:
+            for pairs, tokens in self._tokenized(_batches(self._pairs(rows, format_, report))):
+                writer.write(self._fitted(pairs, tokens, report))
+        report.notes = +report.notes
+        if report.dropped["malformed"] == report.rows_read:
+            raise DataError(
+                f"{found.location}: no row fits the format {format_.name} ({format_.description}); {columns_found(values)}. "
+                f"For example {report.examples['malformed'][0]}.",
+                remedy=REMEDIES["malformed"],
+            )
+        return report.as_dict()
+
+    def _pairs(self, rows: Iterator[Row], format_: Format, report: SourceReport) -> Iterator[Rendered]:
+        """The rows that are pairs, as texts; drops are counted. Rendered in batches: a template costs less for many."""
+        while batch := list(islice(rows, BATCH)):
+            report.rows_read += len(batch)
+            read = self._read(batch, format_, report)
+            for (name, pair), texts in zip(read, self.renderer.render_all([pair for _, pair in read]), strict=True):
+                if isinstance(texts, Misfit):
+                    report.drop(name, texts)
+                else:
+                    yield name, pair, texts
+
+    def _read(self, rows: list[Row], format_: Format, report: SourceReport) -> list[tuple[str, Pair]]:
+        read = []
         for row in rows:
-            report.rows_read += 1
             try:
                 if not isinstance(row.value, dict):
                     raise Misfit("malformed", "the row is not an object with columns")
                 pair = format_.read(row.value, report.notes)
                 check(pair)
-                yield row.name, pair, self.renderer.render(pair)
+                read.append((row.name, pair))
             except Misfit as why:
                 report.drop(row.name, why)
-        report.notes = +report.notes
+        return read
 
-    def _add(self, table: PairTable, pairs: list[tuple[str, Pair, Texts]], report: SourceReport) -> None:
-        for (name, pair, texts), tokens in zip(pairs, self.encoder.encode([texts for *_, texts in pairs]), strict=True):
+    def _tokenized(self, batches: Iterator[list[Rendered]]) -> Iterator[tuple[list[Rendered], list[Tokens]]]:
+        """Each batch with its ids. The tokenizer works on one, on all cores, while the caller makes the next."""
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize") as tokenizing:
+            waiting: tuple[list[Rendered], Future[list[Tokens]]] | None = None
+            for batch in batches:
+                future = tokenizing.submit(self.encoder.encode, [texts for *_, texts in batch])
+                if waiting is not None:
+                    yield waiting[0], waiting[1].result()
+                waiting = batch, future
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+
+    def _fitted(
+        self, pairs: list[Rendered], tokens: list[Tokens], report: SourceReport
+    ) -> list[tuple[str, Pair, Fitted]]:
+        """The pairs within the lengths; the others are counted."""
+        fitted = []
+        for (name, pair, texts), ids in zip(pairs, tokens, strict=True):
             try:
-                fitted = fit(
-                    tokens,
+                cut = fit(
+                    ids,
                     max_length=self.report.max_length,
                     max_prompt_length=self.report.max_prompt_length,
                     truncation_mode=self.dataset.truncation_mode,
@@ -205,12 +262,12 @@ class _Work:
             except Misfit as why:
                 report.drop(name, why)
                 continue
-            table.add(name, pair, fitted)
+            fitted.append((name, pair, cut))
             report.kept += 1
-            report.truncated_prompts += fitted.prompt_cut
-            report.truncated_completions += fitted.answers_cut
+            report.truncated_prompts += cut.prompt_cut
+            report.truncated_completions += cut.answers_cut
             report.notes["generation_prompt_shortened"] += texts.shortened
-        report.notes = +report.notes
+        return fitted
 
     def _nothing_left(self, part: str) -> DataError:
         sources = [source for source in self.report.sources if source.part == part]
@@ -224,7 +281,7 @@ class _Work:
         )
 
 
-def _batches(pairs: Iterator[tuple[str, Pair, Texts]]) -> Iterator[list[tuple[str, Pair, Texts]]]:
+def _batches(pairs: Iterator[Rendered]) -> Iterator[list[Rendered]]:
     while batch := list(islice(pairs, BATCH)):
         yield batch
 

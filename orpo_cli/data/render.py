@@ -9,6 +9,7 @@ is cut off, since a model that has stopped never says it.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,30 +53,74 @@ class Renderer:
 
         Raises Misfit for a conversation that the template cannot show, UsageError where it can show none.
         """
-        if isinstance(pair.prompt, str):
-            return Texts(pair.prompt, self._ended(pair.chosen_text), self._ended(pair.rejected_text), True, False)
-        if self.problem is not None:
+        (texts,) = self.render_all([pair])
+        if isinstance(texts, Misfit):
+            raise texts
+        return texts
+
+    def render_all(self, pairs: Sequence[Pair]) -> list[Texts | Misfit]:
+        """The texts of each pair, or why a template cannot show it. Raises UsageError where it can show none."""
+        texts: list[Texts | Misfit | None] = [
+            self._plain(pair) if isinstance(pair.prompt, str) else None for pair in pairs
+        ]
+        open_ = [index for index, text in enumerate(texts) if text is None]
+        if open_ and self.problem is not None:
             raise UsageError(self.problem, remedy=NO_TEMPLATE)
-        self._refuse_special_tokens(pair)
-        history = [message._asdict() for message in pair.prompt]
-        answers = [{"role": "assistant", "content": content} for content in (pair.chosen_text, pair.rejected_text)]
+        for index, text in zip(open_, self._conversations([pairs[index] for index in open_]), strict=True):
+            texts[index] = text
+        return texts  # type: ignore[return-value]
+
+    def _plain(self, pair: Pair) -> Texts:
+        return Texts(pair.prompt_text, self._ended(pair.chosen_text), self._ended(pair.rejected_text), True, False)
+
+    def _conversations(self, pairs: Sequence[Pair]) -> list[Texts | Misfit]:
+        """All at once, since each call of the template costs as much as a few conversations; one by one where one fails."""
+        spelled = [self._special_token(pair) for pair in pairs]
+        fine = [pair for pair, found in zip(pairs, spelled, strict=True) if found is None]
         try:
-            prompt = self._template(history, add_generation_prompt=True)
-            wholes = [self._template([*history, answer]) for answer in answers]
-            shortened = not all(whole.startswith(prompt) for whole in wholes)
-            if shortened:  # a thinking template: cut where the answer begins in a finished conversation
-                probed = self._template([*history, {"role": "assistant", "content": PROBE}])
-                prompt = probed.rpartition(PROBE)[0]
+            rendered: Iterator[Texts | Misfit] = iter(self._together(fine))
+        except _template_errors():
+            rendered = (self._alone(pair) for pair in fine)
+        return [next(rendered) if found is None else Misfit("special_token_text", found) for found in spelled]
+
+    def _together(self, pairs: Sequence[Pair]) -> list[Texts | Misfit]:
+        if not pairs:
+            return []
+        histories = [[message._asdict() for message in pair.prompt if isinstance(message, Message)] for pair in pairs]
+        prompts = self._template(histories, add_generation_prompt=True)
+        chosen = self._answered(histories, [pair.chosen_text for pair in pairs])
+        rejected = self._answered(histories, [pair.rejected_text for pair in pairs])
+        return [self._texts(*each) for each in zip(histories, prompts, chosen, rejected, strict=True)]
+
+    def _alone(self, pair: Pair) -> Texts | Misfit:
+        try:
+            return self._together([pair])[0]
         except _template_errors() as error:
-            raise Misfit("template_error", str(error)) from error
+            return Misfit("template_error", str(error))
+
+    def _texts(self, history: list[dict[str, str]], prompt: str, *wholes: str) -> Texts | Misfit:
+        shortened = not all(whole.startswith(prompt) for whole in wholes)
+        if shortened:  # a thinking template: cut where the answer begins in a finished conversation
+            prompt = self._answered([history], [PROBE])[0].rpartition(PROBE)[0]
         if not all(whole.startswith(prompt) for whole in wholes):
-            raise Misfit("template_mismatch")
+            return Misfit("template_mismatch")
         chosen, rejected = (self._cut(whole[len(prompt) :]) for whole in wholes)
         return Texts(prompt, chosen, rejected, False, shortened)
 
-    def _template(self, messages: list[dict[str, str]], *, add_generation_prompt: bool = False) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    def _answered(self, histories: list[list[dict[str, str]]], answers: list[str]) -> list[str]:
+        """The conversations with an answer each, as the template shows them when they are finished."""
+        return self._template(
+            [
+                [*history, {"role": "assistant", "content": answer}]
+                for history, answer in zip(histories, answers, strict=True)
+            ]
+        )
+
+    def _template(self, conversations: list[list[dict[str, str]]], *, add_generation_prompt: bool = False) -> list[str]:
+        return list(
+            self.tokenizer.apply_chat_template(
+                conversations, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
         )
 
     def _cut(self, answer: str) -> str:
@@ -90,11 +135,12 @@ class Renderer:
         stripped = text.rstrip()
         return stripped if stripped.endswith(self.end_tokens) else text
 
-    def _refuse_special_tokens(self, pair: Pair) -> None:
-        """A message that spells ``<|im_end|>`` would end a turn; only templates may do that."""
+    def _special_token(self, pair: Pair) -> str | None:
+        """The first special token that a message spells: ``<|im_end|>`` would end a turn; only templates may do that."""
         for message in (*pair.prompt, *pair.chosen, *pair.rejected):
             if isinstance(message, Message) and (found := self.special.search(message.content)):
-                raise Misfit("special_token_text", found.group())
+                return found.group()
+        return None
 
 
 def renderer(tokenizer: PreTrainedTokenizerBase) -> Renderer:

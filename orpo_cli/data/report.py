@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from orpo_cli.data.pair import Misfit
 from orpo_cli.data.rules import REASONS
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 EXAMPLES = 3  # rows named for each reason
 
@@ -56,6 +61,11 @@ class SourceReport:
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {**self.__dict__, "dropped": dict(self.dropped.most_common()), "notes": dict(self.notes)}
+
+    @classmethod
+    def from_dict(cls, figures: Mapping[str, Any]) -> SourceReport:
+        """The report that ``as_dict`` gave."""
+        return cls(**{**figures, "dropped": Counter(figures["dropped"]), "notes": Counter(figures["notes"])})
 
     def lines(self) -> list[str]:
         """The figures as text."""
@@ -142,13 +152,13 @@ class DataReport:
         return text
 
 
-def length_figures(lengths: Sequence[int]) -> dict[str, float]:
+def length_figures(lengths: ArrayLike) -> dict[str, float]:
     """Mean and nearest-rank percentiles of some lengths (tokens)."""
-    ordered = sorted(lengths)
-    if not ordered:
+    values = np.asarray(lengths)
+    if not values.size:
         return {}
-    rank = {name: ordered[max(0, -(-len(ordered) * share // 100) - 1)] for name, share in (("p50", 50), ("p95", 95))}
-    return {"mean": round(sum(ordered) / len(ordered), 1), **rank, "max": ordered[-1]}
+    p50, p95 = np.percentile(values, (50, 95), method="inverted_cdf")
+    return {"mean": round(float(values.mean()), 1), "p50": int(p50), "p95": int(p95), "max": int(values.max())}
 
 
 def _short(detail: str, limit: int = 120) -> str:

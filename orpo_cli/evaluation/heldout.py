@@ -70,7 +70,7 @@ def judged_pairs(
     for source in report.sources:
         for line in source.lines():
             note(line)
-    rows = pairs.select(range(min(max_samples or len(pairs), len(pairs)))).to_list()
+    rows = list(pairs.select(range(min(max_samples or len(pairs), len(pairs)))))
     same = None if data is not None else _same_as_in_training(subject.rundir, report.fingerprints["eval"])
     return Judged(rows=rows, source=data or "held-out", available=len(pairs), same_as_in_training=same)
 

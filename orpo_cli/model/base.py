@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import MachineError, UsageError
@@ -83,8 +82,6 @@ def load_base(section: ModelSection, quantization: QuantizationSection | None, d
 
 def bitsandbytes_config(section: QuantizationSection) -> BitsAndBytesConfig:
     """transformers' own configuration from ours; the names are the same."""
-    # "Failed to load CPU gemm_4bit_forward": an optional kernel is missing, nothing the user should act on.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(**section.model_dump())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
+from orpo_cli.caches import cache_root
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.model.loading import explained
 
@@ -23,13 +23,6 @@ def cached_conversion(path: Path) -> Path:
     if not (folder / "config.json").is_file():
         _convert(path, folder)
     return folder
-
-
-def cache_root() -> Path:
-    """Where converted models are kept."""
-    if root := os.environ.get("ORPO_CACHE"):
-        return Path(root).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "orpo-cli"
 
 
 def _key(path: Path) -> str:

@@ -218,7 +218,7 @@ def test_held_out_pairs_are_cut_from_train_and_found_again_for_evaluation(tmp_pa
     held: HeldOut = run(dataset, prepare_eval)
     assert prepared.eval is not None
     assert prepared.eval.num_rows == 10
-    assert held.eval.to_list() == prepared.eval.to_list()
+    assert list(held.eval) == list(prepared.eval)
     assert held.report.fingerprints["eval"] == prepared.report.fingerprints["eval"]
     assert sorted(prepared.train["pair"][:] + prepared.eval["pair"][:]) == list(range(100))
     assert prepared.train["pair"][:] == sorted(prepared.train["pair"][:])

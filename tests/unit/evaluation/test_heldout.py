@@ -36,7 +36,7 @@ def test_a_run_is_judged_on_what_its_training_held_out(tmp_path: Path) -> None:
     theirs = prepare(plan.dataset, subject.tokenizer, max_length=192, max_prompt_length=96, note=lambda _: None)
     assert theirs.eval is not None
     got = judged(subject)
-    assert got.rows == theirs.eval.to_list()
+    assert got.rows == list(theirs.eval)
     assert len(got.rows) == got.available == 5
     assert not {row["row"] for row in got.rows} & set(theirs.train["row"])
 

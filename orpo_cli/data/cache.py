@@ -1,0 +1,111 @@
+"""Prepared pairs, kept: a second run and every process of a run read what the first one tokenized.
+
+An entry is a folder ``pairs/KEY`` of the cache, with the pairs of one source and what became of its rows. The key is the
+digest of everything that decides them: the data, how it is read, the tokenizer with its template, the lengths, and this
+room's own code. ``ORPO_PAIR_CACHE=0`` leaves the cache alone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orpo_cli.caches import cache_root
+from orpo_cli.errors import MachineError
+from orpo_cli.whole import appearing_whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PAIRS, REPORT = "pairs.arrow", "report.json"
+UNUSED_DAYS = 30  # an entry that no run has read for so long is removed when another is written
+
+Make = Callable[[Path], dict[str, Any]]
+
+
+def kept(key: dict[str, Any] | None, make: Make, note: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
+    """The file of pairs and the report that ``make(file)`` writes and returns, from the cache where it has them.
+
+    ``key`` None: what is read has no identity (a stream), so nothing is kept. Several processes with the same key wait for
+    the first. Raises MachineError where the disk is full, and what ``make`` raises.
+    """
+    if key is None or os.environ.get("ORPO_PAIR_CACHE") == "0":
+        return _in_passing(make)
+    from filelock import FileLock
+
+    entry = cache_root() / "pairs" / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(entry.with_suffix(".lock"))
+        lock.acquire()
+    except OSError as error:
+        note(f"{entry.parent} cannot be written ({error.strerror or error}): the prepared pairs are not kept")
+        return _in_passing(make)
+    with lock:
+        if not (entry / REPORT).is_file():
+            _remove_unused(entry.parent)
+            _write(entry, make)
+        else:
+            note(f"prepared before: {entry}")
+        os.utime(entry)
+        return entry / PAIRS, json.loads((entry / REPORT).read_text(encoding="utf-8"))
+
+
+def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A digest of all that decides which ids a text becomes: vocabulary, merges, added tokens, template, versions."""
+    import tokenizers
+    import transformers
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    whole = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    parts = (
+        type(tokenizer).__name__,
+        whole,
+        json.dumps(tokenizer.chat_template, sort_keys=True),
+        str(sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())),
+        tokenizers.__version__,
+        transformers.__version__,
+    )
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+@cache
+def code_key() -> str:
+    """A digest of this room's modules: pairs that an older version prepared are not taken for ours."""
+    modules = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in modules)).hexdigest()
+
+
+def _in_passing(make: Make) -> tuple[Path, dict[str, Any]]:
+    """In a temporary folder, which goes with the process."""
+    folder = Path(tempfile.mkdtemp(prefix="orpo-pairs-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder / PAIRS, make(folder / PAIRS)
+
+
+def _write(entry: Path, make: Make) -> None:
+    try:
+        with appearing_whole(entry) as folder:
+            report = make(folder / PAIRS)
+            (folder / REPORT).write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
+    except OSError as error:
+        raise MachineError(
+            f"the prepared pairs cannot be written to {entry.parent}: {error.strerror or error}.",
+            remedy="Free some space, or point ORPO_CACHE at another disk.",
+        ) from error
+
+
+def _remove_unused(folder: Path) -> None:
+    oldest = time.time() - UNUSED_DAYS * 24 * 3600
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.name.startswith(".") and entry.stat().st_mtime < oldest:
+            shutil.rmtree(entry, ignore_errors=True)

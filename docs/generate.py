@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from orpo_cli.data.formats import FORMATS
 from orpo_cli.data.rules import REASONS, REMEDIES
 from orpo_cli.recipe.former_names import FORMER_NAMES
-from orpo_cli.recipe.rules import DECIDED_ELSEWHERE
+from orpo_cli.recipe.rules.decided_elsewhere import DECIDED_ELSEWHERE
 from orpo_cli.recipe.schema import EvalSplit, Recipe, Source
 from orpo_cli.recipe.training_fields import LIBRARY_DEFAULTS, TrainingFields
 

@@ -1,0 +1,40 @@
+"""Rules that no single value can break: what does not go together, and what would do nothing.
+
+A module a topic, a function a rule. A rule looks at a whole recipe and yields a Problem where it is broken; its code is the
+name of a page in docs/troubleshooting. Rules that need to know the machine or the model are those of the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orpo_cli.errors import Problem
+from orpo_cli.recipe.rules import (
+    adapter,
+    data,
+    decided_elsewhere,
+    evaluation_and_saving,
+    not_yet,
+    precision,
+    quantization,
+    secrets,
+)
+from orpo_cli.recipe.schema import Recipe
+
+TOPICS = (
+    decided_elsewhere,
+    precision,
+    quantization,
+    adapter,
+    data,
+    evaluation_and_saving,
+    secrets,
+    not_yet,
+)
+
+
+def broken_rules(recipe: Recipe) -> Iterator[Problem]:
+    """Every rule that ``recipe`` breaks; paths are dotted names, without file and line."""
+    for topic in TOPICS:
+        for rule in topic.RULES:
+            yield from rule(recipe)

@@ -1,0 +1,45 @@
+"""Rules about the LoRA adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orpo_cli.errors import Problem
+from orpo_cli.recipe.schema import Recipe
+
+
+def dropout_that_is_disabled(recipe: Recipe) -> Iterator[Problem]:
+    """trl disables dropout after the adapter is put on, so the adapter's goes too."""
+    lora = recipe.lora
+    if lora is not None and lora.lora_dropout > 0 and recipe.training.disable_dropout:
+        yield Problem(
+            "dropout-disabled",
+            f"would do nothing: training.disable_dropout also sets lora_dropout = {lora.lora_dropout} to zero.",
+            "lora.lora_dropout",
+            remedy="Remove training.disable_dropout, or set lora_dropout to 0.",
+        )
+
+
+def pattern_without_layers(recipe: Recipe) -> Iterator[Problem]:
+    """layers_pattern says where the layers of layers_to_transform are."""
+    lora = recipe.lora
+    if lora is not None and lora.layers_pattern and lora.layers_to_transform is None:
+        yield Problem(
+            "layers-pattern-alone", "would do nothing without layers_to_transform.", "lora.layers_pattern",
+            remedy="Add layers_to_transform, or remove it.",
+        )  # fmt: skip
+
+
+def layers_of_all_linear(recipe: Recipe) -> Iterator[Problem]:
+    """peft looks for the layers by module name, and `all-linear` is none."""
+    lora = recipe.lora
+    if lora is not None and lora.layers_to_transform is not None and lora.target_modules == "all-linear":
+        yield Problem(
+            "layers-of-all-linear",
+            "needs target_modules as a list of names: peft ignores it beside `all-linear`.",
+            "lora.layers_to_transform",
+            remedy="List the modules, such as [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj].",
+        )
+
+
+RULES = (dropout_that_is_disabled, pattern_without_layers, layers_of_all_linear)

@@ -1,0 +1,32 @@
+"""What the language has names for and this version cannot do: refused, because it would do nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orpo_cli.errors import Problem
+from orpo_cli.recipe.schema import Recipe
+
+
+def not_supported_yet(recipe: Recipe) -> Iterator[Problem]:
+    """Each setting that another version will obey."""
+    version = "is not supported in this version."
+    if recipe.engine.fast_path == "required":
+        yield Problem("not-yet", version, "engine.fast_path", remedy="Use auto or off.")
+    if recipe.engine.max_tokens_per_microbatch != "auto":
+        yield Problem("not-yet", version, "engine.max_tokens_per_microbatch", remedy="Remove it.")
+    if recipe.launch.num_processes not in ("auto", 1):
+        yield Problem("not-yet", version, "launch.num_processes", remedy="Use 1 or auto.")
+    if recipe.launch.strategy not in ("auto", "single"):
+        yield Problem("not-yet", version, "launch.strategy", remedy="Use single or auto.")
+    if recipe.export.formats != ["safetensors"]:
+        yield Problem("not-yet", "gguf " + version, "export.formats", remedy="Use [safetensors].")
+    if recipe.extends is not None:
+        yield Problem("not-yet", version, "extends", remedy="Copy what you need into this recipe.")
+    for index, source in enumerate(recipe.dataset.train):
+        if source.weight != 1.0:
+            place = f"dataset.train[{index}].weight" if len(recipe.dataset.train) > 1 else "dataset.train.weight"
+            yield Problem("not-yet", version, place, remedy="Use max_samples to balance sources.")
+
+
+RULES = (not_supported_yet,)

@@ -1,0 +1,43 @@
+"""Rules about quantized weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orpo_cli.errors import Problem
+from orpo_cli.recipe.schema import Recipe
+
+
+def one_method(recipe: Recipe) -> Iterator[Problem]:
+    """Weights are held in 4 bits or in 8."""
+    quantization = recipe.quantization
+    if quantization is not None and quantization.load_in_4bit and quantization.load_in_8bit:
+        yield Problem(
+            "two-quantizations", "4 and 8 bits exclude each other.", "quantization.load_in_8bit", remedy="Keep one."
+        )
+
+
+def some_method(recipe: Recipe) -> Iterator[Problem]:
+    """A quantization section that quantizes nothing is a mistake."""
+    quantization = recipe.quantization
+    if quantization is not None and not quantization.load_in_4bit and not quantization.load_in_8bit:
+        yield Problem(
+            "nothing-quantized",
+            "quantizes nothing.",
+            "quantization",
+            remedy="Set load_in_4bit or load_in_8bit to true, or leave the section out.",
+        )
+
+
+def adapter_on_quantized_weights(recipe: Recipe) -> Iterator[Problem]:
+    """Quantized weights are not trained; an adapter on them is."""
+    if recipe.quantization is not None and recipe.lora is None:
+        yield Problem(
+            "quantized-without-adapter",
+            "quantized weights cannot be trained.",
+            "quantization",
+            remedy="Add a `lora:` section to train an adapter on them, or leave quantization out.",
+        )
+
+
+RULES = (one_method, some_method, adapter_on_quantized_weights)

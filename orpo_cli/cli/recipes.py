@@ -39,7 +39,12 @@ def command(context: typer.Context, as_json: Json = False) -> None:
         Text("\n").join(Text.assemble((f"{each.name:{width}}", "bold"), "  ", each.summary) for each in recipes)
     )
     console.document(
-        {"recipes": [{"name": each.name, "summary": each.summary, "path": str(each.path)} for each in recipes]}
+        {
+            "recipes": [
+                {"name": each.name, "family": each.family, "summary": each.summary, "path": str(each.path)}
+                for each in recipes
+            ]
+        }
     )
 
 

@@ -26,7 +26,7 @@ def command(
     [bold]Examples[/bold]
 
       orpo validate my.yaml
-      orpo validate recipes/*.yaml --json
+      orpo validate recipes/paper/*.yaml --json
       orpo validate my.yaml --set training.beta=0.2
       orpo validate my.yaml --strict
     """

@@ -14,7 +14,8 @@ from orpo_cli.errors import MachineError, UsageError
 class ShippedRecipe:
     """One shipped recipe."""
 
-    name: str  # its path below the folder, without .yaml: quickstart, llama/8b-qlora
+    name: str  # its file's name without .yaml, which no other has: llama3-8b-qlora
+    family: str  # the folder it lies in, below that of all recipes: llama; empty for the quickstart
     path: Path
     summary: str  # first line of the header comment
 
@@ -39,10 +40,13 @@ def shipped_folder() -> Path:
 
 
 def shipped_recipes() -> list[ShippedRecipe]:
-    """Every shipped recipe, by name."""
+    """Every shipped recipe, by family and name."""
     folder = shipped_folder()
-    found = [(path.relative_to(folder).with_suffix("").as_posix(), path) for path in folder.rglob("*.yaml")]
-    return [ShippedRecipe(name, path, _summary(path)) for name, path in sorted(found)]
+    found = [
+        ShippedRecipe(path.stem, "/".join(path.relative_to(folder).parent.parts), path, _summary(path))
+        for path in folder.rglob("*.yaml")
+    ]
+    return sorted(found, key=lambda recipe: (recipe.family, recipe.name))
 
 
 def find_shipped(name: str) -> Path | None:

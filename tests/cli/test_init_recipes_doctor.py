@@ -148,6 +148,7 @@ def test_recipes_lists_a_line_a_recipe():
 def test_recipes_as_json():
     listed = json.loads(orpo("recipes", "--json").stdout)["recipes"]
     assert [each["name"] for each in listed] == SHIPPED
+    assert {each["name"]: each["family"] for each in listed}["llama3-8b-qlora"] == "llama"
 
 
 @pytest.mark.parametrize("name", SHIPPED)

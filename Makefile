@@ -44,9 +44,8 @@ check: $(DEV_STAMP) ## format, lint, types, and whether the generated docs are f
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
 
-bench: ## measure against TRL
-	@if [ -f benchmarks/__main__.py ]; then $(MAKE) $(DEV_STAMP) && $(BIN)/python -m benchmarks; \
-	else echo "There are no benchmarks yet: they come with the engine."; fi
+bench: $(DEV_STAMP) $(QUICKSTART_STAMP) ## measure against TRL; BENCH_FILES="a.jsonl b.json" names the pairs
+	$(BIN)/python -m benchmarks $(BENCH_FILES)
 
 clean: ## remove caches and build outputs; keeps runs/ and the environment
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,53 @@
+"""Two ways to do the same work, each in a process of its own, one after the other, several times: medians and ratios."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def alternate(sides: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """Run each side's ``python`` arguments ``rounds`` times, in turn; each prints a JSON object as its last line."""
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, arguments in sides.items():
+            done = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode != 0:
+                raise SystemExit(f"{name} failed with {done.returncode}: {' '.join(arguments)}")
+            results[name].append(json.loads(done.stdout.splitlines()[-1]))
+    return results
+
+
+def median(results: Sequence[Mapping[str, Any]], figure: str) -> float:
+    """The median of one figure over the rounds."""
+    return statistics.median(float(result[figure]) for result in results)
+
+
+def peak_memory_gb() -> float:
+    """The most memory this process ever held, in GB, as the operating system counts it."""
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def machine() -> str:
+    """The machine in one line."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{processor()}, {os.cpu_count()} cores, {device}, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def processor() -> str:
+    """The processor's name where the operating system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""Writes the pages of docs/reference from the code: the recipe's keys, the data formats, why pairs are dropped.
+"""Writes what docs/ has from the code: the recipe's keys, the data formats, why pairs are dropped, the messages of problems.
 
 python docs/generate.py            write them
 python docs/generate.py --check    exit 1 and name those that are stale
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
+import symptoms
 import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -32,7 +33,12 @@ BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 def pages() -> dict[Path, str]:
     """Every generated page and its text."""
-    return {REFERENCE / "recipe.md": recipe_page(), REFERENCE / "data.md": data_page()}
+    return {
+        REFERENCE / "recipe.md": recipe_page(),
+        REFERENCE / "data.md": data_page(),
+        symptoms.PAGES / "codes.md": codes_page(),
+        **{path: symptoms.with_symptom(path) for path in symptoms.code_pages()},
+    }
 
 
 def recipe_page() -> str:
@@ -99,6 +105,19 @@ def data_page() -> str:
         )
         + "\n"
     )
+
+
+def codes_page() -> str:
+    """Every problem's code and what it means."""
+    rows = [
+        (f"[`{path.stem}`]({path.name})", cell(symptoms.summary(path.read_text(encoding="utf-8"))))
+        for path in symptoms.code_pages()
+    ]
+    text = (
+        "Each problem of a recipe or a plan ends with its code in brackets; `--json` has it as `code`. Errors stop a "
+        "command; warnings do so with `--strict`."
+    )
+    return f"# Problems by code\n\n{GENERATED}\n{text}\n\n{markdown_table(('code', 'means'), rows)}\n"
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:

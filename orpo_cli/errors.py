@@ -15,6 +15,7 @@ from typing import Any, Literal
 class Problem:
     """One thing that is wrong with a recipe, or (``severity`` warning) that is hardly meant.
 
+    ``code`` names the kind of problem and its page, docs/troubleshooting/CODE.md.
     ``path`` is the dotted name in the recipe (``training.learning_rate``), ``line`` and ``column`` count from 1 and
     are None where the value was not written in a file (a default, a missing key of the whole document).
     """
@@ -38,10 +39,10 @@ class Problem:
         return ": ".join(part for part in (place, self.path) if part)
 
     def text(self) -> str:
-        """One line for a terminal: where, what, remedy."""
+        """One line for a terminal: where, what, remedy, and the code in brackets."""
         message = f"warning: {self.message}" if self.severity == "warning" else self.message
         line = ": ".join(part for part in (self.where(), message) if part)
-        return f"{line} {self.remedy}" if self.remedy else line
+        return f"{line} {self.remedy} [{self.code}]" if self.remedy else f"{line} [{self.code}]"
 
     def as_dict(self) -> dict[str, Any]:
         """The problem as JSON-ready values, for ``--json``."""

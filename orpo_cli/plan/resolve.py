@@ -153,7 +153,7 @@ def _dataset(decisions: _Decisions, max_length: int) -> DatasetSection:
         raise RecipeError(
             [
                 Problem(
-                    "lengths",
+                    "prompt-fills-length",
                     f"is {section.max_prompt_length}, which leaves no room for an answer in training.max_length = {max_length}.",
                     "dataset.max_prompt_length",
                     file=decisions.loaded.file,

@@ -117,6 +117,8 @@ def test_exit_codes_are_those_of_the_errors(name):
 def test_recipes_in_the_pages_validate():
     whole = []
     for page in PAGES:
+        if page.parent.name == "troubleshooting":
+            continue  # recipes that break a rule, and their repaired twins: tests/unit/recipe/test_problem_pages.py
         for block in blocks(page, "yaml"):
             values = yaml.safe_load(block)
             whole += [page.name] if {"model", "dataset"} <= values.keys() else []

@@ -1,0 +1,72 @@
+"""Every kind of problem has a page in docs/troubleshooting, and its examples break and keep the rule that it explains."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+sys.path.insert(0, str(ROOT / "docs"))
+
+import symptoms  # noqa: E402
+
+PAGES = {path.stem: path.read_text(encoding="utf-8") for path in symptoms.code_pages()}
+EXAMPLES = {code: symptoms.examples(page) for code, page in PAGES.items() if symptoms.examples(page)}
+WITHOUT = {"empty", "file", "not-a-mapping", "too-deep", "too-large"}  # the whole file is the problem
+
+
+def codes_in_the_code() -> set[str]:
+    """First arguments (or ``code=``) of ``Problem(…)``, and what is given to functions that hand a ``code`` on."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "orpo_cli").rglob("*.py")]
+    takes_code = {"Problem": 0}
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if isinstance(node, ast.FunctionDef):
+            names = [argument.arg for argument in node.args.args if argument.arg != "self"]
+            if "code" in names:
+                takes_code[node.name] = names.index("code")
+    codes = set()
+    for call in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = getattr(call.func, "id", None) or getattr(call.func, "attr", None)
+        if name not in takes_code:
+            continue
+        given = [keyword.value for keyword in call.keywords if keyword.arg == "code"]
+        given += call.args[takes_code[name] : takes_code[name] + 1]
+        codes |= {code.value for code in given if isinstance(code, ast.Constant) and isinstance(code.value, str)}
+    return codes
+
+
+def test_every_code_has_a_page_and_every_page_a_code() -> None:
+    assert set(PAGES) == codes_in_the_code()
+
+
+def test_only_whole_file_problems_go_without_an_example() -> None:
+    assert set(PAGES) - set(EXAMPLES) == WITHOUT
+
+
+@pytest.mark.parametrize("code", EXAMPLES)
+def test_the_first_example_has_this_problem_alone_and_names_its_line(code: str) -> None:
+    (problem,) = symptoms.problems_of(EXAMPLES[code][0])
+    assert problem.code == code
+    assert problem.file == "recipe.yaml"
+    assert problem.line is not None
+    key = problem.path.split(".")[-2 if code == "missing" else -1]  # what is missing has no line; its section has
+    assert key in EXAMPLES[code][0].splitlines()[problem.line - 1]
+    assert f"```text\n{problem.text()}\n```" in PAGES[code]
+
+
+@pytest.mark.parametrize("code", EXAMPLES)
+def test_the_last_example_is_the_repaired_twin(code: str) -> None:
+    broken, repaired = EXAMPLES[code]
+    assert broken != repaired
+    assert symptoms.problems_of(repaired) == []
+
+
+@pytest.mark.parametrize("code", PAGES)
+def test_a_page_says_symptom_why_and_what_to_do(code: str) -> None:
+    assert PAGES[code].startswith(f"# {code}\n\n")
+    assert symptoms.summary(PAGES[code]).endswith(".")
+    assert "\n## Why\n" in PAGES[code]
+    assert "\n## What to do\n" in PAGES[code]

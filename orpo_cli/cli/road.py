@@ -28,7 +28,7 @@ def planned(source: str, overrides: Sequence[str] | None, console: Console, *, s
 def plan_of(loaded: LoadedRecipe, console: Console, *, needs_model: bool) -> Plan:
     """Resolve a loaded recipe. ``needs_model``: an unreachable model is an error instead of a note."""
     from orpo_cli.machine import probe
-    from orpo_cli.model.facts import model_facts
+    from orpo_cli.model.facts import known_facts, model_facts
     from orpo_cli.plan.resolve import model_at, resolve
 
     machine = probe(Path(loaded.recipe.output_dir or "."))
@@ -38,5 +38,9 @@ def plan_of(loaded: LoadedRecipe, console: Console, *, needs_model: bool) -> Pla
     except HubError as error:
         if needs_model:
             raise
-        console.warn(f"{error.message} Values that depend on the model's size are those of a 7B model.")
+        facts = known_facts(model_at(loaded))
+        size = (
+            "a 7B model" if facts is None else f"{facts.parameters / 1e9:.3g}B parameters, which orpo-cli knows it has"
+        )
+        console.warn(f"{error.message} Values that depend on the model's size are those of {size}.")
     return resolve(loaded, machine, facts)

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from orpo_cli.model.base import load_config
+from orpo_cli.model.known import known_config
 from orpo_cli.model.loading import explained
 from orpo_cli.plan.facts import ModelFacts
 from orpo_cli.recipe.schema import ModelSection
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
 
 def model_facts(section: ModelSection) -> ModelFacts:
     """Read the configuration (no weights) and count. Imports transformers; raises UsageError, MachineError, HubError."""
+    return _counted(load_config(section), section)
+
+
+def known_facts(section: ModelSection) -> ModelFacts | None:
+    """The facts of a model whose configuration orpo-cli knows by heart, for where the hub is silent; None of others."""
+    config = known_config(section.model_name_or_path)
+    return None if config is None else _counted(config, section)
+
+
+def _counted(config: PreTrainedConfig, section: ModelSection) -> ModelFacts:
     import torch
     from transformers import AutoModelForCausalLM
 
-    config = load_config(section)
     text_config = config.get_text_config()
     with explained(section.model_name_or_path), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=section.trust_remote_code)

@@ -21,8 +21,9 @@ from pydantic.fields import FieldInfo
 
 from orpo_cli.data.formats import FORMATS
 from orpo_cli.data.rules import REASONS, REMEDIES
-from orpo_cli.recipe.former_names import FORMER_NAMES
-from orpo_cli.recipe.rules.decided_elsewhere import DECIDED_ELSEWHERE
+from orpo_cli.recipe.decided_elsewhere import DECIDED_ELSEWHERE
+from orpo_cli.recipe.fate import Fate
+from orpo_cli.recipe.former_names import FORMER, OTHER_NAMES
 from orpo_cli.recipe.schema import EvalSplit, Recipe, Source
 from orpo_cli.recipe.training_fields import LIBRARY_DEFAULTS, TrainingFields
 
@@ -68,8 +69,9 @@ def training_section() -> str:
     """The training arguments: those a recipe may set, those set elsewhere, and former names."""
     settable = {name: field for name, field in TrainingFields.model_fields.items() if name not in DECIDED_ELSEWHERE}
     rows = [(f"`{name}`", type_of(field), f"`{shown(LIBRARY_DEFAULTS[name])}`") for name, field in settable.items()]
-    elsewhere = [(f"`{name}`", cell(remedy)) for name, remedy in DECIDED_ELSEWHERE.items()]
-    former = [(f"`{name}`", cell(remedy)) for name, remedy in FORMER_NAMES.items()]
+    elsewhere = [(f"`{name}`", what_becomes(fate)) for name, fate in DECIDED_ELSEWHERE.items()]
+    former = [(f"`{name}`", what_becomes(fate)) for name, fate in FORMER.items()]
+    other = [(f"`{name}`", cell(remedy)) for name, remedy in OTHER_NAMES.items()]
     return "\n\n".join(
         (
             "## training",
@@ -78,12 +80,28 @@ def training_section() -> str:
             "the library's default; where orpo-cli decides another one for your model and machine, `orpo plan` shows the "
             "value and the reason.",
             markdown_table(("key", "type", "library's default"), rows),
-            "### Arguments that are set elsewhere\n\nThese are refused in a recipe.",
-            markdown_table(("argument", "instead"), elsewhere),
-            "### Former and other names\n\nThese are unknown keys; the error says:",
-            markdown_table(("written", "answer"), former),
+            "### Arguments that are set elsewhere\n\nA value that asks for nothing, such as `do_predict: false`, is left "
+            "out with a warning.",
+            markdown_table(("argument", "what becomes of it"), elsewhere),
+            "### Former names\n\nArguments that `ORPOConfig` had in April 2024 and has no more.",
+            markdown_table(("argument", "what becomes of it"), former),
+            "### Other names\n\nThese are unknown keys; the error says:",
+            markdown_table(("written", "answer"), other),
         )
     )
+
+
+def what_becomes(fate: Fate) -> str:
+    """What becomes of an argument, in a cell."""
+    if fate.to is not None:
+        done = f"Read as `{fate.to}`."
+    elif fate.ignored:
+        done = "Left out."
+    else:
+        done = "Refused."
+    if fate.idle and not fate.secret:
+        done += f" Left out as {' or '.join(f'`{shown(value)}`' for value in fate.idle)}."
+    return cell(" ".join(filter(None, (fate.reason, done, fate.remedy))))
 
 
 def data_page() -> str:

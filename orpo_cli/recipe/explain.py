@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from orpo_cli.errors import Problem
-from orpo_cli.recipe.former_names import FORMER_NAMES
+from orpo_cli.recipe.former_names import OTHER_NAMES
 from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.yaml_source import Mark, Path
 
@@ -151,8 +151,8 @@ def _unknown_key(place: Path) -> Problem:
 
 
 def _nearest(key: str, section: str, known: Iterable[str]) -> str:
-    if section == "training" and key in FORMER_NAMES:
-        return FORMER_NAMES[key]
+    if section == "training" and key in OTHER_NAMES:
+        return OTHER_NAMES[key]
     homes = [name for name in Recipe.model_fields if key in fields_at((name,)) and name != section]
     if close := difflib.get_close_matches(key, list(known), n=1, cutoff=0.75):
         return f"Did you mean `{close[0]}`?"

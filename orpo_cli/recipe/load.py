@@ -15,6 +15,7 @@ from orpo_cli.recipe.explain import dotted, locate, problems_of
 from orpo_cli.recipe.rules import broken_rules
 from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.shipped import find_shipped
+from orpo_cli.recipe.translation import today
 from orpo_cli.recipe.yaml_source import Document, Mark, Path, parse_value, read_yaml
 
 
@@ -52,11 +53,14 @@ def load_recipe(source: str, overrides: Sequence[str] = (), *, strict: bool = Fa
     file, directory, text = _read(source)
     document = read_yaml(text, file)
     override_paths = tuple(_apply(document.values, override) for override in overrides)
+    document.values, names, notes = today(document.values)
+    override_paths = _renamed(document, override_paths, names)
+    found = list(notes)
     try:
         recipe = Recipe.model_validate(document.values)
-        found = list(broken_rules(recipe))
+        found += broken_rules(recipe)
     except ValidationError as error:
-        found = problems_of(error, document.values)
+        found += problems_of(error, document.values)
     placed = tuple(sorted((_placed(each, document, override_paths) for each in found), key=_order))
     if any(strict or each.severity == "error" for each in placed):
         raise RecipeError(placed)
@@ -119,6 +123,16 @@ def _placed(problem: Problem, document: Document, override_paths: Sequence[Path]
     around = path or _split(problem.path)
     mark = locate(around, document.marks) or Mark(1, 1)
     return replace(problem, file=document.file, line=mark.line, column=mark.column)
+
+
+def _renamed(document: Document, overrides: tuple[Path, ...], names: Mapping[str, str]) -> tuple[Path, ...]:
+    """Give the values that `today` has moved the place where they were written; returns the paths that overrides set."""
+    for now, written in names.items():
+        if any(_covers(dotted(override), written) for override in overrides):
+            overrides += (_split(now),)
+        elif mark := document.marks.get(_split(written)):
+            document.marks[_split(now)] = mark
+    return overrides
 
 
 def _covers(override: str, path: str) -> bool:

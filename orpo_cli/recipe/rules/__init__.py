@@ -12,7 +12,6 @@ from orpo_cli.errors import Problem
 from orpo_cli.recipe.rules import (
     adapter,
     data,
-    decided_elsewhere,
     evaluation_and_saving,
     not_yet,
     precision,
@@ -22,7 +21,6 @@ from orpo_cli.recipe.rules import (
 from orpo_cli.recipe.schema import Recipe
 
 TOPICS = (
-    decided_elsewhere,
     precision,
     quantization,
     adapter,

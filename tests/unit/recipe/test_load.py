@@ -52,7 +52,8 @@ def test_every_problem_comes_at_once_with_its_line_and_remedy(tmp_path: Path) ->
     assert remedies["learning_rate"] == "It belongs in `training`."
     assert remedies["quantizaton"] == "Did you mean `quantization`?"
     assert remedies["training.learning_rate"] == "Remove the quotes."
-    assert remedies["training.evaluation_strategy"] == "It is called `eval_strategy` today."
+    assert found["training.evaluation_strategy"].severity == "warning"
+    assert "read as `training.eval_strategy: steps`" in found["training.evaluation_strategy"].message
     assert remedies["training.bf16"] == "Write true."
     assert remedies["training.optim"] == "Did you mean `adamw_8bit`?"
     assert all(str(tmp_path / "r.yaml") in problem.text() for problem in found.values())
@@ -71,7 +72,7 @@ def test_every_problem_comes_at_once_with_its_line_and_remedy(tmp_path: Path) ->
             "training.load_best_model_at_end",
             "the same",
         ),
-        ("training: {hub_token: abc}\n", "training.hub_token", "not set here"),
+        ("training: {hub_token: abc}\n", "training.hub_token", "holds a token"),
         ("training: {run_name: hf_abcdefghijklmnopqrstuvwxyz0123456789}\n", "training.run_name", "hub token"),
         ("lora: {lora_dropout: 0.1}\ntraining: {disable_dropout: true}\n", "lora.lora_dropout", "do nothing"),
         ("lora: {layers_to_transform: [0]}\n", "lora.layers_to_transform", "list of names"),

@@ -1,0 +1,37 @@
+"""What becomes of a training argument that this tool does not hand to trl as it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Fate:
+    """One argument's fate, by the value that is written.
+
+    * null, and a value in ``idle`` (what printed configurations hold that nobody asked for): left out, with a note.
+    * else with ``to``, a dotted path: read as that setting, with a note; ``convert`` makes its value and raises ValueError
+      with the rule where it cannot. A value in ``unset`` at that place counts as none.
+    * else with ``ignored``: left out, with a note, whatever the value.
+    * else refused.
+    """
+
+    reason: str  # a sentence, or two
+    remedy: str | None = None  # what to do where it is refused
+    idle: tuple[Any, ...] = ()
+    to: str | None = None
+    convert: Callable[[Any], Any] | None = None
+    unset: tuple[Any, ...] = ()
+    ignored: bool = False
+    secret: bool = False  # its value is never shown
+
+    def asks_for_nothing(self, value: Any) -> bool:
+        """Whether ``value`` is null or idle. ``0`` and ``false`` are not the same."""
+        return value is None or any(same(value, each) for each in self.idle)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal, with true and 1 held apart; 1 and 1.0 are equal."""
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)

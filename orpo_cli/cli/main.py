@@ -1,13 +1,13 @@
-"""The ``orpo`` command: registers one module a command, and turns errors into messages and exit codes."""
+"""The ``orpo`` command: imports only the command that was called, and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
+import gc
 import importlib
-import json
-import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -29,15 +29,6 @@ COMMANDS = (
     "doctor",
 )
 
-app = typer.Typer(
-    name="orpo",
-    help="Fine-tune language models on preference pairs with ORPO: one recipe, one command.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
 
 def _print_version(wanted: bool) -> None:
     if wanted:
@@ -45,7 +36,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
@@ -54,15 +44,31 @@ def _options(
     pass
 
 
-def register() -> None:
-    """Add each command of ``COMMANDS`` from its module's ``command`` function."""
-    for name in COMMANDS:
+def command_line(commands: Sequence[str] = COMMANDS) -> typer.Typer:
+    """The command line with these commands, each from the ``command`` function (or the ``app``) of its module."""
+    app = typer.Typer(
+        name="orpo",
+        help="Fine-tune language models on preference pairs with ORPO: one recipe, one command.",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    for name in commands:
         module = importlib.import_module(f"orpo_cli.cli.{name}")
         command = getattr(module, "app", None)
         if command is not None:  # a group of commands
             app.add_typer(command, name=name)
         else:
             app.command(name.replace("_", "-"))(module.command)
+    return app
+
+
+def called(arguments: Sequence[str]) -> Sequence[str]:
+    """The commands that must be imported: the one that is called, or all for the help page and for a misspelt name."""
+    first = next((each.replace("-", "_") for each in arguments if not each.startswith("-")), "")
+    return (first,) if first in COMMANDS else COMMANDS
 
 
 def calm_libraries() -> None:
@@ -73,30 +79,36 @@ def calm_libraries() -> None:
         "TRANSFORMERS_VERBOSITY": "error",
         "BITSANDBYTES_NOWELCOME": "1",
         "TOKENIZERS_PARALLELISM": "true",
+        "PYDANTIC_DISABLE_PLUGINS": "__all__",  # else it reads the metadata of every installed package to look for some
     }
     if not sys.stderr.isatty() or {"--quiet", "-q"} & set(sys.argv[1:]):
         quiet |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
-    # "Failed to load CPU gemm_4bit_forward": an optional kernel is missing, nothing the user should act on.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", category=FutureWarning)  # for the libraries' developers, not their users
         warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|transformers|peft|trl|bitsandbytes)\b")
+    import logging
+
+    # "Failed to load CPU gemm_4bit_forward": an optional kernel is missing, nothing the user should act on.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def main() -> None:
     """Entry point: run the command line and exit with the code that belongs to how it went."""
     calm_libraries()
-    register()
     try:
-        code = app(standalone_mode=False)  # typer returns the code of a typer.Exit, 130 for Ctrl-C
+        code = command_line(called(sys.argv[1:]))(
+            standalone_mode=False
+        )  # typer returns the code of a typer.Exit, 130 for Ctrl-C
     except OrpoError as error:
         code = _report(error)
     except typer.Abort:
         code = 130
     except typer.TyperException as error:  # the command line itself is wrong
         code = _report(UsageError(_message_of(error), remedy="`orpo --help` and `orpo COMMAND --help` show how."))
+    if "torch" not in sys.modules:
+        gc.freeze()  # the process ends: not one more look through every object there is, a sixth of `orpo validate`
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -114,6 +126,8 @@ def _report(error: OrpoError) -> int:
         f"error: {lines[0]}" if not isinstance(error, RecipeError) else lines[0], *lines[1:], sep="\n", file=sys.stderr
     )
     if "--json" in sys.argv[1:]:
+        import json
+
         document = {
             "status": error.kind,
             "exit_code": error.exit_code,

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.filesize import decimal
-from rich.markup import escape
 
 from orpo_cli.cli.options import Json, Quiet
 from orpo_cli.report.console import Console
@@ -64,7 +63,7 @@ def command(
     )
     if result.status == "dry-run":
         console.note("nothing is sent: this is a dry run")
-        console.result(escape(_listing(result)))
+        console.result(_listing(result))
     else:
         words = {"pushed": "pushed and compared", "unchanged": "nothing new: the repository holds all of this already"}
         console.note(f"{words[result.status]}: {len(result.files)} files, {decimal(result.size)}")

@@ -48,10 +48,9 @@ def command(
     errors = len(problems) - warnings
     failed = errors > 0 or (strict and warnings > 0)
     if problems:
-        console.err.print(
+        console.say(
             f"{_count(errors, 'error')}, {_count(warnings, 'warning')}; each [code] has a page in docs/troubleshooting",
             style="red" if failed else None,
-            markup=False,
         )
     console.document(
         {"status": "error" if failed else "ok", "files": recipes, "problems": [each.as_dict() for each in problems]}

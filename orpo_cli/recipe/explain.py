@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -137,7 +136,7 @@ def _remedy(value: Any, details: list[ErrorDetails]) -> str | None:
     for detail in details:
         if detail["type"] == "literal_error":
             choices = str(detail["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
-            if close := difflib.get_close_matches(value, choices, n=1):
+            if close := _close_matches(value, choices):
                 return f"Did you mean `{close[0]}`?"
     return None
 
@@ -154,13 +153,20 @@ def _nearest(key: str, section: str, known: Iterable[str]) -> str:
     if section == "training" and key in OTHER_NAMES:
         return OTHER_NAMES[key]
     homes = [name for name in Recipe.model_fields if key in fields_at((name,)) and name != section]
-    if close := difflib.get_close_matches(key, list(known), n=1, cutoff=0.75):
+    if close := _close_matches(key, known, 0.75):
         return f"Did you mean `{close[0]}`?"
     if homes:
         return f"It belongs in `{homes[0]}`."
-    if close := difflib.get_close_matches(key, list(known), n=1, cutoff=0.5):
+    if close := _close_matches(key, known, 0.5):
         return f"Did you mean `{close[0]}`?"
     return f"Known here: {', '.join(known)}." if len(list(known)) <= 20 else "See docs/reference/recipe.md."
+
+
+def _close_matches(word: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
+    """The nearest of the known words, or none that is near."""
+    from difflib import get_close_matches
+
+    return get_close_matches(word, list(known), n=1, cutoff=cutoff)
 
 
 def fields_at(path: Path) -> set[str]:

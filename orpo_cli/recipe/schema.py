@@ -81,9 +81,9 @@ class Recipe(Section):
     quantization: QuantizationSection | None = None
     lora: LoraSection | None = None
     dataset: DatasetSection
-    training: TrainingFields = TrainingFields()
-    engine: EngineSection = EngineSection()
-    launch: LaunchSection = LaunchSection()
-    merge: MergeSection = MergeSection()
-    export: ExportSection = ExportSection()
-    hub: HubSection = HubSection()
+    training: TrainingFields = Field(default_factory=TrainingFields)
+    engine: EngineSection = Field(default_factory=EngineSection)
+    launch: LaunchSection = Field(default_factory=LaunchSection)
+    merge: MergeSection = Field(default_factory=MergeSection)
+    export: ExportSection = Field(default_factory=ExportSection)
+    hub: HubSection = Field(default_factory=HubSection)

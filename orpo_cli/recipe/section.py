@@ -6,8 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """Strict and immutable: unknown keys, values of another type and later changes are errors."""
+    """Strict and immutable: unknown keys, values of another type and later changes are errors.
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, protected_namespaces=(), use_attribute_docstrings=False
-    )
+    A section is built as part of the recipe around it, when the first one is validated, not by itself and once more.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=(), defer_build=True)

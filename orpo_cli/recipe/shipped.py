@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
-from importlib.resources import files
 from pathlib import Path
 
+import orpo_cli
 from orpo_cli.errors import MachineError, UsageError
 
 
@@ -29,7 +28,7 @@ def shipped_folder() -> Path:
 
     Raises MachineError where an installation has neither.
     """
-    package = Path(str(files("orpo_cli")))
+    package = Path(orpo_cli.__file__).parent  # not importlib.resources, which takes longer to import than all of this
     for folder in (package / "_recipes", package.parent / "recipes"):
         if folder.is_dir():
             return folder
@@ -59,6 +58,8 @@ def shipped_recipe(name: str) -> ShippedRecipe:
     recipes = {recipe.name: recipe for recipe in shipped_recipes()}
     if name in recipes:
         return recipes[name]
+    from difflib import get_close_matches
+
     near = get_close_matches(name, recipes, n=1)
     raise UsageError(
         f"{name}: no shipped recipe is called so.",

@@ -2,64 +2,87 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from typing import Any
-
-from rich.console import Console as RichConsole
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import Problem
 
-
-class _Output(RichConsole):
-    """Standard output, whose reader may leave early: ``orpo plan … | head`` is no error."""
-
-    def on_broken_pipe(self) -> None:
-        """Print the rest to nowhere; rich would exit with 1."""
-        self.quiet = True
-        _discard_output()
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
 
 
 class Console:
     """Results go to ``out`` (standard output), everything else to ``err`` (standard error).
 
     ``quiet`` leaves only warnings and errors on standard error. ``as_json`` keeps standard output for one JSON document,
-    printed by ``document``. NO_COLOR and missing terminals are honoured by rich.
+    printed by ``document``. NO_COLOR and missing terminals are honoured by rich, which is imported when something is
+    to be coloured or laid out: plain lines for a pipe or a file cost nothing.
     """
 
     def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
         self.quiet = quiet
         self.as_json = as_json
-        self.err = RichConsole(stderr=True, highlight=False, soft_wrap=True)
-        self.out = _Output(highlight=False, soft_wrap=True)
+
+    @cached_property
+    def err(self) -> RichConsole:
+        """Standard error, for what plain lines cannot do."""
+        from rich.console import Console as RichConsole
+
+        return RichConsole(stderr=True, highlight=False, soft_wrap=True)
+
+    @cached_property
+    def out(self) -> RichConsole:
+        """Standard output, for what plain lines cannot do."""
+        from orpo_cli.report.output import Output
+
+        return Output(highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Say something on the way; left out with --quiet."""
         if not self.quiet:
-            self.err.print(text, markup=False)
+            self.say(text)
 
     def warn(self, text: str) -> None:
         """Say something that the user must not miss."""
-        self.err.print(f"warning: {text}", style="yellow", markup=False)
+        self.say(f"warning: {text}", style="yellow")
 
     def problem(self, problem: Problem) -> None:
         """Say what is wrong with a recipe, errors and warnings told apart."""
-        self.err.print(problem.text(), style="yellow" if problem.severity == "warning" else None, markup=False)
+        self.say(problem.text(), style="yellow" if problem.severity == "warning" else None)
 
     def result(self, renderable: Any) -> None:
-        """Print a result for people; left out with --json."""
-        if not self.as_json:
+        """Print a result for people, text as it is, or a table; left out with --json."""
+        if self.as_json:
+            return
+        if isinstance(renderable, str):
+            _print_result(renderable)
+        else:
             self.out.print(renderable)
 
     def document(self, value: dict[str, Any]) -> None:
         """Print the one JSON document of --json; nothing without it."""
         if self.as_json:
-            try:
-                print(json.dumps(value, indent=2, ensure_ascii=False), flush=True)
-            except BrokenPipeError:
-                _discard_output()
+            import json
+
+            _print_result(json.dumps(value, indent=2, ensure_ascii=False))
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """One line on standard error."""
+        if sys.stderr.isatty():
+            self.err.print(text, style=style, markup=False)
+        else:
+            print(text, file=sys.stderr)
 
 
-def _discard_output() -> None:
+def _print_result(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        discard_output()
+
+
+def discard_output() -> None:
+    """What else is printed goes nowhere: the reader of standard output has left, which is no error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,22 +12,54 @@ from typing import Any
 import pytest
 
 HEAVY = ("torch", "transformers", "trl", "peft", "datasets")
+NOT_NEEDED = (
+    "rich",
+    "json",
+    "huggingface_hub",
+    "importlib.resources",
+    "orpo_cli.plan",
+    "orpo_cli.rundir",
+    "orpo_cli.cli.init",
+)
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
-def test_validate_of_every_shipped_recipe_loads_nothing_heavy() -> None:
+def loaded_by(names: tuple[str, ...], *arguments: str) -> str:
+    """The exit code of a command in a fresh process, and which of the modules it loaded."""
     program = (
         "import sys\n"
         "from orpo_cli.cli.main import main\n"
         "try:\n    main()\nexcept SystemExit as ended:\n    code = ended.code\n"
-        f"print(code, [name for name in {HEAVY} if name in sys.modules])"
+        f"print(code, [name for name in {names} if name in sys.modules])"
     )
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return done.stdout.splitlines()[-1]
+
+
+def test_validate_of_every_shipped_recipe_loads_only_what_it_needs() -> None:
     recipes = sorted(map(str, RECIPES.rglob("*.yaml")))
     assert recipes
-    done = subprocess.run(
-        [sys.executable, "-c", program, "validate", *recipes], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.stdout.splitlines()[-1] == "0 []", done.stdout + done.stderr
+    assert loaded_by(HEAVY + NOT_NEEDED, "validate", *recipes) == "0 []"
+
+
+def test_validate_of_a_bad_recipe_loads_nothing_heavy(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("modle: {}\n")
+    assert loaded_by((*HEAVY, "rich"), "validate", str(tmp_path / "bad.yaml")) == "2 []"
+
+
+def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
+    from orpo_cli.cli.main import COMMANDS
+
+    assert loaded_by(HEAVY, "--help") == "0 []"
+    done = subprocess.run([sys.executable, "-m", "orpo_cli"], capture_output=True, text=True, timeout=120, check=False)
+    assert all(f" {name.replace('_', '-')} " in done.stdout + done.stderr for name in COMMANDS)
+
+
+def test_a_misspelt_command_is_answered_with_the_nearest(orpo_here: Callable[..., Any]) -> None:
+    done = orpo_here("validat", "x.yaml")
+    assert done.returncode == 2
+    assert "validate" in done.stderr
 
 
 def test_plan_goes_through_a_pipe_and_as_json(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:

@@ -31,9 +31,7 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def commands():
-    if not main.app.registered_commands:
-        main.register()
-    return typer.main.get_command(main.app).commands
+    return typer.main.get_command(main.command_line()).commands
 
 
 def test_generated_pages_are_fresh():

@@ -16,7 +16,6 @@ NOT_NEEDED = (
     "rich",
     "json",
     "huggingface_hub",
-    "importlib.resources",
     "orpo_cli.plan",
     "orpo_cli.rundir",
     "orpo_cli.cli.init",

@@ -7,7 +7,6 @@ for the schema to refuse.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -156,5 +155,7 @@ def _conflict(written: str, path: str) -> Problem:
 
 def _shown(value: Any) -> str:
     """A value as YAML writes it, shortened."""
+    import json
+
     text = value if isinstance(value, str) and value else json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 80 else text[:79] + "…"

@@ -37,6 +37,7 @@ NAMES = (
     "plain",
     "llama3",
     "gemma",
+    "phi3",
     "zephyr",
     "mistral",
     "unmarked_chatml",
@@ -55,6 +56,10 @@ def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
         )
     if name == "gemma":
         return byte_level(["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"], BUILT_IN[name])
+    if name == "phi3":
+        return byte_level(
+            ["<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"], BUILT_IN[name]
+        )
     if name == "unmarked_chatml":  # a base model that does not know the template's markers
         return byte_level(["<s>", "</s>"], BUILT_IN["chatml"])
     tokenizer = tiny_tokenizer()

@@ -226,15 +226,11 @@ def _on_cpu(section: ModelSection) -> ModelSection:
 
 def _tokenizer(target: MergeTarget) -> PreTrainedTokenizerBase:
     """The tokenizer that was saved with the adapter, else the base's."""
-    from transformers import AutoTokenizer
-
-    from orpo_cli.model.loading import explained
-    from orpo_cli.model.tokenizer import load_tokenizer
+    from orpo_cli.model.tokenizer import load_tokenizer, saved_tokenizer
 
     if not (target.adapter / "tokenizer_config.json").is_file():
         return load_tokenizer(target.section)
-    with explained(str(target.adapter)):
-        return AutoTokenizer.from_pretrained(target.adapter, trust_remote_code=target.section.trust_remote_code)
+    return saved_tokenizer(target.adapter, trust_remote_code=target.section.trust_remote_code)
 
 
 def _checked(what: str, difference: Difference, tolerance: Tolerance) -> Difference:

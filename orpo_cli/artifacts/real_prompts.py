@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from orpo_cli.data.formats import recognise, rename
 from orpo_cli.data.pair import Misfit
-from orpo_cli.data.render import Renderer, renderer
+from orpo_cli.data.render import renderer
 from orpo_cli.data.sources import draw, opened
+from orpo_cli.data.tokenize import encoder
 from orpo_cli.errors import OrpoError
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.schema import Source
@@ -56,23 +57,26 @@ def run_prompts(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
     if source is None:
         return []
     try:
-        return _prompts_of(source, plan.dataset.shuffle_seed, tokenizer, renderer(tokenizer))
+        return _prompts_of(source, plan.dataset.shuffle_seed, tokenizer)
     except OrpoError:  # the data has changed since, or is gone: the built-in prompts are enough
         return []
 
 
-def _prompts_of(source: Source, seed: int, tokenizer: PreTrainedTokenizerBase, render: Renderer) -> list[Tensor]:
+def _prompts_of(source: Source, seed: int, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
+    import torch
+
     with opened(source, source.path, lambda text: None) as found:
         rows = [rename(row.value, source.columns) for row in islice(draw(found, source, seed).rows, 4 * FROM_RUN)]
     format_ = recognise(rows, source.format, source.path)
-    prompts: list[Tensor] = []
+    render = renderer(tokenizer)
+    texts = []
     for row in rows:
         try:
-            texts = render.render(format_.read(row, Counter()))
+            texts.append(render.render(format_.read(row, Counter())))
         except Misfit:
             continue
-        prompts += _tokenized(tokenizer, [texts.prompt], special=texts.is_plain)
-    return prompts[:FROM_RUN]
+    encoded = encoder(tokenizer, render.end_tokens).encode(texts[:FROM_RUN])
+    return [torch.tensor([tokens.prompt[-LONGEST:]]) for tokens in encoded if tokens.prompt]
 
 
 def _tokenized(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special: bool) -> list[Tensor]:

@@ -105,7 +105,7 @@ def _train(plan: Plan, rundir: RunDir, checkpoint: Path | None, console: Console
 
     try:
         _say(plan, console)
-        tokenizer = load_tokenizer(plan.model)
+        tokenizer = load_tokenizer(plan.model, console.note)
         data = prepare(
             plan.dataset,
             tokenizer,

@@ -172,7 +172,8 @@ class _Work:
             "source": source.model_dump(exclude={"path", "weight"}),
             "seed": None if source.max_samples is None else self.dataset.shuffle_seed,
             "tokenizer": self._tokenizer_key,
-            "lengths": [self.report.max_length, self.report.max_prompt_length, self.report.truncation_mode],
+            "lengths": [self.report.max_length, self.report.max_prompt_length],
+            "cutting": [self.dataset.truncation_mode, self.dataset.drop_truncated],
             "code": code_key(),
         }
 
@@ -257,8 +258,10 @@ class _Work:
                     max_length=self.report.max_length,
                     max_prompt_length=self.report.max_prompt_length,
                     truncation_mode=self.dataset.truncation_mode,
+                    drop_truncated=self.dataset.drop_truncated,
                     bos_id=self.bos_id,
                 )
+                self._check_ends(cut)
             except Misfit as why:
                 report.drop(name, why)
                 continue
@@ -267,7 +270,14 @@ class _Work:
             report.truncated_prompts += cut.prompt_cut
             report.truncated_completions += cut.answers_cut
             report.notes["generation_prompt_shortened"] += texts.shortened
+            report.notes["special_token_spelled"] += bool(texts.spelled)
         return fitted
+
+    def _check_ends(self, ids: Fitted) -> None:
+        """An answer ends where it first says so; only texts that were rendered elsewhere can break this."""
+        for answer in (ids.chosen, ids.rejected):
+            if not self.encoder.end_ids.isdisjoint(answer[:-1]):
+                raise Misfit("goes_on_after_end")
 
     def _nothing_left(self, part: str) -> DataError:
         sources = [source for source in self.report.sources if source.part == part]

@@ -4,23 +4,32 @@ The reference is inference: the prompt of a conversation is what ``apply_chat_te
 renders, so the model is trained on the very tokens it is asked with. An answer is what the template puts after that prompt,
 up to and with the token that ends its turn; what templates add behind that token (ChatML's line break, Phi's second end)
 is cut off, since a model that has stopped never says it.
+
+Only a template may write special tokens. Where a message spells one (``what does <|im_end|> mean?``), a stand-in goes through
+the template in its place, and the tokenizer spells it in ordinary tokens.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orpo_cli.data.pair import Message, Misfit, Pair
 from orpo_cli.errors import UsageError
+from orpo_cli.model.templates import BUILT_IN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROBE = "an answer to look for"  # stands in for an answer where a template is asked what it puts around one
-NO_TEMPLATE = "Set model.chat_template to chatml, zephyr, llama3, mistral, gemma, or to the path of a .jinja file."
+STAND_INS = range(0xF0000, 0xFFFFE)  # characters for private use: no template looks at them, hardly a text holds one
+NO_TEMPLATE = f"Set model.chat_template to {', '.join(BUILT_IN)}, or to the path of a .jinja file."
+
+
+Conversation = list[dict[str, str]]  # messages as templates take them
 
 
 class Texts(NamedTuple):
@@ -30,7 +39,8 @@ class Texts(NamedTuple):
     chosen: str
     rejected: str
     is_plain: bool  # no chat template: the tokenizer's own beginning of text goes in front
-    shortened: bool  # the template's generation prompt holds more than its finished conversations do
+    shortened: bool = False  # the template's generation prompt holds more than its finished conversations do
+    spelled: Mapping[str, str] = MappingProxyType({})  # stand-in → the special token that a message spells
 
 
 @dataclass(frozen=True)
@@ -71,43 +81,57 @@ class Renderer:
         return texts  # type: ignore[return-value]
 
     def _plain(self, pair: Pair) -> Texts:
-        return Texts(pair.prompt_text, self._ended(pair.chosen_text), self._ended(pair.rejected_text), True, False)
+        return Texts(pair.prompt_text, self._ended(pair.chosen_text), self._ended(pair.rejected_text), is_plain=True)
 
-    def _conversations(self, pairs: Sequence[Pair]) -> list[Texts | Misfit]:
+    def _conversations(self, pairs: Sequence[Pair]) -> Sequence[Texts | Misfit]:
         """All at once, since each call of the template costs as much as a few conversations; one by one where one fails."""
-        spelled = [self._special_token(pair) for pair in pairs]
-        fine = [pair for pair, found in zip(pairs, spelled, strict=True) if found is None]
-        try:
-            rendered: Iterator[Texts | Misfit] = iter(self._together(fine))
-        except _template_errors():
-            rendered = (self._alone(pair) for pair in fine)
-        return [next(rendered) if found is None else Misfit("special_token_text", found) for found in spelled]
-
-    def _together(self, pairs: Sequence[Pair]) -> list[Texts | Misfit]:
         if not pairs:
             return []
-        histories = [[message._asdict() for message in pair.prompt if isinstance(message, Message)] for pair in pairs]
-        prompts = self._template(histories, add_generation_prompt=True)
-        chosen = self._answered(histories, [pair.chosen_text for pair in pairs])
-        rejected = self._answered(histories, [pair.rejected_text for pair in pairs])
-        return [self._texts(*each) for each in zip(histories, prompts, chosen, rejected, strict=True)]
-
-    def _alone(self, pair: Pair) -> Texts | Misfit:
         try:
-            return self._together([pair])[0]
+            return self._together(pairs)
         except _template_errors() as error:
-            return Misfit("template_error", str(error))
+            if len(pairs) == 1:
+                return [Misfit("template_error", str(error))]
+            return [texts for pair in pairs for texts in self._conversations([pair])]
 
-    def _texts(self, history: list[dict[str, str]], prompt: str, *wholes: str) -> Texts | Misfit:
+    def _together(self, pairs: Sequence[Pair]) -> list[Texts | Misfit]:
+        safe = [self._with_stand_ins(pair) for pair in pairs]
+        histories = [history for history, *_ in safe]
+        prompts = self._template(histories, add_generation_prompt=True)
+        chosen = self._answered(histories, [answer for _, answer, _, _ in safe])
+        rejected = self._answered(histories, [answer for _, _, answer, _ in safe])
+        return [
+            self._texts(history, spelled, *texts)
+            for (history, _, _, spelled), *texts in zip(safe, prompts, chosen, rejected, strict=True)
+        ]
+
+    def _texts(self, history: Conversation, spelled: Mapping[str, str], prompt: str, *wholes: str) -> Texts | Misfit:
         shortened = not all(whole.startswith(prompt) for whole in wholes)
         if shortened:  # a thinking template: cut where the answer begins in a finished conversation
             prompt = self._answered([history], [PROBE])[0].rpartition(PROBE)[0]
         if not all(whole.startswith(prompt) for whole in wholes):
             return Misfit("template_mismatch")
         chosen, rejected = (self._cut(whole[len(prompt) :]) for whole in wholes)
-        return Texts(prompt, chosen, rejected, False, shortened)
+        return Texts(prompt, chosen, rejected, False, shortened, spelled)
 
-    def _answered(self, histories: list[list[dict[str, str]]], answers: list[str]) -> list[str]:
+    def _with_stand_ins(self, pair: Pair) -> tuple[Conversation, str, str, Mapping[str, str]]:
+        """History, chosen and rejected answer with no special token in any message, and what stands for which."""
+        history = [message._asdict() for message in pair.prompt if isinstance(message, Message)]
+        answers = [pair.chosen_text, pair.rejected_text]
+        contents = [message["content"] for message in history] + answers
+        found = dict.fromkeys(token for content in contents for token in self.special.findall(content))
+        if not found:
+            return history, *answers, MappingProxyType({})  # type: ignore[return-value]
+        free = (chr(code) for code in STAND_INS if not any(chr(code) in content for content in contents))
+        stand_ins = dict(zip(found, free, strict=False))
+
+        def safe(content: str) -> str:
+            return self.special.sub(lambda spelled: stand_ins[spelled.group()], content)
+
+        history = [{**message, "content": safe(message["content"])} for message in history]
+        return history, safe(answers[0]), safe(answers[1]), {sign: token for token, sign in stand_ins.items()}
+
+    def _answered(self, histories: list[Conversation], answers: list[str]) -> list[str]:
         """The conversations with an answer each, as the template shows them when they are finished."""
         return self._template(
             [
@@ -116,7 +140,7 @@ class Renderer:
             ]
         )
 
-    def _template(self, conversations: list[list[dict[str, str]]], *, add_generation_prompt: bool = False) -> list[str]:
+    def _template(self, conversations: list[Conversation], *, add_generation_prompt: bool = False) -> list[str]:
         return list(
             self.tokenizer.apply_chat_template(
                 conversations, tokenize=False, add_generation_prompt=add_generation_prompt
@@ -134,13 +158,6 @@ class Renderer:
         """A plain answer; white space behind an end token that its text spells is cut."""
         stripped = text.rstrip()
         return stripped if stripped.endswith(self.end_tokens) else text
-
-    def _special_token(self, pair: Pair) -> str | None:
-        """The first special token that a message spells: ``<|im_end|>`` would end a turn; only templates may do that."""
-        for message in (*pair.prompt, *pair.chosen, *pair.rejected):
-            if isinstance(message, Message) and (found := self.special.search(message.content)):
-                return found.group()
-        return None
 
 
 def renderer(tokenizer: PreTrainedTokenizerBase) -> Renderer:

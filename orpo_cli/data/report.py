@@ -20,6 +20,7 @@ EXAMPLES = 3  # rows named for each reason
 NOTES = {
     "prompt_stored_twice": "hold the prompt in the answers too; it is trained once",
     "prompt_column_unused": "have their prompt within the answers; the prompt column says something else and is not used",
+    "special_token_spelled": "spell a special token in a message; it is read as ordinary text",
     "generation_prompt_shortened": "end the prompt before what the template adds only for generation",
 }
 

@@ -17,12 +17,13 @@ REASONS = {
     "empty_chosen": "the chosen answer holds no text",
     "empty_rejected": "the rejected answer holds no text",
     "identical": "the two answers are the same",
-    "special_token_text": "a message spells a special token of the tokenizer",
     "template_error": "the chat template refuses the conversation",
     "template_mismatch": "the finished conversation does not begin as its prompt does",
     "prompt_too_long": "the prompt is longer than max_prompt_length",
     "no_room": "the prompt fills max_length, so no token of an answer fits",
     "identical_when_cut": "the two answers differ only beyond max_length",
+    "answer_too_long": "an answer is longer than max_length leaves room for, and drop_truncated is set",
+    "goes_on_after_end": "an answer goes on behind a token that ends it",
 }
 
 REMEDIES = {
@@ -33,6 +34,8 @@ REMEDIES = {
     "prompt_too_long": "Raise dataset.max_prompt_length, or set dataset.truncation_mode to keep_end.",
     "no_room": "Raise training.max_length, or lower dataset.max_prompt_length.",
     "identical_when_cut": "Raise training.max_length.",
+    "answer_too_long": "Raise training.max_length, or set dataset.drop_truncated to false.",
+    "goes_on_after_end": "Cut the texts at their first end token, or give messages instead of rendered texts.",
 }
 
 

@@ -10,6 +10,7 @@ The beginning-of-text token: a rendered conversation has what its template write
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -53,15 +54,35 @@ class Encoder:
 
     def encode(self, texts: Sequence[Texts]) -> list[Tokens]:
         """The ids of each pair; the prompt of a pair is tokenized once."""
+        together = iter(self._together([text for text in texts if not text.spelled]))
+        return [self._spelling(text) if text.spelled else next(together) for text in texts]
+
+    def _together(self, texts: Sequence[Texts]) -> list[Tokens]:
         prompts = self._ids([text.prompt for text in texts])
-        answers = [
-            self._ended(self._without_anchor(ids, answer))
-            for ids, answer in self._anchored([answer for text in texts for answer in (text.chosen, text.rejected)])
-        ]
+        answers = self._behind([answer for text in texts for answer in (text.chosen, text.rejected)])
         for index, text in enumerate(texts):
             if text.is_plain and tuple(prompts[index][: len(self.front)]) != self.front:
                 prompts[index] = [*self.front, *prompts[index]]
-        return [Tokens(*triple) for triple in zip(prompts, answers[::2], answers[1::2], strict=True)]
+        return [
+            Tokens(prompt, self._ended(chosen), self._ended(rejected))
+            for prompt, chosen, rejected in zip(prompts, answers[::2], answers[1::2], strict=True)
+        ]
+
+    def _spelling(self, text: Texts) -> Tokens:
+        """The ids of a pair whose messages spell special tokens. These are cut behind their first character: so they are none."""
+        border = re.compile(f"([{''.join(text.spelled)}])")
+        prompt, *answers = (
+            [
+                part
+                for piece in border.split(whole)
+                for part in ((text.spelled[piece][:1], text.spelled[piece][1:]) if piece in text.spelled else (piece,))
+                if part
+            ]
+            for whole in (text.prompt, text.chosen, text.rejected)
+        )
+        first = self._ids(prompt[:1]) + self._behind(prompt[1:])
+        chosen, rejected = (self._ended(_joined(self._behind(parts))) for parts in answers)
+        return Tokens(_joined(first), chosen, rejected)
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         if not texts:
@@ -69,21 +90,27 @@ class Encoder:
         encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
         return [list(ids) for ids in encoded["input_ids"]]
 
-    def _anchored(self, answers: list[str]) -> list[tuple[list[int], str]]:
-        return list(
-            zip(self._ids([ANCHOR + answer for answer in answers] if self.anchor else answers), answers, strict=True)
-        )
+    def _behind(self, texts: list[str]) -> list[list[int]]:
+        """The ids of texts that stand behind others: some tokenizers would put a space in front of each."""
+        if not self.anchor:
+            return self._ids(texts)
+        anchored = self._ids([ANCHOR + text for text in texts])
+        return [self._without_anchor(ids, text) for ids, text in zip(anchored, texts, strict=True)]
 
-    def _without_anchor(self, ids: list[int], answer: str) -> list[int]:
+    def _without_anchor(self, ids: list[int], text: str) -> list[int]:
         if tuple(ids[: len(self.anchor)]) == self.anchor:
             return ids[len(self.anchor) :]
-        return self._ids([answer])[0]  # the anchor merged with the answer
+        return self._ids([text])[0]  # the anchor merged with the text
 
     def _ended(self, ids: list[int]) -> list[int]:
         if ids and ids[-1] in self.end_ids:
             return ids
         assert self.eos_id is not None  # renderer() refused a tokenizer without any end token
         return [*ids, self.eos_id]
+
+
+def _joined(parts: list[list[int]]) -> list[int]:
+    return [token for part in parts for token in part]
 
 
 def encoder(tokenizer: PreTrainedTokenizerBase, end_tokens: Sequence[str]) -> Encoder:
@@ -103,9 +130,11 @@ def fit(
     max_length: int,
     max_prompt_length: int,
     truncation_mode: Literal["keep_end", "keep_start", "drop"],
+    drop_truncated: bool = False,
     bos_id: int | None,
 ) -> Fitted:
-    """Cut a pair to its lengths. Raises Misfit where nothing would be left to train on.
+    """Cut a pair to its lengths. Raises Misfit where nothing would be left to train on, or an answer would lose its end
+    and ``drop_truncated`` asks for whole ones.
 
     ``keep_end`` keeps the last ``max_prompt_length`` tokens of a long prompt, and a beginning-of-text token in front of
     them; ``keep_start`` keeps the first. An answer keeps its start, as far as ``max_length`` has room behind the prompt.
@@ -127,6 +156,8 @@ def fit(
     if chosen == rejected:
         raise Misfit("identical_when_cut")
     cut = (len(chosen) < len(tokens.chosen)) + (len(rejected) < len(tokens.rejected))
+    if cut and drop_truncated:
+        raise Misfit("answer_too_long", f"{max(len(tokens.chosen), len(tokens.rejected))} tokens")
     return Fitted(prompt, chosen, rejected, too_long, cut)
 
 

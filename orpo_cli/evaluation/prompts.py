@@ -62,11 +62,6 @@ class PromptMaker:
         try:
             texts = self._renderer.render(pair)
         except Misfit as error:
-            if error.reason == "special_token_text":
-                raise UsageError(
-                    f"the prompt spells {error.detail}, a token that only the chat template may write.",
-                    remedy="Write it another way.",
-                ) from error
             raise UsageError(
                 f"the chat template cannot show this conversation ({error.reason}): {error.detail}",
                 remedy="Some templates know no system message: leave --system out.",

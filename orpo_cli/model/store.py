@@ -17,7 +17,7 @@ def store(
     """Write ``model`` to ``folder``: weights, configs with every end token, tokenizer with its template."""
     from safetensors import SafetensorError
 
-    _settle_generation_config(model, tokenizer, ends)
+    settle_generation_config(model, tokenizer, ends)
     try:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(folder)
@@ -35,7 +35,8 @@ def readable_like(config: Path) -> None:
         path.chmod(config.stat().st_mode)
 
 
-def _settle_generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: list[int]) -> None:
+def settle_generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: list[int]) -> None:
+    """Make the model's generation config stop at every one of ``ends``, know its padding, and hold together."""
     settings = model.generation_config
     if settings is None:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,23 +16,29 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
-    """The model's tokenizer with the chat template that the recipe asks for, and a padding token."""
+def load_tokenizer(section: ModelSection, note: Callable[[str], None] | None = None) -> PreTrainedTokenizerBase:
+    """The model's tokenizer with the chat template that the recipe asks for, and a padding token; ``note`` is told of one
+    that had to be chosen.
+    """
     from transformers import AutoTokenizer
 
     with explained(section.model_name_or_path):
         tokenizer = AutoTokenizer.from_pretrained(files_of(section), **hub_options(section))
     if section.chat_template != "tokenizer":
         tokenizer.chat_template = _template(section.chat_template)
-    return _ready(tokenizer)
+    has_padding = tokenizer.pad_token is not None
+    tokenizer = _ready(tokenizer)
+    if note is not None and not has_padding:
+        note(f"the tokenizer has no padding token: {tokenizer.pad_token} pads, and has no loss where it does")
+    return tokenizer
 
 
-def saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def saved_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """The tokenizer that training saved beside an adapter or a model, chat template and all."""
     from transformers import AutoTokenizer
 
     with explained(str(folder)):
-        return _ready(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+        return _ready(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code))
 
 
 def _ready(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

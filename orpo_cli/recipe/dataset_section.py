@@ -57,4 +57,7 @@ class DatasetSection(Section):
     truncation_mode: Literal["keep_end", "keep_start", "drop"] = Field(
         "keep_end", description="What becomes of a prompt that is too long: keep its end, its start, or drop the pair."
     )
+    drop_truncated: bool = Field(
+        False, description="Leave out pairs with an answer that max_length would cut; else it loses its end token."
+    )
     shuffle_seed: int = Field(42, ge=0, description="Seed of max_samples and test_size.")

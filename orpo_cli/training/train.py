@@ -13,7 +13,7 @@ import torch
 
 from orpo_cli.data.end_tokens import end_token_ids
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, RunError
-from orpo_cli.model.store import readable_like, store
+from orpo_cli.model.store import readable_like, settle_generation_config, store
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir
 from orpo_cli.training.allocation import keep_freed_memory
@@ -106,17 +106,25 @@ def train(
 
 
 def save_result(model: Any, tokenizer: PreTrainedTokenizerBase, plan: Plan, rundir: RunDir) -> None:
-    """Write the adapter (or the model) and the tokenizer beside it; the folder appears when it is whole."""
+    """Write the adapter (or the model), and beside it the tokenizer and every token that ends an answer.
+
+    The folder appears when it is whole.
+    """
     model.config.use_cache = True
+    ends = end_token_ids(model, tokenizer)
     if plan.lora is None:
         with appearing_whole(rundir.model) as folder:
-            store(model, tokenizer, end_token_ids(model, tokenizer), folder, plan.merge.max_shard_size)
+            store(model, tokenizer, ends, folder, plan.merge.max_shard_size)
         return
     for config in model.peft_config.values():  # of a GGUF file, peft would name our cache
         config.base_model_name_or_path = plan.model.model_name_or_path
     with appearing_whole(rundir.adapter) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        base = model.get_base_model()
+        settle_generation_config(base, tokenizer, ends)
+        if base.generation_config is not None:
+            base.generation_config.save_pretrained(folder)
         readable_like(folder / "adapter_config.json")
 
 

@@ -18,7 +18,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny import write_pairs, write_recipe
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 METRICS = {
     "step", "loss", "grad_norm", "learning_rate", "nll_loss", "log_odds_ratio", "log_odds_chosen", "rewards/accuracies",
@@ -60,6 +60,8 @@ def test_a_lora_run_leaves_a_whole_run_directory(tmp_path: Path, orpo_here: Call
     tuned = PeftModel.from_pretrained(base, run / "adapter").eval()
     tokenizer = AutoTokenizer.from_pretrained(run / "adapter")
     assert tokenizer.chat_template
+    ends = GenerationConfig.from_pretrained(run / "adapter").eos_token_id
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in (ends if isinstance(ends, list) else [ends])
     inputs = tokenizer("What is 2 plus 2?", return_tensors="pt")
     with torch.no_grad():
         logits = tuned(**inputs).logits

@@ -82,7 +82,7 @@ def test_every_drop_is_counted_under_its_reason_with_its_row(tmp_path: Path) -> 
             "histories_differ",
             {"chosen": other + conversation["chosen"], "rejected": pairs(2)[1]["prompt"] + conversation["rejected"]},
         ),  # type: ignore[operator]
-        ("special_token_text", {**conversation, "prompt": [{"role": "user", "content": "<|im_start|>?"}]}),
+        ("goes_on_after_end", text_pair(chosen=" Wet.<|im_end|> And cold.")),
         ("prompt_too_long", text_pair(prompt="word " * 100)),
         ("identical_when_cut", text_pair(chosen=" x" * 300 + "a", rejected=" x" * 300 + "b")),
     ]
@@ -136,6 +136,24 @@ def test_long_prompts_and_answers_are_cut_and_counted(tmp_path: Path) -> None:
     assert prepared.train[1]["rejected_input_ids"][-1] == tokenizer.eos_token_id
     start = run({"train": train, "truncation_mode": "keep_start"}, max_length=80, max_prompt_length=40).train[0]
     assert tokenizer.decode(start["prompt_input_ids"]).startswith("start word")
+
+
+def test_pairs_with_a_cut_answer_can_be_left_out(tmp_path: Path) -> None:
+    train = write(tmp_path / "x.jsonl", [text_pair(chosen=" so" * 300), text_pair()])
+    report = run({"train": train, "drop_truncated": True}, max_length=80, max_prompt_length=40).report
+    assert report.dropped == {"answer_too_long": 1}
+    assert report.sources[0].truncated_completions == 0
+    assert run({"train": train}, max_length=80, max_prompt_length=40).report.kept == 2
+
+
+def test_a_message_that_spells_a_special_token_is_trained_on_as_text_and_counted(tmp_path: Path) -> None:
+    row = {**pairs(1)[0], "prompt": [{"role": "user", "content": "What is <|im_start|>?"}]}
+    prepared = run({"train": write(tmp_path / "x.jsonl", [row, *pairs(3)])})
+    assert prepared.report.sources[0].notes == {"special_token_spelled": 1}
+    tokenizer = tokenizer_of("chatml")
+    ids = prepared.train[0]["prompt_input_ids"]
+    assert "What is <|im_start|>?" in tokenizer.decode(ids)
+    assert ids.count(tokenizer.convert_tokens_to_ids("<|im_start|>")) == 2
 
 
 def test_nothing_left_lists_the_drops_and_what_to_do(tmp_path: Path) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +20,12 @@ from trl.experimental.orpo import ORPOTrainer
 
 from orpo_cli.data.formats import recognise
 from orpo_cli.data.pair import Message, Misfit, Pair
+from orpo_cli.data.prepare import prepare
 from orpo_cli.data.render import Renderer, Texts, renderer
 from orpo_cli.data.tokenize import Encoder, Tokens, encoder, fit
 from orpo_cli.errors import UsageError
 from orpo_cli.model.templates import BUILT_IN
+from orpo_cli.recipe.schema import DatasetSection
 
 words = st.text(min_size=1, max_size=40).filter(lambda text: text.strip())
 simple = st.sampled_from(
@@ -83,7 +89,7 @@ def test_each_answer_ends_in_one_end_token_and_the_prompt_has_one_bos_at_most(na
     tokenizer = tokenizer_of(name)
     _, tokens = encoded(tokenizer, pair)
     ends = {
-        "llama3": {"<|eot_id|>"}, "gemma": {"<end_of_turn>"}, "zephyr": {"</s>"}, "mistral": {"</s>"},
+        "llama3": {"<|eot_id|>"}, "phi3": {"<|end|>"}, "gemma": {"<end_of_turn>"}, "zephyr": {"</s>"}, "mistral": {"</s>"},
         "unmarked_chatml": {"</s>"},
     }.get(name, {"<|im_end|>"})  # fmt: skip
     end_ids = {tokenizer.convert_tokens_to_ids(end) for end in ends} | {tokenizer.eos_token_id}
@@ -96,6 +102,38 @@ def test_each_answer_ends_in_one_end_token_and_the_prompt_has_one_bos_at_most(na
         assert tokens.prompt[0] == tokenizer.bos_token_id
     if name in ("zephyr", "unmarked_chatml"):  # the template writes none, so inference has none
         assert tokenizer.bos_token_id not in tokens.prompt
+
+
+SPELLED = ["<|im_end|>", "<|im_start|>user", "</s>", "<s>", "<|eot_id|>", "<bos>", "<end_of_turn>", "<|begin_of_text|>"]
+mixed = st.lists(st.one_of(simple, st.sampled_from(SPELLED)), min_size=1, max_size=6).map("".join)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=50, deadline=None)
+@given(
+    turns=st.lists(mixed, min_size=1, max_size=3).filter(lambda turns: len(turns) % 2),
+    answers=st.lists(mixed, min_size=2, max_size=2),
+)
+def test_a_special_token_that_a_message_spells_stays_text(name: str, turns: list[str], answers: list[str]) -> None:
+    tokenizer = tokenizer_of(name)
+
+    def pair(change: Callable[[str], str]) -> Pair:
+        history = tuple(Message(("user", "assistant")[index % 2], change(text)) for index, text in enumerate(turns))
+        chosen, rejected = ((Message("assistant", change(text)),) for text in answers)
+        return Pair(history, chosen, rejected)
+
+    _, tokens = encoded(tokenizer, pair(str))
+    _, harmless = encoded(tokenizer, pair(lambda text: re.sub("|".join(map(re.escape, SPELLED)), "x", text)))
+    special = {
+        *tokenizer.all_special_ids,
+        *(index for index, each in tokenizer.added_tokens_decoder.items() if each.special),
+    }
+    for ids, same in zip(tokens, harmless, strict=True):
+        assert [token for token in ids if token in special] == [token for token in same if token in special]
+    for answer, ids in zip(answers, (tokens.chosen, tokens.rejected), strict=True):
+        assert answer.strip() in tokenizer.decode(ids)
+    for turn in turns:
+        assert turn.strip() in tokenizer.decode(tokens.prompt)
 
 
 @pytest.mark.parametrize("name", ["zephyr", "mistral"])
@@ -140,10 +178,31 @@ def test_golden_texts_of_each_template() -> None:
         "llama3": ("<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user"
                    "<|end_header_id|>\n\nWho?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", "You<|eot_id|>"),
         "gemma": ("<bos><start_of_turn>user\nBe brief.\n\nWho?<end_of_turn>\n<start_of_turn>model\n", "You<end_of_turn>"),
+        "phi3": ("<|system|>\nBe brief.<|end|>\n<|user|>\nWho?<|end|>\n<|assistant|>\n", "You<|end|>"),
         "zephyr": ("<|system|>\nBe brief.</s>\n<|user|>\nWho?</s>\n<|assistant|>\n", "You</s>"),
         "mistral": ("<s>[INST] Be brief.\n\nWho? [/INST]", " You</s>"),
         "unmarked_chatml": (chatml, "You</s>"),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "phi3", "zephyr", "mistral"])
+def test_the_loss_falls_on_the_answer_and_its_end_alone(name: str, tmp_path: Path) -> None:
+    tokenizer = tokenizer_of(name)
+    row = {"prompt": [{"role": "user", "content": "Who?"}], "chosen": [{"role": "assistant", "content": "You"}],
+           "rejected": [{"role": "assistant", "content": "I"}]}  # fmt: skip
+    (tmp_path / "x.jsonl").write_text(json.dumps(row))
+    section = DatasetSection.model_validate({"train": {"path": str(tmp_path / "x.jsonl")}})
+    pair = prepare(section, tokenizer, max_length=200, max_prompt_length=100, note=print).train[0]
+    end = {"chatml": "<|im_end|>", "llama3": "<|eot_id|>", "gemma": "<end_of_turn>", "phi3": "<|end|>"}.get(
+        name, "</s>"
+    )
+    for answer, text in (("chosen", "You"), ("rejected", "I")):
+        ids, labels = pair[f"{answer}_input_ids"], pair[f"{answer}_labels"]
+        learned = [token for token, label in zip(ids, labels, strict=True) if label != -100]
+        assert tokenizer.decode(learned).strip() == text + end
+        assert tokenizer.convert_ids_to_tokens(learned[-1]) == end
+        assert labels == [-100] * len(pair["prompt_input_ids"]) + learned
+        assert pair[f"{answer}_attention_mask"] == [1] * len(ids)
 
 
 def trl_ids(tokenizer: PreTrainedTokenizerFast, row: dict[str, str], max_length: int = 1024) -> dict[str, list[int]]:
@@ -223,7 +282,7 @@ def test_a_tokenizer_without_any_end_token_is_refused() -> None:
         renderer(tokenizer)
 
 
-def test_a_refused_conversation_and_spelled_special_tokens_are_misfits() -> None:
+def test_a_refused_conversation_is_a_misfit() -> None:
     strict = (
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
         + BUILT_IN["chatml"]
@@ -233,9 +292,6 @@ def test_a_refused_conversation_and_spelled_special_tokens_are_misfits() -> None
     with pytest.raises(Misfit, match="no system role") as caught:
         renderer(tokenizer).render(Pair((Message("system", "x"), Message("user", "hi")), *answers))
     assert caught.value.reason == "template_error"
-    with pytest.raises(Misfit) as caught:
-        renderer(tokenizer).render(Pair((Message("user", "what does <|im_end|> mean?"),), *answers))
-    assert (caught.value.reason, caught.value.detail) == ("special_token_text", "<|im_end|>")
 
 
 def test_a_template_whose_finished_conversation_begins_otherwise_is_a_misfit() -> None:

@@ -7,6 +7,7 @@ from orpo_cli.recipe.fate import Fate
 _HUB = "Nothing is pushed while a run trains."
 _PUSH = "Remove it; `orpo push-to-hub` pushes a run that is done."
 _NO_METRICS = "Evaluation here gathers losses and ORPO's own metrics, and has no other metric function."
+_NO_FULL_EVAL = "While a run trains, the library evaluates in the precision of training whatever this says."
 _ONE_PROCESS = "Several processes are not supported yet."
 _FSDP_IDLE = {"min_num_params": 0, "xla": False, "xla_fsdp_v2": False, "xla_fsdp_grad_ckpt": False}
 
@@ -48,6 +49,8 @@ DECIDED_ELSEWHERE = {
     "batch_eval_metrics": Fate(_NO_METRICS, "Remove it.", idle=(False,)),
     "eval_do_concat_batches": Fate(_NO_METRICS, "Remove it.", idle=(True,)),
     "eval_use_gather_object": Fate(_NO_METRICS, "Remove it.", idle=(False,)),
+    "bf16_full_eval": Fate(_NO_FULL_EVAL, "Remove it.", idle=(False,)),
+    "fp16_full_eval": Fate(_NO_FULL_EVAL, "Remove it.", idle=(False,)),
     # what is shown and logged
     "disable_tqdm": Fate("Progress is this tool's own; `--quiet` turns it off.", ignored=True),
     "logging_nan_inf_filter": Fate("A loss that is not finite stops the run instead of being hidden.", ignored=True),

@@ -159,7 +159,7 @@ def _nearest(key: str, section: str, known: Iterable[str]) -> str:
         return f"It belongs in `{homes[0]}`."
     if close := _close_matches(key, known, 0.5):
         return f"Did you mean `{close[0]}`?"
-    return f"Known here: {', '.join(known)}." if len(list(known)) <= 20 else "See docs/reference/recipe.md."
+    return f"Known here: {', '.join(known)}." if len(list(known)) <= 20 else "See docs/reference/training-arguments.md."
 
 
 def _close_matches(word: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:

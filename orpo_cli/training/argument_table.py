@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
 import types
 import typing
 from pathlib import Path
 from typing import Any
+
+from orpo_cli.training.argument_meanings import MEANINGS
 
 TARGET = Path(__file__).parents[1] / "recipe" / "training_fields.py"
 
@@ -41,12 +44,19 @@ BOUNDS = {
     "data_seed": "ge=0",
     "dataloader_num_workers": "ge=0",
     "dataset_num_proc": "ge=1",
+    "dataloader_prefetch_factor": "ge=1",
     "neftune_noise_alpha": "gt=0",
+    "torch_empty_cache_steps": "ge=1",
+    "eval_accumulation_steps": "ge=1",
+    "ddp_timeout": "ge=1",
+    "ddp_bucket_cap_mb": "ge=1",
 }
 
 
-def annotation(hint: Any) -> str:
+def annotation(field: dataclasses.Field[Any], hint: Any) -> str:
     """The source text of a field's type: enums become the list of their values, library types become mappings."""
+    if choices := field.metadata.get("choices"):
+        hint = typing.Literal[tuple(choices)]
     members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     enums = [member for member in members if isinstance(member, type) and issubclass(member, enum.Enum)]
     texts = []
@@ -64,7 +74,7 @@ def annotation(hint: Any) -> str:
         elif typing.get_origin(member) is list:
             texts.append("list[str]")
         elif typing.get_origin(member) is typing.Literal:
-            texts.append(f"Literal[{', '.join(repr(value) for value in typing.get_args(member))}]")
+            texts.append(f"Literal[{', '.join(_source(value) for value in typing.get_args(member))}]")
         else:  # a library's own class (accelerate.ParallelismConfig): its arguments
             texts.append("dict[str, Any]")
     if "None" not in texts:
@@ -80,6 +90,21 @@ def library_default(field: dataclasses.Field[Any]) -> Any:
     return value.value if isinstance(value, enum.Enum) else value
 
 
+def _source(value: Any) -> str:
+    """A plain value as Python writes it, text in double quotes."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def meanings(names: set[str]) -> dict[str, str]:
+    """The meaning of every argument. Raises ValueError where one has none or a meaning has no argument."""
+    written = [name for group in MEANINGS.values() for name in group]
+    if missing := sorted(names ^ set(written)):
+        raise ValueError(f"argument_meanings.py and the library differ in {', '.join(missing)}")
+    if twice := sorted({name for name in written if written.count(name) > 1}):
+        raise ValueError(f"argument_meanings.py has two meanings for {', '.join(twice)}")
+    return {name: meaning for group in MEANINGS.values() for name, meaning in group.items()}
+
+
 def render() -> str:
     """The text of the generated module."""
     import trl
@@ -87,13 +112,16 @@ def render() -> str:
     from trl.experimental.orpo import ORPOConfig
 
     hints = typing.get_type_hints(ORPOConfig)
-    fields = [field for field in dataclasses.fields(ORPOConfig) if field.init and field.name != "output_dir"]
+    arguments = {field.name: field for field in dataclasses.fields(ORPOConfig) if field.init}
+    meaning = meanings(set(arguments))
+    fields = [arguments[name] for name in meaning if name != "output_dir"]  # a recipe has it at the top
     lines = [
         f'"""Every argument of trl {trl.__version__}\'s ORPOConfig (transformers {transformers_version}). Generated, do not edit:',
         "",
         "    python -m orpo_cli.training.argument_table",
         "",
-        "A field is None where the recipe says nothing; ``LIBRARY_DEFAULTS`` holds what the library would take then.",
+        "A field is None where the recipe says nothing; ``LIBRARY_DEFAULTS`` holds what the library would take then, and",
+        "``GROUPS`` the order in which the reference shows them.",
         '"""',
         "",
         "",
@@ -110,9 +138,19 @@ def render() -> str:
     ]
     for field in fields:
         bounds = f", {BOUNDS[field.name]}" if field.name in BOUNDS else ""
-        lines.append(f"    {field.name}: {annotation(hints[field.name])} = Field(None{bounds})")
+        description = f"description={_source(meaning[field.name])}"
+        lines += [
+            f"    {field.name}: {annotation(field, hints[field.name])} = Field(",
+            f"        None{bounds}, {description}",
+            "    )",
+        ]
     lines += ["", "", "LIBRARY_DEFAULTS: dict[str, Any] = {"]
-    lines += [f"    {field.name!r}: {library_default(field)!r},".replace("'", '"') for field in fields]
+    lines += [f"    {_source(field.name)}: {_source(library_default(field))}," for field in fields]
+    lines += ["}", "", "GROUPS: dict[str, tuple[str, ...]] = {"]
+    for group, members in MEANINGS.items():
+        lines.append(f"    {_source(group)}: (")
+        lines += [f"        {_source(name)}," for name in members if name != "output_dir"]
+        lines.append("    ),")
     lines += ["}", ""]
     return "\n".join(lines)
 

@@ -1,0 +1,98 @@
+"""Tables of settings in Markdown: types, bounds and defaults in the words of a recipe."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, Union
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from orpo_cli.recipe.schema import EvalSplit, Source
+
+BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a top-level key holds, or None for a plain value."""
+    for member in (annotation, *typing.get_args(annotation)):
+        if isinstance(member, type) and issubclass(member, BaseModel):
+            return member
+    return None
+
+
+def table(fields: Any) -> str:
+    """Key, type, default and meaning of a section's fields."""
+    rows = [(f"`{name}`", type_of(field), default_of(field), cell(field.description or "")) for name, field in fields]
+    return markdown_table(("key", "type", "default", "meaning"), rows)
+
+
+def type_of(field: FieldInfo) -> str:
+    """A field's type and bounds in the words of a recipe."""
+    bounds = [
+        f"{sign} {getattr(rule, name)}"
+        for rule in field.metadata
+        for name, sign in BOUNDS.items()
+        if hasattr(rule, name)
+    ]
+    return cell(" · ".join((alternatives(field.annotation), *bounds)))
+
+
+def alternatives(annotation: Any) -> str:
+    """The alternatives of a type as a phrase: `a`, `b` or `c`."""
+    *all_but_last, last = dict.fromkeys(words(annotation))
+    return f"{', '.join(all_but_last)} or {last}" if all_but_last else last
+
+
+def words(annotation: Any) -> Iterator[str]:
+    """The alternatives of a type, in words."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (Union, types.UnionType):
+        for each in arguments:
+            if each is not type(None):
+                yield from words(each)
+    elif origin is Annotated:
+        yield from words(arguments[0])
+    elif origin is Literal:
+        yield from (f"`{shown(value)}`" for value in arguments)
+    elif origin is list:
+        yield f"list of {alternatives(arguments[0])}"
+    elif origin is dict or annotation is dict:
+        yield "mapping"
+    elif annotation is Source:
+        yield "source"
+    elif annotation is EvalSplit:
+        yield "`{test_size: …}`"
+    else:
+        yield {str: "text", int: "integer", float: "number", bool: "true/false"}[annotation]
+
+
+def default_of(field: FieldInfo) -> str:
+    """A field's default as YAML writes it."""
+    return "required" if field.is_required() else f"`{shown(field.get_default())}`"
+
+
+def shown(value: Any) -> str:
+    """A value as YAML writes it."""
+    if isinstance(value, str):
+        return value if yaml.safe_load(value) == value else json.dumps(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(shown, value))}]"
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    return "{}" if value == {} else str(value)
+
+
+def cell(text: str) -> str:
+    """``text`` for a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def markdown_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

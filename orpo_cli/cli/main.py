@@ -19,6 +19,7 @@ COMMANDS = (
     "init",
     "recipes",
     "validate",
+    "convert",
     "plan",
     "train",
     "eval",

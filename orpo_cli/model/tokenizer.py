@@ -61,10 +61,12 @@ def padding_token(tokenizer: PreTrainedTokenizerBase) -> str:
 def _template(name: str) -> str:
     if name in BUILT_IN:
         return BUILT_IN[name]
+    if "{{" in name or "{%" in name:
+        return name
     path = Path(name).expanduser()
     if not path.is_file():
         raise UsageError(
-            f"model.chat_template: {name!r} is neither a built-in template nor a file.",
+            f"model.chat_template: {name!r} is neither a built-in template nor a file, and no Jinja itself.",
             remedy=f"Built in: {', '.join(sorted(BUILT_IN))}; or `tokenizer` for the tokenizer's own.",
         )
     return path.read_text(encoding="utf-8")

@@ -30,7 +30,7 @@ class ModelSection(Section):
         "tokenizer",
         min_length=1,
         description="`tokenizer` for the tokenizer's own, a built-in name (chatml, zephyr, llama3, mistral, gemma), "
-        "or the path of a .jinja file.",
+        "the path of a .jinja file, or the Jinja template itself.",
     )
 
 

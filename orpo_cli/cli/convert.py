@@ -1,0 +1,135 @@
+"""``orpo convert``: another tool's configuration as a recipe."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orpo_cli.cli.options import Json, Quiet
+from orpo_cli.errors import UsageError
+from orpo_cli.recipe.convert.convert import Conversion, convert
+from orpo_cli.recipe.convert.draft import Fate, KeyFate
+from orpo_cli.recipe.convert.reading import TOOLS
+from orpo_cli.recipe.explain import dotted
+from orpo_cli.report.console import Console
+from orpo_cli.rundir import write_atomically
+
+FATES: dict[Fate, str] = {
+    "kept": "kept",
+    "ignored": "ignored by {tool} itself",
+    "left-out": "left out",
+    "unknown": "unknown to {tool}",
+    "empty": "empty or off",
+}
+
+
+def command(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Another tool's configuration, or - for standard input.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: standard output.")
+    ] = None,
+    wanted: Annotated[
+        str, typer.Option("--from", metavar="TOOL", help=f"auto, or whose it is: {', '.join(TOOLS)}.")
+    ] = "auto",
+    model: Annotated[
+        str | None, typer.Option(metavar="ID", help="The base model, where FILE names none or another.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="PATH", help="The preference pairs, where FILE names none or others.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn a configuration of axolotl, alignment-handbook or TRL, or a printed ORPOConfig, into a recipe.
+
+    What has an equal here is kept; everything else stands in the recipe as a comment, with the reason. The recipe validates.
+
+    [bold]Examples[/bold]
+
+      orpo convert mistral-qlora-orpo.yml -o mistral.yaml
+      orpo convert config_full.yaml --from trl | orpo plan -
+      orpo convert printed.txt --model mistralai/Mistral-7B-v0.1 --dataset pairs.jsonl
+      orpo convert train.sh --json
+    """
+    console = Console(quiet=quiet, as_json=as_json)
+    if wanted not in ("auto", *TOOLS):
+        raise UsageError(f"--from {wanted}: no such tool.", remedy=f"There are: auto, {', '.join(TOOLS)}.")
+    for option, value in (("--model", model), ("--dataset", dataset)):
+        if value is not None and not value.strip():
+            raise UsageError(f"{option} is empty.", remedy="Give a value or leave the option out.")
+    if force and output is None:
+        raise UsageError("--force would do nothing without --output.", remedy="Leave it out.")
+    if output is not None:
+        _refuse_to_overwrite(output, force)
+    name = "standard input" if file == "-" else Path(file).name
+    done = convert(_text(file), name, wanted=wanted, model=model, dataset=dataset)
+    _say(console, done, file)
+    if output is not None:
+        write_atomically(output, done.text)
+        console.result(f"wrote {output}")
+    elif not as_json:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(done.text.encode())  # not through rich: the text exactly
+    console.document(_document(done, output))
+
+
+def _text(file: str) -> str:
+    if file == "-":
+        return sys.stdin.read()
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is not UTF-8 text (byte {error.start}).") from None
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}.") from None
+
+
+def _refuse_to_overwrite(target: Path, force: bool) -> None:
+    if target.is_dir() or not target.parent.is_dir():
+        raise UsageError(f"{target} cannot be written: {'it is a' if target.is_dir() else 'there is no such'} folder.")
+    if target.exists() and not force:
+        raise UsageError(f"{target} exists already.", remedy="Choose another --output, or add --force.")
+
+
+def _say(console: Console, done: Conversion, file: str) -> None:
+    """On standard error: how many keys went where, and each that is not simply kept."""
+    counts = Counter(fate.fate for fate in done.fates)
+    parts = [f"{counts[fate]} {words.format(tool=done.tool)}" for fate, words in FATES.items() if counts[fate]]
+    console.note(f"{done.tool}: {len(done.fates)} keys: {', '.join(parts)}.")
+    for fate in done.fates:
+        if fate.fate in ("ignored", "left-out", "unknown"):
+            console.note(f"  {_line(fate, done.tool, file)}")
+    for path in done.todo:
+        console.warn(f"{path} is a placeholder: FILE does not say it. Fill it in, or use --model and --dataset.")
+
+
+def _line(fate: KeyFate, tool: str, file: str) -> str:
+    place = f"{file}:{fate.line}: " if fate.line else ""
+    return f"{place}{fate.key}: {FATES[fate.fate].format(tool=tool)}" + (f". {fate.note}" if fate.note else ".")
+
+
+def _document(done: Conversion, output: Path | None) -> dict[str, Any]:
+    return {
+        "status": "ok",
+        "from": done.tool,
+        "path": None if output is None else str(output),
+        "recipe": done.text,
+        "values": done.values,
+        "keys": [
+            {
+                "key": fate.key,
+                "value": fate.value,
+                "line": fate.line,
+                "fate": fate.fate,
+                "path": None if fate.path is None else dotted(fate.path),
+                "note": fate.note,
+            }
+            for fate in done.fates
+        ],
+        "todo": list(done.todo),
+    }

@@ -1,0 +1,1 @@
+"""Configurations of other tools as recipes: ``orpo convert``."""

@@ -1,0 +1,62 @@
+"""The flags of a training command, as people keep them in shell scripts: ``swift rlhf --rlhf_type orpo …``."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any
+
+from orpo_cli.recipe.yaml_source import parse_value
+
+_ASSIGNMENT = re.compile(r"^\s*(?:export\s+)?([A-Za-z_]\w*)=(\S*)\s*$", re.MULTILINE)
+_FLAG = re.compile(r"^--[A-Za-z_]")
+
+
+def is_command(text: str) -> bool:
+    """Whether ``text`` looks like a shell command with ``--flags`` and not like a YAML file."""
+    return bool(re.search(r"(?:^|\s)--[A-Za-z_]\w*[ =\\]", text)) and not re.search(
+        r"^[A-Za-z_]\w*:\s", text, re.MULTILINE
+    )
+
+
+def command_words(text: str) -> list[str]:
+    """The words of the first command in ``text`` that has flags, shell variables set above it filled in.
+
+    Raises ValueError where a quote is never closed.
+    """
+    variables = dict(_ASSIGNMENT.findall(text))
+    for line in re.sub(r"\\\r?\n", " ", text).splitlines():
+        if re.search(r"(?:^|\s)--[A-Za-z_]", line) and not line.lstrip().startswith("#"):
+            line = re.sub(
+                r"\$\{?([A-Za-z_]\w*)\}?", lambda match: variables.get(match.group(1), match.group()).strip("'\""), line
+            )
+            return shlex.split(
+                re.sub(r"\$\(([^()]*)\)", lambda match: "'" + match.group().replace("'", "") + "'", line)
+            )
+    return []
+
+
+def flags(words: list[str]) -> dict[str, Any]:
+    """``--name value`` as a mapping. Values are read as YAML reads them; several become a list, none means true.
+
+    ``--no_name`` is name false, as transformers reads it.
+    """
+    found: dict[str, Any] = {}
+    name = ""
+    for word in words:
+        if _FLAG.match(word):
+            name, equals, value = word.removeprefix("--").partition("=")
+            name = name.replace("-", "_")
+            found[name] = [parse_value(value)] if equals else []
+        elif name:
+            found[name].append(parse_value(word))
+    return {
+        key.removeprefix("no_") if not values and key.startswith("no_") else key: _single(key, values)
+        for key, values in found.items()
+    }
+
+
+def _single(key: str, values: list[Any]) -> Any:
+    if not values:
+        return not key.startswith("no_")
+    return values[0] if len(values) == 1 else values

@@ -1,0 +1,80 @@
+"""From the text of another tool's configuration to the text of a recipe that validates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from orpo_cli.recipe.convert import axolotl, printed_config, trl
+from orpo_cli.recipe.convert.draft import Draft, KeyFate, at
+from orpo_cli.recipe.convert.fitting import fit, nested
+from orpo_cli.recipe.convert.reading import Source, read_source
+from orpo_cli.recipe.convert.write import recipe_text
+
+MODEL, DATASET = "model.model_name_or_path", "dataset.train.path"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A recipe made from another tool's configuration, and what became of each of its keys."""
+
+    tool: str
+    text: str
+    values: dict[str, Any]
+    fates: tuple[KeyFate, ...]
+    todo: tuple[str, ...]  # places that the user must fill
+
+
+def convert(
+    text: str,
+    file: str,
+    *,
+    wanted: str = "auto",
+    model: str | None = None,
+    dataset: str | None = None,
+) -> Conversion:
+    """Convert ``text``, which came from ``file``. ``model`` and ``dataset`` go before what the source says.
+
+    Raises UsageError where it is not a configuration for ORPO, RecipeError where it cannot be read.
+    """
+    source = read_source(text, file, wanted)
+    draft = Draft(source.tool, dict(source.values), source.lines)
+    _by_tool(draft, source)
+    draft.finish()
+    _told(draft, MODEL, model, "given with --model")
+    _told(draft, DATASET, dataset, "given with --dataset")
+    fit(draft, _placeholders)
+    todo = [path for path, added in draft.additions.items() if added.todo]
+    return Conversion(
+        source.tool,
+        recipe_text(draft, file),
+        nested(draft.values),
+        tuple(sorted(draft.fates.values(), key=lambda fate: fate.line or 0)),
+        tuple(".".join(map(str, path)) for path in todo),
+    )
+
+
+def _by_tool(draft: Draft, source: Source) -> None:
+    if source.tool == "axolotl":
+        axolotl.convert(draft)
+    elif source.tool == "orpo-config":
+        printed_config.convert(draft, source.class_name)
+    else:
+        trl.convert(draft, dead_model_arguments=source.command.endswith("examples/scripts/orpo.py"))
+
+
+def _told(draft: Draft, path: str, value: str | None, note: str) -> None:
+    """What the command line says replaces what the source says at and below the same section."""
+    if value is None:
+        return
+    place = at(path)
+    for other in [other for other in draft.values if other == place or (path == DATASET and other[:2] == place[:2])]:
+        draft.withdraw(other, f"{note[0].upper()}{note[1:]}: this is replaced.")
+    draft.add(path, value, note)
+
+
+def _placeholders(draft: Draft) -> None:
+    """Put something where the recipe needs a value that the source does not have."""
+    draft.add(MODEL, "TODO/base-model", "the source names no model; hub id or folder", todo=True)
+    if not any(path[:2] == ("dataset", "train") for path in draft.values):
+        draft.add(DATASET, "TODO.jsonl", "the source names no pairs; hub id, file or folder", todo=True)

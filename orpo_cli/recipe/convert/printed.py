@@ -1,0 +1,99 @@
+"""A printed ``ORPOConfig(...)``, read back: Python as somebody wrote it, or what transformers prints, whose texts lack quotes."""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Any
+
+_CALL = re.compile(r"\b(?:[A-Za-z_]\w*\.)*\w*(?:Config|Arguments)\s*\(")
+_NAME = re.compile(r"\s*([A-Za-z_]\w*)\s*=")
+_ENUM = re.compile(r"^<[\w.]+:\s*(.+)>$", re.DOTALL)  # <IntervalStrategy.NO: 'no'>
+_HIDDEN = re.compile(r"^<[A-Z_]+>$")  # <HUB_TOKEN>: what transformers prints for a secret
+_INNER = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*\((.*)\)$", re.DOTALL)
+_BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">"}
+
+
+def is_printed(text: str) -> bool:
+    """Whether ``text`` holds something like ``ORPOConfig(name=value, …)`` and is no YAML file that mentions one."""
+    call = _CALL.search(text)
+    return call is not None and _NAME.match(text, call.end()) is not None
+
+
+def printed_arguments(text: str) -> dict[str, Any]:
+    """The arguments of the first configuration in ``text``. A value that is no Python is kept as text."""
+    call = _CALL.search(text)
+    if call is None:
+        return {}
+    return _arguments(text[call.end() :])
+
+
+def class_name(text: str) -> str:
+    """The name of the class that was printed: ``ORPOConfig``."""
+    call = _CALL.search(text)
+    return call.group().rstrip("( \n\t").rpartition(".")[2] if call else ""
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    """``name=value`` pairs up to the bracket that closes the call."""
+    arguments: dict[str, Any] = {}
+    for part in _parts(text):
+        name = _NAME.match(part)
+        if name is not None:
+            arguments[name.group(1)] = _value(part[name.end() :].strip())
+    return arguments
+
+
+def _parts(text: str) -> list[str]:
+    """``text`` cut at the commas between arguments: outside brackets and quotes, and followed by a name or the end."""
+    parts: list[str] = []
+    closing: list[str] = []
+    start = 0
+    position = 0
+    while position < len(text):
+        character = text[position]
+        if character in "'\"" and (quoted := _quoted(text, position)):
+            position = quoted
+            continue
+        if closing and character == closing[-1]:
+            closing.pop()
+        elif character in _BRACKETS and (character != "<" or _opens_angle(text, position)):
+            closing.append(_BRACKETS[character])
+        elif character == "#" and text[position - 1 : position].isspace():
+            end = text.find("\n", position)
+            end = len(text) if end < 0 else end
+            text = text[:position] + text[end:]
+            continue
+        elif not closing and character == ")":
+            break
+        elif not closing and character == "," and re.match(r",\s*(?:[A-Za-z_]\w*\s*=|\)|$|#)", text[position:]):
+            parts.append(text[start:position])
+            start = position + 1
+        position += 1
+    return [*parts, text[start:position]]
+
+
+def _quoted(text: str, start: int) -> int | None:
+    """Where the text in quotes that starts at ``start`` ends; None for an apostrophe, which nothing closes on its line."""
+    if text[start - 1 : start].isalnum():
+        return None
+    found = re.compile(rf"{text[start]}(?:\\.|[^\\\n{text[start]}])*{text[start]}").match(text, start)
+    return found.end() if found else None
+
+
+def _opens_angle(text: str, position: int) -> bool:
+    return re.match(r"<[A-Za-z_][\w.]*(?::[^\n]*)?>", text[position:]) is not None
+
+
+def _value(text: str) -> Any:
+    if enum := _ENUM.match(text):
+        return _value(enum.group(1))
+    if _HIDDEN.match(text):
+        return None
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        pass
+    if inner := _INNER.match(text):  # AcceleratorConfig(split_batches=False), device(type='cpu')
+        return _arguments(inner.group(1) + ")") or text
+    return text

@@ -1,0 +1,27 @@
+"""A printed ``ORPOConfig(...)`` as a recipe: only what is not the library's default, or what the plan would decide, is written."""
+
+from __future__ import annotations
+
+from orpo_cli.errors import UsageError
+from orpo_cli.recipe.convert.draft import Draft
+from orpo_cli.recipe.convert.training import add_defaults, keep_all_training
+from orpo_cli.recipe.convert.trl import DEFAULTS
+from orpo_cli.recipe.training_fields import LIBRARY_DEFAULTS
+
+# Arguments that a plan decides where the recipe is silent: their defaults have to be written.
+DECIDED = (
+    "learning_rate beta max_length per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
+    "num_train_epochs lr_scheduler_type warmup_steps logging_steps seed report_to save_strategy eval_strategy "
+    "load_best_model_at_end bf16 fp16 gradient_checkpointing optim disable_dropout dataloader_pin_memory"
+)
+
+
+def convert(draft: Draft, class_name: str) -> None:
+    """Deal with every argument. Raises UsageError where another method's configuration was printed."""
+    if class_name and not class_name.endswith("ORPOConfig"):
+        raise UsageError(f"this is a printed {class_name}, not an ORPOConfig.", remedy="Only ORPO is converted.")
+    for key in list(draft.source):
+        if key in LIBRARY_DEFAULTS and key not in DECIDED.split() and draft.source[key] == LIBRARY_DEFAULTS[key]:
+            draft.settle(key, "empty")
+    keep_all_training(draft)
+    add_defaults(draft, DEFAULTS, "trl")

@@ -1,0 +1,224 @@
+"""orpo convert: every key of other tools' configurations is kept, commented or noted, and what comes out validates."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orpo_cli.recipe.convert.convert import Conversion, convert
+from orpo_cli.recipe.convert.parts import BUILT_IN
+from orpo_cli.recipe.load import load_recipe
+
+HERE = Path(__file__).parent / "convert"
+EXAMPLES = sorted(path for path in HERE.iterdir() if not path.name.endswith(".values.yaml"))
+names = [path.name for path in EXAMPLES]
+
+
+def converted(name: str) -> Conversion:
+    return convert((HERE / name).read_text(encoding="utf-8"), name)
+
+
+def fate(done: Conversion, key: str) -> str:
+    return {each.key: each.fate for each in done.fates}[key]
+
+
+@pytest.mark.parametrize("name", names)
+def test_an_example_becomes_the_values_written_beside_it(name: str) -> None:
+    expected = (HERE / f"{name}.values.yaml").read_text(encoding="utf-8")
+    assert converted(name).values == yaml.safe_load(expected)
+
+
+@pytest.mark.parametrize("name", names)
+def test_what_comes_out_validates_and_holds_what_it_says(name: str, tmp_path: Path) -> None:
+    done = converted(name)
+    (tmp_path / "x.yaml").write_text(done.text, encoding="utf-8")
+    loaded = load_recipe(str(tmp_path / "x.yaml"))
+    assert yaml.safe_load(done.text) == done.values
+    assert loaded.recipe.model.model_name_or_path
+
+
+@pytest.mark.parametrize("name", names)
+def test_every_key_stands_in_the_recipe_or_in_its_comments(name: str) -> None:
+    done = converted(name)
+    for each in done.fates:
+        *_, last = re.split(r"[.\]]", each.key)
+        assert re.search(rf"\b{re.escape(last)}\b", done.text) or any(
+            other.key.startswith((f"{each.key}.", f"{each.key}[")) for other in done.fates
+        ), each.key
+
+
+@pytest.mark.parametrize("name", names)
+def test_every_line_that_is_offered_as_a_comment_validates_without_its_mark(name: str, tmp_path: Path) -> None:
+    done = converted(name)
+    file = tmp_path / "x.yaml"
+    lines = done.text.splitlines()
+    offered = [index for index, line in enumerate(lines) if re.match(r"\s*# [a-z_]+: \S", line) and not is_prose(line)]
+    for index in offered:
+        changed = [*lines]
+        changed[index] = changed[index].replace("# ", "", 1)
+        before = next((back for back in range(index, 0, -1) if re.match(r"# [a-z]+:$", lines[back])), None)
+        if before is not None and all(re.match(r"\s*#", line) for line in lines[before:index]):
+            changed[before] = changed[before].replace("# ", "", 1)
+        file.write_text("\n".join(changed), encoding="utf-8")
+        load_recipe(str(file))
+
+
+def is_prose(line: str) -> bool:
+    return line.rstrip().endswith(".") or ";" in line
+
+
+def test_axolotl_takes_trl_beta_before_rl_beta_before_orpo_alpha_and_the_losers_are_named() -> None:
+    done = converted("axolotl-qlora.yml")
+    assert done.values["training"]["beta"] == 0.1
+    assert {fate(done, "rl_beta"), fate(done, "orpo_alpha")} == {"ignored"}
+
+
+def test_what_axolotl_does_not_read_under_orpo_is_not_acted_on() -> None:
+    done = converted("axolotl-qlora.yml")
+    dead = ("early_stopping_patience", "auto_find_batch_size", "loss_watchdog_threshold", "group_by_length")
+    assert {fate(done, key) for key in dead} == {"ignored"}
+    assert "train_sampling_strategy" not in done.values["training"]
+    assert "  # train_sampling_strategy: group_by_length" in done.text.splitlines()
+    assert "lora_dropout" not in done.values["lora"]
+
+
+def test_quantization_without_the_adapter_that_axolotl_wants_for_it_stays_off() -> None:
+    text = "base_model: a/b\nrl: orpo\nadapter: lora\nload_in_4bit: true\nlearning_rate: 1e-4\n"
+    done = convert(text, "x.yml", dataset="pairs.jsonl")
+    assert "quantization" not in done.values
+    assert fate(done, "load_in_4bit") == "ignored"
+    assert "# load_in_4bit: true" in done.text
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("base_model: a/b\nrl: dpo\n", "`rl: dpo`"),
+        ("base_model: a/b\nmicro_batch_size: 1\n", "no `rl:`"),
+        ("model_name_or_path: a/b\nloss_type: sigmoid\n", "`loss_type` is no argument of trl's ORPO"),
+        ("DPOConfig(beta=0.1, output_dir='x')", "printed DPOConfig"),
+    ],
+)
+def test_another_method_than_orpo_is_refused_with_exit_code_2(
+    text: str, says: str, tmp_path: Path, orpo_here: Callable[..., Any]
+) -> None:
+    (tmp_path / "x.yml").write_text(text)
+    ended = orpo_here("convert", tmp_path / "x.yml")
+    assert ended.returncode == 2
+    assert says in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_a_secret_is_repeated_nowhere() -> None:
+    done = converted("handbook-full.yaml")
+    assert fate(done, "hub_token") == "left-out"
+    assert "hf_abc" not in done.text + repr(done.fates)
+
+
+def test_a_mixture_of_alignment_handbook_becomes_sources_and_held_out_pairs() -> None:
+    text = (
+        "model_name_or_path: a/b\ndataset_mixture:\n  seed: 3\n  test_split_size: 0.05\n  datasets:\n"
+        "  - {id: some/pairs, config: en, split: train_prefs, weight: 0.5, columns: [chosen, rejected]}\n"
+    )
+    done = convert(text, "x.yaml")
+    assert done.tool == "alignment-handbook"
+    assert done.values["dataset"] == {
+        "train": {"path": "some/pairs", "name": "en", "split": "train_prefs"},
+        "eval": {"test_size": 0.05},
+        "shuffle_seed": 3,
+    }
+    assert fate(done, "dataset_mixture.datasets[0].weight") == "left-out"
+
+
+def test_the_built_in_templates_are_those_of_the_model_room() -> None:
+    from orpo_cli.model import templates
+
+    assert set(templates.BUILT_IN) == BUILT_IN
+
+
+def test_a_template_written_in_the_recipe_is_the_template(tmp_path: Path) -> None:
+    from tiny import tiny_tokenizer
+
+    from orpo_cli.model.tokenizer import load_tokenizer
+    from orpo_cli.recipe.schema import ModelSection
+
+    tiny_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    template = str(converted("handbook-full.yaml").values["model"]["chat_template"])
+    tokenizer = load_tokenizer(ModelSection(model_name_or_path=str(tmp_path), chat_template=template))
+    shown = tokenizer.apply_chat_template([{"role": "user", "content": "Why?"}], tokenize=False)
+    assert shown == "<|user|>\nWhy?<|im_end|>\n"
+
+
+def test_output_goes_to_a_file_that_is_never_written_over(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    source, target = HERE / "axolotl-qlora.yml", tmp_path / "x.yaml"
+    ended = orpo_here("convert", source, "-o", target)
+    assert (ended.returncode, ended.stdout.strip()) == (0, f"wrote {target}")
+    assert f"{source}:73: liger_rope: unknown to axolotl" in ended.stderr
+    first = target.read_text()
+    assert orpo_here("convert", source, "-o", target).returncode == 2
+    assert orpo_here("convert", HERE / "trl-lora.sh", "-o", target).returncode == 2
+    assert target.read_text() == first
+    assert orpo_here("convert", HERE / "trl-lora.sh", "-o", target, "--force").returncode == 0
+    assert target.read_text() != first
+    assert orpo_here("validate", target).returncode == 0
+
+
+def test_json_is_one_document_with_the_fate_of_every_key(orpo_here: Callable[..., Any]) -> None:
+    document = json.loads(orpo_here("convert", HERE / "axolotl-qlora.yml", "--json").stdout)
+    assert document["from"] == "axolotl"
+    assert document["values"]["lora"]["r"] == 64
+    [entry] = [each for each in document["keys"] if each["key"] == "micro_batch_size"]
+    path = "training.per_device_train_batch_size"
+    assert entry == {
+        "key": "micro_batch_size", "value": 2, "line": 45, "fate": "kept", "path": path, "note": None,
+    }  # fmt: skip
+
+
+def test_a_converted_recipe_goes_through_a_pipe_into_plan(orpo: Callable[..., Any]) -> None:
+    done = orpo("convert", HERE / "trl-lora.sh", "--quiet")
+    assert done.stderr == ""
+    planned = orpo("plan", "-", input=done.stdout)
+    assert planned.returncode == 0, planned.stderr
+    assert "training.learning_rate = 8e-05  # as the recipe says" in planned.stdout
+
+
+def test_model_and_dataset_of_the_command_line_go_before_those_of_the_file() -> None:
+    text = (HERE / "axolotl-qlora.yml").read_text()
+    done = convert(text, "x.yml", model="other/model", dataset="mine.jsonl")
+    assert done.values["model"]["model_name_or_path"] == "other/model"
+    assert done.values["dataset"]["train"] == {"path": "mine.jsonl"}
+    assert fate(done, "base_model") == "left-out"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("nowhere.yml",), "nowhere.yml cannot be read"),
+        (("x.yml", "--from", "axlotl"), "no such tool"),
+        (("x.yml", "--force"), "--force would do nothing"),
+        (("x.yml", "--model", ""), "--model is empty"),
+        (("x.yml", "--from", "orpo-config"), "holds no printed ORPOConfig"),
+        (("x.yml",), "not recognised"),
+        (("recipe.yml",), "looks like a recipe already"),
+    ],
+)
+def test_what_cannot_be_converted_is_said(
+    arguments: tuple[str, ...],
+    says: str,
+    tmp_path: Path,
+    orpo_here: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yml").write_text("one: 1\n")
+    (tmp_path / "recipe.yml").write_text("model: {model_name_or_path: a}\ndataset: {train: {path: b}}\n")
+    ended = orpo_here("convert", *arguments)
+    assert ended.returncode == 2
+    assert says in ended.stderr

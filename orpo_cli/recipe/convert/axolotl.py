@@ -6,7 +6,7 @@ from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.axolotl_keys import DEAD, LEFT_OUT
 from orpo_cli.recipe.convert.draft import Draft, at
 from orpo_cli.recipe.convert.parts import DEAD_DROPOUT, add_trackers, keep_template
-from orpo_cli.recipe.convert.training import add_defaults, ignore_all, keep_training, leave_out_all
+from orpo_cli.recipe.convert.training import add_defaults, ignore_all, keep_all_training, leave_out_all
 
 SAME = {  # axolotl's name: the recipe's path
     "base_model": "model.model_name_or_path",
@@ -78,8 +78,7 @@ def convert(draft: Draft) -> None:
     _trackers(draft)
     ignore_all(draft, DEAD)
     leave_out_all(draft, LEFT_OUT)
-    for key in list(draft.source):
-        keep_training(draft, key)
+    keep_all_training(draft)
     add_defaults(draft, DEFAULTS, "axolotl")
 
 

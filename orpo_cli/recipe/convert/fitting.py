@@ -9,9 +9,11 @@ from pydantic import ValidationError
 
 from orpo_cli.errors import Problem, RecipeError
 from orpo_cli.recipe.convert.draft import Draft
+from orpo_cli.recipe.convert.training import without_removal
 from orpo_cli.recipe.explain import dotted, problems_of
 from orpo_cli.recipe.rules import broken_rules
 from orpo_cli.recipe.schema import Recipe
+from orpo_cli.recipe.translation import today
 from orpo_cli.recipe.yaml_source import Path, parse_value
 
 WORDS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
@@ -37,28 +39,29 @@ def fit(draft: Draft, complete: Callable[[Draft], None]) -> None:
 
 
 def _reason(problem: Problem) -> str:
-    if problem.code == "decided-elsewhere" and problem.remedy:
-        return problem.remedy
-    return " ".join(part for part in (f"{problem.path}", problem.message, problem.remedy) if part)
+    parts = (problem.path, problem.message, without_removal(problem.remedy))
+    return " ".join(part for part in parts if part)
 
 
 def errors_of(values: dict[str, Any]) -> list[Problem]:
     """What is wrong with a recipe given as plain values; warnings are left to ``orpo validate``."""
+    values, _, notes = today(values)
+    found = list(notes)
     try:
-        found = list(broken_rules(Recipe.model_validate(values)))
+        found += broken_rules(Recipe.model_validate(values))
     except ValidationError as error:
-        found = problems_of(error, values)
+        found += problems_of(error, values)
     return [problem for problem in found if problem.severity == "error"]
 
 
 def nested(values: Mapping[Path, Any]) -> dict[str, Any]:
     """``{("model", "dtype"): x}`` as ``{"model": {"dtype": x}}``; list indexes become lists."""
     tree: dict[Any, Any] = {}
-    for path, value in values.items():
+    for path, value in sorted(values.items(), key=lambda item: len(item[0])):
         here = tree
         for part in path[:-1]:
             here = here.setdefault(part, {})
-        here[path[-1]] = value
+        here[path[-1]] = dict(value) if isinstance(value, dict) else value
     listed = _lists(tree)
     assert isinstance(listed, dict)
     return listed

@@ -6,41 +6,61 @@ from collections.abc import Mapping
 from typing import Any
 
 from orpo_cli.recipe.convert.draft import Draft
-from orpo_cli.recipe.former_names import FORMER_NAMES
 from orpo_cli.recipe.training_fields import TrainingFields
-
-# Arguments that stand in another part of a recipe.
-ELSEWHERE = {
-    "output_dir": "output_dir",
-    "hub_model_id": "hub.repo_id",
-    "hub_private_repo": "hub.private",
-    "max_prompt_length": "dataset.max_prompt_length",
-    "truncation_mode": "dataset.truncation_mode",
-}
-RENAMED = {"evaluation_strategy": "eval_strategy", "no_cuda": "use_cpu", "warmup_ratio": "warmup_steps"}
+from orpo_cli.recipe.translation import FATES, Translation, translated
 
 
-def keep_training(draft: Draft, key: str, note: str | None = None) -> bool:
-    """Deal with ``key`` if it is, or was, a training argument; says whether it is one."""
-    if key in ELSEWHERE:
-        draft.keep(key, ELSEWHERE[key], note=note)
-    elif key in RENAMED:
-        draft.keep(key, f"training.{RENAMED[key]}", note=note)
-    elif key == "group_by_length":
-        draft.keep(key, "training.train_sampling_strategy", "group_by_length" if draft.peek(key) else "random")
-    elif key in TrainingFields.model_fields:
-        draft.keep(key, f"training.{key}", note=note)
-    elif key in FORMER_NAMES:
-        draft.leave_out(key, FORMER_NAMES[key])
+def keep_all_training(draft: Draft, notes: Mapping[str, str] | None = None) -> None:
+    """Deal with every key of the source that is left and is, or was, a training argument."""
+    arguments = {
+        key: value for key, value in draft.source.items() if key in FATES or key in TrainingFields.model_fields
+    }
+    translation = translated(arguments)
+    for key in arguments:
+        _keep(draft, key, translation, (notes or {}).get(key))
+
+
+def _keep(draft: Draft, key: str, translation: Translation, note: str | None) -> None:
+    moved = [path for path, written in translation.names.items() if written == f"training.{key}"]
+    fate = FATES.get(key)
+    if moved:
+        draft.keep(key, moved[0], _value(translation, moved[0]), note)
+    elif key in translation.training:
+        value = translation.training[key]
+        if value != draft.source[key]:
+            note = f"{draft.source[key]} there"
+        draft.keep(key, f"training.{key}", value, note)
+    elif key == "push_to_hub_organization":
+        draft.join(key, "hub.repo_id")
+    elif fate is not None and fate.asks_for_nothing(draft.source[key]):
+        draft.settle(key, "empty")
     else:
-        return False
-    return True
+        draft.settle(key, "left-out", None, _why(key, translation))
 
 
-def keep_all_training(draft: Draft) -> None:
-    """Deal with every training argument that is left in the source."""
-    for key in list(draft.source):
-        keep_training(draft, key)
+def _value(translation: Translation, path: str) -> Any:
+    if path in translation.elsewhere:
+        return translation.elsewhere[path]
+    here: Any = translation.training
+    for part in path.split(".")[1:]:
+        here = here[part]
+    return here
+
+
+def _why(key: str, translation: Translation) -> str:
+    """Why an argument is left out: it conflicts with another, or what the recipe says of it."""
+    conflict = [each for each in translation.problems if each.path == f"training.{key}" and each.code == "two-names"]
+    if conflict:
+        return f"It {conflict[0].message}"
+    fate = FATES[key]
+    remedy = "" if fate.ignored else without_removal(fate.remedy)
+    return " ".join(part for part in (fate.reason, remedy) if part)
+
+
+def without_removal(remedy: str | None) -> str:
+    """A remedy without the advice to remove what is gone already: ``Remove it; use x.`` as ``Use x.``"""
+    text = (remedy or "").removeprefix("Remove it.").removeprefix("Remove it; ").removeprefix("Remove it and ").strip()
+    return text[:1].upper() + text[1:]
 
 
 def add_defaults(draft: Draft, defaults: Mapping[str, Any], tool: str) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from orpo_cli.recipe.convert.draft import Draft
 
-BUILT_IN = frozenset({"chatml", "zephyr", "llama3", "mistral", "gemma"})  # chat templates that come with this tool
+BUILT_IN = frozenset(
+    {"chatml", "zephyr", "llama3", "mistral", "gemma", "phi3"}
+)  # chat templates that come with this tool
 DEAD_DROPOUT = "It did nothing there: trl's disable_dropout, on by default, sets it to zero."
 
 

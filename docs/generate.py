@@ -1,4 +1,4 @@
-"""Writes what docs/ has from the code: the recipe's keys, the data formats, why pairs are dropped, the messages of problems.
+"""Writes what docs/ has from the code: the recipe's keys, the shipped recipes, the data formats, why pairs are dropped, the messages of problems.
 
 python docs/generate.py            write them
 python docs/generate.py --check    exit 1 and name those that are stale
@@ -10,6 +10,7 @@ import sys
 import typing
 from pathlib import Path
 
+import recipe_table
 import symptoms
 import training_arguments
 from pydantic import BaseModel
@@ -30,6 +31,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "recipe.md": recipe_page(),
         REFERENCE / "data.md": data_page(),
         REFERENCE / "training-arguments.md": training_arguments.page(GENERATED),
+        REFERENCE / "recipes.md": recipe_table.page(GENERATED),
         symptoms.PAGES / "codes.md": codes_page(),
         **{path: symptoms.with_symptom(path) for path in symptoms.code_pages()},
     }

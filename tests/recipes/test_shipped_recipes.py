@@ -40,10 +40,15 @@ def test_a_shipped_recipe_opens_with_one_sentence_about_itself(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_shipped_recipe_says_hardware_and_source(name):
+def test_a_shipped_recipe_says_hardware_memory_and_source(name):
     header = RECIPES[name].text().split("\n\n")[0]
-    assert "\n# Hardware" in header
-    assert "\n# Source" in header or "\n# Data" in header
+    for field in ("Hardware", "Memory", "Source"):
+        assert f"\n# {field} " in header
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_shipped_recipe_gives_no_warning(name):
+    assert load_recipe(name, strict=True).warnings == ()
 
 
 def test_the_quickstarts_pairs_lie_beside_it():

@@ -261,9 +261,11 @@ class _Training:
         )
         self.result.setdefault("bf16", False)
         on_gpu = self.device != "cpu"
-        self.default("gradient_checkpointing", on_gpu, "memory before speed" if on_gpu else "speed before memory")
+        if "activation_checkpointing" not in self.result:  # the same setting by its newer name
+            self.default("gradient_checkpointing", on_gpu, "memory before speed" if on_gpu else "speed before memory")
         if self.device == "cpu":
-            self.replace("use_cpu", True, "no GPU found" if self.machine.device == "cpu" else "as the recipe says")
+            if not self.result.get("use_cpu"):
+                self.replace("use_cpu", True, "no GPU found")
             self.default("dataloader_pin_memory", False, "nothing to pin for without a GPU")
 
     def _optimizer(self) -> None:
@@ -286,6 +288,8 @@ class _Training:
         )
         self.replace("remove_unused_columns", False, "the columns are this tool's own")
         self.replace("disable_tqdm", True, "orpo draws its own progress")
+        if "ddp_backend" in self.result:  # the library would look for a group of processes
+            self.replace("ddp_backend", None, "one process talks to no other")
 
 
 def _leaves(values: dict[str, Any], whole: dict[str, Why], prefix: str = "") -> list[str]:

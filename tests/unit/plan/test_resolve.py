@@ -122,3 +122,14 @@ def test_paths_beside_the_recipe_come_before_the_current_directory(
         str(elsewhere / "y.jsonl"),
         "hub/name",
     ]
+
+
+def test_a_backend_of_several_processes_is_not_used_by_one_and_said(tmp_path: Path) -> None:
+    made = plan(tmp_path, training={"ddp_backend": "gloo"})
+    assert made.training["ddp_backend"] is None
+    assert made.why["training.ddp_backend"].origin == "decided"
+
+
+def test_activation_checkpointing_is_not_contradicted_by_its_older_name(tmp_path: Path) -> None:
+    made = plan(tmp_path, H100, training={"activation_checkpointing": False})
+    assert "gradient_checkpointing" not in made.training

@@ -14,7 +14,7 @@ from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.convert import Conversion, convert
 from orpo_cli.recipe.convert.draft import Fate, KeyFate
 from orpo_cli.recipe.convert.reading import TOOLS
-from orpo_cli.recipe.explain import dotted
+from orpo_cli.recipe.tree import dotted
 from orpo_cli.report.console import Console
 from orpo_cli.rundir import write_atomically
 

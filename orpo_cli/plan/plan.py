@@ -26,11 +26,11 @@ Device = Literal["cpu", "cuda", "mps"]
 
 
 class Why(BaseModel):
-    """Where a value came from: written in the recipe, set on the command line, the default, or decided here."""
+    """Where a value came from: the recipe, the command line, the environment, a default, or decided here."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    origin: Literal["recipe", "override", "default", "decided"]
+    origin: Literal["recipe", "override", "environment", "default", "decided"]
     reason: str
 
 

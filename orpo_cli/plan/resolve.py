@@ -13,6 +13,12 @@ from orpo_cli.plan.plan import Device, Plan, Why
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.schema import DatasetSection, ModelSection, Source
 
+REASONS = {
+    "recipe": "as the recipe says",
+    "override": "set on the command line",
+    "environment": "as an environment variable says",
+    "default": "default",
+}
 NEEDS_CUDA = ("paged_", "_8bit", "_4bit", "bnb")
 
 
@@ -31,10 +37,7 @@ class _Decisions:
         """Note where a value comes from that nobody has decided otherwise."""
         if path not in self.why:
             origin = self.loaded.origin(path)
-            reason = {"recipe": "as the recipe says", "override": "set on the command line", "default": "default"}[
-                origin
-            ]
-            self.why[path] = Why(origin=origin, reason=reason)
+            self.why[path] = Why(origin=origin, reason=REASONS[origin])
 
 
 def resolve(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None = None) -> Plan:
@@ -118,7 +121,7 @@ def _model(decisions: _Decisions, machine: Machine, facts: ModelFacts | None, de
 def model_at(loaded: LoadedRecipe) -> ModelSection:
     """The model section with a local path made absolute."""
     section = loaded.recipe.model
-    local = _local_path(section.model_name_or_path, loaded.directory)
+    local = _local_path(loaded, "model.model_name_or_path", section.model_name_or_path)
     return section if local is None else section.model_copy(update={"model_name_or_path": str(local)})
 
 
@@ -142,9 +145,9 @@ def _merge_dtype(decisions: _Decisions, model: ModelSection) -> str:
 
 def _dataset(decisions: _Decisions, max_length: int) -> DatasetSection:
     section = decisions.loaded.recipe.dataset
-    changes: dict[str, Any] = {"train": [_source(decisions, source) for source in section.train]}
+    changes: dict[str, Any] = {"train": _sources(decisions, "dataset.train", section.train)}
     if isinstance(section.eval, list):
-        changes["eval"] = [_source(decisions, source) for source in section.eval]
+        changes["eval"] = _sources(decisions, "dataset.eval", section.eval)
     if section.max_prompt_length is None:
         changes["max_prompt_length"] = decisions.decided(
             "dataset.max_prompt_length", max(1, max_length // 2), "half of training.max_length"
@@ -164,18 +167,19 @@ def _dataset(decisions: _Decisions, max_length: int) -> DatasetSection:
     return section.model_copy(update=changes)
 
 
-def _source(decisions: _Decisions, source: Source) -> Source:
-    local = _local_path(source.path, decisions.loaded.directory)
-    return source if local is None else source.model_copy(update={"path": str(local)})
+def _sources(decisions: _Decisions, path: str, sources: list[Source]) -> list[Source]:
+    """The sources with local paths made absolute."""
+    located = []
+    for index, source in enumerate(sources):
+        local = _local_path(decisions.loaded, f"{path}[{index}].path", source.path)
+        located.append(source if local is None else source.model_copy(update={"path": str(local)}))
+    return located
 
 
-def _local_path(name: str, directory: Path) -> Path | None:
-    """A path that exists beside the recipe, else in the current directory; None where neither does."""
-    path = Path(name).expanduser()
-    for candidate in (directory / path, Path.cwd() / path):
-        if candidate.exists():
-            return candidate.resolve()
-    return None
+def _local_path(loaded: LoadedRecipe, path: str, name: str) -> Path | None:
+    """The file or folder that the value ``name`` at ``path`` means; None where there is none."""
+    candidates = (folder / Path(name).expanduser() for folder in loaded.folders(path))
+    return next((candidate.resolve() for candidate in candidates if candidate.exists()), None)
 
 
 class _Training:

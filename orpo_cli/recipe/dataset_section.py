@@ -33,7 +33,7 @@ def _as_list(value: Any) -> Any:
 
 
 def _split_or_sources(value: Any) -> str:
-    if isinstance(value, EvalSplit) or (isinstance(value, dict) and "test_size" in value):
+    if isinstance(value, EvalSplit) or (isinstance(value, dict) and value.get("test_size") is not None):
         return "split"
     return "sources"
 

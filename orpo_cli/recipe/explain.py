@@ -12,8 +12,9 @@ from pydantic_core import ErrorDetails
 
 from orpo_cli.errors import Problem
 from orpo_cli.recipe.former_names import OTHER_NAMES
+from orpo_cli.recipe.places import Places
 from orpo_cli.recipe.schema import Recipe
-from orpo_cli.recipe.yaml_source import Mark, Path
+from orpo_cli.recipe.tree import Path, dotted
 
 KINDS = {
     "string_type": "text",
@@ -28,28 +29,21 @@ KINDS = {
 }
 
 
-def problems_of(error: ValidationError, values: Mapping[str, Any]) -> list[Problem]:
-    """One problem for each place in ``values`` (the recipe as plain values) that pydantic refuses."""
-    places: dict[Path, list[ErrorDetails]] = {}
+def problems_of(error: ValidationError, values: Mapping[str, Any], places: Places | None = None) -> list[Problem]:
+    """One problem for each place in ``values`` (the recipe as plain values) that pydantic refuses.
+
+    ``places`` lets it name the environment variables that values came from.
+    """
+    refused: dict[Path, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
-        places.setdefault(_place(detail["loc"], values), []).append(detail)
-    return [_problem(place, details) for place, details in places.items()]
+        refused.setdefault(_place(detail["loc"], values), []).append(detail)
+    return [_problem(place, details, places) for place, details in refused.items()]
 
 
-def locate(problem_path: Path, marks: Mapping[Path, Mark]) -> Mark | None:
-    """The mark of the value, or of the nearest section around it that was written down."""
-    for length in range(len(problem_path), 0, -1):
-        if mark := marks.get(problem_path[:length]):
-            return mark
-    return None
-
-
-def dotted(path: Path) -> str:
-    """``("dataset", "train", 0, "path")`` as ``dataset.train[0].path``."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
+def refused_for_being_no_text(error: ValidationError, values: Mapping[str, Any]) -> list[Path]:
+    """The places in ``values`` where text is asked for and something else stands."""
+    details = error.errors(include_url=False)
+    return [_place(detail["loc"], values) for detail in details if detail["type"] == "string_type"]
 
 
 def _place(loc: tuple[int | str, ...], values: Any) -> Path:
@@ -74,7 +68,7 @@ def _is_union_member(part: str | int) -> bool:
     return isinstance(part, str) and (part in {"str", "int", "float", "bool", "split", "sources"} or "[" in part)
 
 
-def _problem(place: Path, details: list[ErrorDetails]) -> Problem:
+def _problem(place: Path, details: list[ErrorDetails], places: Places | None) -> Problem:
     detail = details[0]
     kind = detail["type"]
     if kind == "missing":
@@ -84,8 +78,16 @@ def _problem(place: Path, details: list[ErrorDetails]) -> Problem:
         return _unknown_key(place)
     rules = list(dict.fromkeys(_rule(each) for each in details))
     value = detail["input"]
-    message = f"must be {' or '.join(rules)}, but is {_shown(value)}."
+    message = f"must be {' or '.join(rules)}, but {_is(dotted(place), value, places)}."
     return Problem("value", message, dotted(place), remedy=_remedy(value, details))
+
+
+def _is(path: str, value: Any, places: Places | None) -> str:
+    """What the value is and, where it came from the environment, what it was written as; a secret is not shown."""
+    origin = places.origin(path) if places else None
+    if places is None or origin is None or not origin.variables:
+        return f"is {_shown(value)}"
+    return f"`{origin.written}` is not" if places.is_secret(path) else f"`{origin.written}` is {_shown(value)}"
 
 
 def _trim(place: Path, name: Any) -> Path:

@@ -1,22 +1,26 @@
-"""From a file (or standard input) and overrides to a validated recipe. Every problem of a recipe comes at once."""
+"""From files and overrides to a validated recipe. Every problem of a recipe comes at once."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
 from pydantic import ValidationError
 
-from orpo_cli.errors import Problem, RecipeError, UsageError
-from orpo_cli.recipe.explain import dotted, locate, problems_of
+from orpo_cli.errors import Problem, RecipeError
+from orpo_cli.recipe.compose import composed
+from orpo_cli.recipe.environment import expanded, secrets_in
+from orpo_cli.recipe.explain import problems_of, refused_for_being_no_text
+from orpo_cli.recipe.files import STANDARD_INPUT, RecipeFile, read_recipe
+from orpo_cli.recipe.overrides import overridden
+from orpo_cli.recipe.places import Kind, Places
 from orpo_cli.recipe.rules import broken_rules
 from orpo_cli.recipe.schema import Recipe
-from orpo_cli.recipe.shipped import find_shipped
 from orpo_cli.recipe.translation import today
-from orpo_cli.recipe.yaml_source import Document, Mark, Path, parse_value, read_yaml
+from orpo_cli.recipe.tree import COMMAND_LINE, Leaf, Path, dotted, plain
 
 
 @dataclass(frozen=True)
@@ -24,128 +28,97 @@ class LoadedRecipe:
     """A recipe and where it came from."""
 
     recipe: Recipe
-    file: str  # as shown in messages: the path, or <stdin>
-    directory: FilePath  # relative paths in the recipe are looked up here first
-    text: str  # as the user wrote it
+    files: tuple[RecipeFile, ...]  # the recipe's own, then what it extends
     overrides: tuple[str, ...]
-    marks: Mapping[Path, Mark]
-    override_paths: tuple[Path, ...]
+    places: Places
     warnings: tuple[Problem, ...] = ()  # what holds, but is hardly meant
+
+    @property
+    def file(self) -> str:
+        """The recipe's file as shown in messages: the path, or <stdin>."""
+        return self.files[0].shown
+
+    @property
+    def directory(self) -> FilePath:
+        """Where the recipe lies."""
+        return self.files[0].directory
+
+    @property
+    def text(self) -> str:
+        """The recipe as the user wrote it."""
+        return self.files[0].text
 
     @property
     def name(self) -> str:
         """The recipe's name: its own, or the file's."""
-        return self.recipe.name or ("recipe" if self.file == "<stdin>" else FilePath(self.file).stem)
+        return self.recipe.name or ("recipe" if self.file == STANDARD_INPUT else FilePath(self.file).stem)
 
-    def origin(self, path: str) -> str:
-        """Where the value at a dotted path came from: ``override``, ``recipe`` or ``default``."""
-        if any(_covers(dotted(override), path) for override in self.override_paths):
-            return "override"
-        return "recipe" if any(dotted(mark) == path for mark in self.marks) else "default"
+    def origin(self, path: str) -> Kind:
+        """Where the value at a dotted path came from: ``recipe``, ``override``, ``environment`` or ``default``."""
+        return self.places.kind(path)
+
+    def folders(self, path: str) -> tuple[FilePath, FilePath]:
+        """Where a file that the value at a dotted path names is looked up.
+
+        First beside the recipe that says it, then in the current directory; the other way round for an override.
+        """
+        origin = self.places.origin(path)
+        if origin is not None and origin.file == COMMAND_LINE:
+            return FilePath.cwd(), self.directory
+        beside = next((each.directory for each in self.files if origin and each.shown == origin.file), self.directory)
+        return beside, FilePath.cwd()
 
 
 def load_recipe(source: str, overrides: Sequence[str] = (), *, strict: bool = False) -> LoadedRecipe:
-    """Read ``source`` (a path, a shipped recipe's name, or ``-``) and apply ``section.key=value`` overrides.
+    """Read ``source`` (a path, a shipped recipe's name, or ``-``), what it extends, and apply ``section.key=value`` overrides.
 
     With ``strict`` a warning is an error. Raises UsageError where the file cannot be read, RecipeError with every problem
     in it (the warnings too) otherwise.
     """
-    file, directory, text = _read(source)
-    document = read_yaml(text, file)
-    override_paths = tuple(_apply(document.values, override) for override in overrides)
-    document.values, names, notes = today(document.values)
-    override_paths = _renamed(document, override_paths, names)
-    found = list(notes)
-    try:
-        recipe = Recipe.model_validate(document.values)
-        found += broken_rules(recipe)
-    except ValidationError as error:
-        found += problems_of(error, document.values)
-    placed = tuple(sorted((_placed(each, document, override_paths) for each in found), key=_order))
-    if any(strict or each.severity == "error" for each in placed):
+    tree, files = composed(read_recipe(source))
+    for override in overrides:
+        tree = overridden(tree, override)
+    tree = expanded(tree, os.environ)
+    values, moved, notes = today(plain(tree))
+    places = Places(tree, moved, dict(secrets_in(tree, os.environ)))
+    recipe, found = _validated(values, places)
+    order = [COMMAND_LINE, *(file.shown for file in files)]
+    placed = [places.hold(problem) for problem in (*notes, *found)]
+    placed.sort(key=lambda problem: (order.index(str(problem.file)), problem.line or 0, problem.column or 0))
+    if recipe is None or any(strict or problem.severity == "error" for problem in placed):
         raise RecipeError(placed)
-    return LoadedRecipe(recipe, file, directory, text, tuple(overrides), document.marks, override_paths, placed)
+    return LoadedRecipe(recipe, files, tuple(overrides), places, tuple(placed))
 
 
-def _read(source: str) -> tuple[str, FilePath, str]:
-    if source == "-":
-        return "<stdin>", FilePath.cwd(), sys.stdin.read()
-    path = FilePath(source)
-    if not path.exists() and path.suffix not in (".yaml", ".yml"):
-        path = find_shipped(source) or path
+def _validated(values: dict[str, Any], places: Places) -> tuple[Recipe | None, list[Problem]]:
+    """The recipe and what its rules say; None and what the schema says where it does not hold."""
     try:
-        return str(path), path.absolute().parent, path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UsageError(
-            f"{source}: no such recipe file.",
-            remedy="`orpo recipes` lists the shipped ones, `orpo init` writes one to start from.",
-        ) from None
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{source} is not UTF-8 text (byte {error.start}).", remedy="A recipe is a YAML file."
-        ) from None
-    except OSError as error:
-        raise UsageError(f"{source} cannot be read: {error.strerror}.") from None
+        try:
+            recipe = Recipe.model_validate(values)
+        except ValidationError as error:  # a value from the environment looks like a number where text is meant
+            if not _read_as_text(refused_for_being_no_text(error, values), values, places):
+                raise
+            recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        return None, problems_of(error, values, places)
+    return recipe, [problem for problem in broken_rules(recipe) if not _is_kept_secret(problem, places)]
 
 
-def _apply(values: dict[str, Any], override: str) -> Path:
-    """Set one value; returns its path. ``dataset.train.0.path`` reaches into a list."""
-    name, equals, text = override.partition("=")
-    parts = name.strip().split(".")
-    if not equals or not all(parts):
-        raise UsageError(f"--set {override}: must be of the form section.key=value.", remedy="Quote it for the shell.")
-    path: list[str | int] = []
-    here: Any = values
-    for index, part in enumerate(parts):
-        last = index == len(parts) - 1
-        key: str | int = part
-        if isinstance(here, list):
-            if not part.isdigit() or int(part) >= len(here):
-                raise UsageError(f"--set {override}: {dotted(tuple(path))} is a list of {len(here)}; give an index.")
-            key = int(part)
-        elif part not in here or (not last and here[part] is None):
-            here[part] = {}
-        path.append(key)
-        if last:
-            here[key] = parse_value(text.strip())
-        else:
-            here = here[key]
-            if not isinstance(here, dict | list):
-                raise UsageError(f"--set {override}: {dotted(tuple(path))} is a single value, not a section.")
-    return tuple(path)
+def _read_as_text(paths: list[Path], values: dict[str, Any], places: Places) -> bool:
+    """Give the values at ``paths`` that come from the environment as the text that they are there; whether any was."""
+    any_was = False
+    for path in paths:
+        node = places.find(dotted(path))
+        if isinstance(node, Leaf) and node.text is not None:
+            here: Any = values
+            for part in path[:-1]:
+                here = here[part]
+            here[path[-1]] = node.text
+            any_was = True
+    return any_was
 
 
-def _placed(problem: Problem, document: Document, override_paths: Sequence[Path]) -> Problem:
-    """The problem with file, line and column; one that an override caused names the override."""
-    if any(_covers(dotted(path), problem.path) for path in override_paths):
-        return replace(problem, file="--set")
-    path = next((path for path in document.marks if dotted(path) == problem.path), None)
-    around = path or _split(problem.path)
-    mark = locate(around, document.marks) or Mark(1, 1)
-    return replace(problem, file=document.file, line=mark.line, column=mark.column)
-
-
-def _renamed(document: Document, overrides: tuple[Path, ...], names: Mapping[str, str]) -> tuple[Path, ...]:
-    """Give the values that `today` has moved the place where they were written; returns the paths that overrides set."""
-    for now, written in names.items():
-        if any(_covers(dotted(override), written) for override in overrides):
-            overrides += (_split(now),)
-        elif mark := document.marks.get(_split(written)):
-            document.marks[_split(now)] = mark
-    return overrides
-
-
-def _covers(override: str, path: str) -> bool:
-    return path == override or path.startswith((f"{override}.", f"{override}["))
-
-
-def _split(text: str) -> Path:
-    parts: list[str | int] = []
-    for part in text.split("."):
-        name, *indexes = part.replace("]", "").split("[")
-        parts += [name, *(int(index) for index in indexes)]
-    return tuple(parts)
-
-
-def _order(problem: Problem) -> tuple[int, int]:
-    return (problem.line or 0, problem.column or 0)
+def _is_kept_secret(problem: Problem, places: Places) -> bool:
+    """A secret that stands in the environment does not stand in the recipe."""
+    origin = places.origin(problem.path)
+    return problem.code == "secret-in-recipe" and origin is not None and bool(origin.variables)

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-STYLES = {"decided": "cyan", "override": "magenta", "recipe": "", "default": "dim"}
+STYLES = {"decided": "cyan", "override": "magenta", "environment": "magenta", "recipe": "", "default": "dim"}
 
 
 def plan_lines(document: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:

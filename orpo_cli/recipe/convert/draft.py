@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from orpo_cli.recipe.yaml_source import Path
+from orpo_cli.recipe.tree import Path
 
 Fate = Literal["kept", "ignored", "left-out", "unknown", "empty"]
 _SECRET_NAME = re.compile(r"(?:^|hub_|hf_|auth_|access_)token$|api_?key|secret|password|webhook", re.IGNORECASE)

@@ -10,11 +10,12 @@ from pydantic import ValidationError
 from orpo_cli.errors import Problem, RecipeError
 from orpo_cli.recipe.convert.draft import Draft
 from orpo_cli.recipe.convert.training import without_removal
-from orpo_cli.recipe.explain import dotted, problems_of
+from orpo_cli.recipe.explain import problems_of
 from orpo_cli.recipe.rules import broken_rules
 from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.translation import today
-from orpo_cli.recipe.yaml_source import Path, parse_value
+from orpo_cli.recipe.tree import Path, dotted
+from orpo_cli.recipe.yaml_source import parse_value
 
 WORDS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 

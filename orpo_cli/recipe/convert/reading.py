@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.command_line import command_words, flags, is_command
 from orpo_cli.recipe.convert.printed import class_name, is_printed, printed_arguments
-from orpo_cli.recipe.explain import dotted
+from orpo_cli.recipe.tree import dotted, plain, walk
 from orpo_cli.recipe.yaml_source import read_yaml
 
 Tool = Literal["axolotl", "alignment-handbook", "trl", "orpo-config"]
@@ -52,9 +52,9 @@ def read_source(text: str, file: str, wanted: str = "auto") -> Source:
     if is_command(text):
         values, lines, command = _command(text, file)
     else:
-        document = read_yaml(text, file)
-        values = document.values
-        lines, command = {dotted(path): mark.line for path, mark in document.marks.items()}, ""
+        tree = read_yaml(text, file)
+        values = plain(tree)
+        lines, command = {dotted(path): node.origin.line or 1 for path, node in walk(tree)}, ""
     found = _recognised(values)
     if wanted != "auto":
         return Source(next(name for name in get_args(Tool) if name == wanted), values, lines, command=command)

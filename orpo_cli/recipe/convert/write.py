@@ -12,7 +12,7 @@ import yaml
 
 from orpo_cli.recipe.convert.draft import Draft, KeyFate
 from orpo_cli.recipe.schema import Recipe
-from orpo_cli.recipe.yaml_source import Path
+from orpo_cli.recipe.tree import Path
 
 WIDTH = 110
 

@@ -16,7 +16,7 @@ import training_arguments
 from pydantic import BaseModel
 from tables import cell, markdown_table, section_of, table
 
-from orpo_cli.data.formats import FORMATS
+from orpo_cli.data.formats.recognise import FORMATS
 from orpo_cli.data.rules import REASONS, REMEDIES
 from orpo_cli.recipe.schema import EvalSplit, Recipe, Source
 from orpo_cli.recipe.training_fields import TrainingFields

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orpo_cli.data.formats import recognise, rename
+from orpo_cli.data.formats.recognise import recognise, rename
 from orpo_cli.data.pair import Misfit
 from orpo_cli.data.render import renderer
 from orpo_cli.data.sources import draw, opened

@@ -81,7 +81,7 @@ def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
 @cache
 def code_key() -> str:
     """A digest of this room's modules: pairs that an older version prepared are not taken for ours."""
-    modules = sorted(Path(__file__).parent.glob("*.py"))
+    modules = sorted(Path(__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in modules)).hexdigest()
 
 

@@ -73,7 +73,7 @@ def _open(path: Path) -> IO[bytes]:
 def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """JSON Lines, one array of rows, or one object that holds the array under its only list-valued key."""
     with _open(path) as file:
-        if _is_one_document(file):
+        if _is_one_document(file, named_lines=not path.name.lower().removesuffix(".gz").endswith(".json")):
             yield from enumerate(_rows_of_document(path, file.read()), 1)
             return
         for number, line in enumerate(file, 1):
@@ -81,8 +81,11 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, _parse_line(path, number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
 
 
-def _is_one_document(file: IO[bytes]) -> bool:
-    """Whether the file is one JSON value and not one a line; leaves the file at its start."""
+def _is_one_document(file: IO[bytes], *, named_lines: bool) -> bool:
+    """Whether the file is one JSON value and not one a line; leaves the file at its start.
+
+    ``named_lines``: its name says a value a line, so that an object on its only line is a row whatever lists it holds.
+    """
     first, rest = b"", b""
     for line in file:
         if first and line.strip():
@@ -97,7 +100,7 @@ def _is_one_document(file: IO[bytes]) -> bool:
     if rest:
         return False
     return isinstance(value, list) or (
-        isinstance(value, dict) and "chosen" not in value and _inner_rows(value) is not None
+        not named_lines and isinstance(value, dict) and "chosen" not in value and _inner_rows(value) is not None
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -18,7 +19,9 @@ ROLES = {
     "model": "assistant",
     "tool": "tool",
     "observation": "tool",
+    "function_call": "assistant",
 }
+MORE = ("name", "tool_call_id")  # what a tool's message says besides
 
 
 def is_messages(value: Any) -> bool:
@@ -56,12 +59,43 @@ def _message(item: Any, where: str) -> Message:
     role = item.get("role", item.get("from"))
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise Misfit("malformed", f"{where} has the role {role!r}; known: {', '.join(ROLES)}")
-    if item.get("tool_calls"):
-        raise Misfit("malformed", f"{where} calls a tool, which is not supported")
     content = item.get("content", item.get("value"))
+    if role.lower() == "function_call":  # ShareGPT: the call is the text
+        return Message("assistant", "", {"tool_calls": _calls([_json(content, where)], where)})
+    if item.get("tool_calls"):
+        content = content or ""
+        more = {"tool_calls": _calls(item["tool_calls"], where)}
+    else:
+        more = (
+            {name: item[name] for name in MORE if item.get(name) is not None} if ROLES[role.lower()] == "tool" else {}
+        )
     if isinstance(content, list):  # parts, as the OpenAI interface writes them
         content = "".join(_part(part, where) for part in content)
-    return Message(ROLES[role.lower()], read_text(content, f"the content of {where}"))
+    return Message(ROLES[role.lower()], read_text(content, f"the content of {where}"), more or None)
+
+
+def _calls(calls: Any, where: str) -> list[dict[str, Any]]:
+    """Calls to tools as templates expect them: a function with its name, and its arguments as an object."""
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise Misfit("malformed", f"the tool_calls of {where} are {kind(calls)}, not a list of objects")
+    found = []
+    for call in calls:
+        function = call.get("function", call)
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise Misfit("malformed", f"{where} calls a tool without a name")
+        arguments = function.get("arguments", {})
+        if isinstance(arguments, str):
+            arguments = _json(arguments or "{}", where)
+        function = {"name": function["name"], "arguments": arguments}
+        found.append({**({"id": call["id"]} if call.get("id") else {}), "type": "function", "function": function})
+    return found
+
+
+def _json(text: Any, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise Misfit("malformed", f"{where} calls a tool with what is not JSON: {error}") from error
 
 
 def _part(part: Any, where: str) -> str:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from orpo_cli.errors import DataError
 
 
 class Message(NamedTuple):
-    """One turn of a conversation. ``role`` is system, user, assistant or tool."""
+    """One turn of a conversation. ``role`` is system, user, assistant or tool; ``more`` is what calls to tools need."""
 
     role: str
     content: str
+    more: dict[str, Any] | None = None  # tool_calls of an assistant; name and tool_call_id of a tool
+
+    def as_dict(self) -> dict[str, Any]:
+        """As chat templates take it."""
+        return {"role": self.role, "content": self.content, **(self.more or {})}
+
+    @property
+    def tool_calls(self) -> list[dict[str, Any]]:
+        """The calls that an assistant makes, as OpenAI writes them."""
+        return list((self.more or {}).get("tool_calls", ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +37,8 @@ class Pair:
     prompt: tuple[Message, ...] | str
     chosen: tuple[Message, ...] | str
     rejected: tuple[Message, ...] | str
+    scores: tuple[float, float] | None = None  # of chosen and rejected, as the data rates them
+    tools: tuple[dict[str, Any], ...] | None = None  # what the conversation may call
 
     @property
     def prompt_text(self) -> str:
@@ -44,8 +57,15 @@ class Pair:
 
 
 def text_of(value: tuple[Message, ...] | str) -> str:
-    """A text as it is; messages joined by newlines."""
-    return value if isinstance(value, str) else "\n".join(message.content for message in value)
+    """A text as it is; messages, and the calls they make, joined by newlines."""
+    if isinstance(value, str):
+        return value
+    parts = (
+        part
+        for message in value
+        for part in (message.content, *(json.dumps(call, ensure_ascii=False) for call in message.tool_calls))
+    )
+    return "\n".join(part for part in parts if part)
 
 
 class Misfit(DataError):

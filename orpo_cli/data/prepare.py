@@ -8,7 +8,7 @@ nothing, is an error.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from orpo_cli.data.cache import code_key, kept, tokenizer_key
 from orpo_cli.data.files import is_data_file
-from orpo_cli.data.formats import COLUMNS, Format, columns_found, recognise, rename
+from orpo_cli.data.formats.recognise import COLUMNS, SCORE_COLUMNS, columns_found, reached, recognise, rename
+from orpo_cli.data.formats.shape import Format, Gathered
 from orpo_cli.data.pair import Misfit, Pair
 from orpo_cli.data.render import Renderer, Texts, renderer
 from orpo_cli.data.report import DataReport, SourceReport
-from orpo_cli.data.rules import REMEDIES, check
+from orpo_cli.data.rules import REMEDIES, check, check_margin
 from orpo_cli.data.sources import Opened, Row, draw, opened
 from orpo_cli.data.table import PairTable, PairWriter
 from orpo_cli.data.tokenize import Encoder, Fitted, Tokens, encoder, fit
@@ -194,12 +195,19 @@ class _Work:
         _check_columns(source, head, found.location)
         rows = (Row(row.name, rename(row.value, source.columns)) for row in chain(head, drawn.rows))
         values = [rename(row.value, source.columns) for row in head]
-        format_ = recognise(values, source.format, f"{found.location} (looked at from {head[0].name})")
+        format_ = recognise(
+            values,
+            source.format,
+            f"{found.location} (looked at from {head[0].name})",
+            labels=source.labels,
+            seed=self.dataset.shuffle_seed,
+        )
         report.format = format_.name
-        report.unused_columns = [name for name in _names(values) if name not in format_.uses]
+        used = {*format_.uses, *(SCORE_COLUMNS if source.min_score_margin is not None else ())}
+        report.unused_columns = [name for name in _names(values) if name not in used]
         self.note(f"reading {found.location} as {format_.name}")
         with PairWriter(file) as writer:
-            for pairs, tokens in self._tokenized(_batches(self._pairs(rows, format_, report))):
+            for pairs, tokens in self._tokenized(_batches(self._pairs(rows, format_, source, report))):
                 writer.write(self._fitted(pairs, tokens, report))
         report.notes = +report.notes
         if report.dropped["malformed"] == report.rows_read:
@@ -210,18 +218,21 @@ class _Work:
             )
         return report.as_dict()
 
-    def _pairs(self, rows: Iterator[Row], format_: Format, report: SourceReport) -> Iterator[Rendered]:
+    def _pairs(self, rows: Iterator[Row], format_: Format, source: Source, report: SourceReport) -> Iterator[Rendered]:
         """The rows that are pairs, as texts; drops are counted. Rendered in batches: a template costs less for many."""
-        while batch := list(islice(rows, BATCH)):
-            report.rows_read += len(batch)
-            read = self._read(batch, format_, report)
+        rows = _counted(rows, report)
+        gathered: Iterator[Row | Gathered] = format_.gather(rows, report.drop) if format_.gather else rows
+        while batch := list(islice(gathered, BATCH)):
+            read = self._read(batch, format_, source, report)
             for (name, pair), texts in zip(read, self.renderer.render_all([pair for _, pair in read]), strict=True):
                 if isinstance(texts, Misfit):
                     report.drop(name, texts)
                 else:
                     yield name, pair, texts
 
-    def _read(self, rows: list[Row], format_: Format, report: SourceReport) -> list[tuple[str, Pair]]:
+    def _read(
+        self, rows: Sequence[Row | Gathered], format_: Format, source: Source, report: SourceReport
+    ) -> list[tuple[str, Pair]]:
         read = []
         for row in rows:
             try:
@@ -229,9 +240,11 @@ class _Work:
                     raise Misfit("malformed", "the row is not an object with columns")
                 pair = format_.read(row.value, report.notes)
                 check(pair)
+                check_margin(pair, source.min_score_margin)
                 read.append((row.name, pair))
+                report.notes["rows_gathered"] += row.rows if isinstance(row, Gathered) else 0
             except Misfit as why:
-                report.drop(row.name, why)
+                report.drop(row.name, why, row.rows if isinstance(row, Gathered) else 1)
         return read
 
     def _tokenized(self, batches: Iterator[list[Rendered]]) -> Iterator[tuple[list[Rendered], list[Tokens]]]:
@@ -291,6 +304,12 @@ class _Work:
         )
 
 
+def _counted(rows: Iterator[Row], report: SourceReport) -> Iterator[Row]:
+    for row in rows:
+        report.rows_read += 1
+        yield row
+
+
 def _batches(pairs: Iterator[Rendered]) -> Iterator[list[Rendered]]:
     while batch := list(islice(pairs, BATCH)):
         yield batch
@@ -311,7 +330,8 @@ def _check_columns(source: Source, rows: list[Row], where: str) -> None:
             f"{where}: columns: {', '.join(unknown)} is none of our names.", remedy=f"Ours: {', '.join(COLUMNS)}."
         )
     found = _names([row.value for row in rows])
-    missing = [theirs for theirs in source.columns.values() if theirs not in found]
+    values = [row.value for row in rows if isinstance(row.value, dict)]
+    missing = [theirs for theirs in source.columns.values() if not any(reached(value, theirs) for value in values)]
     if missing:
         raise DataError(
             f"{where}: columns: the data has no {' and no '.join(missing)}.",

@@ -12,7 +12,7 @@ the template in its place, and the tokenizer spells it in ordinary tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,7 +29,7 @@ STAND_INS = range(0xF0000, 0xFFFFE)  # characters for private use: no template l
 NO_TEMPLATE = f"Set model.chat_template to {', '.join(BUILT_IN)}, or to the path of a .jinja file."
 
 
-Conversation = list[dict[str, str]]  # messages as templates take them
+Conversation = list[dict[str, Any]]  # messages as templates take them
 
 
 class Texts(NamedTuple):
@@ -84,9 +84,13 @@ class Renderer:
         return Texts(pair.prompt_text, self._ended(pair.chosen_text), self._ended(pair.rejected_text), is_plain=True)
 
     def _conversations(self, pairs: Sequence[Pair]) -> Sequence[Texts | Misfit]:
-        """All at once, since each call of the template costs as much as a few conversations; one by one where one fails."""
+        """All at once, since each call of the template costs as much as a few conversations; one by one where one fails, or
+        has tools of its own.
+        """
         if not pairs:
             return []
+        if len(pairs) > 1 and any(pair.tools for pair in pairs):
+            return [texts for pair in pairs for texts in self._conversations([pair])]
         try:
             return self._together(pairs)
         except _template_errors() as error:
@@ -95,55 +99,66 @@ class Renderer:
             return [texts for pair in pairs for texts in self._conversations([pair])]
 
     def _together(self, pairs: Sequence[Pair]) -> list[Texts | Misfit]:
+        """The texts of pairs that have the same tools."""
+        tools = list(pairs[0].tools) if pairs[0].tools else None
         safe = [self._with_stand_ins(pair) for pair in pairs]
         histories = [history for history, *_ in safe]
-        prompts = self._template(histories, add_generation_prompt=True)
-        chosen = self._answered(histories, [answer for _, answer, _, _ in safe])
-        rejected = self._answered(histories, [answer for _, _, answer, _ in safe])
+        prompts = self._template(histories, tools, add_generation_prompt=True)
+        chosen = self._template([[*history, answer] for history, answer, _, _ in safe], tools)
+        rejected = self._template([[*history, answer] for history, _, answer, _ in safe], tools)
         return [
-            self._texts(history, spelled, *texts)
-            for (history, _, _, spelled), *texts in zip(safe, prompts, chosen, rejected, strict=True)
+            self._texts(pair, history, spelled, *texts)
+            for pair, (history, _, _, spelled), *texts in zip(pairs, safe, prompts, chosen, rejected, strict=True)
         ]
 
-    def _texts(self, history: Conversation, spelled: Mapping[str, str], prompt: str, *wholes: str) -> Texts | Misfit:
+    def _texts(
+        self, pair: Pair, history: Conversation, spelled: Mapping[str, str], prompt: str, *wholes: str
+    ) -> Texts | Misfit:
         shortened = not all(whole.startswith(prompt) for whole in wholes)
         if shortened:  # a thinking template: cut where the answer begins in a finished conversation
-            prompt = self._answered([history], [PROBE])[0].rpartition(PROBE)[0]
+            probe = [*history, {"role": "assistant", "content": PROBE}]
+            prompt = self._template([probe], list(pair.tools) if pair.tools else None)[0].rpartition(PROBE)[0]
         if not all(whole.startswith(prompt) for whole in wholes):
             return Misfit("template_mismatch")
+        for answer, whole in zip((pair.chosen, pair.rejected), wholes, strict=True):
+            unseen = _call_not_shown((*pair.prompt, *answer), whole)
+            if unseen is not None:
+                return Misfit("template_error", f"it does not show the call of {unseen}")
         chosen, rejected = (self._cut(whole[len(prompt) :]) for whole in wholes)
         return Texts(prompt, chosen, rejected, False, shortened, spelled)
 
-    def _with_stand_ins(self, pair: Pair) -> tuple[Conversation, str, str, Mapping[str, str]]:
+    def _with_stand_ins(self, pair: Pair) -> tuple[Conversation, dict[str, Any], dict[str, Any], Mapping[str, str]]:
         """History, chosen and rejected answer with no special token in any message, and what stands for which."""
-        history = [message._asdict() for message in pair.prompt if isinstance(message, Message)]
-        answers = [pair.chosen_text, pair.rejected_text]
-        contents = [message["content"] for message in history] + answers
-        found = dict.fromkeys(token for content in contents for token in self.special.findall(content))
+        history = [message.as_dict() for message in pair.prompt if isinstance(message, Message)]
+        chosen, rejected = (
+            answer[-1].as_dict() if isinstance(answer[-1], Message) else {} for answer in (pair.chosen, pair.rejected)
+        )
+        texts = list(_texts_in([history, chosen, rejected]))
+        found = dict.fromkeys(token for text in texts for token in self.special.findall(text))
         if not found:
-            return history, *answers, MappingProxyType({})  # type: ignore[return-value]
-        free = (chr(code) for code in STAND_INS if not any(chr(code) in content for content in contents))
+            return history, chosen, rejected, MappingProxyType({})
+        free = (chr(code) for code in STAND_INS if not any(chr(code) in text for text in texts))
         stand_ins = dict(zip(found, free, strict=False))
 
-        def safe(content: str) -> str:
-            return self.special.sub(lambda spelled: stand_ins[spelled.group()], content)
+        def safe(value: Any) -> Any:
+            if isinstance(value, str):
+                return self.special.sub(lambda spelled: stand_ins[spelled.group()], value)
+            if isinstance(value, dict):
+                return {key: safe(each) for key, each in value.items()}
+            return [safe(each) for each in value] if isinstance(value, list) else value
 
-        history = [{**message, "content": safe(message["content"])} for message in history]
-        return history, safe(answers[0]), safe(answers[1]), {sign: token for token, sign in stand_ins.items()}
+        return safe(history), safe(chosen), safe(rejected), {sign: token for token, sign in stand_ins.items()}
 
-    def _answered(self, histories: list[Conversation], answers: list[str]) -> list[str]:
-        """The conversations with an answer each, as the template shows them when they are finished."""
-        return self._template(
-            [
-                [*history, {"role": "assistant", "content": answer}]
-                for history, answer in zip(histories, answers, strict=True)
-            ]
-        )
-
-    def _template(self, conversations: list[Conversation], *, add_generation_prompt: bool = False) -> list[str]:
+    def _template(
+        self,
+        conversations: list[Conversation],
+        tools: list[dict[str, Any]] | None,
+        *,
+        add_generation_prompt: bool = False,
+    ) -> list[str]:
         return list(
             self.tokenizer.apply_chat_template(
-                conversations, tokenize=False, add_generation_prompt=add_generation_prompt
+                conversations, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
             )
         )
 
@@ -173,6 +188,22 @@ def renderer(tokenizer: PreTrainedTokenizerBase) -> Renderer:
         raise UsageError("the tokenizer has no EOS token, and no template ends an answer with one.", remedy=NO_TEMPLATE)
     special = sorted({*_special_tokens(tokenizer), *end_tokens}, key=len, reverse=True)
     return Renderer(tokenizer, problem, suffix, end_token, end_tokens, re.compile("|".join(map(re.escape, special))))
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts_in(each)
+
+
+def _call_not_shown(messages: Sequence[Message | str], text: str) -> str | None:
+    """The name of the first tool that the messages call and the text does not name: the template has no place for calls."""
+    names = (
+        call["function"]["name"] for message in messages if isinstance(message, Message) for call in message.tool_calls
+    )
+    return next((name for name in names if name not in text), None)
 
 
 def _template_errors() -> tuple[type[Exception], ...]:

@@ -19,6 +19,7 @@ EXAMPLES = 3  # rows named for each reason
 
 NOTES = {
     "prompt_stored_twice": "hold the prompt in the answers too; it is trained once",
+    "rows_gathered": "were gathered with others into one pair",
     "prompt_column_unused": "have their prompt within the answers; the prompt column says something else and is not used",
     "special_token_spelled": "spell a special token in a message; it is read as ordinary text",
     "generation_prompt_shortened": "end the prompt before what the template adds only for generation",
@@ -45,9 +46,9 @@ class SourceReport:
     notes: Counter[str] = field(default_factory=Counter)
     unused_columns: list[str] = field(default_factory=list)
 
-    def drop(self, row: str, why: Misfit) -> None:
-        """Count a row that is not trained on, and name it if it is among the first of its reason."""
-        self.dropped[why.reason] += 1
+    def drop(self, row: str, why: Misfit, rows: int = 1) -> None:
+        """Count a row (or ``rows`` that were gathered into one) that is not trained on, and name the first of each reason."""
+        self.dropped[why.reason] += rows
         examples = self.examples.setdefault(why.reason, [])
         if len(examples) < EXAMPLES:
             examples.append(f"{row} ({_short(why.detail)})" if why.detail else row)

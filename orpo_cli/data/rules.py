@@ -12,6 +12,10 @@ from orpo_cli.data.pair import Misfit, Pair
 
 REASONS = {
     "malformed": "the row does not fit the format",
+    "tie": "the data calls neither answer better",
+    "unpaired": "no row holds another answer to the same prompt",
+    "no_score": "the row has no scores, and min_score_margin asks for them",
+    "score_margin": "the scores of the two answers are closer than min_score_margin",
     "histories_differ": "the conversations before the two answers are not the same",
     "empty_prompt": "the prompt, or its last turn, holds no text",
     "empty_chosen": "the chosen answer holds no text",
@@ -28,6 +32,8 @@ REASONS = {
 
 REMEDIES = {
     "malformed": "Name the format with `format:` or the columns with `columns:`.",
+    "unpaired": "Give a good and a bad answer to each prompt.",
+    "no_score": "Map the columns with `columns: {score_chosen: …, score_rejected: …}`, or leave min_score_margin out.",
     "histories_differ": "Keep rows whose two conversations differ in the last answer only.",
     "template_error": "Choose another template with model.chat_template, or change the roles in the data.",
     "template_mismatch": "Choose another template with model.chat_template.",
@@ -60,6 +66,16 @@ def identical(pair: Pair) -> bool:
 
 
 PAIR_RULES: tuple[Callable[[Pair], bool], ...] = (empty_prompt, empty_chosen, empty_rejected, identical)
+
+
+def check_margin(pair: Pair, least: float | None) -> None:
+    """Raise Misfit where the chosen answer is not rated better than the rejected one by ``least``; None asks nothing."""
+    if least is None:
+        return
+    if pair.scores is None:
+        raise Misfit("no_score")
+    if pair.scores[0] - pair.scores[1] < least:
+        raise Misfit("score_margin", f"{pair.scores[0]:g} and {pair.scores[1]:g}")
 
 
 def check(pair: Pair) -> None:

@@ -157,5 +157,5 @@ def _digest(ids: Fitted) -> bytes:
 
 
 def _prompt_json(pair: Pair) -> str:
-    messages = pair.prompt if isinstance(pair.prompt, str) else [message._asdict() for message in pair.prompt]
+    messages = pair.prompt if isinstance(pair.prompt, str) else [message.as_dict() for message in pair.prompt]
     return json.dumps(messages, ensure_ascii=False)

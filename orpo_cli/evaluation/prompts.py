@@ -56,7 +56,7 @@ class PromptMaker:
         """The prompt that asks for the next answer. Raises UsageError where the template cannot show ``messages``."""
         answers = tuple((Message("assistant", text),) for text in "ab")
         pair = Pair(tuple(messages), answers[0], answers[1])
-        return Prompt(messages[-1].content, self._encode(pair), [message._asdict() for message in messages])
+        return Prompt(messages[-1].content, self._encode(pair), [message.as_dict() for message in messages])
 
     def _encode(self, pair: Pair) -> list[int]:
         try:

@@ -17,7 +17,15 @@ class Source(Section):
     revision: str | None = Field(None, description="Branch, tag or commit of a hub dataset.")
     split: str = Field("train", min_length=1, description="Split, slices allowed: train[:1000].")
     format: str = Field("auto", description="`auto` to recognise the format from the rows, or a format's name.")
-    columns: dict[str, str] = Field({}, description="Our name: the column's name in the data, where they differ.")
+    columns: dict[str, str] = Field(
+        {}, description="Our name: the column's name in the data, or a field within one: answers.0.text."
+    )
+    labels: dict[str, Literal["first", "second", "tie"]] = Field(
+        {}, description="What the labels of judged pairs mean, where they do not say it themselves: {A>B: first}."
+    )
+    min_score_margin: float | None = Field(
+        None, gt=0, description="Leave out pairs whose scores are closer than this, or that have none."
+    )
     weight: float = Field(1.0, gt=0, description="Share of this source in a mix of several.")
     max_samples: int | None = Field(None, ge=1, description="Use at most this many pairs, drawn with shuffle_seed.")
 

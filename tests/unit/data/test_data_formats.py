@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orpo_cli.data.formats import FORMATS, recognise, rename
+from orpo_cli.data.formats.recognise import FORMATS, recognise, rename
 from orpo_cli.data.pair import Message, Misfit, Pair
 from orpo_cli.data.rules import REASONS, REMEDIES, check
 from orpo_cli.errors import DataError
@@ -180,7 +180,7 @@ def test_hh_transcripts_with_other_histories_or_ends_are_dropped() -> None:
         ({"prompt": 7, "chosen": "a", "rejected": "b"}, "malformed"),
         ({"prompt": [USER], "chosen": [GOOD], "rejected": [{"role": "wizard", "content": "x"}]}, "malformed"),
         ({"prompt": [USER], "chosen": [GOOD], "rejected": [{"role": "assistant", "content": None}]}, "malformed"),
-        ({"prompt": [USER], "chosen": [GOOD], "rejected": [{**BAD, "tool_calls": [{"name": "f"}]}]}, "malformed"),
+        ({"prompt": [USER], "chosen": [GOOD], "rejected": [{**BAD, "tool_calls": [{"id": "f"}]}]}, "malformed"),
         (
             {"prompt": [USER], "chosen": [GOOD], "rejected": [{"role": "assistant", "content": [{"type": "image"}]}]},
             "malformed",
@@ -213,7 +213,7 @@ def test_a_named_format_is_used_and_an_unknown_name_lists_the_known() -> None:
     row = CONVERSATIONAL["hh"]
     assert read(row, wanted="preference").prompt == "\n\nHuman: Why is the sky blue?\n\nAssistant:"
     with pytest.raises(DataError) as caught:
-        recognise([row], "alpaca")
+        recognise([row], "wizard")
     assert all(format_.name in str(caught.value.remedy) for format_ in FORMATS)
 
 

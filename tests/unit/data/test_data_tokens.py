@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from trl.data_utils import apply_chat_template
 from trl.experimental.orpo import ORPOTrainer
 
-from orpo_cli.data.formats import recognise
+from orpo_cli.data.formats.recognise import recognise
 from orpo_cli.data.pair import Message, Misfit, Pair
 from orpo_cli.data.prepare import prepare
 from orpo_cli.data.render import Renderer, Texts, renderer

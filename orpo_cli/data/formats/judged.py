@@ -1,0 +1,140 @@
+"""A prompt, two answers, and a judgement that says which is better, or a tie."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+from orpo_cli.data.formats.shape import Format, Row, answer, number
+from orpo_cli.data.messages import conversation, is_messages, read_messages
+from orpo_cli.data.pair import Misfit, Pair
+from orpo_cli.errors import DataError
+
+Verdict = Literal["first", "second", "tie"]
+
+ANSWERS = (
+    ("response_1", "response_2"), ("response_0", "response_1"), ("response1", "response2"), ("response_a", "response_b"),
+    ("answer_1", "answer_2"), ("answer_0", "answer_1"), ("answer_a", "answer_b"), ("output_1", "output_2"),
+    ("completion_a", "completion_b"), ("conversation_a", "conversation_b"), ("human_ref_A", "human_ref_B"),
+    ("response_j", "response_k"),
+)  # fmt: skip
+PROMPTS = ("prompt", "question", "instruction", "context", "history", "input")
+LABELS = ("label", "labels", "winner", "preference", "choice", "better_response_id", "overall_preference", "preferred")
+SIGNED = ("overall_preference", "preference_strength")  # below 0: the first is better; above: the second
+TIES = {"tie", "tie (bothbad)", "both", "equal", "same", "draw", "neither", "none", "bothbad"}
+BETTER_FIRST = ("response_j", "response_k")  # Stack Exchange paired: j is the better one of each row
+SHP = ("human_ref_A", "human_ref_B")  # labels: 1 says that A is better, 0 that B is
+
+
+def looks_like(row: Row) -> bool:
+    """Two answers under names that belong together, and a label."""
+    names = _answers_in(row)
+    if names is None or "chosen" in row or "rejected" in row:
+        return False
+    return names == BETTER_FIRST or _label_in(row) is not None
+
+
+def read(row: Row, notes: Counter[str], *, labels: Mapping[str, Verdict]) -> Pair:
+    """A judged pair. Raises Misfit for a tie, or where the label says nothing."""
+    names = _answers_in(row)
+    if names is None:
+        raise Misfit("malformed", "no two answers under names that belong together, such as response_1 and response_2")
+    said = verdict(row, names, labels)
+    if said is None:
+        label = _label_in(row)
+        raise Misfit("malformed", f"{label or 'the label'} says {row.get(label) if label else None!r}")
+    if said == "tie":
+        raise Misfit("tie")
+    first, second = (answer(row[name], name) for name in names)
+    better, worse = (first, second) if said == "first" else (second, first)
+    prompt = next((name for name in PROMPTS if row.get(name) is not None), None)
+    whole = len(first) > 1 or len(second) > 1  # whole conversations, which hold the prompt
+    history = () if prompt is None or whole else read_messages(row[prompt], prompt, "user")
+    return conversation(history, better, worse, notes)
+
+
+def verdict(row: Row, names: tuple[str, str], labels: Mapping[str, Verdict]) -> Verdict | None:
+    """What the row's label says of the answers called ``names``; None where that is not certain."""
+    column = _label_in(row)
+    if column is None:
+        return "first" if names == BETTER_FIRST else None
+    value = row.get(column)
+    if str(value) in labels:
+        return labels[str(value)]
+    amount = number(value)
+    if amount is not None:
+        return _by_number(amount, column, names)
+    if not isinstance(value, str):
+        return None
+    said = value.strip().lower()
+    if said in TIES:
+        return "tie"
+    for name, which in zip(names, ("first", "second"), strict=True):
+        if said in {
+            name.lower(),
+            which,
+            *(f"{word}{_suffix(name)}" for word in ("", "model_", "response_", "answer_", "assistant_")),
+        }:
+            return which  # type: ignore[return-value]
+    return None
+
+
+def as_these_rows_use_it(format_: Format, rows: Sequence[Any], labels: Mapping[str, Verdict], where: str) -> Format:
+    """``format_`` with the meaning of its labels. Raises DataError where some label could mean two things."""
+    seen = [(row, names) for row in rows if isinstance(row, dict) and (names := _answers_in(row)) is not None]
+    unclear = {
+        str(row.get(column)): (column, names)
+        for row, names in seen
+        if (column := _label_in(row)) is not None and verdict(row, names, labels) is None
+    }
+    if unclear:
+        values = sorted(unclear)
+        column, names = unclear[values[0]]
+        raise DataError(
+            f"{where}: {column} says {', '.join(values[:5])}, which does not tell which of {names[0]} and {names[1]} is better.",
+            remedy=f"Say what it means: labels: {{{', '.join(f'{value!r}: first' for value in values[:1])}, …}} "
+            "with first, second or tie.",
+        )
+    return replace(format_, read=partial(read, labels=labels))
+
+
+def _by_number(value: float, column: str, names: tuple[str, str]) -> Verdict | None:
+    if column in SIGNED:
+        return "first" if value < 0 else "second" if value > 0 else "tie"
+    if names == SHP:
+        return {1.0: "first", 0.0: "second"}.get(value)  # type: ignore[return-value]
+    ends = [_suffix(name) for name in names]
+    if not all(end.isdigit() for end in ends):
+        return None
+    if value == float(ends[0]):
+        return "first"
+    return "second" if value == float(ends[1]) else None
+
+
+def _suffix(name: str) -> str:
+    found = re.search(r"(?:_([a-z])|(\d))$", name.lower())
+    return (found[1] or found[2]) if found else ""
+
+
+def _answers_in(row: Row) -> tuple[str, str] | None:
+    def given(value: Any) -> bool:
+        return isinstance(value, str) or is_messages(value)
+
+    return next((names for names in ANSWERS if all(given(row.get(name)) for name in names)), None)
+
+
+def _label_in(row: Row) -> str | None:
+    return next((name for name in (*LABELS, *SIGNED) if name in row), None)
+
+
+JUDGED = Format(
+    "judged",
+    "a prompt, two answers (response_1 and response_2, response_a and response_b, …) and a label, winner or preference",
+    (*PROMPTS, *dict.fromkeys(name for names in ANSWERS for name in names), *dict.fromkeys((*LABELS, *SIGNED))),
+    looks_like,
+    partial(read, labels={}),
+)

@@ -1,0 +1,122 @@
+"""Several answers with scores: the best against one of the rest, drawn with a seed as the paper's pairs were."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from orpo_cli.data.formats.shape import Drop, Format, Gathered, NamedRow, Row, number, question
+from orpo_cli.data.messages import conversation, kind, read_text
+from orpo_cli.data.pair import Message, Misfit, Pair
+
+HELPSTEER_SCORES = ("helpfulness", "correctness", "coherence")
+
+
+class Scored(NamedTuple):
+    """An answer and its score."""
+
+    text: str
+    score: float
+
+
+def pair_of(prompt: str, answers: list[Scored], seed: int, notes: Counter[str]) -> Pair:
+    """The best answer and one that is worse, drawn with ``seed`` and the prompt. Raises Misfit where none is worse."""
+    if len(answers) < 2:
+        raise Misfit("malformed", f"{len(answers)} scored answers, and a pair needs two")
+    best = max(answers, key=lambda each: each.score)
+    worse = [each for each in answers if each.score < best.score]
+    if not worse:
+        raise Misfit("tie", f"all scores are {best.score:g}")
+    rejected = random.Random(f"{seed}:{prompt}").choice(worse)
+    texts = ((Message("assistant", best.text),), (Message("assistant", rejected.text),))
+    pair = conversation(question(prompt, "the prompt"), *texts, notes)
+    return Pair(pair.prompt, pair.chosen, pair.rejected, (best.score, rejected.score))
+
+
+def _scored(items: Any, column: str, text: str, score: str) -> list[Scored]:
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise Misfit("malformed", f"{column} is {kind(items)}, not a list of answers")
+    found = [(read_text(item.get(text), f"{column}[].{text}"), number(item.get(score))) for item in items]
+    return [Scored(answer, value) for answer, value in found if value is not None]
+
+
+def _has_scored(row: Row, column: str, text: str, score: str) -> bool:
+    items = row.get(column)
+    return isinstance(items, list) and bool(items) and isinstance(items[0], dict) and {text, score} <= items[0].keys()
+
+
+def read_ultrafeedback(row: Row, notes: Counter[str], *, seed: int = 42) -> Pair:
+    """UltraFeedback as it was published: ``completions`` with ``overall_score``."""
+    answers = _scored(row.get("completions"), "completions", "response", "overall_score")
+    return pair_of(read_text(row.get("instruction"), "instruction"), answers, seed, notes)
+
+
+def read_stackexchange(row: Row, notes: Counter[str], *, seed: int = 42) -> Pair:
+    """Stack Exchange: a ``question`` and ``answers`` with ``pm_score``."""
+    answers = _scored(row.get("answers"), "answers", "text", "pm_score")
+    return pair_of(read_text(row.get("question"), "question"), answers, seed, notes)
+
+
+def read_helpsteer(row: Row, notes: Counter[str], *, seed: int = 42) -> Pair:
+    """HelpSteer, gathered: answers by helpfulness, correctness and coherence where the ones before are equal."""
+    answers = _scored(row.get("answers"), "answers", "response", "score")
+    return pair_of(read_text(row.get("prompt"), "prompt"), answers, seed, notes)
+
+
+def gather_helpsteer(rows: Iterator[NamedRow], drop: Drop) -> Iterator[Gathered]:
+    """One row for the neighbours that answer the same prompt."""
+    group: list[NamedRow] = []
+    for row in rows:
+        if not isinstance(row.value, dict):
+            drop(row.name, Misfit("malformed", "the row is not an object with columns"))
+            continue
+        if group and row.value.get("prompt") != group[0].value.get("prompt"):
+            yield from _gathered(group, drop)
+            group = []
+        group.append(row)
+    yield from _gathered(group, drop)
+
+
+def _gathered(group: list[NamedRow], drop: Drop) -> Iterator[Gathered]:
+    if len(group) == 1:
+        drop(group[0].name, Misfit("unpaired"))
+    elif group:
+        answers = [{"response": row.value.get("response"), "score": _helpfulness(row.value)} for row in group]
+        name = f"{group[0].name}+{len(group) - 1}"
+        yield Gathered(name, {"prompt": group[0].value.get("prompt"), "answers": answers}, rows=len(group))
+
+
+def _helpfulness(row: Row) -> float | None:
+    """Scores of 0 to 4: helpfulness first, the others as fractions of it."""
+    values = [number(row.get(name)) for name in HELPSTEER_SCORES]
+    if values[0] is None:
+        return None
+    return float(sum((value or 0) / 100**place for place, value in enumerate(values)))
+
+
+ULTRAFEEDBACK = Format(
+    "ultrafeedback",
+    "instruction and completions with overall_score, the best against a seeded choice of the rest (UltraFeedback raw)",
+    ("instruction", "completions"),
+    lambda row: (
+        isinstance(row.get("instruction"), str) and _has_scored(row, "completions", "response", "overall_score")
+    ),
+    read_ultrafeedback,
+)
+STACKEXCHANGE = Format(
+    "stackexchange",
+    "question and answers with pm_score, the best against a seeded choice of the rest (Stack Exchange preferences)",
+    ("question", "answers"),
+    lambda row: isinstance(row.get("question"), str) and _has_scored(row, "answers", "text", "pm_score"),
+    read_stackexchange,
+)
+HELPSTEER = Format(
+    "helpsteer",
+    "prompt, response and scores, a row an answer; neighbours with the same prompt make a pair (HelpSteer, HelpSteer2)",
+    ("prompt", "response", *HELPSTEER_SCORES),
+    lambda row: all(isinstance(row.get(key), str) for key in ("prompt", "response")) and "helpfulness" in row,
+    read_helpsteer,
+    gather_helpsteer,
+)

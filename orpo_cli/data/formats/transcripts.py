@@ -1,0 +1,51 @@
+"""Anthropic's HH-RLHF: two whole transcripts."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from orpo_cli.data.formats.preference import answers_repeat
+from orpo_cli.data.formats.shape import Format, Row, both_answers
+from orpo_cli.data.messages import conversation, read_text
+from orpo_cli.data.pair import Message, Misfit, Pair
+
+TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+def looks_like(row: Row) -> bool:
+    """Texts with turns of both speakers under chosen and rejected."""
+    texts = (row.get("chosen"), row.get("rejected"))
+    if not all(isinstance(text, str) for text in texts):
+        return False
+    prompt = row.get("prompt") if isinstance(row.get("prompt"), str) else ""
+    return all({"Human", "Assistant"} <= set(TURN.findall(f"{prompt}{text}")) for text in texts)
+
+
+def read(row: Row, notes: Counter[str]) -> Pair:
+    """A row of transcripts marked Human: and Assistant:, or of their beginning under ``prompt``."""
+    chosen, rejected = (
+        read_text(text, key) for text, key in zip(both_answers(row), ("chosen", "rejected"), strict=True)
+    )
+    prompt = read_text(row.get("prompt") or "", "prompt")
+    if answers_repeat(prompt, chosen, rejected):
+        notes["prompt_stored_twice"] += 1
+        prompt = ""
+    return conversation((), _turns(prompt + chosen, "chosen"), _turns(prompt + rejected, "rejected"), notes)
+
+
+def _turns(transcript: str, column: str) -> tuple[Message, ...]:
+    before, *parts = TURN.split(transcript)
+    if before.strip() or not parts:
+        raise Misfit("malformed", f"{column} does not begin with a Human: or Assistant: turn")
+    return tuple(Message(ROLES[role], text.strip()) for role, text in zip(parts[::2], parts[1::2], strict=True))
+
+
+HH = Format(
+    "hh",
+    "transcripts with Human: and Assistant: turns under chosen and rejected",
+    ("prompt", "chosen", "rejected"),
+    looks_like,
+    read,
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ class Fate:
     reason: str  # a sentence, or two
     remedy: str | None = None  # what to do where it is refused
     idle: tuple[Any, ...] = ()
+    idle_text: str | None = None  # a pattern of texts that are idle
     to: str | None = None
     convert: Callable[[Any], Any] | None = None
     unset: tuple[Any, ...] = ()
@@ -29,6 +31,8 @@ class Fate:
 
     def asks_for_nothing(self, value: Any) -> bool:
         """Whether ``value`` is null or idle. ``0`` and ``false`` are not the same."""
+        if isinstance(value, str) and self.idle_text and re.fullmatch(self.idle_text, value):
+            return True
         return value is None or any(same(value, each) for each in self.idle)
 
 

@@ -106,6 +106,7 @@ FORMER = {
     "logging_dir": Fate(
         "The place of TensorBoard's files is an environment variable today.",
         "Remove it and set TENSORBOARD_LOGGING_DIR.",
+        idle_text=r"(.*/)?runs/[A-Z][a-z]{2}\d\d_\d\d-\d\d-\d\d_.+",  # where nobody had set it
     ),
     "max_prompt_length": Fate("It is a setting of the data here.", to="dataset.max_prompt_length"),
     "mp_parameters": Fate("SageMaker's model parallelism is no longer in transformers.", "Remove it.", idle=("",)),

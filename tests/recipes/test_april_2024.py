@@ -1,0 +1,82 @@
+"""An ORPOConfig as trl 0.8 and transformers 4.40 printed it in April 2024: none of its 133 arguments is lost."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orpo_cli.recipe.decided_elsewhere import DECIDED_ELSEWHERE
+from orpo_cli.recipe.former_names import FORMER
+from orpo_cli.recipe.load import load_recipe
+from orpo_cli.recipe.training_fields import TrainingFields
+from orpo_cli.recipe.translation import translated
+
+PRINTED = Path(__file__).parent / "april_2024.txt"
+# What it printed where nobody had set anything.
+UNTOUCHED = {
+    "do_eval": False, "eval_steps": None, "evaluation_strategy": "no", "gradient_accumulation_steps": 1, "learning_rate": 5e-05,
+    "logging_steps": 500, "max_length": None, "max_prompt_length": None, "num_train_epochs": 3.0, "optim": "adamw_torch",
+    "per_device_eval_batch_size": 8, "per_device_train_batch_size": 8, "report_to": ["tensorboard"], "warmup_steps": 0,
+}  # fmt: skip
+
+
+def printed() -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, text in re.findall(r"^(\w+)=(.*),$", PRINTED.read_text(), re.MULTILINE):
+        try:
+            values[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[name] = text
+    return values
+
+
+def test_each_of_the_133_arguments_is_known_and_34_are_former_ones() -> None:
+    names = set(printed())
+    assert len(names) == 133
+    assert names <= {*TrainingFields.model_fields, *FORMER, *DECIDED_ELSEWHERE}
+    assert len(names & set(FORMER)) == len(FORMER) == 34
+    assert not set(FORMER) & {*TrainingFields.model_fields, *DECIDED_ELSEWHERE}
+
+
+@pytest.mark.parametrize("changes", [{}, UNTOUCHED], ids=["as a notebook had it", "untouched"])
+def test_each_stays_or_moves_or_has_a_word_said_about_it(changes: dict[str, Any]) -> None:
+    before = {**printed(), **changes}
+    translation = translated(before)
+    assert [problem.text() for problem in translation.problems if problem.severity == "error"] == []
+    said = {problem.path.removeprefix("training.") for problem in translation.problems}
+    stays = {name for name in before if name in translation.training and translation.training[name] == before[name]}
+    assert stays | said == set(before)
+    assert not stays & said
+    assert said == set(before) & {*FORMER, *DECIDED_ELSEWHERE}
+
+
+@pytest.mark.parametrize("changes", [{}, UNTOUCHED], ids=["as a notebook had it", "untouched"])
+def test_it_holds_as_a_recipes_training_section(changes: dict[str, Any], tmp_path: Path) -> None:
+    dataset = {"train": {"path": "x"}, "eval": {"test_size": 0.1}}
+    training = {**printed(), **changes}
+    recipe = {"model": {"model_name_or_path": "a/b"}, "dataset": dataset, "training": training}
+    (tmp_path / "r.yaml").write_text(json.dumps(recipe))
+    loaded = load_recipe(str(tmp_path / "r.yaml")).recipe
+    assert loaded.output_dir == "./results/"
+    assert loaded.dataset.max_prompt_length == training["max_prompt_length"]
+    assert loaded.training.eval_strategy == training["evaluation_strategy"]
+    assert loaded.training.learning_rate == training["learning_rate"]
+    assert loaded.hub.private is True
+
+
+def test_it_is_converted_to_a_recipe_that_validates_and_plans(
+    tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert orpo_here("convert", PRINTED, "-o", "r.yaml").returncode == 0
+    assert orpo_here("validate", "r.yaml").returncode == 0
+    planned = orpo_here("plan", "r.yaml", "--json")
+    assert planned.returncode == 0
+    training = json.loads(planned.stdout)["training"]
+    assert (training["learning_rate"]["value"], training["warmup_steps"]["value"]) == (8e-06, 10)

@@ -10,8 +10,10 @@ from orpo_cli.machine import Machine
 from orpo_cli.plan.defaults import for_size
 from orpo_cli.plan.facts import ModelFacts
 from orpo_cli.plan.plan import Device, Plan, Why
+from orpo_cli.recipe import strategies
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.schema import DatasetSection, ModelSection, Source
+from orpo_cli.recipe.strategies import WITHOUT_WARMUP
 
 REASONS = {
     "recipe": "as the recipe says",
@@ -225,25 +227,37 @@ class _Training:
     def _schedule(self) -> None:
         self.default("per_device_train_batch_size", 4, "with accumulation, 32 pairs a step")
         batch = self.result["per_device_train_batch_size"]
+        if self.result.get("optim", "").endswith("_layerwise"):
+            self.default("gradient_accumulation_steps", 1, "a layer-wise optimizer steps in every backward pass")
         self.default(
             "gradient_accumulation_steps", max(1, 32 // batch), f"{max(1, 32 // batch)} × {batch}: 32 pairs a step"
         )
-        if "max_steps" not in self.result:
+        steps = self.result.get("max_steps", -1)
+        if steps > 0 and "num_train_epochs" in self.result:
+            reason = f"as the recipe says, but max_steps = {steps} ends the run"
+            self.replace("num_train_epochs", self.result["num_train_epochs"], reason)
+        elif steps <= 0:
             epochs = 3.0 if self.recipe.lora is None else 2.0
             self.default("num_train_epochs", epochs, "full weights" if self.recipe.lora is None else "LoRA")
         self.default("lr_scheduler_type", "cosine", "as in the paper")
-        self.default("warmup_steps", 0.1, "a tenth of all steps")
+        if self.result["lr_scheduler_type"] not in WITHOUT_WARMUP:
+            self.default("warmup_steps", 0.1, "a tenth of all steps")
         self.default("logging_steps", 1, "every step is worth a line")
         self.default("seed", 42, "default")
         self.default("report_to", "none", "nothing is sent anywhere unless asked for")
 
     def _evaluation(self) -> None:
-        asked = {"eval_strategy", "save_strategy", "load_best_model_at_end"} & self.result.keys()
+        timing = {f"{kind}_{what}" for kind in ("eval", "save") for what in ("strategy", "steps")}
+        asked = (timing | {"load_best_model_at_end"}) & self.result.keys()
         has_eval = self.recipe.dataset.eval is not None
-        self.default("save_strategy", "epoch", "a checkpoint an epoch")
-        self.default(
-            "eval_strategy", "epoch" if has_eval else "no", "held-out pairs" if has_eval else "no held-out pairs"
-        )
+        self.default("save_strategy", *strategies.save_strategy(self.recipe))
+        self.default("eval_strategy", *strategies.eval_strategy(self.recipe))
+        if self.result["eval_strategy"] == "steps":
+            self.default("eval_steps", *strategies.eval_steps(self.recipe))
+        if self.result["save_strategy"] == "steps":
+            self.default("save_steps", *strategies.save_steps(self.recipe))
+        if self.result["save_strategy"] == "best":
+            self.default("metric_for_best_model", "loss", "the checkpoint with the lowest eval loss is kept")
         if has_eval and not asked:
             self.default(
                 "load_best_model_at_end", True, "the checkpoint with the lowest eval loss is kept, as in the paper"

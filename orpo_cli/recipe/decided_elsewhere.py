@@ -66,9 +66,9 @@ DECIDED_ELSEWHERE = {
     ),
     "enable_jit_checkpoint": Fate("A checkpoint is saved on Ctrl-C and SIGTERM anyway.", "Remove it.", idle=(False,)),
     "local_rank": Fate("The launcher sets it.", ignored=True),
-    "deepspeed": Fate(_ONE_PROCESS, "Remove it."),
-    "fsdp": Fate(_ONE_PROCESS, "Remove it.", idle=("", [], False)),
-    "fsdp_config": Fate(_ONE_PROCESS, "Remove it.", idle=({}, _FSDP_IDLE)),
+    "deepspeed": Fate(_ONE_PROCESS, "Remove it.", kept=True),
+    "fsdp": Fate(_ONE_PROCESS, "Remove it.", idle=("", [], False), kept=True),
+    "fsdp_config": Fate(_ONE_PROCESS, "Remove it.", idle=({}, _FSDP_IDLE), kept=True),
     "parallelism_config": Fate(_ONE_PROCESS, "Remove it.", idle=({},)),
     # the hub
     "push_to_hub": Fate(_HUB, _PUSH, idle=(False,)),

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from orpo_cli.errors import Problem
 from orpo_cli.recipe.former_names import OTHER_NAMES
 from orpo_cli.recipe.places import Places
+from orpo_cli.recipe.rules.secrets import kind_of_secret
 from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.tree import Path, dotted
 
@@ -118,6 +119,8 @@ def _shown(value: Any) -> str:
         return "empty"
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
+    if isinstance(value, str) and kind_of_secret(value):
+        return "a text that is not repeated here, because it looks like a secret"
     text = repr(value) if isinstance(value, str) else str(value)
     kind = "the text " if isinstance(value, str) else ""
     return kind + (text if len(text) <= 60 else text[:57] + "…")

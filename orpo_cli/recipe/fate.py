@@ -28,6 +28,7 @@ class Fate:
     unset: tuple[Any, ...] = ()
     ignored: bool = False
     secret: bool = False  # its value is never shown
+    kept: bool = False  # where it is refused, the rules see it all the same
 
     def asks_for_nothing(self, value: Any) -> bool:
         """Whether ``value`` is null or idle. ``0`` and ``false`` are not the same."""

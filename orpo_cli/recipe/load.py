@@ -18,6 +18,7 @@ from orpo_cli.recipe.files import STANDARD_INPUT, RecipeFile, read_recipe
 from orpo_cli.recipe.overrides import overridden
 from orpo_cli.recipe.places import Kind, Places
 from orpo_cli.recipe.rules import broken_rules
+from orpo_cli.recipe.rules.secrets import written_in_comments, written_secrets
 from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.translation import today
 from orpo_cli.recipe.tree import COMMAND_LINE, Leaf, Path, dotted, plain
@@ -78,12 +79,17 @@ def load_recipe(source: str, overrides: Sequence[str] = (), *, strict: bool = Fa
     tree, files = composed(read_recipe(source))
     for override in overrides:
         tree = overridden(tree, override)
+    written = list(written_secrets(plain(tree)))
     tree = expanded(tree, os.environ)
     values, moved, notes = today(plain(tree))
     places = Places(tree, moved, dict(secrets_in(tree, os.environ)))
     recipe, found = _validated(values, places)
     order = [COMMAND_LINE, *(file.shown for file in files)]
-    placed = [places.hold(problem) for problem in (*notes, *found)]
+    known = {problem.path for problem in written}
+    placed = [
+        places.hold(problem) for problem in (*written, *(each for each in notes if each.path not in known), *found)
+    ]
+    placed += [problem for file in files for problem in written_in_comments(file.text, file.shown)]
     placed.sort(key=lambda problem: (order.index(str(problem.file)), problem.line or 0, problem.column or 0))
     if recipe is None or any(strict or problem.severity == "error" for problem in placed):
         raise RecipeError(placed)
@@ -101,7 +107,7 @@ def _validated(values: dict[str, Any], places: Places) -> tuple[Recipe | None, l
             recipe = Recipe.model_validate(values)
     except ValidationError as error:
         return None, problems_of(error, values, places)
-    return recipe, [problem for problem in broken_rules(recipe) if not _is_kept_secret(problem, places)]
+    return recipe, list(broken_rules(recipe))
 
 
 def _read_as_text(paths: list[Path], values: dict[str, Any], places: Places) -> bool:
@@ -116,9 +122,3 @@ def _read_as_text(paths: list[Path], values: dict[str, Any], places: Places) -> 
             here[path[-1]] = node.text
             any_was = True
     return any_was
-
-
-def _is_kept_secret(problem: Problem, places: Places) -> bool:
-    """A secret that stands in the environment does not stand in the recipe."""
-    origin = places.origin(problem.path)
-    return problem.code == "secret-in-recipe" and origin is not None and bool(origin.variables)

@@ -77,6 +77,8 @@ class _Work:
             self.mention("no-effect", name, f"has no effect ({shown}), and is left out.", fate.reason)
         else:
             self.problems.append(_refused(name, fate))
+            if fate.kept:
+                self.training[name] = value
 
     def move(self, name: str, fate: Fate, to: str, value: Any) -> None:
         try:

@@ -12,11 +12,16 @@ from orpo_cli.errors import Problem
 from orpo_cli.recipe.rules import (
     adapter,
     data,
+    distributed,
     evaluation_and_saving,
+    hub,
+    memory,
     not_yet,
+    optimizer,
     precision,
     quantization,
-    secrets,
+    schedule,
+    tracking,
 )
 from orpo_cli.recipe.schema import Recipe
 
@@ -26,7 +31,12 @@ TOPICS = (
     adapter,
     data,
     evaluation_and_saving,
-    secrets,
+    schedule,
+    optimizer,
+    memory,
+    distributed,
+    tracking,
+    hub,
     not_yet,
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
@@ -42,4 +43,22 @@ def layers_of_all_linear(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-RULES = (dropout_that_is_disabled, pattern_without_layers, layers_of_all_linear)
+def targets_that_compile(recipe: Recipe) -> Iterator[Problem]:
+    """A text that names modules is a regular expression of their whole names."""
+    lora = recipe.lora
+    for name in ("target_modules", "exclude_modules") if lora is not None else ():
+        pattern = getattr(lora, name)
+        if not isinstance(pattern, str):
+            continue
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            yield Problem(
+                "target-pattern",
+                f"is no regular expression: {error}.",
+                f"lora.{name}",
+                remedy="Correct it, or list the modules: [q_proj, v_proj].",
+            )
+
+
+RULES = (dropout_that_is_disabled, pattern_without_layers, layers_of_all_linear, targets_that_compile)

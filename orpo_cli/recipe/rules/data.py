@@ -1,11 +1,13 @@
-"""Rules about the pairs and their lengths."""
+"""Rules about the pairs and their lengths, and how they are loaded."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
-from orpo_cli.recipe.schema import EvalSplit, Recipe
+from orpo_cli.recipe.rules.given import given
+from orpo_cli.recipe.schema import EvalSplit, Recipe, Source
 
 
 def room_for_an_answer(recipe: Recipe) -> Iterator[Problem]:
@@ -21,15 +23,96 @@ def room_for_an_answer(recipe: Recipe) -> Iterator[Problem]:
 
 
 def share_or_number(recipe: Recipe) -> Iterator[Problem]:
-    """test_size 0.1 is a share, 10 a number; 1.5 is neither."""
+    """test_size 0.1 is a share, 10 a number; 1.5 and 1.0 are neither."""
     split = recipe.dataset.eval
-    if isinstance(split, EvalSplit) and split.test_size >= 1 and split.test_size != int(split.test_size):
+    if isinstance(split, EvalSplit) and isinstance(split.test_size, float) and split.test_size >= 1:
         yield Problem(
             "test-size",
-            "is a share below 1 or a whole number of pairs.",
+            f"is {split.test_size}, neither a share below 1 nor a whole number of pairs.",
             "dataset.eval.test_size",
-            remedy="Correct it.",
+            remedy="Write a share such as 0.05, or a number such as 100.",
         )
 
 
-RULES = (room_for_an_answer, share_or_number)
+def something_left_to_train_on(recipe: Recipe) -> Iterator[Problem]:
+    """No more pairs are held out than there can be."""
+    split, samples = recipe.dataset.eval, [source.max_samples for source in recipe.dataset.train]
+    if not isinstance(split, EvalSplit) or isinstance(split.test_size, float) or None in samples:
+        return
+    most = sum(number or 0 for number in samples)
+    if split.test_size >= most:
+        yield Problem(
+            "test-size-takes-all",
+            f"holds out {split.test_size:,} pairs, and max_samples allows {most:,}: none is left to train on.",
+            "dataset.eval.test_size",
+            remedy="Lower it, or raise max_samples.",
+        )
+
+
+def held_out_means_held_out(recipe: Recipe) -> Iterator[Problem]:
+    """What is evaluated on was not trained on."""
+    if not isinstance(recipe.dataset.eval, list):
+        return
+    for index, held in enumerate(recipe.dataset.eval):
+        if any(_overlap(held, source) for source in recipe.dataset.train):
+            yield Problem(
+                "evaluates-on-train",
+                f"is also trained on (split {held.split}): the evaluation would measure what was learned by heart.",
+                f"dataset.eval{_index(index, recipe.dataset.eval)}.path",
+                remedy="Use another split, slices that do not overlap (train[:95%], train[95%:]), or {test_size: 0.05}.",
+                severity="warning",
+            )
+
+
+def each_source_once(recipe: Recipe) -> Iterator[Problem]:
+    """Twice the same source is twice the same pairs."""
+    sources = recipe.dataset.train
+    for index, source in enumerate(sources):
+        if any(_overlap(source, other) for other in sources[:index]):
+            yield Problem(
+                "source-twice",
+                f"was given before (split {source.split}): its pairs would be trained on twice an epoch.",
+                f"dataset.train{_index(index, sources)}.path",
+                remedy="Remove one, use slices that do not overlap, or raise num_train_epochs.",
+                severity="warning",
+            )
+
+
+def _overlap(one: Source, other: Source) -> bool:
+    """Whether both surely read some of the same rows: the same split, of which at least one has all, or the same slice."""
+    if (one.path, one.name, one.revision) != (other.path, other.name, other.revision):
+        return False
+    return one.split == other.split or other.split == _whole(one.split) or one.split == _whole(other.split)
+
+
+def _whole(split: str) -> str:
+    return re.split(r"[\[(]", split)[0]
+
+
+def _index(index: int, sources: list[Source]) -> str:
+    return f"[{index}]" if len(sources) > 1 else ""
+
+
+def settings_of_workers(recipe: Recipe) -> Iterator[Problem]:
+    """They are for processes that load data, of which there are none by default."""
+    if recipe.training.dataloader_num_workers:
+        return
+    for name in given(
+        recipe, "dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_multiprocessing_context"
+    ):
+        yield Problem(
+            "workers-missing",
+            "is for worker processes, and dataloader_num_workers is 0.",
+            f"training.{name}",
+            remedy="Remove it, or set dataloader_num_workers.",
+        )
+
+
+RULES = (
+    room_for_an_answer,
+    share_or_number,
+    something_left_to_train_on,
+    held_out_means_held_out,
+    each_source_once,
+    settings_of_workers,
+)

@@ -1,36 +1,60 @@
-"""A recipe is shared, so no secret may stand in it."""
+"""A recipe is copied into every run and shared, so no secret may stand in it; and no message repeats one."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from orpo_cli.errors import Problem
-from orpo_cli.recipe.schema import Recipe
+from orpo_cli.recipe.environment import looks_secret
 
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
+# What each kind of secret looks like, whatever key it stands under.
+SECRETS = {
+    "a Hugging Face token": re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}"),
+    "an AWS access key": re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
+    "a GitHub token": re.compile(r"\b(?:gh[opsru]_[A-Za-z0-9]{30,}|github_pat_\w{30,})"),
+    "a GitLab token": re.compile(r"\bglpat-[\w-]{16,}"),
+    "a Weights & Biases key": re.compile(r"\bwandb_v\d_\w{20,}|(?i:wandb\w*key)\W{1,4}[0-9a-f]{40}\b"),
+    "an API key": re.compile(r"\bsk-[A-Za-z0-9_-]{20,}"),
+    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+    "a password in an address": re.compile(r"://[^/\s:@]+:[^/\s@]+@"),
+    "a signed address": re.compile(r"[?&](?:X-Amz-Signature|Signature|sig|token|access_token)=[^\s&]{8,}"),
+}
+REFERENCE = re.compile(r"\$\{\w+(?::-)?")  # to an environment variable, which is the right way; its default is not
+REMEDY = "Remove it and revoke it; give it in the environment (HF_TOKEN, WANDB_API_KEY, …) or log in."
 
 
-def no_secrets(recipe: Recipe) -> Iterator[Problem]:
-    """No token in any text of the recipe. The message does not repeat it."""
-    for path in _secrets(recipe.model_dump(), ""):
-        yield Problem(
-            "secret-in-recipe",
-            "holds a hub token.",
-            path,
-            remedy="Remove it and revoke it; set HF_TOKEN or run `hf auth login`.",
-        )
+def kind_of_secret(text: str) -> str | None:
+    """What kind of secret ``text`` holds; None where it holds none."""
+    return next((kind for kind, pattern in SECRETS.items() if pattern.search(text)), None)
 
 
-def _secrets(value: object, path: str) -> Iterator[str]:
+def written_secrets(values: Any) -> Iterator[Problem]:
+    """A problem for each secret in a recipe as plain values, before references to the environment are replaced."""
+    for path, key, text in _texts(values, "", ""):
+        own = REFERENCE.sub("", text)
+        kind = kind_of_secret(own)
+        if kind is None and looks_secret(key) and len(own) >= 8 and not own.startswith("<"):  # <HUB_TOKEN>, <|pad|>
+            kind = "a secret, as its name says"
+        if kind is not None:
+            yield Problem("secret-in-recipe", f"holds {kind}.", path, remedy=REMEDY)
+
+
+def written_in_comments(text: str, file: str) -> Iterator[Problem]:
+    """A problem for each comment of ``file`` that holds a secret."""
+    for number, line in enumerate(text.splitlines(), 1):
+        _, sign, comment = line.partition("#")
+        if sign and (kind := kind_of_secret(comment)):
+            yield Problem("secret-in-recipe", f"a comment holds {kind}.", "", file, number, line.index("#") + 1, REMEDY)
+
+
+def _texts(value: Any, path: str, key: str) -> Iterator[tuple[str, str, str]]:
     if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _secrets(inner, f"{path}.{key}" if path else str(key))
+        for name, inner in value.items():
+            yield from _texts(inner, f"{path}.{name}" if path else str(name), str(name))
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            yield from _secrets(inner, f"{path}[{index}]")
-    elif isinstance(value, str) and _TOKEN.search(value):
-        yield path
-
-
-RULES = (no_secrets,)
+            yield from _texts(inner, f"{path}[{index}]", key)
+    elif isinstance(value, str):
+        yield path, key, value

@@ -130,9 +130,7 @@ def test_a_token_from_the_environment_is_not_written_in_the_recipe(
     monkeypatch.setenv("DATA_TOKEN", token)
     url = "https://example.org/pairs.jsonl?token="
     assert load(tmp_path, "", f"dataset.train.path={url}${{DATA_TOKEN}}").recipe.dataset.train[0].path == url + token
-    assert (
-        problems(tmp_path, "", f"dataset.train.path={url}{token}")["dataset.train[0].path"].code == "secret-in-recipe"
-    )
+    assert problems(tmp_path, "", f"dataset.train.path={url}{token}")["dataset.train.path"].code == "secret-in-recipe"
 
 
 def test_what_looks_secret() -> None:

@@ -70,10 +70,14 @@ def test_every_problem_comes_at_once_with_its_line_and_remedy(tmp_path: Path) ->
         (
             "training: {load_best_model_at_end: true, save_strategy: epoch}\n",
             "training.load_best_model_at_end",
-            "the same",
+            "no pairs",
         ),
         ("training: {hub_token: abc}\n", "training.hub_token", "holds a token"),
-        ("training: {run_name: hf_abcdefghijklmnopqrstuvwxyz0123456789}\n", "training.run_name", "hub token"),
+        (
+            "training: {report_to: wandb, run_name: hf_abcdefghijklmnopqrstuvwxyz0123456789}\n",
+            "training.run_name",
+            "Hugging Face token",
+        ),
         ("lora: {lora_dropout: 0.1}\ntraining: {disable_dropout: true}\n", "lora.lora_dropout", "do nothing"),
         ("lora: {layers_to_transform: [0]}\n", "lora.layers_to_transform", "list of names"),
         ("engine: {fast_path: required}\n", "engine.fast_path", "not supported"),
@@ -94,7 +98,7 @@ def test_overrides_are_yaml_and_win(tmp_path: Path) -> None:
         "lora.r=4",
         "dataset.eval={test_size: 0.1}",
         "model.dtype=bfloat16",
-        "training.lr_scheduler_kwargs={a: 1}",
+        "training.lr_scheduler_kwargs={num_cycles: 1}",
     ]
     loaded = load_recipe(write(tmp_path, GOOD + "training:\n  beta: 0.1\n  seed: 1\n"), overrides)
     assert loaded.recipe.training.beta == 0.05

@@ -13,9 +13,18 @@ sys.path.insert(0, str(ROOT / "docs"))
 
 import symptoms  # noqa: E402
 
+from orpo_cli.errors import Problem  # noqa: E402
+
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in symptoms.code_pages()}
 EXAMPLES = {code: symptoms.examples(page) for code, page in PAGES.items() if symptoms.examples(page)}
 WITHOUT = {"empty", "file", "not-a-mapping", "too-deep", "too-large"}  # the whole file is the problem
+
+
+NOT_YET = {"not-yet", "decided-elsewhere"}  # rules for what the language has already, and this version refuses anyhow
+
+
+def problems_of(code: str, example: str) -> list[Problem]:
+    return [problem for problem in symptoms.problems_of(example) if problem.code == code or problem.code not in NOT_YET]
 
 
 def codes_in_the_code() -> set[str]:
@@ -48,12 +57,12 @@ def test_only_whole_file_problems_go_without_an_example() -> None:
 
 @pytest.mark.parametrize("code", EXAMPLES)
 def test_the_first_example_has_this_problem_alone_and_names_its_line(code: str) -> None:
-    (problem,) = symptoms.problems_of(EXAMPLES[code][0])
+    (problem,) = problems_of(code, EXAMPLES[code][0])
     assert problem.code == code
     assert problem.file == "recipe.yaml"
     assert problem.line is not None
-    key = problem.path.split(".")[-2 if code == "missing" else -1]  # what is missing has no line; its section has
-    assert key in EXAMPLES[code][0].splitlines()[problem.line - 1]
+    line = EXAMPLES[code][0].splitlines()[problem.line - 1]
+    assert any(name in line for name in problem.path.split(".")[-2:])  # what is not written has its section's line
     assert f"```text\n{problem.text()}\n```" in PAGES[code]
 
 
@@ -61,7 +70,7 @@ def test_the_first_example_has_this_problem_alone_and_names_its_line(code: str) 
 def test_the_last_example_is_the_repaired_twin(code: str) -> None:
     broken, repaired = EXAMPLES[code]
     assert broken != repaired
-    assert symptoms.problems_of(repaired) == []
+    assert problems_of(code, repaired) == []
 
 
 @pytest.mark.parametrize("code", PAGES)

@@ -1,0 +1,155 @@
+"""Rules about several processes: what cannot be sharded together, and what needs company."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orpo_cli.errors import Problem
+from orpo_cli.recipe.rules.given import given
+from orpo_cli.recipe.schema import Recipe
+
+
+def _fsdp(recipe: Recipe) -> str | None:
+    """The key that asks for FSDP."""
+    if recipe.launch.strategy == "fsdp":
+        return "launch.strategy"
+    return "training.fsdp" if recipe.training.fsdp else None
+
+
+def _deepspeed(recipe: Recipe) -> str | None:
+    """The key that asks for DeepSpeed."""
+    if recipe.launch.strategy == "deepspeed":
+        return "launch.strategy"
+    return "training.deepspeed" if recipe.training.deepspeed else None
+
+
+def one_way_to_shard(recipe: Recipe) -> Iterator[Problem]:
+    """FSDP and DeepSpeed both divide the weights."""
+    fsdp, deepspeed = _fsdp(recipe), _deepspeed(recipe)
+    if fsdp and deepspeed:
+        path, other = (fsdp, deepspeed) if fsdp != "launch.strategy" else (deepspeed, fsdp)
+        yield Problem(
+            "fsdp-and-deepspeed",
+            f"FSDP and DeepSpeed exclude each other, and {other} asks for the other one.",
+            path,
+            remedy="Keep one.",
+        )
+
+
+def processes_of_the_strategy(recipe: Recipe) -> Iterator[Problem]:
+    """One process shares nothing; several do not stand alone."""
+    processes, strategy = recipe.launch.num_processes, recipe.launch.strategy
+    if strategy == "single" and processes not in ("auto", 1):
+        yield Problem(
+            "processes-of-strategy",
+            f"is {processes}, and launch.strategy is single.",
+            "launch.num_processes",
+            remedy="Use 1, or strategy: auto, ddp, fsdp or deepspeed.",
+        )
+    if strategy in ("ddp", "fsdp") and processes == 1:
+        yield Problem(
+            "processes-of-strategy",
+            f"is {strategy}, which shares the work of several processes, and launch.num_processes is 1.",
+            "launch.strategy",
+            remedy="Use strategy: single, or more processes.",
+        )
+
+
+def settings_of_ddp(recipe: Recipe) -> Iterator[Problem]:
+    """Nothing is communicated within one process."""
+    if recipe.launch.num_processes != 1 and recipe.launch.strategy != "single":
+        return
+    names = ("find_unused_parameters", "bucket_cap_mb", "broadcast_buffers", "static_graph", "backend", "timeout")
+    for name in given(recipe, *(f"ddp_{name}" for name in names)):
+        yield Problem(
+            "ddp-settings-unused",
+            "would do nothing in one process.",
+            f"training.{name}",
+            remedy="Remove it, or start several processes with `launch`.",
+            severity="warning",
+        )
+
+
+def optimizer_under_fsdp(recipe: Recipe) -> Iterator[Problem]:
+    """bitsandbytes' optimizers keep states that FSDP cannot divide."""
+    optimizer = recipe.training.optim or ""
+    if _fsdp(recipe) and (optimizer.startswith("paged_") or "8bit" in optimizer or "bnb" in optimizer):
+        yield Problem(
+            "fsdp-8bit-optimizer",
+            f"is {optimizer}, whose states FSDP cannot divide.",
+            "training.optim",
+            remedy="Use adamw_torch_fused: under FSDP each process holds only its share of the states.",
+        )
+
+
+def quantization_under_fsdp(recipe: Recipe) -> Iterator[Problem]:
+    """FSDP divides tensors of one type, and packed 4-bit weights must be stored as that; 8-bit ones cannot be divided."""
+    quantization = recipe.quantization
+    if not _fsdp(recipe) or quantization is None:
+        return
+    if quantization.load_in_8bit:
+        yield Problem(
+            "fsdp-8bit-weights",
+            "cannot be divided by FSDP.",
+            "quantization.load_in_8bit",
+            remedy="Use load_in_4bit with bnb_4bit_quant_storage: bfloat16, or strategy: ddp.",
+        )
+    dtype = "bfloat16" if recipe.model.dtype == "auto" else recipe.model.dtype
+    if quantization.load_in_4bit and quantization.bnb_4bit_quant_storage != dtype:
+        yield Problem(
+            "fsdp-4bit-storage",
+            f"is {quantization.bnb_4bit_quant_storage}, but FSDP divides tensors of one type only, and the other weights are "
+            f"{dtype}.",
+            "quantization.bnb_4bit_quant_storage",
+            remedy=f"Set it to {dtype}.",
+        )
+
+
+def best_model_of_shards(recipe: Recipe) -> Iterator[Problem]:
+    """Loading the best model back needs what save_only_model leaves out."""
+    training = recipe.training
+    if training.save_only_model and training.load_best_model_at_end and (_fsdp(recipe) or _deepspeed(recipe)):
+        yield Problem(
+            "sharded-best-model",
+            "cannot stand beside load_best_model_at_end under FSDP or DeepSpeed.",
+            "training.save_only_model",
+            remedy="Remove one of the two.",
+        )
+
+
+def checkpointing_of_shards(recipe: Recipe) -> Iterator[Problem]:
+    """FSDP has an activation checkpointing of its own."""
+    config = recipe.training.fsdp_config
+    if isinstance(config, dict) and config.get("activation_checkpointing") and recipe.training.gradient_checkpointing:
+        yield Problem(
+            "checkpointing-twice",
+            "is also switched on in fsdp_config.",
+            "training.gradient_checkpointing",
+            remedy="Keep the one of fsdp_config.",
+        )
+
+
+def reentrant_checkpointing(recipe: Recipe) -> Iterator[Problem]:
+    """Frozen weights and several processes: reentrant checkpointing marks a parameter ready twice, or never."""
+    several = recipe.launch.num_processes not in ("auto", 1) or recipe.launch.strategy in ("ddp", "fsdp", "deepspeed")
+    kwargs = recipe.training.gradient_checkpointing_kwargs or recipe.training.activation_checkpointing_kwargs
+    if recipe.lora is not None and several and isinstance(kwargs, dict) and kwargs.get("use_reentrant"):
+        name = "gradient" if recipe.training.gradient_checkpointing_kwargs else "activation"
+        yield Problem(
+            "reentrant-checkpointing",
+            "use_reentrant: true fails with an adapter in several processes.",
+            f"training.{name}_checkpointing_kwargs",
+            remedy="Write {use_reentrant: false}, or remove it: false is the default here.",
+        )
+
+
+RULES = (
+    one_way_to_shard,
+    processes_of_the_strategy,
+    settings_of_ddp,
+    optimizer_under_fsdp,
+    quantization_under_fsdp,
+    best_model_of_shards,
+    checkpointing_of_shards,
+    reentrant_checkpointing,
+)

@@ -1,0 +1,112 @@
+"""Rules about the number of steps and the learning rate on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orpo_cli.errors import Problem
+from orpo_cli.recipe.rules.given import given
+from orpo_cli.recipe.schema import Recipe
+from orpo_cli.recipe.strategies import WITHOUT_WARMUP, eval_strategy
+
+# The keyword arguments of each schedule in transformers 5.23; a test compares them with the library's functions.
+SCHEDULE_ARGUMENTS = {
+    "linear": (),
+    "cosine": ("num_cycles",),
+    "cosine_with_restarts": ("num_cycles",),
+    "polynomial": ("lr_end", "power"),
+    "constant": (),
+    "constant_with_warmup": (),
+    "inverse_sqrt": ("timescale",),
+    "reduce_lr_on_plateau": ("mode", "factor", "patience", "threshold", "threshold_mode", "cooldown", "min_lr", "eps"),
+    "cosine_with_min_lr": ("num_cycles", "min_lr", "min_lr_rate"),
+    "cosine_warmup_with_min_lr": ("num_cycles", "min_lr", "min_lr_rate", "warmup_lr_rate"),
+    "warmup_stable_decay": (
+        "num_decay_steps", "num_stable_steps", "warmup_type", "decay_type", "min_lr_ratio", "num_cycles",
+    ),
+    "greedy": (
+        "mode", "factor", "patience", "threshold", "cooldown", "warmup", "min_lr", "max_lr", "eps", "verbose",
+        "smooth", "window_size", "reset_start",
+    ),
+}  # fmt: skip
+# Of each group, exactly one is needed.
+NEEDED = {
+    "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
+    "cosine_warmup_with_min_lr": ("min_lr", "min_lr_rate"),
+    "warmup_stable_decay": ("num_decay_steps",),
+}
+
+
+def some_steps(recipe: Recipe) -> Iterator[Problem]:
+    """-1 leaves the end to num_train_epochs; 0 would too, and says something else."""
+    if recipe.training.max_steps == 0:
+        yield Problem(
+            "max-steps",
+            "is 0, which the library takes for no bound at all.",
+            "training.max_steps",
+            remedy="Write a number of steps, or -1 (or nothing) to train for num_train_epochs.",
+        )
+
+
+def warmup_of_a_schedule_without(recipe: Recipe) -> Iterator[Problem]:
+    """Three schedules have no warm-up."""
+    schedule = recipe.training.lr_scheduler_type
+    if schedule in WITHOUT_WARMUP and given(recipe, "warmup_steps"):
+        yield Problem(
+            "warmup-unused",
+            f"would do nothing: lr_scheduler_type {schedule} has no warm-up.",
+            "training.warmup_steps",
+            remedy="Use constant_with_warmup, or remove it." if schedule == "constant" else "Remove it.",
+        )
+
+
+def warmup_that_ends(recipe: Recipe) -> Iterator[Problem]:
+    """A warm-up as long as the run never reaches the learning rate."""
+    steps, warmup = recipe.training.max_steps, recipe.training.warmup_steps
+    if steps is not None and steps > 0 and warmup is not None and warmup >= steps:
+        yield Problem(
+            "warmup-too-long",
+            f"is {warmup:g}, but the run ends after max_steps = {steps}, before the learning rate is reached.",
+            "training.warmup_steps",
+            remedy="Make it smaller, or write it as a share of all steps, such as 0.1.",
+            severity="warning",
+        )
+
+
+def schedule_arguments(recipe: Recipe) -> Iterator[Problem]:
+    """A schedule is given the arguments that it needs, and no other."""
+    schedule, arguments = recipe.training.lr_scheduler_type or "cosine", recipe.training.lr_scheduler_kwargs
+    if isinstance(arguments, str):
+        return  # a JSON text, which the library reads
+    arguments = arguments or {}
+    known, needed = SCHEDULE_ARGUMENTS[schedule], NEEDED.get(schedule, ())
+    for name in arguments:
+        if name not in known:
+            yield Problem(
+                "schedule-arguments",
+                f"lr_scheduler_type {schedule} has no argument {name}.",
+                "training.lr_scheduler_kwargs",
+                remedy=f"It has {', '.join(known)}." if known else "It has none; remove lr_scheduler_kwargs.",
+            )
+    if needed and sum(arguments.get(name) is not None for name in needed) != 1:
+        yield Problem(
+            "schedule-arguments",
+            f"is {schedule}, which needs {' or '.join(needed)} in lr_scheduler_kwargs{', and only one' * (len(needed) > 1)}.",
+            "training.lr_scheduler_type",
+            remedy=f"Add lr_scheduler_kwargs: {{{needed[-1]}: {0.1 if 'rate' in needed[-1] else 100}}}.",
+        )
+
+
+def schedule_that_watches(recipe: Recipe) -> Iterator[Problem]:
+    """Two schedules follow the evaluations."""
+    schedule = recipe.training.lr_scheduler_type
+    if schedule in ("reduce_lr_on_plateau", "greedy") and eval_strategy(recipe)[0] == "no":
+        yield Problem(
+            "schedule-without-evaluation",
+            f"is {schedule}, which follows evaluations, and there are none.",
+            "training.lr_scheduler_type",
+            remedy="Hold pairs out with `eval: {test_size: 0.05}` in `dataset`, or choose another schedule.",
+        )
+
+
+RULES = (some_steps, warmup_of_a_schedule_without, warmup_that_ends, schedule_arguments, schedule_that_watches)

@@ -1,0 +1,57 @@
+"""Rules about experiment trackers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+
+from orpo_cli.errors import Problem
+from orpo_cli.recipe.rules.given import given
+from orpo_cli.recipe.schema import Recipe
+
+# The trackers of transformers 5.23 (INTEGRATION_TO_CALLBACK); a test compares.
+TRACKERS = (
+    "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow", "mlflow", "neptune",
+    "swanlab", "tensorboard", "trackio", "wandb",
+)  # fmt: skip
+
+
+def _asked(recipe: Recipe) -> list[str]:
+    asked = recipe.training.report_to or []
+    return [asked] if isinstance(asked, str) else asked
+
+
+def known_trackers(recipe: Recipe) -> Iterator[Problem]:
+    """report_to names trackers that transformers knows, or ``all``, or ``none``."""
+    asked = _asked(recipe)
+    for name in asked:
+        if name in TRACKERS or (name in ("all", "none") and len(asked) == 1):
+            continue
+        close = difflib.get_close_matches(name, TRACKERS, n=1)
+        yield Problem(
+            "unknown-tracker",
+            f"{name!r} stands alone."
+            if name in ("all", "none")
+            else f"{name!r} is no tracker that transformers knows.",
+            "training.report_to",
+            remedy=f"Did you mean `{close[0]}`?" if close else f"Known: {', '.join(TRACKERS)}; or none.",
+        )
+
+
+def settings_of_trackers(recipe: Recipe) -> Iterator[Problem]:
+    """A run's name and project are what trackers show."""
+    asked = [name for name in _asked(recipe) if name != "none"]
+    names = ["trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"]
+    if "trackio" in asked or "all" in asked:
+        return
+    for name in given(recipe, *names, *([] if asked else ["run_name", "project"])):
+        yield Problem(
+            "tracker-settings-unused",
+            f"would do nothing: report_to names no tracker{' trackio' * (name in names)}.",
+            f"training.{name}",
+            remedy="Add report_to, such as `report_to: trackio`, or remove it.",
+            severity="warning",
+        )
+
+
+RULES = (known_trackers, settings_of_trackers)

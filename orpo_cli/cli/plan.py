@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
 from rich.text import Text
 
 from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
-from orpo_cli.cli.road import planned
+from orpo_cli.cli.road import loaded_recipe, plan_of
+from orpo_cli.plan.origins import with_origins
 from orpo_cli.report.console import Console
 from orpo_cli.report.plan_view import plan_lines, plan_table
 
@@ -13,6 +17,10 @@ from orpo_cli.report.plan_view import plan_lines, plan_table
 def command(
     recipe: RecipeArgument,
     overrides: Overrides = None,
+    show_origin: Annotated[
+        bool,
+        typer.Option("--show-origin", help="Show where each value was written: file and line, --set, environment."),
+    ] = False,
     strict: Strict = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -23,12 +31,15 @@ def command(
 
       orpo plan my.yaml
       orpo plan my.yaml --set training.max_steps=20 --json
+      orpo plan my.yaml --show-origin
     """
     console = Console(quiet=quiet, as_json=as_json)
-    plan = planned(recipe, overrides, console, strict=strict)
-    document = plan.as_document()
+    loaded = loaded_recipe(recipe, overrides, console, strict=strict)
+    document = plan_of(loaded, console, needs_model=False).as_document()
+    if show_origin:
+        document = with_origins(document, loaded)
     if console.out.is_terminal:
-        console.result(plan_table(document))
+        console.result(plan_table(document, origins=show_origin))
     else:
         for path, value, _, reason in plan_lines(document):
             console.result(Text(f"{path} = {value}  # {reason}"))

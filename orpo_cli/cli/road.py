@@ -20,11 +20,6 @@ def loaded_recipe(source: str, overrides: Sequence[str] | None, console: Console
     return loaded
 
 
-def planned(source: str, overrides: Sequence[str] | None, console: Console, *, strict: bool) -> Plan:
-    """The plan of a recipe, on this machine, also where the hub cannot be reached for the model's configuration."""
-    return plan_of(loaded_recipe(source, overrides, console, strict=strict), console, needs_model=False)
-
-
 def plan_of(loaded: LoadedRecipe, console: Console, *, needs_model: bool) -> Plan:
     """Resolve a loaded recipe. ``needs_model``: an unreachable model is an error instead of a note."""
     from orpo_cli.machine import probe

@@ -76,6 +76,11 @@ class Plan(BaseModel):
         return json.dumps(self.as_document(), indent=2, ensure_ascii=False) + "\n"
 
 
+def is_leaf(entry: dict[str, Any]) -> bool:
+    """Whether a mapping in plan.json is a value with its reason, not a section."""
+    return {"value", "origin", "reason"} <= entry.keys()
+
+
 def _with_reasons(values: dict[str, Any], why: dict[str, Why], prefix: str) -> dict[str, Any]:
     document: dict[str, Any] = {}
     for key, value in values.items():
@@ -92,7 +97,7 @@ def _without_reasons(document: dict[str, Any], why: dict[str, Why], prefix: str)
     values: dict[str, Any] = {}
     for key, entry in document.items():
         path = f"{prefix}{key}"
-        if set(entry) == {"value", "origin", "reason"}:
+        if is_leaf(entry):
             values[key] = entry["value"]
             why[path] = Why(origin=entry["origin"], reason=entry["reason"])
         else:

@@ -1,4 +1,4 @@
-"""A plan for people: one line a value, with its reason."""
+"""A plan for people: one line a value, with its reason or with the place where it was written."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from orpo_cli.plan.plan import is_leaf
+
 STYLES = {"decided": "cyan", "override": "magenta", "environment": "magenta", "recipe": "", "default": "dim"}
 
 
 def plan_lines(document: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """``(path, value, origin, reason)`` for each leaf of plan.json that says something; unset defaults are left out."""
+    """``(path, value, origin, reason)`` for each leaf of plan.json that says something; unset defaults are left out.
+
+    In a document with origins the last is the place, and sources are taken apart.
+    """
     yield from _lines(document, "")
 
 
-def plan_table(document: dict[str, Any]) -> Table:
+def plan_table(document: dict[str, Any], *, origins: bool = False) -> Table:
     """The same as a table for a terminal."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("value", no_wrap=True)
     table.add_column("", overflow="fold")
-    table.add_column("why", overflow="fold")
+    table.add_column("from" if origins else "why", overflow="fold")
     for path, value, origin, reason in plan_lines(document):
         table.add_row(*(Text(cell, STYLES[origin]) for cell in (path, value, reason)))
     return table
@@ -29,10 +34,25 @@ def plan_table(document: dict[str, Any]) -> Table:
 
 def _lines(document: dict[str, Any], prefix: str) -> Iterator[tuple[str, str, str, str]]:
     for key, entry in document.items():
-        if set(entry) != {"value", "origin", "reason"}:
-            yield from _lines(entry, f"{prefix}{key}.")
+        path = f"{prefix}{key}"
+        if not is_leaf(entry):
+            yield from _lines(entry, f"{path}.")
+        elif "parts" in entry:
+            for index, part in enumerate(entry["parts"]):
+                yield from _lines(part, f"{path}[{index}].")
         elif entry["origin"] != "default" or entry["value"] not in (None, {}, []):
-            yield f"{prefix}{key}", _shown(entry["value"]), entry["origin"], entry["reason"]
+            yield path, _shown(entry["value"]), entry["origin"], _place(entry) if "file" in entry else entry["reason"]
+
+
+def _place(entry: dict[str, Any]) -> str:
+    """``recipe.yaml:14``, and what else belongs to it."""
+    place = entry["file"] if entry["line"] is None else f"{entry['file']}:{entry['line']}"
+    if entry["origin"] == "decided":
+        return f"decided: {entry['reason']}" + (f" ({place})" if place else "")
+    if entry["origin"] == "default":
+        return "default"
+    names = ", ".join(entry["variables"])
+    return f"{place}, environment variable {names}" if names else place
 
 
 def _shown(value: Any) -> str:

@@ -1,0 +1,49 @@
+"""Where each value of a plan was written: what `orpo plan --show-origin` shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orpo_cli.plan.plan import is_leaf
+from orpo_cli.plan.resolve import REASONS
+from orpo_cli.recipe.load import LoadedRecipe
+
+
+def with_origins(document: dict[str, Any], loaded: LoadedRecipe, prefix: str = "") -> dict[str, Any]:
+    """The content of plan.json, each leaf with ``file``, ``line``, ``column`` and ``variables`` of what was written there.
+
+    They are null, and ``variables`` (of the environment) empty, where nothing was. A list of sources also has ``parts``: a
+    mapping of such leaves for each source.
+    """
+    result: dict[str, Any] = {}
+    for key, entry in document.items():
+        path = f"{prefix}{key}"
+        if not is_leaf(entry):
+            result[key] = with_origins(entry, loaded, f"{path}.")
+            continue
+        result[key] = {**entry, **_place(loaded, path)}
+        if isinstance(entry["value"], list) and all(isinstance(item, dict) for item in entry["value"]):
+            result[key]["parts"] = [
+                with_origins(_leaves(item, loaded, f"{path}[{index}]."), loaded, f"{path}[{index}].")
+                for index, item in enumerate(entry["value"])
+            ]
+    return result
+
+
+def _leaves(item: dict[str, Any], loaded: LoadedRecipe, prefix: str) -> dict[str, Any]:
+    return {
+        key: {"value": value, "origin": (origin := loaded.origin(f"{prefix}{key}")), "reason": REASONS[origin]}
+        for key, value in item.items()
+    }
+
+
+def _place(loaded: LoadedRecipe, path: str) -> dict[str, Any]:
+    origin = loaded.places.origin(path)
+    if origin is None:
+        return {"file": None, "line": None, "column": None, "variables": []}
+    return {
+        "file": origin.file,
+        "line": origin.line,
+        "column": origin.column,
+        "variables": list(origin.variables),
+    }

@@ -14,6 +14,7 @@ import yaml
 from orpo_cli.recipe.convert.convert import Conversion, convert
 from orpo_cli.recipe.convert.parts import BUILT_IN
 from orpo_cli.recipe.load import load_recipe
+from orpo_cli.recipe.training_fields import LIBRARY_DEFAULTS
 
 HERE = Path(__file__).parent / "convert"
 EXAMPLES = sorted(path for path in HERE.iterdir() if not path.name.endswith(".values.yaml"))
@@ -134,6 +135,58 @@ def test_a_mixture_of_alignment_handbook_becomes_sources_and_held_out_pairs() ->
         "shuffle_seed": 3,
     }
     assert fate(done, "dataset_mixture.datasets[0].weight") == "left-out"
+
+
+def test_all_133_arguments_of_april_2024_are_dealt_with_and_the_plan_obeys_them(tmp_path: Path) -> None:
+    from orpo_cli.machine import probe
+    from orpo_cli.plan.resolve import resolve
+
+    done = converted("april-2024.txt")
+    assert len(done.fates) == 133
+    assert {each.fate for each in done.fates} == {"kept", "left-out", "empty"}
+    assert done.todo == ("model.model_name_or_path", "dataset.train.path", "dataset.eval.test_size")
+    (tmp_path / "x.yaml").write_text(done.text, encoding="utf-8")
+    loaded = load_recipe(str(tmp_path / "x.yaml"))
+    assert loaded.warnings == ()
+    planned = {**LIBRARY_DEFAULTS, **resolve(loaded, probe(tmp_path)).training}
+    printed = {each.key: each.value for each in done.fates if each.key in LIBRARY_DEFAULTS}
+    same_meaning = {  # written otherwise in April 2024
+        "hub_private_repo": None, "fsdp": None, "debug": "", "accelerator_config": None, "lr_scheduler_kwargs": None,
+        "include_num_input_tokens_seen": "no", "fsdp_config": None, "run_name": None, "local_rank": -1,
+    }  # fmt: skip
+    machines_own = {"optim", "use_cpu", "dataloader_pin_memory"}
+    tools_own = {
+        "output_dir", "disable_tqdm", "remove_unused_columns", "logging_nan_inf_filter", "do_eval",
+    }  # fmt: skip
+    for name in printed.keys() - machines_own - tools_own:
+        assert planned[name] == same_meaning.get(name, printed[name]), name
+
+
+def test_the_print_of_april_2024_goes_through_convert_validate_and_plan(
+    tmp_path: Path, orpo_here: Callable[..., Any]
+) -> None:
+    target = tmp_path / "april.yaml"
+    assert orpo_here("convert", HERE / "april-2024.txt", "-o", target).returncode == 0
+    assert orpo_here("validate", "--strict", target).returncode == 0
+    assert orpo_here("plan", target).returncode == 0
+
+
+def test_a_configuration_that_todays_library_prints_says_what_it_was_made_with() -> None:
+    from trl.experimental.orpo import ORPOConfig
+
+    made = {
+        "output_dir": "out, of 'here'", "learning_rate": 3e-05, "beta": 0.2, "warmup_steps": 0.1, "eval_steps": 50,
+        "eval_strategy": "steps", "save_strategy": "best", "report_to": ["wandb"], "lr_scheduler_type": "cosine",
+        "optim": "paged_adamw_8bit", "gradient_checkpointing_kwargs": {"use_reentrant": False}, "use_cpu": True,
+    }  # fmt: skip
+    config = ORPOConfig(**made, bf16=False, hub_token="hf_" + "x" * 24)
+    as_python = f"config = ORPOConfig({', '.join(f'{name}={value!r}' for name, value in made.items())})  # mine"
+    for text in (str(config), repr(config), f"Arguments: {config}\nDone.", as_python):
+        done = convert(text, "x.txt")
+        values = done.values["training"] | {"output_dir": done.values["output_dir"]}
+        assert {name: values.get(name) for name in made} == made
+        assert "hf_xxx" not in done.text
+        assert {each.fate for each in done.fates} <= {"kept", "left-out", "empty"}
 
 
 def test_the_built_in_templates_are_those_of_the_model_room() -> None:

@@ -78,3 +78,8 @@ def _placeholders(draft: Draft) -> None:
     draft.add(MODEL, "TODO/base-model", "the source names no model; hub id or folder", todo=True)
     if not any(path[:2] == ("dataset", "train") for path in draft.values):
         draft.add(DATASET, "TODO.jsonl", "the source names no pairs; hub id, file or folder", todo=True)
+    evaluates = draft.values.get(at("training.eval_strategy")) in ("steps", "epoch")
+    if evaluates and not any(path[:2] == ("dataset", "eval") for path in draft.values):
+        draft.add(
+            "dataset.eval.test_size", 0.05, "the source names no held-out pairs; a share of train, or a path", todo=True
+        )

@@ -9,6 +9,7 @@ from typing import Any
 _CALL = re.compile(r"\b(?:[A-Za-z_]\w*\.)*\w*(?:Config|Arguments)\s*\(")
 _NAME = re.compile(r"\s*([A-Za-z_]\w*)\s*=")
 _ENUM = re.compile(r"^<[\w.]+:\s*(.+)>$", re.DOTALL)  # <IntervalStrategy.NO: 'no'>
+_MEMBER = re.compile(r"^[A-Z]\w*\.([A-Z][A-Z0-9_]*)$")  # IntervalStrategy.NO, as Python 3.11 and newer print it
 _HIDDEN = re.compile(r"^<[A-Z_]+>$")  # <HUB_TOKEN>: what transformers prints for a secret
 _INNER = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*\((.*)\)$", re.DOTALL)
 _BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">"}
@@ -88,6 +89,8 @@ def _opens_angle(text: str, position: int) -> bool:
 def _value(text: str) -> Any:
     if enum := _ENUM.match(text):
         return _value(enum.group(1))
+    if member := _MEMBER.match(text):
+        return member.group(1).lower()
     if _HIDDEN.match(text):
         return None
     try:

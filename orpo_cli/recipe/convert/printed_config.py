@@ -15,6 +15,17 @@ DECIDED = (
     "load_best_model_at_end bf16 fp16 gradient_checkpointing optim disable_dropout dataloader_pin_memory"
 )
 
+# What accelerate's AcceleratorConfig holds where nobody set anything.
+ACCELERATOR_DEFAULTS = {
+    "split_batches": False,
+    "dispatch_batches": None,
+    "even_batches": True,
+    "use_seedable_sampler": True,
+    "non_blocking": False,
+    "gradient_accumulation_kwargs": None,
+    "use_configured_state": False,
+}
+
 
 def convert(draft: Draft, class_name: str) -> None:
     """Deal with every argument. Raises UsageError where another method's configuration was printed."""
@@ -23,5 +34,10 @@ def convert(draft: Draft, class_name: str) -> None:
     for key in list(draft.source):
         if key in LIBRARY_DEFAULTS and key not in DECIDED.split() and draft.source[key] == LIBRARY_DEFAULTS[key]:
             draft.settle(key, "empty")
+    accelerator = draft.peek("accelerator_config")
+    if isinstance(accelerator, dict) and accelerator.items() <= ACCELERATOR_DEFAULTS.items():
+        draft.settle("accelerator_config", "empty")
+    if draft.has("run_name") and draft.peek("run_name") == draft.peek("output_dir"):
+        draft.settle("run_name", "empty")  # transformers fills it in so
     keep_all_training(draft)
     add_defaults(draft, DEFAULTS, "trl")

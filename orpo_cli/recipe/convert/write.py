@@ -15,6 +15,7 @@ from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.tree import Path
 
 WIDTH = 110
+_EMPTY = ("Empty, or off with nothing to switch off here", "At the library's default, or asking for nothing")
 
 
 def recipe_text(draft: Draft, file: str) -> str:
@@ -143,9 +144,7 @@ def _remarks(draft: Draft, written: set[Path]) -> list[str]:
     }
     blocks = ["\n".join([f"# {title}", *_entries(groups[name])]) for name, title in titles.items() if name in groups]
     if "empty" in groups:
-        names = (
-            "Empty, or off with nothing to switch off here: " + ", ".join(fate.key for fate in groups["empty"]) + "."
-        )
+        names = f"{_EMPTY[draft.tool == 'orpo-config']}: " + ", ".join(fate.key for fate in groups["empty"]) + "."
         blocks.append("\n".join(_wrapped(names, "")))
     return blocks
 

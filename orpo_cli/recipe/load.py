@@ -20,6 +20,7 @@ from orpo_cli.recipe.places import Kind, Places
 from orpo_cli.recipe.rules import broken_rules
 from orpo_cli.recipe.rules.secrets import written_in_comments, written_secrets
 from orpo_cli.recipe.schema import Recipe
+from orpo_cli.recipe.superseded import without_superseded
 from orpo_cli.recipe.translation import today
 from orpo_cli.recipe.tree import COMMAND_LINE, Leaf, Path, dotted, plain
 
@@ -80,11 +81,11 @@ def load_recipe(source: str, overrides: Sequence[str] = (), *, strict: bool = Fa
     for override in overrides:
         tree = overridden(tree, override)
     written = list(written_secrets(plain(tree)))
-    tree = expanded(tree, os.environ)
+    order = [COMMAND_LINE, *(file.shown for file in files)]
+    tree = without_superseded(expanded(tree, os.environ), order)
     values, moved, notes = today(plain(tree))
     places = Places(tree, moved, dict(secrets_in(tree, os.environ)))
     recipe, found = _validated(values, places)
-    order = [COMMAND_LINE, *(file.shown for file in files)]
     known = {problem.path for problem in written}
     placed = [
         places.hold(problem) for problem in (*written, *(each for each in notes if each.path not in known), *found)

@@ -150,3 +150,32 @@ def test_names_that_nobody_knows_stay_for_the_schema_to_refuse() -> None:
     translation = translated({"lerning_rate": 1, "beta": 0.1})
     assert translation.training == {"lerning_rate": 1, "beta": 0.1}
     assert not translation.problems
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "holds"),
+    [
+        ({"evaluation_strategy": "epoch"}, {"eval_strategy": "no"}, ("no", None)),
+        ({"eval_strategy": "epoch"}, {"evaluation_strategy": "no"}, ("no", None)),
+        ({"evaluation_strategy": "epoch"}, {"eval_strategy": None}, (None, None)),
+        ({"warmup_steps": 7, "eval_strategy": "no"}, {"warmup_ratio": 0.5}, ("no", 0.5)),
+    ],
+)
+def test_the_extending_recipe_and_the_command_line_win_by_either_name(
+    theirs: dict[str, Any], ours: dict[str, Any], holds: tuple[Any, ...], tmp_path: Path
+) -> None:
+    dataset = {"train": {"path": "x"}, "eval": {"test_size": 0.1}}
+    load(tmp_path, theirs, dataset=dataset)
+    (tmp_path / "r.yaml").rename(tmp_path / "parent.yaml")
+    (tmp_path / "child.yaml").write_text(json.dumps({"extends": "parent.yaml", "training": ours}))
+    overrides = [f"training.{name}={json.dumps(value)}" for name, value in ours.items()]
+    for loaded in (load_recipe(str(tmp_path / "child.yaml")), load_recipe(str(tmp_path / "parent.yaml"), overrides)):
+        assert (loaded.recipe.training.eval_strategy, loaded.recipe.training.warmup_steps) == holds
+
+
+def test_two_names_in_one_layer_are_an_error_also_on_the_command_line(tmp_path: Path) -> None:
+    found = refused(tmp_path, {}, "training.warmup_ratio=0.1", "training.warmup_steps=3")
+    assert found["training.warmup_ratio"].code == "two-names"
+    dataset = {"train": {"path": "x"}, "max_prompt_length": 64}
+    loaded = load(tmp_path, {"max_prompt_length": 128}, "dataset.max_prompt_length=32", dataset=dataset)
+    assert loaded.recipe.dataset.max_prompt_length == 32

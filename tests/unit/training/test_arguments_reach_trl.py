@@ -33,7 +33,7 @@ VALUES: dict[str, tuple[Any, dict[str, Any]]] = {
     "disable_dropout": (False, {}),
     "per_device_train_batch_size": (3, {}),
     "gradient_accumulation_steps": (5, {}),
-    "num_train_epochs": (1.5, {}),
+    "num_train_epochs": (1.5, {"max_steps": -1}),
     "max_steps": (7, {}),
     "learning_rate": (3e-4, {}),
     "lr_scheduler_type": ("inverse_sqrt", {}),

@@ -38,8 +38,9 @@ def translated(training: Mapping[str, Any]) -> Translation:
     """``training`` in the names of a recipe."""
     work = _Work(dict(training))
     work.join_organization()
-    for name in [name for name in work.training if name in FATES]:
-        work.meet(name, FATES[name])
+    for fates in (FORMER, DECIDED_ELSEWHERE):  # a former name may stand for one that is decided elsewhere
+        for name in [name for name in work.training if name in fates]:
+            work.meet(name, fates[name])
     work.optimizer()
     return Translation(work.training, work.elsewhere, work.names, tuple(work.problems))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.training_fields import TrainingFields
 from orpo_cli.recipe.translation import translated
 
-PRINTED = Path(__file__).parent / "april_2024.txt"
+PRINTED = Path(__file__).parent / "convert" / "april-2024.txt"
 # What it printed where nobody had set anything.
 UNTOUCHED = {
     "do_eval": False, "eval_steps": None, "evaluation_strategy": "no", "gradient_accumulation_steps": 1, "learning_rate": 5e-05,
@@ -68,15 +67,3 @@ def test_it_holds_as_a_recipes_training_section(changes: dict[str, Any], tmp_pat
     assert loaded.training.eval_strategy == training["evaluation_strategy"]
     assert loaded.training.learning_rate == training["learning_rate"]
     assert loaded.hub.private is True
-
-
-def test_it_is_converted_to_a_recipe_that_validates_and_plans(
-    tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert orpo_here("convert", PRINTED, "-o", "r.yaml").returncode == 0
-    assert orpo_here("validate", "r.yaml").returncode == 0
-    planned = orpo_here("plan", "r.yaml", "--json")
-    assert planned.returncode == 0
-    training = json.loads(planned.stdout)["training"]
-    assert (training["learning_rate"]["value"], training["warmup_steps"]["value"]) == (8e-06, 10)

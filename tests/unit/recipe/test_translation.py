@@ -179,3 +179,8 @@ def test_two_names_in_one_layer_are_an_error_also_on_the_command_line(tmp_path: 
     dataset = {"train": {"path": "x"}, "max_prompt_length": 64}
     loaded = load(tmp_path, {"max_prompt_length": 128}, "dataset.max_prompt_length=32", dataset=dataset)
     assert loaded.recipe.dataset.max_prompt_length == 32
+
+
+def test_a_former_name_for_something_that_is_refused_is_refused(tmp_path: Path) -> None:
+    found = refused(tmp_path, {"fsdp_min_num_params": 100})
+    assert found["training.fsdp_config"].code == "decided-elsewhere"

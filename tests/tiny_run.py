@@ -25,7 +25,6 @@ from orpo_cli.model.base import load_base
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.schema import (
     DatasetSection,
-    EngineSection,
     ExportSection,
     HubSection,
     LaunchSection,
@@ -81,7 +80,7 @@ def make_plan(root: Path, base: Path | str, **changes: Any) -> Plan:
         "lora": LoraSection(r=4, lora_alpha=8),
         "dataset": DatasetSection(train=[Source(path="example-org/pairs")], max_prompt_length=64),
         "training": {"beta": 0.1, "max_length": 128, "learning_rate": 1e-4},
-        "engine": EngineSection(),
+        "engine": {"fast_path": "off", "max_tokens_per_microbatch": 1024},
         "launch": LaunchSection(),
         "merge": MergeSection(),
         "export": ExportSection(),

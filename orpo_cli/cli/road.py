@@ -28,12 +28,14 @@ def plan_of(loaded: LoadedRecipe, console: Console, *, needs_model: bool) -> Pla
 
     machine = probe(Path(loaded.recipe.output_dir or "."))
     facts: ModelFacts | None = None
+    training, lora = loaded.recipe.training, loaded.recipe.lora
+    dropout = training.disable_dropout is False or (lora is not None and lora.lora_dropout > 0)
     try:
-        facts = model_facts(model_at(loaded))
+        facts = model_facts(model_at(loaded), training.max_length, dropout_disabled=not dropout)
     except HubError as error:
         if needs_model:
             raise
-        facts = known_facts(model_at(loaded))
+        facts = known_facts(model_at(loaded), training.max_length, dropout_disabled=not dropout)
         size = (
             "a 7B model" if facts is None else f"{facts.parameters / 1e9:.3g}B parameters, which orpo-cli knows it has"
         )

@@ -13,3 +13,4 @@ class ModelFacts:
     parameters: int
     supports_sdpa: bool
     max_positions: int | None  # longest sequence the position embeddings cover
+    not_packable: str | None = None  # why several sequences cannot lie in one row; None where they can

@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict
 
 from orpo_cli.recipe.schema import (
     DatasetSection,
-    EngineSection,
     ExportSection,
     HubSection,
     LaunchSection,
@@ -34,6 +33,15 @@ class Why(BaseModel):
     reason: str
 
 
+class EnginePlan(BaseModel):
+    """How steps are computed. ``on``: packed, by trl's own path where that turns out not to give the same result."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fast_path: Literal["on", "required", "off"]
+    max_tokens_per_microbatch: int
+
+
 class Plan(BaseModel):
     """Every value that a run obeys. ``why`` maps the dotted name of a value to its origin and reason.
 
@@ -50,7 +58,7 @@ class Plan(BaseModel):
     lora: LoraSection | None
     dataset: DatasetSection
     training: dict[str, Any]
-    engine: EngineSection
+    engine: EnginePlan
     launch: LaunchSection
     merge: MergeSection
     export: ExportSection

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from orpo_cli.errors import Problem, RecipeError
+from orpo_cli.errors import Problem, RecipeError, UsageError
 from orpo_cli.machine import Machine
 from orpo_cli.plan.defaults import for_size
 from orpo_cli.plan.facts import ModelFacts
-from orpo_cli.plan.plan import Device, Plan, Why
+from orpo_cli.plan.plan import Device, EnginePlan, Plan, Why
 from orpo_cli.recipe import strategies
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.schema import DatasetSection, ModelSection, Source
@@ -61,18 +61,7 @@ def resolve(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None = N
         lora=recipe.lora,
         dataset=_dataset(decisions, training["max_length"]),
         training=training,
-        engine=recipe.engine.model_copy(
-            update={
-                "fast_path": decisions.decided(
-                    "engine.fast_path", "off", "this version computes the step with trl's own code"
-                ),
-                "max_tokens_per_microbatch": decisions.decided(
-                    "engine.max_tokens_per_microbatch",
-                    training["per_device_train_batch_size"] * 2 * training["max_length"],
-                    "per_device_train_batch_size × 2 answers × max_length",
-                ),
-            }
-        ),
+        engine=_engine(decisions, facts, device),
         launch=recipe.launch.model_copy(
             update={
                 "num_processes": decisions.decided("launch.num_processes", 1, "this version trains in one process"),
@@ -136,6 +125,28 @@ def _quantization(decisions: _Decisions, training: dict[str, Any], model: ModelS
     return section.model_copy(
         update={"bnb_4bit_compute_dtype": decisions.decided(path, dtype, "the type training computes in")}
     )
+
+
+def _engine(decisions: _Decisions, facts: ModelFacts | None, device: Device) -> EnginePlan:
+    """Raises UsageError where the recipe requires the fast path and the model does not allow it."""
+    section = decisions.loaded.recipe.engine
+    refused = facts.not_packable if facts is not None else None
+    path: Any = section.fast_path
+    if path == "required" and refused:
+        raise UsageError(
+            f"engine.fast_path is required, but {refused}.", remedy="Use auto, which takes trl's own path."
+        )
+    if path == "auto":
+        reason = f"trl's own path: {refused}" if refused else "compared with trl's own path on the first pairs"
+        path = decisions.decided("engine.fast_path", "off" if refused else "on", reason)
+    tokens = section.max_tokens_per_microbatch
+    if tokens == "auto":
+        tokens = decisions.decided(
+            "engine.max_tokens_per_microbatch",
+            2048 if device == "cpu" else 8192,
+            "no effect: trl's own path cuts by per_device_train_batch_size" if path == "off" else f"usual on {device}",
+        )
+    return EnginePlan(fast_path=path, max_tokens_per_microbatch=tokens)
 
 
 def _merge_dtype(decisions: _Decisions, model: ModelSection) -> str:

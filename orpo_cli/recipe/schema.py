@@ -14,7 +14,7 @@ from orpo_cli.recipe.dataset_section import DatasetSection, EvalSplit, Source, S
 from orpo_cli.recipe.lora_section import LoraSection
 from orpo_cli.recipe.model_section import Dtype, ModelSection, QuantizationSection
 from orpo_cli.recipe.section import Section
-from orpo_cli.recipe.training_fields import TrainingFields
+from orpo_cli.recipe.training_section import TrainingSection
 
 __all__ = [
     "DatasetSection",
@@ -31,7 +31,7 @@ __all__ = [
     "Recipe",
     "Source",
     "Sources",
-    "TrainingFields",
+    "TrainingSection",
 ]
 
 
@@ -81,7 +81,7 @@ class Recipe(Section):
     quantization: QuantizationSection | None = None
     lora: LoraSection | None = None
     dataset: DatasetSection
-    training: TrainingFields = Field(default_factory=TrainingFields)
+    training: TrainingSection = Field(default_factory=TrainingSection)
     engine: EngineSection = Field(default_factory=EngineSection)
     launch: LaunchSection = Field(default_factory=LaunchSection)
     merge: MergeSection = Field(default_factory=MergeSection)

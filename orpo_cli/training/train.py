@@ -59,7 +59,7 @@ def train(
     try:
         model.config.pad_token_id = tokenizer.pad_token_id
         trainer = make_trainer(
-            plan, rundir.checkpoints, model, tokenizer, data.train, data.eval, [metrics, interruption]
+            plan, rundir.checkpoints, model, tokenizer, data.train, data.eval, [metrics, interruption], listener.note
         )
         metrics.trainer = trainer
         if resume_from is not None:

@@ -7,29 +7,35 @@ What is changed here, and why:
 * A loss or gradient that is not finite stops the run and names the pairs, where TRL goes on and logs 0.0.
 * No model card is written into checkpoints and no telemetry is sent; the card is ``orpo_cli.artifacts.card``.
 
-The loss is TRL's own.
+* The step is computed by ``orpo_cli.training.engine`` where the plan says so and the model allows it: the same loss and
+  gradients, from packed pairs. On the first pairs both paths are computed and compared; where they differ, TRL's is taken.
+* ``loss_on_prompt: false`` leaves the prompt out of the NLL.
+
+Everything else of the loss is TRL's own.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.functional import cross_entropy
 
 from orpo_cli.errors import MachineError, RunError, UsageError
+from orpo_cli.model.packing import why_not_packed
 from orpo_cli.plan.plan import Plan
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # "experimental": the pin answers it
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+    from trl.experimental.utils import pad_to_length
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
@@ -37,10 +43,12 @@ if TYPE_CHECKING:
 class PairTrainer(ORPOTrainer):
     """ORPOTrainer on tokenized pairs. Counts tokens and keeps the names of the rows of the current step.
 
-    ``tokens_seen`` counts the tokens of chosen and rejected sequences, padding left out.
+    ``tokens_seen`` counts the tokens of chosen and rejected sequences, padding left out. ``loss_on_prompt`` says whether the
+    NLL counts prompt and chosen answer, as trl's does, or the answer alone.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, loss_on_prompt: bool = True, **kwargs: Any) -> None:
+        self.loss_on_prompt = loss_on_prompt
         self.tokens_seen = 0
         self.rows_of_step: list[str] = []
         super().__init__(**kwargs)
@@ -59,9 +67,21 @@ class PairTrainer(ORPOTrainer):
         """One micro-batch: forward and backward. Raises RunError where the loss is not finite."""
         self.rows_of_step.extend(inputs["row"])
         self.tokens_seen += int(inputs["chosen_attention_mask"].sum() + inputs["rejected_attention_mask"].sum())
-        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        return self._finite(super().training_step(model, inputs, num_items_in_batch), inputs["row"])
+
+    def concatenated_forward(self, model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+        """trl's forward pass; the NLL without the prompt where the plan says so."""
+        outputs: tuple[torch.Tensor, ...] = super().concatenated_forward(model, batch)
+        if self.loss_on_prompt:
+            return outputs
+        logits = outputs[2]  # of chosen, (pairs, tokens - 1, words)
+        labels = pad_to_length(batch["chosen_labels"], logits.shape[1] + 1, pad_value=-100)[:, 1:]
+        nll = cross_entropy(logits.flatten(0, 1), labels.flatten().to(logits.device))
+        return (*outputs[:4], nll, *outputs[5:])
+
+    def _finite(self, loss: torch.Tensor, rows: list[str]) -> torch.Tensor:
         if not torch.isfinite(loss):
-            raise self._not_finite("loss", loss.item(), inputs["row"])
+            raise self._not_finite("loss", loss.item(), rows)
         return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
@@ -115,10 +135,12 @@ def make_trainer(
     train: Dataset,
     evaluation: Dataset | None,
     callbacks: list[TrainerCallback],
+    note: Callable[[str], None] = warnings.warn,
 ) -> PairTrainer:
     """TRL's trainer for ``plan``, with an adapter where the plan has one. ``train`` and ``evaluation`` are tokenized.
 
-    Raises UsageError for arguments that do not go together, MachineError where a package or device is missing.
+    ``note`` is told where the fast path is left. Raises UsageError for arguments that do not go together or where a required
+    fast path is not possible, MachineError where a package or device is missing.
     """
     from peft import LoraConfig
     from transformers import PrinterCallback, ProgressCallback
@@ -127,10 +149,26 @@ def make_trainer(
     if plan.lora is not None:
         values = {name: value for name, value in plan.lora.model_dump().items() if value is not None}
         lora = LoraConfig(task_type="CAUSAL_LM", **values)
+    own = {"loss_on_prompt": plan.training.get("loss_on_prompt", True)}
+    values = {name: value for name, value in plan.training.items() if name not in own}
+    kind: Callable[..., PairTrainer] = PairTrainer
+    if plan.engine.fast_path != "off":
+        from orpo_cli.training.packed_trainer import PackedTrainer
+
+        reason = why_not_packed(model, values.get("max_length"), dropout_disabled=values.get("disable_dropout", True))
+        if reason is None:
+            kind = partial(PackedTrainer, engine=plan.engine, note=note)
+        elif plan.engine.fast_path == "required":
+            raise UsageError(
+                f"engine.fast_path is required, but {reason}.", remedy="Use auto, which takes trl's own path."
+            )
+        else:
+            note(f"trl's own path computes the steps: {reason}")
     with _settings_explained("model, lora or training settings"):
-        trainer = PairTrainer(
+        trainer = kind(
+            **own,
             model=model,
-            args=ORPOConfig(output_dir=str(checkpoints), **plan.training),
+            args=ORPOConfig(output_dir=str(checkpoints), **values),
             train_dataset=_Tokenized(train),
             eval_dataset=None if evaluation is None else _Tokenized(evaluation),
             processing_class=tokenizer,

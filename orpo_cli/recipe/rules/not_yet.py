@@ -11,10 +11,6 @@ from orpo_cli.recipe.schema import Recipe
 def not_supported_yet(recipe: Recipe) -> Iterator[Problem]:
     """Each setting that another version will obey."""
     version = "is not supported in this version."
-    if recipe.engine.fast_path == "required":
-        yield Problem("not-yet", version, "engine.fast_path", remedy="Use auto or off.")
-    if recipe.engine.max_tokens_per_microbatch != "auto":
-        yield Problem("not-yet", version, "engine.max_tokens_per_microbatch", remedy="Remove it.")
     if recipe.launch.num_processes not in ("auto", 1):
         yield Problem("not-yet", version, "launch.num_processes", remedy="Use 1 or auto.")
     if recipe.launch.strategy not in ("auto", "single"):

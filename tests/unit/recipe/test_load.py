@@ -80,7 +80,6 @@ def test_every_problem_comes_at_once_with_its_line_and_remedy(tmp_path: Path) ->
         ),
         ("lora: {lora_dropout: 0.1}\ntraining: {disable_dropout: true}\n", "lora.lora_dropout", "do nothing"),
         ("lora: {layers_to_transform: [0]}\n", "lora.layers_to_transform", "list of names"),
-        ("engine: {fast_path: required}\n", "engine.fast_path", "not supported"),
     ],
 )
 def test_what_does_not_go_together_is_an_error(tmp_path: Path, more: str, path: str, words: str) -> None:

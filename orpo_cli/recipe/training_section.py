@@ -1,0 +1,15 @@
+"""The recipe's ``training`` section: trl's arguments by their own names, and what this tool adds."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from orpo_cli.recipe.training_fields import TrainingFields
+
+
+class TrainingSection(TrainingFields):
+    """trl ORPOConfig and transformers TrainingArguments, by their own names; ``loss_on_prompt`` is this tool's."""
+
+    loss_on_prompt: bool = Field(
+        True, description="Whether the NLL counts prompt and chosen answer, as trl's does, or the chosen answer alone."
+    )

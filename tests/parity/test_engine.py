@@ -1,0 +1,248 @@
+"""The fast path against trl's own code on every architecture: loss, metrics and every gradient, in float64."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from architectures import PACKED, REFUSED, WORDS, build
+from peft import LoraConfig, get_peft_model
+from trl.experimental.orpo import ORPOTrainer
+from trl.experimental.utils import DPODataCollatorWithPadding
+
+from orpo_cli.model.packing import why_not_packed
+from orpo_cli.training.engine import loss
+from orpo_cli.training.engine.layout import TokenPair, cut, pack, size
+from orpo_cli.training.engine.step import Engine
+
+BETA = 0.3
+EXACT = 1e-5
+EAGER = {"gemma2", "gpt-oss"}  # transformers computes their softmax in float32; in float64 it gives NaN at padding
+
+
+def random_pairs(seed: int, count: int = 5, longest: int = 24) -> list[TokenPair]:
+    """Random lengths; the answers of some pairs begin alike, and one is the beginning of the other."""
+    draw = random.Random(seed)
+
+    def ids(length: int) -> list[int]:
+        return [draw.randrange(3, WORDS) for _ in range(length)]
+
+    pairs = []
+    for number in range(count):
+        common = ids(draw.choice([0, 0, 1, 4]))
+        chosen, rejected = common + ids(draw.randint(1, longest)), common + ids(draw.randint(1, longest))
+        if number == 3:
+            rejected = chosen + ids(3)
+        pairs.append(
+            TokenPair(f"row {number}", *(torch.tensor(each) for each in (ids(draw.randint(1, 16)), chosen, rejected)))
+        )
+    return pairs
+
+
+class TrlStep:
+    """trl's ORPOTrainer without its surroundings: the methods that compute a step, on a model of ours."""
+
+    get_batch_loss_metrics = ORPOTrainer.get_batch_loss_metrics
+    concatenated_forward = ORPOTrainer.concatenated_forward
+    concatenated_inputs = staticmethod(ORPOTrainer.concatenated_inputs)
+    odds_ratio_loss = ORPOTrainer.odds_ratio_loss
+    get_batch_logps = staticmethod(ORPOTrainer.get_batch_logps)
+    is_encoder_decoder = aux_loss_enabled = False
+    padding_value, beta = 0, BETA
+    accelerator = SimpleNamespace(device=torch.device("cpu"), gather_for_metrics=lambda value: value)
+
+    def __call__(self, model: Any, pairs: list[TokenPair]) -> tuple[torch.Tensor, dict[str, float]]:
+        return self.get_batch_loss_metrics(model, trl_batch(pairs))
+
+
+def trl_batch(pairs: list[TokenPair]) -> dict[str, Any]:
+    rows = []
+    for _, prompt, chosen, rejected in pairs:
+        row = {"prompt_input_ids": prompt.tolist(), "prompt_attention_mask": [1] * len(prompt)}
+        for name, answer in (("chosen", chosen), ("rejected", rejected)):
+            whole = torch.cat((prompt, answer)).tolist()
+            row |= {f"{name}_input_ids": whole, f"{name}_attention_mask": [1] * len(whole)}
+            row[f"{name}_labels"] = [-100] * len(prompt) + answer.tolist()
+        rows.append(row)
+    return DPODataCollatorWithPadding(pad_token_id=0)(rows)
+
+
+def ours(
+    model: Any, pairs: list[TokenPair], budget: int = 10_000, loss_on_prompt: bool = True
+) -> tuple[float, dict[str, float], int]:
+    """Loss, metrics and number of micro-batches; the gradients are in ``model``."""
+    accelerator = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
+    engine = Engine(model, accelerator, beta=BETA, loss_on_prompt=loss_on_prompt, budget=budget)
+    total, parts = 0.0, engine.begin(pairs)
+    for part in parts:
+        with engine.running(part):
+            share = engine.share(model, part)
+            share.backward()
+        total += share.item()
+    return total, engine.metrics(), len(parts)
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    found = {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def assert_same(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], tolerance: float = EXACT) -> None:
+    assert mine.keys() == theirs.keys()
+    assert mine
+    largest = max(float(each.abs().max()) for each in theirs.values())
+    for name, gradient in theirs.items():
+        scale = max(float(gradient.abs().max()), 1e-3 * largest)
+        assert float((mine[name] - gradient).abs().max()) <= tolerance * scale, name
+
+
+def adapted(model: Any, lora: bool, **options: Any) -> Any:
+    """The model, or the model with an adapter whose B is not zero."""
+    if not lora:
+        return model
+    torch.manual_seed(1)
+    settings = {"r": 3, "target_modules": "all-linear", **options}
+    wrapped = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings)).to(model.dtype)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return wrapped
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("name", PACKED)
+def test_loss_metrics_and_gradients_equal_trls(name: str, lora: bool) -> None:
+    dtype = torch.float32 if name in EAGER else torch.float64
+    options = {"exclude_modules": ["router"]} if name == "llama4" else {}  # its router is a Linear that returns a pair
+    model = adapted(build(PACKED[name](), dtype), lora, **options)
+    model.eval()  # no dropout
+    assert why_not_packed(model.get_base_model() if lora else model, 64) is None
+    pairs = random_pairs(len(name))
+    loss_, metrics_ = TrlStep()(model, pairs)
+    loss_.backward()
+    theirs = gradients(model)
+    mine, metrics, _ = ours(model, pairs)
+    assert mine == pytest.approx(loss_.item(), rel=EXACT)
+    for key in metrics_.keys() - {"logits/chosen", "logits/rejected"}:  # those of trl are taken over padding as well
+        # trl takes differences of log-probabilities in float32
+        assert metrics[key] == pytest.approx(metrics_[key], rel=EXACT, abs=1e-6), key
+    assert_same(gradients(model), theirs)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_exact_is_refused_with_its_reason(name: str) -> None:
+    config, words = REFUSED[name]
+    reason = why_not_packed(build(config()), 256)
+    assert reason is not None
+    assert words in reason
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "mixtral"])
+def test_cutting_a_step_changes_no_gradient(name: str) -> None:
+    model = build(PACKED[name]()).eval()
+    pairs = random_pairs(11, count=6)
+    whole, metrics, parts = ours(model, pairs)
+    assert parts == 1
+    expected = gradients(model)
+    sizes = sorted(map(size, pairs))
+    seen = {parts}
+    for budget in (sum(sizes) // 2 + sizes[-1], sum(sizes) // 3 + sizes[-1], sizes[-1], 1):
+        loss_, metrics_, parts = ours(model, pairs, budget)
+        seen.add(parts)
+        assert loss_ == pytest.approx(whole, rel=1e-9)
+        assert metrics_ == pytest.approx(metrics, rel=1e-6)
+        assert_same(gradients(model), expected, 1e-6)
+    assert len(pairs) in seen
+    assert len(seen) > 2
+
+
+def test_the_loss_without_the_prompt_counts_the_chosen_answer_alone() -> None:
+    model = build(PACKED["llama"]()).eval()
+    pairs = random_pairs(5)
+    batch = trl_batch(pairs)
+    outputs = TrlStep().concatenated_forward(model, batch)
+    logps, labels = outputs[2].log_softmax(-1), batch["chosen_labels"][:, 1:]
+    counted = labels != -100
+    nll = -logps[:, : labels.shape[1]].gather(-1, labels.clamp(0)[..., None]).squeeze(-1)[counted].mean()
+    expected = nll - TrlStep().odds_ratio_loss(*outputs[:2])[0].mean()
+    expected.backward()
+    theirs = gradients(model)
+    mine, metrics, _ = ours(model, pairs, loss_on_prompt=False)
+    assert mine == pytest.approx(expected.item(), rel=EXACT)
+    assert metrics["nll_loss"] == pytest.approx(nll.item(), rel=EXACT)
+    assert_same(gradients(model), theirs)
+
+
+def test_mean_logits_equal_trls_where_nothing_is_padded() -> None:
+    model = build(PACKED["cohere"]()).eval()
+    pairs = [pair._replace(rejected=pair.chosen.flip(0)) for pair in random_pairs(3, count=1)]
+    metrics_ = TrlStep()(model, pairs)[1]
+    metrics = ours(model, pairs)[1]
+    for key in ("logits/chosen", "logits/rejected"):
+        assert metrics[key] == pytest.approx(metrics_[key], rel=EXACT)
+
+
+@pytest.mark.parametrize(
+    "options", [{"modules_to_save": ["lm_head"]}, {"target_modules": ["q_proj", "lm_head"]}], ids=str
+)
+def test_a_trained_or_adapted_head_gets_its_gradients(options: dict[str, Any]) -> None:
+    model = adapted(build(PACKED["granite"]()), True, **options).eval()
+    pairs = random_pairs(9)
+    loss_ = TrlStep()(model, pairs)[0]
+    loss_.backward()
+    theirs = gradients(model)
+    assert any("lm_head" in name for name in theirs)
+    assert ours(model, pairs)[0] == pytest.approx(loss_.item(), rel=EXACT)
+    assert_same(gradients(model), theirs)
+
+
+def test_checkpointed_layers_give_the_same_gradients() -> None:
+    model = build(PACKED["mistral-window"]()).train()
+    pairs = random_pairs(2)
+    loss_ = ours(model, pairs)[0]
+    plain = gradients(model)
+    model.gradient_checkpointing_enable()
+    assert ours(model, pairs)[0] == pytest.approx(loss_, rel=1e-12)
+    assert_same(gradients(model), plain, 1e-12)
+
+
+def test_pairs_are_packed_within_the_budget_and_none_is_lost() -> None:
+    pairs = random_pairs(4, count=30)
+    for budget in (1, 50, 100, 10_000):
+        groups = cut(pairs, budget)
+        assert sorted(pair.row for group in groups for pair in group) == sorted(pair.row for pair in pairs)
+        assert all(len(group) == 1 or sum(map(size, group)) <= budget for group in groups)
+        assert groups == cut(pairs, budget)
+    assert len(cut(pairs, 10_000)) == 1
+
+
+def test_a_row_holds_each_token_once() -> None:
+    pairs = random_pairs(8)
+    batch = pack(pairs, loss_on_prompt=True)
+    assert batch.input_ids.shape[1] == sum(map(size, pairs))
+    assert batch.input_ids.shape[1] < sum(len(p.prompt) + len(p.chosen) + len(p.rejected) for p in pairs)
+
+
+def test_the_loss_stays_finite_at_both_ends() -> None:
+    batch = pack(random_pairs(6), loss_on_prompt=True)
+    for value in (-1e-7, -30.0):
+        logps = torch.full((len(batch.targets),), value, requires_grad=True)
+        share, _ = loss.step_share(logps, batch, loss.Totals(10, 5), BETA)
+        share.backward()
+        assert torch.isfinite(share)
+        assert torch.isfinite(logps.grad).all()
+
+
+def test_a_row_that_is_not_causal_is_refused_when_it_comes(tmp_path: Path) -> None:
+    from orpo_cli.training.engine.attention import Unsupported
+
+    config = PACKED["gemma3"]()
+    config.use_bidirectional_attention = True
+    with pytest.raises(Unsupported):
+        ours(build(config), random_pairs(1))

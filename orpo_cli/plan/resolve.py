@@ -228,6 +228,7 @@ class _Training:
         lora = self.recipe.lora is not None
         rate = row.lora_learning_rate if lora else row.full_learning_rate
         self.default("learning_rate", rate, f"{'LoRA' if lora else 'full weights'}, {size}")
+        self.default("loss_on_prompt", True, "as trl and the authors' released code")
         self.default("beta", row.beta, f"the paper's lambda for {size}")
         length = 2048
         reason = "the paper's length for UltraFeedback"

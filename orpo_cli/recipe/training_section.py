@@ -10,6 +10,6 @@ from orpo_cli.recipe.training_fields import TrainingFields
 class TrainingSection(TrainingFields):
     """trl ORPOConfig and transformers TrainingArguments, by their own names; ``loss_on_prompt`` is this tool's."""
 
-    loss_on_prompt: bool = Field(
-        True, description="Whether the NLL counts prompt and chosen answer, as trl's does, or the chosen answer alone."
+    loss_on_prompt: bool | None = Field(
+        None, description="Whether the NLL counts prompt and chosen answer, as trl's does, or the chosen answer alone."
     )

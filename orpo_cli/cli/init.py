@@ -17,7 +17,7 @@ from orpo_cli.report.console import Console
 from orpo_cli.rundir import write_atomically
 
 START = """\
-# A recipe of orpo-cli. Only model and dataset are required; every key: docs/reference/recipe.md.
+# A recipe of orpo-cli. Only model and dataset are required; `orpo schema` has every key, for you and for your editor.
 # Names inside a section are those of the library it configures, so the Hugging Face documentation applies.
 
 name: recipe
@@ -106,7 +106,7 @@ def starting_text(name: str, target: Path, shipped: ShippedRecipe | None, model:
     for option, value in (("NAME", name), ("--model", model), ("--data", data)):
         if value is not None and not value.strip():
             raise UsageError(f"{option} is empty.", remedy="Give a value or leave the option out.")
-    text = shipped.text() if shipped else START
+    text = shipped.copied() if shipped else START
     changes: dict[Keys, str] = {("name",): _scalar(name), ("output_dir",): _scalar(f"runs/{name}")}
     if model:
         changes[("model", "model_name_or_path")] = _scalar(model)

@@ -19,6 +19,7 @@ COMMANDS = (
     "init",
     "recipes",
     "validate",
+    "schema",
     "convert",
     "plan",
     "train",

@@ -50,7 +50,7 @@ def command(context: typer.Context, as_json: Json = False) -> None:
 
 @app.command()
 def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A name that `orpo recipes` lists.")]) -> None:
-    """Print a shipped recipe as it is.
+    """Print a shipped recipe, to be copied.
 
     [bold]Examples[/bold]
 
@@ -58,4 +58,4 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A name that `
       orpo recipes show llama3-8b-qlora > mine.yaml
     """
     sys.stdout.flush()
-    sys.stdout.buffer.write(shipped_recipe(name).path.read_bytes())  # not through rich: the file exactly
+    sys.stdout.buffer.write(shipped_recipe(name).copied().encode())  # UTF-8, whatever the terminal's encoding

@@ -12,28 +12,43 @@ from orpo_cli.recipe.section import Section
 class Source(Section):
     """One source of preference pairs."""
 
-    path: str = Field(min_length=1, description="Hub id, file, folder or URL of data files.")
-    name: str | None = Field(None, description="Configuration (subset) of a hub dataset.")
-    revision: str | None = Field(None, description="Branch, tag or commit of a hub dataset.")
+    path: str = Field(
+        min_length=1,
+        description="Hub id, file, folder or URL of data files.",
+        examples=["pairs.jsonl", "mlabonne/orpo-dpo-mix-40k"],
+    )
+    name: str | None = Field(None, description="Configuration (subset) of a hub dataset.", examples=["default"])
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub dataset.", examples=["main"])
     split: str = Field("train", min_length=1, description="Split, slices allowed: train[:1000].")
     format: str = Field("auto", description="`auto` to recognise the format from the rows, or a format's name.")
     columns: dict[str, str] = Field(
-        {}, description="Our name: the column's name in the data, or a field within one: answers.0.text."
+        {},
+        description="Our name: the column's name in the data, or a field within one: answers.0.text.",
+        examples=[{"chosen": "good", "rejected": "bad"}, {"chosen": "answers.0.text"}],
     )
     labels: dict[str, Literal["first", "second", "tie"]] = Field(
-        {}, description="What the labels of judged pairs mean, where they do not say it themselves: {A>B: first}."
+        {},
+        description="What the labels of judged pairs mean, where they do not say it themselves: {A>B: first}.",
+        examples=[{"A>B": "first", "B>A": "second"}],
     )
     min_score_margin: float | None = Field(
-        None, gt=0, description="Leave out pairs whose scores are closer than this, or that have none."
+        None,
+        gt=0,
+        description="Leave out pairs whose scores are closer than this, or that have none.",
+        examples=[1.0],
     )
     weight: float = Field(1.0, gt=0, description="Share of this source in a mix of several.")
-    max_samples: int | None = Field(None, ge=1, description="Use at most this many pairs, drawn with shuffle_seed.")
+    max_samples: int | None = Field(
+        None, ge=1, description="Use at most this many pairs, drawn with shuffle_seed.", examples=[1000]
+    )
 
 
 class EvalSplit(Section):
     """Held-out pairs cut from the training pairs."""
 
-    test_size: float | int = Field(gt=0, description="Share (below 1) or number of pairs to hold out.")
+    test_size: float | int = Field(
+        gt=0, description="Share (below 1) or number of pairs to hold out.", examples=[0.05, 500]
+    )
 
 
 def _as_list(value: Any) -> Any:
@@ -46,21 +61,29 @@ def _split_or_sources(value: Any) -> str:
     return "sources"
 
 
-Sources = Annotated[list[Source], BeforeValidator(_as_list), Field(min_length=1)]
+_OneOrMore = Source | Annotated[list[Source], Field(min_length=1)]
+Sources = Annotated[list[Source], BeforeValidator(_as_list, json_schema_input_type=_OneOrMore), Field(min_length=1)]
 
 
 class DatasetSection(Section):
     """Where the preference pairs come from and how long they may be."""
 
-    train: Sources = Field(description="One source or a list of them.")
+    train: Sources = Field(
+        description="One source or a list of them.",
+        examples=[{"path": "pairs.jsonl"}, [{"path": "a.jsonl"}, {"path": "b.jsonl"}]],
+    )
     eval: (
         Annotated[
             Annotated[EvalSplit, Tag("split")] | Annotated[Sources, Tag("sources")], Discriminator(_split_or_sources)
         ]
         | None
-    ) = Field(None, description="A source, a list of them, or {test_size: …} to cut from train.")
+    ) = Field(
+        None,
+        description="A source, a list of them, or {test_size: …} to cut from train.",
+        examples=[{"test_size": 0.05}, {"path": "heldout.jsonl"}],
+    )
     max_prompt_length: int | None = Field(
-        None, ge=1, description="Longest prompt in tokens; default: half of training.max_length."
+        None, ge=1, description="Longest prompt in tokens; default: half of training.max_length.", examples=[512]
     )
     truncation_mode: Literal["keep_end", "keep_start", "drop"] = Field(
         "keep_end", description="What becomes of a prompt that is too long: keep its end, its start, or drop the pair."

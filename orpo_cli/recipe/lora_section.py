@@ -20,7 +20,7 @@ class LoraSection(Section):
         description="Module names or a regular expression; `all-linear` for every linear layer but the head.",
     )
     exclude_modules: str | list[str] | None = Field(
-        None, description="Module names or a regular expression to leave out."
+        None, description="Module names or a regular expression to leave out.", examples=[["lm_head"], r".*\.mlp\..*"]
     )
     bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases are trained.")
     use_rslora: bool = Field(False, description="Scale by lora_alpha / sqrt(r) (rank-stabilised LoRA).")
@@ -28,8 +28,18 @@ class LoraSection(Section):
     init_lora_weights: bool | Literal["gaussian", "orthogonal", "olora", "pissa"] = Field(
         True, description="How the adapter starts."
     )
-    rank_pattern: dict[str, int] = Field({}, description="Rank of modules that differ from r.")
-    alpha_pattern: dict[str, int] = Field({}, description="Alpha of modules that differ from lora_alpha.")
-    layers_to_transform: int | list[int] | None = Field(None, description="Indexes of the layers that get an adapter.")
-    layers_pattern: str | list[str] | None = Field(None, description="Name of the layer list in the model.")
-    modules_to_save: list[str] | None = Field(None, description="Modules trained in full and saved with the adapter.")
+    rank_pattern: dict[str, int] = Field(
+        {}, description="Rank of modules that differ from r.", examples=[{"q_proj": 32}]
+    )
+    alpha_pattern: dict[str, int] = Field(
+        {}, description="Alpha of modules that differ from lora_alpha.", examples=[{"q_proj": 64}]
+    )
+    layers_to_transform: int | list[int] | None = Field(
+        None, description="Indexes of the layers that get an adapter.", examples=[[12, 13, 14, 15]]
+    )
+    layers_pattern: str | list[str] | None = Field(
+        None, description="Name of the layer list in the model.", examples=["layers"]
+    )
+    modules_to_save: list[str] | None = Field(
+        None, description="Modules trained in full and saved with the adapter.", examples=[["lm_head"]]
+    )

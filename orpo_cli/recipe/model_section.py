@@ -46,4 +46,6 @@ class QuantizationSection(Section):
         "uint8", description="Type that packs the 4-bit values."
     )
     llm_int8_threshold: float = Field(6.0, ge=0, description="Outlier threshold of LLM.int8.")
-    llm_int8_skip_modules: list[str] | None = Field(None, description="Modules that stay unquantized.")
+    llm_int8_skip_modules: list[str] | None = Field(
+        None, description="Modules that stay unquantized.", examples=[["lm_head"]]
+    )

@@ -67,23 +67,33 @@ class ExportSection(Section):
 class HubSection(Section):
     """Where `orpo push-to-hub` goes when the command line does not say."""
 
-    repo_id: str | None = Field(None, description="namespace/name on the hub.")
+    repo_id: str | None = Field(None, description="namespace/name on the hub.", examples=["my-name/llama3-8b-orpo"])
     private: bool = Field(True, description="Make a new repository private.")
 
 
 class Recipe(Section):
     """A whole recipe. Only model and dataset are required."""
 
-    extends: str | None = Field(None, description="Another recipe to start from.")
-    name: str | None = Field(None, min_length=1, description="Name of the run; default: the file's name.")
-    output_dir: str | None = Field(None, min_length=1, description="Run directory; default: runs/NAME.")
-    model: ModelSection
-    quantization: QuantizationSection | None = None
-    lora: LoraSection | None = None
-    dataset: DatasetSection
-    training: TrainingSection = Field(default_factory=TrainingSection)
-    engine: EngineSection = Field(default_factory=EngineSection)
-    launch: LaunchSection = Field(default_factory=LaunchSection)
-    merge: MergeSection = Field(default_factory=MergeSection)
-    export: ExportSection = Field(default_factory=ExportSection)
-    hub: HubSection = Field(default_factory=HubSection)
+    extends: str | None = Field(
+        None, description="Another recipe to start from.", examples=["base.yaml", "llama3-8b-qlora"]
+    )
+    name: str | None = Field(
+        None, min_length=1, description="Name of the run; default: the file's name.", examples=["llama3-8b-qlora"]
+    )
+    output_dir: str | None = Field(
+        None, min_length=1, description="Run directory; default: runs/NAME.", examples=["runs/llama3-8b-qlora"]
+    )
+    model: ModelSection = Field(examples=[{"model_name_or_path": "mistralai/Mistral-7B-v0.1", "dtype": "bfloat16"}])
+    quantization: QuantizationSection | None = Field(
+        None, examples=[{"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}]
+    )
+    lora: LoraSection | None = Field(None, examples=[{"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}])
+    dataset: DatasetSection = Field(examples=[{"train": {"path": "pairs.jsonl"}, "eval": {"test_size": 0.05}}])
+    training: TrainingSection = Field(
+        default_factory=TrainingSection, examples=[{"learning_rate": 8e-06, "num_train_epochs": 1}]
+    )
+    engine: EngineSection = Field(default_factory=EngineSection, examples=[{"fast_path": "auto"}])
+    launch: LaunchSection = Field(default_factory=LaunchSection, examples=[{"num_processes": "auto"}])
+    merge: MergeSection = Field(default_factory=MergeSection, examples=[{"dtype": "bfloat16", "max_shard_size": "5GB"}])
+    export: ExportSection = Field(default_factory=ExportSection, examples=[{"formats": ["safetensors"]}])
+    hub: HubSection = Field(default_factory=HubSection, examples=[{"repo_id": "my-name/llama3-8b-orpo"}])

@@ -8,6 +8,8 @@ from pathlib import Path
 import orpo_cli
 from orpo_cli.errors import MachineError, UsageError
 
+FOR_EDITORS = "# yaml-language-server:"
+
 
 @dataclass(frozen=True)
 class ShippedRecipe:
@@ -21,6 +23,10 @@ class ShippedRecipe:
     def text(self) -> str:
         """The file as it is."""
         return self.path.read_text(encoding="utf-8")
+
+    def copied(self) -> str:
+        """The text for another place, where the line that tells editors of the schema beside it would lead nowhere."""
+        return "".join(line for line in self.text().splitlines(keepends=True) if not line.startswith(FOR_EDITORS))
 
 
 def shipped_folder() -> Path:
@@ -73,6 +79,6 @@ def _summary(path: Path) -> str:
         if not line.startswith("#"):
             break
         text = line.lstrip("# ").rstrip()
-        if text and not text.startswith("yaml-language-server:"):
+        if text and not line.startswith(FOR_EDITORS):
             return text
     return ""

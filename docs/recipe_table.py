@@ -28,7 +28,8 @@ parts that grow with the model, in gigabytes (10^9 bytes), with every sequence a
 - **logits**: 10 bytes for each entry of the vocabulary at each of 2 × batch × max_length places.
 
 What libraries and the GPU take for themselves comes on top: a gigabyte or two. Too much? Halve per_device_train_batch_size and
-double gradient_accumulation_steps: the step stays the same."""
+double gradient_accumulation_steps: the step stays the same. `orpo train --smoke NAME` tries a recipe out in seconds, on any machine, with a
+random model shrunk to nothing."""
 
 
 def page(generated: str) -> str:

@@ -39,6 +39,10 @@ def command(
             metavar="auto|never|PATH", help="Go on with the run in output_dir: from its last checkpoint, or from PATH."
         ),
     ] = "never",
+    smoke: Annotated[
+        bool,
+        typer.Option("--smoke", help="Try the whole road on a shrunken random model, two steps, and leave nothing."),
+    ] = False,
     strict: Strict = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -53,10 +57,17 @@ def command(
       orpo train my.yaml
       orpo train my.yaml --set training.learning_rate=5e-5 --set output_dir=runs/lr5e-5
       orpo train my.yaml --resume auto
+      orpo train my.yaml --smoke
     """
     console = Console(quiet=quiet, as_json=as_json)
     loaded = loaded_recipe(recipe, overrides, console, strict=strict)
-    plan = plan_of(loaded, console, needs_model=True)
+    if smoke and resume != "never":
+        raise UsageError("--resume would do nothing beside --smoke: a smoke run leaves nothing to resume.")
+    plan = plan_of(loaded, console, needs_model=not smoke)
+    if smoke:
+        from orpo_cli.cli.smoke import smoke as try_out
+
+        return try_out(loaded, plan, console)
     _check_trackers(plan)
     rundir, checkpoint = _begin_or_resume(loaded, plan, resume, console)
     if rundir.read_run()["status"] == FINISHED:
@@ -64,7 +75,7 @@ def command(
         console.result(str(rundir.result()))
         console.document(_document(rundir))
         return
-    outcome = _train(plan, rundir, checkpoint, console)
+    outcome = train_run(plan, rundir, checkpoint, console)
     minutes, seconds = divmod(round(outcome.seconds), 60)
     console.note(f"trained {outcome.steps} steps in {minutes} min {seconds} s")
     console.result(str(outcome.result))
@@ -80,21 +91,26 @@ def _begin_or_resume(loaded: LoadedRecipe, plan: Plan, resume: str, console: Con
             raise UsageError(
                 f"--resume {resume}: {existing.root} holds no run.", remedy="Leave --resume out to begin one."
             )
-        return RunDir.create(plan, _recipe_text(loaded)), None
+        return RunDir.create(plan, recipe_text(loaded)), None
     if existing.read_run()["status"] == FINISHED and resume == "auto":
         return existing, None
     checkpoint = checkpoint_to_resume(existing, plan, resume)
     if checkpoint is None:
         console.note(f"{existing.root} has no checkpoint yet: starting over")
         existing.discard()
-        return RunDir.create(plan, _recipe_text(loaded)), None
+        return RunDir.create(plan, recipe_text(loaded)), None
     console.note(f"going on from {checkpoint}")
     take_over(existing, plan)
     return existing, checkpoint
 
 
-def _train(plan: Plan, rundir: RunDir, checkpoint: Path | None, console: Console) -> Outcome:
-    """Prepare, then train. What fails before the first step of a new run leaves no directory."""
+def train_run(
+    plan: Plan, rundir: RunDir, checkpoint: Path | None, console: Console, *, shortest: int | None = None
+) -> Outcome:
+    """Prepare, then train; on the ``shortest`` pairs alone where a number is given.
+
+    What fails before the first step of a new run leaves no directory.
+    """
     from orpo_cli.artifacts.card import write_card
     from orpo_cli.data.prepare import prepare
     from orpo_cli.model.base import load_base
@@ -118,6 +134,9 @@ def _train(plan: Plan, rundir: RunDir, checkpoint: Path | None, console: Console
         )
         for line in data.report.lines():
             console.note(line)
+        if shortest is not None:
+            data = data.shortest(shortest)
+            console.note(f"training on the {len(data.train)} shortest pairs")
         model = load_base(plan.model, plan.quantization, plan.device)
         rundir.write_run(**provenance(model, data.report))
     except BaseException:
@@ -144,7 +163,7 @@ def _say(plan: Plan, console: Console) -> None:
             console.note(f"  {path} = {value}  ({reason})")
 
 
-def _recipe_text(loaded: LoadedRecipe) -> str:
+def recipe_text(loaded: LoadedRecipe) -> str:
     """The recipe as written, with the overrides listed on top."""
     head = "".join(f"# --set {override}\n" for override in loaded.overrides)
     return head + loaded.text

@@ -50,6 +50,15 @@ class Prepared:
     eval: Dataset | None
     report: DataReport
 
+    def shortest(self, count: int) -> Prepared:
+        """Only the ``count`` shortest pairs of each part; the report stays that of all."""
+        return Prepared(_shortest(self.train, count), self.eval and _shortest(self.eval, count), self.report)
+
+
+def _shortest(pairs: Dataset, count: int) -> Dataset:
+    lengths = pairs["length"]
+    return pairs.select(sorted(sorted(range(len(pairs)), key=lambda position: lengths[position])[:count]))
+
 
 @dataclass(frozen=True)
 class HeldOut:

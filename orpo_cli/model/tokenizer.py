@@ -25,7 +25,7 @@ def load_tokenizer(section: ModelSection, note: Callable[[str], None] | None = N
     with explained(section.model_name_or_path):
         tokenizer = AutoTokenizer.from_pretrained(files_of(section), **hub_options(section))
     if section.chat_template != "tokenizer":
-        tokenizer.chat_template = _template(section.chat_template)
+        tokenizer.chat_template = chat_template(section.chat_template)
     has_padding = tokenizer.pad_token is not None
     tokenizer = _ready(tokenizer)
     if note is not None and not has_padding:
@@ -58,7 +58,8 @@ def padding_token(tokenizer: PreTrainedTokenizerBase) -> str:
     raise UsageError("the tokenizer has no padding token and none that could serve.", remedy="Use another model.")
 
 
-def _template(name: str) -> str:
+def chat_template(name: str) -> str:
+    """The text of a template: built in, from a file, or ``name`` itself where it is one. Raises UsageError for none of these."""
     if name in BUILT_IN:
         return BUILT_IN[name]
     if "{{" in name or "{%" in name:

@@ -1,0 +1,103 @@
+"""A model of the same architecture, small enough to be built, saved and trained in a second on any machine.
+
+What decides which code runs stays: the architecture and its options, tied or untied embeddings, grouped or plain
+attention, every kind of layer, experts. What only decides how much is computed becomes small.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+HEADS, HEAD_DIM = 4, 16
+LAYERS = 2  # at the least
+SMALL = {  # the names that transformers' configurations have for widths and experts; what is there is made this small
+    "intermediate_size": 128,
+    "ffn_dim": 128,
+    "moe_intermediate_size": 64,
+    "shared_expert_intermediate_size": 64,
+    "num_local_experts": 4,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+}
+
+
+def shrunken(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+    """A copy of ``config`` with few narrow layers and the vocabulary of ``tokenizer``."""
+    small = copy.deepcopy(config)
+    text = small.get_text_config()
+    parts = [getattr(small, name, None) for name in small.sub_configs]  # a vision tower beside the text model
+    for part in (text, *(part for part in parts if part is not None and part is not text)):
+        _narrow(part)
+    text.vocab_size = len(tokenizer)
+    for each in (small, text):
+        each.bos_token_id = tokenizer.bos_token_id
+        each.eos_token_id = tokenizer.eos_token_id
+        each.pad_token_id = tokenizer.pad_token_id
+    return small
+
+
+def _narrow(config: PreTrainedConfig) -> None:
+    """Make one stack of layers small, in place."""
+    values = vars(config)
+    old_dim = values.get("head_dim") or config.hidden_size // config.num_attention_heads
+    keys = values.get("num_key_value_heads")
+    if keys is not None:
+        config.num_key_value_heads = _fewer_keys(keys, config.num_attention_heads)
+    _keep_layers(config, _one_of_each_kind(config))
+    embedding = values.get("word_embed_proj_dim")
+    if embedding is not None:  # of OPT 350M half the width
+        config.word_embed_proj_dim = HEADS * HEAD_DIM // (1 if embedding == config.hidden_size else 2)
+    config.num_attention_heads = HEADS
+    config.hidden_size = HEADS * HEAD_DIM
+    if values.get("head_dim") is not None:
+        config.head_dim = HEAD_DIM
+    for name, value in SMALL.items():
+        if isinstance(values.get(name), int):
+            setattr(config, name, min(values[name], value))
+    _cut_rope_factors(values.get("rope_parameters"), HEAD_DIM / old_dim)
+
+
+def _fewer_keys(keys: int, heads: int) -> int:
+    """Heads with a key of their own: one, all or half of ``HEADS``, as the model has one, all, or groups."""
+    return 1 if keys == 1 else HEADS if keys == heads else HEADS // 2
+
+
+def _one_of_each_kind(config: PreTrainedConfig) -> list[int]:
+    """Indexes of the layers to keep: the first of each kind that per-layer lists tell apart, and at least ``LAYERS``."""
+    count = config.num_hidden_layers
+    lists = list(_per_layer(config).values())
+    first_of: dict[str, int] = {}
+    for index in range(count):
+        first_of.setdefault(str([each[index] for each in lists]), index)
+    chosen = set(first_of.values())
+    others = (index for index in range(count) if index not in chosen)
+    while len(chosen) < min(LAYERS, count):
+        chosen.add(next(others))
+    return sorted(chosen)
+
+
+def _keep_layers(config: PreTrainedConfig, indexes: list[int]) -> None:
+    for name, value in _per_layer(config).items():
+        setattr(config, name, [value[index] for index in indexes])
+    config.num_hidden_layers = len(indexes)
+
+
+def _per_layer(config: PreTrainedConfig) -> dict[str, list[Any]]:
+    """The lists that hold one entry a layer, such as layer_types and no_rope_layers."""
+    count = config.num_hidden_layers
+    return {name: value for name, value in vars(config).items() if isinstance(value, list) and len(value) == count}
+
+
+def _cut_rope_factors(parameters: Any, share: float) -> None:
+    """Factors of each rotary frequency (LongRoPE), in place: as many as the smaller heads have frequencies."""
+    if not isinstance(parameters, dict):
+        return
+    for name, value in parameters.items():
+        if isinstance(value, list):
+            parameters[name] = value[: max(1, round(len(value) * share))]
+        else:
+            _cut_rope_factors(value, share)

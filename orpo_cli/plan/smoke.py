@@ -1,0 +1,124 @@
+"""The plan of a smoke run: that of the recipe, except for what only decides how long it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orpo_cli.plan.plan import Plan, Why
+from orpo_cli.recipe.schema import EvalSplit, LoraSection, Source
+
+STEPS = 2
+PAIRS = 64  # read from each source
+AT_ONCE = 2  # pairs of a micro-batch and micro-batches of a step, at most
+
+
+@dataclass(frozen=True)
+class Replacements:
+    """What a smoke run uses instead of the recipe's own."""
+
+    base: Path  # a folder with a small model
+    layers: int  # how many it has
+    pairs: Path | None  # a file of pairs, where the recipe's cannot be had
+    output_dir: Path
+
+
+class _Changes:
+    """Collects new values with their reasons."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.why = dict(plan.why)
+
+    def say(self, path: str, value: Any, reason: str) -> Any:
+        self.why[path] = Why(origin="decided", reason=f"--smoke: {reason}")
+        return value
+
+
+def smoke_plan(plan: Plan, instead: Replacements) -> Plan:
+    """``plan`` on a small model and a few pairs, for two steps, in one process; every change has its reason."""
+    changes = _Changes(plan)
+    say = changes.say
+    return plan.model_copy(
+        update={
+            "output_dir": say("output_dir", str(instead.output_dir), "removed at the end"),
+            "model": plan.model.model_copy(
+                update={
+                    "model_name_or_path": say("model.model_name_or_path", str(instead.base), "a small random model"),
+                    "model_revision": say("model.model_revision", "main", "a local folder has no other"),
+                    "chat_template": say("model.chat_template", "tokenizer", "saved with the small model"),
+                }
+            ),
+            "lora": plan.lora and _lora(changes, plan.lora, instead.layers),
+            "dataset": plan.dataset.model_copy(update=_dataset(changes, plan, instead.pairs)),
+            "training": {**plan.training, **_training(changes, plan.training)},
+            "launch": plan.launch.model_copy(
+                update={
+                    "num_processes": say("launch.num_processes", 1, "one is enough"),
+                    "strategy": say("launch.strategy", "single", "one process"),
+                }
+            ),
+            "merge": plan.merge.model_copy(
+                update={"dtype": say("merge.dtype", "float32", "rounding hides the small logits of random weights")}
+            ),
+            "why": changes.why,
+        }
+    )
+
+
+def _lora(changes: _Changes, lora: LoraSection, layers: int) -> LoraSection:
+    if lora.layers_to_transform is None:
+        return lora
+    asked = [lora.layers_to_transform] if isinstance(lora.layers_to_transform, int) else lora.layers_to_transform
+    there = [index for index in asked if index < layers] or [layers - 1]
+    if there == asked:
+        return lora
+    return lora.model_copy(
+        update={
+            "layers_to_transform": changes.say(
+                "lora.layers_to_transform", there, f"the small model has {layers} layers"
+            )
+        }
+    )
+
+
+def _dataset(changes: _Changes, plan: Plan, pairs: Path | None) -> dict[str, Any]:
+    """Of every source a few pairs; or those of ``pairs`` for all of them."""
+
+    def few(path: str, sources: list[Source]) -> list[Source]:
+        if pairs is not None:
+            return changes.say(path, [Source(path=str(pairs))], "made-up pairs")  # type: ignore[no-any-return]
+        counts = [min(PAIRS, source.max_samples or PAIRS) for source in sources]
+        fewer = [
+            source.model_copy(update={"max_samples": count}) for source, count in zip(sources, counts, strict=True)
+        ]
+        return changes.say(path, fewer, f"at most {PAIRS} pairs of each source")  # type: ignore[no-any-return]
+
+    asked = plan.dataset.eval
+    update: dict[str, Any] = {"train": few("dataset.train", plan.dataset.train)}
+    if isinstance(asked, EvalSplit):
+        if asked.test_size >= 1:
+            update["eval"] = changes.say("dataset.eval", EvalSplit(test_size=AT_ONCE), "of so few pairs")
+    elif asked is not None:
+        update["eval"] = few("dataset.eval", asked)
+    return update
+
+
+def _training(changes: _Changes, training: dict[str, Any]) -> dict[str, Any]:
+    wanted: dict[str, tuple[Any, str]] = {
+        "max_steps": (STEPS, "enough to see the weights move"),
+        "per_device_train_batch_size": (min(AT_ONCE, training["per_device_train_batch_size"]), "less to compute"),
+        "gradient_accumulation_steps": (min(AT_ONCE, training["gradient_accumulation_steps"]), "less to compute"),
+        "logging_steps": (1, "every step is shown"),
+        "report_to": ("none", "nothing is sent anywhere"),
+    }
+    for what in ("eval", "save"):
+        if training.get(f"{what}_strategy") == "steps":
+            wanted[f"{what}_steps"] = (1, f"every step tries the {'evaluation' if what == 'eval' else 'checkpoint'}")
+    if training.get("eval_delay"):
+        wanted["eval_delay"] = (0, "there is nothing to wait for")
+    return {
+        name: changes.say(f"training.{name}", value, reason)
+        for name, (value, reason) in wanted.items()
+        if training.get(name) != value
+    }

@@ -1,0 +1,105 @@
+"""orpo train --smoke on recipes of one's own: what it uses, what it replaces and says, what it leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import write_recipe
+
+
+@pytest.fixture
+def smoke(
+    tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[Any, list[Path]]]:
+    """``smoke(recipe, …)``: how the command ended, and the temporary folders that it left."""
+
+    def run(*arguments: str | Path) -> tuple[Any, list[Path]]:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        return orpo_here("train", "--smoke", *arguments), list(tmp_path.glob("orpo-smoke-*"))
+
+    return run
+
+
+def test_a_smoke_run_uses_the_recipes_own_data_and_tokenizer_and_leaves_nothing(tmp_path: Path, smoke: Any) -> None:
+    recipe = write_recipe(tmp_path, steps=500)
+    before = set(tmp_path.iterdir())
+    done, left = smoke(recipe)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("recipe: smoke run passed, 2 steps")
+    assert "tokenizer: one token a byte" not in done.stderr
+    assert "made-up" not in done.stderr
+    assert "train.jsonl" in done.stderr
+    assert "training on the 8 shortest pairs" in done.stderr
+    assert left == []
+    assert {path for path in tmp_path.iterdir() if not path.name.startswith("orpo-pairs-")} == before  # goes at exit
+
+
+def test_a_smoke_run_says_every_value_that_it_changes(tmp_path: Path, smoke: Any) -> None:
+    done, _ = smoke(write_recipe(tmp_path, steps=500, training={"per_device_train_batch_size": 16}))
+    assert "weights: random, of a LlamaForCausalLM with width 64 instead of 32 and layers 2 instead of 2" in done.stderr
+    for line in (
+        "training.max_steps = 2  (--smoke: ",
+        "training.per_device_train_batch_size = 2  (--smoke: ",
+        "dataset.train = path=",
+        "merge.dtype = float32  (--smoke: ",
+    ):
+        assert line in done.stderr
+
+
+def test_steps_of_evaluation_and_checkpoints_come_within_the_two(tmp_path: Path, smoke: Any) -> None:
+    often = {"eval_strategy": "steps", "eval_steps": 100, "save_strategy": "steps", "save_steps": 100}
+    done, _ = smoke(write_recipe(tmp_path, training={**often, "load_best_model_at_end": True}), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["final_evaluation"]["eval_loss"] > 0
+
+
+def test_layers_that_the_small_model_has_not_are_replaced_by_its_last(tmp_path: Path, smoke: Any) -> None:
+    upper = ("--set", "lora.layers_to_transform=[20, 21]", "--set", "lora.target_modules=[q_proj]")
+    done, _ = smoke(write_recipe(tmp_path), *upper)
+    assert done.returncode == 0, done.stderr
+    assert "lora.layers_to_transform = 1  (--smoke: the small model has 2 layers)" in done.stderr
+
+
+def test_quantized_and_merged_in_a_smoke_run(tmp_path: Path, smoke: Any) -> None:
+    done, _ = smoke(write_recipe(tmp_path, quantization={"load_in_4bit": True}))
+    assert done.returncode == 0, done.stderr
+    assert "merged; logits within" in done.stderr
+
+
+def test_full_weights_in_a_smoke_run(tmp_path: Path, smoke: Any) -> None:
+    done, left = smoke(write_recipe(tmp_path, lora=False), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps"] == 2
+    assert left == []
+
+
+def test_data_that_leaves_no_pair_fails_a_smoke_run_as_a_run(tmp_path: Path, smoke: Any) -> None:
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "train.jsonl").write_text('{"prompt": "x", "chosen": "", "rejected": "b"}\n')
+    done, left = smoke(recipe)
+    assert done.returncode == 4
+    assert len(left) == 1
+    assert f"what the smoke run left is kept in {left[0]}" in done.stderr
+    assert (left[0] / "base" / "config.json").is_file()
+
+
+def test_an_architecture_that_cannot_be_had_is_an_error_and_not_replaced(tmp_path: Path, smoke: Any) -> None:
+    done, _ = smoke(write_recipe(tmp_path), "--set", "model.model_name_or_path=someone/their-model")
+    assert done.returncode == 6
+    assert "someone/their-model is not on this machine" in done.stderr
+
+
+def test_resume_beside_smoke_is_refused(tmp_path: Path, smoke: Any) -> None:
+    done, _ = smoke(write_recipe(tmp_path), "--resume", "auto")
+    assert done.returncode == 2
+    assert "--resume would do nothing beside --smoke" in done.stderr
+
+
+def test_trackers_are_told_nothing_of_a_smoke_run(tmp_path: Path, smoke: Any) -> None:
+    done, _ = smoke(write_recipe(tmp_path, training={"report_to": "wandb"}))
+    assert done.returncode == 0, done.stderr
+    assert "training.report_to = none  (--smoke: nothing is sent anywhere)" in done.stderr

@@ -45,14 +45,14 @@ def command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Turn a configuration of axolotl, alignment-handbook or TRL, or a printed ORPOConfig, into a recipe.
+    """Turn a configuration of axolotl, LLaMA-Factory, alignment-handbook or TRL, or a printed ORPOConfig, into a recipe.
 
     What has an equal here is kept; everything else stands in the recipe as a comment, with the reason. The recipe validates.
 
     [bold]Examples[/bold]
 
       orpo convert mistral-qlora-orpo.yml -o mistral.yaml
-      orpo convert config_full.yaml --from trl | orpo plan -
+      orpo convert qwen_lora_orpo.yaml | orpo plan -
       orpo convert printed.txt --model mistralai/Mistral-7B-v0.1 --dataset pairs.jsonl
       orpo convert train.sh --json
     """
@@ -67,7 +67,8 @@ def command(
     if output is not None:
         _refuse_to_overwrite(output, force)
     name = "standard input" if file == "-" else Path(file).name
-    done = convert(_text(file), name, wanted=wanted, model=model, dataset=dataset)
+    folders = [Path.cwd()] if file == "-" else [Path(file).parent, Path.cwd()]
+    done = convert(_text(file), name, wanted=wanted, model=model, dataset=dataset, folders=folders)
     _say(console, done, file)
     if output is not None:
         write_atomically(output, done.text)
@@ -101,11 +102,16 @@ def _say(console: Console, done: Conversion, file: str) -> None:
     counts = Counter(fate.fate for fate in done.fates)
     parts = [f"{counts[fate]} {words.format(tool=done.tool)}" for fate, words in FATES.items() if counts[fate]]
     console.note(f"{done.tool}: {len(done.fates)} keys: {', '.join(parts)}.")
+    for remark in done.remarks:
+        console.note(f"  {remark}")
     for fate in done.fates:
         if fate.fate in ("ignored", "left-out", "unknown"):
             console.note(f"  {_line(fate, done.tool, file)}")
     for path in done.todo:
-        console.warn(f"{path} is a placeholder: FILE does not say it. Fill it in, or use --model and --dataset.")
+        option = (
+            ", or use --model" if path.startswith("model.") else ", or use --dataset" * path.startswith("dataset.train")
+        )
+        console.warn(f"{path} is a placeholder: {file} does not say it. Fill it in{option}.")
 
 
 def _line(fate: KeyFate, tool: str, file: str) -> str:
@@ -132,4 +138,5 @@ def _document(done: Conversion, output: Path | None) -> dict[str, Any]:
             for fate in done.fates
         ],
         "todo": list(done.todo),
+        "remarks": list(done.remarks),
     }

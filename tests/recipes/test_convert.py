@@ -102,6 +102,8 @@ def test_quantization_without_the_adapter_that_axolotl_wants_for_it_stays_off() 
     [
         ("base_model: a/b\nrl: dpo\n", "`rl: dpo`"),
         ("base_model: a/b\nmicro_batch_size: 1\n", "no `rl:`"),
+        ("model_name_or_path: a/b\nfinetuning_type: lora\nstage: dpo\n", "with `pref_loss: sigmoid`"),
+        ("model_name_or_path: a/b\nfinetuning_type: lora\nstage: sft\n", "`stage: sft`: not ORPO"),
         ("model_name_or_path: a/b\nloss_type: sigmoid\n", "`loss_type` is no argument of trl's ORPO"),
         ("DPOConfig(beta=0.1, output_dir='x')", "printed DPOConfig"),
     ],
@@ -187,6 +189,50 @@ def test_a_configuration_that_todays_library_prints_says_what_it_was_made_with()
         assert {name: values.get(name) for name in made} == made
         assert "hf_xxx" not in done.text
         assert {each.fate for each in done.fates} <= {"kept", "left-out", "empty"}
+
+
+def test_names_of_llama_factory_are_looked_up_in_the_dataset_info_beside_the_file(
+    tmp_path: Path, orpo_here: Callable[..., Any]
+) -> None:
+    info = {
+        "mine": {
+            "file_name": "mine.json", "ranking": True, "formatting": "sharegpt", "num_samples": 20,
+            "columns": {"messages": "turns", "chosen": "good", "rejected": "rejected", "system": "rules"},
+        },
+        "hub": {"hf_hub_url": "some/pairs", "subset": "en", "split": "test", "columns": {"prompt": "question"}},
+        "texts": {"hf_hub_url": "some/texts", "ranking": False},
+    }  # fmt: skip
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(info))
+    source = tmp_path / "x.yaml"
+    source.write_text("model_name_or_path: a/b\nstage: orpo\nfinetuning_type: full\ndataset: mine,hub,texts\n")
+    document = json.loads(orpo_here("convert", source, "--json").stdout)
+    assert document["values"]["dataset"]["train"] == [
+        {
+            "path": str(tmp_path / "data" / "mine.json"), "max_samples": 20,
+            "columns": {"conversations": "turns", "chosen": "good", "system": "rules"},
+        },
+        {"path": "some/pairs", "name": "en", "split": "test", "columns": {"instruction": "question"}},
+        {"path": "some/texts"},
+    ]  # fmt: skip
+    assert "lora" not in document["values"]
+    assert document["todo"] == []
+    assert any("does not call `texts` pairs" in remark for remark in document["remarks"])
+    (tmp_path / "data" / "dataset_info.json").write_text("{")
+    refused = orpo_here("convert", source)
+    assert refused.returncode == 2
+    assert "dataset_info.json cannot be read" in refused.stderr
+
+
+def test_what_llama_factory_counts_in_its_likelihood_is_said() -> None:
+    done = converted("llama-factory-lora.yaml")
+    assert "counts the answer alone" in done.text
+
+
+def test_a_dataset_that_nobody_explains_is_a_placeholder_that_names_it() -> None:
+    done = converted("llama-factory-lora.yaml")
+    assert done.todo == ("dataset.train.2.path",)
+    assert "TODO: what dataset `mine` stands for" in done.text
 
 
 def test_the_built_in_templates_are_those_of_the_model_room() -> None:

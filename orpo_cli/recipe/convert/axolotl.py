@@ -213,16 +213,20 @@ def _source(entry: Draft, place: str) -> None:
 
 
 def _lengths(draft: Draft) -> None:
-    excess = draft.peek("excess_length_strategy", "drop")
-    note = {
-        "drop": "axolotl drops pairs that are longer; here answers are cut at it.",
-        "truncate": "answers are cut at it, as there.",
-        "raise": "axolotl stops at a longer pair; here answers are cut at it.",
-    }.get(str(excess).lower())
-    draft.keep("sequence_len", "training.max_length", note=note)
-    draft.leave_out(
-        "excess_length_strategy", "Answers are cut at training.max_length, prompts by dataset.truncation_mode."
-    )
+    """axolotl leaves out pairs that are longer than sequence_len, or cuts answers at it; it never cuts a prompt."""
+    draft.keep("sequence_len", "training.max_length")
+    length = draft.values.get(at("training.max_length"), DEFAULTS["training.max_length"])
+    excess = str(draft.peek("excess_length_strategy", "drop")).lower()
+    if excess == "raise":
+        draft.leave_out("excess_length_strategy", "axolotl stops at a longer pair; here it is left out and counted.")
+    if excess != "truncate":
+        draft.keep("excess_length_strategy", "dataset.drop_truncated", True)
+        draft.add("dataset.drop_truncated", True, "axolotl leaves out pairs that are longer than sequence_len")
+    else:
+        draft.keep("excess_length_strategy", "dataset.drop_truncated", False)
+    if isinstance(length, int):
+        draft.add("dataset.truncation_mode", "drop", "axolotl never cuts a prompt")
+        draft.add("dataset.max_prompt_length", max(1, length - 1), "a prompt may fill sequence_len")
 
 
 def _beta(draft: Draft) -> None:

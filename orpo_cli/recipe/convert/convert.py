@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path as FilePath
 from typing import Any
 
-from orpo_cli.recipe.convert import axolotl, printed_config, trl
+from orpo_cli.recipe.convert import axolotl, llama_factory, printed_config, trl
 from orpo_cli.recipe.convert.draft import Draft, KeyFate, at
 from orpo_cli.recipe.convert.fitting import fit, nested
 from orpo_cli.recipe.convert.reading import Source, read_source
@@ -23,6 +25,7 @@ class Conversion:
     values: dict[str, Any]
     fates: tuple[KeyFate, ...]
     todo: tuple[str, ...]  # places that the user must fill
+    remarks: tuple[str, ...] = ()  # on the whole
 
 
 def convert(
@@ -32,14 +35,17 @@ def convert(
     wanted: str = "auto",
     model: str | None = None,
     dataset: str | None = None,
+    folders: Sequence[FilePath] = (),
 ) -> Conversion:
     """Convert ``text``, which came from ``file``. ``model`` and ``dataset`` go before what the source says.
+
+    ``folders`` is where files that the source speaks of may lie.
 
     Raises UsageError where it is not a configuration for ORPO, RecipeError where it cannot be read.
     """
     source = read_source(text, file, wanted)
     draft = Draft(source.tool, dict(source.values), source.lines)
-    _by_tool(draft, source)
+    _by_tool(draft, source, folders)
     draft.finish()
     _told(draft, MODEL, model, "given with --model")
     _told(draft, DATASET, dataset, "given with --dataset")
@@ -51,12 +57,15 @@ def convert(
         nested(draft.values),
         tuple(sorted(draft.fates.values(), key=lambda fate: fate.line or 0)),
         tuple(".".join(map(str, path)) for path in todo),
+        tuple(draft.remarks),
     )
 
 
-def _by_tool(draft: Draft, source: Source) -> None:
+def _by_tool(draft: Draft, source: Source, folders: Sequence[FilePath]) -> None:
     if source.tool == "axolotl":
         axolotl.convert(draft)
+    elif source.tool == "llama-factory":
+        llama_factory.convert(draft, folders)
     elif source.tool == "orpo-config":
         printed_config.convert(draft, source.class_name)
     else:

@@ -53,6 +53,7 @@ class Draft:
     values: dict[Path, Any] = field(default_factory=dict)
     additions: dict[Path, Addition] = field(default_factory=dict)
     fates: dict[str, KeyFate] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)  # on the whole
 
     def has(self, key: str) -> bool:
         """Whether the source sets ``key`` to something."""
@@ -88,7 +89,7 @@ class Draft:
         """The source tool itself would not have used ``key``; the recipe could have it at ``path``, as ``value``."""
         if key not in self.source:
             return
-        if not self.has(key):
+        if not self.has(key) or (path is None and self.source[key] is False):
             self.settle(key, "empty")
             return
         offer = self.source[key] if value is ... else value

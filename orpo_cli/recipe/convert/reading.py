@@ -12,7 +12,7 @@ from orpo_cli.recipe.convert.printed import class_name, is_printed, printed_argu
 from orpo_cli.recipe.tree import dotted, plain, walk
 from orpo_cli.recipe.yaml_source import read_yaml
 
-Tool = Literal["axolotl", "alignment-handbook", "trl", "orpo-config"]
+Tool = Literal["axolotl", "llama-factory", "alignment-handbook", "trl", "orpo-config"]
 TOOLS: tuple[str, ...] = get_args(Tool)
 
 # Keys that only one tool has. A file is the tool's whose key comes first here.
@@ -20,6 +20,9 @@ _MARKS: tuple[tuple[str, Tool], ...] = (
     ("base_model", "axolotl"),
     ("micro_batch_size", "axolotl"),
     ("sequence_len", "axolotl"),
+    ("pref_loss", "llama-factory"),
+    ("finetuning_type", "llama-factory"),
+    ("cutoff_len", "llama-factory"),
     ("dataset_mixture", "alignment-handbook"),
     ("dataset_mixer", "alignment-handbook"),
     ("dataset_splits", "alignment-handbook"),

@@ -20,9 +20,10 @@ _EMPTY = ("Empty, or off with nothing to switch off here", "At the library's def
 
 def recipe_text(draft: Draft, file: str) -> str:
     """The recipe as YAML with comments."""
-    parts = [
+    head = [
         f"# Converted from {file} ({draft.tool}) by `orpo convert`. Beside a value stands what it was called there."
     ]
+    parts = ["\n".join([*head, *(line for remark in draft.remarks for line in _wrapped(remark, ""))])]
     offered = [fate.path for fate in draft.fates.values() if fate.fate == "ignored" and fate.path is not None]
     places = sorted(dict.fromkeys([*draft.values, *offered]), key=_order)
     for name in dict.fromkeys(path[0] for path in places):

@@ -35,7 +35,8 @@ def command(
     """
     console = Console(quiet=quiet, as_json=as_json)
     loaded = loaded_recipe(recipe, overrides, console, strict=strict)
-    document = plan_of(loaded, console, needs_model=False).as_document()
+    plan, warnings = plan_of(loaded, console, to_train=False, strict=strict)
+    document = plan.as_document()
     if show_origin:
         document = with_origins(document, loaded)
     if console.out.is_terminal:
@@ -43,4 +44,4 @@ def command(
     else:
         for path, value, _, reason in plan_lines(document):
             console.result(Text(f"{path} = {value}  # {reason}"))
-    console.document(document)
+    console.document({**document, "problems": [problem.as_dict() for problem in (*loaded.warnings, *warnings)]})

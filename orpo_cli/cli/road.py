@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from orpo_cli.errors import HubError
+from orpo_cli.errors import HubError, MachineError, Problem, RecipeError
 from orpo_cli.plan.facts import ModelFacts
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.load import LoadedRecipe, load_recipe
@@ -20,11 +21,18 @@ def loaded_recipe(source: str, overrides: Sequence[str] | None, console: Console
     return loaded
 
 
-def plan_of(loaded: LoadedRecipe, console: Console, *, needs_model: bool) -> Plan:
-    """Resolve a loaded recipe. ``needs_model``: an unreachable model is an error instead of a note."""
+def plan_of(
+    loaded: LoadedRecipe, console: Console, *, to_train: bool, strict: bool
+) -> tuple[Plan, tuple[Problem, ...]]:
+    """The plan of a loaded recipe on this machine, and its warnings, which are said on standard error.
+
+    ``to_train``: an unreachable model, or something that the machine lacks, is an error. ``strict``: every warning is.
+    """
     from orpo_cli.machine import probe
     from orpo_cli.model.facts import known_facts, model_facts
+    from orpo_cli.plan.checks import plan_problems
     from orpo_cli.plan.resolve import model_at, resolve
+    from orpo_cli.plan.shortages import shortages
 
     machine = probe(Path(loaded.recipe.output_dir or "."))
     facts: ModelFacts | None = None
@@ -33,11 +41,20 @@ def plan_of(loaded: LoadedRecipe, console: Console, *, needs_model: bool) -> Pla
     try:
         facts = model_facts(model_at(loaded), training.max_length, dropout_disabled=not dropout)
     except HubError as error:
-        if needs_model:
+        if to_train:
             raise
         facts = known_facts(model_at(loaded), training.max_length, dropout_disabled=not dropout)
         size = (
             "a 7B model" if facts is None else f"{facts.parameters / 1e9:.3g}B parameters, which orpo-cli knows it has"
         )
         console.warn(f"{error.message} Values that depend on the model's size are those of {size}.")
-    return resolve(loaded, machine, facts)
+    plan = resolve(loaded, machine, facts)
+    missing = [loaded.places.hold(problem) for problem in shortages(plan, machine)]
+    if missing and (to_train or strict):
+        raise MachineError("\n".join(problem.text() for problem in missing))
+    warnings = (*plan_problems(plan, loaded, facts), *(replace(each, severity="warning") for each in missing))
+    if warnings and strict:
+        raise RecipeError(warnings)
+    for warning in warnings:
+        console.problem(warning)
+    return plan, warnings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +10,7 @@ import typer
 
 from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
 from orpo_cli.cli.road import loaded_recipe, plan_of
-from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.errors import UsageError
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.report.console import Console
@@ -20,14 +19,6 @@ from orpo_cli.rundir import FINISHED, RunDir
 
 if TYPE_CHECKING:
     from orpo_cli.training.train import Outcome
-
-TRACKERS = {
-    "wandb": "wandb",
-    "tensorboard": "tensorboard",
-    "mlflow": "mlflow",
-    "comet_ml": "comet_ml",
-    "trackio": "trackio",
-}
 
 
 def command(
@@ -63,12 +54,11 @@ def command(
     loaded = loaded_recipe(recipe, overrides, console, strict=strict)
     if smoke and resume != "never":
         raise UsageError("--resume would do nothing beside --smoke: a smoke run leaves nothing to resume.")
-    plan = plan_of(loaded, console, needs_model=not smoke)
+    plan, _ = plan_of(loaded, console, to_train=not smoke, strict=strict)
     if smoke:
         from orpo_cli.cli.smoke import smoke as try_out
 
         return try_out(loaded, plan, console)
-    _check_trackers(plan)
     rundir, checkpoint = _begin_or_resume(loaded, plan, resume, console)
     if rundir.read_run()["status"] == FINISHED:
         console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
@@ -167,16 +157,6 @@ def recipe_text(loaded: LoadedRecipe) -> str:
     """The recipe as written, with the overrides listed on top."""
     head = "".join(f"# --set {override}\n" for override in loaded.overrides)
     return head + loaded.text
-
-
-def _check_trackers(plan: Plan) -> None:
-    asked = plan.training.get("report_to") or []
-    for name in [asked] if isinstance(asked, str) else asked:
-        if (package := TRACKERS.get(name)) and importlib.util.find_spec(package) is None:
-            raise MachineError(
-                f"training.report_to: {name} is not installed.",
-                remedy=f"pip install {package.replace('_', '-')}, or --set training.report_to=none",
-            )
 
 
 def _document(rundir: RunDir) -> dict[str, Any]:

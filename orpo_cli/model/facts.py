@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from orpo_cli.model.base import load_config
@@ -13,6 +14,8 @@ from orpo_cli.recipe.schema import ModelSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+POSITION_TABLE = re.compile(r"\b(?:wpe|embed_positions|position_embeddings?|pos_embed)$")
 
 
 def model_facts(section: ModelSection, max_length: int | None = None, *, dropout_disabled: bool = True) -> ModelFacts:
@@ -40,10 +43,13 @@ def _counted(
     text_config = config.get_text_config()
     with explained(section.model_name_or_path), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=section.trust_remote_code)
+    tables = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Embedding)]
+    tables += [name for name, _ in model.named_buffers()]
     return ModelFacts(
         model_type=str(config.model_type),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         supports_sdpa=bool(getattr(model, "_supports_sdpa", False)),
         max_positions=config_positions(text_config),
         not_packable=why_not_packed(model, max_length, dropout_disabled=dropout_disabled),
+        learned_positions=any(POSITION_TABLE.search(name) for name in tables),
     )

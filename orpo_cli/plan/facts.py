@@ -14,3 +14,4 @@ class ModelFacts:
     supports_sdpa: bool
     max_positions: int | None  # longest sequence the position embeddings cover
     not_packable: str | None = None  # why several sequences cannot lie in one row; None where they can
+    learned_positions: bool = False  # a position beyond them is an error, not only new to the model

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from orpo_cli.errors import Problem, RecipeError, UsageError
+from orpo_cli.errors import RecipeError, UsageError
 from orpo_cli.machine import Machine
+from orpo_cli.plan.checks import plan_problems
 from orpo_cli.plan.defaults import for_size
 from orpo_cli.plan.facts import ModelFacts
 from orpo_cli.plan.plan import Device, EnginePlan, Plan, Why
@@ -45,7 +46,7 @@ class _Decisions:
 def resolve(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None = None) -> Plan:
     """Decide everything. ``facts`` is None where the model's configuration could not be read.
 
-    Raises RecipeError where the recipe asks for what this machine cannot do.
+    Raises RecipeError where the recipe asks for what the model cannot do.
     """
     recipe = loaded.recipe
     decisions = _Decisions(loaded)
@@ -77,7 +78,11 @@ def resolve(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None = N
         decisions.decided("output_dir", plan.output_dir, "runs/NAME in the current directory")
     for path in _leaves(plan.values(), decisions.why):
         decisions.kept(path)
-    return plan.model_copy(update={"why": decisions.why})
+    plan = plan.model_copy(update={"why": decisions.why})
+    problems = plan_problems(plan, loaded, facts)
+    if any(problem.severity == "error" for problem in problems):
+        raise RecipeError(problems)
+    return plan
 
 
 def _device(decisions: _Decisions, machine: Machine) -> Device:
@@ -106,6 +111,9 @@ def _model(decisions: _Decisions, machine: Machine, facts: ModelFacts | None, de
         elif machine.flash_attention and device == "cuda" and half:
             attention, reason = "flash_attention_2", "flash_attn is installed and the GPU runs it"
         changes["attn_implementation"] = decisions.decided("model.attn_implementation", attention, reason)
+    elif recipe.model.attn_implementation == "flash_attention_2" and not (machine.flash_attention and device == "cuda"):
+        reason = "flash_attn is not installed, or the device cannot run it"
+        changes["attn_implementation"] = decisions.decided("model.attn_implementation", "sdpa", reason)
     return model_at(decisions.loaded).model_copy(update=changes)
 
 
@@ -164,18 +172,6 @@ def _dataset(decisions: _Decisions, max_length: int) -> DatasetSection:
     if section.max_prompt_length is None:
         changes["max_prompt_length"] = decisions.decided(
             "dataset.max_prompt_length", max(1, max_length // 2), "half of training.max_length"
-        )
-    elif section.max_prompt_length >= max_length:
-        raise RecipeError(
-            [
-                Problem(
-                    "prompt-fills-length",
-                    f"is {section.max_prompt_length}, which leaves no room for an answer in training.max_length = {max_length}.",
-                    "dataset.max_prompt_length",
-                    file=decisions.loaded.file,
-                    remedy="Make it smaller than training.max_length, or raise that.",
-                )
-            ]
         )
     return section.model_copy(update=changes)
 
@@ -290,6 +286,8 @@ class _Training:
             "fp16", half and not self.result.get("bf16"), "bf16 is used" if self.result.get("bf16") else self.device
         )
         self.result.setdefault("bf16", False)
+        if self.result.get("tf32") and not (half and self.machine.bf16):  # both came with Ampere
+            self.replace("tf32", None, f"{self.machine.device_name} does not compute TF32")
         on_gpu = self.device != "cpu"
         if "activation_checkpointing" not in self.result:  # the same setting by its newer name
             self.default("gradient_checkpointing", on_gpu, "memory before speed" if on_gpu else "speed before memory")

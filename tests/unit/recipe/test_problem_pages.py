@@ -24,7 +24,8 @@ NOT_YET = {"not-yet", "decided-elsewhere"}  # rules for what the language has al
 
 
 def problems_of(code: str, example: str) -> list[Problem]:
-    return [problem for problem in symptoms.problems_of(example) if problem.code == code or problem.code not in NOT_YET]
+    found = symptoms.problems_of(example, symptoms.machine_of(PAGES[code]))
+    return [problem for problem in found if problem.code == code or problem.code not in NOT_YET]
 
 
 def codes_in_the_code() -> set[str]:

@@ -1,0 +1,107 @@
+"""What is wrong with a plan, or hardly meant: rules that need the machine's or the model's facts beside the recipe.
+
+Like the rules of a recipe, each is a function that yields a Problem whose code is a page in docs/troubleshooting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from orpo_cli.errors import Problem
+from orpo_cli.plan.defaults import for_size
+from orpo_cli.plan.facts import ModelFacts
+from orpo_cli.plan.plan import Plan
+from orpo_cli.recipe.load import LoadedRecipe
+
+FAR = 10  # times the default; what the sources of plan.defaults use lies within
+OTHER_SCALES = ("sgd", "lion", "adagrad", "rmsprop", "lomo", "adalomo")  # optimizers whose learning rates differ
+KNOWN_TO_WORK = {
+    "full weights": "the paper has 8e-6, its scripts 5e-6, and its authors advise up to 2e-5",
+    "LoRA": "the paper's authors advise 5e-5 to 5e-4, and the usual recipes have 1e-5 to 2e-4",
+}
+
+
+def plan_problems(plan: Plan, loaded: LoadedRecipe, facts: ModelFacts | None) -> list[Problem]:
+    """Every problem of ``plan``, with the file and line that it comes from."""
+    found = (
+        *_prompt_fills_length(plan),
+        *_learning_rate(plan, loaded, facts),
+        *_beyond_positions(plan, loaded, facts),
+        *_planned_otherwise(plan, loaded),
+    )
+    return [loaded.places.hold(problem) for problem in found]
+
+
+def _prompt_fills_length(plan: Plan) -> Iterator[Problem]:
+    """The rule of the recipe, where one of the two lengths was decided."""
+    longest, longest_prompt = plan.training["max_length"], plan.dataset.max_prompt_length
+    if longest_prompt is not None and longest_prompt >= longest:
+        yield Problem(
+            "prompt-fills-length",
+            f"is {longest_prompt}, which leaves no room for an answer in training.max_length = {longest}.",
+            "dataset.max_prompt_length",
+            remedy="Make it smaller than training.max_length, or raise that.",
+        )
+
+
+def _learning_rate(plan: Plan, loaded: LoadedRecipe, facts: ModelFacts | None) -> Iterator[Problem]:
+    """Ten times more than the default for method and size diverges or forgets; ten times less learns nothing."""
+    rate, optimizer = plan.training["learning_rate"], str(plan.training["optim"])
+    if loaded.origin("training.learning_rate") == "default" or any(each in optimizer for each in OTHER_SCALES):
+        return
+    row, size = for_size(facts.parameters if facts else None)
+    method, usual = ("full weights", row.full_learning_rate) if plan.lora is None else ("LoRA", row.lora_learning_rate)
+    times = max(rate / usual, usual / rate)
+    if times <= FAR * 1.001:
+        return
+    yield Problem(
+        "unusual-learning-rate",
+        f"is {rate:g}, {times:.3g} times {'more' if rate > usual else 'less'} than the {usual:g} that suits {method} and {size}: "
+        f"{KNOWN_TO_WORK[method]}.",
+        "training.learning_rate",
+        remedy="Remove it to take the one that suits.",
+        severity="warning",
+    )
+
+
+def _beyond_positions(plan: Plan, loaded: LoadedRecipe, facts: ModelFacts | None) -> Iterator[Problem]:
+    """Learned positions end; rotary ones go on, where the model was never trained."""
+    longest = plan.training["max_length"]
+    if facts is None or facts.max_positions is None or longest <= facts.max_positions:
+        return
+    what = "has no position after" if facts.learned_positions else "was never trained beyond"
+    yield Problem(
+        "length-beyond-positions",
+        f"is {longest}, and the model ({facts.model_type}) {what} token {facts.max_positions}.",
+        "training.max_length",
+        remedy=f"Set it to at most {facts.max_positions}.",
+        severity="error" if facts.learned_positions else "warning",
+    )
+
+
+def _planned_otherwise(plan: Plan, loaded: LoadedRecipe) -> Iterator[Problem]:
+    """A value of the recipe that this machine cannot have, and was replaced."""
+    asked, planned = loaded.recipe.model_dump(), plan.values()
+    for path, why in plan.why.items():
+        if why.origin != "decided" or loaded.places.find(path) is None:
+            continue
+        wanted, got = _at(asked, path), _at(planned, path)
+        if wanted not in (None, "auto") and wanted != got and not _same_place(path):
+            yield Problem(
+                "planned-otherwise",
+                f"is planned as {'not given' if got is None else got} instead of {wanted}: {why.reason}.",
+                path,
+                severity="warning",
+            )
+
+
+def _same_place(path: str) -> bool:
+    return path in ("output_dir", "model.model_name_or_path")  # made absolute
+
+
+def _at(values: Mapping[str, Any], path: str) -> Any:
+    here: Any = values
+    for part in path.split("."):
+        here = here.get(part) if isinstance(here, Mapping) else None
+    return here

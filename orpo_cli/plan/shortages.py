@@ -1,0 +1,70 @@
+"""What this machine or this environment lacks for a plan. `orpo plan` warns of it, `orpo train` refuses."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+
+from orpo_cli.errors import Problem
+from orpo_cli.machine import Machine
+from orpo_cli.plan.plan import Plan
+
+# Optimizers and trackers whose package is no dependency of this project: the beginning of the name, module, and package.
+OPTIMIZER_PACKAGES = (
+    ("galore_", "galore_torch", "galore-torch"),
+    ("apollo_", "apollo_torch", "apollo-torch"),
+    ("lomo", "lomo_optim", "lomo-optim"),
+    ("adalomo", "lomo_optim", "lomo-optim"),
+    ("grokadamw", "grokadamw", "grokadamw"),
+    ("schedule_free_", "schedulefree", "schedulefree"),
+    ("stable_adamw", "optimi", "torch-optimi"),
+    ("adamw_torch_4bit", "torchao", "torchao"),
+    ("adamw_torch_8bit", "torchao", "torchao"),
+    ("adamw_anyprecision", "torchdistx", "torchdistx"),
+    ("adamw_torch_xla", "torch_xla", "torch-xla"),
+    ("adamw_torch_npu_fused", "torch_npu", "torch-npu"),
+)
+TRACKER_PACKAGES = {"comet_ml": "comet-ml", "dvclive": "dvclive"}  # others are called as their module
+
+
+def shortages(plan: Plan, machine: Machine) -> Iterator[Problem]:
+    """A problem for each thing that is missing; paths are dotted names, without file and line."""
+    yield from _number_types(plan, machine)
+    optimizer = str(plan.training["optim"])
+    for beginning, module, package in OPTIMIZER_PACKAGES:
+        if optimizer.startswith(beginning) and importlib.util.find_spec(module) is None:
+            yield _missing("training.optim", optimizer, package, "or --set training.optim=adamw_torch")
+    asked = plan.training.get("report_to") or []
+    for name in [asked] if isinstance(asked, str) else asked:
+        if name in ("none", "all"):
+            continue
+        module = {"azure_ml": "azureml", "tensorboard": "tensorboard"}.get(name, name)
+        if importlib.util.find_spec(module) is None:
+            package = TRACKER_PACKAGES.get(name, name)
+            yield _missing("training.report_to", name, package, "or --set training.report_to=none")
+
+
+def _number_types(plan: Plan, machine: Machine) -> Iterator[Problem]:
+    if plan.training["bf16"] and plan.device == "cuda" and not machine.bf16:
+        yield Problem(
+            "bf16-missing",
+            f"{machine.device_name} does not compute bfloat16.",
+            "training.bf16",
+            remedy="Write fp16: true instead, or remove it to have the type chosen.",
+        )
+    if plan.training["fp16"] and plan.device == "cpu":
+        yield Problem(
+            "fp16-needs-gpu",
+            "needs a GPU, and none was found.",
+            "training.fp16",
+            remedy="Remove it, or train on a machine with a GPU.",
+        )
+
+
+def _missing(path: str, name: str, package: str, otherwise: str) -> Problem:
+    return Problem(
+        "package-missing",
+        f"{name} needs the package {package}, which is not installed.",
+        path,
+        remedy=f"pip install {package}, {otherwise}.",
+    )

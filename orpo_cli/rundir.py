@@ -45,6 +45,11 @@ class RunDir:
         return self.root / "recipe.yaml"
 
     @property
+    def composed(self) -> Path:
+        """The recipe with what it extends and what the environment says, where it is not whole in its own file."""
+        return self.root / "composed.yaml"
+
+    @property
     def plan(self) -> Path:
         """Every value, and why."""
         return self.root / "plan.json"
@@ -105,7 +110,7 @@ class RunDir:
         return self.root / "evaluation.json"
 
     @classmethod
-    def create(cls, plan: Plan, recipe_text: str) -> RunDir:
+    def create(cls, plan: Plan, recipe_text: str, composed_text: str | None = None) -> RunDir:
         """Begin a run in a directory that is absent or empty.
 
         Raises UsageError where it is in use, saying how to go on; MachineError where it cannot be written.
@@ -121,6 +126,8 @@ class RunDir:
             ) from error
         try:
             write_atomically(rundir.recipe, recipe_text)
+            if composed_text is not None:
+                write_atomically(rundir.composed, composed_text)
             write_atomically(rundir.plan, plan.to_json())
             rundir.write_run(status=RUNNING, name=plan.name, pid=os.getpid(), host=platform.node())
         except MachineError:

@@ -110,10 +110,11 @@ def data_section(rundir: RunDir) -> str:
 
 
 def recipe_section(rundir: RunDir, plan: Plan) -> str:
-    """The recipe as it was written."""
-    if not rundir.recipe.is_file():
+    """The recipe as it was written or, where it extends another one, as a whole."""
+    file = rundir.composed if rundir.composed.is_file() else rundir.recipe
+    if not file.is_file():
         return ""
-    text = rundir.recipe.read_text(encoding="utf-8").strip()
+    text = file.read_text(encoding="utf-8").strip()
     fence = "```"
     while fence in text:
         fence += "`"

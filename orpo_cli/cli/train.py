@@ -12,6 +12,7 @@ from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
 from orpo_cli.cli.road import loaded_recipe, plan_of
 from orpo_cli.errors import UsageError
 from orpo_cli.plan.plan import Plan
+from orpo_cli.recipe.composed_text import composed_text
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.report.console import Console
 from orpo_cli.report.plan_view import plan_lines
@@ -81,14 +82,14 @@ def _begin_or_resume(loaded: LoadedRecipe, plan: Plan, resume: str, console: Con
             raise UsageError(
                 f"--resume {resume}: {existing.root} holds no run.", remedy="Leave --resume out to begin one."
             )
-        return RunDir.create(plan, recipe_text(loaded)), None
+        return RunDir.create(plan, recipe_text(loaded), composed_text(loaded)), None
     if existing.read_run()["status"] == FINISHED and resume == "auto":
         return existing, None
     checkpoint = checkpoint_to_resume(existing, plan, resume)
     if checkpoint is None:
         console.note(f"{existing.root} has no checkpoint yet: starting over")
         existing.discard()
-        return RunDir.create(plan, recipe_text(loaded)), None
+        return RunDir.create(plan, recipe_text(loaded), composed_text(loaded)), None
     console.note(f"going on from {checkpoint}")
     take_over(existing, plan)
     return existing, checkpoint

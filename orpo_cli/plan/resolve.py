@@ -118,10 +118,15 @@ def _model(decisions: _Decisions, machine: Machine, facts: ModelFacts | None, de
 
 
 def model_at(loaded: LoadedRecipe) -> ModelSection:
-    """The model section with a local path made absolute."""
+    """The model section with local paths made absolute."""
     section = loaded.recipe.model
-    local = _local_path(loaded, "model.model_name_or_path", section.model_name_or_path)
-    return section if local is None else section.model_copy(update={"model_name_or_path": str(local)})
+    changes = {}
+    if local := loaded.local_path("model.model_name_or_path", section.model_name_or_path):
+        changes["model_name_or_path"] = str(local)
+    if section.chat_template.endswith(".jinja"):
+        if local := loaded.local_path("model.chat_template", section.chat_template):
+            changes["chat_template"] = str(local)
+    return section.model_copy(update=changes)
 
 
 def _quantization(decisions: _Decisions, training: dict[str, Any], model: ModelSection) -> Any:
@@ -180,15 +185,9 @@ def _sources(decisions: _Decisions, path: str, sources: list[Source]) -> list[So
     """The sources with local paths made absolute."""
     located = []
     for index, source in enumerate(sources):
-        local = _local_path(decisions.loaded, f"{path}[{index}].path", source.path)
+        local = decisions.loaded.local_path(f"{path}[{index}].path", source.path)
         located.append(source if local is None else source.model_copy(update={"path": str(local)}))
     return located
-
-
-def _local_path(loaded: LoadedRecipe, path: str, name: str) -> Path | None:
-    """The file or folder that the value ``name`` at ``path`` means; None where there is none."""
-    candidates = (folder / Path(name).expanduser() for folder in loaded.folders(path))
-    return next((candidate.resolve() for candidate in candidates if candidate.exists()), None)
 
 
 class _Training:

@@ -59,6 +59,16 @@ class LoadedRecipe:
         """Where the value at a dotted path came from: ``recipe``, ``override``, ``environment`` or ``default``."""
         return self.places.kind(path)
 
+    def local_path(self, path: str, name: str) -> FilePath | None:
+        """The file or folder that the value ``name`` at a dotted path means, absolute; None where there is none."""
+        for folder in self.folders(path):
+            try:
+                if (candidate := folder / FilePath(name).expanduser()).exists():
+                    return candidate.resolve()
+            except (OSError, RuntimeError, ValueError):  # too long, no such user, a null byte: not a path
+                return None
+        return None
+
     def folders(self, path: str) -> tuple[FilePath, FilePath]:
         """Where a file that the value at a dotted path names is looked up.
 

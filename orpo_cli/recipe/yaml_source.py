@@ -24,7 +24,7 @@ MAX_INT = 2**63 - 1
 Event = Any  # the stubs of pyyaml do not say what its events hold
 
 _TAG = "tag:yaml.org,2002:"
-_KINDS = tuple(  # the scalars of YAML 1.2's core schema
+KINDS = tuple(  # the scalars of YAML 1.2's core schema
     (kind, re.compile(pattern))
     for kind, pattern in (
         ("null", r"~|null|Null|NULL|"),
@@ -200,7 +200,7 @@ class _Reader:
         elif event.implicit[1] and not event.implicit[0]:
             plain = "str"  # quoted
         else:
-            plain = next((kind for kind, pattern in _KINDS if pattern.fullmatch(event.value)), "str")
+            plain = next((kind for kind, pattern in KINDS if pattern.fullmatch(event.value)), "str")
         if event.tag is None or event.tag == "!":
             return plain if event.tag is None else kinds[0]
         kind = str(event.tag).removeprefix(_TAG)

@@ -6,15 +6,12 @@ import re
 import textwrap
 import typing
 from collections.abc import Iterable
-from typing import Any
-
-import yaml
 
 from orpo_cli.recipe.convert.draft import Draft, KeyFate
 from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.tree import Path
+from orpo_cli.recipe.yaml_text import WIDTH, inline, lines_of
 
-WIDTH = 110
 _EMPTY = ("Empty, or off with nothing to switch off here", "At the library's default, or asking for nothing")
 
 
@@ -62,9 +59,9 @@ def _value(draft: Draft, path: Path, indent: str) -> list[str]:
     fates = [fate for fate in draft.fates.values() if fate.path == path and fate.fate in ("kept", "ignored")]
     if path not in draft.values:
         offer = next(fate for fate in fates if fate.fate == "ignored")
-        lines = [f"{indent}# {line}" for line in _yaml(str(path[-1]), offer.offer)]
+        lines = [f"{indent}# {line}" for line in lines_of(str(path[-1]), offer.offer)]
         return [*_wrapped(_called(offer), indent), *lines]
-    lines = [indent + line for line in _yaml(str(path[-1]), draft.values[path])]
+    lines = [indent + line for line in lines_of(str(path[-1]), draft.values[path])]
     comment = _comment(draft, path, fates)
     if comment and len(lines) == 1 and len(lines[0]) + len(comment) + 3 <= WIDTH:
         return [f"{lines[0]} # {comment}"]
@@ -83,49 +80,6 @@ def _called(fate: KeyFate) -> str:
     """What a value was called, where that is another name, and the note on it."""
     name = "" if fate.path is not None and fate.key.rpartition(".")[2] == fate.path[-1] else fate.key
     return ": ".join(part for part in (name, fate.note) if part)
-
-
-def _yaml(key: str, value: Any) -> list[str]:
-    """The lines of ``key: value``: on one line where that is short."""
-    line = f"{key}: {_inline(value)}"
-    if len(line) <= WIDTH and "\n" not in line:
-        return [line]
-    return _dump({key: value}, flow=False).splitlines()
-
-
-def _inline(value: Any) -> str:
-    return _dump(value, flow=True).removesuffix("...\n").strip()
-
-
-def _dump(value: Any, *, flow: bool) -> str:
-    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=flow)
-    return str(text)
-
-
-class _Dumper(yaml.SafeDumper):
-    """SafeDumper that writes numbers as YAML 1.2 reads them, and texts of several lines as such."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        """Write everything out: a recipe has no anchors."""
-        return True
-
-
-def _float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
-    text = repr(value)
-    mantissa, _, exponent = text.partition("e")
-    if exponent and "." not in mantissa:
-        text = f"{mantissa}.0e{exponent}"  # 1.0e-05, a number for readers of YAML 1.1 too
-    text = re.sub(r"e([-+]?)0+", r"e\1", text)
-    return dumper.represent_scalar("tag:yaml.org,2002:float", text.replace("inf", ".inf").replace("nan", ".nan"))
-
-
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in value and not re.search(r"[ \t]\n|\r", value) else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-
-_Dumper.add_representer(float, _float)
-_Dumper.add_representer(str, _text)
 
 
 def _remarks(draft: Draft, written: set[Path]) -> list[str]:
@@ -156,7 +110,7 @@ def _entries(fates: list[KeyFate]) -> list[str]:
     for note in dict.fromkeys(fate.note for fate in fates):
         for fate in fates:
             if fate.note == note:
-                shown = " ".join(_inline(fate.value).split())
+                shown = " ".join(inline(fate.value).split())
                 lines.append(f"#   {fate.key}: {shown if len(shown) <= 70 else shown[:69] + '…'}")
         lines += _wrapped(note, "", "#     ") if note else []
     return lines

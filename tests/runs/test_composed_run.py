@@ -1,0 +1,57 @@
+"""A run of a recipe that extends another one and uses the environment: its directory is whole, and it can be resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import write_recipe
+
+from orpo_cli.recipe.load import load_recipe
+
+
+def test_the_run_directory_holds_the_recipe_as_written_and_as_a_whole(
+    tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    write_recipe(base, training={"save_strategy": "steps", "save_steps": 1})
+    monkeypatch.setenv("RATE", "2e-3")
+    monkeypatch.setenv("RUN_KEY", "swordfish")
+    child = tmp_path / "child.yaml"
+    written = (
+        "extends: base/recipe.yaml\noutput_dir: run\n"
+        "training: {learning_rate: '${RATE}', run_name: 'run-${RUN_KEY}', max_steps: 2}\n"
+    )
+    child.write_text(written)
+    monkeypatch.chdir(tmp_path)
+    done = orpo_here("train", "child.yaml", "--set", "training.seed=5")
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    assert (run / "recipe.yaml").read_text() == f"# --set training.seed=5\n{written}"
+    whole = load_recipe(str(run / "composed.yaml")).recipe
+    assert (whole.training.learning_rate, whole.training.seed, whole.training.max_steps) == (2e-3, 5, 2)
+    assert whole.model.model_name_or_path == str(base / "model")
+    assert whole.dataset.train[0].path == str(base / "train.jsonl")
+    assert "extends:" not in (run / "README.md").read_text()
+    assert "learning_rate: 0.002" in (run / "README.md").read_text()
+    assert not [name for name in ("recipe.yaml", "composed.yaml") if "swordfish" in (run / name).read_text()]
+    assert json.loads((run / "plan.json").read_text())["training"]["learning_rate"]["origin"] == "environment"
+
+    again = ("train", "child.yaml", "--set", "training.seed=5", "--resume", "auto")
+    done = orpo_here(*again)
+    assert "this run has finished" in done.stderr
+    (run / "run.json").write_text((run / "run.json").read_text().replace('"finished"', '"interrupted"'))
+    done = orpo_here(*again, "--set", "training.max_steps=3")
+    assert done.returncode == 0, done.stderr
+    assert "going on from" in done.stderr
+    monkeypatch.setenv("RATE", "1e-3")
+    (run / "run.json").write_text((run / "run.json").read_text().replace('"finished"', '"interrupted"'))
+    done = orpo_here(*again)
+    assert done.returncode == 2
+    assert "training.learning_rate: 0.002 → 0.001" in done.stderr
+    done = orpo_here("eval", run)
+    assert done.returncode == 0, done.stderr

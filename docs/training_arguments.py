@@ -63,6 +63,8 @@ def what_becomes(fate: Fate) -> str:
     """What becomes of an argument, in a cell."""
     if fate.to is not None:
         done = f"Read as `{fate.to}`."
+    elif fate.own:
+        done = "A setting of this tool."
     elif fate.ignored:
         done = "Left out."
     else:

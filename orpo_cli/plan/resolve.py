@@ -315,6 +315,8 @@ class _Training:
         )
         self.replace("remove_unused_columns", False, "the columns are this tool's own")
         self.replace("disable_tqdm", True, "orpo draws its own progress")
+        if "logging_dir" in self.result:
+            self.result["logging_dir"] = str(Path(self.result["logging_dir"]).expanduser().absolute())
         if "ddp_backend" in self.result:  # the library would look for a group of processes
             self.replace("ddp_backend", None, "one process talks to no other")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 TRAINING_EXAMPLES: dict[str, list[Any]] = {
+    "logging_dir": ["curves"],
     "beta": [0.1],
     "max_length": [1024, 2048],
     "per_device_train_batch_size": [2],

@@ -15,6 +15,7 @@ class Fate:
     * null, and a value in ``idle`` (what printed configurations hold that nobody asked for): left out, with a note.
     * else with ``to``, a dotted path: read as that setting, with a note; ``convert`` makes its value and raises ValueError
       with the rule where it cannot. A value in ``unset`` at that place counts as none.
+    * else with ``own``: kept; this tool has a setting of that name.
     * else with ``ignored``: left out, with a note, whatever the value.
     * else refused.
     """
@@ -26,6 +27,7 @@ class Fate:
     to: str | None = None
     convert: Callable[[Any], Any] | None = None
     unset: tuple[Any, ...] = ()
+    own: bool = False
     ignored: bool = False
     secret: bool = False  # its value is never shown
     kept: bool = False  # where it is refused, the rules see it all the same

@@ -104,8 +104,8 @@ FORMER = {
     ),
     "label_pad_token_id": Fate("Labels are always padded with -100, as the loss expects.", "Remove it.", idle=(-100,)),
     "logging_dir": Fate(
-        "The place of TensorBoard's files is an environment variable today.",
-        "Remove it and set TENSORBOARD_LOGGING_DIR.",
+        "The libraries take it from the environment variable TENSORBOARD_LOGGING_DIR today, which this tool sets.",
+        own=True,
         idle_text=r"(.*/)?runs/[A-Z][a-z]{2}\d\d_\d\d-\d\d-\d\d_.+",  # where nobody had set it
     ),
     "max_prompt_length": Fate("It is a setting of the data here.", to="dataset.max_prompt_length"),

@@ -165,6 +165,8 @@ def _training(schema: Schema) -> None:
             value["examples"] = deepcopy(TRAINING_EXAMPLES[name])
     properties["optim"]["anyOf"].append({"enum": sorted(FORMER_OPTIMIZERS), **NOT_SUGGESTED})
     for name, fate in FATES.items():
+        if fate.own:
+            continue
         properties[name] = _former(name, fate, schema)
 
 

@@ -8,8 +8,13 @@ from orpo_cli.recipe.training_fields import TrainingFields
 
 
 class TrainingSection(TrainingFields):
-    """trl ORPOConfig and transformers TrainingArguments, by their own names; ``loss_on_prompt`` is this tool's."""
+    """trl ORPOConfig and transformers TrainingArguments, by their own names; what comes last is this tool's."""
 
     loss_on_prompt: bool | None = Field(
         None, description="Whether the NLL counts prompt and chosen answer, as trl's does, or the chosen answer alone."
+    )
+    logging_dir: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder of TensorBoard's files; if not given, TENSORBOARD_LOGGING_DIR or one among the checkpoints.",
     )

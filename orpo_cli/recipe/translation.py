@@ -74,6 +74,8 @@ class _Work:
             self.mention("no-effect", name, f"asks for nothing as {shown}, and is left out.", fate.reason)
         elif fate.to is not None:
             self.move(name, fate, fate.to, value)
+        elif fate.own:
+            self.training[name] = value
         elif fate.ignored:
             self.mention("no-effect", name, f"has no effect ({shown}), and is left out.", fate.reason)
         else:

@@ -16,6 +16,7 @@ Everything else of the loss is TRL's own.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,9 @@ with warnings.catch_warnings():
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+
+TENSORBOARD = "TENSORBOARD_LOGGING_DIR"  # the variable that TensorBoard's callback reads
 
 
 class PairTrainer(ORPOTrainer):
@@ -117,6 +121,20 @@ def _settings_explained(*names: str) -> Iterator[None]:
         raise UsageError(f"{' and '.join(names)}: {error}", remedy="See the library's documentation.") from error
 
 
+@contextmanager
+def _tensorboard_in(folder: str | None) -> Iterator[None]:
+    """Let TensorBoard's callback, which reads the environment when it is made, write to ``folder``."""
+    before = os.environ.get(TENSORBOARD)
+    if folder is not None:
+        os.environ[TENSORBOARD] = folder
+    try:
+        yield
+    finally:
+        os.environ.pop(TENSORBOARD, None)
+        if before is not None:
+            os.environ[TENSORBOARD] = before
+
+
 class _Tokenized:
     """Stands for a dataset in ORPOTrainer.__init__, whose three ``map`` calls extract, template and tokenize: ours is done."""
 
@@ -150,7 +168,7 @@ def make_trainer(
         values = {name: value for name, value in plan.lora.model_dump().items() if value is not None}
         lora = LoraConfig(task_type="CAUSAL_LM", **values)
     own = {"loss_on_prompt": plan.training.get("loss_on_prompt", True)}
-    values = {name: value for name, value in plan.training.items() if name not in own}
+    values = {name: value for name, value in plan.training.items() if name not in (*own, "logging_dir")}
     kind: Callable[..., PairTrainer] = PairTrainer
     if plan.engine.fast_path != "off":
         from orpo_cli.training.packed_trainer import PackedTrainer
@@ -164,7 +182,7 @@ def make_trainer(
             )
         else:
             note(f"trl's own path computes the steps: {reason}")
-    with _settings_explained("model, lora or training settings"):
+    with _settings_explained("model, lora or training settings"), _tensorboard_in(plan.training.get("logging_dir")):
         trainer = kind(
             **own,
             model=model,

@@ -54,4 +54,16 @@ def settings_of_trackers(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-RULES = (known_trackers, settings_of_trackers)
+def folder_of_tensorboard(recipe: Recipe) -> Iterator[Problem]:
+    """logging_dir is TensorBoard's."""
+    if recipe.training.logging_dir is not None and not {"tensorboard", "all"} & set(_asked(recipe)):
+        yield Problem(
+            "tracker-settings-unused",
+            "would do nothing: report_to does not name tensorboard.",
+            "training.logging_dir",
+            remedy="Add `report_to: tensorboard`, or remove it.",
+            severity="warning",
+        )
+
+
+RULES = (known_trackers, settings_of_trackers, folder_of_tensorboard)

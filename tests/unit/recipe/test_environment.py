@@ -116,9 +116,9 @@ def test_the_value_of_a_secret_variable_is_not_in_a_message(
 ) -> None:
     monkeypatch.setenv(name, "swordfish")
     found = problems(
-        tmp_path, f"training: {{seed: '${{{name}}}', optim: 'x-${{{name}}}', logging_dir: '${{{name}}}'}}\n"
+        tmp_path, f"training: {{seed: '${{{name}}}', optim: 'x-${{{name}}}', evaluation_strategy: '${{{name}}}'}}\n"
     )
-    assert {"training.seed", "training.optim", "training.logging_dir"} <= found.keys()
+    assert {"training.seed", "training.optim", "training.evaluation_strategy"} <= found.keys()
     assert not [problem for problem in found.values() if "swordfish" in problem.text()]
     assert f"${{{name}}}" in found["training.seed"].message
 

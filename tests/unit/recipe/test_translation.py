@@ -101,7 +101,6 @@ def test_a_former_name_beside_todays_with_another_value_is_an_error(tmp_path: Pa
         ("overwrite_output_dir", True, "another `output_dir`"),
         ("save_safetensors", False, "Remove it."),
         ("label_pad_token_id", 0, "Remove it."),
-        ("logging_dir", "logs", "TENSORBOARD_LOGGING_DIR"),
         ("half_precision_backend", "apex", "`bf16` and `fp16`"),
         ("push_to_hub_organization", "we", "`hub.repo_id`"),
         ("push_to_hub", True, "orpo push-to-hub"),
@@ -184,3 +183,13 @@ def test_two_names_in_one_layer_are_an_error_also_on_the_command_line(tmp_path: 
 def test_a_former_name_for_something_that_is_refused_is_refused(tmp_path: Path) -> None:
     found = refused(tmp_path, {"fsdp_min_num_params": 100})
     assert found["training.fsdp_config"].code == "decided-elsewhere"
+
+
+def test_tensorboards_folder_is_a_setting_unless_it_is_the_one_that_nobody_chose(tmp_path: Path) -> None:
+    tracked = {"report_to": "tensorboard"}
+    loaded = load(tmp_path, {"logging_dir": "curves", **tracked})
+    assert (loaded.recipe.training.logging_dir, loaded.warnings) == ("curves", ())
+    loaded = load(tmp_path, {"logging_dir": "results/runs/Apr21_10-30-00_host", **tracked})
+    assert (loaded.recipe.training.logging_dir, loaded.warnings[0].code) == (None, "no-effect")
+    loaded = load(tmp_path, {"logging_dir": "curves"})
+    assert (loaded.warnings[0].code, loaded.warnings[0].line) == ("tracker-settings-unused", 4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,20 @@ def test_the_value_of_the_recipe_arrives(name: str, data: tuple[Path, Dataset, D
     assert {why.origin for path, why in plan.why.items() if f"{path}.".startswith(f"training.{name}.")} == {"recipe"}
     trainer = make_trainer(plan, folder / "checkpoints", tiny_llama(), tiny_tokenizer(), train, held_out, [])
     assert _plain(getattr(trainer.args, name), value) == value
+
+
+def test_tensorboards_files_go_where_the_recipe_says(
+    data: tuple[Path, Dataset, Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    folder, train, held_out = data
+    monkeypatch.chdir(folder)
+    recipe = write_recipe(folder, lora=False, training={"logging_dir": "curves", "report_to": "tensorboard"})
+    plan = resolve(load_recipe(str(recipe)), probe())
+    trainer = make_trainer(plan, folder / "checkpoints", tiny_llama(), tiny_tokenizer(), train, held_out, [])
+    trainer.train()
+    assert list((folder / "curves").glob("events.out.tfevents.*"))
+    assert "TENSORBOARD_LOGGING_DIR" not in os.environ
 
 
 def _plain(value: Any, like: Any) -> Any:

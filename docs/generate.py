@@ -19,7 +19,7 @@ from tables import cell, markdown_table, section_of, table
 from orpo_cli.cli.schema import schema_text
 from orpo_cli.data.formats.recognise import FORMATS
 from orpo_cli.data.rules import REASONS, REMEDIES
-from orpo_cli.recipe.schema import EvalSplit, Recipe, Source
+from orpo_cli.recipe.schema import EvalSplit, PairRules, Recipe, Source
 from orpo_cli.recipe.training_fields import TrainingFields
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -59,6 +59,7 @@ def recipe_page() -> str:
             parts.append(f"## {name}\n\n{section.__doc__}{optional}\n\n{table(section.model_fields.items())}")
         if name == "dataset":
             parts.append(f"### A source\n\n{Source.__doc__}\n\n{table(Source.model_fields.items())}")
+            parts.append(f"### Rules\n\n{PairRules.__doc__}\n\n{table(PairRules.model_fields.items())}")
             parts.append(f"### Held-out pairs cut from train\n\n{table(EvalSplit.model_fields.items())}")
     return "\n\n".join(part.strip() for part in parts) + "\n"
 

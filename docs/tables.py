@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from orpo_cli.recipe.schema import EvalSplit, Source
+from orpo_cli.recipe.schema import EvalSplit, PairRules, Source
 
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
@@ -65,6 +65,8 @@ def words(annotation: Any) -> Iterator[str]:
         yield "mapping"
     elif annotation is Source:
         yield "source"
+    elif annotation is PairRules:
+        yield "`{rule: true/false}`"
     elif annotation is EvalSplit:
         yield "`{test_size: …}`"
     else:
@@ -84,6 +86,8 @@ def shown(value: Any) -> str:
         return f"[{', '.join(map(shown, value))}]"
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
+    if isinstance(value, BaseModel):
+        return "see below"
     return "{}" if value == {} else str(value)
 
 

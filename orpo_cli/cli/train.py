@@ -119,6 +119,7 @@ def train_run(
             max_length=plan.training["max_length"],
             max_prompt_length=_prompt_length(plan),
             note=console.note,
+            enough=plan.pairs_in_all(),
         )
         rundir.data_report.write_text(
             json.dumps(data.report.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"

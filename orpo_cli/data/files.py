@@ -20,7 +20,13 @@ from orpo_cli.errors import DataError
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 TEXT_SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv")
-SUFFIXES = (*TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in TEXT_SUFFIXES), ".parquet", ".arrow")
+PACKED = (".gz", ".zst")
+SUFFIXES = (
+    *TEXT_SUFFIXES,
+    *(f"{suffix}{packed}" for suffix in TEXT_SUFFIXES for packed in PACKED),
+    ".parquet",
+    ".arrow",
+)
 CELL_LIMIT = 2**31 - 1  # characters; csv's own default of 131,072 is shorter than some answers
 
 
@@ -45,6 +51,11 @@ def rows(path: Path) -> Iterator[tuple[int, Any]]:
             remedy="Fetch or pack the file again; `gzip -t` tests it.",
         ) from error
     except OSError as error:
+        if path.name.lower().endswith(".zst") and error.errno is None:  # pyarrow's word for damaged data
+            raise DataError(
+                f"{path}: the zstd file is cut short or damaged after row {last}: {error}.",
+                remedy="Fetch or pack the file again; `zstd -t` tests it.",
+            ) from error
         raise DataError(f"{path}: cannot be read after row {last}: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise DataError(
@@ -56,7 +67,7 @@ def rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _reader(path: Path) -> Iterator[tuple[int, Any]]:
-    name = path.name.lower().removesuffix(".gz")
+    name = _unpacked(path)
     if name.endswith(JSON_SUFFIXES):
         return _json_rows(path)
     if name.endswith((".csv", ".tsv")):
@@ -67,13 +78,23 @@ def _reader(path: Path) -> Iterator[tuple[int, Any]]:
 def _open(path: Path) -> IO[bytes]:
     if path.name.lower().endswith(".gz"):
         return cast(IO[bytes], gzip.open(path, "rb"))
+    if path.name.lower().endswith(".zst"):
+        import pyarrow
+
+        return cast(IO[bytes], io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd")))
     return path.open("rb")
+
+
+def _unpacked(path: Path) -> str:
+    """The name that the file has without its packing, in lower case."""
+    name = path.name.lower()
+    return next((name.removesuffix(packed) for packed in PACKED if name.endswith(packed)), name)
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """JSON Lines, one array of rows, or one object that holds the array under its only list-valued key."""
     with _open(path) as file:
-        if _is_one_document(file, named_lines=not path.name.lower().removesuffix(".gz").endswith(".json")):
+        if _is_one_document(path, named_lines=not _unpacked(path).endswith(".json")):
             yield from enumerate(_rows_of_document(path, file.read()), 1)
             return
         for number, line in enumerate(file, 1):
@@ -81,18 +102,18 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, _parse_line(path, number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
 
 
-def _is_one_document(file: IO[bytes], *, named_lines: bool) -> bool:
-    """Whether the file is one JSON value and not one a line; leaves the file at its start.
+def _is_one_document(path: Path, *, named_lines: bool) -> bool:
+    """Whether the file is one JSON value and not one a line.
 
     ``named_lines``: its name says a value a line, so that an object on its only line is a row whatever lists it holds.
     """
     first, rest = b"", b""
-    for line in file:
-        if first and line.strip():
-            rest = line
-            break
-        first = first or line.removeprefix(b"\xef\xbb\xbf").strip()
-    file.seek(0)
+    with _open(path) as file:
+        for line in file:
+            if first and line.strip():
+                rest = line
+                break
+            first = first or line.removeprefix(b"\xef\xbb\xbf").strip()
     try:
         value = json.loads(first)
     except ValueError:  # an array or object over many lines; else a bad first line, reported as such

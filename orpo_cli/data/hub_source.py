@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from orpo_cli.errors import DataError, HubError
 from orpo_cli.hub_access import hub_answers
 from orpo_cli.recipe.schema import Source
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def hub_splits(source: Source, note: Callable[[str], None]) -> tuple[str, str | None, dict[str, Dataset]]:
-    """(location, commit where known, split name → table) of a hub dataset; a cached copy serves where the hub is silent.
+def hub_splits(source: Source, note: Callable[[str], None]) -> tuple[str, str | None, dict[str, Iterable[Any]]]:
+    """(location, commit where known, split name → rows) of a hub dataset; a cached copy serves where the hub is silent.
+
+    Rows of a streamed source are downloaded as they are read.
 
     Raises HubError where the hub refuses or cannot be reached, DataError where what it holds is not a dataset.
     """
@@ -34,8 +33,11 @@ def hub_splits(source: Source, note: Callable[[str], None]) -> tuple[str, str | 
     )
     try:
         builder = datasets.load_dataset_builder(source.path, name=source.name, revision=source.revision)
-        builder.download_and_prepare()
-        loaded = builder.as_dataset()
+        if source.streaming:
+            loaded = builder.as_streaming_dataset()
+        else:
+            builder.download_and_prepare()
+            loaded = builder.as_dataset()
     except Exception as error:
         known = explained(error, source)
         if known is None:

@@ -1,33 +1,25 @@
-"""From the recipe's dataset section to pairs that a trainer can take: read, recognise, check, render, tokenize, fit.
+"""From the recipe's dataset section to pairs that a trainer can take.
 
-Rows go through in batches: while one is tokenized, the next is read and rendered. What a source gives is kept in the cache.
-Whatever is not trained on is counted under a reason, in the report; a source that gives nothing, or a whole that leaves
-nothing, is an error.
+``SourceReader`` prepares each source; here they are put together, freed of duplicates, and divided into what is trained on and
+what is held out. Whatever is not trained on is counted under a reason, in the report; a whole that leaves nothing is an error.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
-from hashlib import sha256
-from itertools import chain, islice
-from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from pathlib import PurePath
+from typing import TYPE_CHECKING
 
-from orpo_cli.data.cache import code_key, kept, tokenizer_key
+import numpy as np
+
+from orpo_cli.data import selection
 from orpo_cli.data.files import is_data_file
-from orpo_cli.data.formats.recognise import COLUMNS, SCORE_COLUMNS, columns_found, reached, recognise, rename
-from orpo_cli.data.formats.shape import Format, Gathered
-from orpo_cli.data.pair import Misfit, Pair
-from orpo_cli.data.render import Renderer, Texts, renderer
-from orpo_cli.data.report import DataReport, SourceReport
-from orpo_cli.data.rules import REMEDIES, check, check_margin
-from orpo_cli.data.sources import Opened, Row, draw, opened
-from orpo_cli.data.table import PairTable, PairWriter
-from orpo_cli.data.tokenize import Encoder, Fitted, Tokens, encoder, fit
+from orpo_cli.data.pair import Misfit
+from orpo_cli.data.report import EXAMPLES, DataReport, SourceReport
+from orpo_cli.data.rules import REMEDIES
+from orpo_cli.data.source_pairs import Note, SourceReader
+from orpo_cli.data.table import PairTable
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.recipe.schema import DatasetSection, EvalSplit, Source
 
@@ -35,11 +27,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-LOOK = 100  # rows looked at to recognise a format
-BATCH = 512  # pairs tokenized at once
-
-Note = Callable[[str], None]
-Rendered = tuple[str, Pair, Texts]  # the name of the row, the pair, its texts
+RULES = {"duplicate": "digest", "duplicate_prompt": "prompt_key"}  # rule → what is the same
 
 
 @dataclass(frozen=True)
@@ -68,238 +56,182 @@ class HeldOut:
     report: DataReport
 
 
+@dataclass(frozen=True)
+class Parts:
+    """The tables behind ``Prepared``."""
+
+    train: PairTable
+    eval: PairTable | None
+    report: DataReport
+
+
 def prepare(
-    dataset: DatasetSection, tokenizer: PreTrainedTokenizerBase, *, max_length: int, max_prompt_length: int, note: Note
+    dataset: DatasetSection,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    max_prompt_length: int,
+    note: Note,
+    enough: int | None = None,
 ) -> Prepared:
     """Read, check and tokenize the pairs that a recipe asks for; ``PairTable`` says which columns they have.
 
-    ``max_length`` and ``max_prompt_length`` are tokens; ``note`` is told what is going on. Raises DataError where a source
-    cannot be read or no pair is left, HubError where the hub refuses or is silent, UsageError where the tokenizer has no
-    chat template for conversations.
+    ``max_length`` and ``max_prompt_length`` are tokens; streamed sources are read until there are ``enough`` pairs; ``note``
+    is told what is going on. Raises DataError where a source cannot be read or no pair is left, HubError where the hub
+    refuses or is silent, UsageError where the tokenizer has no chat template for conversations.
     """
-    work = _Work(dataset, tokenizer, max_length, max_prompt_length, note)
+    parts = prepare_parts(
+        dataset, tokenizer, max_length=max_length, max_prompt_length=max_prompt_length, note=note, enough=enough
+    )
+    return Prepared(parts.train.dataset(), parts.eval.dataset() if parts.eval is not None else None, parts.report)
+
+
+def prepare_parts(
+    dataset: DatasetSection,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    max_prompt_length: int,
+    note: Note,
+    enough: int | None = None,
+) -> Parts:
+    """``prepare``, as tables."""
+    work = _Work(dataset, SourceReader(dataset, tokenizer, max_length, max_prompt_length, note), enough)
     train = work.table("train", dataset.train)
-    if dataset.eval is None:
-        return Prepared(work.part("train", train), None, work.report)
+    held: PairTable | None = None
     if isinstance(dataset.eval, EvalSplit):
-        kept, held_out = work.divide(train, dataset.eval)
-        return Prepared(work.part("train", train, kept), work.part("eval", train, held_out), work.report)
-    held = work.table("eval", dataset.eval)
-    return Prepared(work.part("train", train), work.part("eval", held), work.report)
+        train, held = selection.divide(train, dataset.eval, dataset.shuffle_seed)
+    elif dataset.eval is not None:
+        held = work.table("eval", dataset.eval)
+    if held is not None:
+        train = work.apart(train, held)
+    return Parts(
+        work.part("train", work.weighted(train)), work.part("eval", held) if held is not None else None, work.report
+    )
 
 
 def prepare_eval(
-    dataset: DatasetSection, tokenizer: PreTrainedTokenizerBase, *, max_length: int, max_prompt_length: int, note: Note
+    dataset: DatasetSection,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    max_prompt_length: int,
+    note: Note,
+    enough: int | None = None,
 ) -> HeldOut:
     """The held-out pairs only: the same that ``prepare`` holds out with the same arguments. Raises as ``prepare`` does.
 
     Where they are cut from the training pairs, those are read too, since the cut depends on them.
     """
-    work = _Work(dataset, tokenizer, max_length, max_prompt_length, note)
     if dataset.eval is None:
         raise UsageError(
             "the recipe holds no pairs out.", remedy="Set dataset.eval to a source, or to {test_size: 0.05}."
         )
+    work = _Work(dataset, SourceReader(dataset, tokenizer, max_length, max_prompt_length, note), enough)
     if isinstance(dataset.eval, EvalSplit):
-        train = work.table("train", dataset.train)
-        return HeldOut(work.part("eval", train, work.divide(train, dataset.eval)[1]), work.report)
-    return HeldOut(work.part("eval", work.table("eval", dataset.eval)), work.report)
+        held = selection.divide(work.table("train", dataset.train), dataset.eval, dataset.shuffle_seed)[1]
+    else:
+        held = work.table("eval", dataset.eval)
+    return HeldOut(work.part("eval", held).dataset(), work.report)
 
 
 class _Work:
-    """What all sources of a recipe share: the tokenizer's rules, the lengths, the report."""
+    """Puts the sources of a recipe together and keeps the report."""
 
-    def __init__(
-        self,
-        dataset: DatasetSection,
-        tokenizer: PreTrainedTokenizerBase,
-        max_length: int,
-        max_prompt_length: int,
-        note: Note,
-    ) -> None:
+    def __init__(self, dataset: DatasetSection, reader: SourceReader, enough: int | None) -> None:
         self.dataset = dataset
-        self.tokenizer = tokenizer
-        self.note = note
-        self.renderer: Renderer = renderer(tokenizer)
-        self.encoder: Encoder = encoder(tokenizer, self.renderer.end_tokens)
-        self.bos_id: int | None = tokenizer.bos_token_id
+        self.reader = reader
+        self.enough = enough
         self.report = DataReport(
-            max_length, max_prompt_length, dataset.truncation_mode, end_of_turn=self.renderer.end_tokens[0]
+            reader.max_length,
+            reader.max_prompt_length,
+            dataset.truncation_mode,
+            end_of_turn=reader.renderer.end_tokens[0],
         )
 
     def table(self, part: str, sources: list[Source]) -> PairTable:
-        """The kept pairs of ``sources``, in their order. Raises DataError where none is left."""
+        """The kept pairs of ``sources``, in their order, without duplicates. Raises DataError where none is left."""
         labels = _labels([*self.dataset.train, *(self.dataset.eval if isinstance(self.dataset.eval, list) else [])])
-        table = PairTable([self._source(part, source, labels[source.path]) for source in sources])
+        read = [
+            self.reader.read(
+                part, source, labels[source.path], self._enough_of(source, sources) if part == "train" else None
+            )
+            for source in sources
+        ]
+        reports = [report for _, report in read]
+        self.report.sources += reports
+        whole = PairTable([file for file, _ in read])
+        self.source_of = np.repeat(np.arange(len(reports)), [report.kept for report in reports])
+        table = self._without_duplicates(whole, reports)
         if not len(table):
             raise self._nothing_left(part)
         return table
 
-    def divide(self, table: PairTable, split: EvalSplit) -> tuple[list[int], list[int]]:
-        """Positions to train on and positions held out, each in ascending order.
-
-        Held out are the pairs whose row names have the smallest digests together with ``shuffle_seed``: a pair that comes
-        or goes (other lengths, another tokenizer) moves at most one other. A share is rounded up. Raises DataError where
-        nothing would be left to train on.
-        """
-        size = math.ceil(split.test_size * len(table)) if isinstance(split.test_size, float) else split.test_size
-        if size >= len(table):
-            raise DataError(
-                f"dataset.eval.test_size: {split.test_size} holds out {size:,} of {len(table):,} pairs and leaves none to train "
-                "on.",
-                remedy="Lower it.",
-            )
-        seed, rows = self.dataset.shuffle_seed, table.rows
-        order = sorted(range(len(table)), key=lambda position: sha256(f"{seed}:{rows[position]}".encode()).digest())
-        return sorted(order[size:]), sorted(order[:size])
-
-    def part(self, part: str, table: PairTable, positions: list[int] | None = None) -> Dataset:
-        """The dataset of train or eval, entered in the report."""
-        places = range(len(table)) if positions is None else positions
-        if part == "train":
-            self.report.train_pairs = len(places)
-        else:
-            self.report.eval_pairs = len(places)
-        self.report.lengths[part] = table.lengths(places)
-        self.report.fingerprints[part] = table.fingerprint(places)
-        return table.dataset(positions)
-
-    def _source(self, part: str, source: Source, label: str) -> Path:
-        """The file of the source's pairs, prepared now or before; enters what became of its rows in the report."""
-        with opened(source, label, self.note) as found:
-            file, figures = kept(self._key(found, source, label), partial(self._prepare, found, source), self.note)
-            report = SourceReport.from_dict({**figures, "part": part, "path": source.path, "location": found.location})
-            self.report.sources.append(report)
-            return file
-
-    def _key(self, found: Opened, source: Source, label: str) -> dict[str, Any] | None:
-        """What decides the pairs of a source; None where its content has no fingerprint."""
-        if found.fingerprint is None:
-            return None
-        return {
-            "data": found.fingerprint,
-            "label": label,
-            "source": source.model_dump(exclude={"path", "weight"}),
-            "seed": None if source.max_samples is None else self.dataset.shuffle_seed,
-            "tokenizer": self._tokenizer_key,
-            "lengths": [self.report.max_length, self.report.max_prompt_length],
-            "cutting": [self.dataset.truncation_mode, self.dataset.drop_truncated],
-            "code": code_key(),
-        }
-
-    @cached_property
-    def _tokenizer_key(self) -> str:
-        return tokenizer_key(self.tokenizer)
-
-    def _prepare(self, found: Opened, source: Source, file: Path) -> dict[str, Any]:
-        """Write the source's pairs to ``file``; returns what became of its rows, JSON-ready."""
-        drawn = draw(found, source, self.dataset.shuffle_seed)
-        report = SourceReport("", source.path, found.location, found.fingerprint, source.split)
-        report.available = drawn.available
-        head = list(islice(drawn.rows, LOOK))
-        if not head:
-            raise DataError(
-                f"{found.location}: no rows in split {source.split}.", remedy="Check the file and `split:`."
-            )
-        _check_columns(source, head, found.location)
-        rows = (Row(row.name, rename(row.value, source.columns)) for row in chain(head, drawn.rows))
-        values = [rename(row.value, source.columns) for row in head]
-        format_ = recognise(
-            values,
-            source.format,
-            f"{found.location} (looked at from {head[0].name})",
-            labels=source.labels,
-            seed=self.dataset.shuffle_seed,
-        )
-        report.format = format_.name
-        used = {*format_.uses, *(SCORE_COLUMNS if source.min_score_margin is not None else ())}
-        report.unused_columns = [name for name in _names(values) if name not in used]
-        self.note(f"reading {found.location} as {format_.name}")
-        with PairWriter(file) as writer:
-            for pairs, tokens in self._tokenized(_batches(self._pairs(rows, format_, source, report))):
-                writer.write(self._fitted(pairs, tokens, report))
-        report.notes = +report.notes
-        if report.dropped["malformed"] == report.rows_read:
-            raise DataError(
-                f"{found.location}: no row fits the format {format_.name} ({format_.description}); {columns_found(values)}. "
-                f"For example {report.examples['malformed'][0]}.",
-                remedy=REMEDIES["malformed"],
-            )
-        return report.as_dict()
-
-    def _pairs(self, rows: Iterator[Row], format_: Format, source: Source, report: SourceReport) -> Iterator[Rendered]:
-        """The rows that are pairs, as texts; drops are counted. Rendered in batches: a template costs less for many."""
-        rows = _counted(rows, report)
-        gathered: Iterator[Row | Gathered] = format_.gather(rows, report.drop) if format_.gather else rows
-        while batch := list(islice(gathered, BATCH)):
-            read = self._read(batch, format_, source, report)
-            for (name, pair), texts in zip(read, self.renderer.render_all([pair for _, pair in read]), strict=True):
-                if isinstance(texts, Misfit):
-                    report.drop(name, texts)
-                else:
-                    yield name, pair, texts
-
-    def _read(
-        self, rows: Sequence[Row | Gathered], format_: Format, source: Source, report: SourceReport
-    ) -> list[tuple[str, Pair]]:
-        read = []
-        for row in rows:
-            try:
-                if not isinstance(row.value, dict):
-                    raise Misfit("malformed", "the row is not an object with columns")
-                pair = format_.read(row.value, report.notes)
-                check(pair)
-                check_margin(pair, source.min_score_margin)
-                read.append((row.name, pair))
-                report.notes["rows_gathered"] += row.rows if isinstance(row, Gathered) else 0
-            except Misfit as why:
-                report.drop(row.name, why, row.rows if isinstance(row, Gathered) else 1)
-        return read
-
-    def _tokenized(self, batches: Iterator[list[Rendered]]) -> Iterator[tuple[list[Rendered], list[Tokens]]]:
-        """Each batch with its ids. The tokenizer works on one, on all cores, while the caller makes the next."""
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize") as tokenizing:
-            waiting: tuple[list[Rendered], Future[list[Tokens]]] | None = None
-            for batch in batches:
-                future = tokenizing.submit(self.encoder.encode, [texts for *_, texts in batch])
-                if waiting is not None:
-                    yield waiting[0], waiting[1].result()
-                waiting = batch, future
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-
-    def _fitted(
-        self, pairs: list[Rendered], tokens: list[Tokens], report: SourceReport
-    ) -> list[tuple[str, Pair, Fitted]]:
-        """The pairs within the lengths; the others are counted."""
-        fitted = []
-        for (name, pair, texts), ids in zip(pairs, tokens, strict=True):
-            try:
-                cut = fit(
-                    ids,
-                    max_length=self.report.max_length,
-                    max_prompt_length=self.report.max_prompt_length,
-                    truncation_mode=self.dataset.truncation_mode,
-                    drop_truncated=self.dataset.drop_truncated,
-                    bos_id=self.bos_id,
-                )
-                self._check_ends(cut)
-            except Misfit as why:
-                report.drop(name, why)
+    def _without_duplicates(self, whole: PairTable, reports: list[SourceReport]) -> PairTable:
+        table = whole
+        for rule, column in RULES.items():
+            if not getattr(self.dataset.rules, rule):
                 continue
-            fitted.append((name, pair, cut))
-            report.kept += 1
-            report.truncated_prompts += cut.prompt_cut
-            report.truncated_completions += cut.answers_cut
-            report.notes["generation_prompt_shortened"] += texts.shortened
-            report.notes["special_token_spelled"] += bool(texts.spelled)
-        return fitted
+            again = list(selection.repeats(table, column))
+            if not again:
+                continue
+            names = table.rows()
+            for position, first in again:
+                report = reports[self.source_of[table.numbers[position]]]
+                report.drop(names[position], Misfit(rule, f"as {names[first]}"))
+                report.kept -= 1
+            table = table.select(np.delete(np.arange(len(table)), [position for position, _ in again]))
+        return table
 
-    def _check_ends(self, ids: Fitted) -> None:
-        """An answer ends where it first says so; only texts that were rendered elsewhere can break this."""
-        for answer in (ids.chosen, ids.rejected):
-            if not self.encoder.end_ids.isdisjoint(answer[:-1]):
-                raise Misfit("goes_on_after_end")
+    def apart(self, train: PairTable, held_out: PairTable) -> PairTable:
+        """``train`` with the prompts that are held out, too, counted, and left out where the rule ``leaked`` is on."""
+        both = selection.in_both(train, held_out)
+        names = train.select(both[:EXAMPLES]).rows()
+        self.report.leaked = {"pairs": len(both), "examples": names, "left_out": self.dataset.rules.leaked}
+        if not (self.dataset.rules.leaked and len(both)):
+            return train
+        for number in train.numbers[both]:
+            report = self.report.sources[self.source_of[number]]
+            report.dropped["leaked"] += 1
+            report.kept -= 1
+        self.report.sources[0].examples.setdefault("leaked", names)
+        left = train.select(np.delete(np.arange(len(train)), both))
+        if not len(left):
+            raise DataError(
+                "every training pair has a prompt that is held out, too.",
+                remedy="Hold out other prompts, or set dataset.rules.leaked to false.",
+            )
+        return left
+
+    def weighted(self, train: PairTable) -> PairTable:
+        """``train`` with every pair as often as the weight of its source says; of a streamed source that is done already."""
+        weights = [1.0 if source.streaming else source.weight for source in self.dataset.train]
+        if all(weight == 1.0 for weight in weights):
+            return train
+        used = selection.used(train, self.source_of[train.numbers], weights, self.dataset.shuffle_seed)
+        for report, count in zip(
+            self.report.sources, np.bincount(self.source_of[used.numbers], minlength=len(weights)), strict=False
+        ):
+            report.used = int(count)
+        return used
+
+    def part(self, part: str, table: PairTable) -> PairTable:
+        """``table``, entered in the report as train or eval."""
+        if part == "train":
+            self.report.train_pairs = len(table)
+        else:
+            self.report.eval_pairs = len(table)
+        self.report.lengths[part] = table.lengths()
+        self.report.fingerprints[part] = table.fingerprint()
+        return table
+
+    def _enough_of(self, source: Source, sources: list[Source]) -> int | None:
+        """The pairs that a streamed source has to give: its share, by weight, of what training takes."""
+        if self.enough is None:
+            return None
+        held = self.dataset.eval.test_size if isinstance(self.dataset.eval, EvalSplit) else 0
+        needed = self.enough / (1 - held) if isinstance(held, float) else self.enough + held
+        return math.ceil(needed * source.weight / sum(each.weight for each in sources))
 
     def _nothing_left(self, part: str) -> DataError:
         sources = [source for source in self.report.sources if source.part == part]
@@ -313,40 +245,9 @@ class _Work:
         )
 
 
-def _counted(rows: Iterator[Row], report: SourceReport) -> Iterator[Row]:
-    for row in rows:
-        report.rows_read += 1
-        yield row
-
-
-def _batches(pairs: Iterator[Rendered]) -> Iterator[list[Rendered]]:
-    while batch := list(islice(pairs, BATCH)):
-        yield batch
-
-
 def _labels(sources: list[Source]) -> dict[str, str]:
     """What the row names of each path begin with: a file's own name, or the path as written where two share a name."""
     names = {
         source.path: PurePath(source.path).name if is_data_file(source.path) else source.path for source in sources
     }
     return {path: path if list(names.values()).count(name) > 1 else name for path, name in names.items()}
-
-
-def _check_columns(source: Source, rows: list[Row], where: str) -> None:
-    unknown = [ours for ours in source.columns if ours not in COLUMNS]
-    if unknown:
-        raise DataError(
-            f"{where}: columns: {', '.join(unknown)} is none of our names.", remedy=f"Ours: {', '.join(COLUMNS)}."
-        )
-    found = _names([row.value for row in rows])
-    values = [row.value for row in rows if isinstance(row.value, dict)]
-    missing = [theirs for theirs in source.columns.values() if not any(reached(value, theirs) for value in values)]
-    if missing:
-        raise DataError(
-            f"{where}: columns: the data has no {' and no '.join(missing)}.",
-            remedy=f"It has {', '.join(found) or 'none'}.",
-        )
-
-
-def _names(rows: list[Any]) -> list[str]:
-    return list(dict.fromkeys(str(key) for row in rows if isinstance(row, dict) for key in row))

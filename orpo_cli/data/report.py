@@ -39,6 +39,7 @@ class SourceReport:
     available: int | None = None
     rows_read: int = 0
     kept: int = 0
+    used: int | None = None  # pairs trained on, where a weight makes them more or fewer
     dropped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     truncated_prompts: int = 0
@@ -76,6 +77,8 @@ class SourceReport:
             f"{self.part}: {self.path} [{self.split}], {self.format}: {self.rows_read:,} rows read{drawn}, {self.kept:,} kept"
         ]
         text += [f"  dropped {line}" for line in self.drops()]
+        if self.used is not None:
+            text.append(f"  used {self.used:,} times, by its weight")
         if self.truncated_prompts or self.truncated_completions:
             text.append(
                 f"  cut {self.truncated_prompts:,} prompts and {self.truncated_completions:,} answers to the lengths"
@@ -99,6 +102,7 @@ class DataReport:
     eval_pairs: int = 0
     lengths: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
+    leaked: dict[str, Any] = field(default_factory=dict)  # training pairs whose prompt is held out, too
 
     @property
     def rows_read(self) -> int:
@@ -136,12 +140,18 @@ class DataReport:
             "end_of_turn": self.end_of_turn,
             "lengths": self.lengths,
             "fingerprints": self.fingerprints,
+            "leaked": self.leaked,
             "sources": [source.as_dict() for source in self.sources],
         }
 
     def lines(self) -> list[str]:
         """The report in words, for a terminal."""
         text = [line for source in self.sources for line in source.lines()]
+        if self.leaked.get("pairs") and not self.leaked["left_out"]:
+            text.append(
+                f"{self.leaked['pairs']:,} pairs are trained on whose prompt is held out, too: "
+                f"{', '.join(self.leaked['examples'])}; dataset.rules.leaked: true leaves them out"
+            )
         for part, figures in self.lengths.items():
             each = (
                 f"{name} {row['mean']:.0f} mean, {row['p95']:.0f} p95, {row['max']:.0f} max"

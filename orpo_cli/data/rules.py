@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from orpo_cli.data.pair import Misfit, Pair
+from orpo_cli.recipe.schema import PairRules
 
 REASONS = {
     "malformed": "the row does not fit the format",
@@ -28,6 +29,9 @@ REASONS = {
     "identical_when_cut": "the two answers differ only beyond max_length",
     "answer_too_long": "an answer is longer than max_length leaves room for, and drop_truncated is set",
     "goes_on_after_end": "an answer goes on behind a token that ends it",
+    "duplicate": "the same pair, token for token, came before",
+    "duplicate_prompt": "a pair with the same prompt came before",
+    "leaked": "the prompt is held out for evaluation, too",
 }
 
 REMEDIES = {
@@ -78,8 +82,8 @@ def check_margin(pair: Pair, least: float | None) -> None:
         raise Misfit("score_margin", f"{pair.scores[0]:g} and {pair.scores[1]:g}")
 
 
-def check(pair: Pair) -> None:
-    """Raise Misfit with the name of the first rule that the pair breaks."""
+def check(pair: Pair, rules: PairRules) -> None:
+    """Raise Misfit with the name of the first rule that the pair breaks and ``rules`` has not turned off."""
     for breaks in PAIR_RULES:
-        if breaks(pair):
+        if getattr(rules, breaks.__name__, True) and breaks(pair):
             raise Misfit(breaks.__name__)

@@ -1,4 +1,4 @@
-"""Where rows come from: local files and folders, URLs of data files, and datasets of the hub.
+"""Where rows come from: local files, folders and patterns, URLs of data files, and datasets of the hub.
 
 What looks like a local path is never sent to the hub. Rows are numbered from 1 within their file (or their hub split) and
 carry that as their name, so that a report can say ``train.jsonl:17``.
@@ -6,27 +6,25 @@ carry that as their name, so that a report can say ``train.jsonl:17``.
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import os
 import random
 import re
-import shutil
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
-from pathlib import Path, PurePosixPath
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from orpo_cli.data import files
 from orpo_cli.data.hub_source import hub_splits
+from orpo_cli.data.remote import fetch
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.recipe.schema import Source
 
-URL_TIMEOUT_SECONDS = 30
 UNREADABLE = (".txt", ".zip", ".tar", ".xlsx", ".xls", ".zst", ".bz2", ".xz", ".gz", ".pkl", ".pt", ".db")
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # a bare name is no hub id: `datasets` would take `json` for a reader
 
@@ -65,19 +63,23 @@ def opened(source: Source, label: str, note: Callable[[str], None]) -> Iterator[
     Raises DataError where it cannot be read, HubError where the hub refuses or does not answer.
     """
     path = source.path
-    if path.startswith(("http://", "https://")):
+    if "://" in path:
         _refuse_hub_options(source, "a URL")
         with tempfile.TemporaryDirectory(prefix="orpo-") as folder:
             note(f"fetching {path}")
-            file = _fetch(path, Path(folder))
+            fetched = fetch(path, Path(folder))
             try:
-                yield _files({"train": [file]}, location=path, name=lambda _: label)
+                yield _files(
+                    {"train": fetched},
+                    location=path,
+                    name=lambda file: label if len(fetched) == 1 else f"{label}/{file.relative_to(folder)}",
+                )
             except DataError as error:  # name the URL, not the copy
-                raise DataError(error.message.replace(str(file), path), remedy=error.remedy) from error
-    elif "://" in path:
-        raise DataError(
-            f"{path}: {path.split('://')[0]}:// is not supported.", remedy="Download the files and give their path."
-        )
+                copy = str(fetched[0]) if len(fetched) == 1 else folder
+                raise DataError(error.message.replace(copy, path), remedy=error.remedy) from error
+    elif glob.has_magic(path) and not Path(path).expanduser().exists():
+        _refuse_hub_options(source, "a local path")
+        yield _pattern(path, label)
     elif (local := Path(path).expanduser()).exists() or _looks_local(path):
         _refuse_hub_options(source, "a local path")
         yield _local(local, label)
@@ -94,6 +96,8 @@ def draw(opened: Opened, source: Source, seed: int) -> Drawn:
 
     The drawn rows stay in the order of the source; the same seed and the same rows give the same draw.
     """
+    if source.streaming:
+        return Drawn(_first(opened, source), available=None)
     from datasets import ReadInstruction
 
     wanted = {re.split(r"[\[(]", part.strip())[0] for part in source.split.split("+")}
@@ -122,6 +126,16 @@ def draw(opened: Opened, source: Source, seed: int) -> Drawn:
     keep = {split: {index for name, index in positions if name == split} for split in order}
     rows = (row for split in order for index, row in enumerate(opened.splits[split]()) if index in keep[split])
     return Drawn(rows, available=available if source.max_samples is not None else None)
+
+
+def _first(opened: Opened, source: Source) -> Iterator[Row]:
+    """The rows of a streamed split from its start, ``max_samples`` of them at most."""
+    if source.split not in opened.splits:
+        raise DataError(
+            f"{source.path}: a streamed source has no split {source.split}; it has {', '.join(opened.splits)}.",
+            remedy="Name one of these, without a slice: how many rows it has shows only at its end.",
+        )
+    return islice(opened.splits[source.split](), source.max_samples)
 
 
 def _looks_local(path: str) -> bool:
@@ -157,6 +171,17 @@ def _local(path: Path, label: str) -> Opened:
             f"{path}: not a kind of data file that can be read.", remedy=f"Known: {', '.join(files.SUFFIXES)}."
         )
     return _files({"train": [path]}, location=str(path), name=lambda _: label)
+
+
+def _pattern(pattern: str, label: str) -> Opened:
+    """The data files that a pattern names (``data/*.jsonl.gz``, ``**`` for folders), in the order of their names."""
+    found = [Path(name).absolute() for name in glob.glob(str(Path(pattern).expanduser()), recursive=True)]
+    paths = sorted(path for path in found if path.is_file() and files.is_data_file(path.name))
+    if not paths:
+        others = f" ({len(found)} other paths match)" if found else ""
+        raise DataError(f"{pattern}: no data file matches{others}.", remedy=f"Known: {', '.join(files.SUFFIXES)}.")
+    common = Path(os.path.commonpath([path.parent for path in paths]))
+    return _files({"train": paths}, location=pattern, name=lambda file: str(file.relative_to(common)))
 
 
 def _folder(folder: Path, label: str) -> Opened:
@@ -223,23 +248,3 @@ def _sha256(paths: list[Path]) -> str:
             raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
         digests.append(digest.hexdigest())
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def _fetch(url: str, folder: Path) -> Path:
-    name = PurePosixPath(urlsplit(url).path).name
-    if not files.is_data_file(name):
-        raise DataError(
-            f"{url}: not a kind of data file that can be read.", remedy=f"Known: {', '.join(files.SUFFIXES)}."
-        )
-    target = folder / name
-    try:
-        with urllib.request.urlopen(url, timeout=URL_TIMEOUT_SECONDS) as answer, target.open("wb") as file:
-            shutil.copyfileobj(answer, file)
-    except urllib.error.HTTPError as error:
-        raise DataError(f"{url}: the server answered {error.code} {error.reason}.") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise DataError(
-            f"{url}: cannot be fetched: {reason}.", remedy="Check the network, or download the file first."
-        ) from error
-    return target

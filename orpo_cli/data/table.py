@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from array import array
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from pyarrow import compute
 
 from orpo_cli.data.pair import Pair
 from orpo_cli.data.report import length_figures
@@ -23,6 +26,9 @@ from orpo_cli.data.tokenize import Fitted
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[np.int64]
 
 ANSWERS = ("chosen", "rejected")
 IDS = pa.list_(pa.int32())
@@ -34,6 +40,9 @@ SCHEMA = pa.schema(
         "rejected_answer_ids": IDS,
         "length": pa.int64(),  # tokens of the longer sequence, prompt included
         "digest": pa.binary(32),  # sha256 of the ids
+        "prompt_key": pa.binary(
+            16
+        ),  # of the prompt's text: prompts that differ in case or white space only have the same
         "prompt_json": pa.string(),  # for people: messages, or a text
         "chosen_text": pa.string(),
         "rejected_text": pa.string(),
@@ -66,6 +75,7 @@ class PairWriter:
             [ids.rejected for *_, ids in pairs],
             [len(ids.prompt) + max(len(ids.chosen), len(ids.rejected)) for *_, ids in pairs],
             [_digest(ids) for *_, ids in pairs],
+            [prompt_key(pair) for _, pair, _ in pairs],
             [_prompt_json(pair) for _, pair, _ in pairs],
             [pair.chosen_text for _, pair, _ in pairs],
             [pair.rejected_text for _, pair, _ in pairs],
@@ -75,62 +85,77 @@ class PairWriter:
 
 
 class PairTable:
-    """The pairs of some files that ``PairWriter`` wrote, one after the other, memory-mapped."""
+    """The pairs of some files that ``PairWriter`` wrote, one after the other, memory-mapped; or a selection of them.
+
+    Positions count the pairs of the table from 0. ``numbers`` are those in the files, which a selection keeps.
+    """
 
     def __init__(self, files: Sequence[Path]) -> None:
         from datasets.table import MemoryMappedTable, concat_tables
 
-        numbers = 0
-        self._parts: list[Any] = []
-        for file in files:
-            with pa.memory_map(str(file)) as source:  # of a file without a batch, datasets could not map anything
-                if pa.ipc.open_stream(source).read_all().num_rows:
-                    self._parts.append(MemoryMappedTable.from_file(str(file)))
-                    numbers += len(self._parts[-1])
-        self._table = concat_tables(self._parts) if self._parts else None
-        self._length = numbers
+        tables = [MemoryMappedTable.from_file(str(file)) for file in files if _holds_pairs(file)]
+        self._table = concat_tables(tables) if tables else None
+        self.numbers: Numbers = np.arange(len(self._table) if self._table is not None else 0)
 
     def __len__(self) -> int:
-        return self._length
+        return len(self.numbers)
 
-    @property
+    def select(self, positions: Sequence[int] | Numbers) -> PairTable:
+        """The pairs at ``positions``, in that order; a position may come several times."""
+        selection = copy(self)
+        selection.numbers = self.numbers[np.asarray(positions, dtype=np.int64)]
+        return selection
+
     def rows(self) -> list[str]:
         """The name of every row: its source, and its number in there."""
-        names: list[str] = self._column("row").to_pylist()
+        names: list[str] = self._taken("row").to_pylist()
         return names
 
-    def dataset(self, positions: Sequence[int] | None = None) -> Dataset:
-        """The pairs at ``positions`` (all by default), in that order, with the columns of trl's ORPOTrainer.
+    def keys(self, column: str) -> Any:
+        """``digest`` or ``prompt_key`` of every pair, as an array of bytes."""
+        width = SCHEMA.field(column).type.byte_width
+        return np.array(self._taken(column).to_pylist(), dtype=f"S{width}")
+
+    def dataset(self) -> Dataset:
+        """The pairs with the columns of trl's ORPOTrainer.
 
         These are ``prompt_input_ids``, ``prompt_attention_mask``, and for chosen and rejected ``…_input_ids`` (prompt and
-        answer), ``…_attention_mask`` and ``…_labels`` (-100 on the prompt); besides ``pair`` (running number), ``row``,
+        answer), ``…_attention_mask`` and ``…_labels`` (-100 on the prompt); besides ``pair`` (the number), ``row``,
         ``length``, ``prompt_json``, ``chosen_text`` and ``rejected_text``.
         """
         from datasets import Dataset
         from datasets.table import InMemoryTable, concat_tables
 
-        numbers = InMemoryTable(pa.table({"pair": pa.array(np.arange(len(self)))}))
-        digest = hashlib.sha256(b"".join(self._column("digest").to_pylist())).hexdigest()
-        whole = Dataset(concat_tables([numbers, self._table], axis=1), fingerprint=digest[:16])
-        return (whole if positions is None else whole.select(positions)).with_transform(trainable)
+        assert self._table is not None, "a part without pairs is an error before it comes to this"
+        numbers = InMemoryTable(pa.table({"pair": pa.array(np.arange(len(self._table)))}))
+        whole = Dataset(concat_tables([numbers, self._table], axis=1), fingerprint=self.fingerprint()[:16])
+        return whole.select(self.numbers).with_transform(trainable)
 
-    def fingerprint(self, positions: Sequence[int]) -> str:
+    def fingerprint(self) -> str:
         """sha256 over the token ids of these pairs, in their order."""
-        return hashlib.sha256(
-            b"".join(self._column("digest").take(pa.array(positions, pa.int64())).to_pylist())
-        ).hexdigest()
+        return hashlib.sha256(b"".join(self._taken("digest").to_pylist())).hexdigest()
 
-    def lengths(self, positions: Sequence[int]) -> dict[str, dict[str, float]]:
+    def lengths(self) -> dict[str, dict[str, float]]:
         """Figures of the lengths in tokens of prompt, chosen and rejected answers."""
-        columns = {"prompt": "prompt_input_ids", **{name: f"{name}_answer_ids" for name in ANSWERS}}
-        taken = np.asarray(positions, dtype=np.int64)
-        return {
-            name: length_figures(pa.compute.list_value_length(self._column(column)).to_numpy()[taken])
-            for name, column in columns.items()
-        }
+        return {name: length_figures(self.tokens(name)) for name in ("prompt", *ANSWERS)}
+
+    def tokens(self, part: str) -> Numbers:
+        """The tokens of every ``prompt``, ``chosen`` or ``rejected`` answer (without the prompt)."""
+        column = self._column("prompt_input_ids" if part == "prompt" else f"{part}_answer_ids")
+        lengths: Numbers = compute.list_value_length(column).to_numpy()[self.numbers]
+        return lengths
+
+    def _taken(self, name: str) -> Any:
+        return self._column(name).take(pa.array(self.numbers))
 
     def _column(self, name: str) -> Any:
         return self._table.column(name) if self._table is not None else pa.chunked_array([], SCHEMA.field(name).type)
+
+
+def _holds_pairs(file: Path) -> bool:
+    """``datasets`` cannot map a file without a batch."""
+    with pa.memory_map(str(file)) as source:
+        return next(iter(pa.ipc.open_stream(source)), None) is not None
 
 
 def trainable(batch: dict[str, Any]) -> dict[str, Any]:
@@ -149,6 +174,17 @@ def trainable(batch: dict[str, Any]) -> dict[str, Any]:
             [-100] * len(prompt) + answer for prompt, answer in zip(prompts, answers, strict=True)
         ]
     return rows
+
+
+def prompt_key(pair: Pair) -> bytes:
+    """A digest of the prompt's roles and words."""
+    turns = (
+        pair.prompt
+        if isinstance(pair.prompt, str)
+        else "\n".join(f"{each.role}: {each.content}" for each in pair.prompt)
+    )
+    words = " ".join(unicodedata.normalize("NFKC", turns).casefold().split())
+    return hashlib.sha256(words.encode()).digest()[:16]
 
 
 def _digest(ids: Fitted) -> bytes:

@@ -131,6 +131,7 @@ def fit(
     max_prompt_length: int,
     truncation_mode: Literal["keep_end", "keep_start", "drop"],
     drop_truncated: bool = False,
+    drop_identical: bool = True,
     bos_id: int | None,
 ) -> Fitted:
     """Cut a pair to its lengths. Raises Misfit where nothing would be left to train on, or an answer would lose its end
@@ -153,7 +154,7 @@ def fit(
     if room < 1:
         raise Misfit("no_room", f"{len(tokens.prompt)} tokens")
     chosen, rejected = tokens.chosen[:room], tokens.rejected[:room]
-    if chosen == rejected:
+    if drop_identical and chosen == rejected:
         raise Misfit("identical_when_cut")
     cut = (len(chosen) < len(tokens.chosen)) + (len(rejected) < len(tokens.rejected))
     if cut and drop_truncated:

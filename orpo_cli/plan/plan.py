@@ -65,6 +65,15 @@ class Plan(BaseModel):
     hub: HubSection
     why: dict[str, Why]
 
+    def pairs_in_all(self) -> int | None:
+        """The pairs that training takes, with those that it takes again; None where epochs say when it ends."""
+        steps = self.training.get("max_steps") or -1
+        if steps < 1:
+            return None
+        processes = self.launch.num_processes
+        batch = self.training["per_device_train_batch_size"] * self.training["gradient_accumulation_steps"]
+        return int(steps * batch * (processes if isinstance(processes, int) else 1))
+
     def values(self) -> dict[str, Any]:
         """The plan without its reasons, as plain nested values."""
         return self.model_dump(exclude={"why"})

@@ -37,9 +37,19 @@ class Source(Section):
         description="Leave out pairs whose scores are closer than this, or that have none.",
         examples=[1.0],
     )
-    weight: float = Field(1.0, gt=0, description="Share of this source in a mix of several.")
+    weight: float = Field(
+        1.0,
+        gt=0,
+        description="How often its pairs are used: 0.5 takes half of them, drawn with shuffle_seed; 2 each twice.",
+    )
     max_samples: int | None = Field(
-        None, ge=1, description="Use at most this many pairs, drawn with shuffle_seed.", examples=[1000]
+        None,
+        ge=1,
+        description="Use at most this many rows, drawn with shuffle_seed; of a streamed source the first.",
+        examples=[1000],
+    )
+    streaming: bool = Field(
+        False, description="Read from the start until training.max_steps has its pairs, and download no more."
     )
 
 
@@ -49,6 +59,19 @@ class EvalSplit(Section):
     test_size: float | int = Field(
         gt=0, description="Share (below 1) or number of pairs to hold out.", examples=[0.05, 500]
     )
+
+
+class PairRules(Section):
+    """Which rules leave pairs out. What cannot be trained on at all (no prompt, other histories) has no switch."""
+
+    empty_chosen: bool = Field(True, description="The chosen answer holds no text.")
+    empty_rejected: bool = Field(True, description="The rejected answer holds no text.")
+    identical: bool = Field(True, description="The two answers are the same.")
+    duplicate: bool = Field(True, description="The same pair, token for token, came before.")
+    duplicate_prompt: bool = Field(
+        False, description="A pair with the same prompt came before; case and white space do not count."
+    )
+    leaked: bool = Field(False, description="The prompt of a training pair is held out for evaluation, too.")
 
 
 def _as_list(value: Any) -> Any:
@@ -88,7 +111,8 @@ class DatasetSection(Section):
     truncation_mode: Literal["keep_end", "keep_start", "drop"] = Field(
         "keep_end", description="What becomes of a prompt that is too long: keep its end, its start, or drop the pair."
     )
+    rules: PairRules = Field(PairRules(), description="Which rules leave pairs out, by name.")
     drop_truncated: bool = Field(
         False, description="Leave out pairs with an answer that max_length would cut; else it loses its end token."
     )
-    shuffle_seed: int = Field(42, ge=0, description="Seed of max_samples and test_size.")
+    shuffle_seed: int = Field(42, ge=0, description="Seed of every draw: max_samples, weight, test_size.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,11 +61,16 @@ class LoadedRecipe:
         return self.places.kind(path)
 
     def local_path(self, path: str, name: str) -> FilePath | None:
-        """The file or folder that the value ``name`` at a dotted path means, absolute; None where there is none."""
+        """The file or folder that the value ``name`` at a dotted path means, absolute; None where there is none.
+
+        A pattern (``data/*.jsonl``) that something matches stays a pattern.
+        """
         for folder in self.folders(path):
             try:
                 if (candidate := folder / FilePath(name).expanduser()).exists():
                     return candidate.resolve()
+                if any(sign in name for sign in "*?[") and any(glob.iglob(str(candidate), recursive=True)):
+                    return candidate.absolute()
             except (OSError, RuntimeError, ValueError):  # too long, no such user, a null byte: not a path
                 return None
         return None

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orpo_cli.recipe.dataset_section import DatasetSection, EvalSplit, Source, Sources
+from orpo_cli.recipe.dataset_section import DatasetSection, EvalSplit, PairRules, Source, Sources
 from orpo_cli.recipe.lora_section import LoraSection
 from orpo_cli.recipe.model_section import Dtype, ModelSection, QuantizationSection
 from orpo_cli.recipe.section import Section
@@ -27,6 +27,7 @@ __all__ = [
     "LoraSection",
     "MergeSection",
     "ModelSection",
+    "PairRules",
     "QuantizationSection",
     "Recipe",
     "Source",

@@ -108,6 +108,31 @@ def settings_of_workers(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
+def streaming_has_an_end(recipe: Recipe) -> Iterator[Problem]:
+    """A stream is read until training has its pairs, so training has to say how many it takes."""
+    dataset, steps = recipe.dataset, recipe.training.max_steps
+    places = [("train", dataset.train), ("eval", dataset.eval if isinstance(dataset.eval, list) else [])]
+    for part, sources in places:
+        for index, source in enumerate(sources):
+            if not source.streaming:
+                continue
+            place = f"dataset.{part}[{index}].streaming" if len(sources) > 1 else f"dataset.{part}.streaming"
+            if part == "train" and (steps is None or steps < 1):
+                yield Problem(
+                    "streaming-without-end",
+                    "needs training.max_steps, which says how many pairs to read.",
+                    place,
+                    remedy="Set training.max_steps, or leave streaming out.",
+                )
+            if part == "eval" and source.max_samples is None:
+                yield Problem(
+                    "streaming-without-end",
+                    "needs max_samples, which says how many rows to hold out.",
+                    place,
+                    remedy="Set max_samples of this source, or leave streaming out.",
+                )
+
+
 RULES = (
     room_for_an_answer,
     share_or_number,
@@ -115,4 +140,5 @@ RULES = (
     held_out_means_held_out,
     each_source_once,
     settings_of_workers,
+    streaming_has_an_end,
 )

@@ -17,10 +17,6 @@ def not_supported_yet(recipe: Recipe) -> Iterator[Problem]:
         yield Problem("not-yet", version, "launch.strategy", remedy="Use single or auto.")
     if recipe.export.formats != ["safetensors"]:
         yield Problem("not-yet", "gguf " + version, "export.formats", remedy="Use [safetensors].")
-    for index, source in enumerate(recipe.dataset.train):
-        if source.weight != 1.0:
-            place = f"dataset.train[{index}].weight" if len(recipe.dataset.train) > 1 else "dataset.train.weight"
-            yield Problem("not-yet", version, place, remedy="Use max_samples to balance sources.")
 
 
 RULES = (not_supported_yet,)

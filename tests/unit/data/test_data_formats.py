@@ -11,6 +11,7 @@ from orpo_cli.data.formats.recognise import FORMATS, recognise, rename
 from orpo_cli.data.pair import Message, Misfit, Pair
 from orpo_cli.data.rules import REASONS, REMEDIES, check
 from orpo_cli.errors import DataError
+from orpo_cli.recipe.schema import PairRules
 
 USER = {"role": "user", "content": "Why is the sky blue?"}
 GOOD = {"role": "assistant", "content": "Air scatters blue light."}
@@ -28,7 +29,7 @@ def read(row: Any, *, wanted: str = "auto", notes: Counter[str] | None = None) -
 
 def reason(row: Any, wanted: str = "auto") -> str:
     with pytest.raises(Misfit) as caught:
-        check(read(row, wanted=wanted))
+        check(read(row, wanted=wanted), PairRules())
     return caught.value.reason
 
 

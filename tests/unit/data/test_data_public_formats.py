@@ -164,9 +164,9 @@ def texts(data: Prepared) -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize("name", ROWS)
 def test_a_file_of_each_is_prepared(name: str, tmp_path: Path) -> None:
     format_name, row, expected = ROWS[name]
-    data = prepared(tmp_path, [row, row])
+    data = prepared(tmp_path, [row])
     assert data.report.sources[0].format == format_name
-    assert texts(data) == [(expected.prompt_text, GOOD, BAD)] * 2
+    assert texts(data) == [(expected.prompt_text, GOOD, BAD)]
 
 
 def completions(*scores: Any) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def test_columns_reach_into_nested_fields(tmp_path: Path) -> None:
 
 
 def test_a_score_margin_is_asked_for_by_name(tmp_path: Path) -> None:
-    rows = [{"prompt": [user()], "chosen": GOOD, "rejected": BAD, "score_chosen": better, "score_rejected": 5}
+    rows = [{"prompt": [user(f"{better}?")], "chosen": GOOD, "rejected": BAD, "score_chosen": better, "score_rejected": 5}
             for better in (5.5, 7, 4)]  # fmt: skip
     rows.append({"prompt": [user()], "chosen": GOOD, "rejected": BAD})
     assert prepared(tmp_path, rows).report.kept == 4

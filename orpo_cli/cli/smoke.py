@@ -56,7 +56,8 @@ def smoke(loaded: LoadedRecipe, plan: Plan, console: Console) -> None:
             console.warn(f"what the smoke run left is kept in {folder}")
     seconds = time.monotonic() - began
     console.note(f"removed {folder}")
-    console.result(f"{plan.name}: smoke run passed, {outcome.steps} steps in {seconds:.0f} s")
+    stood_in = ", ".join(each.partition(":")[0] for each in (*replaced, *why))
+    console.result(f"{plan.name}: smoke run passed, {outcome.steps} steps in {seconds:.0f} s, not its own: {stood_in}")
     console.document(_document(plan, run, [*replaced, *why], seconds))
 
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from orpo_cli.recipe.shipped import shipped_recipes
+from orpo_cli.machine import Machine
+from orpo_cli.model.facts import known_facts
+from orpo_cli.plan.resolve import resolve
+from orpo_cli.recipe.load import load_recipe
+from orpo_cli.recipe.schema import ModelSection
+from orpo_cli.recipe.shipped import shipped_recipe, shipped_recipes
 
+H100 = Machine("cuda", "H100", 1, 80 << 30, 1 << 40, 16, True, False, 1 << 42, "3.11", "Linux")
 NAMES = [recipe.name for recipe in shipped_recipes()]
 OF_THE_HUB = {"quickstart": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # its model comes in a package, which may be missing
 
@@ -32,3 +39,27 @@ def test_a_plan_without_the_network_says_whose_size_it_goes_by(orpo_here: Callab
     assert "those of 8.03B parameters, which orpo-cli knows it has" in known.stderr
     other = orpo_here("plan", "llama3-8b-qlora", "--set", "model.model_name_or_path=someone/their-model")
     assert "those of a 7B model" in other.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_on_the_gpu_it_is_written_for_nothing_that_a_recipe_says_is_replaced(name: str) -> None:
+    loaded = load_recipe(name)
+    model = OF_THE_HUB.get(name, loaded.recipe.model.model_name_or_path)
+    plan = resolve(loaded, H100, known_facts(ModelSection(model_name_or_path=model)))
+    said = loaded.recipe.training.model_dump(exclude_none=True)
+    assert {key: plan.training[key] for key in said} == said
+    assert plan.training["bf16"]
+    assert plan.training["optim"] == loaded.recipe.training.optim or name == "quickstart"
+    assert plan.model.dtype == ("bfloat16" if loaded.recipe.lora else loaded.recipe.model.dtype)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_of_a_recipe_is_as_many_pairs_as_its_comment_says(name: str) -> None:
+    training = load_recipe(name).recipe.training
+    said = re.search(r"gradient_accumulation_steps: \d+ # (\d+) x (\d+) = (\d+) pairs", shipped_recipe(name).text())
+    if said is None:
+        assert name == "quickstart"
+        return
+    batch, micro_batches, pairs = map(int, said.groups())
+    assert (batch, micro_batches) == (training.per_device_train_batch_size, training.gradient_accumulation_steps)
+    assert pairs == batch * micro_batches

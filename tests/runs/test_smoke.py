@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tiny import write_recipe
+from transformers import AutoConfig
 
 
 @pytest.fixture
@@ -30,6 +31,7 @@ def test_a_smoke_run_uses_the_recipes_own_data_and_tokenizer_and_leaves_nothing(
     done, left = smoke(recipe)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("recipe: smoke run passed, 2 steps")
+    assert done.stdout.endswith("not its own: weights\n")
     assert "tokenizer: one token a byte" not in done.stderr
     assert "made-up" not in done.stderr
     assert "train.jsonl" in done.stderr
@@ -91,6 +93,32 @@ def test_an_architecture_that_cannot_be_had_is_an_error_and_not_replaced(tmp_pat
     done, _ = smoke(write_recipe(tmp_path), "--set", "model.model_name_or_path=someone/their-model")
     assert done.returncode == 6
     assert "someone/their-model is not on this machine" in done.stderr
+
+
+def test_an_architecture_that_cannot_be_shrunken_is_named(tmp_path: Path, smoke: Any) -> None:
+    recipe = write_recipe(tmp_path)
+    AutoConfig.for_model("mamba", vocab_size=400, hidden_size=32, num_hidden_layers=2).save_pretrained(
+        tmp_path / "model"
+    )
+    done, _ = smoke(recipe)
+    assert done.returncode == 3
+    assert "a small mamba model cannot be made" in done.stderr
+    assert "--set training.max_steps=2" in done.stderr
+
+
+@pytest.mark.parametrize("where", ["orpo_cli.model.stand_in.save_small_base", "orpo_cli.cli.smoke.train_run"])
+def test_ctrl_c_leaves_nothing_of_a_smoke_run(
+    where: str, tmp_path: Path, smoke: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    recipe = write_recipe(tmp_path)
+    monkeypatch.setattr(where, pressed)
+    done, left = smoke(recipe)
+    assert done.returncode == 130
+    assert "the smoke run is removed" in done.stderr
+    assert left == []
 
 
 def test_resume_beside_smoke_is_refused(tmp_path: Path, smoke: Any) -> None:

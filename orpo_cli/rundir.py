@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.hidden import hidden
 from orpo_cli.plan.plan import Plan
 
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
@@ -198,7 +199,7 @@ class RunDir:
     def write_run(self, **changes: Any) -> None:
         """Merge ``changes`` into run.json, atomically."""
         before = self.read_run() if self.run.exists() else {}
-        write_atomically(self.run, json.dumps({**before, **changes}, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(self.run, json.dumps(hidden({**before, **changes}), indent=2, ensure_ascii=False) + "\n")
 
     def result(self) -> Path:
         """The trained adapter or model. Raises UsageError where training has not finished."""

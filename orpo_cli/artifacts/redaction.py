@@ -6,6 +6,8 @@ import logging
 import os
 import re
 
+from orpo_cli.hidden import hidden
+
 HIDDEN = "[redacted]"
 
 _SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "WANDB_API_KEY")
@@ -20,6 +22,7 @@ _SIGNED_URL = re.compile(r"(https?://[^\s?'\"]+\?)[^\s'\"<>]+")
 
 def redacted(text: str) -> str:
     """``text`` without hub tokens, API keys, passwords, and what stands after the ``?`` of an address (signatures)."""
+    text = hidden(text)
     for variable in _SECRET_VARIABLES:
         value = os.environ.get(variable, "").strip()
         if len(value) >= 8:

@@ -14,6 +14,7 @@ import typer
 
 from orpo_cli import __version__
 from orpo_cli.errors import OrpoError, RecipeError, UsageError
+from orpo_cli.hidden import hidden
 
 COMMANDS = (
     "init",
@@ -121,9 +122,9 @@ def _message_of(error: typer.TyperException) -> str:
 
 def _report(error: OrpoError) -> int:
     """Say what is wrong on standard error; with --json also as the one document on standard output."""
-    lines = [str(error)]
+    lines = [hidden(str(error))]
     if error.remedy:
-        lines.append(f"  → {error.remedy}")
+        lines.append(f"  → {hidden(error.remedy)}")
     print(
         f"error: {lines[0]}" if not isinstance(error, RecipeError) else lines[0], *lines[1:], sep="\n", file=sys.stderr
     )
@@ -138,5 +139,5 @@ def _report(error: OrpoError) -> int:
         }
         if isinstance(error, RecipeError):
             document["problems"] = [problem.as_dict() for problem in error.problems]
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        print(json.dumps(hidden(document), indent=2, ensure_ascii=False))
     return error.exit_code

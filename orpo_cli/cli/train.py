@@ -11,6 +11,7 @@ import typer
 from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
 from orpo_cli.cli.road import loaded_recipe, plan_of
 from orpo_cli.errors import UsageError
+from orpo_cli.hidden import hidden
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.composed_text import composed_text
 from orpo_cli.recipe.load import LoadedRecipe
@@ -122,7 +123,7 @@ def train_run(
             enough=plan.pairs_in_all(),
         )
         rundir.data_report.write_text(
-            json.dumps(data.report.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            json.dumps(hidden(data.report.as_dict()), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         for line in data.report.lines():
             console.note(line)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from orpo_cli.hidden import hidden, hide, restored
 from orpo_cli.recipe.schema import (
     DatasetSection,
     ExportSection,
@@ -20,6 +21,8 @@ from orpo_cli.recipe.schema import (
     ModelSection,
     QuantizationSection,
 )
+
+SECRETS_STAY = "environment variables that look secret are used and not shown"
 
 Device = Literal["cpu", "cuda", "mps"]
 
@@ -63,6 +66,7 @@ class Plan(BaseModel):
     merge: MergeSection
     export: ExportSection
     hub: HubSection
+    secrets: list[str] = []  # environment variables whose values are in the plan and never in its document
     why: dict[str, Why]
 
     def pairs_in_all(self) -> int | None:
@@ -76,17 +80,23 @@ class Plan(BaseModel):
 
     def values(self) -> dict[str, Any]:
         """The plan without its reasons, as plain nested values."""
-        return self.model_dump(exclude={"why"})
+        return self.model_dump(exclude={"why", "secrets"})
 
     def as_document(self) -> dict[str, Any]:
         """The content of plan.json: nested as a recipe, each leaf ``{"value": …, "origin": …, "reason": …}``."""
-        return _with_reasons(self.values(), self.why, "")
+        document = _with_reasons(hidden(self.values(), self.secrets), self.why, "")
+        if self.secrets:
+            document["secrets"] = {"value": self.secrets, "origin": "decided", "reason": SECRETS_STAY}
+        return document
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> Plan:
         """Read back what ``as_document`` made."""
         why: dict[str, Why] = {}
-        return cls.model_validate({**_without_reasons(document, why, ""), "why": why})
+        values = _without_reasons(document, why, "")
+        why.pop("secrets", None)
+        hide(values.get("secrets", []))
+        return cls.model_validate({**restored(values, values.get("secrets", [])), "why": why})
 
     def to_json(self) -> str:
         """plan.json as text."""

@@ -72,6 +72,7 @@ def resolve(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None = N
         merge=recipe.merge.model_copy(update={"dtype": _merge_dtype(decisions, model)}),
         export=recipe.export,
         hub=recipe.hub,
+        secrets=sorted(loaded.places.secrets),
         why={},
     )
     if recipe.output_dir is None:

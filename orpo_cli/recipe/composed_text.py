@@ -82,4 +82,4 @@ class _Lines:
         return node.value
 
     def is_secret(self, node: Node) -> bool:
-        return not self.loaded.places.secrets.keys().isdisjoint(node.origin.variables)
+        return not self.loaded.places.secrets.isdisjoint(node.origin.variables)

@@ -84,14 +84,14 @@ class _Expansion:
         self.problems.append(Problem(code, message, dotted(path), place.file, place.line, place.column, remedy))
 
 
-def secrets_in(root: Node, environment: Mapping[str, str], path: Path = ()) -> Iterator[tuple[str, str]]:
-    """Names and values of the variables in ``root`` that must not be shown."""
+def secrets_in(root: Node, path: Path = ()) -> Iterator[str]:
+    """The variables in ``root`` that must not be shown."""
     if isinstance(root, Keys):
         for key, inner in root.nodes.items():
-            yield from secrets_in(inner, environment, (*path, key))
+            yield from secrets_in(inner, (*path, key))
     elif isinstance(root, Items):
         for inner in root.nodes:
-            yield from secrets_in(inner, environment, path)
+            yield from secrets_in(inner, path)
     for name in root.origin.variables:
         if looks_secret(name) or any(isinstance(part, str) and looks_secret(part) for part in path[-1:]):
-            yield name, environment[name]
+            yield name

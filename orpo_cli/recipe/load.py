@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from orpo_cli.errors import Problem, RecipeError
+from orpo_cli.hidden import hide
 from orpo_cli.recipe.compose import composed
 from orpo_cli.recipe.environment import expanded, secrets_in
 from orpo_cli.recipe.explain import problems_of, refused_for_being_no_text
@@ -100,7 +101,9 @@ def load_recipe(source: str, overrides: Sequence[str] = (), *, strict: bool = Fa
     order = [COMMAND_LINE, *(file.shown for file in files)]
     tree = without_superseded(expanded(tree, os.environ), order)
     values, moved, notes = today(plain(tree))
-    places = Places(tree, moved, dict(secrets_in(tree, os.environ)))
+    secrets = frozenset(secrets_in(tree))
+    hide(secrets)
+    places = Places(tree, moved, secrets)
     recipe, found = _validated(values, places)
     known = {problem.path for problem in written}
     placed = [

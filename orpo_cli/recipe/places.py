@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 from typing import Literal
 
 from orpo_cli.errors import Problem
+from orpo_cli.hidden import hidden
 from orpo_cli.recipe.overrides import ONE_OR_MANY
 from orpo_cli.recipe.tree import COMMAND_LINE, Items, Keys, Leaf, Node, Origin, dotted, walk
 
@@ -14,9 +15,13 @@ Kind = Literal["recipe", "override", "environment", "default"]
 
 
 class Places:
-    """Finds values. ``moved`` maps a name that a value is read by to the one it was written by."""
+    """Finds values.
 
-    def __init__(self, root: Keys, moved: Mapping[str, str], secrets: Mapping[str, str]) -> None:
+    ``moved`` maps a name that a value is read by to the one it was written by; ``secrets`` are environment variables that
+    went into values and must not be shown.
+    """
+
+    def __init__(self, root: Keys, moved: Mapping[str, str], secrets: Set[str]) -> None:
         self.root, self.moved, self.secrets = root, moved, secrets
         self.nodes = {dotted(path): node for path, node in walk(root)}
 
@@ -49,21 +54,15 @@ class Places:
     def hold(self, problem: Problem) -> Problem:
         """``problem`` with file, line and column, and without secrets."""
         place = self.around(problem.path).origin
+        message, remedy = hidden([problem.message, problem.remedy])
         return replace(
-            problem, file=place.file, line=place.line, column=place.column, message=self.hidden(problem.message),
-            remedy=None if problem.remedy is None else self.hidden(problem.remedy),
+            problem, file=place.file, line=place.line, column=place.column, message=message, remedy=remedy
         )  # fmt: skip
 
     def is_secret(self, path: str) -> bool:
         """Whether the value at ``path`` must not be shown."""
         origin = self.origin(path)
-        return origin is not None and not self.secrets.keys().isdisjoint(origin.variables)
-
-    def hidden(self, text: str) -> str:
-        """``text`` with the names of secret variables instead of their values."""
-        for name, value in self.secrets.items():
-            text = text.replace(value, f"${{{name}}}") if value else text
-        return text
+        return origin is not None and not self.secrets.isdisjoint(origin.variables)
 
     def _spellings(self, path: str) -> Iterator[str]:
         """The name that ``path`` was written by, with and without the index of a source that stands alone."""

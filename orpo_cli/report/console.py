@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import Problem
+from orpo_cli.hidden import hidden
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -57,7 +58,7 @@ class Console:
         if self.as_json:
             return
         if isinstance(renderable, str):
-            _print_result(renderable)
+            _print_result(hidden(renderable))
         else:
             self.out.print(renderable)
 
@@ -66,10 +67,11 @@ class Console:
         if self.as_json:
             import json
 
-            _print_result(json.dumps(value, indent=2, ensure_ascii=False))
+            _print_result(json.dumps(hidden(value), indent=2, ensure_ascii=False))
 
     def say(self, text: str, style: str | None = None) -> None:
         """One line on standard error."""
+        text = hidden(text)
         if sys.stderr.isatty():
             self.err.print(text, style=style, markup=False)
         else:

@@ -11,6 +11,7 @@ import pytest
 from tiny import write_recipe
 
 from orpo_cli.recipe.load import load_recipe
+from orpo_cli.rundir import RunDir
 
 
 def test_the_run_directory_holds_the_recipe_as_written_and_as_a_whole(
@@ -38,7 +39,10 @@ def test_the_run_directory_holds_the_recipe_as_written_and_as_a_whole(
     assert whole.dataset.train[0].path == str(base / "train.jsonl")
     assert "extends:" not in (run / "README.md").read_text()
     assert "learning_rate: 0.002" in (run / "README.md").read_text()
-    assert not [name for name in ("recipe.yaml", "composed.yaml") if "swordfish" in (run / name).read_text()]
+    holders = [path.name for path in run.rglob("*") if path.is_file() and b"swordfish" in path.read_bytes()]
+    assert set(holders) <= {"training_args.bin"}  # in checkpoints, by transformers: what the trainer was given
+    assert "swordfish" not in done.stdout + done.stderr
+    assert RunDir(run).read_plan().training["run_name"] == "run-swordfish"
     assert json.loads((run / "plan.json").read_text())["training"]["learning_rate"]["origin"] == "environment"
 
     again = ("train", "child.yaml", "--set", "training.seed=5", "--resume", "auto")

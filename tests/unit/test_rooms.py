@@ -7,11 +7,11 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "orpo_cli"
 ORDER = [
-    {"errors", "hub_access", "whole", "caches"}, {"recipe"}, {"machine"}, {"plan"}, {"rundir"}, {"data", "model"}, {"training"},
+    {"errors", "hidden", "hub_access", "whole", "caches"}, {"recipe"}, {"machine"}, {"plan"}, {"rundir"}, {"data", "model"}, {"training"},
     {"artifacts", "evaluation"}, {"report"}, {"cli"},
 ]  # fmt: skip
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
-LIGHT = ("recipe", "plan", "cli", "machine", "rundir", "errors", "hub_access", "caches")
+LIGHT = ("recipe", "plan", "cli", "machine", "rundir", "errors", "hidden", "hub_access", "caches")
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes"}
 
 

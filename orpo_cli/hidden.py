@@ -1,0 +1,56 @@
+"""Secrets that a recipe takes from the environment: wherever they would be shown or written, their names stand for them.
+
+``${NAME}`` takes the place of the value in messages and in the files of a run, and becomes the value again when a plan is
+read back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+SHORTEST = 4  # a shorter value would be found by chance inside other words
+
+_names: set[str] = set()
+
+
+def hide(names: Iterable[str]) -> None:
+    """From now on, in this process, the values of these environment variables are hidden."""
+    _names.update(names)
+
+
+def hidden(value: Any, names: Iterable[str] | None = None) -> Any:
+    """``value`` (a text, or plain nested values) without what must not be shown, or without these variables' values."""
+    secrets = {name: os.environ.get(name, "") for name in (_names if names is None else names)}
+    longest_first = sorted(secrets.items(), key=lambda item: -len(item[1]))
+
+    def names_for_values(text: str) -> str:
+        for name, secret in longest_first:
+            if len(secret) >= SHORTEST:
+                text = text.replace(secret, f"${{{name}}}")
+        return text
+
+    return _mapped(value, names_for_values) if secrets else value
+
+
+def restored(value: Any, names: Iterable[str]) -> Any:
+    """``value`` with the values of these variables again; the name of one that is not set any more stays."""
+    names = list(names)
+
+    def values_for_names(text: str) -> str:
+        for name in names:
+            text = text.replace(f"${{{name}}}", os.environ.get(name, f"${{{name}}}"))
+        return text
+
+    return _mapped(value, values_for_names) if names else value
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _mapped(inner, change) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mapped(inner, change) for inner in value]
+    return value

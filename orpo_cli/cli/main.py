@@ -23,6 +23,7 @@ COMMANDS = (
     "schema",
     "convert",
     "plan",
+    "data",
     "train",
     "eval",
     "chat",

@@ -39,6 +39,7 @@ SCHEMA = pa.schema(
         "chosen_answer_ids": IDS,  # behind the prompt
         "rejected_answer_ids": IDS,
         "length": pa.int64(),  # tokens of the longer sequence, prompt included
+        **{f"uncut_{part}": pa.int32() for part in ("prompt", "chosen", "rejected")},  # tokens before they were cut
         "digest": pa.binary(32),  # sha256 of the ids
         "prompt_key": pa.binary(
             16
@@ -74,6 +75,7 @@ class PairWriter:
             [ids.chosen for *_, ids in pairs],
             [ids.rejected for *_, ids in pairs],
             [len(ids.prompt) + max(len(ids.chosen), len(ids.rejected)) for *_, ids in pairs],
+            *([ids.uncut[part] for *_, ids in pairs] for part in range(3)),
             [_digest(ids) for *_, ids in pairs],
             [prompt_key(pair) for _, pair, _ in pairs],
             [_prompt_json(pair) for _, pair, _ in pairs],
@@ -143,6 +145,11 @@ class PairTable:
         """The tokens of every ``prompt``, ``chosen`` or ``rejected`` answer (without the prompt)."""
         column = self._column("prompt_input_ids" if part == "prompt" else f"{part}_answer_ids")
         lengths: Numbers = compute.list_value_length(column).to_numpy()[self.numbers]
+        return lengths
+
+    def uncut(self, part: str) -> Numbers:
+        """The same before prompts and answers were cut to the lengths."""
+        lengths: Numbers = self._column(f"uncut_{part}").to_numpy()[self.numbers]
         return lengths
 
     def _taken(self, name: str) -> Any:

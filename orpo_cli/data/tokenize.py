@@ -40,6 +40,7 @@ class Fitted(NamedTuple):
     rejected: list[int]
     prompt_cut: bool
     answers_cut: int  # how many of the two answers lost their end
+    uncut: tuple[int, int, int] = (0, 0, 0)  # tokens of prompt, chosen and rejected answer before
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ def fit(
     cut = (len(chosen) < len(tokens.chosen)) + (len(rejected) < len(tokens.rejected))
     if cut and drop_truncated:
         raise Misfit("answer_too_long", f"{max(len(tokens.chosen), len(tokens.rejected))} tokens")
-    return Fitted(prompt, chosen, rejected, too_long, cut)
+    uncut = (len(tokens.prompt), len(tokens.chosen), len(tokens.rejected))
+    return Fitted(prompt, chosen, rejected, too_long, cut, uncut)
 
 
 def _keep_end(prompt: list[int], length: int, bos_id: int | None) -> list[int]:

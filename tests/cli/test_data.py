@@ -1,0 +1,116 @@
+"""`orpo data` as users run it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import write_recipe
+
+Orpo = Callable[..., Any]
+
+
+def test_the_summary_of_a_recipe(tmp_path: Path, orpo_here: Orpo) -> None:
+    done = orpo_here("data", write_recipe(tmp_path))
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "24 rows read, 24 kept",
+        "tokens, as trained on",
+        "max_length",
+        "this recipe",
+        "correlation",
+        "steps an epoch",
+    ):
+        assert words in done.stdout
+    assert "\x1b" not in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_json_is_one_document_with_what_the_page_says(tmp_path: Path, orpo_here: Orpo) -> None:
+    done = orpo_here("data", write_recipe(tmp_path), "--json", "--show", "2")
+    document = json.loads(done.stdout)
+    assert document["status"] == "ok"
+    assert document["report"]["train_pairs"] == document["audit"]["train"]["pairs"] == 24
+    assert document["steps"]["pairs_per_step"] > 0
+    assert [pair["pair"] for pair in document["pairs"]] == [0, 1]
+    assert document["pairs"][0]["chosen"][-1]["purpose"] == "end"
+
+
+def test_a_pair_is_shown_by_number_and_by_the_name_of_its_row(tmp_path: Path, orpo_here: Orpo) -> None:
+    recipe = write_recipe(tmp_path)
+    by_number, by_name = (orpo_here("data", recipe, "--row", row) for row in ("3", "train.jsonl:4"))
+    assert by_number.stdout == by_name.stdout
+    assert "pair 3, train.jsonl:4" in by_name.stdout
+    assert "⟦<|im_end|>⟧" in by_name.stdout
+    missing = orpo_here("data", recipe, "--row", "train.jsonl:99")
+    assert missing.returncode == 2
+    assert "train.jsonl:1" in missing.stderr
+
+
+class Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [str(value) for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_holds_the_same_and_needs_nothing_else(tmp_path: Path, orpo_here: Orpo) -> None:
+    recipe = write_recipe(tmp_path)
+    rows = (tmp_path / "train.jsonl").read_text().splitlines()
+    first = json.loads(rows[0])
+    first["chosen"][0]["content"] = "<script>alert(1)</script> & <b>bold</b> [red]not[/red]"
+    (tmp_path / "train.jsonl").write_text("\n".join([json.dumps(first), *rows[1:]]))
+    done = orpo_here("data", recipe, "--show", "2", "--html", tmp_path / "pairs.html")
+    assert done.returncode == 0, done.stderr
+    page = Page()
+    html = (tmp_path / "pairs.html").read_text()
+    page.feed(html)
+    assert page.links == []
+    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    assert "url(" not in html
+    assert "<script>alert(1)</script> & <b>bold</b> [red]not[/red]" in page.text
+    assert "24 rows read, 24 kept" in page.text
+    assert len(set(re.findall(r"color: (#[0-9a-f]{6})", html))) >= 4
+
+
+def test_bad_places_for_the_page_are_refused_before_anything_is_read(tmp_path: Path, orpo_here: Orpo) -> None:
+    done = orpo_here("data", write_recipe(tmp_path), "--html", tmp_path / "no" / "x.html")
+    assert done.returncode == 2
+    assert "no folder" in done.stderr
+
+
+def test_what_training_would_fail_on_fails_here(tmp_path: Path, orpo_here: Orpo) -> None:
+    recipe = write_recipe(tmp_path)
+    lines = [json.dumps({"prompt": f"q{n}", "chosen": f" a{n}", "rejected": " b"}) for n in range(1300)]
+    lines[1233] = '{"prompt": "q", "chosen": '
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    done = orpo_here("data", recipe)
+    assert done.returncode == 4
+    assert "train.jsonl:1234" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "format_"), [("hh_harmless_base_test.jsonl.gz", "hh"), ("sharegpt_pairs_en.json", "sharegpt")]
+)
+def test_real_files(tmp_path: Path, orpo_here: Orpo, real_data: Path, file: str, format_: str) -> None:
+    recipe = write_recipe(tmp_path)
+    done = orpo_here("data", recipe, "--set", f"dataset.train.path={real_data / file}", "--json")
+    document = json.loads(done.stdout)
+    assert document["report"]["sources"][0]["format"] == format_
+    if format_ == "hh":
+        assert document["report"]["dropped"]["histories_differ"] == 5
+        assert document["report"]["dropped"]["empty_chosen"] == 4

@@ -149,3 +149,17 @@ def test_a_silent_hub_gives_the_cached_copy_or_an_error_soon(hub: ThreadingHTTPS
     assert "may not be revision v2" in other["message"]
     assert "cannot be reached" in missing["message"]
     assert "hf download" in missing["remedy"]
+
+
+def test_a_stream_downloads_rows_as_they_are_read(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+    endpoint = f"http://127.0.0.1:{hub.server_port}"
+    stream = {"path": "org/data", "streaming": True, "max_samples": 2}
+    first, sliced = read(endpoint, tmp_path, stream, {**stream, "split": "train[:1]"})
+    assert first["rows"] == [[f"org/data/train:{number}", row] for number, row in enumerate(pairs(2), 1)]
+    assert first["fingerprint"] == COMMIT
+    assert sliced["exit_code"] == 4
+    assert list(tmp_path.rglob("*.arrow")) == []  # nothing was made of the whole
+    hub.shutdown()
+    hub.server_close()
+    (silent,) = read(endpoint, tmp_path / "elsewhere", stream)
+    assert silent["exit_code"] == 6

@@ -62,7 +62,7 @@ def smoke(loaded: LoadedRecipe, plan: Plan, console: Console) -> None:
 
 
 def _pairs_instead(plan: Plan, folder: Path, console: Console) -> tuple[Path | None, list[str]]:
-    """A file of made-up pairs where a source of the recipe is on the hub, and the hub silent; else None."""
+    """A folder of made-up pairs where a source of the recipe is on the hub, and the hub silent; else None."""
     from orpo_cli.data.sources import opened
     from orpo_cli.data.stand_in import write_made_up_pairs
 
@@ -72,7 +72,7 @@ def _pairs_instead(plan: Plan, folder: Path, console: Console) -> tuple[Path | N
             with opened(source, source.path, console.note):
                 pass
     except HubError as error:
-        return write_made_up_pairs(folder / "pairs.jsonl", PAIRS), [f"pairs: {PAIRS} made-up ones. {error.message}"]
+        return write_made_up_pairs(folder / "pairs", PAIRS), [f"pairs: {PAIRS} made-up ones. {error.message}"]
     return None, []
 
 

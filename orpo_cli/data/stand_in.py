@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 
-def write_made_up_pairs(path: Path, count: int) -> Path:
-    """``count`` different conversations of a line each as a jsonl file."""
+def write_made_up_pairs(folder: Path, count: int) -> Path:
+    """``train.jsonl`` and ``eval.jsonl`` in ``folder``, ``count`` conversations of a line each, all of them different."""
+    folder.mkdir()
+    _write(folder / "train.jsonl", range(count))
+    _write(folder / "eval.jsonl", range(count, 2 * count))
+    return folder
+
+
+def _write(path: Path, numbers: Iterable[int]) -> None:
     rows = (
         {
             "prompt": [
@@ -18,7 +26,6 @@ def write_made_up_pairs(path: Path, count: int) -> Path:
                 {"role": "assistant", "content": f"One might say {number}, or not." + " Who knows." * (number % 4)}
             ],
         }
-        for number in range(count)
+        for number in numbers
     )
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path

@@ -20,7 +20,7 @@ class Replacements:
 
     base: Path  # a folder with a small model
     layers: int  # how many it has
-    pairs: Path | None  # a file of pairs, where the recipe's cannot be had
+    pairs: Path | None  # a folder with train.jsonl and eval.jsonl, where the recipe's pairs cannot be had
     output_dir: Path
 
 
@@ -87,7 +87,8 @@ def _dataset(changes: _Changes, plan: Plan, pairs: Path | None) -> dict[str, Any
 
     def few(path: str, sources: list[Source]) -> list[Source]:
         if pairs is not None:
-            return changes.say(path, [Source(path=str(pairs))], "made-up pairs")  # type: ignore[no-any-return]
+            made_up = pairs / f"{path.rpartition('.')[2]}.jsonl"
+            return changes.say(path, [Source(path=str(made_up))], "made-up pairs")  # type: ignore[no-any-return]
         counts = [min(PAIRS, source.max_samples or PAIRS) for source in sources]
         fewer = [
             source.model_copy(update={"max_samples": count}) for source, count in zip(sources, counts, strict=True)

@@ -33,3 +33,12 @@ def test_a_shipped_recipe_trains_two_steps_shrunken(
     assert (recipe.training.eval_strategy in ("steps", "epoch")) == bool(report["final_evaluation"])
     assert ("merged; logits within" in done.stderr) == (recipe.lora is not None)
     assert not list(tmp_path.glob("orpo-smoke-*"))
+
+
+def test_made_up_pairs_to_train_on_are_not_those_held_out(
+    tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    done = orpo_here("train", "--smoke", "opt-125m-hh", "--set", "dataset.rules.leaked=true")
+    assert done.returncode == 0, done.stderr
+    assert "64 pairs to train on, 64 held out" in done.stderr

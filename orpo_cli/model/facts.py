@@ -13,7 +13,7 @@ from orpo_cli.plan.facts import ModelFacts
 from orpo_cli.recipe.schema import ModelSection
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 POSITION_TABLE = re.compile(r"\b(?:wpe|embed_positions|position_embeddings?|pos_embed)$")
 
@@ -43,13 +43,19 @@ def _counted(
     text_config = config.get_text_config()
     with explained(section.model_name_or_path), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=section.trust_remote_code)
-    tables = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Embedding)]
-    tables += [name for name, _ in model.named_buffers()]
     return ModelFacts(
         model_type=str(config.model_type),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         supports_sdpa=bool(getattr(model, "_supports_sdpa", False)),
         max_positions=config_positions(text_config),
         not_packable=why_not_packed(model, max_length, dropout_disabled=dropout_disabled),
-        learned_positions=any(POSITION_TABLE.search(name) for name in tables),
+        learned_positions=has_position_table(model),
     )
+
+
+def has_position_table(model: PreTrainedModel) -> bool:
+    """Whether positions are looked up, so that there is none after the last (GPT-2, OPT; GPT-J has a buffer of sines)."""
+    from torch.nn import Embedding
+
+    tables = [name for name, module in model.named_modules() if isinstance(module, Embedding)]
+    return any(POSITION_TABLE.search(name) for name in (*tables, *(name for name, _ in model.named_buffers())))

@@ -36,11 +36,11 @@ class _Decisions:
         self.why[path] = Why(origin="decided", reason=reason)
         return value
 
-    def kept(self, path: str) -> None:
-        """Note where a value comes from that nobody has decided otherwise."""
+    def kept(self, path: str, reason: str | None = None) -> None:
+        """Note where a value comes from that nobody has decided otherwise; ``reason`` instead of the usual words."""
         if path not in self.why:
             origin = self.loaded.origin(path)
-            self.why[path] = Why(origin=origin, reason=REASONS[origin])
+            self.why[path] = Why(origin=origin, reason=reason or REASONS[origin])
 
 
 def resolve(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None = None) -> Plan:
@@ -242,8 +242,7 @@ class _Training:
         )
         steps = self.result.get("max_steps", -1)
         if steps > 0 and "num_train_epochs" in self.result:
-            reason = f"as the recipe says, but max_steps = {steps} ends the run"
-            self.replace("num_train_epochs", self.result["num_train_epochs"], reason)
+            self.decisions.kept("training.num_train_epochs", f"without effect: max_steps = {steps} ends the run")
         elif steps <= 0:
             epochs = 3.0 if self.recipe.lora is None else 2.0
             self.default("num_train_epochs", epochs, "full weights" if self.recipe.lora is None else "LoRA")

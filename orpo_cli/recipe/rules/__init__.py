@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from orpo_cli.errors import Problem
 from orpo_cli.recipe.rules import (
     adapter,
+    batches,
     data,
     distributed,
     evaluation_and_saving,
@@ -30,6 +31,7 @@ TOPICS = (
     quantization,
     adapter,
     data,
+    batches,
     evaluation_and_saving,
     schedule,
     optimizer,

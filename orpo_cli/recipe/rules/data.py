@@ -1,4 +1,4 @@
-"""Rules about the pairs and their lengths, and how they are loaded."""
+"""Rules about the pairs and their lengths."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
-from orpo_cli.recipe.rules.given import given
 from orpo_cli.recipe.schema import EvalSplit, Recipe, Source
 
 
@@ -51,7 +50,7 @@ def something_left_to_train_on(recipe: Recipe) -> Iterator[Problem]:
 
 def held_out_means_held_out(recipe: Recipe) -> Iterator[Problem]:
     """What is evaluated on was not trained on."""
-    if not isinstance(recipe.dataset.eval, list):
+    if not isinstance(recipe.dataset.eval, list) or recipe.dataset.rules.leaked:
         return
     for index, held in enumerate(recipe.dataset.eval):
         if any(_overlap(held, source) for source in recipe.dataset.train):
@@ -59,21 +58,23 @@ def held_out_means_held_out(recipe: Recipe) -> Iterator[Problem]:
                 "evaluates-on-train",
                 f"is also trained on (split {held.split}): the evaluation would measure what was learned by heart.",
                 f"dataset.eval{_index(index, recipe.dataset.eval)}.path",
-                remedy="Use another split, slices that do not overlap (train[:95%], train[95%:]), or {test_size: 0.05}.",
+                remedy="Use another split, slices that do not overlap (train[:95%], train[95%:]), {test_size: 0.05}, or "
+                "rules: {leaked: true}.",
                 severity="warning",
             )
 
 
 def each_source_once(recipe: Recipe) -> Iterator[Problem]:
-    """Twice the same source is twice the same pairs."""
+    """Twice the same source, read in the same way, is twice the same pairs."""
     sources = recipe.dataset.train
+    outcome = "left out as duplicates" if recipe.dataset.rules.duplicate else "trained on twice an epoch"
     for index, source in enumerate(sources):
-        if any(_overlap(source, other) for other in sources[:index]):
+        if any(_overlap(source, other) and _read_alike(source, other) for other in sources[:index]):
             yield Problem(
                 "source-twice",
-                f"was given before (split {source.split}): its pairs would be trained on twice an epoch.",
+                f"was given before (split {source.split}): its pairs are {outcome}.",
                 f"dataset.train{_index(index, sources)}.path",
-                remedy="Remove one, use slices that do not overlap, or raise num_train_epochs.",
+                remedy="Remove one, or use slices that do not overlap; to have its pairs more often, raise its weight.",
                 severity="warning",
             )
 
@@ -85,27 +86,16 @@ def _overlap(one: Source, other: Source) -> bool:
     return one.split == other.split or other.split == _whole(one.split) or one.split == _whole(other.split)
 
 
+def _read_alike(one: Source, other: Source) -> bool:
+    return (one.format, one.columns, one.labels) == (other.format, other.columns, other.labels)
+
+
 def _whole(split: str) -> str:
     return re.split(r"[\[(]", split)[0]
 
 
 def _index(index: int, sources: list[Source]) -> str:
     return f"[{index}]" if len(sources) > 1 else ""
-
-
-def settings_of_workers(recipe: Recipe) -> Iterator[Problem]:
-    """They are for processes that load data, of which there are none by default."""
-    if recipe.training.dataloader_num_workers:
-        return
-    for name in given(
-        recipe, "dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_multiprocessing_context"
-    ):
-        yield Problem(
-            "workers-missing",
-            "is for worker processes, and dataloader_num_workers is 0.",
-            f"training.{name}",
-            remedy="Remove it, or set dataloader_num_workers.",
-        )
 
 
 def streaming_has_an_end(recipe: Recipe) -> Iterator[Problem]:
@@ -139,6 +129,5 @@ RULES = (
     something_left_to_train_on,
     held_out_means_held_out,
     each_source_once,
-    settings_of_workers,
     streaming_has_an_end,
 )

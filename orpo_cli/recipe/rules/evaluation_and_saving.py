@@ -44,7 +44,7 @@ def evaluation_settings_without_data(recipe: Recipe) -> Iterator[Problem]:
     """How to evaluate is of no use where nothing is."""
     if recipe.dataset.eval is not None:
         return
-    for name in given(recipe, "eval_steps", "eval_delay", "bf16_full_eval", "fp16_full_eval"):
+    for name in given(recipe, "eval_steps", "eval_delay"):
         yield Problem(
             "eval-settings-unused",
             "would do nothing: dataset.eval names no pairs to evaluate on.",
@@ -171,6 +171,8 @@ def metric_of_no_choice(recipe: Recipe) -> Iterator[Problem]:
 def metric_in_its_direction(recipe: Recipe) -> Iterator[Problem]:
     """A loss gets better when it falls, an accuracy when it rises."""
     training = recipe.training
+    if not training.load_best_model_at_end and training.save_strategy != "best":
+        return
     metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
     falls, rises = metric in ("loss", "nll_loss"), metric in GROWING
     if (training.greater_is_better is True and falls) or (training.greater_is_better is False and rises):

@@ -9,9 +9,7 @@ from orpo_cli.errors import Problem
 from orpo_cli.recipe.schema import Recipe
 
 # As huggingface_hub's validate_repo_id has it, and with a namespace: a bare name would go wherever the token belongs.
-REPO_ID = re.compile(
-    r"(?=.{1,96}$)[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?/[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
-)
+REPO_ID = re.compile(r"\b[\w.-]{1,96}\b/\b[\w.-]{1,96}\b", re.ASCII)
 
 
 def well_formed_repository(recipe: Recipe) -> Iterator[Problem]:
@@ -23,7 +21,7 @@ def well_formed_repository(recipe: Recipe) -> Iterator[Problem]:
         return
     yield Problem(
         "hub-repo-id",
-        f"{name!r} is no name of a repository: namespace/name, of letters, digits, `-`, `_` and `.`, 96 at most.",
+        f"{name!r} is no name of a repository: namespace/name, of letters, digits, `-`, `_` and `.`, at most 96 each.",
         "hub.repo_id",
         remedy="For example my-name/my-model.",
     )

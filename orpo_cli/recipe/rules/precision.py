@@ -10,16 +10,8 @@ from orpo_cli.recipe.schema import Recipe
 
 def one_half_precision(recipe: Recipe) -> Iterator[Problem]:
     """bf16 and fp16 are two ways to compute in 16 bits."""
-    training = recipe.training
-    if training.bf16 and training.fp16:
+    if recipe.training.bf16 and recipe.training.fp16:
         yield Problem("bf16-and-fp16", "bf16 and fp16 exclude each other.", "training.fp16", remedy="Keep one.")
-    if training.bf16_full_eval and training.fp16_full_eval:
-        yield Problem(
-            "bf16-and-fp16",
-            "bf16_full_eval and fp16_full_eval exclude each other.",
-            "training.fp16_full_eval",
-            remedy="Keep one.",
-        )
 
 
 def full_weights_in_float16(recipe: Recipe) -> Iterator[Problem]:

@@ -25,7 +25,7 @@ SCHEDULE_ARGUMENTS = {
         "num_decay_steps", "num_stable_steps", "warmup_type", "decay_type", "min_lr_ratio", "num_cycles",
     ),
     "greedy": (
-        "mode", "factor", "patience", "threshold", "cooldown", "warmup", "min_lr", "max_lr", "eps", "verbose",
+        "mode", "factor", "patience", "threshold", "threshold_mode", "cooldown", "warmup", "min_lr", "max_lr", "eps", "verbose",
         "smooth", "window_size", "reset_start",
     ),
 }  # fmt: skip

@@ -133,3 +133,42 @@ def test_a_backend_of_several_processes_is_not_used_by_one_and_said(tmp_path: Pa
 def test_activation_checkpointing_is_not_contradicted_by_its_older_name(tmp_path: Path) -> None:
     made = plan(tmp_path, H100, training={"activation_checkpointing": False})
     assert "gradient_checkpointing" not in made.training
+
+
+@pytest.mark.parametrize(
+    ("training", "expected"),
+    [
+        ({"eval_steps": 20}, {"eval_strategy": "steps", "eval_steps": 20, "save_strategy": "epoch"}),
+        ({"save_steps": 20}, {"eval_strategy": "epoch", "save_strategy": "steps", "save_steps": 20}),
+        ({"eval_strategy": "steps"}, {"eval_steps": 0.1}),  # the library would evaluate at every logged step
+        ({"eval_strategy": "steps", "logging_steps": 5}, {"eval_steps": 5}),
+        (
+            {"eval_steps": 20, "load_best_model_at_end": True},
+            {"eval_strategy": "steps", "save_strategy": "steps", "save_steps": 20},
+        ),
+        ({"load_best_model_at_end": True}, {"eval_strategy": "epoch", "save_strategy": "epoch"}),
+        ({"save_strategy": "best"}, {"eval_strategy": "epoch", "metric_for_best_model": "loss"}),
+    ],
+)
+def test_steps_that_are_given_decide_when_there_is_evaluation_and_a_checkpoint(
+    tmp_path: Path, training: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    dataset = {"train": {"path": "x.jsonl"}, "eval": {"test_size": 0.1}}
+    made = plan(tmp_path, dataset=dataset, training=training).training
+    assert {name: made[name] for name in expected} == expected
+
+
+def test_a_schedule_without_warm_up_is_given_none(tmp_path: Path) -> None:
+    assert "warmup_steps" not in plan(tmp_path, training={"lr_scheduler_type": "constant"}).training
+    assert plan(tmp_path, training={"lr_scheduler_type": "linear"}).training["warmup_steps"] == 0.1
+
+
+def test_max_steps_end_the_run_before_its_epochs_and_the_plan_says_so(tmp_path: Path) -> None:
+    made = plan(tmp_path, training={"max_steps": 20, "num_train_epochs": 3})
+    assert "max_steps = 20 ends the run" in made.why["training.num_train_epochs"].reason
+    assert plan(tmp_path, training={"max_steps": -1}).training["num_train_epochs"] == 3.0
+
+
+def test_a_layer_wise_optimizer_is_given_no_accumulation(tmp_path: Path) -> None:
+    training = {"optim": "galore_adamw_layerwise", "optim_target_modules": "all-linear"}
+    assert plan(tmp_path, H100, training=training).training["gradient_accumulation_steps"] == 1

@@ -1,0 +1,39 @@
+"""What `orpo plan` warns of, `--strict` refuses, and what `orpo train` will not begin without."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.conftest import Ran
+from tests.tiny import write_recipe
+
+
+def test_a_plans_warnings_are_said_with_line_and_code_and_refused_by_strict(
+    tmp_path: Path, orpo_here: Callable[..., Ran]
+) -> None:
+    recipe = write_recipe(tmp_path, training={"learning_rate": 0.1})
+    done = orpo_here("plan", recipe, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "[unusual-learning-rate]" in done.stderr
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert (problem["code"], problem["severity"], problem["file"]) == ("unusual-learning-rate", "warning", str(recipe))
+    assert "learning_rate" in recipe.read_text().splitlines()[problem["line"] - 1]
+
+    done = orpo_here("plan", recipe, "--strict", "--json")
+    assert done.returncode == 2
+    assert [each["code"] for each in json.loads(done.stdout)["problems"]] == ["unusual-learning-rate"]
+
+
+def test_a_missing_package_is_a_warning_of_the_plan_and_stops_training_before_anything_is_made(
+    tmp_path: Path, orpo_here: Callable[..., Ran]
+) -> None:
+    recipe = write_recipe(tmp_path, training={"optim": "stable_adamw"})
+    done = orpo_here("plan", recipe)
+    assert done.returncode == 0
+    assert "warning: stable_adamw needs the package torch-optimi" in done.stderr
+    done = orpo_here("train", recipe)
+    assert done.returncode == 3
+    assert "pip install torch-optimi" in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -37,6 +37,7 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int) -> dict[str
     from orpo_cli.data.prepare import prepare
     from orpo_cli.machine import probe
     from orpo_cli.model.base import files_of
+    from orpo_cli.model.matrix_products import use_onednn
     from orpo_cli.model.tokenizer import load_tokenizer
     from orpo_cli.plan.resolve import resolve
     from orpo_cli.recipe.load import load_recipe
@@ -69,7 +70,9 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int) -> dict[str
         if name == "ours":
             from orpo_cli.training.trl_door import make_trainer
 
-            keep_freed_memory()
+            if plan.device == "cpu":
+                keep_freed_memory()
+                use_onednn()
             trainer: Any = make_trainer(plan, Path(folder), model, tokenizer, data, None, [clock])
         else:
             trainer = trls(plan.training, folder, model, tokenizer, data, clock)
@@ -154,7 +157,17 @@ def peak_gb() -> float:
 
 def compare(file: str, pairs: int, steps: int, rounds: int, threads: int) -> str:
     """A row of the table; losses and gradient norms must agree."""
-    command = ["-m", "benchmarks.training", file, "--pairs", str(pairs), "--steps", str(steps), "--threads", str(threads)]
+    command = [
+        "-m",
+        "benchmarks.training",
+        file,
+        "--pairs",
+        str(pairs),
+        "--steps",
+        str(steps),
+        "--threads",
+        str(threads),
+    ]
     results = alternate({name: [*command, "--side", name] for name in ("trl", "ours")}, rounds)
     mine, theirs = ({f: median(results[n], f) for f in ("pairs_per_second", "peak_gb")} for n in ("ours", "trl"))
     apart = {

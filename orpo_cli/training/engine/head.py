@@ -170,8 +170,7 @@ class _LogProbs(torch.autograd.Function):
                 total.mul_(shrink).add_(exponents.sum(1, keepdim=True))
                 if expected is not None:
                     weighed = exponents if slope is None else exponents.mul_(slope)
-                    expected.mul_(shrink)
-                    expected = _add_product(expected, weighed.to(weights.dtype), weights)
+                    expected.mul_(shrink).add_(weighed.to(weights.dtype) @ weights)
                 largest = larger
             norms[rows] = (largest + total.log()).squeeze(1)
             own = weight[targets[rows]]
@@ -202,20 +201,13 @@ class _LogProbs(torch.autograd.Function):
 def _tiles(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
-    """(words, their weights, their raw logits), the logits in one buffer that is used again."""
-    buffer = torch.empty(len(hidden), min(COLUMNS, len(weight)), dtype=hidden.dtype, device=hidden.device)
+    """(words, their weights, their raw logits), a tile of words after the other."""
     for at in range(0, len(weight), COLUMNS):
         tile = slice(at, min(at + COLUMNS, len(weight)))
-        weights = weight[tile]
-        logits = (
-            buffer[:, : len(weights)]
-            if len(weights) == buffer.shape[1]
-            else torch.empty_like(buffer[:, : len(weights)])
-        )
-        torch.mm(hidden, weights.T, out=logits)
+        logits = hidden @ weight[tile].T
         if bias is not None:
             logits += bias[tile]
-        yield tile, weights, logits
+        yield tile, weight[tile], logits
 
 
 def _with_slope(logits: torch.Tensor, shape: Shape) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -226,10 +218,6 @@ def _with_slope(logits: torch.Tensor, shape: Shape) -> tuple[torch.Tensor, torch
         return logits, None
     bent = torch.tanh(logits / shape.cap)
     return bent * shape.cap, 1 - bent * bent
-
-
-def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    return total.addmm_(left, right) if total.dtype == right.dtype else total.add_(left @ right)
 
 
 def _weight_gradients(
@@ -255,7 +243,7 @@ def _weight_gradients(
             if slope is not None:
                 change.mul_(slope)
             change = change.mul_(factor).to(weight.dtype)
-            of_weight[tile].addmm_(change.T, part)
+            of_weight[tile] += change.T @ part
             if of_bias is not None:
                 of_bias[tile] += change.sum(0)
     return of_weight, of_bias

@@ -1,0 +1,75 @@
+"""Float32 matrix products on AMD processors with AVX-512, by oneDNN.
+
+torch hands them to MKL, which uses AVX2 there: half of what the processor can do. oneDNN, which torch carries as well, takes
+AVX-512 wherever it is. Both compute in float32, and differ by rounding. On Intel's processors MKL is as fast, and is left alone.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+_overrides: list[Any] = []  # held while they are to last
+
+
+def use_onednn() -> bool:
+    """Let oneDNN do this process's float32 products of two matrices on the CPU, forward and backward. Returns whether it does."""
+    if not _overrides and _is_of_use():
+        _overrides.append(_override())
+    return bool(_overrides)
+
+
+def use_mkl() -> None:
+    """Undo ``use_onednn``."""
+    while _overrides:
+        _overrides.pop()._destroy()
+
+
+def _is_of_use() -> bool:
+    import torch
+
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkl.is_available():
+        return False
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.library, "get_kernel"):
+        return False
+    return _vendor() == "AuthenticAMD"
+
+
+def _vendor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
+
+
+def _override() -> Any:
+    """Kernels for ``aten::mm`` and ``aten::addmm`` on the CPU: oneDNN's for float32 matrices, torch's own for all else."""
+    import torch
+
+    product = torch.ops.mkldnn._linear_pointwise
+    plain_mm, plain_addmm = (torch.library.get_kernel(name, "CPU") for name in ("aten::mm", "aten::addmm"))
+
+    def suits(left: torch.Tensor, right: torch.Tensor) -> bool:
+        return left.dtype is torch.float32 is right.dtype and left.numel() > 0 and right.numel() > 0
+
+    def mm(keys: Any, left: torch.Tensor, right: torch.Tensor) -> Any:
+        if suits(left, right) and left.shape[1] == right.shape[0]:
+            return product(left, right.t(), None, "none", [], "")
+        return plain_mm.call_boxed(keys, left, right)
+
+    def addmm(
+        keys: Any, bias: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
+    ) -> Any:
+        whole = suits(left, right) and left.shape[1] == right.shape[0] and beta == 1 and alpha == 1
+        if whole and bias.dtype is torch.float32 and bias.shape == (right.shape[1],):
+            return product(left, right.t(), bias, "none", [], "")
+        return plain_addmm.call_boxed(keys, bias, left, right, beta=beta, alpha=alpha)
+
+    library = torch.library.Library("aten", "IMPL")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "Overriding a previously registered kernel": that is what this is for
+        library.impl("mm", mm, "CPU", with_keyset=True, allow_override=True)
+        library.impl("addmm", addmm, "CPU", with_keyset=True, allow_override=True)
+    return library

@@ -98,10 +98,20 @@ def trls(training: dict[str, Any], folder: str, model: Any, tokenizer: Any, data
 
     from orpo_cli.training.trl_door import _Tokenized
 
-    names = (
-        "max_length max_steps per_device_train_batch_size gradient_accumulation_steps learning_rate beta logging_steps "
-        "seed lr_scheduler_type warmup_steps save_strategy use_cpu"
-    ).split()
+    names = [
+        "max_length",
+        "max_steps",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "learning_rate",
+        "beta",
+        "logging_steps",
+        "seed",
+        "lr_scheduler_type",
+        "warmup_steps",
+        "save_strategy",
+        "use_cpu",
+    ]
     args = ORPOConfig(
         output_dir=folder, report_to="none", bf16=False, gradient_checkpointing=False, disable_tqdm=True,
         **{name: training[name] for name in names},

@@ -29,11 +29,11 @@ def use_mkl() -> None:
 def _is_of_use() -> bool:
     import torch
 
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkl.is_available():
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
         return False
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.library, "get_kernel"):
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    return _vendor() == "AuthenticAMD"
+    return _vendor() == "AuthenticAMD" and hasattr(torch.library, "get_kernel")
 
 
 def _vendor() -> str:
@@ -67,7 +67,7 @@ def _override() -> Any:
             return product(left, right.t(), bias, "none", [], "")
         return plain_addmm.call_boxed(keys, bias, left, right, beta=beta, alpha=alpha)
 
-    library = torch.library.Library("aten", "IMPL")
+    library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "Overriding a previously registered kernel": that is what this is for
         library.impl("mm", mm, "CPU", with_keyset=True, allow_override=True)

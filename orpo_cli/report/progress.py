@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from orpo_cli.errors import Problem
 from orpo_cli.report.console import Console
 
 COLUMNS = (
@@ -58,6 +59,10 @@ class TrainingDisplay:
     def note(self, text: str) -> None:
         """Say something above the table."""
         self.console.note(text)
+
+    def warn(self, problem: Problem) -> None:
+        """Say something that must not be missed."""
+        self.console.problem(problem)
 
     def progress(self, step: int, total: int) -> None:
         """A step is done."""

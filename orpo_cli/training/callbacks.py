@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from orpo_cli.errors import Interrupted
+from orpo_cli.errors import Interrupted, Problem
 
 
 class Listener(Protocol):
@@ -24,6 +24,9 @@ class Listener(Protocol):
 
     def note(self, text: str) -> None:
         """Something worth saying once."""
+
+    def warn(self, problem: Problem) -> None:
+        """Something that must not be missed."""
 
     def progress(self, step: int, total: int) -> None:
         """A step is done."""

@@ -20,6 +20,7 @@ from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir
 from orpo_cli.training.allocation import keep_freed_memory
 from orpo_cli.training.callbacks import Interruption, Listener, Metrics, keep_lines_until
 from orpo_cli.training.trl_door import PairTrainer, make_trainer
+from orpo_cli.training.untrained_tokens import untrained_template_tokens
 from orpo_cli.whole import appearing_whole
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def train(
             plan, rundir.checkpoints, model, tokenizer, data.train, data.eval, [metrics, interruption], listener.note
         )
         metrics.trainer = trainer
+        if (problem := untrained_template_tokens(trainer.model, tokenizer, data.train)) is not None:
+            listener.warn(problem)
         if resume_from is not None:
             keep_lines_until(rundir.metrics, int(resume_from.name.rpartition("-")[2]))
         with interruption.listening():

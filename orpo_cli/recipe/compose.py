@@ -10,7 +10,8 @@ import os
 from collections.abc import Mapping
 
 from orpo_cli.errors import Problem, RecipeError, UsageError
-from orpo_cli.recipe.environment import expanded
+from orpo_cli.hidden import hidden, hide
+from orpo_cli.recipe.environment import expanded, secrets_in
 from orpo_cli.recipe.files import RecipeFile, read_parent
 from orpo_cli.recipe.tree import Keys, Leaf, Node, Path
 from orpo_cli.recipe.yaml_source import read_yaml
@@ -64,6 +65,7 @@ def _extends(tree: Keys) -> Leaf | None:
     if "extends" not in tree.nodes or _is_null(tree.nodes["extends"]):
         return None
     node = expanded(Keys({"extends": tree.nodes["extends"]}, tree.origin), os.environ).nodes["extends"]
+    hide(secrets_in(node))
     if isinstance(node, Leaf) and isinstance(node.value, str) and node.value:
         return node
     raise _error("value", "must be the path of a recipe or a shipped recipe's name.", node)
@@ -85,6 +87,4 @@ def _parent(named: Leaf, files: list[RecipeFile]) -> RecipeFile:
 
 def _error(code: str, message: str, node: Node, remedy: str | None = None) -> RecipeError:
     place = node.origin
-    return RecipeError(
-        [Problem(code, message, "extends", file=place.file, line=place.line, column=place.column, remedy=remedy)]
-    )
+    return RecipeError([Problem(code, hidden(message), "extends", place.file, place.line, place.column, remedy)])

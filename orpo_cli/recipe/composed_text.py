@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from orpo_cli.recipe.load import LoadedRecipe
-from orpo_cli.recipe.tree import Items, Keys, Leaf, Node, Path, dotted, walk
+from orpo_cli.recipe.tree import Items, Keys, Node, Path, dotted, walk
 from orpo_cli.recipe.yaml_text import Reference, lines_of
 
 HEAD = """\
@@ -36,9 +36,8 @@ class _Lines:
     def of(self, node: Keys, path: Path, depth: int) -> Iterator[str]:
         """The lines of a mapping."""
         for key, inner in node.nodes.items():
-            if (*path, key) == ("extends",) or (isinstance(inner, Leaf) and inner.value is None):
-                continue
-            yield from self.entry(key, inner, (*path, key), depth)
+            if (*path, key) != ("extends",):
+                yield from self.entry(key, inner, (*path, key), depth)
 
     def entry(self, key: str, node: Node, path: Path, depth: int) -> Iterator[str]:
         indent = "  " * depth

@@ -81,7 +81,9 @@ class _Expansion:
 
     def problem(self, code: str, message: str, leaf: Leaf, path: Path, remedy: str) -> None:
         place = leaf.origin
-        self.problems.append(Problem(code, message, dotted(path), place.file, place.line, place.column, remedy))
+        found = Problem(code, message, dotted(path), place.file, place.line, place.column, remedy)
+        if found not in self.problems[-1:]:  # one value may hold the same slip many times
+            self.problems.append(found)
 
 
 def secrets_in(root: Node, path: Path = ()) -> Iterator[str]:

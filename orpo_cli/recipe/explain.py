@@ -17,6 +17,8 @@ from orpo_cli.recipe.rules.secrets import kind_of_secret
 from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.tree import Path, dotted
 
+SUGGESTED = 300  # a file with more unknown keys than this is no recipe; looking for what each could mean takes seconds
+
 KINDS = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -38,7 +40,10 @@ def problems_of(error: ValidationError, values: Mapping[str, Any], places: Place
     refused: dict[Path, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
         refused.setdefault(_place(detail["loc"], values), []).append(detail)
-    return [_problem(place, details, places) for place, details in refused.items()]
+    problems = [_problem(place, details, places) for place, details in list(refused.items())[:SUGGESTED]]
+    return problems + [
+        _problem(place, details, places, suggest=False) for place, details in list(refused.items())[SUGGESTED:]
+    ]
 
 
 def refused_for_being_no_text(error: ValidationError, values: Mapping[str, Any]) -> list[Path]:
@@ -69,14 +74,14 @@ def _is_union_member(part: str | int) -> bool:
     return isinstance(part, str) and (part in {"str", "int", "float", "bool", "split", "sources"} or "[" in part)
 
 
-def _problem(place: Path, details: list[ErrorDetails], places: Places | None) -> Problem:
+def _problem(place: Path, details: list[ErrorDetails], places: Places | None, *, suggest: bool = True) -> Problem:
     detail = details[0]
     kind = detail["type"]
     if kind == "missing":
         name = detail["loc"][-1]
         return Problem("missing", f"`{name}` is required and missing.", dotted((*_trim(place, name), str(name))))
     if kind == "extra_forbidden":
-        return _unknown_key(place)
+        return _unknown_key(place, suggest)
     rules = list(dict.fromkeys(_rule(each) for each in details))
     value = detail["input"]
     message = f"must be {' or '.join(rules)}, but {_is(dotted(place), value, places)}."
@@ -146,12 +151,13 @@ def _remedy(value: Any, details: list[ErrorDetails]) -> str | None:
     return None
 
 
-def _unknown_key(place: Path) -> Problem:
+def _unknown_key(place: Path, suggest: bool) -> Problem:
     *around, key = place
     section = dotted(tuple(around))
     known = sorted(fields_at(tuple(around)))
     message = f"unknown key in {f'`{section}`' if section else 'the recipe'}."
-    return Problem("unknown-key", message, dotted(place), remedy=_nearest(str(key), section, known))
+    remedy = _nearest(str(key), section, known) if suggest else None
+    return Problem("unknown-key", message, dotted(place), remedy=remedy)
 
 
 def _nearest(key: str, section: str, known: Iterable[str]) -> str:

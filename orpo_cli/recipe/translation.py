@@ -93,7 +93,8 @@ class _Work:
             return
         section, _, inner = to.partition(".")
         if section != "training":
-            placed = same(self.elsewhere.setdefault(to, moved), moved)
+            placed = to not in self.elsewhere or same(self.elsewhere[to], moved)  # .nan is not the same as itself
+            self.elsewhere.setdefault(to, moved)
         else:
             placed = _place(self.training, inner, moved, fate.unset)
         if not placed:

@@ -73,6 +73,15 @@ def test_every_value_says_where_it_was_written(loaded: LoadedRecipe) -> None:
     assert not [line for line in lines if line.startswith("extends")]
 
 
+def test_a_section_that_says_nothing_stays_a_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "null")
+    (tmp_path / "r.yaml").write_text(
+        "model: {model_name_or_path: a/b}\ndataset: {train: {path: x}}\nlora: {r: '${RANK}'}\nhub: {}\n"
+    )
+    (tmp_path / "composed.yaml").write_text(str(composed_text(load_recipe(str(tmp_path / "r.yaml")))))
+    assert load_recipe(str(tmp_path / "composed.yaml")).recipe.lora is not None
+
+
 def test_a_secret_stays_in_the_environment(loaded: LoadedRecipe) -> None:
     text = str(composed_text(loaded))
     assert "swordfish" not in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,13 @@ def test_the_design_example_holds(tmp_path: Path) -> None:
         "merge: {dtype: bfloat16, max_shard_size: 5GB}\nexport: {formats: [safetensors]}\nhub: {repo_id: null, private: true}\n"
     )
     assert load_recipe(write(tmp_path, text)).recipe.merge.max_shard_size == "5GB"
+
+
+def test_thousands_of_unknown_keys_are_all_named_and_soon(tmp_path: Path) -> None:
+    began = time.process_time()
+    found = problems(
+        tmp_path, GOOD + "training:\n" + "".join(f"  lerning_rate_{number}: 1\n" for number in range(8000))
+    )
+    assert time.process_time() - began < 2
+    assert len(found) == 8000
+    assert found["training.lerning_rate_0"].remedy == "Did you mean `learning_rate`?"

@@ -193,3 +193,11 @@ def test_tensorboards_folder_is_a_setting_unless_it_is_the_one_that_nobody_chose
     assert (loaded.recipe.training.logging_dir, loaded.warnings[0].code) == (None, "no-effect")
     loaded = load(tmp_path, {"logging_dir": "curves"})
     assert (loaded.warnings[0].code, loaded.warnings[0].line) == ("tracker-settings-unused", 4)
+
+
+def test_a_value_that_is_not_a_number_moves_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(
+        "model: {model_name_or_path: a/b}\ndataset: {train: {path: x}}\ntraining: {max_prompt_length: .nan}\n"
+    )
+    with pytest.raises(RecipeError, match=r"dataset.max_prompt_length: must be a whole number, but is nan"):
+        load_recipe(str(tmp_path / "r.yaml"))

@@ -80,8 +80,8 @@ def _as_list(value: Any) -> Any:
 
 def _split_or_sources(value: Any) -> str:
     if isinstance(value, EvalSplit) or (isinstance(value, dict) and value.get("test_size") is not None):
-        return "split"
-    return "sources"
+        return "[split]"  # no key of a recipe is called so
+    return "[sources]"
 
 
 _OneOrMore = Source | Annotated[list[Source], Field(min_length=1)]
@@ -97,7 +97,8 @@ class DatasetSection(Section):
     )
     eval: (
         Annotated[
-            Annotated[EvalSplit, Tag("split")] | Annotated[Sources, Tag("sources")], Discriminator(_split_or_sources)
+            Annotated[EvalSplit, Tag("[split]")] | Annotated[Sources, Tag("[sources]")],
+            Discriminator(_split_or_sources),
         ]
         | None
     ) = Field(

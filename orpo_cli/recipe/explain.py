@@ -14,7 +14,7 @@ from orpo_cli.errors import Problem
 from orpo_cli.recipe.former_names import OTHER_NAMES
 from orpo_cli.recipe.places import Places
 from orpo_cli.recipe.rules.secrets import kind_of_secret
-from orpo_cli.recipe.schema import Recipe
+from orpo_cli.recipe.schema import Recipe, Source
 from orpo_cli.recipe.tree import Path, dotted
 
 SUGGESTED = 300  # a file with more unknown keys than this is no recipe; looking for what each could mean takes seconds
@@ -71,7 +71,7 @@ def _place(loc: tuple[int | str, ...], values: Any) -> Path:
 
 
 def _is_union_member(part: str | int) -> bool:
-    return isinstance(part, str) and (part in {"str", "int", "float", "bool", "split", "sources"} or "[" in part)
+    return isinstance(part, str) and (part in {"str", "int", "float", "bool"} or "[" in part)
 
 
 def _problem(place: Path, details: list[ErrorDetails], places: Places | None, *, suggest: bool = True) -> Problem:
@@ -81,6 +81,8 @@ def _problem(place: Path, details: list[ErrorDetails], places: Places | None, *,
         name = detail["loc"][-1]
         return Problem("missing", f"`{name}` is required and missing.", dotted((*_trim(place, name), str(name))))
     if kind == "extra_forbidden":
+        if place[:-1] == ("dataset", "eval") and place[-1] in Source.model_fields:
+            return _split_and_source(str(place[-1]), places)
         return _unknown_key(place, suggest)
     rules = list(dict.fromkeys(_rule(each) for each in details))
     value = detail["input"]
@@ -149,6 +151,17 @@ def _remedy(value: Any, details: list[ErrorDetails]) -> str | None:
             if close := _close_matches(value, choices):
                 return f"Did you mean `{close[0]}`?"
     return None
+
+
+def _split_and_source(key: str, places: Places | None) -> Problem:
+    origin = places.origin("dataset.eval.test_size") if places else None
+    where = f" ({origin})" if origin else ""
+    return Problem(
+        "split-and-source",
+        f"names held-out pairs beside test_size{where}, which cuts them from train.",
+        f"dataset.eval.{key}",
+        remedy="Keep one of both; null takes a value away.",
+    )
 
 
 def _unknown_key(place: Path, suggest: bool) -> Problem:

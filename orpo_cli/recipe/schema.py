@@ -76,7 +76,9 @@ class Recipe(Section):
     """A whole recipe. Only model and dataset are required."""
 
     extends: str | None = Field(
-        None, description="Another recipe to start from.", examples=["base.yaml", "llama3-8b-qlora"]
+        None,
+        description="Another recipe to start from: a path as seen from this file, or a shipped recipe's name.",
+        examples=["base.yaml", "llama3-8b-qlora"],
     )
     name: str | None = Field(
         None, min_length=1, description="Name of the run; default: the file's name.", examples=["llama3-8b-qlora"]

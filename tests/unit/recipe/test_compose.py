@@ -9,6 +9,7 @@ import pytest
 
 from orpo_cli.errors import Problem, RecipeError, UsageError
 from orpo_cli.recipe.load import LoadedRecipe, load_recipe
+from orpo_cli.recipe.schema import EvalSplit
 from orpo_cli.recipe.tree import Origin
 
 BASE = """\
@@ -209,6 +210,19 @@ def test_held_out_pairs_of_another_kind_replace_the_parents() -> None:
     )
     assert isinstance(loaded.recipe.dataset.eval, list)
     assert (loaded.recipe.dataset.eval[0].path, loaded.recipe.dataset.eval[0].split) == ("y", "train")
+
+
+def test_a_source_beside_test_size_names_both_places() -> None:
+    write(base=BASE.replace("dataset:", "dataset:\n  eval: {path: y, split: test}"))
+    write(child="extends: base.yaml\n")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("child.yaml", ["dataset.eval.test_size=0.1"])
+    assert [(problem.code, problem.where()) for problem in caught.value.problems] == [
+        ("split-and-source", "base.yaml:7:10: dataset.eval.path"),
+        ("split-and-source", "base.yaml:7:19: dataset.eval.split"),
+    ]
+    assert "test_size (--set)" in caught.value.problems[0].message
+    assert isinstance(load_recipe("child.yaml", ["dataset.eval={test_size: 0.1}"]).recipe.dataset.eval, EvalSplit)
 
 
 def test_the_origin_of_a_value_is_known() -> None:

@@ -74,6 +74,8 @@ def _extends(tree: Keys) -> Leaf | None:
 def _parent(named: Leaf, files: list[RecipeFile]) -> RecipeFile:
     try:
         parent = read_parent(str(named.value), files[-1])
+    except RecipeError:
+        raise
     except UsageError as error:
         raise _error("no-parent", error.message, named, error.remedy) from None
     known: Mapping[object, int] = {each.identity(): number for number, each in enumerate(files)}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.shipped import find_shipped, shipped_recipes
+from orpo_cli.recipe.yaml_source import MAX_BYTES, text_of
 
 STANDARD_INPUT = "<stdin>"
 
@@ -27,14 +28,15 @@ class RecipeFile:
 
 
 def read_recipe(source: str) -> RecipeFile:
-    """The recipe that ``source`` (a path, a shipped recipe's name, or ``-``) means. Raises UsageError where there is none."""
+    """The recipe that ``source`` (a path, a shipped recipe's name, or ``-``) means.
+
+    Raises UsageError where there is none, RecipeError where it is no text.
+    """
     if source == "-":
-        try:
-            return RecipeFile(STANDARD_INPUT, Path.cwd(), sys.stdin.read())
-        except UnicodeDecodeError as error:
-            raise _not_text("Standard input", error) from None
+        data = sys.stdin.buffer.read(MAX_BYTES + 1)
+        return RecipeFile(STANDARD_INPUT, Path.cwd(), text_of(data, STANDARD_INPUT))
     path = Path(source)
-    if not path.is_file() and path.suffix not in (".yaml", ".yml"):
+    if not _is_file(path) and path.suffix not in (".yaml", ".yml"):
         path = find_shipped(source) or path
     try:
         return _read(path)
@@ -46,10 +48,13 @@ def read_recipe(source: str) -> RecipeFile:
 
 
 def read_parent(name: str, child: RecipeFile) -> RecipeFile:
-    """The recipe that ``child`` extends: a path as seen from its folder, or a shipped name. Raises UsageError."""
+    """The recipe that ``child`` extends: a path as seen from its folder, or a shipped name.
+
+    Raises UsageError where there is none, RecipeError where it is no text.
+    """
     folder = child.directory if child.shown == STANDARD_INPUT else Path(child.shown).parent
-    path = Path(os.path.normpath(folder / Path(name).expanduser()))
-    if not path.is_file() and (shipped := find_shipped(name)):
+    path = Path(os.path.normpath(folder / os.path.expanduser(name)))
+    if not _is_file(path) and (shipped := find_shipped(name)):
         path = shipped
     try:
         return _read(path)
@@ -63,16 +68,19 @@ def read_parent(name: str, child: RecipeFile) -> RecipeFile:
         raise UsageError(f"there is no recipe {path}.", remedy=meant) from None
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, a folder that may not be read; reading it says so
+        return False
+
+
 def _read(path: Path) -> RecipeFile:
     try:
-        return RecipeFile(str(path), path.absolute().parent, path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)  # no more, whatever it is: /dev/zero has no end
     except FileNotFoundError:
         raise
-    except UnicodeDecodeError as error:
-        raise _not_text(str(path), error) from None
     except (OSError, ValueError) as error:  # a ValueError for a name with a null byte
         raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
-
-
-def _not_text(name: str, error: UnicodeDecodeError) -> UsageError:
-    return UsageError(f"{name} is not UTF-8 text (byte {error.start}).", remedy="A recipe is a YAML file.")
+    return RecipeFile(str(path), path.absolute().parent, text_of(data, str(path)))

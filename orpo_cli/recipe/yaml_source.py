@@ -20,6 +20,7 @@ MAX_BYTES = 200_000  # shipped recipes have 2,000
 MAX_VALUES = 10_000  # after aliases are unfolded
 MAX_DEPTH = 50
 MAX_INT = 2**63 - 1
+NO_TEXT = re.compile("[\0\ud800-\udfff]")  # what only an escape can write: NUL, and halves of characters
 
 Event = Any  # the stubs of pyyaml do not say what its events hold
 
@@ -38,16 +39,32 @@ KINDS = tuple(  # the scalars of YAML 1.2's core schema
 )
 
 
+def text_of(data: bytes, file: str) -> str:
+    """The text of a file, with lines that end in a line feed. Raises RecipeError, which names the line, for what is no text."""
+    _limited(len(data), file)
+    try:
+        return data.decode().replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode().replace("\r\n", "\n").replace("\r", "\n")
+        place = Origin(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
+        byte = f"{data[error.start]:02x}"
+        raise _error("yaml", f"not valid YAML: the byte {byte} here is not UTF-8 text.", place) from None
+
+
 def read_yaml(text: str, file: str) -> Keys:
     """Parse ``text``. Raises RecipeError, which names the line."""
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-        raise _error("too-large", f"a recipe may have {MAX_BYTES:,} bytes; this file has more.", Origin(file, 1, 1))
+    _limited(len(text), file)
     root = _Reader(text, file).document()
     if root is None:
         raise _error("empty", "the recipe is empty.", Origin(file, 1, 1), "Start from `orpo init`.")
     if not isinstance(root, Keys):
         raise _error("not-a-mapping", "a recipe is a mapping of sections (`model:`, `dataset:`, …).", root.origin)
     return root
+
+
+def _limited(size: int, file: str) -> None:
+    if size > MAX_BYTES:
+        raise _error("too-large", f"a recipe may have {MAX_BYTES:,} bytes; this file has more.", Origin(file, 1, 1))
 
 
 def read_value(text: str, origin: Origin) -> Node:
@@ -191,6 +208,8 @@ class _Reader:
             return number
         if kind == "float":
             return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
+        if NO_TEXT.search(text):
+            raise _error("yaml", "not valid YAML: the text has a character that no file or name may have.", place)
         return str(text)
 
     def allow(self, event: Event, place: Origin, *kinds: str) -> str:

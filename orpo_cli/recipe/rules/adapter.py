@@ -52,7 +52,11 @@ def targets_that_compile(recipe: Recipe) -> Iterator[Problem]:
             continue
         try:
             re.compile(pattern)
-        except re.error as error:
+        except (
+            re.error,
+            OverflowError,
+            RecursionError,
+        ) as error:  # the last two for one that is too large, or too deep
             yield Problem(
                 "target-pattern",
                 f"is no regular expression: {error}.",

@@ -15,7 +15,7 @@ SECRETS = {
     "an AWS access key": re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
     "a GitHub token": re.compile(r"\b(?:gh[opsru]_[A-Za-z0-9]{30,}|github_pat_\w{30,})"),
     "a GitLab token": re.compile(r"\bglpat-[\w-]{16,}"),
-    "a Weights & Biases key": re.compile(r"\bwandb_v\d_\w{20,}|(?i:wandb\w*key)\W{1,4}[0-9a-f]{40}\b"),
+    "a Weights & Biases key": re.compile(r"\bwandb_v\d_\w{20,}|(?i:wandb\w{0,20}key)\W{1,4}[0-9a-f]{40}\b"),
     "an API key": re.compile(r"\bsk-[A-Za-z0-9_-]{20,}"),
     "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
     "a password in an address": re.compile(r"://[^/\s:@]+:[^/\s@]+@"),

@@ -130,7 +130,7 @@ def test_a_path_is_looked_up_beside_the_file_that_says_it() -> None:
 
 def test_standard_input_extends_from_the_current_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     write(base=BASE)
-    monkeypatch.setattr("sys.stdin", io.StringIO("extends: base.yaml\ntraining: {seed: 1}\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"extends: base.yaml\ntraining: {seed: 1}\n")))
     loaded = load_recipe("-")
     assert (loaded.recipe.training.seed, loaded.recipe.training.beta) == (1, 0.1)
 
@@ -158,6 +158,13 @@ def test_yaml_that_is_broken_in_a_parent_names_the_parent() -> None:
     assert problems()[0].where() == "base.yaml:2:1"
 
 
+def test_a_parent_that_is_no_text_is_named_with_the_place() -> None:
+    write(child="extends: bytes.yaml\n")
+    Path("bytes.yaml").write_bytes(b"model:\r\n  dtype: \xff\xfe\n")
+    assert problems()[0].where() == "bytes.yaml:2:10"
+    assert "ff here is not UTF-8" in problems()[0].message
+
+
 def test_a_rule_that_two_files_break_together_names_a_line() -> None:
     write(base=BASE + "  fp16: true\n", child="extends: base.yaml\ntraining: {bf16: true}\n")
     assert problems()[0].where() == "base.yaml:13:3: training.fp16"
@@ -170,14 +177,12 @@ def test_a_rule_that_two_files_break_together_names_a_line() -> None:
         ("quickstrat", "there is no recipe quickstrat"),
         (".", "cannot be read"),
         ("../child", "there is no recipe"),
-        ("bytes.yaml", "not UTF-8"),
         ("[a, b]", "must be the path"),
         ("7", "must be the path"),
         ("''", "must be the path"),
     ],
 )
 def test_a_parent_that_is_not_there_is_named_with_the_childs_line(parent: str, words: str) -> None:
-    Path("bytes.yaml").write_bytes(b"\xff\xfe")
     write(child=f"name: x\nextends: {parent}\n")
     (problem,) = problems()
     assert words in problem.message

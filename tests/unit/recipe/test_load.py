@@ -129,7 +129,7 @@ def test_a_bad_override_is_named(tmp_path: Path) -> None:
 
 
 def test_a_recipe_comes_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(GOOD))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(GOOD.encode())))
     assert load_recipe("-").file == "<stdin>"
 
 

@@ -20,6 +20,9 @@ TEXTS = [
 ]  # fmt: skip
 
 
+CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")  # which a recipe must not hold
+
+
 def read_back(value: Any) -> Any:
     return plain(expanded(read_yaml("".join(f"{line}\n" for line in lines_of("key", value)), "x.yaml"), {}))["key"]
 
@@ -36,8 +39,11 @@ def test_a_text_reads_back(text: str) -> None:
         | st.booleans()
         | st.integers(-(2**63) + 1, 2**63 - 1)
         | st.floats(allow_nan=False)
-        | st.text(max_size=20),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(min_size=1, max_size=8), inner, max_size=3),
+        | st.text(CHARACTERS, max_size=20),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.text(CHARACTERS, min_size=1, max_size=8), inner, max_size=3)
+        ),
         max_leaves=6,
     )
 )

@@ -1,0 +1,225 @@
+"""Whatever a recipe holds, `orpo validate` says yes or what is wrong and where, at once, and never breaks down."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orpo_cli.recipe.shipped import shipped_recipes
+
+Orpo = Callable[..., Any]
+TEXTS = [recipe.copied() for recipe in shipped_recipes()]
+SECONDS = 2.0
+WORDS = [
+    "model",
+    "dataset",
+    "training",
+    "lora",
+    "quantization",
+    "path",
+    "r",
+    "beta",
+    "x",
+    "yes",
+    "null",
+    "5e-6",
+    "true",
+    "~",
+    "'it'",
+    '"q"',
+    "-1",
+    ".5",
+    "[a]",
+    "{b:",
+    "c}",
+    "&",
+    "*",
+    "!",
+    "|",
+    ">",
+    "-",
+    "?",
+    ":",
+    "#",
+    "%",
+    "@",
+    "`",
+]
+
+VALUES = [
+    "null", "true", "'true'", "yes", "-1", "0", "1e400", "-1e400", ".nan", ".inf", "-.inf", "1" * 400, "-" + "9" * 5000, "0x" + "f" * 300,
+    "0o777", "1_000", "2024-01-01", "2024-01-01T00:00:00Z", "12:30:45", "=", "<<", "''", "' '", "[]", "{}", "[[[]]]", "{a: {b: [c]}}",
+    "'" + "x" * 5000 + "'", "\"\\0\\x07\"", "\"\\ud800\"", "!!binary aGVsbG8=", "!!set {a, b}", "!!omap [a: 1]", "!!timestamp 2024-01-01",
+    "!!python/object/apply:os.system [true]", "!!python/name:os.system", "!!python/tuple [1, 2]", "!custom x", "!!int x", "!!float []", "*nowhere",
+    "&a [*a]", "&a {b: *a}", "${", "${UNSET_IN_THIS_TEST}", "${UNSET_IN_THIS_TEST:-1e-5}", "${A:-${B}}", "$${A}", "${A-B}", "${HOME", "@at", "`tick`",
+    "%percent", "|\n      block\n      text", ">-\n      folded", "\t1", "é ü 漢字 🙂", "\u202eabc", "(a+)+$", "[", "{", "]", "}", "'", '"', "? x", "- x",
+]  # fmt: skip
+
+
+def lines_with_a_value(text: str) -> list[int]:
+    return [number for number, line in enumerate(text.splitlines()) if re.match(r" *[\w-]+: *\S", line)]
+
+
+def value_replaced(text: str, draw: random.Random) -> str:
+    lines = text.splitlines()
+    number = draw.choice(lines_with_a_value(text))
+    lines[number] = re.sub(r": .*", lambda _: f": {draw.choice(VALUES)}", lines[number], count=1)
+    return "\n".join(lines)
+
+
+def key_renamed(text: str, draw: random.Random) -> str:
+    keys = re.findall(r"^ *([\w-]+):", text, re.MULTILINE)
+    key = draw.choice(keys)
+    other = draw.choice([key[:-1], key + "s", key.upper(), draw.choice(keys), draw.choice(WORDS), "ключ", "", "a b"])
+    return re.sub(rf"^( *){key}:", lambda match: f"{match[1]}{other}:", text, count=1, flags=re.MULTILINE)
+
+
+def section_moved(text: str, draw: random.Random) -> str:
+    sections = re.split(r"^(?=\w)", text, flags=re.MULTILINE)
+    one = draw.randrange(len(sections))
+    moved = "".join(f"  {line}" for line in sections.pop(one).splitlines(keepends=True))
+    sections.insert(draw.randrange(len(sections) + 1), moved)
+    return "".join(sections)
+
+
+def line_dropped_doubled_or_shifted(text: str, draw: random.Random) -> str:
+    lines = text.splitlines()
+    number = draw.randrange(len(lines))
+    line = lines.pop(number)
+    for each in draw.choice(
+        [[], [line, line], [f" {line}"], [line.lstrip()], [f"\t{line}"], [line.rstrip(":")], [line[: len(line) // 2]]]
+    ):
+        lines.insert(number, each)
+    return "\n".join(lines)
+
+
+def noise_put_in(text: str, draw: random.Random) -> str:
+    place = draw.randrange(len(text))
+    noise = "".join(
+        chr(draw.choice([draw.randrange(128), draw.randrange(0x3000), 10, 32, 58]))
+        for _ in range(draw.randrange(1, 40))
+    )
+    return text[:place] + noise + text[place:]
+
+
+def words_put_in(text: str, draw: random.Random) -> str:
+    place = draw.randrange(len(text))
+    return text[:place] + " ".join(draw.choices(WORDS, k=draw.randrange(1, 6))) + text[place:]
+
+
+def bytes_changed(text: str, draw: random.Random) -> bytes:
+    data = bytearray(text.encode())
+    for _ in range(draw.randrange(1, 8)):
+        data[draw.randrange(len(data))] = draw.randrange(256)
+    return bytes(data)
+
+
+def hostile(text: str, draw: random.Random) -> str | bytes:
+    """Files that are made to do harm, alone or below a recipe that holds."""
+    deep, wide = draw.choice([60, 1_000, 40_000]), draw.choice([200, 9_000, 30_000])
+    laughs = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join(['*' + chr(97 + n)] * 9)}]\n" for n in range(9)
+    )
+    merges = "a0: &a0 {x: 1}\n" + "".join(
+        f"a{n + 1}: &a{n + 1} {{<<: [*a{n}, *a{n}], k{n}: 1}}\n" for n in range(wide // 30)
+    )
+    whole = draw.choice(
+        [
+            laughs, merges, "a: " + "[" * deep, "a: " + "[" * deep + "]" * deep, "a: " + "{a: " * deep, "- " * deep, "? " * deep,
+            "".join(f"{' ' * n}a:\n" for n in range(min(deep, 600))), "a: " + "!!str " * deep, "a: " + "&x " * deep, "a: \"" + "\\x41" * deep,
+            "".join(f"k{n}: {n}\n" for n in range(wide)), "[" + "x, " * wide + "]", "a: [" + "{b: 1}, " * (wide // 4) + "]",
+            "a: " + "x" * 1_000_000, "\n" * 150_000, "#" * 190_000, "--- a\n" * (wide // 3), "a: 1\n---\nb: 2\n", "%YAML 9.9\n---\na: 1\n", "%TAG ! x\n---\na: 1\n",
+            "", " ", "\ufeff", "\ufeffmodel: 1", "---", "...", "null", "[]", "- model", "text", "1", "a: 'never closed\n" + "x\n" * wide,
+            bytes(draw.randrange(256) for _ in range(draw.choice([10, 1_000, 100_000]))), draw.randbytes(1_000_000), b"\xff\xfe" + "model: 1".encode("utf-16-le"),
+            b"\x00" * 1_000, b"\x1f\x8b\x08" + draw.randbytes(500), "extends: .\n", "extends: r.yaml\n", "extends: nowhere\n", "extends: [a]\n", "extends: /dev/zero\n", "extends: ${HOME}\n",
+        ]
+    )  # fmt: skip
+    if isinstance(whole, bytes) or draw.random() < 0.5:
+        return whole
+    return f"{text}\n{whole}"
+
+
+KINDS: list[Callable[[str, random.Random], str | bytes]] = [
+    value_replaced, value_replaced, key_renamed, section_moved, line_dropped_doubled_or_shifted, noise_put_in, words_put_in, bytes_changed, hostile, hostile,
+]  # fmt: skip
+
+
+def accidents(seed: int, count: int) -> Iterator[bytes]:
+    draw = random.Random(seed)
+    for number in range(count):
+        text: str | bytes = draw.choice(TEXTS)
+        for _ in range(draw.choice([1, 1, 2])):
+            if isinstance(text, str):
+                text = KINDS[number % len(KINDS)](text, draw)
+        yield text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+
+
+def check(code: int, stdout: str, stderr: str, name: str) -> None:
+    assert "Traceback" not in stderr
+    assert code in (0, 2), stderr
+    if code == 2:
+        said = [line for line in stderr.splitlines() if re.match(rf"(\S*{name}|/dev/zero):[1-9]\d*\b", line)]
+        assert said, f"no line is named:\n{stderr[:500]}"
+    else:
+        assert stdout.endswith("ok\n")
+
+
+def test_500_accidents_end_in_a_verdict(tmp_path: Path, orpo_here: Orpo) -> None:
+    file = tmp_path / "r.yaml"
+    codes = []
+    for data in accidents(seed=0, count=500):
+        file.write_bytes(data)
+        began = time.process_time()
+        try:
+            done = orpo_here("validate", file)
+            check(done.returncode, done.stdout, done.stderr, "r.yaml")
+        except BaseException:
+            print(f"the recipe begins: {data[:2000]!r}")
+            raise
+        assert time.process_time() - began < SECONDS, data[:200]
+        codes.append(done.returncode)
+    assert codes.count(0) >= 20, "some accidents do no harm"
+    assert codes.count(2) >= 300
+
+
+def test_accidents_end_in_a_verdict_in_a_process_of_their_own(tmp_path: Path, orpo: Orpo) -> None:
+    file = tmp_path / "r.yaml"
+    for data in accidents(seed=1, count=30):
+        file.write_bytes(data)
+        done = orpo("validate", file)
+        check(done.returncode, done.stdout, done.stderr, "r.yaml")
+
+
+LEAST = "model: {model_name_or_path: a/b}\ndataset: {train: {path: x.jsonl}}\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (f"lora: {{target_modules: '{'(' * 5_000}{')' * 5_000}'}}", "no regular expression"),
+        ("lora: {target_modules: 'a{99999999999999}'}", "no regular expression"),
+        (f"training: {{run_name: {'wandb' * 36_000}}}", "report_to"),
+        (f"extends: {'a' * 100_000}", "cannot be read"),
+        ("extends: ~no-such-user/x", "there is no recipe"),
+        ("extends: /dev/zero", "has more"),
+        (r'name: "\ud800"', "has a character"),
+        (r'output_dir: "a\0b"', "has a character"),
+        ("training:\n" + "".join(f"  per_device_train_batch_size{n}: 1\n" for n in range(4_000)), "Did you mean"),
+    ],
+    ids=["deep-pattern", "wide-pattern", "secret", "long-name", "home", "endless", "half-character", "nul", "keys"],
+)  # fmt: skip
+def test_values_made_to_do_harm_are_named_at_once(more: str, words: str, tmp_path: Path, orpo_here: Orpo) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(LEAST + more + "\n")
+    began = time.process_time()
+    done = orpo_here("validate", file, "--strict")
+    assert time.process_time() - began < SECONDS
+    check(done.returncode, done.stdout, done.stderr, "r.yaml")
+    assert words in done.stderr
+    assert done.returncode == 2

@@ -45,7 +45,7 @@ def command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Turn a configuration of axolotl, LLaMA-Factory, alignment-handbook or TRL, or a printed ORPOConfig, into a recipe.
+    """Turn a configuration of axolotl, LLaMA-Factory, alignment-handbook, TRL or ms-swift into a recipe, or a printed ORPOConfig.
 
     What has an equal here is kept; everything else stands in the recipe as a comment, with the reason. The recipe validates.
 

@@ -106,6 +106,7 @@ def test_quantization_without_the_adapter_that_axolotl_wants_for_it_stays_off() 
         ("model_name_or_path: a/b\nfinetuning_type: lora\nstage: sft\n", "`stage: sft`: not ORPO"),
         ("model_name_or_path: a/b\nloss_type: sigmoid\n", "`loss_type` is no argument of trl's ORPO"),
         ("DPOConfig(beta=0.1, output_dir='x')", "printed DPOConfig"),
+        ("swift rlhf --rlhf_type dpo --model a/b\n", "`rlhf_type: dpo`"),
     ],
 )
 def test_another_method_than_orpo_is_refused_with_exit_code_2(
@@ -233,6 +234,39 @@ def test_a_dataset_that_nobody_explains_is_a_placeholder_that_names_it() -> None
     done = converted("llama-factory-lora.yaml")
     assert done.todo == ("dataset.train.2.path",)
     assert "TODO: what dataset `mine` stands for" in done.text
+
+
+def test_what_only_the_shell_can_work_out_is_left_out_and_no_default_takes_its_place() -> None:
+    done = converted("swift-lora.sh")
+    assert {fate(done, "output_dir"), fate(done, "gradient_accumulation_steps")} == {"left-out"}
+    assert "gradient_accumulation_steps" not in done.values["training"]
+    assert done.values["training"]["per_device_train_batch_size"] == 2
+
+
+def test_what_would_do_nothing_is_left_out_and_the_rule_says_why(tmp_path: Path) -> None:
+    text = "model_name_or_path: a/b\ndataset_name: some/pairs\neval_steps: 50\nlr_scheduler_type: constant\n"
+    done = convert(text + "warmup_steps: 10\n", "x.yaml")
+    assert {fate(done, "eval_steps"), fate(done, "warmup_steps")} == {"left-out"}
+    assert "dataset.eval names no pairs" in done.text
+    (tmp_path / "x.yaml").write_text(done.text)
+    assert load_recipe(str(tmp_path / "x.yaml")).warnings == ()
+
+
+def test_a_dollar_in_a_value_is_no_reference_to_the_environment(tmp_path: Path) -> None:
+    done = convert("base_model: a/b\nrl: orpo\noutput_dir: out/${NAME}\n", "x.yml", dataset="p.jsonl")
+    (tmp_path / "x.yaml").write_text(done.text)
+    assert load_recipe(str(tmp_path / "x.yaml")).recipe.output_dir == "out/${NAME}"
+
+
+def test_an_orpo_config_is_found_among_other_configurations_and_comments() -> None:
+    text = (
+        "# TrainingArguments(beta=1)\nlora = LoraConfig(r=16)\n"
+        "args = trl.ORPOConfig(\n    beta=0.3,  # the paper's lambda, so it's small\n    output_dir='a, b',\n)\n"
+    )
+    done = convert(text, "train.py")
+    assert done.values["training"]["beta"] == 0.3
+    assert done.values["output_dir"] == "a, b"
+    assert {each.key for each in done.fates} == {"beta", "output_dir"}
 
 
 def test_the_built_in_templates_are_those_of_the_model_room() -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.axolotl_keys import DEAD, LEFT_OUT
 from orpo_cli.recipe.convert.draft import Draft, at
-from orpo_cli.recipe.convert.parts import DEAD_DROPOUT, add_trackers, keep_template
+from orpo_cli.recipe.convert.parts import (
+    DEAD_DROPOUT,
+    add_no_evaluation,
+    add_room_for_prompts,
+    add_trackers,
+    keep_template,
+)
 from orpo_cli.recipe.convert.training import add_defaults, ignore_all, keep_all_training, leave_out_all
 
 SAME = {  # axolotl's name: the recipe's path
@@ -224,9 +230,7 @@ def _lengths(draft: Draft) -> None:
         draft.add("dataset.drop_truncated", True, "axolotl leaves out pairs that are longer than sequence_len")
     else:
         draft.keep("excess_length_strategy", "dataset.drop_truncated", False)
-    if isinstance(length, int):
-        draft.add("dataset.truncation_mode", "drop", "axolotl never cuts a prompt")
-        draft.add("dataset.max_prompt_length", max(1, length - 1), "a prompt may fill sequence_len")
+    add_room_for_prompts(draft, length, "axolotl never cuts a prompt")
 
 
 def _beta(draft: Draft) -> None:
@@ -299,6 +303,8 @@ def _evaluation_and_saving(draft: Draft) -> None:
     draft.add("training.save_strategy", "epoch", "the default of axolotl")
     draft.keep("save_total_limit", "training.save_total_limit")
     draft.add("training.save_total_limit", 4, "the default of axolotl")
+    if at("training.eval_strategy") not in draft.values:
+        add_no_evaluation(draft, "axolotl")
     if at("dataset.eval") not in {path[:2] for path in draft.values}:
         for key, path in (("eval_strategy", "training.eval_strategy"), ("eval_steps", "training.eval_steps")):
             if at(path) in draft.values:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
-from orpo_cli.recipe.convert import axolotl, llama_factory, printed_config, trl
+from orpo_cli.recipe.convert import axolotl, llama_factory, ms_swift, printed_config, trl
 from orpo_cli.recipe.convert.draft import Draft, KeyFate, at
 from orpo_cli.recipe.convert.fitting import fit, nested
 from orpo_cli.recipe.convert.reading import Source, read_source
@@ -45,6 +46,8 @@ def convert(
     """
     source = read_source(text, file, wanted)
     draft = Draft(source.tool, dict(source.values), source.lines)
+    if source.is_shell:
+        _leave_to_the_shell(draft)
     _by_tool(draft, source, folders)
     draft.finish()
     _told(draft, MODEL, model, "given with --model")
@@ -66,10 +69,20 @@ def _by_tool(draft: Draft, source: Source, folders: Sequence[FilePath]) -> None:
         axolotl.convert(draft)
     elif source.tool == "llama-factory":
         llama_factory.convert(draft, folders)
+    elif source.tool == "ms-swift":
+        ms_swift.convert(draft)
     elif source.tool == "orpo-config":
         printed_config.convert(draft, source.class_name)
     else:
-        trl.convert(draft, dead_model_arguments=source.command.endswith("examples/scripts/orpo.py"))
+        trl.convert(draft, dead_model_arguments=source.script.endswith("examples/scripts/orpo.py"))
+
+
+def _leave_to_the_shell(draft: Draft) -> None:
+    """Values that only a shell could work out are left out before anything reads them."""
+    for key, value in list(draft.source.items()):
+        values = value if isinstance(value, list) else [value]
+        if any(isinstance(each, str) and re.search(r"\$[({A-Za-z_]", each) for each in values):
+            draft.settle(key, "left-out", None, "The shell works it out: write what comes of it.")
 
 
 def _told(draft: Draft, path: str, value: str | None, note: str) -> None:

@@ -21,12 +21,14 @@ WORDS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "fals
 
 
 def fit(draft: Draft, complete: Callable[[Draft], None]) -> None:
-    """Change ``draft`` until the recipe validates. ``complete`` puts in what a recipe cannot be without.
+    """Change ``draft`` until the recipe validates and says nothing in vain.
+
+    ``complete`` puts in what a recipe cannot be without.
 
     Raises RecipeError where a problem is in nothing that the source said, which would be a mistake of the converter.
     """
     complete(draft)
-    while problems := errors_of(nested(draft.values)):
+    while problems := _to_mend(nested(draft.values)):
         problem = problems[0]
         path = _culprit(draft, problem)
         if path is None:
@@ -44,15 +46,22 @@ def _reason(problem: Problem) -> str:
     return " ".join(part for part in parts if part)
 
 
-def errors_of(values: dict[str, Any]) -> list[Problem]:
-    """What is wrong with a recipe given as plain values; warnings are left to ``orpo validate``."""
+def _to_mend(values: dict[str, Any]) -> list[Problem]:
+    """The errors of a recipe given as plain values or, where it has none, the warnings of what would do nothing."""
+    found = problems_in(values)
+    errors = [problem for problem in found if problem.severity == "error"]
+    return errors or [problem for problem in found if problem.message.startswith("would do nothing")]
+
+
+def problems_in(values: dict[str, Any]) -> list[Problem]:
+    """What is wrong with a recipe given as plain values, and what is hardly meant."""
     values, _, notes = today(values)
     found = list(notes)
     try:
         found += broken_rules(Recipe.model_validate(values))
     except ValidationError as error:
         found += problems_of(error, values)
-    return [problem for problem in found if problem.severity == "error"]
+    return found
 
 
 def nested(values: Mapping[Path, Any]) -> dict[str, Any]:
@@ -95,7 +104,7 @@ def _retyped(draft: Draft, path: Path) -> bool:
     written = draft.values[path]
     for candidate in _candidates(written):
         draft.values[path] = candidate
-        if not any(_concerns(problem, dotted(path)) for problem in errors_of(nested(draft.values))):
+        if not any(_concerns(problem, dotted(path)) for problem in problems_in(nested(draft.values))):
             return True
     draft.values[path] = written
     return False
@@ -127,4 +136,4 @@ def _candidates(value: Any) -> Iterator[Any]:
 
 def _holds(draft: Draft, path: Path, value: Any) -> bool:
     """Whether the recipe would still validate with ``value`` at a ``path`` where it has nothing."""
-    return path not in draft.values and not errors_of(nested({**draft.values, path: value}))
+    return path not in draft.values and not _to_mend(nested({**draft.values, path: value}))

@@ -9,7 +9,7 @@ from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.draft import Draft, at
 from orpo_cli.recipe.convert.llama_factory_data import keep_datasets
 from orpo_cli.recipe.convert.llama_factory_keys import DEAD, LEFT_OUT
-from orpo_cli.recipe.convert.parts import BUILT_IN, DEAD_DROPOUT
+from orpo_cli.recipe.convert.parts import BUILT_IN, DEAD_DROPOUT, add_no_evaluation
 from orpo_cli.recipe.convert.training import add_defaults, ignore_all, keep_all_training, leave_out_all
 from orpo_cli.recipe.training_fields import TrainingFields
 
@@ -162,6 +162,8 @@ def _loss(draft: Draft) -> None:
 
 
 def _training(draft: Draft) -> None:
+    if not draft.has("eval_strategy") and not draft.has("evaluation_strategy"):
+        add_no_evaluation(draft, TOOL)
     if draft.peek("disable_gradient_checkpointing") is True:
         draft.keep("disable_gradient_checkpointing", "training.gradient_checkpointing", False)
     draft.leave_out("disable_gradient_checkpointing", "off")

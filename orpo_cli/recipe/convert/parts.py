@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from orpo_cli.recipe.convert.draft import Draft
 
@@ -30,6 +31,19 @@ def keep_template(draft: Draft, inline: str | None = None) -> None:
         )
     for key in ("chat_template", inline or ""):
         draft.join(key, "model.chat_template")
+
+
+def add_no_evaluation(draft: Draft, tool: str) -> None:
+    """Where there are held-out pairs and nobody says when to judge them: never, as in transformers."""
+    if any(path[:2] == ("dataset", "eval") for path in draft.values):
+        draft.add("training.eval_strategy", "no", f"{tool} does not use the held-out pairs without eval_strategy")
+
+
+def add_room_for_prompts(draft: Draft, length: Any, note: str) -> None:
+    """Prompts may fill ``length``, the longest pair in tokens, and one that is longer is left out instead of cut."""
+    if isinstance(length, int):
+        draft.add("dataset.truncation_mode", "drop", note)
+        draft.add("dataset.max_prompt_length", max(1, length - 1), f"room for the longest prompt; {note}")
 
 
 def add_trackers(draft: Draft, trackers: Sequence[tuple[str, str]], variables: Mapping[str, str]) -> None:

@@ -17,13 +17,13 @@ _BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">"}
 
 def is_printed(text: str) -> bool:
     """Whether ``text`` holds something like ``ORPOConfig(name=value, …)`` and is no YAML file that mentions one."""
-    call = _CALL.search(text)
+    call = _call(text)
     return call is not None and _NAME.match(text, call.end()) is not None
 
 
 def printed_arguments(text: str) -> dict[str, Any]:
-    """The arguments of the first configuration in ``text``. A value that is no Python is kept as text."""
-    call = _CALL.search(text)
+    """The arguments of the ORPOConfig, else the first configuration, in ``text``. A value that is no Python is kept as text."""
+    call = _call(text)
     if call is None:
         return {}
     return _arguments(text[call.end() :])
@@ -31,8 +31,19 @@ def printed_arguments(text: str) -> dict[str, Any]:
 
 def class_name(text: str) -> str:
     """The name of the class that was printed: ``ORPOConfig``."""
-    call = _CALL.search(text)
+    call = _call(text)
     return call.group().rstrip("( \n\t").rpartition(".")[2] if call else ""
+
+
+def _call(text: str) -> re.Match[str] | None:
+    """The call that matters, outside comments of a line."""
+    calls = [each for each in _CALL.finditer(text) if not _in_comment(text, each.start())]
+    mine = [each for each in calls if each.group().rstrip("( \n\t").endswith("ORPOConfig")]
+    return next(iter(mine or calls), None)
+
+
+def _in_comment(text: str, position: int) -> bool:
+    return text[text.rfind("\n", 0, position) + 1 : position].lstrip().startswith("#")
 
 
 def _arguments(text: str) -> dict[str, Any]:

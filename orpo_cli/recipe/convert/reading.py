@@ -12,11 +12,12 @@ from orpo_cli.recipe.convert.printed import class_name, is_printed, printed_argu
 from orpo_cli.recipe.tree import dotted, plain, walk
 from orpo_cli.recipe.yaml_source import read_yaml
 
-Tool = Literal["axolotl", "llama-factory", "alignment-handbook", "trl", "orpo-config"]
+Tool = Literal["axolotl", "llama-factory", "alignment-handbook", "trl", "ms-swift", "orpo-config"]
 TOOLS: tuple[str, ...] = get_args(Tool)
 
 # Keys that only one tool has. A file is the tool's whose key comes first here.
 _MARKS: tuple[tuple[str, Tool], ...] = (
+    ("rlhf_type", "ms-swift"),
     ("base_model", "axolotl"),
     ("micro_batch_size", "axolotl"),
     ("sequence_len", "axolotl"),
@@ -40,7 +41,8 @@ class Source:
     values: dict[str, Any]
     lines: Mapping[str, int] = field(default_factory=dict)
     class_name: str = ""  # of a printed configuration
-    command: str = ""  # the script that a shell command runs
+    is_shell: bool = False
+    script: str = ""  # the Python file that a shell command runs
 
 
 def read_source(text: str, file: str, wanted: str = "auto") -> Source:
@@ -52,18 +54,19 @@ def read_source(text: str, file: str, wanted: str = "auto") -> Source:
         return Source("orpo-config", printed_arguments(text), class_name=class_name(text))
     if wanted == "orpo-config":
         raise UsageError(f"{file}: holds no printed ORPOConfig(...).", remedy="Leave out --from to have it recognised.")
-    if is_command(text):
-        values, lines, command = _command(text, file)
+    is_shell, script = is_command(text), ""
+    if is_shell:
+        values, lines, script = _command(text, file)
     else:
         tree = read_yaml(text, file)
         values = plain(tree)
-        lines, command = {dotted(path): node.origin.line or 1 for path, node in walk(tree)}, ""
+        lines = {dotted(path): node.origin.line or 1 for path, node in walk(tree)}
     found = _recognised(values)
     if wanted != "auto":
-        return Source(next(name for name in get_args(Tool) if name == wanted), values, lines, command=command)
+        found = next(name for name in get_args(Tool) if name == wanted)
     if found is None:
         raise UsageError(f"{file}: not recognised as a configuration of {', '.join(TOOLS)}.", remedy=_remedy(values))
-    return Source(found, values, lines, command=command)
+    return Source(found, values, lines, is_shell=is_shell, script=script)
 
 
 def _command(text: str, file: str) -> tuple[dict[str, Any], dict[str, int], str]:

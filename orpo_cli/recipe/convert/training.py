@@ -66,7 +66,9 @@ def without_removal(remedy: str | None) -> str:
 def add_defaults(draft: Draft, defaults: Mapping[str, Any], tool: str) -> None:
     """Write the tool's own defaults where the plan would decide otherwise and the source is silent."""
     for path, value in defaults.items():
-        draft.add(path, value, f"the default of {tool}")
+        written = draft.fates.get(path.rpartition(".")[2])
+        if written is None or written.fate != "left-out":  # else the plan decides: the default it never was
+            draft.add(path, value, f"the default of {tool}")
 
 
 def leave_out_all(draft: Draft, reasons: Mapping[str, str]) -> None:

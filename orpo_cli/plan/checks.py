@@ -6,6 +6,7 @@ Like the rules of a recipe, each is a function that yields a Problem whose code 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from orpo_cli.errors import Problem
@@ -13,6 +14,7 @@ from orpo_cli.plan.defaults import for_size
 from orpo_cli.plan.facts import ModelFacts
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.load import LoadedRecipe
+from orpo_cli.recipe.rules.model import NO_REVISION, revision_of_a_file
 
 FAR = 10  # times the default; what the sources of plan.defaults use lies within
 OTHER_SCALES = ("sgd", "lion", "adagrad", "rmsprop", "lomo", "adalomo")  # optimizers whose learning rates differ
@@ -26,6 +28,7 @@ def plan_problems(plan: Plan, loaded: LoadedRecipe, facts: ModelFacts | None) ->
     """Every problem of ``plan``, with the file and line that it comes from."""
     found = (
         *_prompt_fills_length(plan),
+        *_revision_of_a_folder(plan, loaded),
         *_learning_rate(plan, loaded, facts),
         *_beyond_positions(plan, loaded, facts),
         *_planned_otherwise(plan, loaded),
@@ -43,6 +46,13 @@ def _prompt_fills_length(plan: Plan) -> Iterator[Problem]:
             "dataset.max_prompt_length",
             remedy="Make it smaller than training.max_length, or raise that.",
         )
+
+
+def _revision_of_a_folder(plan: Plan, loaded: LoadedRecipe) -> Iterator[Problem]:
+    """The rule of the recipe, where the name turned out to be that of a folder."""
+    on_disk = Path(plan.model.model_name_or_path).is_absolute()
+    if on_disk and plan.model.model_revision != "main" and not list(revision_of_a_file(loaded.recipe)):
+        yield Problem("revision-unused", NO_REVISION, "model.model_revision", remedy="Remove it.")
 
 
 def _learning_rate(plan: Plan, loaded: LoadedRecipe, facts: ModelFacts | None) -> Iterator[Problem]:

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orpo_cli.recipe.convert.draft import Draft
+from orpo_cli.recipe.rules.model import CHAT_TEMPLATES
 
-BUILT_IN = frozenset(
-    {"chatml", "zephyr", "llama3", "mistral", "gemma", "phi3"}
-)  # chat templates that come with this tool
+BUILT_IN = frozenset(CHAT_TEMPLATES)
 DEAD_DROPOUT = "It did nothing there: trl's disable_dropout, on by default, sets it to zero."
 
 

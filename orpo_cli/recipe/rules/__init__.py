@@ -17,6 +17,7 @@ from orpo_cli.recipe.rules import (
     evaluation_and_saving,
     hub,
     memory,
+    model,
     not_yet,
     optimizer,
     precision,
@@ -27,6 +28,7 @@ from orpo_cli.recipe.rules import (
 from orpo_cli.recipe.schema import Recipe
 
 TOPICS = (
+    model,
     precision,
     quantization,
     adapter,

@@ -135,3 +135,10 @@ def test_what_the_machine_lacks_is_named(
 ) -> None:
     plan, _ = made(tmp_path, machine, LARGE, training=training)
     assert [each.code for each in shortages(plan, machine)] == ([code] if code else [])
+
+
+def test_a_revision_of_a_folder_is_an_error_once_the_folder_is_found(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    with pytest.raises(RecipeError, match="only a model of the hub has revisions"):
+        said(tmp_path, model={"model_name_or_path": "a/b", "model_revision": "v1"})
+    assert said(tmp_path, model={"model_name_or_path": "a/c", "model_revision": "v1"}) == []

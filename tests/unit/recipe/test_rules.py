@@ -11,7 +11,7 @@ import yaml
 
 from orpo_cli.errors import Problem, RecipeError
 from orpo_cli.recipe.load import load_recipe
-from orpo_cli.recipe.rules import evaluation_and_saving, optimizer, schedule, tracking
+from orpo_cli.recipe.rules import evaluation_and_saving, model, optimizer, schedule, tracking
 from orpo_cli.recipe.rules.batches import ACCELERATOR_CONFIG
 from orpo_cli.recipe.rules.hub import REPO_ID, well_formed_repository
 from orpo_cli.recipe.schema import Recipe
@@ -161,6 +161,12 @@ def test_sources_that_overlap_and_that_do_not(
         ({"model": {**MODEL, "dtype": "bfloat16"}, "lora": {}, "training": {"fp16": True}}, set()),
         ({"lora": {"target_modules": "all-linear", "exclude_modules": "(lm_head"}}, {("target-pattern", "lora.exclude_modules")}),
         ({"lora": {"lora_dropout": 0.1}}, set()),
+        ({"model": {**MODEL, "chat_template": "tokeniser"}}, {("unknown-template", "model.chat_template")}),
+        ({"model": {**MODEL, "chat_template": "phi3"}}, set()),
+        ({"model": {**MODEL, "chat_template": "my.jinja"}}, set()),
+        ({"model": {**MODEL, "chat_template": "{{ messages }}"}}, set()),
+        ({"model": {"model_name_or_path": "x.gguf", "model_revision": "v1"}}, {("revision-unused", "model.model_revision")}),
+        ({"model": {**MODEL, "model_revision": "v1"}}, set()),
         ({"lora": {"lora_dropout": 0.0}, "training": {"disable_dropout": True}}, set()),
         ({"training": {"eval_on_start": True}}, {("no-eval-data", "training.eval_on_start")}),
         ({"training": {"eval_strategy": "no"}}, set()),
@@ -232,6 +238,12 @@ def test_the_schedules_without_what_they_need_are_refused_by_the_library_too() -
             group = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
             with pytest.raises((ValueError, TypeError)):
                 get_scheduler(name, group, 1, 10, arguments)
+
+
+def test_the_templates_are_those_that_are_built_in() -> None:
+    from orpo_cli.model.templates import BUILT_IN
+
+    assert tuple(BUILT_IN) == model.CHAT_TEMPLATES
 
 
 def test_the_trackers_are_the_librarys() -> None:

@@ -158,7 +158,7 @@ def _merge_into(folder: Path, target: MergeTarget, record: MergeRecord, note: No
     own = run_prompts(target.rundir.read_plan(), tokenizer) if target.rundir else []
     prompts = general + own
     note(f"loading {target.section.model_name_or_path}")
-    model, trained = _base(target, prompts, record.computed_in)
+    model, trained = _base(target, tokenizer, prompts, record.computed_in)
     tuned = attach(model, target.adapter)
     refuse_what_merges_wrong(tuned)
     reference = logits_of(tuned, prompts)
@@ -196,7 +196,9 @@ def _merge_into(folder: Path, target: MergeTarget, record: MergeRecord, note: No
     return record
 
 
-def _base(target: MergeTarget, prompts: list[Tensor], dtype: str) -> tuple[PreTrainedModel, list[Tensor] | None]:
+def _base(
+    target: MergeTarget, tokenizer: PreTrainedTokenizerBase, prompts: list[Tensor], dtype: str
+) -> tuple[PreTrainedModel, list[Tensor] | None]:
     """The base in ``dtype`` on the CPU; and where it was quantized, the logits of the adapter on it as quantized.
 
     It is loaded in the type that it was trained on and widened after: training never saw what that type rounds away.
@@ -204,10 +206,12 @@ def _base(target: MergeTarget, prompts: list[Tensor], dtype: str) -> tuple[PreTr
     import torch
 
     from orpo_cli.model.base import load_base
+    from orpo_cli.model.vocabulary import grow
 
     cuda = target.quantization is not None and target.device == "cuda" and torch.cuda.is_available()
     section = target.section if cuda else _on_cpu(target.section)
     model = load_base(section, target.quantization, "cuda" if cuda else "cpu")
+    grow(model, tokenizer)
     trained = None
     if getattr(model, "hf_quantizer", None) is not None:
         tuned = attach(model, target.adapter)

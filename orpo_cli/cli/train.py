@@ -107,6 +107,7 @@ def train_run(
     from orpo_cli.data.prepare import prepare
     from orpo_cli.model.base import load_base
     from orpo_cli.model.tokenizer import load_tokenizer
+    from orpo_cli.model.vocabulary import grow
     from orpo_cli.report.progress import TrainingDisplay
     from orpo_cli.training.provenance import provenance
     from orpo_cli.training.train import train
@@ -131,6 +132,7 @@ def train_run(
             data = data.shortest(shortest)
             console.note(f"training on the {len(data.train)} shortest pairs")
         model = load_base(plan.model, plan.quantization, plan.device)
+        grow(model, tokenizer)
         rundir.write_run(**provenance(model, data.report))
     except BaseException:
         if checkpoint is None:

@@ -62,9 +62,12 @@ class Subject:
     @cached_property
     def _separate_base(self) -> PreTrainedModel:
         from orpo_cli.model.base import load_base
+        from orpo_cli.model.vocabulary import grow
 
         assert self.plan is not None, "only a run has a base"
-        return load_base(self.plan.model, self.plan.quantization, self.plan.device)
+        base = load_base(self.plan.model, self.plan.quantization, self.plan.device)
+        grow(base, self.tokenizer)
+        return base
 
 
 def open_subject(name: str, *, chat_template: str | None, note: Callable[[str], None]) -> Subject:

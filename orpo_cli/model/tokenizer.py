@@ -10,6 +10,7 @@ from orpo_cli.errors import UsageError
 from orpo_cli.model.base import files_of, hub_options
 from orpo_cli.model.loading import explained
 from orpo_cli.model.templates import BUILT_IN
+from orpo_cli.model.vocabulary import add_tokens
 from orpo_cli.recipe.schema import ModelSection
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ def load_tokenizer(section: ModelSection, note: Callable[[str], None] | None = N
         tokenizer = AutoTokenizer.from_pretrained(files_of(section), **hub_options(section))
     if section.chat_template != "tokenizer":
         tokenizer.chat_template = chat_template(section.chat_template)
+    new = add_tokens(tokenizer, section.add_special_tokens)
+    if note is not None and new:
+        note(f"added to the vocabulary, and trained: {', '.join(new)}")
     has_padding = tokenizer.pad_token is not None
     tokenizer = _ready(tokenizer)
     if note is not None and not has_padding:

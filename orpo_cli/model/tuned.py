@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from orpo_cli.model.base import load_base
 from orpo_cli.model.tokenizer import saved_tokenizer
+from orpo_cli.model.vocabulary import grow
 from orpo_cli.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def load_tuned(rundir: RunDir) -> tuple[PreTrainedModel | PeftModel, PreTrainedT
     from peft import PeftModel
 
     base = load_base(plan.model, plan.quantization, plan.device)
+    grow(base, tokenizer)
     model = PeftModel.from_pretrained(base, result)
     model.eval()
     return model, tokenizer

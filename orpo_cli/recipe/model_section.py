@@ -32,6 +32,12 @@ class ModelSection(Section):
         description="`tokenizer` for the tokenizer's own, a built-in name (chatml, zephyr, llama3, mistral, gemma), "
         "the path of a .jinja file, or the Jinja template itself.",
     )
+    add_special_tokens: list[str] = Field(
+        [],
+        description="Tokens that the template writes and the model lacks: they are added, and their embeddings trained. "
+        "None are added otherwise.",
+        examples=[["<|im_start|>", "<|im_end|>"]],
+    )
 
 
 class QuantizationSection(Section):

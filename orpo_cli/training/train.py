@@ -124,7 +124,8 @@ def save_result(model: Any, tokenizer: PreTrainedTokenizerBase, plan: Plan, rund
     for config in model.peft_config.values():  # of a GGUF file, peft would name our cache
         config.base_model_name_or_path = plan.model.model_name_or_path
     with appearing_whole(rundir.adapter) as folder:
-        model.save_pretrained(folder)
+        # of a grown vocabulary the adapter holds the new rows; peft would add all the others
+        model.save_pretrained(folder, save_embedding_layers=False if plan.model.add_special_tokens else "auto")
         tokenizer.save_pretrained(folder)
         base = model.get_base_model()
         settle_generation_config(base, tokenizer, ends)

@@ -29,6 +29,7 @@ from torch.nn.functional import cross_entropy
 
 from orpo_cli.errors import MachineError, RunError, UsageError
 from orpo_cli.model.packing import why_not_packed
+from orpo_cli.model.vocabulary import trained_rows
 from orpo_cli.plan.plan import Plan
 
 with warnings.catch_warnings():
@@ -166,6 +167,9 @@ def make_trainer(
     lora = None
     if plan.lora is not None:
         values = {name: value for name, value in plan.lora.model_dump().items() if value is not None}
+        if added := plan.model.add_special_tokens:
+            asked = values.get("trainable_token_indices")
+            values["trainable_token_indices"] = trained_rows(model, tokenizer, added, asked)
         lora = LoraConfig(task_type="CAUSAL_LM", **values)
     own = {"loss_on_prompt": plan.training.get("loss_on_prompt", True)}
     values = {name: value for name, value in plan.training.items() if name not in (*own, "logging_dir")}

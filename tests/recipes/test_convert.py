@@ -269,6 +269,18 @@ def test_an_orpo_config_is_found_among_other_configurations_and_comments() -> No
     assert {each.key for each in done.fates} == {"beta", "output_dir"}
 
 
+def test_python_that_yaml_has_no_kind_for_is_dealt_with(tmp_path: Path) -> None:
+    text = (
+        "ORPOConfig(report_to=('wandb', 'tensorboard'), debug={'b', 'a'}, seed=10**3, data_seed=1" + "0" * 40 + ", "
+        "run_name=b'x', lr_scheduler_kwargs={1: 2j}, learning_rate=float('inf'), optim=OptimizerNames(…), beta=0.1)"
+    )
+    done = convert(text, "x.txt")
+    assert done.values["training"]["report_to"] == ["wandb", "tensorboard"]
+    assert {fate(done, "seed"), fate(done, "data_seed"), fate(done, "optim")} == {"left-out"}
+    (tmp_path / "x.yaml").write_text(done.text)
+    load_recipe(str(tmp_path / "x.yaml"))
+
+
 def test_the_built_in_templates_are_those_of_the_model_room() -> None:
     from orpo_cli.model import templates
 

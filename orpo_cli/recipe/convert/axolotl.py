@@ -177,6 +177,7 @@ def _sources(draft: Draft, key: str, path: str) -> None:
     """A list of datasets; one stands as a mapping, several as a list."""
     listed = draft.peek(key)
     if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
+        draft.leave_out(key, "It is no list of datasets, each with a path.")
         return
     draft.settle(key, "kept", at(path))
     for index, entry in enumerate(listed):
@@ -245,6 +246,7 @@ def _beta(draft: Draft) -> None:
             else:
                 note = "It belongs to methods that sample answers."
                 draft.record(f"trl.{name}", value, "empty" if value is None else "left-out", None, note)
+    draft.leave_out("trl", "It is no mapping.")
     for key, before in (("rl_beta", "trl.beta"), ("orpo_alpha", "trl.beta or rl_beta")):
         if at("training.beta") in draft.values:
             draft.ignore(key, f"axolotl takes {before} first.")

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from orpo_cli.recipe.rules.secrets import SECRETS, kind_of_secret
 from orpo_cli.recipe.tree import Path
 
 Fate = Literal["kept", "ignored", "left-out", "unknown", "empty"]
+HIDDEN = "(a secret, not repeated)"
 _SECRET_NAME = re.compile(r"(?:^|hub_|hf_|auth_|access_)token$|api_?key|secret|password|webhook", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"\bhf_[A-Za-z0-9]{10,}")
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Draft:
         place = at(path)
         if place not in self.values:
             self.values[place] = value
-            self.additions[place] = Addition(note, todo)
+            self.additions[place] = Addition(masked(note), todo)
 
     def withdraw(self, path: Path, note: str) -> None:
         """Take back the value at ``path``: its keys are left out, for the reason ``note``."""
@@ -127,6 +128,7 @@ class Draft:
     ) -> None:
         """Note the fate of a key, also of one inside another (``datasets[0].type``)."""
         value = _without_secrets(key, value)
+        note = masked(note) if note else note
         self.fates[key] = KeyFate(key, value, fate, path, note, self.lines.get(key), offer)
 
     def finish(self) -> None:
@@ -150,6 +152,13 @@ def _without_secrets(key: str, value: Any) -> Any:
         return {name: _without_secrets(str(name), inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [_without_secrets(key, inner) for inner in value]
-    if isinstance(value, str) and value and (_SECRET_NAME.search(key) or _SECRET_VALUE.search(value)):
-        return "(a secret, not repeated)"
+    if isinstance(value, str) and value and (_SECRET_NAME.search(key) or kind_of_secret(value)):
+        return HIDDEN
     return value
+
+
+def masked(text: str) -> str:
+    """``text`` without what looks like a secret in it."""
+    for pattern in SECRETS.values():
+        text = pattern.sub(HIDDEN, text)
+    return text

@@ -12,6 +12,7 @@ from orpo_cli.recipe.convert.draft import Draft
 from orpo_cli.recipe.convert.training import without_removal
 from orpo_cli.recipe.explain import problems_of
 from orpo_cli.recipe.rules import broken_rules
+from orpo_cli.recipe.rules.secrets import written_secrets
 from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.translation import today
 from orpo_cli.recipe.tree import Path, dotted
@@ -55,8 +56,9 @@ def _to_mend(values: dict[str, Any]) -> list[Problem]:
 
 def problems_in(values: dict[str, Any]) -> list[Problem]:
     """What is wrong with a recipe given as plain values, and what is hardly meant."""
+    secrets = list(written_secrets(values))
     values, _, notes = today(values)
-    found = list(notes)
+    found = [*secrets, *notes]
     try:
         found += broken_rules(Recipe.model_validate(values))
     except ValidationError as error:

@@ -76,11 +76,11 @@ def _method(draft: Draft) -> None:
 
 
 def _model(draft: Draft) -> None:
-    attention = draft.peek("flash_attn")
+    attention = str(draft.peek("flash_attn"))
     if attention in ATTENTION:
         draft.keep("flash_attn", "model.attn_implementation", ATTENTION[attention])
     draft.leave_out("flash_attn", "Attention is chosen for the machine, or by model.attn_implementation.")
-    template = draft.peek("template")
+    template = str(draft.peek("template"))
     if TEMPLATES.get(template, template) in BUILT_IN:
         draft.keep("template", "model.chat_template", TEMPLATES.get(template, template))
     draft.leave_out(

@@ -8,7 +8,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from orpo_cli.errors import UsageError
-from orpo_cli.recipe.convert.draft import Draft, at
+from orpo_cli.recipe.convert.draft import Draft, at, masked
 
 # Pairs on the hub that LLaMA-Factory's own dataset_info.json names: (path, subset, our columns).
 OWN: Mapping[str, dict[str, Any]] = {
@@ -76,8 +76,9 @@ def _keep(draft: Draft, key: str, path: str, known: Mapping[str, dict[str, Any]]
     """Sources of one key; returns how many."""
     named = draft.peek(key)
     names = [part.strip() for part in named.split(",")] if isinstance(named, str) else named
-    if not isinstance(names, list) or not names:
+    if named is None or named in ([], ""):
         return 0
+    names = names if isinstance(names, list) else [names]
     places = [path if len(names) == 1 else f"{path}.{index}" for index in range(len(names))]
     for name, place in zip(map(str, names), places, strict=True):
         _source(draft, key, name, place, known.get(name), limit)
@@ -90,7 +91,7 @@ def _source(draft: Draft, key: str, name: str, place: str, entry: Mapping[str, A
     count = limit if limit is not None else (entry or {}).get("num_samples")
     if entry is None or not (entry.get("hf_hub_url") or entry.get("file_name")):
         note = f"what {key} `{name}` stands for: its entry in dataset_info.json is not found, or not on the hub"
-        draft.add(f"{place}.path", f"TODO/{name}", note, todo=True)
+        draft.add(f"{place}.path", f"TODO/{masked(name)}", note, todo=True)
     elif entry.get("hf_hub_url"):
         draft.add(f"{place}.path", entry["hf_hub_url"], f"{key}: {name}")
         for theirs, ours in (("subset", "name"), ("split", "split")):

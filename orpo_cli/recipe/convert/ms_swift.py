@@ -98,11 +98,11 @@ def convert(draft: Draft) -> None:
 
 
 def _model(draft: Draft) -> None:
-    attention = draft.peek("attn_impl")
+    attention = str(draft.peek("attn_impl"))
     if attention in ATTENTION:
         draft.keep("attn_impl", "model.attn_implementation", ATTENTION[attention])
     draft.leave_out("attn_impl", "Attention is chosen for the machine, or by model.attn_implementation.")
-    if draft.peek("template") in BUILT_IN:
+    if str(draft.peek("template")) in BUILT_IN:
         draft.keep("template", "model.chat_template")
     draft.leave_out("template", "The tokenizer's own template is used; model.chat_template names another.")
     bits, method = draft.peek("quant_bits"), draft.peek("quant_method")
@@ -202,7 +202,7 @@ def _defaults(draft: Draft) -> None:
     lora = any(path[0] == "lora" for path in draft.values)
     draft.add("training.learning_rate", 1e-4 if lora else 1e-5, f"the default of {TOOL}")
     add_defaults(draft, DEFAULTS, TOOL)
-    batch = draft.values[at("training.per_device_train_batch_size")]
+    batch = draft.values.get(at("training.per_device_train_batch_size"))
     if isinstance(batch, int) and batch > 0 and "gradient_accumulation_steps" not in draft.fates:
         note = f"the default of {TOOL}: 16 pairs a step, on one device"
         draft.add("training.gradient_accumulation_steps", max(1, -(-16 // batch)), note)

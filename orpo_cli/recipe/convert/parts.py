@@ -18,7 +18,7 @@ def keep_template(draft: Draft, inline: str | None = None) -> None:
     if inline is not None and draft.has(inline):
         draft.keep(inline, "model.chat_template")
         draft.join("chat_template", "model.chat_template")
-    elif name in BUILT_IN or (isinstance(name, str) and ("{%" in name or "{{" in name)):
+    elif isinstance(name, str) and (name in BUILT_IN or "{%" in name or "{{" in name):
         draft.keep("chat_template", "model.chat_template")
     elif isinstance(name, str) and name.startswith("tokenizer_default"):
         draft.keep("chat_template", "model.chat_template", "tokenizer")

@@ -6,6 +6,8 @@ import ast
 import re
 from typing import Any
 
+from orpo_cli.recipe.yaml_source import MAX_INT
+
 _CALL = re.compile(r"\b(?:[A-Za-z_]\w*\.)*\w*(?:Config|Arguments)\s*\(")
 _NAME = re.compile(r"\s*([A-Za-z_]\w*)\s*=")
 _ENUM = re.compile(r"^<[\w.]+:\s*(.+)>$", re.DOTALL)  # <IntervalStrategy.NO: 'no'>
@@ -97,6 +99,18 @@ def _opens_angle(text: str, position: int) -> bool:
     return re.match(r"<[A-Za-z_][\w.]*(?::[^\n]*)?>", text[position:]) is not None
 
 
+def _plain(value: Any) -> Any:
+    """``value`` as YAML has it: tuples and sets are lists, and what it has no kind for is text."""
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, set):
+        return sorted(map(str, value))
+    fits = value is None or isinstance(value, str | bool | float) or (isinstance(value, int) and abs(value) <= MAX_INT)
+    return value if fits else repr(value)
+
+
 def _value(text: str) -> Any:
     if enum := _ENUM.match(text):
         return _value(enum.group(1))
@@ -105,7 +119,7 @@ def _value(text: str) -> Any:
     if _HIDDEN.match(text):
         return None
     try:
-        return ast.literal_eval(text)
+        return _plain(ast.literal_eval(text))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         pass
     if inner := _INNER.match(text):  # AcceleratorConfig(split_batches=False), device(type='cpu')

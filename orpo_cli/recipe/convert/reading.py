@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -10,7 +10,7 @@ from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.command_line import command_words, flags, is_command
 from orpo_cli.recipe.convert.printed import class_name, is_printed, printed_arguments
 from orpo_cli.recipe.tree import dotted, plain, walk
-from orpo_cli.recipe.yaml_source import read_yaml
+from orpo_cli.recipe.yaml_source import NO_TEXT, read_yaml
 
 Tool = Literal["axolotl", "llama-factory", "alignment-handbook", "trl", "ms-swift", "orpo-config"]
 TOOLS: tuple[str, ...] = get_args(Tool)
@@ -50,6 +50,21 @@ def read_source(text: str, file: str, wanted: str = "auto") -> Source:
 
     Raises RecipeError where it is no valid YAML, UsageError where it is not of the tool wanted or of none that is known.
     """
+    source = _read(text, file, wanted)
+    if found := NO_TEXT.search(text) or next((hit for hit in map(NO_TEXT.search, _texts(source.values)) if hit), None):
+        raise UsageError(f"{file}: holds {found.group()!r}, which no text has.", remedy="Remove it.")
+    return source
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple | set):
+        for inner in value.items() if isinstance(value, dict) else value:
+            yield from _texts(inner)
+
+
+def _read(text: str, file: str, wanted: str) -> Source:
     if is_printed(text) and wanted in ("auto", "orpo-config"):
         return Source("orpo-config", printed_arguments(text), class_name=class_name(text))
     if wanted == "orpo-config":

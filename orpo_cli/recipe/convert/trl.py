@@ -126,6 +126,8 @@ def _data(draft: Draft) -> None:
         _mixer(draft, evaluates)
     elif isinstance(draft.peek("dataset_mixture"), dict):
         _mixture(draft)
+    for key in ("dataset_mixer", "dataset_mixture"):
+        draft.leave_out(key, "dataset_name is given, or it is no mapping.")
     for key in ("dataset_config", "dataset_train_split", "dataset_test_split", "dataset_splits", "dataset_configs"):
         draft.leave_out(key, "It goes with a dataset that is not named.")
 

@@ -18,7 +18,7 @@ _EMPTY = ("Empty, or off with nothing to switch off here", "At the library's def
 def recipe_text(draft: Draft, file: str) -> str:
     """The recipe as YAML with comments."""
     head = [
-        f"# Converted from {file} ({draft.tool}) by `orpo convert`. Beside a value stands what it was called there."
+        f"# Converted from {_on_one_line(file)} ({draft.tool}) by `orpo convert`. Beside a value stands what it was called there."
     ]
     parts = ["\n".join([*head, *(line for remark in draft.remarks for line in _wrapped(remark, ""))])]
     offered = [fate.path for fate in draft.fates.values() if fate.fate == "ignored" and fate.path is not None]
@@ -72,8 +72,8 @@ def _comment(draft: Draft, path: Path, fates: Iterable[KeyFate]) -> str:
     kept = [fate for fate in fates if fate.fate == "kept"]
     added = draft.additions.get(path)
     if added is not None:
-        return f"TODO: {added.note}" if added.todo else added.note
-    return "; ".join(part for fate in kept if (part := _called(fate)))
+        return _on_one_line(f"TODO: {added.note}" if added.todo else added.note)
+    return _on_one_line("; ".join(part for fate in kept if (part := _called(fate))))
 
 
 def _called(fate: KeyFate) -> str:
@@ -110,11 +110,16 @@ def _entries(fates: list[KeyFate]) -> list[str]:
     for note in dict.fromkeys(fate.note for fate in fates):
         for fate in fates:
             if fate.note == note:
-                shown = " ".join(inline(fate.value).split())
-                lines.append(f"#   {fate.key}: {shown if len(shown) <= 70 else shown[:69] + '…'}")
+                shown = _on_one_line(inline(fate.value))
+                lines.append(f"#   {_on_one_line(fate.key)}: {shown if len(shown) <= 70 else shown[:69] + '…'}")
         lines += _wrapped(note, "", "#     ") if note else []
     return lines
 
 
+def _on_one_line(text: str) -> str:
+    """``text`` as a comment can hold it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+
+
 def _wrapped(text: str, indent: str, start: str = "# ") -> list[str]:
-    return [indent + start + line for line in textwrap.wrap(text, WIDTH - len(indent) - len(start))]
+    return [indent + start + line for line in textwrap.wrap(_on_one_line(text), WIDTH - len(indent) - len(start))]

@@ -1,0 +1,116 @@
+"""orpo convert on configurations that nobody wrote: random values under every key that a tool has, and damaged files."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orpo_cli.errors import UsageError
+from orpo_cli.recipe.convert import (
+    axolotl,
+    axolotl_keys,
+    llama_factory,
+    llama_factory_keys,
+    ms_swift,
+    trl,
+)
+from orpo_cli.recipe.convert.convert import convert
+from orpo_cli.recipe.load import load_recipe
+from orpo_cli.recipe.training_fields import TrainingFields
+from orpo_cli.recipe.translation import FATES
+
+EXAMPLES = sorted(path for path in (Path(__file__).parent / "convert").iterdir() if "values" not in path.name)
+TOKEN = "hf_" + "a" * 24
+
+
+def words(reasons: Mapping[str, str]) -> list[str]:
+    return [key for keys in reasons.values() for key in keys.split()]
+
+
+TRAINING = [*TrainingFields.model_fields, *FATES]
+TOOLS: dict[str, tuple[dict[str, str], list[str], str]] = {  # what it needs, the keys of its tables, those of its code
+    "axolotl": (
+        {"base_model": "a/b", "rl": "orpo"},
+        [*axolotl.SAME, *words(axolotl_keys.DEAD), *words(axolotl_keys.LEFT_OUT), *axolotl.ATTENTION],
+        "adapter load_in_4bit load_in_8bit lora_dropout lora_target_modules lora_target_linear peft bnb_config_kwargs "
+        "attn_implementation tokenizer_config chat_template chat_template_jinja special_tokens datasets test_datasets "
+        "val_set_size sequence_len excess_length_strategy orpo_alpha rl_beta trl batch_size evals_per_epoch "
+        "saves_per_epoch wandb_project use_wandb wandb_name use_mlflow bfloat16 group_by_length model_config",
+    ),
+    "llama-factory": (
+        {"model_name_or_path": "a/b", "stage": "orpo", "dataset": "orca_pairs"},
+        [*llama_factory.SAME, *llama_factory.LORA, *words(llama_factory_keys.DEAD), *words(llama_factory_keys.LEFT_OUT)],
+        "flash_attn template pure_bf16 quantization_bit quantization_method quantization_type double_quantization "
+        "finetuning_type lora_target lora_dropout pissa_init pissa_iter eval_dataset dataset_dir max_samples val_size "
+        "mix_strategy interleave_probs pref_beta pref_ftx use_reentrant_gc disable_gradient_checkpointing",
+    ),
+    "trl": (
+        {"model_name_or_path": "a/b", "dataset_name": "c/d"},
+        [*trl.MODEL, *trl.QUANTIZATION, *trl.LORA, *words(trl.LEFT_OUT)],
+        "use_peft lora_dropout chat_template dataset_config dataset_train_split dataset_test_split dataset_splits "
+        "dataset_configs dataset_mixer dataset_mixture gradient_checkpointing_use_reentrant",
+    ),
+    "ms-swift": (
+        {"model": "a/b", "rlhf_type": "orpo", "dataset": "c/d"},
+        [*ms_swift.SAME, *ms_swift.LORA, *words(ms_swift.DEAD), *words(ms_swift.LEFT_OUT)],
+        "attn_impl template quant_bits quant_method bnb_4bit_quant_type tuner_type target_modules init_weights "
+        "lora_dropout val_dataset columns split_dataset_ratio max_length truncation_strategy",
+    ),
+}  # fmt: skip
+VALUES: tuple[Any, ...] = (
+    True, False, None, 0, 1, 4, 8, 16, 0.5, 1e-5, -1, float("nan"), "steps", "epoch", "no", "auto", "lora", "qlora", "full",
+    "x", "5e-6", "yes", "bfloat16", "wandb", "adamw_torch", "cosine", "chatml", TOKEN, "${X}", "two\nlines", "ä: '"#",
+    "x\u2028y", "a\x85b", "z # y", "2024-01-01", ["a", "b"], [1, 2], [], {}, {"a": 1}, {"use_reentrant": True},
+    [{"path": "p/q", "type": "chat_template.argilla"}],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_whatever_stands_under_its_keys_no_key_is_lost_and_the_recipe_validates(tool: str, tmp_path: Path) -> None:
+    draw = random.Random(tool)
+    head, keys, others = TOOLS[tool]
+    file = tmp_path / "x.yaml"
+    for _ in range(120):
+        chosen = draw.sample(
+            [key for key in [*keys, *others.split(), *TRAINING] if key not in head], draw.randint(1, 25)
+        )
+        values = {**head, **{key: draw.choice(VALUES) for key in chosen}}
+        done = convert(yaml.safe_dump(values, allow_unicode=True), "x.yml", wanted=tool)
+        file.write_text(done.text, encoding="utf-8")
+        loaded = load_recipe(str(file))
+        fates = {each.key: each.fate for each in done.fates}
+        assert fates.keys() >= values.keys()
+        assert [key for key in values if fates[key] == "unknown"] == []
+        assert not {"former-name", "no-effect", "other-section"} & {warning.code for warning in loaded.warnings}
+        assert TOKEN not in done.text + repr(done.fates)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_a_damaged_file_converts_or_is_refused_in_words(path: Path, tmp_path: Path) -> None:
+    draw = random.Random(path.name)
+    text = path.read_text(encoding="utf-8")
+    converted = 0
+    for _ in range(60):
+        lines = text.splitlines()
+        for _ in range(draw.randint(1, 4)):
+            at = draw.randrange(len(lines))
+            column = draw.randint(0, len(lines[at]))
+            lines[at] = draw.choice(
+                (
+                    "", lines[at][:column], lines[at] * 2, lines[draw.randrange(len(lines))],
+                    lines[at][:column] + draw.choice("'\"([{<>:=,#$\\|&*!\t-\x00\x7f\u2028") + lines[at][column:],
+                )
+            )  # fmt: skip
+        with contextlib.suppress(UsageError):  # RecipeError is one: exit code 2
+            done = convert("\n".join(lines), "x")
+            (tmp_path / "x.yaml").write_text(done.text, encoding="utf-8")
+            converted += 1
+        if (tmp_path / "x.yaml").exists():
+            load_recipe(str(tmp_path / "x.yaml"))
+    assert converted > 5

@@ -227,6 +227,7 @@ def test_names_of_llama_factory_are_looked_up_in_the_dataset_info_beside_the_fil
 
 def test_what_llama_factory_counts_in_its_likelihood_is_said() -> None:
     done = converted("llama-factory-lora.yaml")
+    assert done.values["training"]["loss_on_prompt"] is False
     assert "counts the answer alone" in done.text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orpo_cli.errors import UsageError
+from orpo_cli.recipe.convert.axolotl_data import keep_datasets
 from orpo_cli.recipe.convert.axolotl_keys import DEAD, LEFT_OUT
 from orpo_cli.recipe.convert.draft import Draft, at
 from orpo_cli.recipe.convert.parts import (
@@ -60,7 +61,6 @@ ATTENTION = {
     "flex_attention": "flex_attention",
     "eager_attention": "eager",
 }
-RENAMED_SOURCE = {"path": "path", "name": "name", "revision": "revision", "split": "split"}
 
 
 def convert(draft: Draft) -> None:
@@ -75,7 +75,7 @@ def convert(draft: Draft) -> None:
     for key, path in SAME.items():
         draft.keep(key, path)
     _model(draft)
-    _data(draft)
+    keep_datasets(draft)
     _lengths(draft)
     _beta(draft)
     _schedule(draft)
@@ -141,6 +141,7 @@ def _quantization(draft: Draft) -> None:
 
 
 def _model(draft: Draft) -> None:
+    draft.keep("tokens", "model.add_special_tokens", note="new ones are trained")
     draft.keep("attn_implementation", "model.attn_implementation")
     for key, value in ATTENTION.items():
         if draft.peek(key) is True:
@@ -157,66 +158,6 @@ def _model(draft: Draft) -> None:
     for key, where in (("overrides_of_model_config", "model_config"), ("model_config", ""), ("model_kwargs", "")):
         draft.leave_out(key, f"See the `model` section for what of {where or key} can be set.")
     draft.leave_out("overrides_of_model_kwargs", "See the `model` section for what can be set.")
-
-
-def _data(draft: Draft) -> None:
-    _sources(draft, "datasets", "dataset.train")
-    _sources(draft, "test_datasets", "dataset.eval")
-    size = draft.peek("val_set_size")
-    if at("dataset.eval.path") in draft.values or at("dataset.eval.0.path") in draft.values:
-        draft.leave_out("val_set_size", "test_datasets are the held-out pairs.")
-    elif isinstance(size, int | float) and size > 1:
-        draft.keep("val_set_size", "dataset.eval.test_size", int(size))
-    elif size == 0:
-        draft.settle("val_set_size", "empty")
-    else:
-        draft.keep("val_set_size", "dataset.eval.test_size")
-
-
-def _sources(draft: Draft, key: str, path: str) -> None:
-    """A list of datasets; one stands as a mapping, several as a list."""
-    listed = draft.peek(key)
-    if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
-        draft.leave_out(key, "It is no list of datasets, each with a path.")
-        return
-    draft.settle(key, "kept", at(path))
-    for index, entry in enumerate(listed):
-        place = path if len(listed) == 1 else f"{path}.{index}"
-        inner = Draft(draft.tool, dict(entry))
-        _source(inner, place)
-        draft.values.update(inner.values)
-        draft.additions.update(inner.additions)
-        for name, fate in inner.fates.items():
-            full = f"{key}[{index}].{name}"
-            draft.record(full, fate.value, fate.fate, fate.path, fate.note, fate.offer)
-
-
-def _source(entry: Draft, place: str) -> None:
-    files = entry.peek("data_files")
-    if entry.peek("path") in ("json", "csv", "parquet", "arrow", "text") and files:
-        entry.keep("data_files", f"{place}.path", files[0] if isinstance(files, list) and len(files) == 1 else files)
-        entry.join("path", f"{place}.path", "the kind of file is seen from its name")
-    for key, ours in RENAMED_SOURCE.items():
-        entry.keep(key, f"{place}.{ours}")
-    entry.add(f"{place}.split", "train", "axolotl takes the train split")
-    kind = entry.peek("type")
-    if kind == "chat_template.argilla":
-        entry.join("type", f"{place}.format", "chosen and rejected conversations, which `format: auto` recognises.")
-    elif isinstance(kind, dict):
-        entry.leave_out("type", "Prompts are rendered by the chat template; map columns with `columns:`.")
-    else:
-        entry.leave_out("type", "The format is recognised from the rows; `format:` names one.")
-    for ours in ("chosen", "rejected"):
-        entry.keep(f"field_{ours}", f"{place}.columns.{ours}")
-    entry.leave_out("field_messages", "The conversation is read from chosen and rejected; map columns with `columns:`.")
-    entry.leave_out("data_files", "Give the files as paths of a source each.")
-    entry.leave_out("ds_type", "The kind of file is seen from its name.")
-    for key in ("chat_template", "chat_template_jinja"):
-        entry.leave_out(key, "One chat template serves all data: model.chat_template.")
-    for key in ("shards", "shards_idx", "preprocess_shards", "trust_remote_code", "conversation", "input_format"):
-        entry.leave_out(key, "It has no equal here.")
-    for key in list(entry.source):
-        entry.settle(key, "unknown", None, "axolotl's preference datasets have no such key.")
 
 
 def _lengths(draft: Draft) -> None:

@@ -53,7 +53,7 @@ LEFT_OUT: Mapping[str, str] = {
     "There is no such attention or kernel here.": "xformers_attention sage_attention s2_attention "
     "gemma4_hybrid_attn_impl large_head_attention flash_attn_d512 sdpa_varlen experts_implementation scaling_softmax "
     "scaling_softmax_factor scaling_softmax_bias flex_attn_compile_kwargs flash_optimum llama4_linearized_experts",
-    "The vocabulary never grows here, and no token is replaced; a padding token is chosen from those it has.": "tokens "
+    "No token is replaced here, and the vocabulary grows by model.add_special_tokens alone.": "tokens "
     "added_tokens_overrides resize_token_embeddings_to_32x mean_resizing_embeddings shrink_embeddings "
     "fix_untrained_tokens embeddings_skip_upcast reinit_weights",
     "The end of an answer is what the chat template writes.": "eot_tokens default_system_message chat_template_kwargs",

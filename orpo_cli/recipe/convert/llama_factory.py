@@ -11,7 +11,6 @@ from orpo_cli.recipe.convert.llama_factory_data import keep_datasets
 from orpo_cli.recipe.convert.llama_factory_keys import DEAD, LEFT_OUT
 from orpo_cli.recipe.convert.parts import BUILT_IN, DEAD_DROPOUT, add_no_evaluation
 from orpo_cli.recipe.convert.training import add_defaults, ignore_all, keep_all_training, leave_out_all
-from orpo_cli.recipe.training_fields import TrainingFields
 
 TOOL = "llama-factory"
 SAME = {
@@ -80,6 +79,10 @@ def _model(draft: Draft) -> None:
     if attention in ATTENTION:
         draft.keep("flash_attn", "model.attn_implementation", ATTENTION[attention])
     draft.leave_out("flash_attn", "Attention is chosen for the machine, or by model.attn_implementation.")
+    added = draft.peek("add_special_tokens")
+    if isinstance(added, str):
+        tokens = [part.strip() for part in added.split(",")]
+        draft.keep("add_special_tokens", "model.add_special_tokens", tokens, "new ones are trained")
     template = str(draft.peek("template"))
     if TEMPLATES.get(template, template) in BUILT_IN:
         draft.keep("template", "model.chat_template", TEMPLATES.get(template, template))
@@ -154,11 +157,7 @@ def _loss(draft: Draft) -> None:
     if draft.peek("pref_ftx") == 0:
         draft.settle("pref_ftx", "empty")
     draft.leave_out("pref_ftx", "It adds to the weight of the likelihood term, which is one here.")
-    alone = "The likelihood term of LLaMA-Factory counts the answer alone"
-    if "loss_on_prompt" in TrainingFields.model_fields:
-        draft.add("training.loss_on_prompt", False, f"{alone[0].lower()}{alone[1:]}")
-    else:
-        draft.remarks.append(f"{alone}; here it counts the prompt too, as trl's does.")
+    draft.add("training.loss_on_prompt", False, "LLaMA-Factory's likelihood term counts the answer alone")
 
 
 def _training(draft: Draft) -> None:

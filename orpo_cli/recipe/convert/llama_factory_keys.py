@@ -30,7 +30,7 @@ LEFT_OUT: Mapping[str, str] = {
     "ORPO trains text models here.": "media_dir image_max_pixels image_min_pixels image_do_pan_and_scan crop_to_patches "
     "video_max_pixels video_min_pixels video_fps video_maxlen use_audio_in_video audio_sampling_rate "
     "freeze_vision_tower freeze_multi_modal_projector freeze_language_model",
-    "The vocabulary never grows here, and tokens are as the tokenizer has them.": "resize_vocab add_tokens "
+    "Tokens are as the tokenizer has them, and the vocabulary grows by model.add_special_tokens alone.": "resize_vocab add_tokens "
     "add_special_tokens new_special_tokens_config init_special_tokens split_special_tokens use_fast_tokenizer",
     "Training goes on from the base model; an adapter is merged first (`orpo merge`).": "adapter_name_or_path "
     "adapter_folder create_new_adapter",

@@ -18,8 +18,7 @@ SAME = {
     "device_map": "model.device_map",
     "max_memory": "model.max_memory",
     "data_seed": "dataset.shuffle_seed",
-    "dataset_shuffle": "dataset.shuffle",
-    "adam_beta2": "training.adam_beta2",
+    "new_special_tokens": "model.add_special_tokens",
 }
 LORA = {
     "lora_rank": "lora.r",
@@ -57,7 +56,7 @@ DEAD: Mapping[str, str] = {
 LEFT_OUT: Mapping[str, str] = {
     "The class is read from the model's own files.": "model_type task_type experts_impl",
     "The pairs are prepared by this tool, and kept prepared.": "dataset_num_proc load_from_cache_file streaming "
-    "shuffle_buffer_size download_mode lazy_tokenize cached_dataset cached_val_dataset val_dataset_shuffle strict "
+    "shuffle_buffer_size download_mode lazy_tokenize cached_dataset cached_val_dataset val_dataset_shuffle dataset_shuffle strict "
     "disable_auto_column_mapping custom_dataset_info custom_register_path external_plugins packing packing_length "
     "packing_num_proc packing_strategy padding_free",
     "System messages are those of the data, rendered by the chat template.": "system agent_template response_prefix "
@@ -69,7 +68,7 @@ LEFT_OUT: Mapping[str, str] = {
     "Set the tracker's own environment variables.": "swanlab_token swanlab_project swanlab_workspace swanlab_exp_name "
     "swanlab_mode",
     "Balance sources by max_samples, or weight, of each.": "interleave_prob stopping_strategy",
-    "It has no equal here.": "model_name model_author model_kwargs rope_scaling max_model_len new_special_tokens "
+    "It has no equal here.": "model_name model_author model_kwargs rope_scaling max_model_len "
     "loss_scale sequence_parallel_size acc_strategy early_stop_interval create_checkpoint_symlink add_version "
     "check_model use_logits_to_keep tuner_backend zero_hpz_partition_size deepspeed_autotp_size load_args "
     "ignore_args_error hqq_axis lora_dtype target_regex use_flash_ckpt",

@@ -14,7 +14,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,20 +88,27 @@ def code_key() -> str:
 
 def _in_passing(make: Make) -> tuple[Path, dict[str, Any]]:
     """In a temporary folder, which goes with the process."""
-    folder = Path(tempfile.mkdtemp(prefix="orpo-pairs-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder / PAIRS, make(folder / PAIRS)
+    with _writing(Path(tempfile.gettempdir()), "TMPDIR"):
+        folder = Path(tempfile.mkdtemp(prefix="orpo-pairs-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return folder / PAIRS, make(folder / PAIRS)
 
 
 def _write(entry: Path, make: Make) -> None:
+    with _writing(entry.parent, "ORPO_CACHE"), appearing_whole(entry) as folder:
+        report = make(folder / PAIRS)
+        (folder / REPORT).write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
+
+
+@contextmanager
+def _writing(place: Path, variable: str) -> Iterator[None]:
+    """Where an OSError means that ``place`` is full or may not be written; ``variable`` of the environment names another."""
     try:
-        with appearing_whole(entry) as folder:
-            report = make(folder / PAIRS)
-            (folder / REPORT).write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
+        yield
     except OSError as error:
         raise MachineError(
-            f"the prepared pairs cannot be written to {entry.parent}: {error.strerror or error}.",
-            remedy="Free some space, or point ORPO_CACHE at another disk.",
+            f"the prepared pairs cannot be written to {place}: {error.strerror or error}.",
+            remedy=f"Free some space, or point {variable} at another disk.",
         ) from error
 
 

@@ -13,6 +13,7 @@ import json
 import sys
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -62,8 +63,21 @@ def rows(path: Path) -> Iterator[tuple[int, Any]]:
             f"{path}: row {last + 1}: not UTF-8: {error.reason} at byte {error.start}.",
             remedy="Save the file as UTF-8.",
         ) from error
-    except (ValueError, csv.Error) as error:  # pyarrow's errors are ValueErrors
-        raise DataError(f"{path}: cannot be read after row {last}: {error}.") from error
+    except RecursionError as error:
+        raise DataError(
+            f"{path}: cannot be read after row {last}: its JSON is nested too deeply.",
+            remedy="Mend or remove the row behind it.",
+        ) from error
+    except csv.Error as error:
+        raise DataError(
+            f"{path}: cannot be read after row {last}: {error}.",
+            remedy="Quote fields that hold the delimiter or a line break, close each quote, and double those within a field.",
+        ) from error
+    except ValueError as error:  # pyarrow's errors are ValueErrors
+        raise DataError(
+            f"{path}: cannot be read after row {last}: {str(error).rstrip('.')}.",
+            remedy="It is empty, cut short, or not what its name says: fetch or write it again.",
+        ) from error
 
 
 def _reader(path: Path) -> Iterator[tuple[int, Any]]:
@@ -159,10 +173,16 @@ def _parse_line(path: Path, number: int, line: bytes) -> Any:
 
 
 def _table_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows under the names of the first line; ``delimiter`` is the usual one of such files."""
     csv.field_size_limit(min(CELL_LIMIT, sys.maxsize))
     with _open(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        names = text.readline()
+        reader = csv.reader(chain([names], text), delimiter=_delimiter(names, delimiter), strict=True)
         header = next(reader, [])
+        if twice := [name for name in dict.fromkeys(header) if header.count(name) > 1]:
+            raise DataError(
+                f"{path}: the header names {', '.join(twice)} more than once.", remedy="Give each column its own name."
+            )
         for number, cells in enumerate((cells for cells in reader if cells), 1):
             if len(cells) != len(header):
                 raise DataError(
@@ -171,6 +191,11 @@ def _table_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str
                     remedy="Quote fields that hold the delimiter, a quote or a line break.",
                 )
             yield number, dict(zip(header, cells, strict=True))
+
+
+def _delimiter(header: str, usual: str) -> str:
+    """The usual one, or where the header holds none of it another: many spreadsheets write semicolons into .csv files."""
+    return next((sign for sign in (usual, ";", "\t", "|", ",") if sign in header), usual)
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:

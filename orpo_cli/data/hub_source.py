@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from orpo_cli.recipe.schema import Source
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def hub_splits(source: Source, note: Callable[[str], None]) -> tuple[str, str | None, dict[str, Iterable[Any]]]:
-    """(location, commit where known, split name → rows) of a hub dataset; a cached copy serves where the hub is silent.
+def hub_splits(
+    source: Source, note: Callable[[str], None]
+) -> tuple[str, str | None, dict[str, Callable[[], Iterator[Any]]]]:
+    """(location, commit where known, split name → what reads its rows from the start) of a hub dataset; a cached copy serves where the hub is silent.
 
-    Rows of a streamed source are downloaded as they are read.
+    Rows of a streamed source are downloaded as they are read, so that reading them raises the same errors.
 
     Raises HubError where the hub refuses or cannot be reached, DataError where what it holds is not a dataset.
     """
@@ -45,9 +48,24 @@ def hub_splits(source: Source, note: Callable[[str], None]) -> tuple[str, str | 
         raise known from error
     if not online:
         _accept_cached(builder.hash, source, note)
-    tables = {str(split): table for split, table in loaded.items()}
+    tables = {str(split): partial(_rows, table, source) for split, table in loaded.items()}
     commit = builder.hash if COMMIT.fullmatch(builder.hash or "") else source.revision
     return f"hub:{source.path}", commit, tables
+
+
+def _rows(table: Iterable[Any], source: Source) -> Iterator[Any]:
+    number = 0
+    try:
+        for row in table:
+            yield row
+            number += 1
+    except Exception as error:
+        known = explained(error, source)
+        if known is None:
+            raise
+        raise type(known)(
+            f"{source.path}: cannot be read after row {number}: {str(error).strip().rstrip('.')}.", remedy=known.remedy
+        ) from error
 
 
 def _accept_cached(commit: str | None, source: Source, note: Callable[[str], None]) -> None:

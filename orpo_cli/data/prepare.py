@@ -7,6 +7,7 @@ what is held out. Whatever is not trained on is counted under a reason, in the r
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from orpo_cli.data.pair import Misfit
 from orpo_cli.data.report import EXAMPLES, DataReport, SourceReport
 from orpo_cli.data.rules import REMEDIES
 from orpo_cli.data.source_pairs import Note, SourceReader
-from orpo_cli.data.table import PairTable
+from orpo_cli.data.table import ANSWERS, PairTable
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.recipe.schema import DatasetSection, EvalSplit, Source
 
@@ -160,27 +161,17 @@ class _Work:
         ]
         reports = [report for _, report in read]
         self.report.sources += reports
-        whole = PairTable([file for file, _ in read])
-        self.source_of = np.repeat(np.arange(len(reports)), [report.kept for report in reports])
-        table = self._without_duplicates(whole, reports)
+        table = self._without_duplicates(PairTable([file for file, _ in read]), reports)
         if not len(table):
             raise self._nothing_left(part)
         return table
 
-    def _without_duplicates(self, whole: PairTable, reports: list[SourceReport]) -> PairTable:
-        table = whole
+    def _without_duplicates(self, table: PairTable, reports: list[SourceReport]) -> PairTable:
         for rule, column in RULES.items():
-            if not getattr(self.dataset.rules, rule):
-                continue
-            again = list(selection.repeats(table, column))
-            if not again:
-                continue
-            names = table.rows()
-            for position, first in again:
-                report = reports[self.source_of[table.numbers[position]]]
-                report.drop(names[position], Misfit(rule, f"as {names[first]}"))
-                report.kept -= 1
-            table = table.select(np.delete(np.arange(len(table)), [position for position, _ in again]))
+            if getattr(self.dataset.rules, rule) and (again := dict(selection.repeats(table, column))):
+                names = table.rows()
+                whys = [Misfit(rule, f"as {names[first]}") for first in again.values()]
+                table = _left_out(table, list(again), whys, reports)
         return table
 
     def apart(self, train: PairTable, held_out: PairTable) -> PairTable:
@@ -190,12 +181,7 @@ class _Work:
         self.report.leaked = {"pairs": len(both), "examples": names, "left_out": self.dataset.rules.leaked}
         if not (self.dataset.rules.leaked and len(both)):
             return train
-        for number in train.numbers[both]:
-            report = self.report.sources[self.source_of[number]]
-            report.dropped["leaked"] += 1
-            report.kept -= 1
-        self.report.sources[0].examples.setdefault("leaked", names)
-        left = train.select(np.delete(np.arange(len(train)), both))
+        left = _left_out(train, both.tolist(), [Misfit("leaked")] * len(both), self.report.sources)
         if not len(left):
             raise DataError(
                 "every training pair has a prompt that is held out, too.",
@@ -208,10 +194,9 @@ class _Work:
         weights = [1.0 if source.streaming else source.weight for source in self.dataset.train]
         if all(weight == 1.0 for weight in weights):
             return train
-        used = selection.used(train, self.source_of[train.numbers], weights, self.dataset.shuffle_seed)
-        for report, count in zip(
-            self.report.sources, np.bincount(self.source_of[used.numbers], minlength=len(weights)), strict=False
-        ):
+        used = selection.used(train, train.files(), weights, self.dataset.shuffle_seed)
+        counts = np.bincount(used.files(), minlength=len(weights))
+        for report, count in zip(self.report.sources, counts, strict=False):  # train's sources come first
             report.used = int(count)
         return used
 
@@ -243,6 +228,21 @@ class _Work:
             "\n  ".join([f"no usable {part} pair is left of {read:,} rows:", *lines]),
             remedy=" ".join(remedies) or "Give pairs with a prompt and two different answers.",
         )
+
+
+def _left_out(
+    table: PairTable, positions: list[int], whys: Sequence[Misfit], reports: Sequence[SourceReport]
+) -> PairTable:
+    """``table`` without these pairs, which were counted as kept: now they are counted as dropped, each with its reason."""
+    names, sources = table.rows(), table.files()
+    cut = {part: table.uncut(part) > table.tokens(part) for part in ("prompt", *ANSWERS)}
+    for position, why in zip(positions, whys, strict=True):
+        report = reports[sources[position]]
+        report.drop(names[position], why)
+        report.kept -= 1
+        report.truncated_prompts -= int(cut["prompt"][position])
+        report.truncated_completions -= sum(int(cut[answer][position]) for answer in ANSWERS)
+    return table.select(np.delete(np.arange(len(table)), positions))
 
 
 def _labels(sources: list[Source]) -> dict[str, str]:

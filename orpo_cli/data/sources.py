@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,7 +87,7 @@ def opened(source: Source, label: str, note: Callable[[str], None]) -> Iterator[
     else:
         location, fingerprint, tables = hub_splits(source, note)
         splits = {
-            split: _numbered(f"{label}/{split}" if len(tables) > 1 else label, table) for split, table in tables.items()
+            split: _numbered(f"{label}/{split}" if len(tables) > 1 else label, read) for split, read in tables.items()
         }
         yield Opened(location, fingerprint, splits)
 
@@ -215,13 +216,16 @@ def _saved(folder: Path, label: str) -> Opened:
     return Opened(
         str(folder),
         digest,
-        {split: _numbered(f"{label}/{split}" if len(tables) > 1 else label, table) for split, table in tables.items()},
+        {
+            split: _numbered(f"{label}/{split}" if len(tables) > 1 else label, partial(iter, table))
+            for split, table in tables.items()
+        },
     )
 
 
-def _numbered(label: str, table: Any) -> Rows:
-    """The rows of a ``datasets.Dataset``, numbered from 1."""
-    return lambda: (Row(f"{label}:{number}", row) for number, row in enumerate(table, 1))
+def _numbered(label: str, read: Callable[[], Iterator[Any]]) -> Rows:
+    """What ``read`` gives, numbered from 1."""
+    return lambda: (Row(f"{label}:{number}", row) for number, row in enumerate(read(), 1))
 
 
 def _files(by_split: Mapping[str, list[Path]], location: str, name: Callable[[Path], str]) -> Opened:

@@ -95,9 +95,11 @@ class PairTable:
     def __init__(self, files: Sequence[Path]) -> None:
         from datasets.table import MemoryMappedTable, concat_tables
 
-        tables = [MemoryMappedTable.from_file(str(file)) for file in files if _holds_pairs(file)]
-        self._table = concat_tables(tables) if tables else None
-        self.numbers: Numbers = np.arange(len(self._table) if self._table is not None else 0)
+        tables = [MemoryMappedTable.from_file(str(file)) if _holds_pairs(file) else None for file in files]
+        counts = [len(table) if table is not None else 0 for table in tables]
+        self._table = concat_tables([table for table in tables if table is not None]) if any(counts) else None
+        self._file_of: Numbers = np.repeat(np.arange(len(files)), counts)
+        self.numbers: Numbers = np.arange(sum(counts))
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -112,6 +114,10 @@ class PairTable:
         """The name of every row: its source, and its number in there."""
         names: list[str] = self._taken("row").to_pylist()
         return names
+
+    def files(self) -> Numbers:
+        """The index of the file that every pair is from."""
+        return self._file_of[self.numbers]
 
     def keys(self, column: str) -> Any:
         """``digest`` or ``prompt_key`` of every pair, as an array of bytes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -104,13 +105,14 @@ def tools(row: Row) -> tuple[dict[str, Any], ...] | None:
 
 
 def number(value: Any) -> float | None:
-    """A score as a number; None for what is none, such as ``N/A``."""
+    """A score as a number; None for what is none, such as ``N/A`` and the NaN that tables put where a value is missing."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        return float(value)
-    except ValueError:
+        found = float(value)
+    except (ValueError, OverflowError):
         return None
+    return None if math.isnan(found) else found
 
 
 def scores(row: Row) -> tuple[float, float] | None:

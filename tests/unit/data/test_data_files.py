@@ -152,6 +152,31 @@ def test_a_table_row_with_another_number_of_fields_is_named(tmp_path: Path) -> N
     assert "x.csv: cannot be read after row 1" in str(failure(write(tmp_path / "x.csv", 'a,b\n1,2\n"3,4\n')))
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_a_csv_with_another_delimiter_is_read(delimiter: str, tmp_path: Path) -> None:
+    written = table(delimiter, [{**row, "prompt": "one, two"} for row in TEXTS], tmp_path / "x.csv")
+    assert [row for _, row in load(written)] == [{**row, "prompt": "one, two"} for row in TEXTS]
+
+
+def test_a_header_that_names_a_column_twice_is_refused(tmp_path: Path) -> None:
+    error = failure(write(tmp_path / "x.csv", "prompt,chosen,chosen\na,b,c\n"))
+    assert "x.csv: the header names chosen more than once" in str(error)
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"])
+def test_a_line_that_is_nested_too_deeply_is_named(value: str, tmp_path: Path) -> None:
+    error = failure(write(tmp_path / "x.jsonl", lines(ROWS[:2]) + value + "\n"))
+    assert "x.jsonl: cannot be read after row 2: its JSON is nested too deeply" in str(error)
+    assert error.exit_code == 4
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.arrow"])
+def test_an_empty_binary_file_is_named(name: str, tmp_path: Path) -> None:
+    error = failure(write(tmp_path / name, b""))
+    assert f"{tmp_path / name}: cannot be read after row 0" in str(error)
+    assert error.remedy
+
+
 @pytest.mark.parametrize("name", ["x.parquet", "x.arrow"])
 def test_a_broken_binary_file_is_named(name: str, tmp_path: Path) -> None:
     error = failure(write(tmp_path / name, b"this is not it, whatever its name says" * 10))

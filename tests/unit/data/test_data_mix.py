@@ -202,3 +202,32 @@ def test_zstd_files_are_read_and_damage_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError, match=r"x\.jsonl\.zst: the zstd file is cut short or damaged after row \d+"):
         run({"train": {"path": str(path)}})
+
+
+def test_weights_are_those_of_the_training_sources_beside_held_out_ones(tmp_path: Path) -> None:
+    once = write(tmp_path / "a.jsonl", [ask(f"q{n}") for n in range(6)])
+    twice = {**write(tmp_path / "b.jsonl", [ask(f"r{n}") for n in range(4)]), "weight": 2}
+    held = [write(tmp_path / f"{name}.jsonl", [ask(f"{name}{n}") for n in range(2)]) for name in ("e", "f", "g")]
+    prepared = run({"train": [once, twice], "eval": held})
+    assert names(prepared.train) == [f"a.jsonl:{n}" for n in range(1, 7)] + [
+        f"b.jsonl:{n}" for n in range(1, 5) for _ in range(2)
+    ]
+    assert [source.used for source in prepared.report.sources] == [6, 8, None, None, None]
+
+
+def test_held_out_prompts_are_left_out_of_whichever_source_has_them(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.jsonl", [ask("one"), ask("two"), ask("three")])
+    second = write(tmp_path / "b.jsonl", [ask("four"), ask("five"), ask("two", chosen="sure")])
+    held = write(tmp_path / "e.jsonl", [ask("two"), ask("five")])
+    report = run({"train": [first, second], "eval": held, "rules": {"leaked": True}}).report
+    assert [(source.kept, dict(source.dropped)) for source in report.sources] == [
+        (2, {"leaked": 1}),
+        (1, {"leaked": 2}),
+        (2, {}),
+    ]
+    assert [source.examples.get("leaked") for source in report.sources] == [
+        ["a.jsonl:2"],
+        ["b.jsonl:2", "b.jsonl:3"],
+        None,
+    ]
+    assert any("b.jsonl:3" in line for line in report.lines())

@@ -252,10 +252,13 @@ def test_a_score_margin_is_asked_for_by_name(tmp_path: Path) -> None:
     rows = [{"prompt": [user(f"{better}?")], "chosen": GOOD, "rejected": BAD, "score_chosen": better, "score_rejected": 5}
             for better in (5.5, 7, 4)]  # fmt: skip
     rows.append({"prompt": [user()], "chosen": GOOD, "rejected": BAD})
-    assert prepared(tmp_path, rows).report.kept == 4
+    rows += [
+        {**rows[1], "prompt": [user(f"{score}?")], "score_chosen": score} for score in (float("nan"), 10**400, "N/A")
+    ]
+    assert prepared(tmp_path, rows).report.kept == 7
     report = prepared(tmp_path, rows, min_score_margin=1.0).report
     assert report.kept == 1
-    assert report.dropped == {"score_margin": 2, "no_score": 1}
+    assert report.dropped == {"score_margin": 2, "no_score": 4}
 
 
 TOOL = {

@@ -103,7 +103,7 @@ def data_section(rundir: RunDir) -> str:
     if "max_length" in report:
         cut, answers = report.get("truncated_prompts", 0), report.get("truncated_completions", 0)
         parts.append(
-            f"At most {report['max_length']:,} tokens a pair, {report.get('max_prompt_length', 0):,} of them prompt; "
+            f"At most {report['max_length']:,} tokens a pair, {report.get('max_prompt_length', 0):,} of them prompt where one was cut; "
             f"{cut:,} prompts and {answers:,} answers were cut to that. Answers end in `{report.get('end_of_turn')}`."
         )
     return "\n\n".join(parts)

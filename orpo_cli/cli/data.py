@@ -60,8 +60,8 @@ def command(
     from orpo_cli.data.audit import audit
     from orpo_cli.report import data_view
 
-    lengths = (plan.training["max_length"], parts.report.max_prompt_length)
-    audits = {"train": audit(parts.train, *lengths)} | ({"eval": audit(parts.eval, *lengths)} if parts.eval else {})
+    tables = {"train": parts.train} | ({"eval": parts.eval} if parts.eval is not None else {})
+    audits = {part: audit(table, parts.report.max_length) for part, table in tables.items()}
     steps = _steps(plan, len(parts.train))
     purposes = _purposes(plan)
 

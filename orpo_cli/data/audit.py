@@ -47,7 +47,7 @@ class Audit:
     pairs: int
     lengths: dict[str, dict[str, float]]  # prompt, chosen, rejected, sequence (the longer of both, with its prompt)
     histogram: dict[str, list[int]]  # edges (one more than counts) and counts of the uncut sequences
-    cut: dict[int, float]  # max_length → share of pairs that it cuts, the room for prompts in the recipe's proportion
+    cut: dict[int, float]  # max_length → share of pairs that are longer
     length_bias: LengthBias
     same_prompt: int  # pairs whose prompt came before
     tokens: int  # each prompt once, both answers
@@ -62,13 +62,12 @@ class Audit:
         }
 
 
-def audit(table: PairTable, max_length: int, max_prompt_length: int) -> Audit:
-    """The figures of ``table``, whose pairs were cut to these lengths."""
+def audit(table: PairTable, max_length: int) -> Audit:
+    """The figures of ``table``, whose pairs were cut to ``max_length``."""
     prompt, chosen, rejected = (table.tokens(part) for part in ("prompt", "chosen", "rejected"))
     whole_prompt, whole_chosen, whole_rejected = (table.uncut(part) for part in ("prompt", "chosen", "rejected"))
-    answers = np.maximum(whole_chosen, whole_rejected)
-    counts, edges = np.histogram(whole_prompt + answers, bins=BINS)
-    lengths = sorted({*LENGTHS, max_length})
+    sequences = whole_prompt + np.maximum(whole_chosen, whole_rejected)
+    counts, edges = np.histogram(sequences, bins=BINS)
     return Audit(
         pairs=len(table),
         lengths={
@@ -78,10 +77,7 @@ def audit(table: PairTable, max_length: int, max_prompt_length: int) -> Audit:
             "sequence": figures(prompt + np.maximum(chosen, rejected)),
         },
         histogram={"edges": [round(edge) for edge in edges], "counts": counts.tolist()},
-        cut={
-            length: share_cut(whole_prompt, answers, length, max(1, round(length * max_prompt_length / max_length)))
-            for length in lengths
-        },
+        cut={length: float((sequences > length).mean()) for length in sorted({*LENGTHS, max_length})},
         length_bias=length_bias(whole_chosen, whole_rejected),
         same_prompt=sum(1 for _ in repeats(table, "prompt_key")),
         tokens=int((prompt + chosen + rejected).sum()),
@@ -97,12 +93,6 @@ def figures(lengths: Numbers) -> dict[str, float]:
         **{f"p{rank}": int(value) for rank, value in zip(PERCENTILES, ranks, strict=True)},
         "max": int(lengths.max()),
     }
-
-
-def share_cut(prompt: Numbers, answer: Numbers, max_length: int, max_prompt_length: int) -> float:
-    """The share of pairs of which these lengths cut the prompt, or the longer ``answer`` (tokens)."""
-    kept = np.minimum(prompt, max_prompt_length)
-    return float(((prompt > max_prompt_length) | (kept + answer > max_length)).mean())
 
 
 def length_bias(chosen: Numbers, rejected: Numbers) -> LengthBias:

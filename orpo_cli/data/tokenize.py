@@ -138,14 +138,16 @@ def fit(
     """Cut a pair to its lengths. Raises Misfit where nothing would be left to train on, or an answer would lose its end
     and ``drop_truncated`` asks for whole ones.
 
-    ``keep_end`` keeps the last ``max_prompt_length`` tokens of a long prompt, and a beginning-of-text token in front of
-    them; ``keep_start`` keeps the first. An answer keeps its start, as far as ``max_length`` has room behind the prompt.
+    A prompt is cut as trl did it while it had these settings: only in a pair that is longer than ``max_length``, down to
+    ``max_prompt_length``. ``keep_end`` keeps its last tokens, and a beginning-of-text token in front of them; ``keep_start``
+    its first; ``drop`` leaves the pair out. An answer keeps its start, as far as ``max_length`` has room behind the prompt.
     """
     prompt = tokens.prompt
-    too_long = len(prompt) > max_prompt_length
+    whole = len(prompt) + max(len(tokens.chosen), len(tokens.rejected))
+    too_long = whole > max_length and len(prompt) > max_prompt_length
     if too_long:
         if truncation_mode == "drop":
-            raise Misfit("prompt_too_long", f"{len(prompt)} tokens")
+            raise Misfit("prompt_too_long", f"{len(prompt)} of {whole} tokens")
         prompt = (
             _keep_end(prompt, max_prompt_length, bos_id)
             if truncation_mode == "keep_end"

@@ -107,10 +107,14 @@ class DatasetSection(Section):
         examples=[{"test_size": 0.05}, {"path": "heldout.jsonl"}],
     )
     max_prompt_length: int | None = Field(
-        None, ge=1, description="Longest prompt in tokens; default: half of training.max_length.", examples=[512]
+        None,
+        ge=1,
+        description="What the prompt of a pair longer than training.max_length is cut to, in tokens; default: half of it.",
+        examples=[512],
     )
     truncation_mode: Literal["keep_end", "keep_start", "drop"] = Field(
-        "keep_end", description="What becomes of a prompt that is too long: keep its end, its start, or drop the pair."
+        "keep_end",
+        description="What becomes of a prompt that has to be cut: keep its end, its start, or drop the pair.",
     )
     rules: PairRules = Field(PairRules(), description="Which rules leave pairs out, by name.")
     drop_truncated: bool = Field(

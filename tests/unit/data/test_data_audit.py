@@ -12,7 +12,7 @@ from data_tokenizers import NAMES, tokenizer_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orpo_cli.data.audit import audit, length_bias, share_cut
+from orpo_cli.data.audit import audit, length_bias
 from orpo_cli.data.pieces import pieces_of
 from orpo_cli.data.prepare import Parts, prepare_parts
 from orpo_cli.recipe.schema import DatasetSection
@@ -34,7 +34,7 @@ ROWS = [
 
 def test_lengths_are_those_of_the_pairs(tmp_path: Path) -> None:
     parts = parts_of(tmp_path, ROWS)
-    found = audit(parts.train, 60, 40)
+    found = audit(parts.train, 60)
     rows = list(parts.train.dataset())
     prompts = sorted(len(row["prompt_input_ids"]) for row in rows)
     assert found.pairs == len(rows)
@@ -49,7 +49,7 @@ def test_lengths_are_those_of_the_pairs(tmp_path: Path) -> None:
 
 
 def test_the_share_that_a_length_cuts_is_that_of_preparing_with_it(tmp_path: Path) -> None:
-    found = audit(parts_of(tmp_path, ROWS, 1000, 500).train, 1000, 500)
+    found = audit(parts_of(tmp_path, ROWS, 1000, 500).train, 1000)
     for max_length, max_prompt_length in ((60, 30), (30, 15)):
         parts = parts_of(tmp_path, ROWS, max_length, max_prompt_length)
         rows, kept = parts.report.sources[0], parts.train
@@ -58,16 +58,11 @@ def test_the_share_that_a_length_cuts_is_that_of_preparing_with_it(tmp_path: Pat
             or any(kept.uncut(part)[at] > kept.tokens(part)[at] for part in ("chosen", "rejected"))
             for at in range(len(kept))
         ]
-        share = audit(kept, max_length, max_prompt_length).cut[max_length]
+        share = audit(kept, max_length).cut[max_length]
         assert share == pytest.approx(sum(cut) / len(cut))
         assert rows.kept == len(kept)
     assert found.cut[1000] == 0
     assert list(found.cut) == [256, 512, 1000, 1024, 2048, 4096, 8192]
-
-
-def test_the_share_cut_by_hand() -> None:
-    prompt, answer = np.array([10, 30, 10, 20]), np.array([10, 5, 50, 20])
-    assert share_cut(prompt, answer, 40, 20) == 0.5  # the second prompt, the third answer
 
 
 def test_length_bias_is_found_and_its_absence_too() -> None:
@@ -89,7 +84,7 @@ def test_prompts_that_came_before_are_counted(tmp_path: Path) -> None:
         {"prompt": prompt, "chosen": f" {n}", "rejected": " no"}
         for n, prompt in enumerate(["One?", "one? ", "two", "TWO"])
     ]
-    assert audit(parts_of(tmp_path, rows).train, 60, 40).same_prompt == 2
+    assert audit(parts_of(tmp_path, rows).train, 60).same_prompt == 2
 
 
 @pytest.mark.parametrize("name", NAMES)

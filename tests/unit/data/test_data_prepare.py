@@ -163,7 +163,7 @@ def test_nothing_left_lists_the_drops_and_what_to_do(tmp_path: Path) -> None:
     assert "no usable train pair is left of 2 rows" in error.message
     assert "1 empty_chosen" in error.message
     assert "x.jsonl:2" in error.message
-    assert "max_prompt_length" in str(error.remedy)
+    assert "Raise training.max_length" in str(error.remedy)
     good = write(tmp_path / "good.jsonl", pairs(3))
     error = failure({"train": good, "eval": write(tmp_path / "bad.jsonl", [text_pair(chosen="")])})
     assert "no usable eval pair" in error.message
@@ -279,7 +279,7 @@ def test_fingerprints_follow_the_token_ids(tmp_path: Path) -> None:
     dataset = {"train": write(tmp_path / "x.jsonl", pairs(20))}
     first = run(dataset).report
     assert run(dataset).report.fingerprints == first.fingerprints
-    assert run(dataset, max_prompt_length=20).report.fingerprints != first.fingerprints
+    assert run(dataset, max_length=40, max_prompt_length=20).report.fingerprints != first.fingerprints
     write(tmp_path / "x.jsonl", pairs(19) + pairs(1, start=50))
     assert run(dataset).report.fingerprints != first.fingerprints
 

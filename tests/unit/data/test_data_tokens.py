@@ -35,7 +35,9 @@ simple = st.sampled_from(
 
 @st.composite
 def conversations(draw: st.DrawFn) -> Pair:
-    turns = draw(st.lists(st.one_of(simple, words), min_size=1, max_size=5).filter(lambda found: len(found) % 2 == 1))
+    empty = st.sampled_from(["", " ", "\n"])  # a turn before the last, which no rule looks at
+    turns = draw(st.lists(st.one_of(simple, words, empty), max_size=4).filter(lambda found: len(found) % 2 == 0))
+    turns.append(draw(st.one_of(simple, words)))
     history = [Message(("user", "assistant")[index % 2], text) for index, text in enumerate(turns)]
     if draw(st.booleans()):
         history.insert(0, Message("system", draw(simple)))
@@ -303,7 +305,7 @@ def test_a_template_whose_finished_conversation_begins_otherwise_is_a_misfit() -
     assert caught.value.reason == "template_mismatch"
 
 
-FIT = {"max_length": 10, "max_prompt_length": 4, "truncation_mode": "keep_end", "bos_id": None}
+FIT = {"max_length": 7, "max_prompt_length": 4, "truncation_mode": "keep_end", "bos_id": None}
 
 
 def test_a_long_prompt_keeps_its_end_its_start_or_drops() -> None:
@@ -315,6 +317,14 @@ def test_a_long_prompt_keeps_its_end_its_start_or_drops() -> None:
     with pytest.raises(Misfit) as caught:
         fit(tokens, **{**FIT, "truncation_mode": "drop"})  # type: ignore[arg-type]
     assert caught.value.reason == "prompt_too_long"
+
+
+@pytest.mark.parametrize("mode", ["keep_end", "keep_start", "drop"])
+def test_nothing_is_cut_of_a_pair_that_fits(mode: str) -> None:
+    tokens = Tokens([1, 5, 6, 7, 8, 9], [20, 2], [21, 22, 2])
+    fitted = fit(tokens, **{**FIT, "max_length": 9, "truncation_mode": mode})  # type: ignore[arg-type]
+    assert fitted[:3] == tokens
+    assert not fitted.prompt_cut
 
 
 def test_a_bos_that_opens_every_turn_is_not_kept_in_front() -> None:
@@ -334,23 +344,23 @@ def test_no_sequence_exceeds_max_length_and_no_answer_is_empty(
 ) -> None:
     tokens = Tokens(prompt, [*answers[0], 2], [*answers[1], 2])
     limits: dict[str, Any] = {"max_length": max_length, "max_prompt_length": max_prompt_length, "truncation_mode": mode}
-    room = max(0, max_length - min(len(prompt), max_prompt_length))
-    if mode == "drop" and len(prompt) > max_prompt_length:
-        due = "prompt_too_long"
-    else:
-        due = "no_room" if not room else "identical_when_cut"
+    too_long = len(prompt) + max(len(tokens.chosen), len(tokens.rejected)) > max_length
+    cuts_prompt = too_long and len(prompt) > max_prompt_length
+    room = max(0, max_length - (max_prompt_length if cuts_prompt else len(prompt)))
+    due = "prompt_too_long" if mode == "drop" and cuts_prompt else "identical_when_cut" if room else "no_room"
     if due != "identical_when_cut" or tokens.chosen[:room] == tokens.rejected[:room]:
         with pytest.raises(Misfit) as caught:
             fit(tokens, **limits, bos_id=3)
         assert caught.value.reason == due
         return
     fitted = fit(tokens, **limits, bos_id=3)
-    assert 1 <= len(fitted.prompt) <= max_prompt_length
+    assert len(fitted.prompt) == (max_prompt_length if cuts_prompt else len(prompt))
     for answer, whole in ((fitted.chosen, tokens.chosen), (fitted.rejected, tokens.rejected)):
         assert len(answer) >= 1
         assert len(fitted.prompt) + len(answer) <= max_length
         assert answer == whole[: len(answer)]
     cut = sum(answer[-1] != 2 for answer in (fitted.chosen, fitted.rejected))
     assert fitted.answers_cut == cut
-    assert fitted.prompt_cut == (len(prompt) > max_prompt_length)
+    assert fitted.prompt_cut == cuts_prompt
+    assert too_long or fitted[:3] == tokens
     assert fitted.chosen != fitted.rejected

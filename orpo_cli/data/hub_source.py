@@ -48,7 +48,9 @@ def hub_splits(
         raise known from error
     if not online:
         _accept_cached(builder.hash, source, note)
-    tables = {str(split): partial(_rows, table, source) for split, table in loaded.items()}
+    tables: dict[str, Callable[[], Iterator[Any]]] = {
+        str(split): partial(_rows, table, source) for split, table in loaded.items()
+    }
     commit = builder.hash if COMMIT.fullmatch(builder.hash or "") else source.revision
     return f"hub:{source.path}", commit, tables
 

@@ -7,16 +7,16 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 
-from orpo_cli.errors import RunError
+from orpo_cli.errors import MachineError, RunError
 from orpo_cli.plan.plan import EnginePlan
 from orpo_cli.training.engine.attention import Unsupported
-from orpo_cli.training.engine.check import compare
-from orpo_cli.training.engine.layout import MicroBatch, TokenPair, pack, size
+from orpo_cli.training.engine.check import compare, few
+from orpo_cli.training.engine.layout import MicroBatch, TokenPair, pack
 from orpo_cli.training.engine.step import Batches, Engine, collate, sequence_tokens
+from orpo_cli.training.out_of_memory import RandomState, checkpoint_layers, free_memory, is_out_of_memory
 from orpo_cli.training.trl_door import PairTrainer
-
-CHECKED = 2  # pairs that both paths compute before the first step
 
 
 class PackedTrainer(PairTrainer):
@@ -53,26 +53,82 @@ class PackedTrainer(PairTrainer):
         """Forward and backward of all micro-batches of the step; gives its loss. Raises RunError as PairTrainer's."""
         if "pairs" not in inputs:
             return super().training_step(model, inputs, num_items_in_batch)
-        batches: list[list[TokenPair]] = inputs["pairs"].batches
-        total = torch.zeros((), device=self.args.device)
-        pairs = inputs["pairs"].pairs
+        batches, pairs = inputs["pairs"].batches, inputs["pairs"].pairs
         self._check_once(model, pairs)
         if self.engine is None:
-            for number, batch in enumerate(batches, 1):
-                with self._syncing(model, last=number == len(batches)):
-                    total = total + super().training_step(model, self._as_trls(batch), num_items_in_batch)
-            return total
+            return self._trls_step(model, batches, num_items_in_batch)
         if not pairs:
-            return total
+            return torch.zeros((), device=self.args.device)
         self.rows_of_step.extend(pair.row for pair in pairs)
         self.tokens_seen += sequence_tokens(pairs)
-        parts = self.engine.begin(pairs)
-        for number, part in enumerate(parts, 1):
-            part = part.to(self.args.device)
-            with self.engine.running(part), self._syncing(model, last=number == len(parts)):
-                total = total + super(PairTrainer, self).training_step(model, {"part": part}, num_items_in_batch)
+        self.engine.begin(pairs)
+        total = self._within_memory(lambda: self._step(model, pairs, num_items_in_batch))
         self.store_metrics(self.engine.metrics(), train_eval="train")
         return self._finite(total, self.rows_of_step)
+
+    def _trls_step(self, model: Any, batches: list[list[TokenPair]], num_items_in_batch: Any) -> torch.Tensor:
+        total = torch.zeros((), device=self.args.device)
+        for number, batch in enumerate(batches, 1):
+            with self._syncing(model, last=number == len(batches)):
+                total = total + super().training_step(model, self._as_trls(batch), num_items_in_batch)
+        return total
+
+    def _step(self, model: Any, pairs: list[TokenPair], num_items_in_batch: Any) -> torch.Tensor:
+        assert self.engine is not None
+        total = torch.zeros((), device=self.args.device)
+        parts = self.engine.parts(pairs)
+        for number, part in enumerate(parts, 1):
+            self.in_flight, self.syncs = part, number == len(parts)
+            part = part.to(self.args.device)
+            with self.engine.running(part), self._syncing(model, last=self.syncs):
+                total = total + super(PairTrainer, self).training_step(model, {"part": part}, num_items_in_batch)
+        return total
+
+    def _within_memory(self, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """``compute()``; again from the same state, in smaller parts, where memory runs out. Raises MachineError at the end."""
+        before = RandomState.now(self.args.device)
+        while True:
+            try:
+                return compute()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                change = self._made_smaller()
+                if change is None:
+                    raise self._nothing_smaller() from error
+            self.model.zero_grad(set_to_none=True)
+            free_memory()
+            before.restore()
+            self.note(
+                f"out of memory in step {self.state.global_step + 1}: {change}, and the step starts again as it was"
+            )
+
+    def _made_smaller(self) -> str | None:
+        """Make what is computed at once smaller, for the rest of the run; says how. None where nothing is left to do.
+
+        Other processes may wait for gradients of a micro-batch that syncs, and FSDP's for every layer: these cannot repeat.
+        """
+        alone = self.accelerator.distributed_type == DistributedType.NO
+        waiting = self.accelerator.distributed_type not in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+        if not alone and (waiting or self.syncs):
+            return None
+        if self.args.optim.endswith("_layerwise"):  # has changed weights in this very step
+            return None
+        assert self.engine is not None
+        if self.in_flight.pairs > 1:
+            self.engine.budget = min(self.engine.budget, self.in_flight.input_ids.shape[1]) // 2
+            return f"micro-batches have at most {self.engine.budget} tokens from now on"
+        if self.model.training and checkpoint_layers(self.model):
+            return "one pair alone does not fit, so layers are computed again in the backward pass (checkpointing) from now on"
+        return None
+
+    def _nothing_smaller(self) -> MachineError:
+        part = self.in_flight
+        what = "a pair" if part.pairs == 1 else f"{part.pairs} pairs"
+        return MachineError(
+            f"out of memory in step {self.state.global_step + 1}, with {what} of {part.input_ids.shape[1]} tokens in all.",
+            remedy="In this order: gradient_checkpointing: true, a lower max_length, a LoRA adapter, the base in 4 bits.",
+        )
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -92,38 +148,56 @@ class PackedTrainer(PairTrainer):
         self._check_once(model, pairs)
         if self.engine is None:
             return super().prediction_step(model, self._as_trls(pairs), prediction_loss_only, ignore_keys)
-        total = torch.zeros((), device=self.args.device)
-        with torch.no_grad(), self._autocast():
-            for part in self.engine.begin(pairs):
-                part = part.to(self.args.device)
-                with self.engine.running(part):
-                    total = total + self.engine.share(model, part) * self.accelerator.num_processes
+        self.engine.begin(pairs)
+        total = self._within_memory(lambda: self._evaluated(model, pairs))
         metrics = {f"eval_{name}": value for name, value in self.engine.metrics().items()}
         self.store_metrics(metrics, train_eval="eval")
         return total, None, None
 
+    def _evaluated(self, model: Any, pairs: list[TokenPair]) -> torch.Tensor:
+        assert self.engine is not None
+        total = torch.zeros((), device=self.args.device)
+        with torch.no_grad(), self._autocast():
+            for part in self.engine.parts(pairs):
+                self.in_flight, self.syncs = part, False
+                part = part.to(self.args.device)
+                with self.engine.running(part):
+                    total = total + self.engine.share(model, part) * self.accelerator.num_processes
+        return total
+
     def _check_once(self, model: Any, pairs: list[TokenPair]) -> None:
-        """Compute the shortest pairs by both paths; leave the fast one where they differ. Raises RunError if it is required."""
+        """Compute a few short pairs by both paths; leave the fast one where they differ. Raises RunError if it is required."""
         if self.checked or not pairs:
             return
         self.checked = True
-        assert self.engine is not None
-        few = sorted(pairs, key=size)[:CHECKED]
+        reason = self._why_left(model, pairs)
+        if self.accelerator.num_processes > 1:  # they leave it together: a step has what all of them count
+            left = torch.tensor(0 if reason is None else 1, device=self.accelerator.device)
+            if self.accelerator.reduce(left, "sum") and reason is None:
+                reason = "another process found that it gives another result"
+        if reason is not None:
+            self._leave(reason)
+
+    def _why_left(self, model: Any, pairs: list[TokenPair]) -> str | None:
         bare = self.accelerator.unwrap_model(model)
-        part = pack(few, self.loss_on_prompt).to(self.args.device)
-        theirs = self._prepare_inputs(self._as_trls(few))
+        checked = few(pairs, bare.config.get_text_config().vocab_size)
+        part = pack(checked, self.loss_on_prompt).to(self.args.device)
+        theirs = self._prepare_inputs(self._as_trls(checked))
         try:
             difference = compare(
-                bare, lambda: self._alone(bare, few, part), lambda: self._trls_loss(bare, theirs), self._computed_in()
+                bare,
+                lambda: self._alone(bare, checked, part),
+                lambda: self._trls_loss(bare, theirs),
+                self._computed_in(),
             )
         except Unsupported as error:
-            self._leave(str(error))
-            return
-        if difference.too_large:
-            self._leave(
-                f"on the first {len(few)} pairs it gave another result: the loss differs by {difference.loss:.1e} and "
-                f"the gradient by {difference.gradient:.1e}, relatively; {difference.allowed:.0e} is allowed"
-            )
+            return str(error)
+        if not difference.too_large:
+            return None
+        return (
+            f"on the first {len(checked)} pairs it gave another result: the loss differs by {difference.loss:.1e} and "
+            f"the gradient by {difference.gradient:.1e}, relatively; {difference.allowed:.0e} is allowed"
+        )
 
     def _alone(self, model: Any, pairs: list[TokenPair], part: MicroBatch) -> torch.Tensor:
         assert self.engine is not None

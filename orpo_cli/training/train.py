@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from orpo_cli.data.end_tokens import end_token_ids
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, RunError
 from orpo_cli.model.matrix_products import use_onednn
@@ -19,6 +17,7 @@ from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir
 from orpo_cli.training.allocation import keep_freed_memory
 from orpo_cli.training.callbacks import Interruption, Listener, Metrics, keep_lines_until
+from orpo_cli.training.out_of_memory import is_out_of_memory
 from orpo_cli.training.trl_door import PairTrainer, make_trainer
 from orpo_cli.training.untrained_tokens import untrained_template_tokens
 from orpo_cli.whole import appearing_whole
@@ -161,7 +160,7 @@ def _check_adapter_moved(model: Any) -> None:
 def _explained(error: BaseException, rundir: RunDir) -> BaseException:
     if isinstance(error, OrpoError):
         return error
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+    if is_out_of_memory(error):
         return MachineError(
             "out of memory.",
             remedy="In this order: halve training.per_device_train_batch_size and double gradient_accumulation_steps "

@@ -77,7 +77,8 @@ def ours(
     """Loss, metrics and number of micro-batches; the gradients are in ``model``."""
     accelerator = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
     engine = Engine(model, accelerator, beta=BETA, loss_on_prompt=loss_on_prompt, budget=budget)
-    total, parts = 0.0, engine.begin(pairs)
+    engine.begin(pairs)
+    total, parts = 0.0, engine.parts(pairs)
     for part in parts:
         with engine.running(part):
             share = engine.share(model, part)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+
+from orpo_cli.training.engine.layout import TokenPair, size
+
+CHECKED = 2  # pairs that both paths compute
+LONGEST = 128  # tokens of each of their sequences, at most
+LOGITS = 1 << 25  # that trl keeps for them, at most: half a gigabyte with the copies that it makes of them
 
 # Relative difference allowed. Half-precision logits are rounded before trl's softmax; ours are not.
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
@@ -22,6 +28,19 @@ class Difference(NamedTuple):
     def too_large(self) -> bool:
         """Whether one of them is beyond what rounding explains."""
         return not (self.loss <= self.allowed and self.gradient <= self.allowed)
+
+
+def few(pairs: Sequence[TokenPair], words: int) -> list[TokenPair]:
+    """The shortest of ``pairs``, cut so that trl's path, which keeps ``words`` logits a token, stays small.
+
+    Prompts keep their end and answers their beginning, so that every part of a pair is still there.
+    """
+    tokens = min(LONGEST, max(16, LOGITS // (words * 2 * CHECKED)))
+    shortest = sorted(pairs, key=size)[:CHECKED]
+    return [
+        TokenPair(pair.row, pair.prompt[-(tokens // 2) :], pair.chosen[: tokens // 2], pair.rejected[: tokens // 2])
+        for pair in shortest
+    ]
 
 
 def compare(

@@ -57,13 +57,17 @@ class Engine:
         self._sums: list[torch.Tensor] = []
         self._logits: list[tuple[torch.Tensor | None, int, int]] = []
 
-    def begin(self, pairs: Sequence[TokenPair], together: bool = True) -> list[MicroBatch]:
-        """Start a step, or (not ``together`` with the other processes) an evaluation batch; gives its micro-batches."""
+    def begin(self, pairs: Sequence[TokenPair], together: bool = True) -> None:
+        """Start a step or an evaluation batch, ``together`` with the other processes or not."""
         counts = [sum(nll_tokens(pair, self.loss_on_prompt) for pair in pairs), len(pairs)]
         if together and self.accelerator.num_processes > 1:
             device = self.accelerator.device
             counts = self.accelerator.reduce(torch.tensor(counts, device=device), "sum").tolist()
-        self._totals, self._sums, self._logits = loss.Totals(*counts), [], []
+        self._totals = loss.Totals(*counts)
+
+    def parts(self, pairs: Sequence[TokenPair]) -> list[MicroBatch]:
+        """The micro-batches of what ``begin`` started, under the budget as it is now. Forgets those that came before."""
+        self._sums, self._logits = [], []
         return [pack(group, self.loss_on_prompt) for group in cut(pairs, self.budget)]
 
     @contextmanager

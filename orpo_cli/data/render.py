@@ -134,7 +134,7 @@ class Renderer:
             answer[-1].as_dict() if isinstance(answer[-1], Message) else {} for answer in (pair.chosen, pair.rejected)
         )
         texts = list(_texts_in([history, chosen, rejected]))
-        found = dict.fromkeys(token for text in texts for token in self.special.findall(text))
+        found = dict.fromkeys(self.special.findall("\0".join(texts)))
         if not found:
             return history, chosen, rejected, MappingProxyType({})
         free = (chr(code) for code in STAND_INS if not any(chr(code) in text for text in texts))
@@ -191,11 +191,16 @@ def renderer(tokenizer: PreTrainedTokenizerBase) -> Renderer:
 
 
 def _texts_in(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _texts_in(each)
+    """Every text within lists and dicts, in any order."""
+    open_ = [value]
+    while open_:
+        here = open_.pop()
+        if isinstance(here, str):
+            yield here
+        elif isinstance(here, dict):
+            open_ += here.values()
+        elif isinstance(here, list):
+            open_ += here
 
 
 def _call_not_shown(messages: Sequence[Message | str], text: str) -> str | None:

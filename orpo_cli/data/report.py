@@ -147,7 +147,9 @@ class DataReport:
     def lines(self) -> list[str]:
         """The report in words, for a terminal."""
         text = [line for source in self.sources for line in source.lines()]
-        if self.leaked.get("pairs") and not self.leaked["left_out"]:
+        if self.leaked and not self.leaked["pairs"]:
+            text.append("no pair is trained on whose prompt is held out, too")
+        elif self.leaked and not self.leaked["left_out"]:
             text.append(
                 f"{self.leaked['pairs']:,} pairs are trained on whose prompt is held out, too: "
                 f"{', '.join(self.leaked['examples'])}; dataset.rules.leaked: true leaves them out"

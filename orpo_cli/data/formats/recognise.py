@@ -47,9 +47,8 @@ def recognise(
     if wanted == "auto" and not looks:
         raise DataError(
             f"{where}: no row looks like preference data; {columns_found(rows)}.",
-            remedy="Map your columns to prompt, chosen, rejected with `columns:`, or reshape the rows. Known formats: "
-            + "; ".join(f"{format_.name} ({format_.description})" for format_ in FORMATS)
-            + ".",
+            remedy="Map your columns to prompt, chosen, rejected with `columns:`, or reshape the rows. Known formats:"
+            + "".join(f"\n    {format_.name}: {format_.description}" for format_ in FORMATS),
         )
     format_ = known[str(looks.most_common(1)[0][0]) if wanted == "auto" else wanted]
     if labels and format_ is not JUDGED:

@@ -77,6 +77,8 @@ def test_prompts_that_are_held_out_too_are_said_and_left_out_by_choice(tmp_path:
     assert any(
         "1 pairs are trained on whose prompt is held out, too: train.jsonl:2" in line for line in said.report.lines()
     )
+    none = run({**dataset, "eval": write(tmp_path / "other.jsonl", [ask("five")])}).report
+    assert "no pair is trained on whose prompt is held out, too" in none.lines()
     apart = run({**dataset, "rules": {"leaked": True}})
     assert names(apart.train) == ["train.jsonl:1", "train.jsonl:3"]
     assert apart.report.dropped == {"leaked": 1}

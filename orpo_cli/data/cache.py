@@ -115,5 +115,5 @@ def _writing(place: Path, variable: str) -> Iterator[None]:
 def _remove_unused(folder: Path) -> None:
     oldest = time.time() - UNUSED_DAYS * 24 * 3600
     for entry in folder.iterdir():
-        if entry.is_dir() and not entry.name.startswith(".") and entry.stat().st_mtime < oldest:
+        if entry.is_dir() and entry.stat().st_mtime < oldest:  # also what a killed process left
             shutil.rmtree(entry, ignore_errors=True)

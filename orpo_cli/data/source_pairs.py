@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LOOK = 100  # rows looked at to recognise a format
-BATCH = 512  # pairs tokenized at once
+BATCH = 256  # pairs tokenized at once
 
 Note = Callable[[str], None]
 Rendered = tuple[str, Pair, Texts]  # the name of the row, the pair, its texts

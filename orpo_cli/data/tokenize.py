@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from orpo_cli.data.pair import Misfit
 from orpo_cli.data.render import Texts
@@ -52,6 +52,7 @@ class Encoder:
     anchor: tuple[int, ...]  # ids of ANCHOR where the tokenizer would put a space before an answer, else ()
     end_ids: frozenset[int]
     eos_id: int | None
+    backend: Any  # the tokenizer's own Rust tokenizer where nothing of transformers stands before it, else None
 
     def encode(self, texts: Sequence[Texts]) -> list[Tokens]:
         """The ids of each pair; the prompt of a pair is tokenized once."""
@@ -88,6 +89,8 @@ class Encoder:
     def _ids(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
+        if self.backend is not None:  # without the offsets that transformers asks for: an eighth of the time
+            return [found.ids for found in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
         encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
         return [list(ids) for ids in encoded["input_ids"]]
 
@@ -122,7 +125,18 @@ def encoder(tokenizer: PreTrainedTokenizerBase, end_tokens: Sequence[str]) -> En
     adds_space = str(tokenizer.convert_ids_to_tokens(bare[0])).startswith(("▁", "Ġ"))  # sentencepiece, byte-level
     anchor = tokenizer(ANCHOR, add_special_tokens=False)["input_ids"] if adds_space else []
     end_ids = frozenset(tokenizer.convert_tokens_to_ids(list(end_tokens)))
-    return Encoder(tokenizer, tuple(front), tuple(anchor), end_ids, tokenizer.eos_token_id)
+    return Encoder(tokenizer, tuple(front), tuple(anchor), end_ids, tokenizer.eos_token_id, _backend(tokenizer))
+
+
+def _backend(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The Rust tokenizer, as the last call of ``tokenizer`` without padding and truncation left it."""
+    from transformers import PreTrainedTokenizerFast
+
+    is_plain = isinstance(tokenizer, PreTrainedTokenizerFast) and all(
+        getattr(type(tokenizer), name) is getattr(PreTrainedTokenizerFast, name)
+        for name in ("__call__", "_encode_plus")
+    )
+    return tokenizer.backend_tokenizer if is_plain else None
 
 
 def fit(

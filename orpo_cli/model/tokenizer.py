@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(section: ModelSection, note: Callable[[str], None] | None = None) -> PreTrainedTokenizerBase:
-    """The model's tokenizer with the chat template that the recipe asks for, and a padding token; ``note`` is told of one
-    that had to be chosen.
+    """The model's tokenizer with the chat template that the recipe asks for, and a padding token; ``note`` is told of what
+    had to be chosen or added, and of a template that writes the date.
     """
     from transformers import AutoTokenizer
 
@@ -30,6 +30,8 @@ def load_tokenizer(section: ModelSection, note: Callable[[str], None] | None = N
     new = add_tokens(tokenizer, section.add_special_tokens)
     if note is not None and new:
         note(f"added to the vocabulary, and trained: {', '.join(new)}")
+    if note is not None and "strftime_now" in str(tokenizer.chat_template):
+        note("the chat template writes the day into every prompt: what was prepared on another day has another")
     has_padding = tokenizer.pad_token is not None
     tokenizer = _ready(tokenizer)
     if note is not None and not has_padding:

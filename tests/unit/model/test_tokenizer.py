@@ -1,0 +1,74 @@
+"""The tokenizer that a recipe asks for: its template, its padding token, and a vocabulary that grows only when asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from data_tokenizers import byte_level
+from tiny import tiny_tokenizer
+
+from orpo_cli.errors import UsageError
+from orpo_cli.model.templates import BUILT_IN
+from orpo_cli.model.tokenizer import load_tokenizer
+from orpo_cli.recipe.schema import ModelSection
+
+MESSAGES = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "You"}]
+
+
+def saved(folder: Path, tokenizer: object) -> str:
+    tokenizer.save_pretrained(folder)  # type: ignore[attr-defined]
+    (folder / "config.json").write_text("{}")
+    return str(folder)
+
+
+def test_the_tokenizers_own_template_is_kept_and_a_file_or_a_text_takes_its_place(tmp_path: Path) -> None:
+    model = saved(tmp_path / "model", tiny_tokenizer())
+    own = load_tokenizer(ModelSection(model_name_or_path=model))
+    assert own.chat_template == tiny_tokenizer().chat_template
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    (tmp_path / "mine.jinja").write_text(template)
+    for given in (str(tmp_path / "mine.jinja"), template):
+        loaded = load_tokenizer(ModelSection(model_name_or_path=model, chat_template=given))
+        assert loaded.apply_chat_template(MESSAGES, tokenize=False) == "user: Who?\nassistant: You\n"
+    with pytest.raises(UsageError, match="neither a built-in template nor a file"):
+        load_tokenizer(ModelSection(model_name_or_path=model, chat_template="wizard"))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_template_adds_no_token(name: str, tmp_path: Path) -> None:
+    base = byte_level(["<s>", "</s>"], None)
+    loaded = load_tokenizer(ModelSection(model_name_or_path=saved(tmp_path, base), chat_template=name))
+    ids = loaded.apply_chat_template(MESSAGES)["input_ids"]
+    assert len(loaded) == len(base)
+    assert max(ids) < len(base)
+    assert "Who?" in loaded.decode(ids)
+    assert "You" in loaded.decode(ids)
+
+
+def test_tokens_are_added_only_when_asked_for_and_said(tmp_path: Path) -> None:
+    base = byte_level(["<s>", "</s>"], None)
+    notes: list[str] = []
+    model = ModelSection(
+        model_name_or_path=saved(tmp_path, base), chat_template="chatml", add_special_tokens=["<|im_start|>", "</s>"]
+    )
+    loaded = load_tokenizer(model, notes.append)
+    assert len(loaded) == len(base) + 1
+    assert notes == ["added to the vocabulary, and trained: <|im_start|>"]
+
+
+def test_a_padding_token_is_chosen_of_those_there_are_and_said(tmp_path: Path) -> None:
+    base = byte_level(["<s>", "</s>"], None)
+    base.pad_token = None
+    notes: list[str] = []
+    loaded = load_tokenizer(ModelSection(model_name_or_path=saved(tmp_path, base)), notes.append)
+    assert (loaded.pad_token, loaded.padding_side, len(loaded)) == ("</s>", "right", len(base))
+    assert notes == ["the tokenizer has no padding token: </s> pads, and has no loss where it does"]
+
+
+def test_a_template_that_writes_todays_date_is_said(tmp_path: Path) -> None:
+    dated = tiny_tokenizer()
+    dated.chat_template = "Today is {{ strftime_now('%d %b %Y') }}.\n" + str(dated.chat_template)
+    notes: list[str] = []
+    load_tokenizer(ModelSection(model_name_or_path=saved(tmp_path, dated)), notes.append)
+    assert notes == ["the chat template writes the day into every prompt: what was prepared on another day has another"]

@@ -110,6 +110,21 @@ class RunDir:
         """What ``orpo eval`` found."""
         return self.root / "evaluation.json"
 
+    @property
+    def samples(self) -> Path:
+        """Answers of base and tuned model to held-out prompts, from ``orpo generate --compare``."""
+        return self.root / "samples.json"
+
+    @property
+    def curves(self) -> Path:
+        """The curves that the model card shows."""
+        return self.report / "curves.svg"
+
+    @property
+    def pushes(self) -> Path:
+        """What was pushed to the hub, so that another push overwrites nothing else."""
+        return self.root / "hub.json"
+
     @classmethod
     def create(cls, plan: Plan, recipe_text: str, composed_text: str | None = None) -> RunDir:
         """Begin a run in a directory that is absent or empty.

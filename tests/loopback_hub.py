@@ -1,7 +1,8 @@
 """A hub on loopback that the real huggingface_hub client pushes to and downloads from; it keeps every byte.
 
-Speaks what huggingface_hub 2.4 calls for models with HF_HUB_DISABLE_XET=1: create, branch, info, tree, validate-yaml,
-preupload, LFS batch + PUT + verify, commit (NDJSON), resolve. ``fail`` injects faults. Nothing here imports the client.
+Speaks what huggingface_hub 2.4 calls for models with HF_HUB_DISABLE_XET=1: whoami, create, branch, tag, refs, info, tree,
+validate-yaml, preupload, LFS batch + PUT + verify, commit (NDJSON, on a parent, as a pull request), discussions, resolve.
+``fail`` injects faults, ``slow`` delays, ``edit`` is somebody else. Nothing here imports the client.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import json
 import re
 import socket
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 LFS_SUFFIXES = (".safetensors", ".bin", ".gguf", ".pt")
 LFS_SIZE = 10_000_000
@@ -44,12 +46,28 @@ class Repo:
     snapshots: dict[str, dict[str, Stored]] = field(default_factory=dict)  # by commit id
     heads: dict[str, str] = field(default_factory=dict)  # branch: commit id
     messages: list[str] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)  # name: commit id
+    requests: dict[int, str] = field(default_factory=dict)  # open pull requests: number, title
+    gated: str | bool = False
+    card_data: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        self.advance("main", self.branches["main"])
+
+    def advance(self, branch: str, files: dict[str, Stored]) -> str:
+        """A commit: ``branch`` holds ``files`` from now on."""
+        content = repr((branch, len(self.snapshots), sorted((path, each.blob_id) for path, each in files.items())))
+        commit = hashlib.sha1(content.encode()).hexdigest()
+        self.branches[branch], self.snapshots[commit], self.heads[branch] = files, files, commit
+        return commit
 
     def at(self, revision: str) -> dict[str, Stored] | None:
-        return self.snapshots.get(revision) or self.branches.get(revision)
+        revision = self.tags.get(revision, revision)
+        return self.snapshots[revision] if revision in self.snapshots else self.branches.get(revision)
 
     def head(self, revision: str) -> str:
-        return revision if revision in self.snapshots else self.heads.get(revision, "0" * 40)
+        revision = self.tags.get(revision, revision)
+        return revision if revision in self.snapshots else self.heads[revision]
 
     def files(self, revision: str = "main") -> dict[str, bytes]:
         return {path: stored.content for path, stored in self.branches[revision].items()}
@@ -57,7 +75,10 @@ class Repo:
 
 @dataclass
 class Fault:
-    """Answers ``status`` (or cuts the connection where it is None) to matching requests number ``after``+1 and on."""
+    """Answers ``status`` (or cuts the connection where it is None) to matching requests number ``after``+1 and on.
+
+    ``late``: the request is done all the same, and the answer lost. ``delay``: it is done, after so many seconds.
+    """
 
     method: str
     path: str  # regular expression, searched
@@ -65,6 +86,8 @@ class Fault:
     headers: dict[str, str]
     after: int
     times: int | None  # None: for ever
+    late: bool = False
+    delay: float = 0.0
     seen: int = 0
     done: int = 0
 
@@ -83,6 +106,7 @@ class LoopbackHub:
 
     def __init__(self, token: str = "hf_loopbackTokenForTests") -> None:
         self.token = token
+        self.whoami: dict[str, Any] | None = account("me")
         self.repos: dict[str, Repo] = {}
         self.lfs: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
@@ -99,9 +123,28 @@ class LoopbackHub:
         headers: dict[str, str] | None = None,
         after: int = 0,
         times: int | None = 1,
+        late: bool = False,
     ) -> None:
         """Answer ``status`` to matching requests, or cut the connection half-way through the body where it is None."""
-        self.faults.append(Fault(method, path, status, headers or {}, after, times))
+        self.faults.append(Fault(method, path, status, headers or {}, after, times, late))
+
+    def slow(self, method: str, path: str, seconds: float, *, times: int | None = 1) -> None:
+        """Answer matching requests so much later."""
+        self.faults.append(Fault(method, path, None, {}, 0, times, delay=seconds))
+
+    def add(self, repo_id: str, **repo: Any) -> Repo:
+        """A repository that is there already."""
+        self.repos[repo_id] = Repo(**{"private": False, **repo})
+        return self.repos[repo_id]
+
+    def edit(self, repo_id: str, path: str, content: bytes | None, revision: str = "main") -> str:
+        """Somebody else's commit: a file changed, or removed (None)."""
+        repo = self.repos[repo_id]
+        files = {name: each for name, each in repo.branches[revision].items() if name != path}
+        if content is not None:
+            lfs = path.endswith(LFS_SUFFIXES)
+            files[path] = Stored(content, lfs)
+        return repo.advance(revision, files)
 
     def heal(self) -> None:
         self.faults.clear()
@@ -137,11 +180,23 @@ class LoopbackHub:
         self.thread.join(5)
 
 
+def account(name: str, role: str = "write", *, organizations: dict[str, str] | None = None, **fine_grained: Any) -> Any:
+    """What /api/whoami-v2 says of a token: its owner, role, and the scopes of a fine-grained one."""
+    token = {"displayName": "of-the-tests", "role": role, **({"fineGrained": fine_grained} if fine_grained else {})}
+    orgs = [{"type": "org", "name": each, "roleInOrg": its} for each, its in (organizations or {}).items()]
+    return {"type": "user", "name": name, "orgs": orgs, "auth": {"type": "access_token", "accessToken": token}}
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: LoopbackHub
 
     ROUTES = (
+        ("GET", r"^/api/whoami-v2$", "who"),
+        ("GET", r"^/api/models/(?P<id>[^/]+/[^/]+)/refs$", "refs"),
+        ("GET", r"^/api/models/(?P<id>[^/]+/[^/]+)/discussions$", "discussions"),
+        ("POST", r"^/api/models/(?P<id>[^/]+/[^/]+)/tag/(?P<rev>[^/]+)$", "tag"),
+        ("DELETE", r"^/api/models/(?P<id>[^/]+/[^/]+)/tag/(?P<rev>[^/]+)$", "untag"),
         ("POST", r"^/api/repos/create$", "create"),
         ("POST", r"^/api/validate-yaml$", "validate_yaml"),
         ("GET", r"^/api/models/(?P<id>[^/]+/[^/]+)$", "info"),
@@ -162,13 +217,18 @@ class _Handler(BaseHTTPRequestHandler):
         with self.hub.lock:
             self.hub.requests.append((self.command, path))
             fault = next((each for each in self.hub.faults if each.strikes(self.command, path)), None)
-        if fault is not None and fault.status is None:
+        if fault is not None and fault.delay:
+            time.sleep(fault.delay)
+            fault = None
+        if fault is not None and fault.status is None and not fault.late:
             self.rfile.read(int(self.headers.get("Content-Length") or 0) // 2)
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return
         body = self._body()
-        if fault is not None:
+        if fault is not None and fault.late:
+            self.lost = fault
+        elif fault is not None:
             self.answer(fault.status, {"error": f"injected {fault.status}"}, fault.headers)
             return
         signed_upload = path.startswith("/lfs/") and self.command == "PUT"  # as with S3: the address is the permission
@@ -183,7 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
         self.answer(404, {"error": f"no route for {self.command} {path}"})
 
-    do_GET = do_HEAD = do_POST = do_PUT = serve
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = serve
 
     def _body(self) -> bytes:
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
@@ -195,7 +255,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return content
 
+    lost: Fault | None = None
+
     def answer(self, status: int | None, value: Any, headers: dict[str, str] | None = None) -> None:
+        if self.lost is not None:
+            status, value, headers, self.lost = self.lost.status, {"error": "the answer is lost"}, {}, None
+            if status is None:
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
         content = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(status or 200)
         for name, text in {
@@ -223,8 +291,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(409, {**url, "error": "You already created this model repo"})
             return
         repo = self.hub.repos[repo_id] = Repo(private=call.get("visibility") == "private")
-        repo.branches["main"][".gitattributes"] = Stored(
-            b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n", lfs=False
+        repo.advance(
+            "main", {".gitattributes": Stored(b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n", lfs=False)}
         )
         self.answer(200, url)
 
@@ -244,7 +312,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(404, {"error": f"Invalid rev id: {rev}"}, {"X-Error-Code": "RevisionNotFound"})
             return
         siblings = [{"rfilename": path} for path in files]
-        self.answer(200, {"id": id, "sha": repo.head(rev), "private": repo.private, "siblings": siblings, "tags": []})
+        facts = {"id": id, "sha": repo.head(rev), "private": repo.private, "siblings": siblings, "tags": []}
+        if repo.card_data is not None:
+            facts["cardData"] = repo.card_data
+        self.answer(200, {**facts, "gated": repo.gated})
 
     def tree(self, body: bytes, id: str, rev: str) -> None:
         repo = self.repo(id)
@@ -265,8 +336,57 @@ class _Handler(BaseHTTPRequestHandler):
         if rev in repo.branches:
             self.answer(409, {"error": f"Reference already exists: {rev}"})
             return
-        repo.branches[rev] = dict(repo.branches["main"])
+        repo.branches[rev], repo.heads[rev] = dict(repo.branches["main"]), repo.heads["main"]
         self.answer(201, {})
+
+    def who(self, body: bytes) -> None:
+        if self.hub.whoami is None:
+            self.answer(404, {"error": "Not found"})
+        else:
+            self.answer(200, self.hub.whoami)
+
+    def refs(self, body: bytes, id: str) -> None:
+        repo = self.repo(id)
+        if repo is None:
+            return
+        names = {"branches": ("heads", {name: repo.heads[name] for name in repo.branches if "/" not in name}),
+                 "tags": ("tags", repo.tags)}  # fmt: skip
+        answer: dict[str, Any] = {
+            kind: [
+                {"name": name, "ref": f"refs/{where}/{name}", "targetCommit": commit} for name, commit in each.items()
+            ]
+            for kind, (where, each) in names.items()
+        }
+        self.answer(200, {**answer, "converts": [], "pullRequests": []})
+
+    def tag(self, body: bytes, id: str, rev: str) -> None:
+        repo = self.repo(id)
+        if repo is None:
+            return
+        name = json.loads(body)["tag"]
+        if name in repo.tags:
+            self.answer(409, {"error": f"Reference already exists: {name}"})
+            return
+        repo.tags[name] = repo.head(rev)
+        self.answer(200, {})
+
+    def untag(self, body: bytes, id: str, rev: str) -> None:
+        repo = self.repo(id)
+        if repo is None:
+            return
+        del repo.tags[rev]
+        self.answer(200, {})
+
+    def discussions(self, body: bytes, id: str) -> None:
+        repo = self.repo(id)
+        if repo is None:
+            return
+        found = [
+            {"num": number, "title": title, "status": "open", "isPullRequest": True, "author": {"name": "me"},
+             "createdAt": "2025-01-01T00:00:00.000Z", "repo": {"name": id, "type": "model"}}
+            for number, title in repo.requests.items()
+        ]  # fmt: skip
+        self.answer(200, {"count": len(found), "start": 0, "discussions": found})
 
     def preupload(self, body: bytes, id: str, rev: str) -> None:
         repo = self.repo(id)
@@ -310,12 +430,15 @@ class _Handler(BaseHTTPRequestHandler):
         if rev not in repo.branches:
             self.answer(404, {"error": f"Invalid rev id: {rev}"}, {"X-Error-Code": "RevisionNotFound"})
             return
-        files = dict(repo.branches[rev])
+        files, summary = dict(repo.branches[rev]), ""
         for line in body.splitlines():
             entry = json.loads(line)
             value = entry["value"]
             if entry["key"] == "header":
-                repo.messages.append(value["summary"])
+                summary = value["summary"]
+                if value.get("parentCommit") not in (None, repo.head(rev)):
+                    self.answer(412, {"error": "A commit has happened since. Please refresh and try again."})
+                    return
             elif entry["key"] == "file":
                 files[value["path"]] = Stored(base64.b64decode(value["content"]), lfs=False)
             elif entry["key"] == "lfsFile":
@@ -323,13 +446,21 @@ class _Handler(BaseHTTPRequestHandler):
                     self.answer(400, {"error": f"LFS object {value['oid']} was not uploaded"})
                     return
                 files[value["path"]] = Stored(self.hub.lfs[value["oid"]], lfs=True)
+            elif entry["key"] == "deletedFile":
+                del files[value["path"]]
             else:
                 self.answer(400, {"error": f"unknown entry {entry['key']}"})
                 return
-        commit = hashlib.sha1(body + str(len(repo.messages)).encode()).hexdigest()
-        repo.branches[rev], repo.snapshots[commit], repo.heads[rev] = files, files, commit
+        repo.messages.append(summary)
+        answer = {"success": True}
+        if "create_pr" in parse_qs(urlsplit(self.path).query):
+            number = len(repo.requests) + 1
+            repo.requests[number] = summary
+            rev = f"refs/pr/{number}"
+            answer["pullRequestUrl"] = f"{self.hub.url}/{id}/discussions/{number}"
+        commit = repo.advance(rev, files)
         url = f"{self.hub.url}/{id}/commit/{commit}"
-        self.answer(200, {"success": True, "commitUrl": url, "commitOid": commit})
+        self.answer(200, {**answer, "commitUrl": url, "commitOid": commit})
 
     def resolve(self, body: bytes, id: str, rev: str, file: str) -> None:
         repo = self.repo(id)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from orpo_cli.artifacts.base_terms import BaseTerms, hub_id
+from orpo_cli.artifacts.card_curves import curves_of
+from orpo_cli.artifacts.card_front_matter import is_from_hub
+from orpo_cli.artifacts.hub_parts import CURVES
+from orpo_cli.artifacts.run_records import metrics_of, read_record
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import RunDir
 
@@ -23,38 +27,12 @@ _MEANING = (
     "beta times the difference of the mean log-probabilities."
 )
 
-
-def usage_section(rundir: RunDir, plan: Plan, what: str, repo_id: str | None) -> str:
-    """Code that loads and asks the model."""
-    folder = {"adapter": rundir.adapter, "merged": rundir.merged, "model": rundir.model}[what]
-    name = repo_id or folder.name
-    if what == "adapter":
-        load = f"""from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("{plan.model.model_name_or_path}", dtype="auto")
-model = PeftModel.from_pretrained(model, "{name}")"""
-    else:
-        load = f"""from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("{name}", dtype="auto")"""
-    if (folder / "chat_template.jinja").is_file():
-        ask = """messages = [{"role": "user", "content": "Why is the sky blue?"}]
-inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")"""
-    else:
-        ask = 'inputs = tokenizer("The sky is blue because", return_tensors="pt")'
-    code = f"""{load}
-tokenizer = AutoTokenizer.from_pretrained("{name}")
-
-{ask}
-output = model.generate(**inputs, max_new_tokens=256)
-print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
-    return f"## Use\n\n```python\n{code}\n```"
+SAMPLES, SAMPLE_CHARACTERS = 3, 800
 
 
 def results_section(rundir: RunDir, plan: Plan) -> str:
     """First and last figures of training, the last evaluation, and what `orpo eval` measured."""
-    lines = _metrics(rundir)
+    lines = metrics_of(rundir)
     steps = [line for line in lines if "loss" in line]
     evaluations = [
         {name.removeprefix("eval_"): value for name, value in line.items()} for line in lines if "eval_loss" in line
@@ -65,19 +43,59 @@ def results_section(rundir: RunDir, plan: Plan) -> str:
         columns[f"step {steps[-1].get('step', '')}"] = steps[-1]
     if evaluations:
         columns[f"held out, step {evaluations[-1].get('step', '')}"] = evaluations[-1]
-    measured = _read(rundir.evaluation)
+    measured = read_record(rundir.evaluation)
     for voice, metrics in measured.get("models", {}).items():
         columns[f"{measured.get('pairs')} held-out pairs, {voice}"] = metrics
     table = _table(columns)
     if not table:
         return ""
     beta = plan.training.get("beta")
-    return f"## Results\n\n{table}\n\n{_MEANING}" + (f" Here beta is {beta}." if beta is not None else "")
+    parts = ["## Results", table, _MEANING + (f" Here beta is {beta}." if beta is not None else "")]
+    if curves_of(rundir) is not None:
+        parts.append(f"![Curves of the training]({CURVES})")
+    return "\n\n".join(parts)
+
+
+def samples_section(rundir: RunDir) -> str:
+    """Answers of base and tuned model to the first held-out prompts that `orpo generate --compare` asked."""
+    document = read_record(rundir.samples)
+    blocks = []
+    for answer in document.get("answers", [])[:SAMPLES]:
+        parts = [f"**Prompt**\n\n{_fenced(_short(answer.get('prompt')))}"]
+        for voice, title in (("base", "Before"), ("tuned", "After")):
+            text = (answer.get(voice) or {}).get("text")
+            if isinstance(text, str):
+                parts.append(f"**{title}**\n\n{_fenced(_short(text))}")
+        blocks.append("\n\n".join(parts))
+    if not blocks:
+        return ""
+    temperature = document.get("temperature")
+    how = "the likeliest tokens" if not temperature else f"sampled at temperature {temperature}"
+    return "\n\n".join([f"## Before and after\n\nAnswers to prompts that were held out, {how}.", *blocks])
+
+
+def licence_section(plan: Plan, terms: BaseTerms | None, accepted: bool) -> str:
+    """Whose terms hold for the base; empty where nothing is known of them."""
+    if terms is None or (terms.license is None and not terms.gated):
+        return ""
+    base = plan.model.model_name_or_path
+    named = f"[{base}](https://huggingface.co/{base})" if hub_id(base) else f"`{base}`"
+    text = f"The base {named} has the licence `{terms.license_name or terms.license}`" if terms.license else ""
+    if terms.license_link:
+        text += f" ({terms.license_link})"
+    sentences = [f"{text}; it holds for what is derived from it, too."] if text else []
+    if terms.gated:
+        sentences.append(
+            f"{named} is given to those who accept its terms: accept them there before you use this model."
+        )
+    if terms.gated and accepted:
+        sentences.append("Who published this model has said that these terms allow it.")
+    return "## Licence\n\n" + " ".join(sentences)
 
 
 def data_section(rundir: RunDir) -> str:
     """What was read, kept and dropped, and why."""
-    report = read_report(rundir)
+    report = read_record(rundir.data_report)
     if not report:
         return ""
     rows = ["| part | source | format | rows read | kept | dropped |", "| --- | --- | --- | ---: | ---: | ---: |"]
@@ -94,6 +112,8 @@ def data_section(rundir: RunDir) -> str:
     parts = ["## Data", text]
     if report.get("sources"):
         parts.append("\n".join(rows))
+    if revisions := [_revision(source) for source in report.get("sources", []) if source.get("fingerprint")]:
+        parts.append("\n".join(dict.fromkeys(revisions)))
     meaning = report.get("reasons", {})
     drops = [
         f"- {count:,} dropped: {meaning.get(reason, reason)}" for reason, count in report.get("dropped", {}).items()
@@ -115,13 +135,10 @@ def recipe_section(rundir: RunDir, plan: Plan) -> str:
     if not file.is_file():
         return ""
     text = file.read_text(encoding="utf-8").strip()
-    fence = "```"
-    while fence in text:
-        fence += "`"
     how = "every weight" if plan.lora is None else f"LoRA of rank {plan.lora.r}"
     if plan.quantization is not None:
         how += f" on a base in {4 if plan.quantization.load_in_4bit else 8} bits"
-    return f"## Recipe\n\nTrained: {how}, in {plan.model.dtype}.\n\n{fence}yaml\n{text}\n{fence}"
+    return f"## Recipe\n\nTrained: {how}, in {plan.model.dtype}.\n\n{_fenced(text, 'yaml')}"
 
 
 def made_with_section(run: dict[str, Any]) -> str:
@@ -155,31 +172,6 @@ def citation_section() -> str:
 ```"""
 
 
-def read_report(rundir: RunDir) -> dict[str, Any]:
-    """The content of data_report.json; empty where there is none."""
-    return _read(rundir.data_report)
-
-
-def _read(path: Any) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def _metrics(rundir: RunDir) -> list[dict[str, Any]]:
-    if not rundir.metrics.is_file():
-        return []
-    lines = []
-    for line in rundir.metrics.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:  # the last line of a killed run
-            continue
-    return lines
-
-
 def _table(columns: dict[str, dict[str, Any]]) -> str:
     names = [name for name in _SHOWN if any(name in column for column in columns.values())]
     if not names:
@@ -195,3 +187,22 @@ def _number(value: Any) -> str:
 
 def _cell(value: Any) -> str:
     return str(value or "").replace("|", "\\|").replace("\n", " ")
+
+
+def _revision(source: dict[str, Any]) -> str:
+    """The commit of a dataset on the hub, the fingerprint of a file."""
+    mark, name = str(source.get("fingerprint")), _cell(source.get("path"))
+    return f"- `{name}` at commit `{mark}`" if is_from_hub(source) else f"- `{name}`: fingerprint `{mark[:16]}`"
+
+
+def _fenced(text: str, language: str = "") -> str:
+    """A code block whose fence is longer than any in it."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _short(value: Any) -> str:
+    text = str(value or "").strip()
+    return text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS].rstrip() + " […]"

@@ -32,6 +32,8 @@ def explained(repo_id: str) -> Iterator[None]:
         raise MachineError(f"{error.filename or repo_id}: {error.strerror or error}") from error
     except (RuntimeError, ValueError) as error:
         cause = error.__cause__
+        if isinstance(cause, OrpoError):
+            raise cause from error
         if isinstance(cause, HfHubHTTPError):
             raise _refusal(repo_id, cause) from error
         if isinstance(cause, (HTTPError, ConnectionError, TimeoutError)):
@@ -48,6 +50,7 @@ def _refusal(repo_id: str, error: Exception) -> HubError:
         403: (f"this token may not write to {namespace}", f"Use a token with the write role for {namespace}."),
         404: ("the repository or the revision is not there", "Check the name, and that your token may see it."),
         409: ("the repository was changed at the same time", "Try again."),
+        412: ("the repository was changed at the same time", "Try again."),
         413: ("a file is too large for the hub", "Merge again with a smaller --max-shard-size."),
         429: (
             "the hub asks to slow down",

@@ -1,10 +1,14 @@
-"""Secrets taken out of text that leaves the machine: model cards and messages."""
+"""Secrets taken out of text that leaves the machine: model cards, messages and tracebacks."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
 
 from orpo_cli.hidden import hidden
 
@@ -27,10 +31,27 @@ def redacted(text: str) -> str:
         value = os.environ.get(variable, "").strip()
         if len(value) >= 8:
             text = text.replace(value, HIDDEN)
+    if (login := _login()) is not None:
+        text = text.replace(login, HIDDEN)
     text = _TOKENS.sub(HIDDEN, text)
     text = _NAMED.sub(rf"\g<1>{HIDDEN}", text)
     text = _IN_URL.sub(rf"\g<1>{HIDDEN}@", text)
     return _SIGNED_URL.sub(rf"\g<1>{HIDDEN}", text)
+
+
+def _login() -> str | None:
+    """The token that `hf auth login` has kept; None where there is none."""
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    try:
+        token = Path(os.environ.get("HF_TOKEN_PATH") or os.path.join(home, "token")).expanduser().read_text().strip()
+    except (OSError, ValueError, RuntimeError):
+        return None
+    return token if len(token) >= 8 else None
+
+
+def print_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What Python prints of an error that nobody caught, without secrets: a ``sys.excepthook``."""
+    print(redacted("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def redact_log(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import textwrap
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,8 +11,10 @@ import typer
 
 from orpo_cli.cli.options import Json, Quiet
 from orpo_cli.errors import UsageError
+from orpo_cli.hidden import hidden
 from orpo_cli.report.console import Console
 from orpo_cli.report.counting import counting
+from orpo_cli.rundir import write_atomically
 
 if TYPE_CHECKING:
     from orpo_cli.evaluation.answers import Sampling
@@ -82,6 +85,9 @@ def command(
         count = HELD_OUT_PROMPTS
     subject = open_subject(run_or_model, chat_template=chat_template, note=console.note)
     document = _answered(subject, texts, prompts_from, count, system, plain, sampling, compare, console)
+    if run is not None and compare and not texts and prompts_from is None:
+        write_atomically(run.samples, json.dumps(hidden(document), indent=2, ensure_ascii=False) + "\n")
+        console.note(f"wrote {run.samples}, which the model card shows")
     _show(document, console)
     console.document(document)
 

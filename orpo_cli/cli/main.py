@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Annotated
 
 import typer
@@ -98,8 +99,16 @@ def calm_libraries() -> None:
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
+def _print_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A bug keeps its traceback, and a secret in it stays secret."""
+    from orpo_cli.artifacts.redaction import print_redacted
+
+    print_redacted(kind, error, trace)
+
+
 def main() -> None:
     """Entry point: run the command line and exit with the code that belongs to how it went."""
+    sys.excepthook = _print_bug
     calm_libraries()
     try:
         code = _started()(standalone_mode=False)  # typer returns the code of a typer.Exit, 130 for Ctrl-C

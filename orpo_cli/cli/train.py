@@ -112,8 +112,14 @@ def train_run(
     from orpo_cli.training.provenance import provenance
     from orpo_cli.training.train import train
 
+    pushing = None
     try:
         _say(plan, console)
+        if plan.training.get("push_to_hub"):
+            from orpo_cli.artifacts.hub_training import TrainingPush
+
+            pushing = TrainingPush(plan, rundir, console.note, console.problem)
+            pushing.check()
         tokenizer = load_tokenizer(plan.model, console.note)
         data = prepare(
             plan.dataset,
@@ -138,9 +144,17 @@ def train_run(
         if checkpoint is None:
             rundir.discard()
         raise
-    with TrainingDisplay(console) as display:
-        outcome = train(plan, rundir, model, tokenizer, data, display, checkpoint)
+    finished = False
+    try:
+        with TrainingDisplay(console) as display:
+            outcome = train(plan, rundir, model, tokenizer, data, display, checkpoint, [pushing] if pushing else [])
+        finished = True
+    finally:
+        if pushing is not None:
+            pushing.settle(interrupted=not finished)
     write_card(rundir)
+    if pushing is not None:
+        pushing.push_result()
     return outcome
 
 
@@ -166,7 +180,7 @@ def recipe_text(loaded: LoadedRecipe) -> str:
 
 def _document(rundir: RunDir) -> dict[str, Any]:
     run = rundir.read_run()
-    names = ("steps", "seconds", "final_metrics", "final_evaluation")
+    names = ("steps", "seconds", "final_metrics", "final_evaluation", *(["hub"] if "hub" in run else []))
     return {
         "status": run["status"],
         "run": str(rundir.root),

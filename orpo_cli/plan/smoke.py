@@ -113,6 +113,8 @@ def _training(changes: _Changes, training: dict[str, Any]) -> dict[str, Any]:
         "logging_steps": (1, "every step is shown"),
         "report_to": ("none", "nothing is sent anywhere"),
     }
+    if training.get("push_to_hub"):
+        wanted["push_to_hub"] = (False, "nothing is sent anywhere")
     for what in ("eval", "save"):
         if training.get(f"{what}_strategy") == "steps":
             wanted[f"{what}_steps"] = (1, f"every step tries the {'evaluation' if what == 'eval' else 'checkpoint'}")

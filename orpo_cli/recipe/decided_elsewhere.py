@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from orpo_cli.recipe.fate import Fate
 
-_HUB = "Nothing is pushed while a run trains."
-_PUSH = "Remove it; `orpo push-to-hub` pushes a run that is done."
 _NO_METRICS = "Evaluation here gathers losses and ORPO's own metrics, and has no other metric function."
 _NO_FULL_EVAL = "While a run trains, the library evaluates in the precision of training whatever this says."
 _ONE_PROCESS = "Several processes are not supported yet."
@@ -71,8 +69,12 @@ DECIDED_ELSEWHERE = {
     "fsdp_config": Fate(_ONE_PROCESS, "Remove it.", idle=({}, _FSDP_IDLE), kept=True),
     "parallelism_config": Fate(_ONE_PROCESS, "Remove it.", idle=({},)),
     # the hub
-    "push_to_hub": Fate(_HUB, _PUSH, idle=(False,)),
-    "hub_model_id": Fate("It says where `orpo push-to-hub` goes.", to="hub.repo_id"),
+    "push_to_hub": Fate(
+        "The result, and what `hub_strategy` says, goes to `hub.repo_id`; a hub that fails never fails the run.",
+        idle=(False,),
+        own=True,
+    ),
+    "hub_model_id": Fate("It says where a push goes.", to="hub.repo_id"),
     "hub_private_repo": Fate(
         "`hub.private` says it, and a new repository is private unless that is false.",
         idle=(False,),
@@ -84,7 +86,12 @@ DECIDED_ELSEWHERE = {
         idle=("<HUB_TOKEN>",),
         secret=True,
     ),
-    "hub_strategy": Fate(_HUB, _PUSH, idle=("every_save", "end")),
-    "hub_always_push": Fate(_HUB, _PUSH, idle=(False,)),
-    "hub_revision": Fate(_HUB, _PUSH),
+    "hub_strategy": Fate(
+        "`end` pushes the result; `every_save`, the default, also the weights of each checkpoint; `checkpoint` also all of "
+        "the last one, as `last-checkpoint`; `all_checkpoints` each of them, under its name.",
+        idle=("every_save",),
+        own=True,
+    ),
+    "hub_always_push": Fate("Checkpoints go up even while the one before is on its way.", idle=(False,), own=True),
+    "hub_revision": Fate("The branch that is pushed to.", own=True),
 }

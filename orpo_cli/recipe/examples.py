@@ -6,6 +6,9 @@ from typing import Any
 
 TRAINING_EXAMPLES: dict[str, list[Any]] = {
     "logging_dir": ["curves"],
+    "push_to_hub": [True],
+    "hub_strategy": ["checkpoint"],
+    "hub_revision": ["first-try"],
     "beta": [0.1],
     "max_length": [1024, 2048],
     "per_device_train_batch_size": [2],

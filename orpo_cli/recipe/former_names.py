@@ -115,7 +115,7 @@ FORMER = {
         "A run is never overwritten.", "Remove the directory, or choose another `output_dir`.", idle=(False,)
     ),
     "past_index": Fate("No model that ORPO trains hands past states on.", "Remove it.", idle=(-1,)),
-    "push_to_hub_model_id": Fate("It says where `orpo push-to-hub` goes.", to="hub.repo_id"),
+    "push_to_hub_model_id": Fate("It says where a push goes.", to="hub.repo_id"),
     "push_to_hub_organization": Fate(
         "It is the first part of `hub.repo_id`.", "Write `hub.repo_id` as ORGANIZATION/NAME."
     ),

@@ -66,7 +66,7 @@ class ExportSection(Section):
 
 
 class HubSection(Section):
-    """Where `orpo push-to-hub` goes when the command line does not say."""
+    """Where `orpo push-to-hub` goes when the command line does not say, and `training.push_to_hub`."""
 
     repo_id: str | None = Field(None, description="namespace/name on the hub.", examples=["my-name/llama3-8b-orpo"])
     private: bool = Field(True, description="Make a new repository private.")

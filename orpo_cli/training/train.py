@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from orpo_cli.training.untrained_tokens import untrained_template_tokens
 from orpo_cli.whole import appearing_whole
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
     from orpo_cli.data.prepare import Prepared
 
@@ -47,8 +48,9 @@ def train(
     data: Prepared,
     listener: Listener,
     resume_from: Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Outcome:
-    """Train as the plan says and save the result; keeps run.json's status true.
+    """Train as the plan says and save the result; keeps run.json's status true. ``callbacks`` watch, too.
 
     Raises Interrupted (a checkpoint was saved), RunError (a loss that is not finite, nothing learned), MachineError
     (memory, disk).
@@ -61,8 +63,9 @@ def train(
     try:
         model.config.pad_token_id = tokenizer.pad_token_id
         trainer = make_trainer(
-            plan, rundir.checkpoints, model, tokenizer, data.train, data.eval, [metrics, interruption], listener.note
-        )
+            plan, rundir.checkpoints, model, tokenizer, data.train, data.eval, [metrics, interruption, *callbacks],
+            listener.note,
+        )  # fmt: skip
         metrics.trainer = trainer
         if (problem := untrained_template_tokens(trainer.model, tokenizer, data.train)) is not None:
             listener.warn(problem)

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import cross_entropy
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from orpo_cli.errors import MachineError, RunError, UsageError
 from orpo_cli.model.packing import why_not_packed
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 
+# Another part of orpo does what these say: a hub that fails would end a run of trl's.
+NOT_TRLS = ("logging_dir", "push_to_hub", "hub_strategy", "hub_always_push", "hub_revision")
 TENSORBOARD = "TENSORBOARD_LOGGING_DIR"  # the variable that TensorBoard's callback reads
 
 
@@ -49,11 +52,13 @@ class PairTrainer(ORPOTrainer):
     """ORPOTrainer on tokenized pairs. Counts tokens and keeps the names of the rows of the current step.
 
     ``tokens_seen`` counts the tokens of chosen and rejected sequences, padding left out. ``loss_on_prompt`` says whether the
-    NLL counts prompt and chosen answer, as trl's does, or the answer alone.
+    NLL counts prompt and chosen answer, as trl's does, or the answer alone. ``keep_arguments`` says whether a checkpoint
+    has the pickle of the arguments, which holds what a recipe took from the environment.
     """
 
-    def __init__(self, *, loss_on_prompt: bool = True, **kwargs: Any) -> None:
+    def __init__(self, *, loss_on_prompt: bool = True, keep_arguments: bool = True, **kwargs: Any) -> None:
         self.loss_on_prompt = loss_on_prompt
+        self.keep_arguments = keep_arguments
         self.tokens_seen = 0
         self.rows_of_step: list[str] = []
         super().__init__(**kwargs)
@@ -103,6 +108,11 @@ class PairTrainer(ORPOTrainer):
             f"step {self.state.global_step + 1}: the {what} is {value}; the weights of the step before are kept. Pairs: {shown}.",
             remedy="Look at these pairs, lower training.learning_rate, or train in bf16 or float32 instead of fp16.",
         )
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if not self.keep_arguments:
+            (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Leave the card to orpo_cli.artifacts.card."""
@@ -172,7 +182,7 @@ def make_trainer(
             values["trainable_token_indices"] = trained_rows(model, tokenizer, added, asked)
         lora = LoraConfig(task_type="CAUSAL_LM", **values)
     own = {"loss_on_prompt": plan.training.get("loss_on_prompt", True)}
-    values = {name: value for name, value in plan.training.items() if name not in (*own, "logging_dir")}
+    values = {name: value for name, value in plan.training.items() if name not in (*own, *NOT_TRLS)}
     kind: Callable[..., PairTrainer] = PairTrainer
     if plan.engine.fast_path != "off":
         from orpo_cli.training.packed_trainer import PackedTrainer
@@ -189,6 +199,7 @@ def make_trainer(
     with _settings_explained("model, lora or training settings"), _tensorboard_in(plan.training.get("logging_dir")):
         trainer = kind(
             **own,
+            keep_arguments=not plan.secrets,
             model=model,
             args=ORPOConfig(output_dir=str(checkpoints), **values),
             train_dataset=_Tokenized(train),

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loopback_hub import LoopbackHub
+from loopback_hub import LoopbackHub, account
 from tiny_run import make_base, make_run
 
 from orpo_cli.artifacts.merge import merge
@@ -45,7 +45,7 @@ def hub() -> Iterator[LoopbackHub]:
 
 def orpo(hub: LoopbackHub, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """`orpo ARGUMENTS` with the hub's environment; every output is searched for the token."""
-    home = {"HF_HOME": "/nonexistent/hf", "HF_TOKEN_PATH": "/nonexistent/token"}
+    home = {"HF_HOME": "/nonexistent/hf", "HF_TOKEN_PATH": "/nonexistent/token", "ORPO_HUB_PATIENCE": "4"}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     done = subprocess.run(
         [sys.executable, "-m", "orpo_cli", *map(str, arguments)],
@@ -144,27 +144,82 @@ def test_a_wrong_token_exits_6_and_says_so(hub, run):
     assert "hf_aWrongTokenAltogether" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status", "word"),
-    [
-        ("POST", "/api/repos/create", 403, "write role"),
-        ("POST", "/commit/main", 409, "changed at the same time"),
-        ("POST", "/commit/main", 429, "Wait 7 seconds"),
-        ("POST", "/commit/main", 500, "trouble"),
-        ("POST", "/commit/main", None, "connection"),
-        ("PUT", "/lfs/", 403, "403"),
-    ],
-)
-def test_a_failure_exits_6_with_a_remedy_and_the_same_command_ends_it(hub, run, method, path, status, word):
-    hub.fail(method, path, status=status, headers={"Retry-After": "7"})
+BUSY = [
+    ("POST", "/commit/main", 409, "another commit came first (HTTP 409)"),
+    ("POST", "/commit/main", 429, "the hub is busy (HTTP 429); trying again in 1 s"),
+    ("POST", "/commit/main", 500, "the hub is busy (HTTP 500)"),
+    ("POST", "/commit/main", None, "the connection broke"),
+    ("GET", "/api/models/me/tiny", 503, "the hub is busy (HTTP 503)"),
+    ("POST", "/api/repos/create", 500, "the hub is busy (HTTP 500)"),
+    ("PUT", "/lfs/", 500, ""),
+    ("PUT", "/lfs/", None, ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path", "status", "word"), BUSY)
+def test_what_passes_is_waited_out_and_nothing_goes_up_twice(hub, run, method, path, status, word):
+    hub.fail(method, path, status=status, headers={"Retry-After": "1"} if status == 429 else {})
+    done = orpo(hub, "push-to-hub", run.root, REPO)
+    assert done.returncode == 0, done.stderr
+    assert word in done.stderr
+    assert_holds(hub, REPO, run, run.adapter)
+    assert hub.count("PUT") == (2 if method == "PUT" else 1)
+    assert len(hub.repos[REPO].messages) == 1
+
+
+LASTING = [
+    ("GET", "/api/whoami-v2", 401, "does not know this token", "hf auth login"),
+    ("POST", "/api/repos/create", 403, "may not write", "write role"),
+    ("POST", "/commit/main", 401, "does not know this token", "hf auth login"),
+    ("POST", "/commit/main", 403, "may not write", "write role"),
+    ("POST", "/commit/main", 409, "changed at the same time", "Try again"),
+    ("POST", "/commit/main", 429, "asks to wait 7 seconds", "ORPO_HUB_PATIENCE"),
+    ("POST", "/commit/main", 500, "the hub has trouble (HTTP 500)", "Try again in a few minutes"),
+    ("POST", "/commit/main", None, "the connection", "Check the network"),
+    ("PUT", "/lfs/", 403, "403", "write role"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "status", "word", "remedy"), LASTING)
+def test_what_lasts_exits_6_with_a_remedy_and_the_same_command_ends_it(hub, run, method, path, status, word, remedy):
+    headers = {"Retry-After": "7"} if status == 429 else {}
+    hub.fail(method, path, status=status, headers=headers, times=None)
     done = orpo(hub, "push-to-hub", run.root, REPO)
     assert done.returncode == 6, done.stderr
-    assert word in done.stderr
-    assert "continues where this one stopped" in done.stderr
+    for each in (word, remedy, "continues where this one stopped"):
+        assert each in done.stderr
+    sent = set(hub.lfs)
+    hub.heal()
+    hub.requests.clear()
     assert orpo(hub, "push-to-hub", run.root, REPO).returncode == 0
-    assert (
-        hub.repos[REPO].files()["adapter_model.safetensors"] == (run.adapter / "adapter_model.safetensors").read_bytes()
-    )
+    assert_holds(hub, REPO, run, run.adapter)
+    assert hub.count("PUT") == len(set(hub.lfs) - sent)
+
+
+def assert_holds(hub: LoopbackHub, repo_id: str, run: RunDir, folder: Path, revision: str = "main") -> None:
+    """The branch holds the bytes of the folder and the card, and nothing else."""
+    there = hub.repos[repo_id].files(revision)
+    there.pop(".gitattributes")
+    assert there == on_disk(run, folder)
+
+
+def test_an_answer_that_is_lost_makes_no_second_commit(hub, run):
+    hub.fail("POST", "/commit/main", status=500, late=True)
+    done = orpo(hub, "push-to-hub", run.root, REPO)
+    assert done.returncode == 0, done.stderr
+    assert len(hub.repos[REPO].messages) == 1
+    assert_holds(hub, REPO, run, run.adapter)
+    assert json.loads(run.pushes.read_text())["repositories"][REPO]["main"]["commit"] == hub.repos[REPO].head("main")
+
+
+def test_a_slow_hub_is_waited_for_and_one_that_never_answers_is_left(hub, run):
+    hub.slow("POST", "/commit/main", 2)
+    assert orpo(hub, "push-to-hub", run.root, REPO).returncode == 0
+    assert_holds(hub, REPO, run, run.adapter)
+    hub.slow("GET", "/api/models/me/tiny", 60, times=None)
+    done = orpo(hub, "push-to-hub", run.root, REPO)
+    assert done.returncode == 6
+    assert "Check the network" in done.stderr
 
 
 def sharded(tmp_path: Path, base: Path) -> RunDir:
@@ -191,16 +246,6 @@ def test_an_interrupted_push_is_repeated_without_sending_anything_twice(tmp_path
     there = hub.repos[REPO].files()
     there.pop(".gitattributes")
     assert there == on_disk(run, run.merged)
-
-
-def test_a_cut_connection_is_picked_up_by_the_client_itself(hub, run):
-    hub.fail("PUT", "/lfs/", times=1)
-    done = orpo(hub, "push-to-hub", run.root, REPO)
-    assert done.returncode == 0, done.stderr
-    assert hub.count("PUT") == 2
-    assert (
-        hub.repos[REPO].files()["adapter_model.safetensors"] == (run.adapter / "adapter_model.safetensors").read_bytes()
-    )
 
 
 @pytest.mark.slow
@@ -293,3 +338,195 @@ def test_a_pushed_model_loads_from_the_hub_with_plain_transformers(tmp_path, hub
 
     local = AutoModelForCausalLM.from_pretrained(run.model)
     assert float(done.stdout) == pytest.approx(sum(p.double().abs().sum().item() for p in local.parameters()))
+
+
+def test_all_of_a_run_has_places_that_do_not_collide(tmp_path, hub, base):
+    run = sharded(tmp_path, base)
+    gguf = run.export / "gguf"
+    gguf.mkdir(parents=True)
+    (gguf / "tiny-f16.gguf").write_bytes(b"GGUF" + bytes(100))
+    (gguf / "Modelfile").write_text("FROM ./tiny-f16.gguf\n")
+    assert orpo(hub, "push-to-hub", run.root, REPO, "--what", "all").returncode == 0
+    there = hub.repos[REPO].files()
+    there.pop(".gitattributes")
+    adapter = {f"adapter/{path.name}": path.read_bytes() for path in run.adapter.iterdir() if path.name != "README.md"}
+    expected = {**on_disk(run, run.merged), **adapter, **on_disk(run, gguf)}
+    assert there == expected
+    card = there["README.md"].decode()
+    assert f'PeftModel.from_pretrained(model, "{REPO}", subfolder="adapter")' in card
+    assert f"llama-cli --hf-repo {REPO} --hf-file tiny-f16.gguf" in card
+    assert f"vllm serve {REPO}" in card
+    assert orpo(hub, "push-to-hub", run.root, "me/some", "--what", "adapter", "--what", "gguf").returncode == 0
+    assert {"adapter_model.safetensors", "tiny-f16.gguf"} <= set(hub.repos["me/some"].files())
+    assert "config.json" not in hub.repos["me/some"].files()
+
+
+def test_a_merged_model_does_not_come_to_lie_beside_an_adapter(tmp_path, hub, base):
+    run = sharded(tmp_path, base)
+    assert orpo(hub, "push-to-hub", run.root, REPO).returncode == 0
+    done = orpo(hub, "push-to-hub", run.root, REPO, "--what", "merged")
+    assert done.returncode == 6
+    assert "side by side" in done.stderr
+    done = orpo(hub, "push-to-hub", run.root, REPO, "--what", "adapter,merged", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "adapter_config.json" in json.loads(done.stdout)["deleted"]
+    there = hub.repos[REPO].files()
+    assert "adapter_config.json" not in there
+    assert {"adapter/adapter_config.json", "config.json"} <= set(there)
+
+
+def test_patterns_choose_files_and_one_that_matches_nothing_is_refused(hub, run):
+    done = orpo(
+        hub, "push-to-hub", run.root, REPO, "--include", "*.safetensors", "--include", "*.json", "--exclude", "tok*"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "does not go up" in done.stderr
+    kept = set(hub.repos[REPO].files())
+    assert kept == {".gitattributes", "adapter_config.json", "adapter_model.safetensors"}
+    done = orpo(hub, "push-to-hub", run.root, REPO, "--exclude", "*.bin")
+    assert done.returncode == 2
+    assert "--exclude *.bin" in done.stderr
+
+
+@pytest.mark.parametrize("path", ["README.md", "adapter_model.safetensors"])
+def test_what_somebody_changed_in_between_is_not_overwritten_without_force(hub, run, path):
+    orpo(hub, "push-to-hub", run.root, REPO)
+    hub.edit(REPO, path, b"---\nlicense: mit\n---\nSomebody else's.\n")
+    hub.requests.clear()
+    done = orpo(hub, "push-to-hub", run.root, REPO)
+    assert done.returncode == 6
+    assert f"{path}: changed there since this run was pushed" in done.stderr
+    assert "--force" in done.stderr
+    assert hub.repos[REPO].files()[path].endswith(b"Somebody else's.\n")
+    assert hub.count("PUT") == hub.count("POST", "/commit") == 0
+    assert orpo(hub, "push-to-hub", run.root, REPO, "--force").returncode == 0
+    assert_holds(hub, REPO, run, run.adapter)
+
+
+def test_what_was_there_before_is_not_overwritten_and_other_files_stay(hub, run):
+    hub.add(REPO, private=True)
+    hub.edit(REPO, "notes.txt", b"mine")
+    hub.edit(REPO, "README.md", b"my card")
+    done = orpo(hub, "push-to-hub", run.root, REPO)
+    assert done.returncode == 6
+    assert "not from this run" in done.stderr
+    done = orpo(hub, "push-to-hub", run.root, REPO, "--exclude", "README.md")
+    assert done.returncode == 0, done.stderr
+    assert hub.repos[REPO].files()["README.md"] == b"my card"
+    assert hub.repos[REPO].files()["notes.txt"] == b"mine"
+
+
+def test_a_commit_that_comes_first_is_looked_at_and_what_is_new_goes_on_top(hub, run):
+    orpo(hub, "push-to-hub", run.root, REPO)
+    run.write_run(steps=777)
+    real = hub.repos[REPO].head
+
+    def overtaken(revision):  # somebody commits between our look and our commit
+        if hub.count("POST", "/preupload") == 2 and "notes.txt" not in hub.repos[REPO].branches["main"]:
+            hub.edit(REPO, "notes.txt", b"theirs")
+        return real(revision)
+
+    hub.repos[REPO].head = overtaken
+    done = orpo(hub, "push-to-hub", run.root, REPO)
+    assert done.returncode == 0, done.stderr
+    assert "another commit came first (HTTP 412)" in done.stderr
+    assert hub.repos[REPO].files()["notes.txt"] == b"theirs"
+    assert b"777 steps" in hub.repos[REPO].files()["README.md"]
+
+
+def test_a_file_that_the_run_has_no_more_goes_and_one_removed_there_comes_back(hub, run):
+    (run.adapter / "old.txt").write_text("old")
+    orpo(hub, "push-to-hub", run.root, REPO)
+    (run.adapter / "old.txt").unlink()
+    hub.edit(REPO, "adapter_config.json", None)
+    done = orpo(hub, "push-to-hub", run.root, REPO)
+    assert done.returncode == 0, done.stderr
+    assert "removed there: old.txt" in done.stderr
+    assert "pushed again: adapter_config.json" in done.stderr
+    assert_holds(hub, REPO, run, run.adapter)
+
+
+def test_a_pull_request_is_opened_once(hub, run):
+    hub.add("other/model")
+    hub.edit("other/model", "notes.txt", b"theirs")
+    done = orpo(hub, "push-to-hub", run.root, "other/model", "--create-pr", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["pull_request"] == f"{hub.url}/other/model/discussions/1"
+    assert set(hub.repos["other/model"].files()) == {"notes.txt"}
+    assert "adapter_model.safetensors" in hub.repos["other/model"].files("refs/pr/1")
+    done = orpo(hub, "push-to-hub", run.root, "other/model", "--create-pr", "--json")
+    assert json.loads(done.stdout)["status"] == "unchanged"
+    assert list(hub.repos["other/model"].requests) == [1]
+    assert hub.count("PUT") == 1
+    assert orpo(hub, "push-to-hub", run.root, REPO, "--create-pr").returncode == 2  # there is no such repository
+
+
+def test_a_tag_stands_at_the_commit_and_is_moved_by_force_only(hub, run):
+    assert orpo(hub, "push-to-hub", run.root, REPO, "--tag", "v1").returncode == 0
+    first = hub.repos[REPO].head("main")
+    assert hub.repos[REPO].tags == {"v1": first}
+    assert orpo(hub, "push-to-hub", run.root, REPO, "--tag", "v1").returncode == 0
+    hub.edit(REPO, "notes.txt", b"a commit in between")
+    run.write_run(steps=777)
+    assert orpo(hub, "push-to-hub", run.root, REPO).returncode == 0
+    done = orpo(hub, "push-to-hub", run.root, REPO, "--tag", "v1")
+    assert done.returncode == 6
+    assert "--force" in done.stderr
+    assert hub.repos[REPO].tags == {"v1": first}
+    assert orpo(hub, "push-to-hub", run.root, REPO, "--tag", "v1", "--force").returncode == 0
+    assert hub.repos[REPO].tags == {"v1": hub.repos[REPO].head("main")}
+
+
+def test_a_token_that_may_only_read_is_found_before_anything_is_made(hub, run):
+    hub.whoami = account("me", "read")
+    done = orpo(hub, "push-to-hub", run.root, REPO)
+    assert done.returncode == 6
+    assert "may read and not write" in done.stderr
+    assert hub.repos == {}
+    assert hub.count("POST") == 0
+
+
+def test_a_hub_that_says_nothing_of_the_token_is_pushed_to(hub, run):
+    hub.whoami = None
+    assert orpo(hub, "push-to-hub", run.root, REPO).returncode == 0
+
+
+def gated_run(folder: Path, base: Path) -> RunDir:
+    """A finished run of every weight on a base that stands on the hub, gated."""
+    run = make_run(folder / "gated", base, full=True)
+    plan = run.read_plan()
+    on_hub = plan.model.model_copy(update={"model_name_or_path": "big/base"})
+    run.plan.write_text(plan.model_copy(update={"model": on_hub}).to_json())
+    return run
+
+
+def test_the_licence_of_the_base_stands_in_the_card_and_a_gate_is_respected(tmp_path, hub, base):
+    run = gated_run(tmp_path, base)
+    terms = {"license": "other", "license_name": "big-community", "license_link": "https://example.org/LICENSE"}
+    hub.add("big/base", gated="manual", card_data=terms)
+    done = orpo(hub, "push-to-hub", run.root, REPO, "--public")
+    assert done.returncode == 2
+    assert "--accept-base-license" in done.stderr
+    assert REPO not in hub.repos
+    done = orpo(hub, "push-to-hub", run.root, REPO, "--public", "--accept-base-license")
+    assert done.returncode == 0, done.stderr
+    card = hub.repos[REPO].files()["README.md"].decode()
+    for word in ("license: other", "license_name: big-community", "accept them there", "these terms allow it"):
+        assert word in card
+    assert orpo(hub, "push-to-hub", run.root, "me/private").returncode == 0
+    assert "license: other" in orpo(hub, "push-to-hub", run.root, REPO, "--dry-run").stdout
+
+
+def test_weights_that_were_cut_off_are_not_pushed(hub, run):
+    whole = (run.adapter / "adapter_model.safetensors").read_bytes()
+    (run.adapter / "adapter_model.safetensors").write_bytes(whole[:-10])
+    done = orpo(hub, "push-to-hub", run.root, REPO)
+    assert done.returncode == 2
+    assert "not whole" in done.stderr
+    assert hub.requests == []
+
+
+def test_a_token_with_a_character_that_no_header_may_have_is_not_shown(hub, run):
+    for token in (f"{TOKEN}\x01x", f"{TOKEN}\u00e4"):
+        done = orpo(hub, "push-to-hub", run.root, REPO, HF_TOKEN=token)
+        assert done.returncode == 6, done.stderr

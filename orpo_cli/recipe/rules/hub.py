@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
+from orpo_cli.recipe.rules.given import given
 from orpo_cli.recipe.schema import Recipe
+from orpo_cli.recipe.strategies import save_strategy
 
 # As huggingface_hub's validate_repo_id has it, and with a namespace: a bare name would go wherever the token belongs.
 REPO_ID = re.compile(r"\b[\w.-]{1,96}\b/\b[\w.-]{1,96}\b", re.ASCII)
@@ -27,4 +29,37 @@ def well_formed_repository(recipe: Recipe) -> Iterator[Problem]:
     )
 
 
-RULES = (well_formed_repository,)
+def somewhere_to_push(recipe: Recipe) -> Iterator[Problem]:
+    """What is pushed while a run trains needs a repository; how it is pushed needs something pushed."""
+    training = recipe.training
+    if not training.push_to_hub:
+        for name in given(recipe, "hub_strategy", "hub_always_push", "hub_revision"):
+            yield _unused(name, "push_to_hub is not true.", "Add `push_to_hub: true`, or remove it.")
+        return
+    if recipe.hub.repo_id is None:
+        yield Problem(
+            "push-without-repository",
+            "does not know where to.",
+            "training.push_to_hub",
+            remedy="Set hub.repo_id to NAMESPACE/NAME, or remove it and use `orpo push-to-hub` on the run.",
+        )
+    kept = training.hub_strategy in ("checkpoint", "all_checkpoints")
+    if kept and save_strategy(recipe)[0] == "no":
+        yield _unused(
+            "hub_strategy", "save_strategy is no, so there is no checkpoint.", "Set save_strategy, or remove it."
+        )
+    if training.hub_strategy == "end" and training.hub_always_push:
+        yield _unused("hub_always_push", "with `hub_strategy: end` there is one push.", "Remove it.")
+
+
+def _unused(name: str, reason: str, remedy: str) -> Problem:
+    return Problem(
+        "push-settings-unused",
+        f"would do nothing: {reason}",
+        f"training.{name}",
+        remedy=remedy,
+        severity="warning",
+    )
+
+
+RULES = (well_formed_repository, somewhere_to_push)

@@ -18,7 +18,7 @@ from orpo_cli.errors import Problem  # noqa: E402
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in symptoms.code_pages()}
 EXAMPLES = {code: symptoms.examples(page) for code, page in PAGES.items() if symptoms.examples(page)}
 WITHOUT = {"empty", "file", "not-a-mapping", "too-deep", "too-large"}  # the whole file is the problem
-WITHOUT |= {"untrained-template-tokens"}  # seen when the weights are loaded
+WITHOUT |= {"untrained-template-tokens", "hub-push-failed"}  # seen when the weights are loaded, and when they go up
 
 
 NOT_YET = {"not-yet", "decided-elsewhere"}  # rules for what the language has already, and this version refuses anyhow

@@ -103,7 +103,6 @@ def test_a_former_name_beside_todays_with_another_value_is_an_error(tmp_path: Pa
         ("label_pad_token_id", 0, "Remove it."),
         ("half_precision_backend", "apex", "`bf16` and `fp16`"),
         ("push_to_hub_organization", "we", "`hub.repo_id`"),
-        ("push_to_hub", True, "orpo push-to-hub"),
         ("label_smoothing_factor", 0.1, "Remove it."),
         ("padding_value", 0, "Remove it."),
         ("do_predict", True, "orpo eval"),

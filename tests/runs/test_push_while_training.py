@@ -1,0 +1,179 @@
+"""`training.push_to_hub`: what is trained goes to the hub as it is saved, and a hub that fails never fails the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+from loopback_hub import LoopbackHub, account
+from tiny import write_recipe
+
+from orpo_cli import hub_access
+from orpo_cli.rundir import RunDir
+
+REPO = "me/tiny"
+TOKEN = "hf_plantedSecret0123456789abcdef"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    """A hub that this process pushes to."""
+    with LoopbackHub(token=TOKEN) as hub:
+        for name, value in {**hub.environment(), "ORPO_HUB_PATIENCE": "3"}.items():
+            monkeypatch.setenv(name, value)
+        for name, value in {"ENDPOINT": hub.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}.items():
+            monkeypatch.setattr(constants, name, value)
+        yield hub
+    hub_access.hub_answers.cache_clear()
+
+
+def pushing_recipe(folder: Path, **training: Any) -> Path:
+    settings = {"push_to_hub": True, "save_strategy": "steps", "save_steps": 1, **training}
+    return write_recipe(folder, steps=3, training=settings, hub={"repo_id": REPO})
+
+
+def adapter_of(run: RunDir) -> bytes:
+    return (run.adapter / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "folders"),
+    [
+        ("end", set()),
+        ("every_save", set()),
+        ("checkpoint", {"last-checkpoint"}),
+        ("all_checkpoints", {"checkpoint-1", "checkpoint-2", "checkpoint-3"}),
+    ],
+)
+def test_the_strategies_push_what_they_do_in_transformers(tmp_path, orpo_here, hub, strategy, folders):
+    recipe = pushing_recipe(
+        tmp_path,
+        hub_strategy=strategy if strategy != "every_save" else None,
+        hub_always_push=strategy != "end" or None,
+        save_total_limit=1,
+    )
+    done = orpo_here("train", recipe, "--json")
+    assert done.returncode == 0, done.stderr
+    run, there = RunDir(tmp_path / "run"), hub.repos[REPO].files()
+    assert there["adapter_model.safetensors"] == adapter_of(run)
+    assert there["README.md"] == run.card.read_bytes()
+    assert {path.partition("/")[0] for path in there if "/" in path} - {"report"} == folders
+    pushed = len(hub.repos[REPO].messages)
+    assert (pushed == 1) if strategy == "end" else pushed >= 3, hub.repos[REPO].messages
+    if strategy == "checkpoint":
+        assert {"last-checkpoint/optimizer.pt", "last-checkpoint/trainer_state.json"} <= set(there)
+        assert json.loads(there["last-checkpoint/trainer_state.json"])["global_step"] == 3
+    assert not any(path.endswith("training_args.bin") for path in there)
+    assert json.loads(done.stdout)["hub"]["commit"] == hub.repos[REPO].head("main")
+    assert hub.repos[REPO].private
+    assert not (run.root / ".pushing").exists()
+
+
+def broken(hub: LoopbackHub, how: str) -> str:
+    """Break the hub; returns what is said of it."""
+    if how == "role":
+        hub.whoami = account("me", "read")
+        return "may read and not write"
+    if how == "gone":
+        hub.server.shutdown()
+        hub.server.server_close()
+        return "no connection"
+    if how == "foreign":
+        hub.add(REPO, private=True)
+        hub.edit(REPO, "adapter_model.safetensors", b"another run's")
+        return "--force"
+    status = {"500": 500, "401": 401, "cut": None, "nonsense": 200}[how]
+    hub.fail("POST", "/commit/", status=status, times=None)
+    return {"500": "HTTP 500", "401": "HTTP 401", "cut": "connection", "nonsense": "KeyError"}[how]
+
+
+@pytest.mark.parametrize("how", ["role", "gone", "foreign", "500", "401", "cut", "nonsense"])
+def test_a_broken_hub_never_fails_the_run(tmp_path, orpo_here, hub, how):
+    word = broken(hub, how)
+    training = {} if how == "cut" else {"save_strategy": "no", "save_steps": None}
+    done = orpo_here("train", pushing_recipe(tmp_path, **training), "--json")
+    assert done.returncode == 0, done.stderr
+    assert word in done.stderr
+    assert "[hub-push-failed]" in done.stderr
+    assert f"`orpo push-to-hub {tmp_path / 'run'} {REPO}` pushes the run when it is done." in done.stderr
+    early = how in ("role", "gone", "foreign")
+    assert ("before the run: " in done.stderr) is early
+    run = RunDir(tmp_path / "run")
+    assert run.read_run()["status"] == "finished"
+    assert run.read_run()["hub"]["error"]
+    assert adapter_of(run)
+    assert TOKEN not in done.stdout + done.stderr
+
+
+def test_a_run_without_a_token_trains_and_says_so_first(tmp_path, orpo_here, hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    done = orpo_here("train", pushing_recipe(tmp_path, save_strategy="no", save_steps=None))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.index("no hub token") < done.stderr.index("trained 3 steps")
+    assert hub.requests == []
+
+
+def test_a_smoke_run_pushes_nothing(tmp_path, orpo_here, hub):
+    done = orpo_here("train", pushing_recipe(tmp_path), "--smoke")
+    assert done.returncode == 0, done.stderr
+    assert hub.repos == {}
+
+
+def test_no_secret_is_in_any_output_or_file_of_a_run(tmp_path, hub):
+    """A token in HF_TOKEN, another one in the recipe by reference: trained, generated, pushed, and all of it searched."""
+    secret = "anotherPlantedSecret987"
+    (tmp_path / secret).mkdir()
+    recipe = pushing_recipe(tmp_path, hub_strategy="checkpoint", run_name="${WANDB_API_KEY}", report_to="none")
+    (tmp_path / "train.jsonl").rename(tmp_path / secret / "train.jsonl")
+    recipe.write_text(recipe.read_text().replace("path: train.jsonl", "path: ${DATA_TOKEN}/train.jsonl"))
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    environment = {
+        **inherited,
+        **hub.environment(),
+        "DATA_TOKEN": secret,
+        "WANDB_API_KEY": secret,
+        "HF_HOME": str(tmp_path / "hf"),
+    }
+    outputs = []
+
+    def orpo(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "orpo_cli", *map(str, arguments)]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        outputs.append(done.stdout + done.stderr)
+        return done
+
+    done = orpo("train", recipe)
+    assert done.returncode == 0, done.stderr
+    hub.fail("POST", "/commit/", status=401, times=None)
+    (tmp_path / "run" / "adapter" / "new.txt").write_text("new")
+    assert orpo("push-to-hub", tmp_path / "run").returncode == 6
+    hub.heal()
+    assert orpo("push-to-hub", tmp_path / "run").returncode == 0
+    for needle in (TOKEN, secret):
+        assert not any(needle in text for text in outputs)
+        found = [
+            path for path in (tmp_path / "run").rglob("*") if path.is_file() and needle.encode() in path.read_bytes()
+        ]
+        assert found == []
+        assert [path for path, content in hub.repos[REPO].files().items() if needle.encode() in content] == []
+
+
+def test_a_bug_keeps_its_traceback_without_the_token(monkeypatch):
+    code = (
+        f"from orpo_cli.cli import main\ndef bug(): raise KeyError('{TOKEN}')\nmain.calm_libraries = bug\nmain.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "HF_TOKEN": TOKEN}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "KeyError" in done.stderr
+    assert TOKEN not in done.stderr

@@ -1,0 +1,83 @@
+"""A step of two processes is the step of one: its means are taken over the pairs of both."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import write_pairs
+
+# 24 pairs in 3 steps of 8. Loss and metrics are those of the whole step on every process.
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from safetensors.torch import save_file
+from tiny import tiny_llama, tiny_tokenizer
+from orpo_cli.data.prepare import prepare
+from orpo_cli.machine import probe
+from orpo_cli.plan.resolve import resolve
+from orpo_cli.recipe.load import load_recipe
+from orpo_cli.training.trl_door import make_trainer
+
+recipe, out = sys.argv[1:]
+plan, tokenizer = resolve(load_recipe(recipe), probe()), tiny_tokenizer()
+data = prepare(plan.dataset, tokenizer, max_length=256, max_prompt_length=128, note=print)
+notes = []
+trainer = make_trainer(plan, Path(out), tiny_llama(len(tokenizer)), tokenizer, data.train, data.eval, [], notes.append)
+trainer.train()
+history = trainer.state.log_history
+if trainer.accelerator.is_main_process:
+    weights = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    save_file(weights, out + ".safetensors")
+    found = {"notes": notes, "history": history, "processes": trainer.accelerator.num_processes}
+    Path(out + ".json").write_text(json.dumps(found))
+"""
+
+
+def run(folder: Path, processes: int, batch: int, lora: bool) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    recipe = {
+        "model": {"model_name_or_path": "unused/unused"},
+        "dataset": {"train": {"path": str(folder / "train.jsonl")}, "max_prompt_length": 128},
+        **({"lora": {"r": 4, "target_modules": "all-linear"}} if lora else {}),
+        "training": {
+            "max_steps": 3, "per_device_train_batch_size": batch, "gradient_accumulation_steps": 2, "learning_rate": 1e-3,
+            "max_length": 256, "save_strategy": "no", "use_cpu": True, "logging_steps": 1, "optim": "sgd", "seed": 3,
+            "max_grad_norm": 0.0, "lr_scheduler_type": "constant",
+        },
+        "engine": {"fast_path": "required", "max_tokens_per_microbatch": 200},
+    }  # fmt: skip
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    (folder / "train.py").write_text(SCRIPT)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    out = folder / f"of-{processes}"
+    environment = {"PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parents[2]}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *launcher, str(folder / "train.py"), str(folder / "recipe.yaml"), str(out)],
+        env=os.environ | environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return load_file(f"{out}.safetensors"), json.loads(Path(f"{out}.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+def test_two_processes_take_the_steps_of_one(tmp_path: Path, lora: bool) -> None:
+    write_pairs(tmp_path / "train.jsonl", 24)
+    alone, alone_said = run(tmp_path, 1, 4, lora)
+    together, together_said = run(tmp_path, 2, 2, lora)
+    assert together_said["processes"] == 2
+    assert alone_said["notes"] == together_said["notes"] == []
+    steps = [(a, b) for a, b in zip(alone_said["history"], together_said["history"], strict=True) if "loss" in a]
+    assert len(steps) == 3
+    for mine, theirs in steps:
+        for name in ("loss", "grad_norm", "nll_loss", "log_odds_ratio", "rewards/accuracies", "logps/chosen"):
+            assert theirs[name] == pytest.approx(mine[name], rel=2e-5), name
+    for name in alone:
+        torch.testing.assert_close(together[name], alone[name], rtol=1e-4, atol=1e-6)

@@ -247,3 +247,67 @@ def test_a_row_that_is_not_causal_is_refused_when_it_comes(tmp_path: Path) -> No
     config.use_bidirectional_attention = True
     with pytest.raises(Unsupported):
         ours(build(config), random_pairs(1))
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral-window", "gemma2"])
+def test_the_mask_for_gpus_lets_through_what_the_cpu_computes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FlexAttention has no backward pass on a CPU; its forward pass shows the mask."""
+    from transformers import AttentionMaskInterface
+    from transformers.masking_utils import causal_mask_function
+
+    from orpo_cli.training.engine import attention
+
+    model = build(PACKED[name](), torch.float32).eval()
+    pairs = random_pairs(len(name))
+    used: list[Any] = []
+
+    def block_mask(*, mask_function: Any = causal_mask_function, **_: Any) -> Any:
+        used.append(attention._block_mask(attention._current.get(), mask_function))
+        return used[-1]
+
+    def loss_of_step() -> float:
+        accelerator = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
+        engine = Engine(model, accelerator, beta=BETA, loss_on_prompt=True, budget=10_000)
+        engine.begin(pairs)
+        (part,) = engine.parts(pairs)
+        with torch.no_grad(), engine.running(part):
+            return float(engine.share(model, part))
+
+    expected = loss_of_step()
+    monkeypatch.setitem(AttentionMaskInterface._global_mapping, attention.NAME, block_mask)
+    assert loss_of_step() == pytest.approx(expected, rel=1e-5)
+    assert used
+
+
+@pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
+def test_an_adapter_on_a_quantized_base_gets_trls_gradients(bits: str, tmp_path: Path) -> None:
+    from tiny import save_tiny_model
+
+    from orpo_cli.model.base import load_base
+    from orpo_cli.recipe.schema import ModelSection, QuantizationSection
+
+    section = ModelSection(
+        model_name_or_path=str(save_tiny_model(tmp_path / "model")), dtype="float32", attn_implementation="sdpa"
+    )
+    quantization = QuantizationSection.model_validate({bits: True, "bnb_4bit_compute_dtype": "float32"})
+    model = adapted(load_base(section, quantization, "cpu"), True).eval()
+    pairs = random_pairs(5)
+    loss_ = TrlStep()(model, pairs)[0]
+    loss_.backward()
+    theirs = gradients(model)
+    # Products with 8-bit weights are rounded to half precision; measured: 6e-4.
+    tolerance = 1e-4 if bits == "load_in_4bit" else 5e-3
+    assert ours(model, pairs)[0] == pytest.approx(loss_.item(), rel=tolerance)
+    assert_same(gradients(model), theirs, tolerance)
+
+
+def test_bfloat16_gives_the_same_loss_and_gradients_to_its_rounding() -> None:
+    model = build(PACKED["llama"](), torch.bfloat16).eval()
+    pairs = random_pairs(7)
+    loss_ = TrlStep()(model, pairs)[0]
+    loss_.backward()
+    theirs = {name: each.float() for name, each in gradients(model).items()}
+    assert ours(model, pairs)[0] == pytest.approx(loss_.item(), rel=1e-2)
+    mine = {name: each.float() for name, each in gradients(model).items()}
+    for name in theirs:
+        assert torch.nn.functional.cosine_similarity(mine[name].flatten(), theirs[name].flatten(), dim=0) > 0.99, name

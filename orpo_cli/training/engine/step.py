@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from orpo_cli.training.engine import loss
+from orpo_cli.training.engine.adapters import fused, fusible
 from orpo_cli.training.engine.attention import configurations, shared_prefixes
 from orpo_cli.training.engine.head import Scores, scored, shape_of
 from orpo_cli.training.engine.layout import MicroBatch, TokenPair, cut, nll_tokens, pack, token_pair
@@ -49,6 +50,7 @@ class Engine:
         self.head = model.get_output_embeddings()
         self.shape = shape_of(model)
         self.configs = configurations(model)
+        self.fusible = fusible(model)
         self.accelerator = accelerator
         self.beta = beta
         self.loss_on_prompt = loss_on_prompt
@@ -73,7 +75,7 @@ class Engine:
     @contextmanager
     def running(self, batch: MicroBatch) -> Iterator[None]:
         """Around forward and backward of a micro-batch."""
-        with shared_prefixes(self.configs, batch):
+        with shared_prefixes(self.configs, batch), fused(self.fusible):
             yield
 
     def share(self, model: Any, batch: MicroBatch) -> torch.Tensor:

@@ -44,7 +44,7 @@ check: $(DEV_STAMP) ## format, lint, types, and whether the generated docs are f
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
 
-bench: $(DEV_STAMP) $(QUICKSTART_STAMP) ## measure against TRL; BENCH_FILES="a.jsonl b.json" names the pairs
+bench: $(DEV_STAMP) $(QUICKSTART_STAMP) ## measure against TRL; BENCH_FILES="a.jsonl:2,4 b.json" names pairs and batch sizes
 	$(BIN)/python -m benchmarks $(BENCH_FILES)
 
 clean: ## remove caches and build outputs; keeps runs/ and the environment

@@ -12,13 +12,27 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+KILLED = -9  # what the kernel does to a process when memory is used up
 
-def alternate(sides: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[dict[str, Any]]]:
-    """Run each side's ``python`` arguments ``rounds`` times, in turn; each prints a JSON object as its last line."""
+
+def alternate(
+    sides: Mapping[str, Sequence[str]], rounds: int, may_be_killed: str | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Run each side's ``python`` arguments ``rounds`` times, in turn; each prints a JSON object as its last line.
+
+    A side that ``may_be_killed`` for its memory has no results then, and is not tried again.
+    """
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    killed: set[str] = set()
     for _ in range(rounds):
         for name, arguments in sides.items():
+            if name in killed:
+                continue
             done = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode == KILLED and name == may_be_killed:
+                killed.add(name)
+                results[name] = []
+                continue
             if done.returncode != 0:
                 raise SystemExit(f"{name} failed with {done.returncode}: {' '.join(arguments)}")
             results[name].append(json.loads(done.stdout.splitlines()[-1]))

@@ -1,7 +1,7 @@
 """Training steps: ours against TRL's ORPOTrainer on the same pairs. Pairs a second, peak memory, loss and gradient norm.
 
-    python -m benchmarks.training [FILE ...] [--quick]     preference files, by default synthetic conversations
-    python -m benchmarks.training FILE --pairs 8 --ours    ours alone, at a batch that TRL may not survive
+    python -m benchmarks.training [FILE[:PAIRS,...] ...]    preference files and pairs a step; default: synthetic conversations
+    python -m benchmarks.training FILE:8 --ours             ours alone, at a batch that TRL may not survive
 
 Both sides train a LoRA adapter (r 16, all linear layers) in float32 on the same token ids, in the same order, with the same
 seed: TRL as its example script sets it up. Each side has processes of its own, in turn; the first step, in which libraries
@@ -74,13 +74,19 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int) -> dict[str
                 keep_freed_memory()
                 use_onednn()
             trainer: Any = make_trainer(plan, Path(folder), model, tokenizer, data, None, [clock])
+            clock.count_tokens_of(trainer.engine)
         else:
             trainer = trls(plan.training, folder, model, tokenizer, data, clock)
+        peak = matrix_products() if plan.device == "cpu" else float("nan")
+        per_token = products_per_token(trainer.model)
         before = forget_peak()
         trainer.train()
         logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     later = clock.seconds[1:] or clock.seconds
+    tokens = sum(clock.tokens[1:] or clock.tokens)
     return {
+        "share_of_peak": tokens * per_token / sum(later) / peak,
+        "gflops_of_products": peak / 1e9,
         "pairs_per_second": pairs * len(later) / sum(later),
         "first_step_seconds": clock.seconds[0],
         "median_step_seconds": statistics.median(later),
@@ -123,15 +129,27 @@ def trls(training: dict[str, Any], folder: str, model: Any, tokenizer: Any, data
 
 
 def watch() -> Any:
-    """A callback that keeps the seconds of each step."""
+    """A callback that keeps the seconds of each step, and the tokens that the engine computed for it."""
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
         seconds: list[float]
         busy: list[float]  # of processor time, which other processes on the machine change less
+        tokens: list[int]
+        packed = 0
+
+        def count_tokens_of(self, engine: Any) -> None:
+            cut_up = engine.parts
+
+            def parts(pairs: Any) -> Any:
+                found = cut_up(pairs)
+                self.packed += sum(part.input_ids.numel() for part in found)
+                return found
+
+            engine.parts = parts
 
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.seconds, self.busy = [], []
+            self.seconds, self.busy, self.tokens = [], [], []
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             self.began = time.perf_counter(), time.process_time()
@@ -139,6 +157,8 @@ def watch() -> Any:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             self.seconds.append(time.perf_counter() - self.began[0])
             self.busy.append(time.process_time() - self.began[1])
+            self.tokens.append(self.packed)
+            self.packed = 0
 
     return Clock()
 
@@ -165,45 +185,80 @@ def peak_gb() -> float:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024 / 1e9
 
 
+def matrix_products(seconds: float = 0.5) -> float:
+    """FLOP/s of this machine in the largest float32 products that a step has: rows of 1,024 tokens and a square of weights."""
+    import torch
+
+    left, right = torch.randn(1024, 2048), torch.randn(2048, 2048)
+    best = 0.0
+    for _ in range(5):
+        began, count = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds / 5:
+            left @ right
+            count += 1
+        best = max(best, 2 * count * left.numel() * right.shape[1] / (time.perf_counter() - began))
+    return best
+
+
+def products_per_token(model: Any) -> int:
+    """FLOP of a token in forward and backward pass of frozen weights with an adapter: two products with every matrix.
+
+    The adapter's own and attention's are left out, so that the share of the peak is rather too low.
+    """
+    import torch
+
+    matrices = [module.weight for module in model.modules() if type(module) is torch.nn.Linear]
+    return 4 * sum(weight.numel() for weight in matrices if not weight.requires_grad)
+
+
 def compare(file: str, pairs: int, steps: int, rounds: int, threads: int) -> str:
     """A row of the table; losses and gradient norms must agree."""
-    command = [
-        "-m",
-        "benchmarks.training",
-        file,
-        "--pairs",
-        str(pairs),
-        "--steps",
-        str(steps),
-        "--threads",
-        str(threads),
+    side = ["-m", "benchmarks.training", f"{file}:{pairs}", "--steps", str(steps), "--threads", str(threads), "--side"]
+    results = alternate({name: [*side, name] for name in ("trl", "ours")}, rounds, may_be_killed="trl")
+    names = ("pairs_per_second", "peak_gb", "share_of_peak")
+    mine = {name: median(results["ours"], name) for name in names}
+    own = f"{mine['pairs_per_second']:.3f}", f"{mine['peak_gb']:.2f}", f"{mine['share_of_peak']:.0%}"
+    row = [Path(file).name, str(pairs)]
+    if not results["trl"]:
+        return _row(*row, "killed", own[0], "", "killed", own[1], "", own[2], "", "")
+    theirs = {name: median(results["trl"], name) for name in names[:2]}
+    apart = [
+        max(abs(a - b) / abs(b) for a, b in zip(results["ours"][0][name], results["trl"][0][name], strict=True))
+        for name in ("loss", "grad_norm")
     ]
-    results = alternate({name: [*command, "--side", name] for name in ("trl", "ours")}, rounds)
-    mine, theirs = ({f: median(results[n], f) for f in ("pairs_per_second", "peak_gb")} for n in ("ours", "trl"))
-    apart = {
-        figure: max(
-            abs(a - b) / abs(b) for a, b in zip(results["ours"][0][figure], results["trl"][0][figure], strict=True)
-        )
-        for figure in ("loss", "grad_norm")
-    }
-    return (
-        f"| {Path(file).name} | {pairs} | {theirs['pairs_per_second']:.3f} | {mine['pairs_per_second']:.3f} "
-        f"| **{mine['pairs_per_second'] / theirs['pairs_per_second']:.2f}** | {theirs['peak_gb']:.2f} | {mine['peak_gb']:.2f} "
-        f"| **{mine['peak_gb'] / theirs['peak_gb']:.2f}** | {apart['loss']:.0e} | {apart['grad_norm']:.0e} |"
-    )
+    faster, smaller = (mine[name] / theirs[name] for name in names[:2])
+    trl = f"{theirs['pairs_per_second']:.3f}", f"{theirs['peak_gb']:.2f}"
+    return _row(
+        *row, trl[0], own[0], f"**{faster:.2f}**", trl[1], own[1], f"**{smaller:.2f}**", own[2],
+        f"{apart[0]:.0e}", f"{apart[1]:.0e}",
+    )  # fmt: skip
 
 
-HEAD = (
-    "| file | pairs a step | TRL, pairs/s | ours, pairs/s | ratio | TRL, GB | ours, GB | ratio | loss differs | gradient norm differs |\n"
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
-)
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+HEAD = _row(
+    "file", "pairs a step", "TRL, pairs/s", "ours, pairs/s", "ratio", "TRL, GB", "ours, GB", "ratio",
+    "ours, of the products' peak", "loss differs", "gradient norm differs",
+)  # fmt: skip
+
+
+def files_and_batches(named: list[str]) -> list[tuple[str, list[int]]]:
+    """``FILE`` or ``FILE:2,4`` (pairs a step)."""
+    found = []
+    for name in named:
+        file, _, batches = name.rpartition(":")
+        if not file or not batches.replace(",", "").isdigit():
+            file, batches = name, "1,2"
+        found.append((file, [int(each) for each in batches.split(",")]))
+    return found
 
 
 def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="*", help="preference files")
-    parser.add_argument("--pairs", type=int, nargs="*", default=[1, 2], help="batch sizes")
+    parser.add_argument("files", nargs="*", help="preference files, with the pairs a step: FILE:2,4; default: 1,2")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="torch's threads; 0: as torch chooses")
@@ -213,14 +268,16 @@ def main() -> None:
     options = parser.parse_args()
     calm_libraries()
     if options.side or options.ours:
-        (file,), (pairs,) = options.files, options.pairs
+        ((file, (pairs,)),) = files_and_batches(options.files)
         print(json.dumps(side(options.side or "ours", file, pairs, options.steps, options.threads)))
         return
     steps, rounds = (3, 1) if options.quick else (options.steps, options.rounds)
-    print(f"Training, {machine()}; medians of {rounds} alternating runs of {steps} steps\n\n{HEAD}")
+    print(f"Training, {machine()}; medians of {rounds} alternating runs of {steps} steps.\n\n{HEAD}")
+    print(_row(*["---"] * 11))
     with tempfile.TemporaryDirectory() as folder:
-        for file in options.files or [str(synthetic(Path(folder) / "synthetic.jsonl", 200))]:
-            for pairs in options.pairs:
+        named = options.files or [str(synthetic(Path(folder) / "synthetic.jsonl", 200))]
+        for file, batches in files_and_batches(named):
+            for pairs in batches:
                 print(compare(file, pairs, steps, rounds, options.threads), flush=True)
 
 

@@ -40,6 +40,7 @@ class PackedTrainer(PairTrainer):
             beta=self.beta,
             loss_on_prompt=self.loss_on_prompt,
             budget=engine.max_tokens_per_microbatch,
+            sharded=self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED),
         )
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:

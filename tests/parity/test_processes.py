@@ -81,3 +81,73 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path, lora: bool) -> None
             assert theirs[name] == pytest.approx(mine[name], rel=2e-5), name
     for name in alone:
         torch.testing.assert_close(together[name], alone[name], rtol=1e-4, atol=1e-6)
+
+
+SHARDED = """
+import sys
+from types import SimpleNamespace
+import torch, torch.distributed as dist
+from architectures import PACKED, build
+from test_engine import adapted, random_pairs
+from torch.distributed.fsdp import fully_shard
+from orpo_cli.training.engine.step import Engine
+
+def sum_of_all(values, how):
+    dist.all_reduce(values)
+    return values
+
+def gather(values):
+    found = [torch.empty_like(values) for _ in range(2)]
+    dist.all_gather(found, values)
+    return torch.cat(found)
+
+def step(model, pairs, processes):
+    accelerator = SimpleNamespace(num_processes=processes, device=torch.device("cpu"), reduce=sum_of_all, gather=gather)
+    engine = Engine(model, accelerator, beta=0.3, loss_on_prompt=True, budget=60, sharded=processes > 1)
+    engine.begin(pairs)
+    parts = engine.parts(pairs)
+    print(f"{sum(part.counted for part in parts)} of {len(parts)}")
+    for part in parts:
+        with engine.running(part):
+            (engine.share(model, part) * processes).backward()
+    gradients = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+    return gradients, engine.metrics()
+
+name, lora, checkpointed = sys.argv[1], sys.argv[2] == "lora", sys.argv[3] == "checkpointed"
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+pairs = random_pairs(3, count=8)
+expected, their_metrics = step(adapted(build(PACKED[name]()), lora).train(), pairs, 1)
+model = adapted(build(PACKED[name]()), lora).train()
+if checkpointed:
+    model.gradient_checkpointing_enable()
+for layer in (model.get_base_model() if lora else model).model.layers:
+    fully_shard(layer)
+fully_shard(model)
+mine, metrics = step(model, pairs[:3] if rank else pairs[3:], 2)  # one process has more to do than the other
+assert mine.keys() == expected.keys() and len(mine) > 3
+for key, gradient in expected.items():
+    torch.testing.assert_close(mine[key].full_tensor(), gradient, rtol=1e-6, atol=1e-9)
+assert abs(metrics["nll_loss"] - their_metrics["nll_loss"]) < 1e-9
+dist.destroy_process_group()
+print("the same")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", ["kept", "checkpointed"])
+@pytest.mark.parametrize("lora", ["lora", "full"])
+@pytest.mark.parametrize("name", ["llama-tied-bias", "gemma2"])
+def test_sharded_weights_give_the_gradients_of_whole_ones(tmp_path: Path, name: str, lora: str, kept: str) -> None:
+    (tmp_path / "sharded.py").write_text(SHARDED)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    here = Path(__file__).parent
+    environment = {"PYTHONPATH": f"{here}:{here.parent}:{here.parents[1]}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *launcher, str(tmp_path / "sharded.py"), name, lora, kept],
+        env=os.environ | environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("the same") == 2, done.stdout
+    uneven = [line.split(" of ") for line in done.stdout.splitlines() if " of " in line]
+    assert any(counted != all_ for counted, all_ in uneven), done.stdout

@@ -69,6 +69,7 @@ class MicroBatch:
     nll: torch.Tensor
     seen: torch.Tensor  # places, of all chosen sequences and then of all rejected ones
     seen_chosen: int  # how many of them are chosen's
+    counted: bool = True  # False: computed for company alone, as other processes have more micro-batches
 
     @property
     def pairs(self) -> int:

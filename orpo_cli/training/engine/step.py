@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from orpo_cli.training.engine import loss
 from orpo_cli.training.engine.adapters import fused, fusible
 from orpo_cli.training.engine.attention import configurations, shared_prefixes
 from orpo_cli.training.engine.head import Scores, scored, shape_of
-from orpo_cli.training.engine.layout import MicroBatch, TokenPair, cut, nll_tokens, pack, token_pair
+from orpo_cli.training.engine.layout import MicroBatch, TokenPair, cut, nll_tokens, pack, size, token_pair
 
 
 @dataclass
@@ -43,10 +43,20 @@ def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Batches]:
 class Engine:
     """Computes the shares of micro-batches in a step and gathers its metrics.
 
-    ``model`` is the model without wrappers; ``budget`` are the tokens of a micro-batch.
+    ``model`` is the model without wrappers; ``budget`` are the tokens of a micro-batch. Processes that hold ``sharded`` weights
+    fetch them from each other in every pass, so each of them takes as many passes as the others.
     """
 
-    def __init__(self, model: Any, accelerator: Accelerator, *, beta: float, loss_on_prompt: bool, budget: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        accelerator: Accelerator,
+        *,
+        beta: float,
+        loss_on_prompt: bool,
+        budget: int,
+        sharded: bool = False,
+    ) -> None:
         self.head = model.get_output_embeddings()
         self.shape = shape_of(model)
         self.configs = configurations(model)
@@ -55,6 +65,7 @@ class Engine:
         self.beta = beta
         self.loss_on_prompt = loss_on_prompt
         self.budget = budget
+        self.sharded = sharded
         self._totals = loss.Totals(0, 0)
         self._sums: list[torch.Tensor] = []
         self._logits: list[tuple[torch.Tensor | None, int, int]] = []
@@ -70,7 +81,12 @@ class Engine:
     def parts(self, pairs: Sequence[TokenPair]) -> list[MicroBatch]:
         """The micro-batches of what ``begin`` started, under the budget as it is now. Forgets those that came before."""
         self._sums, self._logits = [], []
-        return [pack(group, self.loss_on_prompt) for group in cut(pairs, self.budget)]
+        parts = [pack(group, self.loss_on_prompt) for group in cut(pairs, self.budget)]
+        if self.sharded:
+            counts = self.accelerator.gather(torch.tensor([len(parts)], device=self.accelerator.device))
+            filler = replace(pack([min(pairs, key=size)], self.loss_on_prompt), counted=False)
+            parts += [filler] * (int(counts.max()) - len(parts))
+        return parts
 
     @contextmanager
     def running(self, batch: MicroBatch) -> Iterator[None]:
@@ -82,6 +98,8 @@ class Engine:
         """The share of ``batch`` in the loss of the step; ``model`` may be wrapped. Within ``running``."""
         scores = self.scores(model, batch)
         share, sums = loss.step_share(scores.logps, batch, self._totals, self.beta)
+        if not batch.counted:
+            return share * 0
         self._sums.append(sums)
         self._logits.append((scores.logits, batch.seen_chosen, len(batch.seen) - batch.seen_chosen))
         return share

@@ -1,0 +1,174 @@
+"""Memory and time of a step against the size of the vocabulary, and the head alone against full logits.
+
+    python -m benchmarks.vocabulary [--words 32768 131072 262144]
+
+A random Llama of four layers with an adapter takes one step over the same synthetic pairs; only its vocabulary differs. TRL's
+path keeps the float32 logits of every token of both sequences, ours a tile of them. Peaks are above the loaded model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from types import SimpleNamespace
+from typing import Any
+
+from benchmarks.paired import alternate, machine, median
+from benchmarks.training import forget_peak, peak_gb
+from orpo_cli.cli.main import calm_libraries
+
+WORDS = (32_768, 131_072, 262_144)
+PAIRS, PROMPT, ANSWER = 4, 128, 160  # tokens
+HIDDEN, LAYERS, ROWS = 576, 4, 2048  # rows: predictions of the head alone
+
+
+def side(name: str, words: int) -> dict[str, Any]:
+    """One step, or the head alone, in this process."""
+    import torch
+
+    torch.manual_seed(0)  # the allocator gives back what is freed, so that the peak is that of what lives at once
+    return head(name, words) if name.startswith("head") else step(name, words)
+
+
+def step(name: str, words: int) -> dict[str, Any]:
+    """Forward and backward of the pairs by ``ours`` or ``trl``."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from trl.experimental.orpo import ORPOTrainer
+    from trl.experimental.utils import DPODataCollatorWithPadding
+
+    from orpo_cli.training.engine.layout import TokenPair
+    from orpo_cli.training.engine.step import Engine
+
+    config = LlamaConfig(
+        vocab_size=words, hidden_size=HIDDEN, intermediate_size=1536, num_hidden_layers=LAYERS, num_attention_heads=9,
+        num_key_value_heads=3, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = get_peft_model(LlamaForCausalLM(config), LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
+    draw = random.Random(0)
+
+    def ids(count: int) -> list[int]:
+        return [draw.randrange(3, words) for _ in range(count)]
+
+    pairs = [(ids(PROMPT), ids(ANSWER), ids(ANSWER)) for _ in range(PAIRS)]
+
+    def ours() -> torch.Tensor:
+        accelerator: Any = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
+        engine = Engine(model.get_base_model(), accelerator, beta=0.1, loss_on_prompt=True, budget=2048)
+        taken = [TokenPair("", *map(torch.tensor, pair)) for pair in pairs]
+        engine.begin(taken)
+        (part,) = engine.parts(taken)
+        with engine.running(part):
+            share = engine.share(model, part)
+            share.backward()
+        return share
+
+    def trls() -> torch.Tensor:
+        rows = []
+        for prompt, chosen, rejected in pairs:
+            row: dict[str, Any] = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
+            for key, answer in (("chosen", chosen), ("rejected", rejected)):
+                row[f"{key}_input_ids"] = prompt + answer
+                row[f"{key}_attention_mask"] = [1] * len(prompt + answer)
+                row[f"{key}_labels"] = [-100] * len(prompt) + answer
+            rows.append(row)
+        trainer = SimpleNamespace(
+            is_encoder_decoder=False, aux_loss_enabled=False, padding_value=0, beta=0.1,
+            accelerator=SimpleNamespace(device=torch.device("cpu"), gather_for_metrics=lambda value: value),
+            concatenated_inputs=ORPOTrainer.concatenated_inputs, get_batch_logps=ORPOTrainer.get_batch_logps,
+        )  # fmt: skip
+        for method in ("concatenated_forward", "odds_ratio_loss"):
+            setattr(trainer, method, getattr(ORPOTrainer, method).__get__(trainer))
+        batch = DPODataCollatorWithPadding(pad_token_id=0)(rows)
+        loss: torch.Tensor = ORPOTrainer.get_batch_loss_metrics(trainer, model, batch)[0]
+        loss.backward()
+        return loss
+
+    return measured(ours if name == "ours" else trls)
+
+
+def head(name: str, words: int) -> dict[str, Any]:
+    """Log-probabilities of targets and the gradient of the hidden states: ours, full logits, or torch's fused function."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from orpo_cli.training.engine.head import Shape, _LogProbs
+
+    hidden, weight = torch.randn(ROWS, HIDDEN, requires_grad=True), torch.randn(words, HIDDEN) * 0.05
+    targets = torch.randint(words, (ROWS,))
+
+    def ours() -> torch.Tensor:
+        return -_LogProbs.apply(hidden, weight, None, targets, Shape()).sum()  # type: ignore[no-untyped-call, no-any-return]
+
+    def full() -> torch.Tensor:
+        return cross_entropy(hidden @ weight.T, targets, reduction="sum")
+
+    def fused() -> torch.Tensor:
+        functional: Any = torch.nn.functional
+        options = torch.nn.LinearCrossEntropyOptions()  # type: ignore[attr-defined] # in chunks, as torch chooses
+        return functional.linear_cross_entropy(hidden, weight, targets, reduction="none", options=options).sum()  # type: ignore[no-any-return]
+
+    compute = {"head-ours": ours, "head-full": full, "head-torch": fused}[name]
+
+    def both_ways() -> torch.Tensor:
+        loss = compute()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    return measured(both_ways)
+
+
+def measured(compute: Any) -> dict[str, Any]:
+    """Run twice: memory of the first, seconds of the second."""
+    before = forget_peak()
+    loss = float(compute())
+    peak = peak_gb() - before
+    began = time.perf_counter()
+    compute()
+    return {"seconds": time.perf_counter() - began, "peak_gb": peak, "loss": loss}
+
+
+def table(names: dict[str, str], words: list[int], rounds: int) -> None:
+    """A row a vocabulary; the columns of each side, ours last."""
+    heads = [f"{label}, {unit}" for label in names.values() for unit in ("s", "GB")]
+    print(f"| words | {' | '.join(heads)} | time ratio | memory ratio | memory against {words[0]:,} words |")
+    print("| " + " | ".join(["---"] * (len(heads) + 4)) + " |")
+    first = None
+    for count in words:
+        command = ["-m", "benchmarks.vocabulary", "--words", str(count), "--side"]
+        results = alternate({name: [*command, name] for name in names}, rounds)
+        figures = {name: (median(found, "seconds"), median(found, "peak_gb")) for name, found in results.items()}
+        trl, ours = figures[next(iter(names))], figures[list(names)[-1]]
+        first = first or ours[1]
+        cells = [f"{figures[name][0]:.2f} | {figures[name][1]:.2f}" for name in names]
+        print(
+            f"| {count:,} | {' | '.join(cells)} | **{trl[0] / ours[0]:.2f}** | **{ours[1] / trl[1]:.2f}** | {ours[1] / first:.2f} |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--words", type=int, nargs="*", default=list(WORDS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    calm_libraries()
+    if options.side:
+        print(json.dumps(side(options.side, *options.words)))
+        return
+    print(
+        f"A step of {PAIRS} pairs of {PROMPT} + 2 × {ANSWER} tokens, {LAYERS} layers; {machine()}; medians of {options.rounds}.\n"
+    )
+    table({"trl": "TRL", "ours": "ours"}, options.words, options.rounds)
+    print(f"\nThe head alone, {ROWS:,} predictions from {HIDDEN} numbers each, forward and backward.\n")
+    names = {"head-full": "full logits", "head-torch": "linear_cross_entropy", "head-ours": "ours"}
+    table(names, options.words, options.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -41,13 +41,17 @@ def kept(key: dict[str, Any] | None, make: Make, note: Callable[[str], None]) ->
     """
     if key is None or os.environ.get("ORPO_PAIR_CACHE") == "0":
         return _in_passing(make)
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     entry = cache_root() / "pairs" / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(entry.with_suffix(".lock"))
-        lock.acquire()
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            note("another process prepares the same pairs: waiting for it")
+            lock.acquire()
     except OSError as error:
         note(f"{entry.parent} cannot be written ({error.strerror or error}): the prepared pairs are not kept")
         return _in_passing(make)

@@ -21,6 +21,7 @@ ROLES = {
     "observation": "tool",
     "function_call": "assistant",
 }
+NAMES = (("role", "from"), ("content", "value"))  # a table that holds both kinds has null in one of each
 MORE = ("name", "tool_call_id")  # what a tool's message says besides
 
 
@@ -56,10 +57,9 @@ def read_messages(value: Any, column: str, role_of_text: str) -> tuple[Message, 
 def _message(item: Any, where: str) -> Message:
     if not isinstance(item, dict):
         raise Misfit("malformed", f"{where} is {kind(item)}, not a message")
-    role = item.get("role", item.get("from"))
+    role, content = (item[name] if item.get(name) is not None else item.get(other) for name, other in NAMES)
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise Misfit("malformed", f"{where} has the role {role!r}; known: {', '.join(ROLES)}")
-    content = item.get("content", item.get("value"))
     if role.lower() == "function_call":  # ShareGPT: the call is the text
         return Message("assistant", "", {"tool_calls": _calls([_json(content, where)], where)})
     if item.get("tool_calls"):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from data_tokenizers import tokenizer_of
+from filelock import FileLock
 from tiny import pairs, tiny_tokenizer
 
 from orpo_cli.data import cache
@@ -154,3 +155,21 @@ def test_processes_that_start_together_prepare_once(tmp_path: Path, kept_in: Pat
     assert {count for _, count, _ in answers} == {"3000"}
     assert sorted(before for *_, before in answers) == ["False", "True", "True"]
     assert len(entries(kept_in)) == 1
+
+
+def test_who_waits_for_another_process_says_so(tmp_path: Path, kept_in: Path) -> None:
+    data = write(tmp_path / "x.jsonl", pairs(5))
+    run(data)
+    (entry,) = entries(kept_in)
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        notes.append(text)
+        if "waiting" in text:
+            lock.release()
+
+    lock = FileLock(entry.with_suffix(".lock"))
+    with lock:
+        section = DatasetSection.model_validate({"train": {"path": str(data)}})
+        prepare(section, tokenizer_of("chatml"), max_length=192, max_prompt_length=96, note=note)
+    assert notes == ["another process prepares the same pairs: waiting for it", f"prepared before: {entry}"]

@@ -39,6 +39,11 @@ CONVERSATIONAL = {
     "prompt list repeated in the answers": {"prompt": [USER], "chosen": [USER, GOOD], "rejected": [USER, BAD]},
     "prompt text repeated in the answers": {"prompt": USER["content"], "chosen": [USER, GOOD], "rejected": [USER, BAD]},
     "prompt text": {"prompt": USER["content"], "chosen": [GOOD], "rejected": [BAD]},
+    "messages of both kinds in one table": {
+        "prompt": [{**USER, "from": None, "value": None}],
+        "chosen": [{"role": None, "content": None, "from": "gpt", "value": GOOD["content"]}],
+        "rejected": [{**BAD, "from": None, "value": None}],
+    },
     "single messages": {"prompt": [USER], "chosen": GOOD, "rejected": BAD},
     "answers as texts": {"prompt": [USER], "chosen": GOOD["content"], "rejected": BAD["content"]},
     "content in parts": {

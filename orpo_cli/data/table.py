@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 ANSWERS = ("chosen", "rejected")
 IDS = pa.list_(pa.int32())
+TOGETHER = 32 << 20  # bytes
 SCHEMA = pa.schema(
     {
         "row": pa.string(),  # source and row number
@@ -52,18 +53,27 @@ SCHEMA = pa.schema(
 
 
 class PairWriter:
-    """Writes pairs to an Arrow stream file, batch by batch. A context manager; the file is whole when it ends."""
+    """Writes pairs to an Arrow stream file, in batches of ``TOGETHER`` bytes. A context manager; the file is whole when it ends.
+
+    A column of numbers lies in one piece within a batch. In small batches the columns would be so interleaved that to read
+    one maps nearly the whole file into memory.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = pa.OSFile(str(path), "wb")
         self._stream = pa.ipc.new_stream(self._file, SCHEMA)
+        self._waiting: list[pa.RecordBatch] = []
 
     def __enter__(self) -> PairWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._stream.close()
-        self._file.close()
+        try:
+            if error is None:
+                self._flush()
+            self._stream.close()
+        finally:
+            self._file.close()
 
     def write(self, pairs: Sequence[tuple[str, Pair, Fitted]]) -> None:
         """Append pairs: the name of each row, its text, its ids. Raises OSError where the disk is full."""
@@ -83,7 +93,14 @@ class PairWriter:
             [pair.rejected_text for _, pair, _ in pairs],
         ]
         arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
-        self._stream.write_batch(pa.record_batch(arrays, schema=SCHEMA))
+        self._waiting.append(pa.record_batch(arrays, schema=SCHEMA))
+        if sum(batch.nbytes for batch in self._waiting) >= TOGETHER:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._stream.write_table(pa.Table.from_batches(self._waiting).combine_chunks())
+        self._waiting = []
 
 
 class PairTable:

@@ -68,6 +68,26 @@ def test_more_pairs_than_one_batch_keep_their_order(tmp_path: Path) -> None:
     assert prepared.train["chosen_text"][:] == [row["chosen"][0]["content"] for row in pairs(1200)]  # type: ignore[index]
 
 
+def test_pairs_are_written_in_large_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow as pa
+
+    from orpo_cli.data import table
+
+    train = write(tmp_path / "x.jsonl", pairs(1000))
+    sizes = {}
+    for together in (1 << 25, 100_000):
+        monkeypatch.setattr(table, "TOGETHER", together)
+        monkeypatch.setenv("ORPO_PAIR_CACHE", "1")
+        monkeypatch.setenv("ORPO_CACHE", str(tmp_path / str(together)))
+        assert run({"train": train}).train["row"][:] == [f"x.jsonl:{n}" for n in range(1, 1001)]
+        (file,) = (tmp_path / str(together)).rglob("pairs.arrow")
+        with pa.memory_map(str(file)) as source:
+            sizes[together] = [len(batch) for batch in pa.ipc.open_stream(source)]
+    assert sizes[1 << 25] == [1000]
+    assert sum(sizes[100_000]) == 1000
+    assert len(sizes[100_000]) > 1
+
+
 def test_every_drop_is_counted_under_its_reason_with_its_row(tmp_path: Path) -> None:
     conversation = pairs(1)[0]
     other = [{"role": "user", "content": "Other?"}]

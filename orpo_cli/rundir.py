@@ -92,7 +92,7 @@ class RunDir:
 
     @property
     def export(self) -> Path:
-        """What ``orpo export`` made."""
+        """What ``orpo export`` made: a folder a format."""
         return self.root / "export"
 
     @property

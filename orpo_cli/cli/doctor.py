@@ -21,6 +21,7 @@ from orpo_cli.report.console import Console
 
 OPTIONAL = {  # the optional parts of orpo-cli, and what each is for
     "gguf": "models in .gguf files, such as the quickstart's",
+    "llama-cpp": "running the .gguf files that orpo export makes",
     "wandb": "report_to: wandb",
     "tensorboard": "report_to: tensorboard",
 }

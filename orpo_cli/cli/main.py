@@ -30,6 +30,7 @@ COMMANDS = (
     "chat",
     "generate",
     "merge",
+    "export",
     "push_to_hub",
     "doctor",
 )

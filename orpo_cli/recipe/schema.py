@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from orpo_cli.recipe.dataset_section import DatasetSection, EvalSplit, PairRules, Source, Sources
+from orpo_cli.recipe.export_section import ExportFormat, ExportSection, GgufType
 from orpo_cli.recipe.lora_section import LoraSection
 from orpo_cli.recipe.model_section import Dtype, ModelSection, QuantizationSection
 from orpo_cli.recipe.section import Section
@@ -21,7 +22,9 @@ __all__ = [
     "Dtype",
     "EngineSection",
     "EvalSplit",
+    "ExportFormat",
     "ExportSection",
+    "GgufType",
     "HubSection",
     "LaunchSection",
     "LoraSection",
@@ -57,12 +60,6 @@ class MergeSection(Section):
 
     dtype: Literal["auto"] | Dtype = Field("auto", description="Type of the merged weights; auto: as trained.")
     max_shard_size: str = Field("5GB", pattern=r"^\d+(\.\d+)?[KMGT]i?B$", description="Largest file of weights.")
-
-
-class ExportSection(Section):
-    """What `orpo export` writes."""
-
-    formats: list[Literal["safetensors", "gguf"]] = Field(["safetensors"], description="File formats.")
 
 
 class HubSection(Section):

@@ -15,8 +15,6 @@ def not_supported_yet(recipe: Recipe) -> Iterator[Problem]:
         yield Problem("not-yet", version, "launch.num_processes", remedy="Use 1 or auto.")
     if recipe.launch.strategy not in ("auto", "single"):
         yield Problem("not-yet", version, "launch.strategy", remedy="Use single or auto.")
-    if recipe.export.formats != ["safetensors"]:
-        yield Problem("not-yet", "gguf " + version, "export.formats", remedy="Use [safetensors].")
 
 
 RULES = (not_supported_yet,)

@@ -1,0 +1,56 @@
+"""K-quants of a GGUF file, by llama.cpp's own quantizer: the program ``llama-quantize``, or the package llama-cpp-python."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from orpo_cli.errors import MachineError, RunError
+
+# llama.cpp's names, and its numbers of them (enum llama_ftype in llama.h).
+K_QUANTS = {
+    "q2_k": ("Q2_K", 10), "q3_k_m": ("Q3_K_M", 12), "q4_k_s": ("Q4_K_S", 14), "q4_k_m": ("Q4_K_M", 15),
+    "q5_k_s": ("Q5_K_S", 16), "q5_k_m": ("Q5_K_M", 17), "q6_k": ("Q6_K", 18),
+}  # fmt: skip
+
+# In a process of its own: llama.cpp writes to the terminal, and ends the process where something is wrong.
+_THROUGH_PACKAGE = """
+import ctypes, sys, llama_cpp
+params = llama_cpp.llama_model_quantize_default_params()
+params.ftype = int(sys.argv[3])
+sys.exit(llama_cpp.llama_model_quantize(sys.argv[1].encode(), sys.argv[2].encode(), ctypes.byref(params)))
+"""
+
+
+def quantizer() -> str:
+    """The path of ``llama-quantize``, or the name of the package. Raises MachineError where there is neither."""
+    if program := shutil.which("llama-quantize"):
+        return program
+    if importlib.util.find_spec("llama_cpp") is not None:
+        return "llama_cpp"
+    raise MachineError(
+        f"{', '.join(K_QUANTS)} need llama.cpp's quantizer, and neither the program llama-quantize nor the package "
+        "llama-cpp-python is here.",
+        remedy="Install llama.cpp (brew install llama.cpp), or pip install llama-cpp-python, which compiles it (about ten "
+        "minutes); or take --gguf-type q8_0.",
+    )
+
+
+def quantize(source: Path, target: Path, gguf_type: str) -> None:
+    """Write the k-quant ``gguf_type`` of the GGUF file ``source`` to ``target``. Raises RunError with llama.cpp's words."""
+    name, number = K_QUANTS[gguf_type]
+    program = quantizer()
+    if program == "llama_cpp":
+        command = [sys.executable, "-P", "-c", _THROUGH_PACKAGE, str(source), str(target), str(number)]
+    else:
+        command = [program, str(source), str(target), name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0 or not target.is_file():
+        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        raise RunError(
+            f"llama.cpp could not quantize to {name}: {lines[-1] if lines else 'no message'}",
+            remedy="Take --gguf-type q8_0.",
+        )

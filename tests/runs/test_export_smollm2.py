@@ -41,8 +41,12 @@ def test_smollm2_trained_merged_and_exported_to_gguf_says_what_the_merged_model_
         with torch.inference_mode():
             expected = merged(torch.tensor([ids])).logits
             found = exported(torch.tensor([ids])).logits
-        assert (found - expected).abs().max() < 0.05
-        assert torch.equal(found[0, -1].argmax(), expected[0, -1].argmax())
+        difference = (found - expected)[0].abs().amax(-1)
+        assert difference[-1] < 0.05  # where the answer begins
+        assert difference.max() < 0.1  # anywhere; logits are up to 46
+        best = expected[0, -1].topk(2).values
+        same = found[0, -1].argmax() == expected[0, -1].argmax()
+        assert same or best[0] - best[1] < 2 * difference[-1]  # two tokens as likely as each other
     if find_spec("xllamacpp") is not None:
         items = {item["name"]: item["passed"] for item in each["checklist"]}
         assert items["llama.cpp"] is items["llama.cpp tokens"] is items["llama.cpp next token"] is True

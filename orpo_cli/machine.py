@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+CGROUPS = (  # limit and use of memory, of versions 2 and 1
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -26,6 +31,9 @@ class Machine:
     free_disk_bytes: int
     python: str
     platform: str
+    available_bytes: int | None = (
+        None  # of the memory that training on the device takes, free now; None where not known
+    )
 
 
 def probe(directory: Path | None = None) -> Machine:
@@ -54,6 +62,7 @@ def probe(directory: Path | None = None) -> Machine:
         free_disk_bytes=shutil.disk_usage(_existing(directory or Path.cwd())).free,
         python=platform.python_version(),
         platform=platform.platform(),
+        available_bytes=torch.cuda.mem_get_info()[0] if device == "cuda" else _available_ram_bytes(),
     )
 
 
@@ -61,6 +70,19 @@ def _ram_bytes() -> int:
     import psutil  # a dependency of accelerate
 
     return int(psutil.virtual_memory().total)
+
+
+def _available_ram_bytes() -> int:
+    """What is free, and within the limit of the container."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    for limit, used in CGROUPS:
+        try:
+            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):  # another version of cgroups, or no limit ("max")
+            continue
+    return max(0, free)
 
 
 def _usable_cpus() -> int:

@@ -52,7 +52,7 @@ def command(
     if html is not None and not html.absolute().parent.is_dir():
         raise UsageError(f"--html {html}: there is no folder {html.absolute().parent}.", remedy="Make it first.")
     loaded = loaded_recipe(recipe, overrides, console, strict=strict)
-    plan, _ = plan_of(loaded, console, to_train=False, strict=strict)
+    plan = plan_of(loaded, console, to_train=False, strict=strict).plan
     parts, shown = _prepared(plan, console, show, row)
 
     from rich.console import RenderableType

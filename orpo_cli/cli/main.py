@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from orpo_cli import __version__
+from orpo_cli.cli.heap import start_again
 from orpo_cli.errors import OrpoError, RecipeError, UsageError
 from orpo_cli.hidden import hidden
 
@@ -109,6 +110,7 @@ def _print_bug(kind: type[BaseException], error: BaseException, trace: Traceback
 
 def main() -> None:
     """Entry point: run the command line and exit with the code that belongs to how it went."""
+    start_again()
     sys.excepthook = _print_bug
     calm_libraries()
     try:

@@ -1,4 +1,4 @@
-"""``orpo plan``: every decided value and its reason."""
+"""``orpo plan``: every decided value and its reason, and what a step will take."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
 from orpo_cli.cli.road import loaded_recipe, plan_of
 from orpo_cli.plan.origins import with_origins
 from orpo_cli.report.console import Console
+from orpo_cli.report.estimate_view import estimate_document, estimate_lines
 from orpo_cli.report.plan_view import plan_lines, plan_table
 
 
@@ -25,7 +26,7 @@ def command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show every value a run would obey, and why; downloads no weights.
+    """Show every value a run would obey, and why, and the memory and time that a step will take; downloads no weights.
 
     [bold]Examples[/bold]
 
@@ -35,7 +36,7 @@ def command(
     """
     console = Console(quiet=quiet, as_json=as_json)
     loaded = loaded_recipe(recipe, overrides, console, strict=strict)
-    plan, warnings = plan_of(loaded, console, to_train=False, strict=strict)
+    plan, warnings, sizing = plan_of(loaded, console, to_train=False, strict=strict)
     document = plan.as_document()
     if show_origin:
         document = with_origins(document, loaded)
@@ -44,4 +45,8 @@ def command(
     else:
         for path, value, _, reason in plan_lines(document):
             console.result(Text(f"{path} = {value}  # {reason}"))
-    console.document({**document, "problems": [problem.as_dict() for problem in (*loaded.warnings, *warnings)]})
+    estimate = estimate_document(plan, sizing) if sizing is not None else None
+    if estimate is not None:
+        console.result(Text("\n".join(["", *estimate_lines(estimate)])))
+    problems = [problem.as_dict() for problem in (*loaded.warnings, *warnings)]
+    console.document({**document, "estimate": estimate, "problems": problems})

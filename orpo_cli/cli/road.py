@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from orpo_cli.errors import HubError, MachineError, Problem, RecipeError
+from orpo_cli.plan.estimate import Sizing
 from orpo_cli.plan.facts import ModelFacts
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.load import LoadedRecipe, load_recipe
@@ -21,16 +23,24 @@ def loaded_recipe(source: str, overrides: Sequence[str] | None, console: Console
     return loaded
 
 
-def plan_of(
-    loaded: LoadedRecipe, console: Console, *, to_train: bool, strict: bool
-) -> tuple[Plan, tuple[Problem, ...]]:
-    """The plan of a loaded recipe on this machine, and its warnings, which are said on standard error.
+class Planned(NamedTuple):
+    """A plan, its warnings, and what an estimate of it is made from (None where the model is not known)."""
+
+    plan: Plan
+    warnings: tuple[Problem, ...]
+    sizing: Sizing | None
+
+
+def plan_of(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict: bool) -> Planned:
+    """The plan of a loaded recipe on this machine; its warnings are said on standard error.
 
     ``to_train``: an unreachable model, or something that the machine lacks, is an error. ``strict``: every warning is.
     """
+    from orpo_cli.cli.sizing import sizing_of
     from orpo_cli.machine import probe
     from orpo_cli.model.facts import known_facts, model_facts
     from orpo_cli.plan.checks import plan_problems
+    from orpo_cli.plan.fit import fitted
     from orpo_cli.plan.resolve import model_at, resolve
     from orpo_cli.plan.shortages import shortages
 
@@ -49,6 +59,9 @@ def plan_of(
         )
         console.warn(f"{error.message} Values that depend on the model's size are those of {size}.")
     plan = resolve(loaded, machine, facts)
+    sizing = None if facts is None else sizing_of(plan, machine, facts)
+    if sizing is not None:
+        plan = fitted(plan, loaded, sizing)
     missing = [loaded.places.hold(problem) for problem in shortages(plan, machine)]
     if missing and (to_train or strict):
         raise MachineError("\n".join(problem.text() for problem in missing))
@@ -57,4 +70,4 @@ def plan_of(
         raise RecipeError(warnings)
     for warning in warnings:
         console.problem(warning)
-    return plan, warnings
+    return Planned(plan, warnings, sizing)

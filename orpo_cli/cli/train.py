@@ -56,7 +56,7 @@ def command(
     loaded = loaded_recipe(recipe, overrides, console, strict=strict)
     if smoke and resume != "never":
         raise UsageError("--resume would do nothing beside --smoke: a smoke run leaves nothing to resume.")
-    plan, _ = plan_of(loaded, console, to_train=not smoke, strict=strict)
+    plan = plan_of(loaded, console, to_train=not smoke, strict=strict).plan
     if smoke:
         from orpo_cli.cli.smoke import smoke as try_out
 

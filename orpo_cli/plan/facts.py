@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """``parameters`` counts weights; tied embeddings once."""
+    """``parameters`` counts weights; tied embeddings once. Widths are 0 where nothing was counted."""
 
     model_type: str
     parameters: int
@@ -15,3 +16,10 @@ class ModelFacts:
     max_positions: int | None  # longest sequence the position embeddings cover
     not_packable: str | None = None  # why several sequences cannot lie in one row; None where they can
     learned_positions: bool = False  # a position beyond them is an error, not only new to the model
+    layers: int = 0
+    hidden: int = 0  # width of a hidden state
+    intermediate: int = 0  # width inside a layer's MLP
+    words: int = 0  # of the vocabulary
+    active: int = 0  # parameters that a token is multiplied with, of a mixture of experts fewer than all
+    linear: tuple[tuple[str, int, int], ...] = ()  # linear layers but the head: name, outputs, inputs
+    config: Any = field(default=None, compare=False, repr=False)  # transformers' configuration of the text model

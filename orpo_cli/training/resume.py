@@ -14,6 +14,7 @@ from orpo_cli.rundir import RUNNING, RunDir
 # What may differ when a run goes on: it changes when things happen or what is made of the result, not the steps.
 FREE = (
     "name", "output_dir", "device", "merge.", "export.", "hub.", "engine.max_tokens_per_microbatch",
+    "training.gradient_checkpointing",
     "training.max_steps", "training.num_train_epochs", "training.logging_", "training.eval_s", "training.save_",
     "training.report_to", "training.run_name", "training.per_device_eval_batch_size", "training.dataloader_",
 )  # fmt: skip

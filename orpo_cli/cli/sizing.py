@@ -1,0 +1,76 @@
+"""What an estimate is made from: the lengths of the pairs, where they are quickly had, and traces of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from orpo_cli.errors import OrpoError
+from orpo_cli.machine import Machine
+from orpo_cli.plan.estimate import Activations, Computation, Lengths, PairSize, Sizing, Trace, bounds, rough
+from orpo_cli.plan.facts import ModelFacts
+from orpo_cli.plan.plan import Plan
+
+QUICK_BYTES = 4_000_000  # of data files in all that are read for a plan; what is prepared is kept for training
+
+
+def sizing_of(plan: Plan, machine: Machine, facts: ModelFacts) -> Sizing:
+    """For an estimate of ``plan``, whose model has ``facts``."""
+    return Sizing(machine, facts, lengths_of(plan), _tracing(facts))
+
+
+def lengths_of(plan: Plan) -> Lengths:
+    """The lengths of the pairs in small local files; for other sources the most that the plan lets through."""
+    files = [Path(source.path) for source in plan.dataset.train]
+    if not all(file.is_file() for file in files) or sum(file.stat().st_size for file in files) > QUICK_BYTES:
+        return bounds(plan)
+    from orpo_cli.data.prepare import prepare_parts
+    from orpo_cli.model.tokenizer import load_tokenizer
+
+    try:
+        table = prepare_parts(
+            plan.dataset,
+            load_tokenizer(plan.model),
+            max_length=plan.training["max_length"],
+            max_prompt_length=plan.dataset.max_prompt_length or plan.training["max_length"],
+            note=lambda _: None,
+            enough=plan.pairs_in_all(),
+        ).train
+    except OrpoError:  # training will say what is wrong with the data
+        return bounds(plan)
+    columns = (table.tokens(part).tolist() for part in ("prompt", "chosen", "rejected"))
+    return Lengths(tuple(PairSize(*sizes) for sizes in zip(*columns, strict=True)), known=True)
+
+
+def _tracing(facts: ModelFacts) -> Trace:
+    """Traces of the model, each made once; from its widths alone where its code needs more than sizes."""
+    tracers: dict[str, Trace] = {}
+    known: dict[tuple[str, tuple[PairSize, ...]], Activations] = {}
+
+    def by_widths(how: Computation, pairs: Sequence[PairSize]) -> Activations:
+        return rough(facts, how, pairs)
+
+    def trace(how: Computation, pairs: Sequence[PairSize]) -> Activations:
+        name = repr(how)
+        key = (name, tuple(pairs))
+        if key not in known:
+            if name not in tracers:
+                tracers[name] = _tracer(facts, how) or by_widths
+            try:
+                known[key] = tracers[name](how, pairs)
+            except Exception:  # whatever the code of a model does with what has no content
+                tracers[name] = by_widths
+                known[key] = by_widths(how, pairs)
+        return known[key]
+
+    return trace
+
+
+def _tracer(facts: ModelFacts, how: Computation) -> Trace | None:
+    from orpo_cli.training.trace import Tracer
+
+    try:
+        tracer = Tracer(facts.config, how)
+    except Exception:  # a model that cannot be built from its configuration alone
+        return None
+    return lambda _, pairs: tracer(pairs)

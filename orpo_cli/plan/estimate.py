@@ -1,0 +1,278 @@
+"""How much memory and time a step takes, from the configuration of the model and the lengths of the pairs.
+
+Weights, adapter, gradients and optimizer are counted. What lives during forward and backward pass comes from ``Trace``:
+the model's and the engine's own code, run on tensors without content (``orpo_cli.training.trace``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+from orpo_cli.machine import Machine
+from orpo_cli.plan.facts import ModelFacts
+from orpo_cli.plan.plan import Plan
+from orpo_cli.plan.trained import optimizer_bytes, trained_by_adapter
+from orpo_cli.recipe.schema import LoraSection
+
+PROCESS_BYTES = 0.62e9  # on a CPU: Python with torch, transformers, trl and peft; measured
+DEVICE_BYTES = 0.8e9  # on a GPU: the CUDA context and the kernels' workspaces; not measured
+# glibc's heap keeps holes between blocks that live on, which aligned blocks of the same size do not fit into: what it takes
+# for activations, against what lives. Measured (docs/memory.md), as `orpo train` sets the heap; the caching allocator of a GPU is
+# taken to waste a twentieth.
+HEAP, CACHE = 1.2, 1.05
+WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+class PairSize(NamedTuple):
+    """Tokens of a pair: the prompt, and each answer without it."""
+
+    prompt: int
+    chosen: int
+    rejected: int
+
+    @property
+    def packed(self) -> int:
+        """Tokens that it takes in a row of the fast path."""
+        return self.prompt + max(0, self.chosen - 1) + max(0, self.rejected - 1)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of its longer sequence."""
+        return self.prompt + max(self.chosen, self.rejected)
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes that a micro-batch holds at its peak, besides weights and gradients: the layers', and the head's."""
+
+    layers: float
+    head: float
+
+    @property
+    def total(self) -> float:
+        """Both."""
+        return self.layers + self.head
+
+    def plus(self, other: Activations, times: float = 1) -> Activations:
+        """This and ``times`` the other."""
+        return Activations(self.layers + times * other.layers, self.head + times * other.head)
+
+
+@dataclass(frozen=True)
+class Computation:
+    """What decides, beside the architecture, how much a token takes. ``autocast`` is the type it computes in."""
+
+    dtype: str
+    autocast: str | None = None
+    attention: str = "sdpa"
+    lora: LoraSection | None = None
+    fast_path: bool = True
+    checkpointing: bool = False
+    loss_on_prompt: bool = True
+    disable_dropout: bool = True
+
+
+Trace = Callable[[Computation, Sequence[PairSize]], Activations]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The lengths of the training pairs; ``known`` says whether they are the data's, or the most that the recipe lets through."""
+
+    pairs: tuple[PairSize, ...]
+    known: bool
+
+    @property
+    def longest(self) -> PairSize:
+        """The pair that takes the most tokens in a row."""
+        return max(self.pairs, key=lambda pair: pair.packed)
+
+    @property
+    def mean(self) -> PairSize:
+        """A pair of mean lengths."""
+        count = len(self.pairs)
+        return PairSize(*(round(sum(column) / count) for column in zip(*self.pairs, strict=True)))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by part, at the peak of a step."""
+
+    process: float
+    weights: float
+    adapter: float
+    gradients: float
+    optimizer: float
+    activations: float
+    logits: float
+
+    @property
+    def total(self) -> float:
+        """All parts."""
+        return float(sum(asdict(self).values()))
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """What an estimate is made from, beside a plan."""
+
+    machine: Machine
+    facts: ModelFacts
+    lengths: Lengths
+    trace: Trace
+
+    @property
+    def room(self) -> int:
+        """Bytes that a run may take here."""
+        if self.machine.device_memory_bytes is not None:
+            return min(
+                self.machine.device_memory_bytes, self.machine.available_bytes or self.machine.device_memory_bytes
+            )
+        return self.machine.available_bytes or self.machine.ram_bytes
+
+
+def bounds(plan: Plan) -> Lengths:
+    """The longest pair that the plan lets through: a short prompt and two answers that fill ``max_length``."""
+    longest = plan.training["max_length"]
+    prompt = max(1, min(plan.dataset.max_prompt_length or longest, longest // 8))
+    return Lengths((PairSize(prompt, longest - prompt, longest - prompt),), known=False)
+
+
+def computation(plan: Plan) -> Computation:
+    """How ``plan`` computes."""
+    training = plan.training
+    half = "bfloat16" if training.get("bf16") else "float16" if training.get("fp16") else None
+    dtype = plan.model.dtype
+    if plan.quantization is not None and half is None:
+        dtype = "float32"  # peft's prepare_model_for_kbit_training
+    attention = plan.model.attn_implementation
+    return Computation(
+        dtype=dtype,
+        autocast="bfloat16" if half else None,  # float16 is as wide
+        attention="eager" if attention == "eager" else "sdpa",
+        lora=plan.lora,
+        fast_path=plan.engine.fast_path != "off",
+        checkpointing=checkpoints(plan),
+        loss_on_prompt=bool(training.get("loss_on_prompt", True)),
+        disable_dropout=bool(training.get("disable_dropout", True)),
+    )
+
+
+def checkpoints(plan: Plan) -> bool:
+    """Whether activations are computed again in the backward pass."""
+    return bool(plan.training.get("gradient_checkpointing") or plan.training.get("activation_checkpointing"))
+
+
+def largest_micro_batch(plan: Plan, lengths: Lengths) -> tuple[list[PairSize], int]:
+    """The pairs of the largest micro-batch that a step may have, and how many micro-batches a usual step has."""
+    batch, steps = plan.training["per_device_train_batch_size"], plan.training["gradient_accumulation_steps"]
+    if plan.engine.fast_path == "off":
+        longest = max(lengths.pairs, key=lambda pair: pair.longest)
+        return [longest] * batch, steps
+    longest, mean = lengths.longest, lengths.mean
+    in_step = batch * steps
+    usual = min(_most_in_a_step(lengths, in_step), in_step * longest.packed)
+    tokens = max(longest.packed, min(plan.engine.max_tokens_per_microbatch, usual))
+    if longest.packed >= tokens:
+        return [longest], max(1, math.ceil(in_step * mean.packed / tokens))
+    count = max(1, min(in_step, round(tokens / max(1, mean.packed))))
+    return _stretched(mean, count, tokens), max(1, math.ceil(usual / plan.engine.max_tokens_per_microbatch))
+
+
+def _most_in_a_step(lengths: Lengths, in_step: int) -> float:
+    """Tokens of a long step: the mean and two standard deviations, as sums of many lengths spread."""
+    sizes = [pair.packed for pair in lengths.pairs]
+    mean = sum(sizes) / len(sizes)
+    spread = math.sqrt(sum((size - mean) ** 2 for size in sizes) / len(sizes))
+    return in_step * mean + 2 * math.sqrt(in_step) * spread
+
+
+def _stretched(pair: PairSize, count: int, tokens: float) -> list[PairSize]:
+    """``count`` pairs with the proportions of ``pair`` that take ``tokens`` together."""
+    factor = tokens / max(1, count * pair.packed)
+    return [PairSize(*(max(1, round(part * factor)) for part in pair))] * count
+
+
+def memory(plan: Plan, sizing: Sizing) -> Memory:
+    """What a process holds at the peak of a step."""
+    facts, lora = sizing.facts, plan.lora
+    pairs, micro_batches = largest_micro_batch(plan, sizing.lengths)
+    live = sizing.trace(computation(plan), pairs)
+    waste = CACHE if plan.device != "cpu" else HEAP
+    width = WIDTH[plan.model.dtype]
+    adapter, others = trained_by_adapter(facts, lora) if lora is not None else (0, facts.parameters)
+    trained_width = width if lora is None else 4
+    trained = adapter + others
+    gradients = 0.0 if "lomo" in plan.training["optim"] else float(trained * trained_width)
+    optimizer = optimizer_bytes(plan.training["optim"], trained_width) * trained
+    activations, logits = live.layers * waste, live.head * waste
+    if micro_batches == 1 and lora is None:  # gradients come as activations go
+        activations = max(0.0, activations - gradients)
+    if plan.engine.fast_path == "on":  # before the first step, when the optimizer keeps nothing yet
+        how = replace(computation(plan), fast_path=False, checkpointing=False)
+        first = sizing.trace(how, checked_pairs(facts.words)).total * waste
+        activations = max(activations, first - logits - optimizer)
+    return Memory(
+        process=PROCESS_BYTES if plan.device == "cpu" else DEVICE_BYTES,
+        weights=weight_bytes(plan, facts) + _dequantized(plan, facts),
+        adapter=float(4 * adapter + (0 if lora is None else 4 * others)),
+        gradients=gradients,
+        optimizer=optimizer,
+        activations=activations,
+        logits=logits,
+    )
+
+
+def weight_bytes(plan: Plan, facts: ModelFacts) -> float:
+    """The base weights, in the types they are held in."""
+    section = plan.quantization
+    width: float = WIDTH[plan.model.dtype]
+    if section is None or not (section.load_in_4bit or section.load_in_8bit):
+        return facts.parameters * width
+    quantized = sum(out * into for _, out, into in facts.linear)
+    scales = (
+        0.016 if section.bnb_4bit_use_double_quant else 0.0625
+    )  # for every 64, in 4 bytes, or in 1 where quantized too
+    each = 0.5 + scales if section.load_in_4bit else 1.0
+    other = (
+        2 if plan.training.get("bf16") else 4
+    )  # peft holds what is not quantized in float32, trl the rest in bfloat16
+    return quantized * each + (facts.parameters - quantized) * other
+
+
+def _dequantized(plan: Plan, facts: ModelFacts) -> float:
+    """The largest matrix, which is there unquantized while it multiplies."""
+    if plan.quantization is None:
+        return 0.0
+    return max((out * into for _, out, into in facts.linear), default=0) * WIDTH.get(
+        plan.quantization.bnb_4bit_compute_dtype, 4
+    )
+
+
+def checked_pairs(words: int) -> list[PairSize]:
+    """The pairs that both paths compute before the first step (``training.engine.check``), where those of the data are long."""
+    half = min(128, max(16, (1 << 25) // (4 * max(1, words)))) // 2
+    return [PairSize(half, half, half)] * 2
+
+
+def changed(plan: Plan, **training: Any) -> Plan:
+    """``plan`` with other training arguments, or another ``budget``."""
+    budget = training.pop("budget", plan.engine.max_tokens_per_microbatch)
+    engine = plan.engine.model_copy(update={"max_tokens_per_microbatch": budget})
+    return plan.model_copy(update={"training": {**plan.training, **training}, "engine": engine})
+
+
+def rough(facts: ModelFacts, how: Computation, pairs: Sequence[PairSize]) -> Activations:
+    """What ``Trace`` gives, from widths alone: for models whose code cannot run on tensors without content."""
+    tokens = sum(pair.packed for pair in pairs)
+    if not how.fast_path:
+        tokens = 2 * len(pairs) * max(pair.longest for pair in pairs)
+    width = 2 if how.autocast or how.dtype != "float32" else 4
+    inside = width * (8 * facts.hidden + 4 * facts.intermediate)  # a llama-like layer's saved tensors, a token
+    layer = width * facts.hidden if how.checkpointing else inside
+    layers = tokens * (facts.layers * layer + (inside if how.checkpointing else 0))
+    head = tokens * facts.words * (4 * 3.5) if not how.fast_path else 6e7 + 3.0 * tokens * facts.hidden * width
+    return Activations(layers, head)

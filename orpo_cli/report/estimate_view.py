@@ -1,0 +1,64 @@
+"""The estimate of a plan: for --json, and in words."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from orpo_cli.plan.estimate import Sizing, memory
+from orpo_cli.plan.fit import savings, verdict
+from orpo_cli.plan.pace import pace
+from orpo_cli.plan.plan import Plan
+
+SHOWN = 4  # settings that are named where a step does not fit
+PARTS = {
+    "process": "the process and its libraries",
+    "weights": "weights",
+    "adapter": "adapter",
+    "gradients": "gradients",
+    "optimizer": "optimizer",
+    "activations": "activations",
+    "logits": "logits",
+}
+
+
+def estimate_document(plan: Plan, sizing: Sizing) -> dict[str, Any]:
+    """Bytes by part at the peak of a step, tokens and seconds of a step, and what to change where it does not fit."""
+    held, step = memory(plan, sizing), pace(plan, sizing)
+    said = verdict(held, sizing)
+    return {
+        "memory_bytes": {**{name: round(size) for name, size in asdict(held).items()}, "total": round(held.total)},
+        "available_bytes": sizing.room,
+        "verdict": said,
+        "savings": [
+            {"setting": each.setting, "total_bytes": round(each.total)}
+            for each in (savings(plan, sizing) if said != "fits" else [])
+        ],
+        "step": asdict(step),
+        "lengths": "of the pairs" if sizing.lengths.known else "the most that max_length lets through",
+        "measured": plan.device == "cpu",
+    }
+
+
+def estimate_lines(document: dict[str, Any]) -> list[str]:
+    """The same for people, each line a comment."""
+    held = document["memory_bytes"]
+    kind = "estimated" if document["measured"] else "estimated, the method has not been measured on a GPU"
+    lines = [f"# memory at the peak of a step ({kind}; lengths: {document['lengths']})"]
+    lines += [f"#   {_gb(held[name])}  {words}" for name, words in PARTS.items() if held[name]]
+    lines.append(
+        f"#   {_gb(held['total'])}  in all, of {document['available_bytes'] / 1e9:.1f} GB there are: {document['verdict']}"
+    )
+    lines += [f"#   with {each['setting']}: {each['total_bytes'] / 1e9:.2f} GB" for each in document["savings"][:SHOWN]]
+    step = document["step"]
+    lasts = "" if step["seconds"] is None else f", about {_seconds(step['seconds'])}"
+    lines.append(f"# a step: {step['pairs']} pairs, about {step['tokens']:,} tokens{lasts} ({step['how']})")
+    return lines
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:7.2f} GB"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"

@@ -1,0 +1,95 @@
+"""What the trace counts is what autograd keeps when a model with weights computes the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from architectures import PACKED
+from transformers import AutoModelForCausalLM
+
+from orpo_cli.plan.estimate import Activations, Computation, PairSize, checked_pairs
+from orpo_cli.recipe.schema import LoraSection
+from orpo_cli.training.engine import loss
+from orpo_cli.training.engine.attention import configurations, shared_prefixes
+from orpo_cli.training.engine.check import few
+from orpo_cli.training.engine.head import scored, shape_of
+from orpo_cli.training.engine.layout import TokenPair, pack
+from orpo_cli.training.trace import Tracer
+
+PAIRS = [PairSize(5, 30, 31), PairSize(4, 25, 20)]
+
+
+def really_kept(config: Any) -> int:
+    """Bytes of the storages that autograd saves in a forward pass of a model with weights, its own left out."""
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32).train()
+    own = {each.untyped_storage().data_ptr() for each in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    ids = [[torch.full((count,), value) for value, count in enumerate(size)] for size in PAIRS]
+    batch = pack([TokenPair("", *parts) for parts in ids], True)
+    saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with saving, shared_prefixes(configurations(model), batch):
+        with scored(model.get_output_embeddings(), shape_of(model), batch) as scores:
+            model(
+                input_ids=batch.input_ids,
+                attention_mask=torch.ones_like(batch.input_ids),
+                position_ids=batch.position_ids,
+                use_cache=False,
+            )
+        loss.step_share(scores.logps, batch, loss.Totals(100, 2), 0.1)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "opt", "phi3", "olmo2"])
+def test_the_trace_counts_what_autograd_keeps(name: str) -> None:
+    config = PACKED[name]()
+    tracer = Tracer(config, Computation("float32"))
+    forward = tracer._run(tracer.every, PAIRS)[0]
+    assert forward.total == pytest.approx(really_kept(config), rel=0.1)
+
+
+def test_layers_are_added_up_as_if_all_had_been_run() -> None:
+    config = PACKED["llama"]()
+    config.num_hidden_layers = 6
+    tracer = Tracer(config, Computation("float32", lora=LoraSection(r=4)))
+    phases = tracer._run(tracer.every, PAIRS)
+    assert tracer(PAIRS).total == pytest.approx(max(phase.total for phase in phases), rel=0.02)
+
+
+@pytest.mark.parametrize("words", [400, 49_152, 262_144, 10_000_000])
+def test_the_pairs_that_both_paths_compute_are_those_that_the_estimate_counts(words: int) -> None:
+    long = [TokenPair("", *(torch.arange(1000) + shift for shift in range(3)))] * 3
+    sizes = [PairSize(len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in few(long, words)]
+    assert sizes == checked_pairs(words)
+
+
+def test_layers_below_an_adapter_keep_nothing() -> None:
+    config = PACKED["llama"]()
+    config.num_hidden_layers = 6
+    whole, half = (
+        Tracer(config, Computation("float32", lora=LoraSection(r=4, layers_to_transform=layers)))(PAIRS).layers
+        for layers in (None, [3, 4, 5])
+    )
+    assert half == pytest.approx(whole / 2, rel=0.2)
+
+
+def test_checkpointing_and_half_precision_keep_less_and_trls_path_more() -> None:
+    config = PACKED["llama"]()
+    config.num_hidden_layers = 8
+    lora = LoraSection(r=4)
+
+    def of(**how: Any) -> Activations:
+        return Tracer(config, Computation(**{"dtype": "float32", "lora": lora, **how}))(PAIRS)
+
+    plain = of()
+    assert of(checkpointing=True).layers < 0.5 * plain.layers
+    assert of(dtype="bfloat16").layers < 0.8 * plain.layers
+    assert of(fast_path=False).total > plain.total

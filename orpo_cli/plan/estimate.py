@@ -166,14 +166,18 @@ def checkpoints(plan: Plan) -> bool:
     return bool(plan.training.get("gradient_checkpointing") or plan.training.get("activation_checkpointing"))
 
 
+def pairs_of_a_step(plan: Plan) -> int:
+    """The pairs that a process takes for an optimizer step."""
+    return int(plan.training["per_device_train_batch_size"] * plan.training["gradient_accumulation_steps"])
+
+
 def largest_micro_batch(plan: Plan, lengths: Lengths) -> tuple[list[PairSize], int]:
     """The pairs of the largest micro-batch that a step may have, and how many micro-batches a usual step has."""
-    batch, steps = plan.training["per_device_train_batch_size"], plan.training["gradient_accumulation_steps"]
+    batch, in_step = plan.training["per_device_train_batch_size"], pairs_of_a_step(plan)
     if plan.engine.fast_path == "off":
         longest = max(lengths.pairs, key=lambda pair: pair.longest)
-        return [longest] * batch, steps
+        return [longest] * batch, in_step // batch
     longest, mean = lengths.longest, lengths.mean
-    in_step = batch * steps
     usual = min(_most_in_a_step(lengths, in_step), in_step * longest.packed)
     tokens = max(longest.packed, min(plan.engine.max_tokens_per_microbatch, usual))
     if longest.packed >= tokens:
@@ -213,7 +217,7 @@ def memory(plan: Plan, sizing: Sizing) -> Memory:
         activations = max(0.0, activations - gradients)
     if plan.engine.fast_path == "on":  # before the first step, when the optimizer keeps nothing yet
         how = replace(computation(plan), fast_path=False, checkpointing=False)
-        first = sizing.trace(how, checked_pairs(facts.words)).total * waste
+        first = sizing.trace(how, checked_pairs(facts.words, sizing.lengths, pairs_of_a_step(plan))).total * waste
         activations = max(activations, first - logits - optimizer)
     return Memory(
         process=PROCESS_BYTES if plan.device == "cpu" else DEVICE_BYTES,
@@ -252,10 +256,12 @@ def _dequantized(plan: Plan, facts: ModelFacts) -> float:
     )
 
 
-def checked_pairs(words: int) -> list[PairSize]:
-    """The pairs that both paths compute before the first step (``training.engine.check``), where those of the data are long."""
+def checked_pairs(words: int, lengths: Lengths, in_step: int) -> list[PairSize]:
+    """The pairs that both paths compute before the first step (``training.engine.check``): the beginnings of its shortest two."""
     half = min(128, max(16, (1 << 25) // (4 * max(1, words)))) // 2
-    return [PairSize(half, half, half)] * 2
+    by_size = sorted(lengths.pairs, key=lambda pair: pair.packed)
+    shortest = (by_size[min(len(by_size) - 1, place * len(by_size) // (in_step + 1))] for place in (1, 2))
+    return [PairSize(*(min(part, half) for part in pair)) for pair in shortest]
 
 
 def changed(plan: Plan, **training: Any) -> Plan:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from orpo_cli.machine import Machine
-from orpo_cli.plan.estimate import Sizing, checkpoints
+from orpo_cli.plan.estimate import Sizing, checkpoints, pairs_of_a_step
 from orpo_cli.plan.plan import Plan
 
 # Dense bfloat16 (T4 and V100: float16) products of GPUs by the maker's data sheets, in TFLOP/s; the first name that fits.
@@ -34,7 +34,7 @@ class Pace:
 def pace(plan: Plan, sizing: Sizing) -> Pace:
     """The estimate for a step of mean length."""
     facts, mean = sizing.facts, sizing.lengths.mean
-    pairs = plan.training["per_device_train_batch_size"] * plan.training["gradient_accumulation_steps"]
+    pairs = pairs_of_a_step(plan)
     each = mean.packed if plan.engine.fast_path != "off" else 2 * mean.longest
     tokens = pairs * each
     # a multiply and an add for each weight forward, as many for the inputs' gradient, and for the weights' where they are trained

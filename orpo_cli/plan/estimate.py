@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import NormalDist, fmean, pstdev
 from typing import Any, NamedTuple
 
 from orpo_cli.machine import Machine
@@ -89,6 +90,11 @@ class Lengths:
     def longest(self) -> PairSize:
         """The pair that takes the most tokens in a row."""
         return max(self.pairs, key=lambda pair: pair.packed)
+
+    def longest_of(self, count: int) -> PairSize:
+        """The one that ``count`` drawn pairs come to, about: the longest of all where that many are drawn."""
+        by_size = sorted(self.pairs, key=lambda pair: pair.packed)
+        return by_size[min(len(by_size) - 1, round(len(by_size) * count / (count + 1)))]
 
     @property
     def mean(self) -> PairSize:
@@ -177,8 +183,9 @@ def largest_micro_batch(plan: Plan, lengths: Lengths) -> tuple[list[PairSize], i
     if plan.engine.fast_path == "off":
         longest = max(lengths.pairs, key=lambda pair: pair.longest)
         return [longest] * batch, in_step // batch
-    longest, mean = lengths.longest, lengths.mean
-    usual = min(_most_in_a_step(lengths, in_step), in_step * longest.packed)
+    steps = steps_of(plan, lengths)
+    longest, mean = lengths.longest_of(steps * in_step), lengths.mean
+    usual = min(_most_in_a_step(lengths, in_step, steps), in_step * longest.packed)
     tokens = max(longest.packed, min(plan.engine.max_tokens_per_microbatch, usual))
     if longest.packed >= tokens:
         return [longest], max(1, math.ceil(in_step * mean.packed / tokens))
@@ -186,12 +193,18 @@ def largest_micro_batch(plan: Plan, lengths: Lengths) -> tuple[list[PairSize], i
     return _stretched(mean, count, tokens), max(1, math.ceil(usual / plan.engine.max_tokens_per_microbatch))
 
 
-def _most_in_a_step(lengths: Lengths, in_step: int) -> float:
-    """Tokens of a long step: the mean and two standard deviations, as sums of many lengths spread."""
+def steps_of(plan: Plan, lengths: Lengths) -> int:
+    """The optimizer steps of a run, as far as the lengths tell how many pairs there are."""
+    if (most := plan.training.get("max_steps") or -1) > 0:
+        return int(most)
+    return max(1, round(float(len(lengths.pairs) * plan.training["num_train_epochs"] / pairs_of_a_step(plan))))
+
+
+def _most_in_a_step(lengths: Lengths, in_step: int, steps: int) -> float:
+    """Tokens of the longest of ``steps`` steps: their sums of many lengths lie about the mean as a normal distribution."""
     sizes = [pair.packed for pair in lengths.pairs]
-    mean = sum(sizes) / len(sizes)
-    spread = math.sqrt(sum((size - mean) ** 2 for size in sizes) / len(sizes))
-    return in_step * mean + 2 * math.sqrt(in_step) * spread
+    around = NormalDist(in_step * fmean(sizes), max(1e-9, math.sqrt(in_step) * pstdev(sizes)))
+    return around.inv_cdf(steps / (steps + 1))
 
 
 def _stretched(pair: PairSize, count: int, tokens: float) -> list[PairSize]:

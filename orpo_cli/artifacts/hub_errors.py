@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from orpo_cli.artifacts.redaction import redacted
-from orpo_cli.errors import HubError, MachineError, OrpoError
+from orpo_cli.errors import HubError, Interrupted, MachineError, OrpoError
 
 CONTINUE = "Repeating the same command continues where this one stopped."
 
@@ -24,6 +24,8 @@ def explained(repo_id: str) -> Iterator[None]:
         yield
     except OrpoError:
         raise
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"{repo_id}: the push was interrupted.", remedy=CONTINUE) from error
     except HfHubHTTPError as error:
         raise _refusal(repo_id, error) from error
     except (HTTPError, ConnectionError, TimeoutError) as error:

@@ -139,6 +139,14 @@ def connect(patience: Patience) -> HfApi:
     return HfApi(token=token, library_name="orpo-cli")
 
 
+def disconnect() -> None:
+    """Give the client back its own ways: what else this process asks of the hub has nothing to do with a push."""
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    set_client_factory(default_client_factory)
+
+
 def _patience_seconds() -> float:
     text = os.environ.get(VARIABLE, "").strip()
     if not text:

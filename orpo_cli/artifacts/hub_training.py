@@ -22,7 +22,7 @@ from orpo_cli.artifacts.hub import Choice, PushResult, push
 from orpo_cli.artifacts.hub_commit import Upload
 from orpo_cli.artifacts.hub_errors import explained
 from orpo_cli.artifacts.hub_parts import CARD, PushFile, What, files_of
-from orpo_cli.artifacts.hub_patience import Patience, connect
+from orpo_cli.artifacts.hub_patience import Patience, connect, disconnect
 from orpo_cli.artifacts.hub_preflight import Wish, check_base, preflight
 from orpo_cli.artifacts.hub_record import read_base_terms, write_base_terms
 from orpo_cli.artifacts.redaction import redacted
@@ -64,6 +64,8 @@ class TrainingPush(TrainerCallback):
             self._failed("before the run", error, "The run goes on, and tries again.")
         else:
             self.note(f"pushing to {self.wish.repo_id} as training.hub_strategy says: {self.strategy}")
+        finally:
+            disconnect()  # the model may be downloaded next
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """A checkpoint is there: keep its files as they are now, and push them in the background."""

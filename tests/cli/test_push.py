@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -210,6 +212,23 @@ def test_an_answer_that_is_lost_makes_no_second_commit(hub, run):
     assert len(hub.repos[REPO].messages) == 1
     assert_holds(hub, REPO, run, run.adapter)
     assert json.loads(run.pushes.read_text())["repositories"][REPO]["main"]["commit"] == hub.repos[REPO].head("main")
+
+
+def test_ctrl_c_exits_130_and_says_how_to_go_on(hub, run):
+    hub.slow("POST", "/commit/main", 30)
+    environment = {**os.environ, **hub.environment()}
+    command = [sys.executable, "-m", "orpo_cli", "push-to-hub", str(run.root), REPO]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as pushing:
+        until = time.monotonic() + 100
+        while not hub.count("POST", "/commit/main") and time.monotonic() < until:
+            time.sleep(0.1)
+        pushing.send_signal(signal.SIGINT)
+        _, said = pushing.communicate(timeout=100)
+    assert pushing.returncode == 130
+    assert "continues where this one stopped" in said
+    assert "Traceback" not in said
 
 
 def test_a_slow_hub_is_waited_for_and_one_that_never_answers_is_left(hub, run):

@@ -40,6 +40,7 @@ def run(script: Path, hub: LoopbackHub, *arguments: object, **environment: str) 
         "HF_HOME": str(folder / "hf"),
         "ORPO_HUB_PATIENCE": "2",
         "PAUSE": "1",
+        "FORMAT": "safetensors",
     }
     return subprocess.run(
         ["bash", script, *map(str, arguments)], cwd=folder, env={**inherited, **own, **hub.environment(), **environment},

@@ -114,10 +114,10 @@ def _existing(order: Order, planned: ExportRecord, overwrite: bool) -> ExportRec
         raise UsageError(
             f"{output} exists and is no export: it holds no {NAME}.", remedy="Choose another -o, or remove it."
         )
-    if record.same_order(planned) and record.is_whole(output):
-        return record
     if overwrite:
         return None
+    if record.same_order(planned) and record.is_whole(output):
+        return record
     if record.same_order(planned):
         raise UsageError(f"{output} is not whole any more.", remedy="Say --overwrite to make it anew.")
     options = ", ".join(f"{name} {value}" for name, value in record.options.items())

@@ -88,6 +88,7 @@ def test_the_same_export_twice_writes_nothing_and_another_one_asks_first(model, 
     (other,) = export(model, out, dtype="float16", overwrite=True)
     assert not other.already
     assert weights(out)["lm_head.weight"].dtype == torch.float16
+    assert not export(model, out, dtype="float16", overwrite=True)[0].already
 
 
 def test_another_model_under_the_same_name_is_another_export(model, tmp_path):

@@ -1,51 +1,103 @@
-"""An adapter on its base, with the checks that PEFT leaves to its users."""
+"""Adapters on their base, with the checks that PEFT leaves to its users."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import MachineError, UsageError
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
     from transformers import PreTrainedModel
 
+# Beginnings (init_lora_weights) that leave the base as it is, and those that can be had again from the base alone.
+HARMLESS_STARTS = (True, False, "gaussian", "orthogonal", "eva")
+REPEATABLE_STARTS = ("pissa", "olora")
 
-def attach(base: PreTrainedModel, adapter: Path) -> PeftModel:
-    """The adapter on ``base``, in eval mode. Raises UsageError where not every weight of it finds its place.
 
-    PEFT loads an adapter that was made for another model with a warning at most, and what found no place does nothing.
+@dataclass(frozen=True)
+class Adapter:
+    """A PEFT adapter in a folder, and the weight that its update gets."""
+
+    folder: Path
+    weight: float = 1.0
+
+    @property
+    def config(self) -> PeftConfig:
+        """Its adapter_config.json. Raises UsageError where it cannot be read."""
+        from peft import PeftConfig
+
+        try:
+            return PeftConfig.from_pretrained(str(self.folder))
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise UsageError(f"{self.folder}: its adapter_config.json cannot be read: {error}") from error
+
+
+def attach(base: PreTrainedModel, adapters: Sequence[Adapter], *, hollow: bool = False) -> PeftModel:
+    """The adapters on ``base``, in eval mode, named by their number. ``hollow``: on a base without weights.
+
+    PEFT loads an adapter that was made for another model with a warning at most, and what found no place does nothing:
+    UsageError is raised where not every weight finds its place.
     """
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
     from safetensors import SafetensorError
 
-    try:
-        config = PeftConfig.from_pretrained(adapter)
-        if config.is_prompt_learning:
+    model: PeftModel | None = None
+    for name, adapter in zip(names_of(adapters), adapters, strict=True):
+        config = adapter.config
+        if hollow:
+            config.init_lora_weights = True  # what PEFT takes out of the base at the start is for when there are weights
+        options: dict[str, Any] = {"adapter_name": name, "low_cpu_mem_usage": hollow}
+        try:
+            if model is None:
+                model = PeftModel.from_pretrained(base, str(adapter.folder), config=config, **options)
+            else:
+                model.load_adapter(str(adapter.folder), peft_config=config, **options)
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            first = str(error).strip().splitlines()
             raise UsageError(
-                f"{adapter} is a {config.peft_type} adapter: it adds to the input and has no weights to merge.",
-                remedy="Use it through peft.",
-            )
-        model = PeftModel.from_pretrained(base, adapter, config=config)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        first = str(error).strip().splitlines()
-        raise UsageError(
-            f"{adapter} does not fit {base.config.name_or_path}: {' '.join(line.strip() for line in first[:2])}",
-            remedy="Give the base that the adapter was trained on with --base.",
-        ) from error
-    except SafetensorError as error:
-        raise MachineError(f"{adapter} cannot be read: {error}", remedy="Download or save it again.") from error
-    _check_places(model, adapter, base)
+                f"{adapter.folder} does not fit {base.config.name_or_path}: {' '.join(line.strip() for line in first[:2])}",
+                remedy="Give the base that the adapter was trained on with --base.",
+            ) from error
+        except SafetensorError as error:
+            raise MachineError(
+                f"{adapter.folder} cannot be read: {error}", remedy="Download or save it again."
+            ) from error
+        _check_places(model, name, adapter.folder, base)
+    assert model is not None, "there is an adapter"
+    _weigh(model, adapters)
     model.eval()
     return model
 
 
-def _check_places(model: PeftModel, adapter: Path, base: PreTrainedModel) -> None:
+def names_of(adapters: Sequence[Adapter]) -> list[str]:
+    """What PEFT knows the adapters by."""
+    return ["default", *(f"adapter_{number}" for number in range(1, len(adapters)))]
+
+
+def _weigh(model: PeftModel, adapters: Sequence[Adapter]) -> None:
+    """Activate all adapters, each with its weight."""
+    from peft.tuners.lora import LoraLayer
+
+    names = names_of(adapters)
+    if len(names) > 1:
+        model.base_model.set_adapter(names)
+    for name, adapter in zip(names, adapters, strict=True):
+        if adapter.weight == 1:
+            continue
+        for module in model.modules():
+            if isinstance(module, LoraLayer) and name in module.scaling:
+                module.scaling[name] *= adapter.weight
+
+
+def _check_places(model: PeftModel, name: str, adapter: Path, base: PreTrainedModel) -> None:
     from peft import get_peft_model_state_dict, load_peft_weights
 
     stored = set(load_peft_weights(str(adapter), device="cpu"))
-    wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    wanted = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
     missing, without_place = sorted(wanted - stored), sorted(stored - wanted - set(model.state_dict()))
     if missing or without_place:
         example = (missing or without_place)[0]
@@ -56,36 +108,50 @@ def _check_places(model: PeftModel, adapter: Path, base: PreTrainedModel) -> Non
         )
 
 
-def refuse_what_merges_wrong(model: PeftModel) -> None:
-    """Raise UsageError where PEFT would merge without an error into a model that says something else.
-
-    A tied model has one matrix for embedding and head. An adapter on either changes only its own use of it, which one
-    matrix cannot hold: merged logits are off (0.22 on a tiny Llama), also with ``ensure_weight_tying``.
-    """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import ModulesToSaveWrapper
-
-    base = model.get_base_model()
-    if not getattr(base.config.get_text_config(), "tie_word_embeddings", False):
-        return
-    config = model.active_peft_config
-    for name, module in (("embed_tokens", base.get_input_embeddings()), ("lm_head", base.get_output_embeddings())):
-        if isinstance(module, BaseTunerLayer) and not _is_trainable_tokens(module):
+def refuse_what_cannot_be_merged(adapters: Sequence[Adapter], *, quantized: bool) -> None:
+    """Raise UsageError for adapters without weights to merge, and for those that would merge into something else."""
+    for adapter in adapters:
+        config = adapter.config
+        if config.is_prompt_learning:
             raise UsageError(
-                f"the adapter changes {name}, which this model ties to its other end: no one matrix can hold both.",
-                remedy=f"Train without {name} in lora.target_modules, or use the adapter unmerged.",
+                f"{adapter.folder} is a {config.peft_type} adapter: it adds to the input and has no weights to merge.",
+                remedy="Use it through peft.",
             )
-        if isinstance(module, ModulesToSaveWrapper) and not getattr(config, "ensure_weight_tying", False):
+        start = getattr(config, "init_lora_weights", True)
+        if start not in (*HARMLESS_STARTS, *REPEATABLE_STARTS):
             raise UsageError(
-                f"the adapter holds a {name} of its own (modules_to_save), which this model ties to its other end.",
-                remedy=f"Train without {name} in lora.modules_to_save, or use the adapter unmerged.",
+                f"{adapter.folder} began with init_lora_weights={start!r}, which changed the base in a way that cannot be had "
+                "again from the base alone.",
+                remedy="Save it with path_initial_model_for_weight_conversion where it was trained: that makes it a plain "
+                "LoRA adapter. Next time, train with pissa.",
             )
+        if start in REPEATABLE_STARTS and quantized:
+            raise UsageError(
+                f"{adapter.folder} began with {start} on a quantized base: what that left of the base is lost.",
+                remedy="Train without quantization, or with another init_lora_weights.",
+            )
+    if len(adapters) > 1 or adapters[0].weight != 1:
+        for adapter in adapters:
+            _refuse_unweighable(adapter)
 
 
-def _is_trainable_tokens(module: object) -> bool:
-    from peft.tuners.trainable_tokens import TrainableTokensLayer
-
-    return isinstance(module, TrainableTokensLayer)
+def _refuse_unweighable(adapter: Adapter) -> None:
+    """Only updates that are added to the base can be added to each other."""
+    config = adapter.config
+    reasons = {
+        f"is a {getattr(config.peft_type, 'value', config.peft_type)} adapter": config.peft_type != "LORA",
+        "has magnitudes of its own (DoRA)": getattr(config, "use_dora", False),
+        "holds biases": getattr(config, "bias", "none") != "none",
+        "holds whole layers (modules_to_save)": bool(getattr(config, "modules_to_save", None)),
+        "holds whole embeddings (trainable_token_indices)": bool(getattr(config, "trainable_token_indices", None)),
+        "changed the base at its start": getattr(config, "init_lora_weights", True) in REPEATABLE_STARTS,
+    }
+    reason = next((each for each, applies in reasons.items() if applies), None)
+    if reason is not None:
+        raise UsageError(
+            f"{adapter.folder} {reason}: such an adapter cannot be weighted or added to others.",
+            remedy="Merge it alone, without --weight.",
+        )
 
 
 def widen(model: PeftModel, dtype: str) -> None:

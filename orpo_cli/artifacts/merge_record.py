@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_m
 
 @dataclass(frozen=True)
 class MergeRecord:
-    """The verdict on a merged folder. ``max_logit_difference`` is between the stored model and adapter-on-base."""
+    """The verdict on a merged folder.
+
+    ``max_logit_difference`` is between the stored model and adapter-on-base; None where only tensors were compared.
+    """
 
     verified: bool
     adapter: str  # name of its folder
@@ -26,14 +29,24 @@ class MergeRecord:
     base_revision: str
     quantization: dict[str, Any] | None  # how the base was quantized in training; it was dequantized for the merge
     dtype: str
-    computed_in: str  # the type that weights were merged and logits compared in
-    max_logit_difference: float
+    computed_in: str  # the type that logits were compared in; weights are merged in float32
+    max_logit_difference: float | None
     checks: dict[str, dict[str, float]]  # name of the check: what it measured
     prompts: dict[str, int]  # how many of each kind were compared; not the texts, which may be private
     eos_token_ids: list[int]
     files: dict[str, int]  # file name: bytes
     versions: dict[str, str]
     created: str  # ISO 8601, UTC
+    into: str = "trained"  # the base as training had it, or the original of a quantized one
+    adapters: list[dict[str, Any]] = field(default_factory=list)  # all of them, where they are several or weighted
+    way: str = "tensor by tensor"  # or: in memory, why
+    verification: str = "logits"  # or: tensors, where the model did not fit into the memory
+    tensors: dict[str, float] = field(default_factory=dict)  # how many were written, changed; how far merged layers are off
+    untied: list[str] = field(default_factory=list)  # weights that are stored on their own, because the adapter made them so
+    difference_to_trained: dict[str, float] | None = None  # of logits, where that is another model than the check's
+    generation: dict[str, Any] | None = None  # answers that stopped by themselves, of the merged model and unmerged
+    held_out: dict[str, Any] | None = None  # loss and accuracy on held-out pairs, merged and unmerged
+    seconds: dict[str, float] = field(default_factory=dict)  # of merge and verification
 
     def write(self, folder: Path) -> None:
         """Write merge.json into ``folder``."""
@@ -51,7 +64,7 @@ class MergeRecord:
         """Whether both were made from the same adapter, base and dtype."""
         return all(
             getattr(self, name) == getattr(other, name)
-            for name in ("adapter_sha256", "base", "base_revision", "quantization", "dtype")
+            for name in ("adapter_sha256", "base", "base_revision", "quantization", "dtype", "into", "adapters")
         )
 
     def is_whole(self, folder: Path) -> bool:

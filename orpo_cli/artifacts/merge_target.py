@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
+from orpo_cli.artifacts.adapted import Adapter
 from orpo_cli.errors import OrpoError, UsageError
 from orpo_cli.model.location import locate
 from orpo_cli.recipe.schema import Dtype, ModelSection, QuantizationSection
 from orpo_cli.rundir import RunDir
 
 DEFAULT_SHARD_SIZE = "5GB"
+Into = Literal["trained", "original"]
 
 
 @dataclass(frozen=True)
 class MergeTarget:
-    """An adapter, its base, and where the merge goes. ``section.dtype`` is the type that the base was trained in."""
+    """Adapters, their base, and where the merge goes. ``section.dtype`` is the type that the base was trained in.
 
-    adapter: Path
+    ``quantization`` is that of the training; ``into`` says whether it is what the adapters are merged into.
+    """
+
+    adapters: tuple[Adapter, ...]
     rundir: RunDir | None
     output: Path
     section: ModelSection
@@ -27,14 +33,80 @@ class MergeTarget:
     device: str  # of the training
     dtype: str  # of the merged weights
     max_shard_size: str
+    into: Into = "trained"
+
+    @property
+    def adapter(self) -> Path:
+        """The folder of the first adapter."""
+        return self.adapters[0].folder
+
+    @property
+    def merged_quantization(self) -> QuantizationSection | None:
+        """The quantization of the weights that are merged into."""
+        return self.quantization if self.into == "trained" else None
 
 
 def resolve_target(
-    target: Path, output: Path | None, *, base: str | None, dtype: str | None, max_shard_size: str | None
+    target: Path,
+    output: Path | None,
+    *,
+    base: str | None,
+    dtype: str | None,
+    max_shard_size: str | None,
+    into: str | None = None,
+    others: Sequence[Path] = (),
+    weights: Sequence[float] = (),
 ) -> MergeTarget:
-    """Find adapter, base and output. Reads only configurations. Raises UsageError where there is nothing to merge."""
+    """Find adapters, base and output. Reads only configurations. Raises UsageError where there is nothing to merge.
+
+    ``weights``: of ``target`` and of each of ``others``, or none.
+    """
     if dtype not in (None, "auto", *get_args(Dtype)):
         raise UsageError(f"--dtype {dtype}: not one of auto, {', '.join(get_args(Dtype))}.")
+    if into not in (None, *get_args(Into)):
+        raise UsageError(f"--into {into}: not one of {', '.join(get_args(Into))}.")
+    if weights and len(weights) != 1 + len(others):
+        raise UsageError(
+            f"{len(weights)} --weight for {1 + len(others)} adapters.",
+            remedy="Give one for RUN_OR_ADAPTER and one for each --adapter, in this order; or none, which is 1 for each.",
+        )
+    found = _of_one(target, output, base=base, dtype=dtype, max_shard_size=max_shard_size)
+    if into is not None and found.quantization is None:
+        raise UsageError(
+            f"--into {into}: the base was not quantized in training, as far as {target} says; there is only one to merge into.",
+            remedy="Leave --into out.",
+        )
+    shares = list(weights) or [1.0] * (1 + len(others))
+    adapters = [Adapter(found.adapter, shares[0])]
+    adapters += [Adapter(_other(each, found, base), share) for each, share in zip(others, shares[1:], strict=True)]
+    return replace(found, adapters=tuple(adapters), into=into or "trained")
+
+
+def _other(path: Path, first: MergeTarget, base: str | None) -> Path:
+    """The folder of a further adapter. Raises UsageError where it was trained on another base."""
+    rundir = _run_of(path) if path.is_dir() else None
+    if rundir is not None:
+        second = _of_one(path, Path(), base=None, dtype=None, max_shard_size=None)
+        folder, name, quantization = second.adapter, second.section.model_name_or_path, second.quantization
+    else:
+        if not path.is_dir():
+            raise UsageError(f"--adapter {path}: no such folder.")
+        folder, name, quantization = path, _adapter_config(path).get("base_model_name_or_path"), first.quantization
+    if base is None and name != first.section.model_name_or_path:
+        raise UsageError(
+            f"--adapter {path} was trained on {name}, not on {first.section.model_name_or_path}.",
+            remedy="Merge adapters of one base; where both names mean the same one, give it with --base.",
+        )
+    if quantization != first.quantization:
+        raise UsageError(
+            f"--adapter {path}: its base was quantized otherwise in training.", remedy="Merge them one by one."
+        )
+    return folder
+
+
+def _of_one(
+    target: Path, output: Path | None, *, base: str | None, dtype: str | None, max_shard_size: str | None
+) -> MergeTarget:
     if not target.is_dir():
         raise UsageError(f"{target}: no such folder.", remedy="Give a run directory, or the folder of a PEFT adapter.")
     rundir = _run_of(target)
@@ -54,7 +126,7 @@ def resolve_target(
         section = section.model_copy(update={"model_name_or_path": base, "model_revision": "main"})
     wanted = dtype or plan.merge.dtype
     return MergeTarget(
-        adapter=target if checkpoint else rundir.result(),
+        adapters=(Adapter(target if checkpoint else rundir.result()),),
         rundir=rundir,
         output=output or rundir.merged,
         section=section,
@@ -99,7 +171,7 @@ def _bare(
     section = ModelSection(model_name_or_path=str(name), model_revision=revision)
     section = section.model_copy(update={"dtype": _dtype_of(section), "attn_implementation": "sdpa"})
     return MergeTarget(
-        adapter=adapter,
+        adapters=(Adapter(adapter),),
         rundir=None,
         output=output,
         section=section,

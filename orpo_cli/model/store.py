@@ -29,6 +29,31 @@ def store(
         ) from error
 
 
+def store_configs(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: list[int], folder: Path, dtype: str
+) -> None:
+    """Write what ``store`` writes beside the weights, for weights of ``dtype`` that lie in ``folder`` already."""
+    import torch
+    from transformers.dynamic_module_utils import custom_object_save
+
+    settle_generation_config(model, tokenizer, ends)
+    model.config.dtype = getattr(torch, dtype)
+    model.config.architectures = [type(model).__name__]
+    try:
+        if model._auto_class is not None:  # a model that brings its own code
+            custom_object_save(model, folder, config=model.config)
+        model.config.save_pretrained(folder)
+        if model.generation_config is not None:
+            model.generation_config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        readable_like(folder / "config.json")
+    except OSError as error:
+        raise MachineError(
+            f"cannot write the model to {folder.parent}: {error.strerror or error}",
+            remedy="Free some space, or choose another disk with -o.",
+        ) from error
+
+
 def readable_like(config: Path) -> None:
     """Give the weights beside ``config`` its mode: safetensors makes them readable for their owner alone."""
     for path in config.parent.glob("*.safetensors"):

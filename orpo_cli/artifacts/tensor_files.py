@@ -1,0 +1,177 @@
+"""Weights on disk, tensor by tensor: read from any checkpoint, written as safetensors, never more than one at a time.
+
+safetensors' own writer wants every tensor of a file in memory, and its reader maps the whole file, whose pages count as
+memory that is held. The format is 8 bytes of length, a JSON header, and the tensors' bytes
+(https://github.com/huggingface/safetensors#format), so both are done here by position.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orpo_cli.errors import MachineError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# The names of the format, by torch's.
+FORMAT_NAMES = {
+    "float64": "F64", "int64": "I64", "uint64": "U64", "float32": "F32", "int32": "I32", "uint32": "U32",
+    "bfloat16": "BF16", "float16": "F16", "int16": "I16", "uint16": "U16", "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2", "int8": "I8", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+TORCH_NAMES = {name: ours for ours, name in FORMAT_NAMES.items()}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What a tensor is, without its values. ``dtype`` is torch's name of it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Size of the values."""
+        import torch
+
+        return math.prod(self.shape) * int(getattr(torch, self.dtype).itemsize)
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> TensorSpec:
+        """The spec of a tensor."""
+        return cls(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+
+
+class SafetensorsFile:
+    """A safetensors file whose tensors are read one by one. Raises MachineError where it is damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                if not 0 < length < path.stat().st_size:
+                    raise ValueError("its header is cut")
+                header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            self.specs = {
+                name: TensorSpec(TORCH_NAMES[each["dtype"]], tuple(each["shape"])) for name, each in header.items()
+            }
+            self._begins = {name: 8 + length + each["data_offsets"][0] for name, each in header.items()}
+            end = max((self._begins[name] + spec.bytes for name, spec in self.specs.items()), default=0)
+            if end > path.stat().st_size:
+                raise ValueError("it ends too early")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise MachineError(
+                f"{path}: its weights cannot be read: {error}", remedy="Download or save them again."
+            ) from error
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, in memory of its own."""
+        import torch
+
+        spec = self.specs[name]
+        flat = torch.empty(spec.bytes, dtype=torch.uint8)
+        if spec.bytes:
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(self._begins[name])
+                view = memoryview(flat.numpy())
+                done = 0
+                while done < spec.bytes:
+                    count = file.readinto(view[done:])
+                    if not count:
+                        raise MachineError(f"{self.path} ends too early.", remedy="Download or save it again.")
+                    done += count
+        return flat.view(getattr(torch, spec.dtype)).reshape(spec.shape)
+
+
+class TorchFile:
+    """A file that torch saved (pytorch_model.bin), mapped into memory where its format lets it be."""
+
+    def __init__(self, path: Path) -> None:
+        import torch
+
+        self.path = path
+        try:
+            self._tensors: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # the format before torch 1.6 is read as a whole
+            self._tensors = torch.load(path, map_location="cpu", weights_only=True)
+        self.specs = {name: TensorSpec.of(tensor) for name, tensor in self._tensors.items()}
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, in memory of its own."""
+        return self._tensors[name].detach().clone(memory_format=_contiguous())
+
+
+def _contiguous() -> Any:
+    import torch
+
+    return torch.contiguous_format
+
+
+class SafetensorsWriter(AbstractContextManager["SafetensorsWriter"]):
+    """A safetensors file whose tensors are known beforehand and written in any order, each at its place.
+
+    The layout is that of ``safetensors.torch.save_file``: the same tensors give the same bytes.
+    """
+
+    def __init__(self, path: Path, specs: Mapping[str, TensorSpec]) -> None:
+        order = list(FORMAT_NAMES)
+        names = sorted(specs, key=lambda name: (-_itemsize(specs[name].dtype), order.index(specs[name].dtype), name))
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for name in names:
+            begin, end = end, end + specs[name].bytes
+            header[name] = {
+                "dtype": FORMAT_NAMES[specs[name].dtype],
+                "shape": list(specs[name].shape),
+                "data_offsets": [begin, end],
+            }
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)
+        self._begins = {name: 8 + len(text) + header[name]["data_offsets"][0] for name in names}
+        self._missing = set(names)
+        self._specs = specs
+        self.path = path
+        self._file = path.open("wb", buffering=0)
+        self._file.write(len(text).to_bytes(8, "little") + text)
+        self._file.truncate(8 + len(text) + end)
+
+    def write(self, name: str, tensor: Tensor) -> None:
+        """Put a tensor at its place."""
+        assert TensorSpec.of(tensor) == self._specs[name], f"{name} was announced otherwise"
+        view, begin = memoryview(raw_bytes(tensor)), self._begins[name]
+        done = 0
+        while done < len(view):
+            done += os.pwrite(self._file.fileno(), view[done:], begin + done)
+        self._missing.discard(name)
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Close, with every byte on the disk; a tensor that was announced and never came is a bug."""
+        try:
+            if kind is None:
+                assert not self._missing, f"never written: {sorted(self._missing)[:3]}"
+                os.fsync(self._file.fileno())
+        finally:
+            self._file.close()
+
+
+def raw_bytes(tensor: Tensor) -> Any:
+    """The bytes of a tensor on the CPU as a NumPy array, without a copy where it is contiguous."""
+    import torch
+
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def _itemsize(dtype: str) -> int:
+    import torch
+
+    return int(getattr(torch, dtype).itemsize)

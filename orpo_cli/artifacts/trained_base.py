@@ -1,0 +1,62 @@
+"""A base's weights as training had them: rounded to the type it held them in, and through bitsandbytes and back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orpo_cli.recipe.schema import QuantizationSection
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TrainedBase:
+    """``quantized``: parameters that bitsandbytes held. ``transposed``: those of them that it had the other way round."""
+
+    dtype: str
+    quantization: QuantizationSection | None = None
+    quantized: Collection[str] = ()
+    transposed: Collection[str] = ()
+    device: str = "cpu"
+
+    def changes(self, name: str) -> bool:
+        """Whether a parameter is more than rounded."""
+        return name in self.quantized
+
+    def rounded(self, tensor: Tensor) -> Tensor:
+        """A tensor in the type that training held it in."""
+        import torch
+
+        return tensor.to(getattr(torch, self.dtype)) if tensor.is_floating_point() else tensor
+
+    def value(self, name: str, tensor: Tensor) -> Tensor:
+        """What training had of a parameter, in float32 where it is a floating-point one."""
+        tensor = self.rounded(tensor)
+        if name in self.quantized:
+            if name in self.transposed:
+                return self._there_and_back(tensor.T).T.contiguous()
+            return self._there_and_back(tensor)
+        return tensor.float() if tensor.is_floating_point() else tensor
+
+    def _there_and_back(self, tensor: Tensor) -> Tensor:
+        """Quantize as transformers does when it loads the base, and dequantize to float32, of which nothing is rounded away."""
+        import bitsandbytes as bnb
+        import torch
+
+        section = self.quantization
+        assert section is not None, "only a quantized base has quantized parameters"
+        if section.load_in_8bit:
+            held = bnb.nn.Int8Params(tensor, requires_grad=False, has_fp16_weights=False).to(self.device)
+            return bnb.functional.int8_vectorwise_dequant(held.data, held.SCB).float().cpu()
+        held = bnb.nn.Params4bit(
+            tensor,
+            requires_grad=False,
+            quant_type=section.bnb_4bit_quant_type,
+            compress_statistics=section.bnb_4bit_use_double_quant,
+            quant_storage=getattr(torch, section.bnb_4bit_quant_storage),
+        ).to(self.device)
+        held.quant_state.dtype = torch.float32
+        return bnb.functional.dequantize_4bit(held.data, held.quant_state).float().cpu()

@@ -1,4 +1,4 @@
-"""``make bench``: everything that is compared with TRL, printed and written to docs/performance.md.
+"""``make bench``: everything that is compared with TRL and PEFT, printed and written to docs/performance.md.
 
     python -m benchmarks [FILE[:PAIRS,...] ...] [--only training ...] [--quick]
 
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
-PARTS = ("preparation", "training", "vocabulary", "curves")
+PARTS = ("preparation", "training", "vocabulary", "curves", "merging")
 
 
 def write(part: str, text: str) -> None:
@@ -40,6 +40,7 @@ def main() -> None:
         "training": [*options.files, *(["--quick"] if options.quick else [])],
         "vocabulary": ["--rounds", "1"] if options.quick else [],
         "curves": ["--steps", "5", "--svg", "/dev/null"] if options.quick else [],
+        "merging": ["--gigabytes", "0.3", "--rounds", "1"] if options.quick else [],
     }
     for part in options.only:
         command = [sys.executable, "-m", f"benchmarks.{part}", *commands[part]]

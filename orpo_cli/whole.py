@@ -49,6 +49,8 @@ def _remove_stale(target: Path) -> None:
                 f"process {process} is writing {target}.",
                 remedy=f"Wait for it; if it is something else, remove {folder}.",
             )
+        if folder.name.endswith(".replaced") and not target.exists():
+            folder.rename(target)  # the process was killed between the two renames: nothing came in its place
         shutil.rmtree(folder, ignore_errors=True)
 
 

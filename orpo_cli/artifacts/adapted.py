@@ -49,7 +49,9 @@ def attach(base: PreTrainedModel, adapters: Sequence[Adapter], *, hollow: bool =
     for name, adapter in zip(names_of(adapters), adapters, strict=True):
         config = adapter.config
         if hollow:
-            config.init_lora_weights = True  # what PEFT takes out of the base at the start is for when there are weights
+            config.init_lora_weights = (
+                True  # what PEFT takes out of the base at the start is for when there are weights
+            )
         options: dict[str, Any] = {"adapter_name": name, "low_cpu_mem_usage": hollow}
         try:
             if model is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orpo_cli.artifacts.adapted import HARMLESS_STARTS
 from orpo_cli.artifacts.base_checkpoint import NotUnderstood
 from orpo_cli.artifacts.skeleton import is_placeholder
-from orpo_cli.errors import RunError
+from orpo_cli.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -68,7 +68,11 @@ class Site:
         start = self.starts.get(adapter, True)
         if start in HARMLESS_STARTS:
             return
-        base, down, up = self.layer.get_base_layer(), self.layer.lora_A[adapter].weight, self.layer.lora_B[adapter].weight
+        base, down, up = (
+            self.layer.get_base_layer(),
+            self.layer.lora_A[adapter].weight,
+            self.layer.lora_B[adapter].weight,
+        )
         trained = down.data, up.data
         base.weight.data = base.weight.data.to(trained_in)
         if start == "pissa":
@@ -84,9 +88,9 @@ class Site:
         from transformers.pytorch_utils import Conv1D
 
         if isinstance(base, torch.nn.Embedding):
-            return torch.linspace(0, base._parameters["weight"].shape[0] - 1, 64).long()[None]
+            return torch.linspace(0, base.weight.shape[0] - 1, 64).long()[None]
         if isinstance(base, torch.nn.Linear | Conv1D) and not hasattr(self.layer, "parameter_name"):
-            width = base._parameters["weight"].shape[1 if isinstance(base, torch.nn.Linear) else 0]
+            width = base.weight.shape[1 if isinstance(base, torch.nn.Linear) else 0]
             return torch.randn(PROBES, width, generator=torch.Generator().manual_seed(0))
         return None
 
@@ -119,7 +123,8 @@ class Sites:
 def find_sites(tuned: PeftModel, starts: dict[str, Any], known: set[str]) -> Sites:
     """The places of adapters on a base without weights, whose parameters are ``known``.
 
-    ``starts``: the init_lora_weights of each adapter. Raises NotUnderstood where PEFT does something that is new here.
+    ``starts``: the init_lora_weights of each adapter. Raises UsageError for what no weights can hold, and
+    NotUnderstood where PEFT does something that is new here.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import AuxiliaryTrainingWrapper, ModulesToSaveWrapper, TrainableTokensWrapper
@@ -182,6 +187,11 @@ def _sites_of(name: str, layer: Any, starts: dict[str, Any]) -> list[Site]:
         return found
     base = layer.get_base_layer()
     needed = ["weight", *(["bias"] if any(getattr(layer, "lora_bias", {}).values()) else [])]
+    if "bias" in needed and base._parameters.get("bias") is None:
+        raise UsageError(
+            f"the adapter has a bias (lora_bias) for {name}, and the base has none there to merge it into.",
+            remedy="Train without lora_bias, or use the adapter unmerged.",
+        )
     if any(base._parameters.get(each) is None for each in needed) or not hasattr(layer, "merged_adapters"):
         raise NotUnderstood(f"{name} is a {type(layer).__name__} of PEFT on a {type(base).__name__}")
     used = [each for each in starts if any(each in getattr(layer, part) for part in layer.adapter_layer_names)]

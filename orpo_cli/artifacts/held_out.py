@@ -33,9 +33,13 @@ def held_out_judge(
         return None
     nobody: Any = None  # the pairs do not depend on the model
     try:
-        judged = judged_pairs(Subject(plan.name, nobody, tokenizer, rundir, plan), max_samples=pairs, note=lambda _: None)
+        judged = judged_pairs(
+            Subject(plan.name, nobody, tokenizer, rundir, plan), max_samples=pairs, note=lambda _: None
+        )
     except OrpoError as error:
-        note(f"the held-out pairs of the run are not at hand, so loss and accuracy on them are left out: {error.message}")
+        note(
+            f"the held-out pairs of the run are not at hand, so loss and accuracy on them are left out: {error.message}"
+        )
         return None
     if not judged.rows:
         return None

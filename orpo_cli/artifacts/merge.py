@@ -65,6 +65,42 @@ class MergeResult:
             "seconds_of": record.seconds,
         }
 
+    def lines(self) -> list[str]:
+        """What was found, in words."""
+        record = self.record
+        if record.max_logit_difference is None:
+            found = f"{record.tensors.get('written', 0):.0f} tensors read back and equal; logits not compared"
+        else:
+            found = f"logits within {record.max_logit_difference:.2g} of the adapter on its base"
+        if self.already:
+            return [f"already merged and verified: {found}"]
+        lines = [f"merged in {self.seconds:.0f} s and verified: {found}"]
+        trained = record.difference_to_trained
+        if trained is not None:
+            lines.append(
+                f"against the trained model, whose base was quantized: logits within {trained['max_absolute']:.2g}, relative "
+                f"{trained['relative']:.2g}, same top token at {trained['same_argmax']:.0%} of positions"
+            )
+        if record.held_out is not None:
+            merged, unmerged = record.held_out["merged"], record.held_out["unmerged"]
+            lines.append(
+                f"{merged['pairs']} held-out pairs: loss {merged['loss']:.4f}, unmerged {unmerged['loss']:.4f}; "
+                f"accuracy {merged['accuracy']:.3f}, unmerged {unmerged['accuracy']:.3f}"
+            )
+        answers = record.generation
+        if answers is not None and answers["stopped"] < answers["prompts"]:
+            lines.append(
+                f"{answers['prompts'] - answers['stopped']} of {answers['prompts']} short answers did not end within "
+                f"{answers['max_new_tokens']} tokens; of the unmerged model, "
+                f"{answers['prompts'] - answers['unmerged_stopped']} did not"
+            )
+        return lines
+
+    def ends_worse(self) -> bool:
+        """Whether fewer short answers ended by themselves than of the unmerged model."""
+        found = self.record.generation
+        return found is not None and found["stopped"] < found["unmerged_stopped"]
+
 
 def merge(
     target: Path,
@@ -120,7 +156,9 @@ def merge(
         began = time.monotonic()
         record = _compared(record, folder, resolved, written, tokenizer, asked, held_out_pairs, note)
         record.seconds["verification"] = round(time.monotonic() - began, 2)
-        files = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+        files = {
+            str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()
+        }
         record = replace(record, files=files)
         record.write(folder)
     return MergeResult(resolved.output, False, record, time.monotonic() - started)

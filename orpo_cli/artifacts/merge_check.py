@@ -80,7 +80,9 @@ def check_whole(
     if target.quantization is not None and target.into == "original":
         trained = _ask(load_trained(target, rows, dtype), questions)
         gc.collect()
-        reference = _ask(load_original(target, rows, dtype), Questions(questions.tokenizer, questions.prompts, [], None))
+        reference = _ask(
+            load_original(target, rows, dtype), Questions(questions.tokenizer, questions.prompts, [], None)
+        )
     else:
         reference = _ask(load_trained(target, rows, dtype), questions)
     gc.collect()

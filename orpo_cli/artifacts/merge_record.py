@@ -41,8 +41,12 @@ class MergeRecord:
     adapters: list[dict[str, Any]] = field(default_factory=list)  # all of them, where they are several or weighted
     way: str = "tensor by tensor"  # or: in memory, why
     verification: str = "logits"  # or: tensors, where the model did not fit into the memory
-    tensors: dict[str, float] = field(default_factory=dict)  # how many were written, changed; how far merged layers are off
-    untied: list[str] = field(default_factory=list)  # weights that are stored on their own, because the adapter made them so
+    tensors: dict[str, float] = field(
+        default_factory=dict
+    )  # how many were written, changed; how far merged layers are off
+    untied: list[str] = field(
+        default_factory=list
+    )  # weights that are stored on their own, because the adapter made them so
     difference_to_trained: dict[str, float] | None = None  # of logits, where that is another model than the check's
     generation: dict[str, Any] | None = None  # answers that stopped by themselves, of the merged model and unmerged
     held_out: dict[str, Any] | None = None  # loss and accuracy on held-out pairs, merged and unmerged

@@ -79,7 +79,7 @@ def resolve_target(
     shares = list(weights) or [1.0] * (1 + len(others))
     adapters = [Adapter(found.adapter, shares[0])]
     adapters += [Adapter(_other(each, found, base), share) for each, share in zip(others, shares[1:], strict=True)]
-    return replace(found, adapters=tuple(adapters), into=into or "trained")
+    return replace(found, adapters=tuple(adapters), into="original" if into == "original" else "trained")
 
 
 def _other(path: Path, first: MergeTarget, base: str | None) -> Path:
@@ -87,7 +87,8 @@ def _other(path: Path, first: MergeTarget, base: str | None) -> Path:
     rundir = _run_of(path) if path.is_dir() else None
     if rundir is not None:
         second = _of_one(path, Path(), base=None, dtype=None, max_shard_size=None)
-        folder, name, quantization = second.adapter, second.section.model_name_or_path, second.quantization
+        folder, quantization = second.adapter, second.quantization
+        name: Any = second.section.model_name_or_path
     else:
         if not path.is_dir():
             raise UsageError(f"--adapter {path}: no such folder.")

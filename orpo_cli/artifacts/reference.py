@@ -11,7 +11,7 @@ from orpo_cli.recipe.schema import ModelSection, QuantizationSection
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 def load_trained(target: MergeTarget, rows: int | None, dtype: str) -> PeftModel:

@@ -33,7 +33,9 @@ class Merging:
     base: TrainedBase
     dtype: str
     untied: dict[str, str] = field(default_factory=dict)  # parameter that differs from the one it was tied to: its name
-    apart: dict[str, float] = field(default_factory=dict)  # parameter: how far the merged layer is from base and adapter
+    apart: dict[str, float] = field(
+        default_factory=dict
+    )  # parameter: how far the merged layer is from base and adapter
     digests: dict[str, int] = field(default_factory=dict)  # name on disk: of the bytes that were written
 
     def __post_init__(self) -> None:
@@ -112,7 +114,11 @@ class Merging:
         for name in names:
             if name not in values:
                 values.update(
-                    {each: value for each, value in self._from_base(name).items() if each in names and each not in values}
+                    {
+                        each: value
+                        for each, value in self._from_base(name).items()
+                        if each in names and each not in values
+                    }
                 )
         for site in {id(site): site for name in names for site in self.sites.of(name)}.values():
             self._merge(site, values)
@@ -226,7 +232,9 @@ def read_back_digests(folder: Path, digests: Mapping[str, int]) -> None:
         file = SafetensorsFile(path)
         for name in file.specs:
             found[name] = xxhash.xxh3_64_intdigest(raw_bytes(file.read(name)))
-    wrong = [name for name in digests if found.get(name) != digests[name]] + [each for each in found if each not in digests]
+    wrong = [name for name in digests if found.get(name) != digests[name]] + [
+        each for each in found if each not in digests
+    ]
     if wrong:
         raise RunError(
             f"the stored model differs from what was merged: {len(wrong)} of {len(digests)} tensors, such as {wrong[0]}.",

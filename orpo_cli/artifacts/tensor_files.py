@@ -21,10 +21,10 @@ from orpo_cli.errors import MachineError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# The names of the format, by torch's.
+# The names of the format by torch's, in the order in which safetensors lays tensors out.
 FORMAT_NAMES = {
-    "float64": "F64", "int64": "I64", "uint64": "U64", "float32": "F32", "int32": "I32", "uint32": "U32",
-    "bfloat16": "BF16", "float16": "F16", "int16": "I16", "uint16": "U16", "float8_e4m3fn": "F8_E4M3",
+    "uint64": "U64", "int64": "I64", "float64": "F64", "float32": "F32", "uint32": "U32", "int32": "I32",
+    "bfloat16": "BF16", "float16": "F16", "uint16": "U16", "int16": "I16", "float8_e4m3fn": "F8_E4M3",
     "float8_e5m2": "F8_E5M2", "int8": "I8", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
 TORCH_NAMES = {name: ours for ours, name in FORMAT_NAMES.items()}
@@ -83,7 +83,7 @@ class SafetensorsFile:
         if spec.bytes:
             with self.path.open("rb", buffering=0) as file:
                 file.seek(self._begins[name])
-                view = memoryview(flat.numpy())
+                view = memoryview(raw_bytes(flat))
                 done = 0
                 while done < spec.bytes:
                     count = file.readinto(view[done:])
@@ -125,7 +125,7 @@ class SafetensorsWriter(AbstractContextManager["SafetensorsWriter"]):
 
     def __init__(self, path: Path, specs: Mapping[str, TensorSpec]) -> None:
         order = list(FORMAT_NAMES)
-        names = sorted(specs, key=lambda name: (-_itemsize(specs[name].dtype), order.index(specs[name].dtype), name))
+        names = sorted(specs, key=lambda name: (order.index(specs[name].dtype), name))
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         end = 0
         for name in names:
@@ -169,9 +169,3 @@ def raw_bytes(tensor: Tensor) -> Any:
     import torch
 
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-
-
-def _itemsize(dtype: str) -> int:
-    import torch
-
-    return int(getattr(torch, dtype).itemsize)

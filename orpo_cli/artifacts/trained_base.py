@@ -50,7 +50,8 @@ class TrainedBase:
         assert section is not None, "only a quantized base has quantized parameters"
         if section.load_in_8bit:
             held = bnb.nn.Int8Params(tensor, requires_grad=False, has_fp16_weights=False).to(self.device)
-            return bnb.functional.int8_vectorwise_dequant(held.data, held.SCB).float().cpu()
+            value: Tensor = bnb.functional.int8_vectorwise_dequant(held.data, held.SCB)
+            return value.float().cpu()
         held = bnb.nn.Params4bit(
             tensor,
             requires_grad=False,
@@ -59,4 +60,5 @@ class TrainedBase:
             quant_storage=getattr(torch, section.bnb_4bit_quant_storage),
         ).to(self.device)
         held.quant_state.dtype = torch.float32
-        return bnb.functional.dequantize_4bit(held.data, held.quant_state).float().cpu()
+        value = bnb.functional.dequantize_4bit(held.data, held.quant_state)
+        return value.float().cpu()

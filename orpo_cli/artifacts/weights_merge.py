@@ -83,7 +83,9 @@ def write_merged(
         largest_file=checkpoint.largest_file(),
         tensors={
             "written": len(specs),
-            "changed": len({name for site in merging.sites.sites for name in site.parameters.values()} | set(merging.sites.given)),
+            "changed": len(
+                {name for site in merging.sites.sites for name in site.parameters.values()} | set(merging.sites.given)
+            ),
             "max_output_difference": max(merging.apart.values(), default=0.0),
         },
         untied=frozenset(merging.untied),

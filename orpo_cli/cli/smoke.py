@@ -92,8 +92,8 @@ def _pairs_not_kept() -> Iterator[None]:
 def _merge(rundir: RunDir, console: Console) -> None:
     from orpo_cli.artifacts.merge import merge
 
-    result = merge(rundir.root, note=console.note)
-    console.note(f"merged; logits within {result.record.max_logit_difference:.2g} of the adapter on its base")
+    result = merge(rundir.root, held_out_pairs=0, note=console.note)
+    console.note(result.lines()[0])
 
 
 def _document(plan: Plan, run: dict[str, Any], replaced: list[str], seconds: float) -> dict[str, Any]:

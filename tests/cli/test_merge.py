@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_run import make_base, make_run, stored_logits, tuned_logits
+from tiny_run import FOUR_BIT, make_base, make_run, stored_logits, tuned_logits
 
+from orpo_cli.recipe.schema import DatasetSection, Source
 from orpo_cli.rundir import RunDir
 
 
@@ -81,3 +82,53 @@ def test_a_place_that_cannot_be_written_exits_3(run, tmp_path):
     done = orpo("merge", run.root, "-o", tmp_path / "file" / "out")
     assert done.returncode == 3, done.stderr
     assert "-o" in done.stderr
+
+
+def test_adapters_are_added_by_weight_and_options_that_do_not_fit_exit_2(run, tmp_path, base):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    other = make_run(tmp_path / "other", base, peft={"r": 2, "target_modules": ["q_proj"]})
+    done = orpo(
+        "merge", run.root, "--adapter", other.root, "--weight", 0.5, "--weight", 2, "-o", tmp_path / "o", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["verification"] == "logits"
+    assert document["max_logit_difference"] <= 1e-4
+    record = json.loads((tmp_path / "o" / "merge.json").read_text())
+    assert [(each["adapter"], each["weight"]) for each in record["adapters"]] == [("adapter", 0.5), ("adapter", 2.0)]
+
+    few = orpo("merge", run.root, "--adapter", other.root, "--weight", 0.5, "-o", tmp_path / "p")
+    assert (few.returncode, "1 --weight for 2 adapters" in few.stderr) == (2, True)
+    nothing_to_choose = orpo("merge", run.root, "--into", "original", "-o", tmp_path / "p")
+    assert (nothing_to_choose.returncode, "not quantized" in nothing_to_choose.stderr) == (2, True)
+    bad = orpo("merge", run.root, "--memory", "much", "-o", tmp_path / "p")
+    assert (bad.returncode, "not a size" in bad.stderr) == (2, True)
+
+    whole = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base), LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"])
+    )
+    whole.save_pretrained(tmp_path / "whole")
+    refused = orpo("merge", run.root, "--adapter", tmp_path / "whole", "--base", base, "-o", tmp_path / "p")
+    assert (refused.returncode, "modules_to_save" in refused.stderr) == (2, True)
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_quantized_run_merges_into_the_original_by_choice_and_says_how_far_that_is(tmp_path, base):
+    rows = [{"prompt": f"Question {n}?", "chosen": "Yes.", "rejected": f"No {n}."} for n in range(6)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = [Source(path=str(tmp_path / "pairs.jsonl"))]
+    dataset = DatasetSection(train=source, eval=source, max_prompt_length=64)
+    run = make_run(tmp_path / "run", base, quantization=FOUR_BIT, dataset=dataset)
+    trained = json.loads(orpo("merge", run.root, "--json").stdout)
+    original = json.loads(orpo("merge", run.root, "--into", "original", "-o", tmp_path / "o", "--json").stdout)
+    assert (trained["into"], original["into"]) == ("trained", "original")
+    assert trained["max_logit_difference"] <= 1e-3
+    assert trained["difference_to_trained"] is None
+    assert original["max_logit_difference"] <= 1e-3  # it is what the adapter on the original base says
+    assert original["difference_to_trained"]["max_absolute"] > 0.02  # which is not what was trained
+    assert trained["held_out"]["merged"] == pytest.approx(trained["held_out"]["unmerged"], abs=1e-4)
+    assert trained["held_out"]["merged"]["pairs"] == 6
+    assert abs(original["held_out"]["merged"]["loss"] - original["held_out"]["unmerged"]["loss"]) > 1e-4
+    assert trained["generation"]["prompts"] == 2

@@ -76,7 +76,7 @@ def _files(section: ModelSection) -> list[Path]:
 
     name, options = files_of(section), hub_options(section)
     options.pop("trust_remote_code")
-    quiet = {"_raise_exceptions_for_gated_repo": False, "_raise_exceptions_for_missing_entries": False}
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
     for single in SINGLE:
         for candidate in (single, f"{single}.index.json"):
             found = cached_file(name, candidate, **options, **quiet)

@@ -33,9 +33,7 @@ class Merging:
     base: TrainedBase
     dtype: str
     untied: dict[str, str] = field(default_factory=dict)  # parameter that differs from the one it was tied to: its name
-    apart: dict[str, float] = field(
-        default_factory=dict
-    )  # parameter: how far the merged layer is from base and adapter
+    apart: dict[str, float] = field(default_factory=dict)  # of each changed parameter: see Site.merge
     digests: dict[str, int] = field(default_factory=dict)  # name on disk: of the bytes that were written
 
     def __post_init__(self) -> None:
@@ -45,6 +43,15 @@ class Merging:
             for one, other in (pair, pair[::-1]):  # an adapter may hold one of the two for both
                 if one in given and other not in given and (one in self.sites.shared or other in self.sites.hollow):
                     given[other] = given[one]
+        for unit in self.weights.units:
+            if unit.regroup is None and unit.parameters[0] not in given:
+                self._refuse_other_shape(unit.parameters[0], self.checkpoint.specs[unit.keys[0]].shape)
+
+    def _refuse_other_shape(self, name: str, found: tuple[int, ...]) -> None:
+        """A weight may only have too few rows, which are those of new tokens."""
+        shape = self._shapes[name]
+        if found[1:] != shape[1:] or (found != shape and (not found or found[0] > shape[0])):
+            raise NotUnderstood(f"{name} has the shape {found} on disk, not {shape}")
 
     def settle_ties(self) -> None:
         """Find the tied parameters that the adapter makes different: they are stored apart, and the config says so."""
@@ -148,8 +155,6 @@ class Merging:
         shape = self._shapes[name]
         if tuple(tensor.shape) == shape:
             return tensor
-        if tensor.shape[1:] != shape[1:] or tensor.shape[0] > shape[0]:
-            raise NotUnderstood(f"{name} has the shape {tuple(tensor.shape)}, not {shape}")
         return with_mean_rows(tensor, shape[0])
 
     def _stored_dtype(self, dtype: str) -> str:
@@ -172,10 +177,12 @@ def with_mean_rows(tensor: Tensor, rows: int) -> Tensor:
 
 
 def write_shards(merging: Merging, folder: Path, max_shard_size: str, progress: Progress) -> None:
-    """Write the merged weights to ``folder`` in files of at most ``max_shard_size``, with an index where they are several."""
-    from contextlib import ExitStack
+    """Write the merged weights to ``folder`` in files of at most ``max_shard_size``, with an index where they are several.
 
-    import xxhash
+    One tensor is written while the next is merged.
+    """
+    from concurrent.futures import Future, ThreadPoolExecutor
+    from contextlib import ExitStack
 
     specs = merging.specs()
     files = shard_plan(specs, max_shard_size)
@@ -186,10 +193,20 @@ def write_shards(merging: Merging, folder: Path, max_shard_size: str, progress: 
                 file: stack.enter_context(SafetensorsWriter(folder / file, {name: specs[name] for name in names}))
                 for file, names in files.items()
             }
-            for done, (name, tensor) in enumerate(merging.tensors(), start=1):
+
+            def put(name: str, tensor: Tensor) -> None:
                 writers[file_of[name]].write(name, tensor)
-                merging.digests[name] = xxhash.xxh3_64_intdigest(raw_bytes(tensor))
+                merging.digests[name] = _digest(tensor)
+
+            thread = stack.enter_context(ThreadPoolExecutor(max_workers=1))
+            last: Future[None] | None = None
+            for done, (name, tensor) in enumerate(merging.tensors(), start=1):
+                if last is not None:
+                    last.result()
+                last = thread.submit(put, name, tensor)
                 progress(done, len(specs))
+            if last is not None:
+                last.result()
         if len(files) > 1:
             (folder / "model.safetensors.index.json").write_text(_index(specs, file_of), encoding="utf-8")
     except OSError as error:
@@ -197,6 +214,12 @@ def write_shards(merging: Merging, folder: Path, max_shard_size: str, progress: 
             f"cannot write the model to {folder.parent}: {error.strerror or error}",
             remedy="Free some space, or choose another disk with -o.",
         ) from error
+
+
+def _digest(tensor: Tensor) -> int:
+    import xxhash
+
+    return xxhash.xxh3_64_intdigest(raw_bytes(tensor))
 
 
 def shard_plan(specs: Mapping[str, TensorSpec], max_shard_size: str) -> dict[str, list[str]]:
@@ -225,16 +248,13 @@ def _index(specs: Mapping[str, TensorSpec], file_of: Mapping[str, str]) -> str:
 
 def read_back_digests(folder: Path, digests: Mapping[str, int]) -> None:
     """Read every stored tensor and compare it with what was written. Raises RunError where the disk has something else."""
-    import xxhash
+    from concurrent.futures import ThreadPoolExecutor
 
-    found = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        file = SafetensorsFile(path)
-        for name in file.specs:
-            found[name] = xxhash.xxh3_64_intdigest(raw_bytes(file.read(name)))
-    wrong = [name for name in digests if found.get(name) != digests[name]] + [
-        each for each in found if each not in digests
-    ]
+    files = [SafetensorsFile(path) for path in sorted(folder.glob("*.safetensors"))]
+    places = [(file, name) for file in files for name in file.specs]
+    with ThreadPoolExecutor(max_workers=2) as threads:
+        found = dict(threads.map(lambda place: (place[1], _digest(place[0].read(place[1]))), places))
+    wrong = sorted(name for name in {*digests, *found} if found.get(name) != digests.get(name))
     if wrong:
         raise RunError(
             f"the stored model differs from what was merged: {len(wrong)} of {len(digests)} tensors, such as {wrong[0]}.",

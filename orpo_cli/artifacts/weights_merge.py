@@ -20,6 +20,7 @@ from orpo_cli.artifacts.trained_base import TrainedBase
 from orpo_cli.data.end_tokens import end_token_ids
 from orpo_cli.errors import MachineError
 from orpo_cli.model.store import store, store_configs
+from orpo_cli.training.allocation import keep_freed_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,6 +51,7 @@ def write_merged(
     memory: int | None,
 ) -> Written:
     """Write the whole merged model to ``folder``; ``memory``: bytes the process may hold, where the user said so."""
+    keep_freed_memory()  # the next weight takes the place of the last
     model = skeleton(target.section)
     rows = _grown_rows(model, target.adapters[0], tokenizer)
     if rows is not None:

@@ -17,9 +17,9 @@ from orpo_cli.artifacts.adapted import refuse_what_cannot_be_merged
 from orpo_cli.artifacts.held_out import held_out_judge
 from orpo_cli.artifacts.merge_check import Questions, check_whole
 from orpo_cli.artifacts.merge_record import NAME, MergeRecord, adapter_digests
+from orpo_cli.artifacts.merge_room import memory_allowed, parsed_size, type_within
 from orpo_cli.artifacts.merge_target import MergeTarget, resolve_target
 from orpo_cli.artifacts.real_prompts import built_in_prompts, run_prompts
-from orpo_cli.artifacts.room import memory_allowed, parsed_size, type_that_fits
 from orpo_cli.artifacts.weights_merge import Written, write_merged
 from orpo_cli.errors import UsageError
 from orpo_cli.whole import appearing_whole
@@ -180,7 +180,7 @@ def _compared(
     prompts = general + own
     allowed = memory_allowed(written.largest_file, asked)
     logits = 3 * 4 * sum(each.numel() for each in prompts) * written.vocabulary  # two models', and a difference
-    computed_in = type_that_fits(written.parameters, logits, target.dtype, allowed)
+    computed_in = type_within(written.parameters, logits, target.dtype, allowed)
     if computed_in is None:
         note(
             f"the model does not fit into the {allowed / 1e9:.1f} GB of memory that a merge of it takes: every tensor was "

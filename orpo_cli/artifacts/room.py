@@ -1,21 +1,21 @@
-"""Whether disk and memory hold what a merge takes, asked before the work begins."""
+"""Whether disk and memory hold a model, asked before the work begins."""
 
 from __future__ import annotations
 
-import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.errors import MachineError
 
 TOKENIZER_BYTES = 64 * 2**20  # the largest tokenizers take half of it
-BESIDE_A_FILE = 10**9  # bytes of memory that a merge may take beside one and a half files of the base
-SIZES = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
-def check_disk(output: Path, size: int) -> None:
-    """Raise MachineError where the disk of ``output`` has no room for ``size`` bytes of weights and a tokenizer."""
-    needed = size + TOKENIZER_BYTES
+def check_disk(output: Path, parameters: int, dtype: str) -> None:
+    """Raise MachineError where the disk of ``output`` has no room for so many weights of ``dtype``."""
+    import torch
+
+    needed = parameters * getattr(torch, dtype).itemsize + TOKENIZER_BYTES
     folder = next(each for each in output.absolute().parents if each.exists())
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -25,32 +25,19 @@ def check_disk(output: Path, size: int) -> None:
         )
 
 
-def parsed_size(text: str, option: str) -> int:
-    """Bytes of a size such as 5GB or 512MiB. Raises UsageError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)", text.strip(), re.IGNORECASE)
-    size = int(float(match[1]) * SIZES[match[2].upper()]) if match else 0
-    if size < 1:
-        raise UsageError(f"{option} {text}: not a size.", remedy="Give a number and a unit, such as 5GB or 512MiB.")
-    return size
-
-
-def memory_allowed(largest_file: int, asked: int | None) -> int:
-    """Bytes of memory that the process may hold: one and a half files of the base and 1 GB, or what was asked for."""
-    return asked if asked is not None else largest_file * 3 // 2 + BESIDE_A_FILE
-
-
-def type_that_fits(parameters: int, beside: int, dtype: str, allowed: int) -> str | None:
-    """The type in which a model of ``parameters`` can be computed: float32, or ``dtype``; None where neither fits.
-
-    ``beside``: bytes needed beside it; ``allowed``: bytes that the process may hold in all. What the machine has left
-    counts, too.
-    """
+def type_that_fits(parameters: int, dtype: str, note: Callable[[str], None]) -> str:
+    """The type to compute in: float32, or ``dtype`` where only that fits; MachineError where neither does."""
     import psutil  # a dependency of accelerate
     import torch
 
-    held = psutil.Process().memory_info().rss
-    room = min(allowed - held, psutil.virtual_memory().available)
-    for candidate in dict.fromkeys(("float32", dtype)):
-        if parameters * getattr(torch, candidate).itemsize * 1.1 + beside <= room:
+    available = psutil.virtual_memory().available
+    for candidate in ("float32", dtype):
+        needed = parameters * getattr(torch, candidate).itemsize * 1.1
+        if needed <= available:
+            if candidate != "float32":
+                note(f"the memory does not hold the model in float32: merging and comparing in {dtype}.")
             return candidate
-    return None
+    raise MachineError(
+        f"this takes {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available.",
+        remedy="Use a machine with more memory.",
+    )

@@ -11,8 +11,8 @@ from orpo_cli.artifacts.adapted import Adapter, attach, names_of
 from orpo_cli.artifacts.adapter_sites import find_sites
 from orpo_cli.artifacts.base_checkpoint import Checkpoint, NotUnderstood, weight_map
 from orpo_cli.artifacts.memory_merge import merge_in_memory
+from orpo_cli.artifacts.merge_room import check_disk_for, memory_allowed, type_within
 from orpo_cli.artifacts.merge_target import MergeTarget
-from orpo_cli.artifacts.room import check_disk, memory_allowed, type_that_fits
 from orpo_cli.artifacts.shard_merge import Merging, Progress, read_back_digests, write_shards
 from orpo_cli.artifacts.skeleton import quantized_parameters, skeleton
 from orpo_cli.artifacts.tensor_files import SafetensorsFile, TensorSpec
@@ -65,7 +65,7 @@ def write_merged(
     except NotUnderstood as reason:
         return _written_in_memory(folder, target, tokenizer, model, rows, parameters, str(reason), note, memory)
     specs = merging.specs()
-    check_disk(target.output, sum(spec.bytes for spec in specs.values()))
+    check_disk_for(target.output, sum(spec.bytes for spec in specs.values()))
     note(f"merging {', '.join(str(each.folder) for each in target.adapters)} into {target.section.model_name_or_path}")
     write_shards(merging, folder, target.max_shard_size, progress)
     if merging.untied:
@@ -148,9 +148,9 @@ def _written_in_memory(
     import torch
 
     size = parameters * getattr(torch, target.dtype).itemsize
-    check_disk(target.output, size)
+    check_disk_for(target.output, size)
     available = psutil.virtual_memory().available + psutil.Process().memory_info().rss
-    dtype = type_that_fits(parameters, 0, target.dtype, memory_allowed(0, memory or available))
+    dtype = type_within(parameters, 0, target.dtype, memory_allowed(0, memory or available))
     if dtype is None:
         raise MachineError(
             f"{reason}, so the model must be merged in memory, which takes {size * 1.1 / 1e9:.1f} GB; "

@@ -340,15 +340,15 @@ def test_memory_that_holds_the_model_in_the_merged_type_only_is_used_so(run, mon
     import psutil
 
     from orpo_cli.artifacts import merge as module
-    from orpo_cli.artifacts.room import type_that_fits
+    from orpo_cli.artifacts.merge_room import type_within
 
     memory = psutil.virtual_memory()
     with monkeypatch.context() as patch:
         patch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=3000))
-        found = [type_that_fits(1000, beside, "bfloat16", 2**60) for beside in (0, 900)]
+        found = [type_within(1000, beside, "bfloat16", 2**60) for beside in (0, 900)]
     assert found == ["bfloat16", None]  # 4400 and 2200 bytes
     notes: list[str] = []
-    monkeypatch.setattr(module, "type_that_fits", lambda *_: "bfloat16")
+    monkeypatch.setattr(module, "type_within", lambda *_: "bfloat16")
     result = merge(run.root, dtype="bfloat16", note=notes.append)
     assert result.record.computed_in == "bfloat16"
     assert any("memory" in note for note in notes)

@@ -1,4 +1,4 @@
-"""Writes what docs/ has from the code: the recipe's keys, the shipped recipes, the data formats, why pairs are dropped, the messages of problems.
+"""Writes what docs/ has from the code: the commands, the recipe's keys, the shipped recipes, the data formats, why pairs are dropped, the messages of problems.
 
 python docs/generate.py            write them
 python docs/generate.py --check    exit 1 and name those that are stale
@@ -10,6 +10,7 @@ import sys
 import typing
 from pathlib import Path
 
+import command_pages
 import recipe_table
 import symptoms
 import training_arguments
@@ -19,6 +20,7 @@ from tables import cell, markdown_table, section_of, table
 from orpo_cli.cli.schema import schema_text
 from orpo_cli.data.formats.recognise import FORMATS
 from orpo_cli.data.rules import REASONS, REMEDIES
+from orpo_cli.recipe.not_taken import INITS_NOT_TAKEN, NOT_TAKEN
 from orpo_cli.recipe.schema import EvalSplit, PairRules, Recipe, Source
 from orpo_cli.recipe.training_fields import TrainingFields
 
@@ -33,6 +35,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "recipe.md": recipe_page(),
         REFERENCE / "data.md": data_page(),
         REFERENCE / "training-arguments.md": training_arguments.page(GENERATED),
+        REFERENCE / "commands.md": command_pages.page(GENERATED),
         REFERENCE / "recipes.md": recipe_table.page(GENERATED),
         SCHEMA: schema_text(),
         symptoms.PAGES / "codes.md": codes_page(),
@@ -57,11 +60,26 @@ def recipe_page() -> str:
         elif section is not None:
             optional = " May be left out, and is off then." if type(None) in typing.get_args(field.annotation) else ""
             parts.append(f"## {name}\n\n{section.__doc__}{optional}\n\n{table(section.model_fields.items())}")
+        if name in ("model", "quantization", "lora"):
+            parts += below(name, section)
         if name == "dataset":
             parts.append(f"### A source\n\n{Source.__doc__}\n\n{table(Source.model_fields.items())}")
             parts.append(f"### Rules\n\n{PairRules.__doc__}\n\n{table(PairRules.model_fields.items())}")
             parts.append(f"### Held-out pairs cut from train\n\n{table(EvalSplit.model_fields.items())}")
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def below(name: str, section: type[BaseModel]) -> list[str]:
+    """The mappings inside a section, and what its library has and it does not take."""
+    inner = [(key, section_of(field.annotation)) for key, field in section.model_fields.items()]
+    parts = [f"### {key}\n\n{each.__doc__}\n\n{table(each.model_fields.items())}" for key, each in inner if each]
+    if name in NOT_TAKEN:
+        rows = [(f"`{key}`", cell(fate.reason), cell(fate.remedy)) for key, fate in NOT_TAKEN[name].items()]
+        if name == "lora":
+            inits = INITS_NOT_TAKEN.items()
+            rows += [(f"`init_lora_weights: {key}`", cell(fate.reason), cell(fate.remedy)) for key, fate in inits]
+        parts.append(f"### Not taken by {name}\n\n{markdown_table(('argument', 'because', 'remedy'), rows)}")
+    return parts
 
 
 def training_section(section: type[BaseModel]) -> str:

@@ -69,6 +69,8 @@ def words(annotation: Any) -> Iterator[str]:
         yield "`{rule: true/false}`"
     elif annotation is EvalSplit:
         yield "`{test_size: …}`"
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield "mapping, see below"
     else:
         yield {str: "text", int: "integer", float: "number", bool: "true/false"}[annotation]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Beginnings (init_lora_weights) that leave the base as it is, and those that can be had again from the base alone.
-HARMLESS_STARTS = (True, False, "gaussian", "orthogonal", "eva")
+HARMLESS_STARTS = (True, False, "gaussian", "orthogonal", "eva", "mica")
 REPEATABLE_STARTS = ("pissa", "olora")
 
 
@@ -118,6 +118,11 @@ def refuse_what_cannot_be_merged(adapters: Sequence[Adapter], *, quantized: bool
             raise UsageError(
                 f"{adapter.folder} is a {config.peft_type} adapter: it adds to the input and has no weights to merge.",
                 remedy="Use it through peft.",
+            )
+        if getattr(config, "layer_replication", None):
+            raise UsageError(
+                f"{adapter.folder} has layers that are repeated (lora.layer_replication): several would share one merged weight.",
+                remedy="Use the adapter unmerged.",
             )
         start = getattr(config, "init_lora_weights", True)
         if start not in (*HARMLESS_STARTS, *REPEATABLE_STARTS):

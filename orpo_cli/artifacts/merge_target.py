@@ -122,9 +122,10 @@ def _of_one(
     checkpoint = target.absolute().parent == rundir.checkpoints.absolute()
     if checkpoint and output is None:
         raise UsageError(f"{target} is a checkpoint.", remedy="Say where its merge goes with -o.")
-    section = plan.model
+    section = plan.model.model_copy(update={"device_map": None})  # one device is enough, and the checks look there
     if base is not None:
-        section = section.model_copy(update={"model_name_or_path": base, "model_revision": "main"})
+        update = {"model_name_or_path": base, "model_revision": "main", "subfolder": ""}
+        section = section.model_copy(update=update)
     wanted = dtype or plan.merge.dtype
     return MergeTarget(
         adapters=(Adapter(target if checkpoint else rundir.result()),),

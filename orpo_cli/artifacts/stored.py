@@ -16,8 +16,7 @@ def read_back(folder: Path, ends: list[int], *, like: ModelSection, dtype: str) 
     """The stored model in ``dtype`` on the CPU. Raises RunError where its folder is not what it should be."""
     from orpo_cli.model.base import load_base
 
-    update = {"model_name_or_path": str(folder), "model_revision": "main", "dtype": dtype}
-    model = load_base(like.model_copy(update=update), None, "cpu")
+    model = load_base(like.stored_in(str(folder), dtype=dtype, device_map=None), None, "cpu")
     problems = []
     if getattr(model.config, "quantization_config", None) is not None:
         problems.append("config.json still speaks of quantization")

@@ -9,6 +9,8 @@ from orpo_cli.hub_access import hub_answers
 from orpo_cli.model.gguf import cached_conversion
 from orpo_cli.model.loading import explained
 from orpo_cli.model.location import locate
+from orpo_cli.model.placement import placement, placement_explained, refuse_offloaded
+from orpo_cli.model.rope import with_rope_scaling
 from orpo_cli.recipe.schema import ModelSection, QuantizationSection
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 def files_of(section: ModelSection) -> str:
     """What ``from_pretrained`` takes: the hub id, or the folder (for GGUF that of its cached conversion)."""
-    location = locate(section.model_name_or_path)
+    location = locate(section.model_name_or_path, section.subfolder)
     if location.kind == "gguf" and location.path is not None:
         return str(cached_conversion(location.path))
     return str(location.path or location.name)
@@ -25,24 +27,30 @@ def files_of(section: ModelSection) -> str:
 
 def hub_options(section: ModelSection) -> dict[str, Any]:
     """How ``from_pretrained`` reads what ``files_of`` names: without the network where it is local or the hub is silent."""
-    local = locate(section.model_name_or_path).kind != "hub"
+    local = locate(section.model_name_or_path, section.subfolder).kind != "hub"
     return {
         "revision": section.model_revision,
+        "subfolder": "" if local else section.subfolder,
+        "token": section.token,
         "trust_remote_code": section.trust_remote_code,
         "local_files_only": local or not hub_answers(),
     }
 
 
 def load_config(section: ModelSection) -> PreTrainedConfig:
-    """The model's configuration; downloads no weights."""
+    """The model's configuration, with its positions as ``section`` stretches them; downloads no weights.
+
+    Raises UsageError where it cannot be stretched.
+    """
     from transformers import AutoConfig
 
     with explained(section.model_name_or_path):
-        return AutoConfig.from_pretrained(files_of(section), **hub_options(section))
+        config = AutoConfig.from_pretrained(files_of(section), **hub_options(section))
+    return with_rope_scaling(config, section)
 
 
 def load_base(section: ModelSection, quantization: QuantizationSection | None, device: str) -> PreTrainedModel:
-    """The base model on ``device``, in eval mode.
+    """The base model on ``device``, or spread as ``section.device_map`` says, in eval mode.
 
     ``section`` has no ``auto`` left, as in a plan. Raises UsageError, MachineError or HubError.
     """
@@ -58,9 +66,13 @@ def load_base(section: ModelSection, quantization: QuantizationSection | None, d
     options: dict[str, Any] = {}
     if quantization is not None:
         options["quantization_config"] = bitsandbytes_config(quantization)
-    if device != "cpu" or quantization is not None:
+    if section.rope_scaling is not None:
+        options["config"] = config
+    if section.device_map is not None:
+        options.update(placement(section))
+    elif device != "cpu" or quantization is not None:
         options["device_map"] = {"": 0 if device == "cuda" else device}
-    with explained(section.model_name_or_path):
+    with explained(section.model_name_or_path), placement_explained(section):
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 files_of(section),
@@ -74,6 +86,7 @@ def load_base(section: ModelSection, quantization: QuantizationSection | None, d
                 f"{section.model_name_or_path} does not fit into the memory of {device}.",
                 remedy="Load it in 4 bits (quantization.load_in_4bit) or choose a smaller model.",
             ) from error
+    refuse_offloaded(model, section, device)
     if quantization is not None:
         _keep_gradients_right(model)
     model.eval()

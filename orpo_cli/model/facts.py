@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from orpo_cli.model.base import load_config
 from orpo_cli.model.known import known_config
 from orpo_cli.model.loading import explained
-from orpo_cli.model.packing import config_positions, why_not_packed
+from orpo_cli.model.packing import why_not_packed
+from orpo_cli.model.rope import longest_sequence, with_rope_scaling
 from orpo_cli.plan.facts import ModelFacts
 from orpo_cli.recipe.schema import ModelSection
 
@@ -32,7 +33,9 @@ def known_facts(
 ) -> ModelFacts | None:
     """The facts of a model whose configuration orpo-cli knows by heart, for where the hub is silent; None of others."""
     config = known_config(section.model_name_or_path)
-    return None if config is None else _counted(config, section, max_length, dropout_disabled)
+    if config is None:
+        return None
+    return _counted(with_rope_scaling(config, section), section, max_length, dropout_disabled)
 
 
 def _counted(
@@ -50,7 +53,7 @@ def _counted(
         model_type=str(config.model_type),
         parameters=parameters,
         supports_sdpa=bool(getattr(model, "_supports_sdpa", False)),
-        max_positions=config_positions(text_config),
+        max_positions=longest_sequence(text_config),
         not_packable=why_not_packed(model, max_length, dropout_disabled=dropout_disabled),
         learned_positions=has_position_table(model),
         layers=text_config.num_hidden_layers,

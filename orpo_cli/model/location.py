@@ -23,8 +23,10 @@ class Location:
     path: Path | None = None
 
 
-def locate(model_name_or_path: str) -> Location:
+def locate(model_name_or_path: str, subfolder: str = "") -> Location:
     """Tell a hub id from a path. A name that looks like a path is never sent to the hub.
+
+    The path of a folder is that of its ``subfolder``, where one is given.
 
     Raises UsageError where the path does not exist or the name can be neither, MachineError where a package is missing.
     """
@@ -33,6 +35,7 @@ def locate(model_name_or_path: str) -> Location:
         return Location("gguf", name, _in_package(name))
     path = Path(name).expanduser()
     if path.is_dir():
+        path = path / subfolder
         if not (path / "config.json").is_file():
             kind = "a LoRA adapter, not a model" if (path / "adapter_config.json").is_file() else "not a model folder"
             raise UsageError(f"{path.absolute()} is {kind}: it holds no config.json.", remedy="Give a base model.")

@@ -25,7 +25,8 @@ def why_not_packed(model: PreTrainedModel, max_length: int | None, *, dropout_di
     kind = str(model.config.model_type)
     others = sorted(set(getattr(config, "layer_types", None) or ()) - ATTENTIONS)
     rotation = getattr(config, "rope_parameters", None) or {}
-    known = getattr(config, "original_max_position_embeddings", None) or config_positions(config)
+    known = rotation.get("original_max_position_embeddings")
+    known = known or getattr(config, "original_max_position_embeddings", None) or config_positions(config)
     reasons: list[tuple[bool, str]] = [
         (bool(model.config.is_encoder_decoder), f"{kind} is an encoder-decoder model"),
         (not type(model).__module__.startswith("transformers."), "the model brings its own code"),

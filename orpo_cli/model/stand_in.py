@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from orpo_cli.errors import HubError, MachineError
 from orpo_cli.model.base import load_config
 from orpo_cli.model.known import known_config
+from orpo_cli.model.rope import with_rope_scaling
 from orpo_cli.model.shrink import shrunken
 from orpo_cli.model.templates import BUILT_IN
 from orpo_cli.model.tokenizer import load_tokenizer
@@ -42,7 +43,7 @@ def save_small_base(section: ModelSection, folder: Path) -> tuple[PreTrainedConf
         known = known_config(section.model_name_or_path)
         if known is None:
             raise
-        config = known
+        config = with_rope_scaling(known, section)
         replaced.append(f"configuration: the one that orpo-cli knows {section.model_name_or_path} has. {error.message}")
     try:
         small = shrunken(config, tokenizer)

@@ -23,8 +23,7 @@ def load_tuned(rundir: RunDir) -> tuple[PreTrainedModel | PeftModel, PreTrainedT
     plan = rundir.read_plan()
     tokenizer = saved_tokenizer(result, trust_remote_code=plan.model.trust_remote_code)
     if result == rundir.model:
-        section = plan.model.model_copy(update={"model_name_or_path": str(result), "model_revision": "main"})
-        return load_base(section, plan.quantization, plan.device), tokenizer
+        return load_base(plan.model.stored_in(str(result)), plan.quantization, plan.device), tokenizer
 
     from peft import PeftModel
 

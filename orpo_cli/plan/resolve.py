@@ -22,6 +22,7 @@ REASONS = {
     "environment": "as an environment variable says",
     "default": "default",
 }
+REPEATED = "lora.layer_replication lets layers share one attention"  # why steps are not packed
 NEEDS_CUDA = ("paged_", "_8bit", "_4bit", "bnb")
 
 
@@ -145,6 +146,9 @@ def _engine(decisions: _Decisions, facts: ModelFacts | None, device: Device) -> 
     """Raises UsageError where the recipe requires the fast path and the model does not allow it."""
     section = decisions.loaded.recipe.engine
     refused = facts.not_packable if facts is not None else None
+    lora = decisions.loaded.recipe.lora
+    if lora is not None and lora.layer_replication:
+        refused = refused or REPEATED
     path: Any = section.fast_path
     if path == "required" and refused:
         raise UsageError(

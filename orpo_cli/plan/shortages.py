@@ -30,6 +30,13 @@ TRACKER_PACKAGES = {"comet_ml": "comet-ml", "dvclive": "dvclive"}  # others are 
 def shortages(plan: Plan, machine: Machine) -> Iterator[Problem]:
     """A problem for each thing that is missing; paths are dotted names, without file and line."""
     yield from _number_types(plan, machine)
+    if plan.lora is not None and plan.lora.init_lora_weights == "loftq" and plan.device != "cuda":
+        yield Problem(
+            "loftq-needs-cuda",
+            f"is loftq, which peft computes on CUDA GPUs only, and training is on {plan.device}.",
+            "lora.init_lora_weights",
+            remedy="Use pissa, or train on a machine with a CUDA GPU.",
+        )
     optimizer = str(plan.training["optim"])
     for beginning, module, package in OPTIMIZER_PACKAGES:
         if optimizer.startswith(beginning) and importlib.util.find_spec(module) is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.plan.plan import Plan, Why
-from orpo_cli.recipe.schema import EvalSplit, LoraSection, Source
+from orpo_cli.recipe.schema import EvalSplit, LoraSection, ModelSection, Source
 
 STEPS = 2
 PAIRS = 64  # read from each source
@@ -42,13 +42,7 @@ def smoke_plan(plan: Plan, instead: Replacements) -> Plan:
     return plan.model_copy(
         update={
             "output_dir": say("output_dir", str(instead.output_dir), "removed at the end"),
-            "model": plan.model.model_copy(
-                update={
-                    "model_name_or_path": say("model.model_name_or_path", str(instead.base), "a small random model"),
-                    "model_revision": say("model.model_revision", "main", "a local folder has no other"),
-                    "chat_template": say("model.chat_template", "tokenizer", "saved with the small model"),
-                }
-            ),
+            "model": _model(changes, plan.model, str(instead.base)),
             "lora": plan.lora and _lora(changes, plan.lora, instead.layers),
             "dataset": plan.dataset.model_copy(update=_dataset(changes, plan, instead.pairs)),
             "training": {**plan.training, **_training(changes, plan.training)},
@@ -66,7 +60,28 @@ def smoke_plan(plan: Plan, instead: Replacements) -> Plan:
     )
 
 
+def _model(changes: _Changes, model: ModelSection, base: str) -> ModelSection:
+    small = model.stored_in(base, chat_template="tokenizer", device_map=None, max_memory=None)
+    reasons = {
+        "model_name_or_path": "a small random model",
+        "model_revision": "a local folder has no other",
+        "chat_template": "saved with the small model",
+        "subfolder": "the small model lies in its folder",
+        "rope_scaling": "saved with the small model",
+        "device_map": "the small model fits on one device",
+        "max_memory": "the small model fits on one device",
+    }
+    for name, reason in reasons.items():
+        value = getattr(small, name)
+        if value != getattr(model, name) or name in ("model_name_or_path", "model_revision", "chat_template"):
+            changes.say(f"model.{name}", value, reason)
+    return small
+
+
 def _lora(changes: _Changes, lora: LoraSection, layers: int) -> LoraSection:
+    if lora.layer_replication is not None:
+        reason = "the small model has other layers"
+        lora = lora.model_copy(update={"layer_replication": changes.say("lora.layer_replication", None, reason)})
     if lora.layers_to_transform is None:
         return lora
     asked = [lora.layers_to_transform] if isinstance(lora.layers_to_transform, int) else lora.layers_to_transform

@@ -1,7 +1,5 @@
 """`dataset`: where the preference pairs come from and how long they may be."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag

@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from orpo_cli.errors import Problem
 from orpo_cli.recipe.former_names import OTHER_NAMES
+from orpo_cli.recipe.not_taken import INITS_NOT_TAKEN, NOT_TAKEN
 from orpo_cli.recipe.places import Places
 from orpo_cli.recipe.rules.secrets import kind_of_secret
 from orpo_cli.recipe.schema import Recipe, Source
@@ -83,7 +84,9 @@ def _problem(place: Path, details: list[ErrorDetails], places: Places | None, *,
     if kind == "extra_forbidden":
         if place[:-1] == ("dataset", "eval") and place[-1] in Source.model_fields:
             return _split_and_source(str(place[-1]), places)
-        return _unknown_key(place, suggest)
+        return _not_taken(place) or _unknown_key(place, suggest)
+    if init := _init_not_taken(place, detail["input"]):
+        return init
     rules = list(dict.fromkeys(_rule(each) for each in details))
     value = detail["input"]
     message = f"must be {' or '.join(rules)}, but {_is(dotted(place), value, places)}."
@@ -162,6 +165,24 @@ def _split_and_source(key: str, places: Places | None) -> Problem:
         f"dataset.eval.{key}",
         remedy="Keep one of both; null takes a value away.",
     )
+
+
+def _not_taken(place: Path) -> Problem | None:
+    """A problem for a key that the library of a section has, and a recipe does not take."""
+    fate = NOT_TAKEN.get(str(place[0]), {}).get(str(place[-1])) if len(place) == 2 else None
+    if fate is None:
+        return None
+    return Problem("argument-not-taken", f"is not taken: {fate.reason}.", dotted(place), remedy=fate.remedy)
+
+
+def _init_not_taken(place: Path, value: Any) -> Problem | None:
+    """The same for a start of the adapter."""
+    if place != ("lora", "init_lora_weights") or not isinstance(value, str):
+        return None
+    fate = next((fate for start, fate in INITS_NOT_TAKEN.items() if value.startswith(start)), None)
+    if fate is None:
+        return None
+    return Problem("argument-not-taken", f"{value} is not taken: {fate.reason}.", dotted(place), remedy=fate.remedy)
 
 
 def _unknown_key(place: Path, suggest: bool) -> Problem:

@@ -14,17 +14,16 @@ from pydantic import ValidationError
 from orpo_cli.errors import Problem, RecipeError
 from orpo_cli.hidden import hide
 from orpo_cli.recipe.compose import composed
+from orpo_cli.recipe.decided_elsewhere import DECIDED_ELSEWHERE
 from orpo_cli.recipe.environment import expanded, secrets_in
-from orpo_cli.recipe.explain import problems_of, refused_for_being_no_text
 from orpo_cli.recipe.files import STANDARD_INPUT, RecipeFile, read_recipe
 from orpo_cli.recipe.overrides import overridden
 from orpo_cli.recipe.places import Kind, Places
 from orpo_cli.recipe.rules import broken_rules
 from orpo_cli.recipe.rules.secrets import written_in_comments, written_secrets
 from orpo_cli.recipe.schema import Recipe
-from orpo_cli.recipe.superseded import without_superseded
-from orpo_cli.recipe.translation import today
-from orpo_cli.recipe.tree import COMMAND_LINE, Leaf, Path, dotted, plain
+from orpo_cli.recipe.training_section import OPTIMIZERS, TrainingSection
+from orpo_cli.recipe.tree import COMMAND_LINE, Keys, Leaf, Path, dotted, plain
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,8 @@ def load_recipe(source: str, overrides: Sequence[str] = (), *, strict: bool = Fa
         tree = overridden(tree, override)
     written = list(written_secrets(plain(tree)))
     order = [COMMAND_LINE, *(file.shown for file in files)]
-    tree = without_superseded(expanded(tree, os.environ), order)
-    values, moved, notes = today(plain(tree))
+    tree = expanded(tree, os.environ)
+    values, moved, notes = _by_names_of_today(tree, order)
     secrets = frozenset(secrets_in(tree))
     hide(secrets)
     places = Places(tree, moved, secrets)
@@ -116,12 +115,34 @@ def load_recipe(source: str, overrides: Sequence[str] = (), *, strict: bool = Fa
     return LoadedRecipe(recipe, files, tuple(overrides), places, tuple(placed))
 
 
+def _by_names_of_today(tree: Keys, layers: list[str]) -> tuple[dict[str, Any], dict[str, str], tuple[Problem, ...]]:
+    """The values, where those that moved were written, and what is said of them.
+
+    What knows former names is imported only for a recipe that has some.
+    """
+    training = tree.nodes.get("training")
+    if not isinstance(training, Keys):
+        return plain(tree), {}, ()
+    names = TrainingSection.model_fields.keys() - DECIDED_ELSEWHERE.keys()
+    optimizer = training.nodes.get("optim")
+    usual = optimizer is None or (isinstance(optimizer, Leaf) and optimizer.value in OPTIMIZERS)
+    if usual and training.nodes.keys() <= names:
+        return plain(tree), {}, ()
+
+    from orpo_cli.recipe.superseded import without_superseded
+    from orpo_cli.recipe.translation import today
+
+    return today(plain(without_superseded(tree, layers)))
+
+
 def _validated(values: dict[str, Any], places: Places) -> tuple[Recipe | None, list[Problem]]:
     """The recipe and what its rules say; None and what the schema says where it does not hold."""
     try:
         try:
             recipe = Recipe.model_validate(values)
         except ValidationError as error:  # a value from the environment looks like a number where text is meant
+            from orpo_cli.recipe.explain import problems_of, refused_for_being_no_text
+
             if not _read_as_text(refused_for_being_no_text(error, values), values, places):
                 raise
             recipe = Recipe.model_validate(values)

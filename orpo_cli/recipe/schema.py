@@ -4,8 +4,6 @@ Names inside a section are the names of the library that the section configures,
 applies. This module imports pydantic and nothing heavier; ``orpo validate`` must start at once.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

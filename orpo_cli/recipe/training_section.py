@@ -1,6 +1,6 @@
 """The recipe's ``training`` section: trl's arguments by their own names, and what this tool adds."""
 
-from __future__ import annotations
+import typing
 
 from pydantic import Field
 
@@ -18,3 +18,7 @@ class TrainingSection(TrainingFields):
         min_length=1,
         description="Folder of TensorBoard's files; if not given, TENSORBOARD_LOGGING_DIR or one among the checkpoints.",
     )
+
+
+# What `optim` may be today: the members of its Literal, which stands beside None.
+OPTIMIZERS: tuple[str, ...] = typing.get_args(typing.get_args(TrainingFields.model_fields["optim"].annotation)[0])

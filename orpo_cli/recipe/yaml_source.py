@@ -172,6 +172,8 @@ class _Reader:
                 merged = {**self.merged(next(self.events), depth), **merged}
                 continue
             key = self.scalar(event) if isinstance(event, yaml.ScalarEvent) else None
+            if isinstance(key, int) and not isinstance(key, bool) and key >= 0:
+                key = str(key)  # of a device in max_memory
             if not isinstance(key, str):
                 raise _error("key", "a key must be a word.", place)
             if key in written:

@@ -155,7 +155,8 @@ def _interrupted(rundir: RunDir) -> Interrupted:
 
 def _check_adapter_moved(model: Any) -> None:
     """Gradient checkpointing and adapters can conspire to train nothing, silently."""
-    moved = [bool(parameter.any()) for name, parameter in model.named_parameters() if "lora_B" in name]
+    start = "lora_A" if model.active_peft_config.init_lora_weights == "mica" else "lora_B"  # zero before training
+    moved = [bool(parameter.any()) for name, parameter in model.named_parameters() if start in name]
     if moved and not any(moved):
         raise RunError("the adapter did not change: no gradient reached it.", remedy="Report this with your recipe.")
 

@@ -9,6 +9,7 @@ What is changed here, and why:
 
 * The step is computed by ``orpo_cli.training.engine`` where the plan says so and the model allows it: the same loss and
   gradients, from packed pairs. On the first pairs both paths are computed and compared; where they differ, TRL's is taken.
+* ``lora.loraplus_lr_ratio`` makes the optimizer peft's LoRA+ one.
 * ``loss_on_prompt: false`` leaves the prompt out of the NLL.
 
 Everything else of the loss is TRL's own.
@@ -32,6 +33,7 @@ from orpo_cli.errors import MachineError, RunError, UsageError
 from orpo_cli.model.packing import why_not_packed
 from orpo_cli.model.vocabulary import trained_rows
 from orpo_cli.plan.plan import Plan
+from orpo_cli.plan.resolve import REPEATED
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # "experimental": the pin answers it
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
 # Another part of orpo does what these say: a hub that fails would end a run of trl's.
 NOT_TRLS = ("logging_dir", "push_to_hub", "hub_strategy", "hub_always_push", "hub_revision")
+LORA_PLUS = ("loraplus_lr_ratio", "loraplus_lr_embedding")  # what `lora` says of the optimizer
 TENSORBOARD = "TENSORBOARD_LOGGING_DIR"  # the variable that TensorBoard's callback reads
 
 
@@ -53,12 +56,21 @@ class PairTrainer(ORPOTrainer):
 
     ``tokens_seen`` counts the tokens of chosen and rejected sequences, padding left out. ``loss_on_prompt`` says whether the
     NLL counts prompt and chosen answer, as trl's does, or the answer alone. ``keep_arguments`` says whether a checkpoint
-    has the pickle of the arguments, which holds what a recipe took from the environment.
+    has the pickle of the arguments, which holds what a recipe took from the environment. ``lora_plus`` are the keywords of
+    peft's LoRA+ optimizer, where the adapter's two matrices learn at different rates.
     """
 
-    def __init__(self, *, loss_on_prompt: bool = True, keep_arguments: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        loss_on_prompt: bool = True,
+        keep_arguments: bool = True,
+        lora_plus: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.loss_on_prompt = loss_on_prompt
         self.keep_arguments = keep_arguments
+        self.lora_plus = lora_plus or {}
         self.tokens_seen = 0
         self.rows_of_step: list[str] = []
         super().__init__(**kwargs)
@@ -66,7 +78,18 @@ class PairTrainer(ORPOTrainer):
     def create_optimizer(self, model: Any = None) -> Any:
         """The optimizer that the plan names. Raises UsageError or MachineError where the library refuses it."""
         with _settings_explained("training.optim", "training.optim_args"):
+            if self.lora_plus and getattr(self, "optimizer", None) is None:
+                self.optimizer: torch.optim.Optimizer = self._lora_plus_optimizer()
             return super().create_optimizer(model)
+
+    def _lora_plus_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer that the plan names, on groups of parameters with learning rates of their own."""
+        from peft.optimizers import create_loraplus_optimizer
+
+        kind, keywords = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        plus = {"loraplus_weight_decay": self.args.weight_decay, **self.lora_plus}
+        optimizer: torch.optim.Optimizer = create_loraplus_optimizer(self.model, kind, **keywords, **plus)
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The schedule that the plan names. Raises UsageError where the library refuses it."""
@@ -174,20 +197,24 @@ def make_trainer(
     from peft import LoraConfig
     from transformers import PrinterCallback, ProgressCallback
 
-    lora = None
+    lora, plus = None, {}
     if plan.lora is not None:
         values = {name: value for name, value in plan.lora.model_dump().items() if value is not None}
+        plus = {name: values.pop(name) for name in LORA_PLUS if name in values}
         if added := plan.model.add_special_tokens:
             asked = values.get("trainable_token_indices")
             values["trainable_token_indices"] = trained_rows(model, tokenizer, added, asked)
-        lora = LoraConfig(task_type="CAUSAL_LM", **values)
-    own = {"loss_on_prompt": plan.training.get("loss_on_prompt", True)}
+        with _settings_explained("lora"):
+            lora = LoraConfig(task_type="CAUSAL_LM", **values)
+    own = {"loss_on_prompt": plan.training.get("loss_on_prompt", True), "lora_plus": plus}
     values = {name: value for name, value in plan.training.items() if name not in (*own, *NOT_TRLS)}
     kind: Callable[..., PairTrainer] = PairTrainer
     if plan.engine.fast_path != "off":
         from orpo_cli.training.packed_trainer import PackedTrainer
 
         reason = why_not_packed(model, values.get("max_length"), dropout_disabled=values.get("disable_dropout", True))
+        if plan.lora is not None and plan.lora.layer_replication:
+            reason = reason or REPEATED
         if reason is None:
             kind = partial(PackedTrainer, engine=plan.engine, note=note)
         elif plan.engine.fast_path == "required":

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from orpo_cli.errors import Problem
 from orpo_cli.recipe.rules import (
     adapter,
+    adapter_start,
     batches,
     data,
     distributed,
@@ -32,6 +33,7 @@ TOPICS = (
     precision,
     quantization,
     adapter,
+    adapter_start,
     data,
     batches,
     evaluation_and_saving,

@@ -32,12 +32,15 @@ def pattern_without_layers(recipe: Recipe) -> Iterator[Problem]:
 
 
 def layers_of_all_linear(recipe: Recipe) -> Iterator[Problem]:
-    """peft looks for the layers by module name, and `all-linear` is none."""
+    """peft looks for the layers by module name, and neither `all-linear` nor a regular expression is one."""
     lora = recipe.lora
-    if lora is not None and lora.layers_to_transform is not None and lora.target_modules == "all-linear":
+    if lora is not None and lora.layers_to_transform is not None and isinstance(lora.target_modules, str):
+        what = (
+            "ignores it beside `all-linear`" if lora.target_modules == "all-linear" else "refuses it beside a pattern"
+        )
         yield Problem(
             "layers-of-all-linear",
-            "needs target_modules as a list of names: peft ignores it beside `all-linear`.",
+            f"needs target_modules as a list of names: peft {what}.",
             "lora.layers_to_transform",
             remedy="List the modules, such as [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj].",
         )

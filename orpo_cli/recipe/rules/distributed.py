@@ -55,6 +55,19 @@ def processes_of_the_strategy(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
+def one_process_for_a_map(recipe: Recipe) -> Iterator[Problem]:
+    """A model that is spread over the GPUs leaves none for another process."""
+    launch = recipe.launch
+    several = launch.num_processes not in ("auto", 1) or launch.strategy in ("ddp", "fsdp", "deepspeed")
+    if recipe.model.device_map is not None and several:
+        yield Problem(
+            "device-map-processes",
+            "spreads one process's model over the GPUs, and `launch` asks for several processes.",
+            "model.device_map",
+            remedy="Keep one of both: launch for speed, device_map for a model that fits on no single GPU.",
+        )
+
+
 def settings_of_ddp(recipe: Recipe) -> Iterator[Problem]:
     """Nothing is communicated within one process."""
     if recipe.launch.num_processes != 1 and recipe.launch.strategy != "single":
@@ -146,6 +159,7 @@ def reentrant_checkpointing(recipe: Recipe) -> Iterator[Problem]:
 RULES = (
     one_way_to_shard,
     processes_of_the_strategy,
+    one_process_for_a_map,
     settings_of_ddp,
     optimizer_under_fsdp,
     quantization_under_fsdp,

@@ -40,4 +40,23 @@ def adapter_on_quantized_weights(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-RULES = (one_method, some_method, adapter_on_quantized_weights)
+def settings_of_the_method(recipe: Recipe) -> Iterator[Problem]:
+    """What is set for 4 bits does nothing in 8, and the other way round."""
+    quantization = recipe.quantization
+    if quantization is None or quantization.load_in_4bit == quantization.load_in_8bit:
+        return
+    other, bits = ("llm_int8_", 4) if quantization.load_in_4bit else ("bnb_4bit_", 8)
+    for name in quantization.model_fields_set:
+        default = type(quantization).model_fields[name].default
+        both = name == "llm_int8_skip_modules"  # bitsandbytes reads it in 4 bits, too
+        if name.startswith(other) and not both and getattr(quantization, name) != default:
+            yield Problem(
+                "quantization-settings-unused",
+                f"would do nothing: the weights are held in {bits} bits.",
+                f"quantization.{name}",
+                remedy="Remove it.",
+                severity="warning",
+            )
+
+
+RULES = (one_method, some_method, adapter_on_quantized_weights, settings_of_the_method)

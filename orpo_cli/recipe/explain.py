@@ -20,6 +20,22 @@ from orpo_cli.recipe.tree import Path, dotted
 
 SUGGESTED = 300  # a file with more unknown keys than this is no recipe; looking for what each could mean takes seconds
 
+# What other tools and versions call keys of these sections, where no likeness would lead to the name here.
+CALLED_ELSEWHERE = {
+    "model": {
+        "name": "model_name_or_path", "path": "model_name_or_path", "base_model": "model_name_or_path",
+        "model_id": "model_name_or_path", "torch_dtype": "dtype", "precision": "dtype", "revision": "model_revision",
+        "use_flash_attention_2": "attn_implementation", "attention": "attn_implementation", "template": "chat_template",
+        "rope_parameters": "rope_scaling", "hf_token": "token",
+    },
+    "lora": {
+        "lora_r": "r", "rank": "r", "lora_rank": "r", "lora_target": "target_modules",
+        "lora_target_modules": "target_modules", "additional_target": "modules_to_save", "rslora": "use_rslora",
+        "dora": "use_dora", "init_weights": "init_lora_weights",
+    },
+    "dataset": {"val_set_size": "eval", "test": "eval", "validation": "eval", "cutoff_len": "training.max_length"},
+}  # fmt: skip
+
 KINDS = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -197,6 +213,8 @@ def _unknown_key(place: Path, suggest: bool) -> Problem:
 def _nearest(key: str, section: str, known: Iterable[str]) -> str:
     if section == "training" and key in OTHER_NAMES:
         return OTHER_NAMES[key]
+    if name := CALLED_ELSEWHERE.get(section, {}).get(key):
+        return f"It is called `{name}`."
     homes = [name for name in Recipe.model_fields if key in fields_at((name,)) and name != section]
     if close := _close_matches(key, known, 0.75):
         return f"Did you mean `{close[0]}`?"

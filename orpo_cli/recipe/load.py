@@ -22,8 +22,12 @@ from orpo_cli.recipe.places import Kind, Places
 from orpo_cli.recipe.rules import broken_rules
 from orpo_cli.recipe.rules.secrets import written_in_comments, written_secrets
 from orpo_cli.recipe.schema import Recipe
-from orpo_cli.recipe.training_section import OPTIMIZERS, TrainingSection
+from orpo_cli.recipe.training_fields import TrainingFields
+from orpo_cli.recipe.training_section import OPTIMIZERS
 from orpo_cli.recipe.tree import COMMAND_LINE, Keys, Leaf, Path, dotted, plain
+
+# Training arguments that nothing needs to be known of but the schema; this tool's own also have a former meaning.
+OF_TODAY = TrainingFields.model_fields.keys() - DECIDED_ELSEWHERE.keys()
 
 
 @dataclass(frozen=True)
@@ -123,10 +127,9 @@ def _by_names_of_today(tree: Keys, layers: list[str]) -> tuple[dict[str, Any], d
     training = tree.nodes.get("training")
     if not isinstance(training, Keys):
         return plain(tree), {}, ()
-    names = TrainingSection.model_fields.keys() - DECIDED_ELSEWHERE.keys()
     optimizer = training.nodes.get("optim")
     usual = optimizer is None or (isinstance(optimizer, Leaf) and optimizer.value in OPTIMIZERS)
-    if usual and training.nodes.keys() <= names:
+    if usual and training.nodes.keys() <= OF_TODAY:
         return plain(tree), {}, ()
 
     from orpo_cli.recipe.superseded import without_superseded

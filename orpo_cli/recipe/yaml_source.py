@@ -114,7 +114,8 @@ class _Reader:
         except yaml.MarkedYAMLError as error:
             detail = "; ".join(part for part in (error.context, error.problem) if part)
             mark = error.problem_mark or error.context_mark
-            raise _error("yaml", f"not valid YAML: {detail}.", self.at(mark)) from None
+            remedy = "Indent with spaces; YAML has no tabs there." if "'\\t'" in detail else None
+            raise _error("yaml", f"not valid YAML: {detail}.", self.at(mark), remedy) from None
         except yaml.YAMLError as error:
             position = getattr(error, "position", None)
             line = text.count("\n", 0, position) + 1 if isinstance(position, int) else 1

@@ -159,3 +159,27 @@ def test_thousands_of_unknown_keys_are_all_named_and_soon(tmp_path: Path) -> Non
     assert time.process_time() - began < 2
     assert len(found) == 8000
     assert found["training.lerning_rate_0"].remedy == "Did you mean `learning_rate`?"
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("model: {model_name_or_path: a/b, torch_dtype: bfloat16}", "dtype"),
+        ("model: {base_model: a/b}", "model_name_or_path"),
+        ("lora: {lora_r: 8}", "r"),
+        ("lora: {rank: 8}", "r"),
+    ],
+)
+def test_what_other_tools_call_a_key_is_answered_with_its_name_here(written: str, name: str, tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(f"{written}\ndataset: {{train: {{path: x.jsonl}}}}\n")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(str(file))
+    assert f"It is called `{name}`." in [problem.remedy for problem in caught.value.problems]
+
+
+def test_a_tab_is_answered_with_spaces(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("model:\n\tmodel_name_or_path: a/b\n")
+    with pytest.raises(RecipeError, match=r"r.yaml:2:1: .*Indent with spaces"):
+        load_recipe(str(file))

@@ -200,3 +200,15 @@ def test_a_value_that_is_not_a_number_moves_like_any_other(tmp_path: Path) -> No
     )
     with pytest.raises(RecipeError, match=r"dataset.max_prompt_length: must be a whole number, but is nan"):
         load_recipe(str(tmp_path / "r.yaml"))
+
+
+def test_what_is_read_without_a_look_at_former_names_has_none() -> None:
+    from orpo_cli.recipe.former_names import FORMER_OPTIMIZERS
+    from orpo_cli.recipe.load import OF_TODAY
+    from orpo_cli.recipe.training_section import OPTIMIZERS
+    from orpo_cli.recipe.translation import FATES
+
+    assert OF_TODAY.isdisjoint(FATES)
+    assert {"beta", "learning_rate", "optim"} <= OF_TODAY
+    assert set(OPTIMIZERS).isdisjoint(FORMER_OPTIMIZERS)
+    assert "adamw_torch" in OPTIMIZERS

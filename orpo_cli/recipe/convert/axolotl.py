@@ -29,6 +29,7 @@ SAME = {  # axolotl's name: the recipe's path
     "lora_target_parameters": "lora.target_parameters",
     "lora_rank_pattern": "lora.rank_pattern",
     "lora_alpha_pattern": "lora.alpha_pattern",
+    "lora_fan_in_fan_out": "lora.fan_in_fan_out",
     "peft_use_dora": "lora.use_dora",
     "peft_use_rslora": "lora.use_rslora",
     "peft_init_lora_weights": "lora.init_lora_weights",

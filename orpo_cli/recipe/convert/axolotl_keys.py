@@ -84,9 +84,10 @@ LEFT_OUT: Mapping[str, str] = {
     "All weights have one learning rate here, but for LoRA+.": "lr_groups embedding_lr embedding_lr_scale",
     "Write `lr_scheduler_type: cosine_with_min_lr` and `lr_scheduler_kwargs: {min_lr_rate: …}`.": "cosine_min_lr_ratio",
     "There is no such schedule here.": "cosine_constant_lr_ratio lr_div_factor",
+    "Write it as `model.rope_scaling`, with rope_type instead of type.": "rope_scaling",
     "It has no equal here.": "strict activation_offloading layer_offloading selective_checkpointing unfrozen_parameters "
     "gc_steps gc_collect_steps save_first_step profiler_steps profiler_steps_start dynamic_checkpoint use_eaft "
-    "eaft_alpha eaft_k axolotl_config_path include_tkps torch_compile_options rope_scaling max_packed_sequence_len "
-    "peft_autocast_adapter_dtype lora_fan_in_fan_out",
+    "eaft_alpha eaft_k axolotl_config_path include_tkps torch_compile_options max_packed_sequence_len "
+    "peft_autocast_adapter_dtype",
     "Tokens per second are always logged.": "include_tokens_per_second",
 }

@@ -50,7 +50,8 @@ LEFT_OUT: Mapping[str, str] = {
     "Merging and exporting are commands of their own: `orpo merge`.": "export_dir export_size export_device "
     "export_quantization_bit export_quantization_dataset export_quantization_nsamples export_quantization_maxlen "
     "export_legacy_format export_hub_model_id",
-    "It has no equal here.": "rope_scaling shift_attn mixture_of_depths moe_aux_loss_coef upcast_layernorm "
+    "Write it as `model.rope_scaling`, whose factor does not depend on other settings.": "rope_scaling",
+    "It has no equal here.": "shift_attn mixture_of_depths moe_aux_loss_coef upcast_layernorm "
     "upcast_lmhead_output train_from_scratch offload_folder low_cpu_mem_usage print_param_status compute_dtype "
     "model_max_length disable_shuffling use_mca use_megatron_bridge megatron_bridge_args use_hyper_parallel "
     "hyper_parallel_args hyper_parallel_cp_size eval_on_each_dataset ray_num_workers ray_init_kwargs master_addr "

@@ -68,7 +68,8 @@ LEFT_OUT: Mapping[str, str] = {
     "Set the tracker's own environment variables.": "swanlab_token swanlab_project swanlab_workspace swanlab_exp_name "
     "swanlab_mode",
     "Balance sources by max_samples, or weight, of each.": "interleave_prob stopping_strategy",
-    "It has no equal here.": "model_name model_author model_kwargs rope_scaling max_model_len "
+    "Write it as `model.rope_scaling`, whose factor does not depend on other settings.": "rope_scaling",
+    "It has no equal here.": "model_name model_author model_kwargs max_model_len "
     "loss_scale sequence_parallel_size acc_strategy early_stop_interval create_checkpoint_symlink add_version "
     "check_model use_logits_to_keep tuner_backend zero_hpz_partition_size deepspeed_autotp_size load_args "
     "ignore_args_error hqq_axis lora_dtype target_regex use_flash_ckpt",

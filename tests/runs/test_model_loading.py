@@ -62,9 +62,6 @@ def test_a_private_model_is_read_with_a_token_of_the_environment_that_is_never_s
             done = orpo(*command, env=environment)
             assert done.returncode == 0, done.stderr
             assert TOKEN not in done.stdout + done.stderr
-        someone_else = {"ACME_HF_TOKEN": "hf_ofSomeoneElse", "HF_HOME": str(tmp_path / "other")}
-        refused = orpo("train", recipe, "--set", "output_dir=other", env={**environment, **someone_else})
-        assert refused.returncode == 6, refused.stderr
     kept = [file for file in (tmp_path / "run").rglob("*") if file.is_file()]
     assert not [file for file in kept if TOKEN.encode() in file.read_bytes()]
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())

@@ -79,16 +79,21 @@ def test_links_resolve(name):
 @pytest.mark.parametrize("name", names)
 def test_every_command_in_the_pages_exists_with_its_options(name, commands):
     for line in "".join(blocks(ROOT / name, "sh")).splitlines():
-        words = shlex.split(line, comments=True)
-        if words[:1] == ["orpo"]:
-            check_command(words[1:], commands, f"{name}: {line}")
+        for command in " ".join(shlex.split(line, comments=True)).split(" | "):
+            words = command.split()
+            if words[:1] == ["orpo"]:
+                check_command(words[1:], commands, f"{name}: {line}")
 
 
 def check_command(words, commands, where):
     assert words[0] in commands, where
-    known = {option: parameter for parameter in commands[words[0]].params for option in parameter.opts}
+    known = {
+        option: parameter
+        for parameter in commands[words[0]].params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
     for word in words[1:]:
-        if word.startswith("-"):
+        if word.startswith("-") and word != "-":
             assert word in known, where
 
 

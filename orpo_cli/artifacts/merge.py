@@ -20,6 +20,7 @@ from orpo_cli.artifacts.merge_record import NAME, MergeRecord, adapter_digests
 from orpo_cli.artifacts.merge_room import memory_allowed, parsed_size, type_within
 from orpo_cli.artifacts.merge_target import MergeTarget, resolve_target
 from orpo_cli.artifacts.real_prompts import built_in_prompts, run_prompts
+from orpo_cli.artifacts.shard_merge import read_back_digests
 from orpo_cli.artifacts.weights_merge import Written, write_merged
 from orpo_cli.errors import UsageError
 from orpo_cli.whole import appearing_whole
@@ -154,6 +155,9 @@ def merge(
             seconds={"merge": round(time.monotonic() - began, 2)},
         )
         began = time.monotonic()
+        if written.digests:
+            note("reading it back, tensor by tensor")
+            read_back_digests(folder, written.digests)
         record = _compared(record, folder, resolved, written, tokenizer, asked, held_out_pairs, note)
         record.seconds["verification"] = round(time.monotonic() - began, 2)
         files = {

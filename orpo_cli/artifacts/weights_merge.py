@@ -13,7 +13,7 @@ from orpo_cli.artifacts.base_checkpoint import Checkpoint, NotUnderstood, weight
 from orpo_cli.artifacts.memory_merge import merge_in_memory
 from orpo_cli.artifacts.merge_room import check_disk_for, memory_allowed, type_within
 from orpo_cli.artifacts.merge_target import MergeTarget
-from orpo_cli.artifacts.shard_merge import Merging, Progress, read_back_digests, write_shards
+from orpo_cli.artifacts.shard_merge import Merging, Progress, write_shards
 from orpo_cli.artifacts.skeleton import quantized_parameters, skeleton
 from orpo_cli.artifacts.tensor_files import SafetensorsFile, TensorSpec
 from orpo_cli.artifacts.trained_base import TrainedBase
@@ -30,7 +30,7 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Written:
-    """A merged model on disk, each of its tensors read back and found to be what was computed."""
+    """A merged model on disk. ``digests``: of the bytes that were written, by name, where tensors were merged one by one."""
 
     way: str  # for merge.json
     ends: list[int]  # every end token
@@ -40,6 +40,7 @@ class Written:
     largest_file: int  # of the base, in bytes
     tensors: dict[str, float] = field(default_factory=dict)
     untied: frozenset[str] = frozenset()
+    digests: dict[str, int] = field(default_factory=dict)
 
 
 def write_merged(
@@ -74,8 +75,6 @@ def write_merged(
             config.tie_word_embeddings = False
     ends = end_token_ids(model, tokenizer)
     store_configs(model, tokenizer, ends, folder, target.dtype)
-    note("reading it back, tensor by tensor")
-    read_back_digests(folder, merging.digests)
     return Written(
         way="tensor by tensor",
         ends=ends,
@@ -91,6 +90,7 @@ def write_merged(
             "max_output_difference": max(merging.apart.values(), default=0.0),
         },
         untied=frozenset(merging.untied),
+        digests=merging.digests,
     )
 
 

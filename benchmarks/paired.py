@@ -16,11 +16,15 @@ KILLED = -9  # what the kernel does to a process when memory is used up
 
 
 def alternate(
-    sides: Mapping[str, Sequence[str]], rounds: int, may_be_killed: str | None = None
+    sides: Mapping[str, Sequence[str]],
+    rounds: int,
+    may_be_killed: str | None = None,
+    variables: Mapping[str, Mapping[str, str]] = {},
 ) -> dict[str, list[dict[str, Any]]]:
     """Run each side's ``python`` arguments ``rounds`` times, in turn; each prints a JSON object as its last line.
 
-    A side that ``may_be_killed`` for its memory has no results then, and is not tried again.
+    A side that ``may_be_killed`` for its memory has no results then, and is not tried again. ``variables`` are those that a
+    side has in its environment beside ours.
     """
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     killed: set[str] = set()
@@ -28,7 +32,10 @@ def alternate(
         for name, arguments in sides.items():
             if name in killed:
                 continue
-            done = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, text=True, check=False)
+            environment = {**os.environ, **variables.get(name, {})}
+            done = subprocess.run(
+                [sys.executable, *arguments], stdout=subprocess.PIPE, text=True, check=False, env=environment
+            )
             if done.returncode == KILLED and name == may_be_killed:
                 killed.add(name)
                 results[name] = []

@@ -23,6 +23,7 @@ from typing import Any
 
 from benchmarks.paired import alternate, machine, median
 from benchmarks.preparation import SMOLLM2, synthetic
+from orpo_cli.cli import heap
 from orpo_cli.cli.main import calm_libraries
 
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
@@ -214,7 +215,9 @@ def products_per_token(model: Any) -> int:
 def compare(file: str, pairs: int, steps: int, rounds: int, threads: int) -> str:
     """A row of the table; losses and gradient norms must agree."""
     side = ["-m", "benchmarks.training", f"{file}:{pairs}", "--steps", str(steps), "--threads", str(threads), "--side"]
-    results = alternate({name: [*side, name] for name in ("trl", "ours")}, rounds, may_be_killed="trl")
+    results = alternate(
+        {name: [*side, name] for name in ("trl", "ours")}, rounds, "trl", {"ours": {heap.NAME: heap.VALUE}}
+    )  # as orpo train starts itself
     names = ("pairs_per_second", "peak_gb", "share_of_peak")
     mine = {name: median(results["ours"], name) for name in names}
     own = f"{mine['pairs_per_second']:.3f}", f"{mine['peak_gb']:.2f}", f"{mine['share_of_peak']:.0%}"

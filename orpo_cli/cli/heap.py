@@ -19,7 +19,10 @@ def start_again() -> None:
 
     What the user has set in GLIBC_TUNABLES stays as it is.
     """
-    if sys.argv[1:2] != ["train"] or NAME in os.environ or "torch" in sys.modules:
+    arguments = sys.argv[1:]
+    if arguments[:1] != ["train"] or NAME in os.environ or "torch" in sys.modules:
+        return
+    if sys.orig_argv[-len(arguments) :] != arguments:  # another program has called the command line within itself
         return
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
         return

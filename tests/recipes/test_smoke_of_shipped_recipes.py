@@ -31,7 +31,7 @@ def test_a_shipped_recipe_trains_two_steps_shrunken(
     assert report["final_metrics"]["grad_norm"] > 0
     recipe = load_recipe(name).recipe
     assert (recipe.training.eval_strategy in ("steps", "epoch")) == bool(report["final_evaluation"])
-    assert ("merged; logits within" in done.stderr) == (recipe.lora is not None)
+    assert ("verified: logits within" in done.stderr) == (recipe.lora is not None)
     assert not list(tmp_path.glob("orpo-smoke-*"))
 
 

@@ -69,7 +69,7 @@ def test_layers_that_the_small_model_has_not_are_replaced_by_its_last(tmp_path: 
 def test_quantized_and_merged_in_a_smoke_run(tmp_path: Path, smoke: Any) -> None:
     done, _ = smoke(write_recipe(tmp_path, quantization={"load_in_4bit": True}))
     assert done.returncode == 0, done.stderr
-    assert "merged; logits within" in done.stderr
+    assert "verified: logits within" in done.stderr
 
 
 def test_full_weights_in_a_smoke_run(tmp_path: Path, smoke: Any) -> None:

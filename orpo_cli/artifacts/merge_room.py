@@ -10,6 +10,7 @@ from orpo_cli.artifacts.room import TOKENIZER_BYTES
 from orpo_cli.errors import MachineError, UsageError
 
 BESIDE_A_FILE = 10**9  # bytes of memory that a merge may take beside one and a half files of the base
+LIBRARIES = 7 * 10**8  # of them, about what Python and the libraries hold
 SIZES = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
@@ -35,8 +36,16 @@ def parsed_size(text: str, option: str) -> int:
 
 
 def memory_allowed(largest_file: int, asked: int | None) -> int:
-    """Bytes of memory that the process may hold: one and a half files of the base and 1 GB, or what was asked for."""
-    return asked if asked is not None else largest_file * 3 // 2 + BESIDE_A_FILE
+    """Bytes of memory that the process may hold: one and a half files of the base and 1 GB, or what was asked for.
+
+    What a process held before that merges among other things, as a smoke run does, is not held against the merge.
+    """
+    import psutil
+
+    if asked is not None:
+        return asked
+    before = max(0, psutil.Process().memory_info().rss - LIBRARIES)
+    return before + largest_file * 3 // 2 + BESIDE_A_FILE
 
 
 def type_within(parameters: int, beside: int, dtype: str, allowed: int) -> str | None:

@@ -92,8 +92,7 @@ def _pairs_not_kept() -> Iterator[None]:
 def _merge(rundir: RunDir, console: Console) -> None:
     from orpo_cli.artifacts.merge import merge
 
-    # this process holds what training left, and the model is small: logits are compared all the same
-    result = merge(rundir.root, held_out_pairs=0, memory="8GB", note=console.note)
+    result = merge(rundir.root, held_out_pairs=0, note=console.note)
     console.note(result.lines()[0])
 
 

@@ -44,7 +44,7 @@ def memory_allowed(largest_file: int, asked: int | None) -> int:
 
     if asked is not None:
         return asked
-    before = max(0, psutil.Process().memory_info().rss - LIBRARIES)
+    before = max(0, int(psutil.Process().memory_info().rss) - LIBRARIES)
     return before + largest_file * 3 // 2 + BESIDE_A_FILE
 
 

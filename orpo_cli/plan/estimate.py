@@ -47,10 +47,14 @@ class PairSize(NamedTuple):
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes that a micro-batch holds at its peak, besides weights and gradients: the layers', and the head's."""
+    """Bytes that a micro-batch holds at its peak, besides weights and gradients: the layers', and the head's.
+
+    ``traced`` is False for a rough figure from the widths of the layers.
+    """
 
     layers: float
     head: float
+    traced: bool = True
 
     @property
     def total(self) -> float:
@@ -294,4 +298,4 @@ def rough(facts: ModelFacts, how: Computation, pairs: Sequence[PairSize]) -> Act
     layer = width * facts.hidden if how.checkpointing else inside
     layers = tokens * (facts.layers * layer + (inside if how.checkpointing else 0))
     head = tokens * facts.words * (4 * 3.5) if not how.fast_path else 6e7 + 3.0 * tokens * facts.hidden * width
-    return Activations(layers, head)
+    return Activations(layers, head, traced=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from orpo_cli.plan.estimate import Sizing, memory
+from orpo_cli.plan.estimate import Sizing, computation, largest_micro_batch, memory
 from orpo_cli.plan.fit import savings, verdict
 from orpo_cli.plan.pace import pace
 from orpo_cli.plan.plan import Plan
@@ -26,6 +26,7 @@ def estimate_document(plan: Plan, sizing: Sizing) -> dict[str, Any]:
     """Bytes by part at the peak of a step, tokens and seconds of a step, and what to change where it does not fit."""
     held, step = memory(plan, sizing), pace(plan, sizing)
     said = verdict(held, sizing)
+    activations = sizing.trace(computation(plan), largest_micro_batch(plan, sizing.lengths)[0])
     return {
         "memory_bytes": {**{name: round(size) for name, size in asdict(held).items()}, "total": round(held.total)},
         "available_bytes": sizing.room,
@@ -36,6 +37,7 @@ def estimate_document(plan: Plan, sizing: Sizing) -> dict[str, Any]:
         ],
         "step": asdict(step),
         "lengths": "of the pairs" if sizing.lengths.known else "the most that max_length lets through",
+        "activations": "traced" if activations.traced else "roughly, from the widths of the layers",
         "measured": plan.device == "cpu",
     }
 
@@ -44,6 +46,8 @@ def estimate_lines(document: dict[str, Any]) -> list[str]:
     """The same for people, each line a comment."""
     held = document["memory_bytes"]
     kind = "estimated" if document["measured"] else "estimated, the method has not been measured on a GPU"
+    if document["activations"] != "traced":
+        kind += f", activations {document['activations']}"
     lines = [f"# memory at the peak of a step ({kind}; lengths: {document['lengths']})"]
     lines += [f"#   {_gb(held[name])}  {words}" for name, words in PARTS.items() if held[name]]
     lines.append(

@@ -1,0 +1,29 @@
+"""What ``orpo plan`` says about the memory and the time of a step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import write_recipe
+
+
+def test_the_parts_of_an_estimate_add_up(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    recipe = write_recipe(tmp_path)
+    estimate = json.loads(orpo_here("plan", recipe, "--json").stdout)["estimate"]
+    parts = dict(estimate["memory_bytes"])
+    assert parts.pop("total") == pytest.approx(sum(parts.values()), abs=10)
+    assert {"weights", "adapter", "gradients", "optimizer", "activations", "logits"} <= parts.keys()
+    assert (estimate["verdict"], estimate["activations"], estimate["lengths"]) == ("fits", "traced", "of the pairs")
+    assert estimate["step"]["tokens"] > 0
+
+
+def test_an_estimate_that_is_rough_says_so(
+    tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orpo_cli.cli.sizing._tracer", lambda facts, how: None)
+    said = orpo_here("plan", write_recipe(tmp_path)).stdout
+    assert "roughly, from the widths of the layers" in said

@@ -219,8 +219,9 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(hub, run):
     environment = {**os.environ, **hub.environment()}
     command = [sys.executable, "-m", "orpo_cli", "push-to-hub", str(run.root), REPO]
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as pushing:
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    ) as pushing:  # fmt: skip
         until = time.monotonic() + 100
         while not hub.count("POST", "/commit/main") and time.monotonic() < until:
             time.sleep(0.1)

@@ -371,7 +371,10 @@ def test_a_disk_that_fills_up_leaves_nothing(run, monkeypatch, tmp_path):
 
 def merging(run: RunDir) -> subprocess.Popen[str]:
     code = "import sys; from pathlib import Path; from orpo_cli.artifacts.merge import merge; merge(Path(sys.argv[1]))"
-    return subprocess.Popen([sys.executable, "-c", code, str(run.root)], stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(run.root)], stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
 
 
 def wait_for_partial(run: RunDir, process: subprocess.Popen[str]) -> Path:

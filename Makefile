@@ -32,8 +32,9 @@ quickstart: $(QUICKSTART_STAMP) ## train, merge, evaluate and try a small model 
 	@echo "==> base and tuned model side by side"
 	@$(BIN)/orpo generate $(RUN) --compare -n 4 --max-new-tokens 80
 
+# Two at a time: most of them wait for a process that imports torch. One thread each, so that they do not wait for each other.
 test: $(DEV_STAMP) ## the fast tests
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile
 
 test-slow: $(DEV_STAMP) $(QUICKSTART_STAMP) ## the tests that train a real model
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -14,6 +14,7 @@ from orpo_cli.artifacts.merge_record import MergeRecord, adapter_digests
 from orpo_cli.errors import UsageError
 from orpo_cli.model.facts import model_facts
 from orpo_cli.plan.facts import ModelFacts
+from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.schema import ExportSection, ModelSection
 from orpo_cli.rundir import RunDir
 
@@ -100,7 +101,7 @@ def _of_run(rundir: RunDir) -> ExportSource:
         _refuse_what_is_not_whole(result)
         base = plan.model.model_copy(update={"model_name_or_path": str(result), "model_revision": "main"})
         return ExportSource(
-            plan.name, result, rundir, False, base, plan.export, stored_dtype(result), file_digests(result)
+            plan.name, result, rundir, False, base, _settings(plan), stored_dtype(result), file_digests(result)
         )
     digests = adapter_digests(rundir.adapter)
     wanted = plan.model.dtype if plan.merge.dtype == "auto" else plan.merge.dtype
@@ -116,7 +117,14 @@ def _of_run(rundir: RunDir) -> ExportSource:
         )
     dtype = record.dtype if record is not None else wanted
     origin = {**digests, "base": f"{plan.model.model_name_or_path}@{plan.model.model_revision}", "merged_dtype": dtype}
-    return ExportSource(plan.name, rundir.merged, rundir, record is None, plan.model, plan.export, dtype, origin)
+    return ExportSource(plan.name, rundir.merged, rundir, record is None, plan.model, _settings(plan), dtype, origin)
+
+
+def _settings(plan: Plan) -> ExportSection:
+    """The plan's; with the type of what is exported, where nobody has asked for another."""
+    why = plan.why.get("export.dtype")
+    asked = why is not None and why.origin != "decided"
+    return plan.export if asked else plan.export.model_copy(update={"dtype": "auto"})
 
 
 def _refuse_what_is_not_whole(folder: Path) -> None:

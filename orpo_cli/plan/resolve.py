@@ -71,7 +71,7 @@ def resolve(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None = N
             }
         ),
         merge=recipe.merge.model_copy(update={"dtype": _merge_dtype(decisions, model)}),
-        export=recipe.export,
+        export=recipe.export.model_copy(update={"dtype": _export_dtype(decisions, model)}),
         hub=recipe.hub,
         secrets=sorted(loaded.places.secrets),
         why={},
@@ -165,6 +165,15 @@ def _engine(decisions: _Decisions, facts: ModelFacts | None, device: Device) -> 
             "no effect: trl's own path cuts by per_device_train_batch_size" if path == "off" else f"usual on {device}",
         )
     return EnginePlan(fast_path=path, max_tokens_per_microbatch=tokens)
+
+
+def _export_dtype(decisions: _Decisions, model: ModelSection) -> str:
+    recipe = decisions.loaded.recipe
+    if recipe.export.dtype != "auto":
+        return recipe.export.dtype
+    merged = recipe.lora is not None and recipe.merge.dtype != "auto"
+    reason = "as the model to export: a merge in another type is exported in that one"
+    return decisions.decided("export.dtype", recipe.merge.dtype if merged else model.dtype, reason)  # type: ignore[no-any-return]
 
 
 def _merge_dtype(decisions: _Decisions, model: ModelSection) -> str:

@@ -1,29 +1,14 @@
-"""The disk and the memory of a merge, which are those of files and tensors, not of the model."""
+"""The memory of a merge, which is that of files and tensors, not of the model."""
 
 from __future__ import annotations
 
 import re
-import shutil
-from pathlib import Path
 
-from orpo_cli.artifacts.room import TOKENIZER_BYTES
-from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.errors import UsageError
 
 BESIDE_A_FILE = 10**9  # bytes of memory that a merge may take beside one and a half files of the base
 LIBRARIES = 7 * 10**8  # of them, about what Python and the libraries hold
 SIZES = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-
-
-def check_disk_for(output: Path, size: int) -> None:
-    """Raise MachineError where the disk of ``output`` has no room for ``size`` bytes of weights and a tokenizer."""
-    needed = size + TOKENIZER_BYTES
-    folder = next(each for each in output.absolute().parents if each.exists())
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise MachineError(
-            f"{folder}: the model needs {needed / 1e9:.2f} GB of disk, {free / 1e9:.2f} GB are free.",
-            remedy="Free some space, or choose another disk with -o.",
-        )
 
 
 def parsed_size(text: str, option: str) -> int:

@@ -15,7 +15,12 @@ def check_disk(output: Path, parameters: int, dtype: str) -> None:
     """Raise MachineError where the disk of ``output`` has no room for so many weights of ``dtype``."""
     import torch
 
-    needed = parameters * getattr(torch, dtype).itemsize + TOKENIZER_BYTES
+    check_disk_for(output, parameters * getattr(torch, dtype).itemsize)
+
+
+def check_disk_for(output: Path, size: int) -> None:
+    """Raise MachineError where the disk of ``output`` has no room for ``size`` bytes of weights and a tokenizer."""
+    needed = size + TOKENIZER_BYTES
     folder = next(each for each in output.absolute().parents if each.exists())
     free = shutil.disk_usage(folder).free
     if free < needed:

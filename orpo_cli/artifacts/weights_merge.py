@@ -11,8 +11,9 @@ from orpo_cli.artifacts.adapted import Adapter, attach, names_of
 from orpo_cli.artifacts.adapter_sites import find_sites
 from orpo_cli.artifacts.base_checkpoint import Checkpoint, NotUnderstood, weight_map
 from orpo_cli.artifacts.memory_merge import merge_in_memory
-from orpo_cli.artifacts.merge_room import check_disk_for, memory_allowed, type_within
+from orpo_cli.artifacts.merge_room import memory_allowed, type_within
 from orpo_cli.artifacts.merge_target import MergeTarget
+from orpo_cli.artifacts.room import check_disk_for
 from orpo_cli.artifacts.shard_merge import Merging, Progress, write_shards
 from orpo_cli.artifacts.skeleton import quantized_parameters, skeleton
 from orpo_cli.artifacts.tensor_files import SafetensorsFile, TensorSpec

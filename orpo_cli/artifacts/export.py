@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orpo_cli import __version__
 from orpo_cli.artifacts import export_gguf
 from orpo_cli.artifacts.export_bnb import BITS, read_bnb, write_bnb
 from orpo_cli.artifacts.export_checks import check_folder, check_logits
@@ -96,8 +97,8 @@ def export(
 def _planned(source: ExportSource, order: Order) -> ExportRecord:
     from importlib.metadata import version
 
-    packages = ("orpo-cli", "torch", "transformers", "bitsandbytes", "safetensors")
-    versions = {name: version(name) for name in packages}
+    packages = ("torch", "transformers", "bitsandbytes", "safetensors")
+    versions = {"orpo-cli": __version__, **{name: version(name) for name in packages}}
     if order.format == "gguf":
         versions |= dict([CONVERTER.split("==")])
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orpo_cli import __version__
 from orpo_cli.artifacts.adapted import refuse_what_cannot_be_merged
 from orpo_cli.artifacts.held_out import held_out_judge
 from orpo_cli.artifacts.merge_check import Questions, check_whole
@@ -214,7 +215,7 @@ def _planned_record(target: MergeTarget) -> MergeRecord:
     """What merge.json will say about the origin."""
     from importlib.metadata import version
 
-    packages = ("orpo-cli", "torch", "transformers", "peft", "bitsandbytes", "safetensors")
+    packages = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")
     digests = [adapter_digests(each.folder) for each in target.adapters]
     several = len(digests) > 1 or target.adapters[0].weight != 1
     return MergeRecord(
@@ -231,7 +232,7 @@ def _planned_record(target: MergeTarget) -> MergeRecord:
         prompts={},
         eos_token_ids=[],
         files={},
-        versions={name: version(name) for name in packages},
+        versions={"orpo-cli": __version__, **{name: version(name) for name in packages}},
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         into=target.into,
         adapters=[

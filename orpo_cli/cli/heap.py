@@ -1,8 +1,11 @@
-"""glibc's heap, set so that training on a CPU does not take half as much memory again as its tensors.
+"""The allocators, set so that training does not take half as much memory again as its tensors.
 
 torch asks glibc for aligned blocks, which are cut out of larger ones; the scraps go into a cache of small blocks, stay there, and
 keep the freed blocks around them apart, so that none is large enough for the next tensor of the same size. Only the environment
 switches that cache off, and only before a program starts: so ``orpo train`` starts itself again, at once and in the same process.
+
+On CUDA torch's allocator keeps freed segments by their size, and packed rows have another length in every micro-batch: segments
+that can grow are asked for, as torch's documentation advises for such programs.
 """
 
 from __future__ import annotations
@@ -12,15 +15,21 @@ import platform
 import sys
 
 NAME, VALUE = "GLIBC_TUNABLES", "glibc.malloc.tcache_count=0"
+SEGMENTS = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+OLD_NAME = "PYTORCH_CUDA_ALLOC_CONF"
 
 
 def start_again() -> None:
     """Replace this process by the same command with the heap set; does nothing where it is of no use, or is done.
 
-    What the user has set in GLIBC_TUNABLES stays as it is.
+    What the user has set in these variables stays as it is.
     """
     arguments = sys.argv[1:]
-    if arguments[:1] != ["train"] or NAME in os.environ or "torch" in sys.modules:
+    if arguments[:1] != ["train"] or "torch" in sys.modules:
+        return
+    if OLD_NAME not in os.environ and sys.platform.startswith("linux"):
+        os.environ.update({name: os.environ.get(name, value) for name, value in SEGMENTS.items()})
+    if NAME in os.environ:
         return
     if sys.orig_argv[-len(arguments) :] != arguments:  # another program has called the command line within itself
         return

@@ -24,6 +24,7 @@ DEVICE_BYTES = 0.8e9  # on a GPU: the CUDA context and the kernels' workspaces; 
 # for activations, against what lives. Measured (docs/memory.md), as `orpo train` sets the heap; the caching allocator of a GPU is
 # taken to waste a twentieth.
 HEAP, CACHE = 1.2, 1.05
+TILE_BYTES = 8 * 4096 * 16384  # on a GPU: the head's tile of logits, which is larger there than in the trace
 WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -230,6 +231,8 @@ def memory(plan: Plan, sizing: Sizing) -> Memory:
     gradients = 0.0 if "lomo" in plan.training["optim"] else float(trained * trained_width)
     optimizer = optimizer_bytes(plan.training["optim"], trained_width) * trained
     activations, logits = live.layers * waste, live.head * waste
+    if plan.device == "cuda" and plan.engine.fast_path != "off":
+        logits += min(1.0, facts.words / 16384) * TILE_BYTES
     if micro_batches == 1 and lora is None:  # gradients come as activations go
         activations = max(0.0, activations - gradients)
     if plan.engine.fast_path == "on":  # before the first step, when the optimizer keeps nothing yet

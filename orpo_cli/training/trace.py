@@ -23,9 +23,12 @@ from torch.utils._pytree import tree_leaves
 from orpo_cli.plan.estimate import Activations, Computation, PairSize
 from orpo_cli.plan.trained import adapted_modules
 from orpo_cli.training.engine import loss
+from orpo_cli.training.engine.adapters import AdaptedProduct
 from orpo_cli.training.engine.attention import configurations, shared_prefixes
 from orpo_cli.training.engine.head import scored, shape_of
 from orpo_cli.training.engine.layout import MicroBatch, TokenPair, pack
+from orpo_cli.training.engine.pointwise import cheaper
+from orpo_cli.training.engine.step import replaced
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -81,7 +84,8 @@ class Tracer:
 
     def _packed(self, batch: MicroBatch) -> Phases:
         counter, head = _Counter(self.model), self.model.get_output_embeddings()
-        with counter, counter.noting(self.model), shared_prefixes(configurations(self.model), batch):
+        packed, cheap = shared_prefixes(configurations(self.model), batch), replaced(cheaper(self.model, tried=False))
+        with counter, counter.noting(self.model), packed, cheap:
             with scored(head, shape_of(self.model), batch) as scores, self._autocast():
                 self.model(
                     input_ids=batch.input_ids,
@@ -221,7 +225,8 @@ def _adapt(model: PreTrainedModel, computation: Computation) -> None:
     for name, rank in adapted_modules([name for name, _ in _linear(model)], lora).items():
         parent, _, own = name.rpartition(".")
         base = model.get_submodule(name)
-        setattr(model.get_submodule(parent), own, _Adapted(base, rank, lora.lora_dropout, lora.use_dora))
+        adapted = _Adapted(base, rank, lora.lora_dropout, lora.use_dora, computation.fast_path)
+        setattr(model.get_submodule(parent), own, adapted)
     for name in lora.modules_to_save or ():
         for own, module in model.named_modules():
             if own.rpartition(".")[2] == name:
@@ -236,10 +241,11 @@ def _linear(model: PreTrainedModel) -> Iterator[tuple[str, torch.nn.Module]]:
 
 
 class _Adapted(torch.nn.Module):
-    """A frozen linear map with an adapter, as peft computes it; the adapter is float32."""
+    """A frozen linear map with an adapter, as peft computes it, or the engine where it can; the adapter is float32."""
 
-    def __init__(self, base: Any, rank: int, dropout: float, dora: bool) -> None:
+    def __init__(self, base: Any, rank: int, dropout: float, dora: bool, fast_path: bool) -> None:
         super().__init__()
+        self.fused = fast_path and isinstance(base, torch.nn.Linear) and dropout == 0 and not dora
         shape = base.weight.shape if isinstance(base, torch.nn.Linear) else base.weight.shape[::-1]
         self.base = base
         self.dropout = torch.nn.Dropout(dropout) if dropout > 0 else torch.nn.Identity()
@@ -248,6 +254,8 @@ class _Adapted(torch.nn.Module):
         self.magnitude = torch.nn.Parameter(torch.ones(shape[0])) if dora else None
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        if self.fused:
+            return self._fused(hidden)
         result = self.base(hidden)
         change = self.up(self.down(self.dropout(hidden.to(self.down.weight.dtype)))) * 2.0
         if self.magnitude is not None:
@@ -255,6 +263,13 @@ class _Adapted(torch.nn.Module):
             change = (scale - 1) * result + scale * change
         total: torch.Tensor = result + change
         return total.to(result.dtype)
+
+    def _fused(self, hidden: torch.Tensor) -> torch.Tensor:
+        dtype, base = self.base.weight.dtype, self.base
+        weights = base.weight, None, base.bias, self.down.weight.to(dtype), self.up.weight.to(dtype)
+        with torch.autocast("cpu", enabled=False):
+            result: torch.Tensor = AdaptedProduct.apply(hidden.to(dtype).flatten(0, -2), *weights, 2.0)  # type: ignore[no-untyped-call]
+        return result.view(*hidden.shape[:-1], -1)
 
 
 def _layers(model: PreTrainedModel) -> torch.nn.ModuleList:

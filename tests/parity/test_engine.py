@@ -2,118 +2,19 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from architectures import PACKED, REFUSED, WORDS, build
-from peft import LoraConfig, get_peft_model
-from trl.experimental.orpo import ORPOTrainer
-from trl.experimental.utils import DPODataCollatorWithPadding
+from architectures import PACKED, REFUSED, build
+from steps import BETA, EXACT, TrlStep, adapted, assert_same, gradients, ours, random_pairs, trl_batch
 
 from orpo_cli.model.packing import why_not_packed
 from orpo_cli.training.engine import loss
-from orpo_cli.training.engine.layout import TokenPair, cut, pack, size
-from orpo_cli.training.engine.step import Engine
+from orpo_cli.training.engine.layout import cut, pack, size
 
-BETA = 0.3
-EXACT = 1e-5
 EAGER = {"gemma2", "gpt-oss"}  # transformers computes their softmax in float32; in float64 it gives NaN at padding
-
-
-def random_pairs(seed: int, count: int = 5, longest: int = 24) -> list[TokenPair]:
-    """Random lengths; the answers of some pairs begin alike, and one is the beginning of the other."""
-    draw = random.Random(seed)
-
-    def ids(length: int) -> list[int]:
-        return [draw.randrange(3, WORDS) for _ in range(length)]
-
-    pairs = []
-    for number in range(count):
-        common = ids(draw.choice([0, 0, 1, 4]))
-        chosen, rejected = common + ids(draw.randint(1, longest)), common + ids(draw.randint(1, longest))
-        if number == 3:
-            rejected = chosen + ids(3)
-        pairs.append(
-            TokenPair(f"row {number}", *(torch.tensor(each) for each in (ids(draw.randint(1, 16)), chosen, rejected)))
-        )
-    return pairs
-
-
-class TrlStep:
-    """trl's ORPOTrainer without its surroundings: the methods that compute a step, on a model of ours."""
-
-    get_batch_loss_metrics = ORPOTrainer.get_batch_loss_metrics
-    concatenated_forward = ORPOTrainer.concatenated_forward
-    concatenated_inputs = staticmethod(ORPOTrainer.concatenated_inputs)
-    odds_ratio_loss = ORPOTrainer.odds_ratio_loss
-    get_batch_logps = staticmethod(ORPOTrainer.get_batch_logps)
-    is_encoder_decoder = aux_loss_enabled = False
-    padding_value, beta = 0, BETA
-    accelerator = SimpleNamespace(device=torch.device("cpu"), gather_for_metrics=lambda value: value)
-
-    def __call__(self, model: Any, pairs: list[TokenPair]) -> tuple[torch.Tensor, dict[str, float]]:
-        return self.get_batch_loss_metrics(model, trl_batch(pairs))
-
-
-def trl_batch(pairs: list[TokenPair]) -> dict[str, Any]:
-    rows = []
-    for _, prompt, chosen, rejected in pairs:
-        row = {"prompt_input_ids": prompt.tolist(), "prompt_attention_mask": [1] * len(prompt)}
-        for name, answer in (("chosen", chosen), ("rejected", rejected)):
-            whole = torch.cat((prompt, answer)).tolist()
-            row |= {f"{name}_input_ids": whole, f"{name}_attention_mask": [1] * len(whole)}
-            row[f"{name}_labels"] = [-100] * len(prompt) + answer.tolist()
-        rows.append(row)
-    return DPODataCollatorWithPadding(pad_token_id=0)(rows)
-
-
-def ours(
-    model: Any, pairs: list[TokenPair], budget: int = 10_000, loss_on_prompt: bool = True
-) -> tuple[float, dict[str, float], int]:
-    """Loss, metrics and number of micro-batches; the gradients are in ``model``."""
-    accelerator = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
-    engine = Engine(model, accelerator, beta=BETA, loss_on_prompt=loss_on_prompt, budget=budget)
-    engine.begin(pairs)
-    total, parts = 0.0, engine.parts(pairs)
-    for part in parts:
-        with engine.running(part):
-            share = engine.share(model, part)
-            share.backward()
-        total += share.item()
-    return total, engine.metrics(), len(parts)
-
-
-def gradients(model: Any) -> dict[str, torch.Tensor]:
-    found = {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
-    model.zero_grad()
-    return found
-
-
-def assert_same(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], tolerance: float = EXACT) -> None:
-    assert mine.keys() == theirs.keys()
-    assert mine
-    largest = max(float(each.abs().max()) for each in theirs.values())
-    for name, gradient in theirs.items():
-        scale = max(float(gradient.abs().max()), 1e-3 * largest)
-        assert float((mine[name] - gradient).abs().max()) <= tolerance * scale, name
-
-
-def adapted(model: Any, lora: bool, **options: Any) -> Any:
-    """The model, or the model with an adapter whose B is not zero."""
-    if not lora:
-        return model
-    torch.manual_seed(1)
-    settings = {"r": 3, "target_modules": "all-linear", **options}
-    wrapped = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings)).to(model.dtype)
-    with torch.no_grad():
-        for name, parameter in wrapped.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.1)
-    return wrapped
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
@@ -247,36 +148,6 @@ def test_a_row_that_is_not_causal_is_refused_when_it_comes(tmp_path: Path) -> No
     config.use_bidirectional_attention = True
     with pytest.raises(Unsupported):
         ours(build(config), random_pairs(1))
-
-
-@pytest.mark.parametrize("name", ["llama", "mistral-window", "gemma2"])
-def test_the_mask_for_gpus_lets_through_what_the_cpu_computes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """FlexAttention has no backward pass on a CPU; its forward pass shows the mask."""
-    from transformers import AttentionMaskInterface
-    from transformers.masking_utils import causal_mask_function
-
-    from orpo_cli.training.engine import attention
-
-    model = build(PACKED[name](), torch.float32).eval()
-    pairs = random_pairs(len(name))
-    used: list[Any] = []
-
-    def block_mask(*, mask_function: Any = causal_mask_function, **_: Any) -> Any:
-        used.append(attention._block_mask(attention._current.get(), mask_function))
-        return used[-1]
-
-    def loss_of_step() -> float:
-        accelerator = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
-        engine = Engine(model, accelerator, beta=BETA, loss_on_prompt=True, budget=10_000)
-        engine.begin(pairs)
-        (part,) = engine.parts(pairs)
-        with torch.no_grad(), engine.running(part):
-            return float(engine.share(model, part))
-
-    expected = loss_of_step()
-    monkeypatch.setitem(AttentionMaskInterface._global_mapping, attention.NAME, block_mask)
-    assert loss_of_step() == pytest.approx(expected, rel=1e-5)
-    assert used
 
 
 @pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])

@@ -88,7 +88,7 @@ import sys
 from types import SimpleNamespace
 import torch, torch.distributed as dist
 from architectures import PACKED, build
-from test_engine import adapted, random_pairs
+from steps import adapted, random_pairs
 from torch.distributed.fsdp import fully_shard
 from orpo_cli.training.engine.step import Engine
 

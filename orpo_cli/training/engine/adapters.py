@@ -1,35 +1,27 @@
 """Linear layers with a LoRA adapter in fewer passes over memory.
 
 PEFT computes ``base(x) + lora_B(lora_A(x)) * scaling``: the product of the adapter is written, scaled and added, each in a pass
-of its own over all outputs, and once more in the backward pass. Here the matrix products add to what is there. Dropout, DoRA,
-quantized weights, autocast and several adapters at once stay PEFT's.
+of its own over all outputs, and once more in the backward pass; under autocast every layer keeps a copy of its input as well, by
+way of float32. Here the matrix products add to what is there, and layers with the same input keep it once. Weights in 4 bits
+on a GPU are dequantized for the product, in both passes, as bitsandbytes does it. Dropout, DoRA, weights in 8 bits and several
+adapters at once stay PEFT's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import Linear as LoraLinear
 
 
-def fusible(model: torch.nn.Module) -> list[LoraLinear]:
-    """The layers of ``model`` that ``fused`` can compute."""
-    return [module for module in model.modules() if type(module) is LoraLinear and _is_plain(module)]
-
-
-@contextmanager
-def fused(layers: Sequence[LoraLinear]) -> Iterator[None]:
-    """Let ``layers`` be computed in fewer passes; for forward and backward, as checkpointed layers run again there."""
-    for layer in layers:
-        layer.__dict__["forward"] = _Forward(layer)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.__dict__["forward"]
+def fused(model: torch.nn.Module) -> Iterator[tuple[LoraLayer, Callable[..., torch.Tensor]]]:
+    """The layers of ``model`` that can be computed so, with another forward for each."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and _is_plain(module):
+            yield module, _Forward(module)
 
 
 def _is_plain(layer: Any) -> bool:
@@ -39,14 +31,21 @@ def _is_plain(layer: Any) -> bool:
     (name,) = names
     return (
         name in layer.lora_A
-        and type(base) is torch.nn.Linear
+        and ((type(layer) is LoraLinear and type(base) is torch.nn.Linear) or _is_in_4_bits(layer))
         and "forward" not in layer.__dict__  # nothing else has changed the layer
         and not base._forward_hooks
-        and not layer.fan_in_fan_out
+        and not getattr(layer, "fan_in_fan_out", False)
         and layer.lora_A[name].bias is None
         and layer.lora_B[name].bias is None
         and isinstance(layer.lora_dropout[name], torch.nn.Identity)
     )
+
+
+def _is_in_4_bits(layer: Any) -> bool:
+    if type(layer).__name__ != "Linear4bit":
+        return False
+    weight = layer.base_layer.weight
+    return weight.is_cuda and getattr(weight, "quant_state", None) is not None
 
 
 class _Forward:
@@ -55,28 +54,52 @@ class _Forward:
     def __init__(self, layer: Any) -> None:
         (self.name,) = layer.active_adapters
         self.layer = layer
+        self.dequantized = _dequantized(layer.base_layer) if _is_in_4_bits(layer) else None
 
     def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """x (..., inputs) → (..., outputs)."""
-        layer, name = self.layer, self.name
-        base, down, up = layer.base_layer, layer.lora_A[name].weight, layer.lora_B[name].weight
-        same = x.dtype == base.weight.dtype == down.dtype == up.dtype
-        if args or kwargs or not same or torch.is_autocast_enabled(x.device.type):
+        layer, base = self.layer, self.layer.base_layer
+        adapter = layer.lora_A[self.name].weight, layer.lora_B[self.name].weight
+        kind = x.device.type
+        autocast = torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if autocast else x.dtype
+        weight = None if self.dequantized is not None else base.weight
+        own = weight.dtype if weight is not None else base.compute_dtype or dtype
+        if args or kwargs or own != dtype or not (autocast or all(each.dtype == dtype for each in adapter)):
             result: torch.Tensor = type(layer).forward(layer, x, *args, **kwargs)
             return result
-        rows = x.reshape(-1, x.shape[-1])
-        result = _AdaptedProduct.apply(rows, base.weight, base.bias, down, up, layer.scaling[name])  # type: ignore[no-untyped-call]
-        return result.view(*x.shape[:-1], len(base.weight))
+        rows = x.reshape(-1, x.shape[-1]).to(dtype)
+        down, up = (each.to(dtype) for each in adapter)
+        bias = None if base.bias is None else base.bias.to(dtype)
+        with torch.autocast(kind, enabled=False):
+            result = AdaptedProduct.apply(  # type: ignore[no-untyped-call]
+                rows, weight, self.dequantized, bias, down, up, layer.scaling[self.name]
+            )
+        return result.view(*x.shape[:-1], len(up))
 
 
-class _AdaptedProduct(torch.autograd.Function):
-    """x @ weight.T + bias + scaling * (x @ down.T) @ up.T; x (rows, inputs), down (r, inputs), up (outputs, r)."""
+def _dequantized(base: Any) -> Callable[[torch.dtype], torch.Tensor]:
+    from bitsandbytes.functional import dequantize_4bit
+
+    def weight(dtype: torch.dtype) -> torch.Tensor:
+        found: torch.Tensor = dequantize_4bit(base.weight.data, base.weight.quant_state)
+        return found.to(dtype)
+
+    return weight
+
+
+class AdaptedProduct(torch.autograd.Function):
+    """x @ weight.T + bias + scaling * (x @ down.T) @ up.T; x (rows, inputs), down (r, inputs), up (outputs, r).
+
+    ``weight`` (outputs, inputs), or None where ``dequantized(dtype)`` gives it.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         x: torch.Tensor,
-        weight: torch.Tensor,
+        weight: torch.Tensor | None,
+        dequantized: Callable[[torch.dtype], torch.Tensor] | None,
         bias: torch.Tensor | None,
         down: torch.Tensor,
         up: torch.Tensor,
@@ -84,26 +107,30 @@ class _AdaptedProduct(torch.autograd.Function):
     ) -> torch.Tensor:
         """Saves what PEFT's layer saves."""
         inner = x @ down.T
-        ctx.scaling = scaling
+        ctx.scaling, ctx.dequantized = scaling, dequantized
         ctx.save_for_backward(x, weight, down, up, inner)
+        if weight is None:
+            assert dequantized is not None
+            weight = dequantized(x.dtype)
         return torch.nn.functional.linear(x, weight, bias).addmm_(inner, up.T, alpha=scaling)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         """``grad`` (rows, outputs)."""
         x, weight, down, up, inner = ctx.saved_tensors
-        of_x, of_weight, of_bias, of_down, of_up = ctx.needs_input_grad[:5]
-        grads: list[torch.Tensor | None] = [None] * 5
+        of_x, of_weight, _, of_bias, of_down, of_up = ctx.needs_input_grad[:6]
+        grads: list[torch.Tensor | None] = [None] * 6
         if of_x or of_down:
             of_inner = (grad @ up).mul_(ctx.scaling)
             if of_x:
-                grads[0] = (grad @ weight).addmm_(of_inner, down)
+                whole = ctx.dequantized(grad.dtype) if weight is None else weight
+                grads[0] = (grad @ whole).addmm_(of_inner, down)
             if of_down:
-                grads[3] = of_inner.T @ x
+                grads[4] = of_inner.T @ x
         if of_weight:
             grads[1] = grad.T @ x
         if of_bias:
-            grads[2] = grad.sum(0)
+            grads[3] = grad.sum(0)
         if of_up:
-            grads[4] = (grad.T @ inner).mul_(ctx.scaling)
+            grads[5] = (grad.T @ inner).mul_(ctx.scaling)
         return (*grads, None)

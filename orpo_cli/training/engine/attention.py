@@ -4,9 +4,8 @@ It is registered with transformers as an attention implementation of its own, so
 its mask and its attention function works, with the window, soft-cap, grouped heads and scaling that it asks for. The mask
 function that a model asks for (causal, sliding, chunked) is applied to positions, not to places in the row.
 
-On CUDA a row goes through FlexAttention with one block mask. Elsewhere each pair goes through torch's
-scaled_dot_product_attention twice: shared part and chosen in one causal call, then rejected's queries on the shared part and
-on rejected's keys.
+On CUDA a row goes through ``attention_on_gpu``. Elsewhere each pair goes through torch's scaled_dot_product_attention twice:
+shared part and chosen in one causal call, then rejected's queries on the shared part and on rejected's keys.
 """
 
 from __future__ import annotations
@@ -22,6 +21,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import causal_mask_function
 
+from orpo_cli.training.engine import attention_on_gpu
+from orpo_cli.training.engine.attention_on_gpu import GpuMask
 from orpo_cli.training.engine.layout import MicroBatch, Span
 
 NAME = "orpo_shared_prefix"
@@ -96,7 +97,11 @@ def configurations(model: torch.nn.Module) -> list[Any]:
 
 
 def _row_mask(
-    *, mask_function: Callable[..., torch.Tensor] = causal_mask_function, use_vmap: bool = False, **_: Any
+    *,
+    mask_function: Callable[..., torch.Tensor] = causal_mask_function,
+    use_vmap: bool = False,
+    local_size: int | None = None,
+    **_: Any,
 ) -> Any:
     """transformers asks for a mask, once a forward pass and kind of attention; ``mask_function`` is what the model wants."""
     if use_vmap:
@@ -110,7 +115,7 @@ def _row_mask(
         return seen.expand(len(queries), len(keys))
 
     if device.type == "cuda":
-        return _block_mask(batch, mask_function)
+        return GpuMask(batch, mask_function, local_size)
     return RowMask(batch, visible)
 
 
@@ -139,8 +144,9 @@ def _attention(
         raise Unsupported("its attention has a position bias")
     if is_causal is False or attention_mask is None:
         raise Unsupported("its attention is not causal")
-    if not isinstance(attention_mask, RowMask):
-        return _flex(module, query, key, value, attention_mask, scaling=scaling, softcap=softcap, s_aux=s_aux, **kwargs)
+    if isinstance(attention_mask, GpuMask):
+        options = {"scaling": scaling, "softcap": softcap, "s_aux": s_aux, **kwargs}
+        return attention_on_gpu.attention(module, query, key, value, attention_mask, **options), None
     plain = softcap is None and s_aux is None
     parts = [torch.split(each, attention_mask.sizes, dim=2) for each in (query, key, value)]
     outputs: list[torch.Tensor] = []
@@ -193,29 +199,6 @@ def _explicit(
     else:
         weights = scores.softmax(-1)
     return (weights.to(value.dtype) @ value[:, :, None]).flatten(1, 2)
-
-
-def _block_mask(batch: MicroBatch, mask_function: Callable[..., torch.Tensor]) -> Any:
-    """FlexAttention's mask: same pair, and the key is shared or of the query's own answer, and visible by position."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    device = batch.input_ids.device
-    pair = torch.cat([torch.full((span.length,), number) for number, span in enumerate(batch.spans)]).to(device)
-    answers = [torch.tensor([0, 1, 2]).repeat_interleave(torch.tensor(span[1:])) for span in batch.spans]
-    answer = torch.cat(answers).to(device)
-    position = batch.position_ids[0]
-
-    def visible(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        related = (pair[q] == pair[k]) & ((answer[k] == 0) | (answer[k] == answer[q]))
-        return related & mask_function(b, h, position[q], position[k])
-
-    return create_block_mask(visible, None, None, len(position), len(position), device=device)
-
-
-def _flex(*inputs: Any, **options: Any) -> tuple[torch.Tensor, None]:
-    from transformers.integrations.flex_attention import flex_attention_forward
-
-    return flex_attention_forward(*inputs, **options)[0], None
 
 
 AttentionInterface.register(NAME, _attention)

@@ -19,7 +19,8 @@ from torch.utils.checkpoint import checkpoint
 
 from orpo_cli.training.engine.layout import MicroBatch
 
-ROWS, COLUMNS = 1024, 4096  # a tile of logits: predictions × words
+# A tile of logits: predictions × words; larger on a GPU, which the launches of small ones would keep waiting.
+TILE = {"cpu": (1024, 4096), "cuda": (4096, 16384)}
 CHUNK_BYTES = 1 << 26  # of the logits of a chunk, where the head cannot be tiled
 
 
@@ -156,8 +157,7 @@ class _LogProbs(torch.autograd.Function):
         needed = ctx.needs_input_grad[0]
         logps, norms = (torch.empty(len(hidden), dtype=precise, device=hidden.device) for _ in range(2))
         direction = torch.empty_like(hidden) if needed else None
-        for at in range(0, len(hidden), ROWS):
-            rows = slice(at, at + ROWS)
+        for rows in _blocks(hidden):
             part = hidden[rows]
             largest = torch.full((len(part), 1), float("-inf"), dtype=precise, device=hidden.device)
             total = torch.zeros_like(largest)
@@ -198,12 +198,23 @@ class _LogProbs(torch.autograd.Function):
         return (*grads, None, None)
 
 
+def _tile(hidden: torch.Tensor) -> tuple[int, int]:
+    return TILE.get(hidden.device.type, TILE["cpu"])
+
+
+def _blocks(hidden: torch.Tensor) -> Iterator[slice]:
+    """Rows that are computed together, one block after the other."""
+    rows = _tile(hidden)[0]
+    return (slice(at, at + rows) for at in range(0, len(hidden), rows))
+
+
 def _tiles(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
     """(words, their weights, their raw logits), a tile of words after the other."""
-    for at in range(0, len(weight), COLUMNS):
-        tile = slice(at, min(at + COLUMNS, len(weight)))
+    columns = _tile(hidden)[1]
+    for at in range(0, len(weight), columns):
+        tile = slice(at, min(at + columns, len(weight)))
         logits = hidden @ weight[tile].T
         if bias is not None:
             logits += bias[tile]
@@ -231,8 +242,7 @@ def _weight_gradients(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     of_weight = torch.zeros_like(weight)
     of_bias = None if bias is None else torch.zeros_like(bias)
-    for at in range(0, len(hidden), ROWS):
-        rows = slice(at, at + ROWS)
+    for rows in _blocks(hidden):
         part, factor = hidden[rows], grad[rows, None] * shape.scale
         for tile, _, logits in _tiles(part, weight, bias):
             capped, slope = _with_slope(_upcast(logits), shape)

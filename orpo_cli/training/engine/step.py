@@ -14,10 +14,12 @@ import torch
 from accelerate import Accelerator
 
 from orpo_cli.training.engine import loss
-from orpo_cli.training.engine.adapters import fused, fusible
+from orpo_cli.training.engine.adapters import fused
 from orpo_cli.training.engine.attention import configurations, shared_prefixes
+from orpo_cli.training.engine.compiled import rotary_embeddings, rotating
 from orpo_cli.training.engine.head import Scores, scored, shape_of
 from orpo_cli.training.engine.layout import MicroBatch, TokenPair, cut, nll_tokens, pack, size, token_pair
+from orpo_cli.training.engine.pointwise import cheaper
 
 
 @dataclass
@@ -60,7 +62,8 @@ class Engine:
         self.head = model.get_output_embeddings()
         self.shape = shape_of(model)
         self.configs = configurations(model)
-        self.fusible = fusible(model)
+        self.forwards: list[tuple[torch.nn.Module, Any]] = [*fused(model), *cheaper(model)]
+        self.rotaries = rotary_embeddings(model) if accelerator.device.type == "cuda" else []
         self.accelerator = accelerator
         self.beta = beta
         self.loss_on_prompt = loss_on_prompt
@@ -91,7 +94,7 @@ class Engine:
     @contextmanager
     def running(self, batch: MicroBatch) -> Iterator[None]:
         """Around forward and backward of a micro-batch."""
-        with shared_prefixes(self.configs, batch), fused(self.fusible):
+        with shared_prefixes(self.configs, batch), replaced(self.forwards), rotating(self.rotaries):
             yield
 
     def share(self, model: Any, batch: MicroBatch) -> torch.Tensor:
@@ -130,6 +133,19 @@ class Engine:
             chosen, rejected, of_chosen, of_rejected = values[len(loss.SUMS) :]
             result |= {"logits/chosen": chosen / max(1, of_chosen), "logits/rejected": rejected / max(1, of_rejected)}
         return result
+
+
+@contextmanager
+def replaced(forwards: Iterable[tuple[torch.nn.Module, Any]]) -> Iterator[None]:
+    """Let modules be computed by other functions; for forward and backward, as checkpointed layers run again there."""
+    forwards = list(forwards)
+    for module, forward in forwards:
+        module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        for module, _ in forwards:
+            del module.__dict__["forward"]
 
 
 def sequence_tokens(pairs: Iterable[TokenPair]) -> int:

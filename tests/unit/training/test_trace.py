@@ -16,6 +16,8 @@ from orpo_cli.training.engine.attention import configurations, shared_prefixes
 from orpo_cli.training.engine.check import few
 from orpo_cli.training.engine.head import scored, shape_of
 from orpo_cli.training.engine.layout import TokenPair, pack
+from orpo_cli.training.engine.pointwise import cheaper
+from orpo_cli.training.engine.step import replaced
 from orpo_cli.training.trace import Tracer
 
 PAIRS = [PairSize(5, 30, 31), PairSize(4, 25, 20)]
@@ -41,7 +43,7 @@ def really_kept(config: Any, layers: int) -> int:
     ids = [[torch.full((count,), value) for value, count in enumerate(size)] for size in PAIRS]
     batch = pack([TokenPair("", *parts) for parts in ids], True)
     saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with saving, shared_prefixes(configurations(model), batch):
+    with saving, shared_prefixes(configurations(model), batch), replaced(cheaper(model)):
         with scored(model.get_output_embeddings(), shape_of(model), batch) as scores:
             model(
                 input_ids=batch.input_ids,

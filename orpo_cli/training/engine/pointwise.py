@@ -1,0 +1,189 @@
+"""Norms and gated activations in fewer passes over memory, and with less kept for the backward pass.
+
+transformers writes an RMS norm as six operations and keeps three copies of its input for the backward pass, and a gate as two
+that keep three. Here a norm keeps its input, a gate its two inputs. On CUDA torch's own fused norm and a compiled gate do it,
+elsewhere the functions below. A layer takes part if its own forward pass gave the same on random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import torch
+from torch.nn.functional import gelu, rms_norm, silu
+
+from orpo_cli.training.engine.compiled import Compiled
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+
+ACTIVATIONS: dict[str, Forward] = {"silu": silu, "gelu_tanh": lambda x: gelu(x, approximate="tanh")}
+# transformers computes norms in float32
+ALIKE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+
+
+def cheaper(model: torch.nn.Module, *, tried: bool = True) -> Iterator[tuple[torch.nn.Module, Forward]]:
+    """The norms and gated layers of ``model`` with another forward for each.
+
+    One layer of each class and size is tried first; ``tried=False`` takes their looks for it, where there are no numbers.
+    """
+    known: dict[Any, str | None] = {}
+    module: Any
+    for module in model.modules():
+        if "forward" in module.__dict__ or module._forward_hooks or module._forward_pre_hooks:
+            continue  # something else has changed it, or listens to it
+        if _is_norm(module):
+            key = (type(module), module.weight.shape)
+            if key not in known:
+                known[key] = "" if not tried or _same(module, _Norm(module), module.weight) else None
+            if known[key] is not None:
+                yield module, _Norm(module)
+        elif _is_gated(module):
+            kind = (type(module), type(module.act_fn), repr(module.act_fn))
+            if kind not in known:
+                known[kind] = _activation(module, tried)
+            if name := known[kind]:
+                yield module, _Gated(module, name)
+
+
+def _is_norm(module: Any) -> bool:
+    named = dict(module.named_parameters())
+    eps = isinstance(getattr(module, "variance_epsilon", None), float)  # Gemma's, which adds 1 to its weight, says eps
+    return type(module).__name__.endswith("RMSNorm") and eps and named.keys() == {"weight"} and module.weight.dim() == 1
+
+
+def _is_gated(module: Any) -> bool:
+    return {name for name, _ in module.named_children()} == {"gate_proj", "up_proj", "down_proj", "act_fn"}
+
+
+def _activation(module: Any, tried: bool) -> str | None:
+    for name, function in ACTIVATIONS.items():
+        x = torch.linspace(-6, 6, 100)
+        if (
+            torch.allclose(module.act_fn(x), function(x), rtol=1e-5, atol=1e-6)
+            if tried
+            else _names(module.act_fn, name)
+        ):
+            weight = next((each for each in module.parameters() if each.is_floating_point()), None)
+            fits = not tried or (weight is not None and _same(module, _Gated(module, name), weight))
+            return name if fits else None
+    return None
+
+
+def _names(activation: Any, name: str) -> bool:
+    return name.replace("_", "") in type(activation).__name__.lower().replace("activation", "")
+
+
+def _same(module: Any, forward: Forward, weight: torch.Tensor) -> bool:
+    width = getattr(getattr(module, "gate_proj", None), "in_features", weight.shape[-1])
+    was_training = module.training
+    module.eval()  # without dropout
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            x = torch.randn(2, 3, width).to(weight.device, weight.dtype)
+            expected, found = module(x), forward(x)
+    finally:
+        module.train(was_training)
+    close = torch.allclose(
+        found, expected, rtol=ALIKE[weight.dtype], atol=ALIKE[weight.dtype] * float(expected.abs().max())
+    )
+    return found.dtype == expected.dtype and close
+
+
+class _Norm:
+    """Stands for the ``forward`` of an RMS norm."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x (..., width) → the same shape and type."""
+        weight, eps = self.module.weight, self.module.variance_epsilon
+        mixed = x.dtype != weight.dtype  # half-precision weights with norms in float32
+        if mixed and not x.is_cuda:
+            result: torch.Tensor = type(self.module).forward(self.module, x)
+            return result
+        with torch.autocast(x.device.type, enabled=False):
+            if x.is_cuda:
+                normed = rms_norm(x, list(weight.shape), None if mixed else weight, eps)
+                return weight * normed if mixed else normed
+            own: torch.Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
+        return own
+
+
+class _RmsNorm(torch.autograd.Function):
+    """weight * (x / root(mean(x²) + eps)), computed in float32 at least and rounded where transformers rounds."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """Keeps x and one number a row."""
+        wide = x if x.dtype.itemsize >= 4 else x.float()
+        scale: torch.Tensor = (
+            torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        )
+        ctx.save_for_backward(x, weight, scale)
+        return (wide * scale).to(x.dtype).mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        """``grad`` as x."""
+        x, weight, scale = ctx.saved_tensors
+        wide, of_y = (each if each.dtype.itemsize >= 4 else each.float() for each in (x, grad))
+        of_weight = None
+        if ctx.needs_input_grad[1]:
+            of_weight = (of_y * wide).mul_(scale).flatten(0, -2).sum(0).to(weight.dtype)
+        if not ctx.needs_input_grad[0]:
+            return None, of_weight, None
+        change = of_y * weight
+        along = torch.linalg.vecdot(change, wide).unsqueeze(-1) * scale**3 / x.shape[-1]
+        return change.mul_(scale).addcmul_(wide, along, value=-1).to(x.dtype), of_weight, None
+
+
+class _Gated:
+    """Stands for the ``forward`` of a layer with a gate: down(activation(gate(x)) * up(x))."""
+
+    def __init__(self, module: Any, activation: str) -> None:
+        self.module = module
+        self.activation = activation
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x (..., width) → the same shape."""
+        module = self.module
+        gate, up = module.gate_proj(x), module.up_proj(x)
+        product = _compiled(self.activation) if gate.is_cuda else _eager(self.activation)
+        result: torch.Tensor = module.down_proj(product(gate, up))
+        return result
+
+
+def _eager(activation: str) -> Callable[[torch.Tensor, torch.Tensor], Any]:
+    return lambda gate, up: _Gate.apply(gate, up, activation)  # type: ignore[no-untyped-call]
+
+
+@cache
+def _compiled(activation: str) -> Compiled:
+    function = ACTIVATIONS[activation]
+    return Compiled(lambda gate, up: function(gate) * up)
+
+
+class _Gate(torch.autograd.Function):
+    """activation(gate) * up, any shape; the activation is computed again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tensor:
+        """Keeps gate and up."""
+        ctx.save_for_backward(gate, up)
+        ctx.activation = activation
+        return ACTIVATIONS[activation](gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        """``grad`` as gate."""
+        gate, up = ctx.saved_tensors
+        of_product = grad * up
+        if ctx.activation == "silu":
+            of_gate = torch.ops.aten.silu_backward(of_product, gate)
+        else:
+            of_gate = torch.ops.aten.gelu_backward(of_product, gate, approximate="tanh")
+        return of_gate, ACTIVATIONS[ctx.activation](gate).mul_(grad), None

@@ -1,0 +1,189 @@
+"""The fast path on a CUDA device: flash attention, FlexAttention, compiled gates, 4-bit weights, real lack of memory.
+
+`pytest -m gpu` on a machine that has one; elsewhere they are left out.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from architectures import COMMON
+from steps import TrlStep, adapted, gradients, ours, random_pairs
+
+from orpo_cli.training.engine import attention_on_gpu
+from orpo_cli.training.engine.pointwise import cheaper
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+SIZES: dict[str, Any] = {
+    **COMMON, "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 1024, "initializer_range": 0.2,
+}  # fmt: skip
+CONFIGS: dict[str, Any] = {
+    "llama": lambda: hf.LlamaConfig(**SIZES),
+    "mistral-window": lambda: hf.MistralConfig(**SIZES, head_dim=32, sliding_window=40),
+    "qwen3": lambda: hf.Qwen3Config(**SIZES, head_dim=32),
+    "gemma2": lambda: hf.Gemma2Config(
+        **SIZES, head_dim=32, sliding_window=40, query_pre_attn_scalar=32, final_logit_softcapping=4.0,
+        attn_logit_softcapping=4.0,
+    ),
+    "gemma3": lambda: hf.Gemma3TextConfig(
+        **SIZES, head_dim=32, sliding_window=40, query_pre_attn_scalar=32,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
+    "phi3": lambda: hf.Phi3Config(**SIZES),
+    "gpt-oss": lambda: hf.GptOssConfig(
+        **SIZES, head_dim=32, num_local_experts=4, num_experts_per_tok=2, sliding_window=40,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def exact_products() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch._dynamo.reset()
+
+
+def model_of(name: str, dtype: torch.dtype) -> Any:
+    torch.manual_seed(0)
+    config = CONFIGS[name]()
+    config._attn_implementation = "eager" if name in ("gemma2", "gpt-oss") else "sdpa"
+    return adapted(hf.AutoModelForCausalLM.from_config(config).to(dtype), True).eval()
+
+
+def pairs_of(name: str) -> Any:
+    return random_pairs(len(name), count=8, longest=150)
+
+
+def step(model: Any, compute: Any) -> tuple[float, dict[str, torch.Tensor]]:
+    loss = compute()
+    value = loss[0] if isinstance(loss, tuple) else loss
+    if isinstance(value, torch.Tensor):
+        value.backward()
+    return float(value), {name: each.double().cpu() for name, each in gradients(model).items()}
+
+
+def error(mine: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> float:
+    assert mine.keys() == exact.keys()
+    total = sum(float(each.norm()) ** 2 for each in exact.values()) ** 0.5
+    return sum(float((mine[name] - each).norm()) ** 2 for name, each in exact.items()) ** 0.5 / total
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_float32_gives_the_gradients_of_a_cpu(name: str) -> None:
+    """By FlexAttention, as flash attention has no float32."""
+    model, pairs = model_of(name, torch.float32), pairs_of(name)
+    loss, exact = step(model, lambda: TrlStep()(model, pairs))
+    model.cuda()
+    mine = ours(model, pairs, budget=700)
+    assert mine[0] == pytest.approx(loss, rel=1e-5)
+    assert mine[2] > 1  # micro-batches of different lengths
+    assert error({key: each.double().cpu() for key, each in gradients(model).items()}, exact) < 2e-4
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_bfloat16_is_as_exact_as_trls(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against float32: the error of ours is that of TRL's step on the same device at most, give or take."""
+    flashed: list[int] = []
+    flash = attention_on_gpu.flash
+
+    def counted(*given: Any) -> torch.Tensor:
+        flashed.append(1)
+        return flash(*given)
+
+    monkeypatch.setattr(attention_on_gpu, "flash", counted)
+    rounded, pairs = model_of(name, torch.bfloat16), pairs_of(name)
+    wide = copy.deepcopy(rounded).float()
+    loss, exact = step(wide, lambda: TrlStep()(wide, pairs))
+    rounded.cuda()
+    trls_loss, trls = step(rounded, lambda: TrlStep()(rounded, pairs))
+    mine = ours(rounded, pairs, budget=700)[0]
+    found = {key: each.double().cpu() for key, each in gradients(rounded).items()}
+    assert abs(mine - loss) <= max(2 * abs(trls_loss - loss), 0.01 * abs(loss))
+    assert error(found, exact) < max(1.5 * error(trls, exact), 0.02)
+    assert bool(flashed) == (name not in ("gemma2", "gpt-oss"))
+
+
+def test_checkpointed_layers_give_the_same_gradients() -> None:
+    model, pairs = model_of("llama", torch.bfloat16).cuda(), pairs_of("llama")
+    loss = ours(model, pairs)[0]
+    plain = gradients(model)
+    model.train().get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+    model.enable_input_require_grads()
+    assert ours(model, pairs)[0] == pytest.approx(loss, rel=1e-6)
+    again = gradients(model)
+    for name, each in plain.items():
+        torch.testing.assert_close(again[name], each, rtol=2e-2, atol=1e-3 * float(each.abs().max()))
+
+
+def test_autocast_with_float32_adapters() -> None:
+    """How `orpo train` runs in bf16: weights in bfloat16, adapters in float32, everything under autocast."""
+    model, pairs = model_of("qwen3", torch.bfloat16).cuda(), pairs_of("qwen3")
+    for name, parameter in model.named_parameters():
+        if "lora" in name:
+            parameter.data = parameter.data.float()
+    wide = copy.deepcopy(model).float()
+    loss, exact = step(wide, lambda: TrlStep()(wide, pairs))
+    with torch.autocast("cuda", torch.bfloat16):
+        trls_loss, trls = step(model, lambda: TrlStep()(model, pairs))
+        mine = ours(model, pairs)[0]
+    found = {key: each.double().cpu() for key, each in gradients(model).items()}
+    assert abs(mine - loss) <= max(2 * abs(trls_loss - loss), 0.01 * abs(loss))
+    assert error(found, exact) < max(1.5 * error(trls, exact), 0.02)
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["plain", "double quantized"])
+def test_a_4_bit_base_is_as_exact_as_pefts(nested: bool) -> None:
+    """Against its dequantized weights in float32."""
+    bnb = pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    wide = hf.AutoModelForCausalLM.from_config(hf.LlamaConfig(**SIZES))
+    rounded = copy.deepcopy(wide).bfloat16()
+    kind = {"quant_type": "nf4", "compress_statistics": nested}
+    for name, module in list(rounded.model.named_modules()):
+        if type(module) is torch.nn.Linear:
+            quantized = bnb.nn.Linear4bit(
+                module.in_features, module.out_features, bias=False, compute_dtype=torch.bfloat16, **kind
+            )
+            weight = bnb.nn.Params4bit(module.weight.data, requires_grad=False, **kind).cuda()
+            quantized.weight = weight
+            parent, _, own = name.rpartition(".")
+            setattr(rounded.model.get_submodule(parent), own, quantized)
+            exactly = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
+            wide.model.get_submodule(name).weight.data = exactly.float().cpu()
+    wide.load_state_dict(
+        {name: each.float().cpu() for name, each in rounded.state_dict().items() if "proj" not in name}, strict=False
+    )
+    wide, model, pairs = adapted(wide, True).eval(), adapted(rounded.cuda(), True).eval(), pairs_of("llama")
+    for name, parameter in wide.named_parameters():
+        if "lora" in name:
+            parameter.data = model.get_parameter(name).data.float().cpu()
+    loss, exact = step(wide, lambda: TrlStep()(wide, pairs))
+    trls_loss, trls = step(model, lambda: TrlStep()(model, pairs))
+    mine = ours(model, pairs)[0]
+    found = {key: each.double().cpu() for key, each in gradients(model).items()}
+    assert abs(mine - loss) <= max(2 * abs(trls_loss - loss), 0.01 * abs(loss))
+    assert error(found, exact) < max(1.5 * error(trls, exact), 0.02)
+
+
+def test_norms_and_gates_are_those_of_a_gpu() -> None:
+    model = model_of("llama", torch.bfloat16).cuda()
+    kinds = [type(module).__name__ for module, _ in cheaper(model.get_base_model())]
+    assert (kinds.count("LlamaRMSNorm"), kinds.count("LlamaMLP")) == (5, 2)
+
+
+def test_rows_of_many_lengths_are_not_compiled_anew() -> None:
+    """FlexAttention is compiled for two lengths at most, then for any; otherwise it falls back to scores of the whole row."""
+    model = model_of("llama", torch.float32).cuda()
+    for seed in range(3):
+        ours(model, random_pairs(seed, count=6, longest=150))
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for seed in range(3, 20):
+        ours(model, random_pairs(seed, count=4 + seed % 5, longest=150))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before

@@ -89,6 +89,8 @@ def load_base(section: ModelSection, quantization: QuantizationSection | None, d
     refuse_offloaded(model, section, device)
     if quantization is not None:
         _keep_gradients_right(model)
+        if device == "cpu":
+            _let_go_of_the_files(model)
     model.eval()
     return model
 
@@ -98,6 +100,13 @@ def bitsandbytes_config(section: QuantizationSection) -> BitsAndBytesConfig:
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(**section.model_dump())
+
+
+def _let_go_of_the_files(model: PreTrainedModel) -> None:
+    """Copy the weights that are not quantized: they are parts of the mapped files, which would stay in memory as a whole."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.clone()
 
 
 def _keep_gradients_right(model: PreTrainedModel) -> None:

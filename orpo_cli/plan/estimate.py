@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from orpo_cli.machine import Machine
 from orpo_cli.plan.facts import ModelFacts
 from orpo_cli.plan.plan import Plan
+from orpo_cli.plan.steps import cut_up, steps_of_run
 from orpo_cli.plan.trained import optimizer_bytes, trained_by_adapter
 from orpo_cli.recipe.schema import LoraSection
 
@@ -76,6 +77,7 @@ class Computation:
     attention: str = "sdpa"
     lora: LoraSection | None = None
     fast_path: bool = True
+    fused: bool = True  # the fast path computes a linear layer and its adapter in one function where it can
     checkpointing: bool = False
     loss_on_prompt: bool = True
     disable_dropout: bool = True
@@ -166,6 +168,7 @@ def computation(plan: Plan) -> Computation:
         attention="eager" if attention == "eager" else "sdpa",
         lora=plan.lora,
         fast_path=plan.engine.fast_path != "off",
+        fused=plan.quantization is None or (plan.quantization.load_in_4bit and plan.device == "cuda"),
         checkpointing=checkpoints(plan),
         loss_on_prompt=bool(training.get("loss_on_prompt", True)),
         disable_dropout=bool(training.get("disable_dropout", True)),
@@ -183,7 +186,37 @@ def pairs_of_a_step(plan: Plan) -> int:
 
 
 def largest_micro_batch(plan: Plan, lengths: Lengths) -> tuple[list[PairSize], int]:
-    """The pairs of the largest micro-batch that a step may have, and how many micro-batches a usual step has."""
+    """The pairs of the largest micro-batch of the run, and how many micro-batches its step has.
+
+    Of the steps themselves where it is known which pairs they draw; otherwise a usual one.
+    """
+    steps = steps_of_run(plan, len(lengths.pairs)) if lengths.known else None
+    if steps is None:
+        return _usual_micro_batch(plan, lengths)
+    packed = plan.engine.fast_path != "off"
+    largest: tuple[int, list[PairSize], int] = (0, [], 1)
+    for places in steps:
+        pairs = [lengths.pairs[place] for place in places]
+        for group, count in _micro_batches(plan, pairs):
+            tokens = sum(each.packed for each in group) if packed else len(group) * max(each.longest for each in group)
+            if tokens > largest[0]:
+                largest = tokens, group, count
+    return largest[1:]
+
+
+def _micro_batches(plan: Plan, pairs: list[PairSize]) -> list[tuple[list[PairSize], int]]:
+    """Those of a step, each with the number of them."""
+    if plan.engine.fast_path == "off":
+        size = plan.training["per_device_train_batch_size"]
+        groups = [pairs[at : at + size] for at in range(0, len(pairs), size)]
+    else:
+        cut = cut_up([pair.packed for pair in pairs], plan.engine.max_tokens_per_microbatch)
+        groups = [[pairs[place] for place in places] for places in cut]
+    return [(group, len(groups)) for group in groups]
+
+
+def _usual_micro_batch(plan: Plan, lengths: Lengths) -> tuple[list[PairSize], int]:
+    """As ``largest_micro_batch``, by the distribution of the lengths."""
     batch, in_step = plan.training["per_device_train_batch_size"], pairs_of_a_step(plan)
     if plan.engine.fast_path == "off":
         longest = max(lengths.pairs, key=lambda pair: pair.longest)
@@ -237,7 +270,7 @@ def memory(plan: Plan, sizing: Sizing) -> Memory:
         activations = max(0.0, activations - gradients)
     if plan.engine.fast_path == "on":  # before the first step, when the optimizer keeps nothing yet
         how = replace(computation(plan), fast_path=False, checkpointing=False)
-        first = sizing.trace(how, checked_pairs(facts.words, sizing.lengths, pairs_of_a_step(plan))).total * waste
+        first = sizing.trace(how, checked_pairs(facts.words, _first_step(plan, sizing.lengths))).total * waste
         activations = max(activations, first - logits - optimizer)
     return Memory(
         process=PROCESS_BYTES if plan.device == "cpu" else DEVICE_BYTES,
@@ -276,12 +309,19 @@ def _dequantized(plan: Plan, facts: ModelFacts) -> float:
     )
 
 
-def checked_pairs(words: int, lengths: Lengths, in_step: int) -> list[PairSize]:
+def checked_pairs(words: int, first_step: Sequence[PairSize]) -> list[PairSize]:
     """The pairs that both paths compute before the first step (``training.engine.check``): the beginnings of its shortest two."""
     half = min(128, max(16, (1 << 25) // (4 * max(1, words)))) // 2
-    by_size = sorted(lengths.pairs, key=lambda pair: pair.packed)
-    shortest = (by_size[min(len(by_size) - 1, place * len(by_size) // (in_step + 1))] for place in (1, 2))
+    shortest = sorted(first_step, key=lambda pair: pair.packed)[:2]
     return [PairSize(*(min(part, half) for part in pair)) for pair in shortest]
+
+
+def _first_step(plan: Plan, lengths: Lengths) -> list[PairSize]:
+    steps = steps_of_run(plan, len(lengths.pairs)) if lengths.known else None
+    if steps is not None:
+        return [lengths.pairs[place] for place in next(steps)]
+    by_size, in_step = sorted(lengths.pairs, key=lambda pair: pair.packed), pairs_of_a_step(plan)
+    return [by_size[min(len(by_size) - 1, place * len(by_size) // (in_step + 1))] for place in range(1, in_step + 1)]
 
 
 def changed(plan: Plan, **training: Any) -> Plan:

@@ -38,14 +38,14 @@ def estimate_document(plan: Plan, sizing: Sizing) -> dict[str, Any]:
         "step": asdict(step),
         "lengths": "of the pairs" if sizing.lengths.known else "the most that max_length lets through",
         "activations": "traced" if activations.traced else "roughly, from the widths of the layers",
-        "measured": plan.device == "cpu",
+        "measured": plan.device != "mps",
     }
 
 
 def estimate_lines(document: dict[str, Any]) -> list[str]:
     """The same for people, each line a comment."""
     held = document["memory_bytes"]
-    kind = "estimated" if document["measured"] else "estimated, the method has not been measured on a GPU"
+    kind = "estimated" if document["measured"] else "estimated, the method has not been measured on this device"
     if document["activations"] != "traced":
         kind += f", activations {document['activations']}"
     lines = [f"# memory at the peak of a step ({kind}; lengths: {document['lengths']})"]

@@ -225,7 +225,7 @@ def _adapt(model: PreTrainedModel, computation: Computation) -> None:
     for name, rank in adapted_modules([name for name, _ in _linear(model)], lora).items():
         parent, _, own = name.rpartition(".")
         base = model.get_submodule(name)
-        adapted = _Adapted(base, rank, lora.lora_dropout, lora.use_dora, computation.fast_path)
+        adapted = _Adapted(base, rank, lora.lora_dropout, lora.use_dora, computation.fast_path and computation.fused)
         setattr(model.get_submodule(parent), own, adapted)
     for name in lora.modules_to_save or ():
         for own, module in model.named_modules():
@@ -243,9 +243,9 @@ def _linear(model: PreTrainedModel) -> Iterator[tuple[str, torch.nn.Module]]:
 class _Adapted(torch.nn.Module):
     """A frozen linear map with an adapter, as peft computes it, or the engine where it can; the adapter is float32."""
 
-    def __init__(self, base: Any, rank: int, dropout: float, dora: bool, fast_path: bool) -> None:
+    def __init__(self, base: Any, rank: int, dropout: float, dora: bool, fused: bool) -> None:
         super().__init__()
-        self.fused = fast_path and isinstance(base, torch.nn.Linear) and dropout == 0 and not dora
+        self.fused = fused and isinstance(base, torch.nn.Linear) and dropout == 0 and not dora
         shape = base.weight.shape if isinstance(base, torch.nn.Linear) else base.weight.shape[::-1]
         self.base = base
         self.dropout = torch.nn.Dropout(dropout) if dropout > 0 else torch.nn.Identity()

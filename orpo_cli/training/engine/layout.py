@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from orpo_cli.plan.steps import cut_up
+
 
 class TokenPair(NamedTuple):
     """A pair as token ids, each one-dimensional int64: the prompt, and both answers without it."""
@@ -106,18 +108,7 @@ def nll_tokens(pair: TokenPair, loss_on_prompt: bool) -> int:
 
 def cut(pairs: Sequence[TokenPair], budget: int) -> list[list[TokenPair]]:
     """Pairs in groups of at most ``budget`` tokens (a longer pair is alone), longest first; the same for the same pairs."""
-    groups: list[list[TokenPair]] = []
-    room: list[int] = []
-    for index in sorted(range(len(pairs)), key=lambda index: (-size(pairs[index]), index)):
-        tokens = size(pairs[index])
-        place = next((at for at, free in enumerate(room) if tokens <= free), None)
-        if place is None:
-            groups.append([])
-            room.append(budget)
-            place = len(groups) - 1
-        groups[place].append(pairs[index])
-        room[place] -= tokens
-    return groups
+    return [[pairs[place] for place in group] for group in cut_up([size(pair) for pair in pairs], budget)]
 
 
 def pack(pairs: Sequence[TokenPair], loss_on_prompt: bool) -> MicroBatch:

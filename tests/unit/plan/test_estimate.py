@@ -49,13 +49,13 @@ def made(
 
 
 def test_every_part_of_full_training_is_counted(tmp_path: Path) -> None:
-    plan, _, sizing = made(tmp_path, pairs=[PairSize(10, 21, 21)])
+    plan, _, sizing = made(tmp_path, pairs=[PairSize(10, 21, 21)] * 64)
     held = memory(plan, sizing)
     assert (held.weights, held.gradients, held.optimizer, held.adapter) == (4e7, 4e7, 8e7, 0)
 
 
 def test_gradients_of_a_step_in_one_piece_come_as_activations_go(tmp_path: Path) -> None:
-    plan, _, sizing = made(tmp_path, pairs=[PairSize(10, 21, 21)])
+    plan, _, sizing = made(tmp_path, pairs=[PairSize(10, 21, 21)] * 64)
     one, several = (
         plan.model_copy(update={"engine": plan.engine.model_copy(update={"max_tokens_per_microbatch": budget})})
         for budget in (1600, 800)
@@ -78,7 +78,7 @@ def test_optimizers_keep_what_they_keep(name: str, size: float) -> None:
 
 
 def test_auto_takes_the_largest_micro_batch_without_checkpointing_where_memory_allows_it(tmp_path: Path) -> None:
-    plan, loaded, sizing = made(tmp_path, pairs=[PairSize(100, 100, 100)], lora={})
+    plan, loaded, sizing = made(tmp_path, pairs=[PairSize(100, 100, 100)] * 64, lora={})
     chosen = fitted(plan, loaded, sizing)
     assert chosen.engine.max_tokens_per_microbatch == 2048
     assert chosen.training["gradient_checkpointing"] is False
@@ -86,7 +86,7 @@ def test_auto_takes_the_largest_micro_batch_without_checkpointing_where_memory_a
 
 def test_auto_makes_micro_batches_smaller_before_it_checkpoints(tmp_path: Path) -> None:
     machine = replace(CPU, ram_bytes=2 * GB)
-    plan, loaded, sizing = made(tmp_path, machine, [PairSize(100, 101, 101)], lora={})
+    plan, loaded, sizing = made(tmp_path, machine, [PairSize(100, 101, 101)] * 64, lora={})
     chosen = fitted(plan, loaded, sizing)
     assert 300 <= chosen.engine.max_tokens_per_microbatch < 2048
     assert chosen.training["gradient_checkpointing"] is False
@@ -96,7 +96,7 @@ def test_auto_makes_micro_batches_smaller_before_it_checkpoints(tmp_path: Path) 
 
 def test_auto_checkpoints_only_where_one_pair_would_not_fit_otherwise(tmp_path: Path) -> None:
     machine = replace(CPU, ram_bytes=2 * GB)
-    plan, loaded, sizing = made(tmp_path, machine, [PairSize(100, 951, 951)], lora={})
+    plan, loaded, sizing = made(tmp_path, machine, [PairSize(100, 951, 951)] * 64, lora={})
     chosen = fitted(plan, loaded, sizing)
     assert chosen.training["gradient_checkpointing"] is True
     assert "without it" in chosen.why["training.gradient_checkpointing"].reason
@@ -114,7 +114,7 @@ def test_what_the_recipe_says_is_kept(tmp_path: Path) -> None:
 def test_what_does_not_fit_names_what_to_change_the_largest_saving_first(tmp_path: Path) -> None:
     machine = replace(CPU, ram_bytes=GB)
     plan, _, sizing = made(
-        tmp_path, machine, [PairSize(100, 951, 951)],
+        tmp_path, machine, [PairSize(100, 951, 951)] * 64,
         training={"gradient_checkpointing": False, "max_length": 1100}, engine={"max_tokens_per_microbatch": 8192},
     )  # fmt: skip
     sizing = replace(sizing, facts=replace(FACTS, parameters=GB))
@@ -129,7 +129,7 @@ def test_what_does_not_fit_names_what_to_change_the_largest_saving_first(tmp_pat
 
 
 def test_a_step_on_a_gpu_takes_its_products_at_a_share_of_its_speed(tmp_path: Path) -> None:
-    plan, _, sizing = made(tmp_path, H100, [PairSize(100, 101, 101)])
+    plan, _, sizing = made(tmp_path, H100, [PairSize(100, 101, 101)] * 64)
     step = pace(plan, sizing)
     assert (step.pairs, step.tokens) == (32, 32 * 300)
     assert step.seconds == pytest.approx(step.flops / (0.4 * 989e12))

@@ -9,7 +9,7 @@ import torch
 from architectures import PACKED
 from transformers import AutoModelForCausalLM
 
-from orpo_cli.plan.estimate import Activations, Computation, Lengths, PairSize, checked_pairs
+from orpo_cli.plan.estimate import Activations, Computation, PairSize, checked_pairs
 from orpo_cli.recipe.schema import LoraSection
 from orpo_cli.training.engine import loss
 from orpo_cli.training.engine.attention import configurations, shared_prefixes
@@ -74,8 +74,7 @@ def test_layers_are_added_up_as_if_all_had_been_run() -> None:
 def test_the_pairs_that_both_paths_compute_are_those_that_the_estimate_counts(words: int) -> None:
     long = [TokenPair("", *(torch.arange(1000) + shift for shift in range(3)))] * 3
     sizes = [PairSize(len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in few(long, words)]
-    lengths = Lengths((PairSize(1000, 1000, 1000),), known=False)
-    assert sizes == checked_pairs(words, lengths, 3)
+    assert sizes == checked_pairs(words, [PairSize(1000, 1000, 1000)] * 3)
 
 
 def test_layers_below_an_adapter_keep_nothing() -> None:

@@ -1,0 +1,81 @@
+"""Which pairs come together in a step, known before training begins since they are drawn from the seed alone, and how a step
+is cut up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+
+from orpo_cli.plan.plan import Plan
+
+MOST = 50_000  # pairs that are followed through a run
+
+
+def steps_of_run(plan: Plan, count: int) -> Iterator[list[int]] | None:
+    """The places of the pairs of every optimizer step of every process, of ``count`` that training has.
+
+    None where they are drawn in another way than at random or one after the other, or are too many to follow.
+    """
+    training = plan.training
+    strategy = training.get("train_sampling_strategy") or "random"
+    most, epochs = training.get("max_steps") or -1, training.get("num_train_epochs") or 1
+    taken = plan.pairs_in_all() or count * max(1, epochs)
+    if strategy not in ("random", "sequential") or max(count, taken) > MOST or not count:
+        return None
+    processes = plan.launch.num_processes
+    together = (processes if isinstance(processes, int) else 1) * training["gradient_accumulation_steps"]
+    steps = _steps(plan, count, together, random=strategy == "random")
+    in_a_pass = _steps_in_a_pass(
+        count, training["per_device_train_batch_size"], together, training.get("dataloader_drop_last")
+    )
+    wanted = most if most > 0 else max(1, math.ceil(in_a_pass * epochs))
+    return islice(steps, wanted * together // training["gradient_accumulation_steps"])
+
+
+def cut_up(sizes: Sequence[int], budget: int) -> list[list[int]]:
+    """The places of ``sizes`` in groups of at most ``budget`` in all (a larger one is alone), largest first; the same for the same."""
+    groups: list[list[int]] = []
+    room: list[int] = []
+    for place in sorted(range(len(sizes)), key=lambda place: (-sizes[place], place)):
+        group = next((at for at, free in enumerate(room) if sizes[place] <= free), None)
+        if group is None:
+            groups.append([])
+            room.append(budget)
+            group = len(groups) - 1
+        groups[group].append(place)
+        room[group] -= sizes[place]
+    return groups
+
+
+def _steps_in_a_pass(count: int, size: int, together: int, drop_last: bool | None) -> int:
+    batches = count // size if drop_last else -(-count // size)
+    return max(1, -(-batches // together))
+
+
+def _steps(plan: Plan, count: int, together: int, *, random: bool) -> Iterator[list[int]]:
+    training = plan.training
+    size, seed = training["per_device_train_batch_size"], training.get("data_seed")
+    seed = training["seed"] if seed is None else seed
+    processes = together // training["gradient_accumulation_steps"]
+    epoch = 0
+    while True:
+        order = _permutation(count, seed + epoch) if random else range(count)
+        batches = [list(order[at : at + size]) for at in range(0, count, size)]
+        if training.get("dataloader_drop_last") and len(batches[-1]) < size:
+            batches.pop()
+        if not batches:
+            return
+        for at in range(0, len(batches), together):
+            step = batches[at : at + together]
+            yield from (list(chain(*step[process::processes])) for process in range(min(processes, len(step))))
+        epoch += 1
+
+
+def _permutation(count: int, seed: int) -> Sequence[int]:
+    """As accelerate's SeedableRandomSampler draws it."""
+    import torch
+
+    found: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return found

@@ -101,9 +101,11 @@ def gather(values):
     dist.all_gather(found, values)
     return torch.cat(found)
 
-def step(model, pairs, processes):
+def engine_of(model, processes):
     accelerator = SimpleNamespace(num_processes=processes, device=torch.device("cpu"), reduce=sum_of_all, gather=gather)
-    engine = Engine(model, accelerator, beta=0.3, loss_on_prompt=True, budget=60, sharded=processes > 1)
+    return Engine(model, accelerator, beta=0.3, loss_on_prompt=True, budget=60, sharded=processes > 1)
+
+def step(engine, model, pairs, processes):
     engine.begin(pairs)
     parts = engine.parts(pairs)
     sys.stdout.write(f"{sum(part.counted for part in parts)} of {len(parts)}\\n")  # at once: two processes write
@@ -117,18 +119,21 @@ name, lora, checkpointed = sys.argv[1], sys.argv[2] == "lora", sys.argv[3] == "c
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 pairs = random_pairs(3, count=8)
-expected, their_metrics = step(adapted(build(PACKED[name]()), lora).train(), pairs, 1)
+alone = adapted(build(PACKED[name]()), lora).train()
+expected, their_metrics = step(engine_of(alone, 1), alone, pairs, 1)
 model = adapted(build(PACKED[name]()), lora).train()
+engine = engine_of(model, 2)  # before its weights are sharded, as the trainer makes it
 if checkpointed:
     model.gradient_checkpointing_enable()
 for layer in (model.get_base_model() if lora else model).model.layers:
     fully_shard(layer)
 fully_shard(model)
-mine, metrics = step(model, pairs[:3] if rank else pairs[3:], 2)  # one process has more to do than the other
+mine, metrics = step(engine, model, pairs[:3] if rank else pairs[3:], 2)  # one process has more to do than the other
 assert mine.keys() == expected.keys() and len(mine) > 3
 for key, gradient in expected.items():
     torch.testing.assert_close(mine[key].full_tensor(), gradient, rtol=1e-6, atol=1e-9)
 assert abs(metrics["nll_loss"] - their_metrics["nll_loss"]) < 1e-9
+dist.barrier()  # neither leaves while the other still talks to it
 dist.destroy_process_group()
 sys.stdout.write("the same\\n")
 """

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.nn.functional import gelu, rms_norm, silu
 
 from orpo_cli.training.engine.compiled import Compiled
@@ -76,6 +77,8 @@ def _names(activation: Any, name: str) -> bool:
 
 
 def _same(module: Any, forward: Forward, weight: torch.Tensor) -> bool:
+    if isinstance(weight, DTensor):  # sharded already: it is whole only inside the model's forward pass
+        return False
     width = getattr(getattr(module, "gate_proj", None), "in_features", weight.shape[-1])
     was_training = module.training
     module.eval()  # without dropout

@@ -83,10 +83,21 @@ def convert(draft: Draft) -> None:
     _evaluation_and_saving(draft)
     _precision(draft)
     _trackers(draft)
+    _hub(draft)
     ignore_all(draft, DEAD)
     leave_out_all(draft, LEFT_OUT)
     keep_all_training(draft)
     add_defaults(draft, DEFAULTS, "axolotl")
+
+
+def _hub(draft: Draft) -> None:
+    if draft.peek("hub_model_id") is None:
+        for key in ("hub_strategy", "hub_revision"):
+            draft.ignore(key, "Without hub_model_id axolotl pushes nothing.", f"training.{key}")
+        return
+    draft.add("training.push_to_hub", True, "axolotl pushes a run that has a hub_model_id while it trains")
+    for key in ("hub_strategy", "hub_revision"):
+        draft.keep(key, f"training.{key}")
 
 
 def _adapter(draft: Draft) -> None:

@@ -62,7 +62,6 @@ LEFT_OUT: Mapping[str, str] = {
     "mlflow_experiment_name hf_mlflow_log_artifacts comet_api_key comet_workspace comet_project_name "
     "comet_experiment_key comet_mode comet_online comet_experiment_config use_otel_metrics otel_metrics_host "
     "otel_metrics_port",
-    "Uploading is a command of its own: `orpo push-to-hub`.": "hub_strategy hub_revision",
     "Use `orpo train RECIPE --resume auto` or `--resume PATH`.": "resume_from_checkpoint auto_resume_from_checkpoints",
     "Merging is a command of its own: `orpo merge`.": "merge_lora merge_method lora_on_cpu",
     "Devices are found on the machine.": "device world_size local_rank ddp gpu_memory_limit low_cpu_mem_usage "

@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
-PARTS = ("preparation", "training", "vocabulary", "curves", "merging")
+PARTS = ("preparation", "training", "vocabulary", "curves", "merging", "gpu")
+ON_A_GPU = "llama-3.1-8b"  # its shape, with random weights
 
 
 def write(part: str, text: str) -> None:
@@ -31,29 +32,48 @@ def main() -> None:
     """Run each part in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", help="preference files")
-    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS, help="parts to run")
+    parser.add_argument("--only", nargs="*", choices=PARTS, help="parts to run; default: all that this machine can")
     parser.add_argument("--quick", action="store_true", help="once, few steps, and nothing is written")
     options = parser.parse_args()
     named = [file.partition(":")[0] if ":" in file[2:] else file for file in options.files]
+    quick = ["--quick"] if options.quick else []
     commands = {
         "preparation": [*named, *(["--rounds", "1"] if options.quick else [])],
-        "training": [*options.files, *(["--quick"] if options.quick else [])],
+        "training": [*options.files, *quick],
         "vocabulary": ["--rounds", "1"] if options.quick else [],
         "curves": ["--steps", "5", "--svg", "/dev/null"] if options.quick else [],
         "merging": ["--gigabytes", "0.3", "--rounds", "1"] if options.quick else [],
     }
-    for part in options.only:
-        command = [sys.executable, "-m", f"benchmarks.{part}", *commands[part]]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
-            assert running.stdout is not None
-            lines = []
-            for line in running.stdout:
-                print(line, end="", flush=True)
-                lines.append(line)
-        if running.returncode:
-            raise SystemExit(f"{part} failed with {running.returncode}")
+    for part in options.only or [part for part in PARTS if part != "gpu" or _has_gpu()]:
+        runs = [[part, *commands[part]]] if part != "gpu" else _on_a_gpu([*options.files, *quick])
+        text = "\n".join(_printed(run) for run in runs)
         if not options.quick:
-            write(part, "".join(lines))
+            write(part, text)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _on_a_gpu(arguments: list[str]) -> list[list[str]]:
+    training = ["training", *arguments, "--model", ON_A_GPU]
+    return [training, [*training, "--bits", "4"], ["pieces"]]
+
+
+def _printed(run: list[str]) -> str:
+    """What a benchmark prints, which is printed here as well, as it comes."""
+    command = [sys.executable, "-m", f"benchmarks.{run[0]}", *run[1:]]
+    lines = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+    if running.returncode:
+        raise SystemExit(f"{run[0]} failed with {running.returncode}")
+    return "".join(lines)
 
 
 if __name__ == "__main__":

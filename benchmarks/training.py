@@ -77,6 +77,7 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
     from orpo_cli.model.matrix_products import use_onednn
     from orpo_cli.model.tokenizer import load_tokenizer
     from orpo_cli.recipe.load import load_recipe
+    from orpo_cli.recipe.schema import ModelSection
     from orpo_cli.report.console import Console
     from orpo_cli.training.allocation import keep_freed_memory
 
@@ -85,7 +86,8 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
     with tempfile.TemporaryDirectory() as folder:
         source = os.environ.get("ORPO_BENCH_MODEL", SMOLLM2)
         if setting.model:
-            source = str(folder_of(setting.model, source, Path(folder) / "model"))
+            tokenizer_of = files_of(ModelSection(model_name_or_path=source))
+            source = str(folder_of(setting.model, tokenizer_of, Path(folder) / "model"))
         path = Path(folder) / "recipe.json"
         path.write_text(json.dumps(recipe_of(setting, source, file, pairs, steps)))
         planned = plan_of(load_recipe(str(path)), Console(quiet=True), to_train=True, strict=False)

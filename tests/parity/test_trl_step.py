@@ -79,7 +79,8 @@ def assert_equal(
     assert len(ours) == len(trls) == STEPS
     for step, (mine, theirs) in enumerate(zip(ours, trls, strict=True), 1):
         for name in names:
-            assert mine[name] == pytest.approx(theirs[name], rel=tolerance, abs=1e-7), f"step {step}: {name}"
+            # margins are small differences of log-probabilities, which float32 holds to 2e-7
+            assert mine[name] == pytest.approx(theirs[name], rel=tolerance, abs=1e-6), f"step {step}: {name}"
 
 
 @pytest.mark.parametrize("fast_path", ["required", "off"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,6 +53,7 @@ def reference(
     return torch.cat(outputs)
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
 @pytest.mark.parametrize("name", ["llama", "mistral-window", "gemma2"])
 def test_flex_attentions_mask_lets_through_what_the_cpu_computes(
     name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
@@ -83,6 +85,7 @@ def test_flash_attentions_sequences_give_the_gradients_of_the_cpu(
     assert all(mask.window is not None and "blocks" not in vars(mask) for mask in masks)
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
 def test_a_chunked_mask_is_left_to_flex_attention(masks: list[GpuMask]) -> None:
     """Llama 4's: a window of the same length would be another mask."""
     model = build(PACKED["llama4"](), torch.float32).eval()
@@ -91,6 +94,7 @@ def test_a_chunked_mask_is_left_to_flex_attention(masks: list[GpuMask]) -> None:
     assert {mask.window for mask in masks} == {0, None}
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
 def test_a_window_as_long_as_all_sequences_is_plain_causal_attention(masks: list[GpuMask]) -> None:
     config = PACKED["mistral-window"]()
     config.sliding_window = 4096

@@ -12,7 +12,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 from torch.nn.functional import gelu, rms_norm, silu
 
 from orpo_cli.training.engine.compiled import Compiled
@@ -59,17 +58,15 @@ def _is_gated(module: Any) -> bool:
 
 
 def _activation(module: Any, tried: bool) -> str | None:
-    for name, function in ACTIVATIONS.items():
-        x = torch.linspace(-6, 6, 100)
-        if (
-            torch.allclose(module.act_fn(x), function(x), rtol=1e-5, atol=1e-6)
-            if tried
-            else _names(module.act_fn, name)
-        ):
-            weight = next((each for each in module.parameters() if each.is_floating_point()), None)
-            fits = not tried or (weight is not None and _same(module, _Gated(module, name), weight))
-            return name if fits else None
-    return None
+    if not tried:
+        return next((name for name in ACTIVATIONS if _names(module.act_fn, name)), None)
+    x = torch.linspace(-6, 6, 100)
+    alike = (
+        name for name, each in ACTIVATIONS.items() if torch.allclose(module.act_fn(x), each(x), rtol=1e-5, atol=1e-6)
+    )
+    weight = next((each for each in module.parameters() if each.is_floating_point()), None)
+    name = next(alike, None)
+    return name if name is not None and weight is not None and _same(module, _Gated(module, name), weight) else None
 
 
 def _names(activation: Any, name: str) -> bool:
@@ -77,7 +74,7 @@ def _names(activation: Any, name: str) -> bool:
 
 
 def _same(module: Any, forward: Forward, weight: torch.Tensor) -> bool:
-    if isinstance(weight, DTensor):  # sharded already: it is whole only inside the model's forward pass
+    if hasattr(weight, "device_mesh"):  # a DTensor, sharded already: it is whole only inside the model's forward pass
         return False
     width = getattr(getattr(module, "gate_proj", None), "in_features", weight.shape[-1])
     was_training = module.training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,7 @@ def step(model: Any, pairs: Any, compile_rotary: bool) -> dict[str, torch.Tensor
     return gradients(model)
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
 @pytest.mark.parametrize("name", ["llama", "gpt-neox"])
 def test_a_compiled_rotary_embedding_gives_the_gradients_of_the_plain_one(name: str) -> None:
     model = build(PACKED[name](), torch.float32).eval()

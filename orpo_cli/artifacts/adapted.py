@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,16 @@ class Adapter:
 
         try:
             return PeftConfig.from_pretrained(str(self.folder))
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
             raise UsageError(f"{self.folder}: its adapter_config.json cannot be read: {error}") from error
+
+    @property
+    def start(self) -> Any:
+        """Its init_lora_weights; PEFT reads some of them only where a further package is installed."""
+        try:
+            return json.loads((self.folder / "adapter_config.json").read_text()).get("init_lora_weights", True)
+        except (OSError, ValueError, AttributeError):
+            return True  # what is wrong with the file, ``config`` says
 
 
 def attach(base: PreTrainedModel, adapters: Sequence[Adapter], *, hollow: bool = False) -> PeftModel:
@@ -113,6 +122,14 @@ def _check_places(model: PeftModel, name: str, adapter: Path, base: PreTrainedMo
 def refuse_what_cannot_be_merged(adapters: Sequence[Adapter], *, quantized: bool) -> None:
     """Raise UsageError for adapters without weights to merge, and for those that would merge into something else."""
     for adapter in adapters:
+        start = adapter.start
+        if start not in (*HARMLESS_STARTS, *REPEATABLE_STARTS):
+            raise UsageError(
+                f"{adapter.folder} began with init_lora_weights={start!r}, which changed the base in a way that cannot be had "
+                "again from the base alone.",
+                remedy="Save it with path_initial_model_for_weight_conversion where it was trained: that makes it a plain "
+                "LoRA adapter. Next time, train with pissa.",
+            )
         config = adapter.config
         if config.is_prompt_learning:
             raise UsageError(
@@ -123,14 +140,6 @@ def refuse_what_cannot_be_merged(adapters: Sequence[Adapter], *, quantized: bool
             raise UsageError(
                 f"{adapter.folder} has layers that are repeated (lora.layer_replication): several would share one merged weight.",
                 remedy="Use the adapter unmerged.",
-            )
-        start = getattr(config, "init_lora_weights", True)
-        if start not in (*HARMLESS_STARTS, *REPEATABLE_STARTS):
-            raise UsageError(
-                f"{adapter.folder} began with init_lora_weights={start!r}, which changed the base in a way that cannot be had "
-                "again from the base alone.",
-                remedy="Save it with path_initial_model_for_weight_conversion where it was trained: that makes it a plain "
-                "LoRA adapter. Next time, train with pissa.",
             )
         if start in REPEATABLE_STARTS and quantized:
             raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from tiny_run import byte_tokenizer
 
+from orpo_cli.artifacts import weights_merge
 from orpo_cli.artifacts.adapted import Adapter
+from orpo_cli.artifacts.base_checkpoint import NotUnderstood
 from orpo_cli.artifacts.merge_target import MergeTarget
 from orpo_cli.artifacts.weights_merge import Written, write_merged
+from orpo_cli.errors import UsageError
 from orpo_cli.recipe.schema import ModelSection
 
 WORDS = 300  # more than the tokenizer has
@@ -198,3 +202,36 @@ def test_files_are_laid_out_as_safetensors_writes_them(tmp_path):
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
     file = SafetensorsFile(tmp_path / "theirs")
     assert all(torch.equal(file.read(name), each) for name, each in tensors.items())
+
+
+def not_understood(*_: Any) -> Any:
+    raise NotUnderstood("its weights lie in a way that is new here")
+
+
+@pytest.mark.parametrize("variant", ["lora", "dora", "pissa", "head"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma"])
+def test_what_cannot_be_merged_tensor_by_tensor_is_merged_in_memory(tmp_path, monkeypatch, architecture, variant):
+    adapted(tmp_path, CONFIGS[architecture](False), VARIANTS[variant])
+    monkeypatch.setattr(weights_merge, "weight_map", not_understood)
+    assert merged(tmp_path).way == "in memory: its weights lie in a way that is new here"
+    tuned = PeftModel.from_pretrained(load(tmp_path / "base"), tmp_path / "adapter").eval()
+    assert (logits(load(tmp_path / "out")) - logits(tuned)).abs().max() <= 1e-4
+
+
+def test_in_memory_adapters_on_tied_ends_are_refused_as_one_matrix_cannot_hold_them(tmp_path, monkeypatch):
+    adapted(tmp_path, CONFIGS["llama"](True), VARIANTS["ends"])
+    monkeypatch.setattr(weights_merge, "weight_map", not_understood)
+    with pytest.raises(UsageError, match="ties to its other end"):
+        merged(tmp_path)
+
+
+@pytest.mark.parametrize("start", ["pissa_niter_4", "corda", "loftq", "lora_ga"])
+def test_starts_that_changed_the_base_for_good_are_refused_with_the_way_out(tmp_path, orpo_here, start):
+    adapted(tmp_path, CONFIGS["llama"](False), {})
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"init_lora_weights": start}))
+    done = orpo_here("merge", tmp_path / "adapter", "--base", tmp_path / "base", "-o", tmp_path / "out")
+    assert done.returncode == 2
+    assert "began with" in done.stderr
+    assert "path_initial_model_for_weight_conversion" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import setuptools  # noqa: F401  # torch's compiler imports it late, which fails once something has imported distutils
 import torch
 from architectures import PACKED, build
 from steps import assert_same, gradients, ours, random_pairs

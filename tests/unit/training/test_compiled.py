@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import setuptools  # noqa: F401  # torch's compiler imports it late, which fails once something has imported distutils
 import torch
 from architectures import PACKED, build
 from steps import assert_same, gradients, random_pairs

@@ -182,7 +182,7 @@ def trls(training: dict[str, Any], folder: str, model: Any, tokenizer: Any, data
         "bf16",
     ]
     args = ORPOConfig(
-        output_dir=folder, report_to="none", disable_tqdm=True, **{name: training.get(name, False) for name in names}
+        output_dir=folder, report_to="none", disable_tqdm=True, **{name: training[name] for name in names}
     )
     return ORPOTrainer(
         model=model, args=args, train_dataset=_Tokenized(data), processing_class=tokenizer,

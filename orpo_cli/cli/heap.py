@@ -15,7 +15,7 @@ import platform
 import sys
 
 NAME, VALUE = "GLIBC_TUNABLES", "glibc.malloc.tcache_count=0"
-SEGMENTS = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+SEGMENTS = ("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 OLD_NAME = "PYTORCH_CUDA_ALLOC_CONF"
 
 
@@ -28,7 +28,7 @@ def start_again() -> None:
     if arguments[:1] != ["train"] or "torch" in sys.modules:
         return
     if OLD_NAME not in os.environ and sys.platform.startswith("linux"):
-        os.environ.update({name: os.environ.get(name, value) for name, value in SEGMENTS.items()})
+        os.environ.setdefault(*SEGMENTS)
     if NAME in os.environ:
         return
     if sys.orig_argv[-len(arguments) :] != arguments:  # another program has called the command line within itself

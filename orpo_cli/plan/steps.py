@@ -16,20 +16,21 @@ MOST = 50_000  # pairs that are followed through a run
 def steps_of_run(plan: Plan, count: int) -> Iterator[list[int]] | None:
     """The places of the pairs of every optimizer step of every process, of ``count`` that training has.
 
-    None where they are drawn in another way than at random or one after the other, or are too many to follow.
+    None where they are drawn in another way than at random or one after the other, are too many to follow, or too few for a batch.
     """
     training = plan.training
     strategy = training.get("train_sampling_strategy") or "random"
     most, epochs = training.get("max_steps") or -1, training.get("num_train_epochs") or 1
     taken = plan.pairs_in_all() or count * max(1, epochs)
-    if strategy not in ("random", "sequential") or max(count, taken) > MOST or not count:
+    size, drop_last = training["per_device_train_batch_size"], bool(training.get("dataloader_drop_last"))
+    least = size if drop_last else 1  # fewer make no batch, and training says so
+    if strategy not in ("random", "sequential") or max(count, taken) > MOST or count < least:
         return None
     processes = plan.launch.num_processes
     together = (processes if isinstance(processes, int) else 1) * training["gradient_accumulation_steps"]
     steps = _steps(plan, count, together, random=strategy == "random")
-    in_a_pass = _steps_in_a_pass(
-        count, training["per_device_train_batch_size"], together, training.get("dataloader_drop_last")
-    )
+    batches = count // size if drop_last else -(-count // size)
+    in_a_pass = -(-batches // together)
     wanted = most if most > 0 else max(1, math.ceil(in_a_pass * epochs))
     return islice(steps, wanted * together // training["gradient_accumulation_steps"])
 
@@ -49,11 +50,6 @@ def cut_up(sizes: Sequence[int], budget: int) -> list[list[int]]:
     return groups
 
 
-def _steps_in_a_pass(count: int, size: int, together: int, drop_last: bool | None) -> int:
-    batches = count // size if drop_last else -(-count // size)
-    return max(1, -(-batches // together))
-
-
 def _steps(plan: Plan, count: int, together: int, *, random: bool) -> Iterator[list[int]]:
     training = plan.training
     size, seed = training["per_device_train_batch_size"], training.get("data_seed")
@@ -65,8 +61,6 @@ def _steps(plan: Plan, count: int, together: int, *, random: bool) -> Iterator[l
         batches = [list(order[at : at + size]) for at in range(0, count, size)]
         if training.get("dataloader_drop_last") and len(batches[-1]) < size:
             batches.pop()
-        if not batches:
-            return
         for at in range(0, len(batches), together):
             step = batches[at : at + together]
             yield from (list(chain(*step[process::processes])) for process in range(min(processes, len(step))))

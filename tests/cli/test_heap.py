@@ -26,7 +26,7 @@ def started(folder: Path, *arguments: str, before: str = "", **variables: str) -
     """What the program finds in the two variables."""
     program = folder / "program.py"
     program.write_text(PROGRAM.format(before=before, name=NAME))
-    environment = {name: value for name, value in os.environ.items() if name not in (NAME, *SEGMENTS)} | variables
+    environment = {name: value for name, value in os.environ.items() if name not in (NAME, SEGMENTS[0])} | variables
     with subprocess.Popen(
         [sys.executable, str(program), *arguments], env=environment, stdout=subprocess.PIPE, text=True
     ) as running:

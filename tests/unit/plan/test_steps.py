@@ -80,6 +80,7 @@ def test_other_orders_and_very_many_pairs_are_not_foreseen(tmp_path: Path) -> No
     assert steps_of_run(planned(tmp_path, train_sampling_strategy="group_by_length"), 20) is None
     assert steps_of_run(planned(tmp_path), MOST) is None
     assert steps_of_run(planned(tmp_path), 0) is None
+    assert steps_of_run(planned(tmp_path, dataloader_drop_last=True), 2) is None  # not one batch
 
 
 def test_groups_keep_to_the_budget_and_what_is_too_long_is_alone() -> None:

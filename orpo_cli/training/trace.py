@@ -28,6 +28,7 @@ from orpo_cli.training.engine.attention import configurations, shared_prefixes
 from orpo_cli.training.engine.head import scored, shape_of
 from orpo_cli.training.engine.layout import MicroBatch, TokenPair, pack
 from orpo_cli.training.engine.pointwise import cheaper
+from orpo_cli.training.engine.recomputed import made_again
 from orpo_cli.training.engine.step import replaced
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Tracer:
         counter, head = _Counter(self.model), self.model.get_output_embeddings()
         packed, cheap = shared_prefixes(configurations(self.model), batch), replaced(cheaper(self.model, tried=False))
         with counter, counter.noting(self.model), packed, cheap:
-            with scored(head, shape_of(self.model), batch) as scores, self._autocast():
+            with scored(head, shape_of(self.model), batch) as scores, made_again(), self._autocast():
                 self.model(
                     input_ids=batch.input_ids,
                     attention_mask=torch.ones_like(batch.input_ids),

@@ -24,6 +24,7 @@ from transformers.masking_utils import causal_mask_function
 from orpo_cli.training.engine import attention_on_gpu
 from orpo_cli.training.engine.attention_on_gpu import GpuMask
 from orpo_cli.training.engine.layout import MicroBatch, Span
+from orpo_cli.training.engine.recomputed import cheap
 
 NAME = "orpo_shared_prefix"
 _current: ContextVar[MicroBatch] = ContextVar("micro-batch in its forward pass")
@@ -152,7 +153,7 @@ def _attention(
     outputs: list[torch.Tensor] = []
     for number, (span, masks) in enumerate(zip(attention_mask.spans, attention_mask.parts, strict=True)):
         (q1, q2), (k1, k2), (v1, v2) = (each[2 * number : 2 * number + 2] for each in parts)
-        keys, values = (torch.cat((a[:, :, : span.shared], b), dim=2) for a, b in ((k1, k2), (v1, v2)))
+        keys, values = (cheap(_seen_by_rejected(span), each, own) for each, own in ((k1, k2), (v1, v2)))
         for q, k, v, part in ((q1, k1, v1, masks[0]), (q2, keys, values, masks[1])):
             if not q.shape[2]:
                 outputs.append(q.new_empty((*q.shape[:3], v.shape[3])))
@@ -171,7 +172,15 @@ def _attention(
                 )
             else:
                 outputs.append(_explicit(q, k, v, part, scaling, softcap, s_aux))
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+    return cheap(_in_a_row, *outputs), None
+
+
+def _seen_by_rejected(span: Span) -> Callable[..., torch.Tensor]:
+    return lambda first, own: torch.cat((first[:, :, : span.shared], own), dim=2)
+
+
+def _in_a_row(*parts: torch.Tensor) -> torch.Tensor:
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous()
 
 
 def _explicit(

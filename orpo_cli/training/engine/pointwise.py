@@ -1,7 +1,7 @@
 """Norms and gated activations in fewer passes over memory, and with less kept for the backward pass.
 
 transformers writes an RMS norm as six operations and keeps three copies of its input for the backward pass, and a gate as two
-that keep three. Here a norm keeps its input, a gate its two inputs. On CUDA torch's own fused norm and a compiled gate do it,
+that keep three. Here a norm keeps its input, a gate its two inputs; what they give is made again where it is needed. On CUDA torch's own fused norm and a compiled gate do it,
 elsewhere the functions below. A layer takes part if its own forward pass gave the same on random numbers.
 """
 
@@ -12,9 +12,10 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch.nn.functional import gelu, rms_norm, silu
+from torch.nn.functional import gelu, layer_norm, rms_norm, silu
 
 from orpo_cli.training.engine.compiled import Compiled
+from orpo_cli.training.engine.recomputed import cheap
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -28,17 +29,18 @@ def cheaper(model: torch.nn.Module, *, tried: bool = True) -> Iterator[tuple[tor
 
     One layer of each class and size is tried first; ``tried=False`` takes their looks for it, where there are no numbers.
     """
-    known: dict[Any, str | None] = {}
+    known: dict[Any, Any] = {}
     module: Any
     for module in model.modules():
         if "forward" in module.__dict__ or module._forward_hooks or module._forward_pre_hooks:
             continue  # something else has changed it, or listens to it
-        if _is_norm(module):
+        if norms := _norms(module):
             key = (type(module), module.weight.shape)
             if key not in known:
-                known[key] = "" if not tried or _same(module, _Norm(module), module.weight) else None
+                alike = (place for place, each in enumerate(norms) if not tried or _same(module, each, module.weight))
+                known[key] = next(alike, None)
             if known[key] is not None:
-                yield module, _Norm(module)
+                yield module, norms[known[key]]
         elif _is_gated(module):
             kind = (type(module), type(module.act_fn), repr(module.act_fn))
             if kind not in known:
@@ -47,10 +49,16 @@ def cheaper(model: torch.nn.Module, *, tried: bool = True) -> Iterator[tuple[tor
                 yield module, _Gated(module, name)
 
 
-def _is_norm(module: Any) -> bool:
-    named = dict(module.named_parameters())
-    eps = isinstance(getattr(module, "variance_epsilon", None), float)  # Gemma's, which adds 1 to its weight, says eps
-    return type(module).__name__.endswith("RMSNorm") and eps and named.keys() == {"weight"} and module.weight.dim() == 1
+def _norms(module: Any) -> list[Forward]:
+    """What may be what ``module`` computes; empty if it does not look like a norm."""
+    if type(module) is torch.nn.LayerNorm and module.weight is not None and len(module.normalized_shape) == 1:
+        return [_LayerNorm(module)]
+    if not type(module).__name__.endswith("RMSNorm") or dict(module.named_parameters()).keys() != {"weight"}:
+        return []
+    eps = next((each for name in ("variance_epsilon", "eps") if (each := getattr(module, name, None))), None)
+    if not isinstance(eps, float) or module.weight.dim() != 1:
+        return []
+    return [_Norm(module, eps, added) for added in (0, 1)]  # Gemma's adds one to its weight
 
 
 def _is_gated(module: Any) -> bool:
@@ -92,25 +100,59 @@ def _same(module: Any, forward: Forward, weight: torch.Tensor) -> bool:
     return found.dtype == expected.dtype and close
 
 
-class _Norm:
-    """Stands for the ``forward`` of an RMS norm."""
+class _LayerNorm:
+    """Stands for the ``forward`` of torch's layer norm, which keeps its input and two numbers a row."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x (..., width) → the same shape and type."""
-        weight, eps = self.module.weight, self.module.variance_epsilon
-        mixed = x.dtype != weight.dtype  # half-precision weights with norms in float32
-        if mixed and not x.is_cuda:
+        """x (..., width) → the same shape."""
+        weight, bias, eps = self.module.weight, self.module.bias, self.module.eps
+        if torch.is_autocast_enabled(x.device.type):  # which decides the type, and is over in the backward pass
             result: torch.Tensor = type(self.module).forward(self.module, x)
             return result
-        with torch.autocast(x.device.type, enabled=False):
-            if x.is_cuda:
-                normed = rms_norm(x, list(weight.shape), None if mixed else weight, eps)
-                return weight * normed if mixed else normed
-            own: torch.Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
-        return own
+
+        def normed(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+            return layer_norm(x, list(weight.shape), weight, bias, eps)
+
+        return cheap(normed, x, weight) if bias is None else cheap(normed, x, weight, bias)
+
+
+class _Norm:
+    """Stands for the ``forward`` of an RMS norm by ``added`` + its weight."""
+
+    def __init__(self, module: Any, eps: float, added: int) -> None:
+        self.module, self.eps, self.added = module, eps, added
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x (..., width) → the same shape and type."""
+        weight = self.module.weight
+        mixed = x.dtype != weight.dtype  # half-precision weights with norms in float32
+        if mixed and (self.added or not x.is_cuda):
+            result: torch.Tensor = type(self.module).forward(self.module, x)
+            return result
+
+        def normed(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            with torch.autocast(x.device.type, enabled=False):
+                return self._more(x, weight) if self.added else self._plain(x, weight, mixed)
+
+        return cheap(normed, x, weight)
+
+    def _plain(self, x: torch.Tensor, weight: torch.Tensor, mixed: bool) -> torch.Tensor:
+        if x.is_cuda:
+            normed = rms_norm(x, list(weight.shape), None if mixed else weight, self.eps)
+            return weight * normed if mixed else normed
+        result: torch.Tensor = _RmsNorm.apply(x, weight, self.eps)  # type: ignore[no-untyped-call]
+        return result
+
+    def _more(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Rounded once, at the end."""
+        wide, factor = (each if each.dtype.itemsize >= 4 else each.float() for each in (x, weight))
+        if x.is_cuda:
+            return rms_norm(wide, list(weight.shape), factor + self.added, self.eps).to(x.dtype)
+        result: torch.Tensor = _RmsNorm.apply(x, factor + self.added, self.eps)  # type: ignore[no-untyped-call]
+        return result
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -124,6 +166,8 @@ class _RmsNorm(torch.autograd.Function):
             torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         )
         ctx.save_for_backward(x, weight, scale)
+        if weight.dtype != x.dtype:
+            return (wide * scale).mul_(weight).to(x.dtype)
         return (wide * scale).to(x.dtype).mul_(weight)
 
     @staticmethod
@@ -153,7 +197,7 @@ class _Gated:
         module = self.module
         gate, up = module.gate_proj(x), module.up_proj(x)
         product = _compiled(self.activation) if gate.is_cuda else _eager(self.activation)
-        result: torch.Tensor = module.down_proj(product(gate, up))
+        result: torch.Tensor = module.down_proj(cheap(product, gate, up))
         return result
 
 

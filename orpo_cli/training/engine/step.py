@@ -20,6 +20,7 @@ from orpo_cli.training.engine.compiled import rotary_embeddings, rotating
 from orpo_cli.training.engine.head import Scores, scored, shape_of
 from orpo_cli.training.engine.layout import MicroBatch, TokenPair, cut, nll_tokens, pack, size, token_pair
 from orpo_cli.training.engine.pointwise import cheaper
+from orpo_cli.training.engine.recomputed import made_again
 
 
 @dataclass
@@ -81,10 +82,10 @@ class Engine:
             counts = self.accelerator.reduce(torch.tensor(counts, device=device), "sum").tolist()
         self._totals = loss.Totals(*counts)
 
-    def parts(self, pairs: Sequence[TokenPair]) -> list[MicroBatch]:
-        """The micro-batches of what ``begin`` started, under the budget as it is now. Forgets those that came before."""
+    def parts(self, pairs: Sequence[TokenPair], budget: int | None = None) -> list[MicroBatch]:
+        """The micro-batches of what ``begin`` started, under the budget as it is now, or another. Forgets those before."""
         self._sums, self._logits = [], []
-        parts = [pack(group, self.loss_on_prompt) for group in cut(pairs, self.budget)]
+        parts = [pack(group, self.loss_on_prompt) for group in cut(pairs, self.budget if budget is None else budget)]
         if self.sharded:
             counts = self.accelerator.gather(torch.tensor([len(parts)], device=self.accelerator.device))
             filler = replace(pack([min(pairs, key=size)], self.loss_on_prompt), counted=False)
@@ -109,7 +110,7 @@ class Engine:
 
     def scores(self, model: Any, batch: MicroBatch) -> Scores:
         """Forward pass of ``batch``, which lies on the model's device."""
-        with scored(self.head, self.shape, batch) as scores:
+        with scored(self.head, self.shape, batch) as scores, made_again():
             model(
                 input_ids=batch.input_ids,
                 attention_mask=torch.ones_like(batch.input_ids),  # given, so that no model derives one from positions

@@ -26,7 +26,7 @@ def passed(module: Any, x: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"y": y.detach(), "x": x.grad, **found}  # type: ignore[dict-item]
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "olmo2"])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "olmo2", "gemma2", "gemma3"])
 def test_values_and_gradients_are_those_of_the_architecture(name: str) -> None:
     model = build(PACKED[name](), torch.float32)
     taken = list(cheaper(model))
@@ -47,8 +47,8 @@ def test_what_an_architecture_has_is_found_with_and_without_numbers() -> None:
         == kinds(build(PACKED["llama"]()), tried=False)
         == {"LlamaRMSNorm": 5, "LlamaMLP": 2}
     )
-    assert kinds(build(PACKED["gemma2"]())) == {"Gemma2MLP": 2}  # its norm adds one to its weight
-    assert not kinds(build(PACKED["gpt2"]()))
+    assert kinds(build(PACKED["gemma2"]())) == {"Gemma2MLP": 2, "Gemma2RMSNorm": 9}
+    assert kinds(build(PACKED["gpt2"]())) == {"LayerNorm": 5}
 
 
 def test_a_layer_that_computes_something_else_keeps_its_own_forward(monkeypatch: pytest.MonkeyPatch) -> None:

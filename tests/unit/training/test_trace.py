@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 import torch
 from architectures import PACKED
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 
 from orpo_cli.plan.estimate import Activations, Computation, PairSize, checked_pairs
@@ -17,42 +20,58 @@ from orpo_cli.training.engine.check import few
 from orpo_cli.training.engine.head import scored, shape_of
 from orpo_cli.training.engine.layout import TokenPair, pack
 from orpo_cli.training.engine.pointwise import cheaper
+from orpo_cli.training.engine.recomputed import made_again
 from orpo_cli.training.engine.step import replaced
 from orpo_cli.training.trace import Tracer
 
 PAIRS = [PairSize(5, 30, 31), PairSize(4, 25, 20)]
 
 
+class Made(TorchDispatchMode):
+    """Weak references to the storages of what operations gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = {
+            each.untyped_storage()._cdata for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)
+        }
+        result = function(*args, **(kwargs or {}))
+        for each in tree_leaves(result):
+            if isinstance(each, torch.Tensor) and each.untyped_storage()._cdata not in before:
+                storage = each.untyped_storage()
+                self.storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        return result
+
+    def living(self) -> int:
+        """Bytes of those that still live."""
+        return sum(size for reference, size in self.storages.values() if not reference.expired())
+
+
 def really_kept(config: Any, layers: int) -> int:
-    """Bytes of the storages that autograd saves in a forward pass of a model with weights, its own left out."""
+    """Bytes that live after a forward pass of a model with weights, its own left out."""
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32).train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
         if isinstance(module, torch.nn.ModuleList):
             del module[layers:]
-    own = {each.untyped_storage().data_ptr() for each in (*model.parameters(), *model.buffers())}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
     ids = [[torch.full((count,), value) for value, count in enumerate(size)] for size in PAIRS]
     batch = pack([TokenPair("", *parts) for parts in ids], True)
-    saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with saving, shared_prefixes(configurations(model), batch), replaced(cheaper(model)):
-        with scored(model.get_output_embeddings(), shape_of(model), batch) as scores:
+    made = Made()
+    with made, shared_prefixes(configurations(model), batch), replaced(cheaper(model)):
+        with scored(model.get_output_embeddings(), shape_of(model), batch) as scores, made_again():
             model(
                 input_ids=batch.input_ids,
                 attention_mask=torch.ones_like(batch.input_ids),
                 position_ids=batch.position_ids,
                 use_cache=False,
             )
-        loss.step_share(scores.logps, batch, loss.Totals(100, 2), 0.1)
-    return sum(storage.nbytes() for storage in kept.values())
+        share = loss.step_share(scores.logps, batch, loss.Totals(100, 2), 0.1)
+    assert share[0].requires_grad
+    return made.living()
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "opt", "phi3", "olmo2"])
@@ -96,6 +115,6 @@ def test_checkpointing_and_half_precision_keep_less_and_trls_path_more() -> None
         return Tracer(config, Computation(**{"dtype": "float32", "lora": lora, **how}))(PAIRS)
 
     plain, checkpointed, half, trls = of(), of(checkpointing=True), of(lora=None, dtype="bfloat16"), of(fast_path=False)
-    assert checkpointed.layers < 0.5 * plain.layers
+    assert checkpointed.layers < 0.6 * plain.layers
     assert half.layers < 0.6 * of(lora=None).layers
     assert trls.layers > plain.layers

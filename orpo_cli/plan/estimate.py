@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from orpo_cli.machine import Machine
 from orpo_cli.plan.facts import ModelFacts
 from orpo_cli.plan.plan import Plan
-from orpo_cli.plan.steps import cut_up, steps_of_run
+from orpo_cli.plan.steps import CHECKED, checked_tokens, cut_up, steps_of_run
 from orpo_cli.plan.trained import optimizer_bytes, trained_by_adapter
 from orpo_cli.recipe.schema import LoraSection
 
@@ -311,8 +311,8 @@ def _dequantized(plan: Plan, facts: ModelFacts) -> float:
 
 def checked_pairs(words: int, first_step: Sequence[PairSize]) -> list[PairSize]:
     """The pairs that both paths compute before the first step (``training.engine.check``): the beginnings of its shortest two."""
-    half = min(128, max(16, (1 << 25) // (4 * max(1, words)))) // 2
-    shortest = sorted(first_step, key=lambda pair: pair.packed)[:2]
+    half = checked_tokens(words) // 2
+    shortest = sorted(first_step, key=lambda pair: pair.packed)[:CHECKED]
     return [PairSize(*(min(part, half) for part in pair)) for pair in shortest]
 
 

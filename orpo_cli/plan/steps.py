@@ -1,5 +1,5 @@
-"""Which pairs come together in a step, known before training begins since they are drawn from the seed alone, and how a step
-is cut up.
+"""Which pairs come together in a step, known before training begins since they are drawn from the seed alone, how a step is
+cut up, and how much of the first is checked.
 """
 
 from __future__ import annotations
@@ -11,6 +11,11 @@ from itertools import chain, islice
 from orpo_cli.plan.plan import Plan
 
 MOST = 50_000  # pairs that are followed through a run
+
+# Before the first step trl's path computes a few pairs as well (``training.engine.check``). It must not be the peak of the run.
+CHECKED = 2  # pairs that both paths compute
+LONGEST = 48  # tokens of each of their sequences, at most
+LOGITS = 1 << 23  # that trl keeps for them, at most: an eighth of a gigabyte with the copies that it makes of them
 
 
 def steps_of_run(plan: Plan, count: int) -> Iterator[list[int]] | None:
@@ -48,6 +53,11 @@ def cut_up(sizes: Sequence[int], budget: int) -> list[list[int]]:
         groups[group].append(place)
         room[group] -= sizes[place]
     return groups
+
+
+def checked_tokens(words: int) -> int:
+    """Tokens of a sequence that is computed by both paths, at most, where the vocabulary has ``words``."""
+    return min(LONGEST, max(16, LOGITS // (max(1, words) * 2 * CHECKED)))
 
 
 def _steps(plan: Plan, count: int, together: int, *, random: bool) -> Iterator[list[int]]:

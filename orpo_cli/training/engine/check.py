@@ -7,11 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from orpo_cli.plan.steps import CHECKED, checked_tokens
 from orpo_cli.training.engine.layout import TokenPair, size
-
-CHECKED = 2  # pairs that both paths compute
-LONGEST = 128  # tokens of each of their sequences, at most
-LOGITS = 1 << 25  # that trl keeps for them, at most: half a gigabyte with the copies that it makes of them
 
 # Relative difference allowed. Half-precision logits are rounded before trl's softmax; ours are not.
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
@@ -35,12 +32,9 @@ def few(pairs: Sequence[TokenPair], words: int) -> list[TokenPair]:
 
     Prompts keep their end and answers their beginning, so that every part of a pair is still there.
     """
-    tokens = min(LONGEST, max(16, LOGITS // (words * 2 * CHECKED)))
+    half = checked_tokens(words) // 2
     shortest = sorted(pairs, key=size)[:CHECKED]
-    return [
-        TokenPair(pair.row, pair.prompt[-(tokens // 2) :], pair.chosen[: tokens // 2], pair.rejected[: tokens // 2])
-        for pair in shortest
-    ]
+    return [TokenPair(pair.row, pair.prompt[-half:], pair.chosen[:half], pair.rejected[:half]) for pair in shortest]
 
 
 def compare(

@@ -1,7 +1,10 @@
-"""What to do when memory runs out in the middle of a step: start the step again, from the same state, in smaller parts."""
+"""What to do when memory runs out in the middle of a step: start the step again, from the same state, keeping less."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,15 +54,48 @@ def free_memory() -> None:
     clear_device_cache(garbage_collection=True)
 
 
-def checkpoint_layers(model: Any) -> bool:
-    """Let layers be computed again in the backward pass, instead of keeping what it needs. False where that is so already,
-    or cannot be.
+class Checkpointing:
+    """Lets the layers of a model keep their inputs alone and compute the rest again in the backward pass, for large micro-batches.
+
+    The recipe's own checkpointing is for all of them, and stays so.
     """
-    if not model.supports_gradient_checkpointing:
-        return False
-    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-        return False
-    # transformers 5.17 knows the old name only
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
-    return True
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.above = math.inf  # tokens of a micro-batch
+        self.layers: list[Any] = []
+
+    def extends_to(self, tokens: int) -> bool:
+        """Checkpoint micro-batches of more than half these tokens from now on. False where that is so already, or cannot be."""
+        if tokens > self.above or not (self.layers or self._prepared()):
+            return False
+        self.above = tokens // 2
+        return True
+
+    def _prepared(self) -> bool:
+        if not self.model.supports_gradient_checkpointing or self._checkpointed():
+            return False
+        # transformers 5.17 knows the old name only
+        enable = (
+            getattr(self.model, "activation_checkpointing_enable", None) or self.model.gradient_checkpointing_enable
+        )
+        enable({"use_reentrant": False})
+        self.layers = self._checkpointed()
+        self._switch(on=False)
+        return True
+
+    def _checkpointed(self) -> list[Any]:
+        return [module for module in self.model.modules() if getattr(module, "gradient_checkpointing", False)]
+
+    @contextmanager
+    def around(self, tokens: int) -> Iterator[None]:
+        """Forward and backward of a micro-batch with this many tokens."""
+        self._switch(on=tokens > self.above)
+        try:
+            yield
+        finally:
+            self._switch(on=False)
+
+    def _switch(self, *, on: bool) -> None:
+        for layer in self.layers:
+            layer.gradient_checkpointing = on

@@ -15,7 +15,7 @@ from orpo_cli.training.engine.attention import Unsupported
 from orpo_cli.training.engine.check import compare, few
 from orpo_cli.training.engine.layout import MicroBatch, TokenPair, pack
 from orpo_cli.training.engine.step import Batches, Engine, collate, sequence_tokens
-from orpo_cli.training.out_of_memory import RandomState, checkpoint_layers, free_memory, is_out_of_memory
+from orpo_cli.training.out_of_memory import Checkpointing, RandomState, free_memory, is_out_of_memory
 from orpo_cli.training.trl_door import PairTrainer
 
 
@@ -34,6 +34,8 @@ class PackedTrainer(PairTrainer):
         self.data_collator: Any = collate
         self.loss_is_scaled_for_ga = True
         self.checked = False
+        self.eval_budget = engine.max_tokens_per_microbatch
+        self.checkpointing = Checkpointing(self.model)
         self.engine: Engine | None = Engine(
             self.model,
             self.accelerator,
@@ -79,22 +81,36 @@ class PackedTrainer(PairTrainer):
         total = torch.zeros((), device=self.args.device)
         parts = self.engine.parts(pairs)
         for number, part in enumerate(parts, 1):
-            self.in_flight, self.syncs = part, number == len(parts)
+            self.in_flight, self.number, self.syncs = part, number, number == len(parts)
             part = part.to(self.args.device)
-            with self.engine.running(part), self._syncing(model, last=self.syncs):
+            checkpointing = self.checkpointing.around(part.input_ids.shape[1])
+            with self.engine.running(part), checkpointing, self._syncing(model, last=self.syncs):
                 total = total + super(PairTrainer, self).training_step(model, {"part": part}, num_items_in_batch)
         return total
 
     def _within_memory(self, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """``compute()``; again from the same state, in smaller parts, where memory runs out. Raises MachineError at the end."""
+        """``compute()``; again from the same state, keeping less, where memory runs out. Raises MachineError at the end.
+
+        First in ways that change no bit of the result: layers are computed again in the backward pass, and what the failed try
+        held is free. Then in smaller parts, whose sums are rounded in another order.
+        """
         before = RandomState.now(self.args.device)
+        failed: set[int] = set()  # micro-batches for which nothing was left but to try once more
         while True:
             try:
                 return compute()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                change = self._made_smaller()
+                change = None
+                if self._can_start_again():
+                    change = self._keeping_less()
+                    if change is None and self.number not in failed:
+                        change = "what the failed try held is free now"
+                        failed.add(self.number)
+                    elif change is None:
+                        change = self._made_smaller()
+                        failed.clear()
                 if change is None:
                     raise self._nothing_smaller() from error
             self.model.zero_grad(set_to_none=True)
@@ -104,24 +120,35 @@ class PackedTrainer(PairTrainer):
                 f"out of memory in step {self.state.global_step + 1}: {change}, and the step starts again as it was"
             )
 
-    def _made_smaller(self) -> str | None:
-        """Make what is computed at once smaller, for the rest of the run; says how. None where nothing is left to do.
-
-        Other processes may wait for gradients of a micro-batch that syncs, and FSDP's for every layer: these cannot repeat.
-        """
+    def _can_start_again(self) -> bool:
+        """Other processes may wait for gradients of a micro-batch that syncs, and FSDP's for every layer: these cannot repeat."""
         alone = self.accelerator.distributed_type == DistributedType.NO
         waiting = self.accelerator.distributed_type not in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
         if not alone and (waiting or self.syncs):
+            return False
+        return not self.args.optim.endswith("_layerwise")  # has changed weights in this very step
+
+    def _keeping_less(self) -> str | None:
+        """Compute layers again in the backward pass, for the rest of the run; says so. None where it is done already."""
+        if not (self.model.training and self.checkpointing.extends_to(self.in_flight.input_ids.shape[1])):
             return None
-        if self.args.optim.endswith("_layerwise"):  # has changed weights in this very step
-            return None
+        above = int(self.checkpointing.above)
+        return (
+            f"layers of micro-batches with over {above} tokens are computed again in the backward pass (checkpointing) from now "
+            f"on, which changes no bit of the result (engine.max_tokens_per_microbatch: {above} is faster, and changes its rounding)"
+        )
+
+    def _made_smaller(self) -> str | None:
+        """Compute fewer pairs at once, for the rest of the run; says so. None where a pair lies alone."""
         assert self.engine is not None
-        if self.in_flight.pairs > 1:
-            self.engine.budget = min(self.engine.budget, self.in_flight.input_ids.shape[1]) // 2
-            return f"micro-batches have at most {self.engine.budget} tokens from now on"
-        if self.model.training and checkpoint_layers(self.model):
-            return "one pair alone does not fit, so layers are computed again in the backward pass (checkpointing) from now on"
-        return None
+        if self.in_flight.pairs == 1:
+            return None
+        if not self.model.training:
+            self.eval_budget = min(self.eval_budget, self.in_flight.input_ids.shape[1]) // 2
+            return f"micro-batches of the evaluation have at most {self.eval_budget} tokens from now on"
+        self.engine.budget = min(self.engine.budget, self.in_flight.input_ids.shape[1]) // 2
+        self.checkpointing.above = min(self.checkpointing.above, self.engine.budget // 2)
+        return f"micro-batches have at most {self.engine.budget} tokens from now on"
 
     def _nothing_smaller(self) -> MachineError:
         part = self.in_flight
@@ -159,8 +186,8 @@ class PackedTrainer(PairTrainer):
         assert self.engine is not None
         total = torch.zeros((), device=self.args.device)
         with torch.no_grad(), self._autocast():
-            for part in self.engine.parts(pairs):
-                self.in_flight, self.syncs = part, False
+            for number, part in enumerate(self.engine.parts(pairs, self.eval_budget), 1):
+                self.in_flight, self.number, self.syncs = part, number, False
                 part = part.to(self.args.device)
                 with self.engine.running(part):
                     total = total + self.engine.share(model, part) * self.accelerator.num_processes

@@ -87,28 +87,54 @@ def identical(mine: Weights, theirs: Weights) -> bool:
     return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-@pytest.mark.parametrize("when", ["forward", "backward"])
-@pytest.mark.parametrize("seed", range(3))
-def test_pairs_that_lie_alone_are_trained_bit_by_bit_as_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, when: str
+@pytest.mark.parametrize("budget", [1, 90, 1000])
+@pytest.mark.parametrize("seed", range(4))
+def test_memory_that_runs_out_at_random_micro_batches_changes_no_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, budget: int
 ) -> None:
-    expected = trained(trainer_for(tmp_path, [], budget=1, dropout=0.2))
     notes: list[str] = []
-    trainer = trainer_for(tmp_path, notes, budget=1, dropout=0.2)
-    with memory_running_out(monkeypatch, [(random.Random(seed).randint(1, 20), when)]) as budgets:
-        mine = trained(trainer)
-    assert len(budgets) > 20
+    with memory_running_out(monkeypatch, ()) as computed:
+        expected = trained(trainer_for(tmp_path, [], budget=budget, dropout=0.2))
+    draw = random.Random(seed)
+    failures, at = [], draw.randint(1, 3)
+    while at <= len(computed):
+        failures.append((at, draw.choice(["forward", "backward"])))
+        at += draw.randint(5, 8)  # a step has four at most, so what failed is computed before the next one fails
+    with memory_running_out(monkeypatch, failures) as again:
+        mine = trained(trainer_for(tmp_path, notes, budget=budget, dropout=0.2))
     assert identical(mine, expected)
-    (note,) = notes
-    assert "out of memory in step" in note
-    assert "checkpointing" in note
+    assert len(notes) == len(failures)
+    assert all("out of memory in step" in note for note in notes)
+    assert "checkpointing" in notes[0]
+    assert len(again) > len(computed)
+    assert set(again) == {budget}
+
+
+def test_large_micro_batches_alone_are_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    trainer = trainer_for(tmp_path, notes, budget=1)
+    with memory_running_out(monkeypatch, [(5, "backward")]):
+        trainer.train()
+    above = trainer.checkpointing.above
+    ran: list[bool] = []
+    layer = trainer.model.get_base_model().model.layers[0]
+    layer.input_layernorm.register_forward_hook(lambda *_: ran.append(True))
+    for tokens, times in ((above, 1), (above + 1, 2)):
+        ran.clear()
+        with trainer.checkpointing.around(tokens):
+            trainer.model(input_ids=torch.ones((1, 5), dtype=torch.int64)).logits.sum().backward()
+        assert len(ran) == times
+    assert f"over {above} tokens" in notes[0]
 
 
 def test_what_is_alone_and_computed_again_layer_by_layer_cannot_be_smaller(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = trainer_for(tmp_path, [], budget=1)
-    with memory_running_out(monkeypatch, [(2, "forward"), (4, "forward")]), pytest.raises(MachineError) as caught:
+    with (
+        memory_running_out(monkeypatch, [(at, "forward") for at in (2, 3, 4, 5, 6)]),
+        pytest.raises(MachineError) as caught,
+    ):
         trained(trainer)
     assert "a pair of" in str(caught.value)
     assert "max_length" in caught.value.remedy
@@ -118,14 +144,15 @@ def test_what_is_alone_and_computed_again_layer_by_layer_cannot_be_smaller(
 def test_a_halved_budget_changes_nothing_but_the_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    draw = random.Random(seed)
-    failures = [(at, draw.choice(["forward", "backward"])) for at in draw.sample(range(1, 7), 2)]
     notes: list[str] = []
     trainer = trainer_for(tmp_path, notes, budget=1000, dropout=0.2)
+    first = random.Random(seed).randint(1, 5)
+    failures = [(at, random.Random(seed + at).choice(["forward", "backward"])) for at in range(first, first + 3)]
     with memory_running_out(monkeypatch, failures):
         mine, begun = trained_and_budgets(trainer)
-    assert len(notes) == 2
-    assert begun[0] > begun[-1]
+    assert len(notes) == 3
+    assert begun[0] >= begun[-1]
+    assert begun[-1] < 1000
 
     # The same cuts from the beginning, and memory that suffices: bit by bit the same, dropout's random numbers included.
     budgets = iter(begun)
@@ -142,12 +169,27 @@ def test_a_halved_budget_changes_nothing_but_the_cut(
 
 
 def test_a_halved_budget_gives_the_same_weights_to_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with memory_running_out(monkeypatch, [(1, "backward"), (5, "forward")]):
+    with memory_running_out(monkeypatch, [(at, "backward") for at in (1, 2, 3)]):
         mine = trained(trainer_for(tmp_path, [], budget=1000))
     theirs = trained(trainer_for(tmp_path, [], budget=1000))
     assert not identical(mine, theirs)  # sums are rounded in another order
     for name in theirs:
         torch.testing.assert_close(mine[name], theirs[name], rtol=1e-4, atol=2e-6)
+
+
+def test_memory_that_runs_out_in_an_evaluation_changes_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    trainer = trainer_for(tmp_path, notes, budget=1000)
+    trainer.args.per_device_eval_batch_size = 4
+    pairs = torch.utils.data.Subset(trainer.train_dataset, range(4))
+    expected = trainer.evaluate(pairs)["eval_loss"]
+    with memory_running_out(monkeypatch, [(1, "forward"), (2, "forward")]) as budgets:
+        found = trainer.evaluate(pairs)["eval_loss"]
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert ["free now" in notes[0], "of the evaluation" in notes[1]] == [True, True]
+    assert len(budgets) > 3
+    assert trainer.engine.budget == 1000
+    assert trainer.checkpointing.above == float("inf")
 
 
 def trained_and_budgets(trainer: Any) -> tuple[Weights, list[int]]:

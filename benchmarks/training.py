@@ -39,11 +39,12 @@ class Setting:
     model: str = ""  # an architecture; without one the model of ORPO_BENCH_MODEL or SmolLM2
     bits: int = 0  # 4: QLoRA
     checkpointing: bool = False  # on both sides
+    full: bool = False  # all weights are trained, without an adapter
 
     def arguments(self) -> list[str]:
         """As this module takes them."""
         found = ["--model", self.model, "--bits", str(self.bits)] if self.model else []
-        return [*found, "--checkpointing"] if self.checkpointing else found
+        return [*found, *["--checkpointing"] * self.checkpointing, *["--full"] * self.full]
 
 
 def recipe_of(setting: Setting, model: str, file: str, pairs: int, steps: int) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def recipe_of(setting: Setting, model: str, file: str, pairs: int, steps: int) -
     half = bool(setting.model)
     return {
         "model": {"model_name_or_path": model, "dtype": "bfloat16" if half else "float32"},
-        "lora": LORA,
+        **({} if setting.full else {"lora": LORA}),
         **({"quantization": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}} if setting.bits == 4 else {}),
         "dataset": {"train": {"path": file}, "max_prompt_length": LENGTHS["max_prompt_length"]},
         "training": {
@@ -111,9 +112,10 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
             trainer: Any = make_trainer(plan, Path(folder), model, tokenizer, data, None, [clock])
             clock.count_tokens_of(trainer.engine)
         else:
-            trainer = trls(plan.training, folder, model, tokenizer, data, clock)
+            trainer = trls(plan.training, folder, model, tokenizer, data, clock, adapter=not setting.full)
         peak = matrix_products(torch.bfloat16 if setting.model else torch.float32)
         per_token = products_per_token(trainer.model)
+        touch(trainer.model)
         before = forget_peak()
         trainer.train()
         logged = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -158,7 +160,9 @@ def device_gb() -> float | None:
     return (total - free) / 1e9
 
 
-def trls(training: dict[str, Any], folder: str, model: Any, tokenizer: Any, data: Any, clock: Any) -> Any:
+def trls(
+    training: dict[str, Any], folder: str, model: Any, tokenizer: Any, data: Any, clock: Any, *, adapter: bool
+) -> Any:
     """TRL's trainer with the arguments of the recipe and its own defaults otherwise."""
     from peft import LoraConfig
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
@@ -186,7 +190,7 @@ def trls(training: dict[str, Any], folder: str, model: Any, tokenizer: Any, data
     )
     return ORPOTrainer(
         model=model, args=args, train_dataset=_Tokenized(data), processing_class=tokenizer,
-        peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA), callbacks=[clock],
+        peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA) if adapter else None, callbacks=[clock],
     )  # fmt: skip
 
 
@@ -226,6 +230,12 @@ def watch() -> Any:
             self.packed = 0
 
     return Clock()
+
+
+def touch(model: Any) -> None:
+    """Read all weights once: those of a file that is mapped come into memory then, and are no part of a step."""
+    for parameter in model.parameters():
+        parameter.detach().sum()
 
 
 def forget_peak() -> float:
@@ -271,15 +281,16 @@ def matrix_products(dtype: Any, seconds: float = 0.5) -> float:
 
 
 def products_per_token(model: Any) -> int:
-    """FLOP of a token in forward and backward pass of frozen weights with an adapter: two products with every matrix.
+    """FLOP of a token in forward and backward pass: two products with every frozen matrix, three with a trained one.
 
     The adapter's own and attention's are left out, so that the share of the peak is rather too low.
     """
     import torch
 
     matrices = [module for module in model.modules() if type(module).__name__ in ("Linear", "Linear4bit")]
-    frozen = [each for each in matrices if isinstance(each, torch.nn.Linear) and not each.weight.requires_grad]
-    return 4 * sum(each.in_features * each.out_features for each in frozen)
+    linear = [each for each in matrices if isinstance(each, torch.nn.Linear)]
+    base = [each for each in linear if min(each.in_features, each.out_features) > LORA["r"]]
+    return sum((6 if each.weight.requires_grad else 4) * each.in_features * each.out_features for each in base)
 
 
 def compare(file: str, pairs: int, steps: int, rounds: int, threads: int, setting: Setting) -> str:
@@ -287,8 +298,9 @@ def compare(file: str, pairs: int, steps: int, rounds: int, threads: int, settin
     how = ["--steps", str(steps), "--threads", str(threads), *setting.arguments()]
     side = ["-m", "benchmarks.training", f"{file}:{pairs}", *how, "--side"]
     results = alternate(
-        {name: [*side, name] for name in ("trl", "ours")}, rounds, "trl", {"ours": {heap.NAME: heap.VALUE}}
-    )  # as orpo train starts itself
+        {name: [*side, name] for name in ("trl", "ours")}, rounds, "trl", {"ours": as_orpo_train_starts()}
+    )
+    print(json.dumps(results), file=sys.stderr)  # every figure of every run
     names = ("pairs_per_second", "peak_gb", "share_of_peak")
     mine = {name: median(results["ours"], name) for name in names}
     own = f"{mine['pairs_per_second']:.3f}", f"{mine['peak_gb']:.2f}", f"{mine['share_of_peak']:.0%}"
@@ -306,6 +318,11 @@ def compare(file: str, pairs: int, steps: int, rounds: int, threads: int, settin
         *row, trl[0], own[0], f"**{faster:.2f}**", trl[1], own[1], f"**{smaller:.2f}**", own[2],
         f"{apart[0]:.0e}", f"{apart[1]:.0e}",
     )  # fmt: skip
+
+
+def as_orpo_train_starts() -> dict[str, str]:
+    """The variables of its environment."""
+    return {heap.NAME: heap.VALUE, **dict([heap.SEGMENTS])}
 
 
 def _row(*cells: str) -> str:
@@ -340,19 +357,21 @@ def main() -> None:
     )
     parser.add_argument("--bits", type=int, choices=(0, 4), default=0, help="with --model: 4 for QLoRA")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, on both sides")
+    parser.add_argument("--full", action="store_true", help="train all weights, without an adapter")
     parser.add_argument("--threads", type=int, default=0, help="torch's threads; 0: as torch chooses")
     parser.add_argument("--quick", action="store_true", help="3 steps, once")
     parser.add_argument("--ours", action="store_true", help="ours alone")
     parser.add_argument("--side", help=argparse.SUPPRESS)  # one side, in this process
     options = parser.parse_args()
     calm_libraries()
-    setting = Setting(options.model, options.bits, options.checkpointing)
+    setting = Setting(options.model, options.bits, options.checkpointing, options.full)
     if options.side or options.ours:
         ((file, (pairs,)),) = files_and_batches(options.files)
         print(json.dumps(side(options.side or "ours", file, pairs, options.steps, options.threads, setting)))
         return
     steps, rounds = (3, 1) if options.quick else (options.steps, options.rounds)
-    model = " ".join((options.model, "in 4 bits" * (options.bits == 4), "checkpointed" * options.checkpointing)).split()
+    words = (options.model, "in 4 bits" * (options.bits == 4), "checkpointed" * options.checkpointing)
+    model = " ".join((*words, "all weights" * options.full)).split()
     print(
         f"Training{' '.join(['', *model])}, {machine()}; medians of {rounds} alternating runs of {steps} steps.\n\n{HEAD}"
     )

@@ -78,6 +78,7 @@ class Computation:
     lora: LoraSection | None = None
     fast_path: bool = True
     fused: bool = True  # the fast path computes a linear layer and its adapter in one function where it can
+    widens: bool = False  # norms are float32, and linear layers give the type of their input: trl's models in 4 bits
     checkpointing: bool = False
     loss_on_prompt: bool = True
     disable_dropout: bool = True
@@ -159,7 +160,9 @@ def computation(plan: Plan) -> Computation:
     training = plan.training
     half = "bfloat16" if training.get("bf16") else "float16" if training.get("fp16") else None
     dtype = plan.model.dtype
-    if plan.quantization is not None and half is None:
+    quantized = plan.quantization is not None
+    in_4_bits = plan.quantization is not None and plan.quantization.load_in_4bit
+    if quantized and half is None:
         dtype = "float32"  # peft's prepare_model_for_kbit_training
     attention = plan.model.attn_implementation
     return Computation(
@@ -168,7 +171,8 @@ def computation(plan: Plan) -> Computation:
         attention="eager" if attention == "eager" else "sdpa",
         lora=plan.lora,
         fast_path=plan.engine.fast_path != "off",
-        fused=plan.quantization is None or (plan.quantization.load_in_4bit and plan.device == "cuda"),
+        fused=not quantized or (in_4_bits and plan.device == "cuda"),
+        widens=in_4_bits and training.get("bf16", False),
         checkpointing=checkpoints(plan),
         loss_on_prompt=bool(training.get("loss_on_prompt", True)),
         disable_dropout=bool(training.get("disable_dropout", True)),

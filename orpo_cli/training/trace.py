@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from orpo_cli.plan.estimate import Activations, Computation, PairSize
 from orpo_cli.plan.trained import adapted_modules
 from orpo_cli.training.engine import loss
-from orpo_cli.training.engine.adapters import AdaptedProduct
+from orpo_cli.training.engine.adapters import adapted_product
 from orpo_cli.training.engine.attention import configurations, shared_prefixes
 from orpo_cli.training.engine.head import scored, shape_of
 from orpo_cli.training.engine.layout import MicroBatch, TokenPair, pack
@@ -208,6 +208,10 @@ def _model(config: PreTrainedConfig, computation: Computation) -> PreTrainedMode
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout) and computation.disable_dropout:
             module.p = 0.0
+    if computation.widens:
+        for name, module in model.named_modules():
+            if "norm" in name:
+                module.float()
     if computation.lora is not None:
         _adapt(model, computation)
     if computation.checkpointing:
@@ -226,7 +230,8 @@ def _adapt(model: PreTrainedModel, computation: Computation) -> None:
     for name, rank in adapted_modules([name for name, _ in _linear(model)], lora).items():
         parent, _, own = name.rpartition(".")
         base = model.get_submodule(name)
-        adapted = _Adapted(base, rank, lora.lora_dropout, lora.use_dora, computation.fast_path and computation.fused)
+        fused = computation.fast_path and computation.fused
+        adapted = _Adapted(base, rank, lora.lora_dropout, lora.use_dora, fused, computation.widens)
         setattr(model.get_submodule(parent), own, adapted)
     for name in lora.modules_to_save or ():
         for own, module in model.named_modules():
@@ -244,9 +249,10 @@ def _linear(model: PreTrainedModel) -> Iterator[tuple[str, torch.nn.Module]]:
 class _Adapted(torch.nn.Module):
     """A frozen linear map with an adapter, as peft computes it, or the engine where it can; the adapter is float32."""
 
-    def __init__(self, base: Any, rank: int, dropout: float, dora: bool, fused: bool) -> None:
+    def __init__(self, base: Any, rank: int, dropout: float, dora: bool, fused: bool, widens: bool) -> None:
         super().__init__()
         self.fused = fused and isinstance(base, torch.nn.Linear) and dropout == 0 and not dora
+        self.widens = widens
         shape = base.weight.shape if isinstance(base, torch.nn.Linear) else base.weight.shape[::-1]
         self.base = base
         self.dropout = torch.nn.Dropout(dropout) if dropout > 0 else torch.nn.Identity()
@@ -255,23 +261,24 @@ class _Adapted(torch.nn.Module):
         self.magnitude = torch.nn.Parameter(torch.ones(shape[0])) if dora else None
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        own = self.base.weight.dtype == self.down.weight.dtype or torch.is_autocast_enabled("cpu")
-        if self.fused and own:  # the engine leaves mixed types without autocast to peft
-            return self._fused(hidden)
-        result = self.base(hidden)
+        result = self.product(hidden)
+        return result.to(hidden.dtype) if self.widens else result
+
+    def product(self, hidden: torch.Tensor) -> torch.Tensor:
+        """As ``adapters.unwidened`` asks for it."""
+        weight, base = self.base.weight, self.base
+        if self.fused and (weight.dtype == self.down.weight.dtype or torch.is_autocast_enabled("cpu")):
+            adapter = self.down.weight, self.up.weight  # the engine leaves mixed types without autocast to peft
+            return adapted_product(hidden, weight.dtype, weight, None, base.bias, *adapter, 2.0)
+        result = base(hidden)
+        if self.widens:
+            result = result.to(hidden.dtype)
         change = self.up(self.down(self.dropout(hidden.to(self.down.weight.dtype)))) * 2.0
         if self.magnitude is not None:
             scale = self.magnitude / torch.ones_like(self.magnitude)
             change = (scale - 1) * result + scale * change
         total: torch.Tensor = result + change
         return total.to(result.dtype)
-
-    def _fused(self, hidden: torch.Tensor) -> torch.Tensor:
-        dtype, base = self.base.weight.dtype, self.base
-        weights = base.weight, None, base.bias, self.down.weight.to(dtype), self.up.weight.to(dtype)
-        with torch.autocast("cpu", enabled=False):
-            result: torch.Tensor = AdaptedProduct.apply(hidden.to(dtype).flatten(0, -2), *weights, 2.0)  # type: ignore[no-untyped-call]
-        return result.view(*hidden.shape[:-1], -1)
 
 
 def _layers(model: PreTrainedModel) -> torch.nn.ModuleList:

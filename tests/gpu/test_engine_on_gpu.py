@@ -12,9 +12,12 @@ import pytest
 import torch
 import transformers as hf
 from architectures import COMMON
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from steps import TrlStep, adapted, gradients, ours, random_pairs
+from trl.experimental.utils import peft_module_casting_to_bf16
 
 from orpo_cli.training.engine import attention_on_gpu
+from orpo_cli.training.engine.adapters import fused
 from orpo_cli.training.engine.pointwise import cheaper
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -138,12 +141,16 @@ def test_autocast_with_float32_adapters() -> None:
     assert error(found, exact) < max(1.5 * error(trls, exact), 0.02)
 
 
-@pytest.mark.parametrize("nested", [False, True], ids=["plain", "double quantized"])
-def test_a_4_bit_base_is_as_exact_as_pefts(nested: bool) -> None:
-    """Against its dequantized weights in float32."""
+@pytest.fixture
+def device() -> str:
+    return "cuda"
+
+
+def in_4_bits(nested: bool, device: str) -> tuple[Any, Any]:
+    """A model whose base is in 4 bits, as trl prepares it for bf16, and the same with dequantized weights in float32 on a CPU."""
     bnb = pytest.importorskip("bitsandbytes")
     torch.manual_seed(0)
-    wide = hf.AutoModelForCausalLM.from_config(hf.LlamaConfig(**SIZES))
+    wide = hf.AutoModelForCausalLM.from_config(hf.LlamaConfig(**{**SIZES, "num_hidden_layers": 6, "initializer_range": 0.05}))
     rounded = copy.deepcopy(wide).bfloat16()
     kind = {"quant_type": "nf4", "compress_statistics": nested}
     for name, module in list(rounded.model.named_modules()):
@@ -151,7 +158,7 @@ def test_a_4_bit_base_is_as_exact_as_pefts(nested: bool) -> None:
             quantized = bnb.nn.Linear4bit(
                 module.in_features, module.out_features, bias=False, compute_dtype=torch.bfloat16, **kind
             )
-            weight = bnb.nn.Params4bit(module.weight.data, requires_grad=False, **kind).cuda()
+            weight = bnb.nn.Params4bit(module.weight.data, requires_grad=False, **kind).to(device)
             quantized.weight = weight
             parent, _, own = name.rpartition(".")
             setattr(rounded.model.get_submodule(parent), own, quantized)
@@ -160,16 +167,56 @@ def test_a_4_bit_base_is_as_exact_as_pefts(nested: bool) -> None:
     wide.load_state_dict(
         {name: each.float().cpu() for name, each in rounded.state_dict().items() if "proj" not in name}, strict=False
     )
-    wide, model, pairs = adapted(wide, True).eval(), adapted(rounded.cuda(), True).eval(), pairs_of("llama")
+    rounded.is_loaded_in_4bit = True
+    lora = LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear", init_lora_weights=False)
+    model = get_peft_model(
+        prepare_model_for_kbit_training(rounded.to(device), use_gradient_checkpointing=False), lora
+    ).eval()
+    peft_module_casting_to_bf16(model)
+    wide = get_peft_model(wide, lora).eval()
     for name, parameter in wide.named_parameters():
+        if "lora_B" in name:
+            model.get_parameter(name).data.mul_(0.1)
         if "lora" in name:
             parameter.data = model.get_parameter(name).data.float().cpu()
+    return wide, model
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["plain", "double quantized"])
+def test_a_4_bit_base_is_as_exact_as_trls(nested: bool, device: str) -> None:
+    wide, model = in_4_bits(nested, device)
+    pairs = pairs_of("llama")
+    assert len(list(fused(model))) == 6 * 7
     loss, exact = step(wide, lambda: TrlStep()(wide, pairs))
-    trls_loss, trls = step(model, lambda: TrlStep()(model, pairs))
-    mine = ours(model, pairs)[0]
+    with torch.autocast(device, torch.bfloat16):
+        trls_loss, trls = step(model, lambda: TrlStep()(model, pairs))
+        mine = ours(model, pairs)[0]
     found = {key: each.double().cpu() for key, each in gradients(model).items()}
     assert abs(mine - loss) <= max(2 * abs(trls_loss - loss), 0.01 * abs(loss))
     assert error(found, exact) < max(1.5 * error(trls, exact), 0.02)
+
+
+def test_the_first_step_of_an_adapter_is_not_rounded_away(device: str) -> None:
+    """What it adds is smaller than the spacing of the outputs that it is added to."""
+    wide, model = in_4_bits(True, device)
+    pairs = pairs_of("llama")
+
+    def ups(each: Any) -> dict[str, torch.Tensor]:
+        return {name: parameter.data for name, parameter in each.named_parameters() if "lora_B" in name}
+
+    for up in (*ups(wide).values(), *ups(model).values()):
+        up.zero_()
+    before, gradient = step(wide, lambda: TrlStep()(wide, pairs))
+    with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+        start = ours(model, pairs)[0]
+    for each in (wide, model):
+        for name, up in ups(each).items():
+            up.copy_(-1e-4 * gradient[name].sign())
+    with torch.no_grad():
+        gained = before - float(TrlStep()(wide, pairs)[0])
+        with torch.autocast(device, torch.bfloat16):
+            mine = start - ours(model, pairs)[0]
+    assert mine == pytest.approx(gained, rel=0.25)
 
 
 def test_norms_and_gates_are_those_of_a_gpu() -> None:

@@ -82,7 +82,9 @@ def test_a_run_trains_by_the_fast_path_and_merges(orpo: Any, tmp_path: Path, bas
     assert orpo("eval", tmp_path / "run").returncode == 0
 
 
-def test_lack_of_device_memory_changes_how_a_step_is_computed_and_not_the_step(orpo: Any, tmp_path: Path, base: Path) -> None:
+def test_lack_of_device_memory_changes_how_a_step_is_computed_and_not_the_step(
+    orpo: Any, tmp_path: Path, base: Path
+) -> None:
     """A real one: the process may hold a small share of the device's memory."""
     script = tmp_path / "limited.py"
     script.write_text(

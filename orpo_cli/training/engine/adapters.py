@@ -5,6 +5,9 @@ of its own over all outputs, and once more in the backward pass; under autocast 
 way of float32. Here the matrix products add to what is there, and layers with the same input keep it once. Weights in 4 bits
 on a GPU are dequantized for the product, in both passes, as bitsandbytes does it. Dropout, DoRA, weights in 8 bits and several
 adapters at once stay PEFT's.
+
+What a young adapter adds is smaller than the spacing of half-precision numbers as large as the layer's output, and is lost where it is
+added to a rounded one. So the large product is added to the small one, in the float32 in which products add up, and rounded once.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import Linear as LoraLinear
+
+from orpo_cli.training.engine.recomputed import narrowed
 
 
 def fused(model: torch.nn.Module) -> Iterator[tuple[LoraLayer, Callable[..., torch.Tensor]]]:
@@ -54,10 +59,16 @@ class _Forward:
     def __init__(self, layer: Any) -> None:
         (self.name,) = layer.active_adapters
         self.layer = layer
-        self.dequantized = _dequantized(layer.base_layer) if _is_in_4_bits(layer) else None
+        self.widens = _is_in_4_bits(layer)
+        self.dequantized = _dequantized(layer.base_layer) if self.widens else None
 
     def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """x (..., inputs) → (..., outputs)."""
+        """x (..., inputs) → (..., outputs); in the type of x where the weight is in 4 bits, as bitsandbytes gives it."""
+        result = self.product(x, *args, **kwargs)
+        return result.to(x.dtype) if self.widens else result
+
+    def product(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The same in the type that it is computed in."""
         layer, base = self.layer, self.layer.base_layer
         adapter = layer.lora_A[self.name].weight, layer.lora_B[self.name].weight
         kind = x.device.type
@@ -68,14 +79,37 @@ class _Forward:
         if args or kwargs or own != dtype or not (autocast or all(each.dtype == dtype for each in adapter)):
             result: torch.Tensor = type(layer).forward(layer, x, *args, **kwargs)
             return result
-        rows = x.reshape(-1, x.shape[-1]).to(dtype)
-        down, up = (each.to(dtype) for each in adapter)
-        bias = None if base.bias is None else base.bias.to(dtype)
-        with torch.autocast(kind, enabled=False):
-            result = AdaptedProduct.apply(  # type: ignore[no-untyped-call]
-                rows, weight, self.dequantized, bias, down, up, layer.scaling[self.name]
-            )
-        return result.view(*x.shape[:-1], len(up))
+        return adapted_product(x, dtype, weight, self.dequantized, base.bias, *adapter, layer.scaling[self.name])
+
+
+def unwidened(layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """What ``layer`` gives for x, in the type that it is computed in, for those that need no other."""
+    product: Callable[..., torch.Tensor] = getattr(layer.__dict__.get("forward", layer), "product", layer)
+    return product(x)
+
+
+def widens(layer: torch.nn.Module) -> bool:
+    """Whether ``layer`` gives that in the type of x otherwise."""
+    return bool(getattr(layer.__dict__.get("forward", layer), "widens", False))
+
+
+def adapted_product(
+    x: torch.Tensor,
+    dtype: torch.dtype,
+    weight: torch.Tensor | None,
+    dequantized: Callable[[torch.dtype], torch.Tensor] | None,
+    bias: torch.Tensor | None,
+    down: torch.Tensor,
+    up: torch.Tensor,
+    scaling: float,
+) -> torch.Tensor:
+    """``AdaptedProduct`` for x (..., inputs) of any type, computed in ``dtype`` and given in it."""
+    rows, narrow = (each.reshape(-1, each.shape[-1]) for each in (x, narrowed(x, dtype)))
+    bias = None if bias is None else bias.to(dtype)
+    down, up = down.to(dtype), up.to(dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        result: torch.Tensor = AdaptedProduct.apply(rows, narrow, weight, dequantized, bias, down, up, scaling)  # type: ignore[no-untyped-call]
+    return result.view(*x.shape[:-1], len(up))
 
 
 def _dequantized(base: Any) -> Callable[[torch.dtype], torch.Tensor]:
@@ -91,13 +125,15 @@ def _dequantized(base: Any) -> Callable[[torch.dtype], torch.Tensor]:
 class AdaptedProduct(torch.autograd.Function):
     """x @ weight.T + bias + scaling * (x @ down.T) @ up.T; x (rows, inputs), down (r, inputs), up (outputs, r).
 
-    ``weight`` (outputs, inputs), or None where ``dequantized(dtype)`` gives it.
+    ``narrow`` are the numbers of x in the type of the products; the gradient is that of x. ``weight`` (outputs, inputs), or
+    None where ``dequantized(dtype)`` gives it.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         x: torch.Tensor,
+        narrow: torch.Tensor,
         weight: torch.Tensor | None,
         dequantized: Callable[[torch.dtype], torch.Tensor] | None,
         bias: torch.Tensor | None,
@@ -106,31 +142,32 @@ class AdaptedProduct(torch.autograd.Function):
         scaling: float,
     ) -> torch.Tensor:
         """Saves what PEFT's layer saves."""
-        inner = x @ down.T
-        ctx.scaling, ctx.dequantized = scaling, dequantized
-        ctx.save_for_backward(x, weight, down, up, inner)
+        inner = (narrow @ down.T).mul_(scaling)
+        ctx.scaling, ctx.dequantized, ctx.dtype = scaling, dequantized, x.dtype
+        ctx.save_for_backward(narrow, weight, down, up, inner)
         if weight is None:
             assert dequantized is not None
-            weight = dequantized(x.dtype)
-        return torch.nn.functional.linear(x, weight, bias).addmm_(inner, up.T, alpha=scaling)
+            weight = dequantized(narrow.dtype)
+        result = inner @ up.T if bias is None else torch.addmm(bias, inner, up.T)
+        return result.addmm_(narrow, weight.T)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         """``grad`` (rows, outputs)."""
-        x, weight, down, up, inner = ctx.saved_tensors
-        of_x, of_weight, _, of_bias, of_down, of_up = ctx.needs_input_grad[:6]
-        grads: list[torch.Tensor | None] = [None] * 6
+        narrow, weight, down, up, inner = ctx.saved_tensors
+        of_x, _, of_weight, _, of_bias, of_down, of_up = ctx.needs_input_grad[:7]
+        grads: list[torch.Tensor | None] = [None] * 7
         if of_x or of_down:
             of_inner = (grad @ up).mul_(ctx.scaling)
             if of_x:
                 whole = ctx.dequantized(grad.dtype) if weight is None else weight
-                grads[0] = (grad @ whole).addmm_(of_inner, down)
+                grads[0] = (of_inner @ down).addmm_(grad, whole).to(ctx.dtype)
             if of_down:
-                grads[4] = of_inner.T @ x
+                grads[5] = of_inner.T @ narrow
         if of_weight:
-            grads[1] = grad.T @ x
+            grads[2] = grad.T @ narrow
         if of_bias:
-            grads[3] = grad.sum(0)
+            grads[4] = grad.sum(0)
         if of_up:
-            grads[5] = (grad.T @ inner).mul_(ctx.scaling)
+            grads[6] = grad.T @ inner
         return (*grads, None)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.nn.functional import gelu, layer_norm, rms_norm, silu
 
+from orpo_cli.training.engine.adapters import unwidened, widens
 from orpo_cli.training.engine.compiled import Compiled
 from orpo_cli.training.engine.recomputed import cheap
 
@@ -195,10 +196,10 @@ class _Gated:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., width) → the same shape."""
         module = self.module
-        gate, up = module.gate_proj(x), module.up_proj(x)
+        gate, up = (unwidened(layer, x) for layer in (module.gate_proj, module.up_proj))
         product = _compiled(self.activation) if gate.is_cuda else _eager(self.activation)
         result: torch.Tensor = module.down_proj(cheap(product, gate, up))
-        return result
+        return result.to(x.dtype) if widens(module.gate_proj) else result
 
 
 def _eager(activation: str) -> Callable[[torch.Tensor, torch.Tensor], Any]:

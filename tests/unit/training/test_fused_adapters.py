@@ -8,7 +8,8 @@ import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 
-from orpo_cli.training.engine.adapters import fused
+from orpo_cli.training.engine import adapters
+from orpo_cli.training.engine.adapters import fused, unwidened, widens
 from orpo_cli.training.engine.step import replaced
 
 
@@ -73,6 +74,62 @@ def test_autocast_is_at_least_as_exact_as_pefts_and_keeps_the_types(outer: torch
     assert {name: each.dtype for name, each in ours.items()} == {name: each.dtype for name, each in pefts.items()}
     assert error(ours, exact) < 1.2 * error(pefts, exact)
     assert error(ours, exact) < 2e-2
+
+
+def test_what_a_young_adapter_adds_is_not_rounded_away() -> None:
+    """PEFT adds it to an output that is rounded already, whose spacing is larger."""
+    x = torch.randn(1, 400, 64).bfloat16()
+    block = adapted(torch.bfloat16, torch.float32)
+    for name, parameter in block.named_parameters():
+        if "lora_B" in name:
+            parameter.data = torch.full_like(parameter, 2e-4)
+    layer = block.second
+    base = (x.double() @ layer.base_layer.weight.double().T).detach()
+    (down,), (up,) = layer.lora_A.values(), layer.lora_B.values()
+    change = (x.double() @ down.weight.double().T @ up.weight.double().T * 2).detach()
+
+    def share() -> float:
+        """Of the change that is in the output."""
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            found = layer(x).double() - base
+        return float((found * change).sum() / (change * change).sum())
+
+    pefts = share()
+    with replaced(fused(block)):
+        assert share() == pytest.approx(1, abs=0.1)
+    assert pefts < 0.8
+
+
+def block_in_4_bits() -> Any:
+    bnb = pytest.importorskip("bitsandbytes")
+    block = Block(torch.bfloat16)
+    for name in ("first", "second"):
+        old = getattr(block, name)
+        layer = bnb.nn.Linear4bit(64, 96, bias=old.bias is not None, compute_dtype=torch.bfloat16, quant_type="nf4")
+        layer.weight = bnb.nn.Params4bit(old.weight.data, requires_grad=False, quant_type="nf4").to("cpu")
+        layer.bias, layer.support_avx512bf16_for_cpu = old.bias, False
+        setattr(block, name, layer)
+    block.is_loaded_in_4bit = True  # type: ignore[assignment]
+    block = inject_adapter_in_model(LoraConfig(r=8, lora_alpha=16, target_modules=["first", "second"]), block)
+    for name, parameter in block.named_parameters():
+        parameter.requires_grad_("lora" in name)
+        if "lora" in name:
+            parameter.data = torch.randn(parameter.shape).div(8)
+    return block
+
+
+@pytest.mark.parametrize("outer", [torch.float32, torch.bfloat16], ids=["float32 input", "bfloat16 input"])
+def test_4_bits_give_the_type_of_their_input(outer: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapters, "_is_in_4_bits", lambda layer: type(layer).__name__ == "Linear4bit")  # on a CPU, too
+    block, x = block_in_4_bits(), torch.randn(3, 50, 64).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        pefts = pass_through(block, x.to(outer))
+        with replaced(fused(block)):
+            ours = pass_through(block, x.to(outer))
+            assert unwidened(block.first, x.to(outer)).dtype == torch.bfloat16
+            assert widens(block.first)
+    assert {name: each.dtype for name, each in ours.items()} == {name: each.dtype for name, each in pefts.items()}
+    assert error(ours, pefts) < 2e-2
 
 
 def test_layers_with_the_same_input_keep_it_once_under_autocast() -> None:

@@ -14,7 +14,7 @@ from steps import BETA, random_pairs
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from orpo_cli.training.engine import step
-from orpo_cli.training.engine.recomputed import cheap, made_again
+from orpo_cli.training.engine.recomputed import cheap, made_again, narrowed
 
 
 def doubled(x: torch.Tensor) -> torch.Tensor:
@@ -84,6 +84,40 @@ def test_what_nothing_waits_for_holds_no_inputs() -> None:
         del inputs
         cheap(doubled, x)
         assert storage.expired()
+
+
+def test_a_narrower_copy_is_one_for_all_and_neither_it_nor_what_it_is_made_of_is_kept() -> None:
+    calls = []
+
+    def counted(x: torch.Tensor) -> torch.Tensor:
+        calls.append(True)
+        return doubled(x)
+
+    x = torch.randn(5).requires_grad_()
+    ws = [torch.randn(5).bfloat16().requires_grad_() for _ in range(3)]
+    with made_again():
+        y = cheap(counted, x)
+        narrow = narrowed(y, torch.bfloat16)
+        assert narrowed(y, torch.bfloat16) is narrow
+        total = sum(Kept.apply(narrowed(y, torch.bfloat16), w).float().sum() for w in ws)
+        other = narrowed(cheap(doubled, x), torch.bfloat16)
+        assert other is not narrow
+    storages = [StorageWeakRef(each.untyped_storage()) for each in (y, narrow)]
+    del y, narrow
+    assert all(storage.expired() for storage in storages)
+    total.backward()
+    assert len(calls) == 2
+    for w in ws:
+        assert torch.equal(w.grad, doubled(x).detach().bfloat16())
+
+
+def test_a_copy_of_what_was_changed_is_another() -> None:
+    x = torch.randn(5).requires_grad_()
+    with made_again():
+        y = x * 2
+        first = narrowed(y, torch.bfloat16)
+        y.mul_(2)
+        assert torch.equal(narrowed(y, torch.bfloat16), 2 * first)
 
 
 def test_without_a_gradient_nothing_is_remembered() -> None:

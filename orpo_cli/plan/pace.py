@@ -16,6 +16,9 @@ TFLOPS = (
 )  # fmt: skip
 # Of them in training: an H200 reached 0.46 with 5,300 tokens at once and 0.24 with 2,000 (Llama 3.1 8B, LoRA).
 REACHED = 0.4
+# Seconds of the processor to launch what a layer computes of a micro-batch, in both passes, which a GPU may outrun: 0.007 with LoRA
+# (H200), 0.010 with all weights and 0.013 on 4 bits (H100), where 4 pairs of 200 tokens are computed at once.
+LAUNCHING = 0.01
 # Of the processor's own products, measured on the spot: 0.44 (ShareGPT) to 0.55 (HH-RLHF); attention and small passes take the rest.
 REACHED_ON_CPU = 0.45
 
@@ -42,7 +45,16 @@ def pace(plan: Plan, sizing: Sizing) -> Pace:
     attention = 2 * facts.layers * facts.hidden * sum((mean.prompt + part) ** 2 for part in mean[1:]) * pairs
     flops = passes * (2.0 * facts.active * tokens + attention)
     speed, how = _speed(plan, sizing.machine)
-    return Pace(pairs, tokens, flops, flops / speed if speed else None, how)
+    if speed is None:
+        return Pace(pairs, tokens, flops, None, how)
+    seconds, launching = flops / speed, 0.0
+    if plan.device == "cuda":
+        packed = -(-tokens // plan.engine.max_tokens_per_microbatch)
+        parts = packed if plan.engine.fast_path != "off" else plan.training["gradient_accumulation_steps"]
+        launching = LAUNCHING * facts.layers * parts
+    if launching > seconds:
+        how = f"{LAUNCHING * 1000:.0f} ms a layer and micro-batch to launch it, which takes longer than computing it"
+    return Pace(pairs, tokens, flops, max(seconds, launching), how)
 
 
 def _speed(plan: Plan, machine: Machine) -> tuple[float | None, str]:

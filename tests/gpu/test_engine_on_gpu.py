@@ -150,7 +150,9 @@ def in_4_bits(nested: bool, device: str) -> tuple[Any, Any]:
     """A model whose base is in 4 bits, as trl prepares it for bf16, and the same with dequantized weights in float32 on a CPU."""
     bnb = pytest.importorskip("bitsandbytes")
     torch.manual_seed(0)
-    wide = hf.AutoModelForCausalLM.from_config(hf.LlamaConfig(**{**SIZES, "num_hidden_layers": 6, "initializer_range": 0.05}))
+    wide = hf.AutoModelForCausalLM.from_config(
+        hf.LlamaConfig(**{**SIZES, "num_hidden_layers": 6, "initializer_range": 0.05})
+    )
     rounded = copy.deepcopy(wide).bfloat16()
     kind = {"quant_type": "nf4", "compress_statistics": nested}
     for name, module in list(rounded.model.named_modules()):

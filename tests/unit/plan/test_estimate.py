@@ -130,8 +130,16 @@ def test_what_does_not_fit_names_what_to_change_the_largest_saving_first(tmp_pat
 
 def test_a_step_on_a_gpu_takes_its_products_at_a_share_of_its_speed(tmp_path: Path) -> None:
     plan, _, sizing = made(tmp_path, H100, [PairSize(100, 101, 101)] * 64)
+    sizing = replace(sizing, facts=replace(FACTS, active=8 * GB))
     step = pace(plan, sizing)
     assert (step.pairs, step.tokens) == (32, 32 * 300)
     assert step.seconds == pytest.approx(step.flops / (0.4 * 989e12))
     unknown = replace(sizing, machine=replace(H100, device_name="another"))
     assert pace(plan, unknown).seconds is None
+
+
+def test_a_small_step_on_a_gpu_takes_what_launching_it_takes(tmp_path: Path) -> None:
+    plan, _, sizing = made(tmp_path, H100, [PairSize(100, 101, 101)] * 64, engine={"max_tokens_per_microbatch": 5000})
+    step = pace(plan, sizing)
+    assert step.seconds == pytest.approx(4 * 0.01 * 2)
+    assert "launch" in step.how

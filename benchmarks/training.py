@@ -30,6 +30,9 @@ from orpo_cli.cli.main import calm_libraries
 
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 LENGTHS = {"max_length": 2048, "max_prompt_length": 1024}
+OUR_START = {
+    "ours": {heap.NAME: heap.VALUE, **dict([heap.SEGMENTS])}
+}  # the environment in which orpo train starts itself
 
 
 @dataclass(frozen=True)
@@ -293,13 +296,20 @@ def products_per_token(model: Any) -> int:
     return sum((6 if each.weight.requires_grad else 4) * each.in_features * each.out_features for each in base)
 
 
+def alone(file: str, pairs: int, steps: int, threads: int, setting: Setting) -> dict[str, Any]:
+    """Ours, once."""
+    return alternate({"ours": _command("ours", file, pairs, steps, threads, setting)}, 1, None, OUR_START)["ours"][0]
+
+
+def _command(name: str, file: str, pairs: int, steps: int, threads: int, setting: Setting) -> list[str]:
+    how = ["--steps", str(steps), "--threads", str(threads), *setting.arguments()]
+    return ["-m", "benchmarks.training", f"{file}:{pairs}", *how, "--side", name]
+
+
 def compare(file: str, pairs: int, steps: int, rounds: int, threads: int, setting: Setting) -> str:
     """A row of the table; losses and gradient norms must agree."""
-    how = ["--steps", str(steps), "--threads", str(threads), *setting.arguments()]
-    side = ["-m", "benchmarks.training", f"{file}:{pairs}", *how, "--side"]
-    results = alternate(
-        {name: [*side, name] for name in ("trl", "ours")}, rounds, "trl", {"ours": as_orpo_train_starts()}
-    )
+    sides = {name: _command(name, file, pairs, steps, threads, setting) for name in ("trl", "ours")}
+    results = alternate(sides, rounds, "trl", OUR_START)
     print(json.dumps(results), file=sys.stderr)  # every figure of every run
     names = ("pairs_per_second", "peak_gb", "share_of_peak")
     mine = {name: median(results["ours"], name) for name in names}
@@ -318,11 +328,6 @@ def compare(file: str, pairs: int, steps: int, rounds: int, threads: int, settin
         *row, trl[0], own[0], f"**{faster:.2f}**", trl[1], own[1], f"**{smaller:.2f}**", own[2],
         f"{apart[0]:.0e}", f"{apart[1]:.0e}",
     )  # fmt: skip
-
-
-def as_orpo_train_starts() -> dict[str, str]:
-    """The variables of its environment."""
-    return {heap.NAME: heap.VALUE, **dict([heap.SEGMENTS])}
 
 
 def _row(*cells: str) -> str:
@@ -367,7 +372,10 @@ def main() -> None:
     setting = Setting(options.model, options.bits, options.checkpointing, options.full)
     if options.side or options.ours:
         ((file, (pairs,)),) = files_and_batches(options.files)
-        print(json.dumps(side(options.side or "ours", file, pairs, options.steps, options.threads, setting)))
+        if options.side:
+            print(json.dumps(side(options.side, file, pairs, options.steps, options.threads, setting)))
+        else:
+            print(json.dumps(alone(file, pairs, options.steps, options.threads, setting)))
         return
     steps, rounds = (3, 1) if options.quick else (options.steps, options.rounds)
     words = (options.model, "in 4 bits" * (options.bits == 4), "checkpointed" * options.checkpointing)

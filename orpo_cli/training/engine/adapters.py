@@ -82,15 +82,19 @@ class _Forward:
         return adapted_product(x, dtype, weight, self.dequantized, base.bias, *adapter, layer.scaling[self.name])
 
 
+def widens(layer: torch.nn.Module) -> bool:
+    """Whether ``layer`` turns its result into the type of its input."""
+    return bool(getattr(layer.__dict__.get("forward", layer), "widens", False))
+
+
 def unwidened(layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     """What ``layer`` gives for x, in the type that it is computed in, for those that need no other."""
-    product: Callable[..., torch.Tensor] = getattr(layer.__dict__.get("forward", layer), "product", layer)
-    return product(x)
-
-
-def widens(layer: torch.nn.Module) -> bool:
-    """Whether ``layer`` gives that in the type of x otherwise."""
-    return bool(getattr(layer.__dict__.get("forward", layer), "widens", False))
+    if not widens(layer):
+        result: torch.Tensor = layer(x)
+        return result
+    forward: Any = layer.__dict__.get("forward", layer)
+    narrow: torch.Tensor = forward.product(x)
+    return narrow
 
 
 def adapted_product(
@@ -103,13 +107,11 @@ def adapted_product(
     up: torch.Tensor,
     scaling: float,
 ) -> torch.Tensor:
-    """``AdaptedProduct`` for x (..., inputs) of any type, computed in ``dtype`` and given in it."""
-    rows, narrow = (each.reshape(-1, each.shape[-1]) for each in (x, narrowed(x, dtype)))
-    bias = None if bias is None else bias.to(dtype)
-    down, up = down.to(dtype), up.to(dtype)
+    """``AdaptedProduct`` of x in any type, computed in ``dtype``."""
+    narrow = narrowed(x, dtype)
     with torch.autocast(x.device.type, enabled=False):
-        result: torch.Tensor = AdaptedProduct.apply(rows, narrow, weight, dequantized, bias, down, up, scaling)  # type: ignore[no-untyped-call]
-    return result.view(*x.shape[:-1], len(up))
+        result: torch.Tensor = AdaptedProduct.apply(x, narrow, weight, dequantized, bias, down, up, scaling)  # type: ignore[no-untyped-call]
+    return result
 
 
 def _dequantized(base: Any) -> Callable[[torch.dtype], torch.Tensor]:
@@ -123,10 +125,10 @@ def _dequantized(base: Any) -> Callable[[torch.dtype], torch.Tensor]:
 
 
 class AdaptedProduct(torch.autograd.Function):
-    """x @ weight.T + bias + scaling * (x @ down.T) @ up.T; x (rows, inputs), down (r, inputs), up (outputs, r).
+    """x @ weight.T + bias + scaling * (x @ down.T) @ up.T; x (..., inputs), down (r, inputs), up (outputs, r).
 
-    ``narrow`` are the numbers of x in the type of the products; the gradient is that of x. ``weight`` (outputs, inputs), or
-    None where ``dequantized(dtype)`` gives it.
+    ``narrow`` are the numbers of x in the type that is computed in and that the result has; the gradient is that of x. ``weight``
+    (outputs, inputs) has this type, or is None where ``dequantized(type)`` gives it; bias, down and up may have another.
     """
 
     @staticmethod
@@ -142,32 +144,37 @@ class AdaptedProduct(torch.autograd.Function):
         scaling: float,
     ) -> torch.Tensor:
         """Saves what PEFT's layer saves."""
-        inner = (narrow @ down.T).mul_(scaling)
-        ctx.scaling, ctx.dequantized, ctx.dtype = scaling, dequantized, x.dtype
+        dtype = narrow.dtype
+        ctx.scaling, ctx.dequantized = scaling, dequantized
+        ctx.types = x.dtype, bias.dtype if bias is not None else dtype, down.dtype, up.dtype
+        rows, down, up = narrow.reshape(-1, narrow.shape[-1]), down.to(dtype), up.to(dtype)
+        inner = (rows @ down.T).mul_(scaling)
         ctx.save_for_backward(narrow, weight, down, up, inner)
         if weight is None:
             assert dequantized is not None
-            weight = dequantized(narrow.dtype)
-        result = inner @ up.T if bias is None else torch.addmm(bias, inner, up.T)
-        return result.addmm_(narrow, weight.T)
+            weight = dequantized(dtype)
+        result = inner @ up.T if bias is None else torch.addmm(bias.to(dtype), inner, up.T)
+        return result.addmm_(rows, weight.T).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        """``grad`` (rows, outputs)."""
+        """``grad`` as the result."""
         narrow, weight, down, up, inner = ctx.saved_tensors
         of_x, _, of_weight, _, of_bias, of_down, of_up = ctx.needs_input_grad[:7]
+        type_of_x, type_of_bias, type_of_down, type_of_up = ctx.types
+        grad, rows = (each.reshape(-1, each.shape[-1]) for each in (grad, narrow))
         grads: list[torch.Tensor | None] = [None] * 7
         if of_x or of_down:
             of_inner = (grad @ up).mul_(ctx.scaling)
             if of_x:
                 whole = ctx.dequantized(grad.dtype) if weight is None else weight
-                grads[0] = (of_inner @ down).addmm_(grad, whole).to(ctx.dtype)
+                grads[0] = (of_inner @ down).addmm_(grad, whole).view(narrow.shape).to(type_of_x)
             if of_down:
-                grads[5] = of_inner.T @ narrow
+                grads[5] = (of_inner.T @ rows).to(type_of_down)
         if of_weight:
-            grads[2] = grad.T @ narrow
+            grads[2] = grad.T @ rows
         if of_bias:
-            grads[4] = grad.sum(0)
+            grads[4] = grad.sum(0).to(type_of_bias)
         if of_up:
-            grads[6] = grad.T @ inner
+            grads[6] = (grad.T @ inner).to(type_of_up)
         return (*grads, None)

@@ -90,10 +90,8 @@ def cheap(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch
 
 def narrowed(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """``x`` in another type, without its gradient: one copy for all layers that ask for it one after the other."""
-    made = _made.get()
-    if x.dtype == dtype:
-        return x.detach()
-    if made is None:
+    made = _made.get() if torch.is_grad_enabled() else None
+    if x.dtype == dtype or made is None:
         return x.detach().to(dtype)
     if made.narrowed is not None:
         of, version, copy = made.narrowed

@@ -111,7 +111,7 @@ def adapted_product(
     narrow = narrowed(x, dtype)
     with torch.autocast(x.device.type, enabled=False):
         result: torch.Tensor = AdaptedProduct.apply(x, narrow, weight, dequantized, bias, down, up, scaling)  # type: ignore[no-untyped-call]
-    return result
+    return result.view(*x.shape[:-1], len(up))  # not within: what it gives may be changed in place
 
 
 def _dequantized(base: Any) -> Callable[[torch.dtype], torch.Tensor]:
@@ -125,7 +125,7 @@ def _dequantized(base: Any) -> Callable[[torch.dtype], torch.Tensor]:
 
 
 class AdaptedProduct(torch.autograd.Function):
-    """x @ weight.T + bias + scaling * (x @ down.T) @ up.T; x (..., inputs), down (r, inputs), up (outputs, r).
+    """x @ weight.T + bias + scaling * (x @ down.T) @ up.T, (rows, outputs); x (..., inputs), down (r, inputs), up (outputs, r).
 
     ``narrow`` are the numbers of x in the type that is computed in and that the result has; the gradient is that of x. ``weight``
     (outputs, inputs) has this type, or is None where ``dequantized(type)`` gives it; bias, down and up may have another.
@@ -154,15 +154,15 @@ class AdaptedProduct(torch.autograd.Function):
             assert dequantized is not None
             weight = dequantized(dtype)
         result = inner @ up.T if bias is None else torch.addmm(bias.to(dtype), inner, up.T)
-        return result.addmm_(rows, weight.T).view(*x.shape[:-1], -1)
+        return result.addmm_(rows, weight.T)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        """``grad`` as the result."""
+        """``grad`` (rows, outputs)."""
         narrow, weight, down, up, inner = ctx.saved_tensors
         of_x, _, of_weight, _, of_bias, of_down, of_up = ctx.needs_input_grad[:7]
         type_of_x, type_of_bias, type_of_down, type_of_up = ctx.types
-        grad, rows = (each.reshape(-1, each.shape[-1]) for each in (grad, narrow))
+        rows = narrow.reshape(-1, narrow.shape[-1])
         grads: list[torch.Tensor | None] = [None] * 7
         if of_x or of_down:
             of_inner = (grad @ up).mul_(ctx.scaling)

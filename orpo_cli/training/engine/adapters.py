@@ -89,12 +89,9 @@ def widens(layer: torch.nn.Module) -> bool:
 
 def unwidened(layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     """What ``layer`` gives for x, in the type that it is computed in, for those that need no other."""
-    if not widens(layer):
-        result: torch.Tensor = layer(x)
-        return result
     forward: Any = layer.__dict__.get("forward", layer)
-    narrow: torch.Tensor = forward.product(x)
-    return narrow
+    result: torch.Tensor = forward.product(x) if widens(layer) else layer(x)
+    return result
 
 
 def adapted_product(

@@ -1,8 +1,9 @@
 """Norms and gated activations in fewer passes over memory, and with less kept for the backward pass.
 
 transformers writes an RMS norm as six operations and keeps three copies of its input for the backward pass, and a gate as two
-that keep three. Here a norm keeps its input, a gate its two inputs; what they give is made again where it is needed. On CUDA torch's own fused norm and a compiled gate do it,
-elsewhere the functions below. A layer takes part if its own forward pass gave the same on random numbers.
+that keep three. Here a norm keeps its input, a gate its two inputs; what they give is made again where it is needed. On CUDA
+torch's own fused norm and a compiled gate do it, elsewhere the functions below. A layer takes part if its own forward pass gave
+the same on random numbers.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ class _Norm:
 
         def normed(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
             with torch.autocast(x.device.type, enabled=False):
-                return self._more(x, weight) if self.added else self._plain(x, weight, mixed)
+                return self._with_added(x, weight) if self.added else self._plain(x, weight, mixed)
 
         return cheap(normed, x, weight)
 
@@ -147,7 +148,7 @@ class _Norm:
         result: torch.Tensor = _RmsNorm.apply(x, weight, self.eps)  # type: ignore[no-untyped-call]
         return result
 
-    def _more(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def _with_added(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Rounded once, at the end."""
         wide, factor = (each if each.dtype.itemsize >= 4 else each.float() for each in (x, weight))
         if x.is_cuda:

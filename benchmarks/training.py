@@ -43,10 +43,12 @@ class Setting:
     bits: int = 0  # 4: QLoRA
     checkpointing: bool = False  # on both sides
     full: bool = False  # all weights are trained, without an adapter
+    accumulation: int = 1  # batches of a step; with more, TRL's loss is another one (a mean of means)
 
     def arguments(self) -> list[str]:
         """As this module takes them."""
         found = ["--model", self.model, "--bits", str(self.bits)] if self.model else []
+        found += ["--accumulation", str(self.accumulation)]
         return [*found, *["--checkpointing"] * self.checkpointing, *["--full"] * self.full]
 
 
@@ -62,7 +64,7 @@ def recipe_of(setting: Setting, model: str, file: str, pairs: int, steps: int) -
         "dataset": {"train": {"path": file}, "max_prompt_length": LENGTHS["max_prompt_length"]},
         "training": {
             "max_length": LENGTHS["max_length"], "max_steps": steps, "per_device_train_batch_size": pairs,
-            "gradient_accumulation_steps": 1, "learning_rate": 1e-4, "beta": 0.1, "logging_steps": 1, "seed": 42,
+            "gradient_accumulation_steps": setting.accumulation, "learning_rate": 1e-4, "beta": 0.1, "logging_steps": 1, "seed": 42,
             "lr_scheduler_type": "linear", "warmup_steps": 0, "save_strategy": "no", "eval_strategy": "no",
             "use_cpu": not torch.cuda.is_available(), "gradient_checkpointing": setting.checkpointing, "bf16": half,
         },
@@ -123,6 +125,7 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
         trainer.train()
         logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     later = clock.seconds[1:] or clock.seconds
+    pairs *= setting.accumulation
     tokens = sum(clock.tokens[1:] or clock.tokens)
     return {
         "share_of_peak": tokens * per_token / sum(later) / peak,
@@ -314,7 +317,7 @@ def compare(file: str, pairs: int, steps: int, rounds: int, threads: int, settin
     names = ("pairs_per_second", "peak_gb", "share_of_peak")
     mine = {name: median(results["ours"], name) for name in names}
     own = f"{mine['pairs_per_second']:.3f}", f"{mine['peak_gb']:.2f}", f"{mine['share_of_peak']:.0%}"
-    row = [Path(file).name, str(pairs)]
+    row = [Path(file).name, f"{pairs} × {setting.accumulation}" if setting.accumulation > 1 else str(pairs)]
     if not results["trl"]:
         return _row(*row, "killed", own[0], "", "killed", own[1], "", own[2], "", "")
     theirs = {name: median(results["trl"], name) for name in names[:2]}
@@ -363,13 +366,14 @@ def main() -> None:
     parser.add_argument("--bits", type=int, choices=(0, 4), default=0, help="with --model: 4 for QLoRA")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, on both sides")
     parser.add_argument("--full", action="store_true", help="train all weights, without an adapter")
+    parser.add_argument("--accumulation", type=int, default=1, help="batches of a step")
     parser.add_argument("--threads", type=int, default=0, help="torch's threads; 0: as torch chooses")
     parser.add_argument("--quick", action="store_true", help="3 steps, once")
     parser.add_argument("--ours", action="store_true", help="ours alone")
     parser.add_argument("--side", help=argparse.SUPPRESS)  # one side, in this process
     options = parser.parse_args()
     calm_libraries()
-    setting = Setting(options.model, options.bits, options.checkpointing, options.full)
+    setting = Setting(options.model, options.bits, options.checkpointing, options.full, options.accumulation)
     if options.side or options.ours:
         ((file, (pairs,)),) = files_and_batches(options.files)
         if options.side:

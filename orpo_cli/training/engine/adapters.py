@@ -7,7 +7,7 @@ on a GPU are dequantized for the product, in both passes, as bitsandbytes does i
 adapters at once stay PEFT's.
 
 What a young adapter adds is smaller than the spacing of half-precision numbers as large as the layer's output, and is lost where it is
-added to a rounded one. So the large product is added to the small one, in the float32 in which products add up, and rounded once.
+added to a rounded one. So both products add up in the float32 in which each of them adds up, and are rounded once.
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import Linear as LoraLinear
+from torch.nn.functional import linear, pad
 
 from orpo_cli.training.engine.recomputed import narrowed
+
+
+ALIGNED = 8  # numbers in half precision, of which the rows of a fast product have a multiple
 
 
 def fused(model: torch.nn.Module) -> Iterator[tuple[LoraLayer, Callable[..., torch.Tensor]]]:
@@ -121,6 +125,23 @@ def _dequantized(base: Any) -> Callable[[torch.dtype], torch.Tensor]:
     return weight
 
 
+def _sum_of_products(
+    rows: torch.Tensor, weight: torch.Tensor, inner: torch.Tensor, up: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """rows @ weight.T + inner @ up.T + bias, rounded once."""
+    if _rounds_before_it_adds(rows):
+        odd = -inner.shape[1] % ALIGNED
+        inner, up = (pad(each, (0, odd)) if odd else each for each in (inner, up))
+        return linear(torch.cat((rows, inner), dim=1), torch.cat((weight, up), dim=1), bias)
+    result = inner @ up.T if bias is None else torch.addmm(bias, inner, up.T)
+    return result.addmm_(rows, weight.T)
+
+
+def _rounds_before_it_adds(rows: torch.Tensor) -> bool:
+    """cuBLAS rounds a product to half precision and adds it then: in ``addmm_`` as much is lost as in a plain sum."""
+    return rows.is_cuda and rows.dtype.itemsize < 4
+
+
 class AdaptedProduct(torch.autograd.Function):
     """x @ weight.T + bias + scaling * (x @ down.T) @ up.T, (rows, outputs); x (..., inputs), down (r, inputs), up (outputs, r).
 
@@ -150,8 +171,7 @@ class AdaptedProduct(torch.autograd.Function):
         if weight is None:
             assert dequantized is not None
             weight = dequantized(dtype)
-        result = inner @ up.T if bias is None else torch.addmm(bias.to(dtype), inner, up.T)
-        return result.addmm_(rows, weight.T)
+        return _sum_of_products(rows, weight, inner, up, None if bias is None else bias.to(dtype))
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:

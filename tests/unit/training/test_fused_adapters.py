@@ -26,9 +26,15 @@ class Block(torch.nn.Module):
         return result
 
 
+@pytest.fixture(params=[False, True], ids=["added to", "in one product"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a CPU, and of a GPU in half precision."""
+    monkeypatch.setattr(adapters, "_rounds_before_it_adds", lambda _: request.param)
+
+
 def adapted(dtype: torch.dtype, adapter: torch.dtype, **options: Any) -> Any:
     torch.manual_seed(0)
-    config = LoraConfig(r=8, lora_alpha=16, target_modules=["first", "second"], **options)
+    config = LoraConfig(**{"r": 8, "lora_alpha": 16, "target_modules": ["first", "second"], **options})
     block = inject_adapter_in_model(config, Block(dtype))
     for name, parameter in block.named_parameters():
         parameter.requires_grad_("lora" in name)
@@ -52,8 +58,10 @@ def error(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> flo
     return max(float((found[name].double() - each).norm() / each.norm()) for name, each in exact.items())
 
 
-def test_float64_gives_pefts_values_and_gradients() -> None:
-    block, x = adapted(torch.float64, torch.float64), torch.randn(3, 5, 64, dtype=torch.float64)
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("rank", [8, 3])
+def test_float64_gives_pefts_values_and_gradients(rank: int) -> None:
+    block, x = adapted(torch.float64, torch.float64, r=rank), torch.randn(3, 5, 64, dtype=torch.float64)
     expected = pass_through(block, x)
     layers = list(fused(block))
     assert len(layers) == 2
@@ -61,6 +69,7 @@ def test_float64_gives_pefts_values_and_gradients() -> None:
         assert error(pass_through(block, x), expected) < 1e-12
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("outer", [torch.float32, torch.bfloat16], ids=["float32 input", "bfloat16 input"])
 def test_autocast_is_at_least_as_exact_as_pefts_and_keeps_the_types(outer: torch.dtype) -> None:
     x = torch.randn(3, 50, 64).bfloat16()
@@ -76,6 +85,7 @@ def test_autocast_is_at_least_as_exact_as_pefts_and_keeps_the_types(outer: torch
     assert error(ours, exact) < 2e-2
 
 
+@pytest.mark.usefixtures("way")
 def test_what_a_young_adapter_adds_is_not_rounded_away() -> None:
     """PEFT adds it to an output that is rounded already, whose spacing is larger."""
     x = torch.randn(1, 400, 64).bfloat16()

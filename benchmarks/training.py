@@ -60,7 +60,7 @@ def recipe_of(setting: Setting, model: str, file: str, pairs: int, steps: int) -
     return {
         "model": {"model_name_or_path": model, "dtype": "bfloat16" if half else "float32"},
         **({} if setting.full else {"lora": LORA}),
-        **({"quantization": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}} if setting.bits == 4 else {}),
+        **({"quantization": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}} if setting.bits == 4 else {}),
         "dataset": {"train": {"path": file}, "max_prompt_length": LENGTHS["max_prompt_length"]},
         "training": {
             "max_length": LENGTHS["max_length"], "max_steps": steps, "per_device_train_batch_size": pairs,

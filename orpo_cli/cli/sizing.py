@@ -44,33 +44,22 @@ def lengths_of(plan: Plan) -> Lengths:
 
 def _tracing(facts: ModelFacts) -> Trace:
     """Traces of the model, each made once; from its widths alone where its code needs more than sizes."""
-    tracers: dict[str, Trace] = {}
-    known: dict[tuple[str, tuple[PairSize, ...]], Activations] = {}
+    from orpo_cli.training.trace import Tracer
 
-    def by_widths(how: Computation, pairs: Sequence[PairSize]) -> Activations:
-        return rough(facts, how, pairs)
+    tracers: dict[str, Tracer] = {}
+    failed: dict[str, str] = {}
+    known: dict[tuple[str, tuple[PairSize, ...]], Activations] = {}
 
     def trace(how: Computation, pairs: Sequence[PairSize]) -> Activations:
         name = repr(how)
         key = (name, tuple(pairs))
-        if key not in known:
-            if name not in tracers:
-                tracers[name] = _tracer(facts, how) or by_widths
+        if key not in known and name not in failed:
             try:
-                known[key] = tracers[name](how, pairs)
-            except Exception:  # whatever the code of a model does with what has no content
-                tracers[name] = by_widths
-                known[key] = by_widths(how, pairs)
-        return known[key]
+                if name not in tracers:
+                    tracers[name] = Tracer(facts.config, how)
+                known[key] = tracers[name](pairs)
+            except Exception as error:  # whatever the code of a model does with what has no content
+                failed[name] = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        return known[key] if key in known else rough(facts, how, pairs, failed[name])
 
     return trace
-
-
-def _tracer(facts: ModelFacts, how: Computation) -> Trace | None:
-    from orpo_cli.training.trace import Tracer
-
-    try:
-        tracer = Tracer(facts.config, how)
-    except Exception:  # a model that cannot be built from its configuration alone
-        return None
-    return lambda _, pairs: tracer(pairs)

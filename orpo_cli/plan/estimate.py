@@ -51,12 +51,12 @@ class PairSize(NamedTuple):
 class Activations:
     """Bytes that a micro-batch holds at its peak, besides weights and gradients: the layers', and the head's.
 
-    ``traced`` is False for a rough figure from the widths of the layers.
+    ``untraced`` says why it is a rough figure from the widths of the layers, where it is.
     """
 
     layers: float
     head: float
-    traced: bool = True
+    untraced: str | None = None
 
     @property
     def total(self) -> float:
@@ -82,6 +82,7 @@ class Computation:
     checkpointing: bool = False
     loss_on_prompt: bool = True
     disable_dropout: bool = True
+    accumulates: bool = True  # gradients of other micro-batches are there, to which those of this one are added
 
 
 Trace = Callable[[Computation, Sequence[PairSize]], Activations]
@@ -255,11 +256,16 @@ def _stretched(pair: PairSize, count: int, tokens: float) -> list[PairSize]:
     return [PairSize(*(max(1, round(part * factor)) for part in pair))] * count
 
 
+def traced_step(plan: Plan, sizing: Sizing) -> tuple[Activations, int]:
+    """What the largest micro-batch holds, and how many its step has."""
+    pairs, micro_batches = largest_micro_batch(plan, sizing.lengths)
+    return sizing.trace(replace(computation(plan), accumulates=micro_batches > 1), pairs), micro_batches
+
+
 def memory(plan: Plan, sizing: Sizing) -> Memory:
     """What a process holds at the peak of a step."""
     facts, lora = sizing.facts, plan.lora
-    pairs, micro_batches = largest_micro_batch(plan, sizing.lengths)
-    live = sizing.trace(computation(plan), pairs)
+    live, micro_batches = traced_step(plan, sizing)
     waste = CACHE if plan.device != "cpu" else HEAP
     width = WIDTH[plan.model.dtype]
     adapter, others = trained_by_adapter(facts, lora) if lora is not None else (0, facts.parameters)
@@ -273,7 +279,7 @@ def memory(plan: Plan, sizing: Sizing) -> Memory:
     if micro_batches == 1 and lora is None:  # gradients come as activations go
         activations = max(0.0, activations - gradients)
     if plan.engine.fast_path == "on":  # before the first step, when the optimizer keeps nothing yet
-        how = replace(computation(plan), fast_path=False, checkpointing=False)
+        how = replace(computation(plan), fast_path=False, checkpointing=False, accumulates=False)
         first = sizing.trace(how, checked_pairs(facts.words, _first_step(plan, sizing.lengths))).total * waste
         activations = max(activations, first - logits - optimizer)
     return Memory(
@@ -335,8 +341,8 @@ def changed(plan: Plan, **training: Any) -> Plan:
     return plan.model_copy(update={"training": {**plan.training, **training}, "engine": engine})
 
 
-def rough(facts: ModelFacts, how: Computation, pairs: Sequence[PairSize]) -> Activations:
-    """What ``Trace`` gives, from widths alone: for models whose code cannot run on tensors without content."""
+def rough(facts: ModelFacts, how: Computation, pairs: Sequence[PairSize], why: str) -> Activations:
+    """What ``Trace`` gives, from widths alone: for models whose code cannot run on tensors without content, for the reason given."""
     tokens = sum(pair.packed for pair in pairs)
     if not how.fast_path:
         tokens = 2 * len(pairs) * max(pair.longest for pair in pairs)
@@ -345,4 +351,4 @@ def rough(facts: ModelFacts, how: Computation, pairs: Sequence[PairSize]) -> Act
     layer = width * facts.hidden if how.checkpointing else inside
     layers = tokens * (facts.layers * layer + (inside if how.checkpointing else 0))
     head = tokens * facts.words * (4 * 3.5) if not how.fast_path else 6e7 + 3.0 * tokens * facts.hidden * width
-    return Activations(layers, head, traced=False)
+    return Activations(layers, head, untraced=why)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from orpo_cli.plan.estimate import Sizing, computation, largest_micro_batch, memory
+from orpo_cli.plan.estimate import Sizing, memory, traced_step
 from orpo_cli.plan.fit import savings, verdict
 from orpo_cli.plan.pace import pace
 from orpo_cli.plan.plan import Plan
@@ -26,7 +26,7 @@ def estimate_document(plan: Plan, sizing: Sizing) -> dict[str, Any]:
     """Bytes by part at the peak of a step, tokens and seconds of a step, and what to change where it does not fit."""
     held, step = memory(plan, sizing), pace(plan, sizing)
     said = verdict(held, sizing)
-    activations = sizing.trace(computation(plan), largest_micro_batch(plan, sizing.lengths)[0])
+    why = traced_step(plan, sizing)[0].untraced
     return {
         "memory_bytes": {**{name: round(size) for name, size in asdict(held).items()}, "total": round(held.total)},
         "available_bytes": sizing.room,
@@ -37,7 +37,7 @@ def estimate_document(plan: Plan, sizing: Sizing) -> dict[str, Any]:
         ],
         "step": asdict(step),
         "lengths": "of the pairs" if sizing.lengths.known else "the most that max_length lets through",
-        "activations": "traced" if activations.traced else "roughly, from the widths of the layers",
+        "activations": "traced" if why is None else f"roughly, from the widths of the layers ({why})",
         "measured": plan.device != "mps",
     }
 

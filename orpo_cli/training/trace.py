@@ -56,15 +56,15 @@ class Tracer:
     def __call__(self, pairs: Sequence[PairSize]) -> Activations:
         """What forward and backward of these pairs, in one micro-batch, hold at their peak besides weights and gradients."""
         kinds = self._kinds()
-        first = [layers[0] for layers in kinds]
-        once = self._run(first, pairs)
+        base = [layer for layers in kinds for layer in layers[:2]]  # what enters the first of all may have another type
+        once = self._run(base, pairs)
         whole = list(once)
         for layers in kinds:
-            if len(layers) == 1:
+            if len(layers) <= 2:
                 continue
-            twice = [each for layer in first for each in ([layer, layer] if layer is layers[0] else [layer])]
-            for at, (more, less) in enumerate(zip(self._run(twice, pairs), once, strict=True)):
-                whole[at] = whole[at].plus(more.plus(less, -1), len(layers) - 1)
+            more = [each for layer in base for each in ([layer, layer] if layer is layers[1] else [layer])]
+            for at, (more_kept, kept) in enumerate(zip(self._run(more, pairs), once, strict=True)):
+                whole[at] = whole[at].plus(more_kept.plus(kept, -1), len(layers) - 2)
         return max(whole, key=lambda phase: phase.total)
 
     def _kinds(self) -> list[list[torch.nn.Module]]:
@@ -84,7 +84,7 @@ class Tracer:
             return self._padded(pairs)
 
     def _packed(self, batch: MicroBatch) -> Phases:
-        counter, head = _Counter(self.model), self.model.get_output_embeddings()
+        counter, head = _Counter(self.model, self.computation.accumulates), self.model.get_output_embeddings()
         packed, cheap = shared_prefixes(configurations(self.model), batch), replaced(cheaper(self.model, tried=False))
         with counter, counter.noting(self.model), packed, cheap:
             with scored(head, shape_of(self.model), batch) as scores, made_again(), self._autocast():
@@ -101,7 +101,7 @@ class Tracer:
         """trl's way: chosen and rejected one under the other, all as long as the longest, and the logits of every token."""
         length = max(pair.prompt + max(pair.chosen, pair.rejected) for pair in pairs)
         ids = torch.zeros((2 * len(pairs), length), dtype=torch.int64)
-        counter = _Counter(self.model)
+        counter = _Counter(self.model, self.computation.accumulates)
         with counter, counter.noting(self.model):
             with self._autocast():
                 logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
@@ -118,8 +118,10 @@ class Tracer:
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the storages that operations made and that still live; the model's own are not counted."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: PreTrainedModel, accumulates: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        embedding = model.get_input_embeddings().weight
+        self.becomes_gradient = embedding.nbytes if embedding.requires_grad and not accumulates else 0
         self.now = self.peak = self.before_head = 0
         self.in_layers: int | None = None
         self.seen: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
@@ -181,7 +183,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def through_backward(self, value: torch.Tensor) -> Phases:
         """Run backward from ``value``; gives the peaks of the forward pass, of the backward pass through head and layers,
-        and of the rest of it, where the gradient of the embedding is added to the head's.
+        and of the rest of it, where the gradient of the embedding is added to the head's, and to that of micro-batches before;
+        without those it stays as the gradient, and is counted there.
 
         They come at different depths, so each grows with the layers in its own way.
         """
@@ -189,7 +192,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak = self.now
         self.in_layers = None
         value.backward()  # type: ignore[no-untyped-call]
-        layers, rest = (self.peak, 0) if self.in_layers is None else (self.in_layers, self.peak)
+        layers, rest = (self.peak, 0) if self.in_layers is None else (self.in_layers, self.peak - self.becomes_gradient)
         return (
             Activations(self.before_head, forward - self.before_head),
             Activations(layers - kept, kept),
@@ -211,7 +214,7 @@ def _model(config: PreTrainedConfig, computation: Computation) -> PreTrainedMode
     if computation.widens:
         for name, module in model.named_modules():
             if "norm" in name:
-                module.float()
+                _make_float(module)
     if computation.lora is not None:
         _adapt(model, computation)
     if computation.checkpointing:
@@ -222,6 +225,12 @@ def _model(config: PreTrainedConfig, computation: Computation) -> PreTrainedMode
         if parameter.requires_grad:
             parameter.grad = torch.empty_like(parameter)  # as in every micro-batch but the first
     return model
+
+
+def _make_float(module: torch.nn.Module) -> None:
+    """As ``module.float()``, which cannot exchange parameters without content."""
+    for name, parameter in list(module.named_parameters(recurse=False)):
+        setattr(module, name, torch.nn.Parameter(parameter.float(), parameter.requires_grad))
 
 
 def _adapt(model: PreTrainedModel, computation: Computation) -> None:

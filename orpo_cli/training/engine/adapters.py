@@ -22,7 +22,6 @@ from torch.nn.functional import linear, pad
 
 from orpo_cli.training.engine.recomputed import narrowed
 
-
 ALIGNED = 8  # numbers in half precision, of which the rows of a fast product have a multiple
 
 

@@ -33,6 +33,7 @@ class Made(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.most = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = {
@@ -43,6 +44,7 @@ class Made(TorchDispatchMode):
             if isinstance(each, torch.Tensor) and each.untyped_storage()._cdata not in before:
                 storage = each.untyped_storage()
                 self.storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.most = max(self.most, self.living())
         return result
 
     def living(self) -> int:
@@ -52,6 +54,11 @@ class Made(TorchDispatchMode):
 
 def really_kept(config: Any, layers: int) -> int:
     """Bytes that live after a forward pass of a model with weights, its own left out."""
+    return forward(config, layers)[0].living()
+
+
+def forward(config: Any, layers: int) -> tuple[Made, Any, torch.Tensor]:
+    """What a forward pass of a model with weights made, the model, and its loss."""
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32).train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -71,7 +78,7 @@ def really_kept(config: Any, layers: int) -> int:
             )
         share = loss.step_share(scores.logps, batch, loss.Totals(100, 2), 0.1)
     assert share[0].requires_grad
-    return made.living()
+    return made, model, share[0]
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "opt", "phi3", "olmo2"])
@@ -79,6 +86,24 @@ def test_a_layer_keeps_in_the_trace_what_autograd_keeps(name: str) -> None:
     tracer = Tracer(PACKED[name](), Computation("float32"))
     two, one = (tracer._run(tracer.every[:count], PAIRS)[0].total for count in (2, 1))
     assert two - one == pytest.approx(really_kept(PACKED[name](), 2) - really_kept(PACKED[name](), 1), rel=0.02)
+
+
+@pytest.mark.parametrize("accumulates", [False, True], ids=["first micro-batch", "later one"])
+def test_tied_ends_take_in_the_backward_pass_what_the_trace_says(accumulates: bool) -> None:
+    """Their gradient comes in two parts, from the head and from the embedding; the rest of the model is small here."""
+    config = PACKED["llama"]()
+    config.vocab_size, config.tie_word_embeddings = 50_000, True
+    made, model, share = forward(config, config.num_hidden_layers)
+    if accumulates:
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+    made.most = 0
+    with made:
+        share.backward()  # type: ignore[no-untyped-call]
+    gradients = sum(each.nbytes for each in model.parameters())
+    there = 0 if accumulates else gradients  # in all that was made
+    traced = Tracer(config, Computation("float32", accumulates=accumulates))(PAIRS).total
+    assert traced + there == pytest.approx(made.most, rel=0.05)
 
 
 def test_layers_are_added_up_as_if_all_had_been_run() -> None:
@@ -94,6 +119,15 @@ def test_the_pairs_that_both_paths_compute_are_those_that_the_estimate_counts(wo
     long = [TokenPair("", *(torch.arange(1000) + shift for shift in range(3)))] * 3
     sizes = [PairSize(len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in few(long, words)]
     assert sizes == checked_pairs(words, [PairSize(1000, 1000, 1000)] * 3)
+
+
+def test_a_model_in_4_bits_is_traced_with_its_float32_stream() -> None:
+    config, how = PACKED["llama"](), {"autocast": "bfloat16", "lora": LoraSection(r=4)}
+    config.num_hidden_layers = 6
+    tracer = Tracer(config, Computation("bfloat16", widens=True, **how))
+    assert tracer(PAIRS).layers > Tracer(config, Computation("bfloat16", **how))(PAIRS).layers
+    phases = tracer._run(tracer.every, PAIRS)
+    assert tracer(PAIRS).total == pytest.approx(max(phase.total for phase in phases), rel=0.02)
 
 
 def test_layers_below_an_adapter_keep_nothing() -> None:

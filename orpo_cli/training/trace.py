@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from orpo_cli.plan.estimate import Activations, Computation, PairSize
 from orpo_cli.plan.trained import adapted_modules
+from orpo_cli.training.engine import head as heads
 from orpo_cli.training.engine import loss
 from orpo_cli.training.engine.adapters import adapted_product
 from orpo_cli.training.engine.attention import configurations, shared_prefixes
@@ -48,10 +49,12 @@ class Tracer:
     def __init__(self, config: PreTrainedConfig, computation: Computation) -> None:
         self.computation = computation
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
-        with self.mode:
+        with torch.device("meta"):  # in less time than by the mode; what runs is moved into it
             self.model = _model(config, computation)
-            self.layers = _layers(self.model)
-            self.every: list[torch.nn.Module] = list(self.layers)
+        self.layers = _layers(self.model)
+        self.every: list[torch.nn.Module] = list(self.layers)
+        with _only(self.layers, []):
+            self._move(self.model)
 
     def __call__(self, pairs: Sequence[PairSize]) -> Activations:
         """What forward and backward of these pairs, in one micro-batch, hold at their peak besides weights and gradients."""
@@ -78,10 +81,27 @@ class Tracer:
     def _run(self, layers: Sequence[torch.nn.Module], pairs: Sequence[PairSize]) -> Phases:
         """Forward and backward with these layers only."""
         packed = pack([_pair(size) for size in pairs], self.computation.loss_on_prompt)
-        with self.mode, _only(self.layers, layers):
+        for layer in layers:
+            self._move(layer)
+        with self.mode, _only(self.layers, layers), _few_tiles():
             if self.computation.fast_path:
                 return self._packed(_sized(packed, self.mode))
             return self._padded(pairs)
+
+    def _move(self, module: torch.nn.Module) -> None:
+        """Give the tensors of ``module`` that are on the meta device a place on the CPU, without memory; tied ones stay tied."""
+        moved: dict[int, Any] = {}
+
+        def placed(tensor: torch.Tensor) -> Any:
+            if id(tensor) not in moved:
+                moved[id(tensor)] = _as_trained(torch.empty_like(tensor, device="cpu"), tensor)
+            return moved[id(tensor)]
+
+        with self.mode:
+            for each in module.modules():
+                tensors: dict[str, Any]
+                for tensors in (each._parameters, each._buffers):
+                    tensors.update({name: placed(value) for name, value in tensors.items() if _is_meta(value)})
 
     def _packed(self, batch: MicroBatch) -> Phases:
         counter, head = _Counter(self.model, self.computation.accumulates), self.model.get_output_embeddings()
@@ -131,6 +151,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self.seen[each.untyped_storage()] = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.prim.device.default:  # asked for all the time
+            return args[0].fake_device
         if function is aten.equal.default:  # a mask that is compared with the plain causal one
             return True
         if (
@@ -221,10 +243,21 @@ def _model(config: PreTrainedConfig, computation: Computation) -> PreTrainedMode
         model.activation_checkpointing_enable({"use_reentrant": False})
         if computation.lora is not None:
             model.enable_input_require_grads()
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.grad = torch.empty_like(parameter)  # as in every micro-batch but the first
     return model
+
+
+def _is_meta(tensor: torch.Tensor | None) -> TypeGuard[torch.Tensor]:
+    return tensor is not None and type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.is_meta
+
+
+def _as_trained(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """``tensor`` as a parameter where ``like`` is one, with a gradient where it has one in every micro-batch but the first."""
+    if not isinstance(like, torch.nn.Parameter):
+        return tensor
+    parameter = torch.nn.Parameter(tensor, like.requires_grad)
+    if like.requires_grad:
+        parameter.grad = torch.empty_like(parameter)
+    return parameter
 
 
 def _make_float(module: torch.nn.Module) -> None:
@@ -305,6 +338,22 @@ def _only(layers: torch.nn.ModuleList, chosen: Sequence[torch.nn.Module]) -> Ite
         yield
     finally:
         layers._modules = before
+
+
+@contextmanager
+def _few_tiles() -> Iterator[None]:
+    """Let the head compute its first two tiles and its last: those between hold what the second holds."""
+    every = heads.spans
+
+    def few(length: int, size: int) -> list[slice]:
+        spans = every(length, size)
+        return spans if len(spans) < 4 else [*spans[:2], spans[-1]]
+
+    heads.spans = few
+    try:
+        yield
+    finally:
+        heads.spans = every
 
 
 def _pair(size: PairSize) -> TokenPair:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import random
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from effort import ending
 
 from orpo_cli.recipe.shipped import shipped_recipes
 
 Orpo = Callable[..., Any]
 TEXTS = [recipe.copied() for recipe in shipped_recipes()]
-SECONDS = 2.0
 WORDS = [
     "model",
     "dataset",
@@ -175,14 +174,13 @@ def test_500_accidents_end_in_a_verdict(tmp_path: Path, orpo_here: Orpo) -> None
     codes = []
     for data in accidents(seed=0, count=500):
         file.write_bytes(data)
-        began = time.process_time()
         try:
-            done = orpo_here("validate", file)
+            with ending():
+                done = orpo_here("validate", file)
             check(done.returncode, done.stdout, done.stderr, "r.yaml")
         except BaseException:
             print(f"the recipe begins: {data[:2000]!r}")
             raise
-        assert time.process_time() - began < SECONDS, data[:200]
         codes.append(done.returncode)
     assert codes.count(0) >= 20, "some accidents do no harm"
     assert codes.count(2) >= 300
@@ -217,9 +215,8 @@ LEAST = "model: {model_name_or_path: a/b}\ndataset: {train: {path: x.jsonl}}\n"
 def test_values_made_to_do_harm_are_named_at_once(more: str, words: str, tmp_path: Path, orpo_here: Orpo) -> None:
     file = tmp_path / "r.yaml"
     file.write_text(LEAST + more + "\n")
-    began = time.process_time()
-    done = orpo_here("validate", file, "--strict")
-    assert time.process_time() - began < SECONDS
+    with ending():
+        done = orpo_here("validate", file, "--strict")
     check(done.returncode, done.stdout, done.stderr, "r.yaml")
     assert words in done.stderr
     assert done.returncode == 2

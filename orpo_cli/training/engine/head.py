@@ -202,19 +202,21 @@ def _tile(hidden: torch.Tensor) -> tuple[int, int]:
     return TILE.get(hidden.device.type, TILE["cpu"])
 
 
-def _blocks(hidden: torch.Tensor) -> Iterator[slice]:
+def spans(length: int, size: int) -> list[slice]:
+    """``length`` places, ``size`` at a time; the last span ends where they end."""
+    return [slice(at, min(at + size, length)) for at in range(0, length, size)]
+
+
+def _blocks(hidden: torch.Tensor) -> list[slice]:
     """Rows that are computed together, one block after the other."""
-    rows = _tile(hidden)[0]
-    return (slice(at, at + rows) for at in range(0, len(hidden), rows))
+    return spans(len(hidden), _tile(hidden)[0])
 
 
 def _tiles(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
     """(words, their weights, their raw logits), a tile of words after the other."""
-    columns = _tile(hidden)[1]
-    for at in range(0, len(weight), columns):
-        tile = slice(at, min(at + columns, len(weight)))
+    for tile in spans(len(weight), _tile(hidden)[1]):
         logits = hidden @ weight[tile].T
         if bias is not None:
             logits += bias[tile]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -112,6 +113,23 @@ def test_layers_are_added_up_as_if_all_had_been_run() -> None:
     tracer = Tracer(config, Computation("float32", lora=LoraSection(r=4)))
     phases = tracer._run(tracer.every, PAIRS)
     assert tracer(PAIRS).total == pytest.approx(max(phase.total for phase in phases), rel=0.02)
+
+
+@pytest.mark.parametrize("lora", [None, LoraSection(r=4)], ids=["full weights", "lora"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_tiles_that_the_trace_leaves_out_hold_nothing_more(
+    lora: LoraSection | None, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = PACKED["phi" if bias else "gemma2"]()
+    config.vocab_size = 6 * 4096 + 100
+    pairs = [PairSize(200, 1800, 1900)]  # four blocks of rows, seven tiles of words
+
+    def traced() -> Activations:
+        return Tracer(config, Computation("float32", attention="eager", lora=lora))(pairs)
+
+    few = traced()
+    monkeypatch.setattr("orpo_cli.training.trace._few_tiles", nullcontext)
+    assert few == traced()
 
 
 @pytest.mark.parametrize("words", [400, 49_152, 262_144, 10_000_000])

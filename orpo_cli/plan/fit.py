@@ -33,10 +33,12 @@ def fitted(plan: Plan, loaded: LoadedRecipe, sizing: Sizing) -> Plan:
     room = sizing.room * HEADROOM
     there = f"of {_gb(sizing.room)} there are"
     if open_checkpointing:
-        without = changed(
-            _with_budget(plan, _least(plan, sizing)) if open_budget else plan, gradient_checkpointing=False
-        )
-        needed = memory(without, sizing).total
+        without = changed(plan, gradient_checkpointing=False)
+        sizes = [_most(plan, sizing), _least(plan, sizing)] if open_budget else [plan.engine.max_tokens_per_microbatch]
+        for size in sizes:  # mostly the first fits, and no other is looked at
+            needed = memory(_with_budget(without, size), sizing).total
+            if needed <= room:
+                break
         wanted = needed > room
         reason = f"about {_gb(needed)} without it, {there}"
         plan = changed(plan, gradient_checkpointing=wanted)
@@ -98,14 +100,18 @@ def _least(plan: Plan, sizing: Sizing) -> int:
     return max(longest, min(-(-longest // STEP) * STEP, MOST[plan.device]))
 
 
+def _most(plan: Plan, sizing: Sizing) -> int:
+    """Tokens beyond which a micro-batch gets nothing faster, but at least the longest pair."""
+    return max(MOST[plan.device], _least(plan, sizing))
+
+
 def _budget(plan: Plan, sizing: Sizing, room: float) -> tuple[int, str]:
     """The largest micro-batch that fits, and why; between two sizes memory grows in proportion to the tokens."""
-    most, least = MOST[plan.device], _least(plan, sizing)
-    largest = max(most, least)
+    largest, least = _most(plan, sizing), _least(plan, sizing)
     top = memory(_with_budget(plan, largest), sizing).total
     if top <= room:
         reason = f"about {_gb(top)} of {_gb(sizing.room)} there are; more tokens at once would not be faster on {plan.device}"
-        if least > most:
+        if largest > MOST[plan.device]:
             reason = f"the longest pair that may come; about {_gb(top)} of {_gb(sizing.room)} there are"
         return largest, reason
     bottom = memory(_with_budget(plan, least), sizing).total

@@ -94,7 +94,9 @@ class Tracer:
 
         def placed(tensor: torch.Tensor) -> Any:
             if id(tensor) not in moved:
-                moved[id(tensor)] = _as_trained(torch.empty_like(tensor, device="cpu"), tensor)
+                content = tensor.detach()
+                fake = self.mode.fake_tensor_converter.from_meta_and_device(self.mode, content, torch.device("cpu"))
+                moved[id(tensor)] = _as_trained(fake, tensor)
             return moved[id(tensor)]
 
         with self.mode:

@@ -81,8 +81,9 @@ def test_init_refuses_to_write_over_a_file_unless_forced(tmp_path):
         (("x", "--from", "quickstrat"), "Did you mean quickstart?"),
     ],
 )
-def test_init_refuses_what_it_cannot_write(tmp_path, arguments, says):
-    done = orpo("init", *arguments, cwd=tmp_path)
+def test_init_refuses_what_it_cannot_write(tmp_path, arguments, says, orpo_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = orpo_here("init", *arguments)
     assert done.returncode == 2
     assert says in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -153,9 +154,9 @@ def test_recipes_as_json():
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_recipes_show_prints_the_file_without_its_line_for_editors(name):
-    done = subprocess.run([sys.executable, "-m", "orpo_cli", "recipes", "show", name], capture_output=True, check=True)
-    assert done.stdout == shipped_recipe(name).path.read_bytes().partition(b"\n")[2]
+def test_recipes_show_prints_the_file_without_its_line_for_editors(name, orpo_here):
+    done = orpo_here("recipes", "show", name)
+    assert done.stdout.encode() == shipped_recipe(name).path.read_bytes().partition(b"\n")[2]
 
 
 def test_recipes_show_of_an_unknown_name_exits_2():

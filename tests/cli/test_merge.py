@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_run import FOUR_BIT, make_base, make_run, stored_logits, tuned_logits
 
 from orpo_cli.recipe.schema import DatasetSection, Source
 from orpo_cli.rundir import RunDir
+
+Orpo = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
@@ -24,24 +26,29 @@ def run(tmp_path: Path, base: Path) -> RunDir:
     return make_run(tmp_path / "run", base)
 
 
-def orpo(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "orpo_cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
+@pytest.fixture
+def merging(orpo_here: Orpo) -> Orpo:
+    """`orpo merge` with these arguments."""
+
+    def run(*arguments: object) -> Any:
+        done = orpo_here("merge", *map(str, arguments))
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return run
 
 
-def test_merge_prints_the_folder_and_a_second_one_says_that_it_is_done(run):
-    first = orpo("merge", run.root)
+def test_merge_prints_the_folder_and_a_second_one_says_that_it_is_done(run, merging):
+    first = merging(run.root)
     assert (first.returncode, first.stdout.strip()) == (0, str(run.merged))
     assert "verified" in first.stderr
     assert (stored_logits(run.merged) - tuned_logits(run)).abs().max() <= 1e-4
-    second = orpo("merge", run.root)
+    second = merging(run.root)
     assert (second.returncode, second.stdout.strip()) == (0, str(run.merged))
     assert "already merged and verified" in second.stderr
 
 
-def test_json_is_the_only_thing_on_standard_output_and_quiet_is_quiet(run, tmp_path):
+def test_json_is_the_only_thing_on_standard_output_and_quiet_is_quiet(run, tmp_path, orpo):
     done = orpo("merge", run.root, "-o", tmp_path / "out", "--dtype", "bfloat16", "--json", "--quiet")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
@@ -50,48 +57,46 @@ def test_json_is_the_only_thing_on_standard_output_and_quiet_is_quiet(run, tmp_p
     assert done.stderr == ""
 
 
-def test_another_merge_in_the_way_exits_2(run):
-    assert orpo("merge", run.root).returncode == 0
-    done = orpo("merge", run.root, "--dtype", "float16", "--json")
+def test_another_merge_in_the_way_exits_2(run, merging):
+    assert merging(run.root).returncode == 0
+    done = merging(run.root, "--dtype", "float16", "--json")
     assert done.returncode == 2
     assert "--overwrite" in json.loads(done.stdout)["remedy"]
 
 
-def test_a_bare_adapter_takes_its_base_from_the_command_line(run, tmp_path, base):
+def test_a_bare_adapter_takes_its_base_from_the_command_line(run, tmp_path, base, merging):
     adapter = tmp_path / "alone"
     run.adapter.rename(adapter)
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
-    without = orpo("merge", adapter, "-o", tmp_path / "out")
+    without = merging(adapter, "-o", tmp_path / "out")
     assert without.returncode == 2
     assert "--base" in without.stderr
-    done = orpo("merge", adapter, "-o", tmp_path / "out", "--base", base)
+    done = merging(adapter, "-o", tmp_path / "out", "--base", base)
     assert done.returncode == 0, done.stderr
     assert (stored_logits(tmp_path / "out") - stored_logits(base)).abs().max() > 0.1
 
 
-def test_full_runs_have_nothing_to_merge_and_say_where_the_model_is(tmp_path, base):
+def test_full_runs_have_nothing_to_merge_and_say_where_the_model_is(tmp_path, base, merging):
     run = make_run(tmp_path / "full", base, full=True)
-    done = orpo("merge", run.root)
+    done = merging(run.root)
     assert done.returncode == 2
     assert str(run.model) in done.stderr
 
 
-def test_a_place_that_cannot_be_written_exits_3(run, tmp_path):
+def test_a_place_that_cannot_be_written_exits_3(run, tmp_path, merging):
     (tmp_path / "file").write_text("in the way")
-    done = orpo("merge", run.root, "-o", tmp_path / "file" / "out")
+    done = merging(run.root, "-o", tmp_path / "file" / "out")
     assert done.returncode == 3, done.stderr
     assert "-o" in done.stderr
 
 
-def test_adapters_are_added_by_weight_and_options_that_do_not_fit_exit_2(run, tmp_path, base):
+def test_adapters_are_added_by_weight_and_options_that_do_not_fit_exit_2(run, tmp_path, base, merging):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     other = make_run(tmp_path / "other", base, peft={"r": 2, "target_modules": ["q_proj"]})
-    done = orpo(
-        "merge", run.root, "--adapter", other.root, "--weight", 0.5, "--weight", 2, "-o", tmp_path / "o", "--json"
-    )
+    done = merging(run.root, "--adapter", other.root, "--weight", 0.5, "--weight", 2, "-o", tmp_path / "o", "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["verification"] == "logits"
@@ -99,30 +104,30 @@ def test_adapters_are_added_by_weight_and_options_that_do_not_fit_exit_2(run, tm
     record = json.loads((tmp_path / "o" / "merge.json").read_text())
     assert [(each["adapter"], each["weight"]) for each in record["adapters"]] == [("adapter", 0.5), ("adapter", 2.0)]
 
-    few = orpo("merge", run.root, "--adapter", other.root, "--weight", 0.5, "-o", tmp_path / "p")
+    few = merging(run.root, "--adapter", other.root, "--weight", 0.5, "-o", tmp_path / "p")
     assert (few.returncode, "1 --weight for 2 adapters" in few.stderr) == (2, True)
-    nothing_to_choose = orpo("merge", run.root, "--into", "original", "-o", tmp_path / "p")
+    nothing_to_choose = merging(run.root, "--into", "original", "-o", tmp_path / "p")
     assert (nothing_to_choose.returncode, "not quantized" in nothing_to_choose.stderr) == (2, True)
-    bad = orpo("merge", run.root, "--memory", "much", "-o", tmp_path / "p")
+    bad = merging(run.root, "--memory", "much", "-o", tmp_path / "p")
     assert (bad.returncode, "not a size" in bad.stderr) == (2, True)
 
     whole = get_peft_model(
         AutoModelForCausalLM.from_pretrained(base), LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"])
     )
     whole.save_pretrained(tmp_path / "whole")
-    refused = orpo("merge", run.root, "--adapter", tmp_path / "whole", "--base", base, "-o", tmp_path / "p")
+    refused = merging(run.root, "--adapter", tmp_path / "whole", "--base", base, "-o", tmp_path / "p")
     assert (refused.returncode, "modules_to_save" in refused.stderr) == (2, True)
     assert not (tmp_path / "p").exists()
 
 
-def test_a_quantized_run_merges_into_the_original_by_choice_and_says_how_far_that_is(tmp_path, base):
+def test_a_quantized_run_merges_into_the_original_by_choice_and_says_how_far_that_is(tmp_path, base, merging):
     rows = [{"prompt": f"Question {n}?", "chosen": "Yes.", "rejected": f"No {n}."} for n in range(6)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = [Source(path=str(tmp_path / "pairs.jsonl"))]
     dataset = DatasetSection(train=source, eval=source, max_prompt_length=64)
     run = make_run(tmp_path / "run", base, quantization=FOUR_BIT, dataset=dataset)
-    trained = json.loads(orpo("merge", run.root, "--json").stdout)
-    original = json.loads(orpo("merge", run.root, "--into", "original", "-o", tmp_path / "o", "--json").stdout)
+    trained = json.loads(merging(run.root, "--json").stdout)
+    original = json.loads(merging(run.root, "--into", "original", "-o", tmp_path / "o", "--json").stdout)
     assert (trained["into"], original["into"]) == ("trained", "original")
     assert trained["max_logit_difference"] <= 1e-3
     assert trained["difference_to_trained"] is None

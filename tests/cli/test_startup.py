@@ -78,7 +78,7 @@ def test_plan_goes_through_a_pipe_and_as_json(tmp_path: Path, orpo_here: Callabl
 
 
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m orpo_cli plan {RECIPES / 'llama' / 'llama3-8b-qlora.yaml'} --quiet | head -1; echo ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m orpo_cli plan {RECIPES / 'paper' / 'opt-125m-hh.yaml'} --quiet | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.splitlines()[-1] == "0"
     assert "Traceback" not in done.stderr

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shipped import one_of_a_kind
 
 from orpo_cli.recipe.load import load_recipe
-from orpo_cli.recipe.shipped import shipped_recipes
 
-NAMES = [recipe.name for recipe in shipped_recipes()]
 OF_THE_HUB = {"quickstart": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # its model comes in a package, which may be missing
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", one_of_a_kind())
 def test_a_shipped_recipe_trains_two_steps_shrunken(
     name: str, tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

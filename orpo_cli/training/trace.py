@@ -228,8 +228,10 @@ def _model(config: PreTrainedConfig, computation: Computation) -> PreTrainedMode
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_config(
-        copy.deepcopy(config), attn_implementation=computation.attention, dtype=getattr(torch, computation.dtype)
+        copy.deepcopy(config), attn_implementation="eager", dtype=getattr(torch, computation.dtype)
     )
+    for each in configurations(model):  # which models without sdpa refuse above; the fast path brings its own
+        each._attn_implementation = computation.attention
     model.train()
     model.requires_grad_(computation.lora is None)
     for module in model.modules():

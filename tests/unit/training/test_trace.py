@@ -148,6 +148,13 @@ def test_a_model_in_4_bits_is_traced_with_its_float32_stream() -> None:
     assert tracer(PAIRS).total == pytest.approx(max(phase.total for phase in phases), rel=0.02)
 
 
+def test_a_model_without_sdpa_is_traced_whatever_its_attention_is_called() -> None:
+    """The fast path brings its own."""
+    config = PACKED["gemma2"]()
+    eager, other = (Tracer(config, Computation("float32", attention=name))(PAIRS) for name in ("eager", "sdpa"))
+    assert eager == other
+
+
 def test_layers_below_an_adapter_keep_nothing() -> None:
     config = PACKED["llama"]()
     config.num_hidden_layers = 6

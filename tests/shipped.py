@@ -10,6 +10,8 @@ from orpo_cli.model.known import known_config
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.shipped import shipped_recipes
 
+OF_THE_HUB = {"quickstart": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # its model comes in a package, which may be missing
+
 
 def one_of_a_kind() -> list[Any]:
     """All names; slow is each whose architecture, adapter and quantization an earlier one has."""

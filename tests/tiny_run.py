@@ -6,6 +6,9 @@ The adapter is a real PEFT adapter whose matrices are random instead of trained,
 from __future__ import annotations
 
 import json
+import os
+import signal
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from orpo_cli.artifacts.merge import merge
 from orpo_cli.model.base import load_base
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.schema import (
@@ -164,3 +168,22 @@ def _logits(model: torch.nn.Module) -> torch.Tensor:
     ids = torch.arange(120).remainder(97).reshape(2, 60)
     with torch.inference_mode():
         return model(input_ids=ids).logits.float()
+
+
+def merging(run: RunDir, **options: Any) -> int:
+    """A merge in a process of its own, which has the libraries loaded already; its number. Interrupted it exits with 130."""
+    process = os.fork()
+    if process == 0:
+        status = 1
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+            torch.set_num_threads(1)  # the threads of this process did not come along
+            merge(run.root, **options)
+            status = 0
+        except KeyboardInterrupt:
+            status = 130
+        except Exception:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return process

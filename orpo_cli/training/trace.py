@@ -240,7 +240,7 @@ def _model(config: PreTrainedConfig, computation: Computation) -> PreTrainedMode
     if computation.widens:
         for name, module in model.named_modules():
             if "norm" in name:
-                _make_float(module)
+                module.float()
     if computation.lora is not None:
         _adapt(model, computation)
     if computation.checkpointing:
@@ -262,12 +262,6 @@ def _as_trained(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     if like.requires_grad:
         parameter.grad = torch.empty_like(parameter)
     return parameter
-
-
-def _make_float(module: torch.nn.Module) -> None:
-    """As ``module.float()``, which cannot exchange parameters without content."""
-    for name, parameter in list(module.named_parameters(recurse=False)):
-        setattr(module, name, torch.nn.Parameter(parameter.float(), parameter.requires_grad))
 
 
 def _adapt(model: PreTrainedModel, computation: Computation) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from effort import ending
 
 from orpo_cli.recipe.shipped import shipped_recipes
 
@@ -169,14 +168,14 @@ def check(code: int, stdout: str, stderr: str, name: str) -> None:
         assert stdout.endswith("ok\n")
 
 
+@pytest.mark.timeout(600)  # seconds, against what would never end
 def test_500_accidents_end_in_a_verdict(tmp_path: Path, orpo_here: Orpo) -> None:
     file = tmp_path / "r.yaml"
     codes = []
     for data in accidents(seed=0, count=500):
         file.write_bytes(data)
         try:
-            with ending():
-                done = orpo_here("validate", file)
+            done = orpo_here("validate", file)
             check(done.returncode, done.stdout, done.stderr, "r.yaml")
         except BaseException:
             print(f"the recipe begins: {data[:2000]!r}")
@@ -186,6 +185,7 @@ def test_500_accidents_end_in_a_verdict(tmp_path: Path, orpo_here: Orpo) -> None
     assert codes.count(2) >= 300
 
 
+@pytest.mark.timeout(600)
 def test_accidents_end_in_a_verdict_in_a_process_of_their_own(tmp_path: Path, orpo: Orpo) -> None:
     file = tmp_path / "r.yaml"
     for data in accidents(seed=1, count=30):
@@ -197,6 +197,7 @@ def test_accidents_end_in_a_verdict_in_a_process_of_their_own(tmp_path: Path, or
 LEAST = "model: {model_name_or_path: a/b}\ndataset: {train: {path: x.jsonl}}\n"
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -215,8 +216,7 @@ LEAST = "model: {model_name_or_path: a/b}\ndataset: {train: {path: x.jsonl}}\n"
 def test_values_made_to_do_harm_are_named_at_once(more: str, words: str, tmp_path: Path, orpo_here: Orpo) -> None:
     file = tmp_path / "r.yaml"
     file.write_text(LEAST + more + "\n")
-    with ending():
-        done = orpo_here("validate", file, "--strict")
+    done = orpo_here("validate", file, "--strict")
     check(done.returncode, done.stdout, done.stderr, "r.yaml")
     assert words in done.stderr
     assert done.returncode == 2

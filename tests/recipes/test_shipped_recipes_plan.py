@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from shipped import one_of_a_kind
+from shipped import OF_THE_HUB, one_of_a_kind
 
 from orpo_cli.machine import Machine
 from orpo_cli.model.facts import known_facts
@@ -20,7 +20,6 @@ from orpo_cli.recipe.shipped import shipped_recipe, shipped_recipes
 
 H100 = Machine("cuda", "H100", 1, 80 << 30, 1 << 40, 16, True, False, 1 << 42, "3.11", "Linux")
 NAMES = [recipe.name for recipe in shipped_recipes()]
-OF_THE_HUB = {"quickstart": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # its model comes in a package, which may be missing
 
 
 @pytest.mark.parametrize("name", one_of_a_kind())

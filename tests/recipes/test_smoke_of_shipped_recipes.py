@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shipped import one_of_a_kind
+from shipped import OF_THE_HUB, one_of_a_kind
 
 from orpo_cli.recipe.load import load_recipe
-
-OF_THE_HUB = {"quickstart": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # its model comes in a package, which may be missing
 
 
 @pytest.mark.parametrize("name", one_of_a_kind())

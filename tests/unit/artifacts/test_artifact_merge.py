@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_run import EIGHT_BIT, FOUR_BIT, make_base, make_run, save_adapter, stored_logits, tuned_logits
+from tiny_run import EIGHT_BIT, FOUR_BIT, make_base, make_run, merging, save_adapter, stored_logits, tuned_logits
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from orpo_cli.artifacts.merge import merge
@@ -368,20 +368,6 @@ def test_a_disk_that_fills_up_leaves_nothing(run, monkeypatch, tmp_path):
         subprocess.run(["umount", small], check=True)
 
 
-def merging(run: RunDir) -> int:
-    """A merge in a process of its own, which has the libraries loaded already; its number."""
-    process = os.fork()
-    if process == 0:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-        torch.set_num_threads(1)  # the threads of this process did not come along
-        try:
-            merge(run.root)
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return process
-
-
 def wait_for_partial(run: RunDir, process: int) -> Path:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
@@ -412,7 +398,7 @@ def test_an_interrupted_merge_leaves_nothing(run):
     process = merging(run)
     wait_for_partial(run, process)
     os.kill(process, signal.SIGINT)
-    assert ended(process) == 1
+    assert ended(process) == 130
     assert not run.merged.exists()
     assert leftovers(run.root) == []
 

@@ -6,25 +6,13 @@ import os
 import random
 import signal
 import time
-from pathlib import Path
 
 import pytest
-import torch
-from tiny_run import make_base, make_run, stored_logits, tuned_logits
+from tiny_run import make_base, make_run, merging, stored_logits, tuned_logits
 
 from orpo_cli.artifacts.merge import merge
 from orpo_cli.artifacts.merge_record import MergeRecord
 from orpo_cli.whole import appearing_whole
-
-
-def merging(run: Path, dtype: str) -> int:
-    """A merge in a process of its own, which has the libraries loaded already."""
-    process = os.fork()
-    if process == 0:
-        torch.set_num_threads(1)  # the threads of this process did not come along
-        merge(run, dtype=dtype, overwrite=True, memory="1MB")
-        os._exit(0)
-    return process
 
 
 @pytest.mark.parametrize("before", ["nothing", "a merge"])
@@ -34,14 +22,14 @@ def test_twenty_merges_killed_at_random_moments_leave_nothing_half(tmp_path, bef
     if before == "a merge":
         merge(run.root)
     began = time.monotonic()
-    os.waitpid(merging(run.root, "float32"), 0)
+    os.waitpid(merging(run, dtype="float32", overwrite=True, memory="1MB"), 0)
     whole = time.monotonic() - began
     assert run.merged.is_dir()
     finished = 0
     for number in range(10):
         if before == "nothing" and run.merged.exists():
             run.merged.rename(tmp_path / f"merged-{number}")
-        process = merging(run.root, "bfloat16" if number % 2 else "float32")
+        process = merging(run, dtype="bfloat16" if number % 2 else "float32", overwrite=True, memory="1MB")
         time.sleep(seed.uniform(0, 1.1 * whole))
         os.kill(process, signal.SIGKILL)
         _, status = os.waitpid(process, 0)

@@ -41,6 +41,16 @@ def appearing_whole(target: Path) -> Iterator[Path]:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+def keep_beside(folder: Path, target: Path) -> Path:
+    """Rename ``folder`` to ``target`` with ``.unverified`` behind its name, numbered where there is one. Returns its new path."""
+    target = target.absolute()
+    kept, number = target.with_name(f"{target.name}.unverified"), 2
+    while kept.exists():
+        kept, number = target.with_name(f"{target.name}.unverified-{number}"), number + 1
+    folder.rename(kept)
+    return kept
+
+
 def _remove_stale(target: Path) -> None:
     for folder in target.parent.glob(f".{target.name}.partial-*"):
         process = folder.name.removeprefix(f".{target.name}.partial-").partition(".")[0]

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class LogitPair:
+    """A logit of both models: that of ``token`` after the token at ``position`` of ``prompt``, which count from 1."""
+
+    prompt: int
+    position: int
+    token: int
+    reference: float
+    found: float
 
 
 @dataclass(frozen=True)
@@ -16,16 +27,31 @@ class Difference:
 
     ``relative`` is the root mean square of the difference over that of the reference, with each position's mean taken
     out of the reference (softmax does not see it). ``same_argmax`` is the share of positions where the most probable
-    token is the same.
+    token is the same. ``largest`` is the pair of logits that ``max_absolute`` is between.
     """
 
     max_absolute: float
     relative: float
     same_argmax: float
+    largest: LogitPair | None = None
 
-    def as_dict(self) -> dict[str, float]:
-        """The three numbers by name."""
-        return {"max_absolute": self.max_absolute, "relative": self.relative, "same_argmax": self.same_argmax}
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready values by name."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """The difference in one sentence, without its end."""
+        sentence = (
+            f"logits differ by {self.max_absolute:.2g} (relative {self.relative:.2g}, same top token at "
+            f"{self.same_argmax:.0%} of positions)"
+        )
+        if self.largest is None:
+            return sentence
+        pair = self.largest
+        return (
+            f"{sentence}, most at position {pair.position} of prompt {pair.prompt}, where the logit of token {pair.token} is "
+            f"{pair.found:.7g} instead of {pair.reference:.7g}"
+        )
 
 
 @dataclass(frozen=True)
@@ -58,17 +84,23 @@ def logits_of(model: PreTrainedModel, prompts: list[Tensor]) -> list[Tensor]:
 
 def compare(reference: list[Tensor], other: list[Tensor]) -> Difference:
     """The difference of ``other`` from ``reference``, over all prompts together."""
-    largest, squares, spread, same, positions = 0.0, 0.0, 0.0, 0, 0
-    for expected, found in zip(reference, other, strict=True):  # (tokens, vocabulary), one prompt at a time
+    largest: LogitPair | None = None
+    max_absolute, squares, spread, same, positions = 0.0, 0.0, 0.0, 0, 0
+    for prompt, (expected, found) in enumerate(zip(reference, other, strict=True), start=1):  # (tokens, vocabulary)
         difference = found - expected
-        largest = _max_or_nan(largest, difference.abs().max().item())
         squares += difference.square().sum().item()
+        apart = difference.abs_()
+        row, token = divmod(int(apart.argmax()), apart.shape[-1])  # of NaN, where there is one
+        if largest is None or _is_larger(apart[row, token].item(), max_absolute):
+            max_absolute = apart[row, token].item()
+            largest = LogitPair(prompt, row + 1, token, expected[row, token].item(), found[row, token].item())
         spread += (expected - expected.mean(dim=-1, keepdim=True)).square().sum().item()
         same += int((expected.argmax(-1) == found.argmax(-1)).sum())
         positions += len(expected)
-    return Difference(largest, (squares / spread) ** 0.5 if spread else float("nan"), same / positions)
+    relative = (squares / spread) ** 0.5 if spread else float("nan")
+    return Difference(max_absolute, relative, same / positions, largest)
 
 
-def _max_or_nan(one: float, other: float) -> float:
-    """The larger, or NaN where there is one: Python's own ``max`` may lose it."""
-    return other if other != other or other > one else one
+def _is_larger(one: float, other: float) -> bool:
+    """Whether ``one`` is larger; NaN is larger than any number, which Python's own comparison denies."""
+    return one != one or one > other

@@ -15,16 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from orpo_cli import __version__
 from orpo_cli.artifacts.adapted import refuse_what_cannot_be_merged
-from orpo_cli.artifacts.held_out import held_out_judge
-from orpo_cli.artifacts.merge_check import Questions, check_whole
 from orpo_cli.artifacts.merge_record import NAME, MergeRecord, adapter_digests
-from orpo_cli.artifacts.merge_room import memory_allowed, parsed_size, type_within
+from orpo_cli.artifacts.merge_room import parsed_size
 from orpo_cli.artifacts.merge_target import MergeTarget, resolve_target
-from orpo_cli.artifacts.real_prompts import built_in_prompts, run_prompts
-from orpo_cli.artifacts.shard_merge import read_back_digests
-from orpo_cli.artifacts.weights_merge import Written, write_merged
-from orpo_cli.errors import UsageError
-from orpo_cli.whole import appearing_whole
+from orpo_cli.artifacts.merge_verification import Verification, verified
+from orpo_cli.artifacts.weights_merge import write_merged
+from orpo_cli.errors import RunError, UsageError
+from orpo_cli.whole import appearing_whole, keep_beside
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,6 +48,7 @@ class MergeResult:
             "output": str(self.output),
             "verified": record.verified,
             "verification": record.verification,
+            "first_verification": record.first_verification,
             "dtype": record.dtype,
             "base": record.base,
             "into": record.into,
@@ -128,7 +126,7 @@ def merge(
     process may hold, by default one and a half times the base's largest file and 1 GB. ``progress`` hears of tensors.
 
     Raises UsageError for what cannot be merged, MachineError where disk or memory is short, RunError where the result is
-    not what it should be; then nothing is left behind.
+    not what it should be: one that failed its verification twice is kept beside ``output``, else nothing is left behind.
     """
     started = time.monotonic()
     asked = None if memory is None else parsed_size(memory, "--memory")
@@ -147,67 +145,34 @@ def merge(
         written = write_merged(folder, resolved, tokenizer, note, progress, asked)
         record = replace(
             record,
-            verified=True,
             way=written.way,
             tensors=written.tensors,
             untied=sorted(written.untied),
             eos_token_ids=written.ends,
-            verification="tensors",
             seconds={"merge": round(time.monotonic() - began, 2)},
         )
         began = time.monotonic()
-        if written.digests:
-            note("reading it back, tensor by tensor")
-            read_back_digests(folder, written.digests)
-        record = _compared(record, folder, resolved, written, tokenizer, asked, held_out_pairs, note)
+        verification = Verification(folder, resolved, written, tokenizer, asked, held_out_pairs, note)
+        record = verified(record, verification)
         record.seconds["verification"] = round(time.monotonic() - began, 2)
         files = {
             str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()
         }
         record = replace(record, files=files)
+        if not record.verified:
+            raise _kept_unverified(record, folder, resolved.output)
         record.write(folder)
     return MergeResult(resolved.output, False, record, time.monotonic() - started)
 
 
-def _compared(
-    record: MergeRecord,
-    folder: Path,
-    target: MergeTarget,
-    written: Written,
-    tokenizer: PreTrainedTokenizerBase,
-    asked: int | None,
-    held_out_pairs: int,
-    note: Note,
-) -> MergeRecord:
-    """The record with what comparing whole models found, where they fit into the memory; every tensor was compared before."""
-    general = built_in_prompts(tokenizer)
-    own = run_prompts(target.rundir.read_plan(), tokenizer) if target.rundir else []
-    prompts = general + own
-    allowed = memory_allowed(written.largest_file, asked)
-    logits = 3 * 4 * sum(each.numel() for each in prompts) * written.vocabulary  # two models', and a difference
-    computed_in = type_within(written.parameters, logits, target.dtype, allowed)
-    if computed_in is None:
-        note(
-            f"the model does not fit into the {allowed / 1e9:.1f} GB of memory that a merge of it takes: every tensor was "
-            "verified, logits, answers and held-out pairs are not compared. `--memory` allows more."
-        )
-        return record
-    if computed_in != "float32":
-        note(f"the memory does not hold the model in float32: logits are compared in {computed_in}.")
-    judge = held_out_judge(target.rundir, tokenizer, held_out_pairs, note)
-    questions = Questions(tokenizer, prompts, written.ends, judge)
-    verdict = check_whole(folder, target, written.rows, computed_in, questions, note)
-    trained = verdict.difference_to_trained
-    return replace(
-        record,
-        verification="logits",
-        computed_in=computed_in,
-        max_logit_difference=verdict.stored.max_absolute,
-        checks={"stored": verdict.stored.as_dict()},
-        difference_to_trained=trained.as_dict() if trained else None,
-        prompts={"built_in": len(general), "from_run": len(own)},
-        generation=verdict.generation,
-        held_out=verdict.held_out or None,
+def _kept_unverified(record: MergeRecord, folder: Path, output: Path) -> RunError:
+    """The error of a merge that failed its verification, which is kept beside ``output`` with the verdict in merge.json."""
+    record.write(folder)
+    kept = keep_beside(folder, output)
+    return RunError(
+        f"the merge failed its verification twice: {record.problem}",
+        remedy=f"It is kept in {kept}, with the verdict in {NAME}; nothing uses it. Merge again; where it stays so, try "
+        "--dtype float32, and please report it. Remove the folder when you are done.",
     )
 
 
@@ -257,6 +222,11 @@ def _existing(output: Path, planned: MergeRecord, overwrite: bool) -> MergeRecor
         return None
     if record.verified and record.same_origin(planned) and record.is_whole(output):
         return record
+    if not record.verified:
+        raise UsageError(
+            f"{output} holds a merge that failed its verification ({record.created}).",
+            remedy="Say --overwrite, or choose another -o.",
+        )
     raise UsageError(
         f"{output} holds another merge (dtype {record.dtype}, {record.created}).",
         remedy="Say --overwrite, or choose another -o.",

@@ -31,7 +31,7 @@ class MergeRecord:
     dtype: str
     computed_in: str  # the type that logits were compared in; weights are merged in float32
     max_logit_difference: float | None
-    checks: dict[str, dict[str, float]]  # name of the check: what it measured
+    checks: dict[str, dict[str, Any]]  # name of the check: what it measured
     prompts: dict[str, int]  # how many of each kind were compared; not the texts, which may be private
     eos_token_ids: list[int]
     files: dict[str, int]  # file name: bytes
@@ -47,10 +47,14 @@ class MergeRecord:
     untied: list[str] = field(
         default_factory=list
     )  # weights that are stored on their own, because the adapter made them so
-    difference_to_trained: dict[str, float] | None = None  # of logits, where that is another model than the check's
+    difference_to_trained: dict[str, Any] | None = None  # of logits, where that is another model than the check's
     generation: dict[str, Any] | None = None  # answers that stopped by themselves, of the merged model and unmerged
     held_out: dict[str, Any] | None = None  # loss and accuracy on held-out pairs, merged and unmerged
     seconds: dict[str, float] = field(default_factory=dict)  # of merge and verification
+    problem: str | None = None  # what the verification found wrong
+    first_verification: dict[str, Any] | None = (
+        None  # problem and checks of one that failed; the verdict is the second's
+    )
 
     def write(self, folder: Path) -> None:
         """Write merge.json into ``folder``."""

@@ -258,5 +258,5 @@ def read_back_digests(folder: Path, digests: Mapping[str, int]) -> None:
     if wrong:
         raise RunError(
             f"the stored model differs from what was merged: {len(wrong)} of {len(digests)} tensors, such as {wrong[0]}.",
-            remedy="Nothing was kept. The disk may be failing; try another one with -o.",
+            remedy="The disk may be failing; try another one with -o.",
         )

@@ -108,6 +108,10 @@ def command(
         )
     for line in result.lines():
         console.note(line)
+    if (first := result.record.first_verification) is not None and not result.already:
+        console.warn(
+            f"a first verification failed, and a second one, computed anew, passed. The first: {first['problem']}"
+        )
     if result.ends_worse() and not result.already:
         console.warn("fewer short answers end by themselves than before the merge: try --dtype float32.")
     console.result(str(result.output))

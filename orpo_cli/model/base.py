@@ -11,6 +11,7 @@ from orpo_cli.model.loading import explained
 from orpo_cli.model.location import locate
 from orpo_cli.model.placement import placement, placement_explained, refuse_offloaded
 from orpo_cli.model.rope import with_rope_scaling
+from orpo_cli.model.vector_math import choose_kernels
 from orpo_cli.recipe.schema import ModelSection, QuantizationSection
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def load_base(section: ModelSection, quantization: QuantizationSection | None, d
     import torch
     from transformers import AutoModelForCausalLM
 
+    choose_kernels()
     config = load_config(section)
     if config.is_encoder_decoder:
         raise UsageError(

@@ -14,6 +14,7 @@ from orpo_cli.data.end_tokens import end_token_ids
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, RunError
 from orpo_cli.model.matrix_products import use_onednn
 from orpo_cli.model.store import readable_like, settle_generation_config, store
+from orpo_cli.model.vector_math import choose_kernels
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir
 from orpo_cli.training.allocation import keep_freed_memory
@@ -60,6 +61,7 @@ def train(
     if plan.device == "cpu":
         keep_freed_memory()
         use_onednn()
+        choose_kernels()
     try:
         model.config.pad_token_id = tokenizer.pad_token_id
         trainer = make_trainer(

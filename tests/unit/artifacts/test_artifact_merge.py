@@ -293,6 +293,7 @@ def test_weights_that_the_disk_lost_are_noticed(run, monkeypatch):
     with pytest.raises(RunError, match="stored model differs from what was merged"):
         merge(run.root)
     assert not run.merged.exists()
+    assert "up_proj" in json.loads((run.root / "merged.unverified" / NAME).read_text())["problem"]
     assert leftovers(run.root) == []
 
 
@@ -338,7 +339,7 @@ def test_a_model_beyond_the_memory_is_verified_tensor_by_tensor_and_that_is_said
 def test_memory_that_holds_the_model_in_the_merged_type_only_is_used_so(run, monkeypatch):
     import psutil
 
-    from orpo_cli.artifacts import merge as module
+    from orpo_cli.artifacts import merge_verification as module
     from orpo_cli.artifacts.merge_room import type_within
 
     memory = psutil.virtual_memory()

@@ -1,0 +1,24 @@
+"""Vector math functions of MKL on the CPU, used once by one thread before several threads use them.
+
+torch computes cos, sin, exp and the like of float tensors with MKL's vector math (VML). MKL picks the kernel of a function in the
+function's first call. Where several threads make that call together, one of them may compute its part with a kernel of low
+accuracy (https://github.com/pytorch/pytorch/issues/188792; MKL 2024.2, which torch 2.10 to 2.13 carry). The error is up to
+1.5e-4 for cos and sin, in that call only. In a language model these are the rotary positions of the first prompt.
+"""
+
+from __future__ import annotations
+
+FUNCTIONS = (
+    "acos", "asin", "atan", "cos", "erf", "erfc", "erfinv", "exp", "expm1", "lgamma", "log", "log10", "log1p", "log2", "sin",
+    "sqrt", "tan", "tanh",
+)  # fmt: skip
+
+
+def choose_kernels() -> None:
+    """Call every function on one number, which one thread computes; takes less than a millisecond."""
+    import torch
+
+    for dtype in (torch.float32, torch.float64):
+        number = torch.full((1,), 0.5, dtype=dtype)
+        for name in FUNCTIONS:
+            getattr(torch, name)(number)

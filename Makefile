@@ -43,7 +43,7 @@ check: $(DEV_STAMP) ## format, lint, types, and whether the generated docs are f
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python docs/generate.py --check
+	$(BIN)/python -m tools.generate_docs --check
 
 bench: $(DEV_STAMP) $(QUICKSTART_STAMP) ## measure against TRL; BENCH_FILES="a.jsonl:2,4 b.json" names pairs and batch sizes
 	$(BIN)/python -m benchmarks $(BENCH_FILES)

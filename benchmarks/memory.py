@@ -68,7 +68,7 @@ def random_qwen(folder: Path) -> str:
     """A random Qwen2 with 0.4 billion parameters and SmolLM2's tokenizer."""
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-    from orpo_cli.model.base import files_of
+    from orpo_cli.model.base_model import files_of
     from orpo_cli.recipe.schema import ModelSection
 
     config = Qwen2Config(

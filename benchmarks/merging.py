@@ -43,9 +43,9 @@ def make_checkpoint(folder: Path, gigabytes: float, shards: int) -> tuple[Path, 
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig
 
-    from orpo_cli.artifacts.shard_merge import shard_plan
-    from orpo_cli.artifacts.skeleton import skeleton
-    from orpo_cli.artifacts.tensor_files import SafetensorsWriter, TensorSpec
+    from orpo_cli.merge.meta_model import skeleton
+    from orpo_cli.merge.sharded_merge import shard_plan
+    from orpo_cli.merge.tensor_files import SafetensorsWriter, TensorSpec
     from orpo_cli.recipe.schema import ModelSection
 
     base, adapter = folder / "base", folder / "adapter"

@@ -76,7 +76,7 @@ def _in_4_bits(model: Any) -> None:
             weight = bnb.nn.Params4bit(module.weight.data, requires_grad=False, **kind)
             quantized.weight = weight.to(module.weight.device)
             quantized.support_avx512bf16_for_cpu = (
-                False  # as orpo_cli.model.base: the first pass in eval mode would repack it
+                False  # as orpo_cli.model.base_model: the first pass in eval mode would repack it
             )
             setattr(model.get_submodule(parent), own, quantized)
     model.is_loaded_in_4bit = True

@@ -47,8 +47,8 @@ def attention(count: int) -> None:
     from transformers.integrations.flex_attention import flex_attention_forward
     from transformers.masking_utils import causal_mask_function
 
-    from orpo_cli.training.engine.attention_on_gpu import GpuMask, flash
-    from orpo_cli.training.engine.layout import TokenPair, pack
+    from orpo_cli.training.engine.packed_attention_cuda import GpuMask, flash
+    from orpo_cli.training.engine.packing import TokenPair, pack
 
     draw = random.Random(count)
     sizes = [(draw.randint(50, 700), draw.randint(50, 500), draw.randint(50, 500)) for _ in range(count)]
@@ -89,7 +89,7 @@ def head(words: int) -> None:
     import torch
     from torch.nn.functional import cross_entropy
 
-    from orpo_cli.training.engine.head import Shape, _LogProbs
+    from orpo_cli.training.engine.lm_head import Shape, _LogProbs
 
     place: dict[str, Any] = {"device": "cuda", "dtype": torch.bfloat16}
     hidden = torch.randn(ROWS, HIDDEN, **place, requires_grad=True)

@@ -25,13 +25,13 @@ from typing import Any
 
 from benchmarks.paired import alternate, machine, median
 from benchmarks.preparation import SMOLLM2, synthetic
-from orpo_cli.cli import heap
+from orpo_cli.cli import allocator_env
 from orpo_cli.cli.main import calm_libraries
 
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 LENGTHS = {"max_length": 2048, "max_prompt_length": 1024}
 OUR_START = {
-    "ours": {heap.NAME: heap.VALUE, **dict([heap.SEGMENTS])}
+    "ours": {allocator_env.NAME: allocator_env.VALUE, **dict([allocator_env.SEGMENTS])}
 }  # the environment in which orpo train starts itself
 
 
@@ -77,15 +77,15 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
     from transformers import AutoModelForCausalLM, set_seed
 
     from benchmarks.models import folder_of, random_model
-    from orpo_cli.cli.road import plan_of
     from orpo_cli.data.prepare import prepare
-    from orpo_cli.model.base import files_of
-    from orpo_cli.model.matrix_products import use_onednn
+    from orpo_cli.model.base_model import files_of
+    from orpo_cli.model.onednn import use_onednn
     from orpo_cli.model.tokenizer import load_tokenizer
     from orpo_cli.recipe.load import load_recipe
     from orpo_cli.recipe.schema import ModelSection
     from orpo_cli.report.console import Console
-    from orpo_cli.training.allocation import keep_freed_memory
+    from orpo_cli.training.allocator import keep_freed_memory
+    from orpo_cli.workflows.plan import plan_of
 
     if threads:
         torch.set_num_threads(threads)
@@ -109,7 +109,7 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
             )
         clock = watch()
         if name == "ours":
-            from orpo_cli.training.trl_door import make_trainer
+            from orpo_cli.training.trl_trainer import make_trainer
 
             if plan.device == "cpu":
                 keep_freed_memory()
@@ -145,8 +145,8 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
 
 def as_planned(plan: Any, sizing: Any) -> dict[str, Any]:
     """What `orpo plan` says of the run: GB at the peak and seconds of a step."""
-    from orpo_cli.plan.estimate import memory
-    from orpo_cli.plan.pace import pace
+    from orpo_cli.estimate.memory import memory
+    from orpo_cli.estimate.throughput import pace
 
     budget = plan.engine.max_tokens_per_microbatch
     return {
@@ -173,7 +173,7 @@ def trls(
     from peft import LoraConfig
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-    from orpo_cli.training.trl_door import _Tokenized
+    from orpo_cli.training.trl_trainer import _Tokenized
 
     names = [
         "max_length",

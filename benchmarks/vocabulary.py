@@ -40,8 +40,8 @@ def step(name: str, words: int) -> dict[str, Any]:
     from trl.experimental.orpo import ORPOTrainer
     from trl.experimental.utils import DPODataCollatorWithPadding
 
-    from orpo_cli.training.engine.layout import TokenPair
-    from orpo_cli.training.engine.step import Engine
+    from orpo_cli.training.engine.packed_step import Engine
+    from orpo_cli.training.engine.packing import TokenPair
 
     config = LlamaConfig(
         vocab_size=words, hidden_size=HIDDEN, intermediate_size=1536, num_hidden_layers=LAYERS, num_attention_heads=9,
@@ -95,7 +95,7 @@ def head(name: str, words: int) -> dict[str, Any]:
     import torch
     from torch.nn.functional import cross_entropy
 
-    from orpo_cli.training.engine.head import Shape, _LogProbs
+    from orpo_cli.training.engine.lm_head import Shape, _LogProbs
 
     hidden, weight = torch.randn(ROWS, HIDDEN, requires_grad=True), torch.randn(words, HIDDEN) * 0.05
     targets = torch.randint(words, (ROWS,))

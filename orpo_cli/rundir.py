@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.errors import MachineError, UsageError
-from orpo_cli.hidden import hidden
 from orpo_cli.plan.plan import Plan
+from orpo_cli.secret_values import hidden
 
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
 

@@ -25,7 +25,7 @@ from orpo_cli.report.console import Console
 
 if TYPE_CHECKING:
     from orpo_cli.evaluation.chat import Conversation
-    from orpo_cli.evaluation.subject import Voice
+    from orpo_cli.evaluation.eval_target import Voice
 
 HELP = "/reset forgets the conversation, /exit (or Ctrl-D) leaves, Ctrl-C stops an answer, /help says this."
 
@@ -51,7 +51,7 @@ def command(
       orpo chat runs/quickstart --system "Answer in one sentence." --temperature 0.7
       printf 'Hello!\\nWhy is the sky blue?\\n' | orpo chat runs/quickstart
     """
-    from orpo_cli.evaluation.subject import find_run, open_subject
+    from orpo_cli.evaluation.eval_target import find_run, open_subject
 
     console = Console(quiet=quiet)
     sampling = sampling_of(max_new_tokens, temperature, top_p, seed, console)

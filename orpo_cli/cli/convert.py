@@ -11,10 +11,10 @@ import typer
 
 from orpo_cli.cli.options import Json, Quiet
 from orpo_cli.errors import UsageError
+from orpo_cli.recipe.convert.config_reader import TOOLS
 from orpo_cli.recipe.convert.convert import Conversion, convert
 from orpo_cli.recipe.convert.draft import Fate, KeyFate
-from orpo_cli.recipe.convert.reading import TOOLS
-from orpo_cli.recipe.tree import dotted
+from orpo_cli.recipe.source.nodes import dotted
 from orpo_cli.report.console import Console
 from orpo_cli.rundir import write_atomically
 

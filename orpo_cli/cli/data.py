@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
-from orpo_cli.cli.road import loaded_recipe, plan_of
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.plan.plan import Plan
 from orpo_cli.report.console import Console
+from orpo_cli.workflows.plan import loaded_recipe, plan_of
 
 if TYPE_CHECKING:
-    from orpo_cli.data.pieces import Piece
     from orpo_cli.data.prepare import Parts
+    from orpo_cli.data.token_spans import Piece
 
 
 def command(
@@ -99,9 +99,9 @@ def _prepared(
     plan: Plan, console: Console, show: int, row: str | None
 ) -> tuple[Parts, list[tuple[str, int, dict[str, list[Piece]]]]]:
     """The tables, and the pairs that were asked for: row name, number and pieces."""
-    from orpo_cli.data.pieces import pieces_of
+    from orpo_cli.data.chat_template import renderer
     from orpo_cli.data.prepare import prepare_parts
-    from orpo_cli.data.render import renderer
+    from orpo_cli.data.token_spans import pieces_of
     from orpo_cli.data.tokenize import encoder
     from orpo_cli.model.tokenizer import load_tokenizer
 

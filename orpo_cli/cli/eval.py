@@ -8,7 +8,7 @@ import typer
 
 from orpo_cli.cli.options import Json, Quiet
 from orpo_cli.report.console import Console
-from orpo_cli.report.counting import counting
+from orpo_cli.report.progress_counter import counting
 
 METRICS = (
     ("rewards/accuracies", "accuracy", "{:.3f}"),
@@ -56,9 +56,9 @@ def command(
       orpo eval runs/quickstart --data other-pairs.jsonl --json
       orpo eval HuggingFaceTB/SmolLM2-135M-Instruct --data pairs.jsonl --max-samples 200
     """
+    from orpo_cli.evaluation.eval_target import find_run, open_subject
     from orpo_cli.evaluation.evaluate import evaluate, is_whole_held_out
-    from orpo_cli.evaluation.heldout import judged_pairs, refuse_without_pairs
-    from orpo_cli.evaluation.subject import find_run, open_subject
+    from orpo_cli.evaluation.held_out_pairs import judged_pairs, refuse_without_pairs
 
     console = Console(quiet=quiet, as_json=as_json)
     run = find_run(run_or_model)

@@ -64,7 +64,7 @@ def command(
       orpo export runs/quickstart --format gguf --gguf-type f16 --gguf-type q8_0
       orpo export models/mine --format bnb-4bit -o models/mine-4bit
     """
-    from orpo_cli.artifacts.export import export
+    from orpo_cli.export.export import export
 
     console = Console(quiet=quiet, as_json=as_json)
     exported = export(

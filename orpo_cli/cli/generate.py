@@ -11,14 +11,14 @@ import typer
 
 from orpo_cli.cli.options import Json, Quiet
 from orpo_cli.errors import UsageError
-from orpo_cli.hidden import hidden
 from orpo_cli.report.console import Console
-from orpo_cli.report.counting import counting
+from orpo_cli.report.progress_counter import counting
 from orpo_cli.rundir import write_atomically
+from orpo_cli.secret_values import hidden
 
 if TYPE_CHECKING:
-    from orpo_cli.evaluation.answers import Sampling
-    from orpo_cli.evaluation.subject import Subject, Voice
+    from orpo_cli.evaluation.eval_target import Subject, Voice
+    from orpo_cli.evaluation.generation import Sampling
 
 HELD_OUT_PROMPTS = 4
 
@@ -70,8 +70,8 @@ def command(
       echo "Name three rivers." | orpo generate runs/quickstart --prompt - --json
       orpo generate runs/quickstart --prompts-from questions.txt --temperature 0.7 --seed 1
     """
+    from orpo_cli.evaluation.eval_target import find_run, open_subject
     from orpo_cli.evaluation.prompts import refuse_without_prompts
-    from orpo_cli.evaluation.subject import find_run, open_subject
 
     console = Console(quiet=quiet, as_json=as_json)
     sampling = sampling_of(max_new_tokens, temperature, top_p, seed, console)
@@ -96,7 +96,7 @@ def sampling_of(
     max_new_tokens: int, temperature: float, top_p: float | None, seed: int | None, console: Console
 ) -> Sampling:
     """How to choose tokens. Raises UsageError for an option that would do nothing."""
-    from orpo_cli.evaluation.answers import Sampling
+    from orpo_cli.evaluation.generation import Sampling
 
     for name, value in (("--top-p", top_p), ("--seed", seed)):
         if value is not None and temperature == 0:
@@ -147,7 +147,7 @@ def _answered(
     subject: Subject, texts: list[str], prompts_from: str | None, count: int | None, system: str | None, plain: bool,
     sampling: Sampling, compare: bool, console: Console,
 ) -> dict[str, Any]:  # fmt: skip
-    from orpo_cli.evaluation.answers import answer_prompts
+    from orpo_cli.evaluation.generation import answer_prompts
     from orpo_cli.evaluation.prompts import PromptMaker, collect_prompts
 
     if subject.tokenizer.chat_template is None and not plain:

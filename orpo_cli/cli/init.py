@@ -12,7 +12,7 @@ import yaml
 
 from orpo_cli.cli.options import Json, Quiet
 from orpo_cli.errors import UsageError
-from orpo_cli.recipe.shipped import ShippedRecipe, shipped_recipe
+from orpo_cli.recipe.source.shipped_recipes import ShippedRecipe, shipped_recipe
 from orpo_cli.report.console import Console
 from orpo_cli.rundir import write_atomically
 

@@ -14,9 +14,9 @@ from typing import Annotated
 import typer
 
 from orpo_cli import __version__
-from orpo_cli.cli.heap import start_again
+from orpo_cli.cli.allocator_env import start_again
 from orpo_cli.errors import OrpoError, RecipeError, UsageError
-from orpo_cli.hidden import hidden
+from orpo_cli.secret_values import hidden
 
 COMMANDS = (
     "init",
@@ -103,7 +103,7 @@ def calm_libraries() -> None:
 
 def _print_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """A bug keeps its traceback, and a secret in it stays secret."""
-    from orpo_cli.artifacts.redaction import print_redacted
+    from orpo_cli.redaction import print_redacted
 
     print_redacted(kind, error, trace)
 

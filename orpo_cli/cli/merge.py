@@ -86,8 +86,8 @@ def command(
       orpo merge some-adapter -o models/mine --base meta-llama/Meta-Llama-3-8B
       orpo merge runs/a --adapter runs/b --weight 0.7 --weight 0.3 -o models/both
     """
-    from orpo_cli.artifacts.merge import merge
-    from orpo_cli.report.counting import counting
+    from orpo_cli.merge.merge import merge
+    from orpo_cli.report.progress_counter import counting
 
     console = Console(quiet=quiet, as_json=as_json)
     with counting(console) as count:

@@ -12,7 +12,7 @@ from orpo_cli.report.console import Console
 from orpo_cli.rundir import RunDir
 
 if TYPE_CHECKING:
-    from orpo_cli.artifacts.hub import PushResult
+    from orpo_cli.hub.push import PushResult
 
 
 def command(
@@ -70,7 +70,7 @@ def command(
       orpo push-to-hub runs/quickstart --what all --revision try-2 --tag v2
       orpo push-to-hub runs/quickstart someone/model --create-pr
     """
-    from orpo_cli.artifacts.hub import Choice, push
+    from orpo_cli.hub.push import Choice, push
 
     console = Console(quiet=quiet, as_json=as_json)
     result = push(

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from orpo_cli.cli.options import Json
 from orpo_cli.errors import UsageError
-from orpo_cli.recipe.shipped import shipped_recipe, shipped_recipes
+from orpo_cli.recipe.source.shipped_recipes import shipped_recipe, shipped_recipes
 from orpo_cli.report.console import Console
 
 app = typer.Typer(help="List the shipped recipes, or print one.", rich_markup_mode="rich")

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from orpo_cli.errors import UsageError
-from orpo_cli.recipe.json_schema import recipe_schema
+from orpo_cli.recipe.schema.json_schema import recipe_schema
 from orpo_cli.report.console import Console
 
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
-from orpo_cli.cli.road import loaded_recipe, plan_of
 from orpo_cli.errors import UsageError
-from orpo_cli.hidden import hidden
 from orpo_cli.plan.plan import Plan
-from orpo_cli.recipe.composed_text import composed_text
 from orpo_cli.recipe.load import LoadedRecipe
+from orpo_cli.recipe.source.composed_recipe import composed_text
 from orpo_cli.report.console import Console
 from orpo_cli.report.plan_view import plan_lines
 from orpo_cli.rundir import FINISHED, RunDir
+from orpo_cli.secret_values import hidden
+from orpo_cli.workflows.plan import loaded_recipe, plan_of
 
 if TYPE_CHECKING:
     from orpo_cli.training.train import Outcome
@@ -58,7 +58,7 @@ def command(
         raise UsageError("--resume would do nothing beside --smoke: a smoke run leaves nothing to resume.")
     plan = plan_of(loaded, console, to_train=not smoke, strict=strict).plan
     if smoke:
-        from orpo_cli.cli.smoke import smoke as try_out
+        from orpo_cli.workflows.smoke import smoke as try_out
 
         return try_out(loaded, plan, console)
     rundir, checkpoint = _begin_or_resume(loaded, plan, resume, console)
@@ -103,12 +103,12 @@ def train_run(
 
     What fails before the first step of a new run leaves no directory.
     """
-    from orpo_cli.artifacts.card import write_card
+    from orpo_cli.card.model_card import write_card
     from orpo_cli.data.prepare import prepare
-    from orpo_cli.model.base import load_base
+    from orpo_cli.model.added_tokens import grow
+    from orpo_cli.model.base_model import load_base
     from orpo_cli.model.tokenizer import load_tokenizer
-    from orpo_cli.model.vocabulary import grow
-    from orpo_cli.report.progress import TrainingDisplay
+    from orpo_cli.report.live_display import TrainingDisplay
     from orpo_cli.training.provenance import provenance
     from orpo_cli.training.train import train
 
@@ -116,7 +116,7 @@ def train_run(
     try:
         _say(plan, console)
         if plan.training.get("push_to_hub"):
-            from orpo_cli.artifacts.hub_training import TrainingPush
+            from orpo_cli.hub.push_during_training import TrainingPush
 
             pushing = TrainingPush(plan, rundir, console.note, console.problem)
             pushing.check()

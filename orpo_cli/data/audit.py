@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orpo_cli.data.selection import repeats
+from orpo_cli.data.dedup_and_split import repeats
 from orpo_cli.data.table import PairTable
 
 if TYPE_CHECKING:

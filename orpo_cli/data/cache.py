@@ -20,9 +20,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.caches import cache_root
+from orpo_cli.atomic import appearing_whole
+from orpo_cli.cache_dir import cache_root
 from orpo_cli.errors import MachineError
-from orpo_cli.whole import appearing_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orpo_cli.data.render import renderer
+from orpo_cli.data.chat_template import renderer
 from orpo_cli.errors import UsageError
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from orpo_cli.data import selection
-from orpo_cli.data.files import is_data_file
+from orpo_cli.data import dedup_and_split
+from orpo_cli.data.filters import REMEDIES
 from orpo_cli.data.pair import Misfit
 from orpo_cli.data.report import EXAMPLES, DataReport, SourceReport
-from orpo_cli.data.rules import REMEDIES
-from orpo_cli.data.source_pairs import Note, SourceReader
+from orpo_cli.data.source_reader import Note, SourceReader
+from orpo_cli.data.sources.files import is_data_file
 from orpo_cli.data.table import ANSWERS, PairTable
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.recipe.schema import DatasetSection, EvalSplit, Source
@@ -101,7 +101,7 @@ def prepare_parts(
     train = work.table("train", dataset.train)
     held: PairTable | None = None
     if isinstance(dataset.eval, EvalSplit):
-        train, held = selection.divide(train, dataset.eval, dataset.shuffle_seed)
+        train, held = dedup_and_split.divide(train, dataset.eval, dataset.shuffle_seed)
     elif dataset.eval is not None:
         held = work.table("eval", dataset.eval)
     if held is not None:
@@ -130,7 +130,7 @@ def prepare_eval(
         )
     work = _Work(dataset, SourceReader(dataset, tokenizer, max_length, max_prompt_length, note), enough)
     if isinstance(dataset.eval, EvalSplit):
-        held = selection.divide(work.table("train", dataset.train), dataset.eval, dataset.shuffle_seed)[1]
+        held = dedup_and_split.divide(work.table("train", dataset.train), dataset.eval, dataset.shuffle_seed)[1]
     else:
         held = work.table("eval", dataset.eval)
     return HeldOut(work.part("eval", held).dataset(), work.report)
@@ -168,7 +168,7 @@ class _Work:
 
     def _without_duplicates(self, table: PairTable, reports: list[SourceReport]) -> PairTable:
         for rule, column in RULES.items():
-            if getattr(self.dataset.rules, rule) and (again := dict(selection.repeats(table, column))):
+            if getattr(self.dataset.rules, rule) and (again := dict(dedup_and_split.repeats(table, column))):
                 names = table.rows()
                 whys = [Misfit(rule, f"as {names[first]}") for first in again.values()]
                 table = _left_out(table, list(again), whys, reports)
@@ -176,7 +176,7 @@ class _Work:
 
     def apart(self, train: PairTable, held_out: PairTable) -> PairTable:
         """``train`` with the prompts that are held out, too, counted, and left out where the rule ``leaked`` is on."""
-        both = selection.in_both(train, held_out)
+        both = dedup_and_split.in_both(train, held_out)
         names = train.select(both[:EXAMPLES]).rows()
         self.report.leaked = {"pairs": len(both), "examples": names, "left_out": self.dataset.rules.leaked}
         if not (self.dataset.rules.leaked and len(both)):
@@ -194,7 +194,7 @@ class _Work:
         weights = [1.0 if source.streaming else source.weight for source in self.dataset.train]
         if all(weight == 1.0 for weight in weights):
             return train
-        used = selection.used(train, train.files(), weights, self.dataset.shuffle_seed)
+        used = dedup_and_split.used(train, train.files(), weights, self.dataset.shuffle_seed)
         counts = np.bincount(used.files(), minlength=len(weights))
         for report, count in zip(self.report.sources, counts, strict=False):  # train's sources come first
             report.used = int(count)

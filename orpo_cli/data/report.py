@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from orpo_cli.data.filters import REASONS
 from orpo_cli.data.pair import Misfit
-from orpo_cli.data.rules import REASONS
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

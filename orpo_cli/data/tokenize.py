@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from orpo_cli.data.chat_template import Texts
 from orpo_cli.data.pair import Misfit
-from orpo_cli.data.render import Texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,9 +10,9 @@ from transformers import TextStreamer
 
 from orpo_cli.data.pair import Message
 from orpo_cli.errors import UsageError
-from orpo_cli.evaluation.answers import Answer, Sampling, generate, read_answer, refuse_beyond_context, stop_ids
+from orpo_cli.evaluation.eval_target import Subject, Voice
+from orpo_cli.evaluation.generation import Answer, Sampling, generate, read_answer, refuse_beyond_context, stop_ids
 from orpo_cli.evaluation.prompts import PromptMaker
-from orpo_cli.evaluation.subject import Subject, Voice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

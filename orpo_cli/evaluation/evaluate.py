@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from orpo_cli import __version__
-from orpo_cli.evaluation.heldout import Judged
+from orpo_cli.evaluation.eval_target import Subject, Voice
+from orpo_cli.evaluation.held_out_pairs import Judged
 from orpo_cli.evaluation.metrics import intervals, margin_change_interval, preference_metrics
-from orpo_cli.evaluation.preference import PairScores, Progress, score_pairs
-from orpo_cli.evaluation.subject import Subject, Voice
-from orpo_cli.recipe.training_fields import LIBRARY_DEFAULTS
+from orpo_cli.evaluation.preference_scores import PairScores, Progress, score_pairs
+from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
 from orpo_cli.rundir import write_atomically
 
 

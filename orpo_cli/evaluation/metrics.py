@@ -7,7 +7,7 @@ from statistics import NormalDist
 
 import torch
 
-from orpo_cli.evaluation.preference import PairScores
+from orpo_cli.evaluation.preference_scores import PairScores
 
 Interval = tuple[float, float]
 

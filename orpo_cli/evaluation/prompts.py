@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from orpo_cli.data.pair import Message, Misfit, Pair
 from orpo_cli.errors import DataError, UsageError
-from orpo_cli.evaluation.heldout import judged_pairs
-from orpo_cli.evaluation.subject import Subject
+from orpo_cli.evaluation.eval_target import Subject
+from orpo_cli.evaluation.held_out_pairs import judged_pairs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,7 +32,7 @@ class PromptMaker:
     """Makes prompts for one tokenizer, through its chat template or, with ``plain``, as bare text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, plain: bool) -> None:
-        from orpo_cli.data.render import renderer
+        from orpo_cli.data.chat_template import renderer
         from orpo_cli.data.tokenize import encoder
 
         self.plain = plain

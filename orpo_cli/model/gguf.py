@@ -8,9 +8,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from orpo_cli.caches import cache_root
+from orpo_cli.cache_dir import cache_root
 from orpo_cli.errors import MachineError, UsageError
-from orpo_cli.model.loading import explained
+from orpo_cli.model.load_errors import explained
 
 
 def cached_conversion(path: Path) -> Path:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orpo_cli.errors import UsageError
-from orpo_cli.model.base import files_of, hub_options
-from orpo_cli.model.loading import explained
-from orpo_cli.model.templates import BUILT_IN
-from orpo_cli.model.vocabulary import add_tokens
+from orpo_cli.model.added_tokens import add_tokens
+from orpo_cli.model.base_model import files_of, hub_options
+from orpo_cli.model.builtin_chat_templates import BUILT_IN
+from orpo_cli.model.load_errors import explained
 from orpo_cli.recipe.schema import ModelSection
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 
 from orpo_cli.errors import Problem
 from orpo_cli.plan.defaults import for_size
-from orpo_cli.plan.facts import ModelFacts
+from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.rules.model import NO_REVISION, revision_of_a_file

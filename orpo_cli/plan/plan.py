@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from orpo_cli.hidden import hidden, hide, restored
 from orpo_cli.recipe.schema import (
     DatasetSection,
     ExportSection,
@@ -21,6 +20,7 @@ from orpo_cli.recipe.schema import (
     ModelSection,
     QuantizationSection,
 )
+from orpo_cli.secret_values import hidden, hide, restored
 
 SECRETS_STAY = "environment variables that look secret are used and not shown"
 

@@ -9,12 +9,12 @@ from orpo_cli.errors import RecipeError, UsageError
 from orpo_cli.machine import Machine
 from orpo_cli.plan.checks import plan_problems
 from orpo_cli.plan.defaults import for_size
-from orpo_cli.plan.facts import ModelFacts
+from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import Device, EnginePlan, Plan, Why
-from orpo_cli.recipe import strategies
+from orpo_cli.recipe import eval_save_defaults
+from orpo_cli.recipe.eval_save_defaults import WITHOUT_WARMUP
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.schema import DatasetSection, ModelSection, Source
-from orpo_cli.recipe.strategies import WITHOUT_WARMUP
 
 REASONS = {
     "recipe": "as the recipe says",
@@ -270,12 +270,12 @@ class _Training:
         timing = {f"{kind}_{what}" for kind in ("eval", "save") for what in ("strategy", "steps")}
         asked = (timing | {"load_best_model_at_end"}) & self.result.keys()
         has_eval = self.recipe.dataset.eval is not None
-        self.default("save_strategy", *strategies.save_strategy(self.recipe))
-        self.default("eval_strategy", *strategies.eval_strategy(self.recipe))
+        self.default("save_strategy", *eval_save_defaults.save_strategy(self.recipe))
+        self.default("eval_strategy", *eval_save_defaults.eval_strategy(self.recipe))
         if self.result["eval_strategy"] == "steps":
-            self.default("eval_steps", *strategies.eval_steps(self.recipe))
+            self.default("eval_steps", *eval_save_defaults.eval_steps(self.recipe))
         if self.result["save_strategy"] == "steps":
-            self.default("save_steps", *strategies.save_steps(self.recipe))
+            self.default("save_steps", *eval_save_defaults.save_steps(self.recipe))
         if self.result["save_strategy"] == "best":
             self.default("metric_for_best_model", "loss", "the checkpoint with the lowest eval loss is kept")
         if has_eval and not asked:

@@ -12,19 +12,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from orpo_cli.errors import Problem, RecipeError
-from orpo_cli.hidden import hide
-from orpo_cli.recipe.compose import composed
-from orpo_cli.recipe.decided_elsewhere import DECIDED_ELSEWHERE
-from orpo_cli.recipe.environment import expanded, secrets_in
-from orpo_cli.recipe.files import STANDARD_INPUT, RecipeFile, read_recipe
-from orpo_cli.recipe.overrides import overridden
-from orpo_cli.recipe.places import Kind, Places
+from orpo_cli.recipe.legacy.unsupported_training_args import DECIDED_ELSEWHERE
 from orpo_cli.recipe.rules import broken_rules
 from orpo_cli.recipe.rules.secrets import written_in_comments, written_secrets
 from orpo_cli.recipe.schema import Recipe
-from orpo_cli.recipe.training_fields import TrainingFields
-from orpo_cli.recipe.training_section import OPTIMIZERS
-from orpo_cli.recipe.tree import COMMAND_LINE, Keys, Leaf, Path, dotted, plain
+from orpo_cli.recipe.schema.training import OPTIMIZERS
+from orpo_cli.recipe.schema.training_fields import TrainingFields
+from orpo_cli.recipe.source.env_vars import expanded, secrets_in
+from orpo_cli.recipe.source.extends import composed
+from orpo_cli.recipe.source.nodes import COMMAND_LINE, Keys, Leaf, Path, dotted, plain
+from orpo_cli.recipe.source.overrides import overridden
+from orpo_cli.recipe.source.recipe_files import STANDARD_INPUT, RecipeFile, read_recipe
+from orpo_cli.recipe.source.source_map import Kind, Places
+from orpo_cli.secret_values import hide
 
 # Training arguments that nothing needs to be known of but the schema; this tool's own also have a former meaning.
 OF_TODAY = TrainingFields.model_fields.keys() - DECIDED_ELSEWHERE.keys()
@@ -132,8 +132,8 @@ def _by_names_of_today(tree: Keys, layers: list[str]) -> tuple[dict[str, Any], d
     if usual and training.nodes.keys() <= OF_TODAY:
         return plain(tree), {}, ()
 
-    from orpo_cli.recipe.superseded import without_superseded
-    from orpo_cli.recipe.translation import today
+    from orpo_cli.recipe.legacy.alias_precedence import without_superseded
+    from orpo_cli.recipe.legacy.migration import today
 
     return today(plain(without_superseded(tree, layers)))
 
@@ -144,7 +144,7 @@ def _validated(values: dict[str, Any], places: Places) -> tuple[Recipe | None, l
         try:
             recipe = Recipe.model_validate(values)
         except ValidationError as error:  # a value from the environment looks like a number where text is meant
-            from orpo_cli.recipe.explain import problems_of, refused_for_being_no_text
+            from orpo_cli.recipe.validation_errors import problems_of, refused_for_being_no_text
 
             if not _read_as_text(refused_for_being_no_text(error, values), values, places):
                 raise

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import Problem
-from orpo_cli.hidden import hidden
+from orpo_cli.secret_values import hidden
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orpo_cli.data.audit import Audit
-from orpo_cli.data.pieces import Piece
 from orpo_cli.data.report import DataReport
+from orpo_cli.data.token_spans import Piece
 
 BAR = 40  # characters of the longest bar
 STYLES = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from orpo_cli.plan.estimate import Sizing, memory, traced_step
-from orpo_cli.plan.fit import savings, verdict
-from orpo_cli.plan.pace import pace
+from orpo_cli.estimate.fit_to_memory import savings, verdict
+from orpo_cli.estimate.memory import Sizing, memory, traced_step
+from orpo_cli.estimate.throughput import pace
 from orpo_cli.plan.plan import Plan
 
 SHOWN = 4  # settings that are named where a step does not fit

@@ -11,12 +11,12 @@ from accelerate.utils import DistributedType
 
 from orpo_cli.errors import MachineError, RunError
 from orpo_cli.plan.plan import EnginePlan
-from orpo_cli.training.engine.attention import Unsupported
-from orpo_cli.training.engine.check import compare, few
-from orpo_cli.training.engine.layout import MicroBatch, TokenPair, pack
-from orpo_cli.training.engine.step import Batches, Engine, collate, sequence_tokens
+from orpo_cli.training.engine.packed_attention import Unsupported
+from orpo_cli.training.engine.packed_step import Batches, Engine, collate, sequence_tokens
+from orpo_cli.training.engine.packing import MicroBatch, TokenPair, pack
+from orpo_cli.training.engine.parity_check import compare, few
 from orpo_cli.training.out_of_memory import Checkpointing, RandomState, free_memory, is_out_of_memory
-from orpo_cli.training.trl_door import PairTrainer
+from orpo_cli.training.trl_trainer import PairTrainer
 
 
 class PackedTrainer(PairTrainer):

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orpo_cli.atomic import appearing_whole
 from orpo_cli.data.end_tokens import end_token_ids
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, RunError
-from orpo_cli.model.matrix_products import use_onednn
-from orpo_cli.model.store import readable_like, settle_generation_config, store
+from orpo_cli.model.onednn import use_onednn
+from orpo_cli.model.save import readable_like, settle_generation_config, store
 from orpo_cli.model.vector_math import choose_kernels
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir
-from orpo_cli.training.allocation import keep_freed_memory
+from orpo_cli.training.allocator import keep_freed_memory
 from orpo_cli.training.callbacks import Interruption, Listener, Metrics, keep_lines_until
 from orpo_cli.training.out_of_memory import is_out_of_memory
-from orpo_cli.training.trl_door import PairTrainer, make_trainer
+from orpo_cli.training.trl_trainer import PairTrainer, make_trainer
 from orpo_cli.training.untrained_tokens import untrained_template_tokens
-from orpo_cli.whole import appearing_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import typer
 from conftest import Orpo
-from tiny_eval_run import make_judged_run, opened
+from support.tiny_eval_run import make_judged_run, opened
 from typer.testing import CliRunner, Result
 
 from orpo_cli.cli.chat import command
 from orpo_cli.errors import UsageError
-from orpo_cli.evaluation.answers import Sampling
 from orpo_cli.evaluation.chat import Conversation
+from orpo_cli.evaluation.generation import Sampling
 from orpo_cli.rundir import RunDir
 
 app = typer.Typer()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import write_recipe
+from support.tiny import write_recipe
 
 Orpo = Callable[..., Any]
 

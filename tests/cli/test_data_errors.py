@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import pairs, write_recipe
+from support.tiny import pairs, write_recipe
 
 Orpo = Callable[..., Any]
 

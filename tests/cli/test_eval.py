@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import typer
 from conftest import Orpo
-from tiny import pairs, save_tiny_model, write_pairs
-from tiny_eval_run import HELD_OUT, TRAINED_ON, make_judged_run
+from support.tiny import pairs, save_tiny_model, write_pairs
+from support.tiny_eval_run import HELD_OUT, TRAINED_ON, make_judged_run
 from typer.testing import CliRunner, Result
 
 from orpo_cli.cli.eval import command

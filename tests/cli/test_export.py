@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_export import gguf_converter, make_exportable_run  # noqa: F401
+from support.tiny_export import gguf_converter, make_exportable_run  # noqa: F401
 
 from orpo_cli.rundir import RunDir
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from orpo_cli.recipe.shipped import shipped_recipes
+from orpo_cli.recipe.source.shipped_recipes import shipped_recipes
 
 Orpo = Callable[..., Any]
 TEXTS = [recipe.copied() for recipe in shipped_recipes()]

@@ -9,8 +9,8 @@ import pytest
 import typer
 from conftest import Orpo
 from rich.console import Console as RichConsole
-from tiny import pairs, save_tiny_model, write_pairs
-from tiny_eval_run import HELD_OUT, make_judged_run
+from support.tiny import pairs, save_tiny_model, write_pairs
+from support.tiny_eval_run import HELD_OUT, make_judged_run
 from typer.testing import CliRunner, Result
 
 from orpo_cli.cli.generate import HELD_OUT_PROMPTS, _show, command

@@ -11,7 +11,7 @@ import pytest
 from orpo_cli.cli.doctor import OPTIONAL, wanted_packages
 from orpo_cli.cli.init import START, starting_text
 from orpo_cli.recipe.load import load_recipe
-from orpo_cli.recipe.shipped import shipped_recipe, shipped_recipes
+from orpo_cli.recipe.source.shipped_recipes import shipped_recipe, shipped_recipes
 
 SHIPPED = [recipe.name for recipe in shipped_recipes()]
 TOKEN = "hf_" + "x" * 30

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_run import FOUR_BIT, make_base, make_run, stored_logits, tuned_logits
+from support.tiny_run import FOUR_BIT, make_base, make_run, stored_logits, tuned_logits
 
 from orpo_cli.recipe.schema import DatasetSection, Source
 from orpo_cli.rundir import RunDir

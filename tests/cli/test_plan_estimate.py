@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import write_recipe
+from support.tiny import write_recipe
 
 
 def test_the_parts_of_an_estimate_add_up(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:

@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from support.tiny import write_recipe
+
 from tests.conftest import Ran
-from tests.tiny import write_recipe
 
 
 def test_a_plans_warnings_are_said_with_line_and_code_and_refused_by_strict(

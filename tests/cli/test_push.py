@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loopback_hub import LoopbackHub, account
-from tiny_run import make_base, make_run
+from support.loopback_hub import LoopbackHub, account
+from support.tiny_run import make_base, make_run
 
-from orpo_cli.artifacts.merge import merge
+from orpo_cli.merge.merge import merge
 from orpo_cli.recipe.schema import HubSection
 from orpo_cli.rundir import RunDir
 

@@ -14,7 +14,7 @@ Orpo = Callable[..., Any]
 
 
 def test_it_prints_the_schema_that_lies_beside_the_shipped_recipes(orpo_here: Orpo) -> None:
-    from orpo_cli.recipe.shipped import shipped_folder
+    from orpo_cli.recipe.source.shipped_recipes import shipped_folder
 
     done = orpo_here("schema")
     assert done.returncode == 0

@@ -62,7 +62,7 @@ def test_a_misspelt_command_is_answered_with_the_nearest(orpo_here: Callable[...
 
 
 def test_plan_goes_through_a_pipe_and_as_json(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
-    from tiny import write_recipe
+    from support.tiny import write_recipe
 
     recipe = write_recipe(tmp_path)
     text = orpo_here("plan", recipe)

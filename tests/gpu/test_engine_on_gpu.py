@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from architectures import COMMON
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-from steps import TrlStep, adapted, gradients, ours, random_pairs
+from support.architectures import COMMON
+from support.steps import TrlStep, adapted, gradients, ours, random_pairs
 from trl.experimental.utils import peft_module_casting_to_bf16
 
-from orpo_cli.training.engine import attention_on_gpu
-from orpo_cli.training.engine.adapters import fused
-from orpo_cli.training.engine.pointwise import cheaper
+from orpo_cli.training.engine import packed_attention_cuda
+from orpo_cli.training.engine.fused_lora import fused
+from orpo_cli.training.engine.fused_norms_and_gates import cheaper
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -94,13 +94,13 @@ def test_float32_gives_the_gradients_of_a_cpu(name: str) -> None:
 def test_bfloat16_is_as_exact_as_trls(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against float32: the error of ours is that of TRL's step on the same device at most, give or take."""
     flashed: list[int] = []
-    flash = attention_on_gpu.flash
+    flash = packed_attention_cuda.flash
 
     def counted(*given: Any) -> torch.Tensor:
         flashed.append(1)
         return flash(*given)
 
-    monkeypatch.setattr(attention_on_gpu, "flash", counted)
+    monkeypatch.setattr(packed_attention_cuda, "flash", counted)
     rounded, pairs = model_of(name, torch.bfloat16), pairs_of(name)
     wide = copy.deepcopy(rounded).float()
     loss, exact = step(wide, lambda: TrlStep()(wide, pairs))

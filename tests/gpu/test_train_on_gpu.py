@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tiny import tiny_tokenizer, write_pairs
+from support.tiny import tiny_tokenizer, write_pairs
 from transformers import LlamaConfig, LlamaForCausalLM
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import PACKED, REFUSED, build
-from steps import BETA, EXACT, TrlStep, adapted, assert_same, gradients, ours, random_pairs, trl_batch
+from support.architectures import PACKED, REFUSED, build
+from support.steps import BETA, EXACT, TrlStep, adapted, assert_same, gradients, ours, random_pairs, trl_batch
 
-from orpo_cli.model.packing import why_not_packed
-from orpo_cli.training.engine import loss
-from orpo_cli.training.engine.layout import cut, pack, size
+from orpo_cli.model.packing_support import why_not_packed
+from orpo_cli.training.engine import orpo_loss
+from orpo_cli.training.engine.packing import cut, pack, size
 
 EAGER = {"gemma2", "gpt-oss"}  # transformers computes their softmax in float32; in float64 it gives NaN at padding
 
@@ -135,14 +135,14 @@ def test_the_loss_stays_finite_at_both_ends() -> None:
     batch = pack(random_pairs(6), loss_on_prompt=True)
     for value in (-1e-7, -30.0):
         logps = torch.full((len(batch.targets),), value, requires_grad=True)
-        share, _ = loss.step_share(logps, batch, loss.Totals(10, 5), BETA)
+        share, _ = orpo_loss.step_share(logps, batch, orpo_loss.Totals(10, 5), BETA)
         share.backward()
         assert torch.isfinite(share)
         assert torch.isfinite(logps.grad).all()
 
 
 def test_a_row_that_is_not_causal_is_refused_when_it_comes(tmp_path: Path) -> None:
-    from orpo_cli.training.engine.attention import Unsupported
+    from orpo_cli.training.engine.packed_attention import Unsupported
 
     config = PACKED["gemma3"]()
     config.use_bidirectional_attention = True
@@ -152,9 +152,9 @@ def test_a_row_that_is_not_causal_is_refused_when_it_comes(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
 def test_an_adapter_on_a_quantized_base_gets_trls_gradients(bits: str, tmp_path: Path) -> None:
-    from tiny import save_tiny_model
+    from support.tiny import save_tiny_model
 
-    from orpo_cli.model.base import load_base
+    from orpo_cli.model.base_model import load_base
     from orpo_cli.recipe.schema import ModelSection, QuantizationSection
 
     section = ModelSection(

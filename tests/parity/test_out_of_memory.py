@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_llama, tiny_tokenizer, write_pairs
+from support.tiny import tiny_llama, tiny_tokenizer, write_pairs
 
 from orpo_cli.data.prepare import prepare
 from orpo_cli.errors import MachineError
 from orpo_cli.machine import probe
 from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
-from orpo_cli.training.engine.check import CHECKED
-from orpo_cli.training.engine.step import Engine
-from orpo_cli.training.trl_door import make_trainer
+from orpo_cli.training.engine.packed_step import Engine
+from orpo_cli.training.engine.parity_check import CHECKED
+from orpo_cli.training.trl_trainer import make_trainer
 
 Weights = dict[str, torch.Tensor]
 

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import write_pairs
+from support.tiny import write_pairs
 
 # 24 pairs in 3 steps of 8. Loss and metrics are those of the whole step on every process.
 SCRIPT = """
 import json, sys
 from pathlib import Path
 from safetensors.torch import save_file
-from tiny import tiny_llama, tiny_tokenizer
+from support.tiny import tiny_llama, tiny_tokenizer
 from orpo_cli.data.prepare import prepare
 from orpo_cli.machine import probe
 from orpo_cli.plan.resolve import resolve
@@ -87,8 +87,8 @@ SHARDED = """
 import os, sys
 from types import SimpleNamespace
 import torch, torch.distributed as dist
-from architectures import PACKED, build
-from steps import adapted, random_pairs
+from support.architectures import PACKED, build
+from support.steps import adapted, random_pairs
 from torch.distributed.fsdp import fully_shard
 from orpo_cli.training.engine.step import Engine
 

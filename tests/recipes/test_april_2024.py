@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from orpo_cli.recipe.decided_elsewhere import DECIDED_ELSEWHERE
-from orpo_cli.recipe.former_names import FORMER
+from orpo_cli.recipe.legacy.migration import translated
+from orpo_cli.recipe.legacy.renamed_args import FORMER
+from orpo_cli.recipe.legacy.unsupported_training_args import DECIDED_ELSEWHERE
 from orpo_cli.recipe.load import load_recipe
-from orpo_cli.recipe.training_fields import TrainingFields
-from orpo_cli.recipe.translation import translated
+from orpo_cli.recipe.schema.training_fields import TrainingFields
 
 PRINTED = Path(__file__).parent / "convert" / "april-2024.txt"
 # What it printed where nobody had set anything.

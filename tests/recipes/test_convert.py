@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from orpo_cli.recipe.convert.convert import Conversion, convert
-from orpo_cli.recipe.convert.parts import BUILT_IN
+from orpo_cli.recipe.convert.shared import BUILT_IN
 from orpo_cli.recipe.load import load_recipe
-from orpo_cli.recipe.training_fields import LIBRARY_DEFAULTS
+from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
 
 HERE = Path(__file__).parent / "convert"
 EXAMPLES = sorted(path for path in HERE.iterdir() if not path.name.endswith(".values.yaml"))
@@ -283,13 +283,13 @@ def test_python_that_yaml_has_no_kind_for_is_dealt_with(tmp_path: Path) -> None:
 
 
 def test_the_built_in_templates_are_those_of_the_model_room() -> None:
-    from orpo_cli.model import templates
+    from orpo_cli.model import builtin_chat_templates
 
-    assert set(templates.BUILT_IN) == BUILT_IN
+    assert set(builtin_chat_templates.BUILT_IN) == BUILT_IN
 
 
 def test_a_template_written_in_the_recipe_is_the_template(tmp_path: Path) -> None:
-    from tiny import tiny_tokenizer
+    from support.tiny import tiny_tokenizer
 
     from orpo_cli.model.tokenizer import load_tokenizer
     from orpo_cli.recipe.schema import ModelSection

@@ -12,18 +12,15 @@ import pytest
 import yaml
 
 from orpo_cli.errors import UsageError
-from orpo_cli.recipe.convert import (
-    axolotl,
-    axolotl_keys,
-    llama_factory,
-    llama_factory_keys,
-    ms_swift,
-    trl,
-)
+from orpo_cli.recipe.convert import ms_swift, trl
+from orpo_cli.recipe.convert.axolotl import axolotl_config
+from orpo_cli.recipe.convert.axolotl import unsupported_keys as axolotl_unsupported_keys
 from orpo_cli.recipe.convert.convert import convert
+from orpo_cli.recipe.convert.llama_factory import llama_factory_config
+from orpo_cli.recipe.convert.llama_factory import unsupported_keys as llama_factory_unsupported_keys
+from orpo_cli.recipe.legacy.migration import FATES
 from orpo_cli.recipe.load import load_recipe
-from orpo_cli.recipe.training_fields import TrainingFields
-from orpo_cli.recipe.translation import FATES
+from orpo_cli.recipe.schema.training_fields import TrainingFields
 
 EXAMPLES = sorted(path for path in (Path(__file__).parent / "convert").iterdir() if "values" not in path.name)
 TOKEN = "hf_" + "a" * 24
@@ -37,7 +34,7 @@ TRAINING = [*TrainingFields.model_fields, *FATES]
 TOOLS: dict[str, tuple[dict[str, str], list[str], str]] = {  # what it needs, the keys of its tables, those of its code
     "axolotl": (
         {"base_model": "a/b", "rl": "orpo"},
-        [*axolotl.SAME, *words(axolotl_keys.DEAD), *words(axolotl_keys.LEFT_OUT), *axolotl.ATTENTION],
+        [*axolotl_config.SAME, *words(axolotl_unsupported_keys.DEAD), *words(axolotl_unsupported_keys.LEFT_OUT), *axolotl_config.ATTENTION],
         "adapter load_in_4bit load_in_8bit lora_dropout lora_target_modules lora_target_linear peft bnb_config_kwargs "
         "attn_implementation tokenizer_config chat_template chat_template_jinja special_tokens datasets test_datasets "
         "val_set_size sequence_len excess_length_strategy orpo_alpha rl_beta trl batch_size evals_per_epoch "
@@ -45,7 +42,7 @@ TOOLS: dict[str, tuple[dict[str, str], list[str], str]] = {  # what it needs, th
     ),
     "llama-factory": (
         {"model_name_or_path": "a/b", "stage": "orpo", "dataset": "orca_pairs"},
-        [*llama_factory.SAME, *llama_factory.LORA, *words(llama_factory_keys.DEAD), *words(llama_factory_keys.LEFT_OUT)],
+        [*llama_factory_config.SAME, *llama_factory_config.LORA, *words(llama_factory_unsupported_keys.DEAD), *words(llama_factory_unsupported_keys.LEFT_OUT)],
         "flash_attn template pure_bf16 quantization_bit quantization_method quantization_type double_quantization "
         "finetuning_type lora_target lora_dropout pissa_init pissa_iter eval_dataset dataset_dir max_samples val_size "
         "mix_strategy interleave_probs pref_beta pref_ftx use_reentrant_gc disable_gradient_checkpointing",

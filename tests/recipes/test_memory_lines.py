@@ -19,10 +19,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from orpo_cli.model.known import known_config
+from orpo_cli.model.known_configs import known_config
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema import Recipe
-from orpo_cli.recipe.shipped import shipped_recipe, shipped_recipes
+from orpo_cli.recipe.source.shipped_recipes import shipped_recipe, shipped_recipes
 
 NAMES = [recipe.name for recipe in shipped_recipes() if recipe.name != "quickstart"]  # that one was measured, on a CPU
 

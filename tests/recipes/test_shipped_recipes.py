@@ -9,7 +9,7 @@ import pytest
 
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.load import load_recipe
-from orpo_cli.recipe.shipped import find_shipped, shipped_folder, shipped_recipe, shipped_recipes
+from orpo_cli.recipe.source.shipped_recipes import find_shipped, shipped_folder, shipped_recipe, shipped_recipes
 
 RECIPES = {recipe.name: recipe for recipe in shipped_recipes()}
 
@@ -72,7 +72,7 @@ def test_only_names_are_found_and_no_paths(name):
 
 
 def test_the_line_for_editors_is_not_taken_for_the_summary(tmp_path):
-    from orpo_cli.recipe.shipped import _summary
+    from orpo_cli.recipe.source.shipped_recipes import _summary
 
     file = tmp_path / "x.yaml"
     file.write_text("# yaml-language-server: $schema=recipe.schema.json\n#\n# What it is.\n# More.\n\nname: x\n")
@@ -92,8 +92,6 @@ def test_recipes_inside_the_package_are_found_first(tmp_path):
             (package / source.name).symlink_to(source)
     (package / "_recipes" / "family").mkdir(parents=True)
     (package / "_recipes" / "family" / "tiny.yaml").write_text("# Tiny.\nname: tiny\n")
-    script = (
-        "from orpo_cli.recipe.shipped import shipped_recipes as s; print([(r.name, r.family, r.summary) for r in s()])"
-    )
+    script = "from orpo_cli.recipe.source.shipped_recipes import shipped_recipes as s; print([(r.name, r.family, r.summary) for r in s()])"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "[('tiny', 'family', 'Tiny.')]\n"

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from shipped import OF_THE_HUB, one_of_a_kind
+from support.shipped import OF_THE_HUB, one_of_a_kind
 
 from orpo_cli.machine import Machine
-from orpo_cli.model.facts import known_facts
+from orpo_cli.model.model_facts import known_facts
 from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema import ModelSection
-from orpo_cli.recipe.shipped import shipped_recipe, shipped_recipes
+from orpo_cli.recipe.source.shipped_recipes import shipped_recipe, shipped_recipes
 
 H100 = Machine("cuda", "H100", 1, 80 << 30, 1 << 40, 16, True, False, 1 << 42, "3.11", "Linux")
 NAMES = [recipe.name for recipe in shipped_recipes()]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shipped import OF_THE_HUB, one_of_a_kind
+from support.shipped import OF_THE_HUB, one_of_a_kind
 
 from orpo_cli.recipe.load import load_recipe
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from architectures import SIZES
 from peft import PeftConfig
 from safetensors.torch import load_file
-from tiny import save_tiny_model, tiny_tokenizer, write_recipe
+from support.architectures import SIZES
+from support.tiny import save_tiny_model, tiny_tokenizer, write_recipe
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
 Orpo = Callable[..., Any]
@@ -69,7 +69,7 @@ def test_an_adapter_of_each_kind_trains_and_merges(kind: str, tmp_path: Path, or
 
 
 def test_lora_plus_lets_b_learn_faster(tmp_path: Path, orpo_here: Orpo, monkeypatch: pytest.MonkeyPatch) -> None:
-    from orpo_cli.training.trl_door import PairTrainer
+    from orpo_cli.training.trl_trainer import PairTrainer
 
     groups: list[tuple[float, float, int]] = []
     before = PairTrainer.create_scheduler

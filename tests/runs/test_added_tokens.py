@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from data_tokenizers import byte_level
-from tiny import tiny_llama, write_recipe
+from support.data_tokenizers import byte_level
+from support.tiny import tiny_llama, write_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 Orpo = Callable[..., Any]

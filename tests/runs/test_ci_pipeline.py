@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from loopback_hub import LoopbackHub
-from tiny import write_recipe
+from support.loopback_hub import LoopbackHub
+from support.tiny import write_recipe
 
 from orpo_cli.rundir import RunDir
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import write_recipe
+from support.tiny import write_recipe
 
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.rundir import RunDir

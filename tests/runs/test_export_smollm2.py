@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_export import gguf_converter  # noqa: F401
+from support.tiny_export import gguf_converter  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from orpo_cli.artifacts.export_reference import rendered, token_ids
+from orpo_cli.export.reference_logits import rendered, token_ids
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 HELD_OUT = RECIPES / "data" / "answer-first-heldout.jsonl"

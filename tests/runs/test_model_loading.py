@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import SIZES
-from loopback_hub import LoopbackHub, Repo, Stored
-from tiny import save_tiny_model, tiny_tokenizer, write_recipe
+from support.architectures import SIZES
+from support.loopback_hub import LoopbackHub, Repo, Stored
+from support.tiny import save_tiny_model, tiny_tokenizer, write_recipe
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma3TextConfig
 
-from orpo_cli.model.base import load_base, load_config
-from orpo_cli.model.facts import model_facts
+from orpo_cli.model.base_model import load_base, load_config
+from orpo_cli.model.model_facts import model_facts
 from orpo_cli.recipe.schema import ModelSection
 
 Orpo = Callable[..., Any]

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
-from loopback_hub import LoopbackHub, account
-from tiny import write_recipe
+from support.loopback_hub import LoopbackHub, account
+from support.tiny import write_recipe
 
-from orpo_cli import hub_access
+from orpo_cli import hub_status
 from orpo_cli.rundir import RunDir
 
 REPO = "me/tiny"
@@ -31,7 +31,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
         for name, value in {"ENDPOINT": hub.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}.items():
             monkeypatch.setattr(constants, name, value)
         yield hub
-    hub_access.hub_answers.cache_clear()
+    hub_status.hub_answers.cache_clear()
 
 
 def pushing_recipe(folder: Path, **training: Any) -> Path:

@@ -12,14 +12,14 @@ import torch
 
 from orpo_cli.data.prepare import prepare
 from orpo_cli.machine import probe
-from orpo_cli.model.base import load_base
-from orpo_cli.model.facts import model_facts
+from orpo_cli.model.base_model import load_base
+from orpo_cli.model.model_facts import model_facts
 from orpo_cli.model.tokenizer import load_tokenizer
-from orpo_cli.model.tuned import load_tuned
+from orpo_cli.model.trained_model import load_tuned
 from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.report.console import Console
-from orpo_cli.report.progress import TrainingDisplay
+from orpo_cli.report.live_display import TrainingDisplay
 from orpo_cli.rundir import RunDir
 from orpo_cli.training.train import train
 

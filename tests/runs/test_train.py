@@ -17,7 +17,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny import write_pairs, write_recipe
+from support.tiny import write_pairs, write_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 METRICS = {

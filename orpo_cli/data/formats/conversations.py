@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from orpo_cli.data.formats.shape import Format, Row, answer, both_answers, question, scores, tools, with_system
+from orpo_cli.data.formats.format import Format, Row, answer, both_answers, question, scores, tools, with_system
 from orpo_cli.data.messages import conversation, is_messages, kind, read_messages, read_text
 from orpo_cli.data.pair import Message, Misfit, Pair
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
-from orpo_cli.data.formats.shape import Format, Row, answer, number
+from orpo_cli.data.formats.format import Format, Row, answer, number
 from orpo_cli.data.messages import conversation, is_messages, read_messages
 from orpo_cli.data.pair import Misfit, Pair
 from orpo_cli.errors import DataError

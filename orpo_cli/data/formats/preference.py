@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from orpo_cli.data.formats.shape import Format, Row, answer, both_answers, scores, tools, with_system
+from orpo_cli.data.formats.format import Format, Row, answer, both_answers, scores, tools, with_system
 from orpo_cli.data.messages import conversation, is_messages, read_messages, read_text
 from orpo_cli.data.pair import Message, Misfit, Pair
 

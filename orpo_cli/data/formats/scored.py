@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from orpo_cli.data.formats.shape import Drop, Format, Gathered, NamedRow, Row, number, question
+from orpo_cli.data.formats.format import Drop, Format, Gathered, NamedRow, Row, number, question
 from orpo_cli.data.messages import conversation, kind, read_text
 from orpo_cli.data.pair import Message, Misfit, Pair
 

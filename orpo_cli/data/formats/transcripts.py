@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from orpo_cli.data.formats.format import Format, Row, both_answers
 from orpo_cli.data.formats.preference import answers_repeat
-from orpo_cli.data.formats.shape import Format, Row, both_answers
 from orpo_cli.data.messages import conversation, read_text
 from orpo_cli.data.pair import Message, Misfit, Pair
 

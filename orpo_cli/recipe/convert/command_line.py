@@ -6,7 +6,7 @@ import re
 import shlex
 from typing import Any
 
-from orpo_cli.recipe.yaml_source import parse_value
+from orpo_cli.recipe.source.yaml_reader import parse_value
 
 _ASSIGNMENT = re.compile(r"^\s*(?:export\s+)?([A-Za-z_]\w*)=(\S*)\s*$", re.MULTILINE)
 _FLAG = re.compile(r"^--[A-Za-z_]")

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
-from orpo_cli.recipe.convert import axolotl, llama_factory, ms_swift, printed_config, trl
+from orpo_cli.recipe.convert import ms_swift, trl
+from orpo_cli.recipe.convert.axolotl import axolotl_config
+from orpo_cli.recipe.convert.config_reader import Source, read_source
 from orpo_cli.recipe.convert.draft import Draft, KeyFate, at
-from orpo_cli.recipe.convert.fitting import fit, nested
-from orpo_cli.recipe.convert.reading import Source, read_source
-from orpo_cli.recipe.convert.write import recipe_text
+from orpo_cli.recipe.convert.fit_to_schema import fit, nested
+from orpo_cli.recipe.convert.llama_factory import llama_factory_config
+from orpo_cli.recipe.convert.printed_config import printed_config
+from orpo_cli.recipe.convert.recipe_writer import recipe_text
 
 MODEL, DATASET = "model.model_name_or_path", "dataset.train.path"
 
@@ -66,9 +69,9 @@ def convert(
 
 def _by_tool(draft: Draft, source: Source, folders: Sequence[FilePath]) -> None:
     if source.tool == "axolotl":
-        axolotl.convert(draft)
+        axolotl_config.convert(draft)
     elif source.tool == "llama-factory":
-        llama_factory.convert(draft, folders)
+        llama_factory_config.convert(draft, folders)
     elif source.tool == "ms-swift":
         ms_swift.convert(draft)
     elif source.tool == "orpo-config":

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from orpo_cli.recipe.rules.secrets import SECRETS, kind_of_secret
-from orpo_cli.recipe.tree import Path
+from orpo_cli.recipe.source.nodes import Path
 
 Fate = Literal["kept", "ignored", "left-out", "unknown", "empty"]
 HIDDEN = "(a secret, not repeated)"

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.draft import Draft, at
-from orpo_cli.recipe.convert.parts import BUILT_IN, DEAD_DROPOUT, add_room_for_prompts
-from orpo_cli.recipe.convert.training import add_defaults, ignore_all, keep_all_training, leave_out_all
+from orpo_cli.recipe.convert.shared import BUILT_IN, DEAD_DROPOUT, add_room_for_prompts
+from orpo_cli.recipe.convert.training_args import add_defaults, ignore_all, keep_all_training, leave_out_all
 
 TOOL = "ms-swift"
 SAME = {

@@ -6,9 +6,9 @@ from typing import Any
 
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.draft import Draft, at
-from orpo_cli.recipe.convert.parts import DEAD_DROPOUT, keep_template
-from orpo_cli.recipe.convert.training import add_defaults, keep_all_training, leave_out_all
-from orpo_cli.recipe.training_fields import LIBRARY_DEFAULTS
+from orpo_cli.recipe.convert.shared import DEAD_DROPOUT, keep_template
+from orpo_cli.recipe.convert.training_args import add_defaults, keep_all_training, leave_out_all
+from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
 
 MODEL = {
     "model_revision": "model.model_revision",

@@ -11,20 +11,20 @@ from collections.abc import Iterator
 from orpo_cli.errors import Problem
 from orpo_cli.recipe.rules import (
     adapter,
-    adapter_start,
-    batches,
+    adapter_init,
     data,
+    data_loading,
     distributed,
     evaluation_and_saving,
+    gradient_checkpointing,
     hub,
-    memory,
     model,
-    not_yet,
     optimizer,
     precision,
     quantization,
     schedule,
     tracking,
+    unsupported,
 )
 from orpo_cli.recipe.schema import Recipe
 
@@ -33,17 +33,17 @@ TOPICS = (
     precision,
     quantization,
     adapter,
-    adapter_start,
+    adapter_init,
     data,
-    batches,
+    data_loading,
     evaluation_and_saving,
     schedule,
     optimizer,
-    memory,
+    gradient_checkpointing,
     distributed,
     tracking,
     hub,
-    not_yet,
+    unsupported,
 )
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from orpo_cli.errors import Problem
-from orpo_cli.recipe.rules.given import given
+from orpo_cli.recipe.eval_save_defaults import eval_steps, eval_strategy, save_steps, save_strategy
+from orpo_cli.recipe.rules.explicit_non_defaults import given
 from orpo_cli.recipe.schema import Recipe
-from orpo_cli.recipe.strategies import eval_steps, eval_strategy, save_steps, save_strategy
 
 # What trl's ORPO trainer measures in an evaluation; each also with `eval_` in front.
 METRICS = (

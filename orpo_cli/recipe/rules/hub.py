@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
-from orpo_cli.recipe.rules.given import given
+from orpo_cli.recipe.eval_save_defaults import save_strategy
+from orpo_cli.recipe.rules.explicit_non_defaults import given
 from orpo_cli.recipe.schema import Recipe
-from orpo_cli.recipe.strategies import save_strategy
 
 # As huggingface_hub's validate_repo_id has it, and with a namespace: a bare name would go wherever the token belongs.
 REPO_ID = re.compile(r"\b[\w.-]{1,96}\b/\b[\w.-]{1,96}\b", re.ASCII)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
-from orpo_cli.recipe.rules.given import given
+from orpo_cli.recipe.rules.explicit_non_defaults import given
 from orpo_cli.recipe.schema import Recipe
 
 # What transformers 5.23 hands to each optimizer (trainer_optimizer.py). `galore_adamw` and `grokadamw` get no betas.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
-from orpo_cli.recipe.rules.given import given
+from orpo_cli.recipe.eval_save_defaults import WITHOUT_WARMUP, eval_strategy
+from orpo_cli.recipe.rules.explicit_non_defaults import given
 from orpo_cli.recipe.schema import Recipe
-from orpo_cli.recipe.strategies import WITHOUT_WARMUP, eval_strategy
 
 # The keyword arguments of each schedule in transformers 5.23; a test compares them with the library's functions.
 SCHEDULE_ARGUMENTS = {

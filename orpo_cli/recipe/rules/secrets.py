@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from orpo_cli.errors import Problem
-from orpo_cli.recipe.environment import looks_secret
+from orpo_cli.recipe.source.env_vars import looks_secret
 
 # What each kind of secret looks like, whatever key it stands under.
 SECRETS = {

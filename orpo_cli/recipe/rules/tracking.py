@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
-from orpo_cli.recipe.rules.given import given
+from orpo_cli.recipe.rules.explicit_non_defaults import given
 from orpo_cli.recipe.schema import Recipe
 
 # The trackers of transformers 5.23 (INTEGRATION_TO_CALLBACK); a test compares.

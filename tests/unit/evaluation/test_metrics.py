@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orpo_cli.evaluation.metrics import intervals, margin_change_interval, mean_interval, preference_metrics, wilson
-from orpo_cli.evaluation.preference import PairScores
+from orpo_cli.evaluation.preference_scores import PairScores
 
 
 def scores_of(chosen: list[float], rejected: list[float]) -> PairScores:

@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import pairs, tiny_tokenizer
-from tiny_eval_run import HELD_OUT, make_judged_run, opened
-from tiny_run import byte_tokenizer
+from support.tiny import pairs, tiny_tokenizer
+from support.tiny_eval_run import HELD_OUT, make_judged_run, opened
+from support.tiny_run import byte_tokenizer
 
 from orpo_cli.data.pair import Message
 from orpo_cli.errors import DataError, UsageError
-from orpo_cli.evaluation.heldout import judged_pairs
+from orpo_cli.evaluation.eval_target import Subject
+from orpo_cli.evaluation.held_out_pairs import judged_pairs
 from orpo_cli.evaluation.prompts import Prompt, PromptMaker, collect_prompts, refuse_without_prompts
-from orpo_cli.evaluation.subject import Subject
 
 NO_SYSTEM = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from data_tokenizers import byte_level
-from tiny import tiny_tokenizer
+from support.data_tokenizers import byte_level
+from support.tiny import tiny_tokenizer
 
 from orpo_cli.errors import UsageError
-from orpo_cli.model.templates import BUILT_IN
+from orpo_cli.model.builtin_chat_templates import BUILT_IN
 from orpo_cli.model.tokenizer import load_tokenizer
 from orpo_cli.recipe.schema import ModelSection
 

@@ -12,10 +12,10 @@ import pytest
 from orpo_cli.errors import Problem, RecipeError
 from orpo_cli.machine import Machine
 from orpo_cli.plan.checks import plan_problems
-from orpo_cli.plan.facts import ModelFacts
+from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import Plan
+from orpo_cli.plan.requirements import shortages
 from orpo_cli.plan.resolve import resolve
-from orpo_cli.plan.shortages import shortages
 from orpo_cli.recipe.load import LoadedRecipe, load_recipe
 
 CPU = Machine("cpu", "a processor", 1, None, 8 << 30, 2, False, False, 1 << 40, "3.11", "Linux")
@@ -81,7 +81,7 @@ def test_learned_positions_are_told_from_rotary_ones() -> None:
     import torch
     from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, LlamaConfig, OPTConfig
 
-    from orpo_cli.model.facts import has_position_table
+    from orpo_cli.model.model_facts import has_position_table
 
     with torch.device("meta"):
         models = [AutoModelForCausalLM.from_config(kind()) for kind in (GPT2Config, OPTConfig, GPTJConfig, LlamaConfig)]

@@ -11,7 +11,7 @@ import pytest
 
 from orpo_cli.errors import RecipeError
 from orpo_cli.machine import Machine
-from orpo_cli.plan.facts import ModelFacts
+from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import Plan
 from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import ast
-import sys
 from pathlib import Path
 
 import pytest
 
+from orpo_cli.errors import Problem
+from tools.docs import problem_pages
+
 ROOT = Path(__file__).parents[3]
-sys.path.insert(0, str(ROOT / "docs"))
 
-import symptoms  # noqa: E402
-
-from orpo_cli.errors import Problem  # noqa: E402
-
-PAGES = {path.stem: path.read_text(encoding="utf-8") for path in symptoms.code_pages()}
-EXAMPLES = {code: symptoms.examples(page) for code, page in PAGES.items() if symptoms.examples(page)}
+PAGES = {path.stem: path.read_text(encoding="utf-8") for path in problem_pages.code_pages()}
+EXAMPLES = {code: problem_pages.examples(page) for code, page in PAGES.items() if problem_pages.examples(page)}
 WITHOUT = {"empty", "file", "not-a-mapping", "too-deep", "too-large"}  # the whole file is the problem
 WITHOUT |= {"untrained-template-tokens", "hub-push-failed"}  # seen when the weights are loaded, and when they go up
 
@@ -25,7 +22,7 @@ NOT_YET = {"not-yet", "decided-elsewhere"}  # rules for what the language has al
 
 
 def problems_of(code: str, example: str) -> list[Problem]:
-    found = symptoms.problems_of(example, symptoms.machine_of(PAGES[code]))
+    found = problem_pages.problems_of(example, problem_pages.machine_of(PAGES[code]))
     return [problem for problem in found if problem.code == code or problem.code not in NOT_YET]
 
 
@@ -78,6 +75,6 @@ def test_the_last_example_is_the_repaired_twin(code: str) -> None:
 @pytest.mark.parametrize("code", PAGES)
 def test_a_page_says_symptom_why_and_what_to_do(code: str) -> None:
     assert PAGES[code].startswith(f"# {code}\n\n")
-    assert symptoms.summary(PAGES[code]).endswith(".")
+    assert problem_pages.summary(PAGES[code]).endswith(".")
     assert "\n## Why\n" in PAGES[code]
     assert "\n## What to do\n" in PAGES[code]

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from tiny import tiny_llama, tiny_tokenizer, write_recipe
+from support.tiny import tiny_llama, tiny_tokenizer, write_recipe
 from transformers.utils import logging as transformers_logging
 
 from orpo_cli.data.prepare import prepare
 from orpo_cli.machine import probe
 from orpo_cli.plan.resolve import resolve
-from orpo_cli.recipe.decided_elsewhere import DECIDED_ELSEWHERE
+from orpo_cli.recipe.legacy.unsupported_training_args import DECIDED_ELSEWHERE
 from orpo_cli.recipe.load import load_recipe
-from orpo_cli.recipe.training_fields import LIBRARY_DEFAULTS, TrainingFields
-from orpo_cli.training.trl_door import make_trainer
+from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS, TrainingFields
+from orpo_cli.training.trl_trainer import make_trainer
 
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 2}
 BEST = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.tiny import save_tiny_model, tiny_tokenizer, write_recipe
 from transformers import AutoModelForCausalLM
 
 from orpo_cli.training.untrained_tokens import looks_untrained
 from tests.conftest import Ran
-from tests.tiny import save_tiny_model, tiny_tokenizer, write_recipe
 
 IM_END = 2
 

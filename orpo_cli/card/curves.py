@@ -1,0 +1,100 @@
+"""The curves of a run as one SVG picture: loss, preference accuracy and margin over the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from orpo_cli.card.run_records import metrics_of
+from orpo_cli.rundir import RunDir, write_atomically
+
+PANELS = (
+    ("loss", "loss"),
+    ("rewards/accuracies", "preference accuracy"),
+    ("rewards/margins", "margin of the rewards"),
+)
+TRAIN, HELD_OUT = "#4269d0", "#e4572e"
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 300, 210, 52, 30, 12, 30  # of a panel, in pixels
+FEWEST_POINTS = 3  # fewer are in the table of results
+MOST_POINTS = 400  # of one curve; more would be closer than pixels
+
+Points = list[tuple[float, float]]  # (step, value)
+
+
+def curves_of(rundir: RunDir) -> str | None:
+    """The picture; None where fewer than three steps were logged."""
+    lines = metrics_of(rundir)
+    panels = []
+    for name, title in PANELS:
+        train, held_out = _points(lines, name), _points(lines, f"eval_{name}")
+        if max(len(train), len(held_out)) >= FEWEST_POINTS:
+            panels.append((title, train, held_out))
+    if not panels:
+        return None
+    width = WIDTH * len(panels)
+    drawn = [_panel(index * WIDTH, *panel) for index, panel in enumerate(panels)]
+    style = "text{font:11px sans-serif;fill:#444}.t{font-weight:bold}.g{stroke:#ddd}.c{fill:none;stroke-width:1.5}"
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}" width="{width}" height="{HEIGHT}">',
+            f"<style>{style}</style>",
+            f'<rect width="{width}" height="{HEIGHT}" fill="#fff"/>',
+            *drawn,
+            "</svg>\n",
+        ]
+    )
+
+
+def write_curves(rundir: RunDir) -> None:
+    """Write ``<run>/report/curves.svg`` where there are curves."""
+    picture = curves_of(rundir)
+    if picture is not None:
+        rundir.report.mkdir(exist_ok=True)
+        write_atomically(rundir.curves, picture)
+
+
+def _points(lines: Sequence[dict[str, Any]], name: str) -> Points:
+    points = [(float(line["step"]), float(line[name])) for line in lines if name in line and "step" in line]
+    every = -(-len(points) // MOST_POINTS)
+    return points[::-1][:: max(1, every)][::-1]  # the last one is always among them
+
+
+def _panel(x: int, title: str, train: Points, held_out: Points) -> str:
+    steps = [step for step, _ in train + held_out]
+    values = [value for _, value in train + held_out]
+    low, high = min(values), max(values)
+    room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    low, high = low - room, high + room
+    first, last = min(steps), max(max(steps), min(steps) + 1)
+
+    def place(step: float, value: float) -> tuple[float, float]:
+        across = LEFT + (step - first) / (last - first) * (WIDTH - LEFT - RIGHT)
+        down = TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM)
+        return round(x + across, 1), round(down, 1)
+
+    parts = [f'<text class="t" x="{x + LEFT}" y="18">{escape(title)}</text>']
+    for value in (low + (high - low) * part for part in (0.05, 0.5, 0.95)):
+        left, down = place(first, value)
+        right, _ = place(last, value)
+        parts.append(f'<line class="g" x1="{left}" y1="{down}" x2="{right}" y2="{down}"/>')
+        parts.append(f'<text x="{left - 5}" y="{down + 4}" text-anchor="end">{value:.3g}</text>')
+    for step, anchor in ((first, "start"), (last, "end")):
+        across, _ = place(step, low)
+        parts.append(f'<text x="{across}" y="{HEIGHT - 12}" text-anchor="{anchor}">step {step:.0f}</text>')
+    for points, colour, name, y in ((train, TRAIN, "training", 14), (held_out, HELD_OUT, "held out", 26)):
+        parts += _curve([place(*point) for point in points], colour)
+        if points:
+            parts.append(f'<text x="{x + WIDTH - RIGHT}" y="{y}" text-anchor="end" style="fill:{colour}">{name}</text>')
+    return "\n".join(parts)
+
+
+def _curve(places: list[tuple[float, float]], colour: str) -> list[str]:
+    """A line, and a dot for each point where there are few."""
+    drawn = []
+    if len(places) > 1:
+        joined = " ".join(f"{across},{down}" for across, down in places)
+        drawn.append(f'<polyline class="c" stroke="{colour}" points="{joined}"/>')
+    if len(places) <= 20:
+        drawn += [f'<circle cx="{across}" cy="{down}" r="2.5" fill="{colour}"/>' for across, down in places]
+    return drawn

@@ -1,0 +1,88 @@
+"""The block between the dashes of a model card, which the hub reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from orpo_cli.card.base_license import BaseTerms, hub_id
+from orpo_cli.card.run_contents import What
+from orpo_cli.card.run_records import read_record
+from orpo_cli.rundir import RunDir
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+
+def front_matter(rundir: RunDir, parts: Sequence[What], name: str, terms: BaseTerms | None) -> str:
+    """Only ids that the hub can resolve stand in it; local paths would be dead links. ``name`` is the model's in its index."""
+    from huggingface_hub import ModelCardData
+
+    plan = rundir.read_plan()
+    base = hub_id(plan.model.model_name_or_path)
+    tags = ["orpo", "trl", "orpo-cli", "preference-optimization"]
+    if plan.lora is not None:
+        tags += ["qlora" if plan.quantization is not None else "lora"]
+    if "gguf" in parts:
+        tags += ["gguf"]
+    library = {("adapter",): "peft", ("adapter", "gguf"): "peft", ("gguf",): "gguf"}.get(tuple(parts), "transformers")
+    measured = measured_accuracy(rundir)
+    terms = terms or BaseTerms()
+    data = ModelCardData(
+        base_model=base,
+        base_model_relation=None if base is None else "adapter" if library == "peft" else "finetune",
+        datasets=_hub_datasets(rundir) or None,
+        library_name=library,
+        pipeline_tag="text-generation",
+        tags=tags,
+        license=terms.license,
+        license_name=terms.license_name,
+        license_link=terms.license_link,
+        model_name=name if measured is not None else None,
+        eval_results=[measured] if measured is not None else None,
+    )
+    return f"---\n{data.to_yaml().strip()}\n---"
+
+
+def measured_accuracy(rundir: RunDir) -> EvalResult | None:
+    """The share of held-out pairs whose chosen answer the trained model prefers, as `orpo eval` or the training measured it."""
+    from huggingface_hub import EvalResult
+
+    evaluation, report = read_record(rundir.evaluation), read_record(rundir.data_report)
+    value = evaluation.get("models", {}).get("tuned", {}).get("rewards/accuracies")
+    pairs = evaluation.get("pairs")
+    if value is None:
+        final = rundir.read_run().get("final_evaluation") or {}
+        value, pairs = final.get("eval_rewards/accuracies"), report.get("eval_pairs")
+    if not isinstance(value, int | float):
+        return None
+    source = _held_out_source(report)
+    is_hub = is_from_hub(source)
+    return EvalResult(
+        task_type="text-generation",
+        task_name="Preference",
+        dataset_type=str(source["path"]) if is_hub else "preference-pairs",
+        dataset_name=f"{source.get('path', 'preference pairs')}, {pairs or 'all'} held-out pairs",
+        dataset_split=str(source["split"]) if is_hub and source.get("split") else None,
+        dataset_revision=source.get("fingerprint") if is_hub else None,
+        metric_type="accuracy",
+        metric_name="Preference accuracy",
+        metric_value=round(float(value), 4),
+    )
+
+
+def is_from_hub(source: dict[str, Any]) -> bool:
+    """Whether a source of data_report.json is a dataset on the hub."""
+    return str(source.get("location", "")).startswith("hub:")
+
+
+def _hub_datasets(rundir: RunDir) -> list[str]:
+    sources = read_record(rundir.data_report).get("sources", [])
+    found = [str(source["location"]).removeprefix("hub:") for source in sources if is_from_hub(source)]
+    return list(dict.fromkeys(found))
+
+
+def _held_out_source(report: dict[str, Any]) -> dict[str, Any]:
+    """The source of held-out pairs; the first of all where they were cut from the training data."""
+    sources = report.get("sources") or [{}]
+    return next((dict(source) for source in sources if source.get("part") == "eval"), dict(sources[0]))

@@ -1,0 +1,107 @@
+"""The model card of a run: README.md with front matter that the hub reads."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from orpo_cli.card.base_license import BaseTerms, terms_in_folder
+from orpo_cli.card.curves import write_curves
+from orpo_cli.card.front_matter import front_matter
+from orpo_cli.card.run_contents import What
+from orpo_cli.card.sections import (
+    citation_section,
+    data_section,
+    licence_section,
+    made_with_section,
+    recipe_section,
+    results_section,
+    samples_section,
+)
+from orpo_cli.card.usage import usage_section
+from orpo_cli.redaction import redacted
+from orpo_cli.rundir import FINISHED, RunDir, write_atomically
+
+_MARK = "<!-- made by orpo-cli; a change by hand is kept: "
+
+
+def render_card(
+    rundir: RunDir,
+    *,
+    what: What | Sequence[What],
+    repo_id: str | None = None,
+    terms: BaseTerms | None = None,
+    accepted: bool = False,
+    samples: bool = True,
+) -> str:
+    """The card for what of the run is shown: its adapter, merged model, model, gguf files, or several of them.
+
+    ``repo_id`` is where readers will find it; ``terms`` are the base's, ``accepted`` as in ``check_base``; ``samples`` says
+    whether answers to held-out prompts are shown.
+    """
+    parts: Sequence[What] = (what,) if isinstance(what, str) else what
+    plan, run = rundir.read_plan(), rundir.read_run()
+    base = plan.model.model_name_or_path
+    title = repo_id.partition("/")[2] if repo_id else plan.name
+    products = {
+        "adapter": f"a LoRA adapter for `{base}`",
+        "merged": f"`{base}` with a LoRA adapter merged in",
+        "model": f"a fine-tune of `{base}`",
+        "gguf": f"GGUF files of a fine-tune of `{base}`" if len(parts) == 1 else "the same as GGUF files",
+    }
+    shown = ", and ".join(products[part] for part in sorted(parts, key=("merged", "model", "adapter", "gguf").index))
+    paper = "[ORPO](https://arxiv.org/abs/2403.07691) (odds ratio preference optimization)"
+    body = [f"# {title}", f"{shown[0].upper()}{shown[1:]}, trained on preference pairs with {paper}."]
+    if run.get("status") != FINISHED:
+        body.append(f"> The training did not finish: its status is `{run.get('status')}`.")
+    body += [
+        usage_section(rundir, plan, parts, repo_id),
+        results_section(rundir, plan),
+        samples_section(rundir) if samples else "",
+        data_section(rundir),
+        recipe_section(rundir, plan),
+        made_with_section(run),
+        licence_section(plan, terms, accepted),
+        citation_section(),
+    ]
+    text = "\n\n".join([front_matter(rundir, parts, title, terms), *(part for part in body if part)]) + "\n"
+    home = str(Path.home())
+    return _marked(redacted(text) if home == "/" else redacted(text).replace(home, "~"))
+
+
+def write_card(rundir: RunDir) -> None:
+    """Write ``<run>/README.md`` for what the run trained, and its curves, unless a card is there that was changed by hand."""
+    write_curves(rundir)
+    terms = terms_in_folder(rundir.read_plan().model.model_name_or_path)
+    what: What = "model" if rundir.model.is_dir() else "adapter"
+    text, by_hand = fresh_card(rundir, what=what, repo_id=None, terms=terms)
+    if not by_hand:
+        write_atomically(rundir.card, text)
+
+
+def fresh_card(
+    rundir: RunDir,
+    *,
+    what: What | Sequence[What],
+    repo_id: str | None,
+    terms: BaseTerms | None = None,
+    accepted: bool = False,
+    samples: bool = True,
+) -> tuple[str, bool]:
+    """(card, whether somebody wrote it by hand): the README.md that is there if it was changed, else a new one."""
+    if rundir.card.is_file():
+        text = rundir.card.read_text(encoding="utf-8")
+        if not _is_untouched(text):
+            return text, True
+    card = render_card(rundir, what=what, repo_id=repo_id, terms=terms, accepted=accepted, samples=samples)
+    return card, False
+
+
+def _marked(text: str) -> str:
+    return f"{text}\n{_MARK}{hashlib.sha256(text.encode()).hexdigest()[:16]} -->\n"
+
+
+def _is_untouched(text: str) -> bool:
+    body, mark, _ = text.rpartition(f"\n{_MARK}")
+    return bool(mark) and _marked(body) == text

@@ -1,0 +1,208 @@
+"""The sections of a model card, each as Markdown; empty where the run has nothing to say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orpo_cli.card.base_license import BaseTerms, hub_id
+from orpo_cli.card.curves import curves_of
+from orpo_cli.card.front_matter import is_from_hub
+from orpo_cli.card.run_contents import CURVES
+from orpo_cli.card.run_records import metrics_of, read_record
+from orpo_cli.plan.plan import Plan
+from orpo_cli.rundir import RunDir
+
+# What readers ask first, in this order; names as in metrics.jsonl, where evaluations have eval_ in front.
+_SHOWN = (
+    "loss",
+    "nll_loss",
+    "log_odds_ratio",
+    "rewards/accuracies",
+    "rewards/margins",
+    "logps/chosen",
+    "logps/rejected",
+)
+_MEANING = (
+    "`rewards/accuracies` is the share of pairs whose chosen answer the model finds more probable; `rewards/margins` is "
+    "beta times the difference of the mean log-probabilities."
+)
+
+SAMPLES, SAMPLE_CHARACTERS = 3, 800
+
+
+def results_section(rundir: RunDir, plan: Plan) -> str:
+    """First and last figures of training, the last evaluation, and what `orpo eval` measured."""
+    lines = metrics_of(rundir)
+    steps = [line for line in lines if "loss" in line]
+    evaluations = [
+        {name.removeprefix("eval_"): value for name, value in line.items()} for line in lines if "eval_loss" in line
+    ]
+    columns: dict[str, dict[str, Any]] = {}
+    if steps:
+        columns[f"step {steps[0].get('step', '')}"] = steps[0]
+        columns[f"step {steps[-1].get('step', '')}"] = steps[-1]
+    if evaluations:
+        columns[f"held out, step {evaluations[-1].get('step', '')}"] = evaluations[-1]
+    measured = read_record(rundir.evaluation)
+    for voice, metrics in measured.get("models", {}).items():
+        columns[f"{measured.get('pairs')} held-out pairs, {voice}"] = metrics
+    table = _table(columns)
+    if not table:
+        return ""
+    beta = plan.training.get("beta")
+    parts = ["## Results", table, _MEANING + (f" Here beta is {beta}." if beta is not None else "")]
+    if curves_of(rundir) is not None:
+        parts.append(f"![Curves of the training]({CURVES})")
+    return "\n\n".join(parts)
+
+
+def samples_section(rundir: RunDir) -> str:
+    """Answers of base and tuned model to the first held-out prompts that `orpo generate --compare` asked."""
+    document = read_record(rundir.samples)
+    blocks = []
+    for answer in document.get("answers", [])[:SAMPLES]:
+        parts = [f"**Prompt**\n\n{_fenced(_short(answer.get('prompt')))}"]
+        for voice, title in (("base", "Before"), ("tuned", "After")):
+            text = (answer.get(voice) or {}).get("text")
+            if isinstance(text, str):
+                parts.append(f"**{title}**\n\n{_fenced(_short(text))}")
+        blocks.append("\n\n".join(parts))
+    if not blocks:
+        return ""
+    temperature = document.get("temperature")
+    how = "the likeliest tokens" if not temperature else f"sampled at temperature {temperature}"
+    return "\n\n".join([f"## Before and after\n\nAnswers to prompts that were held out, {how}.", *blocks])
+
+
+def licence_section(plan: Plan, terms: BaseTerms | None, accepted: bool) -> str:
+    """Whose terms hold for the base; empty where nothing is known of them."""
+    if terms is None or (terms.license is None and not terms.gated):
+        return ""
+    base = plan.model.model_name_or_path
+    named = f"[{base}](https://huggingface.co/{base})" if hub_id(base) else f"`{base}`"
+    text = f"The base {named} has the licence `{terms.license_name or terms.license}`" if terms.license else ""
+    if terms.license_link:
+        text += f" ({terms.license_link})"
+    sentences = [f"{text}; it holds for what is derived from it, too."] if text else []
+    if terms.gated:
+        sentences.append(
+            f"{named} is given to those who accept its terms: accept them there before you use this model."
+        )
+    if terms.gated and accepted:
+        sentences.append("Who published this model has said that these terms allow it.")
+    return "## Licence\n\n" + " ".join(sentences)
+
+
+def data_section(rundir: RunDir) -> str:
+    """What was read, kept and dropped, and why."""
+    report = read_record(rundir.data_report)
+    if not report:
+        return ""
+    rows = ["| part | source | format | rows read | kept | dropped |", "| --- | --- | --- | ---: | ---: | ---: |"]
+    for source in report.get("sources", []):
+        dropped = sum(source.get("dropped", {}).values())
+        name = _cell(source.get("path"))
+        rows.append(
+            f"| {_cell(source.get('part'))} | `{name}` [{_cell(source.get('split'))}] | {_cell(source.get('format'))} "
+            f"| {source.get('rows_read', 0):,} | {source.get('kept', 0):,} | {dropped:,} |"
+        )
+    text = (
+        f"Trained on {report.get('train_pairs', 0):,} preference pairs; {report.get('eval_pairs', 0):,} were held out."
+    )
+    parts = ["## Data", text]
+    if report.get("sources"):
+        parts.append("\n".join(rows))
+    if revisions := [_revision(source) for source in report.get("sources", []) if source.get("fingerprint")]:
+        parts.append("\n".join(dict.fromkeys(revisions)))
+    meaning = report.get("reasons", {})
+    drops = [
+        f"- {count:,} dropped: {meaning.get(reason, reason)}" for reason, count in report.get("dropped", {}).items()
+    ]
+    if drops:
+        parts.append("\n".join(drops))
+    if "max_length" in report:
+        cut, answers = report.get("truncated_prompts", 0), report.get("truncated_completions", 0)
+        parts.append(
+            f"At most {report['max_length']:,} tokens a pair, {report.get('max_prompt_length', 0):,} of them prompt where one was cut; "
+            f"{cut:,} prompts and {answers:,} answers were cut to that. Answers end in `{report.get('end_of_turn')}`."
+        )
+    return "\n\n".join(parts)
+
+
+def recipe_section(rundir: RunDir, plan: Plan) -> str:
+    """The recipe as it was written or, where it extends another one, as a whole."""
+    file = rundir.composed if rundir.composed.is_file() else rundir.recipe
+    if not file.is_file():
+        return ""
+    text = file.read_text(encoding="utf-8").strip()
+    how = "every weight" if plan.lora is None else f"LoRA of rank {plan.lora.r}"
+    if plan.quantization is not None:
+        how += f" on a base in {4 if plan.quantization.load_in_4bit else 8} bits"
+    return f"## Recipe\n\nTrained: {how}, in {plan.model.dtype}.\n\n{_fenced(text, 'yaml')}"
+
+
+def made_with_section(run: dict[str, Any]) -> str:
+    """Versions and revisions."""
+    versions = {"orpo-cli": run.get("orpo_cli"), "python": run.get("python"), **(run.get("versions") or {})}
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    lines = [f"- {listed}"] if listed else []
+    model = run.get("model") or {}
+    if model.get("revision"):
+        lines.append(f"- base model at revision `{model['revision']}`")
+    if run.get("trainable_parameters"):
+        lines.append(f"- {run['trainable_parameters']:,} of {model.get('parameters') or 0:,} weights trained")
+    if run.get("steps") and run.get("seconds"):
+        lines.append(f"- {run['steps']:,} steps in {run['seconds'] / 60:.1f} minutes, {run.get('finished_at')}")
+    return "## Made with\n\n" + "\n".join(lines) if lines else ""
+
+
+def citation_section() -> str:
+    """The paper."""
+    return """## Citation
+
+```bibtex
+@misc{hong2024orpo,
+  title         = {ORPO: Monolithic Preference Optimization without Reference Model},
+  author        = {Jiwoo Hong and Noah Lee and James Thorne},
+  year          = {2024},
+  eprint        = {2403.07691},
+  archivePrefix = {arXiv},
+  primaryClass  = {cs.CL}
+}
+```"""
+
+
+def _table(columns: dict[str, dict[str, Any]]) -> str:
+    names = [name for name in _SHOWN if any(name in column for column in columns.values())]
+    if not names:
+        return ""
+    head = f"| | {' | '.join(columns)} |\n| --- |{' ---: |' * len(columns)}"
+    rows = [f"| `{name}` | {' | '.join(_number(column.get(name)) for column in columns.values())} |" for name in names]
+    return "\n".join([head, *rows])
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else ""
+
+
+def _cell(value: Any) -> str:
+    return str(value or "").replace("|", "\\|").replace("\n", " ")
+
+
+def _revision(source: dict[str, Any]) -> str:
+    """The commit of a dataset on the hub, the fingerprint of a file."""
+    mark, name = str(source.get("fingerprint")), _cell(source.get("path"))
+    return f"- `{name}` at commit `{mark}`" if is_from_hub(source) else f"- `{name}`: fingerprint `{mark[:16]}`"
+
+
+def _fenced(text: str, language: str = "") -> str:
+    """A code block whose fence is longer than any in it."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _short(value: Any) -> str:
+    text = str(value or "").strip()
+    return text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS].rstrip() + " […]"

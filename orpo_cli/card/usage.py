@@ -1,0 +1,96 @@
+"""How to use what a run made: the code blocks of its card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orpo_cli.card.run_contents import What, folder_of, place_of
+from orpo_cli.plan.plan import Plan
+from orpo_cli.rundir import RunDir
+
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank may be
+_QUESTION = "Why is the sky blue?"
+
+
+def usage_section(rundir: RunDir, plan: Plan, parts: Sequence[What], repo_id: str | None) -> str:
+    """Code for transformers, peft, vLLM and llama.cpp, as far as each takes what there is."""
+    whole = next((part for part in parts if part in ("merged", "model")), None)
+    blocks = ["## Use"]
+    if whole is not None:
+        name = repo_id or folder_of(rundir, whole).name
+        blocks += [_transformers(rundir, whole, name), _vllm(name)]
+    if "adapter" in parts:
+        name = repo_id or rundir.adapter.name
+        place = place_of("adapter", parts).rstrip("/") if repo_id else ""
+        blocks += [_peft(rundir, plan, name, place)]
+        if whole is None:
+            blocks += [_vllm_adapter(plan, name)]
+    blocks.append(_llama_cpp(rundir, repo_id) if "gguf" in parts else _no_gguf(whole is None))
+    return "\n\n".join(blocks)
+
+
+def _transformers(rundir: RunDir, part: What, name: str) -> str:
+    load = f"""from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{name}", dtype="auto")
+tokenizer = AutoTokenizer.from_pretrained("{name}")"""
+    return f"With transformers:\n\n{_python(load, _asks_as_chat(rundir, part))}"
+
+
+def _peft(rundir: RunDir, plan: Plan, name: str, place: str) -> str:
+    subfolder = f', subfolder="{place}"' if place else ""
+    load = f"""from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{plan.model.model_name_or_path}", dtype="auto")
+model = PeftModel.from_pretrained(model, "{name}"{subfolder})
+tokenizer = AutoTokenizer.from_pretrained("{name}"{subfolder})"""
+    return f"The adapter on its base, with peft:\n\n{_python(load, _asks_as_chat(rundir, 'adapter'))}"
+
+
+def _python(load: str, chat: bool) -> str:
+    if chat:
+        ask = f"""messages = [{{"role": "user", "content": "{_QUESTION}"}}]
+inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")"""
+    else:
+        ask = 'inputs = tokenizer("The sky is blue because", return_tensors="pt")'
+    return f"""```python
+{load}
+
+{ask}
+output = model.generate(**inputs, max_new_tokens=256)
+print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+```"""
+
+
+def _asks_as_chat(rundir: RunDir, part: What) -> bool:
+    return (folder_of(rundir, part) / "chat_template.jinja").is_file()
+
+
+def _vllm(name: str) -> str:
+    return f"With vLLM:\n\n```sh\nvllm serve {name}\n```"
+
+
+def _vllm_adapter(plan: Plan, name: str) -> str:
+    lora = plan.lora
+    if lora is None or lora.use_dora or lora.modules_to_save or plan.model.add_special_tokens:
+        return "vLLM does not take this kind of adapter: merge it into its base first (`orpo merge`)."
+    rank = next((each for each in VLLM_RANKS if each >= lora.r), VLLM_RANKS[-1])
+    served = name.rpartition("/")[2]
+    base = plan.model.model_name_or_path
+    return f"With vLLM:\n\n```sh\nvllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {served}={name}\n```"
+
+
+def _llama_cpp(rundir: RunDir, repo_id: str | None) -> str:
+    files = sorted(path.relative_to(folder_of(rundir, "gguf")) for path in folder_of(rundir, "gguf").rglob("*.gguf"))
+    if not files:
+        return _no_gguf(adapter=False)
+    first = files[0].as_posix()
+    command = f"llama-cli --hf-repo {repo_id} --hf-file {first}" if repo_id else f"llama-cli -m {first}"
+    listed = "" if len(files) == 1 else f" There are {', '.join(f'`{each.as_posix()}`' for each in files)}."
+    return f'With llama.cpp:{listed}\n\n```sh\n{command} -p "{_QUESTION}"\n```'
+
+
+def _no_gguf(adapter: bool) -> str:
+    of = "of the merged model (`orpo merge`)" if adapter else "of it"
+    return f"For llama.cpp and Ollama, `orpo export` or llama.cpp's own `convert_hf_to_gguf.py` makes a GGUF file {of}."

@@ -1,0 +1,124 @@
+"""What a format is, and what several of them need to read a row."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from orpo_cli.data.messages import read_messages, read_text
+from orpo_cli.data.pair import Message, Misfit, Pair
+from orpo_cli.data.sources.source import Row as NamedRow
+
+__all__ = [
+    "Drop",
+    "Format",
+    "Gathered",
+    "NamedRow",
+    "Row",
+    "answer",
+    "both_answers",
+    "number",
+    "question",
+    "scores",
+    "tools",
+]
+
+Row = dict[str, Any]
+Drop = Callable[[str, Misfit], None]
+
+SCORES = tuple(
+    (pattern.format("chosen"), pattern.format("rejected"))
+    for name in ("score", "rating", "avg_rating")
+    for pattern in (f"{name}_{{}}", f"{{}}_{name}", f"{{}}-{name}")
+)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """One row that was made of ``rows`` rows."""
+
+    name: str
+    value: Row
+    rows: int
+
+
+@dataclass(frozen=True)
+class Format:
+    """A shape that rows come in.
+
+    ``read`` raises Misfit for a row that does not fit, and counts what it put right. Where a pair is spread over several
+    rows, ``gather`` makes one row of them first, in order, and drops those that find no partner.
+    """
+
+    name: str
+    description: str
+    uses: tuple[str, ...]
+    looks_like: Callable[[Row], bool]
+    read: Callable[[Row, Counter[str]], Pair]
+    gather: Callable[[Iterator[NamedRow], Drop], Iterator[Gathered]] | None = None
+
+
+def both_answers(row: Row, chosen: str = "chosen", rejected: str = "rejected") -> tuple[Any, Any]:
+    """The values of the two answers' columns. Raises Misfit where one is missing."""
+    missing = [key for key in (chosen, rejected) if row.get(key) is None]
+    if missing:
+        raise Misfit("malformed", f"no {' and no '.join(missing)}")
+    return row[chosen], row[rejected]
+
+
+def answer(value: Any, column: str) -> tuple[Message, ...]:
+    """An answer: a text, a message, or messages."""
+    return read_messages(value, column, "assistant")
+
+
+def question(text: Any, column: str, system: Any = None) -> tuple[Message, ...]:
+    """The conversation of one question, with a system message in front where there is one."""
+    asked = (Message("user", read_text(text, column)),)
+    return with_system(asked, system)
+
+
+def with_system(history: tuple[Message, ...], system: Any) -> tuple[Message, ...]:
+    """``history`` with the system message of a column in front, unless it has its own."""
+    text = read_text(system or "", "system")
+    if text.strip() and (not history or history[0].role != "system"):
+        return (Message("system", text), *history)
+    return history
+
+
+def tools(row: Row) -> tuple[dict[str, Any], ...] | None:
+    """The tools that a row's conversation may call (a list, or its JSON). Raises Misfit where it is something else."""
+    value = row.get("tools")
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else None
+        except ValueError as error:
+            raise Misfit("malformed", f"tools is not JSON: {error}") from error
+    if not value:
+        return None
+    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
+        raise Misfit("malformed", "tools is not a list of objects")
+    return tuple(value)
+
+
+def number(value: Any) -> float | None:
+    """A score as a number; None for what is none, such as ``N/A`` and the NaN that tables put where a value is missing."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return None if math.isnan(found) else found
+
+
+def scores(row: Row) -> tuple[float, float] | None:
+    """The scores of chosen and rejected, under one of the names that data sets use; None where there are none."""
+    for of_chosen, of_rejected in SCORES:
+        better, worse = number(row.get(of_chosen)), number(row.get(of_rejected))
+        if better is not None and worse is not None:
+            return better, worse
+    return None

@@ -1,0 +1,111 @@
+"""Datasets of the Hugging Face hub, through ``datasets``, with errors that say what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from orpo_cli.errors import DataError, HubError
+from orpo_cli.hub_status import hub_answers
+from orpo_cli.recipe.schema import Source
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def hub_splits(
+    source: Source, note: Callable[[str], None]
+) -> tuple[str, str | None, dict[str, Callable[[], Iterator[Any]]]]:
+    """(location, commit where known, split name → what reads its rows from the start) of a hub dataset; a cached copy serves where the hub is silent.
+
+    Rows of a streamed source are downloaded as they are read, so that reading them raises the same errors.
+
+    Raises HubError where the hub refuses or cannot be reached, DataError where what it holds is not a dataset.
+    """
+    import datasets
+
+    online = hub_answers()
+    if not online:  # `datasets` would retry for half a minute before it looks into its cache
+        datasets.config.HF_HUB_OFFLINE = True
+    note(
+        f"loading {source.path} from the hub"
+        if online
+        else f"the hub does not answer: looking for a cached {source.path}"
+    )
+    try:
+        builder = datasets.load_dataset_builder(source.path, name=source.name, revision=source.revision)
+        if source.streaming:
+            loaded = builder.as_streaming_dataset()
+        else:
+            builder.download_and_prepare()
+            loaded = builder.as_dataset()
+    except Exception as error:
+        known = explained(error, source)
+        if known is None:
+            raise
+        raise known from error
+    if not online:
+        _accept_cached(builder.hash, source, note)
+    tables: dict[str, Callable[[], Iterator[Any]]] = {
+        str(split): partial(_rows, table, source) for split, table in loaded.items()
+    }
+    commit = builder.hash if COMMIT.fullmatch(builder.hash or "") else source.revision
+    return f"hub:{source.path}", commit, tables
+
+
+def _rows(table: Iterable[Any], source: Source) -> Iterator[Any]:
+    number = 0
+    try:
+        for row in table:
+            yield row
+            number += 1
+    except Exception as error:
+        known = explained(error, source)
+        if known is None:
+            raise
+        raise type(known)(
+            f"{source.path}: cannot be read after row {number}: {str(error).strip().rstrip('.')}.", remedy=known.remedy
+        ) from error
+
+
+def _accept_cached(commit: str | None, source: Source, note: Callable[[str], None]) -> None:
+    """The cache gives its newest copy, whatever revision was asked for. Raises HubError where that may be another one."""
+    if source.revision not in (None, commit):
+        raise HubError(
+            f"{source.path}: the hub cannot be reached, and the cached copy (commit {commit}) may not be revision "
+            f"{source.revision}.",
+            remedy=f"Check the network, or set revision to {commit}.",
+        )
+    note(f"using the cached copy of {source.path}, commit {commit}")
+
+
+def explained(error: Exception, source: Source) -> DataError | HubError | None:
+    """What to tell the user of an error that ``datasets`` raised; None where it is not known."""
+    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    said = str(error).strip().rstrip(".")
+    if isinstance(error, DatasetNotFoundError):
+        return HubError(
+            f"{source.path}: {said}.",
+            remedy=f"Check the name ({Path(source.path).absolute()} is no local path either); for a private or gated dataset "
+            "ask for access on its page and run `hf auth login` or set HF_TOKEN.",
+        )
+    if isinstance(error, HfHubHTTPError):
+        return HubError(
+            f"{source.path}: the hub refused: {said}.", remedy="Run `hf auth login` or set HF_TOKEN, or try again."
+        )
+    if isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith(("httpx", "httpcore")):
+        return HubError(
+            f"{source.path}: the hub cannot be reached and no copy of the dataset is cached; "
+            f"{Path(source.path).absolute()} is no local path either.",
+            remedy="Check the network, or fetch the dataset first where there is one: "
+            f"`hf download --repo-type dataset {source.path} --local-dir DIR`, and set path to DIR.",
+        )
+    if isinstance(error, DatasetGenerationError):
+        return DataError(f"{source.path}: the dataset's files cannot be read: {error.__cause__ or said}")
+    if isinstance(error, ValueError | OSError):  # an unknown configuration, no data files, a full disk
+        return DataError(f"{source.path}: {said}.")
+    return None

@@ -1,0 +1,79 @@
+"""What is trained: the modules that an adapter is put on, by the rules of peft.LoraConfig, and what the optimizer keeps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from orpo_cli.plan.model_facts import ModelFacts
+from orpo_cli.recipe.schema import LoraSection
+
+# Numbers that an optimizer keeps for each trained one, by a part of its name; two, as Adam does, where none applies.
+KEPT = (
+    ("ademamix", 3),
+    ("adafactor", 0),
+    ("adalomo", 0),
+    ("lomo", 0),
+    ("lion", 1),
+    ("sgd", 0),
+    ("rmsprop", 1),
+    ("adagrad", 1),
+    ("muon", 1),
+)
+LAYER = re.compile(r"\.(\d+)\.")
+
+
+def adapted_modules(linear: Sequence[str], lora: LoraSection) -> dict[str, int]:
+    """The names of those ``linear`` modules (the head left out) that get an adapter, each with its rank."""
+    return {
+        name: _rank(name, lora)
+        for name in linear
+        if _matches(name, lora.target_modules)
+        and not (lora.exclude_modules and _matches(name, lora.exclude_modules))
+        and _in_layers(name, lora.layers_to_transform)
+    }
+
+
+def _matches(name: str, wanted: str | list[str]) -> bool:
+    if wanted == "all-linear":
+        return True
+    if isinstance(wanted, str):
+        return re.fullmatch(wanted, name) is not None
+    return any(name == each or name.endswith(f".{each}") for each in wanted)
+
+
+def _in_layers(name: str, layers: int | list[int] | None) -> bool:
+    if layers is None:
+        return True
+    found = LAYER.search(name)
+    return found is not None and int(found[1]) in ([layers] if isinstance(layers, int) else layers)
+
+
+def _rank(name: str, lora: LoraSection) -> int:
+    """peft's ``rank_pattern``: the end of a module's name, or a regular expression for it."""
+    for pattern, rank in lora.rank_pattern.items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", name):
+            return rank
+    return lora.r
+
+
+def trained_by_adapter(facts: ModelFacts, lora: LoraSection) -> tuple[int, int]:
+    """How many numbers the adapter has, and how many are in the modules that are trained and saved beside it."""
+    shapes = {name: (out, into) for name, out, into in facts.linear}
+    adapter = 0
+    for name, rank in adapted_modules(list(shapes), lora).items():
+        out, into = shapes[name]
+        adapter += rank * (out + into) + (out if lora.use_dora else 0)
+    beside = set(lora.modules_to_save or ())
+    whole = sum(out * into for name, (out, into) in shapes.items() if name.rpartition(".")[2] in beside)
+    return adapter, whole + facts.words * facts.hidden * len(beside & {"lm_head", "embed_tokens", "wte", "embed_in"})
+
+
+def optimizer_bytes(name: str, width: int) -> float:
+    """Bytes that the optimizer keeps for each trained number, which is ``width`` bytes wide."""
+    kept = next((count for part, count in KEPT if part in name), 2)
+    if "8bit" in name:
+        return kept * 1.02  # and a scale for every block
+    if "4bit" in name:
+        return kept * 0.55
+    return kept * (4 if "32bit" in name else width)

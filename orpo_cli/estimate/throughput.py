@@ -1,0 +1,84 @@
+"""How many tokens a step computes, and about how long it takes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from orpo_cli.estimate.memory import Sizing, checkpoints, pairs_of_a_step
+from orpo_cli.machine import Machine
+from orpo_cli.plan.plan import Plan
+
+# Dense bfloat16 (T4 and V100: float16) products of GPUs by the maker's data sheets, in TFLOP/s; the first name that fits.
+TFLOPS = (
+    ("B200", 2250), ("H200", 989), ("H100 PCIe", 756), ("H100", 989), ("GH200", 989), ("A100", 312), ("L40S", 362),
+    ("L40", 181), ("L4", 121), ("A40", 150), ("A10", 125), ("A6000", 155), ("4090", 165), ("3090", 71), ("V100", 125), ("T4", 65),
+)  # fmt: skip
+# Of them in training: an H200 reached 0.46 with 5,300 tokens at once and 0.24 with 2,000 (Llama 3.1 8B, LoRA).
+REACHED = 0.4
+# Seconds of the processor to launch what a layer computes of a micro-batch, in both passes, which a GPU may outrun: 0.007 with LoRA
+# (H200), 0.010 with all weights and 0.013 on 4 bits (H100), where 4 pairs of 200 tokens are computed at once.
+LAUNCHING = 0.01
+# Of the processor's own products, measured on the spot: 0.44 (ShareGPT) to 0.55 (HH-RLHF); attention and small passes take the rest.
+REACHED_ON_CPU = 0.45
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Of a step: ``tokens`` that go through the model, and seconds (None where the device's speed is not known)."""
+
+    pairs: int
+    tokens: int
+    flops: float
+    seconds: float | None
+    how: str
+
+
+def pace(plan: Plan, sizing: Sizing) -> Pace:
+    """The estimate for a step of mean length."""
+    facts, mean = sizing.facts, sizing.lengths.mean
+    pairs = pairs_of_a_step(plan)
+    each = mean.packed if plan.engine.fast_path != "off" else 2 * mean.longest
+    tokens = pairs * each
+    # a multiply and an add for each weight forward, as many for the inputs' gradient, and for the weights' where they are trained
+    passes = 2 + (plan.lora is None) + checkpoints(plan)
+    attention = 2 * facts.layers * facts.hidden * sum((mean.prompt + part) ** 2 for part in mean[1:]) * pairs
+    flops = passes * (2.0 * facts.active * tokens + attention)
+    speed, how = _speed(plan, sizing.machine)
+    if speed is None:
+        return Pace(pairs, tokens, flops, None, how)
+    seconds, launching = flops / speed, 0.0
+    if plan.device == "cuda":
+        packed = -(-tokens // plan.engine.max_tokens_per_microbatch)
+        parts = packed if plan.engine.fast_path != "off" else plan.training["gradient_accumulation_steps"]
+        launching = LAUNCHING * facts.layers * parts
+    if launching > seconds:
+        how = f"{LAUNCHING * 1000:.0f} ms a layer and micro-batch to launch it, which takes longer than computing it"
+    return Pace(pairs, tokens, flops, max(seconds, launching), how)
+
+
+def _speed(plan: Plan, machine: Machine) -> tuple[float | None, str]:
+    """FLOP/s in training, and where the figure is from."""
+    if plan.device == "cpu":
+        return (
+            REACHED_ON_CPU * products(),
+            f"{REACHED_ON_CPU:.0%} of this processor's matrix products, measured just now",
+        )
+    found = next((tflops for name, tflops in TFLOPS if name in machine.device_name), None)
+    if found is None:
+        return None, f"the speed of {machine.device_name} is not known here"
+    return REACHED * found * 1e12, f"{REACHED:.0%} of {found} TFLOP/s that {machine.device_name} has"
+
+
+def products(seconds: float = 0.1) -> float:
+    """FLOP/s of float32 products of this process's torch, the best of a few."""
+    import torch
+
+    left, right = torch.zeros(512, 1024), torch.zeros(1024, 1024)
+    left @ right
+    best, began = 0.0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        left @ right
+        best = max(best, 2 * left.numel() * right.shape[1] / (time.perf_counter() - start))
+    return best

@@ -1,0 +1,103 @@
+"""The pairs that a model is judged on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orpo_cli.errors import DataError, UsageError
+from orpo_cli.evaluation.eval_target import Subject
+from orpo_cli.plan.plan import Plan
+from orpo_cli.recipe.schema import DatasetSection, Source
+from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
+from orpo_cli.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Rows of ``data.prepare``, and where they are from."""
+
+    rows: list[dict[str, Any]]
+    source: str  # "held-out" or the path
+    available: int  # rows before max_samples
+    same_as_in_training: bool | None = None  # of held-out pairs: whether training held out the same, token for token
+
+
+def refuse_without_pairs(plan: Plan | None, data: str | None) -> None:
+    """Raise UsageError where nothing says which pairs to judge on; before any model is loaded."""
+    if data is None and plan is None:
+        raise UsageError(
+            "a model on its own has no held-out pairs.",
+            remedy="Say which pairs to use: --data FILE (or a hub dataset).",
+        )
+    if data is None and plan is not None and plan.dataset.eval is None:
+        raise UsageError(
+            f"the run {plan.name} held no pairs out.",
+            remedy="Give pairs with --data FILE; next time set dataset.eval, for example {test_size: 0.05}.",
+        )
+    if data is not None and data.startswith((".", "/", "~")) and not Path(data).expanduser().exists():
+        raise DataError(
+            f"--data {data}: no such file or folder.", remedy="Give preference pairs: jsonl, json, csv, parquet."
+        )
+
+
+def judged_pairs(
+    subject: Subject,
+    *,
+    data: str | None = None,
+    max_samples: int | None = None,
+    max_length: int | None = None,
+    note: Callable[[str], None],
+) -> Judged:
+    """The pairs of ``data``, or those that the subject's run held out of training, tokenized as in training.
+
+    ``max_length`` (tokens) is for a model on its own; a run keeps its own. Raises UsageError or DataError.
+    """
+    from orpo_cli.data.prepare import prepare, prepare_eval
+
+    refuse_without_pairs(subject.plan, data)
+    dataset, longest, longest_prompt = _what_to_prepare(subject.plan, data, max_length)
+    lengths = {"max_length": longest, "max_prompt_length": longest_prompt}
+    if data is None:
+        enough = subject.plan.pairs_in_all() if subject.plan is not None else None
+        held_out = prepare_eval(dataset, subject.tokenizer, **lengths, note=note, enough=enough)
+        pairs, report = held_out.eval, held_out.report
+    else:
+        prepared = prepare(dataset, subject.tokenizer, **lengths, note=note)
+        pairs, report = prepared.train, prepared.report
+    for source in report.sources:
+        for line in source.lines():
+            note(line)
+    rows = list(pairs.select(range(min(max_samples or len(pairs), len(pairs)))))
+    same = None if data is not None else _same_as_in_training(subject.rundir, report.fingerprints["eval"])
+    return Judged(rows=rows, source=data or "held-out", available=len(pairs), same_as_in_training=same)
+
+
+def _same_as_in_training(rundir: RunDir | None, fingerprint: str) -> bool | None:
+    """Whether the run's data report has the same fingerprint of held-out pairs; None where it has none."""
+    if rundir is None or not rundir.data_report.is_file():
+        return None
+    report: dict[str, Any] = json.loads(rundir.data_report.read_text(encoding="utf-8"))
+    known = report.get("fingerprints", {}).get("eval")
+    return None if known is None else bool(known == fingerprint)
+
+
+def _what_to_prepare(plan: Plan | None, data: str | None, max_length: int | None) -> tuple[DatasetSection, int, int]:
+    """Dataset section, longest pair and longest prompt in tokens."""
+    train = None if data is None else [Source(path=str(Path(data).expanduser()) if data.startswith("~") else data)]
+    if plan is None:
+        assert train is not None, "refuse_without_pairs"
+        longest = max_length or int(LIBRARY_DEFAULTS["max_length"])
+        return DatasetSection(train=train), longest, max(1, longest // 2)
+    trained = plan.training["max_length"]
+    if max_length is not None:
+        raise UsageError(
+            f"--max-length does nothing for the run {plan.name}: it keeps the {trained} it was trained with.",
+            remedy="Leave --max-length out.",
+        )
+    assert plan.dataset.max_prompt_length is not None, "the plan decides it"
+    dataset = plan.dataset if train is None else plan.dataset.model_copy(update={"train": train, "eval": None})
+    return dataset, trained, plan.dataset.max_prompt_length

@@ -1,0 +1,206 @@
+"""``orpo export``: a trained model in the files that others load, each checked before it is called done.
+
+What can be refused is refused before the work begins. Each format is written to a folder that appears when it is whole and has
+passed its checks, with the list of them in export.json.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orpo_cli import __version__
+from orpo_cli.atomic import appearing_whole
+from orpo_cli.errors import UsageError
+from orpo_cli.export.bitsandbytes_checkpoint import BITS, read_bnb, write_bnb
+from orpo_cli.export.checks import check_folder, check_logits
+from orpo_cli.export.disk_space import check_disks, compared_in
+from orpo_cli.export.export_record import NAME, Checklist, ExportRecord
+from orpo_cli.export.export_request import Order, orders_of
+from orpo_cli.export.export_source import ExportSource, resolve_source, sha256
+from orpo_cli.export.gguf import gguf_export
+from orpo_cli.export.gguf.converter import CONVERTER
+from orpo_cli.export.reference_logits import Reference, reference
+from orpo_cli.export.safetensors_checkpoint import tensors_that_differ, write_safetensors
+from orpo_cli.verify.logits import compare, logits_of
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One format, in its folder. ``already`` says that it was there, made of the same model and verified."""
+
+    format: str
+    output: Path
+    already: bool
+    record: ExportRecord
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready values, for ``--json``."""
+        return {
+            "format": self.format,
+            "status": "unchanged" if self.already else "exported",
+            "output": str(self.output),
+            "verified": self.record.verified,
+            "options": self.record.options,
+            "checklist": self.record.checklist,
+            "checks": self.record.checks,
+            "files": self.record.files,
+            "size": sum(file["size"] for file in self.record.files.values()),
+        }
+
+
+def export(
+    target: Path,
+    output: Path | None = None,
+    *,
+    formats: list[str] | None = None,
+    dtype: str | None = None,
+    max_shard_size: str | None = None,
+    gguf_types: list[str] | None = None,
+    overwrite: bool = False,
+    note: Note = lambda text: None,
+) -> list[Exported]:
+    """Export the model of a run, or in a folder, in each of ``formats``; what is None is as the run's recipe says.
+
+    ``output`` is the folder of the one format, or the one that gets a folder for each of several; by default the run's
+    ``export``, with a folder a format. Raises UsageError for what cannot be exported so, MachineError where disk, memory or a
+    package is short, RunError where a check fails; then nothing is left of that format.
+    """
+    source = resolve_source(target)
+    orders = orders_of(source, output, formats, dtype, max_shard_size, gguf_types)
+    records = {order.format: _planned(source, order) for order in orders}
+    there = {order.format: _existing(order, records[order.format], overwrite) for order in orders}
+    missing = [order for order in orders if there[order.format] is None]
+    for order in missing:
+        _refuse_early(source, order, note)
+    if missing:
+        check_disks(source, missing)
+        dtype_compared = compared_in(source, missing, note)
+        source.merged(note)
+        note(f"computing the logits of {source.folder} that exports are compared with")
+        known = reference(source, dtype_compared)
+    for order in missing:
+        with appearing_whole(order.output) as folder:
+            there[order.format] = _write(source, order, folder, known, records[order.format], note)
+    return [
+        Exported(order.format, order.output, order not in missing, record)
+        for order in orders
+        if (record := there[order.format]) is not None
+    ]
+
+
+def _planned(source: ExportSource, order: Order) -> ExportRecord:
+    from importlib.metadata import version
+
+    packages = ("torch", "transformers", "bitsandbytes", "safetensors")
+    versions = {"orpo-cli": __version__, **{name: version(name) for name in packages}}
+    if order.format == "gguf":
+        versions |= dict([CONVERTER.split("==")])
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return ExportRecord(False, order.format, source.name, source.origin, order.options, [], {}, {}, versions, created)
+
+
+def _existing(order: Order, planned: ExportRecord, overwrite: bool) -> ExportRecord | None:
+    """The record of an output that already is what is asked for. Raises UsageError where it is something else."""
+    output = order.output
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return None
+    record = ExportRecord.read(output) if output.is_dir() else None
+    if record is None:
+        raise UsageError(
+            f"{output} exists and is no export: it holds no {NAME}.", remedy="Choose another -o, or remove it."
+        )
+    if overwrite:
+        return None
+    if record.same_order(planned) and record.is_whole(output):
+        return record
+    if record.same_order(planned):
+        raise UsageError(f"{output} is not whole any more.", remedy="Say --overwrite to make it anew.")
+    options = ", ".join(f"{name} {value}" for name, value in record.options.items())
+    raise UsageError(
+        f"{output} holds another export ({record.format}, {options}, {record.created}).",
+        remedy="Say --overwrite, or choose another -o.",
+    )
+
+
+def _refuse_early(source: ExportSource, order: Order, note: Note) -> None:
+    if order.format == "gguf":
+        gguf_export.refuse_early(source, order.options["gguf_types"], note)
+
+
+def _write(
+    source: ExportSource, order: Order, folder: Path, known: Reference, planned: ExportRecord, note: Note
+) -> ExportRecord:
+    """Write one format into ``folder`` and check it. Raises RunError where a check fails."""
+    checklist, checks = Checklist(), {}
+    note(f"writing {order.format} to {order.output}")
+    if order.format == "gguf":
+        checks = gguf_export.write_gguf(source, folder, known, order.options["gguf_types"], checklist, note)
+    else:
+        writer = _bnb if order.format in BITS else _safetensors
+        checks = writer(source, order, folder, known, checklist)
+    for line in checklist.lines():
+        note(line)
+    checklist.settle(f"the {order.format} export")
+    files = {
+        str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    values = {
+        **planned.__dict__,
+        "verified": _verified(checklist),
+        "checklist": checklist.items,
+        "checks": checks,
+        "files": files,
+    }
+    record = ExportRecord(**values)
+    record.write(folder)
+    return record
+
+
+def _verified(checklist: Checklist) -> bool:
+    """Whether something compared the weights with the model's: a GGUF file may be of a kind that nothing here reads."""
+    compared = ("logits", "weights", "llama.cpp next token")
+    return any(item["passed"] and item["name"].endswith(compared) for item in checklist.items)
+
+
+def _safetensors(
+    source: ExportSource, order: Order, folder: Path, known: Reference, checklist: Checklist
+) -> dict[str, dict[str, float]]:
+    from orpo_cli.model.base_model import load_base
+
+    dtype = order.options["dtype"]
+    size = order.options["max_shard_size"]
+    write_safetensors(source.folder, folder, dtype=dtype, max_shard_size=size, ends=known.ends)
+    check_folder(folder, known, checklist, dtype=dtype, bits=None)
+    wrong = tensors_that_differ(source.folder, folder)
+    checklist.check("weights", not wrong, f"those of the model in {dtype}" if not wrong else f"{wrong[0]} differs")
+    if known.dtype is None:
+        checklist.remark("logits", "not computed: the memory does not hold the model")
+        return {}
+    model = load_base(source.section(folder, dtype=known.dtype), None, "cpu")
+    return {"logits": check_logits("logits", model, known, checklist, dtype).as_dict()}
+
+
+def _bnb(
+    source: ExportSource, order: Order, folder: Path, known: Reference, checklist: Checklist
+) -> dict[str, dict[str, float]]:
+    bits, dtype = BITS[order.format], order.options["dtype"]
+    size = order.options["max_shard_size"]
+    before = write_bnb(source, folder, known, bits=bits, dtype=dtype, max_shard_size=size)
+    check_folder(folder, known, checklist, dtype=dtype, bits=bits)
+    model = read_bnb(source, folder)
+    stored = compare(before, logits_of(model, known.prompts))
+    same = stored.max_absolute <= 1e-3 or stored.relative <= 1e-3
+    checklist.check(
+        "stored", same, f"logits within {stored.max_absolute:.2g} of the quantized model's before it was stored"
+    )
+    tolerance = "8 bits" if bits == 8 else "fewer bits"
+    difference = check_logits("logits", model, known, checklist, tolerance)
+    return {"stored": stored.as_dict(), "logits": difference.as_dict()}

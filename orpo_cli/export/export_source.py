@@ -1,0 +1,170 @@
+"""What `orpo export` was pointed at: a run, whose adapter is merged first, or the folder of a whole model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orpo_cli.errors import UsageError
+from orpo_cli.merge.merge import merge
+from orpo_cli.merge.merge_record import MergeRecord, adapter_digests
+from orpo_cli.model.model_facts import model_facts
+from orpo_cli.plan.model_facts import ModelFacts
+from orpo_cli.plan.plan import Plan
+from orpo_cli.recipe.schema import ExportSection, ModelSection
+from orpo_cli.rundir import RunDir
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+ORIGIN = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "*.jinja",
+    "*.safetensors",
+)
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """A whole model in ``folder``, which is not there yet where ``to_merge``; ``base`` has its configuration either way.
+
+    ``origin`` tells one model from another: digests of the adapter, or of the files of the model.
+    """
+
+    name: str
+    folder: Path
+    rundir: RunDir | None
+    to_merge: bool
+    base: ModelSection
+    settings: ExportSection  # of the run's plan, else the defaults
+    dtype: str  # of the weights in ``folder``
+    origin: dict[str, str]
+
+    def config(self) -> PreTrainedConfig:
+        """The configuration; it needs no weights."""
+        from orpo_cli.model.base_model import load_config
+
+        return load_config(self.base)
+
+    @cached_property
+    def facts(self) -> ModelFacts:
+        """Number of parameters and the like, without weights."""
+        return model_facts(self.base)
+
+    def section(self, folder: Path | None = None, dtype: str = "float32") -> ModelSection:
+        """How to load the model (or the same model as it lies in ``folder``) on the CPU."""
+        attention = "sdpa" if self.facts.supports_sdpa else "eager"
+        changes = {"dtype": dtype, "attn_implementation": attention, "chat_template": "tokenizer"}
+        place = {"model_name_or_path": str(folder or self.folder), "model_revision": "main", "add_special_tokens": []}
+        return self.base.model_copy(update={**changes, **place})
+
+    def merged(self, note: Callable[[str], None]) -> None:
+        """See to it that the model is in ``folder``: merge the run's adapter where nobody has."""
+        if self.to_merge and self.rundir is not None:
+            note(f"merging {self.rundir.adapter} into its base first")
+            merge(self.rundir.root, note=note)
+
+
+def resolve_source(target: Path) -> ExportSource:
+    """Find the model that ``target`` stands for. Raises UsageError where it stands for none, or for one that is stale."""
+    if not target.is_dir():
+        raise UsageError(f"{target}: no such folder.", remedy="Give a run directory, or the folder of a model.")
+    rundir = RunDir(target)
+    if rundir.is_run():
+        return _of_run(rundir)
+    if not (target / "config.json").is_file():
+        adapter = (target / "adapter_config.json").is_file()
+        raise UsageError(
+            f"{target} is {'an adapter without its base' if adapter else 'neither a run nor a model'}.",
+            remedy=f"Merge it first: orpo merge {target} -o DIR."
+            if adapter
+            else "Give a run directory, or the folder of a model.",
+        )
+    _refuse_what_is_not_whole(target)
+    base = ModelSection(model_name_or_path=str(target), dtype="float32", attn_implementation="sdpa")
+    name = target.absolute().name
+    if name in ("merged", "model") and (of := RunDir(target.absolute().parent)).is_run():
+        name = of.read_plan().name
+    return ExportSource(name, target, None, False, base, ExportSection(), stored_dtype(target), file_digests(target))
+
+
+def _of_run(rundir: RunDir) -> ExportSource:
+    plan, result = rundir.read_plan(), rundir.result()
+    if result == rundir.model:
+        _refuse_what_is_not_whole(result)
+        base = plan.model.model_copy(update={"model_name_or_path": str(result), "model_revision": "main"})
+        return ExportSource(
+            plan.name, result, rundir, False, base, _settings(plan), stored_dtype(result), file_digests(result)
+        )
+    digests = adapter_digests(rundir.adapter)
+    wanted = plan.model.dtype if plan.merge.dtype == "auto" else plan.merge.dtype
+    record = MergeRecord.read(rundir.merged)
+    if record is not None and not (record.verified and record.is_whole(rundir.merged)):
+        raise UsageError(
+            f"{rundir.merged} is not whole any more.", remedy=f"Make it anew: orpo merge {rundir.root} --overwrite"
+        )
+    if record is not None and record.adapter_sha256 != digests:
+        raise UsageError(
+            f"{rundir.merged} was merged from another adapter than {rundir.adapter} is now.",
+            remedy=f"Make it anew: orpo merge {rundir.root} --overwrite",
+        )
+    dtype = record.dtype if record is not None else wanted
+    origin = {**digests, "base": f"{plan.model.model_name_or_path}@{plan.model.model_revision}", "merged_dtype": dtype}
+    return ExportSource(plan.name, rundir.merged, rundir, record is None, plan.model, _settings(plan), dtype, origin)
+
+
+def _settings(plan: Plan) -> ExportSection:
+    """The plan's; with the type of what is exported, where nobody has asked for another."""
+    why = plan.why.get("export.dtype")
+    asked = why is not None and why.origin != "decided"
+    return plan.export if asked else plan.export.model_copy(update={"dtype": "auto"})
+
+
+def _refuse_what_is_not_whole(folder: Path) -> None:
+    """Weights that are quantized, or not in safetensors, are no source: the first lost what the export would keep."""
+    config = read_json(folder / "config.json")
+    if config.get("quantization_config"):
+        raise UsageError(
+            f"the model in {folder} is quantized: its config.json has a quantization_config.",
+            remedy="Export from the merged model that it was made of.",
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise UsageError(f"{folder} holds no weights in safetensors.", remedy="Save it with save_pretrained first.")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises UsageError where ``path`` holds none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}", remedy="Save the model again.") from error
+    if not isinstance(document, dict):
+        raise UsageError(f"{path} is not a JSON object.", remedy="Save the model again.")
+    return document
+
+
+def stored_dtype(folder: Path) -> str:
+    """The type of a model's weights by its config.json; float32 where that does not say."""
+    config = read_json(folder / "config.json")
+    text = config.get("text_config") or {}
+    return str(config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or "float32")
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """sha256 of every file that decides what a model computes."""
+    return {path.name: sha256(path) for pattern in ORIGIN for path in sorted(folder.glob(pattern))}
+
+
+def sha256(path: Path) -> str:
+    """The hexadecimal digest of a file."""
+    import hashlib
+
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

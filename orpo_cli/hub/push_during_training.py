@@ -1,0 +1,185 @@
+"""Pushing while a run trains (``training.push_to_hub``): in the background, and never at the run's cost.
+
+The strategies are those of transformers: ``end`` pushes the result, ``every_save`` (the default) also the weights of every
+checkpoint, ``checkpoint`` also all of the last one as ``last-checkpoint``, ``all_checkpoints`` each one under its name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from orpo_cli.card.model_card import render_card
+from orpo_cli.card.run_contents import CARD, PushFile, What, files_of
+from orpo_cli.errors import OrpoError, Problem
+from orpo_cli.hub.hub_errors import explained
+from orpo_cli.hub.preflight import Wish, check_base, preflight
+from orpo_cli.hub.push import Choice, PushResult, push
+from orpo_cli.hub.push_record import read_base_terms, write_base_terms
+from orpo_cli.hub.retry import Patience, connect, disconnect
+from orpo_cli.hub.upload import Upload
+from orpo_cli.plan.plan import Plan
+from orpo_cli.redaction import redacted
+from orpo_cli.rundir import RunDir, write_atomically
+
+LAST_WAIT_SECONDS = 30.0  # for a push that is going on when a run is interrupted
+
+
+class TrainingPush(TrainerCallback):
+    """Pushes what a run saves. Whatever the hub does, the run goes on: ``warn`` is told."""
+
+    def __init__(
+        self, plan: Plan, rundir: RunDir, note: Callable[[str], None], warn: Callable[[Problem], None]
+    ) -> None:
+        assert plan.hub.repo_id is not None, "a rule of recipes"
+        self.plan, self.rundir, self.note, self.warn = plan, rundir, note, warn
+        self.strategy = plan.training.get("hub_strategy", "every_save")
+        self.always = bool(plan.training.get("hub_always_push"))
+        self.wish = Wish(plan.hub.repo_id, plan.hub.private, plan.training.get("hub_revision") or "main")
+        self.waiting: queue.Queue[Path] = queue.Queue()
+        self.worker: threading.Thread | None = None
+
+    def check(self) -> None:
+        """Before the run begins: say what would keep the hub from taking its result."""
+        try:
+            patience = Patience(self.note, min(30.0, Patience(self.note).seconds))
+            with explained(self.wish.repo_id):
+                api = connect(patience)
+                standing = preflight(api, self.wish, patience)
+                weights, public = self.plan.lora is None, not self.wish.private
+                terms = check_base(api, self.plan, patience, weights=weights, public=public, accepted=False)
+                if terms is not None:
+                    write_base_terms(self.rundir, terms)
+                if standing.exists:
+                    Upload(api, self.rundir, self.wish, standing, (), patience, whole=False).refuse_weights_of_others()
+        except Exception as error:
+            self._failed("before the run", error, "The run goes on, and tries again.")
+        else:
+            self.note(f"pushing to {self.wish.repo_id} as training.hub_strategy says: {self.strategy}")
+        finally:
+            disconnect()  # the model may be downloaded next
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A checkpoint is there: keep its files as they are now, and push them in the background."""
+        if self.strategy == "end" or not state.is_world_process_zero:
+            return
+        name = f"checkpoint-{state.global_step}"
+        busy = self.worker is not None and self.worker.is_alive()
+        if busy and not self.always:
+            self.note(f"{name} is not pushed: an earlier one is still on its way (hub_always_push: true pushes both)")
+            return
+        try:
+            self.waiting.put(self._kept(self.rundir.checkpoints / name))
+        except OSError as error:
+            self._failed(name, error)
+            return
+        if not busy:
+            self.worker = threading.Thread(target=self._work, name="push-to-hub", daemon=True)
+            self.worker.start()
+
+    def settle(self, *, interrupted: bool) -> None:
+        """Wait for what is on its way; where the run was interrupted, not long."""
+        if self.worker is not None and self.worker.is_alive():
+            self.note(f"waiting for the push to {self.wish.repo_id}")
+            self.worker.join(LAST_WAIT_SECONDS if interrupted else None)
+            if self.worker.is_alive():
+                self.note(f"the last push to {self.wish.repo_id} did not end, and shows nothing of itself there")
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def push_result(self) -> PushResult | None:
+        """Push what the run left, with its card; None where that failed."""
+        try:
+            result = push(self.rundir, self.wish.repo_id, choice=Choice(), revision=self.wish.revision, note=self.note)
+        except Exception as error:
+            self._failed("the result", error)
+            self.rundir.write_run(hub={"repo_id": self.wish.repo_id, "commit": None, "error": redacted(str(error))})
+            return None
+        self.note(f"the hub has it: {result.url}")
+        self.rundir.write_run(hub={"repo_id": self.wish.repo_id, "commit": result.commit, "error": None})
+        return result
+
+    @property
+    def _folder(self) -> Path:
+        return self.rundir.root / ".pushing"
+
+    def _kept(self, checkpoint: Path) -> Path:
+        """A folder with the checkpoint's files, which may be removed while they go up: links to them, which take no room."""
+        kept = self._folder / checkpoint.name
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(checkpoint, kept, copy_function=_link)
+        config = kept / "adapter_config.json"
+        if config.is_file():  # it names the base as it was loaded: of a GGUF file, a folder in our cache
+            named = {**json.loads(config.read_text()), "base_model_name_or_path": self.plan.model.model_name_or_path}
+            config.unlink()
+            write_atomically(config, json.dumps(named, indent=2) + "\n")
+        return kept
+
+    def _work(self) -> None:
+        while True:
+            try:
+                kept = self.waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                self._send(kept)
+            except Exception as error:
+                self._failed(kept.name, error, "The run goes on.")
+            finally:
+                shutil.rmtree(kept, ignore_errors=True)
+
+    def _send(self, kept: Path) -> None:
+        part: What = "adapter" if self.plan.lora is not None else "model"
+        patience = Patience(self.note)
+        with explained(self.wish.repo_id):
+            api = connect(patience)
+            standing = preflight(api, self.wish, patience)
+            terms = check_base(
+                api, self.plan, patience, weights=part == "model", public=not self.wish.private, accepted=False
+            )
+            card = render_card(
+                self.rundir, what=part, repo_id=self.wish.repo_id, terms=terms or read_base_terms(self.rundir)
+            )
+            write_atomically(kept / CARD, card)
+            files = [PushFile(CARD, kept / CARD, len(card.encode()), "card"), *files_of(kept, part)]
+            if self.strategy in ("checkpoint", "all_checkpoints"):
+                place = "last-checkpoint" if self.strategy == "checkpoint" else kept.name
+                files += _whole_checkpoint(kept, place)
+            message = f"Push {kept.name} of {self.plan.name} with orpo-cli"
+            Upload(api, self.rundir, self.wish, standing, files, patience, whole=True).run(message)
+        self.note(f"pushed {kept.name} to {self.wish.repo_id}")
+
+    def _failed(self, what: str, error: Exception, then: str = "") -> None:
+        remedy = error.remedy if isinstance(error, OrpoError) and error.remedy else f"{type(error).__name__}."
+        again = f"`orpo push-to-hub {self.rundir.root} {self.wish.repo_id}` pushes the run when it is done."
+        self.warn(
+            Problem(
+                "hub-push-failed",
+                redacted(f"{what}: {error}"),
+                "training.push_to_hub",
+                remedy=" ".join(filter(None, (redacted(remedy), then, again))),
+                severity="warning",
+            )
+        )
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copy2(source, target)
+
+
+def _whole_checkpoint(kept: Path, place: str) -> list[PushFile]:
+    """All that a run is resumed from. The pickle of arguments is not needed for that, and may hold what is secret."""
+    paths = sorted(path for path in kept.rglob("*") if path.is_file() and path.name not in ("training_args.bin", CARD))
+    return [
+        PushFile(f"{place}/{path.relative_to(kept).as_posix()}", path, path.stat().st_size, place) for path in paths
+    ]

@@ -1,0 +1,77 @@
+"""hub.json: what was pushed from a run, so that the next push knows which files in the repository are its own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orpo_cli.card.base_license import BaseTerms
+from orpo_cli.rundir import RunDir, write_atomically
+
+LARGEST_IN_GIT = 10 * 2**20  # bytes; the hub keeps larger files by their sha256 alone
+
+
+@dataclass
+class Pushed:
+    """One branch of one repository. ``files`` maps a path to the digests that content of ours has had there.
+
+    ``parts`` maps it to what it belongs to. ``commit`` is that of the last push that ended.
+    """
+
+    commit: str | None = None
+    files: dict[str, list[str]] = field(default_factory=dict)
+    parts: dict[str, str] = field(default_factory=dict)
+
+    def is_ours(self, path: str, digest: str) -> bool:
+        """Whether what the repository has at ``path`` came from this run."""
+        return digest in self.files.get(path, ())
+
+
+def git_blob(path: Path) -> list[str]:
+    """The id of the content of ``path`` as a git blob, which the hub gives for small files; none for a large one."""
+    from huggingface_hub.utils.sha import git_hash
+
+    return [git_hash(path.read_bytes())] if path.stat().st_size <= LARGEST_IN_GIT else []
+
+
+def read_pushed(rundir: RunDir, repo_id: str, revision: str) -> Pushed:
+    """What was pushed to that branch; nothing where nothing was."""
+    entry = _read(rundir).get("repositories", {}).get(repo_id, {}).get(revision, {})
+    return Pushed(entry.get("commit"), dict(entry.get("files", {})), dict(entry.get("parts", {})))
+
+
+def write_pushed(rundir: RunDir, repo_id: str, revision: str, pushed: Pushed) -> None:
+    """Keep what was pushed."""
+    document = _read(rundir)
+    branches = document.setdefault("repositories", {}).setdefault(repo_id, {})
+    branches[revision] = {"commit": pushed.commit, "files": pushed.files, "parts": pushed.parts}
+    _write(rundir, document)
+
+
+def read_base_terms(rundir: RunDir) -> BaseTerms | None:
+    """What the hub said of the base's licence when it was asked last; None where it was not."""
+    try:
+        return BaseTerms(**_read(rundir)["base"])
+    except (KeyError, TypeError):
+        return None
+
+
+def write_base_terms(rundir: RunDir, terms: BaseTerms) -> None:
+    """Keep them, for cards that are made without the hub."""
+    document = _read(rundir)
+    if document.get("base") != terms.__dict__:
+        _write(rundir, {**document, "base": terms.__dict__})
+
+
+def _read(rundir: RunDir) -> dict[str, Any]:
+    try:
+        document = json.loads(rundir.pushes.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _write(rundir: RunDir, document: dict[str, Any]) -> None:
+    write_atomically(rundir.pushes, json.dumps(document, indent=2, ensure_ascii=False) + "\n")

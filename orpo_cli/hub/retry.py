@@ -1,0 +1,160 @@
+"""Trying again where the hub is busy or a connection breaks, within a bound.
+
+The hub's client repeats some requests by itself, those that make a commit or a repository not; and it waits as long as
+a hub asks it to, or for an answer that never comes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from itertools import count
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from orpo_cli.errors import HubError, UsageError
+from orpo_cli.hub.hub_errors import CONTINUE
+from orpo_cli.hub_status import hub_answers
+from orpo_cli.redaction import redact_log
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+T = TypeVar("T")
+
+VARIABLE = "ORPO_HUB_PATIENCE"
+PATIENCE_SECONDS = 300.0  # the hub's rate limits are for five minutes
+ANSWER_SECONDS = 120.0  # between two bytes of an answer
+TRIES = 6
+BUSY = {408, 429, 500, 502, 503, 504}
+OVERTAKEN = {409, 412}  # another commit came first: looking again may show that it is no matter
+
+
+class Patience:
+    """How long to go on, in all: ``seconds`` of trying, and of waiting that the hub asks for."""
+
+    def __init__(self, note: Callable[[str], None], seconds: float | None = None) -> None:
+        self.note = note
+        self.seconds = _patience_seconds() if seconds is None else seconds
+        self.asked = 0.0  # seconds the hub has asked to wait
+
+    def bound(self, request: Any) -> None:
+        """Let no request wait longer than that for the next byte; some calls of the client ask for no bound at all."""
+        seconds = min(ANSWER_SECONDS, max(1.0, self.seconds))
+        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
+
+    def heard(self, response: Any) -> None:
+        """Look at every answer. Raises HubError where the hub asks for more waiting than there is patience."""
+        wait = seconds_to_wait(response.headers) if response.status_code in BUSY else None
+        if wait is None:
+            return
+        self.asked += wait
+        if self.asked > self.seconds:
+            raise HubError(
+                f"the hub is busy (HTTP {response.status_code}) and asks to wait {wait:.0f} seconds.",
+                remedy=f"Wait {wait:.0f} seconds, then try again, or set {VARIABLE} above {self.seconds:.0f} seconds. {CONTINUE}",
+            )
+
+    def call(self, doing: str, function: Callable[[], T]) -> T:
+        """What ``function`` returns, called again while the hub is busy; then its error goes on."""
+        began, pause = time.monotonic(), 1.0
+        for attempt in count(1):
+            try:
+                return function()
+            except Exception as error:
+                reason, asked = why_again(error)
+                wait = pause if asked is None else asked
+                late = time.monotonic() - began + wait > self.seconds
+                if reason is None or late or attempt == TRIES:
+                    raise
+            self.note(f"{doing}: {reason}; trying again in {wait:.0f} s")
+            time.sleep(wait)
+            pause = min(2 * pause, 8.0)
+        raise AssertionError("unreachable")
+
+
+def why_again(error: BaseException | None) -> tuple[str | None, float | None]:
+    """(why the call that raised ``error`` may well succeed later, seconds the hub asks to wait); (None, None): it will not."""
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
+
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        if status in BUSY | OVERTAKEN:
+            words = "another commit came first" if status in OVERTAKEN else "the hub is busy"
+            return f"{words} (HTTP {status})", seconds_to_wait(error.response.headers)
+        return None, None
+    if isinstance(error, (HTTPError, ConnectionError, TimeoutError)) and not isinstance(error, OfflineModeIsEnabled):
+        return f"the connection broke ({type(error).__name__})", None
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # around the error of an upload thread
+        return why_again(error.__cause__)
+    return None, None
+
+
+def seconds_to_wait(headers: Mapping[str, str]) -> float | None:
+    """What Retry-After, or the hub's RateLimit, asks for; None where they are silent."""
+    from huggingface_hub.utils._http import parse_ratelimit_headers
+
+    asked = headers.get("Retry-After", "").strip()
+    if asked.isdigit():
+        return float(asked)
+    if asked:
+        try:
+            until = parsedate_to_datetime(asked)
+        except ValueError:
+            return None
+        return max(0.0, ((until if until.tzinfo else until.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds())
+    limit = parse_ratelimit_headers(headers)
+    return float(limit.reset_in_seconds) if limit is not None and limit.remaining == 0 else None
+
+
+def connect(patience: Patience) -> HfApi:
+    """The hub's client, with the user's token, bounds on every wait, and no secret in its log.
+
+    Raises HubError where there is no token or no hub.
+    """
+    from huggingface_hub import HfApi, constants, get_token, set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    token = get_token()
+    if token is None:
+        raise HubError(
+            "no hub token: neither HF_TOKEN in the environment nor a login.", remedy="`hf auth login`, or set HF_TOKEN."
+        )
+    if constants.is_offline_mode():
+        raise HubError("the hub is switched off by HF_HUB_OFFLINE.", remedy="Unset HF_HUB_OFFLINE.")
+    hub_answers.cache_clear()  # hours may have passed since it was asked
+    if not hub_answers():
+        raise HubError(f"no connection to {constants.ENDPOINT}.", remedy=f"Check the network. {CONTINUE}")
+
+    def bounded_client() -> Any:
+        client = default_client_factory()
+        hooks = client.event_hooks["request"]
+        client.event_hooks = {"request": [*hooks, patience.bound], "response": [patience.heard]}
+        return client
+
+    redact_log("huggingface_hub")
+    set_client_factory(bounded_client)
+    return HfApi(token=token, library_name="orpo-cli")
+
+
+def disconnect() -> None:
+    """Give the client back its own ways: what else this process asks of the hub has nothing to do with a push."""
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    set_client_factory(default_client_factory)
+
+
+def _patience_seconds() -> float:
+    text = os.environ.get(VARIABLE, "").strip()
+    if not text:
+        return PATIENCE_SECONDS
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise UsageError(f"{VARIABLE}={text}: not a number of seconds.", remedy=f"For example {VARIABLE}=600.")
+    return seconds

@@ -1,0 +1,64 @@
+"""The base without its weights: every parameter has its shape, and all of its values are one zero.
+
+Such parameters are on the CPU, as PEFT wants them to put an adapter on them, and take no memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orpo_cli.model.base_model import bitsandbytes_config, load_config
+from orpo_cli.model.load_errors import explained
+from orpo_cli.recipe.schema import ModelSection, QuantizationSection
+
+if TYPE_CHECKING:
+    from torch.nn import Parameter
+    from transformers import PreTrainedModel
+
+
+def skeleton(section: ModelSection, rows: int | None = None) -> PreTrainedModel:
+    """The model of ``section``; ``rows`` is the size of its vocabulary where that has grown."""
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(section)
+    if rows is not None:
+        config.get_text_config().vocab_size = rows
+    with explained(section.model_name_or_path), init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, trust_remote_code=section.trust_remote_code, attn_implementation="eager"
+        )
+    made: dict[int, Parameter] = {}  # tied parameters stay one
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                made.setdefault(id(parameter), placeholder(tuple(parameter.shape)))
+                module._parameters[name] = made[id(parameter)]
+    return model.eval()
+
+
+def placeholder(shape: tuple[int, ...]) -> Parameter:
+    """A parameter of ``shape`` that takes no memory."""
+    import torch
+
+    return torch.nn.Parameter(torch.zeros(()).expand(shape), requires_grad=False)
+
+
+def is_placeholder(parameter: Any) -> bool:
+    """Whether a parameter has no values of its own."""
+    return not any(parameter.stride()) and not bool(parameter.flatten()[:1].any())
+
+
+def quantized_parameters(section: ModelSection, quantization: QuantizationSection) -> set[str]:
+    """The names of the parameters that bitsandbytes holds quantized, when transformers loads the base."""
+    import bitsandbytes as bnb
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.quantizers import AutoHfQuantizer
+
+    with explained(section.model_name_or_path), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(load_config(section), trust_remote_code=section.trust_remote_code)
+        quantizer = AutoHfQuantizer.from_config(bitsandbytes_config(quantization), pre_quantized=False)
+        quantizer.preprocess_model(model=model, device_map={"": "cpu"})
+    kinds = (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt)
+    return {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, kinds)}

@@ -1,0 +1,215 @@
+"""The merged model in a folder: tensor by tensor where that is understood, else in memory; configs and tokenizer beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orpo_cli.data.end_tokens import end_token_ids
+from orpo_cli.errors import MachineError
+from orpo_cli.merge.adapter_layers import find_sites
+from orpo_cli.merge.base_checkpoint import Checkpoint, NotUnderstood, weight_map
+from orpo_cli.merge.in_memory_merge import merge_in_memory
+from orpo_cli.merge.memory_limit import memory_allowed, type_within
+from orpo_cli.merge.merge_target import MergeTarget
+from orpo_cli.merge.meta_model import quantized_parameters, skeleton
+from orpo_cli.merge.peft_adapters import Adapter, attach, names_of
+from orpo_cli.merge.quantized_base import TrainedBase
+from orpo_cli.merge.sharded_merge import Merging, Progress, write_shards
+from orpo_cli.merge.tensor_files import SafetensorsFile, TensorSpec
+from orpo_cli.model.save import store, store_configs
+from orpo_cli.training.allocator import keep_freed_memory
+from orpo_cli.verify.resources import check_disk_for
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A merged model on disk. ``digests``: of the bytes that were written, by name, where tensors were merged one by one."""
+
+    way: str  # for merge.json
+    ends: list[int]  # every end token
+    parameters: int
+    vocabulary: int
+    rows: int | None  # of the embedding, where it has grown
+    largest_file: int  # of the base, in bytes
+    tensors: dict[str, float] = field(default_factory=dict)
+    untied: frozenset[str] = frozenset()
+    digests: dict[str, int] = field(default_factory=dict)
+
+
+def write_merged(
+    folder: Path,
+    target: MergeTarget,
+    tokenizer: PreTrainedTokenizerBase,
+    note: Note,
+    progress: Progress,
+    memory: int | None,
+) -> Written:
+    """Write the whole merged model to ``folder``; ``memory``: bytes the process may hold, where the user said so."""
+    keep_freed_memory()  # the next weight takes the place of the last
+    model = skeleton(target.section)
+    rows = _grown_rows(model, target.adapters[0], tokenizer)
+    if rows is not None:
+        note(f"the vocabulary has grown to {rows} tokens")
+        model = skeleton(target.section, rows)
+    model.generation_config = _generation_config(target, model)
+    parameters = sum(each.numel() for each in model.parameters())
+    try:
+        checkpoint = Checkpoint.of(target.section)
+        merging = _prepared(model, checkpoint, target, rows)
+    except NotUnderstood as reason:
+        return _written_in_memory(folder, target, tokenizer, model, rows, parameters, str(reason), note, memory)
+    specs = merging.specs()
+    check_disk_for(target.output, sum(spec.bytes for spec in specs.values()))
+    note(f"merging {', '.join(str(each.folder) for each in target.adapters)} into {target.section.model_name_or_path}")
+    write_shards(merging, folder, target.max_shard_size, progress)
+    if merging.untied:
+        note(f"the adapter makes {', '.join(merging.untied)} differ from what it was tied to: it is stored apart")
+        for config in (model.config, model.config.get_text_config()):
+            config.tie_word_embeddings = False
+    ends = end_token_ids(model, tokenizer)
+    store_configs(model, tokenizer, ends, folder, target.dtype)
+    return Written(
+        way="tensor by tensor",
+        ends=ends,
+        parameters=parameters,
+        vocabulary=model.config.get_text_config().vocab_size,
+        rows=rows,
+        largest_file=checkpoint.largest_file(),
+        tensors={
+            "written": len(specs),
+            "changed": len(
+                {name for site in merging.sites.sites for name in site.parameters.values()} | set(merging.sites.given)
+            ),
+            "max_output_difference": max(merging.apart.values(), default=0.0),
+        },
+        untied=frozenset(merging.untied),
+        digests=merging.digests,
+    )
+
+
+def _prepared(model: PreTrainedModel, checkpoint: Checkpoint, target: MergeTarget, rows: int | None) -> Merging:
+    """Everything that is known before the first weight is written. The adapters are put on a model of their own."""
+    from transformers.pytorch_utils import Conv1D
+
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise NotUnderstood(f"{target.section.model_name_or_path} is quantized on disk")
+    weights = weight_map(model, checkpoint)
+    linear = {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
+    quantization = target.merged_quantization
+    quantized = quantized_parameters(target.section, quantization) if quantization is not None else set()
+    tuned = attach(skeleton(target.section, rows), target.adapters, hollow=True)
+    starts = {
+        name: getattr(each.config, "init_lora_weights", True)
+        for name, each in zip(names_of(target.adapters), target.adapters, strict=True)
+    }
+    merging = Merging(
+        checkpoint,
+        weights,
+        find_sites(tuned, starts, set(model.state_dict())),
+        TrainedBase(
+            dtype=target.section.dtype,
+            quantization=quantization,
+            quantized=quantized,
+            transposed={f"{name}.weight" for name in linear},
+            device=_device(target),
+        ),
+        target.dtype,
+    )
+    merging.settle_ties()
+    return merging
+
+
+def _device(target: MergeTarget) -> str:
+    """Where training quantized the base, if it is here."""
+    import torch
+
+    return "cuda" if target.device == "cuda" and torch.cuda.is_available() else "cpu"
+
+
+def _written_in_memory(
+    folder: Path,
+    target: MergeTarget,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    rows: int | None,
+    parameters: int,
+    reason: str,
+    note: Note,
+    memory: int | None,
+) -> Written:
+    import psutil
+    import torch
+
+    size = parameters * getattr(torch, target.dtype).itemsize
+    check_disk_for(target.output, size)
+    available = psutil.virtual_memory().available + psutil.Process().memory_info().rss
+    dtype = type_within(parameters, 0, target.dtype, memory_allowed(0, memory or available))
+    if dtype is None:
+        raise MachineError(
+            f"{reason}, so the model must be merged in memory, which takes {size * 1.1 / 1e9:.1f} GB; "
+            f"{available / 1e9:.1f} GB are available.",
+            remedy="Use a machine with more memory.",
+        )
+    note(f"merging in memory, in {dtype}: {reason}")
+    merged = merge_in_memory(target, rows, dtype)
+    merged.generation_config = model.generation_config
+    ends = end_token_ids(merged, tokenizer)
+    store(merged.to(getattr(torch, target.dtype)), tokenizer, ends, folder, target.max_shard_size)
+    vocabulary = merged.config.get_text_config().vocab_size
+    files = list(folder.glob("*.safetensors"))
+    written = sum(len(SafetensorsFile(each).specs) for each in files)
+    return Written(
+        way=f"in memory: {reason}",
+        ends=ends,
+        parameters=parameters,
+        vocabulary=vocabulary,
+        rows=rows,
+        largest_file=max([2 * parameters * 4, *(each.stat().st_size for each in files)]),
+        tensors={"written": written},
+    )
+
+
+def _grown_rows(model: PreTrainedModel, adapter: Adapter, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """How many tokens the trained model knew, where that is not what the base's configuration says.
+
+    An adapter that holds the whole embedding says it best; else a tokenizer that came with it has more than the base.
+    """
+    embedding = model.get_input_embeddings()
+    rows = int(embedding.weight.shape[0])
+    name = next(name for name, module in model.named_modules() if module is embedding)
+    specs = _adapter_specs(adapter.folder)
+    for key in (f"base_model.model.{name}.weight", f"base_model.model.{name}.base_layer.weight"):
+        if key in specs:
+            return specs[key].shape[0] if specs[key].shape[0] != rows else None
+    return len(tokenizer) if len(tokenizer) > rows else None
+
+
+def _adapter_specs(folder: Path) -> dict[str, TensorSpec]:
+    from peft import load_peft_weights
+
+    path = folder / "adapter_model.safetensors"
+    if path.is_file():
+        return SafetensorsFile(path).specs
+    return {name: TensorSpec.of(tensor) for name, tensor in load_peft_weights(str(folder), device="cpu").items()}
+
+
+def _generation_config(target: MergeTarget, model: PreTrainedModel) -> object:
+    """The base's own, else the one that transformers derives from its configuration."""
+    from transformers import GenerationConfig
+
+    from orpo_cli.model.base_model import files_of, hub_options
+
+    options = hub_options(target.section)
+    options.pop("trust_remote_code")
+    try:
+        return GenerationConfig.from_pretrained(files_of(target.section), **options)
+    except OSError:  # it has none
+        return model.generation_config

@@ -1,0 +1,105 @@
+"""Facts about a model from its configuration alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from orpo_cli.model.base_model import load_config
+from orpo_cli.model.known_configs import known_config
+from orpo_cli.model.load_errors import explained
+from orpo_cli.model.packing_support import why_not_packed
+from orpo_cli.model.rope_scaling import longest_sequence, with_rope_scaling
+from orpo_cli.plan.model_facts import ModelFacts
+from orpo_cli.recipe.schema import ModelSection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+POSITION_TABLE = re.compile(r"\b(?:wpe|embed_positions|position_embeddings?|pos_embed)$")
+
+
+def model_facts(section: ModelSection, max_length: int | None = None, *, dropout_disabled: bool = True) -> ModelFacts:
+    """Read the configuration (no weights) and count. Imports transformers; raises UsageError, MachineError, HubError.
+
+    ``max_length`` (tokens) and ``dropout_disabled`` are the training's, for ``ModelFacts.not_packable``.
+    """
+    return _counted(load_config(section), section, max_length, dropout_disabled)
+
+
+def known_facts(
+    section: ModelSection, max_length: int | None = None, *, dropout_disabled: bool = True
+) -> ModelFacts | None:
+    """The facts of a model whose configuration orpo-cli knows by heart, for where the hub is silent; None of others."""
+    config = known_config(section.model_name_or_path)
+    if config is None:
+        return None
+    return _counted(with_rope_scaling(config, section), section, max_length, dropout_disabled)
+
+
+def _counted(
+    config: PreTrainedConfig, section: ModelSection, max_length: int | None, dropout_disabled: bool
+) -> ModelFacts:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    text_config = config.get_text_config()
+    with explained(section.model_name_or_path), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=section.trust_remote_code)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    linear = tuple(linear_layers(model))
+    return ModelFacts(
+        model_type=str(config.model_type),
+        parameters=parameters,
+        supports_sdpa=bool(getattr(model, "_supports_sdpa", False)),
+        max_positions=longest_sequence(text_config),
+        not_packable=why_not_packed(model, max_length, dropout_disabled=dropout_disabled),
+        learned_positions=has_position_table(model),
+        layers=text_config.num_hidden_layers,
+        hidden=text_config.hidden_size,
+        intermediate=_intermediate(text_config),
+        words=text_config.vocab_size,
+        active=_active(model, text_config),
+        linear=linear,
+        config=text_config,
+    )
+
+
+def linear_layers(model: PreTrainedModel) -> Iterator[tuple[str, int, int]]:
+    """The linear layers but the head: name, outputs, inputs."""
+    head = model.get_output_embeddings()
+    for name, module in model.named_modules():
+        if module is head or type(module).__name__ not in ("Linear", "Conv1D"):
+            continue
+        out, into = module.weight.shape
+        yield (name, out, into) if type(module).__name__ == "Linear" else (name, into, out)
+
+
+def _intermediate(config: Any) -> int:
+    for name in ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"):
+        if isinstance(width := getattr(config, name, None), int):
+            return width
+    return 4 * int(config.hidden_size)
+
+
+def _active(model: PreTrainedModel, config: Any) -> int:
+    """Parameters that a token is multiplied with: the embedding is looked up, and of the experts only some are asked."""
+    chosen = getattr(config, "num_experts_per_tok", None)
+    number = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
+    share = chosen / number if isinstance(chosen, int) and isinstance(number, int) and number else 1.0
+    table = model.get_input_embeddings().weight
+    head = model.get_output_embeddings()
+    active = 0.0 if head is None else float(head.weight.numel())
+    for name, each in model.named_parameters():
+        if each is not table and (head is None or each is not head.weight):
+            active += each.numel() * (share if ".experts." in name else 1.0)
+    return round(active)
+
+
+def has_position_table(model: PreTrainedModel) -> bool:
+    """Whether positions are looked up, so that there is none after the last (GPT-2, OPT; GPT-J has a buffer of sines)."""
+    from torch.nn import Embedding
+
+    tables = [name for name, module in model.named_modules() if isinstance(module, Embedding)]
+    return any(POSITION_TABLE.search(name) for name in (*tables, *(name for name, _ in model.named_buffers())))

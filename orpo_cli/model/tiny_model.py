@@ -1,0 +1,94 @@
+"""Stands in for a base model where its code is to be tried and not its weights: `orpo train --smoke`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orpo_cli.errors import HubError, MachineError
+from orpo_cli.model.base_model import load_config
+from orpo_cli.model.builtin_chat_templates import BUILT_IN
+from orpo_cli.model.known_configs import known_config
+from orpo_cli.model.rope_scaling import with_rope_scaling
+from orpo_cli.model.shrink_config import shrunken
+from orpo_cli.model.tokenizer import load_tokenizer
+from orpo_cli.recipe.schema import ModelSection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+# What the templates mark turns with. `<s>`, `</s>` and `<pad>` are the tokenizer's own.
+MARKERS = sorted({marker for template in BUILT_IN.values() for marker in re.findall(r"<\|?\w+\|?>", template)})
+
+
+def save_small_base(section: ModelSection, folder: Path) -> tuple[PreTrainedConfig, list[str]]:
+    """Write a small random model of the architecture that ``section`` names to ``folder``, with its tokenizer.
+
+    Returns its configuration, and what was replaced, a sentence each. Raises HubError where the hub is silent and the
+    architecture not known here, MachineError where it cannot be made small, and what loading a configuration raises.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    replaced = []
+    try:
+        tokenizer = load_tokenizer(section)
+    except HubError as error:
+        tokenizer = byte_tokenizer(section)
+        replaced.append(f"tokenizer: one token a byte. {error.message}")
+    try:
+        config = load_config(section)
+    except HubError as error:
+        known = known_config(section.model_name_or_path)
+        if known is None:
+            raise
+        config = with_rope_scaling(known, section)
+        replaced.append(f"configuration: the one that orpo-cli knows {section.model_name_or_path} has. {error.message}")
+    try:
+        small = shrunken(config, tokenizer)
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(small, trust_remote_code=section.trust_remote_code)
+    except (
+        AttributeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # whatever a configuration of a kind not thought of lacks
+        raise MachineError(
+            f"a small {config.model_type} model cannot be made: {error}",
+            remedy="Try the recipe on the real model instead: --set training.max_steps=2",
+        ) from error
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    width, layers = (
+        f"{getattr(small.get_text_config(), name)} instead of {getattr(config.get_text_config(), name)}"
+        for name in ("hidden_size", "num_hidden_layers")
+    )
+    replaced.insert(0, f"weights: random, of a {type(model).__name__} with width {width} and layers {layers}")
+    return small, replaced
+
+
+def byte_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
+    """One token a byte and one for each marker of the built-in chat templates.
+
+    Its template is the recipe's; ChatML stands for the real tokenizer's own, which is not known.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from orpo_cli.model.tokenizer import chat_template
+
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(symbols)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    own = ["<s>", "</s>", "<pad>"]
+    backend.add_special_tokens([*own, *MARKERS])
+    asked = section.chat_template
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        chat_template=chat_template("chatml" if asked == "tokenizer" else asked),
+    )

@@ -1,0 +1,110 @@
+"""What a file holds and whose it is: YAML or JSON, a shell command, or a printed ``ORPOConfig(...)``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from orpo_cli.errors import UsageError
+from orpo_cli.recipe.convert.command_line import command_words, flags, is_command
+from orpo_cli.recipe.convert.printed_config.orpo_config_repr import class_name, is_printed, printed_arguments
+from orpo_cli.recipe.source.nodes import dotted, plain, walk
+from orpo_cli.recipe.source.yaml_reader import NO_TEXT, read_yaml
+
+Tool = Literal["axolotl", "llama-factory", "alignment-handbook", "trl", "ms-swift", "orpo-config"]
+TOOLS: tuple[str, ...] = get_args(Tool)
+
+# Keys that only one tool has. A file is the tool's whose key comes first here.
+_MARKS: tuple[tuple[str, Tool], ...] = (
+    ("rlhf_type", "ms-swift"),
+    ("base_model", "axolotl"),
+    ("micro_batch_size", "axolotl"),
+    ("sequence_len", "axolotl"),
+    ("pref_loss", "llama-factory"),
+    ("finetuning_type", "llama-factory"),
+    ("cutoff_len", "llama-factory"),
+    ("dataset_mixture", "alignment-handbook"),
+    ("dataset_mixer", "alignment-handbook"),
+    ("dataset_splits", "alignment-handbook"),
+    ("dataset_name", "trl"),
+    ("model_name_or_path", "trl"),
+    ("per_device_train_batch_size", "trl"),
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A configuration of another tool: its keys, and the lines where they stand as far as that is known."""
+
+    tool: Tool
+    values: dict[str, Any]
+    lines: Mapping[str, int] = field(default_factory=dict)
+    class_name: str = ""  # of a printed configuration
+    is_shell: bool = False
+    script: str = ""  # the Python file that a shell command runs
+
+
+def read_source(text: str, file: str, wanted: str = "auto") -> Source:
+    """Read ``text``, which came from ``file``. ``wanted`` is ``auto`` or a name of ``TOOLS``.
+
+    Raises RecipeError where it is no valid YAML, UsageError where it is not of the tool wanted or of none that is known.
+    """
+    source = _read(text, file, wanted)
+    if found := NO_TEXT.search(text) or next((hit for hit in map(NO_TEXT.search, _texts(source.values)) if hit), None):
+        raise UsageError(f"{file}: holds {found.group()!r}, which no text has.", remedy="Remove it.")
+    return source
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple | set):
+        for inner in value.items() if isinstance(value, dict) else value:
+            yield from _texts(inner)
+
+
+def _read(text: str, file: str, wanted: str) -> Source:
+    if is_printed(text) and wanted in ("auto", "orpo-config"):
+        return Source("orpo-config", printed_arguments(text), class_name=class_name(text))
+    if wanted == "orpo-config":
+        raise UsageError(f"{file}: holds no printed ORPOConfig(...).", remedy="Leave out --from to have it recognised.")
+    is_shell, script = is_command(text), ""
+    if is_shell:
+        values, lines, script = _command(text, file)
+    else:
+        tree = read_yaml(text, file)
+        values = plain(tree)
+        lines = {dotted(path): node.origin.line or 1 for path, node in walk(tree)}
+    found = _recognised(values)
+    if wanted != "auto":
+        found = next(name for name in get_args(Tool) if name == wanted)
+    if found is None:
+        raise UsageError(f"{file}: not recognised as a configuration of {', '.join(TOOLS)}.", remedy=_remedy(values))
+    return Source(found, values, lines, is_shell=is_shell, script=script)
+
+
+def _command(text: str, file: str) -> tuple[dict[str, Any], dict[str, int], str]:
+    try:
+        words = command_words(text)
+    except ValueError as error:
+        raise UsageError(f"{file}: not a shell command: {error}.") from None
+    values = flags(words)
+    lines: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        for name in values:
+            if f"--{name}" in line or f"--{name.replace('_', '-')}" in line:
+                lines.setdefault(name, number)
+    return values, lines, next((word for word in words if word.endswith(".py")), "")
+
+
+def _recognised(values: Mapping[str, Any]) -> Tool | None:
+    found = next((tool for key, tool in _MARKS if key in values), None)
+    # alignment-handbook's own: trl's script knows no chat template.
+    return "alignment-handbook" if found == "trl" and "chat_template" in values else found
+
+
+def _remedy(values: Mapping[str, Any]) -> str:
+    if isinstance(values.get("model"), dict) and isinstance(values.get("dataset"), dict):
+        return "It looks like a recipe already: `orpo validate` checks it."
+    return "Name the tool with --from."

@@ -1,0 +1,125 @@
+"""A draft as the text of a recipe: sections in their order, beside a value what it was called, below what was lost."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+import typing
+from collections.abc import Iterable
+
+from orpo_cli.recipe.convert.draft import Draft, KeyFate
+from orpo_cli.recipe.schema import Recipe
+from orpo_cli.recipe.source.nodes import Path
+from orpo_cli.recipe.source.yaml_writer import WIDTH, inline, lines_of
+
+_EMPTY = ("Empty, or off with nothing to switch off here", "At the library's default, or asking for nothing")
+
+
+def recipe_text(draft: Draft, file: str) -> str:
+    """The recipe as YAML with comments."""
+    head = [
+        f"# Converted from {_on_one_line(file)} ({draft.tool}) by `orpo convert`. Beside a value stands what it was called there."
+    ]
+    parts = ["\n".join([*head, *(line for remark in draft.remarks for line in _wrapped(remark, ""))])]
+    offered = [fate.path for fate in draft.fates.values() if fate.fate == "ignored" and fate.path is not None]
+    places = sorted(dict.fromkeys([*draft.values, *offered]), key=_order)
+    for name in dict.fromkeys(path[0] for path in places):
+        parts.append("\n".join(_section(draft, [path for path in places if path[0] == name], 0)))
+    parts += _remarks(draft, set(places))
+    return "\n\n".join(parts) + "\n"
+
+
+def _order(path: Path) -> tuple[int, ...]:
+    """Where the schema has a path: sections in their order, and the keys of each in theirs."""
+    sections = list(Recipe.model_fields)
+    annotation = Recipe.model_fields[str(path[0])].annotation
+    models = [each for each in (annotation, *typing.get_args(annotation)) if hasattr(each, "model_fields")]
+    keys = list(models[0].model_fields) if models else []
+    return (sections.index(str(path[0])), *(keys.index(str(part)) for part in path[1:2]))
+
+
+def _section(draft: Draft, paths: list[Path], depth: int) -> list[str]:
+    """The lines of what lies below one key; all ``paths`` agree in their first ``depth`` + 1 parts."""
+    key, indent = paths[0][depth], "  " * depth
+    if len(paths) == 1 and len(paths[0]) == depth + 1:
+        return _value(draft, paths[0], indent)
+    lines = [] if isinstance(key, int) else [f"{indent}{key}:"]
+    if all(path not in draft.values for path in paths):
+        lines = [f"{indent}# {key}:"]
+    for inner in dict.fromkeys(path[depth + 1] for path in paths):
+        lines += _section(draft, [path for path in paths if path[depth + 1] == inner], depth + 1)
+    if isinstance(key, int):  # a list item: its first line of values gets the dash, comments go before that
+        first = next(index for index, line in enumerate(lines) if not line.lstrip().startswith("#"))
+        lines[: first + 1] = [line[2:] for line in lines[:first]] + [f"{indent}- {lines[first].lstrip()}"]
+    return lines
+
+
+def _value(draft: Draft, path: Path, indent: str) -> list[str]:
+    """The lines of one value with its comment, beside it where it is short, above it otherwise."""
+    fates = [fate for fate in draft.fates.values() if fate.path == path and fate.fate in ("kept", "ignored")]
+    if path not in draft.values:
+        offer = next(fate for fate in fates if fate.fate == "ignored")
+        lines = [f"{indent}# {line}" for line in lines_of(str(path[-1]), offer.offer)]
+        return [*_wrapped(_called(offer), indent), *lines]
+    lines = [indent + line for line in lines_of(str(path[-1]), draft.values[path])]
+    comment = _comment(draft, path, fates)
+    if comment and len(lines) == 1 and len(lines[0]) + len(comment) + 3 <= WIDTH:
+        return [f"{lines[0]} # {comment}"]
+    return [*_wrapped(comment, indent), *lines]
+
+
+def _comment(draft: Draft, path: Path, fates: Iterable[KeyFate]) -> str:
+    kept = [fate for fate in fates if fate.fate == "kept"]
+    added = draft.additions.get(path)
+    if added is not None:
+        return _on_one_line(f"TODO: {added.note}" if added.todo else added.note)
+    return _on_one_line("; ".join(part for fate in kept if (part := _called(fate))))
+
+
+def _called(fate: KeyFate) -> str:
+    """What a value was called, where that is another name, and the note on it."""
+    name = "" if fate.path is not None and fate.key.rpartition(".")[2] == fate.path[-1] else fate.key
+    return ": ".join(part for part in (name, fate.note) if part)
+
+
+def _remarks(draft: Draft, written: set[Path]) -> list[str]:
+    """Blocks of comments on what stands nowhere above: every key of the source is somewhere."""
+    groups: dict[str, list[KeyFate]] = {}
+    inner = {
+        fate.key.partition(".")[0].partition("[")[0] for fate in draft.fates.values() if re.search(r"[.\[]", fate.key)
+    }
+    for fate in draft.fates.values():
+        if fate.key not in inner and (fate.fate not in ("kept", "ignored") or fate.path not in written):
+            groups.setdefault(fate.fate, []).append(fate)
+    titles = {
+        "kept": "Kept in another way:",
+        "ignored": f"Ignored by {draft.tool} itself:",
+        "left-out": "Left out:",
+        "unknown": f"Unknown to {draft.tool} as this converter knows it:",
+    }
+    blocks = ["\n".join([f"# {title}", *_entries(groups[name])]) for name, title in titles.items() if name in groups]
+    if "empty" in groups:
+        names = f"{_EMPTY[draft.tool == 'orpo-config']}: " + ", ".join(fate.key for fate in groups["empty"]) + "."
+        blocks.append("\n".join(_wrapped(names, "")))
+    return blocks
+
+
+def _entries(fates: list[KeyFate]) -> list[str]:
+    """The lines of one block; keys with the same note stand together."""
+    lines = []
+    for note in dict.fromkeys(fate.note for fate in fates):
+        for fate in fates:
+            if fate.note == note:
+                shown = _on_one_line(inline(fate.value))
+                lines.append(f"#   {_on_one_line(fate.key)}: {shown if len(shown) <= 70 else shown[:69] + '…'}")
+        lines += _wrapped(note, "", "#     ") if note else []
+    return lines
+
+
+def _on_one_line(text: str) -> str:
+    """``text`` as a comment can hold it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+
+
+def _wrapped(text: str, indent: str, start: str = "# ") -> list[str]:
+    return [indent + start + line for line in textwrap.wrap(_on_one_line(text), WIDTH - len(indent) - len(start))]

@@ -1,0 +1,85 @@
+"""Training arguments: what every tool on top of transformers takes by the names of ``TrainingArguments`` and ``ORPOConfig``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from orpo_cli.recipe.convert.draft import Draft
+from orpo_cli.recipe.legacy.migration import FATES, Translation, translated
+from orpo_cli.recipe.schema.training_fields import TrainingFields
+
+
+def keep_all_training(draft: Draft, notes: Mapping[str, str] | None = None) -> None:
+    """Deal with every key of the source that is left and is, or was, a training argument."""
+    arguments = {
+        key: value for key, value in draft.source.items() if key in FATES or key in TrainingFields.model_fields
+    }
+    translation = translated(arguments)
+    for key in arguments:
+        _keep(draft, key, translation, (notes or {}).get(key))
+
+
+def _keep(draft: Draft, key: str, translation: Translation, note: str | None) -> None:
+    moved = [path for path, written in translation.names.items() if written == f"training.{key}"]
+    fate = FATES.get(key)
+    if moved:
+        draft.keep(key, moved[0], _value(translation, moved[0]), note)
+    elif key in translation.training:
+        value = translation.training[key]
+        if value != draft.source[key]:
+            note = f"{draft.source[key]} there"
+        draft.keep(key, f"training.{key}", value, note)
+    elif key == "push_to_hub_organization":
+        draft.join(key, "hub.repo_id")
+    elif fate is not None and fate.asks_for_nothing(draft.source[key]):
+        draft.settle(key, "empty")
+    else:
+        draft.settle(key, "left-out", None, _why(key, translation))
+
+
+def _value(translation: Translation, path: str) -> Any:
+    if path in translation.elsewhere:
+        return translation.elsewhere[path]
+    here: Any = translation.training
+    for part in path.split(".")[1:]:
+        here = here[part]
+    return here
+
+
+def _why(key: str, translation: Translation) -> str:
+    """Why an argument is left out: it conflicts with another, or what the recipe says of it."""
+    conflict = [each for each in translation.problems if each.path == f"training.{key}" and each.code == "two-names"]
+    if conflict:
+        return f"It {conflict[0].message}"
+    fate = FATES[key]
+    remedy = "" if fate.ignored else without_removal(fate.remedy)
+    return " ".join(part for part in (fate.reason, remedy) if part)
+
+
+def without_removal(remedy: str | None) -> str:
+    """A remedy without the advice to remove what is gone already: ``Remove it; use x.`` as ``Use x.``"""
+    text = (remedy or "").removeprefix("Remove it.").removeprefix("Remove it; ").removeprefix("Remove it and ").strip()
+    return text[:1].upper() + text[1:]
+
+
+def add_defaults(draft: Draft, defaults: Mapping[str, Any], tool: str) -> None:
+    """Write the tool's own defaults where the plan would decide otherwise and the source is silent."""
+    for path, value in defaults.items():
+        written = draft.fates.get(path.rpartition(".")[2])
+        if written is None or written.fate != "left-out":  # else the plan decides: the default it never was
+            draft.add(path, value, f"the default of {tool}")
+
+
+def leave_out_all(draft: Draft, reasons: Mapping[str, str]) -> None:
+    """Leave out the keys that ``reasons`` lists: the reason, then its keys as words."""
+    for reason, keys in reasons.items():
+        for key in keys.split():
+            draft.leave_out(key, reason)
+
+
+def ignore_all(draft: Draft, reasons: Mapping[str, str]) -> None:
+    """Note the keys that the source tool does not read under ORPO; those that are training arguments are offered."""
+    for reason, keys in reasons.items():
+        for key in keys.split():
+            draft.ignore(key, reason, f"training.{key}" if key in TrainingFields.model_fields else None)

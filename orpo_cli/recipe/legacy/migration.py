@@ -1,0 +1,167 @@
+"""Training arguments as people have them (of April 2024, of a printed ORPOConfig, of today) in the names of a recipe.
+
+``translated`` takes the mapping under `training:`; ``today`` a whole recipe. Neither drops anything without a word: what is
+renamed, moved or left out is a warning, what cannot be done is an error. Names that nobody knows are left where they are,
+for the schema to refuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from orpo_cli.errors import Problem
+from orpo_cli.recipe.legacy.argument_policy import Fate, same
+from orpo_cli.recipe.legacy.renamed_args import FORMER, FORMER_OPTIMIZERS
+from orpo_cli.recipe.legacy.unsupported_training_args import DECIDED_ELSEWHERE
+
+FATES = {**FORMER, **DECIDED_ELSEWHERE}
+
+
+@dataclass(frozen=True)
+class Translation:
+    """Arguments by today's names.
+
+    ``training`` is what stays under `training:`, ``elsewhere`` maps dotted paths (``dataset.max_prompt_length``) to values
+    that belong to other sections, ``names`` maps the dotted path of each value that moved to the one it was written at.
+    A problem's path is where the value was written, without file and line.
+    """
+
+    training: dict[str, Any]
+    elsewhere: dict[str, Any]
+    names: dict[str, str]
+    problems: tuple[Problem, ...]
+
+
+def translated(training: Mapping[str, Any]) -> Translation:
+    """``training`` in the names of a recipe."""
+    work = _Work(dict(training))
+    work.join_organization()
+    for fates in (FORMER, DECIDED_ELSEWHERE):  # a former name may stand for one that is decided elsewhere
+        for name in [name for name in work.training if name in fates]:
+            work.meet(name, fates[name])
+    work.optimizer()
+    return Translation(work.training, work.elsewhere, work.names, tuple(work.problems))
+
+
+def today(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str], tuple[Problem, ...]]:
+    """A whole recipe's plain values in the names of today, with ``Translation.names`` and the problems."""
+    if not isinstance(values.get("training"), Mapping):
+        return dict(values), {}, ()
+    translation = translated(values["training"])
+    result = {**values, "training": translation.training}
+    problems = list(translation.problems)
+    for path, value in translation.elsewhere.items():
+        written = translation.names[path]
+        if not _place(result, path, value):
+            problems = [each for each in problems if each.path != written]
+            problems.append(_conflict(written, path))
+    return result, translation.names, tuple(problems)
+
+
+@dataclass
+class _Work:
+    training: dict[str, Any]
+    elsewhere: dict[str, Any] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def meet(self, name: str, fate: Fate) -> None:
+        value = self.training.pop(name)
+        shown = _shown(value)
+        if fate.asks_for_nothing(value):
+            self.mention("no-effect", name, f"asks for nothing as {shown}, and is left out.", fate.reason)
+        elif fate.to is not None:
+            self.move(name, fate, fate.to, value)
+        elif fate.own:
+            self.training[name] = value
+        elif fate.ignored:
+            self.mention("no-effect", name, f"has no effect ({shown}), and is left out.", fate.reason)
+        else:
+            self.problems.append(_refused(name, fate))
+            if fate.kept:
+                self.training[name] = value
+
+    def move(self, name: str, fate: Fate, to: str, value: Any) -> None:
+        try:
+            moved = fate.convert(value) if fate.convert else value
+        except ValueError as error:
+            remedy = fate.reason
+            message = f"{error}, but is {_shown(value)}."
+            self.problems.append(Problem("value", message, f"training.{name}", remedy=remedy))
+            return
+        section, _, inner = to.partition(".")
+        if section != "training":
+            placed = to not in self.elsewhere or same(self.elsewhere[to], moved)  # .nan is not the same as itself
+            self.elsewhere.setdefault(to, moved)
+        else:
+            placed = _place(self.training, inner, moved, fate.unset)
+        if not placed:
+            self.problems.append(_conflict(f"training.{name}", to))
+            return
+        self.names.setdefault(to, f"training.{name}")
+        message = f"is read as `{to}: {_shown(moved)}`."
+        if name in FORMER:
+            self.mention("former-name", name, message, fate.reason)
+        else:
+            self.mention("other-section", name, message, fate.reason)
+
+    def join_organization(self) -> None:
+        """Former versions put the organization in front of the model id."""
+        organization, model = (self.training.get(f"push_to_hub_{part}") for part in ("organization", "model_id"))
+        if isinstance(organization, str) and isinstance(model, str) and "/" not in model:
+            self.training["push_to_hub_model_id"] = f"{organization}/{model}"
+            self.training.pop("push_to_hub_organization")
+            self.mention(
+                "former-name", "push_to_hub_organization", f"is read as part of `hub.repo_id: {organization}/{model}`."
+            )
+
+    def optimizer(self) -> None:
+        former = self.training.get("optim")
+        if isinstance(former, str) and former in FORMER_OPTIMIZERS:
+            self.training["optim"] = FORMER_OPTIMIZERS[former]
+            message = f"is read as `{FORMER_OPTIMIZERS[former]}`, which does what `{former}` did."
+            self.mention("former-name", "optim", message)
+
+    def mention(self, code: str, name: str, message: str, reason: str | None = None) -> None:
+        text = f"{message} {reason}" if reason else message
+        self.problems.append(Problem(code, text, f"training.{name}", severity="warning"))
+
+
+def _place(values: dict[str, Any], path: str, value: Any, unset: tuple[Any, ...] = ()) -> bool:
+    """Put ``value`` at the dotted ``path``; False where another value stands there. Copies the mappings on the way."""
+    here = values
+    *around, last = path.split(".")
+    for part in around:
+        inner = here.get(part)
+        if inner is not None and not isinstance(inner, Mapping):
+            return False
+        here[part] = dict(inner or {})
+        here = here[part]
+    there = here.get(last)
+    if there is not None and not same(there, value) and not any(same(there, each) for each in unset):
+        return False
+    here[last] = value
+    return True
+
+
+def _refused(name: str, fate: Fate) -> Problem:
+    path = f"training.{name}"
+    if fate.secret:
+        return Problem("secret-in-recipe", f"holds a token. {fate.reason}", path, remedy=fate.remedy)
+    if name in FORMER:
+        return Problem("gone-argument", f"is no longer an argument. {fate.reason}", path, remedy=fate.remedy)
+    return Problem("decided-elsewhere", f"is not set here. {fate.reason}", path, remedy=fate.remedy)
+
+
+def _conflict(written: str, path: str) -> Problem:
+    return Problem("two-names", f"says something else than `{path}`, which it is read as.", written, remedy="Keep one.")
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML writes it, shortened."""
+    import json
+
+    text = value if isinstance(value, str) and value else json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:79] + "…"

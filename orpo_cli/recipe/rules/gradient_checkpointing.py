@@ -1,0 +1,44 @@
+"""Rules about activation checkpointing, which saves memory and costs time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orpo_cli.errors import Problem
+from orpo_cli.recipe.rules.explicit_non_defaults import given
+from orpo_cli.recipe.schema import Recipe
+
+
+def one_name_for_checkpointing(recipe: Recipe) -> Iterator[Problem]:
+    """``gradient_checkpointing`` and ``activation_checkpointing`` are two names of one thing."""
+    training = recipe.training
+    pairs = (
+        ("activation_checkpointing", training.activation_checkpointing, training.gradient_checkpointing),
+        ("activation_checkpointing_kwargs", training.activation_checkpointing_kwargs, training.gradient_checkpointing_kwargs),
+    )  # fmt: skip
+    for name, new, old in pairs:
+        if new is not None and old is not None and new != old:
+            yield Problem(
+                "checkpointing-twice",
+                f"contradicts {name.replace('activation', 'gradient')}, its other name.",
+                f"training.{name}",
+                remedy="Keep one of the two.",
+            )
+
+
+def settings_of_checkpointing(recipe: Recipe) -> Iterator[Problem]:
+    """How to checkpoint is of no use where it is off."""
+    training = recipe.training
+    off = training.gradient_checkpointing is False and not training.activation_checkpointing
+    if not off and training.activation_checkpointing is not False:
+        return
+    for name in given(recipe, "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+        yield Problem(
+            "checkpointing-off",
+            "would do nothing: activation checkpointing is off.",
+            f"training.{name}",
+            remedy="Remove it, or set gradient_checkpointing: true.",
+        )
+
+
+RULES = (one_name_for_checkpointing, settings_of_checkpointing)

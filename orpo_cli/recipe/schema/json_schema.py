@@ -1,0 +1,214 @@
+"""A recipe's JSON Schema (draft 2020-12): for editors, and to check recipes without this tool.
+
+It is pydantic's, with what pydantic does not know: references to the environment in place of any value, null for a key that
+is as if it were not there, former names of training arguments, the libraries' defaults, examples, and that a recipe which
+extends another one may leave out what that one says. Rules between several values are not in it; ``orpo validate`` knows those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from typing import Any
+
+from orpo_cli.recipe.legacy.argument_policy import Fate
+from orpo_cli.recipe.legacy.migration import FATES
+from orpo_cli.recipe.legacy.renamed_args import FORMER_OPTIMIZERS
+from orpo_cli.recipe.schema import Recipe
+from orpo_cli.recipe.schema.examples import TRAINING_EXAMPLES
+from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
+
+Schema = dict[str, Any]
+
+REFERENCE: Schema = {"$ref": "#/$defs/reference"}
+TEXT_WITH_REFERENCE: Schema = {"$ref": "#/$defs/text_with_reference"}
+SOURCE: Schema = {"$ref": "#/$defs/source"}  # stands in several places, so it is written once
+NULL: Schema = {"type": "null"}
+BOUNDS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
+NOTES = ("description", "default", "examples")
+NOT_SUGGESTED = {"deprecated": True, "doNotSuggest": True}  # the second is what editors built on VS Code's service read
+ONE_REFERENCE = r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-((?!\$\{)[^}])*)?\}"
+
+# What a former argument takes whose value is converted; any other takes what the setting takes that it is read as.
+CONVERTED: dict[str, Schema] = {
+    "adafactor": {"const": True},
+    "group_by_length": {"const": True},
+    "warmup_ratio": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+}
+
+
+def recipe_schema() -> Schema:
+    """The whole schema, as JSON-ready values."""
+    raw = Recipe.model_json_schema()
+    place = _Place(raw.pop("$defs"))
+    schema = place.mapping(raw)
+    for section in ("model", "dataset"):
+        _mapping_in(schema["properties"][section]).pop("required")
+    _training(schema)
+    source = place.mapping(place.definitions["Source"])
+    source.pop("required")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A recipe of orpo-cli",
+        **{key: value for key, value in schema.items() if key != "required"},
+        "if": {"required": ["extends"], "properties": {"extends": {"type": "string"}}},
+        "else": _what_only_a_parent_may_say(),
+        "$defs": {
+            "source": source,
+            "reference": {
+                "description": "A variable of the environment: ${NAME}, or ${NAME:-default}. Its text is read as YAML.",
+                "type": "string",
+                "pattern": f"^{ONE_REFERENCE}$",
+            },
+            "text_with_reference": {
+                "description": "Text with variables of the environment: ${NAME}, or ${NAME:-default}.",
+                "type": "string",
+                "pattern": ONE_REFERENCE,
+            },
+        },
+    }
+
+
+def _what_only_a_parent_may_say() -> Schema:
+    """What a recipe needs that extends no other. ``required`` says nothing of what is no mapping."""
+    eval_needs = {"anyOf": [{"required": ["test_size"]}, {"required": ["path"]}]}
+    return {
+        "required": ["model", "dataset"],
+        "properties": {
+            "model": {"required": ["model_name_or_path"]},
+            "dataset": {
+                "required": ["train"],
+                "properties": {"train": {"required": ["path"]}, "eval": eval_needs},
+            },
+        },
+    }
+
+
+class _Place:
+    """Turns pydantic's schema of a place in a recipe into ours: sections where they belong, and references allowed."""
+
+    def __init__(self, definitions: dict[str, Schema]) -> None:
+        self.definitions = definitions
+
+    def value(self, schema: Schema) -> Schema:
+        """What may stand in a place: one of ``anyOf``, or text alone, in which any reference may stand."""
+        alternatives = list(_unique(self.alternative(each) for each in self.alternatives(schema)))
+        notes = {key: schema[key] for key in NOTES if schema.get(key) not in (None, {}, [])}
+        for each in alternatives:
+            if "properties" in each and "description" in each:
+                notes.setdefault("description", each.pop("description"))
+        if "examples" not in notes and (examples := list(_examples(alternatives, notes.get("default")))):
+            notes["examples"] = examples
+        if all(each.get("type") != "string" for each in alternatives):
+            return {**notes, "anyOf": [*alternatives, REFERENCE]}
+        if any(each.get("type") == "string" and each.keys() <= {"type", "minLength"} for each in alternatives):
+            return {**notes, **alternatives[0]} if len(alternatives) == 1 else {**notes, "anyOf": alternatives}
+        return {**notes, "anyOf": [*alternatives, TEXT_WITH_REFERENCE]}
+
+    def alternatives(self, schema: Schema) -> Iterator[Schema]:
+        """The members of a union, however it is nested, each with the bounds of the whole."""
+        bounds = {BOUNDS[key]: schema[key] for key in BOUNDS if key in schema}
+        if members := schema.get("anyOf") or schema.get("oneOf"):
+            for member in members:
+                for each in self.alternatives(member):
+                    yield {**each, **bounds} if each.get("type") in ("number", "integer") else each
+        elif schema.get("$ref", "#/$defs/Source") != "#/$defs/Source":
+            yield self.definitions[schema["$ref"].removeprefix("#/$defs/")]
+        else:
+            yield schema
+
+    def alternative(self, schema: Schema) -> Schema:
+        if "$ref" in schema:
+            return SOURCE
+        if "properties" in schema:
+            return self.mapping(schema)
+        own = {key: value for key, value in schema.items() if key not in ("title", *NOTES)}
+        if "items" in own:
+            source = own["items"].get("$ref") == "#/$defs/Source"
+            own["items"] = {"allOf": [SOURCE, {"required": ["path"]}]} if source else self.value(own["items"])
+        if isinstance(own.get("additionalProperties"), dict):
+            own["additionalProperties"] = self.value(own["additionalProperties"])
+        return own
+
+    def mapping(self, schema: Schema) -> Schema:
+        """A section, or the whole recipe."""
+        required = schema.get("required", ())
+        properties = {
+            name: self.value(each if name in required else {**each, "anyOf": [*self.alternatives(each), NULL]})
+            for name, each in schema["properties"].items()
+        }
+        kept: Schema = {key: schema[key] for key in ("description", "type", "required") if key in schema}
+        return {**kept, "properties": properties, "additionalProperties": False}
+
+
+def _examples(alternatives: list[Schema], default: Any) -> Iterator[Any]:
+    """Values that explain themselves: the choices, true and false, and the default of what is neither."""
+    for each in alternatives:
+        if each.get("type") == "boolean":
+            yield from (True, False)
+        elif "const" in each:
+            yield each["const"]
+        else:
+            yield from each.get("enum", ())
+    if default is not None and not any("enum" in each or each.get("type") == "boolean" for each in alternatives):
+        yield default
+
+
+def _training(schema: Schema) -> None:
+    """Add what the libraries take where a recipe says nothing, and former arguments."""
+    properties = _mapping_in(schema["properties"]["training"])["properties"]
+    for name, value in properties.items():
+        if (default := LIBRARY_DEFAULTS.get(name)) not in (None, "", {}, []):
+            value["default"] = default
+            value.setdefault("examples", [default])
+        if name in TRAINING_EXAMPLES:
+            value["examples"] = deepcopy(TRAINING_EXAMPLES[name])
+    properties["optim"]["anyOf"].append({"enum": sorted(FORMER_OPTIMIZERS), **NOT_SUGGESTED})
+    for name, fate in FATES.items():
+        if fate.own:
+            continue
+        properties[name] = _former(name, fate, schema)
+
+
+def _former(name: str, fate: Fate, schema: Schema) -> Schema:
+    """An argument that becomes something else, or nothing."""
+    section, _, setting = (fate.to or "").partition(".")
+    refused = section == "training" and setting.partition(".")[0] in FATES  # what it is read as
+    if fate.to is not None:
+        does = f"Read as `{fate.to}`."
+    else:
+        does = "Left out." if fate.ignored else "Left out as it stands, else refused." if fate.idle else "Refused."
+    text = " ".join(filter(None, (fate.reason, does, fate.remedy)))
+    notes = {"description": text, **NOT_SUGGESTED}
+    if fate.ignored:
+        return notes
+    alternatives: list[Schema] = [NULL, *({"const": value} for value in fate.idle)]
+    if fate.to is not None and not refused:
+        alternatives += [CONVERTED[name]] if fate.convert else _alternatives_at(fate.to, schema)
+        alternatives += [REFERENCE]
+    return {**notes, "errorMessage": text, "anyOf": deepcopy(list(_unique(alternatives)))}
+
+
+def _alternatives_at(path: str, schema: Schema) -> list[Schema]:
+    """What may stand at a dotted path; anything inside a mapping whose keys nobody lists."""
+    here = schema
+    for part in path.split("."):
+        mapping = _mapping_in(here)
+        if "properties" not in mapping:
+            return [{}]
+        here = mapping["properties"][part]
+    alternatives: list[Schema] = here.get("anyOf") or [{key: each for key, each in here.items() if key not in NOTES}]
+    return alternatives
+
+
+def _mapping_in(value: Schema) -> Schema:
+    """The mapping among what may stand in a place."""
+    return next(each for each in (value, *value.get("anyOf", ())) if each.get("type") == "object")
+
+
+def _unique(schemas: Iterable[Schema]) -> Iterator[Schema]:
+    seen: list[Schema] = []
+    for each in schemas:
+        if each not in seen:
+            seen.append(each)
+            yield each

@@ -1,0 +1,99 @@
+"""``${NAME}`` and ``${NAME:-default}`` in a recipe's values: what the environment says.
+
+A value that is one reference and nothing else is read as YAML afterwards, so ``${LR:-1e-5}`` is a number. ``$${`` is a
+literal ``${``. As in a shell, a default also stands in for a variable that is empty.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from orpo_cli.errors import Problem, RecipeError
+from orpo_cli.recipe.source.nodes import Items, Keys, Leaf, Node, Path, dotted
+from orpo_cli.recipe.source.yaml_reader import read_value
+
+_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+_REFERENCE = re.compile(rf"\$\$\{{|\$\{{(?P<name>{_NAME})(?::-(?P<default>(?:(?!\$\{{)[^}}])*))?\}}|\$\{{")
+_SECRET = re.compile(r"(?i)(?:^|_)(?:token|key|password|passwd|secret|credentials?)$")
+
+
+def looks_secret(name: str) -> bool:
+    """Whether a variable or key called ``name`` likely holds something that must not be shown."""
+    return _SECRET.search(name) is not None
+
+
+def expanded(tree: Keys, environment: Mapping[str, str]) -> Keys:
+    """``tree`` with every reference replaced. Raises RecipeError with every reference that does not hold."""
+    expansion = _Expansion(environment)
+    nodes = {key: expansion.node(node, (key,)) for key, node in tree.nodes.items()}
+    if expansion.problems:
+        raise RecipeError(expansion.problems)
+    return Keys(nodes, tree.origin)
+
+
+class _Expansion:
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = environment
+        self.problems: list[Problem] = []
+
+    def node(self, node: Node, path: Path) -> Node:
+        if isinstance(node, Keys):
+            return Keys({key: self.node(inner, (*path, key)) for key, inner in node.nodes.items()}, node.origin)
+        if isinstance(node, Items):
+            inner = enumerate(node.nodes)
+            return Items(tuple(self.node(each, (*path, index)) for index, each in inner), node.origin)
+        if isinstance(node.value, str) and "${" in node.value:
+            return self.text(node, node.value, path)
+        return node
+
+    def text(self, leaf: Leaf, text: str, path: Path) -> Node:
+        variables: list[str] = []
+        result = _REFERENCE.sub(lambda match: self.value(match, leaf, path, variables), text)
+        origin = replace(leaf.origin, written=text, variables=tuple(variables))
+        whole = _REFERENCE.fullmatch(text)
+        if whole and whole["name"]:
+            node = read_value(result, origin)
+            text_too = isinstance(node, Leaf) and not isinstance(node.value, str)
+            return replace(node, text=result) if isinstance(node, Leaf) and text_too else node
+        return Leaf(result, origin)
+
+    def value(self, match: re.Match[str], leaf: Leaf, path: Path, variables: list[str]) -> str:
+        name, default = match["name"], match["default"]
+        if match[0] == "$${":
+            return "${"
+        if name is None:
+            self.problem(
+                "reference", "`${` begins a reference that does not hold.", leaf, path,
+                "Write ${NAME} or ${NAME:-default}; $${ for the characters ${ themselves.",
+            )  # fmt: skip
+            return ""
+        value = self.environment.get(name)
+        if value is None and default is None:
+            remedy = f"Set it, or give a default: ${{{name}:-…}}."
+            self.problem("unset-variable", f"the environment variable {name} is not set.", leaf, path, remedy)
+            return ""
+        if default is not None and not value:
+            return default
+        variables.append(name)
+        return value or ""
+
+    def problem(self, code: str, message: str, leaf: Leaf, path: Path, remedy: str) -> None:
+        place = leaf.origin
+        found = Problem(code, message, dotted(path), place.file, place.line, place.column, remedy)
+        if found not in self.problems[-1:]:  # one value may hold the same slip many times
+            self.problems.append(found)
+
+
+def secrets_in(root: Node, path: Path = ()) -> Iterator[str]:
+    """The variables in ``root`` that must not be shown."""
+    if isinstance(root, Keys):
+        for key, inner in root.nodes.items():
+            yield from secrets_in(inner, (*path, key))
+    elif isinstance(root, Items):
+        for inner in root.nodes:
+            yield from secrets_in(inner, path)
+    for name in root.origin.variables:
+        if looks_secret(name) or any(isinstance(part, str) and looks_secret(part) for part in path[-1:]):
+            yield name

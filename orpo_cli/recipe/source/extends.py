@@ -1,0 +1,92 @@
+"""One tree from a recipe and those that it extends.
+
+A mapping is merged with the parent's key by key, anything else replaces what the parent says, and null takes it away. The
+child wins. Every value keeps the file and line where it was written.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from orpo_cli.errors import Problem, RecipeError, UsageError
+from orpo_cli.recipe.source.env_vars import expanded, secrets_in
+from orpo_cli.recipe.source.nodes import Keys, Leaf, Node, Path
+from orpo_cli.recipe.source.recipe_files import RecipeFile, read_parent
+from orpo_cli.recipe.source.yaml_reader import read_yaml
+from orpo_cli.secret_values import hidden, hide
+
+MAX_FILES = 16
+HELD_OUT = ("dataset", "eval")
+
+
+def composed(file: RecipeFile) -> tuple[Keys, tuple[RecipeFile, ...]]:
+    """The tree of ``file`` with all that it extends, and the files, ``file`` first. Raises RecipeError."""
+    files = [file]
+    trees = [read_yaml(file.text, file.shown)]
+    while (named := _extends(trees[-1])) is not None:
+        parent = _parent(named, files)
+        files.append(parent)
+        trees.append(read_yaml(parent.text, parent.shown))
+    tree = trees.pop()
+    while trees:
+        tree = merged(tree, trees.pop())
+    return tree, tuple(files)
+
+
+def merged(parent: Keys, child: Keys, path: Path = ()) -> Keys:
+    """Both mappings in one; see the module."""
+    nodes: dict[str, Node] = {key: node for key, node in parent.nodes.items() if (*path, key) != ("extends",)}
+    for key, node in child.nodes.items():
+        below = (*path, key)
+        inherited = nodes.get(key)
+        if isinstance(node, Keys) and isinstance(inherited, Keys) and not _another_kind(below, inherited, node):
+            nodes[key] = merged(inherited, node, below)
+        elif isinstance(node, Leaf) and node.value is None and key in nodes:
+            del nodes[key]
+        else:
+            nodes[key] = node
+    return Keys(nodes, child.origin)
+
+
+def _another_kind(path: Path, parent: Keys, child: Keys) -> bool:
+    """`dataset.eval` is a source or `{test_size: …}`: keys of one make no sense beside those of the other."""
+    if path != HELD_OUT:
+        return False
+    kinds = [{key == "test_size" for key, node in each.nodes.items() if not _is_null(node)} for each in (parent, child)]
+    return all(kinds) and not kinds[0] & kinds[1]
+
+
+def _is_null(node: Node) -> bool:
+    return isinstance(node, Leaf) and node.value is None
+
+
+def _extends(tree: Keys) -> Leaf | None:
+    if "extends" not in tree.nodes or _is_null(tree.nodes["extends"]):
+        return None
+    node = expanded(Keys({"extends": tree.nodes["extends"]}, tree.origin), os.environ).nodes["extends"]
+    hide(secrets_in(node))
+    if isinstance(node, Leaf) and isinstance(node.value, str) and node.value:
+        return node
+    raise _error("value", "must be the path of a recipe or a shipped recipe's name.", node)
+
+
+def _parent(named: Leaf, files: list[RecipeFile]) -> RecipeFile:
+    try:
+        parent = read_parent(str(named.value), files[-1])
+    except RecipeError:
+        raise
+    except UsageError as error:
+        raise _error("no-parent", error.message, named, error.remedy) from None
+    known: Mapping[object, int] = {each.identity(): number for number, each in enumerate(files)}
+    if parent.identity() in known:
+        circle = [*(each.shown for each in files[known[parent.identity()] :]), parent.shown]
+        raise _error("extends-circle", f"recipes extend each other: {' → '.join(circle)}.", named, "Break the circle.")
+    if len(files) == MAX_FILES:
+        raise _error("too-deep", f"recipes extend each other more than {MAX_FILES} deep.", named)
+    return parent
+
+
+def _error(code: str, message: str, node: Node, remedy: str | None = None) -> RecipeError:
+    place = node.origin
+    return RecipeError([Problem(code, hidden(message), "extends", place.file, place.line, place.column, remedy)])

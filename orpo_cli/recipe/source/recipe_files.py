@@ -1,0 +1,86 @@
+"""The files of a recipe: the one that was asked for, and those that it extends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from orpo_cli.errors import UsageError
+from orpo_cli.recipe.source.shipped_recipes import find_shipped, shipped_recipes
+from orpo_cli.recipe.source.yaml_reader import MAX_BYTES, text_of
+
+STANDARD_INPUT = "<stdin>"
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """A recipe's text and where it lies."""
+
+    shown: str  # in messages: the path, or <stdin>
+    directory: Path  # absolute; relative paths in the text are looked up here first
+    text: str
+
+    def identity(self) -> Path | str:
+        """What two readings of the same file have in common."""
+        return self.shown if self.shown == STANDARD_INPUT else (self.directory / Path(self.shown).name).resolve()
+
+
+def read_recipe(source: str) -> RecipeFile:
+    """The recipe that ``source`` (a path, a shipped recipe's name, or ``-``) means.
+
+    Raises UsageError where there is none, RecipeError where it is no text.
+    """
+    if source == "-":
+        data = sys.stdin.buffer.read(MAX_BYTES + 1)
+        return RecipeFile(STANDARD_INPUT, Path.cwd(), text_of(data, STANDARD_INPUT))
+    path = Path(source)
+    if not _is_file(path) and path.suffix not in (".yaml", ".yml"):
+        path = find_shipped(source) or path
+    try:
+        return _read(path)
+    except FileNotFoundError:
+        raise UsageError(
+            f"{source}: no such recipe file.",
+            remedy="`orpo recipes` lists the shipped ones, `orpo init` writes one to start from.",
+        ) from None
+
+
+def read_parent(name: str, child: RecipeFile) -> RecipeFile:
+    """The recipe that ``child`` extends: a path as seen from its folder, or a shipped name.
+
+    Raises UsageError where there is none, RecipeError where it is no text.
+    """
+    folder = child.directory if child.shown == STANDARD_INPUT else Path(child.shown).parent
+    path = Path(os.path.normpath(folder / os.path.expanduser(name)))
+    if not _is_file(path) and (shipped := find_shipped(name)):
+        path = shipped
+    try:
+        return _read(path)
+    except FileNotFoundError:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, [recipe.name for recipe in shipped_recipes()], n=1)
+        meant = (
+            f"Did you mean {near[0]}?" if near else "Give a path as seen from this file, or a shipped recipe's name."
+        )
+        raise UsageError(f"there is no recipe {path}.", remedy=meant) from None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, a folder that may not be read; reading it says so
+        return False
+
+
+def _read(path: Path) -> RecipeFile:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)  # no more, whatever it is: /dev/zero has no end
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # a ValueError for a name with a null byte
+        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    return RecipeFile(str(path), path.absolute().parent, text_of(data, str(path)))

@@ -1,0 +1,74 @@
+"""Values as the text of a recipe: what is written reads back as it was, here and by readers of YAML 1.1."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from orpo_cli.recipe.source.yaml_reader import KINDS
+
+WIDTH = 110
+
+
+class Reference(str):
+    """Text with references to environment variables that are to stay references."""
+
+
+def lines_of(key: str, value: Any) -> list[str]:
+    """The lines of ``key: value``: one where that is short. What looks like a reference to a variable is a literal."""
+    value = _literal(value)
+    line = f"{inline(key)}: {inline(value)}"
+    if len(line) <= WIDTH and "\n" not in line:
+        return [line]
+    return _dump({key: value}, flow=False).splitlines()
+
+
+def inline(value: Any) -> str:
+    """``value`` on one line, but for a text of several."""
+    return _dump(value, flow=True).removesuffix("...\n").strip()
+
+
+def _literal(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _literal(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_literal(inner) for inner in value]
+    literal = isinstance(value, str) and not isinstance(value, Reference)
+    return value.replace("${", "$${") if literal else value
+
+
+def _dump(value: Any, *, flow: bool) -> str:
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=flow)
+    return str(text)
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes what YAML 1.2 reads as a number, and writes texts of several lines as such."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write everything out: a recipe has no anchors."""
+        return True
+
+
+def _float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
+    text = repr(value)
+    mantissa, _, exponent = text.partition("e")
+    if exponent and "." not in mantissa:
+        text = f"{mantissa}.0e{exponent}"  # 1.0e-05, a number for readers of YAML 1.1 too
+    text = re.sub(r"e([-+]?)0+", r"e\1", text)
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text.replace("inf", ".inf").replace("nan", ".nan"))
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    block = "\n" in value and value.strip() and not re.search(r"[ \t]\n", value)
+    style = '"' if re.search("[\r\x85\u2028\u2029]", value) else "|" if block else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(float, _float)
+_Dumper.add_representer(str, _text)
+_Dumper.add_representer(Reference, _text)
+for _kind, _pattern in KINDS:  # beside those of YAML 1.1, which SafeDumper has
+    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern.pattern})$"), None)

@@ -1,0 +1,66 @@
+"""Secrets taken out of text that leaves the machine: model cards, messages and tracebacks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+from orpo_cli.secret_values import hidden
+
+HIDDEN = "[redacted]"
+
+_SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "WANDB_API_KEY")
+_TOKENS = re.compile(r"\b(?:hf|api_org|ghp|gho|github_pat|glpat|sk)[-_][A-Za-z0-9_-]{8,}")
+# `hub_token: x`, `training.hub_token=x`, `"api_key": "x"`; never eos_token or include_num_input_tokens_seen
+_NAMED = re.compile(
+    r"(?i)((?:hub_token|access_token|auth_token|api_key|password|secret)[\"']?\s*[:=]\s*)(?!null\b)[^\s,}#]+"
+)
+_IN_URL = re.compile(r"(://)[^/\s:@]+(?::[^/\s@]*)?@")
+_SIGNED_URL = re.compile(r"(https?://[^\s?'\"]+\?)[^\s'\"<>]+")
+
+
+def redacted(text: str) -> str:
+    """``text`` without hub tokens, API keys, passwords, and what stands after the ``?`` of an address (signatures)."""
+    text = hidden(text)
+    for variable in _SECRET_VARIABLES:
+        value = os.environ.get(variable, "").strip()
+        if len(value) >= 8:
+            text = text.replace(value, HIDDEN)
+    if (login := _login()) is not None:
+        text = text.replace(login, HIDDEN)
+    text = _TOKENS.sub(HIDDEN, text)
+    text = _NAMED.sub(rf"\g<1>{HIDDEN}", text)
+    text = _IN_URL.sub(rf"\g<1>{HIDDEN}@", text)
+    return _SIGNED_URL.sub(rf"\g<1>{HIDDEN}", text)
+
+
+def _login() -> str | None:
+    """The token that `hf auth login` has kept; None where there is none."""
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    try:
+        token = Path(os.environ.get("HF_TOKEN_PATH") or os.path.join(home, "token")).expanduser().read_text().strip()
+    except (OSError, ValueError, RuntimeError):
+        return None
+    return token if len(token) >= 8 else None
+
+
+def print_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What Python prints of an error that nobody caught, without secrets: a ``sys.excepthook``."""
+    print(redacted("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
+def redact_log(name: str) -> None:
+    """Take secrets out of what the library ``name`` logs: the addresses it retries are signed."""
+    for handler in logging.getLogger(name).handlers:
+        if _clean not in handler.filters:
+            handler.addFilter(_clean)
+
+
+def _clean(record: logging.LogRecord) -> bool:
+    record.msg, record.args = redacted(record.getMessage()), ()
+    return True

@@ -1,0 +1,84 @@
+"""Prompts to compare models on: ordinary text that comes with the program, and the run's own where they are at hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orpo_cli.data.chat_template import renderer
+from orpo_cli.data.formats.detect import recognise, rename
+from orpo_cli.data.pair import Misfit
+from orpo_cli.data.sources.source import draw, opened
+from orpo_cli.data.tokenize import encoder
+from orpo_cli.errors import OrpoError
+from orpo_cli.plan.plan import Plan
+from orpo_cli.recipe.schema import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+# Of the kinds that models meet: prose, a question, code, numbers, other scripts.
+BUILT_IN = (
+    "How long should I boil an egg if I like the yolk soft?",
+    "Explain to a ten-year-old why the sky is blue.",
+    "Write a polite email that moves Thursday's meeting to Friday morning.",
+    "def fibonacci(n):\n    if n < 2:\n        return n\n    return",
+    "The capital of Australia is Canberra, and the capital of Canada is",
+    "What is 17 times 23? Show the steps.",
+    "Ich hätte gern zwei Brötchen und einen Kaffee, bitte.",
+    "東京は日本の首都です。人口は約",
+)
+FROM_RUN = 4
+LONGEST = 512  # tokens of a prompt that are looked at
+
+
+def built_in_prompts(tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
+    """Each of BUILT_IN as token ids (1, tokens), as a question in the chat template where there is one."""
+    if not tokenizer.chat_template:
+        return _tokenized(tokenizer, list(BUILT_IN), special=True)
+    texts = [
+        str(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+            )
+        )
+        for text in BUILT_IN
+    ]
+    return _tokenized(tokenizer, texts, special=False)
+
+
+def run_prompts(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
+    """Token ids (1, tokens) of the first held-out (else training) prompts, if they lie on this machine; else none."""
+    sources = [*(plan.dataset.eval if isinstance(plan.dataset.eval, list) else []), *plan.dataset.train]
+    source = next((each for each in sources if Path(each.path).expanduser().exists()), None)
+    if source is None:
+        return []
+    try:
+        return _prompts_of(source, plan.dataset.shuffle_seed, tokenizer)
+    except OrpoError:  # the data has changed since, or is gone: the built-in prompts are enough
+        return []
+
+
+def _prompts_of(source: Source, seed: int, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
+    import torch
+
+    with opened(source, source.path, lambda text: None) as found:
+        rows = [rename(row.value, source.columns) for row in islice(draw(found, source, seed).rows, 4 * FROM_RUN)]
+    format_ = recognise(rows, source.format, source.path)
+    render = renderer(tokenizer)
+    texts = []
+    for row in rows:
+        try:
+            texts.append(render.render(format_.read(row, Counter())))
+        except Misfit:
+            continue
+    encoded = encoder(tokenizer, render.end_tokens).encode(texts[:FROM_RUN])
+    return [torch.tensor([tokens.prompt[-LONGEST:]]) for tokens in encoded if tokens.prompt]
+
+
+def _tokenized(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special: bool) -> list[Tensor]:
+    ids = [tokenizer(text, add_special_tokens=special, return_tensors="pt").input_ids[:, -LONGEST:] for text in texts]
+    return [each for each in ids if each.numel()]

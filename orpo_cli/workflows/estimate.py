@@ -1,0 +1,65 @@
+"""What an estimate is made from: the lengths of the pairs, where they are quickly had, and traces of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from orpo_cli.errors import OrpoError
+from orpo_cli.estimate.memory import Activations, Computation, Lengths, PairSize, Sizing, Trace, bounds, rough
+from orpo_cli.machine import Machine
+from orpo_cli.plan.model_facts import ModelFacts
+from orpo_cli.plan.plan import Plan
+
+QUICK_BYTES = 4_000_000  # of data files in all that are read for a plan; what is prepared is kept for training
+
+
+def sizing_of(plan: Plan, machine: Machine, facts: ModelFacts) -> Sizing:
+    """For an estimate of ``plan``, whose model has ``facts``."""
+    return Sizing(machine, facts, lengths_of(plan), _tracing(facts))
+
+
+def lengths_of(plan: Plan) -> Lengths:
+    """The lengths of the pairs in small local files; for other sources the most that the plan lets through."""
+    files = [Path(source.path) for source in plan.dataset.train]
+    if not all(file.is_file() for file in files) or sum(file.stat().st_size for file in files) > QUICK_BYTES:
+        return bounds(plan)
+    from orpo_cli.data.prepare import prepare_parts
+    from orpo_cli.model.tokenizer import load_tokenizer
+
+    try:
+        table = prepare_parts(
+            plan.dataset,
+            load_tokenizer(plan.model),
+            max_length=plan.training["max_length"],
+            max_prompt_length=plan.dataset.max_prompt_length or plan.training["max_length"],
+            note=lambda _: None,
+            enough=plan.pairs_in_all(),
+        ).train
+    except OrpoError:  # training will say what is wrong with the data
+        return bounds(plan)
+    columns = (table.tokens(part).tolist() for part in ("prompt", "chosen", "rejected"))
+    return Lengths(tuple(PairSize(*sizes) for sizes in zip(*columns, strict=True)), known=True)
+
+
+def _tracing(facts: ModelFacts) -> Trace:
+    """Traces of the model, each made once; from its widths alone where its code needs more than sizes."""
+    from orpo_cli.training.memory_trace import Tracer
+
+    tracers: dict[str, Tracer] = {}
+    failed: dict[str, str] = {}
+    known: dict[tuple[str, tuple[PairSize, ...]], Activations] = {}
+
+    def trace(how: Computation, pairs: Sequence[PairSize]) -> Activations:
+        name = repr(how)
+        key = (name, tuple(pairs))
+        if key not in known and name not in failed:
+            try:
+                if name not in tracers:
+                    tracers[name] = Tracer(facts.config, how)
+                known[key] = tracers[name](pairs)
+            except Exception as error:  # whatever the code of a model does with what has no content
+                failed[name] = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        return known[key] if key in known else rough(facts, how, pairs, failed[name])
+
+    return trace

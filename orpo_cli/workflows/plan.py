@@ -1,0 +1,73 @@
+"""The first steps that several commands share: recipe → plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from orpo_cli.errors import HubError, MachineError, Problem, RecipeError
+from orpo_cli.estimate.memory import Sizing
+from orpo_cli.plan.model_facts import ModelFacts
+from orpo_cli.plan.plan import Plan
+from orpo_cli.recipe.load import LoadedRecipe, load_recipe
+from orpo_cli.report.console import Console
+
+
+def loaded_recipe(source: str, overrides: Sequence[str] | None, console: Console, *, strict: bool) -> LoadedRecipe:
+    """Load a recipe and say its warnings on standard error."""
+    loaded = load_recipe(source, overrides or (), strict=strict)
+    for warning in loaded.warnings:
+        console.problem(warning)
+    return loaded
+
+
+class Planned(NamedTuple):
+    """A plan, its warnings, and what an estimate of it is made from (None where the model is not known)."""
+
+    plan: Plan
+    warnings: tuple[Problem, ...]
+    sizing: Sizing | None
+
+
+def plan_of(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict: bool) -> Planned:
+    """The plan of a loaded recipe on this machine; its warnings are said on standard error.
+
+    ``to_train``: an unreachable model, or something that the machine lacks, is an error. ``strict``: every warning is.
+    """
+    from orpo_cli.estimate.fit_to_memory import fitted
+    from orpo_cli.machine import probe
+    from orpo_cli.model.model_facts import known_facts, model_facts
+    from orpo_cli.plan.checks import plan_problems
+    from orpo_cli.plan.requirements import shortages
+    from orpo_cli.plan.resolve import model_at, resolve
+    from orpo_cli.workflows.estimate import sizing_of
+
+    machine = probe(Path(loaded.recipe.output_dir or "."))
+    facts: ModelFacts | None = None
+    training, lora = loaded.recipe.training, loaded.recipe.lora
+    dropout = training.disable_dropout is False or (lora is not None and lora.lora_dropout > 0)
+    try:
+        facts = model_facts(model_at(loaded), training.max_length, dropout_disabled=not dropout)
+    except HubError as error:
+        if to_train:
+            raise
+        facts = known_facts(model_at(loaded), training.max_length, dropout_disabled=not dropout)
+        size = (
+            "a 7B model" if facts is None else f"{facts.parameters / 1e9:.3g}B parameters, which orpo-cli knows it has"
+        )
+        console.warn(f"{error.message} Values that depend on the model's size are those of {size}.")
+    plan = resolve(loaded, machine, facts)
+    sizing = None if facts is None else sizing_of(plan, machine, facts)
+    if sizing is not None:
+        plan = fitted(plan, loaded, sizing)
+    missing = [loaded.places.hold(problem) for problem in shortages(plan, machine)]
+    if missing and (to_train or strict):
+        raise MachineError("\n".join(problem.text() for problem in missing))
+    warnings = (*plan_problems(plan, loaded, facts), *(replace(each, severity="warning") for each in missing))
+    if warnings and strict:
+        raise RecipeError(warnings)
+    for warning in warnings:
+        console.problem(warning)
+    return Planned(plan, warnings, sizing)

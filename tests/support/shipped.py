@@ -1,0 +1,25 @@
+"""The shipped recipes as parameters of tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orpo_cli.model.known_configs import known_config
+from orpo_cli.recipe.load import load_recipe
+from orpo_cli.recipe.source.shipped_recipes import shipped_recipes
+
+OF_THE_HUB = {"quickstart": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # its model comes in a package, which may be missing
+
+
+def one_of_a_kind() -> list[Any]:
+    """All names; slow is each whose architecture, adapter and quantization an earlier one has."""
+    kinds, names = set[Any](), list[Any]()
+    for shipped in shipped_recipes():
+        recipe = load_recipe(shipped.name).recipe
+        config = known_config(recipe.model.model_name_or_path)
+        kind = getattr(config, "model_type", None), recipe.lora is None, recipe.quantization is None
+        names.append(pytest.param(shipped.name, marks=[pytest.mark.slow] if kind in kinds else []))
+        kinds.add(kind)
+    return names

@@ -1,0 +1,35 @@
+"""A finished run with held-out pairs, to be judged and talked to: tiny_run's, with tiny's pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from orpo_cli.evaluation.eval_target import Subject, open_subject
+from orpo_cli.recipe.schema import DatasetSection, Source
+from orpo_cli.rundir import RunDir
+from support.tiny import write_pairs
+from support.tiny_run import make_base, make_run
+
+TRAINED_ON, HELD_OUT = 12, 7
+
+
+def make_judged_run(folder: Path, **changes: Any) -> RunDir:
+    """A LoRA run (``full=True``: every weight) of 12 training and 7 held-out pairs; ``changes`` are tiny_run's."""
+    base = folder / "base"
+    if not base.exists():
+        make_base(base)
+    train = write_pairs(folder / "train.jsonl", TRAINED_ON)
+    held_out = write_pairs(folder / "heldout.jsonl", HELD_OUT, start=50)
+    sections: dict[str, Any] = {
+        "dataset": DatasetSection(
+            train=[Source(path=str(train))], eval=[Source(path=str(held_out))], max_prompt_length=96
+        ),
+        "training": {"beta": 0.3, "max_length": 192},
+    }
+    return make_run(folder / "run", base, **{**sections, **changes})
+
+
+def opened(name: Path | str, *, chat_template: str | None = None) -> Subject:
+    """``open_subject`` with its notes thrown away."""
+    return open_subject(str(name), chat_template=chat_template, note=lambda _: None)

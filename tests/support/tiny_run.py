@@ -1,0 +1,189 @@
+"""Run directories as `orpo train` leaves them, made in a second: a tiny random Llama, a byte tokenizer, an adapter.
+
+The adapter is a real PEFT adapter whose matrices are random instead of trained, so that it changes every logit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from orpo_cli.merge.merge import merge
+from orpo_cli.model.base_model import load_base
+from orpo_cli.plan.plan import Plan
+from orpo_cli.recipe.schema import (
+    DatasetSection,
+    ExportSection,
+    HubSection,
+    LaunchSection,
+    LoraSection,
+    MergeSection,
+    ModelSection,
+    QuantizationSection,
+    Source,
+)
+from orpo_cli.rundir import FINISHED, RunDir
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<pad>")
+FOUR_BIT = QuantizationSection(load_in_4bit=True, bnb_4bit_compute_dtype="float32")
+EIGHT_BIT = QuantizationSection(load_in_8bit=True, bnb_4bit_compute_dtype="float32")
+
+
+def byte_tokenizer(*, eos: str = "<|endoftext|>") -> PreTrainedTokenizerBase:
+    """One token a byte. Its EOS is not what its chat template ends a turn with, as with many a real model."""
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(symbols)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=eos, pad_token="<pad>", chat_template=CHATML)
+
+
+def make_base(folder: Path, *, tied: bool = False, seed: int = 0) -> Path:
+    """A Llama of two layers whose logits spread over several units."""
+    torch.manual_seed(seed)
+    tokenizer = byte_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.15, tie_word_embeddings=tied,
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_plan(root: Path, base: Path | str, **changes: Any) -> Plan:
+    """A LoRA plan in float32 on the CPU; ``changes`` replace whole values."""
+    values: dict[str, Any] = {
+        "name": root.name,
+        "output_dir": str(root),
+        "device": "cpu",
+        "model": ModelSection(model_name_or_path=str(base), dtype="float32", attn_implementation="sdpa"),
+        "quantization": None,
+        "lora": LoraSection(r=4, lora_alpha=8),
+        "dataset": DatasetSection(train=[Source(path="example-org/pairs")], max_prompt_length=64),
+        "training": {"beta": 0.1, "max_length": 128, "learning_rate": 1e-4},
+        "engine": {"fast_path": "off", "max_tokens_per_microbatch": 1024},
+        "launch": LaunchSection(),
+        "merge": MergeSection(),
+        "export": ExportSection(),
+        "hub": HubSection(),
+        "why": {},
+    }
+    return Plan(**{**values, **changes})
+
+
+def make_run(
+    root: Path, base: Path, *, peft: dict[str, Any] | None = None, full: bool = False, **changes: Any
+) -> RunDir:
+    """A finished run. ``peft`` are keywords of peft.LoraConfig; ``changes`` are the plan's."""
+    plan = make_plan(root, base, **({"lora": None} | changes if full else changes))
+    rundir = RunDir(root)
+    root.mkdir(parents=True)
+    rundir.plan.write_text(plan.to_json())
+    rundir.recipe.write_text(f"# training.hub_token=hf_inAnOverride123456\nmodel:\n  model_name_or_path: {base}\n")
+    model = load_base(plan.model, plan.quantization, "cpu")
+    tokenizer = byte_tokenizer()
+    if full:
+        model.save_pretrained(rundir.model)
+        tokenizer.save_pretrained(rundir.model)
+    else:
+        save_adapter(model, rundir.adapter, **(peft or {}))
+        tokenizer.save_pretrained(rundir.adapter)
+    write_records(rundir)
+    return rundir
+
+
+def save_adapter(model: PreTrainedModel, folder: Path, seed: int = 1, **keywords: Any) -> None:
+    """A LoRA adapter for ``model`` that moves its logits; ``keywords`` are LoraConfig's."""
+    torch.manual_seed(seed)
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **keywords}
+    tuned = get_peft_model(model, LoraConfig(**settings))
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name or "lora_embedding" in name or "modules_to_save" in name:
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    tuned.save_pretrained(folder)
+
+
+def write_records(rundir: RunDir) -> None:
+    """run.json, data_report.json and metrics.jsonl as a finished training writes them."""
+    rundir.write_run(
+        status=FINISHED,
+        started_at="2025-01-01T00:00:00Z",
+        finished_at="2025-01-01T00:05:00Z",
+        seconds=300.0,
+        steps=2,
+        orpo_cli="0.1.0",
+        python="3.11.0",
+        versions={"torch": torch.__version__, "trl": "1.16.0"},
+        model={"revision": None, "architecture": "LlamaForCausalLM", "parameters": 100_000},
+        final_metrics={"loss": 1.5, "rewards/accuracies": 0.75, "step": 2},
+        final_evaluation={"eval_loss": 1.6, "eval_rewards/accuracies": 0.875, "eval_rewards/margins": 0.0625},
+    )
+    lines = [
+        {"loss": 2.5, "nll_loss": 2.4, "rewards/accuracies": 0.5, "rewards/margins": 0.01, "step": 1},
+        {"loss": 1.5, "nll_loss": 1.4, "rewards/accuracies": 0.75, "rewards/margins": 0.05, "step": 2},
+        {"eval_loss": 1.6, "eval_rewards/accuracies": 0.875, "eval_rewards/margins": 0.0625, "step": 2},
+    ]
+    rundir.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def tuned_logits(rundir: RunDir, *, adapter: Path | None = None) -> torch.Tensor:
+    """What the run's trained model says, base and adapter unmerged, by PEFT itself, computed as in training.
+
+    In eval mode, bitsandbytes quantizes the activations of 8-bit layers too; in training on a CPU it does not.
+    """
+    plan = rundir.read_plan()
+    base = load_base(plan.model, plan.quantization, "cpu")
+    return _logits(PeftModel.from_pretrained(base, adapter or rundir.adapter).train())
+
+
+def stored_logits(folder: Path) -> torch.Tensor:
+    """What a model folder says when anyone loads it, in float32."""
+    return _logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval())
+
+
+def _logits(model: torch.nn.Module) -> torch.Tensor:
+    ids = torch.arange(120).remainder(97).reshape(2, 60)
+    with torch.inference_mode():
+        return model(input_ids=ids).logits.float()
+
+
+def merging(run: RunDir, **options: Any) -> int:
+    """A merge in a process of its own, which has the libraries loaded already; its number. Interrupted it exits with 130."""
+    process = os.fork()
+    if process == 0:
+        status = 1
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+            torch.set_num_threads(1)  # the threads of this process did not come along
+            merge(run.root, **options)
+            status = 0
+        except KeyboardInterrupt:
+            status = 130
+        except Exception:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return process

@@ -1,0 +1,110 @@
+"""The figures of `orpo data`, against a count by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.data_tokenizers import NAMES, tokenizer_of
+
+from orpo_cli.data.audit import audit, length_bias
+from orpo_cli.data.prepare import Parts, prepare_parts
+from orpo_cli.data.token_spans import pieces_of
+from orpo_cli.recipe.schema import DatasetSection
+
+
+def parts_of(tmp_path: Path, rows: list[Any], max_length: int = 60, max_prompt_length: int = 40) -> Parts:
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    section = DatasetSection.model_validate({"train": {"path": str(tmp_path / "x.jsonl")}})
+    return prepare_parts(
+        section, tokenizer_of("chatml"), max_length=max_length, max_prompt_length=max_prompt_length, note=lambda _: None
+    )
+
+
+ROWS = [
+    {"prompt": f"q {'a ' * n}", "chosen": f" {'b ' * (n + 1)}", "rejected": f" {'c ' * (3 * n % 20 + 1)}"}
+    for n in range(30)
+]
+
+
+def test_lengths_are_those_of_the_pairs(tmp_path: Path) -> None:
+    parts = parts_of(tmp_path, ROWS)
+    found = audit(parts.train, 60)
+    rows = list(parts.train.dataset())
+    prompts = sorted(len(row["prompt_input_ids"]) for row in rows)
+    assert found.pairs == len(rows)
+    assert found.lengths["prompt"]["max"] == prompts[-1]
+    assert found.lengths["prompt"]["p50"] == prompts[len(prompts) // 2 - (len(prompts) % 2 == 0)]
+    assert found.lengths["sequence"]["max"] == max(row["length"] for row in rows)
+    assert found.tokens_of_two_passes == sum(
+        len(row["chosen_input_ids"]) + len(row["rejected_input_ids"]) for row in rows
+    )
+    assert found.tokens == found.tokens_of_two_passes - sum(prompts)
+    assert sum(found.histogram["counts"]) == len(rows)
+
+
+def test_the_share_that_a_length_cuts_is_that_of_preparing_with_it(tmp_path: Path) -> None:
+    found = audit(parts_of(tmp_path, ROWS, 1000, 500).train, 1000)
+    for max_length, max_prompt_length in ((60, 30), (30, 15)):
+        parts = parts_of(tmp_path, ROWS, max_length, max_prompt_length)
+        rows, kept = parts.report.sources[0], parts.train
+        cut = [
+            bool(kept.uncut("prompt")[at] > kept.tokens("prompt")[at])
+            or any(kept.uncut(part)[at] > kept.tokens(part)[at] for part in ("chosen", "rejected"))
+            for at in range(len(kept))
+        ]
+        share = audit(kept, max_length).cut[max_length]
+        assert share == pytest.approx(sum(cut) / len(cut))
+        assert rows.kept == len(kept)
+    assert found.cut[1000] == 0
+    assert list(found.cut) == [256, 512, 1000, 1024, 2048, 4096, 8192]
+
+
+def test_length_bias_is_found_and_its_absence_too() -> None:
+    rng = np.random.default_rng(0)
+    short, long = rng.integers(5, 50, 400), rng.integers(60, 120, 400)
+    biased = length_bias(long, short)
+    assert (biased.chosen_longer, biased.rejected_longer) == (1.0, 0.0)
+    assert biased.correlation > 0.8
+    assert "longer" in str(biased.warning)
+    assert "shorter" in str(length_bias(short, long).warning)
+    fair = length_bias(rng.integers(5, 50, 4000), rng.integers(5, 50, 4000))
+    assert abs(fair.correlation) < 0.05
+    assert fair.warning is None
+    assert length_bias(np.array([3, 3]), np.array([3, 3])).correlation == 0.0
+
+
+def test_prompts_that_came_before_are_counted(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": prompt, "chosen": f" {n}", "rejected": " no"}
+        for n, prompt in enumerate(["One?", "one? ", "two", "TWO"])
+    ]
+    assert audit(parts_of(tmp_path, rows).train, 60).same_prompt == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=25, deadline=None)
+@given(text=st.text(min_size=1, max_size=40).filter(lambda text: text.strip()))
+def test_pieces_hold_every_token_and_read_as_the_text(name: str, text: str) -> None:
+    tokenizer = tokenizer_of(name)
+    prompt = tokenizer("Say something:", add_special_tokens=False)["input_ids"]
+    answer = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    row = {
+        "prompt_input_ids": prompt,
+        "chosen_input_ids": [*prompt, *answer],
+        "rejected_input_ids": [*prompt, *answer[:-1]],
+    }
+    for on_prompt in (True, False):
+        parts = pieces_of(row, tokenizer, frozenset({tokenizer.eos_token_id}), loss_on_prompt=on_prompt)
+        assert [token for piece in parts["chosen"] for token in piece.ids] == answer
+        assert parts["chosen"][-1].purpose == "end"
+        assert {piece.purpose for piece in parts["prompt"]} == {"prompt_nll" if on_prompt else "prompt"}
+        assert {piece.purpose for piece in parts["rejected"]} <= {"rejected"}
+        assert {piece.purpose for piece in parts["chosen"][:-1]} <= {"chosen"}
+    shown = "".join(piece.text for piece in parts["prompt"])
+    assert shown.strip() == "Say something:"

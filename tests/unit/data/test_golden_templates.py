@@ -1,0 +1,91 @@
+"""A conversation of several turns through the template of each family: every token, and which of them are learned, by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.data_tokenizers import tokenizer_of
+
+from orpo_cli.data.prepare import prepare
+from orpo_cli.recipe.schema import DatasetSection
+
+ROW = {
+    "prompt": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": "You."},
+        {"role": "user", "content": "What does </s> <|im_end|> mean? 🌊"},  # spelled, so no token
+    ],
+    "chosen": [{"role": "assistant", "content": "The end."}],
+    "rejected": [{"role": "assistant", "content": " No\nidea "}],
+}
+CHATML = (
+    "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\nYou.<|im_end|>\n"
+    "<|im_start|>user\nWhat does </s> <|im_end|> mean? 🌊<|im_end|>\n<|im_start|>assistant\n"
+)
+# name → what has no label, then what is learned of the chosen and the rejected answer, and how often the end token stands
+# in the prompt as a token
+GOLDEN = {
+    "chatml": (CHATML, "The end.<|im_end|>", " No\nidea <|im_end|>", 4),
+    "phi": (CHATML, "The end.<|im_end|>", " No\nidea <|im_end|>", 4),
+    "llama3": (
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nWho?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\nYou.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nWhat does </s> <|im_end|> mean? 🌊<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "The end.<|eot_id|>",
+        "No\nidea<|eot_id|>",
+        4,
+    ),
+    "gemma": (
+        "<bos><start_of_turn>user\nBe brief.\n\nWho?<end_of_turn>\n<start_of_turn>model\nYou.<end_of_turn>\n"
+        "<start_of_turn>user\nWhat does </s> <|im_end|> mean? 🌊<end_of_turn>\n<start_of_turn>model\n",
+        "The end.<end_of_turn>",
+        "No\nidea<end_of_turn>",
+        3,
+    ),
+    "phi3": (
+        "<|system|>\nBe brief.<|end|>\n<|user|>\nWho?<|end|>\n<|assistant|>\nYou.<|end|>\n"
+        "<|user|>\nWhat does </s> <|im_end|> mean? 🌊<|end|>\n<|assistant|>\n",
+        "The end.<|end|>",
+        " No\nidea <|end|>",
+        4,
+    ),
+    "zephyr": (
+        " <|system|>\nBe brief.</s>\n<|user|>\nWho?</s>\n<|assistant|>\nYou.</s>\n"
+        "<|user|>\nWhat does </s> <|im_end|> mean? 🌊</s>\n<|assistant|>\n",
+        "The end.</s>",
+        " No\nidea </s>",
+        4,
+    ),
+    "mistral": (
+        "<s>[INST] Be brief.\n\nWho? [/INST] You.</s>[INST] What does </s> <|im_end|> mean? 🌊 [/INST]",
+        " The end.</s>",
+        "  No\nidea </s>",
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_tokens_and_their_masks(name: str, tmp_path: Path) -> None:
+    tokenizer = tokenizer_of(name)
+    (tmp_path / "x.jsonl").write_text(json.dumps(ROW))
+    section = DatasetSection.model_validate({"train": {"path": str(tmp_path / "x.jsonl")}})
+    pair = prepare(section, tokenizer, max_length=400, max_prompt_length=300, note=lambda _: None).train[0]
+    prompt, *answers, ends_in_prompt = GOLDEN[name]
+    for answer, learned in zip(("chosen", "rejected"), answers, strict=True):
+        ids, labels = pair[f"{answer}_input_ids"], pair[f"{answer}_labels"]
+        border = labels.count(-100)
+        assert tokenizer.decode(ids[:border]) == prompt
+        assert ids[:border] == pair["prompt_input_ids"]
+        assert tokenizer.decode(ids[border:]) == learned
+        assert labels == [-100] * border + ids[border:]
+        assert pair[f"{answer}_attention_mask"] == [1] * len(ids)
+        end = ids[-1]
+        assert learned.endswith(tokenizer.convert_ids_to_tokens(end))
+        assert ids[border:].count(end) == 1
+        assert ids[:border].count(end) == ends_in_prompt

@@ -1,0 +1,235 @@
+"""Several sources, weights, duplicates, prompts in train and eval, streams."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.data_tokenizers import tokenizer_of
+from support.tiny import pairs
+
+from orpo_cli.data.prepare import Prepared, prepare
+from orpo_cli.errors import DataError, MachineError
+from orpo_cli.recipe.schema import DatasetSection
+
+
+def run(dataset: dict[str, Any], enough: int | None = None) -> Prepared:
+    section = DatasetSection.model_validate(dataset)
+    return prepare(
+        section, tokenizer_of("chatml"), max_length=192, max_prompt_length=96, note=lambda _: None, enough=enough
+    )
+
+
+def write(path: Path, rows: list[Any]) -> dict[str, Any]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"path": str(path)}
+
+
+def ask(prompt: str, chosen: str = "yes", rejected: str = "no") -> dict[str, Any]:
+    return {"prompt": [{"role": "user", "content": prompt}], "chosen": chosen, "rejected": rejected}
+
+
+def names(data: Any) -> list[str]:
+    return list(data["row"][:])
+
+
+def test_a_pair_that_came_before_is_left_out_wherever_it_stands(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.jsonl", [ask("one"), ask("two"), ask("one")])
+    second = write(tmp_path / "b.jsonl", [ask("two"), ask("three"), ask("one", chosen="sure")])
+    report = run({"train": [first, second]}).report
+    assert [(source.kept, dict(source.dropped)) for source in report.sources] == [
+        (2, {"duplicate": 1}),
+        (2, {"duplicate": 1}),
+    ]
+    assert report.sources[0].examples["duplicate"] == ["a.jsonl:3 (as a.jsonl:1)"]
+    assert report.sources[1].examples["duplicate"] == ["b.jsonl:1 (as a.jsonl:2)"]
+    assert names(run({"train": [first, second]}).train) == ["a.jsonl:1", "a.jsonl:2", "b.jsonl:2", "b.jsonl:3"]
+    assert run({"train": [first, second], "rules": {"duplicate": False}}).report.kept == 6
+
+
+def test_prompts_that_came_before_are_left_out_by_choice(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", [ask("One  more?"), ask("one more?", chosen="sure"), ask("two")])
+    assert run({"train": source}).report.kept == 3
+    report = run({"train": source, "rules": {"duplicate_prompt": True}}).report
+    assert report.dropped == {"duplicate_prompt": 1}
+    assert report.sources[0].examples["duplicate_prompt"] == ["a.jsonl:2 (as a.jsonl:1)"]
+
+
+def test_rules_are_turned_off_by_name(tmp_path: Path) -> None:
+    rows = [ask("one", chosen=""), ask("two", rejected=" "), ask("three", chosen="no"), ask("four")]
+    source = write(tmp_path / "a.jsonl", rows)
+    assert run({"train": source}).report.dropped == {"empty_chosen": 1, "empty_rejected": 1, "identical": 1}
+    for rule in ("empty_chosen", "empty_rejected", "identical"):
+        report = run({"train": source, "rules": {rule: False}}).report
+        assert report.kept == 2
+        assert rule not in report.dropped
+
+
+def test_prompts_that_are_held_out_too_are_said_and_left_out_by_choice(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", [ask("one"), ask("TWO ", chosen="sure"), ask("three")])
+    dataset = {"train": train, "eval": write(tmp_path / "eval.jsonl", [ask("two"), ask("four")])}
+    said = run(dataset)
+    assert len(said.train) == 3
+    assert said.report.leaked == {"pairs": 1, "examples": ["train.jsonl:2"], "left_out": False}
+    assert any(
+        "1 pairs are trained on whose prompt is held out, too: train.jsonl:2" in line for line in said.report.lines()
+    )
+    none = run({**dataset, "eval": write(tmp_path / "other.jsonl", [ask("five")])}).report
+    assert "no pair is trained on whose prompt is held out, too" in none.lines()
+    apart = run({**dataset, "rules": {"leaked": True}})
+    assert names(apart.train) == ["train.jsonl:1", "train.jsonl:3"]
+    assert apart.report.dropped == {"leaked": 1}
+    assert any("leaked" in line and "train.jsonl:2" in line for line in apart.report.lines())
+    with pytest.raises(DataError, match="every training pair"):
+        run({"train": train, "eval": train, "rules": {"leaked": True}})
+
+
+def test_prompts_that_are_cut_into_both_parts_are_said(tmp_path: Path) -> None:
+    rows = [ask(f"q{n // 2}", chosen=f"yes {n}") for n in range(40)]
+    dataset = {"train": write(tmp_path / "x.jsonl", rows), "eval": {"test_size": 10}}
+    prepared = run(dataset)
+    prompts = [
+        [json.loads(row["prompt_json"])[0]["content"] for row in part] for part in (prepared.train, prepared.eval)
+    ]
+    both = sum(prompt in prompts[1] for prompt in prompts[0])
+    assert both > 0
+    assert prepared.report.leaked["pairs"] == both
+
+
+def test_a_weight_says_how_often_pairs_are_used(tmp_path: Path) -> None:
+    half = {**write(tmp_path / "a.jsonl", pairs(40)), "weight": 0.5}
+    twice = {**write(tmp_path / "b.jsonl", [ask(f"q{n}") for n in range(10)]), "weight": 2.3}
+    once = write(tmp_path / "c.jsonl", [ask(f"r{n}") for n in range(5)])
+    prepared = run({"train": [half, twice, once]})
+    counts = {name: names(prepared.train).count(name) for name in names(prepared.train)}
+    assert sum(name.startswith("a.") for name in counts) == 20
+    assert {count for name, count in counts.items() if name.startswith("a.")} == {1}
+    assert sorted(count for name, count in counts.items() if name.startswith("b.")) == [2] * 7 + [3] * 3
+    assert [count for name, count in counts.items() if name.startswith("c.")] == [1] * 5
+    assert [source.used for source in prepared.report.sources] == [20, 23, 5]
+    assert prepared.report.train_pairs == len(prepared.train) == 48
+    assert names(run({"train": [half, twice, once]}).train) == names(prepared.train)
+    assert names(run({"train": [half, twice, once], "shuffle_seed": 3}).train) != names(prepared.train)
+
+
+def test_held_out_pairs_are_cut_before_any_is_used_twice(tmp_path: Path) -> None:
+    train = {**write(tmp_path / "a.jsonl", [ask(f"q{n}") for n in range(20)]), "weight": 3}
+    prepared = run({"train": train, "eval": {"test_size": 5}})
+    assert prepared.eval is not None
+    assert len(prepared.eval) == 5
+    assert len(prepared.train) == 45
+    assert not set(names(prepared.train)) & set(names(prepared.eval))
+
+
+def test_a_stream_is_read_until_training_has_its_pairs(tmp_path: Path) -> None:
+    good = [json.dumps(ask(f"q{n}")) for n in range(2000)]
+    (tmp_path / "x.jsonl").write_text("\n".join([*good, "this is not JSON"]))
+    source = {"path": str(tmp_path / "x.jsonl"), "streaming": True}
+    prepared = run({"train": source}, enough=600)
+    assert 600 <= len(prepared.train) < 1200
+    assert names(prepared.train)[:2] == ["x.jsonl:1", "x.jsonl:2"]
+    assert len(run({"train": {**source, "max_samples": 7}}, enough=600).train) == 7
+    with pytest.raises(DataError, match="2001"):
+        run({"train": source}, enough=5000)
+    with pytest.raises(DataError, match="has no split"):
+        run({"train": {**source, "split": "train[:5]"}}, enough=5)
+
+
+def test_streams_give_their_shares(tmp_path: Path) -> None:
+    sources = [
+        {
+            **write(tmp_path / f"{name}.jsonl", [ask(f"{name}{n}") for n in range(4000)]),
+            "streaming": True,
+            "weight": weight,
+        }
+        for name, weight in (("a", 3.0), ("b", 1.0))
+    ]
+    report = run({"train": sources}, enough=4000).report
+    assert report.sources[0].kept in range(3000, 3513)
+    assert report.sources[1].kept in range(1000, 1513)
+
+
+def test_a_pattern_names_files_in_their_order(tmp_path: Path) -> None:
+    for name in ("b/2.jsonl", "a/1.jsonl"):
+        write(tmp_path / name, [ask(name)])
+    (tmp_path / "a" / "notes.txt").write_text("no data")
+    prepared = run({"train": {"path": str(tmp_path / "**" / "*")}})
+    assert names(prepared.train) == ["a/1.jsonl:1", "b/2.jsonl:1"]
+    with pytest.raises(DataError, match=r"no data file matches \(1 other paths match\)"):
+        run({"train": {"path": str(tmp_path / "*" / "*.txt")}})
+
+
+def test_a_store_that_fsspec_knows_gives_files_folders_and_patterns(tmp_path: Path) -> None:
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    for name in ("pairs/b/2.jsonl", "pairs/a/1.jsonl"):
+        with store.open(f"/{name}", "w") as file:
+            file.write(json.dumps(ask(name)) + "\n")
+    try:
+        assert names(run({"train": {"path": "memory://pairs/a/1.jsonl"}}).train) == ["1.jsonl:1"]
+        folder = names(run({"train": {"path": "memory://pairs"}}).train)
+        assert folder == ["memory://pairs/a/1.jsonl:1", "memory://pairs/b/2.jsonl:1"]
+        assert len(run({"train": {"path": "memory://pairs/*/2.jsonl"}}).train) == 1
+        with pytest.raises(DataError, match=r"memory://pairs/c\.jsonl: no such file"):
+            run({"train": {"path": "memory://pairs/c.jsonl"}})
+        with store.open("/pairs/bad.jsonl", "w") as file:
+            file.write(json.dumps(ask("one")) + "\nnot JSON\n")
+        with pytest.raises(DataError, match=r"memory://pairs/bad\.jsonl") as caught:
+            run({"train": {"path": "memory://pairs/bad.jsonl"}})
+        assert "/tmp" not in caught.value.message
+    finally:
+        store.rm("/pairs", recursive=True)
+
+
+def test_a_store_without_its_package_says_what_to_install() -> None:
+    with pytest.raises(MachineError) as caught:
+        run({"train": {"path": "gs://bucket/x.jsonl"}})
+    assert caught.value.remedy == "pip install gcsfs"
+    with pytest.raises(DataError, match="wizard:// is not known"):
+        run({"train": {"path": "wizard://bucket/x.jsonl"}})
+
+
+def test_zstd_files_are_read_and_damage_is_named(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    text = "".join(json.dumps(ask(f"q{n} {'word ' * (n % 7)}")) + "\n" for n in range(500)).encode()
+    path = tmp_path / "x.jsonl.zst"
+    with pa.CompressedOutputStream(str(path), "zstd") as packed:
+        packed.write(text)
+    assert len(run({"train": {"path": str(path)}}).train) == 500
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"x\.jsonl\.zst: the zstd file is cut short or damaged after row \d+"):
+        run({"train": {"path": str(path)}})
+
+
+def test_weights_are_those_of_the_training_sources_beside_held_out_ones(tmp_path: Path) -> None:
+    once = write(tmp_path / "a.jsonl", [ask(f"q{n}") for n in range(6)])
+    twice = {**write(tmp_path / "b.jsonl", [ask(f"r{n}") for n in range(4)]), "weight": 2}
+    held = [write(tmp_path / f"{name}.jsonl", [ask(f"{name}{n}") for n in range(2)]) for name in ("e", "f", "g")]
+    prepared = run({"train": [once, twice], "eval": held})
+    assert names(prepared.train) == [f"a.jsonl:{n}" for n in range(1, 7)] + [
+        f"b.jsonl:{n}" for n in range(1, 5) for _ in range(2)
+    ]
+    assert [source.used for source in prepared.report.sources] == [6, 8, None, None, None]
+
+
+def test_held_out_prompts_are_left_out_of_whichever_source_has_them(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.jsonl", [ask("one"), ask("two"), ask("three")])
+    second = write(tmp_path / "b.jsonl", [ask("four"), ask("five"), ask("two", chosen="sure")])
+    held = write(tmp_path / "e.jsonl", [ask("two"), ask("five")])
+    report = run({"train": [first, second], "eval": held, "rules": {"leaked": True}}).report
+    assert [(source.kept, dict(source.dropped)) for source in report.sources] == [
+        (2, {"leaked": 1}),
+        (1, {"leaked": 2}),
+        (2, {}),
+    ]
+    assert [source.examples.get("leaked") for source in report.sources] == [
+        ["a.jsonl:2"],
+        ["b.jsonl:2", "b.jsonl:3"],
+        None,
+    ]
+    assert any("b.jsonl:3" in line for line in report.lines())

@@ -1,0 +1,91 @@
+"""The steps that a plan foresees are those that the Trainer takes."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.tiny import tiny_llama, tiny_tokenizer, write_pairs
+
+from orpo_cli.data.prepare import prepare
+from orpo_cli.estimate.batching import MOST, cut_up, steps_of_run
+from orpo_cli.machine import probe
+from orpo_cli.plan.plan import Plan
+from orpo_cli.plan.resolve import resolve
+from orpo_cli.recipe.load import load_recipe
+from orpo_cli.training.engine.packed_step import Engine
+from orpo_cli.training.trl_trainer import make_trainer
+
+
+def planned(folder: Path, **training: Any) -> Plan:
+    recipe = {
+        "model": {"model_name_or_path": "unused/unused"},
+        "lora": {"r": 2},
+        "dataset": {"train": {"path": str(folder / "train.jsonl")}, "max_prompt_length": 128},
+        "training": {
+            "num_train_epochs": 2, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2, "max_length": 256,
+            "save_strategy": "no", "use_cpu": True, "gradient_checkpointing": False, "seed": 7, **training,
+        },
+        "engine": {"fast_path": "required"},
+    }  # fmt: skip
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    return resolve(load_recipe(str(folder / "recipe.yaml")), probe())
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {},
+        {"max_steps": 4},
+        {"data_seed": 0},
+        {"dataloader_drop_last": True},
+        {"train_sampling_strategy": "sequential"},
+        {"num_train_epochs": 0.5},
+    ],
+    ids=["two epochs", "max_steps", "data_seed", "drop_last", "sequential", "half an epoch"],
+)
+def test_they_are_the_trainers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, training: dict[str, Any]) -> None:
+    write_pairs(tmp_path / "train.jsonl", 20)
+    plan = planned(tmp_path, **training)
+    tokenizer = tiny_tokenizer()
+    data = prepare(plan.dataset, tokenizer, max_length=256, max_prompt_length=128, note=lambda _: None).train
+    rows = list(data["row"])
+    taken: list[list[int]] = []
+    begin = Engine.begin
+
+    def noted(engine: Engine, pairs: Any, together: bool = True) -> None:
+        if together:
+            taken.append(sorted(rows.index(pair.row) for pair in pairs))
+        begin(engine, pairs, together)
+
+    monkeypatch.setattr(Engine, "begin", noted)
+    make_trainer(plan, tmp_path / "out", tiny_llama(len(tokenizer)), tokenizer, data, None, []).train()
+    foreseen = steps_of_run(plan, len(rows))
+    assert foreseen is not None
+    assert [sorted(step) for step in foreseen] == taken
+
+
+def test_processes_share_the_batches_of_a_step(tmp_path: Path) -> None:
+    plan = planned(tmp_path, train_sampling_strategy="sequential", num_train_epochs=1)
+    plan = plan.model_copy(update={"launch": plan.launch.model_copy(update={"num_processes": 2})})
+    steps = steps_of_run(plan, 18)
+    assert steps is not None
+    assert list(steps) == [[0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11], [12, 13, 14], [15, 16, 17]]
+
+
+def test_other_orders_and_very_many_pairs_are_not_foreseen(tmp_path: Path) -> None:
+    assert steps_of_run(planned(tmp_path, train_sampling_strategy="group_by_length"), 20) is None
+    assert steps_of_run(planned(tmp_path), MOST) is None
+    assert steps_of_run(planned(tmp_path), 0) is None
+    assert steps_of_run(planned(tmp_path, dataloader_drop_last=True), 2) is None  # not one batch
+
+
+def test_groups_keep_to_the_budget_and_what_is_too_long_is_alone() -> None:
+    sizes = [5, 30, 7, 12, 1, 8]
+    groups = cut_up(sizes, 20)
+    assert sorted(chain(*groups)) == list(range(6))
+    assert all(len(group) == 1 or sum(sizes[place] for place in group) <= 20 for group in groups)
+    assert groups[0] == [1]

@@ -1,0 +1,145 @@
+"""The arithmetic of an estimate, and what is chosen from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orpo_cli.estimate.fit_to_memory import fitted, savings, verdict
+from orpo_cli.estimate.memory import Activations, Computation, Lengths, PairSize, Sizing, bounds, memory
+from orpo_cli.estimate.parameter_counts import adapted_modules, optimizer_bytes, trained_by_adapter
+from orpo_cli.estimate.throughput import pace
+from orpo_cli.machine import Machine
+from orpo_cli.plan.model_facts import ModelFacts
+from orpo_cli.plan.plan import Plan
+from orpo_cli.plan.resolve import resolve
+from orpo_cli.recipe.load import LoadedRecipe, load_recipe
+from orpo_cli.recipe.schema import LoraSection
+
+GB = 10**9
+CPU = Machine("cpu", "a processor", 1, None, 64 * GB, 2, False, False, 1 << 40, "3.11", "Linux")
+H100 = replace(CPU, device="cuda", device_name="NVIDIA H100", device_memory_bytes=80 * GB, bf16=True)
+LINEAR = tuple((f"layers.{layer}.{name}", 1000, 1000) for layer in range(4) for name in ("q_proj", "up_proj"))
+FACTS = ModelFacts(
+    "llama", 10_000_000, True, 8192, layers=4, hidden=1000, intermediate=4000, words=2000, active=10_000_000,
+    linear=LINEAR,
+)  # fmt: skip
+
+
+def trace(how: Computation, pairs: Sequence[PairSize]) -> Activations:
+    """A megabyte a token, a tenth with checkpointing."""
+    tokens = sum(pair.packed for pair in pairs)
+    return Activations(tokens * (1e5 if how.checkpointing else 1e6), 0)
+
+
+def made(
+    folder: Path, machine: Machine = CPU, pairs: Sequence[PairSize] = (), **sections: Any
+) -> tuple[Plan, LoadedRecipe, Sizing]:
+    recipe = {"model": {"model_name_or_path": "a/b"}, "dataset": {"train": {"path": "x.jsonl"}}, **sections}
+    (folder / "r.yaml").write_text(json.dumps(recipe))
+    loaded = load_recipe(str(folder / "r.yaml"))
+    plan = resolve(loaded, machine, FACTS)
+    lengths = Lengths(tuple(pairs), True) if pairs else bounds(plan)
+    return plan, loaded, Sizing(machine, FACTS, lengths, trace)
+
+
+def test_every_part_of_full_training_is_counted(tmp_path: Path) -> None:
+    plan, _, sizing = made(tmp_path, pairs=[PairSize(10, 21, 21)] * 64)
+    held = memory(plan, sizing)
+    assert (held.weights, held.gradients, held.optimizer, held.adapter) == (4e7, 4e7, 8e7, 0)
+
+
+def test_gradients_of_a_step_in_one_piece_come_as_activations_go(tmp_path: Path) -> None:
+    plan, _, sizing = made(tmp_path, pairs=[PairSize(10, 21, 21)] * 64)
+    one, several = (
+        plan.model_copy(update={"engine": plan.engine.model_copy(update={"max_tokens_per_microbatch": budget})})
+        for budget in (1600, 800)
+    )
+    assert memory(one, sizing).activations == pytest.approx(1600e6 * 1.2 - 4e7)
+    assert memory(several, sizing).activations == pytest.approx(800e6 * 1.2)
+
+
+def test_an_adapter_is_counted_by_its_ranks_and_modules() -> None:
+    lora = LoraSection(r=8, target_modules=["q_proj"], rank_pattern={"layers.0.q_proj": 4}, layers_to_transform=[0, 2])
+    assert adapted_modules([name for name, _, _ in LINEAR], lora) == {"layers.0.q_proj": 4, "layers.2.q_proj": 8}
+    assert trained_by_adapter(FACTS, lora) == (12 * 2000, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("adamw_torch", 8), ("paged_adamw_8bit", 2.04), ("sgd", 0), ("adafactor", 0), ("lion_32bit", 4)]
+)
+def test_optimizers_keep_what_they_keep(name: str, size: float) -> None:
+    assert optimizer_bytes(name, 4) == pytest.approx(size)
+
+
+def test_auto_takes_the_largest_micro_batch_without_checkpointing_where_memory_allows_it(tmp_path: Path) -> None:
+    plan, loaded, sizing = made(tmp_path, pairs=[PairSize(100, 100, 100)] * 64, lora={})
+    chosen = fitted(plan, loaded, sizing)
+    assert chosen.engine.max_tokens_per_microbatch == 2048
+    assert chosen.training["gradient_checkpointing"] is False
+
+
+def test_auto_makes_micro_batches_smaller_before_it_checkpoints(tmp_path: Path) -> None:
+    machine = replace(CPU, ram_bytes=2 * GB)
+    plan, loaded, sizing = made(tmp_path, machine, [PairSize(100, 101, 101)] * 64, lora={})
+    chosen = fitted(plan, loaded, sizing)
+    assert 300 <= chosen.engine.max_tokens_per_microbatch < 2048
+    assert chosen.training["gradient_checkpointing"] is False
+    assert verdict(memory(chosen, sizing), sizing) == "fits"
+    assert "2 GB" in chosen.why["engine.max_tokens_per_microbatch"].reason
+
+
+def test_auto_checkpoints_only_where_one_pair_would_not_fit_otherwise(tmp_path: Path) -> None:
+    machine = replace(CPU, ram_bytes=2 * GB)
+    plan, loaded, sizing = made(tmp_path, machine, [PairSize(100, 951, 951)] * 64, lora={})
+    chosen = fitted(plan, loaded, sizing)
+    assert chosen.training["gradient_checkpointing"] is True
+    assert "without it" in chosen.why["training.gradient_checkpointing"].reason
+
+
+def test_what_the_recipe_says_is_kept(tmp_path: Path) -> None:
+    plan, loaded, sizing = made(
+        tmp_path, H100, training={"gradient_checkpointing": True}, engine={"max_tokens_per_microbatch": 777}
+    )
+    chosen = fitted(plan, loaded, sizing)
+    assert chosen.training["gradient_checkpointing"] is True
+    assert chosen.engine.max_tokens_per_microbatch == 777
+
+
+def test_what_does_not_fit_names_what_to_change_the_largest_saving_first(tmp_path: Path) -> None:
+    machine = replace(CPU, ram_bytes=GB)
+    plan, _, sizing = made(
+        tmp_path, machine, [PairSize(100, 951, 951)] * 64,
+        training={"gradient_checkpointing": False, "max_length": 1100}, engine={"max_tokens_per_microbatch": 8192},
+    )  # fmt: skip
+    sizing = replace(sizing, facts=replace(FACTS, parameters=GB))
+    assert verdict(memory(plan, sizing), sizing) == "does not fit"
+    found = savings(plan, sizing)
+    assert [each.total for each in found] == sorted(each.total for each in found)
+    assert {each.setting.partition(":")[0] for each in found} >= {
+        "training.gradient_checkpointing", "engine.max_tokens_per_microbatch", "lora",
+    }  # fmt: skip
+    alone = plan.model_copy(update={"engine": plan.engine.model_copy(update={"max_tokens_per_microbatch": 256})})
+    assert "training.max_length: 550" in [each.setting for each in savings(alone, sizing)]
+
+
+def test_a_step_on_a_gpu_takes_its_products_at_a_share_of_its_speed(tmp_path: Path) -> None:
+    plan, _, sizing = made(tmp_path, H100, [PairSize(100, 101, 101)] * 64)
+    sizing = replace(sizing, facts=replace(FACTS, active=8 * GB))
+    step = pace(plan, sizing)
+    assert (step.pairs, step.tokens) == (32, 32 * 300)
+    assert step.seconds == pytest.approx(step.flops / (0.4 * 989e12))
+    unknown = replace(sizing, machine=replace(H100, device_name="another"))
+    assert pace(plan, unknown).seconds is None
+
+
+def test_a_small_step_on_a_gpu_takes_what_launching_it_takes(tmp_path: Path) -> None:
+    plan, _, sizing = made(tmp_path, H100, [PairSize(100, 101, 101)] * 64, engine={"max_tokens_per_microbatch": 5000})
+    step = pace(plan, sizing)
+    assert step.seconds == pytest.approx(4 * 0.01 * 2)
+    assert "launch" in step.how

@@ -1,0 +1,120 @@
+"""What a run's base and tuned models are, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.tiny import save_tiny_model
+from support.tiny_eval_run import make_judged_run, opened
+from support.tiny_run import byte_tokenizer, stored_logits, tuned_logits
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from orpo_cli.errors import HubError, UsageError
+from orpo_cli.evaluation.eval_target import Subject
+
+IDS = torch.arange(120).remainder(97).reshape(2, 60)  # as tiny_run's
+
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "dora": {"use_dora": True},
+    "modules_to_save": {"modules_to_save": ["lm_head"], "target_modules": ["q_proj", "v_proj"]},
+    "pissa": {"init_lora_weights": "pissa"},
+    "olora": {"init_lora_weights": "olora"},
+    "bias": {"bias": "all"},
+}
+
+
+def logits(subject: Subject, voice: Any) -> torch.Tensor:
+    with subject.speaking(voice) as model, torch.inference_mode():
+        return model(input_ids=IDS).logits.float()
+
+
+def biased_base(folder: Path) -> Path:
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.15, attention_bias=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_base_is_the_model_without_its_adapter_and_tuned_is_the_one_with_it(tmp_path: Path, kind: str) -> None:
+    if kind == "bias":
+        biased_base(tmp_path / "base")
+    run = make_judged_run(tmp_path, peft=ADAPTERS[kind])
+    if kind == "bias":
+        move_biases(run.adapter)
+    subject = opened(run.root)
+    base, tuned = logits(subject, "base"), logits(subject, "tuned")
+    assert torch.allclose(base, stored_logits(tmp_path / "base"), atol=1e-5)
+    assert torch.allclose(tuned, tuned_logits(run), atol=1e-5)
+    assert (base - tuned).abs().max() > 0.05
+    assert torch.equal(logits(subject, "tuned"), tuned), "the adapter is on again"
+
+
+def move_biases(adapter: Path) -> None:
+    """As if training had moved the biases that PEFT saved with the adapter."""
+    from safetensors.torch import load_file, save_file
+
+    path = adapter / "adapter_model.safetensors"
+    weights = load_file(path)
+    biases = [name for name in weights if name.endswith("bias")]
+    assert biases
+    save_file({name: value + 0.3 if name in biases else value for name, value in weights.items()}, path)
+
+
+def test_base_of_a_full_run_is_loaded_beside_it(tmp_path: Path) -> None:
+    run = make_judged_run(tmp_path, full=True)
+    model = LlamaForCausalLM.from_pretrained(run.model)
+    model.lm_head.weight.data *= 1.5
+    model.save_pretrained(run.model)
+    subject = opened(run.root)
+    assert subject.voices == ("base", "tuned")
+    assert torch.allclose(logits(subject, "base"), stored_logits(tmp_path / "base"), atol=1e-5)
+    assert torch.allclose(logits(subject, "tuned"), stored_logits(run.model), atol=1e-5)
+
+
+def test_a_model_folder_speaks_alone(tmp_path: Path) -> None:
+    subject = opened(save_tiny_model(tmp_path / "model"))
+    assert subject.voices == ("model",)
+    assert torch.allclose(logits(subject, "model"), stored_logits(tmp_path / "model"), atol=1e-6)
+
+
+def test_a_model_gets_the_chat_template_that_is_asked_for(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    assert opened(folder, chat_template="zephyr").tokenizer.chat_template != opened(folder).tokenizer.chat_template
+
+
+def test_a_run_keeps_its_chat_template(tmp_path: Path) -> None:
+    run = make_judged_run(tmp_path)
+    with pytest.raises(UsageError, match="--chat-template does nothing for the run"):
+        opened(run.root, chat_template="zephyr")
+
+
+def test_a_bare_adapter_is_refused_with_a_way_on(tmp_path: Path) -> None:
+    run = make_judged_run(tmp_path)
+    with pytest.raises(UsageError, match="LoRA adapter without its base") as caught:
+        opened(run.adapter)
+    assert "orpo merge" in str(caught.value.remedy)
+
+
+def test_a_folder_that_is_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="neither a run directory nor a model folder"):
+        opened(tmp_path)
+
+
+def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such run directory or model"):
+        opened(tmp_path / "runs" / "nothing")
+
+
+def test_a_name_that_is_neither_here_nor_on_the_hub_says_both() -> None:
+    with pytest.raises(HubError, match="runs/nothing is no folder here"):
+        opened("runs/nothing")

@@ -1,0 +1,147 @@
+"""Greedy answers are the model's own, whatever they are answered together with; they end where a turn ends."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from support.tiny import tiny_llama, tiny_tokenizer
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+
+from orpo_cli.errors import UsageError
+from orpo_cli.evaluation.generation import Answer, Sampling, answer_prompts, stop_ids
+from orpo_cli.evaluation.prompts import Prompt, PromptMaker
+
+QUESTIONS = [
+    "Why?",
+    "What colour is the sky on a clear day, please?",
+    "Name the river.",
+    "Is it so? " * 9,
+    "Water boils at",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return tiny_tokenizer()
+
+
+@pytest.fixture
+def model(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    return tiny_llama(len(tokenizer)).eval()
+
+
+@pytest.fixture(scope="module")
+def prompts(tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
+    maker = PromptMaker(tokenizer, plain=False)
+    return [maker.text(question) for question in QUESTIONS]
+
+
+def answers(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], **options: object
+) -> list[Answer]:
+    sampling = options.pop("sampling", Sampling(max_new_tokens=12))
+    return answer_prompts(model, tokenizer, prompts, sampling, **{"end_ids": frozenset({2}), **options})  # type: ignore[arg-type]
+
+
+def greedy(model: LlamaForCausalLM, prompt: Prompt, tokens: int = 12) -> list[int]:
+    """New tokens of one prompt, by taking the likeliest one a step, without generate() and without a cache."""
+    ids = list(prompt.input_ids)
+    for _ in range(tokens):
+        with torch.inference_mode():
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[len(prompt.input_ids) :]
+
+
+def test_greedy_answers_are_the_likeliest_tokens(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
+    got = answers(model, tokenizer, prompts)
+    for answer, prompt in zip(got, prompts, strict=True):
+        tokens = greedy(model, prompt)
+        end = tokens.index(2) if 2 in tokens else None
+        assert answer.text == tokenizer.decode(tokens[:end], skip_special_tokens=True)
+        assert answer.finished == (end is not None)
+
+
+def test_greedy_answers_equal_generate_on_single_prompts(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
+    for prompt, answer in zip(prompts, answers(model, tokenizer, prompts, batch_size=8), strict=True):
+        ids = torch.tensor([prompt.input_ids])
+        theirs = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+        assert answer.text == tokenizer.decode(theirs[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("padding", ["<|endoftext|>", "<|im_end|>"])
+def test_batches_change_no_greedy_answer_and_keep_the_order(model, tokenizer, prompts, padding) -> None:  # type: ignore[no-untyped-def]
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.pad_token = padding  # the second is in every prompt, as with SmolLM2
+    alone = answers(model, tokenizer, prompts, batch_size=1)
+    assert len({answer.text for answer in alone}) == len(prompts), "answers that are all the same would show nothing"
+    for batch_size in (2, 3, 8):
+        assert answers(model, tokenizer, prompts, batch_size=batch_size) == alone
+
+
+def test_an_answer_ends_at_every_token_that_ends_a_turn(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
+    tokens = greedy(model, prompts[0])
+    end = next(token for token in tokens[3:] if tokens.index(token) >= 3)
+    position = tokens.index(end)
+    by_template = answers(model, tokenizer, prompts[:1], end_ids=frozenset({end}))[0]
+    model.generation_config.eos_token_id = [2, end]
+    by_config = answers(model, tokenizer, prompts[:1])[0]
+    assert by_template == by_config
+    assert by_template.finished
+    assert by_template.tokens == position + 1
+    assert by_template.text == tokenizer.decode(tokens[:position], skip_special_tokens=True)
+
+
+def test_an_answer_that_ends_early_in_a_batch_holds_no_padding(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
+    end = greedy(model, prompts[0])[1]
+    alone = answers(model, tokenizer, prompts[:1], end_ids=frozenset({end}))
+    together = answers(model, tokenizer, prompts, end_ids=frozenset({end}))
+    assert together[0] == alone[0]
+    assert together[0].tokens <= 2
+
+
+def test_stop_tokens_are_those_of_config_tokenizer_and_template(model, tokenizer) -> None:  # type: ignore[no-untyped-def]
+    model.generation_config.eos_token_id = [7, 9]
+    assert stop_ids(model, tokenizer, frozenset({11})) == [2, 7, 9, 11]
+    model.generation_config.eos_token_id = None
+    assert stop_ids(model, tokenizer, frozenset()) == [tokenizer.eos_token_id]
+
+
+def test_a_model_cannot_turn_greedy_answers_into_others_by_its_config(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
+    before = answers(model, tokenizer, prompts)
+    for name, value in {
+        "do_sample": True,
+        "temperature": 3.0,
+        "repetition_penalty": 4.0,
+        "no_repeat_ngram_size": 1,
+    }.items():
+        setattr(model.generation_config, name, value)
+    assert answers(model, tokenizer, prompts) == before
+
+
+def test_sampled_answers_repeat_with_their_seed(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
+    def sampled(seed: int | None) -> list[Answer]:
+        return answers(model, tokenizer, prompts, sampling=Sampling(12, temperature=1.5, seed=seed))
+
+    assert sampled(3) == sampled(3)
+    assert sampled(3) != sampled(4)
+
+
+def test_sampling_without_a_seed_draws_one_and_greedy_needs_none() -> None:
+    assert Sampling(temperature=0.5).with_seed().seed is not None
+    assert Sampling(temperature=0.5, seed=7).with_seed().seed == 7
+    assert Sampling().with_seed().seed is None
+
+
+def test_a_tiny_top_p_is_greedy(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
+    sampling = Sampling(12, temperature=1.0, top_p=1e-6, seed=0)
+    assert answers(model, tokenizer, prompts, sampling=sampling) == answers(model, tokenizer, prompts)
+
+
+def test_what_does_not_fit_into_the_context_is_refused(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
+    fits = 512 - max(len(prompt.input_ids) for prompt in prompts)
+    message = f"prompt 4 has {512 - fits} tokens; with {fits + 1} new ones that is more than the 512"
+    with pytest.raises(UsageError, match=message):
+        answers(model, tokenizer, prompts, sampling=Sampling(fits + 1))
+    assert len(answers(model, tokenizer, prompts[3:4], sampling=Sampling(fits))) == 1

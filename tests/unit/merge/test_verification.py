@@ -1,0 +1,158 @@
+"""A merge that fails its verification is verified again, and kept under another name where it stays wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_run import make_base, make_run
+
+from orpo_cli.errors import RunError, UsageError
+from orpo_cli.merge import comparison, verification
+from orpo_cli.merge.merge import merge
+from orpo_cli.merge.merge_record import NAME, MergeRecord
+from orpo_cli.merge.sharded_merge import Merging
+from orpo_cli.rundir import RunDir
+from orpo_cli.verify.logits import LogitPair, compare
+
+CHANGED = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def run(tmp_path: Path, base: Path) -> RunDir:
+    return make_run(tmp_path / "run", base)
+
+
+@pytest.fixture
+def merging_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One matrix of every merge is wrong, in the file and in its digest."""
+    tensors = Merging.tensors
+
+    def wrong(self):
+        for name, tensor in tensors(self):
+            yield name, tensor * 1.5 if name == CHANGED else tensor
+
+    monkeypatch.setattr(Merging, "tensors", wrong)
+
+
+@pytest.fixture
+def differing_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first model that is computed has another logit for one token."""
+    logits_of, calls = comparison.logits_of, []
+
+    def differing(model, prompts):
+        logits = logits_of(model, prompts)
+        if not calls:
+            logits[2] = logits[2].clone()
+            logits[2][4, 7] += 10
+        calls.append(model)
+        return logits
+
+    monkeypatch.setattr(comparison, "logits_of", differing)
+
+
+def test_a_wrong_merge_is_kept_under_another_name_with_prompt_and_position(run, merging_wrong):
+    with pytest.raises(RunError) as caught:
+        merge(run.root)
+    kept = run.root / "merged.unverified"
+    assert str(kept) in caught.value.remedy
+    assert not run.merged.exists()
+    record = MergeRecord.read(kept)
+    assert (record.verified, record.verification) == (False, "logits")
+    assert record.is_whole(kept)
+    largest = record.checks["stored"]["largest"]
+    assert abs(largest["found"] - largest["reference"]) == pytest.approx(record.max_logit_difference)
+    assert f"position {largest['position']} of prompt {largest['prompt']}" in caught.value.message
+    assert f"{largest['found']:.7g} instead of {largest['reference']:.7g}" in caught.value.message
+    assert record.problem in caught.value.message
+    assert record.first_verification["checks"] == record.checks  # computed twice, the same both times
+    assert [path.name for path in run.root.iterdir() if path.name.startswith(".")] == []
+
+
+def test_what_was_kept_before_is_never_overwritten_and_no_merge_is_taken_for_it(run, merging_wrong):
+    with pytest.raises(RunError):
+        merge(run.root)
+    first = (run.root / "merged.unverified" / NAME).read_bytes()
+    with pytest.raises(RunError, match="twice") as caught:
+        merge(run.root)
+    assert "merged.unverified-2" in caught.value.remedy
+    assert (run.root / "merged.unverified" / NAME).read_bytes() == first
+    (run.root / "merged.unverified-2").rename(run.merged)
+    with pytest.raises(UsageError, match="failed its verification"):
+        merge(run.root)
+
+
+def test_a_merge_that_was_there_stays_where_the_next_one_fails(run, request):
+    before = (merge(run.root).output / "model.safetensors").read_bytes()
+    request.getfixturevalue("merging_wrong")
+    with pytest.raises(RunError):
+        merge(run.root, dtype="bfloat16", overwrite=True)
+    assert (run.merged / "model.safetensors").read_bytes() == before
+    assert MergeRecord.read(run.merged).verified
+
+
+def test_a_file_that_changes_between_write_and_comparison_is_found_by_both_checks(run, monkeypatch):
+    read_back = verification.read_back_digests
+
+    def changing(folder, digests):
+        read_back(folder, digests)
+        path = folder / "model.safetensors"
+        weights = load_file(path)
+        save_file({**weights, CHANGED: torch.zeros_like(weights[CHANGED])}, path, metadata={"format": "pt"})
+
+    monkeypatch.setattr(verification, "read_back_digests", changing)
+    with pytest.raises(RunError, match="differs from what was merged") as caught:
+        merge(run.root)
+    assert CHANGED in caught.value.message
+    record = MergeRecord.read(run.root / "merged.unverified")
+    assert "position" in record.first_verification["problem"]
+    assert record.first_verification["checks"]["stored"]["largest"]["prompt"] >= 1
+
+
+def test_a_comparison_that_fails_once_passes_the_second_time_and_says_so(run, differing_once):
+    notes = []
+    result = merge(run.root, note=notes.append)
+    record = MergeRecord.read(run.merged)
+    assert record.verified
+    assert record.problem is None
+    assert record.checks["stored"]["max_absolute"] <= 1e-3
+    largest = record.first_verification["checks"]["stored"]["largest"]
+    assert (largest["prompt"], largest["position"], largest["token"]) == (3, 5, 7)
+    assert largest["reference"] - largest["found"] == pytest.approx(10, abs=1e-3)
+    assert any("repeated" in note and "position 5 of prompt 3" in note for note in notes)
+    assert result.as_dict()["first_verification"] == record.first_verification
+    assert not (run.root / "merged.unverified").exists()
+
+
+def test_the_command_warns_of_a_first_failure_and_exits_5_where_it_stays(run, orpo_here, request):
+    request.getfixturevalue("differing_once")
+    once = orpo_here("merge", str(run.root), "--quiet")
+    assert once.returncode == 0
+    assert "warning: a first verification failed" in once.stderr
+    assert "position 5 of prompt 3" in once.stderr
+    again = orpo_here("merge", str(run.root), "--quiet")
+    assert (again.returncode, again.stderr) == (0, "")
+    request.getfixturevalue("merging_wrong")
+    wrong = orpo_here("merge", str(run.root), "--overwrite", "--json")
+    assert wrong.returncode == 5
+    assert "merged.unverified" in json.loads(wrong.stdout)["remedy"]
+
+
+def test_the_largest_difference_is_a_nan_where_there_is_one():
+    one, other = [torch.zeros(3, 5), torch.zeros(2, 5)], [torch.zeros(3, 5), torch.zeros(2, 5)]
+    other[0][1, 2] = 4.0
+    assert compare(one, other).largest == LogitPair(1, 2, 2, 0.0, 4.0)
+    other[1][0, 3] = float("nan")
+    found = compare(one, other)
+    assert found.max_absolute != found.max_absolute
+    assert (found.largest.prompt, found.largest.position, found.largest.token) == (2, 1, 3)
+    other[0][0, 0] = 9.0
+    assert compare(one[::-1], other[::-1]).largest.prompt == 1

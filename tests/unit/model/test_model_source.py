@@ -1,0 +1,74 @@
+"""A name that looks like a path is never sent to the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.model.builtin_chat_templates import BUILT_IN
+from orpo_cli.model.model_source import locate
+from orpo_cli.model.tokenizer import padding_token
+
+
+def test_hub_ids_folders_and_gguf_files_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    assert locate("HuggingFaceTB/SmolLM2-135M").kind == "hub"
+    assert locate("gpt2").kind == "hub"
+    assert locate(str(tmp_path)).kind == "folder"
+    assert locate(str(tmp_path / "x.gguf")).kind == "gguf"
+
+
+@pytest.mark.parametrize("name", ["./missing", "/missing/model", "~/missing", "missing.gguf", "a/b/c", "with space"])
+def test_a_path_that_does_not_exist_is_an_error(name: str) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        locate(name)
+
+
+def test_a_folder_that_is_no_model_says_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no config"):
+        locate(str(tmp_path))
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UsageError, match="LoRA adapter"):
+        locate(str(tmp_path))
+
+
+def test_files_inside_packages_are_found_without_importing_them() -> None:
+    with pytest.raises(MachineError, match="not installed"):
+        locate("package://no_such_package/x.gguf")
+    with pytest.raises(MachineError, match="no such file"):
+        locate("package://yaml/x.gguf")
+    with pytest.raises(UsageError, match="of the form"):
+        locate("package://yaml")
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_each_built_in_template_renders_a_conversation_with_a_system_message(name: str) -> None:
+    from support.tiny import tiny_tokenizer
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = BUILT_IN[name]
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": "three"},
+    ]
+    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": "four"}], tokenize=False)
+    assert whole.startswith(prompt)
+    places = [prompt.index(word) for word in ("Be brief.", "one", "two", "three")]
+    assert places == sorted(places)
+    assert "four" in whole.removeprefix(prompt)
+
+
+def test_padding_never_grows_the_vocabulary() -> None:
+    from support.tiny import tiny_tokenizer
+
+    tokenizer = tiny_tokenizer()
+    before = len(tokenizer)
+    tokenizer.pad_token = None
+    assert padding_token(tokenizer) == "<|endoftext|>"
+    assert len(tokenizer) == before

@@ -1,0 +1,57 @@
+"""oneDNN's products are torch's, to rounding, and everything else stays torch's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from orpo_cli.model.onednn import use_mkl, use_onednn
+
+
+@pytest.fixture
+def onednn() -> Iterator[None]:
+    if not use_onednn():
+        pytest.skip("only of use on AMD processors with AVX-512")
+    yield
+    use_mkl()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layers_output_and_gradients_are_those_of_torch(onednn: None, bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(37, 19, bias=bias)
+    reference = torch.nn.Linear(37, 19, bias=bias, dtype=torch.float64)
+    reference.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 23, 37, requires_grad=True)
+    y = x.detach().double().requires_grad_()
+    for module, inputs in ((layer, x), (reference, y)):
+        module(inputs).square().sum().backward()
+    assert torch.allclose(layer(x).double(), reference(y), atol=1e-5)
+    pairs = [
+        (x.grad, y.grad),
+        *((a.grad, b.grad) for a, b in zip(layer.parameters(), reference.parameters(), strict=True)),
+    ]
+    for mine, exact in pairs:
+        assert torch.allclose(mine.double(), exact, rtol=1e-5, atol=1e-4)
+
+
+def test_transposed_slices_and_products_of_other_types_are_right(onednn: None) -> None:
+    torch.manual_seed(0)
+    a, b = torch.randn(40, 30), torch.randn(50, 30)
+    for left, right in ((a, b.T), (a.T, a), (a[::2, 3:17], b[:14]), (a[:, :1], b[:1])):
+        assert torch.allclose((left @ right).double(), left.double() @ right.double(), atol=1e-5)
+    assert (a.bfloat16() @ b.T.bfloat16()).dtype == torch.bfloat16
+    assert torch.equal(torch.addmm(a[:, :1], a, b.T, alpha=2), torch.addmm(a[:, :1], a, b.T, alpha=2))
+    assert torch.allclose(torch.addmm(torch.ones(40, 50), a, b.T, beta=3), 3 + a @ b.T, atol=1e-5)
+    assert (a[:0] @ b.T).shape == (0, 50)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        a @ b
+
+
+def test_it_can_be_undone() -> None:
+    before = torch.randn(64, 64) @ torch.eye(64)
+    use_onednn()
+    use_mkl()
+    assert torch.equal(before @ torch.eye(64), before)

@@ -1,0 +1,214 @@
+"""Former and misplaced training arguments: read as what does the same today, left out with a word, or refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orpo_cli.errors import Problem, RecipeError
+from orpo_cli.recipe.legacy.migration import translated
+from orpo_cli.recipe.load import LoadedRecipe, load_recipe
+
+
+def load(folder: Path, training: dict[str, Any], *overrides: str, **sections: Any) -> LoadedRecipe:
+    recipe = {"model": {"model_name_or_path": "a/b"}, "dataset": {"train": {"path": "x"}}, **sections}
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in recipe.items()] + ["training:"]
+    lines += [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in training.items()]
+    (folder / "r.yaml").write_text("\n".join(lines) + "\n")
+    return load_recipe(str(folder / "r.yaml"), overrides)
+
+
+def refused(folder: Path, training: dict[str, Any], *overrides: str, **sections: Any) -> dict[str, Problem]:
+    with pytest.raises(RecipeError) as caught:
+        load(folder, training, *overrides, **sections)
+    return {problem.path: problem for problem in caught.value.problems}
+
+
+@pytest.mark.parametrize(
+    ("written", "now"),
+    [
+        ({"evaluation_strategy": "no"}, {"eval_strategy": "no"}),
+        ({"warmup_ratio": 0.1}, {"warmup_steps": 0.1}),
+        ({"warmup_ratio": 0.1, "warmup_steps": 0}, {"warmup_steps": 0.1}),
+        ({"warmup_ratio": 0.0, "warmup_steps": 10}, {"warmup_steps": 10}),
+        ({"no_cuda": True}, {"use_cpu": True}),
+        ({"no_cuda": False, "use_cpu": True}, {"use_cpu": True}),
+        ({"group_by_length": True}, {"train_sampling_strategy": "group_by_length"}),
+        ({"adafactor": True, "optim": "adafactor"}, {"optim": "adafactor"}),
+        ({"optim": "adamw_hf"}, {"optim": "adamw_torch"}),
+        ({"torchdynamo": "inductor"}, {"torch_compile_backend": "inductor"}),
+        (
+            {"split_batches": True, "accelerator_config": {"split_batches": False, "even_batches": False}},
+            {"accelerator_config": {"split_batches": True, "even_batches": False}},
+        ),
+    ],
+)
+def test_a_former_argument_is_read_as_what_does_the_same_today(written: dict[str, Any], now: dict[str, Any]) -> None:
+    translation = translated(written)
+    assert (translation.training, translation.elsewhere) == (now, {})
+    assert {problem.severity for problem in translation.problems} == {"warning"}
+    assert {problem.path for problem in translation.problems} <= {f"training.{name}" for name in written}
+
+
+def test_what_belongs_to_another_section_moves_there(tmp_path: Path) -> None:
+    loaded = load(
+        tmp_path,
+        {
+            "max_prompt_length": 128, "truncation_mode": "keep_start", "output_dir": "here", "trust_remote_code": True,
+            "push_to_hub_model_id": "it", "push_to_hub_organization": "we", "hub_private_repo": True,
+        },
+    )  # fmt: skip
+    recipe = loaded.recipe
+    assert (recipe.dataset.max_prompt_length, recipe.dataset.truncation_mode) == (128, "keep_start")
+    assert (recipe.output_dir, recipe.model.trust_remote_code) == ("here", True)
+    assert (recipe.hub.repo_id, recipe.hub.private) == ("we/it", True)
+    assert len(loaded.warnings) == 7
+    assert [loaded.origin(path) for path in ("dataset.max_prompt_length", "output_dir")] == ["recipe", "recipe"]
+
+
+def test_the_line_of_a_renamed_value_is_where_it_was_written(tmp_path: Path) -> None:
+    found = refused(tmp_path, {"seed": 1, "evaluation_strategy": "sometimes", "max_prompt_length": 0})
+    assert (found["training.eval_strategy"].line, found["dataset.max_prompt_length"].line) == (5, 6)
+
+
+def test_an_override_by_a_former_name_is_an_override(tmp_path: Path) -> None:
+    loaded = load(tmp_path, {}, "training.warmup_ratio=0.2")
+    assert loaded.recipe.training.warmup_steps == 0.2
+    assert loaded.origin("training.warmup_steps") == "override"
+    assert refused(tmp_path, {}, "training.evaluation_strategy=x")["training.eval_strategy"].file == "--set"
+
+
+def test_a_former_name_beside_todays_with_another_value_is_an_error(tmp_path: Path) -> None:
+    both = {"evaluation_strategy": "epoch", "eval_strategy": "no", "warmup_ratio": 0.1, "warmup_steps": 5}
+    found = refused(tmp_path, both)
+    assert {path: problem.code for path, problem in found.items()} == {
+        "training.evaluation_strategy": "two-names",
+        "training.warmup_ratio": "two-names",
+    }
+    dataset = {"train": {"path": "x"}, "max_prompt_length": 64}
+    found = refused(tmp_path, {"max_prompt_length": 128}, dataset=dataset)
+    assert found["training.max_prompt_length"].code == "two-names"
+    assert load(tmp_path, {"max_prompt_length": 64}, dataset=dataset).recipe.dataset.max_prompt_length == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("past_index", 2, "Remove it."),
+        ("overwrite_output_dir", True, "another `output_dir`"),
+        ("save_safetensors", False, "Remove it."),
+        ("label_pad_token_id", 0, "Remove it."),
+        ("half_precision_backend", "apex", "`bf16` and `fp16`"),
+        ("push_to_hub_organization", "we", "`hub.repo_id`"),
+        ("label_smoothing_factor", 0.1, "Remove it."),
+        ("padding_value", 0, "Remove it."),
+        ("do_predict", True, "orpo eval"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_with_the_remedy(tmp_path: Path, name: str, value: Any, remedy: str) -> None:
+    problem = refused(tmp_path, {name: value})[f"training.{name}"]
+    assert problem.code in ("gone-argument", "decided-elsewhere")
+    assert problem.line == 4
+    assert remedy in str(problem.remedy)
+
+
+def test_what_asks_for_nothing_is_left_out_with_a_word(tmp_path: Path) -> None:
+    idle = {"_n_gpu": 1, "past_index": -1, "use_ipex": False, "mp_parameters": "", "save_safetensors": True, "fsdp": [],
+            "do_predict": False, "hub_token": "<HUB_TOKEN>", "hub_private_repo": False}  # fmt: skip
+    loaded = load(tmp_path, idle)
+    assert {warning.path for warning in loaded.warnings} == {f"training.{name}" for name in idle}
+    assert {warning.code for warning in loaded.warnings} == {"no-effect"}
+    assert loaded.recipe.training.model_dump(exclude_none=True) == {}
+    assert loaded.recipe.hub.private is True
+
+
+def test_false_is_not_0_and_1_is_not_true(tmp_path: Path) -> None:
+    found = refused(tmp_path, {"no_cuda": 0, "group_by_length": 1, "use_ipex": 0, "label_smoothing_factor": False})
+    assert set(found) == {
+        "training.use_cpu", "training.group_by_length", "training.use_ipex", "training.label_smoothing_factor", "training.no_cuda",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["hub_token", "push_to_hub_token"])
+def test_a_token_is_refused_and_never_repeated(tmp_path: Path, name: str) -> None:
+    problem = refused(tmp_path, {name: "abcdefgh"})[f"training.{name}"]
+    assert problem.code == "secret-in-recipe"
+    assert "abcdefgh" not in problem.text()
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.5, -0.1, "0.1", True])
+def test_a_warm_up_ratio_is_a_share(tmp_path: Path, ratio: Any) -> None:
+    assert refused(tmp_path, {"warmup_ratio": ratio})["training.warmup_ratio"].code == "value"
+
+
+def test_names_that_nobody_knows_stay_for_the_schema_to_refuse() -> None:
+    translation = translated({"lerning_rate": 1, "beta": 0.1})
+    assert translation.training == {"lerning_rate": 1, "beta": 0.1}
+    assert not translation.problems
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "holds"),
+    [
+        ({"evaluation_strategy": "epoch"}, {"eval_strategy": "no"}, ("no", None)),
+        ({"eval_strategy": "epoch"}, {"evaluation_strategy": "no"}, ("no", None)),
+        ({"evaluation_strategy": "epoch"}, {"eval_strategy": None}, (None, None)),
+        ({"warmup_steps": 7, "eval_strategy": "no"}, {"warmup_ratio": 0.5}, ("no", 0.5)),
+    ],
+)
+def test_the_extending_recipe_and_the_command_line_win_by_either_name(
+    theirs: dict[str, Any], ours: dict[str, Any], holds: tuple[Any, ...], tmp_path: Path
+) -> None:
+    dataset = {"train": {"path": "x"}, "eval": {"test_size": 0.1}}
+    load(tmp_path, theirs, dataset=dataset)
+    (tmp_path / "r.yaml").rename(tmp_path / "parent.yaml")
+    (tmp_path / "child.yaml").write_text(json.dumps({"extends": "parent.yaml", "training": ours}))
+    overrides = [f"training.{name}={json.dumps(value)}" for name, value in ours.items()]
+    for loaded in (load_recipe(str(tmp_path / "child.yaml")), load_recipe(str(tmp_path / "parent.yaml"), overrides)):
+        assert (loaded.recipe.training.eval_strategy, loaded.recipe.training.warmup_steps) == holds
+
+
+def test_two_names_in_one_layer_are_an_error_also_on_the_command_line(tmp_path: Path) -> None:
+    found = refused(tmp_path, {}, "training.warmup_ratio=0.1", "training.warmup_steps=3")
+    assert found["training.warmup_ratio"].code == "two-names"
+    dataset = {"train": {"path": "x"}, "max_prompt_length": 64}
+    loaded = load(tmp_path, {"max_prompt_length": 128}, "dataset.max_prompt_length=32", dataset=dataset)
+    assert loaded.recipe.dataset.max_prompt_length == 32
+
+
+def test_a_former_name_for_something_that_is_refused_is_refused(tmp_path: Path) -> None:
+    found = refused(tmp_path, {"fsdp_min_num_params": 100})
+    assert found["training.fsdp_config"].code == "decided-elsewhere"
+
+
+def test_tensorboards_folder_is_a_setting_unless_it_is_the_one_that_nobody_chose(tmp_path: Path) -> None:
+    tracked = {"report_to": "tensorboard"}
+    loaded = load(tmp_path, {"logging_dir": "curves", **tracked})
+    assert (loaded.recipe.training.logging_dir, loaded.warnings) == ("curves", ())
+    loaded = load(tmp_path, {"logging_dir": "results/runs/Apr21_10-30-00_host", **tracked})
+    assert (loaded.recipe.training.logging_dir, loaded.warnings[0].code) == (None, "no-effect")
+    loaded = load(tmp_path, {"logging_dir": "curves"})
+    assert (loaded.warnings[0].code, loaded.warnings[0].line) == ("tracker-settings-unused", 4)
+
+
+def test_a_value_that_is_not_a_number_moves_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(
+        "model: {model_name_or_path: a/b}\ndataset: {train: {path: x}}\ntraining: {max_prompt_length: .nan}\n"
+    )
+    with pytest.raises(RecipeError, match=r"dataset.max_prompt_length: must be a whole number, but is nan"):
+        load_recipe(str(tmp_path / "r.yaml"))
+
+
+def test_what_is_read_without_a_look_at_former_names_has_none() -> None:
+    from orpo_cli.recipe.legacy.migration import FATES
+    from orpo_cli.recipe.legacy.renamed_args import FORMER_OPTIMIZERS
+    from orpo_cli.recipe.load import OF_TODAY
+    from orpo_cli.recipe.schema.training import OPTIMIZERS
+
+    assert OF_TODAY.isdisjoint(FATES)
+    assert {"beta", "learning_rate", "optim"} <= OF_TODAY
+    assert set(OPTIMIZERS).isdisjoint(FORMER_OPTIMIZERS)
+    assert "adamw_torch" in OPTIMIZERS

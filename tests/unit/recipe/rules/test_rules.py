@@ -1,0 +1,315 @@
+"""Rules at their edges: what each lets pass beside what it finds. The plain cases are the pages of docs/troubleshooting."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orpo_cli.errors import Problem, RecipeError
+from orpo_cli.recipe.eval_save_defaults import WITHOUT_WARMUP
+from orpo_cli.recipe.load import load_recipe
+from orpo_cli.recipe.rules import evaluation_and_saving, model, optimizer, schedule, tracking
+from orpo_cli.recipe.rules.data_loading import ACCELERATOR_CONFIG
+from orpo_cli.recipe.rules.hub import REPO_ID, well_formed_repository
+from orpo_cli.recipe.schema import Recipe
+from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
+
+MODEL = {"model_name_or_path": "a/b"}
+TRAIN = {"path": "x.jsonl"}
+HELD_OUT = {"train": TRAIN, "eval": {"test_size": 0.1}}
+
+
+def problems(folder: Path, **sections: Any) -> list[Problem]:
+    """What is said of a recipe with these sections; `held_out` adds pairs to evaluate on."""
+    dataset = HELD_OUT if sections.pop("held_out", False) else {"train": TRAIN}
+    file = folder / "r.yaml"
+    file.write_text(yaml.safe_dump({"model": MODEL, "dataset": dataset, **sections}))
+    try:
+        return list(load_recipe(str(file)).warnings)
+    except RecipeError as error:
+        return list(error.problems)
+
+
+def said(folder: Path, **sections: Any) -> set[tuple[str, str]]:
+    return {(problem.code, problem.path) for problem in problems(folder, **sections)}
+
+
+@pytest.mark.parametrize(
+    ("training", "code", "name"),
+    [
+        ({"eval_strategy": "no", "eval_steps": 5}, "steps-unused", "eval_steps"),
+        ({"save_strategy": "best", "eval_strategy": "epoch", "save_steps": 5}, "steps-unused", "save_steps"),
+        ({"save_strategy": "no", "save_total_limit": 2}, "steps-unused", "save_total_limit"),
+        ({"logging_strategy": "epoch", "logging_steps": 5}, "steps-unused", "logging_steps"),
+        ({"logging_strategy": "epoch", "logging_steps": 10}, None, None),  # the library's default says nothing
+        ({"save_strategy": "epoch", "save_steps": 500}, None, None),
+        ({"eval_steps": 0.2}, None, None),  # decides eval_strategy: steps
+        ({"warmup_steps": 1.5}, "steps-not-whole", "warmup_steps"),
+        ({"warmup_steps": 2.0, "save_steps": 0.5, "logging_steps": 1.0}, None, None),
+        ({"load_best_model_at_end": True}, None, None),  # both strategies are decided
+        ({"load_best_model_at_end": True, "eval_steps": 10}, None, None),
+        ({"load_best_model_at_end": True, "save_strategy": "best"}, None, None),
+        ({"load_best_model_at_end": True, "save_strategy": "no"}, "best-model-strategies", "load_best_model_at_end"),
+        ({"load_best_model_at_end": True, "save_steps": 10}, "best-model-strategies", "load_best_model_at_end"),
+        ({"save_strategy": "best", "eval_strategy": "no"}, "best-model-strategies", "save_strategy"),
+        (
+            {"load_best_model_at_end": True, "eval_steps": 0.1, "save_steps": 0.3, "eval_strategy": "steps"}, None, None,
+        ),  # 0.3 % 0.1 is not 0 in binary
+        (
+            {"load_best_model_at_end": True, "eval_steps": 0.1, "save_steps": 100, "eval_strategy": "steps"},
+            "best-model-steps", "load_best_model_at_end",
+        ),
+        ({"load_best_model_at_end": True, "metric_for_best_model": "eval_nll_loss"}, None, None),
+        (
+            {"save_strategy": "best", "metric_for_best_model": "rewards/margins", "greater_is_better": False},
+            "best-metric-direction", "greater_is_better",
+        ),
+        ({"greater_is_better": True}, "best-metric-unused", "greater_is_better"),
+        ({"lr_scheduler_type": "greedy", "metric_for_best_model": "nll_loss"}, None, None),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"patience": 2}}, None, None),
+        ({"lr_scheduler_type": "greedy", "warmup_steps": 0.1}, "warmup-unused", "warmup_steps"),
+        ({"lr_scheduler_type": "constant", "warmup_steps": 0}, None, None),
+        (
+            {"lr_scheduler_type": "greedy", "eval_strategy": "no"}, "schedule-without-evaluation", "lr_scheduler_type",
+        ),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, "schedule-arguments", "lr_scheduler_type"),
+        ({"lr_scheduler_kwargs": {"num_cycles": 1}}, None, None),  # cosine is the default here
+        ({"lr_scheduler_type": "linear", "lr_scheduler_kwargs": {"power": 2}}, "schedule-arguments", "lr_scheduler_kwargs"),
+        ({"max_steps": 10, "warmup_steps": 10}, "warmup-too-long", "warmup_steps"),
+        ({"max_steps": 10, "warmup_steps": 9}, None, None),
+        ({"max_steps": 10, "num_train_epochs": 3}, None, None),  # a trial run of a whole recipe
+        ({"max_steps": -1}, None, None),
+        ({"optim": "paged_lion_8bit", "adam_epsilon": 1e-6}, "adam-settings-unused", "adam_epsilon"),
+        ({"optim": "paged_lion_8bit", "adam_beta1": 0.95}, None, None),
+        ({"optim": "sgd", "adam_beta1": 0.9}, None, None),  # the library's default says nothing
+        ({"adam_beta2": 0.95}, None, None),
+        ({"optim_args": "rank=4"}, "optimizer-arguments", "optim_args"),
+        ({"optim": "sgd", "optim_args": "momentum"}, "optimizer-arguments", "optim_args"),
+        ({"optim_target_modules": ["q_proj"]}, "optimizer-modules", "optim_target_modules"),
+        ({"beta": 0}, "unusual-beta", "beta"),
+        ({"beta": 0.05}, None, None),
+        ({"beta": 1.0}, None, None),
+        ({"dataloader_persistent_workers": True}, "workers-missing", "dataloader_persistent_workers"),
+        ({"dataloader_num_workers": 1, "dataloader_persistent_workers": True}, None, None),
+        ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, None, None),  # on or off is decided
+        (
+            {"activation_checkpointing": False, "activation_checkpointing_kwargs": {"use_reentrant": True}},
+            "checkpointing-off", "activation_checkpointing_kwargs",
+        ),
+        ({"activation_checkpointing": True, "gradient_checkpointing": True}, None, None),
+        ({"report_to": "all"}, None, None),
+        ({"report_to": ["none", "wandb"]}, "unknown-tracker", "report_to"),
+        ({"report_to": "wandb", "trackio_space_id": "me/x"}, "tracker-settings-unused", "trackio_space_id"),
+        ({"report_to": "wandb", "run_name": "x", "project": "y"}, None, None),
+        ({"accelerator_config": {"dispatch_batches": True}}, "accelerator-config", "accelerator_config"),
+        ({"accelerator_config": "accelerate.json"}, None, None),
+        (
+            {"accelerator_config": {"gradient_accumulation_kwargs": {"num_steps": 2}}},
+            "accelerator-config", "accelerator_config",
+        ),
+    ],
+)  # fmt: skip
+def test_training_arguments_that_break_a_rule_and_that_do_not(
+    tmp_path: Path, training: dict[str, Any], code: str | None, name: str | None
+) -> None:
+    assert said(tmp_path, held_out=True, training=training) == ({(code, f"training.{name}")} if code else set())
+
+
+def test_a_switch_that_is_off_may_keep_its_settings(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, held_out=True, training={"eval_strategy": "no", "eval_steps": 5})
+    assert problem.severity == "warning"
+    (problem,) = problems(tmp_path, held_out=True, training={"eval_strategy": "epoch", "eval_steps": 5})
+    assert problem.severity == "error"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        ({"train": TRAIN, "eval": {"test_size": 1}}, set()),
+        ({"train": TRAIN, "eval": {"test_size": 1.0}}, {("test-size", "dataset.eval.test_size")}),
+        ({"train": [TRAIN, TRAIN]}, {("source-twice", "dataset.train[1].path")}),
+        ({"train": [{**TRAIN, "split": "train[:9]"}, TRAIN]}, {("source-twice", "dataset.train[1].path")}),
+        ({"train": [{**TRAIN, "split": "train[:9]"}, {**TRAIN, "split": "train[9:]"}]}, set()),
+        ({"train": [{**TRAIN, "name": "a"}, {**TRAIN, "name": "b"}]}, set()),
+        ({"train": [{**TRAIN, "columns": {"rejected": "a"}}, {**TRAIN, "columns": {"rejected": "b"}}]}, set()),
+        ({"train": TRAIN, "eval": {**TRAIN, "split": "train[:5%]"}, "rules": {"leaked": True}}, set()),
+        ({"train": {"path": "a/b"}, "eval": {"path": "a/b", "split": "test"}}, set()),
+        ({"train": TRAIN, "eval": {**TRAIN, "split": "train[:5%]"}}, {("evaluates-on-train", "dataset.eval.path")}),
+        (
+            {"train": [{**TRAIN, "max_samples": 5}, {"path": "y", "max_samples": 5}], "eval": {"test_size": 10}},
+            {("test-size-takes-all", "dataset.eval.test_size")},
+        ),
+        ({"train": [{**TRAIN, "max_samples": 5}, {"path": "y"}], "eval": {"test_size": 10}}, set()),
+    ],
+)
+def test_sources_that_overlap_and_that_do_not(
+    tmp_path: Path, dataset: dict[str, Any], expected: set[tuple[str, str]]
+) -> None:
+    found = {(each.code, each.path.replace("eval[0]", "eval")) for each in problems(tmp_path, dataset=dataset)}
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({"model": {**MODEL, "dtype": "float16"}, "lora": {}}, set()),
+        ({"model": {**MODEL, "dtype": "bfloat16"}, "training": {"bf16": True}}, set()),
+        ({"model": {**MODEL, "dtype": "bfloat16"}, "lora": {}, "training": {"fp16": True}}, set()),
+        ({"lora": {"target_modules": "all-linear", "exclude_modules": "(lm_head"}}, {("target-pattern", "lora.exclude_modules")}),
+        ({"lora": {"lora_dropout": 0.1}}, set()),
+        ({"model": {**MODEL, "chat_template": "tokeniser"}}, {("unknown-template", "model.chat_template")}),
+        ({"model": {**MODEL, "chat_template": "phi3"}}, set()),
+        ({"model": {**MODEL, "chat_template": "my.jinja"}}, set()),
+        ({"model": {**MODEL, "chat_template": "{{ messages }}"}}, set()),
+        ({"model": {"model_name_or_path": "x.gguf", "model_revision": "v1"}}, {("revision-unused", "model.model_revision")}),
+        ({"model": {**MODEL, "model_revision": "v1"}}, set()),
+        ({"lora": {"lora_dropout": 0.0}, "training": {"disable_dropout": True}}, set()),
+        ({"training": {"eval_on_start": True}}, {("no-eval-data", "training.eval_on_start")}),
+        ({"training": {"eval_strategy": "no"}}, set()),
+        ({"training": {"save_strategy": "best"}}, {("best-model-strategies", "training.save_strategy")}),
+        ({"hub": {"repo_id": "me/model.git"}}, {("hub-repo-id", "hub.repo_id")}),
+        ({"hub": {"repo_id": "me/Model_1.0-beta"}}, set()),
+    ],
+)  # fmt: skip
+def test_sections_that_break_a_rule_together_and_that_do_not(
+    tmp_path: Path, sections: dict[str, Any], expected: set[tuple[str, str]]
+) -> None:
+    assert said(tmp_path, **sections) == expected
+
+
+def refused_by_this_version(problem: tuple[str, str]) -> bool:
+    return problem[0] in ("not-yet", "decided-elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({"training": {"fsdp": "full_shard", "deepspeed": "ds.json"}}, {("fsdp-and-deepspeed", "training.fsdp")}),
+        ({"launch": {"strategy": "deepspeed"}, "training": {"optim": "paged_adamw_8bit"}}, set()),
+        ({"training": {"fsdp": "full_shard", "optim": "adamw_bnb_8bit"}}, {("fsdp-8bit-optimizer", "training.optim")}),
+        ({"launch": {"strategy": "fsdp", "num_processes": 1}}, {("processes-of-strategy", "launch.strategy")}),
+        ({"launch": {"strategy": "ddp"}, "training": {"ddp_timeout": 60}}, set()),
+        ({"launch": {"strategy": "single"}, "training": {"ddp_timeout": 1800}}, set()),
+        (
+            {"training": {"fsdp": "full_shard", "gradient_checkpointing": True, "fsdp_config": {"activation_checkpointing": True}}},
+            {("checkpointing-twice", "training.gradient_checkpointing")},
+        ),
+        ({"lora": {}, "training": {"gradient_checkpointing_kwargs": {"use_reentrant": True}}}, set()),
+        (
+            {
+                "launch": {"strategy": "fsdp"}, "lora": {}, "model": {**MODEL, "dtype": "float32"},
+                "quantization": {"load_in_4bit": True, "bnb_4bit_quant_storage": "bfloat16"},
+            },
+            {("fsdp-4bit-storage", "quantization.bnb_4bit_quant_storage")},
+        ),
+    ],
+)  # fmt: skip
+def test_what_several_processes_can_share_and_cannot(
+    tmp_path: Path, sections: dict[str, Any], expected: set[tuple[str, str]]
+) -> None:
+    assert {each for each in said(tmp_path, **sections) if not refused_by_this_version(each)} == expected
+
+
+def test_the_schedules_arguments_are_the_librarys() -> None:
+    from torch.optim.lr_scheduler import ReduceLROnPlateau
+    from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, GreedyLR
+    from transformers.trainer_utils import SchedulerType
+
+    functions = {kind.value: function for kind, function in TYPE_TO_SCHEDULER_FUNCTION.items()}
+    functions |= {"reduce_lr_on_plateau": ReduceLROnPlateau, "greedy": GreedyLR}
+    assert functions.keys() == schedule.SCHEDULE_ARGUMENTS.keys()
+    ours = {"self", "optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
+    for name, function in functions.items():
+        known = set(inspect.signature(function).parameters) - ours
+        assert set(schedule.SCHEDULE_ARGUMENTS[name]) == known, name
+    assert set(WITHOUT_WARMUP) <= {kind.value for kind in SchedulerType}
+
+
+def test_the_schedules_without_what_they_need_are_refused_by_the_library_too() -> None:
+    import torch
+    from transformers import get_scheduler
+
+    for name, needed in schedule.NEEDED.items():
+        for arguments in ({}, dict.fromkeys(needed, 1) if len(needed) > 1 else {}):
+            group = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+            with pytest.raises((ValueError, TypeError)):
+                get_scheduler(name, group, 1, 10, arguments)
+
+
+def test_the_templates_are_those_that_are_built_in() -> None:
+    from orpo_cli.model.builtin_chat_templates import BUILT_IN
+
+    assert tuple(BUILT_IN) == model.CHAT_TEMPLATES
+
+
+def test_the_trackers_are_the_librarys() -> None:
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    assert set(tracking.TRACKERS) == INTEGRATION_TO_CALLBACK.keys()
+
+
+def test_accelerates_settings_are_the_librarys() -> None:
+    import dataclasses
+
+    from transformers.trainer_pt_utils import AcceleratorConfig
+
+    assert set(ACCELERATOR_CONFIG) == {field.name for field in dataclasses.fields(AcceleratorConfig)}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["adamw_torch", "adafactor", "sgd", "adagrad", "rmsprop", "adamw_bnb_8bit", "paged_lion_8bit", "ademamix", "rmsprop_bnb"],
+)  # fmt: skip
+def test_adams_settings_and_arguments_reach_the_optimizers_that_are_said_to_get_them(name: str) -> None:
+    from transformers import Trainer, TrainingArguments
+
+    def settings(**options: Any) -> dict[str, Any]:
+        arguments = TrainingArguments(optim=name, use_cpu=True, **options)
+        return dict(Trainer.get_optimizer_cls_and_kwargs(arguments)[1])
+
+    plain, arguments = settings(), {"ademamix": "alpha=4.0"}.get(name, "momentum=0.5,lr_decay=0.1")
+    assert (settings(adam_beta1=0.8) != plain) == (name not in optimizer.NO_BETAS)
+    assert (settings(adam_epsilon=1e-3) != plain) == (name not in (*optimizer.NO_BETAS, *optimizer.NO_EPSILON))
+    assert (settings(optim_args=arguments) != plain) == (name not in optimizer.NO_ARGUMENTS)
+
+
+def test_the_optimizers_that_the_rules_name_exist() -> None:
+    from transformers.training_args import OptimizerNames
+
+    named = {*optimizer.NO_BETAS, *optimizer.NO_EPSILON, *optimizer.NO_ARGUMENTS}
+    assert named <= {each.value for each in OptimizerNames}
+
+
+def test_the_metrics_are_what_trl_measures() -> None:
+    from trl.experimental.orpo import ORPOTrainer
+
+    source = inspect.getsource(ORPOTrainer.get_batch_loss_metrics)
+    for metric in evaluation_and_saving.METRICS[1:12]:
+        assert f"{{prefix}}{metric}" in source, metric
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a/b", "A-b/c.d", "a/b--c", "a/b..c", "-a/b", "a/b-", "a/b.", "a/b.git", "a/b/c", "a b/c", "a/" + "b" * 94, "a/" + "b" * 95],
+)  # fmt: skip
+def test_the_hub_agrees_on_names_of_repositories(name: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    recipe = Recipe.model_validate({"model": MODEL, "dataset": {"train": TRAIN}, "hub": {"repo_id": name}})
+    try:
+        validate_repo_id(name)
+        good = True
+    except HFValidationError:
+        good = False
+    assert (not list(well_formed_repository(recipe))) == good, REPO_ID.pattern
+
+
+def test_library_defaults_say_nothing(tmp_path: Path) -> None:
+    """A configuration that was printed holds every default; only what contradicts itself may be spoken of."""
+    defaults = {name: value for name, value in LIBRARY_DEFAULTS.items() if value is not None}
+    assert {code for code, _ in said(tmp_path, training=defaults)} <= {"no-effect"}

@@ -1,0 +1,200 @@
+"""The JSON Schema of a recipe: whole, and of one mind with the loader."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path as FilePath
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from pydantic import ValidationError
+
+from orpo_cli.errors import RecipeError
+from orpo_cli.recipe.legacy.migration import FATES, today
+from orpo_cli.recipe.load import load_recipe
+from orpo_cli.recipe.schema import Recipe
+from orpo_cli.recipe.schema.json_schema import recipe_schema
+from orpo_cli.recipe.source.nodes import plain
+from orpo_cli.recipe.source.shipped_recipes import shipped_folder, shipped_recipes
+from orpo_cli.recipe.source.yaml_reader import read_yaml
+
+SCHEMA = recipe_schema()
+VALIDATOR = Draft202012Validator(SCHEMA)
+SHIPPED = {recipe.name: recipe for recipe in shipped_recipes()}
+LEAST: dict[str, Any] = {"model": {"model_name_or_path": "a/b"}, "dataset": {"train": {"path": "x.jsonl"}}}
+
+Path = tuple[str, ...]
+
+
+def the_schema_takes(values: dict[str, Any]) -> bool:
+    return VALIDATOR.is_valid(values)
+
+
+def the_loader_takes(values: dict[str, Any]) -> bool:
+    """Whether every single value holds, by the loader; what does not go together is not the schema's."""
+    named, _, problems = today(deepcopy(values))
+    if any(problem.severity == "error" and problem.code != "two-names" for problem in problems):
+        return False
+    try:
+        Recipe.model_validate(named)
+    except ValidationError:
+        return False
+    return True
+
+
+def keys(schema: dict[str, Any], path: Path = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every key of every section, as a dotted path, with its schema."""
+    for name, value in schema.get("properties", {}).items():
+        yield (*path, name), value
+        for each in (value, *value.get("anyOf", ())):
+            yield from keys(SCHEMA["$defs"]["source"] if each == {"$ref": "#/$defs/source"} else each, (*path, name))
+
+
+KEYS = dict(keys(SCHEMA))
+NOT_THE_SAME = {
+    "push_to_hub_organization": "the loader takes it beside a push_to_hub_model_id only",
+    "trackio_static_space_id": "pydantic takes 0 for false",
+}
+MUTABLE = [path for path in KEYS if path[0] != "extends" and path[-1] not in NOT_THE_SAME]
+
+
+def with_value(path: Path, value: Any) -> dict[str, Any]:
+    """The least recipe there is, with ``value`` at ``path``."""
+    values = deepcopy(LEAST)
+    if path[:2] == ("dataset", "eval") and len(path) > 2:
+        values["dataset"]["eval"] = {} if path[2] == "test_size" else {"path": "y.jsonl"}
+    here = values
+    for part in path[:-1]:
+        here = here.setdefault(part, {})
+    here[path[-1]] = value
+    return values
+
+
+def test_it_is_a_schema_of_the_draft_that_it_names() -> None:
+    assert SCHEMA["$schema"] == Draft202012Validator.META_SCHEMA["$id"]
+    Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_every_key_of_the_recipe_is_in_it_with_its_meaning_and_an_example() -> None:
+    from orpo_cli.recipe.validation_errors import fields_at
+
+    sections = [(), *((name,) for name in Recipe.model_fields), ("dataset", "train"), ("dataset", "eval")]
+    known = {(*section, name) for section in sections for name in fields_at(section)}
+    assert known <= KEYS.keys()
+    for path, value in KEYS.items():
+        assert value["description"].endswith((".", "?")), path
+        assert value.get("examples") or value.get("deprecated"), path
+
+
+@pytest.mark.parametrize("path", [path for path in KEYS if "examples" in KEYS[path]], ids=".".join)
+def test_examples_and_defaults_hold(path: Path) -> None:
+    default = [KEYS[path]["default"]] if "default" in KEYS[path] else []
+    for value in (*KEYS[path]["examples"], *default):
+        assert the_schema_takes(with_value(path, value)), value
+        assert the_loader_takes(with_value(path, value)), value
+
+
+@pytest.mark.parametrize("path", KEYS, ids=".".join)
+def test_a_variable_of_the_environment_may_stand_for_any_value_that_is_taken(path: Path) -> None:
+    fate = FATES.get(path[-1]) if path[0] == "training" else None
+    kept = fate is None or fate.own or fate.ignored
+    refused = not kept and (fate.to or "training.fsdp").startswith("training.fsdp")
+    for text in ("${NAME}", "${NAME:-1e-5}"):
+        assert the_schema_takes(with_value(path, text)) is not refused
+    assert not the_schema_takes(with_value(("training", "beta"), "${NAME} and more"))
+
+
+def test_the_loader_takes_a_variable_wherever_it_takes_its_value(
+    tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "recipe.yaml"
+    refused = []
+    for path in MUTABLE:
+        for example in KEYS[path].get("examples", ())[:1]:
+            monkeypatch.setenv("NAME", json.dumps(example))
+            file.write_text(json.dumps(with_value(path, "${NAME}")))
+            try:
+                load_recipe(str(file))
+            except RecipeError as error:
+                refused += [each for each in error.problems if each.code in ("value", "unknown-key", "missing")]
+    assert refused == []
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_holds_and_tells_editors_where_the_schema_is(name: str) -> None:
+    recipe = SHIPPED[name]
+    assert [error.message for error in VALIDATOR.iter_errors(plain(read_yaml(recipe.text(), name)))] == []
+    modeline = re.match(r"# yaml-language-server: \$schema=(\S+)\n", recipe.text())
+    assert modeline, "the first line tells editors where the schema is"
+    assert (recipe.path.parent / modeline[1]).resolve() == (shipped_folder() / "recipe.schema.json").resolve()
+
+
+def test_a_recipe_that_extends_another_may_leave_out_what_that_one_says() -> None:
+    child = {"extends": "base.yaml", "model": {"dtype": "bfloat16"}, "dataset": {"train": {"max_samples": 10}}}
+    assert the_schema_takes(child)
+    for without in ({**child, "extends": None}, {key: child[key] for key in ("model", "dataset")}):
+        assert not the_schema_takes(without)
+    assert not the_schema_takes({"extends": "base.yaml", "dataset": {"train": [{"max_samples": 10}]}})
+
+
+ODD: list[Any] = [
+    None, True, False, -1, 0, 1, 3, 10**12, -0.5, 0.5, 1.5, 1e-9, "", "x", "auto", "steps", "adamw_hf", "5GB", "1", "none",
+    [], ["x"], [1], [None], ["safetensors"], [{"path": "z"}], {}, {"a": 1}, {"a": "b"}, {"test_size": 0.5}, {"path": "z"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", [path for path in KEYS if path[-1] not in NOT_THE_SAME], ids=".".join)
+def test_both_agree_on_odd_values_of_every_key(path: Path) -> None:
+    recipes = [with_value(path, value) for value in ODD]
+    assert [values for values in recipes if the_schema_takes(values) != the_loader_takes(values)] == []
+
+
+def mutated(values: dict[str, Any], draw: random.Random) -> dict[str, Any]:
+    """``values`` with a few good values more, and in most cases an accident or two.
+
+    Keys are dropped, misspelt or moved, values are of another kind or out of range.
+    """
+    values = deepcopy(values)
+    for path in draw.sample(MUTABLE, 3):
+        if isinstance(section := values.setdefault(path[0], {}), dict) and len(path) == 2:
+            section[path[1]] = deepcopy(draw.choice(KEYS[path].get("examples", [None])))
+    for _ in range(draw.choice([0, 1, 1, 2])):
+        place = draw.choice(list(mappings(values)))
+        key = draw.choice(list(place) or ["name"])
+        match draw.randrange(6):
+            case 0:
+                place.pop(key, None)
+            case 1:
+                place[key[:-1] + draw.choice("aeiou")] = place.pop(key, 1)
+            case 2:
+                draw.choice(list(mappings(values)))[key] = place.pop(key, None)
+            case 3:
+                place[key] = [deepcopy(place.get(key))]
+            case _:
+                place[key] = deepcopy(draw.choice(ODD))
+    return values
+
+
+def mappings(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from mappings(inner)
+
+
+def test_both_agree_on_generated_recipes() -> None:
+    draw = random.Random(0)
+    bases = [plain(read_yaml(recipe.text(), name)) for name, recipe in SHIPPED.items()]
+    recipes = [mutated(draw.choice(bases), draw) for _ in range(600)]
+    verdicts = [the_schema_takes(values) for values in recipes]
+    disagreed = [
+        values for values, verdict in zip(recipes, verdicts, strict=True) if the_loader_takes(values) != verdict
+    ]
+    assert disagreed == []
+    assert verdicts.count(True) >= 100
+    assert verdicts.count(False) >= 300

@@ -1,0 +1,105 @@
+"""A recipe with all that it extends as one file: it reads back as the same recipe, and says where each value came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orpo_cli.recipe.load import LoadedRecipe, load_recipe
+from orpo_cli.recipe.source.composed_recipe import composed_text
+from orpo_cli.recipe.source.shipped_recipes import shipped_recipes
+
+BASE = """\
+model:
+  model_name_or_path: a/b
+  chat_template: "{% for message in messages %}\\n  {{ message }} \\n{% endfor %}"
+dataset:
+  train:
+    - path: https://example.org/${ORG}/pairs.jsonl?token=${DATA_TOKEN}
+    - path: pairs.jsonl
+      columns: {chosen: "5e-6", rejected: "no"}
+training:
+  beta: 0.1
+  evaluation_strategy: "no"
+"""
+CHILD = """\
+extends: base.yaml
+training: {seed: "${SEED:-3}", run_name: "$${literal}", learning_rate: 1e-5}
+lora: {r: null, exclude_modules: ["${DATA_TOKEN}", "x: y"], rank_pattern: {}}
+"""
+
+
+@pytest.fixture
+def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedRecipe:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ORG", "us")
+    monkeypatch.setenv("DATA_TOKEN", "swordfish")
+    monkeypatch.delenv("SEED", raising=False)
+    for name, text in {"base.yaml": BASE, "child.yaml": CHILD, "pairs.jsonl": ""}.items():
+        Path(name).write_text(text)
+    return load_recipe("child.yaml", ["merge.max_shard_size=2GB"])
+
+
+def test_it_reads_back_as_the_same_recipe(
+    loaded: LoadedRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = composed_text(loaded)
+    assert text is not None
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "composed.yaml").write_text(text)
+    monkeypatch.chdir(elsewhere)
+    again = load_recipe("composed.yaml")
+    before, after = loaded.recipe.model_dump(exclude={"extends"}), again.recipe.model_dump(exclude={"extends"})
+    assert before["dataset"]["train"][1].pop("path") == "pairs.jsonl"
+    assert after["dataset"]["train"][1].pop("path") == str(tmp_path / "pairs.jsonl")
+    assert after.pop("name") == loaded.name == "child"
+    assert before.pop("name") is None
+    assert after == before
+    assert {each.path for each in again.warnings} == {each.path for each in loaded.warnings} != set()
+
+
+def test_every_value_says_where_it_was_written(loaded: LoadedRecipe) -> None:
+    lines = str(composed_text(loaded)).splitlines()
+    for line in (
+        "name: child # that of the file",
+        "  model_name_or_path: a/b # base.yaml:2",
+        "  beta: 0.1 # base.yaml:10",
+        "  seed: 3 # child.yaml:2, ${SEED:-3}",
+        "  max_shard_size: 2GB # --set",
+    ):
+        assert line in lines
+    assert not [line for line in lines if line.startswith("extends")]
+
+
+def test_a_section_that_says_nothing_stays_a_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "null")
+    (tmp_path / "r.yaml").write_text(
+        "model: {model_name_or_path: a/b}\ndataset: {train: {path: x}}\nlora: {r: '${RANK}'}\nhub: {}\n"
+    )
+    (tmp_path / "composed.yaml").write_text(str(composed_text(load_recipe(str(tmp_path / "r.yaml")))))
+    assert load_recipe(str(tmp_path / "composed.yaml")).recipe.lora is not None
+
+
+def test_a_secret_stays_in_the_environment(loaded: LoadedRecipe) -> None:
+    text = str(composed_text(loaded))
+    assert "swordfish" not in text
+    assert "https://example.org/${ORG}/pairs.jsonl?token=${DATA_TOKEN}" in text
+
+
+def test_a_recipe_that_is_whole_by_itself_has_none(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("model: {model_name_or_path: a/b}\ndataset: {train: {path: x}}\n")
+    assert composed_text(load_recipe(str(tmp_path / "r.yaml"), ["training.seed=3"])) is None
+
+
+@pytest.mark.parametrize("name", [recipe.name for recipe in shipped_recipes()])
+def test_a_recipe_that_extends_a_shipped_one_is_whole_in_its_composed_text(name: str, tmp_path: Path) -> None:
+    child = tmp_path / "child.yaml"
+    child.write_text(f"extends: {name}\ntraining: {{seed: 1234}}\n")
+    loaded = load_recipe(str(child))
+    (tmp_path / "composed.yaml").write_text(str(composed_text(loaded)))
+    again = load_recipe(str(tmp_path / "composed.yaml")).recipe
+    exclude = {"extends": True, "dataset": {"train", "eval"}}
+    assert again.model_dump(exclude=exclude) == loaded.recipe.model_dump(exclude=exclude)
+    assert again.training.seed == 1234

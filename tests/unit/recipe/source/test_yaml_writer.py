@@ -1,0 +1,56 @@
+"""Values written as the text of a recipe read back as they were."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orpo_cli.recipe.source.env_vars import expanded
+from orpo_cli.recipe.source.nodes import plain
+from orpo_cli.recipe.source.yaml_reader import read_yaml
+from orpo_cli.recipe.source.yaml_writer import lines_of
+
+TEXTS = [
+    "5e-6", "1e3", "no", "on", "null", "~", "", "0o10", "0x1F", "1_000", "true", "2020-01-01", "a: b", "- a", "#x", "a #b",
+    "'q'", '"dq"', "a\nb", "a\n b \n", "\n", "\ttab", "é", "x" * 200, "${A}", "$${A}", "{a}", "[1", "*a", "&a", "!t", "|",
+    "%", "=", "<<", ".5", "5.", "1:30", "\u2028", "\x85", "a\r\nb", " lead", "trail ", "several\n\nlines\n",
+]  # fmt: skip
+
+
+CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")  # which a recipe must not hold
+
+
+def read_back(value: Any) -> Any:
+    return plain(expanded(read_yaml("".join(f"{line}\n" for line in lines_of("key", value)), "x.yaml"), {}))["key"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_reads_back(text: str) -> None:
+    assert read_back(text) == text
+    assert read_back({"a": [text, {"b": text}]}) == {"a": [text, {"b": text}]}
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**63) + 1, 2**63 - 1)
+        | st.floats(allow_nan=False)
+        | st.text(CHARACTERS, max_size=20),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.text(CHARACTERS, min_size=1, max_size=8), inner, max_size=3)
+        ),
+        max_leaves=6,
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_any_value_reads_back(value: Any) -> None:
+    assert read_back(value) == value
+
+
+def test_short_values_stand_on_one_line() -> None:
+    assert lines_of("key", {"a": 1e-5, "b": ["x", "no"]}) == ["key: {a: 1.0e-5, b: [x, 'no']}"]

@@ -1,0 +1,60 @@
+"""Secrets of the environment: used, and never shown or written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orpo_cli import secret_values as hiding
+from orpo_cli.machine import Machine
+from orpo_cli.plan.plan import Plan
+from orpo_cli.plan.resolve import resolve
+from orpo_cli.recipe.load import load_recipe
+from orpo_cli.secret_values import hidden, hide, restored
+
+CPU = Machine("cpu", "a processor", 1, None, 8 << 30, 2, False, False, 1 << 40, "3.11", "Linux")
+
+
+@pytest.fixture(autouse=True)
+def nothing_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hiding, "_names", set())
+
+
+def test_a_name_stands_for_the_value_wherever_it_is_and_gives_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_KEY", "swordfish")
+    monkeypatch.setenv("B_KEY", "swordfishes")
+    value: dict[str, Any] = {"a": ["x swordfish y", {"b": "swordfishes"}], "n": 1, "t": True, "z": None}
+    assert hidden(value) == value
+    hide(["A_KEY", "B_KEY", "NOT_SET"])
+    covered = hidden(value)
+    assert covered == {"a": ["x ${A_KEY} y", {"b": "${B_KEY}"}], "n": 1, "t": True, "z": None}
+    assert restored(covered, ["A_KEY", "B_KEY"]) == value
+    monkeypatch.delenv("B_KEY")
+    assert restored(covered, ["A_KEY", "B_KEY"])["a"][1] == {"b": "${B_KEY}"}
+
+
+def test_a_short_value_and_numbers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_KEY", "abc")
+    monkeypatch.setenv("B_KEY", "2024")
+    hide(["A_KEY", "B_KEY"])
+    assert hidden({"abcd": "abcd", "year": 2024, "text": "in 2024"}) == {
+        "abcd": "abcd",
+        "year": 2024,
+        "text": "in ${B_KEY}",
+    }
+
+
+def test_a_plan_has_the_value_and_its_document_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA_TOKEN", "swordfish")
+    (tmp_path / "r.yaml").write_text(
+        "model: {model_name_or_path: a/b}\n"
+        'dataset: {train: {path: "https://example.org/pairs.jsonl?token=${DATA_TOKEN}"}}\n'
+    )
+    plan = resolve(load_recipe(str(tmp_path / "r.yaml")), CPU, None)
+    assert plan.dataset.train[0].path.endswith("swordfish")
+    assert "swordfish" not in plan.to_json()
+    assert Plan.from_document(json.loads(plan.to_json())) == plan
+    assert plan.as_document()["secrets"]["value"] == ["DATA_TOKEN"]

@@ -1,0 +1,147 @@
+"""The documentation: fresh where it is generated, and true where it names files, commands, keys and codes."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from orpo_cli.cli import main
+from orpo_cli.plan.defaults import BY_SIZE
+from orpo_cli.recipe.load import load_recipe
+
+ROOT = Path(__file__).parents[3]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+names = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub makes of headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.fixture(scope="module")
+def commands():
+    return typer.main.get_command(main.command_line()).commands
+
+
+def test_generated_pages_are_fresh():
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.generate_docs", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_stale_page_is_named(tmp_path):
+    import shutil
+
+    for folder in ("docs", "tools", "recipes"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    page = tmp_path / "docs" / "reference" / "recipe.md"
+    page.write_text(page.read_text(encoding="utf-8").replace("lora_alpha", "lora_beta"), encoding="utf-8")
+    script = [sys.executable, "-m", "tools.generate_docs"]
+    done = subprocess.run([*script, "--check"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "recipe.md is stale" in done.stderr
+    subprocess.run(script, cwd=tmp_path, check=True, capture_output=True)
+    assert page.read_text(encoding="utf-8") == (ROOT / "docs" / "reference" / "recipe.md").read_text(encoding="utf-8")
+
+
+def test_the_reference_shows_numbers_as_numbers_and_the_word_no_in_quotes():
+    reference = (ROOT / "docs" / "reference" / "recipe.md").read_text(encoding="utf-8")
+    assert "| `lora_dropout` | number · ≥ 0 · < 1 | `0.0` |" in reference
+    reference = (ROOT / "docs" / "reference" / "training-arguments.md").read_text(encoding="utf-8")
+    assert '| `eval_strategy` | `"no"`, `steps` or `epoch` | `"no"` * |' in reference
+
+
+@pytest.mark.parametrize("name", names)
+def test_links_resolve(name):
+    page = ROOT / name
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith("https://"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), f"{name}: {link}"
+        assert not anchor or anchor in anchors(target), f"{name}: {link}"
+
+
+@pytest.mark.parametrize("name", names)
+def test_every_command_in_the_pages_exists_with_its_options(name, commands):
+    for line in "".join(blocks(ROOT / name, "sh")).splitlines():
+        for command in " ".join(shlex.split(line, comments=True)).split(" | "):
+            words = command.split()
+            if words[:1] == ["orpo"]:
+                check_command(words[1:], commands, f"{name}: {line}")
+
+
+def check_command(words, commands, where):
+    assert words[0] in commands, where
+    known = {
+        option: parameter
+        for parameter in commands[words[0]].params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    for word in words[1:]:
+        if word.startswith("-") and word != "-":
+            assert word in known, where
+
+
+def test_the_quickstart_target_uses_options_that_exist(commands):
+    plan = subprocess.run(["make", "-n", "quickstart"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    ran = re.findall(r"/orpo (.*)$", plan, re.MULTILINE)
+    assert len(ran) == 4
+    for line in ran:
+        check_command(shlex.split(line), commands, line)
+
+
+def test_the_readme_lists_every_command_and_no_other():
+    table = re.findall(r"^\| `orpo ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(table) == sorted(name.replace("_", "-") for name in main.COMMANDS)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/troubleshooting/index.md"])
+def test_exit_codes_are_those_of_the_errors(name):
+    from orpo_cli import errors
+
+    kinds = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.OrpoError)]
+    table = re.findall(r"^\| (\d+) \|", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
+    assert {int(code) for code in table} == {0, *(kind.exit_code for kind in kinds)}
+
+
+def test_recipes_in_the_pages_validate(tmp_path):
+    whole = []
+    for page in PAGES:
+        if page.parent.name == "troubleshooting":
+            continue  # recipes that break a rule, and their repaired twins: tests/unit/recipe/test_problem_pages.py
+        for block in blocks(page, "yaml"):
+            values = yaml.safe_load(block)
+            whole += [page.name] if {"model", "dataset"} <= values.keys() else []
+            values["model"] = {"model_name_or_path": "some/model", **values.get("model", {})}
+            values["dataset"] = {"train": {"path": "pairs.jsonl"}, **values.get("dataset", {})}
+            recipe = tmp_path / "recipe.yaml"
+            recipe.write_text(json.dumps(values))
+            load_recipe(str(recipe))
+    assert "README.md" in whole
+
+
+def test_the_defaults_in_concepts_are_those_of_the_plan():
+    page = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?:up to ([\d.]+)B|larger) \| (\S+) \| (\S+) \| (\S+) \|$", page, re.MULTILINE)
+    written = [(float(size or "inf"), float(full), float(lora), float(beta)) for size, full, lora, beta in rows]
+    assert written == [(row.billions, row.full_learning_rate, row.lora_learning_rate, row.beta) for row in BY_SIZE]

@@ -1,0 +1,74 @@
+"""Functions through torch.compile: the same gradients for rows of any length, and the plain function where nothing compiles."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import setuptools  # noqa: F401  # torch's compiler imports it late, which fails once something has imported distutils
+import torch
+from support.architectures import PACKED, build
+from support.steps import assert_same, gradients, random_pairs
+
+from orpo_cli.training.engine import compiled_kernels
+from orpo_cli.training.engine.compiled_kernels import Compiled, rotary_embeddings, rotating
+from orpo_cli.training.engine.packed_step import Engine
+
+
+def step(model: Any, pairs: Any, compile_rotary: bool) -> dict[str, torch.Tensor]:
+    accelerator: Any = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
+    engine = Engine(model, accelerator, beta=0.1, loss_on_prompt=True, budget=120)
+    engine.rotaries = rotary_embeddings(model) if compile_rotary else []
+    engine.begin(pairs)
+    for part in engine.parts(pairs):
+        with engine.running(part):
+            engine.share(model, part).backward()
+    if compile_rotary:
+        assert [each.works for _, each in engine.rotaries] == [True]
+    return gradients(model)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+@pytest.mark.parametrize("name", ["llama", "gpt-neox"])
+def test_a_compiled_rotary_embedding_gives_the_gradients_of_the_plain_one(name: str) -> None:
+    model = build(PACKED[name](), torch.float32).eval()
+    for seed in range(3):
+        pairs = random_pairs(seed, count=6)
+        assert_same(step(model, pairs, True), step(model, pairs, False), 1e-5)
+
+
+def test_the_plain_functions_are_back_afterwards() -> None:
+    from transformers.models.llama import modeling_llama
+
+    before = modeling_llama.apply_rotary_pos_emb
+    with rotating(rotary_embeddings(build(PACKED["llama"]()))):
+        assert isinstance(modeling_llama.apply_rotary_pos_emb, Compiled)
+    assert modeling_llama.apply_rotary_pos_emb is before
+
+
+def test_without_a_compiler_it_is_said_once_and_computed_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(function: Any, **_: Any) -> Any:
+        def fail(*_: Any) -> None:
+            raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    double = Compiled(lambda x: 2 * x)
+    with pytest.warns(UserWarning, match="Failed to find C compiler"):
+        assert double(21) == 42
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert double(4) == 8
+
+
+def test_lack_of_memory_is_no_lack_of_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(compiled_kernels.torch, "compile", lambda function, **_: out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        Compiled(lambda x: x)(1)

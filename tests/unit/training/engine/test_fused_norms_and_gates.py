@@ -1,0 +1,73 @@
+"""Norms and gates in fewer passes: whose forward is taken over, and that values and gradients stay."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from support.architectures import PACKED, build
+
+from orpo_cli.training.engine.fused_norms_and_gates import ACTIVATIONS, _Gate, cheaper
+from orpo_cli.training.engine.packed_step import replaced
+
+
+def kinds(model: Any, **options: Any) -> Counter[str]:
+    return Counter(type(module).__name__ for module, _ in cheaper(model, **options))
+
+
+def passed(module: Any, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    x = x.clone().requires_grad_()
+    y = module(x)
+    (y**2).mean().backward()
+    found = {name: each.grad for name, each in module.named_parameters()}
+    module.zero_grad()
+    return {"y": y.detach(), "x": x.grad, **found}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "olmo2", "gemma2", "gemma3"])
+def test_values_and_gradients_are_those_of_the_architecture(name: str) -> None:
+    model = build(PACKED[name](), torch.float32)
+    taken = list(cheaper(model))
+    assert {hasattr(module, "act_fn") for module, _ in taken} == {True, False}  # gates and norms
+    for module, forward in taken:
+        width = module.weight.shape[-1] if hasattr(module, "weight") else module.gate_proj.in_features
+        x = torch.randn(2, 7, width)
+        expected = passed(module, x)
+        with replaced([(module, forward)]):
+            mine = passed(module, x)
+        for key, value in expected.items():
+            torch.testing.assert_close(mine[key], value, rtol=2e-4, atol=2e-6)
+
+
+def test_what_an_architecture_has_is_found_with_and_without_numbers() -> None:
+    assert (
+        kinds(build(PACKED["llama"]()))
+        == kinds(build(PACKED["llama"]()), tried=False)
+        == {"LlamaRMSNorm": 5, "LlamaMLP": 2}
+    )
+    assert kinds(build(PACKED["gemma2"]())) == {"Gemma2MLP": 2, "Gemma2RMSNorm": 9}
+    assert kinds(build(PACKED["gpt2"]())) == {"LayerNorm": 5}
+
+
+def test_a_layer_that_computes_something_else_keeps_its_own_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(PACKED["llama"]())
+    kind = type(model.model.layers[0].mlp)
+    forward = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda self, x: forward(self, x) * 1.01)
+    assert kinds(model) == {"LlamaRMSNorm": 5}
+
+
+def test_a_layer_that_something_else_has_changed_is_left_alone() -> None:
+    model = build(PACKED["llama"]())
+    model.model.norm.register_forward_hook(lambda *_: None)
+    mlp = model.model.layers[0].mlp
+    mlp.forward = mlp.forward
+    assert kinds(model) == {"LlamaRMSNorm": 4, "LlamaMLP": 1}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_gates_gradients_are_right(name: str) -> None:
+    gate, up = (torch.randn(3, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(lambda a, b: _Gate.apply(a, b, name), (gate, up))

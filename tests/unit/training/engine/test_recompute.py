@@ -1,0 +1,157 @@
+"""What is made again in the backward pass: it is not kept, and not a bit of the gradients differs."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from support.architectures import PACKED, build
+from support.steps import BETA, random_pairs
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from orpo_cli.training.engine import packed_step
+from orpo_cli.training.engine.recompute import cheap, made_again, narrowed
+
+
+def doubled(x: torch.Tensor) -> torch.Tensor:
+    return x * 2 + 1
+
+
+class Kept(torch.autograd.Function):
+    """x times w, which keeps both."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, w)
+        return x * w
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        x, w = ctx.saved_tensors
+        return grad * w, grad * x
+
+
+def test_what_is_cheap_is_forgotten_and_made_once_for_all_who_need_it() -> None:
+    calls = []
+
+    def counted(x: torch.Tensor) -> torch.Tensor:
+        calls.append(torch.is_grad_enabled())
+        return doubled(x)
+
+    x, w = torch.randn(5).double().requires_grad_(), torch.randn(5).double().requires_grad_()
+    with made_again():
+        y = cheap(counted, x)
+        total = Kept.apply(y, w).sum() + Kept.apply(y.view(5, 1)[:, 0], w).sum()
+    storage = StorageWeakRef(y.untyped_storage())
+    del y
+    assert storage.expired()
+    total.backward()
+    assert calls == [True, False]
+    torch.testing.assert_close(w.grad, 2 * doubled(x).detach(), rtol=0, atol=0)
+    torch.testing.assert_close(x.grad, 4 * w.detach(), rtol=0, atol=0)
+
+
+def test_another_tensor_in_the_place_of_a_forgotten_one_is_not_taken_for_it() -> None:
+    x, w = torch.randn(1000).requires_grad_(), torch.ones(1000).requires_grad_()
+    with made_again():
+        total = torch.zeros(())
+        for number in range(20):  # the allocator gives the same places again
+            total = total + Kept.apply(cheap(doubled, x), w).sum() * 0
+            total = total + Kept.apply(torch.full((1000,), float(number)), w).sum()
+    total.backward()
+    assert torch.equal(w.grad, torch.full((1000,), float(sum(range(20)))))
+
+
+def test_what_was_changed_in_place_is_kept() -> None:
+    x, w = torch.randn(5).requires_grad_(), torch.randn(5).requires_grad_()
+    with made_again():
+        y = cheap(doubled, x)
+        y.mul_(3)
+        Kept.apply(y, w).sum().backward()
+    assert torch.equal(w.grad, 3 * doubled(x).detach())
+
+
+def test_what_nothing_waits_for_holds_no_inputs() -> None:
+    x = torch.randn(5).requires_grad_()
+    with made_again():
+        inputs = x * 2
+        storage = StorageWeakRef(inputs.untyped_storage())
+        cheap(doubled, inputs)
+        del inputs
+        cheap(doubled, x)
+        assert storage.expired()
+
+
+def test_a_narrower_copy_is_one_for_all_and_neither_it_nor_what_it_is_made_of_is_kept() -> None:
+    calls = []
+
+    def counted(x: torch.Tensor) -> torch.Tensor:
+        calls.append(True)
+        return doubled(x)
+
+    x = torch.randn(5).requires_grad_()
+    ws = [torch.randn(5).bfloat16().requires_grad_() for _ in range(3)]
+    with made_again():
+        y = cheap(counted, x)
+        narrow = narrowed(y, torch.bfloat16)
+        assert narrowed(y, torch.bfloat16) is narrow
+        total = sum(Kept.apply(narrowed(y, torch.bfloat16), w).float().sum() for w in ws)
+        other = narrowed(cheap(doubled, x), torch.bfloat16)
+        assert other is not narrow
+    storages = [StorageWeakRef(each.untyped_storage()) for each in (y, narrow)]
+    del y, narrow
+    assert all(storage.expired() for storage in storages)
+    total.backward()
+    assert len(calls) == 2
+    for w in ws:
+        assert torch.equal(w.grad, doubled(x).detach().bfloat16())
+
+
+def test_a_copy_of_what_was_changed_is_another() -> None:
+    x = torch.randn(5).requires_grad_()
+    with made_again():
+        y = x * 2
+        first = narrowed(y, torch.bfloat16)
+        y.mul_(2)
+        assert torch.equal(narrowed(y, torch.bfloat16), 2 * first)
+
+
+def test_without_a_gradient_nothing_is_remembered() -> None:
+    x, w = torch.randn(5), torch.randn(5).requires_grad_()
+    with made_again():
+        y = cheap(doubled, x)
+        result = Kept.apply(y, w)
+    storage = StorageWeakRef(y.untyped_storage())
+    del y
+    assert not storage.expired()
+    result.sum().backward()
+    assert torch.equal(w.grad, doubled(x))
+
+
+@pytest.mark.parametrize("adapter", [True, False])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "olmo2", "gpt2"])
+def test_not_a_bit_of_a_step_differs(name: str, adapter: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gradients() -> dict[str, torch.Tensor]:
+        model = build(PACKED[name](), torch.float32)
+        if adapter:
+            torch.manual_seed(1)
+            model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+        model.eval()  # without dropout
+        accelerator = SimpleNamespace(num_processes=1, device=model.device)
+        engine = packed_step.Engine(model, accelerator, beta=BETA, loss_on_prompt=True, budget=100)
+        pairs = random_pairs(3)
+        engine.begin(pairs)
+        for part in engine.parts(pairs):
+            with engine.running(part):
+                engine.share(model, part).backward()
+        return {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+
+    again = gradients()
+    monkeypatch.setattr(packed_step, "made_again", nullcontext)
+    kept = gradients()
+    assert again.keys() == kept.keys()
+    assert all(torch.equal(again[name], kept[name]) for name in kept)

@@ -1,0 +1,179 @@
+"""What the trace counts is what autograd keeps when a model with weights computes the same."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from support.architectures import PACKED
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoModelForCausalLM
+
+from orpo_cli.estimate.memory import Activations, Computation, PairSize, checked_pairs
+from orpo_cli.recipe.schema import LoraSection
+from orpo_cli.training.engine import orpo_loss
+from orpo_cli.training.engine.fused_norms_and_gates import cheaper
+from orpo_cli.training.engine.lm_head import scored, shape_of
+from orpo_cli.training.engine.packed_attention import configurations, shared_prefixes
+from orpo_cli.training.engine.packed_step import replaced
+from orpo_cli.training.engine.packing import TokenPair, pack
+from orpo_cli.training.engine.parity_check import few
+from orpo_cli.training.engine.recompute import made_again
+from orpo_cli.training.memory_trace import Tracer
+
+PAIRS = [PairSize(5, 30, 31), PairSize(4, 25, 20)]
+
+
+class Made(TorchDispatchMode):
+    """Weak references to the storages of what operations gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = {
+            each.untyped_storage()._cdata for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)
+        }
+        result = function(*args, **(kwargs or {}))
+        for each in tree_leaves(result):
+            if isinstance(each, torch.Tensor) and each.untyped_storage()._cdata not in before:
+                storage = each.untyped_storage()
+                self.storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.most = max(self.most, self.living())
+        return result
+
+    def living(self) -> int:
+        """Bytes of those that still live."""
+        return sum(size for reference, size in self.storages.values() if not reference.expired())
+
+
+def really_kept(config: Any, layers: int) -> int:
+    """Bytes that live after a forward pass of a model with weights, its own left out."""
+    return forward(config, layers)[0].living()
+
+
+def forward(config: Any, layers: int) -> tuple[Made, Any, torch.Tensor]:
+    """What a forward pass of a model with weights made, the model, and its loss."""
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, torch.nn.ModuleList):
+            del module[layers:]
+    ids = [[torch.full((count,), value) for value, count in enumerate(size)] for size in PAIRS]
+    batch = pack([TokenPair("", *parts) for parts in ids], True)
+    made = Made()
+    with made, shared_prefixes(configurations(model), batch), replaced(cheaper(model)):
+        with scored(model.get_output_embeddings(), shape_of(model), batch) as scores, made_again():
+            model(
+                input_ids=batch.input_ids,
+                attention_mask=torch.ones_like(batch.input_ids),
+                position_ids=batch.position_ids,
+                use_cache=False,
+            )
+        share = orpo_loss.step_share(scores.logps, batch, orpo_loss.Totals(100, 2), 0.1)
+    assert share[0].requires_grad
+    return made, model, share[0]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "opt", "phi3", "olmo2"])
+def test_a_layer_keeps_in_the_trace_what_autograd_keeps(name: str) -> None:
+    tracer = Tracer(PACKED[name](), Computation("float32"))
+    two, one = (tracer._run(tracer.every[:count], PAIRS)[0].total for count in (2, 1))
+    assert two - one == pytest.approx(really_kept(PACKED[name](), 2) - really_kept(PACKED[name](), 1), rel=0.02)
+
+
+@pytest.mark.parametrize("accumulates", [False, True], ids=["first micro-batch", "later one"])
+def test_tied_ends_take_in_the_backward_pass_what_the_trace_says(accumulates: bool) -> None:
+    """Their gradient comes in two parts, from the head and from the embedding; the rest of the model is small here."""
+    config = PACKED["llama"]()
+    config.vocab_size, config.tie_word_embeddings = 50_000, True
+    made, model, share = forward(config, config.num_hidden_layers)
+    if accumulates:
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+    made.most = 0
+    with made:
+        share.backward()  # type: ignore[no-untyped-call]
+    gradients = sum(each.nbytes for each in model.parameters())
+    there = 0 if accumulates else gradients  # in all that was made
+    traced = Tracer(config, Computation("float32", accumulates=accumulates))(PAIRS).total
+    assert traced + there == pytest.approx(made.most, rel=0.05)
+
+
+def test_layers_are_added_up_as_if_all_had_been_run() -> None:
+    config = PACKED["llama"]()
+    config.num_hidden_layers = 6
+    tracer = Tracer(config, Computation("float32", lora=LoraSection(r=4)))
+    phases = tracer._run(tracer.every, PAIRS)
+    assert tracer(PAIRS).total == pytest.approx(max(phase.total for phase in phases), rel=0.02)
+
+
+@pytest.mark.parametrize("lora", [None, LoraSection(r=4)], ids=["full weights", "lora"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_tiles_that_the_trace_leaves_out_hold_nothing_more(
+    lora: LoraSection | None, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = PACKED["phi" if bias else "gemma2"]()
+    config.vocab_size = 6 * 4096 + 100
+    pairs = [PairSize(200, 1800, 1900)]  # four blocks of rows, seven tiles of words
+
+    def traced() -> Activations:
+        return Tracer(config, Computation("float32", attention="eager", lora=lora))(pairs)
+
+    few = traced()
+    monkeypatch.setattr("orpo_cli.training.memory_trace._few_tiles", nullcontext)
+    assert few == traced()
+
+
+@pytest.mark.parametrize("words", [400, 49_152, 262_144, 10_000_000])
+def test_the_pairs_that_both_paths_compute_are_those_that_the_estimate_counts(words: int) -> None:
+    long = [TokenPair("", *(torch.arange(1000) + shift for shift in range(3)))] * 3
+    sizes = [PairSize(len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in few(long, words)]
+    assert sizes == checked_pairs(words, [PairSize(1000, 1000, 1000)] * 3)
+
+
+def test_a_model_in_4_bits_is_traced_with_its_float32_stream() -> None:
+    config, how = PACKED["llama"](), {"autocast": "bfloat16", "lora": LoraSection(r=4)}
+    config.num_hidden_layers = 6
+    tracer = Tracer(config, Computation("bfloat16", widens=True, **how))
+    assert tracer(PAIRS).layers > Tracer(config, Computation("bfloat16", **how))(PAIRS).layers
+    phases = tracer._run(tracer.every, PAIRS)
+    assert tracer(PAIRS).total == pytest.approx(max(phase.total for phase in phases), rel=0.02)
+
+
+def test_a_model_without_sdpa_is_traced_whatever_its_attention_is_called() -> None:
+    """The fast path brings its own."""
+    config = PACKED["gemma2"]()
+    eager, other = (Tracer(config, Computation("float32", attention=name))(PAIRS) for name in ("eager", "sdpa"))
+    assert eager == other
+
+
+def test_layers_below_an_adapter_keep_nothing() -> None:
+    config = PACKED["llama"]()
+    config.num_hidden_layers = 6
+    whole, half = (
+        Tracer(config, Computation("float32", lora=LoraSection(r=4, layers_to_transform=layers)))(PAIRS).layers
+        for layers in (None, [3, 4, 5])
+    )
+    assert half == pytest.approx(whole / 2, rel=0.2)
+
+
+def test_checkpointing_and_half_precision_keep_less_and_trls_path_more() -> None:
+    config = PACKED["llama"]()
+    config.num_hidden_layers = 24
+    lora = LoraSection(r=4)
+
+    def of(**how: Any) -> Activations:
+        return Tracer(config, Computation(**{"dtype": "float32", "lora": lora, **how}))(PAIRS)
+
+    plain, checkpointed, half, trls = of(), of(checkpointing=True), of(lora=None, dtype="bfloat16"), of(fast_path=False)
+    assert checkpointed.layers < 0.6 * plain.layers
+    assert half.layers < 0.6 * of(lora=None).layers
+    assert trls.layers > plain.layers

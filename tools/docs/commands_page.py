@@ -1,0 +1,65 @@
+"""The page of docs/reference that has what `--help` says of every command, with its examples."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+
+from orpo_cli.cli.main import command_line
+from tools.docs.markdown_tables import cell, markdown_table
+
+INTRODUCTION = """\
+What `orpo COMMAND --help` says, on one page. Results go to standard output, everything else to standard error; the
+[exit codes](../../README.md#exit-codes) are those of the README. `-` as a recipe reads standard input."""
+MARKUP = re.compile(r"\[/?bold\]")
+EXAMPLES = re.compile(r"^\[bold\]Examples?\[/bold\]\n+((?:^ +\S.*\n?|^\n)+)", re.MULTILINE)
+
+
+def page(generated: str) -> str:
+    """Every command: what it does, examples, arguments and options."""
+    commands = dict(_leaves(typer.main.get_command(command_line()), "orpo"))
+    parts = [f"# Commands\n\n{generated}".strip(), INTRODUCTION]
+    parts += [_section(name, command) for name, command in commands.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _leaves(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Every command under ``command`` by its whole name, a group that does something itself among them."""
+    inner = getattr(command, "commands", None) or {}
+    if not inner or (command.help and command.invoke_without_command):
+        yield name, command
+    for each, below in inner.items():
+        yield from _leaves(below, f"{name} {each}")
+
+
+def _section(name: str, command: Any) -> str:
+    text = inspect.cleandoc(command.help or "") + "\n"
+    examples = EXAMPLES.search(text)
+    parts = [f"## {name}", MARKUP.sub("**", EXAMPLES.sub("", text)).strip()]
+    if examples is not None:
+        parts.append(f"```sh\n{inspect.cleandoc(examples[1]).strip()}\n```")
+    rows = [(_names(each), cell(_meaning(each))) for each in command.params if not getattr(each, "hidden", False)]
+    parts.append(markdown_table(("argument or option", "meaning"), rows))
+    return "\n\n".join(parts)
+
+
+def _names(parameter: Any) -> str:
+    """``--set SECTION.KEY=VALUE``, ``--json``, ``RECIPE``."""
+    if parameter.param_type_name == "argument":
+        word = parameter.metavar or parameter.name.upper()
+        return f"`{word}`" if parameter.required else f"`[{word}]`"
+    names = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
+    value = "" if parameter.is_flag else f" `{parameter.metavar or parameter.name.upper()}`"
+    return names + value
+
+
+def _meaning(parameter: Any) -> str:
+    text = (getattr(parameter, "help", None) or "").strip()
+    default = parameter.default
+    if parameter.param_type_name == "option" and not parameter.is_flag and isinstance(default, str | int | float):
+        text += f" Default: `{default}`."
+    return text

@@ -1,0 +1,160 @@
+"""Writes ``orpo_cli/recipe/schema/training_fields.py``: every argument of the pinned TRL's ORPOConfig, as a pydantic section.
+
+Run ``python -m tools.generate_training_fields`` after the pin moves; ``tests/unit`` fails while the file is stale.
+The written module imports without torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from tools.argument_descriptions import MEANINGS
+
+TARGET = Path(__file__).parents[1] / "orpo_cli" / "recipe" / "schema" / "training_fields.py"
+
+# Bounds that the libraries state in prose or check late. Ours are checked before anything is loaded.
+BOUNDS = {
+    "learning_rate": "gt=0",
+    "beta": "ge=0",
+    "max_length": "ge=2",
+    "max_completion_length": "ge=1",
+    "per_device_train_batch_size": "ge=1",
+    "per_device_eval_batch_size": "ge=1",
+    "gradient_accumulation_steps": "ge=1",
+    "num_train_epochs": "gt=0",
+    "max_steps": "ge=-1",
+    "warmup_steps": "ge=0",
+    "weight_decay": "ge=0",
+    "adam_beta1": "ge=0, lt=1",
+    "adam_beta2": "ge=0, lt=1",
+    "adam_epsilon": "gt=0",
+    "max_grad_norm": "ge=0",
+    "logging_steps": "gt=0",
+    "eval_steps": "gt=0",
+    "save_steps": "gt=0",
+    "eval_delay": "ge=0",
+    "save_total_limit": "ge=1",
+    "seed": "ge=0",
+    "data_seed": "ge=0",
+    "dataloader_num_workers": "ge=0",
+    "dataset_num_proc": "ge=1",
+    "dataloader_prefetch_factor": "ge=1",
+    "neftune_noise_alpha": "gt=0",
+    "torch_empty_cache_steps": "ge=1",
+    "eval_accumulation_steps": "ge=1",
+    "ddp_timeout": "ge=1",
+    "ddp_bucket_cap_mb": "ge=1",
+}
+
+
+def annotation(field: dataclasses.Field[Any], hint: Any) -> str:
+    """The source text of a field's type: enums become the list of their values, library types become mappings."""
+    if choices := field.metadata.get("choices"):
+        hint = typing.Literal[tuple(choices)]
+    members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    enums = [member for member in members if isinstance(member, type) and issubclass(member, enum.Enum)]
+    texts = []
+    for member in members:
+        if member in enums:
+            texts.append("Literal[" + ", ".join(f'"{value.value}"' for value in member) + "]")
+        elif member is str and enums:
+            continue  # `SchedulerType | str`: the names are the list
+        elif member is type(None):
+            texts.append("None")
+        elif member in (bool, int, float, str):
+            texts.append(member.__name__)
+        elif member is dict or typing.get_origin(member) is dict:
+            texts.append("dict[str, Any]")
+        elif typing.get_origin(member) is list:
+            texts.append("list[str]")
+        elif typing.get_origin(member) is typing.Literal:
+            texts.append(f"Literal[{', '.join(_source(value) for value in typing.get_args(member))}]")
+        else:  # a library's own class (accelerate.ParallelismConfig): its arguments
+            texts.append("dict[str, Any]")
+    if "None" not in texts:
+        texts.append("None")
+    return " | ".join(dict.fromkeys(text for text in texts if text != "None")) + " | None"
+
+
+def library_default(field: dataclasses.Field[Any]) -> Any:
+    """The library's own default as a plain value."""
+    value = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    return value.value if isinstance(value, enum.Enum) else value
+
+
+def _source(value: Any) -> str:
+    """A plain value as Python writes it, text in double quotes."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def meanings(names: set[str]) -> dict[str, str]:
+    """The meaning of every argument. Raises ValueError where one has none or a meaning has no argument."""
+    written = [name for group in MEANINGS.values() for name in group]
+    if missing := sorted(names ^ set(written)):
+        raise ValueError(f"argument_descriptions.py and the library differ in {', '.join(missing)}")
+    if twice := sorted({name for name in written if written.count(name) > 1}):
+        raise ValueError(f"argument_descriptions.py has two meanings for {', '.join(twice)}")
+    return {name: meaning for group in MEANINGS.values() for name, meaning in group.items()}
+
+
+def render() -> str:
+    """The text of the generated module."""
+    import trl
+    from transformers import __version__ as transformers_version
+    from trl.experimental.orpo import ORPOConfig
+
+    hints = typing.get_type_hints(ORPOConfig)
+    arguments = {field.name: field for field in dataclasses.fields(ORPOConfig) if field.init}
+    meaning = meanings(set(arguments))
+    fields = [arguments[name] for name in meaning if name != "output_dir"]  # a recipe has it at the top
+    lines = [
+        f'"""Every argument of trl {trl.__version__}\'s ORPOConfig (transformers {transformers_version}). Generated, do not edit:',
+        "",
+        "    python -m tools.generate_training_fields",
+        "",
+        "A field is None where the recipe says nothing; ``LIBRARY_DEFAULTS`` holds what the library would take then, and",
+        "``GROUPS`` the order in which the reference shows them.",
+        '"""',
+        "",
+        "",
+        "from typing import Any, Literal",
+        "",
+        "from pydantic import Field",
+        "",
+        "from orpo_cli.recipe.schema.section import Section",
+        "",
+        "",
+        "class TrainingFields(Section):",
+        '    """trl ORPOConfig and transformers TrainingArguments, by their own names."""',
+        "",
+    ]
+    for field in fields:
+        bounds = f", {BOUNDS[field.name]}" if field.name in BOUNDS else ""
+        description = f"description={_source(meaning[field.name])}"
+        lines += [
+            f"    {field.name}: {annotation(field, hints[field.name])} = Field(",
+            f"        None{bounds}, {description}",
+            "    )",
+        ]
+    lines += ["", "", "LIBRARY_DEFAULTS: dict[str, Any] = {"]
+    lines += [f"    {_source(field.name)}: {_source(library_default(field))}," for field in fields]
+    lines += ["}", "", "GROUPS: dict[str, tuple[str, ...]] = {"]
+    for group, members in MEANINGS.items():
+        lines.append(f"    {_source(group)}: (")
+        lines += [f"        {_source(name)}," for name in members if name != "output_dir"]
+        lines.append("    ),")
+    lines += ["}", ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    TARGET.write_text(render())
+    print(f"wrote {TARGET}")

@@ -109,7 +109,7 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
             )
         clock = watch()
         if name == "ours":
-            from orpo_cli.training.trl_trainer import make_trainer
+            from orpo_cli.training.make_trainer import make_trainer
 
             if plan.device == "cpu":
                 keep_freed_memory()
@@ -173,7 +173,7 @@ def trls(
     from peft import LoraConfig
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-    from orpo_cli.training.trl_trainer import _Tokenized
+    from orpo_cli.training.trl_trainer import TokenizedDataset
 
     names = [
         "max_length",
@@ -195,7 +195,7 @@ def trls(
         output_dir=folder, report_to="none", disable_tqdm=True, **{name: training[name] for name in names}
     )
     return ORPOTrainer(
-        model=model, args=args, train_dataset=_Tokenized(data), processing_class=tokenizer,
+        model=model, args=args, train_dataset=TokenizedDataset(data), processing_class=tokenizer,
         peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA) if adapter else None, callbacks=[clock],
     )  # fmt: skip
 

@@ -36,7 +36,13 @@ class Console:
     @cached_property
     def out(self) -> RichConsole:
         """Standard output, for what plain lines cannot do."""
-        from orpo_cli.report.output import Output
+        from rich.console import Console as RichConsole
+
+        class Output(RichConsole):
+            def on_broken_pipe(self) -> None:
+                """Discard the rest: ``orpo plan … | head`` is no error, and rich would exit with 1."""
+                self.quiet = True
+                discard_output()
 
         return Output(highlight=False, soft_wrap=True)
 

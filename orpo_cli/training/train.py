@@ -20,8 +20,9 @@ from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir
 from orpo_cli.training.allocator import keep_freed_memory
 from orpo_cli.training.callbacks import Interruption, Listener, Metrics, keep_lines_until
+from orpo_cli.training.make_trainer import make_trainer
 from orpo_cli.training.out_of_memory import is_out_of_memory
-from orpo_cli.training.trl_trainer import PairTrainer, make_trainer
+from orpo_cli.training.trl_trainer import PairTrainer
 from orpo_cli.training.untrained_tokens import untrained_template_tokens
 
 if TYPE_CHECKING:

@@ -17,11 +17,9 @@ Everything else of the loss is TRL's own.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +28,6 @@ from torch.nn.functional import cross_entropy
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from orpo_cli.errors import MachineError, RunError, UsageError
-from orpo_cli.model.added_tokens import trained_rows
-from orpo_cli.model.packing_support import why_not_packed
-from orpo_cli.plan.plan import Plan
-from orpo_cli.plan.resolve import REPEATED
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # "experimental": the pin answers it
@@ -42,13 +36,6 @@ with warnings.catch_warnings():
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-
-
-# Another part of orpo does what these say: a hub that fails would end a run of trl's.
-NOT_TRLS = ("logging_dir", "push_to_hub", "hub_strategy", "hub_always_push", "hub_revision")
-LORA_PLUS = ("loraplus_lr_ratio", "loraplus_lr_embedding")  # what `lora` says of the optimizer
-TENSORBOARD = "TENSORBOARD_LOGGING_DIR"  # the variable that TensorBoard's callback reads
 
 
 class PairTrainer(ORPOTrainer):
@@ -77,7 +64,7 @@ class PairTrainer(ORPOTrainer):
 
     def create_optimizer(self, model: Any = None) -> Any:
         """The optimizer that the plan names. Raises UsageError or MachineError where the library refuses it."""
-        with _settings_explained("training.optim", "training.optim_args"):
+        with settings_explained("training.optim", "training.optim_args"):
             if self.lora_plus and getattr(self, "optimizer", None) is None:
                 self.optimizer: torch.optim.Optimizer = self._lora_plus_optimizer()
             return super().create_optimizer(model)
@@ -93,7 +80,7 @@ class PairTrainer(ORPOTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The schedule that the plan names. Raises UsageError where the library refuses it."""
-        with _settings_explained("training.lr_scheduler_type", "training.lr_scheduler_kwargs"):
+        with settings_explained("training.lr_scheduler_type", "training.lr_scheduler_kwargs"):
             return super().create_scheduler(num_training_steps, optimizer)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
@@ -145,7 +132,7 @@ class PairTrainer(ORPOTrainer):
 
 
 @contextmanager
-def _settings_explained(*names: str) -> Iterator[None]:
+def settings_explained(*names: str) -> Iterator[None]:
     """Name the settings that a library's error is about."""
     try:
         yield
@@ -155,88 +142,17 @@ def _settings_explained(*names: str) -> Iterator[None]:
         raise UsageError(f"{' and '.join(names)}: {error}", remedy="See the library's documentation.") from error
 
 
-@contextmanager
-def _tensorboard_in(folder: str | None) -> Iterator[None]:
-    """Let TensorBoard's callback, which reads the environment when it is made, write to ``folder``."""
-    before = os.environ.get(TENSORBOARD)
-    if folder is not None:
-        os.environ[TENSORBOARD] = folder
-    try:
-        yield
-    finally:
-        os.environ.pop(TENSORBOARD, None)
-        if before is not None:
-            os.environ[TENSORBOARD] = before
-
-
-class _Tokenized:
-    """Stands for a dataset in ORPOTrainer.__init__, whose three ``map`` calls extract, template and tokenize: ours is done."""
+class TokenizedDataset:
+    """A tokenized dataset for ORPOTrainer.__init__, whose three ``map`` calls would extract, template and tokenize it."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
     def map(self, function: Callable[..., Any], **_: Any) -> Any:
+        """The dataset itself, once its last call asks for token ids."""
         return self.dataset if getattr(function, "__name__", "") == "tokenize_row" else self
 
 
-def make_trainer(
-    plan: Plan,
-    checkpoints: Path,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    train: Dataset,
-    evaluation: Dataset | None,
-    callbacks: list[TrainerCallback],
-    note: Callable[[str], None] = warnings.warn,
-) -> PairTrainer:
-    """TRL's trainer for ``plan``, with an adapter where the plan has one. ``train`` and ``evaluation`` are tokenized.
-
-    ``note`` is told where the fast path is left. Raises UsageError for arguments that do not go together or where a required
-    fast path is not possible, MachineError where a package or device is missing.
-    """
-    from peft import LoraConfig
-    from transformers import PrinterCallback, ProgressCallback
-
-    lora, plus = None, {}
-    if plan.lora is not None:
-        values = {name: value for name, value in plan.lora.model_dump().items() if value is not None}
-        plus = {name: values.pop(name) for name in LORA_PLUS if name in values}
-        if added := plan.model.add_special_tokens:
-            asked = values.get("trainable_token_indices")
-            values["trainable_token_indices"] = trained_rows(model, tokenizer, added, asked)
-        with _settings_explained("lora"):
-            lora = LoraConfig(task_type="CAUSAL_LM", **values)
-    own = {"loss_on_prompt": plan.training.get("loss_on_prompt", True), "lora_plus": plus}
-    values = {name: value for name, value in plan.training.items() if name not in (*own, *NOT_TRLS)}
-    kind: Callable[..., PairTrainer] = PairTrainer
-    if plan.engine.fast_path != "off":
-        from orpo_cli.training.packed_trainer import PackedTrainer
-
-        reason = why_not_packed(model, values.get("max_length"), dropout_disabled=values.get("disable_dropout", True))
-        if plan.lora is not None and plan.lora.layer_replication:
-            reason = reason or REPEATED
-        if reason is None:
-            kind = partial(PackedTrainer, engine=plan.engine, note=note)
-        elif plan.engine.fast_path == "required":
-            raise UsageError(
-                f"engine.fast_path is required, but {reason}.", remedy="Use auto, which takes trl's own path."
-            )
-        else:
-            note(f"trl's own path computes the steps: {reason}")
-    with _settings_explained("model, lora or training settings"), _tensorboard_in(plan.training.get("logging_dir")):
-        trainer = kind(
-            **own,
-            keep_arguments=not plan.secrets,
-            model=model,
-            args=ORPOConfig(output_dir=str(checkpoints), **values),
-            train_dataset=_Tokenized(train),
-            eval_dataset=None if evaluation is None else _Tokenized(evaluation),
-            processing_class=tokenizer,
-            peft_config=lora,
-            callbacks=callbacks,
-        )
-    trainer.remove_callback(PrinterCallback)  # they print to standard output; orpo has its own display
-    trainer.remove_callback(ProgressCallback)
-    if lora is not None:
-        trainer.model.get_base_model().config.use_cache = False
-    return trainer
+def orpo_config(checkpoints: Path, arguments: dict[str, Any]) -> ORPOConfig:
+    """TRL's arguments of a run that writes its checkpoints to ``checkpoints``."""
+    return ORPOConfig(output_dir=str(checkpoints), **arguments)

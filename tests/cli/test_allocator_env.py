@@ -15,7 +15,7 @@ from orpo_cli.cli.allocator_env import NAME, OLD_NAME, SEGMENTS, VALUE
 PROGRAM = """
 import os, sys
 {before}
-from orpo_cli.cli.heap import start_again
+from orpo_cli.cli.allocator_env import start_again
 start_again()
 print(os.getpid(), os.environ.get("{name}"), os.environ.get("PYTORCH_ALLOC_CONF"))
 """

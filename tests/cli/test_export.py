@@ -63,8 +63,8 @@ KILLS = """
 import os, random, shutil, signal, sys, time
 from pathlib import Path
 import bitsandbytes, torch, transformers
-from orpo_cli.artifacts.export import export
-from orpo_cli.artifacts.export_record import ExportRecord
+from orpo_cli.export.export import export
+from orpo_cli.export.export_record import ExportRecord
 
 run, kind = Path(sys.argv[1]), sys.argv[2]
 target = run / "export" / kind

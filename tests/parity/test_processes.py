@@ -24,7 +24,7 @@ from orpo_cli.data.prepare import prepare
 from orpo_cli.machine import probe
 from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
-from orpo_cli.training.trl_door import make_trainer
+from orpo_cli.training.make_trainer import make_trainer
 
 recipe, out = sys.argv[1:]
 plan, tokenizer = resolve(load_recipe(recipe), probe()), tiny_tokenizer()
@@ -90,7 +90,7 @@ import torch, torch.distributed as dist
 from support.architectures import PACKED, build
 from support.steps import adapted, random_pairs
 from torch.distributed.fsdp import fully_shard
-from orpo_cli.training.engine.step import Engine
+from orpo_cli.training.engine.packed_step import Engine
 
 def sum_of_all(values, how):
     dist.all_reduce(values)

@@ -20,7 +20,7 @@ from orpo_cli.machine import probe
 from orpo_cli.plan.plan import Plan
 from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
-from orpo_cli.training.trl_trainer import make_trainer
+from orpo_cli.training.make_trainer import make_trainer
 
 STEPS = 5
 TRAINING: dict[str, Any] = {

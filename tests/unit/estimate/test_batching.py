@@ -17,7 +17,7 @@ from orpo_cli.plan.plan import Plan
 from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.training.engine.packed_step import Engine
-from orpo_cli.training.trl_trainer import make_trainer
+from orpo_cli.training.make_trainer import make_trainer
 
 
 def planned(folder: Path, **training: Any) -> Plan:

@@ -21,7 +21,7 @@ from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.legacy.unsupported_training_args import DECIDED_ELSEWHERE
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS, TrainingFields
-from orpo_cli.training.trl_trainer import make_trainer
+from orpo_cli.training.make_trainer import make_trainer
 
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 2}
 BEST = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}

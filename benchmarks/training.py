@@ -85,7 +85,7 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
     from orpo_cli.recipe.schema import ModelSection
     from orpo_cli.report.console import Console
     from orpo_cli.training.allocator import keep_freed_memory
-    from orpo_cli.workflows.plan import plan_of
+    from orpo_cli.workflows.plan import build_plan
 
     if threads:
         torch.set_num_threads(threads)
@@ -96,7 +96,7 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
             source = str(folder_of(setting.model, tokenizer_of, Path(folder) / "model"))
         path = Path(folder) / "recipe.json"
         path.write_text(json.dumps(recipe_of(setting, source, file, pairs, steps)))
-        planned = plan_of(load_recipe(str(path)), Console(quiet=True), to_train=True, strict=False)
+        planned = build_plan(load_recipe(str(path)), Console(quiet=True), to_train=True, strict=False)
         plan = planned.plan
         tokenizer = load_tokenizer(plan.model)
         data = prepare(plan.dataset, tokenizer, note=lambda _: None, **LENGTHS).train
@@ -136,7 +136,7 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
         "cpu_seconds_per_pair": sum(clock.busy[1:] or clock.busy) / (pairs * len(later)),
         "held_gb": before,
         "device_gb": device_gb(),
-        **({} if name == "trl" or planned.sizing is None else as_planned(plan, planned.sizing)),
+        **({} if name == "trl" or planned.estimate_inputs is None else as_planned(plan, planned.estimate_inputs)),
         "peak_gb": peak_gb() - before,
         "loss": [entry["loss"] for entry in logged],
         "grad_norm": [float(entry["grad_norm"]) for entry in logged],
@@ -146,12 +146,12 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
 def as_planned(plan: Any, sizing: Any) -> dict[str, Any]:
     """What `orpo plan` says of the run: GB at the peak and seconds of a step."""
     from orpo_cli.estimate.memory import memory
-    from orpo_cli.estimate.throughput import pace
+    from orpo_cli.estimate.throughput import estimate_throughput
 
     budget = plan.engine.max_tokens_per_microbatch
     return {
         "planned_gb": memory(plan, sizing).total / 1e9,
-        "planned_seconds": pace(plan, sizing).seconds,
+        "planned_seconds": estimate_throughput(plan, sizing).seconds,
         "budget": budget,
     }
 

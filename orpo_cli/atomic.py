@@ -12,7 +12,7 @@ from orpo_cli.errors import MachineError, UsageError
 
 
 @contextmanager
-def appearing_whole(target: Path) -> Iterator[Path]:
+def atomic_directory(target: Path) -> Iterator[Path]:
     """Yield a new empty folder that becomes ``target``, in place of what is there, when the block ends well.
 
     Where the block raises, or is interrupted, the folder is removed and ``target`` is as it was. What a killed process
@@ -72,3 +72,19 @@ def _is_writing(process: int, folder: Path) -> bool:
         return bool(psutil.Process(process).create_time() <= folder.stat().st_mtime)
     except (psutil.Error, OSError):
         return False
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write ``text`` so that ``path`` holds all of it or what it held before."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise MachineError(
+            f"cannot write {path}: {error.strerror or error}", remedy="Free some space or choose another output_dir."
+        ) from error

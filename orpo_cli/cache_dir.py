@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 
-def cache_root() -> Path:
+def cache_dir() -> Path:
     """``$ORPO_CACHE``, else ``orpo-cli`` in ``$XDG_CACHE_HOME`` or ``~/.cache``. May not exist yet."""
     if root := os.environ.get("ORPO_CACHE"):
         return Path(root).expanduser()

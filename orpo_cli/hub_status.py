@@ -12,7 +12,7 @@ TIMEOUT_SECONDS = 5.0
 
 
 @cache
-def hub_answers() -> bool:
+def hub_reachable() -> bool:
     """True where a connection to the hub (``HF_ENDPOINT``) opens, or where a proxy or offline mode decides instead."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
         return False

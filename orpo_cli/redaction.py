@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-from orpo_cli.secret_values import hidden
+from orpo_cli.secret_values import mask_secrets
 
 HIDDEN = "[redacted]"
 
@@ -24,9 +24,9 @@ _IN_URL = re.compile(r"(://)[^/\s:@]+(?::[^/\s@]*)?@")
 _SIGNED_URL = re.compile(r"(https?://[^\s?'\"]+\?)[^\s'\"<>]+")
 
 
-def redacted(text: str) -> str:
+def redact(text: str) -> str:
     """``text`` without hub tokens, API keys, passwords, and what stands after the ``?`` of an address (signatures)."""
-    text = hidden(text)
+    text = mask_secrets(text)
     for variable in _SECRET_VARIABLES:
         value = os.environ.get(variable, "").strip()
         if len(value) >= 8:
@@ -51,7 +51,7 @@ def _login() -> str | None:
 
 def print_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """What Python prints of an error that nobody caught, without secrets: a ``sys.excepthook``."""
-    print(redacted("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+    print(redact("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def redact_log(name: str) -> None:
@@ -62,5 +62,5 @@ def redact_log(name: str) -> None:
 
 
 def _clean(record: logging.LogRecord) -> bool:
-    record.msg, record.args = redacted(record.getMessage()), ()
+    record.msg, record.args = redact(record.getMessage()), ()
     return True

@@ -11,27 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.plan.plan import Plan
-from orpo_cli.secret_values import hidden
+from orpo_cli.secret_values import mask_secrets
 
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` so that ``path`` holds all of it or what it held before."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise MachineError(
-            f"cannot write {path}: {error.strerror or error}", remedy="Free some space or choose another output_dir."
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -141,10 +126,10 @@ class RunDir:
                 remedy="Choose another place: --set output_dir=DIR.",
             ) from error
         try:
-            write_atomically(rundir.recipe, recipe_text)
+            atomic_write_text(rundir.recipe, recipe_text)
             if composed_text is not None:
-                write_atomically(rundir.composed, composed_text)
-            write_atomically(rundir.plan, plan.to_json())
+                atomic_write_text(rundir.composed, composed_text)
+            atomic_write_text(rundir.plan, plan.to_json())
             rundir.write_run(status=RUNNING, name=plan.name, pid=os.getpid(), host=platform.node())
         except MachineError:
             rundir.discard()
@@ -214,7 +199,9 @@ class RunDir:
     def write_run(self, **changes: Any) -> None:
         """Merge ``changes`` into run.json, atomically."""
         before = self.read_run() if self.run.exists() else {}
-        write_atomically(self.run, json.dumps(hidden({**before, **changes}), indent=2, ensure_ascii=False) + "\n")
+        atomic_write_text(
+            self.run, json.dumps(mask_secrets({**before, **changes}), indent=2, ensure_ascii=False) + "\n"
+        )
 
     def result(self) -> Path:
         """The trained adapter or model. Raises UsageError where training has not finished."""

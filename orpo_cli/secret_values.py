@@ -15,12 +15,12 @@ SHORTEST = 4  # a shorter value would be found by chance inside other words
 _names: set[str] = set()
 
 
-def hide(names: Iterable[str]) -> None:
+def register_secrets(names: Iterable[str]) -> None:
     """From now on, in this process, the values of these environment variables are hidden."""
     _names.update(names)
 
 
-def hidden(value: Any, names: Iterable[str] | None = None) -> Any:
+def mask_secrets(value: Any, names: Iterable[str] | None = None) -> Any:
     """``value`` (a text, or plain nested values) without what must not be shown, or without these variables' values."""
     secrets = {name: os.environ.get(name, "") for name in (_names if names is None else names)}
     longest_first = sorted(secrets.items(), key=lambda item: -len(item[1]))
@@ -34,7 +34,7 @@ def hidden(value: Any, names: Iterable[str] | None = None) -> Any:
     return _mapped(value, names_for_values) if secrets else value
 
 
-def restored(value: Any, names: Iterable[str]) -> Any:
+def unmask_secrets(value: Any, names: Iterable[str]) -> Any:
     """``value`` with the values of these variables again; the name of one that is not set any more stays."""
     names = list(names)
 

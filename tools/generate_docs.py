@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from orpo_cli.cli.schema import schema_text
 from orpo_cli.data.filters import REASONS, REMEDIES
 from orpo_cli.data.formats.detect import FORMATS
-from orpo_cli.recipe.legacy.unsupported_peft_args import INITS_NOT_TAKEN, NOT_TAKEN
+from orpo_cli.recipe.legacy.unsupported_peft_args import UNSUPPORTED_LORA_INITS, UNSUPPORTED_PEFT_ARGS
 from orpo_cli.recipe.schema import EvalSplit, PairRules, Recipe, Source
 from orpo_cli.recipe.schema.training_fields import TrainingFields
 from tools.docs import commands_page, problem_pages, recipes_page, training_arguments_page
@@ -70,10 +70,10 @@ def below(name: str, section: type[BaseModel]) -> list[str]:
     """The mappings inside a section, and what its library has and it does not take."""
     inner = [(key, section_of(field.annotation)) for key, field in section.model_fields.items()]
     parts = [f"### {key}\n\n{each.__doc__}\n\n{table(each.model_fields.items())}" for key, each in inner if each]
-    if name in NOT_TAKEN:
-        rows = [(f"`{key}`", cell(fate.reason), cell(fate.remedy)) for key, fate in NOT_TAKEN[name].items()]
+    if name in UNSUPPORTED_PEFT_ARGS:
+        rows = [(f"`{key}`", cell(fate.reason), cell(fate.remedy)) for key, fate in UNSUPPORTED_PEFT_ARGS[name].items()]
         if name == "lora":
-            inits = INITS_NOT_TAKEN.items()
+            inits = UNSUPPORTED_LORA_INITS.items()
             rows += [(f"`init_lora_weights: {key}`", cell(fate.reason), cell(fate.remedy)) for key, fate in inits]
         parts.append(f"### Not taken by {name}\n\n{markdown_table(('argument', 'because', 'remedy'), rows)}")
     return parts

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from orpo_cli.atomic import atomic_write_text
 from orpo_cli.card.run_records import metrics_of
-from orpo_cli.rundir import RunDir, write_atomically
+from orpo_cli.rundir import RunDir
 
 PANELS = (
     ("loss", "loss"),
@@ -51,7 +52,7 @@ def write_curves(rundir: RunDir) -> None:
     picture = curves_of(rundir)
     if picture is not None:
         rundir.report.mkdir(exist_ok=True)
-        write_atomically(rundir.curves, picture)
+        atomic_write_text(rundir.curves, picture)
 
 
 def _points(lines: Sequence[dict[str, Any]], name: str) -> Points:

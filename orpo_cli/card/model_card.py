@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from orpo_cli.atomic import atomic_write_text
 from orpo_cli.card.base_license import BaseTerms, terms_in_folder
 from orpo_cli.card.curves import write_curves
 from orpo_cli.card.front_matter import front_matter
@@ -20,8 +21,8 @@ from orpo_cli.card.sections import (
     samples_section,
 )
 from orpo_cli.card.usage import usage_section
-from orpo_cli.redaction import redacted
-from orpo_cli.rundir import FINISHED, RunDir, write_atomically
+from orpo_cli.redaction import redact
+from orpo_cli.rundir import FINISHED, RunDir
 
 _MARK = "<!-- made by orpo-cli; a change by hand is kept: "
 
@@ -67,7 +68,7 @@ def render_card(
     ]
     text = "\n\n".join([front_matter(rundir, parts, title, terms), *(part for part in body if part)]) + "\n"
     home = str(Path.home())
-    return _marked(redacted(text) if home == "/" else redacted(text).replace(home, "~"))
+    return _marked(redact(text) if home == "/" else redact(text).replace(home, "~"))
 
 
 def write_card(rundir: RunDir) -> None:
@@ -77,7 +78,7 @@ def write_card(rundir: RunDir) -> None:
     what: What = "model" if rundir.model.is_dir() else "adapter"
     text, by_hand = fresh_card(rundir, what=what, repo_id=None, terms=terms)
     if not by_hand:
-        write_atomically(rundir.card, text)
+        atomic_write_text(rundir.card, text)
 
 
 def fresh_card(

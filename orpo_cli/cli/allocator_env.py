@@ -19,7 +19,7 @@ SEGMENTS = ("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 OLD_NAME = "PYTORCH_CUDA_ALLOC_CONF"
 
 
-def start_again() -> None:
+def reexec_with_allocator_env() -> None:
     """Replace this process by the same command with the heap set; does nothing where it is of no use, or is done.
 
     What the user has set in these variables stays as it is.

@@ -25,7 +25,7 @@ from orpo_cli.report.console import Console
 
 if TYPE_CHECKING:
     from orpo_cli.evaluation.chat import Conversation
-    from orpo_cli.evaluation.eval_target import Voice
+    from orpo_cli.evaluation.eval_target import Variant
 
 HELP = "/reset forgets the conversation, /exit (or Ctrl-D) leaves, Ctrl-C stops an answer, /help says this."
 
@@ -51,12 +51,12 @@ def command(
       orpo chat runs/quickstart --system "Answer in one sentence." --temperature 0.7
       printf 'Hello!\\nWhy is the sky blue?\\n' | orpo chat runs/quickstart
     """
-    from orpo_cli.evaluation.eval_target import find_run, open_subject
+    from orpo_cli.evaluation.eval_target import find_run, open_eval_target
 
     console = Console(quiet=quiet)
     sampling = sampling_of(max_new_tokens, temperature, top_p, seed, console)
     refuse_compare_without_base(compare, find_run(run_or_model) is not None, run_or_model)
-    subject = open_subject(run_or_model, chat_template=chat_template, note=console.note)
+    subject = open_eval_target(run_or_model, chat_template=chat_template, note=console.note)
 
     from orpo_cli.evaluation.chat import Conversation
 
@@ -64,7 +64,7 @@ def command(
     _talk(conversation, subject.voices if compare else subject.voices[-1:], console, sys.stdin.isatty())
 
 
-def _talk(conversation: Conversation, voices: tuple[Voice, ...], console: Console, is_terminal: bool) -> None:
+def _talk(conversation: Conversation, voices: tuple[Variant, ...], console: Console, is_terminal: bool) -> None:
     """Read messages and answer them until the end of input or /exit."""
     if is_terminal:
         console.note(HELP)
@@ -103,7 +103,7 @@ def _messages(is_terminal: bool) -> Iterator[str]:
 
 
 def _answer(
-    conversation: Conversation, message: str, voices: tuple[Voice, ...], console: Console, is_terminal: bool
+    conversation: Conversation, message: str, voices: tuple[Variant, ...], console: Console, is_terminal: bool
 ) -> None:
     """Print the answers as they come. On a terminal Ctrl-C stops one, and what goes wrong with one does not end the talk."""
     for voice in voices:

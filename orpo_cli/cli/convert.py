@@ -9,16 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
+from orpo_cli.atomic import atomic_write_text
 from orpo_cli.cli.options import Json, Quiet
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.config_reader import TOOLS
 from orpo_cli.recipe.convert.convert import Conversion, convert
-from orpo_cli.recipe.convert.draft import Fate, KeyFate
+from orpo_cli.recipe.convert.draft import KeyOutcome, Outcome
 from orpo_cli.recipe.source.nodes import dotted
 from orpo_cli.report.console import Console
-from orpo_cli.rundir import write_atomically
 
-FATES: dict[Fate, str] = {
+FATES: dict[Outcome, str] = {
     "kept": "kept",
     "ignored": "ignored by {tool} itself",
     "left-out": "left out",
@@ -71,7 +71,7 @@ def command(
     done = convert(_text(file), name, wanted=wanted, model=model, dataset=dataset, folders=folders)
     _say(console, done, file)
     if output is not None:
-        write_atomically(output, done.text)
+        atomic_write_text(output, done.text)
         console.result(f"wrote {output}")
     elif not as_json:
         sys.stdout.flush()
@@ -99,13 +99,13 @@ def _refuse_to_overwrite(target: Path, force: bool) -> None:
 
 def _say(console: Console, done: Conversion, file: str) -> None:
     """On standard error: how many keys went where, and each that is not simply kept."""
-    counts = Counter(fate.fate for fate in done.fates)
+    counts = Counter(fate.outcome for fate in done.fates)
     parts = [f"{counts[fate]} {words.format(tool=done.tool)}" for fate, words in FATES.items() if counts[fate]]
     console.note(f"{done.tool}: {len(done.fates)} keys: {', '.join(parts)}.")
     for remark in done.remarks:
         console.note(f"  {remark}")
     for fate in done.fates:
-        if fate.fate in ("ignored", "left-out", "unknown"):
+        if fate.outcome in ("ignored", "left-out", "unknown"):
             console.note(f"  {_line(fate, done.tool, file)}")
     for path in done.todo:
         option = (
@@ -114,9 +114,9 @@ def _say(console: Console, done: Conversion, file: str) -> None:
         console.warn(f"{path} is a placeholder: {file} does not say it. Fill it in{option}.")
 
 
-def _line(fate: KeyFate, tool: str, file: str) -> str:
+def _line(fate: KeyOutcome, tool: str, file: str) -> str:
     place = f"{file}:{fate.line}: " if fate.line else ""
-    return f"{place}{fate.key}: {FATES[fate.fate].format(tool=tool)}" + (f". {fate.note}" if fate.note else ".")
+    return f"{place}{fate.key}: {FATES[fate.outcome].format(tool=tool)}" + (f". {fate.note}" if fate.note else ".")
 
 
 def _document(done: Conversion, output: Path | None) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def _document(done: Conversion, output: Path | None) -> dict[str, Any]:
                 "key": fate.key,
                 "value": fate.value,
                 "line": fate.line,
-                "fate": fate.fate,
+                "fate": fate.outcome,
                 "path": None if fate.path is None else dotted(fate.path),
                 "note": fate.note,
             }

@@ -12,11 +12,11 @@ from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.plan.plan import Plan
 from orpo_cli.report.console import Console
-from orpo_cli.workflows.plan import loaded_recipe, plan_of
+from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 
 if TYPE_CHECKING:
     from orpo_cli.data.prepare import Parts
-    from orpo_cli.data.token_spans import Piece
+    from orpo_cli.data.token_spans import TokenSpan
 
 
 def command(
@@ -51,8 +51,8 @@ def command(
     console = Console(quiet=quiet, as_json=as_json)
     if html is not None and not html.absolute().parent.is_dir():
         raise UsageError(f"--html {html}: there is no folder {html.absolute().parent}.", remedy="Make it first.")
-    loaded = loaded_recipe(recipe, overrides, console, strict=strict)
-    plan = plan_of(loaded, console, to_train=False, strict=strict).plan
+    loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
+    plan = build_plan(loaded, console, to_train=False, strict=strict).plan
     parts, shown = _prepared(plan, console, show, row)
 
     from rich.console import RenderableType
@@ -97,11 +97,11 @@ def command(
 
 def _prepared(
     plan: Plan, console: Console, show: int, row: str | None
-) -> tuple[Parts, list[tuple[str, int, dict[str, list[Piece]]]]]:
+) -> tuple[Parts, list[tuple[str, int, dict[str, list[TokenSpan]]]]]:
     """The tables, and the pairs that were asked for: row name, number and pieces."""
     from orpo_cli.data.chat_template import renderer
     from orpo_cli.data.prepare import prepare_parts
-    from orpo_cli.data.token_spans import pieces_of
+    from orpo_cli.data.token_spans import token_spans
     from orpo_cli.data.tokenize import encoder
     from orpo_cli.model.tokenizer import load_tokenizer
 
@@ -127,7 +127,7 @@ def _prepared(
     ends = encoder(tokenizer, renderer(tokenizer).end_tokens).end_ids
     on_prompt = bool(plan.training.get("loss_on_prompt", True))
     return parts, [
-        (pair["row"], pair["pair"], pieces_of(pair, tokenizer, ends, loss_on_prompt=on_prompt))
+        (pair["row"], pair["pair"], token_spans(pair, tokenizer, ends, loss_on_prompt=on_prompt))
         for pair in wanted.dataset()
     ]
 

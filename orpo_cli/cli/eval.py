@@ -56,14 +56,14 @@ def command(
       orpo eval runs/quickstart --data other-pairs.jsonl --json
       orpo eval HuggingFaceTB/SmolLM2-135M-Instruct --data pairs.jsonl --max-samples 200
     """
-    from orpo_cli.evaluation.eval_target import find_run, open_subject
+    from orpo_cli.evaluation.eval_target import find_run, open_eval_target
     from orpo_cli.evaluation.evaluate import evaluate, is_whole_held_out
     from orpo_cli.evaluation.held_out_pairs import judged_pairs, refuse_without_pairs
 
     console = Console(quiet=quiet, as_json=as_json)
     run = find_run(run_or_model)
     refuse_without_pairs(run.read_plan() if run else None, data)
-    subject = open_subject(run_or_model, chat_template=chat_template, note=console.note)
+    subject = open_eval_target(run_or_model, chat_template=chat_template, note=console.note)
     judged = judged_pairs(subject, data=data, max_samples=max_samples, max_length=max_length, note=console.note)
     if judged.same_as_in_training is False:
         console.warn(

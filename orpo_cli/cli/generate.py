@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orpo_cli.atomic import atomic_write_text
 from orpo_cli.cli.options import Json, Quiet
 from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
 from orpo_cli.report.progress_counter import counting
-from orpo_cli.rundir import write_atomically
-from orpo_cli.secret_values import hidden
+from orpo_cli.secret_values import mask_secrets
 
 if TYPE_CHECKING:
-    from orpo_cli.evaluation.eval_target import Subject, Voice
+    from orpo_cli.evaluation.eval_target import EvalTarget, Variant
     from orpo_cli.evaluation.generation import Sampling
 
 HELD_OUT_PROMPTS = 4
@@ -70,7 +70,7 @@ def command(
       echo "Name three rivers." | orpo generate runs/quickstart --prompt - --json
       orpo generate runs/quickstart --prompts-from questions.txt --temperature 0.7 --seed 1
     """
-    from orpo_cli.evaluation.eval_target import find_run, open_subject
+    from orpo_cli.evaluation.eval_target import find_run, open_eval_target
     from orpo_cli.evaluation.prompts import refuse_without_prompts
 
     console = Console(quiet=quiet, as_json=as_json)
@@ -83,10 +83,10 @@ def command(
     _refuse_idle_options(texts, prompts_from, count, system, plain)
     if count is None and prompts_from is None:
         count = HELD_OUT_PROMPTS
-    subject = open_subject(run_or_model, chat_template=chat_template, note=console.note)
+    subject = open_eval_target(run_or_model, chat_template=chat_template, note=console.note)
     document = _answered(subject, texts, prompts_from, count, system, plain, sampling, compare, console)
     if run is not None and compare and not texts and prompts_from is None:
-        write_atomically(run.samples, json.dumps(hidden(document), indent=2, ensure_ascii=False) + "\n")
+        atomic_write_text(run.samples, json.dumps(mask_secrets(document), indent=2, ensure_ascii=False) + "\n")
         console.note(f"wrote {run.samples}, which the model card shows")
     _show(document, console)
     console.document(document)
@@ -144,7 +144,7 @@ def _refuse_idle_options(
 
 
 def _answered(
-    subject: Subject, texts: list[str], prompts_from: str | None, count: int | None, system: str | None, plain: bool,
+    subject: EvalTarget, texts: list[str], prompts_from: str | None, count: int | None, system: str | None, plain: bool,
     sampling: Sampling, compare: bool, console: Console,
 ) -> dict[str, Any]:  # fmt: skip
     from orpo_cli.evaluation.generation import answer_prompts
@@ -157,11 +157,11 @@ def _answered(
     prompts = collect_prompts(
         subject, maker, texts=texts, file=prompts_from, count=count, system=system, note=console.note
     )
-    voices: tuple[Voice, ...] = subject.voices if compare else subject.voices[-1:]
+    voices: tuple[Variant, ...] = subject.voices if compare else subject.voices[-1:]
     rows: list[dict[str, Any]] = [{"prompt": prompt.text, "messages": prompt.messages} for prompt in prompts]
     with counting(console) as begin:
         for voice in voices:
-            with subject.speaking(voice) as model:
+            with subject.use_variant(voice) as model:
                 heard = begin(f"answering, {voice}")
                 answers = answer_prompts(
                     model, subject.tokenizer, prompts, sampling, end_ids=maker.end_ids, progress=heard

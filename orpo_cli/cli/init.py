@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from orpo_cli.atomic import atomic_write_text
 from orpo_cli.cli.options import Json, Quiet
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.source.shipped_recipes import ShippedRecipe, shipped_recipe
 from orpo_cli.report.console import Console
-from orpo_cli.rundir import write_atomically
 
 START = """\
 # A recipe of orpo-cli. Only model and dataset are required; `orpo schema` has every key, for you and for your editor.
@@ -89,7 +89,7 @@ def command(
         raise UsageError(f"{target} cannot be written: {'it is a' if target.is_dir() else 'there is no such'} folder.")
     if target.exists() and not force:
         raise UsageError(f"{target} exists already.", remedy="Choose another NAME or --output, or add --force.")
-    write_atomically(target, text)
+    atomic_write_text(target, text)
     console.result(f"wrote {target}")
     console.note(
         f"Next:\n  orpo validate {target}    every error, with its line\n"

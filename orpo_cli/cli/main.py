@@ -14,9 +14,9 @@ from typing import Annotated
 import typer
 
 from orpo_cli import __version__
-from orpo_cli.cli.allocator_env import start_again
+from orpo_cli.cli.allocator_env import reexec_with_allocator_env
 from orpo_cli.errors import OrpoError, RecipeError, UsageError
-from orpo_cli.secret_values import hidden
+from orpo_cli.secret_values import mask_secrets
 
 COMMANDS = (
     "init",
@@ -110,7 +110,7 @@ def _print_bug(kind: type[BaseException], error: BaseException, trace: Traceback
 
 def main() -> None:
     """Entry point: run the command line and exit with the code that belongs to how it went."""
-    start_again()
+    reexec_with_allocator_env()
     sys.excepthook = _print_bug
     calm_libraries()
     try:
@@ -151,9 +151,9 @@ def _message_of(error: typer.TyperException) -> str:
 
 def _report(error: OrpoError) -> int:
     """Say what is wrong on standard error; with --json also as the one document on standard output."""
-    lines = [hidden(str(error))]
+    lines = [mask_secrets(str(error))]
     if error.remedy:
-        lines.append(f"  → {hidden(error.remedy)}")
+        lines.append(f"  → {mask_secrets(error.remedy)}")
     print(
         f"error: {lines[0]}" if not isinstance(error, RecipeError) else lines[0], *lines[1:], sep="\n", file=sys.stderr
     )
@@ -168,5 +168,5 @@ def _report(error: OrpoError) -> int:
         }
         if isinstance(error, RecipeError):
             document["problems"] = [problem.as_dict() for problem in error.problems]
-        print(json.dumps(hidden(document), indent=2, ensure_ascii=False))
+        print(json.dumps(mask_secrets(document), indent=2, ensure_ascii=False))
     return error.exit_code

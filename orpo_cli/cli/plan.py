@@ -12,7 +12,7 @@ from orpo_cli.plan.origins import with_origins
 from orpo_cli.report.console import Console
 from orpo_cli.report.estimate_view import estimate_document, estimate_lines
 from orpo_cli.report.plan_view import plan_lines, plan_table
-from orpo_cli.workflows.plan import loaded_recipe, plan_of
+from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 
 
 def command(
@@ -35,8 +35,8 @@ def command(
       orpo plan my.yaml --show-origin
     """
     console = Console(quiet=quiet, as_json=as_json)
-    loaded = loaded_recipe(recipe, overrides, console, strict=strict)
-    plan, warnings, sizing = plan_of(loaded, console, to_train=False, strict=strict)
+    loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
+    plan, warnings, sizing = build_plan(loaded, console, to_train=False, strict=strict)
     document = plan.as_document()
     if show_origin:
         document = with_origins(document, loaded)

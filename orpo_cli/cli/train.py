@@ -16,8 +16,8 @@ from orpo_cli.recipe.source.composed_recipe import composed_text
 from orpo_cli.report.console import Console
 from orpo_cli.report.plan_view import plan_lines
 from orpo_cli.rundir import FINISHED, RunDir
-from orpo_cli.secret_values import hidden
-from orpo_cli.workflows.plan import loaded_recipe, plan_of
+from orpo_cli.secret_values import mask_secrets
+from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 
 if TYPE_CHECKING:
     from orpo_cli.training.train import Outcome
@@ -53,10 +53,10 @@ def command(
       orpo train my.yaml --smoke
     """
     console = Console(quiet=quiet, as_json=as_json)
-    loaded = loaded_recipe(recipe, overrides, console, strict=strict)
+    loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
     if smoke and resume != "never":
         raise UsageError("--resume would do nothing beside --smoke: a smoke run leaves nothing to resume.")
-    plan = plan_of(loaded, console, to_train=not smoke, strict=strict).plan
+    plan = build_plan(loaded, console, to_train=not smoke, strict=strict).plan
     if smoke:
         from orpo_cli.workflows.smoke import smoke as try_out
 
@@ -130,7 +130,7 @@ def train_run(
             enough=plan.pairs_in_all(),
         )
         rundir.data_report.write_text(
-            json.dumps(hidden(data.report.as_dict()), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            json.dumps(mask_secrets(data.report.as_dict()), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         for line in data.report.lines():
             console.note(line)

@@ -20,8 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.atomic import appearing_whole
-from orpo_cli.cache_dir import cache_root
+from orpo_cli.atomic import atomic_directory
+from orpo_cli.cache_dir import cache_dir
 from orpo_cli.errors import MachineError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def kept(key: dict[str, Any] | None, make: Make, note: Callable[[str], None]) ->
         return _in_passing(make)
     from filelock import FileLock, Timeout
 
-    entry = cache_root() / "pairs" / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    entry = cache_dir() / "pairs" / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(entry.with_suffix(".lock"))
@@ -99,7 +99,7 @@ def _in_passing(make: Make) -> tuple[Path, dict[str, Any]]:
 
 
 def _write(entry: Path, make: Make) -> None:
-    with _writing(entry.parent, "ORPO_CACHE"), appearing_whole(entry) as folder:
+    with _writing(entry.parent, "ORPO_CACHE"), atomic_directory(entry) as folder:
         report = make(folder / PAIRS)
         (folder / REPORT).write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from orpo_cli.data.pair import Message, Misfit, Pair
+from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.errors import UsageError
 from orpo_cli.model.builtin_chat_templates import BUILT_IN
 
@@ -61,16 +61,16 @@ class Renderer:
     def render(self, pair: Pair) -> Texts:
         """The texts of a pair.
 
-        Raises Misfit for a conversation that the template cannot show, UsageError where it can show none.
+        Raises RowRejected for a conversation that the template cannot show, UsageError where it can show none.
         """
         (texts,) = self.render_all([pair])
-        if isinstance(texts, Misfit):
+        if isinstance(texts, RowRejected):
             raise texts
         return texts
 
-    def render_all(self, pairs: Sequence[Pair]) -> list[Texts | Misfit]:
+    def render_all(self, pairs: Sequence[Pair]) -> list[Texts | RowRejected]:
         """The texts of each pair, or why a template cannot show it. Raises UsageError where it can show none."""
-        texts: list[Texts | Misfit | None] = [
+        texts: list[Texts | RowRejected | None] = [
             self._plain(pair) if isinstance(pair.prompt, str) else None for pair in pairs
         ]
         open_ = [index for index, text in enumerate(texts) if text is None]
@@ -83,7 +83,7 @@ class Renderer:
     def _plain(self, pair: Pair) -> Texts:
         return Texts(pair.prompt_text, self._ended(pair.chosen_text), self._ended(pair.rejected_text), is_plain=True)
 
-    def _conversations(self, pairs: Sequence[Pair]) -> Sequence[Texts | Misfit]:
+    def _conversations(self, pairs: Sequence[Pair]) -> Sequence[Texts | RowRejected]:
         """All at once, since each call of the template costs as much as a few conversations; one by one where one fails, or
         has tools of its own.
         """
@@ -95,10 +95,10 @@ class Renderer:
             return self._together(pairs)
         except _template_errors() as error:
             if len(pairs) == 1:
-                return [Misfit("template_error", str(error))]
+                return [RowRejected("template_error", str(error))]
             return [texts for pair in pairs for texts in self._conversations([pair])]
 
-    def _together(self, pairs: Sequence[Pair]) -> list[Texts | Misfit]:
+    def _together(self, pairs: Sequence[Pair]) -> list[Texts | RowRejected]:
         """The texts of pairs that have the same tools."""
         tools = list(pairs[0].tools) if pairs[0].tools else None
         safe = [self._with_stand_ins(pair) for pair in pairs]
@@ -113,17 +113,17 @@ class Renderer:
 
     def _texts(
         self, pair: Pair, history: Conversation, spelled: Mapping[str, str], prompt: str, *wholes: str
-    ) -> Texts | Misfit:
+    ) -> Texts | RowRejected:
         shortened = not all(whole.startswith(prompt) for whole in wholes)
         if shortened:  # a thinking template: cut where the answer begins in a finished conversation
             probe = [*history, {"role": "assistant", "content": PROBE}]
             prompt = self._template([probe], list(pair.tools) if pair.tools else None)[0].rpartition(PROBE)[0]
         if not all(whole.startswith(prompt) for whole in wholes):
-            return Misfit("template_mismatch")
+            return RowRejected("template_mismatch")
         for answer, whole in zip((pair.chosen, pair.rejected), wholes, strict=True):
             unseen = _call_not_shown((*pair.prompt, *answer), whole)
             if unseen is not None:
-                return Misfit("template_error", f"it does not show the call of {unseen}")
+                return RowRejected("template_error", f"it does not show the call of {unseen}")
         chosen, rejected = (self._cut(whole[len(prompt) :]) for whole in wholes)
         return Texts(prompt, chosen, rejected, False, shortened, spelled)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from orpo_cli.data.pair import Misfit, Pair
+from orpo_cli.data.pair import Pair, RowRejected
 from orpo_cli.recipe.schema import PairRules
 
 REASONS = {
@@ -73,17 +73,17 @@ PAIR_RULES: tuple[Callable[[Pair], bool], ...] = (empty_prompt, empty_chosen, em
 
 
 def check_margin(pair: Pair, least: float | None) -> None:
-    """Raise Misfit where the chosen answer is not rated better than the rejected one by ``least``; None asks nothing."""
+    """Raise RowRejected where the chosen answer is not rated better than the rejected one by ``least``; None asks nothing."""
     if least is None:
         return
     if pair.scores is None:
-        raise Misfit("no_score")
+        raise RowRejected("no_score")
     if pair.scores[0] - pair.scores[1] < least:
-        raise Misfit("score_margin", f"{pair.scores[0]:g} and {pair.scores[1]:g}")
+        raise RowRejected("score_margin", f"{pair.scores[0]:g} and {pair.scores[1]:g}")
 
 
 def check(pair: Pair, rules: PairRules) -> None:
-    """Raise Misfit with the name of the first rule that the pair breaks and ``rules`` has not turned off."""
+    """Raise RowRejected with the name of the first rule that the pair breaks and ``rules`` has not turned off."""
     for breaks in PAIR_RULES:
         if getattr(rules, breaks.__name__, True) and breaks(pair):
-            raise Misfit(breaks.__name__)
+            raise RowRejected(breaks.__name__)

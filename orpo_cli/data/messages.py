@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from orpo_cli.data.pair import Message, Misfit, Pair
+from orpo_cli.data.pair import Message, Pair, RowRejected
 
 ROLES = {
     "system": "system",
@@ -34,32 +34,32 @@ def is_messages(value: Any) -> bool:
 
 
 def read_text(value: Any, column: str) -> str:
-    """A text that can be tokenized. Raises Misfit for anything else."""
+    """A text that can be tokenized. Raises RowRejected for anything else."""
     if not isinstance(value, str):
-        raise Misfit("malformed", f"{column} is {kind(value)}, not text")
+        raise RowRejected("malformed", f"{column} is {kind(value)}, not text")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise Misfit("malformed", f"{column} holds half of a surrogate pair, which is not Unicode text") from None
+        raise RowRejected("malformed", f"{column} holds half of a surrogate pair, which is not Unicode text") from None
     return value
 
 
 def read_messages(value: Any, column: str, role_of_text: str) -> tuple[Message, ...]:
-    """A message, a list of them, or a text, which becomes one message of ``role_of_text``. Raises Misfit."""
+    """A message, a list of them, or a text, which becomes one message of ``role_of_text``. Raises RowRejected."""
     if isinstance(value, str):
         return (Message(role_of_text, read_text(value, column)),)
     items = [value] if isinstance(value, dict) else value
     if not isinstance(items, list):
-        raise Misfit("malformed", f"{column} is {kind(value)}, not messages")
+        raise RowRejected("malformed", f"{column} is {kind(value)}, not messages")
     return tuple(_message(item, f"{column}[{index}]") for index, item in enumerate(items))
 
 
 def _message(item: Any, where: str) -> Message:
     if not isinstance(item, dict):
-        raise Misfit("malformed", f"{where} is {kind(item)}, not a message")
+        raise RowRejected("malformed", f"{where} is {kind(item)}, not a message")
     role, content = (item[name] if item.get(name) is not None else item.get(other) for name, other in NAMES)
     if not isinstance(role, str) or role.lower() not in ROLES:
-        raise Misfit("malformed", f"{where} has the role {role!r}; known: {', '.join(ROLES)}")
+        raise RowRejected("malformed", f"{where} has the role {role!r}; known: {', '.join(ROLES)}")
     if role.lower() == "function_call":  # ShareGPT: the call is the text
         return Message("assistant", "", {"tool_calls": _calls([_json(content, where)], where)})
     if item.get("tool_calls"):
@@ -77,12 +77,12 @@ def _message(item: Any, where: str) -> Message:
 def _calls(calls: Any, where: str) -> list[dict[str, Any]]:
     """Calls to tools as templates expect them: a function with its name, and its arguments as an object."""
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise Misfit("malformed", f"the tool_calls of {where} are {kind(calls)}, not a list of objects")
+        raise RowRejected("malformed", f"the tool_calls of {where} are {kind(calls)}, not a list of objects")
     found = []
     for call in calls:
         function = call.get("function", call)
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise Misfit("malformed", f"{where} calls a tool without a name")
+            raise RowRejected("malformed", f"{where} calls a tool without a name")
         arguments = function.get("arguments", {})
         if isinstance(arguments, str):
             arguments = _json(arguments or "{}", where)
@@ -95,12 +95,12 @@ def _json(text: Any, where: str) -> Any:
     try:
         return json.loads(text)
     except (TypeError, ValueError) as error:
-        raise Misfit("malformed", f"{where} calls a tool with what is not JSON: {error}") from error
+        raise RowRejected("malformed", f"{where} calls a tool with what is not JSON: {error}") from error
 
 
 def _part(part: Any, where: str) -> str:
     if not isinstance(part, dict) or part.get("type") != "text":
-        raise Misfit("malformed", f"{where} has a part that is not text")
+        raise RowRejected("malformed", f"{where} has a part that is not text")
     return read_text(part.get("text"), where)
 
 
@@ -109,21 +109,23 @@ def conversation(
 ) -> Pair:
     """The pair of two conversations that differ in their last message only.
 
-    Answers that begin with the end of ``prompt`` repeat it, and are stripped of it. Raises Misfit where the conversations
+    Answers that begin with the end of ``prompt`` repeat it, and are stripped of it. Raises RowRejected where the conversations
     before the last message differ, or where the last message is not an answer.
     """
     whole_chosen, repeated_by_chosen = _joined(prompt, chosen)
     whole_rejected, repeated_by_rejected = _joined(prompt, rejected)
     if not chosen or not rejected:
-        raise Misfit("empty_rejected" if chosen else "empty_chosen", "no message")
+        raise RowRejected("empty_rejected" if chosen else "empty_chosen", "no message")
     for column, whole in (("chosen", whole_chosen), ("rejected", whole_rejected)):
         if whole[-1].role != "assistant":
-            raise Misfit("malformed", f"{column} ends with a {whole[-1].role} message, not with an answer")
+            raise RowRejected("malformed", f"{column} ends with a {whole[-1].role} message, not with an answer")
     history = whole_chosen[:-1]
     if history != whole_rejected[:-1]:
-        raise Misfit("histories_differ")
+        raise RowRejected("histories_differ")
     if history and history[-1].role not in ("user", "tool"):
-        raise Misfit("malformed", f"the prompt ends with a {history[-1].role} message, so there is nothing to answer")
+        raise RowRejected(
+            "malformed", f"the prompt ends with a {history[-1].role} message, so there is nothing to answer"
+        )
     if repeated_by_chosen or repeated_by_rejected:
         notes["prompt_stored_twice"] += 1
     return Pair(history, whole_chosen[-1:], whole_rejected[-1:])

@@ -68,7 +68,7 @@ def text_of(value: tuple[Message, ...] | str) -> str:
     return "\n".join(part for part in parts if part)
 
 
-class Misfit(DataError):
+class RowRejected(DataError):
     """A row that is not trained on. Caught where rows are counted; ``reason`` is a name of ``rules.REASONS``."""
 
     def __init__(self, reason: str, detail: str = "") -> None:

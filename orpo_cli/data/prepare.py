@@ -16,7 +16,7 @@ import numpy as np
 
 from orpo_cli.data import dedup_and_split
 from orpo_cli.data.filters import REMEDIES
-from orpo_cli.data.pair import Misfit
+from orpo_cli.data.pair import RowRejected
 from orpo_cli.data.report import EXAMPLES, DataReport, SourceReport
 from orpo_cli.data.source_reader import Note, SourceReader
 from orpo_cli.data.sources.files import is_data_file
@@ -97,7 +97,7 @@ def prepare_parts(
     enough: int | None = None,
 ) -> Parts:
     """``prepare``, as tables."""
-    work = _Work(dataset, SourceReader(dataset, tokenizer, max_length, max_prompt_length, note), enough)
+    work = _DatasetBuilder(dataset, SourceReader(dataset, tokenizer, max_length, max_prompt_length, note), enough)
     train = work.table("train", dataset.train)
     held: PairTable | None = None
     if isinstance(dataset.eval, EvalSplit):
@@ -128,7 +128,7 @@ def prepare_eval(
         raise UsageError(
             "the recipe holds no pairs out.", remedy="Set dataset.eval to a source, or to {test_size: 0.05}."
         )
-    work = _Work(dataset, SourceReader(dataset, tokenizer, max_length, max_prompt_length, note), enough)
+    work = _DatasetBuilder(dataset, SourceReader(dataset, tokenizer, max_length, max_prompt_length, note), enough)
     if isinstance(dataset.eval, EvalSplit):
         held = dedup_and_split.divide(work.table("train", dataset.train), dataset.eval, dataset.shuffle_seed)[1]
     else:
@@ -136,7 +136,7 @@ def prepare_eval(
     return HeldOut(work.part("eval", held).dataset(), work.report)
 
 
-class _Work:
+class _DatasetBuilder:
     """Puts the sources of a recipe together and keeps the report."""
 
     def __init__(self, dataset: DatasetSection, reader: SourceReader, enough: int | None) -> None:
@@ -170,7 +170,7 @@ class _Work:
         for rule, column in RULES.items():
             if getattr(self.dataset.rules, rule) and (again := dict(dedup_and_split.repeats(table, column))):
                 names = table.rows()
-                whys = [Misfit(rule, f"as {names[first]}") for first in again.values()]
+                whys = [RowRejected(rule, f"as {names[first]}") for first in again.values()]
                 table = _left_out(table, list(again), whys, reports)
         return table
 
@@ -181,7 +181,7 @@ class _Work:
         self.report.leaked = {"pairs": len(both), "examples": names, "left_out": self.dataset.rules.leaked}
         if not (self.dataset.rules.leaked and len(both)):
             return train
-        left = _left_out(train, both.tolist(), [Misfit("leaked")] * len(both), self.report.sources)
+        left = _left_out(train, both.tolist(), [RowRejected("leaked")] * len(both), self.report.sources)
         if not len(left):
             raise DataError(
                 "every training pair has a prompt that is held out, too.",
@@ -231,7 +231,7 @@ class _Work:
 
 
 def _left_out(
-    table: PairTable, positions: list[int], whys: Sequence[Misfit], reports: Sequence[SourceReport]
+    table: PairTable, positions: list[int], whys: Sequence[RowRejected], reports: Sequence[SourceReport]
 ) -> PairTable:
     """``table`` without these pairs, which were counted as kept: now they are counted as dropped, each with its reason."""
     names, sources = table.rows(), table.files()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orpo_cli.data.filters import REASONS
-from orpo_cli.data.pair import Misfit
+from orpo_cli.data.pair import RowRejected
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -47,7 +47,7 @@ class SourceReport:
     notes: Counter[str] = field(default_factory=Counter)
     unused_columns: list[str] = field(default_factory=list)
 
-    def drop(self, row: str, why: Misfit, rows: int = 1) -> None:
+    def drop(self, row: str, why: RowRejected, rows: int = 1) -> None:
         """Count a row (or ``rows`` that were gathered into one) that is not trained on, and name the first of each reason."""
         self.dropped[why.reason] += rows
         examples = self.examples.setdefault(why.reason, [])

@@ -17,7 +17,7 @@ from orpo_cli.data.chat_template import Renderer, Texts, renderer
 from orpo_cli.data.filters import REMEDIES, check, check_margin
 from orpo_cli.data.formats.detect import COLUMNS, SCORE_COLUMNS, columns_found, reached, recognise, rename
 from orpo_cli.data.formats.format import Format, Gathered
-from orpo_cli.data.pair import Misfit, Pair
+from orpo_cli.data.pair import Pair, RowRejected
 from orpo_cli.data.report import SourceReport
 from orpo_cli.data.sources.source import Opened, Row, draw, opened
 from orpo_cli.data.table import PairWriter
@@ -131,7 +131,7 @@ class SourceReader:
         while batch := list(islice(gathered, BATCH)):
             read = self._read(batch, format_, source, report)
             for (name, pair), texts in zip(read, self.renderer.render_all([pair for _, pair in read]), strict=True):
-                if isinstance(texts, Misfit):
+                if isinstance(texts, RowRejected):
                     report.drop(name, texts)
                 else:
                     yield name, pair, texts
@@ -143,13 +143,13 @@ class SourceReader:
         for row in rows:
             try:
                 if not isinstance(row.value, dict):
-                    raise Misfit("malformed", "the row is not an object with columns")
+                    raise RowRejected("malformed", "the row is not an object with columns")
                 pair = format_.read(row.value, report.notes)
                 check(pair, self.dataset.rules)
                 check_margin(pair, source.min_score_margin)
                 read.append((row.name, pair))
                 report.notes["rows_gathered"] += row.rows if isinstance(row, Gathered) else 0
-            except Misfit as why:
+            except RowRejected as why:
                 report.drop(row.name, why, row.rows if isinstance(row, Gathered) else 1)
         return read
 
@@ -182,7 +182,7 @@ class SourceReader:
                     bos_id=self.bos_id,
                 )
                 self._check_ends(cut)
-            except Misfit as why:
+            except RowRejected as why:
                 report.drop(name, why)
                 continue
             fitted.append((name, pair, cut))
@@ -197,7 +197,7 @@ class SourceReader:
         """An answer ends where it first says so; only texts that were rendered elsewhere can break this."""
         for answer in (ids.chosen, ids.rejected):
             if not self.encoder.end_ids.isdisjoint(answer[:-1]):
-                raise Misfit("goes_on_after_end")
+                raise RowRejected("goes_on_after_end")
 
 
 def _counted(rows: Iterator[Row], report: SourceReport) -> Iterator[Row]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from orpo_cli.data.chat_template import Texts
-from orpo_cli.data.pair import Misfit
+from orpo_cli.data.pair import RowRejected
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -149,7 +149,7 @@ def fit(
     drop_identical: bool = True,
     bos_id: int | None,
 ) -> Fitted:
-    """Cut a pair to its lengths. Raises Misfit where nothing would be left to train on, or an answer would lose its end
+    """Cut a pair to its lengths. Raises RowRejected where nothing would be left to train on, or an answer would lose its end
     and ``drop_truncated`` asks for whole ones.
 
     A prompt is cut as trl did it while it had these settings: only in a pair that is longer than ``max_length``, down to
@@ -161,7 +161,7 @@ def fit(
     too_long = whole > max_length and len(prompt) > max_prompt_length
     if too_long:
         if truncation_mode == "drop":
-            raise Misfit("prompt_too_long", f"{len(prompt)} of {whole} tokens")
+            raise RowRejected("prompt_too_long", f"{len(prompt)} of {whole} tokens")
         prompt = (
             _keep_end(prompt, max_prompt_length, bos_id)
             if truncation_mode == "keep_end"
@@ -169,13 +169,13 @@ def fit(
         )
     room = max_length - len(prompt)
     if room < 1:
-        raise Misfit("no_room", f"{len(tokens.prompt)} tokens")
+        raise RowRejected("no_room", f"{len(tokens.prompt)} tokens")
     chosen, rejected = tokens.chosen[:room], tokens.rejected[:room]
     if drop_identical and chosen == rejected:
-        raise Misfit("identical_when_cut")
+        raise RowRejected("identical_when_cut")
     cut = (len(chosen) < len(tokens.chosen)) + (len(rejected) < len(tokens.rejected))
     if cut and drop_truncated:
-        raise Misfit("answer_too_long", f"{max(len(tokens.chosen), len(tokens.rejected))} tokens")
+        raise RowRejected("answer_too_long", f"{max(len(tokens.chosen), len(tokens.rejected))} tokens")
     uncut = (len(tokens.prompt), len(tokens.chosen), len(tokens.rejected))
     return Fitted(prompt, chosen, rejected, too_long, cut, uncut)
 

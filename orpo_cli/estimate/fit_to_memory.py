@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from orpo_cli.estimate.memory import Lengths, Memory, PairSize, Sizing, changed, checkpoints, memory
+from orpo_cli.estimate.memory import EstimateInputs, Lengths, Memory, PairSize, changed, checkpoints, memory
 from orpo_cli.plan.plan import Plan, Why
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.schema import LoraSection, QuantizationSection
@@ -24,7 +24,7 @@ class Saving:
     total: float
 
 
-def fitted(plan: Plan, loaded: LoadedRecipe, sizing: Sizing) -> Plan:
+def fit_to_memory(plan: Plan, loaded: LoadedRecipe, sizing: EstimateInputs) -> Plan:
     """``plan`` with ``engine.max_tokens_per_microbatch`` and ``gradient_checkpointing`` chosen where the recipe leaves them open."""
     recipe, training = loaded.recipe, loaded.recipe.training
     why = dict(plan.why)
@@ -50,21 +50,21 @@ def fitted(plan: Plan, loaded: LoadedRecipe, sizing: Sizing) -> Plan:
     return plan.model_copy(update={"why": why})
 
 
-def savings(plan: Plan, sizing: Sizing) -> list[Saving]:
+def savings(plan: Plan, sizing: EstimateInputs) -> list[Saving]:
     """What could be changed, in the order of what it saves; only what saves something."""
     now = memory(plan, sizing).total
     tried = [Saving(setting, memory(*other).total) for setting, other in _smaller(plan, sizing)]
     return sorted((each for each in tried if each.total < 0.98 * now), key=lambda each: each.total)
 
 
-def verdict(held: Memory, sizing: Sizing) -> str:
+def verdict(held: Memory, sizing: EstimateInputs) -> str:
     """``fits``, ``is tight`` or ``does not fit``."""
     if held.total > sizing.room:
         return "does not fit"
     return "fits" if held.total <= HEADROOM * sizing.room else "is tight"
 
 
-def _smaller(plan: Plan, sizing: Sizing) -> Iterator[tuple[str, tuple[Plan, Sizing]]]:
+def _smaller(plan: Plan, sizing: EstimateInputs) -> Iterator[tuple[str, tuple[Plan, EstimateInputs]]]:
     """The settings that take less memory; plan and sizing with each alone."""
     training = plan.training
     if not checkpoints(plan):
@@ -94,18 +94,18 @@ def _cut(pair: PairSize, longest: int) -> PairSize:
     return PairSize(prompt, *(min(answer, longest - prompt) for answer in (pair.chosen, pair.rejected)))
 
 
-def _least(plan: Plan, sizing: Sizing) -> int:
+def _least(plan: Plan, sizing: EstimateInputs) -> int:
     """Tokens of the longest pair, below which a micro-batch does not get smaller."""
     longest = sizing.lengths.longest.packed
     return max(longest, min(-(-longest // STEP) * STEP, MOST[plan.device]))
 
 
-def _most(plan: Plan, sizing: Sizing) -> int:
+def _most(plan: Plan, sizing: EstimateInputs) -> int:
     """Tokens beyond which a micro-batch gets nothing faster, but at least the longest pair."""
     return max(MOST[plan.device], _least(plan, sizing))
 
 
-def _budget(plan: Plan, sizing: Sizing, room: float) -> tuple[int, str]:
+def _budget(plan: Plan, sizing: EstimateInputs, room: float) -> tuple[int, str]:
     """The largest micro-batch that fits, and why; between two sizes memory grows in proportion to the tokens."""
     largest, least = _most(plan, sizing), _least(plan, sizing)
     top = memory(_with_budget(plan, largest), sizing).total

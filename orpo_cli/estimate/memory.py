@@ -131,7 +131,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Sizing:
+class EstimateInputs:
     """What an estimate is made from, beside a plan."""
 
     machine: Machine
@@ -256,13 +256,13 @@ def _stretched(pair: PairSize, count: int, tokens: float) -> list[PairSize]:
     return [PairSize(*(max(1, round(part * factor)) for part in pair))] * count
 
 
-def traced_step(plan: Plan, sizing: Sizing) -> tuple[Activations, int]:
+def traced_step(plan: Plan, sizing: EstimateInputs) -> tuple[Activations, int]:
     """What the largest micro-batch holds, and how many its step has."""
     pairs, micro_batches = largest_micro_batch(plan, sizing.lengths)
     return sizing.trace(replace(computation(plan), accumulates=micro_batches > 1), pairs), micro_batches
 
 
-def memory(plan: Plan, sizing: Sizing) -> Memory:
+def memory(plan: Plan, sizing: EstimateInputs) -> Memory:
     """What a process holds at the peak of a step."""
     facts, lora = sizing.facts, plan.lora
     live, micro_batches = traced_step(plan, sizing)

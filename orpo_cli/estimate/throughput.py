@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from orpo_cli.estimate.memory import Sizing, checkpoints, pairs_of_a_step
+from orpo_cli.estimate.memory import EstimateInputs, checkpoints, pairs_of_a_step
 from orpo_cli.machine import Machine
 from orpo_cli.plan.plan import Plan
 
@@ -24,7 +24,7 @@ REACHED_ON_CPU = 0.45
 
 
 @dataclass(frozen=True)
-class Pace:
+class Throughput:
     """Of a step: ``tokens`` that go through the model, and seconds (None where the device's speed is not known)."""
 
     pairs: int
@@ -34,7 +34,7 @@ class Pace:
     how: str
 
 
-def pace(plan: Plan, sizing: Sizing) -> Pace:
+def estimate_throughput(plan: Plan, sizing: EstimateInputs) -> Throughput:
     """The estimate for a step of mean length."""
     facts, mean = sizing.facts, sizing.lengths.mean
     pairs = pairs_of_a_step(plan)
@@ -46,7 +46,7 @@ def pace(plan: Plan, sizing: Sizing) -> Pace:
     flops = passes * (2.0 * facts.active * tokens + attention)
     speed, how = _speed(plan, sizing.machine)
     if speed is None:
-        return Pace(pairs, tokens, flops, None, how)
+        return Throughput(pairs, tokens, flops, None, how)
     seconds, launching = flops / speed, 0.0
     if plan.device == "cuda":
         packed = -(-tokens // plan.engine.max_tokens_per_microbatch)
@@ -54,7 +54,7 @@ def pace(plan: Plan, sizing: Sizing) -> Pace:
         launching = LAUNCHING * facts.layers * parts
     if launching > seconds:
         how = f"{LAUNCHING * 1000:.0f} ms a layer and micro-batch to launch it, which takes longer than computing it"
-    return Pace(pairs, tokens, flops, max(seconds, launching), how)
+    return Throughput(pairs, tokens, flops, max(seconds, launching), how)
 
 
 def _speed(plan: Plan, machine: Machine) -> tuple[float | None, str]:

@@ -10,7 +10,7 @@ from transformers import TextStreamer
 
 from orpo_cli.data.pair import Message
 from orpo_cli.errors import UsageError
-from orpo_cli.evaluation.eval_target import Subject, Voice
+from orpo_cli.evaluation.eval_target import EvalTarget, Variant
 from orpo_cli.evaluation.generation import Answer, Sampling, generate, read_answer, refuse_beyond_context, stop_ids
 from orpo_cli.evaluation.prompts import PromptMaker
 
@@ -23,7 +23,7 @@ Say = Callable[[str], None]
 class Conversation:
     """What was said so far. Each voice remembers its own answers. Raises UsageError where there is no chat template."""
 
-    def __init__(self, subject: Subject, sampling: Sampling, *, system: str | None) -> None:
+    def __init__(self, subject: EvalTarget, sampling: Sampling, *, system: str | None) -> None:
         if subject.tokenizer.chat_template is None:
             raise UsageError(
                 f"{subject.name} has no chat template: it continues text, and cannot take turns.",
@@ -33,7 +33,7 @@ class Conversation:
         self.sampling = sampling.with_seed()
         self.system = system
         self._maker = PromptMaker(subject.tokenizer, plain=False)
-        self._turns: dict[Voice, list[Message]] = {}
+        self._turns: dict[Variant, list[Message]] = {}
         self.reset()
         if self.sampling.seed is not None:
             torch.manual_seed(self.sampling.seed)
@@ -43,7 +43,7 @@ class Conversation:
         opening = [Message("system", self.system)] if self.system else []
         self._turns = {voice: list(opening) for voice in self.subject.voices}
 
-    def ask(self, voice: Voice, text: str, say: Say) -> Answer:
+    def ask(self, voice: Variant, text: str, say: Say) -> Answer:
         """``voice``'s answer to ``text``; ``say`` hears it as it is made.
 
         Interrupted (KeyboardInterrupt), it remembers what it has said so far. Raises UsageError where the conversation has
@@ -51,7 +51,7 @@ class Conversation:
         """
         turns = [*self._turns[voice], Message("user", text)]
         prompt = self._maker.conversation(turns)
-        with self.subject.speaking(voice) as model:
+        with self.subject.use_variant(voice) as model:
             refuse_beyond_context(model, len(prompt.input_ids), self.sampling, "the conversation")
             stops = stop_ids(model, self.subject.tokenizer, self._maker.end_ids)
             stream = _Stream(self.subject.tokenizer, stops, say)

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Voice = Literal["base", "tuned", "model"]
+Variant = Literal["base", "tuned", "model"]
 
 
 @dataclass
-class Subject:
+class EvalTarget:
     """``voices`` are base and tuned for a run, and model for a model on its own."""
 
     name: str  # as it was asked for
@@ -31,12 +31,12 @@ class Subject:
     plan: Plan | None = None
 
     @property
-    def voices(self) -> tuple[Voice, ...]:
+    def voices(self) -> tuple[Variant, ...]:
         """The models that can be compared, the trained one last."""
         return ("model",) if self.rundir is None else ("base", "tuned")
 
     @contextmanager
-    def speaking(self, voice: Voice) -> Iterator[PreTrainedModel | PeftModel]:
+    def use_variant(self, voice: Variant) -> Iterator[PreTrainedModel | PeftModel]:
         """The model of ``voice``. Base is the same model with its adapter switched off, wherever that is the base."""
         if voice != "base":
             yield self.model
@@ -70,7 +70,7 @@ class Subject:
         return base
 
 
-def open_subject(name: str, *, chat_template: str | None, note: Callable[[str], None]) -> Subject:
+def open_eval_target(name: str, *, chat_template: str | None, note: Callable[[str], None]) -> EvalTarget:
     """Load the run directory, model folder, .gguf file or hub id ``name``.
 
     ``chat_template`` is as in a recipe and only for a model on its own; a run keeps the one it was trained with.
@@ -89,7 +89,7 @@ def find_run(name: str) -> RunDir | None:
     return rundir if rundir.is_run() else None
 
 
-def _open_run(name: str, rundir: RunDir, chat_template: str | None, note: Callable[[str], None]) -> Subject:
+def _open_run(name: str, rundir: RunDir, chat_template: str | None, note: Callable[[str], None]) -> EvalTarget:
     from orpo_cli.model.trained_model import load_tuned
 
     if chat_template is not None:
@@ -100,10 +100,10 @@ def _open_run(name: str, rundir: RunDir, chat_template: str | None, note: Callab
     plan = rundir.read_plan()
     note(f"loading {rundir.result()} on {plan.device}")
     model, tokenizer = load_tuned(rundir)
-    return Subject(name, model, tokenizer, rundir, plan)
+    return EvalTarget(name, model, tokenizer, rundir, plan)
 
 
-def _open_model(name: str, chat_template: str, note: Callable[[str], None]) -> Subject:
+def _open_model(name: str, chat_template: str, note: Callable[[str], None]) -> EvalTarget:
     from orpo_cli.machine import probe
     from orpo_cli.model.base_model import load_base, load_config
     from orpo_cli.model.tokenizer import load_tokenizer
@@ -122,7 +122,7 @@ def _open_model(name: str, chat_template: str, note: Callable[[str], None]) -> S
         model = load_base(section, None, device)
     except HubError as error:
         raise HubError(f"{name} is no folder here. {error.message}", remedy=error.remedy) from error
-    return Subject(name, model, tokenizer)
+    return EvalTarget(name, model, tokenizer)
 
 
 def _refuse_what_is_no_model(name: str, path: Path) -> None:

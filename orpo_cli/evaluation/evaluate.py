@@ -8,20 +8,20 @@ from collections.abc import Callable
 from typing import Any
 
 from orpo_cli import __version__
-from orpo_cli.evaluation.eval_target import Subject, Voice
+from orpo_cli.atomic import atomic_write_text
+from orpo_cli.evaluation.eval_target import EvalTarget, Variant
 from orpo_cli.evaluation.held_out_pairs import Judged
 from orpo_cli.evaluation.metrics import intervals, margin_change_interval, preference_metrics
 from orpo_cli.evaluation.preference_scores import PairScores, Progress, score_pairs
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
-from orpo_cli.rundir import write_atomically
 
 
 def evaluate(
-    subject: Subject,
+    subject: EvalTarget,
     judged: Judged,
     *,
     batch_size: int | None = None,
-    progress: Callable[[Voice], Progress] | None = None,
+    progress: Callable[[Variant], Progress] | None = None,
 ) -> dict[str, Any]:
     """Metrics of every voice of ``subject`` on ``judged``, their change, and each pair's scores.
 
@@ -30,9 +30,9 @@ def evaluate(
     """
     began = time.monotonic()
     beta = float((subject.plan.training if subject.plan else LIBRARY_DEFAULTS)["beta"])
-    scores: dict[Voice, PairScores] = {}
+    scores: dict[Variant, PairScores] = {}
     for voice in subject.voices:
-        with subject.speaking(voice) as model:
+        with subject.use_variant(voice) as model:
             heard = progress(voice) if progress is not None else None
             scores[voice] = score_pairs(model, judged.rows, batch_size=batch_size, progress=heard)
     document: dict[str, Any] = {
@@ -53,7 +53,7 @@ def evaluate(
         "scores": _by_pair(judged, scores),
     }
     if subject.rundir is not None and is_whole_held_out(judged):
-        write_atomically(subject.rundir.evaluation, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        atomic_write_text(subject.rundir.evaluation, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     return document
 
 
@@ -62,7 +62,7 @@ def is_whole_held_out(judged: Judged) -> bool:
     return judged.source == "held-out" and len(judged.rows) == judged.available
 
 
-def _change(scores: dict[Voice, PairScores], beta: float) -> dict[str, Any] | None:
+def _change(scores: dict[Variant, PairScores], beta: float) -> dict[str, Any] | None:
     """Tuned minus base of every metric; for the margin with an interval, for accuracy with the pairs that turned."""
     if "base" not in scores:
         return None
@@ -77,7 +77,7 @@ def _change(scores: dict[Voice, PairScores], beta: float) -> dict[str, Any] | No
     }
 
 
-def _by_pair(judged: Judged, scores: dict[Voice, PairScores]) -> list[dict[str, Any]]:
+def _by_pair(judged: Judged, scores: dict[Variant, PairScores]) -> list[dict[str, Any]]:
     """Each pair's mean log-probabilities, for reports and for looking at the pairs a model gets wrong."""
     rows: list[dict[str, Any]] = []
     for index, row in enumerate(judged.rows):

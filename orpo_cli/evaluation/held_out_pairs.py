@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.errors import DataError, UsageError
-from orpo_cli.evaluation.eval_target import Subject
+from orpo_cli.evaluation.eval_target import EvalTarget
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.schema import DatasetSection, Source
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
@@ -45,7 +45,7 @@ def refuse_without_pairs(plan: Plan | None, data: str | None) -> None:
 
 
 def judged_pairs(
-    subject: Subject,
+    subject: EvalTarget,
     *,
     data: str | None = None,
     max_samples: int | None = None,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.data.pair import Message, Misfit, Pair
+from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.errors import DataError, UsageError
-from orpo_cli.evaluation.eval_target import Subject
+from orpo_cli.evaluation.eval_target import EvalTarget
 from orpo_cli.evaluation.held_out_pairs import judged_pairs
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class PromptMaker:
     def _encode(self, pair: Pair) -> list[int]:
         try:
             texts = self._renderer.render(pair)
-        except Misfit as error:
+        except RowRejected as error:
             raise UsageError(
                 f"the chat template cannot show this conversation ({error.reason}): {error.detail}",
                 remedy="Some templates know no system message: leave --system out.",
@@ -82,7 +82,7 @@ def refuse_without_prompts(subject_name: str, has_held_out: bool, *, texts: Sequ
 
 
 def collect_prompts(
-    subject: Subject,
+    subject: EvalTarget,
     maker: PromptMaker,
     *,
     texts: Sequence[str],

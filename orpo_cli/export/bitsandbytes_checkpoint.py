@@ -11,7 +11,7 @@ from orpo_cli.export.export_source import ExportSource
 from orpo_cli.export.reference_logits import Reference
 from orpo_cli.export.safetensors_checkpoint import copy_companions
 from orpo_cli.model.load_errors import explained
-from orpo_cli.model.save import store
+from orpo_cli.model.save import save_model
 from orpo_cli.recipe.schema import QuantizationSection
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def write_bnb(
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     copy_companions(source.folder, folder)
     model = load_base(source.section(dtype=dtype), quantization(bits, dtype), "cpu")
-    store(model, known.tokenizer, known.ends, folder, max_shard_size)
+    save_model(model, known.tokenizer, known.ends, folder, max_shard_size)
     logits = logits_of(model, known.prompts)  # after storing: a forward on a CPU may repack the weights
     del model
     gc.collect()

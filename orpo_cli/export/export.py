@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli import __version__
-from orpo_cli.atomic import appearing_whole
+from orpo_cli.atomic import atomic_directory
 from orpo_cli.errors import UsageError
 from orpo_cli.export.bitsandbytes_checkpoint import BITS, read_bnb, write_bnb
 from orpo_cli.export.checks import check_folder, check_logits
@@ -85,7 +85,7 @@ def export(
         note(f"computing the logits of {source.folder} that exports are compared with")
         known = reference(source, dtype_compared)
     for order in missing:
-        with appearing_whole(order.output) as folder:
+        with atomic_directory(order.output) as folder:
             there[order.format] = _write(source, order, folder, known, records[order.format], note)
     return [
         Exported(order.format, order.output, order not in missing, record)

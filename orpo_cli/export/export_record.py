@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import RunError
-from orpo_cli.rundir import write_atomically
 
 NAME = "export.json"
 
@@ -59,7 +59,7 @@ class ExportRecord:
 
     def write(self, folder: Path) -> None:
         """Write export.json into ``folder``."""
-        write_atomically(folder / NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+        atomic_write_text(folder / NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> ExportRecord | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from orpo_cli.errors import HubError, Interrupted, MachineError, OrpoError
-from orpo_cli.redaction import redacted
+from orpo_cli.redaction import redact
 
 CONTINUE = "Repeating the same command continues where this one stopped."
 
@@ -40,7 +40,7 @@ def explained(repo_id: str) -> Iterator[None]:
             raise _refusal(repo_id, cause) from error
         if isinstance(cause, (HTTPError, ConnectionError, TimeoutError)):
             raise _unreachable(repo_id, cause) from error
-        raise HubError(f"{repo_id}: {redacted(str(error)).strip()}", remedy=CONTINUE) from error
+        raise HubError(f"{repo_id}: {redact(str(error)).strip()}", remedy=CONTINUE) from error
 
 
 def _refusal(repo_id: str, error: Exception) -> HubError:
@@ -63,7 +63,7 @@ def _refusal(repo_id: str, error: Exception) -> HubError:
     if status >= 500:
         text, remedy = "the hub has trouble", "Try again in a few minutes."
     said = getattr(error, "server_message", None)
-    detail = f" {redacted(said)}" if said else ""
+    detail = f" {redact(said)}" if said else ""
     return HubError(f"{repo_id}: {text} (HTTP {status}).{detail}", remedy=f"{remedy} {CONTINUE}")
 
 
@@ -73,6 +73,6 @@ def _unreachable(repo_id: str, error: Exception) -> HubError:
     if constants.is_offline_mode():
         return HubError(f"{repo_id}: the hub is switched off by HF_HUB_OFFLINE.", remedy="Unset HF_HUB_OFFLINE.")
     return HubError(
-        f"{repo_id}: the connection to {constants.ENDPOINT} failed: {redacted(str(error)) or type(error).__name__}",
+        f"{repo_id}: the connection to {constants.ENDPOINT} failed: {redact(str(error)) or type(error).__name__}",
         remedy=f"Check the network. {CONTINUE}",
     )

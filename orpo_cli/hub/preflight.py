@@ -13,13 +13,13 @@ from orpo_cli.plan.plan import Plan
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-    from orpo_cli.hub.retry import Patience
+    from orpo_cli.hub.retry import RetryPolicy
 
 TOKENS = "https://huggingface.co/settings/tokens"
 
 
 @dataclass(frozen=True)
-class Wish:
+class PushOptions:
     """What a push asks for."""
 
     repo_id: str
@@ -31,7 +31,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Standing:
+class RepoState:
     """What there is: the repository, and the commits that its branches and tags stand at."""
 
     exists: bool
@@ -39,7 +39,7 @@ class Standing:
     tags: dict[str, str]
 
 
-def preflight(api: HfApi, wish: Wish, patience: Patience) -> Standing:
+def preflight(api: HfApi, wish: PushOptions, patience: RetryPolicy) -> RepoState:
     """Raise HubError or UsageError for what the hub would refuse, before anything is sent; nothing is changed."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -55,13 +55,13 @@ def preflight(api: HfApi, wish: Wish, patience: Patience) -> Standing:
             raise UsageError(
                 f"{wish.repo_id} does not exist, so it takes no pull request.", remedy="Leave --create-pr out."
             )
-        return Standing(False, {}, {})
+        return RepoState(False, {}, {})
     if not wish.create_pr:
         _check_visibility(wish, info.private)
     if wish.revision == "main" and wish.tag is None:
-        return Standing(True, {"main": info.sha or ""}, {})
+        return RepoState(True, {"main": info.sha or ""}, {})
     refs = patience.call("asking for branches and tags", lambda: api.list_repo_refs(wish.repo_id))
-    standing = Standing(
+    standing = RepoState(
         True,
         {each.name: each.target_commit for each in refs.branches},
         {each.name: each.target_commit for each in refs.tags},
@@ -72,7 +72,7 @@ def preflight(api: HfApi, wish: Wish, patience: Patience) -> Standing:
 
 
 def check_base(
-    api: HfApi, plan: Plan, patience: Patience, *, weights: bool, public: bool, accepted: bool
+    api: HfApi, plan: Plan, patience: RetryPolicy, *, weights: bool, public: bool, accepted: bool
 ) -> BaseTerms | None:
     """The base's terms, from the hub or from the card beside it; None where nobody knows them.
 
@@ -145,7 +145,7 @@ def _may_by_scope(scopes: dict[str, Any], repo_id: str, *, create_pr: bool, new:
     return bool(granted & enough)
 
 
-def _who(api: HfApi, patience: Patience) -> dict[str, Any] | None:
+def _who(api: HfApi, patience: RetryPolicy) -> dict[str, Any] | None:
     """What the hub says of the token. It answers this question seldom; where it does not, the push itself will tell."""
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -160,7 +160,7 @@ def _who(api: HfApi, patience: Patience) -> dict[str, Any] | None:
     return patience.call("asking what the token may do", ask)
 
 
-def _check_visibility(wish: Wish, there: bool | None) -> None:
+def _check_visibility(wish: PushOptions, there: bool | None) -> None:
     if there is not None and there != wish.private:
         wanted, found = ("private" if each else "public" for each in (wish.private, there))
         raise UsageError(

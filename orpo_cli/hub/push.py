@@ -6,17 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from orpo_cli.atomic import atomic_write_text
 from orpo_cli.card.base_license import BaseTerms, terms_in_folder
 from orpo_cli.card.curves import curves_of, write_curves
 from orpo_cli.card.model_card import fresh_card
 from orpo_cli.card.run_contents import CARD, PushFile, What, chosen_parts, files_to_push
 from orpo_cli.errors import UsageError
 from orpo_cli.hub.hub_errors import explained
-from orpo_cli.hub.preflight import Wish, check_base, preflight, say_what_is_needed
+from orpo_cli.hub.preflight import PushOptions, check_base, preflight, say_what_is_needed
 from orpo_cli.hub.push_record import read_base_terms, write_base_terms
-from orpo_cli.hub.retry import Patience, connect
+from orpo_cli.hub.retry import RetryPolicy, connect
 from orpo_cli.hub.upload import Upload
-from orpo_cli.rundir import RunDir, write_atomically
+from orpo_cli.rundir import RunDir
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def push(
     plan = rundir.read_plan()
     if create_pr and tag:
         raise UsageError("--tag with --create-pr: a pull request that is not merged yet has nothing to tag.")
-    wish = Wish(
+    wish = PushOptions(
         _valid_repo_id(repo_id or plan.hub.repo_id), plan.hub.private if private is None else private,
         revision or "main", create_pr, tag, force,
     )  # fmt: skip
@@ -107,7 +108,7 @@ def push(
     say_what_is_needed(note, plan, adapter="adapter" in parts)
     if dry_run:
         return result
-    patience = Patience(note)
+    patience = RetryPolicy(note)
     with explained(wish.repo_id):
         api = connect(patience)
         standing = preflight(api, wish, patience)
@@ -119,7 +120,7 @@ def push(
         if found != terms:
             result = _with_files(rundir, result, choice, found or terms, accept_base_license, lambda text: None)
         write_curves(rundir)
-        write_atomically(rundir.card, result.card)
+        atomic_write_text(rundir.card, result.card)
         upload = Upload(
             api, rundir, wish, standing, result.files, patience, whole=not (choice.include or choice.exclude)
         )

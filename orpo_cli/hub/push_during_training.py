@@ -17,18 +17,19 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from orpo_cli.atomic import atomic_write_text
 from orpo_cli.card.model_card import render_card
 from orpo_cli.card.run_contents import CARD, PushFile, What, files_of
 from orpo_cli.errors import OrpoError, Problem
 from orpo_cli.hub.hub_errors import explained
-from orpo_cli.hub.preflight import Wish, check_base, preflight
+from orpo_cli.hub.preflight import PushOptions, check_base, preflight
 from orpo_cli.hub.push import Choice, PushResult, push
 from orpo_cli.hub.push_record import read_base_terms, write_base_terms
-from orpo_cli.hub.retry import Patience, connect, disconnect
+from orpo_cli.hub.retry import RetryPolicy, connect, disconnect
 from orpo_cli.hub.upload import Upload
 from orpo_cli.plan.plan import Plan
-from orpo_cli.redaction import redacted
-from orpo_cli.rundir import RunDir, write_atomically
+from orpo_cli.redaction import redact
+from orpo_cli.rundir import RunDir
 
 LAST_WAIT_SECONDS = 30.0  # for a push that is going on when a run is interrupted
 
@@ -43,14 +44,14 @@ class TrainingPush(TrainerCallback):
         self.plan, self.rundir, self.note, self.warn = plan, rundir, note, warn
         self.strategy = plan.training.get("hub_strategy", "every_save")
         self.always = bool(plan.training.get("hub_always_push"))
-        self.wish = Wish(plan.hub.repo_id, plan.hub.private, plan.training.get("hub_revision") or "main")
+        self.wish = PushOptions(plan.hub.repo_id, plan.hub.private, plan.training.get("hub_revision") or "main")
         self.waiting: queue.Queue[Path] = queue.Queue()
         self.worker: threading.Thread | None = None
 
     def check(self) -> None:
         """Before the run begins: say what would keep the hub from taking its result."""
         try:
-            patience = Patience(self.note, min(30.0, Patience(self.note).seconds))
+            patience = RetryPolicy(self.note, min(30.0, RetryPolicy(self.note).seconds))
             with explained(self.wish.repo_id):
                 api = connect(patience)
                 standing = preflight(api, self.wish, patience)
@@ -100,7 +101,7 @@ class TrainingPush(TrainerCallback):
             result = push(self.rundir, self.wish.repo_id, choice=Choice(), revision=self.wish.revision, note=self.note)
         except Exception as error:
             self._failed("the result", error)
-            self.rundir.write_run(hub={"repo_id": self.wish.repo_id, "commit": None, "error": redacted(str(error))})
+            self.rundir.write_run(hub={"repo_id": self.wish.repo_id, "commit": None, "error": redact(str(error))})
             return None
         self.note(f"the hub has it: {result.url}")
         self.rundir.write_run(hub={"repo_id": self.wish.repo_id, "commit": result.commit, "error": None})
@@ -119,7 +120,7 @@ class TrainingPush(TrainerCallback):
         if config.is_file():  # it names the base as it was loaded: of a GGUF file, a folder in our cache
             named = {**json.loads(config.read_text()), "base_model_name_or_path": self.plan.model.model_name_or_path}
             config.unlink()
-            write_atomically(config, json.dumps(named, indent=2) + "\n")
+            atomic_write_text(config, json.dumps(named, indent=2) + "\n")
         return kept
 
     def _work(self) -> None:
@@ -137,7 +138,7 @@ class TrainingPush(TrainerCallback):
 
     def _send(self, kept: Path) -> None:
         part: What = "adapter" if self.plan.lora is not None else "model"
-        patience = Patience(self.note)
+        patience = RetryPolicy(self.note)
         with explained(self.wish.repo_id):
             api = connect(patience)
             standing = preflight(api, self.wish, patience)
@@ -147,7 +148,7 @@ class TrainingPush(TrainerCallback):
             card = render_card(
                 self.rundir, what=part, repo_id=self.wish.repo_id, terms=terms or read_base_terms(self.rundir)
             )
-            write_atomically(kept / CARD, card)
+            atomic_write_text(kept / CARD, card)
             files = [PushFile(CARD, kept / CARD, len(card.encode()), "card"), *files_of(kept, part)]
             if self.strategy in ("checkpoint", "all_checkpoints"):
                 place = "last-checkpoint" if self.strategy == "checkpoint" else kept.name
@@ -162,9 +163,9 @@ class TrainingPush(TrainerCallback):
         self.warn(
             Problem(
                 "hub-push-failed",
-                redacted(f"{what}: {error}"),
+                redact(f"{what}: {error}"),
                 "training.push_to_hub",
-                remedy=" ".join(filter(None, (redacted(remedy), then, again))),
+                remedy=" ".join(filter(None, (redact(remedy), then, again))),
                 severity="warning",
             )
         )

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orpo_cli.atomic import atomic_write_text
 from orpo_cli.card.base_license import BaseTerms
-from orpo_cli.rundir import RunDir, write_atomically
+from orpo_cli.rundir import RunDir
 
 LARGEST_IN_GIT = 10 * 2**20  # bytes; the hub keeps larger files by their sha256 alone
 
@@ -74,4 +75,4 @@ def _read(rundir: RunDir) -> dict[str, Any]:
 
 
 def _write(rundir: RunDir, document: dict[str, Any]) -> None:
-    write_atomically(rundir.pushes, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    atomic_write_text(rundir.pushes, json.dumps(document, indent=2, ensure_ascii=False) + "\n")

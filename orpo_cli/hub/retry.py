@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from orpo_cli.errors import HubError, UsageError
 from orpo_cli.hub.hub_errors import CONTINUE
-from orpo_cli.hub_status import hub_answers
+from orpo_cli.hub_status import hub_reachable
 from orpo_cli.redaction import redact_log
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 VARIABLE = "ORPO_HUB_PATIENCE"
-PATIENCE_SECONDS = 300.0  # the hub's rate limits are for five minutes
+RETRY_SECONDS = 300.0  # the hub's rate limits are for five minutes
 ANSWER_SECONDS = 120.0  # between two bytes of an answer
 TRIES = 6
 BUSY = {408, 429, 500, 502, 503, 504}
 OVERTAKEN = {409, 412}  # another commit came first: looking again may show that it is no matter
 
 
-class Patience:
+class RetryPolicy:
     """How long to go on, in all: ``seconds`` of trying, and of waiting that the hub asks for."""
 
     def __init__(self, note: Callable[[str], None], seconds: float | None = None) -> None:
@@ -64,7 +64,7 @@ class Patience:
             try:
                 return function()
             except Exception as error:
-                reason, asked = why_again(error)
+                reason, asked = retry_reason(error)
                 wait = pause if asked is None else asked
                 late = time.monotonic() - began + wait > self.seconds
                 if reason is None or late or attempt == TRIES:
@@ -75,7 +75,7 @@ class Patience:
         raise AssertionError("unreachable")
 
 
-def why_again(error: BaseException | None) -> tuple[str | None, float | None]:
+def retry_reason(error: BaseException | None) -> tuple[str | None, float | None]:
     """(why the call that raised ``error`` may well succeed later, seconds the hub asks to wait); (None, None): it will not."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
 
@@ -88,7 +88,7 @@ def why_again(error: BaseException | None) -> tuple[str | None, float | None]:
     if isinstance(error, (HTTPError, ConnectionError, TimeoutError)) and not isinstance(error, OfflineModeIsEnabled):
         return f"the connection broke ({type(error).__name__})", None
     if isinstance(error, RuntimeError) and error.__cause__ is not None:  # around the error of an upload thread
-        return why_again(error.__cause__)
+        return retry_reason(error.__cause__)
     return None, None
 
 
@@ -109,7 +109,7 @@ def seconds_to_wait(headers: Mapping[str, str]) -> float | None:
     return float(limit.reset_in_seconds) if limit is not None and limit.remaining == 0 else None
 
 
-def connect(patience: Patience) -> HfApi:
+def connect(patience: RetryPolicy) -> HfApi:
     """The hub's client, with the user's token, bounds on every wait, and no secret in its log.
 
     Raises HubError where there is no token or no hub.
@@ -124,8 +124,8 @@ def connect(patience: Patience) -> HfApi:
         )
     if constants.is_offline_mode():
         raise HubError("the hub is switched off by HF_HUB_OFFLINE.", remedy="Unset HF_HUB_OFFLINE.")
-    hub_answers.cache_clear()  # hours may have passed since it was asked
-    if not hub_answers():
+    hub_reachable.cache_clear()  # hours may have passed since it was asked
+    if not hub_reachable():
         raise HubError(f"no connection to {constants.ENDPOINT}.", remedy=f"Check the network. {CONTINUE}")
 
     def bounded_client() -> Any:
@@ -150,7 +150,7 @@ def disconnect() -> None:
 def _patience_seconds() -> float:
     text = os.environ.get(VARIABLE, "").strip()
     if not text:
-        return PATIENCE_SECONDS
+        return RETRY_SECONDS
     try:
         seconds = float(text)
     except ValueError:

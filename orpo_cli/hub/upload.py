@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 from orpo_cli.card.run_contents import PushFile
 from orpo_cli.errors import HubError, UsageError
-from orpo_cli.hub.preflight import Standing, Wish
+from orpo_cli.hub.preflight import PushOptions, RepoState
 from orpo_cli.hub.push_record import Pushed, git_blob, read_pushed, write_pushed
-from orpo_cli.hub.retry import Patience
+from orpo_cli.hub.retry import RetryPolicy
 from orpo_cli.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _ADAPTER_MARK, _MODEL_MARKS = (
 
 
 @dataclass(frozen=True)
-class Landed:
+class UploadResult:
     """How an upload ended. ``pull_request`` is its address."""
 
     status: Literal["pushed", "unchanged"]
@@ -41,13 +41,13 @@ class Upload:
 
     api: HfApi
     rundir: RunDir
-    wish: Wish
-    standing: Standing
+    wish: PushOptions
+    standing: RepoState
     files: Sequence[PushFile]
-    patience: Patience
+    patience: RetryPolicy
     whole: bool
 
-    def run(self, message: str) -> Landed:
+    def run(self, message: str) -> UploadResult:
         """Make what is missing of repository, branch and tag, and commit; raises HubError and what the client raises."""
         self.known = read_pushed(self.rundir, self.wish.repo_id, self.wish.revision)
         self._check_tag()
@@ -91,20 +91,20 @@ class Upload:
             lambda: self.api.create_branch(wish.repo_id, branch=wish.revision, exist_ok=True),
         )
 
-    def _look_and_commit(self, message: str) -> Landed:
+    def _look_and_commit(self, message: str) -> UploadResult:
         """Look at the branch, and commit on top of what was seen there. Called again, it finds what has landed."""
         head, remote = self._look(self.wish.revision)
         changed = [path for path in self.additions if remote.get(path) not in self.digests[path]]
         stale = self._stale(remote)
         if not changed and not stale:
-            return Landed("unchanged", head)
+            return UploadResult("unchanged", head)
         if self.wish.create_pr and (request := self._same_request()):
             return request
         self._refuse_to_overwrite(remote, changed)
         self._say(remote, changed, stale)
         return self._commit(message, head, changed, stale)
 
-    def _commit(self, message: str, head: str, changed: list[str], stale: list[str]) -> Landed:
+    def _commit(self, message: str, head: str, changed: list[str], stale: list[str]) -> UploadResult:
         from huggingface_hub import CommitOperationDelete
 
         deletions = [CommitOperationDelete(path) for path in stale]
@@ -121,7 +121,7 @@ class Upload:
             parent_commit=head or None,
             create_pr=self.wish.create_pr,
         )
-        return Landed("pushed", commit.oid, tuple(stale), commit.pr_url)
+        return UploadResult("pushed", commit.oid, tuple(stale), commit.pr_url)
 
     def _look(self, revision: str) -> tuple[str, dict[str, str]]:
         """(commit, path: sha256 of its content for LFS and Xet files, git blob id for the others)."""
@@ -194,7 +194,7 @@ class Upload:
         size = sum(file.size for file in self.files if file.path_in_repo in changed)
         note(f"sending {len(changed)} of {len(ours)} files, {size / 1e6:,.1f} MB")
 
-    def _same_request(self) -> Landed | None:
+    def _same_request(self) -> UploadResult | None:
         """An open pull request that holds all of our files already."""
         requests = self.api.get_repo_discussions(
             self.wish.repo_id, discussion_type="pull_request", discussion_status="open"
@@ -202,7 +202,7 @@ class Upload:
         for request, _ in zip(requests, range(PULL_REQUESTS_LOOKED_AT), strict=False):
             head, remote = self._look(f"refs/pr/{request.num}")
             if all(remote.get(path) in self.digests[path] for path in self.additions):
-                return Landed("unchanged", head, (), request.url)
+                return UploadResult("unchanged", head, (), request.url)
         return None
 
     def _compare(self, commit: str) -> None:

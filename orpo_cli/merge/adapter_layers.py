@@ -22,7 +22,7 @@ NEAR = 1e-4  # of the largest output; float32 sums of 14336 products differ by a
 
 
 @dataclass
-class Site:
+class AdaptedLayer:
     """A layer with an adapter. ``parameters``: names in the model, by the name that its base layer has for them."""
 
     parameters: dict[str, str]
@@ -100,18 +100,18 @@ def _apart(expected: Tensor, found: Tensor) -> float:
 
 
 @dataclass
-class Sites:
+class AdaptedLayers:
     """Everything that adapters change.
 
     ``given``: parameters that an adapter holds in full; ``shared``: those that what is tied to them takes over.
     """
 
-    sites: list[Site] = field(default_factory=list)
+    sites: list[AdaptedLayer] = field(default_factory=list)
     given: dict[str, Tensor] = field(default_factory=dict)
     shared: set[str] = field(default_factory=set)
     hollow: set[str] = field(default_factory=set)  # saved in full, but as what they are tied to
 
-    def of(self, parameter: str) -> list[Site]:
+    def of(self, parameter: str) -> list[AdaptedLayer]:
         """The sites that change a parameter."""
         return [site for site in self.sites if parameter in site.parameters.values()]
 
@@ -120,7 +120,7 @@ class Sites:
         return parameter in self.given or bool(self.of(parameter))
 
 
-def find_sites(tuned: PeftModel, starts: dict[str, Any], known: set[str]) -> Sites:
+def find_adapted_layers(tuned: PeftModel, starts: dict[str, Any], known: set[str]) -> AdaptedLayers:
     """The places of adapters on a base without weights, whose parameters are ``known``.
 
     ``starts``: the init_lora_weights of each adapter. Raises UsageError for what no weights can hold, and
@@ -130,7 +130,7 @@ def find_sites(tuned: PeftModel, starts: dict[str, Any], known: set[str]) -> Sit
     from peft.utils import AuxiliaryTrainingWrapper, ModulesToSaveWrapper, TrainableTokensWrapper
 
     model = tuned.get_base_model()
-    found = Sites()
+    found = AdaptedLayers()
     inside: list[str] = []
     for name, module in model.named_modules():
         if any(name.startswith(f"{each}.") for each in inside):
@@ -138,7 +138,7 @@ def find_sites(tuned: PeftModel, starts: dict[str, Any], known: set[str]) -> Sit
         if isinstance(module, ModulesToSaveWrapper):
             _add_saved(found, name, module)
         elif isinstance(module, TrainableTokensWrapper):
-            found.sites.append(Site({"weight": f"{name}.weight"}, module.token_adapter, list(starts)))
+            found.sites.append(AdaptedLayer({"weight": f"{name}.weight"}, module.token_adapter, list(starts)))
         elif isinstance(module, BaseTunerLayer):
             found.sites.extend(_sites_of(name, module, starts))
         elif isinstance(module, AuxiliaryTrainingWrapper):
@@ -159,7 +159,7 @@ def find_sites(tuned: PeftModel, starts: dict[str, Any], known: set[str]) -> Sit
     return found
 
 
-def _add_saved(found: Sites, name: str, module: Any) -> None:
+def _add_saved(found: AdaptedLayers, name: str, module: Any) -> None:
     """Parameters of a layer that the adapter holds in full (modules_to_save)."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -175,12 +175,12 @@ def _add_saved(found: Sites, name: str, module: Any) -> None:
             found.given[f"{name}.{each}"] = parameter.data
 
 
-def _sites_of(name: str, layer: Any, starts: dict[str, Any]) -> list[Site]:
+def _sites_of(name: str, layer: Any, starts: dict[str, Any]) -> list[AdaptedLayer]:
     """One site a parameter that PEFT targets by its own name (experts), else one for the layer."""
     if hasattr(layer, "parameter_name"):
         found = []
         while hasattr(layer, "parameter_name"):
-            found.append(Site({layer.parameter_name: f"{name}.{layer.parameter_name}"}, layer, list(starts)))
+            found.append(AdaptedLayer({layer.parameter_name: f"{name}.{layer.parameter_name}"}, layer, list(starts)))
             if set(starts.values()) - set(HARMLESS_STARTS):
                 raise NotUnderstood(f"{name} has experts that begin with {starts}")
             layer = layer.base_layer
@@ -195,4 +195,4 @@ def _sites_of(name: str, layer: Any, starts: dict[str, Any]) -> list[Site]:
     if any(base._parameters.get(each) is None for each in needed) or not hasattr(layer, "merged_adapters"):
         raise NotUnderstood(f"{name} is a {type(layer).__name__} of PEFT on a {type(base).__name__}")
     used = [each for each in starts if any(each in getattr(layer, part) for part in layer.adapter_layer_names)]
-    return [Site({each: f"{name}.{each}" for each in needed}, layer, used, starts)]
+    return [AdaptedLayer({each: f"{name}.{each}" for each in needed}, layer, used, starts)]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli import __version__
-from orpo_cli.atomic import appearing_whole, keep_beside
+from orpo_cli.atomic import atomic_directory, keep_beside
 from orpo_cli.errors import RunError, UsageError
 from orpo_cli.merge.memory_limit import parsed_size
 from orpo_cli.merge.merge_record import NAME, MergeRecord, adapter_digests
@@ -140,7 +140,7 @@ def merge(
         return MergeResult(resolved.output, True, existing, time.monotonic() - started)
     refuse_what_cannot_be_merged(resolved.adapters, quantized=resolved.quantization is not None)
     tokenizer = _tokenizer(resolved)
-    with appearing_whole(resolved.output) as folder:
+    with atomic_directory(resolved.output) as folder:
         began = time.monotonic()
         written = write_merged(folder, resolved, tokenizer, note, progress, asked)
         record = replace(

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import UsageError
-from orpo_cli.rundir import write_atomically
 
 NAME = "merge.json"
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
@@ -58,7 +58,7 @@ class MergeRecord:
 
     def write(self, folder: Path) -> None:
         """Write merge.json into ``folder``."""
-        write_atomically(folder / NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+        atomic_write_text(folder / NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> MergeRecord | None:

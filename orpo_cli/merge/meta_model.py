@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def skeleton(section: ModelSection, rows: int | None = None) -> PreTrainedModel:
+def build_meta_model(section: ModelSection, rows: int | None = None) -> PreTrainedModel:
     """The model of ``section``; ``rows`` is the size of its vocabulary where that has grown."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM

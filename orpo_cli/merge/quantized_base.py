@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TrainedBase:
+class QuantizedBase:
     """``quantized``: parameters that bitsandbytes held. ``transposed``: those of them that it had the other way round."""
 
     dtype: str

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import MachineError, RunError
-from orpo_cli.merge.adapter_layers import NEAR, Site, Sites
+from orpo_cli.merge.adapter_layers import NEAR, AdaptedLayer, AdaptedLayers
 from orpo_cli.merge.base_checkpoint import Checkpoint, NotUnderstood, Unit, WeightMap
-from orpo_cli.merge.quantized_base import TrainedBase
+from orpo_cli.merge.quantized_base import QuantizedBase
 from orpo_cli.merge.tensor_files import SafetensorsFile, SafetensorsWriter, TensorSpec, raw_bytes
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class Merging:
 
     checkpoint: Checkpoint
     weights: WeightMap
-    sites: Sites
-    base: TrainedBase
+    sites: AdaptedLayers
+    base: QuantizedBase
     dtype: str
     untied: dict[str, str] = field(default_factory=dict)  # parameter that differs from the one it was tied to: its name
     apart: dict[str, float] = field(default_factory=dict)  # of each changed parameter: see Site.merge
@@ -131,7 +131,7 @@ class Merging:
             self._merge(site, values)
         return values
 
-    def _merge(self, site: Site, values: dict[str, Tensor]) -> None:
+    def _merge(self, site: AdaptedLayer, values: dict[str, Tensor]) -> None:
         import torch
 
         merged, apart = site.merge(values, getattr(torch, self.base.dtype))

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 from orpo_cli.data.end_tokens import end_token_ids
 from orpo_cli.errors import MachineError
-from orpo_cli.merge.adapter_layers import find_sites
+from orpo_cli.merge.adapter_layers import find_adapted_layers
 from orpo_cli.merge.base_checkpoint import Checkpoint, NotUnderstood, weight_map
 from orpo_cli.merge.in_memory_merge import merge_in_memory
 from orpo_cli.merge.memory_limit import memory_allowed, type_within
 from orpo_cli.merge.merge_target import MergeTarget
-from orpo_cli.merge.meta_model import quantized_parameters, skeleton
+from orpo_cli.merge.meta_model import build_meta_model, quantized_parameters
 from orpo_cli.merge.peft_adapters import Adapter, attach, names_of
-from orpo_cli.merge.quantized_base import TrainedBase
+from orpo_cli.merge.quantized_base import QuantizedBase
 from orpo_cli.merge.sharded_merge import Merging, Progress, write_shards
 from orpo_cli.merge.tensor_files import SafetensorsFile, TensorSpec
-from orpo_cli.model.save import store, store_configs
+from orpo_cli.model.save import save_configs, save_model
 from orpo_cli.training.allocator import keep_freed_memory
 from orpo_cli.verify.resources import check_disk_for
 
@@ -54,11 +54,11 @@ def write_merged(
 ) -> Written:
     """Write the whole merged model to ``folder``; ``memory``: bytes the process may hold, where the user said so."""
     keep_freed_memory()  # the next weight takes the place of the last
-    model = skeleton(target.section)
+    model = build_meta_model(target.section)
     rows = _grown_rows(model, target.adapters[0], tokenizer)
     if rows is not None:
         note(f"the vocabulary has grown to {rows} tokens")
-        model = skeleton(target.section, rows)
+        model = build_meta_model(target.section, rows)
     model.generation_config = _generation_config(target, model)
     parameters = sum(each.numel() for each in model.parameters())
     try:
@@ -75,7 +75,7 @@ def write_merged(
         for config in (model.config, model.config.get_text_config()):
             config.tie_word_embeddings = False
     ends = end_token_ids(model, tokenizer)
-    store_configs(model, tokenizer, ends, folder, target.dtype)
+    save_configs(model, tokenizer, ends, folder, target.dtype)
     return Written(
         way="tensor by tensor",
         ends=ends,
@@ -105,7 +105,7 @@ def _prepared(model: PreTrainedModel, checkpoint: Checkpoint, target: MergeTarge
     linear = {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
     quantization = target.merged_quantization
     quantized = quantized_parameters(target.section, quantization) if quantization is not None else set()
-    tuned = attach(skeleton(target.section, rows), target.adapters, hollow=True)
+    tuned = attach(build_meta_model(target.section, rows), target.adapters, hollow=True)
     starts = {
         name: getattr(each.config, "init_lora_weights", True)
         for name, each in zip(names_of(target.adapters), target.adapters, strict=True)
@@ -113,8 +113,8 @@ def _prepared(model: PreTrainedModel, checkpoint: Checkpoint, target: MergeTarge
     merging = Merging(
         checkpoint,
         weights,
-        find_sites(tuned, starts, set(model.state_dict())),
-        TrainedBase(
+        find_adapted_layers(tuned, starts, set(model.state_dict())),
+        QuantizedBase(
             dtype=target.section.dtype,
             quantization=quantization,
             quantized=quantized,
@@ -162,7 +162,7 @@ def _written_in_memory(
     merged = merge_in_memory(target, rows, dtype)
     merged.generation_config = model.generation_config
     ends = end_token_ids(merged, tokenizer)
-    store(merged.to(getattr(torch, target.dtype)), tokenizer, ends, folder, target.max_shard_size)
+    save_model(merged.to(getattr(torch, target.dtype)), tokenizer, ends, folder, target.max_shard_size)
     vocabulary = merged.config.get_text_config().vocab_size
     files = list(folder.glob("*.safetensors"))
     written = sum(len(SafetensorsFile(each).specs) for each in files)

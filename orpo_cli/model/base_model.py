@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import MachineError, UsageError
-from orpo_cli.hub_status import hub_answers
+from orpo_cli.hub_status import hub_reachable
 from orpo_cli.model.device_map import placement, placement_explained, refuse_offloaded
 from orpo_cli.model.gguf import cached_conversion
 from orpo_cli.model.load_errors import explained
 from orpo_cli.model.model_source import locate
 from orpo_cli.model.rope_scaling import with_rope_scaling
 from orpo_cli.model.vector_math import choose_kernels
-from orpo_cli.recipe.schema.recipe import ModelSection, QuantizationSection
+from orpo_cli.recipe.schema import ModelSection, QuantizationSection
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
@@ -34,7 +34,7 @@ def hub_options(section: ModelSection) -> dict[str, Any]:
         "subfolder": "" if local else section.subfolder,
         "token": section.token,
         "trust_remote_code": section.trust_remote_code,
-        "local_files_only": local or not hub_answers(),
+        "local_files_only": local or not hub_reachable(),
     }
 
 

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from orpo_cli.cache_dir import cache_root
+from orpo_cli.cache_dir import cache_dir
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.model.load_errors import explained
 
@@ -19,7 +19,7 @@ def cached_conversion(path: Path) -> Path:
     The cache lies in ``$ORPO_CACHE`` or ``$XDG_CACHE_HOME/orpo-cli``; its key is the file's content and transformers'
     version, so a changed file is converted anew.
     """
-    folder = cache_root() / "gguf" / f"{path.stem}-{_key(path)}"
+    folder = cache_dir() / "gguf" / f"{path.stem}-{_key(path)}"
     if not (folder / "config.json").is_file():
         _convert(path, folder)
     return folder

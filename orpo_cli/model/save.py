@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def store(
+def save_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: list[int], folder: Path, max_shard_size: str
 ) -> None:
     """Write ``model`` to ``folder``: weights, configs with every end token, tokenizer with its template."""
@@ -29,7 +29,7 @@ def store(
         ) from error
 
 
-def store_configs(
+def save_configs(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: list[int], folder: Path, dtype: str
 ) -> None:
     """Write what ``store`` writes beside the weights, for weights of ``dtype`` that lie in ``folder`` already."""

@@ -25,7 +25,7 @@ SMALL = {  # the names that transformers' configurations have for widths and exp
 }
 
 
-def shrunken(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+def shrink_config(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
     """A copy of ``config`` with few narrow layers and the vocabulary of ``tokenizer``."""
     small = copy.deepcopy(config)
     text = small.get_text_config()

@@ -11,7 +11,7 @@ from orpo_cli.model.base_model import load_config
 from orpo_cli.model.builtin_chat_templates import BUILT_IN
 from orpo_cli.model.known_configs import known_config
 from orpo_cli.model.rope_scaling import with_rope_scaling
-from orpo_cli.model.shrink_config import shrunken
+from orpo_cli.model.shrink_config import shrink_config
 from orpo_cli.model.tokenizer import load_tokenizer
 from orpo_cli.recipe.schema import ModelSection
 
@@ -46,7 +46,7 @@ def save_small_base(section: ModelSection, folder: Path) -> tuple[PreTrainedConf
         config = with_rope_scaling(known, section)
         replaced.append(f"configuration: the one that orpo-cli knows {section.model_name_or_path} has. {error.message}")
     try:
-        small = shrunken(config, tokenizer)
+        small = shrink_config(config, tokenizer)
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(small, trust_remote_code=section.trust_remote_code)
     except (

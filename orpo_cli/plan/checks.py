@@ -33,7 +33,7 @@ def plan_problems(plan: Plan, loaded: LoadedRecipe, facts: ModelFacts | None) ->
         *_beyond_positions(plan, loaded, facts),
         *_planned_otherwise(plan, loaded),
     )
-    return [loaded.places.hold(problem) for problem in found]
+    return [loaded.source_map.hold(problem) for problem in found]
 
 
 def _prompt_fills_length(plan: Plan) -> Iterator[Problem]:
@@ -94,7 +94,7 @@ def _planned_otherwise(plan: Plan, loaded: LoadedRecipe) -> Iterator[Problem]:
     """A value of the recipe that this machine cannot have, and was replaced."""
     asked, planned = loaded.recipe.model_dump(), plan.values()
     for path, why in plan.why.items():
-        if why.origin != "decided" or loaded.places.find(path) is None:
+        if why.origin != "decided" or loaded.source_map.find(path) is None:
             continue
         wanted, got = _at(asked, path), _at(planned, path)
         if wanted not in (None, "auto") and wanted != got and not _same_place(path):

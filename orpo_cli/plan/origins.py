@@ -38,7 +38,7 @@ def _leaves(item: dict[str, Any], loaded: LoadedRecipe, prefix: str) -> dict[str
 
 
 def _place(loaded: LoadedRecipe, path: str) -> dict[str, Any]:
-    origin = loaded.places.origin(path)
+    origin = loaded.source_map.origin(path)
     if origin is None:
         return {"file": None, "line": None, "column": None, "variables": []}
     return {

@@ -20,7 +20,7 @@ from orpo_cli.recipe.schema import (
     ModelSection,
     QuantizationSection,
 )
-from orpo_cli.secret_values import hidden, hide, restored
+from orpo_cli.secret_values import mask_secrets, register_secrets, unmask_secrets
 
 SECRETS_STAY = "environment variables that look secret are used and not shown"
 
@@ -84,7 +84,7 @@ class Plan(BaseModel):
 
     def as_document(self) -> dict[str, Any]:
         """The content of plan.json: nested as a recipe, each leaf ``{"value": …, "origin": …, "reason": …}``."""
-        document = _with_reasons(hidden(self.values(), self.secrets), self.why, "")
+        document = _with_reasons(mask_secrets(self.values(), self.secrets), self.why, "")
         if self.secrets:
             document["secrets"] = {"value": self.secrets, "origin": "decided", "reason": SECRETS_STAY}
         return document
@@ -95,8 +95,8 @@ class Plan(BaseModel):
         why: dict[str, Why] = {}
         values = _without_reasons(document, why, "")
         why.pop("secrets", None)
-        hide(values.get("secrets", []))
-        return cls.model_validate({**restored(values, values.get("secrets", [])), "why": why})
+        register_secrets(values.get("secrets", []))
+        return cls.model_validate({**unmask_secrets(values, values.get("secrets", [])), "why": why})
 
     def to_json(self) -> str:
         """plan.json as text."""

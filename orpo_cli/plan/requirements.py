@@ -27,7 +27,7 @@ OPTIMIZER_PACKAGES = (
 TRACKER_PACKAGES = {"comet_ml": "comet-ml", "dvclive": "dvclive"}  # others are called as their module
 
 
-def shortages(plan: Plan, machine: Machine) -> Iterator[Problem]:
+def missing_requirements(plan: Plan, machine: Machine) -> Iterator[Problem]:
     """A problem for each thing that is missing; paths are dotted names, without file and line."""
     yield from _number_types(plan, machine)
     if plan.lora is not None and plan.lora.init_lora_weights == "loftq" and plan.device != "cuda":

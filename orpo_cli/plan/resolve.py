@@ -73,7 +73,7 @@ def resolve(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None = N
         merge=recipe.merge.model_copy(update={"dtype": _merge_dtype(decisions, model)}),
         export=recipe.export.model_copy(update={"dtype": _export_dtype(decisions, model)}),
         hub=recipe.hub,
-        secrets=sorted(loaded.places.secrets),
+        secrets=sorted(loaded.source_map.secrets),
         why={},
     )
     if recipe.output_dir is None:

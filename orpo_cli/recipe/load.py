@@ -12,22 +12,22 @@ from typing import Any
 from pydantic import ValidationError
 
 from orpo_cli.errors import Problem, RecipeError
-from orpo_cli.recipe.legacy.unsupported_training_args import DECIDED_ELSEWHERE
+from orpo_cli.recipe.legacy.unsupported_training_args import UNSUPPORTED_TRAINING_ARGS
 from orpo_cli.recipe.rules import broken_rules
 from orpo_cli.recipe.rules.secrets import written_in_comments, written_secrets
 from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.schema.training import OPTIMIZERS
 from orpo_cli.recipe.schema.training_fields import TrainingFields
-from orpo_cli.recipe.source.env_vars import expanded, secrets_in
-from orpo_cli.recipe.source.extends import composed
-from orpo_cli.recipe.source.nodes import COMMAND_LINE, Keys, Leaf, Path, dotted, plain
-from orpo_cli.recipe.source.overrides import overridden
+from orpo_cli.recipe.source.env_vars import expand_env_vars, secrets_in
+from orpo_cli.recipe.source.extends import resolve_extends
+from orpo_cli.recipe.source.nodes import COMMAND_LINE, MappingNode, Path, ScalarNode, dotted, plain
+from orpo_cli.recipe.source.overrides import apply_overrides
 from orpo_cli.recipe.source.recipe_files import STANDARD_INPUT, RecipeFile, read_recipe
-from orpo_cli.recipe.source.source_map import Kind, Places
-from orpo_cli.secret_values import hide
+from orpo_cli.recipe.source.source_map import Kind, SourceMap
+from orpo_cli.secret_values import register_secrets
 
 # Training arguments that nothing needs to be known of but the schema; this tool's own also have a former meaning.
-OF_TODAY = TrainingFields.model_fields.keys() - DECIDED_ELSEWHERE.keys()
+OF_TODAY = TrainingFields.model_fields.keys() - UNSUPPORTED_TRAINING_ARGS.keys()
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class LoadedRecipe:
     recipe: Recipe
     files: tuple[RecipeFile, ...]  # the recipe's own, then what it extends
     overrides: tuple[str, ...]
-    places: Places
+    source_map: SourceMap
     warnings: tuple[Problem, ...] = ()  # what holds, but is hardly meant
 
     @property
@@ -62,7 +62,7 @@ class LoadedRecipe:
 
     def origin(self, path: str) -> Kind:
         """Where the value at a dotted path came from: ``recipe``, ``override``, ``environment`` or ``default``."""
-        return self.places.kind(path)
+        return self.source_map.kind(path)
 
     def local_path(self, path: str, name: str) -> FilePath | None:
         """The file or folder that the value ``name`` at a dotted path means, absolute; None where there is none.
@@ -84,7 +84,7 @@ class LoadedRecipe:
 
         First beside the recipe that says it, then in the current directory; the other way round for an override.
         """
-        origin = self.places.origin(path)
+        origin = self.source_map.origin(path)
         if origin is not None and origin.file == COMMAND_LINE:
             return FilePath.cwd(), self.directory
         beside = next((each.directory for each in self.files if origin and each.shown == origin.file), self.directory)
@@ -97,16 +97,16 @@ def load_recipe(source: str, overrides: Sequence[str] = (), *, strict: bool = Fa
     With ``strict`` a warning is an error. Raises UsageError where the file cannot be read, RecipeError with every problem
     in it (the warnings too) otherwise.
     """
-    tree, files = composed(read_recipe(source))
+    tree, files = resolve_extends(read_recipe(source))
     for override in overrides:
-        tree = overridden(tree, override)
+        tree = apply_overrides(tree, override)
     written = list(written_secrets(plain(tree)))
     order = [COMMAND_LINE, *(file.shown for file in files)]
-    tree = expanded(tree, os.environ)
+    tree = expand_env_vars(tree, os.environ)
     values, moved, notes = _by_names_of_today(tree, order)
     secrets = frozenset(secrets_in(tree))
-    hide(secrets)
-    places = Places(tree, moved, secrets)
+    register_secrets(secrets)
+    places = SourceMap(tree, moved, secrets)
     recipe, found = _validated(values, places)
     known = {problem.path for problem in written}
     placed = [
@@ -119,26 +119,28 @@ def load_recipe(source: str, overrides: Sequence[str] = (), *, strict: bool = Fa
     return LoadedRecipe(recipe, files, tuple(overrides), places, tuple(placed))
 
 
-def _by_names_of_today(tree: Keys, layers: list[str]) -> tuple[dict[str, Any], dict[str, str], tuple[Problem, ...]]:
+def _by_names_of_today(
+    tree: MappingNode, layers: list[str]
+) -> tuple[dict[str, Any], dict[str, str], tuple[Problem, ...]]:
     """The values, where those that moved were written, and what is said of them.
 
     What knows former names is imported only for a recipe that has some.
     """
     training = tree.nodes.get("training")
-    if not isinstance(training, Keys):
+    if not isinstance(training, MappingNode):
         return plain(tree), {}, ()
     optimizer = training.nodes.get("optim")
-    usual = optimizer is None or (isinstance(optimizer, Leaf) and optimizer.value in OPTIMIZERS)
+    usual = optimizer is None or (isinstance(optimizer, ScalarNode) and optimizer.value in OPTIMIZERS)
     if usual and training.nodes.keys() <= OF_TODAY:
         return plain(tree), {}, ()
 
-    from orpo_cli.recipe.legacy.alias_precedence import without_superseded
-    from orpo_cli.recipe.legacy.migration import today
+    from orpo_cli.recipe.legacy.alias_precedence import drop_superseded_aliases
+    from orpo_cli.recipe.legacy.migration import migrate_recipe
 
-    return today(plain(without_superseded(tree, layers)))
+    return migrate_recipe(plain(drop_superseded_aliases(tree, layers)))
 
 
-def _validated(values: dict[str, Any], places: Places) -> tuple[Recipe | None, list[Problem]]:
+def _validated(values: dict[str, Any], places: SourceMap) -> tuple[Recipe | None, list[Problem]]:
     """The recipe and what its rules say; None and what the schema says where it does not hold."""
     try:
         try:
@@ -154,12 +156,12 @@ def _validated(values: dict[str, Any], places: Places) -> tuple[Recipe | None, l
     return recipe, list(broken_rules(recipe))
 
 
-def _read_as_text(paths: list[Path], values: dict[str, Any], places: Places) -> bool:
+def _read_as_text(paths: list[Path], values: dict[str, Any], places: SourceMap) -> bool:
     """Give the values at ``paths`` that come from the environment as the text that they are there; whether any was."""
     any_was = False
     for path in paths:
         node = places.find(dotted(path))
-        if isinstance(node, Leaf) and node.text is not None:
+        if isinstance(node, ScalarNode) and node.text is not None:
             here: Any = values
             for part in path[:-1]:
                 here = here[part]

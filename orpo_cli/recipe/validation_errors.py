@@ -12,11 +12,11 @@ from pydantic_core import ErrorDetails
 
 from orpo_cli.errors import Problem
 from orpo_cli.recipe.legacy.renamed_args import OTHER_NAMES
-from orpo_cli.recipe.legacy.unsupported_peft_args import INITS_NOT_TAKEN, NOT_TAKEN
+from orpo_cli.recipe.legacy.unsupported_peft_args import UNSUPPORTED_LORA_INITS, UNSUPPORTED_PEFT_ARGS
 from orpo_cli.recipe.rules.secrets import kind_of_secret
 from orpo_cli.recipe.schema import Recipe, Source
 from orpo_cli.recipe.source.nodes import Path, dotted
-from orpo_cli.recipe.source.source_map import Places
+from orpo_cli.recipe.source.source_map import SourceMap
 
 SUGGESTED = 300  # a file with more unknown keys than this is no recipe; looking for what each could mean takes seconds
 
@@ -49,7 +49,7 @@ KINDS = {
 }
 
 
-def problems_of(error: ValidationError, values: Mapping[str, Any], places: Places | None = None) -> list[Problem]:
+def problems_of(error: ValidationError, values: Mapping[str, Any], places: SourceMap | None = None) -> list[Problem]:
     """One problem for each place in ``values`` (the recipe as plain values) that pydantic refuses.
 
     ``places`` lets it name the environment variables that values came from.
@@ -91,7 +91,7 @@ def _is_union_member(part: str | int) -> bool:
     return isinstance(part, str) and (part in {"str", "int", "float", "bool"} or "[" in part)
 
 
-def _problem(place: Path, details: list[ErrorDetails], places: Places | None, *, suggest: bool = True) -> Problem:
+def _problem(place: Path, details: list[ErrorDetails], places: SourceMap | None, *, suggest: bool = True) -> Problem:
     detail = details[0]
     kind = detail["type"]
     if kind == "missing":
@@ -109,7 +109,7 @@ def _problem(place: Path, details: list[ErrorDetails], places: Places | None, *,
     return Problem("value", message, dotted(place), remedy=_remedy(value, details))
 
 
-def _is(path: str, value: Any, places: Places | None) -> str:
+def _is(path: str, value: Any, places: SourceMap | None) -> str:
     """What the value is and, where it came from the environment, what it was written as; a secret is not shown."""
     origin = places.origin(path) if places else None
     if places is None or origin is None or not origin.variables:
@@ -172,7 +172,7 @@ def _remedy(value: Any, details: list[ErrorDetails]) -> str | None:
     return None
 
 
-def _split_and_source(key: str, places: Places | None) -> Problem:
+def _split_and_source(key: str, places: SourceMap | None) -> Problem:
     origin = places.origin("dataset.eval.test_size") if places else None
     where = f" ({origin})" if origin else ""
     return Problem(
@@ -185,7 +185,7 @@ def _split_and_source(key: str, places: Places | None) -> Problem:
 
 def _not_taken(place: Path) -> Problem | None:
     """A problem for a key that the library of a section has, and a recipe does not take."""
-    fate = NOT_TAKEN.get(str(place[0]), {}).get(str(place[-1])) if len(place) == 2 else None
+    fate = UNSUPPORTED_PEFT_ARGS.get(str(place[0]), {}).get(str(place[-1])) if len(place) == 2 else None
     if fate is None:
         return None
     return Problem("argument-not-taken", f"is not taken: {fate.reason}.", dotted(place), remedy=fate.remedy)
@@ -195,7 +195,7 @@ def _init_not_taken(place: Path, value: Any) -> Problem | None:
     """The same for a start of the adapter."""
     if place != ("lora", "init_lora_weights") or not isinstance(value, str):
         return None
-    fate = next((fate for start, fate in INITS_NOT_TAKEN.items() if value.startswith(start)), None)
+    fate = next((fate for start, fate in UNSUPPORTED_LORA_INITS.items() if value.startswith(start)), None)
     if fate is None:
         return None
     return Problem("argument-not-taken", f"{value} is not taken: {fate.reason}.", dotted(place), remedy=fate.remedy)

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import Problem
-from orpo_cli.secret_values import hidden
+from orpo_cli.secret_values import mask_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -64,7 +64,7 @@ class Console:
         if self.as_json:
             return
         if isinstance(renderable, str):
-            _print_result(hidden(renderable))
+            _print_result(mask_secrets(renderable))
         else:
             self.out.print(renderable)
 
@@ -73,11 +73,11 @@ class Console:
         if self.as_json:
             import json
 
-            _print_result(json.dumps(hidden(value), indent=2, ensure_ascii=False))
+            _print_result(json.dumps(mask_secrets(value), indent=2, ensure_ascii=False))
 
     def say(self, text: str, style: str | None = None) -> None:
         """One line on standard error."""
-        text = hidden(text)
+        text = mask_secrets(text)
         if sys.stderr.isatty():
             self.err.print(text, style=style, markup=False)
         else:

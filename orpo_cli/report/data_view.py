@@ -12,7 +12,7 @@ from rich.text import Text
 
 from orpo_cli.data.audit import Audit
 from orpo_cli.data.report import DataReport
-from orpo_cli.data.token_spans import Piece
+from orpo_cli.data.token_spans import TokenSpan
 
 BAR = 40  # characters of the longest bar
 STYLES = {
@@ -110,7 +110,7 @@ def legend(purposes: dict[str, str], *, coloured: bool) -> Text:
     return text
 
 
-def pair_view(name: str, number: int, parts: dict[str, list[Piece]], *, coloured: bool) -> RenderableType:
+def pair_view(name: str, number: int, parts: dict[str, list[TokenSpan]], *, coloured: bool) -> RenderableType:
     """One pair, token by token."""
     lines: list[RenderableType] = [Text(f"pair {number}, {name}", "bold")]
     for part, pieces in parts.items():
@@ -119,7 +119,7 @@ def pair_view(name: str, number: int, parts: dict[str, list[Piece]], *, coloured
     return Group(*lines, Text())
 
 
-def tokens_view(pieces: list[Piece], *, coloured: bool) -> Text:
+def tokens_view(pieces: list[TokenSpan], *, coloured: bool) -> Text:
     """The text of some tokens: neighbours in alternating shades, or with a mark behind each."""
     text = Text()
     for index, piece in enumerate(pieces):

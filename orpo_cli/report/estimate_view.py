@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from orpo_cli.estimate.fit_to_memory import savings, verdict
-from orpo_cli.estimate.memory import Sizing, memory, traced_step
-from orpo_cli.estimate.throughput import pace
+from orpo_cli.estimate.memory import EstimateInputs, memory, traced_step
+from orpo_cli.estimate.throughput import estimate_throughput
 from orpo_cli.plan.plan import Plan
 
 SHOWN = 4  # settings that are named where a step does not fit
@@ -22,9 +22,9 @@ PARTS = {
 }
 
 
-def estimate_document(plan: Plan, sizing: Sizing) -> dict[str, Any]:
+def estimate_document(plan: Plan, sizing: EstimateInputs) -> dict[str, Any]:
     """Bytes by part at the peak of a step, tokens and seconds of a step, and what to change where it does not fit."""
-    held, step = memory(plan, sizing), pace(plan, sizing)
+    held, step = memory(plan, sizing), estimate_throughput(plan, sizing)
     said = verdict(held, sizing)
     why = traced_step(plan, sizing)[0].untraced
     return {

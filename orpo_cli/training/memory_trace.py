@@ -25,12 +25,12 @@ from orpo_cli.estimate.parameter_counts import adapted_modules
 from orpo_cli.training.engine import lm_head as heads
 from orpo_cli.training.engine import orpo_loss
 from orpo_cli.training.engine.fused_lora import adapted_product
-from orpo_cli.training.engine.fused_norms_and_gates import cheaper
+from orpo_cli.training.engine.fused_norms_and_gates import fused_norms_and_gates
 from orpo_cli.training.engine.lm_head import scored, shape_of
 from orpo_cli.training.engine.packed_attention import configurations, shared_prefixes
-from orpo_cli.training.engine.packed_step import replaced
+from orpo_cli.training.engine.packed_step import patched_forwards
 from orpo_cli.training.engine.packing import MicroBatch, TokenPair, pack
-from orpo_cli.training.engine.recompute import made_again
+from orpo_cli.training.engine.recompute import recompute_in_backward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -107,9 +107,12 @@ class Tracer:
 
     def _packed(self, batch: MicroBatch) -> Phases:
         counter, head = _Counter(self.model, self.computation.accumulates), self.model.get_output_embeddings()
-        packed, cheap = shared_prefixes(configurations(self.model), batch), replaced(cheaper(self.model, tried=False))
+        packed, cheap = (
+            shared_prefixes(configurations(self.model), batch),
+            patched_forwards(fused_norms_and_gates(self.model, tried=False)),
+        )
         with counter, counter.noting(self.model), packed, cheap:
-            with scored(head, shape_of(self.model), batch) as scores, made_again(), self._autocast():
+            with scored(head, shape_of(self.model), batch) as scores, recompute_in_backward(), self._autocast():
                 self.model(
                     input_ids=batch.input_ids,
                     attention_mask=torch.ones_like(batch.input_ids),

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.atomic import appearing_whole
+from orpo_cli.atomic import atomic_directory
 from orpo_cli.data.end_tokens import end_token_ids
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, RunError
 from orpo_cli.model.onednn import use_onednn
-from orpo_cli.model.save import readable_like, settle_generation_config, store
+from orpo_cli.model.save import readable_like, save_model, settle_generation_config
 from orpo_cli.model.vector_math import choose_kernels
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir
@@ -123,12 +123,12 @@ def save_result(model: Any, tokenizer: PreTrainedTokenizerBase, plan: Plan, rund
     model.config.use_cache = True
     ends = end_token_ids(model, tokenizer)
     if plan.lora is None:
-        with appearing_whole(rundir.model) as folder:
-            store(model, tokenizer, ends, folder, plan.merge.max_shard_size)
+        with atomic_directory(rundir.model) as folder:
+            save_model(model, tokenizer, ends, folder, plan.merge.max_shard_size)
         return
     for config in model.peft_config.values():  # of a GGUF file, peft would name our cache
         config.base_model_name_or_path = plan.model.model_name_or_path
-    with appearing_whole(rundir.adapter) as folder:
+    with atomic_directory(rundir.adapter) as folder:
         # of a grown vocabulary the adapter holds the new rows; peft would add all the others
         model.save_pretrained(folder, save_embedding_layers=False if plan.model.add_special_tokens else "auto")
         tokenizer.save_pretrained(folder)

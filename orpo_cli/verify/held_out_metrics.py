@@ -21,7 +21,7 @@ def held_out_judge(
 
     None where it held none out, or where they are not at hand any more, which ``note`` hears.
     """
-    from orpo_cli.evaluation.eval_target import Subject
+    from orpo_cli.evaluation.eval_target import EvalTarget
     from orpo_cli.evaluation.held_out_pairs import judged_pairs
     from orpo_cli.evaluation.metrics import preference_metrics
     from orpo_cli.evaluation.preference_scores import score_pairs
@@ -34,7 +34,7 @@ def held_out_judge(
     nobody: Any = None  # the pairs do not depend on the model
     try:
         judged = judged_pairs(
-            Subject(plan.name, nobody, tokenizer, rundir, plan), max_samples=pairs, note=lambda _: None
+            EvalTarget(plan.name, nobody, tokenizer, rundir, plan), max_samples=pairs, note=lambda _: None
         )
     except OrpoError as error:
         note(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from orpo_cli.data.chat_template import renderer
 from orpo_cli.data.formats.detect import recognise, rename
-from orpo_cli.data.pair import Misfit
+from orpo_cli.data.pair import RowRejected
 from orpo_cli.data.sources.source import draw, opened
 from orpo_cli.data.tokenize import encoder
 from orpo_cli.errors import OrpoError
@@ -73,7 +73,7 @@ def _prompts_of(source: Source, seed: int, tokenizer: PreTrainedTokenizerBase) -
     for row in rows:
         try:
             texts.append(render.render(format_.read(row, Counter())))
-        except Misfit:
+        except RowRejected:
             continue
     encoded = encoder(tokenizer, render.end_tokens).encode(texts[:FROM_RUN])
     return [torch.tensor([tokens.prompt[-LONGEST:]]) for tokens in encoded if tokens.prompt]

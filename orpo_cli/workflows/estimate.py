@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orpo_cli.errors import OrpoError
-from orpo_cli.estimate.memory import Activations, Computation, Lengths, PairSize, Sizing, Trace, bounds, rough
+from orpo_cli.estimate.memory import Activations, Computation, EstimateInputs, Lengths, PairSize, Trace, bounds, rough
 from orpo_cli.machine import Machine
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import Plan
@@ -14,12 +14,12 @@ from orpo_cli.plan.plan import Plan
 QUICK_BYTES = 4_000_000  # of data files in all that are read for a plan; what is prepared is kept for training
 
 
-def sizing_of(plan: Plan, machine: Machine, facts: ModelFacts) -> Sizing:
+def collect_estimate_inputs(plan: Plan, machine: Machine, facts: ModelFacts) -> EstimateInputs:
     """For an estimate of ``plan``, whose model has ``facts``."""
-    return Sizing(machine, facts, lengths_of(plan), _tracing(facts))
+    return EstimateInputs(machine, facts, pair_lengths(plan), _tracing(facts))
 
 
-def lengths_of(plan: Plan) -> Lengths:
+def pair_lengths(plan: Plan) -> Lengths:
     """The lengths of the pairs in small local files; for other sources the most that the plan lets through."""
     files = [Path(source.path) for source in plan.dataset.train]
     if not all(file.is_file() for file in files) or sum(file.stat().st_size for file in files) > QUICK_BYTES:

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orpo_cli.errors import HubError, MachineError, Problem, RecipeError
-from orpo_cli.estimate.memory import Sizing
+from orpo_cli.estimate.memory import EstimateInputs
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.load import LoadedRecipe, load_recipe
 from orpo_cli.report.console import Console
 
 
-def loaded_recipe(source: str, overrides: Sequence[str] | None, console: Console, *, strict: bool) -> LoadedRecipe:
+def load_recipe_reporting(
+    source: str, overrides: Sequence[str] | None, console: Console, *, strict: bool
+) -> LoadedRecipe:
     """Load a recipe and say its warnings on standard error."""
     loaded = load_recipe(source, overrides or (), strict=strict)
     for warning in loaded.warnings:
@@ -23,26 +25,26 @@ def loaded_recipe(source: str, overrides: Sequence[str] | None, console: Console
     return loaded
 
 
-class Planned(NamedTuple):
+class PlanResult(NamedTuple):
     """A plan, its warnings, and what an estimate of it is made from (None where the model is not known)."""
 
     plan: Plan
     warnings: tuple[Problem, ...]
-    sizing: Sizing | None
+    estimate_inputs: EstimateInputs | None
 
 
-def plan_of(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict: bool) -> Planned:
+def build_plan(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict: bool) -> PlanResult:
     """The plan of a loaded recipe on this machine; its warnings are said on standard error.
 
     ``to_train``: an unreachable model, or something that the machine lacks, is an error. ``strict``: every warning is.
     """
-    from orpo_cli.estimate.fit_to_memory import fitted
+    from orpo_cli.estimate.fit_to_memory import fit_to_memory
     from orpo_cli.machine import probe
     from orpo_cli.model.model_facts import known_facts, model_facts
     from orpo_cli.plan.checks import plan_problems
-    from orpo_cli.plan.requirements import shortages
+    from orpo_cli.plan.requirements import missing_requirements
     from orpo_cli.plan.resolve import model_at, resolve
-    from orpo_cli.workflows.estimate import sizing_of
+    from orpo_cli.workflows.estimate import collect_estimate_inputs
 
     machine = probe(Path(loaded.recipe.output_dir or "."))
     facts: ModelFacts | None = None
@@ -59,10 +61,10 @@ def plan_of(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict: b
         )
         console.warn(f"{error.message} Values that depend on the model's size are those of {size}.")
     plan = resolve(loaded, machine, facts)
-    sizing = None if facts is None else sizing_of(plan, machine, facts)
+    sizing = None if facts is None else collect_estimate_inputs(plan, machine, facts)
     if sizing is not None:
-        plan = fitted(plan, loaded, sizing)
-    missing = [loaded.places.hold(problem) for problem in shortages(plan, machine)]
+        plan = fit_to_memory(plan, loaded, sizing)
+    missing = [loaded.source_map.hold(problem) for problem in missing_requirements(plan, machine)]
     if missing and (to_train or strict):
         raise MachineError("\n".join(problem.text() for problem in missing))
     warnings = (*plan_problems(plan, loaded, facts), *(replace(each, severity="warning") for each in missing))
@@ -70,4 +72,4 @@ def plan_of(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict: b
         raise RecipeError(warnings)
     for warning in warnings:
         console.problem(warning)
-    return Planned(plan, warnings, sizing)
+    return PlanResult(plan, warnings, sizing)

@@ -15,8 +15,8 @@ from orpo_cli.cli.allocator_env import NAME, OLD_NAME, SEGMENTS, VALUE
 PROGRAM = """
 import os, sys
 {before}
-from orpo_cli.cli.allocator_env import start_again
-start_again()
+from orpo_cli.cli.allocator_env import reexec_with_allocator_env
+reexec_with_allocator_env()
 print(os.getpid(), os.environ.get("{name}"), os.environ.get("PYTORCH_ALLOC_CONF"))
 """
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this heap")

@@ -18,7 +18,7 @@ from trl.experimental.utils import peft_module_casting_to_bf16
 
 from orpo_cli.training.engine import packed_attention_cuda
 from orpo_cli.training.engine.fused_lora import fused
-from orpo_cli.training.engine.fused_norms_and_gates import cheaper
+from orpo_cli.training.engine.fused_norms_and_gates import fused_norms_and_gates
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -223,7 +223,7 @@ def test_the_first_step_of_an_adapter_is_not_rounded_away(device: str) -> None:
 
 def test_norms_and_gates_are_those_of_a_gpu() -> None:
     model = model_of("llama", torch.bfloat16).cuda()
-    kinds = [type(module).__name__ for module, _ in cheaper(model.get_base_model())]
+    kinds = [type(module).__name__ for module, _ in fused_norms_and_gates(model.get_base_model())]
     assert (kinds.count("LlamaRMSNorm"), kinds.count("LlamaMLP")) == (5, 2)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from orpo_cli.recipe.legacy.migration import translated
-from orpo_cli.recipe.legacy.renamed_args import FORMER
-from orpo_cli.recipe.legacy.unsupported_training_args import DECIDED_ELSEWHERE
+from orpo_cli.recipe.legacy.migration import migrate_training_args
+from orpo_cli.recipe.legacy.renamed_args import RENAMED_ARGS
+from orpo_cli.recipe.legacy.unsupported_training_args import UNSUPPORTED_TRAINING_ARGS
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema.training_fields import TrainingFields
 
@@ -38,21 +38,21 @@ def printed() -> dict[str, Any]:
 def test_each_of_the_133_arguments_is_known_and_34_are_former_ones() -> None:
     names = set(printed())
     assert len(names) == 133
-    assert names <= {*TrainingFields.model_fields, *FORMER, *DECIDED_ELSEWHERE}
-    assert len(names & set(FORMER)) == len(FORMER) == 34
-    assert not set(FORMER) & {*TrainingFields.model_fields, *DECIDED_ELSEWHERE}
+    assert names <= {*TrainingFields.model_fields, *RENAMED_ARGS, *UNSUPPORTED_TRAINING_ARGS}
+    assert len(names & set(RENAMED_ARGS)) == len(RENAMED_ARGS) == 34
+    assert not set(RENAMED_ARGS) & {*TrainingFields.model_fields, *UNSUPPORTED_TRAINING_ARGS}
 
 
 @pytest.mark.parametrize("changes", [{}, UNTOUCHED], ids=["as a notebook had it", "untouched"])
 def test_each_stays_or_moves_or_has_a_word_said_about_it(changes: dict[str, Any]) -> None:
     before = {**printed(), **changes}
-    translation = translated(before)
+    translation = migrate_training_args(before)
     assert [problem.text() for problem in translation.problems if problem.severity == "error"] == []
     said = {problem.path.removeprefix("training.") for problem in translation.problems}
     stays = {name for name in before if name in translation.training and translation.training[name] == before[name]}
     assert stays | said == set(before)
     assert not stays & said
-    assert said == set(before) & {*FORMER, *DECIDED_ELSEWHERE}
+    assert said == set(before) & {*RENAMED_ARGS, *UNSUPPORTED_TRAINING_ARGS}
 
 
 @pytest.mark.parametrize("changes", [{}, UNTOUCHED], ids=["as a notebook had it", "untouched"])

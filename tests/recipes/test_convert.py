@@ -26,7 +26,7 @@ def converted(name: str) -> Conversion:
 
 
 def fate(done: Conversion, key: str) -> str:
-    return {each.key: each.fate for each in done.fates}[key]
+    return {each.key: each.outcome for each in done.fates}[key]
 
 
 @pytest.mark.parametrize("name", names)
@@ -146,7 +146,7 @@ def test_all_133_arguments_of_april_2024_are_dealt_with_and_the_plan_obeys_them(
 
     done = converted("april-2024.txt")
     assert len(done.fates) == 133
-    assert {each.fate for each in done.fates} == {"kept", "left-out", "empty"}
+    assert {each.outcome for each in done.fates} == {"kept", "left-out", "empty"}
     assert done.todo == ("model.model_name_or_path", "dataset.train.path", "dataset.eval.test_size")
     (tmp_path / "x.yaml").write_text(done.text, encoding="utf-8")
     loaded = load_recipe(str(tmp_path / "x.yaml"))
@@ -189,7 +189,7 @@ def test_a_configuration_that_todays_library_prints_says_what_it_was_made_with()
         values = done.values["training"] | {"output_dir": done.values["output_dir"]}
         assert {name: values.get(name) for name in made} == made
         assert "hf_xxx" not in done.text
-        assert {each.fate for each in done.fates} <= {"kept", "left-out", "empty"}
+        assert {each.outcome for each in done.fates} <= {"kept", "left-out", "empty"}
 
 
 def test_names_of_llama_factory_are_looked_up_in_the_dataset_info_beside_the_file(

@@ -18,7 +18,7 @@ from orpo_cli.recipe.convert.axolotl import unsupported_keys as axolotl_unsuppor
 from orpo_cli.recipe.convert.convert import convert
 from orpo_cli.recipe.convert.llama_factory import llama_factory_config
 from orpo_cli.recipe.convert.llama_factory import unsupported_keys as llama_factory_unsupported_keys
-from orpo_cli.recipe.legacy.migration import FATES
+from orpo_cli.recipe.legacy.migration import ARGUMENT_POLICIES
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema.training_fields import TrainingFields
 
@@ -30,7 +30,7 @@ def words(reasons: Mapping[str, str]) -> list[str]:
     return [key for keys in reasons.values() for key in keys.split()]
 
 
-TRAINING = [*TrainingFields.model_fields, *FATES]
+TRAINING = [*TrainingFields.model_fields, *ARGUMENT_POLICIES]
 TOOLS: dict[str, tuple[dict[str, str], list[str], str]] = {  # what it needs, the keys of its tables, those of its code
     "axolotl": (
         {"base_model": "a/b", "rl": "orpo"},
@@ -81,7 +81,7 @@ def test_whatever_stands_under_its_keys_no_key_is_lost_and_the_recipe_validates(
         done = convert(yaml.safe_dump(values, allow_unicode=True), "x.yml", wanted=tool)
         file.write_text(done.text, encoding="utf-8")
         loaded = load_recipe(str(file))
-        fates = {each.key: each.fate for each in done.fates}
+        fates = {each.key: each.outcome for each in done.fates}
         assert fates.keys() >= values.keys()
         assert [key for key in values if fates[key] == "unknown"] == []
         assert not {"former-name", "no-effect", "other-section"} & {warning.code for warning in loaded.warnings}

@@ -31,7 +31,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
         for name, value in {"ENDPOINT": hub.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}.items():
             monkeypatch.setattr(constants, name, value)
         yield hub
-    hub_status.hub_answers.cache_clear()
+    hub_status.hub_reachable.cache_clear()
 
 
 def pushing_recipe(folder: Path, **training: Any) -> Path:

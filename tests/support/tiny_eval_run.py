@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from orpo_cli.evaluation.eval_target import Subject, open_subject
+from orpo_cli.evaluation.eval_target import EvalTarget, open_eval_target
 from orpo_cli.recipe.schema import DatasetSection, Source
 from orpo_cli.rundir import RunDir
 from support.tiny import write_pairs
@@ -30,6 +30,6 @@ def make_judged_run(folder: Path, **changes: Any) -> RunDir:
     return make_run(folder / "run", base, **{**sections, **changes})
 
 
-def opened(name: Path | str, *, chat_template: str | None = None) -> Subject:
-    """``open_subject`` with its notes thrown away."""
-    return open_subject(str(name), chat_template=chat_template, note=lambda _: None)
+def opened(name: Path | str, *, chat_template: str | None = None) -> EvalTarget:
+    """``open_eval_target`` with its notes thrown away."""
+    return open_eval_target(str(name), chat_template=chat_template, note=lambda _: None)

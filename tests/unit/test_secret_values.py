@@ -13,7 +13,7 @@ from orpo_cli.machine import Machine
 from orpo_cli.plan.plan import Plan
 from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
-from orpo_cli.secret_values import hidden, hide, restored
+from orpo_cli.secret_values import mask_secrets, register_secrets, unmask_secrets
 
 CPU = Machine("cpu", "a processor", 1, None, 8 << 30, 2, False, False, 1 << 40, "3.11", "Linux")
 
@@ -27,20 +27,20 @@ def test_a_name_stands_for_the_value_wherever_it_is_and_gives_it_back(monkeypatc
     monkeypatch.setenv("A_KEY", "swordfish")
     monkeypatch.setenv("B_KEY", "swordfishes")
     value: dict[str, Any] = {"a": ["x swordfish y", {"b": "swordfishes"}], "n": 1, "t": True, "z": None}
-    assert hidden(value) == value
-    hide(["A_KEY", "B_KEY", "NOT_SET"])
-    covered = hidden(value)
+    assert mask_secrets(value) == value
+    register_secrets(["A_KEY", "B_KEY", "NOT_SET"])
+    covered = mask_secrets(value)
     assert covered == {"a": ["x ${A_KEY} y", {"b": "${B_KEY}"}], "n": 1, "t": True, "z": None}
-    assert restored(covered, ["A_KEY", "B_KEY"]) == value
+    assert unmask_secrets(covered, ["A_KEY", "B_KEY"]) == value
     monkeypatch.delenv("B_KEY")
-    assert restored(covered, ["A_KEY", "B_KEY"])["a"][1] == {"b": "${B_KEY}"}
+    assert unmask_secrets(covered, ["A_KEY", "B_KEY"])["a"][1] == {"b": "${B_KEY}"}
 
 
 def test_a_short_value_and_numbers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_KEY", "abc")
     monkeypatch.setenv("B_KEY", "2024")
-    hide(["A_KEY", "B_KEY"])
-    assert hidden({"abcd": "abcd", "year": 2024, "text": "in 2024"}) == {
+    register_secrets(["A_KEY", "B_KEY"])
+    assert mask_secrets({"abcd": "abcd", "year": 2024, "text": "in 2024"}) == {
         "abcd": "abcd",
         "year": 2024,
         "text": "in ${B_KEY}",

@@ -17,7 +17,7 @@ from orpo_cli.errors import Problem, RecipeError
 from orpo_cli.machine import Machine
 from orpo_cli.plan.checks import plan_problems
 from orpo_cli.plan.model_facts import ModelFacts
-from orpo_cli.plan.requirements import shortages
+from orpo_cli.plan.requirements import missing_requirements
 from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 
@@ -63,7 +63,7 @@ def problems_of(example: str, machine: Machine | None = None) -> list[Problem]:
             plan = resolve(loaded, machine, SEVEN_BILLION)
         except RecipeError as error:
             return list(error.problems)
-        lacking = [loaded.places.hold(problem) for problem in shortages(plan, machine)]
+        lacking = [loaded.source_map.hold(problem) for problem in missing_requirements(plan, machine)]
         return [*loaded.warnings, *plan_problems(plan, loaded, SEVEN_BILLION), *lacking]
 
 

@@ -9,9 +9,9 @@ from pydantic.fields import FieldInfo
 
 from orpo_cli.machine import Machine
 from orpo_cli.plan.resolve import resolve
-from orpo_cli.recipe.legacy.argument_policy import Fate
-from orpo_cli.recipe.legacy.renamed_args import FORMER, FORMER_OPTIMIZERS, OTHER_NAMES
-from orpo_cli.recipe.legacy.unsupported_training_args import DECIDED_ELSEWHERE
+from orpo_cli.recipe.legacy.argument_policy import ArgumentPolicy
+from orpo_cli.recipe.legacy.renamed_args import OTHER_NAMES, RENAMED_ARGS, RENAMED_OPTIMIZERS
+from orpo_cli.recipe.legacy.unsupported_training_args import UNSUPPORTED_TRAINING_ARGS
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema.training_fields import GROUPS, LIBRARY_DEFAULTS, TrainingFields
 from tools.docs.markdown_tables import cell, markdown_table, shown, type_of
@@ -31,12 +31,12 @@ def page(generated: str) -> str:
         "reason.",
     ]
     for group, names in GROUPS.items():
-        if settable := [name for name in names if name not in DECIDED_ELSEWHERE]:
+        if settable := [name for name in names if name not in UNSUPPORTED_TRAINING_ARGS]:
             rows = [(*_argument(name, decided), cell(_field(name).description or "")) for name in settable]
             parts.append(f"## {group}\n\n{markdown_table(('argument', 'type', 'default', 'meaning'), rows)}")
-    elsewhere = [(f"`{name}`", what_becomes(fate)) for name, fate in DECIDED_ELSEWHERE.items()]
-    former = [(f"`{name}`", what_becomes(fate)) for name, fate in FORMER.items()]
-    optimizers = [(f"`optim: {name}`", f"Read as `{now}`.") for name, now in FORMER_OPTIMIZERS.items()]
+    elsewhere = [(f"`{name}`", what_becomes(fate)) for name, fate in UNSUPPORTED_TRAINING_ARGS.items()]
+    former = [(f"`{name}`", what_becomes(fate)) for name, fate in RENAMED_ARGS.items()]
+    optimizers = [(f"`optim: {name}`", f"Read as `{now}`.") for name, now in RENAMED_OPTIMIZERS.items()]
     other = [(f"`{name}`", cell(remedy)) for name, remedy in OTHER_NAMES.items()]
     parts += [
         "## Arguments that are set elsewhere\n\nAnother section, another command or this tool itself decides them. What is "
@@ -59,7 +59,7 @@ def names_that_a_plan_decides() -> set[str]:
     return {path.removeprefix("training.") for path, reason in why.items() if reason.origin == "decided"}
 
 
-def what_becomes(fate: Fate) -> str:
+def what_becomes(fate: ArgumentPolicy) -> str:
     """What becomes of an argument, in a cell."""
     if fate.to is not None:
         done = f"Read as `{fate.to}`."
@@ -69,8 +69,8 @@ def what_becomes(fate: Fate) -> str:
         done = "Left out."
     else:
         done = "Refused."
-    if fate.idle and not fate.secret:
-        done += f" Left out as {' or '.join(f'`{shown(value)}`' for value in fate.idle)}."
+    if fate.noop_values and not fate.secret:
+        done += f" Left out as {' or '.join(f'`{shown(value)}`' for value in fate.noop_values)}."
     return cell(" ".join(filter(None, (fate.reason, done, fate.remedy))))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from orpo_cli.data.formats.format import Format, Row, answer, both_answers, question, scores, tools, with_system
 from orpo_cli.data.messages import conversation, is_messages, kind, read_messages, read_text
-from orpo_cli.data.pair import Message, Misfit, Pair
+from orpo_cli.data.pair import Message, Pair, RowRejected
 
 INSTRUCTIONS = ("instruction", "question")
 
@@ -37,7 +37,7 @@ def read_swift(row: Row, notes: Counter[str]) -> Pair:
         pair = conversation((), whole, rejected, notes)
     else:
         if row.get("rejected_response") is None:
-            raise Misfit("malformed", "no rejected_response and no rejected_messages")
+            raise RowRejected("malformed", "no rejected_response and no rejected_messages")
         pair = conversation(whole[:-1], whole[-1:], answer(row["rejected_response"], "rejected_response"), notes)
     assert not isinstance(pair.prompt, str)
     return replace(pair, prompt=with_system(pair.prompt, row.get("system")), tools=tools(row))
@@ -51,7 +51,7 @@ def read_openai(row: Row, notes: Counter[str]) -> Pair:
     """OpenAI's preference fine-tuning: ``input.messages``, ``preferred_output``, ``non_preferred_output``."""
     asked = row.get("input")
     if not isinstance(asked, dict):
-        raise Misfit("malformed", f"input is {kind(asked)}, not an object with messages")
+        raise RowRejected("malformed", f"input is {kind(asked)}, not an object with messages")
     preferred, other = both_answers(row, "preferred_output", "non_preferred_output")
     history = read_messages(asked.get("messages"), "input.messages", "user")
     answers = (answer(preferred, "preferred_output"), answer(other, "non_preferred_output"))
@@ -84,7 +84,7 @@ def _turns(history: Any) -> tuple[Message, ...]:
     """Earlier rounds: a list of [question, answer]."""
     rounds = history or []
     if not isinstance(rounds, list) or not all(_is_two(each) for each in rounds):
-        raise Misfit("malformed", "history is not a list of [question, answer]")
+        raise RowRejected("malformed", "history is not a list of [question, answer]")
     roles = ("user", "assistant")
     return tuple(
         Message(role, read_text(text, "history")) for each in rounds for role, text in zip(roles, each, strict=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orpo_cli.data.messages import read_messages, read_text
-from orpo_cli.data.pair import Message, Misfit, Pair
+from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.data.sources.source import Row as NamedRow
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 Row = dict[str, Any]
-Drop = Callable[[str, Misfit], None]
+Drop = Callable[[str, RowRejected], None]
 
 SCORES = tuple(
     (pattern.format("chosen"), pattern.format("rejected"))
@@ -50,7 +50,7 @@ class Gathered:
 class Format:
     """A shape that rows come in.
 
-    ``read`` raises Misfit for a row that does not fit, and counts what it put right. Where a pair is spread over several
+    ``read`` raises RowRejected for a row that does not fit, and counts what it put right. Where a pair is spread over several
     rows, ``gather`` makes one row of them first, in order, and drops those that find no partner.
     """
 
@@ -63,10 +63,10 @@ class Format:
 
 
 def both_answers(row: Row, chosen: str = "chosen", rejected: str = "rejected") -> tuple[Any, Any]:
-    """The values of the two answers' columns. Raises Misfit where one is missing."""
+    """The values of the two answers' columns. Raises RowRejected where one is missing."""
     missing = [key for key in (chosen, rejected) if row.get(key) is None]
     if missing:
-        raise Misfit("malformed", f"no {' and no '.join(missing)}")
+        raise RowRejected("malformed", f"no {' and no '.join(missing)}")
     return row[chosen], row[rejected]
 
 
@@ -90,17 +90,17 @@ def with_system(history: tuple[Message, ...], system: Any) -> tuple[Message, ...
 
 
 def tools(row: Row) -> tuple[dict[str, Any], ...] | None:
-    """The tools that a row's conversation may call (a list, or its JSON). Raises Misfit where it is something else."""
+    """The tools that a row's conversation may call (a list, or its JSON). Raises RowRejected where it is something else."""
     value = row.get("tools")
     if isinstance(value, str):
         try:
             value = json.loads(value) if value.strip() else None
         except ValueError as error:
-            raise Misfit("malformed", f"tools is not JSON: {error}") from error
+            raise RowRejected("malformed", f"tools is not JSON: {error}") from error
     if not value:
         return None
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
-        raise Misfit("malformed", "tools is not a list of objects")
+        raise RowRejected("malformed", "tools is not a list of objects")
     return tuple(value)
 
 

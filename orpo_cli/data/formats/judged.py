@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from orpo_cli.data.formats.format import Format, Row, answer, number
 from orpo_cli.data.messages import conversation, is_messages, read_messages
-from orpo_cli.data.pair import Misfit, Pair
+from orpo_cli.data.pair import Pair, RowRejected
 from orpo_cli.errors import DataError
 
 Verdict = Literal["first", "second", "tie"]
@@ -39,16 +39,18 @@ def looks_like(row: Row) -> bool:
 
 
 def read(row: Row, notes: Counter[str], *, labels: Mapping[str, Verdict]) -> Pair:
-    """A judged pair. Raises Misfit for a tie, or where the label says nothing."""
+    """A judged pair. Raises RowRejected for a tie, or where the label says nothing."""
     names = _answers_in(row)
     if names is None:
-        raise Misfit("malformed", "no two answers under names that belong together, such as response_1 and response_2")
+        raise RowRejected(
+            "malformed", "no two answers under names that belong together, such as response_1 and response_2"
+        )
     said = verdict(row, names, labels)
     if said is None:
         label = _label_in(row)
-        raise Misfit("malformed", f"{label or 'the label'} says {row.get(label) if label else None!r}")
+        raise RowRejected("malformed", f"{label or 'the label'} says {row.get(label) if label else None!r}")
     if said == "tie":
-        raise Misfit("tie")
+        raise RowRejected("tie")
     first, second = (answer(row[name], name) for name in names)
     better, worse = (first, second) if said == "first" else (second, first)
     prompt = next((name for name in PROMPTS if row.get(name) is not None), None)

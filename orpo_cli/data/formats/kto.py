@@ -9,7 +9,7 @@ from typing import Any
 
 from orpo_cli.data.formats.format import Drop, Format, Gathered, NamedRow, Row, answer, both_answers
 from orpo_cli.data.messages import conversation, read_messages
-from orpo_cli.data.pair import Misfit, Pair
+from orpo_cli.data.pair import Pair, RowRejected
 
 WAITING = 100_000  # rows that may wait for a partner; beyond, the oldest is dropped, so memory stays bounded
 GOOD = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
@@ -31,7 +31,7 @@ def gather(rows: Iterator[NamedRow], drop: Drop) -> Iterator[Gathered]:
     for row in rows:
         label = _label(row.value) if isinstance(row.value, dict) else None
         if label is None:
-            drop(row.name, Misfit("malformed", "the label is neither true nor false"))
+            drop(row.name, RowRejected("malformed", "the label is neither true nor false"))
             continue
         prompt = json.dumps(row.value.get("prompt"), sort_keys=True, default=str)
         partners = waiting.get((prompt, not label))
@@ -47,13 +47,13 @@ def gather(rows: Iterator[NamedRow], drop: Drop) -> Iterator[Gathered]:
         count += 1
         if count > WAITING:
             key = next(iter(waiting))
-            drop(waiting[key].pop(0).name, Misfit("unpaired"))
+            drop(waiting[key].pop(0).name, RowRejected("unpaired"))
             count -= 1
             if not waiting[key]:
                 del waiting[key]
     for rest in waiting.values():
         for row in rest:
-            drop(row.name, Misfit("unpaired"))
+            drop(row.name, RowRejected("unpaired"))
 
 
 def _paired(good: Row, bad: Row) -> Row:

@@ -13,7 +13,7 @@ from typing import Any
 
 from orpo_cli.data.formats.format import Format, Row, answer, both_answers, scores, tools, with_system
 from orpo_cli.data.messages import conversation, is_messages, read_messages, read_text
-from orpo_cli.data.pair import Message, Misfit, Pair
+from orpo_cli.data.pair import Message, Pair, RowRejected
 
 REPEATED = 0.9  # share of text rows whose answers begin with the prompt from which on that is taken for repetition
 
@@ -75,7 +75,7 @@ def _split_texts(chosen: str, rejected: str) -> Pair:
     One space goes to the answers, as tokenizers join it to the word after it; line breaks stay in the prompt.
     """
     if chosen == rejected:
-        raise Misfit("identical")
+        raise RowRejected("identical")
     differing = (at for at, (left, right) in enumerate(zip(chosen, rejected, strict=False)) if left != right)
     shared = next(differing, min(len(chosen), len(rejected)))
     while shared and not _is_border(chosen, rejected, shared):

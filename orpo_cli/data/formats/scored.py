@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from orpo_cli.data.formats.format import Drop, Format, Gathered, NamedRow, Row, number, question
 from orpo_cli.data.messages import conversation, kind, read_text
-from orpo_cli.data.pair import Message, Misfit, Pair
+from orpo_cli.data.pair import Message, Pair, RowRejected
 
 HELPSTEER_SCORES = ("helpfulness", "correctness", "coherence")
 
@@ -22,13 +22,13 @@ class Scored(NamedTuple):
 
 
 def pair_of(prompt: str, answers: list[Scored], seed: int, notes: Counter[str]) -> Pair:
-    """The best answer and one that is worse, drawn with ``seed`` and the prompt. Raises Misfit where none is worse."""
+    """The best answer and one that is worse, drawn with ``seed`` and the prompt. Raises RowRejected where none is worse."""
     if len(answers) < 2:
-        raise Misfit("malformed", f"{len(answers)} scored answers, and a pair needs two")
+        raise RowRejected("malformed", f"{len(answers)} scored answers, and a pair needs two")
     best = max(answers, key=lambda each: each.score)
     worse = [each for each in answers if each.score < best.score]
     if not worse:
-        raise Misfit("tie", f"all scores are {best.score:g}")
+        raise RowRejected("tie", f"all scores are {best.score:g}")
     rejected = random.Random(f"{seed}:{prompt}").choice(worse)
     texts = ((Message("assistant", best.text),), (Message("assistant", rejected.text),))
     pair = conversation(question(prompt, "the prompt"), *texts, notes)
@@ -37,7 +37,7 @@ def pair_of(prompt: str, answers: list[Scored], seed: int, notes: Counter[str]) 
 
 def _scored(items: Any, column: str, text: str, score: str) -> list[Scored]:
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise Misfit("malformed", f"{column} is {kind(items)}, not a list of answers")
+        raise RowRejected("malformed", f"{column} is {kind(items)}, not a list of answers")
     found = [(read_text(item.get(text), f"{column}[].{text}"), number(item.get(score))) for item in items]
     return [Scored(answer, value) for answer, value in found if value is not None]
 
@@ -70,7 +70,7 @@ def gather_helpsteer(rows: Iterator[NamedRow], drop: Drop) -> Iterator[Gathered]
     group: list[NamedRow] = []
     for row in rows:
         if not isinstance(row.value, dict):
-            drop(row.name, Misfit("malformed", "the row is not an object with columns"))
+            drop(row.name, RowRejected("malformed", "the row is not an object with columns"))
             continue
         if group and row.value.get("prompt") != group[0].value.get("prompt"):
             yield from _gathered(group, drop)
@@ -81,7 +81,7 @@ def gather_helpsteer(rows: Iterator[NamedRow], drop: Drop) -> Iterator[Gathered]
 
 def _gathered(group: list[NamedRow], drop: Drop) -> Iterator[Gathered]:
     if len(group) == 1:
-        drop(group[0].name, Misfit("unpaired"))
+        drop(group[0].name, RowRejected("unpaired"))
     elif group:
         answers = [{"response": row.value.get("response"), "score": _helpfulness(row.value)} for row in group]
         name = f"{group[0].name}+{len(group) - 1}"

@@ -8,7 +8,7 @@ from collections import Counter
 from orpo_cli.data.formats.format import Format, Row, both_answers
 from orpo_cli.data.formats.preference import answers_repeat
 from orpo_cli.data.messages import conversation, read_text
-from orpo_cli.data.pair import Message, Misfit, Pair
+from orpo_cli.data.pair import Message, Pair, RowRejected
 
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -38,7 +38,7 @@ def read(row: Row, notes: Counter[str]) -> Pair:
 def _turns(transcript: str, column: str) -> tuple[Message, ...]:
     before, *parts = TURN.split(transcript)
     if before.strip() or not parts:
-        raise Misfit("malformed", f"{column} does not begin with a Human: or Assistant: turn")
+        raise RowRejected("malformed", f"{column} does not begin with a Human: or Assistant: turn")
     return tuple(Message(ROLES[role], text.strip()) for role, text in zip(parts[::2], parts[1::2], strict=True))
 
 

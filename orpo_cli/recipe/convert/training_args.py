@@ -6,23 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from orpo_cli.recipe.convert.draft import Draft
-from orpo_cli.recipe.legacy.migration import FATES, Translation, translated
+from orpo_cli.recipe.legacy.migration import ARGUMENT_POLICIES, Migration, migrate_training_args
 from orpo_cli.recipe.schema.training_fields import TrainingFields
 
 
 def keep_all_training(draft: Draft, notes: Mapping[str, str] | None = None) -> None:
     """Deal with every key of the source that is left and is, or was, a training argument."""
     arguments = {
-        key: value for key, value in draft.source.items() if key in FATES or key in TrainingFields.model_fields
+        key: value
+        for key, value in draft.source.items()
+        if key in ARGUMENT_POLICIES or key in TrainingFields.model_fields
     }
-    translation = translated(arguments)
+    translation = migrate_training_args(arguments)
     for key in arguments:
         _keep(draft, key, translation, (notes or {}).get(key))
 
 
-def _keep(draft: Draft, key: str, translation: Translation, note: str | None) -> None:
+def _keep(draft: Draft, key: str, translation: Migration, note: str | None) -> None:
     moved = [path for path, written in translation.names.items() if written == f"training.{key}"]
-    fate = FATES.get(key)
+    fate = ARGUMENT_POLICIES.get(key)
     if moved:
         draft.keep(key, moved[0], _value(translation, moved[0]), note)
     elif key in translation.training:
@@ -32,13 +34,13 @@ def _keep(draft: Draft, key: str, translation: Translation, note: str | None) ->
         draft.keep(key, f"training.{key}", value, note)
     elif key == "push_to_hub_organization":
         draft.join(key, "hub.repo_id")
-    elif fate is not None and fate.asks_for_nothing(draft.source[key]):
+    elif fate is not None and fate.is_noop(draft.source[key]):
         draft.settle(key, "empty")
     else:
         draft.settle(key, "left-out", None, _why(key, translation))
 
 
-def _value(translation: Translation, path: str) -> Any:
+def _value(translation: Migration, path: str) -> Any:
     if path in translation.elsewhere:
         return translation.elsewhere[path]
     here: Any = translation.training
@@ -47,12 +49,12 @@ def _value(translation: Translation, path: str) -> Any:
     return here
 
 
-def _why(key: str, translation: Translation) -> str:
+def _why(key: str, translation: Migration) -> str:
     """Why an argument is left out: it conflicts with another, or what the recipe says of it."""
     conflict = [each for each in translation.problems if each.path == f"training.{key}" and each.code == "two-names"]
     if conflict:
         return f"It {conflict[0].message}"
-    fate = FATES[key]
+    fate = ARGUMENT_POLICIES[key]
     remedy = "" if fate.ignored else without_removal(fate.remedy)
     return " ".join(part for part in (fate.reason, remedy) if part)
 
@@ -67,7 +69,7 @@ def add_defaults(draft: Draft, defaults: Mapping[str, Any], tool: str) -> None:
     """Write the tool's own defaults where the plan would decide otherwise and the source is silent."""
     for path, value in defaults.items():
         written = draft.fates.get(path.rpartition(".")[2])
-        if written is None or written.fate != "left-out":  # else the plan decides: the default it never was
+        if written is None or written.outcome != "left-out":  # else the plan decides: the default it never was
             draft.add(path, value, f"the default of {tool}")
 
 

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orpo_cli.recipe.legacy.migration import FATES
-from orpo_cli.recipe.source.nodes import Keys, Node, Path, undotted
+from orpo_cli.recipe.legacy.migration import ARGUMENT_POLICIES
+from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, undotted
 
 
-def without_superseded(tree: Keys, layers: Sequence[str]) -> Keys:
+def drop_superseded_aliases(tree: MappingNode, layers: Sequence[str]) -> MappingNode:
     """``tree`` without settings that a layer in front sets by another name.
 
     ``layers`` are the files that values come from, as their origins name them, the strongest first.
     """
     training = tree.nodes.get("training")
-    if not isinstance(training, Keys) or not training.nodes.keys() & FATES.keys():
+    if not isinstance(training, MappingNode) or not training.nodes.keys() & ARGUMENT_POLICIES.keys():
         return tree
     for names in _by_setting().values():
         found = {path: layers.index(node.origin.file) for path in names if (node := _find(tree, path)) is not None}
@@ -30,26 +30,26 @@ def without_superseded(tree: Keys, layers: Sequence[str]) -> Keys:
 def _by_setting() -> dict[str, list[Path]]:
     """The places that mean the same setting, by its name of today."""
     places: dict[str, list[Path]] = {}
-    for name, fate in FATES.items():
+    for name, fate in ARGUMENT_POLICIES.items():
         if fate.to is not None:
             places.setdefault(fate.to, [undotted(fate.to)]).append(("training", name))
     places["hub.repo_id"].append(("training", "push_to_hub_organization"))  # a part of it
     return places
 
 
-def _find(tree: Keys, path: Path) -> Node | None:
+def _find(tree: MappingNode, path: Path) -> Node | None:
     node: Node = tree
     for part in path:
-        if not isinstance(node, Keys) or part not in node.nodes:
+        if not isinstance(node, MappingNode) or part not in node.nodes:
             return None
         node = node.nodes[str(part)]
     return node
 
 
-def _without(tree: Keys, path: Path) -> Keys:
+def _without(tree: MappingNode, path: Path) -> MappingNode:
     first, *rest = path
     nodes = dict(tree.nodes)
     inner = nodes.pop(str(first))
-    if rest and isinstance(inner, Keys):
+    if rest and isinstance(inner, MappingNode):
         nodes[str(first)] = _without(inner, tuple(rest))
-    return Keys(nodes, tree.origin)
+    return MappingNode(nodes, tree.origin)

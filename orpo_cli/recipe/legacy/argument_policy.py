@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Fate:
+class ArgumentPolicy:
     """One argument's fate, by the value that is written.
 
     * null, and a value in ``idle`` (what printed configurations hold that nobody asked for): left out, with a note.
@@ -22,8 +22,8 @@ class Fate:
 
     reason: str  # a sentence, or two
     remedy: str | None = None  # what to do where it is refused
-    idle: tuple[Any, ...] = ()
-    idle_text: str | None = None  # a pattern of texts that are idle
+    noop_values: tuple[Any, ...] = ()
+    noop_pattern: str | None = None  # a pattern of texts that are idle
     to: str | None = None
     convert: Callable[[Any], Any] | None = None
     unset: tuple[Any, ...] = ()
@@ -32,13 +32,13 @@ class Fate:
     secret: bool = False  # its value is never shown
     kept: bool = False  # where it is refused, the rules see it all the same
 
-    def asks_for_nothing(self, value: Any) -> bool:
+    def is_noop(self, value: Any) -> bool:
         """Whether ``value`` is null or idle. ``0`` and ``false`` are not the same."""
-        if isinstance(value, str) and self.idle_text and re.fullmatch(self.idle_text, value):
+        if isinstance(value, str) and self.noop_pattern and re.fullmatch(self.noop_pattern, value):
             return True
-        return value is None or any(same(value, each) for each in self.idle)
+        return value is None or any(same_value(value, each) for each in self.noop_values)
 
 
-def same(one: Any, other: Any) -> bool:
+def same_value(one: Any, other: Any) -> bool:
     """Equal, with true and 1 held apart; 1 and 1.0 are equal."""
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)

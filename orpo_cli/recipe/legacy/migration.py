@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orpo_cli.errors import Problem
-from orpo_cli.recipe.legacy.argument_policy import Fate, same
-from orpo_cli.recipe.legacy.renamed_args import FORMER, FORMER_OPTIMIZERS
-from orpo_cli.recipe.legacy.unsupported_training_args import DECIDED_ELSEWHERE
+from orpo_cli.recipe.legacy.argument_policy import ArgumentPolicy, same_value
+from orpo_cli.recipe.legacy.renamed_args import RENAMED_ARGS, RENAMED_OPTIMIZERS
+from orpo_cli.recipe.legacy.unsupported_training_args import UNSUPPORTED_TRAINING_ARGS
 
-FATES = {**FORMER, **DECIDED_ELSEWHERE}
+ARGUMENT_POLICIES = {**RENAMED_ARGS, **UNSUPPORTED_TRAINING_ARGS}
 
 
 @dataclass(frozen=True)
-class Translation:
+class Migration:
     """Arguments by today's names.
 
     ``training`` is what stays under `training:`, ``elsewhere`` maps dotted paths (``dataset.max_prompt_length``) to values
@@ -34,22 +34,22 @@ class Translation:
     problems: tuple[Problem, ...]
 
 
-def translated(training: Mapping[str, Any]) -> Translation:
+def migrate_training_args(training: Mapping[str, Any]) -> Migration:
     """``training`` in the names of a recipe."""
     work = _Work(dict(training))
     work.join_organization()
-    for fates in (FORMER, DECIDED_ELSEWHERE):  # a former name may stand for one that is decided elsewhere
+    for fates in (RENAMED_ARGS, UNSUPPORTED_TRAINING_ARGS):  # a former name may stand for one that is decided elsewhere
         for name in [name for name in work.training if name in fates]:
             work.meet(name, fates[name])
     work.optimizer()
-    return Translation(work.training, work.elsewhere, work.names, tuple(work.problems))
+    return Migration(work.training, work.elsewhere, work.names, tuple(work.problems))
 
 
-def today(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str], tuple[Problem, ...]]:
+def migrate_recipe(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str], tuple[Problem, ...]]:
     """A whole recipe's plain values in the names of today, with ``Translation.names`` and the problems."""
     if not isinstance(values.get("training"), Mapping):
         return dict(values), {}, ()
-    translation = translated(values["training"])
+    translation = migrate_training_args(values["training"])
     result = {**values, "training": translation.training}
     problems = list(translation.problems)
     for path, value in translation.elsewhere.items():
@@ -67,10 +67,10 @@ class _Work:
     names: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
-    def meet(self, name: str, fate: Fate) -> None:
+    def meet(self, name: str, fate: ArgumentPolicy) -> None:
         value = self.training.pop(name)
         shown = _shown(value)
-        if fate.asks_for_nothing(value):
+        if fate.is_noop(value):
             self.mention("no-effect", name, f"asks for nothing as {shown}, and is left out.", fate.reason)
         elif fate.to is not None:
             self.move(name, fate, fate.to, value)
@@ -83,7 +83,7 @@ class _Work:
             if fate.kept:
                 self.training[name] = value
 
-    def move(self, name: str, fate: Fate, to: str, value: Any) -> None:
+    def move(self, name: str, fate: ArgumentPolicy, to: str, value: Any) -> None:
         try:
             moved = fate.convert(value) if fate.convert else value
         except ValueError as error:
@@ -93,7 +93,7 @@ class _Work:
             return
         section, _, inner = to.partition(".")
         if section != "training":
-            placed = to not in self.elsewhere or same(self.elsewhere[to], moved)  # .nan is not the same as itself
+            placed = to not in self.elsewhere or same_value(self.elsewhere[to], moved)  # .nan is not the same as itself
             self.elsewhere.setdefault(to, moved)
         else:
             placed = _place(self.training, inner, moved, fate.unset)
@@ -102,7 +102,7 @@ class _Work:
             return
         self.names.setdefault(to, f"training.{name}")
         message = f"is read as `{to}: {_shown(moved)}`."
-        if name in FORMER:
+        if name in RENAMED_ARGS:
             self.mention("former-name", name, message, fate.reason)
         else:
             self.mention("other-section", name, message, fate.reason)
@@ -119,9 +119,9 @@ class _Work:
 
     def optimizer(self) -> None:
         former = self.training.get("optim")
-        if isinstance(former, str) and former in FORMER_OPTIMIZERS:
-            self.training["optim"] = FORMER_OPTIMIZERS[former]
-            message = f"is read as `{FORMER_OPTIMIZERS[former]}`, which does what `{former}` did."
+        if isinstance(former, str) and former in RENAMED_OPTIMIZERS:
+            self.training["optim"] = RENAMED_OPTIMIZERS[former]
+            message = f"is read as `{RENAMED_OPTIMIZERS[former]}`, which does what `{former}` did."
             self.mention("former-name", "optim", message)
 
     def mention(self, code: str, name: str, message: str, reason: str | None = None) -> None:
@@ -140,17 +140,17 @@ def _place(values: dict[str, Any], path: str, value: Any, unset: tuple[Any, ...]
         here[part] = dict(inner or {})
         here = here[part]
     there = here.get(last)
-    if there is not None and not same(there, value) and not any(same(there, each) for each in unset):
+    if there is not None and not same_value(there, value) and not any(same_value(there, each) for each in unset):
         return False
     here[last] = value
     return True
 
 
-def _refused(name: str, fate: Fate) -> Problem:
+def _refused(name: str, fate: ArgumentPolicy) -> Problem:
     path = f"training.{name}"
     if fate.secret:
         return Problem("secret-in-recipe", f"holds a token. {fate.reason}", path, remedy=fate.remedy)
-    if name in FORMER:
+    if name in RENAMED_ARGS:
         return Problem("gone-argument", f"is no longer an argument. {fate.reason}", path, remedy=fate.remedy)
     return Problem("decided-elsewhere", f"is not set here. {fate.reason}", path, remedy=fate.remedy)
 

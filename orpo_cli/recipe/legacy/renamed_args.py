@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orpo_cli.recipe.legacy.argument_policy import Fate
+from orpo_cli.recipe.legacy.argument_policy import ArgumentPolicy
 
 OTHER_NAMES = {
     "alpha": "The weight of the odds ratio term is called `beta`, as in trl.",
@@ -19,7 +19,7 @@ OTHER_NAMES = {
 }
 
 # Values of `optim` that are gone or are a member's name in the library, and the value that does the same.
-FORMER_OPTIMIZERS = {
+RENAMED_OPTIMIZERS = {
     "adamw_hf": "adamw_torch",
     "adamw_apex_fused": "adamw_torch_fused",
     "adamw_bnb": "adamw_bnb_8bit",
@@ -50,100 +50,112 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list) else [value]
 
 
-_TOKEN = Fate(
+_TOKEN = ArgumentPolicy(
     "A token never stands in a recipe.",
     "Remove it; set HF_TOKEN or run `hf auth login`.",
-    idle=("<HUB_TOKEN>", "<PUSH_TO_HUB_TOKEN>"),
+    noop_values=("<HUB_TOKEN>", "<PUSH_TO_HUB_TOKEN>"),
     secret=True,
 )
-_APEX = Fate(
+_APEX = ArgumentPolicy(
     "Half precision is torch's own autocast; NVIDIA's apex is no longer used.",
     "Remove it; `bf16` and `fp16` choose the precision.",
-    idle=("auto", "cuda_amp", "cpu_amp", "amp"),
+    noop_values=("auto", "cuda_amp", "cpu_amp", "amp"),
 )
 _NO_TPU = "This tool trains on CPU, CUDA and Apple GPUs, not on TPUs."
 
-FORMER = {
-    "_n_gpu": Fate(
+RENAMED_ARGS = {
+    "_n_gpu": ArgumentPolicy(
         "It is what was found on the machine, not a setting; `launch` says how many are used.", ignored=True
     ),
-    "adafactor": Fate(
-        "It is a value of `optim` today.", idle=(False,), to="training.optim", convert=_when_true("adafactor")
+    "adafactor": ArgumentPolicy(
+        "It is a value of `optim` today.", noop_values=(False,), to="training.optim", convert=_when_true("adafactor")
     ),
-    "dispatch_batches": Fate(
+    "dispatch_batches": ArgumentPolicy(
         "It is a key of `accelerator_config` today.", to="training.accelerator_config.dispatch_batches"
     ),
-    "evaluation_strategy": Fate("It is called `eval_strategy` today.", to="training.eval_strategy"),
+    "evaluation_strategy": ArgumentPolicy("It is called `eval_strategy` today.", to="training.eval_strategy"),
     "fp16_backend": _APEX,
-    "fp16_opt_level": Fate("It was a level of NVIDIA's apex, which is no longer used.", "Remove it.", idle=("O1",)),
-    "fsdp_min_num_params": Fate(
-        "It is a key of `fsdp_config` today.", idle=(0,), to="training.fsdp_config.min_num_params", unset=(0,)
+    "fp16_opt_level": ArgumentPolicy(
+        "It was a level of NVIDIA's apex, which is no longer used.", "Remove it.", noop_values=("O1",)
     ),
-    "fsdp_transformer_layer_cls_to_wrap": Fate(
+    "fsdp_min_num_params": ArgumentPolicy(
+        "It is a key of `fsdp_config` today.", noop_values=(0,), to="training.fsdp_config.min_num_params", unset=(0,)
+    ),
+    "fsdp_transformer_layer_cls_to_wrap": ArgumentPolicy(
         "It is a key of `fsdp_config` today.",
         to="training.fsdp_config.transformer_layer_cls_to_wrap",
         convert=_as_list,
     ),
-    "group_by_length": Fate(
+    "group_by_length": ArgumentPolicy(
         "It is a value of `train_sampling_strategy` today.",
-        idle=(False,),
+        noop_values=(False,),
         to="training.train_sampling_strategy",
         convert=_when_true("group_by_length"),
     ),
     "half_precision_backend": _APEX,
-    "include_inputs_for_metrics": Fate(
+    "include_inputs_for_metrics": ArgumentPolicy(
         "Evaluation here has no metric function that could be given the inputs.",
         "Remove it; `orpo eval` judges a run.",
-        idle=(False,),
+        noop_values=(False,),
     ),
-    "include_tokens_per_second": Fate("Tokens per second are always logged.", ignored=True),
-    "jit_mode_eval": Fate(
+    "include_tokens_per_second": ArgumentPolicy("Tokens per second are always logged.", ignored=True),
+    "jit_mode_eval": ArgumentPolicy(
         "It compiled the model for inference only, and is gone.",
         "Remove it, or use `torch_compile: true`, which compiles training too.",
-        idle=(False,),
+        noop_values=(False,),
     ),
-    "label_pad_token_id": Fate("Labels are always padded with -100, as the loss expects.", "Remove it.", idle=(-100,)),
-    "logging_dir": Fate(
+    "label_pad_token_id": ArgumentPolicy(
+        "Labels are always padded with -100, as the loss expects.", "Remove it.", noop_values=(-100,)
+    ),
+    "logging_dir": ArgumentPolicy(
         "The libraries take it from the environment variable TENSORBOARD_LOGGING_DIR today, which this tool sets.",
         own=True,
-        idle_text=r"(.*/)?runs/[A-Z][a-z]{2}\d\d_\d\d-\d\d-\d\d_.+",  # where nobody had set it
+        noop_pattern=r"(.*/)?runs/[A-Z][a-z]{2}\d\d_\d\d-\d\d-\d\d_.+",  # where nobody had set it
     ),
-    "max_prompt_length": Fate("It is a setting of the data here.", to="dataset.max_prompt_length"),
-    "mp_parameters": Fate("SageMaker's model parallelism is no longer in transformers.", "Remove it.", idle=("",)),
-    "no_cuda": Fate("It is called `use_cpu` today.", idle=(False,), to="training.use_cpu", unset=(False,)),
-    "overwrite_output_dir": Fate(
-        "A run is never overwritten.", "Remove the directory, or choose another `output_dir`.", idle=(False,)
+    "max_prompt_length": ArgumentPolicy("It is a setting of the data here.", to="dataset.max_prompt_length"),
+    "mp_parameters": ArgumentPolicy(
+        "SageMaker's model parallelism is no longer in transformers.", "Remove it.", noop_values=("",)
     ),
-    "past_index": Fate("No model that ORPO trains hands past states on.", "Remove it.", idle=(-1,)),
-    "push_to_hub_model_id": Fate("It says where a push goes.", to="hub.repo_id"),
-    "push_to_hub_organization": Fate(
+    "no_cuda": ArgumentPolicy(
+        "It is called `use_cpu` today.", noop_values=(False,), to="training.use_cpu", unset=(False,)
+    ),
+    "overwrite_output_dir": ArgumentPolicy(
+        "A run is never overwritten.", "Remove the directory, or choose another `output_dir`.", noop_values=(False,)
+    ),
+    "past_index": ArgumentPolicy("No model that ORPO trains hands past states on.", "Remove it.", noop_values=(-1,)),
+    "push_to_hub_model_id": ArgumentPolicy("It says where a push goes.", to="hub.repo_id"),
+    "push_to_hub_organization": ArgumentPolicy(
         "It is the first part of `hub.repo_id`.", "Write `hub.repo_id` as ORGANIZATION/NAME."
     ),
     "push_to_hub_token": _TOKEN,
-    "ray_scope": Fate(
-        "It belonged to hyper-parameter search with Ray, which this tool does not do.", "Remove it.", idle=("last",)
+    "ray_scope": ArgumentPolicy(
+        "It belonged to hyper-parameter search with Ray, which this tool does not do.",
+        "Remove it.",
+        noop_values=("last",),
     ),
-    "save_safetensors": Fate("Weights are always saved as safetensors.", "Remove it.", idle=(True,)),
-    "split_batches": Fate(
+    "save_safetensors": ArgumentPolicy("Weights are always saved as safetensors.", "Remove it.", noop_values=(True,)),
+    "split_batches": ArgumentPolicy(
         "It is a key of `accelerator_config` today.",
-        idle=(False,),
+        noop_values=(False,),
         to="training.accelerator_config.split_batches",
         unset=(False,),
     ),
-    "torchdynamo": Fate("It is called `torch_compile_backend` today.", to="training.torch_compile_backend"),
-    "tpu_metrics_debug": Fate(_NO_TPU, "Remove it.", idle=(False,)),
-    "tpu_num_cores": Fate(_NO_TPU, "Remove it."),
-    "truncation_mode": Fate("It is a setting of the data here.", to="dataset.truncation_mode"),
-    "use_ipex": Fate(
+    "torchdynamo": ArgumentPolicy("It is called `torch_compile_backend` today.", to="training.torch_compile_backend"),
+    "tpu_metrics_debug": ArgumentPolicy(_NO_TPU, "Remove it.", noop_values=(False,)),
+    "tpu_num_cores": ArgumentPolicy(_NO_TPU, "Remove it."),
+    "truncation_mode": ArgumentPolicy("It is a setting of the data here.", to="dataset.truncation_mode"),
+    "use_ipex": ArgumentPolicy(
         "Intel's extension is part of torch today.",
         "Remove it; `bf16: true` uses what the processor has.",
-        idle=(False,),
+        noop_values=(False,),
     ),
-    "use_legacy_prediction_loop": Fate("The old loop is gone.", "Remove it.", idle=(False,)),
-    "use_mps_device": Fate("An Apple GPU is used where there is one; `use_cpu` turns that off.", ignored=True),
-    "warmup_ratio": Fate(
+    "use_legacy_prediction_loop": ArgumentPolicy("The old loop is gone.", "Remove it.", noop_values=(False,)),
+    "use_mps_device": ArgumentPolicy(
+        "An Apple GPU is used where there is one; `use_cpu` turns that off.", ignored=True
+    ),
+    "warmup_ratio": ArgumentPolicy(
         "A value of `warmup_steps` below 1 is a share of all steps today.",
-        idle=(0,),
+        noop_values=(0,),
         to="training.warmup_steps",
         convert=_share_of_steps,
         unset=(0,),

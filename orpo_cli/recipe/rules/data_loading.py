@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
-from orpo_cli.recipe.rules.explicit_non_defaults import given
+from orpo_cli.recipe.rules.explicit_non_defaults import explicit_non_defaults
 from orpo_cli.recipe.schema import Recipe
 
 ACCELERATOR_CONFIG = (
@@ -19,7 +19,7 @@ def settings_of_workers(recipe: Recipe) -> Iterator[Problem]:
     """They are for processes that load data, of which there are none by default."""
     if recipe.training.dataloader_num_workers:
         return
-    for name in given(
+    for name in explicit_non_defaults(
         recipe, "dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_multiprocessing_context"
     ):
         yield Problem(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
-from orpo_cli.recipe.rules.explicit_non_defaults import given
+from orpo_cli.recipe.rules.explicit_non_defaults import explicit_non_defaults
 from orpo_cli.recipe.schema import Recipe
 
 
@@ -73,7 +73,7 @@ def settings_of_ddp(recipe: Recipe) -> Iterator[Problem]:
     if recipe.launch.num_processes != 1 and recipe.launch.strategy != "single":
         return
     names = ("find_unused_parameters", "bucket_cap_mb", "broadcast_buffers", "static_graph", "backend", "timeout")
-    for name in given(recipe, *(f"ddp_{name}" for name in names)):
+    for name in explicit_non_defaults(recipe, *(f"ddp_{name}" for name in names)):
         yield Problem(
             "ddp-settings-unused",
             "would do nothing in one process.",

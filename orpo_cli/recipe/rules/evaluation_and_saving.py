@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from orpo_cli.errors import Problem
 from orpo_cli.recipe.eval_save_defaults import eval_steps, eval_strategy, save_steps, save_strategy
-from orpo_cli.recipe.rules.explicit_non_defaults import given
+from orpo_cli.recipe.rules.explicit_non_defaults import explicit_non_defaults
 from orpo_cli.recipe.schema import Recipe
 
 # What trl's ORPO trainer measures in an evaluation; each also with `eval_` in front.
@@ -44,7 +44,7 @@ def evaluation_settings_without_data(recipe: Recipe) -> Iterator[Problem]:
     """How to evaluate is of no use where nothing is."""
     if recipe.dataset.eval is not None:
         return
-    for name in given(recipe, "eval_steps", "eval_delay"):
+    for name in explicit_non_defaults(recipe, "eval_steps", "eval_delay"):
         yield Problem(
             "eval-settings-unused",
             "would do nothing: dataset.eval names no pairs to evaluate on.",
@@ -59,7 +59,7 @@ def steps_of_another_strategy(recipe: Recipe) -> Iterator[Problem]:
     training = recipe.training
     for kind in ("eval", "save", "logging"):
         strategy, steps = getattr(training, f"{kind}_strategy"), f"{kind}_steps"
-        if strategy in (None, "steps") or not given(recipe, steps):
+        if strategy in (None, "steps") or not explicit_non_defaults(recipe, steps):
             continue
         yield Problem(
             "steps-unused",
@@ -159,7 +159,7 @@ def metric_of_no_choice(recipe: Recipe) -> Iterator[Problem]:
     steers = training.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
     if training.load_best_model_at_end or training.save_strategy == "best" or steers:
         return
-    for name in given(recipe, "metric_for_best_model", "greater_is_better"):
+    for name in explicit_non_defaults(recipe, "metric_for_best_model", "greater_is_better"):
         yield Problem(
             "best-metric-unused",
             "would do nothing: no best checkpoint is asked for.",

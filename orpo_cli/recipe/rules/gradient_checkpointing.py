@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
-from orpo_cli.recipe.rules.explicit_non_defaults import given
+from orpo_cli.recipe.rules.explicit_non_defaults import explicit_non_defaults
 from orpo_cli.recipe.schema import Recipe
 
 
@@ -32,7 +32,7 @@ def settings_of_checkpointing(recipe: Recipe) -> Iterator[Problem]:
     off = training.gradient_checkpointing is False and not training.activation_checkpointing
     if not off and training.activation_checkpointing is not False:
         return
-    for name in given(recipe, "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+    for name in explicit_non_defaults(recipe, "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
         yield Problem(
             "checkpointing-off",
             "would do nothing: activation checkpointing is off.",

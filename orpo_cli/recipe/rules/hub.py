@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
 from orpo_cli.recipe.eval_save_defaults import save_strategy
-from orpo_cli.recipe.rules.explicit_non_defaults import given
+from orpo_cli.recipe.rules.explicit_non_defaults import explicit_non_defaults
 from orpo_cli.recipe.schema import Recipe
 
 # As huggingface_hub's validate_repo_id has it, and with a namespace: a bare name would go wherever the token belongs.
@@ -33,7 +33,7 @@ def somewhere_to_push(recipe: Recipe) -> Iterator[Problem]:
     """What is pushed while a run trains needs a repository; how it is pushed needs something pushed."""
     training = recipe.training
     if not training.push_to_hub:
-        for name in given(recipe, "hub_strategy", "hub_always_push", "hub_revision"):
+        for name in explicit_non_defaults(recipe, "hub_strategy", "hub_always_push", "hub_revision"):
             yield _unused(name, "push_to_hub is not true.", "Add `push_to_hub: true`, or remove it.")
         return
     if recipe.hub.repo_id is None:

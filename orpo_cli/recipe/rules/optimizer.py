@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
-from orpo_cli.recipe.rules.explicit_non_defaults import given
+from orpo_cli.recipe.rules.explicit_non_defaults import explicit_non_defaults
 from orpo_cli.recipe.schema import Recipe
 
 # What transformers 5.23 hands to each optimizer (trainer_optimizer.py). `galore_adamw` and `grokadamw` get no betas.
@@ -26,7 +26,7 @@ USUAL_BETA = (0.01, 2.0)
 def settings_of_adam(recipe: Recipe) -> Iterator[Problem]:
     """Adam's betas and epsilon beside an optimizer that is not given them."""
     optimizer = recipe.training.optim
-    for name in given(recipe, "adam_beta1", "adam_beta2", "adam_epsilon"):
+    for name in explicit_non_defaults(recipe, "adam_beta1", "adam_beta2", "adam_epsilon"):
         if optimizer in NO_BETAS or (name == "adam_epsilon" and optimizer in NO_EPSILON):
             yield Problem(
                 "adam-settings-unused",

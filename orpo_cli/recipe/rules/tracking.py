@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
-from orpo_cli.recipe.rules.explicit_non_defaults import given
+from orpo_cli.recipe.rules.explicit_non_defaults import explicit_non_defaults
 from orpo_cli.recipe.schema import Recipe
 
 # The trackers of transformers 5.23 (INTEGRATION_TO_CALLBACK); a test compares.
@@ -44,7 +44,7 @@ def settings_of_trackers(recipe: Recipe) -> Iterator[Problem]:
     names = ["trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"]
     if "trackio" in asked or "all" in asked:
         return
-    for name in given(recipe, *names, *([] if asked else ["run_name", "project"])):
+    for name in explicit_non_defaults(recipe, *names, *([] if asked else ["run_name", "project"])):
         yield Problem(
             "tracker-settings-unused",
             f"would do nothing: report_to names no tracker{' trackio' * (name in names)}.",

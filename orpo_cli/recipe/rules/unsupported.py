@@ -8,7 +8,7 @@ from orpo_cli.errors import Problem
 from orpo_cli.recipe.schema import Recipe
 
 
-def not_supported_yet(recipe: Recipe) -> Iterator[Problem]:
+def unsupported_keys(recipe: Recipe) -> Iterator[Problem]:
     """Each setting that another version will obey."""
     version = "is not supported in this version."
     if recipe.launch.num_processes not in ("auto", 1):
@@ -17,4 +17,4 @@ def not_supported_yet(recipe: Recipe) -> Iterator[Problem]:
         yield Problem("not-yet", version, "launch.strategy", remedy="Use single or auto.")
 
 
-RULES = (not_supported_yet,)
+RULES = (unsupported_keys,)

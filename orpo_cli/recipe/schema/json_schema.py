@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from typing import Any
 
-from orpo_cli.recipe.legacy.argument_policy import Fate
-from orpo_cli.recipe.legacy.migration import FATES
-from orpo_cli.recipe.legacy.renamed_args import FORMER_OPTIMIZERS
+from orpo_cli.recipe.legacy.argument_policy import ArgumentPolicy
+from orpo_cli.recipe.legacy.migration import ARGUMENT_POLICIES
+from orpo_cli.recipe.legacy.renamed_args import RENAMED_OPTIMIZERS
 from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.schema.examples import TRAINING_EXAMPLES
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
@@ -163,26 +163,28 @@ def _training(schema: Schema) -> None:
             value.setdefault("examples", [default])
         if name in TRAINING_EXAMPLES:
             value["examples"] = deepcopy(TRAINING_EXAMPLES[name])
-    properties["optim"]["anyOf"].append({"enum": sorted(FORMER_OPTIMIZERS), **NOT_SUGGESTED})
-    for name, fate in FATES.items():
+    properties["optim"]["anyOf"].append({"enum": sorted(RENAMED_OPTIMIZERS), **NOT_SUGGESTED})
+    for name, fate in ARGUMENT_POLICIES.items():
         if fate.own:
             continue
         properties[name] = _former(name, fate, schema)
 
 
-def _former(name: str, fate: Fate, schema: Schema) -> Schema:
+def _former(name: str, fate: ArgumentPolicy, schema: Schema) -> Schema:
     """An argument that becomes something else, or nothing."""
     section, _, setting = (fate.to or "").partition(".")
-    refused = section == "training" and setting.partition(".")[0] in FATES  # what it is read as
+    refused = section == "training" and setting.partition(".")[0] in ARGUMENT_POLICIES  # what it is read as
     if fate.to is not None:
         does = f"Read as `{fate.to}`."
     else:
-        does = "Left out." if fate.ignored else "Left out as it stands, else refused." if fate.idle else "Refused."
+        does = (
+            "Left out." if fate.ignored else "Left out as it stands, else refused." if fate.noop_values else "Refused."
+        )
     text = " ".join(filter(None, (fate.reason, does, fate.remedy)))
     notes = {"description": text, **NOT_SUGGESTED}
     if fate.ignored:
         return notes
-    alternatives: list[Schema] = [NULL, *({"const": value} for value in fate.idle)]
+    alternatives: list[Schema] = [NULL, *({"const": value} for value in fate.noop_values)]
     if fate.to is not None and not refused:
         alternatives += [CONVERTED[name]] if fate.convert else _alternatives_at(fate.to, schema)
         alternatives += [REFERENCE]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from orpo_cli.recipe.load import LoadedRecipe
-from orpo_cli.recipe.source.nodes import Items, Keys, Node, Path, dotted, walk
+from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, SequenceNode, dotted, walk
 from orpo_cli.recipe.source.yaml_writer import Reference, lines_of
 
 HEAD = """\
@@ -20,10 +20,10 @@ _FILES = re.compile(r"model\.model_name_or_path|dataset\.(train|eval)(\[\d+\])?\
 
 def composed_text(loaded: LoadedRecipe) -> str | None:
     """The whole recipe with the place of every value; None where it is whole in its own file."""
-    nodes = [node for _, node in walk(loaded.places.root)]
+    nodes = [node for _, node in walk(loaded.source_map.root)]
     if len(loaded.files) == 1 and all(node.origin.written is None for node in nodes):
         return None
-    lines = list(_Lines(loaded).of(loaded.places.root, (), 0))
+    lines = list(_Lines(loaded).of(loaded.source_map.root, (), 0))
     if loaded.recipe.name is None:
         lines.insert(0, f"{lines_of('name', loaded.name)[0]} # that of the file")
     return HEAD.format(name=loaded.file) + "\n".join(lines) + "\n"
@@ -33,7 +33,7 @@ class _Lines:
     def __init__(self, loaded: LoadedRecipe) -> None:
         self.loaded = loaded
 
-    def of(self, node: Keys, path: Path, depth: int) -> Iterator[str]:
+    def of(self, node: MappingNode, path: Path, depth: int) -> Iterator[str]:
         """The lines of a mapping."""
         for key, inner in node.nodes.items():
             if (*path, key) != ("extends",):
@@ -41,10 +41,10 @@ class _Lines:
 
     def entry(self, key: str, node: Node, path: Path, depth: int) -> Iterator[str]:
         indent = "  " * depth
-        if isinstance(node, Keys) and node.nodes and not self.is_secret(node):
+        if isinstance(node, MappingNode) and node.nodes and not self.is_secret(node):
             yield f"{indent}{key}:"
             yield from self.of(node, path, depth + 1)
-        elif isinstance(node, Items) and path[0] == "dataset" and not self.is_secret(node):  # sources
+        elif isinstance(node, SequenceNode) and path[0] == "dataset" and not self.is_secret(node):  # sources
             yield f"{indent}{key}:"
             for index, item in enumerate(node.nodes):
                 yield from self.item(item, (*path, index), depth + 1)
@@ -53,7 +53,7 @@ class _Lines:
 
     def item(self, node: Node, path: Path, depth: int) -> Iterator[str]:
         """A source in a list: its first line has the dash."""
-        assert isinstance(node, Keys), "the schema lets no other source through"
+        assert isinstance(node, MappingNode), "the schema lets no other source through"
         for number, line in enumerate(self.of(node, path, 0)):
             yield "  " * depth + ("- " if number == 0 else "  ") + line
 
@@ -72,13 +72,13 @@ class _Lines:
         """Plain values, with local paths absolute, and with references for secrets."""
         if self.is_secret(node):
             return Reference(node.origin.written)
-        if isinstance(node, Keys):
+        if isinstance(node, MappingNode):
             return {key: self.shown(inner, (*path, key)) for key, inner in node.nodes.items()}
-        if isinstance(node, Items):
+        if isinstance(node, SequenceNode):
             return [self.shown(inner, (*path, index)) for index, inner in enumerate(node.nodes)]
         if isinstance(node.value, str) and _FILES.fullmatch(dotted(path)):
             return str(self.loaded.local_path(dotted(path), node.value) or node.value)
         return node.value
 
     def is_secret(self, node: Node) -> bool:
-        return not self.loaded.places.secrets.isdisjoint(node.origin.variables)
+        return not self.loaded.source_map.secrets.isdisjoint(node.origin.variables)

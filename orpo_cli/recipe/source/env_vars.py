@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from orpo_cli.errors import Problem, RecipeError
-from orpo_cli.recipe.source.nodes import Items, Keys, Leaf, Node, Path, dotted
+from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, ScalarNode, SequenceNode, dotted
 from orpo_cli.recipe.source.yaml_reader import read_value
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -24,13 +24,13 @@ def looks_secret(name: str) -> bool:
     return _SECRET.search(name) is not None
 
 
-def expanded(tree: Keys, environment: Mapping[str, str]) -> Keys:
+def expand_env_vars(tree: MappingNode, environment: Mapping[str, str]) -> MappingNode:
     """``tree`` with every reference replaced. Raises RecipeError with every reference that does not hold."""
     expansion = _Expansion(environment)
     nodes = {key: expansion.node(node, (key,)) for key, node in tree.nodes.items()}
     if expansion.problems:
         raise RecipeError(expansion.problems)
-    return Keys(nodes, tree.origin)
+    return MappingNode(nodes, tree.origin)
 
 
 class _Expansion:
@@ -39,27 +39,27 @@ class _Expansion:
         self.problems: list[Problem] = []
 
     def node(self, node: Node, path: Path) -> Node:
-        if isinstance(node, Keys):
-            return Keys({key: self.node(inner, (*path, key)) for key, inner in node.nodes.items()}, node.origin)
-        if isinstance(node, Items):
+        if isinstance(node, MappingNode):
+            return MappingNode({key: self.node(inner, (*path, key)) for key, inner in node.nodes.items()}, node.origin)
+        if isinstance(node, SequenceNode):
             inner = enumerate(node.nodes)
-            return Items(tuple(self.node(each, (*path, index)) for index, each in inner), node.origin)
+            return SequenceNode(tuple(self.node(each, (*path, index)) for index, each in inner), node.origin)
         if isinstance(node.value, str) and "${" in node.value:
             return self.text(node, node.value, path)
         return node
 
-    def text(self, leaf: Leaf, text: str, path: Path) -> Node:
+    def text(self, leaf: ScalarNode, text: str, path: Path) -> Node:
         variables: list[str] = []
         result = _REFERENCE.sub(lambda match: self.value(match, leaf, path, variables), text)
         origin = replace(leaf.origin, written=text, variables=tuple(variables))
         whole = _REFERENCE.fullmatch(text)
         if whole and whole["name"]:
             node = read_value(result, origin)
-            text_too = isinstance(node, Leaf) and not isinstance(node.value, str)
-            return replace(node, text=result) if isinstance(node, Leaf) and text_too else node
-        return Leaf(result, origin)
+            text_too = isinstance(node, ScalarNode) and not isinstance(node.value, str)
+            return replace(node, text=result) if isinstance(node, ScalarNode) and text_too else node
+        return ScalarNode(result, origin)
 
-    def value(self, match: re.Match[str], leaf: Leaf, path: Path, variables: list[str]) -> str:
+    def value(self, match: re.Match[str], leaf: ScalarNode, path: Path, variables: list[str]) -> str:
         name, default = match["name"], match["default"]
         if match[0] == "$${":
             return "${"
@@ -79,7 +79,7 @@ class _Expansion:
         variables.append(name)
         return value or ""
 
-    def problem(self, code: str, message: str, leaf: Leaf, path: Path, remedy: str) -> None:
+    def problem(self, code: str, message: str, leaf: ScalarNode, path: Path, remedy: str) -> None:
         place = leaf.origin
         found = Problem(code, message, dotted(path), place.file, place.line, place.column, remedy)
         if found not in self.problems[-1:]:  # one value may hold the same slip many times
@@ -88,10 +88,10 @@ class _Expansion:
 
 def secrets_in(root: Node, path: Path = ()) -> Iterator[str]:
     """The variables in ``root`` that must not be shown."""
-    if isinstance(root, Keys):
+    if isinstance(root, MappingNode):
         for key, inner in root.nodes.items():
             yield from secrets_in(inner, (*path, key))
-    elif isinstance(root, Items):
+    elif isinstance(root, SequenceNode):
         for inner in root.nodes:
             yield from secrets_in(inner, path)
     for name in root.origin.variables:

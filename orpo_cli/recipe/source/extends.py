@@ -10,17 +10,17 @@ import os
 from collections.abc import Mapping
 
 from orpo_cli.errors import Problem, RecipeError, UsageError
-from orpo_cli.recipe.source.env_vars import expanded, secrets_in
-from orpo_cli.recipe.source.nodes import Keys, Leaf, Node, Path
+from orpo_cli.recipe.source.env_vars import expand_env_vars, secrets_in
+from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, ScalarNode
 from orpo_cli.recipe.source.recipe_files import RecipeFile, read_parent
 from orpo_cli.recipe.source.yaml_reader import read_yaml
-from orpo_cli.secret_values import hidden, hide
+from orpo_cli.secret_values import mask_secrets, register_secrets
 
 MAX_FILES = 16
 HELD_OUT = ("dataset", "eval")
 
 
-def composed(file: RecipeFile) -> tuple[Keys, tuple[RecipeFile, ...]]:
+def resolve_extends(file: RecipeFile) -> tuple[MappingNode, tuple[RecipeFile, ...]]:
     """The tree of ``file`` with all that it extends, and the files, ``file`` first. Raises RecipeError."""
     files = [file]
     trees = [read_yaml(file.text, file.shown)]
@@ -34,22 +34,26 @@ def composed(file: RecipeFile) -> tuple[Keys, tuple[RecipeFile, ...]]:
     return tree, tuple(files)
 
 
-def merged(parent: Keys, child: Keys, path: Path = ()) -> Keys:
+def merged(parent: MappingNode, child: MappingNode, path: Path = ()) -> MappingNode:
     """Both mappings in one; see the module."""
     nodes: dict[str, Node] = {key: node for key, node in parent.nodes.items() if (*path, key) != ("extends",)}
     for key, node in child.nodes.items():
         below = (*path, key)
         inherited = nodes.get(key)
-        if isinstance(node, Keys) and isinstance(inherited, Keys) and not _another_kind(below, inherited, node):
+        if (
+            isinstance(node, MappingNode)
+            and isinstance(inherited, MappingNode)
+            and not _another_kind(below, inherited, node)
+        ):
             nodes[key] = merged(inherited, node, below)
-        elif isinstance(node, Leaf) and node.value is None and key in nodes:
+        elif isinstance(node, ScalarNode) and node.value is None and key in nodes:
             del nodes[key]
         else:
             nodes[key] = node
-    return Keys(nodes, child.origin)
+    return MappingNode(nodes, child.origin)
 
 
-def _another_kind(path: Path, parent: Keys, child: Keys) -> bool:
+def _another_kind(path: Path, parent: MappingNode, child: MappingNode) -> bool:
     """`dataset.eval` is a source or `{test_size: …}`: keys of one make no sense beside those of the other."""
     if path != HELD_OUT:
         return False
@@ -58,20 +62,20 @@ def _another_kind(path: Path, parent: Keys, child: Keys) -> bool:
 
 
 def _is_null(node: Node) -> bool:
-    return isinstance(node, Leaf) and node.value is None
+    return isinstance(node, ScalarNode) and node.value is None
 
 
-def _extends(tree: Keys) -> Leaf | None:
+def _extends(tree: MappingNode) -> ScalarNode | None:
     if "extends" not in tree.nodes or _is_null(tree.nodes["extends"]):
         return None
-    node = expanded(Keys({"extends": tree.nodes["extends"]}, tree.origin), os.environ).nodes["extends"]
-    hide(secrets_in(node))
-    if isinstance(node, Leaf) and isinstance(node.value, str) and node.value:
+    node = expand_env_vars(MappingNode({"extends": tree.nodes["extends"]}, tree.origin), os.environ).nodes["extends"]
+    register_secrets(secrets_in(node))
+    if isinstance(node, ScalarNode) and isinstance(node.value, str) and node.value:
         return node
     raise _error("value", "must be the path of a recipe or a shipped recipe's name.", node)
 
 
-def _parent(named: Leaf, files: list[RecipeFile]) -> RecipeFile:
+def _parent(named: ScalarNode, files: list[RecipeFile]) -> RecipeFile:
     try:
         parent = read_parent(str(named.value), files[-1])
     except RecipeError:
@@ -89,4 +93,4 @@ def _parent(named: Leaf, files: list[RecipeFile]) -> RecipeFile:
 
 def _error(code: str, message: str, node: Node, remedy: str | None = None) -> RecipeError:
     place = node.origin
-    return RecipeError([Problem(code, hidden(message), "extends", place.file, place.line, place.column, remedy)])
+    return RecipeError([Problem(code, mask_secrets(message), "extends", place.file, place.line, place.column, remedy)])

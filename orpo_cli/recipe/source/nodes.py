@@ -29,7 +29,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Leaf:
+class ScalarNode:
     """A single value."""
 
     value: str | int | float | bool | None
@@ -38,7 +38,7 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Items:
+class SequenceNode:
     """A list."""
 
     nodes: tuple[Node, ...]
@@ -46,28 +46,34 @@ class Items:
 
 
 @dataclass(frozen=True)
-class Keys:
+class MappingNode:
     """A mapping. Its origin, like that of every node, is the place of its own key or list item."""
 
     nodes: Mapping[str, Node]
     origin: Origin
 
 
-Node = Leaf | Items | Keys
+Node = ScalarNode | SequenceNode | MappingNode
 
 
 def plain(node: Node) -> Any:
     """The values without their places, all new."""
-    if isinstance(node, Keys):
+    if isinstance(node, MappingNode):
         return {key: plain(inner) for key, inner in node.nodes.items()}
-    if isinstance(node, Items):
+    if isinstance(node, SequenceNode):
         return [plain(inner) for inner in node.nodes]
     return node.value
 
 
 def walk(node: Node, path: Path = ()) -> Iterator[tuple[Path, Node]]:
     """Every node below ``node`` with its path, a section before what is in it."""
-    inner = node.nodes.items() if isinstance(node, Keys) else enumerate(node.nodes) if isinstance(node, Items) else ()
+    inner = (
+        node.nodes.items()
+        if isinstance(node, MappingNode)
+        else enumerate(node.nodes)
+        if isinstance(node, SequenceNode)
+        else ()
+    )
     for part, below in inner:
         yield (*path, part), below
         yield from walk(below, (*path, part))

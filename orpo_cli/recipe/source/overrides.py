@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from orpo_cli.errors import UsageError
-from orpo_cli.recipe.source.nodes import COMMAND_LINE, Items, Keys, Leaf, Node, Origin, Path, dotted, undotted
+from orpo_cli.recipe.source.nodes import (
+    COMMAND_LINE,
+    MappingNode,
+    Node,
+    Origin,
+    Path,
+    ScalarNode,
+    SequenceNode,
+    dotted,
+    undotted,
+)
 from orpo_cli.recipe.source.yaml_reader import read_value
 
 ORIGIN = Origin(COMMAND_LINE)
 ONE_OR_MANY = (("dataset", "train"), ("dataset", "eval"))  # a source stands for the list of it alone
 
 
-def overridden(tree: Keys, override: str) -> Keys:
+def apply_overrides(tree: MappingNode, override: str) -> MappingNode:
     """``tree`` with the value that ``override`` (``dataset.train.0.path=x``) sets; null takes a value away.
 
     Sections that are not there are made. Raises UsageError where the path leads nowhere.
@@ -28,7 +38,7 @@ def overridden(tree: Keys, override: str) -> Keys:
         )
     set_ = _Setting(override, path, read_value(text.strip(), ORIGIN))
     result = set_.below(tree, ())
-    assert isinstance(result, Keys), "the root stays a mapping"
+    assert isinstance(result, MappingNode), "the root stays a mapping"
     return result
 
 
@@ -42,35 +52,35 @@ class _Setting:
         """What stands at ``done`` once the value is set; None where it is taken away."""
         rest = self.path[len(done) :]
         if not rest:
-            taken_away = isinstance(self.value, Leaf) and self.value.value is None and node is not None
+            taken_away = isinstance(self.value, ScalarNode) and self.value.value is None and node is not None
             return None if taken_away else self.value
         part = rest[0]
-        if node is None or (isinstance(node, Leaf) and node.value is None):
-            node = Items((), ORIGIN) if _index(part) is not None else Keys({}, ORIGIN)
-        if isinstance(node, Keys) and done in ONE_OR_MANY and _index(part) == 0 and part not in node.nodes:
+        if node is None or (isinstance(node, ScalarNode) and node.value is None):
+            node = SequenceNode((), ORIGIN) if _index(part) is not None else MappingNode({}, ORIGIN)
+        if isinstance(node, MappingNode) and done in ONE_OR_MANY and _index(part) == 0 and part not in node.nodes:
             return self.inside_one(node, done, part)
-        if isinstance(node, Keys):
+        if isinstance(node, MappingNode):
             return self.in_keys(node, done, str(part))
-        if isinstance(node, Items):
+        if isinstance(node, SequenceNode):
             return self.in_items(node, done, _index(part))
         raise self.error(f"{dotted(done)} is a single value, not a section.")
 
-    def in_keys(self, node: Keys, done: Path, key: str) -> Keys:
+    def in_keys(self, node: MappingNode, done: Path, key: str) -> MappingNode:
         inner = self.below(node.nodes.get(key), (*done, key))
         if inner is None:
-            return Keys({name: each for name, each in node.nodes.items() if name != key}, node.origin)
-        return Keys({**node.nodes, key: inner}, node.origin)
+            return MappingNode({name: each for name, each in node.nodes.items() if name != key}, node.origin)
+        return MappingNode({**node.nodes, key: inner}, node.origin)
 
-    def in_items(self, node: Items, done: Path, index: int | None) -> Items:
+    def in_items(self, node: SequenceNode, done: Path, index: int | None) -> SequenceNode:
         count = len(node.nodes)
         if index is None or index > count or (index == count and node.origin != ORIGIN):
             given = f"give an index from 0 to {count - 1}" if count > 1 else "its index is 0"
             raise self.error(f"{dotted(done)} is a list of {count}; {given}.")
         inner = self.below(node.nodes[index] if index < count else None, (*done, self.path[len(done)]))
         kept = () if inner is None else (inner,)
-        return Items((*node.nodes[:index], *kept, *node.nodes[index + 1 :]), node.origin)
+        return SequenceNode((*node.nodes[:index], *kept, *node.nodes[index + 1 :]), node.origin)
 
-    def inside_one(self, node: Keys, done: Path, part: str | int) -> Node | None:
+    def inside_one(self, node: MappingNode, done: Path, part: str | int) -> Node | None:
         """Index 0 of a source that stands alone is the source."""
         return self.below(node, (*done, part))
 

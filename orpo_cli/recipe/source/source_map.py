@@ -7,28 +7,28 @@ from dataclasses import replace
 from typing import Literal
 
 from orpo_cli.errors import Problem
-from orpo_cli.recipe.source.nodes import COMMAND_LINE, Items, Keys, Leaf, Node, Origin, dotted, walk
+from orpo_cli.recipe.source.nodes import COMMAND_LINE, MappingNode, Node, Origin, ScalarNode, SequenceNode, dotted, walk
 from orpo_cli.recipe.source.overrides import ONE_OR_MANY
-from orpo_cli.secret_values import hidden
+from orpo_cli.secret_values import mask_secrets
 
 Kind = Literal["recipe", "override", "environment", "default"]
 
 
-class Places:
+class SourceMap:
     """Finds values.
 
     ``moved`` maps a name that a value is read by to the one it was written by; ``secrets`` are environment variables that
     went into values and must not be shown.
     """
 
-    def __init__(self, root: Keys, moved: Mapping[str, str], secrets: Set[str]) -> None:
+    def __init__(self, root: MappingNode, moved: Mapping[str, str], secrets: Set[str]) -> None:
         self.root, self.moved, self.secrets = root, moved, secrets
         self.nodes = {dotted(path): node for path, node in walk(root)}
 
     def find(self, path: str) -> Node | None:
         """What was written at ``path``; None where nothing was, or null."""
         node = next((self.nodes[each] for each in self._spellings(path) if each in self.nodes), None)
-        return None if isinstance(node, Leaf) and node.value is None else node
+        return None if isinstance(node, ScalarNode) and node.value is None else node
 
     def around(self, path: str) -> Node:
         """What was written at ``path``, or else the nearest section around it."""
@@ -54,7 +54,7 @@ class Places:
     def hold(self, problem: Problem) -> Problem:
         """``problem`` with file, line and column, and without secrets."""
         place = self.around(problem.path).origin
-        message, remedy = hidden([problem.message, problem.remedy])
+        message, remedy = mask_secrets([problem.message, problem.remedy])
         return replace(
             problem, file=place.file, line=place.line, column=place.column, message=message, remedy=remedy
         )  # fmt: skip
@@ -71,5 +71,5 @@ class Places:
         for part in map(dotted, ONE_OR_MANY):
             if path == f"{part}[0]" or path.startswith(f"{part}[0]."):
                 yield part + path.removeprefix(f"{part}[0]")
-            elif path.startswith(f"{part}.") and isinstance(self.nodes.get(part), Items):
+            elif path.startswith(f"{part}.") and isinstance(self.nodes.get(part), SequenceNode):
                 yield f"{part}[0]" + path.removeprefix(part)

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from orpo_cli.errors import Problem, RecipeError
-from orpo_cli.recipe.source.nodes import Items, Keys, Leaf, Node, Origin, plain
+from orpo_cli.recipe.source.nodes import MappingNode, Node, Origin, ScalarNode, SequenceNode, plain
 
 MAX_BYTES = 200_000  # shipped recipes have 2,000
 MAX_VALUES = 10_000  # after aliases are unfolded
@@ -51,13 +51,13 @@ def text_of(data: bytes, file: str) -> str:
         raise _error("yaml", f"not valid YAML: the byte {byte} here is not UTF-8 text.", place) from None
 
 
-def read_yaml(text: str, file: str) -> Keys:
+def read_yaml(text: str, file: str) -> MappingNode:
     """Parse ``text``. Raises RecipeError, which names the line."""
     _limited(len(text), file)
     root = _Reader(text, file).document()
     if root is None:
         raise _error("empty", "the recipe is empty.", Origin(file, 1, 1), "Start from `orpo init`.")
-    if not isinstance(root, Keys):
+    if not isinstance(root, MappingNode):
         raise _error("not-a-mapping", "a recipe is a mapping of sections (`model:`, `dataset:`, …).", root.origin)
     return root
 
@@ -72,7 +72,7 @@ def read_value(text: str, origin: Origin) -> Node:
 
     Every node gets ``origin``. Raises RecipeError for what a recipe must not hold.
     """
-    as_text = Leaf(text, origin)
+    as_text = ScalarNode(text, origin)
     if not text or len(text) > MAX_BYTES:
         return as_text
     try:
@@ -81,12 +81,12 @@ def read_value(text: str, origin: Origin) -> Node:
         if error.problems[0].code == "yaml":
             return as_text
         raise
-    if not isinstance(root, Keys) or set(root.nodes) != {
+    if not isinstance(root, MappingNode) or set(root.nodes) != {
         "value"
     }:  # several lines, of which the first looks like a value
         return as_text
     value = root.nodes["value"]
-    if isinstance(value, Leaf) and isinstance(value.value, str) and text[0] not in "'\"!":
+    if isinstance(value, ScalarNode) and isinstance(value.value, str) and text[0] not in "'\"!":
         return as_text  # with what would be a comment in a file
     return value
 
@@ -153,9 +153,9 @@ class _Reader:
             node = self.mapping(origin, depth)
         elif isinstance(event, yaml.SequenceStartEvent):
             self.allow(event, here, "seq")
-            node = Items(tuple(self.items(depth)), origin)
+            node = SequenceNode(tuple(self.items(depth)), origin)
         else:
-            node = Leaf(self.scalar(event), origin)
+            node = ScalarNode(self.scalar(event), origin)
         if event.anchor is not None:
             self.anchors[event.anchor] = (node, self.count - before)
         return node
@@ -164,7 +164,7 @@ class _Reader:
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
             yield self.node(event, self.at(event.start_mark), depth + 1)
 
-    def mapping(self, origin: Origin, depth: int) -> Keys:
+    def mapping(self, origin: Origin, depth: int) -> MappingNode:
         written: dict[str, Node] = {}
         merged: dict[str, Node] = {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
@@ -182,16 +182,16 @@ class _Reader:
                 before = "twice" if first is None else f"before, on line {first}"
                 raise _error("duplicate-key", f"the key `{key}` was given {before}.", place)
             written[key] = self.node(next(self.events), place, depth + 1)
-        return Keys({**merged, **written}, origin)
+        return MappingNode({**merged, **written}, origin)
 
     def merged(self, event: Event, depth: int) -> dict[str, Node]:
         """What `<<` brings in: the keys of a mapping, or of several, the first of which wins."""
         place = self.at(event.start_mark)
         node = self.node(event, place, depth)
-        parts = node.nodes if isinstance(node, Items) else (node,)
+        parts = node.nodes if isinstance(node, SequenceNode) else (node,)
         keys: dict[str, Node] = {}
         for part in parts:
-            if not isinstance(part, Keys):
+            if not isinstance(part, MappingNode):
                 raise _error("merge", "`<<` takes a mapping.", part.origin)
             keys = {**part.nodes, **keys}
         return keys

@@ -26,7 +26,7 @@ ACTIVATIONS: dict[str, Forward] = {"silu": silu, "gelu_tanh": lambda x: gelu(x, 
 ALIKE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
 
-def cheaper(model: torch.nn.Module, *, tried: bool = True) -> Iterator[tuple[torch.nn.Module, Forward]]:
+def fused_norms_and_gates(model: torch.nn.Module, *, tried: bool = True) -> Iterator[tuple[torch.nn.Module, Forward]]:
     """The norms and gated layers of ``model`` with another forward for each.
 
     One layer of each class and size is tried first; ``tried=False`` takes their looks for it, where there are no numbers.

@@ -16,11 +16,11 @@ from accelerate import Accelerator
 from orpo_cli.training.engine import orpo_loss
 from orpo_cli.training.engine.compiled_kernels import rotary_embeddings, rotating
 from orpo_cli.training.engine.fused_lora import fused
-from orpo_cli.training.engine.fused_norms_and_gates import cheaper
+from orpo_cli.training.engine.fused_norms_and_gates import fused_norms_and_gates
 from orpo_cli.training.engine.lm_head import Scores, scored, shape_of
 from orpo_cli.training.engine.packed_attention import configurations, shared_prefixes
 from orpo_cli.training.engine.packing import MicroBatch, TokenPair, cut, nll_tokens, pack, size, token_pair
-from orpo_cli.training.engine.recompute import made_again
+from orpo_cli.training.engine.recompute import recompute_in_backward
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Engine:
         self.head = model.get_output_embeddings()
         self.shape = shape_of(model)
         self.configs = configurations(model)
-        self.forwards: list[tuple[torch.nn.Module, Any]] = [*fused(model), *cheaper(model)]
+        self.forwards: list[tuple[torch.nn.Module, Any]] = [*fused(model), *fused_norms_and_gates(model)]
         self.rotaries = rotary_embeddings(model) if accelerator.device.type == "cuda" else []
         self.accelerator = accelerator
         self.beta = beta
@@ -95,7 +95,7 @@ class Engine:
     @contextmanager
     def running(self, batch: MicroBatch) -> Iterator[None]:
         """Around forward and backward of a micro-batch."""
-        with shared_prefixes(self.configs, batch), replaced(self.forwards), rotating(self.rotaries):
+        with shared_prefixes(self.configs, batch), patched_forwards(self.forwards), rotating(self.rotaries):
             yield
 
     def share(self, model: Any, batch: MicroBatch) -> torch.Tensor:
@@ -110,7 +110,7 @@ class Engine:
 
     def scores(self, model: Any, batch: MicroBatch) -> Scores:
         """Forward pass of ``batch``, which lies on the model's device."""
-        with scored(self.head, self.shape, batch) as scores, made_again():
+        with scored(self.head, self.shape, batch) as scores, recompute_in_backward():
             model(
                 input_ids=batch.input_ids,
                 attention_mask=torch.ones_like(batch.input_ids),  # given, so that no model derives one from positions
@@ -137,7 +137,7 @@ class Engine:
 
 
 @contextmanager
-def replaced(forwards: Iterable[tuple[torch.nn.Module, Any]]) -> Iterator[None]:
+def patched_forwards(forwards: Iterable[tuple[torch.nn.Module, Any]]) -> Iterator[None]:
     """Let modules be computed by other functions; for forward and backward, as checkpointed layers run again there."""
     forwards = list(forwards)
     for module, forward in forwards:

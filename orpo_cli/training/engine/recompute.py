@@ -1,7 +1,7 @@
 """Results that cost little to make are made again in the backward pass, where they would take memory until then.
 
 What a norm or a gate gives, for instance, is kept by the matrix products behind it for their backward pass, though what it is
-made of is kept as well. Within ``made_again`` what ``cheap`` gave is not kept; the first to ask for it in the backward pass makes
+made of is kept as well. Within ``recompute_in_backward`` what ``cheap`` gave is not kept; the first to ask for it in the backward pass makes
 it anew, by the same function from the same numbers, so not a bit of it differs.
 """
 
@@ -19,7 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 
 
-class _Recipe:
+class _Recomputation:
     """How a tensor was made, and how many of those that need it have not asked for it yet."""
 
     def __init__(self, function: Callable[..., torch.Tensor], inputs: Sequence[Any], version: int) -> None:
@@ -46,7 +46,7 @@ class _Made:
 
     def __init__(self) -> None:
         # A weak reference keeps the address from being given to another one.
-        self.recipes: dict[int, tuple[StorageWeakRef, _Recipe]] = {}
+        self.recipes: dict[int, tuple[StorageWeakRef, _Recomputation]] = {}
         self.narrowed: tuple[weakref.ref[torch.Tensor], int, torch.Tensor] | None = None
 
     def remember(self, result: torch.Tensor, function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> None:
@@ -54,7 +54,7 @@ class _Made:
         for gone in [place for place, (reference, _) in self.recipes.items() if reference.expired()]:  # type: ignore[no-untyped-call]
             del self.recipes[gone]  # and with it its inputs, unless a backward pass waits for them
         storage = result.untyped_storage()
-        recipe = _Recipe(function, [self.pack(each.detach()) for each in inputs], result._version)
+        recipe = _Recomputation(function, [self.pack(each.detach()) for each in inputs], result._version)
         self.recipes[storage._cdata] = StorageWeakRef(storage), recipe  # type: ignore[no-untyped-call]
 
     def pack(self, kept: torch.Tensor) -> Any:
@@ -104,7 +104,7 @@ def narrowed(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 @contextmanager
-def made_again() -> Iterator[None]:
+def recompute_in_backward() -> Iterator[None]:
     """Around a forward pass. Layers that are checkpointed keep nothing in the first place."""
     made = _Made()
     token = _made.set(made)

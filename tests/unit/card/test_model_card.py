@@ -12,7 +12,7 @@ from support.card_run import HUB_MODEL, make_records
 from support.tiny_run import FOUR_BIT
 
 from orpo_cli.card.model_card import fresh_card, render_card, write_card
-from orpo_cli.redaction import HIDDEN, redact_log, redacted
+from orpo_cli.redaction import HIDDEN, redact, redact_log
 from orpo_cli.rundir import INTERRUPTED, RunDir
 
 
@@ -119,7 +119,7 @@ def test_a_card_changed_by_hand_is_kept_and_an_untouched_one_is_renewed(run):
     ],
 )
 def test_secrets_are_taken_out(secret):
-    cleaned = redacted(f"before {secret}")
+    cleaned = redact(f"before {secret}")
     assert HIDDEN in cleaned
     assert "abc" not in cleaned
 
@@ -136,12 +136,12 @@ def test_secrets_are_taken_out(secret):
     ],
 )
 def test_what_only_sounds_secret_stays(text):
-    assert redacted(text) == text
+    assert redact(text) == text
 
 
 def test_the_token_of_the_environment_is_taken_out_whatever_it_looks_like(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "an-unusual-token")
-    assert "unusual" not in redacted("oops: an-unusual-token")
+    assert "unusual" not in redact("oops: an-unusual-token")
 
 
 def test_signed_addresses_do_not_reach_the_log_of_a_library():

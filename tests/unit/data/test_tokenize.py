@@ -20,7 +20,7 @@ from trl.experimental.orpo import ORPOTrainer
 
 from orpo_cli.data.chat_template import Renderer, Texts, renderer
 from orpo_cli.data.formats.detect import recognise
-from orpo_cli.data.pair import Message, Misfit, Pair
+from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.data.prepare import prepare
 from orpo_cli.data.tokenize import Encoder, Tokens, encoder, fit
 from orpo_cli.errors import UsageError
@@ -291,7 +291,7 @@ def test_a_refused_conversation_is_a_misfit() -> None:
     )
     tokenizer = byte_level(["<s>", "</s>", "<|im_end|>"], strict)
     answers = ((Message("assistant", "a"),), (Message("assistant", "b"),))
-    with pytest.raises(Misfit, match="no system role") as caught:
+    with pytest.raises(RowRejected, match="no system role") as caught:
         renderer(tokenizer).render(Pair((Message("system", "x"), Message("user", "hi")), *answers))
     assert caught.value.reason == "template_error"
 
@@ -300,7 +300,7 @@ def test_a_template_whose_finished_conversation_begins_otherwise_is_a_misfit() -
     template = "{{ messages | length }}" + BUILT_IN["chatml"] + "{{ messages[-1]['content'] | length }}"
     template = "{{ messages[-1]['content'] | length }}" + template
     pair = Pair((Message("user", "hi"),), (Message("assistant", "a"),), (Message("assistant", "bb"),))
-    with pytest.raises(Misfit) as caught:
+    with pytest.raises(RowRejected) as caught:
         renderer(byte_level(["<s>", "</s>"], template)).render(pair)
     assert caught.value.reason == "template_mismatch"
 
@@ -314,7 +314,7 @@ def test_a_long_prompt_keeps_its_end_its_start_or_drops() -> None:
     assert fit(tokens, **{**FIT, "bos_id": 1}).prompt == [1, 7, 8, 9]  # type: ignore[arg-type]
     assert fit(tokens, **{**FIT, "truncation_mode": "keep_start"}).prompt == [1, 5, 6, 7]  # type: ignore[arg-type]
     assert fit(tokens, **FIT).prompt_cut  # type: ignore[arg-type]
-    with pytest.raises(Misfit) as caught:
+    with pytest.raises(RowRejected) as caught:
         fit(tokens, **{**FIT, "truncation_mode": "drop"})  # type: ignore[arg-type]
     assert caught.value.reason == "prompt_too_long"
 
@@ -349,7 +349,7 @@ def test_no_sequence_exceeds_max_length_and_no_answer_is_empty(
     room = max(0, max_length - (max_prompt_length if cuts_prompt else len(prompt)))
     due = "prompt_too_long" if mode == "drop" and cuts_prompt else "identical_when_cut" if room else "no_room"
     if due != "identical_when_cut" or tokens.chosen[:room] == tokens.rejected[:room]:
-        with pytest.raises(Misfit) as caught:
+        with pytest.raises(RowRejected) as caught:
             fit(tokens, **limits, bos_id=3)
         assert caught.value.reason == due
         return

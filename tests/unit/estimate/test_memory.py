@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from orpo_cli.estimate.fit_to_memory import fitted, savings, verdict
-from orpo_cli.estimate.memory import Activations, Computation, Lengths, PairSize, Sizing, bounds, memory
+from orpo_cli.estimate.fit_to_memory import fit_to_memory, savings, verdict
+from orpo_cli.estimate.memory import Activations, Computation, EstimateInputs, Lengths, PairSize, bounds, memory
 from orpo_cli.estimate.parameter_counts import adapted_modules, optimizer_bytes, trained_by_adapter
-from orpo_cli.estimate.throughput import pace
+from orpo_cli.estimate.throughput import estimate_throughput
 from orpo_cli.machine import Machine
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import Plan
@@ -39,13 +39,13 @@ def trace(how: Computation, pairs: Sequence[PairSize]) -> Activations:
 
 def made(
     folder: Path, machine: Machine = CPU, pairs: Sequence[PairSize] = (), **sections: Any
-) -> tuple[Plan, LoadedRecipe, Sizing]:
+) -> tuple[Plan, LoadedRecipe, EstimateInputs]:
     recipe = {"model": {"model_name_or_path": "a/b"}, "dataset": {"train": {"path": "x.jsonl"}}, **sections}
     (folder / "r.yaml").write_text(json.dumps(recipe))
     loaded = load_recipe(str(folder / "r.yaml"))
     plan = resolve(loaded, machine, FACTS)
     lengths = Lengths(tuple(pairs), True) if pairs else bounds(plan)
-    return plan, loaded, Sizing(machine, FACTS, lengths, trace)
+    return plan, loaded, EstimateInputs(machine, FACTS, lengths, trace)
 
 
 def test_every_part_of_full_training_is_counted(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_optimizers_keep_what_they_keep(name: str, size: float) -> None:
 
 def test_auto_takes_the_largest_micro_batch_without_checkpointing_where_memory_allows_it(tmp_path: Path) -> None:
     plan, loaded, sizing = made(tmp_path, pairs=[PairSize(100, 100, 100)] * 64, lora={})
-    chosen = fitted(plan, loaded, sizing)
+    chosen = fit_to_memory(plan, loaded, sizing)
     assert chosen.engine.max_tokens_per_microbatch == 2048
     assert chosen.training["gradient_checkpointing"] is False
 
@@ -87,7 +87,7 @@ def test_auto_takes_the_largest_micro_batch_without_checkpointing_where_memory_a
 def test_auto_makes_micro_batches_smaller_before_it_checkpoints(tmp_path: Path) -> None:
     machine = replace(CPU, ram_bytes=2 * GB)
     plan, loaded, sizing = made(tmp_path, machine, [PairSize(100, 101, 101)] * 64, lora={})
-    chosen = fitted(plan, loaded, sizing)
+    chosen = fit_to_memory(plan, loaded, sizing)
     assert 300 <= chosen.engine.max_tokens_per_microbatch < 2048
     assert chosen.training["gradient_checkpointing"] is False
     assert verdict(memory(chosen, sizing), sizing) == "fits"
@@ -97,7 +97,7 @@ def test_auto_makes_micro_batches_smaller_before_it_checkpoints(tmp_path: Path) 
 def test_auto_checkpoints_only_where_one_pair_would_not_fit_otherwise(tmp_path: Path) -> None:
     machine = replace(CPU, ram_bytes=2 * GB)
     plan, loaded, sizing = made(tmp_path, machine, [PairSize(100, 951, 951)] * 64, lora={})
-    chosen = fitted(plan, loaded, sizing)
+    chosen = fit_to_memory(plan, loaded, sizing)
     assert chosen.training["gradient_checkpointing"] is True
     assert "without it" in chosen.why["training.gradient_checkpointing"].reason
 
@@ -106,7 +106,7 @@ def test_what_the_recipe_says_is_kept(tmp_path: Path) -> None:
     plan, loaded, sizing = made(
         tmp_path, H100, training={"gradient_checkpointing": True}, engine={"max_tokens_per_microbatch": 777}
     )
-    chosen = fitted(plan, loaded, sizing)
+    chosen = fit_to_memory(plan, loaded, sizing)
     assert chosen.training["gradient_checkpointing"] is True
     assert chosen.engine.max_tokens_per_microbatch == 777
 
@@ -131,15 +131,15 @@ def test_what_does_not_fit_names_what_to_change_the_largest_saving_first(tmp_pat
 def test_a_step_on_a_gpu_takes_its_products_at_a_share_of_its_speed(tmp_path: Path) -> None:
     plan, _, sizing = made(tmp_path, H100, [PairSize(100, 101, 101)] * 64)
     sizing = replace(sizing, facts=replace(FACTS, active=8 * GB))
-    step = pace(plan, sizing)
+    step = estimate_throughput(plan, sizing)
     assert (step.pairs, step.tokens) == (32, 32 * 300)
     assert step.seconds == pytest.approx(step.flops / (0.4 * 989e12))
     unknown = replace(sizing, machine=replace(H100, device_name="another"))
-    assert pace(plan, unknown).seconds is None
+    assert estimate_throughput(plan, unknown).seconds is None
 
 
 def test_a_small_step_on_a_gpu_takes_what_launching_it_takes(tmp_path: Path) -> None:
     plan, _, sizing = made(tmp_path, H100, [PairSize(100, 101, 101)] * 64, engine={"max_tokens_per_microbatch": 5000})
-    step = pace(plan, sizing)
+    step = estimate_throughput(plan, sizing)
     assert step.seconds == pytest.approx(4 * 0.01 * 2)
     assert "launch" in step.how

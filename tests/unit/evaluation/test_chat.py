@@ -11,7 +11,7 @@ from support.tiny_eval_run import make_judged_run, opened
 from orpo_cli.data.pair import Message
 from orpo_cli.errors import UsageError
 from orpo_cli.evaluation.chat import Conversation
-from orpo_cli.evaluation.eval_target import Subject, Voice
+from orpo_cli.evaluation.eval_target import EvalTarget, Variant
 from orpo_cli.evaluation.generation import Sampling, answer_prompts
 from orpo_cli.evaluation.prompts import PromptMaker
 
@@ -19,12 +19,12 @@ SAMPLING = Sampling(max_new_tokens=12)
 
 
 @pytest.fixture(scope="module")
-def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def subject(tmp_path_factory: pytest.TempPathFactory) -> EvalTarget:
     return opened(make_judged_run(tmp_path_factory.mktemp("run")).root)
 
 
 @pytest.fixture
-def speaker(tmp_path: Path) -> Subject:
+def speaker(tmp_path: Path) -> EvalTarget:
     """A model whose random answers are whole words: the streamer holds text back until a space."""
     subject = opened(save_tiny_model(tmp_path / "model", tied=False))
     words = [index for token, index in subject.tokenizer.get_vocab().items() if token[0] == "Ġ" and token[1:].isalpha()]
@@ -35,7 +35,7 @@ def speaker(tmp_path: Path) -> Subject:
     return subject
 
 
-def begun(subject: Subject, system: str | None = None, sampling: Sampling = SAMPLING) -> Conversation:
+def begun(subject: EvalTarget, system: str | None = None, sampling: Sampling = SAMPLING) -> Conversation:
     return Conversation(subject, sampling, system=system)
 
 
@@ -43,16 +43,16 @@ def silent(_text: str) -> None:
     pass
 
 
-def answer_to(subject: Subject, voice: Voice, *turns: tuple[str, str]) -> str:
+def answer_to(subject: EvalTarget, voice: Variant, *turns: tuple[str, str]) -> str:
     """The greedy answer to a whole conversation, without Conversation."""
     maker = PromptMaker(subject.tokenizer, plain=False)
     prompt = maker.conversation([Message(*turn) for turn in turns])
-    with subject.speaking(voice) as model:
+    with subject.use_variant(voice) as model:
         return answer_prompts(model, subject.tokenizer, [prompt], SAMPLING, end_ids=maker.end_ids)[0].text
 
 
 @pytest.mark.parametrize("voice", ["base", "tuned"])
-def test_the_second_answer_knows_the_first_turn(subject: Subject, voice: Voice) -> None:
+def test_the_second_answer_knows_the_first_turn(subject: EvalTarget, voice: Variant) -> None:
     conversation = begun(subject, system="Be brief.")
     first = conversation.ask(voice, "Why?", silent).text
     second = conversation.ask(voice, "And then?", silent).text
@@ -61,7 +61,7 @@ def test_the_second_answer_knows_the_first_turn(subject: Subject, voice: Voice) 
     assert second == answer_to(subject, voice, *history)
 
 
-def test_base_and_tuned_remember_their_own_answers(subject: Subject) -> None:
+def test_base_and_tuned_remember_their_own_answers(subject: EvalTarget) -> None:
     both, alone = begun(subject), begun(subject)
     for text in ("Why?", "And then?"):
         base, tuned = both.ask("base", text, silent), both.ask("tuned", text, silent)
@@ -69,14 +69,14 @@ def test_base_and_tuned_remember_their_own_answers(subject: Subject) -> None:
         assert tuned == alone.ask("tuned", text, silent)
 
 
-def test_what_is_streamed_is_the_answer(subject: Subject) -> None:
+def test_what_is_streamed_is_the_answer(subject: EvalTarget) -> None:
     said: list[str] = []
     answer = begun(subject).ask("tuned", "Why?", said.append)
     assert "".join(said) == answer.text
     assert answer.text
 
 
-def test_the_end_of_turn_is_not_streamed(speaker: Subject) -> None:
+def test_the_end_of_turn_is_not_streamed(speaker: EvalTarget) -> None:
     whole: list[str] = []
     before = begun(speaker).ask("model", "Why?", whole.append)
     assert not before.finished
@@ -88,7 +88,7 @@ def test_the_end_of_turn_is_not_streamed(speaker: Subject) -> None:
     assert "".join(said) == answer.text == speaker.tokenizer.decode(tokens[: tokens.index(tokens[-1])])
 
 
-def test_reset_forgets_all_but_the_system_message(subject: Subject) -> None:
+def test_reset_forgets_all_but_the_system_message(subject: EvalTarget) -> None:
     conversation = begun(subject, system="Be brief.")
     first = conversation.ask("tuned", "Why?", silent)
     assert conversation.ask("tuned", "Why?", silent) != first, "a model that does not see the history shows nothing"
@@ -96,7 +96,7 @@ def test_reset_forgets_all_but_the_system_message(subject: Subject) -> None:
     assert conversation.ask("tuned", "Why?", silent) == first
 
 
-def test_an_interrupted_answer_is_remembered_as_far_as_it_was_said(speaker: Subject) -> None:
+def test_an_interrupted_answer_is_remembered_as_far_as_it_was_said(speaker: EvalTarget) -> None:
     parts: list[str] = []
     begun(speaker).ask("model", "Name the rivers, please.", parts.append)
     assert len(parts) > 3, "nothing left to interrupt"
@@ -117,14 +117,14 @@ def test_an_interrupted_answer_is_remembered_as_far_as_it_was_said(speaker: Subj
     assert again == answer_to(speaker, "model", *turns)
 
 
-def test_a_conversation_beyond_the_context_is_refused_and_not_remembered(subject: Subject) -> None:
+def test_a_conversation_beyond_the_context_is_refused_and_not_remembered(subject: EvalTarget) -> None:
     conversation = begun(subject)
     with pytest.raises(UsageError, match="the conversation has"):
         conversation.ask("tuned", "Why? " * 60, silent)
     assert conversation.ask("tuned", "Why?", silent).text == answer_to(subject, "tuned", ("user", "Why?"))
 
 
-def test_sampled_conversations_repeat_with_their_seed(subject: Subject) -> None:
+def test_sampled_conversations_repeat_with_their_seed(subject: EvalTarget) -> None:
     def talk(seed: int) -> list[str]:
         conversation = begun(subject, sampling=Sampling(12, temperature=1.5, seed=seed))
         return [conversation.ask("tuned", text, silent).text for text in ("Why?", "And?")]

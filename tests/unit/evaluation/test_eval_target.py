@@ -13,7 +13,7 @@ from support.tiny_run import byte_tokenizer, stored_logits, tuned_logits
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from orpo_cli.errors import HubError, UsageError
-from orpo_cli.evaluation.eval_target import Subject
+from orpo_cli.evaluation.eval_target import EvalTarget
 
 IDS = torch.arange(120).remainder(97).reshape(2, 60)  # as tiny_run's
 
@@ -27,8 +27,8 @@ ADAPTERS: dict[str, dict[str, Any]] = {
 }
 
 
-def logits(subject: Subject, voice: Any) -> torch.Tensor:
-    with subject.speaking(voice) as model, torch.inference_mode():
+def logits(subject: EvalTarget, voice: Any) -> torch.Tensor:
+    with subject.use_variant(voice) as model, torch.inference_mode():
         return model(input_ids=IDS).logits.float()
 
 

@@ -12,14 +12,14 @@ from support.tiny_eval_run import HELD_OUT, make_judged_run, opened
 
 from orpo_cli.data.prepare import prepare
 from orpo_cli.errors import DataError, UsageError
-from orpo_cli.evaluation.eval_target import Subject
+from orpo_cli.evaluation.eval_target import EvalTarget
 from orpo_cli.evaluation.evaluate import evaluate
 from orpo_cli.evaluation.held_out_pairs import Judged, judged_pairs
 from orpo_cli.recipe.schema import DatasetSection, EvalSplit, Source
 from orpo_cli.rundir import RunDir
 
 
-def judged(subject: Subject, **options: Any) -> Judged:
+def judged(subject: EvalTarget, **options: Any) -> Judged:
     return judged_pairs(subject, **{"note": lambda _: None, **options})
 
 

@@ -12,7 +12,7 @@ from support.tiny_run import byte_tokenizer
 
 from orpo_cli.data.pair import Message
 from orpo_cli.errors import DataError, UsageError
-from orpo_cli.evaluation.eval_target import Subject
+from orpo_cli.evaluation.eval_target import EvalTarget
 from orpo_cli.evaluation.held_out_pairs import judged_pairs
 from orpo_cli.evaluation.prompts import Prompt, PromptMaker, collect_prompts, refuse_without_prompts
 
@@ -24,11 +24,11 @@ NO_SYSTEM = (
 
 
 @pytest.fixture(scope="module")
-def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def subject(tmp_path_factory: pytest.TempPathFactory) -> EvalTarget:
     return opened(make_judged_run(tmp_path_factory.mktemp("run")).root)
 
 
-def collected(subject: Subject, *texts: str, file: Path | None = None, count: int | None = None) -> list[Prompt]:
+def collected(subject: EvalTarget, *texts: str, file: Path | None = None, count: int | None = None) -> list[Prompt]:
     maker = PromptMaker(subject.tokenizer, plain=False)
     return collect_prompts(
         subject, maker, texts=texts, file=None if file is None else str(file), count=count, system=None,
@@ -36,7 +36,7 @@ def collected(subject: Subject, *texts: str, file: Path | None = None, count: in
     )  # fmt: skip
 
 
-def test_a_text_becomes_the_tokens_that_training_made_of_it(subject: Subject) -> None:
+def test_a_text_becomes_the_tokens_that_training_made_of_it(subject: EvalTarget) -> None:
     row = judged_pairs(subject, note=lambda _: None).rows[1]
     question = str(json.loads(row["prompt_json"])[-1]["content"])
     prompt = collected(subject, question)[0]
@@ -66,13 +66,13 @@ def test_the_end_of_turn_counts_as_an_end_beside_another_eos() -> None:
     assert {tokenizer.convert_tokens_to_ids(name) for name in ("<|im_end|>", "<|endoftext|>")} == set(ends)
 
 
-def test_without_any_prompt_the_run_gives_those_it_held_out(subject: Subject) -> None:
+def test_without_any_prompt_the_run_gives_those_it_held_out(subject: EvalTarget) -> None:
     prompts = collected(subject, count=3)
     assert [prompt.text for prompt in prompts] == [pair["prompt"][-1]["content"] for pair in pairs(3, start=50)]  # type: ignore[index]
     assert len(collected(subject)) == HELD_OUT
 
 
-def test_a_text_file_holds_a_prompt_a_line(subject: Subject, tmp_path: Path) -> None:
+def test_a_text_file_holds_a_prompt_a_line(subject: EvalTarget, tmp_path: Path) -> None:
     (tmp_path / "ask.txt").write_text("\ufeffWhat is ice?\n\nWhat is water?\n   \nWhy?\n", encoding="utf-8")
     assert [prompt.text for prompt in collected(subject, file=tmp_path / "ask.txt", count=2)] == [
         "What is ice?",
@@ -80,7 +80,7 @@ def test_a_text_file_holds_a_prompt_a_line(subject: Subject, tmp_path: Path) -> 
     ]
 
 
-def test_preference_data_gives_its_prompts(subject: Subject, tmp_path: Path) -> None:
+def test_preference_data_gives_its_prompts(subject: EvalTarget, tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs(4, start=70)))
     prompts = collected(subject, "First?", file=path, count=2)
@@ -88,7 +88,7 @@ def test_preference_data_gives_its_prompts(subject: Subject, tmp_path: Path) -> 
     assert prompts[0].text == "First?"
 
 
-def test_a_file_without_prompts_is_an_error_of_the_data(subject: Subject, tmp_path: Path) -> None:
+def test_a_file_without_prompts_is_an_error_of_the_data(subject: EvalTarget, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n \n")
     with pytest.raises(DataError, match="holds no prompt"):
         collected(subject, file=tmp_path / "empty.txt")

@@ -10,7 +10,7 @@ from support.loopback_hub import account
 
 from orpo_cli.errors import UsageError
 from orpo_cli.hub.preflight import why_it_may_not_write
-from orpo_cli.hub.retry import Patience, seconds_to_wait
+from orpo_cli.hub.retry import RetryPolicy, seconds_to_wait
 
 WRITE_TO_ME = {"entity": {"type": "user", "name": "me"}, "permissions": ["repo.write"]}
 READ_ME = {"entity": {"type": "user", "name": "me"}, "permissions": ["repo.content.read"]}
@@ -84,4 +84,4 @@ def test_the_wait_that_is_asked_for_is_read_in_every_form():
 def test_patience_that_is_no_number_is_refused(monkeypatch):
     monkeypatch.setenv("ORPO_HUB_PATIENCE", "long")
     with pytest.raises(UsageError, match="ORPO_HUB_PATIENCE=long"):
-        Patience(print)
+        RetryPolicy(print)

@@ -10,7 +10,7 @@ import time
 import pytest
 from support.tiny_run import make_base, make_run, merging, stored_logits, tuned_logits
 
-from orpo_cli.atomic import appearing_whole
+from orpo_cli.atomic import atomic_directory
 from orpo_cli.merge.merge import merge
 from orpo_cli.merge.merge_record import MergeRecord
 
@@ -51,7 +51,7 @@ def test_what_was_there_comes_back_after_a_kill_between_the_two_renames(tmp_path
     old = tmp_path / f".merged.partial-{2**22 + 1}.replaced"
     old.mkdir()
     (old / "weights").write_text("old")
-    with pytest.raises(ZeroDivisionError), appearing_whole(target):
+    with pytest.raises(ZeroDivisionError), atomic_directory(target):
         raise ZeroDivisionError
     assert (target / "weights").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["merged"]

@@ -10,14 +10,14 @@ from support.tiny import tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from orpo_cli.model.known_configs import CONFIGS, known_config
-from orpo_cli.model.shrink_config import shrunken
+from orpo_cli.model.shrink_config import shrink_config
 
 OTHERS = ("gpt2", "gpt_neox", "gemma2", "cohere2", "gpt_oss", "olmo2", "qwen3_moe", "starcoder2")
 
 
 def small_of(config: Any) -> tuple[Any, Any]:
     tokenizer = tiny_tokenizer()
-    small = shrunken(config, tokenizer)
+    small = shrink_config(config, tokenizer)
     torch.manual_seed(0)
     return small, AutoModelForCausalLM.from_config(small)
 
@@ -39,14 +39,14 @@ def test_the_configuration_that_was_shrunken_is_untouched(name: str) -> None:
     config = known_config(name)
     assert config is not None
     before = config.to_dict()
-    shrunken(config, tiny_tokenizer())
+    shrink_config(config, tiny_tokenizer())
     assert config.to_dict() == before
 
 
 def heads(name: str) -> tuple[int, int]:
     config = known_config(name)
     assert config is not None
-    text = shrunken(config, tiny_tokenizer()).get_text_config()
+    text = shrink_config(config, tiny_tokenizer()).get_text_config()
     return text.num_attention_heads, text.num_key_value_heads
 
 

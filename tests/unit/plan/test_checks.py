@@ -14,7 +14,7 @@ from orpo_cli.machine import Machine
 from orpo_cli.plan.checks import plan_problems
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import Plan
-from orpo_cli.plan.requirements import shortages
+from orpo_cli.plan.requirements import missing_requirements
 from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import LoadedRecipe, load_recipe
 
@@ -114,7 +114,7 @@ def test_what_a_recipe_leaves_open_is_never_spoken_of(tmp_path: Path) -> None:
         for lora in ({}, {"lora": {}}):
             assert said(tmp_path, machine, **lora) == []
             plan, _ = made(tmp_path, machine, LARGE, **lora)
-            assert list(shortages(plan, machine)) == []
+            assert list(missing_requirements(plan, machine)) == []
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_what_the_machine_lacks_is_named(
     tmp_path: Path, training: dict[str, Any], machine: Machine, code: str | None
 ) -> None:
     plan, _ = made(tmp_path, machine, LARGE, training=training)
-    assert [each.code for each in shortages(plan, machine)] == ([code] if code else [])
+    assert [each.code for each in missing_requirements(plan, machine)] == ([code] if code else [])
 
 
 def test_a_revision_of_a_folder_is_an_error_once_the_folder_is_found(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from orpo_cli.data.prepare import prepare
 from orpo_cli.machine import probe
 from orpo_cli.plan.resolve import resolve
-from orpo_cli.recipe.legacy.unsupported_training_args import DECIDED_ELSEWHERE
+from orpo_cli.recipe.legacy.unsupported_training_args import UNSUPPORTED_TRAINING_ARGS
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS, TrainingFields
 from orpo_cli.training.make_trainer import make_trainer
@@ -119,7 +119,7 @@ NEEDS = {
 
 
 def test_every_argument_that_a_recipe_may_set_is_tried_with_another_value_than_the_default() -> None:
-    assert set(VALUES) == set(TrainingFields.model_fields) - set(DECIDED_ELSEWHERE) - SEVERAL_PROCESSES
+    assert set(VALUES) == set(TrainingFields.model_fields) - set(UNSUPPORTED_TRAINING_ARGS) - SEVERAL_PROCESSES
     assert [
         name
         for name, (value, _) in VALUES.items()

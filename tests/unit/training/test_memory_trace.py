@@ -16,13 +16,13 @@ from transformers import AutoModelForCausalLM
 from orpo_cli.estimate.memory import Activations, Computation, PairSize, checked_pairs
 from orpo_cli.recipe.schema import LoraSection
 from orpo_cli.training.engine import orpo_loss
-from orpo_cli.training.engine.fused_norms_and_gates import cheaper
+from orpo_cli.training.engine.fused_norms_and_gates import fused_norms_and_gates
 from orpo_cli.training.engine.lm_head import scored, shape_of
 from orpo_cli.training.engine.packed_attention import configurations, shared_prefixes
-from orpo_cli.training.engine.packed_step import replaced
+from orpo_cli.training.engine.packed_step import patched_forwards
 from orpo_cli.training.engine.packing import TokenPair, pack
 from orpo_cli.training.engine.parity_check import few
-from orpo_cli.training.engine.recompute import made_again
+from orpo_cli.training.engine.recompute import recompute_in_backward
 from orpo_cli.training.memory_trace import Tracer
 
 PAIRS = [PairSize(5, 30, 31), PairSize(4, 25, 20)]
@@ -69,8 +69,8 @@ def forward(config: Any, layers: int) -> tuple[Made, Any, torch.Tensor]:
     ids = [[torch.full((count,), value) for value, count in enumerate(size)] for size in PAIRS]
     batch = pack([TokenPair("", *parts) for parts in ids], True)
     made = Made()
-    with made, shared_prefixes(configurations(model), batch), replaced(cheaper(model)):
-        with scored(model.get_output_embeddings(), shape_of(model), batch) as scores, made_again():
+    with made, shared_prefixes(configurations(model), batch), patched_forwards(fused_norms_and_gates(model)):
+        with scored(model.get_output_embeddings(), shape_of(model), batch) as scores, recompute_in_backward():
             model(
                 input_ids=batch.input_ids,
                 attention_mask=torch.ones_like(batch.input_ids),

@@ -37,7 +37,7 @@ def _sources(draft: Draft, key: str, path: str) -> None:
         draft.additions.update(inner.additions)
         for name, fate in inner.fates.items():
             full = f"{key}[{index}].{name}"
-            draft.record(full, fate.value, fate.fate, fate.path, fate.note, fate.offer)
+            draft.record(full, fate.value, fate.outcome, fate.path, fate.note, fate.offer)
 
 
 def _source(entry: Draft, place: str) -> None:

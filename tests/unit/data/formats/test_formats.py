@@ -9,7 +9,7 @@ import pytest
 
 from orpo_cli.data.filters import REASONS, REMEDIES, check
 from orpo_cli.data.formats.detect import FORMATS, recognise, rename
-from orpo_cli.data.pair import Message, Misfit, Pair
+from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.errors import DataError
 from orpo_cli.recipe.schema import PairRules
 
@@ -28,7 +28,7 @@ def read(row: Any, *, wanted: str = "auto", notes: Counter[str] | None = None) -
 
 
 def reason(row: Any, wanted: str = "auto") -> str:
-    with pytest.raises(Misfit) as caught:
+    with pytest.raises(RowRejected) as caught:
         check(read(row, wanted=wanted), PairRules())
     return caught.value.reason
 

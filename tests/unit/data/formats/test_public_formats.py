@@ -11,7 +11,7 @@ import pytest
 from support.data_tokenizers import tokenizer_of
 
 from orpo_cli.data.formats.detect import FORMATS, recognise
-from orpo_cli.data.pair import Message, Misfit, Pair
+from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.data.prepare import Prepared, prepare
 from orpo_cli.errors import DataError
 from orpo_cli.recipe.schema import DatasetSection
@@ -308,7 +308,7 @@ def prepared_with_chatml(section: DatasetSection) -> Any:
 )
 def test_a_call_that_cannot_be_read_says_why(call: Any, words: str) -> None:
     row = {"prompt": [user()], "chosen": [{"role": "assistant", "content": "", "tool_calls": call}], "rejected": BAD}
-    with pytest.raises(Misfit, match=words):
+    with pytest.raises(RowRejected, match=words):
         recognise([row], "preference").read(row, Counter())
 
 

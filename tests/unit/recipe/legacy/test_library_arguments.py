@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from orpo_cli.errors import RecipeError
-from orpo_cli.recipe.legacy.unsupported_peft_args import INITS_NOT_TAKEN, LORA, NOT_TAKEN, QUANTIZATION
+from orpo_cli.recipe.legacy.unsupported_peft_args import (
+    LORA,
+    QUANTIZATION,
+    UNSUPPORTED_LORA_INITS,
+    UNSUPPORTED_PEFT_ARGS,
+)
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema.lora import BdLoraConfig, LoftqConfig, LoraSection, VeloraConfig
 from orpo_cli.recipe.schema.model import QuantizationSection
@@ -50,11 +55,11 @@ def test_every_argument_of_bits_and_bytes_config_is_known() -> None:
     assert set(QuantizationSection.model_fields) | (set(QUANTIZATION) - {"quant_method"}) == theirs
 
 
-@pytest.mark.parametrize("section", NOT_TAKEN)
+@pytest.mark.parametrize("section", UNSUPPORTED_PEFT_ARGS)
 def test_what_is_not_taken_is_refused_with_the_reason(section: str, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     rest = "lora: {r: 8}\n" if section == "quantization" else ""
-    for name, fate in NOT_TAKEN[section].items():
+    for name, fate in UNSUPPORTED_PEFT_ARGS[section].items():
         file.write_text(f"{LEAST}{rest}{section}:\n  {name}: true\n")
         with pytest.raises(RecipeError) as caught:
             load_recipe(str(file))
@@ -64,7 +69,7 @@ def test_what_is_not_taken_is_refused_with_the_reason(section: str, tmp_path: Pa
         assert found[0].line == LEAST.count("\n") + bool(rest) + 2
 
 
-@pytest.mark.parametrize("init", [*INITS_NOT_TAKEN, "pissa_niter_16"])
+@pytest.mark.parametrize("init", [*UNSUPPORTED_LORA_INITS, "pissa_niter_16"])
 def test_starts_that_are_not_taken_are_refused_with_the_reason(init: str, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(f"{LEAST}lora: {{init_lora_weights: {init}}}\n")

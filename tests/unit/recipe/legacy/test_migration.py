@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orpo_cli.errors import Problem, RecipeError
-from orpo_cli.recipe.legacy.migration import translated
+from orpo_cli.recipe.legacy.migration import migrate_training_args
 from orpo_cli.recipe.load import LoadedRecipe, load_recipe
 
 
@@ -47,7 +47,7 @@ def refused(folder: Path, training: dict[str, Any], *overrides: str, **sections:
     ],
 )
 def test_a_former_argument_is_read_as_what_does_the_same_today(written: dict[str, Any], now: dict[str, Any]) -> None:
-    translation = translated(written)
+    translation = migrate_training_args(written)
     assert (translation.training, translation.elsewhere) == (now, {})
     assert {problem.severity for problem in translation.problems} == {"warning"}
     assert {problem.path for problem in translation.problems} <= {f"training.{name}" for name in written}
@@ -145,7 +145,7 @@ def test_a_warm_up_ratio_is_a_share(tmp_path: Path, ratio: Any) -> None:
 
 
 def test_names_that_nobody_knows_stay_for_the_schema_to_refuse() -> None:
-    translation = translated({"lerning_rate": 1, "beta": 0.1})
+    translation = migrate_training_args({"lerning_rate": 1, "beta": 0.1})
     assert translation.training == {"lerning_rate": 1, "beta": 0.1}
     assert not translation.problems
 
@@ -203,12 +203,12 @@ def test_a_value_that_is_not_a_number_moves_like_any_other(tmp_path: Path) -> No
 
 
 def test_what_is_read_without_a_look_at_former_names_has_none() -> None:
-    from orpo_cli.recipe.legacy.migration import FATES
-    from orpo_cli.recipe.legacy.renamed_args import FORMER_OPTIMIZERS
+    from orpo_cli.recipe.legacy.migration import ARGUMENT_POLICIES
+    from orpo_cli.recipe.legacy.renamed_args import RENAMED_OPTIMIZERS
     from orpo_cli.recipe.load import OF_TODAY
     from orpo_cli.recipe.schema.training import OPTIMIZERS
 
-    assert OF_TODAY.isdisjoint(FATES)
+    assert OF_TODAY.isdisjoint(ARGUMENT_POLICIES)
     assert {"beta", "learning_rate", "optim"} <= OF_TODAY
-    assert set(OPTIMIZERS).isdisjoint(FORMER_OPTIMIZERS)
+    assert set(OPTIMIZERS).isdisjoint(RENAMED_OPTIMIZERS)
     assert "adamw_torch" in OPTIMIZERS

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from orpo_cli.errors import RecipeError
-from orpo_cli.recipe.legacy.migration import FATES, today
+from orpo_cli.recipe.legacy.migration import ARGUMENT_POLICIES, migrate_recipe
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.schema.json_schema import recipe_schema
@@ -37,7 +37,7 @@ def the_schema_takes(values: dict[str, Any]) -> bool:
 
 def the_loader_takes(values: dict[str, Any]) -> bool:
     """Whether every single value holds, by the loader; what does not go together is not the schema's."""
-    named, _, problems = today(deepcopy(values))
+    named, _, problems = migrate_recipe(deepcopy(values))
     if any(problem.severity == "error" and problem.code != "two-names" for problem in problems):
         return False
     try:
@@ -101,7 +101,7 @@ def test_examples_and_defaults_hold(path: Path) -> None:
 
 @pytest.mark.parametrize("path", KEYS, ids=".".join)
 def test_a_variable_of_the_environment_may_stand_for_any_value_that_is_taken(path: Path) -> None:
-    fate = FATES.get(path[-1]) if path[0] == "training" else None
+    fate = ARGUMENT_POLICIES.get(path[-1]) if path[0] == "training" else None
     kept = fate is None or fate.own or fate.ignored
     refused = not kept and (fate.to or "training.fsdp").startswith("training.fsdp")
     for text in ("${NAME}", "${NAME:-1e-5}"):

@@ -100,7 +100,7 @@ def test_a_chain_of_files_in_folders() -> None:
     assert loaded.recipe.training.model_dump(exclude_none=True) == {"beta": 0.2, "seed": 1}
     assert [file.shown for file in loaded.files] == ["mine/child.yaml", "shared/llama.yaml", "shared/base.yaml"]
     paths = ("training.seed", "lora.r", "lora.target_modules", "model.model_name_or_path")
-    assert [str(loaded.places.origin(path)) for path in paths] == [
+    assert [str(loaded.source_map.origin(path)) for path in paths] == [
         "mine/child.yaml:2", "shared/llama.yaml:3", "shared/base.yaml:5", "shared/base.yaml:2",
     ]  # fmt: skip
 
@@ -232,7 +232,7 @@ def test_a_source_beside_test_size_names_both_places() -> None:
 
 def test_the_origin_of_a_value_is_known() -> None:
     loaded = load("training: {seed: 1}\n", BASE, "lora.r=4")
-    assert loaded.places.origin("training.seed") == Origin("child.yaml", 2, 12)
-    assert loaded.places.origin("training.beta") == Origin("base.yaml", 11, 3)
-    assert loaded.places.origin("lora.r") == Origin("--set")
-    assert loaded.places.origin("training.optim") is None
+    assert loaded.source_map.origin("training.seed") == Origin("child.yaml", 2, 12)
+    assert loaded.source_map.origin("training.beta") == Origin("base.yaml", 11, 3)
+    assert loaded.source_map.origin("lora.r") == Origin("--set")
+    assert loaded.source_map.origin("training.optim") is None

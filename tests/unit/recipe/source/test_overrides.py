@@ -8,7 +8,7 @@ import pytest
 
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.source.nodes import Origin, plain, walk
-from orpo_cli.recipe.source.overrides import overridden
+from orpo_cli.recipe.source.overrides import apply_overrides
 from orpo_cli.recipe.source.yaml_reader import read_yaml
 
 TEXT = """\
@@ -22,7 +22,7 @@ one: {dataset: {train: {path: a}}}
 def after(*overrides: str, text: str = TEXT) -> Any:
     tree = read_yaml(text, "r.yaml")
     for override in overrides:
-        tree = overridden(tree, override)
+        tree = apply_overrides(tree, override)
     return plain(tree)
 
 
@@ -101,7 +101,7 @@ def test_a_path_that_leads_nowhere_says_what_is_there(override: str, words: str)
 
 
 def test_the_rest_keeps_its_place() -> None:
-    tree = overridden(read_yaml(TEXT, "r.yaml"), "dataset.train.1.path=c")
+    tree = apply_overrides(read_yaml(TEXT, "r.yaml"), "dataset.train.1.path=c")
     origins = {path: node.origin for path, node in walk(tree)}
     assert origins[("dataset", "train", 1, "path")] == Origin("--set")
     assert origins[("dataset", "train", 0, "path")].line == 2

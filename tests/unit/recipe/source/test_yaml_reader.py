@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orpo_cli.errors import RecipeError
-from orpo_cli.recipe.source.nodes import Keys, Leaf, Origin, dotted, plain, undotted, walk
+from orpo_cli.recipe.source.nodes import MappingNode, Origin, ScalarNode, dotted, plain, undotted, walk
 from orpo_cli.recipe.source.yaml_reader import read_value, read_yaml
 
 ELSEWHERE = Origin("--set")
@@ -66,9 +66,9 @@ def test_of_several_merged_mappings_the_first_wins() -> None:
 def test_an_alias_stands_where_it_is_used_and_its_values_where_they_were_written() -> None:
     tree = read_yaml("a: &a\n  x: 1\nb: *a\n", "x.yaml")
     shared = tree.nodes["b"]
-    assert isinstance(shared, Keys)
+    assert isinstance(shared, MappingNode)
     assert shared.origin.line == 3
-    assert shared.nodes["x"] == Leaf(1, Origin("x.yaml", 2, 3))
+    assert shared.nodes["x"] == ScalarNode(1, Origin("x.yaml", 2, 3))
 
 
 def test_a_value_from_outside_has_the_place_it_is_given() -> None:

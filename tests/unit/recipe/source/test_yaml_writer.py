@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orpo_cli.recipe.source.env_vars import expanded
+from orpo_cli.recipe.source.env_vars import expand_env_vars
 from orpo_cli.recipe.source.nodes import plain
 from orpo_cli.recipe.source.yaml_reader import read_yaml
 from orpo_cli.recipe.source.yaml_writer import lines_of
@@ -24,7 +24,9 @@ CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")  
 
 
 def read_back(value: Any) -> Any:
-    return plain(expanded(read_yaml("".join(f"{line}\n" for line in lines_of("key", value)), "x.yaml"), {}))["key"]
+    return plain(expand_env_vars(read_yaml("".join(f"{line}\n" for line in lines_of("key", value)), "x.yaml"), {}))[
+        "key"
+    ]
 
 
 @pytest.mark.parametrize("text", TEXTS)

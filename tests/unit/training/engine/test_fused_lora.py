@@ -10,7 +10,7 @@ from peft import LoraConfig, inject_adapter_in_model
 
 from orpo_cli.training.engine import fused_lora
 from orpo_cli.training.engine.fused_lora import fused, unwidened, widens
-from orpo_cli.training.engine.packed_step import replaced
+from orpo_cli.training.engine.packed_step import patched_forwards
 
 
 class Block(torch.nn.Module):
@@ -65,7 +65,7 @@ def test_float64_gives_pefts_values_and_gradients(rank: int) -> None:
     expected = pass_through(block, x)
     layers = list(fused(block))
     assert len(layers) == 2
-    with replaced(layers):
+    with patched_forwards(layers):
         assert error(pass_through(block, x), expected) < 1e-12
 
 
@@ -78,7 +78,7 @@ def test_autocast_is_at_least_as_exact_as_pefts_and_keeps_the_types(outer: torch
     block = adapted(torch.bfloat16, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         pefts = pass_through(block, x.to(outer))
-        with replaced(fused(block)):
+        with patched_forwards(fused(block)):
             ours = pass_through(block, x.to(outer))
     assert {name: each.dtype for name, each in ours.items()} == {name: each.dtype for name, each in pefts.items()}
     assert error(ours, exact) < 1.2 * error(pefts, exact)
@@ -105,7 +105,7 @@ def test_what_a_young_adapter_adds_is_not_rounded_away() -> None:
         return float((found * change).sum() / (change * change).sum())
 
     pefts = share()
-    with replaced(fused(block)):
+    with patched_forwards(fused(block)):
         assert share() == pytest.approx(1, abs=0.1)
     assert pefts < 0.8
 
@@ -136,7 +136,7 @@ def test_4_bits_give_the_type_of_their_input(outer: torch.dtype, monkeypatch: py
     block, x = block_in_4_bits(), torch.randn(3, 50, 64).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         pefts = pass_through(block, x.to(outer))
-        with replaced(fused(block)):
+        with patched_forwards(fused(block)):
             ours = pass_through(block, x.to(outer))
             assert unwidened(block.first, x.to(outer)).dtype == torch.bfloat16
             assert widens(block.first)
@@ -162,7 +162,7 @@ def test_layers_with_the_same_input_keep_it_once_under_autocast() -> None:
         return len(found)
 
     assert kept() > 1
-    with replaced(fused(block)):
+    with patched_forwards(fused(block)):
         assert kept() == 1
 
 

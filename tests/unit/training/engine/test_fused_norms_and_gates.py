@@ -9,12 +9,12 @@ import pytest
 import torch
 from support.architectures import PACKED, build
 
-from orpo_cli.training.engine.fused_norms_and_gates import ACTIVATIONS, _Gate, cheaper
-from orpo_cli.training.engine.packed_step import replaced
+from orpo_cli.training.engine.fused_norms_and_gates import ACTIVATIONS, _Gate, fused_norms_and_gates
+from orpo_cli.training.engine.packed_step import patched_forwards
 
 
 def kinds(model: Any, **options: Any) -> Counter[str]:
-    return Counter(type(module).__name__ for module, _ in cheaper(model, **options))
+    return Counter(type(module).__name__ for module, _ in fused_norms_and_gates(model, **options))
 
 
 def passed(module: Any, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -29,13 +29,13 @@ def passed(module: Any, x: torch.Tensor) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", ["llama", "qwen3", "olmo2", "gemma2", "gemma3"])
 def test_values_and_gradients_are_those_of_the_architecture(name: str) -> None:
     model = build(PACKED[name](), torch.float32)
-    taken = list(cheaper(model))
+    taken = list(fused_norms_and_gates(model))
     assert {hasattr(module, "act_fn") for module, _ in taken} == {True, False}  # gates and norms
     for module, forward in taken:
         width = module.weight.shape[-1] if hasattr(module, "weight") else module.gate_proj.in_features
         x = torch.randn(2, 7, width)
         expected = passed(module, x)
-        with replaced([(module, forward)]):
+        with patched_forwards([(module, forward)]):
             mine = passed(module, x)
         for key, value in expected.items():
             torch.testing.assert_close(mine[key], value, rtol=2e-4, atol=2e-6)

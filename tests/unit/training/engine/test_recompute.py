@@ -14,7 +14,7 @@ from support.steps import BETA, random_pairs
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from orpo_cli.training.engine import packed_step
-from orpo_cli.training.engine.recompute import cheap, made_again, narrowed
+from orpo_cli.training.engine.recompute import cheap, narrowed, recompute_in_backward
 
 
 def doubled(x: torch.Tensor) -> torch.Tensor:
@@ -43,7 +43,7 @@ def test_what_is_cheap_is_forgotten_and_made_once_for_all_who_need_it() -> None:
         return doubled(x)
 
     x, w = torch.randn(5).double().requires_grad_(), torch.randn(5).double().requires_grad_()
-    with made_again():
+    with recompute_in_backward():
         y = cheap(counted, x)
         total = Kept.apply(y, w).sum() + Kept.apply(y.view(5, 1)[:, 0], w).sum()
     storage = StorageWeakRef(y.untyped_storage())
@@ -57,7 +57,7 @@ def test_what_is_cheap_is_forgotten_and_made_once_for_all_who_need_it() -> None:
 
 def test_another_tensor_in_the_place_of_a_forgotten_one_is_not_taken_for_it() -> None:
     x, w = torch.randn(1000).requires_grad_(), torch.ones(1000).requires_grad_()
-    with made_again():
+    with recompute_in_backward():
         total = torch.zeros(())
         for number in range(20):  # the allocator gives the same places again
             total = total + Kept.apply(cheap(doubled, x), w).sum() * 0
@@ -68,7 +68,7 @@ def test_another_tensor_in_the_place_of_a_forgotten_one_is_not_taken_for_it() ->
 
 def test_what_was_changed_in_place_is_kept() -> None:
     x, w = torch.randn(5).requires_grad_(), torch.randn(5).requires_grad_()
-    with made_again():
+    with recompute_in_backward():
         y = cheap(doubled, x)
         y.mul_(3)
         Kept.apply(y, w).sum().backward()
@@ -77,7 +77,7 @@ def test_what_was_changed_in_place_is_kept() -> None:
 
 def test_what_nothing_waits_for_holds_no_inputs() -> None:
     x = torch.randn(5).requires_grad_()
-    with made_again():
+    with recompute_in_backward():
         inputs = x * 2
         storage = StorageWeakRef(inputs.untyped_storage())
         cheap(doubled, inputs)
@@ -95,7 +95,7 @@ def test_a_narrower_copy_is_one_for_all_and_neither_it_nor_what_it_is_made_of_is
 
     x = torch.randn(5).requires_grad_()
     ws = [torch.randn(5).bfloat16().requires_grad_() for _ in range(3)]
-    with made_again():
+    with recompute_in_backward():
         y = cheap(counted, x)
         narrow = narrowed(y, torch.bfloat16)
         assert narrowed(y, torch.bfloat16) is narrow
@@ -113,7 +113,7 @@ def test_a_narrower_copy_is_one_for_all_and_neither_it_nor_what_it_is_made_of_is
 
 def test_a_copy_of_what_was_changed_is_another() -> None:
     x = torch.randn(5).requires_grad_()
-    with made_again():
+    with recompute_in_backward():
         y = x * 2
         first = narrowed(y, torch.bfloat16)
         y.mul_(2)
@@ -122,7 +122,7 @@ def test_a_copy_of_what_was_changed_is_another() -> None:
 
 def test_without_a_gradient_nothing_is_remembered() -> None:
     x, w = torch.randn(5), torch.randn(5).requires_grad_()
-    with made_again():
+    with recompute_in_backward():
         y = cheap(doubled, x)
         result = Kept.apply(y, w)
     storage = StorageWeakRef(y.untyped_storage())
@@ -151,7 +151,7 @@ def test_not_a_bit_of_a_step_differs(name: str, adapter: bool, monkeypatch: pyte
         return {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
 
     again = gradients()
-    monkeypatch.setattr(packed_step, "made_again", nullcontext)
+    monkeypatch.setattr(packed_step, "recompute_in_backward", nullcontext)
     kept = gradients()
     assert again.keys() == kept.keys()
     assert all(torch.equal(again[name], kept[name]) for name in kept)

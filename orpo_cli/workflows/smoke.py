@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orpo_cli.cli.train import recipe_text, train_run
 from orpo_cli.errors import HubError, Interrupted
 from orpo_cli.plan.plan import Plan
 from orpo_cli.plan.smoke_plan import PAIRS, Replacements, smoke_plan
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.report.console import Console
 from orpo_cli.rundir import RunDir
+from orpo_cli.workflows.train import recipe_text, train_run
 
 TRAINED_ON = 8  # pairs: the shortest, so that a large vocabulary fits a small machine
 

@@ -28,7 +28,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from orpo_cli.errors import MachineError, RunError, UsageError
 from orpo_cli.merge.merge import merge
 from orpo_cli.merge.merge_record import NAME
-from orpo_cli.recipe.schema.recipe import DatasetSection, MergeSection, ModelSection, Source
+from orpo_cli.recipe.schema import DatasetSection, MergeSection, ModelSection, Source
 from orpo_cli.rundir import RunDir
 
 

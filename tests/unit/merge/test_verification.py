@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_run import make_base, make_run
+from support.tiny_run import make_base, make_run
 
 from orpo_cli.errors import RunError, UsageError
 from orpo_cli.merge import comparison, verification

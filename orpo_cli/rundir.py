@@ -219,13 +219,41 @@ class RunDir:
         found = [
             path
             for path in self.checkpoints.glob("checkpoint-*")
-            if path.name.rpartition("-")[2].isdigit() and (path / "trainer_state.json").is_file()
+            if path.name.rpartition("-")[2].isdigit() and is_complete(path)
         ]
         return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
+    def trained(self) -> Path | None:
+        """A checkpoint or a result of the run, which cost time to train; None where there is none yet."""
+        results = (self.adapter, self.model, self.merged, self.export)
+        return self.last_checkpoint() or next((path for path in results if path.exists()), None)
+
     def discard(self) -> None:
-        """Remove the whole directory: for a run that failed before its first step."""
+        """Remove the directory of a run that failed before its first step.
+
+        Raises UsageError, and removes nothing, where the directory holds a checkpoint or a result.
+        """
+        if (kept := self.trained()) is not None:
+            raise UsageError(
+                f"{self.root} is not removed: it holds {kept}.",
+                remedy="Use another directory (--set output_dir=DIR), or move that away.",
+            )
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: the library writes its state last.
+
+    The state is cut off where the disk was full or the process was killed. A state that cannot be read for another reason
+    (permission, network) counts as complete, because an incomplete checkpoint may be removed.
+    """
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _read_json(path: Path) -> dict[str, Any]:

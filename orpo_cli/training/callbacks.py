@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import Interrupted, Problem
 
 
@@ -93,9 +94,17 @@ def peak_memory_bytes(device: torch.device) -> int:
 def keep_lines_until(path: Path, step: int) -> None:
     """Drop the lines of metrics.jsonl after ``step``: a resumed run computes those steps again."""
     if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.strip() and json.loads(line)["step"] <= step]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        kept = [line for line in lines if _step_of(line) <= step]
+        atomic_write_text(path, "".join(f"{line}\n" for line in kept))
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of metrics.jsonl; infinity where the process was killed, or the disk full, in the middle of the line."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf
 
 
 class Interruption(TrainerCallback):

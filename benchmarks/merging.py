@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paired import machine
-from orpo_cli.cli.main import calm_libraries
+from orpo_cli.cli.main import silence_libraries
 
 THEIRS = """
 import sys, torch
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--keep", type=Path, help="make the checkpoint here, and leave it; one that is there is used")
     options = parser.parse_args(arguments)
-    calm_libraries()
+    silence_libraries()
     with tempfile.TemporaryDirectory() as temporary:
         found = compare(options.keep or Path(temporary), options.gigabytes, options.shards, options.rounds)
     print(table(found, options.rounds))

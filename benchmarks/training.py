@@ -26,12 +26,12 @@ from typing import Any
 from benchmarks.paired import alternate, machine, median
 from benchmarks.preparation import SMOLLM2, synthetic
 from orpo_cli.cli import allocator_env
-from orpo_cli.cli.main import calm_libraries
+from orpo_cli.cli.main import silence_libraries
 
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 LENGTHS = {"max_length": 2048, "max_prompt_length": 1024}
 OUR_START = {
-    "ours": {allocator_env.NAME: allocator_env.VALUE, **dict([allocator_env.SEGMENTS])}
+    "ours": {allocator_env.GLIBC_VARIABLE: allocator_env.GLIBC_VALUE, **dict([allocator_env.CUDA_ALLOCATOR_SETTING])}
 }  # the environment in which orpo train starts itself
 
 
@@ -372,7 +372,7 @@ def main() -> None:
     parser.add_argument("--ours", action="store_true", help="ours alone")
     parser.add_argument("--side", help=argparse.SUPPRESS)  # one side, in this process
     options = parser.parse_args()
-    calm_libraries()
+    silence_libraries()
     setting = Setting(options.model, options.bits, options.checkpointing, options.full, options.accumulation)
     if options.side or options.ours:
         ((file, (pairs,)),) = files_and_batches(options.files)

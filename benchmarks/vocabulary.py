@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.paired import alternate, machine, median
 from benchmarks.training import forget_peak, peak_gb
-from orpo_cli.cli.main import calm_libraries
+from orpo_cli.cli.main import silence_libraries
 
 WORDS = (32_768, 131_072, 262_144)
 PAIRS, PROMPT, ANSWER = 4, 128, 160  # tokens
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    calm_libraries()
+    silence_libraries()
     if options.side:
         print(json.dumps(side(options.side, *options.words)))
         return

@@ -17,7 +17,7 @@ os.environ.setdefault("ORPO_PAIR_CACHE", "0")  # tests of the cache turn it on, 
 
 
 @dataclass
-class Ran:
+class CommandResult:
     """How a command ended."""
 
     returncode: int
@@ -41,10 +41,10 @@ def orpo(tmp_path: Path) -> Orpo:
 
 
 @pytest.fixture
-def orpo_here(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+def orpo_here(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., CommandResult]:
     """``orpo("train", recipe)`` in this process, which has the libraries loaded. Standard streams as in a pipe."""
 
-    def run(*arguments: str | Path) -> Ran:
+    def run(*arguments: str | Path) -> CommandResult:
         from orpo_cli.cli.main import main
 
         monkeypatch.setattr(sys, "argv", ["orpo", *map(str, arguments)])
@@ -52,7 +52,7 @@ def orpo_here(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
         with pytest.raises(SystemExit) as ended:
             main()
         captured = capfd.readouterr()
-        return Ran(int(ended.value.code or 0), captured.out, captured.err)
+        return CommandResult(int(ended.value.code or 0), captured.out, captured.err)
 
     return run
 

@@ -14,9 +14,9 @@ import os
 import platform
 import sys
 
-NAME, VALUE = "GLIBC_TUNABLES", "glibc.malloc.tcache_count=0"
-SEGMENTS = ("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-OLD_NAME = "PYTORCH_CUDA_ALLOC_CONF"
+GLIBC_VARIABLE, GLIBC_VALUE = "GLIBC_TUNABLES", "glibc.malloc.tcache_count=0"
+CUDA_ALLOCATOR_SETTING = ("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+OLD_CUDA_VARIABLE = "PYTORCH_CUDA_ALLOC_CONF"
 
 
 def reexec_with_allocator_env() -> None:
@@ -27,12 +27,12 @@ def reexec_with_allocator_env() -> None:
     arguments = sys.argv[1:]
     if arguments[:1] != ["train"] or "torch" in sys.modules:
         return
-    if OLD_NAME not in os.environ and sys.platform.startswith("linux"):
-        os.environ.setdefault(*SEGMENTS)
-    if NAME in os.environ:
+    if OLD_CUDA_VARIABLE not in os.environ and sys.platform.startswith("linux"):
+        os.environ.setdefault(*CUDA_ALLOCATOR_SETTING)
+    if GLIBC_VARIABLE in os.environ:
         return
     if sys.orig_argv[-len(arguments) :] != arguments:  # another program has called the command line within itself
         return
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
         return
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, NAME: VALUE})
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, GLIBC_VARIABLE: GLIBC_VALUE})

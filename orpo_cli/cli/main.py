@@ -51,7 +51,7 @@ def _options(
     pass
 
 
-def command_line(commands: Sequence[str] = COMMANDS) -> typer.Typer:
+def build_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
     """The command line with these commands, each from the ``command`` function (or the ``app``) of its module."""
     app = typer.Typer(
         name="orpo",
@@ -72,13 +72,13 @@ def command_line(commands: Sequence[str] = COMMANDS) -> typer.Typer:
     return app
 
 
-def called(arguments: Sequence[str]) -> Sequence[str]:
+def commands_to_import(arguments: Sequence[str]) -> Sequence[str]:
     """The commands that must be imported: the one that is called, or all for the help page and for a misspelt name."""
     first = next((each.replace("-", "_") for each in arguments if not each.startswith("-")), "")
     return (first,) if first in COMMANDS else COMMANDS
 
 
-def calm_libraries() -> None:
+def silence_libraries() -> None:
     """Keep the libraries from talking over the tool; what the user has set stays. Read when they are imported."""
     quiet = {
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -101,7 +101,7 @@ def calm_libraries() -> None:
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
-def _print_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _print_traceback_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """A bug keeps its traceback, and a secret in it stays secret."""
     from orpo_cli.redaction import print_redacted
 
@@ -111,31 +111,33 @@ def _print_bug(kind: type[BaseException], error: BaseException, trace: Traceback
 def main() -> None:
     """Entry point: run the command line and exit with the code that belongs to how it went."""
     reexec_with_allocator_env()
-    sys.excepthook = _print_bug
-    calm_libraries()
+    sys.excepthook = _print_traceback_redacted
+    silence_libraries()
     try:
-        code = _started()(standalone_mode=False)  # typer returns the code of a typer.Exit, 130 for Ctrl-C
+        code = _import_called_command()(standalone_mode=False)  # typer returns the code of a typer.Exit, 130 for Ctrl-C
     except OrpoError as error:
-        code = _report(error)
+        code = _report_error(error)
     except typer.Abort:
         code = 130
     except typer.TyperException as error:  # the command line itself is wrong
-        code = _report(UsageError(_message_of(error), remedy="`orpo --help` and `orpo COMMAND --help` show how."))
-    _leave_alone()
+        code = _report_error(
+            UsageError(_error_message(error), remedy="`orpo --help` and `orpo COMMAND --help` show how.")
+        )
+    _freeze_garbage_collector()
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _started() -> typer.Typer:
+def _import_called_command() -> typer.Typer:
     """The command line with the command that was called. What is imported stays: no garbage is looked for in it."""
     gc.disable()
     try:
-        return command_line(called(sys.argv[1:]))
+        return build_app(commands_to_import(sys.argv[1:]))
     finally:
-        _leave_alone()
+        _freeze_garbage_collector()
         gc.enable()
 
 
-def _leave_alone() -> None:
+def _freeze_garbage_collector() -> None:
     """Look no more for garbage among the objects there are, which takes a fifth of `orpo validate`.
 
     Not where torch is at work already, as in a test: a model that nobody needs any more must go.
@@ -144,12 +146,12 @@ def _leave_alone() -> None:
         gc.freeze()
 
 
-def _message_of(error: typer.TyperException) -> str:
+def _error_message(error: typer.TyperException) -> str:
     describe = getattr(error, "format_message", None)
     return str(describe() if describe is not None else error)
 
 
-def _report(error: OrpoError) -> int:
+def _report_error(error: OrpoError) -> int:
     """Say what is wrong on standard error; with --json also as the one document on standard output."""
     lines = [mask_secrets(str(error))]
     if error.remedy:

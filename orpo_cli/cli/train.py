@@ -11,7 +11,7 @@ from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
 from orpo_cli.rundir import FINISHED
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
-from orpo_cli.workflows.train import begin_or_resume, run_document, train_run
+from orpo_cli.workflows.train import open_run, run_document, train_plan
 
 if TYPE_CHECKING:
     pass
@@ -55,13 +55,13 @@ def command(
         from orpo_cli.workflows.smoke import smoke as try_out
 
         return try_out(loaded, plan, console)
-    rundir, checkpoint = begin_or_resume(loaded, plan, resume, console)
+    rundir, checkpoint = open_run(loaded, plan, resume, console)
     if rundir.read_run()["status"] == FINISHED:
         console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
         console.result(str(rundir.result()))
         console.document(run_document(rundir))
         return
-    outcome = train_run(plan, rundir, checkpoint, console)
+    outcome = train_plan(plan, rundir, checkpoint, console)
     minutes, seconds = divmod(round(outcome.seconds), 60)
     console.note(f"trained {outcome.steps} steps in {minutes} min {seconds} s")
     console.result(str(outcome.result))

@@ -17,7 +17,7 @@ from orpo_cli.plan.smoke_plan import PAIRS, Replacements, smoke_plan
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.report.console import Console
 from orpo_cli.rundir import RunDir
-from orpo_cli.workflows.train import recipe_text, train_run
+from orpo_cli.workflows.train import recipe_with_overrides, train_plan
 
 TRAINED_ON = 8  # pairs: the shortest, so that a large vocabulary fits a small machine
 
@@ -39,9 +39,9 @@ def smoke(loaded: LoadedRecipe, plan: Plan, console: Console) -> None:
             console.note(f"--smoke: {each}")
         layers = small.get_text_config().num_hidden_layers
         small_plan = smoke_plan(plan, Replacements(folder / "base", layers, pairs, folder / "run"))
-        rundir = RunDir.create(small_plan, recipe_text(loaded))
+        rundir = RunDir.create(small_plan, recipe_with_overrides(loaded))
         with _pairs_not_kept():
-            outcome = train_run(small_plan, rundir, None, console, shortest=TRAINED_ON)
+            outcome = train_plan(small_plan, rundir, None, console, shortest=TRAINED_ON)
         if plan.lora is not None:
             _merge(rundir, console)
         run = rundir.read_run()

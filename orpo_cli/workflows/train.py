@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from orpo_cli.training.train import Outcome
 
 
-def begin_or_resume(loaded: LoadedRecipe, plan: Plan, resume: str, console: Console) -> tuple[RunDir, Path | None]:
+def open_run(loaded: LoadedRecipe, plan: Plan, resume: str, console: Console) -> tuple[RunDir, Path | None]:
     """The run directory, new or existing, and the checkpoint to resume from. Raises UsageError where neither is right."""
     from orpo_cli.training.resume import checkpoint_to_resume, take_over
 
@@ -29,20 +29,20 @@ def begin_or_resume(loaded: LoadedRecipe, plan: Plan, resume: str, console: Cons
             raise UsageError(
                 f"--resume {resume}: {existing.root} holds no run.", remedy="Leave --resume out to begin one."
             )
-        return RunDir.create(plan, recipe_text(loaded), composed_text(loaded)), None
+        return RunDir.create(plan, recipe_with_overrides(loaded), composed_text(loaded)), None
     if existing.read_run()["status"] == FINISHED and resume == "auto":
         return existing, None
     checkpoint = checkpoint_to_resume(existing, plan, resume)
     if checkpoint is None:
         console.note(f"{existing.root} has no checkpoint yet: starting over")
         existing.discard()
-        return RunDir.create(plan, recipe_text(loaded), composed_text(loaded)), None
+        return RunDir.create(plan, recipe_with_overrides(loaded), composed_text(loaded)), None
     console.note(f"going on from {checkpoint}")
     take_over(existing, plan)
     return existing, checkpoint
 
 
-def train_run(
+def train_plan(
     plan: Plan, rundir: RunDir, checkpoint: Path | None, console: Console, *, shortest: int | None = None
 ) -> Outcome:
     """Prepare, then train; on the ``shortest`` pairs alone where a number is given.
@@ -60,7 +60,7 @@ def train_run(
 
     pushing = None
     try:
-        _say(plan, console)
+        _report_plan(plan, console)
         if plan.training.get("push_to_hub"):
             from orpo_cli.hub.push_during_training import TrainingPush
 
@@ -109,7 +109,7 @@ def _prompt_length(plan: Plan) -> int:
     return plan.dataset.max_prompt_length
 
 
-def _say(plan: Plan, console: Console) -> None:
+def _report_plan(plan: Plan, console: Console) -> None:
     console.note(
         f"{plan.name}: {plan.model.model_name_or_path} on {plan.device} in {plan.model.dtype}, run in {plan.output_dir}"
     )
@@ -118,7 +118,7 @@ def _say(plan: Plan, console: Console) -> None:
             console.note(f"  {path} = {value}  ({reason})")
 
 
-def recipe_text(loaded: LoadedRecipe) -> str:
+def recipe_with_overrides(loaded: LoadedRecipe) -> str:
     """The recipe as written, with the overrides listed on top."""
     head = "".join(f"# --set {override}\n" for override in loaded.overrides)
     return head + loaded.text

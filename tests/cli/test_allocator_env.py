@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orpo_cli.cli.allocator_env import NAME, OLD_NAME, SEGMENTS, VALUE
+from orpo_cli.cli.allocator_env import CUDA_ALLOCATOR_SETTING, GLIBC_VALUE, GLIBC_VARIABLE, OLD_CUDA_VARIABLE
 
 PROGRAM = """
 import os, sys
@@ -25,8 +25,10 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only 
 def started(folder: Path, *arguments: str, before: str = "", **variables: str) -> tuple[str, str]:
     """What the program finds in the two variables."""
     program = folder / "program.py"
-    program.write_text(PROGRAM.format(before=before, name=NAME))
-    environment = {name: value for name, value in os.environ.items() if name not in (NAME, SEGMENTS[0])} | variables
+    program.write_text(PROGRAM.format(before=before, name=GLIBC_VARIABLE))
+    environment = {
+        name: value for name, value in os.environ.items() if name not in (GLIBC_VARIABLE, CUDA_ALLOCATOR_SETTING[0])
+    } | variables
     with subprocess.Popen(
         [sys.executable, str(program), *arguments], env=environment, stdout=subprocess.PIPE, text=True
     ) as running:
@@ -41,11 +43,14 @@ def heap_of(folder: Path, *arguments: str, before: str = "", **variables: str) -
 
 
 def test_training_has_its_heap_set(tmp_path: Path) -> None:
-    assert heap_of(tmp_path, "train", "recipe.yaml") == VALUE
+    assert heap_of(tmp_path, "train", "recipe.yaml") == GLIBC_VALUE
 
 
 def test_what_the_user_has_set_stays(tmp_path: Path) -> None:
-    assert heap_of(tmp_path, "train", "recipe.yaml", **{NAME: "glibc.malloc.arena_max=1"}) == "glibc.malloc.arena_max=1"
+    assert (
+        heap_of(tmp_path, "train", "recipe.yaml", **{GLIBC_VARIABLE: "glibc.malloc.arena_max=1"})
+        == "glibc.malloc.arena_max=1"
+    )
 
 
 def test_other_commands_and_other_programs_start_once(tmp_path: Path) -> None:
@@ -56,5 +61,5 @@ def test_other_commands_and_other_programs_start_once(tmp_path: Path) -> None:
 def test_a_gpus_segments_may_grow_unless_the_user_says_otherwise(tmp_path: Path) -> None:
     assert started(tmp_path, "train", "recipe.yaml")[1] == "expandable_segments:True"
     assert started(tmp_path, "train", "recipe.yaml", PYTORCH_ALLOC_CONF="backend:native")[1] == "backend:native"
-    assert started(tmp_path, "train", "recipe.yaml", **{OLD_NAME: "backend:native"})[1] == "None"
+    assert started(tmp_path, "train", "recipe.yaml", **{OLD_CUDA_VARIABLE: "backend:native"})[1] == "None"
     assert started(tmp_path, "plan", "recipe.yaml")[1] == "None"

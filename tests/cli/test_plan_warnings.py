@@ -8,11 +8,11 @@ from pathlib import Path
 
 from support.tiny import write_recipe
 
-from tests.conftest import Ran
+from tests.conftest import CommandResult
 
 
 def test_a_plans_warnings_are_said_with_line_and_code_and_refused_by_strict(
-    tmp_path: Path, orpo_here: Callable[..., Ran]
+    tmp_path: Path, orpo_here: Callable[..., CommandResult]
 ) -> None:
     recipe = write_recipe(tmp_path, training={"learning_rate": 0.1})
     done = orpo_here("plan", recipe, "--json")
@@ -28,7 +28,7 @@ def test_a_plans_warnings_are_said_with_line_and_code_and_refused_by_strict(
 
 
 def test_a_missing_package_is_a_warning_of_the_plan_and_stops_training_before_anything_is_made(
-    tmp_path: Path, orpo_here: Callable[..., Ran]
+    tmp_path: Path, orpo_here: Callable[..., CommandResult]
 ) -> None:
     recipe = write_recipe(tmp_path, training={"optim": "stable_adamw"})
     done = orpo_here("plan", recipe)

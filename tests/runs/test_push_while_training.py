@@ -167,9 +167,7 @@ def test_no_secret_is_in_any_output_or_file_of_a_run(tmp_path, hub):
 
 
 def test_a_bug_keeps_its_traceback_without_the_token(monkeypatch):
-    code = (
-        f"from orpo_cli.cli import main\ndef bug(): raise KeyError('{TOKEN}')\nmain.calm_libraries = bug\nmain.main()\n"
-    )
+    code = f"from orpo_cli.cli import main\ndef bug(): raise KeyError('{TOKEN}')\nmain.silence_libraries = bug\nmain.main()\n"
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "HF_TOKEN": TOKEN}, capture_output=True, text=True, check=False
     )

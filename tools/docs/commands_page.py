@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from orpo_cli.cli.main import command_line
+from orpo_cli.cli.main import build_app
 from tools.docs.markdown_tables import cell, markdown_table
 
 INTRODUCTION = """\
@@ -21,7 +21,7 @@ EXAMPLES = re.compile(r"^\[bold\]Examples?\[/bold\]\n+((?:^ +\S.*\n?|^\n)+)", re
 
 def page(generated: str) -> str:
     """Every command: what it does, examples, arguments and options."""
-    commands = dict(_leaves(typer.main.get_command(command_line()), "orpo"))
+    commands = dict(_leaves(typer.main.get_command(build_app()), "orpo"))
     parts = [f"# Commands\n\n{generated}".strip(), INTRODUCTION]
     parts += [_section(name, command) for name, command in commands.items()]
     return "\n\n".join(parts) + "\n"

@@ -32,7 +32,7 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def commands():
-    return typer.main.get_command(main.command_line()).commands
+    return typer.main.get_command(main.build_app()).commands
 
 
 def test_generated_pages_are_fresh():

@@ -11,7 +11,7 @@ from support.tiny import save_tiny_model, tiny_tokenizer, write_recipe
 from transformers import AutoModelForCausalLM
 
 from orpo_cli.training.untrained_tokens import looks_untrained
-from tests.conftest import Ran
+from tests.conftest import CommandResult
 
 IM_END = 2
 
@@ -44,7 +44,7 @@ def test_a_row_next_to_zero_and_one_that_others_share_look_untrained() -> None:
     ids=["lora", "known token", "every weight", "embeddings trained"],
 )
 def test_training_warns_of_tokens_that_stay_untrained(
-    tmp_path: Path, orpo_here: Callable[..., Ran], overrides: list[str], forgotten: bool, warned: bool
+    tmp_path: Path, orpo_here: Callable[..., CommandResult], overrides: list[str], forgotten: bool, warned: bool
 ) -> None:
     assert tiny_tokenizer().convert_ids_to_tokens(IM_END) == "<|im_end|>"
     save_tiny_model(tmp_path / "model", tied=False)

@@ -38,7 +38,7 @@ def command(
         except RecipeError as error:
             problems += error.problems
         except OrpoError as error:
-            problems.append(Problem("file", error.message, remedy=error.remedy))
+            problems.append(Problem("recipe-unreadable", error.message, remedy=error.remedy))
         else:
             problems += loaded.warnings
             console.result(f"{loaded.file}: ok")

@@ -99,7 +99,7 @@ def _planned_otherwise(plan: Plan, loaded: LoadedRecipe) -> Iterator[Problem]:
         wanted, got = _at(asked, path), _at(planned, path)
         if wanted not in (None, "auto") and wanted != got and not _same_place(path):
             yield Problem(
-                "planned-otherwise",
+                "value-replaced",
                 f"is planned as {'not given' if got is None else got} instead of {wanted}: {why.reason}.",
                 path,
                 severity="warning",

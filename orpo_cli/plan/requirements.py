@@ -54,7 +54,7 @@ def missing_requirements(plan: Plan, machine: Machine) -> Iterator[Problem]:
 def _number_types(plan: Plan, machine: Machine) -> Iterator[Problem]:
     if plan.training["bf16"] and plan.device == "cuda" and not machine.bf16:
         yield Problem(
-            "bf16-missing",
+            "bf16-unsupported",
             f"{machine.device_name} does not compute bfloat16.",
             "training.bf16",
             remedy="Write fp16: true instead, or remove it to have the type chosen.",

@@ -96,7 +96,7 @@ def _problem(place: Path, details: list[ErrorDetails], places: SourceMap | None,
     kind = detail["type"]
     if kind == "missing":
         name = detail["loc"][-1]
-        return Problem("missing", f"`{name}` is required and missing.", dotted((*_trim(place, name), str(name))))
+        return Problem("missing-key", f"`{name}` is required and missing.", dotted((*_trim(place, name), str(name))))
     if kind == "extra_forbidden":
         if place[:-1] == ("dataset", "eval") and place[-1] in Source.model_fields:
             return _split_and_source(str(place[-1]), places)
@@ -106,7 +106,7 @@ def _problem(place: Path, details: list[ErrorDetails], places: SourceMap | None,
     rules = list(dict.fromkeys(_rule(each) for each in details))
     value = detail["input"]
     message = f"must be {' or '.join(rules)}, but {_is(dotted(place), value, places)}."
-    return Problem("value", message, dotted(place), remedy=_remedy(value, details))
+    return Problem("invalid-value", message, dotted(place), remedy=_remedy(value, details))
 
 
 def _is(path: str, value: Any, places: SourceMap | None) -> str:
@@ -188,7 +188,7 @@ def _not_taken(place: Path) -> Problem | None:
     fate = UNSUPPORTED_PEFT_ARGS.get(str(place[0]), {}).get(str(place[-1])) if len(place) == 2 else None
     if fate is None:
         return None
-    return Problem("argument-not-taken", f"is not taken: {fate.reason}.", dotted(place), remedy=fate.remedy)
+    return Problem("unsupported-peft-argument", f"is not taken: {fate.reason}.", dotted(place), remedy=fate.remedy)
 
 
 def _init_not_taken(place: Path, value: Any) -> Problem | None:
@@ -198,7 +198,9 @@ def _init_not_taken(place: Path, value: Any) -> Problem | None:
     fate = next((fate for start, fate in UNSUPPORTED_LORA_INITS.items() if value.startswith(start)), None)
     if fate is None:
         return None
-    return Problem("argument-not-taken", f"{value} is not taken: {fate.reason}.", dotted(place), remedy=fate.remedy)
+    return Problem(
+        "unsupported-peft-argument", f"{value} is not taken: {fate.reason}.", dotted(place), remedy=fate.remedy
+    )
 
 
 def _unknown_key(place: Path, suggest: bool) -> Problem:

@@ -84,7 +84,9 @@ def test_whatever_stands_under_its_keys_no_key_is_lost_and_the_recipe_validates(
         fates = {each.key: each.outcome for each in done.fates}
         assert fates.keys() >= values.keys()
         assert [key for key in values if fates[key] == "unknown"] == []
-        assert not {"former-name", "no-effect", "other-section"} & {warning.code for warning in loaded.warnings}
+        assert not {"renamed-argument", "argument-without-effect", "moved-argument"} & {
+            warning.code for warning in loaded.warnings
+        }
         assert TOKEN not in done.text + repr(done.fates)
 
 

@@ -34,7 +34,7 @@ def fit(draft: Draft, complete: Callable[[Draft], None]) -> None:
         path = _culprit(draft, problem)
         if path is None:
             raise RecipeError(problems)
-        if problem.code != "value" or not _retyped(draft, path):
+        if problem.code != "invalid-value" or not _retyped(draft, path):
             draft.withdraw(path, _reason(problem))
             complete(draft)
     for key, fate in draft.fates.items():

@@ -51,7 +51,9 @@ def _value(translation: Migration, path: str) -> Any:
 
 def _why(key: str, translation: Migration) -> str:
     """Why an argument is left out: it conflicts with another, or what the recipe says of it."""
-    conflict = [each for each in translation.problems if each.path == f"training.{key}" and each.code == "two-names"]
+    conflict = [
+        each for each in translation.problems if each.path == f"training.{key}" and each.code == "conflicting-arguments"
+    ]
     if conflict:
         return f"It {conflict[0].message}"
     fate = ARGUMENT_POLICIES[key]

@@ -71,13 +71,13 @@ class _Work:
         value = self.training.pop(name)
         shown = _shown(value)
         if fate.is_noop(value):
-            self.mention("no-effect", name, f"asks for nothing as {shown}, and is left out.", fate.reason)
+            self.mention("argument-without-effect", name, f"asks for nothing as {shown}, and is left out.", fate.reason)
         elif fate.to is not None:
             self.move(name, fate, fate.to, value)
         elif fate.own:
             self.training[name] = value
         elif fate.ignored:
-            self.mention("no-effect", name, f"has no effect ({shown}), and is left out.", fate.reason)
+            self.mention("argument-without-effect", name, f"has no effect ({shown}), and is left out.", fate.reason)
         else:
             self.problems.append(_refused(name, fate))
             if fate.kept:
@@ -89,7 +89,7 @@ class _Work:
         except ValueError as error:
             remedy = fate.reason
             message = f"{error}, but is {_shown(value)}."
-            self.problems.append(Problem("value", message, f"training.{name}", remedy=remedy))
+            self.problems.append(Problem("invalid-value", message, f"training.{name}", remedy=remedy))
             return
         section, _, inner = to.partition(".")
         if section != "training":
@@ -103,9 +103,9 @@ class _Work:
         self.names.setdefault(to, f"training.{name}")
         message = f"is read as `{to}: {_shown(moved)}`."
         if name in RENAMED_ARGS:
-            self.mention("former-name", name, message, fate.reason)
+            self.mention("renamed-argument", name, message, fate.reason)
         else:
-            self.mention("other-section", name, message, fate.reason)
+            self.mention("moved-argument", name, message, fate.reason)
 
     def join_organization(self) -> None:
         """Former versions put the organization in front of the model id."""
@@ -114,7 +114,9 @@ class _Work:
             self.training["push_to_hub_model_id"] = f"{organization}/{model}"
             self.training.pop("push_to_hub_organization")
             self.mention(
-                "former-name", "push_to_hub_organization", f"is read as part of `hub.repo_id: {organization}/{model}`."
+                "renamed-argument",
+                "push_to_hub_organization",
+                f"is read as part of `hub.repo_id: {organization}/{model}`.",
             )
 
     def optimizer(self) -> None:
@@ -122,7 +124,7 @@ class _Work:
         if isinstance(former, str) and former in RENAMED_OPTIMIZERS:
             self.training["optim"] = RENAMED_OPTIMIZERS[former]
             message = f"is read as `{RENAMED_OPTIMIZERS[former]}`, which does what `{former}` did."
-            self.mention("former-name", "optim", message)
+            self.mention("renamed-argument", "optim", message)
 
     def mention(self, code: str, name: str, message: str, reason: str | None = None) -> None:
         text = f"{message} {reason}" if reason else message
@@ -151,12 +153,14 @@ def _refused(name: str, fate: ArgumentPolicy) -> Problem:
     if fate.secret:
         return Problem("secret-in-recipe", f"holds a token. {fate.reason}", path, remedy=fate.remedy)
     if name in RENAMED_ARGS:
-        return Problem("gone-argument", f"is no longer an argument. {fate.reason}", path, remedy=fate.remedy)
-    return Problem("decided-elsewhere", f"is not set here. {fate.reason}", path, remedy=fate.remedy)
+        return Problem("removed-argument", f"is no longer an argument. {fate.reason}", path, remedy=fate.remedy)
+    return Problem("unsupported-training-argument", f"is not set here. {fate.reason}", path, remedy=fate.remedy)
 
 
 def _conflict(written: str, path: str) -> Problem:
-    return Problem("two-names", f"says something else than `{path}`, which it is read as.", written, remedy="Keep one.")
+    return Problem(
+        "conflicting-arguments", f"says something else than `{path}`, which it is read as.", written, remedy="Keep one."
+    )
 
 
 def _shown(value: Any) -> str:

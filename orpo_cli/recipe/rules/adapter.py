@@ -26,7 +26,7 @@ def pattern_without_layers(recipe: Recipe) -> Iterator[Problem]:
     lora = recipe.lora
     if lora is not None and lora.layers_pattern and lora.layers_to_transform is None:
         yield Problem(
-            "layers-pattern-alone", "would do nothing without layers_to_transform.", "lora.layers_pattern",
+            "layers-pattern-unused", "would do nothing without layers_to_transform.", "lora.layers_pattern",
             remedy="Add layers_to_transform, or remove it.",
         )  # fmt: skip
 
@@ -39,7 +39,7 @@ def layers_of_all_linear(recipe: Recipe) -> Iterator[Problem]:
             "ignores it beside `all-linear`" if lora.target_modules == "all-linear" else "refuses it beside a pattern"
         )
         yield Problem(
-            "layers-of-all-linear",
+            "layers-need-target-list",
             f"needs target_modules as a list of names: peft {what}.",
             "lora.layers_to_transform",
             remedy="List the modules, such as [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj].",

@@ -71,7 +71,7 @@ def each_source_once(recipe: Recipe) -> Iterator[Problem]:
     for index, source in enumerate(sources):
         if any(_overlap(source, other) and _read_alike(source, other) for other in sources[:index]):
             yield Problem(
-                "source-twice",
+                "duplicate-source",
                 f"was given before (split {source.split}): its pairs are {outcome}.",
                 f"dataset.train{_index(index, sources)}.path",
                 remedy="Remove one, or use slices that do not overlap; to have its pairs more often, raise its weight.",

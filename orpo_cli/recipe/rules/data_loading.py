@@ -23,7 +23,7 @@ def settings_of_workers(recipe: Recipe) -> Iterator[Problem]:
         recipe, "dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_multiprocessing_context"
     ):
         yield Problem(
-            "workers-missing",
+            "worker-settings-unused",
             "is for worker processes, and dataloader_num_workers is 0.",
             f"training.{name}",
             remedy="Remove it, or set dataloader_num_workers.",

@@ -41,14 +41,14 @@ def processes_of_the_strategy(recipe: Recipe) -> Iterator[Problem]:
     processes, strategy = recipe.launch.num_processes, recipe.launch.strategy
     if strategy == "single" and processes not in ("auto", 1):
         yield Problem(
-            "processes-of-strategy",
+            "processes-and-strategy",
             f"is {processes}, and launch.strategy is single.",
             "launch.num_processes",
             remedy="Use 1, or strategy: auto, ddp, fsdp or deepspeed.",
         )
     if strategy in ("ddp", "fsdp") and processes == 1:
         yield Problem(
-            "processes-of-strategy",
+            "processes-and-strategy",
             f"is {strategy}, which shares the work of several processes, and launch.num_processes is 1.",
             "launch.strategy",
             remedy="Use strategy: single, or more processes.",
@@ -135,7 +135,7 @@ def checkpointing_of_shards(recipe: Recipe) -> Iterator[Problem]:
     config = recipe.training.fsdp_config
     if isinstance(config, dict) and config.get("activation_checkpointing") and recipe.training.gradient_checkpointing:
         yield Problem(
-            "checkpointing-twice",
+            "checkpointing-conflict",
             "is also switched on in fsdp_config.",
             "training.gradient_checkpointing",
             remedy="Keep the one of fsdp_config.",

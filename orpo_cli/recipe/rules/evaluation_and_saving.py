@@ -88,7 +88,7 @@ def whole_steps(recipe: Recipe) -> Iterator[Problem]:
         steps = getattr(recipe.training, name)
         if steps is not None and steps > 1 and steps != int(steps):
             yield Problem(
-                "steps-not-whole",
+                "fractional-steps",
                 f"is {steps}, neither a share of all steps (below 1) nor a whole number of steps.",
                 f"training.{name}",
                 remedy=f"Write {round(steps)}, or a share such as 0.1.",

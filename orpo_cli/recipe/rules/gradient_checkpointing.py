@@ -19,7 +19,7 @@ def one_name_for_checkpointing(recipe: Recipe) -> Iterator[Problem]:
     for name, new, old in pairs:
         if new is not None and old is not None and new != old:
             yield Problem(
-                "checkpointing-twice",
+                "checkpointing-conflict",
                 f"contradicts {name.replace('activation', 'gradient')}, its other name.",
                 f"training.{name}",
                 remedy="Keep one of the two.",
@@ -34,7 +34,7 @@ def settings_of_checkpointing(recipe: Recipe) -> Iterator[Problem]:
         return
     for name in explicit_non_defaults(recipe, "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
         yield Problem(
-            "checkpointing-off",
+            "checkpointing-settings-unused",
             "would do nothing: activation checkpointing is off.",
             f"training.{name}",
             remedy="Remove it, or set gradient_checkpointing: true.",

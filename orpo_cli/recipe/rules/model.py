@@ -31,7 +31,7 @@ def known_template(recipe: Recipe) -> Iterator[Problem]:
         return
     close = difflib.get_close_matches(name, ("tokenizer", *CHAT_TEMPLATES), n=1)
     yield Problem(
-        "unknown-template",
+        "unknown-chat-template",
         f"{name!r} is no built-in template, no path of a file and no Jinja.",
         "model.chat_template",
         remedy=f"Did you mean `{close[0]}`?" if close else f"Built in: {', '.join(CHAT_TEMPLATES)}; or `tokenizer`.",
@@ -76,13 +76,16 @@ def sizes_of_memory(recipe: Recipe) -> Iterator[Problem]:
     for device, most in (recipe.model.max_memory or {}).items():
         if isinstance(most, str) and not re.fullmatch(r"\d+(\.\d+)?([KMGT]i?)?B", most, re.IGNORECASE):
             yield Problem(
-                "value",
+                "invalid-value",
                 f"must be a size such as 20GiB, but is the text {most!r}.",
                 f"model.max_memory.{device}",
             )
         if not (device.isdigit() or device in ("cpu", "mps", "disk")):
             yield Problem(
-                "value", f"{device!r} is no device.", "model.max_memory", remedy="GPUs are numbered: 0, 1; and cpu."
+                "invalid-value",
+                f"{device!r} is no device.",
+                "model.max_memory",
+                remedy="GPUs are numbered: 0, 1; and cpu.",
             )
 
 

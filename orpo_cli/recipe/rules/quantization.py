@@ -13,7 +13,7 @@ def one_method(recipe: Recipe) -> Iterator[Problem]:
     quantization = recipe.quantization
     if quantization is not None and quantization.load_in_4bit and quantization.load_in_8bit:
         yield Problem(
-            "two-quantizations", "4 and 8 bits exclude each other.", "quantization.load_in_8bit", remedy="Keep one."
+            "4bit-and-8bit", "4 and 8 bits exclude each other.", "quantization.load_in_8bit", remedy="Keep one."
         )
 
 

@@ -41,7 +41,7 @@ def some_steps(recipe: Recipe) -> Iterator[Problem]:
     """-1 leaves the end to num_train_epochs; 0 would too, and says something else."""
     if recipe.training.max_steps == 0:
         yield Problem(
-            "max-steps",
+            "max-steps-zero",
             "is 0, which the library takes for no bound at all.",
             "training.max_steps",
             remedy="Write a number of steps, or -1 (or nothing) to train for num_train_epochs.",

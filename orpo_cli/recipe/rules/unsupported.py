@@ -12,9 +12,9 @@ def unsupported_keys(recipe: Recipe) -> Iterator[Problem]:
     """Each setting that another version will obey."""
     version = "is not supported in this version."
     if recipe.launch.num_processes not in ("auto", 1):
-        yield Problem("not-yet", version, "launch.num_processes", remedy="Use 1 or auto.")
+        yield Problem("unsupported-setting", version, "launch.num_processes", remedy="Use 1 or auto.")
     if recipe.launch.strategy not in ("auto", "single"):
-        yield Problem("not-yet", version, "launch.strategy", remedy="Use single or auto.")
+        yield Problem("unsupported-setting", version, "launch.strategy", remedy="Use single or auto.")
 
 
 RULES = (unsupported_keys,)

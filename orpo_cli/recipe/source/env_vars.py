@@ -65,14 +65,14 @@ class _Expansion:
             return "${"
         if name is None:
             self.problem(
-                "reference", "`${` begins a reference that does not hold.", leaf, path,
+                "env-reference", "`${` begins a reference that does not hold.", leaf, path,
                 "Write ${NAME} or ${NAME:-default}; $${ for the characters ${ themselves.",
             )  # fmt: skip
             return ""
         value = self.environment.get(name)
         if value is None and default is None:
             remedy = f"Set it, or give a default: ${{{name}:-…}}."
-            self.problem("unset-variable", f"the environment variable {name} is not set.", leaf, path, remedy)
+            self.problem("env-variable-unset", f"the environment variable {name} is not set.", leaf, path, remedy)
             return ""
         if default is not None and not value:
             return default

@@ -72,7 +72,7 @@ def _extends(tree: MappingNode) -> ScalarNode | None:
     register_secrets(secrets_in(node))
     if isinstance(node, ScalarNode) and isinstance(node.value, str) and node.value:
         return node
-    raise _error("value", "must be the path of a recipe or a shipped recipe's name.", node)
+    raise _error("invalid-value", "must be the path of a recipe or a shipped recipe's name.", node)
 
 
 def _parent(named: ScalarNode, files: list[RecipeFile]) -> RecipeFile:
@@ -81,13 +81,13 @@ def _parent(named: ScalarNode, files: list[RecipeFile]) -> RecipeFile:
     except RecipeError:
         raise
     except UsageError as error:
-        raise _error("no-parent", error.message, named, error.remedy) from None
+        raise _error("extends-not-found", error.message, named, error.remedy) from None
     known: Mapping[object, int] = {each.identity(): number for number, each in enumerate(files)}
     if parent.identity() in known:
         circle = [*(each.shown for each in files[known[parent.identity()] :]), parent.shown]
-        raise _error("extends-circle", f"recipes extend each other: {' → '.join(circle)}.", named, "Break the circle.")
+        raise _error("extends-cycle", f"recipes extend each other: {' → '.join(circle)}.", named, "Break the circle.")
     if len(files) == MAX_FILES:
-        raise _error("too-deep", f"recipes extend each other more than {MAX_FILES} deep.", named)
+        raise _error("extends-too-deep", f"recipes extend each other more than {MAX_FILES} deep.", named)
     return parent
 
 

@@ -48,7 +48,7 @@ def text_of(data: bytes, file: str) -> str:
         before = data[: error.start].decode().replace("\r\n", "\n").replace("\r", "\n")
         place = Origin(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
         byte = f"{data[error.start]:02x}"
-        raise _error("yaml", f"not valid YAML: the byte {byte} here is not UTF-8 text.", place) from None
+        raise _error("yaml-syntax", f"not valid YAML: the byte {byte} here is not UTF-8 text.", place) from None
 
 
 def read_yaml(text: str, file: str) -> MappingNode:
@@ -56,15 +56,19 @@ def read_yaml(text: str, file: str) -> MappingNode:
     _limited(len(text), file)
     root = _Reader(text, file).document()
     if root is None:
-        raise _error("empty", "the recipe is empty.", Origin(file, 1, 1), "Start from `orpo init`.")
+        raise _error("recipe-empty", "the recipe is empty.", Origin(file, 1, 1), "Start from `orpo init`.")
     if not isinstance(root, MappingNode):
-        raise _error("not-a-mapping", "a recipe is a mapping of sections (`model:`, `dataset:`, …).", root.origin)
+        raise _error(
+            "recipe-not-a-mapping", "a recipe is a mapping of sections (`model:`, `dataset:`, …).", root.origin
+        )
     return root
 
 
 def _limited(size: int, file: str) -> None:
     if size > MAX_BYTES:
-        raise _error("too-large", f"a recipe may have {MAX_BYTES:,} bytes; this file has more.", Origin(file, 1, 1))
+        raise _error(
+            "recipe-too-large", f"a recipe may have {MAX_BYTES:,} bytes; this file has more.", Origin(file, 1, 1)
+        )
 
 
 def read_value(text: str, origin: Origin) -> Node:
@@ -78,7 +82,7 @@ def read_value(text: str, origin: Origin) -> Node:
     try:
         root = _Reader(f"value: {text}", origin.file, origin).document()
     except RecipeError as error:
-        if error.problems[0].code == "yaml":
+        if error.problems[0].code == "yaml-syntax":
             return as_text
         raise
     if not isinstance(root, MappingNode) or set(root.nodes) != {
@@ -115,11 +119,11 @@ class _Reader:
             detail = "; ".join(part for part in (error.context, error.problem) if part)
             mark = error.problem_mark or error.context_mark
             remedy = "Indent with spaces; YAML has no tabs there." if "'\\t'" in detail else None
-            raise _error("yaml", f"not valid YAML: {detail}.", self.at(mark), remedy) from None
+            raise _error("yaml-syntax", f"not valid YAML: {detail}.", self.at(mark), remedy) from None
         except yaml.YAMLError as error:
             position = getattr(error, "position", None)
             line = text.count("\n", 0, position) + 1 if isinstance(position, int) else 1
-            raise RecipeError([Problem("yaml", f"not valid YAML: {error}", file=self.file, line=line)]) from None
+            raise RecipeError([Problem("yaml-syntax", f"not valid YAML: {error}", file=self.file, line=line)]) from None
 
     def document(self) -> Node | None:
         """The root; None where the text holds nothing."""
@@ -131,7 +135,9 @@ class _Reader:
         next(self.events)  # the document ends
         after = next(self.events)
         if not isinstance(after, yaml.StreamEndEvent):
-            raise _error("yaml", "not valid YAML for a recipe: a second document begins.", self.at(after.start_mark))
+            raise _error(
+                "yaml-syntax", "not valid YAML for a recipe: a second document begins.", self.at(after.start_mark)
+            )
         return root
 
     def node(self, event: Event, origin: Origin, depth: int) -> Node:
@@ -140,11 +146,11 @@ class _Reader:
         before = self.count
         self.counted(1, here)
         if depth > MAX_DEPTH:
-            raise _error("too-deep", "values are nested too deeply.", here)
+            raise _error("yaml-too-deep", "values are nested too deeply.", here)
         node: Node
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in self.anchors:
-                raise _error("yaml", f"not valid YAML: no value above is marked `&{event.anchor}`.", here)
+                raise _error("yaml-syntax", f"not valid YAML: no value above is marked `&{event.anchor}`.", here)
             shared, size = self.anchors[event.anchor]
             self.counted(size, here)
             return replace(shared, origin=origin)
@@ -176,7 +182,7 @@ class _Reader:
             if isinstance(key, int) and not isinstance(key, bool) and key >= 0:
                 key = str(key)  # of a device in max_memory
             if not isinstance(key, str):
-                raise _error("key", "a key must be a word.", place)
+                raise _error("yaml-key", "a key must be a word.", place)
             if key in written:
                 first = written[key].origin.line
                 before = "twice" if first is None else f"before, on line {first}"
@@ -192,7 +198,7 @@ class _Reader:
         keys: dict[str, Node] = {}
         for part in parts:
             if not isinstance(part, MappingNode):
-                raise _error("merge", "`<<` takes a mapping.", part.origin)
+                raise _error("yaml-merge-key", "`<<` takes a mapping.", part.origin)
             keys = {**part.nodes, **keys}
         return keys
 
@@ -207,12 +213,14 @@ class _Reader:
         if kind == "int":
             number = int(text, 10 if text.lstrip("+-").isdigit() else 0) if len(text) <= 30 else MAX_INT + 1
             if abs(number) > MAX_INT:
-                raise _error("value", "a whole number has at most 19 digits.", place)
+                raise _error("invalid-value", "a whole number has at most 19 digits.", place)
             return number
         if kind == "float":
             return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
         if NO_TEXT.search(text):
-            raise _error("yaml", "not valid YAML: the text has a character that no file or name may have.", place)
+            raise _error(
+                "yaml-syntax", "not valid YAML: the text has a character that no file or name may have.", place
+            )
         return str(text)
 
     def allow(self, event: Event, place: Origin, *kinds: str) -> str:
@@ -227,15 +235,15 @@ class _Reader:
             return plain if event.tag is None else kinds[0]
         kind = str(event.tag).removeprefix(_TAG)
         if kind not in kinds:
-            raise _error("tag", f"the tag {event.tag} is not allowed in a recipe.", place)
+            raise _error("yaml-tag", f"the tag {event.tag} is not allowed in a recipe.", place)
         if kind in ("str", plain) or (kind, plain) == ("float", "int"):
             return kind
-        raise _error("yaml", f"not valid YAML: `{event.value}` is not of the kind {kind}.", place)
+        raise _error("yaml-syntax", f"not valid YAML: `{event.value}` is not of the kind {kind}.", place)
 
     def counted(self, values: int, place: Origin) -> None:
         self.count += values
         if self.count > MAX_VALUES:
-            raise _error("too-large", f"the recipe unfolds to more than {MAX_VALUES:,} values.", place)
+            raise _error("recipe-too-large", f"the recipe unfolds to more than {MAX_VALUES:,} values.", place)
 
     def at(self, mark: Any) -> Origin:
         if self.fixed is not None:

@@ -103,7 +103,7 @@ def test_what_the_machine_cannot_have_is_replaced_and_said(
     tmp_path: Path, sections: dict[str, Any], machine: Machine, path: str, words: str
 ) -> None:
     (problem,) = said(tmp_path, machine, **sections)
-    assert (problem.code, problem.path, problem.severity) == ("planned-otherwise", path, "warning")
+    assert (problem.code, problem.path, problem.severity) == ("value-replaced", path, "warning")
     assert words in problem.message
     assert problem.line is not None
     assert said(tmp_path, replace(H100, flash_attention=True), **sections) == []
@@ -120,7 +120,7 @@ def test_what_a_recipe_leaves_open_is_never_spoken_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("training", "machine", "code"),
     [
-        ({"bf16": True}, T4, "bf16-missing"),
+        ({"bf16": True}, T4, "bf16-unsupported"),
         ({"bf16": True}, H100, None),
         ({"bf16": True}, CPU, None),  # slow, and right
         ({"fp16": True}, CPU, "fp16-needs-gpu"),

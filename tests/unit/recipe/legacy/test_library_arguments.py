@@ -63,7 +63,7 @@ def test_what_is_not_taken_is_refused_with_the_reason(section: str, tmp_path: Pa
         file.write_text(f"{LEAST}{rest}{section}:\n  {name}: true\n")
         with pytest.raises(RecipeError) as caught:
             load_recipe(str(file))
-        found = [each for each in caught.value.problems if each.code == "argument-not-taken"]
+        found = [each for each in caught.value.problems if each.code == "unsupported-peft-argument"]
         assert [each.path for each in found] == [f"{section}.{name}"]
         assert fate.reason in found[0].message
         assert found[0].line == LEAST.count("\n") + bool(rest) + 2
@@ -75,7 +75,7 @@ def test_starts_that_are_not_taken_are_refused_with_the_reason(init: str, tmp_pa
     file.write_text(f"{LEAST}lora: {{init_lora_weights: {init}}}\n")
     with pytest.raises(RecipeError) as caught:
         load_recipe(str(file))
-    assert [each.code for each in caught.value.problems] == ["argument-not-taken"]
+    assert [each.code for each in caught.value.problems] == ["unsupported-peft-argument"]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_starts_that_are_not_taken_are_refused_with_the_reason(init: str, tmp_pa
         ("lora: {ensure_weight_tying: true}", "adapter-settings", "lora.ensure_weight_tying"),
         ("lora: {loraplus_lr_embedding: 1e-6}", "lora-plus", "lora.loraplus_lr_embedding"),
         ("lora: {loraplus_lr_ratio: 4}\ntraining: {optim: adalomo}", "lora-plus", "lora.loraplus_lr_ratio"),
-        ("lora: {target_modules: .*q_proj, layers_to_transform: 1}", "layers-of-all-linear", "lora.layers_to_transform"),
+        ("lora: {target_modules: .*q_proj, layers_to_transform: 1}", "layers-need-target-list", "lora.layers_to_transform"),
         *(
             (f"lora: {{init_lora_weights: {init}{more}}}\nquantization: {{load_in_4bit: true}}", "adapter-settings",
              "lora.init_lora_weights")
@@ -116,11 +116,11 @@ def test_what_peft_cannot_combine_is_refused(sections: str, code: str, path: str
         ("rope_scaling: {factor: 2}", "rope-scaling", "model.rope_scaling"),
         ("rope_scaling: {rope_type: linear}", "rope-scaling", "model.rope_scaling"),
         ("rope_scaling: {rope_type: linear, factor: 2, beta_fast: 1}", "rope-scaling", "model.rope_scaling.beta_fast"),
-        ("rope_scaling: {rope_type: linear, factor: 0.5}", "value", "model.rope_scaling.factor"),
+        ("rope_scaling: {rope_type: linear, factor: 0.5}", "invalid-value", "model.rope_scaling.factor"),
         ("max_memory: {0: 20GB}", "max-memory-unused", "model.max_memory"),
-        ("device_map: auto, max_memory: {0: much}", "value", "model.max_memory.0"),
-        ("device_map: auto, max_memory: {gpu: 20GB}", "value", "model.max_memory"),
-        ("device_map: fast", "value", "model.device_map"),
+        ("device_map: auto, max_memory: {0: much}", "invalid-value", "model.max_memory.0"),
+        ("device_map: auto, max_memory: {gpu: 20GB}", "invalid-value", "model.max_memory"),
+        ("device_map: fast", "invalid-value", "model.device_map"),
         ("token: hf_abcdefghijklmnopqrstuvwxyz", "secret-in-recipe", "model.token"),
     ],
 )

@@ -85,12 +85,12 @@ def test_a_former_name_beside_todays_with_another_value_is_an_error(tmp_path: Pa
     both = {"evaluation_strategy": "epoch", "eval_strategy": "no", "warmup_ratio": 0.1, "warmup_steps": 5}
     found = refused(tmp_path, both)
     assert {path: problem.code for path, problem in found.items()} == {
-        "training.evaluation_strategy": "two-names",
-        "training.warmup_ratio": "two-names",
+        "training.evaluation_strategy": "conflicting-arguments",
+        "training.warmup_ratio": "conflicting-arguments",
     }
     dataset = {"train": {"path": "x"}, "max_prompt_length": 64}
     found = refused(tmp_path, {"max_prompt_length": 128}, dataset=dataset)
-    assert found["training.max_prompt_length"].code == "two-names"
+    assert found["training.max_prompt_length"].code == "conflicting-arguments"
     assert load(tmp_path, {"max_prompt_length": 64}, dataset=dataset).recipe.dataset.max_prompt_length == 64
 
 
@@ -110,7 +110,7 @@ def test_a_former_name_beside_todays_with_another_value_is_an_error(tmp_path: Pa
 )
 def test_what_cannot_be_had_is_refused_with_the_remedy(tmp_path: Path, name: str, value: Any, remedy: str) -> None:
     problem = refused(tmp_path, {name: value})[f"training.{name}"]
-    assert problem.code in ("gone-argument", "decided-elsewhere")
+    assert problem.code in ("removed-argument", "unsupported-training-argument")
     assert problem.line == 4
     assert remedy in str(problem.remedy)
 
@@ -120,7 +120,7 @@ def test_what_asks_for_nothing_is_left_out_with_a_word(tmp_path: Path) -> None:
             "do_predict": False, "hub_token": "<HUB_TOKEN>", "hub_private_repo": False}  # fmt: skip
     loaded = load(tmp_path, idle)
     assert {warning.path for warning in loaded.warnings} == {f"training.{name}" for name in idle}
-    assert {warning.code for warning in loaded.warnings} == {"no-effect"}
+    assert {warning.code for warning in loaded.warnings} == {"argument-without-effect"}
     assert loaded.recipe.training.model_dump(exclude_none=True) == {}
     assert loaded.recipe.hub.private is True
 
@@ -141,7 +141,7 @@ def test_a_token_is_refused_and_never_repeated(tmp_path: Path, name: str) -> Non
 
 @pytest.mark.parametrize("ratio", [1.0, 1.5, -0.1, "0.1", True])
 def test_a_warm_up_ratio_is_a_share(tmp_path: Path, ratio: Any) -> None:
-    assert refused(tmp_path, {"warmup_ratio": ratio})["training.warmup_ratio"].code == "value"
+    assert refused(tmp_path, {"warmup_ratio": ratio})["training.warmup_ratio"].code == "invalid-value"
 
 
 def test_names_that_nobody_knows_stay_for_the_schema_to_refuse() -> None:
@@ -173,7 +173,7 @@ def test_the_extending_recipe_and_the_command_line_win_by_either_name(
 
 def test_two_names_in_one_layer_are_an_error_also_on_the_command_line(tmp_path: Path) -> None:
     found = refused(tmp_path, {}, "training.warmup_ratio=0.1", "training.warmup_steps=3")
-    assert found["training.warmup_ratio"].code == "two-names"
+    assert found["training.warmup_ratio"].code == "conflicting-arguments"
     dataset = {"train": {"path": "x"}, "max_prompt_length": 64}
     loaded = load(tmp_path, {"max_prompt_length": 128}, "dataset.max_prompt_length=32", dataset=dataset)
     assert loaded.recipe.dataset.max_prompt_length == 32
@@ -181,7 +181,7 @@ def test_two_names_in_one_layer_are_an_error_also_on_the_command_line(tmp_path: 
 
 def test_a_former_name_for_something_that_is_refused_is_refused(tmp_path: Path) -> None:
     found = refused(tmp_path, {"fsdp_min_num_params": 100})
-    assert found["training.fsdp_config"].code == "decided-elsewhere"
+    assert found["training.fsdp_config"].code == "unsupported-training-argument"
 
 
 def test_tensorboards_folder_is_a_setting_unless_it_is_the_one_that_nobody_chose(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_tensorboards_folder_is_a_setting_unless_it_is_the_one_that_nobody_chose
     loaded = load(tmp_path, {"logging_dir": "curves", **tracked})
     assert (loaded.recipe.training.logging_dir, loaded.warnings) == ("curves", ())
     loaded = load(tmp_path, {"logging_dir": "results/runs/Apr21_10-30-00_host", **tracked})
-    assert (loaded.recipe.training.logging_dir, loaded.warnings[0].code) == (None, "no-effect")
+    assert (loaded.recipe.training.logging_dir, loaded.warnings[0].code) == (None, "argument-without-effect")
     loaded = load(tmp_path, {"logging_dir": "curves"})
     assert (loaded.warnings[0].code, loaded.warnings[0].line) == ("tracker-settings-unused", 4)
 

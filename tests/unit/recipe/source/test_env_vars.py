@@ -80,9 +80,9 @@ def test_every_variable_that_is_not_set_is_named_with_its_line(tmp_path: Path, m
     monkeypatch.delenv("Y", raising=False)
     found = problems(tmp_path, "name: ${X}\ntraining:\n  run_name: a-${Y}-${1}\n", "lora.r=${X}")
     assert {path: (problem.code, problem.file == "--set", problem.line) for path, problem in found.items()} == {
-        "name": ("unset-variable", False, 3),
-        "training.run_name": ("reference", False, 5),
-        "lora.r": ("unset-variable", True, None),
+        "name": ("env-variable-unset", False, 3),
+        "training.run_name": ("env-reference", False, 5),
+        "lora.r": ("env-variable-unset", True, None),
     }
     assert "X" in found["name"].message
 
@@ -93,7 +93,7 @@ def test_what_looks_like_a_reference_and_is_none_is_an_error(
 ) -> None:
     monkeypatch.setenv("X", "x")
     monkeypatch.setenv("Y", "y")
-    assert problems(tmp_path, f'name: "{text}"\n')["name"].code == "reference"
+    assert problems(tmp_path, f'name: "{text}"\n')["name"].code == "env-reference"
 
 
 def test_a_variable_that_the_child_overrides_may_be_unset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

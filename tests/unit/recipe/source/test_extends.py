@@ -199,7 +199,7 @@ def test_recipes_that_extend_each_other_are_refused_with_the_circle() -> None:
 def test_a_long_chain_is_refused() -> None:
     write(**{f"r{number}": f"extends: r{number + 1}.yaml\n" for number in range(40)})
     (problem,) = problems("r0.yaml")
-    assert (problem.code, problem.file) == ("too-deep", "r15.yaml")
+    assert (problem.code, problem.file) == ("extends-too-deep", "r15.yaml")
 
 
 def test_held_out_pairs_of_another_kind_replace_the_parents() -> None:

@@ -81,6 +81,10 @@ def command(
         size = decimal(sum(file["size"] for file in each.record.files.values()))
         if not each.record.verified:
             console.warn(f"{each.format}: nothing here reads its weights: they were not compared with the model's")
+        if each.record.first_checklist and not each.already:
+            console.warn(
+                f"{each.format}: a first comparison failed, and a second one, computed anew, passed; see export.json"
+            )
         done = "already exported" if each.already else "exported"
         console.note(f"{each.format}: {done}{' and verified' * each.record.verified}, {size}")
         console.result(str(each.output))

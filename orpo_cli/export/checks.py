@@ -78,10 +78,12 @@ def check_logits(
 ) -> Difference:
     """Compare the logits of what was exported with the model's, on all prompts."""
     difference = compare(known.logits, logits_of(model, known.prompts))
+    exact = known.dtype == "float32" or tolerance not in ("float32", "float16", "bfloat16")
+    limit = TOLERANCE[tolerance] if exact else IN_16_BITS
+    passed = limit.holds(difference)
     found = (
         f"within {difference.max_absolute:.2g} of the model's (relative {difference.relative:.2g}), same top token at "
         f"{difference.same_argmax:.2%} of positions, {len(known.prompts)} prompts"
     )
-    exact = known.dtype == "float32" or tolerance not in ("float32", "float16", "bfloat16")
-    checklist.check(name, (TOLERANCE[tolerance] if exact else IN_16_BITS).holds(difference), found)
+    checklist.check(name, passed, found if passed else f"{difference.text()}; allowed is {limit.text()}")
     return difference

@@ -6,19 +6,20 @@ passed its checks, with the list of them in export.json.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from orpo_cli import __version__
-from orpo_cli.atomic import atomic_directory
-from orpo_cli.errors import UsageError
+from orpo_cli.atomic import atomic_directory, keep_beside
+from orpo_cli.errors import RunError, UsageError
 from orpo_cli.export.bitsandbytes_checkpoint import BITS, read_bnb, write_bnb
 from orpo_cli.export.checks import check_folder, check_logits
 from orpo_cli.export.disk_space import check_disks, compared_in
-from orpo_cli.export.export_record import NAME, Checklist, ExportRecord
+from orpo_cli.export.export_record import COMPARISONS, NAME, Checklist, ExportRecord
 from orpo_cli.export.export_request import Order, orders_of
 from orpo_cli.export.export_source import ExportSource, resolve_source, sha256
 from orpo_cli.export.gguf import gguf_export
@@ -69,7 +70,7 @@ def export(
 
     ``output`` is the folder of the one format, or the one that gets a folder for each of several; by default the run's
     ``export``, with a folder a format. Raises UsageError for what cannot be exported so, MachineError where disk, memory or a
-    package is short, RunError where a check fails; then nothing is left of that format.
+    package is short, RunError where a check fails; then that format is kept beside its place.
     """
     source = resolve_source(target)
     orders = orders_of(source, output, formats, dtype, max_shard_size, gguf_types)
@@ -86,7 +87,18 @@ def export(
         known = reference(source, dtype_compared)
     for order in missing:
         with atomic_directory(order.output) as folder:
-            there[order.format] = _write(source, order, folder, known, records[order.format], note)
+            made = _write(source, order, folder, known, records[order.format], note)
+            if Checklist(made.checklist).comparison_failed():
+                note("a comparison failed: the export is repeated, the model's logits computed anew")
+                known = reference(source, dtype_compared)
+                made = replace(
+                    _write(source, order, _emptied(folder), known, records[order.format], note),
+                    first_checklist=made.checklist,
+                )
+            made.write(folder)
+            if Checklist(made.checklist).failures():
+                raise _kept_unverified(made, folder, order.output)
+            there[order.format] = made
     return [
         Exported(order.format, order.output, order not in missing, record)
         for order in orders
@@ -117,6 +129,11 @@ def _existing(order: Order, planned: ExportRecord, overwrite: bool) -> ExportRec
         )
     if overwrite:
         return None
+    if failures := Checklist(record.checklist).failures():
+        raise UsageError(
+            f"{output} holds an export with a failed check: {failures[0]}.",
+            remedy="Say --overwrite, or choose another -o.",
+        )
     if record.same_order(planned) and record.is_whole(output):
         return record
     if record.same_order(planned):
@@ -136,7 +153,7 @@ def _refuse_early(source: ExportSource, order: Order, note: Note) -> None:
 def _write(
     source: ExportSource, order: Order, folder: Path, known: Reference, planned: ExportRecord, note: Note
 ) -> ExportRecord:
-    """Write one format into ``folder`` and check it. Raises RunError where a check fails."""
+    """Write one format into ``folder`` and check it. The checklist of the record says what has not passed."""
     checklist, checks = Checklist(), {}
     note(f"writing {order.format} to {order.output}")
     if order.format == "gguf":
@@ -146,7 +163,6 @@ def _write(
         checks = writer(source, order, folder, known, checklist)
     for line in checklist.lines():
         note(line)
-    checklist.settle(f"the {order.format} export")
     files = {
         str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.rglob("*"))
@@ -159,20 +175,36 @@ def _write(
         "checks": checks,
         "files": files,
     }
-    record = ExportRecord(**values)
-    record.write(folder)
-    return record
+    return ExportRecord(**values)
+
+
+def _emptied(folder: Path) -> Path:
+    """``folder`` without its files."""
+    shutil.rmtree(folder)
+    folder.mkdir()
+    return folder
+
+
+def _kept_unverified(record: ExportRecord, folder: Path, output: Path) -> RunError:
+    """The error of an export with a failed check, which is kept beside ``output`` with the checklist in export.json."""
+    failures = Checklist(record.checklist).failures()
+    return RunError(
+        f"the {record.format} export is not what it should be: {'; '.join(failures)}.",
+        remedy=f"It is kept in {keep_beside(folder, output)}, with the checklist in {NAME}; nothing uses it. Check the model "
+        "itself with `orpo generate`; if it is right, please report this. Remove the folder when you are done.",
+    )
 
 
 def _verified(checklist: Checklist) -> bool:
     """Whether something compared the weights with the model's: a GGUF file may be of a kind that nothing here reads."""
-    compared = ("logits", "weights", "llama.cpp next token")
-    return any(item["passed"] and item["name"].endswith(compared) for item in checklist.items)
+    if checklist.failures():
+        return False
+    return any(item["passed"] and item["name"].endswith(COMPARISONS) for item in checklist.items)
 
 
 def _safetensors(
     source: ExportSource, order: Order, folder: Path, known: Reference, checklist: Checklist
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     from orpo_cli.model.base_model import load_base
 
     dtype = order.options["dtype"]
@@ -190,7 +222,7 @@ def _safetensors(
 
 def _bnb(
     source: ExportSource, order: Order, folder: Path, known: Reference, checklist: Checklist
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     bits, dtype = BITS[order.format], order.options["dtype"]
     size = order.options["max_shard_size"]
     before = write_bnb(source, folder, known, bits=bits, dtype=dtype, max_shard_size=size)
@@ -198,9 +230,8 @@ def _bnb(
     model = read_bnb(source, folder)
     stored = compare(before, logits_of(model, known.prompts))
     same = stored.max_absolute <= 1e-3 or stored.relative <= 1e-3
-    checklist.check(
-        "stored", same, f"logits within {stored.max_absolute:.2g} of the quantized model's before it was stored"
-    )
+    found = f"logits within {stored.max_absolute:.2g} of the quantized model's before it was stored"
+    checklist.check("stored", same, found if same else f"{stored.text()}, before it was stored and after")
     tolerance = "8 bits" if bits == 8 else "fewer bits"
     difference = check_logits("logits", model, known, checklist, tolerance)
     return {"stored": stored.as_dict(), "logits": difference.as_dict()}

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.atomic import atomic_write_text
-from orpo_cli.errors import RunError
 
 NAME = "export.json"
+COMPARISONS = ("logits", "weights", "stored", "llama.cpp next token")  # ends of names
 
 
 @dataclass
@@ -20,21 +20,20 @@ class Checklist:
     items: list[dict[str, Any]] = field(default_factory=list)
 
     def check(self, name: str, passed: bool, found: str) -> None:
-        """Keep a finding. Nothing is exported where one has not passed: see ``settle``."""
+        """Keep a finding. Nothing is exported where one has not passed."""
         self.items.append({"name": name, "passed": passed, "found": found})
 
     def remark(self, name: str, found: str) -> None:
         """Keep something that the user should know, and that spoils nothing."""
         self.items.append({"name": name, "passed": None, "found": found})
 
-    def settle(self, what: str) -> None:
-        """Raise RunError where a check has not passed."""
-        failed = [f"{item['name']}: {item['found']}" for item in self.items if item["passed"] is False]
-        if failed:
-            raise RunError(
-                f"{what} is not what it should be: {'; '.join(failed)}.",
-                remedy="Nothing was kept. Check the model itself with `orpo generate`; if it is right, please report this.",
-            )
+    def failures(self) -> list[str]:
+        """Name and finding of each check that has not passed."""
+        return [f"{item['name']}: {item['found']}" for item in self.items if item["passed"] is False]
+
+    def comparison_failed(self) -> bool:
+        """Whether a check has not passed that compares what was computed or stored with the model."""
+        return any(item["passed"] is False and item["name"].endswith(COMPARISONS) for item in self.items)
 
     def lines(self) -> list[str]:
         """A line an item, for people."""
@@ -52,10 +51,11 @@ class ExportRecord:
     origin: dict[str, str]  # what it was made of, by digest
     options: dict[str, Any]
     checklist: list[dict[str, Any]]
-    checks: dict[str, dict[str, float]]  # of each comparison of logits: what it measured
+    checks: dict[str, dict[str, Any]]  # of each comparison of logits: what it measured
     files: dict[str, dict[str, Any]]  # name: size in bytes, sha256
     versions: dict[str, str]
     created: str  # ISO 8601, UTC
+    first_checklist: list[dict[str, Any]] = field(default_factory=list)  # of a first attempt whose comparison failed
 
     def write(self, folder: Path) -> None:
         """Write export.json into ``folder``."""

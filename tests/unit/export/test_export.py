@@ -144,7 +144,7 @@ def test_weights_too_large_for_float16_are_refused_by_name_and_nothing_is_left(m
     assert {path.name for path in tmp_path.iterdir()} == {"source"}
 
 
-def test_a_failed_check_leaves_nothing(model, tmp_path, monkeypatch):
+def test_an_export_with_a_failed_check_is_kept_under_another_name(model, tmp_path, monkeypatch):
     from orpo_cli.export import export as module
 
     def with_a_weight_changed(source: Path, folder: Path, **options: object) -> None:
@@ -155,9 +155,43 @@ def test_a_failed_check_leaves_nothing(model, tmp_path, monkeypatch):
 
     write = module.write_safetensors
     monkeypatch.setattr(module, "write_safetensors", with_a_weight_changed)
-    with pytest.raises(RunError, match=r"weights: lm_head\.weight differs; logits"):
+    for name in ("out.unverified", "out.unverified-2"):
+        with pytest.raises(
+            RunError, match=r"weights: lm_head\.weight differs; logits.*position \d+ of prompt \d+"
+        ) as caught:
+            export(model, tmp_path / "out")
+        assert str(tmp_path / name) in caught.value.remedy
+        record = ExportRecord.read(tmp_path / name)
+        assert not record.verified
+        assert record.is_whole(tmp_path / name)
+        assert record.first_checklist == record.checklist  # written and compared twice
+    assert {path.name for path in tmp_path.iterdir()} == {"out.unverified", "out.unverified-2"}
+    (tmp_path / "out.unverified").rename(tmp_path / "out")
+    with pytest.raises(UsageError, match="failed check"):
         export(model, tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_comparison_that_fails_once_passes_the_second_time_and_says_so(model, tmp_path, orpo_here, monkeypatch):
+    from orpo_cli.export import reference_logits
+
+    logits_of, calls = reference_logits.logits_of, []
+
+    def differing(*arguments):
+        logits = logits_of(*arguments)
+        if not calls:
+            logits = [logits[0] + torch.linspace(0, 10, logits[0].shape[-1]), *logits[1:]]
+        calls.append(None)
+        return logits
+
+    monkeypatch.setattr(reference_logits, "logits_of", differing)
+    done = orpo_here("export", model, "--format", "safetensors", "-o", tmp_path / "out", "--quiet")
+    assert done.returncode == 0
+    assert "a first comparison failed" in done.stderr
+    record = ExportRecord.read(tmp_path / "out")
+    assert record.verified
+    assert all(items(tmp_path / "out").values())
+    (failed,) = [item["found"] for item in record.first_checklist if item["passed"] is False]
+    assert "of prompt 1" in failed
 
 
 def test_what_is_no_source_or_would_do_nothing_is_refused_before_the_work(model, tmp_path):

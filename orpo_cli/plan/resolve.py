@@ -12,7 +12,7 @@ from orpo_cli.plan.defaults import for_size
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import Device, EnginePlan, Plan, Why
 from orpo_cli.recipe import eval_save_defaults
-from orpo_cli.recipe.eval_save_defaults import WITHOUT_WARMUP
+from orpo_cli.recipe.eval_save_defaults import SCHEDULES_WITHOUT_WARMUP
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.schema import DatasetSection, ModelSection, Source
 
@@ -260,7 +260,7 @@ class _Training:
             epochs = 3.0 if self.recipe.lora is None else 2.0
             self.default("num_train_epochs", epochs, "full weights" if self.recipe.lora is None else "LoRA")
         self.default("lr_scheduler_type", "cosine", "as in the paper")
-        if self.result["lr_scheduler_type"] not in WITHOUT_WARMUP:
+        if self.result["lr_scheduler_type"] not in SCHEDULES_WITHOUT_WARMUP:
             self.default("warmup_steps", 0.1, "a tenth of all steps")
         self.default("logging_steps", 1, "every step is worth a line")
         self.default("seed", 42, "default")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from orpo_cli.recipe.schema import Recipe
 
-WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")  # schedules that the library gives no warm-up
+SCHEDULES_WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")  # schedules that the library gives no warm-up
 
 
 def eval_strategy(recipe: Recipe) -> tuple[str, str]:

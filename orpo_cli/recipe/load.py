@@ -27,7 +27,7 @@ from orpo_cli.recipe.source.source_map import Kind, SourceMap
 from orpo_cli.secret_values import register_secrets
 
 # Training arguments that nothing needs to be known of but the schema; this tool's own also have a former meaning.
-OF_TODAY = TrainingFields.model_fields.keys() - UNSUPPORTED_TRAINING_ARGS.keys()
+CURRENT_ARGS = TrainingFields.model_fields.keys() - UNSUPPORTED_TRAINING_ARGS.keys()
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class LoadedRecipe:
 
         A pattern (``data/*.jsonl``) that something matches stays a pattern.
         """
-        for folder in self.folders(path):
+        for folder in self.search_folders(path):
             try:
                 if (candidate := folder / FilePath(name).expanduser()).exists():
                     return candidate.resolve()
@@ -79,7 +79,7 @@ class LoadedRecipe:
                 return None
         return None
 
-    def folders(self, path: str) -> tuple[FilePath, FilePath]:
+    def search_folders(self, path: str) -> tuple[FilePath, FilePath]:
         """Where a file that the value at a dotted path names is looked up.
 
         First beside the recipe that says it, then in the current directory; the other way round for an override.
@@ -103,11 +103,11 @@ def load_recipe(source: str, overrides: Sequence[str] = (), *, strict: bool = Fa
     written = list(written_secrets(plain(tree)))
     order = [COMMAND_LINE, *(file.shown for file in files)]
     tree = expand_env_vars(tree, os.environ)
-    values, moved, notes = _by_names_of_today(tree, order)
+    values, moved, notes = _migrate(tree, order)
     secrets = frozenset(secrets_in(tree))
     register_secrets(secrets)
     places = SourceMap(tree, moved, secrets)
-    recipe, found = _validated(values, places)
+    recipe, found = _validate(values, places)
     known = {problem.path for problem in written}
     placed = [
         places.hold(problem) for problem in (*written, *(each for each in notes if each.path not in known), *found)
@@ -119,7 +119,7 @@ def load_recipe(source: str, overrides: Sequence[str] = (), *, strict: bool = Fa
     return LoadedRecipe(recipe, files, tuple(overrides), places, tuple(placed))
 
 
-def _by_names_of_today(
+def _migrate(
     tree: MappingNode, layers: list[str]
 ) -> tuple[dict[str, Any], dict[str, str], tuple[Problem, ...]]:
     """The values, where those that moved were written, and what is said of them.
@@ -131,7 +131,7 @@ def _by_names_of_today(
         return plain(tree), {}, ()
     optimizer = training.nodes.get("optim")
     usual = optimizer is None or (isinstance(optimizer, ScalarNode) and optimizer.value in OPTIMIZERS)
-    if usual and training.nodes.keys() <= OF_TODAY:
+    if usual and training.nodes.keys() <= CURRENT_ARGS:
         return plain(tree), {}, ()
 
     from orpo_cli.recipe.legacy.alias_precedence import drop_superseded_aliases
@@ -140,7 +140,7 @@ def _by_names_of_today(
     return migrate_recipe(plain(drop_superseded_aliases(tree, layers)))
 
 
-def _validated(values: dict[str, Any], places: SourceMap) -> tuple[Recipe | None, list[Problem]]:
+def _validate(values: dict[str, Any], places: SourceMap) -> tuple[Recipe | None, list[Problem]]:
     """The recipe and what its rules say; None and what the schema says where it does not hold."""
     try:
         try:
@@ -148,7 +148,7 @@ def _validated(values: dict[str, Any], places: SourceMap) -> tuple[Recipe | None
         except ValidationError as error:  # a value from the environment looks like a number where text is meant
             from orpo_cli.recipe.validation_errors import problems_of, refused_for_being_no_text
 
-            if not _read_as_text(refused_for_being_no_text(error, values), values, places):
+            if not _use_environment_text(refused_for_being_no_text(error, values), values, places):
                 raise
             recipe = Recipe.model_validate(values)
     except ValidationError as error:
@@ -156,7 +156,7 @@ def _validated(values: dict[str, Any], places: SourceMap) -> tuple[Recipe | None
     return recipe, list(broken_rules(recipe))
 
 
-def _read_as_text(paths: list[Path], values: dict[str, Any], places: SourceMap) -> bool:
+def _use_environment_text(paths: list[Path], values: dict[str, Any], places: SourceMap) -> bool:
     """Give the values at ``paths`` that come from the environment as the text that they are there; whether any was."""
     any_was = False
     for path in paths:

@@ -61,9 +61,9 @@ def names_that_a_plan_decides() -> set[str]:
 
 def what_becomes(fate: ArgumentPolicy) -> str:
     """What becomes of an argument, in a cell."""
-    if fate.to is not None:
-        done = f"Read as `{fate.to}`."
-    elif fate.own:
+    if fate.new_path is not None:
+        done = f"Read as `{fate.new_path}`."
+    elif fate.supported:
         done = "A setting of this tool."
     elif fate.ignored:
         done = "Left out."

@@ -23,7 +23,7 @@ def keep_all_training(draft: Draft, notes: Mapping[str, str] | None = None) -> N
 
 
 def _keep(draft: Draft, key: str, translation: Migration, note: str | None) -> None:
-    moved = [path for path, written in translation.names.items() if written == f"training.{key}"]
+    moved = [path for path, written in translation.written_paths.items() if written == f"training.{key}"]
     fate = ARGUMENT_POLICIES.get(key)
     if moved:
         draft.keep(key, moved[0], _value(translation, moved[0]), note)
@@ -41,8 +41,8 @@ def _keep(draft: Draft, key: str, translation: Migration, note: str | None) -> N
 
 
 def _value(translation: Migration, path: str) -> Any:
-    if path in translation.elsewhere:
-        return translation.elsewhere[path]
+    if path in translation.other_sections:
+        return translation.other_sections[path]
     here: Any = translation.training
     for part in path.split(".")[1:]:
         here = here[part]

@@ -19,7 +19,7 @@ def drop_superseded_aliases(tree: MappingNode, layers: Sequence[str]) -> Mapping
     training = tree.nodes.get("training")
     if not isinstance(training, MappingNode) or not training.nodes.keys() & ARGUMENT_POLICIES.keys():
         return tree
-    for names in _by_setting().values():
+    for names in _paths_by_setting().values():
         found = {path: layers.index(node.origin.file) for path in names if (node := _find(tree, path)) is not None}
         for path, layer in found.items():
             if layer > min(found.values()):
@@ -27,12 +27,12 @@ def drop_superseded_aliases(tree: MappingNode, layers: Sequence[str]) -> Mapping
     return tree
 
 
-def _by_setting() -> dict[str, list[Path]]:
+def _paths_by_setting() -> dict[str, list[Path]]:
     """The places that mean the same setting, by its name of today."""
     places: dict[str, list[Path]] = {}
     for name, fate in ARGUMENT_POLICIES.items():
-        if fate.to is not None:
-            places.setdefault(fate.to, [undotted(fate.to)]).append(("training", name))
+        if fate.new_path is not None:
+            places.setdefault(fate.new_path, [undotted(fate.new_path)]).append(("training", name))
     places["hub.repo_id"].append(("training", "push_to_hub_organization"))  # a part of it
     return places
 

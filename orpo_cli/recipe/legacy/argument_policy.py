@@ -24,21 +24,21 @@ class ArgumentPolicy:
     remedy: str | None = None  # what to do where it is refused
     noop_values: tuple[Any, ...] = ()
     noop_pattern: str | None = None  # a pattern of texts that are idle
-    to: str | None = None
+    new_path: str | None = None
     convert: Callable[[Any], Any] | None = None
-    unset: tuple[Any, ...] = ()
-    own: bool = False
+    overwritable_values: tuple[Any, ...] = ()
+    supported: bool = False
     ignored: bool = False
     secret: bool = False  # its value is never shown
-    kept: bool = False  # where it is refused, the rules see it all the same
+    checked_by_rules: bool = False  # where it is refused, the rules see it all the same
 
     def is_noop(self, value: Any) -> bool:
         """Whether ``value`` is null or idle. ``0`` and ``false`` are not the same."""
         if isinstance(value, str) and self.noop_pattern and re.fullmatch(self.noop_pattern, value):
             return True
-        return value is None or any(same_value(value, each) for each in self.noop_values)
+        return value is None or any(equal_and_same_kind(value, each) for each in self.noop_values)
 
 
-def same_value(one: Any, other: Any) -> bool:
+def equal_and_same_kind(one: Any, other: Any) -> bool:
     """Equal, with true and 1 held apart; 1 and 1.0 are equal."""
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orpo_cli.errors import Problem
-from orpo_cli.recipe.legacy.argument_policy import ArgumentPolicy, same_value
+from orpo_cli.recipe.legacy.argument_policy import ArgumentPolicy, equal_and_same_kind
 from orpo_cli.recipe.legacy.renamed_args import RENAMED_ARGS, RENAMED_OPTIMIZERS
 from orpo_cli.recipe.legacy.unsupported_training_args import UNSUPPORTED_TRAINING_ARGS
 
@@ -29,14 +29,14 @@ class Migration:
     """
 
     training: dict[str, Any]
-    elsewhere: dict[str, Any]
-    names: dict[str, str]
+    other_sections: dict[str, Any]
+    written_paths: dict[str, str]
     problems: tuple[Problem, ...]
 
 
 def migrate_training_args(training: Mapping[str, Any]) -> Migration:
     """``training`` in the names of a recipe."""
-    work = _Work(dict(training))
+    work = _TrainingMigration(dict(training))
     work.join_organization()
     for fates in (RENAMED_ARGS, UNSUPPORTED_TRAINING_ARGS):  # a former name may stand for one that is decided elsewhere
         for name in [name for name in work.training if name in fates]:
@@ -52,16 +52,16 @@ def migrate_recipe(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     translation = migrate_training_args(values["training"])
     result = {**values, "training": translation.training}
     problems = list(translation.problems)
-    for path, value in translation.elsewhere.items():
-        written = translation.names[path]
-        if not _place(result, path, value):
+    for path, value in translation.other_sections.items():
+        written = translation.written_paths[path]
+        if not _set_path(result, path, value):
             problems = [each for each in problems if each.path != written]
             problems.append(_conflict(written, path))
-    return result, translation.names, tuple(problems)
+    return result, translation.written_paths, tuple(problems)
 
 
 @dataclass
-class _Work:
+class _TrainingMigration:
     training: dict[str, Any]
     elsewhere: dict[str, Any] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
@@ -69,18 +69,18 @@ class _Work:
 
     def meet(self, name: str, fate: ArgumentPolicy) -> None:
         value = self.training.pop(name)
-        shown = _shown(value)
+        shown = _format_value(value)
         if fate.is_noop(value):
             self.mention("argument-without-effect", name, f"asks for nothing as {shown}, and is left out.", fate.reason)
-        elif fate.to is not None:
-            self.move(name, fate, fate.to, value)
-        elif fate.own:
+        elif fate.new_path is not None:
+            self.move(name, fate, fate.new_path, value)
+        elif fate.supported:
             self.training[name] = value
         elif fate.ignored:
             self.mention("argument-without-effect", name, f"has no effect ({shown}), and is left out.", fate.reason)
         else:
-            self.problems.append(_refused(name, fate))
-            if fate.kept:
+            self.problems.append(_refusal(name, fate))
+            if fate.checked_by_rules:
                 self.training[name] = value
 
     def move(self, name: str, fate: ArgumentPolicy, to: str, value: Any) -> None:
@@ -88,20 +88,20 @@ class _Work:
             moved = fate.convert(value) if fate.convert else value
         except ValueError as error:
             remedy = fate.reason
-            message = f"{error}, but is {_shown(value)}."
+            message = f"{error}, but is {_format_value(value)}."
             self.problems.append(Problem("invalid-value", message, f"training.{name}", remedy=remedy))
             return
         section, _, inner = to.partition(".")
         if section != "training":
-            placed = to not in self.elsewhere or same_value(self.elsewhere[to], moved)  # .nan is not the same as itself
+            placed = to not in self.elsewhere or equal_and_same_kind(self.elsewhere[to], moved)  # .nan is not the same as itself
             self.elsewhere.setdefault(to, moved)
         else:
-            placed = _place(self.training, inner, moved, fate.unset)
+            placed = _set_path(self.training, inner, moved, fate.overwritable_values)
         if not placed:
             self.problems.append(_conflict(f"training.{name}", to))
             return
         self.names.setdefault(to, f"training.{name}")
-        message = f"is read as `{to}: {_shown(moved)}`."
+        message = f"is read as `{to}: {_format_value(moved)}`."
         if name in RENAMED_ARGS:
             self.mention("renamed-argument", name, message, fate.reason)
         else:
@@ -131,7 +131,7 @@ class _Work:
         self.problems.append(Problem(code, text, f"training.{name}", severity="warning"))
 
 
-def _place(values: dict[str, Any], path: str, value: Any, unset: tuple[Any, ...] = ()) -> bool:
+def _set_path(values: dict[str, Any], path: str, value: Any, unset: tuple[Any, ...] = ()) -> bool:
     """Put ``value`` at the dotted ``path``; False where another value stands there. Copies the mappings on the way."""
     here = values
     *around, last = path.split(".")
@@ -142,13 +142,13 @@ def _place(values: dict[str, Any], path: str, value: Any, unset: tuple[Any, ...]
         here[part] = dict(inner or {})
         here = here[part]
     there = here.get(last)
-    if there is not None and not same_value(there, value) and not any(same_value(there, each) for each in unset):
+    if there is not None and not equal_and_same_kind(there, value) and not any(equal_and_same_kind(there, each) for each in unset):
         return False
     here[last] = value
     return True
 
 
-def _refused(name: str, fate: ArgumentPolicy) -> Problem:
+def _refusal(name: str, fate: ArgumentPolicy) -> Problem:
     path = f"training.{name}"
     if fate.secret:
         return Problem("secret-in-recipe", f"holds a token. {fate.reason}", path, remedy=fate.remedy)
@@ -163,7 +163,7 @@ def _conflict(written: str, path: str) -> Problem:
     )
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """A value as YAML writes it, shortened."""
     import json
 

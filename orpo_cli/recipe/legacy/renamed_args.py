@@ -29,7 +29,7 @@ RENAMED_OPTIMIZERS = {
 }
 
 
-def _when_true(value: Any) -> Any:
+def _if_true(value: Any) -> Any:
     """A ``convert`` that makes ``value`` of true."""
 
     def convert(written: Any) -> Any:
@@ -40,7 +40,7 @@ def _when_true(value: Any) -> Any:
     return convert
 
 
-def _share_of_steps(ratio: Any) -> float:
+def _fraction_of_steps(ratio: Any) -> float:
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1:
         raise ValueError("must be at least 0 and below 1, a share of all steps")
     return float(ratio)
@@ -68,29 +68,29 @@ RENAMED_ARGS = {
         "It is what was found on the machine, not a setting; `launch` says how many are used.", ignored=True
     ),
     "adafactor": ArgumentPolicy(
-        "It is a value of `optim` today.", noop_values=(False,), to="training.optim", convert=_when_true("adafactor")
+        "It is a value of `optim` today.", noop_values=(False,), new_path="training.optim", convert=_if_true("adafactor")
     ),
     "dispatch_batches": ArgumentPolicy(
-        "It is a key of `accelerator_config` today.", to="training.accelerator_config.dispatch_batches"
+        "It is a key of `accelerator_config` today.", new_path="training.accelerator_config.dispatch_batches"
     ),
-    "evaluation_strategy": ArgumentPolicy("It is called `eval_strategy` today.", to="training.eval_strategy"),
+    "evaluation_strategy": ArgumentPolicy("It is called `eval_strategy` today.", new_path="training.eval_strategy"),
     "fp16_backend": _APEX,
     "fp16_opt_level": ArgumentPolicy(
         "It was a level of NVIDIA's apex, which is no longer used.", "Remove it.", noop_values=("O1",)
     ),
     "fsdp_min_num_params": ArgumentPolicy(
-        "It is a key of `fsdp_config` today.", noop_values=(0,), to="training.fsdp_config.min_num_params", unset=(0,)
+        "It is a key of `fsdp_config` today.", noop_values=(0,), new_path="training.fsdp_config.min_num_params", overwritable_values=(0,)
     ),
     "fsdp_transformer_layer_cls_to_wrap": ArgumentPolicy(
         "It is a key of `fsdp_config` today.",
-        to="training.fsdp_config.transformer_layer_cls_to_wrap",
+        new_path="training.fsdp_config.transformer_layer_cls_to_wrap",
         convert=_as_list,
     ),
     "group_by_length": ArgumentPolicy(
         "It is a value of `train_sampling_strategy` today.",
         noop_values=(False,),
-        to="training.train_sampling_strategy",
-        convert=_when_true("group_by_length"),
+        new_path="training.train_sampling_strategy",
+        convert=_if_true("group_by_length"),
     ),
     "half_precision_backend": _APEX,
     "include_inputs_for_metrics": ArgumentPolicy(
@@ -109,21 +109,21 @@ RENAMED_ARGS = {
     ),
     "logging_dir": ArgumentPolicy(
         "The libraries take it from the environment variable TENSORBOARD_LOGGING_DIR today, which this tool sets.",
-        own=True,
+        supported=True,
         noop_pattern=r"(.*/)?runs/[A-Z][a-z]{2}\d\d_\d\d-\d\d-\d\d_.+",  # where nobody had set it
     ),
-    "max_prompt_length": ArgumentPolicy("It is a setting of the data here.", to="dataset.max_prompt_length"),
+    "max_prompt_length": ArgumentPolicy("It is a setting of the data here.", new_path="dataset.max_prompt_length"),
     "mp_parameters": ArgumentPolicy(
         "SageMaker's model parallelism is no longer in transformers.", "Remove it.", noop_values=("",)
     ),
     "no_cuda": ArgumentPolicy(
-        "It is called `use_cpu` today.", noop_values=(False,), to="training.use_cpu", unset=(False,)
+        "It is called `use_cpu` today.", noop_values=(False,), new_path="training.use_cpu", overwritable_values=(False,)
     ),
     "overwrite_output_dir": ArgumentPolicy(
         "A run is never overwritten.", "Remove the directory, or choose another `output_dir`.", noop_values=(False,)
     ),
     "past_index": ArgumentPolicy("No model that ORPO trains hands past states on.", "Remove it.", noop_values=(-1,)),
-    "push_to_hub_model_id": ArgumentPolicy("It says where a push goes.", to="hub.repo_id"),
+    "push_to_hub_model_id": ArgumentPolicy("It says where a push goes.", new_path="hub.repo_id"),
     "push_to_hub_organization": ArgumentPolicy(
         "It is the first part of `hub.repo_id`.", "Write `hub.repo_id` as ORGANIZATION/NAME."
     ),
@@ -137,13 +137,13 @@ RENAMED_ARGS = {
     "split_batches": ArgumentPolicy(
         "It is a key of `accelerator_config` today.",
         noop_values=(False,),
-        to="training.accelerator_config.split_batches",
-        unset=(False,),
+        new_path="training.accelerator_config.split_batches",
+        overwritable_values=(False,),
     ),
-    "torchdynamo": ArgumentPolicy("It is called `torch_compile_backend` today.", to="training.torch_compile_backend"),
+    "torchdynamo": ArgumentPolicy("It is called `torch_compile_backend` today.", new_path="training.torch_compile_backend"),
     "tpu_metrics_debug": ArgumentPolicy(_NO_TPU, "Remove it.", noop_values=(False,)),
     "tpu_num_cores": ArgumentPolicy(_NO_TPU, "Remove it."),
-    "truncation_mode": ArgumentPolicy("It is a setting of the data here.", to="dataset.truncation_mode"),
+    "truncation_mode": ArgumentPolicy("It is a setting of the data here.", new_path="dataset.truncation_mode"),
     "use_ipex": ArgumentPolicy(
         "Intel's extension is part of torch today.",
         "Remove it; `bf16: true` uses what the processor has.",
@@ -156,8 +156,8 @@ RENAMED_ARGS = {
     "warmup_ratio": ArgumentPolicy(
         "A value of `warmup_steps` below 1 is a share of all steps today.",
         noop_values=(0,),
-        to="training.warmup_steps",
-        convert=_share_of_steps,
-        unset=(0,),
+        new_path="training.warmup_steps",
+        convert=_fraction_of_steps,
+        overwritable_values=(0,),
     ),
 }

@@ -10,13 +10,13 @@ _ONE_PROCESS = "Several processes are not supported yet."
 _FSDP_IDLE = {"min_num_params": 0, "xla": False, "xla_fsdp_v2": False, "xla_fsdp_grad_ckpt": False}
 
 UNSUPPORTED_TRAINING_ARGS = {
-    "output_dir": ArgumentPolicy("It is a key of the recipe itself.", to="output_dir"),
+    "output_dir": ArgumentPolicy("It is a key of the recipe itself.", new_path="output_dir"),
     # the model
     "model_init_kwargs": ArgumentPolicy(
         "The `model` section says how the model is loaded.", "Use the `model` section.", noop_values=({},)
     ),
     "trust_remote_code": ArgumentPolicy(
-        "It says how the model is loaded.", noop_values=(False,), to="model.trust_remote_code"
+        "It says how the model is loaded.", noop_values=(False,), new_path="model.trust_remote_code"
     ),
     "is_encoder_decoder": ArgumentPolicy(
         "It is read from the model; ORPO here trains decoders only.", "Remove it.", noop_values=(False,)
@@ -70,21 +70,21 @@ UNSUPPORTED_TRAINING_ARGS = {
         "A checkpoint is saved on Ctrl-C and SIGTERM anyway.", "Remove it.", noop_values=(False,)
     ),
     "local_rank": ArgumentPolicy("The launcher sets it.", ignored=True),
-    "deepspeed": ArgumentPolicy(_ONE_PROCESS, "Remove it.", kept=True),
-    "fsdp": ArgumentPolicy(_ONE_PROCESS, "Remove it.", noop_values=("", [], False), kept=True),
-    "fsdp_config": ArgumentPolicy(_ONE_PROCESS, "Remove it.", noop_values=({}, _FSDP_IDLE), kept=True),
+    "deepspeed": ArgumentPolicy(_ONE_PROCESS, "Remove it.", checked_by_rules=True),
+    "fsdp": ArgumentPolicy(_ONE_PROCESS, "Remove it.", noop_values=("", [], False), checked_by_rules=True),
+    "fsdp_config": ArgumentPolicy(_ONE_PROCESS, "Remove it.", noop_values=({}, _FSDP_IDLE), checked_by_rules=True),
     "parallelism_config": ArgumentPolicy(_ONE_PROCESS, "Remove it.", noop_values=({},)),
     # the hub
     "push_to_hub": ArgumentPolicy(
         "The result, and what `hub_strategy` says, goes to `hub.repo_id`; a hub that fails never fails the run.",
         noop_values=(False,),
-        own=True,
+        supported=True,
     ),
-    "hub_model_id": ArgumentPolicy("It says where a push goes.", to="hub.repo_id"),
+    "hub_model_id": ArgumentPolicy("It says where a push goes.", new_path="hub.repo_id"),
     "hub_private_repo": ArgumentPolicy(
         "`hub.private` says it, and a new repository is private unless that is false.",
         noop_values=(False,),
-        to="hub.private",
+        new_path="hub.private",
     ),
     "hub_token": ArgumentPolicy(
         "A token never stands in a recipe.",
@@ -96,10 +96,10 @@ UNSUPPORTED_TRAINING_ARGS = {
         "`end` pushes the result; `every_save`, the default, also the weights of each checkpoint; `checkpoint` also all of "
         "the last one, as `last-checkpoint`; `all_checkpoints` each of them, under its name.",
         noop_values=("every_save",),
-        own=True,
+        supported=True,
     ),
     "hub_always_push": ArgumentPolicy(
-        "Checkpoints go up even while the one before is on its way.", noop_values=(False,), own=True
+        "Checkpoints go up even while the one before is on its way.", noop_values=(False,), supported=True
     ),
-    "hub_revision": ArgumentPolicy("The branch that is pushed to.", own=True),
+    "hub_revision": ArgumentPolicy("The branch that is pushed to.", supported=True),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
-from orpo_cli.recipe.eval_save_defaults import WITHOUT_WARMUP, eval_strategy
+from orpo_cli.recipe.eval_save_defaults import SCHEDULES_WITHOUT_WARMUP, eval_strategy
 from orpo_cli.recipe.rules.explicit_non_defaults import explicit_non_defaults
 from orpo_cli.recipe.schema import Recipe
 
@@ -51,7 +51,7 @@ def some_steps(recipe: Recipe) -> Iterator[Problem]:
 def warmup_of_a_schedule_without(recipe: Recipe) -> Iterator[Problem]:
     """Three schedules have no warm-up."""
     schedule = recipe.training.lr_scheduler_type
-    if schedule in WITHOUT_WARMUP and explicit_non_defaults(recipe, "warmup_steps"):
+    if schedule in SCHEDULES_WITHOUT_WARMUP and explicit_non_defaults(recipe, "warmup_steps"):
         yield Problem(
             "warmup-unused",
             f"would do nothing: lr_scheduler_type {schedule} has no warm-up.",

@@ -165,17 +165,17 @@ def _training(schema: Schema) -> None:
             value["examples"] = deepcopy(TRAINING_EXAMPLES[name])
     properties["optim"]["anyOf"].append({"enum": sorted(RENAMED_OPTIMIZERS), **NOT_SUGGESTED})
     for name, fate in ARGUMENT_POLICIES.items():
-        if fate.own:
+        if fate.supported:
             continue
         properties[name] = _former(name, fate, schema)
 
 
 def _former(name: str, fate: ArgumentPolicy, schema: Schema) -> Schema:
     """An argument that becomes something else, or nothing."""
-    section, _, setting = (fate.to or "").partition(".")
+    section, _, setting = (fate.new_path or "").partition(".")
     refused = section == "training" and setting.partition(".")[0] in ARGUMENT_POLICIES  # what it is read as
-    if fate.to is not None:
-        does = f"Read as `{fate.to}`."
+    if fate.new_path is not None:
+        does = f"Read as `{fate.new_path}`."
     else:
         does = (
             "Left out." if fate.ignored else "Left out as it stands, else refused." if fate.noop_values else "Refused."
@@ -185,8 +185,8 @@ def _former(name: str, fate: ArgumentPolicy, schema: Schema) -> Schema:
     if fate.ignored:
         return notes
     alternatives: list[Schema] = [NULL, *({"const": value} for value in fate.noop_values)]
-    if fate.to is not None and not refused:
-        alternatives += [CONVERTED[name]] if fate.convert else _alternatives_at(fate.to, schema)
+    if fate.new_path is not None and not refused:
+        alternatives += [CONVERTED[name]] if fate.convert else _alternatives_at(fate.new_path, schema)
         alternatives += [REFERENCE]
     return {**notes, "errorMessage": text, "anyOf": deepcopy(list(_unique(alternatives)))}
 

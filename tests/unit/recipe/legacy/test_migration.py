@@ -48,7 +48,7 @@ def refused(folder: Path, training: dict[str, Any], *overrides: str, **sections:
 )
 def test_a_former_argument_is_read_as_what_does_the_same_today(written: dict[str, Any], now: dict[str, Any]) -> None:
     translation = migrate_training_args(written)
-    assert (translation.training, translation.elsewhere) == (now, {})
+    assert (translation.training, translation.other_sections) == (now, {})
     assert {problem.severity for problem in translation.problems} == {"warning"}
     assert {problem.path for problem in translation.problems} <= {f"training.{name}" for name in written}
 
@@ -205,10 +205,10 @@ def test_a_value_that_is_not_a_number_moves_like_any_other(tmp_path: Path) -> No
 def test_what_is_read_without_a_look_at_former_names_has_none() -> None:
     from orpo_cli.recipe.legacy.migration import ARGUMENT_POLICIES
     from orpo_cli.recipe.legacy.renamed_args import RENAMED_OPTIMIZERS
-    from orpo_cli.recipe.load import OF_TODAY
+    from orpo_cli.recipe.load import CURRENT_ARGS
     from orpo_cli.recipe.schema.training import OPTIMIZERS
 
-    assert OF_TODAY.isdisjoint(ARGUMENT_POLICIES)
-    assert {"beta", "learning_rate", "optim"} <= OF_TODAY
+    assert CURRENT_ARGS.isdisjoint(ARGUMENT_POLICIES)
+    assert {"beta", "learning_rate", "optim"} <= CURRENT_ARGS
     assert set(OPTIMIZERS).isdisjoint(RENAMED_OPTIMIZERS)
     assert "adamw_torch" in OPTIMIZERS

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from orpo_cli.errors import Problem, RecipeError
-from orpo_cli.recipe.eval_save_defaults import WITHOUT_WARMUP
+from orpo_cli.recipe.eval_save_defaults import SCHEDULES_WITHOUT_WARMUP
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.rules import evaluation_and_saving, model, optimizer, schedule, tracking
 from orpo_cli.recipe.rules.data_loading import ACCELERATOR_CONFIG
@@ -226,7 +226,7 @@ def test_the_schedules_arguments_are_the_librarys() -> None:
     for name, function in functions.items():
         known = set(inspect.signature(function).parameters) - ours
         assert set(schedule.SCHEDULE_ARGUMENTS[name]) == known, name
-    assert set(WITHOUT_WARMUP) <= {kind.value for kind in SchedulerType}
+    assert set(SCHEDULES_WITHOUT_WARMUP) <= {kind.value for kind in SchedulerType}
 
 
 def test_the_schedules_without_what_they_need_are_refused_by_the_library_too() -> None:

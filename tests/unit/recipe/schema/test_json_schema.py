@@ -102,8 +102,8 @@ def test_examples_and_defaults_hold(path: Path) -> None:
 @pytest.mark.parametrize("path", KEYS, ids=".".join)
 def test_a_variable_of_the_environment_may_stand_for_any_value_that_is_taken(path: Path) -> None:
     fate = ARGUMENT_POLICIES.get(path[-1]) if path[0] == "training" else None
-    kept = fate is None or fate.own or fate.ignored
-    refused = not kept and (fate.to or "training.fsdp").startswith("training.fsdp")
+    kept = fate is None or fate.supported or fate.ignored
+    refused = not kept and (fate.new_path or "training.fsdp").startswith("training.fsdp")
     for text in ("${NAME}", "${NAME:-1e-5}"):
         assert the_schema_takes(with_value(path, text)) is not refused
     assert not the_schema_takes(with_value(("training", "beta"), "${NAME} and more"))

@@ -109,7 +109,7 @@ def test_a_shipped_recipe_is_extended_by_its_name_and_finds_its_data() -> None:
     write(child="extends: quickstart\nname: mine\n")
     loaded, shipped = load_recipe("child.yaml"), load_recipe("quickstart")
     assert loaded.recipe.training == shipped.recipe.training
-    beside, current = loaded.folders("dataset.train[0].path")
+    beside, current = loaded.search_folders("dataset.train[0].path")
     assert (beside / loaded.recipe.dataset.train[0].path).is_file()
     assert current == Path.cwd()
 
@@ -123,9 +123,9 @@ def test_a_file_of_that_name_comes_before_a_shipped_recipe() -> None:
 def test_a_path_is_looked_up_beside_the_file_that_says_it() -> None:
     write(shared__base=BASE, mine__child="extends: ../shared/base.yaml\ndataset: {eval: {path: y.jsonl}}\n")
     loaded = load_recipe("mine/child.yaml", ["model.model_name_or_path=tiny"])
-    assert loaded.folders("dataset.train[0].path") == (Path("shared").absolute(), Path.cwd())
-    assert loaded.folders("dataset.eval[0].path") == (Path("mine").absolute(), Path.cwd())
-    assert loaded.folders("model.model_name_or_path") == (Path.cwd(), Path("mine").absolute())
+    assert loaded.search_folders("dataset.train[0].path") == (Path("shared").absolute(), Path.cwd())
+    assert loaded.search_folders("dataset.eval[0].path") == (Path("mine").absolute(), Path.cwd())
+    assert loaded.search_folders("model.model_name_or_path") == (Path.cwd(), Path("mine").absolute())
 
 
 def test_standard_input_extends_from_the_current_directory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from orpo_cli.plan.defaults import for_size
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.load import LoadedRecipe
-from orpo_cli.recipe.rules.model import NO_REVISION, revision_of_a_file
+from orpo_cli.recipe.rules.model import REVISION_UNUSED, revision_of_local_model
 
 FAR = 10  # times the default; what the sources of plan.defaults use lies within
 OTHER_SCALES = ("sgd", "lion", "adagrad", "rmsprop", "lomo", "adalomo")  # optimizers whose learning rates differ
@@ -51,8 +51,8 @@ def _prompt_fills_length(plan: Plan) -> Iterator[Problem]:
 def _revision_of_a_folder(plan: Plan, loaded: LoadedRecipe) -> Iterator[Problem]:
     """The rule of the recipe, where the name turned out to be that of a folder."""
     on_disk = Path(plan.model.model_name_or_path).is_absolute()
-    if on_disk and plan.model.model_revision != "main" and not list(revision_of_a_file(loaded.recipe)):
-        yield Problem("revision-unused", NO_REVISION, "model.model_revision", remedy="Remove it.")
+    if on_disk and plan.model.model_revision != "main" and not list(revision_of_local_model(loaded.recipe)):
+        yield Problem("revision-unused", REVISION_UNUSED, "model.model_revision", remedy="Remove it.")
 
 
 def _learning_rate(plan: Plan, loaded: LoadedRecipe, facts: ModelFacts | None) -> Iterator[Problem]:

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from orpo_cli.errors import Problem, RecipeError
 from orpo_cli.recipe.legacy.unsupported_training_args import UNSUPPORTED_TRAINING_ARGS
-from orpo_cli.recipe.rules import broken_rules
-from orpo_cli.recipe.rules.secrets import written_in_comments, written_secrets
+from orpo_cli.recipe.rules import rule_problems
+from orpo_cli.recipe.rules.secrets import secrets_in_comments, secrets_in_values
 from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.schema.training import OPTIMIZERS
 from orpo_cli.recipe.schema.training_fields import TrainingFields
@@ -100,7 +100,7 @@ def load_recipe(source: str, overrides: Sequence[str] = (), *, strict: bool = Fa
     tree, files = resolve_extends(read_recipe(source))
     for override in overrides:
         tree = apply_overrides(tree, override)
-    written = list(written_secrets(plain(tree)))
+    written = list(secrets_in_values(plain(tree)))
     order = [COMMAND_LINE, *(file.shown for file in files)]
     tree = expand_env_vars(tree, os.environ)
     values, moved, notes = _migrate(tree, order)
@@ -112,16 +112,14 @@ def load_recipe(source: str, overrides: Sequence[str] = (), *, strict: bool = Fa
     placed = [
         places.hold(problem) for problem in (*written, *(each for each in notes if each.path not in known), *found)
     ]
-    placed += [problem for file in files for problem in written_in_comments(file.text, file.shown)]
+    placed += [problem for file in files for problem in secrets_in_comments(file.text, file.shown)]
     placed.sort(key=lambda problem: (order.index(str(problem.file)), problem.line or 0, problem.column or 0))
     if recipe is None or any(strict or problem.severity == "error" for problem in placed):
         raise RecipeError(placed)
     return LoadedRecipe(recipe, files, tuple(overrides), places, tuple(placed))
 
 
-def _migrate(
-    tree: MappingNode, layers: list[str]
-) -> tuple[dict[str, Any], dict[str, str], tuple[Problem, ...]]:
+def _migrate(tree: MappingNode, layers: list[str]) -> tuple[dict[str, Any], dict[str, str], tuple[Problem, ...]]:
     """The values, where those that moved were written, and what is said of them.
 
     What knows former names is imported only for a recipe that has some.
@@ -153,7 +151,7 @@ def _validate(values: dict[str, Any], places: SourceMap) -> tuple[Recipe | None,
             recipe = Recipe.model_validate(values)
     except ValidationError as error:
         return None, problems_of(error, values, places)
-    return recipe, list(broken_rules(recipe))
+    return recipe, list(rule_problems(recipe))
 
 
 def _use_environment_text(paths: list[Path], values: dict[str, Any], places: SourceMap) -> bool:

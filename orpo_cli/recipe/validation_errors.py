@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from orpo_cli.errors import Problem
 from orpo_cli.recipe.legacy.renamed_args import OTHER_NAMES
 from orpo_cli.recipe.legacy.unsupported_peft_args import UNSUPPORTED_LORA_INITS, UNSUPPORTED_PEFT_ARGS
-from orpo_cli.recipe.rules.secrets import kind_of_secret
+from orpo_cli.recipe.rules.secrets import secret_kind
 from orpo_cli.recipe.schema import Recipe, Source
 from orpo_cli.recipe.source.nodes import Path, dotted
 from orpo_cli.recipe.source.source_map import SourceMap
@@ -145,7 +145,7 @@ def _shown(value: Any) -> str:
         return "empty"
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
-    if isinstance(value, str) and kind_of_secret(value):
+    if isinstance(value, str) and secret_kind(value):
         return "a text that is not repeated here, because it looks like a secret"
     text = repr(value) if isinstance(value, str) else str(value)
     kind = "the text " if isinstance(value, str) else ""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from orpo_cli.recipe.rules.secrets import SECRETS, kind_of_secret
+from orpo_cli.recipe.rules.secrets import SECRETS, secret_kind
 from orpo_cli.recipe.source.nodes import Path
 
 Outcome = Literal["kept", "ignored", "left-out", "unknown", "empty"]
@@ -152,7 +152,7 @@ def _without_secrets(key: str, value: Any) -> Any:
         return {name: _without_secrets(str(name), inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [_without_secrets(key, inner) for inner in value]
-    if isinstance(value, str) and value and (_SECRET_NAME.search(key) or kind_of_secret(value)):
+    if isinstance(value, str) and value and (_SECRET_NAME.search(key) or secret_kind(value)):
         return HIDDEN
     return value
 

@@ -11,8 +11,8 @@ from orpo_cli.errors import Problem, RecipeError
 from orpo_cli.recipe.convert.draft import Draft
 from orpo_cli.recipe.convert.training_args import without_removal
 from orpo_cli.recipe.legacy.migration import migrate_recipe
-from orpo_cli.recipe.rules import broken_rules
-from orpo_cli.recipe.rules.secrets import written_secrets
+from orpo_cli.recipe.rules import rule_problems
+from orpo_cli.recipe.rules.secrets import secrets_in_values
 from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.source.nodes import Path, dotted
 from orpo_cli.recipe.source.yaml_reader import parse_value
@@ -56,11 +56,11 @@ def _to_mend(values: dict[str, Any]) -> list[Problem]:
 
 def problems_in(values: dict[str, Any]) -> list[Problem]:
     """What is wrong with a recipe given as plain values, and what is hardly meant."""
-    secrets = list(written_secrets(values))
+    secrets = list(secrets_in_values(values))
     values, _, notes = migrate_recipe(values)
     found = [*secrets, *notes]
     try:
-        found += broken_rules(Recipe.model_validate(values))
+        found += rule_problems(Recipe.model_validate(values))
     except ValidationError as error:
         found += problems_of(error, values)
     return found

@@ -40,9 +40,9 @@ def migrate_training_args(training: Mapping[str, Any]) -> Migration:
     work.join_organization()
     for fates in (RENAMED_ARGS, UNSUPPORTED_TRAINING_ARGS):  # a former name may stand for one that is decided elsewhere
         for name in [name for name in work.training if name in fates]:
-            work.meet(name, fates[name])
-    work.optimizer()
-    return Migration(work.training, work.elsewhere, work.names, tuple(work.problems))
+            work.apply_policy(name, fates[name])
+    work.rename_optimizer()
+    return Migration(work.training, work.other_sections, work.written_paths, tuple(work.problems))
 
 
 def migrate_recipe(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str], tuple[Problem, ...]]:
@@ -63,27 +63,27 @@ def migrate_recipe(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
 @dataclass
 class _TrainingMigration:
     training: dict[str, Any]
-    elsewhere: dict[str, Any] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
+    other_sections: dict[str, Any] = field(default_factory=dict)
+    written_paths: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
-    def meet(self, name: str, fate: ArgumentPolicy) -> None:
+    def apply_policy(self, name: str, fate: ArgumentPolicy) -> None:
         value = self.training.pop(name)
         shown = _format_value(value)
         if fate.is_noop(value):
-            self.mention("argument-without-effect", name, f"asks for nothing as {shown}, and is left out.", fate.reason)
+            self.warn("argument-without-effect", name, f"asks for nothing as {shown}, and is left out.", fate.reason)
         elif fate.new_path is not None:
-            self.move(name, fate, fate.new_path, value)
+            self.move_argument(name, fate, fate.new_path, value)
         elif fate.supported:
             self.training[name] = value
         elif fate.ignored:
-            self.mention("argument-without-effect", name, f"has no effect ({shown}), and is left out.", fate.reason)
+            self.warn("argument-without-effect", name, f"has no effect ({shown}), and is left out.", fate.reason)
         else:
             self.problems.append(_refusal(name, fate))
             if fate.checked_by_rules:
                 self.training[name] = value
 
-    def move(self, name: str, fate: ArgumentPolicy, to: str, value: Any) -> None:
+    def move_argument(self, name: str, fate: ArgumentPolicy, to: str, value: Any) -> None:
         try:
             moved = fate.convert(value) if fate.convert else value
         except ValueError as error:
@@ -93,19 +93,21 @@ class _TrainingMigration:
             return
         section, _, inner = to.partition(".")
         if section != "training":
-            placed = to not in self.elsewhere or equal_and_same_kind(self.elsewhere[to], moved)  # .nan is not the same as itself
-            self.elsewhere.setdefault(to, moved)
+            placed = to not in self.other_sections or equal_and_same_kind(
+                self.other_sections[to], moved
+            )  # .nan is not the same as itself
+            self.other_sections.setdefault(to, moved)
         else:
             placed = _set_path(self.training, inner, moved, fate.overwritable_values)
         if not placed:
             self.problems.append(_conflict(f"training.{name}", to))
             return
-        self.names.setdefault(to, f"training.{name}")
+        self.written_paths.setdefault(to, f"training.{name}")
         message = f"is read as `{to}: {_format_value(moved)}`."
         if name in RENAMED_ARGS:
-            self.mention("renamed-argument", name, message, fate.reason)
+            self.warn("renamed-argument", name, message, fate.reason)
         else:
-            self.mention("moved-argument", name, message, fate.reason)
+            self.warn("moved-argument", name, message, fate.reason)
 
     def join_organization(self) -> None:
         """Former versions put the organization in front of the model id."""
@@ -113,20 +115,20 @@ class _TrainingMigration:
         if isinstance(organization, str) and isinstance(model, str) and "/" not in model:
             self.training["push_to_hub_model_id"] = f"{organization}/{model}"
             self.training.pop("push_to_hub_organization")
-            self.mention(
+            self.warn(
                 "renamed-argument",
                 "push_to_hub_organization",
                 f"is read as part of `hub.repo_id: {organization}/{model}`.",
             )
 
-    def optimizer(self) -> None:
+    def rename_optimizer(self) -> None:
         former = self.training.get("optim")
         if isinstance(former, str) and former in RENAMED_OPTIMIZERS:
             self.training["optim"] = RENAMED_OPTIMIZERS[former]
             message = f"is read as `{RENAMED_OPTIMIZERS[former]}`, which does what `{former}` did."
-            self.mention("renamed-argument", "optim", message)
+            self.warn("renamed-argument", "optim", message)
 
-    def mention(self, code: str, name: str, message: str, reason: str | None = None) -> None:
+    def warn(self, code: str, name: str, message: str, reason: str | None = None) -> None:
         text = f"{message} {reason}" if reason else message
         self.problems.append(Problem(code, text, f"training.{name}", severity="warning"))
 
@@ -142,7 +144,11 @@ def _set_path(values: dict[str, Any], path: str, value: Any, unset: tuple[Any, .
         here[part] = dict(inner or {})
         here = here[part]
     there = here.get(last)
-    if there is not None and not equal_and_same_kind(there, value) and not any(equal_and_same_kind(there, each) for each in unset):
+    if (
+        there is not None
+        and not equal_and_same_kind(there, value)
+        and not any(equal_and_same_kind(there, each) for each in unset)
+    ):
         return False
     here[last] = value
     return True

@@ -68,7 +68,10 @@ RENAMED_ARGS = {
         "It is what was found on the machine, not a setting; `launch` says how many are used.", ignored=True
     ),
     "adafactor": ArgumentPolicy(
-        "It is a value of `optim` today.", noop_values=(False,), new_path="training.optim", convert=_if_true("adafactor")
+        "It is a value of `optim` today.",
+        noop_values=(False,),
+        new_path="training.optim",
+        convert=_if_true("adafactor"),
     ),
     "dispatch_batches": ArgumentPolicy(
         "It is a key of `accelerator_config` today.", new_path="training.accelerator_config.dispatch_batches"
@@ -79,7 +82,10 @@ RENAMED_ARGS = {
         "It was a level of NVIDIA's apex, which is no longer used.", "Remove it.", noop_values=("O1",)
     ),
     "fsdp_min_num_params": ArgumentPolicy(
-        "It is a key of `fsdp_config` today.", noop_values=(0,), new_path="training.fsdp_config.min_num_params", overwritable_values=(0,)
+        "It is a key of `fsdp_config` today.",
+        noop_values=(0,),
+        new_path="training.fsdp_config.min_num_params",
+        overwritable_values=(0,),
     ),
     "fsdp_transformer_layer_cls_to_wrap": ArgumentPolicy(
         "It is a key of `fsdp_config` today.",
@@ -140,7 +146,9 @@ RENAMED_ARGS = {
         new_path="training.accelerator_config.split_batches",
         overwritable_values=(False,),
     ),
-    "torchdynamo": ArgumentPolicy("It is called `torch_compile_backend` today.", new_path="training.torch_compile_backend"),
+    "torchdynamo": ArgumentPolicy(
+        "It is called `torch_compile_backend` today.", new_path="training.torch_compile_backend"
+    ),
     "tpu_metrics_debug": ArgumentPolicy(_NO_TPU, "Remove it.", noop_values=(False,)),
     "tpu_num_cores": ArgumentPolicy(_NO_TPU, "Remove it."),
     "truncation_mode": ArgumentPolicy("It is a setting of the data here.", new_path="dataset.truncation_mode"),

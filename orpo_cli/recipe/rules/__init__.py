@@ -28,7 +28,7 @@ from orpo_cli.recipe.rules import (
 )
 from orpo_cli.recipe.schema import Recipe
 
-TOPICS = (
+RULE_MODULES = (
     model,
     precision,
     quantization,
@@ -47,8 +47,8 @@ TOPICS = (
 )
 
 
-def broken_rules(recipe: Recipe) -> Iterator[Problem]:
+def rule_problems(recipe: Recipe) -> Iterator[Problem]:
     """Every rule that ``recipe`` breaks; paths are dotted names, without file and line."""
-    for topic in TOPICS:
+    for topic in RULE_MODULES:
         for rule in topic.RULES:
             yield from rule(recipe)

@@ -9,7 +9,7 @@ from orpo_cli.errors import Problem
 from orpo_cli.recipe.schema import Recipe
 
 
-def dropout_that_is_disabled(recipe: Recipe) -> Iterator[Problem]:
+def lora_dropout_is_disabled(recipe: Recipe) -> Iterator[Problem]:
     """trl disables dropout after the adapter is put on, so the adapter's goes too."""
     lora = recipe.lora
     if lora is not None and lora.lora_dropout > 0 and recipe.training.disable_dropout:
@@ -21,7 +21,7 @@ def dropout_that_is_disabled(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def pattern_without_layers(recipe: Recipe) -> Iterator[Problem]:
+def layers_pattern_without_layers(recipe: Recipe) -> Iterator[Problem]:
     """layers_pattern says where the layers of layers_to_transform are."""
     lora = recipe.lora
     if lora is not None and lora.layers_pattern and lora.layers_to_transform is None:
@@ -31,7 +31,7 @@ def pattern_without_layers(recipe: Recipe) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-def layers_of_all_linear(recipe: Recipe) -> Iterator[Problem]:
+def layers_need_target_list(recipe: Recipe) -> Iterator[Problem]:
     """peft looks for the layers by module name, and neither `all-linear` nor a regular expression is one."""
     lora = recipe.lora
     if lora is not None and lora.layers_to_transform is not None and isinstance(lora.target_modules, str):
@@ -46,7 +46,7 @@ def layers_of_all_linear(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def targets_that_compile(recipe: Recipe) -> Iterator[Problem]:
+def target_pattern_does_not_compile(recipe: Recipe) -> Iterator[Problem]:
     """A text that names modules is a regular expression of their whole names."""
     lora = recipe.lora
     for name in ("target_modules", "exclude_modules") if lora is not None else ():
@@ -68,4 +68,9 @@ def targets_that_compile(recipe: Recipe) -> Iterator[Problem]:
             )
 
 
-RULES = (dropout_that_is_disabled, pattern_without_layers, layers_of_all_linear, targets_that_compile)
+RULES = (
+    lora_dropout_is_disabled,
+    layers_pattern_without_layers,
+    layers_need_target_list,
+    target_pattern_does_not_compile,
+)

@@ -9,7 +9,7 @@ from orpo_cli.errors import Problem
 from orpo_cli.recipe.schema import EvalSplit, Recipe, Source
 
 
-def room_for_an_answer(recipe: Recipe) -> Iterator[Problem]:
+def prompt_leaves_no_completion(recipe: Recipe) -> Iterator[Problem]:
     """A prompt may not fill the whole sequence."""
     longest, longest_prompt = recipe.training.max_length, recipe.dataset.max_prompt_length
     if longest is not None and longest_prompt is not None and longest_prompt >= longest:
@@ -21,7 +21,7 @@ def room_for_an_answer(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def share_or_number(recipe: Recipe) -> Iterator[Problem]:
+def test_size_is_no_fraction_or_count(recipe: Recipe) -> Iterator[Problem]:
     """test_size 0.1 is a share, 10 a number; 1.5 and 1.0 are neither."""
     split = recipe.dataset.eval
     if isinstance(split, EvalSplit) and isinstance(split.test_size, float) and split.test_size >= 1:
@@ -33,7 +33,7 @@ def share_or_number(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def something_left_to_train_on(recipe: Recipe) -> Iterator[Problem]:
+def test_size_takes_all_pairs(recipe: Recipe) -> Iterator[Problem]:
     """No more pairs are held out than there can be."""
     split, samples = recipe.dataset.eval, [source.max_samples for source in recipe.dataset.train]
     if not isinstance(split, EvalSplit) or isinstance(split.test_size, float) or None in samples:
@@ -48,7 +48,7 @@ def something_left_to_train_on(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def held_out_means_held_out(recipe: Recipe) -> Iterator[Problem]:
+def evaluates_on_training_data(recipe: Recipe) -> Iterator[Problem]:
     """What is evaluated on was not trained on."""
     if not isinstance(recipe.dataset.eval, list) or recipe.dataset.rules.leaked:
         return
@@ -64,12 +64,12 @@ def held_out_means_held_out(recipe: Recipe) -> Iterator[Problem]:
             )
 
 
-def each_source_once(recipe: Recipe) -> Iterator[Problem]:
+def duplicate_source(recipe: Recipe) -> Iterator[Problem]:
     """Twice the same source, read in the same way, is twice the same pairs."""
     sources = recipe.dataset.train
     outcome = "left out as duplicates" if recipe.dataset.rules.duplicate else "trained on twice an epoch"
     for index, source in enumerate(sources):
-        if any(_overlap(source, other) and _read_alike(source, other) for other in sources[:index]):
+        if any(_overlap(source, other) and _same_format(source, other) for other in sources[:index]):
             yield Problem(
                 "duplicate-source",
                 f"was given before (split {source.split}): its pairs are {outcome}.",
@@ -83,14 +83,14 @@ def _overlap(one: Source, other: Source) -> bool:
     """Whether both surely read some of the same rows: the same split, of which at least one has all, or the same slice."""
     if (one.path, one.name, one.revision) != (other.path, other.name, other.revision):
         return False
-    return one.split == other.split or other.split == _whole(one.split) or one.split == _whole(other.split)
+    return one.split == other.split or other.split == _split_name(one.split) or one.split == _split_name(other.split)
 
 
-def _read_alike(one: Source, other: Source) -> bool:
+def _same_format(one: Source, other: Source) -> bool:
     return (one.format, one.columns, one.labels) == (other.format, other.columns, other.labels)
 
 
-def _whole(split: str) -> str:
+def _split_name(split: str) -> str:
     return re.split(r"[\[(]", split)[0]
 
 
@@ -98,7 +98,7 @@ def _index(index: int, sources: list[Source]) -> str:
     return f"[{index}]" if len(sources) > 1 else ""
 
 
-def streaming_has_an_end(recipe: Recipe) -> Iterator[Problem]:
+def streaming_without_end(recipe: Recipe) -> Iterator[Problem]:
     """A stream is read until training has its pairs, so training has to say how many it takes."""
     dataset, steps = recipe.dataset, recipe.training.max_steps
     places = [("train", dataset.train), ("eval", dataset.eval if isinstance(dataset.eval, list) else [])]
@@ -124,10 +124,10 @@ def streaming_has_an_end(recipe: Recipe) -> Iterator[Problem]:
 
 
 RULES = (
-    room_for_an_answer,
-    share_or_number,
-    something_left_to_train_on,
-    held_out_means_held_out,
-    each_source_once,
-    streaming_has_an_end,
+    prompt_leaves_no_completion,
+    test_size_is_no_fraction_or_count,
+    test_size_takes_all_pairs,
+    evaluates_on_training_data,
+    duplicate_source,
+    streaming_without_end,
 )

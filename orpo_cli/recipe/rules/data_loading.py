@@ -9,13 +9,13 @@ from orpo_cli.errors import Problem
 from orpo_cli.recipe.rules.explicit_non_defaults import explicit_non_defaults
 from orpo_cli.recipe.schema import Recipe
 
-ACCELERATOR_CONFIG = (
+ACCELERATOR_CONFIG_KEYS = (
     "split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler", "non_blocking",
     "gradient_accumulation_kwargs", "use_configured_state",
 )  # fmt: skip
 
 
-def settings_of_workers(recipe: Recipe) -> Iterator[Problem]:
+def worker_settings_unused(recipe: Recipe) -> Iterator[Problem]:
     """They are for processes that load data, of which there are none by default."""
     if recipe.training.dataloader_num_workers:
         return
@@ -30,18 +30,18 @@ def settings_of_workers(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def settings_of_accelerate(recipe: Recipe) -> Iterator[Problem]:
+def accelerator_config_keys(recipe: Recipe) -> Iterator[Problem]:
     """accelerator_config goes to accelerate's configuration, which knows seven keys; one of them cannot be had here."""
     config, path = recipe.training.accelerator_config, "training.accelerator_config"
     if not isinstance(config, dict):
         return  # the path of a file, which the library reads
-    for key in config.keys() - set(ACCELERATOR_CONFIG):
-        close = difflib.get_close_matches(str(key), ACCELERATOR_CONFIG, n=1)
+    for key in config.keys() - set(ACCELERATOR_CONFIG_KEYS):
+        close = difflib.get_close_matches(str(key), ACCELERATOR_CONFIG_KEYS, n=1)
         yield Problem(
             "accelerator-config",
             f"accelerate knows no `{key}` here.",
             path,
-            remedy=f"Did you mean `{close[0]}`?" if close else f"It knows {', '.join(ACCELERATOR_CONFIG)}.",
+            remedy=f"Did you mean `{close[0]}`?" if close else f"It knows {', '.join(ACCELERATOR_CONFIG_KEYS)}.",
         )
     if config.get("dispatch_batches"):
         yield Problem(
@@ -60,4 +60,4 @@ def settings_of_accelerate(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-RULES = (settings_of_workers, settings_of_accelerate)
+RULES = (worker_settings_unused, accelerator_config_keys)

@@ -9,23 +9,23 @@ from orpo_cli.recipe.rules.explicit_non_defaults import explicit_non_defaults
 from orpo_cli.recipe.schema import Recipe
 
 
-def _fsdp(recipe: Recipe) -> str | None:
+def _fsdp_key(recipe: Recipe) -> str | None:
     """The key that asks for FSDP."""
     if recipe.launch.strategy == "fsdp":
         return "launch.strategy"
     return "training.fsdp" if recipe.training.fsdp else None
 
 
-def _deepspeed(recipe: Recipe) -> str | None:
+def _deepspeed_key(recipe: Recipe) -> str | None:
     """The key that asks for DeepSpeed."""
     if recipe.launch.strategy == "deepspeed":
         return "launch.strategy"
     return "training.deepspeed" if recipe.training.deepspeed else None
 
 
-def one_way_to_shard(recipe: Recipe) -> Iterator[Problem]:
+def fsdp_and_deepspeed(recipe: Recipe) -> Iterator[Problem]:
     """FSDP and DeepSpeed both divide the weights."""
-    fsdp, deepspeed = _fsdp(recipe), _deepspeed(recipe)
+    fsdp, deepspeed = _fsdp_key(recipe), _deepspeed_key(recipe)
     if fsdp and deepspeed:
         path, other = (fsdp, deepspeed) if fsdp != "launch.strategy" else (deepspeed, fsdp)
         yield Problem(
@@ -36,7 +36,7 @@ def one_way_to_shard(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def processes_of_the_strategy(recipe: Recipe) -> Iterator[Problem]:
+def processes_and_strategy(recipe: Recipe) -> Iterator[Problem]:
     """One process shares nothing; several do not stand alone."""
     processes, strategy = recipe.launch.num_processes, recipe.launch.strategy
     if strategy == "single" and processes not in ("auto", 1):
@@ -55,7 +55,7 @@ def processes_of_the_strategy(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def one_process_for_a_map(recipe: Recipe) -> Iterator[Problem]:
+def device_map_with_processes(recipe: Recipe) -> Iterator[Problem]:
     """A model that is spread over the GPUs leaves none for another process."""
     launch = recipe.launch
     several = launch.num_processes not in ("auto", 1) or launch.strategy in ("ddp", "fsdp", "deepspeed")
@@ -68,7 +68,7 @@ def one_process_for_a_map(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def settings_of_ddp(recipe: Recipe) -> Iterator[Problem]:
+def ddp_settings_unused(recipe: Recipe) -> Iterator[Problem]:
     """Nothing is communicated within one process."""
     if recipe.launch.num_processes != 1 and recipe.launch.strategy != "single":
         return
@@ -83,10 +83,10 @@ def settings_of_ddp(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def optimizer_under_fsdp(recipe: Recipe) -> Iterator[Problem]:
+def fsdp_8bit_optimizer(recipe: Recipe) -> Iterator[Problem]:
     """bitsandbytes' optimizers keep states that FSDP cannot divide."""
     optimizer = recipe.training.optim or ""
-    if _fsdp(recipe) and (optimizer.startswith("paged_") or "8bit" in optimizer or "bnb" in optimizer):
+    if _fsdp_key(recipe) and (optimizer.startswith("paged_") or "8bit" in optimizer or "bnb" in optimizer):
         yield Problem(
             "fsdp-8bit-optimizer",
             f"is {optimizer}, whose states FSDP cannot divide.",
@@ -95,10 +95,10 @@ def optimizer_under_fsdp(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def quantization_under_fsdp(recipe: Recipe) -> Iterator[Problem]:
+def fsdp_quantization(recipe: Recipe) -> Iterator[Problem]:
     """FSDP divides tensors of one type, and packed 4-bit weights must be stored as that; 8-bit ones cannot be divided."""
     quantization = recipe.quantization
-    if not _fsdp(recipe) or quantization is None:
+    if not _fsdp_key(recipe) or quantization is None:
         return
     if quantization.load_in_8bit:
         yield Problem(
@@ -118,10 +118,10 @@ def quantization_under_fsdp(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def best_model_of_shards(recipe: Recipe) -> Iterator[Problem]:
+def sharded_best_model(recipe: Recipe) -> Iterator[Problem]:
     """Loading the best model back needs what save_only_model leaves out."""
     training = recipe.training
-    if training.save_only_model and training.load_best_model_at_end and (_fsdp(recipe) or _deepspeed(recipe)):
+    if training.save_only_model and training.load_best_model_at_end and (_fsdp_key(recipe) or _deepspeed_key(recipe)):
         yield Problem(
             "sharded-best-model",
             "cannot stand beside load_best_model_at_end under FSDP or DeepSpeed.",
@@ -130,7 +130,7 @@ def best_model_of_shards(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def checkpointing_of_shards(recipe: Recipe) -> Iterator[Problem]:
+def fsdp_checkpointing_conflict(recipe: Recipe) -> Iterator[Problem]:
     """FSDP has an activation checkpointing of its own."""
     config = recipe.training.fsdp_config
     if isinstance(config, dict) and config.get("activation_checkpointing") and recipe.training.gradient_checkpointing:
@@ -157,13 +157,13 @@ def reentrant_checkpointing(recipe: Recipe) -> Iterator[Problem]:
 
 
 RULES = (
-    one_way_to_shard,
-    processes_of_the_strategy,
-    one_process_for_a_map,
-    settings_of_ddp,
-    optimizer_under_fsdp,
-    quantization_under_fsdp,
-    best_model_of_shards,
-    checkpointing_of_shards,
+    fsdp_and_deepspeed,
+    processes_and_strategy,
+    device_map_with_processes,
+    ddp_settings_unused,
+    fsdp_8bit_optimizer,
+    fsdp_quantization,
+    sharded_best_model,
+    fsdp_checkpointing_conflict,
     reentrant_checkpointing,
 )

@@ -17,11 +17,11 @@ METRICS = (
     "logps/rejected", "logits/chosen", "logits/rejected", "nll_loss", "log_odds_ratio", "log_odds_chosen", "runtime",
     "samples_per_second", "steps_per_second",
 )  # fmt: skip
-GROWING = ("rewards/accuracies", "rewards/margins", "log_odds_ratio", "log_odds_chosen")  # better when larger
+HIGHER_IS_BETTER = ("rewards/accuracies", "rewards/margins", "log_odds_ratio", "log_odds_chosen")  # better when larger
 HOLD_OUT = "Add `eval: {test_size: 0.05}` to `dataset`, or remove"
 
 
-def evaluation_without_data(recipe: Recipe) -> Iterator[Problem]:
+def evaluation_without_pairs(recipe: Recipe) -> Iterator[Problem]:
     """There is something to evaluate on."""
     training = recipe.training
     if recipe.dataset.eval is not None:
@@ -40,7 +40,7 @@ def evaluation_without_data(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def evaluation_settings_without_data(recipe: Recipe) -> Iterator[Problem]:
+def eval_settings_unused(recipe: Recipe) -> Iterator[Problem]:
     """How to evaluate is of no use where nothing is."""
     if recipe.dataset.eval is not None:
         return
@@ -54,7 +54,7 @@ def evaluation_settings_without_data(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def steps_of_another_strategy(recipe: Recipe) -> Iterator[Problem]:
+def steps_unused(recipe: Recipe) -> Iterator[Problem]:
     """A number of steps is read only where the strategy is ``steps``. One that is switched off may keep its settings."""
     training = recipe.training
     for kind in ("eval", "save", "logging"):
@@ -70,7 +70,7 @@ def steps_of_another_strategy(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def limit_without_checkpoints(recipe: Recipe) -> Iterator[Problem]:
+def save_total_limit_unused(recipe: Recipe) -> Iterator[Problem]:
     """save_total_limit bounds checkpoints."""
     if recipe.training.save_strategy == "no" and recipe.training.save_total_limit is not None:
         yield Problem(
@@ -82,7 +82,7 @@ def limit_without_checkpoints(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def whole_steps(recipe: Recipe) -> Iterator[Problem]:
+def fractional_steps(recipe: Recipe) -> Iterator[Problem]:
     """Below 1 a share of all steps, from 1 on a number of steps."""
     for name in ("eval_steps", "save_steps", "logging_steps", "warmup_steps"):
         steps = getattr(recipe.training, name)
@@ -95,7 +95,7 @@ def whole_steps(recipe: Recipe) -> Iterator[Problem]:
             )
 
 
-def best_model_needs_both(recipe: Recipe) -> Iterator[Problem]:
+def best_model_strategies(recipe: Recipe) -> Iterator[Problem]:
     """The best checkpoint can only be one that was both evaluated and saved."""
     if recipe.dataset.eval is None and recipe.training.save_strategy != "best":
         return  # evaluation_without_data says so
@@ -117,7 +117,7 @@ def best_model_needs_both(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def best_model_steps_meet(recipe: Recipe) -> Iterator[Problem]:
+def best_model_steps(recipe: Recipe) -> Iterator[Problem]:
     """With ``steps`` twice, each checkpoint falls on an evaluation."""
     if not recipe.training.load_best_model_at_end or recipe.dataset.eval is None:
         return
@@ -139,7 +139,7 @@ def _exact(number: float) -> Fraction:
     return Fraction(str(number))  # 0.2 is no multiple of 0.1 in binary
 
 
-def known_metric(recipe: Recipe) -> Iterator[Problem]:
+def unknown_best_metric(recipe: Recipe) -> Iterator[Problem]:
     """The best model is best in something that is measured."""
     metric = recipe.training.metric_for_best_model
     if metric is None or metric.removeprefix("eval_") in METRICS:
@@ -153,7 +153,7 @@ def known_metric(recipe: Recipe) -> Iterator[Problem]:
     )
 
 
-def metric_of_no_choice(recipe: Recipe) -> Iterator[Problem]:
+def best_metric_unused(recipe: Recipe) -> Iterator[Problem]:
     """The metric chooses the checkpoint that is kept, or steers two of the schedules."""
     training = recipe.training
     steers = training.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
@@ -168,13 +168,13 @@ def metric_of_no_choice(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def metric_in_its_direction(recipe: Recipe) -> Iterator[Problem]:
+def wrong_best_metric_direction(recipe: Recipe) -> Iterator[Problem]:
     """A loss gets better when it falls, an accuracy when it rises."""
     training = recipe.training
     if not training.load_best_model_at_end and training.save_strategy != "best":
         return
     metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
-    falls, rises = metric in ("loss", "nll_loss"), metric in GROWING
+    falls, rises = metric in ("loss", "nll_loss"), metric in HIGHER_IS_BETTER
     if (training.greater_is_better is True and falls) or (training.greater_is_better is False and rises):
         yield Problem(
             "best-metric-direction",
@@ -185,14 +185,14 @@ def metric_in_its_direction(recipe: Recipe) -> Iterator[Problem]:
 
 
 RULES = (
-    evaluation_without_data,
-    evaluation_settings_without_data,
-    steps_of_another_strategy,
-    limit_without_checkpoints,
-    whole_steps,
-    best_model_needs_both,
-    best_model_steps_meet,
-    known_metric,
-    metric_of_no_choice,
-    metric_in_its_direction,
+    evaluation_without_pairs,
+    eval_settings_unused,
+    steps_unused,
+    save_total_limit_unused,
+    fractional_steps,
+    best_model_strategies,
+    best_model_steps,
+    unknown_best_metric,
+    best_metric_unused,
+    wrong_best_metric_direction,
 )

@@ -9,7 +9,7 @@ from orpo_cli.recipe.rules.explicit_non_defaults import explicit_non_defaults
 from orpo_cli.recipe.schema import Recipe
 
 
-def one_name_for_checkpointing(recipe: Recipe) -> Iterator[Problem]:
+def checkpointing_conflict(recipe: Recipe) -> Iterator[Problem]:
     """``gradient_checkpointing`` and ``activation_checkpointing`` are two names of one thing."""
     training = recipe.training
     pairs = (
@@ -26,7 +26,7 @@ def one_name_for_checkpointing(recipe: Recipe) -> Iterator[Problem]:
             )
 
 
-def settings_of_checkpointing(recipe: Recipe) -> Iterator[Problem]:
+def checkpointing_settings_unused(recipe: Recipe) -> Iterator[Problem]:
     """How to checkpoint is of no use where it is off."""
     training = recipe.training
     off = training.gradient_checkpointing is False and not training.activation_checkpointing
@@ -41,4 +41,4 @@ def settings_of_checkpointing(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-RULES = (one_name_for_checkpointing, settings_of_checkpointing)
+RULES = (checkpointing_conflict, checkpointing_settings_unused)

@@ -14,7 +14,7 @@ from orpo_cli.recipe.schema import Recipe
 REPO_ID = re.compile(r"\b[\w.-]{1,96}\b/\b[\w.-]{1,96}\b", re.ASCII)
 
 
-def well_formed_repository(recipe: Recipe) -> Iterator[Problem]:
+def invalid_repo_id(recipe: Recipe) -> Iterator[Problem]:
     """A repository is a namespace and a name that the hub accepts."""
     name = recipe.hub.repo_id
     if name is None or (
@@ -29,7 +29,7 @@ def well_formed_repository(recipe: Recipe) -> Iterator[Problem]:
     )
 
 
-def somewhere_to_push(recipe: Recipe) -> Iterator[Problem]:
+def push_settings(recipe: Recipe) -> Iterator[Problem]:
     """What is pushed while a run trains needs a repository; how it is pushed needs something pushed."""
     training = recipe.training
     if not training.push_to_hub:
@@ -62,4 +62,4 @@ def _unused(name: str, reason: str, remedy: str) -> Problem:
     )
 
 
-RULES = (well_formed_repository, somewhere_to_push)
+RULES = (invalid_repo_id, push_settings)

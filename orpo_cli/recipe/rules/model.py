@@ -13,18 +13,18 @@ from orpo_cli.recipe.schema import Recipe
 CHAT_TEMPLATES = ("chatml", "zephyr", "llama3", "mistral", "gemma", "phi3")
 # What transformers 5.23 needs and reads for each rope_type (modeling_rope_utils.py); rope_theta goes with all.
 _LENGTH = "original_max_position_embeddings"
-ROPE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+ROPE_ARGUMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "linear": (("factor",), ()),
     "dynamic": (("factor",), ()),
     "yarn": (("factor",), (_LENGTH, "attention_factor", "beta_fast", "beta_slow")),
     "llama3": (("factor", "low_freq_factor", "high_freq_factor"), (_LENGTH,)),
     "longrope": (("short_factor", "long_factor"), ("factor", _LENGTH, "attention_factor")),
 }
-A_PATH = re.compile(r"[./~]|package://.*|.*\.gguf$")
-NO_REVISION = "would do nothing: only a model of the hub has revisions, and this one is on disk."
+LOCAL_PATH = re.compile(r"[./~]|package://.*|.*\.gguf$")
+REVISION_UNUSED = "would do nothing: only a model of the hub has revisions, and this one is on disk."
 
 
-def known_template(recipe: Recipe) -> Iterator[Problem]:
+def unknown_chat_template(recipe: Recipe) -> Iterator[Problem]:
     """A template is a built-in name, the path of a file, or Jinja itself."""
     name = recipe.model.chat_template
     if name in ("tokenizer", *CHAT_TEMPLATES) or not re.fullmatch(r"[\w-]+", name):
@@ -38,14 +38,14 @@ def known_template(recipe: Recipe) -> Iterator[Problem]:
     )
 
 
-def revision_of_a_file(recipe: Recipe) -> Iterator[Problem]:
+def revision_of_local_model(recipe: Recipe) -> Iterator[Problem]:
     """A branch or commit chooses among the states of a repository."""
     model = recipe.model
-    if model.model_revision != "main" and A_PATH.match(model.model_name_or_path):
-        yield Problem("revision-unused", NO_REVISION, "model.model_revision", remedy="Remove it.")
+    if model.model_revision != "main" and LOCAL_PATH.match(model.model_name_or_path):
+        yield Problem("revision-unused", REVISION_UNUSED, "model.model_revision", remedy="Remove it.")
 
 
-def folder_of_a_file(recipe: Recipe) -> Iterator[Problem]:
+def subfolder_of_gguf(recipe: Recipe) -> Iterator[Problem]:
     """A .gguf file is a whole model."""
     model = recipe.model
     if model.subfolder and model.model_name_or_path.endswith(".gguf"):
@@ -57,7 +57,7 @@ def folder_of_a_file(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def memory_of_a_map(recipe: Recipe) -> Iterator[Problem]:
+def max_memory_unused(recipe: Recipe) -> Iterator[Problem]:
     """max_memory bounds what device_map chooses."""
     model = recipe.model
     if model.max_memory is None or isinstance(model.device_map, str):
@@ -71,7 +71,7 @@ def memory_of_a_map(recipe: Recipe) -> Iterator[Problem]:
     )
 
 
-def sizes_of_memory(recipe: Recipe) -> Iterator[Problem]:
+def invalid_max_memory(recipe: Recipe) -> Iterator[Problem]:
     """accelerate reads 20GB, 20GiB, 500MB; a number is one of bytes."""
     for device, most in (recipe.model.max_memory or {}).items():
         if isinstance(most, str) and not re.fullmatch(r"\d+(\.\d+)?([KMGT]i?)?B", most, re.IGNORECASE):
@@ -89,7 +89,7 @@ def sizes_of_memory(recipe: Recipe) -> Iterator[Problem]:
             )
 
 
-def stretched_positions(recipe: Recipe) -> Iterator[Problem]:
+def rope_scaling_arguments(recipe: Recipe) -> Iterator[Problem]:
     """Each way to stretch positions has its own settings."""
     rope = recipe.model.rope_scaling
     if rope is None:
@@ -99,10 +99,10 @@ def stretched_positions(recipe: Recipe) -> Iterator[Problem]:
             "rope-scaling",
             "does not say how: rope_type is missing.",
             "model.rope_scaling",
-            remedy=f"One of {', '.join(ROPE)}.",
+            remedy=f"One of {', '.join(ROPE_ARGUMENTS)}.",
         )
         return
-    needed, known = ROPE[rope.rope_type]
+    needed, known = ROPE_ARGUMENTS[rope.rope_type]
     given = set(rope.model_dump(exclude_none=True)) - {"rope_type", "rope_theta"}
     for name in needed:
         if name not in given:
@@ -118,4 +118,11 @@ def stretched_positions(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-RULES = (known_template, revision_of_a_file, folder_of_a_file, memory_of_a_map, sizes_of_memory, stretched_positions)
+RULES = (
+    unknown_chat_template,
+    revision_of_local_model,
+    subfolder_of_gguf,
+    max_memory_unused,
+    invalid_max_memory,
+    rope_scaling_arguments,
+)

@@ -23,7 +23,7 @@ NO_ARGUMENTS = (
 USUAL_BETA = (0.01, 2.0)
 
 
-def settings_of_adam(recipe: Recipe) -> Iterator[Problem]:
+def adam_settings_unused(recipe: Recipe) -> Iterator[Problem]:
     """Adam's betas and epsilon beside an optimizer that is not given them."""
     optimizer = recipe.training.optim
     for name in explicit_non_defaults(recipe, "adam_beta1", "adam_beta2", "adam_epsilon"):
@@ -36,7 +36,7 @@ def settings_of_adam(recipe: Recipe) -> Iterator[Problem]:
             )
 
 
-def arguments_of_the_optimizer(recipe: Recipe) -> Iterator[Problem]:
+def optimizer_arguments(recipe: Recipe) -> Iterator[Problem]:
     """optim_args reaches some optimizers only, as ``name=value`` pairs."""
     arguments, optimizer = recipe.training.optim_args, recipe.training.optim
     if not arguments:
@@ -57,7 +57,7 @@ def arguments_of_the_optimizer(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def modules_of_low_rank_optimizers(recipe: Recipe) -> Iterator[Problem]:
+def optimizer_modules(recipe: Recipe) -> Iterator[Problem]:
     """GaLore and APOLLO project the gradients of the modules they are told; the others know no modules."""
     optimizer, targets = recipe.training.optim or "", recipe.training.optim_target_modules
     low_rank = optimizer.startswith(("galore_", "apollo_"))
@@ -77,7 +77,7 @@ def modules_of_low_rank_optimizers(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def layerwise_without_accumulation(recipe: Recipe) -> Iterator[Problem]:
+def layerwise_with_accumulation(recipe: Recipe) -> Iterator[Problem]:
     """A layer-wise optimizer steps in the backward pass, so gradients cannot be gathered over several."""
     optimizer, accumulation = recipe.training.optim or "", recipe.training.gradient_accumulation_steps
     if optimizer.endswith("_layerwise") and accumulation is not None and accumulation > 1:
@@ -89,7 +89,7 @@ def layerwise_without_accumulation(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def usual_beta(recipe: Recipe) -> Iterator[Problem]:
+def unusual_beta(recipe: Recipe) -> Iterator[Problem]:
     """beta weighs the odds ratio against the language-model loss; it is the paper's lambda."""
     beta, (lowest, highest) = recipe.training.beta, USUAL_BETA
     if beta is None or lowest <= beta <= highest:
@@ -107,9 +107,9 @@ def usual_beta(recipe: Recipe) -> Iterator[Problem]:
 
 
 RULES = (
-    settings_of_adam,
-    arguments_of_the_optimizer,
-    modules_of_low_rank_optimizers,
-    layerwise_without_accumulation,
-    usual_beta,
+    adam_settings_unused,
+    optimizer_arguments,
+    optimizer_modules,
+    layerwise_with_accumulation,
+    unusual_beta,
 )

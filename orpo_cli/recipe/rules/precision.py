@@ -8,13 +8,13 @@ from orpo_cli.errors import Problem
 from orpo_cli.recipe.schema import Recipe
 
 
-def one_half_precision(recipe: Recipe) -> Iterator[Problem]:
+def bf16_and_fp16(recipe: Recipe) -> Iterator[Problem]:
     """bf16 and fp16 are two ways to compute in 16 bits."""
     if recipe.training.bf16 and recipe.training.fp16:
         yield Problem("bf16-and-fp16", "bf16 and fp16 exclude each other.", "training.fp16", remedy="Keep one.")
 
 
-def full_weights_in_float16(recipe: Recipe) -> Iterator[Problem]:
+def float16_trained_weights(recipe: Recipe) -> Iterator[Problem]:
     """Trained weights need the range for small updates; the loss scaler refuses float16 gradients."""
     if recipe.model.dtype == "float16" and recipe.lora is None:
         yield Problem(
@@ -25,7 +25,7 @@ def full_weights_in_float16(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def float16_steps_on_bfloat16_weights(recipe: Recipe) -> Iterator[Problem]:
+def fp16_on_bfloat16_weights(recipe: Recipe) -> Iterator[Problem]:
     """The loss scaler of fp16 knows no bfloat16 gradients."""
     if recipe.model.dtype == "bfloat16" and recipe.lora is None and recipe.training.fp16:
         yield Problem(
@@ -36,7 +36,7 @@ def float16_steps_on_bfloat16_weights(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def float16_without_gpu(recipe: Recipe) -> Iterator[Problem]:
+def fp16_on_cpu(recipe: Recipe) -> Iterator[Problem]:
     """float16 steps need a GPU."""
     if recipe.training.fp16 and recipe.training.use_cpu:
         yield Problem(
@@ -48,8 +48,8 @@ def float16_without_gpu(recipe: Recipe) -> Iterator[Problem]:
 
 
 RULES = (
-    one_half_precision,
-    full_weights_in_float16,
-    float16_steps_on_bfloat16_weights,
-    float16_without_gpu,
+    bf16_and_fp16,
+    float16_trained_weights,
+    fp16_on_bfloat16_weights,
+    fp16_on_cpu,
 )

@@ -8,7 +8,7 @@ from orpo_cli.errors import Problem
 from orpo_cli.recipe.schema import Recipe
 
 
-def one_method(recipe: Recipe) -> Iterator[Problem]:
+def four_and_eight_bits(recipe: Recipe) -> Iterator[Problem]:
     """Weights are held in 4 bits or in 8."""
     quantization = recipe.quantization
     if quantization is not None and quantization.load_in_4bit and quantization.load_in_8bit:
@@ -17,7 +17,7 @@ def one_method(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def some_method(recipe: Recipe) -> Iterator[Problem]:
+def nothing_quantized(recipe: Recipe) -> Iterator[Problem]:
     """A quantization section that quantizes nothing is a mistake."""
     quantization = recipe.quantization
     if quantization is not None and not quantization.load_in_4bit and not quantization.load_in_8bit:
@@ -29,7 +29,7 @@ def some_method(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def adapter_on_quantized_weights(recipe: Recipe) -> Iterator[Problem]:
+def quantized_without_adapter(recipe: Recipe) -> Iterator[Problem]:
     """Quantized weights are not trained; an adapter on them is."""
     if recipe.quantization is not None and recipe.lora is None:
         yield Problem(
@@ -40,7 +40,7 @@ def adapter_on_quantized_weights(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def settings_of_the_method(recipe: Recipe) -> Iterator[Problem]:
+def quantization_settings_unused(recipe: Recipe) -> Iterator[Problem]:
     """What is set for 4 bits does nothing in 8, and the other way round."""
     quantization = recipe.quantization
     if quantization is None or quantization.load_in_4bit == quantization.load_in_8bit:
@@ -59,4 +59,4 @@ def settings_of_the_method(recipe: Recipe) -> Iterator[Problem]:
             )
 
 
-RULES = (one_method, some_method, adapter_on_quantized_weights, settings_of_the_method)
+RULES = (four_and_eight_bits, nothing_quantized, quantized_without_adapter, quantization_settings_unused)

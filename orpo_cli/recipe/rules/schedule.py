@@ -30,14 +30,14 @@ SCHEDULE_ARGUMENTS = {
     ),
 }  # fmt: skip
 # Of each group, exactly one is needed.
-NEEDED = {
+REQUIRED_ARGUMENTS = {
     "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
     "cosine_warmup_with_min_lr": ("min_lr", "min_lr_rate"),
     "warmup_stable_decay": ("num_decay_steps",),
 }
 
 
-def some_steps(recipe: Recipe) -> Iterator[Problem]:
+def zero_max_steps(recipe: Recipe) -> Iterator[Problem]:
     """-1 leaves the end to num_train_epochs; 0 would too, and says something else."""
     if recipe.training.max_steps == 0:
         yield Problem(
@@ -48,7 +48,7 @@ def some_steps(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def warmup_of_a_schedule_without(recipe: Recipe) -> Iterator[Problem]:
+def warmup_unused(recipe: Recipe) -> Iterator[Problem]:
     """Three schedules have no warm-up."""
     schedule = recipe.training.lr_scheduler_type
     if schedule in SCHEDULES_WITHOUT_WARMUP and explicit_non_defaults(recipe, "warmup_steps"):
@@ -60,7 +60,7 @@ def warmup_of_a_schedule_without(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def warmup_that_ends(recipe: Recipe) -> Iterator[Problem]:
+def warmup_too_long(recipe: Recipe) -> Iterator[Problem]:
     """A warm-up as long as the run never reaches the learning rate."""
     steps, warmup = recipe.training.max_steps, recipe.training.warmup_steps
     if steps is not None and steps > 0 and warmup is not None and warmup >= steps:
@@ -79,7 +79,7 @@ def schedule_arguments(recipe: Recipe) -> Iterator[Problem]:
     if isinstance(arguments, str):
         return  # a JSON text, which the library reads
     arguments = arguments or {}
-    known, needed = SCHEDULE_ARGUMENTS[schedule], NEEDED.get(schedule, ())
+    known, needed = SCHEDULE_ARGUMENTS[schedule], REQUIRED_ARGUMENTS.get(schedule, ())
     for name in arguments:
         if name not in known:
             yield Problem(
@@ -97,7 +97,7 @@ def schedule_arguments(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def schedule_that_watches(recipe: Recipe) -> Iterator[Problem]:
+def schedule_without_evaluation(recipe: Recipe) -> Iterator[Problem]:
     """Two schedules follow the evaluations."""
     schedule = recipe.training.lr_scheduler_type
     if schedule in ("reduce_lr_on_plateau", "greedy") and eval_strategy(recipe)[0] == "no":
@@ -109,4 +109,4 @@ def schedule_that_watches(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-RULES = (some_steps, warmup_of_a_schedule_without, warmup_that_ends, schedule_arguments, schedule_that_watches)
+RULES = (zero_max_steps, warmup_unused, warmup_too_long, schedule_arguments, schedule_without_evaluation)

@@ -25,36 +25,36 @@ REFERENCE = re.compile(r"\$\{\w+(?::-)?")  # to an environment variable, which i
 REMEDY = "Remove it and revoke it; give it in the environment (HF_TOKEN, WANDB_API_KEY, …) or log in."
 
 
-def kind_of_secret(text: str) -> str | None:
+def secret_kind(text: str) -> str | None:
     """What kind of secret ``text`` holds; None where it holds none."""
     return next((kind for kind, pattern in SECRETS.items() if pattern.search(text)), None)
 
 
-def written_secrets(values: Any) -> Iterator[Problem]:
+def secrets_in_values(values: Any) -> Iterator[Problem]:
     """A problem for each secret in a recipe as plain values, before references to the environment are replaced."""
-    for path, key, text in _texts(values, "", ""):
+    for path, key, text in _walk_strings(values, "", ""):
         own = REFERENCE.sub("", text)
-        kind = kind_of_secret(own)
+        kind = secret_kind(own)
         if kind is None and looks_secret(key) and len(own) >= 8 and not own.startswith("<"):  # <HUB_TOKEN>, <|pad|>
             kind = "a secret, as its name says"
         if kind is not None:
             yield Problem("secret-in-recipe", f"holds {kind}.", path, remedy=REMEDY)
 
 
-def written_in_comments(text: str, file: str) -> Iterator[Problem]:
+def secrets_in_comments(text: str, file: str) -> Iterator[Problem]:
     """A problem for each comment of ``file`` that holds a secret."""
     for number, line in enumerate(text.splitlines(), 1):
         _, sign, comment = line.partition("#")
-        if sign and (kind := kind_of_secret(comment)):
+        if sign and (kind := secret_kind(comment)):
             yield Problem("secret-in-recipe", f"a comment holds {kind}.", "", file, number, line.index("#") + 1, REMEDY)
 
 
-def _texts(value: Any, path: str, key: str) -> Iterator[tuple[str, str, str]]:
+def _walk_strings(value: Any, path: str, key: str) -> Iterator[tuple[str, str, str]]:
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from _texts(inner, f"{path}.{name}" if path else str(name), str(name))
+            yield from _walk_strings(inner, f"{path}.{name}" if path else str(name), str(name))
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            yield from _texts(inner, f"{path}[{index}]", key)
+            yield from _walk_strings(inner, f"{path}[{index}]", key)
     elif isinstance(value, str):
         yield path, key, value

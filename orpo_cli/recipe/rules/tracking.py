@@ -16,14 +16,14 @@ TRACKERS = (
 )  # fmt: skip
 
 
-def _asked(recipe: Recipe) -> list[str]:
+def _trackers(recipe: Recipe) -> list[str]:
     asked = recipe.training.report_to or []
     return [asked] if isinstance(asked, str) else asked
 
 
-def known_trackers(recipe: Recipe) -> Iterator[Problem]:
+def unknown_tracker(recipe: Recipe) -> Iterator[Problem]:
     """report_to names trackers that transformers knows, or ``all``, or ``none``."""
-    asked = _asked(recipe)
+    asked = _trackers(recipe)
     for name in asked:
         if name in TRACKERS or (name in ("all", "none") and len(asked) == 1):
             continue
@@ -38,9 +38,9 @@ def known_trackers(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def settings_of_trackers(recipe: Recipe) -> Iterator[Problem]:
+def tracker_settings_unused(recipe: Recipe) -> Iterator[Problem]:
     """A run's name and project are what trackers show."""
-    asked = [name for name in _asked(recipe) if name != "none"]
+    asked = [name for name in _trackers(recipe) if name != "none"]
     names = ["trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"]
     if "trackio" in asked or "all" in asked:
         return
@@ -54,9 +54,9 @@ def settings_of_trackers(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def folder_of_tensorboard(recipe: Recipe) -> Iterator[Problem]:
+def logging_dir_unused(recipe: Recipe) -> Iterator[Problem]:
     """logging_dir is TensorBoard's."""
-    if recipe.training.logging_dir is not None and not {"tensorboard", "all"} & set(_asked(recipe)):
+    if recipe.training.logging_dir is not None and not {"tensorboard", "all"} & set(_trackers(recipe)):
         yield Problem(
             "tracker-settings-unused",
             "would do nothing: report_to does not name tensorboard.",
@@ -66,4 +66,4 @@ def folder_of_tensorboard(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-RULES = (known_trackers, settings_of_trackers, folder_of_tensorboard)
+RULES = (unknown_tracker, tracker_settings_unused, logging_dir_unused)

@@ -8,7 +8,7 @@ from orpo_cli.errors import Problem
 from orpo_cli.recipe.schema import Recipe
 
 
-def unsupported_keys(recipe: Recipe) -> Iterator[Problem]:
+def unsupported_launch_settings(recipe: Recipe) -> Iterator[Problem]:
     """Each setting that another version will obey."""
     version = "is not supported in this version."
     if recipe.launch.num_processes not in ("auto", 1):
@@ -17,4 +17,4 @@ def unsupported_keys(recipe: Recipe) -> Iterator[Problem]:
         yield Problem("unsupported-setting", version, "launch.strategy", remedy="Use single or auto.")
 
 
-RULES = (unsupported_keys,)
+RULES = (unsupported_launch_settings,)

@@ -13,8 +13,8 @@ from orpo_cli.errors import Problem, RecipeError
 from orpo_cli.recipe.eval_save_defaults import SCHEDULES_WITHOUT_WARMUP
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.rules import evaluation_and_saving, model, optimizer, schedule, tracking
-from orpo_cli.recipe.rules.data_loading import ACCELERATOR_CONFIG
-from orpo_cli.recipe.rules.hub import REPO_ID, well_formed_repository
+from orpo_cli.recipe.rules.data_loading import ACCELERATOR_CONFIG_KEYS
+from orpo_cli.recipe.rules.hub import REPO_ID, invalid_repo_id
 from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
 
@@ -233,7 +233,7 @@ def test_the_schedules_without_what_they_need_are_refused_by_the_library_too() -
     import torch
     from transformers import get_scheduler
 
-    for name, needed in schedule.NEEDED.items():
+    for name, needed in schedule.REQUIRED_ARGUMENTS.items():
         for arguments in ({}, dict.fromkeys(needed, 1) if len(needed) > 1 else {}):
             group = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
             with pytest.raises((ValueError, TypeError)):
@@ -257,7 +257,7 @@ def test_accelerates_settings_are_the_librarys() -> None:
 
     from transformers.trainer_pt_utils import AcceleratorConfig
 
-    assert set(ACCELERATOR_CONFIG) == {field.name for field in dataclasses.fields(AcceleratorConfig)}
+    assert set(ACCELERATOR_CONFIG_KEYS) == {field.name for field in dataclasses.fields(AcceleratorConfig)}
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_the_hub_agrees_on_names_of_repositories(name: str) -> None:
         good = True
     except HFValidationError:
         good = False
-    assert (not list(well_formed_repository(recipe))) == good, REPO_ID.pattern
+    assert (not list(invalid_repo_id(recipe))) == good, REPO_ID.pattern
 
 
 def test_library_defaults_say_nothing(tmp_path: Path) -> None:

@@ -1,20 +1,17 @@
-"""``orpo train``: the main job."""
+"""`orpo train`: train a model as a recipe configures it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
 from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
 from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
-from orpo_cli.rundir import FINISHED
-from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
-from orpo_cli.workflows.train import open_run, run_document, train_plan
-
-if TYPE_CHECKING:
-    pass
+from orpo_cli.workflows.smoke import SmokeResult, smoke_recipe
+from orpo_cli.workflows.train import run_document, train_recipe
 
 
 def command(
@@ -23,21 +20,21 @@ def command(
     resume: Annotated[
         str,
         typer.Option(
-            metavar="auto|never|PATH", help="Go on with the run in output_dir: from its last checkpoint, or from PATH."
+            metavar="auto|never|PATH", help="Resume the run in output_dir: from its last checkpoint, or from PATH."
         ),
     ] = "never",
     smoke: Annotated[
         bool,
-        typer.Option("--smoke", help="Try the whole road on a shrunken random model, two steps, and leave nothing."),
+        typer.Option("--smoke", help="Run the full pipeline on a tiny random model for two steps, then delete it."),
     ] = False,
     strict: Strict = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model on preference pairs as the recipe says.
+    """Train a model on preference pairs as the recipe configures it.
 
-    Leaves a run directory: plan, data report, metrics, checkpoints, and the adapter (or model). Ctrl-C saves a
-    checkpoint and exits 130.
+    Writes a run directory: plan, data report, metrics, checkpoints, and the adapter (or model). Ctrl-C saves a
+    checkpoint and exits with 130.
 
     [bold]Examples[/bold]
 
@@ -46,23 +43,21 @@ def command(
       orpo train my.yaml --resume auto
       orpo train my.yaml --smoke
     """
-    console = Console(quiet=quiet, as_json=as_json)
-    loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
     if smoke and resume != "never":
-        raise UsageError("--resume would do nothing beside --smoke: a smoke run leaves nothing to resume.")
-    plan = build_plan(loaded, console, to_train=not smoke, strict=strict).plan
+        raise UsageError(
+            "--resume does nothing with --smoke: a smoke run keeps no checkpoint.", remedy="Leave one out."
+        )
+    console = Console(quiet=quiet, as_json=as_json)
     if smoke:
-        from orpo_cli.workflows.smoke import smoke as try_out
-
-        return try_out(loaded, plan, console)
-    rundir, checkpoint = open_run(loaded, plan, resume, console)
-    if rundir.read_run()["status"] == FINISHED:
-        console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
-        console.result(str(rundir.result()))
-        console.document(run_document(rundir))
+        result = smoke_recipe(recipe, overrides, console, strict=strict)
+        console.result(_smoke_line(result))
+        console.document({"status": "ok", **asdict(result)})
         return
-    outcome = train_plan(plan, rundir, checkpoint, console)
-    minutes, seconds = divmod(round(outcome.seconds), 60)
-    console.note(f"trained {outcome.steps} steps in {minutes} min {seconds} s")
-    console.result(str(outcome.result))
+    rundir = train_recipe(recipe, overrides, console, resume=resume, strict=strict)
+    console.result(str(rundir.result()))
     console.document(run_document(rundir))
+
+
+def _smoke_line(result: SmokeResult) -> str:
+    replaced = ", ".join(each.partition(":")[0] for each in result.replaced)
+    return f"{result.name}: smoke run passed, {result.steps} steps in {result.seconds:.0f} s; replaced: {replaced}"

@@ -1,11 +1,14 @@
-"""Training workflow: plan, pairs, model, trainer, result and model card, in a run directory."""
+"""Training workflow (`orpo train`): plan, pairs, model, trainer, result and model card, in a run directory."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import UsageError
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.load import LoadedRecipe
@@ -14,43 +17,70 @@ from orpo_cli.report.console import Console
 from orpo_cli.report.plan_view import plan_lines
 from orpo_cli.rundir import FINISHED, RunDir
 from orpo_cli.secret_values import mask_secrets
+from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from orpo_cli.data.prepare import Prepared
+    from orpo_cli.hub.push_during_training import TrainingPush
     from orpo_cli.training.train import Outcome
 
 
+def train_recipe(
+    recipe: str, overrides: Sequence[str] | None, console: Console, *, resume: str, strict: bool
+) -> RunDir:
+    """Train a recipe, or resume its run, and return the finished run.
+
+    ``resume`` is ``never``, ``auto`` (from the last checkpoint) or the path of a checkpoint.
+    """
+    loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
+    plan = build_plan(loaded, console, to_train=True, strict=strict).plan
+    rundir, checkpoint = open_run(loaded, plan, resume, console)
+    if rundir.read_run()["status"] == FINISHED:
+        console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
+        return rundir
+    outcome = train_plan(plan, rundir, checkpoint, console)
+    minutes, seconds = divmod(round(outcome.seconds), 60)
+    console.note(f"trained {outcome.steps} steps in {minutes} min {seconds} s")
+    return rundir
+
+
 def open_run(loaded: LoadedRecipe, plan: Plan, resume: str, console: Console) -> tuple[RunDir, Path | None]:
-    """The run directory, new or existing, and the checkpoint to resume from. Raises UsageError where neither is right."""
+    """The run directory, new or existing, and the checkpoint to resume from (None: start at step 0).
+
+    Raises UsageError where the directory is in use, or ``resume`` does not fit the run in it.
+    """
     from orpo_cli.training.resume import checkpoint_to_resume, take_over
 
     existing = RunDir(Path(plan.output_dir))
     if resume == "never" or not existing.is_run():
         if resume not in ("never", "auto"):
             raise UsageError(
-                f"--resume {resume}: {existing.root} holds no run.", remedy="Leave --resume out to begin one."
+                f"--resume {resume}: there is no run in {existing.root}.", remedy="Leave --resume out to start a run."
             )
         return RunDir.create(plan, recipe_with_overrides(loaded), composed_text(loaded)), None
     if existing.read_run()["status"] == FINISHED and resume == "auto":
         return existing, None
     checkpoint = checkpoint_to_resume(existing, plan, resume)
     if checkpoint is None:
-        console.note(f"{existing.root} has no checkpoint yet: starting over")
+        console.note(f"{existing.root} has no checkpoint yet: starting from step 0")
         existing.discard()
         return RunDir.create(plan, recipe_with_overrides(loaded), composed_text(loaded)), None
-    console.note(f"going on from {checkpoint}")
+    console.note(f"resuming from {checkpoint}")
     take_over(existing, plan)
     return existing, checkpoint
 
 
 def train_plan(
-    plan: Plan, rundir: RunDir, checkpoint: Path | None, console: Console, *, shortest: int | None = None
+    plan: Plan, rundir: RunDir, checkpoint: Path | None, console: Console, *, max_pairs: int | None = None
 ) -> Outcome:
-    """Prepare, then train; on the ``shortest`` pairs alone where a number is given.
+    """Prepare the pairs, load the model, train, save the result and write the model card.
 
-    What fails before the first step of a new run leaves no directory.
+    ``max_pairs``: train only on so many pairs, the shortest ones. An error before the first step removes the directory of
+    a new run.
     """
     from orpo_cli.card.model_card import write_card
-    from orpo_cli.data.prepare import prepare
     from orpo_cli.model.added_tokens import grow
     from orpo_cli.model.base_model import load_base
     from orpo_cli.model.tokenizer import load_tokenizer
@@ -58,55 +88,32 @@ def train_plan(
     from orpo_cli.training.provenance import provenance
     from orpo_cli.training.train import train
 
-    pushing = None
-    try:
+    with _discard_on_error(rundir, checkpoint):
         _report_plan(plan, console)
-        if plan.training.get("push_to_hub"):
-            from orpo_cli.hub.push_during_training import TrainingPush
-
-            pushing = TrainingPush(plan, rundir, console.note, console.problem)
-            pushing.check()
+        push = _open_push(plan, rundir, console)
         tokenizer = load_tokenizer(plan.model, console.note)
-        data = prepare(
-            plan.dataset,
-            tokenizer,
-            max_length=plan.training["max_length"],
-            max_prompt_length=_prompt_length(plan),
-            note=console.note,
-            enough=plan.pairs_in_all(),
-        )
-        rundir.data_report.write_text(
-            json.dumps(mask_secrets(data.report.as_dict()), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        for line in data.report.lines():
-            console.note(line)
-        if shortest is not None:
-            data = data.shortest(shortest)
-            console.note(f"training on the {len(data.train)} shortest pairs")
+        pairs = _prepare_pairs(plan, tokenizer, rundir, console, max_pairs)
         model = load_base(plan.model, plan.quantization, plan.device)
         grow(model, tokenizer)
-        rundir.write_run(**provenance(model, data.report))
+        rundir.write_run(**provenance(model, pairs.report))
+    with _settle_push(push), TrainingDisplay(console) as display:
+        # makes the trainer, trains, and saves the adapter or the model
+        outcome = train(plan, rundir, model, tokenizer, pairs, display, checkpoint, [push] if push else [])
+    write_card(rundir)
+    if push is not None:
+        push.push_result()
+    return outcome
+
+
+@contextmanager
+def _discard_on_error(rundir: RunDir, checkpoint: Path | None) -> Iterator[None]:
+    """Remove a run that fails before it has trained anything, so that the next try can use the directory."""
+    try:
+        yield
     except BaseException:
         if checkpoint is None and rundir.trained() is None:
             rundir.discard()
         raise
-    finished = False
-    try:
-        with TrainingDisplay(console) as display:
-            outcome = train(plan, rundir, model, tokenizer, data, display, checkpoint, [pushing] if pushing else [])
-        finished = True
-    finally:
-        if pushing is not None:
-            pushing.settle(interrupted=not finished)
-    write_card(rundir)
-    if pushing is not None:
-        pushing.push_result()
-    return outcome
-
-
-def _prompt_length(plan: Plan) -> int:
-    assert plan.dataset.max_prompt_length is not None, "the plan decides it"
-    return plan.dataset.max_prompt_length
 
 
 def _report_plan(plan: Plan, console: Console) -> None:
@@ -116,6 +123,53 @@ def _report_plan(plan: Plan, console: Console) -> None:
     for path, value, origin, reason in plan_lines(plan.as_document()):
         if origin == "decided":
             console.note(f"  {path} = {value}  ({reason})")
+
+
+def _open_push(plan: Plan, rundir: RunDir, console: Console) -> TrainingPush | None:
+    """The push of checkpoints and result during training, its permissions checked; None where the plan has none."""
+    if not plan.training.get("push_to_hub"):
+        return None
+    from orpo_cli.hub.push_during_training import TrainingPush
+
+    push = TrainingPush(plan, rundir, console.note, console.problem)
+    push.check()
+    return push
+
+
+def _prepare_pairs(
+    plan: Plan, tokenizer: PreTrainedTokenizerBase, rundir: RunDir, console: Console, max_pairs: int | None
+) -> Prepared:
+    from orpo_cli.data.prepare import prepare
+
+    assert plan.dataset.max_prompt_length is not None, "the plan decides it"
+    pairs = prepare(
+        plan.dataset,
+        tokenizer,
+        max_length=plan.training["max_length"],
+        max_prompt_length=plan.dataset.max_prompt_length,
+        note=console.note,
+        enough=plan.pairs_in_all(),
+    )
+    report = json.dumps(mask_secrets(pairs.report.as_dict()), indent=2, ensure_ascii=False)
+    atomic_write_text(rundir.data_report, report + "\n")
+    for line in pairs.report.lines():
+        console.note(line)
+    if max_pairs is not None:
+        pairs = pairs.shortest(max_pairs)
+        console.note(f"training on the {len(pairs.train)} shortest pairs")
+    return pairs
+
+
+@contextmanager
+def _settle_push(push: TrainingPush | None) -> Iterator[None]:
+    """Wait for uploads that are under way, also after an error."""
+    finished = False
+    try:
+        yield
+        finished = True
+    finally:
+        if push is not None:
+            push.settle(interrupted=not finished)
 
 
 def recipe_with_overrides(loaded: LoadedRecipe) -> str:

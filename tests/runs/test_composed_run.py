@@ -51,7 +51,7 @@ def test_the_run_directory_holds_the_recipe_as_written_and_as_a_whole(
     (run / "run.json").write_text((run / "run.json").read_text().replace('"finished"', '"interrupted"'))
     done = orpo_here(*again, "--set", "training.max_steps=3")
     assert done.returncode == 0, done.stderr
-    assert "going on from" in done.stderr
+    assert "resuming from" in done.stderr
     monkeypatch.setenv("RATE", "1e-3")
     (run / "run.json").write_text((run / "run.json").read_text().replace('"finished"', '"interrupted"'))
     done = orpo_here(*again)

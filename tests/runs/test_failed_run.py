@@ -118,7 +118,7 @@ def test_a_failure_after_a_checkpoint_keeps_it(
     assert status(run) == "failed"
     done = orpo_here("train", recipe, *RESUME)
     assert done.returncode == 0, done.stderr
-    assert "going on from" in done.stderr
+    assert "resuming from" in done.stderr
     assert status(run) == "finished"
 
 

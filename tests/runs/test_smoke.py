@@ -31,9 +31,9 @@ def test_a_smoke_run_uses_the_recipes_own_data_and_tokenizer_and_leaves_nothing(
     done, left = smoke(recipe)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("recipe: smoke run passed, 2 steps")
-    assert done.stdout.endswith("not its own: weights\n")
+    assert done.stdout.endswith("; replaced: weights\n")
     assert "tokenizer: one token a byte" not in done.stderr
-    assert "made-up" not in done.stderr
+    assert "synthetic" not in done.stderr
     assert "train.jsonl" in done.stderr
     assert "training on the 8 shortest pairs" in done.stderr
     assert left == []
@@ -85,7 +85,7 @@ def test_data_that_leaves_no_pair_fails_a_smoke_run_as_a_run(tmp_path: Path, smo
     done, left = smoke(recipe)
     assert done.returncode == 4
     assert len(left) == 1
-    assert f"what the smoke run left is kept in {left[0]}" in done.stderr
+    assert f"the files of the smoke run are kept in {left[0]}" in done.stderr
     assert (left[0] / "base" / "config.json").is_file()
 
 
@@ -124,7 +124,7 @@ def test_ctrl_c_leaves_nothing_of_a_smoke_run(
 def test_resume_beside_smoke_is_refused(tmp_path: Path, smoke: Any) -> None:
     done, _ = smoke(write_recipe(tmp_path), "--resume", "auto")
     assert done.returncode == 2
-    assert "--resume would do nothing beside --smoke" in done.stderr
+    assert "--resume does nothing with --smoke" in done.stderr
 
 
 def test_trackers_are_told_nothing_of_a_smoke_run(tmp_path: Path, smoke: Any) -> None:

@@ -14,7 +14,6 @@ from orpo_cli.secret_values import mask_secrets
 
 HIDDEN = "[redacted]"
 
-_SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "WANDB_API_KEY")
 _TOKENS = re.compile(r"\b(?:hf|api_org|ghp|gho|github_pat|glpat|sk)[-_][A-Za-z0-9_-]{8,}")
 # `hub_token: x`, `training.hub_token=x`, `"api_key": "x"`; never eos_token or include_num_input_tokens_seen
 _NAMED = re.compile(
@@ -27,10 +26,6 @@ _SIGNED_URL = re.compile(r"(https?://[^\s?'\"]+\?)[^\s'\"<>]+")
 def redact(text: str) -> str:
     """``text`` without hub tokens, API keys, passwords, and what stands after the ``?`` of an address (signatures)."""
     text = mask_secrets(text)
-    for variable in _SECRET_VARIABLES:
-        value = os.environ.get(variable, "").strip()
-        if len(value) >= 8:
-            text = text.replace(value, HIDDEN)
     if (login := _login()) is not None:
         text = text.replace(login, HIDDEN)
     text = _TOKENS.sub(HIDDEN, text)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 SHORTEST = 4  # a shorter value would be found by chance inside other words
+TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "WANDB_API_KEY")
+SHORTEST_TOKEN = 8
 
 _names: set[str] = set()
 
@@ -21,8 +23,16 @@ def register_secrets(names: Iterable[str]) -> None:
 
 
 def mask_secrets(value: Any, names: Iterable[str] | None = None) -> Any:
-    """``value`` (a text, or plain nested values) without what must not be shown, or without these variables' values."""
-    secrets = {name: os.environ.get(name, "") for name in (_names if names is None else names)}
+    """``value`` (a text, or plain nested values) without what must not be shown, or without these variables' values.
+
+    What must not be shown are the registered variables, and the tokens that the libraries read from the environment
+    themselves: their errors quote them.
+    """
+    if names is None:
+        secrets = {name: token for name in TOKEN_VARIABLES if len(token := _value(name)) >= SHORTEST_TOKEN}
+        secrets |= {name: _value(name) for name in _names}
+    else:
+        secrets = {name: _value(name) for name in names}
     longest_first = sorted(secrets.items(), key=lambda item: -len(item[1]))
 
     def names_for_values(text: str) -> str:
@@ -44,6 +54,10 @@ def unmask_secrets(value: Any, names: Iterable[str]) -> Any:
         return text
 
     return _mapped(value, values_for_names) if names else value
+
+
+def _value(name: str) -> str:
+    return os.environ.get(name, "").strip()
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:

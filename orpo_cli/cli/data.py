@@ -12,6 +12,7 @@ from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.plan.plan import Plan
 from orpo_cli.report.console import Console
+from orpo_cli.secret_values import mask_secrets
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def command(
         return lines + [data_view.pair_view(name, number, pieces, coloured=coloured) for name, number, pieces in shown]
 
     if html is not None:
-        _write(html, data_view.page(view(coloured=True), f"{plan.name}: what is trained on"))
+        _write(html, data_view.page(view(coloured=True), mask_secrets(f"{plan.name}: what is trained on")))
         console.note(f"wrote {html}")
     if not as_json:
         for line in view(coloured=console.out.is_terminal and not console.out.no_color):

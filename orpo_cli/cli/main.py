@@ -6,12 +6,14 @@ import gc
 import importlib
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Annotated
 
 import typer
+from typer.main import get_command
 
 from orpo_cli import __version__
 from orpo_cli.cli.allocator_env import reexec_with_allocator_env
@@ -108,13 +110,20 @@ def _print_traceback_redacted(kind: type[BaseException], error: BaseException, t
     print_redacted(kind, error, trace)
 
 
+def _print_traceback_of_thread(bug: threading.ExceptHookArgs) -> None:
+    if bug.exc_value is not None:
+        _print_traceback_redacted(bug.exc_type, bug.exc_value, bug.exc_traceback)
+
+
 def main() -> None:
     """Entry point: run the command line and exit with the code that belongs to how it went."""
     reexec_with_allocator_env()
     sys.excepthook = _print_traceback_redacted
+    threading.excepthook = _print_traceback_of_thread
     silence_libraries()
     try:
-        code = _import_called_command()(standalone_mode=False)  # typer returns the code of a typer.Exit, 130 for Ctrl-C
+        # Typer.__call__ would replace sys.excepthook. The command returns the code of a typer.Exit, and 130 for Ctrl-C.
+        code = get_command(_import_called_command())(standalone_mode=False)
     except OrpoError as error:
         code = _report_error(error)
     except typer.Abort:

@@ -14,6 +14,7 @@ from orpo_cli.evaluation.held_out_pairs import Judged
 from orpo_cli.evaluation.metrics import intervals, margin_change_interval, preference_metrics
 from orpo_cli.evaluation.preference_scores import PairScores, Progress, score_pairs
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
+from orpo_cli.secret_values import mask_secrets
 
 
 def evaluate(
@@ -53,7 +54,8 @@ def evaluate(
         "scores": _by_pair(judged, scores),
     }
     if subject.rundir is not None and is_whole_held_out(judged):
-        atomic_write_text(subject.rundir.evaluation, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(mask_secrets(document), indent=2, ensure_ascii=False)
+        atomic_write_text(subject.rundir.evaluation, text + "\n")
     return document
 
 

@@ -84,7 +84,7 @@ class Plan(BaseModel):
 
     def as_document(self) -> dict[str, Any]:
         """The content of plan.json: nested as a recipe, each leaf ``{"value": …, "origin": …, "reason": …}``."""
-        document = _with_reasons(mask_secrets(self.values(), self.secrets), self.why, "")
+        document: dict[str, Any] = mask_secrets(_with_reasons(self.values(), self.why, ""), self.secrets)
         if self.secrets:
             document["secrets"] = {"value": self.secrets, "origin": "decided", "reason": SECRETS_STAY}
         return document

@@ -13,6 +13,7 @@ from rich.text import Text
 from orpo_cli.data.audit import Audit
 from orpo_cli.data.report import DataReport
 from orpo_cli.data.token_spans import TokenSpan
+from orpo_cli.secret_values import mask_secrets
 
 BAR = 40  # characters of the longest bar
 STYLES = {
@@ -34,7 +35,7 @@ LEGEND = {
 def summary(report: DataReport, audits: dict[str, Audit], steps: dict[str, Any]) -> Iterator[RenderableType]:
     """The figures of all parts; ``steps`` says how training goes through them."""
     for line in report.lines():
-        yield Text(line)
+        yield Text(mask_secrets(line))
     for part, found in audits.items():
         yield Text()
         yield Text(f"{part}: {found.pairs:,} pairs", "bold")
@@ -112,7 +113,7 @@ def legend(purposes: dict[str, str], *, coloured: bool) -> Text:
 
 def pair_view(name: str, number: int, parts: dict[str, list[TokenSpan]], *, coloured: bool) -> RenderableType:
     """One pair, token by token."""
-    lines: list[RenderableType] = [Text(f"pair {number}, {name}", "bold")]
+    lines: list[RenderableType] = [Text(mask_secrets(f"pair {number}, {name}"), "bold")]
     for part, pieces in parts.items():
         lines.append(Text(f"{part}, {sum(len(piece.ids) for piece in pieces):,} tokens", "bold"))
         lines.append(tokens_view(pieces, coloured=coloured))

@@ -17,6 +17,7 @@ from orpo_cli.model.onednn import use_onednn
 from orpo_cli.model.save import readable_like, save_model, settle_generation_config
 from orpo_cli.model.vector_math import choose_kernels
 from orpo_cli.plan.plan import Plan
+from orpo_cli.redaction import redact
 from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir, is_complete
 from orpo_cli.training.allocator import keep_freed_memory
 from orpo_cli.training.callbacks import Interruption, Listener, Metrics, keep_lines_until
@@ -89,7 +90,7 @@ def train(
         steps = 0 if metrics.trainer is None else metrics.trainer.state.global_step
         if steps or resume_from is not None or rundir.trained() is not None:
             first_line = next(iter(str(explained).splitlines()), repr(explained))
-            rundir.write_run(status=FAILED, finished_at=_now(), error=first_line)
+            rundir.write_run(status=FAILED, finished_at=_now(), error=redact(first_line))
         else:
             rundir.discard()  # no step was done: there is nothing to keep, and the next try can use the directory
         if explained is error:

@@ -47,7 +47,7 @@ REPOSITORIES = {
 READ = """
 import json, sys, time
 import datasets  # so that the seconds are those of reading
-from orpo_cli.data.sources import draw, opened
+from orpo_cli.data.sources.source import draw, opened
 from orpo_cli.errors import OrpoError
 from orpo_cli.recipe.schema import Source
 answers = []

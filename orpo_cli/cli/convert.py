@@ -15,7 +15,7 @@ from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.config_reader import TOOLS
 from orpo_cli.recipe.convert.convert import Conversion, convert
 from orpo_cli.recipe.convert.draft import KeyOutcome, Outcome
-from orpo_cli.recipe.source.nodes import dotted
+from orpo_cli.recipe.source.nodes import format_path
 from orpo_cli.report.console import Console
 
 FATES: dict[Outcome, str] = {
@@ -132,7 +132,7 @@ def _document(done: Conversion, output: Path | None) -> dict[str, Any]:
                 "value": fate.value,
                 "line": fate.line,
                 "fate": fate.outcome,
-                "path": None if fate.path is None else dotted(fate.path),
+                "path": None if fate.path is None else format_path(fate.path),
                 "note": fate.note,
             }
             for fate in done.fates

@@ -106,7 +106,7 @@ def starting_text(name: str, target: Path, shipped: ShippedRecipe | None, model:
     for option, value in (("NAME", name), ("--model", model), ("--data", data)):
         if value is not None and not value.strip():
             raise UsageError(f"{option} is empty.", remedy="Give a value or leave the option out.")
-    text = shipped.copied() if shipped else START
+    text = shipped.text_to_copy() if shipped else START
     changes: dict[Keys, str] = {("name",): _scalar(name), ("output_dir",): _scalar(f"runs/{name}")}
     if model:
         changes[("model", "model_name_or_path")] = _scalar(model)

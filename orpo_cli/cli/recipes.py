@@ -58,4 +58,4 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A name that `
       orpo recipes show llama3-8b-qlora > mine.yaml
     """
     sys.stdout.flush()
-    sys.stdout.buffer.write(shipped_recipe(name).copied().encode())  # UTF-8, whatever the terminal's encoding
+    sys.stdout.buffer.write(shipped_recipe(name).text_to_copy().encode())  # UTF-8, whatever the terminal's encoding

@@ -33,7 +33,7 @@ def plan_problems(plan: Plan, loaded: LoadedRecipe, facts: ModelFacts | None) ->
         *_beyond_positions(plan, loaded, facts),
         *_planned_otherwise(plan, loaded),
     )
-    return [loaded.source_map.hold(problem) for problem in found]
+    return [loaded.source_map.locate_problem(problem) for problem in found]
 
 
 def _prompt_fills_length(plan: Plan) -> Iterator[Problem]:

@@ -18,12 +18,12 @@ from orpo_cli.recipe.rules.secrets import secrets_in_comments, secrets_in_values
 from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.schema.training import OPTIMIZERS
 from orpo_cli.recipe.schema.training_fields import TrainingFields
-from orpo_cli.recipe.source.env_vars import expand_env_vars, secrets_in
+from orpo_cli.recipe.source.env_vars import expand_env_vars, secret_variables
 from orpo_cli.recipe.source.extends import resolve_extends
-from orpo_cli.recipe.source.nodes import COMMAND_LINE, MappingNode, Path, ScalarNode, dotted, plain
+from orpo_cli.recipe.source.nodes import COMMAND_LINE, MappingNode, Path, ScalarNode, format_path, plain_values
 from orpo_cli.recipe.source.overrides import apply_overrides
 from orpo_cli.recipe.source.recipe_files import STANDARD_INPUT, RecipeFile, read_recipe
-from orpo_cli.recipe.source.source_map import Kind, SourceMap
+from orpo_cli.recipe.source.source_map import OriginKind, SourceMap
 from orpo_cli.secret_values import register_secrets
 
 # Training arguments that nothing needs to be known of but the schema; this tool's own also have a former meaning.
@@ -60,9 +60,9 @@ class LoadedRecipe:
         """The recipe's name: its own, or the file's."""
         return self.recipe.name or ("recipe" if self.file == STANDARD_INPUT else FilePath(self.file).stem)
 
-    def origin(self, path: str) -> Kind:
+    def origin(self, path: str) -> OriginKind:
         """Where the value at a dotted path came from: ``recipe``, ``override``, ``environment`` or ``default``."""
-        return self.source_map.kind(path)
+        return self.source_map.origin_kind(path)
 
     def local_path(self, path: str, name: str) -> FilePath | None:
         """The file or folder that the value ``name`` at a dotted path means, absolute; None where there is none.
@@ -100,17 +100,18 @@ def load_recipe(source: str, overrides: Sequence[str] = (), *, strict: bool = Fa
     tree, files = resolve_extends(read_recipe(source))
     for override in overrides:
         tree = apply_overrides(tree, override)
-    written = list(secrets_in_values(plain(tree)))
+    written = list(secrets_in_values(plain_values(tree)))
     order = [COMMAND_LINE, *(file.shown for file in files)]
     tree = expand_env_vars(tree, os.environ)
     values, moved, notes = _migrate(tree, order)
-    secrets = frozenset(secrets_in(tree))
+    secrets = frozenset(secret_variables(tree))
     register_secrets(secrets)
     places = SourceMap(tree, moved, secrets)
     recipe, found = _validate(values, places)
     known = {problem.path for problem in written}
     placed = [
-        places.hold(problem) for problem in (*written, *(each for each in notes if each.path not in known), *found)
+        places.locate_problem(problem)
+        for problem in (*written, *(each for each in notes if each.path not in known), *found)
     ]
     placed += [problem for file in files for problem in secrets_in_comments(file.text, file.shown)]
     placed.sort(key=lambda problem: (order.index(str(problem.file)), problem.line or 0, problem.column or 0))
@@ -126,16 +127,16 @@ def _migrate(tree: MappingNode, layers: list[str]) -> tuple[dict[str, Any], dict
     """
     training = tree.nodes.get("training")
     if not isinstance(training, MappingNode):
-        return plain(tree), {}, ()
+        return plain_values(tree), {}, ()
     optimizer = training.nodes.get("optim")
     usual = optimizer is None or (isinstance(optimizer, ScalarNode) and optimizer.value in OPTIMIZERS)
     if usual and training.nodes.keys() <= CURRENT_ARGS:
-        return plain(tree), {}, ()
+        return plain_values(tree), {}, ()
 
     from orpo_cli.recipe.legacy.alias_precedence import drop_superseded_aliases
     from orpo_cli.recipe.legacy.migration import migrate_recipe
 
-    return migrate_recipe(plain(drop_superseded_aliases(tree, layers)))
+    return migrate_recipe(plain_values(drop_superseded_aliases(tree, layers)))
 
 
 def _validate(values: dict[str, Any], places: SourceMap) -> tuple[Recipe | None, list[Problem]]:
@@ -144,13 +145,13 @@ def _validate(values: dict[str, Any], places: SourceMap) -> tuple[Recipe | None,
         try:
             recipe = Recipe.model_validate(values)
         except ValidationError as error:  # a value from the environment looks like a number where text is meant
-            from orpo_cli.recipe.validation_errors import problems_of, refused_for_being_no_text
+            from orpo_cli.recipe.validation_errors import paths_expecting_text, validation_problems
 
-            if not _use_environment_text(refused_for_being_no_text(error, values), values, places):
+            if not _use_environment_text(paths_expecting_text(error, values), values, places):
                 raise
             recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        return None, problems_of(error, values, places)
+        return None, validation_problems(error, values, places)
     return recipe, list(rule_problems(recipe))
 
 
@@ -158,7 +159,7 @@ def _use_environment_text(paths: list[Path], values: dict[str, Any], places: Sou
     """Give the values at ``paths`` that come from the environment as the text that they are there; whether any was."""
     any_was = False
     for path in paths:
-        node = places.find(dotted(path))
+        node = places.find(format_path(path))
         if isinstance(node, ScalarNode) and node.text is not None:
             here: Any = values
             for part in path[:-1]:

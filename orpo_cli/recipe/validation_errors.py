@@ -15,13 +15,15 @@ from orpo_cli.recipe.legacy.renamed_args import OTHER_NAMES
 from orpo_cli.recipe.legacy.unsupported_peft_args import UNSUPPORTED_LORA_INITS, UNSUPPORTED_PEFT_ARGS
 from orpo_cli.recipe.rules.secrets import secret_kind
 from orpo_cli.recipe.schema import Recipe, Source
-from orpo_cli.recipe.source.nodes import Path, dotted
+from orpo_cli.recipe.source.nodes import Path, format_path
 from orpo_cli.recipe.source.source_map import SourceMap
 
-SUGGESTED = 300  # a file with more unknown keys than this is no recipe; looking for what each could mean takes seconds
+MAX_SUGGESTIONS = (
+    300  # a file with more unknown keys than this is no recipe; looking for what each could mean takes seconds
+)
 
 # What other tools and versions call keys of these sections, where no likeness would lead to the name here.
-CALLED_ELSEWHERE = {
+OTHER_TOOLS_KEYS = {
     "model": {
         "name": "model_name_or_path", "path": "model_name_or_path", "base_model": "model_name_or_path",
         "model_id": "model_name_or_path", "torch_dtype": "dtype", "precision": "dtype", "revision": "model_revision",
@@ -36,7 +38,7 @@ CALLED_ELSEWHERE = {
     "dataset": {"val_set_size": "eval", "test": "eval", "validation": "eval", "cutoff_len": "training.max_length"},
 }  # fmt: skip
 
-KINDS = {
+TYPE_NAMES = {
     "string_type": "text",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -49,27 +51,29 @@ KINDS = {
 }
 
 
-def problems_of(error: ValidationError, values: Mapping[str, Any], places: SourceMap | None = None) -> list[Problem]:
+def validation_problems(
+    error: ValidationError, values: Mapping[str, Any], places: SourceMap | None = None
+) -> list[Problem]:
     """One problem for each place in ``values`` (the recipe as plain values) that pydantic refuses.
 
     ``places`` lets it name the environment variables that values came from.
     """
     refused: dict[Path, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
-        refused.setdefault(_place(detail["loc"], values), []).append(detail)
-    problems = [_problem(place, details, places) for place, details in list(refused.items())[:SUGGESTED]]
+        refused.setdefault(_written_path(detail["loc"], values), []).append(detail)
+    problems = [_problem(place, details, places) for place, details in list(refused.items())[:MAX_SUGGESTIONS]]
     return problems + [
-        _problem(place, details, places, suggest=False) for place, details in list(refused.items())[SUGGESTED:]
+        _problem(place, details, places, suggest=False) for place, details in list(refused.items())[MAX_SUGGESTIONS:]
     ]
 
 
-def refused_for_being_no_text(error: ValidationError, values: Mapping[str, Any]) -> list[Path]:
+def paths_expecting_text(error: ValidationError, values: Mapping[str, Any]) -> list[Path]:
     """The places in ``values`` where text is asked for and something else stands."""
     details = error.errors(include_url=False)
-    return [_place(detail["loc"], values) for detail in details if detail["type"] == "string_type"]
+    return [_written_path(detail["loc"], values) for detail in details if detail["type"] == "string_type"]
 
 
-def _place(loc: tuple[int | str, ...], values: Any) -> Path:
+def _written_path(loc: tuple[int | str, ...], values: Any) -> Path:
     """The path in the user's own values. pydantic's paths also name union members and the list we put around one source."""
     path: list[str | int] = []
     here = values
@@ -96,35 +100,37 @@ def _problem(place: Path, details: list[ErrorDetails], places: SourceMap | None,
     kind = detail["type"]
     if kind == "missing":
         name = detail["loc"][-1]
-        return Problem("missing-key", f"`{name}` is required and missing.", dotted((*_trim(place, name), str(name))))
+        return Problem(
+            "missing-key", f"`{name}` is required and missing.", format_path((*_without_last(place, name), str(name)))
+        )
     if kind == "extra_forbidden":
         if place[:-1] == ("dataset", "eval") and place[-1] in Source.model_fields:
             return _split_and_source(str(place[-1]), places)
-        return _not_taken(place) or _unknown_key(place, suggest)
-    if init := _init_not_taken(place, detail["input"]):
+        return _unsupported_argument(place) or _unknown_key(place, suggest)
+    if init := _unsupported_lora_init(place, detail["input"]):
         return init
     rules = list(dict.fromkeys(_rule(each) for each in details))
     value = detail["input"]
-    message = f"must be {' or '.join(rules)}, but {_is(dotted(place), value, places)}."
-    return Problem("invalid-value", message, dotted(place), remedy=_remedy(value, details))
+    message = f"must be {' or '.join(rules)}, but {_describe_value(format_path(place), value, places)}."
+    return Problem("invalid-value", message, format_path(place), remedy=_remedy(value, details))
 
 
-def _is(path: str, value: Any, places: SourceMap | None) -> str:
+def _describe_value(path: str, value: Any, places: SourceMap | None) -> str:
     """What the value is and, where it came from the environment, what it was written as; a secret is not shown."""
     origin = places.origin(path) if places else None
     if places is None or origin is None or not origin.variables:
-        return f"is {_shown(value)}"
-    return f"`{origin.written}` is not" if places.is_secret(path) else f"`{origin.written}` is {_shown(value)}"
+        return f"is {_format_value(value)}"
+    return f"`{origin.written}` is not" if places.is_secret(path) else f"`{origin.written}` is {_format_value(value)}"
 
 
-def _trim(place: Path, name: Any) -> Path:
+def _without_last(place: Path, name: Any) -> Path:
     return place[:-1] if place and place[-1] == name else place
 
 
 def _rule(detail: ErrorDetails) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
-    if kind in KINDS:
-        return KINDS[kind]
+    if kind in TYPE_NAMES:
+        return TYPE_NAMES[kind]
     if kind == "literal_error":
         return f"one of {context['expected']}" if " or " in str(context["expected"]) else str(context["expected"])
     bounds = {"greater_than": ("gt", "above"), "greater_than_equal": ("ge", "at least"), "less_than": ("lt", "below")}
@@ -138,7 +144,7 @@ def _rule(detail: ErrorDetails) -> str:
     return detail["msg"].removeprefix("Input should be ")
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:
@@ -183,15 +189,15 @@ def _split_and_source(key: str, places: SourceMap | None) -> Problem:
     )
 
 
-def _not_taken(place: Path) -> Problem | None:
+def _unsupported_argument(place: Path) -> Problem | None:
     """A problem for a key that the library of a section has, and a recipe does not take."""
     fate = UNSUPPORTED_PEFT_ARGS.get(str(place[0]), {}).get(str(place[-1])) if len(place) == 2 else None
     if fate is None:
         return None
-    return Problem("unsupported-peft-argument", f"is not taken: {fate.reason}.", dotted(place), remedy=fate.remedy)
+    return Problem("unsupported-peft-argument", f"is not taken: {fate.reason}.", format_path(place), remedy=fate.remedy)
 
 
-def _init_not_taken(place: Path, value: Any) -> Problem | None:
+def _unsupported_lora_init(place: Path, value: Any) -> Problem | None:
     """The same for a start of the adapter."""
     if place != ("lora", "init_lora_weights") or not isinstance(value, str):
         return None
@@ -199,25 +205,25 @@ def _init_not_taken(place: Path, value: Any) -> Problem | None:
     if fate is None:
         return None
     return Problem(
-        "unsupported-peft-argument", f"{value} is not taken: {fate.reason}.", dotted(place), remedy=fate.remedy
+        "unsupported-peft-argument", f"{value} is not taken: {fate.reason}.", format_path(place), remedy=fate.remedy
     )
 
 
 def _unknown_key(place: Path, suggest: bool) -> Problem:
     *around, key = place
-    section = dotted(tuple(around))
-    known = sorted(fields_at(tuple(around)))
+    section = format_path(tuple(around))
+    known = sorted(known_keys(tuple(around)))
     message = f"unknown key in {f'`{section}`' if section else 'the recipe'}."
     remedy = _nearest(str(key), section, known) if suggest else None
-    return Problem("unknown-key", message, dotted(place), remedy=remedy)
+    return Problem("unknown-key", message, format_path(place), remedy=remedy)
 
 
 def _nearest(key: str, section: str, known: Iterable[str]) -> str:
     if section == "training" and key in OTHER_NAMES:
         return OTHER_NAMES[key]
-    if name := CALLED_ELSEWHERE.get(section, {}).get(key):
+    if name := OTHER_TOOLS_KEYS.get(section, {}).get(key):
         return f"It is called `{name}`."
-    homes = [name for name in Recipe.model_fields if key in fields_at((name,)) and name != section]
+    homes = [name for name in Recipe.model_fields if key in known_keys((name,)) and name != section]
     if close := _close_matches(key, known, 0.75):
         return f"Did you mean `{close[0]}`?"
     if homes:
@@ -234,7 +240,7 @@ def _close_matches(word: str, known: Iterable[str], cutoff: float = 0.6) -> list
     return get_close_matches(word, list(known), n=1, cutoff=cutoff)
 
 
-def fields_at(path: Path) -> set[str]:
+def known_keys(path: Path) -> set[str]:
     """The keys that the schema knows at ``path``; of a union, those of every member."""
     models: list[Any] = [Recipe]
     for part in path:

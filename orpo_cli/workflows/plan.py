@@ -64,7 +64,7 @@ def build_plan(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict
     sizing = None if facts is None else collect_estimate_inputs(plan, machine, facts)
     if sizing is not None:
         plan = fit_to_memory(plan, loaded, sizing)
-    missing = [loaded.source_map.hold(problem) for problem in missing_requirements(plan, machine)]
+    missing = [loaded.source_map.locate_problem(problem) for problem in missing_requirements(plan, machine)]
     if missing and (to_train or strict):
         raise MachineError("\n".join(problem.text() for problem in missing))
     warnings = (*plan_problems(plan, loaded, facts), *(replace(each, severity="warning") for each in missing))

@@ -12,7 +12,7 @@ from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import UsageError
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.load import LoadedRecipe
-from orpo_cli.recipe.source.composed_recipe import composed_text
+from orpo_cli.recipe.source.composed_recipe import compose_recipe_text
 from orpo_cli.report.console import Console
 from orpo_cli.report.plan_view import plan_lines
 from orpo_cli.rundir import FINISHED, RunDir
@@ -59,14 +59,14 @@ def open_run(loaded: LoadedRecipe, plan: Plan, resume: str, console: Console) ->
             raise UsageError(
                 f"--resume {resume}: there is no run in {existing.root}.", remedy="Leave --resume out to start a run."
             )
-        return RunDir.create(plan, recipe_with_overrides(loaded), composed_text(loaded)), None
+        return RunDir.create(plan, recipe_with_overrides(loaded), compose_recipe_text(loaded)), None
     if existing.read_run()["status"] == FINISHED and resume == "auto":
         return existing, None
     checkpoint = checkpoint_to_resume(existing, plan, resume)
     if checkpoint is None:
         console.note(f"{existing.root} has no checkpoint yet: starting from step 0")
         existing.discard()
-        return RunDir.create(plan, recipe_with_overrides(loaded), composed_text(loaded)), None
+        return RunDir.create(plan, recipe_with_overrides(loaded), compose_recipe_text(loaded)), None
     console.note(f"resuming from {checkpoint}")
     take_over(existing, plan)
     return existing, checkpoint

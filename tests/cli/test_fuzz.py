@@ -13,7 +13,7 @@ import pytest
 from orpo_cli.recipe.source.shipped_recipes import shipped_recipes
 
 Orpo = Callable[..., Any]
-TEXTS = [recipe.copied() for recipe in shipped_recipes()]
+TEXTS = [recipe.text_to_copy() for recipe in shipped_recipes()]
 WORDS = [
     "model",
     "dataset",

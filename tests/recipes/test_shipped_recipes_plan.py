@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.shipped import OF_THE_HUB, one_of_a_kind
+from support.shipped import HUB_MODELS, shipped_recipe_params
 
 from orpo_cli.machine import Machine
 from orpo_cli.model.model_facts import known_facts
@@ -22,10 +22,10 @@ H100 = Machine("cuda", "H100", 1, 80 << 30, 1 << 40, 16, True, False, 1 << 42, "
 NAMES = [recipe.name for recipe in shipped_recipes()]
 
 
-@pytest.mark.parametrize("name", one_of_a_kind())
+@pytest.mark.parametrize("name", shipped_recipe_params())
 def test_a_shipped_recipe_plans_without_the_network(name: str, orpo_here: Callable[..., Any]) -> None:
     assert os.environ["HF_HUB_OFFLINE"] == "1"
-    model = ["--set", f"model.model_name_or_path={OF_THE_HUB[name]}"] if name in OF_THE_HUB else []
+    model = ["--set", f"model.model_name_or_path={HUB_MODELS[name]}"] if name in HUB_MODELS else []
     done = orpo_here("plan", name, "--json", *model)
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
@@ -44,7 +44,7 @@ def test_a_plan_without_the_network_says_whose_size_it_goes_by(orpo_here: Callab
 @pytest.mark.parametrize("name", NAMES)
 def test_on_the_gpu_it_is_written_for_nothing_that_a_recipe_says_is_replaced(name: str) -> None:
     loaded = load_recipe(name)
-    model = OF_THE_HUB.get(name, loaded.recipe.model.model_name_or_path)
+    model = HUB_MODELS.get(name, loaded.recipe.model.model_name_or_path)
     plan = resolve(loaded, H100, known_facts(ModelSection(model_name_or_path=model)))
     said = loaded.recipe.training.model_dump(exclude_none=True)
     assert {key: plan.training[key] for key in said} == said

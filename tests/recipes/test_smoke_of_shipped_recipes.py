@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.shipped import OF_THE_HUB, one_of_a_kind
+from support.shipped import HUB_MODELS, shipped_recipe_params
 
 from orpo_cli.recipe.load import load_recipe
 
 
-@pytest.mark.parametrize("name", one_of_a_kind())
+@pytest.mark.parametrize("name", shipped_recipe_params())
 def test_a_shipped_recipe_trains_two_steps_shrunken(
     name: str, tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    model = ["--set", f"model.model_name_or_path={OF_THE_HUB[name]}"] if name in OF_THE_HUB else []
+    model = ["--set", f"model.model_name_or_path={HUB_MODELS[name]}"] if name in HUB_MODELS else []
     done = orpo_here("train", "--smoke", name, "--json", *model)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

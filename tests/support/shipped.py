@@ -10,10 +10,10 @@ from orpo_cli.model.known_configs import known_config
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.source.shipped_recipes import shipped_recipes
 
-OF_THE_HUB = {"quickstart": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # its model comes in a package, which may be missing
+HUB_MODELS = {"quickstart": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # its model comes in a package, which may be missing
 
 
-def one_of_a_kind() -> list[Any]:
+def shipped_recipe_params() -> list[Any]:
     """All names; slow is each whose architecture, adapter and quantization an earlier one has."""
     kinds, names = set[Any](), list[Any]()
     for shipped in shipped_recipes():

@@ -23,7 +23,10 @@ from orpo_cli.recipe.load import load_recipe
 
 PAGES = Path(__file__).parents[2] / "docs" / "troubleshooting"
 NO_CODES = {"index", "codes"}
-REST = {"model": "model:\n  model_name_or_path: some/model\n", "dataset": "dataset:\n  train:\n    path: pairs.jsonl\n"}
+REQUIRED_SECTIONS = {
+    "model": "model:\n  model_name_or_path: some/model\n",
+    "dataset": "dataset:\n  train:\n    path: pairs.jsonl\n",
+}
 CPU = Machine("cpu", "a processor", 1, None, 32 << 30, 8, False, False, 1 << 40, "3.11", "Linux")
 H100 = replace(CPU, device="cuda", device_name="NVIDIA H100", device_memory_bytes=80 << 30, bf16=True)
 MACHINES = {
@@ -31,7 +34,7 @@ MACHINES = {
     "H100": H100,
     "T4": replace(H100, device_name="Tesla T4", device_memory_bytes=16 << 30, bf16=False),
 }
-SEVEN_BILLION = ModelFacts("mistral", 7_241_732_096, True, 32768)
+MISTRAL_7B = ModelFacts("mistral", 7_241_732_096, True, 32768)
 TEXT = re.compile(r"^```text\n.*?^```\n", re.MULTILINE | re.DOTALL)
 
 
@@ -53,18 +56,20 @@ def machine_of(page: str) -> Machine | None:
 
 def problems_of(example: str, machine: Machine | None = None) -> list[Problem]:
     """What is said of an example, as if it stood in recipe.yaml."""
-    rest = [lines for section, lines in REST.items() if not re.search(rf"^{section}:", example, re.MULTILINE)]
+    rest = [
+        lines for section, lines in REQUIRED_SECTIONS.items() if not re.search(rf"^{section}:", example, re.MULTILINE)
+    ]
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         Path("recipe.yaml").write_text(example + "".join(rest), encoding="utf-8")
         try:
             loaded = load_recipe("recipe.yaml")
             if machine is None:
                 return list(loaded.warnings)
-            plan = resolve(loaded, machine, SEVEN_BILLION)
+            plan = resolve(loaded, machine, MISTRAL_7B)
         except RecipeError as error:
             return list(error.problems)
-        lacking = [loaded.source_map.hold(problem) for problem in missing_requirements(plan, machine)]
-        return [*loaded.warnings, *plan_problems(plan, loaded, SEVEN_BILLION), *lacking]
+        lacking = [loaded.source_map.locate_problem(problem) for problem in missing_requirements(plan, machine)]
+        return [*loaded.warnings, *plan_problems(plan, loaded, MISTRAL_7B), *lacking]
 
 
 def with_symptom(path: Path) -> str:

@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.command_line import command_words, flags, is_command
 from orpo_cli.recipe.convert.printed_config.orpo_config_repr import class_name, is_printed, printed_arguments
-from orpo_cli.recipe.source.nodes import dotted, plain, walk
-from orpo_cli.recipe.source.yaml_reader import NO_TEXT, read_yaml
+from orpo_cli.recipe.source.nodes import format_path, plain_values, walk
+from orpo_cli.recipe.source.yaml_reader import FORBIDDEN_CHARACTERS, read_yaml
 
 Tool = Literal["axolotl", "llama-factory", "alignment-handbook", "trl", "ms-swift", "orpo-config"]
 TOOLS: tuple[str, ...] = get_args(Tool)
@@ -51,7 +51,9 @@ def read_source(text: str, file: str, wanted: str = "auto") -> Source:
     Raises RecipeError where it is no valid YAML, UsageError where it is not of the tool wanted or of none that is known.
     """
     source = _read(text, file, wanted)
-    if found := NO_TEXT.search(text) or next((hit for hit in map(NO_TEXT.search, _texts(source.values)) if hit), None):
+    if found := FORBIDDEN_CHARACTERS.search(text) or next(
+        (hit for hit in map(FORBIDDEN_CHARACTERS.search, _texts(source.values)) if hit), None
+    ):
         raise UsageError(f"{file}: holds {found.group()!r}, which no text has.", remedy="Remove it.")
     return source
 
@@ -74,8 +76,8 @@ def _read(text: str, file: str, wanted: str) -> Source:
         values, lines, script = _command(text, file)
     else:
         tree = read_yaml(text, file)
-        values = plain(tree)
-        lines = {dotted(path): node.origin.line or 1 for path, node in walk(tree)}
+        values = plain_values(tree)
+        lines = {format_path(path): node.origin.line or 1 for path, node in walk(tree)}
     found = _recognised(values)
     if wanted != "auto":
         found = next(name for name in get_args(Tool) if name == wanted)

@@ -14,9 +14,9 @@ from orpo_cli.recipe.legacy.migration import migrate_recipe
 from orpo_cli.recipe.rules import rule_problems
 from orpo_cli.recipe.rules.secrets import secrets_in_values
 from orpo_cli.recipe.schema import Recipe
-from orpo_cli.recipe.source.nodes import Path, dotted
+from orpo_cli.recipe.source.nodes import Path, format_path
 from orpo_cli.recipe.source.yaml_reader import parse_value
-from orpo_cli.recipe.validation_errors import problems_of
+from orpo_cli.recipe.validation_errors import validation_problems
 
 WORDS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 
@@ -62,7 +62,7 @@ def problems_in(values: dict[str, Any]) -> list[Problem]:
     try:
         found += rule_problems(Recipe.model_validate(values))
     except ValidationError as error:
-        found += problems_of(error, values)
+        found += validation_problems(error, values)
     return found
 
 
@@ -90,7 +90,9 @@ def _lists(tree: Any) -> Any:
 def _culprit(draft: Draft, problem: Problem) -> Path | None:
     """The value that a problem is about: at its path, around it, or the last one below it."""
     where = problem.path
-    paths = {dotted(path): path for path in draft.values if not (added := draft.additions.get(path)) or not added.todo}
+    paths = {
+        format_path(path): path for path in draft.values if not (added := draft.additions.get(path)) or not added.todo
+    }
     around = [path for name, path in paths.items() if _concerns(problem, name)]
     below = [path for name, path in paths.items() if name.startswith((f"{where}.", f"{where}["))]
     return next(iter(around or below[::-1]), None)
@@ -106,7 +108,7 @@ def _retyped(draft: Draft, path: Path) -> bool:
     written = draft.values[path]
     for candidate in _candidates(written):
         draft.values[path] = candidate
-        if not any(_concerns(problem, dotted(path)) for problem in problems_in(nested(draft.values))):
+        if not any(_concerns(problem, format_path(path)) for problem in problems_in(nested(draft.values))):
             return True
     draft.values[path] = written
     return False

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from orpo_cli.recipe.convert.draft import Draft, KeyOutcome
 from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.source.nodes import Path
-from orpo_cli.recipe.source.yaml_writer import WIDTH, inline, lines_of
+from orpo_cli.recipe.source.yaml_writer import WIDTH, inline_yaml, yaml_lines
 
 _EMPTY = ("Empty, or off with nothing to switch off here", "At the library's default, or asking for nothing")
 
@@ -59,9 +59,9 @@ def _value(draft: Draft, path: Path, indent: str) -> list[str]:
     fates = [fate for fate in draft.fates.values() if fate.path == path and fate.outcome in ("kept", "ignored")]
     if path not in draft.values:
         offer = next(fate for fate in fates if fate.outcome == "ignored")
-        lines = [f"{indent}# {line}" for line in lines_of(str(path[-1]), offer.offer)]
+        lines = [f"{indent}# {line}" for line in yaml_lines(str(path[-1]), offer.offer)]
         return [*_wrapped(_called(offer), indent), *lines]
-    lines = [indent + line for line in lines_of(str(path[-1]), draft.values[path])]
+    lines = [indent + line for line in yaml_lines(str(path[-1]), draft.values[path])]
     comment = _comment(draft, path, fates)
     if comment and len(lines) == 1 and len(lines[0]) + len(comment) + 3 <= WIDTH:
         return [f"{lines[0]} # {comment}"]
@@ -110,7 +110,7 @@ def _entries(fates: list[KeyOutcome]) -> list[str]:
     for note in dict.fromkeys(fate.note for fate in fates):
         for fate in fates:
             if fate.note == note:
-                shown = _on_one_line(inline(fate.value))
+                shown = _on_one_line(inline_yaml(fate.value))
                 lines.append(f"#   {_on_one_line(fate.key)}: {shown if len(shown) <= 70 else shown[:69] + '…'}")
         lines += _wrapped(note, "", "#     ") if note else []
     return lines

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orpo_cli.recipe.legacy.migration import ARGUMENT_POLICIES
-from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, undotted
+from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, parse_path
 
 
 def drop_superseded_aliases(tree: MappingNode, layers: Sequence[str]) -> MappingNode:
@@ -32,7 +32,7 @@ def _paths_by_setting() -> dict[str, list[Path]]:
     places: dict[str, list[Path]] = {}
     for name, fate in ARGUMENT_POLICIES.items():
         if fate.new_path is not None:
-            places.setdefault(fate.new_path, [undotted(fate.new_path)]).append(("training", name))
+            places.setdefault(fate.new_path, [parse_path(fate.new_path)]).append(("training", name))
     places["hub.repo_id"].append(("training", "push_to_hub_organization"))  # a part of it
     return places
 

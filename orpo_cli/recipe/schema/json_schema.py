@@ -30,7 +30,7 @@ NOT_SUGGESTED = {"deprecated": True, "doNotSuggest": True}  # the second is what
 ONE_REFERENCE = r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-((?!\$\{)[^}])*)?\}"
 
 # What a former argument takes whose value is converted; any other takes what the setting takes that it is read as.
-CONVERTED: dict[str, Schema] = {
+CONVERTED_ARGUMENTS: dict[str, Schema] = {
     "adafactor": {"const": True},
     "group_by_length": {"const": True},
     "warmup_ratio": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
@@ -40,11 +40,11 @@ CONVERTED: dict[str, Schema] = {
 def recipe_schema() -> Schema:
     """The whole schema, as JSON-ready values."""
     raw = Recipe.model_json_schema()
-    place = _Place(raw.pop("$defs"))
+    place = _SchemaConverter(raw.pop("$defs"))
     schema = place.mapping(raw)
     for section in ("model", "dataset"):
         _mapping_in(schema["properties"][section]).pop("required")
-    _training(schema)
+    _add_training_arguments(schema)
     source = place.mapping(place.definitions["Source"])
     source.pop("required")
     return {
@@ -52,7 +52,7 @@ def recipe_schema() -> Schema:
         "title": "A recipe of orpo-cli",
         **{key: value for key, value in schema.items() if key != "required"},
         "if": {"required": ["extends"], "properties": {"extends": {"type": "string"}}},
-        "else": _what_only_a_parent_may_say(),
+        "else": _required_without_extends(),
         "$defs": {
             "source": source,
             "reference": {
@@ -69,7 +69,7 @@ def recipe_schema() -> Schema:
     }
 
 
-def _what_only_a_parent_may_say() -> Schema:
+def _required_without_extends() -> Schema:
     """What a recipe needs that extends no other. ``required`` says nothing of what is no mapping."""
     eval_needs = {"anyOf": [{"required": ["test_size"]}, {"required": ["path"]}]}
     return {
@@ -84,7 +84,7 @@ def _what_only_a_parent_may_say() -> Schema:
     }
 
 
-class _Place:
+class _SchemaConverter:
     """Turns pydantic's schema of a place in a recipe into ours: sections where they belong, and references allowed."""
 
     def __init__(self, definitions: dict[str, Schema]) -> None:
@@ -154,7 +154,7 @@ def _examples(alternatives: list[Schema], default: Any) -> Iterator[Any]:
         yield default
 
 
-def _training(schema: Schema) -> None:
+def _add_training_arguments(schema: Schema) -> None:
     """Add what the libraries take where a recipe says nothing, and former arguments."""
     properties = _mapping_in(schema["properties"]["training"])["properties"]
     for name, value in properties.items():
@@ -167,10 +167,10 @@ def _training(schema: Schema) -> None:
     for name, fate in ARGUMENT_POLICIES.items():
         if fate.supported:
             continue
-        properties[name] = _former(name, fate, schema)
+        properties[name] = _legacy_argument(name, fate, schema)
 
 
-def _former(name: str, fate: ArgumentPolicy, schema: Schema) -> Schema:
+def _legacy_argument(name: str, fate: ArgumentPolicy, schema: Schema) -> Schema:
     """An argument that becomes something else, or nothing."""
     section, _, setting = (fate.new_path or "").partition(".")
     refused = section == "training" and setting.partition(".")[0] in ARGUMENT_POLICIES  # what it is read as
@@ -186,7 +186,7 @@ def _former(name: str, fate: ArgumentPolicy, schema: Schema) -> Schema:
         return notes
     alternatives: list[Schema] = [NULL, *({"const": value} for value in fate.noop_values)]
     if fate.new_path is not None and not refused:
-        alternatives += [CONVERTED[name]] if fate.convert else _alternatives_at(fate.new_path, schema)
+        alternatives += [CONVERTED_ARGUMENTS[name]] if fate.convert else _alternatives_at(fate.new_path, schema)
         alternatives += [REFERENCE]
     return {**notes, "errorMessage": text, "anyOf": deepcopy(list(_unique(alternatives)))}
 

@@ -19,7 +19,7 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _null_is_not_written(cls, values: Any) -> Any:
+    def _drop_nulls(cls, values: Any) -> Any:
         """A key with null is as if it were not there: it has its default. An unknown one stays, to be refused."""
         if not isinstance(values, dict):
             return values

@@ -7,25 +7,25 @@ from collections.abc import Iterator
 from typing import Any
 
 from orpo_cli.recipe.load import LoadedRecipe
-from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, SequenceNode, dotted, walk
-from orpo_cli.recipe.source.yaml_writer import Reference, lines_of
+from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, SequenceNode, format_path, walk
+from orpo_cli.recipe.source.yaml_writer import EnvReference, yaml_lines
 
 HEAD = """\
 # {name} as one recipe: with what it extends, and with the values of the command line and of the environment in place.
 # Local paths are absolute; secrets stay in the environment. Beside each value stands where it was written.
 
 """
-_FILES = re.compile(r"model\.model_name_or_path|dataset\.(train|eval)(\[\d+\])?\.path")
+_PATH_KEYS = re.compile(r"model\.model_name_or_path|dataset\.(train|eval)(\[\d+\])?\.path")
 
 
-def composed_text(loaded: LoadedRecipe) -> str | None:
+def compose_recipe_text(loaded: LoadedRecipe) -> str | None:
     """The whole recipe with the place of every value; None where it is whole in its own file."""
     nodes = [node for _, node in walk(loaded.source_map.root)]
     if len(loaded.files) == 1 and all(node.origin.written is None for node in nodes):
         return None
     lines = list(_Lines(loaded).of(loaded.source_map.root, (), 0))
     if loaded.recipe.name is None:
-        lines.insert(0, f"{lines_of('name', loaded.name)[0]} # that of the file")
+        lines.insert(0, f"{yaml_lines('name', loaded.name)[0]} # that of the file")
     return HEAD.format(name=loaded.file) + "\n".join(lines) + "\n"
 
 
@@ -58,7 +58,7 @@ class _Lines:
             yield "  " * depth + ("- " if number == 0 else "  ") + line
 
     def value(self, key: str, node: Node, path: Path, indent: str) -> Iterator[str]:
-        lines = [indent + line for line in lines_of(key, self.shown(node, path))]
+        lines = [indent + line for line in yaml_lines(key, self.shown(node, path))]
         place = str(node.origin)
         if node.origin.written is not None and not self.is_secret(node):
             place += f", {node.origin.written}"
@@ -71,13 +71,13 @@ class _Lines:
     def shown(self, node: Node, path: Path) -> Any:
         """Plain values, with local paths absolute, and with references for secrets."""
         if self.is_secret(node):
-            return Reference(node.origin.written)
+            return EnvReference(node.origin.written)
         if isinstance(node, MappingNode):
             return {key: self.shown(inner, (*path, key)) for key, inner in node.nodes.items()}
         if isinstance(node, SequenceNode):
             return [self.shown(inner, (*path, index)) for index, inner in enumerate(node.nodes)]
-        if isinstance(node.value, str) and _FILES.fullmatch(dotted(path)):
-            return str(self.loaded.local_path(dotted(path), node.value) or node.value)
+        if isinstance(node.value, str) and _PATH_KEYS.fullmatch(format_path(path)):
+            return str(self.loaded.local_path(format_path(path), node.value) or node.value)
         return node.value
 
     def is_secret(self, node: Node) -> bool:

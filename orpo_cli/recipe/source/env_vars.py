@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from orpo_cli.errors import Problem, RecipeError
-from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, ScalarNode, SequenceNode, dotted
+from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, ScalarNode, SequenceNode, format_path
 from orpo_cli.recipe.source.yaml_reader import read_value
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -27,7 +27,7 @@ def looks_secret(name: str) -> bool:
 def expand_env_vars(tree: MappingNode, environment: Mapping[str, str]) -> MappingNode:
     """``tree`` with every reference replaced. Raises RecipeError with every reference that does not hold."""
     expansion = _Expansion(environment)
-    nodes = {key: expansion.node(node, (key,)) for key, node in tree.nodes.items()}
+    nodes = {key: expansion.expand_node(node, (key,)) for key, node in tree.nodes.items()}
     if expansion.problems:
         raise RecipeError(expansion.problems)
     return MappingNode(nodes, tree.origin)
@@ -38,19 +38,21 @@ class _Expansion:
         self.environment = environment
         self.problems: list[Problem] = []
 
-    def node(self, node: Node, path: Path) -> Node:
+    def expand_node(self, node: Node, path: Path) -> Node:
         if isinstance(node, MappingNode):
-            return MappingNode({key: self.node(inner, (*path, key)) for key, inner in node.nodes.items()}, node.origin)
+            return MappingNode(
+                {key: self.expand_node(inner, (*path, key)) for key, inner in node.nodes.items()}, node.origin
+            )
         if isinstance(node, SequenceNode):
             inner = enumerate(node.nodes)
-            return SequenceNode(tuple(self.node(each, (*path, index)) for index, each in inner), node.origin)
+            return SequenceNode(tuple(self.expand_node(each, (*path, index)) for index, each in inner), node.origin)
         if isinstance(node.value, str) and "${" in node.value:
-            return self.text(node, node.value, path)
+            return self.expand_text(node, node.value, path)
         return node
 
-    def text(self, leaf: ScalarNode, text: str, path: Path) -> Node:
+    def expand_text(self, leaf: ScalarNode, text: str, path: Path) -> Node:
         variables: list[str] = []
-        result = _REFERENCE.sub(lambda match: self.value(match, leaf, path, variables), text)
+        result = _REFERENCE.sub(lambda match: self.expand_reference(match, leaf, path, variables), text)
         origin = replace(leaf.origin, written=text, variables=tuple(variables))
         whole = _REFERENCE.fullmatch(text)
         if whole and whole["name"]:
@@ -59,12 +61,12 @@ class _Expansion:
             return replace(node, text=result) if isinstance(node, ScalarNode) and text_too else node
         return ScalarNode(result, origin)
 
-    def value(self, match: re.Match[str], leaf: ScalarNode, path: Path, variables: list[str]) -> str:
+    def expand_reference(self, match: re.Match[str], leaf: ScalarNode, path: Path, variables: list[str]) -> str:
         name, default = match["name"], match["default"]
         if match[0] == "$${":
             return "${"
         if name is None:
-            self.problem(
+            self.add_problem(
                 "env-reference", "`${` begins a reference that does not hold.", leaf, path,
                 "Write ${NAME} or ${NAME:-default}; $${ for the characters ${ themselves.",
             )  # fmt: skip
@@ -72,28 +74,28 @@ class _Expansion:
         value = self.environment.get(name)
         if value is None and default is None:
             remedy = f"Set it, or give a default: ${{{name}:-…}}."
-            self.problem("env-variable-unset", f"the environment variable {name} is not set.", leaf, path, remedy)
+            self.add_problem("env-variable-unset", f"the environment variable {name} is not set.", leaf, path, remedy)
             return ""
         if default is not None and not value:
             return default
         variables.append(name)
         return value or ""
 
-    def problem(self, code: str, message: str, leaf: ScalarNode, path: Path, remedy: str) -> None:
+    def add_problem(self, code: str, message: str, leaf: ScalarNode, path: Path, remedy: str) -> None:
         place = leaf.origin
-        found = Problem(code, message, dotted(path), place.file, place.line, place.column, remedy)
+        found = Problem(code, message, format_path(path), place.file, place.line, place.column, remedy)
         if found not in self.problems[-1:]:  # one value may hold the same slip many times
             self.problems.append(found)
 
 
-def secrets_in(root: Node, path: Path = ()) -> Iterator[str]:
+def secret_variables(root: Node, path: Path = ()) -> Iterator[str]:
     """The variables in ``root`` that must not be shown."""
     if isinstance(root, MappingNode):
         for key, inner in root.nodes.items():
-            yield from secrets_in(inner, (*path, key))
+            yield from secret_variables(inner, (*path, key))
     elif isinstance(root, SequenceNode):
         for inner in root.nodes:
-            yield from secrets_in(inner, path)
+            yield from secret_variables(inner, path)
     for name in root.origin.variables:
         if looks_secret(name) or any(isinstance(part, str) and looks_secret(part) for part in path[-1:]):
             yield name

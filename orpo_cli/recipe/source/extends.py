@@ -10,31 +10,31 @@ import os
 from collections.abc import Mapping
 
 from orpo_cli.errors import Problem, RecipeError, UsageError
-from orpo_cli.recipe.source.env_vars import expand_env_vars, secrets_in
+from orpo_cli.recipe.source.env_vars import expand_env_vars, secret_variables
 from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, ScalarNode
 from orpo_cli.recipe.source.recipe_files import RecipeFile, read_parent
 from orpo_cli.recipe.source.yaml_reader import read_yaml
 from orpo_cli.secret_values import mask_secrets, register_secrets
 
 MAX_FILES = 16
-HELD_OUT = ("dataset", "eval")
+EVAL_PATH = ("dataset", "eval")
 
 
 def resolve_extends(file: RecipeFile) -> tuple[MappingNode, tuple[RecipeFile, ...]]:
     """The tree of ``file`` with all that it extends, and the files, ``file`` first. Raises RecipeError."""
     files = [file]
     trees = [read_yaml(file.text, file.shown)]
-    while (named := _extends(trees[-1])) is not None:
-        parent = _parent(named, files)
+    while (named := _extends_node(trees[-1])) is not None:
+        parent = _read_parent(named, files)
         files.append(parent)
         trees.append(read_yaml(parent.text, parent.shown))
     tree = trees.pop()
     while trees:
-        tree = merged(tree, trees.pop())
+        tree = merge_trees(tree, trees.pop())
     return tree, tuple(files)
 
 
-def merged(parent: MappingNode, child: MappingNode, path: Path = ()) -> MappingNode:
+def merge_trees(parent: MappingNode, child: MappingNode, path: Path = ()) -> MappingNode:
     """Both mappings in one; see the module."""
     nodes: dict[str, Node] = {key: node for key, node in parent.nodes.items() if (*path, key) != ("extends",)}
     for key, node in child.nodes.items():
@@ -43,9 +43,9 @@ def merged(parent: MappingNode, child: MappingNode, path: Path = ()) -> MappingN
         if (
             isinstance(node, MappingNode)
             and isinstance(inherited, MappingNode)
-            and not _another_kind(below, inherited, node)
+            and not _eval_kind_changes(below, inherited, node)
         ):
-            nodes[key] = merged(inherited, node, below)
+            nodes[key] = merge_trees(inherited, node, below)
         elif isinstance(node, ScalarNode) and node.value is None and key in nodes:
             del nodes[key]
         else:
@@ -53,9 +53,9 @@ def merged(parent: MappingNode, child: MappingNode, path: Path = ()) -> MappingN
     return MappingNode(nodes, child.origin)
 
 
-def _another_kind(path: Path, parent: MappingNode, child: MappingNode) -> bool:
+def _eval_kind_changes(path: Path, parent: MappingNode, child: MappingNode) -> bool:
     """`dataset.eval` is a source or `{test_size: …}`: keys of one make no sense beside those of the other."""
-    if path != HELD_OUT:
+    if path != EVAL_PATH:
         return False
     kinds = [{key == "test_size" for key, node in each.nodes.items() if not _is_null(node)} for each in (parent, child)]
     return all(kinds) and not kinds[0] & kinds[1]
@@ -65,17 +65,17 @@ def _is_null(node: Node) -> bool:
     return isinstance(node, ScalarNode) and node.value is None
 
 
-def _extends(tree: MappingNode) -> ScalarNode | None:
+def _extends_node(tree: MappingNode) -> ScalarNode | None:
     if "extends" not in tree.nodes or _is_null(tree.nodes["extends"]):
         return None
     node = expand_env_vars(MappingNode({"extends": tree.nodes["extends"]}, tree.origin), os.environ).nodes["extends"]
-    register_secrets(secrets_in(node))
+    register_secrets(secret_variables(node))
     if isinstance(node, ScalarNode) and isinstance(node.value, str) and node.value:
         return node
     raise _error("invalid-value", "must be the path of a recipe or a shipped recipe's name.", node)
 
 
-def _parent(named: ScalarNode, files: list[RecipeFile]) -> RecipeFile:
+def _read_parent(named: ScalarNode, files: list[RecipeFile]) -> RecipeFile:
     try:
         parent = read_parent(str(named.value), files[-1])
     except RecipeError:

@@ -56,12 +56,12 @@ class MappingNode:
 Node = ScalarNode | SequenceNode | MappingNode
 
 
-def plain(node: Node) -> Any:
+def plain_values(node: Node) -> Any:
     """The values without their places, all new."""
     if isinstance(node, MappingNode):
-        return {key: plain(inner) for key, inner in node.nodes.items()}
+        return {key: plain_values(inner) for key, inner in node.nodes.items()}
     if isinstance(node, SequenceNode):
-        return [plain(inner) for inner in node.nodes]
+        return [plain_values(inner) for inner in node.nodes]
     return node.value
 
 
@@ -79,7 +79,7 @@ def walk(node: Node, path: Path = ()) -> Iterator[tuple[Path, Node]]:
         yield from walk(below, (*path, part))
 
 
-def dotted(path: Path) -> str:
+def format_path(path: Path) -> str:
     """``("dataset", "train", 0, "path")`` as ``dataset.train[0].path``."""
     text = ""
     for part in path:
@@ -87,7 +87,7 @@ def dotted(path: Path) -> str:
     return text
 
 
-def undotted(text: str) -> Path:
+def parse_path(text: str) -> Path:
     """``dataset.train[0].path`` as ``("dataset", "train", 0, "path")``."""
     parts: list[str | int] = []
     for part in text.split("."):

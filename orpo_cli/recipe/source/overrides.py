@@ -11,13 +11,13 @@ from orpo_cli.recipe.source.nodes import (
     Path,
     ScalarNode,
     SequenceNode,
-    dotted,
-    undotted,
+    format_path,
+    parse_path,
 )
 from orpo_cli.recipe.source.yaml_reader import read_value
 
 ORIGIN = Origin(COMMAND_LINE)
-ONE_OR_MANY = (("dataset", "train"), ("dataset", "eval"))  # a source stands for the list of it alone
+SOURCE_LISTS = (("dataset", "train"), ("dataset", "eval"))  # a source stands for the list of it alone
 
 
 def apply_overrides(tree: MappingNode, override: str) -> MappingNode:
@@ -26,7 +26,7 @@ def apply_overrides(tree: MappingNode, override: str) -> MappingNode:
     Sections that are not there are made. Raises UsageError where the path leads nowhere.
     """
     name, equals, text = override.partition("=")
-    path = undotted(name.strip())
+    path = parse_path(name.strip())
     if not equals or not path or not all(part != "" for part in path):
         raise UsageError(
             f"{COMMAND_LINE} {override}: must be of the form section.key=value.", remedy="Quote it for the shell."
@@ -36,13 +36,13 @@ def apply_overrides(tree: MappingNode, override: str) -> MappingNode:
             f"{COMMAND_LINE} {override}: what a recipe extends stands in its file.",
             remedy="Write a recipe that extends the other one; two lines are enough.",
         )
-    set_ = _Setting(override, path, read_value(text.strip(), ORIGIN))
+    set_ = _Override(override, path, read_value(text.strip(), ORIGIN))
     result = set_.below(tree, ())
     assert isinstance(result, MappingNode), "the root stays a mapping"
     return result
 
 
-class _Setting:
+class _Override:
     """One override on its way down the tree."""
 
     def __init__(self, override: str, path: Path, value: Node) -> None:
@@ -57,13 +57,13 @@ class _Setting:
         part = rest[0]
         if node is None or (isinstance(node, ScalarNode) and node.value is None):
             node = SequenceNode((), ORIGIN) if _index(part) is not None else MappingNode({}, ORIGIN)
-        if isinstance(node, MappingNode) and done in ONE_OR_MANY and _index(part) == 0 and part not in node.nodes:
+        if isinstance(node, MappingNode) and done in SOURCE_LISTS and _index(part) == 0 and part not in node.nodes:
             return self.inside_one(node, done, part)
         if isinstance(node, MappingNode):
             return self.in_keys(node, done, str(part))
         if isinstance(node, SequenceNode):
             return self.in_items(node, done, _index(part))
-        raise self.error(f"{dotted(done)} is a single value, not a section.")
+        raise self.error(f"{format_path(done)} is a single value, not a section.")
 
     def in_keys(self, node: MappingNode, done: Path, key: str) -> MappingNode:
         inner = self.below(node.nodes.get(key), (*done, key))
@@ -75,7 +75,7 @@ class _Setting:
         count = len(node.nodes)
         if index is None or index > count or (index == count and node.origin != ORIGIN):
             given = f"give an index from 0 to {count - 1}" if count > 1 else "its index is 0"
-            raise self.error(f"{dotted(done)} is a list of {count}; {given}.")
+            raise self.error(f"{format_path(done)} is a list of {count}; {given}.")
         inner = self.below(node.nodes[index] if index < count else None, (*done, self.path[len(done)]))
         kept = () if inner is None else (inner,)
         return SequenceNode((*node.nodes[:index], *kept, *node.nodes[index + 1 :]), node.origin)

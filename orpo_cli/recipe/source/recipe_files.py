@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.source.shipped_recipes import find_shipped, shipped_recipes
-from orpo_cli.recipe.source.yaml_reader import MAX_BYTES, text_of
+from orpo_cli.recipe.source.yaml_reader import MAX_BYTES, decode_text
 
 STANDARD_INPUT = "<stdin>"
 
@@ -34,7 +34,7 @@ def read_recipe(source: str) -> RecipeFile:
     """
     if source == "-":
         data = sys.stdin.buffer.read(MAX_BYTES + 1)
-        return RecipeFile(STANDARD_INPUT, Path.cwd(), text_of(data, STANDARD_INPUT))
+        return RecipeFile(STANDARD_INPUT, Path.cwd(), decode_text(data, STANDARD_INPUT))
     path = Path(source)
     if not _is_file(path) and path.suffix not in (".yaml", ".yml"):
         path = find_shipped(source) or path
@@ -83,4 +83,4 @@ def _read(path: Path) -> RecipeFile:
         raise
     except (OSError, ValueError) as error:  # a ValueError for a name with a null byte
         raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
-    return RecipeFile(str(path), path.absolute().parent, text_of(data, str(path)))
+    return RecipeFile(str(path), path.absolute().parent, decode_text(data, str(path)))

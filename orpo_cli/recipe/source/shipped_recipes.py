@@ -24,7 +24,7 @@ class ShippedRecipe:
         """The file as it is."""
         return self.path.read_text(encoding="utf-8")
 
-    def copied(self) -> str:
+    def text_to_copy(self) -> str:
         """The text for another place, where the line that tells editors of the schema beside it would lead nowhere."""
         return "".join(line for line in self.text().splitlines(keepends=True) if not line.startswith(FOR_EDITORS))
 

@@ -14,18 +14,18 @@ from typing import Any
 import yaml
 
 from orpo_cli.errors import Problem, RecipeError
-from orpo_cli.recipe.source.nodes import MappingNode, Node, Origin, ScalarNode, SequenceNode, plain
+from orpo_cli.recipe.source.nodes import MappingNode, Node, Origin, ScalarNode, SequenceNode, plain_values
 
 MAX_BYTES = 200_000  # shipped recipes have 2,000
 MAX_VALUES = 10_000  # after aliases are unfolded
 MAX_DEPTH = 50
 MAX_INT = 2**63 - 1
-NO_TEXT = re.compile("[\0\ud800-\udfff]")  # what only an escape can write: NUL, and halves of characters
+FORBIDDEN_CHARACTERS = re.compile("[\0\ud800-\udfff]")  # what only an escape can write: NUL, and halves of characters
 
 Event = Any  # the stubs of pyyaml do not say what its events hold
 
 _TAG = "tag:yaml.org,2002:"
-KINDS = tuple(  # the scalars of YAML 1.2's core schema
+SCALAR_KINDS = tuple(  # the scalars of YAML 1.2's core schema
     (kind, re.compile(pattern))
     for kind, pattern in (
         ("null", r"~|null|Null|NULL|"),
@@ -39,9 +39,9 @@ KINDS = tuple(  # the scalars of YAML 1.2's core schema
 )
 
 
-def text_of(data: bytes, file: str) -> str:
+def decode_text(data: bytes, file: str) -> str:
     """The text of a file, with lines that end in a line feed. Raises RecipeError, which names the line, for what is no text."""
-    _limited(len(data), file)
+    _check_size(len(data), file)
     try:
         return data.decode().replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
@@ -53,8 +53,8 @@ def text_of(data: bytes, file: str) -> str:
 
 def read_yaml(text: str, file: str) -> MappingNode:
     """Parse ``text``. Raises RecipeError, which names the line."""
-    _limited(len(text), file)
-    root = _Reader(text, file).document()
+    _check_size(len(text), file)
+    root = _TreeBuilder(text, file).document()
     if root is None:
         raise _error("recipe-empty", "the recipe is empty.", Origin(file, 1, 1), "Start from `orpo init`.")
     if not isinstance(root, MappingNode):
@@ -64,7 +64,7 @@ def read_yaml(text: str, file: str) -> MappingNode:
     return root
 
 
-def _limited(size: int, file: str) -> None:
+def _check_size(size: int, file: str) -> None:
     if size > MAX_BYTES:
         raise _error(
             "recipe-too-large", f"a recipe may have {MAX_BYTES:,} bytes; this file has more.", Origin(file, 1, 1)
@@ -80,7 +80,7 @@ def read_value(text: str, origin: Origin) -> Node:
     if not text or len(text) > MAX_BYTES:
         return as_text
     try:
-        root = _Reader(f"value: {text}", origin.file, origin).document()
+        root = _TreeBuilder(f"value: {text}", origin.file, origin).document()
     except RecipeError as error:
         if error.problems[0].code == "yaml-syntax":
             return as_text
@@ -98,12 +98,12 @@ def read_value(text: str, origin: Origin) -> Node:
 def parse_value(text: str) -> Any:
     """``read_value`` as plain values; what a recipe must not hold stays text."""
     try:
-        return plain(read_value(text, Origin("")))
+        return plain_values(read_value(text, Origin("")))
     except RecipeError:
         return text
 
 
-class _Reader:
+class _TreeBuilder:
     """Turns the parser's events into a tree. ``fixed`` is the origin of every node, for a value from outside a file."""
 
     def __init__(self, text: str, file: str, fixed: Origin | None = None) -> None:
@@ -217,7 +217,7 @@ class _Reader:
             return number
         if kind == "float":
             return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
-        if NO_TEXT.search(text):
+        if FORBIDDEN_CHARACTERS.search(text):
             raise _error(
                 "yaml-syntax", "not valid YAML: the text has a character that no file or name may have.", place
             )
@@ -230,7 +230,7 @@ class _Reader:
         elif event.implicit[1] and not event.implicit[0]:
             plain = "str"  # quoted
         else:
-            plain = next((kind for kind, pattern in KINDS if pattern.fullmatch(event.value)), "str")
+            plain = next((kind for kind, pattern in SCALAR_KINDS if pattern.fullmatch(event.value)), "str")
         if event.tag is None or event.tag == "!":
             return plain if event.tag is None else kinds[0]
         kind = str(event.tag).removeprefix(_TAG)

@@ -7,25 +7,25 @@ from typing import Any
 
 import yaml
 
-from orpo_cli.recipe.source.yaml_reader import KINDS
+from orpo_cli.recipe.source.yaml_reader import SCALAR_KINDS
 
 WIDTH = 110
 
 
-class Reference(str):
+class EnvReference(str):
     """Text with references to environment variables that are to stay references."""
 
 
-def lines_of(key: str, value: Any) -> list[str]:
+def yaml_lines(key: str, value: Any) -> list[str]:
     """The lines of ``key: value``: one where that is short. What looks like a reference to a variable is a literal."""
     value = _literal(value)
-    line = f"{inline(key)}: {inline(value)}"
+    line = f"{inline_yaml(key)}: {inline_yaml(value)}"
     if len(line) <= WIDTH and "\n" not in line:
         return [line]
     return _dump({key: value}, flow=False).splitlines()
 
 
-def inline(value: Any) -> str:
+def inline_yaml(value: Any) -> str:
     """``value`` on one line, but for a text of several."""
     return _dump(value, flow=True).removesuffix("...\n").strip()
 
@@ -35,7 +35,7 @@ def _literal(value: Any) -> Any:
         return {key: _literal(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_literal(inner) for inner in value]
-    literal = isinstance(value, str) and not isinstance(value, Reference)
+    literal = isinstance(value, str) and not isinstance(value, EnvReference)
     return value.replace("${", "$${") if literal else value
 
 
@@ -69,6 +69,6 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 
 _Dumper.add_representer(float, _float)
 _Dumper.add_representer(str, _text)
-_Dumper.add_representer(Reference, _text)
-for _kind, _pattern in KINDS:  # beside those of YAML 1.1, which SafeDumper has
+_Dumper.add_representer(EnvReference, _text)
+for _kind, _pattern in SCALAR_KINDS:  # beside those of YAML 1.1, which SafeDumper has
     _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern.pattern})$"), None)

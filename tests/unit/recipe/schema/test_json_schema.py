@@ -19,7 +19,7 @@ from orpo_cli.recipe.legacy.migration import ARGUMENT_POLICIES, migrate_recipe
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.schema.json_schema import recipe_schema
-from orpo_cli.recipe.source.nodes import plain
+from orpo_cli.recipe.source.nodes import plain_values
 from orpo_cli.recipe.source.shipped_recipes import shipped_folder, shipped_recipes
 from orpo_cli.recipe.source.yaml_reader import read_yaml
 
@@ -81,10 +81,10 @@ def test_it_is_a_schema_of_the_draft_that_it_names() -> None:
 
 
 def test_every_key_of_the_recipe_is_in_it_with_its_meaning_and_an_example() -> None:
-    from orpo_cli.recipe.validation_errors import fields_at
+    from orpo_cli.recipe.validation_errors import known_keys
 
     sections = [(), *((name,) for name in Recipe.model_fields), ("dataset", "train"), ("dataset", "eval")]
-    known = {(*section, name) for section in sections for name in fields_at(section)}
+    known = {(*section, name) for section in sections for name in known_keys(section)}
     assert known <= KEYS.keys()
     for path, value in KEYS.items():
         assert value["description"].endswith((".", "?")), path
@@ -130,7 +130,7 @@ def test_the_loader_takes_a_variable_wherever_it_takes_its_value(
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_recipe_holds_and_tells_editors_where_the_schema_is(name: str) -> None:
     recipe = SHIPPED[name]
-    assert [error.message for error in VALIDATOR.iter_errors(plain(read_yaml(recipe.text(), name)))] == []
+    assert [error.message for error in VALIDATOR.iter_errors(plain_values(read_yaml(recipe.text(), name)))] == []
     modeline = re.match(r"# yaml-language-server: \$schema=(\S+)\n", recipe.text())
     assert modeline, "the first line tells editors where the schema is"
     assert (recipe.path.parent / modeline[1]).resolve() == (shipped_folder() / "recipe.schema.json").resolve()
@@ -191,7 +191,7 @@ def mappings(value: Any) -> Iterator[dict[str, Any]]:
 
 def test_both_agree_on_generated_recipes() -> None:
     draw = random.Random(0)
-    bases = [plain(read_yaml(recipe.text(), name)) for name, recipe in SHIPPED.items()]
+    bases = [plain_values(read_yaml(recipe.text(), name)) for name, recipe in SHIPPED.items()]
     recipes = [mutated(draw.choice(bases), draw) for _ in range(600)]
     verdicts = [the_schema_takes(values) for values in recipes]
     disagreed = [

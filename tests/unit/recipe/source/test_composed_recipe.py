@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orpo_cli.recipe.load import LoadedRecipe, load_recipe
-from orpo_cli.recipe.source.composed_recipe import composed_text
+from orpo_cli.recipe.source.composed_recipe import compose_recipe_text
 from orpo_cli.recipe.source.shipped_recipes import shipped_recipes
 
 BASE = """\
@@ -44,7 +44,7 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedRecipe:
 def test_it_reads_back_as_the_same_recipe(
     loaded: LoadedRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = composed_text(loaded)
+    text = compose_recipe_text(loaded)
     assert text is not None
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -61,7 +61,7 @@ def test_it_reads_back_as_the_same_recipe(
 
 
 def test_every_value_says_where_it_was_written(loaded: LoadedRecipe) -> None:
-    lines = str(composed_text(loaded)).splitlines()
+    lines = str(compose_recipe_text(loaded)).splitlines()
     for line in (
         "name: child # that of the file",
         "  model_name_or_path: a/b # base.yaml:2",
@@ -78,19 +78,19 @@ def test_a_section_that_says_nothing_stays_a_section(tmp_path: Path, monkeypatch
     (tmp_path / "r.yaml").write_text(
         "model: {model_name_or_path: a/b}\ndataset: {train: {path: x}}\nlora: {r: '${RANK}'}\nhub: {}\n"
     )
-    (tmp_path / "composed.yaml").write_text(str(composed_text(load_recipe(str(tmp_path / "r.yaml")))))
+    (tmp_path / "composed.yaml").write_text(str(compose_recipe_text(load_recipe(str(tmp_path / "r.yaml")))))
     assert load_recipe(str(tmp_path / "composed.yaml")).recipe.lora is not None
 
 
 def test_a_secret_stays_in_the_environment(loaded: LoadedRecipe) -> None:
-    text = str(composed_text(loaded))
+    text = str(compose_recipe_text(loaded))
     assert "swordfish" not in text
     assert "https://example.org/${ORG}/pairs.jsonl?token=${DATA_TOKEN}" in text
 
 
 def test_a_recipe_that_is_whole_by_itself_has_none(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("model: {model_name_or_path: a/b}\ndataset: {train: {path: x}}\n")
-    assert composed_text(load_recipe(str(tmp_path / "r.yaml"), ["training.seed=3"])) is None
+    assert compose_recipe_text(load_recipe(str(tmp_path / "r.yaml"), ["training.seed=3"])) is None
 
 
 @pytest.mark.parametrize("name", [recipe.name for recipe in shipped_recipes()])
@@ -98,7 +98,7 @@ def test_a_recipe_that_extends_a_shipped_one_is_whole_in_its_composed_text(name:
     child = tmp_path / "child.yaml"
     child.write_text(f"extends: {name}\ntraining: {{seed: 1234}}\n")
     loaded = load_recipe(str(child))
-    (tmp_path / "composed.yaml").write_text(str(composed_text(loaded)))
+    (tmp_path / "composed.yaml").write_text(str(compose_recipe_text(loaded)))
     again = load_recipe(str(tmp_path / "composed.yaml")).recipe
     exclude = {"extends": True, "dataset": {"train", "eval"}}
     assert again.model_dump(exclude=exclude) == loaded.recipe.model_dump(exclude=exclude)

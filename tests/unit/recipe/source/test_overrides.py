@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orpo_cli.errors import UsageError
-from orpo_cli.recipe.source.nodes import Origin, plain, walk
+from orpo_cli.recipe.source.nodes import Origin, plain_values, walk
 from orpo_cli.recipe.source.overrides import apply_overrides
 from orpo_cli.recipe.source.yaml_reader import read_yaml
 
@@ -23,7 +23,7 @@ def after(*overrides: str, text: str = TEXT) -> Any:
     tree = read_yaml(text, "r.yaml")
     for override in overrides:
         tree = apply_overrides(tree, override)
-    return plain(tree)
+    return plain_values(tree)
 
 
 @pytest.mark.parametrize(

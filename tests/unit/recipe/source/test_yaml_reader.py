@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 
 from orpo_cli.errors import RecipeError
-from orpo_cli.recipe.source.nodes import MappingNode, Origin, ScalarNode, dotted, plain, undotted, walk
+from orpo_cli.recipe.source.nodes import MappingNode, Origin, ScalarNode, format_path, parse_path, plain_values, walk
 from orpo_cli.recipe.source.yaml_reader import read_value, read_yaml
 
 ELSEWHERE = Origin("--set")
 
 
 def value(text: str) -> object:
-    return plain(read_value(text, ELSEWHERE))
+    return plain_values(read_value(text, ELSEWHERE))
 
 
 def places(text: str) -> dict[str, tuple[int | None, int | None]]:
-    return {dotted(path): (node.origin.line, node.origin.column) for path, node in walk(read_yaml(text, "x.yaml"))}
+    return {format_path(path): (node.origin.line, node.origin.column) for path, node in walk(read_yaml(text, "x.yaml"))}
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_scalars_are_read_as_yaml_1_2(text: str, expected: object) -> None:
 
 def test_every_key_and_item_has_its_line() -> None:
     text = "a: 1\nb:\n  - c: 2\n  - d: 3\n"
-    assert plain(read_yaml(text, "x.yaml")) == {"a": 1, "b": [{"c": 2}, {"d": 3}]}
+    assert plain_values(read_yaml(text, "x.yaml")) == {"a": 1, "b": [{"c": 2}, {"d": 3}]}
     assert places(text) == {
         "a": (1, 1),
         "b": (2, 1),
@@ -51,7 +51,7 @@ def test_every_key_and_item_has_its_line() -> None:
 
 def test_merge_keys_inherit_and_what_is_written_wins() -> None:
     text = "base: &base {x: 1, y: 2}\nchild:\n  y: 3\n  <<: *base\n"
-    assert plain(read_yaml(text, "x.yaml"))["child"] == {"x": 1, "y": 3}
+    assert plain_values(read_yaml(text, "x.yaml"))["child"] == {"x": 1, "y": 3}
     assert {path: place for path, place in places(text).items() if "child." in path} == {
         "child.x": (1, 14),
         "child.y": (3, 3),
@@ -60,7 +60,7 @@ def test_merge_keys_inherit_and_what_is_written_wins() -> None:
 
 def test_of_several_merged_mappings_the_first_wins() -> None:
     text = "a: &a {x: 1}\nb: &b {x: 2, y: 2}\nc:\n  <<: [*a, *b]\n"
-    assert plain(read_yaml(text, "x.yaml"))["c"] == {"x": 1, "y": 2}
+    assert plain_values(read_yaml(text, "x.yaml"))["c"] == {"x": 1, "y": 2}
 
 
 def test_an_alias_stands_where_it_is_used_and_its_values_where_they_were_written() -> None:
@@ -77,7 +77,7 @@ def test_a_value_from_outside_has_the_place_it_is_given() -> None:
 
 @pytest.mark.parametrize("text", ["a", "a.b", "a[0]", "a[0].b", "a[1][2].c"])
 def test_dotted_names_are_paths(text: str) -> None:
-    assert dotted(undotted(text)) == text
+    assert format_path(parse_path(text)) == text
 
 
 BILLION = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

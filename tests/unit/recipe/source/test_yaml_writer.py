@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orpo_cli.recipe.source.env_vars import expand_env_vars
-from orpo_cli.recipe.source.nodes import plain
+from orpo_cli.recipe.source.nodes import plain_values
 from orpo_cli.recipe.source.yaml_reader import read_yaml
-from orpo_cli.recipe.source.yaml_writer import lines_of
+from orpo_cli.recipe.source.yaml_writer import yaml_lines
 
 TEXTS = [
     "5e-6", "1e3", "no", "on", "null", "~", "", "0o10", "0x1F", "1_000", "true", "2020-01-01", "a: b", "- a", "#x", "a #b",
@@ -24,9 +24,9 @@ CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")  
 
 
 def read_back(value: Any) -> Any:
-    return plain(expand_env_vars(read_yaml("".join(f"{line}\n" for line in lines_of("key", value)), "x.yaml"), {}))[
-        "key"
-    ]
+    return plain_values(
+        expand_env_vars(read_yaml("".join(f"{line}\n" for line in yaml_lines("key", value)), "x.yaml"), {})
+    )["key"]
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -55,4 +55,4 @@ def test_any_value_reads_back(value: Any) -> None:
 
 
 def test_short_values_stand_on_one_line() -> None:
-    assert lines_of("key", {"a": 1e-5, "b": ["x", "no"]}) == ["key: {a: 1.0e-5, b: [x, 'no']}"]
+    assert yaml_lines("key", {"a": 1e-5, "b": ["x", "no"]}) == ["key: {a: 1.0e-5, b: [x, 'no']}"]

@@ -1,7 +1,7 @@
-"""Writes ``orpo_cli/recipe/schema/training_fields.py``: every argument of the pinned TRL's ORPOConfig, as a pydantic section.
+"""Generator of ``orpo_cli/recipe/schema/training_fields.py``: all arguments of the pinned TRL's ORPOConfig as a pydantic section.
 
-Run ``python -m tools.generate_training_fields`` after the pin moves; ``tests/unit`` fails while the file is stale.
-The written module imports without torch.
+Run ``python -m tools.generate_training_fields`` after the TRL pin moves; ``tests/unit`` fails while the file is out of date.
+The generated module can be imported without torch.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from tools.argument_descriptions import MEANINGS
+from tools.argument_descriptions import ARGUMENT_DESCRIPTIONS
 
 TARGET = Path(__file__).parents[1] / "orpo_cli" / "recipe" / "schema" / "training_fields.py"
 
-# Bounds that the libraries state in prose or check late. Ours are checked before anything is loaded.
+# The libraries only document these bounds or check them late; a recipe is checked before anything is loaded.
 BOUNDS = {
     "learning_rate": "gt=0",
     "beta": "ge=0",
@@ -54,7 +54,7 @@ BOUNDS = {
 
 
 def annotation(field: dataclasses.Field[Any], hint: Any) -> str:
-    """The source text of a field's type: enums become the list of their values, library types become mappings."""
+    """Source text of a field's type: an enum becomes a Literal of its values, a library type becomes a mapping."""
     if choices := field.metadata.get("choices"):
         hint = typing.Literal[tuple(choices)]
     members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
@@ -64,7 +64,7 @@ def annotation(field: dataclasses.Field[Any], hint: Any) -> str:
         if member in enums:
             texts.append("Literal[" + ", ".join(f'"{value.value}"' for value in member) + "]")
         elif member is str and enums:
-            continue  # `SchedulerType | str`: the names are the list
+            continue  # `SchedulerType | str`: the enum already has all names
         elif member is type(None):
             texts.append("None")
         elif member in (bool, int, float, str):
@@ -75,7 +75,7 @@ def annotation(field: dataclasses.Field[Any], hint: Any) -> str:
             texts.append("list[str]")
         elif typing.get_origin(member) is typing.Literal:
             texts.append(f"Literal[{', '.join(_source(value) for value in typing.get_args(member))}]")
-        else:  # a library's own class (accelerate.ParallelismConfig): its arguments
+        else:  # a class of a library (accelerate.ParallelismConfig), given by its arguments
             texts.append("dict[str, Any]")
     if "None" not in texts:
         texts.append("None")
@@ -83,7 +83,7 @@ def annotation(field: dataclasses.Field[Any], hint: Any) -> str:
 
 
 def library_default(field: dataclasses.Field[Any]) -> Any:
-    """The library's own default as a plain value."""
+    """Default of the library as a plain value."""
     value = field.default
     if field.default_factory is not dataclasses.MISSING:
         value = field.default_factory()
@@ -91,37 +91,37 @@ def library_default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _source(value: Any) -> str:
-    """A plain value as Python writes it, text in double quotes."""
+    """Python source of a plain value, with double quotes."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
-def meanings(names: set[str]) -> dict[str, str]:
-    """The meaning of every argument. Raises ValueError where one has none or a meaning has no argument."""
-    written = [name for group in MEANINGS.values() for name in group]
+def checked_descriptions(names: set[str]) -> dict[str, str]:
+    """Descriptions of all arguments. Raises ValueError if an argument has no description or a description no argument."""
+    written = [name for group in ARGUMENT_DESCRIPTIONS.values() for name in group]
     if missing := sorted(names ^ set(written)):
         raise ValueError(f"argument_descriptions.py and the library differ in {', '.join(missing)}")
     if twice := sorted({name for name in written if written.count(name) > 1}):
-        raise ValueError(f"argument_descriptions.py has two meanings for {', '.join(twice)}")
-    return {name: meaning for group in MEANINGS.values() for name, meaning in group.items()}
+        raise ValueError(f"argument_descriptions.py has two descriptions for {', '.join(twice)}")
+    return {name: text for group in ARGUMENT_DESCRIPTIONS.values() for name, text in group.items()}
 
 
 def render() -> str:
-    """The text of the generated module."""
+    """Source text of the generated module."""
     import trl
     from transformers import __version__ as transformers_version
     from trl.experimental.orpo import ORPOConfig
 
     hints = typing.get_type_hints(ORPOConfig)
     arguments = {field.name: field for field in dataclasses.fields(ORPOConfig) if field.init}
-    meaning = meanings(set(arguments))
-    fields = [arguments[name] for name in meaning if name != "output_dir"]  # a recipe has it at the top
+    descriptions = checked_descriptions(set(arguments))
+    fields = [arguments[name] for name in descriptions if name != "output_dir"]  # a recipe has it at the top
     lines = [
         f'"""Every argument of trl {trl.__version__}\'s ORPOConfig (transformers {transformers_version}). Generated, do not edit:',
         "",
         "    python -m tools.generate_training_fields",
         "",
-        "A field is None where the recipe says nothing; ``LIBRARY_DEFAULTS`` holds what the library would take then, and",
-        "``GROUPS`` the order in which the reference shows them.",
+        "A field is None if the recipe does not set it; ``LIBRARY_DEFAULTS`` has the value that the library then uses, and",
+        "``GROUPS`` the order of the arguments in the reference.",
         '"""',
         "",
         "",
@@ -133,12 +133,12 @@ def render() -> str:
         "",
         "",
         "class TrainingFields(Section):",
-        '    """trl ORPOConfig and transformers TrainingArguments, by their own names."""',
+        '    """Arguments of trl ORPOConfig and transformers TrainingArguments."""',
         "",
     ]
     for field in fields:
         bounds = f", {BOUNDS[field.name]}" if field.name in BOUNDS else ""
-        description = f"description={_source(meaning[field.name])}"
+        description = f"description={_source(descriptions[field.name])}"
         lines += [
             f"    {field.name}: {annotation(field, hints[field.name])} = Field(",
             f"        None{bounds}, {description}",
@@ -147,7 +147,7 @@ def render() -> str:
     lines += ["", "", "LIBRARY_DEFAULTS: dict[str, Any] = {"]
     lines += [f"    {_source(field.name)}: {_source(library_default(field))}," for field in fields]
     lines += ["}", "", "GROUPS: dict[str, tuple[str, ...]] = {"]
-    for group, members in MEANINGS.items():
+    for group, members in ARGUMENT_DESCRIPTIONS.items():
         lines.append(f"    {_source(group)}: (")
         lines += [f"        {_source(name)}," for name in members if name != "output_dir"]
         lines.append("    ),")

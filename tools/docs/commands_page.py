@@ -1,4 +1,4 @@
-"""The page of docs/reference that has what `--help` says of every command, with its examples."""
+"""Commands page of docs/reference: the help text, examples, arguments and options of every command."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from orpo_cli.cli.main import build_app
 from tools.docs.markdown_tables import cell, markdown_table
 
 INTRODUCTION = """\
-What `orpo COMMAND --help` says, on one page. Results go to standard output, everything else to standard error; the
-[exit codes](../../README.md#exit-codes) are those of the README. `-` as a recipe reads standard input."""
+The output of `orpo COMMAND --help` for all commands. Results are printed to standard output, and all other messages to standard
+error. The README lists the [exit codes](../../README.md#exit-codes). `-` instead of a recipe reads standard input."""
 MARKUP = re.compile(r"\[/?bold\]")
 EXAMPLES = re.compile(r"^\[bold\]Examples?\[/bold\]\n+((?:^ +\S.*\n?|^\n)+)", re.MULTILINE)
 
 
 def page(generated: str) -> str:
-    """Every command: what it does, examples, arguments and options."""
+    """Text of the page: purpose, examples, arguments and options of every command."""
     commands = dict(_leaves(typer.main.get_command(build_app()), "orpo"))
     parts = [f"# Commands\n\n{generated}".strip(), INTRODUCTION]
     parts += [_section(name, command) for name, command in commands.items()]
@@ -28,12 +28,12 @@ def page(generated: str) -> str:
 
 
 def _leaves(command: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Every command under ``command`` by its whole name, a group that does something itself among them."""
+    """Full names and commands below ``command``, including groups that are commands themselves."""
     inner = getattr(command, "commands", None) or {}
     if not inner or (command.help and command.invoke_without_command):
         yield name, command
-    for each, below in inner.items():
-        yield from _leaves(below, f"{name} {each}")
+    for inner_name, inner_command in inner.items():
+        yield from _leaves(inner_command, f"{name} {inner_name}")
 
 
 def _section(name: str, command: Any) -> str:

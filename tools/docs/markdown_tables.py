@@ -1,4 +1,4 @@
-"""Tables of settings in Markdown: types, bounds and defaults in the words of a recipe."""
+"""Markdown tables of settings: key, type, bounds, default and meaning, as written in a recipe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section that a top-level key holds, or None for a plain value."""
+    """Section model of a top-level key, or None for a plain value."""
     for member in (annotation, *typing.get_args(annotation)):
         if isinstance(member, type) and issubclass(member, BaseModel):
             return member
@@ -26,13 +26,13 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def table(fields: Any) -> str:
-    """Key, type, default and meaning of a section's fields."""
+    """Table of the key, type, default and meaning of a section's fields."""
     rows = [(f"`{name}`", type_of(field), default_of(field), cell(field.description or "")) for name, field in fields]
     return markdown_table(("key", "type", "default", "meaning"), rows)
 
 
 def type_of(field: FieldInfo) -> str:
-    """A field's type and bounds in the words of a recipe."""
+    """Type and bounds of a field, as a recipe author reads them."""
     bounds = [
         f"{sign} {getattr(rule, name)}"
         for rule in field.metadata
@@ -43,22 +43,22 @@ def type_of(field: FieldInfo) -> str:
 
 
 def alternatives(annotation: Any) -> str:
-    """The alternatives of a type as a phrase: `a`, `b` or `c`."""
-    *all_but_last, last = dict.fromkeys(words(annotation))
+    """Alternatives of a type as one phrase: `a`, `b` or `c`."""
+    *all_but_last, last = dict.fromkeys(type_names(annotation))
     return f"{', '.join(all_but_last)} or {last}" if all_but_last else last
 
 
-def words(annotation: Any) -> Iterator[str]:
-    """The alternatives of a type, in words."""
+def type_names(annotation: Any) -> Iterator[str]:
+    """Names of the alternatives of a type."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (Union, types.UnionType):
         for each in arguments:
             if each is not type(None):
-                yield from words(each)
+                yield from type_names(each)
     elif origin is Annotated:
-        yield from words(arguments[0])
+        yield from type_names(arguments[0])
     elif origin is Literal:
-        yield from (f"`{shown(value)}`" for value in arguments)
+        yield from (f"`{as_yaml(value)}`" for value in arguments)
     elif origin is list:
         yield f"list of {alternatives(arguments[0])}"
     elif origin is dict or annotation is dict:
@@ -76,16 +76,16 @@ def words(annotation: Any) -> Iterator[str]:
 
 
 def default_of(field: FieldInfo) -> str:
-    """A field's default as YAML writes it."""
-    return "required" if field.is_required() else f"`{shown(field.get_default())}`"
+    """Default of a field, written as YAML."""
+    return "required" if field.is_required() else f"`{as_yaml(field.get_default())}`"
 
 
-def shown(value: Any) -> str:
-    """A value as YAML writes it."""
+def as_yaml(value: Any) -> str:
+    """A value written as YAML."""
     if isinstance(value, str):
         return value if yaml.safe_load(value) == value else json.dumps(value)
     if isinstance(value, list):
-        return f"[{', '.join(map(shown, value))}]"
+        return f"[{', '.join(map(as_yaml, value))}]"
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
     if isinstance(value, BaseModel):
@@ -94,11 +94,11 @@ def shown(value: Any) -> str:
 
 
 def cell(text: str) -> str:
-    """``text`` for a cell of a Markdown table."""
+    """``text`` escaped for a cell of a Markdown table."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
 def markdown_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """A Markdown table."""
+    """Markdown table with a header row and rows of the same length."""
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,8 +1,8 @@
-"""The pages of docs/troubleshooting that explain a problem's code, and the messages on them, which are made, not written.
+"""Pages of docs/troubleshooting that explain a problem code; their messages are generated, so that they match the code.
 
-A page is named as its code. Its first YAML block is a recipe that has the problem, its second one is the same repaired;
-model and dataset are added where they do not matter. The text block is what ``orpo validate`` says of the first; where the
-page names a machine in a comment, what ``orpo train`` says on that, with a model of 7B parameters.
+A page is named after its code. Its first YAML block is a recipe with the problem, its second the corrected recipe; missing
+model and dataset sections are added. The text block is the message of ``orpo validate`` for the first recipe. If the page
+names a machine in a comment, it is the message of ``orpo train`` on that machine for a model with 7B parameters.
 """
 
 from __future__ import annotations
@@ -35,32 +35,32 @@ MACHINES = {
     "T4": replace(H100, device_name="Tesla T4", device_memory_bytes=16 << 30, bf16=False),
 }
 MISTRAL_7B = ModelFacts("mistral", 7_241_732_096, True, 32768)
-TEXT = re.compile(r"^```text\n.*?^```\n", re.MULTILINE | re.DOTALL)
+MESSAGE_BLOCK = re.compile(r"^```text\n.*?^```\n", re.MULTILINE | re.DOTALL)
 
 
 def code_pages() -> list[Path]:
-    """The pages that explain a code."""
+    """Paths of the pages that explain a code."""
     return sorted(path for path in PAGES.glob("*.md") if path.stem not in NO_CODES)
 
 
 def examples(page: str) -> list[str]:
-    """The YAML of a page: what breaks, then what holds. Empty where a page shows none."""
+    """YAML blocks of a page: the invalid recipe, then the corrected one. Empty if the page has none."""
     return re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
 
 def machine_of(page: str) -> Machine | None:
-    """The machine that the examples of a page are planned for; None where they need none."""
+    """Machine that the examples of a page are planned for, or None if they need none."""
     named = re.search(r"^<!-- machine: (\w+) -->$", page, re.MULTILINE)
     return MACHINES[named[1]] if named else None
 
 
 def problems_of(example: str, machine: Machine | None = None) -> list[Problem]:
-    """What is said of an example, as if it stood in recipe.yaml."""
-    rest = [
+    """Problems of an example recipe, as if it were the file recipe.yaml."""
+    missing = [
         lines for section, lines in REQUIRED_SECTIONS.items() if not re.search(rf"^{section}:", example, re.MULTILINE)
     ]
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        Path("recipe.yaml").write_text(example + "".join(rest), encoding="utf-8")
+        Path("recipe.yaml").write_text(example + "".join(missing), encoding="utf-8")
         try:
             loaded = load_recipe("recipe.yaml")
             if machine is None:
@@ -68,19 +68,21 @@ def problems_of(example: str, machine: Machine | None = None) -> list[Problem]:
             plan = resolve(loaded, machine, MISTRAL_7B)
         except RecipeError as error:
             return list(error.problems)
-        lacking = [loaded.source_map.locate_problem(problem) for problem in missing_requirements(plan, machine)]
-        return [*loaded.warnings, *plan_problems(plan, loaded, MISTRAL_7B), *lacking]
+        requirements = [loaded.source_map.locate_problem(problem) for problem in missing_requirements(plan, machine)]
+        return [*loaded.warnings, *plan_problems(plan, loaded, MISTRAL_7B), *requirements]
 
 
-def with_symptom(path: Path) -> str:
-    """The page's text, with what its first example makes ``orpo validate`` say."""
+def with_message(path: Path) -> str:
+    """Text of the page, with the message for its first example."""
     page = path.read_text(encoding="utf-8")
     if not examples(page):
         return page
-    said = "\n".join(each.text() for each in problems_of(examples(page)[0], machine_of(page)) if each.code == path.stem)
-    return TEXT.sub(lambda _: f"```text\n{said}\n```\n", page, count=1)
+    message = "\n".join(
+        each.text() for each in problems_of(examples(page)[0], machine_of(page)) if each.code == path.stem
+    )
+    return MESSAGE_BLOCK.sub(lambda _: f"```text\n{message}\n```\n", page, count=1)
 
 
 def summary(page: str) -> str:
-    """The first paragraph of a page, in one line."""
+    """First paragraph of a page as one line."""
     return page.split("\n\n")[1].replace("\n", " ").strip()

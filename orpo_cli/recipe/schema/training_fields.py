@@ -2,8 +2,8 @@
 
     python -m tools.generate_training_fields
 
-A field is None where the recipe says nothing; ``LIBRARY_DEFAULTS`` holds what the library would take then, and
-``GROUPS`` the order in which the reference shows them.
+A field is None if the recipe does not set it; ``LIBRARY_DEFAULTS`` has the value that the library then uses, and
+``GROUPS`` the order of the arguments in the reference.
 """
 
 
@@ -15,346 +15,346 @@ from orpo_cli.recipe.schema.section import Section
 
 
 class TrainingFields(Section):
-    """trl ORPOConfig and transformers TrainingArguments, by their own names."""
+    """Arguments of trl ORPOConfig and transformers TrainingArguments."""
 
     beta: float | None = Field(
-        None, ge=0, description="Weight of the odds ratio term beside the likelihood of the chosen answer; the paper's lambda."
+        None, ge=0, description="Weight of the odds ratio term relative to the NLL of the chosen answer; lambda in the paper."
     )
     max_length: int | None = Field(
-        None, ge=2, description="Longest sequence in tokens, prompt and answer together; longer answers are cut at the end."
+        None, ge=2, description="Maximum length of a sequence (prompt and answer) in tokens; longer answers are truncated at the end."
     )
     disable_dropout: bool | None = Field(
-        None, description="Set every dropout of the model to zero, that of an adapter too."
+        None, description="Set every dropout of the model to zero, including that of an adapter."
     )
     max_completion_length: int | None = Field(
-        None, ge=1, description="Longest answer in tokens, of encoder-decoder models only."
+        None, ge=1, description="Maximum length of an answer in tokens, for encoder-decoder models only."
     )
     padding_value: int | None = Field(
-        None, description="Token id that fills up shorter sequences."
+        None, description="Token id that pads shorter sequences."
     )
     is_encoder_decoder: bool | None = Field(
-        None, description="Whether the model is an encoder-decoder, where the library cannot tell."
+        None, description="Whether the model is an encoder-decoder, if the library cannot detect it."
     )
     per_device_train_batch_size: int | None = Field(
-        None, ge=1, description="Pairs that one device computes at once; each is two sequences."
+        None, ge=1, description="Pairs per device and batch; each pair has two sequences."
     )
     gradient_accumulation_steps: int | None = Field(
-        None, ge=1, description="Batches whose gradients are added up before the weights change."
+        None, ge=1, description="Batches whose gradients are summed before each optimizer step."
     )
     num_train_epochs: float | None = Field(
-        None, gt=0, description="Times that the training pairs are gone through; parts of an epoch are allowed."
+        None, gt=0, description="Passes over the training pairs; fractions are allowed."
     )
     max_steps: int | None = Field(
-        None, ge=-1, description="Stop after this many steps, whatever num_train_epochs says; -1 for no such limit."
+        None, ge=-1, description="Stop after this many steps, regardless of num_train_epochs; -1 for no limit."
     )
     auto_find_batch_size: bool | None = Field(
-        None, description="Halve the batch after running out of memory, and start again."
+        None, description="Halve the batch size and restart after running out of memory."
     )
     learning_rate: float | None = Field(
-        None, gt=0, description="The highest learning rate, reached after the warm-up."
+        None, gt=0, description="Peak learning rate, reached at the end of the warm-up."
     )
     lr_scheduler_type: Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt", "reduce_lr_on_plateau", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay", "greedy"] | None = Field(
-        None, description="How the learning rate moves after the warm-up."
+        None, description="Learning rate schedule after the warm-up."
     )
     lr_scheduler_kwargs: dict[str, Any] | str | None = Field(
-        None, description="What the schedule takes besides, such as {num_cycles: 2} or {min_lr: 1.0e-6}."
+        None, description="Further arguments of the schedule, such as {num_cycles: 2} or {min_lr: 1.0e-6}."
     )
     warmup_steps: float | None = Field(
-        None, ge=0, description="Steps in which the learning rate rises from zero; below 1, a share of all steps."
+        None, ge=0, description="Steps in which the learning rate rises from zero; a value below 1 is a fraction of all steps."
     )
     optim: Literal["adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused", "adafactor", "adamw_anyprecision", "adamw_torch_4bit", "adamw_torch_8bit", "ademamix", "sgd", "adagrad", "adamw_bnb_8bit", "adamw_8bit", "ademamix_8bit", "lion_8bit", "lion_32bit", "paged_adamw_32bit", "paged_adamw_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "paged_lion_32bit", "paged_lion_8bit", "rmsprop", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit", "galore_adamw", "galore_adamw_8bit", "galore_adafactor", "galore_adamw_layerwise", "galore_adamw_8bit_layerwise", "galore_adafactor_layerwise", "lomo", "adalomo", "grokadamw", "schedule_free_radam", "schedule_free_adamw", "schedule_free_sgd", "apollo_adamw", "apollo_adamw_layerwise", "stable_adamw"] | None = Field(
-        None, description="The optimizer; paged and 8-bit ones need bitsandbytes and CUDA, some others a package of their own."
+        None, description="Optimizer; paged and 8-bit optimizers need bitsandbytes and CUDA, some others need their own package."
     )
     optim_args: str | None = Field(
-        None, description="What the optimizer takes besides, as text: key=value,key=value."
+        None, description="Further arguments of the optimizer, as text: key=value,key=value."
     )
     optim_target_modules: str | list[str] | None = Field(
-        None, description="Modules that GaLore and APOLLO work on: names, a regular expression, or all-linear."
+        None, description="Modules that GaLore and APOLLO apply to: names, a regular expression, or all-linear."
     )
     weight_decay: float | None = Field(
-        None, ge=0, description="How much the weights are drawn to zero each step; biases and norms are left out."
+        None, ge=0, description="Weight decay coefficient; biases and norms are excluded."
     )
     adam_beta1: float | None = Field(
-        None, ge=0, lt=1, description="Adam's memory of the gradient: 0 forgets at once, close to 1 remembers long."
+        None, ge=0, lt=1, description="Decay rate of Adam's moving average of the gradient."
     )
     adam_beta2: float | None = Field(
-        None, ge=0, lt=1, description="Adam's memory of the squared gradient."
+        None, ge=0, lt=1, description="Decay rate of Adam's moving average of the squared gradient."
     )
     adam_epsilon: float | None = Field(
-        None, gt=0, description="What Adam adds to its divisor so that it is never zero."
+        None, gt=0, description="Constant that Adam adds to the denominator to avoid division by zero."
     )
     max_grad_norm: float | None = Field(
-        None, ge=0, description="Longer gradients are scaled down to this norm; 0 leaves them as they are."
+        None, ge=0, description="Maximum gradient norm; larger gradients are scaled down to it; 0 turns clipping off."
     )
     neftune_noise_alpha: float | None = Field(
-        None, gt=0, description="Size of the noise that NEFTune adds to the embeddings in training; 5 to 15 are usual."
+        None, gt=0, description="Scale of the noise that NEFTune adds to the embeddings during training; 5 to 15 are usual."
     )
     label_smoothing_factor: float | None = Field(
-        None, description="Share of the likelihood that is spread over all tokens."
+        None, description="Fraction of the target probability that is distributed over all tokens."
     )
     bf16: bool | None = Field(
-        None, description="Compute in bfloat16 where that is safe, and keep the trained weights as they are (autocast)."
+        None, description="Mixed precision with bfloat16 (autocast); the trained weights keep their data type."
     )
     fp16: bool | None = Field(
-        None, description="Compute in float16 where that is safe, with a scaled loss; for GPUs without bfloat16."
+        None, description="Mixed precision with float16 and loss scaling; for GPUs without bfloat16."
     )
     bf16_full_eval: bool | None = Field(
-        None, description="Turn the whole model to bfloat16 for an evaluation outside of training."
+        None, description="Convert the model to bfloat16 for an evaluation outside of training."
     )
     fp16_full_eval: bool | None = Field(
-        None, description="Turn the whole model to float16 for an evaluation outside of training."
+        None, description="Convert the model to float16 for an evaluation outside of training."
     )
     tf32: bool | None = Field(
-        None, description="Let float32 products of NVIDIA GPUs since Ampere round to TF32, which is faster."
+        None, description="Round float32 matrix products to TF32, which is faster; NVIDIA GPUs since Ampere."
     )
     activation_checkpointing: bool | None = Field(
-        None, description="Compute activations again in the backward pass instead of keeping them: less memory, a fifth slower."
+        None, description="Recompute activations in the backward pass to save memory; training is about a fifth slower."
     )
     activation_checkpointing_kwargs: dict[str, Any] | str | None = Field(
-        None, description="How: {every_n_layers: 2} for some layers only, {offload: true} to main memory, use_reentrant."
+        None, description="Its settings: {every_n_layers: 2} for some layers only, {offload: true} to main memory, use_reentrant."
     )
     gradient_checkpointing: bool | None = Field(
-        None, description="The older name of activation_checkpointing."
+        None, description="Older name of activation_checkpointing."
     )
     gradient_checkpointing_kwargs: dict[str, Any] | str | None = Field(
-        None, description="The older name of activation_checkpointing_kwargs."
+        None, description="Older name of activation_checkpointing_kwargs."
     )
     torch_compile: bool | None = Field(
-        None, description="Compile the model with torch.compile: slow to start, faster steps where lengths are alike."
+        None, description="Compile the model with torch.compile: slow start, faster steps if sequence lengths are similar."
     )
     torch_compile_backend: str | None = Field(
-        None, description="Compiler that torch.compile uses, inductor if not given; turns torch_compile on."
+        None, description="Backend of torch.compile, inductor by default; setting it turns torch_compile on."
     )
     torch_compile_mode: str | None = Field(
-        None, description="default, reduce-overhead or max-autotune; turns torch_compile on."
+        None, description="default, reduce-overhead or max-autotune; setting it turns torch_compile on."
     )
     use_liger_kernel: bool | None = Field(
-        None, description="Put Liger's kernels into the model."
+        None, description="Replace layers of the model with Liger kernels."
     )
     liger_kernel_config: dict[str, Any] | None = Field(
-        None, description="Which of Liger's kernels."
+        None, description="Liger kernels to apply."
     )
     use_cache: bool | None = Field(
-        None, description="Keep keys and values of attention, which only generating needs."
+        None, description="Keep the key-value cache of attention, which only generation needs."
     )
     torch_empty_cache_steps: int | None = Field(
-        None, ge=1, description="Give unused GPU memory back every so many steps: slower, and less of it is fragmented."
+        None, ge=1, description="Release unused GPU memory after this many steps: slower, but less fragmentation."
     )
     eval_strategy: Literal["no", "steps", "epoch"] | None = Field(
-        None, description="When the held-out pairs are evaluated: never, every eval_steps, or after each epoch."
+        None, description="When to evaluate the held-out pairs: never, every eval_steps, or after each epoch."
     )
     eval_steps: float | None = Field(
-        None, gt=0, description="Steps between evaluations; below 1, a share of all steps; as logging_steps if not given."
+        None, gt=0, description="Steps between evaluations; a value below 1 is a fraction of all steps; default: logging_steps."
     )
     eval_delay: float | None = Field(
-        None, ge=0, description="Epochs or steps, as eval_strategy counts, before the first evaluation."
+        None, ge=0, description="Epochs or steps (the unit of eval_strategy) before the first evaluation."
     )
     eval_on_start: bool | None = Field(
-        None, description="Evaluate once before the first step, which shows early what would fail late."
+        None, description="Evaluate before the first step, so that errors in the evaluation appear early."
     )
     per_device_eval_batch_size: int | None = Field(
-        None, ge=1, description="Held-out pairs that one device computes at once."
+        None, ge=1, description="Held-out pairs per device and batch."
     )
     eval_accumulation_steps: int | None = Field(
-        None, ge=1, description="Move results to main memory every so many batches, to spare the GPU's."
+        None, ge=1, description="Move results to main memory after this many batches, to save GPU memory."
     )
     prediction_loss_only: bool | None = Field(
         None, description="Return only losses from an evaluation."
     )
     include_for_metrics: list[str] | None = Field(
-        None, description="What a metric function is given besides predictions."
+        None, description="Additional inputs of a metric function."
     )
     batch_eval_metrics: bool | None = Field(
         None, description="Compute metrics batch by batch."
     )
     eval_do_concat_batches: bool | None = Field(
-        None, description="Join the batches' results to one."
+        None, description="Concatenate the results of all batches."
     )
     eval_use_gather_object: bool | None = Field(
         None, description="Gather results of several processes as Python objects."
     )
     generate_during_eval: bool | None = Field(
-        None, description="Show answers of the model in a tracker at each evaluation."
+        None, description="Log generated answers to a tracker at each evaluation."
     )
     save_strategy: Literal["no", "steps", "epoch", "best"] | None = Field(
-        None, description="When a checkpoint is saved: never, every save_steps, after each epoch, or when the metric is best."
+        None, description="When to save a checkpoint: never, every save_steps, after each epoch, or when the metric is best."
     )
     save_steps: float | None = Field(
-        None, gt=0, description="Steps between checkpoints; below 1, a share of all steps."
+        None, gt=0, description="Steps between checkpoints; a value below 1 is a fraction of all steps."
     )
     save_total_limit: int | None = Field(
-        None, ge=1, description="Keep this many checkpoints; the oldest goes first, the best one stays."
+        None, ge=1, description="Maximum number of checkpoints; the oldest is deleted first, the best is kept."
     )
     save_only_model: bool | None = Field(
-        None, description="Save no optimizer state: much smaller, and the run cannot be resumed."
+        None, description="Do not save the optimizer state: much smaller checkpoints, but the run cannot be resumed."
     )
     save_on_each_node: bool | None = Field(
-        None, description="Save on every machine, where they share no disk."
+        None, description="Save on every node, for nodes without a shared file system."
     )
     load_best_model_at_end: bool | None = Field(
-        None, description="The result is the checkpoint with the best metric instead of the last."
+        None, description="The result is the checkpoint with the best metric instead of the last one."
     )
     metric_for_best_model: str | None = Field(
-        None, description="The metric that says which is best, such as eval_loss or eval_rewards/margins; eval_loss if not given."
+        None, description="Metric that determines the best checkpoint, such as eval_rewards/margins; default: eval_loss."
     )
     greater_is_better: bool | None = Field(
-        None, description="Whether more of that metric is better; if not given, unless its name ends in loss."
+        None, description="Whether a higher metric is better; default: true unless its name ends with loss."
     )
     ignore_data_skip: bool | None = Field(
-        None, description="Resume with the first pairs of the epoch instead of going to where the run stopped."
+        None, description="Resume with the first pairs of the epoch instead of the pairs after the interruption."
     )
     restore_callback_states_from_checkpoint: bool | None = Field(
-        None, description="Resume callbacks with the state that the checkpoint holds."
+        None, description="Restore the state of callbacks from the checkpoint when resuming."
     )
     enable_jit_checkpoint: bool | None = Field(
-        None, description="Save a checkpoint when the process is told to end."
+        None, description="Save a checkpoint when the process receives a termination signal."
     )
     resume_from_checkpoint: str | None = Field(
-        None, description="Checkpoint to go on from."
+        None, description="Checkpoint to resume from."
     )
     logging_strategy: Literal["no", "steps", "epoch"] | None = Field(
-        None, description="When metrics are logged: never, every logging_steps, or after each epoch."
+        None, description="When to log metrics: never, every logging_steps, or after each epoch."
     )
     logging_steps: float | None = Field(
-        None, gt=0, description="Steps between log lines, of which each averages over them; below 1, a share of all steps."
+        None, gt=0, description="Steps between log entries, which are means over these steps; a value below 1 is a fraction of all steps."
     )
     logging_first_step: bool | None = Field(
-        None, description="Log the first step too."
+        None, description="Also log the first step."
     )
     logging_nan_inf_filter: bool | None = Field(
-        None, description="Log a loss that is not finite as if it were none."
+        None, description="Exclude losses that are not finite from the logged loss."
     )
     include_num_input_tokens_seen: str | bool | None = Field(
-        None, description="Count the tokens that were trained on."
+        None, description="Count the tokens processed in training."
     )
     log_level: Literal["detail", "debug", "info", "warning", "error", "critical", "passive"] | None = Field(
-        None, description="How much transformers says on standard error."
+        None, description="Log level of transformers."
     )
     log_level_replica: Literal["detail", "debug", "info", "warning", "error", "critical", "passive"] | None = Field(
-        None, description="The same for processes other than the first."
+        None, description="Log level of all processes except the first."
     )
     log_on_each_node: bool | None = Field(
-        None, description="Let the first process of every machine log, not only that of the first."
+        None, description="Log on the first process of every node, not only on the first node."
     )
     disable_tqdm: bool | None = Field(
         None, description="Show no progress bars."
     )
     report_to: str | list[str] | None = Field(
-        None, description="Trackers that get the metrics: wandb, tensorboard, mlflow, … or all of those installed, or none."
+        None, description="Trackers that receive the metrics: wandb, tensorboard, mlflow, …, all (all installed), or none."
     )
     run_name: str | None = Field(
-        None, description="The run's name in a tracker."
+        None, description="Name of the run in a tracker."
     )
     project: str | None = Field(
-        None, description="Trackio's project."
+        None, description="Project in Trackio."
     )
     trackio_space_id: str | None = Field(
-        None, description="Hub space in which Trackio shows the run live."
+        None, description="Hub Space in which Trackio shows the run live."
     )
     trackio_bucket_id: str | None = Field(
-        None, description="Hub bucket that holds the data of that space."
+        None, description="Hub bucket for the data of that Space."
     )
     trackio_static_space_id: str | Literal[False] | None = Field(
-        None, description="Read-only space that Trackio leaves when the run is done; false for none."
+        None, description="Read-only Space that Trackio creates when the run is finished; false for none."
     )
     train_sampling_strategy: Literal["random", "sequential", "group_by_length", "batch_rebalance"] | None = Field(
-        None, description="Order of the pairs: random, as they come, or with pairs of like length together, which wastes less padding."
+        None, description="Order of the pairs: random, sequential, or grouped by length, which reduces padding."
     )
     length_column_name: str | None = Field(
-        None, description="Column that holds the lengths for that."
+        None, description="Column with the lengths for grouping."
     )
     dataloader_num_workers: int | None = Field(
-        None, ge=0, description="Processes that make batches ahead; 0 for none but the training process."
+        None, ge=0, description="Worker processes that prepare batches; 0 to use the training process."
     )
     dataloader_prefetch_factor: int | None = Field(
-        None, ge=1, description="Batches that each of them makes ahead."
+        None, ge=1, description="Batches that each worker prepares in advance."
     )
     dataloader_persistent_workers: bool | None = Field(
-        None, description="Keep them from one epoch to the next."
+        None, description="Keep workers alive between epochs."
     )
     dataloader_multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = Field(
-        None, description="How they are started."
+        None, description="Start method of worker processes."
     )
     dataloader_in_order: bool | None = Field(
-        None, description="Take batches in their order, not as soon as one is ready."
+        None, description="Return batches in order, not as soon as one is ready."
     )
     dataloader_pin_memory: bool | None = Field(
-        None, description="Lock batches into main memory, from which a GPU copies faster."
+        None, description="Use pinned main memory for batches, from which a GPU copies faster."
     )
     dataloader_drop_last: bool | None = Field(
-        None, description="Leave out the last batch of an epoch where it is not full."
+        None, description="Drop the last batch of an epoch if it is not full."
     )
     accelerator_config: dict[str, Any] | str | None = Field(
-        None, description="How accelerate shares batches among processes: split_batches, dispatch_batches, even_batches and others."
+        None, description="How accelerate distributes batches to processes: split_batches, dispatch_batches, even_batches and others."
     )
     dataset_num_proc: int | None = Field(
         None, ge=1, description="Processes that tokenize."
     )
     remove_unused_columns: bool | None = Field(
-        None, description="Drop columns that the model's forward does not take."
+        None, description="Remove columns that the model's forward method does not use."
     )
     label_names: list[str] | None = Field(
-        None, description="Columns that hold labels."
+        None, description="Columns with labels."
     )
     seed: int | None = Field(
-        None, ge=0, description="Seed of everything random in training: new weights, dropout, and the order of the pairs."
+        None, ge=0, description="Random seed of training: new weights, dropout, and the order of the pairs."
     )
     data_seed: int | None = Field(
-        None, ge=0, description="Seed of the order of the pairs alone; as seed if not given."
+        None, ge=0, description="Random seed of the order of the pairs only; default: seed."
     )
     full_determinism: bool | None = Field(
-        None, description="Use only kernels that give the same bits each time: slow, for finding errors."
+        None, description="Use only deterministic kernels: slow, for debugging."
     )
     use_cpu: bool | None = Field(
-        None, description="Train on the CPU even where there is a GPU."
+        None, description="Train on the CPU even if a GPU is available."
     )
     average_tokens_across_devices: bool | None = Field(
-        None, description="Weigh the processes of a step by their tokens."
+        None, description="Weight the losses of the processes by their number of tokens."
     )
     ddp_backend: Literal["nccl", "gloo", "mpi", "xccl", "hccl", "cncl", "mccl"] | None = Field(
-        None, description="How processes talk to each other; nccl on NVIDIA GPUs and gloo on CPUs if not given."
+        None, description="Communication backend of the processes; default: nccl on NVIDIA GPUs, gloo on CPUs."
     )
     ddp_timeout: int | None = Field(
         None, ge=1, description="Seconds that a process waits for the others."
     )
     ddp_bucket_cap_mb: int | None = Field(
-        None, ge=1, description="MiB of gradients that are sent at once."
+        None, ge=1, description="Size in MiB of the gradient buckets that are sent at once."
     )
     ddp_find_unused_parameters: bool | None = Field(
-        None, description="Look each step for weights that got no gradient; slower."
+        None, description="Find parameters without a gradient in each step; slower."
     )
     ddp_broadcast_buffers: bool | None = Field(
-        None, description="Send the first process's buffers to the others before each forward pass."
+        None, description="Broadcast the buffers of the first process before each forward pass."
     )
     ddp_static_graph: bool | None = Field(
-        None, description="Promise that every step uses the same weights, which saves work."
+        None, description="Declare that every step uses the same parameters, which saves work."
     )
     fsdp: str | None = Field(
-        None, description="Shard weights, gradients and optimizer state over the processes with torch's FSDP."
+        None, description="Shard weights, gradients and optimizer state across processes with torch's FSDP."
     )
     fsdp_config: dict[str, Any] | str | None = Field(
-        None, description="How FSDP shards, as a mapping or the path of a JSON file."
+        None, description="FSDP configuration, as a mapping or the path of a JSON file."
     )
     deepspeed: dict[str, Any] | str | None = Field(
-        None, description="DeepSpeed's configuration, as a mapping or the path of a JSON file."
+        None, description="DeepSpeed configuration, as a mapping or the path of a JSON file."
     )
     parallelism_config: dict[str, Any] | None = Field(
-        None, description="How accelerate lays out tensor, context and data parallel processes."
+        None, description="accelerate's layout of tensor, context and data parallel processes."
     )
     local_rank: int | None = Field(
-        None, description="Number of this process on its machine."
+        None, description="Rank of this process on its node."
     )
     debug: str | list[str] | None = Field(
-        None, description="underflow_overflow stops at the first activation that is not finite and shows the layers before."
+        None, description="underflow_overflow stops at the first activation that is not finite and reports the previous layers."
     )
     skip_memory_metrics: bool | None = Field(
-        None, description="Do not measure memory in every stage; measuring slows training down."
+        None, description="Do not measure memory in every stage; measuring slows down training."
     )
     model_init_kwargs: dict[str, Any] | str | None = Field(
-        None, description="How the model is loaded."
+        None, description="Arguments for loading the model."
     )
     trust_remote_code: bool | None = Field(
-        None, description="Run code that comes with a model."
+        None, description="Run code from the repository of a model."
     )
     do_train: bool | None = Field(
         None, description="Whether a script trains."
@@ -366,13 +366,13 @@ class TrainingFields(Section):
         None, description="Whether a script predicts."
     )
     push_to_hub: bool | None = Field(
-        None, description="Push the model whenever it is saved."
+        None, description="Push the model to the hub at every save."
     )
     hub_model_id: str | None = Field(
         None, description="Repository to push to."
     )
     hub_token: str | None = Field(
-        None, description="Token to push with."
+        None, description="Access token for the push."
     )
     hub_private_repo: bool | None = Field(
         None, description="Whether a new repository is private."
@@ -381,7 +381,7 @@ class TrainingFields(Section):
         None, description="What is pushed, and when."
     )
     hub_always_push: bool | None = Field(
-        None, description="Push also while the push before is not done."
+        None, description="Push even if the previous push is still in progress."
     )
     hub_revision: str | None = Field(
         None, description="Branch to push to."

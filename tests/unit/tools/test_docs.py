@@ -1,4 +1,4 @@
-"""The documentation: fresh where it is generated, and true where it names files, commands, keys and codes."""
+"""Documentation: generated pages are up to date; links, commands, recipes and exit codes on hand-written pages exist."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from orpo_cli.recipe.load import load_recipe
 
 ROOT = Path(__file__).parents[3]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
-names = [str(page.relative_to(ROOT)) for page in PAGES]
+PAGE_NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -25,7 +25,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors that GitHub makes of headings."""
+    """Anchors that GitHub generates for the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -35,7 +35,7 @@ def commands():
     return typer.main.get_command(main.build_app()).commands
 
 
-def test_generated_pages_are_fresh():
+def test_generated_pages_are_up_to_date():
     done = subprocess.run(
         [sys.executable, "-m", "tools.generate_docs", "--check"],
         cwd=ROOT,
@@ -46,7 +46,7 @@ def test_generated_pages_are_fresh():
     assert done.returncode == 0, done.stderr
 
 
-def test_a_stale_page_is_named(tmp_path):
+def test_a_page_that_is_out_of_date_is_named_and_rewritten(tmp_path):
     import shutil
 
     for folder in ("docs", "tools", "recipes"):
@@ -56,19 +56,19 @@ def test_a_stale_page_is_named(tmp_path):
     script = [sys.executable, "-m", "tools.generate_docs"]
     done = subprocess.run([*script, "--check"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "recipe.md is stale" in done.stderr
+    assert "recipe.md is out of date" in done.stderr
     subprocess.run(script, cwd=tmp_path, check=True, capture_output=True)
     assert page.read_text(encoding="utf-8") == (ROOT / "docs" / "reference" / "recipe.md").read_text(encoding="utf-8")
 
 
-def test_the_reference_shows_numbers_as_numbers_and_the_word_no_in_quotes():
+def test_the_reference_shows_numbers_unquoted_and_no_in_quotes():
     reference = (ROOT / "docs" / "reference" / "recipe.md").read_text(encoding="utf-8")
     assert "| `lora_dropout` | number · ≥ 0 · < 1 | `0.0` |" in reference
     reference = (ROOT / "docs" / "reference" / "training-arguments.md").read_text(encoding="utf-8")
     assert '| `eval_strategy` | `"no"`, `steps` or `epoch` | `"no"` * |' in reference
 
 
-@pytest.mark.parametrize("name", names)
+@pytest.mark.parametrize("name", PAGE_NAMES)
 def test_links_resolve(name):
     page = ROOT / name
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
@@ -81,42 +81,37 @@ def test_links_resolve(name):
         assert not anchor or anchor in anchors(target), f"{name}: {link}"
 
 
-@pytest.mark.parametrize("name", names)
-def test_every_command_in_the_pages_exists_with_its_options(name, commands):
+@pytest.mark.parametrize("name", PAGE_NAMES)
+def test_commands_and_options_on_pages_exist(name, commands):
     for line in "".join(blocks(ROOT / name, "sh")).splitlines():
         for command in " ".join(shlex.split(line, comments=True)).split(" | "):
-            words = command.split()
-            if words[:1] == ["orpo"]:
-                check_command(words[1:], commands, f"{name}: {line}")
+            arguments = command.split()
+            if arguments[:1] == ["orpo"]:
+                check_command(arguments[1:], commands, f"{name}: {line}")
 
 
-def check_command(words, commands, where):
-    assert words[0] in commands, where
-    known = {
-        option: parameter
-        for parameter in commands[words[0]].params
-        for option in (*parameter.opts, *parameter.secondary_opts)
-    }
-    for word in words[1:]:
-        if word.startswith("-") and word != "-":
-            assert word in known, where
+def check_command(arguments, commands, location):
+    name, *rest = arguments
+    assert name in commands, location
+    options = {option for parameter in commands[name].params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert {argument for argument in rest if argument.startswith("-") and argument != "-"} <= options, location
 
 
 def test_the_quickstart_target_uses_options_that_exist(commands):
-    plan = subprocess.run(["make", "-n", "quickstart"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    ran = re.findall(r"/orpo (.*)$", plan, re.MULTILINE)
-    assert len(ran) == 4
-    for line in ran:
+    listing = subprocess.run(["make", "-n", "quickstart"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    lines = re.findall(r"/orpo (.*)$", listing, re.MULTILINE)
+    assert len(lines) == 4
+    for line in lines:
         check_command(shlex.split(line), commands, line)
 
 
-def test_the_readme_lists_every_command_and_no_other():
+def test_the_readme_lists_exactly_the_existing_commands():
     table = re.findall(r"^\| `orpo ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(table) == sorted(name.replace("_", "-") for name in main.COMMANDS)
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/troubleshooting/index.md"])
-def test_exit_codes_are_those_of_the_errors(name):
+def test_exit_code_tables_match_the_error_classes(name):
     from orpo_cli import errors
 
     kinds = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.OrpoError)]
@@ -124,23 +119,23 @@ def test_exit_codes_are_those_of_the_errors(name):
     assert {int(code) for code in table} == {0, *(kind.exit_code for kind in kinds)}
 
 
-def test_recipes_in_the_pages_validate(tmp_path):
-    whole = []
+def test_recipes_on_pages_are_valid(tmp_path):
+    complete = []
     for page in PAGES:
         if page.parent.name == "troubleshooting":
-            continue  # recipes that break a rule, and their repaired twins: tests/unit/recipe/test_problem_pages.py
+            continue  # invalid and corrected recipes, tested in tests/unit/recipe/test_problem_pages.py
         for block in blocks(page, "yaml"):
             values = yaml.safe_load(block)
-            whole += [page.name] if {"model", "dataset"} <= values.keys() else []
+            complete += [page.name] if {"model", "dataset"} <= values.keys() else []
             values["model"] = {"model_name_or_path": "some/model", **values.get("model", {})}
             values["dataset"] = {"train": {"path": "pairs.jsonl"}, **values.get("dataset", {})}
             recipe = tmp_path / "recipe.yaml"
             recipe.write_text(json.dumps(values))
             load_recipe(str(recipe))
-    assert "README.md" in whole
+    assert "README.md" in complete
 
 
-def test_the_defaults_in_concepts_are_those_of_the_plan():
+def test_the_table_of_defaults_matches_the_plan():
     page = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (?:up to ([\d.]+)B|larger) \| (\S+) \| (\S+) \| (\S+) \|$", page, re.MULTILINE)
     written = [(float(size or "inf"), float(full), float(lora), float(beta)) for size, full, lora, beta in rows]

@@ -10,6 +10,7 @@ from orpo_cli.atomic import atomic_write_text
 from orpo_cli.card.base_license import BaseTerms, terms_in_folder
 from orpo_cli.card.curves import write_curves
 from orpo_cli.card.front_matter import front_matter
+from orpo_cli.card.markdown import code_span, plain
 from orpo_cli.card.run_contents import What
 from orpo_cli.card.sections import (
     citation_section,
@@ -43,17 +44,17 @@ def render_card(
     """
     parts: Sequence[What] = (what,) if isinstance(what, str) else what
     plan, run = rundir.read_plan(), rundir.read_run()
-    base = plan.model.model_name_or_path
+    base = code_span(plan.model.model_name_or_path)
     title = repo_id.partition("/")[2] if repo_id else plan.name
     products = {
-        "adapter": f"a LoRA adapter for `{base}`",
-        "merged": f"`{base}` with a LoRA adapter merged in",
-        "model": f"a fine-tune of `{base}`",
-        "gguf": f"GGUF files of a fine-tune of `{base}`" if len(parts) == 1 else "the same as GGUF files",
+        "adapter": f"a LoRA adapter for {base}",
+        "merged": f"{base} with a LoRA adapter merged in",
+        "model": f"a fine-tune of {base}",
+        "gguf": f"GGUF files of a fine-tune of {base}" if len(parts) == 1 else "the same as GGUF files",
     }
     shown = ", and ".join(products[part] for part in sorted(parts, key=("merged", "model", "adapter", "gguf").index))
     paper = "[ORPO](https://arxiv.org/abs/2403.07691) (odds ratio preference optimization)"
-    body = [f"# {title}", f"{shown[0].upper()}{shown[1:]}, trained on preference pairs with {paper}."]
+    body = [f"# {plain(title)}", f"{shown[0].upper()}{shown[1:]}, trained on preference pairs with {paper}."]
     if run.get("status") != FINISHED:
         body.append(f"> The training did not finish: its status is `{run.get('status')}`.")
     body += [

@@ -7,6 +7,7 @@ from typing import Any
 from orpo_cli.card.base_license import BaseTerms, hub_id
 from orpo_cli.card.curves import curves_of
 from orpo_cli.card.front_matter import is_from_hub
+from orpo_cli.card.markdown import code_block, code_span, plain
 from orpo_cli.card.run_contents import CURVES
 from orpo_cli.card.run_records import metrics_of, read_record
 from orpo_cli.plan.plan import Plan
@@ -61,11 +62,11 @@ def samples_section(rundir: RunDir) -> str:
     document = read_record(rundir.samples)
     blocks = []
     for answer in document.get("answers", [])[:SAMPLES]:
-        parts = [f"**Prompt**\n\n{_fenced(_short(answer.get('prompt')))}"]
+        parts = [f"**Prompt**\n\n{code_block(_short(answer.get('prompt')))}"]
         for voice, title in (("base", "Before"), ("tuned", "After")):
             text = (answer.get(voice) or {}).get("text")
             if isinstance(text, str):
-                parts.append(f"**{title}**\n\n{_fenced(_short(text))}")
+                parts.append(f"**{title}**\n\n{code_block(_short(text))}")
         blocks.append("\n\n".join(parts))
     if not blocks:
         return ""
@@ -79,10 +80,10 @@ def licence_section(plan: Plan, terms: BaseTerms | None, accepted: bool) -> str:
     if terms is None or (terms.license is None and not terms.gated):
         return ""
     base = plan.model.model_name_or_path
-    named = f"[{base}](https://huggingface.co/{base})" if hub_id(base) else f"`{base}`"
-    text = f"The base {named} has the licence `{terms.license_name or terms.license}`" if terms.license else ""
+    named = f"[{base}](https://huggingface.co/{base})" if hub_id(base) else code_span(base)
+    text = f"The base {named} has the licence {code_span(terms.license_name or terms.license)}" if terms.license else ""
     if terms.license_link:
-        text += f" ({terms.license_link})"
+        text += f" ({plain(terms.license_link)})"
     sentences = [f"{text}; it holds for what is derived from it, too."] if text else []
     if terms.gated:
         sentences.append(
@@ -101,9 +102,10 @@ def data_section(rundir: RunDir) -> str:
     rows = ["| part | source | format | rows read | kept | dropped |", "| --- | --- | --- | ---: | ---: | ---: |"]
     for source in report.get("sources", []):
         dropped = sum(source.get("dropped", {}).values())
-        name = _cell(source.get("path"))
+        name = code_span(source.get("path") or "", in_table=True)
+        part, split, kind = (plain(source.get(key) or "") for key in ("part", "split", "format"))
         rows.append(
-            f"| {_cell(source.get('part'))} | `{name}` [{_cell(source.get('split'))}] | {_cell(source.get('format'))} "
+            f"| {part} | {name} [{split}] | {kind} "
             f"| {source.get('rows_read', 0):,} | {source.get('kept', 0):,} | {dropped:,} |"
         )
     text = (
@@ -124,7 +126,7 @@ def data_section(rundir: RunDir) -> str:
         cut, answers = report.get("truncated_prompts", 0), report.get("truncated_completions", 0)
         parts.append(
             f"At most {report['max_length']:,} tokens a pair, {report.get('max_prompt_length', 0):,} of them prompt where one was cut; "
-            f"{cut:,} prompts and {answers:,} answers were cut to that. Answers end in `{report.get('end_of_turn')}`."
+            f"{cut:,} prompts and {answers:,} answers were cut to that. Answers end in {code_span(report.get('end_of_turn'))}."
         )
     return "\n\n".join(parts)
 
@@ -138,7 +140,7 @@ def recipe_section(rundir: RunDir, plan: Plan) -> str:
     how = "every weight" if plan.lora is None else f"LoRA of rank {plan.lora.r}"
     if plan.quantization is not None:
         how += f" on a base in {4 if plan.quantization.load_in_4bit else 8} bits"
-    return f"## Recipe\n\nTrained: {how}, in {plan.model.dtype}.\n\n{_fenced(text, 'yaml')}"
+    return f"## Recipe\n\nTrained: {how}, in {plan.model.dtype}.\n\n{code_block(text, 'yaml')}"
 
 
 def made_with_section(run: dict[str, Any]) -> str:
@@ -185,22 +187,10 @@ def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else ""
 
 
-def _cell(value: Any) -> str:
-    return str(value or "").replace("|", "\\|").replace("\n", " ")
-
-
 def _revision(source: dict[str, Any]) -> str:
     """The commit of a dataset on the hub, the fingerprint of a file."""
-    mark, name = str(source.get("fingerprint")), _cell(source.get("path"))
-    return f"- `{name}` at commit `{mark}`" if is_from_hub(source) else f"- `{name}`: fingerprint `{mark[:16]}`"
-
-
-def _fenced(text: str, language: str = "") -> str:
-    """A code block whose fence is longer than any in it."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}{language}\n{text}\n{fence}"
+    mark, name = str(source.get("fingerprint")), code_span(source.get("path") or "")
+    return f"- {name} at commit `{mark}`" if is_from_hub(source) else f"- {name}: fingerprint `{mark[:16]}`"
 
 
 def _short(value: Any) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Sequence
 
+from orpo_cli.card.markdown import code_block, code_span
 from orpo_cli.card.run_contents import What, folder_of, place_of
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import RunDir
@@ -32,19 +35,20 @@ def usage_section(rundir: RunDir, plan: Plan, parts: Sequence[What], repo_id: st
 def _transformers(rundir: RunDir, part: What, name: str) -> str:
     load = f"""from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("{name}", dtype="auto")
-tokenizer = AutoTokenizer.from_pretrained("{name}")"""
+model = AutoModelForCausalLM.from_pretrained({json.dumps(name, ensure_ascii=False)}, dtype="auto")
+tokenizer = AutoTokenizer.from_pretrained({json.dumps(name, ensure_ascii=False)})"""
     return f"With transformers:\n\n{_python(load, _asks_as_chat(rundir, part))}"
 
 
 def _peft(rundir: RunDir, plan: Plan, name: str, place: str) -> str:
     subfolder = f', subfolder="{place}"' if place else ""
+    base = json.dumps(plan.model.model_name_or_path, ensure_ascii=False)
     load = f"""from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("{plan.model.model_name_or_path}", dtype="auto")
-model = PeftModel.from_pretrained(model, "{name}"{subfolder})
-tokenizer = AutoTokenizer.from_pretrained("{name}"{subfolder})"""
+model = AutoModelForCausalLM.from_pretrained({base}, dtype="auto")
+model = PeftModel.from_pretrained(model, {json.dumps(name, ensure_ascii=False)}{subfolder})
+tokenizer = AutoTokenizer.from_pretrained({json.dumps(name, ensure_ascii=False)}{subfolder})"""
     return f"The adapter on its base, with peft:\n\n{_python(load, _asks_as_chat(rundir, 'adapter'))}"
 
 
@@ -54,13 +58,12 @@ def _python(load: str, chat: bool) -> str:
 inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")"""
     else:
         ask = 'inputs = tokenizer("The sky is blue because", return_tensors="pt")'
-    return f"""```python
-{load}
+    code = f"""{load}
 
 {ask}
 output = model.generate(**inputs, max_new_tokens=256)
-print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
-```"""
+print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
+    return code_block(code, "python")
 
 
 def _asks_as_chat(rundir: RunDir, part: What) -> bool:
@@ -68,7 +71,7 @@ def _asks_as_chat(rundir: RunDir, part: What) -> bool:
 
 
 def _vllm(name: str) -> str:
-    return f"With vLLM:\n\n```sh\nvllm serve {name}\n```"
+    return f"With vLLM:\n\n{code_block(f'vllm serve {shlex.quote(name)}', 'sh')}"
 
 
 def _vllm_adapter(plan: Plan, name: str) -> str:
@@ -77,18 +80,20 @@ def _vllm_adapter(plan: Plan, name: str) -> str:
         return "vLLM does not take this kind of adapter: merge it into its base first (`orpo merge`)."
     rank = next((each for each in VLLM_RANKS if each >= lora.r), VLLM_RANKS[-1])
     served = name.rpartition("/")[2]
-    base = plan.model.model_name_or_path
-    return f"With vLLM:\n\n```sh\nvllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {served}={name}\n```"
+    base, module = shlex.quote(plan.model.model_name_or_path), shlex.quote(f"{served}={name}")
+    command = f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {module}"
+    return f"With vLLM:\n\n{code_block(command, 'sh')}"
 
 
 def _llama_cpp(rundir: RunDir, repo_id: str | None) -> str:
     files = sorted(path.relative_to(folder_of(rundir, "gguf")) for path in folder_of(rundir, "gguf").rglob("*.gguf"))
     if not files:
         return _no_gguf(adapter=False)
-    first = files[0].as_posix()
+    first = shlex.quote(files[0].as_posix())
     command = f"llama-cli --hf-repo {repo_id} --hf-file {first}" if repo_id else f"llama-cli -m {first}"
-    listed = "" if len(files) == 1 else f" There are {', '.join(f'`{each.as_posix()}`' for each in files)}."
-    return f'With llama.cpp:{listed}\n\n```sh\n{command} -p "{_QUESTION}"\n```'
+    listed = "" if len(files) == 1 else f" There are {', '.join(code_span(each.as_posix()) for each in files)}."
+    block = code_block(f'{command} -p "{_QUESTION}"', "sh")
+    return f"With llama.cpp:{listed}\n\n{block}"
 
 
 def _no_gguf(adapter: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from html import escape
 from io import StringIO
 from typing import Any
 
@@ -137,8 +138,8 @@ def page(renderables: list[RenderableType], title: str) -> str:
     console = Console(record=True, width=140, file=StringIO(), force_terminal=True, color_system="truecolor")
     for renderable in renderables:
         console.print(renderable, soft_wrap=True)
-    html = console.export_html(inline_styles=True, code_format=PAGE)
-    return html.replace("{title}", title)
+    shown = escape(title).replace("{", "{{").replace("}", "}}")  # rich formats the template with str.format
+    return console.export_html(inline_styles=True, code_format=PAGE.replace("@title", shown))
 
 
 PAGE = """<!DOCTYPE html>
@@ -146,7 +147,7 @@ PAGE = """<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{title}}</title>
+<title>@title</title>
 <style>
 body {{ color: {foreground}; background: {background}; margin: 2rem; }}
 pre {{ font: 14px/1.45 ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace; white-space: pre-wrap; overflow-wrap: anywhere; }}

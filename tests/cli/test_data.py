@@ -114,3 +114,18 @@ def test_real_files(tmp_path: Path, orpo_here: Orpo, real_data: Path, file: str,
     if format_ == "hh":
         assert document["report"]["dropped"]["histories_differ"] == 5
         assert document["report"]["dropped"]["empty_chosen"] == 4
+
+
+def test_a_name_and_a_text_are_no_markup_in_the_page(tmp_path: Path, orpo_here: Orpo) -> None:
+    recipe, name = write_recipe(tmp_path), "</title><script>alert(1)</script>{code}"
+    rows = (tmp_path / "train.jsonl").read_text()
+    (tmp_path / "train.jsonl").write_text(rows.replace("It is 0.", "<b>{title}</b>"))
+    html = tmp_path / "pairs.html"
+    done = orpo_here("data", recipe, "--set", f"name={json.dumps(name)}", "--show", "1", "--html", html)
+    assert done.returncode == 0, done.stderr
+    page = Page()
+    page.feed(html.read_text())
+    assert "script" not in page.tags
+    assert "b" not in page.tags
+    assert f"{name}: what is trained on" in page.text
+    assert "<b>{title}</b>" in page.text

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
+import shlex
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,24 @@ def test_what_eval_measured_stands_beside_it(run):
 def test_a_recipe_with_a_fence_in_it_stays_inside_its_own(tmp_path):
     card = render_card(make_records(tmp_path / "run", recipe="# ```\n# not the end\nname: x\n"), what="adapter")
     assert "````yaml\n# ```\n# not the end\nname: x\n````" in card
+
+
+def test_names_are_no_markup_and_no_code_in_the_card(tmp_path):
+    base = 'models/"a`b" $(touch x)'
+    section = HUB_MODEL.model_copy(update={"model_name_or_path": base})
+    run = make_records(tmp_path / "run", model=section, name="<script>alert(1)</script>\n# [x](y)")
+    report = json.loads(run.data_report.read_text())
+    report["sources"][0] |= {"path": "a|`b`.jsonl", "location": "/a", "split": "<i>|", "fingerprint": "0123"}
+    run.data_report.write_text(json.dumps(report))
+    card = render_card(run, what="adapter")
+    assert "\n# &lt;script&gt;alert(1)&lt;/script&gt; # \\[x\\](y)\n" in card
+    assert f"a LoRA adapter for `` {base} ``" in card.replace("A LoRA", "a LoRA")
+    assert "| train | `` a\\|`b`.jsonl `` [&lt;i&gt;\\|] | preference |" in card
+    python = card.partition("```python\n")[2].partition("\n```")[0]
+    strings = [node.value for node in ast.walk(ast.parse(python)) if isinstance(node, ast.Constant)]
+    assert base in strings
+    (command,) = [line for line in card.splitlines() if line.startswith("vllm serve")]
+    assert shlex.split(command)[2] == base
 
 
 def test_a_run_that_did_not_finish_says_so(run):

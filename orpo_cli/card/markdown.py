@@ -1,0 +1,31 @@
+"""Markdown of names and texts that somebody else chose: they must not end a code block, start a tag or break a table."""
+
+from __future__ import annotations
+
+import re
+
+_INLINE = re.compile(r"([\\`*\[\]|])")
+
+
+def plain(value: object) -> str:
+    """One line of plain text, for a heading, a sentence or a cell of a table."""
+    text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _INLINE.sub(r"\\\1", text)
+
+
+def code_span(value: object, *, in_table: bool = False) -> str:
+    """Inline code, between more backticks than follow each other in it."""
+    text = " ".join(str(value).split())
+    if in_table:
+        text = text.replace("|", "\\|")
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    mark, space = "`" * (longest + 1), " " if longest else ""
+    return f"{mark}{space}{text}{space}{mark}"
+
+
+def code_block(text: str, language: str = "") -> str:
+    """A code block whose fence is longer than any in it."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}{language}\n{text}\n{fence}"

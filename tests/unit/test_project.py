@@ -176,7 +176,16 @@ def test_the_citation_has_this_version_and_the_paper():
     paper = citation["preferred-citation"]
     assert [author["family-names"] for author in paper["authors"]] == ["Hong", "Lee", "Thorne"]
     assert paper["identifiers"][0]["value"] == "arXiv:2403.07691"
-    assert f"## {__version__}\n" in read("CHANGELOG.md")
+
+
+def test_the_changelog_has_unreleased_changes_and_dated_versions_up_to_this_one():
+    from orpo_cli import __version__
+
+    headings = re.findall(r"^## (.*)$", read("CHANGELOG.md"), re.MULTILINE)
+    assert headings[0] == "[Unreleased]"
+    released = [re.fullmatch(r"\[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d", heading) for heading in headings[1:]]
+    assert all(released), headings
+    assert released[0][1] == __version__
 
 
 def test_hooks_run_the_tools_of_the_environment_and_mypy_before_a_push():

@@ -145,12 +145,12 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
 
 def as_planned(plan: Any, sizing: Any) -> dict[str, Any]:
     """What `orpo plan` says of the run: GB at the peak and seconds of a step."""
-    from orpo_cli.estimate.memory import memory
+    from orpo_cli.estimate.memory import estimate_memory
     from orpo_cli.estimate.throughput import estimate_throughput
 
     budget = plan.engine.max_tokens_per_microbatch
     return {
-        "planned_gb": memory(plan, sizing).total / 1e9,
+        "planned_gb": estimate_memory(plan, sizing).total / 1e9,
         "planned_seconds": estimate_throughput(plan, sizing).seconds,
         "budget": budget,
     }

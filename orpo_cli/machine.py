@@ -59,7 +59,7 @@ def probe(directory: Path | None = None) -> Machine:
         cpu_count=_usable_cpus(),
         bf16=bf16,
         flash_attention=flash,
-        free_disk_bytes=shutil.disk_usage(_existing(directory or Path.cwd())).free,
+        free_disk_bytes=shutil.disk_usage(_nearest_existing(directory or Path.cwd())).free,
         python=platform.python_version(),
         platform=platform.platform(),
         available_bytes=torch.cuda.mem_get_info()[0] if device == "cuda" else _available_ram_bytes(),
@@ -92,7 +92,7 @@ def _usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _existing(path: Path) -> Path:
+def _nearest_existing(path: Path) -> Path:
     """The nearest folder on the way to ``path`` that exists."""
     path = path.absolute()
     while not path.exists():

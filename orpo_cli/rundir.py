@@ -117,7 +117,7 @@ class RunDir:
         Raises UsageError where it is in use, saying how to go on; MachineError where it cannot be written.
         """
         rundir = cls(Path(plan.output_dir))
-        rundir.refuse_if_in_use()
+        rundir.raise_if_in_use()
         try:
             rundir.checkpoints.mkdir(parents=True)
         except OSError as error:
@@ -136,7 +136,7 @@ class RunDir:
             raise
         return rundir
 
-    def refuse_if_in_use(self) -> None:
+    def raise_if_in_use(self) -> None:
         """Raise UsageError where the directory holds something."""
         if self.root.exists() and not self.root.is_dir():
             raise UsageError(f"output_dir {self.root} is a file.", remedy="Choose another: --set output_dir=DIR.")

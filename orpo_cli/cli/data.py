@@ -114,7 +114,7 @@ def _prepared(
         max_length=plan.training["max_length"],
         max_prompt_length=plan.dataset.max_prompt_length,
         note=console.note,
-        enough=plan.pairs_in_all(),
+        enough=plan.total_pairs(),
     )
     wanted = (
         _rows(parts, row)

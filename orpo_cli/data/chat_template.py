@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.errors import UsageError
-from orpo_cli.model.builtin_chat_templates import BUILT_IN
+from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROBE = "an answer to look for"  # stands in for an answer where a template is asked what it puts around one
 STAND_INS = range(0xF0000, 0xFFFFE)  # characters for private use: no template looks at them, hardly a text holds one
-NO_TEMPLATE = f"Set model.chat_template to {', '.join(BUILT_IN)}, or to the path of a .jinja file."
+NO_TEMPLATE = f"Set model.chat_template to {', '.join(BUILTIN_CHAT_TEMPLATES)}, or to the path of a .jinja file."
 
 
 Conversation = list[dict[str, Any]]  # messages as templates take them

@@ -10,15 +10,17 @@ from itertools import chain, islice
 
 from orpo_cli.plan.plan import Plan
 
-MOST = 50_000  # pairs that are followed through a run
+MAX_SIMULATED_PAIRS = 50_000  # pairs that are followed through a run
 
 # Before the first step trl's path computes a few pairs as well (``training.engine.check``). It must not be the peak of the run.
-CHECKED = 2  # pairs that both paths compute
-LONGEST = 48  # tokens of each of their sequences, at most
-LOGITS = 1 << 23  # that trl keeps for them, at most: an eighth of a gigabyte with the copies that it makes of them
+CHECKED_PAIRS = 2  # pairs that both paths compute
+MAX_CHECKED_TOKENS = 48  # tokens of each of their sequences, at most
+MAX_CHECKED_LOGITS = (
+    1 << 23
+)  # that trl keeps for them, at most: an eighth of a gigabyte with the copies that it makes of them
 
 
-def steps_of_run(plan: Plan, count: int) -> Iterator[list[int]] | None:
+def simulate_steps(plan: Plan, count: int) -> Iterator[list[int]] | None:
     """The places of the pairs of every optimizer step of every process, of ``count`` that training has.
 
     None where they are drawn in another way than at random or one after the other, are too many to follow, or too few for a batch.
@@ -26,10 +28,10 @@ def steps_of_run(plan: Plan, count: int) -> Iterator[list[int]] | None:
     training = plan.training
     strategy = training.get("train_sampling_strategy") or "random"
     most, epochs = training.get("max_steps") or -1, training.get("num_train_epochs") or 1
-    taken = plan.pairs_in_all() or count * max(1, epochs)
+    taken = plan.total_pairs() or count * max(1, epochs)
     size, drop_last = training["per_device_train_batch_size"], bool(training.get("dataloader_drop_last"))
     least = size if drop_last else 1  # fewer make no batch, and training says so
-    if strategy not in ("random", "sequential") or max(count, taken) > MOST or count < least:
+    if strategy not in ("random", "sequential") or max(count, taken) > MAX_SIMULATED_PAIRS or count < least:
         return None
     processes = plan.launch.num_processes
     together = (processes if isinstance(processes, int) else 1) * training["gradient_accumulation_steps"]
@@ -40,7 +42,7 @@ def steps_of_run(plan: Plan, count: int) -> Iterator[list[int]] | None:
     return islice(steps, wanted * together // training["gradient_accumulation_steps"])
 
 
-def cut_up(sizes: Sequence[int], budget: int) -> list[list[int]]:
+def split_by_token_budget(sizes: Sequence[int], budget: int) -> list[list[int]]:
     """The places of ``sizes`` in groups of at most ``budget`` in all (a larger one is alone), largest first; the same for the same."""
     groups: list[list[int]] = []
     room: list[int] = []
@@ -55,9 +57,9 @@ def cut_up(sizes: Sequence[int], budget: int) -> list[list[int]]:
     return groups
 
 
-def checked_tokens(words: int) -> int:
+def max_checked_tokens(vocab_size: int) -> int:
     """Tokens of a sequence that is computed by both paths, at most, where the vocabulary has ``words``."""
-    return min(LONGEST, max(16, LOGITS // (max(1, words) * 2 * CHECKED)))
+    return min(MAX_CHECKED_TOKENS, max(16, MAX_CHECKED_LOGITS // (max(1, vocab_size) * 2 * CHECKED_PAIRS)))
 
 
 def _steps(plan: Plan, count: int, together: int, *, random: bool) -> Iterator[list[int]]:
@@ -67,7 +69,7 @@ def _steps(plan: Plan, count: int, together: int, *, random: bool) -> Iterator[l
     processes = together // training["gradient_accumulation_steps"]
     epoch = 0
     while True:
-        order = _permutation(count, seed + epoch) if random else range(count)
+        order = _random_order(count, seed + epoch) if random else range(count)
         batches = [list(order[at : at + size]) for at in range(0, count, size)]
         if training.get("dataloader_drop_last") and len(batches[-1]) < size:
             batches.pop()
@@ -77,7 +79,7 @@ def _steps(plan: Plan, count: int, together: int, *, random: bool) -> Iterator[l
         epoch += 1
 
 
-def _permutation(count: int, seed: int) -> Sequence[int]:
+def _random_order(count: int, seed: int) -> Sequence[int]:
     """As accelerate's SeedableRandomSampler draws it."""
     import torch
 

@@ -9,7 +9,7 @@ from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.recipe.schema import LoraSection
 
 # Numbers that an optimizer keeps for each trained one, by a part of its name; two, as Adam does, where none applies.
-KEPT = (
+STATES_PER_PARAMETER = (
     ("ademamix", 3),
     ("adafactor", 0),
     ("adalomo", 0),
@@ -20,7 +20,7 @@ KEPT = (
     ("adagrad", 1),
     ("muon", 1),
 )
-LAYER = re.compile(r"\.(\d+)\.")
+LAYER_INDEX = re.compile(r"\.(\d+)\.")
 
 
 def adapted_modules(linear: Sequence[str], lora: LoraSection) -> dict[str, int]:
@@ -45,7 +45,7 @@ def _matches(name: str, wanted: str | list[str]) -> bool:
 def _in_layers(name: str, layers: int | list[int] | None) -> bool:
     if layers is None:
         return True
-    found = LAYER.search(name)
+    found = LAYER_INDEX.search(name)
     return found is not None and int(found[1]) in ([layers] if isinstance(layers, int) else layers)
 
 
@@ -57,21 +57,23 @@ def _rank(name: str, lora: LoraSection) -> int:
     return lora.r
 
 
-def trained_by_adapter(facts: ModelFacts, lora: LoraSection) -> tuple[int, int]:
+def count_trained_by_adapter(facts: ModelFacts, lora: LoraSection) -> tuple[int, int]:
     """How many numbers the adapter has, and how many are in the modules that are trained and saved beside it."""
-    shapes = {name: (out, into) for name, out, into in facts.linear}
+    shapes = {name: (out, into) for name, out, into in facts.linear_layers}
     adapter = 0
     for name, rank in adapted_modules(list(shapes), lora).items():
         out, into = shapes[name]
         adapter += rank * (out + into) + (out if lora.use_dora else 0)
     beside = set(lora.modules_to_save or ())
     whole = sum(out * into for name, (out, into) in shapes.items() if name.rpartition(".")[2] in beside)
-    return adapter, whole + facts.words * facts.hidden * len(beside & {"lm_head", "embed_tokens", "wte", "embed_in"})
+    return adapter, whole + facts.vocab_size * facts.hidden_size * len(
+        beside & {"lm_head", "embed_tokens", "wte", "embed_in"}
+    )
 
 
 def optimizer_bytes(name: str, width: int) -> float:
     """Bytes that the optimizer keeps for each trained number, which is ``width`` bytes wide."""
-    kept = next((count for part, count in KEPT if part in name), 2)
+    kept = next((count for part, count in STATES_PER_PARAMETER if part in name), 2)
     if "8bit" in name:
         return kept * 1.02  # and a scale for every block
     if "4bit" in name:

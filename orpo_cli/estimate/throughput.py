@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from orpo_cli.estimate.memory import EstimateInputs, checkpoints, pairs_of_a_step
+from orpo_cli.estimate.memory import EstimateInputs, pairs_per_step, uses_checkpointing
 from orpo_cli.machine import Machine
 from orpo_cli.plan.plan import Plan
 
@@ -15,12 +15,12 @@ TFLOPS = (
     ("L40", 181), ("L4", 121), ("A40", 150), ("A10", 125), ("A6000", 155), ("4090", 165), ("3090", 71), ("V100", 125), ("T4", 65),
 )  # fmt: skip
 # Of them in training: an H200 reached 0.46 with 5,300 tokens at once and 0.24 with 2,000 (Llama 3.1 8B, LoRA).
-REACHED = 0.4
+GPU_UTILIZATION = 0.4
 # Seconds of the processor to launch what a layer computes of a micro-batch, in both passes, which a GPU may outrun: 0.007 with LoRA
 # (H200), 0.010 with all weights and 0.013 on 4 bits (H100), where 4 pairs of 200 tokens are computed at once.
-LAUNCHING = 0.01
+LAUNCH_SECONDS = 0.01
 # Of the processor's own products, measured on the spot: 0.44 (ShareGPT) to 0.55 (HH-RLHF); attention and small passes take the rest.
-REACHED_ON_CPU = 0.45
+CPU_UTILIZATION = 0.45
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,15 @@ class Throughput:
 def estimate_throughput(plan: Plan, sizing: EstimateInputs) -> Throughput:
     """The estimate for a step of mean length."""
     facts, mean = sizing.facts, sizing.lengths.mean
-    pairs = pairs_of_a_step(plan)
+    pairs = pairs_per_step(plan)
     each = mean.packed if plan.engine.fast_path != "off" else 2 * mean.longest
     tokens = pairs * each
     # a multiply and an add for each weight forward, as many for the inputs' gradient, and for the weights' where they are trained
-    passes = 2 + (plan.lora is None) + checkpoints(plan)
-    attention = 2 * facts.layers * facts.hidden * sum((mean.prompt + part) ** 2 for part in mean[1:]) * pairs
-    flops = passes * (2.0 * facts.active * tokens + attention)
+    passes = 2 + (plan.lora is None) + uses_checkpointing(plan)
+    attention = (
+        2 * facts.num_hidden_layers * facts.hidden_size * sum((mean.prompt + part) ** 2 for part in mean[1:]) * pairs
+    )
+    flops = passes * (2.0 * facts.active_parameters * tokens + attention)
     speed, how = _speed(plan, sizing.machine)
     if speed is None:
         return Throughput(pairs, tokens, flops, None, how)
@@ -51,9 +53,11 @@ def estimate_throughput(plan: Plan, sizing: EstimateInputs) -> Throughput:
     if plan.device == "cuda":
         packed = -(-tokens // plan.engine.max_tokens_per_microbatch)
         parts = packed if plan.engine.fast_path != "off" else plan.training["gradient_accumulation_steps"]
-        launching = LAUNCHING * facts.layers * parts
+        launching = LAUNCH_SECONDS * facts.num_hidden_layers * parts
     if launching > seconds:
-        how = f"{LAUNCHING * 1000:.0f} ms a layer and micro-batch to launch it, which takes longer than computing it"
+        how = (
+            f"{LAUNCH_SECONDS * 1000:.0f} ms a layer and micro-batch to launch it, which takes longer than computing it"
+        )
     return Throughput(pairs, tokens, flops, max(seconds, launching), how)
 
 
@@ -61,16 +65,16 @@ def _speed(plan: Plan, machine: Machine) -> tuple[float | None, str]:
     """FLOP/s in training, and where the figure is from."""
     if plan.device == "cpu":
         return (
-            REACHED_ON_CPU * products(),
-            f"{REACHED_ON_CPU:.0%} of this processor's matrix products, measured just now",
+            CPU_UTILIZATION * measure_matmul_flops(),
+            f"{CPU_UTILIZATION:.0%} of this processor's matrix products, measured just now",
         )
     found = next((tflops for name, tflops in TFLOPS if name in machine.device_name), None)
     if found is None:
         return None, f"the speed of {machine.device_name} is not known here"
-    return REACHED * found * 1e12, f"{REACHED:.0%} of {found} TFLOP/s that {machine.device_name} has"
+    return GPU_UTILIZATION * found * 1e12, f"{GPU_UTILIZATION:.0%} of {found} TFLOP/s that {machine.device_name} has"
 
 
-def products(seconds: float = 0.1) -> float:
+def measure_matmul_flops(seconds: float = 0.1) -> float:
     """FLOP/s of float32 products of this process's torch, the best of a few."""
     import torch
 

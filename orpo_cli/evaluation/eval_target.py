@@ -61,12 +61,12 @@ class EvalTarget:
 
     @cached_property
     def _separate_base(self) -> PreTrainedModel:
-        from orpo_cli.model.added_tokens import grow
+        from orpo_cli.model.added_tokens import resize_embeddings
         from orpo_cli.model.base_model import load_base
 
         assert self.plan is not None, "only a run has a base"
         base = load_base(self.plan.model, self.plan.quantization, self.plan.device)
-        grow(base, self.tokenizer)
+        resize_embeddings(base, self.tokenizer)
         return base
 
 
@@ -90,7 +90,7 @@ def find_run(name: str) -> RunDir | None:
 
 
 def _open_run(name: str, rundir: RunDir, chat_template: str | None, note: Callable[[str], None]) -> EvalTarget:
-    from orpo_cli.model.trained_model import load_tuned
+    from orpo_cli.model.trained_model import load_trained_model
 
     if chat_template is not None:
         raise UsageError(
@@ -99,7 +99,7 @@ def _open_run(name: str, rundir: RunDir, chat_template: str | None, note: Callab
         )
     plan = rundir.read_plan()
     note(f"loading {rundir.result()} on {plan.device}")
-    model, tokenizer = load_tuned(rundir)
+    model, tokenizer = load_trained_model(rundir)
     return EvalTarget(name, model, tokenizer, rundir, plan)
 
 

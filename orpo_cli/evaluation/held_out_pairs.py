@@ -62,7 +62,7 @@ def judged_pairs(
     dataset, longest, longest_prompt = _what_to_prepare(subject.plan, data, max_length)
     lengths = {"max_length": longest, "max_prompt_length": longest_prompt}
     if data is None:
-        enough = subject.plan.pairs_in_all() if subject.plan is not None else None
+        enough = subject.plan.total_pairs() if subject.plan is not None else None
         held_out = prepare_eval(dataset, subject.tokenizer, **lengths, note=note, enough=enough)
         pairs, report = held_out.eval, held_out.report
     else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from orpo_cli.export.export_source import ExportSource
 from orpo_cli.export.reference_logits import Reference
 from orpo_cli.export.safetensors_checkpoint import copy_companions
-from orpo_cli.model.load_errors import explained
+from orpo_cli.model.load_errors import explain_load_errors
 from orpo_cli.model.save import save_model
 from orpo_cli.recipe.schema import QuantizationSection
 
@@ -50,7 +50,7 @@ def read_bnb(source: ExportSource, folder: Path) -> PreTrainedModel:
     import bitsandbytes as bnb
     from transformers import AutoModelForCausalLM
 
-    with explained(str(folder)):
+    with explain_load_errors(str(folder)):
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             local_files_only=True,

@@ -19,7 +19,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 def check_folder(folder: Path, known: Reference, checklist: Checklist, *, dtype: str, bits: int | None) -> None:
     """Configuration, end tokens, template, tokenizer and files; ``bits`` is what bitsandbytes keeps a weight in, if it does."""
-    from orpo_cli.model.tokenizer import saved_tokenizer
+    from orpo_cli.model.tokenizer import load_saved_tokenizer
 
     config = read_json(folder / "config.json")
     architecture = ", ".join(config.get("architectures") or ["no architecture"])
@@ -27,7 +27,7 @@ def check_folder(folder: Path, known: Reference, checklist: Checklist, *, dtype:
     checklist.check("config", bool(config.get("architectures")) and stored == dtype, f"{architecture}, {stored}")
     checklist.check(*_quantization(config.get("quantization_config"), bits))
     checklist.check(*_end_tokens(folder, known))
-    tokenizer = saved_tokenizer(folder, trust_remote_code=False)
+    tokenizer = load_saved_tokenizer(folder, trust_remote_code=False)
     same = tokenizer.chat_template == known.tokenizer.chat_template
     words = "the model's own" if known.tokenizer.chat_template else "none, as in the model"
     checklist.check("chat template", same, words if same else "another one than the model's")

@@ -81,9 +81,9 @@ def reference(source: ExportSource, dtype: str | None) -> Reference:
     import torch
 
     from orpo_cli.model.base_model import load_base
-    from orpo_cli.model.tokenizer import saved_tokenizer
+    from orpo_cli.model.tokenizer import load_saved_tokenizer
 
-    tokenizer = saved_tokenizer(source.folder, trust_remote_code=source.base.trust_remote_code)
+    tokenizer = load_saved_tokenizer(source.folder, trust_remote_code=source.base.trust_remote_code)
     texts = rendered(tokenizer)
     prompts = [torch.tensor([ids]) for ids in token_ids(tokenizer, texts)]
     ends = end_token_ids(_Settings(source.folder), tokenizer)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import MachineError, RunError
 from orpo_cli.export.export_source import read_json
-from orpo_cli.model.save import readable_like
+from orpo_cli.model.save import copy_mode_to_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,7 +103,7 @@ def write_safetensors(source: Path, folder: Path, *, dtype: str, max_shard_size:
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    readable_like(folder / "config.json")
+    copy_mode_to_weights(folder / "config.json")
 
 
 def _as(weights: Weights, name: str, dtype: Any) -> Tensor:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from orpo_cli.merge.tensor_files import SafetensorsFile, TensorSpec, TorchFile
 from orpo_cli.model.base_model import files_of, hub_options
-from orpo_cli.model.load_errors import explained
+from orpo_cli.model.load_errors import explain_load_errors
 from orpo_cli.recipe.schema import ModelSection
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Checkpoint:
     @classmethod
     def of(cls, section: ModelSection) -> Checkpoint:
         """The checkpoint of a base; it is downloaded where it is on the hub. Raises UsageError, MachineError, HubError."""
-        with explained(section.model_name_or_path):
+        with explain_load_errors(section.model_name_or_path):
             return cls(_files(section))
 
     def read(self, name: str) -> Tensor:

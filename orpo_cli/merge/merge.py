@@ -235,8 +235,8 @@ def _existing(output: Path, planned: MergeRecord, overwrite: bool) -> MergeRecor
 
 def _tokenizer(target: MergeTarget) -> PreTrainedTokenizerBase:
     """The tokenizer that was saved with the adapter, else the base's."""
-    from orpo_cli.model.tokenizer import load_tokenizer, saved_tokenizer
+    from orpo_cli.model.tokenizer import load_saved_tokenizer, load_tokenizer
 
     if not (target.adapter / "tokenizer_config.json").is_file():
         return load_tokenizer(target.section)
-    return saved_tokenizer(target.adapter, trust_remote_code=target.section.trust_remote_code)
+    return load_saved_tokenizer(target.adapter, trust_remote_code=target.section.trust_remote_code)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.model.base_model import bitsandbytes_config, load_config
-from orpo_cli.model.load_errors import explained
+from orpo_cli.model.load_errors import explain_load_errors
 from orpo_cli.recipe.schema import ModelSection, QuantizationSection
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def build_meta_model(section: ModelSection, rows: int | None = None) -> PreTrain
     config = load_config(section)
     if rows is not None:
         config.get_text_config().vocab_size = rows
-    with explained(section.model_name_or_path), init_empty_weights(include_buffers=False):
+    with explain_load_errors(section.model_name_or_path), init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, trust_remote_code=section.trust_remote_code, attn_implementation="eager"
         )
@@ -56,7 +56,7 @@ def quantized_parameters(section: ModelSection, quantization: QuantizationSectio
     from transformers import AutoModelForCausalLM
     from transformers.quantizers import AutoHfQuantizer
 
-    with explained(section.model_name_or_path), torch.device("meta"):
+    with explain_load_errors(section.model_name_or_path), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(load_config(section), trust_remote_code=section.trust_remote_code)
         quantizer = AutoHfQuantizer.from_config(bitsandbytes_config(quantization), pre_quantized=False)
         quantizer.preprocess_model(model=model, device_map={"": "cpu"})

@@ -19,7 +19,7 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> lis
     return new
 
 
-def grow(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Give the model an embedding for every token; gives the rows that were added, 0 where there are enough.
 
     Their first values are drawn around the mean of the others, as transformers does; training makes them what they are.
@@ -32,7 +32,7 @@ def grow(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     return len(tokenizer) - rows
 
 
-def trained_rows(
+def trainable_token_indices(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str], asked: Any
 ) -> dict[str, list[int]]:
     """peft's ``trainable_token_indices`` for an adapter that trains ``tokens`` beside the rows that the recipe ``asked`` for.

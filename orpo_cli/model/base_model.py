@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.hub_status import hub_reachable
-from orpo_cli.model.device_map import placement, placement_explained, refuse_offloaded
-from orpo_cli.model.gguf import cached_conversion
-from orpo_cli.model.load_errors import explained
+from orpo_cli.model.device_map import device_map_options, explain_placement_errors, refuse_offloaded
+from orpo_cli.model.gguf import convert_gguf_cached
+from orpo_cli.model.load_errors import explain_load_errors
 from orpo_cli.model.model_source import locate
-from orpo_cli.model.rope_scaling import with_rope_scaling
-from orpo_cli.model.vector_math import choose_kernels
+from orpo_cli.model.rope_scaling import apply_rope_scaling
+from orpo_cli.model.vector_math import initialize_vector_math
 from orpo_cli.recipe.schema import ModelSection, QuantizationSection
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def files_of(section: ModelSection) -> str:
     """What ``from_pretrained`` takes: the hub id, or the folder (for GGUF that of its cached conversion)."""
     location = locate(section.model_name_or_path, section.subfolder)
     if location.kind == "gguf" and location.path is not None:
-        return str(cached_conversion(location.path))
+        return str(convert_gguf_cached(location.path))
     return str(location.path or location.name)
 
 
@@ -45,9 +45,9 @@ def load_config(section: ModelSection) -> PreTrainedConfig:
     """
     from transformers import AutoConfig
 
-    with explained(section.model_name_or_path):
+    with explain_load_errors(section.model_name_or_path):
         config = AutoConfig.from_pretrained(files_of(section), **hub_options(section))
-    return with_rope_scaling(config, section)
+    return apply_rope_scaling(config, section)
 
 
 def load_base(section: ModelSection, quantization: QuantizationSection | None, device: str) -> PreTrainedModel:
@@ -58,7 +58,7 @@ def load_base(section: ModelSection, quantization: QuantizationSection | None, d
     import torch
     from transformers import AutoModelForCausalLM
 
-    choose_kernels()
+    initialize_vector_math()
     config = load_config(section)
     if config.is_encoder_decoder:
         raise UsageError(
@@ -71,10 +71,10 @@ def load_base(section: ModelSection, quantization: QuantizationSection | None, d
     if section.rope_scaling is not None:
         options["config"] = config
     if section.device_map is not None:
-        options.update(placement(section))
+        options.update(device_map_options(section))
     elif device != "cpu" or quantization is not None:
         options["device_map"] = {"": 0 if device == "cuda" else device}
-    with explained(section.model_name_or_path), placement_explained(section):
+    with explain_load_errors(section.model_name_or_path), explain_placement_errors(section):
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 files_of(section),
@@ -90,9 +90,9 @@ def load_base(section: ModelSection, quantization: QuantizationSection | None, d
             ) from error
     refuse_offloaded(model, section, device)
     if quantization is not None:
-        _keep_gradients_right(model)
+        _disable_inference_repacking(model)
         if device == "cpu":
-            _let_go_of_the_files(model)
+            _copy_mapped_weights(model)
     model.eval()
     return model
 
@@ -104,14 +104,14 @@ def bitsandbytes_config(section: QuantizationSection) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(**section.model_dump())
 
 
-def _let_go_of_the_files(model: PreTrainedModel) -> None:
+def _copy_mapped_weights(model: PreTrainedModel) -> None:
     """Copy the weights that are not quantized: they are parts of the mapped files, which would stay in memory as a whole."""
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.clone()
 
 
-def _keep_gradients_right(model: PreTrainedModel) -> None:
+def _disable_inference_repacking(model: PreTrainedModel) -> None:
     """Keep bitsandbytes from repacking 4-bit weights at the first forward in eval mode.
 
     On CPUs with AVX512-BF16, bitsandbytes 0.50.2 repacks them for inference, and every gradient after it is wrong

@@ -6,7 +6,7 @@ tokenizer does not know spells them in several ordinary tokens, which ``orpo dat
 
 from __future__ import annotations
 
-BUILT_IN = {
+BUILTIN_CHAT_TEMPLATES = {
     "chatml": (
         "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
         "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"

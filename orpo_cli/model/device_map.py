@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def placement(section: ModelSection) -> dict[str, Any]:
+def device_map_options(section: ModelSection) -> dict[str, Any]:
     """What ``from_pretrained`` takes for it. GPUs are numbers there, and words in a recipe."""
     memory = {_device(name): most for name, most in (section.max_memory or {}).items()}
     return {"device_map": section.device_map, **({"max_memory": memory} if memory else {})}
@@ -24,7 +24,7 @@ def _device(name: str) -> int | str:
 
 
 @contextmanager
-def placement_explained(section: ModelSection) -> Iterator[None]:
+def explain_placement_errors(section: ModelSection) -> Iterator[None]:
     """Say in a recipe's words why accelerate cannot place the model."""
     try:
         yield

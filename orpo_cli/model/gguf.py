@@ -10,22 +10,22 @@ from pathlib import Path
 
 from orpo_cli.cache_dir import cache_dir
 from orpo_cli.errors import MachineError, UsageError
-from orpo_cli.model.load_errors import explained
+from orpo_cli.model.load_errors import explain_load_errors
 
 
-def cached_conversion(path: Path) -> Path:
+def convert_gguf_cached(path: Path) -> Path:
     """The folder of the model in ``path`` (.gguf) as transformers writes it, in float32. Made on first use (seconds to minutes).
 
     The cache lies in ``$ORPO_CACHE`` or ``$XDG_CACHE_HOME/orpo-cli``; its key is the file's content and transformers'
     version, so a changed file is converted anew.
     """
-    folder = cache_dir() / "gguf" / f"{path.stem}-{_key(path)}"
+    folder = cache_dir() / "gguf" / f"{path.stem}-{_cache_key(path)}"
     if not (folder / "config.json").is_file():
         _convert(path, folder)
     return folder
 
 
-def _key(path: Path) -> str:
+def _cache_key(path: Path) -> str:
     import transformers
 
     digest = hashlib.sha256(transformers.__version__.encode())
@@ -49,7 +49,10 @@ def _convert(path: Path, folder: Path) -> None:
                 f"{folder.parent}: converting {path.name} needs {needed / 1e9:.1f} GB of disk.",
                 remedy="Free some space or point ORPO_CACHE elsewhere.",
             )
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as partial, explained(str(path)):
+        with (
+            tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as partial,
+            explain_load_errors(str(path)),
+        ):
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
             model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
             model.hf_quantizer = None  # transformers refuses to save a model that it still holds for quantized

@@ -9,7 +9,7 @@ from orpo_cli.errors import HubError, MachineError, OrpoError, UsageError
 
 
 @contextmanager
-def explained(name: str) -> Iterator[None]:
+def explain_load_errors(name: str) -> Iterator[None]:
     """Turn the errors of a ``from_pretrained`` for the model ``name`` into OrpoErrors."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
     from safetensors import SafetensorError

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from orpo_cli.model.base_model import load_config
 from orpo_cli.model.known_configs import known_config
-from orpo_cli.model.load_errors import explained
-from orpo_cli.model.packing_support import why_not_packed
-from orpo_cli.model.rope_scaling import longest_sequence, with_rope_scaling
+from orpo_cli.model.load_errors import explain_load_errors
+from orpo_cli.model.packing_support import packing_obstacle
+from orpo_cli.model.rope_scaling import apply_rope_scaling, longest_sequence
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.recipe.schema import ModelSection
 
@@ -25,7 +25,7 @@ def model_facts(section: ModelSection, max_length: int | None = None, *, dropout
 
     ``max_length`` (tokens) and ``dropout_disabled`` are the training's, for ``ModelFacts.not_packable``.
     """
-    return _counted(load_config(section), section, max_length, dropout_disabled)
+    return _facts_from_config(load_config(section), section, max_length, dropout_disabled)
 
 
 def known_facts(
@@ -35,17 +35,17 @@ def known_facts(
     config = known_config(section.model_name_or_path)
     if config is None:
         return None
-    return _counted(with_rope_scaling(config, section), section, max_length, dropout_disabled)
+    return _facts_from_config(apply_rope_scaling(config, section), section, max_length, dropout_disabled)
 
 
-def _counted(
+def _facts_from_config(
     config: PreTrainedConfig, section: ModelSection, max_length: int | None, dropout_disabled: bool
 ) -> ModelFacts:
     import torch
     from transformers import AutoModelForCausalLM
 
     text_config = config.get_text_config()
-    with explained(section.model_name_or_path), torch.device("meta"):
+    with explain_load_errors(section.model_name_or_path), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=section.trust_remote_code)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     linear = tuple(linear_layers(model))
@@ -53,15 +53,15 @@ def _counted(
         model_type=str(config.model_type),
         parameters=parameters,
         supports_sdpa=bool(getattr(model, "_supports_sdpa", False)),
-        max_positions=longest_sequence(text_config),
-        not_packable=why_not_packed(model, max_length, dropout_disabled=dropout_disabled),
+        max_position_embeddings=longest_sequence(text_config),
+        not_packable=packing_obstacle(model, max_length, dropout_disabled=dropout_disabled),
         learned_positions=has_position_table(model),
-        layers=text_config.num_hidden_layers,
-        hidden=text_config.hidden_size,
-        intermediate=_intermediate(text_config),
-        words=text_config.vocab_size,
-        active=_active(model, text_config),
-        linear=linear,
+        num_hidden_layers=text_config.num_hidden_layers,
+        hidden_size=text_config.hidden_size,
+        intermediate_size=_intermediate(text_config),
+        vocab_size=text_config.vocab_size,
+        active_parameters=_count_active_parameters(model, text_config),
+        linear_layers=linear,
         config=text_config,
     )
 
@@ -83,7 +83,7 @@ def _intermediate(config: Any) -> int:
     return 4 * int(config.hidden_size)
 
 
-def _active(model: PreTrainedModel, config: Any) -> int:
+def _count_active_parameters(model: PreTrainedModel, config: Any) -> int:
     """Parameters that a token is multiplied with: the embedding is looked up, and of the experts only some are asked."""
     chosen = getattr(config, "num_experts_per_tok", None)
     number = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)

@@ -15,7 +15,7 @@ _overrides: list[Any] = []  # held while they are to last
 
 def use_onednn() -> bool:
     """Let oneDNN do this process's float32 products of two matrices on the CPU, forward and backward. Returns whether it does."""
-    if not _overrides and _is_of_use():
+    if not _overrides and _is_faster():
         _overrides.append(_override())
     return bool(_overrides)
 
@@ -26,7 +26,7 @@ def use_mkl() -> None:
         _overrides.pop()._destroy()
 
 
-def _is_of_use() -> bool:
+def _is_faster() -> bool:
     import torch
 
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]

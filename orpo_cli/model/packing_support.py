@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ATTENTIONS = {"full_attention", "sliding_attention", "chunked_attention"}
-CHANGING_ROTATION = {"dynamic", "longrope"}  # rotary positions that depend on the longest sequence of the batch
+PACKABLE_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
+LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}  # rotary positions that depend on the longest sequence of the batch
 
 
-def why_not_packed(model: PreTrainedModel, max_length: int | None, *, dropout_disabled: bool = True) -> str | None:
+def packing_obstacle(model: PreTrainedModel, max_length: int | None, *, dropout_disabled: bool = True) -> str | None:
     """The reason why ``model`` must be given one sequence a row; None where nothing speaks against it.
 
     ``max_length``: tokens of the longest sequence that will come; ``dropout_disabled``: trl's ``disable_dropout``.
     """
     config = model.config.get_text_config()
     kind = str(model.config.model_type)
-    others = sorted(set(getattr(config, "layer_types", None) or ()) - ATTENTIONS)
+    others = sorted(set(getattr(config, "layer_types", None) or ()) - PACKABLE_LAYER_TYPES)
     rotation = getattr(config, "rope_parameters", None) or {}
     known = rotation.get("original_max_position_embeddings")
     known = known or getattr(config, "original_max_position_embeddings", None) or config_positions(config)
@@ -38,7 +38,7 @@ def why_not_packed(model: PreTrainedModel, max_length: int | None, *, dropout_di
         (getattr(config, "use_bidirectional_attention", None) not in (None, False), f"{kind} also attends forward"),
         (bool(getattr(model.config, "output_router_logits", False)), "trl adds the router's auxiliary loss to its own"),
         (
-            any(name in CHANGING_ROTATION for name in _rope_types(rotation))
+            any(name in LENGTH_DEPENDENT_ROPE for name in _rope_types(rotation))
             and (max_length is None or known is None or max_length > known),
             f"{kind}'s rotary positions change with the longest sequence beyond {known} tokens",
         ),

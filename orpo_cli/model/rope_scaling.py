@@ -10,11 +10,11 @@ from orpo_cli.recipe.schema import ModelSection
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-OWN = ("rope_theta", "partial_rotary_factor")  # of the model, where the recipe says nothing else
-FULL = "full_attention"  # of models whose kinds of layers rotate differently, those that see far
+MODEL_PARAMETERS = ("rope_theta", "partial_rotary_factor")  # of the model, where the recipe says nothing else
+FULL_ATTENTION = "full_attention"  # of models whose kinds of layers rotate differently, those that see far
 
 
-def with_rope_scaling(config: PreTrainedConfig, section: ModelSection) -> PreTrainedConfig:
+def apply_rope_scaling(config: PreTrainedConfig, section: ModelSection) -> PreTrainedConfig:
     """``config`` with the rotary positions that ``section`` asks for, changed in place.
 
     ``max_position_embeddings`` grows with them; of ``dynamic`` it stays the length of pretraining, from which transformers
@@ -29,18 +29,18 @@ def with_rope_scaling(config: PreTrainedConfig, section: ModelSection) -> PreTra
             f"model.rope_scaling: {config.model_type} has no rotary positions to stretch.", remedy="Remove it."
         )
     nested = text.nested_rope_parameter_keys(now)
-    if nested and FULL not in nested:
+    if nested and FULL_ATTENTION not in nested:
         raise UsageError(
             f"model.rope_scaling: {config.model_type} has a rotation for each of {', '.join(nested)}.",
             remedy="Change rope_parameters in its config.json.",
         )
-    before = now[FULL] if nested else now
+    before = now[FULL_ATTENTION] if nested else now
     asked = section.rope_scaling.model_dump(exclude_none=True)
-    new = {**{name: before[name] for name in OWN if name in before}, **asked}
+    new = {**{name: before[name] for name in MODEL_PARAMETERS if name in before}, **asked}
     trained = before.get("original_max_position_embeddings") or text.max_position_embeddings
     if asked["rope_type"] in ("yarn", "llama3", "longrope"):
         new.setdefault("original_max_position_embeddings", trained)
-    text.rope_parameters = {**now, FULL: new} if nested else new
+    text.rope_parameters = {**now, FULL_ATTENTION: new} if nested else new
     if asked["rope_type"] != "dynamic":
         longer = int(new.get("original_max_position_embeddings", trained) * new.get("factor", 1))
         text.max_position_embeddings = max(text.max_position_embeddings, longer)

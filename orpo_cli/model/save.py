@@ -12,16 +12,20 @@ if TYPE_CHECKING:
 
 
 def save_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: list[int], folder: Path, max_shard_size: str
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    eos_token_ids: list[int],
+    folder: Path,
+    max_shard_size: str,
 ) -> None:
     """Write ``model`` to ``folder``: weights, configs with every end token, tokenizer with its template."""
     from safetensors import SafetensorError
 
-    settle_generation_config(model, tokenizer, ends)
+    complete_generation_config(model, tokenizer, eos_token_ids)
     try:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(folder)
-        readable_like(folder / "config.json")
+        copy_mode_to_weights(folder / "config.json")
     except (OSError, SafetensorError) as error:
         raise MachineError(
             f"cannot write the model to {folder.parent}: {getattr(error, 'strerror', None) or error}",
@@ -30,13 +34,13 @@ def save_model(
 
 
 def save_configs(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: list[int], folder: Path, dtype: str
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int], folder: Path, dtype: str
 ) -> None:
     """Write what ``store`` writes beside the weights, for weights of ``dtype`` that lie in ``folder`` already."""
     import torch
     from transformers.dynamic_module_utils import custom_object_save
 
-    settle_generation_config(model, tokenizer, ends)
+    complete_generation_config(model, tokenizer, eos_token_ids)
     model.config.dtype = getattr(torch, dtype)
     model.config.architectures = [type(model).__name__]
     try:
@@ -46,7 +50,7 @@ def save_configs(
         if model.generation_config is not None:
             model.generation_config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        readable_like(folder / "config.json")
+        copy_mode_to_weights(folder / "config.json")
     except OSError as error:
         raise MachineError(
             f"cannot write the model to {folder.parent}: {error.strerror or error}",
@@ -54,19 +58,21 @@ def save_configs(
         ) from error
 
 
-def readable_like(config: Path) -> None:
+def copy_mode_to_weights(config: Path) -> None:
     """Give the weights beside ``config`` its mode: safetensors makes them readable for their owner alone."""
     for path in config.parent.glob("*.safetensors"):
         path.chmod(config.stat().st_mode)
 
 
-def settle_generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: list[int]) -> None:
+def complete_generation_config(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int]
+) -> None:
     """Make the model's generation config stop at every one of ``ends``, know its padding, and hold together."""
     settings = model.generation_config
     if settings is None:
         return
-    if ends:
-        settings.eos_token_id = ends if len(ends) > 1 else ends[0]
+    if eos_token_ids:
+        settings.eos_token_id = eos_token_ids if len(eos_token_ids) > 1 else eos_token_ids[0]
     if settings.pad_token_id is None:
         settings.pad_token_id = tokenizer.pad_token_id
     try:

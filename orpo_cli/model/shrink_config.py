@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 HEADS, HEAD_DIM = 4, 16
 LAYERS = 2  # at the least
-SMALL = {  # the names that transformers' configurations have for widths and experts; what is there is made this small
+SMALL_SIZES = {  # the names that transformers' configurations have for widths and experts; what is there is made this small
     "intermediate_size": 128,
     "ffn_dim": 128,
     "moe_intermediate_size": 64,
@@ -46,7 +46,7 @@ def _narrow(config: PreTrainedConfig) -> None:
     old_dim = values.get("head_dim") or config.hidden_size // config.num_attention_heads
     keys = values.get("num_key_value_heads")
     if keys is not None:
-        config.num_key_value_heads = _fewer_keys(keys, config.num_attention_heads)
+        config.num_key_value_heads = _shrink_key_value_heads(keys, config.num_attention_heads)
     _keep_layers(config, _one_of_each_kind(config))
     embedding = values.get("word_embed_proj_dim")
     if embedding is not None:  # of OPT 350M half the width
@@ -55,13 +55,13 @@ def _narrow(config: PreTrainedConfig) -> None:
     config.hidden_size = HEADS * HEAD_DIM
     if values.get("head_dim") is not None:
         config.head_dim = HEAD_DIM
-    for name, value in SMALL.items():
+    for name, value in SMALL_SIZES.items():
         if isinstance(values.get(name), int):
             setattr(config, name, min(values[name], value))
-    _cut_rope_factors(values.get("rope_parameters"), HEAD_DIM / old_dim)
+    _truncate_rope_factors(values.get("rope_parameters"), HEAD_DIM / old_dim)
 
 
-def _fewer_keys(keys: int, heads: int) -> int:
+def _shrink_key_value_heads(keys: int, heads: int) -> int:
     """Heads with a key of their own: one, all or half of ``HEADS``, as the model has one, all, or groups."""
     return 1 if keys == 1 else HEADS if keys == heads else HEADS // 2
 
@@ -69,7 +69,7 @@ def _fewer_keys(keys: int, heads: int) -> int:
 def _one_of_each_kind(config: PreTrainedConfig) -> list[int]:
     """Indexes of the layers to keep: the first of each kind that per-layer lists tell apart, and at least ``LAYERS``."""
     count = config.num_hidden_layers
-    lists = list(_per_layer(config).values())
+    lists = list(_per_layer_lists(config).values())
     first_of: dict[str, int] = {}
     for index in range(count):
         first_of.setdefault(str([each[index] for each in lists]), index)
@@ -81,18 +81,18 @@ def _one_of_each_kind(config: PreTrainedConfig) -> list[int]:
 
 
 def _keep_layers(config: PreTrainedConfig, indexes: list[int]) -> None:
-    for name, value in _per_layer(config).items():
+    for name, value in _per_layer_lists(config).items():
         setattr(config, name, [value[index] for index in indexes])
     config.num_hidden_layers = len(indexes)
 
 
-def _per_layer(config: PreTrainedConfig) -> dict[str, list[Any]]:
+def _per_layer_lists(config: PreTrainedConfig) -> dict[str, list[Any]]:
     """The lists that hold one entry a layer, such as layer_types and no_rope_layers."""
     count = config.num_hidden_layers
     return {name: value for name, value in vars(config).items() if isinstance(value, list) and len(value) == count}
 
 
-def _cut_rope_factors(parameters: Any, share: float) -> None:
+def _truncate_rope_factors(parameters: Any, share: float) -> None:
     """Factors of each rotary frequency (LongRoPE), in place: as many as the smaller heads have frequencies."""
     if not isinstance(parameters, dict):
         return
@@ -100,4 +100,4 @@ def _cut_rope_factors(parameters: Any, share: float) -> None:
         if isinstance(value, list):
             parameters[name] = value[: max(1, round(len(value) * share))]
         else:
-            _cut_rope_factors(value, share)
+            _truncate_rope_factors(value, share)

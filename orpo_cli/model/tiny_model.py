@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from orpo_cli.errors import HubError, MachineError
 from orpo_cli.model.base_model import load_config
-from orpo_cli.model.builtin_chat_templates import BUILT_IN
+from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 from orpo_cli.model.known_configs import known_config
-from orpo_cli.model.rope_scaling import with_rope_scaling
+from orpo_cli.model.rope_scaling import apply_rope_scaling
 from orpo_cli.model.shrink_config import shrink_config
 from orpo_cli.model.tokenizer import load_tokenizer
 from orpo_cli.recipe.schema import ModelSection
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 # What the templates mark turns with. `<s>`, `</s>` and `<pad>` are the tokenizer's own.
-MARKERS = sorted({marker for template in BUILT_IN.values() for marker in re.findall(r"<\|?\w+\|?>", template)})
+TURN_MARKERS = sorted(
+    {marker for template in BUILTIN_CHAT_TEMPLATES.values() for marker in re.findall(r"<\|?\w+\|?>", template)}
+)
 
 
-def save_small_base(section: ModelSection, folder: Path) -> tuple[PreTrainedConfig, list[str]]:
+def save_tiny_base(section: ModelSection, folder: Path) -> tuple[PreTrainedConfig, list[str]]:
     """Write a small random model of the architecture that ``section`` names to ``folder``, with its tokenizer.
 
     Returns its configuration, and what was replaced, a sentence each. Raises HubError where the hub is silent and the
@@ -43,7 +45,7 @@ def save_small_base(section: ModelSection, folder: Path) -> tuple[PreTrainedConf
         known = known_config(section.model_name_or_path)
         if known is None:
             raise
-        config = with_rope_scaling(known, section)
+        config = apply_rope_scaling(known, section)
         replaced.append(f"configuration: the one that orpo-cli knows {section.model_name_or_path} has. {error.message}")
     try:
         small = shrink_config(config, tokenizer)
@@ -76,19 +78,19 @@ def byte_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from orpo_cli.model.tokenizer import chat_template
+    from orpo_cli.model.tokenizer import resolve_chat_template
 
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(symbols)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     own = ["<s>", "</s>", "<pad>"]
-    backend.add_special_tokens([*own, *MARKERS])
+    backend.add_special_tokens([*own, *TURN_MARKERS])
     asked = section.chat_template
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token="<s>",
         eos_token="</s>",
         pad_token="<pad>",
-        chat_template=chat_template("chatml" if asked == "tokenizer" else asked),
+        chat_template=resolve_chat_template("chatml" if asked == "tokenizer" else asked),
     )

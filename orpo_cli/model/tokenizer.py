@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from orpo_cli.errors import UsageError
 from orpo_cli.model.added_tokens import add_tokens
 from orpo_cli.model.base_model import files_of, hub_options
-from orpo_cli.model.builtin_chat_templates import BUILT_IN
-from orpo_cli.model.load_errors import explained
+from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
+from orpo_cli.model.load_errors import explain_load_errors
 from orpo_cli.recipe.schema import ModelSection
 
 if TYPE_CHECKING:
@@ -23,31 +23,33 @@ def load_tokenizer(section: ModelSection, note: Callable[[str], None] | None = N
     """
     from transformers import AutoTokenizer
 
-    with explained(section.model_name_or_path):
+    with explain_load_errors(section.model_name_or_path):
         tokenizer = AutoTokenizer.from_pretrained(files_of(section), **hub_options(section))
     if section.chat_template != "tokenizer":
-        tokenizer.chat_template = chat_template(section.chat_template)
+        tokenizer.chat_template = resolve_chat_template(section.chat_template)
     new = add_tokens(tokenizer, section.add_special_tokens)
     if note is not None and new:
         note(f"added to the vocabulary, and trained: {', '.join(new)}")
     if note is not None and "strftime_now" in str(tokenizer.chat_template):
         note("the chat template writes the day into every prompt: what was prepared on another day has another")
     has_padding = tokenizer.pad_token is not None
-    tokenizer = _ready(tokenizer)
+    tokenizer = _set_padding(tokenizer)
     if note is not None and not has_padding:
         note(f"the tokenizer has no padding token: {tokenizer.pad_token} pads, and has no loss where it does")
     return tokenizer
 
 
-def saved_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+def load_saved_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """The tokenizer that training saved beside an adapter or a model, chat template and all."""
     from transformers import AutoTokenizer
 
-    with explained(str(folder)):
-        return _ready(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code))
+    with explain_load_errors(str(folder)):
+        return _set_padding(
+            AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+        )
 
 
-def _ready(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def _set_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = padding_token(tokenizer)
@@ -64,16 +66,16 @@ def padding_token(tokenizer: PreTrainedTokenizerBase) -> str:
     raise UsageError("the tokenizer has no padding token and none that could serve.", remedy="Use another model.")
 
 
-def chat_template(name: str) -> str:
+def resolve_chat_template(name: str) -> str:
     """The text of a template: built in, from a file, or ``name`` itself where it is one. Raises UsageError for none of these."""
-    if name in BUILT_IN:
-        return BUILT_IN[name]
+    if name in BUILTIN_CHAT_TEMPLATES:
+        return BUILTIN_CHAT_TEMPLATES[name]
     if "{{" in name or "{%" in name:
         return name
     path = Path(name).expanduser()
     if not path.is_file():
         raise UsageError(
             f"model.chat_template: {name!r} is neither a built-in template nor a file, and no Jinja itself.",
-            remedy=f"Built in: {', '.join(sorted(BUILT_IN))}; or `tokenizer` for the tokenizer's own.",
+            remedy=f"Built in: {', '.join(sorted(BUILTIN_CHAT_TEMPLATES))}; or `tokenizer` for the tokenizer's own.",
         )
     return path.read_text(encoding="utf-8")

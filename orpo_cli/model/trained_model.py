@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orpo_cli.model.added_tokens import grow
+from orpo_cli.model.added_tokens import resize_embeddings
 from orpo_cli.model.base_model import load_base
-from orpo_cli.model.tokenizer import saved_tokenizer
+from orpo_cli.model.tokenizer import load_saved_tokenizer
 from orpo_cli.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def load_tuned(rundir: RunDir) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+def load_trained_model(rundir: RunDir) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
     """The run's model in eval mode on the plan's device (a PeftModel for LoRA runs) and its tokenizer.
 
     Raises UsageError where training has not finished.
     """
     result = rundir.result()
     plan = rundir.read_plan()
-    tokenizer = saved_tokenizer(result, trust_remote_code=plan.model.trust_remote_code)
+    tokenizer = load_saved_tokenizer(result, trust_remote_code=plan.model.trust_remote_code)
     if result == rundir.model:
         return load_base(plan.model.stored_in(str(result)), plan.quantization, plan.device), tokenizer
 
     from peft import PeftModel
 
     base = load_base(plan.model, plan.quantization, plan.device)
-    grow(base, tokenizer)
+    resize_embeddings(base, tokenizer)
     model = PeftModel.from_pretrained(base, result)
     model.eval()
     return model, tokenizer

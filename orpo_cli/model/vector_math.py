@@ -15,7 +15,7 @@ FUNCTIONS = (
 )  # fmt: skip
 
 
-def choose_kernels() -> None:
+def initialize_vector_math() -> None:
     """Call every function on one number, which one thread computes; takes less than a millisecond."""
     import torch
 

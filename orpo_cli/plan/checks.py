@@ -10,15 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.errors import Problem
-from orpo_cli.plan.defaults import for_size
+from orpo_cli.plan.defaults import defaults_for_size
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.rules.model import REVISION_UNUSED, revision_of_local_model
 
-FAR = 10  # times the default; what the sources of plan.defaults use lies within
-OTHER_SCALES = ("sgd", "lion", "adagrad", "rmsprop", "lomo", "adalomo")  # optimizers whose learning rates differ
-KNOWN_TO_WORK = {
+UNUSUAL_FACTOR = 10  # times the default; what the sources of plan.defaults use lies within
+OTHER_RATE_OPTIMIZERS = (
+    "sgd",
+    "lion",
+    "adagrad",
+    "rmsprop",
+    "lomo",
+    "adalomo",
+)  # optimizers whose learning rates differ
+USUAL_RATES = {
     "full weights": "the paper has 8e-6, its scripts 5e-6, and its authors advise up to 2e-5",
     "LoRA": "the paper's authors advise 5e-5 to 5e-4, and the usual recipes have 1e-5 to 2e-4",
 }
@@ -30,8 +37,8 @@ def plan_problems(plan: Plan, loaded: LoadedRecipe, facts: ModelFacts | None) ->
         *_prompt_fills_length(plan),
         *_revision_of_a_folder(plan, loaded),
         *_learning_rate(plan, loaded, facts),
-        *_beyond_positions(plan, loaded, facts),
-        *_planned_otherwise(plan, loaded),
+        *_length_beyond_positions(plan, loaded, facts),
+        *_replaced_values(plan, loaded),
     )
     return [loaded.source_map.locate_problem(problem) for problem in found]
 
@@ -58,46 +65,46 @@ def _revision_of_a_folder(plan: Plan, loaded: LoadedRecipe) -> Iterator[Problem]
 def _learning_rate(plan: Plan, loaded: LoadedRecipe, facts: ModelFacts | None) -> Iterator[Problem]:
     """Ten times more than the default for method and size diverges or forgets; ten times less learns nothing."""
     rate, optimizer = plan.training["learning_rate"], str(plan.training["optim"])
-    if loaded.origin("training.learning_rate") == "default" or any(each in optimizer for each in OTHER_SCALES):
+    if loaded.origin("training.learning_rate") == "default" or any(each in optimizer for each in OTHER_RATE_OPTIMIZERS):
         return
-    row, size = for_size(facts.parameters if facts else None)
+    row, size = defaults_for_size(facts.parameters if facts else None)
     method, usual = ("full weights", row.full_learning_rate) if plan.lora is None else ("LoRA", row.lora_learning_rate)
     times = max(rate / usual, usual / rate)
-    if times <= FAR * 1.001:
+    if times <= UNUSUAL_FACTOR * 1.001:
         return
     yield Problem(
         "unusual-learning-rate",
         f"is {rate:g}, {times:.3g} times {'more' if rate > usual else 'less'} than the {usual:g} that suits {method} and {size}: "
-        f"{KNOWN_TO_WORK[method]}.",
+        f"{USUAL_RATES[method]}.",
         "training.learning_rate",
         remedy="Remove it to take the one that suits.",
         severity="warning",
     )
 
 
-def _beyond_positions(plan: Plan, loaded: LoadedRecipe, facts: ModelFacts | None) -> Iterator[Problem]:
+def _length_beyond_positions(plan: Plan, loaded: LoadedRecipe, facts: ModelFacts | None) -> Iterator[Problem]:
     """Learned positions end; rotary ones go on, where the model was never trained."""
     longest = plan.training["max_length"]
-    if facts is None or facts.max_positions is None or longest <= facts.max_positions:
+    if facts is None or facts.max_position_embeddings is None or longest <= facts.max_position_embeddings:
         return
     what = "has no position after" if facts.learned_positions else "was never trained beyond"
     yield Problem(
         "length-beyond-positions",
-        f"is {longest}, and the model ({facts.model_type}) {what} token {facts.max_positions}.",
+        f"is {longest}, and the model ({facts.model_type}) {what} token {facts.max_position_embeddings}.",
         "training.max_length",
-        remedy=f"Set it to at most {facts.max_positions}.",
+        remedy=f"Set it to at most {facts.max_position_embeddings}.",
         severity="error" if facts.learned_positions else "warning",
     )
 
 
-def _planned_otherwise(plan: Plan, loaded: LoadedRecipe) -> Iterator[Problem]:
+def _replaced_values(plan: Plan, loaded: LoadedRecipe) -> Iterator[Problem]:
     """A value of the recipe that this machine cannot have, and was replaced."""
     asked, planned = loaded.recipe.model_dump(), plan.values()
     for path, why in plan.why.items():
         if why.origin != "decided" or loaded.source_map.find(path) is None:
             continue
         wanted, got = _at(asked, path), _at(planned, path)
-        if wanted not in (None, "auto") and wanted != got and not _same_place(path):
+        if wanted not in (None, "auto") and wanted != got and not _is_local_path(path):
             yield Problem(
                 "value-replaced",
                 f"is planned as {'not given' if got is None else got} instead of {wanted}: {why.reason}.",
@@ -106,7 +113,7 @@ def _planned_otherwise(plan: Plan, loaded: LoadedRecipe) -> Iterator[Problem]:
             )
 
 
-def _same_place(path: str) -> bool:
+def _is_local_path(path: str) -> bool:
     return path in ("output_dir", "model.model_name_or_path")  # made absolute
 
 

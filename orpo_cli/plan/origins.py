@@ -21,7 +21,7 @@ def with_origins(document: dict[str, Any], loaded: LoadedRecipe, prefix: str = "
         if not is_leaf(entry):
             result[key] = with_origins(entry, loaded, f"{path}.")
             continue
-        result[key] = {**entry, **_place(loaded, path)}
+        result[key] = {**entry, **_origin(loaded, path)}
         if isinstance(entry["value"], list) and all(isinstance(item, dict) for item in entry["value"]):
             result[key]["parts"] = [
                 with_origins(_leaves(item, loaded, f"{path}[{index}]."), loaded, f"{path}[{index}].")
@@ -37,7 +37,7 @@ def _leaves(item: dict[str, Any], loaded: LoadedRecipe, prefix: str) -> dict[str
     }
 
 
-def _place(loaded: LoadedRecipe, path: str) -> dict[str, Any]:
+def _origin(loaded: LoadedRecipe, path: str) -> dict[str, Any]:
     origin = loaded.source_map.origin(path)
     if origin is None:
         return {"file": None, "line": None, "column": None, "variables": []}

@@ -22,7 +22,7 @@ from orpo_cli.recipe.schema import (
 )
 from orpo_cli.secret_values import mask_secrets, register_secrets, unmask_secrets
 
-SECRETS_STAY = "environment variables that look secret are used and not shown"
+SECRETS_REASON = "environment variables that look secret are used and not shown"
 
 Device = Literal["cpu", "cuda", "mps"]
 
@@ -69,7 +69,7 @@ class Plan(BaseModel):
     secrets: list[str] = []  # environment variables whose values are in the plan and never in its document
     why: dict[str, Why]
 
-    def pairs_in_all(self) -> int | None:
+    def total_pairs(self) -> int | None:
         """The pairs that training takes, with those that it takes again; None where epochs say when it ends."""
         steps = self.training.get("max_steps") or -1
         if steps < 1:
@@ -82,16 +82,16 @@ class Plan(BaseModel):
         """The plan without its reasons, as plain nested values."""
         return self.model_dump(exclude={"why", "secrets"})
 
-    def as_document(self) -> dict[str, Any]:
+    def to_document(self) -> dict[str, Any]:
         """The content of plan.json: nested as a recipe, each leaf ``{"value": …, "origin": …, "reason": …}``."""
         document: dict[str, Any] = mask_secrets(_with_reasons(self.values(), self.why, ""), self.secrets)
         if self.secrets:
-            document["secrets"] = {"value": self.secrets, "origin": "decided", "reason": SECRETS_STAY}
+            document["secrets"] = {"value": self.secrets, "origin": "decided", "reason": SECRETS_REASON}
         return document
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> Plan:
-        """Read back what ``as_document`` made."""
+        """Read back what ``to_document`` wrote."""
         why: dict[str, Why] = {}
         values = _without_reasons(document, why, "")
         why.pop("secrets", None)
@@ -100,7 +100,7 @@ class Plan(BaseModel):
 
     def to_json(self) -> str:
         """plan.json as text."""
-        return json.dumps(self.as_document(), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(self.to_document(), indent=2, ensure_ascii=False) + "\n"
 
 
 def is_leaf(entry: dict[str, Any]) -> bool:

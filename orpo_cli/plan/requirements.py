@@ -29,7 +29,7 @@ TRACKER_PACKAGES = {"comet_ml": "comet-ml", "dvclive": "dvclive"}  # others are 
 
 def missing_requirements(plan: Plan, machine: Machine) -> Iterator[Problem]:
     """A problem for each thing that is missing; paths are dotted names, without file and line."""
-    yield from _number_types(plan, machine)
+    yield from _precision(plan, machine)
     if plan.lora is not None and plan.lora.init_lora_weights == "loftq" and plan.device != "cuda":
         yield Problem(
             "loftq-needs-cuda",
@@ -51,7 +51,7 @@ def missing_requirements(plan: Plan, machine: Machine) -> Iterator[Problem]:
             yield _missing("training.report_to", name, package, "or --set training.report_to=none")
 
 
-def _number_types(plan: Plan, machine: Machine) -> Iterator[Problem]:
+def _precision(plan: Plan, machine: Machine) -> Iterator[Problem]:
     if plan.training["bf16"] and plan.device == "cuda" and not machine.bf16:
         yield Problem(
             "bf16-unsupported",

@@ -8,7 +8,7 @@ from typing import Any
 from orpo_cli.errors import RecipeError, UsageError
 from orpo_cli.machine import Machine
 from orpo_cli.plan.checks import plan_problems
-from orpo_cli.plan.defaults import for_size
+from orpo_cli.plan.defaults import defaults_for_size
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import Device, EnginePlan, Plan, Why
 from orpo_cli.recipe import eval_save_defaults
@@ -22,7 +22,7 @@ REASONS = {
     "environment": "as an environment variable says",
     "default": "default",
 }
-REPEATED = "lora.layer_replication lets layers share one attention"  # why steps are not packed
+LAYERS_REPEATED = "lora.layer_replication lets layers share one attention"  # why steps are not packed
 NEEDS_CUDA = ("paged_", "_8bit", "_4bit", "bnb")
 
 
@@ -33,11 +33,11 @@ class _Decisions:
         self.loaded = loaded
         self.why: dict[str, Why] = {}
 
-    def decided(self, path: str, value: Any, reason: str) -> Any:
+    def decide(self, path: str, value: Any, reason: str) -> Any:
         self.why[path] = Why(origin="decided", reason=reason)
         return value
 
-    def kept(self, path: str, reason: str | None = None) -> None:
+    def keep(self, path: str, reason: str | None = None) -> None:
         """Note where a value comes from that nobody has decided otherwise; ``reason`` instead of the usual words."""
         if path not in self.why:
             origin = self.loaded.origin(path)
@@ -66,8 +66,8 @@ def resolve(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None = N
         engine=_engine(decisions, facts, device),
         launch=recipe.launch.model_copy(
             update={
-                "num_processes": decisions.decided("launch.num_processes", 1, "this version trains in one process"),
-                "strategy": decisions.decided("launch.strategy", "single", "this version trains in one process"),
+                "num_processes": decisions.decide("launch.num_processes", 1, "this version trains in one process"),
+                "strategy": decisions.decide("launch.strategy", "single", "this version trains in one process"),
             }
         ),
         merge=recipe.merge.model_copy(update={"dtype": _merge_dtype(decisions, model)}),
@@ -77,9 +77,9 @@ def resolve(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None = N
         why={},
     )
     if recipe.output_dir is None:
-        decisions.decided("output_dir", plan.output_dir, "runs/NAME in the current directory")
+        decisions.decide("output_dir", plan.output_dir, "runs/NAME in the current directory")
     for path in _leaves(plan.values(), decisions.why):
-        decisions.kept(path)
+        decisions.keep(path)
     plan = plan.model_copy(update={"why": decisions.why})
     problems = plan_problems(plan, loaded, facts)
     if any(problem.severity == "error" for problem in problems):
@@ -89,9 +89,9 @@ def resolve(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None = N
 
 def _device(decisions: _Decisions, machine: Machine) -> Device:
     if decisions.loaded.recipe.training.use_cpu:
-        return decisions.decided("device", "cpu", "training.use_cpu")  # type: ignore[no-any-return]
+        return decisions.decide("device", "cpu", "training.use_cpu")  # type: ignore[no-any-return]
     reason = {"cuda": machine.device_name, "mps": "Apple GPU", "cpu": "no GPU found"}[machine.device]
-    return decisions.decided("device", machine.device, reason)  # type: ignore[no-any-return]
+    return decisions.decide("device", machine.device, reason)  # type: ignore[no-any-return]
 
 
 def _model(decisions: _Decisions, machine: Machine, facts: ModelFacts | None, device: Device) -> ModelSection:
@@ -104,7 +104,7 @@ def _model(decisions: _Decisions, machine: Machine, facts: ModelFacts | None, de
         elif device == "cuda":
             dtype = "bfloat16" if machine.bf16 else "float16"
             reason = f"frozen weights; the GPU {'computes' if machine.bf16 else 'does not compute'} bfloat16"
-        changes["dtype"] = decisions.decided("model.dtype", dtype, reason)
+        changes["dtype"] = decisions.decide("model.dtype", dtype, reason)
     if recipe.model.attn_implementation == "auto":
         half = (changes.get("dtype") or recipe.model.dtype) != "float32"
         attention, reason = "sdpa", "torch's own kernel, right everywhere"
@@ -112,14 +112,14 @@ def _model(decisions: _Decisions, machine: Machine, facts: ModelFacts | None, de
             attention, reason = "eager", f"{facts.model_type} has no sdpa attention in transformers"
         elif machine.flash_attention and device == "cuda" and half:
             attention, reason = "flash_attention_2", "flash_attn is installed and the GPU runs it"
-        changes["attn_implementation"] = decisions.decided("model.attn_implementation", attention, reason)
+        changes["attn_implementation"] = decisions.decide("model.attn_implementation", attention, reason)
     elif recipe.model.attn_implementation == "flash_attention_2" and not (machine.flash_attention and device == "cuda"):
         reason = "flash_attn is not installed, or the device cannot run it"
-        changes["attn_implementation"] = decisions.decided("model.attn_implementation", "sdpa", reason)
-    return model_at(decisions.loaded).model_copy(update=changes)
+        changes["attn_implementation"] = decisions.decide("model.attn_implementation", "sdpa", reason)
+    return model_with_absolute_paths(decisions.loaded).model_copy(update=changes)
 
 
-def model_at(loaded: LoadedRecipe) -> ModelSection:
+def model_with_absolute_paths(loaded: LoadedRecipe) -> ModelSection:
     """The model section with local paths made absolute."""
     section = loaded.recipe.model
     changes = {}
@@ -138,7 +138,7 @@ def _quantization(decisions: _Decisions, training: dict[str, Any], model: ModelS
     dtype = "bfloat16" if training["bf16"] else "float16" if training["fp16"] else model.dtype
     path = "quantization.bnb_4bit_compute_dtype"
     return section.model_copy(
-        update={"bnb_4bit_compute_dtype": decisions.decided(path, dtype, "the type training computes in")}
+        update={"bnb_4bit_compute_dtype": decisions.decide(path, dtype, "the type training computes in")}
     )
 
 
@@ -148,7 +148,7 @@ def _engine(decisions: _Decisions, facts: ModelFacts | None, device: Device) -> 
     refused = facts.not_packable if facts is not None else None
     lora = decisions.loaded.recipe.lora
     if lora is not None and lora.layer_replication:
-        refused = refused or REPEATED
+        refused = refused or LAYERS_REPEATED
     path: Any = section.fast_path
     if path == "required" and refused:
         raise UsageError(
@@ -156,10 +156,10 @@ def _engine(decisions: _Decisions, facts: ModelFacts | None, device: Device) -> 
         )
     if path == "auto":
         reason = f"trl's own path: {refused}" if refused else "compared with trl's own path on the first pairs"
-        path = decisions.decided("engine.fast_path", "off" if refused else "on", reason)
+        path = decisions.decide("engine.fast_path", "off" if refused else "on", reason)
     tokens = section.max_tokens_per_microbatch
     if tokens == "auto":
-        tokens = decisions.decided(
+        tokens = decisions.decide(
             "engine.max_tokens_per_microbatch",
             2048 if device == "cpu" else 8192,
             "no effect: trl's own path cuts by per_device_train_batch_size" if path == "off" else f"usual on {device}",
@@ -173,14 +173,14 @@ def _export_dtype(decisions: _Decisions, model: ModelSection) -> str:
         return recipe.export.dtype
     merged = recipe.lora is not None and recipe.merge.dtype != "auto"
     reason = "as the model to export: a merge in another type is exported in that one"
-    return decisions.decided("export.dtype", recipe.merge.dtype if merged else model.dtype, reason)  # type: ignore[no-any-return]
+    return decisions.decide("export.dtype", recipe.merge.dtype if merged else model.dtype, reason)  # type: ignore[no-any-return]
 
 
 def _merge_dtype(decisions: _Decisions, model: ModelSection) -> str:
     dtype = decisions.loaded.recipe.merge.dtype
     if dtype != "auto":
         return dtype
-    return decisions.decided("merge.dtype", model.dtype, "the type the base weights are held in")  # type: ignore[no-any-return]
+    return decisions.decide("merge.dtype", model.dtype, "the type the base weights are held in")  # type: ignore[no-any-return]
 
 
 def _dataset(decisions: _Decisions, max_length: int) -> DatasetSection:
@@ -189,7 +189,7 @@ def _dataset(decisions: _Decisions, max_length: int) -> DatasetSection:
     if isinstance(section.eval, list):
         changes["eval"] = _sources(decisions, "dataset.eval", section.eval)
     if section.max_prompt_length is None:
-        changes["max_prompt_length"] = decisions.decided(
+        changes["max_prompt_length"] = decisions.decide(
             "dataset.max_prompt_length", max(1, max_length // 2), "half of training.max_length"
         )
     return section.model_copy(update=changes)
@@ -220,20 +220,20 @@ class _Training:
         self._precision()
         self._optimizer()
         self._dropout()
-        self._own()
+        self._fixed()
         return self.result
 
     def default(self, name: str, value: Any, reason: str) -> None:
         """Set what the recipe leaves open."""
         if name not in self.result:
-            self.result[name] = self.decisions.decided(f"training.{name}", value, reason)
+            self.result[name] = self.decisions.decide(f"training.{name}", value, reason)
 
     def replace(self, name: str, value: Any, reason: str) -> None:
         """Set what this machine or this tool needs otherwise than the library has it."""
-        self.result[name] = self.decisions.decided(f"training.{name}", value, reason)
+        self.result[name] = self.decisions.decide(f"training.{name}", value, reason)
 
     def _by_size(self) -> None:
-        row, size = for_size(self.facts.parameters if self.facts else None)
+        row, size = defaults_for_size(self.facts.parameters if self.facts else None)
         lora = self.recipe.lora is not None
         rate = row.lora_learning_rate if lora else row.full_learning_rate
         self.default("learning_rate", rate, f"{'LoRA' if lora else 'full weights'}, {size}")
@@ -241,8 +241,8 @@ class _Training:
         self.default("beta", row.beta, f"the paper's lambda for {size}")
         length = 2048
         reason = "the paper's length for UltraFeedback"
-        if self.facts and self.facts.max_positions and self.facts.max_positions < length:
-            length, reason = self.facts.max_positions, "the longest sequence the model has positions for"
+        if self.facts and self.facts.max_position_embeddings and self.facts.max_position_embeddings < length:
+            length, reason = self.facts.max_position_embeddings, "the longest sequence the model has positions for"
         self.default("max_length", length, reason)
 
     def _schedule(self) -> None:
@@ -255,7 +255,7 @@ class _Training:
         )
         steps = self.result.get("max_steps", -1)
         if steps > 0 and "num_train_epochs" in self.result:
-            self.decisions.kept("training.num_train_epochs", f"without effect: max_steps = {steps} ends the run")
+            self.decisions.keep("training.num_train_epochs", f"without effect: max_steps = {steps} ends the run")
         elif steps <= 0:
             epochs = 3.0 if self.recipe.lora is None else 2.0
             self.default("num_train_epochs", epochs, "full weights" if self.recipe.lora is None else "LoRA")
@@ -321,7 +321,7 @@ class _Training:
                 "disable_dropout", False, f"trl's default would set lora_dropout = {lora.lora_dropout} to zero"
             )
 
-    def _own(self) -> None:
+    def _fixed(self) -> None:
         """Arguments that are this tool's to set; the rules refuse them in a recipe."""
         self.replace(
             "logging_nan_inf_filter", False, "a loss that is not finite stops the run instead of being logged as 0.0"

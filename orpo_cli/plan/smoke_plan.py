@@ -9,9 +9,9 @@ from typing import Any
 from orpo_cli.plan.plan import Plan, Why
 from orpo_cli.recipe.schema import EvalSplit, LoraSection, ModelSection, Source
 
-STEPS = 2
-PAIRS = 64  # read from each source
-AT_ONCE = 2  # pairs of a micro-batch and micro-batches of a step, at most
+MAX_STEPS = 2
+PAIRS_PER_SOURCE = 64  # read from each source
+MAX_BATCH = 2  # pairs of a micro-batch and micro-batches of a step, at most
 
 
 @dataclass(frozen=True)
@@ -30,21 +30,21 @@ class _Changes:
     def __init__(self, plan: Plan) -> None:
         self.why = dict(plan.why)
 
-    def say(self, path: str, value: Any, reason: str) -> Any:
+    def record(self, path: str, value: Any, reason: str) -> Any:
         self.why[path] = Why(origin="decided", reason=f"--smoke: {reason}")
         return value
 
 
-def smoke_plan(plan: Plan, instead: Replacements) -> Plan:
+def smoke_plan(plan: Plan, replacements: Replacements) -> Plan:
     """``plan`` on a small model and a few pairs, for two steps, in one process; every change has its reason."""
     changes = _Changes(plan)
-    say = changes.say
+    say = changes.record
     return plan.model_copy(
         update={
-            "output_dir": say("output_dir", str(instead.output_dir), "removed at the end"),
-            "model": _model(changes, plan.model, str(instead.base)),
-            "lora": plan.lora and _lora(changes, plan.lora, instead.layers),
-            "dataset": plan.dataset.model_copy(update=_dataset(changes, plan, instead.pairs)),
+            "output_dir": say("output_dir", str(replacements.output_dir), "removed at the end"),
+            "model": _model(changes, plan.model, str(replacements.base)),
+            "lora": plan.lora and _lora(changes, plan.lora, replacements.layers),
+            "dataset": plan.dataset.model_copy(update=_dataset(changes, plan, replacements.pairs)),
             "training": {**plan.training, **_training(changes, plan.training)},
             "launch": plan.launch.model_copy(
                 update={
@@ -74,14 +74,14 @@ def _model(changes: _Changes, model: ModelSection, base: str) -> ModelSection:
     for name, reason in reasons.items():
         value = getattr(small, name)
         if value != getattr(model, name) or name in ("model_name_or_path", "model_revision", "chat_template"):
-            changes.say(f"model.{name}", value, reason)
+            changes.record(f"model.{name}", value, reason)
     return small
 
 
 def _lora(changes: _Changes, lora: LoraSection, layers: int) -> LoraSection:
     if lora.layer_replication is not None:
         reason = "the small model has other layers"
-        lora = lora.model_copy(update={"layer_replication": changes.say("lora.layer_replication", None, reason)})
+        lora = lora.model_copy(update={"layer_replication": changes.record("lora.layer_replication", None, reason)})
     if lora.layers_to_transform is None:
         return lora
     asked = [lora.layers_to_transform] if isinstance(lora.layers_to_transform, int) else lora.layers_to_transform
@@ -90,7 +90,7 @@ def _lora(changes: _Changes, lora: LoraSection, layers: int) -> LoraSection:
         return lora
     return lora.model_copy(
         update={
-            "layers_to_transform": changes.say(
+            "layers_to_transform": changes.record(
                 "lora.layers_to_transform", there, f"the small model has {layers} layers"
             )
         }
@@ -103,18 +103,18 @@ def _dataset(changes: _Changes, plan: Plan, pairs: Path | None) -> dict[str, Any
     def few(path: str, sources: list[Source]) -> list[Source]:
         if pairs is not None:
             made_up = pairs / f"{path.rpartition('.')[2]}.jsonl"
-            return changes.say(path, [Source(path=str(made_up))], "made-up pairs")  # type: ignore[no-any-return]
-        counts = [min(PAIRS, source.max_samples or PAIRS) for source in sources]
+            return changes.record(path, [Source(path=str(made_up))], "made-up pairs")  # type: ignore[no-any-return]
+        counts = [min(PAIRS_PER_SOURCE, source.max_samples or PAIRS_PER_SOURCE) for source in sources]
         fewer = [
             source.model_copy(update={"max_samples": count}) for source, count in zip(sources, counts, strict=True)
         ]
-        return changes.say(path, fewer, f"at most {PAIRS} pairs of each source")  # type: ignore[no-any-return]
+        return changes.record(path, fewer, f"at most {PAIRS_PER_SOURCE} pairs of each source")  # type: ignore[no-any-return]
 
     asked = plan.dataset.eval
     update: dict[str, Any] = {"train": few("dataset.train", plan.dataset.train)}
     if isinstance(asked, EvalSplit):
         if asked.test_size >= 1:
-            update["eval"] = changes.say("dataset.eval", EvalSplit(test_size=AT_ONCE), "of so few pairs")
+            update["eval"] = changes.record("dataset.eval", EvalSplit(test_size=MAX_BATCH), "of so few pairs")
     elif asked is not None:
         update["eval"] = few("dataset.eval", asked)
     return update
@@ -122,9 +122,9 @@ def _dataset(changes: _Changes, plan: Plan, pairs: Path | None) -> dict[str, Any
 
 def _training(changes: _Changes, training: dict[str, Any]) -> dict[str, Any]:
     wanted: dict[str, tuple[Any, str]] = {
-        "max_steps": (STEPS, "enough to see the weights move"),
-        "per_device_train_batch_size": (min(AT_ONCE, training["per_device_train_batch_size"]), "less to compute"),
-        "gradient_accumulation_steps": (min(AT_ONCE, training["gradient_accumulation_steps"]), "less to compute"),
+        "max_steps": (MAX_STEPS, "enough to see the weights move"),
+        "per_device_train_batch_size": (min(MAX_BATCH, training["per_device_train_batch_size"]), "less to compute"),
+        "gradient_accumulation_steps": (min(MAX_BATCH, training["gradient_accumulation_steps"]), "less to compute"),
         "logging_steps": (1, "every step is shown"),
         "report_to": ("none", "nothing is sent anywhere"),
     }
@@ -136,7 +136,7 @@ def _training(changes: _Changes, training: dict[str, Any]) -> dict[str, Any]:
     if training.get("eval_delay"):
         wanted["eval_delay"] = (0, "there is nothing to wait for")
     return {
-        name: changes.say(f"training.{name}", value, reason)
+        name: changes.record(f"training.{name}", value, reason)
         for name, (value, reason) in wanted.items()
         if training.get(name) != value
     }

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from orpo_cli.estimate.fit_to_memory import savings, verdict
-from orpo_cli.estimate.memory import EstimateInputs, memory, traced_step
+from orpo_cli.estimate.fit_to_memory import memory_savings, verdict
+from orpo_cli.estimate.memory import EstimateInputs, estimate_memory, trace_largest_micro_batch
 from orpo_cli.estimate.throughput import estimate_throughput
 from orpo_cli.plan.plan import Plan
 
@@ -24,19 +24,19 @@ PARTS = {
 
 def estimate_document(plan: Plan, sizing: EstimateInputs) -> dict[str, Any]:
     """Bytes by part at the peak of a step, tokens and seconds of a step, and what to change where it does not fit."""
-    held, step = memory(plan, sizing), estimate_throughput(plan, sizing)
+    held, step = estimate_memory(plan, sizing), estimate_throughput(plan, sizing)
     said = verdict(held, sizing)
-    why = traced_step(plan, sizing)[0].untraced
+    why = trace_largest_micro_batch(plan, sizing)[0].untraced
     return {
         "memory_bytes": {**{name: round(size) for name, size in asdict(held).items()}, "total": round(held.total)},
-        "available_bytes": sizing.room,
+        "available_bytes": sizing.available_bytes,
         "verdict": said,
         "savings": [
             {"setting": each.setting, "total_bytes": round(each.total)}
-            for each in (savings(plan, sizing) if said != "fits" else [])
+            for each in (memory_savings(plan, sizing) if said != "fits" else [])
         ],
         "step": asdict(step),
-        "lengths": "of the pairs" if sizing.lengths.known else "the most that max_length lets through",
+        "lengths": "of the pairs" if sizing.lengths.measured else "the most that max_length lets through",
         "activations": "traced" if why is None else f"roughly, from the widths of the layers ({why})",
         "measured": plan.device != "mps",
     }

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orpo_cli.errors import UsageError
-from orpo_cli.model.added_tokens import trained_rows
-from orpo_cli.model.packing_support import why_not_packed
+from orpo_cli.model.added_tokens import trainable_token_indices
+from orpo_cli.model.packing_support import packing_obstacle
 from orpo_cli.plan.plan import Plan
-from orpo_cli.plan.resolve import REPEATED
+from orpo_cli.plan.resolve import LAYERS_REPEATED
 from orpo_cli.training.packed_trainer import PackedTrainer
 from orpo_cli.training.trl_trainer import PairTrainer, TokenizedDataset, orpo_config, settings_explained
 
@@ -52,16 +52,16 @@ def make_trainer(
         plus = {name: values.pop(name) for name in LORA_PLUS if name in values}
         if added := plan.model.add_special_tokens:
             asked = values.get("trainable_token_indices")
-            values["trainable_token_indices"] = trained_rows(model, tokenizer, added, asked)
+            values["trainable_token_indices"] = trainable_token_indices(model, tokenizer, added, asked)
         with settings_explained("lora"):
             lora = LoraConfig(task_type="CAUSAL_LM", **values)
     own = {"loss_on_prompt": plan.training.get("loss_on_prompt", True), "lora_plus": plus}
     values = {name: value for name, value in plan.training.items() if name not in (*own, *NOT_TRLS)}
     kind: Callable[..., PairTrainer] = PairTrainer
     if plan.engine.fast_path != "off":
-        reason = why_not_packed(model, values.get("max_length"), dropout_disabled=values.get("disable_dropout", True))
+        reason = packing_obstacle(model, values.get("max_length"), dropout_disabled=values.get("disable_dropout", True))
         if plan.lora is not None and plan.lora.layer_replication:
-            reason = reason or REPEATED
+            reason = reason or LAYERS_REPEATED
         if reason is None:
             kind = partial(PackedTrainer, engine=plan.engine, note=note)
         elif plan.engine.fast_path == "required":

@@ -242,7 +242,7 @@ def _model(config: PreTrainedConfig, computation: Computation) -> PreTrainedMode
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout) and computation.disable_dropout:
             module.p = 0.0
-    if computation.widens:
+    if computation.upcast_norms:
         for name, module in model.named_modules():
             if "norm" in name:
                 module.float()
@@ -275,8 +275,8 @@ def _adapt(model: PreTrainedModel, computation: Computation) -> None:
     for name, rank in adapted_modules([name for name, _ in _linear(model)], lora).items():
         parent, _, own = name.rpartition(".")
         base = model.get_submodule(name)
-        fused = computation.fast_path and computation.fused
-        adapted = _Adapted(base, rank, lora.lora_dropout, lora.use_dora, fused, computation.widens)
+        fused = computation.fast_path and computation.fused_lora
+        adapted = _Adapted(base, rank, lora.lora_dropout, lora.use_dora, fused, computation.upcast_norms)
         setattr(model.get_submodule(parent), own, adapted)
     for name in lora.modules_to_save or ():
         for own, module in model.named_modules():

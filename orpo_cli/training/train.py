@@ -14,8 +14,8 @@ from orpo_cli.atomic import atomic_directory
 from orpo_cli.data.end_tokens import end_token_ids
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, RunError
 from orpo_cli.model.onednn import use_onednn
-from orpo_cli.model.save import readable_like, save_model, settle_generation_config
-from orpo_cli.model.vector_math import choose_kernels
+from orpo_cli.model.save import complete_generation_config, copy_mode_to_weights, save_model
+from orpo_cli.model.vector_math import initialize_vector_math
 from orpo_cli.plan.plan import Plan
 from orpo_cli.redaction import redact
 from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir, is_complete
@@ -63,7 +63,7 @@ def train(
     if plan.device == "cpu":
         keep_freed_memory()
         use_onednn()
-        choose_kernels()
+        initialize_vector_math()
     try:
         model.config.pad_token_id = tokenizer.pad_token_id
         trainer = make_trainer(
@@ -135,10 +135,10 @@ def save_result(model: Any, tokenizer: PreTrainedTokenizerBase, plan: Plan, rund
         model.save_pretrained(folder, save_embedding_layers=False if plan.model.add_special_tokens else "auto")
         tokenizer.save_pretrained(folder)
         base = model.get_base_model()
-        settle_generation_config(base, tokenizer, ends)
+        complete_generation_config(base, tokenizer, ends)
         if base.generation_config is not None:
             base.generation_config.save_pretrained(folder)
-        readable_like(folder / "adapter_config.json")
+        copy_mode_to_weights(folder / "adapter_config.json")
 
 
 def _run(trainer: PairTrainer, interruption: Interruption, resume_from: Path | None) -> None:

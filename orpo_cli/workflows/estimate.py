@@ -6,24 +6,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orpo_cli.errors import OrpoError
-from orpo_cli.estimate.memory import Activations, Computation, EstimateInputs, Lengths, PairSize, Trace, bounds, rough
+from orpo_cli.estimate.memory import (
+    Activations,
+    Computation,
+    EstimateInputs,
+    PairLengths,
+    PairSize,
+    Trace,
+    rough_activations,
+    worst_case_lengths,
+)
 from orpo_cli.machine import Machine
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import Plan
 
-QUICK_BYTES = 4_000_000  # of data files in all that are read for a plan; what is prepared is kept for training
+MAX_DATA_BYTES = 4_000_000  # of data files in all that are read for a plan; what is prepared is kept for training
 
 
 def collect_estimate_inputs(plan: Plan, machine: Machine, facts: ModelFacts) -> EstimateInputs:
     """For an estimate of ``plan``, whose model has ``facts``."""
-    return EstimateInputs(machine, facts, pair_lengths(plan), _tracing(facts))
+    return EstimateInputs(machine, facts, pair_lengths(plan), _cached_trace(facts))
 
 
-def pair_lengths(plan: Plan) -> Lengths:
+def pair_lengths(plan: Plan) -> PairLengths:
     """The lengths of the pairs in small local files; for other sources the most that the plan lets through."""
     files = [Path(source.path) for source in plan.dataset.train]
-    if not all(file.is_file() for file in files) or sum(file.stat().st_size for file in files) > QUICK_BYTES:
-        return bounds(plan)
+    if not all(file.is_file() for file in files) or sum(file.stat().st_size for file in files) > MAX_DATA_BYTES:
+        return worst_case_lengths(plan)
     from orpo_cli.data.prepare import prepare_parts
     from orpo_cli.model.tokenizer import load_tokenizer
 
@@ -34,15 +43,15 @@ def pair_lengths(plan: Plan) -> Lengths:
             max_length=plan.training["max_length"],
             max_prompt_length=plan.dataset.max_prompt_length or plan.training["max_length"],
             note=lambda _: None,
-            enough=plan.pairs_in_all(),
+            enough=plan.total_pairs(),
         ).train
     except OrpoError:  # training will say what is wrong with the data
-        return bounds(plan)
+        return worst_case_lengths(plan)
     columns = (table.tokens(part).tolist() for part in ("prompt", "chosen", "rejected"))
-    return Lengths(tuple(PairSize(*sizes) for sizes in zip(*columns, strict=True)), known=True)
+    return PairLengths(tuple(PairSize(*sizes) for sizes in zip(*columns, strict=True)), measured=True)
 
 
-def _tracing(facts: ModelFacts) -> Trace:
+def _cached_trace(facts: ModelFacts) -> Trace:
     """Traces of the model, each made once; from its widths alone where its code needs more than sizes."""
     from orpo_cli.training.memory_trace import Tracer
 
@@ -60,6 +69,6 @@ def _tracing(facts: ModelFacts) -> Trace:
                 known[key] = tracers[name](pairs)
             except Exception as error:  # whatever the code of a model does with what has no content
                 failed[name] = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-        return known[key] if key in known else rough(facts, how, pairs, failed[name])
+        return known[key] if key in known else rough_activations(facts, how, pairs, failed[name])
 
     return trace

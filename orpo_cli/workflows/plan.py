@@ -43,7 +43,7 @@ def build_plan(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict
     from orpo_cli.model.model_facts import known_facts, model_facts
     from orpo_cli.plan.checks import plan_problems
     from orpo_cli.plan.requirements import missing_requirements
-    from orpo_cli.plan.resolve import model_at, resolve
+    from orpo_cli.plan.resolve import model_with_absolute_paths, resolve
     from orpo_cli.workflows.estimate import collect_estimate_inputs
 
     machine = probe(Path(loaded.recipe.output_dir or "."))
@@ -51,11 +51,11 @@ def build_plan(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict
     training, lora = loaded.recipe.training, loaded.recipe.lora
     dropout = training.disable_dropout is False or (lora is not None and lora.lora_dropout > 0)
     try:
-        facts = model_facts(model_at(loaded), training.max_length, dropout_disabled=not dropout)
+        facts = model_facts(model_with_absolute_paths(loaded), training.max_length, dropout_disabled=not dropout)
     except HubError as error:
         if to_train:
             raise
-        facts = known_facts(model_at(loaded), training.max_length, dropout_disabled=not dropout)
+        facts = known_facts(model_with_absolute_paths(loaded), training.max_length, dropout_disabled=not dropout)
         size = (
             "a 7B model" if facts is None else f"{facts.parameters / 1e9:.3g}B parameters, which orpo-cli knows it has"
         )

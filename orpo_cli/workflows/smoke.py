@@ -14,7 +14,7 @@ from typing import Any
 
 from orpo_cli.errors import HubError, Interrupted
 from orpo_cli.plan.plan import Plan
-from orpo_cli.plan.smoke_plan import PAIRS, Replacements, smoke_plan
+from orpo_cli.plan.smoke_plan import PAIRS_PER_SOURCE, Replacements, smoke_plan
 from orpo_cli.report.console import Console
 from orpo_cli.rundir import RunDir
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
@@ -42,13 +42,13 @@ def smoke_recipe(recipe: str, overrides: Sequence[str] | None, console: Console,
     of a training.
     """
     from orpo_cli.merge.merge import merge
-    from orpo_cli.model.tiny_model import save_small_base
+    from orpo_cli.model.tiny_model import save_tiny_base
 
     loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
     plan = build_plan(loaded, console, to_train=False, strict=strict).plan
     started = time.monotonic()
     with _temporary_folder(console) as folder:
-        config, model_changes = save_small_base(plan.model, folder / "base")
+        config, model_changes = save_tiny_base(plan.model, folder / "base")
         pairs, pair_changes = _replace_unreachable_pairs(plan, folder, console)
         replaced = [*model_changes, *pair_changes]
         for change in replaced:
@@ -91,7 +91,9 @@ def _replace_unreachable_pairs(plan: Plan, folder: Path, console: Console) -> tu
             with opened(source, source.path, console.note):
                 pass
     except HubError as error:
-        return write_made_up_pairs(folder / "pairs", PAIRS), [f"pairs: {PAIRS} synthetic ones. {error.message}"]
+        return write_made_up_pairs(folder / "pairs", PAIRS_PER_SOURCE), [
+            f"pairs: {PAIRS_PER_SOURCE} synthetic ones. {error.message}"
+        ]
     return None, []
 
 

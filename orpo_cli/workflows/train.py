@@ -81,7 +81,7 @@ def train_plan(
     a new run.
     """
     from orpo_cli.card.model_card import write_card
-    from orpo_cli.model.added_tokens import grow
+    from orpo_cli.model.added_tokens import resize_embeddings
     from orpo_cli.model.base_model import load_base
     from orpo_cli.model.tokenizer import load_tokenizer
     from orpo_cli.report.live_display import TrainingDisplay
@@ -94,7 +94,7 @@ def train_plan(
         tokenizer = load_tokenizer(plan.model, console.note)
         pairs = _prepare_pairs(plan, tokenizer, rundir, console, max_pairs)
         model = load_base(plan.model, plan.quantization, plan.device)
-        grow(model, tokenizer)
+        resize_embeddings(model, tokenizer)
         rundir.write_run(**provenance(model, pairs.report))
     with _settle_push(push), TrainingDisplay(console) as display:
         # makes the trainer, trains, and saves the adapter or the model
@@ -120,7 +120,7 @@ def _report_plan(plan: Plan, console: Console) -> None:
     console.note(
         f"{plan.name}: {plan.model.model_name_or_path} on {plan.device} in {plan.model.dtype}, run in {plan.output_dir}"
     )
-    for path, value, origin, reason in plan_lines(plan.as_document()):
+    for path, value, origin, reason in plan_lines(plan.to_document()):
         if origin == "decided":
             console.note(f"  {path} = {value}  ({reason})")
 
@@ -148,7 +148,7 @@ def _prepare_pairs(
         max_length=plan.training["max_length"],
         max_prompt_length=plan.dataset.max_prompt_length,
         note=console.note,
-        enough=plan.pairs_in_all(),
+        enough=plan.total_pairs(),
     )
     report = json.dumps(mask_secrets(pairs.report.as_dict()), indent=2, ensure_ascii=False)
     atomic_write_text(rundir.data_report, report + "\n")

@@ -10,7 +10,7 @@ import torch
 from support.architectures import PACKED, REFUSED, build
 from support.steps import BETA, EXACT, TrlStep, adapted, assert_same, gradients, ours, random_pairs, trl_batch
 
-from orpo_cli.model.packing_support import why_not_packed
+from orpo_cli.model.packing_support import packing_obstacle
 from orpo_cli.training.engine import orpo_loss
 from orpo_cli.training.engine.packing import cut, pack, size
 
@@ -24,7 +24,7 @@ def test_loss_metrics_and_gradients_equal_trls(name: str, lora: bool) -> None:
     options = {"exclude_modules": ["router"]} if name == "llama4" else {}  # its router is a Linear that returns a pair
     model = adapted(build(PACKED[name](), dtype), lora, **options)
     model.eval()  # no dropout
-    assert why_not_packed(model.get_base_model() if lora else model, 64) is None
+    assert packing_obstacle(model.get_base_model() if lora else model, 64) is None
     pairs = random_pairs(len(name))
     loss_, metrics_ = TrlStep()(model, pairs)
     loss_.backward()
@@ -40,7 +40,7 @@ def test_loss_metrics_and_gradients_equal_trls(name: str, lora: bool) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_exact_is_refused_with_its_reason(name: str) -> None:
     config, words = REFUSED[name]
-    reason = why_not_packed(build(config()), 256)
+    reason = packing_obstacle(build(config()), 256)
     assert reason is not None
     assert words in reason
 

@@ -19,7 +19,7 @@ from orpo_cli.machine import probe
 from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.training.engine.packed_step import Engine
-from orpo_cli.training.engine.parity_check import CHECKED
+from orpo_cli.training.engine.parity_check import CHECKED_PAIRS
 from orpo_cli.training.make_trainer import make_trainer
 
 Weights = dict[str, torch.Tensor]
@@ -63,7 +63,7 @@ def memory_running_out(monkeypatch: pytest.MonkeyPatch, failures: Iterable[tuple
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more than there is.")
 
     def share(engine: Engine, model: Any, batch: Any) -> torch.Tensor:
-        if engine._totals.pairs <= CHECKED:  # the comparison of the first pairs
+        if engine._totals.pairs <= CHECKED_PAIRS:  # the comparison of the first pairs
             return whole(engine, model, batch)
         budgets.append(engine.budget)
         when = due.get(len(budgets))
@@ -159,7 +159,7 @@ def test_a_halved_budget_changes_nothing_but_the_cut(
     parts = Engine.parts
 
     def cut_as_before(engine: Engine, pairs: Any) -> Any:
-        if engine._totals.pairs > CHECKED:
+        if engine._totals.pairs > CHECKED_PAIRS:
             engine.budget = next(budgets)
         return parts(engine, pairs)
 

@@ -285,7 +285,7 @@ def test_python_that_yaml_has_no_kind_for_is_dealt_with(tmp_path: Path) -> None:
 def test_the_built_in_templates_are_those_of_the_model_room() -> None:
     from orpo_cli.model import builtin_chat_templates
 
-    assert set(builtin_chat_templates.BUILT_IN) == BUILT_IN
+    assert set(builtin_chat_templates.BUILTIN_CHAT_TEMPLATES) == BUILT_IN
 
 
 def test_a_template_written_in_the_recipe_is_the_template(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_each_way_to_stretch_changes_what_the_model_computes(
     save_tiny_model(tmp_path / "model")
     plain = ModelSection(model_name_or_path=str(tmp_path / "model"), dtype="float32", attn_implementation="sdpa")
     section = ModelSection.model_validate({**plain.model_dump(exclude_none=True), "rope_scaling": rope})
-    assert model_facts(section).max_positions == longest
+    assert model_facts(section).max_position_embeddings == longest
     ids = torch.arange(600).remainder(97)[None]
     with torch.inference_mode():
         before, after = (load_base(each, None, "cpu")(input_ids=ids).logits for each in (plain, section))

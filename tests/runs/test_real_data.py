@@ -15,7 +15,7 @@ from orpo_cli.machine import probe
 from orpo_cli.model.base_model import load_base
 from orpo_cli.model.model_facts import model_facts
 from orpo_cli.model.tokenizer import load_tokenizer
-from orpo_cli.model.trained_model import load_tuned
+from orpo_cli.model.trained_model import load_trained_model
 from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.report.console import Console
@@ -50,7 +50,7 @@ def test_the_quickstart_recipe_trains_on_real_pairs(tmp_path: Path, real_data: P
     assert all(math.isfinite(value) for line in lines for value in line.values())
     ids = torch.tensor([data.eval[0]["chosen_input_ids"]])
     model.eval()
-    reloaded, _ = load_tuned(rundir)
+    reloaded, _ = load_trained_model(rundir)
     with torch.no_grad():
         trained, again = model(ids).logits, reloaded(ids).logits
         with reloaded.disable_adapter():

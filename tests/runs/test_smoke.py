@@ -106,7 +106,7 @@ def test_an_architecture_that_cannot_be_shrunken_is_named(tmp_path: Path, smoke:
     assert "--set training.max_steps=2" in done.stderr
 
 
-@pytest.mark.parametrize("where", ["orpo_cli.model.tiny_model.save_small_base", "orpo_cli.workflows.smoke.train_plan"])
+@pytest.mark.parametrize("where", ["orpo_cli.model.tiny_model.save_tiny_base", "orpo_cli.workflows.smoke.train_plan"])
 def test_ctrl_c_leaves_nothing_of_a_smoke_run(
     where: str, tmp_path: Path, smoke: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from functools import cache
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from orpo_cli.model.builtin_chat_templates import BUILT_IN
+from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 from support.tiny import SENTENCES, tiny_tokenizer
 
 THINKING = (  # as Qwen3: the finished answer holds an empty thought
@@ -48,24 +48,27 @@ NAMES = (
 def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
     """A tokenizer of ``NAMES``. Do not change it: it is shared."""
     if name in ("zephyr", "mistral"):
-        return sentencepiece_like(BUILT_IN[name])
+        return sentencepiece_like(BUILTIN_CHAT_TEMPLATES[name])
     if name == "llama3":
         return byte_level(
             ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"],
-            BUILT_IN[name],
+            BUILTIN_CHAT_TEMPLATES[name],
         )
     if name == "gemma":
-        return byte_level(["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"], BUILT_IN[name])
+        return byte_level(["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"], BUILTIN_CHAT_TEMPLATES[name])
     if name == "phi3":
         return byte_level(
-            ["<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"], BUILT_IN[name]
+            ["<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"], BUILTIN_CHAT_TEMPLATES[name]
         )
     if name == "unmarked_chatml":  # a base model that does not know the template's markers
-        return byte_level(["<s>", "</s>"], BUILT_IN["chatml"])
+        return byte_level(["<s>", "</s>"], BUILTIN_CHAT_TEMPLATES["chatml"])
     tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = {"chatml": BUILT_IN["chatml"], "phi": PHI, "thinking": THINKING, "plain": PLAIN}.get(
-        name, OPENED_THOUGHT
-    )
+    tokenizer.chat_template = {
+        "chatml": BUILTIN_CHAT_TEMPLATES["chatml"],
+        "phi": PHI,
+        "thinking": THINKING,
+        "plain": PLAIN,
+    }.get(name, OPENED_THOUGHT)
     return tokenizer
 
 

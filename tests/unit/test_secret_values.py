@@ -57,4 +57,4 @@ def test_a_plan_has_the_value_and_its_document_the_name(tmp_path: Path, monkeypa
     assert plan.dataset.train[0].path.endswith("swordfish")
     assert "swordfish" not in plan.to_json()
     assert Plan.from_document(json.loads(plan.to_json())) == plan
-    assert plan.as_document()["secrets"]["value"] == ["DATA_TOKEN"]
+    assert plan.to_document()["secrets"]["value"] == ["DATA_TOKEN"]

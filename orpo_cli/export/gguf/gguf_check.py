@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orpo_cli.export.checks import check_logits
 from orpo_cli.export.export_record import Checklist
 from orpo_cli.export.reference_logits import Reference
-from orpo_cli.model.load_errors import explained
+from orpo_cli.model.load_errors import explain_load_errors
 from orpo_cli.verify.logits import Difference
 
 if TYPE_CHECKING:
@@ -115,5 +115,5 @@ def _loaded(file: Path, attention: str) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     options = {"dtype": torch.float32, "attn_implementation": attention, "local_files_only": True}
-    with explained(str(file)):
+    with explain_load_errors(str(file)):
         return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, **options).eval()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from orpo_cli.estimate.batching import cut_up
+from orpo_cli.estimate.batching import split_by_token_budget
 
 
 class TokenPair(NamedTuple):
@@ -108,7 +108,9 @@ def nll_tokens(pair: TokenPair, loss_on_prompt: bool) -> int:
 
 def cut(pairs: Sequence[TokenPair], budget: int) -> list[list[TokenPair]]:
     """Pairs in groups of at most ``budget`` tokens (a longer pair is alone), longest first; the same for the same pairs."""
-    return [[pairs[place] for place in group] for group in cut_up([size(pair) for pair in pairs], budget)]
+    return [
+        [pairs[place] for place in group] for group in split_by_token_budget([size(pair) for pair in pairs], budget)
+    ]
 
 
 def pack(pairs: Sequence[TokenPair], loss_on_prompt: bool) -> MicroBatch:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from orpo_cli.estimate.batching import CHECKED, checked_tokens
+from orpo_cli.estimate.batching import CHECKED_PAIRS, max_checked_tokens
 from orpo_cli.training.engine.packing import TokenPair, size
 
 # Relative difference allowed. Half-precision logits are rounded before trl's softmax; ours are not.
@@ -32,8 +32,8 @@ def few(pairs: Sequence[TokenPair], words: int) -> list[TokenPair]:
 
     Prompts keep their end and answers their beginning, so that every part of a pair is still there.
     """
-    half = checked_tokens(words) // 2
-    shortest = sorted(pairs, key=size)[:CHECKED]
+    half = max_checked_tokens(words) // 2
+    shortest = sorted(pairs, key=size)[:CHECKED_PAIRS]
     return [TokenPair(pair.row, pair.prompt[-half:], pair.chosen[:half], pair.rejected[:half]) for pair in shortest]
 
 

@@ -24,7 +24,7 @@ from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.data.prepare import prepare
 from orpo_cli.data.tokenize import Encoder, Tokens, encoder, fit
 from orpo_cli.errors import UsageError
-from orpo_cli.model.builtin_chat_templates import BUILT_IN
+from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 from orpo_cli.recipe.schema import DatasetSection
 
 words = st.text(min_size=1, max_size=40).filter(lambda text: text.strip())
@@ -250,7 +250,7 @@ def test_trl_doubles_the_end_of_chatml_where_we_do_not() -> None:
 
 
 def test_plain_texts_get_what_the_tokenizer_puts_in_front_once_and_one_eos() -> None:
-    for tokenizer in (byte_level(["<s>", "</s>"], None), sentencepiece_like(BUILT_IN["zephyr"])):
+    for tokenizer in (byte_level(["<s>", "</s>"], None), sentencepiece_like(BUILTIN_CHAT_TEMPLATES["zephyr"])):
         _, tokens = encoded(tokenizer, Pair("The sky is", " blue.", " not blue.</s> \n"))
         assert tokens.prompt == tokenizer("The sky is")["input_ids"]
         assert tokenizer.decode(tokens.chosen) == " blue.</s>"
@@ -287,7 +287,7 @@ def test_a_tokenizer_without_any_end_token_is_refused() -> None:
 def test_a_refused_conversation_is_a_misfit() -> None:
     strict = (
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-        + BUILT_IN["chatml"]
+        + BUILTIN_CHAT_TEMPLATES["chatml"]
     )
     tokenizer = byte_level(["<s>", "</s>", "<|im_end|>"], strict)
     answers = ((Message("assistant", "a"),), (Message("assistant", "b"),))
@@ -297,7 +297,7 @@ def test_a_refused_conversation_is_a_misfit() -> None:
 
 
 def test_a_template_whose_finished_conversation_begins_otherwise_is_a_misfit() -> None:
-    template = "{{ messages | length }}" + BUILT_IN["chatml"] + "{{ messages[-1]['content'] | length }}"
+    template = "{{ messages | length }}" + BUILTIN_CHAT_TEMPLATES["chatml"] + "{{ messages[-1]['content'] | length }}"
     template = "{{ messages[-1]['content'] | length }}" + template
     pair = Pair((Message("user", "hi"),), (Message("assistant", "a"),), (Message("assistant", "bb"),))
     with pytest.raises(RowRejected) as caught:

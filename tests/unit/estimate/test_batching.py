@@ -11,7 +11,7 @@ import pytest
 from support.tiny import tiny_llama, tiny_tokenizer, write_pairs
 
 from orpo_cli.data.prepare import prepare
-from orpo_cli.estimate.batching import MOST, cut_up, steps_of_run
+from orpo_cli.estimate.batching import MAX_SIMULATED_PAIRS, simulate_steps, split_by_token_budget
 from orpo_cli.machine import probe
 from orpo_cli.plan.plan import Plan
 from orpo_cli.plan.resolve import resolve
@@ -63,7 +63,7 @@ def test_they_are_the_trainers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(Engine, "begin", noted)
     make_trainer(plan, tmp_path / "out", tiny_llama(len(tokenizer)), tokenizer, data, None, []).train()
-    foreseen = steps_of_run(plan, len(rows))
+    foreseen = simulate_steps(plan, len(rows))
     assert foreseen is not None
     assert [sorted(step) for step in foreseen] == taken
 
@@ -71,21 +71,21 @@ def test_they_are_the_trainers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 def test_processes_share_the_batches_of_a_step(tmp_path: Path) -> None:
     plan = planned(tmp_path, train_sampling_strategy="sequential", num_train_epochs=1)
     plan = plan.model_copy(update={"launch": plan.launch.model_copy(update={"num_processes": 2})})
-    steps = steps_of_run(plan, 18)
+    steps = simulate_steps(plan, 18)
     assert steps is not None
     assert list(steps) == [[0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11], [12, 13, 14], [15, 16, 17]]
 
 
 def test_other_orders_and_very_many_pairs_are_not_foreseen(tmp_path: Path) -> None:
-    assert steps_of_run(planned(tmp_path, train_sampling_strategy="group_by_length"), 20) is None
-    assert steps_of_run(planned(tmp_path), MOST) is None
-    assert steps_of_run(planned(tmp_path), 0) is None
-    assert steps_of_run(planned(tmp_path, dataloader_drop_last=True), 2) is None  # not one batch
+    assert simulate_steps(planned(tmp_path, train_sampling_strategy="group_by_length"), 20) is None
+    assert simulate_steps(planned(tmp_path), MAX_SIMULATED_PAIRS) is None
+    assert simulate_steps(planned(tmp_path), 0) is None
+    assert simulate_steps(planned(tmp_path, dataloader_drop_last=True), 2) is None  # not one batch
 
 
 def test_groups_keep_to_the_budget_and_what_is_too_long_is_alone() -> None:
     sizes = [5, 30, 7, 12, 1, 8]
-    groups = cut_up(sizes, 20)
+    groups = split_by_token_budget(sizes, 20)
     assert sorted(chain(*groups)) == list(range(6))
     assert all(len(group) == 1 or sum(sizes[place] for place in group) <= 20 for group in groups)
     assert groups[0] == [1]

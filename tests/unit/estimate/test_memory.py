@@ -10,9 +10,17 @@ from typing import Any
 
 import pytest
 
-from orpo_cli.estimate.fit_to_memory import fit_to_memory, savings, verdict
-from orpo_cli.estimate.memory import Activations, Computation, EstimateInputs, Lengths, PairSize, bounds, memory
-from orpo_cli.estimate.parameter_counts import adapted_modules, optimizer_bytes, trained_by_adapter
+from orpo_cli.estimate.fit_to_memory import fit_to_memory, memory_savings, verdict
+from orpo_cli.estimate.memory import (
+    Activations,
+    Computation,
+    EstimateInputs,
+    PairLengths,
+    PairSize,
+    estimate_memory,
+    worst_case_lengths,
+)
+from orpo_cli.estimate.parameter_counts import adapted_modules, count_trained_by_adapter, optimizer_bytes
 from orpo_cli.estimate.throughput import estimate_throughput
 from orpo_cli.machine import Machine
 from orpo_cli.plan.model_facts import ModelFacts
@@ -26,8 +34,8 @@ CPU = Machine("cpu", "a processor", 1, None, 64 * GB, 2, False, False, 1 << 40, 
 H100 = replace(CPU, device="cuda", device_name="NVIDIA H100", device_memory_bytes=80 * GB, bf16=True)
 LINEAR = tuple((f"layers.{layer}.{name}", 1000, 1000) for layer in range(4) for name in ("q_proj", "up_proj"))
 FACTS = ModelFacts(
-    "llama", 10_000_000, True, 8192, layers=4, hidden=1000, intermediate=4000, words=2000, active=10_000_000,
-    linear=LINEAR,
+    "llama", 10_000_000, True, 8192, num_hidden_layers=4, hidden_size=1000, intermediate_size=4000, vocab_size=2000, active_parameters=10_000_000,
+    linear_layers=LINEAR,
 )  # fmt: skip
 
 
@@ -44,13 +52,13 @@ def made(
     (folder / "r.yaml").write_text(json.dumps(recipe))
     loaded = load_recipe(str(folder / "r.yaml"))
     plan = resolve(loaded, machine, FACTS)
-    lengths = Lengths(tuple(pairs), True) if pairs else bounds(plan)
+    lengths = PairLengths(tuple(pairs), True) if pairs else worst_case_lengths(plan)
     return plan, loaded, EstimateInputs(machine, FACTS, lengths, trace)
 
 
 def test_every_part_of_full_training_is_counted(tmp_path: Path) -> None:
     plan, _, sizing = made(tmp_path, pairs=[PairSize(10, 21, 21)] * 64)
-    held = memory(plan, sizing)
+    held = estimate_memory(plan, sizing)
     assert (held.weights, held.gradients, held.optimizer, held.adapter) == (4e7, 4e7, 8e7, 0)
 
 
@@ -60,14 +68,14 @@ def test_gradients_of_a_step_in_one_piece_come_as_activations_go(tmp_path: Path)
         plan.model_copy(update={"engine": plan.engine.model_copy(update={"max_tokens_per_microbatch": budget})})
         for budget in (1600, 800)
     )
-    assert memory(one, sizing).activations == pytest.approx(1600e6 * 1.2 - 4e7)
-    assert memory(several, sizing).activations == pytest.approx(800e6 * 1.2)
+    assert estimate_memory(one, sizing).activations == pytest.approx(1600e6 * 1.2 - 4e7)
+    assert estimate_memory(several, sizing).activations == pytest.approx(800e6 * 1.2)
 
 
 def test_an_adapter_is_counted_by_its_ranks_and_modules() -> None:
     lora = LoraSection(r=8, target_modules=["q_proj"], rank_pattern={"layers.0.q_proj": 4}, layers_to_transform=[0, 2])
     assert adapted_modules([name for name, _, _ in LINEAR], lora) == {"layers.0.q_proj": 4, "layers.2.q_proj": 8}
-    assert trained_by_adapter(FACTS, lora) == (12 * 2000, 0)
+    assert count_trained_by_adapter(FACTS, lora) == (12 * 2000, 0)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +98,7 @@ def test_auto_makes_micro_batches_smaller_before_it_checkpoints(tmp_path: Path) 
     chosen = fit_to_memory(plan, loaded, sizing)
     assert 300 <= chosen.engine.max_tokens_per_microbatch < 2048
     assert chosen.training["gradient_checkpointing"] is False
-    assert verdict(memory(chosen, sizing), sizing) == "fits"
+    assert verdict(estimate_memory(chosen, sizing), sizing) == "fits"
     assert "2 GB" in chosen.why["engine.max_tokens_per_microbatch"].reason
 
 
@@ -118,19 +126,19 @@ def test_what_does_not_fit_names_what_to_change_the_largest_saving_first(tmp_pat
         training={"gradient_checkpointing": False, "max_length": 1100}, engine={"max_tokens_per_microbatch": 8192},
     )  # fmt: skip
     sizing = replace(sizing, facts=replace(FACTS, parameters=GB))
-    assert verdict(memory(plan, sizing), sizing) == "does not fit"
-    found = savings(plan, sizing)
+    assert verdict(estimate_memory(plan, sizing), sizing) == "does not fit"
+    found = memory_savings(plan, sizing)
     assert [each.total for each in found] == sorted(each.total for each in found)
     assert {each.setting.partition(":")[0] for each in found} >= {
         "training.gradient_checkpointing", "engine.max_tokens_per_microbatch", "lora",
     }  # fmt: skip
     alone = plan.model_copy(update={"engine": plan.engine.model_copy(update={"max_tokens_per_microbatch": 256})})
-    assert "training.max_length: 550" in [each.setting for each in savings(alone, sizing)]
+    assert "training.max_length: 550" in [each.setting for each in memory_savings(alone, sizing)]
 
 
 def test_a_step_on_a_gpu_takes_its_products_at_a_share_of_its_speed(tmp_path: Path) -> None:
     plan, _, sizing = made(tmp_path, H100, [PairSize(100, 101, 101)] * 64)
-    sizing = replace(sizing, facts=replace(FACTS, active=8 * GB))
+    sizing = replace(sizing, facts=replace(FACTS, active_parameters=8 * GB))
     step = estimate_throughput(plan, sizing)
     assert (step.pairs, step.tokens) == (32, 32 * 300)
     assert step.seconds == pytest.approx(step.flops / (0.4 * 989e12))

@@ -22,7 +22,7 @@ from orpo_cli.export.gguf import converter as converter_module
 from orpo_cli.export.gguf.gguf_check import check_metadata, check_weights
 from orpo_cli.export.gguf.ollama_modelfile import read_turns
 from orpo_cli.export.reference_logits import reference
-from orpo_cli.model.builtin_chat_templates import BUILT_IN
+from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 
 OWN_END = "<|fin|>"  # llama.cpp does not know it for an end by its text
 
@@ -135,10 +135,10 @@ def test_k_quants_without_llama_cpps_quantizer_are_refused_before_the_work(model
     assert "q8_0" in str(caught.value.remedy)
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", BUILTIN_CHAT_TEMPLATES)
 def test_a_translated_template_writes_what_the_chat_template_writes(name):
     """Where it can be translated: Mistral's and Gemma's put the system message into the first question."""
-    tokenizer = llama_tokenizer(template=BUILT_IN[name])
+    tokenizer = llama_tokenizer(template=BUILTIN_CHAT_TEMPLATES[name])
     turns = read_turns(tokenizer)
     assert (turns is None) == (name in ("mistral", "gemma"))
     if turns is None:

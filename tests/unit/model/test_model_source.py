@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orpo_cli.errors import MachineError, UsageError
-from orpo_cli.model.builtin_chat_templates import BUILT_IN
+from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 from orpo_cli.model.model_source import locate
 from orpo_cli.model.tokenizer import padding_token
 
@@ -44,12 +44,12 @@ def test_files_inside_packages_are_found_without_importing_them() -> None:
         locate("package://yaml")
 
 
-@pytest.mark.parametrize("name", sorted(BUILT_IN))
+@pytest.mark.parametrize("name", sorted(BUILTIN_CHAT_TEMPLATES))
 def test_each_built_in_template_renders_a_conversation_with_a_system_message(name: str) -> None:
     from support.tiny import tiny_tokenizer
 
     tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = BUILT_IN[name]
+    tokenizer.chat_template = BUILTIN_CHAT_TEMPLATES[name]
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "one"},

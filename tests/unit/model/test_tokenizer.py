@@ -9,7 +9,7 @@ from support.data_tokenizers import byte_level
 from support.tiny import tiny_tokenizer
 
 from orpo_cli.errors import UsageError
-from orpo_cli.model.builtin_chat_templates import BUILT_IN
+from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 from orpo_cli.model.tokenizer import load_tokenizer
 from orpo_cli.recipe.schema import ModelSection
 
@@ -35,7 +35,7 @@ def test_the_tokenizers_own_template_is_kept_and_a_file_or_a_text_takes_its_plac
         load_tokenizer(ModelSection(model_name_or_path=model, chat_template="wizard"))
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", BUILTIN_CHAT_TEMPLATES)
 def test_a_built_in_template_adds_no_token(name: str, tmp_path: Path) -> None:
     base = byte_level(["<s>", "</s>"], None)
     loaded = load_tokenizer(ModelSection(model_name_or_path=saved(tmp_path, base), chat_template=name))

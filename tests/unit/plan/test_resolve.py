@@ -37,7 +37,7 @@ def leaves(value: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("machine", [CPU, H100, T4], ids=lambda machine: machine.device_name)
 @pytest.mark.parametrize("lora", [{}, {"lora": {}}], ids=["full", "lora"])
 def test_no_auto_is_left_and_every_value_has_a_reason(tmp_path: Path, machine: Machine, lora: dict[str, Any]) -> None:
-    for leaf in leaves(plan(tmp_path, machine, **lora).as_document()):
+    for leaf in leaves(plan(tmp_path, machine, **lora).to_document()):
         assert leaf["value"] != "auto"
         assert leaf["reason"]
         assert leaf["origin"] in ("recipe", "override", "default", "decided")
@@ -98,7 +98,7 @@ def test_held_out_pairs_are_evaluated_and_the_best_checkpoint_kept(tmp_path: Pat
 
 
 def test_a_length_beyond_the_models_positions_is_not_chosen(tmp_path: Path) -> None:
-    made = plan(tmp_path, facts=replace(SMALL, max_positions=512))
+    made = plan(tmp_path, facts=replace(SMALL, max_position_embeddings=512))
     assert (made.training["max_length"], made.dataset.max_prompt_length) == (512, 256)
 
 

@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from orpo_cli.cli import main
-from orpo_cli.plan.defaults import BY_SIZE
+from orpo_cli.plan.defaults import DEFAULTS_BY_SIZE
 from orpo_cli.recipe.load import load_recipe
 
 ROOT = Path(__file__).parents[3]
@@ -139,4 +139,6 @@ def test_the_table_of_defaults_matches_the_plan():
     page = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (?:up to ([\d.]+)B|larger) \| (\S+) \| (\S+) \| (\S+) \|$", page, re.MULTILINE)
     written = [(float(size or "inf"), float(full), float(lora), float(beta)) for size, full, lora, beta in rows]
-    assert written == [(row.billions, row.full_learning_rate, row.lora_learning_rate, row.beta) for row in BY_SIZE]
+    assert written == [
+        (row.max_billions, row.full_learning_rate, row.lora_learning_rate, row.beta) for row in DEFAULTS_BY_SIZE
+    ]

@@ -142,7 +142,7 @@ def test_the_pairs_that_both_paths_compute_are_those_that_the_estimate_counts(wo
 def test_a_model_in_4_bits_is_traced_with_its_float32_stream() -> None:
     config, how = PACKED["llama"](), {"autocast": "bfloat16", "lora": LoraSection(r=4)}
     config.num_hidden_layers = 6
-    tracer = Tracer(config, Computation("bfloat16", widens=True, **how))
+    tracer = Tracer(config, Computation("bfloat16", upcast_norms=True, **how))
     assert tracer(PAIRS).layers > Tracer(config, Computation("bfloat16", **how))(PAIRS).layers
     phases = tracer._run(tracer.every, PAIRS)
     assert tracer(PAIRS).total == pytest.approx(max(phase.total for phase in phases), rel=0.02)

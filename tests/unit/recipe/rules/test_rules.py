@@ -241,9 +241,9 @@ def test_the_schedules_without_what_they_need_are_refused_by_the_library_too() -
 
 
 def test_the_templates_are_those_that_are_built_in() -> None:
-    from orpo_cli.model.builtin_chat_templates import BUILT_IN
+    from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 
-    assert tuple(BUILT_IN) == model.CHAT_TEMPLATES
+    assert tuple(BUILTIN_CHAT_TEMPLATES) == model.CHAT_TEMPLATES
 
 
 def test_the_trackers_are_the_librarys() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from pathlib import Path
@@ -19,6 +20,7 @@ FREE = (
     "training.max_steps", "training.num_train_epochs", "training.logging_", "training.eval_s", "training.save_",
     "training.report_to", "training.run_name", "training.per_device_eval_batch_size", "training.dataloader_",
 )  # fmt: skip
+LENGTH = ("training.max_steps", "training.num_train_epochs")
 
 
 def checkpoint_to_resume(rundir: RunDir, plan: Plan, resume: str) -> Path | None:
@@ -44,6 +46,57 @@ def checkpoint_to_resume(rundir: RunDir, plan: Plan, resume: str) -> Path | None
     return path
 
 
+def trains_longer(rundir: RunDir, plan: Plan) -> bool:
+    """Whether ``plan`` trains a finished run for more steps than it did; False where its settings are the same.
+
+    Values that the plan decides may differ, because they depend on the machine. Raises UsageError where another setting
+    has changed, the run is not longer, or there is no checkpoint to resume from.
+    """
+    before = rundir.read_plan()
+    changed = {
+        path: difference
+        for path, difference in _differences(before, plan).items()
+        if path != "output_dir" and (_is_set(before, path) or _is_set(plan, path))
+    }
+    if not changed:
+        return False
+    checkpoint = rundir.last_checkpoint()
+    if not changed.keys() & set(LENGTH):
+        rule = "has finished, and its settings have changed"
+    elif not _has_more_steps(rundir, before, plan, checkpoint):
+        rule = f"has finished after {rundir.read_run().get('steps')} steps, and the new settings do not train longer"
+    elif checkpoint is None:
+        rule = "has finished and kept no checkpoint, so that it cannot be trained longer"
+    else:
+        return True
+    raise UsageError(
+        f"{rundir.root} {rule}:\n  " + "\n  ".join(changed.values()),
+        remedy="Resume with the settings that it was trained with, or train anew: --set output_dir=DIR.",
+    )
+
+
+def _has_more_steps(rundir: RunDir, before: Plan, now: Plan, checkpoint: Path | None) -> bool:
+    done = rundir.read_run().get("steps") or 0
+    most, epochs = now.training.get("max_steps") or -1, now.training.get("num_train_epochs") or 0
+    if most > 0:
+        return bool(most > done)
+    if (before.training.get("max_steps") or -1) <= 0:
+        return bool(epochs > (before.training.get("num_train_epochs") or 0))
+    if checkpoint is None:
+        return True  # it cannot be known how many steps an epoch has
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return bool(epochs * state["global_step"] > done * state["epoch"])
+
+
+def _is_set(plan: Plan, path: str) -> bool:
+    """Whether the user has set a value, or the section that it is in."""
+    while path:
+        if path in plan.why:
+            return plan.why[path].origin not in ("decided", "default")
+        path = path.rpartition(".")[0]
+    return False
+
+
 def take_over(rundir: RunDir, plan: Plan) -> None:
     """Mark a run as going on in this process, under the plan as it is now."""
     atomic_write_text(rundir.plan, plan.to_json())
@@ -51,17 +104,22 @@ def take_over(rundir: RunDir, plan: Plan) -> None:
 
 
 def _refuse_changes(before: Plan, now: Plan, rundir: RunDir) -> None:
-    old, new = _flat(before.values()), _flat(now.values())
-    changed = [
-        f"{path}: {old.get(path)!r} → {new.get(path)!r}"
-        for path in sorted(old.keys() | new.keys())
-        if old.get(path) != new.get(path) and not path.startswith(FREE)
-    ]
+    changed = [text for path, text in _differences(before, now).items() if not path.startswith(FREE)]
     if changed:
         raise UsageError(
             f"{rundir.root} was begun with other settings:\n  " + "\n  ".join(changed),
             remedy="Resume with the recipe it was begun with, or start anew: --set output_dir=DIR.",
         )
+
+
+def _differences(before: Plan, now: Plan) -> dict[str, str]:
+    """Each value that differs: its path, and a line that says how."""
+    old, new = _flat(before.values()), _flat(now.values())
+    return {
+        path: f"{path}: {old.get(path)!r} → {new.get(path)!r}"
+        for path in sorted(old.keys() | new.keys())
+        if old.get(path) != new.get(path)
+    }
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -51,7 +51,7 @@ def open_run(loaded: LoadedRecipe, plan: Plan, resume: str, console: Console) ->
 
     Raises UsageError where the directory is in use, or ``resume`` does not fit the run in it.
     """
-    from orpo_cli.training.resume import checkpoint_to_resume, take_over
+    from orpo_cli.training.resume import checkpoint_to_resume, take_over, trains_longer
 
     existing = RunDir(Path(plan.output_dir))
     if resume == "never" or not existing.is_run():
@@ -60,7 +60,8 @@ def open_run(loaded: LoadedRecipe, plan: Plan, resume: str, console: Console) ->
                 f"--resume {resume}: there is no run in {existing.root}.", remedy="Leave --resume out to start a run."
             )
         return RunDir.create(plan, recipe_with_overrides(loaded), compose_recipe_text(loaded)), None
-    if existing.read_run()["status"] == FINISHED and resume == "auto":
+    finished = existing.read_run()["status"] == FINISHED
+    if finished and resume == "auto" and not trains_longer(existing, plan):
         return existing, None
     checkpoint = checkpoint_to_resume(existing, plan, resume)
     if checkpoint is None:

@@ -1,0 +1,118 @@
+"""`--resume auto` on a finished run: nothing to do, a longer run, or an error that lists what has changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.tiny import write_recipe
+
+from orpo_cli.plan.plan import Why
+from orpo_cli.rundir import RunDir
+
+SAVING = {"save_strategy": "steps", "save_steps": 2}
+RESUME = ("--resume", "auto")
+
+
+def finished_run(folder: Path, orpo_here: Callable[..., Any], **training: Any) -> tuple[Path, RunDir]:
+    """A run of 4 steps, of 6 an epoch, and its recipe."""
+    recipe = write_recipe(folder, steps=4, training={**SAVING, **training})
+    done = orpo_here("train", recipe)
+    assert done.returncode == 0, done.stderr
+    return recipe, RunDir(folder / "run")
+
+
+def snapshot(rundir: RunDir) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in rundir.root.rglob("*") if path.is_file()}
+
+
+def overrides(*settings: str) -> list[str]:
+    return [part for setting in settings for part in ("--set", setting)]
+
+
+def steps(rundir: RunDir) -> list[int]:
+    return [json.loads(line)["step"] for line in rundir.metrics.read_text().splitlines()]
+
+
+def test_changed_settings_are_refused_and_listed(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    recipe, rundir = finished_run(tmp_path, orpo_here)
+    before = snapshot(rundir)
+    for settings, differences in {
+        ("training.beta=0.9",): ["training.beta: 0.25 → 0.9"],
+        ("training.beta=0.9", "training.max_steps=9"): ["training.beta: 0.25 → 0.9"],
+        ("training.max_steps=3",): ["training.max_steps: 4 → 3", "4 steps"],
+        ("training.max_steps=-1", "training.num_train_epochs=0.5"): ["training.num_train_epochs:", "4 steps"],
+        ("training.save_steps=3",): ["training.save_steps: 2.0 → 3.0"],
+        ("lora.r=8", "merge.dtype=bfloat16"): ["lora.r: 4 → 8"],
+    }.items():
+        refused = orpo_here("train", recipe, *RESUME, *overrides(*settings), "--json")
+        assert refused.returncode == 2, settings
+        document = json.loads(refused.stdout)
+        assert document["status"] == "usage"
+        for difference in differences:
+            assert difference in document["message"]
+    assert snapshot(rundir) == before
+
+
+def test_the_same_settings_have_nothing_to_resume(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    """Also where this machine decides other values than the one that trained."""
+    recipe, rundir = finished_run(tmp_path, orpo_here)
+    plan = rundir.read_plan()
+    assert plan.why["engine.max_tokens_per_microbatch"].origin == "decided"
+    why = {**plan.why, "training.bf16": Why(origin="decided", reason="cuda")}
+    other = plan.model_copy(
+        update={
+            "engine": plan.engine.model_copy(update={"max_tokens_per_microbatch": 4096}),
+            "training": {**plan.training, "bf16": True},
+            "why": why,
+        }
+    )
+    rundir.plan.write_text(other.to_json())
+    before = snapshot(rundir)
+    done = orpo_here("train", recipe, *RESUME)
+    assert done.returncode == 0, done.stderr
+    assert "nothing to resume" in done.stderr
+    assert snapshot(rundir) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "length"),
+    [
+        (["training.max_steps=6"], 6),
+        (["training.max_steps=6", "training.logging_steps=1"], 6),
+        (["training.max_steps=-1", "training.num_train_epochs=1"], 6),
+    ],
+)
+def test_a_longer_run_is_trained_on(
+    tmp_path: Path, orpo_here: Callable[..., Any], settings: list[str], length: int
+) -> None:
+    recipe, rundir = finished_run(tmp_path, orpo_here)
+    before = (rundir.adapter / "adapter_model.safetensors").read_bytes()
+    done = orpo_here("train", recipe, *RESUME, *overrides(*settings))
+    assert done.returncode == 0, done.stderr
+    assert "checkpoint-4" in done.stderr
+    assert steps(rundir) == list(range(1, length + 1))
+    assert (rundir.read_run()["status"], rundir.read_run()["steps"]) == ("finished", length)
+    assert (rundir.adapter / "adapter_model.safetensors").read_bytes() != before
+    again = orpo_here("train", recipe, *RESUME, *overrides(*settings))
+    assert "nothing to resume" in again.stderr
+
+
+def test_more_epochs_are_trained_on(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    recipe, rundir = finished_run(tmp_path, orpo_here, max_steps=-1, num_train_epochs=1)
+    done = orpo_here("train", recipe, *RESUME, *overrides("training.num_train_epochs=2"))
+    assert done.returncode == 0, done.stderr
+    assert steps(rundir) == list(range(1, 13))
+
+
+def test_a_run_without_checkpoints_cannot_be_trained_longer(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    recipe, rundir = finished_run(tmp_path, orpo_here, save_strategy="no")
+    before = snapshot(rundir)
+    refused = orpo_here("train", recipe, *RESUME, *overrides("training.max_steps=6"))
+    assert refused.returncode == 2
+    assert "no checkpoint" in refused.stderr
+    assert "training.max_steps: 4 → 6" in refused.stderr
+    assert snapshot(rundir) == before

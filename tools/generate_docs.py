@@ -95,7 +95,7 @@ def training_section(section: type[BaseModel]) -> str:
 def data_page() -> str:
     """Reference page of dataset formats and of the reasons for which a pair is dropped."""
     formats = [
-        (f"`{each.name}`", cell(each.description), ", ".join(f"`{name}`" for name in each.uses)) for each in FORMATS
+        (f"`{each.name}`", cell(each.description), ", ".join(f"`{name}`" for name in each.columns)) for each in FORMATS
     ]
     reasons = [(f"`{name}`", cell(text), cell(REMEDIES.get(name, ""))) for name, text in REASONS.items()]
     return (

@@ -45,8 +45,8 @@ def results_section(rundir: RunDir, plan: Plan) -> str:
     if evaluations:
         columns[f"held out, step {evaluations[-1].get('step', '')}"] = evaluations[-1]
     measured = read_record(rundir.evaluation)
-    for voice, metrics in measured.get("models", {}).items():
-        columns[f"{measured.get('pairs')} held-out pairs, {voice}"] = metrics
+    for variant, metrics in measured.get("models", {}).items():
+        columns[f"{measured.get('pairs')} held-out pairs, {variant}"] = metrics
     table = _table(columns)
     if not table:
         return ""
@@ -63,8 +63,8 @@ def samples_section(rundir: RunDir) -> str:
     blocks = []
     for answer in document.get("answers", [])[:SAMPLES]:
         parts = [f"**Prompt**\n\n{code_block(_short(answer.get('prompt')))}"]
-        for voice, title in (("base", "Before"), ("tuned", "After")):
-            text = (answer.get(voice) or {}).get("text")
+        for variant, title in (("base", "Before"), ("tuned", "After")):
+            text = (answer.get(variant) or {}).get("text")
             if isinstance(text, str):
                 parts.append(f"**{title}**\n\n{code_block(_short(text))}")
         blocks.append("\n\n".join(parts))

@@ -56,15 +56,15 @@ def command(
     console = Console(quiet=quiet)
     sampling = sampling_of(max_new_tokens, temperature, top_p, seed, console)
     refuse_compare_without_base(compare, find_run(run_or_model) is not None, run_or_model)
-    subject = open_eval_target(run_or_model, chat_template=chat_template, note=console.note)
+    target = open_eval_target(run_or_model, chat_template=chat_template, note=console.note)
 
     from orpo_cli.evaluation.chat import Conversation
 
-    conversation = Conversation(subject, sampling, system=system)
-    _talk(conversation, subject.voices if compare else subject.voices[-1:], console, sys.stdin.isatty())
+    conversation = Conversation(target, sampling, system=system)
+    _talk(conversation, target.variants if compare else target.variants[-1:], console, sys.stdin.isatty())
 
 
-def _talk(conversation: Conversation, voices: tuple[Variant, ...], console: Console, is_terminal: bool) -> None:
+def _talk(conversation: Conversation, variants: tuple[Variant, ...], console: Console, is_terminal: bool) -> None:
     """Read messages and answer them until the end of input or /exit."""
     if is_terminal:
         console.note(HELP)
@@ -79,7 +79,7 @@ def _talk(conversation: Conversation, voices: tuple[Variant, ...], console: Cons
         elif is_terminal and message.startswith("/"):
             console.warn(f"no such command: {message}. {HELP}")
         else:
-            _answer(conversation, message, voices, console, is_terminal)
+            _answer(conversation, message, variants, console, is_terminal)
 
 
 def _messages(is_terminal: bool) -> Iterator[str]:
@@ -103,14 +103,14 @@ def _messages(is_terminal: bool) -> Iterator[str]:
 
 
 def _answer(
-    conversation: Conversation, message: str, voices: tuple[Variant, ...], console: Console, is_terminal: bool
+    conversation: Conversation, message: str, variants: tuple[Variant, ...], console: Console, is_terminal: bool
 ) -> None:
     """Print the answers as they come. On a terminal Ctrl-C stops one, and what goes wrong with one does not end the talk."""
-    for voice in voices:
-        if len(voices) > 1:
-            print(f"{voice}: ", end="", flush=True)
+    for variant in variants:
+        if len(variants) > 1:
+            print(f"{variant}: ", end="", flush=True)
         try:
-            answer = conversation.ask(voice, message, lambda text: print(text, end="", flush=True))
+            answer = conversation.ask(variant, message, lambda text: print(text, end="", flush=True))
             print("" if answer.finished else " […]", end="\n\n" if is_terminal else "\n", flush=True)
         except KeyboardInterrupt:
             if not is_terminal:

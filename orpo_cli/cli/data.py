@@ -16,7 +16,7 @@ from orpo_cli.secret_values import mask_secrets
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 
 if TYPE_CHECKING:
-    from orpo_cli.data.prepare import Parts
+    from orpo_cli.data.prepare import PairTables
     from orpo_cli.data.token_spans import TokenSpan
 
 
@@ -98,23 +98,23 @@ def command(
 
 def _prepared(
     plan: Plan, console: Console, show: int, row: str | None
-) -> tuple[Parts, list[tuple[str, int, dict[str, list[TokenSpan]]]]]:
+) -> tuple[PairTables, list[tuple[str, int, dict[str, list[TokenSpan]]]]]:
     """The tables, and the pairs that were asked for: row name, number and pieces."""
     from orpo_cli.data.chat_template import renderer
-    from orpo_cli.data.prepare import prepare_parts
+    from orpo_cli.data.prepare import prepare_tables
     from orpo_cli.data.token_spans import token_spans
     from orpo_cli.data.tokenize import encoder
     from orpo_cli.model.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(plan.model, console.note)
     assert plan.dataset.max_prompt_length is not None, "the plan decides it"
-    parts = prepare_parts(
+    parts = prepare_tables(
         plan.dataset,
         tokenizer,
         max_length=plan.training["max_length"],
         max_prompt_length=plan.dataset.max_prompt_length,
         note=console.note,
-        enough=plan.total_pairs(),
+        pairs_needed=plan.total_pairs(),
     )
     wanted = (
         _rows(parts, row)
@@ -125,7 +125,7 @@ def _prepared(
     )
     if wanted is None:
         return parts, []
-    ends = encoder(tokenizer, renderer(tokenizer).end_tokens).end_ids
+    ends = encoder(tokenizer, renderer(tokenizer).end_tokens).end_token_ids
     on_prompt = bool(plan.training.get("loss_on_prompt", True))
     return parts, [
         (pair["row"], pair["pair"], token_spans(pair, tokenizer, ends, loss_on_prompt=on_prompt))
@@ -133,17 +133,17 @@ def _prepared(
     ]
 
 
-def _rows(parts: Parts, row: str) -> Any:
+def _rows(parts: PairTables, row: str) -> Any:
     """The pair with this number or row name. Raises UsageError where there is none."""
     for table in (parts.train, *([parts.eval] if parts.eval else [])):
-        found = [position for position, name in enumerate(table.rows()) if name == row]
+        found = [position for position, name in enumerate(table.row_names()) if name == row]
         if row.isdigit():
-            found = [position for position, number in enumerate(table.numbers) if number == int(row)]
+            found = [position for position, number in enumerate(table.pair_numbers) if number == int(row)]
         if found:
             return table.select(found[:1])
     raise UsageError(
         f"--row {row}: no pair of that number or name is trained on or held out.",
-        remedy=f"There are the numbers 0 to {max(parts.train.numbers)}, and names such as {parts.train.select([0]).rows()[0]}; "
+        remedy=f"There are the numbers 0 to {max(parts.train.pair_numbers)}, and names such as {parts.train.select([0]).row_names()[0]}; "
         "the summary says why rows are left out.",
     )
 

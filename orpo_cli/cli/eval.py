@@ -57,26 +57,28 @@ def command(
       orpo eval HuggingFaceTB/SmolLM2-135M-Instruct --data pairs.jsonl --max-samples 200
     """
     from orpo_cli.evaluation.eval_target import find_run, open_eval_target
-    from orpo_cli.evaluation.evaluate import evaluate, is_whole_held_out
-    from orpo_cli.evaluation.held_out_pairs import judged_pairs, refuse_without_pairs
+    from orpo_cli.evaluation.evaluate import covers_all_held_out, evaluate
+    from orpo_cli.evaluation.held_out_pairs import check_pairs_available, load_held_out_pairs
 
     console = Console(quiet=quiet, as_json=as_json)
     run = find_run(run_or_model)
-    refuse_without_pairs(run.read_plan() if run else None, data)
-    subject = open_eval_target(run_or_model, chat_template=chat_template, note=console.note)
-    judged = judged_pairs(subject, data=data, max_samples=max_samples, max_length=max_length, note=console.note)
-    if judged.same_as_in_training is False:
+    check_pairs_available(run.read_plan() if run else None, data)
+    target = open_eval_target(run_or_model, chat_template=chat_template, note=console.note)
+    held_out_pairs = load_held_out_pairs(
+        target, data=data, max_samples=max_samples, max_length=max_length, note=console.note
+    )
+    if held_out_pairs.same_as_in_training is False:
         console.warn(
             "the held-out pairs are not those of the training: its data, or the way it is read, has changed since."
         )
     with counting(console) as count:
         document = evaluate(
-            subject, judged, batch_size=batch_size, progress=lambda voice: count(f"scoring answers, {voice}")
+            target, held_out_pairs, batch_size=batch_size, progress=lambda variant: count(f"scoring answers, {variant}")
         )
-    if subject.rundir is not None:
-        kept = is_whole_held_out(judged)
+    if target.rundir is not None:
+        kept = covers_all_held_out(held_out_pairs)
         console.note(
-            f"wrote {subject.rundir.evaluation}" if kept else "not kept in the run: not all of its held-out pairs"
+            f"wrote {target.rundir.evaluation}" if kept else "not kept in the run: not all of its held-out pairs"
         )
     console.result(_table(document))
     console.document(document)

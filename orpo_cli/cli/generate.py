@@ -18,7 +18,7 @@ from orpo_cli.secret_values import mask_secrets
 
 if TYPE_CHECKING:
     from orpo_cli.evaluation.eval_target import EvalTarget, Variant
-    from orpo_cli.evaluation.generation import Sampling
+    from orpo_cli.evaluation.generation import SamplingParams
 
 HELD_OUT_PROMPTS = 4
 
@@ -71,7 +71,7 @@ def command(
       orpo generate runs/quickstart --prompts-from questions.txt --temperature 0.7 --seed 1
     """
     from orpo_cli.evaluation.eval_target import find_run, open_eval_target
-    from orpo_cli.evaluation.prompts import refuse_without_prompts
+    from orpo_cli.evaluation.prompts import check_prompts_available
 
     console = Console(quiet=quiet, as_json=as_json)
     sampling = sampling_of(max_new_tokens, temperature, top_p, seed, console)
@@ -79,12 +79,12 @@ def command(
     run = find_run(run_or_model)
     refuse_compare_without_base(compare, run is not None, run_or_model)
     has_held_out = run is not None and run.read_plan().dataset.eval is not None
-    refuse_without_prompts(run_or_model, has_held_out, texts=texts, file=prompts_from)
+    check_prompts_available(run_or_model, has_held_out, texts=texts, file=prompts_from)
     _refuse_idle_options(texts, prompts_from, count, system, plain)
     if count is None and prompts_from is None:
         count = HELD_OUT_PROMPTS
-    subject = open_eval_target(run_or_model, chat_template=chat_template, note=console.note)
-    document = _answered(subject, texts, prompts_from, count, system, plain, sampling, compare, console)
+    target = open_eval_target(run_or_model, chat_template=chat_template, note=console.note)
+    document = _answered(target, texts, prompts_from, count, system, plain, sampling, compare, console)
     if run is not None and compare and not texts and prompts_from is None:
         atomic_write_text(run.samples, json.dumps(mask_secrets(document), indent=2, ensure_ascii=False) + "\n")
         console.note(f"wrote {run.samples}, which the model card shows")
@@ -94,9 +94,9 @@ def command(
 
 def sampling_of(
     max_new_tokens: int, temperature: float, top_p: float | None, seed: int | None, console: Console
-) -> Sampling:
+) -> SamplingParams:
     """How to choose tokens. Raises UsageError for an option that would do nothing."""
-    from orpo_cli.evaluation.generation import Sampling
+    from orpo_cli.evaluation.generation import SamplingParams
 
     for name, value in (("--top-p", top_p), ("--seed", seed)):
         if value is not None and temperature == 0:
@@ -105,7 +105,7 @@ def sampling_of(
             )
     if top_p == 0:
         raise UsageError("--top-p must be above 0.", remedy="Use --temperature 0 to take the likeliest token.")
-    sampling = Sampling(max_new_tokens, temperature, 1.0 if top_p is None else top_p, seed).with_seed()
+    sampling = SamplingParams(max_new_tokens, temperature, 1.0 if top_p is None else top_p, seed).with_seed()
     if sampling.seed is not None and seed is None:
         console.note(f"sampling with --seed {sampling.seed}")
     return sampling
@@ -144,34 +144,39 @@ def _refuse_idle_options(
 
 
 def _answered(
-    subject: EvalTarget, texts: list[str], prompts_from: str | None, count: int | None, system: str | None, plain: bool,
-    sampling: Sampling, compare: bool, console: Console,
+    target: EvalTarget, texts: list[str], prompts_from: str | None, count: int | None, system: str | None, plain: bool,
+    sampling: SamplingParams, compare: bool, console: Console,
 ) -> dict[str, Any]:  # fmt: skip
-    from orpo_cli.evaluation.generation import answer_prompts
-    from orpo_cli.evaluation.prompts import PromptMaker, collect_prompts
+    from orpo_cli.evaluation.generation import generate_completions
+    from orpo_cli.evaluation.prompts import PromptBuilder, collect_prompts
 
-    if subject.tokenizer.chat_template is None and not plain:
-        console.note(f"{subject.name} has no chat template: prompts are continued as they are")
+    if target.tokenizer.chat_template is None and not plain:
+        console.note(f"{target.name} has no chat template: prompts are continued as they are")
         plain = True
-    maker = PromptMaker(subject.tokenizer, plain=plain)
+    builder = PromptBuilder(target.tokenizer, plain=plain)
     prompts = collect_prompts(
-        subject, maker, texts=texts, file=prompts_from, count=count, system=system, note=console.note
+        target, builder, texts=texts, file=prompts_from, count=count, system=system, note=console.note
     )
-    voices: tuple[Variant, ...] = subject.voices if compare else subject.voices[-1:]
+    variants: tuple[Variant, ...] = target.variants if compare else target.variants[-1:]
     rows: list[dict[str, Any]] = [{"prompt": prompt.text, "messages": prompt.messages} for prompt in prompts]
     with counting(console) as begin:
-        for voice in voices:
-            with subject.use_variant(voice) as model:
-                heard = begin(f"answering, {voice}")
-                answers = answer_prompts(
-                    model, subject.tokenizer, prompts, sampling, end_ids=maker.end_ids, progress=heard
+        for variant in variants:
+            with target.use_variant(variant) as model:
+                on_progress = begin(f"answering, {variant}")
+                answers = generate_completions(
+                    model,
+                    target.tokenizer,
+                    prompts,
+                    sampling,
+                    end_token_ids=builder.end_token_ids,
+                    progress=on_progress,
                 )
             for row, answer in zip(rows, answers, strict=True):
-                row[voice] = {"text": answer.text, "tokens": answer.tokens, "finished": answer.finished}
+                row[variant] = {"text": answer.text, "tokens": answer.tokens, "finished": answer.finished}
     options: dict[str, Any] = {"max_new_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
     if sampling.temperature > 0:
         options |= {"top_p": sampling.top_p, "seed": sampling.seed}
-    return {"status": "answered", "name": subject.name, "models": list(voices), **options, "answers": rows}
+    return {"status": "answered", "name": target.name, "models": list(variants), **options, "answers": rows}
 
 
 def _show(document: dict[str, Any], console: Console) -> None:
@@ -179,19 +184,19 @@ def _show(document: dict[str, Any], console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    voices, rows = document["models"], document["answers"]
-    if len(voices) == len(rows) == 1:
-        console.result(Text(_text(rows[0][voices[0]])))
+    variants, rows = document["models"], document["answers"]
+    if len(variants) == len(rows) == 1:
+        console.result(Text(_text(rows[0][variants[0]])))
     elif console.out.is_terminal:
         table = Table(show_lines=True, expand=True)
-        for title in ("prompt", *voices):
+        for title in ("prompt", *variants):
             table.add_column(title, overflow="fold", ratio=1 if title == "prompt" else 2)
         for row in rows:
-            table.add_row(Text(row["prompt"]), *(Text(_text(row[voice])) for voice in voices))
+            table.add_row(Text(row["prompt"]), *(Text(_text(row[variant])) for variant in variants))
         console.result(table)
     else:
         for number, row in enumerate(rows, start=1):
-            blocks = [_block("prompt", row["prompt"]), *(_block(voice, _text(row[voice])) for voice in voices)]
+            blocks = [_block("prompt", row["prompt"]), *(_block(variant, _text(row[variant])) for variant in variants)]
             console.result(Text("\n".join([*(["---"] if number > 1 else []), *blocks])))
 
 

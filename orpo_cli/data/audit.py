@@ -7,16 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orpo_cli.data.dedup_and_split import repeats
+from orpo_cli.data.dedup_and_split import find_duplicates
 from orpo_cli.data.table import PairTable
 
 if TYPE_CHECKING:
     from orpo_cli.data.table import Numbers
 
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
-LENGTHS = (256, 512, 1024, 2048, 4096, 8192)  # max_lengths that the share of cut pairs is told for, beside the recipe's
+MAX_LENGTHS = (
+    256,
+    512,
+    1024,
+    2048,
+    4096,
+    8192,
+)  # max_lengths that the share of cut pairs is told for, beside the recipe's
 BINS = 20
-BIASED = 0.1  # a correlation of answer length and preference from which on the data teaches length
+LENGTH_BIAS_THRESHOLD = 0.1  # a correlation of answer length and preference from which on the data teaches length
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class LengthBias:
     @property
     def warning(self) -> str | None:
         """What to look out for, where it is much."""
-        if abs(self.correlation) < BIASED:
+        if abs(self.correlation) < LENGTH_BIAS_THRESHOLD:
             return None
         longer = "longer" if self.correlation > 0 else "shorter"
         return f"chosen answers are {longer}: the model may learn length instead of quality"
@@ -64,28 +71,30 @@ class Audit:
 
 def audit(table: PairTable, max_length: int) -> Audit:
     """The figures of ``table``, whose pairs were cut to ``max_length``."""
-    prompt, chosen, rejected = (table.tokens(part) for part in ("prompt", "chosen", "rejected"))
-    whole_prompt, whole_chosen, whole_rejected = (table.uncut(part) for part in ("prompt", "chosen", "rejected"))
+    prompt, chosen, rejected = (table.token_counts(part) for part in ("prompt", "chosen", "rejected"))
+    whole_prompt, whole_chosen, whole_rejected = (
+        table.full_token_counts(part) for part in ("prompt", "chosen", "rejected")
+    )
     sequences = whole_prompt + np.maximum(whole_chosen, whole_rejected)
     counts, edges = np.histogram(sequences, bins=BINS)
     return Audit(
         pairs=len(table),
         lengths={
-            "prompt": figures(prompt),
-            "chosen": figures(chosen),
-            "rejected": figures(rejected),
-            "sequence": figures(prompt + np.maximum(chosen, rejected)),
+            "prompt": length_percentiles(prompt),
+            "chosen": length_percentiles(chosen),
+            "rejected": length_percentiles(rejected),
+            "sequence": length_percentiles(prompt + np.maximum(chosen, rejected)),
         },
         histogram={"edges": [round(edge) for edge in edges], "counts": counts.tolist()},
-        cut={length: float((sequences > length).mean()) for length in sorted({*LENGTHS, max_length})},
+        cut={length: float((sequences > length).mean()) for length in sorted({*MAX_LENGTHS, max_length})},
         length_bias=length_bias(whole_chosen, whole_rejected),
-        same_prompt=sum(1 for _ in repeats(table, "prompt_key")),
+        same_prompt=sum(1 for _ in find_duplicates(table, "prompt_key")),
         tokens=int((prompt + chosen + rejected).sum()),
         tokens_of_two_passes=int((2 * prompt + chosen + rejected).sum()),
     )
 
 
-def figures(lengths: Numbers) -> dict[str, float]:
+def length_percentiles(lengths: Numbers) -> dict[str, float]:
     """Mean, nearest-rank percentiles and maximum."""
     ranks = np.percentile(lengths, PERCENTILES, method="inverted_cdf")
     return {

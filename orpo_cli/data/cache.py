@@ -27,20 +27,22 @@ from orpo_cli.errors import MachineError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PAIRS, REPORT = "pairs.arrow", "report.json"
+PAIRS_FILE, REPORT_FILE = "pairs.arrow", "report.json"
 UNUSED_DAYS = 30  # an entry that no run has read for so long is removed when another is written
 
-Make = Callable[[Path], dict[str, Any]]
+Prepare = Callable[[Path], dict[str, Any]]
 
 
-def kept(key: dict[str, Any] | None, make: Make, note: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
+def load_or_prepare(
+    key: dict[str, Any] | None, prepare: Prepare, note: Callable[[str], None]
+) -> tuple[Path, dict[str, Any]]:
     """The file of pairs and the report that ``make(file)`` writes and returns, from the cache where it has them.
 
     ``key`` None: what is read has no identity (a stream), so nothing is kept. Several processes with the same key wait for
     the first. Raises MachineError where the disk is full, and what ``make`` raises.
     """
     if key is None or os.environ.get("ORPO_PAIR_CACHE") == "0":
-        return _in_passing(make)
+        return _prepare_uncached(prepare)
     from filelock import FileLock, Timeout
 
     entry = cache_dir() / "pairs" / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
@@ -54,15 +56,15 @@ def kept(key: dict[str, Any] | None, make: Make, note: Callable[[str], None]) ->
             lock.acquire()
     except OSError as error:
         note(f"{entry.parent} cannot be written ({error.strerror or error}): the prepared pairs are not kept")
-        return _in_passing(make)
+        return _prepare_uncached(prepare)
     with lock:
-        if not (entry / REPORT).is_file():
-            _remove_unused(entry.parent)
-            _write(entry, make)
+        if not (entry / REPORT_FILE).is_file():
+            _remove_unused_entries(entry.parent)
+            _write_entry(entry, prepare)
         else:
             note(f"prepared before: {entry}")
         os.utime(entry)
-        return entry / PAIRS, json.loads((entry / REPORT).read_text(encoding="utf-8"))
+        return entry / PAIRS_FILE, json.loads((entry / REPORT_FILE).read_text(encoding="utf-8"))
 
 
 def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -90,33 +92,33 @@ def code_key() -> str:
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in modules)).hexdigest()
 
 
-def _in_passing(make: Make) -> tuple[Path, dict[str, Any]]:
+def _prepare_uncached(prepare: Prepare) -> tuple[Path, dict[str, Any]]:
     """In a temporary folder, which goes with the process."""
-    with _writing(Path(tempfile.gettempdir()), "TMPDIR"):
+    with _disk_errors(Path(tempfile.gettempdir()), "TMPDIR"):
         folder = Path(tempfile.mkdtemp(prefix="orpo-pairs-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        return folder / PAIRS, make(folder / PAIRS)
+        return folder / PAIRS_FILE, prepare(folder / PAIRS_FILE)
 
 
-def _write(entry: Path, make: Make) -> None:
-    with _writing(entry.parent, "ORPO_CACHE"), atomic_directory(entry) as folder:
-        report = make(folder / PAIRS)
-        (folder / REPORT).write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
+def _write_entry(entry: Path, prepare: Prepare) -> None:
+    with _disk_errors(entry.parent, "ORPO_CACHE"), atomic_directory(entry) as folder:
+        report = prepare(folder / PAIRS_FILE)
+        (folder / REPORT_FILE).write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
 
 
 @contextmanager
-def _writing(place: Path, variable: str) -> Iterator[None]:
+def _disk_errors(folder: Path, variable: str) -> Iterator[None]:
     """Where an OSError means that ``place`` is full or may not be written; ``variable`` of the environment names another."""
     try:
         yield
     except OSError as error:
         raise MachineError(
-            f"the prepared pairs cannot be written to {place}: {error.strerror or error}.",
+            f"the prepared pairs cannot be written to {folder}: {error.strerror or error}.",
             remedy=f"Free some space, or point {variable} at another disk.",
         ) from error
 
 
-def _remove_unused(folder: Path) -> None:
+def _remove_unused_entries(folder: Path) -> None:
     oldest = time.time() - UNUSED_DAYS * 24 * 3600
     for entry in folder.iterdir():
         if entry.is_dir() and entry.stat().st_mtime < oldest:  # also what a killed process left

@@ -25,26 +25,28 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROBE = "an answer to look for"  # stands in for an answer where a template is asked what it puts around one
-STAND_INS = range(0xF0000, 0xFFFFE)  # characters for private use: no template looks at them, hardly a text holds one
+PLACEHOLDERS = range(0xF0000, 0xFFFFE)  # characters for private use: no template looks at them, hardly a text holds one
 NO_TEMPLATE = f"Set model.chat_template to {', '.join(BUILTIN_CHAT_TEMPLATES)}, or to the path of a .jinja file."
 
 
 Conversation = list[dict[str, Any]]  # messages as templates take them
 
 
-class Texts(NamedTuple):
+class PairTexts(NamedTuple):
     """What is tokenized. Answers end in the end token where the template or the text has one, else without."""
 
     prompt: str
     chosen: str
     rejected: str
     is_plain: bool  # no chat template: the tokenizer's own beginning of text goes in front
-    shortened: bool = False  # the template's generation prompt holds more than its finished conversations do
-    spelled: Mapping[str, str] = MappingProxyType({})  # stand-in → the special token that a message spells
+    generation_prompt_shortened: bool = (
+        False  # the template's generation prompt holds more than its finished conversations do
+    )
+    placeholders: Mapping[str, str] = MappingProxyType({})  # stand-in → the special token that a message spells
 
 
 @dataclass(frozen=True)
-class Renderer:
+class ChatTemplateRenderer:
     """Renders pairs for one tokenizer. Build one with ``renderer``.
 
     ``end_token`` is what the template ends an answer with, None where it has nothing; ``problem`` says why conversations
@@ -52,13 +54,13 @@ class Renderer:
     """
 
     tokenizer: PreTrainedTokenizerBase
-    problem: str | None
+    template_error: str | None
     suffix: str  # all that the template puts behind an answer
     end_token: str | None
     end_tokens: tuple[str, ...]  # every token that counts as an end of answer, the EOS among them
-    special: re.Pattern[str]
+    special_token_pattern: re.Pattern[str]
 
-    def render(self, pair: Pair) -> Texts:
+    def render(self, pair: Pair) -> PairTexts:
         """The texts of a pair.
 
         Raises RowRejected for a conversation that the template cannot show, UsageError where it can show none.
@@ -68,88 +70,95 @@ class Renderer:
             raise texts
         return texts
 
-    def render_all(self, pairs: Sequence[Pair]) -> list[Texts | RowRejected]:
+    def render_all(self, pairs: Sequence[Pair]) -> list[PairTexts | RowRejected]:
         """The texts of each pair, or why a template cannot show it. Raises UsageError where it can show none."""
-        texts: list[Texts | RowRejected | None] = [
-            self._plain(pair) if isinstance(pair.prompt, str) else None for pair in pairs
+        texts: list[PairTexts | RowRejected | None] = [
+            self._render_plain(pair) if isinstance(pair.prompt, str) else None for pair in pairs
         ]
         open_ = [index for index, text in enumerate(texts) if text is None]
-        if open_ and self.problem is not None:
-            raise UsageError(self.problem, remedy=NO_TEMPLATE)
-        for index, text in zip(open_, self._conversations([pairs[index] for index in open_]), strict=True):
+        if open_ and self.template_error is not None:
+            raise UsageError(self.template_error, remedy=NO_TEMPLATE)
+        for index, text in zip(open_, self._render_conversations([pairs[index] for index in open_]), strict=True):
             texts[index] = text
         return texts  # type: ignore[return-value]
 
-    def _plain(self, pair: Pair) -> Texts:
-        return Texts(pair.prompt_text, self._ended(pair.chosen_text), self._ended(pair.rejected_text), is_plain=True)
+    def _render_plain(self, pair: Pair) -> PairTexts:
+        return PairTexts(
+            pair.prompt_text,
+            self._strip_after_end_token(pair.chosen_text),
+            self._strip_after_end_token(pair.rejected_text),
+            is_plain=True,
+        )
 
-    def _conversations(self, pairs: Sequence[Pair]) -> Sequence[Texts | RowRejected]:
+    def _render_conversations(self, pairs: Sequence[Pair]) -> Sequence[PairTexts | RowRejected]:
         """All at once, since each call of the template costs as much as a few conversations; one by one where one fails, or
         has tools of its own.
         """
         if not pairs:
             return []
         if len(pairs) > 1 and any(pair.tools for pair in pairs):
-            return [texts for pair in pairs for texts in self._conversations([pair])]
+            return [texts for pair in pairs for texts in self._render_conversations([pair])]
         try:
-            return self._together(pairs)
+            return self._render_batch(pairs)
         except _template_errors() as error:
             if len(pairs) == 1:
                 return [RowRejected("template_error", str(error))]
-            return [texts for pair in pairs for texts in self._conversations([pair])]
+            return [texts for pair in pairs for texts in self._render_conversations([pair])]
 
-    def _together(self, pairs: Sequence[Pair]) -> list[Texts | RowRejected]:
+    def _render_batch(self, pairs: Sequence[Pair]) -> list[PairTexts | RowRejected]:
         """The texts of pairs that have the same tools."""
         tools = list(pairs[0].tools) if pairs[0].tools else None
-        safe = [self._with_stand_ins(pair) for pair in pairs]
+        safe = [self._with_placeholders(pair) for pair in pairs]
         histories = [history for history, *_ in safe]
-        prompts = self._template(histories, tools, add_generation_prompt=True)
-        chosen = self._template([[*history, answer] for history, answer, _, _ in safe], tools)
-        rejected = self._template([[*history, answer] for history, _, answer, _ in safe], tools)
+        prompts = self._apply_chat_template(histories, tools, add_generation_prompt=True)
+        chosen = self._apply_chat_template([[*history, answer] for history, answer, _, _ in safe], tools)
+        rejected = self._apply_chat_template([[*history, answer] for history, _, answer, _ in safe], tools)
         return [
-            self._texts(pair, history, spelled, *texts)
+            self._split_completions(pair, history, spelled, *texts)
             for pair, (history, _, _, spelled), *texts in zip(pairs, safe, prompts, chosen, rejected, strict=True)
         ]
 
-    def _texts(
+    def _split_completions(
         self, pair: Pair, history: Conversation, spelled: Mapping[str, str], prompt: str, *wholes: str
-    ) -> Texts | RowRejected:
+    ) -> PairTexts | RowRejected:
         shortened = not all(whole.startswith(prompt) for whole in wholes)
         if shortened:  # a thinking template: cut where the answer begins in a finished conversation
             probe = [*history, {"role": "assistant", "content": PROBE}]
-            prompt = self._template([probe], list(pair.tools) if pair.tools else None)[0].rpartition(PROBE)[0]
+            prompt = self._apply_chat_template([probe], list(pair.tools) if pair.tools else None)[0].rpartition(PROBE)[
+                0
+            ]
         if not all(whole.startswith(prompt) for whole in wholes):
             return RowRejected("template_mismatch")
         for answer, whole in zip((pair.chosen, pair.rejected), wholes, strict=True):
-            unseen = _call_not_shown((*pair.prompt, *answer), whole)
+            unseen = _unrendered_tool_call((*pair.prompt, *answer), whole)
             if unseen is not None:
                 return RowRejected("template_error", f"it does not show the call of {unseen}")
-        chosen, rejected = (self._cut(whole[len(prompt) :]) for whole in wholes)
-        return Texts(prompt, chosen, rejected, False, shortened, spelled)
+        chosen, rejected = (self._truncate_after_end_token(whole[len(prompt) :]) for whole in wholes)
+        return PairTexts(prompt, chosen, rejected, False, shortened, spelled)
 
-    def _with_stand_ins(self, pair: Pair) -> tuple[Conversation, dict[str, Any], dict[str, Any], Mapping[str, str]]:
+    def _with_placeholders(self, pair: Pair) -> tuple[Conversation, dict[str, Any], dict[str, Any], Mapping[str, str]]:
         """History, chosen and rejected answer with no special token in any message, and what stands for which."""
         history = [message.as_dict() for message in pair.prompt if isinstance(message, Message)]
         chosen, rejected = (
             answer[-1].as_dict() if isinstance(answer[-1], Message) else {} for answer in (pair.chosen, pair.rejected)
         )
-        texts = list(_texts_in([history, chosen, rejected]))
-        found = dict.fromkeys(self.special.findall("\0".join(texts)))
+        texts = list(_iter_strings([history, chosen, rejected]))
+        found = dict.fromkeys(self.special_token_pattern.findall("\0".join(texts)))
         if not found:
             return history, chosen, rejected, MappingProxyType({})
-        free = (chr(code) for code in STAND_INS if not any(chr(code) in text for text in texts))
+        free = (chr(code) for code in PLACEHOLDERS if not any(chr(code) in text for text in texts))
         stand_ins = dict(zip(found, free, strict=False))
 
         def safe(value: Any) -> Any:
             if isinstance(value, str):
-                return self.special.sub(lambda spelled: stand_ins[spelled.group()], value)
+                return self.special_token_pattern.sub(lambda spelled: stand_ins[spelled.group()], value)
             if isinstance(value, dict):
                 return {key: safe(each) for key, each in value.items()}
             return [safe(each) for each in value] if isinstance(value, list) else value
 
         return safe(history), safe(chosen), safe(rejected), {sign: token for token, sign in stand_ins.items()}
 
-    def _template(
+    def _apply_chat_template(
         self,
         conversations: list[Conversation],
         tools: list[dict[str, Any]] | None,
@@ -162,35 +171,37 @@ class Renderer:
             )
         )
 
-    def _cut(self, answer: str) -> str:
+    def _truncate_after_end_token(self, answer: str) -> str:
         """``answer`` up to and with its end token; without what the template adds where there is none."""
         if self.end_token is None:
             return answer.removesuffix(self.suffix)
         at = answer.rfind(self.end_token)
         return answer if at < 0 else answer[: at + len(self.end_token)]
 
-    def _ended(self, text: str) -> str:
+    def _strip_after_end_token(self, text: str) -> str:
         """A plain answer; white space behind an end token that its text spells is cut."""
         stripped = text.rstrip()
         return stripped if stripped.endswith(self.end_tokens) else text
 
 
-def renderer(tokenizer: PreTrainedTokenizerBase) -> Renderer:
+def renderer(tokenizer: PreTrainedTokenizerBase) -> ChatTemplateRenderer:
     """Ask the tokenizer's chat template how it ends an answer. Raises UsageError where no token can end one."""
     problem, suffix = None, ""
     try:
-        suffix = _suffix(tokenizer)
+        suffix = _completion_suffix(tokenizer)
     except UsageError as error:
         problem = error.message
-    end_token = _first_marker(tokenizer, suffix)
+    end_token = _first_special_token(tokenizer, suffix)
     end_tokens = tuple(token for token in dict.fromkeys((end_token, tokenizer.eos_token)) if token)
     if not end_tokens:
         raise UsageError("the tokenizer has no EOS token, and no template ends an answer with one.", remedy=NO_TEMPLATE)
     special = sorted({*_special_tokens(tokenizer), *end_tokens}, key=len, reverse=True)
-    return Renderer(tokenizer, problem, suffix, end_token, end_tokens, re.compile("|".join(map(re.escape, special))))
+    return ChatTemplateRenderer(
+        tokenizer, problem, suffix, end_token, end_tokens, re.compile("|".join(map(re.escape, special)))
+    )
 
 
-def _texts_in(value: Any) -> Iterator[str]:
+def _iter_strings(value: Any) -> Iterator[str]:
     """Every text within lists and dicts, in any order."""
     open_ = [value]
     while open_:
@@ -203,7 +214,7 @@ def _texts_in(value: Any) -> Iterator[str]:
             open_ += here
 
 
-def _call_not_shown(messages: Sequence[Message | str], text: str) -> str | None:
+def _unrendered_tool_call(messages: Sequence[Message | str], text: str) -> str | None:
     """The name of the first tool that the messages call and the text does not name: the template has no place for calls."""
     names = (
         call["function"]["name"] for message in messages if isinstance(message, Message) for call in message.tool_calls
@@ -218,7 +229,7 @@ def _template_errors() -> tuple[type[Exception], ...]:
     return (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
 
 
-def _suffix(tokenizer: PreTrainedTokenizerBase) -> str:
+def _completion_suffix(tokenizer: PreTrainedTokenizerBase) -> str:
     """What the template puts behind the last answer of a conversation. Raises UsageError where it shows none."""
     if tokenizer.chat_template is None:
         name = f"the tokenizer {tokenizer.name_or_path}" if tokenizer.name_or_path else "the tokenizer"
@@ -233,7 +244,7 @@ def _suffix(tokenizer: PreTrainedTokenizerBase) -> str:
     raise UsageError(f"the chat template cannot render a question and an answer: {error}", remedy=NO_TEMPLATE)
 
 
-def _first_marker(tokenizer: PreTrainedTokenizerBase, suffix: str) -> str | None:
+def _first_special_token(tokenizer: PreTrainedTokenizerBase, suffix: str) -> str | None:
     """The first token of ``suffix`` that is special or added: an ordinary word ends nothing."""
     markers: dict[int, Any] = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
     markers |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))

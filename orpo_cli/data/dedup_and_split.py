@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from orpo_cli.data.table import Numbers
 
 
-def repeats(table: PairTable, column: str) -> Iterator[tuple[int, int]]:
+def find_duplicates(table: PairTable, column: str) -> Iterator[tuple[int, int]]:
     """(position, position of the first) of every pair whose ``digest`` or ``prompt_key`` came before, in ascending order."""
-    keys = table.keys(column)
+    keys = table.digests(column)
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     of = first[inverse]
     for position in np.flatnonzero(of != np.arange(len(keys))):
         yield int(position), int(of[position])
 
 
-def in_both(train: PairTable, held_out: PairTable) -> Numbers:
+def find_leaked(train: PairTable, held_out: PairTable) -> Numbers:
     """The positions of training pairs whose prompt is held out, too."""
-    return np.flatnonzero(np.isin(train.keys("prompt_key"), held_out.keys("prompt_key")))
+    return np.flatnonzero(np.isin(train.digests("prompt_key"), held_out.digests("prompt_key")))
 
 
-def divide(table: PairTable, split: EvalSplit, seed: int) -> tuple[PairTable, PairTable]:
+def split_train_eval(table: PairTable, split: EvalSplit, seed: int) -> tuple[PairTable, PairTable]:
     """The pairs to train on and the pairs held out, each in their order.
 
     Held out are the pairs whose row names have the smallest digests together with ``seed``: a pair that comes or goes
@@ -44,11 +44,11 @@ def divide(table: PairTable, split: EvalSplit, seed: int) -> tuple[PairTable, Pa
             f"dataset.eval.test_size: {split.test_size} holds out {size:,} of {len(table):,} pairs and leaves none to train on.",
             remedy="Lower it.",
         )
-    order = _drawn(table, f"{seed}")
+    order = _seeded_order(table, f"{seed}")
     return table.select(np.sort(order[size:])), table.select(np.sort(order[:size]))
 
 
-def used(table: PairTable, sources: Numbers, weights: list[float], seed: int) -> PairTable:
+def apply_weights(table: PairTable, sources: Numbers, weights: list[float], seed: int) -> PairTable:
     """The pairs as often as the weight of their source says; ``sources`` is the index of each pair's source.
 
     Weight 2.5 uses every pair twice, and half of them, drawn with ``seed``, once more.
@@ -57,12 +57,12 @@ def used(table: PairTable, sources: Numbers, weights: list[float], seed: int) ->
     for index, weight in enumerate(weights):
         own = np.flatnonzero(sources == index)
         whole, part = divmod(weight, 1)
-        drawn = own[_drawn(table.select(own), f"{seed}:weight")[: round(part * len(own))]]
+        drawn = own[_seeded_order(table.select(own), f"{seed}:weight")[: round(part * len(own))]]
         positions += [*([own] * int(whole)), drawn]
     return table.select(np.sort(np.concatenate(positions)))
 
 
-def _drawn(table: PairTable, salt: str) -> Numbers:
+def _seeded_order(table: PairTable, salt: str) -> Numbers:
     """All positions, in an order that depends on ``salt`` and on the names of the rows alone."""
-    digests = np.array([sha256(f"{salt}:{row}".encode()).digest() for row in table.rows()], dtype="S32")
+    digests = np.array([sha256(f"{salt}:{row}".encode()).digest() for row in table.row_names()], dtype="S32")
     return np.argsort(digests, kind="stable")

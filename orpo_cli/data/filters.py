@@ -82,7 +82,7 @@ def check_margin(pair: Pair, least: float | None) -> None:
         raise RowRejected("score_margin", f"{pair.scores[0]:g} and {pair.scores[1]:g}")
 
 
-def check(pair: Pair, rules: PairRules) -> None:
+def check_pair(pair: Pair, rules: PairRules) -> None:
     """Raise RowRejected with the name of the first rule that the pair breaks and ``rules`` has not turned off."""
     for breaks in PAIR_RULES:
         if getattr(rules, breaks.__name__, True) and breaks(pair):

@@ -21,8 +21,8 @@ ROLES = {
     "observation": "tool",
     "function_call": "assistant",
 }
-NAMES = (("role", "from"), ("content", "value"))  # a table that holds both kinds has null in one of each
-MORE = ("name", "tool_call_id")  # what a tool's message says besides
+KEY_NAMES = (("role", "from"), ("content", "value"))  # a table that holds both kinds has null in one of each
+TOOL_FIELDS = ("name", "tool_call_id")  # what a tool's message says besides
 
 
 def is_messages(value: Any) -> bool:
@@ -36,7 +36,7 @@ def is_messages(value: Any) -> bool:
 def read_text(value: Any, column: str) -> str:
     """A text that can be tokenized. Raises RowRejected for anything else."""
     if not isinstance(value, str):
-        raise RowRejected("malformed", f"{column} is {kind(value)}, not text")
+        raise RowRejected("malformed", f"{column} is {type_name(value)}, not text")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
@@ -44,40 +44,42 @@ def read_text(value: Any, column: str) -> str:
     return value
 
 
-def read_messages(value: Any, column: str, role_of_text: str) -> tuple[Message, ...]:
+def read_messages(value: Any, column: str, default_role: str) -> tuple[Message, ...]:
     """A message, a list of them, or a text, which becomes one message of ``role_of_text``. Raises RowRejected."""
     if isinstance(value, str):
-        return (Message(role_of_text, read_text(value, column)),)
+        return (Message(default_role, read_text(value, column)),)
     items = [value] if isinstance(value, dict) else value
     if not isinstance(items, list):
-        raise RowRejected("malformed", f"{column} is {kind(value)}, not messages")
+        raise RowRejected("malformed", f"{column} is {type_name(value)}, not messages")
     return tuple(_message(item, f"{column}[{index}]") for index, item in enumerate(items))
 
 
 def _message(item: Any, where: str) -> Message:
     if not isinstance(item, dict):
-        raise RowRejected("malformed", f"{where} is {kind(item)}, not a message")
-    role, content = (item[name] if item.get(name) is not None else item.get(other) for name, other in NAMES)
+        raise RowRejected("malformed", f"{where} is {type_name(item)}, not a message")
+    role, content = (item[name] if item.get(name) is not None else item.get(other) for name, other in KEY_NAMES)
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise RowRejected("malformed", f"{where} has the role {role!r}; known: {', '.join(ROLES)}")
     if role.lower() == "function_call":  # ShareGPT: the call is the text
-        return Message("assistant", "", {"tool_calls": _calls([_json(content, where)], where)})
+        return Message("assistant", "", {"tool_calls": _tool_calls([_parse_json(content, where)], where)})
     if item.get("tool_calls"):
         content = content or ""
-        more = {"tool_calls": _calls(item["tool_calls"], where)}
+        more = {"tool_calls": _tool_calls(item["tool_calls"], where)}
     else:
         more = (
-            {name: item[name] for name in MORE if item.get(name) is not None} if ROLES[role.lower()] == "tool" else {}
+            {name: item[name] for name in TOOL_FIELDS if item.get(name) is not None}
+            if ROLES[role.lower()] == "tool"
+            else {}
         )
     if isinstance(content, list):  # parts, as the OpenAI interface writes them
-        content = "".join(_part(part, where) for part in content)
+        content = "".join(_text_part(part, where) for part in content)
     return Message(ROLES[role.lower()], read_text(content, f"the content of {where}"), more or None)
 
 
-def _calls(calls: Any, where: str) -> list[dict[str, Any]]:
+def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
     """Calls to tools as templates expect them: a function with its name, and its arguments as an object."""
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise RowRejected("malformed", f"the tool_calls of {where} are {kind(calls)}, not a list of objects")
+        raise RowRejected("malformed", f"the tool_calls of {where} are {type_name(calls)}, not a list of objects")
     found = []
     for call in calls:
         function = call.get("function", call)
@@ -85,26 +87,26 @@ def _calls(calls: Any, where: str) -> list[dict[str, Any]]:
             raise RowRejected("malformed", f"{where} calls a tool without a name")
         arguments = function.get("arguments", {})
         if isinstance(arguments, str):
-            arguments = _json(arguments or "{}", where)
+            arguments = _parse_json(arguments or "{}", where)
         function = {"name": function["name"], "arguments": arguments}
         found.append({**({"id": call["id"]} if call.get("id") else {}), "type": "function", "function": function})
     return found
 
 
-def _json(text: Any, where: str) -> Any:
+def _parse_json(text: Any, where: str) -> Any:
     try:
         return json.loads(text)
     except (TypeError, ValueError) as error:
         raise RowRejected("malformed", f"{where} calls a tool with what is not JSON: {error}") from error
 
 
-def _part(part: Any, where: str) -> str:
+def _text_part(part: Any, where: str) -> str:
     if not isinstance(part, dict) or part.get("type") != "text":
         raise RowRejected("malformed", f"{where} has a part that is not text")
     return read_text(part.get("text"), where)
 
 
-def conversation(
+def pair_from_conversations(
     prompt: tuple[Message, ...], chosen: tuple[Message, ...], rejected: tuple[Message, ...], notes: Counter[str]
 ) -> Pair:
     """The pair of two conversations that differ in their last message only.
@@ -112,8 +114,8 @@ def conversation(
     Answers that begin with the end of ``prompt`` repeat it, and are stripped of it. Raises RowRejected where the conversations
     before the last message differ, or where the last message is not an answer.
     """
-    whole_chosen, repeated_by_chosen = _joined(prompt, chosen)
-    whole_rejected, repeated_by_rejected = _joined(prompt, rejected)
+    whole_chosen, repeated_by_chosen = _join_prompt(prompt, chosen)
+    whole_rejected, repeated_by_rejected = _join_prompt(prompt, rejected)
     if not chosen or not rejected:
         raise RowRejected("empty_rejected" if chosen else "empty_chosen", "no message")
     for column, whole in (("chosen", whole_chosen), ("rejected", whole_rejected)):
@@ -131,7 +133,7 @@ def conversation(
     return Pair(history, whole_chosen[-1:], whole_rejected[-1:])
 
 
-def _joined(prompt: tuple[Message, ...], answer: tuple[Message, ...]) -> tuple[tuple[Message, ...], bool]:
+def _join_prompt(prompt: tuple[Message, ...], answer: tuple[Message, ...]) -> tuple[tuple[Message, ...], bool]:
     """The whole conversation, and whether ``answer`` began with messages that end ``prompt``."""
     for length in range(min(len(prompt), len(answer) - 1), 0, -1):
         if prompt[-length:] == answer[:length]:
@@ -139,7 +141,7 @@ def _joined(prompt: tuple[Message, ...], answer: tuple[Message, ...]) -> tuple[t
     return prompt + answer, False
 
 
-def kind(value: Any) -> str:
+def type_name(value: Any) -> str:
     """What a value is, in words."""
     names = {
         type(None): "missing",

@@ -14,16 +14,16 @@ class Message(NamedTuple):
 
     role: str
     content: str
-    more: dict[str, Any] | None = None  # tool_calls of an assistant; name and tool_call_id of a tool
+    extra: dict[str, Any] | None = None  # tool_calls of an assistant; name and tool_call_id of a tool
 
     def as_dict(self) -> dict[str, Any]:
         """As chat templates take it."""
-        return {"role": self.role, "content": self.content, **(self.more or {})}
+        return {"role": self.role, "content": self.content, **(self.extra or {})}
 
     @property
     def tool_calls(self) -> list[dict[str, Any]]:
         """The calls that an assistant makes, as OpenAI writes them."""
-        return list((self.more or {}).get("tool_calls", ()))
+        return list((self.extra or {}).get("tool_calls", ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def text_of(value: tuple[Message, ...] | str) -> str:
 
 
 class RowRejected(DataError):
-    """A row that is not trained on. Caught where rows are counted; ``reason`` is a name of ``rules.REASONS``."""
+    """A row that is not trained on. Caught where rows are counted; ``reason`` is a name of ``filters.REASONS``."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(detail or reason)

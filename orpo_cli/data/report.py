@@ -52,9 +52,9 @@ class SourceReport:
         self.dropped[why.reason] += rows
         examples = self.examples.setdefault(why.reason, [])
         if len(examples) < EXAMPLES:
-            examples.append(f"{row} ({_short(why.detail)})" if why.detail else row)
+            examples.append(f"{row} ({_shorten(why.detail)})" if why.detail else row)
 
-    def drops(self) -> list[str]:
+    def drop_lines(self) -> list[str]:
         """One line a reason, the most frequent first."""
         return [
             f"{count:,} {reason}: {REASONS[reason]}; {', '.join(self.examples[reason])}"
@@ -76,7 +76,7 @@ class SourceReport:
         text = [
             f"{self.part}: {self.path} [{self.split}], {self.format}: {self.rows_read:,} rows read{drawn}, {self.kept:,} kept"
         ]
-        text += [f"  dropped {line}" for line in self.drops()]
+        text += [f"  dropped {line}" for line in self.drop_lines()]
         if self.used is not None:
             text.append(f"  used {self.used:,} times, by its weight")
         if self.truncated_prompts or self.truncated_completions:
@@ -166,7 +166,7 @@ class DataReport:
         return text
 
 
-def length_figures(lengths: ArrayLike) -> dict[str, float]:
+def length_stats(lengths: ArrayLike) -> dict[str, float]:
     """Mean and nearest-rank percentiles of some lengths (tokens)."""
     values = np.asarray(lengths)
     if not values.size:
@@ -175,6 +175,6 @@ def length_figures(lengths: ArrayLike) -> dict[str, float]:
     return {"mean": round(float(values.mean()), 1), "p50": int(p50), "p95": int(p95), "max": int(values.max())}
 
 
-def _short(detail: str, limit: int = 120) -> str:
+def _shorten(detail: str, limit: int = 120) -> str:
     line = " ".join(detail.split())
     return line if len(line) <= limit else f"{line[: limit - 1]}…"

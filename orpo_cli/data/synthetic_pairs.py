@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-def write_made_up_pairs(folder: Path, count: int) -> Path:
+def write_synthetic_pairs(folder: Path, count: int) -> Path:
     """``train.jsonl`` and ``eval.jsonl`` in ``folder``, ``count`` conversations of a line each, all of them different."""
     folder.mkdir()
     _write(folder / "train.jsonl", range(count))

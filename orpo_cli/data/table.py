@@ -21,8 +21,8 @@ import pyarrow as pa
 from pyarrow import compute
 
 from orpo_cli.data.pair import Pair
-from orpo_cli.data.report import length_figures
-from orpo_cli.data.tokenize import Fitted
+from orpo_cli.data.report import length_stats
+from orpo_cli.data.tokenize import TruncatedPair
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     Numbers = NDArray[np.int64]
 
-ANSWERS = ("chosen", "rejected")
+COMPLETIONS = ("chosen", "rejected")
 IDS = pa.list_(pa.int32())
-TOGETHER = 32 << 20  # bytes
+WRITE_BATCH_BYTES = 32 << 20  # bytes
 SCHEMA = pa.schema(
     {
         "row": pa.string(),  # source and row number
@@ -53,7 +53,7 @@ SCHEMA = pa.schema(
 
 
 class PairWriter:
-    """Writes pairs to an Arrow stream file, in batches of ``TOGETHER`` bytes. A context manager; the file is whole when it ends.
+    """Writes pairs to an Arrow stream file, in batches of ``WRITE_BATCH_BYTES`` bytes. A context manager; the file is whole when it ends.
 
     A column of numbers lies in one piece within a batch. In small batches the columns would be so interleaved that to read
     one maps nearly the whole file into memory.
@@ -75,7 +75,7 @@ class PairWriter:
         finally:
             self._file.close()
 
-    def write(self, pairs: Sequence[tuple[str, Pair, Fitted]]) -> None:
+    def write(self, pairs: Sequence[tuple[str, Pair, TruncatedPair]]) -> None:
         """Append pairs: the name of each row, its text, its ids. Raises OSError where the disk is full."""
         if not pairs:
             return
@@ -85,7 +85,7 @@ class PairWriter:
             [ids.chosen for *_, ids in pairs],
             [ids.rejected for *_, ids in pairs],
             [len(ids.prompt) + max(len(ids.chosen), len(ids.rejected)) for *_, ids in pairs],
-            *([ids.uncut[part] for *_, ids in pairs] for part in range(3)),
+            *([ids.full_lengths[part] for *_, ids in pairs] for part in range(3)),
             [_digest(ids) for *_, ids in pairs],
             [prompt_key(pair) for _, pair, _ in pairs],
             [_prompt_json(pair) for _, pair, _ in pairs],
@@ -94,7 +94,7 @@ class PairWriter:
         ]
         arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
         self._waiting.append(pa.record_batch(arrays, schema=SCHEMA))
-        if sum(batch.nbytes for batch in self._waiting) >= TOGETHER:
+        if sum(batch.nbytes for batch in self._waiting) >= WRITE_BATCH_BYTES:
             self._flush()
 
     def _flush(self) -> None:
@@ -112,34 +112,34 @@ class PairTable:
     def __init__(self, files: Sequence[Path]) -> None:
         from datasets.table import MemoryMappedTable, concat_tables
 
-        tables = [MemoryMappedTable.from_file(str(file)) if _holds_pairs(file) else None for file in files]
+        tables = [MemoryMappedTable.from_file(str(file)) if _has_batches(file) else None for file in files]
         counts = [len(table) if table is not None else 0 for table in tables]
         self._table = concat_tables([table for table in tables if table is not None]) if any(counts) else None
         self._file_of: Numbers = np.repeat(np.arange(len(files)), counts)
-        self.numbers: Numbers = np.arange(sum(counts))
+        self.pair_numbers: Numbers = np.arange(sum(counts))
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.pair_numbers)
 
     def select(self, positions: Sequence[int] | Numbers) -> PairTable:
         """The pairs at ``positions``, in that order; a position may come several times."""
         selection = copy(self)
-        selection.numbers = self.numbers[np.asarray(positions, dtype=np.int64)]
+        selection.pair_numbers = self.pair_numbers[np.asarray(positions, dtype=np.int64)]
         return selection
 
-    def rows(self) -> list[str]:
+    def row_names(self) -> list[str]:
         """The name of every row: its source, and its number in there."""
-        names: list[str] = self._taken("row").to_pylist()
+        names: list[str] = self._take("row").to_pylist()
         return names
 
-    def files(self) -> Numbers:
+    def source_indices(self) -> Numbers:
         """The index of the file that every pair is from."""
-        return self._file_of[self.numbers]
+        return self._file_of[self.pair_numbers]
 
-    def keys(self, column: str) -> Any:
+    def digests(self, column: str) -> Any:
         """``digest`` or ``prompt_key`` of every pair, as an array of bytes."""
         width = SCHEMA.field(column).type.byte_width
-        return np.array(self._taken(column).to_pylist(), dtype=f"S{width}")
+        return np.array(self._take(column).to_pylist(), dtype=f"S{width}")
 
     def dataset(self) -> Dataset:
         """The pairs with the columns of trl's ORPOTrainer.
@@ -154,35 +154,35 @@ class PairTable:
         assert self._table is not None, "a part without pairs is an error before it comes to this"
         numbers = InMemoryTable(pa.table({"pair": pa.array(np.arange(len(self._table)))}))
         whole = Dataset(concat_tables([numbers, self._table], axis=1), fingerprint=self.fingerprint()[:16])
-        return whole.select(self.numbers).with_transform(trainable)
+        return whole.select(self.pair_numbers).with_transform(trainable)
 
     def fingerprint(self) -> str:
         """sha256 over the token ids of these pairs, in their order."""
-        return hashlib.sha256(b"".join(self._taken("digest").to_pylist())).hexdigest()
+        return hashlib.sha256(b"".join(self._take("digest").to_pylist())).hexdigest()
 
-    def lengths(self) -> dict[str, dict[str, float]]:
+    def length_stats(self) -> dict[str, dict[str, float]]:
         """Figures of the lengths in tokens of prompt, chosen and rejected answers."""
-        return {name: length_figures(self.tokens(name)) for name in ("prompt", *ANSWERS)}
+        return {name: length_stats(self.token_counts(name)) for name in ("prompt", *COMPLETIONS)}
 
-    def tokens(self, part: str) -> Numbers:
+    def token_counts(self, part: str) -> Numbers:
         """The tokens of every ``prompt``, ``chosen`` or ``rejected`` answer (without the prompt)."""
         column = self._column("prompt_input_ids" if part == "prompt" else f"{part}_answer_ids")
-        lengths: Numbers = compute.list_value_length(column).to_numpy()[self.numbers]
+        lengths: Numbers = compute.list_value_length(column).to_numpy()[self.pair_numbers]
         return lengths
 
-    def uncut(self, part: str) -> Numbers:
+    def full_token_counts(self, part: str) -> Numbers:
         """The same before prompts and answers were cut to the lengths."""
-        lengths: Numbers = self._column(f"uncut_{part}").to_numpy()[self.numbers]
+        lengths: Numbers = self._column(f"uncut_{part}").to_numpy()[self.pair_numbers]
         return lengths
 
-    def _taken(self, name: str) -> Any:
-        return self._column(name).take(pa.array(self.numbers))
+    def _take(self, name: str) -> Any:
+        return self._column(name).take(pa.array(self.pair_numbers))
 
     def _column(self, name: str) -> Any:
         return self._table.column(name) if self._table is not None else pa.chunked_array([], SCHEMA.field(name).type)
 
 
-def _holds_pairs(file: Path) -> bool:
+def _has_batches(file: Path) -> bool:
     """``datasets`` cannot map a file without a batch."""
     with pa.memory_map(str(file)) as source:
         return next(iter(pa.ipc.open_stream(source)), None) is not None
@@ -196,7 +196,7 @@ def trainable(batch: dict[str, Any]) -> dict[str, Any]:
     stored = ("pair", "row", "prompt_input_ids", "length", "prompt_json", "chosen_text", "rejected_text")
     rows = {name: batch[name] for name in stored}
     rows["prompt_attention_mask"] = [[1] * len(prompt) for prompt in prompts]
-    for name in ANSWERS:
+    for name in COMPLETIONS:
         answers = batch[f"{name}_answer_ids"]
         rows[f"{name}_input_ids"] = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
         rows[f"{name}_attention_mask"] = [[1] * len(ids) for ids in rows[f"{name}_input_ids"]]
@@ -217,7 +217,7 @@ def prompt_key(pair: Pair) -> bytes:
     return hashlib.sha256(words.encode()).digest()[:16]
 
 
-def _digest(ids: Fitted) -> bytes:
+def _digest(ids: TruncatedPair) -> bytes:
     parts = (ids.prompt, ids.chosen, ids.rejected)
     return hashlib.sha256(b"".join(array("i", [len(part), *part]).tobytes() for part in parts)).digest()
 

@@ -28,18 +28,18 @@ def token_spans(
     """
     prompt = row["prompt_input_ids"]
     parts: dict[str, list[TokenSpan]] = {
-        "prompt": _pieces(prompt, tokenizer, "prompt_nll" if loss_on_prompt else "prompt")
+        "prompt": _spans(prompt, tokenizer, "prompt_nll" if loss_on_prompt else "prompt")
     }
     for name in ("chosen", "rejected"):
         answer = row[f"{name}_input_ids"][len(prompt) :]
-        found = _pieces(answer, tokenizer, name)
+        found = _spans(answer, tokenizer, name)
         if answer and answer[-1] in end_ids:
             found[-1] = found[-1]._replace(purpose="end")
         parts[name] = found
     return parts
 
 
-def _pieces(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, purpose: TokenRole) -> list[TokenSpan]:
+def _spans(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, purpose: TokenRole) -> list[TokenSpan]:
     anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]  # before it some decoders drop a space
     before = tokenizer.decode(anchor)
     pieces: list[TokenSpan] = []

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from orpo_cli.data.chat_template import Texts
+from orpo_cli.data.chat_template import PairTexts
 from orpo_cli.data.pair import RowRejected
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ANCHOR = "\n"
 
 
-class Tokens(NamedTuple):
+class PairTokens(NamedTuple):
     """The ids of a pair, not yet cut to any length: the prompt, and each answer with its end token."""
 
     prompt: list[int]
@@ -32,61 +32,65 @@ class Tokens(NamedTuple):
     rejected: list[int]
 
 
-class Fitted(NamedTuple):
+class TruncatedPair(NamedTuple):
     """The ids of a pair within the lengths, and what had to be cut."""
 
     prompt: list[int]
     chosen: list[int]
     rejected: list[int]
-    prompt_cut: bool
-    answers_cut: int  # how many of the two answers lost their end
-    uncut: tuple[int, int, int] = (0, 0, 0)  # tokens of prompt, chosen and rejected answer before
+    prompt_truncated: bool
+    completions_truncated: int  # how many of the two answers lost their end
+    full_lengths: tuple[int, int, int] = (0, 0, 0)  # tokens of prompt, chosen and rejected answer before
 
 
 @dataclass(frozen=True)
-class Encoder:
+class PairTokenizer:
     """Tokenizes texts in batches. Build one with ``encoder``."""
 
     tokenizer: PreTrainedTokenizerBase
-    front: tuple[int, ...]  # what the tokenizer puts before a plain text
-    anchor: tuple[int, ...]  # ids of ANCHOR where the tokenizer would put a space before an answer, else ()
-    end_ids: frozenset[int]
+    prefix_ids: tuple[int, ...]  # what the tokenizer puts before a plain text
+    anchor_ids: tuple[int, ...]  # ids of ANCHOR where the tokenizer would put a space before an answer, else ()
+    end_token_ids: frozenset[int]
     eos_id: int | None
     backend: Any  # the tokenizer's own Rust tokenizer where nothing of transformers stands before it, else None
 
-    def encode(self, texts: Sequence[Texts]) -> list[Tokens]:
+    def encode(self, texts: Sequence[PairTexts]) -> list[PairTokens]:
         """The ids of each pair; the prompt of a pair is tokenized once."""
-        together = iter(self._together([text for text in texts if not text.spelled]))
-        return [self._spelling(text) if text.spelled else next(together) for text in texts]
+        together = iter(self._encode_batch([text for text in texts if not text.placeholders]))
+        return [self._encode_with_placeholders(text) if text.placeholders else next(together) for text in texts]
 
-    def _together(self, texts: Sequence[Texts]) -> list[Tokens]:
-        prompts = self._ids([text.prompt for text in texts])
-        answers = self._behind([answer for text in texts for answer in (text.chosen, text.rejected)])
+    def _encode_batch(self, texts: Sequence[PairTexts]) -> list[PairTokens]:
+        prompts = self._token_ids([text.prompt for text in texts])
+        answers = self._continuation_ids([answer for text in texts for answer in (text.chosen, text.rejected)])
         for index, text in enumerate(texts):
-            if text.is_plain and tuple(prompts[index][: len(self.front)]) != self.front:
-                prompts[index] = [*self.front, *prompts[index]]
+            if text.is_plain and tuple(prompts[index][: len(self.prefix_ids)]) != self.prefix_ids:
+                prompts[index] = [*self.prefix_ids, *prompts[index]]
         return [
-            Tokens(prompt, self._ended(chosen), self._ended(rejected))
+            PairTokens(prompt, self._with_end_token(chosen), self._with_end_token(rejected))
             for prompt, chosen, rejected in zip(prompts, answers[::2], answers[1::2], strict=True)
         ]
 
-    def _spelling(self, text: Texts) -> Tokens:
+    def _encode_with_placeholders(self, text: PairTexts) -> PairTokens:
         """The ids of a pair whose messages spell special tokens. These are cut behind their first character: so they are none."""
-        border = re.compile(f"([{''.join(text.spelled)}])")
+        border = re.compile(f"([{''.join(text.placeholders)}])")
         prompt, *answers = (
             [
                 part
                 for piece in border.split(whole)
-                for part in ((text.spelled[piece][:1], text.spelled[piece][1:]) if piece in text.spelled else (piece,))
+                for part in (
+                    (text.placeholders[piece][:1], text.placeholders[piece][1:])
+                    if piece in text.placeholders
+                    else (piece,)
+                )
                 if part
             ]
             for whole in (text.prompt, text.chosen, text.rejected)
         )
-        first = self._ids(prompt[:1]) + self._behind(prompt[1:])
-        chosen, rejected = (self._ended(_joined(self._behind(parts))) for parts in answers)
-        return Tokens(_joined(first), chosen, rejected)
+        first = self._token_ids(prompt[:1]) + self._continuation_ids(prompt[1:])
+        chosen, rejected = (self._with_end_token(_concatenate(self._continuation_ids(parts))) for parts in answers)
+        return PairTokens(_concatenate(first), chosen, rejected)
 
-    def _ids(self, texts: list[str]) -> list[list[int]]:
+    def _token_ids(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
         if self.backend is not None:  # without the offsets that transformers asks for: an eighth of the time
@@ -94,30 +98,30 @@ class Encoder:
         encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
         return [list(ids) for ids in encoded["input_ids"]]
 
-    def _behind(self, texts: list[str]) -> list[list[int]]:
+    def _continuation_ids(self, texts: list[str]) -> list[list[int]]:
         """The ids of texts that stand behind others: some tokenizers would put a space in front of each."""
-        if not self.anchor:
-            return self._ids(texts)
-        anchored = self._ids([ANCHOR + text for text in texts])
+        if not self.anchor_ids:
+            return self._token_ids(texts)
+        anchored = self._token_ids([ANCHOR + text for text in texts])
         return [self._without_anchor(ids, text) for ids, text in zip(anchored, texts, strict=True)]
 
     def _without_anchor(self, ids: list[int], text: str) -> list[int]:
-        if tuple(ids[: len(self.anchor)]) == self.anchor:
-            return ids[len(self.anchor) :]
-        return self._ids([text])[0]  # the anchor merged with the text
+        if tuple(ids[: len(self.anchor_ids)]) == self.anchor_ids:
+            return ids[len(self.anchor_ids) :]
+        return self._token_ids([text])[0]  # the anchor merged with the text
 
-    def _ended(self, ids: list[int]) -> list[int]:
-        if ids and ids[-1] in self.end_ids:
+    def _with_end_token(self, ids: list[int]) -> list[int]:
+        if ids and ids[-1] in self.end_token_ids:
             return ids
         assert self.eos_id is not None  # renderer() refused a tokenizer without any end token
         return [*ids, self.eos_id]
 
 
-def _joined(parts: list[list[int]]) -> list[int]:
+def _concatenate(parts: list[list[int]]) -> list[int]:
     return [token for part in parts for token in part]
 
 
-def encoder(tokenizer: PreTrainedTokenizerBase, end_tokens: Sequence[str]) -> Encoder:
+def encoder(tokenizer: PreTrainedTokenizerBase, end_tokens: Sequence[str]) -> PairTokenizer:
     """Learn from the tokenizer what it puts in front of a text."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     full = tokenizer("a")["input_ids"]
@@ -125,10 +129,12 @@ def encoder(tokenizer: PreTrainedTokenizerBase, end_tokens: Sequence[str]) -> En
     adds_space = str(tokenizer.convert_ids_to_tokens(bare[0])).startswith(("▁", "Ġ"))  # sentencepiece, byte-level
     anchor = tokenizer(ANCHOR, add_special_tokens=False)["input_ids"] if adds_space else []
     end_ids = frozenset(tokenizer.convert_tokens_to_ids(list(end_tokens)))
-    return Encoder(tokenizer, tuple(front), tuple(anchor), end_ids, tokenizer.eos_token_id, _backend(tokenizer))
+    return PairTokenizer(
+        tokenizer, tuple(front), tuple(anchor), end_ids, tokenizer.eos_token_id, _fast_backend(tokenizer)
+    )
 
 
-def _backend(tokenizer: PreTrainedTokenizerBase) -> Any:
+def _fast_backend(tokenizer: PreTrainedTokenizerBase) -> Any:
     """The Rust tokenizer, as the last call of ``tokenizer`` without padding and truncation left it."""
     from transformers import PreTrainedTokenizerFast
 
@@ -139,8 +145,8 @@ def _backend(tokenizer: PreTrainedTokenizerBase) -> Any:
     return tokenizer.backend_tokenizer if is_plain else None
 
 
-def fit(
-    tokens: Tokens,
+def truncate(
+    tokens: PairTokens,
     *,
     max_length: int,
     max_prompt_length: int,
@@ -148,7 +154,7 @@ def fit(
     drop_truncated: bool = False,
     drop_identical: bool = True,
     bos_id: int | None,
-) -> Fitted:
+) -> TruncatedPair:
     """Cut a pair to its lengths. Raises RowRejected where nothing would be left to train on, or an answer would lose its end
     and ``drop_truncated`` asks for whole ones.
 
@@ -163,7 +169,7 @@ def fit(
         if truncation_mode == "drop":
             raise RowRejected("prompt_too_long", f"{len(prompt)} of {whole} tokens")
         prompt = (
-            _keep_end(prompt, max_prompt_length, bos_id)
+            _truncate_left(prompt, max_prompt_length, bos_id)
             if truncation_mode == "keep_end"
             else prompt[:max_prompt_length]
         )
@@ -177,10 +183,10 @@ def fit(
     if cut and drop_truncated:
         raise RowRejected("answer_too_long", f"{max(len(tokens.chosen), len(tokens.rejected))} tokens")
     uncut = (len(tokens.prompt), len(tokens.chosen), len(tokens.rejected))
-    return Fitted(prompt, chosen, rejected, too_long, cut, uncut)
+    return TruncatedPair(prompt, chosen, rejected, too_long, cut, uncut)
 
 
-def _keep_end(prompt: list[int], length: int, bos_id: int | None) -> list[int]:
+def _truncate_left(prompt: list[int], length: int, bos_id: int | None) -> list[int]:
     """The last ``length`` ids. A BOS that opens only the text stays; one that opens every turn (SmolLM2's) is a turn's."""
     if bos_id is not None and prompt[0] == bos_id and prompt.count(bos_id) == 1 and length > 1:
         return [bos_id, *prompt[-(length - 1) :]]

@@ -22,7 +22,7 @@ Variant = Literal["base", "tuned", "model"]
 
 @dataclass
 class EvalTarget:
-    """``voices`` are base and tuned for a run, and model for a model on its own."""
+    """``variants`` are base and tuned for a run, and model for a model on its own."""
 
     name: str  # as it was asked for
     model: PreTrainedModel | PeftModel
@@ -31,23 +31,23 @@ class EvalTarget:
     plan: Plan | None = None
 
     @property
-    def voices(self) -> tuple[Variant, ...]:
+    def variants(self) -> tuple[Variant, ...]:
         """The models that can be compared, the trained one last."""
         return ("model",) if self.rundir is None else ("base", "tuned")
 
     @contextmanager
-    def use_variant(self, voice: Variant) -> Iterator[PreTrainedModel | PeftModel]:
-        """The model of ``voice``. Base is the same model with its adapter switched off, wherever that is the base."""
-        if voice != "base":
+    def use_variant(self, variant: Variant) -> Iterator[PreTrainedModel | PeftModel]:
+        """The model of ``variant``. Base is the same model with its adapter switched off, wherever that is the base."""
+        if variant != "base":
             yield self.model
-        elif self._base_is_inside:
+        elif self._adapter_can_be_disabled:
             with self.model.disable_adapter():
                 yield self.model
         else:
-            yield self._separate_base
+            yield self._base_model
 
     @cached_property
-    def _base_is_inside(self) -> bool:
+    def _adapter_can_be_disabled(self) -> bool:
         """Whether switching the adapter off gives the base: not where every weight was trained, or the adapter changed it.
 
         PEFT keeps trained biases, and what pissa and olora moved out of the base at the start, when an adapter is off.
@@ -60,7 +60,7 @@ class EvalTarget:
         return config.bias == "none" and config.init_lora_weights in (True, False, "gaussian", "orthogonal")
 
     @cached_property
-    def _separate_base(self) -> PreTrainedModel:
+    def _base_model(self) -> PreTrainedModel:
         from orpo_cli.model.added_tokens import resize_embeddings
         from orpo_cli.model.base_model import load_base
 
@@ -79,7 +79,7 @@ def open_eval_target(name: str, *, chat_template: str | None, note: Callable[[st
     rundir = RunDir(Path(name).expanduser())
     if rundir.is_run():
         return _open_run(name, rundir, chat_template, note)
-    _refuse_what_is_no_model(name, rundir.root)
+    _check_is_model(name, rundir.root)
     return _open_model(name, chat_template or "tokenizer", note)
 
 
@@ -125,7 +125,7 @@ def _open_model(name: str, chat_template: str, note: Callable[[str], None]) -> E
     return EvalTarget(name, model, tokenizer)
 
 
-def _refuse_what_is_no_model(name: str, path: Path) -> None:
+def _check_is_model(name: str, path: Path) -> None:
     if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise UsageError(
             f"{name}: no such run directory or model.", remedy="Give the output_dir of an `orpo train`, or a model."

@@ -1,4 +1,4 @@
-"""Judge a subject on preference pairs: base beside tuned, as one document."""
+"""Judge a target on preference pairs: base beside tuned, as one document."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from orpo_cli import __version__
 from orpo_cli.atomic import atomic_write_text
 from orpo_cli.evaluation.eval_target import EvalTarget, Variant
-from orpo_cli.evaluation.held_out_pairs import Judged
+from orpo_cli.evaluation.held_out_pairs import HeldOutPairs
 from orpo_cli.evaluation.metrics import intervals, margin_change_interval, preference_metrics
 from orpo_cli.evaluation.preference_scores import PairScores, Progress, score_pairs
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
@@ -18,50 +18,50 @@ from orpo_cli.secret_values import mask_secrets
 
 
 def evaluate(
-    subject: EvalTarget,
-    judged: Judged,
+    target: EvalTarget,
+    held_out_pairs: HeldOutPairs,
     *,
     batch_size: int | None = None,
     progress: Callable[[Variant], Progress] | None = None,
 ) -> dict[str, Any]:
-    """Metrics of every voice of ``subject`` on ``judged``, their change, and each pair's scores.
+    """Metrics of every variant of ``target`` on ``judged``, their change, and each pair's scores.
 
     Metrics have TRL's names and the units of ``metrics.preference_metrics``. For a run the document is also written into
     the run directory, unless the pairs were not its held-out ones, or not all of them. Raises RunError, MachineError.
     """
     began = time.monotonic()
-    beta = float((subject.plan.training if subject.plan else LIBRARY_DEFAULTS)["beta"])
+    beta = float((target.plan.training if target.plan else LIBRARY_DEFAULTS)["beta"])
     scores: dict[Variant, PairScores] = {}
-    for voice in subject.voices:
-        with subject.use_variant(voice) as model:
-            heard = progress(voice) if progress is not None else None
-            scores[voice] = score_pairs(model, judged.rows, batch_size=batch_size, progress=heard)
+    for variant in target.variants:
+        with target.use_variant(variant) as model:
+            on_progress = progress(variant) if progress is not None else None
+            scores[variant] = score_pairs(model, held_out_pairs.rows, batch_size=batch_size, progress=on_progress)
     document: dict[str, Any] = {
         "status": "evaluated",
-        "name": subject.name,
+        "name": target.name,
         "orpo_cli": __version__,
-        "data": judged.source,
-        "pairs": len(judged.rows),
-        "pairs_available": judged.available,
-        "same_as_in_training": judged.same_as_in_training,
+        "data": held_out_pairs.source,
+        "pairs": len(held_out_pairs.rows),
+        "pairs_available": held_out_pairs.available,
+        "same_as_in_training": held_out_pairs.same_as_in_training,
         "beta": beta,
         "models": {
-            voice: {**preference_metrics(each, beta), "intervals": intervals(each, beta)}
-            for voice, each in scores.items()
+            variant: {**preference_metrics(each, beta), "intervals": intervals(each, beta)}
+            for variant, each in scores.items()
         },
         "change": _change(scores, beta),
         "seconds": round(time.monotonic() - began, 1),
-        "scores": _by_pair(judged, scores),
+        "scores": _scores_by_pair(held_out_pairs, scores),
     }
-    if subject.rundir is not None and is_whole_held_out(judged):
+    if target.rundir is not None and covers_all_held_out(held_out_pairs):
         text = json.dumps(mask_secrets(document), indent=2, ensure_ascii=False)
-        atomic_write_text(subject.rundir.evaluation, text + "\n")
+        atomic_write_text(target.rundir.evaluation, text + "\n")
     return document
 
 
-def is_whole_held_out(judged: Judged) -> bool:
+def covers_all_held_out(held_out_pairs: HeldOutPairs) -> bool:
     """Whether these are all the pairs a run held out, so that the result stands for the run."""
-    return judged.source == "held-out" and len(judged.rows) == judged.available
+    return held_out_pairs.source == "held-out" and len(held_out_pairs.rows) == held_out_pairs.available
 
 
 def _change(scores: dict[Variant, PairScores], beta: float) -> dict[str, Any] | None:
@@ -79,13 +79,13 @@ def _change(scores: dict[Variant, PairScores], beta: float) -> dict[str, Any] | 
     }
 
 
-def _by_pair(judged: Judged, scores: dict[Variant, PairScores]) -> list[dict[str, Any]]:
+def _scores_by_pair(held_out_pairs: HeldOutPairs, scores: dict[Variant, PairScores]) -> list[dict[str, Any]]:
     """Each pair's mean log-probabilities, for reports and for looking at the pairs a model gets wrong."""
     rows: list[dict[str, Any]] = []
-    for index, row in enumerate(judged.rows):
+    for index, row in enumerate(held_out_pairs.rows):
         logps = {
-            voice: {"logps/chosen": each.chosen[index].item(), "logps/rejected": each.rejected[index].item()}
-            for voice, each in scores.items()
+            variant: {"logps/chosen": each.chosen[index].item(), "logps/rejected": each.rejected[index].item()}
+            for variant, each in scores.items()
         }
         rows.append({"pair": row["pair"], "row": row["row"], "models": logps})
     return rows

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
     from transformers.generation.streamers import BaseStreamer
 
-PROMPTS_AT_ONCE = 8  # a step reads all the weights whatever the number of prompts, so a few cost little more than one
+BATCH_SIZE = 8  # a step reads all the weights whatever the number of prompts, so a few cost little more than one
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """How tokens are chosen. ``temperature`` 0 takes the likeliest each time; ``top_p`` and ``seed`` are for the others."""
 
     max_new_tokens: int = 128
@@ -29,15 +29,15 @@ class Sampling:
     top_p: float = 1.0
     seed: int | None = None
 
-    def with_seed(self) -> Sampling:
+    def with_seed(self) -> SamplingParams:
         """The same with a seed drawn where sampling needs one and none was given."""
         if self.temperature == 0 or self.seed is not None:
             return self
-        return Sampling(self.max_new_tokens, self.temperature, self.top_p, secrets.randbelow(2**31))
+        return SamplingParams(self.max_new_tokens, self.temperature, self.top_p, secrets.randbelow(2**31))
 
 
 @dataclass(frozen=True)
-class Answer:
+class Completion:
     """``finished``: the model ended its turn; otherwise ``max_new_tokens`` cut it. ``tokens`` counts the end of turn."""
 
     text: str
@@ -45,52 +45,52 @@ class Answer:
     finished: bool
 
 
-def stop_ids(
-    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, end_ids: frozenset[int]
+def stop_token_ids(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, end_token_ids: frozenset[int]
 ) -> list[int]:
-    """Every token that ends an answer: of the model's generation config, the tokenizer's EOS, the template's ``end_ids``."""
+    """Every token that ends an answer: of the model's generation config, the tokenizer's EOS, the template's ``end_token_ids``."""
     configured = model.generation_config.eos_token_id
-    stops = set(configured if isinstance(configured, list) else [configured]) | {tokenizer.eos_token_id} | end_ids
+    stops = set(configured if isinstance(configured, list) else [configured]) | {tokenizer.eos_token_id} | end_token_ids
     return sorted(stop for stop in stops if stop is not None)
 
 
-def answer_prompts(
+def generate_completions(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
-    sampling: Sampling,
+    sampling: SamplingParams,
     *,
-    end_ids: frozenset[int],
-    batch_size: int = PROMPTS_AT_ONCE,
+    end_token_ids: frozenset[int],
+    batch_size: int = BATCH_SIZE,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Answer]:
+) -> list[Completion]:
     """An answer to each prompt, in their order. Prompts of like length are answered together.
 
     Greedy answers do not depend on ``batch_size``; sampled ones depend on it and on the seed.
     Raises UsageError where a prompt and its answer do not fit into the model's context, MachineError for want of memory.
     """
     for number, prompt in enumerate(prompts, start=1):
-        refuse_beyond_context(model, len(prompt.input_ids), sampling, f"prompt {number}")
+        check_context_length(model, len(prompt.input_ids), sampling, f"prompt {number}")
     if sampling.seed is not None:
         torch.manual_seed(sampling.seed)
-    stops = stop_ids(model, tokenizer, end_ids)
-    answers: dict[int, Answer] = {}
+    stops = stop_token_ids(model, tokenizer, end_token_ids)
+    answers: dict[int, Completion] = {}
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].input_ids))
     for begin in range(0, len(order), batch_size):
         batch = order[begin : begin + batch_size]
-        rows = generate(model, tokenizer, [prompts[index].input_ids for index in batch], sampling, stops)
+        rows = generate_token_ids(model, tokenizer, [prompts[index].input_ids for index in batch], sampling, stops)
         for index, tokens in zip(batch, rows, strict=True):
-            answers[index] = read_answer(tokenizer, tokens, stops)
+            answers[index] = decode_completion(tokenizer, tokens, stops)
         if progress is not None:
             progress(len(answers), len(prompts))
     return [answers[index] for index in range(len(prompts))]
 
 
-def generate(
+def generate_token_ids(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     batch: list[list[int]],
-    sampling: Sampling,
+    sampling: SamplingParams,
     stops: list[int],
     streamer: BaseStreamer | None = None,
 ) -> list[list[int]]:
@@ -111,18 +111,18 @@ def generate(
         raise MachineError(
             f"the memory of {model.device} is too small.", remedy="Ask fewer prompts at once, or for shorter answers."
         ) from error
-    return [_until(row, stops) for row in output[:, length:].tolist()]
+    return [_truncate_at_stop(row, stops) for row in output[:, length:].tolist()]
 
 
-def read_answer(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stops: list[int]) -> Answer:
+def decode_completion(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stops: list[int]) -> Completion:
     """The text of new ``tokens``, without the end of turn."""
     finished = bool(tokens) and tokens[-1] in stops
     text = tokenizer.decode(tokens[:-1] if finished else tokens, skip_special_tokens=True)
-    return Answer(str(text), len(tokens), finished)
+    return Completion(str(text), len(tokens), finished)
 
 
-def refuse_beyond_context(
-    model: PreTrainedModel | PeftModel, prompt_tokens: int, sampling: Sampling, what: str
+def check_context_length(
+    model: PreTrainedModel | PeftModel, prompt_tokens: int, sampling: SamplingParams, what: str
 ) -> None:
     """Raise UsageError where prompt and answer are longer than the positions that the model was made for."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -134,7 +134,7 @@ def refuse_beyond_context(
         )
 
 
-def _generation_config(sampling: Sampling, stops: list[int], pad: int) -> GenerationConfig:
+def _generation_config(sampling: SamplingParams, stops: list[int], pad: int) -> GenerationConfig:
     """Everything said, so that a model's own habits (a repetition penalty, top_k) do not blur what training changed."""
     from transformers import GenerationConfig
 
@@ -152,7 +152,7 @@ def _generation_config(sampling: Sampling, stops: list[int], pad: int) -> Genera
     )
 
 
-def _until(tokens: list[int], stops: list[int]) -> list[int]:
+def _truncate_at_stop(tokens: list[int], stops: list[int]) -> list[int]:
     """``tokens`` up to and with the first stop: what follows it is padding."""
     end = next((at for at, token in enumerate(tokens) if token in stops), len(tokens) - 1)
     return tokens[: end + 1]

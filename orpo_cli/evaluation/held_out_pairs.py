@@ -17,7 +17,7 @@ from orpo_cli.rundir import RunDir
 
 
 @dataclass(frozen=True)
-class Judged:
+class HeldOutPairs:
     """Rows of ``data.prepare``, and where they are from."""
 
     rows: list[dict[str, Any]]
@@ -26,7 +26,7 @@ class Judged:
     same_as_in_training: bool | None = None  # of held-out pairs: whether training held out the same, token for token
 
 
-def refuse_without_pairs(plan: Plan | None, data: str | None) -> None:
+def check_pairs_available(plan: Plan | None, data: str | None) -> None:
     """Raise UsageError where nothing says which pairs to judge on; before any model is loaded."""
     if data is None and plan is None:
         raise UsageError(
@@ -44,36 +44,36 @@ def refuse_without_pairs(plan: Plan | None, data: str | None) -> None:
         )
 
 
-def judged_pairs(
-    subject: EvalTarget,
+def load_held_out_pairs(
+    target: EvalTarget,
     *,
     data: str | None = None,
     max_samples: int | None = None,
     max_length: int | None = None,
     note: Callable[[str], None],
-) -> Judged:
-    """The pairs of ``data``, or those that the subject's run held out of training, tokenized as in training.
+) -> HeldOutPairs:
+    """The pairs of ``data``, or those that the target's run held out of training, tokenized as in training.
 
     ``max_length`` (tokens) is for a model on its own; a run keeps its own. Raises UsageError or DataError.
     """
     from orpo_cli.data.prepare import prepare, prepare_eval
 
-    refuse_without_pairs(subject.plan, data)
-    dataset, longest, longest_prompt = _what_to_prepare(subject.plan, data, max_length)
+    check_pairs_available(target.plan, data)
+    dataset, longest, longest_prompt = _dataset_and_lengths(target.plan, data, max_length)
     lengths = {"max_length": longest, "max_prompt_length": longest_prompt}
     if data is None:
-        enough = subject.plan.total_pairs() if subject.plan is not None else None
-        held_out = prepare_eval(dataset, subject.tokenizer, **lengths, note=note, enough=enough)
+        enough = target.plan.total_pairs() if target.plan is not None else None
+        held_out = prepare_eval(dataset, target.tokenizer, **lengths, note=note, pairs_needed=enough)
         pairs, report = held_out.eval, held_out.report
     else:
-        prepared = prepare(dataset, subject.tokenizer, **lengths, note=note)
+        prepared = prepare(dataset, target.tokenizer, **lengths, note=note)
         pairs, report = prepared.train, prepared.report
     for source in report.sources:
         for line in source.lines():
             note(line)
     rows = list(pairs.select(range(min(max_samples or len(pairs), len(pairs)))))
-    same = None if data is not None else _same_as_in_training(subject.rundir, report.fingerprints["eval"])
-    return Judged(rows=rows, source=data or "held-out", available=len(pairs), same_as_in_training=same)
+    same = None if data is not None else _same_as_in_training(target.rundir, report.fingerprints["eval"])
+    return HeldOutPairs(rows=rows, source=data or "held-out", available=len(pairs), same_as_in_training=same)
 
 
 def _same_as_in_training(rundir: RunDir | None, fingerprint: str) -> bool | None:
@@ -85,7 +85,9 @@ def _same_as_in_training(rundir: RunDir | None, fingerprint: str) -> bool | None
     return None if known is None else bool(known == fingerprint)
 
 
-def _what_to_prepare(plan: Plan | None, data: str | None, max_length: int | None) -> tuple[DatasetSection, int, int]:
+def _dataset_and_lengths(
+    plan: Plan | None, data: str | None, max_length: int | None
+) -> tuple[DatasetSection, int, int]:
     """Dataset section, longest pair and longest prompt in tokens."""
     train = None if data is None else [Source(path=str(Path(data).expanduser()) if data.startswith("~") else data)]
     if plan is None:

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]  # (done, of)
 
-IGNORED = -100  # the label of a token that is not part of an answer
-LOGIT_BYTES = 512 * 2**20  # float32 logits held at once
-TOKENS_AT_ONCE = {"cpu": 1024}  # more does not make a CPU faster
-TOKENS_AT_ONCE_ON_A_GPU = 16384
+IGNORE_INDEX = -100  # the label of a token that is not part of an answer
+MAX_LOGIT_BYTES = 512 * 2**20  # float32 logits held at once
+MAX_BATCH_TOKENS = {"cpu": 1024}  # more does not make a CPU faster
+MAX_BATCH_TOKENS_GPU = 16384
 LOG_SOFTMAX_ROWS = 128  # rows of logits that are turned to float32 at once
 
 
@@ -65,9 +65,9 @@ def score_pairs(
     ]
     means = torch.zeros(2, len(pairs), dtype=torch.float64)  # (rejected | chosen, pairs)
     nll, nll_tokens, done = 0.0, 0, 0
-    for batch in _batches(sequences, batch_size, _tokens_at_once(model)):
+    for batch in _batches(sequences, batch_size, _max_batch_tokens(model)):
         for sequence, logps in zip(batch, _token_logps(model, batch), strict=True):
-            answer = torch.tensor(sequence.labels[1:]) != IGNORED
+            answer = torch.tensor(sequence.labels[1:]) != IGNORE_INDEX
             if sequence.is_chosen:
                 nll -= logps.sum().item()
                 nll_tokens += logps.numel()
@@ -76,7 +76,7 @@ def score_pairs(
         done += len(batch)
         if progress is not None:
             progress(done, len(sequences))
-    _refuse_not_finite(means, pairs)
+    _check_finite(means, pairs)
     return PairScores(chosen=means[1], rejected=means[0], nll=nll, nll_tokens=nll_tokens)
 
 
@@ -93,11 +93,11 @@ def _token_logps(model: PreTrainedModel | PeftModel, batch: list[_Sequence]) -> 
         size = len(sequence.tokens)
         tokens[row, :size] = torch.tensor(sequence.tokens)
         attention[row, :size] = 1
-        counts[row, : size - 1] = True if sequence.is_chosen else torch.tensor(sequence.labels[1:]) != IGNORED
+        counts[row, : size - 1] = True if sequence.is_chosen else torch.tensor(sequence.labels[1:]) != IGNORE_INDEX
 
     device = model.device
     targets = tokens.roll(-1, dims=1)[counts].to(device)
-    with torch.inference_mode(), _only_at(counts.to(device), model), _memory_explained(device):
+    with torch.inference_mode(), _lm_head_only_at(counts.to(device), model), _convert_out_of_memory(device):
         logits = model(
             input_ids=tokens.to(device), attention_mask=attention.to(device), use_cache=False, return_dict=True
         ).logits
@@ -116,7 +116,7 @@ def _token_logps(model: PreTrainedModel | PeftModel, batch: list[_Sequence]) -> 
 
 
 @contextmanager
-def _only_at(positions: torch.Tensor, model: PreTrainedModel | PeftModel) -> Iterator[None]:
+def _lm_head_only_at(positions: torch.Tensor, model: PreTrainedModel | PeftModel) -> Iterator[None]:
     """Let the head see only ``positions`` (sequences, tokens), so that no logits are made of the others.
 
     A hook on the head rather than a call of the inner model: what an architecture does to its logits after the head
@@ -139,10 +139,10 @@ def _only_at(positions: torch.Tensor, model: PreTrainedModel | PeftModel) -> Ite
         hook.remove()
 
 
-def _tokens_at_once(model: PreTrainedModel | PeftModel) -> int:
-    at_most = TOKENS_AT_ONCE.get(model.device.type, TOKENS_AT_ONCE_ON_A_GPU)
+def _max_batch_tokens(model: PreTrainedModel | PeftModel) -> int:
+    at_most = MAX_BATCH_TOKENS.get(model.device.type, MAX_BATCH_TOKENS_GPU)
     vocabulary: int = model.config.get_text_config().vocab_size
-    return min(at_most, LOGIT_BYTES // (4 * vocabulary))
+    return min(at_most, MAX_LOGIT_BYTES // (4 * vocabulary))
 
 
 def _batches(sequences: list[_Sequence], batch_size: int | None, tokens_at_once: int) -> Iterator[list[_Sequence]]:
@@ -155,7 +155,7 @@ def _batches(sequences: list[_Sequence], batch_size: int | None, tokens_at_once:
 
 
 @contextmanager
-def _memory_explained(device: torch.device) -> Iterator[None]:
+def _convert_out_of_memory(device: torch.device) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -164,7 +164,7 @@ def _memory_explained(device: torch.device) -> Iterator[None]:
         ) from error
 
 
-def _refuse_not_finite(means: torch.Tensor, pairs: Sequence[dict[str, Any]]) -> None:
+def _check_finite(means: torch.Tensor, pairs: Sequence[dict[str, Any]]) -> None:
     bad = (~torch.isfinite(means)).any(0).nonzero()[:, 0].tolist()
     if bad:
         named = ", ".join(str(pairs[index]["pair"]) for index in bad[:10]) + (", …" if len(bad) > 10 else "")

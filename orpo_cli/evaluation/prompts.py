@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.evaluation.eval_target import EvalTarget
-from orpo_cli.evaluation.held_out_pairs import judged_pairs
+from orpo_cli.evaluation.held_out_pairs import load_held_out_pairs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Messages = Sequence[Message]
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Prompt:
     messages: list[dict[str, str]] | None = None
 
 
-class PromptMaker:
+class PromptBuilder:
     """Makes prompts for one tokenizer, through its chat template or, with ``plain``, as bare text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, plain: bool) -> None:
@@ -40,19 +38,19 @@ class PromptMaker:
         self._encoder = encoder(tokenizer, self._renderer.end_tokens)
 
     @property
-    def end_ids(self) -> frozenset[int]:
+    def end_token_ids(self) -> frozenset[int]:
         """The tokens that end an answer in training data of this kind."""
-        return self._encoder.end_ids
+        return self._encoder.end_token_ids
 
-    def text(self, text: str, system: str | None = None) -> Prompt:
+    def from_text(self, text: str, system: str | None = None) -> Prompt:
         """The prompt of one text: a user's message, or with ``plain`` what is to be continued."""
         if not text.strip():
             raise UsageError("the prompt is empty.", remedy="Say something.")
         if not self.plain:
-            return self.conversation([*([Message("system", system)] if system else []), Message("user", text)])
+            return self.from_messages([*([Message("system", system)] if system else []), Message("user", text)])
         return Prompt(text, self._encode(Pair(text, "a", "b")))
 
-    def conversation(self, messages: Messages) -> Prompt:
+    def from_messages(self, messages: Sequence[Message]) -> Prompt:
         """The prompt that asks for the next answer. Raises UsageError where the template cannot show ``messages``."""
         answers = tuple((Message("assistant", text),) for text in "ab")
         pair = Pair(tuple(messages), answers[0], answers[1])
@@ -69,11 +67,11 @@ class PromptMaker:
         return self._encoder.encode([texts])[0].prompt
 
 
-def refuse_without_prompts(subject_name: str, has_held_out: bool, *, texts: Sequence[str], file: str | None) -> None:
+def check_prompts_available(name: str, has_held_out: bool, *, texts: Sequence[str], file: str | None) -> None:
     """Raise UsageError where nothing says what to ask; before any model is loaded."""
     if not texts and file is None and not has_held_out:
         raise UsageError(
-            f"{subject_name} has no held-out prompts.", remedy="Ask something: --prompt TEXT, or --prompts-from FILE."
+            f"{name} has no held-out prompts.", remedy="Ask something: --prompt TEXT, or --prompts-from FILE."
         )
     if file is not None and not Path(file).expanduser().is_file():
         raise DataError(
@@ -82,8 +80,8 @@ def refuse_without_prompts(subject_name: str, has_held_out: bool, *, texts: Sequ
 
 
 def collect_prompts(
-    subject: EvalTarget,
-    maker: PromptMaker,
+    target: EvalTarget,
+    builder: PromptBuilder,
     *,
     texts: Sequence[str],
     file: str | None,
@@ -96,23 +94,23 @@ def collect_prompts(
     ``file`` is a .txt with a prompt a line, or preference data of any kind that is trained on.
     Raises UsageError or DataError.
     """
-    prompts = [maker.text(text, system) for text in texts]
+    prompts = [builder.from_text(text, system) for text in texts]
     if file is not None and file.endswith(".txt"):
-        prompts += [maker.text(line, system) for line in _lines(Path(file).expanduser(), note)[:count]]
+        prompts += [builder.from_text(line, system) for line in _read_lines(Path(file).expanduser(), note)[:count]]
     elif file is not None or not texts:
-        judged = judged_pairs(subject, data=file, max_samples=count, note=note)
-        prompts += [_of_row(row) for row in judged.rows]
+        held_out_pairs = load_held_out_pairs(target, data=file, max_samples=count, note=note)
+        prompts += [_prompt_from_row(row) for row in held_out_pairs.rows]
     return prompts
 
 
-def _of_row(row: dict[str, Any]) -> Prompt:
+def _prompt_from_row(row: dict[str, Any]) -> Prompt:
     prompt = json.loads(row["prompt_json"])
     if isinstance(prompt, str):
         return Prompt(prompt, row["prompt_input_ids"])
     return Prompt(prompt[-1]["content"], row["prompt_input_ids"], prompt)
 
 
-def _lines(path: Path, note: Callable[[str], None]) -> list[str]:
+def _read_lines(path: Path, note: Callable[[str], None]) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -120,7 +120,7 @@ def _ask(model: PreTrainedModel | PeftModel, questions: Questions) -> _Answers:
 
 def _stops(model: PreTrainedModel | PeftModel, questions: Questions) -> list[bool]:
     """Whether the answer to each of SHORT_QUESTIONS ends by itself; none are asked of a model without a chat template."""
-    from orpo_cli.evaluation.generation import Sampling, generate
+    from orpo_cli.evaluation.generation import SamplingParams, generate_token_ids
 
     tokenizer = questions.tokenizer
     if not tokenizer.chat_template:
@@ -136,5 +136,5 @@ def _stops(model: PreTrainedModel | PeftModel, questions: Questions) -> list[boo
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if isinstance(positions, int) and max(map(len, prompts)) + NEW_TOKENS > positions:
         return []
-    rows = generate(model, tokenizer, prompts, Sampling(max_new_tokens=NEW_TOKENS), questions.ends)
+    rows = generate_token_ids(model, tokenizer, prompts, SamplingParams(max_new_tokens=NEW_TOKENS), questions.ends)
     return [bool(row) and row[-1] in questions.ends for row in rows]

@@ -29,7 +29,7 @@ from orpo_cli.training.untrained_tokens import untrained_template_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-    from orpo_cli.data.prepare import Prepared
+    from orpo_cli.data.prepare import PreparedData
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def train(
     rundir: RunDir,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    data: Prepared,
+    data: PreparedData,
     listener: Listener,
     resume_from: Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),

@@ -22,7 +22,7 @@ def held_out_judge(
     None where it held none out, or where they are not at hand any more, which ``note`` hears.
     """
     from orpo_cli.evaluation.eval_target import EvalTarget
-    from orpo_cli.evaluation.held_out_pairs import judged_pairs
+    from orpo_cli.evaluation.held_out_pairs import load_held_out_pairs
     from orpo_cli.evaluation.metrics import preference_metrics
     from orpo_cli.evaluation.preference_scores import score_pairs
 
@@ -33,7 +33,7 @@ def held_out_judge(
         return None
     nobody: Any = None  # the pairs do not depend on the model
     try:
-        judged = judged_pairs(
+        held_out_pairs = load_held_out_pairs(
             EvalTarget(plan.name, nobody, tokenizer, rundir, plan), max_samples=pairs, note=lambda _: None
         )
     except OrpoError as error:
@@ -41,12 +41,12 @@ def held_out_judge(
             f"the held-out pairs of the run are not at hand, so loss and accuracy on them are left out: {error.message}"
         )
         return None
-    if not judged.rows:
+    if not held_out_pairs.rows:
         return None
     beta = float(plan.training["beta"])
 
     def figures(model: Any) -> dict[str, float]:
-        metrics = preference_metrics(score_pairs(model, judged.rows), beta)
-        return {"pairs": len(judged.rows), **{name: metrics[each] for name, each in METRICS.items()}}
+        metrics = preference_metrics(score_pairs(model, held_out_pairs.rows), beta)
+        return {"pairs": len(held_out_pairs.rows), **{name: metrics[each] for name, each in METRICS.items()}}
 
     return figures

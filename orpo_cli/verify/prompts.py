@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orpo_cli.data.chat_template import renderer
-from orpo_cli.data.formats.detect import recognise, rename
+from orpo_cli.data.formats.detect import detect_format, rename_columns
 from orpo_cli.data.pair import RowRejected
-from orpo_cli.data.sources.source import draw, opened
+from orpo_cli.data.sources.source import open_source, sample_rows
 from orpo_cli.data.tokenize import encoder
 from orpo_cli.errors import OrpoError
 from orpo_cli.plan.plan import Plan
@@ -65,9 +65,12 @@ def run_prompts(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
 def _prompts_of(source: Source, seed: int, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
     import torch
 
-    with opened(source, source.path, lambda text: None) as found:
-        rows = [rename(row.value, source.columns) for row in islice(draw(found, source, seed).rows, 4 * FROM_RUN)]
-    format_ = recognise(rows, source.format, source.path)
+    with open_source(source, source.path, lambda text: None) as found:
+        rows = [
+            rename_columns(row.value, source.columns)
+            for row in islice(sample_rows(found, source, seed).rows, 4 * FROM_RUN)
+        ]
+    format_ = detect_format(rows, source.format, source.path)
     render = renderer(tokenizer)
     texts = []
     for row in rows:

@@ -33,21 +33,21 @@ def pair_lengths(plan: Plan) -> PairLengths:
     files = [Path(source.path) for source in plan.dataset.train]
     if not all(file.is_file() for file in files) or sum(file.stat().st_size for file in files) > MAX_DATA_BYTES:
         return worst_case_lengths(plan)
-    from orpo_cli.data.prepare import prepare_parts
+    from orpo_cli.data.prepare import prepare_tables
     from orpo_cli.model.tokenizer import load_tokenizer
 
     try:
-        table = prepare_parts(
+        table = prepare_tables(
             plan.dataset,
             load_tokenizer(plan.model),
             max_length=plan.training["max_length"],
             max_prompt_length=plan.dataset.max_prompt_length or plan.training["max_length"],
             note=lambda _: None,
-            enough=plan.total_pairs(),
+            pairs_needed=plan.total_pairs(),
         ).train
     except OrpoError:  # training will say what is wrong with the data
         return worst_case_lengths(plan)
-    columns = (table.tokens(part).tolist() for part in ("prompt", "chosen", "rejected"))
+    columns = (table.token_counts(part).tolist() for part in ("prompt", "chosen", "rejected"))
     return PairLengths(tuple(PairSize(*sizes) for sizes in zip(*columns, strict=True)), measured=True)
 
 

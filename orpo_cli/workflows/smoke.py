@@ -82,16 +82,16 @@ def _temporary_folder(console: Console) -> Iterator[Path]:
 
 def _replace_unreachable_pairs(plan: Plan, folder: Path, console: Console) -> tuple[Path | None, list[str]]:
     """A folder of synthetic pairs where the hub does not give a source of the recipe, else None; and what is replaced."""
-    from orpo_cli.data.sources.source import opened
-    from orpo_cli.data.synthetic_pairs import write_made_up_pairs
+    from orpo_cli.data.sources.source import open_source
+    from orpo_cli.data.synthetic_pairs import write_synthetic_pairs
 
     held_out = plan.dataset.eval if isinstance(plan.dataset.eval, list) else []
     try:
         for source in (*plan.dataset.train, *held_out):
-            with opened(source, source.path, console.note):
+            with open_source(source, source.path, console.note):
                 pass
     except HubError as error:
-        return write_made_up_pairs(folder / "pairs", PAIRS_PER_SOURCE), [
+        return write_synthetic_pairs(folder / "pairs", PAIRS_PER_SOURCE), [
             f"pairs: {PAIRS_PER_SOURCE} synthetic ones. {error.message}"
         ]
     return None, []

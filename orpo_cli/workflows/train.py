@@ -22,7 +22,7 @@ from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from orpo_cli.data.prepare import Prepared
+    from orpo_cli.data.prepare import PreparedData
     from orpo_cli.hub.push_during_training import TrainingPush
     from orpo_cli.training.train import Outcome
 
@@ -139,7 +139,7 @@ def _open_push(plan: Plan, rundir: RunDir, console: Console) -> TrainingPush | N
 
 def _prepare_pairs(
     plan: Plan, tokenizer: PreTrainedTokenizerBase, rundir: RunDir, console: Console, max_pairs: int | None
-) -> Prepared:
+) -> PreparedData:
     from orpo_cli.data.prepare import prepare
 
     assert plan.dataset.max_prompt_length is not None, "the plan decides it"
@@ -149,7 +149,7 @@ def _prepare_pairs(
         max_length=plan.training["max_length"],
         max_prompt_length=plan.dataset.max_prompt_length,
         note=console.note,
-        enough=plan.total_pairs(),
+        pairs_needed=plan.total_pairs(),
     )
     report = json.dumps(mask_secrets(pairs.report.as_dict()), indent=2, ensure_ascii=False)
     atomic_write_text(rundir.data_report, report + "\n")

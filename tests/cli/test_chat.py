@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import typer
 from conftest import Orpo
-from support.tiny_eval_run import make_judged_run, opened
+from support.tiny_eval_run import make_eval_run, open_target_quietly
 from typer.testing import CliRunner, Result
 
 from orpo_cli.cli.chat import command
 from orpo_cli.errors import UsageError
 from orpo_cli.evaluation.chat import Conversation
-from orpo_cli.evaluation.generation import Sampling
+from orpo_cli.evaluation.generation import SamplingParams
 from orpo_cli.rundir import RunDir
 
 app = typer.Typer()
@@ -33,12 +33,12 @@ def chatted(*arguments: object, stdin: str) -> Result:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """Its models say printable text, so that lines can be compared."""
-    run = make_judged_run(tmp_path_factory.mktemp("run"))
+    run = make_eval_run(tmp_path_factory.mktemp("run"))
     from transformers import LlamaForCausalLM
 
     base = run.root.parent / "base"
     model = LlamaForCausalLM.from_pretrained(base)
-    tokenizer = opened(base).tokenizer
+    tokenizer = open_target_quietly(base).tokenizer
     letters = [
         index
         for token, index in tokenizer.get_vocab().items()
@@ -51,9 +51,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return run
 
 
-def expected(run: RunDir, voice: str, *messages: str, system: str | None = None) -> list[str]:
-    conversation = Conversation(opened(run.root), Sampling(max_new_tokens=6), system=system)
-    answers = [conversation.ask(voice, message, lambda _: None) for message in messages]  # type: ignore[arg-type]
+def expected(run: RunDir, variant: str, *messages: str, system: str | None = None) -> list[str]:
+    conversation = Conversation(open_target_quietly(run.root), SamplingParams(max_new_tokens=6), system=system)
+    answers = [conversation.ask(variant, message, lambda _: None) for message in messages]  # type: ignore[arg-type]
     return [answer.text + ("" if answer.finished else CUT) for answer in answers]
 
 

@@ -9,7 +9,7 @@ import pytest
 import typer
 from conftest import Orpo
 from support.tiny import pairs, save_tiny_model, write_pairs
-from support.tiny_eval_run import HELD_OUT, TRAINED_ON, make_judged_run
+from support.tiny_eval_run import HELD_OUT, TRAINED_ON, make_eval_run
 from typer.testing import CliRunner, Result
 
 from orpo_cli.cli.eval import command
@@ -28,7 +28,7 @@ def evaluated(*arguments: object) -> Result:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    return make_judged_run(tmp_path_factory.mktemp("run"))
+    return make_eval_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_a_table_shows_base_beside_tuned_and_the_change(run: RunDir) -> None:
     )
     assert head.index("base") < head.index("tuned") < head.index("change")
     models = json.loads(run.evaluation.read_text())["models"]
-    before, after = (models[voice]["rewards/accuracies"] for voice in ("base", "tuned"))
+    before, after = (models[variant]["rewards/accuracies"] for variant in ("base", "tuned"))
     for cell in (f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}"):
         assert cell in accuracy
     assert "margin: 0.3 x" in done.stdout
@@ -65,8 +65,8 @@ def test_a_table_shows_base_beside_tuned_and_the_change(run: RunDir) -> None:
 
 def test_every_batch_size_finds_the_same(run: RunDir) -> None:
     found = [json.loads(evaluated(run.root, "--json", "--batch-size", size).stdout)["models"] for size in (1, 5)]
-    for voice in ("base", "tuned"):
-        one, five = (models[voice] for models in found)
+    for variant in ("base", "tuned"):
+        one, five = (models[variant] for models in found)
         assert one["logps/chosen"] == pytest.approx(five["logps/chosen"], abs=1e-5)
         assert one["rewards/margins"] == pytest.approx(five["rewards/margins"], abs=1e-5)
 
@@ -79,13 +79,13 @@ def test_chosen_and_rejected_swapped_turn_accuracy_over(run: RunDir, tmp_path: P
     one, other = (
         json.loads(evaluated(run.root, "--data", path, "--json").stdout)["models"] for path in (straight, swapped)
     )
-    for voice in ("base", "tuned"):
-        assert one[voice]["rewards/accuracies"] + other[voice]["rewards/accuracies"] == pytest.approx(1.0)
-        assert one[voice]["rewards/margins"] == pytest.approx(-other[voice]["rewards/margins"], abs=1e-6)
+    for variant in ("base", "tuned"):
+        assert one[variant]["rewards/accuracies"] + other[variant]["rewards/accuracies"] == pytest.approx(1.0)
+        assert one[variant]["rewards/margins"] == pytest.approx(-other[variant]["rewards/margins"], abs=1e-6)
 
 
 def test_part_of_the_pairs_is_judged_but_not_kept(tmp_path: Path) -> None:
-    run = make_judged_run(tmp_path)
+    run = make_eval_run(tmp_path)
     done = evaluated(run.root, "--max-samples", 2, "--json")
     assert json.loads(done.stdout)["pairs"] == 2
     assert not run.evaluation.exists()
@@ -93,7 +93,7 @@ def test_part_of_the_pairs_is_judged_but_not_kept(tmp_path: Path) -> None:
 
 
 def test_pairs_other_than_those_of_the_training_are_warned_about(tmp_path: Path) -> None:
-    run = make_judged_run(tmp_path)
+    run = make_eval_run(tmp_path)
     run.data_report.write_text(json.dumps({"fingerprints": {"eval": "of other pairs"}}))
     done = evaluated(run.root, "--quiet", "--json")
     assert "warning: the held-out pairs are not those of the training" in done.stderr
@@ -121,7 +121,7 @@ def test_a_model_on_its_own_without_data_exits_2(model: Path, orpo: Orpo) -> Non
 
 def test_a_run_without_held_out_pairs_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
     source = Source(path=str(write_pairs(tmp_path / "all.jsonl", 5)))
-    run = make_judged_run(tmp_path, dataset=DatasetSection(train=[source], max_prompt_length=96))
+    run = make_eval_run(tmp_path, dataset=DatasetSection(train=[source], max_prompt_length=96))
     error = evaluated(run.root).exception
     assert isinstance(error, UsageError)
     assert error.exit_code == 2

@@ -10,7 +10,7 @@ import typer
 from conftest import Orpo
 from rich.console import Console as RichConsole
 from support.tiny import pairs, save_tiny_model, write_pairs
-from support.tiny_eval_run import HELD_OUT, make_judged_run
+from support.tiny_eval_run import HELD_OUT, make_eval_run
 from typer.testing import CliRunner, Result
 
 from orpo_cli.cli.generate import HELD_OUT_PROMPTS, _show, command
@@ -35,7 +35,7 @@ def document(*arguments: object, stdin: str | None = None) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    return make_judged_run(tmp_path_factory.mktemp("run"))
+    return make_eval_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")

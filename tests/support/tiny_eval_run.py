@@ -14,7 +14,7 @@ from support.tiny_run import make_base, make_run
 TRAINED_ON, HELD_OUT = 12, 7
 
 
-def make_judged_run(folder: Path, **changes: Any) -> RunDir:
+def make_eval_run(folder: Path, **changes: Any) -> RunDir:
     """A LoRA run (``full=True``: every weight) of 12 training and 7 held-out pairs; ``changes`` are tiny_run's."""
     base = folder / "base"
     if not base.exists():
@@ -30,6 +30,6 @@ def make_judged_run(folder: Path, **changes: Any) -> RunDir:
     return make_run(folder / "run", base, **{**sections, **changes})
 
 
-def opened(name: Path | str, *, chat_template: str | None = None) -> EvalTarget:
+def open_target_quietly(name: Path | str, *, chat_template: str | None = None) -> EvalTarget:
     """``open_eval_target`` with its notes thrown away."""
     return open_eval_target(str(name), chat_template=chat_template, note=lambda _: None)

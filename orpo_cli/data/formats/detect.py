@@ -16,17 +16,19 @@ from orpo_cli.data.formats.kto import KTO
 from orpo_cli.data.formats.preference import PREFERENCE
 from orpo_cli.data.formats.scored import HELPSTEER, STACKEXCHANGE, ULTRAFEEDBACK
 from orpo_cli.data.formats.transcripts import HH
-from orpo_cli.data.messages import kind
+from orpo_cli.data.messages import type_name
 from orpo_cli.errors import DataError
 
 # In the order in which a row is held against them: the first that it looks like is its format.
 FORMATS = (HH, OPENAI, SWIFT, SHAREGPT, ALPACA, ULTRAFEEDBACK, STACKEXCHANGE, HELPSTEER, JUDGED, KTO, PREFERENCE)
-SEEDED = (ULTRAFEEDBACK, STACKEXCHANGE, HELPSTEER)
+SEEDED_FORMATS = (ULTRAFEEDBACK, STACKEXCHANGE, HELPSTEER)
 SCORE_COLUMNS = tuple(name for names in SCORES for name in names)
-COLUMNS = tuple(dict.fromkeys([*(name for format_ in FORMATS for name in format_.uses), *SCORE_COLUMNS]))  # our names
+COLUMNS = tuple(
+    dict.fromkeys([*(name for format_ in FORMATS for name in format_.columns), *SCORE_COLUMNS])
+)  # our names
 
 
-def recognise(
+def detect_format(
     rows: Sequence[Any],
     wanted: str = "auto",
     where: str = "the data",
@@ -42,11 +44,11 @@ def recognise(
     known = {format_.name: format_ for format_ in FORMATS}
     if wanted != "auto" and wanted not in known:
         raise DataError(f"{where}: unknown format {wanted!r}.", remedy=f"Use auto, {', '.join(known)}.")
-    looks = Counter(_first_that_fits(row) for row in rows)
+    looks = Counter(_first_match(row) for row in rows)
     del looks[None]
     if wanted == "auto" and not looks:
         raise DataError(
-            f"{where}: no row looks like preference data; {columns_found(rows)}.",
+            f"{where}: no row looks like preference data; {describe_columns(rows)}.",
             remedy="Map your columns to prompt, chosen, rejected with `columns:`, or reshape the rows. Known formats:"
             + "".join(f"\n    {format_.name}: {format_.description}" for format_ in FORMATS),
         )
@@ -57,38 +59,38 @@ def recognise(
             remedy="Remove labels, or name the format judged.",
         )
     if format_ is PREFERENCE:
-        return preference.as_these_rows_use_it(format_, rows)
+        return preference.for_rows(format_, rows)
     if format_ is JUDGED:
-        return judged.as_these_rows_use_it(format_, rows, labels or {}, where)
-    if format_ in SEEDED:
+        return judged.for_rows(format_, rows, labels or {}, where)
+    if format_ in SEEDED_FORMATS:
         return replace(format_, read=partial(format_.read, seed=seed))  # type: ignore[call-arg]
     return format_
 
 
-def columns_found(rows: Sequence[Any]) -> str:
+def describe_columns(rows: Sequence[Any]) -> str:
     """What the rows hold, in words, for an error."""
     kinds: dict[str, str] = {}
     for row in rows:
         for name, value in row.items() if isinstance(row, dict) else ():
-            kinds.setdefault(str(name), kind(value))
+            kinds.setdefault(str(name), type_name(value))
     found = ", ".join(f"{name} ({what})" for name, what in kinds.items())
     return f"the columns are {found}" if found else "the rows are not objects with columns"
 
 
-def rename(row: Any, columns: Mapping[str, str]) -> Any:
+def rename_columns(row: Any, columns: Mapping[str, str]) -> Any:
     """The row with ``columns`` (our name → the data's) applied; what is not a dict stays as it is.
 
     The data's name may reach into a column: ``response_1.text``, ``answers.0.text``.
     """
     if not columns or not isinstance(row, dict):
         return row
-    found = {ours: reached(row, theirs) for ours, theirs in columns.items()}
+    found = {ours: find_column(row, theirs) for ours, theirs in columns.items()}
     taken = {theirs for theirs in columns.values() if theirs in row}
     renamed = {key: value for key, value in row.items() if key not in taken and key not in columns}
     return {**renamed, **{ours: values[0] for ours, values in found.items() if values}}
 
 
-def reached(row: Row, name: str) -> list[Any]:
+def find_column(row: Row, name: str) -> list[Any]:
     """The value of a column, or of a field within one, as a list of one; empty where there is none."""
     if name in row:
         return [row[name]]
@@ -103,7 +105,7 @@ def reached(row: Row, name: str) -> list[Any]:
     return [here]
 
 
-def _first_that_fits(row: Any) -> str | None:
+def _first_match(row: Any) -> str | None:
     if not isinstance(row, dict):
         return None
-    return next((format_.name for format_ in FORMATS if format_.looks_like(row)), None)
+    return next((format_.name for format_ in FORMATS if format_.matches(row)), None)

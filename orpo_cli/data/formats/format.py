@@ -16,15 +16,15 @@ from orpo_cli.data.sources.source import Row as NamedRow
 __all__ = [
     "Drop",
     "Format",
-    "Gathered",
+    "GroupedRow",
     "NamedRow",
     "Row",
-    "answer",
-    "both_answers",
-    "number",
-    "question",
-    "scores",
-    "tools",
+    "completion_columns",
+    "parse_number",
+    "read_completion",
+    "read_scores",
+    "read_tools",
+    "user_prompt",
 ]
 
 Row = dict[str, Any]
@@ -38,7 +38,7 @@ SCORES = tuple(
 
 
 @dataclass(frozen=True)
-class Gathered:
+class GroupedRow:
     """One row that was made of ``rows`` rows."""
 
     name: str
@@ -51,18 +51,18 @@ class Format:
     """A shape that rows come in.
 
     ``read`` raises RowRejected for a row that does not fit, and counts what it put right. Where a pair is spread over several
-    rows, ``gather`` makes one row of them first, in order, and drops those that find no partner.
+    rows, ``group`` makes one row of them first, in order, and drops those that find no partner.
     """
 
     name: str
     description: str
-    uses: tuple[str, ...]
-    looks_like: Callable[[Row], bool]
+    columns: tuple[str, ...]
+    matches: Callable[[Row], bool]
     read: Callable[[Row, Counter[str]], Pair]
-    gather: Callable[[Iterator[NamedRow], Drop], Iterator[Gathered]] | None = None
+    group: Callable[[Iterator[NamedRow], Drop], Iterator[GroupedRow]] | None = None
 
 
-def both_answers(row: Row, chosen: str = "chosen", rejected: str = "rejected") -> tuple[Any, Any]:
+def completion_columns(row: Row, chosen: str = "chosen", rejected: str = "rejected") -> tuple[Any, Any]:
     """The values of the two answers' columns. Raises RowRejected where one is missing."""
     missing = [key for key in (chosen, rejected) if row.get(key) is None]
     if missing:
@@ -70,12 +70,12 @@ def both_answers(row: Row, chosen: str = "chosen", rejected: str = "rejected") -
     return row[chosen], row[rejected]
 
 
-def answer(value: Any, column: str) -> tuple[Message, ...]:
+def read_completion(value: Any, column: str) -> tuple[Message, ...]:
     """An answer: a text, a message, or messages."""
     return read_messages(value, column, "assistant")
 
 
-def question(text: Any, column: str, system: Any = None) -> tuple[Message, ...]:
+def user_prompt(text: Any, column: str, system: Any = None) -> tuple[Message, ...]:
     """The conversation of one question, with a system message in front where there is one."""
     asked = (Message("user", read_text(text, column)),)
     return with_system(asked, system)
@@ -89,7 +89,7 @@ def with_system(history: tuple[Message, ...], system: Any) -> tuple[Message, ...
     return history
 
 
-def tools(row: Row) -> tuple[dict[str, Any], ...] | None:
+def read_tools(row: Row) -> tuple[dict[str, Any], ...] | None:
     """The tools that a row's conversation may call (a list, or its JSON). Raises RowRejected where it is something else."""
     value = row.get("tools")
     if isinstance(value, str):
@@ -104,7 +104,7 @@ def tools(row: Row) -> tuple[dict[str, Any], ...] | None:
     return tuple(value)
 
 
-def number(value: Any) -> float | None:
+def parse_number(value: Any) -> float | None:
     """A score as a number; None for what is none, such as ``N/A`` and the NaN that tables put where a value is missing."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
@@ -115,10 +115,10 @@ def number(value: Any) -> float | None:
     return None if math.isnan(found) else found
 
 
-def scores(row: Row) -> tuple[float, float] | None:
+def read_scores(row: Row) -> tuple[float, float] | None:
     """The scores of chosen and rejected, under one of the names that data sets use; None where there are none."""
     for of_chosen, of_rejected in SCORES:
-        better, worse = number(row.get(of_chosen)), number(row.get(of_rejected))
+        better, worse = parse_number(row.get(of_chosen)), parse_number(row.get(of_rejected))
         if better is not None and worse is not None:
             return better, worse
     return None

@@ -9,71 +9,80 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
-from orpo_cli.data.formats.format import Format, Row, answer, number
-from orpo_cli.data.messages import conversation, is_messages, read_messages
+from orpo_cli.data.formats.format import Format, Row, parse_number, read_completion
+from orpo_cli.data.messages import is_messages, pair_from_conversations, read_messages
 from orpo_cli.data.pair import Pair, RowRejected
 from orpo_cli.errors import DataError
 
 Verdict = Literal["first", "second", "tie"]
 
-ANSWERS = (
+COMPLETION_COLUMNS = (
     ("response_1", "response_2"), ("response_0", "response_1"), ("response1", "response2"), ("response_a", "response_b"),
     ("answer_1", "answer_2"), ("answer_0", "answer_1"), ("answer_a", "answer_b"), ("output_1", "output_2"),
     ("completion_a", "completion_b"), ("conversation_a", "conversation_b"), ("human_ref_A", "human_ref_B"),
     ("response_j", "response_k"),
 )  # fmt: skip
-PROMPTS = ("prompt", "question", "instruction", "context", "history", "input")
-LABELS = ("label", "labels", "winner", "preference", "choice", "better_response_id", "overall_preference", "preferred")
-SIGNED = ("overall_preference", "preference_strength")  # below 0: the first is better; above: the second
-TIES = {"tie", "tie (bothbad)", "both", "equal", "same", "draw", "neither", "none", "bothbad"}
+PROMPT_COLUMNS = ("prompt", "question", "instruction", "context", "history", "input")
+LABEL_COLUMNS = (
+    "label",
+    "labels",
+    "winner",
+    "preference",
+    "choice",
+    "better_response_id",
+    "overall_preference",
+    "preferred",
+)
+SIGNED_LABELS = ("overall_preference", "preference_strength")  # below 0: the first is better; above: the second
+TIE_LABELS = {"tie", "tie (bothbad)", "both", "equal", "same", "draw", "neither", "none", "bothbad"}
 BETTER_FIRST = ("response_j", "response_k")  # Stack Exchange paired: j is the better one of each row
 SHP = ("human_ref_A", "human_ref_B")  # labels: 1 says that A is better, 0 that B is
 
 
-def looks_like(row: Row) -> bool:
+def matches(row: Row) -> bool:
     """Two answers under names that belong together, and a label."""
-    names = _answers_in(row)
+    names = _find_completion_columns(row)
     if names is None or "chosen" in row or "rejected" in row:
         return False
-    return names == BETTER_FIRST or _label_in(row) is not None
+    return names == BETTER_FIRST or _find_label_column(row) is not None
 
 
 def read(row: Row, notes: Counter[str], *, labels: Mapping[str, Verdict]) -> Pair:
     """A judged pair. Raises RowRejected for a tie, or where the label says nothing."""
-    names = _answers_in(row)
+    names = _find_completion_columns(row)
     if names is None:
         raise RowRejected(
             "malformed", "no two answers under names that belong together, such as response_1 and response_2"
         )
-    said = verdict(row, names, labels)
+    said = read_verdict(row, names, labels)
     if said is None:
-        label = _label_in(row)
+        label = _find_label_column(row)
         raise RowRejected("malformed", f"{label or 'the label'} says {row.get(label) if label else None!r}")
     if said == "tie":
         raise RowRejected("tie")
-    first, second = (answer(row[name], name) for name in names)
+    first, second = (read_completion(row[name], name) for name in names)
     better, worse = (first, second) if said == "first" else (second, first)
-    prompt = next((name for name in PROMPTS if row.get(name) is not None), None)
+    prompt = next((name for name in PROMPT_COLUMNS if row.get(name) is not None), None)
     whole = len(first) > 1 or len(second) > 1  # whole conversations, which hold the prompt
     history = () if prompt is None or whole else read_messages(row[prompt], prompt, "user")
-    return conversation(history, better, worse, notes)
+    return pair_from_conversations(history, better, worse, notes)
 
 
-def verdict(row: Row, names: tuple[str, str], labels: Mapping[str, Verdict]) -> Verdict | None:
+def read_verdict(row: Row, names: tuple[str, str], labels: Mapping[str, Verdict]) -> Verdict | None:
     """What the row's label says of the answers called ``names``; None where that is not certain."""
-    column = _label_in(row)
+    column = _find_label_column(row)
     if column is None:
         return "first" if names == BETTER_FIRST else None
     value = row.get(column)
     if str(value) in labels:
         return labels[str(value)]
-    amount = number(value)
+    amount = parse_number(value)
     if amount is not None:
-        return _by_number(amount, column, names)
+        return _numeric_verdict(amount, column, names)
     if not isinstance(value, str):
         return None
     said = value.strip().lower()
-    if said in TIES:
+    if said in TIE_LABELS:
         return "tie"
     for name, which in zip(names, ("first", "second"), strict=True):
         if said in {
@@ -85,13 +94,15 @@ def verdict(row: Row, names: tuple[str, str], labels: Mapping[str, Verdict]) -> 
     return None
 
 
-def as_these_rows_use_it(format_: Format, rows: Sequence[Any], labels: Mapping[str, Verdict], where: str) -> Format:
+def for_rows(format_: Format, rows: Sequence[Any], labels: Mapping[str, Verdict], where: str) -> Format:
     """``format_`` with the meaning of its labels. Raises DataError where some label could mean two things."""
-    seen = [(row, names) for row in rows if isinstance(row, dict) and (names := _answers_in(row)) is not None]
+    seen = [
+        (row, names) for row in rows if isinstance(row, dict) and (names := _find_completion_columns(row)) is not None
+    ]
     unclear = {
         str(row.get(column)): (column, names)
         for row, names in seen
-        if (column := _label_in(row)) is not None and verdict(row, names, labels) is None
+        if (column := _find_label_column(row)) is not None and read_verdict(row, names, labels) is None
     }
     if unclear:
         values = sorted(unclear)
@@ -104,8 +115,8 @@ def as_these_rows_use_it(format_: Format, rows: Sequence[Any], labels: Mapping[s
     return replace(format_, read=partial(read, labels=labels))
 
 
-def _by_number(value: float, column: str, names: tuple[str, str]) -> Verdict | None:
-    if column in SIGNED:
+def _numeric_verdict(value: float, column: str, names: tuple[str, str]) -> Verdict | None:
+    if column in SIGNED_LABELS:
         return "first" if value < 0 else "second" if value > 0 else "tie"
     if names == SHP:
         return {1.0: "first", 0.0: "second"}.get(value)  # type: ignore[return-value]
@@ -122,21 +133,25 @@ def _suffix(name: str) -> str:
     return (found[1] or found[2]) if found else ""
 
 
-def _answers_in(row: Row) -> tuple[str, str] | None:
+def _find_completion_columns(row: Row) -> tuple[str, str] | None:
     def given(value: Any) -> bool:
         return isinstance(value, str) or is_messages(value)
 
-    return next((names for names in ANSWERS if all(given(row.get(name)) for name in names)), None)
+    return next((names for names in COMPLETION_COLUMNS if all(given(row.get(name)) for name in names)), None)
 
 
-def _label_in(row: Row) -> str | None:
-    return next((name for name in (*LABELS, *SIGNED) if name in row), None)
+def _find_label_column(row: Row) -> str | None:
+    return next((name for name in (*LABEL_COLUMNS, *SIGNED_LABELS) if name in row), None)
 
 
 JUDGED = Format(
     "judged",
     "a prompt, two answers (response_1 and response_2, response_a and response_b, …) and a label, winner or preference",
-    (*PROMPTS, *dict.fromkeys(name for names in ANSWERS for name in names), *dict.fromkeys((*LABELS, *SIGNED))),
-    looks_like,
+    (
+        *PROMPT_COLUMNS,
+        *dict.fromkeys(name for names in COMPLETION_COLUMNS for name in names),
+        *dict.fromkeys((*LABEL_COLUMNS, *SIGNED_LABELS)),
+    ),
+    matches,
     partial(read, labels={}),
 )

@@ -7,24 +7,24 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
-from orpo_cli.data.formats.format import Drop, Format, Gathered, NamedRow, Row, answer, both_answers
-from orpo_cli.data.messages import conversation, read_messages
+from orpo_cli.data.formats.format import Drop, Format, GroupedRow, NamedRow, Row, completion_columns, read_completion
+from orpo_cli.data.messages import pair_from_conversations, read_messages
 from orpo_cli.data.pair import Pair, RowRejected
 
-WAITING = 100_000  # rows that may wait for a partner; beyond, the oldest is dropped, so memory stays bounded
-GOOD = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+MAX_UNPAIRED = 100_000  # rows that may wait for a partner; beyond, the oldest is dropped, so memory stays bounded
+LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
-def looks_like(row: Row) -> bool:
+def matches(row: Row) -> bool:
     """A completion and a label that says yes or no."""
     return row.get("completion") is not None and "chosen" not in row and _label(row) is not None
 
 
 def _label(row: Row) -> bool | None:
-    return GOOD.get(str(row.get("label")).lower())
+    return LABELS.get(str(row.get("label")).lower())
 
 
-def gather(rows: Iterator[NamedRow], drop: Drop) -> Iterator[Gathered]:
+def group(rows: Iterator[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
     """A good and a bad answer as one row, as soon as both have come; each is used once."""
     waiting: OrderedDict[tuple[str, bool], list[NamedRow]] = OrderedDict()
     count = 0
@@ -41,11 +41,11 @@ def gather(rows: Iterator[NamedRow], drop: Drop) -> Iterator[Gathered]:
             if not partners:
                 del waiting[prompt, not label]
             good, bad = (row, partner) if label else (partner, row)
-            yield Gathered(f"{partner.name}+{_number(row.name)}", _paired(good.value, bad.value), rows=2)
+            yield GroupedRow(f"{partner.name}+{_row_number(row.name)}", _pair_row(good.value, bad.value), rows=2)
             continue
         waiting.setdefault((prompt, label), []).append(row)
         count += 1
-        if count > WAITING:
+        if count > MAX_UNPAIRED:
             key = next(iter(waiting))
             drop(waiting[key].pop(0).name, RowRejected("unpaired"))
             count -= 1
@@ -56,26 +56,28 @@ def gather(rows: Iterator[NamedRow], drop: Drop) -> Iterator[Gathered]:
             drop(row.name, RowRejected("unpaired"))
 
 
-def _paired(good: Row, bad: Row) -> Row:
+def _pair_row(good: Row, bad: Row) -> Row:
     return {"prompt": good.get("prompt"), "chosen": good.get("completion"), "rejected": bad.get("completion")}
 
 
-def _number(name: str) -> str:
+def _row_number(name: str) -> str:
     return name.rpartition(":")[2]
 
 
 def read(row: Row, notes: Counter[str]) -> Pair:
     """A gathered row."""
-    chosen, rejected = both_answers(row)
+    chosen, rejected = completion_columns(row)
     history: Any = read_messages(row.get("prompt"), "prompt", "user")
-    return conversation(history, answer(chosen, "completion"), answer(rejected, "completion"), notes)
+    return pair_from_conversations(
+        history, read_completion(chosen, "completion"), read_completion(rejected, "completion"), notes
+    )
 
 
 KTO = Format(
     "kto",
     "prompt, completion and a label that is true or false; a good and a bad answer to one prompt make a pair (KTO)",
     ("prompt", "completion", "label"),
-    looks_like,
+    matches,
     read,
-    gather,
+    group,
 )

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from orpo_cli.data.formats.format import Drop, Format, Gathered, NamedRow, Row, number, question
-from orpo_cli.data.messages import conversation, kind, read_text
+from orpo_cli.data.formats.format import Drop, Format, GroupedRow, NamedRow, Row, parse_number, user_prompt
+from orpo_cli.data.messages import pair_from_conversations, read_text, type_name
 from orpo_cli.data.pair import Message, Pair, RowRejected
 
 HELPSTEER_SCORES = ("helpfulness", "correctness", "coherence")
@@ -21,7 +21,7 @@ class Scored(NamedTuple):
     score: float
 
 
-def pair_of(prompt: str, answers: list[Scored], seed: int, notes: Counter[str]) -> Pair:
+def pair_from_scores(prompt: str, answers: list[Scored], seed: int, notes: Counter[str]) -> Pair:
     """The best answer and one that is worse, drawn with ``seed`` and the prompt. Raises RowRejected where none is worse."""
     if len(answers) < 2:
         raise RowRejected("malformed", f"{len(answers)} scored answers, and a pair needs two")
@@ -31,14 +31,14 @@ def pair_of(prompt: str, answers: list[Scored], seed: int, notes: Counter[str]) 
         raise RowRejected("tie", f"all scores are {best.score:g}")
     rejected = random.Random(f"{seed}:{prompt}").choice(worse)
     texts = ((Message("assistant", best.text),), (Message("assistant", rejected.text),))
-    pair = conversation(question(prompt, "the prompt"), *texts, notes)
+    pair = pair_from_conversations(user_prompt(prompt, "the prompt"), *texts, notes)
     return Pair(pair.prompt, pair.chosen, pair.rejected, (best.score, rejected.score))
 
 
 def _scored(items: Any, column: str, text: str, score: str) -> list[Scored]:
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise RowRejected("malformed", f"{column} is {kind(items)}, not a list of answers")
-    found = [(read_text(item.get(text), f"{column}[].{text}"), number(item.get(score))) for item in items]
+        raise RowRejected("malformed", f"{column} is {type_name(items)}, not a list of answers")
+    found = [(read_text(item.get(text), f"{column}[].{text}"), parse_number(item.get(score))) for item in items]
     return [Scored(answer, value) for answer, value in found if value is not None]
 
 
@@ -50,22 +50,22 @@ def _has_scored(row: Row, column: str, text: str, score: str) -> bool:
 def read_ultrafeedback(row: Row, notes: Counter[str], *, seed: int = 42) -> Pair:
     """UltraFeedback as it was published: ``completions`` with ``overall_score``."""
     answers = _scored(row.get("completions"), "completions", "response", "overall_score")
-    return pair_of(read_text(row.get("instruction"), "instruction"), answers, seed, notes)
+    return pair_from_scores(read_text(row.get("instruction"), "instruction"), answers, seed, notes)
 
 
 def read_stackexchange(row: Row, notes: Counter[str], *, seed: int = 42) -> Pair:
     """Stack Exchange: a ``question`` and ``answers`` with ``pm_score``."""
     answers = _scored(row.get("answers"), "answers", "text", "pm_score")
-    return pair_of(read_text(row.get("question"), "question"), answers, seed, notes)
+    return pair_from_scores(read_text(row.get("question"), "question"), answers, seed, notes)
 
 
 def read_helpsteer(row: Row, notes: Counter[str], *, seed: int = 42) -> Pair:
     """HelpSteer, gathered: answers by helpfulness, correctness and coherence where the ones before are equal."""
     answers = _scored(row.get("answers"), "answers", "response", "score")
-    return pair_of(read_text(row.get("prompt"), "prompt"), answers, seed, notes)
+    return pair_from_scores(read_text(row.get("prompt"), "prompt"), answers, seed, notes)
 
 
-def gather_helpsteer(rows: Iterator[NamedRow], drop: Drop) -> Iterator[Gathered]:
+def group_helpsteer(rows: Iterator[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
     """One row for the neighbours that answer the same prompt."""
     group: list[NamedRow] = []
     for row in rows:
@@ -73,24 +73,24 @@ def gather_helpsteer(rows: Iterator[NamedRow], drop: Drop) -> Iterator[Gathered]
             drop(row.name, RowRejected("malformed", "the row is not an object with columns"))
             continue
         if group and row.value.get("prompt") != group[0].value.get("prompt"):
-            yield from _gathered(group, drop)
+            yield from _grouped(group, drop)
             group = []
         group.append(row)
-    yield from _gathered(group, drop)
+    yield from _grouped(group, drop)
 
 
-def _gathered(group: list[NamedRow], drop: Drop) -> Iterator[Gathered]:
+def _grouped(group: list[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
     if len(group) == 1:
         drop(group[0].name, RowRejected("unpaired"))
     elif group:
         answers = [{"response": row.value.get("response"), "score": _helpfulness(row.value)} for row in group]
         name = f"{group[0].name}+{len(group) - 1}"
-        yield Gathered(name, {"prompt": group[0].value.get("prompt"), "answers": answers}, rows=len(group))
+        yield GroupedRow(name, {"prompt": group[0].value.get("prompt"), "answers": answers}, rows=len(group))
 
 
 def _helpfulness(row: Row) -> float | None:
     """Scores of 0 to 4: helpfulness first, the others as fractions of it."""
-    values = [number(row.get(name)) for name in HELPSTEER_SCORES]
+    values = [parse_number(row.get(name)) for name in HELPSTEER_SCORES]
     if values[0] is None:
         return None
     return float(sum((value or 0) / 100**place for place, value in enumerate(values)))
@@ -118,5 +118,5 @@ HELPSTEER = Format(
     ("prompt", "response", *HELPSTEER_SCORES),
     lambda row: all(isinstance(row.get(key), str) for key in ("prompt", "response")) and "helpfulness" in row,
     read_helpsteer,
-    gather_helpsteer,
+    group_helpsteer,
 )

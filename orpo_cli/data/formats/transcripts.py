@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from orpo_cli.data.formats.format import Format, Row, both_answers
-from orpo_cli.data.formats.preference import answers_repeat
-from orpo_cli.data.messages import conversation, read_text
+from orpo_cli.data.formats.format import Format, Row, completion_columns
+from orpo_cli.data.formats.preference import completions_repeat_prompt
+from orpo_cli.data.messages import pair_from_conversations, read_text
 from orpo_cli.data.pair import Message, Pair, RowRejected
 
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
-def looks_like(row: Row) -> bool:
+def matches(row: Row) -> bool:
     """Texts with turns of both speakers under chosen and rejected."""
     texts = (row.get("chosen"), row.get("rejected"))
     if not all(isinstance(text, str) for text in texts):
@@ -26,16 +26,18 @@ def looks_like(row: Row) -> bool:
 def read(row: Row, notes: Counter[str]) -> Pair:
     """A row of transcripts marked Human: and Assistant:, or of their beginning under ``prompt``."""
     chosen, rejected = (
-        read_text(text, key) for text, key in zip(both_answers(row), ("chosen", "rejected"), strict=True)
+        read_text(text, key) for text, key in zip(completion_columns(row), ("chosen", "rejected"), strict=True)
     )
     prompt = read_text(row.get("prompt") or "", "prompt")
-    if answers_repeat(prompt, chosen, rejected):
+    if completions_repeat_prompt(prompt, chosen, rejected):
         notes["prompt_stored_twice"] += 1
         prompt = ""
-    return conversation((), _turns(prompt + chosen, "chosen"), _turns(prompt + rejected, "rejected"), notes)
+    return pair_from_conversations(
+        (), _parse_turns(prompt + chosen, "chosen"), _parse_turns(prompt + rejected, "rejected"), notes
+    )
 
 
-def _turns(transcript: str, column: str) -> tuple[Message, ...]:
+def _parse_turns(transcript: str, column: str) -> tuple[Message, ...]:
     before, *parts = TURN.split(transcript)
     if before.strip() or not parts:
         raise RowRejected("malformed", f"{column} does not begin with a Human: or Assistant: turn")
@@ -46,6 +48,6 @@ HH = Format(
     "hh",
     "transcripts with Human: and Assistant: turns under chosen and rejected",
     ("prompt", "chosen", "rejected"),
-    looks_like,
+    matches,
     read,
 )

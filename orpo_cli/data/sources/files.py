@@ -21,22 +21,22 @@ from orpo_cli.errors import DataError
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 TEXT_SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv")
-PACKED = (".gz", ".zst")
+COMPRESSED_SUFFIXES = (".gz", ".zst")
 SUFFIXES = (
     *TEXT_SUFFIXES,
-    *(f"{suffix}{packed}" for suffix in TEXT_SUFFIXES for packed in PACKED),
+    *(f"{suffix}{packed}" for suffix in TEXT_SUFFIXES for packed in COMPRESSED_SUFFIXES),
     ".parquet",
     ".arrow",
 )
-CELL_LIMIT = 2**31 - 1  # characters; csv's own default of 131,072 is shorter than some answers
+MAX_FIELD_CHARS = 2**31 - 1  # characters; csv's own default of 131,072 is shorter than some answers
 
 
 def is_data_file(name: str) -> bool:
-    """Whether ``name`` ends like a file that ``rows`` can read."""
+    """Whether ``name`` ends like a file that ``read_rows`` can read."""
     return name.lower().endswith(SUFFIXES)
 
 
-def rows(path: Path) -> Iterator[tuple[int, Any]]:
+def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield (row number from 1, row). For jsonl the number is the line's, for csv and tsv it does not count the header.
 
     Raises DataError naming the file, and the row as closely as the reader knows it.
@@ -81,11 +81,11 @@ def rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _reader(path: Path) -> Iterator[tuple[int, Any]]:
-    name = _unpacked(path)
+    name = _uncompressed_name(path)
     if name.endswith(JSON_SUFFIXES):
         return _json_rows(path)
     if name.endswith((".csv", ".tsv")):
-        return _table_rows(path, delimiter="\t" if name.endswith(".tsv") else ",")
+        return _csv_rows(path, delimiter="\t" if name.endswith(".tsv") else ",")
     return _parquet_rows(path) if name.endswith(".parquet") else _arrow_rows(path)
 
 
@@ -99,16 +99,16 @@ def _open(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _unpacked(path: Path) -> str:
+def _uncompressed_name(path: Path) -> str:
     """The name that the file has without its packing, in lower case."""
     name = path.name.lower()
-    return next((name.removesuffix(packed) for packed in PACKED if name.endswith(packed)), name)
+    return next((name.removesuffix(packed) for packed in COMPRESSED_SUFFIXES if name.endswith(packed)), name)
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """JSON Lines, one array of rows, or one object that holds the array under its only list-valued key."""
     with _open(path) as file:
-        if _is_one_document(path, named_lines=not _unpacked(path).endswith(".json")):
+        if _is_one_document(path, jsonl_suffix=not _uncompressed_name(path).endswith(".json")):
             yield from enumerate(_rows_of_document(path, file.read()), 1)
             return
         for number, line in enumerate(file, 1):
@@ -116,7 +116,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, _parse_line(path, number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
 
 
-def _is_one_document(path: Path, *, named_lines: bool) -> bool:
+def _is_one_document(path: Path, *, jsonl_suffix: bool) -> bool:
     """Whether the file is one JSON value and not one a line.
 
     ``named_lines``: its name says a value a line, so that an object on its only line is a row whatever lists it holds.
@@ -135,7 +135,7 @@ def _is_one_document(path: Path, *, named_lines: bool) -> bool:
     if rest:
         return False
     return isinstance(value, list) or (
-        not named_lines and isinstance(value, dict) and "chosen" not in value and _inner_rows(value) is not None
+        not jsonl_suffix and isinstance(value, dict) and "chosen" not in value and _single_list_value(value) is not None
     )
 
 
@@ -146,13 +146,13 @@ def _rows_of_document(path: Path, text: bytes) -> list[Any]:
         raise DataError(f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}.") from error
     if isinstance(document, list):
         return document
-    inner = _inner_rows(document)
+    inner = _single_list_value(document)
     if inner is None:
         raise DataError(f"{path}: one JSON object, not rows.", remedy="Give an array of objects, or one object a line.")
     return inner
 
 
-def _inner_rows(document: dict[str, Any]) -> list[Any] | None:
+def _single_list_value(document: dict[str, Any]) -> list[Any] | None:
     lists = [value for value in document.values() if isinstance(value, list)]
     return lists[0] if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]) else None
 
@@ -172,9 +172,9 @@ def _parse_line(path: Path, number: int, line: bytes) -> Any:
         ) from error
 
 
-def _table_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]:
+def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows under the names of the first line; ``delimiter`` is the usual one of such files."""
-    csv.field_size_limit(min(CELL_LIMIT, sys.maxsize))
+    csv.field_size_limit(min(MAX_FIELD_CHARS, sys.maxsize))
     with _open(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
         names = text.readline()
         reader = csv.reader(chain([names], text), delimiter=_delimiter(names, delimiter), strict=True)

@@ -15,7 +15,7 @@ from orpo_cli.recipe.schema import Source
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def hub_splits(
+def open_hub_dataset(
     source: Source, note: Callable[[str], None]
 ) -> tuple[str, str | None, dict[str, Callable[[], Iterator[Any]]]]:
     """(location, commit where known, split name → what reads its rows from the start) of a hub dataset; a cached copy serves where the hub is silent.
@@ -42,27 +42,27 @@ def hub_splits(
             builder.download_and_prepare()
             loaded = builder.as_dataset()
     except Exception as error:
-        known = explained(error, source)
+        known = convert_error(error, source)
         if known is None:
             raise
         raise known from error
     if not online:
-        _accept_cached(builder.hash, source, note)
+        _check_cached_revision(builder.hash, source, note)
     tables: dict[str, Callable[[], Iterator[Any]]] = {
-        str(split): partial(_rows, table, source) for split, table in loaded.items()
+        str(split): partial(_read_rows, table, source) for split, table in loaded.items()
     }
     commit = builder.hash if COMMIT.fullmatch(builder.hash or "") else source.revision
     return f"hub:{source.path}", commit, tables
 
 
-def _rows(table: Iterable[Any], source: Source) -> Iterator[Any]:
+def _read_rows(table: Iterable[Any], source: Source) -> Iterator[Any]:
     number = 0
     try:
         for row in table:
             yield row
             number += 1
     except Exception as error:
-        known = explained(error, source)
+        known = convert_error(error, source)
         if known is None:
             raise
         raise type(known)(
@@ -70,7 +70,7 @@ def _rows(table: Iterable[Any], source: Source) -> Iterator[Any]:
         ) from error
 
 
-def _accept_cached(commit: str | None, source: Source, note: Callable[[str], None]) -> None:
+def _check_cached_revision(commit: str | None, source: Source, note: Callable[[str], None]) -> None:
     """The cache gives its newest copy, whatever revision was asked for. Raises HubError where that may be another one."""
     if source.revision not in (None, commit):
         raise HubError(
@@ -81,7 +81,7 @@ def _accept_cached(commit: str | None, source: Source, note: Callable[[str], Non
     note(f"using the cached copy of {source.path}, commit {commit}")
 
 
-def explained(error: Exception, source: Source) -> DataError | HubError | None:
+def convert_error(error: Exception, source: Source) -> DataError | HubError | None:
     """What to tell the user of an error that ``datasets`` raised; None where it is not known."""
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
     from huggingface_hub.errors import HfHubHTTPError

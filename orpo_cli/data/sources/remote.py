@@ -19,7 +19,7 @@ PACKAGES = {
 }
 
 
-def fetch(url: str, folder: Path) -> list[Path]:
+def download(url: str, folder: Path) -> list[Path]:
     """Fetch the data files that ``url`` names (one, those of a folder, or those that match a pattern) into ``folder``.
 
     In the order of their names. Raises DataError where there are none or they cannot be fetched, MachineError where the
@@ -52,7 +52,7 @@ def fetch(url: str, folder: Path) -> list[Path]:
         names = sorted(name for name in names if files.is_data_file(name))
         if not names:
             raise DataError(f"{url}: no data file there.", remedy=f"Known: {', '.join(files.SUFFIXES)}.")
-        return [_get(store, name, folder / _below(name, names)) for name in names]
+        return [_get(store, name, folder / _relative_name(name, names)) for name in names]
     except FileNotFoundError as error:
         raise DataError(f"{url}: no such file.", remedy="Check the path.") from error
     except (OSError, ValueError) as error:  # refused, no network, a disk that is full
@@ -65,7 +65,7 @@ def _get(store: object, name: str, target: Path) -> Path:
     return target
 
 
-def _below(name: str, names: list[str]) -> str:
+def _relative_name(name: str, names: list[str]) -> str:
     """The name below the folder that all share."""
     parents = [PurePosixPath(each).parent.parts for each in names]
     shared = 0

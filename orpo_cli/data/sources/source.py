@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orpo_cli.data.sources import files
-from orpo_cli.data.sources.hub import hub_splits
-from orpo_cli.data.sources.remote import fetch
+from orpo_cli.data.sources.hub import open_hub_dataset
+from orpo_cli.data.sources.remote import download
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.recipe.schema import Source
 
-UNREADABLE = (".txt", ".zip", ".tar", ".xlsx", ".xls", ".zst", ".bz2", ".xz", ".gz", ".pkl", ".pt", ".db")
+UNSUPPORTED_SUFFIXES = (".txt", ".zip", ".tar", ".xlsx", ".xls", ".zst", ".bz2", ".xz", ".gz", ".pkl", ".pt", ".db")
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # a bare name is no hub id: `datasets` would take `json` for a reader
 
 
@@ -41,7 +41,7 @@ Rows = Callable[[], Iterator[Row]]  # one split; every call reads it again from 
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedSource:
     """A source that was found: where it was, what identifies its content, and its splits."""
 
     location: str
@@ -50,7 +50,7 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampledRows:
     """The rows that a source contributes. ``available`` counts the split's rows where max_samples drew from them."""
 
     rows: Iterator[Row]
@@ -58,7 +58,7 @@ class Drawn:
 
 
 @contextmanager
-def opened(source: Source, label: str, note: Callable[[str], None]) -> Iterator[Opened]:
+def open_source(source: Source, label: str, note: Callable[[str], None]) -> Iterator[OpenedSource]:
     """Find the source; ``label`` begins the names of its rows.
 
     Raises DataError where it cannot be read, HubError where the hub refuses or does not answer.
@@ -68,9 +68,9 @@ def opened(source: Source, label: str, note: Callable[[str], None]) -> Iterator[
         _refuse_hub_options(source, "a URL")
         with tempfile.TemporaryDirectory(prefix="orpo-") as folder:
             note(f"fetching {path}")
-            fetched = fetch(path, Path(folder))
+            fetched = download(path, Path(folder))
             try:
-                yield _files(
+                yield _open_files(
                     {"train": fetched},
                     location=path,
                     name=lambda file: label if len(fetched) == 1 else f"{label}/{file.relative_to(folder)}",
@@ -80,37 +80,38 @@ def opened(source: Source, label: str, note: Callable[[str], None]) -> Iterator[
                 raise DataError(error.message.replace(copy, path), remedy=error.remedy) from error
     elif glob.has_magic(path) and not Path(path).expanduser().exists():
         _refuse_hub_options(source, "a local path")
-        yield _pattern(path, label)
+        yield _open_pattern(path, label)
     elif (local := Path(path).expanduser()).exists() or _looks_local(path):
         _refuse_hub_options(source, "a local path")
-        yield _local(local, label)
+        yield _open_path(local, label)
     else:
-        location, fingerprint, tables = hub_splits(source, note)
+        location, fingerprint, tables = open_hub_dataset(source, note)
         splits = {
-            split: _numbered(f"{label}/{split}" if len(tables) > 1 else label, read) for split, read in tables.items()
+            split: _number_rows(f"{label}/{split}" if len(tables) > 1 else label, read)
+            for split, read in tables.items()
         }
-        yield Opened(location, fingerprint, splits)
+        yield OpenedSource(location, fingerprint, splits)
 
 
-def draw(opened: Opened, source: Source, seed: int) -> Drawn:
+def sample_rows(source_rows: OpenedSource, source: Source, seed: int) -> SampledRows:
     """The rows of ``source.split``, of which ``max_samples`` are drawn with ``seed`` before any rule looks at them.
 
     The drawn rows stay in the order of the source; the same seed and the same rows give the same draw.
     """
     if source.streaming:
-        return Drawn(_first(opened, source), available=None)
+        return SampledRows(_first_rows(source_rows, source), available=None)
     from datasets import ReadInstruction
 
     wanted = {re.split(r"[\[(]", part.strip())[0] for part in source.split.split("+")}
-    unknown = wanted - set(opened.splits)
+    unknown = wanted - set(source_rows.splits)
     if unknown:
         raise DataError(
-            f"{source.path}: no split {', '.join(sorted(unknown))}; it has {', '.join(opened.splits)}.",
+            f"{source.path}: no split {', '.join(sorted(unknown))}; it has {', '.join(source_rows.splits)}.",
             remedy="Set split to one of these, with a slice if you like: train[:100]. A single file is all train.",
         )
-    if source.split in opened.splits and source.max_samples is None:
-        return Drawn(opened.splits[source.split](), available=None)
-    counts = {split: sum(1 for _ in opened.splits[split]()) for split in sorted(wanted)}
+    if source.split in source_rows.splits and source.max_samples is None:
+        return SampledRows(source_rows.splits[source.split](), available=None)
+    counts = {split: sum(1 for _ in source_rows.splits[split]()) for split in sorted(wanted)}
     try:
         parts = ReadInstruction.from_spec(source.split).to_absolute(counts)
     except (AssertionError, ValueError) as error:
@@ -125,11 +126,11 @@ def draw(opened: Opened, source: Source, seed: int) -> Drawn:
         positions = [positions[index] for index in sorted(drawn)]
     order = dict.fromkeys(split for split, _ in positions)
     keep = {split: {index for name, index in positions if name == split} for split in order}
-    rows = (row for split in order for index, row in enumerate(opened.splits[split]()) if index in keep[split])
-    return Drawn(rows, available=available if source.max_samples is not None else None)
+    rows = (row for split in order for index, row in enumerate(source_rows.splits[split]()) if index in keep[split])
+    return SampledRows(rows, available=available if source.max_samples is not None else None)
 
 
-def _first(opened: Opened, source: Source) -> Iterator[Row]:
+def _first_rows(opened: OpenedSource, source: Source) -> Iterator[Row]:
     """The rows of a streamed split from its start, ``max_samples`` of them at most."""
     if source.split not in opened.splits:
         raise DataError(
@@ -143,7 +144,7 @@ def _looks_local(path: str) -> bool:
     return (
         path.startswith((".", "/", "~"))
         or "\\" in path
-        or path.lower().endswith((*files.SUFFIXES, *UNREADABLE))
+        or path.lower().endswith((*files.SUFFIXES, *UNSUPPORTED_SUFFIXES))
         or not HUB_ID.fullmatch(path)
     )
 
@@ -158,10 +159,10 @@ def _refuse_hub_options(source: Source, what: str) -> None:
         )
 
 
-def _local(path: Path, label: str) -> Opened:
+def _open_path(path: Path, label: str) -> OpenedSource:
     path = path.absolute()
     if path.is_dir():
-        return _folder(path, label)
+        return _open_folder(path, label)
     if not path.exists():
         raise DataError(
             f"{path}: no such file or folder.",
@@ -171,10 +172,10 @@ def _local(path: Path, label: str) -> Opened:
         raise DataError(
             f"{path}: not a kind of data file that can be read.", remedy=f"Known: {', '.join(files.SUFFIXES)}."
         )
-    return _files({"train": [path]}, location=str(path), name=lambda _: label)
+    return _open_files({"train": [path]}, location=str(path), name=lambda _: label)
 
 
-def _pattern(pattern: str, label: str) -> Opened:
+def _open_pattern(pattern: str, label: str) -> OpenedSource:
     """The data files that a pattern names (``data/*.jsonl.gz``, ``**`` for folders), in the order of their names."""
     found = [Path(name).absolute() for name in glob.glob(str(Path(pattern).expanduser()), recursive=True)]
     paths = sorted(path for path in found if path.is_file() and files.is_data_file(path.name))
@@ -182,13 +183,13 @@ def _pattern(pattern: str, label: str) -> Opened:
         others = f" ({len(found)} other paths match)" if found else ""
         raise DataError(f"{pattern}: no data file matches{others}.", remedy=f"Known: {', '.join(files.SUFFIXES)}.")
     common = Path(os.path.commonpath([path.parent for path in paths]))
-    return _files({"train": paths}, location=pattern, name=lambda file: str(file.relative_to(common)))
+    return _open_files({"train": paths}, location=pattern, name=lambda file: str(file.relative_to(common)))
 
 
-def _folder(folder: Path, label: str) -> Opened:
+def _open_folder(folder: Path, label: str) -> OpenedSource:
     """A folder of data files, split by their names as ``datasets`` does, or one written by ``save_to_disk``."""
     if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        return _saved(folder, label)
+        return _open_saved_dataset(folder, label)
     from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns
 
     try:
@@ -201,10 +202,10 @@ def _folder(folder: Path, label: str) -> Opened:
     by_split = {str(split): paths for split, paths in by_split.items() if paths}
     if not by_split:
         raise DataError(f"{folder}: the folder holds no data file.", remedy=f"Known: {', '.join(files.SUFFIXES)}.")
-    return _files(by_split, location=str(folder), name=lambda file: f"{label}/{file.relative_to(folder)}")
+    return _open_files(by_split, location=str(folder), name=lambda file: f"{label}/{file.relative_to(folder)}")
 
 
-def _saved(folder: Path, label: str) -> Opened:
+def _open_saved_dataset(folder: Path, label: str) -> OpenedSource:
     from datasets import Dataset, load_from_disk
 
     try:
@@ -213,30 +214,30 @@ def _saved(folder: Path, label: str) -> Opened:
         raise DataError(f"{folder}: the saved dataset cannot be read: {error}") from error
     tables = {"train": loaded} if isinstance(loaded, Dataset) else dict(loaded)
     digest = hashlib.sha256("".join(table._fingerprint for table in tables.values()).encode()).hexdigest()
-    return Opened(
+    return OpenedSource(
         str(folder),
         digest,
         {
-            split: _numbered(f"{label}/{split}" if len(tables) > 1 else label, partial(iter, table))
+            split: _number_rows(f"{label}/{split}" if len(tables) > 1 else label, partial(iter, table))
             for split, table in tables.items()
         },
     )
 
 
-def _numbered(label: str, read: Callable[[], Iterator[Any]]) -> Rows:
+def _number_rows(label: str, read: Callable[[], Iterator[Any]]) -> Rows:
     """What ``read`` gives, numbered from 1."""
     return lambda: (Row(f"{label}:{number}", row) for number, row in enumerate(read(), 1))
 
 
-def _files(by_split: Mapping[str, list[Path]], location: str, name: Callable[[Path], str]) -> Opened:
+def _open_files(by_split: Mapping[str, list[Path]], location: str, name: Callable[[Path], str]) -> OpenedSource:
     def rows_of(paths: list[Path]) -> Rows:
         named = [(path, name(path)) for path in paths]
         return lambda: chain.from_iterable(
-            (Row(f"{label}:{number}", row) for number, row in files.rows(path)) for path, label in named
+            (Row(f"{label}:{number}", row) for number, row in files.read_rows(path)) for path, label in named
         )
 
     digest = _sha256([path for paths in by_split.values() for path in paths])
-    return Opened(location, digest, {split: rows_of(paths) for split, paths in by_split.items()})
+    return OpenedSource(location, digest, {split: rows_of(paths) for split, paths in by_split.items()})
 
 
 def _sha256(paths: list[Path]) -> str:

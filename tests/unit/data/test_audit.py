@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from support.data_tokenizers import NAMES, tokenizer_of
 
 from orpo_cli.data.audit import audit, length_bias
-from orpo_cli.data.prepare import Parts, prepare_parts
+from orpo_cli.data.prepare import PairTables, prepare_tables
 from orpo_cli.data.token_spans import token_spans
 from orpo_cli.recipe.schema import DatasetSection
 
 
-def parts_of(tmp_path: Path, rows: list[Any], max_length: int = 60, max_prompt_length: int = 40) -> Parts:
+def parts_of(tmp_path: Path, rows: list[Any], max_length: int = 60, max_prompt_length: int = 40) -> PairTables:
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     section = DatasetSection.model_validate({"train": {"path": str(tmp_path / "x.jsonl")}})
-    return prepare_parts(
+    return prepare_tables(
         section, tokenizer_of("chatml"), max_length=max_length, max_prompt_length=max_prompt_length, note=lambda _: None
     )
 
@@ -54,8 +54,8 @@ def test_the_share_that_a_length_cuts_is_that_of_preparing_with_it(tmp_path: Pat
         parts = parts_of(tmp_path, ROWS, max_length, max_prompt_length)
         rows, kept = parts.report.sources[0], parts.train
         cut = [
-            bool(kept.uncut("prompt")[at] > kept.tokens("prompt")[at])
-            or any(kept.uncut(part)[at] > kept.tokens(part)[at] for part in ("chosen", "rejected"))
+            bool(kept.full_token_counts("prompt")[at] > kept.token_counts("prompt")[at])
+            or any(kept.full_token_counts(part)[at] > kept.token_counts(part)[at] for part in ("chosen", "rejected"))
             for at in range(len(kept))
         ]
         share = audit(kept, max_length).cut[max_length]

@@ -16,7 +16,7 @@ from support.data_tokenizers import tokenizer_of
 from support.tiny import pairs, tiny_tokenizer
 
 from orpo_cli.data import cache
-from orpo_cli.data.prepare import Prepared, prepare
+from orpo_cli.data.prepare import PreparedData, prepare
 from orpo_cli.recipe.schema import DatasetSection
 
 
@@ -29,7 +29,7 @@ def kept_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(
     path: Path, tokenizer: Any = None, source: dict[str, Any] | None = None, **changes: Any
-) -> tuple[Prepared, bool]:
+) -> tuple[PreparedData, bool]:
     """The prepared pairs, and whether they came from the cache."""
     limits = {"max_length": 192, "max_prompt_length": 96, **{k: v for k, v in changes.items() if k.startswith("max_")}}
     dataset = {"train": {"path": str(path), **(source or {})}, **{k: v for k, v in changes.items() if k not in limits}}

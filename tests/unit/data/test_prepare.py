@@ -13,7 +13,7 @@ from support.tiny import pairs, tiny_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from orpo_cli.data.filters import REASONS
-from orpo_cli.data.prepare import HeldOut, Prepared, prepare, prepare_eval
+from orpo_cli.data.prepare import PreparedData, PreparedEval, prepare, prepare_eval
 from orpo_cli.errors import DataError, OrpoError, UsageError
 from orpo_cli.recipe.schema import DatasetSection
 
@@ -45,7 +45,7 @@ def text_pair(**changes: Any) -> dict[str, Any]:
 
 def test_columns_are_those_that_the_trainer_reads(tmp_path: Path) -> None:
     tokenizer = tokenizer_of("chatml")
-    prepared: Prepared = run({"train": write(tmp_path / "train.jsonl", pairs(5))})
+    prepared: PreparedData = run({"train": write(tmp_path / "train.jsonl", pairs(5))})
     assert prepared.eval is None
     for number, row in enumerate(prepared.train):
         prompt, source = row["prompt_input_ids"], pairs(5)[number]
@@ -76,7 +76,7 @@ def test_pairs_are_written_in_large_batches(tmp_path: Path, monkeypatch: pytest.
     train = write(tmp_path / "x.jsonl", pairs(1000))
     sizes = {}
     for together in (1 << 25, 100_000):
-        monkeypatch.setattr(table, "TOGETHER", together)
+        monkeypatch.setattr(table, "WRITE_BATCH_BYTES", together)
         monkeypatch.setenv("ORPO_PAIR_CACHE", "1")
         monkeypatch.setenv("ORPO_CACHE", str(tmp_path / str(together)))
         assert run({"train": train}).train["row"][:] == [f"x.jsonl:{n}" for n in range(1, 1001)]
@@ -252,8 +252,8 @@ def test_sources_are_joined_in_their_order_and_named_apart(tmp_path: Path) -> No
 
 def test_held_out_pairs_are_cut_from_train_and_found_again_for_evaluation(tmp_path: Path) -> None:
     dataset = {"train": write(tmp_path / "x.jsonl", pairs(100)), "eval": {"test_size": 0.1}}
-    prepared: Prepared = run(dataset)
-    held: HeldOut = run(dataset, prepare_eval)
+    prepared: PreparedData = run(dataset)
+    held: PreparedEval = run(dataset, prepare_eval)
     assert prepared.eval is not None
     assert prepared.eval.num_rows == 10
     assert list(held.eval) == list(prepared.eval)
@@ -282,7 +282,7 @@ def test_a_test_size_that_leaves_nothing_to_train_on_is_an_error(tmp_path: Path)
 
 def test_evaluation_of_a_source_of_its_own_reads_no_training_data(tmp_path: Path) -> None:
     held = write(tmp_path / "held.jsonl", pairs(4))
-    result: HeldOut = run({"train": {"path": str(tmp_path / "gone.jsonl")}, "eval": held}, prepare_eval)
+    result: PreparedEval = run({"train": {"path": str(tmp_path / "gone.jsonl")}, "eval": held}, prepare_eval)
     assert result.eval["row"][:] == [f"held.jsonl:{number}" for number in (1, 2, 3, 4)]
     assert result.report.train_pairs == 0
     with pytest.raises(UsageError, match="holds no pairs out"):

@@ -10,15 +10,20 @@ import pytest
 from support.data_tokenizers import tokenizer_of
 from support.tiny import pairs
 
-from orpo_cli.data.prepare import Prepared, prepare
+from orpo_cli.data.prepare import PreparedData, prepare
 from orpo_cli.errors import DataError, MachineError
 from orpo_cli.recipe.schema import DatasetSection
 
 
-def run(dataset: dict[str, Any], enough: int | None = None) -> Prepared:
+def run(dataset: dict[str, Any], pairs_needed: int | None = None) -> PreparedData:
     section = DatasetSection.model_validate(dataset)
     return prepare(
-        section, tokenizer_of("chatml"), max_length=192, max_prompt_length=96, note=lambda _: None, enough=enough
+        section,
+        tokenizer_of("chatml"),
+        max_length=192,
+        max_prompt_length=96,
+        note=lambda _: None,
+        pairs_needed=pairs_needed,
     )
 
 
@@ -128,14 +133,14 @@ def test_a_stream_is_read_until_training_has_its_pairs(tmp_path: Path) -> None:
     good = [json.dumps(ask(f"q{n}")) for n in range(2000)]
     (tmp_path / "x.jsonl").write_text("\n".join([*good, "this is not JSON"]))
     source = {"path": str(tmp_path / "x.jsonl"), "streaming": True}
-    prepared = run({"train": source}, enough=600)
+    prepared = run({"train": source}, pairs_needed=600)
     assert 600 <= len(prepared.train) < 1200
     assert names(prepared.train)[:2] == ["x.jsonl:1", "x.jsonl:2"]
-    assert len(run({"train": {**source, "max_samples": 7}}, enough=600).train) == 7
+    assert len(run({"train": {**source, "max_samples": 7}}, pairs_needed=600).train) == 7
     with pytest.raises(DataError, match="2001"):
-        run({"train": source}, enough=5000)
+        run({"train": source}, pairs_needed=5000)
     with pytest.raises(DataError, match="has no split"):
-        run({"train": {**source, "split": "train[:5]"}}, enough=5)
+        run({"train": {**source, "split": "train[:5]"}}, pairs_needed=5)
 
 
 def test_streams_give_their_shares(tmp_path: Path) -> None:
@@ -147,7 +152,7 @@ def test_streams_give_their_shares(tmp_path: Path) -> None:
         }
         for name, weight in (("a", 3.0), ("b", 1.0))
     ]
-    report = run({"train": sources}, enough=4000).report
+    report = run({"train": sources}, pairs_needed=4000).report
     assert report.sources[0].kept in range(3000, 3513)
     assert report.sources[1].kept in range(1000, 1513)
 

@@ -18,11 +18,11 @@ from transformers import PreTrainedTokenizerFast
 from trl.data_utils import apply_chat_template
 from trl.experimental.orpo import ORPOTrainer
 
-from orpo_cli.data.chat_template import Renderer, Texts, renderer
-from orpo_cli.data.formats.detect import recognise
+from orpo_cli.data.chat_template import ChatTemplateRenderer, PairTexts, renderer
+from orpo_cli.data.formats.detect import detect_format
 from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.data.prepare import prepare
-from orpo_cli.data.tokenize import Encoder, Tokens, encoder, fit
+from orpo_cli.data.tokenize import PairTokenizer, PairTokens, encoder, truncate
 from orpo_cli.errors import UsageError
 from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 from orpo_cli.recipe.schema import DatasetSection
@@ -45,10 +45,10 @@ def conversations(draw: st.DrawFn) -> Pair:
     return Pair(tuple(history), (Message("assistant", chosen),), (Message("assistant", rejected),))
 
 
-TOOLS: dict[PreTrainedTokenizerFast, tuple[Renderer, Encoder]] = {}
+TOOLS: dict[PreTrainedTokenizerFast, tuple[ChatTemplateRenderer, PairTokenizer]] = {}
 
 
-def encoded(tokenizer: PreTrainedTokenizerFast, pair: Pair) -> tuple[Texts, Tokens]:
+def encoded(tokenizer: PreTrainedTokenizerFast, pair: Pair) -> tuple[PairTexts, PairTokens]:
     if tokenizer not in TOOLS:
         rendering = renderer(tokenizer)
         TOOLS[tokenizer] = rendering, encoder(tokenizer, rendering.end_tokens)
@@ -69,10 +69,10 @@ def test_prompt_ids_are_those_of_inference_and_no_token_spans_the_border(name: s
     texts, tokens = encoded(tokenizer, pair)
     inference = tokenizer.apply_chat_template(as_messages(pair.prompt), add_generation_prompt=True)["input_ids"]
     if name == "opened_thought":  # its generation prompt is not part of a finished conversation
-        assert texts.shortened
+        assert texts.generation_prompt_shortened
         assert tokens.prompt == inference[: len(tokens.prompt)]
     else:
-        assert not texts.shortened
+        assert not texts.generation_prompt_shortened
         assert tokens.prompt == inference
     for answer, ids in ((pair.chosen, tokens.chosen), (pair.rejected, tokens.rejected)):
         whole = tokenizer.apply_chat_template(as_messages((*pair.prompt, *answer)), tokenize=False)
@@ -218,7 +218,7 @@ def trl_ids(tokenizer: PreTrainedTokenizerFast, row: dict[str, str], max_length:
 def test_ids_equal_trls_where_it_is_given_the_right_texts(name: str) -> None:
     tokenizer = tokenizer_of(name)
     tokenizer = tokenizer if name in ("chatml", "mistral") else with_eos(tokenizer)
-    read = recognise(pairs(6)).read
+    read = detect_format(pairs(6)).read
     for row in pairs(6):
         texts, tokens = encoded(tokenizer, read(row, Counter()))
         trl = trl_ids(tokenizer, {"prompt": texts.prompt, "chosen": texts.chosen, "rejected": texts.rejected})
@@ -244,7 +244,7 @@ def test_trl_doubles_the_end_of_chatml_where_we_do_not() -> None:
     tokenizer = tokenizer_of("chatml")
     row = pairs(1)[0]
     trl = trl_ids(tokenizer, apply_chat_template(row, tokenizer))
-    ours = encoded(tokenizer, recognise([row]).read(row, Counter()))[1]
+    ours = encoded(tokenizer, detect_format([row]).read(row, Counter()))[1]
     newline = tokenizer("\n")["input_ids"]
     assert trl["chosen_input_ids"] == ours.prompt + ours.chosen + newline + [tokenizer.eos_token_id]
 
@@ -309,27 +309,27 @@ FIT = {"max_length": 7, "max_prompt_length": 4, "truncation_mode": "keep_end", "
 
 
 def test_a_long_prompt_keeps_its_end_its_start_or_drops() -> None:
-    tokens = Tokens([1, 5, 6, 7, 8, 9], [20, 2], [21, 22, 2])
-    assert fit(tokens, **FIT).prompt == [6, 7, 8, 9]  # type: ignore[arg-type]
-    assert fit(tokens, **{**FIT, "bos_id": 1}).prompt == [1, 7, 8, 9]  # type: ignore[arg-type]
-    assert fit(tokens, **{**FIT, "truncation_mode": "keep_start"}).prompt == [1, 5, 6, 7]  # type: ignore[arg-type]
-    assert fit(tokens, **FIT).prompt_cut  # type: ignore[arg-type]
+    tokens = PairTokens([1, 5, 6, 7, 8, 9], [20, 2], [21, 22, 2])
+    assert truncate(tokens, **FIT).prompt == [6, 7, 8, 9]  # type: ignore[arg-type]
+    assert truncate(tokens, **{**FIT, "bos_id": 1}).prompt == [1, 7, 8, 9]  # type: ignore[arg-type]
+    assert truncate(tokens, **{**FIT, "truncation_mode": "keep_start"}).prompt == [1, 5, 6, 7]  # type: ignore[arg-type]
+    assert truncate(tokens, **FIT).prompt_truncated  # type: ignore[arg-type]
     with pytest.raises(RowRejected) as caught:
-        fit(tokens, **{**FIT, "truncation_mode": "drop"})  # type: ignore[arg-type]
+        truncate(tokens, **{**FIT, "truncation_mode": "drop"})  # type: ignore[arg-type]
     assert caught.value.reason == "prompt_too_long"
 
 
 @pytest.mark.parametrize("mode", ["keep_end", "keep_start", "drop"])
 def test_nothing_is_cut_of_a_pair_that_fits(mode: str) -> None:
-    tokens = Tokens([1, 5, 6, 7, 8, 9], [20, 2], [21, 22, 2])
-    fitted = fit(tokens, **{**FIT, "max_length": 9, "truncation_mode": mode})  # type: ignore[arg-type]
+    tokens = PairTokens([1, 5, 6, 7, 8, 9], [20, 2], [21, 22, 2])
+    fitted = truncate(tokens, **{**FIT, "max_length": 9, "truncation_mode": mode})  # type: ignore[arg-type]
     assert fitted[:3] == tokens
-    assert not fitted.prompt_cut
+    assert not fitted.prompt_truncated
 
 
 def test_a_bos_that_opens_every_turn_is_not_kept_in_front() -> None:
-    tokens = Tokens([1, 5, 6, 1, 7, 8], [20, 2], [21, 2])
-    assert fit(tokens, **{**FIT, "bos_id": 1}).prompt == [6, 1, 7, 8]  # type: ignore[arg-type]
+    tokens = PairTokens([1, 5, 6, 1, 7, 8], [20, 2], [21, 2])
+    assert truncate(tokens, **{**FIT, "bos_id": 1}).prompt == [6, 1, 7, 8]  # type: ignore[arg-type]
 
 
 @given(
@@ -342,7 +342,7 @@ def test_a_bos_that_opens_every_turn_is_not_kept_in_front() -> None:
 def test_no_sequence_exceeds_max_length_and_no_answer_is_empty(
     prompt: list[int], answers: list[list[int]], max_length: int, max_prompt_length: int, mode: str
 ) -> None:
-    tokens = Tokens(prompt, [*answers[0], 2], [*answers[1], 2])
+    tokens = PairTokens(prompt, [*answers[0], 2], [*answers[1], 2])
     limits: dict[str, Any] = {"max_length": max_length, "max_prompt_length": max_prompt_length, "truncation_mode": mode}
     too_long = len(prompt) + max(len(tokens.chosen), len(tokens.rejected)) > max_length
     cuts_prompt = too_long and len(prompt) > max_prompt_length
@@ -350,17 +350,17 @@ def test_no_sequence_exceeds_max_length_and_no_answer_is_empty(
     due = "prompt_too_long" if mode == "drop" and cuts_prompt else "identical_when_cut" if room else "no_room"
     if due != "identical_when_cut" or tokens.chosen[:room] == tokens.rejected[:room]:
         with pytest.raises(RowRejected) as caught:
-            fit(tokens, **limits, bos_id=3)
+            truncate(tokens, **limits, bos_id=3)
         assert caught.value.reason == due
         return
-    fitted = fit(tokens, **limits, bos_id=3)
+    fitted = truncate(tokens, **limits, bos_id=3)
     assert len(fitted.prompt) == (max_prompt_length if cuts_prompt else len(prompt))
     for answer, whole in ((fitted.chosen, tokens.chosen), (fitted.rejected, tokens.rejected)):
         assert len(answer) >= 1
         assert len(fitted.prompt) + len(answer) <= max_length
         assert answer == whole[: len(answer)]
     cut = sum(answer[-1] != 2 for answer in (fitted.chosen, fitted.rejected))
-    assert fitted.answers_cut == cut
-    assert fitted.prompt_cut == cuts_prompt
+    assert fitted.completions_truncated == cut
+    assert fitted.prompt_truncated == cuts_prompt
     assert too_long or fitted[:3] == tokens
     assert fitted.chosen != fitted.rejected

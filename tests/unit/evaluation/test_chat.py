@@ -6,90 +6,94 @@ from pathlib import Path
 
 import pytest
 from support.tiny import save_tiny_model
-from support.tiny_eval_run import make_judged_run, opened
+from support.tiny_eval_run import make_eval_run, open_target_quietly
 
 from orpo_cli.data.pair import Message
 from orpo_cli.errors import UsageError
 from orpo_cli.evaluation.chat import Conversation
 from orpo_cli.evaluation.eval_target import EvalTarget, Variant
-from orpo_cli.evaluation.generation import Sampling, answer_prompts
-from orpo_cli.evaluation.prompts import PromptMaker
+from orpo_cli.evaluation.generation import SamplingParams, generate_completions
+from orpo_cli.evaluation.prompts import PromptBuilder
 
-SAMPLING = Sampling(max_new_tokens=12)
+SAMPLING = SamplingParams(max_new_tokens=12)
 
 
 @pytest.fixture(scope="module")
-def subject(tmp_path_factory: pytest.TempPathFactory) -> EvalTarget:
-    return opened(make_judged_run(tmp_path_factory.mktemp("run")).root)
+def target(tmp_path_factory: pytest.TempPathFactory) -> EvalTarget:
+    return open_target_quietly(make_eval_run(tmp_path_factory.mktemp("run")).root)
 
 
 @pytest.fixture
 def speaker(tmp_path: Path) -> EvalTarget:
     """A model whose random answers are whole words: the streamer holds text back until a space."""
-    subject = opened(save_tiny_model(tmp_path / "model", tied=False))
-    words = [index for token, index in subject.tokenizer.get_vocab().items() if token[0] == "Ġ" and token[1:].isalpha()]
-    head = subject.model.get_output_embeddings().weight.data
+    target = open_target_quietly(save_tiny_model(tmp_path / "model", tied=False))
+    words = [index for token, index in target.tokenizer.get_vocab().items() if token[0] == "Ġ" and token[1:].isalpha()]
+    head = target.model.get_output_embeddings().weight.data
     kept = head[words].clone()
     head.zero_()
     head[words] = kept
-    return subject
+    return target
 
 
-def begun(subject: EvalTarget, system: str | None = None, sampling: Sampling = SAMPLING) -> Conversation:
-    return Conversation(subject, sampling, system=system)
+def start_conversation(
+    target: EvalTarget, system: str | None = None, sampling: SamplingParams = SAMPLING
+) -> Conversation:
+    return Conversation(target, sampling, system=system)
 
 
 def silent(_text: str) -> None:
     pass
 
 
-def answer_to(subject: EvalTarget, voice: Variant, *turns: tuple[str, str]) -> str:
+def answer_to(target: EvalTarget, variant: Variant, *turns: tuple[str, str]) -> str:
     """The greedy answer to a whole conversation, without Conversation."""
-    maker = PromptMaker(subject.tokenizer, plain=False)
-    prompt = maker.conversation([Message(*turn) for turn in turns])
-    with subject.use_variant(voice) as model:
-        return answer_prompts(model, subject.tokenizer, [prompt], SAMPLING, end_ids=maker.end_ids)[0].text
+    builder = PromptBuilder(target.tokenizer, plain=False)
+    prompt = builder.from_messages([Message(*turn) for turn in turns])
+    with target.use_variant(variant) as model:
+        return generate_completions(model, target.tokenizer, [prompt], SAMPLING, end_token_ids=builder.end_token_ids)[
+            0
+        ].text
 
 
-@pytest.mark.parametrize("voice", ["base", "tuned"])
-def test_the_second_answer_knows_the_first_turn(subject: EvalTarget, voice: Variant) -> None:
-    conversation = begun(subject, system="Be brief.")
-    first = conversation.ask(voice, "Why?", silent).text
-    second = conversation.ask(voice, "And then?", silent).text
-    assert first == answer_to(subject, voice, ("system", "Be brief."), ("user", "Why?"))
+@pytest.mark.parametrize("variant", ["base", "tuned"])
+def test_the_second_answer_knows_the_first_turn(target: EvalTarget, variant: Variant) -> None:
+    conversation = start_conversation(target, system="Be brief.")
+    first = conversation.ask(variant, "Why?", silent).text
+    second = conversation.ask(variant, "And then?", silent).text
+    assert first == answer_to(target, variant, ("system", "Be brief."), ("user", "Why?"))
     history = [("system", "Be brief."), ("user", "Why?"), ("assistant", first), ("user", "And then?")]
-    assert second == answer_to(subject, voice, *history)
+    assert second == answer_to(target, variant, *history)
 
 
-def test_base_and_tuned_remember_their_own_answers(subject: EvalTarget) -> None:
-    both, alone = begun(subject), begun(subject)
+def test_base_and_tuned_remember_their_own_answers(target: EvalTarget) -> None:
+    both, alone = start_conversation(target), start_conversation(target)
     for text in ("Why?", "And then?"):
         base, tuned = both.ask("base", text, silent), both.ask("tuned", text, silent)
         assert base.text != tuned.text
         assert tuned == alone.ask("tuned", text, silent)
 
 
-def test_what_is_streamed_is_the_answer(subject: EvalTarget) -> None:
+def test_what_is_streamed_is_the_answer(target: EvalTarget) -> None:
     said: list[str] = []
-    answer = begun(subject).ask("tuned", "Why?", said.append)
+    answer = start_conversation(target).ask("tuned", "Why?", said.append)
     assert "".join(said) == answer.text
     assert answer.text
 
 
 def test_the_end_of_turn_is_not_streamed(speaker: EvalTarget) -> None:
     whole: list[str] = []
-    before = begun(speaker).ask("model", "Why?", whole.append)
+    before = start_conversation(speaker).ask("model", "Why?", whole.append)
     assert not before.finished
     tokens = speaker.tokenizer(before.text, add_special_tokens=False).input_ids
     speaker.model.generation_config.eos_token_id = tokens[-1]  # an ordinary token, as if it ended a turn
     said: list[str] = []
-    answer = begun(speaker).ask("model", "Why?", said.append)
+    answer = start_conversation(speaker).ask("model", "Why?", said.append)
     assert answer.finished
     assert "".join(said) == answer.text == speaker.tokenizer.decode(tokens[: tokens.index(tokens[-1])])
 
 
-def test_reset_forgets_all_but_the_system_message(subject: EvalTarget) -> None:
-    conversation = begun(subject, system="Be brief.")
+def test_reset_forgets_all_but_the_system_message(target: EvalTarget) -> None:
+    conversation = start_conversation(target, system="Be brief.")
     first = conversation.ask("tuned", "Why?", silent)
     assert conversation.ask("tuned", "Why?", silent) != first, "a model that does not see the history shows nothing"
     conversation.reset()
@@ -98,9 +102,9 @@ def test_reset_forgets_all_but_the_system_message(subject: EvalTarget) -> None:
 
 def test_an_interrupted_answer_is_remembered_as_far_as_it_was_said(speaker: EvalTarget) -> None:
     parts: list[str] = []
-    begun(speaker).ask("model", "Name the rivers, please.", parts.append)
+    start_conversation(speaker).ask("model", "Name the rivers, please.", parts.append)
     assert len(parts) > 3, "nothing left to interrupt"
-    conversation, said = begun(speaker), []
+    conversation, said = start_conversation(speaker), []
 
     def stop_after_two(text: str) -> None:
         said.append(text)
@@ -109,32 +113,32 @@ def test_an_interrupted_answer_is_remembered_as_far_as_it_was_said(speaker: Eval
 
     with pytest.raises(KeyboardInterrupt):
         conversation.ask("model", "Name the rivers, please.", stop_after_two)
-    heard = "".join(said)
-    assert "".join(parts).startswith(heard)
-    assert len(heard) < len("".join(parts))
+    streamed = "".join(said)
+    assert "".join(parts).startswith(streamed)
+    assert len(streamed) < len("".join(parts))
     again = conversation.ask("model", "And?", silent).text
-    turns = [("user", "Name the rivers, please."), ("assistant", heard), ("user", "And?")]
+    turns = [("user", "Name the rivers, please."), ("assistant", streamed), ("user", "And?")]
     assert again == answer_to(speaker, "model", *turns)
 
 
-def test_a_conversation_beyond_the_context_is_refused_and_not_remembered(subject: EvalTarget) -> None:
-    conversation = begun(subject)
+def test_a_conversation_beyond_the_context_is_refused_and_not_remembered(target: EvalTarget) -> None:
+    conversation = start_conversation(target)
     with pytest.raises(UsageError, match="the conversation has"):
         conversation.ask("tuned", "Why? " * 60, silent)
-    assert conversation.ask("tuned", "Why?", silent).text == answer_to(subject, "tuned", ("user", "Why?"))
+    assert conversation.ask("tuned", "Why?", silent).text == answer_to(target, "tuned", ("user", "Why?"))
 
 
-def test_sampled_conversations_repeat_with_their_seed(subject: EvalTarget) -> None:
+def test_sampled_conversations_repeat_with_their_seed(target: EvalTarget) -> None:
     def talk(seed: int) -> list[str]:
-        conversation = begun(subject, sampling=Sampling(12, temperature=1.5, seed=seed))
+        conversation = start_conversation(target, sampling=SamplingParams(12, temperature=1.5, seed=seed))
         return [conversation.ask("tuned", text, silent).text for text in ("Why?", "And?")]
 
     assert talk(1) == talk(1) != talk(2)
 
 
 def test_a_model_without_a_chat_template_cannot_chat(tmp_path: Path) -> None:
-    subject = opened(save_tiny_model(tmp_path / "model"))
-    subject.tokenizer.chat_template = None
+    target = open_target_quietly(save_tiny_model(tmp_path / "model"))
+    target.tokenizer.chat_template = None
     with pytest.raises(UsageError, match="has no chat template") as caught:
-        begun(subject)
+        start_conversation(target)
     assert "--chat-template" in str(caught.value.remedy)

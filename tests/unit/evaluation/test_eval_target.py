@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from support.tiny import save_tiny_model
-from support.tiny_eval_run import make_judged_run, opened
+from support.tiny_eval_run import make_eval_run, open_target_quietly
 from support.tiny_run import byte_tokenizer, stored_logits, tuned_logits
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -27,8 +27,8 @@ ADAPTERS: dict[str, dict[str, Any]] = {
 }
 
 
-def logits(subject: EvalTarget, voice: Any) -> torch.Tensor:
-    with subject.use_variant(voice) as model, torch.inference_mode():
+def logits(target: EvalTarget, variant: Any) -> torch.Tensor:
+    with target.use_variant(variant) as model, torch.inference_mode():
         return model(input_ids=IDS).logits.float()
 
 
@@ -48,15 +48,15 @@ def biased_base(folder: Path) -> Path:
 def test_base_is_the_model_without_its_adapter_and_tuned_is_the_one_with_it(tmp_path: Path, kind: str) -> None:
     if kind == "bias":
         biased_base(tmp_path / "base")
-    run = make_judged_run(tmp_path, peft=ADAPTERS[kind])
+    run = make_eval_run(tmp_path, peft=ADAPTERS[kind])
     if kind == "bias":
         move_biases(run.adapter)
-    subject = opened(run.root)
-    base, tuned = logits(subject, "base"), logits(subject, "tuned")
+    target = open_target_quietly(run.root)
+    base, tuned = logits(target, "base"), logits(target, "tuned")
     assert torch.allclose(base, stored_logits(tmp_path / "base"), atol=1e-5)
     assert torch.allclose(tuned, tuned_logits(run), atol=1e-5)
     assert (base - tuned).abs().max() > 0.05
-    assert torch.equal(logits(subject, "tuned"), tuned), "the adapter is on again"
+    assert torch.equal(logits(target, "tuned"), tuned), "the adapter is on again"
 
 
 def move_biases(adapter: Path) -> None:
@@ -71,50 +71,53 @@ def move_biases(adapter: Path) -> None:
 
 
 def test_base_of_a_full_run_is_loaded_beside_it(tmp_path: Path) -> None:
-    run = make_judged_run(tmp_path, full=True)
+    run = make_eval_run(tmp_path, full=True)
     model = LlamaForCausalLM.from_pretrained(run.model)
     model.lm_head.weight.data *= 1.5
     model.save_pretrained(run.model)
-    subject = opened(run.root)
-    assert subject.voices == ("base", "tuned")
-    assert torch.allclose(logits(subject, "base"), stored_logits(tmp_path / "base"), atol=1e-5)
-    assert torch.allclose(logits(subject, "tuned"), stored_logits(run.model), atol=1e-5)
+    target = open_target_quietly(run.root)
+    assert target.variants == ("base", "tuned")
+    assert torch.allclose(logits(target, "base"), stored_logits(tmp_path / "base"), atol=1e-5)
+    assert torch.allclose(logits(target, "tuned"), stored_logits(run.model), atol=1e-5)
 
 
 def test_a_model_folder_speaks_alone(tmp_path: Path) -> None:
-    subject = opened(save_tiny_model(tmp_path / "model"))
-    assert subject.voices == ("model",)
-    assert torch.allclose(logits(subject, "model"), stored_logits(tmp_path / "model"), atol=1e-6)
+    target = open_target_quietly(save_tiny_model(tmp_path / "model"))
+    assert target.variants == ("model",)
+    assert torch.allclose(logits(target, "model"), stored_logits(tmp_path / "model"), atol=1e-6)
 
 
 def test_a_model_gets_the_chat_template_that_is_asked_for(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "model")
-    assert opened(folder, chat_template="zephyr").tokenizer.chat_template != opened(folder).tokenizer.chat_template
+    assert (
+        open_target_quietly(folder, chat_template="zephyr").tokenizer.chat_template
+        != open_target_quietly(folder).tokenizer.chat_template
+    )
 
 
 def test_a_run_keeps_its_chat_template(tmp_path: Path) -> None:
-    run = make_judged_run(tmp_path)
+    run = make_eval_run(tmp_path)
     with pytest.raises(UsageError, match="--chat-template does nothing for the run"):
-        opened(run.root, chat_template="zephyr")
+        open_target_quietly(run.root, chat_template="zephyr")
 
 
 def test_a_bare_adapter_is_refused_with_a_way_on(tmp_path: Path) -> None:
-    run = make_judged_run(tmp_path)
+    run = make_eval_run(tmp_path)
     with pytest.raises(UsageError, match="LoRA adapter without its base") as caught:
-        opened(run.adapter)
+        open_target_quietly(run.adapter)
     assert "orpo merge" in str(caught.value.remedy)
 
 
 def test_a_folder_that_is_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="neither a run directory nor a model folder"):
-        opened(tmp_path)
+        open_target_quietly(tmp_path)
 
 
 def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such run directory or model"):
-        opened(tmp_path / "runs" / "nothing")
+        open_target_quietly(tmp_path / "runs" / "nothing")
 
 
 def test_a_name_that_is_neither_here_nor_on_the_hub_says_both() -> None:
     with pytest.raises(HubError, match="runs/nothing is no folder here"):
-        opened("runs/nothing")
+        open_target_quietly("runs/nothing")

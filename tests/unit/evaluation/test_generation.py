@@ -10,8 +10,8 @@ from support.tiny import tiny_llama, tiny_tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from orpo_cli.errors import UsageError
-from orpo_cli.evaluation.generation import Answer, Sampling, answer_prompts, stop_ids
-from orpo_cli.evaluation.prompts import Prompt, PromptMaker
+from orpo_cli.evaluation.generation import Completion, SamplingParams, generate_completions, stop_token_ids
+from orpo_cli.evaluation.prompts import Prompt, PromptBuilder
 
 QUESTIONS = [
     "Why?",
@@ -34,15 +34,15 @@ def model(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
 
 @pytest.fixture(scope="module")
 def prompts(tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
-    maker = PromptMaker(tokenizer, plain=False)
-    return [maker.text(question) for question in QUESTIONS]
+    builder = PromptBuilder(tokenizer, plain=False)
+    return [builder.from_text(question) for question in QUESTIONS]
 
 
 def answers(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], **options: object
-) -> list[Answer]:
-    sampling = options.pop("sampling", Sampling(max_new_tokens=12))
-    return answer_prompts(model, tokenizer, prompts, sampling, **{"end_ids": frozenset({2}), **options})  # type: ignore[arg-type]
+) -> list[Completion]:
+    sampling = options.pop("sampling", SamplingParams(max_new_tokens=12))
+    return generate_completions(model, tokenizer, prompts, sampling, **{"end_token_ids": frozenset({2}), **options})  # type: ignore[arg-type]
 
 
 def greedy(model: LlamaForCausalLM, prompt: Prompt, tokens: int = 12) -> list[int]:
@@ -84,7 +84,7 @@ def test_an_answer_ends_at_every_token_that_ends_a_turn(model, tokenizer, prompt
     tokens = greedy(model, prompts[0])
     end = next(token for token in tokens[3:] if tokens.index(token) >= 3)
     position = tokens.index(end)
-    by_template = answers(model, tokenizer, prompts[:1], end_ids=frozenset({end}))[0]
+    by_template = answers(model, tokenizer, prompts[:1], end_token_ids=frozenset({end}))[0]
     model.generation_config.eos_token_id = [2, end]
     by_config = answers(model, tokenizer, prompts[:1])[0]
     assert by_template == by_config
@@ -95,17 +95,17 @@ def test_an_answer_ends_at_every_token_that_ends_a_turn(model, tokenizer, prompt
 
 def test_an_answer_that_ends_early_in_a_batch_holds_no_padding(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
     end = greedy(model, prompts[0])[1]
-    alone = answers(model, tokenizer, prompts[:1], end_ids=frozenset({end}))
-    together = answers(model, tokenizer, prompts, end_ids=frozenset({end}))
+    alone = answers(model, tokenizer, prompts[:1], end_token_ids=frozenset({end}))
+    together = answers(model, tokenizer, prompts, end_token_ids=frozenset({end}))
     assert together[0] == alone[0]
     assert together[0].tokens <= 2
 
 
 def test_stop_tokens_are_those_of_config_tokenizer_and_template(model, tokenizer) -> None:  # type: ignore[no-untyped-def]
     model.generation_config.eos_token_id = [7, 9]
-    assert stop_ids(model, tokenizer, frozenset({11})) == [2, 7, 9, 11]
+    assert stop_token_ids(model, tokenizer, frozenset({11})) == [2, 7, 9, 11]
     model.generation_config.eos_token_id = None
-    assert stop_ids(model, tokenizer, frozenset()) == [tokenizer.eos_token_id]
+    assert stop_token_ids(model, tokenizer, frozenset()) == [tokenizer.eos_token_id]
 
 
 def test_a_model_cannot_turn_greedy_answers_into_others_by_its_config(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
@@ -121,21 +121,21 @@ def test_a_model_cannot_turn_greedy_answers_into_others_by_its_config(model, tok
 
 
 def test_sampled_answers_repeat_with_their_seed(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
-    def sampled(seed: int | None) -> list[Answer]:
-        return answers(model, tokenizer, prompts, sampling=Sampling(12, temperature=1.5, seed=seed))
+    def sampled(seed: int | None) -> list[Completion]:
+        return answers(model, tokenizer, prompts, sampling=SamplingParams(12, temperature=1.5, seed=seed))
 
     assert sampled(3) == sampled(3)
     assert sampled(3) != sampled(4)
 
 
 def test_sampling_without_a_seed_draws_one_and_greedy_needs_none() -> None:
-    assert Sampling(temperature=0.5).with_seed().seed is not None
-    assert Sampling(temperature=0.5, seed=7).with_seed().seed == 7
-    assert Sampling().with_seed().seed is None
+    assert SamplingParams(temperature=0.5).with_seed().seed is not None
+    assert SamplingParams(temperature=0.5, seed=7).with_seed().seed == 7
+    assert SamplingParams().with_seed().seed is None
 
 
 def test_a_tiny_top_p_is_greedy(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
-    sampling = Sampling(12, temperature=1.0, top_p=1e-6, seed=0)
+    sampling = SamplingParams(12, temperature=1.0, top_p=1e-6, seed=0)
     assert answers(model, tokenizer, prompts, sampling=sampling) == answers(model, tokenizer, prompts)
 
 
@@ -143,5 +143,5 @@ def test_what_does_not_fit_into_the_context_is_refused(model, tokenizer, prompts
     fits = 512 - max(len(prompt.input_ids) for prompt in prompts)
     message = f"prompt 4 has {512 - fits} tokens; with {fits + 1} new ones that is more than the 512"
     with pytest.raises(UsageError, match=message):
-        answers(model, tokenizer, prompts, sampling=Sampling(fits + 1))
-    assert len(answers(model, tokenizer, prompts[3:4], sampling=Sampling(fits))) == 1
+        answers(model, tokenizer, prompts, sampling=SamplingParams(fits + 1))
+    assert len(answers(model, tokenizer, prompts[3:4], sampling=SamplingParams(fits))) == 1

@@ -1,4 +1,4 @@
-"""Which pairs a subject is judged on."""
+"""Which pairs a target is judged on."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from typing import Any
 
 import pytest
 from support.tiny import save_tiny_model, write_pairs
-from support.tiny_eval_run import HELD_OUT, make_judged_run, opened
+from support.tiny_eval_run import HELD_OUT, make_eval_run, open_target_quietly
 
 from orpo_cli.data.prepare import prepare
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.evaluation.eval_target import EvalTarget
 from orpo_cli.evaluation.evaluate import evaluate
-from orpo_cli.evaluation.held_out_pairs import Judged, judged_pairs
+from orpo_cli.evaluation.held_out_pairs import HeldOutPairs, load_held_out_pairs
 from orpo_cli.recipe.schema import DatasetSection, EvalSplit, Source
 from orpo_cli.rundir import RunDir
 
 
-def judged(subject: EvalTarget, **options: Any) -> Judged:
-    return judged_pairs(subject, **{"note": lambda _: None, **options})
+def judged(target: EvalTarget, **options: Any) -> HeldOutPairs:
+    return load_held_out_pairs(target, **{"note": lambda _: None, **options})
 
 
 def split_run(folder: Path) -> RunDir:
     """A run that cut its held-out pairs from its training pairs."""
     source = Source(path=str(write_pairs(folder / "all.jsonl", 20)))
     dataset = DatasetSection(train=[source], eval=EvalSplit(test_size=0.25), max_prompt_length=96)
-    return make_judged_run(folder, dataset=dataset)
+    return make_eval_run(folder, dataset=dataset)
 
 
 def test_a_run_is_judged_on_what_its_training_held_out(tmp_path: Path) -> None:
     run = split_run(tmp_path)
-    subject, plan = opened(run.root), run.read_plan()
-    theirs = prepare(plan.dataset, subject.tokenizer, max_length=192, max_prompt_length=96, note=lambda _: None)
+    target, plan = open_target_quietly(run.root), run.read_plan()
+    theirs = prepare(plan.dataset, target.tokenizer, max_length=192, max_prompt_length=96, note=lambda _: None)
     assert theirs.eval is not None
-    got = judged(subject)
+    got = judged(target)
     assert got.rows == list(theirs.eval)
     assert len(got.rows) == got.available == 5
     assert not {row["row"] for row in got.rows} & set(theirs.train["row"])
@@ -43,79 +43,79 @@ def test_a_run_is_judged_on_what_its_training_held_out(tmp_path: Path) -> None:
 
 def test_changed_held_out_pairs_are_noticed(tmp_path: Path) -> None:
     run = split_run(tmp_path)
-    subject, plan = opened(run.root), run.read_plan()
-    assert judged(subject).same_as_in_training is None
-    report = prepare(plan.dataset, subject.tokenizer, max_length=192, max_prompt_length=96, note=lambda _: None).report
+    target, plan = open_target_quietly(run.root), run.read_plan()
+    assert judged(target).same_as_in_training is None
+    report = prepare(plan.dataset, target.tokenizer, max_length=192, max_prompt_length=96, note=lambda _: None).report
     run.data_report.write_text(json.dumps(report.as_dict()))
-    assert judged(subject).same_as_in_training is True
+    assert judged(target).same_as_in_training is True
     data = tmp_path / "all.jsonl"
     data.write_text(data.read_text().replace("It is", "It was"))
-    assert judged(subject).same_as_in_training is False
+    assert judged(target).same_as_in_training is False
 
 
 def test_max_samples_takes_the_first(tmp_path: Path) -> None:
-    subject = opened(make_judged_run(tmp_path).root)
-    assert judged(subject, max_samples=3).rows == judged(subject).rows[:3]
-    assert judged(subject, max_samples=3).available == HELD_OUT
-    assert len(judged(subject, max_samples=99).rows) == HELD_OUT
+    target = open_target_quietly(make_eval_run(tmp_path).root)
+    assert judged(target, max_samples=3).rows == judged(target).rows[:3]
+    assert judged(target, max_samples=3).available == HELD_OUT
+    assert len(judged(target, max_samples=99).rows) == HELD_OUT
 
 
 def test_other_data_is_cut_to_the_lengths_of_the_run(tmp_path: Path) -> None:
-    subject = opened(make_judged_run(tmp_path, training={"beta": 0.1, "max_length": 70}).root)
+    target = open_target_quietly(make_eval_run(tmp_path, training={"beta": 0.1, "max_length": 70}).root)
     other = write_pairs(tmp_path / "other.jsonl", 4, start=200)
-    got = judged(subject, data=str(other))
+    got = judged(target, data=str(other))
     assert got.source == str(other)
     assert got.same_as_in_training is None
     assert max(len(row["rejected_input_ids"]) for row in got.rows) == 70
 
 
 def test_a_model_on_its_own_is_judged_on_data_with_a_length_of_its_own(tmp_path: Path) -> None:
-    subject = opened(save_tiny_model(tmp_path / "model"))
+    target = open_target_quietly(save_tiny_model(tmp_path / "model"))
     data = str(write_pairs(tmp_path / "pairs.jsonl", 4))
     longest = [
-        max(len(row["rejected_input_ids"]) for row in judged(subject, data=data, max_length=n).rows) for n in (40, 400)
+        max(len(row["rejected_input_ids"]) for row in judged(target, data=data, max_length=n).rows) for n in (40, 400)
     ]
     assert longest[0] == 40 < longest[1]
 
 
 def test_a_model_on_its_own_needs_data(tmp_path: Path) -> None:
-    subject = opened(save_tiny_model(tmp_path / "model"))
+    target = open_target_quietly(save_tiny_model(tmp_path / "model"))
     with pytest.raises(UsageError) as caught:
-        judged(subject)
+        judged(target)
     assert "--data" in str(caught.value.remedy)
 
 
 def test_a_run_without_held_out_pairs_says_what_to_do(tmp_path: Path) -> None:
     source = Source(path=str(write_pairs(tmp_path / "all.jsonl", 5)))
-    run = make_judged_run(tmp_path, dataset=DatasetSection(train=[source], max_prompt_length=96))
+    run = make_eval_run(tmp_path, dataset=DatasetSection(train=[source], max_prompt_length=96))
     with pytest.raises(UsageError, match="held no pairs out") as caught:
-        judged(opened(run.root))
+        judged(open_target_quietly(run.root))
     assert "--data" in str(caught.value.remedy)
 
 
 def test_a_length_is_refused_for_a_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--max-length does nothing"):
-        judged(opened(make_judged_run(tmp_path).root), max_length=64)
+        judged(open_target_quietly(make_eval_run(tmp_path).root), max_length=64)
 
 
 def test_missing_data_is_an_error_of_the_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
-        judged(opened(make_judged_run(tmp_path).root), data=str(tmp_path / "none.jsonl"))
+        judged(open_target_quietly(make_eval_run(tmp_path).root), data=str(tmp_path / "none.jsonl"))
 
 
 def test_only_a_whole_evaluation_on_held_out_pairs_is_kept_in_the_run(tmp_path: Path) -> None:
-    run = make_judged_run(tmp_path)
-    subject = opened(run.root)
-    evaluate(subject, judged(subject, max_samples=2))
-    evaluate(subject, judged(subject, data=str(write_pairs(tmp_path / "other.jsonl", 3))))
+    run = make_eval_run(tmp_path)
+    target = open_target_quietly(run.root)
+    evaluate(target, judged(target, max_samples=2))
+    evaluate(target, judged(target, data=str(write_pairs(tmp_path / "other.jsonl", 3))))
     assert not run.evaluation.exists()
-    document = evaluate(subject, judged(subject))
+    document = evaluate(target, judged(target))
     assert json.loads(run.evaluation.read_text()) == json.loads(json.dumps(document))
 
 
 def test_the_document_compares_base_and_tuned(tmp_path: Path) -> None:
-    subject = opened(make_judged_run(tmp_path).root)
-    document = evaluate(subject, judged(subject))
+    target = open_target_quietly(make_eval_run(tmp_path).root)
+    document = evaluate(target, judged(target))
     base, tuned, change = document["models"]["base"], document["models"]["tuned"], document["change"]
     assert document["beta"] == 0.3
     assert document["pairs"] == len(document["scores"]) == HELD_OUT
@@ -132,7 +132,7 @@ def test_the_document_compares_base_and_tuned(tmp_path: Path) -> None:
 
 
 def test_a_model_on_its_own_has_no_change(tmp_path: Path) -> None:
-    subject = opened(save_tiny_model(tmp_path / "model"))
-    document = evaluate(subject, judged(subject, data=str(write_pairs(tmp_path / "pairs.jsonl", 3))))
+    target = open_target_quietly(save_tiny_model(tmp_path / "model"))
+    document = evaluate(target, judged(target, data=str(write_pairs(tmp_path / "pairs.jsonl", 3))))
     assert list(document["models"]) == ["model"]
     assert document["change"] is None

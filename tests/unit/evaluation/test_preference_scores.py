@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from orpo_cli.errors import RunError
-from orpo_cli.evaluation.preference_scores import IGNORED, score_pairs
+from orpo_cli.evaluation.preference_scores import IGNORE_INDEX, score_pairs
 
 VOCABULARY = 97
 ARCHITECTURES: dict[str, PreTrainedConfig] = {
@@ -52,9 +52,9 @@ def random_pairs(count: int, seed: int = 0) -> list[dict[str, Any]]:
             {
                 "pair": index + 100,
                 "chosen_input_ids": prompt + chosen,
-                "chosen_labels": [IGNORED] * len(prompt) + chosen,
+                "chosen_labels": [IGNORE_INDEX] * len(prompt) + chosen,
                 "rejected_input_ids": prompt + rejected,
-                "rejected_labels": [IGNORED] * len(prompt) + rejected,
+                "rejected_labels": [IGNORE_INDEX] * len(prompt) + rejected,
             }
         )
     return rows
@@ -74,7 +74,7 @@ def reference(model: PreTrainedModel, row: dict[str, Any], side: str) -> torch.T
 
 
 def mean_over_answer(model: PreTrainedModel, row: dict[str, Any], side: str) -> float:
-    answer = torch.tensor(row[f"{side}_labels"][1:]) != IGNORED
+    answer = torch.tensor(row[f"{side}_labels"][1:]) != IGNORE_INDEX
     return reference(model, row, side)[answer].mean().item()
 
 
@@ -97,7 +97,7 @@ def test_scores_equal_trl_get_batch_logps() -> None:
         pad = [longest - len(row[f"{side}_input_ids"]) for row in rows]
         ids = torch.tensor([row[f"{side}_input_ids"] + [0] * n for row, n in zip(rows, pad, strict=True)])
         mask = torch.tensor([[1] * (longest - n) + [0] * n for n in pad])
-        labels = torch.tensor([row[f"{side}_labels"] + [IGNORED] * n for row, n in zip(rows, pad, strict=True)])
+        labels = torch.tensor([row[f"{side}_labels"] + [IGNORE_INDEX] * n for row, n in zip(rows, pad, strict=True)])
         with torch.inference_mode():
             logits = model(ids, attention_mask=mask).logits
         theirs = ORPOTrainer.get_batch_logps(logits, labels, average_log_prob=True)
@@ -144,7 +144,7 @@ def test_only_positions_that_count_reach_the_head() -> None:
         lambda _module, _inputs, output: seen.append(output[..., 0].numel())
     )
     score_pairs(model, rows)
-    answers = sum(sum(label != IGNORED for label in row["rejected_labels"]) for row in rows)
+    answers = sum(sum(label != IGNORE_INDEX for label in row["rejected_labels"]) for row in rows)
     assert sum(seen) == answers + sum(len(row["chosen_input_ids"]) - 1 for row in rows)
 
 
@@ -165,9 +165,11 @@ def test_log_softmax_of_a_bfloat16_model_is_taken_in_float32() -> None:
 
 
 def test_progress_hears_of_every_answer() -> None:
-    heard: list[tuple[int, int]] = []
-    score_pairs(model_of(ARCHITECTURES["gpt2"]), random_pairs(4), batch_size=3, progress=lambda *it: heard.append(it))
-    assert heard == [(3, 8), (6, 8), (8, 8)]
+    streamed: list[tuple[int, int]] = []
+    score_pairs(
+        model_of(ARCHITECTURES["gpt2"]), random_pairs(4), batch_size=3, progress=lambda *it: streamed.append(it)
+    )
+    assert streamed == [(3, 8), (6, 8), (8, 8)]
 
 
 def test_weights_that_are_not_finite_are_an_error_that_names_pairs() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from orpo_cli.data.filters import REASONS, REMEDIES, check
-from orpo_cli.data.formats.detect import FORMATS, recognise, rename
+from orpo_cli.data.filters import REASONS, REMEDIES, check_pair
+from orpo_cli.data.formats.detect import FORMATS, detect_format, rename_columns
 from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.errors import DataError
 from orpo_cli.recipe.schema import PairRules
@@ -24,12 +24,12 @@ EXPECTED = Pair(
 
 
 def read(row: Any, *, wanted: str = "auto", notes: Counter[str] | None = None) -> Pair:
-    return recognise([row], wanted).read(row, Counter() if notes is None else notes)
+    return detect_format([row], wanted).read(row, Counter() if notes is None else notes)
 
 
 def reason(row: Any, wanted: str = "auto") -> str:
     with pytest.raises(RowRejected) as caught:
-        check(read(row, wanted=wanted), PairRules())
+        check_pair(read(row, wanted=wanted), PairRules())
     return caught.value.reason
 
 
@@ -83,7 +83,7 @@ def test_every_conversational_shape_reads_as_the_same_pair(shape: str) -> None:
     [("sharegpt", "sharegpt"), ("hh", "hh"), ("hh with prompt", "hh"), ("explicit prompt", "preference")],
 )
 def test_formats_are_recognised_by_their_rows(shape: str, name: str) -> None:
-    assert recognise([CONVERSATIONAL[shape]]).name == name
+    assert detect_format([CONVERSATIONAL[shape]]).name == name
 
 
 def test_a_prompt_that_is_stored_twice_is_counted() -> None:
@@ -135,11 +135,11 @@ def test_texts_stay_texts() -> None:
 def test_texts_that_repeat_their_prompt_are_stripped_only_where_the_whole_source_does_so() -> None:
     repeating = [{"prompt": f"Q{n}:", "chosen": f"Q{n}: yes", "rejected": f"Q{n}: no"} for n in range(10)]
     notes: Counter[str] = Counter()
-    assert recognise(repeating).read(repeating[3], notes) == Pair("Q3:", " yes", " no")
+    assert detect_format(repeating).read(repeating[3], notes) == Pair("Q3:", " yes", " no")
     assert notes == {"prompt_stored_twice": 1}
     greeting = {"prompt": "Hi", "chosen": "Hi there", "rejected": "Hi."}
     others = [{"prompt": f"Question {n}", "chosen": "yes", "rejected": "no"} for n in range(10)]
-    assert recognise([greeting, *others]).read(greeting, Counter()) == Pair("Hi", "Hi there", "Hi.")
+    assert detect_format([greeting, *others]).read(greeting, Counter()) == Pair("Hi", "Hi there", "Hi.")
 
 
 @pytest.mark.parametrize(
@@ -219,24 +219,24 @@ def test_a_named_format_is_used_and_an_unknown_name_lists_the_known() -> None:
     row = CONVERSATIONAL["hh"]
     assert read(row, wanted="preference").prompt == "\n\nHuman: Why is the sky blue?\n\nAssistant:"
     with pytest.raises(DataError) as caught:
-        recognise([row], "wizard")
+        detect_format([row], "wizard")
     assert all(format_.name in str(caught.value.remedy) for format_ in FORMATS)
 
 
 def test_rows_of_no_format_list_their_columns_and_the_formats() -> None:
     with pytest.raises(DataError) as caught:
-        recognise([{"question": "a", "answer": 1}, {"question": "b", "score": None}])
+        detect_format([{"question": "a", "answer": 1}, {"question": "b", "score": None}])
     assert "question (text), answer (a number), score (missing)" in caught.value.message
     assert all(format_.name in str(caught.value.remedy) for format_ in FORMATS)
     with pytest.raises(DataError, match="not objects"):
-        recognise(["a", 1])
+        detect_format(["a", 1])
 
 
 def test_a_few_bad_rows_do_not_hide_the_format_of_the_rest() -> None:
-    assert recognise([None, {"x": 1}, CONVERSATIONAL["sharegpt"], CONVERSATIONAL["sharegpt"]]).name == "sharegpt"
+    assert detect_format([None, {"x": 1}, CONVERSATIONAL["sharegpt"], CONVERSATIONAL["sharegpt"]]).name == "sharegpt"
 
 
 def test_columns_are_renamed_and_swapped() -> None:
     row = {"question": "q", "chosen": "worse", "better": "good", "id": 1}
-    renamed = rename(row, {"prompt": "question", "chosen": "better", "rejected": "chosen"})
+    renamed = rename_columns(row, {"prompt": "question", "chosen": "better", "rejected": "chosen"})
     assert renamed == {"prompt": "q", "chosen": "good", "rejected": "worse", "id": 1}

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from support.data_tokenizers import tokenizer_of
 
-from orpo_cli.data.formats.detect import FORMATS, recognise
+from orpo_cli.data.formats.detect import FORMATS, detect_format
 from orpo_cli.data.pair import Message, Pair, RowRejected
-from orpo_cli.data.prepare import Prepared, prepare
+from orpo_cli.data.prepare import PreparedData, prepare
 from orpo_cli.errors import DataError
 from orpo_cli.recipe.schema import DatasetSection
 
@@ -132,7 +132,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], Pair]] = {
 @pytest.mark.parametrize("name", ROWS)
 def test_a_row_of_each_public_data_set_is_recognised_and_read(name: str) -> None:
     format_name, row, expected = ROWS[name]
-    format_ = recognise([row])
+    format_ = detect_format([row])
     assert format_.name == format_name
     assert format_.read(row, Counter()) == expected
 
@@ -140,7 +140,7 @@ def test_a_row_of_each_public_data_set_is_recognised_and_read(name: str) -> None
 @pytest.mark.parametrize("name", ROWS)
 def test_a_named_format_reads_what_auto_reads(name: str) -> None:
     format_name, row, expected = ROWS[name]
-    assert recognise([row], format_name).read(row, Counter()) == expected
+    assert detect_format([row], format_name).read(row, Counter()) == expected
 
 
 def test_every_format_has_a_row_here_or_beside() -> None:
@@ -149,13 +149,13 @@ def test_every_format_has_a_row_here_or_beside() -> None:
     }  # fmt: skip
 
 
-def prepared(tmp_path: Path, rows: list[Any], **source: Any) -> Prepared:
+def prepared(tmp_path: Path, rows: list[Any], **source: Any) -> PreparedData:
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     section = DatasetSection.model_validate({"train": {"path": str(tmp_path / "x.jsonl"), **source}})
     return prepare(section, tokenizer_of("chatml"), max_length=400, max_prompt_length=300, note=lambda _: None)
 
 
-def texts(data: Prepared) -> list[tuple[str, str, str]]:
+def texts(data: PreparedData) -> list[tuple[str, str, str]]:
     return [
         (json.loads(row["prompt_json"])[-1]["content"], row["chosen_text"], row["rejected_text"]) for row in data.train
     ]
@@ -178,11 +178,11 @@ def completions(*scores: Any) -> dict[str, Any]:
 
 def test_the_best_answer_meets_a_seeded_choice_of_the_worse() -> None:
     row = completions(3, 9, 9, 1, 5)
-    drawn = {recognise([row], seed=seed).read(row, Counter()).rejected_text for seed in range(40)}
+    drawn = {detect_format([row], seed=seed).read(row, Counter()).rejected_text for seed in range(40)}
     assert drawn == {"a0", "a3", "a4"}
-    again = {recognise([row], seed=7).read(row, Counter()).rejected_text for _ in range(5)}
+    again = {detect_format([row], seed=7).read(row, Counter()).rejected_text for _ in range(5)}
     assert len(again) == 1
-    assert recognise([row]).read(row, Counter()).chosen_text == "a1"
+    assert detect_format([row]).read(row, Counter()).chosen_text == "a1"
 
 
 def test_answers_that_are_all_alike_in_score_are_a_tie(tmp_path: Path) -> None:
@@ -309,13 +309,13 @@ def prepared_with_chatml(section: DatasetSection) -> Any:
 def test_a_call_that_cannot_be_read_says_why(call: Any, words: str) -> None:
     row = {"prompt": [user()], "chosen": [{"role": "assistant", "content": "", "tool_calls": call}], "rejected": BAD}
     with pytest.raises(RowRejected, match=words):
-        recognise([row], "preference").read(row, Counter())
+        detect_format([row], "preference").read(row, Counter())
 
 
 def test_sharegpt_writes_calls_as_a_turn_of_their_own() -> None:
     row = {"conversations": [{"from": "human", "value": "Rain?"}], "tools": json.dumps([TOOL]),
            "chosen": {"from": "function_call", "value": json.dumps({"name": "weather", "arguments": {"city": "Oslo"}})},
            "rejected": {"from": "gpt", "value": "No idea."}}  # fmt: skip
-    pair = recognise([row]).read(row, Counter())
+    pair = detect_format([row]).read(row, Counter())
     assert pair.tools == (TOOL,)
     assert pair.chosen[-1].tool_calls[0]["function"] == {"name": "weather", "arguments": {"city": "Oslo"}}  # type: ignore[union-attr]

@@ -20,8 +20,8 @@ from datasets import Dataset, DatasetDict
 from pyarrow import feather, parquet
 from support.tiny import pairs
 
-from orpo_cli.data.sources.files import rows
-from orpo_cli.data.sources.source import draw, opened
+from orpo_cli.data.sources.files import read_rows
+from orpo_cli.data.sources.source import open_source, sample_rows
 from orpo_cli.errors import DataError, OrpoError, UsageError
 from orpo_cli.recipe.schema import Source
 
@@ -33,8 +33,8 @@ TEXTS = [
 
 def load(path: Path | str, **options: Any) -> list[tuple[str, Any]]:
     source = Source(path=str(path), **options)
-    with opened(source, Path(path).name, lambda _: None) as found:
-        return [tuple(row) for row in draw(found, source, seed=3).rows]  # type: ignore[misc]
+    with open_source(source, Path(path).name, lambda _: None) as found:
+        return [tuple(row) for row in sample_rows(found, source, seed=3).rows]  # type: ignore[misc]
 
 
 def failure(path: Path | str, **options: Any) -> OrpoError:
@@ -289,9 +289,9 @@ def test_max_samples_draws_the_same_rows_again_and_keeps_their_order(tmp_path: P
     assert len(set(numbers)) == 20
     assert numbers != list(range(1, 21))
     source = Source(path=str(path), max_samples=20)
-    with opened(source, "x", lambda _: None) as found:
-        assert [row.name for row in draw(found, source, seed=4).rows] != [name for name, _ in first]
-        assert draw(found, source, seed=4).available == 200
+    with open_source(source, "x", lambda _: None) as found:
+        assert [row.name for row in sample_rows(found, source, seed=4).rows] != [name for name, _ in first]
+        assert sample_rows(found, source, seed=4).available == 200
     assert len(load(path, max_samples=500)) == 200
     assert all(int(name.split(":")[1]) > 100 for name, _ in load(path, max_samples=20, split="train[100:]"))
 
@@ -300,7 +300,7 @@ def test_the_fingerprint_is_that_of_the_files_bytes(tmp_path: Path) -> None:
     import hashlib
 
     path = write(tmp_path / "x.jsonl", lines(ROWS))
-    with opened(Source(path=str(path)), "x", lambda _: None) as found:
+    with open_source(Source(path=str(path)), "x", lambda _: None) as found:
         assert found.fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()
         assert found.location == str(path)
 
@@ -336,7 +336,7 @@ def test_a_url_is_fetched_and_a_missing_one_is_named(tmp_path: Path) -> None:
 
 def test_rows_are_read_as_they_are_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", lines(ROWS) + "not json\n")
-    reading = rows(path)
+    reading = read_rows(path)
     assert next(reading) == (1, ROWS[0])
     with pytest.raises(DataError, match=r"x\.jsonl:8"):
         list(reading)

@@ -47,15 +47,15 @@ REPOSITORIES = {
 READ = """
 import json, sys, time
 import datasets  # so that the seconds are those of reading
-from orpo_cli.data.sources.source import draw, opened
+from orpo_cli.data.sources.source import open_source, sample_rows
 from orpo_cli.errors import OrpoError
 from orpo_cli.recipe.schema import Source
 answers = []
 for options in json.loads(sys.argv[1]):
     source, notes, began = Source(**options), [], time.monotonic()
     try:
-        with opened(source, source.path, notes.append) as found:
-            rows = [list(row) for row in draw(found, source, 1).rows]
+        with open_source(source, source.path, notes.append) as found:
+            rows = [list(row) for row in sample_rows(found, source, 1).rows]
         answers.append({"rows": rows, "fingerprint": found.fingerprint, "location": found.location, "notes": notes})
     except OrpoError as error:
         answers.append({"exit_code": error.exit_code, "message": error.message, "remedy": error.remedy})

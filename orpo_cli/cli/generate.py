@@ -1,53 +1,45 @@
-"""``orpo generate``: answers to prompts, base beside tuned with --compare."""
+"""`orpo generate`: answers to prompts, of one model or of base and tuned model."""
 
 from __future__ import annotations
 
-import json
 import sys
 import textwrap
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from orpo_cli.atomic import atomic_write_text
-from orpo_cli.cli.options import Json, Quiet
+from orpo_cli.cli.options import (
+    ChatTemplate,
+    Compare,
+    Json,
+    MaxNewTokens,
+    Quiet,
+    RunOrModel,
+    Seed,
+    System,
+    Temperature,
+    TopP,
+)
 from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
-from orpo_cli.report.progress_counter import counting
-from orpo_cli.secret_values import mask_secrets
-
-if TYPE_CHECKING:
-    from orpo_cli.evaluation.eval_target import EvalTarget, Variant
-    from orpo_cli.evaluation.generation import SamplingParams
-
-HELD_OUT_PROMPTS = 4
-
-RunOrModel = Annotated[
-    str, typer.Argument(metavar="RUN_OR_MODEL", help="Run directory, model folder, .gguf or hub id.")
-]
-Compare = Annotated[bool, typer.Option("--compare", help="The run's base and tuned model, side by side.")]
-System = Annotated[str | None, typer.Option(metavar="TEXT", help="System message.")]
-MaxNewTokens = Annotated[int, typer.Option(min=1, metavar="N", help="Longest answer in tokens.")]
-Temperature = Annotated[float, typer.Option(min=0.0, help="0: the likeliest token each time. Above: sample.")]
-TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Sample from the likeliest tokens of this share.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Makes sampling repeatable.")]
-ChatTemplate = Annotated[
-    str | None, typer.Option(metavar="NAME", help="As model.chat_template in a recipe, for a model that is not a run.")
-]
+from orpo_cli.workflows.generate import HELD_OUT_PROMPTS, GenerateRequest, generate_answers, make_sampling
 
 
 def command(
     run_or_model: RunOrModel,
     prompt: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="What to ask; repeatable. - reads standard input.")
+        list[str] | None, typer.Option(metavar="TEXT", help="Prompt; repeatable. - reads standard input.")
     ] = None,
     prompts_from: Annotated[
-        str | None, typer.Option(metavar="FILE", help="A .txt with a prompt a line, or preference data.")
+        str | None,
+        typer.Option(metavar="FILE", help="A .txt file with one prompt per line, or preference data."),
     ] = None,
     count: Annotated[
         int | None,
         typer.Option(
-            "-n", min=1, help=f"How many of FILE (default: all) or of the run's held-out prompts ({HELD_OUT_PROMPTS})."
+            "-n",
+            min=1,
+            help=f"Number of prompts from FILE (default: all) or from the held-out pairs of the run ({HELD_OUT_PROMPTS}).",
         ),
     ] = None,
     compare: Compare = False,
@@ -61,7 +53,7 @@ def command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Answer prompts; without any, prompts that the run held out of training.
+    """Answer prompts: those given, or prompts from the held-out pairs of the run.
 
     [bold]Examples[/bold]
 
@@ -70,117 +62,24 @@ def command(
       echo "Name three rivers." | orpo generate runs/quickstart --prompt - --json
       orpo generate runs/quickstart --prompts-from questions.txt --temperature 0.7 --seed 1
     """
-    from orpo_cli.evaluation.eval_target import find_run, open_eval_target
-    from orpo_cli.evaluation.prompts import check_prompts_available
-
     console = Console(quiet=quiet, as_json=as_json)
-    sampling = sampling_of(max_new_tokens, temperature, top_p, seed, console)
-    texts = _texts(prompt or [])
-    run = find_run(run_or_model)
-    refuse_compare_without_base(compare, run is not None, run_or_model)
-    has_held_out = run is not None and run.read_plan().dataset.eval is not None
-    check_prompts_available(run_or_model, has_held_out, texts=texts, file=prompts_from)
-    _refuse_idle_options(texts, prompts_from, count, system, plain)
-    if count is None and prompts_from is None:
-        count = HELD_OUT_PROMPTS
-    target = open_eval_target(run_or_model, chat_template=chat_template, note=console.note)
-    document = _answered(target, texts, prompts_from, count, system, plain, sampling, compare, console)
-    if run is not None and compare and not texts and prompts_from is None:
-        atomic_write_text(run.samples, json.dumps(mask_secrets(document), indent=2, ensure_ascii=False) + "\n")
-        console.note(f"wrote {run.samples}, which the model card shows")
-    _show(document, console)
+    sampling = make_sampling(max_new_tokens, temperature, top_p, seed, console)
+    prompts = _read_prompts(prompt or [])
+    request = GenerateRequest(prompts, prompts_from, count, system, plain, compare, chat_template)
+    document = generate_answers(run_or_model, request, sampling, console)
+    print_answers(document, console)
     console.document(document)
 
 
-def sampling_of(
-    max_new_tokens: int, temperature: float, top_p: float | None, seed: int | None, console: Console
-) -> SamplingParams:
-    """How to choose tokens. Raises UsageError for an option that would do nothing."""
-    from orpo_cli.evaluation.generation import SamplingParams
-
-    for name, value in (("--top-p", top_p), ("--seed", seed)):
-        if value is not None and temperature == 0:
-            raise UsageError(
-                f"{name} does nothing at temperature 0: the likeliest token is taken.", remedy="Add --temperature 0.7."
-            )
-    if top_p == 0:
-        raise UsageError("--top-p must be above 0.", remedy="Use --temperature 0 to take the likeliest token.")
-    sampling = SamplingParams(max_new_tokens, temperature, 1.0 if top_p is None else top_p, seed).with_seed()
-    if sampling.seed is not None and seed is None:
-        console.note(f"sampling with --seed {sampling.seed}")
-    return sampling
-
-
-def refuse_compare_without_base(compare: bool, is_run: bool, name: str) -> None:
-    """Raise UsageError where there is nothing to compare with."""
-    if compare and not is_run:
-        raise UsageError(
-            f"--compare: {name} is not a run, so there is no base to compare with.", remedy="Give a run directory."
-        )
-
-
-def _texts(prompts: list[str]) -> list[str]:
-    """The prompts with ``-`` read from standard input."""
+def _read_prompts(prompts: list[str]) -> list[str]:
+    """The prompts, with ``-`` read from standard input."""
     if prompts.count("-") > 1:
         raise UsageError("--prompt - reads all of standard input, and can be given once only.")
     return [sys.stdin.read().rstrip("\n") if text == "-" else text for text in prompts]
 
 
-def _refuse_idle_options(
-    texts: list[str], prompts_from: str | None, count: int | None, system: str | None, plain: bool
-) -> None:
-    from_rows = prompts_from is not None and not prompts_from.endswith(".txt")
-    own_text = bool(texts) or (prompts_from is not None and not from_rows)
-    if count is not None and texts and prompts_from is None:
-        raise UsageError("-n does nothing with --prompt alone: every prompt is answered.", remedy="Leave -n out.")
-    for name, is_given in (("--system", system is not None), ("--plain", plain)):
-        if is_given and not own_text:
-            raise UsageError(
-                f"{name} does nothing here: prompts of preference data are asked as they are.",
-                remedy="Use it with --prompt, or with a .txt in --prompts-from.",
-            )
-    if plain and system is not None:
-        raise UsageError("--system needs the chat template that --plain leaves out.", remedy="Leave one of them out.")
-
-
-def _answered(
-    target: EvalTarget, texts: list[str], prompts_from: str | None, count: int | None, system: str | None, plain: bool,
-    sampling: SamplingParams, compare: bool, console: Console,
-) -> dict[str, Any]:  # fmt: skip
-    from orpo_cli.evaluation.generation import generate_completions
-    from orpo_cli.evaluation.prompts import PromptBuilder, collect_prompts
-
-    if target.tokenizer.chat_template is None and not plain:
-        console.note(f"{target.name} has no chat template: prompts are continued as they are")
-        plain = True
-    builder = PromptBuilder(target.tokenizer, plain=plain)
-    prompts = collect_prompts(
-        target, builder, texts=texts, file=prompts_from, count=count, system=system, note=console.note
-    )
-    variants: tuple[Variant, ...] = target.variants if compare else target.variants[-1:]
-    rows: list[dict[str, Any]] = [{"prompt": prompt.text, "messages": prompt.messages} for prompt in prompts]
-    with counting(console) as begin:
-        for variant in variants:
-            with target.use_variant(variant) as model:
-                on_progress = begin(f"answering, {variant}")
-                answers = generate_completions(
-                    model,
-                    target.tokenizer,
-                    prompts,
-                    sampling,
-                    end_token_ids=builder.end_token_ids,
-                    progress=on_progress,
-                )
-            for row, answer in zip(rows, answers, strict=True):
-                row[variant] = {"text": answer.text, "tokens": answer.tokens, "finished": answer.finished}
-    options: dict[str, Any] = {"max_new_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
-    if sampling.temperature > 0:
-        options |= {"top_p": sampling.top_p, "seed": sampling.seed}
-    return {"status": "answered", "name": target.name, "models": list(variants), **options, "answers": rows}
-
-
-def _show(document: dict[str, Any], console: Console) -> None:
-    """A table on a terminal; text in blocks elsewhere; bare text for one answer of one model."""
+def print_answers(document: dict[str, Any], console: Console) -> None:
+    """Print a table on a terminal, blocks of text elsewhere, and only the text where there is one answer of one model."""
     from rich.table import Table
     from rich.text import Text
 

@@ -157,7 +157,7 @@ def _freeze_garbage_collector() -> None:
 
 def _error_message(error: typer.TyperException) -> str:
     describe = getattr(error, "format_message", None)
-    return str(describe() if describe is not None else error)
+    return str(describe() if describe is not None else error).replace("Value error, ", "")  # pydantic's, for choices
 
 
 def _report_error(error: OrpoError) -> int:

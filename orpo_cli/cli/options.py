@@ -8,13 +8,34 @@ import typer
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the recipe; repeatable, YAML values."),
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="Change one value of the recipe; repeatable. VALUE is YAML."
+    ),
 ]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else there.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings, errors and the result.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Warnings are errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings, errors and the result.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Treat warnings as errors.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="Recipe file, shipped name, or - for standard input.")
+    str, typer.Argument(metavar="RECIPE", help="Recipe file, name of a shipped recipe, or - for standard input.")
 ]
+RunOrModel = Annotated[
+    str, typer.Argument(metavar="RUN_OR_MODEL", help="Run directory, model folder, .gguf file or hub id.")
+]
+ChatTemplate = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="As model.chat_template in a recipe; only for a model that is not a run."),
+]
+
+# Generation: `orpo generate` and `orpo chat`.
+Compare = Annotated[bool, typer.Option("--compare", help="Compare base and tuned model of a run.")]
+System = Annotated[str | None, typer.Option(metavar="TEXT", help="System message.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, metavar="N", help="Maximum length of an answer, in tokens.")]
+Temperature = Annotated[
+    float, typer.Option(min=0.0, help="0: take the most likely token each time (greedy). Above 0: sample.")
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=1.0, help="Sample from the most likely tokens, up to this total probability."),
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the sampling, to repeat it.")]

@@ -1,4 +1,4 @@
-"""`orpo chat` as people call it: in a pipe, and on a terminal."""
+"""`orpo chat` in a pipe and on a terminal."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ SHORT = ("--max-new-tokens", "6")
 CUT = " […]"
 
 
-def chatted(*arguments: object, stdin: str) -> Result:
+def invoke_chat(*arguments: object, stdin: str) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in (*arguments, *SHORT)], input=stdin)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    """Its models say printable text, so that lines can be compared."""
+    """A run whose models generate ASCII letters, so that lines can be compared."""
     run = make_eval_run(tmp_path_factory.mktemp("run"))
     from transformers import LlamaForCausalLM
 
@@ -51,78 +51,83 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return run
 
 
-def expected(run: RunDir, variant: str, *messages: str, system: str | None = None) -> list[str]:
+def expected_answers(run: RunDir, variant: str, *messages: str, system: str | None = None) -> list[str]:
     conversation = Conversation(open_target_quietly(run.root), SamplingParams(max_new_tokens=6), system=system)
     answers = [conversation.ask(variant, message, lambda _: None) for message in messages]  # type: ignore[arg-type]
     return [answer.text + ("" if answer.finished else CUT) for answer in answers]
 
 
-def test_a_pipe_gets_the_answers_and_nothing_else(run: RunDir, orpo: Orpo) -> None:
+def test_a_pipe_gets_only_the_answers(run: RunDir, orpo: Orpo) -> None:
     done = orpo("chat", run.root, *SHORT, input="Why?\n\n  And then?  \n")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == expected(run, "tuned", "Why?", "And then?")
+    assert done.stdout.splitlines() == expected_answers(run, "tuned", "Why?", "And then?")
     assert ">" not in done.stdout
 
 
 def test_base_and_tuned_answer_in_turn(run: RunDir) -> None:
-    shown = chatted(run.root, "--compare", stdin="Why?\nAnd?\n").stdout.splitlines()
-    base, tuned = expected(run, "base", "Why?", "And?"), expected(run, "tuned", "Why?", "And?")
+    shown = invoke_chat(run.root, "--compare", stdin="Why?\nAnd?\n").stdout.splitlines()
+    base, tuned = expected_answers(run, "base", "Why?", "And?"), expected_answers(run, "tuned", "Why?", "And?")
     assert shown == [f"base: {base[0]}", f"tuned: {tuned[0]}", f"base: {base[1]}", f"tuned: {tuned[1]}"]
     assert base != tuned
 
 
-def test_reset_forgets_and_exit_leaves(run: RunDir) -> None:
-    shown = chatted(run.root, stdin="Why?\n/reset\nWhy?\n/exit\nWhen?\n").stdout.splitlines()
-    assert shown == expected(run, "tuned", "Why?") * 2
+def test_reset_starts_a_new_conversation_and_exit_ends_the_chat(run: RunDir) -> None:
+    shown = invoke_chat(run.root, stdin="Why?\n/reset\nWhy?\n/exit\nWhen?\n").stdout.splitlines()
+    assert shown == expected_answers(run, "tuned", "Why?") * 2
 
 
 def test_a_message_in_a_pipe_may_begin_with_a_slash(run: RunDir) -> None:
-    assert chatted(run.root, stdin="/etc?\n").stdout.splitlines() == expected(run, "tuned", "/etc?")
+    assert invoke_chat(run.root, stdin="/etc?\n").stdout.splitlines() == expected_answers(run, "tuned", "/etc?")
 
 
 def test_the_system_message_opens_the_conversation(run: RunDir) -> None:
-    shown = chatted(run.root, "--system", "Be brief.", stdin="Why?\n").stdout.splitlines()
-    assert shown == expected(run, "tuned", "Why?", system="Be brief.") != expected(run, "tuned", "Why?")
+    shown = invoke_chat(run.root, "--system", "Be brief.", stdin="Why?\n").stdout.splitlines()
+    assert shown == expected_answers(run, "tuned", "Why?", system="Be brief.") != expected_answers(run, "tuned", "Why?")
 
 
 def test_a_conversation_that_is_too_long_ends_a_pipe_with_an_error(run: RunDir) -> None:
-    done = chatted(run.root, stdin="x" * 300 + "\nWhy?\n")
+    done = invoke_chat(run.root, stdin="x" * 300 + "\nWhy?\n")
     assert isinstance(done.exception, UsageError)
     assert done.stdout.strip() == ""
 
 
-def test_a_model_alone_has_nothing_to_compare(run: RunDir) -> None:
-    error = chatted(run.root.parent / "base", "--compare", stdin="Why?\n").exception
+def test_a_single_model_has_no_base_to_compare_with(run: RunDir) -> None:
+    error = invoke_chat(run.root.parent / "base", "--compare", stdin="Why?\n").exception
     assert isinstance(error, UsageError)
     assert "not a run" in error.message
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_a_terminal_gets_a_prompt_help_and_survives_mistakes(run: RunDir, tmp_path: Path) -> None:
-    ours, theirs = os.openpty()
+def test_on_a_terminal_there_is_a_prompt_and_help_and_errors_do_not_end_the_chat(run: RunDir, tmp_path: Path) -> None:
+    terminal, child_terminal = os.openpty()
     command = [sys.executable, "-m", "orpo_cli", "chat", str(run.root), *SHORT]
     with subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, cwd=tmp_path, env={**os.environ, "TERM": "dumb"}
+        command,
+        stdin=child_terminal,
+        stdout=child_terminal,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env={**os.environ, "TERM": "dumb"},
     ) as process:
         try:
-            os.close(theirs)
-            screen = Screen(ours)
+            os.close(child_terminal)
+            screen = Screen(terminal)
             screen.wait_for("> ")
             for line in ("/help", "/nonsense", "x" * 300, "Why?"):
-                os.write(ours, f"{line}\n".encode())
-            answer = expected(run, "tuned", "Why?")[0]
+                os.write(terminal, f"{line}\n".encode())
+            answer = expected_answers(run, "tuned", "Why?")[0]
             screen.wait_for(answer)
-            os.write(ours, b"\x04")  # Ctrl-D
+            os.write(terminal, b"\x04")  # Ctrl-D
             assert process.wait(30) == 0
             assert process.stderr is not None
-            said = process.stderr.read().decode()
+            stderr = process.stderr.read().decode()
         finally:
             process.kill()
-            os.close(ours)
-    assert "no such command: /nonsense" in said
-    assert said.count("/reset forgets") >= 3, "at the start, for /help, and for the mistake"
-    assert "the conversation has" in said, "too long a message is an error that one can go on from"
-    assert "Traceback" not in said
+            os.close(terminal)
+    assert "no such command: /nonsense" in stderr
+    assert stderr.count("/reset starts a new conversation") >= 3, "at the start, for /help, and for the mistake"
+    assert "the conversation has" in stderr, "a message that is too long does not end the chat"
+    assert "Traceback" not in stderr
 
 
 class Screen:
@@ -136,7 +141,7 @@ class Screen:
         os.set_blocking(self.descriptor, False)
         end = time.monotonic() + seconds
         while text not in self.text:
-            assert time.monotonic() < end, f"{text!r} did not come: {self.text!r}"
+            assert time.monotonic() < end, f"{text!r} did not appear: {self.text!r}"
             try:
                 self.text += os.read(self.descriptor, 4096).decode(errors="replace")
             except BlockingIOError:

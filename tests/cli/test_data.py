@@ -89,7 +89,7 @@ def test_the_page_holds_the_same_and_needs_nothing_else(tmp_path: Path, orpo_her
 def test_bad_places_for_the_page_are_refused_before_anything_is_read(tmp_path: Path, orpo_here: Orpo) -> None:
     done = orpo_here("data", write_recipe(tmp_path), "--html", tmp_path / "no" / "x.html")
     assert done.returncode == 2
-    assert "no folder" in done.stderr
+    assert "there is no folder" in done.stderr
 
 
 def test_what_training_would_fail_on_fails_here(tmp_path: Path, orpo_here: Orpo) -> None:
@@ -127,5 +127,5 @@ def test_a_name_and_a_text_are_no_markup_in_the_page(tmp_path: Path, orpo_here: 
     page.feed(html.read_text())
     assert "script" not in page.tags
     assert "b" not in page.tags
-    assert f"{name}: what is trained on" in page.text
+    assert f"{name}: training data" in page.text
     assert "<b>{title}</b>" in page.text

@@ -1,4 +1,4 @@
-"""`orpo eval` as people call it."""
+"""`orpo eval` from its arguments to its output."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ app = typer.Typer()
 app.command()(command)
 
 
-def evaluated(*arguments: object) -> Result:
-    """In this process: quick. The process tests below see that the real one behaves the same."""
+def invoke_eval(*arguments: object) -> Result:
+    """Run the command in this process, which is fast; other tests below start a process."""
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
@@ -36,7 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model") / "model")
 
 
-def test_json_is_the_one_document_on_standard_output_and_lies_in_the_run(run: RunDir, orpo: Orpo) -> None:
+def test_json_is_the_only_output_and_the_same_as_evaluation_json(run: RunDir, orpo: Orpo) -> None:
     done = orpo("eval", run.root, "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
@@ -48,8 +48,8 @@ def test_json_is_the_one_document_on_standard_output_and_lies_in_the_run(run: Ru
     assert "\x1b" not in done.stderr
 
 
-def test_a_table_shows_base_beside_tuned_and_the_change(run: RunDir) -> None:
-    done = evaluated(run.root)
+def test_a_table_shows_base_tuned_and_the_change(run: RunDir) -> None:
+    done = invoke_eval(run.root)
     assert done.exit_code == 0, done.output
     head, accuracy = (
         next(line for line in done.stdout.splitlines() if word in line) for word in ("base", "accuracy  ")
@@ -63,85 +63,85 @@ def test_a_table_shows_base_beside_tuned_and_the_change(run: RunDir) -> None:
     assert f"{HELD_OUT} held-out pairs" in done.stdout
 
 
-def test_every_batch_size_finds_the_same(run: RunDir) -> None:
-    found = [json.loads(evaluated(run.root, "--json", "--batch-size", size).stdout)["models"] for size in (1, 5)]
+def test_metrics_do_not_depend_on_the_batch_size(run: RunDir) -> None:
+    found = [json.loads(invoke_eval(run.root, "--json", "--batch-size", size).stdout)["models"] for size in (1, 5)]
     for variant in ("base", "tuned"):
         one, five = (models[variant] for models in found)
         assert one["logps/chosen"] == pytest.approx(five["logps/chosen"], abs=1e-5)
         assert one["rewards/margins"] == pytest.approx(five["rewards/margins"], abs=1e-5)
 
 
-def test_chosen_and_rejected_swapped_turn_accuracy_over(run: RunDir, tmp_path: Path) -> None:
+def test_swapping_chosen_and_rejected_inverts_accuracy_and_margin(run: RunDir, tmp_path: Path) -> None:
     straight, swapped = tmp_path / "straight.jsonl", tmp_path / "swapped.jsonl"
     straight.write_text("".join(json.dumps(pair) + "\n" for pair in pairs(9)))
     turned = [{**pair, "chosen": pair["rejected"], "rejected": pair["chosen"]} for pair in pairs(9)]
     swapped.write_text("".join(json.dumps(pair) + "\n" for pair in turned))
     one, other = (
-        json.loads(evaluated(run.root, "--data", path, "--json").stdout)["models"] for path in (straight, swapped)
+        json.loads(invoke_eval(run.root, "--data", path, "--json").stdout)["models"] for path in (straight, swapped)
     )
     for variant in ("base", "tuned"):
         assert one[variant]["rewards/accuracies"] + other[variant]["rewards/accuracies"] == pytest.approx(1.0)
         assert one[variant]["rewards/margins"] == pytest.approx(-other[variant]["rewards/margins"], abs=1e-6)
 
 
-def test_part_of_the_pairs_is_judged_but_not_kept(tmp_path: Path) -> None:
+def test_the_result_of_some_held_out_pairs_is_not_written_to_the_run(tmp_path: Path) -> None:
     run = make_eval_run(tmp_path)
-    done = evaluated(run.root, "--max-samples", 2, "--json")
+    done = invoke_eval(run.root, "--max-samples", 2, "--json")
     assert json.loads(done.stdout)["pairs"] == 2
     assert not run.evaluation.exists()
-    assert "not kept in the run" in done.stderr
+    assert "evaluation.json not written" in done.stderr
 
 
-def test_pairs_other_than_those_of_the_training_are_warned_about(tmp_path: Path) -> None:
+def test_held_out_pairs_that_differ_from_those_of_the_training_cause_a_warning(tmp_path: Path) -> None:
     run = make_eval_run(tmp_path)
     run.data_report.write_text(json.dumps({"fingerprints": {"eval": "of other pairs"}}))
-    done = evaluated(run.root, "--quiet", "--json")
+    done = invoke_eval(run.root, "--quiet", "--json")
     assert "warning: the held-out pairs are not those of the training" in done.stderr
     assert json.loads(done.stdout)["same_as_in_training"] is False
 
 
-def test_a_model_on_its_own_is_judged_alone(model: Path, tmp_path: Path) -> None:
+def test_a_single_model_is_evaluated_without_a_base(model: Path, tmp_path: Path) -> None:
     data = write_pairs(tmp_path / "pairs.jsonl", TRAINED_ON)
-    done = evaluated(model, "--data", data, "--json")
+    done = invoke_eval(model, "--data", data, "--json")
     document = json.loads(done.stdout)
     assert list(document["models"]) == ["model"]
     assert document["change"] is None
     assert document["pairs"] == TRAINED_ON
-    shown = evaluated(model, "--data", data).stdout
+    shown = invoke_eval(model, "--data", data).stdout
     assert "model" in shown
     assert "change" not in shown
 
 
-def test_a_model_on_its_own_without_data_exits_2(model: Path, orpo: Orpo) -> None:
+def test_a_single_model_without_data_exits_2(model: Path, orpo: Orpo) -> None:
     done = orpo("eval", model, "--json")
     assert done.returncode == 2
     assert "--data" in json.loads(done.stdout)["remedy"]
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_without_held_out_pairs_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+def test_a_run_without_held_out_pairs_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
     source = Source(path=str(write_pairs(tmp_path / "all.jsonl", 5)))
     run = make_eval_run(tmp_path, dataset=DatasetSection(train=[source], max_prompt_length=96))
-    error = evaluated(run.root).exception
+    error = invoke_eval(run.root).exception
     assert isinstance(error, UsageError)
     assert error.exit_code == 2
     assert "held no pairs out" in error.message
     assert "--data" in str(error.remedy)
 
 
-def test_missing_data_is_an_error_of_the_data(run: RunDir, tmp_path: Path) -> None:
-    error = evaluated(run.root, "--data", tmp_path / "none.jsonl").exception
+def test_missing_data_is_a_data_error(run: RunDir, tmp_path: Path) -> None:
+    error = invoke_eval(run.root, "--data", tmp_path / "none.jsonl").exception
     assert isinstance(error, DataError)
     assert error.exit_code == 4
 
 
 @pytest.mark.parametrize(("option", "value"), [("--max-length", 64), ("--chat-template", "zephyr")])
 def test_an_option_that_does_nothing_for_a_run_is_an_error(run: RunDir, option: str, value: object) -> None:
-    error = evaluated(run.root, option, value).exception
+    error = invoke_eval(run.root, option, value).exception
     assert isinstance(error, UsageError)
     assert f"{option} does nothing for the run" in error.message
 
 
 def test_help_shows_examples() -> None:
-    shown = evaluated("--help").stdout
+    shown = invoke_eval("--help").stdout
     assert "orpo eval runs/quickstart --data other-pairs.jsonl --json" in shown

@@ -1,4 +1,4 @@
-"""`orpo generate` as people call it."""
+"""`orpo generate` from its arguments to its output."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from support.tiny import pairs, save_tiny_model, write_pairs
 from support.tiny_eval_run import HELD_OUT, make_eval_run
 from typer.testing import CliRunner, Result
 
-from orpo_cli.cli.generate import HELD_OUT_PROMPTS, _show, command
+from orpo_cli.cli.generate import command, print_answers
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.report.console import Console
 from orpo_cli.rundir import RunDir
+from orpo_cli.workflows.generate import HELD_OUT_PROMPTS
 
 app = typer.Typer()
 app.command()(command)
 SHORT = ("--max-new-tokens", "8")
 
 
-def generated(*arguments: object, stdin: str | None = None) -> Result:
+def invoke_generate(*arguments: object, stdin: str | None = None) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in (*arguments, *SHORT)], input=stdin)
 
 
 def document(*arguments: object, stdin: str | None = None) -> dict[str, object]:
-    done = generated(*arguments, "--json", stdin=stdin)
+    done = invoke_generate(*arguments, "--json", stdin=stdin)
     assert done.exit_code == 0, done.exception
     return json.loads(done.stdout)
 
@@ -43,7 +44,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model") / "model")
 
 
-def test_json_is_the_one_document_on_standard_output(run: RunDir, orpo: Orpo) -> None:
+def test_json_is_the_only_output_on_standard_output(run: RunDir, orpo: Orpo) -> None:
     done = orpo(
         "generate", run.root, "--compare", "--prompt", "-", "--prompt", "And why?", "--json", *SHORT, input="Why?\n"
     )
@@ -58,7 +59,7 @@ def test_json_is_the_one_document_on_standard_output(run: RunDir, orpo: Orpo) ->
         assert 0 < row["tuned"]["tokens"] <= 8
 
 
-def test_held_out_prompts_are_answered_without_any_other(run: RunDir) -> None:
+def test_held_out_prompts_are_answered_when_no_prompt_is_given(run: RunDir) -> None:
     asked = [pair["prompt"][-1]["content"] for pair in pairs(HELD_OUT, start=50)]  # type: ignore[index]
     assert [row["prompt"] for row in document(run.root)["answers"]] == asked[:HELD_OUT_PROMPTS]  # type: ignore[attr-defined]
     assert [row["prompt"] for row in document(run.root, "-n", 6)["answers"]] == asked[:6]  # type: ignore[attr-defined]
@@ -70,13 +71,13 @@ def test_only_the_tuned_model_answers_without_compare(run: RunDir) -> None:
     assert alone["answers"][0]["tuned"] == both["answers"][0]["tuned"]  # type: ignore[index]
 
 
-def test_a_single_answer_is_printed_bare(run: RunDir) -> None:
+def test_a_single_answer_is_printed_without_a_heading(run: RunDir) -> None:
     found = document(run.root, "--prompt", "Why?")["answers"][0]["tuned"]  # type: ignore[index]
-    shown = generated(run.root, "--prompt", "Why?").stdout
+    shown = invoke_generate(run.root, "--prompt", "Why?").stdout
     assert shown.strip() == found["text"].strip() + ("" if found["finished"] else " […]")
 
 
-ANSWERED = {
+DOCUMENT = {
     "models": ["base", "tuned"],
     "answers": [
         {"prompt": "Is [b] a tag?", "base": {"text": "Well,\nmaybe [/b].", "finished": False}, "tuned": {"text": "No.", "finished": True}},
@@ -85,8 +86,8 @@ ANSWERED = {
 }  # fmt: skip
 
 
-def test_blocks_in_a_pipe_keep_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    _show(ANSWERED, Console())
+def test_a_pipe_gets_blocks_with_the_text_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
+    print_answers(DOCUMENT, Console())
     assert capsys.readouterr().out.splitlines() == [
         "prompt: Is [b] a tag?",
         "base:   Well,",
@@ -99,18 +100,18 @@ def test_blocks_in_a_pipe_keep_text_as_it_is(capsys: pytest.CaptureFixture[str])
     ]
 
 
-def test_a_terminal_gets_a_table_that_fits_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_terminal_gets_a_table_of_its_width(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console()
     console.out = RichConsole(force_terminal=True, width=60, soft_wrap=True, color_system=None)
     long = {"text": "word " * 40, "finished": True}
-    _show({"models": ["base", "tuned"], "answers": [{"prompt": "[b]?", "base": long, "tuned": long}]}, console)
+    print_answers({"models": ["base", "tuned"], "answers": [{"prompt": "[b]?", "base": long, "tuned": long}]}, console)
     shown = capsys.readouterr().out
     assert max(len(line) for line in shown.splitlines()) == 60
     assert shown.count("word") == 80
     assert "[b]?" in shown
 
 
-def test_a_file_of_prompts_and_preference_data_are_read(run: RunDir, tmp_path: Path) -> None:
+def test_prompts_come_from_a_text_file_or_from_preference_data(run: RunDir, tmp_path: Path) -> None:
     (tmp_path / "ask.txt").write_text("Why?\n\nWhen?\n")
     assert [row["prompt"] for row in document(run.root, "--prompts-from", tmp_path / "ask.txt")["answers"]] == [
         "Why?",
@@ -121,7 +122,7 @@ def test_a_file_of_prompts_and_preference_data_are_read(run: RunDir, tmp_path: P
     assert len(document(run.root, "--prompts-from", data, "-n", 2)["answers"]) == 2  # type: ignore[arg-type]
 
 
-def test_the_system_message_is_asked_with(model: Path) -> None:
+def test_the_system_message_is_part_of_the_prompt(model: Path) -> None:
     bare, told = document(model, "--prompt", "Why?"), document(model, "--prompt", "Why?", "--system", "Be brief.")
     assert told["answers"][0]["messages"][0] == {"role": "system", "content": "Be brief."}  # type: ignore[index]
     assert told["answers"][0]["model"] != bare["answers"][0]["model"]  # type: ignore[index]
@@ -133,21 +134,21 @@ def test_plain_continues_the_text(model: Path) -> None:
     assert plain["answers"][0]["model"] != asked["answers"][0]["model"]  # type: ignore[index]
 
 
-def test_sampling_repeats_with_its_seed_and_names_one_it_drew(model: Path) -> None:
+def test_sampling_repeats_with_a_seed_and_reports_a_drawn_one(model: Path) -> None:
     hot = ("--prompt", "Why?", "--temperature", "1.5", "--top-p", "0.9")
     one, same, other = (document(model, *hot, "--seed", seed) for seed in (1, 1, 2))
     assert one == same
     assert one["answers"] != other["answers"]
-    drawn = generated(model, *hot, "--json")
+    drawn = invoke_generate(model, *hot, "--json")
     seed = json.loads(drawn.stdout)["seed"]
     assert f"--seed {seed}" in drawn.stderr
     assert document(model, *hot, "--seed", seed) == json.loads(drawn.stdout)
 
 
-def test_a_drawn_or_given_model_without_a_template_continues_text_and_says_so(tmp_path: Path) -> None:
+def test_a_model_without_chat_template_continues_the_text_and_reports_it(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "model")
     (folder / "chat_template.jinja").unlink()
-    done = generated(folder, "--prompt", "Water boils", "--json")
+    done = invoke_generate(folder, "--prompt", "Water boils", "--json")
     assert "has no chat template" in done.stderr
     assert json.loads(done.stdout)["answers"][0]["messages"] is None
 
@@ -168,23 +169,26 @@ def test_a_drawn_or_given_model_without_a_template_continues_text_and_says_so(tm
         (("--prompt", "x" * 400), "prompt 1 has"),
     ],
 )
-def test_what_would_do_nothing_or_cannot_be_done_is_an_error(
+def test_options_without_effect_and_impossible_prompts_exit_2(
     run: RunDir, arguments: tuple[str, ...], message: str
 ) -> None:
-    error = generated(run.root, *arguments, stdin="").exception
+    error = invoke_generate(run.root, *arguments, stdin="").exception
     assert isinstance(error, UsageError)
     assert message in error.message
 
 
-def test_a_model_has_no_base_and_no_held_out_prompts(model: Path) -> None:
-    compare, nothing = generated(model, "--prompt", "Why?", "--compare").exception, generated(model).exception
+def test_a_single_model_has_no_base_and_no_held_out_prompts(model: Path) -> None:
+    compare, nothing = (
+        invoke_generate(model, "--prompt", "Why?", "--compare").exception,
+        invoke_generate(model).exception,
+    )
     assert isinstance(compare, UsageError)
     assert "not a run" in compare.message
     assert isinstance(nothing, UsageError)
     assert "--prompt" in str(nothing.remedy)
 
 
-def test_a_missing_file_of_prompts_is_an_error_of_the_data(run: RunDir, tmp_path: Path) -> None:
-    error = generated(run.root, "--prompts-from", tmp_path / "none.txt").exception
+def test_a_missing_prompt_file_is_a_data_error(run: RunDir, tmp_path: Path) -> None:
+    error = invoke_generate(run.root, "--prompts-from", tmp_path / "none.txt").exception
     assert isinstance(error, DataError)
     assert error.exit_code == 4

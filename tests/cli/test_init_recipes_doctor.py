@@ -8,10 +8,10 @@ from importlib import metadata
 
 import pytest
 
-from orpo_cli.cli.doctor import OPTIONAL, wanted_packages
-from orpo_cli.cli.init import START, starting_text
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.source.shipped_recipes import shipped_recipe, shipped_recipes
+from orpo_cli.workflows.doctor import EXTRAS, required_packages
+from orpo_cli.workflows.init import START_RECIPE, new_recipe_text
 
 SHIPPED = [recipe.name for recipe in shipped_recipes()]
 TOKEN = "hf_" + "x" * 30
@@ -36,14 +36,14 @@ def test_init_writes_a_recipe_that_validates_and_says_what_comes_next(tmp_path):
     assert done.returncode == 0
     assert done.stdout == "wrote recipe.yaml\n"
     assert "orpo plan recipe.yaml" in done.stderr
-    assert (tmp_path / "recipe.yaml").read_text() == START
+    assert (tmp_path / "recipe.yaml").read_text() == START_RECIPE
     assert load_recipe(str(tmp_path / "recipe.yaml")).recipe.output_dir == "runs/recipe"
 
 
 def test_every_section_of_the_start_that_is_commented_out_validates_too(tmp_path):
     lines = [
         line.replace("# ", "", 1) if line.startswith("# ") and ":" in line and "recipe" not in line.lower() else line
-        for line in START.splitlines()
+        for line in START_RECIPE.splitlines()
     ]
     file = tmp_path / "x.yaml"
     file.write_text("\n".join(lines).replace("    # columns", "    columns"))
@@ -74,7 +74,7 @@ def test_init_refuses_to_write_over_a_file_unless_forced(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("x", "-o", "nowhere/x.yaml"), "no such folder"),
+        (("x", "-o", "nowhere/x.yaml"), "there is no folder"),
         (("x", "-o", "."), "it is a folder"),
         (("x", "--model", ""), "--model is empty"),
         (("x", "--data", " "), "--data is empty"),
@@ -101,7 +101,7 @@ def test_init_in_a_folder_without_permission_exits_3(tmp_path):
 def test_init_from_a_shipped_recipe_keeps_its_comments_and_validates(name, tmp_path):
     shipped = shipped_recipe(name)
     file = tmp_path / "copy.yaml"
-    file.write_text(starting_text("copy", file, shipped, None, None))
+    file.write_text(new_recipe_text("copy", file, shipped, None, None))
     assert [line for line in shipped.text().splitlines()[1:] if line.startswith("#")] == [
         line for line in file.read_text().splitlines() if line.startswith("#")
     ]
@@ -113,7 +113,7 @@ def test_init_from_a_shipped_recipe_keeps_its_comments_and_validates(name, tmp_p
 @pytest.mark.parametrize("name", SHIPPED)
 def test_init_from_a_shipped_recipe_with_other_data_leaves_nothing_of_the_old_data(name, tmp_path):
     file = tmp_path / "copy.yaml"
-    file.write_text(starting_text("copy", file, shipped_recipe(name), "some/model", "pairs.jsonl"))
+    file.write_text(new_recipe_text("copy", file, shipped_recipe(name), "some/model", "pairs.jsonl"))
     recipe = load_recipe(str(file)).recipe
     assert recipe.model.model_name_or_path == "some/model"
     assert [source.model_dump(exclude_defaults=True) for source in recipe.dataset.train] == [{"path": "pairs.jsonl"}]
@@ -123,7 +123,7 @@ def test_init_from_a_shipped_recipe_with_other_data_leaves_nothing_of_the_old_da
 
 def test_init_from_the_quickstart_finds_its_pairs_from_anywhere(tmp_path):
     file = tmp_path / "copy.yaml"
-    file.write_text(starting_text("copy", file, shipped_recipe("quickstart"), None, None))
+    file.write_text(new_recipe_text("copy", file, shipped_recipe("quickstart"), None, None))
     dataset = load_recipe(str(file)).recipe.dataset
     for source in (dataset.train[0], dataset.eval[0]):
         assert (tmp_path / source.path).is_file()
@@ -134,7 +134,7 @@ def test_init_from_the_quickstart_finds_its_pairs_from_anywhere(tmp_path):
 )
 def test_any_path_is_written_so_that_it_reads_back(value, tmp_path):
     file = tmp_path / "x.yaml"
-    file.write_text(starting_text("x", file, None, None, value), encoding="utf-8")
+    file.write_text(new_recipe_text("x", file, None, None, value), encoding="utf-8")
     assert load_recipe(str(file)).recipe.dataset.train[0].path == value
 
 
@@ -202,7 +202,7 @@ def test_doctor_exits_3_where_the_trl_pin_is_not_held(tmp_path):
     done = orpo("doctor", "--json", PYTHONPATH=str(tmp_path))
     report = json.loads(done.stdout)
     assert done.returncode == report["exit_code"] == 3
-    assert [each["message"] for each in report["problems"]] == ["trl 9.9.9 is installed, but ==1.16.0 is wanted."]
+    assert [each["message"] for each in report["problems"]] == ["trl 9.9.9 is installed, but ==1.16.0 is required."]
     assert report["problems"][0]["remedy"].endswith("-m pip install 'trl==1.16.0'")
     assert "trl 9.9.9" in done.stderr
 
@@ -221,22 +221,22 @@ def test_doctor_never_prints_the_token():
     assert TOKEN not in done.stdout + done.stderr
     without = orpo("doctor", HF_TOKEN="", HF_TOKEN_PATH="/nonexistent/token")
     assert "hub token" in without.stdout
-    assert "none; where one is needed" in without.stdout
+    assert "none; if you need one" in without.stdout
 
 
 def test_a_missing_package_is_not_held_and_comes_with_its_command():
-    (package,) = wanted_packages(["no-such-package-at-all>=1.2"])
-    assert not package.held
+    (package,) = required_packages(["no-such-package-at-all>=1.2"])
+    assert not package.satisfied
     assert package.installed is None
     assert package.command == f"{sys.executable} -m pip install 'no-such-package-at-all>=1.2'"
 
 
 def test_requirements_of_other_platforms_and_of_optional_parts_are_told_apart():
     lines = ["pytest>=1", "nowhere; sys_platform == 'nothing'", "rich>=1; extra == 'pretty'", "typer; extra == 'other'"]
-    assert [each.name for each in wanted_packages(lines)] == ["pytest"]
-    assert [each.name for each in wanted_packages(lines, "pretty")] == ["rich"]
+    assert [each.name for each in required_packages(lines)] == ["pytest"]
+    assert [each.name for each in required_packages(lines, "pretty")] == ["rich"]
 
 
 def test_every_optional_part_but_dev_is_shown():
     extras = set(metadata.metadata("orpo-cli").get_all("Provides-Extra"))
-    assert extras - {"dev"} == OPTIONAL.keys()
+    assert extras - {"dev"} == EXTRAS.keys()

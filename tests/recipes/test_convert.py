@@ -347,8 +347,8 @@ def test_model_and_dataset_of_the_command_line_go_before_those_of_the_file() -> 
     ("arguments", "says"),
     [
         (("nowhere.yml",), "nowhere.yml cannot be read"),
-        (("x.yml", "--from", "axlotl"), "no such tool"),
-        (("x.yml", "--force"), "--force would do nothing"),
+        (("x.yml", "--from", "axlotl"), "is not one of 'auto', 'axolotl'"),
+        (("x.yml", "--force"), "--force does nothing"),
         (("x.yml", "--model", ""), "--model is empty"),
         (("x.yml", "--from", "orpo-config"), "holds no printed ORPOConfig"),
         (("x.yml",), "not recognised"),

@@ -1,0 +1,128 @@
+"""Installation check (`orpo doctor`): installed packages against their requirements, machine, and access to the hub."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from orpo_cli.errors import MachineError
+from orpo_cli.machine import Machine, probe
+
+EXTRAS = {  # the optional extras of orpo-cli, and what each is for
+    "gguf": "models in .gguf files, such as the quickstart's",
+    "llama-cpp": "running the .gguf files that orpo export writes",
+    "wandb": "report_to: wandb",
+    "tensorboard": "report_to: tensorboard",
+}
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that orpo-cli requires, and its installed version."""
+
+    name: str
+    wanted: str  # version specifier, such as ==1.16.0
+    installed: str | None
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether a version that meets the requirement is installed."""
+        from packaging.specifiers import SpecifierSet  # comes with huggingface_hub
+
+        return self.installed is not None and SpecifierSet(self.wanted).contains(self.installed, prereleases=True)
+
+    @property
+    def command(self) -> str:
+        """The command that installs it."""
+        return f"{sys.executable} -m pip install '{self.name}{self.wanted}'"
+
+    @property
+    def complaint(self) -> str:
+        """What is wrong where it is not satisfied."""
+        if self.installed is None:
+            return f"{self.name} is missing (required: {self.wanted or 'any version'})."
+        return f"{self.name} {self.installed} is installed, but {self.wanted} is required."
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return {**asdict(self), "held": self.satisfied, "command": None if self.satisfied else self.command}
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `orpo doctor` found. ``problems``: (message, remedy) of what prevents training."""
+
+    required: list[Package]
+    extras: dict[str, list[Package]]
+    machine: Machine | None  # None where torch cannot be imported
+    hub: dict[str, Any]
+    problems: list[tuple[str, str]]
+
+
+def diagnose() -> Diagnosis:
+    """Check packages, machine and hub access. Raises MachineError where orpo-cli itself is not installed."""
+    requirements = _requirements()
+    required = required_packages(requirements)
+    extras = {extra: required_packages(requirements, extra) for extra in EXTRAS}
+    problems = [(package.complaint, package.command) for package in required if not package.satisfied]
+    machine: Machine | None = None
+    try:
+        machine = probe()
+    except (ImportError, OSError) as error:  # missing, or built for another machine
+        problems.append((f"torch cannot be used: {error}", "Install torch again in this environment."))
+    return Diagnosis(required, extras, machine, _hub_state(), problems)
+
+
+def _requirements() -> list[str]:
+    try:
+        return metadata.requires("orpo-cli") or []
+    except metadata.PackageNotFoundError:
+        raise MachineError(
+            "orpo-cli is not installed in this environment, so its requirements are unknown.",
+            remedy=f"In its folder: {sys.executable} -m pip install -e .",
+        ) from None
+
+
+def required_packages(requirements: Sequence[str], extra: str = "") -> list[Package]:
+    """The packages that ``requirements`` (lines of a package's metadata) name for this platform, sorted by name.
+
+    Without ``extra`` the required ones, with it those that this optional extra adds.
+    """
+    from packaging.requirements import Requirement
+
+    found = []
+    for requirement in map(Requirement, requirements):
+        marker = requirement.marker
+        always = marker is None or marker.evaluate({"extra": ""})
+        wanted = always if not extra else not always and marker is not None and marker.evaluate({"extra": extra})
+        if wanted:
+            found.append(Package(requirement.name, str(requirement.specifier), _installed(requirement.name)))
+    return sorted(found, key=lambda package: package.name)
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _hub_state() -> dict[str, Any]:
+    """Whether there is a hub token (never the token itself), the download cache, and whether the hub is switched off."""
+    try:
+        from huggingface_hub import constants, get_token
+    except ImportError:
+        return {"token": False, "cache": None, "cache_free_bytes": None, "offline": False}
+    cache = Path(constants.HF_HUB_CACHE).absolute()
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    return {
+        "token": get_token() is not None,
+        "cache": str(cache),
+        "cache_free_bytes": shutil.disk_usage(existing).free,
+        "offline": bool(constants.HF_HUB_OFFLINE),
+    }

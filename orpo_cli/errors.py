@@ -15,7 +15,7 @@ from typing import Any, Literal
 class Problem:
     """One thing that is wrong with a recipe, or (``severity`` warning) that is hardly meant.
 
-    ``code`` names the kind of problem and its page, docs/troubleshooting/CODE.md.
+    ``code`` names the kind of problem; ``orpo explain CODE`` and docs/troubleshooting/CODE.md explain it.
     ``path`` is the dotted name in the recipe (``training.learning_rate``), ``line`` and ``column`` count from 1 and
     are None where the value was not written in a file (a default, a missing key of the whole document).
     """
@@ -49,6 +49,12 @@ class Problem:
         return asdict(self)
 
 
+def explain_hint(problems: Sequence[Problem]) -> str:
+    """The command that explains ``problems``."""
+    codes = {problem.code for problem in problems}
+    return f"`orpo explain {codes.pop() if len(codes) == 1 else 'CODE'}` shows the reason, an example and its repair."
+
+
 class OrpoError(Exception):
     """Something the user can put right. ``str()`` is the message; ``remedy`` says what to do about it."""
 
@@ -75,7 +81,7 @@ class RecipeError(UsageError):
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n".join(problem.text() for problem in self.problems))
+        super().__init__("\n".join(problem.text() for problem in self.problems), remedy=explain_hint(self.problems))
 
 
 class MachineError(OrpoError):

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from orpo_cli.cli.schema import schema_text
 from orpo_cli.data.filters import REASONS, REMEDIES
 from orpo_cli.data.formats.detect import FORMATS
+from orpo_cli.recipe.explanations import problem_codes, read_explanation
 from orpo_cli.recipe.legacy.unsupported_peft_args import UNSUPPORTED_LORA_INITS, UNSUPPORTED_PEFT_ARGS
 from orpo_cli.recipe.schema import EvalSplit, PairRules, Recipe, Source
 from orpo_cli.recipe.schema.training_fields import TrainingFields
@@ -36,7 +37,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "recipes.md": recipes_page.page(GENERATED),
         SCHEMA: schema_text(),
         problem_pages.PAGES / "codes.md": codes_page(),
-        **{path: problem_pages.with_message(path) for path in problem_pages.code_pages()},
+        **problem_pages.pages(),
     }
 
 
@@ -114,14 +115,11 @@ def data_page() -> str:
 
 
 def codes_page() -> str:
-    """Index of problem codes and their meanings."""
-    rows = [
-        (f"[`{path.stem}`]({path.name})", cell(problem_pages.summary(path.read_text(encoding="utf-8"))))
-        for path in problem_pages.code_pages()
-    ]
+    """Every problem's code and what it means."""
+    rows = [(f"[`{code}`]({code}.md)", cell(read_explanation(code).summary)) for code in problem_codes()]
     text = (
-        "The message of each problem of a recipe or a plan ends with its code in brackets; in `--json` output it is `code`. "
-        "Errors stop a command; with `--strict`, warnings do so too."
+        "Every message about a recipe or a plan ends with a problem code in brackets; with `--json`, it is the value of `code`. "
+        "`orpo explain CODE` prints the page of a code. Errors stop a command; warnings stop it only with `--strict`."
     )
     return f"# Problems by code\n\n{GENERATED}\n{text}\n\n{markdown_table(('code', 'meaning'), rows)}\n"
 

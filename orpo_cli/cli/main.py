@@ -24,6 +24,7 @@ COMMANDS = (
     "init",
     "recipes",
     "validate",
+    "explain",
     "schema",
     "convert",
     "plan",

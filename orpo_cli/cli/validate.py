@@ -42,14 +42,13 @@ def command(
         else:
             problems += loaded.warnings
             console.result(f"{loaded.file}: ok")
-    for problem in problems:
-        console.problem(problem)
+    console.problems(problems)
     warnings = sum(problem.severity == "warning" for problem in problems)
     errors = len(problems) - warnings
     failed = errors > 0 or (strict and warnings > 0)
     if problems:
         console.say(
-            f"{_count(errors, 'error')}, {_count(warnings, 'warning')}; each [code] has a page in docs/troubleshooting",
+            f"{_count(errors, 'error')}, {_count(warnings, 'warning')}",
             style="red" if failed else None,
         )
     console.document(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.errors import Problem
+from orpo_cli.errors import Problem, explain_hint
 from orpo_cli.secret_values import mask_secrets
 
 if TYPE_CHECKING:
@@ -56,8 +57,15 @@ class Console:
         self.say(f"warning: {text}", style="yellow")
 
     def problem(self, problem: Problem) -> None:
-        """Say what is wrong with a recipe, errors and warnings told apart."""
+        """Print one problem of a recipe; warnings are yellow."""
         self.say(problem.text(), style="yellow" if problem.severity == "warning" else None)
+
+    def problems(self, problems: Sequence[Problem]) -> None:
+        """Print problems and, after the last one, the command that explains them."""
+        for problem in problems:
+            self.problem(problem)
+        if problems:
+            self.note(f"  → {explain_hint(problems)}")
 
     def result(self, renderable: Any) -> None:
         """Print a result for people, text as it is, or a table; left out with --json."""

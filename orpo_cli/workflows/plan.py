@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from orpo_cli.errors import HubError, MachineError, Problem, RecipeError
+from orpo_cli.errors import HubError, MachineError, Problem, RecipeError, explain_hint
 from orpo_cli.estimate.memory import EstimateInputs
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import Plan
@@ -20,8 +20,7 @@ def load_recipe_reporting(
 ) -> LoadedRecipe:
     """Load a recipe and say its warnings on standard error."""
     loaded = load_recipe(source, overrides or (), strict=strict)
-    for warning in loaded.warnings:
-        console.problem(warning)
+    console.problems(loaded.warnings)
     return loaded
 
 
@@ -66,10 +65,9 @@ def build_plan(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict
         plan = fit_to_memory(plan, loaded, sizing)
     missing = [loaded.source_map.locate_problem(problem) for problem in missing_requirements(plan, machine)]
     if missing and (to_train or strict):
-        raise MachineError("\n".join(problem.text() for problem in missing))
+        raise MachineError("\n".join(problem.text() for problem in missing), remedy=explain_hint(missing))
     warnings = (*plan_problems(plan, loaded, facts), *(replace(each, severity="warning") for each in missing))
     if warnings and strict:
         raise RecipeError(warnings)
-    for warning in warnings:
-        console.problem(warning)
+    console.problems(warnings)
     return PlanResult(plan, warnings, sizing)

@@ -78,7 +78,7 @@ def test_init_refuses_to_write_over_a_file_unless_forced(tmp_path):
         (("x", "-o", "."), "it is a folder"),
         (("x", "--model", ""), "--model is empty"),
         (("x", "--data", " "), "--data is empty"),
-        (("x", "--from", "quickstrat"), "Did you mean quickstart?"),
+        (("x", "--from", "quickstrat"), "Did you mean `quickstart`?"),
     ],
 )
 def test_init_refuses_what_it_cannot_write(tmp_path, arguments, says, orpo_here, monkeypatch):

@@ -63,7 +63,7 @@ def test_an_unknown_name_is_an_error_that_names_the_nearest():
     assert find_shipped("quickstrat") is None
     with pytest.raises(UsageError, match="no shipped recipe") as caught:
         shipped_recipe("quickstrat")
-    assert caught.value.remedy == "Did you mean quickstart?"
+    assert caught.value.remedy == "Did you mean `quickstart`?"
 
 
 @pytest.mark.parametrize("name", ["../pyproject", "data/../quickstart", "quickstart.yaml", ""])

@@ -1,8 +1,7 @@
-"""Pages of docs/troubleshooting that explain a problem code; their messages are generated, so that they match the code.
+"""Problem pages: docs/troubleshooting/CODE.md for every problem code, made from its explanation in orpo_cli/recipe/problems.
 
-A page is named after its code. Its first YAML block is a recipe with the problem, its second the corrected recipe; missing
-model and dataset sections are added. The text block is the message of ``orpo validate`` for the first recipe. If the page
-names a machine in a comment, it is the message of ``orpo train`` on that machine for a model with 7B parameters.
+The generated part is the message: what ``orpo validate`` prints for the broken recipe of the explanation, or, where that names a
+machine, what ``orpo train`` prints on this machine with a model of 7B parameters.
 """
 
 from __future__ import annotations
@@ -19,10 +18,11 @@ from orpo_cli.plan.checks import plan_problems
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.requirements import missing_requirements
 from orpo_cli.plan.resolve import resolve
+from orpo_cli.recipe.explanations import FOLDER, Explanation, problem_codes, read_explanation
 from orpo_cli.recipe.load import load_recipe
 
 PAGES = Path(__file__).parents[2] / "docs" / "troubleshooting"
-NO_CODES = {"index", "codes"}
+GENERATED = "<!-- Generated from orpo_cli/recipe/problems/{code}.md by tools/generate_docs.py. -->"
 REQUIRED_SECTIONS = {
     "model": "model:\n  model_name_or_path: some/model\n",
     "dataset": "dataset:\n  train:\n    path: pairs.jsonl\n",
@@ -35,54 +35,37 @@ MACHINES = {
     "T4": replace(H100, device_name="Tesla T4", device_memory_bytes=16 << 30, bf16=False),
 }
 MISTRAL_7B = ModelFacts("mistral", 7_241_732_096, True, 32768)
-MESSAGE_BLOCK = re.compile(r"^```text\n.*?^```\n", re.MULTILINE | re.DOTALL)
 
 
-def code_pages() -> list[Path]:
-    """Paths of the pages that explain a code."""
-    return sorted(path for path in PAGES.glob("*.md") if path.stem not in NO_CODES)
+def pages() -> dict[Path, str]:
+    """The page of every code."""
+    return {PAGES / f"{code}.md": _page(read_explanation(code)) for code in problem_codes()}
 
 
-def examples(page: str) -> list[str]:
-    """YAML blocks of a page: the invalid recipe, then the corrected one. Empty if the page has none."""
-    return re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+def _page(explanation: Explanation) -> str:
+    """The file of the explanation, with a note that the page is generated and with the message of the broken recipe."""
+    code = explanation.code
+    text = (FOLDER / f"{code}.md").read_text(encoding="utf-8")
+    if explanation.broken is not None:
+        found = example_problems(explanation.broken, explanation.machine)
+        message = "\n".join(problem.text() for problem in found if problem.code == code)
+        text = text.replace("## Why\n", f"```text\n{message}\n```\n\n## Why\n", 1)
+    return text.replace("\n", f"\n\n{GENERATED.format(code=code)}\n", 1)
 
 
-def machine_of(page: str) -> Machine | None:
-    """Machine that the examples of a page are planned for, or None if they need none."""
-    named = re.search(r"^<!-- machine: (\w+) -->$", page, re.MULTILINE)
-    return MACHINES[named[1]] if named else None
-
-
-def problems_of(example: str, machine: Machine | None = None) -> list[Problem]:
-    """Problems of an example recipe, as if it were the file recipe.yaml."""
-    missing = [
+def example_problems(example: str, machine: str | None = None) -> list[Problem]:
+    """All problems of an example, read as recipe.yaml with the required sections that it leaves out."""
+    rest = [
         lines for section, lines in REQUIRED_SECTIONS.items() if not re.search(rf"^{section}:", example, re.MULTILINE)
     ]
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        Path("recipe.yaml").write_text(example + "".join(missing), encoding="utf-8")
+        Path("recipe.yaml").write_text(example + "".join(rest), encoding="utf-8")
         try:
             loaded = load_recipe("recipe.yaml")
             if machine is None:
                 return list(loaded.warnings)
-            plan = resolve(loaded, machine, MISTRAL_7B)
+            plan = resolve(loaded, MACHINES[machine], MISTRAL_7B)
         except RecipeError as error:
             return list(error.problems)
-        requirements = [loaded.source_map.locate_problem(problem) for problem in missing_requirements(plan, machine)]
-        return [*loaded.warnings, *plan_problems(plan, loaded, MISTRAL_7B), *requirements]
-
-
-def with_message(path: Path) -> str:
-    """Text of the page, with the message for its first example."""
-    page = path.read_text(encoding="utf-8")
-    if not examples(page):
-        return page
-    message = "\n".join(
-        each.text() for each in problems_of(examples(page)[0], machine_of(page)) if each.code == path.stem
-    )
-    return MESSAGE_BLOCK.sub(lambda _: f"```text\n{message}\n```\n", page, count=1)
-
-
-def summary(page: str) -> str:
-    """First paragraph of a page as one line."""
-    return page.split("\n\n")[1].replace("\n", " ").strip()
+        missing = [loaded.source_map.locate_problem(each) for each in missing_requirements(plan, MACHINES[machine])]
+        return [*loaded.warnings, *plan_problems(plan, loaded, MISTRAL_7B), *missing]

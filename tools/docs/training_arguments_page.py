@@ -9,8 +9,9 @@ from pydantic.fields import FieldInfo
 
 from orpo_cli.machine import Machine
 from orpo_cli.plan.resolve import resolve
+from orpo_cli.recipe.did_you_mean import KEYS_OF_OTHER_TOOLS
 from orpo_cli.recipe.legacy.argument_policy import ArgumentPolicy
-from orpo_cli.recipe.legacy.renamed_args import OTHER_NAMES, RENAMED_ARGS, RENAMED_OPTIMIZERS
+from orpo_cli.recipe.legacy.renamed_args import RENAMED_ARGS, RENAMED_OPTIMIZERS
 from orpo_cli.recipe.legacy.unsupported_training_args import UNSUPPORTED_TRAINING_ARGS
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema.training_fields import GROUPS, LIBRARY_DEFAULTS, TrainingFields
@@ -37,7 +38,7 @@ def page(generated: str) -> str:
     elsewhere = [(f"`{name}`", handling(policy)) for name, policy in UNSUPPORTED_TRAINING_ARGS.items()]
     former = [(f"`{name}`", handling(policy)) for name, policy in RENAMED_ARGS.items()]
     optimizers = [(f"`optim: {name}`", f"Read as `{now}`.") for name, now in RENAMED_OPTIMIZERS.items()]
-    other = [(f"`{name}`", cell(remedy)) for name, remedy in OTHER_NAMES.items()]
+    other = [(f"`{name}`", f"`{here}`") for name, here in KEYS_OF_OTHER_TOOLS["training"].items()]
     parts += [
         "## Arguments that are set elsewhere\n\nThese are set by another section, another command or orpo-cli itself. An "
         "argument that is converted to another setting or left out causes a warning; a refused argument is an error.",
@@ -45,8 +46,8 @@ def page(generated: str) -> str:
         "## Former names\n\nArguments that `ORPOConfig` had in April 2024 and no longer has, and former values of `optim`. An "
         "argument that is converted to another setting or left out causes a warning; a refused argument is an error.",
         markdown_table(("argument", "handling"), [*former, *optimizers]),
-        "## Other names\n\nThese are unknown keys. The error message has this text:",
-        markdown_table(("key", "message"), other),
+        "## Names of other tools\n\nThese keys are unknown. The error message has the name to use.",
+        markdown_table(("other name", "name here"), other),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 

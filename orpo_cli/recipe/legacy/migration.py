@@ -71,13 +71,15 @@ class _TrainingMigration:
         value = self.training.pop(name)
         shown = _format_value(value)
         if fate.is_noop(value):
-            self.warn("argument-without-effect", name, f"asks for nothing as {shown}, and is left out.", fate.reason)
+            self.add_warning(
+                "argument-without-effect", name, f"asks for nothing as {shown}, and is left out.", fate.reason
+            )
         elif fate.new_path is not None:
             self.move_argument(name, fate, fate.new_path, value)
         elif fate.supported:
             self.training[name] = value
         elif fate.ignored:
-            self.warn("argument-without-effect", name, f"has no effect ({shown}), and is left out.", fate.reason)
+            self.add_warning("argument-without-effect", name, f"has no effect ({shown}), and is left out.", fate.reason)
         else:
             self.problems.append(_refusal(name, fate))
             if fate.checked_by_rules:
@@ -105,9 +107,9 @@ class _TrainingMigration:
         self.written_paths.setdefault(to, f"training.{name}")
         message = f"is read as `{to}: {_format_value(moved)}`."
         if name in RENAMED_ARGS:
-            self.warn("renamed-argument", name, message, fate.reason)
+            self.add_warning("renamed-argument", name, message, fate.reason)
         else:
-            self.warn("moved-argument", name, message, fate.reason)
+            self.add_warning("moved-argument", name, message, fate.reason)
 
     def join_organization(self) -> None:
         """Former versions put the organization in front of the model id."""
@@ -115,7 +117,7 @@ class _TrainingMigration:
         if isinstance(organization, str) and isinstance(model, str) and "/" not in model:
             self.training["push_to_hub_model_id"] = f"{organization}/{model}"
             self.training.pop("push_to_hub_organization")
-            self.warn(
+            self.add_warning(
                 "renamed-argument",
                 "push_to_hub_organization",
                 f"is read as part of `hub.repo_id: {organization}/{model}`.",
@@ -126,9 +128,9 @@ class _TrainingMigration:
         if isinstance(former, str) and former in RENAMED_OPTIMIZERS:
             self.training["optim"] = RENAMED_OPTIMIZERS[former]
             message = f"is read as `{RENAMED_OPTIMIZERS[former]}`, which does what `{former}` did."
-            self.warn("renamed-argument", "optim", message)
+            self.add_warning("renamed-argument", "optim", message)
 
-    def warn(self, code: str, name: str, message: str, reason: str | None = None) -> None:
+    def add_warning(self, code: str, name: str, message: str, reason: str | None = None) -> None:
         text = f"{message} {reason}" if reason else message
         self.problems.append(Problem(code, text, f"training.{name}", severity="warning"))
 

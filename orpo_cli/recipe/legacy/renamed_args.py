@@ -1,22 +1,10 @@
-"""Training arguments of former library versions, and what became of each.
-
-``FORMER`` are the arguments that trl's ORPOConfig had in April 2024 (trl 0.8, transformers 4.40) and has no more.
-``OTHER_NAMES`` are names that it never had and people write all the same; the error for each ends with the text here.
-"""
+"""Renamed and removed training arguments: those of trl's ORPOConfig in April 2024 (trl 0.8, transformers 4.40) that no longer exist."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from orpo_cli.recipe.legacy.argument_policy import ArgumentPolicy
-
-OTHER_NAMES = {
-    "alpha": "The weight of the odds ratio term is called `beta`, as in trl.",
-    "lambda": "The weight of the odds ratio term is called `beta`, as in trl.",
-    "lr": "It is called `learning_rate`.",
-    "batch_size": "It is called `per_device_train_batch_size`.",
-    "epochs": "It is called `num_train_epochs`.",
-}
 
 # Values of `optim` that are gone or are a member's name in the library, and the value that does the same.
 RENAMED_OPTIMIZERS = {

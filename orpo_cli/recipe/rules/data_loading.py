@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
+from orpo_cli.recipe.did_you_mean import did_you_mean
 from orpo_cli.recipe.rules.explicit_non_defaults import explicit_non_defaults
 from orpo_cli.recipe.schema import Recipe
 
@@ -36,12 +36,11 @@ def accelerator_config_keys(recipe: Recipe) -> Iterator[Problem]:
     if not isinstance(config, dict):
         return  # the path of a file, which the library reads
     for key in config.keys() - set(ACCELERATOR_CONFIG_KEYS):
-        close = difflib.get_close_matches(str(key), ACCELERATOR_CONFIG_KEYS, n=1)
         yield Problem(
             "accelerator-config",
             f"accelerate knows no `{key}` here.",
             path,
-            remedy=f"Did you mean `{close[0]}`?" if close else f"It knows {', '.join(ACCELERATOR_CONFIG_KEYS)}.",
+            remedy=did_you_mean(str(key), ACCELERATOR_CONFIG_KEYS, f"It knows {', '.join(ACCELERATOR_CONFIG_KEYS)}."),
         )
     if config.get("dispatch_batches"):
         yield Problem(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from fractions import Fraction
 
 from orpo_cli.errors import Problem
+from orpo_cli.recipe.did_you_mean import did_you_mean
 from orpo_cli.recipe.eval_save_defaults import eval_steps, eval_strategy, save_steps, save_strategy
 from orpo_cli.recipe.rules.explicit_non_defaults import explicit_non_defaults
 from orpo_cli.recipe.schema import Recipe
@@ -144,12 +144,11 @@ def unknown_best_metric(recipe: Recipe) -> Iterator[Problem]:
     metric = recipe.training.metric_for_best_model
     if metric is None or metric.removeprefix("eval_") in METRICS:
         return
-    close = difflib.get_close_matches(metric.removeprefix("eval_"), METRICS, n=1)
     yield Problem(
         "best-metric-unknown",
         f"is {metric!r}, which no evaluation measures.",
         "training.metric_for_best_model",
-        remedy=f"Did you mean `{close[0]}`?" if close else f"Measured are {', '.join(METRICS[:12])}.",
+        remedy=did_you_mean(metric.removeprefix("eval_"), METRICS, f"Evaluations measure {', '.join(METRICS[:12])}."),
     )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
+from orpo_cli.recipe.did_you_mean import did_you_mean
 from orpo_cli.recipe.schema import Recipe
 
 # The templates of model/templates.py, which this room does not import; a test compares.
@@ -29,12 +29,13 @@ def unknown_chat_template(recipe: Recipe) -> Iterator[Problem]:
     name = recipe.model.chat_template
     if name in ("tokenizer", *CHAT_TEMPLATES) or not re.fullmatch(r"[\w-]+", name):
         return
-    close = difflib.get_close_matches(name, ("tokenizer", *CHAT_TEMPLATES), n=1)
     yield Problem(
         "unknown-chat-template",
         f"{name!r} is no built-in template, no path of a file and no Jinja.",
         "model.chat_template",
-        remedy=f"Did you mean `{close[0]}`?" if close else f"Built in: {', '.join(CHAT_TEMPLATES)}; or `tokenizer`.",
+        remedy=did_you_mean(
+            name, ("tokenizer", *CHAT_TEMPLATES), f"Built in: {', '.join(CHAT_TEMPLATES)}; or `tokenizer`."
+        ),
     )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
+from orpo_cli.recipe.did_you_mean import did_you_mean
 from orpo_cli.recipe.rules.explicit_non_defaults import explicit_non_defaults
 from orpo_cli.recipe.schema import Recipe
 
@@ -27,14 +27,13 @@ def unknown_tracker(recipe: Recipe) -> Iterator[Problem]:
     for name in asked:
         if name in TRACKERS or (name in ("all", "none") and len(asked) == 1):
             continue
-        close = difflib.get_close_matches(name, TRACKERS, n=1)
         yield Problem(
             "unknown-tracker",
             f"{name!r} stands alone."
             if name in ("all", "none")
             else f"{name!r} is no tracker that transformers knows.",
             "training.report_to",
-            remedy=f"Did you mean `{close[0]}`?" if close else f"Known: {', '.join(TRACKERS)}; or none.",
+            remedy=did_you_mean(name, TRACKERS, f"Known: {', '.join(TRACKERS)}; or none."),
         )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orpo_cli.errors import UsageError
+from orpo_cli.recipe.did_you_mean import did_you_mean
 from orpo_cli.recipe.source.shipped_recipes import find_shipped, shipped_recipes
 from orpo_cli.recipe.source.yaml_reader import MAX_BYTES, decode_text
 
@@ -59,13 +60,9 @@ def read_parent(name: str, child: RecipeFile) -> RecipeFile:
     try:
         return _read(path)
     except FileNotFoundError:
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, [recipe.name for recipe in shipped_recipes()], n=1)
-        meant = (
-            f"Did you mean {near[0]}?" if near else "Give a path as seen from this file, or a shipped recipe's name."
-        )
-        raise UsageError(f"there is no recipe {path}.", remedy=meant) from None
+        otherwise = "Give a path relative to this file, or the name of a shipped recipe."
+        remedy = did_you_mean(name, [recipe.name for recipe in shipped_recipes()], otherwise)
+        raise UsageError(f"there is no recipe {path}.", remedy=remedy) from None
 
 
 def _is_file(path: Path) -> bool:

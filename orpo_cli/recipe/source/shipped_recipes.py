@@ -7,6 +7,7 @@ from pathlib import Path
 
 import orpo_cli
 from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.recipe.did_you_mean import did_you_mean
 
 FOR_EDITORS = "# yaml-language-server:"
 
@@ -64,12 +65,9 @@ def shipped_recipe(name: str) -> ShippedRecipe:
     recipes = {recipe.name: recipe for recipe in shipped_recipes()}
     if name in recipes:
         return recipes[name]
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, recipes, n=1)
     raise UsageError(
-        f"{name}: no shipped recipe is called so.",
-        remedy=f"Did you mean {near[0]}?" if near else f"There are: {', '.join(recipes)}.",
+        f"{name}: there is no shipped recipe of this name.",
+        remedy=did_you_mean(name, recipes, f"There are: {', '.join(recipes)}."),
     )
 
 

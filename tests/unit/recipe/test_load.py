@@ -186,7 +186,7 @@ def test_what_other_tools_call_a_key_is_answered_with_its_name_here(written: str
     file.write_text(f"{written}\ndataset: {{train: {{path: x.jsonl}}}}\n")
     with pytest.raises(RecipeError) as caught:
         load_recipe(str(file))
-    assert f"It is called `{name}`." in [problem.remedy for problem in caught.value.problems]
+    assert f"The name here is `{name}`." in [problem.remedy for problem in caught.value.problems]
 
 
 def test_a_tab_is_answered_with_spaces(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every kind of problem has a page in docs/troubleshooting, and its examples break and keep the rule that it explains."""
+"""Every problem code has an explanation; its examples break and keep the rule that it explains, and its page is generated."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from orpo_cli.errors import Problem
+from orpo_cli.recipe.explanations import problem_codes, read_explanation
 from tools.docs import problem_pages
 
 ROOT = Path(__file__).parents[3]
 
-PAGES = {path.stem: path.read_text(encoding="utf-8") for path in problem_pages.code_pages()}
-EXAMPLES = {code: problem_pages.examples(page) for code, page in PAGES.items() if problem_pages.examples(page)}
+EXPLANATIONS = {code: read_explanation(code) for code in problem_codes()}
+WITH_EXAMPLE = [code for code, explanation in EXPLANATIONS.items() if explanation.broken is not None]
 WITHOUT_EXAMPLE = {
     "recipe-empty", "recipe-unreadable", "recipe-not-a-mapping", "yaml-too-deep", "recipe-too-large", "extends-too-deep",
     "untrained-template-tokens", "hub-push-failed",  # found while the run trains
@@ -21,60 +22,67 @@ WITHOUT_EXAMPLE = {
 UNSUPPORTED = {"unsupported-setting", "unsupported-training-argument"}  # beside rules about settings that come later
 
 
-def problems_of(code: str, example: str) -> list[Problem]:
-    found = problem_pages.problems_of(example, problem_pages.machine_of(PAGES[code]))
+def problems(code: str, example: str) -> list[Problem]:
+    found = problem_pages.example_problems(example, EXPLANATIONS[code].machine)
     return [problem for problem in found if problem.code == code or problem.code not in UNSUPPORTED]
 
 
-def codes_in_the_code() -> set[str]:
-    """First arguments (or ``code=``) of ``Problem(…)``, and what is given to functions that hand a ``code`` on."""
+def raised_codes() -> set[str]:
+    """First arguments (or ``code=``) of ``Problem(…)`` and of functions that pass a ``code`` on."""
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "orpo_cli").rglob("*.py")]
-    takes_code = {"Problem": 0}
+    code_position = {"Problem": 0}
     for node in (node for tree in trees for node in ast.walk(tree)):
-        if isinstance(node, ast.FunctionDef):
+        if isinstance(node, ast.FunctionDef) and node.name != "read_explanation":
             names = [argument.arg for argument in node.args.args if argument.arg != "self"]
             if "code" in names:
-                takes_code[node.name] = names.index("code")
+                code_position[node.name] = names.index("code")
     codes = set()
     for call in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)):
         name = getattr(call.func, "id", None) or getattr(call.func, "attr", None)
-        if name not in takes_code:
+        if name not in code_position:
             continue
         given = [keyword.value for keyword in call.keywords if keyword.arg == "code"]
-        given += call.args[takes_code[name] : takes_code[name] + 1]
+        given += call.args[code_position[name] : code_position[name] + 1]
         codes |= {code.value for code in given if isinstance(code, ast.Constant) and isinstance(code.value, str)}
     return codes
 
 
-def test_every_code_has_a_page_and_every_page_a_code() -> None:
-    assert set(PAGES) == codes_in_the_code()
+def test_every_code_that_is_raised_has_an_explanation_and_no_other() -> None:
+    assert set(EXPLANATIONS) == raised_codes()
 
 
-def test_only_whole_file_problems_go_without_an_example() -> None:
-    assert set(PAGES) - set(EXAMPLES) == WITHOUT_EXAMPLE
+def test_docs_have_one_page_per_code_and_no_other() -> None:
+    pages = {path.stem for path in problem_pages.PAGES.glob("*.md")}
+    assert pages - {"index", "codes"} == set(EXPLANATIONS)
 
 
-@pytest.mark.parametrize("code", EXAMPLES)
-def test_the_first_example_has_this_problem_alone_and_names_its_line(code: str) -> None:
-    (problem,) = problems_of(code, EXAMPLES[code][0])
+def test_only_problems_of_a_file_or_a_running_run_have_no_example() -> None:
+    assert set(EXPLANATIONS) - set(WITH_EXAMPLE) == WITHOUT_EXAMPLE
+
+
+@pytest.mark.parametrize("code", WITH_EXAMPLE)
+def test_the_broken_example_has_this_problem_alone_and_its_line_is_reported(code: str) -> None:
+    broken = str(EXPLANATIONS[code].broken)
+    (problem,) = problems(code, broken)
     assert problem.code == code
     assert problem.file == "recipe.yaml"
     assert problem.line is not None
-    line = EXAMPLES[code][0].splitlines()[problem.line - 1]
-    assert any(name in line for name in problem.path.split(".")[-2:])  # what is not written has its section's line
-    assert f"```text\n{problem.text()}\n```" in PAGES[code]
+    line = broken.splitlines()[problem.line - 1]
+    assert any(name in line for name in problem.path.split(".")[-2:])  # a missing key has the line of its section
+    page = (problem_pages.PAGES / f"{code}.md").read_text(encoding="utf-8")
+    assert f"```text\n{problem.text()}\n```" in page
 
 
-@pytest.mark.parametrize("code", EXAMPLES)
-def test_the_last_example_is_the_repaired_twin(code: str) -> None:
-    broken, repaired = EXAMPLES[code]
-    assert broken != repaired
-    assert problems_of(code, repaired) == []
+@pytest.mark.parametrize("code", WITH_EXAMPLE)
+def test_the_repaired_example_keeps_the_rule(code: str) -> None:
+    explanation = EXPLANATIONS[code]
+    assert explanation.repaired not in (None, explanation.broken)
+    assert problems(code, str(explanation.repaired)) == []
 
 
-@pytest.mark.parametrize("code", PAGES)
-def test_a_page_says_symptom_why_and_what_to_do(code: str) -> None:
-    assert PAGES[code].startswith(f"# {code}\n\n")
-    assert problem_pages.summary(PAGES[code]).endswith(".")
-    assert "\n## Why\n" in PAGES[code]
-    assert "\n## What to do\n" in PAGES[code]
+@pytest.mark.parametrize("code", EXPLANATIONS)
+def test_an_explanation_has_its_code_and_a_one_sentence_summary(code: str) -> None:
+    explanation = EXPLANATIONS[code]
+    assert explanation.code == code
+    assert explanation.summary.endswith(".")
+    assert explanation.why.endswith((".", ")"))

@@ -198,7 +198,7 @@ def test_a_value_that_is_not_a_number_moves_like_any_other(tmp_path: Path) -> No
     (tmp_path / "r.yaml").write_text(
         "model: {model_name_or_path: a/b}\ndataset: {train: {path: x}}\ntraining: {max_prompt_length: .nan}\n"
     )
-    with pytest.raises(RecipeError, match=r"dataset.max_prompt_length: must be a whole number, but is nan"):
+    with pytest.raises(RecipeError, match=r"dataset.max_prompt_length: must be an integer, but is nan"):
         load_recipe(str(tmp_path / "r.yaml"))
 
 

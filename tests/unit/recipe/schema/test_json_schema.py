@@ -81,7 +81,7 @@ def test_it_is_a_schema_of_the_draft_that_it_names() -> None:
 
 
 def test_every_key_of_the_recipe_is_in_it_with_its_meaning_and_an_example() -> None:
-    from orpo_cli.recipe.validation_errors import known_keys
+    from orpo_cli.recipe.did_you_mean import known_keys
 
     sections = [(), *((name,) for name in Recipe.model_fields), ("dataset", "train"), ("dataset", "eval")]
     known = {(*section, name) for section in sections for name in known_keys(section)}

@@ -106,7 +106,7 @@ def test_a_variable_that_the_child_overrides_may_be_unset(tmp_path: Path, monkey
 def test_an_error_names_the_variable_and_its_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEED", "many")
     problem = problems(tmp_path, "training:\n  seed: ${SEED}\n")["training.seed"]
-    assert problem.message == "must be a whole number, but `${SEED}` is the text 'many'."
+    assert problem.message == "must be an integer, but `${SEED}` is the text 'many'."
     assert problem.line == 4
 
 

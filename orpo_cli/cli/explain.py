@@ -1,0 +1,40 @@
+"""``orpo explain``: print why a problem code exists, an example, and how to repair it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from orpo_cli.cli.options import Json
+from orpo_cli.recipe.explanations import problem_codes, read_explanation
+from orpo_cli.report.console import Console
+
+
+def command(
+    code: Annotated[
+        str | None, typer.Argument(metavar="CODE", help="The code at the end of a message; without it, list all codes.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Explain a problem code: why the rule exists, a recipe that breaks it, and the repaired recipe.
+
+    Messages about a recipe or a plan end with the code in brackets.
+
+    [bold]Examples[/bold]
+
+      orpo explain bf16-and-fp16
+      orpo explain
+      orpo explain unknown-key --json
+    """
+    console = Console(as_json=as_json)
+    if code is not None:
+        explanation = read_explanation(code)
+        console.result(explanation.text())
+        console.document(asdict(explanation))
+        return
+    summaries = {each: read_explanation(each).summary for each in problem_codes()}
+    width = max(map(len, summaries))
+    console.result("\n".join(f"{each:{width}}  {summary}" for each, summary in summaries.items()))
+    console.document({"codes": [{"code": each, "summary": summary} for each, summary in summaries.items()]})

@@ -135,6 +135,27 @@ def test_recipes_on_pages_are_valid(tmp_path):
     assert "README.md" in complete
 
 
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_files_and_directories_named_on_developer_pages_exist(name):
+    """Each inline code that looks like a path: from the root or from the package, or the name of one of its files."""
+    text = re.sub(r"^```.*?^```", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    paths = [
+        path
+        for path in re.findall(r"`([\w./-]+)`", text)
+        if re.fullmatch(r"[a-z0-9_./-]+(/|\.py|\.ya?ml|\.toml)", path)
+    ]
+    generated = {"composed.yaml", "adapter/", "model/", "merged/", "dist/"}
+    missing = [
+        path
+        for path in paths
+        if path not in generated
+        and not any((folder / path).exists() for folder in (ROOT, ROOT / "orpo_cli"))
+        and ("/" in path or not list((ROOT / "orpo_cli").rglob(path)))
+    ]
+    assert len(paths) > 10
+    assert missing == []
+
+
 def test_the_table_of_defaults_matches_the_plan():
     page = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (?:up to ([\d.]+)B|larger) \| (\S+) \| (\S+) \| (\S+) \|$", page, re.MULTILINE)

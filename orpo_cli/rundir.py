@@ -13,10 +13,12 @@ from typing import Any
 
 from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.json_files import read_json_object
 from orpo_cli.plan.plan import Plan
 from orpo_cli.secret_values import mask_secrets
 
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
+_DAMAGED = "The run directory is damaged."
 
 
 @dataclass(frozen=True)
@@ -190,11 +192,11 @@ class RunDir:
 
     def read_plan(self) -> Plan:
         """The plan the run obeyed."""
-        return Plan.from_document(_read_json(self.plan))
+        return Plan.from_document(read_json_object(self.plan, remedy=_DAMAGED))
 
     def read_run(self) -> dict[str, Any]:
         """The content of run.json."""
-        return _read_json(self.run)
+        return read_json_object(self.run, remedy=_DAMAGED)
 
     def write_run(self, **changes: Any) -> None:
         """Merge ``changes`` into run.json, atomically."""
@@ -254,13 +256,3 @@ def is_complete(checkpoint: Path) -> bool:
     except OSError:
         return True
     return True
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", remedy="The run directory is damaged.") from error
-    if not isinstance(document, dict):
-        raise UsageError(f"{path} is not a JSON object.", remedy="The run directory is damaged.")
-    return document

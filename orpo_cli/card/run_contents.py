@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from orpo_cli.card.run_records import read_record
 from orpo_cli.errors import UsageError
+from orpo_cli.json_files import read_json_object, read_json_object_or_empty
 from orpo_cli.merge.merge_record import MergeRecord, adapter_digests
 from orpo_cli.rundir import RunDir
 
@@ -122,7 +122,7 @@ def _check_there(rundir: RunDir, part: What, trained: What) -> None:
                 f"{folder_of(rundir, 'gguf')} holds no gguf file.",
                 remedy=f"Make it: `orpo export {rundir.root} --format gguf`.",
             )
-        if read_record(folder_of(rundir, "gguf") / "export.json").get("verified") is False:
+        if read_json_object_or_empty(folder_of(rundir, "gguf") / "export.json").get("verified") is False:
             raise UsageError(f"{folder_of(rundir, 'gguf')} is no verified export.", remedy="Export it again.")
     else:
         trained_words = "every weight" if trained == "model" else "a LoRA adapter"
@@ -193,7 +193,7 @@ def _check_whole(file: PushFile) -> None:
     if file.source.suffix == ".gguf" and _first_bytes(file.source, 4) != b"GGUF":
         raise UsageError(f"{file.source} is no GGUF file.", remedy="Make it again.")
     if file.source.name.endswith(".safetensors.index.json"):
-        named = set(json.loads(file.source.read_text(encoding="utf-8")).get("weight_map", {}).values())
+        named = set(read_json_object(file.source).get("weight_map", {}).values())
         missing = sorted(name for name in named if not (file.source.parent / name).is_file())
         if missing:
             raise UsageError(f"{file.source.parent} is not whole: it lacks {', '.join(missing)}.")

@@ -9,7 +9,7 @@ from orpo_cli.card.curves import curves_of
 from orpo_cli.card.front_matter import is_from_hub
 from orpo_cli.card.markdown import code_block, code_span, plain
 from orpo_cli.card.run_contents import CURVES
-from orpo_cli.card.run_records import metrics_of, read_record
+from orpo_cli.json_files import read_json_lines, read_json_object_or_empty
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import RunDir
 
@@ -33,7 +33,7 @@ SAMPLES, SAMPLE_CHARACTERS = 3, 800
 
 def results_section(rundir: RunDir, plan: Plan) -> str:
     """First and last figures of training, the last evaluation, and what `orpo eval` measured."""
-    lines = metrics_of(rundir)
+    lines = read_json_lines(rundir.metrics)
     steps = [line for line in lines if "loss" in line]
     evaluations = [
         {name.removeprefix("eval_"): value for name, value in line.items()} for line in lines if "eval_loss" in line
@@ -44,7 +44,7 @@ def results_section(rundir: RunDir, plan: Plan) -> str:
         columns[f"step {steps[-1].get('step', '')}"] = steps[-1]
     if evaluations:
         columns[f"held out, step {evaluations[-1].get('step', '')}"] = evaluations[-1]
-    measured = read_record(rundir.evaluation)
+    measured = read_json_object_or_empty(rundir.evaluation)
     for variant, metrics in measured.get("models", {}).items():
         columns[f"{measured.get('pairs')} held-out pairs, {variant}"] = metrics
     table = _table(columns)
@@ -59,7 +59,7 @@ def results_section(rundir: RunDir, plan: Plan) -> str:
 
 def samples_section(rundir: RunDir) -> str:
     """Answers of base and tuned model to the first held-out prompts that `orpo generate --compare` asked."""
-    document = read_record(rundir.samples)
+    document = read_json_object_or_empty(rundir.samples)
     blocks = []
     for answer in document.get("answers", [])[:SAMPLES]:
         parts = [f"**Prompt**\n\n{code_block(_short(answer.get('prompt')))}"]
@@ -96,7 +96,7 @@ def licence_section(plan: Plan, terms: BaseTerms | None, accepted: bool) -> str:
 
 def data_section(rundir: RunDir) -> str:
     """What was read, kept and dropped, and why."""
-    report = read_record(rundir.data_report)
+    report = read_json_object_or_empty(rundir.data_report)
     if not report:
         return ""
     rows = ["| part | source | format | rows read | kept | dropped |", "| --- | --- | --- | ---: | ---: | ---: |"]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import UsageError
 from orpo_cli.export.export_record import Checklist
-from orpo_cli.export.export_source import read_json
 from orpo_cli.export.reference_logits import IN_16_BITS, TOLERANCE, Reference, token_ids
+from orpo_cli.json_files import read_json_object
 from orpo_cli.verify.logits import Difference, compare, logits_of
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def check_folder(folder: Path, known: Reference, checklist: Checklist, *, dtype:
     """Configuration, end tokens, template, tokenizer and files; ``bits`` is what bitsandbytes keeps a weight in, if it does."""
     from orpo_cli.model.tokenizer import load_saved_tokenizer
 
-    config = read_json(folder / "config.json")
+    config = read_json_object(folder / "config.json")
     architecture = ", ".join(config.get("architectures") or ["no architecture"])
     stored = config.get("dtype") or (config.get("text_config") or {}).get("dtype")
     checklist.check("config", bool(config.get("architectures")) and stored == dtype, f"{architecture}, {stored}")
@@ -55,7 +55,7 @@ def _end_tokens(folder: Path, known: Reference) -> tuple[str, bool, str]:
     """Every token that ends an answer is in generation_config.json, which is where each program looks."""
     path = folder / "generation_config.json"
     try:
-        found = read_json(path).get("eos_token_id")
+        found = read_json_object(path).get("eos_token_id")
     except UsageError:
         found = None
     ids = [each for each in (found if isinstance(found, list) else [found]) if each is not None]

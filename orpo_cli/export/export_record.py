@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.atomic import atomic_write_text
+from orpo_cli.json_files import read_json_object_or_empty
 
 NAME = "export.json"
 COMPARISONS = ("logits", "weights", "stored", "llama.cpp next token")  # ends of names
@@ -65,8 +66,8 @@ class ExportRecord:
     def read(cls, folder: Path) -> ExportRecord | None:
         """The record of an exported folder; None where there is none that can be read."""
         try:
-            return cls(**json.loads((folder / NAME).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            return cls(**read_json_object_or_empty(folder / NAME))
+        except TypeError:
             return None
 
     def same_order(self, other: ExportRecord) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orpo_cli.errors import UsageError
+from orpo_cli.json_files import read_json_object
 from orpo_cli.merge.merge import merge
 from orpo_cli.merge.merge_record import MergeRecord, adapter_digests
 from orpo_cli.model.model_facts import model_facts
@@ -129,7 +129,7 @@ def _settings(plan: Plan) -> ExportSection:
 
 def _refuse_what_is_not_whole(folder: Path) -> None:
     """Weights that are quantized, or not in safetensors, are no source: the first lost what the export would keep."""
-    config = read_json(folder / "config.json")
+    config = read_json_object(folder / "config.json")
     if config.get("quantization_config"):
         raise UsageError(
             f"the model in {folder} is quantized: its config.json has a quantization_config.",
@@ -139,20 +139,9 @@ def _refuse_what_is_not_whole(folder: Path) -> None:
         raise UsageError(f"{folder} holds no weights in safetensors.", remedy="Save it with save_pretrained first.")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises UsageError where ``path`` holds none."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", remedy="Save the model again.") from error
-    if not isinstance(document, dict):
-        raise UsageError(f"{path} is not a JSON object.", remedy="Save the model again.")
-    return document
-
-
 def stored_dtype(folder: Path) -> str:
     """The type of a model's weights by its config.json; float32 where that does not say."""
-    config = read_json(folder / "config.json")
+    config = read_json_object(folder / "config.json")
     text = config.get("text_config") or {}
     return str(config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or "float32")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orpo_cli.data.end_tokens import end_token_ids
-from orpo_cli.export.export_source import ExportSource, read_json
+from orpo_cli.export.export_source import ExportSource
+from orpo_cli.json_files import read_json_object
 from orpo_cli.verify.logits import Tolerance, logits_of
 from orpo_cli.verify.prompts import BUILT_IN
 
@@ -100,4 +101,4 @@ class _Settings:
         try:
             self.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
         except OSError:  # none was saved: transformers makes it of the configuration
-            self.generation_config = GenerationConfig.from_model_config(read_json(folder / "config.json"))
+            self.generation_config = GenerationConfig.from_model_config(read_json_object(folder / "config.json"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import MachineError, RunError
-from orpo_cli.export.export_source import read_json
+from orpo_cli.json_files import read_json_object
 from orpo_cli.model.save import copy_mode_to_weights
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def copy_companions(source: Path, folder: Path) -> None:
 
 def set_dtype(path: Path, dtype: str) -> None:
     """Say in a config.json what type the weights have, in the parts of a composed model too."""
-    config = read_json(path)
+    config = read_json_object(path)
     parts = [part for part in config.values() if isinstance(part, dict)]
     for part in (config, *(part for part in parts if "dtype" in part or "torch_dtype" in part)):
         part.pop("torch_dtype", None)  # the name before transformers 5
@@ -154,7 +154,7 @@ def set_dtype(path: Path, dtype: str) -> None:
 
 def set_ends(path: Path, ends: list[int]) -> None:
     """Make a generation_config.json stop at every one of ``ends``; many a model names the EOS alone."""
-    settings = read_json(path) if path.is_file() else {}
+    settings = read_json_object(path) if path.is_file() else {}
     if ends:
         settings["eos_token_id"] = ends if len(ends) > 1 else ends[0]
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

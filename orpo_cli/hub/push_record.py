@@ -9,6 +9,7 @@ from typing import Any
 
 from orpo_cli.atomic import atomic_write_text
 from orpo_cli.card.base_license import BaseTerms
+from orpo_cli.json_files import read_json_object_or_empty
 from orpo_cli.rundir import RunDir
 
 LARGEST_IN_GIT = 10 * 2**20  # bytes; the hub keeps larger files by their sha256 alone
@@ -39,13 +40,13 @@ def git_blob(path: Path) -> list[str]:
 
 def read_pushed(rundir: RunDir, repo_id: str, revision: str) -> Pushed:
     """What was pushed to that branch; nothing where nothing was."""
-    entry = _read(rundir).get("repositories", {}).get(repo_id, {}).get(revision, {})
+    entry = read_json_object_or_empty(rundir.pushes).get("repositories", {}).get(repo_id, {}).get(revision, {})
     return Pushed(entry.get("commit"), dict(entry.get("files", {})), dict(entry.get("parts", {})))
 
 
 def write_pushed(rundir: RunDir, repo_id: str, revision: str, pushed: Pushed) -> None:
     """Keep what was pushed."""
-    document = _read(rundir)
+    document = read_json_object_or_empty(rundir.pushes)
     branches = document.setdefault("repositories", {}).setdefault(repo_id, {})
     branches[revision] = {"commit": pushed.commit, "files": pushed.files, "parts": pushed.parts}
     _write(rundir, document)
@@ -54,24 +55,16 @@ def write_pushed(rundir: RunDir, repo_id: str, revision: str, pushed: Pushed) ->
 def read_base_terms(rundir: RunDir) -> BaseTerms | None:
     """What the hub said of the base's licence when it was asked last; None where it was not."""
     try:
-        return BaseTerms(**_read(rundir)["base"])
+        return BaseTerms(**read_json_object_or_empty(rundir.pushes)["base"])
     except (KeyError, TypeError):
         return None
 
 
 def write_base_terms(rundir: RunDir, terms: BaseTerms) -> None:
     """Keep them, for cards that are made without the hub."""
-    document = _read(rundir)
+    document = read_json_object_or_empty(rundir.pushes)
     if document.get("base") != terms.__dict__:
         _write(rundir, {**document, "base": terms.__dict__})
-
-
-def _read(rundir: RunDir) -> dict[str, Any]:
-    try:
-        document = json.loads(rundir.pushes.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
 
 
 def _write(rundir: RunDir, document: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import UsageError
+from orpo_cli.json_files import read_json_object_or_empty
 
 NAME = "merge.json"
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
@@ -64,8 +65,8 @@ class MergeRecord:
     def read(cls, folder: Path) -> MergeRecord | None:
         """The record of a merged folder; None where there is none that can be read."""
         try:
-            return cls(**json.loads((folder / NAME).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            return cls(**read_json_object_or_empty(folder / NAME))
+        except TypeError:
             return None
 
     def same_origin(self, other: MergeRecord) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from orpo_cli.errors import OrpoError, UsageError
+from orpo_cli.json_files import read_json_object
 from orpo_cli.merge.peft_adapters import Adapter
 from orpo_cli.model.model_source import locate
 from orpo_cli.recipe.schema import Dtype, ModelSection, QuantizationSection
@@ -192,13 +192,7 @@ def _adapter_config(adapter: Path) -> dict[str, Any]:
             f"{adapter} is {kind}: it holds no {path.name}.",
             remedy="Give a run directory, or the folder of an adapter.",
         )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", remedy="Download or save the adapter again.") from error
-    if not isinstance(config, dict):
-        raise UsageError(f"{path} is not a JSON object.", remedy="Download or save the adapter again.")
-    return config
+    return read_json_object(path, remedy="Download or save the adapter again.")
 
 
 def _dtype_of(section: ModelSection) -> str:

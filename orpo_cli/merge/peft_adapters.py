@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.json_files import read_json_object_or_empty
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -39,10 +39,7 @@ class Adapter:
     @property
     def start(self) -> Any:
         """Its init_lora_weights; PEFT reads some of them only where a further package is installed."""
-        try:
-            return json.loads((self.folder / "adapter_config.json").read_text()).get("init_lora_weights", True)
-        except (OSError, ValueError, AttributeError):
-            return True  # what is wrong with the file, ``config`` says
+        return read_json_object_or_empty(self.folder / "adapter_config.json").get("init_lora_weights", True)
 
 
 def attach(base: PreTrainedModel, adapters: Sequence[Adapter], *, hollow: bool = False) -> PeftModel:

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "orpo_cli"
 ORDER = [  # each package imports those above it; packages of one line do not import each other
     {"errors", "machine", "secret_values", "hub_status", "cache_dir"},
-    {"atomic", "redaction"},
+    {"atomic", "json_files", "redaction"},
     {"recipe"},
     {"plan"},
     {"rundir", "estimate"},
@@ -27,7 +27,18 @@ ORDER = [  # each package imports those above it; packages of one line do not im
     {"cli"},
 ]
 LEVEL = {package: level for level, packages in enumerate(ORDER) for package in packages}
-LIGHT = {"errors", "machine", "secret_values", "hub_status", "cache_dir", "atomic", "redaction", "recipe", "plan"}
+LIGHT = {
+    "errors",
+    "machine",
+    "secret_values",
+    "hub_status",
+    "cache_dir",
+    "atomic",
+    "json_files",
+    "redaction",
+    "recipe",
+    "plan",
+}
 LIGHT |= {"estimate", "rundir", "workflows", "cli"}
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes"}
 TRL = Path("training/trl_trainer.py")

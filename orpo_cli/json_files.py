@@ -1,0 +1,44 @@
+"""JSON object files: records of a run, model configurations and indexes, each one JSON object."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from orpo_cli.errors import UsageError
+
+
+def read_json_object(path: Path, *, remedy: str = "Save or download the file again.") -> dict[str, Any]:
+    """The JSON object in ``path``. Raises UsageError where the file cannot be read or contains something else."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}", remedy=remedy) from error
+    if not isinstance(document, dict):
+        raise UsageError(f"{path} is not a JSON object.", remedy=remedy)
+    return document
+
+
+def read_json_object_or_empty(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``; empty where the file is absent or damaged."""
+    try:
+        return read_json_object(path)
+    except UsageError:
+        return {}
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a JSON Lines file, one per line; empty where the file is absent.
+
+    A line that is not JSON is skipped: the last line of a killed run is often incomplete.
+    """
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records

@@ -47,14 +47,14 @@ def attention(count: int) -> None:
     from transformers.integrations.flex_attention import flex_attention_forward
     from transformers.masking_utils import causal_mask_function
 
-    from orpo_cli.training.engine.packed_attention_cuda import GpuMask, flash
+    from orpo_cli.training.engine.packed_attention_cuda import CudaMask, flash_attention
     from orpo_cli.training.engine.packing import TokenPair, pack
 
     draw = random.Random(count)
     sizes = [(draw.randint(50, 700), draw.randint(50, 500), draw.randint(50, 500)) for _ in range(count)]
     pairs = [TokenPair("", *(torch.full((size,), value) for value, size in enumerate(parts))) for parts in sizes]
     batch = pack(pairs, True).to(torch.device("cuda"))
-    mask = GpuMask(batch, causal_mask_function, None)
+    mask = CudaMask(batch, causal_mask_function, None)
     module = torch.nn.Module().train()
 
     def inputs(rows: int, tokens: int) -> list[torch.Tensor]:
@@ -72,8 +72,8 @@ def attention(count: int) -> None:
         out.sum().backward()
 
     ways: dict[str, Callable[[], Any]] = {
-        "packed, flash": lambda: both_ways(flash(*packed, mask.sequences, 0, None)),
-        "packed, flex": lambda: both_ways(flex_attention_forward(module, *packed, mask.blocks)[0]),
+        "packed, flash": lambda: both_ways(flash_attention(*packed, mask.varlen_inputs, 0, None)),
+        "packed, flex": lambda: both_ways(flex_attention_forward(module, *packed, mask.block_mask)[0]),
         "padded, flash": lambda: both_ways(scaled_dot_product_attention(*padded, is_causal=True, enable_gqa=True)),
         "padded, with its mask": lambda: both_ways(scaled_dot_product_attention(*padded, visible, enable_gqa=True)),
     }
@@ -89,7 +89,7 @@ def head(words: int) -> None:
     import torch
     from torch.nn.functional import cross_entropy
 
-    from orpo_cli.training.engine.lm_head import Shape, _LogProbs
+    from orpo_cli.training.engine.lm_head import LinearLogProbs, LogitTransform
 
     place: dict[str, Any] = {"device": "cuda", "dtype": torch.bfloat16}
     hidden = torch.randn(ROWS, HIDDEN, **place, requires_grad=True)
@@ -97,7 +97,7 @@ def head(words: int) -> None:
     targets = torch.randint(words, (ROWS,), device="cuda")
 
     def ours() -> None:
-        _LogProbs.apply(hidden, weight, None, targets, Shape()).sum().backward()  # type: ignore[no-untyped-call]
+        LinearLogProbs.apply(hidden, weight, None, targets, LogitTransform()).sum().backward()  # type: ignore[no-untyped-call]
 
     def full() -> None:
         cross_entropy((hidden @ weight.T).float(), targets, reduction="sum").backward()  # type: ignore[no-untyped-call]

@@ -212,14 +212,14 @@ def watch() -> Any:
         packed = 0
 
         def count_tokens_of(self, engine: Any) -> None:
-            cut_up = engine.parts
+            cut_up = engine.micro_batches
 
             def parts(pairs: Any) -> Any:
                 found = cut_up(pairs)
                 self.packed += sum(part.input_ids.numel() for part in found)
                 return found
 
-            engine.parts = parts
+            engine.micro_batches = parts
 
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             self.seconds, self.busy, self.tokens = [], [], []

@@ -57,12 +57,12 @@ def step(name: str, words: int) -> dict[str, Any]:
 
     def ours() -> torch.Tensor:
         accelerator: Any = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
-        engine = Engine(model.get_base_model(), accelerator, beta=0.1, loss_on_prompt=True, budget=2048)
+        engine = Engine(model.get_base_model(), accelerator, beta=0.1, loss_on_prompt=True, max_tokens=2048)
         taken = [TokenPair("", *map(torch.tensor, pair)) for pair in pairs]
-        engine.begin(taken)
-        (part,) = engine.parts(taken)
-        with engine.running(part):
-            share = engine.share(model, part)
+        engine.start_step(taken)
+        (part,) = engine.micro_batches(taken)
+        with engine.patched_model(part):
+            share = engine.loss_share(model, part)
             share.backward()
         return share
 
@@ -95,13 +95,13 @@ def head(name: str, words: int) -> dict[str, Any]:
     import torch
     from torch.nn.functional import cross_entropy
 
-    from orpo_cli.training.engine.lm_head import Shape, _LogProbs
+    from orpo_cli.training.engine.lm_head import LinearLogProbs, LogitTransform
 
     hidden, weight = torch.randn(ROWS, HIDDEN, requires_grad=True), torch.randn(words, HIDDEN) * 0.05
     targets = torch.randint(words, (ROWS,))
 
     def ours() -> torch.Tensor:
-        return -_LogProbs.apply(hidden, weight, None, targets, Shape()).sum()  # type: ignore[no-untyped-call, no-any-return]
+        return -LinearLogProbs.apply(hidden, weight, None, targets, LogitTransform()).sum()  # type: ignore[no-untyped-call, no-any-return]
 
     def full() -> torch.Tensor:
         return cross_entropy(hidden @ weight.T, targets, reduction="sum")

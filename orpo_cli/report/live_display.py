@@ -30,7 +30,7 @@ ROWS_SHOWN = 8
 class TrainingDisplay:
     """Shows steps with loss, NLL, log odds ratio, preference accuracy, margin, speed, memory and time left.
 
-    A training.callbacks.Listener and a context manager.
+    A training.callbacks.TrainingObserver and a context manager.
     """
 
     def __init__(self, console: Console) -> None:

@@ -20,7 +20,7 @@ from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import Interrupted, Problem
 
 
-class Listener(Protocol):
+class TrainingObserver(Protocol):
     """Who watches a training run: the live display, plain lines, or nobody."""
 
     def note(self, text: str) -> None:
@@ -36,10 +36,10 @@ class Listener(Protocol):
         """A line of metrics.jsonl."""
 
 
-class Metrics(TrainerCallback):
+class MetricsCallback(TrainerCallback):
     """Writes metrics.jsonl and tells the listener. ``tokens_per_second`` counts time inside steps only."""
 
-    def __init__(self, path: Path, listener: Listener) -> None:
+    def __init__(self, path: Path, listener: TrainingObserver) -> None:
         self.path = path
         self.listener = listener
         self.trainer: Any = None  # set once the trainer exists
@@ -91,7 +91,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def keep_lines_until(path: Path, step: int) -> None:
+def truncate_metrics(path: Path, step: int) -> None:
     """Drop the lines of metrics.jsonl after ``step``: a resumed run computes those steps again."""
     if path.exists():
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -107,10 +107,10 @@ def _step_of(line: str) -> float:
         return math.inf
 
 
-class Interruption(TrainerCallback):
+class InterruptCallback(TrainerCallback):
     """Ctrl-C or SIGTERM: finish the step, save a checkpoint, stop. A second one stops at once."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: TrainingObserver) -> None:
         self.listener = listener
         self.asked = False
 

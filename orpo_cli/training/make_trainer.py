@@ -16,14 +16,14 @@ from orpo_cli.model.packing_support import packing_obstacle
 from orpo_cli.plan.plan import Plan
 from orpo_cli.plan.resolve import LAYERS_REPEATED
 from orpo_cli.training.packed_trainer import PackedTrainer
-from orpo_cli.training.trl_trainer import PairTrainer, TokenizedDataset, orpo_config, settings_explained
+from orpo_cli.training.trl_trainer import PairTrainer, TokenizedDataset, explain_setting_errors, orpo_config
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 # Another part of orpo does what these say: a hub that fails would end a run of trl's.
-NOT_TRLS = ("logging_dir", "push_to_hub", "hub_strategy", "hub_always_push", "hub_revision")
+HANDLED_BY_ORPO = ("logging_dir", "push_to_hub", "hub_strategy", "hub_always_push", "hub_revision")
 LORA_PLUS = ("loraplus_lr_ratio", "loraplus_lr_embedding")  # what `lora` says of the optimizer
 TENSORBOARD = "TENSORBOARD_LOGGING_DIR"  # the variable that TensorBoard's callback reads
 
@@ -53,10 +53,10 @@ def make_trainer(
         if added := plan.model.add_special_tokens:
             asked = values.get("trainable_token_indices")
             values["trainable_token_indices"] = trainable_token_indices(model, tokenizer, added, asked)
-        with settings_explained("lora"):
+        with explain_setting_errors("lora"):
             lora = LoraConfig(task_type="CAUSAL_LM", **values)
     own = {"loss_on_prompt": plan.training.get("loss_on_prompt", True), "lora_plus": plus}
-    values = {name: value for name, value in plan.training.items() if name not in (*own, *NOT_TRLS)}
+    values = {name: value for name, value in plan.training.items() if name not in (*own, *HANDLED_BY_ORPO)}
     kind: Callable[..., PairTrainer] = PairTrainer
     if plan.engine.fast_path != "off":
         reason = packing_obstacle(model, values.get("max_length"), dropout_disabled=values.get("disable_dropout", True))
@@ -70,10 +70,10 @@ def make_trainer(
             )
         else:
             note(f"trl's own path computes the steps: {reason}")
-    with settings_explained("model, lora or training settings"), _tensorboard_in(plan.training.get("logging_dir")):
+    with explain_setting_errors("model, lora or training settings"), _tensorboard_in(plan.training.get("logging_dir")):
         trainer = kind(
             **own,
-            keep_arguments=not plan.secrets,
+            save_training_args=not plan.secrets,
             model=model,
             args=orpo_config(checkpoints, values),
             train_dataset=TokenizedDataset(train),

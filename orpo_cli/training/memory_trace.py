@@ -24,10 +24,10 @@ from orpo_cli.estimate.memory import Activations, Computation, PairSize
 from orpo_cli.estimate.parameter_counts import adapted_modules
 from orpo_cli.training.engine import lm_head as heads
 from orpo_cli.training.engine import orpo_loss
-from orpo_cli.training.engine.fused_lora import adapted_product
+from orpo_cli.training.engine.fused_lora import lora_linear
 from orpo_cli.training.engine.fused_norms_and_gates import fused_norms_and_gates
-from orpo_cli.training.engine.lm_head import scored, shape_of
-from orpo_cli.training.engine.packed_attention import configurations, shared_prefixes
+from orpo_cli.training.engine.lm_head import logit_transform, patched_lm_head
+from orpo_cli.training.engine.packed_attention import attention_configs, use_packed_attention
 from orpo_cli.training.engine.packed_step import patched_forwards
 from orpo_cli.training.engine.packing import MicroBatch, TokenPair, pack
 from orpo_cli.training.engine.recompute import recompute_in_backward
@@ -39,7 +39,7 @@ aten = torch.ops.aten
 Phases = tuple[Activations, ...]
 
 
-class Tracer:
+class MemoryTracer:
     """Answers how many bytes a micro-batch takes in a model with this configuration, computed as ``computation`` says.
 
     The model is made once, without memory. Raises what transformers raises for a configuration that it cannot build, and
@@ -108,19 +108,23 @@ class Tracer:
     def _packed(self, batch: MicroBatch) -> Phases:
         counter, head = _Counter(self.model, self.computation.accumulates), self.model.get_output_embeddings()
         packed, cheap = (
-            shared_prefixes(configurations(self.model), batch),
-            patched_forwards(fused_norms_and_gates(self.model, tried=False)),
+            use_packed_attention(attention_configs(self.model), batch),
+            patched_forwards(fused_norms_and_gates(self.model, verify=False)),
         )
         with counter, counter.noting(self.model), packed, cheap:
-            with scored(head, shape_of(self.model), batch) as scores, recompute_in_backward(), self._autocast():
+            with (
+                patched_lm_head(head, logit_transform(self.model), batch) as scores,
+                recompute_in_backward(),
+                self._autocast(),
+            ):
                 self.model(
                     input_ids=batch.input_ids,
                     attention_mask=torch.ones_like(batch.input_ids),
                     position_ids=batch.position_ids,
                     use_cache=False,
                 )
-            share, _ = orpo_loss.step_share(
-                scores.logps, batch, orpo_loss.Totals(batch.input_ids.shape[1], batch.pairs), 0.1
+            share, _ = orpo_loss.loss_share(
+                scores.log_probs, batch, orpo_loss.StepTotals(batch.input_ids.shape[1], batch.num_pairs), 0.1
             )
             return counter.through_backward(share)
 
@@ -235,7 +239,7 @@ def _model(config: PreTrainedConfig, computation: Computation) -> PreTrainedMode
     model = AutoModelForCausalLM.from_config(
         copy.deepcopy(config), attn_implementation="eager", dtype=getattr(torch, computation.dtype)
     )
-    for each in configurations(model):  # which models without sdpa refuse above; the fast path brings its own
+    for each in attention_configs(model):  # which models without sdpa refuse above; the fast path brings its own
         each._attn_implementation = computation.attention
     model.train()
     model.requires_grad_(computation.lora is None)
@@ -294,10 +298,10 @@ def _linear(model: PreTrainedModel) -> Iterator[tuple[str, torch.nn.Module]]:
 class _Adapted(torch.nn.Module):
     """A frozen linear map with an adapter, as peft computes it, or the engine where it can; the adapter is float32."""
 
-    def __init__(self, base: Any, rank: int, dropout: float, dora: bool, fused: bool, widens: bool) -> None:
+    def __init__(self, base: Any, rank: int, dropout: float, dora: bool, fused: bool, casts_output: bool) -> None:
         super().__init__()
         self.fused = fused and isinstance(base, torch.nn.Linear) and dropout == 0 and not dora
-        self.widens = widens
+        self.casts_output = casts_output
         shape = base.weight.shape if isinstance(base, torch.nn.Linear) else base.weight.shape[::-1]
         self.base = base
         self.dropout = torch.nn.Dropout(dropout) if dropout > 0 else torch.nn.Identity()
@@ -306,17 +310,17 @@ class _Adapted(torch.nn.Module):
         self.magnitude = torch.nn.Parameter(torch.ones(shape[0])) if dora else None
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        result = self.product(hidden)
-        return result.to(hidden.dtype) if self.widens else result
+        result = self.compute(hidden)
+        return result.to(hidden.dtype) if self.casts_output else result
 
-    def product(self, hidden: torch.Tensor) -> torch.Tensor:
-        """As ``adapters.unwidened`` asks for it."""
+    def compute(self, hidden: torch.Tensor) -> torch.Tensor:
+        """As ``fused_lora.forward_in_compute_dtype`` calls it."""
         weight, base = self.base.weight, self.base
         if self.fused and (weight.dtype == self.down.weight.dtype or torch.is_autocast_enabled("cpu")):
             adapter = self.down.weight, self.up.weight  # the engine leaves mixed types without autocast to peft
-            return adapted_product(hidden, weight.dtype, weight, None, base.bias, *adapter, 2.0)
+            return lora_linear(hidden, weight.dtype, weight, None, base.bias, *adapter, 2.0)
         result = base(hidden)
-        if self.widens:
+        if self.casts_output:
             result = result.to(hidden.dtype)
         change = self.up(self.down(self.dropout(hidden.to(self.down.weight.dtype)))) * 2.0
         if self.magnitude is not None:
@@ -346,17 +350,17 @@ def _only(layers: torch.nn.ModuleList, chosen: Sequence[torch.nn.Module]) -> Ite
 @contextmanager
 def _few_tiles() -> Iterator[None]:
     """Let the head compute its first two tiles and its last: those between hold what the second holds."""
-    every = heads.spans
+    every = heads.split_range
 
     def few(length: int, size: int) -> list[slice]:
         spans = every(length, size)
         return spans if len(spans) < 4 else [*spans[:2], spans[-1]]
 
-    heads.spans = few
+    heads.split_range = few
     try:
         yield
     finally:
-        heads.spans = every
+        heads.split_range = every
 
 
 def _pair(size: PairSize) -> TokenPair:

@@ -54,7 +54,7 @@ def free_memory() -> None:
     clear_device_cache(garbage_collection=True)
 
 
-class Checkpointing:
+class SelectiveCheckpointing:
     """Lets the layers of a model keep their inputs alone and compute the rest again in the backward pass, for large micro-batches.
 
     The recipe's own checkpointing is for all of them, and stays so.
@@ -65,7 +65,7 @@ class Checkpointing:
         self.above = math.inf  # tokens of a micro-batch
         self.layers: list[Any] = []
 
-    def extends_to(self, tokens: int) -> bool:
+    def enable_above(self, tokens: int) -> bool:
         """Checkpoint micro-batches of more than half these tokens from now on. False where that is so already, or cannot be."""
         if tokens > self.above or not (self.layers or self._prepared()):
             return False

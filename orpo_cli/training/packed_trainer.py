@@ -11,11 +11,11 @@ from accelerate.utils import DistributedType
 
 from orpo_cli.errors import MachineError, RunError
 from orpo_cli.plan.plan import EnginePlan
-from orpo_cli.training.engine.packed_attention import Unsupported
-from orpo_cli.training.engine.packed_step import Batches, Engine, collate, sequence_tokens
+from orpo_cli.training.engine.packed_attention import UnsupportedAttention
+from orpo_cli.training.engine.packed_step import Engine, PairBatches, collate_pairs, count_sequence_tokens
 from orpo_cli.training.engine.packing import MicroBatch, TokenPair, pack
-from orpo_cli.training.engine.parity_check import compare, few
-from orpo_cli.training.out_of_memory import Checkpointing, RandomState, free_memory, is_out_of_memory
+from orpo_cli.training.engine.parity_check import compare_paths, select_check_pairs
+from orpo_cli.training.out_of_memory import RandomState, SelectiveCheckpointing, free_memory, is_out_of_memory
 from orpo_cli.training.trl_trainer import PairTrainer
 
 
@@ -31,17 +31,17 @@ class PackedTrainer(PairTrainer):
         self.note = note
         self.required = engine.fast_path == "required"
         self.padded: Callable[..., Any] = self.data_collator
-        self.data_collator: Any = collate
+        self.data_collator: Any = collate_pairs
         self.loss_is_scaled_for_ga = True
         self.checked = False
         self.eval_budget = engine.max_tokens_per_microbatch
-        self.checkpointing = Checkpointing(self.model)
+        self.checkpointing = SelectiveCheckpointing(self.model)
         self.engine: Engine | None = Engine(
             self.model,
             self.accelerator,
             beta=self.beta,
             loss_on_prompt=self.loss_on_prompt,
-            budget=engine.max_tokens_per_microbatch,
+            max_tokens=engine.max_tokens_per_microbatch,
             sharded=self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED),
         )
 
@@ -49,7 +49,7 @@ class PackedTrainer(PairTrainer):
         """The batches of a step; all of their pairs are in the last."""
         samples, count = super().get_batch_samples(epoch_iterator, num_batches, device)
         whole = [batch for sample in samples for batch in sample["pairs"].batches]
-        parts = [Batches([]) for _ in samples[:-1]] + [Batches(whole) for _ in samples[-1:]]
+        parts = [PairBatches([]) for _ in samples[:-1]] + [PairBatches(whole) for _ in samples[-1:]]
         return [{"pairs": part} for part in parts], count
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
@@ -62,12 +62,12 @@ class PackedTrainer(PairTrainer):
             return self._trls_step(model, batches, num_items_in_batch)
         if not pairs:
             return torch.zeros((), device=self.args.device)
-        self.rows_of_step.extend(pair.row for pair in pairs)
-        self.tokens_seen += sequence_tokens(pairs)
-        self.engine.begin(pairs)
+        self.step_rows.extend(pair.row for pair in pairs)
+        self.tokens_seen += count_sequence_tokens(pairs)
+        self.engine.start_step(pairs)
         total = self._within_memory(lambda: self._step(model, pairs, num_items_in_batch))
         self.store_metrics(self.engine.metrics(), train_eval="train")
-        return self._finite(total, self.rows_of_step)
+        return self._finite(total, self.step_rows)
 
     def _trls_step(self, model: Any, batches: list[list[TokenPair]], num_items_in_batch: Any) -> torch.Tensor:
         total = torch.zeros((), device=self.args.device)
@@ -79,12 +79,12 @@ class PackedTrainer(PairTrainer):
     def _step(self, model: Any, pairs: list[TokenPair], num_items_in_batch: Any) -> torch.Tensor:
         assert self.engine is not None
         total = torch.zeros((), device=self.args.device)
-        parts = self.engine.parts(pairs)
+        parts = self.engine.micro_batches(pairs)
         for number, part in enumerate(parts, 1):
             self.in_flight, self.number, self.syncs = part, number, number == len(parts)
             part = part.to(self.args.device)
             checkpointing = self.checkpointing.around(part.input_ids.shape[1])
-            with self.engine.running(part), checkpointing, self._syncing(model, last=self.syncs):
+            with self.engine.patched_model(part), checkpointing, self._syncing(model, last=self.syncs):
                 total = total + super(PairTrainer, self).training_step(model, {"part": part}, num_items_in_batch)
         return total
 
@@ -130,7 +130,7 @@ class PackedTrainer(PairTrainer):
 
     def _keeping_less(self) -> str | None:
         """Compute layers again in the backward pass, for the rest of the run; says so. None where it is done already."""
-        if not (self.model.training and self.checkpointing.extends_to(self.in_flight.input_ids.shape[1])):
+        if not (self.model.training and self.checkpointing.enable_above(self.in_flight.input_ids.shape[1])):
             return None
         above = int(self.checkpointing.above)
         return (
@@ -141,18 +141,18 @@ class PackedTrainer(PairTrainer):
     def _made_smaller(self) -> str | None:
         """Compute fewer pairs at once, for the rest of the run; says so. None where a pair lies alone."""
         assert self.engine is not None
-        if self.in_flight.pairs == 1:
+        if self.in_flight.num_pairs == 1:
             return None
         if not self.model.training:
             self.eval_budget = min(self.eval_budget, self.in_flight.input_ids.shape[1]) // 2
             return f"micro-batches of the evaluation have at most {self.eval_budget} tokens from now on"
-        self.engine.budget = min(self.engine.budget, self.in_flight.input_ids.shape[1]) // 2
-        self.checkpointing.above = min(self.checkpointing.above, self.engine.budget // 2)
-        return f"micro-batches have at most {self.engine.budget} tokens from now on"
+        self.engine.max_tokens = min(self.engine.max_tokens, self.in_flight.input_ids.shape[1]) // 2
+        self.checkpointing.above = min(self.checkpointing.above, self.engine.max_tokens // 2)
+        return f"micro-batches have at most {self.engine.max_tokens} tokens from now on"
 
     def _nothing_smaller(self) -> MachineError:
         part = self.in_flight
-        what = "a pair" if part.pairs == 1 else f"{part.pairs} pairs"
+        what = "a pair" if part.num_pairs == 1 else f"{part.num_pairs} pairs"
         return MachineError(
             f"out of memory in step {self.state.global_step + 1}, with {what} of {part.input_ids.shape[1]} tokens in all.",
             remedy="In this order: gradient_checkpointing: true, a lower max_length, a LoRA adapter, the base in 4 bits.",
@@ -166,7 +166,7 @@ class PackedTrainer(PairTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         assert self.engine is not None
         with self._autocast():
-            return self.engine.share(model, inputs["part"]) * self.accelerator.num_processes
+            return self.engine.loss_share(model, inputs["part"]) * self.accelerator.num_processes
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -176,7 +176,7 @@ class PackedTrainer(PairTrainer):
         self._check_once(model, pairs)
         if self.engine is None:
             return super().prediction_step(model, self._as_trls(pairs), prediction_loss_only, ignore_keys)
-        self.engine.begin(pairs)
+        self.engine.start_step(pairs)
         total = self._within_memory(lambda: self._evaluated(model, pairs))
         metrics = {f"eval_{name}": value for name, value in self.engine.metrics().items()}
         self.store_metrics(metrics, train_eval="eval")
@@ -186,11 +186,11 @@ class PackedTrainer(PairTrainer):
         assert self.engine is not None
         total = torch.zeros((), device=self.args.device)
         with torch.no_grad(), self._autocast():
-            for number, part in enumerate(self.engine.parts(pairs, self.eval_budget), 1):
+            for number, part in enumerate(self.engine.micro_batches(pairs, self.eval_budget), 1):
                 self.in_flight, self.number, self.syncs = part, number, False
                 part = part.to(self.args.device)
-                with self.engine.running(part):
-                    total = total + self.engine.share(model, part) * self.accelerator.num_processes
+                with self.engine.patched_model(part):
+                    total = total + self.engine.loss_share(model, part) * self.accelerator.num_processes
         return total
 
     def _check_once(self, model: Any, pairs: list[TokenPair]) -> None:
@@ -208,30 +208,30 @@ class PackedTrainer(PairTrainer):
 
     def _why_left(self, model: Any, pairs: list[TokenPair]) -> str | None:
         bare = self.accelerator.unwrap_model(model)
-        checked = few(pairs, bare.config.get_text_config().vocab_size)
+        checked = select_check_pairs(pairs, bare.config.get_text_config().vocab_size)
         part = pack(checked, self.loss_on_prompt).to(self.args.device)
         theirs = self._prepare_inputs(self._as_trls(checked))
         try:
-            difference = compare(
+            difference = compare_paths(
                 bare,
                 lambda: self._alone(bare, checked, part),
                 lambda: self._trls_loss(bare, theirs),
                 self._computed_in(),
             )
-        except Unsupported as error:
+        except UnsupportedAttention as error:
             return str(error)
         if not difference.too_large:
             return None
         return (
             f"on the first {len(checked)} pairs it gave another result: the loss differs by {difference.loss:.1e} and "
-            f"the gradient by {difference.gradient:.1e}, relatively; {difference.allowed:.0e} is allowed"
+            f"the gradient by {difference.gradient:.1e}, relatively; {difference.tolerance:.0e} is allowed"
         )
 
     def _alone(self, model: Any, pairs: list[TokenPair], part: MicroBatch) -> torch.Tensor:
         assert self.engine is not None
-        self.engine.begin(pairs, together=False)
-        with self.engine.running(part), self._autocast():
-            return self.engine.share(model, part)
+        self.engine.start_step(pairs, across_processes=False)
+        with self.engine.patched_model(part), self._autocast():
+            return self.engine.loss_share(model, part)
 
     def _trls_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         with self._autocast():

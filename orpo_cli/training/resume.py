@@ -97,7 +97,7 @@ def _is_set(plan: Plan, path: str) -> bool:
     return False
 
 
-def take_over(rundir: RunDir, plan: Plan) -> None:
+def mark_resumed(rundir: RunDir, plan: Plan) -> None:
     """Mark a run as going on in this process, under the plan as it is now."""
     atomic_write_text(rundir.plan, plan.to_json())
     rundir.write_run(status=RUNNING, pid=os.getpid(), host=platform.node(), error=None)

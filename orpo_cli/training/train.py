@@ -20,7 +20,7 @@ from orpo_cli.plan.plan import Plan
 from orpo_cli.redaction import redact
 from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir, is_complete
 from orpo_cli.training.allocator import keep_freed_memory
-from orpo_cli.training.callbacks import Interruption, Listener, Metrics, keep_lines_until
+from orpo_cli.training.callbacks import InterruptCallback, MetricsCallback, TrainingObserver, truncate_metrics
 from orpo_cli.training.make_trainer import make_trainer
 from orpo_cli.training.out_of_memory import is_out_of_memory
 from orpo_cli.training.trl_trainer import PairTrainer
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """What training left: ``metrics`` is the last logged step, ``evaluation`` the last evaluation (may be empty)."""
 
     result: Path
@@ -49,16 +49,16 @@ def train(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     data: PreparedData,
-    listener: Listener,
+    listener: TrainingObserver,
     resume_from: Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
-) -> Outcome:
+) -> TrainingResult:
     """Train as the plan says and save the result; keeps run.json's status true. ``callbacks`` watch, too.
 
     Raises Interrupted (a checkpoint was saved), RunError (a loss that is not finite, nothing learned), MachineError
     (memory, disk).
     """
-    metrics, interruption = Metrics(rundir.metrics, listener), Interruption(listener)
+    metrics, interruption = MetricsCallback(rundir.metrics, listener), InterruptCallback(listener)
     began = time.time()
     if plan.device == "cpu":
         keep_freed_memory()
@@ -74,7 +74,7 @@ def train(
         if (problem := untrained_template_tokens(trainer.model, tokenizer, data.train)) is not None:
             listener.warn(problem)
         if resume_from is not None:
-            keep_lines_until(rundir.metrics, int(resume_from.name.rpartition("-")[2]))
+            truncate_metrics(rundir.metrics, int(resume_from.name.rpartition("-")[2]))
         with interruption.listening():
             _run(trainer, interruption, resume_from)
         if interruption.asked:
@@ -97,7 +97,7 @@ def train(
             raise
         raise explained from error
     evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
-    outcome = Outcome(
+    outcome = TrainingResult(
         result=rundir.result(),
         steps=trainer.state.global_step,
         seconds=time.time() - began,
@@ -141,7 +141,7 @@ def save_result(model: Any, tokenizer: PreTrainedTokenizerBase, plan: Plan, rund
         copy_mode_to_weights(folder / "adapter_config.json")
 
 
-def _run(trainer: PairTrainer, interruption: Interruption, resume_from: Path | None) -> None:
+def _run(trainer: PairTrainer, interruption: InterruptCallback, resume_from: Path | None) -> None:
     try:
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     except Interrupted:

@@ -42,7 +42,7 @@ class PairTrainer(ORPOTrainer):
     """ORPOTrainer on tokenized pairs. Counts tokens and keeps the names of the rows of the current step.
 
     ``tokens_seen`` counts the tokens of chosen and rejected sequences, padding left out. ``loss_on_prompt`` says whether the
-    NLL counts prompt and chosen answer, as trl's does, or the answer alone. ``keep_arguments`` says whether a checkpoint
+    NLL counts prompt and chosen answer, as trl's does, or the answer alone. ``save_training_args`` says whether a checkpoint
     has the pickle of the arguments, which holds what a recipe took from the environment. ``lora_plus`` are the keywords of
     peft's LoRA+ optimizer, where the adapter's two matrices learn at different rates.
     """
@@ -51,20 +51,20 @@ class PairTrainer(ORPOTrainer):
         self,
         *,
         loss_on_prompt: bool = True,
-        keep_arguments: bool = True,
+        save_training_args: bool = True,
         lora_plus: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
         self.loss_on_prompt = loss_on_prompt
-        self.keep_arguments = keep_arguments
+        self.save_training_args = save_training_args
         self.lora_plus = lora_plus or {}
         self.tokens_seen = 0
-        self.rows_of_step: list[str] = []
+        self.step_rows: list[str] = []
         super().__init__(**kwargs)
 
     def create_optimizer(self, model: Any = None) -> Any:
         """The optimizer that the plan names. Raises UsageError or MachineError where the library refuses it."""
-        with settings_explained("training.optim", "training.optim_args"):
+        with explain_setting_errors("training.optim", "training.optim_args"):
             if self.lora_plus and getattr(self, "optimizer", None) is None:
                 self.optimizer: torch.optim.Optimizer = self._lora_plus_optimizer()
             return super().create_optimizer(model)
@@ -80,12 +80,12 @@ class PairTrainer(ORPOTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The schedule that the plan names. Raises UsageError where the library refuses it."""
-        with settings_explained("training.lr_scheduler_type", "training.lr_scheduler_kwargs"):
+        with explain_setting_errors("training.lr_scheduler_type", "training.lr_scheduler_kwargs"):
             return super().create_scheduler(num_training_steps, optimizer)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One micro-batch: forward and backward. Raises RunError where the loss is not finite."""
-        self.rows_of_step.extend(inputs["row"])
+        self.step_rows.extend(inputs["row"])
         self.tokens_seen += int(inputs["chosen_attention_mask"].sum() + inputs["rejected_attention_mask"].sum())
         return self._finite(super().training_step(model, inputs, num_items_in_batch), inputs["row"])
 
@@ -106,7 +106,7 @@ class PairTrainer(ORPOTrainer):
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        rows, self.rows_of_step = self.rows_of_step, []
+        rows, self.step_rows = self.step_rows, []
         scaled = self.accelerator.scaler is not None  # float16: the scaler skips such steps and lowers its scale
         if norm is not None and not scaled and not torch.isfinite(torch.as_tensor(norm)):
             raise self._not_finite("gradient norm", float(norm), rows)
@@ -121,7 +121,7 @@ class PairTrainer(ORPOTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
-        if not self.keep_arguments:
+        if not self.save_training_args:
             (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -132,7 +132,7 @@ class PairTrainer(ORPOTrainer):
 
 
 @contextmanager
-def settings_explained(*names: str) -> Iterator[None]:
+def explain_setting_errors(*names: str) -> Iterator[None]:
     """Name the settings that a library's error is about."""
     try:
         yield

@@ -53,9 +53,9 @@ def pair_lengths(plan: Plan) -> PairLengths:
 
 def _cached_trace(facts: ModelFacts) -> Trace:
     """Traces of the model, each made once; from its widths alone where its code needs more than sizes."""
-    from orpo_cli.training.memory_trace import Tracer
+    from orpo_cli.training.memory_trace import MemoryTracer
 
-    tracers: dict[str, Tracer] = {}
+    tracers: dict[str, MemoryTracer] = {}
     failed: dict[str, str] = {}
     known: dict[tuple[str, tuple[PairSize, ...]], Activations] = {}
 
@@ -65,7 +65,7 @@ def _cached_trace(facts: ModelFacts) -> Trace:
         if key not in known and name not in failed:
             try:
                 if name not in tracers:
-                    tracers[name] = Tracer(facts.config, how)
+                    tracers[name] = MemoryTracer(facts.config, how)
                 known[key] = tracers[name](pairs)
             except Exception as error:  # whatever the code of a model does with what has no content
                 failed[name] = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from orpo_cli.data.prepare import PreparedData
     from orpo_cli.hub.push_during_training import TrainingPush
-    from orpo_cli.training.train import Outcome
+    from orpo_cli.training.train import TrainingResult
 
 
 def train_recipe(
@@ -51,7 +51,7 @@ def open_run(loaded: LoadedRecipe, plan: Plan, resume: str, console: Console) ->
 
     Raises UsageError where the directory is in use, or ``resume`` does not fit the run in it.
     """
-    from orpo_cli.training.resume import checkpoint_to_resume, take_over, trains_longer
+    from orpo_cli.training.resume import checkpoint_to_resume, mark_resumed, trains_longer
 
     existing = RunDir(Path(plan.output_dir))
     if resume == "never" or not existing.is_run():
@@ -69,13 +69,13 @@ def open_run(loaded: LoadedRecipe, plan: Plan, resume: str, console: Console) ->
         existing.discard()
         return RunDir.create(plan, recipe_with_overrides(loaded), compose_recipe_text(loaded)), None
     console.note(f"resuming from {checkpoint}")
-    take_over(existing, plan)
+    mark_resumed(existing, plan)
     return existing, checkpoint
 
 
 def train_plan(
     plan: Plan, rundir: RunDir, checkpoint: Path | None, console: Console, *, max_pairs: int | None = None
-) -> Outcome:
+) -> TrainingResult:
     """Prepare the pairs, load the model, train, save the result and write the model card.
 
     ``max_pairs``: train only on so many pairs, the shortest ones. An error before the first step removes the directory of

@@ -17,7 +17,7 @@ from support.steps import TrlStep, adapted, gradients, ours, random_pairs
 from trl.experimental.utils import peft_module_casting_to_bf16
 
 from orpo_cli.training.engine import packed_attention_cuda
-from orpo_cli.training.engine.fused_lora import fused
+from orpo_cli.training.engine.fused_lora import fused_lora_forwards
 from orpo_cli.training.engine.fused_norms_and_gates import fused_norms_and_gates
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -94,13 +94,13 @@ def test_float32_gives_the_gradients_of_a_cpu(name: str) -> None:
 def test_bfloat16_is_as_exact_as_trls(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against float32: the error of ours is that of TRL's step on the same device at most, give or take."""
     flashed: list[int] = []
-    flash = packed_attention_cuda.flash
+    flash = packed_attention_cuda.flash_attention
 
     def counted(*given: Any) -> torch.Tensor:
         flashed.append(1)
         return flash(*given)
 
-    monkeypatch.setattr(packed_attention_cuda, "flash", counted)
+    monkeypatch.setattr(packed_attention_cuda, "flash_attention", counted)
     rounded, pairs = model_of(name, torch.bfloat16), pairs_of(name)
     wide = copy.deepcopy(rounded).float()
     loss, exact = step(wide, lambda: TrlStep()(wide, pairs))
@@ -188,7 +188,7 @@ def in_4_bits(nested: bool, device: str) -> tuple[Any, Any]:
 def test_a_4_bit_base_is_as_exact_as_trls(nested: bool, device: str) -> None:
     wide, model = in_4_bits(nested, device)
     pairs = pairs_of("llama")
-    assert len(list(fused(model))) == 6 * 7
+    assert len(list(fused_lora_forwards(model))) == 6 * 7
     loss, exact = step(wide, lambda: TrlStep()(wide, pairs))
     with torch.autocast(device, torch.bfloat16):
         trls_loss, trls = step(model, lambda: TrlStep()(model, pairs))

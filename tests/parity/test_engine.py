@@ -12,7 +12,7 @@ from support.steps import BETA, EXACT, TrlStep, adapted, assert_same, gradients,
 
 from orpo_cli.model.packing_support import packing_obstacle
 from orpo_cli.training.engine import orpo_loss
-from orpo_cli.training.engine.packing import cut, pack, size
+from orpo_cli.training.engine.packing import pack, packed_length, split_into_groups
 
 EAGER = {"gemma2", "gpt-oss"}  # transformers computes their softmax in float32; in float64 it gives NaN at padding
 
@@ -52,7 +52,7 @@ def test_cutting_a_step_changes_no_gradient(name: str) -> None:
     whole, metrics, parts = ours(model, pairs)
     assert parts == 1
     expected = gradients(model)
-    sizes = sorted(map(size, pairs))
+    sizes = sorted(map(packed_length, pairs))
     seen = {parts}
     for budget in (sum(sizes) // 2 + sizes[-1], sum(sizes) // 3 + sizes[-1], sizes[-1], 1):
         loss_, metrics_, parts = ours(model, pairs, budget)
@@ -117,17 +117,17 @@ def test_checkpointed_layers_give_the_same_gradients() -> None:
 def test_pairs_are_packed_within_the_budget_and_none_is_lost() -> None:
     pairs = random_pairs(4, count=30)
     for budget in (1, 50, 100, 10_000):
-        groups = cut(pairs, budget)
+        groups = split_into_groups(pairs, budget)
         assert sorted(pair.row for group in groups for pair in group) == sorted(pair.row for pair in pairs)
-        assert all(len(group) == 1 or sum(map(size, group)) <= budget for group in groups)
-        assert groups == cut(pairs, budget)
-    assert len(cut(pairs, 10_000)) == 1
+        assert all(len(group) == 1 or sum(map(packed_length, group)) <= budget for group in groups)
+        assert groups == split_into_groups(pairs, budget)
+    assert len(split_into_groups(pairs, 10_000)) == 1
 
 
 def test_a_row_holds_each_token_once() -> None:
     pairs = random_pairs(8)
     batch = pack(pairs, loss_on_prompt=True)
-    assert batch.input_ids.shape[1] == sum(map(size, pairs))
+    assert batch.input_ids.shape[1] == sum(map(packed_length, pairs))
     assert batch.input_ids.shape[1] < sum(len(p.prompt) + len(p.chosen) + len(p.rejected) for p in pairs)
 
 
@@ -135,18 +135,18 @@ def test_the_loss_stays_finite_at_both_ends() -> None:
     batch = pack(random_pairs(6), loss_on_prompt=True)
     for value in (-1e-7, -30.0):
         logps = torch.full((len(batch.targets),), value, requires_grad=True)
-        share, _ = orpo_loss.step_share(logps, batch, orpo_loss.Totals(10, 5), BETA)
+        share, _ = orpo_loss.loss_share(logps, batch, orpo_loss.StepTotals(10, 5), BETA)
         share.backward()
         assert torch.isfinite(share)
         assert torch.isfinite(logps.grad).all()
 
 
 def test_a_row_that_is_not_causal_is_refused_when_it_comes(tmp_path: Path) -> None:
-    from orpo_cli.training.engine.packed_attention import Unsupported
+    from orpo_cli.training.engine.packed_attention import UnsupportedAttention
 
     config = PACKED["gemma3"]()
     config.use_bidirectional_attention = True
-    with pytest.raises(Unsupported):
+    with pytest.raises(UnsupportedAttention):
         ours(build(config), random_pairs(1))
 
 

@@ -57,15 +57,15 @@ def memory_running_out(monkeypatch: pytest.MonkeyPatch, failures: Iterable[tuple
 
     Gives the budget of each micro-batch.
     """
-    whole, due, budgets = Engine.share, dict(failures), list[int]()
+    whole, due, budgets = Engine.loss_share, dict(failures), list[int]()
 
     def fail(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more than there is.")
 
     def share(engine: Engine, model: Any, batch: Any) -> torch.Tensor:
-        if engine._totals.pairs <= CHECKED_PAIRS:  # the comparison of the first pairs
+        if engine._totals.num_pairs <= CHECKED_PAIRS:  # the comparison of the first pairs
             return whole(engine, model, batch)
-        budgets.append(engine.budget)
+        budgets.append(engine.max_tokens)
         when = due.get(len(budgets))
         layer = model.get_base_model().model.layers[0]
         hook = layer.register_forward_hook(lambda *given: given[-1].register_hook(fail) and None)
@@ -79,7 +79,7 @@ def memory_running_out(monkeypatch: pytest.MonkeyPatch, failures: Iterable[tuple
         return result
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "share", share)
+        patch.setattr(Engine, "loss_share", share)
         yield budgets
 
 
@@ -156,15 +156,15 @@ def test_a_halved_budget_changes_nothing_but_the_cut(
 
     # The same cuts from the beginning, and memory that suffices: bit by bit the same, dropout's random numbers included.
     budgets = iter(begun)
-    parts = Engine.parts
+    parts = Engine.micro_batches
 
     def cut_as_before(engine: Engine, pairs: Any) -> Any:
-        if engine._totals.pairs > CHECKED_PAIRS:
-            engine.budget = next(budgets)
+        if engine._totals.num_pairs > CHECKED_PAIRS:
+            engine.max_tokens = next(budgets)
         return parts(engine, pairs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "parts", cut_as_before)
+        patch.setattr(Engine, "micro_batches", cut_as_before)
         assert identical(mine, trained(trainer_for(tmp_path, [], budget=1000, dropout=0.2)))
 
 
@@ -188,7 +188,7 @@ def test_memory_that_runs_out_in_an_evaluation_changes_no_step(tmp_path: Path, m
     assert found == pytest.approx(expected, rel=1e-5)
     assert ["free now" in notes[0], "of the evaluation" in notes[1]] == [True, True]
     assert len(budgets) > 3
-    assert trainer.engine.budget == 1000
+    assert trainer.engine.max_tokens == 1000
     assert trainer.checkpointing.above == float("inf")
 
 
@@ -196,5 +196,8 @@ def trained_and_budgets(trainer: Any) -> tuple[Weights, list[int]]:
     """The weights, and the budget that each step was finished with."""
     finished: list[int] = []
     store = trainer.store_metrics
-    trainer.store_metrics = lambda *given, **named: (finished.append(trainer.engine.budget), store(*given, **named))[1]
+    trainer.store_metrics = lambda *given, **named: (
+        finished.append(trainer.engine.max_tokens),
+        store(*given, **named),
+    )[1]
     return trained(trainer), finished

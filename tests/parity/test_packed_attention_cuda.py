@@ -15,17 +15,17 @@ from transformers import AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function
 
 from orpo_cli.training.engine import packed_attention, packed_attention_cuda
-from orpo_cli.training.engine.packed_attention_cuda import GpuMask
+from orpo_cli.training.engine.packed_attention_cuda import CudaMask
 
 
 @pytest.fixture
-def masks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[GpuMask]]:
+def masks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[CudaMask]]:
     """From now on models are given a GPU's masks; all of them, as they come."""
     torch._dynamo.reset()  # what one test compiled for its sizes is not made general for the next
-    used: list[GpuMask] = []
+    used: list[CudaMask] = []
 
-    def mask(*, mask_function: Any = causal_mask_function, local_size: int | None = None, **_: Any) -> GpuMask:
-        used.append(GpuMask(packed_attention._current.get(), mask_function, local_size))
+    def mask(*, mask_function: Any = causal_mask_function, local_size: int | None = None, **_: Any) -> CudaMask:
+        used.append(CudaMask(packed_attention._current.get(), mask_function, local_size))
         return used[-1]
 
     monkeypatch.setitem(AttentionMaskInterface._global_mapping, packed_attention.NAME, mask)
@@ -65,7 +65,7 @@ def test_flex_attentions_mask_lets_through_what_the_cpu_computes(
     with torch.no_grad():
         expected = ours(model, pairs)[0]
         masks = request.getfixturevalue("masks")
-        monkeypatch.setattr(packed_attention_cuda, "ROWS", 128)
+        monkeypatch.setattr(packed_attention_cuda, "MASK_ROWS", 128)
         assert ours(model, pairs)[0] == pytest.approx(expected, rel=1e-5)
     assert max(mask.batch.input_ids.shape[1] for mask in masks) > 2 * packed_attention_cuda.BLOCK
 
@@ -79,15 +79,15 @@ def test_flash_attentions_sequences_give_the_gradients_of_the_cpu(
     expected = ours(model, pairs)[0]
     theirs = gradients(model)
     masks = request.getfixturevalue("masks")
-    monkeypatch.setattr(packed_attention_cuda, "_varlen", lambda: reference)
-    monkeypatch.setattr(packed_attention_cuda, "_flash_takes", lambda query, value: True)
+    monkeypatch.setattr(packed_attention_cuda, "_varlen_attn", lambda: reference)
+    monkeypatch.setattr(packed_attention_cuda, "_flash_supports", lambda query, value: True)
     assert ours(model, pairs)[0] == pytest.approx(expected, rel=1e-9)
     assert_same(gradients(model), theirs, 1e-9)
-    assert all(mask.window is not None and "blocks" not in vars(mask) for mask in masks)
+    assert all(mask.window is not None and "block_mask" not in vars(mask) for mask in masks)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
-def test_a_chunked_mask_is_left_to_flex_attention(masks: list[GpuMask]) -> None:
+def test_a_chunked_mask_is_left_to_flex_attention(masks: list[CudaMask]) -> None:
     """Llama 4's: a window of the same length would be another mask."""
     model = build(PACKED["llama4"](), torch.float32).eval()
     with torch.no_grad():
@@ -96,7 +96,7 @@ def test_a_chunked_mask_is_left_to_flex_attention(masks: list[GpuMask]) -> None:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
-def test_a_window_as_long_as_all_sequences_is_plain_causal_attention(masks: list[GpuMask]) -> None:
+def test_a_window_as_long_as_all_sequences_is_plain_causal_attention(masks: list[CudaMask]) -> None:
     config = PACKED["mistral-window"]()
     config.sliding_window = 4096
     model = build(config, torch.float32).eval()

@@ -103,15 +103,15 @@ def gather(values):
 
 def engine_of(model, processes):
     accelerator = SimpleNamespace(num_processes=processes, device=torch.device("cpu"), reduce=sum_of_all, gather=gather)
-    return Engine(model, accelerator, beta=0.3, loss_on_prompt=True, budget=60, sharded=processes > 1)
+    return Engine(model, accelerator, beta=0.3, loss_on_prompt=True, max_tokens=60, sharded=processes > 1)
 
 def step(engine, model, pairs, processes):
-    engine.begin(pairs)
-    parts = engine.parts(pairs)
-    sys.stdout.write(f"{sum(part.counted for part in parts)} of {len(parts)}\\n")  # at once: two processes write
+    engine.start_step(pairs)
+    parts = engine.micro_batches(pairs)
+    sys.stdout.write(f"{sum(part.in_loss for part in parts)} of {len(parts)}\\n")  # at once: two processes write
     for part in parts:
-        with engine.running(part):
-            (engine.share(model, part) * processes).backward()
+        with engine.patched_model(part):
+            (engine.loss_share(model, part) * processes).backward()
     gradients = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
     return gradients, engine.metrics()
 

@@ -76,13 +76,13 @@ def ours(
 ) -> tuple[float, dict[str, float], int]:
     """Loss, metrics and number of micro-batches; the gradients are in ``model``."""
     accelerator = SimpleNamespace(num_processes=1, device=model.device)
-    engine = Engine(model, accelerator, beta=BETA, loss_on_prompt=loss_on_prompt, budget=budget)
-    engine.begin(pairs)
-    total, parts = 0.0, engine.parts(pairs)
+    engine = Engine(model, accelerator, beta=BETA, loss_on_prompt=loss_on_prompt, max_tokens=budget)
+    engine.start_step(pairs)
+    total, parts = 0.0, engine.micro_batches(pairs)
     for part in parts:
         part = part.to(model.device)
-        with engine.running(part):
-            share = engine.share(model, part)
+        with engine.patched_model(part):
+            share = engine.loss_share(model, part)
             if share.requires_grad:
                 share.backward()
         total += share.item()

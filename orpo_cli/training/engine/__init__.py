@@ -1,7 +1,7 @@
-"""The fast path of a step: shared prompts, no padding, no full logits. It computes what trl's ORPOTrainer computes.
+"""Packed ORPO step: the loss and gradients of trl's ORPOTrainer, with shared prompts, no padding and no full logits.
 
-``layout`` cuts the pairs of a step into micro-batches, ``attention`` (and ``attention_on_gpu``) keeps the parts of a row apart,
-``adapters``, ``pointwise`` and ``compiled`` take fewer passes over memory, ``head`` turns hidden states into log-probabilities,
-``loss`` is ORPO's, ``step`` does one optimizer step or one evaluation batch, and ``check`` compares the first pairs with trl's
-own path.
+``packing`` packs the pairs of a step into micro-batches, ``packed_attention`` (on CUDA ``packed_attention_cuda``) keeps the
+sequences of a row apart, ``fused_lora``, ``fused_norms_and_gates``, ``compiled_kernels`` and ``recompute`` save passes over
+memory and memory itself, ``lm_head`` turns hidden states into log-probabilities, ``orpo_loss`` is the loss, ``packed_step``
+computes an optimizer step or an evaluation batch, and ``parity_check`` compares the first pairs with trl's own path.
 """

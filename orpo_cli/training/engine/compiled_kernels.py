@@ -1,7 +1,8 @@
-"""Small functions between the matrix products of a layer, each as one kernel in either pass, on CUDA.
+"""torch.compile for small element-wise functions between matrix products, on CUDA: one kernel each in forward and backward.
 
-transformers' rotary embedding is the same function for all layers of an architecture, found under its name in the
-architecture's module; it is compiled as it is, so what it computes does not change.
+Rotary embedding: transformers has the same function in every architecture's module, under one name
+(``apply_rotary_pos_emb(q, k, cos, sin)``, q and k (batch, heads, tokens, head_dim)). It is compiled unchanged, so its
+values stay the same.
 """
 
 from __future__ import annotations
@@ -16,48 +17,52 @@ import torch
 
 from orpo_cli.training.out_of_memory import is_out_of_memory
 
-ROTARY = "apply_rotary_pos_emb"
+ROTARY_FUNCTION = "apply_rotary_pos_emb"
 
 
-class Compiled:
-    """``function`` through torch.compile for all sizes; as it is where there is nothing to compile it with."""
+class CompiledFunction:
+    """``function`` through torch.compile with dynamic shapes; uncompiled where no compiler works (no C compiler, no Triton)."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self.compiled = torch.compile(function, dynamic=True)
-        self.works: bool | None = None  # not known before the first call
+        self.compiles: bool | None = None  # unknown before the first call
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the function gives."""
-        if self.works is False:
+        """``function(*args, **kwargs)``."""
+        if self.compiles is False:
             return self.function(*args, **kwargs)
         try:
             result = self.compiled(*args, **kwargs)
-        except Exception as error:  # no compiler of C, no Triton
-            if self.works or is_out_of_memory(error):
+        except Exception as error:
+            if self.compiles or is_out_of_memory(error):
                 raise
-            self.works = False
+            self.compiles = False
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             warnings.warn(f"computed without torch.compile, more slowly: {reason}", stacklevel=2)
             return self.function(*args, **kwargs)
-        self.works = True
+        self.compiles = True
         return result
 
 
-def rotary_embeddings(model: torch.nn.Module) -> list[tuple[dict[str, Any], Compiled]]:
-    """The modules whose functions rotate queries and keys, each with the compiled function."""
+def compile_rotary_functions(model: torch.nn.Module) -> list[tuple[dict[str, Any], CompiledFunction]]:
+    """The namespaces of transformers' modules that define a rotary function, each with the compiled function."""
     names = {type(module).__module__ for module in model.modules()}
-    places = [vars(sys.modules[name]) for name in sorted(names) if name.startswith("transformers.models.")]
-    return [(place, Compiled(place[ROTARY])) for place in places if callable(place.get(ROTARY))]
+    namespaces = [vars(sys.modules[name]) for name in sorted(names) if name.startswith("transformers.models.")]
+    return [
+        (namespace, CompiledFunction(namespace[ROTARY_FUNCTION]))
+        for namespace in namespaces
+        if callable(namespace.get(ROTARY_FUNCTION))
+    ]
 
 
 @contextmanager
-def rotating(rotaries: Sequence[tuple[dict[str, Any], Compiled]]) -> Iterator[None]:
-    """Let the layers rotate by the compiled functions; for forward and backward, as checkpointed layers run again there."""
-    for place, compiled in rotaries:
-        place[ROTARY] = compiled
+def use_compiled_rotary(rotary_functions: Sequence[tuple[dict[str, Any], CompiledFunction]]) -> Iterator[None]:
+    """Context of forward and backward (where checkpointed layers run again): layers call the compiled functions."""
+    for namespace, compiled in rotary_functions:
+        namespace[ROTARY_FUNCTION] = compiled
     try:
         yield
     finally:
-        for place, compiled in rotaries:
-            place[ROTARY] = compiled.function
+        for namespace, compiled in rotary_functions:
+            namespace[ROTARY_FUNCTION] = compiled.function

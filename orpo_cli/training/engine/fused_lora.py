@@ -1,13 +1,13 @@
-"""Linear layers with a LoRA adapter in fewer passes over memory.
+"""Fused LoRA linear layers: base and adapter products in one autograd function, with fewer passes over memory.
 
-PEFT computes ``base(x) + lora_B(lora_A(x)) * scaling``: the product of the adapter is written, scaled and added, each in a pass
-of its own over all outputs, and once more in the backward pass; under autocast every layer keeps a copy of its input as well, by
-way of float32. Here the matrix products add to what is there, and layers with the same input keep it once. Weights in 4 bits
-on a GPU are dequantized for the product, in both passes, as bitsandbytes does it. Dropout, DoRA, weights in 8 bits and several
-adapters at once stay PEFT's.
+PEFT computes ``base(x) + lora_B(lora_A(x)) * scaling``: the adapter's output is written, scaled and added, each in a pass
+over all outputs, in forward and in backward; under autocast every layer also saves its own cast copy of its input. Here the
+matrix products accumulate into the output, and layers with the same input share one saved copy. 4-bit weights on a GPU are
+dequantized for the product in both passes, as bitsandbytes does. Dropout, DoRA, 8-bit weights and several active adapters
+stay PEFT's.
 
-What a young adapter adds is smaller than the spacing of half-precision numbers as large as the layer's output, and is lost where it is
-added to a rounded one. So both products add up in the float32 in which each of them adds up, and are rounded once.
+Early in training the adapter's output is smaller than the spacing of half-precision numbers of the size of the layer's
+output. Added to an output that is already rounded, it is lost. Here both products accumulate in float32 and are rounded once.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.layer import Linear as LoraLinear
+from peft.tuners.lora.layer import Linear as PeftLoraLinear
 from torch.nn.functional import linear, pad
 
-from orpo_cli.training.engine.recompute import narrowed
+from orpo_cli.training.engine.recompute import cast_once
 
-ALIGNED = 8  # numbers in half precision, of which the rows of a fast product have a multiple
+ALIGNMENT = 8  # elements: fast half-precision products on CUDA need rows of a multiple of these
 
 
-def fused(model: torch.nn.Module) -> Iterator[tuple[LoraLayer, Callable[..., torch.Tensor]]]:
-    """The layers of ``model`` that can be computed so, with another forward for each."""
+def fused_lora_forwards(model: torch.nn.Module) -> Iterator[tuple[LoraLayer, Callable[..., torch.Tensor]]]:
+    """The LoRA layers of ``model`` that can be fused, each with its new forward function."""
     for module in model.modules():
-        if isinstance(module, LoraLayer) and _is_plain(module):
-            yield module, _Forward(module)
+        if isinstance(module, LoraLayer) and _can_fuse(module):
+            yield module, _FusedForward(module)
 
 
-def _is_plain(layer: Any) -> bool:
+def _can_fuse(layer: Any) -> bool:
     base, names = layer.base_layer, layer.active_adapters
     if len(names) != 1 or layer.disable_adapters or layer.merged or names[0] in layer.lora_variant:
         return False
     (name,) = names
     return (
         name in layer.lora_A
-        and ((type(layer) is LoraLinear and type(base) is torch.nn.Linear) or _is_in_4_bits(layer))
-        and "forward" not in layer.__dict__  # nothing else has changed the layer
+        and ((type(layer) is PeftLoraLinear and type(base) is torch.nn.Linear) or _is_4bit(layer))
+        and "forward" not in layer.__dict__  # nothing else has patched the layer
         and not base._forward_hooks
         and not getattr(layer, "fan_in_fan_out", False)
         and layer.lora_A[name].bias is None
@@ -49,148 +49,151 @@ def _is_plain(layer: Any) -> bool:
     )
 
 
-def _is_in_4_bits(layer: Any) -> bool:
+def _is_4bit(layer: Any) -> bool:
     if type(layer).__name__ != "Linear4bit":
         return False
     weight = layer.base_layer.weight
     return weight.is_cuda and getattr(weight, "quant_state", None) is not None
 
 
-class _Forward:
-    """Stands for the ``forward`` of one layer."""
+class _FusedForward:
+    """Forward of one LoRA layer."""
 
     def __init__(self, layer: Any) -> None:
         (self.name,) = layer.active_adapters
         self.layer = layer
-        self.widens = _is_in_4_bits(layer)
-        self.dequantized = _dequantized(layer.base_layer) if self.widens else None
+        self.casts_output = _is_4bit(layer)
+        self.dequantize = _dequantizer(layer.base_layer) if self.casts_output else None
 
     def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """x (..., inputs) → (..., outputs); in the type of x where the weight is in 4 bits, as bitsandbytes gives it."""
-        result = self.product(x, *args, **kwargs)
-        return result.to(x.dtype) if self.widens else result
+        """x (..., in_features) → (..., out_features); for 4-bit weights in the dtype of x, as bitsandbytes returns it."""
+        output = self.compute(x, *args, **kwargs)
+        return output.to(x.dtype) if self.casts_output else output
 
-    def product(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The same in the type that it is computed in."""
+    def compute(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The same in the dtype of the computation."""
         layer, base = self.layer, self.layer.base_layer
         adapter = layer.lora_A[self.name].weight, layer.lora_B[self.name].weight
-        kind = x.device.type
-        autocast = torch.is_autocast_enabled(kind)
-        dtype = torch.get_autocast_dtype(kind) if autocast else x.dtype
-        weight = None if self.dequantized is not None else base.weight
-        own = weight.dtype if weight is not None else base.compute_dtype or dtype
-        if args or kwargs or own != dtype or not (autocast or all(each.dtype == dtype for each in adapter)):
-            result: torch.Tensor = type(layer).forward(layer, x, *args, **kwargs)
-            return result
-        return adapted_product(x, dtype, weight, self.dequantized, base.bias, *adapter, layer.scaling[self.name])
+        device_type = x.device.type
+        autocast = torch.is_autocast_enabled(device_type)
+        dtype = torch.get_autocast_dtype(device_type) if autocast else x.dtype
+        weight = None if self.dequantize is not None else base.weight
+        weight_dtype = weight.dtype if weight is not None else base.compute_dtype or dtype
+        if args or kwargs or weight_dtype != dtype or not (autocast or all(each.dtype == dtype for each in adapter)):
+            output: torch.Tensor = type(layer).forward(layer, x, *args, **kwargs)
+            return output
+        return lora_linear(x, dtype, weight, self.dequantize, base.bias, *adapter, layer.scaling[self.name])
 
 
-def widens(layer: torch.nn.Module) -> bool:
-    """Whether ``layer`` turns its result into the type of its input."""
-    return bool(getattr(layer.__dict__.get("forward", layer), "widens", False))
+def casts_output(layer: torch.nn.Module) -> bool:
+    """Whether ``layer`` casts its output to the dtype of its input."""
+    return bool(getattr(layer.__dict__.get("forward", layer), "casts_output", False))
 
 
-def unwidened(layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """What ``layer`` gives for x, in the type that it is computed in, for those that need no other."""
+def forward_in_compute_dtype(layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """``layer(x)`` without the cast to the dtype of x, for callers that compute on in the dtype of the computation."""
     forward: Any = layer.__dict__.get("forward", layer)
-    result: torch.Tensor = forward.product(x) if widens(layer) else layer(x)
-    return result
+    output: torch.Tensor = forward.compute(x) if casts_output(layer) else layer(x)
+    return output
 
 
-def adapted_product(
+def lora_linear(
     x: torch.Tensor,
     dtype: torch.dtype,
     weight: torch.Tensor | None,
-    dequantized: Callable[[torch.dtype], torch.Tensor] | None,
+    dequantize: Callable[[torch.dtype], torch.Tensor] | None,
     bias: torch.Tensor | None,
-    down: torch.Tensor,
-    up: torch.Tensor,
+    lora_a: torch.Tensor,
+    lora_b: torch.Tensor,
     scaling: float,
 ) -> torch.Tensor:
-    """``AdaptedProduct`` of x in any type, computed in ``dtype``."""
-    narrow = narrowed(x, dtype)
+    """``LoraLinearFunction`` of x in any dtype, computed in ``dtype``."""
+    x_cast = cast_once(x, dtype)
     with torch.autocast(x.device.type, enabled=False):
-        result: torch.Tensor = AdaptedProduct.apply(x, narrow, weight, dequantized, bias, down, up, scaling)  # type: ignore[no-untyped-call]
-    return result.view(*x.shape[:-1], len(up))  # not within: what it gives may be changed in place
+        output: torch.Tensor = LoraLinearFunction.apply(x, x_cast, weight, dequantize, bias, lora_a, lora_b, scaling)  # type: ignore[no-untyped-call]
+    return output.view(*x.shape[:-1], len(lora_b))  # outside the function: callers may change its output in place
 
 
-def _dequantized(base: Any) -> Callable[[torch.dtype], torch.Tensor]:
+def _dequantizer(base: Any) -> Callable[[torch.dtype], torch.Tensor]:
     from bitsandbytes.functional import dequantize_4bit
 
-    def weight(dtype: torch.dtype) -> torch.Tensor:
-        found: torch.Tensor = dequantize_4bit(base.weight.data, base.weight.quant_state)
-        return found.to(dtype)
+    def dequantize(dtype: torch.dtype) -> torch.Tensor:
+        weight: torch.Tensor = dequantize_4bit(base.weight.data, base.weight.quant_state)
+        return weight.to(dtype)
 
-    return weight
+    return dequantize
 
 
-def _sum_of_products(
-    rows: torch.Tensor, weight: torch.Tensor, inner: torch.Tensor, up: torch.Tensor, bias: torch.Tensor | None
+def _add_products(
+    x: torch.Tensor, weight: torch.Tensor, inner: torch.Tensor, lora_b: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """rows @ weight.T + inner @ up.T + bias, rounded once."""
-    if _rounds_before_it_adds(rows):
-        odd = -inner.shape[1] % ALIGNED
-        inner, up = (pad(each, (0, odd)) if odd else each for each in (inner, up))
-        return linear(torch.cat((rows, inner), dim=1), torch.cat((weight, up), dim=1), bias)
-    result = inner @ up.T if bias is None else torch.addmm(bias, inner, up.T)
-    return result.addmm_(rows, weight.T)
+    """x @ weight.T + inner @ lora_b.T + bias, rounded once."""
+    if _rounds_before_adding(x):
+        padding = -inner.shape[1] % ALIGNMENT
+        inner, lora_b = (pad(each, (0, padding)) if padding else each for each in (inner, lora_b))
+        return linear(torch.cat((x, inner), dim=1), torch.cat((weight, lora_b), dim=1), bias)
+    output = inner @ lora_b.T if bias is None else torch.addmm(bias, inner, lora_b.T)
+    return output.addmm_(x, weight.T)
 
 
-def _rounds_before_it_adds(rows: torch.Tensor) -> bool:
-    """cuBLAS rounds a product to half precision and adds it then: in ``addmm_`` as much is lost as in a plain sum."""
-    return rows.is_cuda and rows.dtype.itemsize < 4
+def _rounds_before_adding(x: torch.Tensor) -> bool:
+    """cuBLAS rounds a product to half precision before it adds: ``addmm_`` loses as much there as a plain sum."""
+    return x.is_cuda and x.dtype.itemsize < 4
 
 
-class AdaptedProduct(torch.autograd.Function):
-    """x @ weight.T + bias + scaling * (x @ down.T) @ up.T, (rows, outputs); x (..., inputs), down (r, inputs), up (outputs, r).
+class LoraLinearFunction(torch.autograd.Function):
+    """y = x W^T + b + s (x A^T) B^T (LoRA, arXiv 2106.09685, Eq. 3), with W ``weight``, A ``lora_a``, B ``lora_b``, s ``scaling``.
 
-    ``narrow`` are the numbers of x in the type that is computed in and that the result has; the gradient is that of x. ``weight``
-    (outputs, inputs) has this type, or is None where ``dequantized(type)`` gives it; bias, down and up may have another.
+    Shapes: x (..., in_features), W (out_features, in_features), A (r, in_features), B (out_features, r), y (rows,
+    out_features). ``x_cast`` is x in the dtype of the computation, which y has; the gradient belongs to x. ``weight`` has this
+    dtype, or is None where ``dequantize(dtype)`` returns it; bias, A and B may have another.
+
+    With g = dL/dy, h = s x A^T and u = s g B:  dL/dx = g W + u A,  dL/dA = u^T x,  dL/dB = g^T h,  dL/dW = g^T x,  dL/db = sum(g).
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         x: torch.Tensor,
-        narrow: torch.Tensor,
+        x_cast: torch.Tensor,
         weight: torch.Tensor | None,
-        dequantized: Callable[[torch.dtype], torch.Tensor] | None,
+        dequantize: Callable[[torch.dtype], torch.Tensor] | None,
         bias: torch.Tensor | None,
-        down: torch.Tensor,
-        up: torch.Tensor,
+        lora_a: torch.Tensor,
+        lora_b: torch.Tensor,
         scaling: float,
     ) -> torch.Tensor:
         """Saves what PEFT's layer saves."""
-        dtype = narrow.dtype
-        ctx.scaling, ctx.dequantized = scaling, dequantized
-        ctx.types = x.dtype, bias.dtype if bias is not None else dtype, down.dtype, up.dtype
-        rows, down, up = narrow.reshape(-1, narrow.shape[-1]), down.to(dtype), up.to(dtype)
-        inner = (rows @ down.T).mul_(scaling)
-        ctx.save_for_backward(narrow, weight, down, up, inner)
+        dtype = x_cast.dtype
+        ctx.scaling, ctx.dequantize = scaling, dequantize
+        ctx.dtypes = x.dtype, bias.dtype if bias is not None else dtype, lora_a.dtype, lora_b.dtype
+        rows, lora_a, lora_b = x_cast.reshape(-1, x_cast.shape[-1]), lora_a.to(dtype), lora_b.to(dtype)
+        inner = (rows @ lora_a.T).mul_(scaling)
+        ctx.save_for_backward(x_cast, weight, lora_a, lora_b, inner)
         if weight is None:
-            assert dequantized is not None
-            weight = dequantized(dtype)
-        return _sum_of_products(rows, weight, inner, up, None if bias is None else bias.to(dtype))
+            assert dequantize is not None
+            weight = dequantize(dtype)
+        return _add_products(rows, weight, inner, lora_b, None if bias is None else bias.to(dtype))
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        """``grad`` (rows, outputs)."""
-        narrow, weight, down, up, inner = ctx.saved_tensors
-        of_x, _, of_weight, _, of_bias, of_down, of_up = ctx.needs_input_grad[:7]
-        type_of_x, type_of_bias, type_of_down, type_of_up = ctx.types
-        rows = narrow.reshape(-1, narrow.shape[-1])
+        """``grad`` (rows, out_features)."""
+        x_cast, weight, lora_a, lora_b, inner = ctx.saved_tensors
+        needs_x, _, needs_weight, _, needs_bias, needs_a, needs_b = ctx.needs_input_grad[:7]
+        x_dtype, bias_dtype, a_dtype, b_dtype = ctx.dtypes
+        rows = x_cast.reshape(-1, x_cast.shape[-1])
         grads: list[torch.Tensor | None] = [None] * 7
-        if of_x or of_down:
-            of_inner = (grad @ up).mul_(ctx.scaling)
-            if of_x:
-                whole = ctx.dequantized(grad.dtype) if weight is None else weight
-                grads[0] = (of_inner @ down).addmm_(grad, whole).view(narrow.shape).to(type_of_x)
-            if of_down:
-                grads[5] = (of_inner.T @ rows).to(type_of_down)
-        if of_weight:
+        if needs_x or needs_a:
+            grad_inner = (grad @ lora_b).mul_(ctx.scaling)
+            if needs_x:
+                full_weight = ctx.dequantize(grad.dtype) if weight is None else weight
+                grads[0] = (grad_inner @ lora_a).addmm_(grad, full_weight).view(x_cast.shape).to(x_dtype)
+            if needs_a:
+                grads[5] = (grad_inner.T @ rows).to(a_dtype)
+        if needs_weight:
             grads[2] = grad.T @ rows
-        if of_bias:
-            grads[4] = grad.sum(0).to(type_of_bias)
-        if of_up:
-            grads[6] = (grad.T @ inner).to(type_of_up)
+        if needs_bias:
+            grads[4] = grad.sum(0).to(bias_dtype)
+        if needs_b:
+            grads[6] = (grad.T @ inner).to(b_dtype)
         return (*grads, None)

@@ -1,9 +1,9 @@
-"""Norms and gated activations in fewer passes over memory, and with less kept for the backward pass.
+"""Fused norms and gated activations: fewer passes over memory, and less saved for the backward pass.
 
-transformers writes an RMS norm as six operations and keeps three copies of its input for the backward pass, and a gate as two
-that keep three. Here a norm keeps its input, a gate its two inputs; what they give is made again where it is needed. On CUDA
-torch's own fused norm and a compiled gate do it, elsewhere the functions below. A layer takes part if its own forward pass gave
-the same on random numbers.
+transformers writes an RMS norm as six operations that save three copies of its input, and a gate as two that save three.
+Here a norm saves its input (..., hidden_size) and a gate its two inputs (..., intermediate_size); their results are
+recomputed in the backward pass (``recompute``). On CUDA torch's fused rms_norm and a compiled gate do it, elsewhere the
+autograd functions below. A layer is patched only if its own forward pass gives the same on random numbers.
 """
 
 from __future__ import annotations
@@ -15,76 +15,83 @@ from typing import Any
 import torch
 from torch.nn.functional import gelu, layer_norm, rms_norm, silu
 
-from orpo_cli.training.engine.compiled_kernels import Compiled
-from orpo_cli.training.engine.fused_lora import unwidened, widens
-from orpo_cli.training.engine.recompute import cheap
+from orpo_cli.training.engine.compiled_kernels import CompiledFunction
+from orpo_cli.training.engine.fused_lora import casts_output, forward_in_compute_dtype
+from orpo_cli.training.engine.recompute import recomputable
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
 ACTIVATIONS: dict[str, Forward] = {"silu": silu, "gelu_tanh": lambda x: gelu(x, approximate="tanh")}
-# transformers computes norms in float32
-ALIKE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+# Relative difference allowed between a layer and its fused forward: transformers computes norms in float32.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
 
-def fused_norms_and_gates(model: torch.nn.Module, *, tried: bool = True) -> Iterator[tuple[torch.nn.Module, Forward]]:
-    """The norms and gated layers of ``model`` with another forward for each.
+def fused_norms_and_gates(model: torch.nn.Module, *, verify: bool = True) -> Iterator[tuple[torch.nn.Module, Forward]]:
+    """The norms and gated layers of ``model``, each with its new forward function.
 
-    One layer of each class and size is tried first; ``tried=False`` takes their looks for it, where there are no numbers.
+    One layer of each class and size is computed both ways and compared. ``verify=False`` goes by class and attribute names
+    alone, for models without values (memory_trace).
     """
-    known: dict[Any, Any] = {}
+    choices: dict[Any, Any] = {}
     module: Any
     for module in model.modules():
         if "forward" in module.__dict__ or module._forward_hooks or module._forward_pre_hooks:
-            continue  # something else has changed it, or listens to it
-        if norms := _norms(module):
+            continue  # patched or observed by something else
+        if norms := _candidate_norms(module):
             key = (type(module), module.weight.shape)
-            if key not in known:
-                alike = (place for place, each in enumerate(norms) if not tried or _same(module, each, module.weight))
-                known[key] = next(alike, None)
-            if known[key] is not None:
-                yield module, norms[known[key]]
+            if key not in choices:
+                matching = (
+                    index
+                    for index, each in enumerate(norms)
+                    if not verify or _outputs_match(module, each, module.weight)
+                )
+                choices[key] = next(matching, None)
+            if choices[key] is not None:
+                yield module, norms[choices[key]]
         elif _is_gated(module):
             kind = (type(module), type(module.act_fn), repr(module.act_fn))
-            if kind not in known:
-                known[kind] = _activation(module, tried)
-            if name := known[kind]:
-                yield module, _Gated(module, name)
+            if kind not in choices:
+                choices[kind] = _matching_activation(module, verify)
+            if name := choices[kind]:
+                yield module, _GatedForward(module, name)
 
 
-def _norms(module: Any) -> list[Forward]:
-    """What may be what ``module`` computes; empty if it does not look like a norm."""
+def _candidate_norms(module: Any) -> list[Forward]:
+    """Fused forwards that may compute what ``module`` computes; empty if it does not look like a norm."""
     if type(module) is torch.nn.LayerNorm and module.weight is not None and len(module.normalized_shape) == 1:
-        return [_LayerNorm(module)]
+        return [_LayerNormForward(module)]
     if not type(module).__name__.endswith("RMSNorm") or dict(module.named_parameters()).keys() != {"weight"}:
         return []
     eps = next((each for name in ("variance_epsilon", "eps") if (each := getattr(module, name, None))), None)
     if not isinstance(eps, float) or module.weight.dim() != 1:
         return []
-    return [_Norm(module, eps, added) for added in (0, 1)]  # Gemma's adds one to its weight
+    return [_RmsNormForward(module, eps, offset) for offset in (0, 1)]  # Gemma multiplies by 1 + weight
 
 
 def _is_gated(module: Any) -> bool:
     return {name for name, _ in module.named_children()} == {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
-def _activation(module: Any, tried: bool) -> str | None:
-    if not tried:
-        return next((name for name in ACTIVATIONS if _names(module.act_fn, name)), None)
+def _matching_activation(module: Any, verify: bool) -> str | None:
+    if not verify:
+        return next((name for name in ACTIVATIONS if _has_name(module.act_fn, name)), None)
     x = torch.linspace(-6, 6, 100)
-    alike = (
+    matching = (
         name for name, each in ACTIVATIONS.items() if torch.allclose(module.act_fn(x), each(x), rtol=1e-5, atol=1e-6)
     )
     weight = next((each for each in module.parameters() if each.is_floating_point()), None)
-    name = next(alike, None)
-    return name if name is not None and weight is not None and _same(module, _Gated(module, name), weight) else None
+    name = next(matching, None)
+    if name is None or weight is None or not _outputs_match(module, _GatedForward(module, name), weight):
+        return None
+    return name
 
 
-def _names(activation: Any, name: str) -> bool:
+def _has_name(activation: Any, name: str) -> bool:
     return name.replace("_", "") in type(activation).__name__.lower().replace("activation", "")
 
 
-def _same(module: Any, forward: Forward, weight: torch.Tensor) -> bool:
-    if hasattr(weight, "device_mesh"):  # a DTensor, sharded already: it is whole only inside the model's forward pass
+def _outputs_match(module: Any, forward: Forward, weight: torch.Tensor) -> bool:
+    if hasattr(weight, "device_mesh"):  # a sharded DTensor, which is gathered only inside the model's forward pass
         return False
     width = getattr(getattr(module, "gate_proj", None), "in_features", weight.shape[-1])
     was_training = module.training
@@ -93,76 +100,79 @@ def _same(module: Any, forward: Forward, weight: torch.Tensor) -> bool:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             x = torch.randn(2, 3, width).to(weight.device, weight.dtype)
-            expected, found = module(x), forward(x)
+            expected, output = module(x), forward(x)
     finally:
         module.train(was_training)
-    close = torch.allclose(
-        found, expected, rtol=ALIKE[weight.dtype], atol=ALIKE[weight.dtype] * float(expected.abs().max())
-    )
-    return found.dtype == expected.dtype and close
+    tolerance = TOLERANCE[weight.dtype]
+    close = torch.allclose(output, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
+    return output.dtype == expected.dtype and close
 
 
-class _LayerNorm:
-    """Stands for the ``forward`` of torch's layer norm, which keeps its input and two numbers a row."""
+class _LayerNormForward:
+    """Forward of torch's LayerNorm, which saves its input and two numbers a row."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x (..., width) → the same shape."""
+        """x (..., hidden_size) → the same shape."""
         weight, bias, eps = self.module.weight, self.module.bias, self.module.eps
-        if torch.is_autocast_enabled(x.device.type):  # which decides the type, and is over in the backward pass
-            result: torch.Tensor = type(self.module).forward(self.module, x)
-            return result
+        if torch.is_autocast_enabled(x.device.type):  # it chooses the dtype, and is not active in the backward pass
+            output: torch.Tensor = type(self.module).forward(self.module, x)
+            return output
 
-        def normed(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        def norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
             return layer_norm(x, list(weight.shape), weight, bias, eps)
 
-        return cheap(normed, x, weight) if bias is None else cheap(normed, x, weight, bias)
+        return recomputable(norm, x, weight) if bias is None else recomputable(norm, x, weight, bias)
 
 
-class _Norm:
-    """Stands for the ``forward`` of an RMS norm by ``added`` + its weight."""
+class _RmsNormForward:
+    """Forward of an RMS norm that multiplies by ``offset`` + weight."""
 
-    def __init__(self, module: Any, eps: float, added: int) -> None:
-        self.module, self.eps, self.added = module, eps, added
+    def __init__(self, module: Any, eps: float, offset: int) -> None:
+        self.module, self.eps, self.offset = module, eps, offset
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x (..., width) → the same shape and type."""
+        """x (..., hidden_size) → the same shape and dtype."""
         weight = self.module.weight
         mixed = x.dtype != weight.dtype  # half-precision weights with norms in float32
-        if mixed and (self.added or not x.is_cuda):
-            result: torch.Tensor = type(self.module).forward(self.module, x)
-            return result
+        if mixed and (self.offset or not x.is_cuda):
+            output: torch.Tensor = type(self.module).forward(self.module, x)
+            return output
 
-        def normed(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        def norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
             with torch.autocast(x.device.type, enabled=False):
-                return self._with_added(x, weight) if self.added else self._plain(x, weight, mixed)
+                return self._with_offset(x, weight) if self.offset else self._plain(x, weight, mixed)
 
-        return cheap(normed, x, weight)
+        return recomputable(norm, x, weight)
 
     def _plain(self, x: torch.Tensor, weight: torch.Tensor, mixed: bool) -> torch.Tensor:
         if x.is_cuda:
             normed = rms_norm(x, list(weight.shape), None if mixed else weight, self.eps)
             return weight * normed if mixed else normed
-        result: torch.Tensor = _RmsNorm.apply(x, weight, self.eps)  # type: ignore[no-untyped-call]
-        return result
+        output: torch.Tensor = RmsNormFunction.apply(x, weight, self.eps)  # type: ignore[no-untyped-call]
+        return output
 
-    def _with_added(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Rounded once, at the end."""
+    def _with_offset(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Rounded once, at the end, as Gemma does."""
         wide, factor = (each if each.dtype.itemsize >= 4 else each.float() for each in (x, weight))
         if x.is_cuda:
-            return rms_norm(wide, list(weight.shape), factor + self.added, self.eps).to(x.dtype)
-        result: torch.Tensor = _RmsNorm.apply(x, factor + self.added, self.eps)  # type: ignore[no-untyped-call]
-        return result
+            return rms_norm(wide, list(weight.shape), factor + self.offset, self.eps).to(x.dtype)
+        output: torch.Tensor = RmsNormFunction.apply(x, factor + self.offset, self.eps)  # type: ignore[no-untyped-call]
+        return output
 
 
-class _RmsNorm(torch.autograd.Function):
-    """weight * (x / root(mean(x²) + eps)), computed in float32 at least and rounded where transformers rounds."""
+class RmsNormFunction(torch.autograd.Function):
+    """y = w * x * r with r = 1 / sqrt(mean(x^2) + eps) a row (RMSNorm, arXiv 1910.07467, Eq. 4), in float32 at least.
+
+    It rounds where transformers' LlamaRMSNorm rounds. With g = dL/dy, c = g * w and n = hidden_size:
+    dL/dx = c * r - x * sum(c * x) * r^3 / n, and dL/dw = the sum over rows of g * x * r.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        """Keeps x and one number a row."""
+        """Saves x and one number a row."""
         wide = x if x.dtype.itemsize >= 4 else x.float()
         scale: torch.Tensor = (
             torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
@@ -174,62 +184,63 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        """``grad`` as x."""
+        """``grad`` has the shape of x."""
         x, weight, scale = ctx.saved_tensors
-        wide, of_y = (each if each.dtype.itemsize >= 4 else each.float() for each in (x, grad))
-        of_weight = None
+        wide, wide_grad = (each if each.dtype.itemsize >= 4 else each.float() for each in (x, grad))
+        grad_weight = None
         if ctx.needs_input_grad[1]:
-            of_weight = (of_y * wide).mul_(scale).flatten(0, -2).sum(0).to(weight.dtype)
+            grad_weight = (wide_grad * wide).mul_(scale).flatten(0, -2).sum(0).to(weight.dtype)
         if not ctx.needs_input_grad[0]:
-            return None, of_weight, None
-        change = of_y * weight
-        along = torch.linalg.vecdot(change, wide).unsqueeze(-1) * scale**3 / x.shape[-1]
-        return change.mul_(scale).addcmul_(wide, along, value=-1).to(x.dtype), of_weight, None
+            return None, grad_weight, None
+        scaled_grad = wide_grad * weight
+        projection = torch.linalg.vecdot(scaled_grad, wide).unsqueeze(-1) * scale**3 / x.shape[-1]
+        grad_x = scaled_grad.mul_(scale).addcmul_(wide, projection, value=-1).to(x.dtype)
+        return grad_x, grad_weight, None
 
 
-class _Gated:
-    """Stands for the ``forward`` of a layer with a gate: down(activation(gate(x)) * up(x))."""
+class _GatedForward:
+    """Forward of a gated MLP (SwiGLU, GeGLU; arXiv 2002.05202, Eq. 6): down_proj(activation(gate_proj(x)) * up_proj(x))."""
 
     def __init__(self, module: Any, activation: str) -> None:
         self.module = module
         self.activation = activation
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x (..., width) → the same shape."""
+        """x (..., hidden_size) → the same shape."""
         module = self.module
-        gate, up = (unwidened(layer, x) for layer in (module.gate_proj, module.up_proj))
-        product = _compiled(self.activation) if gate.is_cuda else _eager(self.activation)
-        result: torch.Tensor = module.down_proj(cheap(product, gate, up))
-        return result.to(x.dtype) if widens(module.gate_proj) else result
+        gate, up = (forward_in_compute_dtype(layer, x) for layer in (module.gate_proj, module.up_proj))
+        gated_activation = _compiled_gate(self.activation) if gate.is_cuda else _eager_gate(self.activation)
+        output: torch.Tensor = module.down_proj(recomputable(gated_activation, gate, up))
+        return output.to(x.dtype) if casts_output(module.gate_proj) else output
 
 
-def _eager(activation: str) -> Callable[[torch.Tensor, torch.Tensor], Any]:
-    return lambda gate, up: _Gate.apply(gate, up, activation)  # type: ignore[no-untyped-call]
+def _eager_gate(activation: str) -> Callable[[torch.Tensor, torch.Tensor], Any]:
+    return lambda gate, up: GatedActivation.apply(gate, up, activation)  # type: ignore[no-untyped-call]
 
 
 @cache
-def _compiled(activation: str) -> Compiled:
+def _compiled_gate(activation: str) -> CompiledFunction:
     function = ACTIVATIONS[activation]
-    return Compiled(lambda gate, up: function(gate) * up)
+    return CompiledFunction(lambda gate, up: function(gate) * up)
 
 
-class _Gate(torch.autograd.Function):
-    """activation(gate) * up, any shape; the activation is computed again in the backward pass."""
+class GatedActivation(torch.autograd.Function):
+    """activation(gate) * up, element-wise; the activation is computed again in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tensor:
-        """Keeps gate and up."""
+        """Saves gate and up."""
         ctx.save_for_backward(gate, up)
         ctx.activation = activation
         return ACTIVATIONS[activation](gate).mul_(up)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        """``grad`` as gate."""
+        """``grad`` has the shape of gate."""
         gate, up = ctx.saved_tensors
-        of_product = grad * up
+        grad_activation = grad * up
         if ctx.activation == "silu":
-            of_gate = torch.ops.aten.silu_backward(of_product, gate)
+            grad_gate = torch.ops.aten.silu_backward(grad_activation, gate)
         else:
-            of_gate = torch.ops.aten.gelu_backward(of_product, gate, approximate="tanh")
-        return of_gate, ACTIVATIONS[ctx.activation](gate).mul_(grad), None
+            grad_gate = torch.ops.aten.gelu_backward(grad_activation, gate, approximate="tanh")
+        return grad_gate, ACTIVATIONS[ctx.activation](gate).mul_(grad), None

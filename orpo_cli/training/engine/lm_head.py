@@ -1,10 +1,12 @@
-"""From hidden states to log-probabilities, without the logits of a whole batch.
+"""Language-model head: log-probabilities of target tokens from hidden states, without the logits of a whole batch.
 
-Only places that predict something reach the head. The head of a language model is a linear map, so what a log-probability's
-gradient with respect to its hidden state looks like is known in the forward pass, up to the factor that the loss will give
-it: it is computed there, tile by tile, and the logits are forgotten. Memory does not grow with the vocabulary.
+Only positions that predict something reach the head: hidden states (N, hidden_size) and targets (N,) give log_probs (N,).
+A plain linear head is computed tile by tile over the vocabulary (``LinearLogProbs``). Its gradient with respect to the
+hidden states is known in the forward pass up to the factor that the loss gives each log-probability, so it is computed
+there and the logits are dropped: memory does not grow with vocab_size. (Cut Cross-Entropy, arXiv 2411.09009, tiles the same
+way, but recomputes the logits for every gradient.)
 
-A head that is more than a linear map (an adapter on it, quantized weights) is run in checkpointed chunks instead.
+A head that is more than a linear map (an adapter on it, quantized weights) runs in checkpointed chunks of positions.
 """
 
 from __future__ import annotations
@@ -19,68 +21,68 @@ from torch.utils.checkpoint import checkpoint
 
 from orpo_cli.training.engine.packing import MicroBatch
 
-# A tile of logits: predictions × words; larger on a GPU, which the launches of small ones would keep waiting.
-TILE = {"cpu": (1024, 4096), "cuda": (4096, 16384)}
+# Positions × vocabulary entries of a tile of logits. Larger on a GPU, where small kernels are bound by their launches.
+TILE_SIZES = {"cpu": (1024, 4096), "cuda": (4096, 16384)}
 CHUNK_BYTES = 1 << 26  # of the logits of a chunk, where the head cannot be tiled
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a model does to its head's logits: multiplied by ``scale``, then ``cap * tanh(logits / cap)``."""
+class LogitTransform:
+    """What a model does to its head's logits: multiply by ``scale``, then ``softcap * tanh(logits / softcap)``."""
 
     scale: float = 1.0
-    cap: float | None = None
+    softcap: float | None = None
 
 
-def shape_of(model: Any) -> Shape:
-    """What ``model``, which has a head over words, does to its logits; ``engine.check`` shows whether it is all."""
+def logit_transform(model: Any) -> LogitTransform:
+    """The transform of ``model``, a causal language model. ``parity_check`` finds a model that does more than this."""
     config = model.config.get_text_config()
-    scale = getattr(model, "logit_scale", None)  # Cohere's
-    if scale is None and (
-        factor := getattr(config, "logits_scaling", None)
-    ):  # Granite's divides, HyperCLOVA X's multiplies
-        scale = factor if config.model_type == "hyperclovax" else 1 / factor
-    return Shape(1.0 if scale is None else float(scale), getattr(config, "final_logit_softcapping", None))
+    scale = getattr(model, "logit_scale", None)  # Cohere
+    if scale is None and (factor := getattr(config, "logits_scaling", None)):
+        scale = factor if config.model_type == "hyperclovax" else 1 / factor  # Granite divides
+    return LogitTransform(1.0 if scale is None else float(scale), getattr(config, "final_logit_softcapping", None))
 
 
 @dataclass
-class Scores:
-    """What ``scored`` leaves: ``logps`` (N,) of the micro-batch's targets, and the mean logit at chosen's and rejected's
-    inputs summed over them, (2,), where it can be had without the logits (else None).
+class HeadOutput:
+    """Results of ``patched_lm_head``: ``log_probs`` (N,) of the targets; ``logit_sums`` (2,), the mean logit over the
+    vocabulary summed over chosen's and over rejected's inputs, or None where that needs the logits themselves.
     """
 
-    logps: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    logits: torch.Tensor | None = None
+    log_probs: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    logit_sums: torch.Tensor | None = None
 
 
 @contextmanager
-def scored(head: torch.nn.Module, shape: Shape, batch: MicroBatch) -> Iterator[Scores]:
-    """Let ``head`` give log-probabilities in place of logits during a forward pass of its model.
+def patched_lm_head(head: torch.nn.Module, transform: LogitTransform, batch: MicroBatch) -> Iterator[HeadOutput]:
+    """Context of a forward pass: ``head`` computes log-probabilities instead of logits.
 
-    They are computed inside the model's own forward pass, so that whatever wraps the model (autocast, DDP, FSDP) holds for
-    them. The head returns them as logits of one word, which ties them to the model's output for DDP; use ``Scores``.
+    This happens inside the model's own forward pass, so that autocast, DDP and FSDP apply to it. The head returns the
+    log-probabilities as logits of a one-token vocabulary, which makes them part of the model's output for DDP; callers read
+    ``HeadOutput``.
     """
-    scores = Scores()
-    before = head.__dict__.get("forward")
+    output = HeadOutput()
+    patched_before = head.__dict__.get("forward")
     forward = head.forward
 
-    def instead(hidden: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        wanted = hidden[0].index_select(0, batch.places)
+    def log_probs_forward(hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        predicting = hidden_states[0].index_select(0, batch.predict_positions)
         if _is_linear(head):
-            scores.logps = _tiled(wanted, head, batch.targets, shape)
-            scores.logits = _mean_logits(hidden[0], head, shape.scale, batch) if shape.cap is None else None
+            output.log_probs = _tiled_log_probs(predicting, head, batch.targets, transform)
+            if transform.softcap is None:
+                output.logit_sums = _logit_sums(hidden_states[0], head, transform.scale, batch)
         else:
-            scores.logps = _chunked(wanted, forward, batch.targets, shape)
-        return scores.logps[None, :, None]
+            output.log_probs = _chunked_log_probs(predicting, forward, batch.targets, transform)
+        return output.log_probs[None, :, None]
 
-    head.forward = instead
+    head.forward = log_probs_forward
     try:
-        yield scores
+        yield output
     finally:
-        if before is None:
+        if patched_before is None:
             del head.__dict__["forward"]
         else:
-            head.forward = before
+            head.forward = patched_before
 
 
 def _is_linear(head: torch.nn.Module) -> TypeGuard[torch.nn.Linear]:
@@ -88,174 +90,183 @@ def _is_linear(head: torch.nn.Module) -> TypeGuard[torch.nn.Linear]:
     return type(head) is torch.nn.Linear and head.weight.is_floating_point()
 
 
-def _compute_dtype(hidden: torch.Tensor) -> torch.dtype:
-    kind = hidden.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+def _compute_dtype(hidden_states: torch.Tensor) -> torch.dtype:
+    device_type = hidden_states.device.type
+    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else hidden_states.dtype
 
 
-def _tiled(hidden: torch.Tensor, head: torch.nn.Linear, targets: torch.Tensor, shape: Shape) -> torch.Tensor:
-    dtype = _compute_dtype(hidden)
-    with torch.autocast(hidden.device.type, enabled=False):
+def _tiled_log_probs(
+    hidden_states: torch.Tensor, head: torch.nn.Linear, targets: torch.Tensor, transform: LogitTransform
+) -> torch.Tensor:
+    dtype = _compute_dtype(hidden_states)
+    with torch.autocast(hidden_states.device.type, enabled=False):
         bias = None if head.bias is None else head.bias.to(dtype)
-        result: torch.Tensor = _LogProbs.apply(  # type: ignore[no-untyped-call]
-            hidden.to(dtype), head.weight.to(dtype), bias, targets, shape
+        log_probs: torch.Tensor = LinearLogProbs.apply(  # type: ignore[no-untyped-call]
+            hidden_states.to(dtype), head.weight.to(dtype), bias, targets, transform
         )
-    return result
+    return log_probs
 
 
-def _chunked(hidden: torch.Tensor, forward: Any, targets: torch.Tensor, shape: Shape) -> torch.Tensor:
-    def chunk(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        logits = _shaped(_upcast(forward(hidden)), shape)
+def _chunked_log_probs(
+    hidden_states: torch.Tensor, forward: Any, targets: torch.Tensor, transform: LogitTransform
+) -> torch.Tensor:
+    def chunk_log_probs(hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = _transform_logits(_upcast(forward(hidden_states)), transform)
         return logits.gather(-1, targets[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
-    words = int(forward(hidden[:0]).shape[-1])
-    rows = max(1, CHUNK_BYTES // (4 * words))
-    parts = zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
-    return torch.cat([checkpoint(chunk, *part, use_reentrant=False) for part in parts])
+    vocab_size = int(forward(hidden_states[:0]).shape[-1])
+    rows = max(1, CHUNK_BYTES // (4 * vocab_size))
+    chunks = zip(torch.split(hidden_states, rows), torch.split(targets, rows), strict=True)
+    return torch.cat([checkpoint(chunk_log_probs, *chunk, use_reentrant=False) for chunk in chunks])
 
 
 def _upcast(logits: torch.Tensor) -> torch.Tensor:
     return logits if logits.dtype.itemsize >= 4 else logits.float()
 
 
-def _shaped(logits: torch.Tensor, shape: Shape) -> torch.Tensor:
-    if shape.scale != 1.0:
-        logits = logits * shape.scale
-    return logits if shape.cap is None else torch.tanh(logits / shape.cap) * shape.cap
+def _transform_logits(logits: torch.Tensor, transform: LogitTransform) -> torch.Tensor:
+    if transform.scale != 1.0:
+        logits = logits * transform.scale
+    return logits if transform.softcap is None else torch.tanh(logits / transform.softcap) * transform.softcap
 
 
-def _mean_logits(hidden: torch.Tensor, head: torch.nn.Linear, scale: float, batch: MicroBatch) -> torch.Tensor:
-    """The mean over words is linear in the hidden state too: one product with the mean row of the weights."""
-    with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
-        mean = head.weight.mean(0, dtype=torch.float32 if hidden.dtype.itemsize < 4 else None)
-        at_inputs = (_upcast(hidden) @ mean.to(_upcast(hidden).dtype))[batch.seen] * scale
+def _logit_sums(hidden_states: torch.Tensor, head: torch.nn.Linear, scale: float, batch: MicroBatch) -> torch.Tensor:
+    """The mean over the vocabulary is linear in the hidden state: one product with the mean row of the weight."""
+    with torch.no_grad(), torch.autocast(hidden_states.device.type, enabled=False):
+        mean = head.weight.mean(0, dtype=torch.float32 if hidden_states.dtype.itemsize < 4 else None)
+        means = (_upcast(hidden_states) @ mean.to(_upcast(hidden_states).dtype))[batch.input_positions] * scale
         if head.bias is not None:
-            at_inputs += head.bias.mean() * scale
-        return torch.stack((at_inputs[: batch.seen_chosen].sum(), at_inputs[batch.seen_chosen :].sum())).double()
+            means += head.bias.mean() * scale
+        return torch.stack((means[: batch.num_chosen_inputs].sum(), means[batch.num_chosen_inputs :].sum())).double()
 
 
-class _LogProbs(torch.autograd.Function):
-    """log softmax(shape(hidden @ weight.T + bias))[targets], (N,); float32 at least.
+class LinearLogProbs(torch.autograd.Function):
+    """log_softmax(f(hidden_states @ weight.T + bias))[targets], (N,), in float32 at least; f is the ``LogitTransform``.
 
-    With e = exp(logits - m) and s = sum(e) over words, the gradient of a row's log-probability with respect to its hidden
-    state is weight[target] - (e / s) @ weight (times the derivative of the shape): both sums run over tiles of words, with m
-    the largest logit so far, as in attention's online softmax. Backward multiplies rows by the loss's factor. Only trained
-    weights need the probabilities, and so the logits, a second time.
+    With z the logits of a row, m their maximum, e = exp(z - m) and s = sum(e) over the vocabulary:
+
+        log p(t) = z_t - (m + log s),        d log p(t) / d hidden = f'(z_t) weight[t] - (1 / s) sum_v e_v f'(z_v) weight[v].
+
+    Both sums run over tiles of the vocabulary with m the maximum so far: a larger m rescales them by exp(m_old - m_new), the
+    online softmax of FlashAttention (arXiv 2205.14135, section 3.1). Backward multiplies the saved d log p / d hidden by the
+    gradient of each log-probability. Only a trained weight or bias needs the probabilities, and so the logits, again.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        hidden: torch.Tensor,
+        hidden_states: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         targets: torch.Tensor,
-        shape: Shape,
+        transform: LogitTransform,
     ) -> torch.Tensor:
-        """One pass over the words for each block of rows."""
-        precise = _upcast(hidden[:0]).dtype
-        needed = ctx.needs_input_grad[0]
-        logps, norms = (torch.empty(len(hidden), dtype=precise, device=hidden.device) for _ in range(2))
-        direction = torch.empty_like(hidden) if needed else None
-        for rows in _blocks(hidden):
-            part = hidden[rows]
-            largest = torch.full((len(part), 1), float("-inf"), dtype=precise, device=hidden.device)
-            total = torch.zeros_like(largest)
-            expected = torch.zeros(part.shape, dtype=precise, device=hidden.device) if needed else None
-            for _, weights, logits in _tiles(part, weight, bias):
-                capped, slope = _with_slope(_upcast(logits), shape)
-                larger = torch.maximum(largest, capped.amax(1, keepdim=True))
-                shrink = torch.exp(largest - larger)
-                exponents = capped.sub_(larger).exp_()
-                total.mul_(shrink).add_(exponents.sum(1, keepdim=True))
+        """One pass over the vocabulary for each block of rows. Saves the log-normalizers and d log p / d hidden."""
+        dtype = _upcast(hidden_states[:0]).dtype
+        needs_gradient = ctx.needs_input_grad[0]
+        log_probs, log_norms = (
+            torch.empty(len(hidden_states), dtype=dtype, device=hidden_states.device) for _ in range(2)
+        )
+        gradient = torch.empty_like(hidden_states) if needs_gradient else None
+        for rows in _row_blocks(hidden_states):
+            block = hidden_states[rows]
+            maximum = torch.full((len(block), 1), float("-inf"), dtype=dtype, device=hidden_states.device)
+            total = torch.zeros_like(maximum)
+            expected = torch.zeros(block.shape, dtype=dtype, device=hidden_states.device) if needs_gradient else None
+            for _, tile_weight, logits in _vocab_tiles(block, weight, bias):
+                capped, slope = _transform_with_slope(_upcast(logits), transform)
+                larger = torch.maximum(maximum, capped.amax(1, keepdim=True))
+                rescale = torch.exp(maximum - larger)
+                exponentials = capped.sub_(larger).exp_()
+                total.mul_(rescale).add_(exponentials.sum(1, keepdim=True))
                 if expected is not None:
-                    weighed = exponents if slope is None else exponents.mul_(slope)
-                    expected.mul_(shrink).add_(weighed.to(weights.dtype) @ weights)
-                largest = larger
-            norms[rows] = (largest + total.log()).squeeze(1)
-            own = weight[targets[rows]]
-            raw = (part * own).sum(1, dtype=precise)
+                    weighted = exponentials if slope is None else exponentials.mul_(slope)
+                    expected.mul_(rescale).add_(weighted.to(tile_weight.dtype) @ tile_weight)
+                maximum = larger
+            log_norms[rows] = (maximum + total.log()).squeeze(1)
+            target_weight = weight[targets[rows]]
+            target_logits = (block * target_weight).sum(1, dtype=dtype)
             if bias is not None:
-                raw = raw + bias[targets[rows]]
-            capped, slope = _with_slope(raw, shape)
-            logps[rows] = capped - norms[rows]
-            if direction is not None and expected is not None:
-                factor = shape.scale if slope is None else slope[:, None] * shape.scale
-                direction[rows] = own * factor - expected / total * shape.scale
-        ctx.shape = shape
-        ctx.save_for_backward(hidden, weight, bias, targets, norms, direction)
-        return logps
+                target_logits = target_logits + bias[targets[rows]]
+            capped, slope = _transform_with_slope(target_logits, transform)
+            log_probs[rows] = capped - log_norms[rows]
+            if gradient is not None and expected is not None:
+                factor = transform.scale if slope is None else slope[:, None] * transform.scale
+                gradient[rows] = target_weight * factor - expected / total * transform.scale
+        ctx.transform = transform
+        ctx.save_for_backward(hidden_states, weight, bias, targets, log_norms, gradient)
+        return log_probs
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        """``grad`` (N,) is the loss's factor of each log-probability."""
-        hidden, weight, bias, targets, norms, direction = ctx.saved_tensors
+        """``grad`` (N,): the loss's gradient of each log-probability."""
+        hidden_states, weight, bias, targets, log_norms, gradient = ctx.saved_tensors
         grads: list[torch.Tensor | None] = [None, None, None]
-        if direction is not None:
-            grads[0] = direction * grad[:, None].to(direction.dtype)
+        if gradient is not None:
+            grads[0] = gradient * grad[:, None].to(gradient.dtype)
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            grads[1:] = _weight_gradients(hidden, weight, bias, targets, norms, grad, ctx.shape)
+            grads[1:] = _weight_gradients(hidden_states, weight, bias, targets, log_norms, grad, ctx.transform)
         return (*grads, None, None)
 
 
-def _tile(hidden: torch.Tensor) -> tuple[int, int]:
-    return TILE.get(hidden.device.type, TILE["cpu"])
+def split_range(length: int, size: int) -> list[slice]:
+    """Slices of ``size`` that cover range(length); the last may be shorter."""
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
-def spans(length: int, size: int) -> list[slice]:
-    """``length`` places, ``size`` at a time; the last span ends where they end."""
-    return [slice(at, min(at + size, length)) for at in range(0, length, size)]
+def _tile_size(hidden_states: torch.Tensor) -> tuple[int, int]:
+    return TILE_SIZES.get(hidden_states.device.type, TILE_SIZES["cpu"])
 
 
-def _blocks(hidden: torch.Tensor) -> list[slice]:
-    """Rows that are computed together, one block after the other."""
-    return spans(len(hidden), _tile(hidden)[0])
+def _row_blocks(hidden_states: torch.Tensor) -> list[slice]:
+    return split_range(len(hidden_states), _tile_size(hidden_states)[0])
 
 
-def _tiles(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+def _vocab_tiles(
+    hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
-    """(words, their weights, their raw logits), a tile of words after the other."""
-    for tile in spans(len(weight), _tile(hidden)[1]):
-        logits = hidden @ weight[tile].T
+    """(token ids, their weight rows, their logits before the transform), tile by tile over the vocabulary."""
+    for tile in split_range(len(weight), _tile_size(hidden_states)[1]):
+        logits = hidden_states @ weight[tile].T
         if bias is not None:
             logits += bias[tile]
         yield tile, weight[tile], logits
 
 
-def _with_slope(logits: torch.Tensor, shape: Shape) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The shaped logits, in place where possible, and the derivative of the cap (None without one)."""
-    if shape.scale != 1.0:
-        logits = logits.mul_(shape.scale)
-    if shape.cap is None:
+def _transform_with_slope(logits: torch.Tensor, transform: LogitTransform) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The transformed logits, in place where possible, and the derivative of the softcap (None without one)."""
+    if transform.scale != 1.0:
+        logits = logits.mul_(transform.scale)
+    if transform.softcap is None:
         return logits, None
-    bent = torch.tanh(logits / shape.cap)
-    return bent * shape.cap, 1 - bent * bent
+    tanh = torch.tanh(logits / transform.softcap)
+    return tanh * transform.softcap, 1 - tanh * tanh
 
 
 def _weight_gradients(
-    hidden: torch.Tensor,
+    hidden_states: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     targets: torch.Tensor,
-    norms: torch.Tensor,
+    log_norms: torch.Tensor,
     grad: torch.Tensor,
-    shape: Shape,
+    transform: LogitTransform,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    of_weight = torch.zeros_like(weight)
-    of_bias = None if bias is None else torch.zeros_like(bias)
-    for rows in _blocks(hidden):
-        part, factor = hidden[rows], grad[rows, None] * shape.scale
-        for tile, _, logits in _tiles(part, weight, bias):
-            capped, slope = _with_slope(_upcast(logits), shape)
-            change = capped.sub_(norms[rows, None]).exp_().neg_()  # -probability
-            inside = (targets[rows] >= tile.start) & (targets[rows] < tile.stop)
-            place = inside.nonzero().squeeze(1)
-            change[place, targets[rows][place] - tile.start] += 1
+    """Gradients of weight (vocab_size, hidden_size) and bias: d log p(t) / d z_v = [v = t] - p(v), times f'(z_v)."""
+    grad_weight = torch.zeros_like(weight)
+    grad_bias = None if bias is None else torch.zeros_like(bias)
+    for rows in _row_blocks(hidden_states):
+        block, factor = hidden_states[rows], grad[rows, None] * transform.scale
+        for tile, _, logits in _vocab_tiles(block, weight, bias):
+            capped, slope = _transform_with_slope(_upcast(logits), transform)
+            grad_logits = capped.sub_(log_norms[rows, None]).exp_().neg_()  # -p(v)
+            in_tile = (targets[rows] >= tile.start) & (targets[rows] < tile.stop)
+            target_rows = in_tile.nonzero().squeeze(1)
+            grad_logits[target_rows, targets[rows][target_rows] - tile.start] += 1
             if slope is not None:
-                change.mul_(slope)
-            change = change.mul_(factor).to(weight.dtype)
-            of_weight[tile] += change.T @ part
-            if of_bias is not None:
-                of_bias[tile] += change.sum(0)
-    return of_weight, of_bias
+                grad_logits.mul_(slope)
+            grad_logits = grad_logits.mul_(factor).to(weight.dtype)
+            grad_weight[tile] += grad_logits.T @ block
+            if grad_bias is not None:
+                grad_bias[tile] += grad_logits.sum(0)
+    return grad_weight, grad_bias

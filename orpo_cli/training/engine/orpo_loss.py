@@ -1,4 +1,10 @@
-"""ORPO's loss and metrics from log-probabilities (arXiv 2403.07691, Eq. 6 and 7), as trl 1.16 computes them."""
+"""ORPO loss and metrics from log-probabilities (arXiv 2403.07691, Eq. 6 and 7), as trl 1.16's ORPOTrainer computes them.
+
+With p(y) = exp(mean log-probability of the tokens of completion y) and odds(y) = p(y) / (1 - p(y)):
+
+    L = NLL(chosen) - beta * log sigmoid(log odds(chosen) - log odds(rejected)),
+    log odds(chosen) - log odds(rejected) = (log p_c - log p_r) - (log(1 - p_c) - log(1 - p_r)).
+"""
 
 from __future__ import annotations
 
@@ -9,16 +15,16 @@ from torch.nn.functional import logsigmoid
 
 from orpo_cli.training.engine.packing import MicroBatch
 
-SUMS = (
+METRIC_SUMS = (
     "nll", "log_odds_ratio", "log_odds_chosen", "accuracies", "logps/chosen", "logps/rejected",
 )  # fmt: skip
 
 
-class Totals(NamedTuple):
-    """What the means of a step are taken over: tokens of the NLL, and pairs, of all micro-batches and processes."""
+class StepTotals(NamedTuple):
+    """Denominators of a step's means: NLL tokens, and pairs, of all micro-batches and processes."""
 
-    tokens: int
-    pairs: int
+    nll_tokens: int
+    num_pairs: int
 
 
 def log1mexp(x: torch.Tensor) -> torch.Tensor:
@@ -26,39 +32,40 @@ def log1mexp(x: torch.Tensor) -> torch.Tensor:
     return torch.where(x < -0.6931471805599453, torch.log1p(-torch.exp(x)), torch.log(-torch.expm1(x)))
 
 
-def step_share(
-    logps: torch.Tensor, batch: MicroBatch, totals: Totals, beta: float
+def loss_share(
+    log_probs: torch.Tensor, batch: MicroBatch, totals: StepTotals, beta: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The share of a micro-batch in the loss of its step, and its share in the sums named by ``SUMS``, detached.
+    """The part of the step's loss that a micro-batch contributes, and its part of the sums of ``METRIC_SUMS``, detached.
 
-    ``logps`` (N,) are the log-probabilities of ``batch.targets``. The shares of a step's micro-batches add up to its loss:
-    the mean NLL over ``totals.tokens``, minus beta times the mean log odds ratio over ``totals.pairs``.
+    ``log_probs`` (N,) are those of ``batch.targets``. The parts of a step's micro-batches add up to its loss: the mean NLL
+    over ``totals.nll_tokens``, minus beta times the mean log odds ratio over ``totals.num_pairs``.
     """
-    sums = torch.zeros(2 * batch.pairs, dtype=logps.dtype, device=logps.device)
-    means = sums.index_add(0, batch.sequences, logps[batch.members]) / batch.counts.to(logps.dtype)
+    sums = torch.zeros(2 * batch.num_pairs, dtype=log_probs.dtype, device=log_probs.device)
+    sums = sums.index_add(0, batch.sequence_ids, log_probs[batch.prediction_indices])
+    means = sums / batch.completion_lengths.to(log_probs.dtype)
     chosen, rejected = means[0::2], means[1::2]
     log_odds = (chosen - rejected) - (log1mexp(chosen) - log1mexp(rejected))
     ratio = logsigmoid(log_odds)
-    nll = -logps[batch.nll].sum()
-    loss = nll / totals.tokens - beta * ratio.sum() / totals.pairs
+    nll = -log_probs[batch.nll_indices].sum()
+    loss = nll / totals.nll_tokens - beta * ratio.sum() / totals.num_pairs
     with torch.no_grad():
-        better = (chosen > rejected).to(logps.dtype)
-        parts = (nll, ratio.sum(), log_odds.sum(), better.sum(), chosen.sum(), rejected.sum())
-        return loss, torch.stack([part.detach() for part in parts]).double()
+        correct = (chosen > rejected).to(log_probs.dtype)
+        metric_sums = (nll, ratio.sum(), log_odds.sum(), correct.sum(), chosen.sum(), rejected.sum())
+        return loss, torch.stack([each.detach() for each in metric_sums]).double()
 
 
-def metrics(sums: list[float], totals: Totals, beta: float) -> dict[str, float]:
-    """trl's names for the means of a step. ``sums`` follow ``SUMS``."""
-    nll, ratio, log_odds, better, chosen, rejected = sums
-    pairs = totals.pairs
+def step_metrics(sums: list[float], totals: StepTotals, beta: float) -> dict[str, float]:
+    """The means of a step under trl's names. ``sums`` follow ``METRIC_SUMS``."""
+    nll, ratio, log_odds, correct, chosen, rejected = sums
+    pairs = totals.num_pairs
     return {
         "rewards/chosen": beta * chosen / pairs,
         "rewards/rejected": beta * rejected / pairs,
-        "rewards/accuracies": better / pairs,
+        "rewards/accuracies": correct / pairs,
         "rewards/margins": beta * (chosen - rejected) / pairs,
         "logps/rejected": rejected / pairs,
         "logps/chosen": chosen / pairs,
-        "nll_loss": nll / totals.tokens,
+        "nll_loss": nll / totals.nll_tokens,
         "log_odds_ratio": ratio / pairs,
         "log_odds_chosen": log_odds / pairs,
     }

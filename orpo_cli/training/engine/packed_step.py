@@ -1,6 +1,7 @@
-"""One optimizer step, or one evaluation batch, as micro-batches of packed pairs.
+"""Packed ORPO step: one optimizer step, or one evaluation batch, as micro-batches of packed pairs.
 
-The step is the unit: its means are taken over all its pairs, of all processes, so how it is cut up changes nothing.
+The means of the loss are taken over all pairs of the step and of all processes, so the split into micro-batches changes
+nothing but the order of sums. trl's ORPOTrainer takes the mean of each batch instead, and the mean of these means.
 """
 
 from __future__ import annotations
@@ -14,40 +15,45 @@ import torch
 from accelerate import Accelerator
 
 from orpo_cli.training.engine import orpo_loss
-from orpo_cli.training.engine.compiled_kernels import rotary_embeddings, rotating
-from orpo_cli.training.engine.fused_lora import fused
+from orpo_cli.training.engine.compiled_kernels import compile_rotary_functions, use_compiled_rotary
+from orpo_cli.training.engine.fused_lora import fused_lora_forwards
 from orpo_cli.training.engine.fused_norms_and_gates import fused_norms_and_gates
-from orpo_cli.training.engine.lm_head import Scores, scored, shape_of
-from orpo_cli.training.engine.packed_attention import configurations, shared_prefixes
-from orpo_cli.training.engine.packing import MicroBatch, TokenPair, cut, nll_tokens, pack, size, token_pair
+from orpo_cli.training.engine.lm_head import HeadOutput, logit_transform, patched_lm_head
+from orpo_cli.training.engine.packed_attention import attention_configs, use_packed_attention
+from orpo_cli.training.engine.packing import (
+    MicroBatch,
+    TokenPair,
+    count_nll_tokens,
+    pack,
+    packed_length,
+    split_into_groups,
+    token_pair,
+)
 from orpo_cli.training.engine.recompute import recompute_in_backward
 
 
 @dataclass
-class Batches:
-    """Pairs on their way through the data loader, in a type of their own, which accelerate leaves alone.
-
-    A batch of the loader, or all those of a step.
-    """
+class PairBatches:
+    """Batches of pairs from the data loader, one or all of a step; accelerate leaves a type that it does not know unchanged."""
 
     batches: list[list[TokenPair]]
 
     @property
     def pairs(self) -> list[TokenPair]:
-        """All of them, in their order."""
+        """The pairs of all batches, in order."""
         return [pair for batch in self.batches for pair in batch]
 
 
-def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Batches]:
-    """The trainer's data collator: rows of the dataset as they are, without padding."""
-    return {"pairs": Batches([[token_pair(row) for row in rows]])}
+def collate_pairs(rows: Sequence[Mapping[str, Any]]) -> dict[str, PairBatches]:
+    """Data collator without padding: rows of the dataset as ``TokenPair``."""
+    return {"pairs": PairBatches([[token_pair(row) for row in rows]])}
 
 
 class Engine:
-    """Computes the shares of micro-batches in a step and gathers its metrics.
+    """Computes the loss of a step, micro-batch by micro-batch, and collects its metrics.
 
-    ``model`` is the model without wrappers; ``budget`` are the tokens of a micro-batch. Processes that hold ``sharded`` weights
-    fetch them from each other in every pass, so each of them takes as many passes as the others.
+    ``model`` is the model without wrappers; ``max_tokens`` bounds the tokens of a micro-batch. With ``sharded`` weights (FSDP,
+    DeepSpeed) every forward pass is a collective operation, so each process runs as many micro-batches as the others.
     """
 
     def __init__(
@@ -57,88 +63,99 @@ class Engine:
         *,
         beta: float,
         loss_on_prompt: bool,
-        budget: int,
+        max_tokens: int,
         sharded: bool = False,
     ) -> None:
         self.head = model.get_output_embeddings()
-        self.shape = shape_of(model)
-        self.configs = configurations(model)
-        self.forwards: list[tuple[torch.nn.Module, Any]] = [*fused(model), *fused_norms_and_gates(model)]
-        self.rotaries = rotary_embeddings(model) if accelerator.device.type == "cuda" else []
+        self.logit_transform = logit_transform(model)
+        self.attention_configs = attention_configs(model)
+        self.forwards: list[tuple[torch.nn.Module, Any]] = [*fused_lora_forwards(model), *fused_norms_and_gates(model)]
+        self.rotary_functions = compile_rotary_functions(model) if accelerator.device.type == "cuda" else []
         self.accelerator = accelerator
         self.beta = beta
         self.loss_on_prompt = loss_on_prompt
-        self.budget = budget
+        self.max_tokens = max_tokens
         self.sharded = sharded
-        self._totals = orpo_loss.Totals(0, 0)
-        self._sums: list[torch.Tensor] = []
-        self._logits: list[tuple[torch.Tensor | None, int, int]] = []
+        self._totals = orpo_loss.StepTotals(0, 0)
+        self._metric_sums: list[torch.Tensor] = []
+        self._logit_sums: list[tuple[torch.Tensor | None, int, int]] = []
 
-    def begin(self, pairs: Sequence[TokenPair], together: bool = True) -> None:
-        """Start a step or an evaluation batch, ``together`` with the other processes or not."""
-        counts = [sum(nll_tokens(pair, self.loss_on_prompt) for pair in pairs), len(pairs)]
-        if together and self.accelerator.num_processes > 1:
+    def start_step(self, pairs: Sequence[TokenPair], across_processes: bool = True) -> None:
+        """Count the pairs and NLL tokens of a step or an evaluation batch, of all processes or of this one."""
+        counts = [sum(count_nll_tokens(pair, self.loss_on_prompt) for pair in pairs), len(pairs)]
+        if across_processes and self.accelerator.num_processes > 1:
             device = self.accelerator.device
             counts = self.accelerator.reduce(torch.tensor(counts, device=device), "sum").tolist()
-        self._totals = orpo_loss.Totals(*counts)
+        self._totals = orpo_loss.StepTotals(*counts)
 
-    def parts(self, pairs: Sequence[TokenPair], budget: int | None = None) -> list[MicroBatch]:
-        """The micro-batches of what ``begin`` started, under the budget as it is now, or another. Forgets those before."""
-        self._sums, self._logits = [], []
-        parts = [pack(group, self.loss_on_prompt) for group in cut(pairs, self.budget if budget is None else budget)]
+    def micro_batches(self, pairs: Sequence[TokenPair], max_tokens: int | None = None) -> list[MicroBatch]:
+        """The pairs given to ``start_step``, packed into micro-batches of ``max_tokens`` (the engine's by default).
+
+        Resets the metrics.
+        """
+        self._metric_sums, self._logit_sums = [], []
+        groups = split_into_groups(pairs, self.max_tokens if max_tokens is None else max_tokens)
+        batches = [pack(group, self.loss_on_prompt) for group in groups]
         if self.sharded:
-            counts = self.accelerator.gather(torch.tensor([len(parts)], device=self.accelerator.device))
-            filler = replace(pack([min(pairs, key=size)], self.loss_on_prompt), counted=False)
-            parts += [filler] * (int(counts.max()) - len(parts))
-        return parts
+            counts = self.accelerator.gather(torch.tensor([len(batches)], device=self.accelerator.device))
+            filler = replace(pack([min(pairs, key=packed_length)], self.loss_on_prompt), in_loss=False)
+            batches += [filler] * (int(counts.max()) - len(batches))
+        return batches
 
     @contextmanager
-    def running(self, batch: MicroBatch) -> Iterator[None]:
-        """Around forward and backward of a micro-batch."""
-        with shared_prefixes(self.configs, batch), patched_forwards(self.forwards), rotating(self.rotaries):
+    def patched_model(self, batch: MicroBatch) -> Iterator[None]:
+        """Context of forward and backward of a micro-batch: packed attention and fused functions in the model's layers."""
+        with (
+            use_packed_attention(self.attention_configs, batch),
+            patched_forwards(self.forwards),
+            use_compiled_rotary(self.rotary_functions),
+        ):
             yield
 
-    def share(self, model: Any, batch: MicroBatch) -> torch.Tensor:
-        """The share of ``batch`` in the loss of the step; ``model`` may be wrapped. Within ``running``."""
-        scores = self.scores(model, batch)
-        share, sums = orpo_loss.step_share(scores.logps, batch, self._totals, self.beta)
-        if not batch.counted:
-            return share * 0
-        self._sums.append(sums)
-        self._logits.append((scores.logits, batch.seen_chosen, len(batch.seen) - batch.seen_chosen))
-        return share
+    def loss_share(self, model: Any, batch: MicroBatch) -> torch.Tensor:
+        """The part of the step's loss that ``batch`` contributes; ``model`` may be wrapped. Within ``patched_model``."""
+        output = self.forward(model, batch)
+        loss, metric_sums = orpo_loss.loss_share(output.log_probs, batch, self._totals, self.beta)
+        if not batch.in_loss:
+            return loss * 0
+        self._metric_sums.append(metric_sums)
+        num_rejected_inputs = len(batch.input_positions) - batch.num_chosen_inputs
+        self._logit_sums.append((output.logit_sums, batch.num_chosen_inputs, num_rejected_inputs))
+        return loss
 
-    def scores(self, model: Any, batch: MicroBatch) -> Scores:
-        """Forward pass of ``batch``, which lies on the model's device."""
-        with scored(self.head, self.shape, batch) as scores, recompute_in_backward():
+    def forward(self, model: Any, batch: MicroBatch) -> HeadOutput:
+        """Forward pass of ``batch``, which is on the model's device."""
+        with patched_lm_head(self.head, self.logit_transform, batch) as output, recompute_in_backward():
             model(
                 input_ids=batch.input_ids,
-                attention_mask=torch.ones_like(batch.input_ids),  # given, so that no model derives one from positions
+                attention_mask=torch.ones_like(batch.input_ids),  # without one, some models derive it from position_ids
                 position_ids=batch.position_ids,
                 use_cache=False,
             )
-        return scores
+        return output
 
-    def metrics(self, together: bool = True) -> dict[str, float]:
-        """The metrics since ``begin``, under trl's names. Waits for the device, once."""
-        sums = torch.stack(self._sums).sum(0)
-        logits = [each for each, _, _ in self._logits]
-        seen = torch.tensor([[chosen, rejected] for _, chosen, rejected in self._logits], dtype=torch.float64).sum(0)
-        if all(each is not None for each in logits):
-            sums = torch.cat((sums, torch.stack(logits).sum(0), seen.to(sums.device)))  # type: ignore[arg-type]
-        if together and self.accelerator.num_processes > 1:
+    def metrics(self, across_processes: bool = True) -> dict[str, float]:
+        """The metrics since ``start_step``, under trl's names. Synchronizes with the device, once."""
+        sums = torch.stack(self._metric_sums).sum(0)
+        logit_sums = [each for each, _, _ in self._logit_sums]
+        inputs = torch.tensor([[chosen, rejected] for _, chosen, rejected in self._logit_sums], dtype=torch.float64)
+        if all(each is not None for each in logit_sums):
+            sums = torch.cat((sums, torch.stack(logit_sums).sum(0), inputs.sum(0).to(sums.device)))  # type: ignore[arg-type]
+        if across_processes and self.accelerator.num_processes > 1:
             sums = self.accelerator.reduce(sums, "sum")
         values = sums.tolist()
-        result = orpo_loss.metrics(values[: len(orpo_loss.SUMS)], self._totals, self.beta)
-        if len(values) > len(orpo_loss.SUMS):
-            chosen, rejected, of_chosen, of_rejected = values[len(orpo_loss.SUMS) :]
-            result |= {"logits/chosen": chosen / max(1, of_chosen), "logits/rejected": rejected / max(1, of_rejected)}
-        return result
+        count = len(orpo_loss.METRIC_SUMS)
+        metrics = orpo_loss.step_metrics(values[:count], self._totals, self.beta)
+        if len(values) > count:
+            chosen, rejected, chosen_inputs, rejected_inputs = values[count:]
+            metrics["logits/chosen"] = chosen / max(1, chosen_inputs)
+            metrics["logits/rejected"] = rejected / max(1, rejected_inputs)
+        return metrics
 
 
 @contextmanager
 def patched_forwards(forwards: Iterable[tuple[torch.nn.Module, Any]]) -> Iterator[None]:
-    """Let modules be computed by other functions; for forward and backward, as checkpointed layers run again there."""
+    """Context of forward and backward (where checkpointed layers run again): modules use the given forward functions."""
     forwards = list(forwards)
     for module, forward in forwards:
         module.__dict__["forward"] = forward
@@ -149,6 +166,6 @@ def patched_forwards(forwards: Iterable[tuple[torch.nn.Module, Any]]) -> Iterato
             del module.__dict__["forward"]
 
 
-def sequence_tokens(pairs: Iterable[TokenPair]) -> int:
+def count_sequence_tokens(pairs: Iterable[TokenPair]) -> int:
     """Tokens of chosen and rejected sequences, as trl counts them: each with its prompt."""
     return sum(2 * len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs)

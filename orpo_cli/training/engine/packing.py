@@ -1,8 +1,8 @@
-"""How the pairs of a step lie in memory.
+"""Sequence packing of preference pairs: several pairs in one row of tokens, without padding and with each prompt once.
 
-A pair is one stretch of a row: what both sequences begin with (the prompt, and the first words of the answers where they are
-the same), then the rest of chosen, then the rest of rejected. Positions of rejected go on after the shared part. The last
-token of an answer predicts nothing and is left out. Several pairs lie one after the other in one row, without padding.
+A pair takes one span of the row: the shared prefix (the prompt, and the first tokens of both completions where they are
+equal), then the rest of chosen, then the rest of rejected. Position ids of rejected continue after the shared prefix. The
+last token of a completion predicts nothing and is left out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from orpo_cli.estimate.batching import split_by_token_budget
 
 
 class TokenPair(NamedTuple):
-    """A pair as token ids, each one-dimensional int64: the prompt, and both answers without it."""
+    """A preference pair as token ids, (length,) int64 each: the prompt, and both completions without it."""
 
     row: str
     prompt: torch.Tensor
@@ -25,8 +25,8 @@ class TokenPair(NamedTuple):
     rejected: torch.Tensor
 
 
-class Span(NamedTuple):
-    """Where a pair lies in its row: its first place, and how many tokens are shared, chosen's and rejected's alone."""
+class PairSpan(NamedTuple):
+    """Span of a pair in its row: its first index, and the tokens of the shared prefix, of chosen and of rejected."""
 
     start: int
     shared: int
@@ -35,48 +35,55 @@ class Span(NamedTuple):
 
     @property
     def length(self) -> int:
-        """All its tokens."""
+        """Tokens of the span."""
         return self.shared + self.chosen + self.rejected
 
-    def positions(self) -> torch.Tensor:
+    def position_ids(self) -> torch.Tensor:
         """The position of each token in its sequence, (length,)."""
         return torch.cat((torch.arange(self.shared + self.chosen), torch.arange(self.rejected) + self.shared))
 
-    def places(self, first: int, count: int, rejected: bool) -> torch.Tensor:
-        """The places in the row of ``count`` tokens of a sequence, from its position ``first`` on."""
-        places = torch.arange(first, first + count)
+    def row_indices(self, first: int, count: int, rejected: bool) -> torch.Tensor:
+        """Row indices of ``count`` tokens of a sequence (chosen or rejected), from its position ``first`` on, (count,)."""
+        indices = torch.arange(first, first + count)
         if rejected:
-            places[places >= self.shared] += self.chosen
-        return places + self.start
+            indices[indices >= self.shared] += self.chosen
+        return indices + self.start
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Pairs in one row, (1, tokens), and which of its places predict what.
+    """Packed pairs in one row of T tokens, and which positions predict what.
 
-    ``targets[i]`` (int64) is predicted at the place ``places[i]``: N predictions, each computed once. A sequence's
-    log-probability sums the predictions ``members[k]`` with ``sequences[k] == s``; sequence 2p is chosen of pair p, 2p + 1
-    its rejected. ``counts`` (2 × pairs, float64) is how many tokens each answer has; ``nll`` lists the predictions whose
-    mean is the NLL. ``seen[s]`` holds the places of the inputs of sequence s that predict something.
+    ``input_ids`` and ``position_ids`` are (1, T). ``targets[i]`` (int64) is predicted at row index ``predict_positions[i]``:
+    N predictions, each computed once, though chosen and rejected may share it. Sequence 2p is chosen of pair p, 2p + 1 its
+    rejected; the log-probability of sequence s is the sum over the predictions ``prediction_indices[k]`` with
+    ``sequence_ids[k] == s``. ``completion_lengths`` (2 × pairs, float64) counts the predicted tokens of each completion.
+    ``nll_indices`` are the predictions whose mean is the NLL. ``input_positions`` are the row indices of the inputs of all
+    chosen sequences, ``num_chosen_inputs`` of them, and then of all rejected ones: trl's mean logits are taken over these.
     """
 
-    spans: tuple[Span, ...]
+    spans: tuple[PairSpan, ...]
     input_ids: torch.Tensor
     position_ids: torch.Tensor
-    places: torch.Tensor
+    predict_positions: torch.Tensor
     targets: torch.Tensor
-    members: torch.Tensor
-    sequences: torch.Tensor
-    counts: torch.Tensor
-    nll: torch.Tensor
-    seen: torch.Tensor  # places, of all chosen sequences and then of all rejected ones
-    seen_chosen: int  # how many of them are chosen's
-    counted: bool = True  # False: computed for company alone, as other processes have more micro-batches
+    prediction_indices: torch.Tensor
+    sequence_ids: torch.Tensor
+    completion_lengths: torch.Tensor
+    nll_indices: torch.Tensor
+    input_positions: torch.Tensor
+    num_chosen_inputs: int
+    in_loss: bool = True  # False: a filler, computed because another process has more micro-batches
 
     @property
-    def pairs(self) -> int:
-        """How many pairs."""
+    def num_pairs(self) -> int:
+        """Pairs in the row."""
         return len(self.spans)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the row."""
+        return self.input_ids.shape[1]
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on ``device``."""
@@ -95,95 +102,97 @@ def token_pair(row: Mapping[str, Any]) -> TokenPair:
     return TokenPair(row["row"], chosen[:prompt], chosen[prompt:], rejected[prompt:])
 
 
-def size(pair: TokenPair) -> int:
+def packed_length(pair: TokenPair) -> int:
     """Tokens that a pair takes in a row."""
-    return _span(pair, 0).length
+    return _pair_span(pair, 0).length
 
 
-def nll_tokens(pair: TokenPair, loss_on_prompt: bool) -> int:
-    """How many predictions of a pair count in the NLL."""
+def count_nll_tokens(pair: TokenPair, loss_on_prompt: bool) -> int:
+    """Predictions of a pair that count in the NLL."""
     predicted = len(pair.chosen) - (len(pair.prompt) == 0)
     return predicted + (max(0, len(pair.prompt) - 1) if loss_on_prompt else 0)
 
 
-def cut(pairs: Sequence[TokenPair], budget: int) -> list[list[TokenPair]]:
-    """Pairs in groups of at most ``budget`` tokens (a longer pair is alone), longest first; the same for the same pairs."""
+def split_into_groups(pairs: Sequence[TokenPair], max_tokens: int) -> list[list[TokenPair]]:
+    """Pairs in groups of at most ``max_tokens`` tokens (a longer pair is alone), longest first. Deterministic."""
     return [
-        [pairs[place] for place in group] for group in split_by_token_budget([size(pair) for pair in pairs], budget)
+        [pairs[index] for index in group]
+        for group in split_by_token_budget([packed_length(pair) for pair in pairs], max_tokens)
     ]
 
 
 def pack(pairs: Sequence[TokenPair], loss_on_prompt: bool) -> MicroBatch:
-    """Lay ``pairs`` into one row."""
-    spans: list[Span] = []
-    parts: dict[str, list[torch.Tensor]] = {
-        name: [] for name in ("ids", "positions", "places", "targets", "members", "sequences", "nll")
+    """Pack ``pairs`` into one row."""
+    spans: list[PairSpan] = []
+    columns: dict[str, list[torch.Tensor]] = {
+        name: []
+        for name in ("ids", "position_ids", "predict_positions", "targets", "prediction_indices", "sequence_ids", "nll")
     }
-    seen: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
-    counts: list[int] = []
+    inputs: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+    lengths: list[int] = []
     start = predictions = 0
     for number, pair in enumerate(pairs):
-        span = _span(pair, start)
+        span = _pair_span(pair, start)
         spans.append(span)
         start += span.length
-        before = max(0, len(pair.prompt) - 1)  # position of the first input that predicts an answer
-        first = 1 if len(pair.prompt) == 0 else 0  # the first token of an answer that is predicted
-        common = max(0, span.shared - len(pair.prompt) - first)  # predictions that both answers have
-        parts["ids"] += [_shared_ids(pair, span), *_own_ids(pair, span)]
-        parts["positions"].append(span.positions())
+        before = max(0, len(pair.prompt) - 1)  # position of the first input that predicts a completion token
+        first = 1 if len(pair.prompt) == 0 else 0  # the first token of a completion that is predicted
+        common = max(0, span.shared - len(pair.prompt) - first)  # predictions that both completions share
+        columns["ids"] += _span_ids(pair, span)
+        columns["position_ids"].append(span.position_ids())
         chosen, rejected = pair.chosen[first:], pair.rejected[first:]
         prompt = before if loss_on_prompt else 0
-        # Predictions of the pair: the prompt's (where they count), chosen's, then those of rejected that are its own.
-        parts["places"] += [
-            span.places(0, prompt, False),
-            span.places(before, len(chosen), False),
-            span.places(before + common, len(rejected) - common, True),
+        # Predictions of the pair: the prompt's (where they count), all of chosen, then those of rejected after the common ones.
+        columns["predict_positions"] += [
+            span.row_indices(0, prompt, False),
+            span.row_indices(before, len(chosen), False),
+            span.row_indices(before + common, len(rejected) - common, True),
         ]
-        parts["targets"] += [pair.prompt[1 : 1 + prompt], chosen, rejected[common:]]
-        of_chosen = torch.arange(len(chosen)) + predictions + prompt
-        own_rejected = torch.arange(len(rejected) - common) + predictions + prompt + len(chosen)
-        parts["members"] += [of_chosen, of_chosen[:common], own_rejected]
-        parts["sequences"] += [
+        columns["targets"] += [pair.prompt[1 : 1 + prompt], chosen, rejected[common:]]
+        chosen_predictions = torch.arange(len(chosen)) + predictions + prompt
+        rejected_predictions = torch.arange(len(rejected) - common) + predictions + prompt + len(chosen)
+        columns["prediction_indices"] += [chosen_predictions, chosen_predictions[:common], rejected_predictions]
+        columns["sequence_ids"] += [
             torch.full((len(chosen),), 2 * number),
             torch.full((len(rejected),), 2 * number + 1),
         ]
-        parts["nll"].append(torch.arange(predictions, predictions + prompt + len(chosen)))
-        counts += [len(chosen), len(rejected)]
-        seen[0].append(span.places(0, before + len(chosen), False))
-        seen[1].append(span.places(0, before + len(rejected), True))
+        columns["nll"].append(torch.arange(predictions, predictions + prompt + len(chosen)))
+        lengths += [len(chosen), len(rejected)]
+        inputs[0].append(span.row_indices(0, before + len(chosen), False))
+        inputs[1].append(span.row_indices(0, before + len(rejected), True))
         predictions += prompt + len(chosen) + len(rejected) - common
-    whole = {name: torch.cat(tensors) for name, tensors in parts.items()}
+    joined = {name: torch.cat(tensors) for name, tensors in columns.items()}
     return MicroBatch(
         spans=tuple(spans),
-        input_ids=whole["ids"][None],
-        position_ids=whole["positions"][None],
-        places=whole["places"],
-        targets=whole["targets"],
-        members=whole["members"],
-        sequences=whole["sequences"],
-        counts=torch.tensor(counts, dtype=torch.float64),
-        nll=whole["nll"],
-        seen=torch.cat(seen[0] + seen[1]),
-        seen_chosen=sum(map(len, seen[0])),
+        input_ids=joined["ids"][None],
+        position_ids=joined["position_ids"][None],
+        predict_positions=joined["predict_positions"],
+        targets=joined["targets"],
+        prediction_indices=joined["prediction_indices"],
+        sequence_ids=joined["sequence_ids"],
+        completion_lengths=torch.tensor(lengths, dtype=torch.float64),
+        nll_indices=joined["nll"],
+        input_positions=torch.cat(inputs[0] + inputs[1]),
+        num_chosen_inputs=sum(map(len, inputs[0])),
     )
 
 
-def _span(pair: TokenPair, start: int) -> Span:
+def _pair_span(pair: TokenPair, start: int) -> PairSpan:
     short = min(len(pair.chosen), len(pair.rejected))
     differs = (pair.chosen[:short] != pair.rejected[:short]).nonzero()
     same = int(differs[0]) if len(differs) else short
-    own = (max(0, len(answer) - 1 - same) for answer in (pair.chosen, pair.rejected))
-    # Answers that begin alike up to the end of the shorter: its last token is an input of the longer only if that goes on.
+    chosen, rejected = (max(0, len(completion) - 1 - same) for completion in (pair.chosen, pair.rejected))
+    # Where one completion is a prefix of the other, its last token is an input only of the longer one, if that continues.
     longest = max(len(pair.chosen), len(pair.rejected))
-    return Span(start, len(pair.prompt) + min(same, longest - 1), *own)
+    return PairSpan(start, len(pair.prompt) + min(same, longest - 1), chosen, rejected)
 
 
-def _shared_ids(pair: TokenPair, span: Span) -> torch.Tensor:
-    return torch.cat((pair.prompt, pair.chosen if len(pair.chosen) > len(pair.rejected) else pair.rejected))[
-        : span.shared
-    ]
-
-
-def _own_ids(pair: TokenPair, span: Span) -> tuple[torch.Tensor, torch.Tensor]:
+def _span_ids(pair: TokenPair, span: PairSpan) -> list[torch.Tensor]:
+    """Token ids of the shared prefix, of the rest of chosen, and of the rest of rejected."""
+    longer = pair.chosen if len(pair.chosen) > len(pair.rejected) else pair.rejected
     same = span.shared - len(pair.prompt)
-    return pair.chosen[same : same + span.chosen], pair.rejected[same : same + span.rejected]
+    return [
+        torch.cat((pair.prompt, longer))[: span.shared],
+        pair.chosen[same : same + span.chosen],
+        pair.rejected[same : same + span.rejected],
+    ]

@@ -1,4 +1,4 @@
-"""Does the fast path compute what trl's path computes? Asked once, on the first pairs of a run."""
+"""Parity check of the packed step against trl's own path: loss and gradients of the first pairs of a run, once."""
 
 from __future__ import annotations
 
@@ -8,60 +8,65 @@ from typing import Any, NamedTuple
 import torch
 
 from orpo_cli.estimate.batching import CHECKED_PAIRS, max_checked_tokens
-from orpo_cli.training.engine.packing import TokenPair, size
+from orpo_cli.training.engine.packing import TokenPair, packed_length
 
-# Relative difference allowed. Half-precision logits are rounded before trl's softmax; ours are not.
+# Relative difference allowed. trl rounds half-precision logits before its softmax; the engine does not.
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
 
 
-class Difference(NamedTuple):
-    """Relative differences of the loss and of the gradient's norms, parameter by parameter, and what is allowed."""
+class ParityDifference(NamedTuple):
+    """Relative differences of the loss and of the gradient norms of all parameters, and the tolerance."""
 
     loss: float
     gradient: float
-    allowed: float
+    tolerance: float
 
     @property
     def too_large(self) -> bool:
-        """Whether one of them is beyond what rounding explains."""
-        return not (self.loss <= self.allowed and self.gradient <= self.allowed)
+        """Whether one of them is larger than rounding explains, or not a number."""
+        return not (self.loss <= self.tolerance and self.gradient <= self.tolerance)
 
 
-def few(pairs: Sequence[TokenPair], words: int) -> list[TokenPair]:
-    """The shortest of ``pairs``, cut so that trl's path, which keeps ``words`` logits a token, stays small.
+def select_check_pairs(pairs: Sequence[TokenPair], vocab_size: int) -> list[TokenPair]:
+    """The shortest of ``pairs``, truncated so that trl's path, which keeps vocab_size logits a token, stays small.
 
-    Prompts keep their end and answers their beginning, so that every part of a pair is still there.
+    Prompts keep their end and completions their start, so that every part of a pair is still there.
     """
-    half = max_checked_tokens(words) // 2
-    shortest = sorted(pairs, key=size)[:CHECKED_PAIRS]
+    half = max_checked_tokens(vocab_size) // 2
+    shortest = sorted(pairs, key=packed_length)[:CHECKED_PAIRS]
     return [TokenPair(pair.row, pair.prompt[-half:], pair.chosen[:half], pair.rejected[:half]) for pair in shortest]
 
 
-def compare(
-    model: torch.nn.Module, ours: Callable[[], torch.Tensor], theirs: Callable[[], torch.Tensor], dtype: torch.dtype
-) -> Difference:
-    """Loss and gradients of the same pairs by both paths. Leaves gradients, random numbers and mode as they were.
+def compare_paths(
+    model: torch.nn.Module,
+    packed_loss: Callable[[], torch.Tensor],
+    trl_loss: Callable[[], torch.Tensor],
+    dtype: torch.dtype,
+) -> ParityDifference:
+    """Loss and gradients of the same pairs by both paths. Leaves gradients, random state and training mode unchanged.
 
-    Dropout is off meanwhile: the paths draw it differently.
+    The model is in evaluation mode meanwhile: the paths would draw other dropout masks.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     was_training = model.training
     model.eval()
     try:
-        (loss, norms), (their_loss, their_norms) = (_loss_and_norms(each, trained) for each in (ours, theirs))
+        (loss, norms), (expected_loss, expected_norms) = (
+            _loss_and_norms(compute, trained) for compute in (packed_loss, trl_loss)
+        )
     finally:
         model.train(was_training)
-    scale = their_norms.norm().clamp_min(torch.finfo(torch.float32).tiny)
-    return Difference(
-        loss=float((loss - their_loss).abs() / their_loss.abs()),
-        gradient=float((norms - their_norms).norm() / scale),
-        allowed=TOLERANCE[dtype],
+    scale = expected_norms.norm().clamp_min(torch.finfo(torch.float32).tiny)
+    return ParityDifference(
+        loss=float((loss - expected_loss).abs() / expected_loss.abs()),
+        gradient=float((norms - expected_norms).norm() / scale),
+        tolerance=TOLERANCE[dtype],
     )
 
 
-def _loss_and_norms(path: Callable[[], torch.Tensor], trained: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+def _loss_and_norms(compute_loss: Callable[[], torch.Tensor], trained: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.enable_grad():
-        loss = path()
+        loss = compute_loss()
         gradients = torch.autograd.grad(loss, trained, allow_unused=True)
     norms = [torch.zeros((), device=loss.device) if each is None else each.float().norm() for each in gradients]
     return loss.detach().double(), torch.stack(norms).double()

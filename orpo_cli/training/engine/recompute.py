@@ -1,8 +1,9 @@
-"""Results that cost little to make are made again in the backward pass, where they would take memory until then.
+"""Recomputation of cheap tensors in the backward pass: they are not kept between forward and backward.
 
-What a norm or a gate gives, for instance, is kept by the matrix products behind it for their backward pass, though what it is
-made of is kept as well. Within ``recompute_in_backward`` what ``cheap`` gave is not kept; the first to ask for it in the backward pass makes
-it anew, by the same function from the same numbers, so not a bit of it differs.
+The matrix product after a norm or a gate saves that result for its backward pass, though its inputs are saved as well.
+Inside ``recompute_in_backward`` autograd saves no result of ``recomputable``; the first backward function that needs one
+computes it with the same function from the same inputs, so the gradients are bit-identical. It works through torch's
+``saved_tensors_hooks``: a saved tensor whose storage is known becomes a reference to its ``_Recomputation``.
 """
 
 from __future__ import annotations
@@ -20,97 +21,98 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 
 class _Recomputation:
-    """How a tensor was made, and how many of those that need it have not asked for it yet."""
+    """Function and inputs of a tensor, and how many saved references to it have not been unpacked yet."""
 
     def __init__(self, function: Callable[..., torch.Tensor], inputs: Sequence[Any], version: int) -> None:
         self.function = function
         self.inputs = inputs  # packed
-        self.version = version  # as it was made: what is changed in place afterwards cannot be made again
-        self.waiting = 0
-        self.made: torch.Tensor | None = None
+        self.version = version  # autograd's; a tensor that was changed in place afterwards cannot be recomputed
+        self.pending = 0
+        self.result: torch.Tensor | None = None
 
-    def again(self) -> torch.Tensor:
-        """The tensor; it is forgotten when the last of those that wait has it."""
-        if self.made is None:
+    def recompute(self) -> torch.Tensor:
+        """The tensor, computed for the first reference and released after the last."""
+        if self.result is None:
             with torch.no_grad():
-                self.made = self.function(*map(_unpack, self.inputs))
-        made = self.made
-        self.waiting -= 1
-        if self.waiting <= 0:
-            self.made = None
-        return made
+                self.result = self.function(*map(_unpack, self.inputs))
+        result = self.result
+        self.pending -= 1
+        if self.pending <= 0:
+            self.result = None
+        return result
 
 
-class _Made:
-    """What can be made again in a forward pass, by the storage of the result."""
+class _Registry:
+    """Recomputable tensors of a forward pass, by the address of their storage."""
 
     def __init__(self) -> None:
-        # A weak reference keeps the address from being given to another one.
-        self.recipes: dict[int, tuple[StorageWeakRef, _Recomputation]] = {}
-        self.narrowed: tuple[weakref.ref[torch.Tensor], int, torch.Tensor] | None = None
+        # A storage's weak reference keeps its address from being reused for another storage.
+        self.recomputations: dict[int, tuple[StorageWeakRef, _Recomputation]] = {}
+        self.last_cast: tuple[weakref.ref[torch.Tensor], int, torch.Tensor] | None = None
 
-    def remember(self, result: torch.Tensor, function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> None:
-        """``result`` is what ``function`` gives for the inputs, which may be made again themselves."""
-        for gone in [place for place, (reference, _) in self.recipes.items() if reference.expired()]:  # type: ignore[no-untyped-call]
-            del self.recipes[gone]  # and with it its inputs, unless a backward pass waits for them
+    def register(self, result: torch.Tensor, function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> None:
+        """``result`` is what ``function`` returns for ``inputs``, which may be recomputable themselves."""
+        expired = [address for address, (reference, _) in self.recomputations.items() if reference.expired()]  # type: ignore[no-untyped-call]
+        for address in expired:
+            del self.recomputations[address]  # releases its inputs, unless a backward pass still refers to it
         storage = result.untyped_storage()
-        recipe = _Recomputation(function, [self.pack(each.detach()) for each in inputs], result._version)
-        self.recipes[storage._cdata] = StorageWeakRef(storage), recipe  # type: ignore[no-untyped-call]
+        recomputation = _Recomputation(function, [self.pack(each.detach()) for each in inputs], result._version)
+        self.recomputations[storage._cdata] = StorageWeakRef(storage), recomputation  # type: ignore[no-untyped-call]
 
-    def pack(self, kept: torch.Tensor) -> Any:
-        """What is kept for the backward pass instead of ``kept``."""
-        if kept.layout != torch.strided:
-            return kept
-        _, recipe = self.recipes.get(kept.untyped_storage()._cdata, (None, None))
-        if recipe is None or kept._version != recipe.version:
-            return kept
-        recipe.waiting += 1
-        return recipe, kept.shape, kept.stride(), kept.storage_offset()
-
-
-def _unpack(kept: Any) -> torch.Tensor:
-    if isinstance(kept, torch.Tensor):
-        return kept
-    recipe, *place = kept
-    again: torch.Tensor = recipe.again().as_strided(*place)
-    return again
+    def pack(self, saved: torch.Tensor) -> Any:
+        """What autograd keeps in place of ``saved``."""
+        if saved.layout != torch.strided:
+            return saved
+        _, recomputation = self.recomputations.get(saved.untyped_storage()._cdata, (None, None))
+        if recomputation is None or saved._version != recomputation.version:
+            return saved
+        recomputation.pending += 1
+        return recomputation, saved.shape, saved.stride(), saved.storage_offset()
 
 
-_made: ContextVar[_Made | None] = ContextVar("what can be made again", default=None)
+def _unpack(saved: Any) -> torch.Tensor:
+    if isinstance(saved, torch.Tensor):
+        return saved
+    recomputation, *view = saved
+    tensor: torch.Tensor = recomputation.recompute().as_strided(*view)
+    return tensor
 
 
-def cheap(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
-    """``function(*inputs)``, which gives a new tensor, the same for the same inputs, and keeps them for its own backward pass."""
+_registry: ContextVar[_Registry | None] = ContextVar("recomputable tensors", default=None)
+
+
+def recomputable(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+    """``function(*inputs)``, not kept for backward. It must be deterministic, return a new tensor, and save its inputs."""
     result = function(*inputs)
-    made = _made.get()
-    if made is not None and result.requires_grad:
-        made.remember(result, function, *inputs)
+    registry = _registry.get()
+    if registry is not None and result.requires_grad:
+        registry.register(result, function, *inputs)
     return result
 
 
-def narrowed(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """``x`` in another type, without its gradient: one copy for all layers that ask for it one after the other."""
-    made = _made.get() if torch.is_grad_enabled() else None
-    if x.dtype == dtype or made is None:
+def cast_once(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """``x`` in another dtype, detached: one copy for consecutive layers with the same input (query, key and value)."""
+    registry = _registry.get() if torch.is_grad_enabled() else None
+    if x.dtype == dtype or registry is None:
         return x.detach().to(dtype)
-    if made.narrowed is not None:
-        of, version, copy = made.narrowed
-        if of() is x and version == x._version and copy.dtype == dtype:
+    if registry.last_cast is not None:
+        source, version, copy = registry.last_cast
+        if source() is x and version == x._version and copy.dtype == dtype:
             return copy
     copy = x.detach().to(dtype)
-    made.remember(copy, partial(torch.Tensor.to, dtype=dtype), x)
-    made.narrowed = weakref.ref(x), x._version, copy
+    registry.register(copy, partial(torch.Tensor.to, dtype=dtype), x)
+    registry.last_cast = weakref.ref(x), x._version, copy
     return copy
 
 
 @contextmanager
 def recompute_in_backward() -> Iterator[None]:
-    """Around a forward pass. Layers that are checkpointed keep nothing in the first place."""
-    made = _Made()
-    token = _made.set(made)
+    """Context of a forward pass. Layers with activation checkpointing save nothing in the first place."""
+    registry = _Registry()
+    token = _registry.set(registry)
     try:
-        with saved_tensors_hooks(made.pack, _unpack):
+        with saved_tensors_hooks(registry.pack, _unpack):
             yield
     finally:
-        _made.reset(token)
-        made.narrowed = None
+        _registry.reset(token)
+        registry.last_cast = None

@@ -54,14 +54,14 @@ def test_they_are_the_trainers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     data = prepare(plan.dataset, tokenizer, max_length=256, max_prompt_length=128, note=lambda _: None).train
     rows = list(data["row"])
     taken: list[list[int]] = []
-    begin = Engine.begin
+    begin = Engine.start_step
 
     def noted(engine: Engine, pairs: Any, together: bool = True) -> None:
         if together:
             taken.append(sorted(rows.index(pair.row) for pair in pairs))
         begin(engine, pairs, together)
 
-    monkeypatch.setattr(Engine, "begin", noted)
+    monkeypatch.setattr(Engine, "start_step", noted)
     make_trainer(plan, tmp_path / "out", tiny_llama(len(tokenizer)), tokenizer, data, None, []).train()
     foreseen = simulate_steps(plan, len(rows))
     assert foreseen is not None

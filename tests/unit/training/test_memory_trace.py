@@ -17,13 +17,13 @@ from orpo_cli.estimate.memory import Activations, Computation, PairSize, checked
 from orpo_cli.recipe.schema import LoraSection
 from orpo_cli.training.engine import orpo_loss
 from orpo_cli.training.engine.fused_norms_and_gates import fused_norms_and_gates
-from orpo_cli.training.engine.lm_head import scored, shape_of
-from orpo_cli.training.engine.packed_attention import configurations, shared_prefixes
+from orpo_cli.training.engine.lm_head import logit_transform, patched_lm_head
+from orpo_cli.training.engine.packed_attention import attention_configs, use_packed_attention
 from orpo_cli.training.engine.packed_step import patched_forwards
 from orpo_cli.training.engine.packing import TokenPair, pack
-from orpo_cli.training.engine.parity_check import few
+from orpo_cli.training.engine.parity_check import select_check_pairs
 from orpo_cli.training.engine.recompute import recompute_in_backward
-from orpo_cli.training.memory_trace import Tracer
+from orpo_cli.training.memory_trace import MemoryTracer
 
 PAIRS = [PairSize(5, 30, 31), PairSize(4, 25, 20)]
 
@@ -69,22 +69,25 @@ def forward(config: Any, layers: int) -> tuple[Made, Any, torch.Tensor]:
     ids = [[torch.full((count,), value) for value, count in enumerate(size)] for size in PAIRS]
     batch = pack([TokenPair("", *parts) for parts in ids], True)
     made = Made()
-    with made, shared_prefixes(configurations(model), batch), patched_forwards(fused_norms_and_gates(model)):
-        with scored(model.get_output_embeddings(), shape_of(model), batch) as scores, recompute_in_backward():
+    with made, use_packed_attention(attention_configs(model), batch), patched_forwards(fused_norms_and_gates(model)):
+        with (
+            patched_lm_head(model.get_output_embeddings(), logit_transform(model), batch) as scores,
+            recompute_in_backward(),
+        ):
             model(
                 input_ids=batch.input_ids,
                 attention_mask=torch.ones_like(batch.input_ids),
                 position_ids=batch.position_ids,
                 use_cache=False,
             )
-        share = orpo_loss.step_share(scores.logps, batch, orpo_loss.Totals(100, 2), 0.1)
+        share = orpo_loss.loss_share(scores.log_probs, batch, orpo_loss.StepTotals(100, 2), 0.1)
     assert share[0].requires_grad
     return made, model, share[0]
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "opt", "phi3", "olmo2"])
 def test_a_layer_keeps_in_the_trace_what_autograd_keeps(name: str) -> None:
-    tracer = Tracer(PACKED[name](), Computation("float32"))
+    tracer = MemoryTracer(PACKED[name](), Computation("float32"))
     two, one = (tracer._run(tracer.every[:count], PAIRS)[0].total for count in (2, 1))
     assert two - one == pytest.approx(really_kept(PACKED[name](), 2) - really_kept(PACKED[name](), 1), rel=0.02)
 
@@ -103,14 +106,14 @@ def test_tied_ends_take_in_the_backward_pass_what_the_trace_says(accumulates: bo
         share.backward()  # type: ignore[no-untyped-call]
     gradients = sum(each.nbytes for each in model.parameters())
     there = 0 if accumulates else gradients  # in all that was made
-    traced = Tracer(config, Computation("float32", accumulates=accumulates))(PAIRS).total
+    traced = MemoryTracer(config, Computation("float32", accumulates=accumulates))(PAIRS).total
     assert traced + there == pytest.approx(made.most, rel=0.05)
 
 
 def test_layers_are_added_up_as_if_all_had_been_run() -> None:
     config = PACKED["llama"]()
     config.num_hidden_layers = 6
-    tracer = Tracer(config, Computation("float32", lora=LoraSection(r=4)))
+    tracer = MemoryTracer(config, Computation("float32", lora=LoraSection(r=4)))
     phases = tracer._run(tracer.every, PAIRS)
     assert tracer(PAIRS).total == pytest.approx(max(phase.total for phase in phases), rel=0.02)
 
@@ -125,7 +128,7 @@ def test_tiles_that_the_trace_leaves_out_hold_nothing_more(
     pairs = [PairSize(200, 1800, 1900)]  # four blocks of rows, seven tiles of words
 
     def traced() -> Activations:
-        return Tracer(config, Computation("float32", attention="eager", lora=lora))(pairs)
+        return MemoryTracer(config, Computation("float32", attention="eager", lora=lora))(pairs)
 
     few = traced()
     monkeypatch.setattr("orpo_cli.training.memory_trace._few_tiles", nullcontext)
@@ -135,15 +138,17 @@ def test_tiles_that_the_trace_leaves_out_hold_nothing_more(
 @pytest.mark.parametrize("words", [400, 49_152, 262_144, 10_000_000])
 def test_the_pairs_that_both_paths_compute_are_those_that_the_estimate_counts(words: int) -> None:
     long = [TokenPair("", *(torch.arange(1000) + shift for shift in range(3)))] * 3
-    sizes = [PairSize(len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in few(long, words)]
+    sizes = [
+        PairSize(len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in select_check_pairs(long, words)
+    ]
     assert sizes == checked_pairs(words, [PairSize(1000, 1000, 1000)] * 3)
 
 
 def test_a_model_in_4_bits_is_traced_with_its_float32_stream() -> None:
     config, how = PACKED["llama"](), {"autocast": "bfloat16", "lora": LoraSection(r=4)}
     config.num_hidden_layers = 6
-    tracer = Tracer(config, Computation("bfloat16", upcast_norms=True, **how))
-    assert tracer(PAIRS).layers > Tracer(config, Computation("bfloat16", **how))(PAIRS).layers
+    tracer = MemoryTracer(config, Computation("bfloat16", upcast_norms=True, **how))
+    assert tracer(PAIRS).layers > MemoryTracer(config, Computation("bfloat16", **how))(PAIRS).layers
     phases = tracer._run(tracer.every, PAIRS)
     assert tracer(PAIRS).total == pytest.approx(max(phase.total for phase in phases), rel=0.02)
 
@@ -151,7 +156,7 @@ def test_a_model_in_4_bits_is_traced_with_its_float32_stream() -> None:
 def test_a_model_without_sdpa_is_traced_whatever_its_attention_is_called() -> None:
     """The fast path brings its own."""
     config = PACKED["gemma2"]()
-    eager, other = (Tracer(config, Computation("float32", attention=name))(PAIRS) for name in ("eager", "sdpa"))
+    eager, other = (MemoryTracer(config, Computation("float32", attention=name))(PAIRS) for name in ("eager", "sdpa"))
     assert eager == other
 
 
@@ -159,7 +164,7 @@ def test_layers_below_an_adapter_keep_nothing() -> None:
     config = PACKED["llama"]()
     config.num_hidden_layers = 6
     whole, half = (
-        Tracer(config, Computation("float32", lora=LoraSection(r=4, layers_to_transform=layers)))(PAIRS).layers
+        MemoryTracer(config, Computation("float32", lora=LoraSection(r=4, layers_to_transform=layers)))(PAIRS).layers
         for layers in (None, [3, 4, 5])
     )
     assert half == pytest.approx(whole / 2, rel=0.2)
@@ -171,7 +176,7 @@ def test_checkpointing_and_half_precision_keep_less_and_trls_path_more() -> None
     lora = LoraSection(r=4)
 
     def of(**how: Any) -> Activations:
-        return Tracer(config, Computation(**{"dtype": "float32", "lora": lora, **how}))(PAIRS)
+        return MemoryTracer(config, Computation(**{"dtype": "float32", "lora": lora, **how}))(PAIRS)
 
     plain, checkpointed, half, trls = of(), of(checkpointing=True), of(lora=None, dtype="bfloat16"), of(fast_path=False)
     assert checkpointed.layers < 0.6 * plain.layers

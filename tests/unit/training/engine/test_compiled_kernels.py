@@ -14,20 +14,20 @@ from support.architectures import PACKED, build
 from support.steps import assert_same, gradients, random_pairs
 
 from orpo_cli.training.engine import compiled_kernels
-from orpo_cli.training.engine.compiled_kernels import Compiled, rotary_embeddings, rotating
+from orpo_cli.training.engine.compiled_kernels import CompiledFunction, compile_rotary_functions, use_compiled_rotary
 from orpo_cli.training.engine.packed_step import Engine
 
 
 def step(model: Any, pairs: Any, compile_rotary: bool) -> dict[str, torch.Tensor]:
     accelerator: Any = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
-    engine = Engine(model, accelerator, beta=0.1, loss_on_prompt=True, budget=120)
-    engine.rotaries = rotary_embeddings(model) if compile_rotary else []
-    engine.begin(pairs)
-    for part in engine.parts(pairs):
-        with engine.running(part):
-            engine.share(model, part).backward()
+    engine = Engine(model, accelerator, beta=0.1, loss_on_prompt=True, max_tokens=120)
+    engine.rotary_functions = compile_rotary_functions(model) if compile_rotary else []
+    engine.start_step(pairs)
+    for part in engine.micro_batches(pairs):
+        with engine.patched_model(part):
+            engine.loss_share(model, part).backward()
     if compile_rotary:
-        assert [each.works for _, each in engine.rotaries] == [True]
+        assert [each.compiles for _, each in engine.rotary_functions] == [True]
     return gradients(model)
 
 
@@ -44,8 +44,8 @@ def test_the_plain_functions_are_back_afterwards() -> None:
     from transformers.models.llama import modeling_llama
 
     before = modeling_llama.apply_rotary_pos_emb
-    with rotating(rotary_embeddings(build(PACKED["llama"]()))):
-        assert isinstance(modeling_llama.apply_rotary_pos_emb, Compiled)
+    with use_compiled_rotary(compile_rotary_functions(build(PACKED["llama"]()))):
+        assert isinstance(modeling_llama.apply_rotary_pos_emb, CompiledFunction)
     assert modeling_llama.apply_rotary_pos_emb is before
 
 
@@ -57,7 +57,7 @@ def test_without_a_compiler_it_is_said_once_and_computed_plainly(monkeypatch: py
         return fail
 
     monkeypatch.setattr(torch, "compile", no_compiler)
-    double = Compiled(lambda x: 2 * x)
+    double = CompiledFunction(lambda x: 2 * x)
     with pytest.warns(UserWarning, match="Failed to find C compiler"):
         assert double(21) == 42
     with warnings.catch_warnings():
@@ -71,4 +71,4 @@ def test_lack_of_memory_is_no_lack_of_a_compiler(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(compiled_kernels.torch, "compile", lambda function, **_: out_of_memory)
     with pytest.raises(torch.OutOfMemoryError):
-        Compiled(lambda x: x)(1)
+        CompiledFunction(lambda x: x)(1)

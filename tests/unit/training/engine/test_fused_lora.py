@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 
 from orpo_cli.training.engine import fused_lora
-from orpo_cli.training.engine.fused_lora import fused, unwidened, widens
+from orpo_cli.training.engine.fused_lora import casts_output, forward_in_compute_dtype, fused_lora_forwards
 from orpo_cli.training.engine.packed_step import patched_forwards
 
 
@@ -29,7 +29,7 @@ class Block(torch.nn.Module):
 @pytest.fixture(params=[False, True], ids=["added to", "in one product"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a CPU, and of a GPU in half precision."""
-    monkeypatch.setattr(fused_lora, "_rounds_before_it_adds", lambda _: request.param)
+    monkeypatch.setattr(fused_lora, "_rounds_before_adding", lambda _: request.param)
 
 
 def adapted(dtype: torch.dtype, adapter: torch.dtype, **options: Any) -> Any:
@@ -63,7 +63,7 @@ def error(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> flo
 def test_float64_gives_pefts_values_and_gradients(rank: int) -> None:
     block, x = adapted(torch.float64, torch.float64, r=rank), torch.randn(3, 5, 64, dtype=torch.float64)
     expected = pass_through(block, x)
-    layers = list(fused(block))
+    layers = list(fused_lora_forwards(block))
     assert len(layers) == 2
     with patched_forwards(layers):
         assert error(pass_through(block, x), expected) < 1e-12
@@ -78,7 +78,7 @@ def test_autocast_is_at_least_as_exact_as_pefts_and_keeps_the_types(outer: torch
     block = adapted(torch.bfloat16, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         pefts = pass_through(block, x.to(outer))
-        with patched_forwards(fused(block)):
+        with patched_forwards(fused_lora_forwards(block)):
             ours = pass_through(block, x.to(outer))
     assert {name: each.dtype for name, each in ours.items()} == {name: each.dtype for name, each in pefts.items()}
     assert error(ours, exact) < 1.2 * error(pefts, exact)
@@ -105,7 +105,7 @@ def test_what_a_young_adapter_adds_is_not_rounded_away() -> None:
         return float((found * change).sum() / (change * change).sum())
 
     pefts = share()
-    with patched_forwards(fused(block)):
+    with patched_forwards(fused_lora_forwards(block)):
         assert share() == pytest.approx(1, abs=0.1)
     assert pefts < 0.8
 
@@ -130,16 +130,14 @@ def block_in_4_bits() -> Any:
 
 @pytest.mark.parametrize("outer", [torch.float32, torch.bfloat16], ids=["float32 input", "bfloat16 input"])
 def test_4_bits_give_the_type_of_their_input(outer: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        fused_lora, "_is_in_4_bits", lambda layer: type(layer).__name__ == "Linear4bit"
-    )  # on a CPU, too
+    monkeypatch.setattr(fused_lora, "_is_4bit", lambda layer: type(layer).__name__ == "Linear4bit")  # on a CPU, too
     block, x = block_in_4_bits(), torch.randn(3, 50, 64).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         pefts = pass_through(block, x.to(outer))
-        with patched_forwards(fused(block)):
+        with patched_forwards(fused_lora_forwards(block)):
             ours = pass_through(block, x.to(outer))
-            assert unwidened(block.first, x.to(outer)).dtype == torch.bfloat16
-            assert widens(block.first)
+            assert forward_in_compute_dtype(block.first, x.to(outer)).dtype == torch.bfloat16
+            assert casts_output(block.first)
     assert {name: each.dtype for name, each in ours.items()} == {name: each.dtype for name, each in pefts.items()}
     assert error(ours, pefts) < 2e-2
 
@@ -162,10 +160,10 @@ def test_layers_with_the_same_input_keep_it_once_under_autocast() -> None:
         return len(found)
 
     assert kept() > 1
-    with patched_forwards(fused(block)):
+    with patched_forwards(fused_lora_forwards(block)):
         assert kept() == 1
 
 
 def test_dropout_dora_and_two_adapters_stay_pefts() -> None:
-    assert not list(fused(adapted(torch.float32, torch.float32, lora_dropout=0.1)))
-    assert not list(fused(adapted(torch.float32, torch.float32, use_dora=True)))
+    assert not list(fused_lora_forwards(adapted(torch.float32, torch.float32, lora_dropout=0.1)))
+    assert not list(fused_lora_forwards(adapted(torch.float32, torch.float32, use_dora=True)))

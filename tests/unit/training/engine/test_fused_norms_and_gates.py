@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.architectures import PACKED, build
 
-from orpo_cli.training.engine.fused_norms_and_gates import ACTIVATIONS, _Gate, fused_norms_and_gates
+from orpo_cli.training.engine.fused_norms_and_gates import ACTIVATIONS, GatedActivation, fused_norms_and_gates
 from orpo_cli.training.engine.packed_step import patched_forwards
 
 
@@ -44,7 +44,7 @@ def test_values_and_gradients_are_those_of_the_architecture(name: str) -> None:
 def test_what_an_architecture_has_is_found_with_and_without_numbers() -> None:
     assert (
         kinds(build(PACKED["llama"]()))
-        == kinds(build(PACKED["llama"]()), tried=False)
+        == kinds(build(PACKED["llama"]()), verify=False)
         == {"LlamaRMSNorm": 5, "LlamaMLP": 2}
     )
     assert kinds(build(PACKED["gemma2"]())) == {"Gemma2MLP": 2, "Gemma2RMSNorm": 9}
@@ -70,4 +70,4 @@ def test_a_layer_that_something_else_has_changed_is_left_alone() -> None:
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_a_gates_gradients_are_right(name: str) -> None:
     gate, up = (torch.randn(3, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    assert torch.autograd.gradcheck(lambda a, b: _Gate.apply(a, b, name), (gate, up))
+    assert torch.autograd.gradcheck(lambda a, b: GatedActivation.apply(a, b, name), (gate, up))

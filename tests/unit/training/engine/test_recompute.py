@@ -14,7 +14,7 @@ from support.steps import BETA, random_pairs
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from orpo_cli.training.engine import packed_step
-from orpo_cli.training.engine.recompute import cheap, narrowed, recompute_in_backward
+from orpo_cli.training.engine.recompute import cast_once, recomputable, recompute_in_backward
 
 
 def doubled(x: torch.Tensor) -> torch.Tensor:
@@ -44,7 +44,7 @@ def test_what_is_cheap_is_forgotten_and_made_once_for_all_who_need_it() -> None:
 
     x, w = torch.randn(5).double().requires_grad_(), torch.randn(5).double().requires_grad_()
     with recompute_in_backward():
-        y = cheap(counted, x)
+        y = recomputable(counted, x)
         total = Kept.apply(y, w).sum() + Kept.apply(y.view(5, 1)[:, 0], w).sum()
     storage = StorageWeakRef(y.untyped_storage())
     del y
@@ -60,7 +60,7 @@ def test_another_tensor_in_the_place_of_a_forgotten_one_is_not_taken_for_it() ->
     with recompute_in_backward():
         total = torch.zeros(())
         for number in range(20):  # the allocator gives the same places again
-            total = total + Kept.apply(cheap(doubled, x), w).sum() * 0
+            total = total + Kept.apply(recomputable(doubled, x), w).sum() * 0
             total = total + Kept.apply(torch.full((1000,), float(number)), w).sum()
     total.backward()
     assert torch.equal(w.grad, torch.full((1000,), float(sum(range(20)))))
@@ -69,7 +69,7 @@ def test_another_tensor_in_the_place_of_a_forgotten_one_is_not_taken_for_it() ->
 def test_what_was_changed_in_place_is_kept() -> None:
     x, w = torch.randn(5).requires_grad_(), torch.randn(5).requires_grad_()
     with recompute_in_backward():
-        y = cheap(doubled, x)
+        y = recomputable(doubled, x)
         y.mul_(3)
         Kept.apply(y, w).sum().backward()
     assert torch.equal(w.grad, 3 * doubled(x).detach())
@@ -80,9 +80,9 @@ def test_what_nothing_waits_for_holds_no_inputs() -> None:
     with recompute_in_backward():
         inputs = x * 2
         storage = StorageWeakRef(inputs.untyped_storage())
-        cheap(doubled, inputs)
+        recomputable(doubled, inputs)
         del inputs
-        cheap(doubled, x)
+        recomputable(doubled, x)
         assert storage.expired()
 
 
@@ -96,11 +96,11 @@ def test_a_narrower_copy_is_one_for_all_and_neither_it_nor_what_it_is_made_of_is
     x = torch.randn(5).requires_grad_()
     ws = [torch.randn(5).bfloat16().requires_grad_() for _ in range(3)]
     with recompute_in_backward():
-        y = cheap(counted, x)
-        narrow = narrowed(y, torch.bfloat16)
-        assert narrowed(y, torch.bfloat16) is narrow
-        total = sum(Kept.apply(narrowed(y, torch.bfloat16), w).float().sum() for w in ws)
-        other = narrowed(cheap(doubled, x), torch.bfloat16)
+        y = recomputable(counted, x)
+        narrow = cast_once(y, torch.bfloat16)
+        assert cast_once(y, torch.bfloat16) is narrow
+        total = sum(Kept.apply(cast_once(y, torch.bfloat16), w).float().sum() for w in ws)
+        other = cast_once(recomputable(doubled, x), torch.bfloat16)
         assert other is not narrow
     storages = [StorageWeakRef(each.untyped_storage()) for each in (y, narrow)]
     del y, narrow
@@ -115,15 +115,15 @@ def test_a_copy_of_what_was_changed_is_another() -> None:
     x = torch.randn(5).requires_grad_()
     with recompute_in_backward():
         y = x * 2
-        first = narrowed(y, torch.bfloat16)
+        first = cast_once(y, torch.bfloat16)
         y.mul_(2)
-        assert torch.equal(narrowed(y, torch.bfloat16), 2 * first)
+        assert torch.equal(cast_once(y, torch.bfloat16), 2 * first)
 
 
 def test_without_a_gradient_nothing_is_remembered() -> None:
     x, w = torch.randn(5), torch.randn(5).requires_grad_()
     with recompute_in_backward():
-        y = cheap(doubled, x)
+        y = recomputable(doubled, x)
         result = Kept.apply(y, w)
     storage = StorageWeakRef(y.untyped_storage())
     del y
@@ -142,12 +142,12 @@ def test_not_a_bit_of_a_step_differs(name: str, adapter: bool, monkeypatch: pyte
             model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
         model.eval()  # without dropout
         accelerator = SimpleNamespace(num_processes=1, device=model.device)
-        engine = packed_step.Engine(model, accelerator, beta=BETA, loss_on_prompt=True, budget=100)
+        engine = packed_step.Engine(model, accelerator, beta=BETA, loss_on_prompt=True, max_tokens=100)
         pairs = random_pairs(3)
-        engine.begin(pairs)
-        for part in engine.parts(pairs):
-            with engine.running(part):
-                engine.share(model, part).backward()
+        engine.start_step(pairs)
+        for part in engine.micro_batches(pairs):
+            with engine.patched_model(part):
+                engine.loss_share(model, part).backward()
         return {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
 
     again = gradients()

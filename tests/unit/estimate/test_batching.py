@@ -56,10 +56,10 @@ def test_they_are_the_trainers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     taken: list[list[int]] = []
     begin = Engine.start_step
 
-    def noted(engine: Engine, pairs: Any, together: bool = True) -> None:
-        if together:
+    def noted(engine: Engine, pairs: Any, across_processes: bool = True) -> None:
+        if across_processes:
             taken.append(sorted(rows.index(pair.row) for pair in pairs))
-        begin(engine, pairs, together)
+        begin(engine, pairs, across_processes)
 
     monkeypatch.setattr(Engine, "start_step", noted)
     make_trainer(plan, tmp_path / "out", tiny_llama(len(tokenizer)), tokenizer, data, None, []).train()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.tiny import write_recipe
 
-from orpo_cli.training.callbacks import Metrics
+from orpo_cli.training.callbacks import MetricsCallback
 
 TOKEN = "hf_aSecretOfTheseTests123"
 FOLDER = "swordfish-4711"
@@ -44,11 +44,11 @@ def test_the_error_of_a_failed_run_has_no_secret(
 ) -> None:
     """A library quotes what it read itself."""
 
-    def fail(self: Metrics, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def fail(self: MetricsCallback, args: Any, state: Any, control: Any, **_: Any) -> None:
         raise RuntimeError(message.format(secret))
 
     monkeypatch.setenv("HF_TOKEN", FOLDER)
-    monkeypatch.setattr(Metrics, "on_step_end", fail)
+    monkeypatch.setattr(MetricsCallback, "on_step_end", fail)
     with pytest.raises(RuntimeError):
         orpo_here("train", write_recipe(tmp_path))
     error = json.loads((tmp_path / "run" / "run.json").read_text())["error"]

@@ -16,7 +16,7 @@ from support.tiny import write_recipe
 
 from orpo_cli.errors import UsageError
 from orpo_cli.rundir import FINISHED, RunDir
-from orpo_cli.training.callbacks import Metrics, keep_lines_until
+from orpo_cli.training.callbacks import MetricsCallback, truncate_metrics
 
 STEPS, SAVE_STEPS = 10, 4
 RESUME = ("--resume", "auto")
@@ -47,14 +47,14 @@ FAILURES = (out_of_memory, disk_full, nan_loss, bug, KILL)
 KILLED = """
 import os, signal, sys
 from orpo_cli.cli.main import main
-from orpo_cli.training.callbacks import Metrics
+from orpo_cli.training.callbacks import MetricsCallback
 number, sys.argv = int(sys.argv[1]), ["orpo", *sys.argv[2:]]
-begin = Metrics.on_step_begin
+begin = MetricsCallback.on_step_begin
 def killed(self, args, state, control, **more):
     if state.global_step + 1 == number:
         os.kill(os.getpid(), signal.SIGKILL)
     begin(self, args, state, control, **more)
-Metrics.on_step_begin = killed
+MetricsCallback.on_step_begin = killed
 main()
 """
 
@@ -62,20 +62,20 @@ main()
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch, orpo_here: Callable[..., Any]) -> Callable[..., int]:
     """``failing(bug, 9, "train", …)`` runs the command with a failure in step 9; its exit code, or minus the signal's number."""
-    on_step_begin = Metrics.on_step_begin
+    on_step_begin = MetricsCallback.on_step_begin
 
     def run(failure: Callable[[Any], None] | None, number: int, *arguments: Any) -> int:
         if failure is None:
             command = [sys.executable, "-c", KILLED, str(number), *map(str, arguments)]
             return subprocess.run(command, capture_output=True, timeout=120, check=False).returncode
 
-        def begin(self: Metrics, args: Any, state: Any, control: Any, **more: Any) -> None:
+        def begin(self: MetricsCallback, args: Any, state: Any, control: Any, **more: Any) -> None:
             if state.global_step + 1 == number:
                 failure(more["model"])
             on_step_begin(self, args, state, control, **more)
 
         with monkeypatch.context() as patched:
-            patched.setattr(Metrics, "on_step_begin", begin)
+            patched.setattr(MetricsCallback, "on_step_begin", begin)
             if failure is bug:  # the exception leaves main(), for sys.excepthook
                 with pytest.raises(ZeroDivisionError):
                     orpo_here(*arguments)
@@ -187,5 +187,5 @@ def test_a_checkpoint_with_half_a_state_is_not_the_last_one(tmp_path: Path) -> N
 def test_half_a_line_of_metrics_is_dropped_when_a_run_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 4}\n{"step": 9}\n{"step": 1')
-    keep_lines_until(path, 8)
+    truncate_metrics(path, 8)
     assert path.read_text() == '{"step": 4}\n'

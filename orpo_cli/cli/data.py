@@ -35,7 +35,7 @@ def command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what a recipe would train on: counts, dropped rows, lengths, and pairs with the purpose of each token.
+    """Show what a recipe would train on: counts, dropped rows, lengths, and pairs with the loss mask of each token.
 
     Reads the data and the tokenizer, and no weights. `orpo train` uses the pairs prepared here.
 

@@ -1,19 +1,18 @@
-"""Pairs as the texts that are tokenized: through the chat template, or as they are.
+"""Chat template rendering: the prompt and the two completions of a pair as texts.
 
-The reference is inference: the prompt of a conversation is what ``apply_chat_template(…, add_generation_prompt=True)``
-renders, so the model is trained on the very tokens it is asked with. An answer is what the template puts after that prompt,
-up to and with the token that ends its turn; what templates add behind that token (ChatML's line break, Phi's second end)
-is cut off, since a model that has stopped never says it.
+The reference is inference. The prompt of a conversation is what ``apply_chat_template(…, add_generation_prompt=True)``
+renders, so training uses the same prompt tokens as generation. A completion is what the template writes after that prompt, up
+to and including the token that ends the turn. Text after the end-of-turn token (ChatML's line break, Phi's second end token)
+is dropped: the model never generates it.
 
-Only a template may write special tokens. Where a message spells one (``what does <|im_end|> mean?``), a stand-in goes through
-the template in its place, and the tokenizer spells it in ordinary tokens.
+Only a template may write special tokens. Where a message contains the text of one (``what does <|im_end|> mean?``), a
+placeholder character passes through the template instead, and the tokenizer encodes the text as ordinary tokens.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,8 +23,8 @@ from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PROBE = "an answer to look for"  # stands in for an answer where a template is asked what it puts around one
-PLACEHOLDERS = range(0xF0000, 0xFFFFE)  # characters for private use: no template looks at them, hardly a text holds one
+PROBE = "an answer to look for"  # a completion that shows what the template writes around one
+PLACEHOLDERS = range(0xF0000, 0xFFFFE)  # private use characters: templates ignore them, texts hardly ever contain them
 NO_TEMPLATE = f"Set model.chat_template to {', '.join(BUILTIN_CHAT_TEMPLATES)}, or to the path of a .jinja file."
 
 
@@ -33,66 +32,61 @@ Conversation = list[dict[str, Any]]  # messages as templates take them
 
 
 class PairTexts(NamedTuple):
-    """What is tokenized. Answers end in the end token where the template or the text has one, else without."""
+    """Texts to tokenize. A completion ends in the end token where the template or the text has one."""
 
     prompt: str
     chosen: str
     rejected: str
-    is_plain: bool  # no chat template: the tokenizer's own beginning of text goes in front
-    generation_prompt_shortened: bool = (
-        False  # the template's generation prompt holds more than its finished conversations do
-    )
-    placeholders: Mapping[str, str] = MappingProxyType({})  # stand-in → the special token that a message spells
+    is_plain: bool  # no chat template: the tokenizer's beginning-of-text token is added in front
+    generation_prompt_shortened: bool = False  # the generation prompt is longer than in finished conversations
+    placeholders: Mapping[str, str] = MappingProxyType({})  # placeholder → the special token that a message contains
 
 
-@dataclass(frozen=True)
 class ChatTemplateRenderer:
-    """Renders pairs for one tokenizer. Build one with ``renderer``.
+    """Renderer of pairs for one tokenizer. Raises UsageError where no token can end a completion.
 
-    ``end_token`` is what the template ends an answer with, None where it has nothing; ``problem`` says why conversations
-    cannot be rendered at all, where they cannot.
+    ``end_tokens``: every token that ends a completion, the EOS token among them.
     """
 
-    tokenizer: PreTrainedTokenizerBase
-    template_error: str | None
-    suffix: str  # all that the template puts behind an answer
-    end_token: str | None
-    end_tokens: tuple[str, ...]  # every token that counts as an end of answer, the EOS among them
-    special_token_pattern: re.Pattern[str]
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self._template_error: str | None = None  # why no conversation can be rendered
+        self._suffix = ""  # what the template writes after a completion
+        try:
+            self._suffix = _completion_suffix(tokenizer)
+        except UsageError as error:
+            self._template_error = error.message
+        self._end_token = _first_special_token(tokenizer, self._suffix)  # the template's; None where it writes none
+        self.end_tokens = tuple(each for each in dict.fromkeys((self._end_token, tokenizer.eos_token)) if each)
+        if not self.end_tokens:
+            raise UsageError(
+                "the tokenizer has no EOS token, and its chat template ends no completion with a special token.",
+                remedy=NO_TEMPLATE,
+            )
+        special = sorted({*_special_tokens(tokenizer), *self.end_tokens}, key=len, reverse=True)
+        self._special_token_pattern = re.compile("|".join(map(re.escape, special)))
 
-    def render(self, pair: Pair) -> PairTexts:
-        """The texts of a pair.
-
-        Raises RowRejected for a conversation that the template cannot show, UsageError where it can show none.
-        """
-        (texts,) = self.render_all([pair])
-        if isinstance(texts, RowRejected):
-            raise texts
-        return texts
-
-    def render_all(self, pairs: Sequence[Pair]) -> list[PairTexts | RowRejected]:
-        """The texts of each pair, or why a template cannot show it. Raises UsageError where it can show none."""
+    def render(self, pairs: Sequence[Pair]) -> list[PairTexts | RowRejected]:
+        """Texts of each pair, or why the template cannot render it. Raises UsageError where it can render none."""
         texts: list[PairTexts | RowRejected | None] = [
             self._render_plain(pair) if isinstance(pair.prompt, str) else None for pair in pairs
         ]
-        open_ = [index for index, text in enumerate(texts) if text is None]
-        if open_ and self.template_error is not None:
-            raise UsageError(self.template_error, remedy=NO_TEMPLATE)
-        for index, text in zip(open_, self._render_conversations([pairs[index] for index in open_]), strict=True):
+        conversations = [index for index, text in enumerate(texts) if text is None]
+        if conversations and self._template_error is not None:
+            raise UsageError(self._template_error, remedy=NO_TEMPLATE)
+        rendered = self._render_conversations([pairs[index] for index in conversations])
+        for index, text in zip(conversations, rendered, strict=True):
             texts[index] = text
         return texts  # type: ignore[return-value]
 
     def _render_plain(self, pair: Pair) -> PairTexts:
-        return PairTexts(
-            pair.prompt_text,
-            self._strip_after_end_token(pair.chosen_text),
-            self._strip_after_end_token(pair.rejected_text),
-            is_plain=True,
-        )
+        chosen, rejected = (self._strip_after_end_token(text) for text in (pair.chosen_text, pair.rejected_text))
+        return PairTexts(pair.prompt_text, chosen, rejected, is_plain=True)
 
     def _render_conversations(self, pairs: Sequence[Pair]) -> Sequence[PairTexts | RowRejected]:
-        """All at once, since each call of the template costs as much as a few conversations; one by one where one fails, or
-        has tools of its own.
+        """In one call of the template, since a call costs as much as a few conversations.
+
+        One by one where a conversation fails or has tools.
         """
         if not pairs:
             return []
@@ -106,57 +100,59 @@ class ChatTemplateRenderer:
             return [texts for pair in pairs for texts in self._render_conversations([pair])]
 
     def _render_batch(self, pairs: Sequence[Pair]) -> list[PairTexts | RowRejected]:
-        """The texts of pairs that have the same tools."""
+        """Texts of pairs that have the same tools."""
         tools = list(pairs[0].tools) if pairs[0].tools else None
         safe = [self._with_placeholders(pair) for pair in pairs]
         histories = [history for history, *_ in safe]
         prompts = self._apply_chat_template(histories, tools, add_generation_prompt=True)
-        chosen = self._apply_chat_template([[*history, answer] for history, answer, _, _ in safe], tools)
-        rejected = self._apply_chat_template([[*history, answer] for history, _, answer, _ in safe], tools)
+        chosen = self._apply_chat_template([[*history, message] for history, message, _, _ in safe], tools)
+        rejected = self._apply_chat_template([[*history, message] for history, _, message, _ in safe], tools)
         return [
-            self._split_completions(pair, history, spelled, *texts)
-            for pair, (history, _, _, spelled), *texts in zip(pairs, safe, prompts, chosen, rejected, strict=True)
+            self._split_completions(pair, history, placeholders, *texts)
+            for pair, (history, _, _, placeholders), *texts in zip(pairs, safe, prompts, chosen, rejected, strict=True)
         ]
 
     def _split_completions(
-        self, pair: Pair, history: Conversation, spelled: Mapping[str, str], prompt: str, *wholes: str
+        self, pair: Pair, history: Conversation, placeholders: Mapping[str, str], prompt: str, *rendered: str
     ) -> PairTexts | RowRejected:
-        shortened = not all(whole.startswith(prompt) for whole in wholes)
-        if shortened:  # a thinking template: cut where the answer begins in a finished conversation
+        """``rendered``: the two conversations, each with its completion."""
+        shortened = not all(text.startswith(prompt) for text in rendered)
+        if shortened:  # a reasoning template: split where the completion begins in a finished conversation
             probe = [*history, {"role": "assistant", "content": PROBE}]
-            prompt = self._apply_chat_template([probe], list(pair.tools) if pair.tools else None)[0].rpartition(PROBE)[
-                0
-            ]
-        if not all(whole.startswith(prompt) for whole in wholes):
+            tools = list(pair.tools) if pair.tools else None
+            prompt = self._apply_chat_template([probe], tools)[0].rpartition(PROBE)[0]
+        if not all(text.startswith(prompt) for text in rendered):
             return RowRejected("template_mismatch")
-        for answer, whole in zip((pair.chosen, pair.rejected), wholes, strict=True):
-            unseen = _unrendered_tool_call((*pair.prompt, *answer), whole)
-            if unseen is not None:
-                return RowRejected("template_error", f"it does not show the call of {unseen}")
-        chosen, rejected = (self._truncate_after_end_token(whole[len(prompt) :]) for whole in wholes)
-        return PairTexts(prompt, chosen, rejected, False, shortened, spelled)
+        for completion, text in zip((pair.chosen, pair.rejected), rendered, strict=True):
+            missing = _unrendered_tool_call((*pair.prompt, *completion), text)
+            if missing is not None:
+                return RowRejected("template_error", f"it does not render the call of {missing}")
+        chosen, rejected = (self._truncate_after_end_token(text[len(prompt) :]) for text in rendered)
+        return PairTexts(prompt, chosen, rejected, False, shortened, placeholders)
 
     def _with_placeholders(self, pair: Pair) -> tuple[Conversation, dict[str, Any], dict[str, Any], Mapping[str, str]]:
-        """History, chosen and rejected answer with no special token in any message, and what stands for which."""
+        """History, chosen and rejected message with a placeholder for each special token that they contain."""
         history = [message.as_dict() for message in pair.prompt if isinstance(message, Message)]
         chosen, rejected = (
-            answer[-1].as_dict() if isinstance(answer[-1], Message) else {} for answer in (pair.chosen, pair.rejected)
+            completion[-1].as_dict() if isinstance(completion[-1], Message) else {}
+            for completion in (pair.chosen, pair.rejected)
         )
         texts = list(_iter_strings([history, chosen, rejected]))
-        found = dict.fromkeys(self.special_token_pattern.findall("\0".join(texts)))
+        found = dict.fromkeys(self._special_token_pattern.findall("\0".join(texts)))
         if not found:
             return history, chosen, rejected, MappingProxyType({})
-        free = (chr(code) for code in PLACEHOLDERS if not any(chr(code) in text for text in texts))
-        stand_ins = dict(zip(found, free, strict=False))
+        unused = (chr(code) for code in PLACEHOLDERS if not any(chr(code) in text for text in texts))
+        placeholder_of = dict(zip(found, unused, strict=False))
 
-        def safe(value: Any) -> Any:
+        def replace(value: Any) -> Any:
             if isinstance(value, str):
-                return self.special_token_pattern.sub(lambda spelled: stand_ins[spelled.group()], value)
+                return self._special_token_pattern.sub(lambda match: placeholder_of[match.group()], value)
             if isinstance(value, dict):
-                return {key: safe(each) for key, each in value.items()}
-            return [safe(each) for each in value] if isinstance(value, list) else value
+                return {key: replace(each) for key, each in value.items()}
+            return [replace(each) for each in value] if isinstance(value, list) else value
 
-        return safe(history), safe(chosen), safe(rejected), {sign: token for token, sign in stand_ins.items()}
+        token_of = {placeholder: token for token, placeholder in placeholder_of.items()}
+        return replace(history), replace(chosen), replace(rejected), token_of
 
     def _apply_chat_template(
         self,
@@ -171,51 +167,34 @@ class ChatTemplateRenderer:
             )
         )
 
-    def _truncate_after_end_token(self, answer: str) -> str:
-        """``answer`` up to and with its end token; without what the template adds where there is none."""
-        if self.end_token is None:
-            return answer.removesuffix(self.suffix)
-        at = answer.rfind(self.end_token)
-        return answer if at < 0 else answer[: at + len(self.end_token)]
+    def _truncate_after_end_token(self, completion: str) -> str:
+        """``completion`` up to and including its end token; without the template's suffix where it has none."""
+        if self._end_token is None:
+            return completion.removesuffix(self._suffix)
+        at = completion.rfind(self._end_token)
+        return completion if at < 0 else completion[: at + len(self._end_token)]
 
     def _strip_after_end_token(self, text: str) -> str:
-        """A plain answer; white space behind an end token that its text spells is cut."""
+        """A plain completion without white space after the end token that its text contains."""
         stripped = text.rstrip()
         return stripped if stripped.endswith(self.end_tokens) else text
 
 
-def renderer(tokenizer: PreTrainedTokenizerBase) -> ChatTemplateRenderer:
-    """Ask the tokenizer's chat template how it ends an answer. Raises UsageError where no token can end one."""
-    problem, suffix = None, ""
-    try:
-        suffix = _completion_suffix(tokenizer)
-    except UsageError as error:
-        problem = error.message
-    end_token = _first_special_token(tokenizer, suffix)
-    end_tokens = tuple(token for token in dict.fromkeys((end_token, tokenizer.eos_token)) if token)
-    if not end_tokens:
-        raise UsageError("the tokenizer has no EOS token, and no template ends an answer with one.", remedy=NO_TEMPLATE)
-    special = sorted({*_special_tokens(tokenizer), *end_tokens}, key=len, reverse=True)
-    return ChatTemplateRenderer(
-        tokenizer, problem, suffix, end_token, end_tokens, re.compile("|".join(map(re.escape, special)))
-    )
-
-
 def _iter_strings(value: Any) -> Iterator[str]:
-    """Every text within lists and dicts, in any order."""
-    open_ = [value]
-    while open_:
-        here = open_.pop()
+    """Every string within lists and dicts, in any order."""
+    stack = [value]
+    while stack:
+        here = stack.pop()
         if isinstance(here, str):
             yield here
         elif isinstance(here, dict):
-            open_ += here.values()
+            stack += here.values()
         elif isinstance(here, list):
-            open_ += here
+            stack += here
 
 
 def _unrendered_tool_call(messages: Sequence[Message | str], text: str) -> str | None:
-    """The name of the first tool that the messages call and the text does not name: the template has no place for calls."""
+    """Name of the first called tool that is missing from ``text``: the template does not support tool calls."""
     names = (
         call["function"]["name"] for message in messages if isinstance(message, Message) for call in message.tool_calls
     )
@@ -223,34 +202,34 @@ def _unrendered_tool_call(messages: Sequence[Message | str], text: str) -> str |
 
 
 def _template_errors() -> tuple[type[Exception], ...]:
-    """What a template raises on purpose (raise_exception) and what it stumbles over."""
+    """Errors that a template raises on purpose (raise_exception) or by accident."""
     from jinja2 import TemplateError
 
     return (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
 
 
 def _completion_suffix(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the template puts behind the last answer of a conversation. Raises UsageError where it shows none."""
+    """Text that the template writes after the last completion. Raises UsageError where it cannot render one."""
     if tokenizer.chat_template is None:
         name = f"the tokenizer {tokenizer.name_or_path}" if tokenizer.name_or_path else "the tokenizer"
         raise UsageError(f"{name} has no chat template, and the data is conversations.", remedy=NO_TEMPLATE)
-    system, user, answer = ({"role": role, "content": PROBE} for role in ("system", "user", "assistant"))
-    error: Exception | None = None
-    for conversation in ([user, answer], [system, user, answer]):
+    system, user, assistant = ({"role": role, "content": PROBE} for role in ("system", "user", "assistant"))
+    first_error: Exception | None = None
+    for conversation in ([user, assistant], [system, user, assistant]):
         try:
             return str(tokenizer.apply_chat_template(conversation, tokenize=False)).rpartition(PROBE)[2]
-        except _template_errors() as failed:
-            error = error or failed
-    raise UsageError(f"the chat template cannot render a question and an answer: {error}", remedy=NO_TEMPLATE)
+        except _template_errors() as error:
+            first_error = first_error or error
+    raise UsageError(f"the chat template cannot render a question and an answer: {first_error}", remedy=NO_TEMPLATE)
 
 
 def _first_special_token(tokenizer: PreTrainedTokenizerBase, suffix: str) -> str | None:
-    """The first token of ``suffix`` that is special or added: an ordinary word ends nothing."""
-    markers: dict[int, Any] = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
-    markers |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    """First special or added token of ``suffix``: an ordinary token ends no completion."""
+    special: dict[int, Any] = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
+    special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
     for token in tokenizer(suffix, add_special_tokens=False)["input_ids"]:
-        if str(markers.get(token, "")).strip():
-            return str(markers[token])
+        if str(special.get(token, "")).strip():
+            return str(special[token])
     return None
 
 

@@ -1,7 +1,7 @@
-"""From the recipe's dataset section to pairs that a trainer can take.
+"""Data preparation: from the dataset section of a recipe to tokenized train and eval pairs.
 
-``SourceReader`` prepares each source; here they are put together, freed of duplicates, and divided into what is trained on and
-what is held out. Whatever is not trained on is counted under a reason, in the report; a whole that leaves nothing is an error.
+``SourceReader`` prepares each source. This module concatenates them, removes duplicates, splits off the eval pairs and applies
+the source weights. Every dropped row is counted under a reason in the report; no remaining pair at all is an error.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from orpo_cli.data import dedup_and_split
 from orpo_cli.data.filters import REMEDIES
 from orpo_cli.data.pair import RowRejected
+from orpo_cli.data.pair_encoder import PairEncoder
 from orpo_cli.data.report import EXAMPLES, DataReport, SourceReport
 from orpo_cli.data.source_reader import Note, SourceReader
 from orpo_cli.data.sources.files import is_data_file
@@ -28,19 +29,19 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-DUPLICATE_KEYS = {"duplicate": "digest", "duplicate_prompt": "prompt_key"}  # rule → what is the same
+DUPLICATE_KEYS = {"duplicate": "digest", "duplicate_prompt": "prompt_key"}  # rule → column that is equal
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Pairs to train on and held-out pairs (None where the recipe asks for none), with what became of every row."""
+    """Train pairs and eval pairs (None where the recipe has none), with the counts of all rows."""
 
     train: Dataset
     eval: Dataset | None
     report: DataReport
 
     def shortest(self, count: int) -> PreparedData:
-        """Only the ``count`` shortest pairs of each part; the report stays that of all."""
+        """The ``count`` shortest pairs of each part; the report stays that of all pairs."""
         return PreparedData(_shortest(self.train, count), self.eval and _shortest(self.eval, count), self.report)
 
 
@@ -51,7 +52,7 @@ def _shortest(pairs: Dataset, count: int) -> Dataset:
 
 @dataclass(frozen=True)
 class PreparedEval:
-    """The held-out pairs alone, with what became of every row that was read for them."""
+    """Eval pairs only, with the counts of every row that was read for them."""
 
     eval: Dataset
     report: DataReport
@@ -59,11 +60,12 @@ class PreparedEval:
 
 @dataclass(frozen=True)
 class PairTables:
-    """The tables behind ``PreparedData``."""
+    """Tables of the train and eval pairs, and the encoder that tokenized them."""
 
     train: PairTable
     eval: PairTable | None
     report: DataReport
+    encoder: PairEncoder
 
 
 def prepare(
@@ -75,13 +77,13 @@ def prepare(
     note: Note,
     pairs_needed: int | None = None,
 ) -> PreparedData:
-    """Read, check and tokenize the pairs that a recipe asks for; ``PairTable`` says which columns they have.
+    """Read, check and tokenize the pairs of a recipe; ``PairTable.dataset`` documents their columns.
 
-    ``max_length`` and ``max_prompt_length`` are tokens; streamed sources are read until there are ``pairs_needed`` pairs; ``note``
-    is told what is going on. Raises DataError where a source cannot be read or no pair is left, HubError where the hub
-    refuses or is silent, UsageError where the tokenizer has no chat template for conversations.
+    ``max_length`` and ``max_prompt_length`` are tokens; streamed sources are read until there are ``pairs_needed`` pairs;
+    ``note`` receives progress messages. Raises DataError where a source cannot be read or no pair is left, HubError where the
+    hub refuses or does not answer, UsageError where the tokenizer has no chat template for conversations.
     """
-    parts = prepare_tables(
+    tables = prepare_tables(
         dataset,
         tokenizer,
         max_length=max_length,
@@ -89,7 +91,8 @@ def prepare(
         note=note,
         pairs_needed=pairs_needed,
     )
-    return PreparedData(parts.train.dataset(), parts.eval.dataset() if parts.eval is not None else None, parts.report)
+    eval_pairs = tables.eval.dataset() if tables.eval is not None else None
+    return PreparedData(tables.train.dataset(), eval_pairs, tables.report)
 
 
 def prepare_tables(
@@ -102,20 +105,23 @@ def prepare_tables(
     pairs_needed: int | None = None,
 ) -> PairTables:
     """``prepare``, as tables."""
-    work = _DatasetBuilder(dataset, SourceReader(dataset, tokenizer, max_length, max_prompt_length, note), pairs_needed)
-    train = work.read_table("train", dataset.train)
-    held: PairTable | None = None
-    if isinstance(dataset.eval, EvalSplit):
-        train, held = dedup_and_split.split_train_eval(train, dataset.eval, dataset.shuffle_seed)
-    elif dataset.eval is not None:
-        held = work.read_table("eval", dataset.eval)
-    if held is not None:
-        train = work.drop_leaked(train, held)
-    return PairTables(
-        work.record("train", work.apply_weights(train)),
-        work.record("eval", held) if held is not None else None,
-        work.report,
+    encoder = PairEncoder(tokenizer)
+    builder = _DatasetBuilder(
+        dataset, SourceReader(dataset, encoder, max_length, max_prompt_length, note), pairs_needed
     )
+    train = builder.read_table("train", dataset.train)
+    held_out: PairTable | None = None
+    if isinstance(dataset.eval, EvalSplit):
+        train, held_out = dedup_and_split.split_train_eval(train, dataset.eval, dataset.shuffle_seed)
+    elif dataset.eval is not None:
+        held_out = builder.read_table("eval", dataset.eval)
+    if held_out is not None:
+        train = builder.drop_leaked(train, held_out)
+    train = builder.apply_weights(train)
+    builder.record("train", train)
+    if held_out is not None:
+        builder.record("eval", held_out)
+    return PairTables(train, held_out, builder.report, encoder)
 
 
 def prepare_eval(
@@ -127,26 +133,27 @@ def prepare_eval(
     note: Note,
     pairs_needed: int | None = None,
 ) -> PreparedEval:
-    """The held-out pairs only: the same that ``prepare`` holds out with the same arguments. Raises as ``prepare`` does.
+    """Eval pairs only: those that ``prepare`` holds out with the same arguments. Raises as ``prepare`` does.
 
-    Where they are cut from the training pairs, those are read too, since the cut depends on them.
+    Where they are split off the train pairs, those are read too, since the split depends on them.
     """
     if dataset.eval is None:
         raise UsageError(
             "the recipe holds no pairs out.", remedy="Set dataset.eval to a source, or to {test_size: 0.05}."
         )
-    work = _DatasetBuilder(dataset, SourceReader(dataset, tokenizer, max_length, max_prompt_length, note), pairs_needed)
+    reader = SourceReader(dataset, PairEncoder(tokenizer), max_length, max_prompt_length, note)
+    builder = _DatasetBuilder(dataset, reader, pairs_needed)
     if isinstance(dataset.eval, EvalSplit):
-        held = dedup_and_split.split_train_eval(
-            work.read_table("train", dataset.train), dataset.eval, dataset.shuffle_seed
-        )[1]
+        pairs = builder.read_table("train", dataset.train)
+        held_out = dedup_and_split.split_train_eval(pairs, dataset.eval, dataset.shuffle_seed)[1]
     else:
-        held = work.read_table("eval", dataset.eval)
-    return PreparedEval(work.record("eval", held).dataset(), work.report)
+        held_out = builder.read_table("eval", dataset.eval)
+    builder.record("eval", held_out)
+    return PreparedEval(held_out.dataset(), builder.report)
 
 
 class _DatasetBuilder:
-    """Puts the sources of a recipe together and keeps the report."""
+    """Builder of the train and eval tables from the sources of a recipe; fills the report."""
 
     def __init__(self, dataset: DatasetSection, reader: SourceReader, pairs_needed: int | None) -> None:
         self.dataset = dataset
@@ -156,11 +163,11 @@ class _DatasetBuilder:
             reader.max_length,
             reader.max_prompt_length,
             dataset.truncation_mode,
-            end_of_turn=reader.renderer.end_tokens[0],
+            end_of_turn=reader.encoder.end_tokens[0],
         )
 
     def read_table(self, part: str, sources: list[Source]) -> PairTable:
-        """The kept pairs of ``sources``, in their order, without duplicates. Raises DataError where none is left."""
+        """Kept pairs of ``sources``, in their order, without duplicates. Raises DataError where none is left."""
         labels = _row_labels([*self.dataset.train, *(self.dataset.eval if isinstance(self.dataset.eval, list) else [])])
         read = [
             self.reader.read(
@@ -177,29 +184,32 @@ class _DatasetBuilder:
 
     def _drop_duplicates(self, table: PairTable, reports: list[SourceReport]) -> PairTable:
         for rule, column in DUPLICATE_KEYS.items():
-            if getattr(self.dataset.rules, rule) and (again := dict(dedup_and_split.find_duplicates(table, column))):
+            if not getattr(self.dataset.rules, rule):
+                continue
+            first_of = dict(dedup_and_split.find_duplicates(table, column))
+            if first_of:
                 names = table.row_names()
-                whys = [RowRejected(rule, f"as {names[first]}") for first in again.values()]
-                table = _drop_pairs(table, list(again), whys, reports)
+                rejections = [RowRejected(rule, f"as {names[first]}") for first in first_of.values()]
+                table = _drop_pairs(table, list(first_of), rejections, reports)
         return table
 
     def drop_leaked(self, train: PairTable, held_out: PairTable) -> PairTable:
-        """``train`` with the prompts that are held out, too, counted, and left out where the rule ``leaked`` is on."""
-        both = dedup_and_split.find_leaked(train, held_out)
-        names = train.select(both[:EXAMPLES]).row_names()
-        self.report.leaked = {"pairs": len(both), "examples": names, "left_out": self.dataset.rules.leaked}
-        if not (self.dataset.rules.leaked and len(both)):
+        """Count the train pairs whose prompt occurs in ``held_out``, and drop them where the rule ``leaked`` is on."""
+        leaked = dedup_and_split.find_leaked(train, held_out)
+        names = train.select(leaked[:EXAMPLES]).row_names()
+        self.report.leaked = {"pairs": len(leaked), "examples": names, "left_out": self.dataset.rules.leaked}
+        if not (self.dataset.rules.leaked and len(leaked)):
             return train
-        left = _drop_pairs(train, both.tolist(), [RowRejected("leaked")] * len(both), self.report.sources)
-        if not len(left):
+        kept = _drop_pairs(train, leaked.tolist(), [RowRejected("leaked")] * len(leaked), self.report.sources)
+        if not len(kept):
             raise DataError(
-                "every training pair has a prompt that is held out, too.",
+                "leakage: the prompt of every train pair occurs in the eval pairs.",
                 remedy="Hold out other prompts, or set dataset.rules.leaked to false.",
             )
-        return left
+        return kept
 
     def apply_weights(self, train: PairTable) -> PairTable:
-        """``train`` with every pair as often as the weight of its source says; of a streamed source that is done already."""
+        """Repeat or sample the train pairs by source weight; a streamed source was read by its weight already."""
         weights = [1.0 if source.streaming else source.weight for source in self.dataset.train]
         if all(weight == 1.0 for weight in weights):
             return train
@@ -209,22 +219,21 @@ class _DatasetBuilder:
             report.used = int(count)
         return used
 
-    def record(self, part: str, table: PairTable) -> PairTable:
-        """``table``, entered in the report as train or eval."""
+    def record(self, part: str, table: PairTable) -> None:
+        """Enter ``table`` in the report as train or eval."""
         if part == "train":
             self.report.train_pairs = len(table)
         else:
             self.report.eval_pairs = len(table)
         self.report.lengths[part] = table.length_stats()
         self.report.fingerprints[part] = table.fingerprint()
-        return table
 
     def _pairs_needed_of(self, source: Source, sources: list[Source]) -> int | None:
-        """The pairs that a streamed source has to give: its share, by weight, of what training takes."""
+        """Pairs to read from a streamed source: its fraction, by weight, of the pairs that training needs."""
         if self.pairs_needed is None:
             return None
-        held = self.dataset.eval.test_size if isinstance(self.dataset.eval, EvalSplit) else 0
-        needed = self.pairs_needed / (1 - held) if isinstance(held, float) else self.pairs_needed + held
+        test_size = self.dataset.eval.test_size if isinstance(self.dataset.eval, EvalSplit) else 0
+        needed = self.pairs_needed / (1 - test_size) if isinstance(test_size, float) else self.pairs_needed + test_size
         return math.ceil(needed * source.weight / sum(each.weight for each in sources))
 
     def _no_pairs_error(self, part: str) -> DataError:
@@ -240,22 +249,22 @@ class _DatasetBuilder:
 
 
 def _drop_pairs(
-    table: PairTable, positions: list[int], reasons: Sequence[RowRejected], reports: Sequence[SourceReport]
+    table: PairTable, positions: list[int], rejections: Sequence[RowRejected], reports: Sequence[SourceReport]
 ) -> PairTable:
-    """``table`` without these pairs, which were counted as kept: now they are counted as dropped, each with its reason."""
+    """``table`` without the pairs at ``positions``; the reports count them as dropped instead of kept."""
     names, sources = table.row_names(), table.source_indices()
-    cut = {part: table.full_token_counts(part) > table.token_counts(part) for part in ("prompt", *COMPLETIONS)}
-    for position, why in zip(positions, reasons, strict=True):
+    truncated = {part: table.full_token_counts(part) > table.token_counts(part) for part in ("prompt", *COMPLETIONS)}
+    for position, rejection in zip(positions, rejections, strict=True):
         report = reports[sources[position]]
-        report.drop(names[position], why)
+        report.drop(names[position], rejection)
         report.kept -= 1
-        report.truncated_prompts -= int(cut["prompt"][position])
-        report.truncated_completions -= sum(int(cut[answer][position]) for answer in COMPLETIONS)
+        report.truncated_prompts -= int(truncated["prompt"][position])
+        report.truncated_completions -= sum(int(truncated[completion][position]) for completion in COMPLETIONS)
     return table.select(np.delete(np.arange(len(table)), positions))
 
 
 def _row_labels(sources: list[Source]) -> dict[str, str]:
-    """What the row names of each path begin with: a file's own name, or the path as written where two share a name."""
+    """Start of the row names of each path: the file's name, or the full path where two files share a name."""
     names = {
         source.path: PurePath(source.path).name if is_data_file(source.path) else source.path for source in sources
     }

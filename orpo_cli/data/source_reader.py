@@ -1,6 +1,6 @@
-"""The pairs of one source: read, recognised, checked, rendered, tokenized, cut to the lengths, and kept in the cache.
+"""Source reader: the rows of one source parsed, filtered, rendered, tokenized and truncated, or loaded from the pair cache.
 
-Rows go through in batches: while one is tokenized, the next is read and rendered.
+Rows are processed in batches: while one is tokenized, the next is read and rendered.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orpo_cli.data.cache import code_key, load_or_prepare, tokenizer_key
-from orpo_cli.data.chat_template import ChatTemplateRenderer, PairTexts, renderer
+from orpo_cli.data.chat_template import PairTexts
 from orpo_cli.data.filters import REMEDIES, check_margin, check_pair
 from orpo_cli.data.formats.detect import (
     COLUMNS,
@@ -25,66 +25,56 @@ from orpo_cli.data.formats.detect import (
 )
 from orpo_cli.data.formats.format import Format, GroupedRow
 from orpo_cli.data.pair import Pair, RowRejected
+from orpo_cli.data.pair_encoder import PairEncoder
 from orpo_cli.data.report import SourceReport
 from orpo_cli.data.sources.source import OpenedSource, Row, open_source, sample_rows
 from orpo_cli.data.table import PairWriter
-from orpo_cli.data.tokenize import PairTokenizer, PairTokens, TruncatedPair, encoder, truncate
+from orpo_cli.data.tokenize import PairTokens, TruncatedPair, truncate
 from orpo_cli.errors import DataError
 from orpo_cli.recipe.schema import DatasetSection, Source
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-FORMAT_SAMPLE_ROWS = 100  # rows looked at to recognise a format
+FORMAT_SAMPLE_ROWS = 100  # rows that decide the format of a source
 BATCH_PAIRS = 256  # pairs tokenized at once
 
 Note = Callable[[str], None]
-RenderedPair = tuple[str, Pair, PairTexts]  # the name of the row, the pair, its texts
+RenderedPair = tuple[str, Pair, PairTexts]  # row name, pair, texts
 
 
 class SourceReader:
-    """Prepares sources for one tokenizer and the lengths and rules of one dataset section."""
+    """Reader of sources for one tokenizer and the maximum lengths and rules of one dataset section."""
 
     def __init__(
-        self,
-        dataset: DatasetSection,
-        tokenizer: PreTrainedTokenizerBase,
-        max_length: int,
-        max_prompt_length: int,
-        note: Note,
+        self, dataset: DatasetSection, encoder: PairEncoder, max_length: int, max_prompt_length: int, note: Note
     ) -> None:
         self.dataset = dataset
-        self.tokenizer = tokenizer
+        self.encoder = encoder
         self.max_length, self.max_prompt_length = max_length, max_prompt_length
         self.note = note
-        self.renderer: ChatTemplateRenderer = renderer(tokenizer)
-        self.encoder: PairTokenizer = encoder(tokenizer, self.renderer.end_tokens)
-        self.bos_id: int | None = tokenizer.bos_token_id
 
     def read(self, part: str, source: Source, label: str, pairs_needed: int | None) -> tuple[Path, SourceReport]:
-        """The file of the source's pairs, prepared now or before, and what became of its rows.
+        """File of the source's pairs, from the cache or newly prepared, and the counts of its rows.
 
-        ``label`` begins the names of rows; a streamed source is read until it has given ``pairs_needed`` pairs.
+        ``label`` starts the row names; a streamed source is read until it has given ``pairs_needed`` pairs.
         """
         pairs_needed = pairs_needed if source.streaming else None
         with open_source(source, label, self.note) as found:
             key = self._cache_key(found, source, label, pairs_needed)
-            file, figures = load_or_prepare(key, partial(self._prepare, found, source, pairs_needed), self.note)
+            file, counts = load_or_prepare(key, partial(self._prepare, found, source, pairs_needed), self.note)
             return file, SourceReport.from_dict(
-                {**figures, "part": part, "path": source.path, "location": found.location}
+                {**counts, "part": part, "path": source.path, "location": found.location}
             )
 
     def _cache_key(
         self, found: OpenedSource, source: Source, label: str, pairs_needed: int | None
     ) -> dict[str, Any] | None:
-        """What decides the pairs of a source; None where its content has no fingerprint."""
+        """All inputs that decide the pairs of a source; None where its content has no fingerprint."""
         if found.fingerprint is None:
             return None
         return {
             "data": found.fingerprint,
             "label": label,
             "source": source.model_dump(exclude={"path", "weight"}),
-            "enough": pairs_needed,
+            "pairs_needed": pairs_needed,
             "tokenizer": self._tokenizer_key,
             "lengths": [self.max_length, self.max_prompt_length],
             "dataset": self.dataset.model_dump(exclude={"train", "eval", "max_prompt_length"}),
@@ -93,31 +83,25 @@ class SourceReader:
 
     @cached_property
     def _tokenizer_key(self) -> str:
-        return tokenizer_key(self.tokenizer)
+        return tokenizer_key(self.encoder.tokenizer)
 
     def _prepare(self, found: OpenedSource, source: Source, pairs_needed: int | None, file: Path) -> dict[str, Any]:
-        """Write the source's pairs to ``file``; returns what became of its rows, JSON-ready."""
-        drawn = sample_rows(found, source, self.dataset.shuffle_seed)
+        """Write the source's pairs to ``file``; returns the counts of its rows, JSON-ready."""
+        sampled = sample_rows(found, source, self.dataset.shuffle_seed)
         report = SourceReport("", source.path, found.location, found.fingerprint, source.split)
-        report.available = drawn.available
-        head = list(islice(drawn.rows, FORMAT_SAMPLE_ROWS))
+        report.available = sampled.available
+        head = list(islice(sampled.rows, FORMAT_SAMPLE_ROWS))
         if not head:
             raise DataError(
                 f"{found.location}: no rows in split {source.split}.", remedy="Check the file and `split:`."
             )
         _check_columns(source, head, found.location)
-        rows = (Row(row.name, rename_columns(row.value, source.columns)) for row in chain(head, drawn.rows))
-        values = [rename_columns(row.value, source.columns) for row in head]
-        format_ = detect_format(
-            values,
-            source.format,
-            f"{found.location} (looked at from {head[0].name})",
-            labels=source.labels,
-            seed=self.dataset.shuffle_seed,
-        )
+        rows = (Row(row.name, rename_columns(row.value, source.columns)) for row in chain(head, sampled.rows))
+        first_rows = [rename_columns(row.value, source.columns) for row in head]
+        format_ = self._detect_format(source, first_rows, f"{found.location} (rows from {head[0].name})")
         report.format = format_.name
         used = {*format_.columns, *(SCORE_COLUMNS if source.min_score_margin is not None else ())}
-        report.unused_columns = [name for name in _column_names(values) if name not in used]
+        report.unused_columns = [name for name in _column_names(first_rows) if name not in used]
         self.note(f"reading {found.location} as {format_.name}")
         with PairWriter(file) as writer:
             for pairs, tokens in self._tokenize_batches(_batches(self._render_rows(rows, format_, source, report))):
@@ -127,21 +111,25 @@ class SourceReader:
         report.notes = +report.notes
         if report.dropped["malformed"] == report.rows_read:
             raise DataError(
-                f"{found.location}: no row fits the format {format_.name} ({format_.description}); {describe_columns(values)}. "
-                f"For example {report.examples['malformed'][0]}.",
+                f"{found.location}: no row fits the format {format_.name} ({format_.description}); "
+                f"{describe_columns(first_rows)}. For example {report.examples['malformed'][0]}.",
                 remedy=REMEDIES["malformed"],
             )
         return report.as_dict()
 
+    def _detect_format(self, source: Source, rows: list[Any], location: str) -> Format:
+        return detect_format(rows, source.format, location, labels=source.labels, seed=self.dataset.shuffle_seed)
+
     def _render_rows(
         self, rows: Iterator[Row], format_: Format, source: Source, report: SourceReport
     ) -> Iterator[RenderedPair]:
-        """The rows that are pairs, as texts; drops are counted. Rendered in batches: a template costs less for many."""
+        """Texts of the rows that are pairs; drops are counted. In batches, since one template call for many conversations is cheaper."""
         rows = _count_rows(rows, report)
-        gathered: Iterator[Row | GroupedRow] = format_.group(rows, report.drop) if format_.group else rows
-        while batch := list(islice(gathered, BATCH_PAIRS)):
-            read = self._parse_rows(batch, format_, source, report)
-            for (name, pair), texts in zip(read, self.renderer.render_all([pair for _, pair in read]), strict=True):
+        grouped: Iterator[Row | GroupedRow] = format_.group(rows, report.drop) if format_.group else rows
+        while batch := list(islice(grouped, BATCH_PAIRS)):
+            parsed = self._parse_rows(batch, format_, source, report)
+            rendered = self.encoder.render([pair for _, pair in parsed])
+            for (name, pair), texts in zip(parsed, rendered, strict=True):
                 if isinstance(texts, RowRejected):
                     report.drop(name, texts)
                 else:
@@ -150,7 +138,7 @@ class SourceReader:
     def _parse_rows(
         self, rows: Sequence[Row | GroupedRow], format_: Format, source: Source, report: SourceReport
     ) -> list[tuple[str, Pair]]:
-        read = []
+        parsed = []
         for row in rows:
             try:
                 if not isinstance(row.value, dict):
@@ -158,58 +146,58 @@ class SourceReader:
                 pair = format_.read(row.value, report.notes)
                 check_pair(pair, self.dataset.rules)
                 check_margin(pair, source.min_score_margin)
-                read.append((row.name, pair))
+                parsed.append((row.name, pair))
                 report.notes["rows_gathered"] += row.rows if isinstance(row, GroupedRow) else 0
-            except RowRejected as why:
-                report.drop(row.name, why, row.rows if isinstance(row, GroupedRow) else 1)
-        return read
+            except RowRejected as rejection:
+                report.drop(row.name, rejection, row.rows if isinstance(row, GroupedRow) else 1)
+        return parsed
 
     def _tokenize_batches(
         self, batches: Iterator[list[RenderedPair]]
     ) -> Iterator[tuple[list[RenderedPair], list[PairTokens]]]:
-        """Each batch with its ids. The tokenizer works on one, on all cores, while the caller makes the next."""
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize") as tokenizing:
-            waiting: tuple[list[RenderedPair], Future[list[PairTokens]]] | None = None
+        """Each batch with its token ids. The tokenizer encodes one on all cores while the caller makes the next."""
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize") as executor:
+            pending: tuple[list[RenderedPair], Future[list[PairTokens]]] | None = None
             for batch in batches:
-                future = tokenizing.submit(self.encoder.encode, [texts for *_, texts in batch])
-                if waiting is not None:
-                    yield waiting[0], waiting[1].result()
-                waiting = batch, future
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
+                future = executor.submit(self.encoder.tokenize, [texts for *_, texts in batch])
+                if pending is not None:
+                    yield pending[0], pending[1].result()
+                pending = batch, future
+            if pending is not None:
+                yield pending[0], pending[1].result()
 
     def _truncate_batch(
         self, pairs: list[RenderedPair], tokens: list[PairTokens], report: SourceReport
     ) -> list[tuple[str, Pair, TruncatedPair]]:
-        """The pairs within the lengths; the others are counted."""
-        fitted = []
+        """Pairs within the maximum lengths; the others are counted as dropped."""
+        kept = []
         for (name, pair, texts), ids in zip(pairs, tokens, strict=True):
             try:
-                cut = truncate(
+                truncated = truncate(
                     ids,
                     max_length=self.max_length,
                     max_prompt_length=self.max_prompt_length,
                     truncation_mode=self.dataset.truncation_mode,
                     drop_truncated=self.dataset.drop_truncated,
                     drop_identical=self.dataset.rules.identical,
-                    bos_id=self.bos_id,
+                    bos_id=self.encoder.tokenizer.bos_token_id,
                 )
-                self._check_end_tokens(cut)
-            except RowRejected as why:
-                report.drop(name, why)
+                self._check_end_tokens(truncated)
+            except RowRejected as rejection:
+                report.drop(name, rejection)
                 continue
-            fitted.append((name, pair, cut))
+            kept.append((name, pair, truncated))
             report.kept += 1
-            report.truncated_prompts += cut.prompt_truncated
-            report.truncated_completions += cut.completions_truncated
+            report.truncated_prompts += truncated.prompt_truncated
+            report.truncated_completions += truncated.completions_truncated
             report.notes["generation_prompt_shortened"] += texts.generation_prompt_shortened
             report.notes["special_token_spelled"] += bool(texts.placeholders)
-        return fitted
+        return kept
 
-    def _check_end_tokens(self, ids: TruncatedPair) -> None:
-        """An answer ends where it first says so; only texts that were rendered elsewhere can break this."""
-        for answer in (ids.chosen, ids.rejected):
-            if not self.encoder.end_token_ids.isdisjoint(answer[:-1]):
+    def _check_end_tokens(self, pair: TruncatedPair) -> None:
+        """An end token ends its completion; only a text that was rendered elsewhere can contain one before its end."""
+        for completion in (pair.chosen, pair.rejected):
+            if not self.encoder.end_token_ids.isdisjoint(completion[:-1]):
                 raise RowRejected("goes_on_after_end")
 
 
@@ -225,18 +213,17 @@ def _batches(pairs: Iterator[RenderedPair]) -> Iterator[list[RenderedPair]]:
 
 
 def _check_columns(source: Source, rows: list[Row], location: str) -> None:
-    unknown = [ours for ours in source.columns if ours not in COLUMNS]
+    unknown = [name for name in source.columns if name not in COLUMNS]
     if unknown:
         raise DataError(
-            f"{location}: columns: {', '.join(unknown)} is none of our names.", remedy=f"Ours: {', '.join(COLUMNS)}."
+            f"{location}: columns: unknown column {', '.join(unknown)}.", remedy=f"Known: {', '.join(COLUMNS)}."
         )
-    found = _column_names([row.value for row in rows])
     values = [row.value for row in rows if isinstance(row.value, dict)]
-    missing = [theirs for theirs in source.columns.values() if not any(find_column(value, theirs) for value in values)]
+    missing = [name for name in source.columns.values() if not any(find_column(value, name) for value in values)]
     if missing:
         raise DataError(
             f"{location}: columns: the data has no {' and no '.join(missing)}.",
-            remedy=f"It has {', '.join(found) or 'none'}.",
+            remedy=f"It has {', '.join(_column_names(values)) or 'none'}.",
         )
 
 

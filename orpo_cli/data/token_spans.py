@@ -1,4 +1,4 @@
-"""The tokens of a pair as people read them, each with what it is for."""
+"""Token spans: the tokens of a pair as readable text, each with the loss terms that it counts in."""
 
 from __future__ import annotations
 
@@ -8,49 +8,47 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TokenRole = Literal["prompt", "prompt_nll", "chosen", "rejected", "end"]
+    from orpo_cli.data.pair_encoder import PairEncoder
+
+TokenPurpose = Literal["prompt", "prompt_nll", "chosen", "rejected", "end"]
+MAX_CHARACTER_TOKENS = 4  # a UTF-8 character has four bytes at most
 
 
 class TokenSpan(NamedTuple):
-    """A token, or several that make up one character. ``text`` is what it adds to the text."""
+    """One token, or several that form one character. ``text`` is what it adds to the text."""
 
     ids: tuple[int, ...]
     text: str
-    purpose: TokenRole
+    purpose: TokenPurpose
 
 
-def token_spans(
-    row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, end_ids: frozenset[int], *, loss_on_prompt: bool
-) -> dict[str, list[TokenSpan]]:
-    """The prompt and both answers of a row of the trainer's dataset.
+def token_spans(row: dict[str, Any], encoder: PairEncoder, *, loss_on_prompt: bool) -> dict[str, list[TokenSpan]]:
+    """Spans of the prompt and both completions of a row of the train dataset.
 
-    The NLL is taken over the chosen answer, and with ``loss_on_prompt`` over the prompt; the odds ratio over both answers.
+    The NLL covers the chosen completion, and with ``loss_on_prompt`` the prompt; the odds ratio covers both completions.
     """
     prompt = row["prompt_input_ids"]
-    parts: dict[str, list[TokenSpan]] = {
-        "prompt": _spans(prompt, tokenizer, "prompt_nll" if loss_on_prompt else "prompt")
-    }
+    spans = {"prompt": _spans(prompt, encoder.tokenizer, "prompt_nll" if loss_on_prompt else "prompt")}
     for name in ("chosen", "rejected"):
-        answer = row[f"{name}_input_ids"][len(prompt) :]
-        found = _spans(answer, tokenizer, name)
-        if answer and answer[-1] in end_ids:
-            found[-1] = found[-1]._replace(purpose="end")
-        parts[name] = found
-    return parts
+        completion = row[f"{name}_input_ids"][len(prompt) :]
+        spans[name] = _spans(completion, encoder.tokenizer, name)
+        if completion and completion[-1] in encoder.end_token_ids:
+            spans[name][-1] = spans[name][-1]._replace(purpose="end")
+    return spans
 
 
-def _spans(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, purpose: TokenRole) -> list[TokenSpan]:
-    anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]  # before it some decoders drop a space
-    before = tokenizer.decode(anchor)
-    pieces: list[TokenSpan] = []
-    waiting: list[int] = []
+def _spans(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, purpose: TokenPurpose) -> list[TokenSpan]:
+    anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]  # without it some decoders drop a first space
+    anchor_text = tokenizer.decode(anchor)
+    spans: list[TokenSpan] = []
+    pending: list[int] = []
     for token in ids:
-        waiting.append(token)
-        text = tokenizer.decode([*anchor, *waiting], clean_up_tokenization_spaces=False)[len(before) :]
-        if text.endswith("\ufffd") and len(waiting) < 4:  # a character in several tokens
+        pending.append(token)
+        text = tokenizer.decode([*anchor, *pending], clean_up_tokenization_spaces=False)[len(anchor_text) :]
+        if text.endswith("\ufffd") and len(pending) < MAX_CHARACTER_TOKENS:
             continue
-        pieces.append(TokenSpan(tuple(waiting), text, purpose))
-        waiting = []
-    if waiting:
-        pieces.append(TokenSpan(tuple(waiting), tokenizer.decode(waiting), purpose))
-    return pieces
+        spans.append(TokenSpan(tuple(pending), text, purpose))
+        pending = []
+    if pending:
+        spans.append(TokenSpan(tuple(pending), tokenizer.decode(pending), purpose))
+    return spans

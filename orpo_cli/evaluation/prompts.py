@@ -30,12 +30,10 @@ class PromptBuilder:
     """Makes prompts for one tokenizer, through its chat template or, with ``plain``, as bare text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, plain: bool) -> None:
-        from orpo_cli.data.chat_template import renderer
-        from orpo_cli.data.tokenize import encoder
+        from orpo_cli.data.pair_encoder import PairEncoder
 
         self.plain = plain
-        self._renderer = renderer(tokenizer)
-        self._encoder = encoder(tokenizer, self._renderer.end_tokens)
+        self._encoder = PairEncoder(tokenizer)
 
     @property
     def end_token_ids(self) -> frozenset[int]:
@@ -58,13 +56,12 @@ class PromptBuilder:
 
     def _encode(self, pair: Pair) -> list[int]:
         try:
-            texts = self._renderer.render(pair)
+            return self._encoder.encode(pair).prompt
         except RowRejected as error:
             raise UsageError(
                 f"the chat template cannot show this conversation ({error.reason}): {error.detail}",
                 remedy="Some templates know no system message: leave --system out.",
             ) from error
-        return self._encoder.encode([texts])[0].prompt
 
 
 def check_prompts_available(name: str, has_held_out: bool, *, texts: Sequence[str], file: str | None) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orpo_cli.data.end_tokens import end_token_ids
+from orpo_cli.data.pair_encoder import end_token_ids
 from orpo_cli.export.export_source import ExportSource
 from orpo_cli.json_files import read_json_object
 from orpo_cli.verify.logits import Tolerance, logits_of

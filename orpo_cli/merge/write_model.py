@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orpo_cli.data.end_tokens import end_token_ids
+from orpo_cli.data.pair_encoder import end_token_ids
 from orpo_cli.errors import MachineError
 from orpo_cli.merge.adapter_layers import find_adapted_layers
 from orpo_cli.merge.base_checkpoint import Checkpoint, NotUnderstood, weight_map

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.atomic import atomic_directory
-from orpo_cli.data.end_tokens import end_token_ids
+from orpo_cli.data.pair_encoder import end_token_ids
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, RunError
 from orpo_cli.model.onednn import use_onednn
 from orpo_cli.model.save import complete_generation_config, copy_mode_to_weights, save_model

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orpo_cli.data.chat_template import renderer
 from orpo_cli.data.formats.detect import detect_format, rename_columns
 from orpo_cli.data.pair import RowRejected
+from orpo_cli.data.pair_encoder import PairEncoder
 from orpo_cli.data.sources.source import open_source, sample_rows
-from orpo_cli.data.tokenize import encoder
 from orpo_cli.errors import OrpoError
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.schema import Source
@@ -71,14 +71,13 @@ def _prompts_of(source: Source, seed: int, tokenizer: PreTrainedTokenizerBase) -
             for row in islice(sample_rows(found, source, seed).rows, 4 * FROM_RUN)
         ]
     format_ = detect_format(rows, source.format, source.path)
-    render = renderer(tokenizer)
-    texts = []
+    pairs = []
     for row in rows:
-        try:
-            texts.append(render.render(format_.read(row, Counter())))
-        except RowRejected:
-            continue
-    encoded = encoder(tokenizer, render.end_tokens).encode(texts[:FROM_RUN])
+        with suppress(RowRejected):
+            pairs.append(format_.read(row, Counter()))
+    encoder = PairEncoder(tokenizer)
+    texts = [each for each in encoder.render(pairs) if not isinstance(each, RowRejected)]
+    encoded = encoder.tokenize(texts[:FROM_RUN])
     return [torch.tensor([tokens.prompt[-LONGEST:]]) for tokens in encoded if tokens.prompt]
 
 

@@ -13,9 +13,8 @@ from orpo_cli.report.console import Console
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from orpo_cli.data.audit import Audit
+    from orpo_cli.data.pair_encoder import PairEncoder
     from orpo_cli.data.prepare import PairTables
     from orpo_cli.data.report import DataReport
     from orpo_cli.data.table import PairTable
@@ -93,7 +92,7 @@ def inspect_data(
     audits = {part: audit(table, parts.report.max_length) for part, table in tables.items()}
     shown = parts.train.select(range(min(show, len(parts.train)))) if row is None else _find_pair(parts, row)
     loss_on_prompt = bool(plan.training.get("loss_on_prompt", True))
-    pairs = _pairs_to_show(shown, tokenizer, loss_on_prompt)
+    pairs = _pairs_to_show(shown, parts.encoder, loss_on_prompt)
     return DataInspection(plan.name, parts.report, audits, _count_steps(plan, len(parts.train)), pairs, loss_on_prompt)
 
 
@@ -113,16 +112,13 @@ def _find_pair(parts: PairTables, row: str) -> PairTable:
     )
 
 
-def _pairs_to_show(table: PairTable, tokenizer: PreTrainedTokenizerBase, loss_on_prompt: bool) -> list[ShownPair]:
-    from orpo_cli.data.chat_template import renderer
+def _pairs_to_show(table: PairTable, encoder: PairEncoder, loss_on_prompt: bool) -> list[ShownPair]:
     from orpo_cli.data.token_spans import token_spans
-    from orpo_cli.data.tokenize import encoder
 
     if not len(table):
         return []
-    end_ids = encoder(tokenizer, renderer(tokenizer).end_tokens).end_token_ids
     return [
-        ShownPair(pair["row"], pair["pair"], token_spans(pair, tokenizer, end_ids, loss_on_prompt=loss_on_prompt))
+        ShownPair(pair["row"], pair["pair"], token_spans(pair, encoder, loss_on_prompt=loss_on_prompt))
         for pair in table.dataset()
     ]
 

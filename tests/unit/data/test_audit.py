@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from support.data_tokenizers import NAMES, tokenizer_of
 
 from orpo_cli.data.audit import audit, length_bias
+from orpo_cli.data.pair_encoder import PairEncoder
 from orpo_cli.data.prepare import PairTables, prepare_tables
 from orpo_cli.data.token_spans import token_spans
 from orpo_cli.recipe.schema import DatasetSection
@@ -100,7 +101,7 @@ def test_pieces_hold_every_token_and_read_as_the_text(name: str, text: str) -> N
         "rejected_input_ids": [*prompt, *answer[:-1]],
     }
     for on_prompt in (True, False):
-        parts = token_spans(row, tokenizer, frozenset({tokenizer.eos_token_id}), loss_on_prompt=on_prompt)
+        parts = token_spans(row, PairEncoder(tokenizer), loss_on_prompt=on_prompt)
         assert [token for piece in parts["chosen"] for token in piece.ids] == answer
         assert parts["chosen"][-1].purpose == "end"
         assert {piece.purpose for piece in parts["prompt"]} == {"prompt_nll" if on_prompt else "prompt"}

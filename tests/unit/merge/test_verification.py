@@ -136,7 +136,7 @@ def test_the_command_warns_of_a_first_failure_and_exits_5_where_it_stays(run, or
     request.getfixturevalue("differing_once")
     once = orpo_here("merge", str(run.root), "--quiet")
     assert once.returncode == 0
-    assert "warning: a first verification failed" in once.stderr
+    assert "warning: the first verification failed" in once.stderr
     assert "position 5 of prompt 3" in once.stderr
     again = orpo_here("merge", str(run.root), "--quiet")
     assert (again.returncode, again.stderr) == (0, "")

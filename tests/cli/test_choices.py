@@ -1,0 +1,38 @@
+"""Options with a fixed set of values: checked before anything is read, listed in the help, equal to the recipe's values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+
+from orpo_cli.cli.choices import ExportFormatChoice, GgufTypeChoice
+from orpo_cli.recipe.schema import ExportFormat, GgufType
+
+WRONG_CHOICES = [
+    (("export", "run", "--format", "onnx"), ("--format", "safetensors", "gguf", "bnb-4bit", "bnb-8bit")),
+    (("export", "run", "--gguf-type", "q9"), ("--gguf-type", "f16", "q4_k_m")),
+    (("export", "run", "--dtype", "int8"), ("--dtype", "auto", "float32", "bfloat16", "float16")),
+    (("merge", "run", "--dtype", "int8"), ("--dtype", "auto", "float32", "bfloat16", "float16")),
+    (("merge", "run", "--into", "base"), ("--into", "trained", "original")),
+    (("push-to-hub", "run", "--what", "adapter,tokenizer"), ("--what", "adapter", "merged", "model", "gguf", "all")),
+    (("convert", "x.yml", "--from", "axlotl"), ("--from", "auto", "axolotl", "llama-factory", "trl", "ms-swift")),
+]
+
+
+@pytest.mark.parametrize(("arguments", "named"), WRONG_CHOICES)
+def test_a_wrong_choice_exits_2_and_lists_the_choices(
+    arguments: tuple[str, ...], named: tuple[str, ...], orpo_here: Callable[..., Any]
+) -> None:
+    done = orpo_here(*arguments)
+    assert done.returncode == 2
+    assert "is not one of" in done.stderr
+    assert "Value error" not in done.stderr
+    for word in named:
+        assert word in done.stderr
+
+
+def test_choices_of_repeatable_options_are_those_of_the_recipe() -> None:
+    assert tuple(ExportFormatChoice) == get_args(ExportFormat)
+    assert tuple(GgufTypeChoice) == get_args(GgufType)

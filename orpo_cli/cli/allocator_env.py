@@ -1,11 +1,11 @@
-"""The allocators, set so that training does not take half as much memory again as its tensors.
+"""Allocator settings of `orpo train`: environment variables that reduce memory fragmentation, set by re-executing the process.
 
-torch asks glibc for aligned blocks, which are cut out of larger ones; the scraps go into a cache of small blocks, stay there, and
-keep the freed blocks around them apart, so that none is large enough for the next tensor of the same size. Only the environment
-switches that cache off, and only before a program starts: so ``orpo train`` starts itself again, at once and in the same process.
+glibc: torch allocates aligned blocks, which glibc cuts out of larger ones. The rests go into glibc's thread cache (tcache), stay
+there, and separate freed blocks, so that none is large enough for the next tensor of the same size; training then takes about 1.5
+times the memory of its tensors. Only an environment variable, read when a process starts, switches this cache off.
 
-On CUDA torch's allocator keeps freed segments by their size, and packed rows have another length in every micro-batch: segments
-that can grow are asked for, as torch's documentation advises for such programs.
+CUDA: torch's allocator keeps freed segments by size, and packed rows have a different length in every micro-batch.
+Expandable segments avoid this, as the documentation of torch recommends for such programs.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ OLD_CUDA_VARIABLE = "PYTORCH_CUDA_ALLOC_CONF"
 
 
 def reexec_with_allocator_env() -> None:
-    """Replace this process by the same command with the heap set; does nothing where it is of no use, or is done.
+    """Replace this process by the same command with the allocator variables; do nothing if they are set or have no effect.
 
-    What the user has set in these variables stays as it is.
+    Values that the user has set are kept.
     """
     arguments = sys.argv[1:]
     if arguments[:1] != ["train"] or "torch" in sys.modules:
@@ -31,7 +31,7 @@ def reexec_with_allocator_env() -> None:
         os.environ.setdefault(*CUDA_ALLOCATOR_SETTING)
     if GLIBC_VARIABLE in os.environ:
         return
-    if sys.orig_argv[-len(arguments) :] != arguments:  # another program has called the command line within itself
+    if sys.orig_argv[-len(arguments) :] != arguments:  # another program calls main() in its own process
         return
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
         return

@@ -31,7 +31,8 @@ def command(
 ) -> None:
     """Talk to a model. /reset starts a new conversation, /exit or Ctrl-D ends the chat, Ctrl-C stops an answer.
 
-    If standard input is not a terminal, every line of it is a message, and only the answers are printed.
+    If standard input is not a terminal, every line of it is a message, and only
+    the answers are printed.
 
     [bold]Examples[/bold]
 

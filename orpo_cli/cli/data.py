@@ -37,7 +37,8 @@ def command(
 ) -> None:
     """Show what a recipe would train on: counts, dropped rows, lengths, and pairs with the loss mask of each token.
 
-    Reads the data and the tokenizer, and no weights. `orpo train` uses the pairs prepared here.
+    Reads the data and the tokenizer, and no weights. `orpo train` uses the
+    pairs prepared here.
 
     [bold]Examples[/bold]
 

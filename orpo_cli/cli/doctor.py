@@ -20,7 +20,8 @@ GIB = 1024**3
 def command(as_json: Json = False) -> None:
     """Show versions and devices, what is missing, and how to install it.
 
-    Exits with 0 if training can run here, and with 3 if a required package is missing or has another version than required.
+    Exits with 0 if training can run here, and with 3 if a required package is
+    missing or has another version than required.
 
     [bold]Examples[/bold]
 

@@ -44,8 +44,8 @@ def command(
 ) -> None:
     """Evaluate a model on preference pairs: how often it prefers the chosen answer, and by how much.
 
-    A run is evaluated on its held-out pairs, base and tuned model, and the result is written to its evaluation.json.
-    Any other model needs --data.
+    A run is evaluated on its held-out pairs, base and tuned model, and the
+    result is written to its evaluation.json. Any other model needs --data.
 
     [bold]Examples[/bold]
 

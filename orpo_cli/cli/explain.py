@@ -1,4 +1,4 @@
-"""``orpo explain``: print why a problem code exists, an example, and how to repair it."""
+"""`orpo explain`: print why a problem code exists, an example, and how to repair it."""
 
 from __future__ import annotations
 

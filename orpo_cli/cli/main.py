@@ -1,4 +1,4 @@
-"""The ``orpo`` command: imports only the command that was called, and turns errors into messages and exit codes."""
+"""Entry point of the command line: import the called command, run it, turn errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _options(
 
 
 def build_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
-    """The command line with these commands, each from the ``command`` function (or the ``app``) of its module."""
+    """The typer app with these commands, each from the ``command`` function (or the ``app``) of its module."""
     app = typer.Typer(
         name="orpo",
         help="Fine-tune language models on preference pairs with ORPO: one recipe, one command.",
@@ -76,36 +76,39 @@ def build_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
 
 
 def commands_to_import(arguments: Sequence[str]) -> Sequence[str]:
-    """The commands that must be imported: the one that is called, or all for the help page and for a misspelt name."""
+    """The commands to import: the called one, or all for the help page and for a misspelt name."""
     first = next((each.replace("-", "_") for each in arguments if not each.startswith("-")), "")
     return (first,) if first in COMMANDS else COMMANDS
 
 
 def silence_libraries() -> None:
-    """Keep the libraries from talking over the tool; what the user has set stays. Read when they are imported."""
+    """Switch off progress bars and messages of the libraries, unless the user has set these variables.
+
+    The libraries read the variables when they are imported.
+    """
     quiet = {
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TRL_EXPERIMENTAL_SILENCE": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "BITSANDBYTES_NOWELCOME": "1",
         "TOKENIZERS_PARALLELISM": "true",
-        "PYDANTIC_DISABLE_PLUGINS": "__all__",  # else it reads the metadata of every installed package to look for some
+        "PYDANTIC_DISABLE_PLUGINS": "__all__",  # looking for plugins reads the metadata of every installed package
     }
     if not sys.stderr.isatty() or {"--quiet", "-q"} & set(sys.argv[1:]):
         quiet |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
     if not sys.warnoptions:
-        warnings.filterwarnings("ignore", category=FutureWarning)  # for the libraries' developers, not their users
+        warnings.filterwarnings("ignore", category=FutureWarning)  # meant for developers of the libraries
         warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|transformers|peft|trl|bitsandbytes)\b")
     import logging
 
-    # "Failed to load CPU gemm_4bit_forward": an optional kernel is missing, nothing the user should act on.
+    # "Failed to load CPU gemm_4bit_forward": an optional kernel is missing, and the user need not act on it.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def _print_traceback_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A bug keeps its traceback, and a secret in it stays secret."""
+    """Print the traceback of a bug, with secrets masked."""
     from orpo_cli.redaction import print_redacted
 
     print_redacted(kind, error, trace)
@@ -117,7 +120,7 @@ def _print_traceback_of_thread(bug: threading.ExceptHookArgs) -> None:
 
 
 def main() -> None:
-    """Entry point: run the command line and exit with the code that belongs to how it went."""
+    """Run the command line and exit with the code of its outcome."""
     reexec_with_allocator_env()
     sys.excepthook = _print_traceback_redacted
     threading.excepthook = _print_traceback_of_thread
@@ -129,16 +132,14 @@ def main() -> None:
         code = _report_error(error)
     except typer.Abort:
         code = 130
-    except typer.TyperException as error:  # the command line itself is wrong
-        code = _report_error(
-            UsageError(_error_message(error), remedy="`orpo --help` and `orpo COMMAND --help` show how.")
-        )
+    except typer.TyperException as error:  # wrong option, argument or command
+        code = _report_error(UsageError(_error_message(error), remedy="See `orpo --help` and `orpo COMMAND --help`."))
     _freeze_garbage_collector()
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _import_called_command() -> typer.Typer:
-    """The command line with the command that was called. What is imported stays: no garbage is looked for in it."""
+    """The app with the called command. The garbage collector is off while it is imported, because imports make no garbage."""
     gc.disable()
     try:
         return build_app(commands_to_import(sys.argv[1:]))
@@ -148,9 +149,9 @@ def _import_called_command() -> typer.Typer:
 
 
 def _freeze_garbage_collector() -> None:
-    """Look no more for garbage among the objects there are, which takes a fifth of `orpo validate`.
+    """Exclude the present objects from garbage collection, which takes a fifth of the time of `orpo validate`.
 
-    Not where torch is at work already, as in a test: a model that nobody needs any more must go.
+    Not if torch is imported already, as in a test, because models that are no longer used must be freed.
     """
     if "torch" not in sys.modules:
         gc.freeze()
@@ -162,7 +163,7 @@ def _error_message(error: typer.TyperException) -> str:
 
 
 def _report_error(error: OrpoError) -> int:
-    """Say what is wrong on standard error; with --json also as the one document on standard output."""
+    """Print the error on standard error; with --json also as the document on standard output. Returns the exit code."""
     lines = [mask_secrets(str(error))]
     if error.remedy:
         lines.append(f"  → {mask_secrets(error.remedy)}")

@@ -77,10 +77,12 @@ def command(
 ) -> None:
     """Merge LoRA adapters into their base model, and verify the result.
 
-    Weights are merged one by one, so the model need not fit into memory. Every tensor is read back from disk. If memory
-    allows it, the merged model is loaded and compared with the adapter on its base: logits, short answers (they must
-    end), held-out pairs. The folder appears only after these checks have passed; merge.json has their results. A base
-    that was quantized in training is dequantized first, because merging into quantized weights loses accuracy.
+    Weights are merged one by one, so the model need not fit into memory. Every
+    tensor is read back from disk. If memory allows it, the merged model is
+    loaded and compared with the adapter on its base: logits, short answers
+    (they must end), held-out pairs. The folder appears only after these checks
+    have passed; merge.json has their results. A base that was quantized in
+    training is dequantized first: nothing is merged into quantized weights.
 
     [bold]Examples[/bold]
 

@@ -1,4 +1,4 @@
-"""``orpo plan``: every decided value and its reason, and what a step will take."""
+"""`orpo plan`: every decided value with its reason, and an estimate of memory and time per step."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ def command(
     overrides: Overrides = None,
     show_origin: Annotated[
         bool,
-        typer.Option("--show-origin", help="Show where each value was written: file and line, --set, environment."),
+        typer.Option("--show-origin", help="Show where each value comes from: file and line, --set, environment."),
     ] = False,
     strict: Strict = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show every value a run would obey, and why, and the memory and time that a step will take; downloads no weights.
+    """Show every value of a run with its reason, and estimate memory and time per step.
+
+    Downloads no weights.
 
     [bold]Examples[/bold]
 

@@ -80,9 +80,11 @@ def command(
 ) -> None:
     """Upload the adapter or the models of a run to the hub, with a model card.
 
-    A new repository is private unless you add --public. The token comes from HF_TOKEN or `hf auth login`, never from a
-    recipe. To continue an interrupted upload, repeat the command: files that are already in the repository are not sent
-    again, and files that somebody else added or changed there are not overwritten.
+    A new repository is private unless you add --public. The token comes from
+    HF_TOKEN or `hf auth login`, never from a recipe. To continue an interrupted
+    upload, repeat the command: files that are already in the repository are not
+    sent again, and files that somebody else added or changed there are not
+    overwritten.
 
     [bold]Examples[/bold]
 

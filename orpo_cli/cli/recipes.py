@@ -1,4 +1,4 @@
-"""``orpo recipes``: list the shipped recipes, or print one."""
+"""`orpo recipes`: list the shipped recipes, or print one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ app = typer.Typer(help="List the shipped recipes, or print one.", rich_markup_mo
 def command(context: typer.Context, as_json: Json = False) -> None:
     """List the shipped recipes, or print one.
 
-    A shipped recipe can be used by its name wherever a recipe is asked for: orpo plan quickstart.
+    Every command that takes a recipe also takes the name of a shipped one:
+    orpo plan quickstart.
 
     [bold]Examples[/bold]
 
@@ -30,7 +31,7 @@ def command(context: typer.Context, as_json: Json = False) -> None:
     """
     if context.invoked_subcommand is not None:
         if as_json:
-            raise UsageError("--json would do nothing here.", remedy="Leave it out: a recipe is printed as it is.")
+            raise UsageError("--json does nothing here.", remedy="Leave it out: a recipe is printed as YAML.")
         return
     console = Console(as_json=as_json)
     recipes = shipped_recipes()
@@ -49,8 +50,10 @@ def command(context: typer.Context, as_json: Json = False) -> None:
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A name that `orpo recipes` lists.")]) -> None:
-    """Print a shipped recipe, to be copied.
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a shipped recipe; `orpo recipes` lists them.")],
+) -> None:
+    """Print a shipped recipe.
 
     [bold]Examples[/bold]
 
@@ -58,4 +61,4 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A name that `
       orpo recipes show llama3-8b-qlora > mine.yaml
     """
     sys.stdout.flush()
-    sys.stdout.buffer.write(shipped_recipe(name).text_to_copy().encode())  # UTF-8, whatever the terminal's encoding
+    sys.stdout.buffer.write(shipped_recipe(name).text_to_copy().encode())  # UTF-8 for any encoding of the terminal

@@ -1,4 +1,4 @@
-"""``orpo schema``: the JSON Schema of a recipe."""
+"""`orpo schema`: the JSON Schema of a recipe."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ import typer
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.schema.json_schema import recipe_schema
 from orpo_cli.report.console import Console
+from orpo_cli.workflows.output_file import check_output_file
 
 
 def command(
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it to a file instead.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write; default: standard output.")
     ] = None,
 ) -> None:
-    """Print the JSON Schema (draft 2020-12) of a recipe, with which editors complete, explain and check every key.
+    """Print the JSON Schema (draft 2020-12) of a recipe. Editors use it to complete, explain and check keys.
 
-    An editor with yaml-language-server takes the schema of a file from this line in it:
+    An editor with yaml-language-server finds the schema through this line in
+    the recipe:
 
       # yaml-language-server: $schema=recipe.schema.json
 
@@ -34,6 +36,7 @@ def command(
     if output is None:
         Console().result(text.rstrip("\n"))
         return
+    check_output_file(output, overwrite=True)
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -42,5 +45,5 @@ def command(
 
 
 def schema_text() -> str:
-    """The schema as the file that comes with the shipped recipes holds it."""
+    """The schema as text: the content of recipe.schema.json next to the shipped recipes."""
     return json.dumps(recipe_schema(), indent=2, ensure_ascii=False) + "\n"

@@ -33,8 +33,8 @@ def command(
 ) -> None:
     """Train a model on preference pairs as the recipe configures it.
 
-    Writes a run directory: plan, data report, metrics, checkpoints, and the adapter (or model). Ctrl-C saves a
-    checkpoint and exits with 130.
+    Writes a run directory: plan, data report, metrics, checkpoints, and the
+    adapter (or model). Ctrl-C saves a checkpoint and exits with 130.
 
     [bold]Examples[/bold]
 

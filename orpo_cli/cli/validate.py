@@ -1,4 +1,4 @@
-"""``orpo validate``: check recipes without loading anything heavy."""
+"""`orpo validate`: check recipes without importing torch."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from orpo_cli.report.console import Console
 
 
 def command(
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Recipe files, shipped names, or -.")],
+    recipes: Annotated[
+        list[str],
+        typer.Argument(metavar="RECIPE...", help="Recipe files, names of shipped recipes, or - for standard input."),
+    ],
     overrides: Overrides = None,
     strict: Strict = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check recipes; every error of every file at once, with line numbers.
+    """Check recipes, and report every error of every file with its line number.
 
-    Reads only the recipes themselves: no torch, no network, no data.
+    Reads only the recipes: no torch, no network, no data.
 
     [bold]Examples[/bold]
 

@@ -44,7 +44,7 @@ def make_checkpoint(folder: Path, gigabytes: float, shards: int) -> tuple[Path, 
     from transformers import LlamaConfig
 
     from orpo_cli.merge.meta_model import build_meta_model
-    from orpo_cli.merge.sharded_merge import shard_plan
+    from orpo_cli.merge.sharded_merge import plan_shards
     from orpo_cli.merge.tensor_files import SafetensorsWriter, TensorSpec
     from orpo_cli.recipe.schema import ModelSection
 
@@ -62,7 +62,7 @@ def make_checkpoint(folder: Path, gigabytes: float, shards: int) -> tuple[Path, 
     model = build_meta_model(ModelSection(model_name_or_path=str(base)))
     specs = {name: TensorSpec("bfloat16", tuple(each.shape)) for name, each in model.state_dict().items()}
     total = sum(spec.bytes for spec in specs.values())
-    files = shard_plan(specs, f"{total // shards // 1000 + 20_000}KB")
+    files = plan_shards(specs, f"{total // shards // 1000 + 20_000}KB")
     generator = torch.Generator().manual_seed(0)
     for file, names in files.items():
         with SafetensorsWriter(base / file, {name: specs[name] for name in names}) as writer:

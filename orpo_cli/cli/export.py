@@ -78,12 +78,12 @@ def command(
         size = decimal(sum(file["size"] for file in each.record.files.values()))
         if not each.record.verified:
             console.warn(f"{each.format}: no library here reads its weights, so they were not compared with the model")
-        if each.record.first_checklist and not each.already:
+        if each.record.first_checklist and not each.already_exported:
             console.warn(f"{each.format}: the first comparison failed and its repetition passed; see export.json")
-        status = "already exported" if each.already else "exported"
+        status = "already exported" if each.already_exported else "exported"
         console.note(f"{each.format}: {status}{' and verified' * each.record.verified}, {size}")
         console.result(str(each.output))
-    unchanged = all(each.already for each in exported)
+    unchanged = all(each.already_exported for each in exported)
     console.document(
         {"status": "unchanged" if unchanged else "exported", "exports": [each.as_dict() for each in exported]}
     )

@@ -111,11 +111,11 @@ def command(
             note=console.note,
             progress=begin_count("tensors"),
         )
-    for line in result.lines():
+    for line in result.summary_lines():
         console.note(line)
-    if (first := result.record.first_verification) is not None and not result.already:
+    if (first := result.record.first_verification) is not None and not result.already_merged:
         console.warn(f"the first verification failed and its repetition passed. The first: {first['problem']}")
-    if result.ends_worse() and not result.already:
+    if result.fewer_answers_end() and not result.already_merged:
         console.warn("fewer short answers end before the token limit than before the merge: try --dtype float32.")
     console.result(str(result.output))
     console.document(result.as_dict())

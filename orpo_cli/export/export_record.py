@@ -10,7 +10,7 @@ from typing import Any
 from orpo_cli.atomic import atomic_write_text
 from orpo_cli.json_files import read_json_object_or_empty
 
-NAME = "export.json"
+FILE_NAME = "export.json"
 COMPARISONS = ("logits", "weights", "stored", "llama.cpp next token")  # ends of names
 
 
@@ -60,21 +60,21 @@ class ExportRecord:
 
     def write(self, folder: Path) -> None:
         """Write export.json into ``folder``."""
-        atomic_write_text(folder / NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+        atomic_write_text(folder / FILE_NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> ExportRecord | None:
         """The record of an exported folder; None where there is none that can be read."""
         try:
-            return cls(**read_json_object_or_empty(folder / NAME))
+            return cls(**read_json_object_or_empty(folder / FILE_NAME))
         except TypeError:
             return None
 
-    def same_order(self, other: ExportRecord) -> bool:
+    def same_export(self, other: ExportRecord) -> bool:
         """Whether both are the same export of the same model."""
         return all(getattr(self, name) == getattr(other, name) for name in ("format", "origin", "options"))
 
-    def is_whole(self, folder: Path) -> bool:
+    def is_complete(self, folder: Path) -> bool:
         """Whether every recorded file is still in ``folder`` with its size."""
         return all(
             (folder / name).is_file() and (folder / name).stat().st_size == file["size"]

@@ -12,7 +12,7 @@ from orpo_cli.recipe.schema import Dtype, ExportFormat, ExportSection, GgufType
 
 
 @dataclass(frozen=True)
-class Order:
+class FormatRequest:
     """One format that is asked for: where it goes, and how it is to be."""
 
     format: str
@@ -20,14 +20,14 @@ class Order:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def orders_of(
+def resolve_formats(
     source: ExportSource,
     output: Path | None,
     formats: list[str] | None,
     dtype: str | None,
     max_shard_size: str | None,
     gguf_types: list[str] | None,
-) -> list[Order]:
+) -> list[FormatRequest]:
     """What is asked for. Raises UsageError for values that are none, and for options that would do nothing."""
     _refuse_unknown("--format", formats, get_args(ExportFormat))
     _refuse_unknown("--gguf-type", gguf_types, get_args(GgufType))
@@ -47,7 +47,9 @@ def orders_of(
     weights = source.dtype if settings.dtype == "auto" else settings.dtype
     shared = {"dtype": weights, "max_shard_size": settings.max_shard_size}
     gguf = {"gguf_types": list(dict.fromkeys(settings.gguf_types))}
-    return [Order(name, root if alone else root / name, dict(gguf if name == "gguf" else shared)) for name in chosen]
+    return [
+        FormatRequest(name, root if alone else root / name, dict(gguf if name == "gguf" else shared)) for name in chosen
+    ]
 
 
 def _settings(source: ExportSource, formats: Any, dtype: Any, max_shard_size: Any, gguf_types: Any) -> ExportSection:

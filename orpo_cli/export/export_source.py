@@ -21,7 +21,7 @@ from orpo_cli.rundir import RunDir
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-ORIGIN = (
+ORIGIN_FILES = (
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -41,7 +41,7 @@ class ExportSource:
     name: str
     folder: Path
     rundir: RunDir | None
-    to_merge: bool
+    needs_merge: bool
     base: ModelSection
     settings: ExportSection  # of the run's plan, else the defaults
     dtype: str  # of the weights in ``folder``
@@ -65,9 +65,9 @@ class ExportSource:
         place = {"model_name_or_path": str(folder or self.folder), "model_revision": "main", "add_special_tokens": []}
         return self.base.model_copy(update={**changes, **place})
 
-    def merged(self, note: Callable[[str], None]) -> None:
+    def ensure_merged(self, note: Callable[[str], None]) -> None:
         """See to it that the model is in ``folder``: merge the run's adapter where nobody has."""
-        if self.to_merge and self.rundir is not None:
+        if self.needs_merge and self.rundir is not None:
             note(f"merging {self.rundir.adapter} into its base first")
             merge(self.rundir.root, note=note)
 
@@ -87,26 +87,26 @@ def resolve_source(target: Path) -> ExportSource:
             if adapter
             else "Give a run directory, or the folder of a model.",
         )
-    _refuse_what_is_not_whole(target)
+    _check_exportable(target)
     base = ModelSection(model_name_or_path=str(target), dtype="float32", attn_implementation="sdpa")
     name = target.absolute().name
     if name in ("merged", "model") and (of := RunDir(target.absolute().parent)).is_run():
         name = of.read_plan().name
-    return ExportSource(name, target, None, False, base, ExportSection(), stored_dtype(target), file_digests(target))
+    return ExportSource(name, target, None, False, base, ExportSection(), weights_dtype(target), file_digests(target))
 
 
 def _of_run(rundir: RunDir) -> ExportSource:
     plan, result = rundir.read_plan(), rundir.result()
     if result == rundir.model:
-        _refuse_what_is_not_whole(result)
+        _check_exportable(result)
         base = plan.model.model_copy(update={"model_name_or_path": str(result), "model_revision": "main"})
         return ExportSource(
-            plan.name, result, rundir, False, base, _settings(plan), stored_dtype(result), file_digests(result)
+            plan.name, result, rundir, False, base, _export_settings(plan), weights_dtype(result), file_digests(result)
         )
     digests = adapter_digests(rundir.adapter)
     wanted = plan.model.dtype if plan.merge.dtype == "auto" else plan.merge.dtype
     record = MergeRecord.read(rundir.merged)
-    if record is not None and not (record.verified and record.is_whole(rundir.merged)):
+    if record is not None and not (record.verified and record.is_complete(rundir.merged)):
         raise UsageError(
             f"{rundir.merged} is not whole any more.", remedy=f"Make it anew: orpo merge {rundir.root} --overwrite"
         )
@@ -117,17 +117,19 @@ def _of_run(rundir: RunDir) -> ExportSource:
         )
     dtype = record.dtype if record is not None else wanted
     origin = {**digests, "base": f"{plan.model.model_name_or_path}@{plan.model.model_revision}", "merged_dtype": dtype}
-    return ExportSource(plan.name, rundir.merged, rundir, record is None, plan.model, _settings(plan), dtype, origin)
+    return ExportSource(
+        plan.name, rundir.merged, rundir, record is None, plan.model, _export_settings(plan), dtype, origin
+    )
 
 
-def _settings(plan: Plan) -> ExportSection:
+def _export_settings(plan: Plan) -> ExportSection:
     """The plan's; with the type of what is exported, where nobody has asked for another."""
     why = plan.why.get("export.dtype")
     asked = why is not None and why.origin != "decided"
     return plan.export if asked else plan.export.model_copy(update={"dtype": "auto"})
 
 
-def _refuse_what_is_not_whole(folder: Path) -> None:
+def _check_exportable(folder: Path) -> None:
     """Weights that are quantized, or not in safetensors, are no source: the first lost what the export would keep."""
     config = read_json_object(folder / "config.json")
     if config.get("quantization_config"):
@@ -139,7 +141,7 @@ def _refuse_what_is_not_whole(folder: Path) -> None:
         raise UsageError(f"{folder} holds no weights in safetensors.", remedy="Save it with save_pretrained first.")
 
 
-def stored_dtype(folder: Path) -> str:
+def weights_dtype(folder: Path) -> str:
     """The type of a model's weights by its config.json; float32 where that does not say."""
     config = read_json_object(folder / "config.json")
     text = config.get("text_config") or {}
@@ -148,7 +150,7 @@ def stored_dtype(folder: Path) -> str:
 
 def file_digests(folder: Path) -> dict[str, str]:
     """sha256 of every file that decides what a model computes."""
-    return {path.name: sha256(path) for pattern in ORIGIN for path in sorted(folder.glob(pattern))}
+    return {path.name: sha256(path) for pattern in ORIGIN_FILES for path in sorted(folder.glob(pattern))}
 
 
 def sha256(path: Path) -> str:

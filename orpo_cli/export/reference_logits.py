@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 from orpo_cli.data.pair_encoder import end_token_ids
 from orpo_cli.export.export_source import ExportSource
 from orpo_cli.json_files import read_json_object
-from orpo_cli.verify.logits import Tolerance, logits_of
-from orpo_cli.verify.prompts import BUILT_IN
+from orpo_cli.verify.logits import Tolerance, compute_logits
+from orpo_cli.verify.prompts import BUILT_IN_PROMPTS
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 # With those that a merge is compared on, twenty.
-MORE = (
+FURTHER_PROMPTS = (
     "Name three rivers in Europe.",
     "Is it safe to eat raw potatoes?",
     "Summarise in one sentence: The meeting was moved because the room was double-booked.",
@@ -31,42 +31,42 @@ MORE = (
     "¿Cuántos días tiene un año bisiesto?",
     'Give me a JSON object with the keys "name" and "age".',
 )
-TEXTS = (*BUILT_IN, *MORE)
-LONGEST = 128  # tokens
+PROMPTS = (*BUILT_IN_PROMPTS, *FURTHER_PROMPTS)
+MAX_PROMPT_TOKENS = 128  # tokens
 
 # How far an export's logits, computed in float32, may be from the model's. Measured on SmolLM2-135M-Instruct trained by the
 # quickstart: see docs/how-to/export.md. Of the quantized types, only garbage is refused; what they cost is told.
-TOLERANCE = {
+EXPORT_TOLERANCE = {
     "float32": Tolerance(max_absolute=1e-3, relative=2e-5, same_argmax=0.99),
     "float16": Tolerance(relative=0.01, same_argmax=0.95),
     "bfloat16": Tolerance(relative=0.05, same_argmax=0.90),
     "8 bits": Tolerance(relative=0.15, same_argmax=0.80),
     "fewer bits": Tolerance(relative=0.9, same_argmax=0.30),
 }
-IN_16_BITS = Tolerance(
+TOLERANCE_16_BIT = Tolerance(
     relative=0.20, same_argmax=0.85
 )  # of logits that were computed in such a type, if not in float32
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceLogits:
     """``rendered`` are the texts that the token ids of ``prompts`` spell, chat template and all; ``logits`` are float32,
     (tokens, vocabulary) for each prompt, computed in ``dtype``; none where that is None.
     """
 
     tokenizer: PreTrainedTokenizerBase
-    ends: list[int]
-    rendered: list[str]
-    prompts: list[Tensor]
+    eos_token_ids: list[int]
+    prompt_texts: list[str]
+    prompt_ids: list[Tensor]
     logits: list[Tensor]
     dtype: str | None
 
 
-def rendered(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def render_prompts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """TEXTS, each as a question in the chat template where there is one."""
     if not tokenizer.chat_template:
-        return list(TEXTS)
-    conversations = [[{"role": "user", "content": text}] for text in TEXTS]
+        return list(PROMPTS)
+    conversations = [[{"role": "user", "content": text}] for text in PROMPTS]
     texts = tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)
     return [str(text) for text in texts]
 
@@ -74,10 +74,10 @@ def rendered(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     """The tokens of rendered texts; a chat template has put the beginning of text in front, where there is one."""
     special = not tokenizer.chat_template
-    return [tokenizer(text, add_special_tokens=special).input_ids[:LONGEST] for text in texts]
+    return [tokenizer(text, add_special_tokens=special).input_ids[:MAX_PROMPT_TOKENS] for text in texts]
 
 
-def reference(source: ExportSource, dtype: str | None) -> Reference:
+def compute_reference(source: ExportSource, dtype: str | None) -> ReferenceLogits:
     """Load the model in ``dtype`` on the CPU, and compute its logits. It is gone from memory after."""
     import torch
 
@@ -85,14 +85,14 @@ def reference(source: ExportSource, dtype: str | None) -> Reference:
     from orpo_cli.model.tokenizer import load_saved_tokenizer
 
     tokenizer = load_saved_tokenizer(source.folder, trust_remote_code=source.base.trust_remote_code)
-    texts = rendered(tokenizer)
+    texts = render_prompts(tokenizer)
     prompts = [torch.tensor([ids]) for ids in token_ids(tokenizer, texts)]
-    ends = end_token_ids(_Settings(source.folder), tokenizer)
-    logits = [] if dtype is None else logits_of(load_base(source.section(dtype=dtype), None, "cpu"), prompts)
-    return Reference(tokenizer, ends, texts, prompts, logits, dtype)
+    ends = end_token_ids(_SavedGenerationConfig(source.folder), tokenizer)
+    logits = [] if dtype is None else compute_logits(load_base(source.section(dtype=dtype), None, "cpu"), prompts)
+    return ReferenceLogits(tokenizer, ends, texts, prompts, logits, dtype)
 
 
-class _Settings:
+class _SavedGenerationConfig:
     """Stands for a model of which only the generation config is asked."""
 
     def __init__(self, folder: Path) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Of a model folder, what goes along with the weights: configurations, tokenizer, template, the model's own code, its licence.
-COMPANIONS = (
+MODEL_FILES = (
     "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*",
     "merges.txt", "*.model", "*.jinja", "*.py", "processor_config.json", "preprocessor_config.json", "LICENSE*",
 )  # fmt: skip
@@ -76,9 +76,9 @@ def write_safetensors(source: Path, folder: Path, *, dtype: str, max_shard_size:
     from safetensors.torch import save_file
 
     wanted = getattr(torch, dtype)
-    copy_companions(source, folder)
+    copy_model_files(source, folder)
     set_dtype(folder / "config.json", dtype)
-    set_ends(folder / "generation_config.json", ends)
+    set_eos_token_ids(folder / "generation_config.json", ends)
     try:
         with opened(source) as weights:
             shapes = {
@@ -120,7 +120,7 @@ def _as(weights: Weights, name: str, dtype: Any) -> Tensor:
     return cast.contiguous()
 
 
-def tensors_that_differ(source: Path, folder: Path) -> list[str]:
+def differing_tensors(source: Path, folder: Path) -> list[str]:
     """Names that are missing in ``folder``, added, or not what ``source`` has, rounded to the type they are stored in."""
     import torch
 
@@ -133,9 +133,9 @@ def tensors_that_differ(source: Path, folder: Path) -> list[str]:
     return sorted(wrong)
 
 
-def copy_companions(source: Path, folder: Path) -> None:
+def copy_model_files(source: Path, folder: Path) -> None:
     """Copy what belongs to a model besides its weights."""
-    found = {path for pattern in COMPANIONS for path in source.glob(pattern) if path.is_file()}
+    found = {path for pattern in MODEL_FILES for path in source.glob(pattern) if path.is_file()}
     for path in sorted(found):
         shutil.copyfile(path, folder / path.name)
     for templates in source.glob("additional_chat_templates"):
@@ -152,7 +152,7 @@ def set_dtype(path: Path, dtype: str) -> None:
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def set_ends(path: Path, ends: list[int]) -> None:
+def set_eos_token_ids(path: Path, ends: list[int]) -> None:
     """Make a generation_config.json stop at every one of ``ends``; many a model names the EOS alone."""
     settings = read_json_object(path) if path.is_file() else {}
     if ends:

@@ -7,18 +7,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import RunError, UsageError
-from orpo_cli.merge.base_checkpoint import NotUnderstood
+from orpo_cli.merge.base_checkpoint import UnsupportedCheckpoint
 from orpo_cli.merge.meta_model import is_placeholder
-from orpo_cli.merge.peft_adapters import HARMLESS_STARTS
+from orpo_cli.merge.peft_adapters import BASE_PRESERVING_INITS
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
 
-INSIDE = (".base_layer", ".original_module", ".token_adapter")  # what PEFT puts into the names of the base's parameters
+PEFT_NAME_PARTS = (
+    ".base_layer",
+    ".original_module",
+    ".token_adapter",
+)  # what PEFT puts into the names of the base's parameters
 
-PROBES = 4  # inputs that a merged layer is compared on
-NEAR = 1e-4  # of the largest output; float32 sums of 14336 products differ by about 1e-6
+PROBE_COUNT = 4  # inputs that a merged layer is compared on
+MAX_OUTPUT_DIFFERENCE = 1e-4  # of the largest output; float32 sums of 14336 products differ by about 1e-6
 
 
 @dataclass
@@ -28,9 +32,9 @@ class AdaptedLayer:
     parameters: dict[str, str]
     layer: Any
     adapters: Sequence[str]
-    starts: dict[str, Any] = field(default_factory=dict)  # init_lora_weights of each adapter
+    init_lora_weights: dict[str, Any] = field(default_factory=dict)  # init_lora_weights of each adapter
 
-    def merge(self, values: dict[str, Tensor], trained_in: Any) -> tuple[dict[str, Tensor], float]:
+    def merge(self, values: dict[str, Tensor], base_dtype: Any) -> tuple[dict[str, Tensor], float]:
         """Merge into ``values`` (by name in the model, float32, used up).
 
         ``trained_in``: the type that training held the base in. Gives the new values, and how far the merged layer is from
@@ -45,8 +49,8 @@ class AdaptedLayer:
                 base._parameters[attribute] = torch.nn.Parameter(values.pop(name), requires_grad=False)
             with torch.no_grad():
                 for adapter in self.adapters:
-                    self._begin(adapter, trained_in)
-                probes = self._probes(base)
+                    self._initialize_base(adapter, base_dtype)
+                probes = self._probe_inputs(base)
                 expected = None if probes is None else self.layer(probes)
                 self.layer.merge(safe_merge=False, adapter_names=list(self.adapters))
                 merged = {name: base._parameters[each].data for each, name in self.parameters.items()}
@@ -56,17 +60,17 @@ class AdaptedLayer:
                             f"the merged {name} is not finite (NaN or infinity).",
                             remedy="The adapter is broken: train again.",
                         )
-                apart = 0.0 if expected is None else _apart(expected, base(probes))
+                apart = 0.0 if expected is None else _relative_difference(expected, base(probes))
         finally:
             base._parameters.update(before)
             self.layer.merged_adapters.clear()
             getattr(self.layer, "_caches", {}).clear()
         return merged, apart
 
-    def _begin(self, adapter: str, trained_in: Any) -> None:
+    def _initialize_base(self, adapter: str, trained_in: Any) -> None:
         """What PEFT does to the base when it puts the adapter on: PiSSA and OLoRA take their start out of it."""
-        start = self.starts.get(adapter, True)
-        if start in HARMLESS_STARTS:
+        start = self.init_lora_weights.get(adapter, True)
+        if start in BASE_PRESERVING_INITS:
             return
         base, down, up = (
             self.layer.get_base_layer(),
@@ -82,7 +86,7 @@ class AdaptedLayer:
         base.weight.data = base.weight.data.float()
         self.layer.lora_A[adapter].weight.data, self.layer.lora_B[adapter].weight.data = trained
 
-    def _probes(self, base: Any) -> Tensor | None:
+    def _probe_inputs(self, base: Any) -> Tensor | None:
         """Inputs for the layer where it is of a kind that takes one: random vectors, or tokens from first to last."""
         import torch
         from transformers.pytorch_utils import Conv1D
@@ -91,11 +95,11 @@ class AdaptedLayer:
             return torch.linspace(0, base.weight.shape[0] - 1, 64).long()[None]
         if isinstance(base, torch.nn.Linear | Conv1D) and not hasattr(self.layer, "parameter_name"):
             width = base.weight.shape[1 if isinstance(base, torch.nn.Linear) else 0]
-            return torch.randn(PROBES, width, generator=torch.Generator().manual_seed(0))
+            return torch.randn(PROBE_COUNT, width, generator=torch.Generator().manual_seed(0))
         return None
 
 
-def _apart(expected: Tensor, found: Tensor) -> float:
+def _relative_difference(expected: Tensor, found: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
 
 
@@ -106,21 +110,23 @@ class AdaptedLayers:
     ``given``: parameters that an adapter holds in full; ``shared``: those that what is tied to them takes over.
     """
 
-    sites: list[AdaptedLayer] = field(default_factory=list)
-    given: dict[str, Tensor] = field(default_factory=dict)
-    shared: set[str] = field(default_factory=set)
-    hollow: set[str] = field(default_factory=set)  # saved in full, but as what they are tied to
+    layers: list[AdaptedLayer] = field(default_factory=list)
+    full_weights: dict[str, Tensor] = field(default_factory=dict)
+    applied_to_tied: set[str] = field(default_factory=set)
+    saved_as_tied: set[str] = field(default_factory=set)  # saved in full, but as what they are tied to
 
-    def of(self, parameter: str) -> list[AdaptedLayer]:
+    def layers_of(self, parameter: str) -> list[AdaptedLayer]:
         """The sites that change a parameter."""
-        return [site for site in self.sites if parameter in site.parameters.values()]
+        return [site for site in self.layers if parameter in site.parameters.values()]
 
-    def touches(self, parameter: str) -> bool:
+    def changes(self, parameter: str) -> bool:
         """Whether an adapter changes a parameter."""
-        return parameter in self.given or bool(self.of(parameter))
+        return parameter in self.full_weights or bool(self.layers_of(parameter))
 
 
-def find_adapted_layers(tuned: PeftModel, starts: dict[str, Any], known: set[str]) -> AdaptedLayers:
+def find_adapted_layers(
+    peft_model: PeftModel, init_lora_weights: dict[str, Any], base_parameters: set[str]
+) -> AdaptedLayers:
     """The places of adapters on a base without weights, whose parameters are ``known``.
 
     ``starts``: the init_lora_weights of each adapter. Raises UsageError for what no weights can hold, and
@@ -129,37 +135,39 @@ def find_adapted_layers(tuned: PeftModel, starts: dict[str, Any], known: set[str
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import AuxiliaryTrainingWrapper, ModulesToSaveWrapper, TrainableTokensWrapper
 
-    model = tuned.get_base_model()
+    model = peft_model.get_base_model()
     found = AdaptedLayers()
     inside: list[str] = []
     for name, module in model.named_modules():
         if any(name.startswith(f"{each}.") for each in inside):
             continue
         if isinstance(module, ModulesToSaveWrapper):
-            _add_saved(found, name, module)
+            _add_modules_to_save(found, name, module)
         elif isinstance(module, TrainableTokensWrapper):
-            found.sites.append(AdaptedLayer({"weight": f"{name}.weight"}, module.token_adapter, list(starts)))
+            found.layers.append(
+                AdaptedLayer({"weight": f"{name}.weight"}, module.token_adapter, list(init_lora_weights))
+            )
         elif isinstance(module, BaseTunerLayer):
-            found.sites.extend(_sites_of(name, module, starts))
+            found.layers.extend(_layers_of_module(name, module, init_lora_weights))
         elif isinstance(module, AuxiliaryTrainingWrapper):
-            raise NotUnderstood(f"{name} is a {type(module).__name__} of PEFT")
+            raise UnsupportedCheckpoint(f"{name} is a {type(module).__name__} of PEFT")
         else:
             continue
         inside.append(name)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         plain = name
-        for part in INSIDE:
+        for part in PEFT_NAME_PARTS:
             plain = plain.replace(part, "")
-        if plain in known and not is_placeholder(parameter) and "modules_to_save" not in name:
-            found.given[plain] = parameter.data
-            found.shared.add(plain)
-    used = {name for site in found.sites for name in site.parameters.values()} | set(found.given)
-    if not used <= known:
-        raise NotUnderstood(f"{sorted(used - known)[0]} is no weight of the base")
+        if plain in base_parameters and not is_placeholder(parameter) and "modules_to_save" not in name:
+            found.full_weights[plain] = parameter.data
+            found.applied_to_tied.add(plain)
+    used = {name for site in found.layers for name in site.parameters.values()} | set(found.full_weights)
+    if not used <= base_parameters:
+        raise UnsupportedCheckpoint(f"{sorted(used - base_parameters)[0]} is no weight of the base")
     return found
 
 
-def _add_saved(found: AdaptedLayers, name: str, module: Any) -> None:
+def _add_modules_to_save(found: AdaptedLayers, name: str, module: Any) -> None:
     """Parameters of a layer that the adapter holds in full (modules_to_save)."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -167,22 +175,22 @@ def _add_saved(found: AdaptedLayers, name: str, module: Any) -> None:
         return
     own = module.modules_to_save[module.active_adapters[0]]
     if any(isinstance(each, BaseTunerLayer) for each in own.modules()):
-        raise NotUnderstood(f"{name} is saved in full and has an adapter, too")
+        raise UnsupportedCheckpoint(f"{name} is saved in full and has an adapter, too")
     for each, parameter in own.named_parameters():
         if is_placeholder(parameter):
-            found.hollow.add(f"{name}.{each}")
+            found.saved_as_tied.add(f"{name}.{each}")
         else:
-            found.given[f"{name}.{each}"] = parameter.data
+            found.full_weights[f"{name}.{each}"] = parameter.data
 
 
-def _sites_of(name: str, layer: Any, starts: dict[str, Any]) -> list[AdaptedLayer]:
+def _layers_of_module(name: str, layer: Any, starts: dict[str, Any]) -> list[AdaptedLayer]:
     """One site a parameter that PEFT targets by its own name (experts), else one for the layer."""
     if hasattr(layer, "parameter_name"):
         found = []
         while hasattr(layer, "parameter_name"):
             found.append(AdaptedLayer({layer.parameter_name: f"{name}.{layer.parameter_name}"}, layer, list(starts)))
-            if set(starts.values()) - set(HARMLESS_STARTS):
-                raise NotUnderstood(f"{name} has experts that begin with {starts}")
+            if set(starts.values()) - set(BASE_PRESERVING_INITS):
+                raise UnsupportedCheckpoint(f"{name} has experts that begin with {starts}")
             layer = layer.base_layer
         return found
     base = layer.get_base_layer()
@@ -193,6 +201,6 @@ def _sites_of(name: str, layer: Any, starts: dict[str, Any]) -> list[AdaptedLaye
             remedy="Train without lora_bias, or use the adapter unmerged.",
         )
     if any(base._parameters.get(each) is None for each in needed) or not hasattr(layer, "merged_adapters"):
-        raise NotUnderstood(f"{name} is a {type(layer).__name__} of PEFT on a {type(base).__name__}")
+        raise UnsupportedCheckpoint(f"{name} is a {type(layer).__name__} of PEFT on a {type(base).__name__}")
     used = [each for each in starts if any(each in getattr(layer, part) for part in layer.adapter_layer_names)]
     return [AdaptedLayer({each: f"{name}.{each}" for each in needed}, layer, used, starts)]

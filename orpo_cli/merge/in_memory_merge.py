@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from orpo_cli.errors import RunError, UsageError
 from orpo_cli.merge.merge_target import MergeTarget
-from orpo_cli.merge.peft_adapters import attach, names_of
-from orpo_cli.merge.unmerged_model import load_unquantized
+from orpo_cli.merge.peft_adapters import adapter_names, load_adapters
+from orpo_cli.merge.unmerged_model import load_merge_base
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 def merge_in_memory(target: MergeTarget, rows: int | None, dtype: str) -> PreTrainedModel:
     """The merged model, computed in ``dtype`` on the CPU; ``rows``: the size of a vocabulary that has grown."""
-    tuned = attach(load_unquantized(target, rows, dtype), target.adapters)
-    refuse_what_peft_merges_wrong(tuned)
+    tuned = load_adapters(load_merge_base(target, rows, dtype), target.adapters)
+    check_tied_layers(tuned)
     try:
-        return tuned.merge_and_unload(safe_merge=True, adapter_names=names_of(target.adapters))
+        return tuned.merge_and_unload(safe_merge=True, adapter_names=adapter_names(target.adapters))
     except ValueError as error:  # PEFT's words for weights that are not finite
         raise RunError(f"{target.adapter}: {error}", remedy="The adapter is broken: train again.") from error
 
 
-def refuse_what_peft_merges_wrong(model: PeftModel) -> None:
+def check_tied_layers(model: PeftModel) -> None:
     """Raise UsageError where PEFT would merge without an error into a model that says something else.
 
     A tied model has one matrix for embedding and head. An adapter on either changes only its own use of it, which one

@@ -17,18 +17,18 @@ from orpo_cli import __version__
 from orpo_cli.atomic import atomic_directory, keep_beside
 from orpo_cli.errors import RunError, UsageError
 from orpo_cli.merge.memory_limit import parsed_size
-from orpo_cli.merge.merge_record import NAME, MergeRecord, adapter_digests
+from orpo_cli.merge.merge_record import FILE_NAME, MergeRecord, adapter_digests
 from orpo_cli.merge.merge_target import MergeTarget, resolve_target
-from orpo_cli.merge.peft_adapters import refuse_what_cannot_be_merged
-from orpo_cli.merge.verification import Verification, verified
-from orpo_cli.merge.write_model import write_merged
+from orpo_cli.merge.peft_adapters import check_mergeable
+from orpo_cli.merge.verification import VerificationInputs, verify_merge
+from orpo_cli.merge.write_model import write_merged_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Note = Callable[[str], None]
 
-HELD_OUT_PAIRS = 32  # enough to see a merge that went wrong; `orpo eval` has the whole answer
+DEFAULT_HELD_OUT_PAIRS = 32  # enough to see a merge that went wrong; `orpo eval` has the whole answer
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class MergeResult:
     """A merged model. ``already`` says that it was there, made from the same adapter and verified."""
 
     output: Path
-    already: bool
+    already_merged: bool
     record: MergeRecord
     seconds: float
 
@@ -44,7 +44,7 @@ class MergeResult:
         """JSON-ready values, for ``--json``."""
         record = self.record
         return {
-            "status": "unchanged" if self.already else "merged",
+            "status": "unchanged" if self.already_merged else "merged",
             "output": str(self.output),
             "verified": record.verified,
             "verification": record.verification,
@@ -65,14 +65,14 @@ class MergeResult:
             "seconds_of": record.seconds,
         }
 
-    def lines(self) -> list[str]:
+    def summary_lines(self) -> list[str]:
         """What was found, in words."""
         record = self.record
         if record.max_logit_difference is None:
             found = f"{record.tensors.get('written', 0):.0f} tensors read back and equal; logits not compared"
         else:
             found = f"logits within {record.max_logit_difference:.2g} of the adapter on its base"
-        if self.already:
+        if self.already_merged:
             return [f"already merged and verified: {found}"]
         lines = [f"merged in {self.seconds:.0f} s and verified: {found}"]
         trained = record.difference_to_trained
@@ -96,7 +96,7 @@ class MergeResult:
             )
         return lines
 
-    def ends_worse(self) -> bool:
+    def fewer_answers_end(self) -> bool:
         """Whether fewer short answers ended by themselves than of the unmerged model."""
         found = self.record.generation
         return found is not None and found["stopped"] < found["unmerged_stopped"]
@@ -113,7 +113,7 @@ def merge(
     others: Sequence[Path] = (),
     weights: Sequence[float] = (),
     memory: str | None = None,
-    held_out_pairs: int = HELD_OUT_PAIRS,
+    held_out_pairs: int = DEFAULT_HELD_OUT_PAIRS,
     overwrite: bool = False,
     note: Note = lambda text: None,
     progress: Callable[[int, int], None] = lambda done, of: None,
@@ -134,49 +134,49 @@ def merge(
         target, output, base=base, dtype=dtype, max_shard_size=max_shard_size, into=into, others=others, weights=weights
     )
     parsed_size(resolved.max_shard_size, "--max-shard-size")
-    record = _planned_record(resolved)
-    existing = _existing(resolved.output, record, overwrite)
+    record = _new_record(resolved)
+    existing = _existing_merge(resolved.output, record, overwrite)
     if existing is not None:
         return MergeResult(resolved.output, True, existing, time.monotonic() - started)
-    refuse_what_cannot_be_merged(resolved.adapters, quantized=resolved.quantization is not None)
-    tokenizer = _tokenizer(resolved)
+    check_mergeable(resolved.adapters, quantized=resolved.quantization is not None)
+    tokenizer = _load_tokenizer(resolved)
     with atomic_directory(resolved.output) as folder:
         began = time.monotonic()
-        written = write_merged(folder, resolved, tokenizer, note, progress, asked)
+        written = write_merged_model(folder, resolved, tokenizer, note, progress, asked)
         record = replace(
             record,
-            way=written.way,
+            way=written.method,
             tensors=written.tensors,
             untied=sorted(written.untied),
-            eos_token_ids=written.ends,
+            eos_token_ids=written.eos_token_ids,
             seconds={"merge": round(time.monotonic() - began, 2)},
         )
         began = time.monotonic()
-        verification = Verification(folder, resolved, written, tokenizer, asked, held_out_pairs, note)
-        record = verified(record, verification)
+        verification = VerificationInputs(folder, resolved, written, tokenizer, asked, held_out_pairs, note)
+        record = verify_merge(record, verification)
         record.seconds["verification"] = round(time.monotonic() - began, 2)
         files = {
             str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()
         }
         record = replace(record, files=files)
         if not record.verified:
-            raise _kept_unverified(record, folder, resolved.output)
+            raise _keep_unverified(record, folder, resolved.output)
         record.write(folder)
     return MergeResult(resolved.output, False, record, time.monotonic() - started)
 
 
-def _kept_unverified(record: MergeRecord, folder: Path, output: Path) -> RunError:
+def _keep_unverified(record: MergeRecord, folder: Path, output: Path) -> RunError:
     """The error of a merge that failed its verification, which is kept beside ``output`` with the verdict in merge.json."""
     record.write(folder)
     kept = keep_beside(folder, output)
     return RunError(
         f"the merge failed its verification twice: {record.problem}",
-        remedy=f"It is kept in {kept}, with the verdict in {NAME}; nothing uses it. Merge again; where it stays so, try "
+        remedy=f"It is kept in {kept}, with the verdict in {FILE_NAME}; nothing uses it. Merge again; where it stays so, try "
         "--dtype float32, and please report it. Remove the folder when you are done.",
     )
 
 
-def _planned_record(target: MergeTarget) -> MergeRecord:
+def _new_record(target: MergeTarget) -> MergeRecord:
     """What merge.json will say about the origin."""
     from importlib.metadata import version
 
@@ -209,18 +209,19 @@ def _planned_record(target: MergeTarget) -> MergeRecord:
     )
 
 
-def _existing(output: Path, planned: MergeRecord, overwrite: bool) -> MergeRecord | None:
+def _existing_merge(output: Path, planned: MergeRecord, overwrite: bool) -> MergeRecord | None:
     """The record of an output that already is what is asked for. Raises UsageError where it is something else."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
     record = MergeRecord.read(output) if output.is_dir() else None
     if record is None:
         raise UsageError(
-            f"{output} exists and is no merged model: it holds no {NAME}.", remedy="Choose another -o, or remove it."
+            f"{output} exists and is no merged model: it holds no {FILE_NAME}.",
+            remedy="Choose another -o, or remove it.",
         )
     if overwrite:
         return None
-    if record.verified and record.same_origin(planned) and record.is_whole(output):
+    if record.verified and record.same_origin(planned) and record.is_complete(output):
         return record
     if not record.verified:
         raise UsageError(
@@ -233,7 +234,7 @@ def _existing(output: Path, planned: MergeRecord, overwrite: bool) -> MergeRecor
     )
 
 
-def _tokenizer(target: MergeTarget) -> PreTrainedTokenizerBase:
+def _load_tokenizer(target: MergeTarget) -> PreTrainedTokenizerBase:
     """The tokenizer that was saved with the adapter, else the base's."""
     from orpo_cli.model.tokenizer import load_saved_tokenizer, load_tokenizer
 

@@ -12,7 +12,7 @@ from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import UsageError
 from orpo_cli.json_files import read_json_object_or_empty
 
-NAME = "merge.json"
+FILE_NAME = "merge.json"
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -59,13 +59,13 @@ class MergeRecord:
 
     def write(self, folder: Path) -> None:
         """Write merge.json into ``folder``."""
-        atomic_write_text(folder / NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+        atomic_write_text(folder / FILE_NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> MergeRecord | None:
         """The record of a merged folder; None where there is none that can be read."""
         try:
-            return cls(**read_json_object_or_empty(folder / NAME))
+            return cls(**read_json_object_or_empty(folder / FILE_NAME))
         except TypeError:
             return None
 
@@ -76,7 +76,7 @@ class MergeRecord:
             for name in ("adapter_sha256", "base", "base_revision", "quantization", "dtype", "into", "adapters")
         )
 
-    def is_whole(self, folder: Path) -> bool:
+    def is_complete(self, folder: Path) -> bool:
         """Whether every recorded file is still in ``folder`` with its size."""
         return all(
             (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in self.files.items()

@@ -70,7 +70,7 @@ def resolve_target(
             f"{len(weights)} --weight for {1 + len(others)} adapters.",
             remedy="Give one for RUN_OR_ADAPTER and one for each --adapter, in this order; or none, which is 1 for each.",
         )
-    found = _of_one(target, output, base=base, dtype=dtype, max_shard_size=max_shard_size)
+    found = _resolve_one(target, output, base=base, dtype=dtype, max_shard_size=max_shard_size)
     if into is not None and found.quantization is None:
         raise UsageError(
             f"--into {into}: the base was not quantized in training, as far as {target} says; there is only one to merge into.",
@@ -78,21 +78,24 @@ def resolve_target(
         )
     shares = list(weights) or [1.0] * (1 + len(others))
     adapters = [Adapter(found.adapter, shares[0])]
-    adapters += [Adapter(_other(each, found, base), share) for each, share in zip(others, shares[1:], strict=True)]
+    adapters += [
+        Adapter(_resolve_other_adapter(each, found, base), share)
+        for each, share in zip(others, shares[1:], strict=True)
+    ]
     return replace(found, adapters=tuple(adapters), into="original" if into == "original" else "trained")
 
 
-def _other(path: Path, first: MergeTarget, base: str | None) -> Path:
+def _resolve_other_adapter(path: Path, first: MergeTarget, base: str | None) -> Path:
     """The folder of a further adapter. Raises UsageError where it was trained on another base."""
-    rundir = _run_of(path) if path.is_dir() else None
+    rundir = _find_run(path) if path.is_dir() else None
     if rundir is not None:
-        second = _of_one(path, Path(), base=None, dtype=None, max_shard_size=None)
+        second = _resolve_one(path, Path(), base=None, dtype=None, max_shard_size=None)
         folder, quantization = second.adapter, second.quantization
         name: Any = second.section.model_name_or_path
     else:
         if not path.is_dir():
             raise UsageError(f"--adapter {path}: no such folder.")
-        folder, name, quantization = path, _adapter_config(path).get("base_model_name_or_path"), first.quantization
+        folder, name, quantization = path, _read_adapter_config(path).get("base_model_name_or_path"), first.quantization
     if base is None and name != first.section.model_name_or_path:
         raise UsageError(
             f"--adapter {path} was trained on {name}, not on {first.section.model_name_or_path}.",
@@ -105,14 +108,14 @@ def _other(path: Path, first: MergeTarget, base: str | None) -> Path:
     return folder
 
 
-def _of_one(
+def _resolve_one(
     target: Path, output: Path | None, *, base: str | None, dtype: str | None, max_shard_size: str | None
 ) -> MergeTarget:
     if not target.is_dir():
         raise UsageError(f"{target}: no such folder.", remedy="Give a run directory, or the folder of a PEFT adapter.")
-    rundir = _run_of(target)
+    rundir = _find_run(target)
     if rundir is None:
-        return _bare(target, output, base=base, dtype=dtype, max_shard_size=max_shard_size)
+        return _resolve_bare_adapter(target, output, base=base, dtype=dtype, max_shard_size=max_shard_size)
 
     plan = rundir.read_plan()
     if plan.lora is None:
@@ -139,7 +142,7 @@ def _of_one(
     )
 
 
-def _run_of(target: Path) -> RunDir | None:
+def _find_run(target: Path) -> RunDir | None:
     """The run that ``target`` is, or whose result or checkpoint it is."""
     target = target.absolute()
     itself, parent, checkpoints_of = RunDir(target), RunDir(target.parent), RunDir(target.parent.parent)
@@ -152,10 +155,10 @@ def _run_of(target: Path) -> RunDir | None:
     return None
 
 
-def _bare(
+def _resolve_bare_adapter(
     adapter: Path, output: Path | None, *, base: str | None, dtype: str | None, max_shard_size: str | None
 ) -> MergeTarget:
-    config = _adapter_config(adapter)
+    config = _read_adapter_config(adapter)
     if output is None:
         raise UsageError(
             f"{adapter} is an adapter outside of a run.", remedy="Say where the merged model goes with -o."
@@ -171,7 +174,7 @@ def _bare(
         raise UsageError(f"{adapter}: its base model: {error.message}", remedy="Give the base with --base.") from error
     revision = "main" if base is not None else (config.get("revision") or "main")
     section = ModelSection(model_name_or_path=str(name), model_revision=revision)
-    section = section.model_copy(update={"dtype": _dtype_of(section), "attn_implementation": "sdpa"})
+    section = section.model_copy(update={"dtype": _base_dtype(section), "attn_implementation": "sdpa"})
     return MergeTarget(
         adapters=(Adapter(adapter),),
         rundir=None,
@@ -184,7 +187,7 @@ def _bare(
     )
 
 
-def _adapter_config(adapter: Path) -> dict[str, Any]:
+def _read_adapter_config(adapter: Path) -> dict[str, Any]:
     path = adapter / "adapter_config.json"
     if not path.is_file():
         kind = "a model, not an adapter" if (adapter / "config.json").is_file() else "neither a run nor a PEFT adapter"
@@ -195,7 +198,7 @@ def _adapter_config(adapter: Path) -> dict[str, Any]:
     return read_json_object(path, remedy="Download or save the adapter again.")
 
 
-def _dtype_of(section: ModelSection) -> str:
+def _base_dtype(section: ModelSection) -> str:
     """The type of the base's weights as its configuration says; float32 where it does not."""
     from orpo_cli.model.base_model import load_config
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Beginnings (init_lora_weights) that leave the base as it is, and those that can be had again from the base alone.
-HARMLESS_STARTS = (True, False, "gaussian", "orthogonal", "eva", "mica")
-REPEATABLE_STARTS = ("pissa", "olora")
+BASE_PRESERVING_INITS = (True, False, "gaussian", "orthogonal", "eva", "mica")
+RECOMPUTABLE_INITS = ("pissa", "olora")
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Adapter:
             raise UsageError(f"{self.folder}: its adapter_config.json cannot be read: {error}") from error
 
     @property
-    def start(self) -> Any:
+    def init_lora_weights(self) -> Any:
         """Its init_lora_weights; PEFT reads some of them only where a further package is installed."""
         return read_json_object_or_empty(self.folder / "adapter_config.json").get("init_lora_weights", True)
 
 
-def attach(base: PreTrainedModel, adapters: Sequence[Adapter], *, hollow: bool = False) -> PeftModel:
+def load_adapters(base: PreTrainedModel, adapters: Sequence[Adapter], *, on_meta_model: bool = False) -> PeftModel:
     """The adapters on ``base``, in eval mode, named by their number. ``hollow``: on a base without weights.
 
     PEFT loads an adapter that was made for another model with a warning at most, and what found no place does nothing:
@@ -52,13 +52,13 @@ def attach(base: PreTrainedModel, adapters: Sequence[Adapter], *, hollow: bool =
     from safetensors import SafetensorError
 
     model: PeftModel | None = None
-    for name, adapter in zip(names_of(adapters), adapters, strict=True):
+    for name, adapter in zip(adapter_names(adapters), adapters, strict=True):
         config = adapter.config
-        if hollow:
+        if on_meta_model:
             config.init_lora_weights = (
                 True  # what PEFT takes out of the base at the start is for when there are weights
             )
-        options: dict[str, Any] = {"adapter_name": name, "low_cpu_mem_usage": hollow}
+        options: dict[str, Any] = {"adapter_name": name, "low_cpu_mem_usage": on_meta_model}
         try:
             if model is None:
                 model = PeftModel.from_pretrained(base, str(adapter.folder), config=config, **options)
@@ -74,23 +74,23 @@ def attach(base: PreTrainedModel, adapters: Sequence[Adapter], *, hollow: bool =
             raise MachineError(
                 f"{adapter.folder} cannot be read: {error}", remedy="Download or save it again."
             ) from error
-        _check_places(model, name, adapter.folder, base)
+        _check_all_weights_loaded(model, name, adapter.folder, base)
     assert model is not None, "there is an adapter"
-    _weigh(model, adapters)
+    _apply_adapter_weights(model, adapters)
     model.eval()
     return model
 
 
-def names_of(adapters: Sequence[Adapter]) -> list[str]:
+def adapter_names(adapters: Sequence[Adapter]) -> list[str]:
     """What PEFT knows the adapters by."""
     return ["default", *(f"adapter_{number}" for number in range(1, len(adapters)))]
 
 
-def _weigh(model: PeftModel, adapters: Sequence[Adapter]) -> None:
+def _apply_adapter_weights(model: PeftModel, adapters: Sequence[Adapter]) -> None:
     """Activate all adapters, each with its weight."""
     from peft.tuners.lora import LoraLayer
 
-    names = names_of(adapters)
+    names = adapter_names(adapters)
     if len(names) > 1:
         model.base_model.set_adapter(names)
     for name, adapter in zip(names, adapters, strict=True):
@@ -101,7 +101,7 @@ def _weigh(model: PeftModel, adapters: Sequence[Adapter]) -> None:
                 module.scaling[name] *= adapter.weight
 
 
-def _check_places(model: PeftModel, name: str, adapter: Path, base: PreTrainedModel) -> None:
+def _check_all_weights_loaded(model: PeftModel, name: str, adapter: Path, base: PreTrainedModel) -> None:
     from peft import get_peft_model_state_dict, load_peft_weights
 
     stored = set(load_peft_weights(str(adapter), device="cpu"))
@@ -116,11 +116,11 @@ def _check_places(model: PeftModel, name: str, adapter: Path, base: PreTrainedMo
         )
 
 
-def refuse_what_cannot_be_merged(adapters: Sequence[Adapter], *, quantized: bool) -> None:
+def check_mergeable(adapters: Sequence[Adapter], *, quantized: bool) -> None:
     """Raise UsageError for adapters without weights to merge, and for those that would merge into something else."""
     for adapter in adapters:
-        start = adapter.start
-        if start not in (*HARMLESS_STARTS, *REPEATABLE_STARTS):
+        start = adapter.init_lora_weights
+        if start not in (*BASE_PRESERVING_INITS, *RECOMPUTABLE_INITS):
             raise UsageError(
                 f"{adapter.folder} began with init_lora_weights={start!r}, which changed the base in a way that cannot be had "
                 "again from the base alone.",
@@ -138,17 +138,17 @@ def refuse_what_cannot_be_merged(adapters: Sequence[Adapter], *, quantized: bool
                 f"{adapter.folder} has layers that are repeated (lora.layer_replication): several would share one merged weight.",
                 remedy="Use the adapter unmerged.",
             )
-        if start in REPEATABLE_STARTS and quantized:
+        if start in RECOMPUTABLE_INITS and quantized:
             raise UsageError(
                 f"{adapter.folder} began with {start} on a quantized base: what that left of the base is lost.",
                 remedy="Train without quantization, or with another init_lora_weights.",
             )
     if len(adapters) > 1 or adapters[0].weight != 1:
         for adapter in adapters:
-            _refuse_unweighable(adapter)
+            _check_combinable(adapter)
 
 
-def _refuse_unweighable(adapter: Adapter) -> None:
+def _check_combinable(adapter: Adapter) -> None:
     """Only updates that are added to the base can be added to each other."""
     config = adapter.config
     reasons = {
@@ -157,7 +157,7 @@ def _refuse_unweighable(adapter: Adapter) -> None:
         "holds biases": getattr(config, "bias", "none") != "none",
         "holds whole layers (modules_to_save)": bool(getattr(config, "modules_to_save", None)),
         "holds whole embeddings (trainable_token_indices)": bool(getattr(config, "trainable_token_indices", None)),
-        "changed the base at its start": getattr(config, "init_lora_weights", True) in REPEATABLE_STARTS,
+        "changed the base at its start": getattr(config, "init_lora_weights", True) in RECOMPUTABLE_INITS,
     }
     reason = next((each for each, applies in reasons.items() if applies), None)
     if reason is not None:
@@ -167,7 +167,7 @@ def _refuse_unweighable(adapter: Adapter) -> None:
         )
 
 
-def widen(model: PeftModel, dtype: str) -> None:
+def set_compute_dtype(model: PeftModel, dtype: str) -> None:
     """Make a quantized model compute in ``dtype`` with the weights that it has, so that it can be compared closely.
 
     As it is, it computes in bfloat16 (off by 0.09 of the logits' spread on SmolLM2-135M), and in 8 bits it quantizes the
@@ -189,14 +189,14 @@ def widen(model: PeftModel, dtype: str) -> None:
             parameter.data = parameter.data.to(getattr(torch, dtype))
 
 
-def is_exact(model: PreTrainedModel) -> bool:
+def computes_exactly(model: PreTrainedModel) -> bool:
     """Whether ``widen`` could make the model compute with its weights alone: in 8 bits on a GPU it cannot."""
     import bitsandbytes as bnb
 
     return model.device.type == "cpu" or not any(isinstance(each, bnb.nn.Linear8bitLt) for each in model.modules())
 
 
-def dequantized(model: PreTrainedModel, name: str, dtype: str) -> PreTrainedModel:
+def dequantize(model: PreTrainedModel, name: str, dtype: str) -> PreTrainedModel:
     """``model`` with ordinary linear layers in ``dtype`` that hold what its quantized ones stood for."""
     import torch
 

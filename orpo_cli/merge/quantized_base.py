@@ -22,26 +22,26 @@ class QuantizedBase:
     transposed: Collection[str] = ()
     device: str = "cpu"
 
-    def changes(self, name: str) -> bool:
+    def is_quantized(self, name: str) -> bool:
         """Whether a parameter is more than rounded."""
         return name in self.quantized
 
-    def rounded(self, tensor: Tensor) -> Tensor:
+    def to_training_dtype(self, tensor: Tensor) -> Tensor:
         """A tensor in the type that training held it in."""
         import torch
 
         return tensor.to(getattr(torch, self.dtype)) if tensor.is_floating_point() else tensor
 
-    def value(self, name: str, tensor: Tensor) -> Tensor:
+    def training_value(self, name: str, tensor: Tensor) -> Tensor:
         """What training had of a parameter, in float32 where it is a floating-point one."""
-        tensor = self.rounded(tensor)
+        tensor = self.to_training_dtype(tensor)
         if name in self.quantized:
             if name in self.transposed:
-                return self._there_and_back(tensor.T).T.contiguous()
-            return self._there_and_back(tensor)
+                return self._quantize_and_dequantize(tensor.T).T.contiguous()
+            return self._quantize_and_dequantize(tensor)
         return tensor.float() if tensor.is_floating_point() else tensor
 
-    def _there_and_back(self, tensor: Tensor) -> Tensor:
+    def _quantize_and_dequantize(self, tensor: Tensor) -> Tensor:
         """Quantize as transformers does when it loads the base, and dequantize to float32, of which nothing is rounded away."""
         import bitsandbytes as bnb
         import torch

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orpo_cli.errors import RunError
-from orpo_cli.merge.comparison import Questions, check_whole
+from orpo_cli.merge.comparison import ComparisonInputs, compare_models
 from orpo_cli.merge.memory_limit import memory_allowed, type_within
 from orpo_cli.merge.merge_record import MergeRecord
 from orpo_cli.merge.merge_target import MergeTarget
-from orpo_cli.merge.sharded_merge import read_back_digests
-from orpo_cli.merge.write_model import Written
-from orpo_cli.verify.held_out_metrics import held_out_judge
+from orpo_cli.merge.sharded_merge import verify_digests
+from orpo_cli.merge.write_model import WrittenModel
+from orpo_cli.verify.held_out_metrics import make_held_out_metrics
 from orpo_cli.verify.prompts import built_in_prompts, run_prompts
 
 if TYPE_CHECKING:
@@ -25,39 +25,39 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Verification:
+class VerificationInputs:
     """Everything that a verification needs. ``memory``: bytes the process may hold, where the user said so."""
 
     folder: Path
     target: MergeTarget
-    written: Written
+    written: WrittenModel
     tokenizer: PreTrainedTokenizerBase
     memory: int | None
     held_out_pairs: int
     note: Callable[[str], None]
 
 
-def verified(record: MergeRecord, verification: Verification) -> MergeRecord:
+def verify_merge(record: MergeRecord, verification: VerificationInputs) -> MergeRecord:
     """The record with the verdict. Where ``verified`` is false, ``problem`` says why."""
-    first = _verified_once(record, verification)
+    first = _verify_once(record, verification)
     if first.verified:
         return first
     verification.note(f"{first.problem} The verification is repeated, both models computed anew.")
-    second = _verified_once(record, verification)
+    second = _verify_once(record, verification)
     return replace(second, first_verification={"problem": first.problem, "checks": first.checks})
 
 
-def _verified_once(record: MergeRecord, verification: Verification) -> MergeRecord:
+def _verify_once(record: MergeRecord, verification: VerificationInputs) -> MergeRecord:
     try:
         if verification.written.digests:
             verification.note("reading it back, tensor by tensor")
-            read_back_digests(verification.folder, verification.written.digests)
-        return _compared(replace(record, verified=True, verification="tensors"), verification)
+            verify_digests(verification.folder, verification.written.digests)
+        return _compare_with_unmerged(replace(record, verified=True, verification="tensors"), verification)
     except RunError as error:
         return replace(record, verified=False, problem=" ".join(filter(None, (error.message, error.remedy))))
 
 
-def _compared(record: MergeRecord, verification: Verification) -> MergeRecord:
+def _compare_with_unmerged(record: MergeRecord, verification: VerificationInputs) -> MergeRecord:
     """The record with what comparing whole models found, where they fit into the memory; every tensor was compared before."""
     target, written, tokenizer, note = (
         verification.target, verification.written, verification.tokenizer, verification.note,
@@ -66,7 +66,7 @@ def _compared(record: MergeRecord, verification: Verification) -> MergeRecord:
     own = run_prompts(target.rundir.read_plan(), tokenizer) if target.rundir else []
     prompts = general + own
     allowed = memory_allowed(written.largest_file, verification.memory)
-    logits = 3 * 4 * sum(each.numel() for each in prompts) * written.vocabulary  # two models', and a difference
+    logits = 3 * 4 * sum(each.numel() for each in prompts) * written.vocab_size  # two models', and a difference
     computed_in = type_within(written.parameters, logits, target.dtype, allowed)
     if computed_in is None:
         note(
@@ -76,9 +76,9 @@ def _compared(record: MergeRecord, verification: Verification) -> MergeRecord:
         return record
     if computed_in != "float32":
         note(f"the memory does not hold the model in float32: logits are compared in {computed_in}.")
-    judge = held_out_judge(target.rundir, tokenizer, verification.held_out_pairs, note)
-    questions = Questions(tokenizer, prompts, written.ends, judge)
-    verdict = check_whole(verification.folder, target, written.rows, computed_in, questions, note)
+    judge = make_held_out_metrics(target.rundir, tokenizer, verification.held_out_pairs, note)
+    questions = ComparisonInputs(tokenizer, prompts, written.eos_token_ids, judge)
+    verdict = compare_models(verification.folder, target, written.resized_vocab_size, computed_in, questions, note)
     trained = verdict.difference_to_trained
     return replace(
         record,
@@ -86,8 +86,8 @@ def _compared(record: MergeRecord, verification: Verification) -> MergeRecord:
         problem=verdict.problem,
         verification="logits",
         computed_in=computed_in,
-        max_logit_difference=verdict.stored.max_absolute,
-        checks={"stored": verdict.stored.as_dict()},
+        max_logit_difference=verdict.difference.max_absolute,
+        checks={"stored": verdict.difference.as_dict()},
         difference_to_trained=trained.as_dict() if trained else None,
         prompts={"built_in": len(general), "from_run": len(own)},
         generation=verdict.generation,

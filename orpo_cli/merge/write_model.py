@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from orpo_cli.data.pair_encoder import end_token_ids
 from orpo_cli.errors import MachineError
 from orpo_cli.merge.adapter_layers import find_adapted_layers
-from orpo_cli.merge.base_checkpoint import Checkpoint, NotUnderstood, weight_map
+from orpo_cli.merge.base_checkpoint import Checkpoint, UnsupportedCheckpoint, build_weight_map
 from orpo_cli.merge.in_memory_merge import merge_in_memory
 from orpo_cli.merge.memory_limit import memory_allowed, type_within
 from orpo_cli.merge.merge_target import MergeTarget
 from orpo_cli.merge.meta_model import build_meta_model, quantized_parameters
-from orpo_cli.merge.peft_adapters import Adapter, attach, names_of
+from orpo_cli.merge.peft_adapters import Adapter, adapter_names, load_adapters
 from orpo_cli.merge.quantized_base import QuantizedBase
-from orpo_cli.merge.sharded_merge import Merging, Progress, write_shards
+from orpo_cli.merge.sharded_merge import Progress, ShardedMerge, write_shards
 from orpo_cli.merge.tensor_files import SafetensorsFile, TensorSpec
 from orpo_cli.model.save import save_configs, save_model
 from orpo_cli.training.allocator import keep_freed_memory
@@ -30,43 +30,43 @@ Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenModel:
     """A merged model on disk. ``digests``: of the bytes that were written, by name, where tensors were merged one by one."""
 
-    way: str  # for merge.json
-    ends: list[int]  # every end token
+    method: str  # for merge.json
+    eos_token_ids: list[int]  # every end token
     parameters: int
-    vocabulary: int
-    rows: int | None  # of the embedding, where it has grown
+    vocab_size: int
+    resized_vocab_size: int | None  # of the embedding, where it has grown
     largest_file: int  # of the base, in bytes
     tensors: dict[str, float] = field(default_factory=dict)
     untied: frozenset[str] = frozenset()
     digests: dict[str, int] = field(default_factory=dict)
 
 
-def write_merged(
+def write_merged_model(
     folder: Path,
     target: MergeTarget,
     tokenizer: PreTrainedTokenizerBase,
     note: Note,
     progress: Progress,
     memory: int | None,
-) -> Written:
+) -> WrittenModel:
     """Write the whole merged model to ``folder``; ``memory``: bytes the process may hold, where the user said so."""
     keep_freed_memory()  # the next weight takes the place of the last
     model = build_meta_model(target.section)
-    rows = _grown_rows(model, target.adapters[0], tokenizer)
+    rows = _resized_vocab_size(model, target.adapters[0], tokenizer)
     if rows is not None:
         note(f"the vocabulary has grown to {rows} tokens")
         model = build_meta_model(target.section, rows)
     model.generation_config = _generation_config(target, model)
     parameters = sum(each.numel() for each in model.parameters())
     try:
-        checkpoint = Checkpoint.of(target.section)
-        merging = _prepared(model, checkpoint, target, rows)
-    except NotUnderstood as reason:
-        return _written_in_memory(folder, target, tokenizer, model, rows, parameters, str(reason), note, memory)
-    specs = merging.specs()
+        checkpoint = Checkpoint.from_section(target.section)
+        merging = _prepare(model, checkpoint, target, rows)
+    except UnsupportedCheckpoint as reason:
+        return _write_in_memory(folder, target, tokenizer, model, rows, parameters, str(reason), note, memory)
+    specs = merging.output_specs()
     check_disk_for(target.output, sum(spec.bytes for spec in specs.values()))
     note(f"merging {', '.join(str(each.folder) for each in target.adapters)} into {target.section.model_name_or_path}")
     write_shards(merging, folder, target.max_shard_size, progress)
@@ -76,41 +76,42 @@ def write_merged(
             config.tie_word_embeddings = False
     ends = end_token_ids(model, tokenizer)
     save_configs(model, tokenizer, ends, folder, target.dtype)
-    return Written(
-        way="tensor by tensor",
-        ends=ends,
+    return WrittenModel(
+        method="tensor by tensor",
+        eos_token_ids=ends,
         parameters=parameters,
-        vocabulary=model.config.get_text_config().vocab_size,
-        rows=rows,
-        largest_file=checkpoint.largest_file(),
+        vocab_size=model.config.get_text_config().vocab_size,
+        resized_vocab_size=rows,
+        largest_file=checkpoint.largest_file_bytes(),
         tensors={
             "written": len(specs),
             "changed": len(
-                {name for site in merging.sites.sites for name in site.parameters.values()} | set(merging.sites.given)
+                {name for site in merging.adapted_layers.layers for name in site.parameters.values()}
+                | set(merging.adapted_layers.full_weights)
             ),
-            "max_output_difference": max(merging.apart.values(), default=0.0),
+            "max_output_difference": max(merging.output_differences.values(), default=0.0),
         },
         untied=frozenset(merging.untied),
         digests=merging.digests,
     )
 
 
-def _prepared(model: PreTrainedModel, checkpoint: Checkpoint, target: MergeTarget, rows: int | None) -> Merging:
+def _prepare(model: PreTrainedModel, checkpoint: Checkpoint, target: MergeTarget, rows: int | None) -> ShardedMerge:
     """Everything that is known before the first weight is written. The adapters are put on a model of their own."""
     from transformers.pytorch_utils import Conv1D
 
     if getattr(model.config, "quantization_config", None) is not None:
-        raise NotUnderstood(f"{target.section.model_name_or_path} is quantized on disk")
-    weights = weight_map(model, checkpoint)
+        raise UnsupportedCheckpoint(f"{target.section.model_name_or_path} is quantized on disk")
+    weights = build_weight_map(model, checkpoint)
     linear = {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
     quantization = target.merged_quantization
     quantized = quantized_parameters(target.section, quantization) if quantization is not None else set()
-    tuned = attach(build_meta_model(target.section, rows), target.adapters, hollow=True)
+    tuned = load_adapters(build_meta_model(target.section, rows), target.adapters, on_meta_model=True)
     starts = {
         name: getattr(each.config, "init_lora_weights", True)
-        for name, each in zip(names_of(target.adapters), target.adapters, strict=True)
+        for name, each in zip(adapter_names(target.adapters), target.adapters, strict=True)
     }
-    merging = Merging(
+    merging = ShardedMerge(
         checkpoint,
         weights,
         find_adapted_layers(tuned, starts, set(model.state_dict())),
@@ -119,22 +120,22 @@ def _prepared(model: PreTrainedModel, checkpoint: Checkpoint, target: MergeTarge
             quantization=quantization,
             quantized=quantized,
             transposed={f"{name}.weight" for name in linear},
-            device=_device(target),
+            device=_quantization_device(target),
         ),
         target.dtype,
     )
-    merging.settle_ties()
+    merging.find_untied_parameters()
     return merging
 
 
-def _device(target: MergeTarget) -> str:
+def _quantization_device(target: MergeTarget) -> str:
     """Where training quantized the base, if it is here."""
     import torch
 
     return "cuda" if target.device == "cuda" and torch.cuda.is_available() else "cpu"
 
 
-def _written_in_memory(
+def _write_in_memory(
     folder: Path,
     target: MergeTarget,
     tokenizer: PreTrainedTokenizerBase,
@@ -144,7 +145,7 @@ def _written_in_memory(
     reason: str,
     note: Note,
     memory: int | None,
-) -> Written:
+) -> WrittenModel:
     import psutil
     import torch
 
@@ -166,18 +167,18 @@ def _written_in_memory(
     vocabulary = merged.config.get_text_config().vocab_size
     files = list(folder.glob("*.safetensors"))
     written = sum(len(SafetensorsFile(each).specs) for each in files)
-    return Written(
-        way=f"in memory: {reason}",
-        ends=ends,
+    return WrittenModel(
+        method=f"in memory: {reason}",
+        eos_token_ids=ends,
         parameters=parameters,
-        vocabulary=vocabulary,
-        rows=rows,
+        vocab_size=vocabulary,
+        resized_vocab_size=rows,
         largest_file=max([2 * parameters * 4, *(each.stat().st_size for each in files)]),
         tensors={"written": written},
     )
 
 
-def _grown_rows(model: PreTrainedModel, adapter: Adapter, tokenizer: PreTrainedTokenizerBase) -> int | None:
+def _resized_vocab_size(model: PreTrainedModel, adapter: Adapter, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """How many tokens the trained model knew, where that is not what the base's configuration says.
 
     An adapter that holds the whole embedding says it best; else a tokenizer that came with it has more than the base.

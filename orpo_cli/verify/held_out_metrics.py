@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 METRICS = {"loss": "nll_loss", "accuracy": "rewards/accuracies", "margin": "rewards/margins"}
 
 
-def held_out_judge(
+def make_held_out_metrics(
     rundir: RunDir | None, tokenizer: PreTrainedTokenizerBase, pairs: int, note: Callable[[str], None]
 ) -> Callable[[Any], dict[str, float]] | None:
     """What gives a model's loss (NLL a token), accuracy and margin on the first ``pairs`` that the run held out.

@@ -62,7 +62,7 @@ class Tolerance:
     same_argmax: float = 1.0
     max_absolute: float = 0.0
 
-    def holds(self, difference: Difference) -> bool:
+    def allows(self, difference: Difference) -> bool:
         """Whether the difference is within the tolerance; NaN never is."""
         if difference.max_absolute <= self.max_absolute:
             return True
@@ -74,7 +74,7 @@ class Tolerance:
         return f"{self.max_absolute:g}, or {words}" if self.max_absolute else words
 
 
-def logits_of(model: PreTrainedModel, prompts: list[Tensor]) -> list[Tensor]:
+def compute_logits(model: PreTrainedModel, prompts: list[Tensor]) -> list[Tensor]:
     """Float32 logits (tokens, vocabulary) on the CPU for each prompt."""
     import torch
 
@@ -82,7 +82,7 @@ def logits_of(model: PreTrainedModel, prompts: list[Tensor]) -> list[Tensor]:
         return [model(input_ids=ids.to(model.device)).logits[0].float().cpu() for ids in prompts]
 
 
-def compare(reference: list[Tensor], other: list[Tensor]) -> Difference:
+def compare_logits(reference: list[Tensor], other: list[Tensor]) -> Difference:
     """The difference of ``other`` from ``reference``, over all prompts together."""
     largest: LogitPair | None = None
     max_absolute, squares, spread, same, positions = 0.0, 0.0, 0.0, 0, 0

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Of the kinds that models meet: prose, a question, code, numbers, other scripts.
-BUILT_IN = (
+BUILT_IN_PROMPTS = (
     "How long should I boil an egg if I like the yolk soft?",
     "Explain to a ten-year-old why the sky is blue.",
     "Write a polite email that moves Thursday's meeting to Friday morning.",
@@ -31,21 +31,21 @@ BUILT_IN = (
     "Ich hätte gern zwei Brötchen und einen Kaffee, bitte.",
     "東京は日本の首都です。人口は約",
 )
-FROM_RUN = 4
-LONGEST = 512  # tokens of a prompt that are looked at
+RUN_PROMPT_COUNT = 4
+MAX_PROMPT_TOKENS = 512  # tokens of a prompt that are looked at
 
 
 def built_in_prompts(tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
     """Each of BUILT_IN as token ids (1, tokens), as a question in the chat template where there is one."""
     if not tokenizer.chat_template:
-        return _tokenized(tokenizer, list(BUILT_IN), special=True)
+        return _tokenized(tokenizer, list(BUILT_IN_PROMPTS), special=True)
     texts = [
         str(
             tokenizer.apply_chat_template(
                 [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
             )
         )
-        for text in BUILT_IN
+        for text in BUILT_IN_PROMPTS
     ]
     return _tokenized(tokenizer, texts, special=False)
 
@@ -68,7 +68,7 @@ def _prompts_of(source: Source, seed: int, tokenizer: PreTrainedTokenizerBase) -
     with open_source(source, source.path, lambda text: None) as found:
         rows = [
             rename_columns(row.value, source.columns)
-            for row in islice(sample_rows(found, source, seed).rows, 4 * FROM_RUN)
+            for row in islice(sample_rows(found, source, seed).rows, 4 * RUN_PROMPT_COUNT)
         ]
     format_ = detect_format(rows, source.format, source.path)
     pairs = []
@@ -77,10 +77,13 @@ def _prompts_of(source: Source, seed: int, tokenizer: PreTrainedTokenizerBase) -
             pairs.append(format_.read(row, Counter()))
     encoder = PairEncoder(tokenizer)
     texts = [each for each in encoder.render(pairs) if not isinstance(each, RowRejected)]
-    encoded = encoder.tokenize(texts[:FROM_RUN])
-    return [torch.tensor([tokens.prompt[-LONGEST:]]) for tokens in encoded if tokens.prompt]
+    encoded = encoder.tokenize(texts[:RUN_PROMPT_COUNT])
+    return [torch.tensor([tokens.prompt[-MAX_PROMPT_TOKENS:]]) for tokens in encoded if tokens.prompt]
 
 
 def _tokenized(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special: bool) -> list[Tensor]:
-    ids = [tokenizer(text, add_special_tokens=special, return_tensors="pt").input_ids[:, -LONGEST:] for text in texts]
+    ids = [
+        tokenizer(text, add_special_tokens=special, return_tensors="pt").input_ids[:, -MAX_PROMPT_TOKENS:]
+        for text in texts
+    ]
     return [each for each in ids if each.numel()]

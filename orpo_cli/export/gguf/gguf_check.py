@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from orpo_cli.export.checks import check_logits
 from orpo_cli.export.export_record import Checklist
-from orpo_cli.export.reference_logits import Reference
+from orpo_cli.export.reference_logits import ReferenceLogits
 from orpo_cli.model.load_errors import explain_load_errors
 from orpo_cli.verify.logits import Difference
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 TOLERANCE_OF = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "8 bits"}
 # Tokens that llama.cpp takes for an end of turn by their text alone (llama-vocab.cpp, special_eog_ids).
-KNOWN_ENDS = {
+LLAMA_CPP_EOG_TOKENS = {
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
     "<|endoftext|>", "<|end_of_text|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|tool_response>",
     "<｜end▁of▁sentence｜>", "<end_of_utterance>", "<eos>",
 }  # fmt: skip
 
 
-def begins_by_itself(known: Reference) -> bool:
+def adds_bos_token(known: ReferenceLogits) -> bool:
     """Whether llama.cpp must put the beginning-of-text token in front of a text, chats included, as the tokenizer does.
 
     Where a chat template writes none, the model was not trained on chats with one, and llama.cpp would add it to each. Where
@@ -32,16 +32,16 @@ def begins_by_itself(known: Reference) -> bool:
     """
     tokenizer = known.tokenizer
     adds_it = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
-    return bool(adds_it and (not tokenizer.chat_template or known.rendered[0].startswith(str(tokenizer.bos_token))))
+    return bool(adds_it and (not tokenizer.chat_template or known.prompt_texts[0].startswith(str(tokenizer.bos_token))))
 
 
-def end_of_turn(known: Reference) -> list[int]:
+def end_of_turn_ids(known: ReferenceLogits) -> list[int]:
     """End tokens besides the EOS, those first that llama.cpp would not know for one."""
-    others = [each for each in known.ends if each != known.tokenizer.eos_token_id]
-    return sorted(others, key=lambda each: known.tokenizer.convert_ids_to_tokens(each) in KNOWN_ENDS)
+    others = [each for each in known.eos_token_ids if each != known.tokenizer.eos_token_id]
+    return sorted(others, key=lambda each: known.tokenizer.convert_ids_to_tokens(each) in LLAMA_CPP_EOG_TOKENS)
 
 
-def check_metadata(file: Path, known: Reference, checklist: Checklist) -> None:
+def check_metadata(file: Path, known: ReferenceLogits, checklist: Checklist) -> None:
     """Architecture, vocabulary, end tokens and chat template, as they stand in the file."""
     from gguf import GGUFReader
 
@@ -56,17 +56,19 @@ def check_metadata(file: Path, known: Reference, checklist: Checklist) -> None:
     )
     tokens = value("tokenizer.ggml.tokens") or []
     vocabulary = known.tokenizer.get_vocab()
-    wrong = [token for token, index in vocabulary.items() if index >= len(tokens) or not _same(token, tokens[index])]
+    wrong = [
+        token for token, index in vocabulary.items() if index >= len(tokens) or not _is_same_token(token, tokens[index])
+    ]
     found = (
         f"{len(tokens)} tokens in the model's order" if not wrong else f"{len(wrong)} tokens are others: {wrong[0]!r}"
     )
     checklist.check("vocabulary", not wrong, found)
     ids = [value(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom")]
-    texts = {each: str(known.tokenizer.convert_ids_to_tokens(each)) for each in known.ends}
-    missing = [text for each, text in texts.items() if each not in ids and text not in KNOWN_ENDS]
+    texts = {each: str(known.tokenizer.convert_ids_to_tokens(each)) for each in known.eos_token_ids}
+    missing = [text for each, text in texts.items() if each not in ids and text not in LLAMA_CPP_EOG_TOKENS]
     words = ", ".join(texts.values()) if not missing else f"llama.cpp would not stop at {', '.join(missing)}"
     checklist.check("end tokens", bool(texts) and not missing, words or "the model has none, and would never stop")
-    begins = begins_by_itself(known)
+    begins = adds_bos_token(known)
     stored = bool(value("tokenizer.ggml.add_bos_token"))
     checklist.check(
         "beginning of text", stored == begins, f"llama.cpp puts {'its token' if stored else 'none'} in front"
@@ -78,7 +80,7 @@ def check_metadata(file: Path, known: Reference, checklist: Checklist) -> None:
     )
 
 
-def _same(token: str, stored: str) -> bool:
+def _is_same_token(token: str, stored: str) -> bool:
     """The converter writes special tokens without the marks of spaces that a vocabulary has."""
     return token == stored or token.replace("▁", " ").strip() == stored.strip()
 
@@ -91,7 +93,7 @@ def readable_by_transformers(architecture: str) -> bool:
 
 
 def check_weights(
-    file: Path, known: Reference, checklist: Checklist, *, gguf_type: str, attention: str
+    file: Path, known: ReferenceLogits, checklist: Checklist, *, gguf_type: str, attention: str
 ) -> Difference | None:
     """Load the file with transformers and compare its logits with the model's; None where transformers cannot read it."""
     from gguf import GGUFReader
@@ -103,14 +105,14 @@ def check_weights(
     if not readable_by_transformers(architecture):
         checklist.remark("logits", f"not compared: transformers does not read {architecture} from GGUF")
         return None
-    model = _loaded(file, attention)
+    model = _load(file, attention)
     difference = check_logits("logits", model, known, checklist, TOLERANCE_OF.get(gguf_type, "fewer bits"))
     del model
     gc.collect()
     return difference
 
 
-def _loaded(file: Path, attention: str) -> PreTrainedModel:
+def _load(file: Path, attention: str) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -9,30 +9,30 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.errors import MachineError, UsageError
-from orpo_cli.export.checks import round_trip
+from orpo_cli.export.checks import tokenizer_round_trip
 from orpo_cli.export.export_record import Checklist
 from orpo_cli.export.export_source import ExportSource
 from orpo_cli.export.gguf import gguf_check, llama_cpp
-from orpo_cli.export.gguf.converter import TYPES, architectures, convert, converter
+from orpo_cli.export.gguf.converter import CONVERTER_TYPES, convert, install_converter, supported_architectures
 from orpo_cli.export.gguf.ollama_modelfile import write_modelfile
-from orpo_cli.export.gguf.quantize import K_QUANTS, quantize, quantizer
-from orpo_cli.export.reference_logits import Reference
+from orpo_cli.export.gguf.quantize import K_QUANTS, find_quantizer, quantize
+from orpo_cli.export.reference_logits import ReferenceLogits
 
 Note = Callable[[str], None]
 
 # Bytes a weight takes, rounded up; a k-quant keeps some in more bits than its name says.
-BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 1.07, "q6_k": 0.9, "q5_k_m": 0.8, "q5_k_s": 0.8}
-FEWER = 0.7
+BYTES_PER_WEIGHT = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 1.07, "q6_k": 0.9, "q5_k_m": 0.8, "q5_k_s": 0.8}
+BYTES_PER_WEIGHT_BELOW_5_BITS = 0.7
 
 
-def refuse_early(source: ExportSource, types: list[str], note: Note) -> None:
+def check_convertible(source: ExportSource, types: list[str], note: Note) -> None:
     """Raise UsageError for a model that llama.cpp does not know, MachineError for a tool that is missing."""
     if importlib.util.find_spec("gguf") is None:
         raise MachineError("checking a GGUF file needs the package gguf.", remedy="pip install 'orpo-cli[gguf]'")
     if set(types) & set(K_QUANTS):
-        quantizer()
-    converter(note)
-    known, names = architectures(note), source.config().architectures or []
+        find_quantizer()
+    install_converter(note)
+    known, names = supported_architectures(note), source.config().architectures or []
     if not set(names) & set(known):
         raise UsageError(
             f"llama.cpp's converter does not know {', '.join(names) or 'a model without architecture'}. "
@@ -41,62 +41,64 @@ def refuse_early(source: ExportSource, types: list[str], note: Note) -> None:
         )
 
 
-def bytes_needed(parameters: int, types: list[str], dtype: str) -> int:
+def gguf_bytes(parameters: int, types: list[str], dtype: str) -> int:
     """Of disk, at most at a time: all files, and what the largest k-quant is made from."""
-    made_from = BYTES[_intermediate(dtype)] if set(types) & set(K_QUANTS) else 0
-    return int(parameters * (sum(BYTES.get(each, FEWER) for each in types) + made_from))
+    made_from = BYTES_PER_WEIGHT[_intermediate_type(dtype)] if set(types) & set(K_QUANTS) else 0
+    return int(
+        parameters * (sum(BYTES_PER_WEIGHT.get(each, BYTES_PER_WEIGHT_BELOW_5_BITS) for each in types) + made_from)
+    )
 
 
 def write_gguf(
-    source: ExportSource, folder: Path, known: Reference, types: list[str], checklist: Checklist, note: Note
+    source: ExportSource, folder: Path, known: ReferenceLogits, types: list[str], checklist: Checklist, note: Note
 ) -> dict[str, dict[str, float]]:
     """Write a file of each type and a Modelfile into ``folder``, and check them. Returns what comparisons measured."""
     name = re.sub(r"[^\w.-]+", "-", source.name).strip("-") or "model"
     measured: dict[str, dict[str, float]] = {}
     attention = str(source.section().attn_implementation)
-    made_from = folder / f"{name}-{_intermediate(source.dtype)}.gguf"
+    made_from = folder / f"{name}-{_intermediate_type(source.dtype)}.gguf"
     files = {each: folder / f"{name}-{each}.gguf" for each in types}
-    to_convert = {each: file for each, file in files.items() if each in TYPES}
+    to_convert = {each: file for each, file in files.items() if each in CONVERTER_TYPES}
     if set(types) & set(K_QUANTS):
-        to_convert.setdefault(_intermediate(source.dtype), made_from)
+        to_convert.setdefault(_intermediate_type(source.dtype), made_from)
     for gguf_type, file in to_convert.items():
         note(f"converting to {file.name}")
-        begins, ends = gguf_check.begins_by_itself(known), gguf_check.end_of_turn(known)
-        convert(source.folder, file, gguf_type=gguf_type, name=source.name, begins=begins, end_of_turn=ends, note=note)
+        begins, ends = gguf_check.adds_bos_token(known), gguf_check.end_of_turn_ids(known)
+        convert(source.folder, file, gguf_type=gguf_type, name=source.name, add_bos=begins, end_of_turn=ends, note=note)
     for gguf_type, file in files.items():
         if gguf_type in K_QUANTS:
             note(f"quantizing to {file.name}")
             quantize(made_from, file, gguf_type)
     if made_from not in files.values():
         made_from.unlink(missing_ok=True)
-    checklist.check(*round_trip(known))
+    checklist.check(*tokenizer_round_trip(known))
     for gguf_type, file in files.items():
         note(f"checking {file.name}")
-        measured |= _checked(
+        measured |= _check_file(
             file, known, gguf_type, checklist, attention, prefix=f"{gguf_type}: " if len(files) > 1 else ""
         )
     write_modelfile(folder, next(iter(files.values())).name, known, checklist)
     return measured
 
 
-def _checked(
-    file: Path, known: Reference, gguf_type: str, checklist: Checklist, attention: str, prefix: str
+def _check_file(
+    file: Path, known: ReferenceLogits, gguf_type: str, checklist: Checklist, attention: str, prefix: str
 ) -> dict[str, Any]:
     own = Checklist()
     gguf_check.check_metadata(file, known, own)
     difference = gguf_check.check_weights(file, known, own, gguf_type=gguf_type, attention=attention)
     measured: dict[str, dict[str, float]] = {} if difference is None else {gguf_type: difference.as_dict()}
-    if llama_cpp.installed():
+    if llama_cpp.is_installed():
         found = llama_cpp.check_in_llama_cpp(file, known, own, gguf_type)
         measured |= {f"{gguf_type} in llama.cpp": found} if found else {}
     else:
         own.remark("llama.cpp", "not tried: pip install 'orpo-cli[llama-cpp]' lets the export run what it made")
-    if difference is None and not llama_cpp.installed():
+    if difference is None and not llama_cpp.is_installed():
         own.remark("weights", "NOT compared with the model's: nothing here reads them")
     checklist.items += [{**item, "name": prefix + item["name"]} for item in own.items]
     return measured
 
 
-def _intermediate(dtype: str) -> str:
+def _intermediate_type(dtype: str) -> str:
     """What a k-quant is made from: 16 bits that hold the model's range."""
     return "bf16" if dtype == "bfloat16" else "f16"

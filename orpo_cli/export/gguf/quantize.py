@@ -17,7 +17,7 @@ K_QUANTS = {
 }  # fmt: skip
 
 # In a process of its own: llama.cpp writes to the terminal, and ends the process where something is wrong.
-_THROUGH_PACKAGE = """
+_QUANTIZE_WITH_PACKAGE = """
 import ctypes, sys, llama_cpp
 params = llama_cpp.llama_model_quantize_default_params()
 params.ftype = int(sys.argv[3])
@@ -25,7 +25,7 @@ sys.exit(llama_cpp.llama_model_quantize(sys.argv[1].encode(), sys.argv[2].encode
 """
 
 
-def quantizer() -> str:
+def find_quantizer() -> str:
     """The path of ``llama-quantize``, or the name of the package. Raises MachineError where there is neither."""
     if program := shutil.which("llama-quantize"):
         return program
@@ -42,9 +42,9 @@ def quantizer() -> str:
 def quantize(source: Path, target: Path, gguf_type: str) -> None:
     """Write the k-quant ``gguf_type`` of the GGUF file ``source`` to ``target``. Raises RunError with llama.cpp's words."""
     name, number = K_QUANTS[gguf_type]
-    program = quantizer()
+    program = find_quantizer()
     if program == "llama_cpp":
-        command = [sys.executable, "-P", "-c", _THROUGH_PACKAGE, str(source), str(target), str(number)]
+        command = [sys.executable, "-P", "-c", _QUANTIZE_WITH_PACKAGE, str(source), str(target), str(number)]
     else:
         command = [program, str(source), str(target), name]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

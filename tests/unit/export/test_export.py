@@ -80,15 +80,15 @@ def test_the_same_export_twice_writes_nothing_and_another_one_asks_first(model, 
     export(model, out)
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     (again,) = export(model, out)
-    assert again.already
+    assert again.already_exported
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
     with pytest.raises(UsageError, match="another export"):
         export(model, out, dtype="float16")
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
     (other,) = export(model, out, dtype="float16", overwrite=True)
-    assert not other.already
+    assert not other.already_exported
     assert weights(out)["lm_head.weight"].dtype == torch.float16
-    assert not export(model, out, dtype="float16", overwrite=True)[0].already
+    assert not export(model, out, dtype="float16", overwrite=True)[0].already_exported
 
 
 def test_another_model_under_the_same_name_is_another_export(model, tmp_path):
@@ -163,7 +163,7 @@ def test_an_export_with_a_failed_check_is_kept_under_another_name(model, tmp_pat
         assert str(tmp_path / name) in caught.value.remedy
         record = ExportRecord.read(tmp_path / name)
         assert not record.verified
-        assert record.is_whole(tmp_path / name)
+        assert record.is_complete(tmp_path / name)
         assert record.first_checklist == record.checklist  # written and compared twice
     assert {path.name for path in tmp_path.iterdir()} == {"out.unverified", "out.unverified-2"}
     (tmp_path / "out.unverified").rename(tmp_path / "out")
@@ -174,7 +174,7 @@ def test_an_export_with_a_failed_check_is_kept_under_another_name(model, tmp_pat
 def test_a_comparison_that_fails_once_passes_the_second_time_and_says_so(model, tmp_path, orpo_here, monkeypatch):
     from orpo_cli.export import reference_logits
 
-    logits_of, calls = reference_logits.logits_of, []
+    logits_of, calls = reference_logits.compute_logits, []
 
     def differing(*arguments):
         logits = logits_of(*arguments)
@@ -183,7 +183,7 @@ def test_a_comparison_that_fails_once_passes_the_second_time_and_says_so(model, 
         calls.append(None)
         return logits
 
-    monkeypatch.setattr(reference_logits, "logits_of", differing)
+    monkeypatch.setattr(reference_logits, "compute_logits", differing)
     done = orpo_here("export", model, "--format", "safetensors", "-o", tmp_path / "out", "--quiet")
     assert done.returncode == 0
     assert "the first comparison failed" in done.stderr

@@ -20,8 +20,8 @@ from orpo_cli.export.export_record import Checklist, ExportRecord
 from orpo_cli.export.export_source import resolve_source
 from orpo_cli.export.gguf import converter as converter_module
 from orpo_cli.export.gguf.gguf_check import check_metadata, check_weights
-from orpo_cli.export.gguf.ollama_modelfile import read_turns
-from orpo_cli.export.reference_logits import reference
+from orpo_cli.export.gguf.ollama_modelfile import parse_chat_template
+from orpo_cli.export.reference_logits import compute_reference
 from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 
 OWN_END = "<|fin|>"  # llama.cpp does not know it for an end by its text
@@ -80,8 +80,8 @@ def test_the_modelfile_names_the_file_the_template_and_the_stops(out):
 def test_a_file_of_another_model_does_not_pass(out, tmp_path):
     """Other weights, another template and another end token, each seen by its own check."""
     other = make_model(tmp_path / "other", tokenizer=llama_tokenizer(template=CHATML + " ", end="<|stop|>"), seed=7)
-    known, checklist = reference(resolve_source(other), "float32"), Checklist()
-    known = replace(known, ends=[*known.ends, known.tokenizer.convert_tokens_to_ids("<0x0A>")])
+    known, checklist = compute_reference(resolve_source(other), "float32"), Checklist()
+    known = replace(known, eos_token_ids=[*known.eos_token_ids, known.tokenizer.convert_tokens_to_ids("<0x0A>")])
     check_metadata(out / "mine-f16.gguf", known, checklist)
     check_weights(out / "mine-f16.gguf", known, checklist, gguf_type="f16", attention="sdpa")
     assert failed(checklist) == {"vocabulary", "end tokens", "chat template", "logits"}
@@ -139,7 +139,7 @@ def test_k_quants_without_llama_cpps_quantizer_are_refused_before_the_work(model
 def test_a_translated_template_writes_what_the_chat_template_writes(name):
     """Where it can be translated: Mistral's and Gemma's put the system message into the first question."""
     tokenizer = llama_tokenizer(template=BUILTIN_CHAT_TEMPLATES[name])
-    turns = read_turns(tokenizer)
+    turns = parse_chat_template(tokenizer)
     assert (turns is None) == (name in ("mistral", "gemma"))
     if turns is None:
         return
@@ -152,14 +152,14 @@ def test_a_translated_template_writes_what_the_chat_template_writes(name):
     for messages in (conversation, conversation[1:], conversation[1:2]):
         expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert turns.render(messages) == expected
-    assert turns.go().count("{{ .Content }}") == 3
+    assert turns.to_go_template().count("{{ .Content }}") == 3
 
 
 def test_a_templates_own_system_message_becomes_ollamas():
     own = "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}"
-    turns = read_turns(llama_tokenizer(template=own + CHATML))
+    turns = parse_chat_template(llama_tokenizer(template=own + CHATML))
     assert turns is not None
-    assert turns.system == "Be kind."
+    assert turns.default_system == "Be kind."
     assert turns.render([{"role": "user", "content": "Hi"}]) == (
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     )

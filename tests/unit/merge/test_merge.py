@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from orpo_cli.errors import MachineError, RunError, UsageError
 from orpo_cli.merge.merge import merge
-from orpo_cli.merge.merge_record import NAME
+from orpo_cli.merge.merge_record import FILE_NAME
 from orpo_cli.recipe.schema import DatasetSection, MergeSection, ModelSection, Source
 from orpo_cli.rundir import RunDir
 
@@ -144,7 +144,7 @@ def test_merged_folder_ends_answers_and_has_the_chat_template(run):
     assert set(tokenizer.convert_ids_to_tokens(ends)) == {"<|endoftext|>", "<|im_end|>"}
     assert "<|im_start|>" in tokenizer.chat_template
     names = {path.name for path in output.iterdir()}
-    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", NAME} <= names
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", FILE_NAME} <= names
     assert (output / "model.safetensors").stat().st_mode == (output / "config.json").stat().st_mode
 
 
@@ -154,7 +154,9 @@ def test_the_prompts_of_the_run_are_compared_where_they_are_at_hand(tmp_path, ba
     dataset = DatasetSection(train=[Source(path=str(tmp_path / "pairs.jsonl"))], max_prompt_length=64)
     record = merge(make_run(tmp_path / "run", base, dataset=dataset).root).record
     assert record.prompts == {"built_in": 8, "from_run": 4}
-    assert "Question" not in (tmp_path / "run" / "merged" / NAME).read_text()  # merge.json is published with the model
+    assert (
+        "Question" not in (tmp_path / "run" / "merged" / FILE_NAME).read_text()
+    )  # merge.json is published with the model
 
 
 def test_a_base_with_invalid_generation_settings_is_merged_all_the_same(tmp_path, base):
@@ -170,7 +172,7 @@ def test_a_second_merge_says_that_it_is_done_and_touches_nothing(run):
     first = merge(run.root)
     before = (first.output / "model.safetensors").stat()
     second = merge(run.root)
-    assert second.already
+    assert second.already_merged
     assert second.as_dict()["status"] == "unchanged"
     assert (first.output / "model.safetensors").stat() == before
 
@@ -189,8 +191,8 @@ def test_an_output_of_another_merge_is_kept_unless_overwritten(run, change):
         merge(run.root, dtype=dtype)
     assert "--overwrite" in (error.value.remedy or "")
     assert (output / "model.safetensors").read_bytes() == before
-    assert not merge(run.root, dtype=dtype, overwrite=True).already
-    assert merge(run.root, dtype=dtype).already
+    assert not merge(run.root, dtype=dtype, overwrite=True).already_merged
+    assert merge(run.root, dtype=dtype).already_merged
     assert leftovers(run.root) == []
 
 
@@ -302,7 +304,7 @@ def test_weights_that_the_disk_lost_are_noticed(run, monkeypatch):
     with pytest.raises(RunError, match="stored model differs from what was merged"):
         merge(run.root)
     assert not run.merged.exists()
-    assert "up_proj" in json.loads((run.root / "merged.unverified" / NAME).read_text())["problem"]
+    assert "up_proj" in json.loads((run.root / "merged.unverified" / FILE_NAME).read_text())["problem"]
     assert leftovers(run.root) == []
 
 
@@ -425,4 +427,4 @@ def test_two_merges_into_the_same_place_do_not_meet(run):
         os.kill(process, signal.SIGCONT)
         status = ended(process)
     assert status == 0
-    assert merge(run.root).already
+    assert merge(run.root).already_merged

@@ -16,10 +16,10 @@ from support.tiny_run import byte_tokenizer
 
 from orpo_cli.errors import UsageError
 from orpo_cli.merge import write_model
-from orpo_cli.merge.base_checkpoint import NotUnderstood
+from orpo_cli.merge.base_checkpoint import UnsupportedCheckpoint
 from orpo_cli.merge.merge_target import MergeTarget
 from orpo_cli.merge.peft_adapters import Adapter
-from orpo_cli.merge.write_model import Written, write_merged
+from orpo_cli.merge.write_model import WrittenModel, write_merged_model
 from orpo_cli.recipe.schema import ModelSection
 
 WORDS = 300  # more than the tokenizer has
@@ -63,7 +63,7 @@ def adapted(tmp_path: Path, config: Any, keywords: dict[str, Any], dtype: torch.
     tuned.save_pretrained(tmp_path / "adapter")
 
 
-def merged(tmp_path: Path, *adapters: Adapter, dtype: str = "float32", trained_in: str = "float32") -> Written:
+def merged(tmp_path: Path, *adapters: Adapter, dtype: str = "float32", trained_in: str = "float32") -> WrittenModel:
     target = MergeTarget(
         adapters=adapters or (Adapter(tmp_path / "adapter"),),
         rundir=None,
@@ -75,7 +75,9 @@ def merged(tmp_path: Path, *adapters: Adapter, dtype: str = "float32", trained_i
         max_shard_size="60KB",
     )
     (tmp_path / "out").mkdir()
-    return write_merged(tmp_path / "out", target, byte_tokenizer(), lambda text: None, lambda done, of: None, None)
+    return write_merged_model(
+        tmp_path / "out", target, byte_tokenizer(), lambda text: None, lambda done, of: None, None
+    )
 
 
 def load(folder: Path) -> Any:
@@ -98,7 +100,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_merged_is_unmerged(tmp_path, architecture, tied, variant):
     adapted(tmp_path, CONFIGS[architecture](tied), VARIANTS[variant])
     written = merged(tmp_path)
-    assert written.way == "tensor by tensor"
+    assert written.method == "tensor by tensor"
     tuned = PeftModel.from_pretrained(load(tmp_path / "base"), tmp_path / "adapter").eval()
     expected = logits(tuned)
     assert (expected - logits(load(tmp_path / "base"))).abs().max() > 1e-2
@@ -119,7 +121,7 @@ def test_experts_are_merged_into_the_tensors_that_the_base_has_on_disk(tmp_path)
         "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
     }
     adapted(tmp_path, CONFIGS["mixtral"](False), keywords)
-    assert merged(tmp_path).way == "tensor by tensor"
+    assert merged(tmp_path).method == "tensor by tensor"
     tuned = PeftModel.from_pretrained(load(tmp_path / "base"), tmp_path / "adapter").eval()
     assert (logits(load(tmp_path / "out")) - logits(tuned)).abs().max() <= 1e-4
     tuned.merge_and_unload(safe_merge=True).save_pretrained(tmp_path / "peft")
@@ -147,7 +149,7 @@ def test_other_ways_to_store_a_base_are_read(tmp_path, kind):
 
         path = tmp_path / "base" / "model.safetensors"
         save_file({name.removeprefix("transformer."): each for name, each in load_file(path).items()}, path)
-    assert merged(tmp_path).way == "tensor by tensor"
+    assert merged(tmp_path).method == "tensor by tensor"
     tuned = PeftModel.from_pretrained(load(tmp_path / "base"), tmp_path / "adapter").eval()
     assert (logits(load(tmp_path / "out")) - logits(tuned)).abs().max() <= 1e-4
 
@@ -159,7 +161,7 @@ def test_a_grown_vocabulary_has_the_rows_of_the_adapter(tmp_path):
     tuned = get_peft_model(base, LoraConfig(r=4, target_modules=ATTENTION, modules_to_save=["embed_tokens", "lm_head"]))
     tuned.save_pretrained(tmp_path / "adapter")
     written = merged(tmp_path)
-    assert written.rows == WORDS + 8
+    assert written.resized_vocab_size == WORDS + 8
     found = weights(tmp_path / "out")
     assert torch.equal(found["model.embed_tokens.weight"], base.get_input_embeddings().weight)
     assert load(tmp_path / "out").config.vocab_size == WORDS + 8
@@ -205,22 +207,22 @@ def test_files_are_laid_out_as_safetensors_writes_them(tmp_path):
 
 
 def not_understood(*_: Any) -> Any:
-    raise NotUnderstood("its weights lie in a way that is new here")
+    raise UnsupportedCheckpoint("its weights lie in a way that is new here")
 
 
 @pytest.mark.parametrize("variant", ["lora", "dora", "pissa", "head"])
 @pytest.mark.parametrize("architecture", ["llama", "gemma"])
 def test_what_cannot_be_merged_tensor_by_tensor_is_merged_in_memory(tmp_path, monkeypatch, architecture, variant):
     adapted(tmp_path, CONFIGS[architecture](False), VARIANTS[variant])
-    monkeypatch.setattr(write_model, "weight_map", not_understood)
-    assert merged(tmp_path).way == "in memory: its weights lie in a way that is new here"
+    monkeypatch.setattr(write_model, "build_weight_map", not_understood)
+    assert merged(tmp_path).method == "in memory: its weights lie in a way that is new here"
     tuned = PeftModel.from_pretrained(load(tmp_path / "base"), tmp_path / "adapter").eval()
     assert (logits(load(tmp_path / "out")) - logits(tuned)).abs().max() <= 1e-4
 
 
 def test_in_memory_adapters_on_tied_ends_are_refused_as_one_matrix_cannot_hold_them(tmp_path, monkeypatch):
     adapted(tmp_path, CONFIGS["llama"](True), VARIANTS["ends"])
-    monkeypatch.setattr(write_model, "weight_map", not_understood)
+    monkeypatch.setattr(write_model, "build_weight_map", not_understood)
     with pytest.raises(UsageError, match="ties to its other end"):
         merged(tmp_path)
 

@@ -38,7 +38,7 @@ def test_twenty_merges_killed_at_random_moments_leave_nothing_half(tmp_path, bef
             record = MergeRecord.read(run.merged)
             assert record is not None
             assert record.verified
-            assert record.is_whole(run.merged)
+            assert record.is_complete(run.merged)
             limit = 1e-4 if record.dtype == "float32" else 0.2
             assert (stored_logits(run.merged) - expected).abs().max() <= limit
     assert finished < 10  # some were killed on their way

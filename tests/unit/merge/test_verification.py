@@ -13,10 +13,10 @@ from support.tiny_run import make_base, make_run
 from orpo_cli.errors import RunError, UsageError
 from orpo_cli.merge import comparison, verification
 from orpo_cli.merge.merge import merge
-from orpo_cli.merge.merge_record import NAME, MergeRecord
-from orpo_cli.merge.sharded_merge import Merging
+from orpo_cli.merge.merge_record import FILE_NAME, MergeRecord
+from orpo_cli.merge.sharded_merge import ShardedMerge
 from orpo_cli.rundir import RunDir
-from orpo_cli.verify.logits import LogitPair, compare
+from orpo_cli.verify.logits import LogitPair, compare_logits
 
 CHANGED = "model.layers.1.mlp.up_proj.weight"
 
@@ -34,19 +34,19 @@ def run(tmp_path: Path, base: Path) -> RunDir:
 @pytest.fixture
 def merging_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """One matrix of every merge is wrong, in the file and in its digest."""
-    tensors = Merging.tensors
+    tensors = ShardedMerge.merged_tensors
 
     def wrong(self):
         for name, tensor in tensors(self):
             yield name, tensor * 1.5 if name == CHANGED else tensor
 
-    monkeypatch.setattr(Merging, "tensors", wrong)
+    monkeypatch.setattr(ShardedMerge, "merged_tensors", wrong)
 
 
 @pytest.fixture
 def differing_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first model that is computed has another logit for one token."""
-    logits_of, calls = comparison.logits_of, []
+    logits_of, calls = comparison.compute_logits, []
 
     def differing(model, prompts):
         logits = logits_of(model, prompts)
@@ -56,7 +56,7 @@ def differing_once(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append(model)
         return logits
 
-    monkeypatch.setattr(comparison, "logits_of", differing)
+    monkeypatch.setattr(comparison, "compute_logits", differing)
 
 
 def test_a_wrong_merge_is_kept_under_another_name_with_prompt_and_position(run, merging_wrong):
@@ -67,7 +67,7 @@ def test_a_wrong_merge_is_kept_under_another_name_with_prompt_and_position(run, 
     assert not run.merged.exists()
     record = MergeRecord.read(kept)
     assert (record.verified, record.verification) == (False, "logits")
-    assert record.is_whole(kept)
+    assert record.is_complete(kept)
     largest = record.checks["stored"]["largest"]
     assert abs(largest["found"] - largest["reference"]) == pytest.approx(record.max_logit_difference)
     assert f"position {largest['position']} of prompt {largest['prompt']}" in caught.value.message
@@ -80,11 +80,11 @@ def test_a_wrong_merge_is_kept_under_another_name_with_prompt_and_position(run, 
 def test_what_was_kept_before_is_never_overwritten_and_no_merge_is_taken_for_it(run, merging_wrong):
     with pytest.raises(RunError):
         merge(run.root)
-    first = (run.root / "merged.unverified" / NAME).read_bytes()
+    first = (run.root / "merged.unverified" / FILE_NAME).read_bytes()
     with pytest.raises(RunError, match="twice") as caught:
         merge(run.root)
     assert "merged.unverified-2" in caught.value.remedy
-    assert (run.root / "merged.unverified" / NAME).read_bytes() == first
+    assert (run.root / "merged.unverified" / FILE_NAME).read_bytes() == first
     (run.root / "merged.unverified-2").rename(run.merged)
     with pytest.raises(UsageError, match="failed its verification"):
         merge(run.root)
@@ -100,7 +100,7 @@ def test_a_merge_that_was_there_stays_where_the_next_one_fails(run, request):
 
 
 def test_a_file_that_changes_between_write_and_comparison_is_found_by_both_checks(run, monkeypatch):
-    read_back = verification.read_back_digests
+    read_back = verification.verify_digests
 
     def changing(folder, digests):
         read_back(folder, digests)
@@ -108,7 +108,7 @@ def test_a_file_that_changes_between_write_and_comparison_is_found_by_both_check
         weights = load_file(path)
         save_file({**weights, CHANGED: torch.zeros_like(weights[CHANGED])}, path, metadata={"format": "pt"})
 
-    monkeypatch.setattr(verification, "read_back_digests", changing)
+    monkeypatch.setattr(verification, "verify_digests", changing)
     with pytest.raises(RunError, match="differs from what was merged") as caught:
         merge(run.root)
     assert CHANGED in caught.value.message
@@ -149,10 +149,10 @@ def test_the_command_warns_of_a_first_failure_and_exits_5_where_it_stays(run, or
 def test_the_largest_difference_is_a_nan_where_there_is_one():
     one, other = [torch.zeros(3, 5), torch.zeros(2, 5)], [torch.zeros(3, 5), torch.zeros(2, 5)]
     other[0][1, 2] = 4.0
-    assert compare(one, other).largest == LogitPair(1, 2, 2, 0.0, 4.0)
+    assert compare_logits(one, other).largest == LogitPair(1, 2, 2, 0.0, 4.0)
     other[1][0, 3] = float("nan")
-    found = compare(one, other)
+    found = compare_logits(one, other)
     assert found.max_absolute != found.max_absolute
     assert (found.largest.prompt, found.largest.position, found.largest.token) == (2, 1, 3)
     other[0][0, 0] = 9.0
-    assert compare(one[::-1], other[::-1]).largest.prompt == 1
+    assert compare_logits(one[::-1], other[::-1]).largest.prompt == 1

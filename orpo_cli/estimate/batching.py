@@ -1,5 +1,7 @@
-"""Which pairs come together in a step, known before training begins since they are drawn from the seed alone, how a step is
-cut up, and how much of the first is checked.
+"""Batching of pairs, known before training: which pairs each step has, how a step is split into micro-batches, how much of
+the first step is compared with trl.
+
+The order of the pairs depends on the seed alone.
 """
 
 from __future__ import annotations
@@ -10,31 +12,29 @@ from itertools import chain, islice
 
 from orpo_cli.plan.plan import Plan
 
-MAX_SIMULATED_PAIRS = 50_000  # pairs that are followed through a run
+MAX_SIMULATED_PAIRS = 50_000  # simulating more takes too long
 
-# Before the first step trl's path computes a few pairs as well (``training.engine.check``). It must not be the peak of the run.
-CHECKED_PAIRS = 2  # pairs that both paths compute
+# Before the first step, trl's own step computes a few pairs, too (``training.engine.check``). This must not be the memory peak of
+# the run.
+CHECKED_PAIRS = 2  # that both steps compute
 MAX_CHECKED_TOKENS = 48  # tokens of each of their sequences, at most
-MAX_CHECKED_LOGITS = (
-    1 << 23
-)  # that trl keeps for them, at most: an eighth of a gigabyte with the copies that it makes of them
+MAX_CHECKED_LOGITS = 1 << 23  # that trl keeps for them, at most: 0.125 GB with its copies
 
 
 def simulate_steps(plan: Plan, count: int) -> Iterator[list[int]] | None:
-    """The places of the pairs of every optimizer step of every process, of ``count`` that training has.
+    """Indices of the pairs of each optimizer step and process, for ``count`` training pairs.
 
-    None where they are drawn in another way than at random or one after the other, are too many to follow, or too few for a batch.
+    None for another sampling strategy than random and sequential, for too many pairs to simulate, or too few for a batch.
     """
     training = plan.training
     strategy = training.get("train_sampling_strategy") or "random"
     most, epochs = training.get("max_steps") or -1, training.get("num_train_epochs") or 1
     taken = plan.total_pairs() or count * max(1, epochs)
     size, drop_last = training["per_device_train_batch_size"], bool(training.get("dataloader_drop_last"))
-    least = size if drop_last else 1  # fewer make no batch, and training says so
+    least = size if drop_last else 1  # fewer make no batch; training reports it
     if strategy not in ("random", "sequential") or max(count, taken) > MAX_SIMULATED_PAIRS or count < least:
         return None
-    processes = plan.launch.num_processes
-    together = (processes if isinstance(processes, int) else 1) * training["gradient_accumulation_steps"]
+    together = plan.launch.num_processes * training["gradient_accumulation_steps"]
     steps = _steps(plan, count, together, random=strategy == "random")
     batches = count // size if drop_last else -(-count // size)
     in_a_pass = -(-batches // together)
@@ -43,22 +43,22 @@ def simulate_steps(plan: Plan, count: int) -> Iterator[list[int]] | None:
 
 
 def split_by_token_budget(sizes: Sequence[int], budget: int) -> list[list[int]]:
-    """The places of ``sizes`` in groups of at most ``budget`` in all (a larger one is alone), largest first; the same for the same."""
+    """First-fit decreasing: indices of ``sizes`` in groups of at most ``budget`` in total; a larger size has its own group."""
     groups: list[list[int]] = []
-    room: list[int] = []
-    for place in sorted(range(len(sizes)), key=lambda place: (-sizes[place], place)):
-        group = next((at for at, free in enumerate(room) if sizes[place] <= free), None)
+    free: list[int] = []  # of each group
+    for index in sorted(range(len(sizes)), key=lambda index: (-sizes[index], index)):
+        group = next((at for at, left in enumerate(free) if sizes[index] <= left), None)
         if group is None:
             groups.append([])
-            room.append(budget)
+            free.append(budget)
             group = len(groups) - 1
-        groups[group].append(place)
-        room[group] -= sizes[place]
+        groups[group].append(index)
+        free[group] -= sizes[index]
     return groups
 
 
 def max_checked_tokens(vocab_size: int) -> int:
-    """Tokens of a sequence that is computed by both paths, at most, where the vocabulary has ``words``."""
+    """The most tokens of a sequence that both steps compute, for a vocabulary of ``vocab_size``."""
     return min(MAX_CHECKED_TOKENS, max(16, MAX_CHECKED_LOGITS // (max(1, vocab_size) * 2 * CHECKED_PAIRS)))
 
 
@@ -80,7 +80,7 @@ def _steps(plan: Plan, count: int, together: int, *, random: bool) -> Iterator[l
 
 
 def _random_order(count: int, seed: int) -> Sequence[int]:
-    """As accelerate's SeedableRandomSampler draws it."""
+    """The order of accelerate's SeedableRandomSampler."""
     import torch
 
     found: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()

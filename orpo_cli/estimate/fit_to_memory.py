@@ -1,8 +1,8 @@
-"""Making a step fit: micro-batches and checkpointing by the memory there is, and what to change where that is not enough."""
+"""Fit to memory: gradient checkpointing and micro-batch size by the memory estimate, and settings that would save memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from orpo_cli.estimate.memory import (
@@ -14,98 +14,95 @@ from orpo_cli.estimate.memory import (
     uses_checkpointing,
     with_training_args,
 )
-from orpo_cli.plan.plan import Plan, Why
-from orpo_cli.recipe.load import LoadedRecipe
-from orpo_cli.recipe.schema import LoraSection, QuantizationSection
+from orpo_cli.plan.plan import Plan, PlanDraft, QuantizationPlan, Why
+from orpo_cli.plan.resolve import complete_by_default
+from orpo_cli.recipe.schema import LoraSection
 
-HEADROOM = 0.9  # of the memory there is; the rest is for what the estimate does not know of
-MAX_TOKENS_PER_MICROBATCH = {
-    "cpu": 2048,
-    "cuda": 32768,
-    "mps": 8192,
-}  # tokens of a micro-batch beyond which nothing gets faster
-MIN_MAX_LENGTH = 128  # tokens that max_length is not made smaller than
+HEADROOM = 0.9  # of the available memory; the rest is for what the estimate does not count
+MAX_TOKENS_PER_MICROBATCH = {"cpu": 2048, "cuda": 32768, "mps": 8192}  # more tokens make no step faster
+MIN_MAX_LENGTH = 128  # tokens; no shorter max_length is proposed
 TOKEN_STEP = 256  # tokens by which a smaller micro-batch is chosen
 
 
 @dataclass(frozen=True)
 class Saving:
-    """A setting that would take less memory: what to write, and the bytes in all with it."""
+    """A setting that takes less memory: what to write in the recipe, and the total bytes with it."""
 
     setting: str
     total: float
 
 
-def fit_to_memory(plan: Plan, loaded: LoadedRecipe, sizing: EstimateInputs) -> Plan:
-    """``plan`` with ``engine.max_tokens_per_microbatch`` and ``gradient_checkpointing`` chosen where the recipe leaves them open."""
-    recipe, training = loaded.recipe, loaded.recipe.training
-    why = dict(plan.why)
-    open_checkpointing = training.gradient_checkpointing is None and training.activation_checkpointing is None
-    open_budget = recipe.engine.max_tokens_per_microbatch == "auto" and plan.engine.fast_path != "off"
-    room = sizing.available_bytes * HEADROOM
-    there = f"of {_gb(sizing.available_bytes)} there are"
-    if open_checkpointing:
-        without = with_training_args(plan, gradient_checkpointing=False)
-        sizes = (
-            [_max_budget(plan, sizing), _min_budget(plan, sizing)]
-            if open_budget
-            else [plan.engine.max_tokens_per_microbatch]
-        )
-        for size in sizes:  # mostly the first fits, and no other is looked at
-            needed = estimate_memory(_with_budget(without, size), sizing).total
-            if needed <= room:
+def fit_to_memory(draft: PlanDraft, inputs: EstimateInputs | None) -> Plan:
+    """Decide ``gradient_checkpointing`` and ``max_tokens_per_microbatch`` where the recipe does not.
+
+    Smaller micro-batches come before checkpointing, since they cost less time. ``inputs`` is None where the model is not
+    known; the usual values are taken then.
+    """
+    if inputs is None:
+        return complete_by_default(draft)
+    available, undecided = inputs.available_bytes, draft.undecided()
+    limit = available * HEADROOM
+    checkpointing, why = False, dict[str, Why]()
+    if "training.gradient_checkpointing" in undecided:
+        for tokens in (_max_budget(draft, inputs), _min_budget(draft, inputs)):  # mostly the first one fits
+            without = draft.complete(max_tokens_per_microbatch=tokens, gradient_checkpointing=False)
+            needed = estimate_memory(without, inputs).total
+            if needed <= limit or "engine.max_tokens_per_microbatch" not in undecided:
                 break
-        wanted = needed > room
-        reason = f"about {_gb(needed)} without it, {there}"
-        plan = with_training_args(plan, gradient_checkpointing=wanted)
+        checkpointing = needed > limit
+        reason = f"about {_gb(needed)} without it, of {_gb(available)} there are"
         why["training.gradient_checkpointing"] = Why(origin="decided", reason=reason)
-    if open_budget:
-        budget, reason = _budget(plan, sizing, room)
-        plan = _with_budget(plan, budget)
-        why["engine.max_tokens_per_microbatch"] = Why(origin="decided", reason=reason)
-    return plan.model_copy(update={"why": why})
+
+    def with_budget(tokens: int) -> Plan:
+        return draft.complete(max_tokens_per_microbatch=tokens, gradient_checkpointing=checkpointing, why=why)
+
+    if "engine.max_tokens_per_microbatch" not in undecided:
+        return with_budget(0)
+    tokens, reason = _budget(with_budget, draft, inputs, limit)
+    why["engine.max_tokens_per_microbatch"] = Why(origin="decided", reason=reason)
+    return with_budget(tokens)
 
 
-def memory_savings(plan: Plan, sizing: EstimateInputs) -> list[Saving]:
-    """What could be changed, in the order of what it saves; only what saves something."""
-    now = estimate_memory(plan, sizing).total
-    tried = [Saving(setting, estimate_memory(*other).total) for setting, other in _cheaper_settings(plan, sizing)]
+def memory_savings(plan: Plan, inputs: EstimateInputs) -> list[Saving]:
+    """Settings that save memory, the largest saving first."""
+    now = estimate_memory(plan, inputs).total
+    tried = [Saving(setting, estimate_memory(*other).total) for setting, other in _cheaper_settings(plan, inputs)]
     return sorted((each for each in tried if each.total < 0.98 * now), key=lambda each: each.total)
 
 
-def verdict(memory: Memory, sizing: EstimateInputs) -> str:
+def verdict(memory: Memory, inputs: EstimateInputs) -> str:
     """``fits``, ``is tight`` or ``does not fit``."""
-    if memory.total > sizing.available_bytes:
+    if memory.total > inputs.available_bytes:
         return "does not fit"
-    return "fits" if memory.total <= HEADROOM * sizing.available_bytes else "is tight"
+    return "fits" if memory.total <= HEADROOM * inputs.available_bytes else "is tight"
 
 
-def _cheaper_settings(plan: Plan, sizing: EstimateInputs) -> Iterator[tuple[str, tuple[Plan, EstimateInputs]]]:
-    """The settings that take less memory; plan and sizing with each alone."""
+def _cheaper_settings(plan: Plan, inputs: EstimateInputs) -> Iterator[tuple[str, tuple[Plan, EstimateInputs]]]:
+    """Settings that take less memory, each with the plan and the inputs that it alone changes."""
     training = plan.training
     if not uses_checkpointing(plan):
-        yield "training.gradient_checkpointing: true", (with_training_args(plan, gradient_checkpointing=True), sizing)
-    least = _min_budget(plan, sizing)
+        yield "training.gradient_checkpointing: true", (with_training_args(plan, gradient_checkpointing=True), inputs)
+    least = _min_budget(plan, inputs)
     batch, steps = training["per_device_train_batch_size"], training["gradient_accumulation_steps"]
     if plan.engine.fast_path != "off" and plan.engine.max_tokens_per_microbatch > least:
-        yield f"engine.max_tokens_per_microbatch: {least}", (_with_budget(plan, least), sizing)
+        yield f"engine.max_tokens_per_microbatch: {least}", (_with_budget(plan, least), inputs)
     elif plan.engine.fast_path == "off" and batch > 1:
         one = with_training_args(plan, per_device_train_batch_size=1, gradient_accumulation_steps=batch * steps)
-        yield f"training.per_device_train_batch_size: 1, gradient_accumulation_steps: {batch * steps}", (one, sizing)
+        yield f"training.per_device_train_batch_size: 1, gradient_accumulation_steps: {batch * steps}", (one, inputs)
     half = training["max_length"] // 2
     if half >= MIN_MAX_LENGTH:
-        shorter = PairLengths(tuple(_truncate(pair, half) for pair in sizing.lengths.pairs), sizing.lengths.measured)
+        shorter = PairLengths(tuple(_truncate(pair, half) for pair in inputs.lengths.pairs), inputs.lengths.measured)
         yield (
             f"training.max_length: {half}",
-            (with_training_args(plan, max_length=half), replace(sizing, lengths=shorter)),
+            (with_training_args(plan, max_length=half), replace(inputs, lengths=shorter)),
         )
     if plan.lora is None:
-        yield "lora: {r: 16}", (plan.model_copy(update={"lora": LoraSection()}), sizing)
+        yield "lora: {r: 16}", (plan.model_copy(update={"lora": LoraSection()}), inputs)
         if plan.device == "cuda" and "8bit" not in training["optim"]:
-            yield "training.optim: paged_adamw_8bit", (with_training_args(plan, optim="paged_adamw_8bit"), sizing)
+            yield "training.optim: paged_adamw_8bit", (with_training_args(plan, optim="paged_adamw_8bit"), inputs)
     elif plan.quantization is None:
-        section = QuantizationSection(load_in_4bit=True, bnb_4bit_compute_dtype=plan.model.dtype)
-        yield "quantization: {load_in_4bit: true}", (plan.model_copy(update={"quantization": section}), sizing)
+        section = QuantizationPlan(load_in_4bit=True, bnb_4bit_compute_dtype=plan.model.dtype)
+        yield "quantization: {load_in_4bit: true}", (plan.model_copy(update={"quantization": section}), inputs)
 
 
 def _truncate(pair: PairSize, longest: int) -> PairSize:
@@ -113,32 +110,35 @@ def _truncate(pair: PairSize, longest: int) -> PairSize:
     return PairSize(prompt, *(min(answer, longest - prompt) for answer in (pair.chosen, pair.rejected)))
 
 
-def _min_budget(plan: Plan, sizing: EstimateInputs) -> int:
-    """Tokens of the longest pair, below which a micro-batch does not get smaller."""
-    longest = sizing.lengths.longest.packed
+def _min_budget(plan: PlanDraft, inputs: EstimateInputs) -> int:
+    """Tokens of the longest pair: a micro-batch has at least one pair."""
+    longest = inputs.lengths.longest.packed
     return max(longest, min(-(-longest // TOKEN_STEP) * TOKEN_STEP, MAX_TOKENS_PER_MICROBATCH[plan.device]))
 
 
-def _max_budget(plan: Plan, sizing: EstimateInputs) -> int:
-    """Tokens beyond which a micro-batch gets nothing faster, but at least the longest pair."""
-    return max(MAX_TOKENS_PER_MICROBATCH[plan.device], _min_budget(plan, sizing))
+def _max_budget(plan: PlanDraft, inputs: EstimateInputs) -> int:
+    """Tokens beyond which no step gets faster, but at least the longest pair."""
+    return max(MAX_TOKENS_PER_MICROBATCH[plan.device], _min_budget(plan, inputs))
 
 
-def _budget(plan: Plan, sizing: EstimateInputs, room: float) -> tuple[int, str]:
-    """The largest micro-batch that fits, and why; between two sizes memory grows in proportion to the tokens."""
-    largest, least = _max_budget(plan, sizing), _min_budget(plan, sizing)
-    top = estimate_memory(_with_budget(plan, largest), sizing).total
-    if top <= room:
-        reason = f"about {_gb(top)} of {_gb(sizing.available_bytes)} there are; more tokens at once would not be faster on {plan.device}"
-        if largest > MAX_TOKENS_PER_MICROBATCH[plan.device]:
-            reason = f"the longest pair that may come; about {_gb(top)} of {_gb(sizing.available_bytes)} there are"
+def _budget(
+    with_budget: Callable[[int], Plan], draft: PlanDraft, inputs: EstimateInputs, limit: float
+) -> tuple[int, str]:
+    """The largest micro-batch that fits, and why; between two sizes memory grows linearly with the tokens."""
+    largest, least = _max_budget(draft, inputs), _min_budget(draft, inputs)
+    available = _gb(inputs.available_bytes)
+    top = estimate_memory(with_budget(largest), inputs).total
+    if top <= limit:
+        if largest > MAX_TOKENS_PER_MICROBATCH[draft.device]:
+            return largest, f"the longest pair that may come; about {_gb(top)} of {available} there are"
+        reason = f"about {_gb(top)} of {available} there are; more tokens at once would not be faster on {draft.device}"
         return largest, reason
-    bottom = estimate_memory(_with_budget(plan, least), sizing).total
-    if bottom > room or least >= largest or top <= bottom:
-        return least, f"the longest pair alone takes about {_gb(bottom)} of {_gb(sizing.available_bytes)} there are"
-    tokens = least + (largest - least) * (room - bottom) / (top - bottom)
+    bottom = estimate_memory(with_budget(least), inputs).total
+    if bottom > limit or least >= largest or top <= bottom:
+        return least, f"the longest pair alone takes about {_gb(bottom)} of {available} there are"
+    tokens = least + (largest - least) * (limit - bottom) / (top - bottom)
     budget = max(least, int(tokens) // TOKEN_STEP * TOKEN_STEP)
-    return budget, f"what fits into {_gb(sizing.available_bytes)}; {largest} would take about {_gb(top)}"
+    return budget, f"what fits into {available}; {largest} would take about {_gb(top)}"
 
 
 def _with_budget(plan: Plan, tokens: int) -> Plan:

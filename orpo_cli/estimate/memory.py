@@ -1,7 +1,7 @@
-"""How much memory and time a step takes, from the configuration of the model and the lengths of the pairs.
+"""Memory estimate of a step, from the configuration of the model and the lengths of the pairs.
 
-Weights, adapter, gradients and optimizer are counted. What lives during forward and backward pass comes from ``Trace``:
-the model's and the engine's own code, run on tensors without content (``orpo_cli.training.memory_trace``).
+Weights, adapter, gradients and optimizer states are counted. Activations come from ``Trace``: the code of the model and of the
+engine, run on tensors without data (``orpo_cli.training.memory_trace``).
 """
 
 from __future__ import annotations
@@ -16,21 +16,20 @@ from orpo_cli.estimate.batching import CHECKED_PAIRS, max_checked_tokens, simula
 from orpo_cli.estimate.parameter_counts import count_trained_by_adapter, optimizer_bytes
 from orpo_cli.machine import Machine
 from orpo_cli.plan.model_facts import ModelFacts
-from orpo_cli.plan.plan import Plan
+from orpo_cli.plan.plan import Plan, PlanDraft
 from orpo_cli.recipe.schema import LoraSection
 
 PROCESS_BYTES = 0.62e9  # on a CPU: Python with torch, transformers, trl and peft; measured
 DEVICE_BYTES = 0.8e9  # on a GPU: the CUDA context and the kernels' workspaces; not measured
-# glibc's heap keeps holes between blocks that live on, which aligned blocks of the same size do not fit into: what it takes
-# for activations, against what lives. Measured (docs/memory.md), as `orpo train` sets the heap; the caching allocator of a GPU is
-# taken to waste a twentieth.
+# Allocated memory over live activations. glibc's heap is fragmented, since aligned blocks do not fit into the gaps between live
+# blocks: measured (docs/memory.md) with the heap settings of `orpo train`. For the caching allocator of a GPU 5% are assumed.
 HEAP_OVERHEAD, CACHE_OVERHEAD = 1.2, 1.05
-TILE_BYTES = 8 * 4096 * 16384  # on a GPU: the head's tile of logits, which is larger there than in the trace
+TILE_BYTES = 8 * 4096 * 16384  # on a GPU: the tile of logits in the head, larger than in the trace
 BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 class PairSize(NamedTuple):
-    """Tokens of a pair: the prompt, and each answer without it."""
+    """Tokens of a pair: the prompt, and each completion without the prompt."""
 
     prompt: int
     chosen: int
@@ -38,20 +37,20 @@ class PairSize(NamedTuple):
 
     @property
     def packed(self) -> int:
-        """Tokens that it takes in a row of the fast path."""
+        """Tokens of the pair in a packed row."""
         return self.prompt + max(0, self.chosen - 1) + max(0, self.rejected - 1)
 
     @property
     def longest(self) -> int:
-        """Tokens of its longer sequence."""
+        """Tokens of the longer sequence."""
         return self.prompt + max(self.chosen, self.rejected)
 
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes that a micro-batch holds at its peak, besides weights and gradients: the layers', and the head's.
+    """Peak bytes of a micro-batch without weights and gradients, of the layers and of the head.
 
-    ``untraced`` says why it is a rough figure from the widths of the layers, where it is.
+    ``untraced``: why this is a rough estimate from the widths of the layers; None for a trace.
     """
 
     layers: float
@@ -60,31 +59,31 @@ class Activations:
 
     @property
     def total(self) -> float:
-        """Both."""
+        """Layers and head."""
         return self.layers + self.head
 
     def plus(self, other: Activations, times: float = 1) -> Activations:
-        """This and ``times`` the other."""
+        """The sum of these and ``times`` the others."""
         return Activations(self.layers + times * other.layers, self.head + times * other.head)
 
 
 @dataclass(frozen=True)
 class Computation:
-    """What decides, beside the architecture, how much a token takes. ``autocast`` is the type it computes in."""
+    """Settings that decide, with the architecture, the memory of a token. ``autocast``: the dtype of its products."""
 
     dtype: str
     autocast: str | None = None
     attention: str = "sdpa"
     lora: LoraSection | None = None
     fast_path: bool = True
-    fused_lora: bool = True  # the fast path computes a linear layer and its adapter in one function where it can
+    fused_lora: bool = True  # the fast path computes a linear layer and its adapter in one function where possible
     upcast_norms: bool = (
-        False  # norms are float32, and linear layers give the type of their input: trl's models in 4 bits
+        False  # norms are float32, and linear layers return the dtype of their input: trl's 4-bit models
     )
     checkpointing: bool = False
     loss_on_prompt: bool = True
     disable_dropout: bool = True
-    accumulates: bool = True  # gradients of other micro-batches are there, to which those of this one are added
+    accumulates: bool = True  # gradients of earlier micro-batches are in memory
 
 
 Trace = Callable[[Computation, Sequence[PairSize]], Activations]
@@ -92,18 +91,18 @@ Trace = Callable[[Computation, Sequence[PairSize]], Activations]
 
 @dataclass(frozen=True)
 class PairLengths:
-    """The lengths of the training pairs; ``known`` says whether they are the data's, or the most that the recipe lets through."""
+    """Lengths of the training pairs. ``measured``: read from the data; else the longest that the recipe allows."""
 
     pairs: tuple[PairSize, ...]
     measured: bool
 
     @property
     def longest(self) -> PairSize:
-        """The pair that takes the most tokens in a row."""
+        """The pair with the most packed tokens."""
         return max(self.pairs, key=lambda pair: pair.packed)
 
     def longest_of(self, count: int) -> PairSize:
-        """The one that ``count`` drawn pairs come to, about: the longest of all where that many are drawn."""
+        """About the longest of ``count`` drawn pairs; the longest of all where that many are drawn."""
         by_size = sorted(self.pairs, key=lambda pair: pair.packed)
         return by_size[min(len(by_size) - 1, round(len(by_size) * count / (count + 1)))]
 
@@ -116,7 +115,7 @@ class PairLengths:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes by part, at the peak of a step."""
+    """Peak bytes of a step, by part."""
 
     process: float
     weights: float
@@ -134,7 +133,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class EstimateInputs:
-    """What an estimate is made from, beside a plan."""
+    """Inputs of an estimate besides the plan."""
 
     machine: Machine
     facts: ModelFacts
@@ -143,7 +142,7 @@ class EstimateInputs:
 
     @property
     def available_bytes(self) -> int:
-        """Bytes that a run may take here."""
+        """Bytes that a run can use on this machine."""
         if self.machine.device_memory_bytes is not None:
             return min(
                 self.machine.device_memory_bytes, self.machine.available_bytes or self.machine.device_memory_bytes
@@ -151,15 +150,15 @@ class EstimateInputs:
         return self.machine.available_bytes or self.machine.ram_bytes
 
 
-def worst_case_lengths(plan: Plan) -> PairLengths:
-    """The longest pair that the plan lets through: a short prompt and two answers that fill ``max_length``."""
+def worst_case_lengths(plan: PlanDraft) -> PairLengths:
+    """The longest pair that the plan allows: a short prompt and two completions that fill ``max_length``."""
     longest = plan.training["max_length"]
-    prompt = max(1, min(plan.dataset.max_prompt_length or longest, longest // 8))
+    prompt = max(1, min(plan.dataset.max_prompt_length, longest // 8))
     return PairLengths((PairSize(prompt, longest - prompt, longest - prompt),), measured=False)
 
 
 def computation_of(plan: Plan) -> Computation:
-    """How ``plan`` computes."""
+    """The computation settings of ``plan``."""
     training = plan.training
     half = "bfloat16" if training.get("bf16") else "float16" if training.get("fp16") else None
     dtype = plan.model.dtype
@@ -183,27 +182,27 @@ def computation_of(plan: Plan) -> Computation:
 
 
 def uses_checkpointing(plan: Plan) -> bool:
-    """Whether activations are computed again in the backward pass."""
+    """Whether activations are recomputed in the backward pass."""
     return bool(plan.training.get("gradient_checkpointing") or plan.training.get("activation_checkpointing"))
 
 
 def pairs_per_step(plan: Plan) -> int:
-    """The pairs that a process takes for an optimizer step."""
+    """Pairs of a process in an optimizer step."""
     return int(plan.training["per_device_train_batch_size"] * plan.training["gradient_accumulation_steps"])
 
 
 def largest_micro_batch(plan: Plan, lengths: PairLengths) -> tuple[list[PairSize], int]:
-    """The pairs of the largest micro-batch of the run, and how many micro-batches its step has.
+    """The pairs of the largest micro-batch of the run, and the number of micro-batches in its step.
 
-    Of the steps themselves where it is known which pairs they draw; otherwise a usual one.
+    From the simulated steps where possible; otherwise from the distribution of the lengths.
     """
     steps = simulate_steps(plan, len(lengths.pairs)) if lengths.measured else None
     if steps is None:
         return _usual_micro_batch(plan, lengths)
     packed = plan.engine.fast_path != "off"
     largest: tuple[int, list[PairSize], int] = (0, [], 1)
-    for places in steps:
-        pairs = [lengths.pairs[place] for place in places]
+    for indices in steps:
+        pairs = [lengths.pairs[index] for index in indices]
         for group, count in _micro_batches(plan, pairs):
             tokens = sum(each.packed for each in group) if packed else len(group) * max(each.longest for each in group)
             if tokens > largest[0]:
@@ -212,18 +211,18 @@ def largest_micro_batch(plan: Plan, lengths: PairLengths) -> tuple[list[PairSize
 
 
 def _micro_batches(plan: Plan, pairs: list[PairSize]) -> list[tuple[list[PairSize], int]]:
-    """Those of a step, each with the number of them."""
+    """The micro-batches of a step, each with their number."""
     if plan.engine.fast_path == "off":
         size = plan.training["per_device_train_batch_size"]
         groups = [pairs[at : at + size] for at in range(0, len(pairs), size)]
     else:
         cut = split_by_token_budget([pair.packed for pair in pairs], plan.engine.max_tokens_per_microbatch)
-        groups = [[pairs[place] for place in places] for places in cut]
+        groups = [[pairs[index] for index in indices] for indices in cut]
     return [(group, len(groups)) for group in groups]
 
 
 def _usual_micro_batch(plan: Plan, lengths: PairLengths) -> tuple[list[PairSize], int]:
-    """As ``largest_micro_batch``, by the distribution of the lengths."""
+    """``largest_micro_batch`` from the distribution of the lengths."""
     batch, in_step = plan.training["per_device_train_batch_size"], pairs_per_step(plan)
     if plan.engine.fast_path == "off":
         longest = max(lengths.pairs, key=lambda pair: pair.longest)
@@ -239,35 +238,35 @@ def _usual_micro_batch(plan: Plan, lengths: PairLengths) -> tuple[list[PairSize]
 
 
 def total_steps(plan: Plan, lengths: PairLengths) -> int:
-    """The optimizer steps of a run, as far as the lengths tell how many pairs there are."""
+    """Optimizer steps of a run, as far as the number of pairs is known."""
     if (most := plan.training.get("max_steps") or -1) > 0:
         return int(most)
     return max(1, round(float(len(lengths.pairs) * plan.training["num_train_epochs"] / pairs_per_step(plan))))
 
 
 def _tokens_of_longest_step(lengths: PairLengths, in_step: int, steps: int) -> float:
-    """Tokens of the longest of ``steps`` steps: their sums of many lengths lie about the mean as a normal distribution."""
+    """Tokens of the longest of ``steps`` steps; a sum of many lengths is about normally distributed."""
     sizes = [pair.packed for pair in lengths.pairs]
     around = NormalDist(in_step * fmean(sizes), max(1e-9, math.sqrt(in_step) * pstdev(sizes)))
     return around.inv_cdf(steps / (steps + 1))
 
 
 def _scale_pair(pair: PairSize, count: int, tokens: float) -> list[PairSize]:
-    """``count`` pairs with the proportions of ``pair`` that take ``tokens`` together."""
+    """``count`` pairs with the proportions of ``pair`` and ``tokens`` in total."""
     factor = tokens / max(1, count * pair.packed)
     return [PairSize(*(max(1, round(part * factor)) for part in pair))] * count
 
 
-def trace_largest_micro_batch(plan: Plan, sizing: EstimateInputs) -> tuple[Activations, int]:
-    """What the largest micro-batch holds, and how many its step has."""
-    pairs, micro_batches = largest_micro_batch(plan, sizing.lengths)
-    return sizing.trace(replace(computation_of(plan), accumulates=micro_batches > 1), pairs), micro_batches
+def trace_largest_micro_batch(plan: Plan, inputs: EstimateInputs) -> tuple[Activations, int]:
+    """Activations of the largest micro-batch, and the number of micro-batches in its step."""
+    pairs, micro_batches = largest_micro_batch(plan, inputs.lengths)
+    return inputs.trace(replace(computation_of(plan), accumulates=micro_batches > 1), pairs), micro_batches
 
 
-def estimate_memory(plan: Plan, sizing: EstimateInputs) -> Memory:
-    """What a process holds at the peak of a step."""
-    facts, lora = sizing.facts, plan.lora
-    live, micro_batches = trace_largest_micro_batch(plan, sizing)
+def estimate_memory(plan: Plan, inputs: EstimateInputs) -> Memory:
+    """Peak memory of a process in a step."""
+    facts, lora = inputs.facts, plan.lora
+    live, micro_batches = trace_largest_micro_batch(plan, inputs)
     waste = CACHE_OVERHEAD if plan.device != "cpu" else HEAP_OVERHEAD
     width = BYTES_PER_ELEMENT[plan.model.dtype]
     adapter, others = count_trained_by_adapter(facts, lora) if lora is not None else (0, facts.parameters)
@@ -278,11 +277,11 @@ def estimate_memory(plan: Plan, sizing: EstimateInputs) -> Memory:
     activations, logits = live.layers * waste, live.head * waste
     if plan.device == "cuda" and plan.engine.fast_path != "off":
         logits += min(1.0, facts.vocab_size / 16384) * TILE_BYTES
-    if micro_batches == 1 and lora is None:  # gradients come as activations go
+    if micro_batches == 1 and lora is None:  # each gradient is allocated while activations are freed
         activations = max(0.0, activations - gradients)
-    if plan.engine.fast_path == "on":  # before the first step, when the optimizer keeps nothing yet
+    if plan.engine.fast_path == "on":  # the comparison before the first step, without optimizer states
         how = replace(computation_of(plan), fast_path=False, checkpointing=False, accumulates=False)
-        first = sizing.trace(how, checked_pairs(facts.vocab_size, _first_step(plan, sizing.lengths))).total * waste
+        first = inputs.trace(how, checked_pairs(facts.vocab_size, _first_step(plan, inputs.lengths))).total * waste
         activations = max(activations, first - logits - optimizer)
     return Memory(
         process=PROCESS_BYTES if plan.device == "cpu" else DEVICE_BYTES,
@@ -296,24 +295,20 @@ def estimate_memory(plan: Plan, sizing: EstimateInputs) -> Memory:
 
 
 def weight_bytes(plan: Plan, facts: ModelFacts) -> float:
-    """The base weights, in the types they are held in."""
+    """Bytes of the base weights."""
     section = plan.quantization
     width: float = BYTES_PER_ELEMENT[plan.model.dtype]
     if section is None or not (section.load_in_4bit or section.load_in_8bit):
         return facts.parameters * width
     quantized = sum(out * into for _, out, into in facts.linear_layers)
-    scales = (
-        0.016 if section.bnb_4bit_use_double_quant else 0.0625
-    )  # for every 64, in 4 bytes, or in 1 where quantized too
+    scales = 0.016 if section.bnb_4bit_use_double_quant else 0.0625  # one for 64 weights, in 1 or 4 bytes
     each = 0.5 + scales if section.load_in_4bit else 1.0
-    other = (
-        2 if plan.training.get("bf16") else 4
-    )  # peft holds what is not quantized in float32, trl the rest in bfloat16
+    other = 2 if plan.training.get("bf16") else 4  # unquantized weights: peft keeps float32, trl casts to bfloat16
     return quantized * each + (facts.parameters - quantized) * other
 
 
 def _dequantized(plan: Plan, facts: ModelFacts) -> float:
-    """The largest matrix, which is there unquantized while it multiplies."""
+    """Bytes of the largest weight matrix, which is dequantized for its product."""
     if plan.quantization is None:
         return 0.0
     return max((out * into for _, out, into in facts.linear_layers), default=0) * BYTES_PER_ELEMENT.get(
@@ -322,7 +317,7 @@ def _dequantized(plan: Plan, facts: ModelFacts) -> float:
 
 
 def checked_pairs(vocab_size: int, first_step: Sequence[PairSize]) -> list[PairSize]:
-    """The pairs that both paths compute before the first step (``training.engine.check``): the beginnings of its shortest two."""
+    """The pairs that both steps compute before the first step (``training.engine.check``): the start of its shortest two."""
     half = max_checked_tokens(vocab_size) // 2
     shortest = sorted(first_step, key=lambda pair: pair.packed)[:CHECKED_PAIRS]
     return [PairSize(*(min(part, half) for part in pair)) for pair in shortest]
@@ -331,27 +326,25 @@ def checked_pairs(vocab_size: int, first_step: Sequence[PairSize]) -> list[PairS
 def _first_step(plan: Plan, lengths: PairLengths) -> list[PairSize]:
     steps = simulate_steps(plan, len(lengths.pairs)) if lengths.measured else None
     if steps is not None:
-        return [lengths.pairs[place] for place in next(steps)]
+        return [lengths.pairs[index] for index in next(steps)]
     by_size, in_step = sorted(lengths.pairs, key=lambda pair: pair.packed), pairs_per_step(plan)
-    return [by_size[min(len(by_size) - 1, place * len(by_size) // (in_step + 1))] for place in range(1, in_step + 1)]
+    return [by_size[min(len(by_size) - 1, rank * len(by_size) // (in_step + 1))] for rank in range(1, in_step + 1)]
 
 
 def with_training_args(plan: Plan, **training: Any) -> Plan:
-    """``plan`` with other training arguments, or another ``budget``."""
+    """``plan`` with other training arguments, or another ``budget`` of tokens."""
     budget = training.pop("budget", plan.engine.max_tokens_per_microbatch)
     engine = plan.engine.model_copy(update={"max_tokens_per_microbatch": budget})
     return plan.model_copy(update={"training": {**plan.training, **training}, "engine": engine})
 
 
 def rough_activations(facts: ModelFacts, how: Computation, pairs: Sequence[PairSize], why: str) -> Activations:
-    """What ``Trace`` gives, from widths alone: for models whose code cannot run on tensors without content, for the reason given."""
+    """Activations from widths alone, for a model that cannot be traced; ``why``: the reason."""
     tokens = sum(pair.packed for pair in pairs)
     if not how.fast_path:
         tokens = 2 * len(pairs) * max(pair.longest for pair in pairs)
     width = 2 if how.autocast or how.dtype != "float32" else 4
-    inside = width * (
-        8 * facts.hidden_size + 4 * facts.intermediate_size
-    )  # a llama-like layer's saved tensors, a token
+    inside = width * (8 * facts.hidden_size + 4 * facts.intermediate_size)  # saved tensors of a Llama layer, a token
     layer = width * facts.hidden_size if how.checkpointing else inside
     layers = tokens * (facts.num_hidden_layers * layer + (inside if how.checkpointing else 0))
     head = (

@@ -1,4 +1,4 @@
-"""What is trained: the modules that an adapter is put on, by the rules of peft.LoraConfig, and what the optimizer keeps."""
+"""Counts of trained parameters and optimizer states; adapted modules are chosen by the rules of peft.LoraConfig."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.recipe.schema import LoraSection
 
-# Numbers that an optimizer keeps for each trained one, by a part of its name; two, as Adam does, where none applies.
+# Optimizer states for each trained parameter, by a part of the optimizer's name; others have two, as Adam.
 STATES_PER_PARAMETER = (
     ("ademamix", 3),
     ("adafactor", 0),
@@ -24,7 +24,7 @@ LAYER_INDEX = re.compile(r"\.(\d+)\.")
 
 
 def adapted_modules(linear: Sequence[str], lora: LoraSection) -> dict[str, int]:
-    """The names of those ``linear`` modules (the head left out) that get an adapter, each with its rank."""
+    """The ``linear`` modules (without the head) that get an adapter, each with its rank."""
     return {
         name: _rank(name, lora)
         for name in linear
@@ -58,24 +58,23 @@ def _rank(name: str, lora: LoraSection) -> int:
 
 
 def count_trained_by_adapter(facts: ModelFacts, lora: LoraSection) -> tuple[int, int]:
-    """How many numbers the adapter has, and how many are in the modules that are trained and saved beside it."""
+    """Parameters of the adapter, and of the modules in ``modules_to_save``."""
     shapes = {name: (out, into) for name, out, into in facts.linear_layers}
     adapter = 0
     for name, rank in adapted_modules(list(shapes), lora).items():
         out, into = shapes[name]
         adapter += rank * (out + into) + (out if lora.use_dora else 0)
-    beside = set(lora.modules_to_save or ())
-    whole = sum(out * into for name, (out, into) in shapes.items() if name.rpartition(".")[2] in beside)
-    return adapter, whole + facts.vocab_size * facts.hidden_size * len(
-        beside & {"lm_head", "embed_tokens", "wte", "embed_in"}
-    )
+    saved = set(lora.modules_to_save or ())
+    linear = sum(out * into for name, (out, into) in shapes.items() if name.rpartition(".")[2] in saved)
+    embeddings = len(saved & {"lm_head", "embed_tokens", "wte", "embed_in"})
+    return adapter, linear + facts.vocab_size * facts.hidden_size * embeddings
 
 
 def optimizer_bytes(name: str, width: int) -> float:
-    """Bytes that the optimizer keeps for each trained number, which is ``width`` bytes wide."""
+    """Bytes of optimizer states for each trained parameter, which has ``width`` bytes."""
     kept = next((count for part, count in STATES_PER_PARAMETER if part in name), 2)
     if "8bit" in name:
-        return kept * 1.02  # and a scale for every block
+        return kept * 1.02  # with a scale for every block
     if "4bit" in name:
         return kept * 0.55
     return kept * (4 if "32bit" in name else width)

@@ -1,4 +1,4 @@
-"""How many tokens a step computes, and about how long it takes."""
+"""Throughput estimate: tokens and seconds of an optimizer step."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from orpo_cli.estimate.memory import EstimateInputs, pairs_per_step, uses_checkp
 from orpo_cli.machine import Machine
 from orpo_cli.plan.plan import Plan
 
-# Dense bfloat16 (T4 and V100: float16) products of GPUs by the maker's data sheets, in TFLOP/s; the first name that fits.
+# Dense bfloat16 (T4 and V100: float16) matrix products by the makers' data sheets, in TFLOP/s; the first matching name counts.
 TFLOPS = (
     ("B200", 2250), ("H200", 989), ("H100 PCIe", 756), ("H100", 989), ("GH200", 989), ("A100", 312), ("L40S", 362),
     ("L40", 181), ("L4", 121), ("A40", 150), ("A10", 125), ("A6000", 155), ("4090", 165), ("3090", 71), ("V100", 125), ("T4", 65),
 )  # fmt: skip
-# Of them in training: an H200 reached 0.46 with 5,300 tokens at once and 0.24 with 2,000 (Llama 3.1 8B, LoRA).
+# Measured fraction in training: 0.46 with micro-batches of 5,300 tokens and 0.24 with 2,000 (H200, Llama 3.1 8B, LoRA).
 GPU_UTILIZATION = 0.4
-# Seconds of the processor to launch what a layer computes of a micro-batch, in both passes, which a GPU may outrun: 0.007 with LoRA
-# (H200), 0.010 with all weights and 0.013 on 4 bits (H100), where 4 pairs of 200 tokens are computed at once.
+# CPU seconds to launch the kernels of one layer and micro-batch, both passes: 0.007 with LoRA (H200), 0.010 with full weights and
+# 0.013 with 4-bit weights (H100), for 4 pairs of 200 tokens.
 LAUNCH_SECONDS = 0.01
-# Of the processor's own products, measured on the spot: 0.44 (ShareGPT) to 0.55 (HH-RLHF); attention and small passes take the rest.
+# Measured fraction of the CPU's matrix products: 0.44 (ShareGPT) to 0.55 (HH-RLHF); attention and small operations take the rest.
 CPU_UTILIZATION = 0.45
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Of a step: ``tokens`` that go through the model, and seconds (None where the device's speed is not known)."""
+    """Estimate for a step: ``tokens`` that the model computes, seconds (None for an unknown device), ``how``: the basis."""
 
     pairs: int
     tokens: int
@@ -34,19 +34,19 @@ class Throughput:
     how: str
 
 
-def estimate_throughput(plan: Plan, sizing: EstimateInputs) -> Throughput:
-    """The estimate for a step of mean length."""
-    facts, mean = sizing.facts, sizing.lengths.mean
+def estimate_throughput(plan: Plan, inputs: EstimateInputs) -> Throughput:
+    """The estimate for a step of pairs of mean length."""
+    facts, mean = inputs.facts, inputs.lengths.mean
     pairs = pairs_per_step(plan)
     each = mean.packed if plan.engine.fast_path != "off" else 2 * mean.longest
     tokens = pairs * each
-    # a multiply and an add for each weight forward, as many for the inputs' gradient, and for the weights' where they are trained
+    # a multiplication and an addition a weight: forward, for the gradient of the input, and of the weight if it is trained
     passes = 2 + (plan.lora is None) + uses_checkpointing(plan)
     attention = (
         2 * facts.num_hidden_layers * facts.hidden_size * sum((mean.prompt + part) ** 2 for part in mean[1:]) * pairs
     )
     flops = passes * (2.0 * facts.active_parameters * tokens + attention)
-    speed, how = _speed(plan, sizing.machine)
+    speed, how = _speed(plan, inputs.machine)
     if speed is None:
         return Throughput(pairs, tokens, flops, None, how)
     seconds, launching = flops / speed, 0.0
@@ -62,7 +62,7 @@ def estimate_throughput(plan: Plan, sizing: EstimateInputs) -> Throughput:
 
 
 def _speed(plan: Plan, machine: Machine) -> tuple[float | None, str]:
-    """FLOP/s in training, and where the figure is from."""
+    """FLOP/s in training, and the source of the number."""
     if plan.device == "cpu":
         return (
             CPU_UTILIZATION * measure_matmul_flops(),
@@ -75,7 +75,7 @@ def _speed(plan: Plan, machine: Machine) -> tuple[float | None, str]:
 
 
 def measure_matmul_flops(seconds: float = 0.1) -> float:
-    """FLOP/s of float32 products of this process's torch, the best of a few."""
+    """FLOP/s of float32 matrix products in this process, the best of several."""
     import torch
 
     left, right = torch.zeros(512, 1024), torch.zeros(1024, 1024)

@@ -100,6 +100,5 @@ def _dataset_and_lengths(
             f"--max-length does nothing for the run {plan.name}: it keeps the {trained} it was trained with.",
             remedy="Leave --max-length out.",
         )
-    assert plan.dataset.max_prompt_length is not None, "the plan decides it"
     dataset = plan.dataset if train is None else plan.dataset.model_copy(update={"train": train, "eval": None})
     return dataset, trained, plan.dataset.max_prompt_length

@@ -104,7 +104,7 @@ def _of_run(rundir: RunDir) -> ExportSource:
             plan.name, result, rundir, False, base, _export_settings(plan), weights_dtype(result), file_digests(result)
         )
     digests = adapter_digests(rundir.adapter)
-    wanted = plan.model.dtype if plan.merge.dtype == "auto" else plan.merge.dtype
+    wanted = plan.merge.dtype
     record = MergeRecord.read(rundir.merged)
     if record is not None and not (record.verified and record.is_complete(rundir.merged)):
         raise UsageError(
@@ -126,7 +126,7 @@ def _export_settings(plan: Plan) -> ExportSection:
     """The plan's; with the type of what is exported, where nobody has asked for another."""
     why = plan.why.get("export.dtype")
     asked = why is not None and why.origin != "decided"
-    return plan.export if asked else plan.export.model_copy(update={"dtype": "auto"})
+    return plan.export if asked else ExportSection(**{**dict(plan.export), "dtype": "auto"})
 
 
 def _check_exportable(folder: Path) -> None:

@@ -1,6 +1,7 @@
-"""What is wrong with a plan, or hardly meant: rules that need the machine's or the model's facts beside the recipe.
+"""Checks of a plan: errors and unusual values that show only with the facts of the machine and the model.
 
-Like the rules of a recipe, each is a function that yields a Problem whose code is a page in docs/troubleshooting.
+As with the rules of a recipe, each check is a function that yields Problems, and the code of a Problem is the name of a page in
+docs/troubleshooting.
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.errors import Problem
-from orpo_cli.plan.defaults import defaults_for_size
-from orpo_cli.plan.model_facts import ModelFacts
-from orpo_cli.plan.plan import Plan
+from orpo_cli.plan.model_facts import ModelFacts, defaults_for_size
+from orpo_cli.plan.plan import PlanDraft
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.rules.model import REVISION_UNUSED, revision_of_local_model
 
-UNUSUAL_FACTOR = 10  # times the default; what the sources of plan.defaults use lies within
+UNUSUAL_FACTOR = 10  # from the default; the sources of the defaults stay within it
 OTHER_RATE_OPTIMIZERS = (
     "sgd",
     "lion",
@@ -31,8 +31,8 @@ USUAL_RATES = {
 }
 
 
-def plan_problems(plan: Plan, loaded: LoadedRecipe, facts: ModelFacts | None) -> list[Problem]:
-    """Every problem of ``plan``, with the file and line that it comes from."""
+def plan_problems(plan: PlanDraft, loaded: LoadedRecipe, facts: ModelFacts | None) -> list[Problem]:
+    """Every problem of ``plan``, with the file and line of its cause. No check depends on the memory estimate."""
     found = (
         *_prompt_fills_length(plan),
         *_revision_of_a_folder(plan, loaded),
@@ -43,10 +43,10 @@ def plan_problems(plan: Plan, loaded: LoadedRecipe, facts: ModelFacts | None) ->
     return [loaded.source_map.locate_problem(problem) for problem in found]
 
 
-def _prompt_fills_length(plan: Plan) -> Iterator[Problem]:
-    """The rule of the recipe, where one of the two lengths was decided."""
+def _prompt_fills_length(plan: PlanDraft) -> Iterator[Problem]:
+    """The recipe has this rule, too; here one of the two lengths may have been decided."""
     longest, longest_prompt = plan.training["max_length"], plan.dataset.max_prompt_length
-    if longest_prompt is not None and longest_prompt >= longest:
+    if longest_prompt >= longest:
         yield Problem(
             "prompt-fills-length",
             f"is {longest_prompt}, which leaves no room for an answer in training.max_length = {longest}.",
@@ -55,15 +55,15 @@ def _prompt_fills_length(plan: Plan) -> Iterator[Problem]:
         )
 
 
-def _revision_of_a_folder(plan: Plan, loaded: LoadedRecipe) -> Iterator[Problem]:
-    """The rule of the recipe, where the name turned out to be that of a folder."""
+def _revision_of_a_folder(plan: PlanDraft, loaded: LoadedRecipe) -> Iterator[Problem]:
+    """The recipe has this rule, too; here the name is known to be a folder."""
     on_disk = Path(plan.model.model_name_or_path).is_absolute()
     if on_disk and plan.model.model_revision != "main" and not list(revision_of_local_model(loaded.recipe)):
         yield Problem("revision-unused", REVISION_UNUSED, "model.model_revision", remedy="Remove it.")
 
 
-def _learning_rate(plan: Plan, loaded: LoadedRecipe, facts: ModelFacts | None) -> Iterator[Problem]:
-    """Ten times more than the default for method and size diverges or forgets; ten times less learns nothing."""
+def _learning_rate(plan: PlanDraft, loaded: LoadedRecipe, facts: ModelFacts | None) -> Iterator[Problem]:
+    """Ten times the default for method and size diverges or forgets; a tenth of it learns nothing."""
     rate, optimizer = plan.training["learning_rate"], str(plan.training["optim"])
     if loaded.origin("training.learning_rate") == "default" or any(each in optimizer for each in OTHER_RATE_OPTIMIZERS):
         return
@@ -82,8 +82,8 @@ def _learning_rate(plan: Plan, loaded: LoadedRecipe, facts: ModelFacts | None) -
     )
 
 
-def _length_beyond_positions(plan: Plan, loaded: LoadedRecipe, facts: ModelFacts | None) -> Iterator[Problem]:
-    """Learned positions end; rotary ones go on, where the model was never trained."""
+def _length_beyond_positions(plan: PlanDraft, loaded: LoadedRecipe, facts: ModelFacts | None) -> Iterator[Problem]:
+    """Learned positions end, which is an error. Rotary positions continue beyond what the model was trained on."""
     longest = plan.training["max_length"]
     if facts is None or facts.max_position_embeddings is None or longest <= facts.max_position_embeddings:
         return
@@ -97,8 +97,8 @@ def _length_beyond_positions(plan: Plan, loaded: LoadedRecipe, facts: ModelFacts
     )
 
 
-def _replaced_values(plan: Plan, loaded: LoadedRecipe) -> Iterator[Problem]:
-    """A value of the recipe that this machine cannot have, and was replaced."""
+def _replaced_values(plan: PlanDraft, loaded: LoadedRecipe) -> Iterator[Problem]:
+    """Values of the recipe that this machine cannot use, and that were replaced."""
     asked, planned = loaded.recipe.model_dump(), plan.values()
     for path, why in plan.why.items():
         if why.origin != "decided" or loaded.source_map.find(path) is None:

@@ -1,4 +1,8 @@
-"""What is known of the base model before its weights are loaded."""
+"""Facts about the base model that the plan needs before any weights are loaded, and the defaults for its size.
+
+The defaults condense the paper (appendix C of arXiv 2403.07691), the authors' scripts and answers (xfactlab/orpo, issues 5
+and 28), alignment-handbook's recipes and the widely used LoRA recipes; docs/concepts.md lists them.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,45 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """``parameters`` counts weights; tied embeddings once. Widths are 0 where nothing was counted."""
+    """Facts from the configuration. ``parameters`` counts tied embeddings once; sizes are 0 where nothing was counted."""
 
     model_type: str
     parameters: int
     supports_sdpa: bool
-    max_position_embeddings: int | None  # longest sequence the position embeddings cover
-    not_packable: str | None = None  # why several sequences cannot lie in one row; None where they can
-    learned_positions: bool = False  # a position beyond them is an error, not only new to the model
+    max_position_embeddings: int | None  # longest sequence that the position embeddings cover
+    not_packable: str | None = None  # why a row cannot hold several sequences; None where it can
+    learned_positions: bool = False  # a longer sequence is an error, not only untrained
     num_hidden_layers: int = 0
-    hidden_size: int = 0  # width of a hidden state
-    intermediate_size: int = 0  # width inside a layer's MLP
-    vocab_size: int = 0  # of the vocabulary
-    active_parameters: int = 0  # parameters that a token is multiplied with, of a mixture of experts fewer than all
-    linear_layers: tuple[tuple[str, int, int], ...] = ()  # linear layers but the head: name, outputs, inputs
+    hidden_size: int = 0
+    intermediate_size: int = 0  # of a layer's MLP
+    vocab_size: int = 0
+    active_parameters: int = 0  # used for one token; in a mixture of experts fewer than all
+    linear_layers: tuple[tuple[str, int, int], ...] = ()  # without the head: name, outputs, inputs
     config: Any = field(default=None, compare=False, repr=False)  # transformers' configuration of the text model
+
+
+@dataclass(frozen=True)
+class SizeDefaults:
+    """Defaults for models of at most ``max_billions`` parameters."""
+
+    max_billions: float
+    full_learning_rate: float
+    lora_learning_rate: float
+    beta: float
+
+
+DEFAULTS_BY_SIZE = (
+    SizeDefaults(1.5, 1e-5, 1e-4, 0.25),
+    SizeDefaults(5, 8e-6, 5e-5, 0.2),
+    SizeDefaults(20, 5e-6, 5e-5, 0.1),
+    SizeDefaults(float("inf"), 5e-6, 2e-5, 0.05),
+)
+UNKNOWN_SIZE = DEFAULTS_BY_SIZE[2]
+
+
+def defaults_for_size(parameters: int | None) -> tuple[SizeDefaults, str]:
+    """The row for a number of parameters (None: not known), and how to name it in a reason."""
+    if parameters is None:
+        return UNKNOWN_SIZE, "a 7B model (the size is not known here)"
+    row = next(row for row in DEFAULTS_BY_SIZE if parameters <= row.max_billions * 1e9)
+    return row, f"{parameters / 1e9:.2g}B parameters" if parameters >= 1e9 else f"{parameters / 1e6:.0f}M parameters"

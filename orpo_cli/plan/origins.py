@@ -1,4 +1,4 @@
-"""Where each value of a plan was written: what `orpo plan --show-origin` shows."""
+"""Origin of each value of a plan, with file and line: `orpo plan --show-origin`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from orpo_cli.recipe.load import LoadedRecipe
 
 
 def with_origins(document: dict[str, Any], loaded: LoadedRecipe, prefix: str = "") -> dict[str, Any]:
-    """The content of plan.json, each leaf with ``file``, ``line``, ``column`` and ``variables`` of what was written there.
+    """The content of plan.json, with ``file``, ``line``, ``column`` and ``variables`` (of the environment) in each leaf.
 
-    They are null, and ``variables`` (of the environment) empty, where nothing was. A list of sources also has ``parts``: a
-    mapping of such leaves for each source.
+    They are null, and ``variables`` empty, for a value that nobody wrote. A list of sources also has ``parts``: such leaves
+    for each source.
     """
     result: dict[str, Any] = {}
     for key, entry in document.items():

@@ -1,17 +1,19 @@
-"""The plan: a recipe with no ``auto`` left, and a reason beside each value.
+"""The plan: the recipe with every value decided, and a reason for each value.
 
-Training obeys it; merge, eval and push read it back from the run directory and never look at the recipe again.
+Training reads the plan. Merge, export, evaluation and push read it from the run directory; they never read the recipe.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from orpo_cli.recipe.schema import (
     DatasetSection,
+    Dtype,
     ExportSection,
     HubSection,
     LaunchSection,
@@ -28,7 +30,7 @@ Device = Literal["cpu", "cuda", "mps"]
 
 
 class Why(BaseModel):
-    """Where a value came from: the recipe, the command line, the environment, a default, or decided here."""
+    """Origin of a value, and the reason for it. ``decided``: chosen here, for this model and machine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,19 +38,67 @@ class Why(BaseModel):
     reason: str
 
 
-class EnginePlan(BaseModel):
-    """How steps are computed. ``on``: packed, by trl's own path where that turns out not to give the same result."""
+class ModelPlan(ModelSection):
+    """The base model, with its dtype and attention kernel decided."""
+
+    dtype: Dtype
+    attn_implementation: Literal["sdpa", "flash_attention_2", "flex_attention", "eager"]
+
+
+class QuantizationPlan(QuantizationSection):
+    """Quantization, with the dtype of 4-bit products decided."""
+
+    bnb_4bit_compute_dtype: Dtype
+
+
+class DatasetPlan(DatasetSection):
+    """Sources and rules for pairs, with the longest prompt decided."""
+
+    max_prompt_length: int
+
+
+class LaunchPlan(LaunchSection):
+    """Processes, with their number and strategy decided."""
+
+    num_processes: int
+    strategy: Literal["single", "ddp", "fsdp", "deepspeed"]
+
+
+class MergePlan(MergeSection):
+    """The merged model, with its dtype decided."""
+
+    dtype: Dtype
+
+
+class ExportPlan(ExportSection):
+    """Exported files, with their dtype decided."""
+
+    dtype: Dtype
+
+
+class EngineDraft(BaseModel):
+    """Computation of steps, before the memory estimate.
+
+    ``on``: packed steps; trl's own step where the first pairs differ. ``required``: an error where they differ.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     fast_path: Literal["on", "required", "off"]
+    max_tokens_per_microbatch: int | None  # None: the memory estimate decides it
+
+
+class EnginePlan(EngineDraft):
+    """Computation of steps."""
+
     max_tokens_per_microbatch: int
 
 
-class Plan(BaseModel):
-    """Every value that a run obeys. ``why`` maps the dotted name of a value to its origin and reason.
+class PlanDraft(BaseModel):
+    """The plan before the memory estimate: ``gradient_checkpointing`` and ``max_tokens_per_microbatch`` may be None.
 
-    ``training`` holds the keyword arguments of trl's ORPOConfig (without ``output_dir``).
+    ``why`` maps the dotted name of a value to its origin and reason. ``training`` has the keyword arguments of trl's
+    ORPOConfig (without ``output_dir``).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -56,50 +106,78 @@ class Plan(BaseModel):
     name: str
     output_dir: str  # absolute
     device: Device
-    model: ModelSection
-    quantization: QuantizationSection | None
+    model: ModelPlan
+    quantization: QuantizationPlan | None
     lora: LoraSection | None
-    dataset: DatasetSection
+    dataset: DatasetPlan
     training: dict[str, Any]
-    engine: EnginePlan
-    launch: LaunchSection
-    merge: MergeSection
-    export: ExportSection
+    engine: EngineDraft
+    launch: LaunchPlan
+    merge: MergePlan
+    export: ExportPlan
     hub: HubSection
     secrets: list[str] = []  # environment variables whose values are in the plan and never in its document
     why: dict[str, Why]
 
     def total_pairs(self) -> int | None:
-        """The pairs that training takes, with those that it takes again; None where epochs say when it ends."""
+        """Pairs that training takes, repetitions included; None where the number of epochs ends training."""
         steps = self.training.get("max_steps") or -1
         if steps < 1:
             return None
-        processes = self.launch.num_processes
         batch = self.training["per_device_train_batch_size"] * self.training["gradient_accumulation_steps"]
-        return int(steps * batch * (processes if isinstance(processes, int) else 1))
+        return int(steps * batch * self.launch.num_processes)
 
     def values(self) -> dict[str, Any]:
-        """The plan without its reasons, as plain nested values."""
+        """The values without their reasons, as nested dictionaries."""
         return self.model_dump(exclude={"why", "secrets"})
+
+    def undecided(self) -> set[str]:
+        """The dotted names of the values that the memory estimate decides."""
+        found = set()
+        if self.training.get("gradient_checkpointing", False) is None:
+            found.add("training.gradient_checkpointing")
+        if self.engine.max_tokens_per_microbatch is None:
+            found.add("engine.max_tokens_per_microbatch")
+        return found
+
+    def complete(
+        self, *, max_tokens_per_microbatch: int, gradient_checkpointing: bool, why: Mapping[str, Why] | None = None
+    ) -> Plan:
+        """The plan with these two values where they are undecided, and with ``why`` as their reasons."""
+        training, engine = dict(self.training), self.engine.model_dump()
+        if "training.gradient_checkpointing" in self.undecided():
+            training["gradient_checkpointing"] = gradient_checkpointing
+        if "engine.max_tokens_per_microbatch" in self.undecided():
+            engine["max_tokens_per_microbatch"] = max_tokens_per_microbatch
+        changes = {"training": training, "engine": EnginePlan(**engine), "why": {**self.why, **(why or {})}}
+        return Plan(**{**dict(self), **changes})
+
+
+class Plan(PlanDraft):
+    """Every value of a run, decided."""
+
+    engine: EnginePlan
 
     def to_document(self) -> dict[str, Any]:
         """The content of plan.json: nested as a recipe, each leaf ``{"value": …, "origin": …, "reason": …}``."""
-        document: dict[str, Any] = mask_secrets(_with_reasons(self.values(), self.why, ""), self.secrets)
+        document = _with_reasons(mask_secrets(self.values(), self.secrets), self.why, "")
         if self.secrets:
             document["secrets"] = {"value": self.secrets, "origin": "decided", "reason": SECRETS_REASON}
         return document
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> Plan:
-        """Read back what ``to_document`` wrote."""
+        """The plan that ``to_document`` wrote, in this version or an earlier one."""
         why: dict[str, Why] = {}
         values = _without_reasons(document, why, "")
         why.pop("secrets", None)
+        merged = "model" if values["lora"] is None else "merge"
+        values["export"].setdefault("dtype", values[merged]["dtype"])  # version 0.1.0 had no such key
         register_secrets(values.get("secrets", []))
         return cls.model_validate({**unmask_secrets(values, values.get("secrets", [])), "why": why})
 
     def to_json(self) -> str:
-        """plan.json as text."""
+        """The text of plan.json."""
         return json.dumps(self.to_document(), indent=2, ensure_ascii=False) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""What this machine or this environment lacks for a plan. `orpo plan` warns of it, `orpo train` refuses."""
+"""Requirements of a plan that this machine or environment does not meet: `orpo plan` warns, `orpo train` refuses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orpo_cli.errors import Problem
 from orpo_cli.machine import Machine
 from orpo_cli.plan.plan import Plan
 
-# Optimizers and trackers whose package is no dependency of this project: the beginning of the name, module, and package.
+# Optimizers whose package is not a dependency of this project: start of the name, module, package.
 OPTIMIZER_PACKAGES = (
     ("galore_", "galore_torch", "galore-torch"),
     ("apollo_", "apollo_torch", "apollo-torch"),
@@ -24,11 +24,11 @@ OPTIMIZER_PACKAGES = (
     ("adamw_torch_xla", "torch_xla", "torch-xla"),
     ("adamw_torch_npu_fused", "torch_npu", "torch-npu"),
 )
-TRACKER_PACKAGES = {"comet_ml": "comet-ml", "dvclive": "dvclive"}  # others are called as their module
+TRACKER_PACKAGES = {"comet_ml": "comet-ml", "dvclive": "dvclive"}  # other packages have the name of their module
 
 
 def missing_requirements(plan: Plan, machine: Machine) -> Iterator[Problem]:
-    """A problem for each thing that is missing; paths are dotted names, without file and line."""
+    """A problem for each requirement that is not met; paths are dotted names, without file and line."""
     yield from _precision(plan, machine)
     if plan.lora is not None and plan.lora.init_lora_weights == "loftq" and plan.device != "cuda":
         yield Problem(

@@ -1,20 +1,33 @@
-"""Recipe × Machine → Plan: every ``auto`` decided, every default named, a reason beside each."""
+"""Resolution of a recipe for a machine and a model: every ``auto`` is decided, every default is named, each with its reason.
+
+Two values need the memory estimate, which needs the other values. ``draft_plan`` leaves them open.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from orpo_cli.errors import RecipeError, UsageError
+from orpo_cli.errors import UsageError
 from orpo_cli.machine import Machine
-from orpo_cli.plan.checks import plan_problems
-from orpo_cli.plan.defaults import defaults_for_size
-from orpo_cli.plan.model_facts import ModelFacts
-from orpo_cli.plan.plan import Device, EnginePlan, Plan, Why
+from orpo_cli.plan.model_facts import ModelFacts, defaults_for_size
+from orpo_cli.plan.plan import (
+    DatasetPlan,
+    Device,
+    EngineDraft,
+    ExportPlan,
+    LaunchPlan,
+    MergePlan,
+    ModelPlan,
+    Plan,
+    PlanDraft,
+    QuantizationPlan,
+    Why,
+)
 from orpo_cli.recipe import eval_save_defaults
 from orpo_cli.recipe.eval_save_defaults import SCHEDULES_WITHOUT_WARMUP
 from orpo_cli.recipe.load import LoadedRecipe
-from orpo_cli.recipe.schema import DatasetSection, ModelSection, Source
+from orpo_cli.recipe.schema import ModelSection, Source
 
 REASONS = {
     "recipe": "as the recipe says",
@@ -23,11 +36,12 @@ REASONS = {
     "default": "default",
 }
 LAYERS_REPEATED = "lora.layer_replication lets layers share one attention"  # why steps are not packed
+MAX_TOKENS_ON_CPU, MAX_TOKENS_ON_GPU = 2048, 8192  # of a micro-batch, where there is no memory estimate
 NEEDS_CUDA = ("paged_", "_8bit", "_4bit", "bnb")
 
 
 class _Decisions:
-    """Collects values with where they came from."""
+    """Reasons of the values, collected while they are decided."""
 
     def __init__(self, loaded: LoadedRecipe) -> None:
         self.loaded = loaded
@@ -38,23 +52,29 @@ class _Decisions:
         return value
 
     def keep(self, path: str, reason: str | None = None) -> None:
-        """Note where a value comes from that nobody has decided otherwise; ``reason`` instead of the usual words."""
+        """Record the origin of a value that was not decided here; ``reason`` replaces the usual one."""
         if path not in self.why:
             origin = self.loaded.origin(path)
             self.why[path] = Why(origin=origin, reason=reason or REASONS[origin])
 
 
 def resolve(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None = None) -> Plan:
-    """Decide everything. ``facts`` is None where the model's configuration could not be read.
+    """The plan where there is no memory estimate."""
+    return complete_by_default(draft_plan(loaded, machine, facts))
 
-    Raises RecipeError where the recipe asks for what the model cannot do.
+
+def draft_plan(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None = None) -> PlanDraft:
+    """Decide everything that needs no memory estimate. ``facts`` is None if the model's configuration cannot be read.
+
+    Raises UsageError if the recipe requires packed steps and the model does not allow them.
     """
     recipe = loaded.recipe
     decisions = _Decisions(loaded)
     device = _device(decisions, machine)
     training = _Training(decisions, machine, facts, device).values()
     model = _model(decisions, machine, facts, device)
-    plan = Plan(
+    one_process = "this version trains in one process"
+    draft = PlanDraft(
         name=loaded.name,
         output_dir=str(Path(recipe.output_dir or Path("runs") / loaded.name).expanduser().absolute()),
         device=device,
@@ -64,27 +84,36 @@ def resolve(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None = N
         dataset=_dataset(decisions, training["max_length"]),
         training=training,
         engine=_engine(decisions, facts, device),
-        launch=recipe.launch.model_copy(
-            update={
-                "num_processes": decisions.decide("launch.num_processes", 1, "this version trains in one process"),
-                "strategy": decisions.decide("launch.strategy", "single", "this version trains in one process"),
-            }
+        launch=LaunchPlan(
+            num_processes=decisions.decide("launch.num_processes", 1, one_process),
+            strategy=decisions.decide("launch.strategy", "single", one_process),
         ),
-        merge=recipe.merge.model_copy(update={"dtype": _merge_dtype(decisions, model)}),
-        export=recipe.export.model_copy(update={"dtype": _export_dtype(decisions, model)}),
+        merge=MergePlan(**{**dict(recipe.merge), "dtype": _merge_dtype(decisions, model)}),
+        export=ExportPlan(**{**dict(recipe.export), "dtype": _export_dtype(decisions, model)}),
         hub=recipe.hub,
         secrets=sorted(loaded.source_map.secrets),
         why={},
     )
     if recipe.output_dir is None:
-        decisions.decide("output_dir", plan.output_dir, "runs/NAME in the current directory")
-    for path in _leaves(plan.values(), decisions.why):
-        decisions.keep(path)
-    plan = plan.model_copy(update={"why": decisions.why})
-    problems = plan_problems(plan, loaded, facts)
-    if any(problem.severity == "error" for problem in problems):
-        raise RecipeError(problems)
-    return plan
+        decisions.decide("output_dir", draft.output_dir, "runs/NAME in the current directory")
+    for path in _leaves(draft.values(), decisions.why):
+        if path not in draft.undecided():
+            decisions.keep(path)
+    return draft.model_copy(update={"why": decisions.why})
+
+
+def complete_by_default(draft: PlanDraft) -> Plan:
+    """The plan of ``draft`` with the usual values where the memory estimate would decide."""
+    on_gpu = draft.device != "cpu"
+    usual = {
+        "training.gradient_checkpointing": "memory before speed" if on_gpu else "speed before memory",
+        "engine.max_tokens_per_microbatch": f"usual on {draft.device}",
+    }
+    return draft.complete(
+        max_tokens_per_microbatch=MAX_TOKENS_ON_GPU if on_gpu else MAX_TOKENS_ON_CPU,
+        gradient_checkpointing=on_gpu,
+        why={path: Why(origin="decided", reason=reason) for path, reason in usual.items() if path in draft.undecided()},
+    )
 
 
 def _device(decisions: _Decisions, machine: Machine) -> Device:
@@ -94,7 +123,7 @@ def _device(decisions: _Decisions, machine: Machine) -> Device:
     return decisions.decide("device", machine.device, reason)  # type: ignore[no-any-return]
 
 
-def _model(decisions: _Decisions, machine: Machine, facts: ModelFacts | None, device: Device) -> ModelSection:
+def _model(decisions: _Decisions, machine: Machine, facts: ModelFacts | None, device: Device) -> ModelPlan:
     recipe = decisions.loaded.recipe
     changes: dict[str, Any] = {}
     if recipe.model.dtype == "auto":
@@ -116,7 +145,7 @@ def _model(decisions: _Decisions, machine: Machine, facts: ModelFacts | None, de
     elif recipe.model.attn_implementation == "flash_attention_2" and not (machine.flash_attention and device == "cuda"):
         reason = "flash_attn is not installed, or the device cannot run it"
         changes["attn_implementation"] = decisions.decide("model.attn_implementation", "sdpa", reason)
-    return model_with_absolute_paths(decisions.loaded).model_copy(update=changes)
+    return ModelPlan(**{**dict(model_with_absolute_paths(decisions.loaded)), **changes})
 
 
 def model_with_absolute_paths(loaded: LoadedRecipe) -> ModelSection:
@@ -131,43 +160,42 @@ def model_with_absolute_paths(loaded: LoadedRecipe) -> ModelSection:
     return section.model_copy(update=changes)
 
 
-def _quantization(decisions: _Decisions, training: dict[str, Any], model: ModelSection) -> Any:
+def _quantization(decisions: _Decisions, training: dict[str, Any], model: ModelPlan) -> QuantizationPlan | None:
     section = decisions.loaded.recipe.quantization
-    if section is None or section.bnb_4bit_compute_dtype != "auto":
-        return section
-    dtype = "bfloat16" if training["bf16"] else "float16" if training["fp16"] else model.dtype
-    path = "quantization.bnb_4bit_compute_dtype"
-    return section.model_copy(
-        update={"bnb_4bit_compute_dtype": decisions.decide(path, dtype, "the type training computes in")}
-    )
+    if section is None:
+        return None
+    dtype: str = section.bnb_4bit_compute_dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if training["bf16"] else "float16" if training["fp16"] else model.dtype
+        decisions.decide("quantization.bnb_4bit_compute_dtype", dtype, "the type training computes in")
+    return QuantizationPlan(**{**dict(section), "bnb_4bit_compute_dtype": dtype})
 
 
-def _engine(decisions: _Decisions, facts: ModelFacts | None, device: Device) -> EnginePlan:
-    """Raises UsageError where the recipe requires the fast path and the model does not allow it."""
+def _engine(decisions: _Decisions, facts: ModelFacts | None, device: Device) -> EngineDraft:
     section = decisions.loaded.recipe.engine
-    refused = facts.not_packable if facts is not None else None
+    obstacle = facts.not_packable if facts is not None else None
     lora = decisions.loaded.recipe.lora
     if lora is not None and lora.layer_replication:
-        refused = refused or LAYERS_REPEATED
+        obstacle = obstacle or LAYERS_REPEATED
     path: Any = section.fast_path
-    if path == "required" and refused:
+    if path == "required" and obstacle:
         raise UsageError(
-            f"engine.fast_path is required, but {refused}.", remedy="Use auto, which takes trl's own path."
+            f"engine.fast_path is required, but {obstacle}.", remedy="Use auto, which takes trl's own path."
         )
     if path == "auto":
-        reason = f"trl's own path: {refused}" if refused else "compared with trl's own path on the first pairs"
-        path = decisions.decide("engine.fast_path", "off" if refused else "on", reason)
-    tokens = section.max_tokens_per_microbatch
-    if tokens == "auto":
+        reason = f"trl's own path: {obstacle}" if obstacle else "compared with trl's own path on the first pairs"
+        path = decisions.decide("engine.fast_path", "off" if obstacle else "on", reason)
+    tokens = None if section.max_tokens_per_microbatch == "auto" else section.max_tokens_per_microbatch
+    if tokens is None and path == "off":
         tokens = decisions.decide(
             "engine.max_tokens_per_microbatch",
-            2048 if device == "cpu" else 8192,
-            "no effect: trl's own path cuts by per_device_train_batch_size" if path == "off" else f"usual on {device}",
+            MAX_TOKENS_ON_CPU if device == "cpu" else MAX_TOKENS_ON_GPU,
+            "no effect: trl's own path cuts by per_device_train_batch_size",
         )
-    return EnginePlan(fast_path=path, max_tokens_per_microbatch=tokens)
+    return EngineDraft(fast_path=path, max_tokens_per_microbatch=tokens)
 
 
-def _export_dtype(decisions: _Decisions, model: ModelSection) -> str:
+def _export_dtype(decisions: _Decisions, model: ModelPlan) -> str:
     recipe = decisions.loaded.recipe
     if recipe.export.dtype != "auto":
         return recipe.export.dtype
@@ -176,14 +204,14 @@ def _export_dtype(decisions: _Decisions, model: ModelSection) -> str:
     return decisions.decide("export.dtype", recipe.merge.dtype if merged else model.dtype, reason)  # type: ignore[no-any-return]
 
 
-def _merge_dtype(decisions: _Decisions, model: ModelSection) -> str:
+def _merge_dtype(decisions: _Decisions, model: ModelPlan) -> str:
     dtype = decisions.loaded.recipe.merge.dtype
     if dtype != "auto":
         return dtype
     return decisions.decide("merge.dtype", model.dtype, "the type the base weights are held in")  # type: ignore[no-any-return]
 
 
-def _dataset(decisions: _Decisions, max_length: int) -> DatasetSection:
+def _dataset(decisions: _Decisions, max_length: int) -> DatasetPlan:
     section = decisions.loaded.recipe.dataset
     changes: dict[str, Any] = {"train": _sources(decisions, "dataset.train", section.train)}
     if isinstance(section.eval, list):
@@ -192,7 +220,7 @@ def _dataset(decisions: _Decisions, max_length: int) -> DatasetSection:
         changes["max_prompt_length"] = decisions.decide(
             "dataset.max_prompt_length", max(1, max_length // 2), "half of training.max_length"
         )
-    return section.model_copy(update=changes)
+    return DatasetPlan(**{**dict(section), **changes})
 
 
 def _sources(decisions: _Decisions, path: str, sources: list[Source]) -> list[Source]:
@@ -300,9 +328,8 @@ class _Training:
         self.result.setdefault("bf16", False)
         if self.result.get("tf32") and not (half and self.machine.bf16):  # both came with Ampere
             self.replace("tf32", None, f"{self.machine.device_name} does not compute TF32")
-        on_gpu = self.device != "cpu"
         if "activation_checkpointing" not in self.result:  # the same setting by its newer name
-            self.default("gradient_checkpointing", on_gpu, "memory before speed" if on_gpu else "speed before memory")
+            self.result.setdefault("gradient_checkpointing", None)  # the memory estimate decides it
         if self.device == "cpu":
             if not self.result.get("use_cpu"):
                 self.replace("use_cpu", True, "no GPU found")

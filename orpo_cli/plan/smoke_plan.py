@@ -1,4 +1,4 @@
-"""The plan of a smoke run: that of the recipe, except for what only decides how long it takes."""
+"""Plan of a smoke run: the recipe's plan with a tiny model, few pairs and two steps, so that it takes seconds."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orpo_cli.plan.plan import Plan, Why
-from orpo_cli.recipe.schema import EvalSplit, LoraSection, ModelSection, Source
+from orpo_cli.plan.plan import ModelPlan, Plan, Why
+from orpo_cli.recipe.schema import EvalSplit, LoraSection, Source
 
 MAX_STEPS = 2
 PAIRS_PER_SOURCE = 64  # read from each source
@@ -16,16 +16,16 @@ MAX_BATCH = 2  # pairs of a micro-batch and micro-batches of a step, at most
 
 @dataclass(frozen=True)
 class Replacements:
-    """What a smoke run uses instead of the recipe's own."""
+    """What a smoke run uses in place of the recipe's model, pairs and output directory."""
 
-    base: Path  # a folder with a small model
-    layers: int  # how many it has
-    pairs: Path | None  # a folder with train.jsonl and eval.jsonl, where the recipe's pairs cannot be had
+    base: Path  # a folder with a tiny model
+    layers: int  # of the tiny model
+    pairs: Path | None  # a folder with train.jsonl and eval.jsonl, where the recipe's pairs cannot be read
     output_dir: Path
 
 
 class _Changes:
-    """Collects new values with their reasons."""
+    """Reasons of the replaced values."""
 
     def __init__(self, plan: Plan) -> None:
         self.why = dict(plan.why)
@@ -36,37 +36,37 @@ class _Changes:
 
 
 def smoke_plan(plan: Plan, replacements: Replacements) -> Plan:
-    """``plan`` on a small model and a few pairs, for two steps, in one process; every change has its reason."""
+    """``plan`` with a tiny model and a few pairs, for two steps, in one process; every change has its reason."""
     changes = _Changes(plan)
-    say = changes.record
+    record = changes.record
     return plan.model_copy(
         update={
-            "output_dir": say("output_dir", str(replacements.output_dir), "removed at the end"),
+            "output_dir": record("output_dir", str(replacements.output_dir), "removed at the end"),
             "model": _model(changes, plan.model, str(replacements.base)),
             "lora": plan.lora and _lora(changes, plan.lora, replacements.layers),
             "dataset": plan.dataset.model_copy(update=_dataset(changes, plan, replacements.pairs)),
             "training": {**plan.training, **_training(changes, plan.training)},
             "launch": plan.launch.model_copy(
                 update={
-                    "num_processes": say("launch.num_processes", 1, "one is enough"),
-                    "strategy": say("launch.strategy", "single", "one process"),
+                    "num_processes": record("launch.num_processes", 1, "one is enough"),
+                    "strategy": record("launch.strategy", "single", "one process"),
                 }
             ),
             "merge": plan.merge.model_copy(
-                update={"dtype": say("merge.dtype", "float32", "rounding hides the small logits of random weights")}
+                update={"dtype": record("merge.dtype", "float32", "rounding hides the small logits of random weights")}
             ),
             "why": changes.why,
         }
     )
 
 
-def _model(changes: _Changes, model: ModelSection, base: str) -> ModelSection:
+def _model(changes: _Changes, model: ModelPlan, base: str) -> ModelPlan:
     small = model.stored_in(base, chat_template="tokenizer", device_map=None, max_memory=None)
     reasons = {
         "model_name_or_path": "a small random model",
         "model_revision": "a local folder has no other",
         "chat_template": "saved with the small model",
-        "subfolder": "the small model lies in its folder",
+        "subfolder": "the small model is not in a subfolder",
         "rope_scaling": "saved with the small model",
         "device_map": "the small model fits on one device",
         "max_memory": "the small model fits on one device",
@@ -98,12 +98,12 @@ def _lora(changes: _Changes, lora: LoraSection, layers: int) -> LoraSection:
 
 
 def _dataset(changes: _Changes, plan: Plan, pairs: Path | None) -> dict[str, Any]:
-    """Of every source a few pairs; or those of ``pairs`` for all of them."""
+    """A few pairs of every source, or the pairs in the folder ``pairs`` in place of all sources."""
 
     def few(path: str, sources: list[Source]) -> list[Source]:
         if pairs is not None:
-            made_up = pairs / f"{path.rpartition('.')[2]}.jsonl"
-            return changes.record(path, [Source(path=str(made_up))], "made-up pairs")  # type: ignore[no-any-return]
+            synthetic = pairs / f"{path.rpartition('.')[2]}.jsonl"
+            return changes.record(path, [Source(path=str(synthetic))], "synthetic pairs")  # type: ignore[no-any-return]
         counts = [min(PAIRS_PER_SOURCE, source.max_samples or PAIRS_PER_SOURCE) for source in sources]
         fewer = [
             source.model_copy(update={"max_samples": count}) for source, count in zip(sources, counts, strict=True)

@@ -79,7 +79,6 @@ def inspect_data(
     loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
     plan = build_plan(loaded, console, to_train=False, strict=strict).plan
     tokenizer = load_tokenizer(plan.model, console.note)
-    assert plan.dataset.max_prompt_length is not None, "the plan decides it"
     parts = prepare_tables(
         plan.dataset,
         tokenizer,
@@ -125,9 +124,9 @@ def _pairs_to_show(table: PairTable, encoder: PairEncoder, loss_on_prompt: bool)
 
 def _count_steps(plan: Plan, pairs: int) -> dict[str, Any]:
     """Pairs per optimizer step, steps per epoch, and steps and epochs of the run."""
-    training, processes = plan.training, plan.launch.num_processes
+    training = plan.training
     pairs_per_step = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
-    pairs_per_step *= processes if isinstance(processes, int) else 1
+    pairs_per_step *= plan.launch.num_processes
     steps_per_epoch = max(1, math.ceil(pairs / pairs_per_step))
     max_steps = training.get("max_steps") or -1
     steps = max_steps if max_steps > 0 else math.ceil(steps_per_epoch * training.get("num_train_epochs", 3))

@@ -1,4 +1,4 @@
-"""What an estimate is made from: the lengths of the pairs, where they are quickly had, and traces of the model."""
+"""Inputs of the memory and throughput estimates: pair lengths, and traces of the model's activations."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from orpo_cli.estimate.memory import (
 )
 from orpo_cli.machine import Machine
 from orpo_cli.plan.model_facts import ModelFacts
-from orpo_cli.plan.plan import Plan
+from orpo_cli.plan.plan import PlanDraft
 
-MAX_DATA_BYTES = 4_000_000  # of data files in all that are read for a plan; what is prepared is kept for training
+MAX_DATA_BYTES = 4_000_000  # of all data files together; larger files are not read for a plan
 
 
-def collect_estimate_inputs(plan: Plan, machine: Machine, facts: ModelFacts) -> EstimateInputs:
-    """For an estimate of ``plan``, whose model has ``facts``."""
+def collect_estimate_inputs(plan: PlanDraft, machine: Machine, facts: ModelFacts) -> EstimateInputs:
+    """Inputs for ``plan``, whose model has ``facts``."""
     return EstimateInputs(machine, facts, pair_lengths(plan), _cached_trace(facts))
 
 
-def pair_lengths(plan: Plan) -> PairLengths:
-    """The lengths of the pairs in small local files; for other sources the most that the plan lets through."""
+def pair_lengths(plan: PlanDraft) -> PairLengths:
+    """Lengths of the pairs in small local files; for other sources the longest pairs that the plan allows."""
     files = [Path(source.path) for source in plan.dataset.train]
     if not all(file.is_file() for file in files) or sum(file.stat().st_size for file in files) > MAX_DATA_BYTES:
         return worst_case_lengths(plan)
@@ -41,18 +41,18 @@ def pair_lengths(plan: Plan) -> PairLengths:
             plan.dataset,
             load_tokenizer(plan.model),
             max_length=plan.training["max_length"],
-            max_prompt_length=plan.dataset.max_prompt_length or plan.training["max_length"],
+            max_prompt_length=plan.dataset.max_prompt_length,
             note=lambda _: None,
             pairs_needed=plan.total_pairs(),
         ).train
-    except OrpoError:  # training will say what is wrong with the data
+    except OrpoError:  # training reports errors in the data
         return worst_case_lengths(plan)
     columns = (table.token_counts(part).tolist() for part in ("prompt", "chosen", "rejected"))
     return PairLengths(tuple(PairSize(*sizes) for sizes in zip(*columns, strict=True)), measured=True)
 
 
 def _cached_trace(facts: ModelFacts) -> Trace:
-    """Traces of the model, each made once; from its widths alone where its code needs more than sizes."""
+    """Traces of the model, each computed once; a rough estimate where the model's code does not run without weights."""
     from orpo_cli.training.memory_trace import MemoryTracer
 
     tracers: dict[str, MemoryTracer] = {}
@@ -67,7 +67,7 @@ def _cached_trace(facts: ModelFacts) -> Trace:
                 if name not in tracers:
                     tracers[name] = MemoryTracer(facts.config, how)
                 known[key] = tracers[name](pairs)
-            except Exception as error:  # whatever the code of a model does with what has no content
+            except Exception as error:  # model code may fail in any way on tensors without content
                 failed[name] = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
         return known[key] if key in known else rough_activations(facts, how, pairs, failed[name])
 

@@ -1,4 +1,4 @@
-"""The first steps that several commands share: recipe → plan."""
+"""Plan workflow: recipe to plan, for the commands that need a plan."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from orpo_cli.report.console import Console
 def load_recipe_reporting(
     source: str, overrides: Sequence[str] | None, console: Console, *, strict: bool
 ) -> LoadedRecipe:
-    """Load a recipe and say its warnings on standard error."""
+    """Load a recipe; its warnings go to standard error."""
     loaded = load_recipe(source, overrides or (), strict=strict)
     console.problems(loaded.warnings)
     return loaded
 
 
 class PlanResult(NamedTuple):
-    """A plan, its warnings, and what an estimate of it is made from (None where the model is not known)."""
+    """A plan, its warnings, and the inputs of its memory estimate (None where the model is not known)."""
 
     plan: Plan
     warnings: tuple[Problem, ...]
@@ -33,41 +33,51 @@ class PlanResult(NamedTuple):
 
 
 def build_plan(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict: bool) -> PlanResult:
-    """The plan of a loaded recipe on this machine; its warnings are said on standard error.
+    """The plan of a loaded recipe on this machine; its warnings go to standard error.
 
-    ``to_train``: an unreachable model, or something that the machine lacks, is an error. ``strict``: every warning is.
+    ``to_train``: a model that cannot be read and a requirement that is not met are errors. ``strict``: so is every warning.
     """
     from orpo_cli.estimate.fit_to_memory import fit_to_memory
     from orpo_cli.machine import probe
-    from orpo_cli.model.model_facts import known_facts, model_facts
     from orpo_cli.plan.checks import plan_problems
     from orpo_cli.plan.requirements import missing_requirements
-    from orpo_cli.plan.resolve import model_with_absolute_paths, resolve
+    from orpo_cli.plan.resolve import draft_plan
     from orpo_cli.workflows.estimate import collect_estimate_inputs
 
     machine = probe(Path(loaded.recipe.output_dir or "."))
-    facts: ModelFacts | None = None
+    facts = _read_model_facts(loaded, console, to_train=to_train)
+    draft = draft_plan(loaded, machine, facts)
+    problems = plan_problems(draft, loaded, facts)
+    if any(problem.severity == "error" for problem in problems):
+        raise RecipeError(problems)
+    inputs = None if facts is None else collect_estimate_inputs(draft, machine, facts)
+    plan = fit_to_memory(draft, inputs)
+    missing = [loaded.source_map.locate_problem(problem) for problem in missing_requirements(plan, machine)]
+    if missing and (to_train or strict):
+        raise MachineError("\n".join(problem.text() for problem in missing), remedy=explain_hint(missing))
+    warnings = (*problems, *(replace(each, severity="warning") for each in missing))
+    if warnings and strict:
+        raise RecipeError(warnings)
+    console.problems(warnings)
+    return PlanResult(plan, warnings, inputs)
+
+
+def _read_model_facts(loaded: LoadedRecipe, console: Console, *, to_train: bool) -> ModelFacts | None:
+    """Facts of the model; where the hub cannot be reached, those of a configuration in this package, or None."""
+    from orpo_cli.model.model_facts import known_facts, model_facts
+    from orpo_cli.plan.resolve import model_with_absolute_paths
+
     training, lora = loaded.recipe.training, loaded.recipe.lora
     dropout = training.disable_dropout is False or (lora is not None and lora.lora_dropout > 0)
+    section = model_with_absolute_paths(loaded)
     try:
-        facts = model_facts(model_with_absolute_paths(loaded), training.max_length, dropout_disabled=not dropout)
+        return model_facts(section, training.max_length, dropout_disabled=not dropout)
     except HubError as error:
         if to_train:
             raise
-        facts = known_facts(model_with_absolute_paths(loaded), training.max_length, dropout_disabled=not dropout)
+        facts = known_facts(section, training.max_length, dropout_disabled=not dropout)
         size = (
             "a 7B model" if facts is None else f"{facts.parameters / 1e9:.3g}B parameters, which orpo-cli knows it has"
         )
         console.warn(f"{error.message} Values that depend on the model's size are those of {size}.")
-    plan = resolve(loaded, machine, facts)
-    sizing = None if facts is None else collect_estimate_inputs(plan, machine, facts)
-    if sizing is not None:
-        plan = fit_to_memory(plan, loaded, sizing)
-    missing = [loaded.source_map.locate_problem(problem) for problem in missing_requirements(plan, machine)]
-    if missing and (to_train or strict):
-        raise MachineError("\n".join(problem.text() for problem in missing), remedy=explain_hint(missing))
-    warnings = (*plan_problems(plan, loaded, facts), *(replace(each, severity="warning") for each in missing))
-    if warnings and strict:
-        raise RecipeError(warnings)
-    console.problems(warnings)
-    return PlanResult(plan, warnings, sizing)
+        return facts

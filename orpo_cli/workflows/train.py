@@ -142,7 +142,6 @@ def _prepare_pairs(
 ) -> PreparedData:
     from orpo_cli.data.prepare import prepare
 
-    assert plan.dataset.max_prompt_length is not None, "the plan decides it"
     pairs = prepare(
         plan.dataset,
         tokenizer,

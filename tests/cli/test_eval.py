@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 
 from orpo_cli.cli.eval import command
 from orpo_cli.errors import DataError, UsageError
-from orpo_cli.recipe.schema import DatasetSection, Source
+from orpo_cli.plan.plan import DatasetPlan
+from orpo_cli.recipe.schema import Source
 from orpo_cli.rundir import RunDir
 
 app = typer.Typer()
@@ -121,7 +122,7 @@ def test_a_single_model_without_data_exits_2(model: Path, orpo: Orpo) -> None:
 
 def test_a_run_without_held_out_pairs_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
     source = Source(path=str(write_pairs(tmp_path / "all.jsonl", 5)))
-    run = make_eval_run(tmp_path, dataset=DatasetSection(train=[source], max_prompt_length=96))
+    run = make_eval_run(tmp_path, dataset=DatasetPlan(train=[source], max_prompt_length=96))
     error = invoke_eval(run.root).exception
     assert isinstance(error, UsageError)
     assert error.exit_code == 2

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from support.tiny_run import FOUR_BIT, make_base, make_run, stored_logits, tuned_logits
 
-from orpo_cli.recipe.schema import DatasetSection, Source
+from orpo_cli.plan.plan import DatasetPlan
+from orpo_cli.recipe.schema import Source
 from orpo_cli.rundir import RunDir
 
 Orpo = Callable[..., Any]
@@ -124,7 +125,7 @@ def test_a_quantized_run_merges_into_the_original_by_choice_and_says_how_far_tha
     rows = [{"prompt": f"Question {n}?", "chosen": "Yes.", "rejected": f"No {n}."} for n in range(6)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = [Source(path=str(tmp_path / "pairs.jsonl"))]
-    dataset = DatasetSection(train=source, eval=source, max_prompt_length=64)
+    dataset = DatasetPlan(train=source, eval=source, max_prompt_length=64)
     run = make_run(tmp_path / "run", base, quantization=FOUR_BIT, dataset=dataset)
     trained = json.loads(merging(run.root, "--json").stdout)
     original = json.loads(merging(run.root, "--into", "original", "-o", tmp_path / "o", "--json").stdout)

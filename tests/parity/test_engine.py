@@ -11,6 +11,7 @@ from support.architectures import PACKED, REFUSED, build
 from support.steps import BETA, EXACT, TrlStep, adapted, assert_same, gradients, ours, random_pairs, trl_batch
 
 from orpo_cli.model.packing_support import packing_obstacle
+from orpo_cli.plan.plan import ModelPlan
 from orpo_cli.training.engine import orpo_loss
 from orpo_cli.training.engine.packing import pack, packed_length, split_into_groups
 
@@ -155,9 +156,9 @@ def test_an_adapter_on_a_quantized_base_gets_trls_gradients(bits: str, tmp_path:
     from support.tiny import save_tiny_model
 
     from orpo_cli.model.base_model import load_base
-    from orpo_cli.recipe.schema import ModelSection, QuantizationSection
+    from orpo_cli.recipe.schema import QuantizationSection
 
-    section = ModelSection(
+    section = ModelPlan(
         model_name_or_path=str(save_tiny_model(tmp_path / "model")), dtype="float32", attn_implementation="sdpa"
     )
     quantization = QuantizationSection.model_validate({bits: True, "bnb_4bit_compute_dtype": "float32"})

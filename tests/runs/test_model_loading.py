@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, Gemma3TextConfig
 
 from orpo_cli.model.base_model import load_base, load_config
 from orpo_cli.model.model_facts import model_facts
-from orpo_cli.recipe.schema import ModelSection
+from orpo_cli.plan.plan import ModelPlan
 
 Orpo = Callable[..., Any]
 TOKEN = "hf_ofTheCompanyForTests"
@@ -143,8 +143,8 @@ def test_each_way_to_stretch_changes_what_the_model_computes(
     rope: dict[str, Any], longest: int, tmp_path: Path
 ) -> None:
     save_tiny_model(tmp_path / "model")
-    plain = ModelSection(model_name_or_path=str(tmp_path / "model"), dtype="float32", attn_implementation="sdpa")
-    section = ModelSection.model_validate({**plain.model_dump(exclude_none=True), "rope_scaling": rope})
+    plain = ModelPlan(model_name_or_path=str(tmp_path / "model"), dtype="float32", attn_implementation="sdpa")
+    section = ModelPlan.model_validate({**plain.model_dump(exclude_none=True), "rope_scaling": rope})
     assert model_facts(section).max_position_embeddings == longest
     ids = torch.arange(600).remainder(97)[None]
     with torch.inference_mode():
@@ -158,7 +158,7 @@ def test_of_a_model_with_two_rotations_the_far_sighted_one_is_stretched(tmp_path
         query_pre_attn_scalar=8, layer_types=["sliding_attention", "full_attention"],
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    section = ModelSection.model_validate(
+    section = ModelPlan.model_validate(
         {"model_name_or_path": str(tmp_path), "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
     )
     rope = load_config(section).rope_parameters

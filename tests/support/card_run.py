@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from orpo_cli.recipe.schema import ModelSection
+from orpo_cli.plan.plan import ModelPlan
 from orpo_cli.rundir import RunDir
 from support.tiny_run import make_plan, write_records
 
-HUB_MODEL = ModelSection(model_name_or_path="example-org/base-1b", dtype="bfloat16", attn_implementation="sdpa")
+HUB_MODEL = ModelPlan(model_name_or_path="example-org/base-1b", dtype="bfloat16", attn_implementation="sdpa")
 
 REPORT = {
     "train_pairs": 240,

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.evaluation.eval_target import EvalTarget, open_eval_target
-from orpo_cli.recipe.schema import DatasetSection, Source
+from orpo_cli.plan.plan import DatasetPlan
+from orpo_cli.recipe.schema import Source
 from orpo_cli.rundir import RunDir
 from support.tiny import write_pairs
 from support.tiny_run import make_base, make_run
@@ -22,7 +23,7 @@ def make_eval_run(folder: Path, **changes: Any) -> RunDir:
     train = write_pairs(folder / "train.jsonl", TRAINED_ON)
     held_out = write_pairs(folder / "heldout.jsonl", HELD_OUT, start=50)
     sections: dict[str, Any] = {
-        "dataset": DatasetSection(
+        "dataset": DatasetPlan(
             train=[Source(path=str(train))], eval=[Source(path=str(held_out))], max_prompt_length=96
         ),
         "training": {"beta": 0.3, "max_length": 192},

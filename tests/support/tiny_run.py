@@ -26,18 +26,8 @@ from transformers import (
 
 from orpo_cli.merge.merge import merge
 from orpo_cli.model.base_model import load_base
-from orpo_cli.plan.plan import Plan
-from orpo_cli.recipe.schema import (
-    DatasetSection,
-    ExportSection,
-    HubSection,
-    LaunchSection,
-    LoraSection,
-    MergeSection,
-    ModelSection,
-    QuantizationSection,
-    Source,
-)
+from orpo_cli.plan.plan import DatasetPlan, ExportPlan, LaunchPlan, MergePlan, ModelPlan, Plan, QuantizationPlan
+from orpo_cli.recipe.schema import HubSection, LoraSection, Source
 from orpo_cli.rundir import FINISHED, RunDir
 
 CHATML = (
@@ -45,8 +35,8 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<pad>")
-FOUR_BIT = QuantizationSection(load_in_4bit=True, bnb_4bit_compute_dtype="float32")
-EIGHT_BIT = QuantizationSection(load_in_8bit=True, bnb_4bit_compute_dtype="float32")
+FOUR_BIT = QuantizationPlan(load_in_4bit=True, bnb_4bit_compute_dtype="float32")
+EIGHT_BIT = QuantizationPlan(load_in_8bit=True, bnb_4bit_compute_dtype="float32")
 
 
 def byte_tokenizer(*, eos: str = "<|endoftext|>") -> PreTrainedTokenizerBase:
@@ -75,19 +65,20 @@ def make_base(folder: Path, *, tied: bool = False, seed: int = 0) -> Path:
 
 def make_plan(root: Path, base: Path | str, **changes: Any) -> Plan:
     """A LoRA plan in float32 on the CPU; ``changes`` replace whole values."""
+    model = changes.get("model") or ModelPlan(model_name_or_path=str(base), dtype="float32", attn_implementation="sdpa")
     values: dict[str, Any] = {
         "name": root.name,
         "output_dir": str(root),
         "device": "cpu",
-        "model": ModelSection(model_name_or_path=str(base), dtype="float32", attn_implementation="sdpa"),
+        "model": model,
         "quantization": None,
         "lora": LoraSection(r=4, lora_alpha=8),
-        "dataset": DatasetSection(train=[Source(path="example-org/pairs")], max_prompt_length=64),
+        "dataset": DatasetPlan(train=[Source(path="example-org/pairs")], max_prompt_length=64),
         "training": {"beta": 0.1, "max_length": 128, "learning_rate": 1e-4},
         "engine": {"fast_path": "off", "max_tokens_per_microbatch": 1024},
-        "launch": LaunchSection(),
-        "merge": MergeSection(),
-        "export": ExportSection(),
+        "launch": LaunchPlan(num_processes=1, strategy="single"),
+        "merge": MergePlan(dtype=model.dtype),
+        "export": ExportPlan(dtype=model.dtype),
         "hub": HubSection(),
         "why": {},
     }

@@ -1,6 +1,6 @@
 """`model` and `quantization`: the base model, its tokenizer, and how both are loaded."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
@@ -86,7 +86,7 @@ class ModelSection(Section):
         examples=[["<|im_start|>", "<|im_end|>"]],
     )
 
-    def stored_in(self, folder: str, **changes: Any) -> "ModelSection":
+    def stored_in(self, folder: str, **changes: Any) -> Self:
         """The same model as `save_pretrained` left it in ``folder``: its files hold what this section says of another place."""
         own = {"model_name_or_path": folder, "model_revision": "main", "subfolder": "", "rope_scaling": None}
         return self.model_copy(update={**own, **changes})

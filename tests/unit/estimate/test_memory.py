@@ -1,4 +1,4 @@
-"""The arithmetic of an estimate, and what is chosen from it."""
+"""The arithmetic of the memory estimate, and the values that it decides."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from orpo_cli.estimate.parameter_counts import adapted_modules, count_trained_by
 from orpo_cli.estimate.throughput import estimate_throughput
 from orpo_cli.machine import Machine
 from orpo_cli.plan.model_facts import ModelFacts
-from orpo_cli.plan.plan import Plan
-from orpo_cli.plan.resolve import resolve
-from orpo_cli.recipe.load import LoadedRecipe, load_recipe
+from orpo_cli.plan.plan import Plan, PlanDraft
+from orpo_cli.plan.resolve import complete_by_default, draft_plan
+from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema import LoraSection
 
 GB = 10**9
@@ -45,31 +45,32 @@ def trace(how: Computation, pairs: Sequence[PairSize]) -> Activations:
     return Activations(tokens * (1e5 if how.checkpointing else 1e6), 0)
 
 
-def made(
+def plan_and_inputs(
     folder: Path, machine: Machine = CPU, pairs: Sequence[PairSize] = (), **sections: Any
-) -> tuple[Plan, LoadedRecipe, EstimateInputs]:
+) -> tuple[Plan, PlanDraft, EstimateInputs]:
     recipe = {"model": {"model_name_or_path": "a/b"}, "dataset": {"train": {"path": "x.jsonl"}}, **sections}
     (folder / "r.yaml").write_text(json.dumps(recipe))
     loaded = load_recipe(str(folder / "r.yaml"))
-    plan = resolve(loaded, machine, FACTS)
+    draft = draft_plan(loaded, machine, FACTS)
+    plan = complete_by_default(draft)
     lengths = PairLengths(tuple(pairs), True) if pairs else worst_case_lengths(plan)
-    return plan, loaded, EstimateInputs(machine, FACTS, lengths, trace)
+    return plan, draft, EstimateInputs(machine, FACTS, lengths, trace)
 
 
 def test_every_part_of_full_training_is_counted(tmp_path: Path) -> None:
-    plan, _, sizing = made(tmp_path, pairs=[PairSize(10, 21, 21)] * 64)
-    held = estimate_memory(plan, sizing)
-    assert (held.weights, held.gradients, held.optimizer, held.adapter) == (4e7, 4e7, 8e7, 0)
+    plan, _, inputs = plan_and_inputs(tmp_path, pairs=[PairSize(10, 21, 21)] * 64)
+    memory = estimate_memory(plan, inputs)
+    assert (memory.weights, memory.gradients, memory.optimizer, memory.adapter) == (4e7, 4e7, 8e7, 0)
 
 
 def test_gradients_of_a_step_in_one_piece_come_as_activations_go(tmp_path: Path) -> None:
-    plan, _, sizing = made(tmp_path, pairs=[PairSize(10, 21, 21)] * 64)
+    plan, _, inputs = plan_and_inputs(tmp_path, pairs=[PairSize(10, 21, 21)] * 64)
     one, several = (
         plan.model_copy(update={"engine": plan.engine.model_copy(update={"max_tokens_per_microbatch": budget})})
         for budget in (1600, 800)
     )
-    assert estimate_memory(one, sizing).activations == pytest.approx(1600e6 * 1.2 - 4e7)
-    assert estimate_memory(several, sizing).activations == pytest.approx(800e6 * 1.2)
+    assert estimate_memory(one, inputs).activations == pytest.approx(1600e6 * 1.2 - 4e7)
+    assert estimate_memory(several, inputs).activations == pytest.approx(800e6 * 1.2)
 
 
 def test_an_adapter_is_counted_by_its_ranks_and_modules() -> None:
@@ -86,68 +87,70 @@ def test_optimizers_keep_what_they_keep(name: str, size: float) -> None:
 
 
 def test_auto_takes_the_largest_micro_batch_without_checkpointing_where_memory_allows_it(tmp_path: Path) -> None:
-    plan, loaded, sizing = made(tmp_path, pairs=[PairSize(100, 100, 100)] * 64, lora={})
-    chosen = fit_to_memory(plan, loaded, sizing)
+    _, draft, inputs = plan_and_inputs(tmp_path, pairs=[PairSize(100, 100, 100)] * 64, lora={})
+    chosen = fit_to_memory(draft, inputs)
     assert chosen.engine.max_tokens_per_microbatch == 2048
     assert chosen.training["gradient_checkpointing"] is False
 
 
 def test_auto_makes_micro_batches_smaller_before_it_checkpoints(tmp_path: Path) -> None:
     machine = replace(CPU, ram_bytes=2 * GB)
-    plan, loaded, sizing = made(tmp_path, machine, [PairSize(100, 101, 101)] * 64, lora={})
-    chosen = fit_to_memory(plan, loaded, sizing)
+    _, draft, inputs = plan_and_inputs(tmp_path, machine, [PairSize(100, 101, 101)] * 64, lora={})
+    chosen = fit_to_memory(draft, inputs)
     assert 300 <= chosen.engine.max_tokens_per_microbatch < 2048
     assert chosen.training["gradient_checkpointing"] is False
-    assert verdict(estimate_memory(chosen, sizing), sizing) == "fits"
+    assert verdict(estimate_memory(chosen, inputs), inputs) == "fits"
     assert "2 GB" in chosen.why["engine.max_tokens_per_microbatch"].reason
 
 
 def test_auto_checkpoints_only_where_one_pair_would_not_fit_otherwise(tmp_path: Path) -> None:
     machine = replace(CPU, ram_bytes=2 * GB)
-    plan, loaded, sizing = made(tmp_path, machine, [PairSize(100, 951, 951)] * 64, lora={})
-    chosen = fit_to_memory(plan, loaded, sizing)
+    _, draft, inputs = plan_and_inputs(tmp_path, machine, [PairSize(100, 951, 951)] * 64, lora={})
+    chosen = fit_to_memory(draft, inputs)
     assert chosen.training["gradient_checkpointing"] is True
     assert "without it" in chosen.why["training.gradient_checkpointing"].reason
 
 
 def test_what_the_recipe_says_is_kept(tmp_path: Path) -> None:
-    plan, loaded, sizing = made(
+    _, draft, inputs = plan_and_inputs(
         tmp_path, H100, training={"gradient_checkpointing": True}, engine={"max_tokens_per_microbatch": 777}
     )
-    chosen = fit_to_memory(plan, loaded, sizing)
+    chosen = fit_to_memory(draft, inputs)
     assert chosen.training["gradient_checkpointing"] is True
     assert chosen.engine.max_tokens_per_microbatch == 777
 
 
 def test_what_does_not_fit_names_what_to_change_the_largest_saving_first(tmp_path: Path) -> None:
     machine = replace(CPU, ram_bytes=GB)
-    plan, _, sizing = made(
+    plan, _, inputs = plan_and_inputs(
         tmp_path, machine, [PairSize(100, 951, 951)] * 64,
         training={"gradient_checkpointing": False, "max_length": 1100}, engine={"max_tokens_per_microbatch": 8192},
     )  # fmt: skip
-    sizing = replace(sizing, facts=replace(FACTS, parameters=GB))
-    assert verdict(estimate_memory(plan, sizing), sizing) == "does not fit"
-    found = memory_savings(plan, sizing)
+    inputs = replace(inputs, facts=replace(FACTS, parameters=GB))
+    assert verdict(estimate_memory(plan, inputs), inputs) == "does not fit"
+    found = memory_savings(plan, inputs)
     assert [each.total for each in found] == sorted(each.total for each in found)
     assert {each.setting.partition(":")[0] for each in found} >= {
         "training.gradient_checkpointing", "engine.max_tokens_per_microbatch", "lora",
     }  # fmt: skip
     alone = plan.model_copy(update={"engine": plan.engine.model_copy(update={"max_tokens_per_microbatch": 256})})
-    assert "training.max_length: 550" in [each.setting for each in memory_savings(alone, sizing)]
+    assert "training.max_length: 550" in [each.setting for each in memory_savings(alone, inputs)]
 
 
 def test_a_step_on_a_gpu_takes_its_products_at_a_share_of_its_speed(tmp_path: Path) -> None:
-    plan, _, sizing = made(tmp_path, H100, [PairSize(100, 101, 101)] * 64)
-    sizing = replace(sizing, facts=replace(FACTS, active_parameters=8 * GB))
-    step = estimate_throughput(plan, sizing)
+    plan, _, inputs = plan_and_inputs(tmp_path, H100, [PairSize(100, 101, 101)] * 64)
+    inputs = replace(inputs, facts=replace(FACTS, active_parameters=8 * GB))
+    step = estimate_throughput(plan, inputs)
     assert (step.pairs, step.tokens) == (32, 32 * 300)
     assert step.seconds == pytest.approx(step.flops / (0.4 * 989e12))
-    unknown = replace(sizing, machine=replace(H100, device_name="another"))
+    unknown = replace(inputs, machine=replace(H100, device_name="another"))
     assert estimate_throughput(plan, unknown).seconds is None
 
 
 def test_a_small_step_on_a_gpu_takes_what_launching_it_takes(tmp_path: Path) -> None:
-    plan, _, sizing = made(tmp_path, H100, [PairSize(100, 101, 101)] * 64, engine={"max_tokens_per_microbatch": 5000})
-    step = estimate_throughput(plan, sizing)
+    plan, _, inputs = plan_and_inputs(
+        tmp_path, H100, [PairSize(100, 101, 101)] * 64, engine={"max_tokens_per_microbatch": 5000}
+    )
+    step = estimate_throughput(plan, inputs)
     assert step.seconds == pytest.approx(4 * 0.01 * 2)
     assert "launch" in step.how

@@ -15,7 +15,8 @@ from orpo_cli.errors import DataError, UsageError
 from orpo_cli.evaluation.eval_target import EvalTarget
 from orpo_cli.evaluation.evaluate import evaluate
 from orpo_cli.evaluation.held_out_pairs import HeldOutPairs, load_held_out_pairs
-from orpo_cli.recipe.schema import DatasetSection, EvalSplit, Source
+from orpo_cli.plan.plan import DatasetPlan
+from orpo_cli.recipe.schema import EvalSplit, Source
 from orpo_cli.rundir import RunDir
 
 
@@ -26,7 +27,7 @@ def judged(target: EvalTarget, **options: Any) -> HeldOutPairs:
 def split_run(folder: Path) -> RunDir:
     """A run that cut its held-out pairs from its training pairs."""
     source = Source(path=str(write_pairs(folder / "all.jsonl", 20)))
-    dataset = DatasetSection(train=[source], eval=EvalSplit(test_size=0.25), max_prompt_length=96)
+    dataset = DatasetPlan(train=[source], eval=EvalSplit(test_size=0.25), max_prompt_length=96)
     return make_eval_run(folder, dataset=dataset)
 
 
@@ -87,7 +88,7 @@ def test_a_model_on_its_own_needs_data(tmp_path: Path) -> None:
 
 def test_a_run_without_held_out_pairs_says_what_to_do(tmp_path: Path) -> None:
     source = Source(path=str(write_pairs(tmp_path / "all.jsonl", 5)))
-    run = make_eval_run(tmp_path, dataset=DatasetSection(train=[source], max_prompt_length=96))
+    run = make_eval_run(tmp_path, dataset=DatasetPlan(train=[source], max_prompt_length=96))
     with pytest.raises(UsageError, match="held no pairs out") as caught:
         judged(open_target_quietly(run.root))
     assert "--data" in str(caught.value.remedy)

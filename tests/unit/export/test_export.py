@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from orpo_cli.errors import MachineError, RunError, UsageError
 from orpo_cli.export.export import export
 from orpo_cli.export.export_record import ExportRecord
+from orpo_cli.plan.plan import ExportPlan
 from orpo_cli.rundir import RunDir
 
 
@@ -249,9 +250,8 @@ def test_a_qlora_run_is_exported_from_its_dequantized_base(tmp_path):
 
 
 def test_a_recipes_formats_are_made_each_in_its_folder(tmp_path):
-    from orpo_cli.recipe.schema import ExportSection
 
-    settings = ExportSection(formats=["safetensors", "bnb-8bit"], dtype="float16")
+    settings = ExportPlan(formats=["safetensors", "bnb-8bit"], dtype="float16")
     run = make_exportable_run(tmp_path / "run", export=settings)
     assert [done.output for done in export(run.root)] == [run.export / "safetensors", run.export / "bnb-8bit"]
     assert AutoModelForCausalLM.from_pretrained(run.export / "safetensors").dtype == torch.float16

@@ -28,7 +28,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from orpo_cli.errors import MachineError, RunError, UsageError
 from orpo_cli.merge.merge import merge
 from orpo_cli.merge.merge_record import FILE_NAME
-from orpo_cli.recipe.schema import DatasetSection, MergeSection, ModelSection, Source
+from orpo_cli.plan.plan import DatasetPlan, MergePlan, ModelPlan
+from orpo_cli.recipe.schema import Source
 from orpo_cli.rundir import RunDir
 
 
@@ -107,7 +108,7 @@ def test_a_quantized_run_merges_into_the_weights_it_was_trained_on(tmp_path, bas
 
 @pytest.mark.parametrize("quantization", [FOUR_BIT, EIGHT_BIT], ids=["4bit", "8bit"])
 def test_a_base_quantized_for_sixteen_bit_computing_is_compared_as_closely(tmp_path, base, quantization):
-    section = ModelSection(model_name_or_path=str(base), dtype="bfloat16", attn_implementation="sdpa")
+    section = ModelPlan(model_name_or_path=str(base), dtype="bfloat16", attn_implementation="sdpa")
     coarse = quantization.model_copy(update={"bnb_4bit_compute_dtype": "bfloat16", "bnb_4bit_use_double_quant": True})
     run = make_run(tmp_path / "run", base, model=section, quantization=coarse)
     expected = tuned_logits(run)  # with the noise of computing in bfloat16
@@ -131,7 +132,7 @@ def test_sixteen_bit_merges_are_one_rounding_away_from_the_float32_merge(tmp_pat
 
 
 def test_the_dtype_of_the_plan_is_the_default(tmp_path, base):
-    run = make_run(tmp_path / "run", base, merge=MergeSection(dtype="bfloat16", max_shard_size="50KB"))
+    run = make_run(tmp_path / "run", base, merge=MergePlan(dtype="bfloat16", max_shard_size="50KB"))
     output = merge(run.root).output
     assert AutoConfig.from_pretrained(output).dtype == torch.bfloat16
     assert len(list(output.glob("model-*.safetensors"))) > 1
@@ -151,7 +152,7 @@ def test_merged_folder_ends_answers_and_has_the_chat_template(run):
 def test_the_prompts_of_the_run_are_compared_where_they_are_at_hand(tmp_path, base):
     rows = [{"prompt": f"Question {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(6)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    dataset = DatasetSection(train=[Source(path=str(tmp_path / "pairs.jsonl"))], max_prompt_length=64)
+    dataset = DatasetPlan(train=[Source(path=str(tmp_path / "pairs.jsonl"))], max_prompt_length=64)
     record = merge(make_run(tmp_path / "run", base, dataset=dataset).root).record
     assert record.prompts == {"built_in": 8, "from_run": 4}
     assert (

@@ -20,7 +20,7 @@ from orpo_cli.merge.base_checkpoint import UnsupportedCheckpoint
 from orpo_cli.merge.merge_target import MergeTarget
 from orpo_cli.merge.peft_adapters import Adapter
 from orpo_cli.merge.write_model import WrittenModel, write_merged_model
-from orpo_cli.recipe.schema import ModelSection
+from orpo_cli.plan.plan import ModelPlan
 
 WORDS = 300  # more than the tokenizer has
 COMMON: dict[str, Any] = {**SIZES, "vocab_size": WORDS}
@@ -68,7 +68,7 @@ def merged(tmp_path: Path, *adapters: Adapter, dtype: str = "float32", trained_i
         adapters=adapters or (Adapter(tmp_path / "adapter"),),
         rundir=None,
         output=tmp_path / "out",
-        section=ModelSection(model_name_or_path=str(tmp_path / "base"), dtype=trained_in, attn_implementation="eager"),
+        section=ModelPlan(model_name_or_path=str(tmp_path / "base"), dtype=trained_in, attn_implementation="eager"),
         quantization=None,
         device="cpu",
         dtype=dtype,

@@ -1,4 +1,4 @@
-"""What is said of a plan: values far from the known ones, values that were replaced, and what the machine lacks."""
+"""Problems of a plan: unusual values, replaced values, and requirements that the machine does not meet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orpo_cli.errors import Problem, RecipeError
+from orpo_cli.errors import Problem
 from orpo_cli.machine import Machine
 from orpo_cli.plan.checks import plan_problems
 from orpo_cli.plan.model_facts import ModelFacts
@@ -25,15 +25,15 @@ SMALL = ModelFacts("llama", 135_000_000, True, 8192)
 LARGE = replace(SMALL, parameters=8_000_000_000)
 
 
-def made(folder: Path, machine: Machine, facts: ModelFacts | None, **sections: Any) -> tuple[Plan, LoadedRecipe]:
+def plan_of(folder: Path, machine: Machine, facts: ModelFacts | None, **sections: Any) -> tuple[Plan, LoadedRecipe]:
     recipe = {"model": {"model_name_or_path": "a/b"}, "dataset": {"train": {"path": "x.jsonl"}}, **sections}
     (folder / "r.yaml").write_text(json.dumps(recipe, indent=1))
     loaded = load_recipe(str(folder / "r.yaml"))
     return resolve(loaded, machine, facts), loaded
 
 
-def said(folder: Path, machine: Machine = H100, facts: ModelFacts | None = LARGE, **sections: Any) -> list[Problem]:
-    plan, loaded = made(folder, machine, facts, **sections)
+def problems(folder: Path, machine: Machine = H100, facts: ModelFacts | None = LARGE, **sections: Any) -> list[Problem]:
+    plan, loaded = plan_of(folder, machine, facts, **sections)
     return plan_problems(plan, loaded, facts)
 
 
@@ -58,23 +58,23 @@ def test_a_learning_rate_far_from_what_works_for_method_and_size_is_named(
     tmp_path: Path, facts: ModelFacts | None, lora: bool, rate: float, fits: bool
 ) -> None:
     sections: dict[str, Any] = {"training": {"learning_rate": rate}, **({"lora": {}} if lora else {})}
-    found = said(tmp_path, facts=facts, **sections)
+    found = problems(tmp_path, facts=facts, **sections)
     assert [each.code for each in found] == ([] if fits else ["unusual-learning-rate"])
     assert all(each.severity == "warning" and each.line == 11 and f"{rate:g}" in each.message for each in found)
 
 
 def test_optimizers_of_another_scale_are_not_judged(tmp_path: Path) -> None:
-    assert said(tmp_path, training={"learning_rate": 0.1, "optim": "sgd"}) == []
+    assert problems(tmp_path, training={"learning_rate": 0.1, "optim": "sgd"}) == []
 
 
 def test_rotary_positions_go_on_and_learned_ones_end(tmp_path: Path) -> None:
     long = {"max_length": 8193}
-    (problem,) = said(tmp_path, training=long)
+    (problem,) = problems(tmp_path, training=long)
     assert (problem.code, problem.severity, problem.line) == ("length-beyond-positions", "warning", 11)
-    with pytest.raises(RecipeError, match="has no position after token 8192") as caught:
-        said(tmp_path, facts=replace(LARGE, learned_positions=True), training=long)
-    assert caught.value.problems[0].line == 11
-    assert said(tmp_path, training={"max_length": 8192}) == []
+    (problem,) = problems(tmp_path, facts=replace(LARGE, learned_positions=True), training=long)
+    assert (problem.severity, problem.line) == ("error", 11)
+    assert "has no position after token 8192" in problem.text()
+    assert problems(tmp_path, training={"max_length": 8192}) == []
 
 
 def test_learned_positions_are_told_from_rotary_ones() -> None:
@@ -102,18 +102,18 @@ def test_learned_positions_are_told_from_rotary_ones() -> None:
 def test_what_the_machine_cannot_have_is_replaced_and_said(
     tmp_path: Path, sections: dict[str, Any], machine: Machine, path: str, words: str
 ) -> None:
-    (problem,) = said(tmp_path, machine, **sections)
+    (problem,) = problems(tmp_path, machine, **sections)
     assert (problem.code, problem.path, problem.severity) == ("value-replaced", path, "warning")
     assert words in problem.message
     assert problem.line is not None
-    assert said(tmp_path, replace(H100, flash_attention=True), **sections) == []
+    assert problems(tmp_path, replace(H100, flash_attention=True), **sections) == []
 
 
 def test_what_a_recipe_leaves_open_is_never_spoken_of(tmp_path: Path) -> None:
     for machine in (CPU, T4, H100):
         for lora in ({}, {"lora": {}}):
-            assert said(tmp_path, machine, **lora) == []
-            plan, _ = made(tmp_path, machine, LARGE, **lora)
+            assert problems(tmp_path, machine, **lora) == []
+            plan, _ = plan_of(tmp_path, machine, LARGE, **lora)
             assert list(missing_requirements(plan, machine)) == []
 
 
@@ -133,12 +133,13 @@ def test_what_a_recipe_leaves_open_is_never_spoken_of(tmp_path: Path) -> None:
 def test_what_the_machine_lacks_is_named(
     tmp_path: Path, training: dict[str, Any], machine: Machine, code: str | None
 ) -> None:
-    plan, _ = made(tmp_path, machine, LARGE, training=training)
+    plan, _ = plan_of(tmp_path, machine, LARGE, training=training)
     assert [each.code for each in missing_requirements(plan, machine)] == ([code] if code else [])
 
 
 def test_a_revision_of_a_folder_is_an_error_once_the_folder_is_found(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
-    with pytest.raises(RecipeError, match="only a model of the hub has revisions"):
-        said(tmp_path, model={"model_name_or_path": "a/b", "model_revision": "v1"})
-    assert said(tmp_path, model={"model_name_or_path": "a/c", "model_revision": "v1"}) == []
+    (problem,) = problems(tmp_path, model={"model_name_or_path": "a/b", "model_revision": "v1"})
+    assert problem.severity == "error"
+    assert "only a model of the hub has revisions" in problem.text()
+    assert problems(tmp_path, model={"model_name_or_path": "a/c", "model_revision": "v1"}) == []

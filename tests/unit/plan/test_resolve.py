@@ -1,4 +1,4 @@
-"""Nothing is left open in a plan, and every decided value says why."""
+"""A plan has every value decided, and each decided value has its reason."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from orpo_cli.errors import RecipeError
 from orpo_cli.machine import Machine
+from orpo_cli.plan.checks import plan_problems
 from orpo_cli.plan.model_facts import ModelFacts
-from orpo_cli.plan.plan import Plan
-from orpo_cli.plan.resolve import resolve
+from orpo_cli.plan.plan import Plan, PlanDraft
+from orpo_cli.plan.resolve import draft_plan, resolve
 from orpo_cli.recipe.load import load_recipe
 
 CPU = Machine("cpu", "a processor", 1, None, 8 << 30, 2, False, False, 1 << 40, "3.11", "Linux")
@@ -46,6 +47,62 @@ def test_no_auto_is_left_and_every_value_has_a_reason(tmp_path: Path, machine: M
 def test_a_plan_reads_back_as_it_was_written(tmp_path: Path) -> None:
     made = plan(tmp_path, H100, lora={"rank_pattern": {"q_proj": 4}}, quantization={"load_in_4bit": True})
     assert Plan.from_document(json.loads(made.to_json())) == made
+
+
+def test_a_plan_of_version_0_1_0_is_read(tmp_path: Path) -> None:
+    """It had no export.dtype, which is that of the merged model."""
+    document = json.loads((Path(__file__).parent / "plan_0.1.0.json").read_text())
+    assert "dtype" not in document["export"]
+    old = Plan.from_document(document)
+    assert (old.export.dtype, old.dataset.max_prompt_length, old.launch.num_processes) == ("float32", 1024, 1)
+    document["lora"] = {"value": None, "origin": "default", "reason": "default"}
+    document["model"]["dtype"]["value"] = "bfloat16"
+    assert Plan.from_document(document).export.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        ("model", "dtype"), ("model", "attn_implementation"), ("quantization", "bnb_4bit_compute_dtype"), ("merge", "dtype"),
+        ("export", "dtype"), ("launch", "num_processes"), ("launch", "strategy"), ("engine", "fast_path"),
+        ("engine", "max_tokens_per_microbatch"),
+    ],
+)  # fmt: skip
+def test_a_plan_with_auto_is_not_valid(tmp_path: Path, section: str, name: str) -> None:
+    document = json.loads(plan(tmp_path, H100, lora={}, quantization={"load_in_4bit": True}).to_json())
+    document[section][name]["value"] = "auto"
+    with pytest.raises(ValidationError, match=name):
+        Plan.from_document(document)
+
+
+def test_a_plan_needs_the_longest_prompt(tmp_path: Path) -> None:
+    document = json.loads(plan(tmp_path).to_json())
+    document["dataset"]["max_prompt_length"]["value"] = None
+    with pytest.raises(ValidationError, match="max_prompt_length"):
+        Plan.from_document(document)
+
+
+def test_a_plan_cannot_be_changed(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    for section in (made, made.model, made.engine, made.launch):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(section, next(iter(type(section).model_fields)), None)
+
+
+def test_a_draft_leaves_to_the_memory_estimate_what_the_recipe_does_not_set(tmp_path: Path) -> None:
+    def draft(**sections: Any) -> PlanDraft:
+        plan(tmp_path, **sections)
+        return draft_plan(load_recipe(str(tmp_path / "r.yaml")), CPU, SMALL)
+
+    both = {"training.gradient_checkpointing", "engine.max_tokens_per_microbatch"}
+    assert draft().undecided() == both
+    assert not both & draft().why.keys()
+    assert draft(training={"gradient_checkpointing": False}).undecided() == {"engine.max_tokens_per_microbatch"}
+    assert draft(engine={"max_tokens_per_microbatch": 64}).undecided() == {"training.gradient_checkpointing"}
+    assert draft(engine={"fast_path": "off"}).undecided() == {"training.gradient_checkpointing"}
+    made = plan(tmp_path)
+    assert (made.training["gradient_checkpointing"], made.engine.max_tokens_per_microbatch) == (False, 2048)
+    assert both <= {path for path, why in made.why.items() if why.origin == "decided"}
 
 
 def test_learning_rate_and_beta_follow_size_and_method(tmp_path: Path) -> None:
@@ -103,8 +160,10 @@ def test_a_length_beyond_the_models_positions_is_not_chosen(tmp_path: Path) -> N
 
 
 def test_a_prompt_longer_than_the_decided_length_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="no room"):
-        plan(tmp_path, dataset={"train": {"path": "x"}, "max_prompt_length": 4096})
+    made = plan(tmp_path, dataset={"train": {"path": "x"}, "max_prompt_length": 4096})
+    (problem,) = plan_problems(made, load_recipe(str(tmp_path / "r.yaml")), SMALL)
+    assert problem.severity == "error"
+    assert "no room" in problem.text()
 
 
 def test_paths_beside_the_recipe_come_before_the_current_directory(

@@ -64,7 +64,9 @@ def main() -> None:
     side = ["-m", "benchmarks.training", f"{options.file}:{options.pairs}", "--steps", str(options.steps), "--side"]
     results = alternate({name: [*side, name] for name in ("trl", "ours")}, rounds=1)
     (trl,), (ours,) = results["trl"], results["ours"]
-    print(f"{Path(options.file).name}, {options.steps} steps of {options.pairs} pairs, SmolLM2-135M with an adapter.\n")
+    print(
+        f"{Path(options.file).name}, {options.steps} steps of {options.pairs} pairs, SmolLM2-135M with a LoRA adapter.\n"
+    )
     for name, what in (("loss", "loss"), ("grad_norm", "gradient norm")):
         apart = [abs(a - b) for a, b in zip(trl[name], ours[name], strict=True)]
         worst = max(range(len(apart)), key=apart.__getitem__)

@@ -29,8 +29,8 @@ CASES: dict[str, dict[str, Any]] = {
     "4-bit LoRA, HH, 2 pairs": {"lora": LORA, "pairs": 2, "quantization": {"load_in_4bit": True}},
     "LoRA, ShareGPT, 2 pairs": {"lora": LORA, "pairs": 2, "file": 1},
     "LoRA, ShareGPT, 8 pairs, checkpointing": {"lora": LORA, "pairs": 8, "file": 1, "gradient_checkpointing": True},
-    "random 0.4B, 152k words, LoRA, HH, 2 pairs": {"lora": LORA, "pairs": 2, "model": "qwen"},
-    "random 0.4B, 152k words, full weights with SGD, HH, 2 pairs": {"pairs": 2, "model": "qwen", "optim": "sgd"},
+    "random 0.4B, vocabulary of 152k, LoRA, HH, 2 pairs": {"lora": LORA, "pairs": 2, "model": "qwen"},
+    "random 0.4B, vocabulary of 152k, all weights with SGD, HH, 2 pairs": {"pairs": 2, "model": "qwen", "optim": "sgd"},
 }
 
 

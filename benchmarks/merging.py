@@ -165,11 +165,11 @@ def table(found: dict[str, Any], rounds: int) -> str:
     seconds = statistics.median(each["seconds"] for each in theirs)
     return (
         f"Merging {found['size'] / 1e9:.2f} GB in {found['files']} files, {machine()}; medians of {rounds} alternating runs\n\n"
-        "| | process, s | merge alone, s | verification, s | peak, GB |\n| --- | --- | --- | --- | --- |\n"
+        "| | total, s | merge only, s | verification, s | peak, GB |\n| --- | --- | --- | --- | --- |\n"
         f"| PEFT, merge_and_unload and save | {seconds:.1f} | | none | {peer / 1e9:.2f} |\n"
         f"| orpo merge | {whole:.1f} | {merge:.1f} | {verify:.1f} ({ours[0]['verification_was']}) | {mine / 1e9:.2f} |\n\n"
-        f"Bound of memory, 1.5 x the largest file and 1 GB: {bound / 1e9:.2f} GB, {'kept' if mine <= bound else 'BROKEN'}. "
-        f"Time of the whole process against PEFT's: {whole / seconds:.2f}."
+        f"Memory limit, 1.5 x the largest file plus 1 GB: {bound / 1e9:.2f} GB, {'not exceeded' if mine <= bound else 'EXCEEDED'}. "
+        f"Total time relative to PEFT: {whole / seconds:.2f}."
     )
 
 

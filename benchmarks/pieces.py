@@ -114,13 +114,19 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
-    print(f"Attention of a layer, {machine()}; milliseconds of forward and backward, and how many times ours.\n")
-    names = ("packed, flash (ours)", "packed, FlexAttention", "padded, flash", "padded, with its mask (TRL's)")
+    print(
+        f"Attention of one layer, {machine()}; milliseconds of forward and backward pass, and the ratio to orpo-cli.\n"
+    )
+    names = ("packed, flash (orpo-cli)", "packed, FlexAttention", "padded, flash", "padded, with attention mask (TRL)")
     print(f"| pairs | tokens packed | tokens padded | {' | '.join(names)} |\n| {' | '.join(['---'] * 7)} |")
     for count in (4, 8, 16):
         attention(count)
-    print(f"\nThe head alone, {ROWS:,} predictions from {HIDDEN:,} numbers each, forward and backward.\n")
-    print("| words | full logits, ms | full logits, GB | ours, ms | ours, GB | time ratio | memory ratio |")
+    print(
+        f"\nThe language model head alone, {ROWS:,} predictions, hidden size {HIDDEN:,}, forward and backward pass.\n"
+    )
+    print(
+        "| vocabulary size | full logits, ms | full logits, GB | orpo-cli, ms | orpo-cli, GB | time ratio | memory ratio |"
+    )
     print(f"| {' | '.join(['---'] * 7)} |")
     for words in WORDS:
         head(words)

@@ -184,7 +184,7 @@ def compare(files: list[str], rounds: int) -> None:
     cores = os.cpu_count() or 1
     print(f"Preparation, {machine()}; medians of {rounds} alternating runs\n")
     print(
-        "| file | pairs | ours, pairs/s | TRL, pairs/s | TRL with a process a core | ratio | ratio to the best TRL | ours, peak GB | TRL, peak GB |"
+        "| file | pairs | orpo-cli, pairs/s | TRL, pairs/s | TRL with one process per core | ratio | ratio to the faster TRL | orpo-cli, peak GB | TRL, peak GB |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for file in files:

@@ -338,8 +338,8 @@ def _row(*cells: str) -> str:
 
 
 HEAD = _row(
-    "file", "pairs a step", "TRL, pairs/s", "ours, pairs/s", "ratio", "TRL, GB", "ours, GB", "ratio",
-    "ours, of the products' peak", "loss differs", "gradient norm differs",
+    "file", "pairs per step", "TRL, pairs/s", "orpo-cli, pairs/s", "ratio", "TRL, GB", "orpo-cli, GB", "ratio",
+    "orpo-cli, of the matmul peak", "loss difference", "gradient norm difference",
 )  # fmt: skip
 
 

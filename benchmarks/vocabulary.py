@@ -134,7 +134,7 @@ def measured(compute: Any) -> dict[str, Any]:
 def table(names: dict[str, str], words: list[int], rounds: int) -> None:
     """A row a vocabulary; the columns of each side, ours last."""
     heads = [f"{label}, {unit}" for label in names.values() for unit in ("s", "GB")]
-    print(f"| words | {' | '.join(heads)} | time ratio | memory ratio | memory against {words[0]:,} words |")
+    print(f"| vocabulary size | {' | '.join(heads)} | time ratio | memory ratio | memory relative to {words[0]:,} |")
     print("| " + " | ".join(["---"] * (len(heads) + 4)) + " |")
     first = None
     for count in words:
@@ -164,9 +164,9 @@ def main() -> None:
     print(
         f"A step of {PAIRS} pairs of {PROMPT} + 2 × {ANSWER} tokens, {LAYERS} layers; {machine()}; medians of {options.rounds}.\n"
     )
-    table({"trl": "TRL", "ours": "ours"}, options.words, options.rounds)
-    print(f"\nThe head alone, {ROWS:,} predictions from {HIDDEN} numbers each, forward and backward.\n")
-    names = {"head-full": "full logits", "head-torch": "linear_cross_entropy", "head-ours": "ours"}
+    table({"trl": "TRL", "ours": "orpo-cli"}, options.words, options.rounds)
+    print(f"\nThe language model head alone, {ROWS:,} predictions, hidden size {HIDDEN}, forward and backward pass.\n")
+    names = {"head-full": "full logits", "head-torch": "linear_cross_entropy", "head-ours": "orpo-cli"}
     table(names, options.words, options.rounds)
 
 

@@ -49,7 +49,7 @@ def _prompt_fills_length(plan: PlanDraft) -> Iterator[Problem]:
     if longest_prompt >= longest:
         yield Problem(
             "prompt-fills-length",
-            f"is {longest_prompt}, which leaves no room for an answer in training.max_length = {longest}.",
+            f"is {longest_prompt}, which leaves no tokens for a completion in training.max_length = {longest}.",
             "dataset.max_prompt_length",
             remedy="Make it smaller than training.max_length, or raise that.",
         )

@@ -201,8 +201,8 @@ LEAST = "model: {model_name_or_path: a/b}\ndataset: {train: {path: x.jsonl}}\n"
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (f"lora: {{target_modules: '{'(' * 5_000}{')' * 5_000}'}}", "no regular expression"),
-        ("lora: {target_modules: 'a{99999999999999}'}", "no regular expression"),
+        (f"lora: {{target_modules: '{'(' * 5_000}{')' * 5_000}'}}", "not a valid regular expression"),
+        ("lora: {target_modules: 'a{99999999999999}'}", "not a valid regular expression"),
         (f"training: {{run_name: {'wandb' * 36_000}}}", "report_to"),
         (f"extends: {'a' * 100_000}", "cannot be read"),
         ("extends: ~no-such-user/x", "there is no recipe"),

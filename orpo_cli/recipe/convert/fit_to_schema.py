@@ -48,10 +48,10 @@ def _reason(problem: Problem) -> str:
 
 
 def _to_mend(values: dict[str, Any]) -> list[Problem]:
-    """The errors of a recipe given as plain values or, where it has none, the warnings of what would do nothing."""
+    """The errors of a recipe given as plain values or, where it has none, the warnings about settings without effect."""
     found = problems_in(values)
     errors = [problem for problem in found if problem.severity == "error"]
-    return errors or [problem for problem in found if problem.message.startswith("would do nothing")]
+    return errors or [problem for problem in found if problem.code.endswith("-unused")]
 
 
 def problems_in(values: dict[str, Any]) -> list[Problem]:

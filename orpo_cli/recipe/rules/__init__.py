@@ -1,7 +1,7 @@
-"""Rules that no single value can break: what does not go together, and what would do nothing.
+"""Cross-field rules: values that exclude each other, and settings that would have no effect.
 
-A module a topic, a function a rule. A rule looks at a whole recipe and yields a Problem where it is broken; its code is the
-name of a page in docs/troubleshooting. Rules that need to know the machine or the model are those of the plan.
+Each module has one topic and each function is one rule: it checks a recipe and yields a Problem if the recipe breaks the rule.
+``problems/CODE.md`` explains its code. Rules that depend on the machine or the model are in plan/checks.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from orpo_cli.recipe.rules import (
     quantization,
     schedule,
     tracking,
-    unsupported,
 )
 from orpo_cli.recipe.schema import Recipe
 
@@ -43,12 +42,11 @@ RULE_MODULES = (
     distributed,
     tracking,
     hub,
-    unsupported,
 )
 
 
 def rule_problems(recipe: Recipe) -> Iterator[Problem]:
-    """Every rule that ``recipe`` breaks; paths are dotted names, without file and line."""
-    for topic in RULE_MODULES:
-        for rule in topic.RULES:
+    """The problems of all rules that ``recipe`` breaks, with dotted paths but without file and line."""
+    for module in RULE_MODULES:
+        for rule in module.RULES:
             yield from rule(recipe)

@@ -1,4 +1,4 @@
-"""Rules about the LoRA adapter."""
+"""Rules about the modules and layers that get a LoRA adapter, and about its dropout."""
 
 from __future__ import annotations
 
@@ -10,44 +10,42 @@ from orpo_cli.recipe.schema import Recipe
 
 
 def lora_dropout_is_disabled(recipe: Recipe) -> Iterator[Problem]:
-    """trl disables dropout after the adapter is put on, so the adapter's goes too."""
+    """trl disables dropout after the adapter is added, so the adapter has none either."""
     lora = recipe.lora
     if lora is not None and lora.lora_dropout > 0 and recipe.training.disable_dropout:
         yield Problem(
             "dropout-disabled",
-            f"would do nothing: training.disable_dropout also sets lora_dropout = {lora.lora_dropout} to zero.",
+            f"has no effect: training.disable_dropout sets lora_dropout = {lora.lora_dropout} to zero.",
             "lora.lora_dropout",
             remedy="Remove training.disable_dropout, or set lora_dropout to 0.",
         )
 
 
 def layers_pattern_without_layers(recipe: Recipe) -> Iterator[Problem]:
-    """layers_pattern says where the layers of layers_to_transform are."""
+    """peft uses layers_pattern only to find the layers of layers_to_transform."""
     lora = recipe.lora
     if lora is not None and lora.layers_pattern and lora.layers_to_transform is None:
         yield Problem(
-            "layers-pattern-unused", "would do nothing without layers_to_transform.", "lora.layers_pattern",
+            "layers-pattern-unused", "has no effect without layers_to_transform.", "lora.layers_pattern",
             remedy="Add layers_to_transform, or remove it.",
         )  # fmt: skip
 
 
 def layers_need_target_list(recipe: Recipe) -> Iterator[Problem]:
-    """peft looks for the layers by module name, and neither `all-linear` nor a regular expression is one."""
+    """peft selects layers by module name; `all-linear` and regular expressions are not names."""
     lora = recipe.lora
     if lora is not None and lora.layers_to_transform is not None and isinstance(lora.target_modules, str):
-        what = (
-            "ignores it beside `all-linear`" if lora.target_modules == "all-linear" else "refuses it beside a pattern"
-        )
+        peft = "ignores it for `all-linear`" if lora.target_modules == "all-linear" else "refuses it for a pattern"
         yield Problem(
             "layers-need-target-list",
-            f"needs target_modules as a list of names: peft {what}.",
+            f"needs target_modules as a list of names: peft {peft}.",
             "lora.layers_to_transform",
             remedy="List the modules, such as [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj].",
         )
 
 
 def target_pattern_does_not_compile(recipe: Recipe) -> Iterator[Problem]:
-    """A text that names modules is a regular expression of their whole names."""
+    """A text is a regular expression for full module names."""
     lora = recipe.lora
     for name in ("target_modules", "exclude_modules") if lora is not None else ():
         pattern = getattr(lora, name)
@@ -59,10 +57,10 @@ def target_pattern_does_not_compile(recipe: Recipe) -> Iterator[Problem]:
             re.error,
             OverflowError,
             RecursionError,
-        ) as error:  # the last two for one that is too large, or too deep
+        ) as error:  # the last two if the pattern is too large or too deep
             yield Problem(
                 "target-pattern",
-                f"is no regular expression: {error}.",
+                f"is not a valid regular expression: {error}.",
                 f"lora.{name}",
                 remedy="Correct it, or list the modules: [q_proj, v_proj].",
             )

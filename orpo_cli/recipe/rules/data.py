@@ -1,4 +1,4 @@
-"""Rules about the pairs and their lengths."""
+"""Rules about the sources of the pairs, the held-out split and the lengths."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from orpo_cli.recipe.schema import EvalSplit, Recipe, Source
 
 
 def prompt_leaves_no_completion(recipe: Recipe) -> Iterator[Problem]:
-    """A prompt may not fill the whole sequence."""
+    """The prompt must leave tokens for the completion."""
     longest, longest_prompt = recipe.training.max_length, recipe.dataset.max_prompt_length
     if longest is not None and longest_prompt is not None and longest_prompt >= longest:
         yield Problem(
             "prompt-fills-length",
-            f"is {longest_prompt}, which leaves no room for an answer in training.max_length = {longest}.",
+            f"is {longest_prompt}, which leaves no tokens for a completion in training.max_length = {longest}.",
             "dataset.max_prompt_length",
             remedy="Make it smaller than training.max_length.",
         )
 
 
 def test_size_is_no_fraction_or_count(recipe: Recipe) -> Iterator[Problem]:
-    """test_size 0.1 is a share, 10 a number; 1.5 and 1.0 are neither."""
+    """test_size 0.1 is a fraction and 10 a number of pairs; 1.5 and 1.0 are neither."""
     split = recipe.dataset.eval
     if isinstance(split, EvalSplit) and isinstance(split.test_size, float) and split.test_size >= 1:
         yield Problem(
             "test-size",
-            f"is {split.test_size}, neither a share below 1 nor a whole number of pairs.",
+            f"is {split.test_size}, neither a fraction below 1 nor an integer number of pairs.",
             "dataset.eval.test_size",
-            remedy="Write a share such as 0.05, or a number such as 100.",
+            remedy="Write a fraction such as 0.05, or an integer such as 100.",
         )
 
 
 def test_size_takes_all_pairs(recipe: Recipe) -> Iterator[Problem]:
-    """No more pairs are held out than there can be."""
+    """test_size must be less than the number of pairs that max_samples allows."""
     split, samples = recipe.dataset.eval, [source.max_samples for source in recipe.dataset.train]
     if not isinstance(split, EvalSplit) or isinstance(split.test_size, float) or None in samples:
         return
@@ -42,21 +42,21 @@ def test_size_takes_all_pairs(recipe: Recipe) -> Iterator[Problem]:
     if split.test_size >= most:
         yield Problem(
             "test-size-takes-all",
-            f"holds out {split.test_size:,} pairs, and max_samples allows {most:,}: none is left to train on.",
+            f"holds out {split.test_size:,} pairs, but max_samples allows {most:,}: no pair is left for training.",
             "dataset.eval.test_size",
             remedy="Lower it, or raise max_samples.",
         )
 
 
 def evaluates_on_training_data(recipe: Recipe) -> Iterator[Problem]:
-    """What is evaluated on was not trained on."""
+    """Held-out pairs must not be training pairs."""
     if not isinstance(recipe.dataset.eval, list) or recipe.dataset.rules.leaked:
         return
     for index, held in enumerate(recipe.dataset.eval):
         if any(_overlap(held, source) for source in recipe.dataset.train):
             yield Problem(
                 "evaluates-on-train",
-                f"is also trained on (split {held.split}): the evaluation would measure what was learned by heart.",
+                f"is also trained on (split {held.split}): the evaluation would measure memorised pairs.",
                 f"dataset.eval{_index(index, recipe.dataset.eval)}.path",
                 remedy="Use another split, slices that do not overlap (train[:95%], train[95%:]), {test_size: 0.05}, or "
                 "rules: {leaked: true}.",
@@ -65,22 +65,22 @@ def evaluates_on_training_data(recipe: Recipe) -> Iterator[Problem]:
 
 
 def duplicate_source(recipe: Recipe) -> Iterator[Problem]:
-    """Twice the same source, read in the same way, is twice the same pairs."""
+    """The same source, read in the same way, yields the same pairs again."""
     sources = recipe.dataset.train
-    outcome = "left out as duplicates" if recipe.dataset.rules.duplicate else "trained on twice an epoch"
+    outcome = "dropped as duplicates" if recipe.dataset.rules.duplicate else "trained on twice per epoch"
     for index, source in enumerate(sources):
         if any(_overlap(source, other) and _same_format(source, other) for other in sources[:index]):
             yield Problem(
                 "duplicate-source",
-                f"was given before (split {source.split}): its pairs are {outcome}.",
+                f"repeats an earlier source (split {source.split}): its pairs are {outcome}.",
                 f"dataset.train{_index(index, sources)}.path",
-                remedy="Remove one, or use slices that do not overlap; to have its pairs more often, raise its weight.",
+                remedy="Remove one, or use slices that do not overlap; to use its pairs more often, raise its weight.",
                 severity="warning",
             )
 
 
 def _overlap(one: Source, other: Source) -> bool:
-    """Whether both surely read some of the same rows: the same split, of which at least one has all, or the same slice."""
+    """Whether both certainly share rows: the same slice, or the same split of which at least one reads all rows."""
     if (one.path, one.name, one.revision) != (other.path, other.name, other.revision):
         return False
     return one.split == other.split or other.split == _split_name(one.split) or one.split == _split_name(other.split)
@@ -99,27 +99,27 @@ def _index(index: int, sources: list[Source]) -> str:
 
 
 def streaming_without_end(recipe: Recipe) -> Iterator[Problem]:
-    """A stream is read until training has its pairs, so training has to say how many it takes."""
+    """A stream is read until training has enough pairs, so this number must be known."""
     dataset, steps = recipe.dataset, recipe.training.max_steps
-    places = [("train", dataset.train), ("eval", dataset.eval if isinstance(dataset.eval, list) else [])]
-    for part, sources in places:
+    parts = [("train", dataset.train), ("eval", dataset.eval if isinstance(dataset.eval, list) else [])]
+    for part, sources in parts:
         for index, source in enumerate(sources):
             if not source.streaming:
                 continue
-            place = f"dataset.{part}[{index}].streaming" if len(sources) > 1 else f"dataset.{part}.streaming"
+            path = f"dataset.{part}{_index(index, sources)}.streaming"
             if part == "train" and (steps is None or steps < 1):
                 yield Problem(
                     "streaming-without-end",
-                    "needs training.max_steps, which says how many pairs to read.",
-                    place,
-                    remedy="Set training.max_steps, or leave streaming out.",
+                    "needs training.max_steps, which sets how many pairs are read.",
+                    path,
+                    remedy="Set training.max_steps, or remove streaming.",
                 )
             if part == "eval" and source.max_samples is None:
                 yield Problem(
                     "streaming-without-end",
-                    "needs max_samples, which says how many rows to hold out.",
-                    place,
-                    remedy="Set max_samples of this source, or leave streaming out.",
+                    "needs max_samples, which sets how many rows are held out.",
+                    path,
+                    remedy="Set max_samples of this source, or remove streaming.",
                 )
 
 

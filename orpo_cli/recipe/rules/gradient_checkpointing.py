@@ -1,16 +1,15 @@
-"""Rules about activation checkpointing, which saves memory and costs time."""
+"""Rules about activation checkpointing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
-from orpo_cli.recipe.rules.explicit_non_defaults import explicit_non_defaults
 from orpo_cli.recipe.schema import Recipe
 
 
 def checkpointing_conflict(recipe: Recipe) -> Iterator[Problem]:
-    """``gradient_checkpointing`` and ``activation_checkpointing`` are two names of one thing."""
+    """``gradient_checkpointing`` and ``activation_checkpointing`` are two names of one setting."""
     training = recipe.training
     pairs = (
         ("activation_checkpointing", training.activation_checkpointing, training.gradient_checkpointing),
@@ -27,15 +26,17 @@ def checkpointing_conflict(recipe: Recipe) -> Iterator[Problem]:
 
 
 def checkpointing_settings_unused(recipe: Recipe) -> Iterator[Problem]:
-    """How to checkpoint is of no use where it is off."""
+    """Arguments of checkpointing have no effect if it is off."""
     training = recipe.training
     off = training.gradient_checkpointing is False and not training.activation_checkpointing
     if not off and training.activation_checkpointing is not False:
         return
-    for name in explicit_non_defaults(recipe, "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+    for name in recipe.training.explicit_non_defaults(
+        "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"
+    ):
         yield Problem(
             "checkpointing-settings-unused",
-            "would do nothing: activation checkpointing is off.",
+            "has no effect: activation checkpointing is off.",
             f"training.{name}",
             remedy="Remove it, or set gradient_checkpointing: true.",
         )

@@ -1,14 +1,13 @@
-"""Rules about the optimizer, and about the objective that it minimises."""
+"""Rules about the optimizer, its arguments, and beta."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
-from orpo_cli.recipe.rules.explicit_non_defaults import explicit_non_defaults
 from orpo_cli.recipe.schema import Recipe
 
-# What transformers 5.23 hands to each optimizer (trainer_optimizer.py). `galore_adamw` and `grokadamw` get no betas.
+# Optimizers to which transformers 5.23 (trainer_optimizer.py) does not pass an argument; `galore_adamw` and `grokadamw` get no betas.
 NO_BETAS = (
     "adafactor", "sgd", "adagrad", "rmsprop", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit", "lomo", "adalomo",
     "grokadamw", "schedule_free_sgd", "galore_adamw", "galore_adamw_8bit", "galore_adafactor", "galore_adamw_layerwise",
@@ -24,84 +23,84 @@ USUAL_BETA = (0.01, 2.0)
 
 
 def adam_settings_unused(recipe: Recipe) -> Iterator[Problem]:
-    """Adam's betas and epsilon beside an optimizer that is not given them."""
+    """Betas and epsilon of Adam have no effect on other optimizers."""
     optimizer = recipe.training.optim
-    for name in explicit_non_defaults(recipe, "adam_beta1", "adam_beta2", "adam_epsilon"):
+    for name in recipe.training.explicit_non_defaults("adam_beta1", "adam_beta2", "adam_epsilon"):
         if optimizer in NO_BETAS or (name == "adam_epsilon" and optimizer in NO_EPSILON):
             yield Problem(
                 "adam-settings-unused",
-                f"would do nothing: transformers does not give it to {optimizer}.",
+                f"has no effect: transformers does not pass it to {optimizer}.",
                 f"training.{name}",
                 remedy="Remove it, or choose an optimizer of the Adam family, such as adamw_torch.",
             )
 
 
 def optimizer_arguments(recipe: Recipe) -> Iterator[Problem]:
-    """optim_args reaches some optimizers only, as ``name=value`` pairs."""
+    """Only some optimizers get optim_args, as ``name=value`` pairs."""
     arguments, optimizer = recipe.training.optim_args, recipe.training.optim
     if not arguments:
         return
     if optimizer in NO_ARGUMENTS or optimizer is None:
         yield Problem(
             "optimizer-arguments",
-            f"would do nothing: transformers does not give it to {optimizer or 'the optimizer that is planned'}.",
+            f"has no effect: transformers does not pass it to {optimizer or 'the default optimizer'}.",
             "training.optim_args",
-            remedy="Remove it; Adam has adam_beta1, adam_beta2 and adam_epsilon.",
+            remedy="Remove it; the arguments of Adam are adam_beta1, adam_beta2 and adam_epsilon.",
         )
     elif any(part.count("=") != 1 for part in arguments.split(",")):
         yield Problem(
             "optimizer-arguments",
-            "is not of the form name=value, name=value.",
+            "must be of the form name=value, name=value.",
             "training.optim_args",
             remedy="For example `rank=64, update_proj_gap=100`.",
         )
 
 
 def optimizer_modules(recipe: Recipe) -> Iterator[Problem]:
-    """GaLore and APOLLO project the gradients of the modules they are told; the others know no modules."""
+    """GaLore and APOLLO need the modules whose gradients they project; other optimizers ignore them."""
     optimizer, targets = recipe.training.optim or "", recipe.training.optim_target_modules
     low_rank = optimizer.startswith(("galore_", "apollo_"))
     if low_rank and targets is None:
         yield Problem(
             "optimizer-modules",
-            f"is {optimizer}, which needs to know the modules whose gradients it projects.",
+            f"is {optimizer}, which needs the modules whose gradients it projects.",
             "training.optim",
             remedy="Add optim_target_modules: all-linear.",
         )
     elif targets is not None and not low_rank:
         yield Problem(
             "optimizer-modules",
-            f"would do nothing: only GaLore and APOLLO read it, not {optimizer or 'the optimizer that is planned'}.",
+            f"has no effect: only GaLore and APOLLO use it, not {optimizer or 'the default optimizer'}.",
             "training.optim_target_modules",
             remedy="Remove it, or set optim to galore_adamw or apollo_adamw.",
         )
 
 
 def layerwise_with_accumulation(recipe: Recipe) -> Iterator[Problem]:
-    """A layer-wise optimizer steps in the backward pass, so gradients cannot be gathered over several."""
+    """A layer-wise optimizer updates weights in every backward pass, so gradients cannot be accumulated."""
     optimizer, accumulation = recipe.training.optim or "", recipe.training.gradient_accumulation_steps
     if optimizer.endswith("_layerwise") and accumulation is not None and accumulation > 1:
         yield Problem(
             "layerwise-accumulation",
-            f"is {accumulation}, but {optimizer} steps in every backward pass.",
+            f"is {accumulation}, but {optimizer} updates the weights in every backward pass.",
             "training.gradient_accumulation_steps",
             remedy=f"Set it to 1, or use {optimizer.removesuffix('_layerwise')}.",
         )
 
 
 def unusual_beta(recipe: Recipe) -> Iterator[Problem]:
-    """beta weighs the odds ratio against the language-model loss; it is the paper's lambda."""
+    """beta is the weight of the odds ratio term, lambda in the paper."""
     beta, (lowest, highest) = recipe.training.beta, USUAL_BETA
     if beta is None or lowest <= beta <= highest:
         return
-    message = f"is {beta:g}; the paper's lambda is between 0.1 and 1.0, and its authors use 0.05 at 7B."
+    message = f"is {beta:g}; lambda in the paper is between 0.1 and 1.0, and its authors use 0.05 at 7B."
     if beta == 0:
-        message = "is 0, so the rejected answers have no effect: this is supervised fine-tuning on the chosen ones."
+        message = "is 0, so rejected completions have no effect: this is supervised fine-tuning on the chosen ones."
     yield Problem(
         "unusual-beta",
         message,
         "training.beta",
-        remedy="Remove it to have one chosen by the model's size.",
+        remedy="Remove it to use the default for the model size.",
         severity="warning",
     )
 

@@ -1,4 +1,4 @@
-"""A recipe is copied into every run and shared, so no secret may stand in it; and no message repeats one."""
+"""Rules about secrets: a recipe is copied to every run and shared, so it must not contain any. Messages never show one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from orpo_cli.errors import Problem
 from orpo_cli.recipe.source.env_vars import looks_secret
 
-# What each kind of secret looks like, whatever key it stands under.
+# Patterns of secrets, which are searched in the values of all keys.
 SECRETS = {
     "a Hugging Face token": re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}"),
     "an AWS access key": re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
@@ -18,35 +18,41 @@ SECRETS = {
     "a Weights & Biases key": re.compile(r"\bwandb_v\d_\w{20,}|(?i:wandb\w{0,20}key)\W{1,4}[0-9a-f]{40}\b"),
     "an API key": re.compile(r"\bsk-[A-Za-z0-9_-]{20,}"),
     "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
-    "a password in an address": re.compile(r"://[^/\s:@]+:[^/\s@]+@"),
-    "a signed address": re.compile(r"[?&](?:X-Amz-Signature|Signature|sig|token|access_token)=[^\s&]{8,}"),
+    "a password in a URL": re.compile(r"://[^/\s:@]+:[^/\s@]+@"),
+    "a signed URL": re.compile(r"[?&](?:X-Amz-Signature|Signature|sig|token|access_token)=[^\s&]{8,}"),
 }
-REFERENCE = re.compile(r"\$\{\w+(?::-)?")  # to an environment variable, which is the right way; its default is not
-REMEDY = "Remove it and revoke it; give it in the environment (HF_TOKEN, WANDB_API_KEY, …) or log in."
+REFERENCE = re.compile(
+    r"\$\{\w+(?::-)?"
+)  # a reference to an environment variable is allowed, a secret in its default is not
+REMEDY = "Remove and revoke it; use an environment variable (HF_TOKEN, WANDB_API_KEY, …) or log in."
 
 
 def secret_kind(text: str) -> str | None:
-    """What kind of secret ``text`` holds; None where it holds none."""
+    """The kind of secret that ``text`` contains; None if it contains none."""
     return next((kind for kind, pattern in SECRETS.items() if pattern.search(text)), None)
 
 
 def secrets_in_values(values: Any) -> Iterator[Problem]:
-    """A problem for each secret in a recipe as plain values, before references to the environment are replaced."""
+    """A problem for each secret in the plain values of a recipe, before references to the environment are replaced."""
     for path, key, text in _walk_strings(values, "", ""):
-        own = REFERENCE.sub("", text)
-        kind = secret_kind(own)
-        if kind is None and looks_secret(key) and len(own) >= 8 and not own.startswith("<"):  # <HUB_TOKEN>, <|pad|>
-            kind = "a secret, as its name says"
+        written = REFERENCE.sub("", text)
+        kind = secret_kind(written)
+        if (
+            kind is None and looks_secret(key) and len(written) >= 8 and not written.startswith("<")
+        ):  # <HUB_TOKEN>, <|pad|>
+            kind = "a secret, according to the name of the key"
         if kind is not None:
-            yield Problem("secret-in-recipe", f"holds {kind}.", path, remedy=REMEDY)
+            yield Problem("secret-in-recipe", f"contains {kind}.", path, remedy=REMEDY)
 
 
 def secrets_in_comments(text: str, file: str) -> Iterator[Problem]:
-    """A problem for each comment of ``file`` that holds a secret."""
+    """A problem for each comment of ``file`` that contains a secret."""
     for number, line in enumerate(text.splitlines(), 1):
         _, sign, comment = line.partition("#")
         if sign and (kind := secret_kind(comment)):
-            yield Problem("secret-in-recipe", f"a comment holds {kind}.", "", file, number, line.index("#") + 1, REMEDY)
+            yield Problem(
+                "secret-in-recipe", f"a comment contains {kind}.", "", file, number, line.index("#") + 1, REMEDY
+            )
 
 
 def _walk_strings(value: Any, path: str, key: str) -> Iterator[tuple[str, str, str]]:

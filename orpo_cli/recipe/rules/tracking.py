@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
 from orpo_cli.recipe.did_you_mean import did_you_mean
-from orpo_cli.recipe.rules.explicit_non_defaults import explicit_non_defaults
 from orpo_cli.recipe.schema import Recipe
 
-# The trackers of transformers 5.23 (INTEGRATION_TO_CALLBACK); a test compares.
+# Trackers of transformers 5.23 (INTEGRATION_TO_CALLBACK); a test compares both.
 TRACKERS = (
     "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow", "mlflow", "neptune",
     "swanlab", "tensorboard", "trackio", "wandb",
@@ -17,36 +16,36 @@ TRACKERS = (
 
 
 def _trackers(recipe: Recipe) -> list[str]:
-    asked = recipe.training.report_to or []
-    return [asked] if isinstance(asked, str) else asked
+    names = recipe.training.report_to or []
+    return [names] if isinstance(names, str) else names
 
 
 def unknown_tracker(recipe: Recipe) -> Iterator[Problem]:
-    """report_to names trackers that transformers knows, or ``all``, or ``none``."""
-    asked = _trackers(recipe)
-    for name in asked:
-        if name in TRACKERS or (name in ("all", "none") and len(asked) == 1):
+    """report_to is ``all``, ``none``, or trackers that transformers supports."""
+    names = _trackers(recipe)
+    for name in names:
+        if name in TRACKERS or (name in ("all", "none") and len(names) == 1):
             continue
         yield Problem(
             "unknown-tracker",
-            f"{name!r} stands alone."
+            f"{name!r} cannot be combined with other trackers."
             if name in ("all", "none")
-            else f"{name!r} is no tracker that transformers knows.",
+            else f"{name!r} is not a tracker of transformers.",
             "training.report_to",
-            remedy=did_you_mean(name, TRACKERS, f"Known: {', '.join(TRACKERS)}; or none."),
+            remedy=did_you_mean(name, TRACKERS, f"Trackers: {', '.join(TRACKERS)}; or none."),
         )
 
 
 def tracker_settings_unused(recipe: Recipe) -> Iterator[Problem]:
-    """A run's name and project are what trackers show."""
-    asked = [name for name in _trackers(recipe) if name != "none"]
-    names = ["trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"]
-    if "trackio" in asked or "all" in asked:
+    """Only trackers use the name and the project of a run, and only trackio its own settings."""
+    trackers = [name for name in _trackers(recipe) if name != "none"]
+    trackio_names = ["trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"]
+    if "trackio" in trackers or "all" in trackers:
         return
-    for name in explicit_non_defaults(recipe, *names, *([] if asked else ["run_name", "project"])):
+    for name in recipe.training.explicit_non_defaults(*trackio_names, *([] if trackers else ["run_name", "project"])):
         yield Problem(
             "tracker-settings-unused",
-            f"would do nothing: report_to names no tracker{' trackio' * (name in names)}.",
+            f"has no effect: report_to does not contain {'trackio' if name in trackio_names else 'a tracker'}.",
             f"training.{name}",
             remedy="Add report_to, such as `report_to: trackio`, or remove it.",
             severity="warning",
@@ -54,11 +53,11 @@ def tracker_settings_unused(recipe: Recipe) -> Iterator[Problem]:
 
 
 def logging_dir_unused(recipe: Recipe) -> Iterator[Problem]:
-    """logging_dir is TensorBoard's."""
+    """Only TensorBoard uses logging_dir."""
     if recipe.training.logging_dir is not None and not {"tensorboard", "all"} & set(_trackers(recipe)):
         yield Problem(
             "tracker-settings-unused",
-            "would do nothing: report_to does not name tensorboard.",
+            "has no effect: report_to does not contain tensorboard.",
             "training.logging_dir",
             remedy="Add `report_to: tensorboard`, or remove it.",
             severity="warning",

@@ -141,5 +141,5 @@ def test_a_revision_of_a_folder_is_an_error_once_the_folder_is_found(tmp_path: P
     (tmp_path / "a" / "b").mkdir(parents=True)
     (problem,) = problems(tmp_path, model={"model_name_or_path": "a/b", "model_revision": "v1"})
     assert problem.severity == "error"
-    assert "only a model of the hub has revisions" in problem.text()
+    assert "only models on the hub have revisions" in problem.text()
     assert problems(tmp_path, model={"model_name_or_path": "a/c", "model_revision": "v1"}) == []

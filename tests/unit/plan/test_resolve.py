@@ -163,7 +163,7 @@ def test_a_prompt_longer_than_the_decided_length_is_an_error(tmp_path: Path) -> 
     made = plan(tmp_path, dataset={"train": {"path": "x"}, "max_prompt_length": 4096})
     (problem,) = plan_problems(made, load_recipe(str(tmp_path / "r.yaml")), SMALL)
     assert problem.severity == "error"
-    assert "no room" in problem.text()
+    assert "no tokens for a completion" in problem.text()
 
 
 def test_paths_beside_the_recipe_come_before_the_current_directory(

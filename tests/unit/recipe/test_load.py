@@ -65,14 +65,14 @@ def test_every_problem_comes_at_once_with_its_line_and_remedy(tmp_path: Path) ->
     ("more", "path", "words"),
     [
         ("quantization: {load_in_4bit: true}\n", "quantization", "cannot be trained"),
-        ("quantization: {}\nlora: {}\n", "quantization", "quantizes nothing"),
+        ("quantization: {}\nlora: {}\n", "quantization", "enables neither"),
         ("quantization: {load_in_4bit: true, load_in_8bit: true}\nlora: {}\n", "quantization.load_in_8bit", "exclude"),
         ("training: {bf16: true, fp16: true}\n", "training.fp16", "exclude"),
-        ("training: {eval_strategy: steps}\n", "training.eval_strategy", "no pairs"),
+        ("training: {eval_strategy: steps}\n", "training.eval_strategy", "dataset.eval is not set"),
         (
             "training: {load_best_model_at_end: true, save_strategy: epoch}\n",
             "training.load_best_model_at_end",
-            "no pairs",
+            "dataset.eval is not set",
         ),
         ("training: {hub_token: abc}\n", "training.hub_token", "holds a token"),
         (
@@ -80,7 +80,7 @@ def test_every_problem_comes_at_once_with_its_line_and_remedy(tmp_path: Path) ->
             "training.run_name",
             "Hugging Face token",
         ),
-        ("lora: {lora_dropout: 0.1}\ntraining: {disable_dropout: true}\n", "lora.lora_dropout", "do nothing"),
+        ("lora: {lora_dropout: 0.1}\ntraining: {disable_dropout: true}\n", "lora.lora_dropout", "no effect"),
         ("lora: {layers_to_transform: [0]}\n", "lora.layers_to_transform", "list of names"),
     ],
 )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class BaseTerms:
+class BaseLicense:
     """``license`` and its name and link as in the base's own card; ``gated``: its terms must be accepted on the hub."""
 
     license: str | None = None
@@ -31,7 +31,7 @@ def hub_id(model: str) -> str | None:
         return None
 
 
-def terms_in_folder(model: str) -> BaseTerms | None:
+def read_local_license(model: str) -> BaseLicense | None:
     """What the card beside a local base says; None where there is no card, or no licence in it."""
     from huggingface_hub import ModelCard
     from yaml import YAMLError
@@ -47,10 +47,10 @@ def terms_in_folder(model: str) -> BaseTerms | None:
         data = ModelCard.load(card, ignore_metadata_errors=True).data
     except (ValueError, OSError, YAMLError):
         return None
-    return _of_card(data) if getattr(data, "license", None) else None
+    return _license_from_card(data) if getattr(data, "license", None) else None
 
 
-def terms_on_hub(api: HfApi, model: str, note: Callable[[str], None]) -> BaseTerms | None:
+def fetch_hub_license(api: HfApi, model: str, note: Callable[[str], None]) -> BaseLicense | None:
     """What the hub says of the base ``model`` (an id); None where it does not know it."""
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -61,14 +61,14 @@ def terms_on_hub(api: HfApi, model: str, note: Callable[[str], None]) -> BaseTer
             raise
         note(f"the hub does not show the base {model} (HTTP {error.response.status_code}): its licence is not known.")
         return None
-    terms = _of_card(info.card_data)
+    terms = _license_from_card(info.card_data)
     gated = bool(info.gated)
-    return BaseTerms(terms.license, terms.license_name, terms.license_link, gated)
+    return BaseLicense(terms.license, terms.license_name, terms.license_link, gated)
 
 
-def _of_card(data: object) -> BaseTerms:
+def _license_from_card(data: object) -> BaseLicense:
     def text(name: str) -> str | None:
         value = getattr(data, name, None)
         return str(value) if value else None
 
-    return BaseTerms(text("license"), text("license_name"), text("license_link"))
+    return BaseLicense(text("license"), text("license_name"), text("license_link"))

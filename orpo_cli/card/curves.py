@@ -17,19 +17,19 @@ PANELS = (
 )
 TRAIN, HELD_OUT = "#4269d0", "#e4572e"
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 300, 210, 52, 30, 12, 30  # of a panel, in pixels
-FEWEST_POINTS = 3  # fewer are in the table of results
-MOST_POINTS = 400  # of one curve; more would be closer than pixels
+MIN_POINTS = 3  # fewer are in the table of results
+MAX_POINTS = 400  # of one curve; more would be closer than pixels
 
 Points = list[tuple[float, float]]  # (step, value)
 
 
-def curves_of(rundir: RunDir) -> str | None:
+def render_curves(rundir: RunDir) -> str | None:
     """The picture; None where fewer than three steps were logged."""
     lines = read_json_lines(rundir.metrics)
     panels = []
     for name, title in PANELS:
         train, held_out = _points(lines, name), _points(lines, f"eval_{name}")
-        if max(len(train), len(held_out)) >= FEWEST_POINTS:
+        if max(len(train), len(held_out)) >= MIN_POINTS:
             panels.append((title, train, held_out))
     if not panels:
         return None
@@ -49,7 +49,7 @@ def curves_of(rundir: RunDir) -> str | None:
 
 def write_curves(rundir: RunDir) -> None:
     """Write ``<run>/report/curves.svg`` where there are curves."""
-    picture = curves_of(rundir)
+    picture = render_curves(rundir)
     if picture is not None:
         rundir.report.mkdir(exist_ok=True)
         atomic_write_text(rundir.curves, picture)
@@ -57,7 +57,7 @@ def write_curves(rundir: RunDir) -> None:
 
 def _points(lines: Sequence[dict[str, Any]], name: str) -> Points:
     points = [(float(line["step"]), float(line[name])) for line in lines if name in line and "step" in line]
-    every = -(-len(points) // MOST_POINTS)
+    every = -(-len(points) // MAX_POINTS)
     return points[::-1][:: max(1, every)][::-1]  # the last one is always among them
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.card.base_license import BaseTerms, hub_id
-from orpo_cli.card.run_contents import What
+from orpo_cli.card.base_license import BaseLicense, hub_id
+from orpo_cli.card.run_contents import RunPart
 from orpo_cli.json_files import read_json_object_or_empty
 from orpo_cli.rundir import RunDir
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 
-def front_matter(rundir: RunDir, parts: Sequence[What], name: str, terms: BaseTerms | None) -> str:
+def render_front_matter(rundir: RunDir, parts: Sequence[RunPart], name: str, base_license: BaseLicense | None) -> str:
     """Only ids that the hub can resolve stand in it; local paths would be dead links. ``name`` is the model's in its index."""
     from huggingface_hub import ModelCardData
 
@@ -26,8 +26,8 @@ def front_matter(rundir: RunDir, parts: Sequence[What], name: str, terms: BaseTe
     if "gguf" in parts:
         tags += ["gguf"]
     library = {("adapter",): "peft", ("adapter", "gguf"): "peft", ("gguf",): "gguf"}.get(tuple(parts), "transformers")
-    measured = measured_accuracy(rundir)
-    terms = terms or BaseTerms()
+    measured = preference_accuracy(rundir)
+    base_license = base_license or BaseLicense()
     data = ModelCardData(
         base_model=base,
         base_model_relation=None if base is None else "adapter" if library == "peft" else "finetune",
@@ -35,16 +35,16 @@ def front_matter(rundir: RunDir, parts: Sequence[What], name: str, terms: BaseTe
         library_name=library,
         pipeline_tag="text-generation",
         tags=tags,
-        license=terms.license,
-        license_name=terms.license_name,
-        license_link=terms.license_link,
+        license=base_license.license,
+        license_name=base_license.license_name,
+        license_link=base_license.license_link,
         model_name=name if measured is not None else None,
         eval_results=[measured] if measured is not None else None,
     )
     return f"---\n{data.to_yaml().strip()}\n---"
 
 
-def measured_accuracy(rundir: RunDir) -> EvalResult | None:
+def preference_accuracy(rundir: RunDir) -> EvalResult | None:
     """The share of held-out pairs whose chosen answer the trained model prefers, as `orpo eval` or the training measured it."""
     from huggingface_hub import EvalResult
 

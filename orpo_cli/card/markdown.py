@@ -7,7 +7,7 @@ import re
 _INLINE = re.compile(r"([\\`*\[\]|])")
 
 
-def plain(value: object) -> str:
+def escape_text(value: object) -> str:
     """One line of plain text, for a heading, a sentence or a cell of a table."""
     text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _INLINE.sub(r"\\\1", text)

@@ -7,34 +7,34 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orpo_cli.atomic import atomic_write_text
-from orpo_cli.card.base_license import BaseTerms, terms_in_folder
+from orpo_cli.card.base_license import BaseLicense, read_local_license
 from orpo_cli.card.curves import write_curves
-from orpo_cli.card.front_matter import front_matter
-from orpo_cli.card.markdown import code_span, plain
-from orpo_cli.card.run_contents import What
+from orpo_cli.card.front_matter import render_front_matter
+from orpo_cli.card.markdown import code_span, escape_text
+from orpo_cli.card.run_contents import RunPart
 from orpo_cli.card.sections import (
     citation_section,
     data_section,
     licence_section,
-    made_with_section,
     recipe_section,
     results_section,
     samples_section,
+    training_details_section,
 )
 from orpo_cli.card.usage import usage_section
 from orpo_cli.redaction import redact
 from orpo_cli.rundir import FINISHED, RunDir
 
-_MARK = "<!-- made by orpo-cli; a change by hand is kept: "
+_CHECKSUM_COMMENT = "<!-- made by orpo-cli; a change by hand is kept: "
 
 
 def render_card(
     rundir: RunDir,
     *,
-    what: What | Sequence[What],
+    parts: RunPart | Sequence[RunPart],
     repo_id: str | None = None,
-    terms: BaseTerms | None = None,
-    accepted: bool = False,
+    base_license: BaseLicense | None = None,
+    license_accepted: bool = False,
     samples: bool = True,
 ) -> str:
     """The card for what of the run is shown: its adapter, merged model, model, gguf files, or several of them.
@@ -42,7 +42,8 @@ def render_card(
     ``repo_id`` is where readers will find it; ``terms`` are the base's, ``accepted`` as in ``check_base``; ``samples`` says
     whether answers to held-out prompts are shown.
     """
-    parts: Sequence[What] = (what,) if isinstance(what, str) else what
+    if isinstance(parts, str):
+        parts = (parts,)
     plan, run = rundir.read_plan(), rundir.read_run()
     base = code_span(plan.model.model_name_or_path)
     title = repo_id.partition("/")[2] if repo_id else plan.name
@@ -54,7 +55,7 @@ def render_card(
     }
     shown = ", and ".join(products[part] for part in sorted(parts, key=("merged", "model", "adapter", "gguf").index))
     paper = "[ORPO](https://arxiv.org/abs/2403.07691) (odds ratio preference optimization)"
-    body = [f"# {plain(title)}", f"{shown[0].upper()}{shown[1:]}, trained on preference pairs with {paper}."]
+    body = [f"# {escape_text(title)}", f"{shown[0].upper()}{shown[1:]}, trained on preference pairs with {paper}."]
     if run.get("status") != FINISHED:
         body.append(f"> The training did not finish: its status is `{run.get('status')}`.")
     body += [
@@ -63,47 +64,56 @@ def render_card(
         samples_section(rundir) if samples else "",
         data_section(rundir),
         recipe_section(rundir, plan),
-        made_with_section(run),
-        licence_section(plan, terms, accepted),
+        training_details_section(run),
+        licence_section(plan, base_license, license_accepted),
         citation_section(),
     ]
-    text = "\n\n".join([front_matter(rundir, parts, title, terms), *(part for part in body if part)]) + "\n"
+    text = (
+        "\n\n".join([render_front_matter(rundir, parts, title, base_license), *(part for part in body if part)]) + "\n"
+    )
     home = str(Path.home())
-    return _marked(redact(text) if home == "/" else redact(text).replace(home, "~"))
+    return _with_checksum(redact(text) if home == "/" else redact(text).replace(home, "~"))
 
 
 def write_card(rundir: RunDir) -> None:
     """Write ``<run>/README.md`` for what the run trained, and its curves, unless a card is there that was changed by hand."""
     write_curves(rundir)
-    terms = terms_in_folder(rundir.read_plan().model.model_name_or_path)
-    what: What = "model" if rundir.model.is_dir() else "adapter"
-    text, by_hand = fresh_card(rundir, what=what, repo_id=None, terms=terms)
+    terms = read_local_license(rundir.read_plan().model.model_name_or_path)
+    what: RunPart = "model" if rundir.model.is_dir() else "adapter"
+    text, by_hand = current_card(rundir, parts=what, repo_id=None, base_license=terms)
     if not by_hand:
         atomic_write_text(rundir.card, text)
 
 
-def fresh_card(
+def current_card(
     rundir: RunDir,
     *,
-    what: What | Sequence[What],
+    parts: RunPart | Sequence[RunPart],
     repo_id: str | None,
-    terms: BaseTerms | None = None,
-    accepted: bool = False,
+    base_license: BaseLicense | None = None,
+    license_accepted: bool = False,
     samples: bool = True,
 ) -> tuple[str, bool]:
     """(card, whether somebody wrote it by hand): the README.md that is there if it was changed, else a new one."""
     if rundir.card.is_file():
         text = rundir.card.read_text(encoding="utf-8")
-        if not _is_untouched(text):
+        if not _is_generated(text):
             return text, True
-    card = render_card(rundir, what=what, repo_id=repo_id, terms=terms, accepted=accepted, samples=samples)
+    card = render_card(
+        rundir,
+        parts=parts,
+        repo_id=repo_id,
+        base_license=base_license,
+        license_accepted=license_accepted,
+        samples=samples,
+    )
     return card, False
 
 
-def _marked(text: str) -> str:
-    return f"{text}\n{_MARK}{hashlib.sha256(text.encode()).hexdigest()[:16]} -->\n"
+def _with_checksum(text: str) -> str:
+    return f"{text}\n{_CHECKSUM_COMMENT}{hashlib.sha256(text.encode()).hexdigest()[:16]} -->\n"
 
 
-def _is_untouched(text: str) -> bool:
-    body, mark, _ = text.rpartition(f"\n{_MARK}")
-    return bool(mark) and _marked(body) == text
+def _is_generated(text: str) -> bool:
+    body, mark, _ = text.rpartition(f"\n{_CHECKSUM_COMMENT}")
+    return bool(mark) and _with_checksum(body) == text

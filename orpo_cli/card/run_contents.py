@@ -15,15 +15,22 @@ from orpo_cli.json_files import read_json_object, read_json_object_or_empty
 from orpo_cli.merge.merge_record import MergeRecord, adapter_digests
 from orpo_cli.rundir import RunDir
 
-What = Literal["adapter", "merged", "model", "gguf"]
+RunPart = Literal["adapter", "merged", "model", "gguf"]
 ALL = "all"
-CARD = "README.md"
-CURVES = "report/curves.svg"
+CARD_PATH = "README.md"
+CURVES_PATH = "report/curves.svg"
 
-LARGEST_FILE = 500 * 10**9  # bytes; the hub takes no larger one
+MAX_FILE_BYTES = 500 * 10**9  # bytes; the hub takes no larger one
 
 # What trainers leave beside the weights: state to resume from, and pickles of arguments, which may hold a token.
-_LEFT_OUT = ("training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json", "rng_state*.pth")
+_NEVER_PUSHED = (
+    "training_args.bin",
+    "optimizer.pt",
+    "scheduler.pt",
+    "scaler.pt",
+    "trainer_state.json",
+    "rng_state*.pth",
+)
 
 
 @dataclass(frozen=True)
@@ -36,38 +43,38 @@ class PushFile:
     part: str
 
 
-def chosen_parts(rundir: RunDir, asked: Sequence[str] = ()) -> tuple[What, ...]:
+def select_parts(rundir: RunDir, asked: Sequence[str] = ()) -> tuple[RunPart, ...]:
     """What to push, checked to be there: by default what the run trained; ``all`` is everything that the run holds.
 
     Each of ``asked`` may be a list with commas. Raises UsageError where something is not there, with how to make it.
     """
     trained = trained_part(rundir)
     names = [name.strip() for text in asked for name in text.split(",") if name.strip()] or [trained]
-    known = (*get_args(What), ALL)
+    known = (*get_args(RunPart), ALL)
     for name in names:
         if name not in known:
             raise UsageError(f"--what {name}: not one of {', '.join(known)}.")
     if ALL in names:
-        return _all_parts(rundir, trained)
-    parts = tuple(part for part in get_args(What) if part in names)
+        return _available_parts(rundir, trained)
+    parts = tuple(part for part in get_args(RunPart) if part in names)
     for part in parts:
-        _check_there(rundir, part, trained)
+        _check_part(rundir, part, trained)
     return parts
 
 
-def trained_part(rundir: RunDir) -> What:
+def trained_part(rundir: RunDir) -> RunPart:
     """What the training left."""
     return "model" if rundir.result() == rundir.model else "adapter"
 
 
-def folder_of(rundir: RunDir, part: What) -> Path:
+def part_folder(rundir: RunDir, part: RunPart) -> Path:
     """Where a part lies in the run."""
     return {
         "adapter": rundir.adapter, "merged": rundir.merged, "model": rundir.model, "gguf": rundir.export / "gguf",
     }[part]  # fmt: skip
 
 
-def place_of(part: What, parts: Sequence[What]) -> str:
+def path_prefix(part: RunPart, parts: Sequence[RunPart]) -> str:
     """The folder of a part in the repository, with a slash at the end; empty for the top.
 
     A model lies at the top, where ``from_pretrained`` looks, and so do gguf files, where llama.cpp and Ollama look. An
@@ -78,7 +85,7 @@ def place_of(part: What, parts: Sequence[What]) -> str:
 
 def files_to_push(
     rundir: RunDir,
-    parts: Sequence[What],
+    parts: Sequence[RunPart],
     card: str,
     curves: str | None = None,
     *,
@@ -90,40 +97,40 @@ def files_to_push(
     Raises UsageError for patterns that match nothing, for two parts with different files of one name, for files that are
     not whole or too large.
     """
-    found = [PushFile(CARD, rundir.card, len(card.encode()), "card")]
+    found = [PushFile(CARD_PATH, rundir.card, len(card.encode()), "card")]
     if curves is not None:
-        found.append(PushFile(CURVES, rundir.curves, len(curves.encode()), "card"))
+        found.append(PushFile(CURVES_PATH, rundir.curves, len(curves.encode()), "card"))
     for part in parts:
-        found += files_of(folder_of(rundir, part), part, place_of(part, parts))
-    kept = _matching(_without_doubles(found), include, exclude)
+        found += part_files(part_folder(rundir, part), part, path_prefix(part, parts))
+    kept = _apply_patterns(_deduplicate(found), include, exclude)
     for file in kept:
-        _check_whole(file)
+        _check_file(file)
     return tuple(kept)
 
 
-def _all_parts(rundir: RunDir, trained: What) -> tuple[What, ...]:
-    parts: list[What] = [trained]
+def _available_parts(rundir: RunDir, trained: RunPart) -> tuple[RunPart, ...]:
+    parts: list[RunPart] = [trained]
     if trained == "adapter" and rundir.merged.is_dir():
-        _check_there(rundir, "merged", trained)
+        _check_part(rundir, "merged", trained)
         parts.append("merged")
-    if any(folder_of(rundir, "gguf").glob("*.gguf")):
+    if any(part_folder(rundir, "gguf").glob("*.gguf")):
         parts.append("gguf")
     return tuple(parts)
 
 
-def _check_there(rundir: RunDir, part: What, trained: What) -> None:
+def _check_part(rundir: RunDir, part: RunPart, trained: RunPart) -> None:
     if part == trained:
         return
     if part == "merged":
         _check_merged(rundir)
     elif part == "gguf":
-        if not any(folder_of(rundir, "gguf").glob("*.gguf")):
+        if not any(part_folder(rundir, "gguf").glob("*.gguf")):
             raise UsageError(
-                f"{folder_of(rundir, 'gguf')} holds no gguf file.",
+                f"{part_folder(rundir, 'gguf')} holds no gguf file.",
                 remedy=f"Make it: `orpo export {rundir.root} --format gguf`.",
             )
-        if read_json_object_or_empty(folder_of(rundir, "gguf") / "export.json").get("verified") is False:
-            raise UsageError(f"{folder_of(rundir, 'gguf')} is no verified export.", remedy="Export it again.")
+        if read_json_object_or_empty(part_folder(rundir, "gguf") / "export.json").get("verified") is False:
+            raise UsageError(f"{part_folder(rundir, 'gguf')} is no verified export.", remedy="Export it again.")
     else:
         trained_words = "every weight" if trained == "model" else "a LoRA adapter"
         raise UsageError(f"{rundir.root} holds no {part}: the run trained {trained_words}.", remedy=f"--what {trained}")
@@ -142,16 +149,21 @@ def _check_merged(rundir: RunDir) -> None:
         )
 
 
-def files_of(folder: Path, part: What, place: str = "") -> Iterator[PushFile]:
+def part_files(folder: Path, part: RunPart, prefix: str = "") -> Iterator[PushFile]:
     """The files of a part that go up: no hidden ones, no card, nothing that only a trainer needs."""
     for path in sorted(folder.rglob("*")):
         inner = path.relative_to(folder)
         hidden = any(each.startswith(".") or each.startswith("checkpoint-") for each in inner.parts)
-        if path.is_file() and not hidden and str(inner) != CARD and not any(path.match(name) for name in _LEFT_OUT):
-            yield PushFile(place + inner.as_posix(), path, path.stat().st_size, part)
+        if (
+            path.is_file()
+            and not hidden
+            and str(inner) != CARD_PATH
+            and not any(path.match(name) for name in _NEVER_PUSHED)
+        ):
+            yield PushFile(prefix + inner.as_posix(), path, path.stat().st_size, part)
 
 
-def _without_doubles(files: Sequence[PushFile]) -> list[PushFile]:
+def _deduplicate(files: Sequence[PushFile]) -> list[PushFile]:
     """One file a path: parts may share a tokenizer, byte for byte. Raises UsageError where they differ."""
     found: dict[str, PushFile] = {}
     for file in files:
@@ -164,7 +176,7 @@ def _without_doubles(files: Sequence[PushFile]) -> list[PushFile]:
     return list(found.values())
 
 
-def _matching(files: Sequence[PushFile], include: Sequence[str], exclude: Sequence[str]) -> list[PushFile]:
+def _apply_patterns(files: Sequence[PushFile], include: Sequence[str], exclude: Sequence[str]) -> list[PushFile]:
     paths = [file.path_in_repo for file in files]
     for option, patterns in (("--include", include), ("--exclude", exclude)):
         for pattern in patterns:
@@ -184,11 +196,11 @@ def _matches(path: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatch(path, pattern) for pattern in patterns)
 
 
-def _check_whole(file: PushFile) -> None:
+def _check_file(file: PushFile) -> None:
     """Raise UsageError for weights that were cut off, shards that are missing, and files that the hub would not take."""
-    if file.size > LARGEST_FILE:
+    if file.size > MAX_FILE_BYTES:
         raise UsageError(f"{file.source} has {file.size / 1e9:.0f} GB: more than a file on the hub may have.")
-    if file.source.suffix == ".safetensors" and _length_by_header(file.source) != file.size:
+    if file.source.suffix == ".safetensors" and _safetensors_size(file.source) != file.size:
         raise UsageError(f"{file.source} is not whole: its header tells of another length.", remedy="Make it again.")
     if file.source.suffix == ".gguf" and _first_bytes(file.source, 4) != b"GGUF":
         raise UsageError(f"{file.source} is no GGUF file.", remedy="Make it again.")
@@ -199,7 +211,7 @@ def _check_whole(file: PushFile) -> None:
             raise UsageError(f"{file.source.parent} is not whole: it lacks {', '.join(missing)}.")
 
 
-def _length_by_header(path: Path) -> int | None:
+def _safetensors_size(path: Path) -> int | None:
     """The length in bytes that a safetensors file says it has; None where it says nothing."""
     head = _first_bytes(path, 8)
     if len(head) < 8:

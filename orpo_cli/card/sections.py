@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from orpo_cli.card.base_license import BaseTerms, hub_id
-from orpo_cli.card.curves import curves_of
+from orpo_cli.card.base_license import BaseLicense, hub_id
+from orpo_cli.card.curves import render_curves
 from orpo_cli.card.front_matter import is_from_hub
-from orpo_cli.card.markdown import code_block, code_span, plain
-from orpo_cli.card.run_contents import CURVES
+from orpo_cli.card.markdown import code_block, code_span, escape_text
+from orpo_cli.card.run_contents import CURVES_PATH
 from orpo_cli.json_files import read_json_lines, read_json_object_or_empty
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import RunDir
 
 # What readers ask first, in this order; names as in metrics.jsonl, where evaluations have eval_ in front.
-_SHOWN = (
+_METRICS = (
     "loss",
     "nll_loss",
     "log_odds_ratio",
@@ -23,12 +23,12 @@ _SHOWN = (
     "logps/chosen",
     "logps/rejected",
 )
-_MEANING = (
+_METRICS_NOTE = (
     "`rewards/accuracies` is the share of pairs whose chosen answer the model finds more probable; `rewards/margins` is "
     "beta times the difference of the mean log-probabilities."
 )
 
-SAMPLES, SAMPLE_CHARACTERS = 3, 800
+MAX_SAMPLES, MAX_SAMPLE_CHARACTERS = 3, 800
 
 
 def results_section(rundir: RunDir, plan: Plan) -> str:
@@ -51,9 +51,9 @@ def results_section(rundir: RunDir, plan: Plan) -> str:
     if not table:
         return ""
     beta = plan.training.get("beta")
-    parts = ["## Results", table, _MEANING + (f" Here beta is {beta}." if beta is not None else "")]
-    if curves_of(rundir) is not None:
-        parts.append(f"![Curves of the training]({CURVES})")
+    parts = ["## Results", table, _METRICS_NOTE + (f" Here beta is {beta}." if beta is not None else "")]
+    if render_curves(rundir) is not None:
+        parts.append(f"![Curves of the training]({CURVES_PATH})")
     return "\n\n".join(parts)
 
 
@@ -61,12 +61,12 @@ def samples_section(rundir: RunDir) -> str:
     """Answers of base and tuned model to the first held-out prompts that `orpo generate --compare` asked."""
     document = read_json_object_or_empty(rundir.samples)
     blocks = []
-    for answer in document.get("answers", [])[:SAMPLES]:
-        parts = [f"**Prompt**\n\n{code_block(_short(answer.get('prompt')))}"]
+    for answer in document.get("answers", [])[:MAX_SAMPLES]:
+        parts = [f"**Prompt**\n\n{code_block(_shorten(answer.get('prompt')))}"]
         for variant, title in (("base", "Before"), ("tuned", "After")):
             text = (answer.get(variant) or {}).get("text")
             if isinstance(text, str):
-                parts.append(f"**{title}**\n\n{code_block(_short(text))}")
+                parts.append(f"**{title}**\n\n{code_block(_shorten(text))}")
         blocks.append("\n\n".join(parts))
     if not blocks:
         return ""
@@ -75,21 +75,25 @@ def samples_section(rundir: RunDir) -> str:
     return "\n\n".join([f"## Before and after\n\nAnswers to prompts that were held out, {how}.", *blocks])
 
 
-def licence_section(plan: Plan, terms: BaseTerms | None, accepted: bool) -> str:
+def licence_section(plan: Plan, base_license: BaseLicense | None, license_accepted: bool) -> str:
     """Whose terms hold for the base; empty where nothing is known of them."""
-    if terms is None or (terms.license is None and not terms.gated):
+    if base_license is None or (base_license.license is None and not base_license.gated):
         return ""
     base = plan.model.model_name_or_path
     named = f"[{base}](https://huggingface.co/{base})" if hub_id(base) else code_span(base)
-    text = f"The base {named} has the licence {code_span(terms.license_name or terms.license)}" if terms.license else ""
-    if terms.license_link:
-        text += f" ({plain(terms.license_link)})"
+    text = (
+        f"The base {named} has the licence {code_span(base_license.license_name or base_license.license)}"
+        if base_license.license
+        else ""
+    )
+    if base_license.license_link:
+        text += f" ({escape_text(base_license.license_link)})"
     sentences = [f"{text}; it holds for what is derived from it, too."] if text else []
-    if terms.gated:
+    if base_license.gated:
         sentences.append(
             f"{named} is given to those who accept its terms: accept them there before you use this model."
         )
-    if terms.gated and accepted:
+    if base_license.gated and license_accepted:
         sentences.append("Who published this model has said that these terms allow it.")
     return "## Licence\n\n" + " ".join(sentences)
 
@@ -103,7 +107,7 @@ def data_section(rundir: RunDir) -> str:
     for source in report.get("sources", []):
         dropped = sum(source.get("dropped", {}).values())
         name = code_span(source.get("path") or "", in_table=True)
-        part, split, kind = (plain(source.get(key) or "") for key in ("part", "split", "format"))
+        part, split, kind = (escape_text(source.get(key) or "") for key in ("part", "split", "format"))
         rows.append(
             f"| {part} | {name} [{split}] | {kind} "
             f"| {source.get('rows_read', 0):,} | {source.get('kept', 0):,} | {dropped:,} |"
@@ -143,7 +147,7 @@ def recipe_section(rundir: RunDir, plan: Plan) -> str:
     return f"## Recipe\n\nTrained: {how}, in {plan.model.dtype}.\n\n{code_block(text, 'yaml')}"
 
 
-def made_with_section(run: dict[str, Any]) -> str:
+def training_details_section(run: dict[str, Any]) -> str:
     """Versions and revisions."""
     versions = {"orpo-cli": run.get("orpo_cli"), "python": run.get("python"), **(run.get("versions") or {})}
     listed = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
@@ -175,7 +179,7 @@ def citation_section() -> str:
 
 
 def _table(columns: dict[str, dict[str, Any]]) -> str:
-    names = [name for name in _SHOWN if any(name in column for column in columns.values())]
+    names = [name for name in _METRICS if any(name in column for column in columns.values())]
     if not names:
         return ""
     head = f"| | {' | '.join(columns)} |\n| --- |{' ---: |' * len(columns)}"
@@ -193,6 +197,6 @@ def _revision(source: dict[str, Any]) -> str:
     return f"- {name} at commit `{mark}`" if is_from_hub(source) else f"- {name}: fingerprint `{mark[:16]}`"
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = str(value or "").strip()
-    return text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS].rstrip() + " […]"
+    return text if len(text) <= MAX_SAMPLE_CHARACTERS else text[:MAX_SAMPLE_CHARACTERS].rstrip() + " […]"

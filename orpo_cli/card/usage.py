@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 
 from orpo_cli.card.markdown import code_block, code_span
-from orpo_cli.card.run_contents import What, folder_of, place_of
+from orpo_cli.card.run_contents import RunPart, part_folder, path_prefix
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import RunDir
 
@@ -15,29 +15,29 @@ VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank may be
 _QUESTION = "Why is the sky blue?"
 
 
-def usage_section(rundir: RunDir, plan: Plan, parts: Sequence[What], repo_id: str | None) -> str:
+def usage_section(rundir: RunDir, plan: Plan, parts: Sequence[RunPart], repo_id: str | None) -> str:
     """Code for transformers, peft, vLLM and llama.cpp, as far as each takes what there is."""
     whole = next((part for part in parts if part in ("merged", "model")), None)
     blocks = ["## Use"]
     if whole is not None:
-        name = repo_id or folder_of(rundir, whole).name
+        name = repo_id or part_folder(rundir, whole).name
         blocks += [_transformers(rundir, whole, name), _vllm(name)]
     if "adapter" in parts:
         name = repo_id or rundir.adapter.name
-        place = place_of("adapter", parts).rstrip("/") if repo_id else ""
+        place = path_prefix("adapter", parts).rstrip("/") if repo_id else ""
         blocks += [_peft(rundir, plan, name, place)]
         if whole is None:
             blocks += [_vllm_adapter(plan, name)]
-    blocks.append(_llama_cpp(rundir, repo_id) if "gguf" in parts else _no_gguf(whole is None))
+    blocks.append(_llama_cpp(rundir, repo_id) if "gguf" in parts else _gguf_hint(whole is None))
     return "\n\n".join(blocks)
 
 
-def _transformers(rundir: RunDir, part: What, name: str) -> str:
+def _transformers(rundir: RunDir, part: RunPart, name: str) -> str:
     load = f"""from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained({json.dumps(name, ensure_ascii=False)}, dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained({json.dumps(name, ensure_ascii=False)})"""
-    return f"With transformers:\n\n{_python(load, _asks_as_chat(rundir, part))}"
+    return f"With transformers:\n\n{_python(load, _has_chat_template(rundir, part))}"
 
 
 def _peft(rundir: RunDir, plan: Plan, name: str, place: str) -> str:
@@ -49,7 +49,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained({base}, dtype="auto")
 model = PeftModel.from_pretrained(model, {json.dumps(name, ensure_ascii=False)}{subfolder})
 tokenizer = AutoTokenizer.from_pretrained({json.dumps(name, ensure_ascii=False)}{subfolder})"""
-    return f"The adapter on its base, with peft:\n\n{_python(load, _asks_as_chat(rundir, 'adapter'))}"
+    return f"The adapter on its base, with peft:\n\n{_python(load, _has_chat_template(rundir, 'adapter'))}"
 
 
 def _python(load: str, chat: bool) -> str:
@@ -66,8 +66,8 @@ print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_t
     return code_block(code, "python")
 
 
-def _asks_as_chat(rundir: RunDir, part: What) -> bool:
-    return (folder_of(rundir, part) / "chat_template.jinja").is_file()
+def _has_chat_template(rundir: RunDir, part: RunPart) -> bool:
+    return (part_folder(rundir, part) / "chat_template.jinja").is_file()
 
 
 def _vllm(name: str) -> str:
@@ -86,9 +86,11 @@ def _vllm_adapter(plan: Plan, name: str) -> str:
 
 
 def _llama_cpp(rundir: RunDir, repo_id: str | None) -> str:
-    files = sorted(path.relative_to(folder_of(rundir, "gguf")) for path in folder_of(rundir, "gguf").rglob("*.gguf"))
+    files = sorted(
+        path.relative_to(part_folder(rundir, "gguf")) for path in part_folder(rundir, "gguf").rglob("*.gguf")
+    )
     if not files:
-        return _no_gguf(adapter=False)
+        return _gguf_hint(adapter=False)
     first = shlex.quote(files[0].as_posix())
     command = f"llama-cli --hf-repo {repo_id} --hf-file {first}" if repo_id else f"llama-cli -m {first}"
     listed = "" if len(files) == 1 else f" There are {', '.join(code_span(each.as_posix()) for each in files)}."
@@ -96,6 +98,6 @@ def _llama_cpp(rundir: RunDir, repo_id: str | None) -> str:
     return f"With llama.cpp:{listed}\n\n{block}"
 
 
-def _no_gguf(adapter: bool) -> str:
+def _gguf_hint(adapter: bool) -> str:
     of = "of the merged model (`orpo merge`)" if adapter else "of it"
     return f"For llama.cpp and Ollama, `orpo export` or llama.cpp's own `convert_hf_to_gguf.py` makes a GGUF file {of}."

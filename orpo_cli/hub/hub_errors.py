@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from orpo_cli.errors import HubError, Interrupted, MachineError, OrpoError
 from orpo_cli.redaction import redact
 
-CONTINUE = "Repeating the same command continues where this one stopped."
+REPEAT_TO_CONTINUE = "Repeating the same command continues where this one stopped."
 
 
 @contextmanager
-def explained(repo_id: str) -> Iterator[None]:
+def translate_hub_errors(repo_id: str) -> Iterator[None]:
     """Turn what huggingface_hub raises while pushing to ``repo_id`` into OrpoErrors without secrets in them.
 
     Its errors have no common base: HTTP errors, connection errors of its HTTP client, RuntimeError around the error of
@@ -25,11 +25,11 @@ def explained(repo_id: str) -> Iterator[None]:
     except OrpoError:
         raise
     except KeyboardInterrupt as error:
-        raise Interrupted(f"{repo_id}: the push was interrupted.", remedy=CONTINUE) from error
+        raise Interrupted(f"{repo_id}: the push was interrupted.", remedy=REPEAT_TO_CONTINUE) from error
     except HfHubHTTPError as error:
-        raise _refusal(repo_id, error) from error
+        raise _response_error(repo_id, error) from error
     except (HTTPError, ConnectionError, TimeoutError) as error:
-        raise _unreachable(repo_id, error) from error
+        raise _connection_error(repo_id, error) from error
     except OSError as error:
         raise MachineError(f"{error.filename or repo_id}: {error.strerror or error}") from error
     except (RuntimeError, ValueError) as error:
@@ -37,13 +37,13 @@ def explained(repo_id: str) -> Iterator[None]:
         if isinstance(cause, OrpoError):
             raise cause from error
         if isinstance(cause, HfHubHTTPError):
-            raise _refusal(repo_id, cause) from error
+            raise _response_error(repo_id, cause) from error
         if isinstance(cause, (HTTPError, ConnectionError, TimeoutError)):
-            raise _unreachable(repo_id, cause) from error
-        raise HubError(f"{repo_id}: {redact(str(error)).strip()}", remedy=CONTINUE) from error
+            raise _connection_error(repo_id, cause) from error
+        raise HubError(f"{repo_id}: {redact(str(error)).strip()}", remedy=REPEAT_TO_CONTINUE) from error
 
 
-def _refusal(repo_id: str, error: Exception) -> HubError:
+def _response_error(repo_id: str, error: Exception) -> HubError:
     response = error.response  # type: ignore[attr-defined]
     status, namespace = response.status_code, repo_id.partition("/")[0]
     meaning = {
@@ -64,15 +64,15 @@ def _refusal(repo_id: str, error: Exception) -> HubError:
         text, remedy = "the hub has trouble", "Try again in a few minutes."
     said = getattr(error, "server_message", None)
     detail = f" {redact(said)}" if said else ""
-    return HubError(f"{repo_id}: {text} (HTTP {status}).{detail}", remedy=f"{remedy} {CONTINUE}")
+    return HubError(f"{repo_id}: {text} (HTTP {status}).{detail}", remedy=f"{remedy} {REPEAT_TO_CONTINUE}")
 
 
-def _unreachable(repo_id: str, error: Exception) -> HubError:
+def _connection_error(repo_id: str, error: Exception) -> HubError:
     from huggingface_hub import constants
 
     if constants.is_offline_mode():
         return HubError(f"{repo_id}: the hub is switched off by HF_HUB_OFFLINE.", remedy="Unset HF_HUB_OFFLINE.")
     return HubError(
         f"{repo_id}: the connection to {constants.ENDPOINT} failed: {redact(str(error)) or type(error).__name__}",
-        remedy=f"Check the network. {CONTINUE}",
+        remedy=f"Check the network. {REPEAT_TO_CONTINUE}",
     )

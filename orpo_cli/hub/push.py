@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from orpo_cli.atomic import atomic_write_text
-from orpo_cli.card.base_license import BaseTerms, terms_in_folder
-from orpo_cli.card.curves import curves_of, write_curves
-from orpo_cli.card.model_card import fresh_card
-from orpo_cli.card.run_contents import CARD, PushFile, What, chosen_parts, files_to_push
+from orpo_cli.card.base_license import BaseLicense, read_local_license
+from orpo_cli.card.curves import render_curves, write_curves
+from orpo_cli.card.model_card import current_card
+from orpo_cli.card.run_contents import CARD_PATH, PushFile, RunPart, files_to_push, select_parts
 from orpo_cli.errors import UsageError
-from orpo_cli.hub.hub_errors import explained
-from orpo_cli.hub.preflight import PushOptions, check_base, preflight, say_what_is_needed
-from orpo_cli.hub.push_record import read_base_terms, write_base_terms
+from orpo_cli.hub.hub_errors import translate_hub_errors
+from orpo_cli.hub.preflight import PushOptions, check_base_license, note_local_base, preflight
+from orpo_cli.hub.push_record import read_base_license, write_base_license
 from orpo_cli.hub.retry import RetryPolicy, connect
 from orpo_cli.hub.upload import Upload
 from orpo_cli.rundir import RunDir
@@ -35,7 +35,7 @@ class PushResult:
     """What went up, or would: ``status`` is ``dry-run``, ``pushed``, or ``unchanged`` (all of it was there already)."""
 
     status: Literal["dry-run", "pushed", "unchanged"]
-    what: tuple[What, ...]
+    what: tuple[RunPart, ...]
     repo_id: str
     private: bool
     revision: str
@@ -87,68 +87,82 @@ def push(
     plan = rundir.read_plan()
     if create_pr and tag:
         raise UsageError("--tag with --create-pr: a pull request that is not merged yet has nothing to tag.")
-    wish = PushOptions(
+    options = PushOptions(
         _valid_repo_id(repo_id or plan.hub.repo_id), plan.hub.private if private is None else private,
         revision or "main", create_pr, tag, force,
     )  # fmt: skip
-    parts = chosen_parts(rundir, choice.what)
-    terms = read_base_terms(rundir) or terms_in_folder(plan.model.model_name_or_path)
+    parts = select_parts(rundir, choice.what)
+    known_license = read_base_license(rundir) or read_local_license(plan.model.model_name_or_path)
     result = PushResult(
         status="dry-run",
         what=parts,
-        repo_id=wish.repo_id,
-        private=wish.private,
-        revision=wish.revision,
+        repo_id=options.repo_id,
+        private=options.private,
+        revision=options.revision,
         commit_message=commit_message or f"Push {', '.join(parts)} of {plan.name} with orpo-cli",
         files=(),
         card="",
         tag=tag,
     )
-    result = _with_files(rundir, result, choice, terms, accept_base_license, note)
-    say_what_is_needed(note, plan, adapter="adapter" in parts)
+    result = _with_files(rundir, result, choice, known_license, accept_base_license, note)
+    note_local_base(note, plan, adapter="adapter" in parts)
     if dry_run:
         return result
-    patience = RetryPolicy(note)
-    with explained(wish.repo_id):
-        api = connect(patience)
-        standing = preflight(api, wish, patience)
-        found = check_base(
-            api, plan, patience, weights=parts != ("adapter",), public=not wish.private, accepted=accept_base_license
+    retry = RetryPolicy(note)
+    with translate_hub_errors(options.repo_id):
+        api = connect(retry)
+        state = preflight(api, options, retry)
+        base_license = check_base_license(
+            api,
+            plan,
+            retry,
+            contains_base_weights=parts != ("adapter",),
+            public=not options.private,
+            license_accepted=accept_base_license,
         )
-        if found is not None:
-            write_base_terms(rundir, found)
-        if found != terms:
-            result = _with_files(rundir, result, choice, found or terms, accept_base_license, lambda text: None)
+        if base_license is not None:
+            write_base_license(rundir, base_license)
+        if base_license != known_license:
+            result = _with_files(
+                rundir, result, choice, base_license or known_license, accept_base_license, lambda text: None
+            )
         write_curves(rundir)
         atomic_write_text(rundir.card, result.card)
         upload = Upload(
-            api, rundir, wish, standing, result.files, patience, whole=not (choice.include or choice.exclude)
+            api, rundir, options, state, result.files, retry, is_complete=not (choice.include or choice.exclude)
         )
-        landed = upload.run(result.commit_message)
+        uploaded = upload.run(result.commit_message)
     return replace(
         result,
-        status=landed.status,
-        url=f"{api.endpoint}/{wish.repo_id}",
-        commit=landed.commit,
-        deleted=landed.deleted,
-        pull_request=landed.pull_request,
+        status=uploaded.status,
+        url=f"{api.endpoint}/{options.repo_id}",
+        commit=uploaded.commit,
+        deleted=uploaded.deleted,
+        pull_request=uploaded.pull_request,
     )
 
 
 def _with_files(
-    rundir: RunDir, result: PushResult, choice: Choice, terms: BaseTerms | None, accepted: bool,
+    rundir: RunDir, result: PushResult, choice: Choice, base_license: BaseLicense | None, license_accepted: bool,
     note: Callable[[str], None],
 ) -> PushResult:  # fmt: skip
-    card, by_hand = fresh_card(
-        rundir, what=result.what, repo_id=result.repo_id, terms=terms, accepted=accepted, samples=choice.samples
+    card, by_hand = current_card(
+        rundir,
+        parts=result.what,
+        repo_id=result.repo_id,
+        base_license=base_license,
+        license_accepted=license_accepted,
+        samples=choice.samples,
     )
     if by_hand:
         note(f"{rundir.card} was edited by hand: it goes up as it is.")
     elif choice.samples and rundir.samples.is_file():
         note("the card shows answers to held-out prompts (--no-samples leaves them out).")
-    files = files_to_push(rundir, result.what, card, curves_of(rundir), include=choice.include, exclude=choice.exclude)
-    if not any(file.path_in_repo == CARD for file in files):
-        note(f"the card ({CARD}) does not go up: --include and --exclude say so.")
+    files = files_to_push(
+        rundir, result.what, card, render_curves(rundir), include=choice.include, exclude=choice.exclude
+    )
+    if not any(file.path_in_repo == CARD_PATH for file in files):
+        note(f"the card ({CARD_PATH}) does not go up: --include and --exclude say so.")
     return replace(result, card=card, files=files)
 
 

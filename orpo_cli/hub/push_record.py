@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.atomic import atomic_write_text
-from orpo_cli.card.base_license import BaseTerms
+from orpo_cli.card.base_license import BaseLicense
 from orpo_cli.json_files import read_json_object_or_empty
 from orpo_cli.rundir import RunDir
 
-LARGEST_IN_GIT = 10 * 2**20  # bytes; the hub keeps larger files by their sha256 alone
+MAX_GIT_FILE_BYTES = 10 * 2**20  # bytes; the hub keeps larger files by their sha256 alone
 
 
 @dataclass
-class Pushed:
+class PushedBranch:
     """One branch of one repository. ``files`` maps a path to the digests that content of ours has had there.
 
     ``parts`` maps it to what it belongs to. ``commit`` is that of the last push that ended.
@@ -26,45 +26,45 @@ class Pushed:
     files: dict[str, list[str]] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
 
-    def is_ours(self, path: str, digest: str) -> bool:
+    def is_from_this_run(self, path: str, digest: str) -> bool:
         """Whether what the repository has at ``path`` came from this run."""
         return digest in self.files.get(path, ())
 
 
-def git_blob(path: Path) -> list[str]:
+def git_blob_ids(path: Path) -> list[str]:
     """The id of the content of ``path`` as a git blob, which the hub gives for small files; none for a large one."""
     from huggingface_hub.utils.sha import git_hash
 
-    return [git_hash(path.read_bytes())] if path.stat().st_size <= LARGEST_IN_GIT else []
+    return [git_hash(path.read_bytes())] if path.stat().st_size <= MAX_GIT_FILE_BYTES else []
 
 
-def read_pushed(rundir: RunDir, repo_id: str, revision: str) -> Pushed:
+def read_pushed_branch(rundir: RunDir, repo_id: str, revision: str) -> PushedBranch:
     """What was pushed to that branch; nothing where nothing was."""
     entry = read_json_object_or_empty(rundir.pushes).get("repositories", {}).get(repo_id, {}).get(revision, {})
-    return Pushed(entry.get("commit"), dict(entry.get("files", {})), dict(entry.get("parts", {})))
+    return PushedBranch(entry.get("commit"), dict(entry.get("files", {})), dict(entry.get("parts", {})))
 
 
-def write_pushed(rundir: RunDir, repo_id: str, revision: str, pushed: Pushed) -> None:
+def write_pushed_branch(rundir: RunDir, repo_id: str, revision: str, branch: PushedBranch) -> None:
     """Keep what was pushed."""
     document = read_json_object_or_empty(rundir.pushes)
     branches = document.setdefault("repositories", {}).setdefault(repo_id, {})
-    branches[revision] = {"commit": pushed.commit, "files": pushed.files, "parts": pushed.parts}
+    branches[revision] = {"commit": branch.commit, "files": branch.files, "parts": branch.parts}
     _write(rundir, document)
 
 
-def read_base_terms(rundir: RunDir) -> BaseTerms | None:
+def read_base_license(rundir: RunDir) -> BaseLicense | None:
     """What the hub said of the base's licence when it was asked last; None where it was not."""
     try:
-        return BaseTerms(**read_json_object_or_empty(rundir.pushes)["base"])
+        return BaseLicense(**read_json_object_or_empty(rundir.pushes)["base"])
     except (KeyError, TypeError):
         return None
 
 
-def write_base_terms(rundir: RunDir, terms: BaseTerms) -> None:
+def write_base_license(rundir: RunDir, base_license: BaseLicense) -> None:
     """Keep them, for cards that are made without the hub."""
     document = read_json_object_or_empty(rundir.pushes)
-    if document.get("base") != terms.__dict__:
-        _write(rundir, {**document, "base": terms.__dict__})
+    if document.get("base") != base_license.__dict__:
+        _write(rundir, {**document, "base": base_license.__dict__})
 
 
 def _write(rundir: RunDir, document: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from orpo_cli.errors import HubError, UsageError
-from orpo_cli.hub.hub_errors import CONTINUE
+from orpo_cli.hub.hub_errors import REPEAT_TO_CONTINUE
 from orpo_cli.hub_status import hub_reachable
 from orpo_cli.redaction import redact_log
 
@@ -24,52 +24,52 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-VARIABLE = "ORPO_HUB_PATIENCE"
-RETRY_SECONDS = 300.0  # the hub's rate limits are for five minutes
-ANSWER_SECONDS = 120.0  # between two bytes of an answer
-TRIES = 6
-BUSY = {408, 429, 500, 502, 503, 504}
-OVERTAKEN = {409, 412}  # another commit came first: looking again may show that it is no matter
+MAX_SECONDS_VARIABLE = "ORPO_HUB_PATIENCE"
+DEFAULT_MAX_SECONDS = 300.0  # the hub's rate limits are for five minutes
+TIMEOUT_SECONDS = 120.0  # between two bytes of an answer
+MAX_ATTEMPTS = 6
+BUSY_STATUS_CODES = {408, 429, 500, 502, 503, 504}
+CONFLICT_STATUS_CODES = {409, 412}  # another commit came first: looking again may show that it is no matter
 
 
 class RetryPolicy:
     """How long to go on, in all: ``seconds`` of trying, and of waiting that the hub asks for."""
 
-    def __init__(self, note: Callable[[str], None], seconds: float | None = None) -> None:
+    def __init__(self, note: Callable[[str], None], max_seconds: float | None = None) -> None:
         self.note = note
-        self.seconds = _patience_seconds() if seconds is None else seconds
-        self.asked = 0.0  # seconds the hub has asked to wait
+        self.max_seconds = _max_seconds_from_environment() if max_seconds is None else max_seconds
+        self.requested_wait = 0.0  # seconds the hub has asked to wait
 
-    def bound(self, request: Any) -> None:
+    def set_timeout(self, request: Any) -> None:
         """Let no request wait longer than that for the next byte; some calls of the client ask for no bound at all."""
-        seconds = min(ANSWER_SECONDS, max(1.0, self.seconds))
+        seconds = min(TIMEOUT_SECONDS, max(1.0, self.max_seconds))
         request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
 
-    def heard(self, response: Any) -> None:
+    def check_requested_wait(self, response: Any) -> None:
         """Look at every answer. Raises HubError where the hub asks for more waiting than there is patience."""
-        wait = seconds_to_wait(response.headers) if response.status_code in BUSY else None
+        wait = requested_wait_seconds(response.headers) if response.status_code in BUSY_STATUS_CODES else None
         if wait is None:
             return
-        self.asked += wait
-        if self.asked > self.seconds:
+        self.requested_wait += wait
+        if self.requested_wait > self.max_seconds:
             raise HubError(
                 f"the hub is busy (HTTP {response.status_code}) and asks to wait {wait:.0f} seconds.",
-                remedy=f"Wait {wait:.0f} seconds, then try again, or set {VARIABLE} above {self.seconds:.0f} seconds. {CONTINUE}",
+                remedy=f"Wait {wait:.0f} seconds, then try again, or set {MAX_SECONDS_VARIABLE} above {self.max_seconds:.0f} seconds. {REPEAT_TO_CONTINUE}",
             )
 
-    def call(self, doing: str, function: Callable[[], T]) -> T:
+    def call(self, action: str, function: Callable[[], T]) -> T:
         """What ``function`` returns, called again while the hub is busy; then its error goes on."""
         began, pause = time.monotonic(), 1.0
         for attempt in count(1):
             try:
                 return function()
             except Exception as error:
-                reason, asked = retry_reason(error)
-                wait = pause if asked is None else asked
-                late = time.monotonic() - began + wait > self.seconds
-                if reason is None or late or attempt == TRIES:
+                reason, requested_wait = retry_reason(error)
+                wait = pause if requested_wait is None else requested_wait
+                late = time.monotonic() - began + wait > self.max_seconds
+                if reason is None or late or attempt == MAX_ATTEMPTS:
                     raise
-            self.note(f"{doing}: {reason}; trying again in {wait:.0f} s")
+            self.note(f"{action}: {reason}; trying again in {wait:.0f} s")
             time.sleep(wait)
             pause = min(2 * pause, 8.0)
         raise AssertionError("unreachable")
@@ -81,9 +81,9 @@ def retry_reason(error: BaseException | None) -> tuple[str | None, float | None]
 
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
-        if status in BUSY | OVERTAKEN:
-            words = "another commit came first" if status in OVERTAKEN else "the hub is busy"
-            return f"{words} (HTTP {status})", seconds_to_wait(error.response.headers)
+        if status in BUSY_STATUS_CODES | CONFLICT_STATUS_CODES:
+            words = "another commit came first" if status in CONFLICT_STATUS_CODES else "the hub is busy"
+            return f"{words} (HTTP {status})", requested_wait_seconds(error.response.headers)
         return None, None
     if isinstance(error, (HTTPError, ConnectionError, TimeoutError)) and not isinstance(error, OfflineModeIsEnabled):
         return f"the connection broke ({type(error).__name__})", None
@@ -92,7 +92,7 @@ def retry_reason(error: BaseException | None) -> tuple[str | None, float | None]
     return None, None
 
 
-def seconds_to_wait(headers: Mapping[str, str]) -> float | None:
+def requested_wait_seconds(headers: Mapping[str, str]) -> float | None:
     """What Retry-After, or the hub's RateLimit, asks for; None where they are silent."""
     from huggingface_hub.utils._http import parse_ratelimit_headers
 
@@ -109,7 +109,7 @@ def seconds_to_wait(headers: Mapping[str, str]) -> float | None:
     return float(limit.reset_in_seconds) if limit is not None and limit.remaining == 0 else None
 
 
-def connect(patience: RetryPolicy) -> HfApi:
+def connect(retry: RetryPolicy) -> HfApi:
     """The hub's client, with the user's token, bounds on every wait, and no secret in its log.
 
     Raises HubError where there is no token or no hub.
@@ -126,12 +126,12 @@ def connect(patience: RetryPolicy) -> HfApi:
         raise HubError("the hub is switched off by HF_HUB_OFFLINE.", remedy="Unset HF_HUB_OFFLINE.")
     hub_reachable.cache_clear()  # hours may have passed since it was asked
     if not hub_reachable():
-        raise HubError(f"no connection to {constants.ENDPOINT}.", remedy=f"Check the network. {CONTINUE}")
+        raise HubError(f"no connection to {constants.ENDPOINT}.", remedy=f"Check the network. {REPEAT_TO_CONTINUE}")
 
     def bounded_client() -> Any:
         client = default_client_factory()
         hooks = client.event_hooks["request"]
-        client.event_hooks = {"request": [*hooks, patience.bound], "response": [patience.heard]}
+        client.event_hooks = {"request": [*hooks, retry.set_timeout], "response": [retry.check_requested_wait]}
         return client
 
     redact_log("huggingface_hub")
@@ -139,7 +139,7 @@ def connect(patience: RetryPolicy) -> HfApi:
     return HfApi(token=token, library_name="orpo-cli")
 
 
-def disconnect() -> None:
+def reset_client() -> None:
     """Give the client back its own ways: what else this process asks of the hub has nothing to do with a push."""
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils._http import default_client_factory
@@ -147,14 +147,17 @@ def disconnect() -> None:
     set_client_factory(default_client_factory)
 
 
-def _patience_seconds() -> float:
-    text = os.environ.get(VARIABLE, "").strip()
+def _max_seconds_from_environment() -> float:
+    text = os.environ.get(MAX_SECONDS_VARIABLE, "").strip()
     if not text:
-        return RETRY_SECONDS
+        return DEFAULT_MAX_SECONDS
     try:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < float("inf"):
-        raise UsageError(f"{VARIABLE}={text}: not a number of seconds.", remedy=f"For example {VARIABLE}=600.")
+        raise UsageError(
+            f"{MAX_SECONDS_VARIABLE}={text}: not a number of seconds.",
+            remedy=f"For example {MAX_SECONDS_VARIABLE}=600.",
+        )
     return seconds

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from orpo_cli.data.prepare import PreparedData
-    from orpo_cli.hub.push_during_training import TrainingPush
+    from orpo_cli.hub.push_during_training import PushCallback
     from orpo_cli.training.train import TrainingResult
 
 
@@ -126,14 +126,14 @@ def _report_plan(plan: Plan, console: Console) -> None:
             console.note(f"  {path} = {value}  ({reason})")
 
 
-def _open_push(plan: Plan, rundir: RunDir, console: Console) -> TrainingPush | None:
+def _open_push(plan: Plan, rundir: RunDir, console: Console) -> PushCallback | None:
     """The push of checkpoints and result during training, its permissions checked; None where the plan has none."""
     if not plan.training.get("push_to_hub"):
         return None
-    from orpo_cli.hub.push_during_training import TrainingPush
+    from orpo_cli.hub.push_during_training import PushCallback
 
-    push = TrainingPush(plan, rundir, console.note, console.problem)
-    push.check()
+    push = PushCallback(plan, rundir, console.note, console.problem)
+    push.check_access()
     return push
 
 
@@ -161,7 +161,7 @@ def _prepare_pairs(
 
 
 @contextmanager
-def _settle_push(push: TrainingPush | None) -> Iterator[None]:
+def _settle_push(push: PushCallback | None) -> Iterator[None]:
     """Wait for uploads that are under way, also after an error."""
     finished = False
     try:
@@ -169,7 +169,7 @@ def _settle_push(push: TrainingPush | None) -> Iterator[None]:
         finished = True
     finally:
         if push is not None:
-            push.settle(interrupted=not finished)
+            push.wait_for_pending(interrupted=not finished)
 
 
 def recipe_with_overrides(loaded: LoadedRecipe) -> str:

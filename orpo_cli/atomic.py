@@ -20,7 +20,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     the folder cannot be made.
     """
     target = target.absolute()
-    _remove_stale(target)
+    _remove_leftovers(target)
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     replaced = target.with_name(f"{partial.name}.replaced")
     try:
@@ -41,7 +41,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def keep_beside(folder: Path, target: Path) -> Path:
+def keep_as_unverified(folder: Path, target: Path) -> Path:
     """Rename ``folder`` to ``target`` with ``.unverified`` behind its name, numbered where there is one. Returns its new path."""
     target = target.absolute()
     kept, number = target.with_name(f"{target.name}.unverified"), 2
@@ -51,10 +51,10 @@ def keep_beside(folder: Path, target: Path) -> Path:
     return kept
 
 
-def _remove_stale(target: Path) -> None:
+def _remove_leftovers(target: Path) -> None:
     for folder in target.parent.glob(f".{target.name}.partial-*"):
         process = folder.name.removeprefix(f".{target.name}.partial-").partition(".")[0]
-        if process.isdigit() and int(process) != os.getpid() and _is_writing(int(process), folder):
+        if process.isdigit() and int(process) != os.getpid() and _process_is_alive(int(process), folder):
             raise UsageError(
                 f"process {process} is writing {target}.",
                 remedy=f"Wait for it; if it is something else, remove {folder}.",
@@ -64,7 +64,7 @@ def _remove_stale(target: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_writing(process: int, folder: Path) -> bool:
+def _process_is_alive(process: int, folder: Path) -> bool:
     """Whether the process lives and is older than the folder; a younger one only got the number of a dead one."""
     import psutil  # a dependency of accelerate
 

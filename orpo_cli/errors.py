@@ -29,7 +29,7 @@ class Problem:
     remedy: str | None = None
     severity: Literal["error", "warning"] = "error"
 
-    def where(self) -> str:
+    def location(self) -> str:
         """``file:line:column: path`` as far as it is known."""
         place = self.file or ""
         if self.line is not None:
@@ -41,7 +41,7 @@ class Problem:
     def text(self) -> str:
         """One line for a terminal: where, what, remedy, and the code in brackets."""
         message = f"warning: {self.message}" if self.severity == "warning" else self.message
-        line = ": ".join(part for part in (self.where(), message) if part)
+        line = ": ".join(part for part in (self.location(), message) if part)
         return f"{line} {self.remedy} [{self.code}]" if self.remedy else f"{line} [{self.code}]"
 
     def as_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from types import TracebackType
 
 from orpo_cli.secret_values import mask_secrets
 
-HIDDEN = "[redacted]"
+REDACTED = "[redacted]"
 
 _TOKENS = re.compile(r"\b(?:hf|api_org|ghp|gho|github_pat|glpat|sk)[-_][A-Za-z0-9_-]{8,}")
 # `hub_token: x`, `training.hub_token=x`, `"api_key": "x"`; never eos_token or include_num_input_tokens_seen
@@ -26,15 +26,15 @@ _SIGNED_URL = re.compile(r"(https?://[^\s?'\"]+\?)[^\s'\"<>]+")
 def redact(text: str) -> str:
     """``text`` without hub tokens, API keys, passwords, and what stands after the ``?`` of an address (signatures)."""
     text = mask_secrets(text)
-    if (login := _login()) is not None:
-        text = text.replace(login, HIDDEN)
-    text = _TOKENS.sub(HIDDEN, text)
-    text = _NAMED.sub(rf"\g<1>{HIDDEN}", text)
-    text = _IN_URL.sub(rf"\g<1>{HIDDEN}@", text)
-    return _SIGNED_URL.sub(rf"\g<1>{HIDDEN}", text)
+    if (login := _stored_token()) is not None:
+        text = text.replace(login, REDACTED)
+    text = _TOKENS.sub(REDACTED, text)
+    text = _NAMED.sub(rf"\g<1>{REDACTED}", text)
+    text = _IN_URL.sub(rf"\g<1>{REDACTED}@", text)
+    return _SIGNED_URL.sub(rf"\g<1>{REDACTED}", text)
 
 
-def _login() -> str | None:
+def _stored_token() -> str | None:
     """The token that `hf auth login` has kept; None where there is none."""
     home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     try:
@@ -44,7 +44,7 @@ def _login() -> str | None:
     return token if len(token) >= 8 else None
 
 
-def print_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def print_redacted_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """What Python prints of an error that nobody caught, without secrets: a ``sys.excepthook``."""
     print(redact("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
@@ -52,10 +52,10 @@ def print_redacted(kind: type[BaseException], error: BaseException, trace: Trace
 def redact_log(name: str) -> None:
     """Take secrets out of what the library ``name`` logs: the addresses it retries are signed."""
     for handler in logging.getLogger(name).handlers:
-        if _clean not in handler.filters:
-            handler.addFilter(_clean)
+        if _redact_record not in handler.filters:
+            handler.addFilter(_redact_record)
 
 
-def _clean(record: logging.LogRecord) -> bool:
+def _redact_record(record: logging.LogRecord) -> bool:
     record.msg, record.args = redact(record.getMessage()), ()
     return True

@@ -10,9 +10,9 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-SHORTEST = 4  # a shorter value would be found by chance inside other words
+MIN_SECRET_LENGTH = 4  # a shorter value would be found by chance inside other words
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "WANDB_API_KEY")
-SHORTEST_TOKEN = 8
+MIN_TOKEN_LENGTH = 8
 
 _names: set[str] = set()
 
@@ -29,7 +29,7 @@ def mask_secrets(value: Any, names: Iterable[str] | None = None) -> Any:
     themselves: their errors quote them.
     """
     if names is None:
-        secrets = {name: token for name in TOKEN_VARIABLES if len(token := _value(name)) >= SHORTEST_TOKEN}
+        secrets = {name: token for name in TOKEN_VARIABLES if len(token := _value(name)) >= MIN_TOKEN_LENGTH}
         secrets |= {name: _value(name) for name in _names}
     else:
         secrets = {name: _value(name) for name in names}
@@ -37,11 +37,11 @@ def mask_secrets(value: Any, names: Iterable[str] | None = None) -> Any:
 
     def names_for_values(text: str) -> str:
         for name, secret in longest_first:
-            if len(secret) >= SHORTEST:
+            if len(secret) >= MIN_SECRET_LENGTH:
                 text = text.replace(secret, f"${{{name}}}")
         return text
 
-    return _mapped(value, names_for_values) if secrets else value
+    return _map_strings(value, names_for_values) if secrets else value
 
 
 def unmask_secrets(value: Any, names: Iterable[str]) -> Any:
@@ -53,18 +53,18 @@ def unmask_secrets(value: Any, names: Iterable[str]) -> Any:
             text = text.replace(f"${{{name}}}", os.environ.get(name, f"${{{name}}}"))
         return text
 
-    return _mapped(value, values_for_names) if names else value
+    return _map_strings(value, values_for_names) if names else value
 
 
 def _value(name: str) -> str:
     return os.environ.get(name, "").strip()
 
 
-def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
-        return {key: _mapped(inner, change) for key, inner in value.items()}
+        return {key: _map_strings(inner, change) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_mapped(inner, change) for inner in value]
+        return [_map_strings(inner, change) for inner in value]
     return value

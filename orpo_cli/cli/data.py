@@ -67,10 +67,10 @@ def _view(inspection: DataInspection, *, summary: bool, coloured: bool) -> list[
 
     view: list[RenderableType] = []
     if summary:
-        view += data_view.summary(inspection.report, inspection.audits, inspection.steps)
+        view += data_view.summary_view(inspection.report, inspection.audits, inspection.steps)
     if inspection.pairs:
         unused = "prompt" if inspection.loss_on_prompt else "prompt_nll"
-        purposes = {purpose: meaning for purpose, meaning in data_view.LEGEND.items() if purpose != unused}
+        purposes = {purpose: meaning for purpose, meaning in data_view.LOSS_TERMS.items() if purpose != unused}
         view.append(data_view.legend(purposes, coloured=coloured))
     view += [data_view.pair_view(pair.row, pair.number, pair.spans, coloured=coloured) for pair in inspection.pairs]
     return view
@@ -79,7 +79,7 @@ def _view(inspection: DataInspection, *, summary: bool, coloured: bool) -> list[
 def _write_page(path: Path, inspection: DataInspection) -> None:
     from orpo_cli.report import data_view
 
-    page = data_view.page(
+    page = data_view.html_page(
         _view(inspection, summary=True, coloured=True), mask_secrets(f"{inspection.name}: training data")
     )
     try:

@@ -109,9 +109,9 @@ def silence_libraries() -> None:
 
 def _print_traceback_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print the traceback of a bug, with secrets masked."""
-    from orpo_cli.redaction import print_redacted
+    from orpo_cli.redaction import print_redacted_traceback
 
-    print_redacted(kind, error, trace)
+    print_redacted_traceback(kind, error, trace)
 
 
 def _print_traceback_of_thread(bug: threading.ExceptHookArgs) -> None:

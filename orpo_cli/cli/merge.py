@@ -92,10 +92,10 @@ def command(
       orpo merge runs/a --adapter runs/b --weight 0.7 --weight 0.3 -o models/both
     """
     from orpo_cli.merge.merge import merge
-    from orpo_cli.report.progress_counter import counting
+    from orpo_cli.report.progress_counter import show_progress
 
     console = Console(quiet=quiet, as_json=as_json)
-    with counting(console) as begin_count:
+    with show_progress(console) as begin_count:
         result = merge(
             target,
             output,

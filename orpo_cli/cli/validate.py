@@ -50,7 +50,7 @@ def command(
     errors = len(problems) - warnings
     failed = errors > 0 or (strict and warnings > 0)
     if problems:
-        console.say(
+        console.print_line(
             f"{_count(errors, 'error')}, {_count(warnings, 'warning')}",
             style="red" if failed else None,
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli import __version__
-from orpo_cli.atomic import atomic_directory, keep_beside
+from orpo_cli.atomic import atomic_directory, keep_as_unverified
 from orpo_cli.errors import RunError, UsageError
 from orpo_cli.export.bitsandbytes_checkpoint import BNB_BITS, read_bnb, write_bnb
 from orpo_cli.export.checks import check_folder, check_logits
@@ -190,7 +190,7 @@ def _keep_unverified(record: ExportRecord, folder: Path, output: Path) -> RunErr
     failures = Checklist(record.checklist).failures()
     return RunError(
         f"the {record.format} export is not what it should be: {'; '.join(failures)}.",
-        remedy=f"It is kept in {keep_beside(folder, output)}, with the checklist in {FILE_NAME}; nothing uses it. Check the model "
+        remedy=f"It is kept in {keep_as_unverified(folder, output)}, with the checklist in {FILE_NAME}; nothing uses it. Check the model "
         "itself with `orpo generate`; if it is right, please report this. Remove the folder when you are done.",
     )
 

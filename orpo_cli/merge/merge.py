@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli import __version__
-from orpo_cli.atomic import atomic_directory, keep_beside
+from orpo_cli.atomic import atomic_directory, keep_as_unverified
 from orpo_cli.errors import RunError, UsageError
 from orpo_cli.merge.memory_limit import parsed_size
 from orpo_cli.merge.merge_record import FILE_NAME, MergeRecord, adapter_digests
@@ -168,7 +168,7 @@ def merge(
 def _keep_unverified(record: MergeRecord, folder: Path, output: Path) -> RunError:
     """The error of a merge that failed its verification, which is kept beside ``output`` with the verdict in merge.json."""
     record.write(folder)
-    kept = keep_beside(folder, output)
+    kept = keep_as_unverified(folder, output)
     return RunError(
         f"the merge failed its verification twice: {record.problem}",
         remedy=f"It is kept in {kept}, with the verdict in {FILE_NAME}; nothing uses it. Merge again; where it stays so, try "

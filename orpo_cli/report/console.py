@@ -43,22 +43,22 @@ class Console:
             def on_broken_pipe(self) -> None:
                 """Discard the rest: ``orpo plan … | head`` is no error, and rich would exit with 1."""
                 self.quiet = True
-                discard_output()
+                discard_stdout()
 
         return Output(highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Say something on the way; left out with --quiet."""
         if not self.quiet:
-            self.say(text)
+            self.print_line(text)
 
     def warn(self, text: str) -> None:
         """Say something that the user must not miss."""
-        self.say(f"warning: {text}", style="yellow")
+        self.print_line(f"warning: {text}", style="yellow")
 
     def problem(self, problem: Problem) -> None:
         """Print one problem of a recipe; warnings are yellow."""
-        self.say(problem.text(), style="yellow" if problem.severity == "warning" else None)
+        self.print_line(problem.text(), style="yellow" if problem.severity == "warning" else None)
 
     def problems(self, problems: Sequence[Problem]) -> None:
         """Print problems and, after the last one, the command that explains them."""
@@ -83,7 +83,7 @@ class Console:
 
             _print_result(json.dumps(mask_secrets(value), indent=2, ensure_ascii=False))
 
-    def say(self, text: str, style: str | None = None) -> None:
+    def print_line(self, text: str, style: str | None = None) -> None:
         """One line on standard error."""
         text = mask_secrets(text)
         if sys.stderr.isatty():
@@ -96,9 +96,9 @@ def _print_result(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        discard_output()
+        discard_stdout()
 
 
-def discard_output() -> None:
+def discard_stdout() -> None:
     """What else is printed goes nowhere: the reader of standard output has left, which is no error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -16,7 +16,7 @@ from orpo_cli.data.report import DataReport
 from orpo_cli.data.token_spans import TokenSpan
 from orpo_cli.secret_values import mask_secrets
 
-BAR = 40  # characters of the longest bar
+BAR_WIDTH = 40  # characters of the longest bar
 STYLES = {
     "prompt": "dim",
     "prompt_nll": "blue",
@@ -24,7 +24,7 @@ STYLES = {
     "rejected": "red",
     "end": "bold black on yellow",
 }
-LEGEND = {
+LOSS_TERMS = {
     "prompt": "context, no loss",
     "prompt_nll": "NLL",
     "chosen": "NLL and odds ratio",
@@ -33,7 +33,7 @@ LEGEND = {
 }
 
 
-def summary(report: DataReport, audits: dict[str, Audit], steps: dict[str, Any]) -> Iterator[RenderableType]:
+def summary_view(report: DataReport, audits: dict[str, Audit], steps: dict[str, Any]) -> Iterator[RenderableType]:
     """The figures of all parts; ``steps`` says how training goes through them."""
     for line in report.lines():
         yield Text(mask_secrets(line))
@@ -44,7 +44,7 @@ def summary(report: DataReport, audits: dict[str, Audit], steps: dict[str, Any])
         yield Text()
         yield histogram(found)
         yield Text()
-        yield cut_table(found, report.max_length)
+        yield truncation_table(found, report.max_length)
         bias = found.length_bias
         yield Text(
             f"the chosen answer is longer in {bias.chosen_longer:.0%}, the rejected one in {bias.rejected_longer:.0%} of the pairs, "
@@ -88,10 +88,10 @@ def histogram(found: Audit) -> Table:
 
 
 def _bar(count: int, most: int) -> int:
-    return max(round(BAR * count / most), 1 if count else 0)
+    return max(round(BAR_WIDTH * count / most), 1 if count else 0)
 
 
-def cut_table(found: Audit, max_length: int) -> Table:
+def truncation_table(found: Audit, max_length: int) -> Table:
     """How many pairs lose tokens at which max_length."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("max_length", justify="right")
@@ -102,12 +102,12 @@ def cut_table(found: Audit, max_length: int) -> Table:
     return table
 
 
-def legend(purposes: dict[str, str], *, coloured: bool) -> Text:
+def legend(loss_terms: dict[str, str], *, coloured: bool) -> Text:
     """What the colours mean; without colours, what the marks mean."""
     if not coloured:
         return Text("each token ends in ·; ⟦…⟧ is an end token")
     text = Text("colours: ")
-    for index, (purpose, meaning) in enumerate(purposes.items()):
+    for index, (purpose, meaning) in enumerate(loss_terms.items()):
         text.append(", " if index else "").append(meaning, STYLES[purpose])
     return text
 
@@ -115,16 +115,16 @@ def legend(purposes: dict[str, str], *, coloured: bool) -> Text:
 def pair_view(name: str, number: int, parts: dict[str, list[TokenSpan]], *, coloured: bool) -> RenderableType:
     """One pair, token by token."""
     lines: list[RenderableType] = [Text(mask_secrets(f"pair {number}, {name}"), "bold")]
-    for part, pieces in parts.items():
-        lines.append(Text(f"{part}, {sum(len(piece.ids) for piece in pieces):,} tokens", "bold"))
-        lines.append(tokens_view(pieces, coloured=coloured))
+    for part, spans in parts.items():
+        lines.append(Text(f"{part}, {sum(len(piece.ids) for piece in spans):,} tokens", "bold"))
+        lines.append(tokens_view(spans, coloured=coloured))
     return Group(*lines, Text())
 
 
-def tokens_view(pieces: list[TokenSpan], *, coloured: bool) -> Text:
+def tokens_view(spans: list[TokenSpan], *, coloured: bool) -> Text:
     """The text of some tokens: neighbours in alternating shades, or with a mark behind each."""
     text = Text()
-    for index, piece in enumerate(pieces):
+    for index, piece in enumerate(spans):
         if not coloured:
             text.append(f"⟦{piece.text}⟧" if piece.purpose == "end" else f"{piece.text}·")
             continue
@@ -133,16 +133,16 @@ def tokens_view(pieces: list[TokenSpan], *, coloured: bool) -> Text:
     return text
 
 
-def page(renderables: list[RenderableType], title: str) -> str:
+def html_page(renderables: list[RenderableType], title: str) -> str:
     """The same as one HTML page that needs nothing else."""
     console = Console(record=True, width=140, file=StringIO(), force_terminal=True, color_system="truecolor")
     for renderable in renderables:
         console.print(renderable, soft_wrap=True)
     shown = escape(title).replace("{", "{{").replace("}", "}}")  # rich formats the template with str.format
-    return console.export_html(inline_styles=True, code_format=PAGE.replace("@title", shown))
+    return console.export_html(inline_styles=True, code_format=HTML_TEMPLATE.replace("@title", shown))
 
 
-PAGE = """<!DOCTYPE html>
+HTML_TEMPLATE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">

@@ -18,7 +18,7 @@ def plan_lines(document: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
 
     In a document with origins the last is the place, and sources are taken apart.
     """
-    yield from _lines(document, "")
+    yield from _leaf_lines(document, "")
 
 
 def plan_table(document: dict[str, Any], *, origins: bool = False) -> Table:
@@ -32,19 +32,24 @@ def plan_table(document: dict[str, Any], *, origins: bool = False) -> Table:
     return table
 
 
-def _lines(document: dict[str, Any], prefix: str) -> Iterator[tuple[str, str, str, str]]:
+def _leaf_lines(document: dict[str, Any], prefix: str) -> Iterator[tuple[str, str, str, str]]:
     for key, entry in document.items():
         path = f"{prefix}{key}"
         if not is_leaf(entry):
-            yield from _lines(entry, f"{path}.")
+            yield from _leaf_lines(entry, f"{path}.")
         elif "parts" in entry:
             for index, part in enumerate(entry["parts"]):
-                yield from _lines(part, f"{path}[{index}].")
+                yield from _leaf_lines(part, f"{path}[{index}].")
         elif entry["origin"] != "default" or entry["value"] not in (None, {}, []):
-            yield path, _shown(entry["value"]), entry["origin"], _place(entry) if "file" in entry else entry["reason"]
+            yield (
+                path,
+                _format_value(entry["value"]),
+                entry["origin"],
+                _location(entry) if "file" in entry else entry["reason"],
+            )
 
 
-def _place(entry: dict[str, Any]) -> str:
+def _location(entry: dict[str, Any]) -> str:
     """``recipe.yaml:14``, and what else belongs to it."""
     place = entry["file"] if entry["line"] is None else f"{entry['file']}:{entry['line']}"
     if entry["origin"] == "decided":
@@ -55,13 +60,13 @@ def _place(entry: dict[str, Any]) -> str:
     return f"{place}, environment variable {names}" if names else place
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """Sources without their unset keys; the rest as YAML writes it."""
     if isinstance(value, list):
-        return ", ".join(_shown(item) for item in value)
+        return ", ".join(_format_value(item) for item in value)
     if isinstance(value, dict):
         given = {name: inner for name, inner in value.items() if inner not in (None, {}, "auto", 1.0)}
-        return " ".join(f"{name}={_shown(inner)}" for name, inner in given.items())
+        return " ".join(f"{name}={_format_value(inner)}" for name, inner in given.items())
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)

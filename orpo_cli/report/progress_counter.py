@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 from orpo_cli.report.console import Console
 
-Heard = Callable[[int, int], None]  # (done, of)
+ProgressCallback = Callable[[int, int], None]  # (done, of)
 
 SECONDS_BETWEEN_LINES = 10
 
 
 @contextmanager
-def counting(console: Console) -> Iterator[Callable[[str], Heard]]:
+def show_progress(console: Console) -> Iterator[Callable[[str], ProgressCallback]]:
     """Bars on a terminal, elsewhere a line now and then. What it yields begins a count with a title."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -22,22 +22,22 @@ def counting(console: Console) -> Iterator[Callable[[str], Heard]]:
         columns = (TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console.err, transient=True) as bars:
 
-            def begin_bar(title: str) -> Heard:
+            def begin_bar(title: str) -> ProgressCallback:
                 task = bars.add_task(title, total=None)
                 return lambda done, of: bars.update(task, completed=done, total=of)
 
             yield begin_bar
         return
 
-    def begin_lines(title: str) -> Heard:
-        said = time.monotonic()
+    def begin_lines(title: str) -> ProgressCallback:
+        last_printed = time.monotonic()
 
-        def heard(done: int, of: int) -> None:
-            nonlocal said
-            if done == of or time.monotonic() - said > SECONDS_BETWEEN_LINES:
-                said = time.monotonic()
+        def update(done: int, of: int) -> None:
+            nonlocal last_printed
+            if done == of or time.monotonic() - last_printed > SECONDS_BETWEEN_LINES:
+                last_printed = time.monotonic()
                 console.note(f"{title}: {done} of {of}")
 
-        return heard
+        return update
 
     yield begin_lines

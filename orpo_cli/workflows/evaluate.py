@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orpo_cli.report.console import Console
-from orpo_cli.report.progress_counter import counting
+from orpo_cli.report.progress_counter import show_progress
 
 
 def evaluate_model(
@@ -35,7 +35,7 @@ def evaluate_model(
         console.warn(
             "the held-out pairs are not those of the training: the data, or how it is read, has changed since then."
         )
-    with counting(console) as begin_count:
+    with show_progress(console) as begin_count:
         document = evaluate(
             target, pairs, batch_size=batch_size, progress=lambda variant: begin_count(f"scoring answers, {variant}")
         )

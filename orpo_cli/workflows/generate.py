@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
-from orpo_cli.report.progress_counter import counting
+from orpo_cli.report.progress_counter import show_progress
 from orpo_cli.secret_values import mask_secrets
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _answer(
     from orpo_cli.evaluation.generation import generate_completions
 
     rows: list[dict[str, Any]] = [{"prompt": prompt.text, "messages": prompt.messages} for prompt in prompts]
-    with counting(console) as begin_count:
+    with show_progress(console) as begin_count:
         for variant in variants:
             with target.use_variant(variant) as model:
                 progress = begin_count(f"answering, {variant}")

@@ -14,7 +14,7 @@ from support.card_run import HUB_MODEL, make_records
 from support.tiny_run import FOUR_BIT
 
 from orpo_cli.card.model_card import current_card, render_card, write_card
-from orpo_cli.redaction import HIDDEN, redact, redact_log
+from orpo_cli.redaction import REDACTED, redact, redact_log
 from orpo_cli.rundir import INTERRUPTED, RunDir
 
 
@@ -140,7 +140,7 @@ def test_a_card_changed_by_hand_is_kept_and_an_untouched_one_is_renewed(run):
 )
 def test_secrets_are_taken_out(secret):
     cleaned = redact(f"before {secret}")
-    assert HIDDEN in cleaned
+    assert REDACTED in cleaned
     assert "abc" not in cleaned
 
 
@@ -171,4 +171,4 @@ def test_signed_addresses_do_not_reach_the_log_of_a_library():
     logger.addHandler(handler)
     redact_log("some_library")
     logger.warning("HTTP Error %s for %s", 500, "https://s3.example.org/x?X-Amz-Signature=abc123")
-    assert said == [f"HTTP Error 500 for https://s3.example.org/x?{HIDDEN}"]
+    assert said == [f"HTTP Error 500 for https://s3.example.org/x?{REDACTED}"]

@@ -148,26 +148,26 @@ def test_an_error_names_the_file_that_it_was_written_in() -> None:
     write(
         base=BASE.replace("beta: 0.1", "betta: 0.1"), child="extends: base.yaml\nlora: {r: x}\ntraining: {seed: 2.5}\n"
     )
-    assert [problem.where() for problem in problems()] == [
+    assert [problem.location() for problem in problems()] == [
         "child.yaml:2:8: lora.r", "child.yaml:3:12: training.seed", "base.yaml:11:3: training.betta",
     ]  # fmt: skip
 
 
 def test_yaml_that_is_broken_in_a_parent_names_the_parent() -> None:
     write(base="model: [\n", child="extends: base.yaml\n")
-    assert problems()[0].where() == "base.yaml:2:1"
+    assert problems()[0].location() == "base.yaml:2:1"
 
 
 def test_a_parent_that_is_no_text_is_named_with_the_place() -> None:
     write(child="extends: bytes.yaml\n")
     Path("bytes.yaml").write_bytes(b"model:\r\n  dtype: \xff\xfe\n")
-    assert problems()[0].where() == "bytes.yaml:2:10"
+    assert problems()[0].location() == "bytes.yaml:2:10"
     assert "ff here is not UTF-8" in problems()[0].message
 
 
 def test_a_rule_that_two_files_break_together_names_a_line() -> None:
     write(base=BASE + "  fp16: true\n", child="extends: base.yaml\ntraining: {bf16: true}\n")
-    assert problems()[0].where() == "base.yaml:13:3: training.fp16"
+    assert problems()[0].location() == "base.yaml:13:3: training.fp16"
 
 
 @pytest.mark.parametrize(
@@ -186,14 +186,14 @@ def test_a_parent_that_is_not_there_is_named_with_the_childs_line(parent: str, w
     write(child=f"name: x\nextends: {parent}\n")
     (problem,) = problems()
     assert words in problem.message
-    assert problem.where() == "child.yaml:2:1: extends"
+    assert problem.location() == "child.yaml:2:1: extends"
 
 
 def test_recipes_that_extend_each_other_are_refused_with_the_circle() -> None:
     write(child="extends: a.yaml\n", a="extends: b.yaml\n", b="name: x\nextends: ./a.yaml\n")
     (problem,) = problems()
     assert problem.message == "recipes extend each other: a.yaml → b.yaml → a.yaml."
-    assert problem.where() == "b.yaml:2:1: extends"
+    assert problem.location() == "b.yaml:2:1: extends"
 
 
 def test_a_long_chain_is_refused() -> None:
@@ -222,7 +222,7 @@ def test_a_source_beside_test_size_names_both_places() -> None:
     write(child="extends: base.yaml\n")
     with pytest.raises(RecipeError) as caught:
         load_recipe("child.yaml", ["dataset.eval.test_size=0.1"])
-    assert [(problem.code, problem.where()) for problem in caught.value.problems] == [
+    assert [(problem.code, problem.location()) for problem in caught.value.problems] == [
         ("split-and-source", "base.yaml:7:10: dataset.eval.path"),
         ("split-and-source", "base.yaml:7:19: dataset.eval.split"),
     ]

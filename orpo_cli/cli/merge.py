@@ -92,7 +92,7 @@ def command(
       orpo merge runs/a --adapter runs/b --weight 0.7 --weight 0.3 -o models/both
     """
     from orpo_cli.merge.merge import merge
-    from orpo_cli.report.progress_counter import show_progress
+    from orpo_cli.report.progress import show_progress
 
     console = Console(quiet=quiet, as_json=as_json)
     with show_progress(console) as begin_count:

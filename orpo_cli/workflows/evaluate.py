@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orpo_cli.report.console import Console
-from orpo_cli.report.progress_counter import show_progress
+from orpo_cli.report.progress import show_progress
 
 
 def evaluate_model(

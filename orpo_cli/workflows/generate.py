@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
-from orpo_cli.report.progress_counter import show_progress
+from orpo_cli.report.progress import show_progress
 from orpo_cli.secret_values import mask_secrets
 
 if TYPE_CHECKING:

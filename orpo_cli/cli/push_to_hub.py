@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 from rich.filesize import decimal
 
-from orpo_cli.card.run_contents import ALL, What
+from orpo_cli.card.run_contents import ALL, RunPart
 from orpo_cli.cli.options import Json, Quiet
 from orpo_cli.report.console import Console
 from orpo_cli.rundir import RunDir
@@ -15,7 +15,7 @@ from orpo_cli.rundir import RunDir
 if TYPE_CHECKING:
     from orpo_cli.hub.push import PushResult
 
-PARTS = (*get_args(What), ALL)
+PARTS = (*get_args(RunPart), ALL)
 
 
 def _split_parts(values: list[str] | None) -> list[str]:

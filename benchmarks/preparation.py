@@ -86,11 +86,13 @@ def trl(file: str, processes: int) -> dict[str, Any]:
 
 def ids(file: str) -> dict[str, int]:
     """How many answers get which ids of ours and of TRL's, by ``difference``."""
+    from orpo_cli.data.table import expand_pair
+
     loaded = tokenizer()
     prepared = prepared_here(file, loaded)
     trainer, _ = orpo_trainer(as_messages(prepared), loaded, 1)
     counts: Counter[str] = Counter()
-    for mine, theirs in zip(prepared.train, trainer.train_dataset, strict=True):
+    for mine, theirs in zip(map(expand_pair, prepared.train), trainer.train_dataset, strict=True):
         for answer in ("chosen", "rejected"):
             counts[difference(mine, theirs, answer, loaded)] += 1
     return dict(counts.most_common())

@@ -173,7 +173,7 @@ def trls(
     from peft import LoraConfig
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-    from orpo_cli.training.trl_trainer import TokenizedDataset
+    from orpo_cli.training.trl_trainer import PairCollator, TokenizedDataset
 
     names = [
         "max_length",
@@ -194,10 +194,12 @@ def trls(
     args = ORPOConfig(
         output_dir=folder, report_to="none", disable_tqdm=True, **{name: training[name] for name in names}
     )
-    return ORPOTrainer(
+    trainer: Any = ORPOTrainer(
         model=model, args=args, train_dataset=TokenizedDataset(data), processing_class=tokenizer,
         peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA) if adapter else None, callbacks=[clock],
     )  # fmt: skip
+    trainer.data_collator = PairCollator(trainer.data_collator)
+    return trainer
 
 
 def watch() -> Any:

@@ -1,7 +1,7 @@
-"""The pairs that are kept, as a file of Arrow columns and as the dataset that the trainer reads from it.
+"""Table of tokenized pairs: a memory-mapped file of Arrow columns, and the dataset that the trainer reads from it.
 
-The file holds every token once: the prompt, and each answer without it. What trl's collator wants besides (whole sequences,
-masks, labels) is made for the rows that are asked for, so a million pairs cost disk and hardly any memory.
+A row has every token once: the prompt, and each completion without it. Sequences, masks and labels as trl's collator needs
+them are built by ``expand_pair`` only where they are padded (trl's own path, evaluation).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import unicodedata
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.int64]
 
 COMPLETIONS = ("chosen", "rejected")
+DATASET_COLUMNS = (
+    "pair", "row", "prompt_input_ids", "chosen_answer_ids", "rejected_answer_ids", "length", "prompt_json", "chosen_text",
+    "rejected_text",
+)  # fmt: skip
 IDS = pa.list_(pa.int32())
 WRITE_BATCH_BYTES = 32 << 20  # bytes
 SCHEMA = pa.schema(
@@ -142,19 +146,14 @@ class PairTable:
         return np.array(self._take(column).to_pylist(), dtype=f"S{width}")
 
     def dataset(self) -> Dataset:
-        """The pairs with the columns of trl's ORPOTrainer.
-
-        These are ``prompt_input_ids``, ``prompt_attention_mask``, and for chosen and rejected ``…_input_ids`` (prompt and
-        answer), ``…_attention_mask`` and ``…_labels`` (-100 on the prompt); besides ``pair`` (the number), ``row``,
-        ``length``, ``prompt_json``, ``chosen_text`` and ``rejected_text``.
-        """
+        """The pairs as a dataset with the columns ``DATASET_COLUMNS``; ``expand_pair`` gives a row trl's columns."""
         from datasets import Dataset
         from datasets.table import InMemoryTable, concat_tables
 
         assert self._table is not None, "a part without pairs is an error before it comes to this"
         numbers = InMemoryTable(pa.table({"pair": pa.array(np.arange(len(self._table)))}))
-        whole = Dataset(concat_tables([numbers, self._table], axis=1), fingerprint=self.fingerprint()[:16])
-        return whole.select(self.pair_numbers).with_transform(trainable)
+        dataset = Dataset(concat_tables([numbers, self._table], axis=1), fingerprint=self.fingerprint()[:16])
+        return dataset.select_columns(list(DATASET_COLUMNS)).select(self.pair_numbers)
 
     def fingerprint(self) -> str:
         """sha256 over the token ids of these pairs, in their order."""
@@ -188,22 +187,20 @@ def _has_batches(file: Path) -> bool:
         return next(iter(pa.ipc.open_stream(source)), None) is not None
 
 
-def trainable(batch: dict[str, Any]) -> dict[str, Any]:
-    """Some stored rows (a list a column) with the columns that trl's collator reads. A single column stays as it is."""
-    if not {"prompt_input_ids", "chosen_answer_ids", "rejected_answer_ids"} <= batch.keys():
-        return batch
-    prompts = batch["prompt_input_ids"]
-    stored = ("pair", "row", "prompt_input_ids", "length", "prompt_json", "chosen_text", "rejected_text")
-    rows = {name: batch[name] for name in stored}
-    rows["prompt_attention_mask"] = [[1] * len(prompt) for prompt in prompts]
+def expand_pair(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with the columns that the data collator of trl's ORPOTrainer pads.
+
+    These are ``prompt_input_ids``, ``prompt_attention_mask``, and for chosen and rejected ``…_input_ids`` (prompt and
+    completion), ``…_attention_mask`` and ``…_labels`` (-100 on the prompt). Other columns stay as they are.
+    """
+    prompt = list(row["prompt_input_ids"])
+    expanded = {**row, "prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
     for name in COMPLETIONS:
-        answers = batch[f"{name}_answer_ids"]
-        rows[f"{name}_input_ids"] = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
-        rows[f"{name}_attention_mask"] = [[1] * len(ids) for ids in rows[f"{name}_input_ids"]]
-        rows[f"{name}_labels"] = [
-            [-100] * len(prompt) + answer for prompt, answer in zip(prompts, answers, strict=True)
-        ]
-    return rows
+        completion = list(expanded.pop(f"{name}_answer_ids"))
+        expanded[f"{name}_input_ids"] = prompt + completion
+        expanded[f"{name}_attention_mask"] = [1] * len(prompt + completion)
+        expanded[f"{name}_labels"] = [-100] * len(prompt) + completion
+    return expanded
 
 
 def prompt_key(pair: Pair) -> bytes:

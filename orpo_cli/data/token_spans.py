@@ -30,7 +30,7 @@ def token_spans(row: dict[str, Any], encoder: PairEncoder, *, loss_on_prompt: bo
     prompt = row["prompt_input_ids"]
     spans = {"prompt": _spans(prompt, encoder.tokenizer, "prompt_nll" if loss_on_prompt else "prompt")}
     for name in ("chosen", "rejected"):
-        completion = row[f"{name}_input_ids"][len(prompt) :]
+        completion = row[f"{name}_answer_ids"]
         spans[name] = _spans(completion, encoder.tokenizer, name)
         if completion and completion[-1] in encoder.end_token_ids:
             spans[name][-1] = spans[name][-1]._replace(purpose="end")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from orpo_cli.data.table import expand_pair
 from orpo_cli.errors import MachineError, RunError
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ def score_pairs(
     Raises RunError where a score is not finite, MachineError where the device's memory is too small.
     """
     sequences = [
-        _Sequence(index, side == "chosen", list(row[f"{side}_input_ids"]), list(row[f"{side}_labels"]))
-        for index, row in enumerate(pairs)
+        _Sequence(index, side == "chosen", row[f"{side}_input_ids"], row[f"{side}_labels"])
+        for index, row in enumerate(map(expand_pair, pairs))
         for side in ("chosen", "rejected")
     ]
     means = torch.zeros(2, len(pairs), dtype=torch.float64)  # (rejected | chosen, pairs)

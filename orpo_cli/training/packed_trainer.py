@@ -30,7 +30,7 @@ class PackedTrainer(PairTrainer):
         super().__init__(**kwargs)
         self.note = note
         self.required = engine.fast_path == "required"
-        self.padded: Callable[..., Any] = self.data_collator
+        self.padding_collator: Callable[..., Any] = self.data_collator
         self.data_collator: Any = collate_pairs
         self.loss_is_scaled_for_ga = True
         self.checked = False
@@ -250,16 +250,11 @@ class PackedTrainer(PairTrainer):
 
     def _as_trls(self, pairs: list[TokenPair]) -> dict[str, Any]:
         """Pairs as trl's collator pads them."""
-        rows = []
-        for pair in pairs:
-            row: dict[str, Any] = {"row": pair.row, "prompt_input_ids": pair.prompt.tolist()}
-            row["prompt_attention_mask"] = [1] * len(pair.prompt)
-            for name, answer in (("chosen", pair.chosen.tolist()), ("rejected", pair.rejected.tolist())):
-                row[f"{name}_input_ids"] = row["prompt_input_ids"] + answer
-                row[f"{name}_attention_mask"] = [1] * len(row[f"{name}_input_ids"])
-                row[f"{name}_labels"] = [-100] * len(pair.prompt) + answer
-            rows.append(row)
-        padded: dict[str, Any] = self.padded(rows)
+        columns = ("prompt_input_ids", "chosen_answer_ids", "rejected_answer_ids")
+        rows = [
+            {"row": row, **dict(zip(columns, (ids.tolist() for ids in parts), strict=True))} for row, *parts in pairs
+        ]
+        padded: dict[str, Any] = self.padding_collator(rows)
         return padded
 
     def _computed_in(self) -> torch.dtype:

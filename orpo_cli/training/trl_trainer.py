@@ -18,8 +18,9 @@ Everything else of the loss is TRL's own.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from orpo_cli.data.table import expand_pair
 from orpo_cli.errors import MachineError, RunError, UsageError
 
 with warnings.catch_warnings():
@@ -36,6 +38,9 @@ with warnings.catch_warnings():
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+# Texts are left out: reading them from the table takes longer than reading the ids.
+TRAINING_COLUMNS = ("row", "prompt_input_ids", "chosen_answer_ids", "rejected_answer_ids", "length")
 
 
 class PairTrainer(ORPOTrainer):
@@ -61,6 +66,7 @@ class PairTrainer(ORPOTrainer):
         self.tokens_seen = 0
         self.step_rows: list[str] = []
         super().__init__(**kwargs)
+        self.data_collator: Any = PairCollator(self.data_collator)
 
     def create_optimizer(self, model: Any = None) -> Any:
         """The optimizer that the plan names. Raises UsageError or MachineError where the library refuses it."""
@@ -142,11 +148,22 @@ def explain_setting_errors(*names: str) -> Iterator[None]:
         raise UsageError(f"{' and '.join(names)}: {error}", remedy="See the library's documentation.") from error
 
 
+@dataclass
+class PairCollator:
+    """Data collator of trl's own path: expands pairs to sequences, masks and labels, which ``pad`` (trl's collator) pads."""
+
+    pad: Callable[[list[dict[str, Any]]], dict[str, Any]]
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Rows of the dataset → a batch of trl's ORPOTrainer."""
+        return self.pad([expand_pair(row) for row in rows])
+
+
 class TokenizedDataset:
     """A tokenized dataset for ORPOTrainer.__init__, whose three ``map`` calls would extract, template and tokenize it."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
+        self.dataset = dataset.select_columns([name for name in TRAINING_COLUMNS if name in dataset.column_names])
 
     def map(self, function: Callable[..., Any], **_: Any) -> Any:
         """The dataset itself, once its last call asks for token ids."""

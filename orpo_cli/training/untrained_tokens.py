@@ -26,7 +26,8 @@ def untrained_template_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, pa
     embeddings = model.get_input_embeddings()
     if embeddings is None or any(parameter.requires_grad for parameter in embeddings.parameters()):
         return None
-    seen = {token for row in pairs.select(range(min(PAIRS, len(pairs)))) for token in row["chosen_input_ids"]}
+    rows = pairs.select(range(min(PAIRS, len(pairs))))
+    seen = {token for row in rows for token in (*row["prompt_input_ids"], *row["chosen_answer_ids"])}
     special = sorted(seen & {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder})
     untrained = [token for token in special if looks_untrained(embeddings.weight, token)]
     if not untrained:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from orpo_cli.data.prepare import prepare
+from orpo_cli.data.table import expand_pair
 from orpo_cli.machine import probe
 from orpo_cli.model.base_model import load_base
 from orpo_cli.model.model_facts import model_facts
@@ -48,7 +49,7 @@ def test_the_quickstart_recipe_trains_on_real_pairs(tmp_path: Path, real_data: P
     lines = [json.loads(line) for line in rundir.metrics.read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 21))
     assert all(math.isfinite(value) for line in lines for value in line.values())
-    ids = torch.tensor([data.eval[0]["chosen_input_ids"]])
+    ids = torch.tensor([expand_pair(data.eval[0])["chosen_input_ids"]])
     model.eval()
     reloaded, _ = load_trained_model(rundir)
     with torch.no_grad():

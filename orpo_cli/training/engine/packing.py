@@ -96,10 +96,9 @@ class MicroBatch:
 
 
 def token_pair(row: Mapping[str, Any]) -> TokenPair:
-    """A row of the dataset with the columns of trl's ORPOTrainer (see ``orpo_cli.data.table``)."""
-    prompt = len(row["prompt_input_ids"])
-    chosen, rejected = (torch.as_tensor(row[f"{name}_input_ids"], dtype=torch.int64) for name in ("chosen", "rejected"))
-    return TokenPair(row["row"], chosen[:prompt], chosen[prompt:], rejected[prompt:])
+    """A row of the dataset (see ``orpo_cli.data.table``) as tensors."""
+    columns = ("prompt_input_ids", "chosen_answer_ids", "rejected_answer_ids")
+    return TokenPair(row["row"], *(torch.as_tensor(row[column], dtype=torch.int64) for column in columns))
 
 
 def packed_length(pair: TokenPair) -> int:

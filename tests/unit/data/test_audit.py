@@ -15,6 +15,7 @@ from support.data_tokenizers import NAMES, tokenizer_of
 from orpo_cli.data.audit import audit, length_bias
 from orpo_cli.data.pair_encoder import PairEncoder
 from orpo_cli.data.prepare import PairTables, prepare_tables
+from orpo_cli.data.table import expand_pair
 from orpo_cli.data.token_spans import token_spans
 from orpo_cli.recipe.schema import DatasetSection
 
@@ -36,7 +37,7 @@ ROWS = [
 def test_lengths_are_those_of_the_pairs(tmp_path: Path) -> None:
     parts = parts_of(tmp_path, ROWS)
     found = audit(parts.train, 60)
-    rows = list(parts.train.dataset())
+    rows = [expand_pair(row) for row in parts.train.dataset()]
     prompts = sorted(len(row["prompt_input_ids"]) for row in rows)
     assert found.pairs == len(rows)
     assert found.lengths["prompt"]["max"] == prompts[-1]
@@ -97,8 +98,8 @@ def test_pieces_hold_every_token_and_read_as_the_text(name: str, text: str) -> N
     answer = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     row = {
         "prompt_input_ids": prompt,
-        "chosen_input_ids": [*prompt, *answer],
-        "rejected_input_ids": [*prompt, *answer[:-1]],
+        "chosen_answer_ids": answer,
+        "rejected_answer_ids": answer[:-1],
     }
     for on_prompt in (True, False):
         parts = token_spans(row, PairEncoder(tokenizer), loss_on_prompt=on_prompt)

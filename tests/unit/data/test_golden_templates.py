@@ -9,6 +9,7 @@ import pytest
 from support.data_tokenizers import tokenizer_of
 
 from orpo_cli.data.prepare import prepare
+from orpo_cli.data.table import expand_pair
 from orpo_cli.recipe.schema import DatasetSection
 
 ROW = {
@@ -75,7 +76,8 @@ def test_tokens_and_their_masks(name: str, tmp_path: Path) -> None:
     tokenizer = tokenizer_of(name)
     (tmp_path / "x.jsonl").write_text(json.dumps(ROW))
     section = DatasetSection.model_validate({"train": {"path": str(tmp_path / "x.jsonl")}})
-    pair = prepare(section, tokenizer, max_length=400, max_prompt_length=300, note=lambda _: None).train[0]
+    data = prepare(section, tokenizer, max_length=400, max_prompt_length=300, note=lambda _: None)
+    pair = expand_pair(data.train[0])
     prompt, *answers, ends_in_prompt = GOLDEN[name]
     for answer, learned in zip(("chosen", "rejected"), answers, strict=True):
         ids, labels = pair[f"{answer}_input_ids"], pair[f"{answer}_labels"]

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from orpo_cli.data.filters import REASONS
 from orpo_cli.data.prepare import PreparedData, PreparedEval, prepare, prepare_eval
+from orpo_cli.data.table import expand_pair
 from orpo_cli.errors import DataError, OrpoError, UsageError
 from orpo_cli.recipe.schema import DatasetSection
 
@@ -47,7 +48,7 @@ def test_columns_are_those_that_the_trainer_reads(tmp_path: Path) -> None:
     tokenizer = tokenizer_of("chatml")
     prepared: PreparedData = run({"train": write(tmp_path / "train.jsonl", pairs(5))})
     assert prepared.eval is None
-    for number, row in enumerate(prepared.train):
+    for number, row in enumerate(map(expand_pair, prepared.train)):
         prompt, source = row["prompt_input_ids"], pairs(5)[number]
         assert (row["pair"], row["row"]) == (number, f"train.jsonl:{number + 1}")
         assert json.loads(row["prompt_json"]) == source["prompt"]
@@ -151,9 +152,9 @@ def test_long_prompts_and_answers_are_cut_and_counted(tmp_path: Path) -> None:
     assert prepared.report.sources[0].truncated_completions == 1
     assert len(prepared.train[0]["prompt_input_ids"]) == 40
     assert tokenizer.decode(prepared.train[0]["prompt_input_ids"]).endswith("word end")
-    assert len(prepared.train[1]["chosen_input_ids"]) == 80
-    assert prepared.train[1]["chosen_input_ids"][-1] != tokenizer.eos_token_id
-    assert prepared.train[1]["rejected_input_ids"][-1] == tokenizer.eos_token_id
+    assert len(expand_pair(prepared.train[1])["chosen_input_ids"]) == 80
+    assert prepared.train[1]["chosen_answer_ids"][-1] != tokenizer.eos_token_id
+    assert prepared.train[1]["rejected_answer_ids"][-1] == tokenizer.eos_token_id
     start = run({"train": train, "truncation_mode": "keep_start"}, max_length=80, max_prompt_length=40).train[0]
     assert tokenizer.decode(start["prompt_input_ids"]).startswith("start word")
 
@@ -333,7 +334,7 @@ def test_mismatched_and_empty_rows_of_real_transcripts_are_found(real_data: Path
     assert prepared.report.rows_read == 2312
     assert prepared.report.dropped["histories_differ"] == 5
     assert prepared.report.dropped["empty_chosen"] == 4
-    for row in prepared.train:
+    for row in map(expand_pair, prepared.train):
         prompt = len(row["prompt_input_ids"])
         assert prompt < len(row["chosen_input_ids"]) <= 2048
         assert row["chosen_input_ids"][:prompt] == row["rejected_input_ids"][:prompt] == row["prompt_input_ids"]

@@ -23,6 +23,7 @@ from orpo_cli.data.formats.detect import detect_format
 from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.data.pair_encoder import PairEncoder
 from orpo_cli.data.prepare import prepare
+from orpo_cli.data.table import expand_pair
 from orpo_cli.data.tokenize import PairTokens, truncate
 from orpo_cli.errors import UsageError
 from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
@@ -195,7 +196,7 @@ def test_the_loss_falls_on_the_answer_and_its_end_alone(name: str, tmp_path: Pat
            "rejected": [{"role": "assistant", "content": "I"}]}  # fmt: skip
     (tmp_path / "x.jsonl").write_text(json.dumps(row))
     section = DatasetSection.model_validate({"train": {"path": str(tmp_path / "x.jsonl")}})
-    pair = prepare(section, tokenizer, max_length=200, max_prompt_length=100, note=print).train[0]
+    pair = expand_pair(prepare(section, tokenizer, max_length=200, max_prompt_length=100, note=print).train[0])
     end = {"chatml": "<|im_end|>", "llama3": "<|eot_id|>", "gemma": "<end_of_turn>", "phi3": "<|end|>"}.get(
         name, "</s>"
     )

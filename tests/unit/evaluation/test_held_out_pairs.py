@@ -11,6 +11,7 @@ from support.tiny import save_tiny_model, write_pairs
 from support.tiny_eval_run import HELD_OUT, make_eval_run, open_target_quietly
 
 from orpo_cli.data.prepare import prepare
+from orpo_cli.data.table import expand_pair
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.evaluation.eval_target import EvalTarget
 from orpo_cli.evaluation.evaluate import evaluate
@@ -67,14 +68,15 @@ def test_other_data_is_cut_to_the_lengths_of_the_run(tmp_path: Path) -> None:
     got = judged(target, data=str(other))
     assert got.source == str(other)
     assert got.same_as_in_training is None
-    assert max(len(row["rejected_input_ids"]) for row in got.rows) == 70
+    assert max(len(expand_pair(row)["rejected_input_ids"]) for row in got.rows) == 70
 
 
 def test_a_model_on_its_own_is_judged_on_data_with_a_length_of_its_own(tmp_path: Path) -> None:
     target = open_target_quietly(save_tiny_model(tmp_path / "model"))
     data = str(write_pairs(tmp_path / "pairs.jsonl", 4))
     longest = [
-        max(len(row["rejected_input_ids"]) for row in judged(target, data=data, max_length=n).rows) for n in (40, 400)
+        max(len(expand_pair(row)["rejected_input_ids"]) for row in judged(target, data=data, max_length=n).rows)
+        for n in (40, 400)
     ]
     assert longest[0] == 40 < longest[1]
 

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from orpo_cli.data.table import expand_pair
 from orpo_cli.errors import RunError
 from orpo_cli.evaluation.preference_scores import IGNORE_INDEX, score_pairs
 
@@ -51,10 +52,9 @@ def random_pairs(count: int, seed: int = 0) -> list[dict[str, Any]]:
         rows.append(
             {
                 "pair": index + 100,
-                "chosen_input_ids": prompt + chosen,
-                "chosen_labels": [IGNORE_INDEX] * len(prompt) + chosen,
-                "rejected_input_ids": prompt + rejected,
-                "rejected_labels": [IGNORE_INDEX] * len(prompt) + rejected,
+                "prompt_input_ids": prompt,
+                "chosen_answer_ids": chosen,
+                "rejected_answer_ids": rejected,
             }
         )
     return rows
@@ -67,14 +67,14 @@ def model_of(config: PreTrainedConfig) -> PreTrainedModel:
 
 def reference(model: PreTrainedModel, row: dict[str, Any], side: str) -> torch.Tensor:
     """Log-probabilities of all tokens but the first, one sequence alone, log-softmax in float64: (tokens - 1,)."""
-    ids = torch.tensor([row[f"{side}_input_ids"]])
+    ids = torch.tensor([expand_pair(row)[f"{side}_input_ids"]])
     with torch.inference_mode():
         logits = model(ids).logits[0, :-1].double()
     return logits.log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
 
 
 def mean_over_answer(model: PreTrainedModel, row: dict[str, Any], side: str) -> float:
-    answer = torch.tensor(row[f"{side}_labels"][1:]) != IGNORE_INDEX
+    answer = torch.tensor(expand_pair(row)[f"{side}_labels"][1:]) != IGNORE_INDEX
     return reference(model, row, side)[answer].mean().item()
 
 
@@ -93,11 +93,13 @@ def test_scores_equal_trl_get_batch_logps() -> None:
     model, rows = model_of(ARCHITECTURES["llama"]), random_pairs(6)
     scores = score_pairs(model, rows)
     for side, got in (("chosen", scores.chosen), ("rejected", scores.rejected)):
-        longest = max(len(row[f"{side}_input_ids"]) for row in rows)
-        pad = [longest - len(row[f"{side}_input_ids"]) for row in rows]
-        ids = torch.tensor([row[f"{side}_input_ids"] + [0] * n for row, n in zip(rows, pad, strict=True)])
+        longest = max(len(expand_pair(row)[f"{side}_input_ids"]) for row in rows)
+        pad = [longest - len(expand_pair(row)[f"{side}_input_ids"]) for row in rows]
+        ids = torch.tensor([expand_pair(row)[f"{side}_input_ids"] + [0] * n for row, n in zip(rows, pad, strict=True)])
         mask = torch.tensor([[1] * (longest - n) + [0] * n for n in pad])
-        labels = torch.tensor([row[f"{side}_labels"] + [IGNORE_INDEX] * n for row, n in zip(rows, pad, strict=True)])
+        labels = torch.tensor(
+            [expand_pair(row)[f"{side}_labels"] + [IGNORE_INDEX] * n for row, n in zip(rows, pad, strict=True)]
+        )
         with torch.inference_mode():
             logits = model(ids, attention_mask=mask).logits
         theirs = ORPOTrainer.get_batch_logps(logits, labels, average_log_prob=True)
@@ -107,7 +109,7 @@ def test_scores_equal_trl_get_batch_logps() -> None:
 def test_nll_is_over_every_token_of_prompt_and_chosen_answer_but_the_first() -> None:
     model, rows = model_of(ARCHITECTURES["llama"]), random_pairs(5)
     scores = score_pairs(model, rows, batch_size=3)
-    assert scores.nll_tokens == sum(len(row["chosen_input_ids"]) - 1 for row in rows)
+    assert scores.nll_tokens == sum(len(expand_pair(row)["chosen_input_ids"]) - 1 for row in rows)
     assert scores.nll == pytest.approx(-sum(reference(model, row, "chosen").sum().item() for row in rows), rel=1e-5)
 
 
@@ -125,13 +127,7 @@ def test_batching_and_padding_change_nothing(name: str) -> None:
 def test_swapping_chosen_and_rejected_swaps_the_scores() -> None:
     model, rows = model_of(ARCHITECTURES["llama"]), random_pairs(6)
     other = {"chosen": "rejected", "rejected": "chosen"}
-    swapped = [
-        {
-            "pair": row["pair"],
-            **{f"{other[side]}_{part}": row[f"{side}_{part}"] for side in other for part in ("input_ids", "labels")},
-        }
-        for row in rows
-    ]
+    swapped = [{**row, **{f"{other[side]}_answer_ids": row[f"{side}_answer_ids"] for side in other}} for row in rows]
     before, after = score_pairs(model, rows), score_pairs(model, swapped)
     assert torch.allclose(before.chosen, after.rejected, atol=1e-5)
     assert torch.allclose(before.rejected, after.chosen, atol=1e-5)
@@ -144,13 +140,13 @@ def test_only_positions_that_count_reach_the_head() -> None:
         lambda _module, _inputs, output: seen.append(output[..., 0].numel())
     )
     score_pairs(model, rows)
-    answers = sum(sum(label != IGNORE_INDEX for label in row["rejected_labels"]) for row in rows)
-    assert sum(seen) == answers + sum(len(row["chosen_input_ids"]) - 1 for row in rows)
+    answers = sum(sum(label != IGNORE_INDEX for label in expand_pair(row)["rejected_labels"]) for row in rows)
+    assert sum(seen) == answers + sum(len(expand_pair(row)["chosen_input_ids"]) - 1 for row in rows)
 
 
 def test_the_head_is_left_as_it_was() -> None:
     model, rows = model_of(ARCHITECTURES["llama"]), random_pairs(2)
-    ids = torch.tensor([rows[0]["chosen_input_ids"]])
+    ids = torch.tensor([expand_pair(rows[0])["chosen_input_ids"]])
     with torch.inference_mode():
         before = model(ids).logits
         score_pairs(model, rows)

@@ -13,6 +13,7 @@ from support.data_tokenizers import tokenizer_of
 from orpo_cli.data.formats.detect import FORMATS, detect_format
 from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.data.prepare import PreparedData, prepare
+from orpo_cli.data.table import expand_pair
 from orpo_cli.errors import DataError
 from orpo_cli.recipe.schema import DatasetSection
 
@@ -286,7 +287,7 @@ def test_calls_of_tools_go_through_the_template(tmp_path: Path) -> None:
         data = prepare(section, tokenizer, max_length=400, max_prompt_length=300, note=lambda _: None)
     finally:
         tokenizer.chat_template = old
-    pair = data.train[0]
+    pair = expand_pair(data.train[0])
     prompt, whole = (tokenizer.decode(pair[name]) for name in ("prompt_input_ids", "chosen_input_ids"))
     assert prompt == "TOOL weather\n<|im_start|>user\nRain?<|im_end|>\n<|im_start|>assistant\n"
     assert whole == prompt + 'CALL weather {"city": "Oslo"}<|im_end|>'

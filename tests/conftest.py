@@ -1,4 +1,4 @@
-"""Runs the command line as users do, and finds the real data where it is."""
+"""Fixtures of all tests: run the command line, find the real data."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE", "1")  # no test may need the network
-os.environ.setdefault("ORPO_PAIR_CACHE", "0")  # tests of the cache turn it on, in a folder of their own
+os.environ.setdefault("ORPO_PAIR_CACHE", "0")  # tests of the cache switch it on, in another folder
 
 
 @dataclass
 class CommandResult:
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     returncode: int
     stdout: str
@@ -30,7 +30,7 @@ Orpo = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def orpo(tmp_path: Path) -> Orpo:
-    """``orpo("validate", "x.yaml")`` in a fresh process, in ``tmp_path``, without a terminal."""
+    """``orpo("validate", "x.yaml")``: run the command in a new process, in ``tmp_path``, without a terminal."""
 
     def run(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
         settings: dict[str, object] = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 300, **options}
@@ -42,7 +42,7 @@ def orpo(tmp_path: Path) -> Orpo:
 
 @pytest.fixture
 def orpo_here(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., CommandResult]:
-    """``orpo("train", recipe)`` in this process, which has the libraries loaded. Standard streams as in a pipe."""
+    """``orpo_here("train", recipe)``: run the command in this process, which saves the imports; streams as in a pipe."""
 
     def run(*arguments: str | Path) -> CommandResult:
         from orpo_cli.cli.main import main
@@ -59,7 +59,7 @@ def orpo_here(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def real_data() -> Path:
-    """The folder of real preference data: $ORPO_TEST_DATA, or shared/data beside the checkout."""
+    """The folder of real preference data: $ORPO_TEST_DATA, or shared/data next to the checkout."""
     root = Path(__file__).parents[1]
     for folder in (os.environ.get("ORPO_TEST_DATA"), root.parent / "shared" / "data"):
         if folder and Path(folder).is_dir():

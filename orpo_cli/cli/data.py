@@ -59,7 +59,7 @@ def command(
         coloured = console.out.is_terminal and not console.out.no_color
         for renderable in _view(inspection, summary=row is None or html is not None, coloured=coloured):
             console.result(renderable)
-    console.document(inspection.as_dict())
+    console.document(inspection)
 
 
 def _view(inspection: DataInspection, *, summary: bool, coloured: bool) -> list[RenderableType]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import typer
 from rich.text import Text
 
@@ -39,11 +37,9 @@ def command(as_json: Json = False) -> None:
             "status": MachineError.kind if diagnosis.problems else "ok",
             "exit_code": MachineError.exit_code if diagnosis.problems else 0,
             "orpo_cli": __version__,
-            "packages": [package.as_dict() for package in diagnosis.required],
-            "optional": {
-                extra: [package.as_dict() for package in packages] for extra, packages in diagnosis.extras.items()
-            },
-            "machine": asdict(diagnosis.machine) if diagnosis.machine else None,
+            "packages": diagnosis.required,
+            "optional": diagnosis.extras,
+            "machine": diagnosis.machine,
             "hub": diagnosis.hub,
             "problems": [{"message": message, "remedy": remedy} for message, remedy in diagnosis.problems],
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -32,7 +31,7 @@ def command(
     if code is not None:
         explanation = read_explanation(code)
         console.result(explanation.text())
-        console.document(asdict(explanation))
+        console.document(explanation)
         return
     summaries = {each: read_explanation(each).summary for each in problem_codes()}
     width = max(map(len, summaries))

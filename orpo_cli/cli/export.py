@@ -84,6 +84,4 @@ def command(
         console.note(f"{each.format}: {status}{' and verified' * each.record.verified}, {size}")
         console.result(str(each.output))
     unchanged = all(each.already_exported for each in exported)
-    console.document(
-        {"status": "unchanged" if unchanged else "exported", "exports": [each.as_dict() for each in exported]}
-    )
+    console.document({"status": "unchanged" if unchanged else "exported", "exports": exported})

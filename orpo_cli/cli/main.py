@@ -18,6 +18,7 @@ from typer.main import get_command
 from orpo_cli import __version__
 from orpo_cli.cli.allocator_env import reexec_with_allocator_env
 from orpo_cli.errors import OrpoError, RecipeError, UsageError
+from orpo_cli.report.console import Console
 from orpo_cli.secret_values import mask_secrets
 
 COMMANDS = (
@@ -170,16 +171,8 @@ def _report_error(error: OrpoError) -> int:
     print(
         f"error: {lines[0]}" if not isinstance(error, RecipeError) else lines[0], *lines[1:], sep="\n", file=sys.stderr
     )
-    if "--json" in sys.argv[1:]:
-        import json
-
-        document = {
-            "status": error.kind,
-            "exit_code": error.exit_code,
-            "message": error.message,
-            "remedy": error.remedy,
-        }
-        if isinstance(error, RecipeError):
-            document["problems"] = [problem.as_dict() for problem in error.problems]
-        print(json.dumps(mask_secrets(document), indent=2, ensure_ascii=False))
+    document = {"status": error.kind, "exit_code": error.exit_code, "message": error.message, "remedy": error.remedy}
+    if isinstance(error, RecipeError):
+        document["problems"] = error.problems
+    Console(as_json="--json" in sys.argv[1:]).document(document)
     return error.exit_code

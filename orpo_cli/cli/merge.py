@@ -118,4 +118,4 @@ def command(
     if result.fewer_answers_end() and not result.already_merged:
         console.warn("fewer short answers end before the token limit than before the merge: try --dtype float32.")
     console.result(str(result.output))
-    console.document(result.as_dict())
+    console.document(result)

@@ -50,5 +50,4 @@ def command(
     estimate = estimate_document(plan, sizing) if sizing is not None else None
     if estimate is not None:
         console.result(Text("\n".join(["", *estimate_lines(estimate)])))
-    problems = [problem.as_dict() for problem in (*loaded.warnings, *warnings)]
-    console.document({**document, "estimate": estimate, "problems": problems})
+    console.document({**document, "estimate": estimate, "problems": [*loaded.warnings, *warnings]})

@@ -117,7 +117,7 @@ def command(
         status = {"pushed": "pushed and compared", "unchanged": "unchanged: the repository has all files already"}
         console.note(f"{status[result.status]}: {len(result.files)} files, {decimal(result.size)}")
         console.result(result.pull_request or result.url)
-    console.document(result.as_dict())
+    console.document(result)
 
 
 def _listing(result: PushResult) -> str:

@@ -39,14 +39,7 @@ def command(context: typer.Context, as_json: Json = False) -> None:
     console.result(
         Text("\n").join(Text.assemble((f"{each.name:{width}}", "bold"), "  ", each.summary) for each in recipes)
     )
-    console.document(
-        {
-            "recipes": [
-                {"name": each.name, "family": each.family, "summary": each.summary, "path": str(each.path)}
-                for each in recipes
-            ]
-        }
-    )
+    console.document({"recipes": recipes})
 
 
 @app.command()

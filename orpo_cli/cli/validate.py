@@ -54,9 +54,7 @@ def command(
             f"{_count(errors, 'error')}, {_count(warnings, 'warning')}",
             style="red" if failed else None,
         )
-    console.document(
-        {"status": "error" if failed else "ok", "files": recipes, "problems": [each.as_dict() for each in problems]}
-    )
+    console.document({"status": "error" if failed else "ok", "files": recipes, "problems": problems})
     if failed:
         raise typer.Exit(2)
 

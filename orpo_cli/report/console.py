@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import Problem, explain_hint
@@ -76,12 +78,12 @@ class Console:
         else:
             self.out.print(renderable)
 
-    def document(self, value: dict[str, Any]) -> None:
-        """Print the one JSON document of --json; nothing without it."""
+    def document(self, value: Any) -> None:
+        """Print the JSON document of --json: a mapping or a dataclass; nothing without --json."""
         if self.as_json:
             import json
 
-            _print_result(json.dumps(mask_secrets(value), indent=2, ensure_ascii=False))
+            _print_result(json.dumps(mask_secrets(_json_value(value)), indent=2, ensure_ascii=False))
 
     def print_line(self, text: str, style: str | None = None) -> None:
         """One line on standard error."""
@@ -90,6 +92,21 @@ class Console:
             self.err.print(text, style=style, markup=False)
         else:
             print(text, file=sys.stderr)
+
+
+def _json_value(value: Any) -> Any:
+    """Plain values: dataclasses as mappings (from their ``as_dict`` where they have one), paths as text."""
+    if hasattr(value, "as_dict"):
+        value = value.as_dict()
+    elif is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    elif isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {key: _json_value(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _print_result(text: str) -> None:

@@ -45,17 +45,10 @@ class DataInspection:
         """The document of `orpo data --json`."""
         return {
             "status": "ok",
-            "report": self.report.as_dict(),
-            "audit": {part: audit.as_dict() for part, audit in self.audits.items()},
+            "report": self.report,
+            "audit": self.audits,
             "steps": self.steps,
-            "pairs": [
-                {
-                    "pair": pair.number,
-                    "row": pair.row,
-                    **{part: [span._asdict() for span in spans] for part, spans in pair.spans.items()},
-                }
-                for pair in self.pairs
-            ],
+            "pairs": [{"pair": pair.number, "row": pair.row, **pair.spans} for pair in self.pairs],
         }
 
 

@@ -1,4 +1,4 @@
-"""``orpo train`` starts itself again with glibc's heap set; no other program that calls it does."""
+"""`orpo train` re-executes itself with allocator variables; other commands, and programs that call main(), do not."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from orpo_cli.cli.allocator_env import reexec_with_allocator_env
 reexec_with_allocator_env()
 print(os.getpid(), os.environ.get("{name}"), os.environ.get("PYTORCH_ALLOC_CONF"))
 """
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this heap")
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 
 
-def started(folder: Path, *arguments: str, before: str = "", **variables: str) -> tuple[str, str]:
-    """What the program finds in the two variables."""
+def read_variables(folder: Path, *arguments: str, before: str = "", **variables: str) -> tuple[str, str]:
+    """Run a program that calls ``reexec_with_allocator_env``; returns its values of both variables."""
     program = folder / "program.py"
     program.write_text(PROGRAM.format(before=before, name=GLIBC_VARIABLE))
     environment = {
@@ -33,33 +33,33 @@ def started(folder: Path, *arguments: str, before: str = "", **variables: str) -
         [sys.executable, str(program), *arguments], env=environment, stdout=subprocess.PIPE, text=True
     ) as running:
         assert running.stdout is not None
-        number, heap, segments = running.stdout.read().split()
-    assert int(number) == running.pid  # the same process, so that signals and exit codes arrive
-    return heap, segments
+        process_id, glibc, segments = running.stdout.read().split()
+    assert int(process_id) == running.pid  # the same process, so that signals and exit codes arrive
+    return glibc, segments
 
 
-def heap_of(folder: Path, *arguments: str, before: str = "", **variables: str) -> str:
-    return started(folder, *arguments, before=before, **variables)[0]
+def read_glibc_variable(folder: Path, *arguments: str, before: str = "", **variables: str) -> str:
+    return read_variables(folder, *arguments, before=before, **variables)[0]
 
 
-def test_training_has_its_heap_set(tmp_path: Path) -> None:
-    assert heap_of(tmp_path, "train", "recipe.yaml") == GLIBC_VALUE
+def test_train_runs_with_the_glibc_setting(tmp_path: Path) -> None:
+    assert read_glibc_variable(tmp_path, "train", "recipe.yaml") == GLIBC_VALUE
 
 
-def test_what_the_user_has_set_stays(tmp_path: Path) -> None:
+def test_a_value_set_by_the_user_is_kept(tmp_path: Path) -> None:
     assert (
-        heap_of(tmp_path, "train", "recipe.yaml", **{GLIBC_VARIABLE: "glibc.malloc.arena_max=1"})
+        read_glibc_variable(tmp_path, "train", "recipe.yaml", **{GLIBC_VARIABLE: "glibc.malloc.arena_max=1"})
         == "glibc.malloc.arena_max=1"
     )
 
 
-def test_other_commands_and_other_programs_start_once(tmp_path: Path) -> None:
-    assert heap_of(tmp_path, "plan", "recipe.yaml") == "None"
-    assert heap_of(tmp_path, before="sys.argv = ['orpo', 'train', 'recipe.yaml']") == "None"
+def test_other_commands_and_programs_are_not_re_executed(tmp_path: Path) -> None:
+    assert read_glibc_variable(tmp_path, "plan", "recipe.yaml") == "None"
+    assert read_glibc_variable(tmp_path, before="sys.argv = ['orpo', 'train', 'recipe.yaml']") == "None"
 
 
-def test_a_gpus_segments_may_grow_unless_the_user_says_otherwise(tmp_path: Path) -> None:
-    assert started(tmp_path, "train", "recipe.yaml")[1] == "expandable_segments:True"
-    assert started(tmp_path, "train", "recipe.yaml", PYTORCH_ALLOC_CONF="backend:native")[1] == "backend:native"
-    assert started(tmp_path, "train", "recipe.yaml", **{OLD_CUDA_VARIABLE: "backend:native"})[1] == "None"
-    assert started(tmp_path, "plan", "recipe.yaml")[1] == "None"
+def test_cuda_segments_are_expandable_unless_the_user_sets_otherwise(tmp_path: Path) -> None:
+    assert read_variables(tmp_path, "train", "recipe.yaml")[1] == "expandable_segments:True"
+    assert read_variables(tmp_path, "train", "recipe.yaml", PYTORCH_ALLOC_CONF="backend:native")[1] == "backend:native"
+    assert read_variables(tmp_path, "train", "recipe.yaml", **{OLD_CUDA_VARIABLE: "backend:native"})[1] == "None"
+    assert read_variables(tmp_path, "plan", "recipe.yaml")[1] == "None"

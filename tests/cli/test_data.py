@@ -1,4 +1,4 @@
-"""`orpo data` as users run it."""
+"""`orpo data`: summary, pairs, HTML page and exit codes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.tiny import write_recipe
 Orpo = Callable[..., Any]
 
 
-def test_the_summary_of_a_recipe(tmp_path: Path, orpo_here: Orpo) -> None:
+def test_the_summary_has_counts_lengths_and_steps(tmp_path: Path, orpo_here: Orpo) -> None:
     done = orpo_here("data", write_recipe(tmp_path))
     assert done.returncode == 0, done.stderr
     for words in (
@@ -31,7 +31,7 @@ def test_the_summary_of_a_recipe(tmp_path: Path, orpo_here: Orpo) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_json_is_one_document_with_what_the_page_says(tmp_path: Path, orpo_here: Orpo) -> None:
+def test_json_has_report_audit_steps_and_pairs(tmp_path: Path, orpo_here: Orpo) -> None:
     done = orpo_here("data", write_recipe(tmp_path), "--json", "--show", "2")
     document = json.loads(done.stdout)
     assert document["status"] == "ok"
@@ -41,7 +41,7 @@ def test_json_is_one_document_with_what_the_page_says(tmp_path: Path, orpo_here:
     assert document["pairs"][0]["chosen"][-1]["purpose"] == "end"
 
 
-def test_a_pair_is_shown_by_number_and_by_the_name_of_its_row(tmp_path: Path, orpo_here: Orpo) -> None:
+def test_a_pair_is_found_by_number_and_by_row_name(tmp_path: Path, orpo_here: Orpo) -> None:
     recipe = write_recipe(tmp_path)
     by_number, by_name = (orpo_here("data", recipe, "--row", row) for row in ("3", "train.jsonl:4"))
     assert by_number.stdout == by_name.stdout
@@ -52,7 +52,7 @@ def test_a_pair_is_shown_by_number_and_by_the_name_of_its_row(tmp_path: Path, or
     assert "train.jsonl:1" in missing.stderr
 
 
-class Page(HTMLParser):
+class PageParser(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.tags: list[str] = []
@@ -67,7 +67,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_the_page_holds_the_same_and_needs_nothing_else(tmp_path: Path, orpo_here: Orpo) -> None:
+def test_the_html_page_has_the_same_content_and_loads_nothing(tmp_path: Path, orpo_here: Orpo) -> None:
     recipe = write_recipe(tmp_path)
     rows = (tmp_path / "train.jsonl").read_text().splitlines()
     first = json.loads(rows[0])
@@ -75,7 +75,7 @@ def test_the_page_holds_the_same_and_needs_nothing_else(tmp_path: Path, orpo_her
     (tmp_path / "train.jsonl").write_text("\n".join([json.dumps(first), *rows[1:]]))
     done = orpo_here("data", recipe, "--show", "2", "--html", tmp_path / "pairs.html")
     assert done.returncode == 0, done.stderr
-    page = Page()
+    page = PageParser()
     html = (tmp_path / "pairs.html").read_text()
     page.feed(html)
     assert page.links == []
@@ -86,13 +86,13 @@ def test_the_page_holds_the_same_and_needs_nothing_else(tmp_path: Path, orpo_her
     assert len(set(re.findall(r"color: (#[0-9a-f]{6})", html))) >= 4
 
 
-def test_bad_places_for_the_page_are_refused_before_anything_is_read(tmp_path: Path, orpo_here: Orpo) -> None:
+def test_a_page_path_that_cannot_be_written_exits_2(tmp_path: Path, orpo_here: Orpo) -> None:
     done = orpo_here("data", write_recipe(tmp_path), "--html", tmp_path / "no" / "x.html")
     assert done.returncode == 2
     assert "there is no folder" in done.stderr
 
 
-def test_what_training_would_fail_on_fails_here(tmp_path: Path, orpo_here: Orpo) -> None:
+def test_data_that_fails_in_training_fails_in_data_too(tmp_path: Path, orpo_here: Orpo) -> None:
     recipe = write_recipe(tmp_path)
     lines = [json.dumps({"prompt": f"q{n}", "chosen": f" a{n}", "rejected": " b"}) for n in range(1300)]
     lines[1233] = '{"prompt": "q", "chosen": '
@@ -116,14 +116,14 @@ def test_real_files(tmp_path: Path, orpo_here: Orpo, real_data: Path, file: str,
         assert document["report"]["dropped"]["empty_chosen"] == 4
 
 
-def test_a_name_and_a_text_are_no_markup_in_the_page(tmp_path: Path, orpo_here: Orpo) -> None:
+def test_the_html_page_escapes_name_and_text(tmp_path: Path, orpo_here: Orpo) -> None:
     recipe, name = write_recipe(tmp_path), "</title><script>alert(1)</script>{code}"
     rows = (tmp_path / "train.jsonl").read_text()
     (tmp_path / "train.jsonl").write_text(rows.replace("It is 0.", "<b>{title}</b>"))
     html = tmp_path / "pairs.html"
     done = orpo_here("data", recipe, "--set", f"name={json.dumps(name)}", "--show", "1", "--html", html)
     assert done.returncode == 0, done.stderr
-    page = Page()
+    page = PageParser()
     page.feed(html.read_text())
     assert "script" not in page.tags
     assert "b" not in page.tags

@@ -1,4 +1,4 @@
-"""Data that cannot be trained on: exit code 4, with file and row, before any weights are loaded."""
+"""Data errors of `orpo data` and `orpo train`: exit code 4, with file and row, before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from support.tiny import pairs, write_recipe
 Orpo = Callable[..., Any]
 
 
-def long_prompts(folder: Path) -> tuple[str, str]:
+def write_long_prompts(folder: Path) -> tuple[str, str]:
     rows = [{"prompt": f"{n} " + "word " * 5000, "chosen": " yes", "rejected": " no"} for n in range(3)]
     (folder / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return "x.jsonl", "x.jsonl:1"
 
 
-def nothing_usable(folder: Path) -> tuple[str, str]:
+def write_empty_answers(folder: Path) -> tuple[str, str]:
     (folder / "x.jsonl").write_text("".join(json.dumps({**row, "chosen": []}) + "\n" for row in pairs(3)))
     return "x.jsonl", "x.jsonl:1"
 
 
-def cut_gz(folder: Path) -> tuple[str, str]:
+def write_truncated_gz(folder: Path) -> tuple[str, str]:
     packed = gzip.compress("".join(json.dumps(row) + "\n" for row in pairs(900)).encode())
     (folder / "x.jsonl.gz").write_bytes(packed[: len(packed) // 2])
     return "x.jsonl.gz", "after row"
 
 
-def wrong_types(folder: Path) -> tuple[str, str]:
+def write_wrong_types(folder: Path) -> tuple[str, str]:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -41,7 +41,7 @@ def wrong_types(folder: Path) -> tuple[str, str]:
     return "x.parquet", "chosen (a number)"
 
 
-def bad_line(folder: Path) -> tuple[str, str]:
+def write_broken_line(folder: Path) -> tuple[str, str]:
     lines = [json.dumps(row) for row in pairs(1300)]
     lines[1233] = lines[1233][:-5]
     (folder / "x.jsonl").write_text("\n".join(lines))
@@ -49,17 +49,20 @@ def bad_line(folder: Path) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("command", ["data", "train"])
-@pytest.mark.parametrize("break_", [long_prompts, nothing_usable, cut_gz, wrong_types, bad_line])
-def test_bad_data_is_named_and_leaves_nothing_behind(
-    break_: Callable[[Path], tuple[str, str]], command: str, tmp_path: Path, orpo_here: Orpo
+@pytest.mark.parametrize(
+    "write_bad_data",
+    [write_long_prompts, write_empty_answers, write_truncated_gz, write_wrong_types, write_broken_line],
+)
+def test_bad_data_exits_4_with_the_row_and_leaves_no_run(
+    write_bad_data: Callable[[Path], tuple[str, str]], command: str, tmp_path: Path, orpo_here: Orpo
 ) -> None:
     recipe = write_recipe(tmp_path)
-    file, words = break_(tmp_path)
+    file, words = write_bad_data(tmp_path)
     settings = ["dataset.truncation_mode=drop", f"dataset.train.path={file}"]
     done = orpo_here(command, recipe, *(part for setting in settings for part in ("--set", setting)))
     assert done.returncode == 4, done.stderr
     assert file in done.stderr
     assert words in done.stderr
-    assert "→" in done.stderr  # what to do
+    assert "→" in done.stderr  # the remedy
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()

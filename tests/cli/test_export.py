@@ -1,4 +1,4 @@
-"""`orpo export` as people call it."""
+"""`orpo export` from its arguments to its output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def run(tmp_path: Path) -> RunDir:
     return make_exportable_run(tmp_path / "run")
 
 
-def test_export_prints_the_folder_and_keeps_the_checklist_and_a_second_one_says_that_it_is_done(run, orpo_here):
+def test_export_prints_the_folder_and_a_repeated_one_reports_it_as_done(run, orpo_here):
     first = orpo_here("export", run.root)
     folder = run.export / "safetensors"
     assert (first.returncode, first.stdout.strip()) == (0, str(folder))
@@ -31,7 +31,7 @@ def test_export_prints_the_folder_and_keeps_the_checklist_and_a_second_one_says_
     assert "already exported and verified" in second.stderr
 
 
-def test_json_is_the_only_thing_on_standard_output_and_quiet_is_quiet(run, tmp_path, orpo):
+def test_json_is_the_only_output_with_quiet(run, tmp_path, orpo):
     done = orpo("export", run.root, "-o", tmp_path / "out", "--dtype", "bfloat16", "--json", "--quiet")
     assert (done.returncode, done.stderr) == (0, "")
     document = json.loads(done.stdout)
@@ -41,15 +41,15 @@ def test_json_is_the_only_thing_on_standard_output_and_quiet_is_quiet(run, tmp_p
     assert each["options"]["dtype"] == "bfloat16"
 
 
-def test_what_goes_wrong_has_its_exit_code(run, tmp_path, orpo_here):
+def test_errors_have_their_exit_codes(run, tmp_path, orpo_here):
     assert orpo_here("export", run.adapter).returncode == 2
     assert orpo_here("export", run.root, "--format", "onnx").returncode == 2
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").write_text("a file")
     refused = orpo_here("export", run.root, "-o", tmp_path / "file" / "out", "--json")
     assert (refused.returncode, json.loads(refused.stdout)["exit_code"]) == (3, 3)
 
 
-def test_a_run_becomes_a_gguf_file_in_one_command(run, gguf_converter, orpo_here):  # noqa: F811
+def test_a_run_is_exported_to_gguf_in_one_command(run, gguf_converter, orpo_here):  # noqa: F811
     done = orpo_here("export", run.root, "--format", "gguf", "--gguf-type", "q8_0", "--json")
     assert done.returncode == 0, done.stderr
     (each,) = json.loads(done.stdout)["exports"]
@@ -58,8 +58,8 @@ def test_a_run_becomes_a_gguf_file_in_one_command(run, gguf_converter, orpo_here
     assert {item["name"]: item["passed"] for item in each["checklist"]}["logits"] is True
 
 
-# Forks exports off a process that has the libraries loaded, so that kills fall into the work and not into imports.
-KILLS = """
+# The exports are forked from a process that has imported the libraries, so that kills hit the export and not the imports.
+KILL_PROGRAM = """
 import os, random, shutil, signal, sys, time
 from pathlib import Path
 import bitsandbytes, torch, transformers
@@ -78,7 +78,7 @@ def begin():
 
 began = time.monotonic()
 assert os.waitpid(begin(), 0)[1] == 0
-seconds, draw, absent, whole = time.monotonic() - began, random.Random(0), 0, 0
+seconds, draw, absent, complete = time.monotonic() - began, random.Random(0), 0, 0
 for _ in range(20):
     shutil.rmtree(target, ignore_errors=True)
     child = begin()
@@ -90,23 +90,23 @@ for _ in range(20):
         continue
     record = ExportRecord.read(target)
     assert record is not None and record.verified and record.is_whole(target)
-    whole += 1
+    complete += 1
 shutil.rmtree(target, ignore_errors=True)
 assert os.waitpid(begin(), 0)[1] == 0
-print(absent, whole, *sorted(path.name for path in target.parent.iterdir()))
+print(absent, complete, *sorted(path.name for path in target.parent.iterdir()))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["safetensors", "gguf"])
-def test_killed_at_twenty_moments_an_export_is_absent_or_whole(run, kind, gguf_converter):  # noqa: F811
-    """With -9: what is at the target has passed its checks, and the next try needs no help and leaves nothing else."""
+def test_an_export_killed_at_any_moment_is_absent_or_complete(run, kind, gguf_converter):  # noqa: F811
+    """With SIGKILL: a folder at the target has passed its checks, and the next export works and leaves no other file."""
     done = subprocess.run(
-        [sys.executable, "-c", KILLS, str(run.root), kind],
+        [sys.executable, "-c", KILL_PROGRAM, str(run.root), kind],
         capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    absent, whole, *left = done.stdout.split()
-    assert int(absent) + int(whole) == 20
+    absent, complete, *left = done.stdout.split()
+    assert int(absent) + int(complete) == 20
     assert int(absent) > 0
     assert left == [kind]

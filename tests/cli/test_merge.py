@@ -1,4 +1,4 @@
-"""`orpo merge` as people call it."""
+"""`orpo merge` from its arguments to its output."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(tmp_path: Path, base: Path) -> RunDir:
 
 
 @pytest.fixture
-def merging(orpo_here: Orpo) -> Orpo:
+def run_merge(orpo_here: Orpo) -> Orpo:
     """`orpo merge` with these arguments."""
 
     def run(*arguments: object) -> Any:
@@ -39,17 +39,17 @@ def merging(orpo_here: Orpo) -> Orpo:
     return run
 
 
-def test_merge_prints_the_folder_and_a_second_one_says_that_it_is_done(run, merging):
-    first = merging(run.root)
+def test_merge_prints_the_folder_and_a_repeated_one_reports_it_as_done(run, run_merge):
+    first = run_merge(run.root)
     assert (first.returncode, first.stdout.strip()) == (0, str(run.merged))
     assert "verified" in first.stderr
     assert (stored_logits(run.merged) - tuned_logits(run)).abs().max() <= 1e-4
-    second = merging(run.root)
+    second = run_merge(run.root)
     assert (second.returncode, second.stdout.strip()) == (0, str(run.merged))
     assert "already merged and verified" in second.stderr
 
 
-def test_json_is_the_only_thing_on_standard_output_and_quiet_is_quiet(run, tmp_path, orpo):
+def test_json_is_the_only_output_with_quiet(run, tmp_path, orpo):
     done = orpo("merge", run.root, "-o", tmp_path / "out", "--dtype", "bfloat16", "--json", "--quiet")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
@@ -58,46 +58,46 @@ def test_json_is_the_only_thing_on_standard_output_and_quiet_is_quiet(run, tmp_p
     assert done.stderr == ""
 
 
-def test_another_merge_in_the_way_exits_2(run, merging):
-    assert merging(run.root).returncode == 0
-    done = merging(run.root, "--dtype", "float16", "--json")
+def test_another_merge_in_the_same_folder_exits_2(run, run_merge):
+    assert run_merge(run.root).returncode == 0
+    done = run_merge(run.root, "--dtype", "float16", "--json")
     assert done.returncode == 2
     assert "--overwrite" in json.loads(done.stdout)["remedy"]
 
 
-def test_a_bare_adapter_takes_its_base_from_the_command_line(run, tmp_path, base, merging):
+def test_a_bare_adapter_takes_its_base_from_the_command_line(run, tmp_path, base, run_merge):
     adapter = tmp_path / "alone"
     run.adapter.rename(adapter)
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
-    without = merging(adapter, "-o", tmp_path / "out")
+    without = run_merge(adapter, "-o", tmp_path / "out")
     assert without.returncode == 2
     assert "--base" in without.stderr
-    done = merging(adapter, "-o", tmp_path / "out", "--base", base)
+    done = run_merge(adapter, "-o", tmp_path / "out", "--base", base)
     assert done.returncode == 0, done.stderr
     assert (stored_logits(tmp_path / "out") - stored_logits(base)).abs().max() > 0.1
 
 
-def test_full_runs_have_nothing_to_merge_and_say_where_the_model_is(tmp_path, base, merging):
+def test_a_run_without_adapter_exits_2_and_names_its_model(tmp_path, base, run_merge):
     run = make_run(tmp_path / "full", base, full=True)
-    done = merging(run.root)
+    done = run_merge(run.root)
     assert done.returncode == 2
     assert str(run.model) in done.stderr
 
 
-def test_a_place_that_cannot_be_written_exits_3(run, tmp_path, merging):
-    (tmp_path / "file").write_text("in the way")
-    done = merging(run.root, "-o", tmp_path / "file" / "out")
+def test_an_output_that_cannot_be_written_exits_3(run, tmp_path, run_merge):
+    (tmp_path / "file").write_text("a file")
+    done = run_merge(run.root, "-o", tmp_path / "file" / "out")
     assert done.returncode == 3, done.stderr
     assert "-o" in done.stderr
 
 
-def test_adapters_are_added_by_weight_and_options_that_do_not_fit_exit_2(run, tmp_path, base, merging):
+def test_adapters_are_added_by_weight_and_wrong_options_exit_2(run, tmp_path, base, run_merge):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     other = make_run(tmp_path / "other", base, peft={"r": 2, "target_modules": ["q_proj"]})
-    done = merging(run.root, "--adapter", other.root, "--weight", 0.5, "--weight", 2, "-o", tmp_path / "o", "--json")
+    done = run_merge(run.root, "--adapter", other.root, "--weight", 0.5, "--weight", 2, "-o", tmp_path / "o", "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["verification"] == "logits"
@@ -105,30 +105,30 @@ def test_adapters_are_added_by_weight_and_options_that_do_not_fit_exit_2(run, tm
     record = json.loads((tmp_path / "o" / "merge.json").read_text())
     assert [(each["adapter"], each["weight"]) for each in record["adapters"]] == [("adapter", 0.5), ("adapter", 2.0)]
 
-    few = merging(run.root, "--adapter", other.root, "--weight", 0.5, "-o", tmp_path / "p")
+    few = run_merge(run.root, "--adapter", other.root, "--weight", 0.5, "-o", tmp_path / "p")
     assert (few.returncode, "1 --weight for 2 adapters" in few.stderr) == (2, True)
-    nothing_to_choose = merging(run.root, "--into", "original", "-o", tmp_path / "p")
+    nothing_to_choose = run_merge(run.root, "--into", "original", "-o", tmp_path / "p")
     assert (nothing_to_choose.returncode, "not quantized" in nothing_to_choose.stderr) == (2, True)
-    bad = merging(run.root, "--memory", "much", "-o", tmp_path / "p")
+    bad = run_merge(run.root, "--memory", "much", "-o", tmp_path / "p")
     assert (bad.returncode, "not a size" in bad.stderr) == (2, True)
 
     whole = get_peft_model(
         AutoModelForCausalLM.from_pretrained(base), LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"])
     )
     whole.save_pretrained(tmp_path / "whole")
-    refused = merging(run.root, "--adapter", tmp_path / "whole", "--base", base, "-o", tmp_path / "p")
+    refused = run_merge(run.root, "--adapter", tmp_path / "whole", "--base", base, "-o", tmp_path / "p")
     assert (refused.returncode, "modules_to_save" in refused.stderr) == (2, True)
     assert not (tmp_path / "p").exists()
 
 
-def test_a_quantized_run_merges_into_the_original_by_choice_and_says_how_far_that_is(tmp_path, base, merging):
+def test_a_quantized_run_can_merge_into_the_original_base_and_reports_the_difference(tmp_path, base, run_merge):
     rows = [{"prompt": f"Question {n}?", "chosen": "Yes.", "rejected": f"No {n}."} for n in range(6)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = [Source(path=str(tmp_path / "pairs.jsonl"))]
     dataset = DatasetPlan(train=source, eval=source, max_prompt_length=64)
     run = make_run(tmp_path / "run", base, quantization=FOUR_BIT, dataset=dataset)
-    trained = json.loads(merging(run.root, "--json").stdout)
-    original = json.loads(merging(run.root, "--into", "original", "-o", tmp_path / "o", "--json").stdout)
+    trained = json.loads(run_merge(run.root, "--json").stdout)
+    original = json.loads(run_merge(run.root, "--into", "original", "-o", tmp_path / "o", "--json").stdout)
     assert (trained["into"], original["into"]) == ("trained", "original")
     assert trained["max_logit_difference"] <= 1e-3
     assert trained["difference_to_trained"] is None

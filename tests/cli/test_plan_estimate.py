@@ -1,4 +1,4 @@
-"""What ``orpo plan`` says about the memory and the time of a step."""
+"""`orpo plan`: its estimate of memory and time per step."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def test_the_parts_of_an_estimate_add_up(tmp_path: Path, orpo_here: Callable[...
     assert estimate["step"]["tokens"] > 0
 
 
-def test_an_estimate_that_is_rough_says_so(
+def test_a_rough_estimate_names_its_reason(
     tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def looks(*_: Any, **__: Any) -> None:
+    def forward_that_needs_values(*_: Any, **__: Any) -> None:
         raise NotImplementedError("numbers without content\nsecond line")
 
-    monkeypatch.setattr("transformers.models.llama.modeling_llama.LlamaDecoderLayer.forward", looks)
-    said = orpo_here("plan", write_recipe(tmp_path)).stdout
-    assert "roughly, from the widths of the layers (NotImplementedError: numbers without content)" in said
+    monkeypatch.setattr("transformers.models.llama.modeling_llama.LlamaDecoderLayer.forward", forward_that_needs_values)
+    stdout = orpo_here("plan", write_recipe(tmp_path)).stdout
+    assert "roughly, from the widths of the layers (NotImplementedError: numbers without content)" in stdout

@@ -1,4 +1,4 @@
-"""`orpo plan --show-origin`: where each value was written."""
+"""`orpo plan --show-origin`: file, line or variable of each value."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "child.yaml"
 
 
-def test_every_value_says_where_it_was_written(recipe: str, orpo_here: Callable[..., Any]) -> None:
+def test_every_value_has_its_origin(recipe: str, orpo_here: Callable[..., Any]) -> None:
     done = orpo_here("plan", recipe, "--show-origin", "--set", "lora.r=2", "--set", "dataset.eval[0].split=dev")
     assert done.returncode == 0, done.stderr
     lines = dict(line.split(" = ", 1) for line in done.stdout.splitlines())
@@ -74,7 +74,7 @@ def test_json_has_file_line_column_and_variables(recipe: str, orpo_here: Callabl
     assert document["dataset"]["eval"]["value"][1]["split"] == "test"
 
 
-def test_without_the_option_the_plan_says_why_and_no_lines(recipe: str, orpo_here: Callable[..., Any]) -> None:
+def test_without_the_option_the_plan_has_reasons_and_no_lines(recipe: str, orpo_here: Callable[..., Any]) -> None:
     done = orpo_here("plan", recipe)
     assert "base.yaml" not in done.stdout
     assert "training.max_steps = 7  # as an environment variable says" in done.stdout

@@ -1,4 +1,4 @@
-"""What `orpo plan` warns of, `--strict` refuses, and what `orpo train` will not begin without."""
+"""Warnings of `orpo plan`, which are errors with --strict, and requirements without which `orpo train` does not start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.tiny import write_recipe
 from tests.conftest import CommandResult
 
 
-def test_a_plans_warnings_are_said_with_line_and_code_and_refused_by_strict(
+def test_warnings_have_line_and_code_and_are_errors_with_strict(
     tmp_path: Path, orpo_here: Callable[..., CommandResult]
 ) -> None:
     recipe = write_recipe(tmp_path, training={"learning_rate": 0.1})
@@ -27,7 +27,7 @@ def test_a_plans_warnings_are_said_with_line_and_code_and_refused_by_strict(
     assert [each["code"] for each in json.loads(done.stdout)["problems"]] == ["unusual-learning-rate"]
 
 
-def test_a_missing_package_is_a_warning_of_the_plan_and_stops_training_before_anything_is_made(
+def test_a_missing_package_is_a_warning_in_plan_and_an_error_in_train(
     tmp_path: Path, orpo_here: Callable[..., CommandResult]
 ) -> None:
     recipe = write_recipe(tmp_path, training={"optim": "stable_adamw"})

@@ -1,4 +1,4 @@
-"""`orpo push-to-hub` in a process of its own, with the real huggingface_hub client, against a hub on loopback."""
+"""`orpo push-to-hub` as a process, with the real huggingface_hub client, against a hub server on the loopback interface."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, base: Path) -> RunDir:
+def finished_run(tmp_path_factory: pytest.TempPathFactory, base: Path) -> RunDir:
     return make_run(tmp_path_factory.mktemp("runs") / "tiny", base)
 
 
 @pytest.fixture
-def run(tmp_path: Path, finished: RunDir) -> RunDir:
-    return RunDir(Path(shutil.copytree(finished.root, tmp_path / "run")))
+def run(tmp_path: Path, finished_run: RunDir) -> RunDir:
+    return RunDir(Path(shutil.copytree(finished_run.root, tmp_path / "run")))
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def hub() -> Iterator[LoopbackHub]:
 
 
 def orpo(hub: LoopbackHub, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`orpo ARGUMENTS` with the hub's environment; every output is searched for the token."""
+    """Run `orpo ARGUMENTS` with the environment of ``hub``; check that no output contains the token."""
     home = {"HF_HOME": "/nonexistent/hf", "HF_TOKEN_PATH": "/nonexistent/token", "ORPO_HUB_PATIENCE": "4"}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     done = subprocess.run(
@@ -62,22 +62,22 @@ def orpo(hub: LoopbackHub, *arguments: object, **environment: str) -> subprocess
     return done
 
 
-def on_disk(run: RunDir, folder: Path) -> dict[str, bytes]:
+def expected_files(run: RunDir, folder: Path) -> dict[str, bytes]:
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     return {**files, "README.md": run.card.read_bytes()}
 
 
-def test_the_hub_holds_the_bytes_of_the_run_directory(hub, run):
+def test_the_repository_has_the_same_bytes_as_the_run_directory(hub, run):
     done = orpo(hub, "push-to-hub", run.root, REPO)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"{hub.url}/{REPO}"
-    there = hub.repos[REPO].files()
-    there.pop(".gitattributes")
-    assert there == on_disk(run, run.adapter)
-    assert there["adapter_model.safetensors"] in hub.lfs.values()
+    files = hub.repos[REPO].files()
+    files.pop(".gitattributes")
+    assert files == expected_files(run, run.adapter)
+    assert files["adapter_model.safetensors"] in hub.lfs.values()
 
 
-def test_a_new_repository_is_private_unless_public_is_asked_for(hub, run):
+def test_a_new_repository_is_private_without_the_public_option(hub, run):
     orpo(hub, "push-to-hub", run.root, REPO)
     orpo(hub, "push-to-hub", run.root, "me/open", "--public")
     assert [call["visibility"] for call in hub.create_calls] == ["private", "public"]
@@ -93,7 +93,7 @@ def test_a_private_push_into_a_public_repository_is_refused(hub, run):
     assert hub.repos[REPO].files() == before
 
 
-def test_a_dry_run_lists_all_and_calls_nobody(hub, run):
+def test_a_dry_run_lists_all_files_and_makes_no_request(hub, run):
     before = {path: path.stat().st_mtime_ns for path in run.root.rglob("*")}
     done = orpo(hub, "push-to-hub", run.root, REPO, "--dry-run", "--json", HF_TOKEN="")
     assert done.returncode == 0, done.stderr
@@ -102,20 +102,20 @@ def test_a_dry_run_lists_all_and_calls_nobody(hub, run):
     listed = json.loads(done.stdout)
     assert (listed["status"], listed["repo_id"], listed["private"]) == ("dry-run", REPO, True)
     orpo(hub, "push-to-hub", run.root, REPO)
-    there = hub.repos[REPO].files()
-    there.pop(".gitattributes")
-    assert {file["path"]: file["size"] for file in listed["files"]} == {path: len(each) for path, each in there.items()}
+    files = hub.repos[REPO].files()
+    files.pop(".gitattributes")
+    assert {file["path"]: file["size"] for file in listed["files"]} == {path: len(each) for path, each in files.items()}
 
 
-def test_a_dry_run_for_people_names_every_file_in_full(hub, run):
+def test_a_dry_run_without_json_lists_every_file_name(hub, run):
     done = orpo(hub, "push-to-hub", run.root, REPO, "--dry-run")
     for path in run.adapter.iterdir():
         assert f"  {path.name}\n" in done.stdout
     assert "private" in done.stdout
-    assert "not on the hub" in done.stderr  # the base: whoever loads the adapter needs it
+    assert "not on the hub" in done.stderr  # the base, which is needed to load the adapter
 
 
-def test_state_of_the_trainer_and_hidden_files_stay_here(hub, run):
+def test_trainer_state_and_hidden_files_are_not_pushed(hub, run):
     for name in ("training_args.bin", "optimizer.pt", "trainer_state.json", "rng_state_0.pth", ".cache"):
         (run.adapter / name).write_text(TOKEN)
     assert orpo(hub, "push-to-hub", run.root, REPO).returncode == 0
@@ -123,7 +123,7 @@ def test_state_of_the_trainer_and_hidden_files_stay_here(hub, run):
     assert "training_args.bin" not in hub.repos[REPO].files()
 
 
-def test_the_card_has_no_secret_of_the_recipe(hub, run):
+def test_the_card_contains_no_secret_of_the_recipe(hub, run):
     run.recipe.write_text(f"# training.hub_token={TOKEN}\ntraining:\n  hub_token: {TOKEN}\n  hub_token: plainSecret\n")
     assert orpo(hub, "push-to-hub", run.root, REPO).returncode == 0
     card = hub.repos[REPO].files()["README.md"].decode()
@@ -132,21 +132,21 @@ def test_the_card_has_no_secret_of_the_recipe(hub, run):
     assert "plainSecret" not in card
 
 
-def test_without_a_token_nothing_is_tried(hub, run):
+def test_without_a_token_no_request_is_made(hub, run):
     done = orpo(hub, "push-to-hub", run.root, REPO, HF_TOKEN="")
     assert done.returncode == 6
     assert "hf auth login" in done.stderr
     assert hub.requests == []
 
 
-def test_a_wrong_token_exits_6_and_says_so(hub, run):
+def test_a_wrong_token_exits_6_without_showing_it(hub, run):
     done = orpo(hub, "push-to-hub", run.root, REPO, HF_TOKEN="hf_aWrongTokenAltogether", NO_COLOR="1")
     assert done.returncode == 6
     assert "401" in done.stderr
     assert "hf_aWrongTokenAltogether" not in done.stderr
 
 
-BUSY = [
+TEMPORARY_ERRORS = [
     ("POST", "/commit/main", 409, "another commit came first (HTTP 409)"),
     ("POST", "/commit/main", 429, "the hub is busy (HTTP 429); trying again in 1 s"),
     ("POST", "/commit/main", 500, "the hub is busy (HTTP 500)"),
@@ -158,18 +158,18 @@ BUSY = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("method", "path", "status", "word"), BUSY)
-def test_what_passes_is_waited_out_and_nothing_goes_up_twice(hub, run, method, path, status, word):
+@pytest.mark.parametrize(("method", "path", "status", "word"), TEMPORARY_ERRORS)
+def test_a_temporary_hub_error_is_retried_and_no_file_is_sent_twice(hub, run, method, path, status, word):
     hub.fail(method, path, status=status, headers={"Retry-After": "1"} if status == 429 else {})
     done = orpo(hub, "push-to-hub", run.root, REPO)
     assert done.returncode == 0, done.stderr
     assert word in done.stderr
-    assert_holds(hub, REPO, run, run.adapter)
+    assert_repository_equals(hub, REPO, run, run.adapter)
     assert hub.count("PUT") == (2 if method == "PUT" else 1)
     assert len(hub.repos[REPO].messages) == 1
 
 
-LASTING = [
+PERMANENT_ERRORS = [
     ("GET", "/api/whoami-v2", 401, "does not know this token", "hf auth login"),
     ("POST", "/api/repos/create", 403, "may not write", "write role"),
     ("POST", "/commit/main", 401, "does not know this token", "hf auth login"),
@@ -182,8 +182,10 @@ LASTING = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path", "status", "word", "remedy"), LASTING)
-def test_what_lasts_exits_6_with_a_remedy_and_the_same_command_ends_it(hub, run, method, path, status, word, remedy):
+@pytest.mark.parametrize(("method", "path", "status", "word", "remedy"), PERMANENT_ERRORS)
+def test_a_permanent_hub_error_exits_6_and_the_repeated_command_completes_the_push(
+    hub, run, method, path, status, word, remedy
+):
     headers = {"Retry-After": "7"} if status == 429 else {}
     hub.fail(method, path, status=status, headers=headers, times=None)
     done = orpo(hub, "push-to-hub", run.root, REPO)
@@ -194,27 +196,27 @@ def test_what_lasts_exits_6_with_a_remedy_and_the_same_command_ends_it(hub, run,
     hub.heal()
     hub.requests.clear()
     assert orpo(hub, "push-to-hub", run.root, REPO).returncode == 0
-    assert_holds(hub, REPO, run, run.adapter)
+    assert_repository_equals(hub, REPO, run, run.adapter)
     assert hub.count("PUT") == len(set(hub.lfs) - sent)
 
 
-def assert_holds(hub: LoopbackHub, repo_id: str, run: RunDir, folder: Path, revision: str = "main") -> None:
-    """The branch holds the bytes of the folder and the card, and nothing else."""
-    there = hub.repos[repo_id].files(revision)
-    there.pop(".gitattributes")
-    assert there == on_disk(run, folder)
+def assert_repository_equals(hub: LoopbackHub, repo_id: str, run: RunDir, folder: Path, revision: str = "main") -> None:
+    """The branch contains the bytes of the folder and the card, and no other file."""
+    files = hub.repos[repo_id].files(revision)
+    files.pop(".gitattributes")
+    assert files == expected_files(run, folder)
 
 
-def test_an_answer_that_is_lost_makes_no_second_commit(hub, run):
+def test_a_lost_response_makes_no_second_commit(hub, run):
     hub.fail("POST", "/commit/main", status=500, late=True)
     done = orpo(hub, "push-to-hub", run.root, REPO)
     assert done.returncode == 0, done.stderr
     assert len(hub.repos[REPO].messages) == 1
-    assert_holds(hub, REPO, run, run.adapter)
+    assert_repository_equals(hub, REPO, run, run.adapter)
     assert json.loads(run.pushes.read_text())["repositories"][REPO]["main"]["commit"] == hub.repos[REPO].head("main")
 
 
-def test_ctrl_c_exits_130_and_says_how_to_go_on(hub, run):
+def test_ctrl_c_exits_130_and_explains_how_to_continue(hub, run):
     hub.slow("POST", "/commit/main", 30)
     environment = {**os.environ, **hub.environment()}
     command = [sys.executable, "-m", "orpo_cli", "push-to-hub", str(run.root), REPO]
@@ -232,17 +234,17 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(hub, run):
     assert "Traceback" not in said
 
 
-def test_a_slow_hub_is_waited_for_and_one_that_never_answers_is_left(hub, run):
+def test_a_slow_hub_is_waited_for_and_a_silent_one_times_out(hub, run):
     hub.slow("POST", "/commit/main", 2)
     assert orpo(hub, "push-to-hub", run.root, REPO).returncode == 0
-    assert_holds(hub, REPO, run, run.adapter)
+    assert_repository_equals(hub, REPO, run, run.adapter)
     hub.slow("GET", "/api/models/me/tiny", 60, times=None)
     done = orpo(hub, "push-to-hub", run.root, REPO)
     assert done.returncode == 6
     assert "Check the network" in done.stderr
 
 
-def sharded(tmp_path: Path, base: Path) -> RunDir:
+def make_sharded_run(tmp_path: Path, base: Path) -> RunDir:
     """A run with a merged model of several files."""
     run = make_run(tmp_path / "sharded", base)
     merge(run.root, max_shard_size="100KB")
@@ -250,8 +252,8 @@ def sharded(tmp_path: Path, base: Path) -> RunDir:
     return run
 
 
-def test_an_interrupted_push_is_repeated_without_sending_anything_twice(tmp_path, hub, base):
-    run = sharded(tmp_path, base)
+def test_a_repeated_push_sends_only_the_missing_files(tmp_path, hub, base):
+    run = make_sharded_run(tmp_path, base)
     hub.fail("PUT", "/lfs/", status=403, after=1, times=None)  # the first file arrives, no other does
     done = orpo(hub, "push-to-hub", run.root, REPO, "--what", "merged")
     assert done.returncode == 6
@@ -263,13 +265,13 @@ def test_an_interrupted_push_is_repeated_without_sending_anything_twice(tmp_path
     assert orpo(hub, "push-to-hub", run.root, REPO, "--what", "merged").returncode == 0
     assert hub.count("PUT") == len(list(run.merged.glob("*.safetensors"))) - 1
     assert hub.count("PUT", next(iter(already))) == 0
-    there = hub.repos[REPO].files()
-    there.pop(".gitattributes")
-    assert there == on_disk(run, run.merged)
+    files = hub.repos[REPO].files()
+    files.pop(".gitattributes")
+    assert files == expected_files(run, run.merged)
 
 
 @pytest.mark.slow
-def test_connections_that_are_always_cut_exit_6(hub, run):
+def test_connections_that_always_break_exit_6(hub, run):
     hub.fail("PUT", "/lfs/", times=None)
     done = orpo(hub, "push-to-hub", run.root, REPO)
     assert done.returncode == 6
@@ -278,7 +280,7 @@ def test_connections_that_are_always_cut_exit_6(hub, run):
     assert orpo(hub, "push-to-hub", run.root, REPO).returncode == 0
 
 
-def test_a_hub_that_is_not_there_exits_6_with_a_remedy(hub, run):
+def test_an_unreachable_hub_exits_6_with_a_remedy(hub, run):
     with LoopbackHub() as gone:
         address = gone.url
     done = orpo(hub, "push-to-hub", run.root, REPO, HF_ENDPOINT=address)
@@ -296,7 +298,7 @@ def test_pushing_twice_sends_nothing_and_makes_no_commit(hub, run):
     assert len(hub.repos[REPO].messages) == commits
 
 
-def test_a_card_written_by_hand_goes_up_as_it_is(hub, run):
+def test_an_edited_card_is_pushed_unchanged(hub, run):
     orpo(hub, "push-to-hub", run.root, REPO)
     run.card.write_text(run.card.read_text() + "\nMy own words.\n")
     done = orpo(hub, "push-to-hub", run.root, REPO)
@@ -304,7 +306,7 @@ def test_a_card_written_by_hand_goes_up_as_it_is(hub, run):
     assert hub.repos[REPO].files()["README.md"] == run.card.read_bytes()
 
 
-def test_a_revision_and_a_message_reach_the_hub(hub, run):
+def test_revision_and_commit_message_are_used(hub, run):
     done = orpo(hub, "push-to-hub", run.root, REPO, "--revision", "try-2", "--commit-message", "second try")
     assert done.returncode == 0, done.stderr
     assert "adapter_model.safetensors" in hub.repos[REPO].files("try-2")
@@ -326,7 +328,7 @@ def test_an_impossible_repository_name_exits_2(hub, run, repo_id):
 
 
 @pytest.mark.parametrize(("what", "word"), [("merged", "orpo merge"), ("model", "--what adapter"), ("gguf", "gguf")])
-def test_what_the_run_does_not_hold_is_not_pushed(hub, run, what, word):
+def test_a_part_that_the_run_does_not_have_exits_2(hub, run, what, word):
     done = orpo(hub, "push-to-hub", run.root, REPO, "--what", what)
     assert done.returncode == 2
     assert word in done.stderr
@@ -334,7 +336,7 @@ def test_what_the_run_does_not_hold_is_not_pushed(hub, run, what, word):
 
 
 def test_a_merge_of_another_adapter_is_not_pushed(tmp_path, hub, base):
-    run = sharded(tmp_path, base)
+    run = make_sharded_run(tmp_path, base)
     (run.adapter / "adapter_config.json").write_text((run.adapter / "adapter_config.json").read_text() + "\n")
     done = orpo(hub, "push-to-hub", run.root, REPO, "--what", "merged")
     assert done.returncode == 2
@@ -360,19 +362,19 @@ def test_a_pushed_model_loads_from_the_hub_with_plain_transformers(tmp_path, hub
     assert float(done.stdout) == pytest.approx(sum(p.double().abs().sum().item() for p in local.parameters()))
 
 
-def test_all_of_a_run_has_places_that_do_not_collide(tmp_path, hub, base):
-    run = sharded(tmp_path, base)
+def test_all_parts_of_a_run_have_separate_paths(tmp_path, hub, base):
+    run = make_sharded_run(tmp_path, base)
     gguf = run.export / "gguf"
     gguf.mkdir(parents=True)
     (gguf / "tiny-f16.gguf").write_bytes(b"GGUF" + bytes(100))
     (gguf / "Modelfile").write_text("FROM ./tiny-f16.gguf\n")
     assert orpo(hub, "push-to-hub", run.root, REPO, "--what", "all").returncode == 0
-    there = hub.repos[REPO].files()
-    there.pop(".gitattributes")
+    files = hub.repos[REPO].files()
+    files.pop(".gitattributes")
     adapter = {f"adapter/{path.name}": path.read_bytes() for path in run.adapter.iterdir() if path.name != "README.md"}
-    expected = {**on_disk(run, run.merged), **adapter, **on_disk(run, gguf)}
-    assert there == expected
-    card = there["README.md"].decode()
+    expected = {**expected_files(run, run.merged), **adapter, **expected_files(run, gguf)}
+    assert files == expected
+    card = files["README.md"].decode()
     assert f'PeftModel.from_pretrained(model, "{REPO}", subfolder="adapter")' in card
     assert f"llama-cli --hf-repo {REPO} --hf-file tiny-f16.gguf" in card
     assert f"vllm serve {REPO}" in card
@@ -381,8 +383,8 @@ def test_all_of_a_run_has_places_that_do_not_collide(tmp_path, hub, base):
     assert "config.json" not in hub.repos["me/some"].files()
 
 
-def test_a_merged_model_does_not_come_to_lie_beside_an_adapter(tmp_path, hub, base):
-    run = sharded(tmp_path, base)
+def test_a_merged_model_is_not_pushed_next_to_an_adapter(tmp_path, hub, base):
+    run = make_sharded_run(tmp_path, base)
     assert orpo(hub, "push-to-hub", run.root, REPO).returncode == 0
     done = orpo(hub, "push-to-hub", run.root, REPO, "--what", "merged")
     assert done.returncode == 6
@@ -390,12 +392,12 @@ def test_a_merged_model_does_not_come_to_lie_beside_an_adapter(tmp_path, hub, ba
     done = orpo(hub, "push-to-hub", run.root, REPO, "--what", "adapter,merged", "--json")
     assert done.returncode == 0, done.stderr
     assert "adapter_config.json" in json.loads(done.stdout)["deleted"]
-    there = hub.repos[REPO].files()
-    assert "adapter_config.json" not in there
-    assert {"adapter/adapter_config.json", "config.json"} <= set(there)
+    files = hub.repos[REPO].files()
+    assert "adapter_config.json" not in files
+    assert {"adapter/adapter_config.json", "config.json"} <= set(files)
 
 
-def test_patterns_choose_files_and_one_that_matches_nothing_is_refused(hub, run):
+def test_patterns_select_files_and_a_pattern_without_match_exits_2(hub, run):
     done = orpo(
         hub, "push-to-hub", run.root, REPO, "--include", "*.safetensors", "--include", "*.json", "--exclude", "tok*"
     )
@@ -409,7 +411,7 @@ def test_patterns_choose_files_and_one_that_matches_nothing_is_refused(hub, run)
 
 
 @pytest.mark.parametrize("path", ["README.md", "adapter_model.safetensors"])
-def test_what_somebody_changed_in_between_is_not_overwritten_without_force(hub, run, path):
+def test_files_that_somebody_changed_are_overwritten_only_with_force(hub, run, path):
     orpo(hub, "push-to-hub", run.root, REPO)
     hub.edit(REPO, path, b"---\nlicense: mit\n---\nSomebody else's.\n")
     hub.requests.clear()
@@ -420,10 +422,10 @@ def test_what_somebody_changed_in_between_is_not_overwritten_without_force(hub, 
     assert hub.repos[REPO].files()[path].endswith(b"Somebody else's.\n")
     assert hub.count("PUT") == hub.count("POST", "/commit") == 0
     assert orpo(hub, "push-to-hub", run.root, REPO, "--force").returncode == 0
-    assert_holds(hub, REPO, run, run.adapter)
+    assert_repository_equals(hub, REPO, run, run.adapter)
 
 
-def test_what_was_there_before_is_not_overwritten_and_other_files_stay(hub, run):
+def test_existing_files_are_not_overwritten_and_other_files_are_kept(hub, run):
     hub.add(REPO, private=True)
     hub.edit(REPO, "notes.txt", b"mine")
     hub.edit(REPO, "README.md", b"my card")
@@ -436,25 +438,25 @@ def test_what_was_there_before_is_not_overwritten_and_other_files_stay(hub, run)
     assert hub.repos[REPO].files()["notes.txt"] == b"mine"
 
 
-def test_a_commit_that_comes_first_is_looked_at_and_what_is_new_goes_on_top(hub, run):
+def test_after_a_concurrent_commit_the_push_is_repeated_on_top_of_it(hub, run):
     orpo(hub, "push-to-hub", run.root, REPO)
     run.write_run(steps=777)
     real = hub.repos[REPO].head
 
-    def overtaken(revision):  # somebody commits between our look and our commit
+    def overtaken(revision):  # somebody commits between reading the repository and committing
         if hub.count("POST", "/preupload") == 2 and "notes.txt" not in hub.repos[REPO].branches["main"]:
-            hub.edit(REPO, "notes.txt", b"theirs")
+            hub.edit(REPO, "notes.txt", b"not from this run")
         return real(revision)
 
     hub.repos[REPO].head = overtaken
     done = orpo(hub, "push-to-hub", run.root, REPO)
     assert done.returncode == 0, done.stderr
     assert "another commit came first (HTTP 412)" in done.stderr
-    assert hub.repos[REPO].files()["notes.txt"] == b"theirs"
+    assert hub.repos[REPO].files()["notes.txt"] == b"not from this run"
     assert b"777 steps" in hub.repos[REPO].files()["README.md"]
 
 
-def test_a_file_that_the_run_has_no_more_goes_and_one_removed_there_comes_back(hub, run):
+def test_removed_files_are_deleted_in_the_repository_and_missing_ones_are_pushed_again(hub, run):
     (run.adapter / "old.txt").write_text("old")
     orpo(hub, "push-to-hub", run.root, REPO)
     (run.adapter / "old.txt").unlink()
@@ -463,12 +465,12 @@ def test_a_file_that_the_run_has_no_more_goes_and_one_removed_there_comes_back(h
     assert done.returncode == 0, done.stderr
     assert "removed there: old.txt" in done.stderr
     assert "pushed again: adapter_config.json" in done.stderr
-    assert_holds(hub, REPO, run, run.adapter)
+    assert_repository_equals(hub, REPO, run, run.adapter)
 
 
-def test_a_pull_request_is_opened_once(hub, run):
+def test_a_repeated_push_opens_no_second_pull_request(hub, run):
     hub.add("other/model")
-    hub.edit("other/model", "notes.txt", b"theirs")
+    hub.edit("other/model", "notes.txt", b"not from this run")
     done = orpo(hub, "push-to-hub", run.root, "other/model", "--create-pr", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["pull_request"] == f"{hub.url}/other/model/discussions/1"
@@ -481,7 +483,7 @@ def test_a_pull_request_is_opened_once(hub, run):
     assert orpo(hub, "push-to-hub", run.root, REPO, "--create-pr").returncode == 2  # there is no such repository
 
 
-def test_a_tag_stands_at_the_commit_and_is_moved_by_force_only(hub, run):
+def test_a_tag_names_the_commit_and_moves_only_with_force(hub, run):
     assert orpo(hub, "push-to-hub", run.root, REPO, "--tag", "v1").returncode == 0
     first = hub.repos[REPO].head("main")
     assert hub.repos[REPO].tags == {"v1": first}
@@ -497,7 +499,7 @@ def test_a_tag_stands_at_the_commit_and_is_moved_by_force_only(hub, run):
     assert hub.repos[REPO].tags == {"v1": hub.repos[REPO].head("main")}
 
 
-def test_a_token_that_may_only_read_is_found_before_anything_is_made(hub, run):
+def test_a_read_only_token_is_refused_before_anything_is_created(hub, run):
     hub.whoami = account("me", "read")
     done = orpo(hub, "push-to-hub", run.root, REPO)
     assert done.returncode == 6
@@ -506,13 +508,13 @@ def test_a_token_that_may_only_read_is_found_before_anything_is_made(hub, run):
     assert hub.count("POST") == 0
 
 
-def test_a_hub_that_says_nothing_of_the_token_is_pushed_to(hub, run):
+def test_without_token_details_from_the_hub_the_push_is_tried(hub, run):
     hub.whoami = None
     assert orpo(hub, "push-to-hub", run.root, REPO).returncode == 0
 
 
-def gated_run(folder: Path, base: Path) -> RunDir:
-    """A finished run of every weight on a base that stands on the hub, gated."""
+def make_gated_run(folder: Path, base: Path) -> RunDir:
+    """A finished full run whose base is gated on the hub."""
     run = make_run(folder / "gated", base, full=True)
     plan = run.read_plan()
     on_hub = plan.model.model_copy(update={"model_name_or_path": "big/base"})
@@ -520,8 +522,8 @@ def gated_run(folder: Path, base: Path) -> RunDir:
     return run
 
 
-def test_the_licence_of_the_base_stands_in_the_card_and_a_gate_is_respected(tmp_path, hub, base):
-    run = gated_run(tmp_path, base)
+def test_the_card_has_the_license_of_the_base_and_a_gated_base_needs_confirmation(tmp_path, hub, base):
+    run = make_gated_run(tmp_path, base)
     terms = {"license": "other", "license_name": "big-community", "license_link": "https://example.org/LICENSE"}
     hub.add("big/base", gated="manual", card_data=terms)
     done = orpo(hub, "push-to-hub", run.root, REPO, "--public")
@@ -537,7 +539,7 @@ def test_the_licence_of_the_base_stands_in_the_card_and_a_gate_is_respected(tmp_
     assert "license: other" in orpo(hub, "push-to-hub", run.root, REPO, "--dry-run").stdout
 
 
-def test_weights_that_were_cut_off_are_not_pushed(hub, run):
+def test_truncated_weights_are_not_pushed(hub, run):
     whole = (run.adapter / "adapter_model.safetensors").read_bytes()
     (run.adapter / "adapter_model.safetensors").write_bytes(whole[:-10])
     done = orpo(hub, "push-to-hub", run.root, REPO)
@@ -546,7 +548,7 @@ def test_weights_that_were_cut_off_are_not_pushed(hub, run):
     assert hub.requests == []
 
 
-def test_a_token_with_a_character_that_no_header_may_have_is_not_shown(hub, run):
+def test_a_token_with_invalid_characters_is_not_shown(hub, run):
     for token in (f"{TOKEN}\x01x", f"{TOKEN}\u00e4"):
         done = orpo(hub, "push-to-hub", run.root, REPO, HF_TOKEN=token)
         assert done.returncode == 6, done.stderr

@@ -1,4 +1,4 @@
-"""`orpo schema` prints what an editor needs."""
+"""`orpo schema`: the JSON Schema for editors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 Orpo = Callable[..., Any]
 
 
-def test_it_prints_the_schema_that_lies_beside_the_shipped_recipes(orpo_here: Orpo) -> None:
+def test_schema_prints_the_file_next_to_the_shipped_recipes(orpo_here: Orpo) -> None:
     from orpo_cli.recipe.source.shipped_recipes import shipped_folder
 
     done = orpo_here("schema")
@@ -22,20 +22,20 @@ def test_it_prints_the_schema_that_lies_beside_the_shipped_recipes(orpo_here: Or
     Draft202012Validator.check_schema(json.loads(done.stdout))
 
 
-def test_it_writes_a_file(tmp_path: Path, orpo_here: Orpo) -> None:
+def test_schema_writes_a_file(tmp_path: Path, orpo_here: Orpo) -> None:
     done = orpo_here("schema", "--output", tmp_path / "s.json")
     assert (done.returncode, done.stdout) == (0, "")
     assert json.loads((tmp_path / "s.json").read_text(encoding="utf-8")) == json.loads(orpo_here("schema").stdout)
 
 
-@pytest.mark.parametrize("where", [".", "none/s.json"])
-def test_a_place_that_cannot_be_written_is_named(where: str, tmp_path: Path, orpo_here: Orpo) -> None:
-    done = orpo_here("schema", "-o", tmp_path / where)
+@pytest.mark.parametrize("path", [".", "none/s.json"])
+def test_an_output_that_cannot_be_written_exits_2(path: str, tmp_path: Path, orpo_here: Orpo) -> None:
+    done = orpo_here("schema", "-o", tmp_path / path)
     assert done.returncode == 2
-    assert str(tmp_path / where) in done.stderr
+    assert str(tmp_path / path) in done.stderr
 
 
-def test_a_copied_recipe_does_not_point_to_a_schema_that_is_not_there(tmp_path: Path, orpo_here: Orpo) -> None:
+def test_a_copied_recipe_has_no_line_for_editors(tmp_path: Path, orpo_here: Orpo) -> None:
     assert orpo_here("init", "mine", "--from", "quickstart", "-o", tmp_path / "mine.yaml").returncode == 0
     for text in (
         (tmp_path / "mine.yaml").read_text(encoding="utf-8"),

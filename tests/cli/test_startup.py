@@ -1,4 +1,4 @@
-"""The light commands stay light, and the command line behaves in pipes and with --json."""
+"""Start-up: light commands import nothing heavy. Behaviour of the command line in pipes, with --json and on wrong input."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ NOT_NEEDED = (
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
-def loaded_by(names: tuple[str, ...], *arguments: str) -> str:
-    """The exit code of a command in a fresh process, and which of the modules it loaded."""
+def run_and_list_imports(names: tuple[str, ...], *arguments: str) -> str:
+    """The exit code of a command in a new process, and which of these modules it imported."""
     program = (
         "import sys\n"
         "from orpo_cli.cli.main import main\n"
@@ -36,32 +36,32 @@ def loaded_by(names: tuple[str, ...], *arguments: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def test_validate_of_every_shipped_recipe_loads_only_what_it_needs() -> None:
+def test_validate_imports_only_what_it_needs() -> None:
     recipes = sorted(map(str, RECIPES.rglob("*.yaml")))
     assert recipes
-    assert loaded_by(HEAVY + NOT_NEEDED, "validate", *recipes) == "0 []"
+    assert run_and_list_imports(HEAVY + NOT_NEEDED, "validate", *recipes) == "0 []"
 
 
-def test_validate_of_a_bad_recipe_loads_nothing_heavy(tmp_path: Path) -> None:
+def test_validate_of_a_bad_recipe_imports_nothing_heavy(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("modle: {}\n")
-    assert loaded_by((*HEAVY, "rich"), "validate", str(tmp_path / "bad.yaml")) == "2 []"
+    assert run_and_list_imports((*HEAVY, "rich"), "validate", str(tmp_path / "bad.yaml")) == "2 []"
 
 
-def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
+def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
     from orpo_cli.cli.main import COMMANDS
 
-    assert loaded_by(HEAVY, "--help") == "0 []"
+    assert run_and_list_imports(HEAVY, "--help") == "0 []"
     done = subprocess.run([sys.executable, "-m", "orpo_cli"], capture_output=True, text=True, timeout=120, check=False)
     assert all(f" {name.replace('_', '-')} " in done.stdout + done.stderr for name in COMMANDS)
 
 
-def test_a_misspelt_command_is_answered_with_the_nearest(orpo_here: Callable[..., Any]) -> None:
+def test_a_misspelt_command_exits_2_and_names_the_nearest(orpo_here: Callable[..., Any]) -> None:
     done = orpo_here("validat", "x.yaml")
     assert done.returncode == 2
     assert "validate" in done.stderr
 
 
-def test_plan_goes_through_a_pipe_and_as_json(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+def test_plan_prints_plain_lines_or_json(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
     from support.tiny import write_recipe
 
     recipe = write_recipe(tmp_path)
@@ -77,7 +77,7 @@ def test_plan_goes_through_a_pipe_and_as_json(tmp_path: Path, orpo_here: Callabl
     assert overridden["training"]["beta"]["origin"] == "override"
 
 
-def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     command = f"{sys.executable} -m orpo_cli plan {RECIPES / 'paper' / 'opt-125m-hh.yaml'} --quiet | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.splitlines()[-1] == "0"

@@ -1,0 +1,119 @@
+"""`orpo init`: a new recipe from the template or from a shipped recipe."""
+
+import json
+import os
+
+import pytest
+
+from orpo_cli.recipe.load import load_recipe
+from orpo_cli.recipe.source.shipped_recipes import shipped_recipe, shipped_recipes
+from orpo_cli.workflows.init import START_RECIPE, new_recipe_text
+
+SHIPPED = [recipe.name for recipe in shipped_recipes()]
+
+
+def test_init_writes_a_recipe_that_validates_and_names_the_next_commands(tmp_path, orpo):
+    done = orpo("init")
+    assert done.returncode == 0
+    assert done.stdout == "wrote recipe.yaml\n"
+    assert "orpo plan recipe.yaml" in done.stderr
+    assert (tmp_path / "recipe.yaml").read_text() == START_RECIPE
+    assert load_recipe(str(tmp_path / "recipe.yaml")).recipe.output_dir == "runs/recipe"
+
+
+def test_the_sections_that_are_commented_out_in_the_template_validate_too(tmp_path):
+    lines = [
+        line.replace("# ", "", 1) if line.startswith("# ") and ":" in line and "recipe" not in line.lower() else line
+        for line in START_RECIPE.splitlines()
+    ]
+    file = tmp_path / "x.yaml"
+    file.write_text("\n".join(lines).replace("    # columns", "    columns"))
+    recipe = load_recipe(str(file)).recipe
+    assert recipe.quantization is not None
+    assert recipe.dataset.train[0].columns == {"chosen": "good", "rejected": "bad"}
+
+
+def test_init_fills_in_name_model_and_data(tmp_path, orpo):
+    done = orpo("init", "helpful", "--model", "some/model", "--data", "my data: 1.jsonl", "--json")
+    assert json.loads(done.stdout) == {"status": "ok", "path": "helpful.yaml", "name": "helpful"}
+    recipe = load_recipe(str(tmp_path / "helpful.yaml")).recipe
+    assert (recipe.name, recipe.output_dir) == ("helpful", "runs/helpful")
+    assert recipe.model.model_name_or_path == "some/model"
+    assert recipe.dataset.train[0].path == "my data: 1.jsonl"
+
+
+def test_init_overwrites_a_file_only_with_force(tmp_path, orpo):
+    (tmp_path / "mine.yaml").write_text("precious")
+    refused = orpo("init", "mine")
+    assert refused.returncode == 2
+    assert "exists already" in refused.stderr
+    assert (tmp_path / "mine.yaml").read_text() == "precious"
+    assert orpo("init", "mine", "--force").returncode == 0
+    assert load_recipe(str(tmp_path / "mine.yaml")).recipe.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("x", "-o", "nowhere/x.yaml"), "there is no folder"),
+        (("x", "-o", "."), "it is a folder"),
+        (("x", "--model", ""), "--model is empty"),
+        (("x", "--data", " "), "--data is empty"),
+        (("x", "--from", "quickstrat"), "Did you mean `quickstart`?"),
+    ],
+)
+def test_init_refuses_what_it_cannot_write(tmp_path, arguments, message, orpo_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = orpo_here("init", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_init_in_a_folder_without_permission_exits_3(tmp_path, orpo):
+    tmp_path.chmod(0o500)
+    done = orpo("init")
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_init_from_a_shipped_recipe_keeps_its_comments_and_validates(name, tmp_path):
+    shipped = shipped_recipe(name)
+    file = tmp_path / "copy.yaml"
+    file.write_text(new_recipe_text("copy", file, shipped, None, None))
+    assert [line for line in shipped.text().splitlines()[1:] if line.startswith("#")] == [
+        line for line in file.read_text().splitlines() if line.startswith("#")
+    ]
+    copy, original = load_recipe(str(file)).recipe, load_recipe(name).recipe
+    assert (copy.name, copy.output_dir) == ("copy", "runs/copy")
+    assert (copy.model, copy.lora, copy.training) == (original.model, original.lora, original.training)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_init_from_a_shipped_recipe_with_other_data_keeps_nothing_of_its_dataset(name, tmp_path):
+    file = tmp_path / "copy.yaml"
+    file.write_text(new_recipe_text("copy", file, shipped_recipe(name), "some/model", "pairs.jsonl"))
+    recipe = load_recipe(str(file)).recipe
+    assert recipe.model.model_name_or_path == "some/model"
+    assert [source.model_dump(exclude_defaults=True) for source in recipe.dataset.train] == [{"path": "pairs.jsonl"}]
+    held_out = None if load_recipe(name).recipe.dataset.eval is None else 0.05
+    assert getattr(recipe.dataset.eval, "test_size", None) == held_out
+
+
+def test_a_copy_of_the_quickstart_finds_its_pairs_from_any_folder(tmp_path, orpo):
+    file = tmp_path / "copy.yaml"
+    file.write_text(new_recipe_text("copy", file, shipped_recipe("quickstart"), None, None))
+    dataset = load_recipe(str(file)).recipe.dataset
+    for source in (dataset.train[0], dataset.eval[0]):
+        assert (tmp_path / source.path).is_file()
+
+
+@pytest.mark.parametrize(
+    "value", ["null", "yes", "1e5", ".5e3", "a: b", "a #b", "~", 'a"b', "ä/ö", "../x.jsonl", "C:\\x", "[a]"]
+)
+def test_a_path_with_any_characters_is_read_back_unchanged(value, tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text(new_recipe_text("x", file, None, None, value), encoding="utf-8")
+    assert load_recipe(str(file)).recipe.dataset.train[0].path == value

@@ -43,20 +43,15 @@ class PushFile:
     part: str
 
 
-def select_parts(rundir: RunDir, asked: Sequence[str] = ()) -> tuple[RunPart, ...]:
-    """What to push, checked to be there: by default what the run trained; ``all`` is everything that the run holds.
+def select_parts(rundir: RunDir, requested: Sequence[str] = ()) -> tuple[RunPart, ...]:
+    """The parts to push: by default what the run trained; ``all`` means every part that the run contains.
 
-    Each of ``asked`` may be a list with commas. Raises UsageError where something is not there, with how to make it.
+    Raises UsageError, with the command that creates it, for a part that is missing.
     """
     trained = trained_part(rundir)
-    names = [name.strip() for text in asked for name in text.split(",") if name.strip()] or [trained]
-    known = (*get_args(RunPart), ALL)
-    for name in names:
-        if name not in known:
-            raise UsageError(f"--what {name}: not one of {', '.join(known)}.")
-    if ALL in names:
+    if ALL in requested:
         return _available_parts(rundir, trained)
-    parts = tuple(part for part in get_args(RunPart) if part in names)
+    parts = tuple(part for part in get_args(RunPart) if part in (requested or (trained,)))
     for part in parts:
         _check_part(rundir, part, trained)
     return parts

@@ -93,13 +93,15 @@ def command(
       orpo push-to-hub runs/quickstart --what all --revision try-2 --tag v2
       orpo push-to-hub runs/quickstart someone/model --create-pr
     """
-    from orpo_cli.hub.push import Choice, push
+    from orpo_cli.hub.push import PushRequest, push
 
     console = Console(quiet=quiet, as_json=as_json)
-    result = push(
-        RunDir.open(run),
-        repo_id,
-        choice=Choice(tuple(what or ()), tuple(include or ()), tuple(exclude or ()), samples),
+    request = PushRequest(
+        repo_id=repo_id,
+        parts=what or (),
+        include=include or (),
+        exclude=exclude or (),
+        samples=samples,
         private=private,
         revision=revision,
         create_pr=create_pr,
@@ -108,8 +110,8 @@ def command(
         accept_base_license=accept_base_license,
         force=force,
         dry_run=dry_run,
-        note=console.note,
     )
+    result = push(RunDir.open(run), request, console.note)
     if result.status == "dry-run":
         console.note("dry run: nothing is sent")
         console.result(_listing(result))

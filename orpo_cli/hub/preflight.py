@@ -171,7 +171,9 @@ def _check_visibility(options: PushOptions, is_private: bool | None) -> None:
         )
 
 
-def note_local_base(note: Callable[[str], None], plan: Plan, *, adapter: bool) -> None:
-    """A word about an adapter whose base others may not have."""
-    if adapter and hub_id(plan.model.model_name_or_path) is None:
-        note(f"the base {plan.model.model_name_or_path} is not on the hub: who loads the adapter must have it.")
+def note_local_base(note: Callable[[str], None], plan: Plan) -> None:
+    """Tell the user that others cannot load an adapter whose base model is only on this machine."""
+    if hub_id(plan.model.model_name_or_path) is None:
+        note(
+            f"the base {plan.model.model_name_or_path} is not on the hub: whoever loads the adapter needs a copy of it."
+        )

@@ -1,4 +1,7 @@
-"""What a run made onto the hub, with its card: nothing twice, and nothing over what somebody else put there."""
+"""Push of a run to the hub: adapter, merged model, model or GGUF files, with a model card.
+
+No file is sent twice, and no file that somebody else put into the repository is overwritten.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +20,32 @@ from orpo_cli.hub.preflight import PushOptions, check_base_license, note_local_b
 from orpo_cli.hub.push_record import read_base_license, write_base_license
 from orpo_cli.hub.retry import RetryPolicy, connect
 from orpo_cli.hub.upload import Upload
+from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import RunDir
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What goes up of what the run holds. ``what`` as in ``chosen_parts``; patterns are of paths in the repository."""
+class PushRequest:
+    """What the user asks for. None means the value of the plan, or the default beside the field."""
 
-    what: Sequence[str] = ()
-    include: Sequence[str] = ()
+    repo_id: str | None = None
+    parts: Sequence[str] = ()  # RunPart or "all"; empty: what the run trained
+    include: Sequence[str] = ()  # patterns of paths in the repository
     exclude: Sequence[str] = ()
-    samples: bool = True  # whether the card shows answers to held-out prompts
+    samples: bool = True  # show answers to held-out prompts in the card
+    private: bool | None = None
+    revision: str | None = None  # a branch; default: main
+    create_pr: bool = False
+    tag: str | None = None
+    commit_message: str | None = None
+    accept_base_license: bool = False
+    force: bool = False  # replace files that this run did not push, and move a tag
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
 class PushResult:
-    """What went up, or would: ``status`` is ``dry-run``, ``pushed``, or ``unchanged`` (all of it was there already)."""
+    """What was pushed, or would be in a dry run. ``unchanged``: the repository had all files already."""
 
     status: Literal["dry-run", "pushed", "unchanged"]
     what: tuple[RunPart, ...]
@@ -50,7 +63,7 @@ class PushResult:
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """Total size of the files in bytes."""
         return sum(file.size for file in self.files)
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,36 +75,15 @@ class PushResult:
         return {**asdict(self), "files": files, "size": self.size}
 
 
-def push(
-    rundir: RunDir,
-    repo_id: str | None = None,
-    *,
-    choice: Choice = Choice(),
-    private: bool | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
-    tag: str | None = None,
-    commit_message: str | None = None,
-    accept_base_license: bool = False,
-    force: bool = False,
-    dry_run: bool = False,
-    note: Callable[[str], None] = lambda text: None,
-) -> PushResult:
-    """Push what the run holds to the model repository ``repo_id``, which is made if it does not exist.
+def push(rundir: RunDir, request: PushRequest, note: Callable[[str], None] = lambda text: None) -> PushResult:
+    """Push parts of a run, with a model card, to a model repository, which is created if it does not exist.
 
-    By default the adapter of a LoRA run and the model of a full one; ``private`` and ``repo_id`` default to the plan's.
-    ``dry_run`` makes no network call and writes nothing. The token comes from the environment or the hub login. ``force``
-    replaces files of the repository that this run did not put there, and moves a tag. Raises UsageError for what cannot be
-    pushed, HubError for what the hub refuses or what somebody else changed there.
+    A dry run makes no network request and writes no file. The token comes from the environment or from the hub login.
+    Raises UsageError for what cannot be pushed, HubError where the hub refuses or somebody else changed a file there.
     """
     plan = rundir.read_plan()
-    if create_pr and tag:
-        raise UsageError("--tag with --create-pr: a pull request that is not merged yet has nothing to tag.")
-    options = PushOptions(
-        _valid_repo_id(repo_id or plan.hub.repo_id), plan.hub.private if private is None else private,
-        revision or "main", create_pr, tag, force,
-    )  # fmt: skip
-    parts = select_parts(rundir, choice.what)
+    options = _resolve_options(request, plan)
+    parts = select_parts(rundir, request.parts)
     known_license = read_base_license(rundir) or read_local_license(plan.model.model_name_or_path)
     result = PushResult(
         status="dry-run",
@@ -99,14 +91,15 @@ def push(
         repo_id=options.repo_id,
         private=options.private,
         revision=options.revision,
-        commit_message=commit_message or f"Push {', '.join(parts)} of {plan.name} with orpo-cli",
+        commit_message=request.commit_message or f"Push {', '.join(parts)} of {plan.name} with orpo-cli",
         files=(),
         card="",
-        tag=tag,
+        tag=options.tag,
     )
-    result = _with_files(rundir, result, choice, known_license, accept_base_license, note)
-    note_local_base(note, plan, adapter="adapter" in parts)
-    if dry_run:
+    result = _with_files(rundir, result, request, known_license, note)
+    if "adapter" in parts:
+        note_local_base(note, plan)
+    if request.dry_run:
         return result
     retry = RetryPolicy(note)
     with translate_hub_errors(options.repo_id):
@@ -118,20 +111,16 @@ def push(
             retry,
             contains_base_weights=parts != ("adapter",),
             public=not options.private,
-            license_accepted=accept_base_license,
+            license_accepted=request.accept_base_license,
         )
         if base_license is not None:
             write_base_license(rundir, base_license)
         if base_license != known_license:
-            result = _with_files(
-                rundir, result, choice, base_license or known_license, accept_base_license, lambda text: None
-            )
+            result = _with_files(rundir, result, request, base_license or known_license, lambda text: None)
         write_curves(rundir)
         atomic_write_text(rundir.card, result.card)
-        upload = Upload(
-            api, rundir, options, state, result.files, retry, is_complete=not (choice.include or choice.exclude)
-        )
-        uploaded = upload.run(result.commit_message)
+        is_complete = not (request.include or request.exclude)
+        uploaded = Upload(api, rundir, options, state, result.files, retry, is_complete).run(result.commit_message)
     return replace(
         result,
         status=uploaded.status,
@@ -142,27 +131,44 @@ def push(
     )
 
 
+def _resolve_options(request: PushRequest, plan: Plan) -> PushOptions:
+    if request.create_pr and request.tag:
+        raise UsageError("--tag with --create-pr: a pull request that is not merged yet has no commit to tag.")
+    return PushOptions(
+        repo_id=_valid_repo_id(request.repo_id or plan.hub.repo_id),
+        private=plan.hub.private if request.private is None else request.private,
+        revision=request.revision or "main",
+        create_pr=request.create_pr,
+        tag=request.tag,
+        force=request.force,
+    )
+
+
 def _with_files(
-    rundir: RunDir, result: PushResult, choice: Choice, base_license: BaseLicense | None, license_accepted: bool,
+    rundir: RunDir,
+    result: PushResult,
+    request: PushRequest,
+    base_license: BaseLicense | None,
     note: Callable[[str], None],
-) -> PushResult:  # fmt: skip
-    card, by_hand = current_card(
+) -> PushResult:
+    """``result`` with its card and its list of files."""
+    card, edited = current_card(
         rundir,
         parts=result.what,
         repo_id=result.repo_id,
         base_license=base_license,
-        license_accepted=license_accepted,
-        samples=choice.samples,
+        license_accepted=request.accept_base_license,
+        samples=request.samples,
     )
-    if by_hand:
-        note(f"{rundir.card} was edited by hand: it goes up as it is.")
-    elif choice.samples and rundir.samples.is_file():
+    if edited:
+        note(f"{rundir.card} was edited by hand: it is pushed unchanged.")
+    elif request.samples and rundir.samples.is_file():
         note("the card shows answers to held-out prompts (--no-samples leaves them out).")
     files = files_to_push(
-        rundir, result.what, card, render_curves(rundir), include=choice.include, exclude=choice.exclude
+        rundir, result.what, card, render_curves(rundir), include=request.include, exclude=request.exclude
     )
     if not any(file.path_in_repo == CARD_PATH for file in files):
-        note(f"the card ({CARD_PATH}) does not go up: --include and --exclude say so.")
+        note(f"the card ({CARD_PATH}) is not pushed: --include or --exclude leaves it out.")
     return replace(result, card=card, files=files)
 
 
@@ -172,7 +178,7 @@ def _valid_repo_id(repo_id: str | None) -> str:
 
     if not repo_id:
         raise UsageError(
-            "no repository is given.", remedy="Say `orpo push-to-hub RUN NAMESPACE/NAME`, or set hub.repo_id."
+            "no repository is given.", remedy="Use `orpo push-to-hub RUN NAMESPACE/NAME`, or set hub.repo_id."
         )
     try:
         validate_repo_id(repo_id)

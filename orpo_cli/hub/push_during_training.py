@@ -23,7 +23,7 @@ from orpo_cli.card.run_contents import CARD_PATH, PushFile, RunPart, part_files
 from orpo_cli.errors import OrpoError, Problem
 from orpo_cli.hub.hub_errors import translate_hub_errors
 from orpo_cli.hub.preflight import PushOptions, check_base_license, preflight
-from orpo_cli.hub.push import Choice, PushResult, push
+from orpo_cli.hub.push import PushRequest, PushResult, push
 from orpo_cli.hub.push_record import read_base_license, write_base_license
 from orpo_cli.hub.retry import RetryPolicy, connect, reset_client
 from orpo_cli.hub.upload import Upload
@@ -102,9 +102,7 @@ class PushCallback(TrainerCallback):
     def push_result(self) -> PushResult | None:
         """Push what the run left, with its card; None where that failed."""
         try:
-            result = push(
-                self.rundir, self.options.repo_id, choice=Choice(), revision=self.options.revision, note=self.note
-            )
+            result = push(self.rundir, PushRequest(self.options.repo_id, revision=self.options.revision), self.note)
         except Exception as error:
             self._warn_failed("the result", error)
             self.rundir.write_run(hub={"repo_id": self.options.repo_id, "commit": None, "error": redact(str(error))})

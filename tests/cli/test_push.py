@@ -402,7 +402,7 @@ def test_patterns_select_files_and_a_pattern_without_match_exits_2(hub, run):
         hub, "push-to-hub", run.root, REPO, "--include", "*.safetensors", "--include", "*.json", "--exclude", "tok*"
     )
     assert done.returncode == 0, done.stderr
-    assert "does not go up" in done.stderr
+    assert "is not pushed" in done.stderr
     kept = set(hub.repos[REPO].files())
     assert kept == {".gitattributes", "adapter_config.json", "adapter_model.safetensors"}
     done = orpo(hub, "push-to-hub", run.root, REPO, "--exclude", "*.bin")

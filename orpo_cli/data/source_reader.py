@@ -27,7 +27,8 @@ from orpo_cli.data.formats.format import Format, GroupedRow
 from orpo_cli.data.pair import Pair, RowRejected
 from orpo_cli.data.pair_encoder import PairEncoder
 from orpo_cli.data.report import SourceReport
-from orpo_cli.data.sources.source import OpenedSource, Row, open_source, sample_rows
+from orpo_cli.data.sources.sample import sample_rows
+from orpo_cli.data.sources.source import OpenedSource, Row, open_source
 from orpo_cli.data.table import PairWriter
 from orpo_cli.data.tokenize import PairTokens, TruncatedPair, truncate
 from orpo_cli.errors import DataError

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from orpo_cli.data.formats.detect import detect_format, rename_columns
 from orpo_cli.data.pair import RowRejected
 from orpo_cli.data.pair_encoder import PairEncoder
-from orpo_cli.data.sources.source import open_source, sample_rows
+from orpo_cli.data.sources.sample import sample_rows
+from orpo_cli.data.sources.source import open_source
 from orpo_cli.errors import OrpoError
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.schema import Source

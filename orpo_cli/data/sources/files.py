@@ -1,7 +1,7 @@
-"""Rows of one local data file, read so that an error can name the row.
+"""Data file readers: the rows of one local file, with errors that name the row.
 
-``datasets`` refuses ragged rows (nested messages, keys that come and go) and reports a bad line by a byte offset, so json,
-jsonl, csv and tsv are read here with the standard library; parquet and arrow with pyarrow.
+``datasets`` refuses ragged rows (nested messages, optional keys) and reports a bad line by its byte offset. So json, jsonl, csv
+and tsv are read with the standard library, parquet and arrow with pyarrow.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ TEXT_SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv")
 COMPRESSED_SUFFIXES = (".gz", ".zst")
 SUFFIXES = (
     *TEXT_SUFFIXES,
-    *(f"{suffix}{packed}" for suffix in TEXT_SUFFIXES for packed in COMPRESSED_SUFFIXES),
+    *(f"{suffix}{compressed}" for suffix in TEXT_SUFFIXES for compressed in COMPRESSED_SUFFIXES),
     ".parquet",
     ".arrow",
 )
-MAX_FIELD_CHARS = 2**31 - 1  # characters; csv's own default of 131,072 is shorter than some answers
+MAX_FIELD_CHARS = 2**31 - 1  # characters; csv's default of 131,072 is shorter than some completions
 
 
 def is_data_file(name: str) -> bool:
-    """Whether ``name`` ends like a file that ``read_rows`` can read."""
+    """Whether the suffix of ``name`` is one that ``read_rows`` supports."""
     return name.lower().endswith(SUFFIXES)
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (row number from 1, row). For jsonl the number is the line's, for csv and tsv it does not count the header.
+    """Yield (row number from 1, row). For jsonl it is the line number; for csv and tsv it does not count the header.
 
-    Raises DataError naming the file, and the row as closely as the reader knows it.
+    Raises DataError with the file and, as far as the reader knows it, the row.
     """
     last = 0
     try:
@@ -48,14 +48,14 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
             last = number
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
-            f"{path}: the gzip file is cut short or damaged after row {last}: {error}.",
-            remedy="Fetch or pack the file again; `gzip -t` tests it.",
+            f"{path}: the gzip file is truncated or damaged after row {last}: {error}.",
+            remedy="Download or compress the file again; `gzip -t` tests it.",
         ) from error
     except OSError as error:
-        if path.name.lower().endswith(".zst") and error.errno is None:  # pyarrow's word for damaged data
+        if path.name.lower().endswith(".zst") and error.errno is None:  # pyarrow's error for damaged data
             raise DataError(
-                f"{path}: the zstd file is cut short or damaged after row {last}: {error}.",
-                remedy="Fetch or pack the file again; `zstd -t` tests it.",
+                f"{path}: the zstd file is truncated or damaged after row {last}: {error}.",
+                remedy="Download or compress the file again; `zstd -t` tests it.",
             ) from error
         raise DataError(f"{path}: cannot be read after row {last}: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
@@ -66,17 +66,17 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
     except RecursionError as error:
         raise DataError(
             f"{path}: cannot be read after row {last}: its JSON is nested too deeply.",
-            remedy="Mend or remove the row behind it.",
+            remedy="Fix or remove the next row.",
         ) from error
     except csv.Error as error:
         raise DataError(
             f"{path}: cannot be read after row {last}: {error}.",
-            remedy="Quote fields that hold the delimiter or a line break, close each quote, and double those within a field.",
+            remedy="Quote fields that contain the delimiter or a line break, close each quote, and double quotes within a field.",
         ) from error
     except ValueError as error:  # pyarrow's errors are ValueErrors
         raise DataError(
             f"{path}: cannot be read after row {last}: {str(error).rstrip('.')}.",
-            remedy="It is empty, cut short, or not what its name says: fetch or write it again.",
+            remedy="The file is empty, truncated, or not of the kind that its suffix names: download or write it again.",
         ) from error
 
 
@@ -100,13 +100,15 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _uncompressed_name(path: Path) -> str:
-    """The name that the file has without its packing, in lower case."""
+    """File name without its compression suffix, in lower case."""
     name = path.name.lower()
-    return next((name.removesuffix(packed) for packed in COMPRESSED_SUFFIXES if name.endswith(packed)), name)
+    return next(
+        (name.removesuffix(compressed) for compressed in COMPRESSED_SUFFIXES if name.endswith(compressed)), name
+    )
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """JSON Lines, one array of rows, or one object that holds the array under its only list-valued key."""
+    """JSON Lines, one array of rows, or one object that has the array under its only list-valued key."""
     with _open(path) as file:
         if _is_one_document(path, jsonl_suffix=not _uncompressed_name(path).endswith(".json")):
             yield from enumerate(_rows_of_document(path, file.read()), 1)
@@ -117,9 +119,9 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _is_one_document(path: Path, *, jsonl_suffix: bool) -> bool:
-    """Whether the file is one JSON value and not one a line.
+    """Whether the file is one JSON value and not one per line.
 
-    ``named_lines``: its name says a value a line, so that an object on its only line is a row whatever lists it holds.
+    ``jsonl_suffix``: its suffix means one value per line, so an object on its only line is a row, even one that contains lists.
     """
     first, rest = b"", b""
     with _open(path) as file:
@@ -130,7 +132,7 @@ def _is_one_document(path: Path, *, jsonl_suffix: bool) -> bool:
             first = first or line.removeprefix(b"\xef\xbb\xbf").strip()
     try:
         value = json.loads(first)
-    except ValueError:  # an array or object over many lines; else a bad first line, reported as such
+    except ValueError:  # an array or object over several lines; otherwise an invalid first line, reported later
         return first.startswith(b"[") or (first == b"{" and bool(rest))
     if rest:
         return False
@@ -148,7 +150,9 @@ def _rows_of_document(path: Path, text: bytes) -> list[Any]:
         return document
     inner = _single_list_value(document)
     if inner is None:
-        raise DataError(f"{path}: one JSON object, not rows.", remedy="Give an array of objects, or one object a line.")
+        raise DataError(
+            f"{path}: one JSON object, not rows.", remedy="Give an array of objects, or one object per line."
+        )
     return inner
 
 
@@ -168,12 +172,12 @@ def _parse_line(path: Path, number: int, line: bytes) -> Any:
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}:{number}: not JSON: {error.msg} (column {error.colno}).",
-            remedy=f"Mend or remove line {number}: `sed -n {number}p` shows it.",
+            remedy=f"Fix or remove line {number}: `sed -n {number}p` shows it.",
         ) from error
 
 
 def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows under the names of the first line; ``delimiter`` is the usual one of such files."""
+    """Rows as dicts with the names of the first line as keys; ``delimiter``: the usual one for the suffix."""
     csv.field_size_limit(min(MAX_FIELD_CHARS, sys.maxsize))
     with _open(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
         names = text.readline()
@@ -181,20 +185,20 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str]]
         header = next(reader, [])
         if twice := [name for name in dict.fromkeys(header) if header.count(name) > 1]:
             raise DataError(
-                f"{path}: the header names {', '.join(twice)} more than once.", remedy="Give each column its own name."
+                f"{path}: the header names {', '.join(twice)} more than once.", remedy="Give each column another name."
             )
         for number, cells in enumerate((cells for cells in reader if cells), 1):
             if len(cells) != len(header):
                 raise DataError(
                     f"{path}: row {number} (ends on line {reader.line_num}) has {len(cells)} fields where the header has "
                     f"{len(header)}.",
-                    remedy="Quote fields that hold the delimiter, a quote or a line break.",
+                    remedy="Quote fields that contain the delimiter, a quote or a line break.",
                 )
             yield number, dict(zip(header, cells, strict=True))
 
 
 def _delimiter(header: str, usual: str) -> str:
-    """The usual one, or where the header holds none of it another: many spreadsheets write semicolons into .csv files."""
+    """The usual delimiter, or another where the header has none of it: many spreadsheets write semicolons to .csv files."""
     return next((sign for sign in (usual, ";", "\t", "|", ",") if sign in header), usual)
 
 
@@ -210,7 +214,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _arrow_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Arrow's stream format (what ``datasets`` writes) or its file format (Feather 2)."""
+    """Rows of Arrow's stream format (what ``datasets`` writes) or its file format (Feather 2)."""
     import pyarrow
 
     number = 0

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face hub, through ``datasets``, with errors that say what to do."""
+"""Hub datasets, loaded with ``datasets``; its errors converted to errors with a remedy."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 def open_hub_dataset(
     source: Source, note: Callable[[str], None]
 ) -> tuple[str, str | None, dict[str, Callable[[], Iterator[Any]]]]:
-    """(location, commit where known, split name → what reads its rows from the start) of a hub dataset; a cached copy serves where the hub is silent.
+    """(location, commit where known, split name → function that reads its rows from the start) of a hub dataset.
 
-    Rows of a streamed source are downloaded as they are read, so that reading them raises the same errors.
+    A cached copy is used where the hub does not answer. Rows of a streamed source are downloaded while they are read, so
+    reading them raises the same errors.
 
-    Raises HubError where the hub refuses or cannot be reached, DataError where what it holds is not a dataset.
+    Raises HubError where the hub refuses or cannot be reached, DataError where the repository is not a dataset.
     """
     import datasets
 
     online = hub_reachable()
-    if not online:  # `datasets` would retry for half a minute before it looks into its cache
+    if not online:  # otherwise `datasets` retries for 30 s before it uses its cache
         datasets.config.HF_HUB_OFFLINE = True
     note(
         f"loading {source.path} from the hub"
         if online
-        else f"the hub does not answer: looking for a cached {source.path}"
+        else f"the hub does not answer: looking for a cached copy of {source.path}"
     )
     try:
         builder = datasets.load_dataset_builder(source.path, name=source.name, revision=source.revision)
@@ -42,10 +43,10 @@ def open_hub_dataset(
             builder.download_and_prepare()
             loaded = builder.as_dataset()
     except Exception as error:
-        known = convert_error(error, source)
-        if known is None:
+        converted = convert_error(error, source)
+        if converted is None:
             raise
-        raise known from error
+        raise converted from error
     if not online:
         _check_cached_revision(builder.hash, source, note)
     tables: dict[str, Callable[[], Iterator[Any]]] = {
@@ -62,16 +63,17 @@ def _read_rows(table: Iterable[Any], source: Source) -> Iterator[Any]:
             yield row
             number += 1
     except Exception as error:
-        known = convert_error(error, source)
-        if known is None:
+        converted = convert_error(error, source)
+        if converted is None:
             raise
-        raise type(known)(
-            f"{source.path}: cannot be read after row {number}: {str(error).strip().rstrip('.')}.", remedy=known.remedy
+        raise type(converted)(
+            f"{source.path}: cannot be read after row {number}: {str(error).strip().rstrip('.')}.",
+            remedy=converted.remedy,
         ) from error
 
 
 def _check_cached_revision(commit: str | None, source: Source, note: Callable[[str], None]) -> None:
-    """The cache gives its newest copy, whatever revision was asked for. Raises HubError where that may be another one."""
+    """Raise HubError where the cached copy may not be the requested revision: the cache returns its newest copy."""
     if source.revision not in (None, commit):
         raise HubError(
             f"{source.path}: the hub cannot be reached, and the cached copy (commit {commit}) may not be revision "
@@ -82,30 +84,30 @@ def _check_cached_revision(commit: str | None, source: Source, note: Callable[[s
 
 
 def convert_error(error: Exception, source: Source) -> DataError | HubError | None:
-    """What to tell the user of an error that ``datasets`` raised; None where it is not known."""
+    """Error for the user in place of an error of ``datasets``; None for an unknown one."""
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
     from huggingface_hub.errors import HfHubHTTPError
 
-    said = str(error).strip().rstrip(".")
+    message = str(error).strip().rstrip(".")
     if isinstance(error, DatasetNotFoundError):
         return HubError(
-            f"{source.path}: {said}.",
+            f"{source.path}: {message}.",
             remedy=f"Check the name ({Path(source.path).absolute()} is no local path either); for a private or gated dataset "
-            "ask for access on its page and run `hf auth login` or set HF_TOKEN.",
+            "request access on its page and run `hf auth login` or set HF_TOKEN.",
         )
     if isinstance(error, HfHubHTTPError):
         return HubError(
-            f"{source.path}: the hub refused: {said}.", remedy="Run `hf auth login` or set HF_TOKEN, or try again."
+            f"{source.path}: the hub refused: {message}.", remedy="Run `hf auth login` or set HF_TOKEN, or try again."
         )
     if isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith(("httpx", "httpcore")):
         return HubError(
             f"{source.path}: the hub cannot be reached and no copy of the dataset is cached; "
             f"{Path(source.path).absolute()} is no local path either.",
-            remedy="Check the network, or fetch the dataset first where there is one: "
+            remedy="Check the network, or download the dataset on a machine with network: "
             f"`hf download --repo-type dataset {source.path} --local-dir DIR`, and set path to DIR.",
         )
     if isinstance(error, DatasetGenerationError):
-        return DataError(f"{source.path}: the dataset's files cannot be read: {error.__cause__ or said}")
+        return DataError(f"{source.path}: the dataset's files cannot be read: {error.__cause__ or message}")
     if isinstance(error, ValueError | OSError):  # an unknown configuration, no data files, a full disk
-        return DataError(f"{source.path}: {said}.")
+        return DataError(f"{source.path}: {message}.")
     return None

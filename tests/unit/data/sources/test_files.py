@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from pyarrow import feather, parquet
 from support.tiny import pairs
 
 from orpo_cli.data.sources.files import read_rows
-from orpo_cli.data.sources.source import open_source, sample_rows
+from orpo_cli.data.sources.sample import sample_rows
+from orpo_cli.data.sources.source import open_source
 from orpo_cli.errors import DataError, OrpoError, UsageError
 from orpo_cli.recipe.schema import Source
 
@@ -141,9 +142,9 @@ def test_a_gz_that_is_cut_short_or_no_gz_is_named(keep: int, tmp_path: Path) -> 
     error = failure(path)
     assert error.exit_code == 4
     assert str(path) in str(error)
-    assert "cut short" in str(error)
+    assert "truncated" in str(error)
     path.write_text(lines(ROWS))
-    assert "cut short or damaged after row 0: Not a gzipped file" in str(failure(path))
+    assert "truncated or damaged after row 0: Not a gzipped file" in str(failure(path))
 
 
 def test_a_table_row_with_another_number_of_fields_is_named(tmp_path: Path) -> None:
@@ -253,7 +254,7 @@ def test_a_folder_is_split_by_the_names_of_its_files(tmp_path: Path) -> None:
     assert "no split dev; it has train, test" in str(failure(folder, split="dev"))
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "holds no data file" in str(failure(empty))
+    assert "contains no data file" in str(failure(empty))
 
 
 def test_a_saved_dataset_is_read_with_its_splits(tmp_path: Path) -> None:
@@ -305,12 +306,13 @@ def test_the_fingerprint_is_that_of_the_files_bytes(tmp_path: Path) -> None:
         assert found.location == str(path)
 
 
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None: ...
+class QuietFileHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+
+@contextmanager
+def serve(handler: Any) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
@@ -319,19 +321,35 @@ def served(folder: Path) -> Iterator[str]:
         server.server_close()
 
 
-def test_a_url_is_fetched_and_a_missing_one_is_named(tmp_path: Path) -> None:
+def test_a_url_is_downloaded_and_errors_name_it(tmp_path: Path) -> None:
     write(tmp_path / "x.jsonl.gz", lines(ROWS))
     write(tmp_path / "bad.jsonl", "{}\n{\n")
-    with served(tmp_path) as address:
+    with serve(partial(QuietFileHandler, directory=str(tmp_path))) as address:
         assert f"{address}/bad.jsonl:2: not JSON" in str(failure(f"{address}/bad.jsonl"))
         assert load(f"{address}/x.jsonl.gz?download=true") == [
             (f"x.jsonl.gz?download=true:{n}", r) for n, r in enumerate(ROWS, 1)
         ]
         assert "answered 404" in str(failure(f"{address}/y.jsonl"))
-        assert "not a kind of data file" in str(failure(f"{address}/page"))
+        assert "not a supported kind of data file" in str(failure(f"{address}/page"))
     gone = failure(f"{address}/x.jsonl.gz")
     assert gone.exit_code == 4
-    assert "cannot be fetched" in str(gone)
+    assert "cannot be downloaded" in str(gone)
+
+
+def test_a_download_that_ends_early_is_an_error() -> None:
+    class CutShort(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = lines(ROWS).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body) + 10))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with serve(CutShort) as address:
+        error = failure(f"{address}/x.jsonl")
+    assert f"{address}/x.jsonl: cannot be downloaded: the server closed the connection 10 bytes before" in error.message
 
 
 def test_rows_are_read_as_they_are_asked_for(tmp_path: Path) -> None:

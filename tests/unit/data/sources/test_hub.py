@@ -47,7 +47,8 @@ REPOSITORIES = {
 READ = """
 import json, sys, time
 import datasets  # so that the seconds are those of reading
-from orpo_cli.data.sources.source import open_source, sample_rows
+from orpo_cli.data.sources.sample import sample_rows
+from orpo_cli.data.sources.source import open_source
 from orpo_cli.errors import OrpoError
 from orpo_cli.recipe.schema import Source
 answers = []

@@ -1,0 +1,68 @@
+"""Row sampling: the split of a source, its slice, and ``max_samples`` rows of it drawn with a seed."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from orpo_cli.data.sources.source import OpenedSource, Row
+from orpo_cli.errors import DataError
+from orpo_cli.recipe.schema import Source
+
+
+@dataclass(frozen=True)
+class SampledRows:
+    """Rows that a source contributes. ``available``: rows of the split that max_samples drew from, else None."""
+
+    rows: Iterator[Row]
+    available: int | None
+
+
+def sample_rows(opened: OpenedSource, source: Source, seed: int) -> SampledRows:
+    """Rows of ``source.split``, of which ``max_samples`` are drawn with ``seed`` before any filter.
+
+    The drawn rows keep the order of the source; the same seed and the same rows give the same sample.
+    """
+    if source.streaming:
+        return SampledRows(_first_rows(opened, source), available=None)
+    from datasets import ReadInstruction
+
+    wanted = {re.split(r"[\[(]", part.strip())[0] for part in source.split.split("+")}
+    unknown = wanted - set(opened.splits)
+    if unknown:
+        raise DataError(
+            f"{source.path}: no split {', '.join(sorted(unknown))}; it has {', '.join(opened.splits)}.",
+            remedy="Set split to one of these, optionally with a slice: train[:100]. A single file has only the split train.",
+        )
+    if source.split in opened.splits and source.max_samples is None:
+        return SampledRows(opened.splits[source.split](), available=None)
+    counts = {split: sum(1 for _ in opened.splits[split]()) for split in sorted(wanted)}
+    try:
+        parts = ReadInstruction.from_spec(source.split).to_absolute(counts)
+    except (AssertionError, ValueError) as error:
+        raise DataError(
+            f"{source.path}: split {source.split!r} cannot be read: {error}",
+            remedy="Write it as train[:100] or train[10%:20%].",
+        ) from error
+    positions = [(part.splitname, index) for part in parts for index in range(part.from_ or 0, part.to or 0)]
+    available = len(positions)
+    if source.max_samples is not None and source.max_samples < available:
+        drawn = random.Random(seed).sample(range(available), source.max_samples)
+        positions = [positions[index] for index in sorted(drawn)]
+    order = dict.fromkeys(split for split, _ in positions)
+    keep = {split: {index for name, index in positions if name == split} for split in order}
+    rows = (row for split in order for index, row in enumerate(opened.splits[split]()) if index in keep[split])
+    return SampledRows(rows, available=available if source.max_samples is not None else None)
+
+
+def _first_rows(opened: OpenedSource, source: Source) -> Iterator[Row]:
+    """Rows of a streamed split from its start, at most ``max_samples``."""
+    if source.split not in opened.splits:
+        raise DataError(
+            f"{source.path}: a streamed source has no split {source.split}; it has {', '.join(opened.splits)}.",
+            remedy="Name one of these, without a slice: the number of rows of a stream is not known before its end.",
+        )
+    return islice(opened.splits[source.split](), source.max_samples)

@@ -1,8 +1,8 @@
-"""Prepared pairs, kept: a second run and every process of a run read what the first one tokenized.
+"""Pair cache: tokenized pairs on disk, keyed by everything that decides them, so that they are prepared once.
 
-An entry is a folder ``pairs/KEY`` of the cache, with the pairs of one source and what became of its rows. The key is the
-digest of everything that decides them: the data, how it is read, the tokenizer with its template, the lengths, and this
-room's own code. ``ORPO_PAIR_CACHE=0`` leaves the cache alone.
+An entry is a folder ``pairs/KEY`` of the cache directory, with the pairs of one source and the counts of its rows. The key is
+the digest of the data, the options for reading it, the tokenizer with its chat template, the maximum lengths, and the code of
+this package. ``ORPO_PAIR_CACHE=0`` disables the cache.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PAIRS_FILE, REPORT_FILE = "pairs.arrow", "report.json"
-UNUSED_DAYS = 30  # an entry that no run has read for so long is removed when another is written
+UNUSED_DAYS = 30  # an entry that no run read for this long is removed when another is written
 
 Prepare = Callable[[Path], dict[str, Any]]
 
@@ -36,10 +36,10 @@ Prepare = Callable[[Path], dict[str, Any]]
 def load_or_prepare(
     key: dict[str, Any] | None, prepare: Prepare, note: Callable[[str], None]
 ) -> tuple[Path, dict[str, Any]]:
-    """The file of pairs and the report that ``make(file)`` writes and returns, from the cache where it has them.
+    """File of pairs and row counts, from the cache, or else as ``prepare(file)`` writes and returns them.
 
-    ``key`` None: what is read has no identity (a stream), so nothing is kept. Several processes with the same key wait for
-    the first. Raises MachineError where the disk is full, and what ``make`` raises.
+    ``key`` None: the data has no fingerprint (a stream), so the pairs are not cached. Several processes with the same key wait
+    for the first. Raises MachineError where the disk is full, and the errors of ``prepare``.
     """
     if key is None or os.environ.get("ORPO_PAIR_CACHE") == "0":
         return _prepare_uncached(prepare)
@@ -52,31 +52,31 @@ def load_or_prepare(
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            note("another process prepares the same pairs: waiting for it")
+            note("waiting for another process that prepares the same pairs")
             lock.acquire()
     except OSError as error:
-        note(f"{entry.parent} cannot be written ({error.strerror or error}): the prepared pairs are not kept")
+        note(f"{entry.parent} cannot be written ({error.strerror or error}): the pairs are not cached")
         return _prepare_uncached(prepare)
     with lock:
         if not (entry / REPORT_FILE).is_file():
             _remove_unused_entries(entry.parent)
             _write_entry(entry, prepare)
         else:
-            note(f"prepared before: {entry}")
+            note(f"using cached dataset: {entry}")
         os.utime(entry)
         return entry / PAIRS_FILE, json.loads((entry / REPORT_FILE).read_text(encoding="utf-8"))
 
 
 def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A digest of all that decides which ids a text becomes: vocabulary, merges, added tokens, template, versions."""
+    """Digest of everything that decides the token ids of a text: vocabulary, merges, added tokens, template, versions."""
     import tokenizers
     import transformers
 
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    whole = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    model = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     parts = (
         type(tokenizer).__name__,
-        whole,
+        model,
         json.dumps(tokenizer.chat_template, sort_keys=True),
         str(sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())),
         tokenizers.__version__,
@@ -87,13 +87,13 @@ def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
 
 @cache
 def code_key() -> str:
-    """A digest of this room's modules: pairs that an older version prepared are not taken for ours."""
+    """Digest of all modules of this package, so that a change of code invalidates the cache."""
     modules = sorted(Path(__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in modules)).hexdigest()
 
 
 def _prepare_uncached(prepare: Prepare) -> tuple[Path, dict[str, Any]]:
-    """In a temporary folder, which goes with the process."""
+    """Prepare in a temporary folder that is removed when the process ends."""
     with _disk_errors(Path(tempfile.gettempdir()), "TMPDIR"):
         folder = Path(tempfile.mkdtemp(prefix="orpo-pairs-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -108,18 +108,18 @@ def _write_entry(entry: Path, prepare: Prepare) -> None:
 
 @contextmanager
 def _disk_errors(folder: Path, variable: str) -> Iterator[None]:
-    """Where an OSError means that ``place`` is full or may not be written; ``variable`` of the environment names another."""
+    """Convert an OSError on ``folder`` to a MachineError; the environment variable ``variable`` sets another folder."""
     try:
         yield
     except OSError as error:
         raise MachineError(
             f"the prepared pairs cannot be written to {folder}: {error.strerror or error}.",
-            remedy=f"Free some space, or point {variable} at another disk.",
+            remedy=f"Free disk space, or set {variable} to a folder on another disk.",
         ) from error
 
 
 def _remove_unused_entries(folder: Path) -> None:
     oldest = time.time() - UNUSED_DAYS * 24 * 3600
     for entry in folder.iterdir():
-        if entry.is_dir() and entry.stat().st_mtime < oldest:  # also what a killed process left
+        if entry.is_dir() and entry.stat().st_mtime < oldest:  # also the rest of a killed process
             shutil.rmtree(entry, ignore_errors=True)

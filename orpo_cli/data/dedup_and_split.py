@@ -1,4 +1,4 @@
-"""Which pairs of a table are trained on: without duplicates, apart from the held-out ones, as often as their weight says."""
+"""Deduplication and splitting: duplicates, leaked prompts, the train/eval split, and source weights of a pair table."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 
 
 def find_duplicates(table: PairTable, column: str) -> Iterator[tuple[int, int]]:
-    """(position, position of the first) of every pair whose ``digest`` or ``prompt_key`` came before, in ascending order."""
-    keys = table.digests(column)
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    of = first[inverse]
-    for position in np.flatnonzero(of != np.arange(len(keys))):
-        yield int(position), int(of[position])
+    """(position, position of the first) of every pair whose ``digest`` or ``prompt_key`` occurs earlier, ascending."""
+    digests = table.digests(column)
+    _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
+    first_of = first[inverse]
+    for position in np.flatnonzero(first_of != np.arange(len(digests))):
+        yield int(position), int(first_of[position])
 
 
 def find_leaked(train: PairTable, held_out: PairTable) -> Numbers:
-    """The positions of training pairs whose prompt is held out, too."""
+    """Positions of train pairs whose prompt also occurs in ``held_out``."""
     return np.flatnonzero(np.isin(train.digests("prompt_key"), held_out.digests("prompt_key")))
 
 
 def split_train_eval(table: PairTable, split: EvalSplit, seed: int) -> tuple[PairTable, PairTable]:
-    """The pairs to train on and the pairs held out, each in their order.
+    """Train pairs and held-out pairs, each in table order.
 
-    Held out are the pairs whose row names have the smallest digests together with ``seed``: a pair that comes or goes
-    (other lengths, another tokenizer) moves at most one other. A share is rounded up. Raises DataError where nothing would
-    be left to train on.
+    The held-out pairs are those whose row names have the smallest digests with ``seed``: a pair that is added or removed (other
+    lengths, another tokenizer) moves at most one other. A fraction is rounded up. Raises DataError where no train pair would
+    be left.
     """
     size = math.ceil(split.test_size * len(table)) if isinstance(split.test_size, float) else split.test_size
     if size >= len(table):
@@ -49,20 +49,20 @@ def split_train_eval(table: PairTable, split: EvalSplit, seed: int) -> tuple[Pai
 
 
 def apply_weights(table: PairTable, sources: Numbers, weights: list[float], seed: int) -> PairTable:
-    """The pairs as often as the weight of their source says; ``sources`` is the index of each pair's source.
+    """Pairs repeated by the weight of their source; ``sources`` is the index of each pair's source.
 
-    Weight 2.5 uses every pair twice, and half of them, drawn with ``seed``, once more.
+    Weight 2.5 uses every pair twice, and half of them, drawn with ``seed``, a third time.
     """
     positions = []
     for index, weight in enumerate(weights):
-        own = np.flatnonzero(sources == index)
-        whole, part = divmod(weight, 1)
-        drawn = own[_seeded_order(table.select(own), f"{seed}:weight")[: round(part * len(own))]]
-        positions += [*([own] * int(whole)), drawn]
+        of_source = np.flatnonzero(sources == index)
+        repetitions, fraction = divmod(weight, 1)
+        drawn = of_source[_seeded_order(table.select(of_source), f"{seed}:weight")[: round(fraction * len(of_source))]]
+        positions += [*([of_source] * int(repetitions)), drawn]
     return table.select(np.sort(np.concatenate(positions)))
 
 
 def _seeded_order(table: PairTable, salt: str) -> Numbers:
-    """All positions, in an order that depends on ``salt`` and on the names of the rows alone."""
+    """All positions, in an order that depends only on ``salt`` and the row names."""
     digests = np.array([sha256(f"{salt}:{row}".encode()).digest() for row in table.row_names()], dtype="S32")
     return np.argsort(digests, kind="stable")

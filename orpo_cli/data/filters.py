@@ -1,7 +1,7 @@
-"""What is never trained on. Each rule is a name, one line for people, and a test on a pair.
+"""Filters: the reasons for which a pair is dropped, each with a description, a remedy and a test on the pair.
 
-Every dropped pair is counted under the name of the first rule that it breaks. Besides the rules here, reading a row
-(``formats``), rendering it (``render``) and fitting it to the lengths (``tokenize``) drop pairs under the other names.
+Every dropped pair is counted under the first reason that applies. Other modules drop pairs under the remaining reasons: while
+they read a row (``formats``), render it (``chat_template``), truncate it (``tokenize``), and remove duplicates (``prepare``).
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from orpo_cli.recipe.schema import PairRules
 
 REASONS = {
     "malformed": "the row does not fit the format",
-    "tie": "the data calls neither answer better",
-    "unpaired": "no row holds another answer to the same prompt",
-    "no_score": "the row has no scores, and min_score_margin asks for them",
-    "score_margin": "the scores of the two answers are closer than min_score_margin",
-    "histories_differ": "the conversations before the two answers are not the same",
-    "empty_prompt": "the prompt, or its last turn, holds no text",
-    "empty_chosen": "the chosen answer holds no text",
-    "empty_rejected": "the rejected answer holds no text",
-    "identical": "the two answers are the same",
-    "template_error": "the chat template refuses the conversation",
-    "template_mismatch": "the finished conversation does not begin as its prompt does",
-    "prompt_too_long": "the pair is longer than max_length, and its prompt than max_prompt_length",
-    "no_room": "the prompt fills max_length, so no token of an answer fits",
-    "identical_when_cut": "the two answers differ only beyond max_length",
-    "answer_too_long": "an answer is longer than max_length leaves room for, and drop_truncated is set",
-    "goes_on_after_end": "an answer goes on behind a token that ends it",
-    "duplicate": "the same pair, token for token, came before",
-    "duplicate_prompt": "a pair with the same prompt came before",
-    "leaked": "the prompt is held out for evaluation, too",
+    "tie": "the data prefers neither completion",
+    "unpaired": "no row has another completion for the same prompt",
+    "no_score": "the row has no scores, and min_score_margin needs them",
+    "score_margin": "the scores of the two completions are closer than min_score_margin",
+    "histories_differ": "the conversations before the two completions differ",
+    "empty_prompt": "the prompt, or its last turn, has no text",
+    "empty_chosen": "the chosen completion has no text",
+    "empty_rejected": "the rejected completion has no text",
+    "identical": "the two completions are identical",
+    "template_error": "the chat template cannot render the conversation",
+    "template_mismatch": "the rendered conversation does not start with the rendered prompt",
+    "prompt_too_long": "the pair is longer than max_length, and its prompt longer than max_prompt_length",
+    "no_room": "the prompt fills max_length, so no token of a completion fits",
+    "identical_when_cut": "the two completions differ only after max_length",
+    "answer_too_long": "a completion does not fit into max_length after its prompt, and drop_truncated is set",
+    "goes_on_after_end": "a completion continues after an end token",
+    "duplicate": "an earlier pair has the same tokens",
+    "duplicate_prompt": "an earlier pair has the same prompt",
+    "leaked": "the prompt also occurs in the eval pairs",
 }
 
 REMEDIES = {
     "malformed": "Name the format with `format:` or the columns with `columns:`.",
-    "unpaired": "Give a good and a bad answer to each prompt.",
-    "no_score": "Map the columns with `columns: {score_chosen: …, score_rejected: …}`, or leave min_score_margin out.",
-    "histories_differ": "Keep rows whose two conversations differ in the last answer only.",
+    "unpaired": "Give a good and a bad completion for each prompt.",
+    "no_score": "Map the columns with `columns: {score_chosen: …, score_rejected: …}`, or remove min_score_margin.",
+    "histories_differ": "Keep rows whose two conversations differ only in the last message.",
     "template_error": "Choose another template with model.chat_template, or change the roles in the data.",
     "template_mismatch": "Choose another template with model.chat_template.",
     "prompt_too_long": "Raise training.max_length, or set dataset.truncation_mode to keep_end.",
@@ -50,40 +50,40 @@ REMEDIES = {
 
 
 def empty_prompt(pair: Pair) -> bool:
-    """Nothing to answer: ORPO needs a prompt."""
+    """Prompt without text: ORPO needs a prompt."""
     return not pair.prompt_text.strip()
 
 
 def empty_chosen(pair: Pair) -> bool:
-    """Would teach the model to say nothing."""
+    """Chosen completion without text: it would teach the model to generate nothing."""
     return not pair.chosen_text.strip()
 
 
 def empty_rejected(pair: Pair) -> bool:
-    """Its mean log-probability would be that of the end token alone."""
+    """Rejected completion without text: its mean log-probability would be that of the end token only."""
     return not pair.rejected_text.strip()
 
 
 def identical(pair: Pair) -> bool:
-    """No preference: the log odds ratio is 0 whatever the model does. White space at the ends does not count."""
+    """Equal completions, except for white space at the ends: the log odds ratio is always 0."""
     return pair.chosen_text.strip() == pair.rejected_text.strip()
 
 
 PAIR_RULES: tuple[Callable[[Pair], bool], ...] = (empty_prompt, empty_chosen, empty_rejected, identical)
 
 
-def check_margin(pair: Pair, least: float | None) -> None:
-    """Raise RowRejected where the chosen answer is not rated better than the rejected one by ``least``; None asks nothing."""
-    if least is None:
+def check_margin(pair: Pair, min_margin: float | None) -> None:
+    """Raise RowRejected where the score margin of the pair is below ``min_margin``; None: no check."""
+    if min_margin is None:
         return
     if pair.scores is None:
         raise RowRejected("no_score")
-    if pair.scores[0] - pair.scores[1] < least:
+    if pair.scores[0] - pair.scores[1] < min_margin:
         raise RowRejected("score_margin", f"{pair.scores[0]:g} and {pair.scores[1]:g}")
 
 
 def check_pair(pair: Pair, rules: PairRules) -> None:
-    """Raise RowRejected with the name of the first rule that the pair breaks and ``rules`` has not turned off."""
+    """Raise RowRejected for the first rule that the pair breaks and that ``rules`` does not switch off."""
     for breaks in PAIR_RULES:
         if getattr(rules, breaks.__name__, True) and breaks(pair):
             raise RowRejected(breaks.__name__)

@@ -1,4 +1,4 @@
-"""Messages as data sets store them, and two of their conversations as a pair."""
+"""Message parsing: messages as datasets store them, and the pair of two conversations."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ ROLES = {
     "observation": "tool",
     "function_call": "assistant",
 }
-KEY_NAMES = (("role", "from"), ("content", "value"))  # a table that holds both kinds has null in one of each
-TOOL_FIELDS = ("name", "tool_call_id")  # what a tool's message says besides
+KEY_NAMES = (("role", "from"), ("content", "value"))  # a table with both kinds has null under one of them
+TOOL_FIELDS = ("name", "tool_call_id")  # further keys of a tool message
 
 
 def is_messages(value: Any) -> bool:
@@ -34,18 +34,20 @@ def is_messages(value: Any) -> bool:
 
 
 def read_text(value: Any, column: str) -> str:
-    """A text that can be tokenized. Raises RowRejected for anything else."""
+    """Valid Unicode text. Raises RowRejected for anything else."""
     if not isinstance(value, str):
         raise RowRejected("malformed", f"{column} is {type_name(value)}, not text")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise RowRejected("malformed", f"{column} holds half of a surrogate pair, which is not Unicode text") from None
+        raise RowRejected(
+            "malformed", f"{column} contains half of a surrogate pair, which is not Unicode text"
+        ) from None
     return value
 
 
 def read_messages(value: Any, column: str, default_role: str) -> tuple[Message, ...]:
-    """A message, a list of them, or a text, which becomes one message of ``role_of_text``. Raises RowRejected."""
+    """Messages of a message, a list of them, or a text with ``default_role``. Raises RowRejected."""
     if isinstance(value, str):
         return (Message(default_role, read_text(value, column)),)
     items = [value] if isinstance(value, dict) else value
@@ -60,7 +62,7 @@ def _message(item: Any, where: str) -> Message:
     role, content = (item[name] if item.get(name) is not None else item.get(other) for name, other in KEY_NAMES)
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise RowRejected("malformed", f"{where} has the role {role!r}; known: {', '.join(ROLES)}")
-    if role.lower() == "function_call":  # ShareGPT: the call is the text
+    if role.lower() == "function_call":  # ShareGPT: the content is the call
         return Message("assistant", "", {"tool_calls": _tool_calls([_parse_json(content, where)], where)})
     if item.get("tool_calls"):
         content = content or ""
@@ -71,13 +73,13 @@ def _message(item: Any, where: str) -> Message:
             if ROLES[role.lower()] == "tool"
             else {}
         )
-    if isinstance(content, list):  # parts, as the OpenAI interface writes them
+    if isinstance(content, list):  # content parts of the OpenAI API
         content = "".join(_text_part(part, where) for part in content)
     return Message(ROLES[role.lower()], read_text(content, f"the content of {where}"), more or None)
 
 
 def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
-    """Calls to tools as templates expect them: a function with its name, and its arguments as an object."""
+    """Tool calls as templates expect them: a function with its name, and its arguments as an object."""
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise RowRejected("malformed", f"the tool_calls of {where} are {type_name(calls)}, not a list of objects")
     found = []
@@ -109,40 +111,42 @@ def _text_part(part: Any, where: str) -> str:
 def pair_from_conversations(
     prompt: tuple[Message, ...], chosen: tuple[Message, ...], rejected: tuple[Message, ...], notes: Counter[str]
 ) -> Pair:
-    """The pair of two conversations that differ in their last message only.
+    """Pair of two conversations that differ only in their last message.
 
-    Answers that begin with the end of ``prompt`` repeat it, and are stripped of it. Raises RowRejected where the conversations
-    before the last message differ, or where the last message is not an answer.
+    Completions that start with the end of ``prompt`` repeat it; the repetition is removed. Raises RowRejected where the
+    conversations before the last message differ, or where the last message is not by the assistant.
     """
-    whole_chosen, repeated_by_chosen = _join_prompt(prompt, chosen)
-    whole_rejected, repeated_by_rejected = _join_prompt(prompt, rejected)
+    full_chosen, repeated_by_chosen = _join_prompt(prompt, chosen)
+    full_rejected, repeated_by_rejected = _join_prompt(prompt, rejected)
     if not chosen or not rejected:
         raise RowRejected("empty_rejected" if chosen else "empty_chosen", "no message")
-    for column, whole in (("chosen", whole_chosen), ("rejected", whole_rejected)):
-        if whole[-1].role != "assistant":
-            raise RowRejected("malformed", f"{column} ends with a {whole[-1].role} message, not with an answer")
-    history = whole_chosen[:-1]
-    if history != whole_rejected[:-1]:
+    for column, conversation in (("chosen", full_chosen), ("rejected", full_rejected)):
+        if conversation[-1].role != "assistant":
+            raise RowRejected(
+                "malformed", f"{column} ends with a {conversation[-1].role} message, not an assistant message"
+            )
+    history = full_chosen[:-1]
+    if history != full_rejected[:-1]:
         raise RowRejected("histories_differ")
     if history and history[-1].role not in ("user", "tool"):
         raise RowRejected(
-            "malformed", f"the prompt ends with a {history[-1].role} message, so there is nothing to answer"
+            "malformed", f"the prompt ends with a {history[-1].role} message, not with a user or tool message"
         )
     if repeated_by_chosen or repeated_by_rejected:
         notes["prompt_stored_twice"] += 1
-    return Pair(history, whole_chosen[-1:], whole_rejected[-1:])
+    return Pair(history, full_chosen[-1:], full_rejected[-1:])
 
 
-def _join_prompt(prompt: tuple[Message, ...], answer: tuple[Message, ...]) -> tuple[tuple[Message, ...], bool]:
-    """The whole conversation, and whether ``answer`` began with messages that end ``prompt``."""
-    for length in range(min(len(prompt), len(answer) - 1), 0, -1):
-        if prompt[-length:] == answer[:length]:
-            return prompt + answer[length:], True
-    return prompt + answer, False
+def _join_prompt(prompt: tuple[Message, ...], completion: tuple[Message, ...]) -> tuple[tuple[Message, ...], bool]:
+    """Full conversation, and whether ``completion`` started with the last messages of ``prompt``."""
+    for length in range(min(len(prompt), len(completion) - 1), 0, -1):
+        if prompt[-length:] == completion[:length]:
+            return prompt + completion[length:], True
+    return prompt + completion, False
 
 
 def type_name(value: Any) -> str:
-    """What a value is, in words."""
+    """Type of a value, named for an error message."""
     names = {
         type(None): "missing",
         str: "text",

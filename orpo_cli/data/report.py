@@ -1,9 +1,9 @@
-"""What was read, kept, dropped and cut: data_report.json, and the same in words."""
+"""Data report: counts of rows read, kept, dropped and truncated; data_report.json and its text form."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 EXAMPLES = 3  # rows named for each reason
 
 NOTES = {
-    "prompt_stored_twice": "hold the prompt in the answers too; it is trained once",
-    "rows_gathered": "were gathered with others into one pair",
-    "prompt_column_unused": "have their prompt within the answers; the prompt column says something else and is not used",
-    "special_token_spelled": "spell a special token in a message; it is read as ordinary text",
-    "generation_prompt_shortened": "end the prompt before what the template adds only for generation",
+    "prompt_stored_twice": "repeat the prompt in the completions; it is trained once",
+    "rows_gathered": "were grouped with others into one pair",
+    "prompt_column_unused": "have their prompt within the completions; a different prompt column is ignored",
+    "special_token_spelled": "contain a special token as text in a message; it is encoded as ordinary text",
+    "generation_prompt_shortened": "end the prompt before the text that the template adds only for generation",
 }
 
 
 @dataclass
 class SourceReport:
-    """The figures of one source. ``part`` is train or eval; ``available`` the rows that max_samples drew from."""
+    """Counts of one source. ``part`` is train or eval; ``available``: the rows that max_samples drew from."""
 
     part: str
     path: str
@@ -39,7 +39,7 @@ class SourceReport:
     available: int | None = None
     rows_read: int = 0
     kept: int = 0
-    used: int | None = None  # pairs trained on, where a weight makes them more or fewer
+    used: int | None = None  # train pairs after the source weight, where it is not 1
     dropped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     truncated_prompts: int = 0
@@ -47,51 +47,51 @@ class SourceReport:
     notes: Counter[str] = field(default_factory=Counter)
     unused_columns: list[str] = field(default_factory=list)
 
-    def drop(self, row: str, why: RowRejected, rows: int = 1) -> None:
-        """Count a row (or ``rows`` that were gathered into one) that is not trained on, and name the first of each reason."""
-        self.dropped[why.reason] += rows
-        examples = self.examples.setdefault(why.reason, [])
+    def drop(self, row: str, rejection: RowRejected, rows: int = 1) -> None:
+        """Count a dropped row (or ``rows`` that were grouped into one), and keep the first names of each reason."""
+        self.dropped[rejection.reason] += rows
+        examples = self.examples.setdefault(rejection.reason, [])
         if len(examples) < EXAMPLES:
-            examples.append(f"{row} ({_shorten(why.detail)})" if why.detail else row)
+            examples.append(f"{row} ({_shorten(rejection.detail)})" if rejection.detail else row)
 
     def drop_lines(self) -> list[str]:
-        """One line a reason, the most frequent first."""
+        """One line per reason, the most frequent first."""
         return [
             f"{count:,} {reason}: {REASONS[reason]}; {', '.join(self.examples[reason])}"
             for reason, count in self.dropped.most_common()
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Counts as a JSON object."""
         return {**self.__dict__, "dropped": dict(self.dropped.most_common()), "notes": dict(self.notes)}
 
     @classmethod
-    def from_dict(cls, figures: Mapping[str, Any]) -> SourceReport:
-        """The report that ``as_dict`` gave."""
-        return cls(**{**figures, "dropped": Counter(figures["dropped"]), "notes": Counter(figures["notes"])})
+    def from_dict(cls, counts: Mapping[str, Any]) -> SourceReport:
+        """Report from the object of ``as_dict``."""
+        return cls(**{**counts, "dropped": Counter(counts["dropped"]), "notes": Counter(counts["notes"])})
 
     def lines(self) -> list[str]:
-        """The figures as text."""
-        drawn = "" if self.available is None else f" of {self.available:,}, drawn before any rule"
+        """Counts as lines of text."""
+        sampled = "" if self.available is None else f" of {self.available:,}, sampled before filters"
         text = [
-            f"{self.part}: {self.path} [{self.split}], {self.format}: {self.rows_read:,} rows read{drawn}, {self.kept:,} kept"
+            f"{self.part}: {self.path} [{self.split}], {self.format}: {self.rows_read:,} rows read{sampled}, {self.kept:,} kept"
         ]
         text += [f"  dropped {line}" for line in self.drop_lines()]
         if self.used is not None:
-            text.append(f"  used {self.used:,} times, by its weight")
+            text.append(f"  {self.used:,} train pairs after its weight")
         if self.truncated_prompts or self.truncated_completions:
             text.append(
-                f"  cut {self.truncated_prompts:,} prompts and {self.truncated_completions:,} answers to the lengths"
+                f"  truncated {self.truncated_prompts:,} prompts and {self.truncated_completions:,} completions"
             )
         text += [f"  {count:,} rows {NOTES[note]}" for note, count in self.notes.items()]
         if self.unused_columns:
-            text.append(f"  columns not used: {', '.join(self.unused_columns)}")
+            text.append(f"  unused columns: {', '.join(self.unused_columns)}")
         return text
 
 
 @dataclass
 class DataReport:
-    """The figures of all sources. Lengths are tokens of train and of eval pairs as they are trained on, after cutting."""
+    """Counts of all sources. Lengths are tokens of the train and eval pairs after truncation."""
 
     max_length: int
     max_prompt_length: int
@@ -102,28 +102,28 @@ class DataReport:
     eval_pairs: int = 0
     lengths: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
-    leaked: dict[str, Any] = field(default_factory=dict)  # training pairs whose prompt is held out, too
+    leaked: dict[str, Any] = field(default_factory=dict)  # train pairs whose prompt occurs in eval
 
     @property
     def rows_read(self) -> int:
-        """Rows read from all sources."""
+        """Number of rows read from all sources."""
         return sum(source.rows_read for source in self.sources)
 
     @property
     def kept(self) -> int:
-        """Pairs kept of all sources."""
+        """Number of pairs kept from all sources."""
         return sum(source.kept for source in self.sources)
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Rows dropped from all sources, by reason."""
+        """Number of rows dropped from all sources, by reason."""
         total: Counter[str] = Counter()
         for source in self.sources:
             total.update(source.dropped)
         return dict(total.most_common())
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready; totals beside what each source says, and what each reason means."""
+        """JSON object of data_report.json: totals, the counts of each source, and the meaning of each reason."""
         dropped = self.dropped
         return {
             "train_pairs": self.train_pairs,
@@ -145,34 +145,38 @@ class DataReport:
         }
 
     def lines(self) -> list[str]:
-        """The report in words, for a terminal."""
+        """Report as lines of text for a terminal."""
         text = [line for source in self.sources for line in source.lines()]
         if self.leaked and not self.leaked["pairs"]:
-            text.append("no pair is trained on whose prompt is held out, too")
+            text.append("no leakage: no eval prompt occurs in train")
         elif self.leaked and not self.leaked["left_out"]:
             text.append(
-                f"{self.leaked['pairs']:,} pairs are trained on whose prompt is held out, too: "
-                f"{', '.join(self.leaked['examples'])}; dataset.rules.leaked: true leaves them out"
+                f"leakage: the prompts of {self.leaked['pairs']:,} train pairs occur in eval: "
+                f"{', '.join(self.leaked['examples'])}; dataset.rules.leaked: true drops these pairs"
             )
-        for part, figures in self.lengths.items():
+        for part, stats in self.lengths.items():
             each = (
                 f"{name} {row['mean']:.0f} mean, {row['p95']:.0f} p95, {row['max']:.0f} max"
-                for name, row in figures.items()
+                for name, row in stats.items()
             )
             text.append(f"{part} tokens: {'; '.join(each)}")
         text.append(
-            f"{self.train_pairs:,} pairs to train on, {self.eval_pairs:,} held out; answers end in {self.end_of_turn}"
+            f"{self.train_pairs:,} train pairs, {self.eval_pairs:,} eval pairs; completions end with {self.end_of_turn}"
         )
         return text
 
 
-def length_stats(lengths: ArrayLike) -> dict[str, float]:
-    """Mean and nearest-rank percentiles of some lengths (tokens)."""
+def length_stats(lengths: ArrayLike, percentiles: Sequence[int] = (50, 95)) -> dict[str, float]:
+    """Mean, nearest-rank percentiles and maximum of lengths (tokens)."""
     values = np.asarray(lengths)
     if not values.size:
         return {}
-    p50, p95 = np.percentile(values, (50, 95), method="inverted_cdf")
-    return {"mean": round(float(values.mean()), 1), "p50": int(p50), "p95": int(p95), "max": int(values.max())}
+    ranks = np.percentile(values, percentiles, method="inverted_cdf")
+    return {
+        "mean": round(float(values.mean()), 1),
+        **{f"p{percentile}": int(value) for percentile, value in zip(percentiles, ranks, strict=True)},
+        "max": int(values.max()),
+    }
 
 
 def _shorten(detail: str, limit: int = 120) -> str:

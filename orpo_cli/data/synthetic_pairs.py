@@ -1,4 +1,4 @@
-"""Made-up pairs, for where the code is to be tried and the data cannot be had: `orpo train --smoke`."""
+"""Synthetic pairs for a smoke run whose data cannot be downloaded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_synthetic_pairs(folder: Path, count: int) -> Path:
-    """``train.jsonl`` and ``eval.jsonl`` in ``folder``, ``count`` conversations of a line each, all of them different."""
+    """Write ``train.jsonl`` and ``eval.jsonl`` to ``folder``, with ``count`` different pairs each."""
     folder.mkdir()
     _write(folder / "train.jsonl", range(count))
     _write(folder / "eval.jsonl", range(count, 2 * count))

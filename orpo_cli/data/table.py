@@ -41,15 +41,13 @@ SCHEMA = pa.schema(
     {
         "row": pa.string(),  # source and row number
         "prompt_input_ids": IDS,
-        "chosen_answer_ids": IDS,  # behind the prompt
+        "chosen_answer_ids": IDS,  # without the prompt
         "rejected_answer_ids": IDS,
         "length": pa.int64(),  # tokens of the longer sequence, prompt included
-        **{f"uncut_{part}": pa.int32() for part in ("prompt", "chosen", "rejected")},  # tokens before they were cut
+        **{f"uncut_{part}": pa.int32() for part in ("prompt", "chosen", "rejected")},  # tokens before truncation
         "digest": pa.binary(32),  # sha256 of the ids
-        "prompt_key": pa.binary(
-            16
-        ),  # of the prompt's text: prompts that differ in case or white space only have the same
-        "prompt_json": pa.string(),  # for people: messages, or a text
+        "prompt_key": pa.binary(16),  # of the prompt's text, without case and white space
+        "prompt_json": pa.string(),  # messages or a text, to show
         "chosen_text": pa.string(),
         "rejected_text": pa.string(),
     }
@@ -57,16 +55,16 @@ SCHEMA = pa.schema(
 
 
 class PairWriter:
-    """Writes pairs to an Arrow stream file, in batches of ``WRITE_BATCH_BYTES`` bytes. A context manager; the file is whole when it ends.
+    """Writer of pairs to an Arrow stream file, in batches of ``WRITE_BATCH_BYTES``; the file is complete when the context ends.
 
-    A column of numbers lies in one piece within a batch. In small batches the columns would be so interleaved that to read
-    one maps nearly the whole file into memory.
+    A column is contiguous within a batch. In small batches the columns would be so interleaved that reading one column maps
+    nearly the full file into memory.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = pa.OSFile(str(path), "wb")
         self._stream = pa.ipc.new_stream(self._file, SCHEMA)
-        self._waiting: list[pa.RecordBatch] = []
+        self._pending: list[pa.RecordBatch] = []
 
     def __enter__(self) -> PairWriter:
         return self
@@ -80,7 +78,7 @@ class PairWriter:
             self._file.close()
 
     def write(self, pairs: Sequence[tuple[str, Pair, TruncatedPair]]) -> None:
-        """Append pairs: the name of each row, its text, its ids. Raises OSError where the disk is full."""
+        """Append pairs, each with its row name and token ids. Raises OSError where the disk is full."""
         if not pairs:
             return
         columns = [
@@ -97,20 +95,20 @@ class PairWriter:
             [pair.rejected_text for _, pair, _ in pairs],
         ]
         arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
-        self._waiting.append(pa.record_batch(arrays, schema=SCHEMA))
-        if sum(batch.nbytes for batch in self._waiting) >= WRITE_BATCH_BYTES:
+        self._pending.append(pa.record_batch(arrays, schema=SCHEMA))
+        if sum(batch.nbytes for batch in self._pending) >= WRITE_BATCH_BYTES:
             self._flush()
 
     def _flush(self) -> None:
-        if self._waiting:
-            self._stream.write_table(pa.Table.from_batches(self._waiting).combine_chunks())
-        self._waiting = []
+        if self._pending:
+            self._stream.write_table(pa.Table.from_batches(self._pending).combine_chunks())
+        self._pending = []
 
 
 class PairTable:
-    """The pairs of some files that ``PairWriter`` wrote, one after the other, memory-mapped; or a selection of them.
+    """Table of the pairs of several ``PairWriter`` files in sequence, memory-mapped; or a selection of them.
 
-    Positions count the pairs of the table from 0. ``numbers`` are those in the files, which a selection keeps.
+    Positions count the pairs of the table from 0. ``pair_numbers`` are positions in the files, which a selection keeps.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -126,22 +124,22 @@ class PairTable:
         return len(self.pair_numbers)
 
     def select(self, positions: Sequence[int] | Numbers) -> PairTable:
-        """The pairs at ``positions``, in that order; a position may come several times."""
+        """Pairs at ``positions``, in that order; a position may occur several times."""
         selection = copy(self)
         selection.pair_numbers = self.pair_numbers[np.asarray(positions, dtype=np.int64)]
         return selection
 
     def row_names(self) -> list[str]:
-        """The name of every row: its source, and its number in there."""
+        """Row name of every pair: source and row number."""
         names: list[str] = self._take("row").to_pylist()
         return names
 
     def source_indices(self) -> Numbers:
-        """The index of the file that every pair is from."""
+        """Index of the file of every pair."""
         return self._file_of[self.pair_numbers]
 
     def digests(self, column: str) -> Any:
-        """``digest`` or ``prompt_key`` of every pair, as an array of bytes."""
+        """Column ``digest`` or ``prompt_key`` as an array of bytes."""
         width = SCHEMA.field(column).type.byte_width
         return np.array(self._take(column).to_pylist(), dtype=f"S{width}")
 
@@ -150,27 +148,27 @@ class PairTable:
         from datasets import Dataset
         from datasets.table import InMemoryTable, concat_tables
 
-        assert self._table is not None, "a part without pairs is an error before it comes to this"
+        assert self._table is not None, "prepare raises an error for a table without pairs"
         numbers = InMemoryTable(pa.table({"pair": pa.array(np.arange(len(self._table)))}))
         dataset = Dataset(concat_tables([numbers, self._table], axis=1), fingerprint=self.fingerprint()[:16])
         return dataset.select_columns(list(DATASET_COLUMNS)).select(self.pair_numbers)
 
     def fingerprint(self) -> str:
-        """sha256 over the token ids of these pairs, in their order."""
+        """sha256 of the token ids of these pairs, in their order."""
         return hashlib.sha256(b"".join(self._take("digest").to_pylist())).hexdigest()
 
     def length_stats(self) -> dict[str, dict[str, float]]:
-        """Figures of the lengths in tokens of prompt, chosen and rejected answers."""
+        """Statistics of the lengths of prompts, chosen and rejected completions (tokens)."""
         return {name: length_stats(self.token_counts(name)) for name in ("prompt", *COMPLETIONS)}
 
     def token_counts(self, part: str) -> Numbers:
-        """The tokens of every ``prompt``, ``chosen`` or ``rejected`` answer (without the prompt)."""
+        """Number of tokens of every ``prompt``, ``chosen`` or ``rejected`` completion (without the prompt)."""
         column = self._column("prompt_input_ids" if part == "prompt" else f"{part}_answer_ids")
         lengths: Numbers = compute.list_value_length(column).to_numpy()[self.pair_numbers]
         return lengths
 
     def full_token_counts(self, part: str) -> Numbers:
-        """The same before prompts and answers were cut to the lengths."""
+        """Number of tokens before truncation."""
         lengths: Numbers = self._column(f"uncut_{part}").to_numpy()[self.pair_numbers]
         return lengths
 
@@ -182,7 +180,7 @@ class PairTable:
 
 
 def _has_batches(file: Path) -> bool:
-    """``datasets`` cannot map a file without a batch."""
+    """Whether the file has a batch: ``datasets`` cannot map one without."""
     with pa.memory_map(str(file)) as source:
         return next(iter(pa.ipc.open_stream(source)), None) is not None
 
@@ -204,14 +202,14 @@ def expand_pair(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prompt_key(pair: Pair) -> bytes:
-    """A digest of the prompt's roles and words."""
+    """Digest of the prompt's roles and text, without case and white space."""
     turns = (
         pair.prompt
         if isinstance(pair.prompt, str)
         else "\n".join(f"{each.role}: {each.content}" for each in pair.prompt)
     )
-    words = " ".join(unicodedata.normalize("NFKC", turns).casefold().split())
-    return hashlib.sha256(words.encode()).digest()[:16]
+    text = " ".join(unicodedata.normalize("NFKC", turns).casefold().split())
+    return hashlib.sha256(text.encode()).digest()[:16]
 
 
 def _digest(ids: TruncatedPair) -> bytes:

@@ -38,4 +38,4 @@ def test_made_up_pairs_to_train_on_are_not_those_held_out(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     done = orpo_here("train", "--smoke", "opt-125m-hh", "--set", "dataset.rules.leaked=true")
     assert done.returncode == 0, done.stderr
-    assert "64 pairs to train on, 64 held out" in done.stderr
+    assert "64 train pairs, 64 eval pairs" in done.stderr

@@ -21,7 +21,7 @@ from orpo_cli.recipe.schema import DatasetSection
 
 
 @pytest.fixture
-def kept_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("ORPO_PAIR_CACHE", "1")
     return tmp_path / "cache" / "pairs"
@@ -36,7 +36,7 @@ def run(
     notes: list[str] = []
     section = DatasetSection.model_validate(dataset)
     prepared = prepare(section, tokenizer or tokenizer_of("chatml"), note=notes.append, **limits)
-    return prepared, any(note.startswith("prepared before") for note in notes)
+    return prepared, any(note.startswith("using cached dataset") for note in notes)
 
 
 def write(path: Path, rows: list[Any]) -> Path:
@@ -48,7 +48,7 @@ def entries(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.is_dir()]
 
 
-def test_a_second_run_reads_what_the_first_prepared(tmp_path: Path, kept_in: Path) -> None:
+def test_a_second_run_reads_what_the_first_prepared(tmp_path: Path, cache_folder: Path) -> None:
     data = write(tmp_path / "x.jsonl", [*pairs(700), {**pairs(1)[0], "chosen": []}])
     first, from_cache = run(data)
     assert not from_cache
@@ -57,10 +57,10 @@ def test_a_second_run_reads_what_the_first_prepared(tmp_path: Path, kept_in: Pat
     assert list(second.train) == list(first.train)
     assert second.report.as_dict() == first.report.as_dict()
     assert second.report.dropped == {"empty_chosen": 1}
-    assert len(entries(kept_in)) == 1
+    assert len(entries(cache_folder)) == 1
 
 
-def test_whatever_decides_the_pairs_is_part_of_the_key(tmp_path: Path, kept_in: Path) -> None:
+def test_whatever_decides_the_pairs_is_part_of_the_key(tmp_path: Path, cache_folder: Path) -> None:
     data = write(tmp_path / "x.jsonl", pairs(30))
     run(data)
     other_template = tiny_tokenizer()
@@ -78,7 +78,7 @@ def test_whatever_decides_the_pairs_is_part_of_the_key(tmp_path: Path, kept_in: 
     assert not run(data)[1]
 
 
-def test_the_same_file_elsewhere_and_the_same_rows_under_eval_are_found(tmp_path: Path, kept_in: Path) -> None:
+def test_the_same_file_elsewhere_and_the_same_rows_under_eval_are_found(tmp_path: Path, cache_folder: Path) -> None:
     data = write(tmp_path / "x.jsonl", pairs(30))
     run(data)
     (tmp_path / "moved").mkdir()
@@ -86,49 +86,49 @@ def test_the_same_file_elsewhere_and_the_same_rows_under_eval_are_found(tmp_path
     prepared, from_cache = run(moved, eval={"path": str(moved)})
     assert from_cache
     assert [(each.part, each.path) for each in prepared.report.sources] == [("train", str(moved)), ("eval", str(moved))]
-    assert len(entries(kept_in)) == 1
+    assert len(entries(cache_folder)) == 1
 
 
-def test_it_can_be_left_alone(tmp_path: Path, kept_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_can_be_left_alone(tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORPO_PAIR_CACHE", "0")
     run(write(tmp_path / "x.jsonl", pairs(5)))
-    assert not kept_in.exists()
+    assert not cache_folder.exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_cache_that_cannot_be_written_is_said_and_does_without(tmp_path: Path, kept_in: Path) -> None:
-    kept_in.parent.mkdir()
-    kept_in.parent.chmod(0o500)
+def test_a_cache_that_cannot_be_written_is_said_and_does_without(tmp_path: Path, cache_folder: Path) -> None:
+    cache_folder.parent.mkdir()
+    cache_folder.parent.chmod(0o500)
     assert len(run(write(tmp_path / "x.jsonl", pairs(5)))[0].train) == 5
 
 
 def test_a_cache_in_a_files_place_is_said_and_does_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_in: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_folder: Path
 ) -> None:
-    kept_in.parent.write_text("a file")
+    cache_folder.parent.write_text("a file")
     notes: list[str] = []
     section = DatasetSection.model_validate({"train": {"path": str(write(tmp_path / "x.jsonl", pairs(5)))}})
     prepared = prepare(section, tokenizer_of("chatml"), max_length=100, max_prompt_length=50, note=notes.append)
     assert len(prepared.train) == 5
-    assert any("not kept" in note for note in notes)
+    assert any("not cached" in note for note in notes)
 
 
-def test_what_fails_leaves_no_entry(tmp_path: Path, kept_in: Path) -> None:
+def test_what_fails_leaves_no_entry(tmp_path: Path, cache_folder: Path) -> None:
     from orpo_cli.errors import DataError
 
     with pytest.raises(DataError):
         run(write(tmp_path / "x.jsonl", [{"chosen": [{"role": "wizard", "content": "a"}], "rejected": "b"}]))
-    assert entries(kept_in) == []
+    assert entries(cache_folder) == []
 
 
-def test_entries_that_nobody_reads_any_more_are_removed(tmp_path: Path, kept_in: Path) -> None:
+def test_entries_that_nobody_reads_any_more_are_removed(tmp_path: Path, cache_folder: Path) -> None:
     run(write(tmp_path / "x.jsonl", pairs(5)))
-    (old,) = entries(kept_in)
+    (old,) = entries(cache_folder)
     long_ago = time.time() - (cache.UNUSED_DAYS + 1) * 86400
     os.utime(old, (long_ago, long_ago))
     run(write(tmp_path / "x.jsonl", pairs(6)))
-    assert old not in entries(kept_in)
-    assert len(entries(kept_in)) == 1
+    assert old not in entries(cache_folder)
+    assert len(entries(cache_folder)) == 1
 
 
 PROCESS = """
@@ -140,11 +140,11 @@ from orpo_cli.recipe.schema import DatasetSection
 section = DatasetSection.model_validate({"train": {"path": sys.argv[1]}})
 notes = []
 prepared = prepare(section, tokenizer_of("chatml"), max_length=192, max_prompt_length=96, note=notes.append)
-print(prepared.report.fingerprints["train"], len(prepared.train), any(note.startswith("prepared before") for note in notes))
+print(prepared.report.fingerprints["train"], len(prepared.train), any(note.startswith("using cached dataset") for note in notes))
 """
 
 
-def test_processes_that_start_together_prepare_once(tmp_path: Path, kept_in: Path) -> None:
+def test_processes_that_start_together_prepare_once(tmp_path: Path, cache_folder: Path) -> None:
     data = write(tmp_path / "x.jsonl", pairs(3000))
     tests = Path(__file__).parents[2]
     command = [sys.executable, "-c", PROCESS, str(data), str(tests), str(tests.parent)]
@@ -154,13 +154,13 @@ def test_processes_that_start_together_prepare_once(tmp_path: Path, kept_in: Pat
     assert len({fingerprint for fingerprint, *_ in answers}) == 1
     assert {count for _, count, _ in answers} == {"3000"}
     assert sorted(before for *_, before in answers) == ["False", "True", "True"]
-    assert len(entries(kept_in)) == 1
+    assert len(entries(cache_folder)) == 1
 
 
-def test_who_waits_for_another_process_says_so(tmp_path: Path, kept_in: Path) -> None:
+def test_who_waits_for_another_process_says_so(tmp_path: Path, cache_folder: Path) -> None:
     data = write(tmp_path / "x.jsonl", pairs(5))
     run(data)
-    (entry,) = entries(kept_in)
+    (entry,) = entries(cache_folder)
     notes: list[str] = []
 
     def note(text: str) -> None:
@@ -172,4 +172,4 @@ def test_who_waits_for_another_process_says_so(tmp_path: Path, kept_in: Path) ->
     with lock:
         section = DatasetSection.model_validate({"train": {"path": str(data)}})
         prepare(section, tokenizer_of("chatml"), max_length=192, max_prompt_length=96, note=note)
-    assert notes == ["another process prepares the same pairs: waiting for it", f"prepared before: {entry}"]
+    assert notes == ["waiting for another process that prepares the same pairs", f"using cached dataset: {entry}"]

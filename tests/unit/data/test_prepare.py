@@ -248,7 +248,7 @@ def test_sources_are_joined_in_their_order_and_named_apart(tmp_path: Path) -> No
     ]
     assert [source.rows_read for source in prepared.report.sources] == [2, 2, 1]
     assert prepared.report.sources[2].unused_columns == ["source"]
-    assert "  columns not used: source" in prepared.report.lines()
+    assert "  unused columns: source" in prepared.report.lines()
 
 
 def test_held_out_pairs_are_cut_from_train_and_found_again_for_evaluation(tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_evaluation_of_a_source_of_its_own_reads_no_training_data(tmp_path: Path
 def test_max_samples_is_reported_as_a_draw(tmp_path: Path) -> None:
     report = run({"train": {**write(tmp_path / "x.jsonl", pairs(50)), "max_samples": 7}}).report
     assert (report.sources[0].available, report.rows_read, report.kept) == (50, 7, 7)
-    assert "7 rows read of 50, drawn before any rule" in report.lines()[0]
+    assert "7 rows read of 50, sampled before filters" in report.lines()[0]
 
 
 def test_fingerprints_follow_the_token_ids(tmp_path: Path) -> None:

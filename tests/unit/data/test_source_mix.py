@@ -80,10 +80,10 @@ def test_prompts_that_are_held_out_too_are_said_and_left_out_by_choice(tmp_path:
     assert len(said.train) == 3
     assert said.report.leaked == {"pairs": 1, "examples": ["train.jsonl:2"], "left_out": False}
     assert any(
-        "1 pairs are trained on whose prompt is held out, too: train.jsonl:2" in line for line in said.report.lines()
+        "leakage: the prompts of 1 train pairs occur in eval: train.jsonl:2" in line for line in said.report.lines()
     )
     none = run({**dataset, "eval": write(tmp_path / "other.jsonl", [ask("five")])}).report
-    assert "no pair is trained on whose prompt is held out, too" in none.lines()
+    assert "no leakage: no eval prompt occurs in train" in none.lines()
     apart = run({**dataset, "rules": {"leaked": True}})
     assert names(apart.train) == ["train.jsonl:1", "train.jsonl:3"]
     assert apart.report.dropped == {"leaked": 1}

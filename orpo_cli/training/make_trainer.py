@@ -14,7 +14,6 @@ from orpo_cli.errors import UsageError
 from orpo_cli.model.added_tokens import trainable_token_indices
 from orpo_cli.model.packing_support import packing_obstacle
 from orpo_cli.plan.plan import Plan
-from orpo_cli.plan.resolve import LAYERS_REPEATED
 from orpo_cli.training.packed_trainer import PackedTrainer
 from orpo_cli.training.trl_trainer import PairTrainer, TokenizedDataset, explain_setting_errors, orpo_config
 
@@ -57,19 +56,8 @@ def make_trainer(
             lora = LoraConfig(task_type="CAUSAL_LM", **values)
     own = {"loss_on_prompt": plan.training.get("loss_on_prompt", True), "lora_plus": plus}
     values = {name: value for name, value in plan.training.items() if name not in (*own, *HANDLED_BY_ORPO)}
-    kind: Callable[..., PairTrainer] = PairTrainer
-    if plan.engine.fast_path != "off":
-        reason = packing_obstacle(model, values.get("max_length"), dropout_disabled=values.get("disable_dropout", True))
-        if plan.lora is not None and plan.lora.layer_replication:
-            reason = reason or LAYERS_REPEATED
-        if reason is None:
-            kind = partial(PackedTrainer, engine=plan.engine, note=note)
-        elif plan.engine.fast_path == "required":
-            raise UsageError(
-                f"engine.fast_path is required, but {reason}.", remedy="Use auto, which takes trl's own path."
-            )
-        else:
-            note(f"trl's own path computes the steps: {reason}")
+    packed = plan.engine.fast_path != "off" and _verify_packing(plan, model, note)
+    kind: Callable[..., PairTrainer] = partial(PackedTrainer, engine=plan.engine, note=note) if packed else PairTrainer
     with explain_setting_errors("model, lora or training settings"), _tensorboard_in(plan.training.get("logging_dir")):
         trainer = kind(
             **own,
@@ -87,6 +75,23 @@ def make_trainer(
     if lora is not None:
         trainer.model.get_base_model().config.use_cache = False
     return trainer
+
+
+def _verify_packing(plan: Plan, model: PreTrainedModel, note: Callable[[str], None]) -> bool:
+    """Whether the loaded model supports the packed steps that the plan decided from the model's configuration.
+
+    It differs only where the plan did not know the configuration. Raises UsageError if the plan requires packed steps.
+    """
+    training = plan.training
+    dropout_disabled = training.get("disable_dropout", True)
+    obstacle = packing_obstacle(model, training.get("max_length"), dropout_disabled=dropout_disabled)
+    if obstacle is not None and plan.engine.fast_path == "required":
+        raise UsageError(
+            f"engine.fast_path is required, but {obstacle}.", remedy="Use auto, which takes trl's own path."
+        )
+    if obstacle is not None:
+        note(f"trl's own path computes the steps: {obstacle}")
+    return obstacle is None
 
 
 @contextmanager

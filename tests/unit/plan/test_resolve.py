@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from orpo_cli.errors import UsageError
 from orpo_cli.machine import Machine
 from orpo_cli.plan.checks import plan_problems
 from orpo_cli.plan.model_facts import ModelFacts
@@ -103,6 +104,19 @@ def test_a_draft_leaves_to_the_memory_estimate_what_the_recipe_does_not_set(tmp_
     made = plan(tmp_path)
     assert (made.training["gradient_checkpointing"], made.engine.max_tokens_per_microbatch) == (False, 2048)
     assert both <= {path for path, why in made.why.items() if why.origin == "decided"}
+
+
+def test_the_plan_decides_whether_steps_are_packed(tmp_path: Path) -> None:
+    def engine(facts: ModelFacts | None = SMALL, **lora: Any) -> tuple[str, str]:
+        made = plan(tmp_path, facts=facts, lora=lora)
+        return made.engine.fast_path, made.why["engine.fast_path"].reason
+
+    assert engine()[0] == engine(None)[0] == "on"
+    assert engine(replace(SMALL, not_packable="it has a state")) == ("off", "trl's own path: it has a state")
+    replicated = engine(layer_replication=[[0, 2], [0, 2]])
+    assert replicated == ("off", "trl's own path: lora.layer_replication lets layers share one attention")
+    with pytest.raises(UsageError, match="required, but it has a state"):
+        plan(tmp_path, facts=replace(SMALL, not_packable="it has a state"), engine={"fast_path": "required"})
 
 
 def test_learning_rate_and_beta_follow_size_and_method(tmp_path: Path) -> None:

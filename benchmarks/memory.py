@@ -68,7 +68,7 @@ def random_qwen(folder: Path) -> str:
     """A random Qwen2 with 0.4 billion parameters and SmolLM2's tokenizer."""
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-    from orpo_cli.model.base_model import files_of
+    from orpo_cli.model.model_source import ModelSource
     from orpo_cli.recipe.schema import ModelSection
 
     config = Qwen2Config(
@@ -76,7 +76,9 @@ def random_qwen(folder: Path) -> str:
         num_key_value_heads=4, tie_word_embeddings=True, max_position_embeddings=8192,
     )  # fmt: skip
     Qwen2ForCausalLM(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(files_of(ModelSection(model_name_or_path=SMOLLM2))).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(
+        ModelSource(ModelSection(model_name_or_path=SMOLLM2)).pretrained_name
+    ).save_pretrained(folder)
     return str(folder)
 
 

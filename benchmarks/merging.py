@@ -46,6 +46,7 @@ def make_checkpoint(folder: Path, gigabytes: float, shards: int) -> tuple[Path, 
     from orpo_cli.merge.meta_model import build_meta_model
     from orpo_cli.merge.sharded_merge import plan_shards
     from orpo_cli.merge.tensor_files import SafetensorsWriter, TensorSpec
+    from orpo_cli.model.model_source import ModelSource
     from orpo_cli.recipe.schema import ModelSection
 
     base, adapter = folder / "base", folder / "adapter"
@@ -59,7 +60,7 @@ def make_checkpoint(folder: Path, gigabytes: float, shards: int) -> tuple[Path, 
     )  # fmt: skip
     config.save_pretrained(base)
     words().save_pretrained(base)
-    model = build_meta_model(ModelSection(model_name_or_path=str(base)))
+    model = build_meta_model(ModelSource(ModelSection(model_name_or_path=str(base))))
     specs = {name: TensorSpec("bfloat16", tuple(each.shape)) for name, each in model.state_dict().items()}
     total = sum(spec.bytes for spec in specs.values())
     files = plan_shards(specs, f"{total // shards // 1000 + 20_000}KB")

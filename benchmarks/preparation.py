@@ -57,10 +57,10 @@ def tokenizer() -> Any:
 
     if name := os.environ.get("ORPO_BENCH_TOKENIZER"):
         return AutoTokenizer.from_pretrained(name)
-    from orpo_cli.model.base_model import files_of
+    from orpo_cli.model.model_source import ModelSource
     from orpo_cli.recipe.schema import ModelSection
 
-    return AutoTokenizer.from_pretrained(files_of(ModelSection(model_name_or_path=SMOLLM2)))
+    return AutoTokenizer.from_pretrained(ModelSource(ModelSection(model_name_or_path=SMOLLM2)).pretrained_name)
 
 
 def ours(file: str) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
 
     from benchmarks.models import folder_of, random_model
     from orpo_cli.data.prepare import prepare
-    from orpo_cli.model.base_model import files_of
+    from orpo_cli.model.model_source import ModelSource
     from orpo_cli.model.onednn import use_onednn
     from orpo_cli.model.tokenizer import load_tokenizer
     from orpo_cli.recipe.load import load_recipe
@@ -92,20 +92,20 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
     with tempfile.TemporaryDirectory() as folder:
         source = os.environ.get("ORPO_BENCH_MODEL", SMOLLM2)
         if setting.model:
-            tokenizer_of = files_of(ModelSection(model_name_or_path=source))
+            tokenizer_of = ModelSource(ModelSection(model_name_or_path=source)).pretrained_name
             source = str(folder_of(setting.model, tokenizer_of, Path(folder) / "model"))
         path = Path(folder) / "recipe.json"
         path.write_text(json.dumps(recipe_of(setting, source, file, pairs, steps)))
         planned = build_plan(load_recipe(str(path)), Console(quiet=True), to_train=True, strict=False)
         plan = planned.plan
-        tokenizer = load_tokenizer(plan.model)
+        tokenizer = load_tokenizer(ModelSource(plan.model))
         data = prepare(plan.dataset, tokenizer, note=lambda _: None, **LENGTHS).train
         set_seed(42)
         if setting.model:
             model = random_model(Path(source), torch.bfloat16, plan.device, setting.bits)
         else:
             model = AutoModelForCausalLM.from_pretrained(
-                files_of(plan.model), dtype=torch.float32, attn_implementation="sdpa"
+                ModelSource(plan.model).pretrained_name, dtype=torch.float32, attn_implementation="sdpa"
             )
         clock = watch()
         if name == "ours":

@@ -38,7 +38,7 @@ def command(
     """
     console = Console(quiet=quiet, as_json=as_json)
     loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
-    plan, warnings, sizing = build_plan(loaded, console, to_train=False, strict=strict)
+    plan, _, warnings, sizing = build_plan(loaded, console, to_train=False, strict=strict)
     document = plan.to_document()
     if show_origin:
         document = with_origins(document, loaded)

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from orpo_cli.errors import HubError, UsageError
-from orpo_cli.plan.plan import Plan
+from orpo_cli.plan.plan import ModelPlan, Plan
 from orpo_cli.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -63,9 +63,10 @@ class EvalTarget:
     def _base_model(self) -> PreTrainedModel:
         from orpo_cli.model.added_tokens import resize_embeddings
         from orpo_cli.model.base_model import load_base
+        from orpo_cli.model.model_source import ModelSource
 
         assert self.plan is not None, "only a run has a base"
-        base = load_base(self.plan.model, self.plan.quantization, self.plan.device)
+        base = load_base(ModelSource(self.plan.model), self.plan.quantization, self.plan.device)
         resize_embeddings(base, self.tokenizer)
         return base
 
@@ -105,21 +106,20 @@ def _open_run(name: str, rundir: RunDir, chat_template: str | None, note: Callab
 
 def _open_model(name: str, chat_template: str, note: Callable[[str], None]) -> EvalTarget:
     from orpo_cli.machine import probe
-    from orpo_cli.model.base_model import load_base, load_config
+    from orpo_cli.model.base_model import load_base
+    from orpo_cli.model.model_source import ModelSource
     from orpo_cli.model.tokenizer import load_tokenizer
-    from orpo_cli.recipe.schema import ModelSection
+    from orpo_cli.recipe.schema import Dtype, ModelSection
 
     section = ModelSection(model_name_or_path=name, chat_template=chat_template)
-    device = probe().device
+    source, device = ModelSource(section), probe().device
     try:
-        config = load_config(section)
-        stored = str(config.dtype or "float32").removeprefix("torch.")
-        section = section.model_copy(
-            update={"dtype": "float32" if device == "cpu" else stored, "attn_implementation": "sdpa"}
-        )
-        note(f"loading {name} on {device} in {section.dtype}")
-        tokenizer = load_tokenizer(section)
-        model = load_base(section, None, device)
+        stored = str(source.config().dtype).removeprefix("torch.")
+        dtype: Any = stored if device != "cpu" and stored in get_args(Dtype) else "float32"
+        planned = source.with_section(ModelPlan(**{**dict(section), "dtype": dtype, "attn_implementation": "sdpa"}))
+        note(f"loading {name} on {device} in {dtype}")
+        tokenizer = load_tokenizer(planned)
+        model = load_base(planned, None, device)
     except HubError as error:
         raise HubError(f"{name} is no folder here. {error.message}", remedy=error.remedy) from error
     return EvalTarget(name, model, tokenizer)

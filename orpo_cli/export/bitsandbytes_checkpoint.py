@@ -32,12 +32,13 @@ def write_bnb(
 ) -> list[Tensor]:
     """Quantize the model into ``folder``. Returns the logits of the quantized model before it was stored."""
     from orpo_cli.model.base_model import load_base
+    from orpo_cli.model.model_source import ModelSource
     from orpo_cli.verify.logits import compute_logits
 
     # "inputs will be cast to float16", once a layer: that is what LLM.int8 does.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     copy_model_files(source.folder, folder)
-    model = load_base(source.section(dtype=dtype), bnb_quantization(bits, dtype), "cpu")
+    model = load_base(ModelSource(source.section(dtype=dtype)), bnb_quantization(bits, dtype), "cpu")
     save_model(model, known.tokenizer, known.eos_token_ids, folder, max_shard_size)
     logits = compute_logits(model, known.prompt_ids)  # after storing: a forward on a CPU may repack the weights
     del model

@@ -206,6 +206,7 @@ def _export_safetensors(
     source: ExportSource, order: FormatRequest, folder: Path, known: ReferenceLogits, checklist: Checklist
 ) -> dict[str, dict[str, Any]]:
     from orpo_cli.model.base_model import load_base
+    from orpo_cli.model.model_source import ModelSource
 
     dtype = order.options["dtype"]
     size = order.options["max_shard_size"]
@@ -216,7 +217,7 @@ def _export_safetensors(
     if known.dtype is None:
         checklist.remark("logits", "not computed: the memory does not hold the model")
         return {}
-    model = load_base(source.section(folder, dtype=known.dtype), None, "cpu")
+    model = load_base(ModelSource(source.section(folder, dtype=known.dtype)), None, "cpu")
     return {"logits": check_logits("logits", model, known, checklist, dtype).as_dict()}
 
 

@@ -13,9 +13,10 @@ from orpo_cli.json_files import read_json_object
 from orpo_cli.merge.merge import merge
 from orpo_cli.merge.merge_record import MergeRecord, adapter_digests
 from orpo_cli.model.model_facts import model_facts
+from orpo_cli.model.model_source import ModelSource
 from orpo_cli.plan.model_facts import ModelFacts
-from orpo_cli.plan.plan import Plan
-from orpo_cli.recipe.schema import ExportSection, ModelSection
+from orpo_cli.plan.plan import ModelPlan, Plan
+from orpo_cli.recipe.schema import ExportSection
 from orpo_cli.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -42,23 +43,26 @@ class ExportSource:
     folder: Path
     rundir: RunDir | None
     needs_merge: bool
-    base: ModelSection
+    base: ModelPlan
     settings: ExportSection  # of the run's plan, else the defaults
     dtype: str  # of the weights in ``folder``
     origin: dict[str, str]
 
+    @cached_property
+    def source(self) -> ModelSource[ModelPlan]:
+        """The model of ``base``, located once."""
+        return ModelSource(self.base)
+
     def config(self) -> PreTrainedConfig:
         """The configuration; it needs no weights."""
-        from orpo_cli.model.base_model import load_config
-
-        return load_config(self.base)
+        return self.source.config()
 
     @cached_property
     def facts(self) -> ModelFacts:
         """Number of parameters and the like, without weights."""
-        return model_facts(self.base)
+        return model_facts(self.source)
 
-    def section(self, folder: Path | None = None, dtype: str = "float32") -> ModelSection:
+    def section(self, folder: Path | None = None, dtype: str = "float32") -> ModelPlan:
         """How to load the model (or the same model as it lies in ``folder``) on the CPU."""
         attention = "sdpa" if self.facts.supports_sdpa else "eager"
         changes = {"dtype": dtype, "attn_implementation": attention, "chat_template": "tokenizer"}
@@ -88,7 +92,7 @@ def resolve_source(target: Path) -> ExportSource:
             else "Give a run directory, or the folder of a model.",
         )
     _check_exportable(target)
-    base = ModelSection(model_name_or_path=str(target), dtype="float32", attn_implementation="sdpa")
+    base = ModelPlan(model_name_or_path=str(target), dtype="float32", attn_implementation="sdpa")
     name = target.absolute().name
     if name in ("merged", "model") and (of := RunDir(target.absolute().parent)).is_run():
         name = of.read_plan().name

@@ -82,13 +82,18 @@ def compute_reference(source: ExportSource, dtype: str | None) -> ReferenceLogit
     import torch
 
     from orpo_cli.model.base_model import load_base
+    from orpo_cli.model.model_source import ModelSource
     from orpo_cli.model.tokenizer import load_saved_tokenizer
 
     tokenizer = load_saved_tokenizer(source.folder, trust_remote_code=source.base.trust_remote_code)
     texts = render_prompts(tokenizer)
     prompts = [torch.tensor([ids]) for ids in token_ids(tokenizer, texts)]
     ends = end_token_ids(_SavedGenerationConfig(source.folder), tokenizer)
-    logits = [] if dtype is None else compute_logits(load_base(source.section(dtype=dtype), None, "cpu"), prompts)
+    logits = (
+        []
+        if dtype is None
+        else compute_logits(load_base(ModelSource(source.section(dtype=dtype)), None, "cpu"), prompts)
+    )
     return ReferenceLogits(tokenizer, ends, texts, prompts, logits, dtype)
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.merge.tensor_files import SafetensorsFile, TensorSpec, TorchFile
-from orpo_cli.model.base_model import files_of, hub_options
 from orpo_cli.model.load_errors import explain_load_errors
+from orpo_cli.model.model_source import ModelSource
 from orpo_cli.recipe.schema import ModelSection
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ class Checkpoint:
         self.specs: dict[str, TensorSpec] = {name: file.specs[name] for name, file in self._file_of.items()}
 
     @classmethod
-    def from_section(cls, section: ModelSection) -> Checkpoint:
+    def from_source(cls, source: ModelSource[ModelSection]) -> Checkpoint:
         """The checkpoint of a base; it is downloaded where it is on the hub. Raises UsageError, MachineError, HubError."""
-        with explain_load_errors(section.model_name_or_path):
-            return cls(_find_weight_files(section))
+        with explain_load_errors(source.section.model_name_or_path):
+            return cls(_find_weight_files(source))
 
     def read(self, name: str) -> Tensor:
         """One tensor, in memory of its own."""
@@ -70,11 +70,11 @@ class Checkpoint:
         return self.files.index(self._file_of[name].path), name
 
 
-def _find_weight_files(section: ModelSection) -> list[Path]:
+def _find_weight_files(source: ModelSource[ModelSection]) -> list[Path]:
     from transformers.utils import cached_file
     from transformers.utils.hub import get_checkpoint_shard_files
 
-    name, options = files_of(section), hub_options(section)
+    name, options = source.pretrained_name, source.hub_options
     options.pop("trust_remote_code")
     quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
     for single in SINGLE_FILES:
@@ -86,10 +86,10 @@ def _find_weight_files(section: ModelSection) -> list[Path]:
                 return [Path(found)]
             index = json.loads(Path(found).read_text(encoding="utf-8"))
             if not isinstance(index.get("weight_map"), dict):
-                raise UnsupportedCheckpoint(f"{candidate} of {section.model_name_or_path} has no weight_map")
+                raise UnsupportedCheckpoint(f"{candidate} of {source.section.model_name_or_path} has no weight_map")
             shards, _ = get_checkpoint_shard_files(name, found, **options)
             return sorted(Path(each) for each in shards)
-    raise UnsupportedCheckpoint(f"{section.model_name_or_path} has neither of {', '.join(SINGLE_FILES)}")
+    raise UnsupportedCheckpoint(f"{source.section.model_name_or_path} has neither of {', '.join(SINGLE_FILES)}")
 
 
 @dataclass

@@ -239,5 +239,5 @@ def _load_tokenizer(target: MergeTarget) -> PreTrainedTokenizerBase:
     from orpo_cli.model.tokenizer import load_saved_tokenizer, load_tokenizer
 
     if not (target.adapter / "tokenizer_config.json").is_file():
-        return load_tokenizer(target.section)
+        return load_tokenizer(target.source)
     return load_saved_tokenizer(target.adapter, trust_remote_code=target.section.trust_remote_code)

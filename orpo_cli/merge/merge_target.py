@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from orpo_cli.errors import OrpoError, UsageError
 from orpo_cli.json_files import read_json_object
 from orpo_cli.merge.peft_adapters import Adapter
-from orpo_cli.model.model_source import locate
+from orpo_cli.model.model_source import ModelSource, locate
+from orpo_cli.plan.plan import ModelPlan
 from orpo_cli.recipe.schema import Dtype, ModelSection, QuantizationSection
 from orpo_cli.rundir import RunDir
 
@@ -28,12 +30,17 @@ class MergeTarget:
     adapters: tuple[Adapter, ...]
     rundir: RunDir | None
     output: Path
-    section: ModelSection
+    section: ModelPlan
     quantization: QuantizationSection | None
     device: str  # of the training
     dtype: str  # of the merged weights
     max_shard_size: str
     into: Into = "trained"
+
+    @cached_property
+    def source(self) -> ModelSource[ModelPlan]:
+        """The base model, located once."""
+        return ModelSource(self.section)
 
     @property
     def adapter(self) -> Path:
@@ -173,8 +180,9 @@ def _resolve_bare_adapter(
             raise
         raise UsageError(f"{adapter}: its base model: {error.message}", remedy="Give the base with --base.") from error
     revision = "main" if base is not None else (config.get("revision") or "main")
-    section = ModelSection(model_name_or_path=str(name), model_revision=revision)
-    section = section.model_copy(update={"dtype": _base_dtype(section), "attn_implementation": "sdpa"})
+    written = ModelSection(model_name_or_path=str(name), model_revision=revision)
+    decided: dict[str, Any] = {"dtype": _base_dtype(written), "attn_implementation": "sdpa"}
+    section = ModelPlan(**{**dict(written), **decided})
     return MergeTarget(
         adapters=(Adapter(adapter),),
         rundir=None,
@@ -200,7 +208,5 @@ def _read_adapter_config(adapter: Path) -> dict[str, Any]:
 
 def _base_dtype(section: ModelSection) -> str:
     """The type of the base's weights as its configuration says; float32 where it does not."""
-    from orpo_cli.model.base_model import load_config
-
-    dtype = getattr(load_config(section), "dtype", None)
+    dtype = getattr(ModelSource(section).config(), "dtype", None)
     return str(dtype).removeprefix("torch.") if dtype is not None else "float32"

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.model.base_model import bitsandbytes_config, load_config
+from orpo_cli.model.base_model import bitsandbytes_config
 from orpo_cli.model.load_errors import explain_load_errors
+from orpo_cli.model.model_source import ModelSource
 from orpo_cli.recipe.schema import ModelSection, QuantizationSection
 
 if TYPE_CHECKING:
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def build_meta_model(section: ModelSection, rows: int | None = None) -> PreTrainedModel:
-    """The model of ``section``; ``rows`` is the size of its vocabulary where that has grown."""
+def build_meta_model(source: ModelSource[ModelSection], rows: int | None = None) -> PreTrainedModel:
+    """The model of ``source``; ``rows`` is the size of its vocabulary where that has grown."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
-    config = load_config(section)
+    section, config = source.section, source.config()
     if rows is not None:
         config.get_text_config().vocab_size = rows
     with explain_load_errors(section.model_name_or_path), init_empty_weights(include_buffers=False):
@@ -49,15 +50,16 @@ def is_placeholder(parameter: Any) -> bool:
     return not any(parameter.stride()) and not bool(parameter.flatten()[:1].any())
 
 
-def quantized_parameters(section: ModelSection, quantization: QuantizationSection) -> set[str]:
+def quantized_parameters(source: ModelSource[ModelSection], quantization: QuantizationSection) -> set[str]:
     """The names of the parameters that bitsandbytes holds quantized, when transformers loads the base."""
     import bitsandbytes as bnb
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.quantizers import AutoHfQuantizer
 
+    section = source.section
     with explain_load_errors(section.model_name_or_path), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(load_config(section), trust_remote_code=section.trust_remote_code)
+        model = AutoModelForCausalLM.from_config(source.config(), trust_remote_code=section.trust_remote_code)
         quantizer = AutoHfQuantizer.from_config(bitsandbytes_config(quantization), pre_quantized=False)
         quantizer.preprocess_model(model=model, device_map={"": "cpu"})
     kinds = (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt)

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orpo_cli.errors import RunError
-from orpo_cli.recipe.schema import ModelSection
+from orpo_cli.plan.plan import ModelPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def read_back(folder: Path, ends: list[int], *, like: ModelSection, dtype: str) -> PreTrainedModel:
+def read_back(folder: Path, ends: list[int], *, like: ModelPlan, dtype: str) -> PreTrainedModel:
     """The stored model in ``dtype`` on the CPU. Raises RunError where its folder is not what it should be."""
     from orpo_cli.model.base_model import load_base
+    from orpo_cli.model.model_source import ModelSource
 
-    model = load_base(like.stored_in(str(folder), dtype=dtype, device_map=None), None, "cpu")
+    model = load_base(ModelSource(like.stored_in(str(folder), dtype=dtype, device_map=None)), None, "cpu")
     problems = []
     if getattr(model.config, "quantization_config", None) is not None:
         problems.append("config.json still speaks of quantization")

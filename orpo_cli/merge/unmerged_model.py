@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from orpo_cli.merge.merge_target import MergeTarget
 from orpo_cli.merge.peft_adapters import computes_exactly, dequantize, load_adapters, set_compute_dtype
 from orpo_cli.merge.sharded_merge import append_mean_rows
-from orpo_cli.recipe.schema import ModelSection, QuantizationSection
+from orpo_cli.plan.plan import ModelPlan
+from orpo_cli.recipe.schema import QuantizationSection
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -50,7 +51,7 @@ def load_merge_base(
     return _to_dtype(base.to(device="cpu"), dtype)
 
 
-def with_cpu_attention(section: ModelSection) -> ModelSection:
+def with_cpu_attention(section: ModelPlan) -> ModelPlan:
     """``section`` with an attention kernel that the CPU has."""
     if section.attn_implementation in ("sdpa", "eager"):
         return section
@@ -64,7 +65,7 @@ def _load_base(target: MergeTarget, rows: int | None, quantization: Quantization
 
     cuda = quantization is not None and target.device == "cuda" and torch.cuda.is_available()
     section = target.section if cuda else with_cpu_attention(target.section)
-    model = load_base(section, quantization, "cuda" if cuda else "cpu")
+    model = load_base(target.source.with_section(section), quantization, "cuda" if cuda else "cpu")
     if rows is not None:
         _resize_embeddings(model, rows)
     return model

@@ -54,15 +54,15 @@ def write_merged_model(
 ) -> WrittenModel:
     """Write the whole merged model to ``folder``; ``memory``: bytes the process may hold, where the user said so."""
     keep_freed_memory()  # the next weight takes the place of the last
-    model = build_meta_model(target.section)
+    model = build_meta_model(target.source)
     rows = _resized_vocab_size(model, target.adapters[0], tokenizer)
     if rows is not None:
         note(f"the vocabulary has grown to {rows} tokens")
-        model = build_meta_model(target.section, rows)
+        model = build_meta_model(target.source, rows)
     model.generation_config = _generation_config(target, model)
     parameters = sum(each.numel() for each in model.parameters())
     try:
-        checkpoint = Checkpoint.from_section(target.section)
+        checkpoint = Checkpoint.from_source(target.source)
         merging = _prepare(model, checkpoint, target, rows)
     except UnsupportedCheckpoint as reason:
         return _write_in_memory(folder, target, tokenizer, model, rows, parameters, str(reason), note, memory)
@@ -105,8 +105,8 @@ def _prepare(model: PreTrainedModel, checkpoint: Checkpoint, target: MergeTarget
     weights = build_weight_map(model, checkpoint)
     linear = {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
     quantization = target.merged_quantization
-    quantized = quantized_parameters(target.section, quantization) if quantization is not None else set()
-    tuned = load_adapters(build_meta_model(target.section, rows), target.adapters, on_meta_model=True)
+    quantized = quantized_parameters(target.source, quantization) if quantization is not None else set()
+    tuned = load_adapters(build_meta_model(target.source, rows), target.adapters, on_meta_model=True)
     starts = {
         name: getattr(each.config, "init_lora_weights", True)
         for name, each in zip(adapter_names(target.adapters), target.adapters, strict=True)
@@ -206,11 +206,9 @@ def _generation_config(target: MergeTarget, model: PreTrainedModel) -> object:
     """The base's own, else the one that transformers derives from its configuration."""
     from transformers import GenerationConfig
 
-    from orpo_cli.model.base_model import files_of, hub_options
-
-    options = hub_options(target.section)
+    options = target.source.hub_options
     options.pop("trust_remote_code")
     try:
-        return GenerationConfig.from_pretrained(files_of(target.section), **options)
+        return GenerationConfig.from_pretrained(target.source.pretrained_name, **options)
     except OSError:  # it has none
         return model.generation_config

@@ -1,4 +1,4 @@
-"""Facts about a model from its configuration alone."""
+"""Model facts, from the configuration alone: parameter counts, attention support, longest sequence, packing support."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.model.base_model import load_config
 from orpo_cli.model.known_configs import known_config
 from orpo_cli.model.load_errors import explain_load_errors
+from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.packing_support import packing_obstacle
 from orpo_cli.model.rope_scaling import apply_rope_scaling, longest_sequence
 from orpo_cli.plan.model_facts import ModelFacts
@@ -20,18 +20,20 @@ if TYPE_CHECKING:
 POSITION_TABLE = re.compile(r"\b(?:wpe|embed_positions|position_embeddings?|pos_embed)$")
 
 
-def model_facts(section: ModelSection, max_length: int | None = None, *, dropout_disabled: bool = True) -> ModelFacts:
-    """Read the configuration (no weights) and count. Imports transformers; raises UsageError, MachineError, HubError.
+def model_facts(
+    source: ModelSource[ModelSection], max_length: int | None = None, *, dropout_disabled: bool = True
+) -> ModelFacts:
+    """Facts of the model of ``source``; reads no weights. Raises UsageError, MachineError or HubError.
 
-    ``max_length`` (tokens) and ``dropout_disabled`` are the training's, for ``ModelFacts.not_packable``.
+    ``max_length`` (tokens) and ``dropout_disabled`` are settings of the training, for ``ModelFacts.not_packable``.
     """
-    return _facts_from_config(load_config(section), section, max_length, dropout_disabled)
+    return _facts_from_config(source.config(), source.section, max_length, dropout_disabled)
 
 
 def known_facts(
     section: ModelSection, max_length: int | None = None, *, dropout_disabled: bool = True
 ) -> ModelFacts | None:
-    """The facts of a model whose configuration orpo-cli knows by heart, for where the hub is silent; None of others."""
+    """Facts of a model whose configuration is in this package, if the hub cannot be reached; None for other models."""
     config = known_config(section.model_name_or_path)
     if config is None:
         return None
@@ -67,7 +69,7 @@ def _facts_from_config(
 
 
 def linear_layers(model: PreTrainedModel) -> Iterator[tuple[str, int, int]]:
-    """The linear layers but the head: name, outputs, inputs."""
+    """The linear layers without the head: name, outputs, inputs."""
     head = model.get_output_embeddings()
     for name, module in model.named_modules():
         if module is head or type(module).__name__ not in ("Linear", "Conv1D"):
@@ -84,21 +86,21 @@ def _intermediate(config: Any) -> int:
 
 
 def _count_active_parameters(model: PreTrainedModel, config: Any) -> int:
-    """Parameters that a token is multiplied with: the embedding is looked up, and of the experts only some are asked."""
+    """Parameters used for one token: without the embedding table, and with the chosen experts only."""
     chosen = getattr(config, "num_experts_per_tok", None)
     number = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
-    share = chosen / number if isinstance(chosen, int) and isinstance(number, int) and number else 1.0
+    fraction = chosen / number if isinstance(chosen, int) and isinstance(number, int) and number else 1.0
     table = model.get_input_embeddings().weight
     head = model.get_output_embeddings()
     active = 0.0 if head is None else float(head.weight.numel())
     for name, each in model.named_parameters():
         if each is not table and (head is None or each is not head.weight):
-            active += each.numel() * (share if ".experts." in name else 1.0)
+            active += each.numel() * (fraction if ".experts." in name else 1.0)
     return round(active)
 
 
 def has_position_table(model: PreTrainedModel) -> bool:
-    """Whether positions are looked up, so that there is none after the last (GPT-2, OPT; GPT-J has a buffer of sines)."""
+    """Whether positions are a table that ends (GPT-2, OPT; in GPT-J a buffer of sines)."""
     from torch.nn import Embedding
 
     tables = [name for name, module in model.named_modules() if isinstance(module, Embedding)]

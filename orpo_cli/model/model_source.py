@@ -1,34 +1,101 @@
-"""Where a model lives: a hub id, a local folder, or a GGUF file (also inside an installed package)."""
+"""Model source: where a model is (hub, local folder, GGUF file, GGUF file in a Python package), and its configuration.
+
+A source is made once, with the plan. Tokenizer, configuration and weights are loaded from it, so that a GGUF file is hashed once
+and config.json is read once.
+"""
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.hub_status import hub_reachable
+from orpo_cli.model.gguf import convert_gguf_cached
+from orpo_cli.model.load_errors import explain_load_errors
+from orpo_cli.model.rope_scaling import apply_rope_scaling
+from orpo_cli.recipe.schema import ModelSection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 PACKAGE_PREFIX = "package://"
 _HUB_ID = re.compile(r"^[\w][\w.-]*(/[\w][\w.-]*)?$")
+Section = TypeVar("Section", bound=ModelSection, covariant=True)
+OtherSection = TypeVar("OtherSection", bound=ModelSection)
 
 
 @dataclass(frozen=True)
 class Location:
-    """``path`` is the folder, the .gguf file, or None for a hub id."""
+    """``path``: the folder, the .gguf file, or None for a hub id."""
 
     kind: Literal["hub", "folder", "gguf"]
-    name: str  # as the recipe says
+    name: str  # as in the recipe
     path: Path | None = None
+
+
+@dataclass(frozen=True)
+class ModelSource(Generic[Section]):
+    """The model of ``section`` (of a recipe or a plan). Each property is computed on first use and then kept.
+
+    They raise UsageError, MachineError or HubError if the model cannot be found or read.
+    """
+
+    section: Section
+
+    def with_section(self, section: OtherSection) -> ModelSource[OtherSection]:
+        """The same model with other settings for loading; what was located and read is kept."""
+        source = ModelSource(section)
+        source.__dict__.update({**self.__dict__, "section": section})
+        return source
+
+    @cached_property
+    def location(self) -> Location:
+        """Kind and path of the model."""
+        return locate(self.section.model_name_or_path, self.section.subfolder)
+
+    @cached_property
+    def pretrained_name(self) -> str:
+        """The argument of ``from_pretrained``: hub id or folder; for a GGUF file the folder of its converted copy."""
+        if self.location.kind == "gguf" and self.location.path is not None:
+            return str(convert_gguf_cached(self.location.path))
+        return str(self.location.path or self.location.name)
+
+    @property
+    def hub_options(self) -> dict[str, Any]:
+        """Keyword arguments of ``from_pretrained``; no requests for local models, or if the hub cannot be reached."""
+        local = self.location.kind != "hub"
+        return {
+            "revision": self.section.model_revision,
+            "subfolder": "" if local else self.section.subfolder,
+            "token": self.section.token,
+            "trust_remote_code": self.section.trust_remote_code,
+            "local_files_only": local or not hub_reachable(),
+        }
+
+    @cached_property
+    def _config(self) -> PreTrainedConfig:
+        from transformers import AutoConfig
+
+        with explain_load_errors(self.section.model_name_or_path):
+            config = AutoConfig.from_pretrained(self.pretrained_name, **self.hub_options)
+        return apply_rope_scaling(config, self.section)
+
+    def config(self) -> PreTrainedConfig:
+        """A copy of the configuration, with ``rope_scaling`` applied; transformers changes the one that it is given."""
+        return copy.deepcopy(self._config)
 
 
 def locate(model_name_or_path: str, subfolder: str = "") -> Location:
     """Tell a hub id from a path. A name that looks like a path is never sent to the hub.
 
-    The path of a folder is that of its ``subfolder``, where one is given.
-
-    Raises UsageError where the path does not exist or the name can be neither, MachineError where a package is missing.
+    The path of a folder includes ``subfolder``. Raises UsageError if the path does not exist or the name is neither hub id nor
+    path, MachineError if a package is missing.
     """
     name = model_name_or_path
     if name.startswith(PACKAGE_PREFIX):

@@ -1,4 +1,4 @@
-"""Stands in for a base model where its code is to be tried and not its weights: `orpo train --smoke`."""
+"""Tiny model for `orpo train --smoke`: the architecture and tokenizer of a base model, with few random weights."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orpo_cli.errors import HubError, MachineError
-from orpo_cli.model.base_model import load_config
 from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 from orpo_cli.model.known_configs import known_config
+from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.rope_scaling import apply_rope_scaling
 from orpo_cli.model.shrink_config import shrink_config
 from orpo_cli.model.tokenizer import load_tokenizer
@@ -18,29 +18,29 @@ from orpo_cli.recipe.schema import ModelSection
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-# What the templates mark turns with. `<s>`, `</s>` and `<pad>` are the tokenizer's own.
+# Tokens of the built-in templates that mark turns. `<s>`, `</s>` and `<pad>` are added apart.
 TURN_MARKERS = sorted(
     {marker for template in BUILTIN_CHAT_TEMPLATES.values() for marker in re.findall(r"<\|?\w+\|?>", template)}
 )
 
 
-def save_tiny_base(section: ModelSection, folder: Path) -> tuple[PreTrainedConfig, list[str]]:
-    """Write a small random model of the architecture that ``section`` names to ``folder``, with its tokenizer.
+def save_tiny_base(source: ModelSource[ModelSection], folder: Path) -> tuple[PreTrainedConfig, list[str]]:
+    """Write a tiny random model of the architecture of ``source`` to ``folder``, with its tokenizer.
 
-    Returns its configuration, and what was replaced, a sentence each. Raises HubError where the hub is silent and the
-    architecture not known here, MachineError where it cannot be made small, and what loading a configuration raises.
+    Returns its configuration, and a sentence for each replaced part. Raises HubError if the hub cannot be reached and the
+    configuration is not in this package, MachineError if the model cannot be made small, and the errors of ``source``.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    replaced = []
+    section, replaced = source.section, []
     try:
-        tokenizer = load_tokenizer(section)
+        tokenizer = load_tokenizer(source)
     except HubError as error:
         tokenizer = byte_tokenizer(section)
         replaced.append(f"tokenizer: one token a byte. {error.message}")
     try:
-        config = load_config(section)
+        config = source.config()
     except HubError as error:
         known = known_config(section.model_name_or_path)
         if known is None:
@@ -51,11 +51,7 @@ def save_tiny_base(section: ModelSection, folder: Path) -> tuple[PreTrainedConfi
         small = shrink_config(config, tokenizer)
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(small, trust_remote_code=section.trust_remote_code)
-    except (
-        AttributeError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # whatever a configuration of a kind not thought of lacks
+    except (AttributeError, ValueError, RuntimeError) as error:  # an unusual configuration lacks expected attributes
         raise MachineError(
             f"a small {config.model_type} model cannot be made: {error}",
             remedy="Try the recipe on the real model instead: --set training.max_steps=2",
@@ -71,9 +67,9 @@ def save_tiny_base(section: ModelSection, folder: Path) -> tuple[PreTrainedConfi
 
 
 def byte_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
-    """One token a byte and one for each marker of the built-in chat templates.
+    """A tokenizer with a token for each byte and for each marker of the built-in chat templates.
 
-    Its template is the recipe's; ChatML stands for the real tokenizer's own, which is not known.
+    It has the recipe's chat template, or ChatML where that is the template of the real tokenizer, which is not known.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -1,4 +1,4 @@
-"""The tokenizer, its chat template and its padding token."""
+"""Loading of the tokenizer, with its chat template, added tokens and padding token."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ from typing import TYPE_CHECKING
 
 from orpo_cli.errors import UsageError
 from orpo_cli.model.added_tokens import add_tokens
-from orpo_cli.model.base_model import files_of, hub_options
 from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 from orpo_cli.model.load_errors import explain_load_errors
+from orpo_cli.model.model_source import ModelSource
 from orpo_cli.recipe.schema import ModelSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def load_tokenizer(section: ModelSection, note: Callable[[str], None] | None = None) -> PreTrainedTokenizerBase:
-    """The model's tokenizer with the chat template that the recipe asks for, and a padding token; ``note`` is told of what
-    had to be chosen or added, and of a template that writes the date.
+def load_tokenizer(
+    source: ModelSource[ModelSection], note: Callable[[str], None] | None = None
+) -> PreTrainedTokenizerBase:
+    """The model's tokenizer with the recipe's chat template, added tokens and a padding token.
+
+    ``note`` is told of added tokens, of a chosen padding token, and of a template that writes the date.
     """
     from transformers import AutoTokenizer
 
+    section = source.section
     with explain_load_errors(section.model_name_or_path):
-        tokenizer = AutoTokenizer.from_pretrained(files_of(section), **hub_options(section))
+        tokenizer = AutoTokenizer.from_pretrained(source.pretrained_name, **source.hub_options)
     if section.chat_template != "tokenizer":
         tokenizer.chat_template = resolve_chat_template(section.chat_template)
     new = add_tokens(tokenizer, section.add_special_tokens)
@@ -40,7 +44,7 @@ def load_tokenizer(section: ModelSection, note: Callable[[str], None] | None = N
 
 
 def load_saved_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    """The tokenizer that training saved beside an adapter or a model, chat template and all."""
+    """The tokenizer that training saved with an adapter or a model, including its chat template."""
     from transformers import AutoTokenizer
 
     with explain_load_errors(str(folder)):
@@ -57,7 +61,7 @@ def _set_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 
 
 def padding_token(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A token to pad with that the vocabulary already has: padding is masked, so any will do, and growing it is wrong."""
+    """A padding token from the vocabulary. Padding is masked, so any token works; a new one would need a new embedding."""
     vocabulary = tokenizer.get_vocab()
     candidates = ["<|finetune_right_pad_id|>", "<pad>", "<|endoftext|>", tokenizer.unk_token, tokenizer.eos_token]
     for token in candidates:
@@ -67,7 +71,7 @@ def padding_token(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def resolve_chat_template(name: str) -> str:
-    """The text of a template: built in, from a file, or ``name`` itself where it is one. Raises UsageError for none of these."""
+    """The text of a chat template: built in, of a file, or ``name`` itself. Raises UsageError if it is none of these."""
     if name in BUILTIN_CHAT_TEMPLATES:
         return BUILTIN_CHAT_TEMPLATES[name]
     if "{{" in name or "{%" in name:

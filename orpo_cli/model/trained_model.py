@@ -1,4 +1,4 @@
-"""The trained model of a run: base and adapter, or every weight."""
+"""Loading of the trained model of a run: base model and adapter, or all weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from orpo_cli.model.added_tokens import resize_embeddings
 from orpo_cli.model.base_model import load_base
+from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.tokenizer import load_saved_tokenizer
 from orpo_cli.rundir import RunDir
 
@@ -23,11 +24,11 @@ def load_trained_model(rundir: RunDir) -> tuple[PreTrainedModel | PeftModel, Pre
     plan = rundir.read_plan()
     tokenizer = load_saved_tokenizer(result, trust_remote_code=plan.model.trust_remote_code)
     if result == rundir.model:
-        return load_base(plan.model.stored_in(str(result)), plan.quantization, plan.device), tokenizer
+        return load_base(ModelSource(plan.model.stored_in(str(result))), plan.quantization, plan.device), tokenizer
 
     from peft import PeftModel
 
-    base = load_base(plan.model, plan.quantization, plan.device)
+    base = load_base(ModelSource(plan.model), plan.quantization, plan.device)
     resize_embeddings(base, tokenizer)
     model = PeftModel.from_pretrained(base, result)
     model.eval()

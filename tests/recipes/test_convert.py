@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from orpo_cli.model.model_source import ModelSource
 from orpo_cli.recipe.convert.convert import Conversion, convert
 from orpo_cli.recipe.convert.shared import BUILT_IN
 from orpo_cli.recipe.load import load_recipe
@@ -297,7 +298,7 @@ def test_a_template_written_in_the_recipe_is_the_template(tmp_path: Path) -> Non
     tiny_tokenizer().save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     template = str(converted("handbook-full.yaml").values["model"]["chat_template"])
-    tokenizer = load_tokenizer(ModelSection(model_name_or_path=str(tmp_path), chat_template=template))
+    tokenizer = load_tokenizer(ModelSource(ModelSection(model_name_or_path=str(tmp_path), chat_template=template)))
     shown = tokenizer.apply_chat_template([{"role": "user", "content": "Why?"}], tokenize=False)
     assert shown == "<|user|>\nWhy?<|im_end|>\n"
 

@@ -17,9 +17,11 @@ from support.loopback_hub import LoopbackHub, Repo, Stored
 from support.tiny import save_tiny_model, tiny_tokenizer, write_recipe
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma3TextConfig
 
-from orpo_cli.model.base_model import load_base, load_config
+from orpo_cli.model.base_model import load_base
 from orpo_cli.model.model_facts import model_facts
+from orpo_cli.model.model_source import ModelSource
 from orpo_cli.plan.plan import ModelPlan
+from orpo_cli.recipe.schema import ModelSection
 
 Orpo = Callable[..., Any]
 TOKEN = "hf_ofTheCompanyForTests"
@@ -145,10 +147,10 @@ def test_each_way_to_stretch_changes_what_the_model_computes(
     save_tiny_model(tmp_path / "model")
     plain = ModelPlan(model_name_or_path=str(tmp_path / "model"), dtype="float32", attn_implementation="sdpa")
     section = ModelPlan.model_validate({**plain.model_dump(exclude_none=True), "rope_scaling": rope})
-    assert model_facts(section).max_position_embeddings == longest
+    assert model_facts(ModelSource(section)).max_position_embeddings == longest
     ids = torch.arange(600).remainder(97)[None]
     with torch.inference_mode():
-        before, after = (load_base(each, None, "cpu")(input_ids=ids).logits for each in (plain, section))
+        before, after = (load_base(ModelSource(each), None, "cpu")(input_ids=ids).logits for each in (plain, section))
     assert (before - after).abs().max() > 1e-3
 
 
@@ -158,10 +160,10 @@ def test_of_a_model_with_two_rotations_the_far_sighted_one_is_stretched(tmp_path
         query_pre_attn_scalar=8, layer_types=["sliding_attention", "full_attention"],
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    section = ModelPlan.model_validate(
+    section = ModelSection.model_validate(
         {"model_name_or_path": str(tmp_path), "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
     )
-    rope = load_config(section).rope_parameters
+    rope = ModelSource(section).config().rope_parameters
     assert (rope["full_attention"]["rope_type"], rope["full_attention"]["factor"]) == ("linear", 8.0)
     assert rope["sliding_attention"]["rope_type"] == "default"
 

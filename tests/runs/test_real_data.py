@@ -15,6 +15,7 @@ from orpo_cli.data.table import expand_pair
 from orpo_cli.machine import probe
 from orpo_cli.model.base_model import load_base
 from orpo_cli.model.model_facts import model_facts
+from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.tokenizer import load_tokenizer
 from orpo_cli.model.trained_model import load_trained_model
 from orpo_cli.plan.resolve import resolve
@@ -38,11 +39,12 @@ def test_the_quickstart_recipe_trains_on_real_pairs(tmp_path: Path, real_data: P
         f"training.per_device_train_batch_size={batch}", "training.max_steps=20", "training.save_strategy=no",
     ]  # fmt: skip
     loaded = load_recipe(str(QUICKSTART), overrides)
-    plan = resolve(loaded, probe(), model_facts(loaded.recipe.model))
+    plan = resolve(loaded, probe(), model_facts(ModelSource(loaded.recipe.model)))
     rundir = RunDir.create(plan, loaded.text)
-    tokenizer = load_tokenizer(plan.model)
+    source = ModelSource(plan.model)
+    tokenizer = load_tokenizer(source)
     data = prepare(plan.dataset, tokenizer, max_length=length, max_prompt_length=length // 2, note=print)
-    model = load_base(plan.model, plan.quantization, plan.device)
+    model = load_base(source, plan.quantization, plan.device)
     with TrainingDisplay(Console(quiet=True)) as display:
         train(plan, rundir, model, tokenizer, data, display)
 

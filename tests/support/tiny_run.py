@@ -26,6 +26,7 @@ from transformers import (
 
 from orpo_cli.merge.merge import merge
 from orpo_cli.model.base_model import load_base
+from orpo_cli.model.model_source import ModelSource
 from orpo_cli.plan.plan import DatasetPlan, ExportPlan, LaunchPlan, MergePlan, ModelPlan, Plan, QuantizationPlan
 from orpo_cli.recipe.schema import HubSection, LoraSection, Source
 from orpo_cli.rundir import FINISHED, RunDir
@@ -94,7 +95,7 @@ def make_run(
     root.mkdir(parents=True)
     rundir.plan.write_text(plan.to_json())
     rundir.recipe.write_text(f"# training.hub_token=hf_inAnOverride123456\nmodel:\n  model_name_or_path: {base}\n")
-    model = load_base(plan.model, plan.quantization, "cpu")
+    model = load_base(ModelSource(plan.model), plan.quantization, "cpu")
     tokenizer = byte_tokenizer()
     if full:
         model.save_pretrained(rundir.model)
@@ -146,7 +147,7 @@ def tuned_logits(rundir: RunDir, *, adapter: Path | None = None) -> torch.Tensor
     In eval mode, bitsandbytes quantizes the activations of 8-bit layers too; in training on a CPU it does not.
     """
     plan = rundir.read_plan()
-    base = load_base(plan.model, plan.quantization, "cpu")
+    base = load_base(ModelSource(plan.model), plan.quantization, "cpu")
     return _logits(PeftModel.from_pretrained(base, adapter or rundir.adapter).train())
 
 

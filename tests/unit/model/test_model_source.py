@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.tiny import save_tiny_model
 
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
-from orpo_cli.model.model_source import locate
+from orpo_cli.model.model_source import ModelSource, locate
 from orpo_cli.model.tokenizer import padding_token
+from orpo_cli.plan.plan import ModelPlan
+from orpo_cli.recipe.schema import ModelSection
 
 
 def test_hub_ids_folders_and_gguf_files_are_told_apart(tmp_path: Path) -> None:
@@ -72,3 +76,17 @@ def test_padding_never_grows_the_vocabulary() -> None:
     tokenizer.pad_token = None
     assert padding_token(tokenizer) == "<|endoftext|>"
     assert len(tokenizer) == before
+
+
+def test_a_source_reads_the_configuration_once_and_gives_copies(tmp_path: Path) -> None:
+    section = ModelSection(model_name_or_path=str(save_tiny_model(tmp_path / "model")))
+    source = ModelSource(section)
+    source.config().vocab_size = 7  # a copy
+    (tmp_path / "model" / "config.json").unlink()
+    decided: dict[str, Any] = {"dtype": "bfloat16", "attn_implementation": "sdpa"}
+    planned = source.with_section(ModelPlan(**{**dict(section), **decided}))
+    assert planned.config().to_dict() == source.config().to_dict()
+    assert source.config().vocab_size > 7
+    assert planned.location is source.location
+    with pytest.raises(UsageError, match="holds no config"):
+        ModelSource(section).config()

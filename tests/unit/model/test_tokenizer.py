@@ -10,6 +10,7 @@ from support.tiny import tiny_tokenizer
 
 from orpo_cli.errors import UsageError
 from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
+from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.tokenizer import load_tokenizer
 from orpo_cli.recipe.schema import ModelSection
 
@@ -24,21 +25,21 @@ def saved(folder: Path, tokenizer: object) -> str:
 
 def test_the_tokenizers_own_template_is_kept_and_a_file_or_a_text_takes_its_place(tmp_path: Path) -> None:
     model = saved(tmp_path / "model", tiny_tokenizer())
-    own = load_tokenizer(ModelSection(model_name_or_path=model))
+    own = load_tokenizer(ModelSource(ModelSection(model_name_or_path=model)))
     assert own.chat_template == tiny_tokenizer().chat_template
     template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     (tmp_path / "mine.jinja").write_text(template)
     for given in (str(tmp_path / "mine.jinja"), template):
-        loaded = load_tokenizer(ModelSection(model_name_or_path=model, chat_template=given))
+        loaded = load_tokenizer(ModelSource(ModelSection(model_name_or_path=model, chat_template=given)))
         assert loaded.apply_chat_template(MESSAGES, tokenize=False) == "user: Who?\nassistant: You\n"
     with pytest.raises(UsageError, match="neither a built-in template nor a file"):
-        load_tokenizer(ModelSection(model_name_or_path=model, chat_template="wizard"))
+        load_tokenizer(ModelSource(ModelSection(model_name_or_path=model, chat_template="wizard")))
 
 
 @pytest.mark.parametrize("name", BUILTIN_CHAT_TEMPLATES)
 def test_a_built_in_template_adds_no_token(name: str, tmp_path: Path) -> None:
     base = byte_level(["<s>", "</s>"], None)
-    loaded = load_tokenizer(ModelSection(model_name_or_path=saved(tmp_path, base), chat_template=name))
+    loaded = load_tokenizer(ModelSource(ModelSection(model_name_or_path=saved(tmp_path, base), chat_template=name)))
     ids = loaded.apply_chat_template(MESSAGES)["input_ids"]
     assert len(loaded) == len(base)
     assert max(ids) < len(base)
@@ -52,7 +53,7 @@ def test_tokens_are_added_only_when_asked_for_and_said(tmp_path: Path) -> None:
     model = ModelSection(
         model_name_or_path=saved(tmp_path, base), chat_template="chatml", add_special_tokens=["<|im_start|>", "</s>"]
     )
-    loaded = load_tokenizer(model, notes.append)
+    loaded = load_tokenizer(ModelSource(model), notes.append)
     assert len(loaded) == len(base) + 1
     assert notes == ["added to the vocabulary, and trained: <|im_start|>"]
 
@@ -61,7 +62,7 @@ def test_a_padding_token_is_chosen_of_those_there_are_and_said(tmp_path: Path) -
     base = byte_level(["<s>", "</s>"], None)
     base.pad_token = None
     notes: list[str] = []
-    loaded = load_tokenizer(ModelSection(model_name_or_path=saved(tmp_path, base)), notes.append)
+    loaded = load_tokenizer(ModelSource(ModelSection(model_name_or_path=saved(tmp_path, base))), notes.append)
     assert (loaded.pad_token, loaded.padding_side, len(loaded)) == ("</s>", "right", len(base))
     assert notes == ["the tokenizer has no padding token: </s> pads, and has no loss where it does"]
 
@@ -70,5 +71,5 @@ def test_a_template_that_writes_todays_date_is_said(tmp_path: Path) -> None:
     dated = tiny_tokenizer()
     dated.chat_template = "Today is {{ strftime_now('%d %b %Y') }}.\n" + str(dated.chat_template)
     notes: list[str] = []
-    load_tokenizer(ModelSection(model_name_or_path=saved(tmp_path, dated)), notes.append)
+    load_tokenizer(ModelSource(ModelSection(model_name_or_path=saved(tmp_path, dated))), notes.append)
     assert notes == ["the chat template writes the day into every prompt: what was prepared on another day has another"]

@@ -10,9 +10,9 @@ from __future__ import annotations
 ARGUMENT_DESCRIPTIONS = {
     "The ORPO loss": {
         "beta": "Weight of the odds ratio term relative to the NLL of the chosen answer; lambda in the paper.",
-        "max_length": "Maximum length of a sequence (prompt and answer) in tokens; longer answers are truncated at the end.",
+        "max_length": "Maximum length of a sequence (prompt and completion) in tokens; longer completions are truncated at the end.",
         "disable_dropout": "Set every dropout of the model to zero, including that of an adapter.",
-        "max_completion_length": "Maximum length of an answer in tokens, for encoder-decoder models only.",
+        "max_completion_length": "Maximum length of a completion in tokens, for encoder-decoder models only.",
         "padding_value": "Token id that pads shorter sequences.",
         "is_encoder_decoder": "Whether the model is an encoder-decoder, if the library cannot detect it.",
     },
@@ -75,7 +75,7 @@ ARGUMENT_DESCRIPTIONS = {
         "batch_eval_metrics": "Compute metrics batch by batch.",
         "eval_do_concat_batches": "Concatenate the results of all batches.",
         "eval_use_gather_object": "Gather results of several processes as Python objects.",
-        "generate_during_eval": "Log generated answers to a tracker at each evaluation.",
+        "generate_during_eval": "Log generated completions to a tracker at each evaluation.",
     },
     "Checkpoints": {
         "save_strategy": "When to save a checkpoint: never, every save_steps, after each epoch, or when the metric is best.",

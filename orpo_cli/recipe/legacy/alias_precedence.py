@@ -1,6 +1,7 @@
-"""One setting by two names in two layers: what the command line or the extending recipe says wins, whatever it calls it.
+"""Precedence of aliases: if two layers set the same setting under different names, the stronger layer wins.
 
-Within one layer, two names that differ are an error of the translation.
+Layers are the command line, the recipe and the recipes that it extends. Two different values in one layer are an error, which the
+migration reports.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, parse_path
 
 
 def drop_superseded_aliases(tree: MappingNode, layers: Sequence[str]) -> MappingNode:
-    """``tree`` without settings that a layer in front sets by another name.
+    """``tree`` without settings that a stronger layer sets under another name.
 
-    ``layers`` are the files that values come from, as their origins name them, the strongest first.
+    ``layers`` are the files of the values, as in their origins, strongest first.
     """
     training = tree.nodes.get("training")
     if not isinstance(training, MappingNode) or not training.nodes.keys() & ARGUMENT_POLICIES.keys():
@@ -28,13 +29,13 @@ def drop_superseded_aliases(tree: MappingNode, layers: Sequence[str]) -> Mapping
 
 
 def _paths_by_setting() -> dict[str, list[Path]]:
-    """The places that mean the same setting, by its name of today."""
-    places: dict[str, list[Path]] = {}
-    for name, fate in ARGUMENT_POLICIES.items():
-        if fate.new_path is not None:
-            places.setdefault(fate.new_path, [parse_path(fate.new_path)]).append(("training", name))
-    places["hub.repo_id"].append(("training", "push_to_hub_organization"))  # a part of it
-    return places
+    """The paths of all aliases of a setting, by its current path."""
+    paths: dict[str, list[Path]] = {}
+    for name, policy in ARGUMENT_POLICIES.items():
+        if policy.new_path is not None:
+            paths.setdefault(policy.new_path, [parse_path(policy.new_path)]).append(("training", name))
+    paths["hub.repo_id"].append(("training", "push_to_hub_organization"))  # the namespace of the repository
+    return paths
 
 
 def _find(tree: MappingNode, path: Path) -> Node | None:

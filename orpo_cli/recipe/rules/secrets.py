@@ -24,7 +24,7 @@ SECRETS = {
 REFERENCE = re.compile(
     r"\$\{\w+(?::-)?"
 )  # a reference to an environment variable is allowed, a secret in its default is not
-REMEDY = "Remove and revoke it; use an environment variable (HF_TOKEN, WANDB_API_KEY, …) or log in."
+REMEDY = "Remove it and revoke it; use an environment variable (HF_TOKEN, WANDB_API_KEY, …) or log in."
 
 
 def secret_kind(text: str) -> str | None:

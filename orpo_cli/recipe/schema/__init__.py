@@ -1,7 +1,7 @@
-"""What a recipe may say. Strict: an unknown key or a value of another type is an error.
+"""Recipe schema as pydantic models. It is strict: unknown keys and values of another type are errors.
 
-Names inside a section are the names of the library that the section configures, so the Hugging Face documentation
-applies. This module imports pydantic and nothing heavier; ``orpo validate`` must start at once.
+Keys of a section have the names of the library that the section configures, so the Hugging Face documentation applies.
+The heaviest import is pydantic, so that ``orpo validate`` starts fast.
 """
 
 from orpo_cli.recipe.schema.dataset import DatasetSection, EvalSplit, PairRules, Source, Sources

@@ -1,4 +1,4 @@
-"""Example values of training arguments that no default and no list of choices explains; other sections bring their own."""
+"""Example values of training arguments whose default or choices do not explain them; other sections define their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`export`: the files that `orpo export` writes."""
+"""`export`: formats and types of the files that `orpo export` writes."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from orpo_cli.recipe.schema.model import Dtype
 from orpo_cli.recipe.schema.section import Section
 
 ExportFormat = Literal["safetensors", "gguf", "bnb-4bit", "bnb-8bit"]
-# f32 to q8_0 are made by llama.cpp's converter itself, the k-quants from its output by llama.cpp's quantizer.
+# llama.cpp's converter writes f32 to q8_0; its quantizer makes the k-quants from them.
 GgufType = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_m", "q2_k"]
 
 
 class ExportSection(Section):
-    """What `orpo export` writes when the command line does not say."""
+    """Defaults of `orpo export`; options of the command line override them."""
 
     formats: list[ExportFormat] = Field(
         ["safetensors"],
         min_length=1,
-        description="File formats: safetensors; gguf for llama.cpp and Ollama; bnb-4bit and bnb-8bit for checkpoints that "
-        "transformers loads quantized by bitsandbytes.",
+        description="File formats: safetensors; gguf for llama.cpp and Ollama; bnb-4bit and bnb-8bit for checkpoints that are "
+        "quantized by bitsandbytes.",
         examples=[["safetensors", "gguf"]],
     )
     dtype: Literal["auto"] | Dtype = Field(
         "auto",
-        description="Type of the weights in safetensors, and of those that bitsandbytes leaves; auto: as merged.",
+        description="Data type of weights in safetensors and of weights that bitsandbytes does not quantize; auto: as merged.",
     )
     max_shard_size: str = Field(
-        "5GB", pattern=r"^\d+(\.\d+)?[KMGT]i?B$", description="Largest file of weights, GGUF apart."
+        "5GB", pattern=r"^\d+(\.\d+)?[KMGT]i?B$", description="Maximum size of a weights file, except GGUF."
     )
     gguf_types: list[GgufType] = Field(
         ["f16"],
         min_length=1,
-        description="Types of the weights in GGUF, a file each. The k-quants (q2_k to q6_k) need llama.cpp's quantizer.",
+        description="Data types of GGUF files, one file each. The k-quants (q2_k to q6_k) need llama.cpp's quantizer.",
         examples=[["f16", "q4_k_m"]],
     )

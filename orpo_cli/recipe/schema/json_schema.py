@@ -1,8 +1,8 @@
-"""A recipe's JSON Schema (draft 2020-12): for editors, and to check recipes without this tool.
+"""JSON Schema (draft 2020-12) of a recipe: for editors, and to check recipes without orpo-cli.
 
-It is pydantic's, with what pydantic does not know: references to the environment in place of any value, null for a key that
-is as if it were not there, former names of training arguments, the libraries' defaults, examples, and that a recipe which
-extends another one may leave out what that one says. Rules between several values are not in it; ``orpo validate`` knows those.
+It is the schema of pydantic with additions: references to environment variables, null for unset keys, former names of training
+arguments, defaults of the libraries, examples, and optional keys in recipes that extend another one. Cross-field rules are not
+part of it; ``orpo validate`` checks them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ Schema = dict[str, Any]
 
 REFERENCE: Schema = {"$ref": "#/$defs/reference"}
 TEXT_WITH_REFERENCE: Schema = {"$ref": "#/$defs/text_with_reference"}
-SOURCE: Schema = {"$ref": "#/$defs/source"}  # stands in several places, so it is written once
+SOURCE: Schema = {"$ref": "#/$defs/source"}  # used in several places, so it is defined once
 NULL: Schema = {"type": "null"}
 BOUNDS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
 NOTES = ("description", "default", "examples")
-NOT_SUGGESTED = {"deprecated": True, "doNotSuggest": True}  # the second is what editors built on VS Code's service read
+NOT_SUGGESTED = {
+    "deprecated": True,
+    "doNotSuggest": True,
+}  # doNotSuggest is for editors that use the JSON service of VS Code
 ONE_REFERENCE = r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-((?!\$\{)[^}])*)?\}"
 
-# What a former argument takes whose value is converted; any other takes what the setting takes that it is read as.
+# Values of former arguments that are converted. Other former arguments have the values of their new setting.
 CONVERTED_ARGUMENTS: dict[str, Schema] = {
     "adafactor": {"const": True},
     "group_by_length": {"const": True},
@@ -38,14 +41,14 @@ CONVERTED_ARGUMENTS: dict[str, Schema] = {
 
 
 def recipe_schema() -> Schema:
-    """The whole schema, as JSON-ready values."""
+    """The schema as JSON-ready values."""
     raw = Recipe.model_json_schema()
-    place = _SchemaConverter(raw.pop("$defs"))
-    schema = place.mapping(raw)
+    converter = _SchemaConverter(raw.pop("$defs"))
+    schema = converter.mapping(raw)
     for section in ("model", "dataset"):
         _mapping_in(schema["properties"][section]).pop("required")
     _add_training_arguments(schema)
-    source = place.mapping(place.definitions["Source"])
+    source = converter.mapping(converter.definitions["Source"])
     source.pop("required")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -56,12 +59,12 @@ def recipe_schema() -> Schema:
         "$defs": {
             "source": source,
             "reference": {
-                "description": "A variable of the environment: ${NAME}, or ${NAME:-default}. Its text is read as YAML.",
+                "description": "Reference to an environment variable: ${NAME} or ${NAME:-default}. Its value is read as YAML.",
                 "type": "string",
                 "pattern": f"^{ONE_REFERENCE}$",
             },
             "text_with_reference": {
-                "description": "Text with variables of the environment: ${NAME}, or ${NAME:-default}.",
+                "description": "Text with references to environment variables: ${NAME} or ${NAME:-default}.",
                 "type": "string",
                 "pattern": ONE_REFERENCE,
             },
@@ -70,7 +73,7 @@ def recipe_schema() -> Schema:
 
 
 def _required_without_extends() -> Schema:
-    """What a recipe needs that extends no other. ``required`` says nothing of what is no mapping."""
+    """Required keys of a recipe without ``extends``. ``required`` applies only to mappings."""
     eval_needs = {"anyOf": [{"required": ["test_size"]}, {"required": ["path"]}]}
     return {
         "required": ["model", "dataset"],
@@ -85,13 +88,13 @@ def _required_without_extends() -> Schema:
 
 
 class _SchemaConverter:
-    """Turns pydantic's schema of a place in a recipe into ours: sections where they belong, and references allowed."""
+    """Converter from the schema of pydantic: it inlines sections and allows references to environment variables."""
 
     def __init__(self, definitions: dict[str, Schema]) -> None:
         self.definitions = definitions
 
     def value(self, schema: Schema) -> Schema:
-        """What may stand in a place: one of ``anyOf``, or text alone, in which any reference may stand."""
+        """Schema of a value: one of ``anyOf``, or text, in which references are allowed."""
         alternatives = list(_unique(self.alternative(each) for each in self.alternatives(schema)))
         notes = {key: schema[key] for key in NOTES if schema.get(key) not in (None, {}, [])}
         for each in alternatives:
@@ -106,7 +109,7 @@ class _SchemaConverter:
         return {**notes, "anyOf": [*alternatives, TEXT_WITH_REFERENCE]}
 
     def alternatives(self, schema: Schema) -> Iterator[Schema]:
-        """The members of a union, however it is nested, each with the bounds of the whole."""
+        """The members of a nested union, each with the bounds of the union."""
         bounds = {BOUNDS[key]: schema[key] for key in BOUNDS if key in schema}
         if members := schema.get("anyOf") or schema.get("oneOf"):
             for member in members:
@@ -131,7 +134,7 @@ class _SchemaConverter:
         return own
 
     def mapping(self, schema: Schema) -> Schema:
-        """A section, or the whole recipe."""
+        """Schema of a section or of the recipe."""
         required = schema.get("required", ())
         properties = {
             name: self.value(each if name in required else {**each, "anyOf": [*self.alternatives(each), NULL]})
@@ -142,7 +145,7 @@ class _SchemaConverter:
 
 
 def _examples(alternatives: list[Schema], default: Any) -> Iterator[Any]:
-    """Values that explain themselves: the choices, true and false, and the default of what is neither."""
+    """Examples from the schema: choices, true and false, otherwise the default."""
     for each in alternatives:
         if each.get("type") == "boolean":
             yield from (True, False)
@@ -155,7 +158,7 @@ def _examples(alternatives: list[Schema], default: Any) -> Iterator[Any]:
 
 
 def _add_training_arguments(schema: Schema) -> None:
-    """Add what the libraries take where a recipe says nothing, and former arguments."""
+    """Add the defaults of the libraries, and former arguments."""
     properties = _mapping_in(schema["properties"]["training"])["properties"]
     for name, value in properties.items():
         if (default := LIBRARY_DEFAULTS.get(name)) not in (None, "", {}, []):
@@ -164,47 +167,52 @@ def _add_training_arguments(schema: Schema) -> None:
         if name in TRAINING_EXAMPLES:
             value["examples"] = deepcopy(TRAINING_EXAMPLES[name])
     properties["optim"]["anyOf"].append({"enum": sorted(RENAMED_OPTIMIZERS), **NOT_SUGGESTED})
-    for name, fate in ARGUMENT_POLICIES.items():
-        if fate.supported:
-            continue
-        properties[name] = _legacy_argument(name, fate, schema)
+    for name, policy in ARGUMENT_POLICIES.items():
+        if not policy.supported:
+            properties[name] = _legacy_argument(name, policy, schema)
 
 
-def _legacy_argument(name: str, fate: ArgumentPolicy, schema: Schema) -> Schema:
-    """An argument that becomes something else, or nothing."""
-    section, _, setting = (fate.new_path or "").partition(".")
-    refused = section == "training" and setting.partition(".")[0] in ARGUMENT_POLICIES  # what it is read as
-    if fate.new_path is not None:
-        does = f"Read as `{fate.new_path}`."
+def _legacy_argument(name: str, policy: ArgumentPolicy, schema: Schema) -> Schema:
+    """Schema of an argument that is renamed, moved, ignored or refused."""
+    section, _, setting = (policy.new_path or "").partition(".")
+    refused = section == "training" and setting.partition(".")[0] in ARGUMENT_POLICIES  # the new setting is refused too
+    if policy.new_path is not None:
+        does = f"Read as `{policy.new_path}`."
     else:
         does = (
-            "Left out." if fate.ignored else "Left out as it stands, else refused." if fate.noop_values else "Refused."
+            "Ignored."
+            if policy.ignored
+            else "Ignored with this value, otherwise refused."
+            if policy.noop_values
+            else "Refused."
         )
-    text = " ".join(filter(None, (fate.reason, does, fate.remedy)))
+    text = " ".join(filter(None, (policy.reason, does, policy.remedy)))
     notes = {"description": text, **NOT_SUGGESTED}
-    if fate.ignored:
+    if policy.ignored:
         return notes
-    alternatives: list[Schema] = [NULL, *({"const": value} for value in fate.noop_values)]
-    if fate.new_path is not None and not refused:
-        alternatives += [CONVERTED_ARGUMENTS[name]] if fate.convert else _alternatives_at(fate.new_path, schema)
+    alternatives: list[Schema] = [NULL, *({"const": value} for value in policy.noop_values)]
+    if policy.new_path is not None and not refused:
+        alternatives += [CONVERTED_ARGUMENTS[name]] if policy.convert else _alternatives_at(policy.new_path, schema)
         alternatives += [REFERENCE]
     return {**notes, "errorMessage": text, "anyOf": deepcopy(list(_unique(alternatives)))}
 
 
 def _alternatives_at(path: str, schema: Schema) -> list[Schema]:
-    """What may stand at a dotted path; anything inside a mapping whose keys nobody lists."""
-    here = schema
+    """The alternatives of the value at a dotted path; any value inside a mapping with free keys."""
+    current = schema
     for part in path.split("."):
-        mapping = _mapping_in(here)
+        mapping = _mapping_in(current)
         if "properties" not in mapping:
             return [{}]
-        here = mapping["properties"][part]
-    alternatives: list[Schema] = here.get("anyOf") or [{key: each for key, each in here.items() if key not in NOTES}]
+        current = mapping["properties"][part]
+    alternatives: list[Schema] = current.get("anyOf") or [
+        {key: each for key, each in current.items() if key not in NOTES}
+    ]
     return alternatives
 
 
 def _mapping_in(value: Schema) -> Schema:
-    """The mapping among what may stand in a place."""
+    """The mapping among the alternatives of a value."""
     return next(each for each in (value, *value.get("anyOf", ())) if each.get("type") == "object")
 
 

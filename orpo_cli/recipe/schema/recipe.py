@@ -1,4 +1,4 @@
-"""The top level of a recipe, and its small sections."""
+"""Top level of a recipe, and the sections `engine`, `launch`, `merge` and `hub`."""
 
 from typing import Annotated, Literal
 
@@ -13,45 +13,49 @@ from orpo_cli.recipe.schema.training import TrainingSection
 
 
 class EngineSection(Section):
-    """How the step is computed; never what it computes."""
+    """How a training step is computed; the result does not depend on it."""
 
-    fast_path: Literal["auto", "required", "off"] = Field("auto", description="Packed, prefix-shared computation.")
+    fast_path: Literal["auto", "required", "off"] = Field("auto", description="Packed computation with shared prompts.")
     max_tokens_per_microbatch: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        "auto", description="Tokens computed at once."
+        "auto", description="Maximum number of tokens per micro-batch."
     )
 
 
 class LaunchSection(Section):
-    """Several processes or machines, through accelerate."""
+    """Several processes or machines, with accelerate."""
 
-    num_processes: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description="Processes in all.")
-    strategy: Literal["auto", "single", "ddp", "fsdp", "deepspeed"] = Field("auto", description="How they share work.")
+    num_processes: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto", description="Total number of processes."
+    )
+    strategy: Literal["auto", "single", "ddp", "fsdp", "deepspeed"] = Field(
+        "auto", description="How the processes divide the work."
+    )
 
 
 class MergeSection(Section):
     """How `orpo merge` writes the merged model."""
 
-    dtype: Literal["auto"] | Dtype = Field("auto", description="Type of the merged weights; auto: as trained.")
-    max_shard_size: str = Field("5GB", pattern=r"^\d+(\.\d+)?[KMGT]i?B$", description="Largest file of weights.")
+    dtype: Literal["auto"] | Dtype = Field("auto", description="Data type of the merged weights; auto: as trained.")
+    max_shard_size: str = Field("5GB", pattern=r"^\d+(\.\d+)?[KMGT]i?B$", description="Maximum size of a weights file.")
 
 
 class HubSection(Section):
-    """Where `orpo push-to-hub` goes when the command line does not say, and `training.push_to_hub`."""
+    """Repository for `training.push_to_hub`, and default of `orpo push-to-hub`."""
 
-    repo_id: str | None = Field(None, description="namespace/name on the hub.", examples=["my-name/llama3-8b-orpo"])
-    private: bool = Field(True, description="Make a new repository private.")
+    repo_id: str | None = Field(None, description="Repository id: namespace/name.", examples=["my-name/llama3-8b-orpo"])
+    private: bool = Field(True, description="Create new repositories as private.")
 
 
 class Recipe(Section):
-    """A whole recipe. Only model and dataset are required."""
+    """A recipe. Only model and dataset are required."""
 
     extends: str | None = Field(
         None,
-        description="Another recipe to start from: a path as seen from this file, or a shipped recipe's name.",
+        description="Recipe to inherit from: a path relative to this file, or the name of a shipped recipe.",
         examples=["base.yaml", "llama3-8b-qlora"],
     )
     name: str | None = Field(
-        None, min_length=1, description="Name of the run; default: the file's name.", examples=["llama3-8b-qlora"]
+        None, min_length=1, description="Name of the run; default: the name of the file.", examples=["llama3-8b-qlora"]
     )
     output_dir: str | None = Field(
         None, min_length=1, description="Run directory; default: runs/NAME.", examples=["runs/llama3-8b-qlora"]

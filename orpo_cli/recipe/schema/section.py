@@ -1,4 +1,4 @@
-"""The base of every section of a recipe."""
+"""Base class of all sections of a recipe."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Section(BaseModel):
-    """Strict and immutable: unknown keys, values of another type and later changes are errors.
+    """Strict and immutable section: unknown keys, values of another type and later changes are errors.
 
-    A section is built as part of the recipe around it, when the first one is validated, not by itself and once more.
+    ``defer_build``: pydantic builds the validators of all sections once, with the recipe.
     """
 
     model_config = ConfigDict(
@@ -20,7 +20,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _drop_nulls(cls, values: Any) -> Any:
-        """A key with null is as if it were not there: it has its default. An unknown one stays, to be refused."""
+        """Give keys with null their default. Unknown keys stay, so that they are refused."""
         if not isinstance(values, dict):
             return values
         return {key: value for key, value in values.items() if value is not None or key not in cls.model_fields}

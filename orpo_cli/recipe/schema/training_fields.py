@@ -21,13 +21,13 @@ class TrainingFields(Section):
         None, ge=0, description="Weight of the odds ratio term relative to the NLL of the chosen answer; lambda in the paper."
     )
     max_length: int | None = Field(
-        None, ge=2, description="Maximum length of a sequence (prompt and answer) in tokens; longer answers are truncated at the end."
+        None, ge=2, description="Maximum length of a sequence (prompt and completion) in tokens; longer completions are truncated at the end."
     )
     disable_dropout: bool | None = Field(
         None, description="Set every dropout of the model to zero, including that of an adapter."
     )
     max_completion_length: int | None = Field(
-        None, ge=1, description="Maximum length of an answer in tokens, for encoder-decoder models only."
+        None, ge=1, description="Maximum length of a completion in tokens, for encoder-decoder models only."
     )
     padding_value: int | None = Field(
         None, description="Token id that pads shorter sequences."
@@ -174,7 +174,7 @@ class TrainingFields(Section):
         None, description="Gather results of several processes as Python objects."
     )
     generate_during_eval: bool | None = Field(
-        None, description="Log generated answers to a tracker at each evaluation."
+        None, description="Log generated completions to a tracker at each evaluation."
     )
     save_strategy: Literal["no", "steps", "epoch", "best"] | None = Field(
         None, description="When to save a checkpoint: never, every save_steps, after each epoch, or when the metric is best."

@@ -74,7 +74,7 @@ def test_every_problem_comes_at_once_with_its_line_and_remedy(tmp_path: Path) ->
             "training.load_best_model_at_end",
             "dataset.eval is not set",
         ),
-        ("training: {hub_token: abc}\n", "training.hub_token", "holds a token"),
+        ("training: {hub_token: abc}\n", "training.hub_token", "contains a token"),
         (
             "training: {report_to: wandb, run_name: hf_abcdefghijklmnopqrstuvwxyz0123456789}\n",
             "training.run_name",

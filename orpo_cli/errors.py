@@ -106,10 +106,21 @@ class RunError(OrpoError):
 
 
 class HubError(OrpoError):
-    """The hub refused or could not be reached."""
+    """The hub could not be reached, is busy or failed: the same command may succeed later."""
 
     exit_code = 6
     kind = "hub"
+
+
+class HubRefused(HubError):
+    """The hub refused: token, permission, not found, gated, or files of somebody else. A retry does not help."""
+
+    exit_code = 7
+
+
+def hub_error_type(status_code: int) -> type[HubError]:
+    """The error for a response of the hub: HubRefused unless the status allows a retry."""
+    return HubError if status_code in (408, 409, 412, 425, 429) or status_code >= 500 else HubRefused
 
 
 class Interrupted(OrpoError):

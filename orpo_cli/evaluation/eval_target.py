@@ -121,7 +121,7 @@ def _open_model(name: str, chat_template: str, note: Callable[[str], None]) -> E
         tokenizer = load_tokenizer(planned)
         model = load_base(planned, None, device)
     except HubError as error:
-        raise HubError(f"{name} is no folder here. {error.message}", remedy=error.remedy) from error
+        raise type(error)(f"{name} is no folder here. {error.message}", remedy=error.remedy) from error
     return EvalTarget(name, model, tokenizer)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from orpo_cli.errors import HubError, Interrupted, MachineError, OrpoError
+from orpo_cli.errors import HubError, HubRefused, Interrupted, MachineError, OrpoError, hub_error_type
 from orpo_cli.redaction import redact
 
 REPEAT_TO_CONTINUE = "Repeating the same command continues where this one stopped."
@@ -32,6 +32,11 @@ def translate_hub_errors(repo_id: str) -> Iterator[None]:
         raise _connection_error(repo_id, error) from error
     except OSError as error:
         raise MachineError(f"{error.filename or repo_id}: {error.strerror or error}") from error
+    except UnicodeEncodeError as error:  # of the authorization header
+        raise HubRefused(
+            f"{repo_id}: the hub token has a character that is not ASCII.",
+            remedy="Check HF_TOKEN, or use `hf auth login`.",
+        ) from error
     except (RuntimeError, ValueError) as error:
         cause = error.__cause__
         if isinstance(cause, OrpoError):
@@ -64,7 +69,8 @@ def _response_error(repo_id: str, error: Exception) -> HubError:
         text, remedy = "the hub has trouble", "Try again in a few minutes."
     said = getattr(error, "server_message", None)
     detail = f" {redact(said)}" if said else ""
-    return HubError(f"{repo_id}: {text} (HTTP {status}).{detail}", remedy=f"{remedy} {REPEAT_TO_CONTINUE}")
+    message = f"{repo_id}: {text} (HTTP {status}).{detail}"
+    return hub_error_type(status)(message, remedy=f"{remedy} {REPEAT_TO_CONTINUE}")
 
 
 def _connection_error(repo_id: str, error: Exception) -> HubError:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.card.base_license import BaseLicense, fetch_hub_license, hub_id, read_local_license
-from orpo_cli.errors import HubError, UsageError
+from orpo_cli.errors import HubRefused, UsageError
 from orpo_cli.plan.plan import Plan
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class RepoState:
 
 
 def preflight(api: HfApi, options: PushOptions, retry: RetryPolicy) -> RepoState:
-    """Raise HubError or UsageError for what the hub would refuse, before anything is sent; nothing is changed."""
+    """Raise HubRefused or UsageError for what the hub would refuse, before anything is sent; nothing is changed."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     account = _token_account(api, retry)
@@ -49,7 +49,7 @@ def preflight(api: HfApi, options: PushOptions, retry: RetryPolicy) -> RepoState
     except RepositoryNotFoundError:
         info = None
     if reason := missing_permission(account, options.repo_id, create_pr=options.create_pr, is_new=info is None):
-        raise HubError(f"{options.repo_id}: {reason[0]}", remedy=reason[1])
+        raise HubRefused(f"{options.repo_id}: {reason[0]}", remedy=reason[1])
     if info is None:
         if options.create_pr:
             raise UsageError(

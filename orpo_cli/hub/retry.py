@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from orpo_cli.errors import HubError, UsageError
+from orpo_cli.errors import HubError, HubRefused, UsageError
 from orpo_cli.hub.hub_errors import REPEAT_TO_CONTINUE
 from orpo_cli.hub_status import hub_reachable
 from orpo_cli.redaction import redact_log
@@ -112,14 +112,14 @@ def requested_wait_seconds(headers: Mapping[str, str]) -> float | None:
 def connect(retry: RetryPolicy) -> HfApi:
     """The hub's client, with the user's token, bounds on every wait, and no secret in its log.
 
-    Raises HubError where there is no token or no hub.
+    Raises HubRefused without a token, HubError where the hub cannot be reached.
     """
     from huggingface_hub import HfApi, constants, get_token, set_client_factory
     from huggingface_hub.utils._http import default_client_factory
 
     token = get_token()
     if token is None:
-        raise HubError(
+        raise HubRefused(
             "no hub token: neither HF_TOKEN in the environment nor a login.", remedy="`hf auth login`, or set HF_TOKEN."
         )
     if constants.is_offline_mode():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from orpo_cli.card.run_contents import PushFile
-from orpo_cli.errors import HubError, UsageError
+from orpo_cli.errors import HubError, HubRefused, UsageError
 from orpo_cli.hub.preflight import PushOptions, RepoState
 from orpo_cli.hub.push_record import PushedBranch, git_blob_ids, read_pushed_branch, write_pushed_branch
 from orpo_cli.hub.retry import RetryPolicy
@@ -134,7 +134,7 @@ class Upload:
         }
 
     def _check_overwrites(self, remote: dict[str, str], changed: Sequence[str]) -> None:
-        """Raise HubError for files that somebody else put there, or changed since our last push."""
+        """Raise HubRefused for files that somebody else put there, or changed since our last push."""
         if self.options.force:
             return
         foreign = [
@@ -142,7 +142,7 @@ class Upload:
         ]
         if foreign:
             since = "changed there since this run was pushed" if self.previous.files else "there, and not from this run"
-            raise HubError(
+            raise HubRefused(
                 f"{self.options.repo_id}, {self.options.revision}: {', '.join(foreign)}: {since}. Nothing was overwritten.",
                 remedy="Look at the repository; then leave them out (--exclude), push to another branch (--revision) or as a "
                 "pull request (--create-pr), or replace them (--force).",
@@ -150,7 +150,7 @@ class Upload:
         self._check_single_model(remote)
 
     def check_foreign_weights(self) -> None:
-        """Raise HubError where the branch holds weights that this run did not put there, so that none would be replaced."""
+        """Raise HubRefused where the branch holds weights that this run did not put there, so that none would be replaced."""
         if self.options.revision not in ("main", *self.state.branches):
             return
         self.previous = read_pushed_branch(self.rundir, self.options.repo_id, self.options.revision)
@@ -159,14 +159,14 @@ class Upload:
         self._check_overwrites(remote, weights)
 
     def _check_single_model(self, remote: dict[str, str]) -> None:
-        """Raise HubError for a model beside an adapter: transformers would load the adapter onto its base, and no merge."""
+        """Raise HubRefused for a model beside an adapter: transformers would load the adapter onto its base, and no merge."""
         ours = {file.path_in_repo for file in self.files}
         left = {path for path in remote if path not in ours and not self._is_obsolete(path, remote)}
         two = (_ADAPTER_FILE in left and "config.json" in ours) or (
             _ADAPTER_FILE in ours and any(mark in left for mark in _MODEL_FILES)
         )
         if two:
-            raise HubError(
+            raise HubRefused(
                 f"{self.options.repo_id} would hold an adapter and a model side by side, and who loads it would get either.",
                 remedy="Push both (--what adapter,merged puts the adapter into a folder), use another repository, or --force.",
             )
@@ -208,7 +208,7 @@ class Upload:
         return None
 
     def _verify(self, commit: str) -> None:
-        """Every file is there with the bytes it has here, or HubError."""
+        """Raise HubError where a file of the commit differs from the file here."""
         _, remote = self.retry.call("comparing", lambda: self._list_files(commit))
         wrong = [path for path in self.additions if remote.get(path) not in self.digests[path]]
         if wrong:
@@ -229,11 +229,11 @@ class Upload:
         )
 
     def _check_tag(self) -> None:
-        """Raise HubError for a tag that stands somewhere already; that it is where it should be is seen after the push."""
+        """Raise HubRefused for a tag that stands somewhere already; that it is where it should be is seen after the push."""
         wish = self.options
         there = self.state.tags.get(wish.tag or "")
         if there is not None and there != self.previous.commit and not wish.force:
-            raise HubError(
+            raise HubRefused(
                 f"{wish.repo_id} has the tag {wish.tag} already, at commit {there[:8]}.",
                 remedy="Choose another tag, or move it with --force.",
             )
@@ -244,7 +244,7 @@ class Upload:
             return
         if there is not None:
             if not self.options.force:
-                raise HubError(
+                raise HubRefused(
                     f"{self.options.repo_id} is pushed, and the tag {tag} still stands at commit {there[:8]}.",
                     remedy="Choose another tag, or move it with --force.",
                 )

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from orpo_cli.errors import HubError, MachineError, OrpoError, UsageError
+from orpo_cli.errors import HubError, HubRefused, MachineError, OrpoError, UsageError, hub_error_type
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
 
 
 @contextmanager
 def explain_load_errors(name: str) -> Iterator[None]:
     """Turn the errors of a ``from_pretrained`` for the model ``name`` into OrpoErrors."""
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
     from safetensors import SafetensorError
 
     try:
         yield
     except OrpoError:
         raise
-    except GatedRepoError as error:
-        raise HubError(f"{name} is gated.", remedy="Accept its licence on the hub, then `hf auth login`.") from error
-    except RevisionNotFoundError as error:
-        raise HubError(f"{name} has no such revision.", remedy="Check model.model_revision.") from error
-    except RepositoryNotFoundError as error:
-        raise HubError(
-            f"{name} is not on the hub, or is private.", remedy="Check the name; for a private one `hf auth login`."
-        ) from error
     except HfHubHTTPError as error:
-        raise HubError(f"{name}: the hub refused: {error}", remedy="Try again later.") from error
+        raise _explain_response(name, error) from error
     except SafetensorError as error:
         raise MachineError(
             f"{name}: its weights cannot be read: {error}", remedy="Download or save them again."
@@ -35,6 +31,9 @@ def explain_load_errors(name: str) -> Iterator[None]:
     except ImportError as error:
         raise MachineError(f"{name}: {error}", remedy="Install the missing package.") from error
     except OSError as error:
+        cause = error.__cause__  # transformers wraps the response of the hub in an OSError
+        if isinstance(cause, HfHubHTTPError) and not isinstance(cause, EntryNotFoundError):
+            raise _explain_response(name, cause) from error
         raise _explain_os_error(name, error) from error
     except ValueError as error:
         if "trust_remote_code" in str(error):
@@ -48,6 +47,22 @@ def explain_load_errors(name: str) -> Iterator[None]:
         raise
 
 
+def _explain_response(name: str, error: HfHubHTTPError) -> HubError:
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        return HubRefused(f"{name} is gated.", remedy="Accept its licence on the hub, then `hf auth login`.")
+    if isinstance(error, RevisionNotFoundError):
+        return HubRefused(f"{name} has no such revision.", remedy="Check model.model_revision.")
+    if isinstance(error, RepositoryNotFoundError):
+        return HubRefused(
+            f"{name} is not on the hub, or is private.", remedy="Check the name; for a private one `hf auth login`."
+        )
+    kind = hub_error_type(error.response.status_code)
+    remedy = "Check the token (`hf auth login`)." if kind is HubRefused else "Try again later."
+    return kind(f"{name}: the hub answered with an error: {error}", remedy=remedy)
+
+
 def _explain_os_error(name: str, error: OSError) -> OrpoError:
     text = str(error)
     if isinstance(error, PermissionError):
@@ -59,6 +74,6 @@ def _explain_os_error(name: str, error: OSError) -> OrpoError:
             remedy="Check the network, or download it elsewhere and give the folder's path.",
         )
     if "not a valid model identifier" in text or "is not a local folder" in text:
-        return HubError(f"{name} is not on the hub, or is private.", remedy="Check the name; or `hf auth login`.")
+        return HubRefused(f"{name} is not on the hub, or is private.", remedy="Check the name; or `hf auth login`.")
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     return MachineError(f"{name}: {first}", remedy="Check that the folder holds the whole model.")

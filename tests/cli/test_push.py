@@ -134,14 +134,14 @@ def test_the_card_contains_no_secret_of_the_recipe(hub, run):
 
 def test_without_a_token_no_request_is_made(hub, run):
     done = orpo(hub, "push-to-hub", run.root, REPO, HF_TOKEN="")
-    assert done.returncode == 6
+    assert done.returncode == 7
     assert "hf auth login" in done.stderr
     assert hub.requests == []
 
 
-def test_a_wrong_token_exits_6_without_showing_it(hub, run):
+def test_a_wrong_token_exits_7_without_showing_it(hub, run):
     done = orpo(hub, "push-to-hub", run.root, REPO, HF_TOKEN="hf_aWrongTokenAltogether", NO_COLOR="1")
-    assert done.returncode == 6
+    assert done.returncode == 7
     assert "401" in done.stderr
     assert "hf_aWrongTokenAltogether" not in done.stderr
 
@@ -170,26 +170,26 @@ def test_a_temporary_hub_error_is_retried_and_no_file_is_sent_twice(hub, run, me
 
 
 PERMANENT_ERRORS = [
-    ("GET", "/api/whoami-v2", 401, "does not know this token", "hf auth login"),
-    ("POST", "/api/repos/create", 403, "may not write", "write role"),
-    ("POST", "/commit/main", 401, "does not know this token", "hf auth login"),
-    ("POST", "/commit/main", 403, "may not write", "write role"),
-    ("POST", "/commit/main", 409, "changed at the same time", "Try again"),
-    ("POST", "/commit/main", 429, "asks to wait 7 seconds", "ORPO_HUB_PATIENCE"),
-    ("POST", "/commit/main", 500, "the hub has trouble (HTTP 500)", "Try again in a few minutes"),
-    ("POST", "/commit/main", None, "the connection", "Check the network"),
-    ("PUT", "/lfs/", 403, "403", "write role"),
+    ("GET", "/api/whoami-v2", 401, 7, "does not know this token", "hf auth login"),
+    ("POST", "/api/repos/create", 403, 7, "may not write", "write role"),
+    ("POST", "/commit/main", 401, 7, "does not know this token", "hf auth login"),
+    ("POST", "/commit/main", 403, 7, "may not write", "write role"),
+    ("POST", "/commit/main", 409, 6, "changed at the same time", "Try again"),
+    ("POST", "/commit/main", 429, 6, "asks to wait 7 seconds", "ORPO_HUB_PATIENCE"),
+    ("POST", "/commit/main", 500, 6, "the hub has trouble (HTTP 500)", "Try again in a few minutes"),
+    ("POST", "/commit/main", None, 6, "the connection", "Check the network"),
+    ("PUT", "/lfs/", 403, 7, "403", "write role"),
 ]
 
 
-@pytest.mark.parametrize(("method", "path", "status", "word", "remedy"), PERMANENT_ERRORS)
-def test_a_permanent_hub_error_exits_6_and_the_repeated_command_completes_the_push(
-    hub, run, method, path, status, word, remedy
+@pytest.mark.parametrize(("method", "path", "status", "exit_code", "word", "remedy"), PERMANENT_ERRORS)
+def test_a_permanent_hub_error_has_its_exit_code_and_the_repeated_command_completes_the_push(
+    hub, run, method, path, status, exit_code, word, remedy
 ):
     headers = {"Retry-After": "7"} if status == 429 else {}
     hub.fail(method, path, status=status, headers=headers, times=None)
     done = orpo(hub, "push-to-hub", run.root, REPO)
-    assert done.returncode == 6, done.stderr
+    assert done.returncode == exit_code, done.stderr
     for each in (word, remedy, "continues where this one stopped"):
         assert each in done.stderr
     sent = set(hub.lfs)
@@ -256,7 +256,7 @@ def test_a_repeated_push_sends_only_the_missing_files(tmp_path, hub, base):
     run = make_sharded_run(tmp_path, base)
     hub.fail("PUT", "/lfs/", status=403, after=1, times=None)  # the first file arrives, no other does
     done = orpo(hub, "push-to-hub", run.root, REPO, "--what", "merged")
-    assert done.returncode == 6
+    assert done.returncode == 7
     assert len(hub.lfs) == 1
     assert set(hub.repos[REPO].files()) == {".gitattributes"}  # nothing half-pushed is visible
     already = set(hub.lfs)
@@ -387,7 +387,7 @@ def test_a_merged_model_is_not_pushed_next_to_an_adapter(tmp_path, hub, base):
     run = make_sharded_run(tmp_path, base)
     assert orpo(hub, "push-to-hub", run.root, REPO).returncode == 0
     done = orpo(hub, "push-to-hub", run.root, REPO, "--what", "merged")
-    assert done.returncode == 6
+    assert done.returncode == 7
     assert "side by side" in done.stderr
     done = orpo(hub, "push-to-hub", run.root, REPO, "--what", "adapter,merged", "--json")
     assert done.returncode == 0, done.stderr
@@ -416,7 +416,7 @@ def test_files_that_somebody_changed_are_overwritten_only_with_force(hub, run, p
     hub.edit(REPO, path, b"---\nlicense: mit\n---\nSomebody else's.\n")
     hub.requests.clear()
     done = orpo(hub, "push-to-hub", run.root, REPO)
-    assert done.returncode == 6
+    assert done.returncode == 7
     assert f"{path}: changed there since this run was pushed" in done.stderr
     assert "--force" in done.stderr
     assert hub.repos[REPO].files()[path].endswith(b"Somebody else's.\n")
@@ -430,7 +430,7 @@ def test_existing_files_are_not_overwritten_and_other_files_are_kept(hub, run):
     hub.edit(REPO, "notes.txt", b"mine")
     hub.edit(REPO, "README.md", b"my card")
     done = orpo(hub, "push-to-hub", run.root, REPO)
-    assert done.returncode == 6
+    assert done.returncode == 7
     assert "not from this run" in done.stderr
     done = orpo(hub, "push-to-hub", run.root, REPO, "--exclude", "README.md")
     assert done.returncode == 0, done.stderr
@@ -492,7 +492,7 @@ def test_a_tag_names_the_commit_and_moves_only_with_force(hub, run):
     run.write_run(steps=777)
     assert orpo(hub, "push-to-hub", run.root, REPO).returncode == 0
     done = orpo(hub, "push-to-hub", run.root, REPO, "--tag", "v1")
-    assert done.returncode == 6
+    assert done.returncode == 7
     assert "--force" in done.stderr
     assert hub.repos[REPO].tags == {"v1": first}
     assert orpo(hub, "push-to-hub", run.root, REPO, "--tag", "v1", "--force").returncode == 0
@@ -502,7 +502,7 @@ def test_a_tag_names_the_commit_and_moves_only_with_force(hub, run):
 def test_a_read_only_token_is_refused_before_anything_is_created(hub, run):
     hub.whoami = account("me", "read")
     done = orpo(hub, "push-to-hub", run.root, REPO)
-    assert done.returncode == 6
+    assert done.returncode == 7
     assert "may read and not write" in done.stderr
     assert hub.repos == {}
     assert hub.count("POST") == 0
@@ -551,4 +551,4 @@ def test_truncated_weights_are_not_pushed(hub, run):
 def test_a_token_with_invalid_characters_is_not_shown(hub, run):
     for token in (f"{TOKEN}\x01x", f"{TOKEN}\u00e4"):
         done = orpo(hub, "push-to-hub", run.root, REPO, HF_TOKEN=token)
-        assert done.returncode == 6, done.stderr
+        assert done.returncode == 7, done.stderr

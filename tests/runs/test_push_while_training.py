@@ -154,7 +154,7 @@ def test_no_secret_is_in_any_output_or_file_of_a_run(tmp_path, hub):
     assert done.returncode == 0, done.stderr
     hub.fail("POST", "/commit/", status=401, times=None)
     (tmp_path / "run" / "adapter" / "new.txt").write_text("new")
-    assert orpo("push-to-hub", tmp_path / "run").returncode == 6
+    assert orpo("push-to-hub", tmp_path / "run").returncode == 7
     hub.heal()
     assert orpo("push-to-hub", tmp_path / "run").returncode == 0
     for needle in (TOKEN, secret):

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from orpo_cli.errors import DataError, HubError
+from orpo_cli.errors import DataError, HubError, HubRefused, hub_error_type
 from orpo_cli.hub_status import hub_reachable
 from orpo_cli.recipe.schema import Source
 
@@ -90,13 +90,13 @@ def convert_error(error: Exception, source: Source) -> DataError | HubError | No
 
     message = str(error).strip().rstrip(".")
     if isinstance(error, DatasetNotFoundError):
-        return HubError(
+        return HubRefused(
             f"{source.path}: {message}.",
             remedy=f"Check the name ({Path(source.path).absolute()} is no local path either); for a private or gated dataset "
             "request access on its page and run `hf auth login` or set HF_TOKEN.",
         )
     if isinstance(error, HfHubHTTPError):
-        return HubError(
+        return hub_error_type(error.response.status_code)(
             f"{source.path}: the hub refused: {message}.", remedy="Run `hf auth login` or set HF_TOKEN, or try again."
         )
     if isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith(("httpx", "httpcore")):

@@ -149,7 +149,7 @@ def test_a_hub_dataset_is_read_and_refusals_are_hub_errors(hub: ThreadingHTTPSer
     assert "no split dev; it has train, test" in split["message"]
     assert config["exit_code"] == 4
     assert "other" in config["message"]
-    assert none["exit_code"] == gated["exit_code"] == 6
+    assert none["exit_code"] == gated["exit_code"] == 7
     assert "org/none: Dataset 'org/none' doesn't exist" in none["message"]
     assert "gated" in gated["message"]
     assert "HF_TOKEN" in gated["remedy"]

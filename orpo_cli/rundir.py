@@ -1,4 +1,4 @@
-"""The run directory: the only place that knows the names of the files inside a run."""
+"""Run directory of a training: names of its files, their reading and writing, and the status of the run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import MachineError, UsageError
-from orpo_cli.json_files import read_json_object
+from orpo_cli.json_files import read_json_lines, read_json_object, read_json_object_or_empty
 from orpo_cli.plan.plan import Plan
 from orpo_cli.secret_values import mask_secrets
 
@@ -23,7 +23,7 @@ _DAMAGED = "The run directory is damaged."
 
 @dataclass(frozen=True)
 class RunDir:
-    """A run directory, made by ``orpo train``."""
+    """The directory that ``orpo train`` writes. No other module knows the file names in it."""
 
     root: Path
 
@@ -34,12 +34,12 @@ class RunDir:
 
     @property
     def composed(self) -> Path:
-        """The recipe with what it extends and what the environment says, where it is not whole in its own file."""
+        """The recipe with the recipes that it extends and the environment variables that it uses, where it has any."""
         return self.root / "composed.yaml"
 
     @property
     def plan(self) -> Path:
-        """Every value, and why."""
+        """The plan: every value with its reason."""
         return self.root / "plan.json"
 
     @property
@@ -49,17 +49,17 @@ class RunDir:
 
     @property
     def data_report(self) -> Path:
-        """Rows read, kept, dropped by reason; lengths."""
+        """The data report: rows read, kept, dropped by reason; lengths."""
         return self.root / "data_report.json"
 
     @property
     def metrics(self) -> Path:
-        """One JSON line a logged step or evaluation."""
+        """A JSON line for each logged step and evaluation."""
         return self.root / "metrics.jsonl"
 
     @property
     def checkpoints(self) -> Path:
-        """Holds checkpoint-N folders."""
+        """The folder of the checkpoint-N folders."""
         return self.root / "checkpoints"
 
     @property
@@ -69,7 +69,7 @@ class RunDir:
 
     @property
     def model(self) -> Path:
-        """The trained model, where every weight was trained."""
+        """The trained model of a run without an adapter."""
         return self.root / "model"
 
     @property
@@ -79,12 +79,12 @@ class RunDir:
 
     @property
     def export(self) -> Path:
-        """What ``orpo export`` made: a folder a format."""
+        """The results of ``orpo export``, a folder for each format."""
         return self.root / "export"
 
     @property
     def report(self) -> Path:
-        """Curves and pages."""
+        """Folder of curves and pages."""
         return self.root / "report"
 
     @property
@@ -94,29 +94,29 @@ class RunDir:
 
     @property
     def evaluation(self) -> Path:
-        """What ``orpo eval`` found."""
+        """The results of ``orpo eval``."""
         return self.root / "evaluation.json"
 
     @property
     def samples(self) -> Path:
-        """Answers of base and tuned model to held-out prompts, from ``orpo generate --compare``."""
+        """Completions of base and trained model for held-out prompts, from ``orpo generate --compare``."""
         return self.root / "samples.json"
 
     @property
     def curves(self) -> Path:
-        """The curves that the model card shows."""
+        """The curves in the model card."""
         return self.report / "curves.svg"
 
     @property
     def pushes(self) -> Path:
-        """What was pushed to the hub, so that another push overwrites nothing else."""
+        """The record of pushes to the hub: a later push overwrites only the files in it."""
         return self.root / "hub.json"
 
     @classmethod
     def create(cls, plan: Plan, recipe_text: str, composed_text: str | None = None) -> RunDir:
-        """Begin a run in a directory that is absent or empty.
+        """Start a run in a directory that is absent or empty.
 
-        Raises UsageError where it is in use, saying how to go on; MachineError where it cannot be written.
+        Raises UsageError if it is in use, MachineError if it cannot be written.
         """
         rundir = cls(Path(plan.output_dir))
         rundir.raise_if_in_use()
@@ -125,13 +125,13 @@ class RunDir:
         except OSError as error:
             raise MachineError(
                 f"cannot make {rundir.root}: {error.strerror or error}.",
-                remedy="Choose another place: --set output_dir=DIR.",
+                remedy="Choose another directory: --set output_dir=DIR.",
             ) from error
         try:
             atomic_write_text(rundir.recipe, recipe_text)
             if composed_text is not None:
                 atomic_write_text(rundir.composed, composed_text)
-            atomic_write_text(rundir.plan, plan.to_json())
+            rundir.write_plan(plan)
             rundir.write_run(status=RUNNING, name=plan.name, pid=os.getpid(), host=platform.node())
         except MachineError:
             rundir.discard()
@@ -139,7 +139,7 @@ class RunDir:
         return rundir
 
     def raise_if_in_use(self) -> None:
-        """Raise UsageError where the directory holds something."""
+        """Raise UsageError if the directory is not empty."""
         if self.root.exists() and not self.root.is_dir():
             raise UsageError(f"output_dir {self.root} is a file.", remedy="Choose another: --set output_dir=DIR.")
         if not self.root.is_dir() or not any(self.root.iterdir()):
@@ -162,7 +162,7 @@ class RunDir:
         )
 
     def is_alive(self) -> bool:
-        """Whether the process that writes this run is still there."""
+        """Whether the process of this run is still running."""
         run = self.read_run()
         if run.get("status") != RUNNING or run.get("host") != platform.node() or run.get("pid") == os.getpid():
             return False
@@ -187,12 +187,16 @@ class RunDir:
         return rundir
 
     def is_run(self) -> bool:
-        """Whether a run was begun here."""
+        """Whether the directory is a run."""
         return self.run.is_file() and self.plan.is_file()
 
     def read_plan(self) -> Plan:
-        """The plan the run obeyed."""
+        """The plan of the run."""
         return Plan.from_document(read_json_object(self.plan, remedy=_DAMAGED))
+
+    def write_plan(self, plan: Plan) -> None:
+        """Write plan.json, atomically."""
+        atomic_write_text(self.plan, plan.to_json())
 
     def read_run(self) -> dict[str, Any]:
         """The content of run.json."""
@@ -201,12 +205,51 @@ class RunDir:
     def write_run(self, **changes: Any) -> None:
         """Merge ``changes`` into run.json, atomically."""
         before = self.read_run() if self.run.exists() else {}
-        atomic_write_text(
-            self.run, json.dumps(mask_secrets({**before, **changes}), indent=2, ensure_ascii=False) + "\n"
-        )
+        _write_json(self.run, {**before, **changes})
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; none before the first logged step."""
+        return read_json_lines(self.metrics)
+
+    def read_data_report(self) -> dict[str, Any]:
+        """The content of data_report.json; empty where there is none. So are the next three."""
+        return read_json_object_or_empty(self.data_report)
+
+    def write_data_report(self, report: dict[str, Any]) -> None:
+        """Write data_report.json, atomically."""
+        _write_json(self.data_report, report)
+
+    def read_evaluation(self) -> dict[str, Any]:
+        """The content of evaluation.json."""
+        return read_json_object_or_empty(self.evaluation)
+
+    def write_evaluation(self, document: dict[str, Any]) -> None:
+        """Write evaluation.json, atomically."""
+        _write_json(self.evaluation, document)
+
+    def read_samples(self) -> dict[str, Any]:
+        """The content of samples.json."""
+        return read_json_object_or_empty(self.samples)
+
+    def write_samples(self, document: dict[str, Any]) -> None:
+        """Write samples.json, atomically."""
+        _write_json(self.samples, document)
+
+    def read_pushes(self) -> dict[str, Any]:
+        """The content of hub.json."""
+        return read_json_object_or_empty(self.pushes)
+
+    def write_pushes(self, document: dict[str, Any]) -> None:
+        """Write hub.json, atomically."""
+        _write_json(self.pushes, document)
+
+    def read_recipe(self) -> str:
+        """The text of the recipe, composed where it extends another one; empty where there is none."""
+        file = self.composed if self.composed.is_file() else self.recipe
+        return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
     def result(self) -> Path:
-        """The trained adapter or model. Raises UsageError where training has not finished."""
+        """The trained adapter or model. Raises UsageError if training has not finished."""
         for path in (self.adapter, self.model):
             if path.is_dir():
                 return path
@@ -217,7 +260,7 @@ class RunDir:
         )
 
     def last_checkpoint(self) -> Path | None:
-        """The checkpoint of the highest step that was written whole."""
+        """The complete checkpoint of the highest step."""
         found = [
             path
             for path in self.checkpoints.glob("checkpoint-*")
@@ -241,6 +284,10 @@ class RunDir:
                 remedy="Use another directory (--set output_dir=DIR), or move that away.",
             )
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    atomic_write_text(path, json.dumps(mask_secrets(document), indent=2, ensure_ascii=False) + "\n")
 
 
 def is_complete(checkpoint: Path) -> bool:

@@ -7,7 +7,6 @@ from html import escape
 from typing import Any
 
 from orpo_cli.atomic import atomic_write_text
-from orpo_cli.json_files import read_json_lines
 from orpo_cli.rundir import RunDir
 
 PANELS = (
@@ -25,7 +24,7 @@ Points = list[tuple[float, float]]  # (step, value)
 
 def render_curves(rundir: RunDir) -> str | None:
     """The picture; None where fewer than three steps were logged."""
-    lines = read_json_lines(rundir.metrics)
+    lines = rundir.read_metrics()
     panels = []
     for name, title in PANELS:
         train, held_out = _points(lines, name), _points(lines, f"eval_{name}")

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from orpo_cli.card.base_license import BaseLicense, hub_id
 from orpo_cli.card.run_contents import RunPart
-from orpo_cli.json_files import read_json_object_or_empty
 from orpo_cli.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def preference_accuracy(rundir: RunDir) -> EvalResult | None:
     """The share of held-out pairs whose chosen answer the trained model prefers, as `orpo eval` or the training measured it."""
     from huggingface_hub import EvalResult
 
-    evaluation, report = read_json_object_or_empty(rundir.evaluation), read_json_object_or_empty(rundir.data_report)
+    evaluation, report = rundir.read_evaluation(), rundir.read_data_report()
     value = evaluation.get("models", {}).get("tuned", {}).get("rewards/accuracies")
     pairs = evaluation.get("pairs")
     if value is None:
@@ -77,7 +76,7 @@ def is_from_hub(source: dict[str, Any]) -> bool:
 
 
 def _hub_datasets(rundir: RunDir) -> list[str]:
-    sources = read_json_object_or_empty(rundir.data_report).get("sources", [])
+    sources = rundir.read_data_report().get("sources", [])
     found = [str(source["location"]).removeprefix("hub:") for source in sources if is_from_hub(source)]
     return list(dict.fromkeys(found))
 

@@ -9,7 +9,6 @@ from orpo_cli.card.curves import render_curves
 from orpo_cli.card.front_matter import is_from_hub
 from orpo_cli.card.markdown import code_block, code_span, escape_text
 from orpo_cli.card.run_contents import CURVES_PATH
-from orpo_cli.json_files import read_json_lines, read_json_object_or_empty
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import RunDir
 
@@ -33,7 +32,7 @@ MAX_SAMPLES, MAX_SAMPLE_CHARACTERS = 3, 800
 
 def results_section(rundir: RunDir, plan: Plan) -> str:
     """First and last figures of training, the last evaluation, and what `orpo eval` measured."""
-    lines = read_json_lines(rundir.metrics)
+    lines = rundir.read_metrics()
     steps = [line for line in lines if "loss" in line]
     evaluations = [
         {name.removeprefix("eval_"): value for name, value in line.items()} for line in lines if "eval_loss" in line
@@ -44,7 +43,7 @@ def results_section(rundir: RunDir, plan: Plan) -> str:
         columns[f"step {steps[-1].get('step', '')}"] = steps[-1]
     if evaluations:
         columns[f"held out, step {evaluations[-1].get('step', '')}"] = evaluations[-1]
-    measured = read_json_object_or_empty(rundir.evaluation)
+    measured = rundir.read_evaluation()
     for variant, metrics in measured.get("models", {}).items():
         columns[f"{measured.get('pairs')} held-out pairs, {variant}"] = metrics
     table = _table(columns)
@@ -59,7 +58,7 @@ def results_section(rundir: RunDir, plan: Plan) -> str:
 
 def samples_section(rundir: RunDir) -> str:
     """Answers of base and tuned model to the first held-out prompts that `orpo generate --compare` asked."""
-    document = read_json_object_or_empty(rundir.samples)
+    document = rundir.read_samples()
     blocks = []
     for answer in document.get("answers", [])[:MAX_SAMPLES]:
         parts = [f"**Prompt**\n\n{code_block(_shorten(answer.get('prompt')))}"]
@@ -100,7 +99,7 @@ def licence_section(plan: Plan, base_license: BaseLicense | None, license_accept
 
 def data_section(rundir: RunDir) -> str:
     """What was read, kept and dropped, and why."""
-    report = read_json_object_or_empty(rundir.data_report)
+    report = rundir.read_data_report()
     if not report:
         return ""
     rows = ["| part | source | format | rows read | kept | dropped |", "| --- | --- | --- | ---: | ---: | ---: |"]
@@ -137,10 +136,9 @@ def data_section(rundir: RunDir) -> str:
 
 def recipe_section(rundir: RunDir, plan: Plan) -> str:
     """The recipe as it was written or, where it extends another one, as a whole."""
-    file = rundir.composed if rundir.composed.is_file() else rundir.recipe
-    if not file.is_file():
+    text = rundir.read_recipe()
+    if not text:
         return ""
-    text = file.read_text(encoding="utf-8").strip()
     how = "every weight" if plan.lora is None else f"LoRA of rank {plan.lora.r}"
     if plan.quantization is not None:
         how += f" on a base in {4 if plan.quantization.load_in_4bit else 8} bits"

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from typing import Any
 
 from orpo_cli import __version__
-from orpo_cli.atomic import atomic_write_text
 from orpo_cli.evaluation.eval_target import EvalTarget, Variant
 from orpo_cli.evaluation.held_out_pairs import HeldOutPairs
 from orpo_cli.evaluation.metrics import intervals, margin_change_interval, preference_metrics
 from orpo_cli.evaluation.preference_scores import PairScores, Progress, score_pairs
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
-from orpo_cli.secret_values import mask_secrets
 
 
 def evaluate(
@@ -54,8 +51,7 @@ def evaluate(
         "scores": _scores_by_pair(held_out_pairs, scores),
     }
     if target.rundir is not None and covers_all_held_out(held_out_pairs):
-        text = json.dumps(mask_secrets(document), indent=2, ensure_ascii=False)
-        atomic_write_text(target.rundir.evaluation, text + "\n")
+        target.rundir.write_evaluation(document)
     return document
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,10 +77,7 @@ def load_held_out_pairs(
 
 def _same_as_in_training(rundir: RunDir | None, fingerprint: str) -> bool | None:
     """Whether the run's data report has the same fingerprint of held-out pairs; None where it has none."""
-    if rundir is None or not rundir.data_report.is_file():
-        return None
-    report: dict[str, Any] = json.loads(rundir.data_report.read_text(encoding="utf-8"))
-    known = report.get("fingerprints", {}).get("eval")
+    known = None if rundir is None else rundir.read_data_report().get("fingerprints", {}).get("eval")
     return None if known is None else bool(known == fingerprint)
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from orpo_cli.atomic import atomic_write_text
 from orpo_cli.card.base_license import BaseLicense
-from orpo_cli.json_files import read_json_object_or_empty
 from orpo_cli.rundir import RunDir
 
 MAX_GIT_FILE_BYTES = 10 * 2**20  # bytes; the hub keeps larger files by their sha256 alone
@@ -40,32 +36,28 @@ def git_blob_ids(path: Path) -> list[str]:
 
 def read_pushed_branch(rundir: RunDir, repo_id: str, revision: str) -> PushedBranch:
     """What was pushed to that branch; nothing where nothing was."""
-    entry = read_json_object_or_empty(rundir.pushes).get("repositories", {}).get(repo_id, {}).get(revision, {})
+    entry = rundir.read_pushes().get("repositories", {}).get(repo_id, {}).get(revision, {})
     return PushedBranch(entry.get("commit"), dict(entry.get("files", {})), dict(entry.get("parts", {})))
 
 
 def write_pushed_branch(rundir: RunDir, repo_id: str, revision: str, branch: PushedBranch) -> None:
     """Keep what was pushed."""
-    document = read_json_object_or_empty(rundir.pushes)
+    document = rundir.read_pushes()
     branches = document.setdefault("repositories", {}).setdefault(repo_id, {})
     branches[revision] = {"commit": branch.commit, "files": branch.files, "parts": branch.parts}
-    _write(rundir, document)
+    rundir.write_pushes(document)
 
 
 def read_base_license(rundir: RunDir) -> BaseLicense | None:
     """What the hub said of the base's licence when it was asked last; None where it was not."""
     try:
-        return BaseLicense(**read_json_object_or_empty(rundir.pushes)["base"])
+        return BaseLicense(**rundir.read_pushes()["base"])
     except (KeyError, TypeError):
         return None
 
 
 def write_base_license(rundir: RunDir, base_license: BaseLicense) -> None:
     """Keep them, for cards that are made without the hub."""
-    document = read_json_object_or_empty(rundir.pushes)
+    document = rundir.read_pushes()
     if document.get("base") != base_license.__dict__:
-        _write(rundir, {**document, "base": base_license.__dict__})
-
-
-def _write(rundir: RunDir, document: dict[str, Any]) -> None:
-    atomic_write_text(rundir.pushes, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        rundir.write_pushes({**document, "base": base_license.__dict__})

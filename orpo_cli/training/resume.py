@@ -8,7 +8,6 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import UsageError
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import RUNNING, RunDir, is_complete
@@ -99,7 +98,7 @@ def _is_set(plan: Plan, path: str) -> bool:
 
 def mark_resumed(rundir: RunDir, plan: Plan) -> None:
     """Mark a run as going on in this process, under the plan as it is now."""
-    atomic_write_text(rundir.plan, plan.to_json())
+    rundir.write_plan(plan)
     rundir.write_run(status=RUNNING, pid=os.getpid(), host=platform.node(), error=None)
 
 

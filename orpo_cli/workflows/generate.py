@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
 from orpo_cli.report.progress import show_progress
-from orpo_cli.secret_values import mask_secrets
 
 if TYPE_CHECKING:
     from orpo_cli.evaluation.eval_target import EvalTarget, Variant
@@ -82,7 +79,7 @@ def generate_answers(
         "answers": _answer(target, builder, prompts, variants, sampling, console),
     }
     if run is not None and request.compare and request.held_out:
-        atomic_write_text(run.samples, json.dumps(mask_secrets(document), indent=2, ensure_ascii=False) + "\n")
+        run.write_samples(document)
         console.note(f"wrote {run.samples}, which the model card shows")
     return document
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import UsageError
 from orpo_cli.plan.plan import ModelPlan, Plan
 from orpo_cli.recipe.load import LoadedRecipe
@@ -16,7 +14,6 @@ from orpo_cli.recipe.source.composed_recipe import compose_recipe_text
 from orpo_cli.report.console import Console
 from orpo_cli.report.plan_view import plan_lines
 from orpo_cli.rundir import FINISHED, RunDir
-from orpo_cli.secret_values import mask_secrets
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 
 if TYPE_CHECKING:
@@ -157,8 +154,7 @@ def _prepare_pairs(
         note=console.note,
         pairs_needed=plan.total_pairs(),
     )
-    report = json.dumps(mask_secrets(pairs.report.as_dict()), indent=2, ensure_ascii=False)
-    atomic_write_text(rundir.data_report, report + "\n")
+    rundir.write_data_report(pairs.report.as_dict())
     for line in pairs.report.lines():
         console.note(line)
     if max_pairs is not None:

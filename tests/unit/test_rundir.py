@@ -1,0 +1,38 @@
+"""The run directory reads back what it writes, and an absent file as empty."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orpo_cli.rundir import RunDir
+
+
+def test_records_are_read_as_they_were_written_and_are_empty_before(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    records = [
+        (run.read_data_report, run.write_data_report, run.data_report),
+        (run.read_evaluation, run.write_evaluation, run.evaluation),
+        (run.read_samples, run.write_samples, run.samples),
+        (run.read_pushes, run.write_pushes, run.pushes),
+    ]
+    for read, write, path in records:
+        assert read() == {}
+        write({"file": path.name, "text": "größer"})
+        assert read() == {"file": path.name, "text": "größer"}
+        assert "größer" in path.read_text(encoding="utf-8")
+
+
+def test_an_incomplete_last_line_of_the_metrics_is_skipped(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    assert run.read_metrics() == []
+    run.metrics.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert run.read_metrics() == [{"step": 1}, {"step": 2}]
+
+
+def test_the_composed_recipe_is_preferred(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    assert run.read_recipe() == ""
+    run.recipe.write_text("extends: base\n")
+    assert run.read_recipe() == "extends: base"
+    run.composed.write_text("model: {}\n")
+    assert run.read_recipe() == "model: {}"

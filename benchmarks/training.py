@@ -109,12 +109,12 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
             )
         clock = watch()
         if name == "ours":
-            from orpo_cli.training.make_trainer import make_trainer
+            from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
 
             if plan.device == "cpu":
                 keep_freed_memory()
                 use_onednn()
-            trainer: Any = make_trainer(plan, Path(folder), model, tokenizer, data, None, [clock])
+            trainer: Any = make_trainer(plan, Path(folder), TrainingInputs(model, tokenizer, data), [clock])
             clock.count_tokens_of(trainer.engine)
         else:
             trainer = trls(plan.training, folder, model, tokenizer, data, clock, adapter=not setting.full)

@@ -72,7 +72,7 @@ class TrainingDisplay:
         self.bar.update(self.task, completed=step, total=total)
         self._refresh()
 
-    def logged(self, record: dict[str, Any]) -> None:
+    def show_metrics(self, record: dict[str, Any]) -> None:
         """Show a line of metrics.jsonl."""
         evaluation = "eval_loss" in record
         if not evaluation and "loss" not in record:

@@ -1,4 +1,4 @@
-"""The C library's allocator, set for training on a CPU."""
+"""Memory allocator of the C library (glibc): settings for training on a CPU."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ M_MXFAST, M_TRIM_THRESHOLD, M_MMAP_MAX = 1, -1, -4  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep what tensors free instead of giving it back to the kernel. Returns whether it could be set.
+    """Let glibc keep freed memory instead of returning it to the kernel. Returns whether the setting took effect.
 
-    By default every block above a few megabytes is mapped anew and zeroed page by page at each operation of a step; of
-    a step's time on a CPU that was a fifth. The peak of the memory stays near what lives at once only where small blocks
-    are not kept apart from their neighbours: ``M_MXFAST`` says so here, and ``cli.heap`` beforehand for the rest.
+    By default each operation of a step maps its blocks above a few megabytes again and the kernel zeroes their pages: a
+    fifth of a step's time on a CPU. The peak stays near the memory in use only if small free blocks are merged with their
+    neighbours, so fast bins are off: ``M_MXFAST`` here, and ``cli.allocator_env`` at the start of the process for the rest.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

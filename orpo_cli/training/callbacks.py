@@ -1,4 +1,4 @@
-"""What happens beside the steps: a line of metrics, and an orderly stop on Ctrl-C."""
+"""Trainer callbacks: metrics.jsonl and an orderly stop on Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -21,41 +21,41 @@ from orpo_cli.errors import Interrupted, Problem
 
 
 class TrainingObserver(Protocol):
-    """Who watches a training run: the live display, plain lines, or nobody."""
+    """Receiver of what a training run reports: the live display, or plain lines."""
 
     def note(self, text: str) -> None:
-        """Something worth saying once."""
+        """Show a message."""
 
     def warn(self, problem: Problem) -> None:
-        """Something that must not be missed."""
+        """Show a warning."""
 
     def progress(self, step: int, total: int) -> None:
-        """A step is done."""
+        """Show that ``step`` of ``total`` steps is done."""
 
-    def logged(self, record: dict[str, Any]) -> None:
-        """A line of metrics.jsonl."""
+    def show_metrics(self, record: dict[str, Any]) -> None:
+        """Show a line of metrics.jsonl."""
 
 
 class MetricsCallback(TrainerCallback):
-    """Writes metrics.jsonl and tells the listener. ``tokens_per_second`` counts time inside steps only."""
+    """Writes metrics.jsonl and reports to the observer. ``tokens_per_second`` counts the time inside steps only."""
 
-    def __init__(self, path: Path, listener: TrainingObserver) -> None:
+    def __init__(self, path: Path, observer: TrainingObserver) -> None:
         self.path = path
-        self.listener = listener
+        self.observer = observer
         self.trainer: Any = None  # set once the trainer exists
         self.last: dict[str, Any] = {}
         self._tokens_before = 0
         self._seconds = 0.0
-        self._step_began = 0.0
+        self._step_started = 0.0
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Start the clock."""
-        self._step_began = time.perf_counter()
+        """Start timing the step."""
+        self._step_started = time.perf_counter()
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Stop it."""
-        self._seconds += time.perf_counter() - self._step_began
-        self.listener.progress(state.global_step, state.max_steps)
+        """Stop timing the step."""
+        self._seconds += time.perf_counter() - self._step_started
+        self.observer.progress(state.global_step, state.max_steps)
 
     def on_log(
         self,
@@ -65,9 +65,9 @@ class MetricsCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """One line a logged step, one an evaluation."""
+        """Write a line for a logged step or an evaluation."""
         logs = dict(logs or {})
-        if "train_runtime" in logs:  # the library's summary at the end; run.json has ours
+        if "train_runtime" in logs:  # the Trainer's summary at the end; run.json has these figures
             return
         record: dict[str, Any] = {"step": state.global_step}
         record |= {name: value for name, value in logs.items() if isinstance(value, int | float)}
@@ -80,11 +80,11 @@ class MetricsCallback(TrainerCallback):
         record = {name: value for name, value in record.items() if math.isfinite(value)}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-        self.listener.logged(record)
+        self.observer.show_metrics(record)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Peak of the GPU's memory, or on a CPU of the process's resident memory."""
+    """Peak of allocated GPU memory; on a CPU the peak of the process's resident memory."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024
@@ -108,36 +108,36 @@ def _step_of(line: str) -> float:
 
 
 class InterruptCallback(TrainerCallback):
-    """Ctrl-C or SIGTERM: finish the step, save a checkpoint, stop. A second one stops at once."""
+    """Stop on Ctrl-C or SIGTERM: finish the step, save a checkpoint, stop. A second signal stops at once."""
 
-    def __init__(self, listener: TrainingObserver) -> None:
-        self.listener = listener
-        self.asked = False
+    def __init__(self, observer: TrainingObserver) -> None:
+        self.observer = observer
+        self.requested = False
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take the signals while training runs."""
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    def handle_signals(self) -> Iterator[None]:
+        """Context of training: handle both signals."""
+        handlers = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: Any) -> None:
-        if self.asked:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
-        self.listener.note("stopping after this step and saving a checkpoint; once more to stop at once")
+        self.requested = True
+        self.observer.note("stopping after this step and saving a checkpoint; press Ctrl-C again to stop at once")
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Ask the trainer for a checkpoint and the end."""
-        if self.asked:
+        """Let the Trainer save a checkpoint and stop."""
+        if self.requested:
             control.should_save = True
             control.should_evaluate = False
             control.should_training_stop = True
 
     def on_prediction_step(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Leave an evaluation; the weights are those of the step before it."""
-        if self.asked:
+        """Leave an evaluation; the weights are those of the last step."""
+        if self.requested:
             raise Interrupted("interrupted during an evaluation")

@@ -1,4 +1,4 @@
-"""What to do when memory runs out in the middle of a step: start the step again, from the same state, keeping less."""
+"""Out-of-memory errors in a step: detection, the random state to restart from, and checkpointing of large micro-batches."""
 
 from __future__ import annotations
 
@@ -11,86 +11,86 @@ from typing import Any
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-# What torch's allocators say on a CPU, with a limit on the address space or without.
-_WORDS = ("can't allocate memory", "not enough memory: you tried to allocate")
+# Messages of torch's CPU allocators, with a limit on the address space and without.
+_CPU_MESSAGES = ("can't allocate memory", "not enough memory: you tried to allocate")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that host or device memory is used up."""
+    """Whether ``error`` reports that host or device memory is used up."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     if not isinstance(error, RuntimeError):
         return False
-    return should_reduce_batch_size(error) or any(words in str(error) for words in _WORDS)
+    return should_reduce_batch_size(error) or any(message in str(error) for message in _CPU_MESSAGES)
 
 
 @dataclass(frozen=True)
 class RandomState:
-    """The random numbers that dropout draws, of the CPU and of the device that trains."""
+    """State of the random number generators that dropout uses: the CPU's and the training device's."""
 
     device: torch.device
-    on_cpu: torch.Tensor
-    on_device: torch.Tensor | None
+    cpu_state: torch.Tensor
+    device_state: torch.Tensor | None
 
     @classmethod
-    def now(cls, device: torch.device) -> RandomState:
-        """The state as it is."""
-        module = _with_random_numbers(device)
-        return cls(device, torch.get_rng_state(), None if module is None else module.get_rng_state(device))
+    def capture(cls, device: torch.device) -> RandomState:
+        """The current state."""
+        generator = _device_generator(device)
+        return cls(device, torch.get_rng_state(), None if generator is None else generator.get_rng_state(device))
 
     def restore(self) -> None:
-        """Draw again what was drawn since."""
-        torch.set_rng_state(self.on_cpu)
-        if self.on_device is not None:
-            _with_random_numbers(self.device).set_rng_state(self.on_device, self.device)
+        """Return to this state, so that the same numbers are drawn again."""
+        torch.set_rng_state(self.cpu_state)
+        if self.device_state is not None:
+            _device_generator(self.device).set_rng_state(self.device_state, self.device)
 
 
-def _with_random_numbers(device: torch.device) -> Any:
+def _device_generator(device: torch.device) -> Any:
     return None if device.type == "cpu" else torch.get_device_module(device)
 
 
 def free_memory() -> None:
-    """Give back what a failed step left. Call it after the ``except`` block: the error's frames hold tensors until then."""
+    """Free what a failed step left. Call it after the ``except`` block: the error's frames refer to tensors until then."""
     clear_device_cache(garbage_collection=True)
 
 
 class SelectiveCheckpointing:
-    """Lets the layers of a model keep their inputs alone and compute the rest again in the backward pass, for large micro-batches.
+    """Activation checkpointing (layers keep their inputs alone and are recomputed in backward) for large micro-batches only.
 
-    The recipe's own checkpointing is for all of them, and stays so.
+    With gradient_checkpointing in the recipe all micro-batches are checkpointed, and this class does nothing.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.above = math.inf  # tokens of a micro-batch
+        self.threshold = math.inf  # micro-batches of more tokens are checkpointed
         self.layers: list[Any] = []
 
-    def enable_above(self, tokens: int) -> bool:
-        """Checkpoint micro-batches of more than half these tokens from now on. False where that is so already, or cannot be."""
-        if tokens > self.above or not (self.layers or self._prepared()):
+    def enable_for(self, tokens: int) -> bool:
+        """Checkpoint micro-batches of more than half these tokens. False where they are already, or the model cannot."""
+        if tokens > self.threshold or not (self.layers or self._prepare_layers()):
             return False
-        self.above = tokens // 2
+        self.threshold = tokens // 2
         return True
 
-    def _prepared(self) -> bool:
-        if not self.model.supports_gradient_checkpointing or self._checkpointed():
+    def _prepare_layers(self) -> bool:
+        if not self.model.supports_gradient_checkpointing or self._checkpointed_layers():
             return False
-        # transformers 5.17 knows the old name only
+        # transformers 5.17 has the old name only
         enable = (
             getattr(self.model, "activation_checkpointing_enable", None) or self.model.gradient_checkpointing_enable
         )
         enable({"use_reentrant": False})
-        self.layers = self._checkpointed()
+        self.layers = self._checkpointed_layers()
         self._switch(on=False)
         return True
 
-    def _checkpointed(self) -> list[Any]:
+    def _checkpointed_layers(self) -> list[Any]:
         return [module for module in self.model.modules() if getattr(module, "gradient_checkpointing", False)]
 
     @contextmanager
-    def around(self, tokens: int) -> Iterator[None]:
-        """Forward and backward of a micro-batch with this many tokens."""
-        self._switch(on=tokens > self.above)
+    def applied(self, tokens: int) -> Iterator[None]:
+        """Context of forward and backward of a micro-batch with this many tokens."""
+        self._switch(on=tokens > self.threshold)
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""What a run was made of: versions, commits, fingerprints. Goes into run.json."""
+"""Provenance of a run for run.json: versions, commits, fingerprints of model and data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LIBRARIES = (
 
 
 def provenance(model: Any, report: Any) -> dict[str, Any]:
-    """``model`` is the loaded base; ``report`` the DataReport."""
+    """Fields of run.json; ``model`` is the loaded base, ``report`` the DataReport."""
     return {
         "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "orpo_cli": __version__,
@@ -49,7 +49,7 @@ def _version(name: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The commit of the current directory, with -dirty where files differ from it."""
+    """The commit of the current directory, with -dirty where files have changed."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

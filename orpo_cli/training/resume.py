@@ -1,4 +1,4 @@
-"""Going on with a run: from which checkpoint, and only with the same plan."""
+"""Resuming a run: which checkpoint to start from, and which settings may have changed."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from orpo_cli.errors import UsageError
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import RUNNING, RunDir, is_complete
 
-# What may differ when a run goes on: it changes when things happen or what is made of the result, not the steps.
-FREE = (
+# Settings that may differ in a resumed run: they change neither the steps nor their order.
+CHANGEABLE = (
     "name", "output_dir", "device", "merge.", "export.", "hub.", "engine.max_tokens_per_microbatch",
     "training.gradient_checkpointing",
     "training.max_steps", "training.num_train_epochs", "training.logging_", "training.eval_s", "training.save_",
     "training.report_to", "training.run_name", "training.per_device_eval_batch_size", "training.dataloader_",
 )  # fmt: skip
-LENGTH = ("training.max_steps", "training.num_train_epochs")
+LENGTH_SETTINGS = ("training.max_steps", "training.num_train_epochs")
 
 
 def checkpoint_to_resume(rundir: RunDir, plan: Plan, resume: str) -> Path | None:
-    """The checkpoint that ``resume`` (``auto`` or a path) means; None where an ``auto`` run has none yet.
+    """The checkpoint that ``resume`` (``auto`` or a path) selects; None where ``auto`` finds none yet.
 
-    Raises UsageError where the path is no checkpoint of this run, a process is writing the run, or the plan has changed.
+    Raises UsageError where the path is not a checkpoint of this run, the run is active, or the plan has changed.
     """
     if rundir.is_alive():
-        raise UsageError(f"{rundir.root}: a run is going on there (process {rundir.read_run().get('pid')}).")
+        raise UsageError(f"{rundir.root}: a run is active there (process {rundir.read_run().get('pid')}).")
     _refuse_changes(rundir.read_plan(), plan, rundir)
     if resume == "auto":
         return rundir.last_checkpoint()
@@ -40,7 +40,7 @@ def checkpoint_to_resume(rundir: RunDir, plan: Plan, resume: str) -> Path | None
         )
     if path.parent.resolve() != rundir.checkpoints.resolve():
         raise UsageError(
-            f"--resume {resume}: not a checkpoint of {rundir.root}.", remedy=f"Those lie in {rundir.checkpoints}."
+            f"--resume {resume}: not a checkpoint of {rundir.root}.", remedy=f"They are in {rundir.checkpoints}."
         )
     return path
 
@@ -60,7 +60,7 @@ def trains_longer(rundir: RunDir, plan: Plan) -> bool:
     if not changed:
         return False
     checkpoint = rundir.last_checkpoint()
-    if not changed.keys() & set(LENGTH):
+    if not changed.keys() & set(LENGTH_SETTINGS):
         rule = "has finished, and its settings have changed"
     elif not _has_more_steps(rundir, before, plan, checkpoint):
         rule = f"has finished after {rundir.read_run().get('steps')} steps, and the new settings do not train longer"
@@ -97,23 +97,23 @@ def _is_set(plan: Plan, path: str) -> bool:
 
 
 def mark_resumed(rundir: RunDir, plan: Plan) -> None:
-    """Mark a run as going on in this process, under the plan as it is now."""
+    """Record that this process continues the run, with the new plan."""
     rundir.write_plan(plan)
     rundir.write_run(status=RUNNING, pid=os.getpid(), host=platform.node(), error=None)
 
 
 def _refuse_changes(before: Plan, now: Plan, rundir: RunDir) -> None:
-    changed = [text for path, text in _differences(before, now).items() if not path.startswith(FREE)]
+    changed = [text for path, text in _differences(before, now).items() if not path.startswith(CHANGEABLE)]
     if changed:
         raise UsageError(
-            f"{rundir.root} was begun with other settings:\n  " + "\n  ".join(changed),
-            remedy="Resume with the recipe it was begun with, or start anew: --set output_dir=DIR.",
+            f"{rundir.root} was started with other settings:\n  " + "\n  ".join(changed),
+            remedy="Resume with the original recipe, or start a new run: --set output_dir=DIR.",
         )
 
 
 def _differences(before: Plan, now: Plan) -> dict[str, str]:
-    """Each value that differs: its path, and a line that says how."""
-    old, new = _flat(before.values()), _flat(now.values())
+    """Values that differ: the path of each, and a line with both values."""
+    old, new = _flatten(before.values()), _flatten(now.values())
     return {
         path: f"{path}: {old.get(path)!r} → {new.get(path)!r}"
         for path in sorted(old.keys() | new.keys())
@@ -121,7 +121,7 @@ def _differences(before: Plan, now: Plan) -> dict[str, str]:
     }
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(values, dict):
         return {prefix.removesuffix("."): values}
-    return {path: value for key, inner in values.items() for path, value in _flat(inner, f"{prefix}{key}.").items()}
+    return {path: value for key, inner in values.items() for path, value in _flatten(inner, f"{prefix}{key}.").items()}

@@ -1,18 +1,15 @@
-"""The one door to TRL. Everything that uses `trl.experimental.orpo` or its internals stands in this module.
+"""Trainer on TRL's ORPOTrainer: the only module that imports ``trl``.
 
-TRL 1.16 is pinned, because the experimental modules may change in any release; tests/parity says when they moved.
-What is changed here, and why:
+TRL 1.16 is pinned, because experimental modules may change in any release; tests/parity fail when they do. Everything of the
+loss is TRL's own, except:
 
-* The data comes tokenized by ``orpo_cli.data``: TRL maps row by row, never truncates prompts, and doubles end tokens.
-* A loss or gradient that is not finite stops the run and names the pairs, where TRL goes on and logs 0.0.
-* No model card is written into checkpoints and no telemetry is sent; the card is ``orpo_cli.card.model_card``.
-
-* The step is computed by ``orpo_cli.training.engine`` where the plan says so and the model allows it: the same loss and
-  gradients, from packed pairs. On the first pairs both paths are computed and compared; where they differ, TRL's is taken.
-* ``lora.loraplus_lr_ratio`` makes the optimizer peft's LoRA+ one.
+* The pairs come tokenized from ``orpo_cli.data``: TRL maps row by row, never truncates prompts, and doubles end tokens.
+* A loss or gradient that is not finite stops the run with an error that names the pairs; TRL logs 0.0 and continues.
+* No model card is written into checkpoints and no telemetry is sent; ``orpo_cli.card.model_card`` writes the card.
+* ``lora.loraplus_lr_ratio`` selects peft's LoRA+ optimizer.
 * ``loss_on_prompt: false`` leaves the prompt out of the NLL.
 
-Everything else of the loss is TRL's own.
+``packed_trainer`` replaces the step by the engine's, with the same loss and gradients.
 """
 
 from __future__ import annotations
@@ -44,12 +41,13 @@ TRAINING_COLUMNS = ("row", "prompt_input_ids", "chosen_answer_ids", "rejected_an
 
 
 class PairTrainer(ORPOTrainer):
-    """ORPOTrainer on tokenized pairs. Counts tokens and keeps the names of the rows of the current step.
+    """ORPOTrainer on tokenized pairs.
 
-    ``tokens_seen`` counts the tokens of chosen and rejected sequences, padding left out. ``loss_on_prompt`` says whether the
-    NLL counts prompt and chosen answer, as trl's does, or the answer alone. ``save_training_args`` says whether a checkpoint
-    has the pickle of the arguments, which holds what a recipe took from the environment. ``lora_plus`` are the keywords of
-    peft's LoRA+ optimizer, where the adapter's two matrices learn at different rates.
+    ``loss_on_prompt``: whether the NLL covers prompt and chosen completion, as trl's does, or the completion alone.
+    ``save_training_args``: whether a checkpoint has the pickle of the arguments, which contains values that a recipe took
+    from the environment. ``lora_plus``: arguments of peft's LoRA+ optimizer (arXiv 2402.12354), which gives the adapter's
+    two matrices different learning rates. ``tokens_seen`` counts tokens of chosen and rejected sequences without padding;
+    ``step_rows`` has the names of the rows of the current step.
     """
 
     def __init__(
@@ -69,59 +67,59 @@ class PairTrainer(ORPOTrainer):
         self.data_collator: Any = PairCollator(self.data_collator)
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """The optimizer that the plan names. Raises UsageError or MachineError where the library refuses it."""
+        """The plan's optimizer. Raises UsageError or MachineError where the library refuses it."""
         with explain_setting_errors("training.optim", "training.optim_args"):
             if self.lora_plus and getattr(self, "optimizer", None) is None:
                 self.optimizer: torch.optim.Optimizer = self._lora_plus_optimizer()
             return super().create_optimizer(model)
 
     def _lora_plus_optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer that the plan names, on groups of parameters with learning rates of their own."""
+        """The plan's optimizer with LoRA+ parameter groups."""
         from peft.optimizers import create_loraplus_optimizer
 
-        kind, keywords = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-        plus = {"loraplus_weight_decay": self.args.weight_decay, **self.lora_plus}
-        optimizer: torch.optim.Optimizer = create_loraplus_optimizer(self.model, kind, **keywords, **plus)
+        optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        arguments |= {"loraplus_weight_decay": self.args.weight_decay, **self.lora_plus}
+        optimizer: torch.optim.Optimizer = create_loraplus_optimizer(self.model, optimizer_class, **arguments)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The schedule that the plan names. Raises UsageError where the library refuses it."""
+        """The plan's learning-rate schedule. Raises UsageError where the library refuses it."""
         with explain_setting_errors("training.lr_scheduler_type", "training.lr_scheduler_kwargs"):
             return super().create_scheduler(num_training_steps, optimizer)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """One micro-batch: forward and backward. Raises RunError where the loss is not finite."""
+        """Forward and backward of one micro-batch. Raises RunError where the loss is not finite."""
         self.step_rows.extend(inputs["row"])
         self.tokens_seen += int(inputs["chosen_attention_mask"].sum() + inputs["rejected_attention_mask"].sum())
-        return self._finite(super().training_step(model, inputs, num_items_in_batch), inputs["row"])
+        return self._check_finite(super().training_step(model, inputs, num_items_in_batch), inputs["row"])
 
     def concatenated_forward(self, model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, ...]:
-        """trl's forward pass; the NLL without the prompt where the plan says so."""
+        """trl's forward pass, with the NLL of the completion alone where ``loss_on_prompt`` is false."""
         outputs: tuple[torch.Tensor, ...] = super().concatenated_forward(model, batch)
         if self.loss_on_prompt:
             return outputs
-        logits = outputs[2]  # of chosen, (pairs, tokens - 1, words)
+        logits = outputs[2]  # chosen's, (pairs, tokens - 1, vocab_size)
         labels = pad_to_length(batch["chosen_labels"], logits.shape[1] + 1, pad_value=-100)[:, 1:]
         nll = cross_entropy(logits.flatten(0, 1), labels.flatten().to(logits.device))
         return (*outputs[:4], nll, *outputs[5:])
 
-    def _finite(self, loss: torch.Tensor, rows: list[str]) -> torch.Tensor:
+    def _check_finite(self, loss: torch.Tensor, rows: list[str]) -> torch.Tensor:
         if not torch.isfinite(loss):
-            raise self._not_finite("loss", loss.item(), rows)
+            raise self._non_finite_error("loss", loss.item(), rows)
         return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         rows, self.step_rows = self.step_rows, []
-        scaled = self.accelerator.scaler is not None  # float16: the scaler skips such steps and lowers its scale
+        scaled = self.accelerator.scaler is not None  # fp16: the scaler skips such steps and lowers its scale
         if norm is not None and not scaled and not torch.isfinite(torch.as_tensor(norm)):
-            raise self._not_finite("gradient norm", float(norm), rows)
+            raise self._non_finite_error("gradient norm", float(norm), rows)
         return norm
 
-    def _not_finite(self, what: str, value: float, rows: list[str]) -> RunError:
+    def _non_finite_error(self, quantity: str, value: float, rows: list[str]) -> RunError:
         shown = ", ".join(rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
         return RunError(
-            f"step {self.state.global_step + 1}: the {what} is {value}; the weights of the step before are kept. Pairs: {shown}.",
+            f"step {self.state.global_step + 1}: the {quantity} is {value}; the weights of the step before are kept. Pairs: {shown}.",
             remedy="Look at these pairs, lower training.learning_rate, or train in bf16 or float32 instead of fp16.",
         )
 
@@ -131,7 +129,7 @@ class PairTrainer(ORPOTrainer):
             (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Leave the card to orpo_cli.card.model_card."""
+        """Write none: see orpo_cli.card.model_card."""
 
     def _send_telemetry(self) -> None:
         """Send nothing."""
@@ -139,7 +137,7 @@ class PairTrainer(ORPOTrainer):
 
 @contextmanager
 def explain_setting_errors(*names: str) -> Iterator[None]:
-    """Name the settings that a library's error is about."""
+    """Context of a library call: its errors become OrpoErrors that name the settings."""
     try:
         yield
     except ImportError as error:
@@ -160,16 +158,16 @@ class PairCollator:
 
 
 class TokenizedDataset:
-    """A tokenized dataset for ORPOTrainer.__init__, whose three ``map`` calls would extract, template and tokenize it."""
+    """Wrapper of a tokenized dataset for ORPOTrainer.__init__, whose three ``map`` calls extract, template and tokenize."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset.select_columns([name for name in TRAINING_COLUMNS if name in dataset.column_names])
 
     def map(self, function: Callable[..., Any], **_: Any) -> Any:
-        """The dataset itself, once its last call asks for token ids."""
+        """Nothing until the last of the three calls; then the tokenized dataset."""
         return self.dataset if getattr(function, "__name__", "") == "tokenize_row" else self
 
 
 def orpo_config(checkpoints: Path, arguments: dict[str, Any]) -> ORPOConfig:
-    """TRL's arguments of a run that writes its checkpoints to ``checkpoints``."""
+    """TRL's arguments, with ``checkpoints`` as the folder of checkpoints."""
     return ORPOConfig(output_dir=str(checkpoints), **arguments)

@@ -1,8 +1,8 @@
-"""Tokens of the chat template that the base model never learned, and that an adapter does not teach it.
+"""Untrained chat-template tokens: special tokens whose embeddings neither the base model nor the adapter has trained.
 
 A base model's vocabulary often holds the tokens of its instruct sibling (``<|eot_id|>``), with embeddings as they were
 initialised. LoRA on the linear layers trains neither their embeddings nor their rows of the head: the model reads noise
-where a turn ends, and hardly learns to end one.
+where a turn ends, and hardly learns to end a turn.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-PAIRS = 64  # looked at for the tokens that a template writes
-SMALL = 0.01  # of the usual norm
+CHECKED_PAIRS = 64
+SMALL_NORM = 0.01  # relative to the median norm of the embeddings
 
 
 def untrained_template_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, pairs: Dataset) -> Problem | None:
-    """A warning where ``pairs`` (tokenized) hold special tokens whose embeddings are untrained and frozen in ``model``."""
+    """A warning where tokenized ``pairs`` have special tokens whose embeddings are untrained and frozen in ``model``."""
     embeddings = model.get_input_embeddings()
     if embeddings is None or any(parameter.requires_grad for parameter in embeddings.parameters()):
         return None
-    rows = pairs.select(range(min(PAIRS, len(pairs))))
+    rows = pairs.select(range(min(CHECKED_PAIRS, len(pairs))))
     seen = {token for row in rows for token in (*row["prompt_input_ids"], *row["chosen_answer_ids"])}
     special = sorted(seen & {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder})
     untrained = [token for token in special if looks_untrained(embeddings.weight, token)]
@@ -44,17 +44,17 @@ def untrained_template_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, pa
 
 
 def looks_untrained(weight: torch.Tensor, token: int) -> bool:
-    """Whether the row of ``token`` in ``weight`` (tokens, hidden) is next to zero, or shared with another token."""
+    """Whether the row of ``token`` in ``weight`` (vocab_size, hidden_size) is almost zero, or equal to another token's."""
     row = weight[token]
-    usual = weight[:: max(1, len(weight) // 4096)].float().norm(dim=1).median()
-    if row.float().norm() < SMALL * usual:
+    median = weight[:: max(1, len(weight) // 4096)].float().norm(dim=1).median()
+    if row.float().norm() < SMALL_NORM * median:
         return True
-    alike = (weight[:, :8] == row[:8]).all(dim=1).nonzero().flatten()
-    return int((weight[alike] == row).all(dim=1).sum()) > 1
+    candidates = (weight[:, :8] == row[:8]).all(dim=1).nonzero().flatten()
+    return int((weight[candidates] == row).all(dim=1).sum()) > 1
 
 
 def _module_names(model: Any) -> list[str]:
-    """What modules_to_save calls the embeddings, and the head where it is another tensor."""
+    """Names for lora.modules_to_save of the embeddings, and of the head where it is not tied to them."""
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head is not None and head.weight is embeddings.weight
     wanted = [embeddings] if head is None or tied else [embeddings, head]

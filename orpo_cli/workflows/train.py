@@ -90,6 +90,7 @@ def train_plan(
     from orpo_cli.model.base_model import load_base
     from orpo_cli.model.tokenizer import load_tokenizer
     from orpo_cli.report.live_display import TrainingDisplay
+    from orpo_cli.training.make_trainer import TrainingInputs
     from orpo_cli.training.provenance import provenance
     from orpo_cli.training.train import train
 
@@ -100,10 +101,10 @@ def train_plan(
         pairs = _prepare_pairs(plan, tokenizer, rundir, console, max_pairs)
         model = load_base(source, plan.quantization, plan.device)
         resize_embeddings(model, tokenizer)
+        inputs = TrainingInputs(model, tokenizer, pairs.train, pairs.eval)
         rundir.write_run(**provenance(model, pairs.report))
     with _settle_push(push), TrainingDisplay(console) as display:
-        # makes the trainer, trains, and saves the adapter or the model
-        outcome = train(plan, rundir, model, tokenizer, pairs, display, checkpoint, [push] if push else [])
+        outcome = train(plan, rundir, inputs, display, checkpoint, [push] if push else [])
     write_card(rundir)
     if push is not None:
         push.push_result()

@@ -20,7 +20,7 @@ from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.training.engine.packed_step import Engine
 from orpo_cli.training.engine.parity_check import CHECKED_PAIRS
-from orpo_cli.training.make_trainer import make_trainer
+from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
 
 Weights = dict[str, torch.Tensor]
 
@@ -43,7 +43,8 @@ def trainer_for(folder: Path, notes: list[str], *, budget: int, dropout: float =
     tokenizer = tiny_tokenizer()
     data = prepare(plan.dataset, tokenizer, max_length=256, max_prompt_length=128, note=notes.append)
     notes.clear()
-    return make_trainer(plan, folder / "out", tiny_llama(len(tokenizer)), tokenizer, data.train, None, [], notes.append)
+    inputs = TrainingInputs(tiny_llama(len(tokenizer)), tokenizer, data.train)
+    return make_trainer(plan, folder / "out", inputs, [], notes.append)
 
 
 def trained(trainer: Any) -> Weights:
@@ -115,13 +116,13 @@ def test_large_micro_batches_alone_are_computed_again(tmp_path: Path, monkeypatc
     trainer = trainer_for(tmp_path, notes, budget=1)
     with memory_running_out(monkeypatch, [(5, "backward")]):
         trainer.train()
-    above = trainer.checkpointing.above
+    above = trainer.checkpointing.threshold
     ran: list[bool] = []
     layer = trainer.model.get_base_model().model.layers[0]
     layer.input_layernorm.register_forward_hook(lambda *_: ran.append(True))
     for tokens, times in ((above, 1), (above + 1, 2)):
         ran.clear()
-        with trainer.checkpointing.around(tokens):
+        with trainer.checkpointing.applied(tokens):
             trainer.model(input_ids=torch.ones((1, 5), dtype=torch.int64)).logits.sum().backward()
         assert len(ran) == times
     assert f"over {above} tokens" in notes[0]
@@ -189,7 +190,7 @@ def test_memory_that_runs_out_in_an_evaluation_changes_no_step(tmp_path: Path, m
     assert ["free now" in notes[0], "of the evaluation" in notes[1]] == [True, True]
     assert len(budgets) > 3
     assert trainer.engine.max_tokens == 1000
-    assert trainer.checkpointing.above == float("inf")
+    assert trainer.checkpointing.threshold == float("inf")
 
 
 def trained_and_budgets(trainer: Any) -> tuple[Weights, list[int]]:

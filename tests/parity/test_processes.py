@@ -24,13 +24,14 @@ from orpo_cli.data.prepare import prepare
 from orpo_cli.machine import probe
 from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
-from orpo_cli.training.make_trainer import make_trainer
+from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
 
 recipe, out = sys.argv[1:]
 plan, tokenizer = resolve(load_recipe(recipe), probe()), tiny_tokenizer()
 data = prepare(plan.dataset, tokenizer, max_length=256, max_prompt_length=128, note=print)
 notes = []
-trainer = make_trainer(plan, Path(out), tiny_llama(len(tokenizer)), tokenizer, data.train, data.eval, [], notes.append)
+inputs = TrainingInputs(tiny_llama(len(tokenizer)), tokenizer, data.train, data.eval)
+trainer = make_trainer(plan, Path(out), inputs, [], notes.append)
 trainer.train()
 history = trainer.state.log_history
 if trainer.accelerator.is_main_process:

@@ -20,7 +20,7 @@ from orpo_cli.machine import probe
 from orpo_cli.plan.plan import Plan
 from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
-from orpo_cli.training.make_trainer import make_trainer
+from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
 
 STEPS = 5
 TRAINING: dict[str, Any] = {
@@ -50,7 +50,7 @@ def plan_for(folder: Path, lora: bool, fast_path: str = "required") -> Plan:
 
 def ours(plan: Plan, folder: Path, model: Any, tokenizer: Any) -> list[dict[str, float]]:
     data = prepare(plan.dataset, tokenizer, max_length=256, max_prompt_length=128, note=print)
-    trainer = make_trainer(plan, folder / "ours", model, tokenizer, data.train, None, [])
+    trainer = make_trainer(plan, folder / "ours", TrainingInputs(model, tokenizer, data.train), [])
     trainer.train()
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
@@ -127,7 +127,7 @@ def test_the_first_steps_equal_trls_on_smollm2_and_hh(tmp_path: Path, real_data:
         }
         for row in short
     ]
-    trainer = make_trainer(plan, tmp_path / "ours", model(), tokenizer, short, None, [])
+    trainer = make_trainer(plan, tmp_path / "ours", TrainingInputs(model(), tokenizer, short), [])
     trainer.train()
     mine = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert_equal(mine, trls(rows, tmp_path, True, model(), tokenizer), 1e-4)

@@ -23,6 +23,7 @@ from orpo_cli.recipe.load import load_recipe
 from orpo_cli.report.console import Console
 from orpo_cli.report.live_display import TrainingDisplay
 from orpo_cli.rundir import RunDir
+from orpo_cli.training.make_trainer import TrainingInputs
 from orpo_cli.training.train import train
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
@@ -46,7 +47,7 @@ def test_the_quickstart_recipe_trains_on_real_pairs(tmp_path: Path, real_data: P
     data = prepare(plan.dataset, tokenizer, max_length=length, max_prompt_length=length // 2, note=print)
     model = load_base(source, plan.quantization, plan.device)
     with TrainingDisplay(Console(quiet=True)) as display:
-        train(plan, rundir, model, tokenizer, data, display)
+        train(plan, rundir, TrainingInputs(model, tokenizer, data.train, data.eval), display)
 
     lines = [json.loads(line) for line in rundir.metrics.read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 21))

@@ -17,7 +17,7 @@ from orpo_cli.plan.plan import Plan
 from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.training.engine.packed_step import Engine
-from orpo_cli.training.make_trainer import make_trainer
+from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
 
 
 def planned(folder: Path, **training: Any) -> Plan:
@@ -62,7 +62,8 @@ def test_they_are_the_trainers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         begin(engine, pairs, across_processes)
 
     monkeypatch.setattr(Engine, "start_step", noted)
-    make_trainer(plan, tmp_path / "out", tiny_llama(len(tokenizer)), tokenizer, data, None, []).train()
+    inputs = TrainingInputs(tiny_llama(len(tokenizer)), tokenizer, data)
+    make_trainer(plan, tmp_path / "out", inputs, []).train()
     foreseen = simulate_steps(plan, len(rows))
     assert foreseen is not None
     assert [sorted(step) for step in foreseen] == taken

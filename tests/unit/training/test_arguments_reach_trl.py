@@ -21,7 +21,7 @@ from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.legacy.unsupported_training_args import UNSUPPORTED_TRAINING_ARGS
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS, TrainingFields
-from orpo_cli.training.make_trainer import make_trainer
+from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
 
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 2}
 BEST = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
@@ -158,7 +158,9 @@ def test_the_value_of_the_recipe_arrives(name: str, data: tuple[Path, Dataset, D
     plan = resolve(loaded, probe())
     assert plan.training[name] == value
     assert {why.origin for path, why in plan.why.items() if f"{path}.".startswith(f"training.{name}.")} == {"recipe"}
-    trainer = make_trainer(plan, folder / "checkpoints", tiny_llama(), tiny_tokenizer(), train, held_out, [])
+    trainer = make_trainer(
+        plan, folder / "checkpoints", TrainingInputs(tiny_llama(), tiny_tokenizer(), train, held_out), []
+    )
     assert _plain(getattr(trainer.args, name), value) == value
 
 
@@ -170,7 +172,9 @@ def test_tensorboards_files_go_where_the_recipe_says(
     monkeypatch.chdir(folder)
     recipe = write_recipe(folder, lora=False, training={"logging_dir": "curves", "report_to": "tensorboard"})
     plan = resolve(load_recipe(str(recipe)), probe())
-    trainer = make_trainer(plan, folder / "checkpoints", tiny_llama(), tiny_tokenizer(), train, held_out, [])
+    trainer = make_trainer(
+        plan, folder / "checkpoints", TrainingInputs(tiny_llama(), tiny_tokenizer(), train, held_out), []
+    )
     trainer.train()
     assert list((folder / "curves").glob("events.out.tfevents.*"))
     assert "TENSORBOARD_LOGGING_DIR" not in os.environ

@@ -29,7 +29,10 @@ def command(
     chat_template: ChatTemplate = None,
     quiet: Quiet = False,
 ) -> None:
-    """Talk to a model. /reset starts a new conversation, /exit or Ctrl-D ends the chat, Ctrl-C stops an answer.
+    """Talk to a model, or to base and tuned model.
+
+    /reset starts a new conversation, /exit or Ctrl-D ends the chat, Ctrl-C
+    stops an answer.
 
     If standard input is not a terminal, every line of it is a message, and only
     the answers are printed.

@@ -46,11 +46,12 @@ def command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Convert a configuration of axolotl, LLaMA-Factory, alignment-handbook, TRL or ms-swift, or a printed
-    ORPOConfig, into a recipe.
+    """Convert another tool's configuration into a recipe.
 
-    Keys that have an equivalent are kept; every other key becomes a comment in
-    the recipe, with the reason. The recipe validates.
+    Reads configurations of axolotl, LLaMA-Factory, alignment-handbook, TRL and
+    ms-swift, and a printed ORPOConfig. Keys that have an
+    equivalent are kept; every other key becomes a comment in the recipe, with
+    the reason. The recipe validates.
 
     [bold]Examples[/bold]
 

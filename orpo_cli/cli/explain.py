@@ -17,8 +17,9 @@ def command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Explain a problem code: why the rule exists, a recipe that breaks it, and the repaired recipe.
+    """Explain the code of a problem.
 
+    Prints why the rule exists, a recipe that breaks it, and the repaired recipe.
     Messages about a recipe or a plan end with the code in brackets.
 
     [bold]Examples[/bold]

@@ -27,7 +27,7 @@ def command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a new recipe, with a comment on each value that people usually change.
+    """Write a new recipe, with comments on the usual values.
 
     [bold]Examples[/bold]
 

@@ -20,7 +20,9 @@ def command(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write; default: standard output.")
     ] = None,
 ) -> None:
-    """Print the JSON Schema (draft 2020-12) of a recipe. Editors use it to complete, explain and check keys.
+    """Print the JSON Schema (draft 2020-12) of a recipe, for editors.
+
+    Editors use it to complete, explain and check keys.
 
     An editor with yaml-language-server finds the schema through this line in
     the recipe:

@@ -22,7 +22,7 @@ def command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check recipes, and report every error of every file with its line number.
+    """Check recipes, and report every error with its line.
 
     Reads only the recipes: no torch, no network, no data.
 

@@ -1,4 +1,4 @@
-"""orpo train --smoke on recipes of one's own: what it uses, what it replaces and says, what it leaves."""
+"""Smoke runs (`orpo train --smoke`): what they take from the recipe, what they replace and report, what they leave on disk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def smoke(
     return run
 
 
-def test_a_smoke_run_uses_the_recipes_own_data_and_tokenizer_and_leaves_nothing(tmp_path: Path, smoke: Any) -> None:
+def test_a_smoke_run_uses_data_and_tokenizer_of_the_recipe_and_leaves_nothing(tmp_path: Path, smoke: Any) -> None:
     recipe = write_recipe(tmp_path, steps=500)
     before = set(tmp_path.iterdir())
     done, left = smoke(recipe)
@@ -40,7 +40,7 @@ def test_a_smoke_run_uses_the_recipes_own_data_and_tokenizer_and_leaves_nothing(
     assert {path for path in tmp_path.iterdir() if not path.name.startswith("orpo-pairs-")} == before  # goes at exit
 
 
-def test_a_smoke_run_says_every_value_that_it_changes(tmp_path: Path, smoke: Any) -> None:
+def test_a_smoke_run_reports_every_value_that_it_changes(tmp_path: Path, smoke: Any) -> None:
     done, _ = smoke(write_recipe(tmp_path, steps=500, training={"per_device_train_batch_size": 16}))
     assert "weights: random, of a LlamaForCausalLM with width 64 instead of 32 and layers 2 instead of 2" in done.stderr
     for line in (
@@ -52,34 +52,34 @@ def test_a_smoke_run_says_every_value_that_it_changes(tmp_path: Path, smoke: Any
         assert line in done.stderr
 
 
-def test_steps_of_evaluation_and_checkpoints_come_within_the_two(tmp_path: Path, smoke: Any) -> None:
+def test_evaluation_and_checkpoints_happen_within_two_steps(tmp_path: Path, smoke: Any) -> None:
     often = {"eval_strategy": "steps", "eval_steps": 100, "save_strategy": "steps", "save_steps": 100}
     done, _ = smoke(write_recipe(tmp_path, training={**often, "load_best_model_at_end": True}), "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["final_evaluation"]["eval_loss"] > 0
 
 
-def test_layers_that_the_small_model_has_not_are_replaced_by_its_last(tmp_path: Path, smoke: Any) -> None:
+def test_layers_that_the_tiny_model_does_not_have_are_replaced_by_its_last(tmp_path: Path, smoke: Any) -> None:
     upper = ("--set", "lora.layers_to_transform=[20, 21]", "--set", "lora.target_modules=[q_proj]")
     done, _ = smoke(write_recipe(tmp_path), *upper)
     assert done.returncode == 0, done.stderr
     assert "lora.layers_to_transform = 1  (--smoke: the small model has 2 layers)" in done.stderr
 
 
-def test_quantized_and_merged_in_a_smoke_run(tmp_path: Path, smoke: Any) -> None:
+def test_a_quantized_smoke_run_is_merged(tmp_path: Path, smoke: Any) -> None:
     done, _ = smoke(write_recipe(tmp_path, quantization={"load_in_4bit": True}))
     assert done.returncode == 0, done.stderr
     assert "verified: logits within" in done.stderr
 
 
-def test_full_weights_in_a_smoke_run(tmp_path: Path, smoke: Any) -> None:
+def test_a_smoke_run_without_adapter(tmp_path: Path, smoke: Any) -> None:
     done, left = smoke(write_recipe(tmp_path, lora=False), "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 2
     assert left == []
 
 
-def test_data_that_leaves_no_pair_fails_a_smoke_run_as_a_run(tmp_path: Path, smoke: Any) -> None:
+def test_data_without_a_usable_pair_exits_4_and_keeps_the_folder(tmp_path: Path, smoke: Any) -> None:
     recipe = write_recipe(tmp_path)
     (tmp_path / "train.jsonl").write_text('{"prompt": "x", "chosen": "", "rejected": "b"}\n')
     done, left = smoke(recipe)
@@ -89,13 +89,13 @@ def test_data_that_leaves_no_pair_fails_a_smoke_run_as_a_run(tmp_path: Path, smo
     assert (left[0] / "base" / "config.json").is_file()
 
 
-def test_an_architecture_that_cannot_be_had_is_an_error_and_not_replaced(tmp_path: Path, smoke: Any) -> None:
+def test_an_unreachable_architecture_is_an_error(tmp_path: Path, smoke: Any) -> None:
     done, _ = smoke(write_recipe(tmp_path), "--set", "model.model_name_or_path=someone/their-model")
     assert done.returncode == 6
     assert "someone/their-model is not on this machine" in done.stderr
 
 
-def test_an_architecture_that_cannot_be_shrunken_is_named(tmp_path: Path, smoke: Any) -> None:
+def test_an_architecture_that_cannot_be_shrunk_exits_3(tmp_path: Path, smoke: Any) -> None:
     recipe = write_recipe(tmp_path)
     AutoConfig.for_model("mamba", vocab_size=400, hidden_size=32, num_hidden_layers=2).save_pretrained(
         tmp_path / "model"
@@ -107,9 +107,7 @@ def test_an_architecture_that_cannot_be_shrunken_is_named(tmp_path: Path, smoke:
 
 
 @pytest.mark.parametrize("where", ["orpo_cli.model.tiny_model.save_tiny_base", "orpo_cli.workflows.smoke.train_plan"])
-def test_ctrl_c_leaves_nothing_of_a_smoke_run(
-    where: str, tmp_path: Path, smoke: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_removes_the_smoke_run(where: str, tmp_path: Path, smoke: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def pressed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -121,13 +119,13 @@ def test_ctrl_c_leaves_nothing_of_a_smoke_run(
     assert left == []
 
 
-def test_resume_beside_smoke_is_refused(tmp_path: Path, smoke: Any) -> None:
+def test_resume_with_smoke_is_refused(tmp_path: Path, smoke: Any) -> None:
     done, _ = smoke(write_recipe(tmp_path), "--resume", "auto")
     assert done.returncode == 2
     assert "--resume does nothing with --smoke" in done.stderr
 
 
-def test_trackers_are_told_nothing_of_a_smoke_run(tmp_path: Path, smoke: Any) -> None:
+def test_a_smoke_run_reports_to_no_tracker(tmp_path: Path, smoke: Any) -> None:
     done, _ = smoke(write_recipe(tmp_path, training={"report_to": "wandb"}))
     assert done.returncode == 0, done.stderr
     assert "training.report_to = none  (--smoke: nothing is sent anywhere)" in done.stderr

@@ -1,4 +1,4 @@
-"""Small real things to test with: a tokenizer trained on a few sentences, random models, a recipe that uses both."""
+"""Tiny test inputs: a tokenizer trained on a few sentences, a random Llama, preference pairs, a recipe that uses them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SENTENCES = [
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE with ChatML's tokens; every text round-trips."""
+    """A byte-level BPE tokenizer with the tokens of ChatML; it encodes every text without loss."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -56,7 +56,7 @@ def tiny_llama(vocabulary: int = 400, *, tied: bool = True, seed: int = 0) -> Ll
 
 
 def save_tiny_model(folder: Path, **options: object) -> Path:
-    """A model folder with tokenizer."""
+    """Save a random model and its tokenizer to a folder."""
     tokenizer = tiny_tokenizer()
     tiny_llama(len(tokenizer), **options).save_pretrained(folder)  # type: ignore[arg-type]
     tokenizer.save_pretrained(folder)
@@ -64,7 +64,7 @@ def save_tiny_model(folder: Path, **options: object) -> Path:
 
 
 def pairs(count: int, start: int = 0) -> list[dict[str, object]]:
-    """Preference pairs in TRL's conversational form; all different, lengths vary."""
+    """Preference pairs in the conversational format of TRL, all different, of several lengths."""
     return [
         {
             "prompt": [
@@ -80,13 +80,13 @@ def pairs(count: int, start: int = 0) -> list[dict[str, object]]:
 
 
 def write_pairs(path: Path, count: int, start: int = 0) -> Path:
-    """``pairs`` as a jsonl file."""
+    """Write ``pairs`` to a jsonl file."""
     path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs(count, start)))
     return path
 
 
 def write_recipe(folder: Path, *, steps: int = 3, lora: bool = True, **sections: dict[str, object]) -> Path:
-    """A recipe beside a tiny model and its pairs; ``sections`` are merged into it."""
+    """Write a recipe, a tiny model and pairs to a folder; ``sections`` are merged into the recipe."""
     if not (folder / "model").exists():
         save_tiny_model(folder / "model")
     write_pairs(folder / "train.jsonl", 24)

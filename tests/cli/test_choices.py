@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -36,3 +40,18 @@ def test_a_wrong_choice_exits_2_and_lists_the_choices(
 def test_choices_of_repeatable_options_are_those_of_the_recipe() -> None:
     assert tuple(ExportFormatChoice) == get_args(ExportFormat)
     assert tuple(GgufTypeChoice) == get_args(GgufType)
+
+
+@pytest.mark.parametrize(
+    ("words", "completions"),
+    [
+        ("export run --gguf-type q4", ["q4_k_m", "q4_k_s"]),
+        ("merge run --into o", ["original"]),
+        ("push-to-hub run --what m", ["merged", "model"]),
+    ],
+)
+def test_the_shell_completes_choices(words: str, completions: list[str]) -> None:
+    variables = {"COMP_WORDS": f"orpo {words}", "COMP_CWORD": "4", "_ORPO_COMPLETE": "complete_bash"}
+    command = [str(Path(sys.executable).with_name("orpo"))]
+    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split() == completions

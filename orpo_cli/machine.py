@@ -1,4 +1,4 @@
-"""What there is to compute with."""
+"""Machine: devices, memory, supported number formats and attention kernels, free disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-CGROUPS = (  # limit and use of memory, of versions 2 and 1
+CGROUPS = (  # memory limit and usage, of versions 2 and 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
@@ -18,12 +18,12 @@ CGROUPS = (  # limit and use of memory, of versions 2 and 1
 
 @dataclass(frozen=True)
 class Machine:
-    """Devices, memory in bytes, and what they can do."""
+    """Devices and their features; memory and disk in bytes."""
 
     device: Literal["cpu", "cuda", "mps"]
     device_name: str
     device_count: int
-    device_memory_bytes: int | None  # of one device; None where it shares the main memory
+    device_memory_bytes: int | None  # of one device; None if it uses the main memory
     ram_bytes: int
     cpu_count: int
     bf16: bool  # the device computes bfloat16 natively
@@ -31,13 +31,11 @@ class Machine:
     free_disk_bytes: int
     python: str
     platform: str
-    available_bytes: int | None = (
-        None  # of the memory that training on the device takes, free now; None where not known
-    )
+    available_bytes: int | None = None  # free memory for training on the device; None if not known
 
 
 def probe(directory: Path | None = None) -> Machine:
-    """Look at the machine. Imports torch. ``directory`` says whose disk is meant (default: the current one)."""
+    """Facts of this machine. Imports torch. ``directory``: on the disk to measure (default: the current directory)."""
     import torch
 
     device: Literal["cpu", "cuda", "mps"] = "cpu"
@@ -73,7 +71,7 @@ def _ram_bytes() -> int:
 
 
 def _available_ram_bytes() -> int:
-    """What is free, and within the limit of the container."""
+    """Free memory within the limit of the container."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
@@ -86,14 +84,14 @@ def _available_ram_bytes() -> int:
 
 
 def _usable_cpus() -> int:
-    """Processors this process may use, which in a container is fewer than the machine has."""
+    """CPUs that this process may use: in a container fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _nearest_existing(path: Path) -> Path:
-    """The nearest folder on the way to ``path`` that exists."""
+    """``path``, or its nearest parent that exists."""
     path = path.absolute()
     while not path.exists():
         path = path.parent

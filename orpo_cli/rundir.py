@@ -157,7 +157,7 @@ class RunDir:
             )
         go_on = "" if status == FINISHED else "resume it (--resume auto), "
         raise UsageError(
-            f"output_dir {self.root} already holds a run (status: {status}).",
+            f"output_dir {self.root} already has a run (status: {status}).",
             remedy=f"Either {go_on}{rename}, or remove it (rm -r {shlex.quote(str(self.root))}).",
         )
 
@@ -181,7 +181,7 @@ class RunDir:
         rundir = cls(root)
         if not rundir.is_run():
             raise UsageError(
-                f"{path} is not a run directory: it holds no {rundir.run.name}.",
+                f"{path} is not a run directory: it has no {rundir.run.name}.",
                 remedy="Give the output_dir of an `orpo train`.",
             )
         return rundir
@@ -212,7 +212,7 @@ class RunDir:
         return read_json_lines(self.metrics)
 
     def read_data_report(self) -> dict[str, Any]:
-        """The content of data_report.json; empty where there is none. So are the next three."""
+        """The content of data_report.json; empty if the file is absent, as the next three."""
         return read_json_object_or_empty(self.data_report)
 
     def write_data_report(self, report: dict[str, Any]) -> None:
@@ -244,7 +244,7 @@ class RunDir:
         _write_json(self.pushes, document)
 
     def read_recipe(self) -> str:
-        """The text of the recipe, composed where it extends another one; empty where there is none."""
+        """The text of the recipe, composed if it extends another one; empty if the file is absent."""
         file = self.composed if self.composed.is_file() else self.recipe
         return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
@@ -255,7 +255,7 @@ class RunDir:
                 return path
         status = self.read_run().get("status")
         raise UsageError(
-            f"{self.root} holds no trained model: its status is {status!r}.",
+            f"{self.root} has no trained model: its status is {status!r}.",
             remedy="Finish it with `orpo train RECIPE --resume auto`.",
         )
 
@@ -269,18 +269,18 @@ class RunDir:
         return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
     def trained(self) -> Path | None:
-        """A checkpoint or a result of the run, which cost time to train; None where there is none yet."""
+        """A checkpoint or a result of the run, which cost time to train; None if there is neither."""
         results = (self.adapter, self.model, self.merged, self.export)
         return self.last_checkpoint() or next((path for path in results if path.exists()), None)
 
     def discard(self) -> None:
         """Remove the directory of a run that failed before its first step.
 
-        Raises UsageError, and removes nothing, where the directory holds a checkpoint or a result.
+        Raises UsageError, and removes nothing, if the directory has a checkpoint or a result.
         """
         if (kept := self.trained()) is not None:
             raise UsageError(
-                f"{self.root} is not removed: it holds {kept}.",
+                f"{self.root} is not removed: it has {kept}.",
                 remedy="Use another directory (--set output_dir=DIR), or move that away.",
             )
         shutil.rmtree(self.root, ignore_errors=True)

@@ -50,7 +50,7 @@ def fit_to_memory(draft: PlanDraft, inputs: EstimateInputs | None) -> Plan:
             if needed <= limit or "engine.max_tokens_per_microbatch" not in undecided:
                 break
         checkpointing = needed > limit
-        reason = f"about {_gb(needed)} without it, of {_gb(available)} there are"
+        reason = f"about {_gb(needed)} without it, {_gb(available)} available"
         why["training.gradient_checkpointing"] = Why(origin="decided", reason=reason)
 
     def with_budget(tokens: int) -> Plan:
@@ -130,12 +130,12 @@ def _budget(
     top = estimate_memory(with_budget(largest), inputs).total
     if top <= limit:
         if largest > MAX_TOKENS_PER_MICROBATCH[draft.device]:
-            return largest, f"the longest pair that may come; about {_gb(top)} of {available} there are"
-        reason = f"about {_gb(top)} of {available} there are; more tokens at once would not be faster on {draft.device}"
+            return largest, f"the longest possible pair; about {_gb(top)}, {available} available"
+        reason = f"about {_gb(top)}, {available} available; more tokens would not be faster on {draft.device}"
         return largest, reason
     bottom = estimate_memory(with_budget(least), inputs).total
     if bottom > limit or least >= largest or top <= bottom:
-        return least, f"the longest pair alone takes about {_gb(bottom)} of {available} there are"
+        return least, f"the longest pair alone takes about {_gb(bottom)}, {available} available"
     tokens = least + (largest - least) * (limit - bottom) / (top - bottom)
     budget = max(least, int(tokens) // TOKEN_STEP * TOKEN_STEP)
     return budget, f"what fits into {available}; {largest} would take about {_gb(top)}"

@@ -1,4 +1,4 @@
-"""Tokens that a recipe adds (``model.add_special_tokens``): to the tokenizer, to the model's embeddings, to what is trained."""
+"""Added special tokens (``model.add_special_tokens``): in the tokenizer, the embeddings and the trained parameters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> list[str]:
-    """Add special tokens; gives those that were not there."""
+    """Add special tokens. Returns those that the tokenizer did not have."""
     from transformers import AddedToken
 
     known = tokenizer.get_vocab()
@@ -20,9 +20,9 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> lis
 
 
 def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Give the model an embedding for every token; gives the rows that were added, 0 where there are enough.
+    """Resize the embeddings to the tokenizer. Returns the number of added rows.
 
-    Their first values are drawn around the mean of the others, as transformers does; training makes them what they are.
+    transformers initializes them around the mean of the other rows; training changes them.
     """
     embeddings: Any = model.get_input_embeddings()
     rows = int(embeddings.weight.shape[0])
@@ -33,18 +33,18 @@ def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def trainable_token_indices(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str], asked: Any
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str], configured: Any
 ) -> dict[str, list[int]]:
-    """peft's ``trainable_token_indices`` for an adapter that trains ``tokens`` beside the rows that the recipe ``asked`` for.
+    """peft's ``trainable_token_indices`` for an adapter that trains ``tokens`` and the rows ``configured`` in the recipe.
 
-    Where the head is not tied to the embeddings, its rows are trained, too.
+    If the head is not tied to the embeddings, its rows are trained, too.
     """
-    own: Any = model.get_input_embeddings()
+    embeddings: Any = model.get_input_embeddings()
     head: Any = model.get_output_embeddings()
     names = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
-    modules = [names[id(own)]]
-    if head is not None and head.weight is not own.weight:
+    modules = [names[id(embeddings)]]
+    if head is not None and head.weight is not embeddings.weight:
         modules.append(names[id(head)])
-    given: dict[str, list[int]] = asked if isinstance(asked, dict) else {modules[0]: list(asked or [])}
+    rows: dict[str, list[int]] = configured if isinstance(configured, dict) else {modules[0]: list(configured or [])}
     ids = tokenizer.convert_tokens_to_ids(list(tokens))
-    return {name: sorted({*given.get(name, []), *(ids if name in modules else [])}) for name in {*given, *modules}}
+    return {name: sorted({*rows.get(name, []), *(ids if name in modules else [])}) for name in {*rows, *modules}}

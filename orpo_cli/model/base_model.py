@@ -69,7 +69,7 @@ def bitsandbytes_config(section: QuantizationSection) -> BitsAndBytesConfig:
 
 
 def _copy_mapped_weights(model: PreTrainedModel) -> None:
-    """Copy the weights that are not quantized: as views of the mapped files, they would keep whole files in memory."""
+    """Copy the weights that are not quantized: as views of the mapped files, they would keep the files in memory."""
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.clone()

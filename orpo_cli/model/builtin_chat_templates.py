@@ -1,7 +1,7 @@
-"""Chat templates for base models that have none. Each uses tokens in the way its model family does.
+"""Built-in chat templates for base models without one, each in the format of its model family.
 
-``bos_token`` and ``eos_token`` are the tokenizer's. A template never adds tokens to the vocabulary: one whose markers the
-tokenizer does not know spells them in several ordinary tokens, which ``orpo data`` shows.
+``bos_token`` and ``eos_token`` are the tokenizer's. A template adds no tokens to the vocabulary: a marker that is not in the
+vocabulary becomes several ordinary tokens, which ``orpo data`` shows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a model's layers lie when one process has several GPUs (``model.device_map``, ``model.max_memory``)."""
+"""Placement of layers on several GPUs of one process (``model.device_map``, ``model.max_memory``)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def device_map_options(section: ModelSection) -> dict[str, Any]:
-    """What ``from_pretrained`` takes for it. GPUs are numbers there, and words in a recipe."""
+    """Keyword arguments of ``from_pretrained``, where GPUs are integers; in a recipe they are strings."""
     memory = {_device(name): most for name, most in (section.max_memory or {}).items()}
     return {"device_map": section.device_map, **({"max_memory": memory} if memory else {})}
 
@@ -25,7 +25,7 @@ def _device(name: str) -> int | str:
 
 @contextmanager
 def explain_placement_errors(section: ModelSection) -> Iterator[None]:
-    """Say in a recipe's words why accelerate cannot place the model."""
+    """Turn errors of accelerate's placement into errors that name the setting of the recipe."""
     try:
         yield
     except (ValueError, KeyError, RuntimeError, AssertionError) as error:
@@ -41,9 +41,9 @@ def explain_placement_errors(section: ModelSection) -> Iterator[None]:
 
 
 def refuse_offloaded(model: PreTrainedModel, section: ModelSection, device: str) -> None:
-    """Raise MachineError where weights of a model on GPUs were left on the CPU or the disk: they could not be trained."""
-    places = {str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()}
-    if "disk" in places or ("cpu" in places and device != "cpu"):
+    """Raise MachineError if weights of a model on GPUs were left on CPU or disk, where they cannot be trained."""
+    devices = {str(each) for each in (getattr(model, "hf_device_map", None) or {}).values()}
+    if "disk" in devices or ("cpu" in devices and device != "cpu"):
         raise _does_not_fit(section)
 
 

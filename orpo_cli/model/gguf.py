@@ -1,4 +1,4 @@
-"""GGUF files as transformers models: dequantized once, kept in a cache."""
+"""GGUF files as transformers models: dequantized once and kept in a cache."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from orpo_cli.model.load_errors import explain_load_errors
 
 
 def convert_gguf_cached(path: Path) -> Path:
-    """The folder of the model in ``path`` (.gguf) as transformers writes it, in float32. Made on first use (seconds to minutes).
+    """The folder of the converted model of ``path`` (.gguf), in float32. The first use converts it (seconds to minutes).
 
-    The cache lies in ``$ORPO_CACHE`` or ``$XDG_CACHE_HOME/orpo-cli``; its key is the file's content and transformers'
-    version, so a changed file is converted anew.
+    The cache is in ``$ORPO_CACHE`` or ``$XDG_CACHE_HOME/orpo-cli``. Its key is the file's content and transformers' version,
+    so a changed file is converted again.
     """
     folder = cache_dir() / "gguf" / f"{path.stem}-{_cache_key(path)}"
     if not (folder / "config.json").is_file():
@@ -55,15 +55,15 @@ def _convert(path: Path, folder: Path) -> None:
         ):
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
             model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-            model.hf_quantizer = None  # transformers refuses to save a model that it still holds for quantized
+            model.hf_quantizer = None  # transformers does not save a model that is marked as quantized
             del model.config.quantization_config
-            whole = Path(partial) / "model"
-            model.save_pretrained(whole)
-            tokenizer.save_pretrained(whole)
+            converted = Path(partial) / "model"
+            model.save_pretrained(converted)
+            tokenizer.save_pretrained(converted)
             try:
-                whole.rename(folder)
+                converted.rename(folder)
             except OSError:
-                if not (folder / "config.json").is_file():  # else another process was first: take its result
+                if not (folder / "config.json").is_file():  # else another process converted it first
                     raise
     except OSError as error:
         raise MachineError(

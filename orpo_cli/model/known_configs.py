@@ -1,8 +1,7 @@
-"""Configurations of the models that shipped recipes name, for machines that cannot reach the hub.
+"""Configurations of the models in shipped recipes, for machines that cannot reach the hub.
 
-They let `orpo plan` decide by the model's size and `orpo train --smoke` build the right architecture without the network.
-Only what tells sizes and code paths apart is here, by the names of config.json; nothing is trained on them. The hub's own
-configuration is used wherever it can be read.
+With them `orpo plan` knows the model's size, and `orpo train --smoke` its architecture, without the network. They have only the
+keys of config.json that decide sizes and code paths. No model is trained with them, and the hub's configuration has precedence.
 """
 
 from __future__ import annotations
@@ -115,7 +114,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def known_config(name: str) -> PreTrainedConfig | None:
-    """The configuration of the hub model ``name`` as it is known here, or None."""
+    """The configuration of the hub model ``name`` in this module, or None."""
     if name not in CONFIGS:
         return None
     from transformers import AutoConfig

@@ -1,4 +1,4 @@
-"""What can go wrong when transformers loads something, in words that say what to do."""
+"""Errors of transformers' loading as OrpoErrors, each with its remedy."""
 
 from __future__ import annotations
 
@@ -76,4 +76,4 @@ def _explain_os_error(name: str, error: OSError) -> OrpoError:
     if "not a valid model identifier" in text or "is not a local folder" in text:
         return HubRefused(f"{name} is not on the hub, or is private.", remedy="Check the name; or `hf auth login`.")
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-    return MachineError(f"{name}: {first}", remedy="Check that the folder holds the whole model.")
+    return MachineError(f"{name}: {first}", remedy="Check that no file of the model is missing.")

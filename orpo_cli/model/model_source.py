@@ -105,7 +105,7 @@ def locate(model_name_or_path: str, subfolder: str = "") -> Location:
         path = path / subfolder
         if not (path / "config.json").is_file():
             kind = "a LoRA adapter, not a model" if (path / "adapter_config.json").is_file() else "not a model folder"
-            raise UsageError(f"{path.absolute()} is {kind}: it holds no config.json.", remedy="Give a base model.")
+            raise UsageError(f"{path.absolute()} is {kind}: it has no config.json.", remedy="Give a base model.")
         return Location("folder", name, path)
     if path.is_file():
         if path.suffix != ".gguf":

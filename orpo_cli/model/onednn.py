@@ -1,7 +1,7 @@
-"""Float32 matrix products on AMD processors with AVX-512, by oneDNN.
+"""oneDNN for float32 matrix products on AMD CPUs with AVX-512.
 
-torch hands them to MKL, which uses AVX2 there: half of what the processor can do. oneDNN, which torch carries as well, takes
-AVX-512 wherever it is. Both compute in float32, and differ by rounding. On Intel's processors MKL is as fast, and is left alone.
+torch uses MKL, which uses AVX2 there: half the speed of the CPU. oneDNN, which torch also contains, uses AVX-512. Both compute in
+float32, and differ by rounding. On Intel CPUs MKL is as fast and stays in use.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-_overrides: list[Any] = []  # held while they are to last
+_overrides: list[Any] = []  # in effect as long as they are referenced
 
 
 def use_onednn() -> bool:
-    """Let oneDNN do this process's float32 products of two matrices on the CPU, forward and backward. Returns whether it does."""
+    """Use oneDNN for float32 matrix products on the CPU, forward and backward. Returns whether it is in use."""
     if not _overrides and _is_faster():
         _overrides.append(_override())
     return bool(_overrides)
@@ -45,7 +45,7 @@ def _vendor() -> str:
 
 
 def _override() -> Any:
-    """Kernels for ``aten::mm`` and ``aten::addmm`` on the CPU: oneDNN's for float32 matrices, torch's own for all else."""
+    """Kernels for ``aten::mm`` and ``aten::addmm`` on the CPU: oneDNN's for float32 matrices, torch's for all others."""
     import torch
 
     product = torch.ops.mkldnn._linear_pointwise
@@ -62,14 +62,14 @@ def _override() -> Any:
     def addmm(
         keys: Any, bias: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
     ) -> Any:
-        whole = suits(left, right) and left.shape[1] == right.shape[0] and beta == 1 and alpha == 1
-        if whole and bias.dtype is torch.float32 and bias.shape == (right.shape[1],):
+        plain = suits(left, right) and left.shape[1] == right.shape[0] and beta == 1 and alpha == 1
+        if plain and bias.dtype is torch.float32 and bias.shape == (right.shape[1],):
             return product(left, right.t(), bias, "none", [], "")
         return plain_addmm.call_boxed(keys, bias, left, right, beta=beta, alpha=alpha)
 
     library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "Overriding a previously registered kernel": that is what this is for
+        warnings.simplefilter("ignore")  # "Overriding a previously registered kernel": intended
         library.impl("mm", mm, "CPU", with_keyset=True, allow_override=True)
         library.impl("addmm", addmm, "CPU", with_keyset=True, allow_override=True)
     return library

@@ -1,7 +1,6 @@
-"""Whether several sequences can lie in one row of a model, told apart by positions and mask alone.
+"""Packing support: whether a row of a model can hold several sequences, separated by positions and mask alone.
 
-The fast path of training needs that. What speaks against it is read from the model's class and configuration, so a model
-without weights will do.
+The packed steps of training need it. It follows from the model's class and configuration; weights are not needed.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}  # rotary positions that depend 
 
 
 def packing_obstacle(model: PreTrainedModel, max_length: int | None, *, dropout_disabled: bool = True) -> str | None:
-    """The reason why ``model`` must be given one sequence a row; None where nothing speaks against it.
+    """The reason why ``model`` needs one sequence per row; None if it supports packing.
 
-    ``max_length``: tokens of the longest sequence that will come; ``dropout_disabled``: trl's ``disable_dropout``.
+    ``max_length``: tokens of the longest sequence; ``dropout_disabled``: trl's ``disable_dropout``.
     """
     config = model.config.get_text_config()
     kind = str(model.config.model_type)
@@ -29,14 +28,14 @@ def packing_obstacle(model: PreTrainedModel, max_length: int | None, *, dropout_
     known = known or getattr(config, "original_max_position_embeddings", None) or config_positions(config)
     reasons: list[tuple[bool, str]] = [
         (bool(model.config.is_encoder_decoder), f"{kind} is an encoder-decoder model"),
-        (not type(model).__module__.startswith("transformers."), "the model brings its own code"),
+        (not type(model).__module__.startswith("transformers."), "the model has custom code"),
         (_is_recurrent(model), f"{kind} carries a state from token to token"),
         (bool(others), f"{kind} has layers of {', '.join(others)}"),
         (_has_alibi(model), f"{kind} biases attention by distance (ALiBi)"),
         (not model._can_set_attn_implementation(), f"{kind} does not use transformers' attention interface"),
         ("position_ids" not in inspect.signature(model.forward).parameters, f"{kind} takes no positions"),
         (getattr(config, "use_bidirectional_attention", None) not in (None, False), f"{kind} also attends forward"),
-        (bool(getattr(model.config, "output_router_logits", False)), "trl adds the router's auxiliary loss to its own"),
+        (bool(getattr(model.config, "output_router_logits", False)), "trl adds the router's auxiliary loss"),
         (
             any(name in LENGTH_DEPENDENT_ROPE for name in _rope_types(rotation))
             and (max_length is None or known is None or max_length > known),
@@ -44,15 +43,15 @@ def packing_obstacle(model: PreTrainedModel, max_length: int | None, *, dropout_
         ),
         (
             attention_dropout(model, dropout_disabled) > 0,
-            "dropout in attention is active, and would be drawn otherwise",
+            "dropout in attention is active, and would be drawn differently",
         ),
-        (model.get_output_embeddings() is None, f"{kind} has no head over words"),
+        (model.get_output_embeddings() is None, f"{kind} has no language-model head"),
     ]
     return next((reason for applies, reason in reasons if applies), None)
 
 
 def attention_dropout(model: PreTrainedModel, dropout_disabled: bool) -> float:
-    """The largest dropout of attention weights that stays in training. ``disable_dropout`` reaches modules, not numbers."""
+    """The largest active dropout of attention weights. ``disable_dropout`` changes modules, not plain numbers."""
     import torch
 
     found = 0.0
@@ -68,7 +67,7 @@ def attention_dropout(model: PreTrainedModel, dropout_disabled: bool) -> float:
 
 
 def config_positions(config: Any) -> int | None:
-    """Longest sequence that the configuration's position embeddings cover."""
+    """``max_position_embeddings`` of a configuration."""
     positions = getattr(config, "max_position_embeddings", None)
     return positions if isinstance(positions, int) else None
 
@@ -90,6 +89,6 @@ def _has_alibi(model: PreTrainedModel) -> bool:
 
 
 def _rope_types(rotation: dict[str, Any]) -> set[str]:
-    """Of ``rope_parameters``, which may hold one for each kind of layer."""
+    """The types in ``rope_parameters``, which may have one for each kind of layer."""
     nested = [value for value in rotation.values() if isinstance(value, dict)]
     return {str(each.get("rope_type")) for each in (rotation, *nested)}

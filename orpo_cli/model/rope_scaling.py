@@ -1,4 +1,4 @@
-"""Rotary positions stretched beyond the length that a model was pretrained on (``model.rope_scaling``)."""
+"""RoPE scaling: rotary positions beyond the length of pretraining (``model.rope_scaling``)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from orpo_cli.recipe.schema import ModelSection
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-MODEL_PARAMETERS = ("rope_theta", "partial_rotary_factor")  # of the model, where the recipe says nothing else
-FULL_ATTENTION = "full_attention"  # of models whose kinds of layers rotate differently, those that see far
+MODEL_PARAMETERS = (
+    "rope_theta",
+    "partial_rotary_factor",
+)  # kept from the model's configuration unless the recipe sets them
+FULL_ATTENTION = "full_attention"  # the layers to scale in a model with several kinds of layers
 
 
 def apply_rope_scaling(config: PreTrainedConfig, section: ModelSection) -> PreTrainedConfig:
-    """``config`` with the rotary positions that ``section`` asks for, changed in place.
+    """``config`` with the RoPE scaling of ``section``, changed in place.
 
-    ``max_position_embeddings`` grows with them; of ``dynamic`` it stays the length of pretraining, from which transformers
-    stretches. Raises UsageError where the model has no rotary positions, or transformers cannot compute them.
+    ``max_position_embeddings`` grows with it, except for ``dynamic``, where transformers needs the length of pretraining.
+    Raises UsageError if the model has no rotary positions, or several kinds that cannot be scaled.
     """
     if section.rope_scaling is None:
         return config
@@ -35,13 +38,13 @@ def apply_rope_scaling(config: PreTrainedConfig, section: ModelSection) -> PreTr
             remedy="Change rope_parameters in its config.json.",
         )
     before = now[FULL_ATTENTION] if nested else now
-    asked = section.rope_scaling.model_dump(exclude_none=True)
-    new = {**{name: before[name] for name in MODEL_PARAMETERS if name in before}, **asked}
+    written = section.rope_scaling.model_dump(exclude_none=True)
+    new = {**{name: before[name] for name in MODEL_PARAMETERS if name in before}, **written}
     trained = before.get("original_max_position_embeddings") or text.max_position_embeddings
-    if asked["rope_type"] in ("yarn", "llama3", "longrope"):
+    if written["rope_type"] in ("yarn", "llama3", "longrope"):
         new.setdefault("original_max_position_embeddings", trained)
     text.rope_parameters = {**now, FULL_ATTENTION: new} if nested else new
-    if asked["rope_type"] != "dynamic":
+    if written["rope_type"] != "dynamic":
         longer = int(new.get("original_max_position_embeddings", trained) * new.get("factor", 1))
         text.max_position_embeddings = max(text.max_position_embeddings, longer)
     text.standardize_rope_params()
@@ -49,7 +52,7 @@ def apply_rope_scaling(config: PreTrainedConfig, section: ModelSection) -> PreTr
 
 
 def longest_sequence(config: Any) -> int | None:
-    """Tokens that the positions of a text configuration are made for, stretched ones among them."""
+    """Longest sequence for the positions of a text configuration, with RoPE scaling."""
     longest = getattr(config, "max_position_embeddings", None)
     if not isinstance(longest, int):
         return None

@@ -1,4 +1,4 @@
-"""A model on disk as others will load it."""
+"""Saving of a model: weights, configurations and tokenizer, as transformers and other programs load them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def save_model(
     folder: Path,
     max_shard_size: str,
 ) -> None:
-    """Write ``model`` to ``folder``: weights, configs with every end token, tokenizer with its template."""
+    """Write ``model`` to ``folder``: weights, configurations with every end token, tokenizer with its chat template."""
     from safetensors import SafetensorError
 
     complete_generation_config(model, tokenizer, eos_token_ids)
@@ -36,7 +36,7 @@ def save_model(
 def save_configs(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int], folder: Path, dtype: str
 ) -> None:
-    """Write what ``store`` writes beside the weights, for weights of ``dtype`` that lie in ``folder`` already."""
+    """Write configurations and tokenizer to ``folder``, which has the weights in ``dtype`` already."""
     import torch
     from transformers.dynamic_module_utils import custom_object_save
 
@@ -44,7 +44,7 @@ def save_configs(
     model.config.dtype = getattr(torch, dtype)
     model.config.architectures = [type(model).__name__]
     try:
-        if model._auto_class is not None:  # a model that brings its own code
+        if model._auto_class is not None:  # a model with custom code
             custom_object_save(model, folder, config=model.config)
         model.config.save_pretrained(folder)
         if model.generation_config is not None:
@@ -59,7 +59,7 @@ def save_configs(
 
 
 def copy_mode_to_weights(config: Path) -> None:
-    """Give the weights beside ``config`` its mode: safetensors makes them readable for their owner alone."""
+    """Give the weights the file mode of ``config``: safetensors makes them readable by their owner only."""
     for path in config.parent.glob("*.safetensors"):
         path.chmod(config.stat().st_mode)
 
@@ -67,7 +67,7 @@ def copy_mode_to_weights(config: Path) -> None:
 def complete_generation_config(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int]
 ) -> None:
-    """Make the model's generation config stop at every one of ``ends``, know its padding, and hold together."""
+    """Set end and padding tokens in the generation config, and make it valid."""
     settings = model.generation_config
     if settings is None:
         return
@@ -78,4 +78,6 @@ def complete_generation_config(
     try:
         settings.validate(strict=True)
     except ValueError:
-        settings.do_sample = True  # many a base has a temperature without it, which transformers reads but won't write
+        settings.do_sample = (
+            True  # many base models set a temperature without it, which transformers reads but does not write
+        )

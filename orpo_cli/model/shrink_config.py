@@ -1,7 +1,7 @@
-"""A model of the same architecture, small enough to be built, saved and trained in a second on any machine.
+"""Shrinking of a model configuration: the same architecture, small enough to train in a second on any machine.
 
-What decides which code runs stays: the architecture and its options, tied or untied embeddings, grouped or plain
-attention, every kind of layer, experts. What only decides how much is computed becomes small.
+Settings that choose code stay: architecture and options, tied embeddings, grouped attention, every kind of layer, experts. Sizes
+become small.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 HEADS, HEAD_DIM = 4, 16
-LAYERS = 2  # at the least
-SMALL_SIZES = {  # the names that transformers' configurations have for widths and experts; what is there is made this small
+MIN_LAYERS = 2
+SMALL_SIZES = {  # sizes in transformers' configurations, and the most that remains of each
     "intermediate_size": 128,
     "ffn_dim": 128,
     "moe_intermediate_size": 64,
@@ -29,7 +29,7 @@ def shrink_config(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) 
     """A copy of ``config`` with few narrow layers and the vocabulary of ``tokenizer``."""
     small = copy.deepcopy(config)
     text = small.get_text_config()
-    parts = [getattr(small, name, None) for name in small.sub_configs]  # a vision tower beside the text model
+    parts = [getattr(small, name, None) for name in small.sub_configs]  # such as a vision tower
     for part in (text, *(part for part in parts if part is not None and part is not text)):
         _narrow(part)
     text.vocab_size = len(tokenizer)
@@ -41,7 +41,7 @@ def shrink_config(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) 
 
 
 def _narrow(config: PreTrainedConfig) -> None:
-    """Make one stack of layers small, in place."""
+    """Make the sizes of one stack of layers small, in place."""
     values = vars(config)
     old_dim = values.get("head_dim") or config.hidden_size // config.num_attention_heads
     keys = values.get("num_key_value_heads")
@@ -49,7 +49,7 @@ def _narrow(config: PreTrainedConfig) -> None:
         config.num_key_value_heads = _shrink_key_value_heads(keys, config.num_attention_heads)
     _keep_layers(config, _one_of_each_kind(config))
     embedding = values.get("word_embed_proj_dim")
-    if embedding is not None:  # of OPT 350M half the width
+    if embedding is not None:  # in OPT 350M half the hidden size
         config.word_embed_proj_dim = HEADS * HEAD_DIM // (1 if embedding == config.hidden_size else 2)
     config.num_attention_heads = HEADS
     config.hidden_size = HEADS * HEAD_DIM
@@ -62,12 +62,12 @@ def _narrow(config: PreTrainedConfig) -> None:
 
 
 def _shrink_key_value_heads(keys: int, heads: int) -> int:
-    """Heads with a key of their own: one, all or half of ``HEADS``, as the model has one, all, or groups."""
+    """Key-value heads: 1, ``HEADS`` or half of them, for multi-query, multi-head and grouped-query attention."""
     return 1 if keys == 1 else HEADS if keys == heads else HEADS // 2
 
 
 def _one_of_each_kind(config: PreTrainedConfig) -> list[int]:
-    """Indexes of the layers to keep: the first of each kind that per-layer lists tell apart, and at least ``LAYERS``."""
+    """Indexes of the layers to keep: the first of each kind in the per-layer lists, and at least ``MIN_LAYERS``."""
     count = config.num_hidden_layers
     lists = list(_per_layer_lists(config).values())
     first_of: dict[str, int] = {}
@@ -75,7 +75,7 @@ def _one_of_each_kind(config: PreTrainedConfig) -> list[int]:
         first_of.setdefault(str([each[index] for each in lists]), index)
     chosen = set(first_of.values())
     others = (index for index in range(count) if index not in chosen)
-    while len(chosen) < min(LAYERS, count):
+    while len(chosen) < min(MIN_LAYERS, count):
         chosen.add(next(others))
     return sorted(chosen)
 
@@ -87,17 +87,17 @@ def _keep_layers(config: PreTrainedConfig, indexes: list[int]) -> None:
 
 
 def _per_layer_lists(config: PreTrainedConfig) -> dict[str, list[Any]]:
-    """The lists that hold one entry a layer, such as layer_types and no_rope_layers."""
+    """The lists with an entry for each layer, such as layer_types and no_rope_layers."""
     count = config.num_hidden_layers
     return {name: value for name, value in vars(config).items() if isinstance(value, list) and len(value) == count}
 
 
-def _truncate_rope_factors(parameters: Any, share: float) -> None:
-    """Factors of each rotary frequency (LongRoPE), in place: as many as the smaller heads have frequencies."""
+def _truncate_rope_factors(parameters: Any, ratio: float) -> None:
+    """Shorten the lists of factors for rotary frequencies (LongRoPE), in place, as smaller heads have fewer frequencies."""
     if not isinstance(parameters, dict):
         return
     for name, value in parameters.items():
         if isinstance(value, list):
-            parameters[name] = value[: max(1, round(len(value) * share))]
+            parameters[name] = value[: max(1, round(len(value) * ratio))]
         else:
-            _truncate_rope_factors(value, share)
+            _truncate_rope_factors(value, ratio)

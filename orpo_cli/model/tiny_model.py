@@ -80,13 +80,13 @@ def byte_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
     backend = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(symbols)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    own = ["<s>", "</s>", "<pad>"]
-    backend.add_special_tokens([*own, *TURN_MARKERS])
-    asked = section.chat_template
+    special = ["<s>", "</s>", "<pad>"]
+    backend.add_special_tokens([*special, *TURN_MARKERS])
+    template = section.chat_template
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token="<s>",
         eos_token="</s>",
         pad_token="<pad>",
-        chat_template=resolve_chat_template("chatml" if asked == "tokenizer" else asked),
+        chat_template=resolve_chat_template("chatml" if template == "tokenizer" else template),
     )

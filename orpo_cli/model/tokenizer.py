@@ -35,11 +35,11 @@ def load_tokenizer(
     if note is not None and new:
         note(f"added to the vocabulary, and trained: {', '.join(new)}")
     if note is not None and "strftime_now" in str(tokenizer.chat_template):
-        note("the chat template writes the day into every prompt: what was prepared on another day has another")
+        note("the chat template writes the date into every prompt: pairs that are prepared on another day differ")
     has_padding = tokenizer.pad_token is not None
     tokenizer = _set_padding(tokenizer)
     if note is not None and not has_padding:
-        note(f"the tokenizer has no padding token: {tokenizer.pad_token} pads, and has no loss where it does")
+        note(f"the tokenizer has no padding token: {tokenizer.pad_token} is used, and masked in the loss")
     return tokenizer
 
 
@@ -80,6 +80,6 @@ def resolve_chat_template(name: str) -> str:
     if not path.is_file():
         raise UsageError(
             f"model.chat_template: {name!r} is neither a built-in template nor a file, and no Jinja itself.",
-            remedy=f"Built in: {', '.join(sorted(BUILTIN_CHAT_TEMPLATES))}; or `tokenizer` for the tokenizer's own.",
+            remedy=f"Built in: {', '.join(sorted(BUILTIN_CHAT_TEMPLATES))}; or `tokenizer` for the one of the tokenizer.",
         )
     return path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Vector math functions of MKL on the CPU, used once by one thread before several threads use them.
+"""Initialization of MKL's vector math functions in one thread, before several threads use them.
 
 torch computes cos, sin, exp and the like of float tensors with MKL's vector math (VML). MKL picks the kernel of a function in the
 function's first call. Where several threads make that call together, one of them may compute its part with a kernel of low

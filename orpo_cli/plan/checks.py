@@ -99,11 +99,11 @@ def _length_beyond_positions(plan: PlanDraft, loaded: LoadedRecipe, facts: Model
 
 def _replaced_values(plan: PlanDraft, loaded: LoadedRecipe) -> Iterator[Problem]:
     """Values of the recipe that this machine cannot use, and that were replaced."""
-    asked, planned = loaded.recipe.model_dump(), plan.values()
+    written, planned = loaded.recipe.model_dump(), plan.values()
     for path, why in plan.why.items():
         if why.origin != "decided" or loaded.source_map.find(path) is None:
             continue
-        wanted, got = _at(asked, path), _at(planned, path)
+        wanted, got = _at(written, path), _at(planned, path)
         if wanted not in (None, "auto") and wanted != got and not _is_local_path(path):
             yield Problem(
                 "value-replaced",

@@ -38,11 +38,11 @@ def missing_requirements(plan: Plan, machine: Machine) -> Iterator[Problem]:
             remedy="Use pissa, or train on a machine with a CUDA GPU.",
         )
     optimizer = str(plan.training["optim"])
-    for beginning, module, package in OPTIMIZER_PACKAGES:
-        if optimizer.startswith(beginning) and importlib.util.find_spec(module) is None:
+    for prefix, module, package in OPTIMIZER_PACKAGES:
+        if optimizer.startswith(prefix) and importlib.util.find_spec(module) is None:
             yield _missing("training.optim", optimizer, package, "or --set training.optim=adamw_torch")
-    asked = plan.training.get("report_to") or []
-    for name in [asked] if isinstance(asked, str) else asked:
+    trackers = plan.training.get("report_to") or []
+    for name in [trackers] if isinstance(trackers, str) else trackers:
         if name in ("none", "all"):
             continue
         module = {"azure_ml": "azureml", "tensorboard": "tensorboard"}.get(name, name)

@@ -129,14 +129,14 @@ def _model(decisions: _Decisions, machine: Machine, facts: ModelFacts | None, de
     if recipe.model.dtype == "auto":
         dtype, reason = "float32", f"training on {device}"
         if device == "cuda" and recipe.lora is None:
-            reason = "every weight is trained: updates smaller than bfloat16 can hold would be lost"
+            reason = "all weights are trained: bfloat16 would round small updates away"
         elif device == "cuda":
             dtype = "bfloat16" if machine.bf16 else "float16"
             reason = f"frozen weights; the GPU {'computes' if machine.bf16 else 'does not compute'} bfloat16"
         changes["dtype"] = decisions.decide("model.dtype", dtype, reason)
     if recipe.model.attn_implementation == "auto":
         half = (changes.get("dtype") or recipe.model.dtype) != "float32"
-        attention, reason = "sdpa", "torch's own kernel, right everywhere"
+        attention, reason = "sdpa", "torch's kernel, which every device supports"
         if facts is not None and not facts.supports_sdpa:
             attention, reason = "eager", f"{facts.model_type} has no sdpa attention in transformers"
         elif machine.flash_attention and device == "cuda" and half:
@@ -167,7 +167,7 @@ def _quantization(decisions: _Decisions, training: dict[str, Any], model: ModelP
     dtype: str = section.bnb_4bit_compute_dtype
     if dtype == "auto":
         dtype = "bfloat16" if training["bf16"] else "float16" if training["fp16"] else model.dtype
-        decisions.decide("quantization.bnb_4bit_compute_dtype", dtype, "the type training computes in")
+        decisions.decide("quantization.bnb_4bit_compute_dtype", dtype, "the dtype that training computes in")
     return QuantizationPlan(**{**dict(section), "bnb_4bit_compute_dtype": dtype})
 
 
@@ -200,7 +200,7 @@ def _export_dtype(decisions: _Decisions, model: ModelPlan) -> str:
     if recipe.export.dtype != "auto":
         return recipe.export.dtype
     merged = recipe.lora is not None and recipe.merge.dtype != "auto"
-    reason = "as the model to export: a merge in another type is exported in that one"
+    reason = "as the model to export: a merge with another dtype is exported with that one"
     return decisions.decide("export.dtype", recipe.merge.dtype if merged else model.dtype, reason)  # type: ignore[no-any-return]
 
 
@@ -208,7 +208,7 @@ def _merge_dtype(decisions: _Decisions, model: ModelPlan) -> str:
     dtype = decisions.loaded.recipe.merge.dtype
     if dtype != "auto":
         return dtype
-    return decisions.decide("merge.dtype", model.dtype, "the type the base weights are held in")  # type: ignore[no-any-return]
+    return decisions.decide("merge.dtype", model.dtype, "the dtype of the base weights")  # type: ignore[no-any-return]
 
 
 def _dataset(decisions: _Decisions, max_length: int) -> DatasetPlan:
@@ -241,7 +241,7 @@ class _Training:
         self.result: dict[str, Any] = self.recipe.training.model_dump(exclude_none=True)
 
     def values(self) -> dict[str, Any]:
-        """What the recipe says, and for the rest what suits model and machine."""
+        """The recipe's values, and defaults for the model and the machine."""
         self._by_size()
         self._schedule()
         self._evaluation()
@@ -252,12 +252,12 @@ class _Training:
         return self.result
 
     def default(self, name: str, value: Any, reason: str) -> None:
-        """Set what the recipe leaves open."""
+        """Set an argument that the recipe does not set."""
         if name not in self.result:
             self.result[name] = self.decisions.decide(f"training.{name}", value, reason)
 
     def replace(self, name: str, value: Any, reason: str) -> None:
-        """Set what this machine or this tool needs otherwise than the library has it."""
+        """Set an argument to what this machine or this tool needs."""
         self.result[name] = self.decisions.decide(f"training.{name}", value, reason)
 
     def _by_size(self) -> None:
@@ -292,11 +292,11 @@ class _Training:
             self.default("warmup_steps", 0.1, "a tenth of all steps")
         self.default("logging_steps", 1, "every step is worth a line")
         self.default("seed", 42, "default")
-        self.default("report_to", "none", "nothing is sent anywhere unless asked for")
+        self.default("report_to", "none", "nothing is sent to another service by default")
 
     def _evaluation(self) -> None:
         timing = {f"{kind}_{what}" for kind in ("eval", "save") for what in ("strategy", "steps")}
-        asked = (timing | {"load_best_model_at_end"}) & self.result.keys()
+        written = (timing | {"load_best_model_at_end"}) & self.result.keys()
         has_eval = self.recipe.dataset.eval is not None
         self.default("save_strategy", *eval_save_defaults.save_strategy(self.recipe))
         self.default("eval_strategy", *eval_save_defaults.eval_strategy(self.recipe))
@@ -306,7 +306,7 @@ class _Training:
             self.default("save_steps", *eval_save_defaults.save_steps(self.recipe))
         if self.result["save_strategy"] == "best":
             self.default("metric_for_best_model", "loss", "the checkpoint with the lowest eval loss is kept")
-        if has_eval and not asked:
+        if has_eval and not written:
             self.default(
                 "load_best_model_at_end", True, "the checkpoint with the lowest eval loss is kept, as in the paper"
             )
@@ -333,13 +333,13 @@ class _Training:
         if self.device == "cpu":
             if not self.result.get("use_cpu"):
                 self.replace("use_cpu", True, "no GPU found")
-            self.default("dataloader_pin_memory", False, "nothing to pin for without a GPU")
+            self.default("dataloader_pin_memory", False, "pinned memory is of use with a GPU only")
 
     def _optimizer(self) -> None:
         self.default("optim", "adamw_torch_fused" if self.device == "cuda" else "adamw_torch", f"on {self.device}")
-        asked = self.result["optim"]
-        if self.device != "cuda" and any(part in asked for part in NEEDS_CUDA):
-            self.replace("optim", "adamw_torch", f"{asked} is made for CUDA GPUs")
+        optimizer = self.result["optim"]
+        if self.device != "cuda" and any(part in optimizer for part in NEEDS_CUDA):
+            self.replace("optim", "adamw_torch", f"{optimizer} is made for CUDA GPUs")
 
     def _dropout(self) -> None:
         lora = self.recipe.lora
@@ -349,24 +349,24 @@ class _Training:
             )
 
     def _fixed(self) -> None:
-        """Arguments that are this tool's to set; the rules refuse them in a recipe."""
+        """Arguments that a recipe cannot set: its rules refuse them."""
         self.replace(
-            "logging_nan_inf_filter", False, "a loss that is not finite stops the run instead of being logged as 0.0"
+            "logging_nan_inf_filter", False, "a loss that is not finite stops the run; the library would log it as 0.0"
         )
-        self.replace("remove_unused_columns", False, "the columns are this tool's own")
-        self.replace("disable_tqdm", True, "orpo draws its own progress")
+        self.replace("remove_unused_columns", False, "orpo names the columns")
+        self.replace("disable_tqdm", True, "orpo shows the progress")
         if "logging_dir" in self.result:
             self.result["logging_dir"] = str(Path(self.result["logging_dir"]).expanduser().absolute())
-        if "ddp_backend" in self.result:  # the library would look for a group of processes
-            self.replace("ddp_backend", None, "one process talks to no other")
+        if "ddp_backend" in self.result:  # with it, the library expects a process group
+            self.replace("ddp_backend", None, "there is one process")
 
 
-def _leaves(values: dict[str, Any], whole: dict[str, Why], prefix: str = "") -> list[str]:
+def _leaves(values: dict[str, Any], decided: dict[str, Why], prefix: str = "") -> list[str]:
     paths: list[str] = []
     for key, value in values.items():
         path = f"{prefix}{key}"
-        if isinstance(value, dict) and value and path not in whole:
-            paths += _leaves(value, whole, f"{path}.")
+        if isinstance(value, dict) and value and path not in decided:
+            paths += _leaves(value, decided, f"{path}.")
         else:
             paths.append(path)
     return paths

@@ -16,7 +16,7 @@ MAX_BATCH = 2  # pairs of a micro-batch and micro-batches of a step, at most
 
 @dataclass(frozen=True)
 class Replacements:
-    """What a smoke run uses in place of the recipe's model, pairs and output directory."""
+    """What a smoke run uses instead of the recipe's model, pairs and output directory."""
 
     base: Path  # a folder with a tiny model
     layers: int  # of the tiny model
@@ -84,21 +84,21 @@ def _lora(changes: _Changes, lora: LoraSection, layers: int) -> LoraSection:
         lora = lora.model_copy(update={"layer_replication": changes.record("lora.layer_replication", None, reason)})
     if lora.layers_to_transform is None:
         return lora
-    asked = [lora.layers_to_transform] if isinstance(lora.layers_to_transform, int) else lora.layers_to_transform
-    there = [index for index in asked if index < layers] or [layers - 1]
-    if there == asked:
+    indexes = [lora.layers_to_transform] if isinstance(lora.layers_to_transform, int) else lora.layers_to_transform
+    existing = [index for index in indexes if index < layers] or [layers - 1]
+    if existing == indexes:
         return lora
     return lora.model_copy(
         update={
             "layers_to_transform": changes.record(
-                "lora.layers_to_transform", there, f"the small model has {layers} layers"
+                "lora.layers_to_transform", existing, f"the small model has {layers} layers"
             )
         }
     )
 
 
 def _dataset(changes: _Changes, plan: Plan, pairs: Path | None) -> dict[str, Any]:
-    """A few pairs of every source, or the pairs in the folder ``pairs`` in place of all sources."""
+    """A few pairs of every source, or the pairs in the folder ``pairs`` instead of all sources."""
 
     def few(path: str, sources: list[Source]) -> list[Source]:
         if pairs is not None:
@@ -110,13 +110,13 @@ def _dataset(changes: _Changes, plan: Plan, pairs: Path | None) -> dict[str, Any
         ]
         return changes.record(path, fewer, f"at most {PAIRS_PER_SOURCE} pairs of each source")  # type: ignore[no-any-return]
 
-    asked = plan.dataset.eval
+    held_out = plan.dataset.eval
     update: dict[str, Any] = {"train": few("dataset.train", plan.dataset.train)}
-    if isinstance(asked, EvalSplit):
-        if asked.test_size >= 1:
+    if isinstance(held_out, EvalSplit):
+        if held_out.test_size >= 1:
             update["eval"] = changes.record("dataset.eval", EvalSplit(test_size=MAX_BATCH), "of so few pairs")
-    elif asked is not None:
-        update["eval"] = few("dataset.eval", asked)
+    elif held_out is not None:
+        update["eval"] = few("dataset.eval", held_out)
     return update
 
 
@@ -134,7 +134,7 @@ def _training(changes: _Changes, training: dict[str, Any]) -> dict[str, Any]:
         if training.get(f"{what}_strategy") == "steps":
             wanted[f"{what}_steps"] = (1, f"every step tries the {'evaluation' if what == 'eval' else 'checkpoint'}")
     if training.get("eval_delay"):
-        wanted["eval_delay"] = (0, "there is nothing to wait for")
+        wanted["eval_delay"] = (0, "the first evaluation comes at once")
     return {
         name: changes.record(f"training.{name}", value, reason)
         for name, (value, reason) in wanted.items()

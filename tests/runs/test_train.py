@@ -86,7 +86,7 @@ def test_a_run_is_never_overwritten_and_says_how_to_go_on(tmp_path: Path, orpo_h
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     again = orpo_here("train", recipe)
     assert again.returncode == 2
-    for word in ("already holds a run", "output_dir", "rm -r"):
+    for word in ("already has a run", "output_dir", "rm -r"):
         assert word in again.stderr
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     finished = orpo_here("train", recipe, "--resume", "auto", "--json")

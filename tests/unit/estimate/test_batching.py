@@ -88,5 +88,5 @@ def test_groups_keep_to_the_budget_and_what_is_too_long_is_alone() -> None:
     sizes = [5, 30, 7, 12, 1, 8]
     groups = split_by_token_budget(sizes, 20)
     assert sorted(chain(*groups)) == list(range(6))
-    assert all(len(group) == 1 or sum(sizes[place] for place in group) <= 20 for group in groups)
+    assert all(len(group) == 1 or sum(sizes[index] for index in group) <= 20 for group in groups)
     assert groups[0] == [1]

@@ -32,7 +32,7 @@ def test_a_path_that_does_not_exist_is_an_error(name: str) -> None:
 
 
 def test_a_folder_that_is_no_model_says_what_it_is(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds no config"):
+    with pytest.raises(UsageError, match="has no config"):
         locate(str(tmp_path))
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UsageError, match="LoRA adapter"):
@@ -61,11 +61,11 @@ def test_each_built_in_template_renders_a_conversation_with_a_system_message(nam
         {"role": "user", "content": "three"},
     ]
     prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    whole = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": "four"}], tokenize=False)
-    assert whole.startswith(prompt)
-    places = [prompt.index(word) for word in ("Be brief.", "one", "two", "three")]
-    assert places == sorted(places)
-    assert "four" in whole.removeprefix(prompt)
+    conversation = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": "four"}], tokenize=False)
+    assert conversation.startswith(prompt)
+    positions = [prompt.index(word) for word in ("Be brief.", "one", "two", "three")]
+    assert positions == sorted(positions)
+    assert "four" in conversation.removeprefix(prompt)
 
 
 def test_padding_never_grows_the_vocabulary() -> None:
@@ -88,5 +88,5 @@ def test_a_source_reads_the_configuration_once_and_gives_copies(tmp_path: Path) 
     assert planned.config().to_dict() == source.config().to_dict()
     assert source.config().vocab_size > 7
     assert planned.location is source.location
-    with pytest.raises(UsageError, match="holds no config"):
+    with pytest.raises(UsageError, match="has no config"):
         ModelSource(section).config()

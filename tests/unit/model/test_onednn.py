@@ -1,4 +1,4 @@
-"""oneDNN's products are torch's, to rounding, and everything else stays torch's own."""
+"""oneDNN's products equal torch's up to rounding; other operations are torch's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tokenizer that a recipe asks for: its template, its padding token, and a vocabulary that grows only when asked."""
+"""The tokenizer has the recipe's chat template and a padding token; the vocabulary grows only by added tokens."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def saved(folder: Path, tokenizer: object) -> str:
 
 def test_the_tokenizers_own_template_is_kept_and_a_file_or_a_text_takes_its_place(tmp_path: Path) -> None:
     model = saved(tmp_path / "model", tiny_tokenizer())
-    own = load_tokenizer(ModelSource(ModelSection(model_name_or_path=model)))
-    assert own.chat_template == tiny_tokenizer().chat_template
+    default = load_tokenizer(ModelSource(ModelSection(model_name_or_path=model)))
+    assert default.chat_template == tiny_tokenizer().chat_template
     template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     (tmp_path / "mine.jinja").write_text(template)
     for given in (str(tmp_path / "mine.jinja"), template):
@@ -64,7 +64,7 @@ def test_a_padding_token_is_chosen_of_those_there_are_and_said(tmp_path: Path) -
     notes: list[str] = []
     loaded = load_tokenizer(ModelSource(ModelSection(model_name_or_path=saved(tmp_path, base))), notes.append)
     assert (loaded.pad_token, loaded.padding_side, len(loaded)) == ("</s>", "right", len(base))
-    assert notes == ["the tokenizer has no padding token: </s> pads, and has no loss where it does"]
+    assert notes == ["the tokenizer has no padding token: </s> is used, and masked in the loss"]
 
 
 def test_a_template_that_writes_todays_date_is_said(tmp_path: Path) -> None:
@@ -72,4 +72,6 @@ def test_a_template_that_writes_todays_date_is_said(tmp_path: Path) -> None:
     dated.chat_template = "Today is {{ strftime_now('%d %b %Y') }}.\n" + str(dated.chat_template)
     notes: list[str] = []
     load_tokenizer(ModelSource(ModelSection(model_name_or_path=saved(tmp_path, dated))), notes.append)
-    assert notes == ["the chat template writes the day into every prompt: what was prepared on another day has another"]
+    assert notes == [
+        "the chat template writes the date into every prompt: pairs that are prepared on another day differ"
+    ]

@@ -89,7 +89,7 @@ def test_learned_positions_are_told_from_rotary_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sections", "machine", "path", "words"),
+    ("sections", "machine", "path", "text"),
     [
         ({"training": {"optim": "paged_adamw_8bit"}}, CPU, "training.optim", "adamw_torch instead of paged_adamw_8bit"),
         ({"training": {"tf32": True}}, T4, "training.tf32", "not given instead of True"),
@@ -100,11 +100,11 @@ def test_learned_positions_are_told_from_rotary_ones() -> None:
     ],
 )  # fmt: skip
 def test_what_the_machine_cannot_have_is_replaced_and_said(
-    tmp_path: Path, sections: dict[str, Any], machine: Machine, path: str, words: str
+    tmp_path: Path, sections: dict[str, Any], machine: Machine, path: str, text: str
 ) -> None:
     (problem,) = problems(tmp_path, machine, **sections)
     assert (problem.code, problem.path, problem.severity) == ("value-replaced", path, "warning")
-    assert words in problem.message
+    assert text in problem.message
     assert problem.line is not None
     assert problems(tmp_path, replace(H100, flash_attention=True), **sections) == []
 

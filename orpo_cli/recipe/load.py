@@ -1,4 +1,7 @@
-"""From files and overrides to a validated recipe. Every problem of a recipe comes at once."""
+"""Recipe loading: files, parents, overrides and environment variables become one validated recipe.
+
+All problems of a recipe are reported at once.
+"""
 
 from __future__ import annotations
 
@@ -26,111 +29,111 @@ from orpo_cli.recipe.source.recipe_files import STANDARD_INPUT, RecipeFile, read
 from orpo_cli.recipe.source.source_map import OriginKind, SourceMap
 from orpo_cli.secret_values import register_secrets
 
-# Training arguments that nothing needs to be known of but the schema; this tool's own also have a former meaning.
+# Training arguments that need no migration. Supported arguments with a policy are not among them.
 CURRENT_ARGS = TrainingFields.model_fields.keys() - UNSUPPORTED_TRAINING_ARGS.keys()
 
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """A recipe and where it came from."""
+    """A validated recipe with its files and the origin of its values."""
 
     recipe: Recipe
-    files: tuple[RecipeFile, ...]  # the recipe's own, then what it extends
+    files: tuple[RecipeFile, ...]  # the file of the recipe, then those that it extends
     overrides: tuple[str, ...]
     source_map: SourceMap
-    warnings: tuple[Problem, ...] = ()  # what holds, but is hardly meant
+    warnings: tuple[Problem, ...] = ()
 
     @property
     def file(self) -> str:
-        """The recipe's file as shown in messages: the path, or <stdin>."""
+        """The file of the recipe in messages: its path, or <stdin>."""
         return self.files[0].shown
 
     @property
     def directory(self) -> FilePath:
-        """Where the recipe lies."""
+        """The directory of the recipe."""
         return self.files[0].directory
 
     @property
     def text(self) -> str:
-        """The recipe as the user wrote it."""
+        """The text of the recipe file."""
         return self.files[0].text
 
     @property
     def name(self) -> str:
-        """The recipe's name: its own, or the file's."""
+        """The name in the recipe, or else the name of the file."""
         return self.recipe.name or ("recipe" if self.file == STANDARD_INPUT else FilePath(self.file).stem)
 
     def origin(self, path: str) -> OriginKind:
-        """Where the value at a dotted path came from: ``recipe``, ``override``, ``environment`` or ``default``."""
+        """The origin of the value at a dotted path: ``recipe``, ``override``, ``environment`` or ``default``."""
         return self.source_map.origin_kind(path)
 
     def local_path(self, path: str, name: str) -> FilePath | None:
-        """The file or folder that the value ``name`` at a dotted path means, absolute; None where there is none.
+        """The absolute path of the file or directory ``name``, the value at a dotted path; None if it does not exist.
 
-        A pattern (``data/*.jsonl``) that something matches stays a pattern.
+        A pattern (``data/*.jsonl``) with at least one match is returned as a pattern.
         """
-        for folder in self.search_folders(path):
+        for directory in self.search_directories(path):
             try:
-                if (candidate := folder / FilePath(name).expanduser()).exists():
+                if (candidate := directory / FilePath(name).expanduser()).exists():
                     return candidate.resolve()
-                if any(sign in name for sign in "*?[") and any(glob.iglob(str(candidate), recursive=True)):
+                if any(character in name for character in "*?[") and any(glob.iglob(str(candidate), recursive=True)):
                     return candidate.absolute()
-            except (OSError, RuntimeError, ValueError):  # too long, no such user, a null byte: not a path
+            except (OSError, RuntimeError, ValueError):  # not a path: too long, unknown user, null byte
                 return None
         return None
 
-    def search_folders(self, path: str) -> tuple[FilePath, FilePath]:
-        """Where a file that the value at a dotted path names is looked up.
+    def search_directories(self, path: str) -> tuple[FilePath, FilePath]:
+        """Directories in which a file that the value at a dotted path names is searched.
 
-        First beside the recipe that says it, then in the current directory; the other way round for an override.
+        The first is the directory of the recipe file with the value, the second the current directory; for an override, the order
+        is reversed.
         """
         origin = self.source_map.origin(path)
         if origin is not None and origin.file == COMMAND_LINE:
             return FilePath.cwd(), self.directory
-        beside = next((each.directory for each in self.files if origin and each.shown == origin.file), self.directory)
-        return beside, FilePath.cwd()
+        files = (each for each in self.files if origin and each.shown == origin.file)
+        return next((each.directory for each in files), self.directory), FilePath.cwd()
 
 
 def load_recipe(source: str, overrides: Sequence[str] = (), *, strict: bool = False) -> LoadedRecipe:
-    """Read ``source`` (a path, a shipped recipe's name, or ``-``), what it extends, and apply ``section.key=value`` overrides.
+    """Read ``source`` (a path, the name of a shipped recipe, or ``-``) and its parents, and apply ``section.key=value`` overrides.
 
-    With ``strict`` a warning is an error. Raises UsageError where the file cannot be read, RecipeError with every problem
-    in it (the warnings too) otherwise.
+    With ``strict``, warnings are errors. Raises UsageError if the file cannot be read, and RecipeError with all problems,
+    including warnings, if there is an error.
     """
     tree, files = resolve_extends(read_recipe(source))
     for override in overrides:
         tree = apply_overrides(tree, override)
-    written = list(secrets_in_values(plain_values(tree)))
+    secret_problems = list(secrets_in_values(plain_values(tree)))
     order = [COMMAND_LINE, *(file.shown for file in files)]
     tree = expand_env_vars(tree, os.environ)
-    values, moved, notes = _migrate(tree, order)
+    values, written_paths, migration_problems = _migrate(tree, order)
     secrets = frozenset(secret_variables(tree))
     register_secrets(secrets)
-    places = SourceMap(tree, moved, secrets)
-    recipe, found = _validate(values, places)
-    known = {problem.path for problem in written}
-    placed = [
-        places.locate_problem(problem)
-        for problem in (*written, *(each for each in notes if each.path not in known), *found)
-    ]
-    placed += [problem for file in files for problem in secrets_in_comments(file.text, file.shown)]
-    placed.sort(key=lambda problem: (order.index(str(problem.file)), problem.line or 0, problem.column or 0))
-    if recipe is None or any(strict or problem.severity == "error" for problem in placed):
-        raise RecipeError(placed)
-    return LoadedRecipe(recipe, files, tuple(overrides), places, tuple(placed))
+    source_map = SourceMap(tree, written_paths, secrets)
+    recipe, schema_problems = _validate(values, source_map)
+    secret_paths = {problem.path for problem in secret_problems}
+    migration_problems = tuple(each for each in migration_problems if each.path not in secret_paths)
+    found = (*secret_problems, *migration_problems, *schema_problems)
+    problems = [source_map.locate_problem(problem) for problem in found]
+    problems += [problem for file in files for problem in secrets_in_comments(file.text, file.shown)]
+    problems.sort(key=lambda problem: (order.index(str(problem.file)), problem.line or 0, problem.column or 0))
+    if recipe is None or any(strict or problem.severity == "error" for problem in problems):
+        raise RecipeError(problems)
+    return LoadedRecipe(recipe, files, tuple(overrides), source_map, tuple(problems))
 
 
 def _migrate(tree: MappingNode, layers: list[str]) -> tuple[dict[str, Any], dict[str, str], tuple[Problem, ...]]:
-    """The values, where those that moved were written, and what is said of them.
+    """The plain values with current names, the written paths of moved values, and the problems of the migration.
 
-    What knows former names is imported only for a recipe that has some.
+    The migration is imported only for recipes that need it, to keep the start-up time low.
     """
     training = tree.nodes.get("training")
     if not isinstance(training, MappingNode):
         return plain_values(tree), {}, ()
     optimizer = training.nodes.get("optim")
-    usual = optimizer is None or (isinstance(optimizer, ScalarNode) and optimizer.value in OPTIMIZERS)
-    if usual and training.nodes.keys() <= CURRENT_ARGS:
+    current = optimizer is None or (isinstance(optimizer, ScalarNode) and optimizer.value in OPTIMIZERS)
+    if current and training.nodes.keys() <= CURRENT_ARGS:
         return plain_values(tree), {}, ()
 
     from orpo_cli.recipe.legacy.alias_precedence import drop_superseded_aliases
@@ -139,31 +142,31 @@ def _migrate(tree: MappingNode, layers: list[str]) -> tuple[dict[str, Any], dict
     return migrate_recipe(plain_values(drop_superseded_aliases(tree, layers)))
 
 
-def _validate(values: dict[str, Any], places: SourceMap) -> tuple[Recipe | None, list[Problem]]:
-    """The recipe and what its rules say; None and what the schema says where it does not hold."""
+def _validate(values: dict[str, Any], source_map: SourceMap) -> tuple[Recipe | None, list[Problem]]:
+    """The recipe and the problems of the rules; or None and the problems of the schema."""
     try:
         try:
             recipe = Recipe.model_validate(values)
-        except ValidationError as error:  # a value from the environment looks like a number where text is meant
+        except ValidationError as error:  # perhaps a text from the environment was read as a number
             from orpo_cli.recipe.validation_errors import paths_expecting_text, validation_problems
 
-            if not _use_environment_text(paths_expecting_text(error, values), values, places):
+            if not _use_environment_text(paths_expecting_text(error, values), values, source_map):
                 raise
             recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        return None, validation_problems(error, values, places)
+        return None, validation_problems(error, values, source_map)
     return recipe, list(rule_problems(recipe))
 
 
-def _use_environment_text(paths: list[Path], values: dict[str, Any], places: SourceMap) -> bool:
-    """Give the values at ``paths`` that come from the environment as the text that they are there; whether any was."""
-    any_was = False
+def _use_environment_text(paths: list[Path], values: dict[str, Any], source_map: SourceMap) -> bool:
+    """Replace the values at ``paths`` that come from the environment by their text; whether there was any."""
+    replaced = False
     for path in paths:
-        node = places.find(format_path(path))
+        node = source_map.find(format_path(path))
         if isinstance(node, ScalarNode) and node.text is not None:
-            here: Any = values
+            parent: Any = values
             for part in path[:-1]:
-                here = here[part]
-            here[path[-1]] = node.text
-            any_was = True
-    return any_was
+                parent = parent[part]
+            parent[path[-1]] = node.text
+            replaced = True
+    return replaced

@@ -1,4 +1,4 @@
-"""A recipe with all that it extends, as one file: what a run directory keeps beside the recipe as it was written."""
+"""Composed recipe: a recipe and the recipes that it extends as one file, which a run directory keeps with the original recipe."""
 
 from __future__ import annotations
 
@@ -11,71 +11,73 @@ from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, SequenceNode, 
 from orpo_cli.recipe.source.yaml_writer import EnvReference, yaml_lines
 
 HEAD = """\
-# {name} as one recipe: with what it extends, and with the values of the command line and of the environment in place.
-# Local paths are absolute; secrets stay in the environment. Beside each value stands where it was written.
+# {name} as one recipe, with all values of the recipes that it extends, the command line and the environment.
+# Local paths are absolute; secrets stay in the environment. The comment after each value is its origin.
 
 """
 _PATH_KEYS = re.compile(r"model\.model_name_or_path|dataset\.(train|eval)(\[\d+\])?\.path")
 
 
 def compose_recipe_text(loaded: LoadedRecipe) -> str | None:
-    """The whole recipe with the place of every value; None where it is whole in its own file."""
+    """The composed recipe with the origin of every value; None if the recipe is complete in its own file."""
     nodes = [node for _, node in walk(loaded.source_map.root)]
     if len(loaded.files) == 1 and all(node.origin.written is None for node in nodes):
         return None
-    lines = list(_Lines(loaded).of(loaded.source_map.root, (), 0))
+    lines = list(_Lines(loaded).mapping_lines(loaded.source_map.root, (), 0))
     if loaded.recipe.name is None:
-        lines.insert(0, f"{yaml_lines('name', loaded.name)[0]} # that of the file")
+        lines.insert(0, f"{yaml_lines('name', loaded.name)[0]} # the name of the file")
     return HEAD.format(name=loaded.file) + "\n".join(lines) + "\n"
 
 
 class _Lines:
+    """Lines of a composed recipe."""
+
     def __init__(self, loaded: LoadedRecipe) -> None:
         self.loaded = loaded
 
-    def of(self, node: MappingNode, path: Path, depth: int) -> Iterator[str]:
+    def mapping_lines(self, node: MappingNode, path: Path, depth: int) -> Iterator[str]:
         """The lines of a mapping."""
         for key, inner in node.nodes.items():
             if (*path, key) != ("extends",):
-                yield from self.entry(key, inner, (*path, key), depth)
+                yield from self.entry_lines(key, inner, (*path, key), depth)
 
-    def entry(self, key: str, node: Node, path: Path, depth: int) -> Iterator[str]:
+    def entry_lines(self, key: str, node: Node, path: Path, depth: int) -> Iterator[str]:
         indent = "  " * depth
         if isinstance(node, MappingNode) and node.nodes and not self.is_secret(node):
             yield f"{indent}{key}:"
-            yield from self.of(node, path, depth + 1)
+            yield from self.mapping_lines(node, path, depth + 1)
         elif isinstance(node, SequenceNode) and path[0] == "dataset" and not self.is_secret(node):  # sources
             yield f"{indent}{key}:"
             for index, item in enumerate(node.nodes):
-                yield from self.item(item, (*path, index), depth + 1)
+                yield from self.source_lines(item, (*path, index), depth + 1)
         else:
-            yield from self.value(key, node, path, indent)
+            yield from self.value_lines(key, node, path, indent)
 
-    def item(self, node: Node, path: Path, depth: int) -> Iterator[str]:
-        """A source in a list: its first line has the dash."""
-        assert isinstance(node, MappingNode), "the schema lets no other source through"
-        for number, line in enumerate(self.of(node, path, 0)):
+    def source_lines(self, node: Node, path: Path, depth: int) -> Iterator[str]:
+        """Lines of a source in a list; the first line has the dash."""
+        assert isinstance(node, MappingNode), "the schema allows only mappings as sources"
+        for number, line in enumerate(self.mapping_lines(node, path, 0)):
             yield "  " * depth + ("- " if number == 0 else "  ") + line
 
-    def value(self, key: str, node: Node, path: Path, indent: str) -> Iterator[str]:
-        lines = [indent + line for line in yaml_lines(key, self.shown(node, path))]
-        place = str(node.origin)
+    def value_lines(self, key: str, node: Node, path: Path, indent: str) -> Iterator[str]:
+        lines = [indent + line for line in yaml_lines(key, self.printable(node, path))]
+        origin = str(node.origin)
         if node.origin.written is not None and not self.is_secret(node):
-            place += f", {node.origin.written}"
+            origin += f", {node.origin.written}"
         if len(lines) == 1:
-            yield f"{lines[0]} # {place}"
+            yield f"{lines[0]} # {origin}"
         else:
-            yield f"{indent}# {place}"
+            yield f"{indent}# {origin}"
             yield from lines
 
-    def shown(self, node: Node, path: Path) -> Any:
-        """Plain values, with local paths absolute, and with references for secrets."""
+    def printable(self, node: Node, path: Path) -> Any:
+        """Plain values with absolute local paths, and with references instead of secrets."""
         if self.is_secret(node):
             return EnvReference(node.origin.written)
         if isinstance(node, MappingNode):
-            return {key: self.shown(inner, (*path, key)) for key, inner in node.nodes.items()}
+            return {key: self.printable(inner, (*path, key)) for key, inner in node.nodes.items()}
         if isinstance(node, SequenceNode):
-            return [self.shown(inner, (*path, index)) for index, inner in enumerate(node.nodes)]
+            return [self.printable(inner, (*path, index)) for index, inner in enumerate(node.nodes)]
         if isinstance(node.value, str) and _PATH_KEYS.fullmatch(format_path(path)):
             return str(self.loaded.local_path(format_path(path), node.value) or node.value)
         return node.value

@@ -1,7 +1,7 @@
-"""``${NAME}`` and ``${NAME:-default}`` in a recipe's values: what the environment says.
+"""Environment variables in a recipe: ``${NAME}`` and ``${NAME:-default}`` are replaced by their values.
 
-A value that is one reference and nothing else is read as YAML afterwards, so ``${LR:-1e-5}`` is a number. ``$${`` is a
-literal ``${``. As in a shell, a default also stands in for a variable that is empty.
+A value that is a single reference is then read as YAML, so ``${LR:-1e-5}`` is a number. ``$${`` is a literal ``${``. As in a shell,
+the default also replaces an empty variable.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _SECRET = re.compile(r"(?i)(?:^|_)(?:token|key|password|passwd|secret|credential
 
 
 def looks_secret(name: str) -> bool:
-    """Whether a variable or key called ``name`` likely holds something that must not be shown."""
+    """Whether a variable or key with this name probably contains a secret."""
     return _SECRET.search(name) is not None
 
 
 def expand_env_vars(tree: MappingNode, environment: Mapping[str, str]) -> MappingNode:
-    """``tree`` with every reference replaced. Raises RecipeError with every reference that does not hold."""
+    """``tree`` with all references replaced. Raises RecipeError with all invalid references."""
     expansion = _Expansion(environment)
     nodes = {key: expansion.expand_node(node, (key,)) for key, node in tree.nodes.items()}
     if expansion.problems:
@@ -34,6 +34,8 @@ def expand_env_vars(tree: MappingNode, environment: Mapping[str, str]) -> Mappin
 
 
 class _Expansion:
+    """Replacement of references in a tree, with the problems found."""
+
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
         self.problems: list[Problem] = []
@@ -50,46 +52,47 @@ class _Expansion:
             return self.expand_text(node, node.value, path)
         return node
 
-    def expand_text(self, leaf: ScalarNode, text: str, path: Path) -> Node:
+    def expand_text(self, scalar: ScalarNode, text: str, path: Path) -> Node:
         variables: list[str] = []
-        result = _REFERENCE.sub(lambda match: self.expand_reference(match, leaf, path, variables), text)
-        origin = replace(leaf.origin, written=text, variables=tuple(variables))
-        whole = _REFERENCE.fullmatch(text)
-        if whole and whole["name"]:
+        result = _REFERENCE.sub(lambda match: self.expand_reference(match, scalar, path, variables), text)
+        origin = replace(scalar.origin, written=text, variables=tuple(variables))
+        single = _REFERENCE.fullmatch(text)
+        if single and single["name"]:
             node = read_value(result, origin)
-            text_too = isinstance(node, ScalarNode) and not isinstance(node.value, str)
-            return replace(node, text=result) if isinstance(node, ScalarNode) and text_too else node
+            if isinstance(node, ScalarNode) and not isinstance(node.value, str):
+                return replace(node, text=result)
+            return node
         return ScalarNode(result, origin)
 
-    def expand_reference(self, match: re.Match[str], leaf: ScalarNode, path: Path, variables: list[str]) -> str:
+    def expand_reference(self, match: re.Match[str], scalar: ScalarNode, path: Path, variables: list[str]) -> str:
         name, default = match["name"], match["default"]
         if match[0] == "$${":
             return "${"
         if name is None:
             self.add_problem(
-                "env-reference", "`${` begins a reference that does not hold.", leaf, path,
-                "Write ${NAME} or ${NAME:-default}; $${ for the characters ${ themselves.",
+                "env-reference", "`${` does not start a valid reference.", scalar, path,
+                "Write ${NAME} or ${NAME:-default}, or $${ for the characters ${.",
             )  # fmt: skip
             return ""
         value = self.environment.get(name)
         if value is None and default is None:
-            remedy = f"Set it, or give a default: ${{{name}:-…}}."
-            self.add_problem("env-variable-unset", f"the environment variable {name} is not set.", leaf, path, remedy)
+            remedy = f"Set it, or write a default: ${{{name}:-…}}."
+            self.add_problem("env-variable-unset", f"the environment variable {name} is not set.", scalar, path, remedy)
             return ""
         if default is not None and not value:
             return default
         variables.append(name)
         return value or ""
 
-    def add_problem(self, code: str, message: str, leaf: ScalarNode, path: Path, remedy: str) -> None:
-        place = leaf.origin
-        found = Problem(code, message, format_path(path), place.file, place.line, place.column, remedy)
-        if found not in self.problems[-1:]:  # one value may hold the same slip many times
+    def add_problem(self, code: str, message: str, scalar: ScalarNode, path: Path, remedy: str) -> None:
+        origin = scalar.origin
+        found = Problem(code, message, format_path(path), origin.file, origin.line, origin.column, remedy)
+        if found not in self.problems[-1:]:  # a value may contain the same mistake many times
             self.problems.append(found)
 
 
 def secret_variables(root: Node, path: Path = ()) -> Iterator[str]:
-    """The variables in ``root`` that must not be shown."""
+    """The variables in ``root`` whose values are secrets."""
     if isinstance(root, MappingNode):
         for key, inner in root.nodes.items():
             yield from secret_variables(inner, (*path, key))

@@ -1,7 +1,7 @@
-"""One tree from a recipe and those that it extends.
+"""Recipe inheritance: the trees of a recipe and of the recipes that it extends are merged into one tree.
 
-A mapping is merged with the parent's key by key, anything else replaces what the parent says, and null takes it away. The
-child wins. Every value keeps the file and line where it was written.
+Mappings are merged key by key, other values replace the value of the parent, and null removes it. Every value keeps its file and
+line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EVAL_PATH = ("dataset", "eval")
 
 
 def resolve_extends(file: RecipeFile) -> tuple[MappingNode, tuple[RecipeFile, ...]]:
-    """The tree of ``file`` with all that it extends, and the files, ``file`` first. Raises RecipeError."""
+    """The merged tree of ``file`` and its parents, and their files, ``file`` first. Raises RecipeError."""
     files = [file]
     trees = [read_yaml(file.text, file.shown)]
     while (named := _extends_node(trees[-1])) is not None:
@@ -35,17 +35,17 @@ def resolve_extends(file: RecipeFile) -> tuple[MappingNode, tuple[RecipeFile, ..
 
 
 def merge_trees(parent: MappingNode, child: MappingNode, path: Path = ()) -> MappingNode:
-    """Both mappings in one; see the module."""
+    """The merged mappings, in which the child overrides the parent."""
     nodes: dict[str, Node] = {key: node for key, node in parent.nodes.items() if (*path, key) != ("extends",)}
     for key, node in child.nodes.items():
-        below = (*path, key)
+        key_path = (*path, key)
         inherited = nodes.get(key)
         if (
             isinstance(node, MappingNode)
             and isinstance(inherited, MappingNode)
-            and not _eval_kind_changes(below, inherited, node)
+            and not _eval_kind_changes(key_path, inherited, node)
         ):
-            nodes[key] = merge_trees(inherited, node, below)
+            nodes[key] = merge_trees(inherited, node, key_path)
         elif isinstance(node, ScalarNode) and node.value is None and key in nodes:
             del nodes[key]
         else:
@@ -54,7 +54,7 @@ def merge_trees(parent: MappingNode, child: MappingNode, path: Path = ()) -> Map
 
 
 def _eval_kind_changes(path: Path, parent: MappingNode, child: MappingNode) -> bool:
-    """`dataset.eval` is a source or `{test_size: …}`: keys of one make no sense beside those of the other."""
+    """Whether `dataset.eval` changes from a source to `{test_size: …}` or vice versa; their keys cannot be merged."""
     if path != EVAL_PATH:
         return False
     kinds = [{key == "test_size" for key, node in each.nodes.items() if not _is_null(node)} for each in (parent, child)]
@@ -72,7 +72,7 @@ def _extends_node(tree: MappingNode) -> ScalarNode | None:
     register_secrets(secret_variables(node))
     if isinstance(node, ScalarNode) and isinstance(node.value, str) and node.value:
         return node
-    raise _error("invalid-value", "must be the path of a recipe or a shipped recipe's name.", node)
+    raise _error("invalid-value", "must be the path of a recipe or the name of a shipped recipe.", node)
 
 
 def _read_parent(named: ScalarNode, files: list[RecipeFile]) -> RecipeFile:
@@ -84,13 +84,19 @@ def _read_parent(named: ScalarNode, files: list[RecipeFile]) -> RecipeFile:
         raise _error("extends-not-found", error.message, named, error.remedy) from None
     known: Mapping[object, int] = {each.identity(): number for number, each in enumerate(files)}
     if parent.identity() in known:
-        circle = [*(each.shown for each in files[known[parent.identity()] :]), parent.shown]
-        raise _error("extends-cycle", f"recipes extend each other: {' → '.join(circle)}.", named, "Break the circle.")
+        cycle = [*(each.shown for each in files[known[parent.identity()] :]), parent.shown]
+        raise _error(
+            "extends-cycle",
+            f"recipes extend each other in a cycle: {' → '.join(cycle)}.",
+            named,
+            "Remove one `extends`.",
+        )
     if len(files) == MAX_FILES:
-        raise _error("extends-too-deep", f"recipes extend each other more than {MAX_FILES} deep.", named)
+        raise _error("extends-too-deep", f"more than {MAX_FILES} recipes extend each other.", named)
     return parent
 
 
 def _error(code: str, message: str, node: Node, remedy: str | None = None) -> RecipeError:
-    place = node.origin
-    return RecipeError([Problem(code, mask_secrets(message), "extends", place.file, place.line, place.column, remedy)])
+    origin = node.origin
+    problem = Problem(code, mask_secrets(message), "extends", origin.file, origin.line, origin.column, remedy)
+    return RecipeError([problem])

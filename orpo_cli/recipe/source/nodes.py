@@ -1,6 +1,6 @@
-"""A recipe between text and schema: plain values that know where they were written.
+"""Recipe tree: mappings, lists and scalars with the file and line where each was written.
 
-Trees are never changed; putting one together makes new ones.
+The tree is the form of a recipe between its text and the schema. Nodes are immutable; merging creates new trees.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ COMMAND_LINE = "--set"
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value was written: in a file, or on the command line, and what of the environment went into it."""
+    """Origin of a value: file and line, or the command line, and the environment variables that it contains."""
 
-    file: str  # as shown in messages; COMMAND_LINE for an override
+    file: str  # the path in messages; COMMAND_LINE for an override
     line: int | None = None  # from 1; None for an override
     column: int | None = None  # from 1
-    written: str | None = None  # the text with its ${references}, where variables went into it
-    variables: tuple[str, ...] = ()  # those of them that are set
+    written: str | None = None  # the text with ${references}, if variables were inserted
+    variables: tuple[str, ...] = ()  # the inserted variables that are set
 
     def __str__(self) -> str:
         return self.file if self.line is None else f"{self.file}:{self.line}"
@@ -34,7 +34,7 @@ class ScalarNode:
 
     value: str | int | float | bool | None
     origin: Origin
-    text: str | None = None  # of the environment, where it was read as another kind of value
+    text: str | None = None  # the text from the environment, if it was read as another type
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class SequenceNode:
 
 @dataclass(frozen=True)
 class MappingNode:
-    """A mapping. Its origin, like that of every node, is the place of its own key or list item."""
+    """A mapping. The origin of every node is the position of its key or list item."""
 
     nodes: Mapping[str, Node]
     origin: Origin
@@ -57,7 +57,7 @@ Node = ScalarNode | SequenceNode | MappingNode
 
 
 def plain_values(node: Node) -> Any:
-    """The values without their places, all new."""
+    """The values without origins, as new objects."""
     if isinstance(node, MappingNode):
         return {key: plain_values(inner) for key, inner in node.nodes.items()}
     if isinstance(node, SequenceNode):
@@ -66,7 +66,7 @@ def plain_values(node: Node) -> Any:
 
 
 def walk(node: Node, path: Path = ()) -> Iterator[tuple[Path, Node]]:
-    """Every node below ``node`` with its path, a section before what is in it."""
+    """All nodes below ``node`` with their paths, each section before its content."""
     inner = (
         node.nodes.items()
         if isinstance(node, MappingNode)

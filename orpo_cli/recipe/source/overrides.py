@@ -1,4 +1,4 @@
-"""``--set section.key=value``: one value of the recipe, given on the command line."""
+"""Overrides: ``--set section.key=value`` replaces one value of a recipe on the command line."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from orpo_cli.recipe.source.nodes import (
 from orpo_cli.recipe.source.yaml_reader import read_value
 
 ORIGIN = Origin(COMMAND_LINE)
-SOURCE_LISTS = (("dataset", "train"), ("dataset", "eval"))  # a source stands for the list of it alone
+SOURCE_LISTS = (("dataset", "train"), ("dataset", "eval"))  # lists of sources, which may be written as a single source
 
 
 def apply_overrides(tree: MappingNode, override: str) -> MappingNode:
-    """``tree`` with the value that ``override`` (``dataset.train.0.path=x``) sets; null takes a value away.
+    """``tree`` with the value that ``override`` (``dataset.train.0.path=x``) sets; null removes a value.
 
-    Sections that are not there are made. Raises UsageError where the path leads nowhere.
+    Missing sections are created. Raises UsageError if the path does not exist.
     """
     name, equals, text = override.partition("=")
     path = parse_path(name.strip())
@@ -33,56 +33,52 @@ def apply_overrides(tree: MappingNode, override: str) -> MappingNode:
         )
     if path[0] == "extends":
         raise UsageError(
-            f"{COMMAND_LINE} {override}: what a recipe extends stands in its file.",
-            remedy="Write a recipe that extends the other one; two lines are enough.",
+            f"{COMMAND_LINE} {override}: extends cannot be overridden.",
+            remedy="Write a recipe that extends the other one.",
         )
-    set_ = _Override(override, path, read_value(text.strip(), ORIGIN))
-    result = set_.below(tree, ())
-    assert isinstance(result, MappingNode), "the root stays a mapping"
+    setting = _Override(override, path, read_value(text.strip(), ORIGIN))
+    result = setting.set_below(tree, ())
+    assert isinstance(result, MappingNode), "the root is a mapping"
     return result
 
 
 class _Override:
-    """One override on its way down the tree."""
+    """One override, which is applied from the root down along its path."""
 
     def __init__(self, override: str, path: Path, value: Node) -> None:
         self.override, self.path, self.value = override, path, value
 
-    def below(self, node: Node | None, done: Path) -> Node | None:
-        """What stands at ``done`` once the value is set; None where it is taken away."""
+    def set_below(self, node: Node | None, done: Path) -> Node | None:
+        """The node at ``done`` after the value is set below it; None if it is removed."""
         rest = self.path[len(done) :]
         if not rest:
-            taken_away = isinstance(self.value, ScalarNode) and self.value.value is None and node is not None
-            return None if taken_away else self.value
+            removed = isinstance(self.value, ScalarNode) and self.value.value is None and node is not None
+            return None if removed else self.value
         part = rest[0]
         if node is None or (isinstance(node, ScalarNode) and node.value is None):
             node = SequenceNode((), ORIGIN) if _index(part) is not None else MappingNode({}, ORIGIN)
         if isinstance(node, MappingNode) and done in SOURCE_LISTS and _index(part) == 0 and part not in node.nodes:
-            return self.inside_one(node, done, part)
+            return self.set_below(node, (*done, part))  # index 0 of a single source is the source
         if isinstance(node, MappingNode):
-            return self.in_keys(node, done, str(part))
+            return self.set_in_mapping(node, done, str(part))
         if isinstance(node, SequenceNode):
-            return self.in_items(node, done, _index(part))
+            return self.set_in_sequence(node, done, _index(part))
         raise self.error(f"{format_path(done)} is a single value, not a section.")
 
-    def in_keys(self, node: MappingNode, done: Path, key: str) -> MappingNode:
-        inner = self.below(node.nodes.get(key), (*done, key))
+    def set_in_mapping(self, node: MappingNode, done: Path, key: str) -> MappingNode:
+        inner = self.set_below(node.nodes.get(key), (*done, key))
         if inner is None:
             return MappingNode({name: each for name, each in node.nodes.items() if name != key}, node.origin)
         return MappingNode({**node.nodes, key: inner}, node.origin)
 
-    def in_items(self, node: SequenceNode, done: Path, index: int | None) -> SequenceNode:
+    def set_in_sequence(self, node: SequenceNode, done: Path, index: int | None) -> SequenceNode:
         count = len(node.nodes)
         if index is None or index > count or (index == count and node.origin != ORIGIN):
-            given = f"give an index from 0 to {count - 1}" if count > 1 else "its index is 0"
+            given = f"use an index from 0 to {count - 1}" if count > 1 else "its only index is 0"
             raise self.error(f"{format_path(done)} is a list of {count}; {given}.")
-        inner = self.below(node.nodes[index] if index < count else None, (*done, self.path[len(done)]))
+        inner = self.set_below(node.nodes[index] if index < count else None, (*done, self.path[len(done)]))
         kept = () if inner is None else (inner,)
         return SequenceNode((*node.nodes[:index], *kept, *node.nodes[index + 1 :]), node.origin)
-
-    def inside_one(self, node: MappingNode, done: Path, part: str | int) -> Node | None:
-        """Index 0 of a source that stands alone is the source."""
-        return self.below(node, (*done, part))
 
     def error(self, message: str) -> UsageError:
         return UsageError(f"{COMMAND_LINE} {self.override}: {message}")

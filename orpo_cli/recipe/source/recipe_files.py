@@ -1,4 +1,4 @@
-"""The files of a recipe: the one that was asked for, and those that it extends."""
+"""Recipe files: reading a recipe, a shipped recipe, standard input, or the parent of a recipe."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ STANDARD_INPUT = "<stdin>"
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """A recipe's text and where it lies."""
+    """The text of a recipe and its location."""
 
-    shown: str  # in messages: the path, or <stdin>
-    directory: Path  # absolute; relative paths in the text are looked up here first
+    shown: str  # the name in messages: the path, or <stdin>
+    directory: Path  # absolute; relative paths in the text are first searched here
     text: str
 
     def identity(self) -> Path | str:
-        """What two readings of the same file have in common."""
+        """The same value for the same file, even if it was read under two names."""
         return self.shown if self.shown == STANDARD_INPUT else (self.directory / Path(self.shown).name).resolve()
 
 
 def read_recipe(source: str) -> RecipeFile:
-    """The recipe that ``source`` (a path, a shipped recipe's name, or ``-``) means.
+    """Read the recipe ``source``: a path, the name of a shipped recipe, or ``-``.
 
-    Raises UsageError where there is none, RecipeError where it is no text.
+    Raises UsageError if it does not exist, and RecipeError if it is not text.
     """
     if source == "-":
         data = sys.stdin.buffer.read(MAX_BYTES + 1)
@@ -44,17 +44,17 @@ def read_recipe(source: str) -> RecipeFile:
     except FileNotFoundError:
         raise UsageError(
             f"{source}: no such recipe file.",
-            remedy="`orpo recipes` lists the shipped ones, `orpo init` writes one to start from.",
+            remedy="`orpo recipes` lists the shipped recipes; `orpo init` writes a new one.",
         ) from None
 
 
 def read_parent(name: str, child: RecipeFile) -> RecipeFile:
-    """The recipe that ``child`` extends: a path as seen from its folder, or a shipped name.
+    """Read the recipe that ``child`` extends: a path relative to its directory, or the name of a shipped recipe.
 
-    Raises UsageError where there is none, RecipeError where it is no text.
+    Raises UsageError if it does not exist, and RecipeError if it is not text.
     """
-    folder = child.directory if child.shown == STANDARD_INPUT else Path(child.shown).parent
-    path = Path(os.path.normpath(folder / os.path.expanduser(name)))
+    directory = child.directory if child.shown == STANDARD_INPUT else Path(child.shown).parent
+    path = Path(os.path.normpath(directory / os.path.expanduser(name)))
     if not _is_file(path) and (shipped := find_shipped(name)):
         path = shipped
     try:
@@ -68,16 +68,16 @@ def read_parent(name: str, child: RecipeFile) -> RecipeFile:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name that is too long, a folder that may not be read; reading it says so
+    except OSError:  # name too long, or no permission: reading the file then reports it
         return False
 
 
 def _read(path: Path) -> RecipeFile:
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)  # no more, whatever it is: /dev/zero has no end
+            data = file.read(MAX_BYTES + 1)  # not more: /dev/zero has no end
     except FileNotFoundError:
         raise
-    except (OSError, ValueError) as error:  # a ValueError for a name with a null byte
+    except (OSError, ValueError) as error:  # ValueError: the name has a null byte
         raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     return RecipeFile(str(path), path.absolute().parent, decode_text(data, str(path)))

@@ -1,4 +1,4 @@
-"""Where the values of a recipe were written, by their dotted names."""
+"""Source map: the origin (file, line, command line or environment) of every value of a recipe, by dotted path."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ OriginKind = Literal["recipe", "override", "environment", "default"]
 
 
 class SourceMap:
-    """Finds values.
+    """Source map of one recipe.
 
-    ``moved`` maps a name that a value is read by to the one it was written by; ``secrets`` are environment variables that
-    went into values and must not be shown.
+    ``written_paths`` maps the current path of a migrated value to the path where it was written. ``secrets`` are environment
+    variables in values that must not be shown.
     """
 
-    def __init__(self, root: MappingNode, moved: Mapping[str, str], secrets: Set[str]) -> None:
-        self.root, self.written_paths, self.secrets = root, moved, secrets
+    def __init__(self, root: MappingNode, written_paths: Mapping[str, str], secrets: Set[str]) -> None:
+        self.root, self.written_paths, self.secrets = root, written_paths, secrets
         self.nodes = {format_path(path): node for path, node in walk(root)}
 
     def find(self, path: str) -> Node | None:
-        """What was written at ``path``; None where nothing was, or null."""
+        """The node at ``path``; None for a missing value or null."""
         node = next((self.nodes[each] for each in self._spellings(path) if each in self.nodes), None)
         return None if isinstance(node, ScalarNode) and node.value is None else node
 
     def nearest_node(self, path: str) -> Node:
-        """What was written at ``path``, or else the nearest section around it."""
+        """The node at ``path``, or else the innermost section that contains the path."""
         while path:
             for each in self._spellings(path):
                 if each in self.nodes:
@@ -49,12 +49,12 @@ class SourceMap:
         return self.root
 
     def origin(self, path: str) -> Origin | None:
-        """Where the value at ``path`` was written; None for a default."""
+        """The origin of the value at ``path``; None for a default."""
         node = self.find(path)
         return None if node is None else node.origin
 
     def origin_kind(self, path: str) -> OriginKind:
-        """Where the value at ``path`` came from."""
+        """The kind of origin of the value at ``path``."""
         origin = self.origin(path)
         if origin is None:
             return "default"
@@ -62,19 +62,19 @@ class SourceMap:
 
     def locate_problem(self, problem: Problem) -> Problem:
         """``problem`` with file, line and column, and without secrets."""
-        place = self.nearest_node(problem.path).origin
+        origin = self.nearest_node(problem.path).origin
         message, remedy = mask_secrets([problem.message, problem.remedy])
         return replace(
-            problem, file=place.file, line=place.line, column=place.column, message=message, remedy=remedy
+            problem, file=origin.file, line=origin.line, column=origin.column, message=message, remedy=remedy
         )  # fmt: skip
 
     def is_secret(self, path: str) -> bool:
-        """Whether the value at ``path`` must not be shown."""
+        """Whether the value at ``path`` is a secret."""
         origin = self.origin(path)
         return origin is not None and not self.secrets.isdisjoint(origin.variables)
 
     def _spellings(self, path: str) -> Iterator[str]:
-        """The name that ``path`` was written by, with and without the index of a source that stands alone."""
+        """The path where ``path`` was written, with and without the index of a single source."""
         path = self.written_paths.get(path, path)
         yield path
         for part in map(format_path, SOURCE_LISTS):

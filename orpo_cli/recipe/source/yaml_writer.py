@@ -1,4 +1,4 @@
-"""Values as the text of a recipe: what is written reads back as it was, here and by readers of YAML 1.1."""
+"""YAML writer: values as the text of a recipe, which this reader and readers of YAML 1.1 read as the same values."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ WIDTH = 110
 
 
 class EnvReference(str):
-    """Text with references to environment variables that are to stay references."""
+    """Text whose references to environment variables are written as references."""
 
 
 def yaml_lines(key: str, value: Any) -> list[str]:
-    """The lines of ``key: value``: one where that is short. What looks like a reference to a variable is a literal."""
+    """The lines of ``key: value``, one line if it is short. Text that looks like a reference is escaped, unless it is EnvReference."""
     value = _literal(value)
     line = f"{inline_yaml(key)}: {inline_yaml(value)}"
     if len(line) <= WIDTH and "\n" not in line:
@@ -26,7 +26,7 @@ def yaml_lines(key: str, value: Any) -> list[str]:
 
 
 def inline_yaml(value: Any) -> str:
-    """``value`` on one line, but for a text of several."""
+    """``value`` on one line, except for text with line breaks."""
     return _dump(value, flow=True).removesuffix("...\n").strip()
 
 
@@ -45,10 +45,10 @@ def _dump(value: Any, *, flow: bool) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes what YAML 1.2 reads as a number, and writes texts of several lines as such."""
+    """SafeDumper that quotes text that YAML 1.2 would read as a number, and writes text with line breaks as blocks."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write everything out: a recipe has no anchors."""
+        """Write no aliases: a recipe has no anchors."""
         return True
 
 
@@ -56,7 +56,7 @@ def _float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
     text = repr(value)
     mantissa, _, exponent = text.partition("e")
     if exponent and "." not in mantissa:
-        text = f"{mantissa}.0e{exponent}"  # 1.0e-05, a number for readers of YAML 1.1 too
+        text = f"{mantissa}.0e{exponent}"  # 1.0e-05 is also a number in YAML 1.1
     text = re.sub(r"e([-+]?)0+", r"e\1", text)
     return dumper.represent_scalar("tag:yaml.org,2002:float", text.replace("inf", ".inf").replace("nan", ".nan"))
 
@@ -70,5 +70,5 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 _Dumper.add_representer(float, _float)
 _Dumper.add_representer(str, _text)
 _Dumper.add_representer(EnvReference, _text)
-for _kind, _pattern in SCALAR_KINDS:  # beside those of YAML 1.1, which SafeDumper has
+for _kind, _pattern in SCALAR_KINDS:  # in addition to those of YAML 1.1 in SafeDumper
     _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern.pattern})$"), None)

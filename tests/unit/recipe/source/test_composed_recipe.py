@@ -63,7 +63,7 @@ def test_it_reads_back_as_the_same_recipe(
 def test_every_value_says_where_it_was_written(loaded: LoadedRecipe) -> None:
     lines = str(compose_recipe_text(loaded)).splitlines()
     for line in (
-        "name: child # that of the file",
+        "name: child # the name of the file",
         "  model_name_or_path: a/b # base.yaml:2",
         "  beta: 0.1 # base.yaml:10",
         "  seed: 3 # child.yaml:2, ${SEED:-3}",

@@ -109,7 +109,7 @@ def test_a_shipped_recipe_is_extended_by_its_name_and_finds_its_data() -> None:
     write(child="extends: quickstart\nname: mine\n")
     loaded, shipped = load_recipe("child.yaml"), load_recipe("quickstart")
     assert loaded.recipe.training == shipped.recipe.training
-    beside, current = loaded.search_folders("dataset.train[0].path")
+    beside, current = loaded.search_directories("dataset.train[0].path")
     assert (beside / loaded.recipe.dataset.train[0].path).is_file()
     assert current == Path.cwd()
 
@@ -123,9 +123,9 @@ def test_a_file_of_that_name_comes_before_a_shipped_recipe() -> None:
 def test_a_path_is_looked_up_beside_the_file_that_says_it() -> None:
     write(shared__base=BASE, mine__child="extends: ../shared/base.yaml\ndataset: {eval: {path: y.jsonl}}\n")
     loaded = load_recipe("mine/child.yaml", ["model.model_name_or_path=tiny"])
-    assert loaded.search_folders("dataset.train[0].path") == (Path("shared").absolute(), Path.cwd())
-    assert loaded.search_folders("dataset.eval[0].path") == (Path("mine").absolute(), Path.cwd())
-    assert loaded.search_folders("model.model_name_or_path") == (Path.cwd(), Path("mine").absolute())
+    assert loaded.search_directories("dataset.train[0].path") == (Path("shared").absolute(), Path.cwd())
+    assert loaded.search_directories("dataset.eval[0].path") == (Path("mine").absolute(), Path.cwd())
+    assert loaded.search_directories("model.model_name_or_path") == (Path.cwd(), Path("mine").absolute())
 
 
 def test_standard_input_extends_from_the_current_directory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ def test_an_override_comes_last_and_reaches_what_is_inherited() -> None:
     assert loaded.recipe.training.beta == 0.3
     assert loaded.recipe.dataset.train[0].columns == {"chosen": "best", "rejected": "bad"}
     assert loaded.origin("dataset.train[0].columns.chosen") == "override"
-    with pytest.raises(UsageError, match="what a recipe extends"):
+    with pytest.raises(UsageError, match="extends cannot be overridden"):
         load("", BASE, "extends=other.yaml")
 
 
@@ -162,7 +162,7 @@ def test_a_parent_that_is_no_text_is_named_with_the_place() -> None:
     write(child="extends: bytes.yaml\n")
     Path("bytes.yaml").write_bytes(b"model:\r\n  dtype: \xff\xfe\n")
     assert problems()[0].location() == "bytes.yaml:2:10"
-    assert "ff here is not UTF-8" in problems()[0].message
+    assert "ff is not UTF-8" in problems()[0].message
 
 
 def test_a_rule_that_two_files_break_together_names_a_line() -> None:
@@ -192,7 +192,7 @@ def test_a_parent_that_is_not_there_is_named_with_the_childs_line(parent: str, w
 def test_recipes_that_extend_each_other_are_refused_with_the_circle() -> None:
     write(child="extends: a.yaml\n", a="extends: b.yaml\n", b="name: x\nextends: ./a.yaml\n")
     (problem,) = problems()
-    assert problem.message == "recipes extend each other: a.yaml → b.yaml → a.yaml."
+    assert problem.message == "recipes extend each other in a cycle: a.yaml → b.yaml → a.yaml."
     assert problem.location() == "b.yaml:2:1: extends"
 
 

@@ -87,11 +87,11 @@ def test_a_list_is_made_by_several_overrides() -> None:
             "dataset.train.0.path.y=1",
             r"dataset.train\[0\].path is a single value|dataset.train.0.path is a single value",
         ),
-        ("dataset.train.path=1", "is a list of 2; give an index from 0 to 1"),
+        ("dataset.train.path=1", "is a list of 2; use an index from 0 to 1"),
         ("dataset.train.2.path=1", "is a list of 2"),
         ("dataset.train.-1.path=1", "is a list of 2"),
-        ("training.report_to.1=x", "is a list of 1; its index is 0"),
-        ("extends=x.yaml", "what a recipe extends"),
+        ("training.report_to.1=x", "is a list of 1; its only index is 0"),
+        ("extends=x.yaml", "extends cannot be overridden"),
     ],
 )
 def test_a_path_that_leads_nowhere_says_what_is_there(override: str, words: str) -> None:

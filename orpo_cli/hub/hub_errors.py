@@ -1,4 +1,4 @@
-"""What the hub's client raises during a push, in words that say what to do."""
+"""Hub errors: exceptions of huggingface_hub during a push, converted to OrpoErrors with a remedy and without secrets."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ REPEAT_TO_CONTINUE = "Repeating the same command continues where this one stoppe
 
 @contextmanager
 def translate_hub_errors(repo_id: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises while pushing to ``repo_id`` into OrpoErrors without secrets in them.
+    """Convert the exceptions that huggingface_hub raises while it pushes to ``repo_id``.
 
-    Its errors have no common base: HTTP errors, connection errors of its HTTP client, RuntimeError around the error of
-    an upload thread and from Xet, ValueError for refused metadata, refused LFS objects and answers that are not JSON.
+    They have no common base class: HTTP errors, connection errors of its HTTP client, RuntimeError from Xet and around the
+    error of an upload thread, ValueError for refused metadata, refused LFS objects and responses that are not JSON.
     """
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]  # HTTPError: its HTTP client's
 
@@ -51,25 +51,25 @@ def translate_hub_errors(repo_id: str) -> Iterator[None]:
 def _response_error(repo_id: str, error: Exception) -> HubError:
     response = error.response  # type: ignore[attr-defined]
     status, namespace = response.status_code, repo_id.partition("/")[0]
-    meaning = {
-        401: ("the hub does not know this token", "Log in anew with `hf auth login`, or set HF_TOKEN."),
-        402: ("the hub asks for payment: the private storage may be full", "See the billing page of your account."),
+    explanations = {
+        401: ("the hub does not know this token", "Log in again with `hf auth login`, or set HF_TOKEN."),
+        402: ("the hub requires a payment: the private storage may be full", "See the billing page of your account."),
         403: (f"this token may not write to {namespace}", f"Use a token with the write role for {namespace}."),
-        404: ("the repository or the revision is not there", "Check the name, and that your token may see it."),
+        404: ("the repository or the revision was not found", "Check the name, and that your token may read it."),
         409: ("the repository was changed at the same time", "Try again."),
         412: ("the repository was changed at the same time", "Try again."),
         413: ("a file is too large for the hub", "Merge again with a smaller --max-shard-size."),
         429: (
-            "the hub asks to slow down",
+            "too many requests to the hub",
             f"Wait {response.headers.get('Retry-After', 'a few')} seconds, then try again.",
         ),
     }
-    text, remedy = meaning.get(status, ("the hub refused", "Try again."))
+    explanation, remedy = explanations.get(status, ("the hub refused the request", "Check the message of the hub."))
     if status >= 500:
-        text, remedy = "the hub has trouble", "Try again in a few minutes."
-    said = getattr(error, "server_message", None)
-    detail = f" {redact(said)}" if said else ""
-    message = f"{repo_id}: {text} (HTTP {status}).{detail}"
+        explanation, remedy = "the hub has a problem", "Try again in a few minutes."
+    server_message = getattr(error, "server_message", None)
+    detail = f" {redact(server_message)}" if server_message else ""
+    message = f"{repo_id}: {explanation} (HTTP {status}).{detail}"
     return hub_error_type(status)(message, remedy=f"{remedy} {REPEAT_TO_CONTINUE}")
 
 
@@ -77,7 +77,7 @@ def _connection_error(repo_id: str, error: Exception) -> HubError:
     from huggingface_hub import constants
 
     if constants.is_offline_mode():
-        return HubError(f"{repo_id}: the hub is switched off by HF_HUB_OFFLINE.", remedy="Unset HF_HUB_OFFLINE.")
+        return HubError(f"{repo_id}: HF_HUB_OFFLINE disables the hub.", remedy="Unset HF_HUB_OFFLINE.")
     return HubError(
         f"{repo_id}: the connection to {constants.ENDPOINT} failed: {redact(str(error)) or type(error).__name__}",
         remedy=f"Check the network. {REPEAT_TO_CONTINUE}",

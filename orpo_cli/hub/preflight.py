@@ -1,4 +1,4 @@
-"""What is asked of the hub before the first byte goes up: may this token write there, is the place free, whose is the base."""
+"""Pre-upload checks: write permission of the token, state of the repository, license of the base model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOKEN_SETTINGS_URL = "https://huggingface.co/settings/tokens"
 
 @dataclass(frozen=True)
 class PushOptions:
-    """What a push asks for."""
+    """Target and mode of a push, with every default resolved."""
 
     repo_id: str
     private: bool
@@ -32,7 +32,7 @@ class PushOptions:
 
 @dataclass(frozen=True)
 class RepoState:
-    """What there is: the repository, and the commits that its branches and tags stand at."""
+    """State of a repository on the hub: the commit of each branch and tag, by name."""
 
     exists: bool
     branches: dict[str, str]
@@ -40,12 +40,12 @@ class RepoState:
 
 
 def preflight(api: HfApi, options: PushOptions, retry: RetryPolicy) -> RepoState:
-    """Raise HubRefused or UsageError for what the hub would refuse, before anything is sent; nothing is changed."""
+    """Raise HubRefused or UsageError for a push that the hub would refuse, before any file is sent."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     account = _token_account(api, retry)
     try:
-        info = retry.call(f"asking for {options.repo_id}", lambda: api.model_info(options.repo_id))
+        info = retry.call(f"reading {options.repo_id}", lambda: api.model_info(options.repo_id))
     except RepositoryNotFoundError:
         info = None
     if reason := missing_permission(account, options.repo_id, create_pr=options.create_pr, is_new=info is None):
@@ -53,59 +53,56 @@ def preflight(api: HfApi, options: PushOptions, retry: RetryPolicy) -> RepoState
     if info is None:
         if options.create_pr:
             raise UsageError(
-                f"{options.repo_id} does not exist, so it takes no pull request.", remedy="Leave --create-pr out."
+                f"{options.repo_id} does not exist, so it accepts no pull request.", remedy="Omit --create-pr."
             )
         return RepoState(False, {}, {})
     if not options.create_pr:
         _check_visibility(options, info.private)
     if options.revision == "main" and options.tag is None:
         return RepoState(True, {"main": info.sha or ""}, {})
-    refs = retry.call("asking for branches and tags", lambda: api.list_repo_refs(options.repo_id))
+    refs = retry.call("reading branches and tags", lambda: api.list_repo_refs(options.repo_id))
     state = RepoState(
         True,
         {each.name: each.target_commit for each in refs.branches},
         {each.name: each.target_commit for each in refs.tags},
     )
     if options.revision in state.tags:
-        raise UsageError(
-            f"--revision {options.revision} is a tag, and nothing is pushed to a tag.", remedy="Use --tag."
-        )
+        raise UsageError(f"--revision {options.revision} is a tag; files are pushed to a branch.", remedy="Use --tag.")
     return state
 
 
 def check_base_license(
     api: HfApi, plan: Plan, retry: RetryPolicy, *, contains_base_weights: bool, public: bool, license_accepted: bool
 ) -> BaseLicense | None:
-    """The base's terms, from the hub or from the card beside it; None where nobody knows them.
+    """The license of the base, from the hub or from the card in its folder; None if it is unknown.
 
-    ``weights``: the base's own weights go up with ours. Raises UsageError where they would become public although one has
-    to accept terms to get them, unless the user says so.
+    Raises UsageError if the weights of a gated base would become public, unless the user confirms that its terms allow it.
     """
     base, note = plan.model.model_name_or_path, retry.note
     if hub_id(base) is None:
         return read_local_license(base)
-    base_license = retry.call(f"asking for {base}", lambda: fetch_hub_license(api, base, note))
+    base_license = retry.call(f"reading {base}", lambda: fetch_hub_license(api, base, note))
     if base_license is None:
         return None
     if base_license.license:
-        note(f"the base {base} has the licence {base_license.license_name or base_license.license}")
+        note(f"the base {base} has the license {base_license.license_name or base_license.license}")
     if base_license.gated and public and contains_base_weights and not license_accepted:
         raise UsageError(
-            f"the base {base} is given only to those who accept its terms, and this would make its weights public.",
-            remedy="Push privately (--private), push the adapter alone, or, where its terms let you, say --accept-base-license; "
-            "the card then says that they hold.",
+            f"the base {base} is gated, and this push would make its weights public.",
+            remedy="Push privately (--private), push only the adapter, or add --accept-base-license if the terms of the base "
+            "allow it; the card then says that they apply.",
         )
     if base_license.gated:
-        note(f"the base {base} is gated: the card says that its terms hold.")
+        note(f"the base {base} is gated: the card says that its terms apply.")
     return base_license
 
 
 def missing_permission(
     account: dict[str, Any] | None, repo_id: str, *, create_pr: bool, is_new: bool
 ) -> tuple[str, str] | None:
-    """(reason, remedy) where what the hub says of a token (``/api/whoami-v2``) does not let it write; None where it may.
+    """(reason, remedy) if the token may not write to the repository; None if it may, or if ``account`` is unknown.
 
-    Nothing is held against a token of which the hub says nothing.
+    ``account`` is the response of the hub to ``/api/whoami-v2``.
     """
     if account is None:
         return None
@@ -113,7 +110,7 @@ def missing_permission(
     token = (account.get("auth") or {}).get("accessToken") or {}
     role, token_name = token.get("role"), f"the token {token.get('displayName', '')!r}"
     if role == "read":
-        return f"{token_name} may read and not write.", f"Make one with the write role at {TOKEN_SETTINGS_URL}."
+        return f"{token_name} may read but not write.", f"Create one with the write role at {TOKEN_SETTINGS_URL}."
     if role == "fineGrained":
         if _scopes_allow(token.get("fineGrained") or {}, repo_id, create_pr=create_pr, is_new=is_new):
             return None
@@ -129,9 +126,9 @@ def missing_permission(
         return None
     if namespace.lower() not in organizations:
         names = ", ".join([str(account["name"]), *organizations])
-        return f"{namespace} is neither your name nor an organization of yours.", f"Yours are: {names}."
+        return f"{namespace} is neither your user name nor one of your organizations.", f"Yours are: {names}."
     if organizations[namespace.lower()] == "read":
-        return f"your role in {namespace} is to read.", "Ask for the write role, or push with --create-pr."
+        return f"your role in {namespace} is read.", "Request the write role, or push with --create-pr."
     return None
 
 
@@ -148,10 +145,13 @@ def _scopes_allow(scopes: dict[str, Any], repo_id: str, *, create_pr: bool, is_n
 
 
 def _token_account(api: HfApi, retry: RetryPolicy) -> dict[str, Any] | None:
-    """What the hub says of the token. It answers this question seldom; where it does not, the push itself will tell."""
+    """The response of the hub to whoami; None if the hub does not answer it.
+
+    The hub limits whoami to few requests. Without it, the push fails later if the token may not write.
+    """
     from huggingface_hub.errors import HfHubHTTPError
 
-    def ask() -> dict[str, Any] | None:
+    def request() -> dict[str, Any] | None:
         try:
             return dict(api.whoami())
         except HfHubHTTPError as error:
@@ -159,7 +159,7 @@ def _token_account(api: HfApi, retry: RetryPolicy) -> dict[str, Any] | None:
                 return None
             raise
 
-    return retry.call("asking what the token may do", ask)
+    return retry.call("reading the permissions of the token", request)
 
 
 def _check_visibility(options: PushOptions, is_private: bool | None) -> None:
@@ -167,7 +167,7 @@ def _check_visibility(options: PushOptions, is_private: bool | None) -> None:
         wanted, found = ("private" if each else "public" for each in (options.private, is_private))
         raise UsageError(
             f"{options.repo_id} exists and is {found}, not {wanted}.",
-            remedy=f"Say --{found} to push all the same, or change its visibility in its settings on the hub.",
+            remedy=f"Add --{found}, or change its visibility in its settings on the hub.",
         )
 
 

@@ -1,7 +1,7 @@
-"""Pushing while a run trains (``training.push_to_hub``): in the background, and never at the run's cost.
+"""Push during training (``training.push_to_hub``): in the background, and a failure never stops the run.
 
 The strategies are those of transformers: ``end`` pushes the result, ``every_save`` (the default) also the weights of every
-checkpoint, ``checkpoint`` also all of the last one as ``last-checkpoint``, ``all_checkpoints`` each one under its name.
+checkpoint, ``checkpoint`` also the complete last checkpoint as ``last-checkpoint``, ``all_checkpoints`` each one under its name.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from orpo_cli.plan.plan import Plan
 from orpo_cli.redaction import redact
 from orpo_cli.rundir import RunDir
 
-INTERRUPT_WAIT_SECONDS = 30.0  # for a push that is going on when a run is interrupted
+INTERRUPT_WAIT_SECONDS = 30.0  # for a push in progress when a run is interrupted
 
 
 class PushCallback(TrainerCallback):
-    """Pushes what a run saves. Whatever the hub does, the run goes on: ``warn`` is told."""
+    """Trainer callback that pushes checkpoints and the result. Errors of the hub go to ``warn``, and the run continues."""
 
     def __init__(
         self, plan: Plan, rundir: RunDir, note: Callable[[str], None], warn: Callable[[Problem], None]
     ) -> None:
-        assert plan.hub.repo_id is not None, "a rule of recipes"
+        assert plan.hub.repo_id is not None, "checked by a rule of the recipe"
         self.plan, self.rundir, self.note, self.warn = plan, rundir, note, warn
         self.strategy = plan.training.get("hub_strategy", "every_save")
         self.always_push = bool(plan.training.get("hub_always_push"))
@@ -49,37 +49,35 @@ class PushCallback(TrainerCallback):
         self.worker: threading.Thread | None = None
 
     def check_access(self) -> None:
-        """Before the run begins: say what would keep the hub from taking its result."""
+        """Check before the run whether the hub would accept its result, and warn if not."""
         try:
-            patience = RetryPolicy(self.note, min(30.0, RetryPolicy(self.note).max_seconds))
+            retry = RetryPolicy(self.note, min(30.0, RetryPolicy(self.note).max_seconds))
             with translate_hub_errors(self.options.repo_id):
-                api = connect(patience)
-                standing = preflight(api, self.options, patience)
+                api = connect(retry)
+                state = preflight(api, self.options, retry)
                 weights, public = self.plan.lora is None, not self.options.private
-                terms = check_base_license(
-                    api, self.plan, patience, contains_base_weights=weights, public=public, license_accepted=False
+                base_license = check_base_license(
+                    api, self.plan, retry, contains_base_weights=weights, public=public, license_accepted=False
                 )
-                if terms is not None:
-                    write_base_license(self.rundir, terms)
-                if standing.exists:
-                    Upload(
-                        api, self.rundir, self.options, standing, (), patience, is_complete=False
-                    ).check_foreign_weights()
+                if base_license is not None:
+                    write_base_license(self.rundir, base_license)
+                if state.exists:
+                    Upload(api, self.rundir, self.options, state, (), retry, is_complete=False).check_foreign_weights()
         except Exception as error:
-            self._warn_failed("before the run", error, "The run goes on, and tries again.")
+            self._warn_failed("before the run", error, "The run continues and tries again.")
         else:
-            self.note(f"pushing to {self.options.repo_id} as training.hub_strategy says: {self.strategy}")
+            self.note(f"pushing to {self.options.repo_id} with training.hub_strategy {self.strategy}")
         finally:
             reset_client()  # the model may be downloaded next
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """A checkpoint is there: keep its files as they are now, and push them in the background."""
+        """Stage the files of the new checkpoint, and push them in the background."""
         if self.strategy == "end" or not state.is_world_process_zero:
             return
         name = f"checkpoint-{state.global_step}"
         busy = self.worker is not None and self.worker.is_alive()
         if busy and not self.always_push:
-            self.note(f"{name} is not pushed: an earlier one is still on its way (hub_always_push: true pushes both)")
+            self.note(f"{name} is not pushed: an earlier push is in progress (hub_always_push: true pushes both)")
             return
         try:
             self.pending.put(self._stage_checkpoint(self.rundir.checkpoints / name))
@@ -91,23 +89,23 @@ class PushCallback(TrainerCallback):
             self.worker.start()
 
     def wait_for_pending(self, *, interrupted: bool) -> None:
-        """Wait for what is on its way; where the run was interrupted, not long."""
+        """Wait for the pushes in progress; after an interruption for 30 seconds at most."""
         if self.worker is not None and self.worker.is_alive():
             self.note(f"waiting for the push to {self.options.repo_id}")
             self.worker.join(INTERRUPT_WAIT_SECONDS if interrupted else None)
             if self.worker.is_alive():
-                self.note(f"the last push to {self.options.repo_id} did not end, and shows nothing of itself there")
+                self.note(f"the last push to {self.options.repo_id} did not complete; nothing of it is visible there")
         shutil.rmtree(self._staging_folder, ignore_errors=True)
 
     def push_result(self) -> PushResult | None:
-        """Push what the run left, with its card; None where that failed."""
+        """Push the result of the run with its card; None if that failed."""
         try:
             result = push(self.rundir, PushRequest(self.options.repo_id, revision=self.options.revision), self.note)
         except Exception as error:
             self._warn_failed("the result", error)
             self.rundir.write_run(hub={"repo_id": self.options.repo_id, "commit": None, "error": redact(str(error))})
             return None
-        self.note(f"the hub has it: {result.url}")
+        self.note(f"pushed the result: {result.url}")
         self.rundir.write_run(hub={"repo_id": self.options.repo_id, "commit": result.commit, "error": None})
         return result
 
@@ -116,40 +114,40 @@ class PushCallback(TrainerCallback):
         return self.rundir.root / ".pushing"
 
     def _stage_checkpoint(self, checkpoint: Path) -> Path:
-        """A folder with the checkpoint's files, which may be removed while they go up: links to them, which take no room."""
-        kept = self._staging_folder / checkpoint.name
-        shutil.rmtree(kept, ignore_errors=True)
-        shutil.copytree(checkpoint, kept, copy_function=_link)
-        config = kept / "adapter_config.json"
-        if config.is_file():  # it names the base as it was loaded: of a GGUF file, a folder in our cache
+        """A folder of hard links to the files of a checkpoint, which the trainer may delete during the push."""
+        staged = self._staging_folder / checkpoint.name
+        shutil.rmtree(staged, ignore_errors=True)
+        shutil.copytree(checkpoint, staged, copy_function=_link)
+        config = staged / "adapter_config.json"
+        if config.is_file():  # its base is the path that was loaded: for a GGUF file, a folder in the cache
             named = {**json.loads(config.read_text()), "base_model_name_or_path": self.plan.model.model_name_or_path}
             config.unlink()
             atomic_write_text(config, json.dumps(named, indent=2) + "\n")
-        return kept
+        return staged
 
     def _push_pending(self) -> None:
         while True:
             try:
-                kept = self.pending.get_nowait()
+                staged = self.pending.get_nowait()
             except queue.Empty:
                 return
             try:
-                self._push_checkpoint(kept)
+                self._push_checkpoint(staged)
             except Exception as error:
-                self._warn_failed(kept.name, error, "The run goes on.")
+                self._warn_failed(staged.name, error, "The run continues.")
             finally:
-                shutil.rmtree(kept, ignore_errors=True)
+                shutil.rmtree(staged, ignore_errors=True)
 
-    def _push_checkpoint(self, kept: Path) -> None:
+    def _push_checkpoint(self, staged: Path) -> None:
         part: RunPart = "adapter" if self.plan.lora is not None else "model"
-        patience = RetryPolicy(self.note)
+        retry = RetryPolicy(self.note)
         with translate_hub_errors(self.options.repo_id):
-            api = connect(patience)
-            standing = preflight(api, self.options, patience)
-            terms = check_base_license(
+            api = connect(retry)
+            state = preflight(api, self.options, retry)
+            base_license = check_base_license(
                 api,
                 self.plan,
-                patience,
+                retry,
                 contains_base_weights=part == "model",
                 public=not self.options.private,
                 license_accepted=False,
@@ -158,18 +156,18 @@ class PushCallback(TrainerCallback):
                 self.rundir,
                 parts=part,
                 repo_id=self.options.repo_id,
-                base_license=terms or read_base_license(self.rundir),
+                base_license=base_license or read_base_license(self.rundir),
             )
-            atomic_write_text(kept / CARD_PATH, card)
-            files = [PushFile(CARD_PATH, kept / CARD_PATH, len(card.encode()), "card"), *part_files(kept, part)]
+            atomic_write_text(staged / CARD_PATH, card)
+            files = [PushFile(CARD_PATH, staged / CARD_PATH, len(card.encode()), "card"), *part_files(staged, part)]
             if self.strategy in ("checkpoint", "all_checkpoints"):
-                place = "last-checkpoint" if self.strategy == "checkpoint" else kept.name
-                files += _checkpoint_files(kept, place)
-            message = f"Push {kept.name} of {self.plan.name} with orpo-cli"
-            Upload(api, self.rundir, self.options, standing, files, patience, is_complete=True).run(message)
-        self.note(f"pushed {kept.name} to {self.options.repo_id}")
+                folder = "last-checkpoint" if self.strategy == "checkpoint" else staged.name
+                files += _checkpoint_files(staged, folder)
+            message = f"Push {staged.name} of {self.plan.name} with orpo-cli"
+            Upload(api, self.rundir, self.options, state, files, retry, is_complete=True).run(message)
+        self.note(f"pushed {staged.name} to {self.options.repo_id}")
 
-    def _warn_failed(self, what: str, error: Exception, then: str = "") -> None:
+    def _warn_failed(self, what: str, error: Exception, consequence: str = "") -> None:
         remedy = error.remedy if isinstance(error, OrpoError) and error.remedy else f"{type(error).__name__}."
         again = f"`orpo push-to-hub {self.rundir.root} {self.options.repo_id}` pushes the run when it is done."
         self.warn(
@@ -177,7 +175,7 @@ class PushCallback(TrainerCallback):
                 "hub-push-failed",
                 redact(f"{what}: {error}"),
                 "training.push_to_hub",
-                remedy=" ".join(filter(None, (redact(remedy), then, again))),
+                remedy=" ".join(filter(None, (redact(remedy), consequence, again))),
                 severity="warning",
             )
         )
@@ -186,15 +184,15 @@ class PushCallback(TrainerCallback):
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another disk, or one without links
+    except OSError:  # another file system, or one without hard links
         shutil.copy2(source, target)
 
 
-def _checkpoint_files(kept: Path, place: str) -> list[PushFile]:
-    """All that a run is resumed from. The pickle of arguments is not needed for that, and may hold what is secret."""
+def _checkpoint_files(staged: Path, folder: str) -> list[PushFile]:
+    """All files that a run is resumed from, without the pickled arguments, which may contain secrets."""
     paths = sorted(
-        path for path in kept.rglob("*") if path.is_file() and path.name not in ("training_args.bin", CARD_PATH)
+        path for path in staged.rglob("*") if path.is_file() and path.name not in ("training_args.bin", CARD_PATH)
     )
     return [
-        PushFile(f"{place}/{path.relative_to(kept).as_posix()}", path, path.stat().st_size, place) for path in paths
+        PushFile(f"{folder}/{path.relative_to(staged).as_posix()}", path, path.stat().st_size, folder) for path in paths
     ]

@@ -1,4 +1,7 @@
-"""hub.json: what was pushed from a run, so that the next push knows which files in the repository are its own."""
+"""Push record (hub.json): the files that a run pushed, by repository and branch, with their digests.
+
+The next push uses it to tell the files of this run from files that somebody else put into the repository.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,15 @@ from pathlib import Path
 from orpo_cli.card.base_license import BaseLicense
 from orpo_cli.rundir import RunDir
 
-MAX_GIT_FILE_BYTES = 10 * 2**20  # bytes; the hub keeps larger files by their sha256 alone
+MAX_GIT_FILE_BYTES = 10 * 2**20  # the hub stores larger files by their sha256
 
 
 @dataclass
 class PushedBranch:
-    """One branch of one repository. ``files`` maps a path to the digests that content of ours has had there.
+    """Pushed files of one branch.
 
-    ``parts`` maps it to what it belongs to. ``commit`` is that of the last push that ended.
+    ``files`` maps a path to the digests of every content that this run pushed there, ``parts`` maps it to the part of the run
+    that it belongs to. ``commit`` is the commit of the last push that completed.
     """
 
     commit: str | None = None
@@ -23,25 +27,25 @@ class PushedBranch:
     parts: dict[str, str] = field(default_factory=dict)
 
     def is_from_this_run(self, path: str, digest: str) -> bool:
-        """Whether what the repository has at ``path`` came from this run."""
+        """Whether this run pushed that content to ``path``."""
         return digest in self.files.get(path, ())
 
 
 def git_blob_ids(path: Path) -> list[str]:
-    """The id of the content of ``path`` as a git blob, which the hub gives for small files; none for a large one."""
+    """The git blob id of a file, by which the hub identifies small files; empty for a large file."""
     from huggingface_hub.utils.sha import git_hash
 
     return [git_hash(path.read_bytes())] if path.stat().st_size <= MAX_GIT_FILE_BYTES else []
 
 
 def read_pushed_branch(rundir: RunDir, repo_id: str, revision: str) -> PushedBranch:
-    """What was pushed to that branch; nothing where nothing was."""
+    """The record of a branch; empty if the run was never pushed to it."""
     entry = rundir.read_pushes().get("repositories", {}).get(repo_id, {}).get(revision, {})
     return PushedBranch(entry.get("commit"), dict(entry.get("files", {})), dict(entry.get("parts", {})))
 
 
 def write_pushed_branch(rundir: RunDir, repo_id: str, revision: str, branch: PushedBranch) -> None:
-    """Keep what was pushed."""
+    """Write the record of a branch."""
     document = rundir.read_pushes()
     branches = document.setdefault("repositories", {}).setdefault(repo_id, {})
     branches[revision] = {"commit": branch.commit, "files": branch.files, "parts": branch.parts}
@@ -49,7 +53,7 @@ def write_pushed_branch(rundir: RunDir, repo_id: str, revision: str, branch: Pus
 
 
 def read_base_license(rundir: RunDir) -> BaseLicense | None:
-    """What the hub said of the base's licence when it was asked last; None where it was not."""
+    """The license of the base that the hub reported last; None if it was never requested."""
     try:
         return BaseLicense(**rundir.read_pushes()["base"])
     except (KeyError, TypeError):
@@ -57,7 +61,7 @@ def read_base_license(rundir: RunDir) -> BaseLicense | None:
 
 
 def write_base_license(rundir: RunDir, base_license: BaseLicense) -> None:
-    """Keep them, for cards that are made without the hub."""
+    """Write the license of the base, for cards that are rendered without network access."""
     document = rundir.read_pushes()
     if document.get("base") != base_license.__dict__:
         rundir.write_pushes({**document, "base": base_license.__dict__})

@@ -1,4 +1,4 @@
-"""One commit with what is new, on top of what was looked at; and a comparison of what the hub then holds."""
+"""Upload to one branch: a commit of the changed files on top of a known parent, then a comparison of all digests."""
 
 from __future__ import annotations
 
@@ -19,15 +19,13 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 MAX_PULL_REQUESTS_CHECKED = 10
-_ADAPTER_FILE, _MODEL_FILES = (
-    "adapter_config.json",
-    ("config.json", "model.safetensors", "model.safetensors.index.json"),
-)
+_ADAPTER_FILE = "adapter_config.json"
+_MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True)
 class UploadResult:
-    """How an upload ended. ``pull_request`` is its address."""
+    """Result of an upload: the commit, the files deleted from the branch, and the URL of the pull request."""
 
     status: Literal["pushed", "unchanged"]
     commit: str
@@ -37,7 +35,11 @@ class UploadResult:
 
 @dataclass
 class Upload:
-    """Files on their way to one branch. ``whole``: the files are all that belong there, so that old ones of ours go."""
+    """Upload of ``files`` to one branch.
+
+    ``is_complete``: the files are all files of their parts, so that files which this run pushed earlier and which are not
+    among them are deleted from the branch.
+    """
 
     api: HfApi
     rundir: RunDir
@@ -48,7 +50,7 @@ class Upload:
     is_complete: bool
 
     def run(self, message: str) -> UploadResult:
-        """Make what is missing of repository, branch and tag, and commit; raises HubError and what the client raises."""
+        """Create the repository, the branch and the tag where they are missing, and commit the changed files."""
         self.previous = read_pushed_branch(self.rundir, self.options.repo_id, self.options.revision)
         self._check_tag()
         self._create_repository_and_branch()
@@ -61,7 +63,7 @@ class Upload:
 
     @cached_property
     def digests(self) -> dict[str, list[str]]:
-        """What the hub may call each file, by its path in the repository: sha256, and a git blob id where it is small."""
+        """The digests by which the hub may identify each file: its sha256, and its git blob id if it is small."""
         return {
             path: [addition.upload_info.sha256.hex(), *git_blob_ids(Path(str(addition.path_or_fileobj)))]
             for path, addition in self.additions.items()
@@ -69,30 +71,34 @@ class Upload:
 
     @cached_property
     def additions(self) -> dict[str, CommitOperationAdd]:
-        """The client's own objects, which remember what has gone up already."""
+        """The operations of huggingface_hub; they store what was uploaded already, so that a retry sends nothing twice."""
         from huggingface_hub import CommitOperationAdd
 
         return {file.path_in_repo: CommitOperationAdd(file.path_in_repo, str(file.source)) for file in self.files}
 
     def _create_repository_and_branch(self) -> None:
-        wish, visibility = self.options, "private" if self.options.private else "public"
+        options, visibility = self.options, "private" if self.options.private else "public"
         if not self.state.exists:
-            self.retry.note(f"making the {visibility} repository {wish.repo_id}")
+            self.retry.note(f"creating the {visibility} repository {options.repo_id}")
             self.retry.call(
-                f"making {wish.repo_id}",
-                lambda: self.api.create_repo(wish.repo_id, private=wish.private, exist_ok=True),
+                f"creating {options.repo_id}",
+                lambda: self.api.create_repo(options.repo_id, private=options.private, exist_ok=True),
             )
-        if wish.revision == "main" or wish.revision.startswith("refs/") or wish.revision in self.state.branches:
+        if (
+            options.revision == "main"
+            or options.revision.startswith("refs/")
+            or options.revision in self.state.branches
+        ):
             return
-        if wish.create_pr:
-            raise UsageError(f"{wish.repo_id} has no branch {wish.revision} to open a pull request against.")
+        if options.create_pr:
+            raise UsageError(f"{options.repo_id} has no branch {options.revision} to open a pull request against.")
         self.retry.call(
-            f"making the branch {wish.revision}",
-            lambda: self.api.create_branch(wish.repo_id, branch=wish.revision, exist_ok=True),
+            f"creating the branch {options.revision}",
+            lambda: self.api.create_branch(options.repo_id, branch=options.revision, exist_ok=True),
         )
 
     def _commit_changes(self, message: str) -> UploadResult:
-        """Look at the branch, and commit on top of what was seen there. Called again, it finds what has landed."""
+        """Read the branch and commit on top of it. A retry finds the files of a commit whose response was lost."""
         head, remote = self._list_files(self.options.revision)
         changed = [path for path in self.additions if remote.get(path) not in self.digests[path]]
         obsolete = self._obsolete_files(remote)
@@ -112,7 +118,7 @@ class Upload:
             *(self.additions[path] for path in changed),
             *deletions,
         ]
-        self._record(self.previous.commit, former=True)  # should the answer be lost, what has landed is known as ours
+        self._record(self.previous.commit, keep_old_digests=True)  # before the commit: its response may be lost
         commit = self.api.create_commit(
             self.options.repo_id,
             operations,
@@ -124,7 +130,7 @@ class Upload:
         return UploadResult("pushed", commit.oid, tuple(obsolete), commit.pr_url)
 
     def _list_files(self, revision: str) -> tuple[str, dict[str, str]]:
-        """(commit, path: sha256 of its content for LFS and Xet files, git blob id for the others)."""
+        """(commit, digest of each file by path): the sha256 of LFS and Xet files, the git blob id of others."""
         from huggingface_hub.hf_api import RepoFile
 
         head = self.api.model_info(self.options.repo_id, revision=revision).sha or ""
@@ -134,45 +140,46 @@ class Upload:
         }
 
     def _check_overwrites(self, remote: dict[str, str], changed: Sequence[str]) -> None:
-        """Raise HubRefused for files that somebody else put there, or changed since our last push."""
+        """Raise HubRefused for changed files that this run did not push, or that somebody changed since."""
         if self.options.force:
             return
         foreign = [
             path for path in changed if path in remote and not self.previous.is_from_this_run(path, remote[path])
         ]
         if foreign:
-            since = "changed there since this run was pushed" if self.previous.files else "there, and not from this run"
+            reason = (
+                "changed there since this run was pushed" if self.previous.files else "there, and not from this run"
+            )
             raise HubRefused(
-                f"{self.options.repo_id}, {self.options.revision}: {', '.join(foreign)}: {since}. Nothing was overwritten.",
-                remedy="Look at the repository; then leave them out (--exclude), push to another branch (--revision) or as a "
+                f"{self.options.repo_id}, {self.options.revision}: {', '.join(foreign)}: {reason}. Nothing was overwritten.",
+                remedy="Check the repository; then leave them out (--exclude), push to another branch (--revision) or as a "
                 "pull request (--create-pr), or replace them (--force).",
             )
         self._check_single_model(remote)
 
     def check_foreign_weights(self) -> None:
-        """Raise HubRefused where the branch holds weights that this run did not put there, so that none would be replaced."""
+        """Raise HubRefused if the branch has weights that this run did not push, before a run that would replace them."""
         if self.options.revision not in ("main", *self.state.branches):
             return
         self.previous = read_pushed_branch(self.rundir, self.options.repo_id, self.options.revision)
-        _, remote = self.retry.call("looking at the repository", lambda: self._list_files(self.options.revision))
+        _, remote = self.retry.call("reading the repository", lambda: self._list_files(self.options.revision))
         weights = [path for path in remote if path.endswith((".safetensors", ".bin", ".gguf")) and "/" not in path]
         self._check_overwrites(remote, weights)
 
     def _check_single_model(self, remote: dict[str, str]) -> None:
-        """Raise HubRefused for a model beside an adapter: transformers would load the adapter onto its base, and no merge."""
-        ours = {file.path_in_repo for file in self.files}
-        left = {path for path in remote if path not in ours and not self._is_obsolete(path, remote)}
-        two = (_ADAPTER_FILE in left and "config.json" in ours) or (
-            _ADAPTER_FILE in ours and any(mark in left for mark in _MODEL_FILES)
-        )
-        if two:
+        """Raise HubRefused for a model and an adapter in one folder: transformers would load the adapter on its base."""
+        pushed = {file.path_in_repo for file in self.files}
+        remaining = {path for path in remote if path not in pushed and not self._is_obsolete(path, remote)}
+        if (_ADAPTER_FILE in remaining and "config.json" in pushed) or (
+            _ADAPTER_FILE in pushed and any(name in remaining for name in _MODEL_FILES)
+        ):
             raise HubRefused(
-                f"{self.options.repo_id} would hold an adapter and a model side by side, and who loads it would get either.",
+                f"{self.options.repo_id} would contain an adapter and a model side by side: a program that loads it gets one or the other.",
                 remedy="Push both (--what adapter,merged puts the adapter into a folder), use another repository, or --force.",
             )
 
     def _is_obsolete(self, path: str, remote: dict[str, str]) -> bool:
-        """Whether a file is ours, of a part that goes up now, and is in that part no more."""
+        """Whether this run pushed a file for one of these parts, and the part does not contain it any more."""
         parts = {file.part for file in self.files}
         return (
             self.is_complete
@@ -185,19 +192,19 @@ class Upload:
         return sorted(path for path in remote if self._is_obsolete(path, remote))
 
     def _note_changes(self, remote: dict[str, str], changed: Sequence[str], obsolete: Sequence[str]) -> None:
-        note, ours = self.retry.note, set(self.additions)
-        gone = [path for path in self.previous.files if path in ours and path not in remote]
-        if gone and self.previous.commit:
-            note(f"removed there since the last push, and pushed again: {', '.join(sorted(gone))}")
+        note, pushed = self.retry.note, set(self.additions)
+        removed = [path for path in self.previous.files if path in pushed and path not in remote]
+        if removed and self.previous.commit:
+            note(f"removed there since the last push, and pushed again: {', '.join(sorted(removed))}")
         if obsolete:
-            note(f"pushed before and not in the run any more, so removed there: {', '.join(obsolete)}")
-        if others := sorted(set(remote) - ours - set(obsolete) - {".gitattributes"}):
-            note(f"{self.options.repo_id} also holds, untouched: {', '.join(others)}")
+            note(f"pushed before and no longer in the run, so removed there: {', '.join(obsolete)}")
+        if others := sorted(set(remote) - pushed - set(obsolete) - {".gitattributes"}):
+            note(f"{self.options.repo_id} also contains, unchanged: {', '.join(others)}")
         size = sum(file.size for file in self.files if file.path_in_repo in changed)
-        note(f"sending {len(changed)} of {len(ours)} files, {size / 1e6:,.1f} MB")
+        note(f"sending {len(changed)} of {len(pushed)} files, {size / 1e6:,.1f} MB")
 
     def _find_same_pull_request(self) -> UploadResult | None:
-        """An open pull request that holds all of our files already."""
+        """An open pull request that has all of the files already."""
         requests = self.api.get_repo_discussions(
             self.options.repo_id, discussion_type="pull_request", discussion_status="open"
         )
@@ -209,19 +216,24 @@ class Upload:
 
     def _verify(self, commit: str) -> None:
         """Raise HubError where a file of the commit differs from the file here."""
-        _, remote = self.retry.call("comparing", lambda: self._list_files(commit))
-        wrong = [path for path in self.additions if remote.get(path) not in self.digests[path]]
-        if wrong:
+        _, remote = self.retry.call("comparing the files", lambda: self._list_files(commit))
+        different = [path for path in self.additions if remote.get(path) not in self.digests[path]]
+        if different:
             raise HubError(
-                f"{self.options.repo_id}: after the push these files are missing or differ: {', '.join(wrong)}",
-                remedy="Push again; if it stays so, a .gitignore in the repository may leave them out.",
+                f"{self.options.repo_id}: after the push these files are missing or differ: {', '.join(different)}",
+                remedy="Push again; if they still differ, a .gitignore in the repository may exclude them.",
             )
 
-    def _record(self, commit: str | None, *, former: bool = False, without: Sequence[str] = ()) -> None:
-        """Keep in the run what is ours there: these files (``former``: or what they were), and those of earlier pushes."""
-        before = {path: known for path, known in self.previous.files.items() if path not in without}
-        here = {path: [*each, *(before.get(path, []) if former else [])] for path, each in self.digests.items()}
-        files = {**before, **here}
+    def _record(self, commit: str | None, *, keep_old_digests: bool = False, without: Sequence[str] = ()) -> None:
+        """Write to hub.json that these files are from this run, in addition to those of earlier pushes.
+
+        ``keep_old_digests`` also keeps the digests of earlier contents, for a commit that may fail.
+        """
+        earlier = {path: digests for path, digests in self.previous.files.items() if path not in without}
+        files = earlier | {
+            path: [*digests, *(earlier.get(path, []) if keep_old_digests else [])]
+            for path, digests in self.digests.items()
+        }
         parts = {**self.previous.parts, **{file.path_in_repo: file.part for file in self.files}}
         parts = {path: part for path, part in parts.items() if path in files}
         write_pushed_branch(
@@ -229,23 +241,23 @@ class Upload:
         )
 
     def _check_tag(self) -> None:
-        """Raise HubRefused for a tag that stands somewhere already; that it is where it should be is seen after the push."""
-        wish = self.options
-        there = self.state.tags.get(wish.tag or "")
-        if there is not None and there != self.previous.commit and not wish.force:
+        """Raise HubRefused for a tag that exists at another commit than that of the last push."""
+        options = self.options
+        tagged = self.state.tags.get(options.tag or "")
+        if tagged is not None and tagged != self.previous.commit and not options.force:
             raise HubRefused(
-                f"{wish.repo_id} has the tag {wish.tag} already, at commit {there[:8]}.",
+                f"{options.repo_id} already has the tag {options.tag}, at commit {tagged[:8]}.",
                 remedy="Choose another tag, or move it with --force.",
             )
 
     def _create_tag(self, commit: str) -> None:
-        tag, there = self.options.tag, self.state.tags.get(self.options.tag or "")
-        if tag is None or there == commit:
+        tag, tagged = self.options.tag, self.state.tags.get(self.options.tag or "")
+        if tag is None or tagged == commit:
             return
-        if there is not None:
+        if tagged is not None:
             if not self.options.force:
                 raise HubRefused(
-                    f"{self.options.repo_id} is pushed, and the tag {tag} still stands at commit {there[:8]}.",
+                    f"{self.options.repo_id} is pushed, but the tag {tag} is still at commit {tagged[:8]}.",
                     remedy="Choose another tag, or move it with --force.",
                 )
             self.retry.call("moving the tag", lambda: self.api.delete_tag(self.options.repo_id, tag=tag))

@@ -176,7 +176,7 @@ PERMANENT_ERRORS = [
     ("POST", "/commit/main", 403, 7, "may not write", "write role"),
     ("POST", "/commit/main", 409, 6, "changed at the same time", "Try again"),
     ("POST", "/commit/main", 429, 6, "asks to wait 7 seconds", "ORPO_HUB_PATIENCE"),
-    ("POST", "/commit/main", 500, 6, "the hub has trouble (HTTP 500)", "Try again in a few minutes"),
+    ("POST", "/commit/main", 500, 6, "the hub has a problem (HTTP 500)", "Try again in a few minutes"),
     ("POST", "/commit/main", None, 6, "the connection", "Check the network"),
     ("PUT", "/lfs/", 403, 7, "403", "write role"),
 ]
@@ -503,7 +503,7 @@ def test_a_read_only_token_is_refused_before_anything_is_created(hub, run):
     hub.whoami = account("me", "read")
     done = orpo(hub, "push-to-hub", run.root, REPO)
     assert done.returncode == 7
-    assert "may read and not write" in done.stderr
+    assert "may read but not write" in done.stderr
     assert hub.repos == {}
     assert hub.count("POST") == 0
 

@@ -80,7 +80,7 @@ def broken(hub: LoopbackHub, how: str) -> str:
     """Break the hub; returns what is said of it."""
     if how == "role":
         hub.whoami = account("me", "read")
-        return "may read and not write"
+        return "may read but not write"
     if how == "gone":
         hub.server.shutdown()
         hub.server.server_close()

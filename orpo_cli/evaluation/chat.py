@@ -1,4 +1,4 @@
-"""A conversation with one or both models of a target, token by token."""
+"""Chat: a conversation with one or both variants of a model, streamed token by token."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ OnText = Callable[[str], None]
 
 
 class Conversation:
-    """What was said so far. Each variant remembers its own answers. Raises UsageError where there is no chat template."""
+    """Conversation with a separate history per variant. Raises UsageError where the tokenizer has no chat template."""
 
     def __init__(self, target: EvalTarget, sampling: SamplingParams, *, system: str | None) -> None:
         if target.tokenizer.chat_template is None:
             raise UsageError(
-                f"{target.name} has no chat template: it continues text, and cannot take turns.",
+                f"{target.name} has no chat template: it can only continue a text.",
                 remedy="Use `orpo generate --prompt TEXT`, or give a template: --chat-template chatml.",
             )
         self.target = target
@@ -46,15 +46,15 @@ class Conversation:
             torch.manual_seed(self.sampling.seed)
 
     def reset(self) -> None:
-        """Forget everything but the system message."""
+        """Remove all messages except the system message."""
         opening = [Message("system", self.system)] if self.system else []
         self._histories = {variant: list(opening) for variant in self.target.variants}
 
     def ask(self, variant: Variant, text: str, on_text: OnText) -> Completion:
-        """``variant``'s answer to ``text``; ``say`` hears it as it is made.
+        """Generate the completion of ``variant`` for ``text``; ``on_text`` receives its text while it is generated.
 
-        Interrupted (KeyboardInterrupt), it remembers what it has said so far. Raises UsageError where the conversation has
-        become too long or the template cannot show it; then nothing is remembered.
+        After a KeyboardInterrupt the history keeps the text so far. Raises UsageError, and leaves the history unchanged, where
+        the conversation is too long or the template cannot render it.
         """
         turns = [*self._histories[variant], Message("user", text)]
         prompt = self._prompt_builder.from_messages(turns)
@@ -66,17 +66,17 @@ class Conversation:
                 tokens = generate_token_ids(
                     model, self.target.tokenizer, [prompt.input_ids], self.sampling, stops, stream
                 )[0]
-                answer = decode_completion(self.target.tokenizer, tokens, stops)
+                completion = decode_completion(self.target.tokenizer, tokens, stops)
             except KeyboardInterrupt:
                 stream.end()
                 self._histories[variant] = [*turns, Message("assistant", stream.text)]
                 raise
-        self._histories[variant] = [*turns, Message("assistant", answer.text)]
-        return answer
+        self._histories[variant] = [*turns, Message("assistant", completion.text)]
+        return completion
 
 
 class _CompletionStreamer(TextStreamer):
-    """Hands whole words to ``say`` as they come, without the end of turn."""
+    """Streamer that passes finished text to ``on_text``, without end tokens."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: list[int], on_text: OnText) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -85,13 +85,13 @@ class _CompletionStreamer(TextStreamer):
         self.text = ""
 
     def put(self, value: Any) -> None:
-        """Take a token, or first the prompt."""
+        """Take the prompt, then one token per call."""
         is_prompt = self.next_tokens_are_prompt
         if is_prompt or value.flatten()[0].item() not in self.stops:
             super().put(value)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Pass on text that further tokens will not change."""
+        """Pass on text that no further token changes."""
         if text:
             self.text += text
             self.on_text(text)

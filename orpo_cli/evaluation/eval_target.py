@@ -1,4 +1,4 @@
-"""What is evaluated or talked to: the model of a run with its base beside it, or a model on its own."""
+"""Evaluation target: the tuned and base model of a run, or a single model."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Variant = Literal["base", "tuned", "model"]
 
 @dataclass
 class EvalTarget:
-    """``variants`` are base and tuned for a run, and model for a model on its own."""
+    """Model to evaluate or chat with. ``variants``: base and tuned for a run, model for a single model."""
 
-    name: str  # as it was asked for
+    name: str  # as the user gave it
     model: PreTrainedModel | PeftModel
     tokenizer: PreTrainedTokenizerBase
     rundir: RunDir | None = None
@@ -32,25 +32,25 @@ class EvalTarget:
 
     @property
     def variants(self) -> tuple[Variant, ...]:
-        """The models that can be compared, the trained one last."""
+        """Variants that can be compared, the tuned one last."""
         return ("model",) if self.rundir is None else ("base", "tuned")
 
     @contextmanager
     def use_variant(self, variant: Variant) -> Iterator[PreTrainedModel | PeftModel]:
-        """The model of ``variant``. Base is the same model with its adapter switched off, wherever that is the base."""
+        """Model of ``variant``. The base is the tuned model with its adapter disabled, where that gives the base."""
         if variant != "base":
             yield self.model
-        elif self._adapter_can_be_disabled:
+        elif self._disabled_adapter_is_base:
             with self.model.disable_adapter():
                 yield self.model
         else:
             yield self._base_model
 
     @cached_property
-    def _adapter_can_be_disabled(self) -> bool:
-        """Whether switching the adapter off gives the base: not where every weight was trained, or the adapter changed it.
+    def _disabled_adapter_is_base(self) -> bool:
+        """Whether disabling the adapter gives the base: not after full fine-tuning, nor where the adapter changed base weights.
 
-        PEFT keeps trained biases, and what pissa and olora moved out of the base at the start, when an adapter is off.
+        With its adapter disabled, PEFT keeps trained biases, and the base weights that pissa and olora changed at the start.
         """
         from peft import PeftModel
 
@@ -74,7 +74,7 @@ class EvalTarget:
 def open_eval_target(name: str, *, chat_template: str | None, note: Callable[[str], None]) -> EvalTarget:
     """Load the run directory, model folder, .gguf file or hub id ``name``.
 
-    ``chat_template`` is as in a recipe and only for a model on its own; a run keeps the one it was trained with.
+    ``chat_template`` is as in a recipe and only for a single model; a run keeps the one it was trained with.
     Raises UsageError, MachineError or HubError.
     """
     rundir = RunDir(Path(name).expanduser())
@@ -85,7 +85,7 @@ def open_eval_target(name: str, *, chat_template: str | None, note: Callable[[st
 
 
 def find_run(name: str) -> RunDir | None:
-    """The run ``name`` stands for, without loading anything; None where it is a model on its own."""
+    """Run directory ``name``, without loading it; None where ``name`` is a single model."""
     rundir = RunDir(Path(name).expanduser())
     return rundir if rundir.is_run() else None
 
@@ -114,14 +114,14 @@ def _open_model(name: str, chat_template: str, note: Callable[[str], None]) -> E
     section = ModelSection(model_name_or_path=name, chat_template=chat_template)
     source, device = ModelSource(section), probe().device
     try:
-        stored = str(source.config().dtype).removeprefix("torch.")
-        dtype: Any = stored if device != "cpu" and stored in get_args(Dtype) else "float32"
+        checkpoint_dtype = str(source.config().dtype).removeprefix("torch.")
+        dtype: Any = checkpoint_dtype if device != "cpu" and checkpoint_dtype in get_args(Dtype) else "float32"
         planned = source.with_section(ModelPlan(**{**dict(section), "dtype": dtype, "attn_implementation": "sdpa"}))
         note(f"loading {name} on {device} in {dtype}")
         tokenizer = load_tokenizer(planned)
         model = load_base(planned, None, device)
     except HubError as error:
-        raise type(error)(f"{name} is no folder here. {error.message}", remedy=error.remedy) from error
+        raise type(error)(f"{name} is not a local folder. {error.message}", remedy=error.remedy) from error
     return EvalTarget(name, model, tokenizer)
 
 
@@ -137,6 +137,6 @@ def _check_is_model(name: str, path: Path) -> None:
         )
     if path.is_dir() and not (path / "config.json").is_file():
         raise UsageError(
-            f"{name} is neither a run directory nor a model folder: it holds no run.json and plan.json, and no config.json.",
+            f"{name} is neither a run directory nor a model folder: it has no run.json and plan.json, and no config.json.",
             remedy="Give the output_dir of an `orpo train`, or a model.",
         )

@@ -1,4 +1,4 @@
-"""Judge a target on preference pairs: base beside tuned, as one document."""
+"""Evaluation of a model on preference pairs: metrics of base and tuned, and their difference."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def evaluate(
     batch_size: int | None = None,
     progress: Callable[[Variant], Progress] | None = None,
 ) -> dict[str, Any]:
-    """Metrics of every variant of ``target`` on ``judged``, their change, and each pair's scores.
+    """Evaluate every variant of ``target``: metrics, their change, and the scores of each pair, as a JSON object.
 
-    Metrics have TRL's names and the units of ``metrics.preference_metrics``. For a run the document is also written into
-    the run directory, unless the pairs were not its held-out ones, or not all of them. Raises RunError, MachineError.
+    Metrics have TRL's names and the units of ``metrics.preference_metrics``. For a run, the object is also written to the run
+    directory, if the pairs are all of its held-out pairs. Raises RunError, MachineError.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     beta = float((target.plan.training if target.plan else LIBRARY_DEFAULTS)["beta"])
     scores: dict[Variant, PairScores] = {}
     for variant in target.variants:
@@ -47,7 +47,7 @@ def evaluate(
             for variant, each in scores.items()
         },
         "change": _change(scores, beta),
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(time.monotonic() - started, 1),
         "scores": _scores_by_pair(held_out_pairs, scores),
     }
     if target.rundir is not None and covers_all_held_out(held_out_pairs):
@@ -56,12 +56,12 @@ def evaluate(
 
 
 def covers_all_held_out(held_out_pairs: HeldOutPairs) -> bool:
-    """Whether these are all the pairs a run held out, so that the result stands for the run."""
+    """Whether these are all held-out pairs of a run, so that the result is that of the run."""
     return held_out_pairs.source == "held-out" and len(held_out_pairs.rows) == held_out_pairs.available
 
 
 def _change(scores: dict[Variant, PairScores], beta: float) -> dict[str, Any] | None:
-    """Tuned minus base of every metric; for the margin with an interval, for accuracy with the pairs that turned."""
+    """Tuned minus base for every metric; an interval for the margin, and the pairs that became right or wrong."""
     if "base" not in scores:
         return None
     base, tuned = scores["base"], scores["tuned"]
@@ -76,7 +76,7 @@ def _change(scores: dict[Variant, PairScores], beta: float) -> dict[str, Any] | 
 
 
 def _scores_by_pair(held_out_pairs: HeldOutPairs, scores: dict[Variant, PairScores]) -> list[dict[str, Any]]:
-    """Each pair's mean log-probabilities, for reports and for looking at the pairs a model gets wrong."""
+    """Mean log-probabilities of each pair, for reports and for finding the pairs that a model gets wrong."""
     rows: list[dict[str, Any]] = []
     for index, row in enumerate(held_out_pairs.rows):
         logps = {

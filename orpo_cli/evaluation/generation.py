@@ -1,4 +1,4 @@
-"""Answers to prompts, greedy unless sampling is asked for."""
+"""Text generation: completions of prompts, greedy by default."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
     from transformers.generation.streamers import BaseStreamer
 
-BATCH_SIZE = 8  # a step reads all the weights whatever the number of prompts, so a few cost little more than one
+BATCH_SIZE = 8  # prompts; a step reads all weights for any number of prompts, so a few cost little more than one
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are chosen. ``temperature`` 0 takes the likeliest each time; ``top_p`` and ``seed`` are for the others."""
+    """Sampling parameters. ``temperature`` 0 is greedy; ``top_p`` and ``seed`` apply to other temperatures."""
 
     max_new_tokens: int = 128
     temperature: float = 0.0
@@ -30,7 +30,7 @@ class SamplingParams:
     seed: int | None = None
 
     def with_seed(self) -> SamplingParams:
-        """The same with a seed drawn where sampling needs one and none was given."""
+        """Parameters with a random seed where sampling needs one and none is set."""
         if self.temperature == 0 or self.seed is not None:
             return self
         return SamplingParams(self.max_new_tokens, self.temperature, self.top_p, secrets.randbelow(2**31))
@@ -38,7 +38,7 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class Completion:
-    """``finished``: the model ended its turn; otherwise ``max_new_tokens`` cut it. ``tokens`` counts the end of turn."""
+    """Generated completion. ``finished``: it ended before ``max_new_tokens``; ``tokens`` includes the end token."""
 
     text: str
     tokens: int
@@ -48,7 +48,7 @@ class Completion:
 def stop_token_ids(
     model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, end_token_ids: frozenset[int]
 ) -> list[int]:
-    """Every token that ends an answer: of the model's generation config, the tokenizer's EOS, the template's ``end_token_ids``."""
+    """Ids of all end tokens: of the model's generation config, the tokenizer's EOS, the template's ``end_token_ids``."""
     configured = model.generation_config.eos_token_id
     stops = set(configured if isinstance(configured, list) else [configured]) | {tokenizer.eos_token_id} | end_token_ids
     return sorted(stop for stop in stops if stop is not None)
@@ -64,26 +64,26 @@ def generate_completions(
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Completion]:
-    """An answer to each prompt, in their order. Prompts of like length are answered together.
+    """Generate a completion for each prompt, in their order. Prompts of similar length share a batch.
 
-    Greedy answers do not depend on ``batch_size``; sampled ones depend on it and on the seed.
-    Raises UsageError where a prompt and its answer do not fit into the model's context, MachineError for want of memory.
+    Greedy completions do not depend on ``batch_size``; sampled ones depend on it and on the seed. Raises UsageError where a
+    prompt and its completion do not fit into the model's context, MachineError where the memory is too small.
     """
     for number, prompt in enumerate(prompts, start=1):
         check_context_length(model, len(prompt.input_ids), sampling, f"prompt {number}")
     if sampling.seed is not None:
         torch.manual_seed(sampling.seed)
     stops = stop_token_ids(model, tokenizer, end_token_ids)
-    answers: dict[int, Completion] = {}
+    completions: dict[int, Completion] = {}
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].input_ids))
     for begin in range(0, len(order), batch_size):
         batch = order[begin : begin + batch_size]
         rows = generate_token_ids(model, tokenizer, [prompts[index].input_ids for index in batch], sampling, stops)
         for index, tokens in zip(batch, rows, strict=True):
-            answers[index] = decode_completion(tokenizer, tokens, stops)
+            completions[index] = decode_completion(tokenizer, tokens, stops)
         if progress is not None:
-            progress(len(answers), len(prompts))
-    return [answers[index] for index in range(len(prompts))]
+            progress(len(completions), len(prompts))
+    return [completions[index] for index in range(len(prompts))]
 
 
 def generate_token_ids(
@@ -94,7 +94,7 @@ def generate_token_ids(
     stops: list[int],
     streamer: BaseStreamer | None = None,
 ) -> list[list[int]]:
-    """New token ids for each prompt of ``batch``, up to and with the first stop or to ``max_new_tokens``."""
+    """Generate token ids for each prompt of ``batch``, up to and including the first end token, at most ``max_new_tokens``."""
     length = max(len(ids) for ids in batch)
     pad = tokenizer.pad_token_id
     tokens = torch.tensor([[pad] * (length - len(ids)) + ids for ids in batch], device=model.device)
@@ -109,13 +109,13 @@ def generate_token_ids(
             )
     except torch.OutOfMemoryError as error:
         raise MachineError(
-            f"the memory of {model.device} is too small.", remedy="Ask fewer prompts at once, or for shorter answers."
+            f"the memory of {model.device} is too small.", remedy="Use shorter prompts, or a smaller --max-new-tokens."
         ) from error
     return [_truncate_at_stop(row, stops) for row in output[:, length:].tolist()]
 
 
 def decode_completion(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stops: list[int]) -> Completion:
-    """The text of new ``tokens``, without the end of turn."""
+    """Text of the generated ``tokens``, without the end token."""
     finished = bool(tokens) and tokens[-1] in stops
     text = tokenizer.decode(tokens[:-1] if finished else tokens, skip_special_tokens=True)
     return Completion(str(text), len(tokens), finished)
@@ -124,23 +124,23 @@ def decode_completion(tokenizer: PreTrainedTokenizerBase, tokens: list[int], sto
 def check_context_length(
     model: PreTrainedModel | PeftModel, prompt_tokens: int, sampling: SamplingParams, what: str
 ) -> None:
-    """Raise UsageError where prompt and answer are longer than the positions that the model was made for."""
+    """Raise UsageError where prompt and completion exceed ``max_position_embeddings`` of the model."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if isinstance(context, int) and prompt_tokens + sampling.max_new_tokens > context:
         raise UsageError(
-            f"{what} has {prompt_tokens} tokens; with {sampling.max_new_tokens} new ones that is more than the {context} "
-            "the model was made for.",
-            remedy="Shorten it, or ask for fewer with --max-new-tokens.",
+            f"{what} has {prompt_tokens} tokens; with {sampling.max_new_tokens} new ones that is more than the "
+            f"{context} of the model's context.",
+            remedy="Shorten it, or lower --max-new-tokens.",
         )
 
 
 def _generation_config(sampling: SamplingParams, stops: list[int], pad: int) -> GenerationConfig:
-    """Everything said, so that a model's own habits (a repetition penalty, top_k) do not blur what training changed."""
+    """Generation config with all values set, so that a model's defaults (repetition penalty, top_k) do not affect a comparison."""
     from transformers import GenerationConfig
 
-    chosen: dict[str, Any] = {"do_sample": False}
+    decoding: dict[str, Any] = {"do_sample": False}
     if sampling.temperature > 0:
-        chosen = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        decoding = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
     return GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
         eos_token_id=stops,
@@ -148,11 +148,11 @@ def _generation_config(sampling: SamplingParams, stops: list[int], pad: int) -> 
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         num_beams=1,
-        **chosen,
+        **decoding,
     )
 
 
 def _truncate_at_stop(tokens: list[int], stops: list[int]) -> list[int]:
-    """``tokens`` up to and with the first stop: what follows it is padding."""
+    """``tokens`` up to and including the first end token; the rest is padding."""
     end = next((at for at, token in enumerate(tokens) if token in stops), len(tokens) - 1)
     return tokens[: end + 1]

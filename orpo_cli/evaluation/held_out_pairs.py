@@ -1,4 +1,4 @@
-"""The pairs that a model is judged on."""
+"""Held-out pairs: the preference pairs that a model is evaluated on."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ from orpo_cli.rundir import RunDir
 
 @dataclass(frozen=True)
 class HeldOutPairs:
-    """Rows of ``data.prepare``, and where they are from."""
+    """Rows of ``data.prepare`` and their source."""
 
     rows: list[dict[str, Any]]
     source: str  # "held-out" or the path
     available: int  # rows before max_samples
-    same_as_in_training: bool | None = None  # of held-out pairs: whether training held out the same, token for token
+    same_as_in_training: bool | None = (
+        None  # whether training held out pairs with the same token ids; None where unknown
+    )
 
 
 def check_pairs_available(plan: Plan | None, data: str | None) -> None:
-    """Raise UsageError where nothing says which pairs to judge on; before any model is loaded."""
+    """Raise UsageError where no pairs to evaluate on are given or held out. Called before a model is loaded."""
     if data is None and plan is None:
         raise UsageError(
-            "a model on its own has no held-out pairs.",
-            remedy="Say which pairs to use: --data FILE (or a hub dataset).",
+            "a model that is not a run has no held-out pairs.",
+            remedy="Give the pairs: --data FILE (or a hub dataset).",
         )
     if data is None and plan is not None and plan.dataset.eval is None:
         raise UsageError(
-            f"the run {plan.name} held no pairs out.",
+            f"the run {plan.name} has no held-out pairs.",
             remedy="Give pairs with --data FILE; next time set dataset.eval, for example {test_size: 0.05}.",
         )
     if data is not None and data.startswith((".", "/", "~")) and not Path(data).expanduser().exists():
@@ -51,15 +53,15 @@ def load_held_out_pairs(
     max_length: int | None = None,
     note: Callable[[str], None],
 ) -> HeldOutPairs:
-    """The pairs of ``data``, or those that the target's run held out of training, tokenized as in training.
+    """Pairs of ``data``, or else the held-out pairs of the target's run, tokenized as in training.
 
-    ``max_length`` (tokens) is for a model on its own; a run keeps its own. Raises UsageError or DataError.
+    ``max_length`` (tokens) is for a single model; a run keeps that of its training. Raises UsageError or DataError.
     """
     from orpo_cli.data.prepare import prepare, prepare_eval
 
     check_pairs_available(target.plan, data)
-    dataset, longest, longest_prompt = _dataset_and_lengths(target.plan, data, max_length)
-    lengths = {"max_length": longest, "max_prompt_length": longest_prompt}
+    dataset, max_pair_length, max_prompt_length = _dataset_and_lengths(target.plan, data, max_length)
+    lengths = {"max_length": max_pair_length, "max_prompt_length": max_prompt_length}
     if data is None:
         enough = target.plan.total_pairs() if target.plan is not None else None
         held_out = prepare_eval(dataset, target.tokenizer, **lengths, note=note, pairs_needed=enough)
@@ -84,12 +86,12 @@ def _same_as_in_training(rundir: RunDir | None, fingerprint: str) -> bool | None
 def _dataset_and_lengths(
     plan: Plan | None, data: str | None, max_length: int | None
 ) -> tuple[DatasetSection, int, int]:
-    """Dataset section, longest pair and longest prompt in tokens."""
+    """Dataset section, max_length and max_prompt_length (tokens)."""
     train = None if data is None else [Source(path=str(Path(data).expanduser()) if data.startswith("~") else data)]
     if plan is None:
         assert train is not None, "refuse_without_pairs"
-        longest = max_length or int(LIBRARY_DEFAULTS["max_length"])
-        return DatasetSection(train=train), longest, max(1, longest // 2)
+        max_pair_length = max_length or int(LIBRARY_DEFAULTS["max_length"])
+        return DatasetSection(train=train), max_pair_length, max(1, max_pair_length // 2)
     trained = plan.training["max_length"]
     if max_length is not None:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Preference metrics of scored pairs, under the names TRL gives them, with 95% intervals."""
+"""Preference metrics of scored pairs under TRL's names, with 95% confidence intervals."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _Z = NormalDist().inv_cdf(0.975)
 
 
 def preference_metrics(scores: PairScores, beta: float) -> dict[str, float]:
-    """What TRL's ORPOTrainer logs, over all pairs.
+    """Metrics that TRL's ORPOTrainer logs, over all pairs.
 
-    ``rewards/accuracies``: share of pairs whose chosen answer is the likelier one a token. ``rewards/margins``: beta times the
-    mean difference of ``logps/chosen`` and ``logps/rejected`` (nats a token). ``log_odds_chosen``: mean log odds ratio, the
-    argument of the sigmoid in Eq. 7 of arXiv 2403.07691; ``log_odds_ratio``: mean log of that sigmoid. ``nll_loss``: over every
-    token of prompt and chosen answer, as training counts it.
+    ``rewards/accuracies``: fraction of pairs whose chosen completion has the higher mean log-probability per token.
+    ``rewards/margins``: beta times the mean difference of ``logps/chosen`` and ``logps/rejected`` (nats per token).
+    ``log_odds_chosen``: mean log odds ratio, the argument of the sigmoid in Eq. 7 of arXiv 2403.07691; ``log_odds_ratio``: mean
+    log of that sigmoid. ``nll_loss``: over every token of prompt and chosen completion, as in training.
     """
     log_odds = (scores.chosen - scores.rejected) - (_log1mexp(scores.chosen) - _log1mexp(scores.rejected))
     return {
@@ -45,16 +45,16 @@ def intervals(scores: PairScores, beta: float) -> dict[str, Interval | None]:
 
 
 def margin_change_interval(before: PairScores, after: PairScores, beta: float) -> Interval | None:
-    """95% interval of the change of the mean margin, paired: much tighter than the two margins' own intervals."""
+    """95% interval of the change of the mean margin, paired: much narrower than the intervals of the two margins."""
     return mean_interval(beta * ((after.chosen - after.rejected) - (before.chosen - before.rejected)))
 
 
 def wilson(successes: int, trials: int) -> Interval:
-    """Wilson's 95% interval of a share; holds its level near 0 and 1, where the normal one has no width."""
-    share, z2 = successes / trials, _Z * _Z
-    middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = _Z / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials * trials))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    """Wilson 95% interval of a proportion; valid near 0 and 1, where the normal interval has no width."""
+    proportion, z2 = successes / trials, _Z * _Z
+    center = (proportion + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = _Z / (1 + z2 / trials) * math.sqrt(proportion * (1 - proportion) / trials + z2 / (4 * trials * trials))
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def mean_interval(values: torch.Tensor) -> Interval | None:

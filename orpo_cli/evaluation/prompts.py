@@ -1,4 +1,4 @@
-"""Prompts, as the very tokens that training would make of them."""
+"""Prompts for generation, with the same token ids as in training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """``text`` is for people: the last message. ``input_ids`` are what the model reads. ``messages`` is None for plain text."""
+    """Prompt to generate from. ``text``: its last message, to show; ``messages``: None for plain text."""
 
     text: str
     input_ids: list[int]
@@ -27,7 +27,7 @@ class Prompt:
 
 
 class PromptBuilder:
-    """Makes prompts for one tokenizer, through its chat template or, with ``plain``, as bare text."""
+    """Builder of prompts for one tokenizer, with its chat template or, with ``plain``, as plain text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, plain: bool) -> None:
         from orpo_cli.data.pair_encoder import PairEncoder
@@ -37,21 +37,21 @@ class PromptBuilder:
 
     @property
     def end_token_ids(self) -> frozenset[int]:
-        """The tokens that end an answer in training data of this kind."""
+        """Ids of the tokens that end a completion in training."""
         return self._encoder.end_token_ids
 
     def from_text(self, text: str, system: str | None = None) -> Prompt:
-        """The prompt of one text: a user's message, or with ``plain`` what is to be continued."""
+        """Prompt of one text: a user message, or with ``plain`` the text to continue."""
         if not text.strip():
-            raise UsageError("the prompt is empty.", remedy="Say something.")
+            raise UsageError("the prompt is empty.", remedy="Give a text.")
         if not self.plain:
             return self.from_messages([*([Message("system", system)] if system else []), Message("user", text)])
         return Prompt(text, self._encode(Pair(text, "a", "b")))
 
     def from_messages(self, messages: Sequence[Message]) -> Prompt:
-        """The prompt that asks for the next answer. Raises UsageError where the template cannot show ``messages``."""
-        answers = tuple((Message("assistant", text),) for text in "ab")
-        pair = Pair(tuple(messages), answers[0], answers[1])
+        """Prompt for the next assistant message. Raises UsageError where the template cannot render ``messages``."""
+        placeholders = tuple((Message("assistant", text),) for text in "ab")  # a pair needs two completions
+        pair = Pair(tuple(messages), placeholders[0], placeholders[1])
         return Prompt(messages[-1].content, self._encode(pair), [message.as_dict() for message in messages])
 
     def _encode(self, pair: Pair) -> list[int]:
@@ -59,20 +59,20 @@ class PromptBuilder:
             return self._encoder.encode(pair).prompt
         except RowRejected as error:
             raise UsageError(
-                f"the chat template cannot show this conversation ({error.reason}): {error.detail}",
-                remedy="Some templates know no system message: leave --system out.",
+                f"the chat template cannot render this conversation ({error.reason}): {error.detail}",
+                remedy="Some templates support no system message: remove --system.",
             ) from error
 
 
 def check_prompts_available(name: str, has_held_out: bool, *, texts: Sequence[str], file: str | None) -> None:
-    """Raise UsageError where nothing says what to ask; before any model is loaded."""
+    """Raise UsageError where no prompt is given or held out. Called before a model is loaded."""
     if not texts and file is None and not has_held_out:
         raise UsageError(
-            f"{name} has no held-out prompts.", remedy="Ask something: --prompt TEXT, or --prompts-from FILE."
+            f"{name} has no held-out prompts.", remedy="Give prompts: --prompt TEXT, or --prompts-from FILE."
         )
     if file is not None and not Path(file).expanduser().is_file():
         raise DataError(
-            f"--prompts-from {file}: no such file.", remedy="Give a .txt (a prompt a line) or preference data."
+            f"--prompts-from {file}: no such file.", remedy="Give a .txt (one prompt per line) or preference data."
         )
 
 
@@ -86,9 +86,9 @@ def collect_prompts(
     system: str | None,
     note: Callable[[str], None],
 ) -> list[Prompt]:
-    """The prompts of ``texts`` and of ``file``; without either ``count`` of those that the run held out.
+    """Prompts of ``texts`` and of ``file``; without either, the first ``count`` held-out prompts of the run.
 
-    ``file`` is a .txt with a prompt a line, or preference data of any kind that is trained on.
+    ``file`` is a .txt with one prompt per line, or preference data in any supported format.
     Raises UsageError or DataError.
     """
     prompts = [builder.from_text(text, system) for text in texts]
@@ -111,10 +111,12 @@ def _read_lines(path: Path, note: Callable[[str], None]) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}", remedy="Give a UTF-8 text with a prompt a line.") from error
+        raise DataError(
+            f"{path} cannot be read: {error}", remedy="Give a UTF-8 text with one prompt per line."
+        ) from error
     prompts = [line for line in lines if line.strip()]
     if not prompts:
-        raise DataError(f"{path} holds no prompt.", remedy="Write one a line.")
+        raise DataError(f"{path} contains no prompt.", remedy="Write one per line.")
     if len(prompts) < len(lines):
-        note(f"{path}: {len(lines) - len(prompts)} empty lines left out")
+        note(f"{path}: {len(lines) - len(prompts)} empty lines skipped")
     return prompts

@@ -126,7 +126,7 @@ def test_a_run_without_held_out_pairs_is_refused_before_the_model_is_loaded(tmp_
     error = invoke_eval(run.root).exception
     assert isinstance(error, UsageError)
     assert error.exit_code == 2
-    assert "held no pairs out" in error.message
+    assert "has no held-out pairs" in error.message
     assert "--data" in str(error.remedy)
 
 

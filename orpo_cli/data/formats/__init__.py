@@ -1,5 +1,6 @@
-"""The formats of preference data: recognised by looking at rows, and read into ``Pair``.
+"""Dataset formats: each is detected from the rows of a source, and read into ``Pair``.
 
-A conversation is never cut by characters: the prompt is everything before the last message, and both answers must follow the
-same one. Where a row holds the prompt twice (in ``prompt`` and again at the start of the answers) it is trained once.
+A conversation is split between messages, never within one: the prompt is everything before the last message, and both
+completions must follow the same prompt. Where a row stores the prompt twice (in ``prompt`` and again at the start of the
+completions), it is trained once.
 """

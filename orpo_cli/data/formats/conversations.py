@@ -1,4 +1,4 @@
-"""Conversations with two last messages: LLaMA-Factory's ShareGPT and Alpaca with ranking, ms-swift, OpenAI."""
+"""Conversation formats: LLaMA-Factory's ShareGPT and Alpaca with ranking, ms-swift, and OpenAI."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _matches_sharegpt(row: Row) -> bool:
 
 
 def read_sharegpt(row: Row, notes: Counter[str]) -> Pair:
-    """``conversations`` of from and value, with one message each under chosen and rejected."""
+    """Row with ``conversations`` of from and value, and one message each under chosen and rejected."""
     chosen, rejected = completion_columns(row)
     history = with_system(read_messages(row.get("conversations"), "conversations", "user"), row.get("system"))
     pair = pair_from_conversations(
@@ -41,16 +41,16 @@ def _matches_swift(row: Row) -> bool:
 
 
 def read_swift(row: Row, notes: Counter[str]) -> Pair:
-    """``messages`` that end in the better answer; the worse one, or the whole worse conversation, beside it."""
-    whole = read_messages(row.get("messages"), "messages", "user")
+    """Row with ``messages`` that end in the chosen completion, and the rejected completion or conversation."""
+    messages = read_messages(row.get("messages"), "messages", "user")
     if row.get("rejected_messages") is not None:
         rejected = read_messages(row["rejected_messages"], "rejected_messages", "user")
-        pair = pair_from_conversations((), whole, rejected, notes)
+        pair = pair_from_conversations((), messages, rejected, notes)
     else:
         if row.get("rejected_response") is None:
             raise RowRejected("malformed", "no rejected_response and no rejected_messages")
         pair = pair_from_conversations(
-            whole[:-1], whole[-1:], read_completion(row["rejected_response"], "rejected_response"), notes
+            messages[:-1], messages[-1:], read_completion(row["rejected_response"], "rejected_response"), notes
         )
     assert not isinstance(pair.prompt, str)
     return replace(pair, prompt=with_system(pair.prompt, row.get("system")), tools=read_tools(row))
@@ -61,19 +61,19 @@ def _matches_openai(row: Row) -> bool:
 
 
 def read_openai(row: Row, notes: Counter[str]) -> Pair:
-    """OpenAI's preference fine-tuning: ``input.messages``, ``preferred_output``, ``non_preferred_output``."""
-    asked = row.get("input")
-    if not isinstance(asked, dict):
-        raise RowRejected("malformed", f"input is {type_name(asked)}, not an object with messages")
+    """Row of OpenAI's preference fine-tuning: ``input.messages``, ``preferred_output``, ``non_preferred_output``."""
+    given = row.get("input")
+    if not isinstance(given, dict):
+        raise RowRejected("malformed", f"input is {type_name(given)}, not an object with messages")
     preferred, other = completion_columns(row, "preferred_output", "non_preferred_output")
-    history = read_messages(asked.get("messages"), "input.messages", "user")
-    answers = (read_completion(preferred, "preferred_output"), read_completion(other, "non_preferred_output"))
-    return replace(pair_from_conversations(history, *answers, notes), tools=read_tools(asked))
+    history = read_messages(given.get("messages"), "input.messages", "user")
+    completions = (read_completion(preferred, "preferred_output"), read_completion(other, "non_preferred_output"))
+    return replace(pair_from_conversations(history, *completions, notes), tools=read_tools(given))
 
 
 def _matches_alpaca(row: Row) -> bool:
-    asks = any(isinstance(row.get(key), str) for key in INSTRUCTIONS) and row.get("prompt") is None
-    return asks and (
+    has_prompt = any(isinstance(row.get(key), str) for key in INSTRUCTIONS) and row.get("prompt") is None
+    return has_prompt and (
         all(isinstance(row.get(key), str) for key in ("chosen", "rejected")) or _is_text_pair(row.get("output"))
     )
 
@@ -83,28 +83,28 @@ def _is_text_pair(value: Any) -> bool:
 
 
 def read_alpaca(row: Row, notes: Counter[str]) -> Pair:
-    """``instruction`` (or ``question``) and ``input``, earlier turns under ``history``, two answers."""
+    """Row with ``instruction`` (or ``question``) and ``input``, earlier turns in ``history``, and two completions."""
     if _is_text_pair(row.get("output")) and row.get("chosen") is None:
         row = {**row, "chosen": row["output"][0], "rejected": row["output"][1]}
     chosen, rejected = completion_columns(row)
     column = next((key for key in INSTRUCTIONS if row.get(key) is not None), INSTRUCTIONS[0])
     parts = [read_text(row.get(column), column), read_text(row.get("input") or "", "input")]
-    asked = user_prompt("\n".join(part for part in parts if part), column)
-    history = (*_parse_turns(row.get("history")), *asked)
-    answers = (read_completion(chosen, "chosen"), read_completion(rejected, "rejected"))
+    prompt = user_prompt("\n".join(part for part in parts if part), column)
+    history = (*_parse_turns(row.get("history")), *prompt)
+    completions = (read_completion(chosen, "chosen"), read_completion(rejected, "rejected"))
     return replace(
-        pair_from_conversations(with_system(history, row.get("system")), *answers, notes), scores=read_scores(row)
+        pair_from_conversations(with_system(history, row.get("system")), *completions, notes), scores=read_scores(row)
     )
 
 
 def _parse_turns(history: Any) -> tuple[Message, ...]:
-    """Earlier rounds: a list of [question, answer]."""
-    rounds = history or []
-    if not isinstance(rounds, list) or not all(_is_text_pair(each) for each in rounds):
+    """Messages of earlier turns: a list of [question, answer]."""
+    turns = history or []
+    if not isinstance(turns, list) or not all(_is_text_pair(each) for each in turns):
         raise RowRejected("malformed", "history is not a list of [question, answer]")
     roles = ("user", "assistant")
     return tuple(
-        Message(role, read_text(text, "history")) for each in rounds for role, text in zip(roles, each, strict=True)
+        Message(role, read_text(text, "history")) for each in turns for role, text in zip(roles, each, strict=True)
     )
 
 
@@ -117,7 +117,7 @@ SHAREGPT = Format(
 )
 SWIFT = Format(
     "swift",
-    "messages that end in the better answer, with rejected_response or rejected_messages (ms-swift)",
+    "messages that end in the chosen completion, with rejected_response or rejected_messages (ms-swift)",
     ("messages", "rejected_response", "rejected_messages", "system", "tools"),
     _matches_swift,
     read_swift,

@@ -1,4 +1,4 @@
-"""Which format rows have, and their columns under our names."""
+"""Format detection, and the mapping of a source's columns to the names of the formats."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from orpo_cli.data.formats.transcripts import HH
 from orpo_cli.data.messages import type_name
 from orpo_cli.errors import DataError
 
-# In the order in which a row is held against them: the first that it looks like is its format.
+# The first one that matches a row is its format.
 FORMATS = (HH, OPENAI, SWIFT, SHAREGPT, ALPACA, ULTRAFEEDBACK, STACKEXCHANGE, HELPSTEER, JUDGED, KTO, PREFERENCE)
 SEEDED_FORMATS = (ULTRAFEEDBACK, STACKEXCHANGE, HELPSTEER)
 SCORE_COLUMNS = tuple(name for names in SCORES for name in names)
 COLUMNS = tuple(
     dict.fromkeys([*(name for format_ in FORMATS for name in format_.columns), *SCORE_COLUMNS])
-)  # our names
+)  # names that `columns:` can map to
 
 
 def detect_format(
@@ -36,23 +36,23 @@ def detect_format(
     labels: Mapping[str, Verdict] | None = None,
     seed: int = 42,
 ) -> Format:
-    """The format that most of ``rows`` (the first of a source) look like, or the one named by ``wanted``.
+    """Format that most of ``rows`` (the first of a source) match, or the one named ``wanted``.
 
-    ``labels`` says what the labels of judged pairs mean; ``seed`` draws rejected answers where there are several. Raises
-    DataError where no row looks like any, listing the columns found, or where the name is unknown.
+    ``labels``: meaning of the labels of judged pairs; ``seed`` draws the rejected completion where there are several. Raises
+    DataError where no row matches a format, with the columns found, or where the name is unknown.
     """
     known = {format_.name: format_ for format_ in FORMATS}
     if wanted != "auto" and wanted not in known:
         raise DataError(f"{where}: unknown format {wanted!r}.", remedy=f"Use auto, {', '.join(known)}.")
-    looks = Counter(_first_match(row) for row in rows)
-    del looks[None]
-    if wanted == "auto" and not looks:
+    matching = Counter(_first_match(row) for row in rows)
+    del matching[None]
+    if wanted == "auto" and not matching:
         raise DataError(
             f"{where}: no row looks like preference data; {describe_columns(rows)}.",
             remedy="Map your columns to prompt, chosen, rejected with `columns:`, or reshape the rows. Known formats:"
             + "".join(f"\n    {format_.name}: {format_.description}" for format_ in FORMATS),
         )
-    format_ = known[str(looks.most_common(1)[0][0]) if wanted == "auto" else wanted]
+    format_ = known[str(matching.most_common(1)[0][0]) if wanted == "auto" else wanted]
     if labels and format_ is not JUDGED:
         raise DataError(
             f"{where}: labels would do nothing for the format {format_.name}.",
@@ -68,30 +68,30 @@ def detect_format(
 
 
 def describe_columns(rows: Sequence[Any]) -> str:
-    """What the rows hold, in words, for an error."""
+    """Columns of the rows with their types, for an error message."""
     kinds: dict[str, str] = {}
     for row in rows:
         for name, value in row.items() if isinstance(row, dict) else ():
             kinds.setdefault(str(name), type_name(value))
-    found = ", ".join(f"{name} ({what})" for name, what in kinds.items())
+    found = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
     return f"the columns are {found}" if found else "the rows are not objects with columns"
 
 
 def rename_columns(row: Any, columns: Mapping[str, str]) -> Any:
-    """The row with ``columns`` (our name → the data's) applied; what is not a dict stays as it is.
+    """Row with its columns renamed by ``columns`` (format's name → data's name); a row that is not a dict is unchanged.
 
-    The data's name may reach into a column: ``response_1.text``, ``answers.0.text``.
+    The data's name may be a path into a column: ``response_1.text``, ``answers.0.text``.
     """
     if not columns or not isinstance(row, dict):
         return row
-    found = {ours: find_column(row, theirs) for ours, theirs in columns.items()}
-    taken = {theirs for theirs in columns.values() if theirs in row}
-    renamed = {key: value for key, value in row.items() if key not in taken and key not in columns}
-    return {**renamed, **{ours: values[0] for ours, values in found.items() if values}}
+    found = {name: find_column(row, path) for name, path in columns.items()}
+    moved = {path for path in columns.values() if path in row}
+    others = {key: value for key, value in row.items() if key not in moved and key not in columns}
+    return {**others, **{name: values[0] for name, values in found.items() if values}}
 
 
 def find_column(row: Row, name: str) -> list[Any]:
-    """The value of a column, or of a field within one, as a list of one; empty where there is none."""
+    """Value of a column, or of a field within one, as a list of one; empty where there is none."""
     if name in row:
         return [row[name]]
     here: Any = row

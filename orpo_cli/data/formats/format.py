@@ -1,4 +1,4 @@
-"""What a format is, and what several of them need to read a row."""
+"""Format of preference data, and the functions that several formats use to read a row."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SCORES = tuple(
 
 @dataclass(frozen=True)
 class GroupedRow:
-    """One row that was made of ``rows`` rows."""
+    """Row grouped from ``rows`` rows."""
 
     name: str
     value: Row
@@ -48,10 +48,10 @@ class GroupedRow:
 
 @dataclass(frozen=True)
 class Format:
-    """A shape that rows come in.
+    """Format of rows.
 
-    ``read`` raises RowRejected for a row that does not fit, and counts what it put right. Where a pair is spread over several
-    rows, ``group`` makes one row of them first, in order, and drops those that find no partner.
+    ``read`` raises RowRejected for a row that does not fit, and counts what it corrected. Where a pair is spread over several
+    rows, ``group`` first joins them to one row, in order, and drops rows without a partner.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Format:
 
 
 def completion_columns(row: Row, chosen: str = "chosen", rejected: str = "rejected") -> tuple[Any, Any]:
-    """The values of the two answers' columns. Raises RowRejected where one is missing."""
+    """Values of the two completion columns. Raises RowRejected where one is missing."""
     missing = [key for key in (chosen, rejected) if row.get(key) is None]
     if missing:
         raise RowRejected("malformed", f"no {' and no '.join(missing)}")
@@ -71,18 +71,17 @@ def completion_columns(row: Row, chosen: str = "chosen", rejected: str = "reject
 
 
 def read_completion(value: Any, column: str) -> tuple[Message, ...]:
-    """An answer: a text, a message, or messages."""
+    """Completion from a text, a message, or messages."""
     return read_messages(value, column, "assistant")
 
 
 def user_prompt(text: Any, column: str, system: Any = None) -> tuple[Message, ...]:
-    """The conversation of one question, with a system message in front where there is one."""
-    asked = (Message("user", read_text(text, column)),)
-    return with_system(asked, system)
+    """Conversation of one user message, after a system message where there is one."""
+    return with_system((Message("user", read_text(text, column)),), system)
 
 
 def with_system(history: tuple[Message, ...], system: Any) -> tuple[Message, ...]:
-    """``history`` with the system message of a column in front, unless it has its own."""
+    """``history`` with the text of a system column as first message, unless it has a system message."""
     text = read_text(system or "", "system")
     if text.strip() and (not history or history[0].role != "system"):
         return (Message("system", text), *history)
@@ -90,7 +89,7 @@ def with_system(history: tuple[Message, ...], system: Any) -> tuple[Message, ...
 
 
 def read_tools(row: Row) -> tuple[dict[str, Any], ...] | None:
-    """The tools that a row's conversation may call (a list, or its JSON). Raises RowRejected where it is something else."""
+    """Tools that a row's conversation may call (a list, or its JSON). Raises RowRejected for anything else."""
     value = row.get("tools")
     if isinstance(value, str):
         try:
@@ -105,7 +104,7 @@ def read_tools(row: Row) -> tuple[dict[str, Any], ...] | None:
 
 
 def parse_number(value: Any) -> float | None:
-    """A score as a number; None for what is none, such as ``N/A`` and the NaN that tables put where a value is missing."""
+    """Score as a number; None for anything else, such as ``N/A`` and the NaN of a missing value in a table."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -116,7 +115,7 @@ def parse_number(value: Any) -> float | None:
 
 
 def read_scores(row: Row) -> tuple[float, float] | None:
-    """The scores of chosen and rejected, under one of the names that data sets use; None where there are none."""
+    """Scores of chosen and rejected under one of the names that datasets use; None where there are none."""
     for of_chosen, of_rejected in SCORES:
         better, worse = parse_number(row.get(of_chosen)), parse_number(row.get(of_rejected))
         if better is not None and worse is not None:

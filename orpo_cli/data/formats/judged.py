@@ -1,4 +1,4 @@
-"""A prompt, two answers, and a judgement that says which is better, or a tie."""
+"""Judged pairs: a prompt, two completions, and a label that names the better one, or a tie."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ LABEL_COLUMNS = (
     "overall_preference",
     "preferred",
 )
-SIGNED_LABELS = ("overall_preference", "preference_strength")  # below 0: the first is better; above: the second
+SIGNED_LABELS = ("overall_preference", "preference_strength")  # below 0: the first is better; above 0: the second
 TIE_LABELS = {"tie", "tie (bothbad)", "both", "equal", "same", "draw", "neither", "none", "bothbad"}
-BETTER_FIRST = ("response_j", "response_k")  # Stack Exchange paired: j is the better one of each row
-SHP = ("human_ref_A", "human_ref_B")  # labels: 1 says that A is better, 0 that B is
+BETTER_FIRST = ("response_j", "response_k")  # Stack Exchange paired: j is the better one
+SHP = ("human_ref_A", "human_ref_B")  # label 1: A is better; 0: B is
 
 
 def matches(row: Row) -> bool:
-    """Two answers under names that belong together, and a label."""
+    """Whether the row has two completions under names that belong together, and a label."""
     names = _find_completion_columns(row)
     if names is None or "chosen" in row or "rejected" in row:
         return False
@@ -48,28 +48,28 @@ def matches(row: Row) -> bool:
 
 
 def read(row: Row, notes: Counter[str], *, labels: Mapping[str, Verdict]) -> Pair:
-    """A judged pair. Raises RowRejected for a tie, or where the label says nothing."""
+    """Row of a judged pair. Raises RowRejected for a tie, or where the label is not understood."""
     names = _find_completion_columns(row)
     if names is None:
         raise RowRejected(
-            "malformed", "no two answers under names that belong together, such as response_1 and response_2"
+            "malformed", "no two completions under names that belong together, such as response_1 and response_2"
         )
-    said = read_verdict(row, names, labels)
-    if said is None:
+    verdict = read_verdict(row, names, labels)
+    if verdict is None:
         label = _find_label_column(row)
-        raise RowRejected("malformed", f"{label or 'the label'} says {row.get(label) if label else None!r}")
-    if said == "tie":
+        raise RowRejected("malformed", f"{label or 'the label'} is {row.get(label) if label else None!r}")
+    if verdict == "tie":
         raise RowRejected("tie")
     first, second = (read_completion(row[name], name) for name in names)
-    better, worse = (first, second) if said == "first" else (second, first)
+    better, worse = (first, second) if verdict == "first" else (second, first)
     prompt = next((name for name in PROMPT_COLUMNS if row.get(name) is not None), None)
-    whole = len(first) > 1 or len(second) > 1  # whole conversations, which hold the prompt
-    history = () if prompt is None or whole else read_messages(row[prompt], prompt, "user")
+    include_prompt = len(first) > 1 or len(second) > 1  # full conversations
+    history = () if prompt is None or include_prompt else read_messages(row[prompt], prompt, "user")
     return pair_from_conversations(history, better, worse, notes)
 
 
 def read_verdict(row: Row, names: tuple[str, str], labels: Mapping[str, Verdict]) -> Verdict | None:
-    """What the row's label says of the answers called ``names``; None where that is not certain."""
+    """Meaning of the row's label for the completions in the columns ``names``; None where it is ambiguous."""
     column = _find_label_column(row)
     if column is None:
         return "first" if names == BETTER_FIRST else None
@@ -81,35 +81,35 @@ def read_verdict(row: Row, names: tuple[str, str], labels: Mapping[str, Verdict]
         return _numeric_verdict(amount, column, names)
     if not isinstance(value, str):
         return None
-    said = value.strip().lower()
-    if said in TIE_LABELS:
+    label = value.strip().lower()
+    if label in TIE_LABELS:
         return "tie"
     for name, which in zip(names, ("first", "second"), strict=True):
-        if said in {
+        if label in {
             name.lower(),
             which,
-            *(f"{word}{_suffix(name)}" for word in ("", "model_", "response_", "answer_", "assistant_")),
+            *(f"{prefix}{_suffix(name)}" for prefix in ("", "model_", "response_", "answer_", "assistant_")),
         }:
             return which  # type: ignore[return-value]
     return None
 
 
 def for_rows(format_: Format, rows: Sequence[Any], labels: Mapping[str, Verdict], where: str) -> Format:
-    """``format_`` with the meaning of its labels. Raises DataError where some label could mean two things."""
-    seen = [
+    """``format_`` with the meaning of its labels. Raises DataError where a label is ambiguous."""
+    labelled = [
         (row, names) for row in rows if isinstance(row, dict) and (names := _find_completion_columns(row)) is not None
     ]
-    unclear = {
+    ambiguous = {
         str(row.get(column)): (column, names)
-        for row, names in seen
+        for row, names in labelled
         if (column := _find_label_column(row)) is not None and read_verdict(row, names, labels) is None
     }
-    if unclear:
-        values = sorted(unclear)
-        column, names = unclear[values[0]]
+    if ambiguous:
+        values = sorted(ambiguous)
+        column, names = ambiguous[values[0]]
         raise DataError(
-            f"{where}: {column} says {', '.join(values[:5])}, which does not tell which of {names[0]} and {names[1]} is better.",
-            remedy=f"Say what it means: labels: {{{', '.join(f'{value!r}: first' for value in values[:1])}, …}} "
+            f"{where}: {column} is {', '.join(values[:5])}, which does not define which of {names[0]} and {names[1]} is better.",
+            remedy=f"Define its meaning: labels: {{{', '.join(f'{value!r}: first' for value in values[:1])}, …}} "
             "with first, second or tie.",
         )
     return replace(format_, read=partial(read, labels=labels))
@@ -146,7 +146,7 @@ def _find_label_column(row: Row) -> str | None:
 
 JUDGED = Format(
     "judged",
-    "a prompt, two answers (response_1 and response_2, response_a and response_b, …) and a label, winner or preference",
+    "a prompt, two completions (response_1 and response_2, response_a and response_b, …) and a label, winner or preference",
     (
         *PROMPT_COLUMNS,
         *dict.fromkeys(name for names in COMPLETION_COLUMNS for name in names),

@@ -1,4 +1,4 @@
-"""KTO's rows: an answer and whether it is good. A good and a bad answer to the same prompt make a pair."""
+"""KTO format: a completion and whether it is good. A good and a bad completion of the same prompt form a pair."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from orpo_cli.data.formats.format import Drop, Format, GroupedRow, NamedRow, Row
 from orpo_cli.data.messages import pair_from_conversations, read_messages
 from orpo_cli.data.pair import Pair, RowRejected
 
-MAX_UNPAIRED = 100_000  # rows that may wait for a partner; beyond, the oldest is dropped, so memory stays bounded
+MAX_UNPAIRED = 100_000  # rows that wait for a partner; above, the oldest is dropped, to bound the memory
 LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
 def matches(row: Row) -> bool:
-    """A completion and a label that says yes or no."""
+    """Whether the row has a completion and a boolean label."""
     return row.get("completion") is not None and "chosen" not in row and _label(row) is not None
 
 
@@ -25,8 +25,8 @@ def _label(row: Row) -> bool | None:
 
 
 def group(rows: Iterator[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
-    """A good and a bad answer as one row, as soon as both have come; each is used once."""
-    waiting: OrderedDict[tuple[str, bool], list[NamedRow]] = OrderedDict()
+    """Join a good and a bad completion to one row as soon as both are read; each is used once."""
+    unpaired: OrderedDict[tuple[str, bool], list[NamedRow]] = OrderedDict()
     count = 0
     for row in rows:
         label = _label(row.value) if isinstance(row.value, dict) else None
@@ -34,25 +34,25 @@ def group(rows: Iterator[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
             drop(row.name, RowRejected("malformed", "the label is neither true nor false"))
             continue
         prompt = json.dumps(row.value.get("prompt"), sort_keys=True, default=str)
-        partners = waiting.get((prompt, not label))
+        partners = unpaired.get((prompt, not label))
         if partners:
             partner = partners.pop(0)
             count -= 1
             if not partners:
-                del waiting[prompt, not label]
+                del unpaired[prompt, not label]
             good, bad = (row, partner) if label else (partner, row)
             yield GroupedRow(f"{partner.name}+{_row_number(row.name)}", _pair_row(good.value, bad.value), rows=2)
             continue
-        waiting.setdefault((prompt, label), []).append(row)
+        unpaired.setdefault((prompt, label), []).append(row)
         count += 1
         if count > MAX_UNPAIRED:
-            key = next(iter(waiting))
-            drop(waiting[key].pop(0).name, RowRejected("unpaired"))
+            key = next(iter(unpaired))
+            drop(unpaired[key].pop(0).name, RowRejected("unpaired"))
             count -= 1
-            if not waiting[key]:
-                del waiting[key]
-    for rest in waiting.values():
-        for row in rest:
+            if not unpaired[key]:
+                del unpaired[key]
+    for rows_left in unpaired.values():
+        for row in rows_left:
             drop(row.name, RowRejected("unpaired"))
 
 
@@ -65,7 +65,7 @@ def _row_number(name: str) -> str:
 
 
 def read(row: Row, notes: Counter[str]) -> Pair:
-    """A gathered row."""
+    """Grouped row."""
     chosen, rejected = completion_columns(row)
     history: Any = read_messages(row.get("prompt"), "prompt", "user")
     return pair_from_conversations(
@@ -75,7 +75,7 @@ def read(row: Row, notes: Counter[str]) -> Pair:
 
 KTO = Format(
     "kto",
-    "prompt, completion and a label that is true or false; a good and a bad answer to one prompt make a pair (KTO)",
+    "prompt, completion and a label that is true or false; a good and a bad completion of one prompt form a pair (KTO)",
     ("prompt", "completion", "label"),
     matches,
     read,

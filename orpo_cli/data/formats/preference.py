@@ -1,6 +1,6 @@
-"""TRL's preference formats: texts or messages, the prompt explicit or within the answers.
+"""TRL's preference format: texts or messages, with the prompt explicit or within the completions.
 
-orpo-dpo-mix, UltraFeedback binarized and cleaned, and Capybara come in this shape, with scores beside it.
+orpo-dpo-mix, UltraFeedback binarized and cleaned, and Capybara have this format, with additional scores.
 """
 
 from __future__ import annotations
@@ -23,18 +23,16 @@ from orpo_cli.data.formats.format import (
 from orpo_cli.data.messages import is_messages, pair_from_conversations, read_messages, read_text
 from orpo_cli.data.pair import Message, Pair, RowRejected
 
-REPEAT_THRESHOLD = (
-    0.9  # share of text rows whose answers begin with the prompt from which on that is taken for repetition
-)
+REPEAT_THRESHOLD = 0.9  # fraction of text rows with repeated prompts, from which a source repeats its prompts
 
 
 def matches(row: Row) -> bool:
-    """Texts or messages under chosen and rejected."""
+    """Whether the row has texts or messages under chosen and rejected."""
     return all(isinstance(row.get(key), str) or is_messages(row.get(key)) for key in ("chosen", "rejected"))
 
 
-def read(row: Row, notes: Counter[str], *, answers_repeat_prompt: bool = False) -> Pair:
-    """A row of TRL's preference format."""
+def read(row: Row, notes: Counter[str], *, prompt_is_repeated: bool = False) -> Pair:
+    """Row of TRL's preference format."""
     chosen, rejected = completion_columns(row)
     prompt = row.get("prompt")
     if isinstance(chosen, str) and isinstance(rejected, str) and not is_messages(prompt):
@@ -42,36 +40,36 @@ def read(row: Row, notes: Counter[str], *, answers_repeat_prompt: bool = False) 
         if prompt is None:
             return replace(_split_texts(chosen, rejected), scores=read_scores(row))
         prompt = read_text(prompt, "prompt")
-        if answers_repeat_prompt and completions_repeat_prompt(prompt, chosen, rejected):
+        if prompt_is_repeated and completions_repeat_prompt(prompt, chosen, rejected):
             notes["prompt_stored_twice"] += 1
             chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
         return Pair(prompt, chosen, rejected, read_scores(row))
-    answers = (read_completion(chosen, "chosen"), read_completion(rejected, "rejected"))
+    completions = (read_completion(chosen, "chosen"), read_completion(rejected, "rejected"))
     if isinstance(prompt, str):
-        history = _history_from_text(read_text(prompt, "prompt"), answers[0], notes)
+        history = _history_from_text(read_text(prompt, "prompt"), completions[0], notes)
     else:
         history = () if prompt is None else read_messages(prompt, "prompt", "user")
-    pair = pair_from_conversations(history, *answers, notes)
+    pair = pair_from_conversations(history, *completions, notes)
     prompt = with_system(pair.prompt, row.get("system"))  # type: ignore[arg-type]
     return replace(pair, prompt=prompt, scores=read_scores(row), tools=read_tools(row))
 
 
 def for_rows(format_: Format, rows: Sequence[Any]) -> Format:
-    """``format_`` for a source: whether text answers repeat their prompt shows only over many rows."""
+    """``format_`` for a source: whether text completions repeat their prompt can be seen only over many rows."""
     keys = ("prompt", "chosen", "rejected")
     texts = [row for row in rows if isinstance(row, dict) and all(isinstance(row.get(key), str) for key in keys)]
     repeating = sum(1 for row in texts if completions_repeat_prompt(*(row[key] for key in keys)))
     repeats = bool(texts) and repeating >= REPEAT_THRESHOLD * len(texts)
-    return replace(format_, read=partial(read, answers_repeat_prompt=repeats))
+    return replace(format_, read=partial(read, prompt_is_repeated=repeats))
 
 
 def completions_repeat_prompt(prompt: str, chosen: str, rejected: str) -> bool:
-    """Whether both answers begin with the prompt."""
+    """Whether both completions start with the prompt."""
     return bool(prompt.strip()) and chosen.startswith(prompt) and rejected.startswith(prompt)
 
 
 def _history_from_text(prompt: str, chosen: tuple[Message, ...], notes: Counter[str]) -> tuple[Message, ...]:
-    """What a text prompt adds in front of a conversation: nothing where the conversation has its own user turn."""
+    """Messages that a text prompt adds before a conversation: none where the conversation has a user message."""
     users = [message.content for message in chosen[:-1] if message.role == "user"]
     if not users:
         return (Message("user", prompt),)
@@ -80,19 +78,19 @@ def _history_from_text(prompt: str, chosen: tuple[Message, ...], notes: Counter[
 
 
 def _split_texts(chosen: str, rejected: str) -> Pair:
-    """Cut the shared beginning off two texts, at the last border between words.
+    """Split the common start off two texts, at the last word boundary.
 
-    One space goes to the answers, as tokenizers join it to the word after it; line breaks stay in the prompt.
+    One space goes to the completions, since tokenizers join it to the following word; line breaks stay in the prompt.
     """
     if chosen == rejected:
         raise RowRejected("identical")
     differing = (at for at, (left, right) in enumerate(zip(chosen, rejected, strict=False)) if left != right)
-    shared = next(differing, min(len(chosen), len(rejected)))
-    while shared and not _is_word_boundary(chosen, rejected, shared):
-        shared -= 1
-    if shared and chosen[shared - 1] == " ":
-        shared -= 1
-    return Pair(chosen[:shared], chosen[shared:], rejected[shared:])
+    common = next(differing, min(len(chosen), len(rejected)))
+    while common and not _is_word_boundary(chosen, rejected, common):
+        common -= 1
+    if common and chosen[common - 1] == " ":
+        common -= 1
+    return Pair(chosen[:common], chosen[common:], rejected[common:])
 
 
 def _is_word_boundary(chosen: str, rejected: str, at: int) -> bool:

@@ -1,4 +1,4 @@
-"""Several answers with scores: the best against one of the rest, drawn with a seed as the paper's pairs were."""
+"""Scored completions: the best against one of the others, drawn with a seed as for the pairs of the ORPO paper."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ HELPSTEER_SCORES = ("helpfulness", "correctness", "coherence")
 
 
 class Scored(NamedTuple):
-    """An answer and its score."""
+    """Completion and its score."""
 
     text: str
     score: float
 
 
 def pair_from_scores(prompt: str, answers: list[Scored], seed: int, notes: Counter[str]) -> Pair:
-    """The best answer and one that is worse, drawn with ``seed`` and the prompt. Raises RowRejected where none is worse."""
+    """Best completion and a worse one, drawn with ``seed`` and the prompt. Raises RowRejected where none is worse."""
     if len(answers) < 2:
-        raise RowRejected("malformed", f"{len(answers)} scored answers, and a pair needs two")
+        raise RowRejected("malformed", f"{len(answers)} scored completions, and a pair needs two")
     best = max(answers, key=lambda each: each.score)
     worse = [each for each in answers if each.score < best.score]
     if not worse:
@@ -37,7 +37,7 @@ def pair_from_scores(prompt: str, answers: list[Scored], seed: int, notes: Count
 
 def _scored(items: Any, column: str, text: str, score: str) -> list[Scored]:
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise RowRejected("malformed", f"{column} is {type_name(items)}, not a list of answers")
+        raise RowRejected("malformed", f"{column} is {type_name(items)}, not a list of completions")
     found = [(read_text(item.get(text), f"{column}[].{text}"), parse_number(item.get(score))) for item in items]
     return [Scored(answer, value) for answer, value in found if value is not None]
 
@@ -48,25 +48,25 @@ def _has_scored(row: Row, column: str, text: str, score: str) -> bool:
 
 
 def read_ultrafeedback(row: Row, notes: Counter[str], *, seed: int = 42) -> Pair:
-    """UltraFeedback as it was published: ``completions`` with ``overall_score``."""
+    """Row of the original UltraFeedback: ``completions`` with ``overall_score``."""
     answers = _scored(row.get("completions"), "completions", "response", "overall_score")
     return pair_from_scores(read_text(row.get("instruction"), "instruction"), answers, seed, notes)
 
 
 def read_stackexchange(row: Row, notes: Counter[str], *, seed: int = 42) -> Pair:
-    """Stack Exchange: a ``question`` and ``answers`` with ``pm_score``."""
+    """Row of Stack Exchange preferences: a ``question`` and ``answers`` with ``pm_score``."""
     answers = _scored(row.get("answers"), "answers", "text", "pm_score")
     return pair_from_scores(read_text(row.get("question"), "question"), answers, seed, notes)
 
 
 def read_helpsteer(row: Row, notes: Counter[str], *, seed: int = 42) -> Pair:
-    """HelpSteer, gathered: answers by helpfulness, correctness and coherence where the ones before are equal."""
+    """Grouped row of HelpSteer: completions by helpfulness, then correctness, then coherence."""
     answers = _scored(row.get("answers"), "answers", "response", "score")
     return pair_from_scores(read_text(row.get("prompt"), "prompt"), answers, seed, notes)
 
 
 def group_helpsteer(rows: Iterator[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
-    """One row for the neighbours that answer the same prompt."""
+    """Join consecutive rows with the same prompt to one row."""
     group: list[NamedRow] = []
     for row in rows:
         if not isinstance(row.value, dict):
@@ -89,16 +89,16 @@ def _grouped(group: list[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
 
 
 def _helpfulness(row: Row) -> float | None:
-    """Scores of 0 to 4: helpfulness first, the others as fractions of it."""
+    """Scores of 0 to 4 as one number: helpfulness, then the others as its decimals."""
     values = [parse_number(row.get(name)) for name in HELPSTEER_SCORES]
     if values[0] is None:
         return None
-    return float(sum((value or 0) / 100**place for place, value in enumerate(values)))
+    return float(sum((value or 0) / 100**index for index, value in enumerate(values)))
 
 
 ULTRAFEEDBACK = Format(
     "ultrafeedback",
-    "instruction and completions with overall_score, the best against a seeded choice of the rest (UltraFeedback raw)",
+    "instruction and completions with overall_score, the best against a seeded choice of the others (UltraFeedback raw)",
     ("instruction", "completions"),
     lambda row: (
         isinstance(row.get("instruction"), str) and _has_scored(row, "completions", "response", "overall_score")
@@ -107,14 +107,14 @@ ULTRAFEEDBACK = Format(
 )
 STACKEXCHANGE = Format(
     "stackexchange",
-    "question and answers with pm_score, the best against a seeded choice of the rest (Stack Exchange preferences)",
+    "question and answers with pm_score, the best against a seeded choice of the others (Stack Exchange preferences)",
     ("question", "answers"),
     lambda row: isinstance(row.get("question"), str) and _has_scored(row, "answers", "text", "pm_score"),
     read_stackexchange,
 )
 HELPSTEER = Format(
     "helpsteer",
-    "prompt, response and scores, a row an answer; neighbours with the same prompt make a pair (HelpSteer, HelpSteer2)",
+    "prompt, response and scores, one completion per row; consecutive rows with the same prompt form a pair (HelpSteer, HelpSteer2)",
     ("prompt", "response", *HELPSTEER_SCORES),
     lambda row: all(isinstance(row.get(key), str) for key in ("prompt", "response")) and "helpfulness" in row,
     read_helpsteer,

@@ -1,4 +1,4 @@
-"""Anthropic's HH-RLHF: two whole transcripts."""
+"""HH-RLHF format (Anthropic): two full transcripts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def matches(row: Row) -> bool:
-    """Texts with turns of both speakers under chosen and rejected."""
+    """Whether the row has transcripts with turns of both speakers under chosen and rejected."""
     texts = (row.get("chosen"), row.get("rejected"))
     if not all(isinstance(text, str) for text in texts):
         return False
@@ -24,7 +24,7 @@ def matches(row: Row) -> bool:
 
 
 def read(row: Row, notes: Counter[str]) -> Pair:
-    """A row of transcripts marked Human: and Assistant:, or of their beginning under ``prompt``."""
+    """Row of transcripts with Human: and Assistant: turns; their start may be under ``prompt``."""
     chosen, rejected = (
         read_text(text, key) for text, key in zip(completion_columns(row), ("chosen", "rejected"), strict=True)
     )
@@ -40,7 +40,7 @@ def read(row: Row, notes: Counter[str]) -> Pair:
 def _parse_turns(transcript: str, column: str) -> tuple[Message, ...]:
     before, *parts = TURN.split(transcript)
     if before.strip() or not parts:
-        raise RowRejected("malformed", f"{column} does not begin with a Human: or Assistant: turn")
+        raise RowRejected("malformed", f"{column} does not start with a Human: or Assistant: turn")
     return tuple(Message(ROLES[role], text.strip()) for role, text in zip(parts[::2], parts[1::2], strict=True))
 
 

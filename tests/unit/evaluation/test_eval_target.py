@@ -119,5 +119,5 @@ def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_neither_here_nor_on_the_hub_says_both() -> None:
-    with pytest.raises(HubError, match="runs/nothing is no folder here"):
+    with pytest.raises(HubError, match="runs/nothing is not a local folder"):
         open_target_quietly("runs/nothing")

@@ -91,7 +91,7 @@ def test_a_model_on_its_own_needs_data(tmp_path: Path) -> None:
 def test_a_run_without_held_out_pairs_says_what_to_do(tmp_path: Path) -> None:
     source = Source(path=str(write_pairs(tmp_path / "all.jsonl", 5)))
     run = make_eval_run(tmp_path, dataset=DatasetPlan(train=[source], max_prompt_length=96))
-    with pytest.raises(UsageError, match="held no pairs out") as caught:
+    with pytest.raises(UsageError, match="has no held-out pairs") as caught:
         judged(open_target_quietly(run.root))
     assert "--data" in str(caught.value.remedy)
 

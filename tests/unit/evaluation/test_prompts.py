@@ -90,7 +90,7 @@ def test_preference_data_gives_its_prompts(target: EvalTarget, tmp_path: Path) -
 
 def test_a_file_without_prompts_is_an_error_of_the_data(target: EvalTarget, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n \n")
-    with pytest.raises(DataError, match="holds no prompt"):
+    with pytest.raises(DataError, match="contains no prompt"):
         collected(target, file=tmp_path / "empty.txt")
     (tmp_path / "latin.txt").write_bytes("Où?".encode("latin-1"))
     with pytest.raises(DataError, match="cannot be read"):

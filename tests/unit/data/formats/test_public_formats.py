@@ -226,7 +226,7 @@ def test_a_tie_is_counted_and_a_label_that_could_mean_two_things_is_an_error(tmp
     data = prepared(tmp_path, [row(1), row("tie"), row(2)])
     assert texts(data) == [(ASK, GOOD, BAD), (ASK, BAD, GOOD)]
     assert data.report.dropped == {"tie": 1}
-    with pytest.raises(DataError, match="label says 0") as caught:
+    with pytest.raises(DataError, match="label is 0") as caught:
         prepared(tmp_path, [row(0), row(1)])
     assert "first, second or tie" in str(caught.value.remedy)
     mapped = prepared(tmp_path, [row(0), row(1)], labels={"0": "first", "1": "second"})

@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from orpo_cli.estimate.memory import (
-    EstimateInputs,
-    Memory,
-    PairLengths,
-    PairSize,
-    estimate_memory,
-    uses_checkpointing,
-    with_training_args,
-)
+from orpo_cli.estimate.memory import EstimateInputs, Memory, estimate_memory, uses_checkpointing, with_training_args
+from orpo_cli.estimate.pair_lengths import PairLengths, PairSize
 from orpo_cli.plan.plan import Plan, PlanDraft, QuantizationPlan, Why
 from orpo_cli.plan.resolve import complete_by_default
 from orpo_cli.recipe.schema import LoraSection

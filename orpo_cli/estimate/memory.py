@@ -6,17 +6,16 @@ engine, run on tensors without data (``orpo_cli.training.memory_trace``).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import NormalDist, fmean, pstdev
-from typing import Any, NamedTuple
+from typing import Any
 
-from orpo_cli.estimate.batching import CHECKED_PAIRS, max_checked_tokens, simulate_steps, split_by_token_budget
+from orpo_cli.estimate.batching import checked_pairs, first_step, largest_micro_batch
+from orpo_cli.estimate.pair_lengths import PairLengths, PairSize
 from orpo_cli.estimate.parameter_counts import count_trained_by_adapter, optimizer_bytes
 from orpo_cli.machine import Machine
 from orpo_cli.plan.model_facts import ModelFacts
-from orpo_cli.plan.plan import Plan, PlanDraft
+from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.schema import LoraSection
 
 PROCESS_BYTES = 0.62e9  # on a CPU: Python with torch, transformers, trl and peft; measured
@@ -26,24 +25,6 @@ DEVICE_BYTES = 0.8e9  # on a GPU: the CUDA context and the kernels' workspaces; 
 HEAP_OVERHEAD, CACHE_OVERHEAD = 1.2, 1.05
 TILE_BYTES = 8 * 4096 * 16384  # on a GPU: the tile of logits in the head, larger than in the trace
 BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
-
-
-class PairSize(NamedTuple):
-    """Tokens of a pair: the prompt, and each completion without the prompt."""
-
-    prompt: int
-    chosen: int
-    rejected: int
-
-    @property
-    def packed(self) -> int:
-        """Tokens of the pair in a packed row."""
-        return self.prompt + max(0, self.chosen - 1) + max(0, self.rejected - 1)
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longer sequence."""
-        return self.prompt + max(self.chosen, self.rejected)
 
 
 @dataclass(frozen=True)
@@ -90,30 +71,6 @@ Trace = Callable[[Computation, Sequence[PairSize]], Activations]
 
 
 @dataclass(frozen=True)
-class PairLengths:
-    """Lengths of the training pairs. ``measured``: read from the data; else the longest that the recipe allows."""
-
-    pairs: tuple[PairSize, ...]
-    measured: bool
-
-    @property
-    def longest(self) -> PairSize:
-        """The pair with the most packed tokens."""
-        return max(self.pairs, key=lambda pair: pair.packed)
-
-    def longest_of(self, count: int) -> PairSize:
-        """About the longest of ``count`` drawn pairs; the longest of all where that many are drawn."""
-        by_size = sorted(self.pairs, key=lambda pair: pair.packed)
-        return by_size[min(len(by_size) - 1, round(len(by_size) * count / (count + 1)))]
-
-    @property
-    def mean(self) -> PairSize:
-        """A pair of mean lengths."""
-        count = len(self.pairs)
-        return PairSize(*(round(sum(column) / count) for column in zip(*self.pairs, strict=True)))
-
-
-@dataclass(frozen=True)
 class Memory:
     """Peak bytes of a step, by part."""
 
@@ -150,13 +107,6 @@ class EstimateInputs:
         return self.machine.available_bytes or self.machine.ram_bytes
 
 
-def worst_case_lengths(plan: PlanDraft) -> PairLengths:
-    """The longest pair that the plan allows: a short prompt and two completions that fill ``max_length``."""
-    longest = plan.training["max_length"]
-    prompt = max(1, min(plan.dataset.max_prompt_length, longest // 8))
-    return PairLengths((PairSize(prompt, longest - prompt, longest - prompt),), measured=False)
-
-
 def computation_of(plan: Plan) -> Computation:
     """The computation settings of ``plan``."""
     training = plan.training
@@ -186,77 +136,6 @@ def uses_checkpointing(plan: Plan) -> bool:
     return bool(plan.training.get("gradient_checkpointing") or plan.training.get("activation_checkpointing"))
 
 
-def pairs_per_step(plan: Plan) -> int:
-    """Pairs of a process in an optimizer step."""
-    return int(plan.training["per_device_train_batch_size"] * plan.training["gradient_accumulation_steps"])
-
-
-def largest_micro_batch(plan: Plan, lengths: PairLengths) -> tuple[list[PairSize], int]:
-    """The pairs of the largest micro-batch of the run, and the number of micro-batches in its step.
-
-    From the simulated steps where possible; otherwise from the distribution of the lengths.
-    """
-    steps = simulate_steps(plan, len(lengths.pairs)) if lengths.measured else None
-    if steps is None:
-        return _usual_micro_batch(plan, lengths)
-    packed = plan.engine.fast_path != "off"
-    largest: tuple[int, list[PairSize], int] = (0, [], 1)
-    for indices in steps:
-        pairs = [lengths.pairs[index] for index in indices]
-        for group, count in _micro_batches(plan, pairs):
-            tokens = sum(each.packed for each in group) if packed else len(group) * max(each.longest for each in group)
-            if tokens > largest[0]:
-                largest = tokens, group, count
-    return largest[1:]
-
-
-def _micro_batches(plan: Plan, pairs: list[PairSize]) -> list[tuple[list[PairSize], int]]:
-    """The micro-batches of a step, each with their number."""
-    if plan.engine.fast_path == "off":
-        size = plan.training["per_device_train_batch_size"]
-        groups = [pairs[at : at + size] for at in range(0, len(pairs), size)]
-    else:
-        cut = split_by_token_budget([pair.packed for pair in pairs], plan.engine.max_tokens_per_microbatch)
-        groups = [[pairs[index] for index in indices] for indices in cut]
-    return [(group, len(groups)) for group in groups]
-
-
-def _usual_micro_batch(plan: Plan, lengths: PairLengths) -> tuple[list[PairSize], int]:
-    """``largest_micro_batch`` from the distribution of the lengths."""
-    batch, in_step = plan.training["per_device_train_batch_size"], pairs_per_step(plan)
-    if plan.engine.fast_path == "off":
-        longest = max(lengths.pairs, key=lambda pair: pair.longest)
-        return [longest] * batch, in_step // batch
-    steps = total_steps(plan, lengths)
-    longest, mean = lengths.longest_of(steps * in_step), lengths.mean
-    usual = min(_tokens_of_longest_step(lengths, in_step, steps), in_step * longest.packed)
-    tokens = max(longest.packed, min(plan.engine.max_tokens_per_microbatch, usual))
-    if longest.packed >= tokens:
-        return [longest], max(1, math.ceil(in_step * mean.packed / tokens))
-    count = max(1, min(in_step, round(tokens / max(1, mean.packed))))
-    return _scale_pair(mean, count, tokens), max(1, math.ceil(usual / plan.engine.max_tokens_per_microbatch))
-
-
-def total_steps(plan: Plan, lengths: PairLengths) -> int:
-    """Optimizer steps of a run, as far as the number of pairs is known."""
-    if (most := plan.training.get("max_steps") or -1) > 0:
-        return int(most)
-    return max(1, round(float(len(lengths.pairs) * plan.training["num_train_epochs"] / pairs_per_step(plan))))
-
-
-def _tokens_of_longest_step(lengths: PairLengths, in_step: int, steps: int) -> float:
-    """Tokens of the longest of ``steps`` steps; a sum of many lengths is about normally distributed."""
-    sizes = [pair.packed for pair in lengths.pairs]
-    around = NormalDist(in_step * fmean(sizes), max(1e-9, math.sqrt(in_step) * pstdev(sizes)))
-    return around.inv_cdf(steps / (steps + 1))
-
-
-def _scale_pair(pair: PairSize, count: int, tokens: float) -> list[PairSize]:
-    """``count`` pairs with the proportions of ``pair`` and ``tokens`` in total."""
-    factor = tokens / max(1, count * pair.packed)
-    return [PairSize(*(max(1, round(part * factor)) for part in pair))] * count
-
-
 def trace_largest_micro_batch(plan: Plan, inputs: EstimateInputs) -> tuple[Activations, int]:
     """Activations of the largest micro-batch, and the number of micro-batches in its step."""
     pairs, micro_batches = largest_micro_batch(plan, inputs.lengths)
@@ -281,7 +160,7 @@ def estimate_memory(plan: Plan, inputs: EstimateInputs) -> Memory:
         activations = max(0.0, activations - gradients)
     if plan.engine.fast_path == "on":  # the comparison before the first step, without optimizer states
         how = replace(computation_of(plan), fast_path=False, checkpointing=False, accumulates=False)
-        first = inputs.trace(how, checked_pairs(facts.vocab_size, _first_step(plan, inputs.lengths))).total * waste
+        first = inputs.trace(how, checked_pairs(facts.vocab_size, first_step(plan, inputs.lengths))).total * waste
         activations = max(activations, first - logits - optimizer)
     return Memory(
         process=PROCESS_BYTES if plan.device == "cpu" else DEVICE_BYTES,
@@ -314,21 +193,6 @@ def _dequantized(plan: Plan, facts: ModelFacts) -> float:
     return max((out * into for _, out, into in facts.linear_layers), default=0) * BYTES_PER_ELEMENT.get(
         plan.quantization.bnb_4bit_compute_dtype, 4
     )
-
-
-def checked_pairs(vocab_size: int, first_step: Sequence[PairSize]) -> list[PairSize]:
-    """The pairs that both steps compute before the first step (``training.engine.check``): the start of its shortest two."""
-    half = max_checked_tokens(vocab_size) // 2
-    shortest = sorted(first_step, key=lambda pair: pair.packed)[:CHECKED_PAIRS]
-    return [PairSize(*(min(part, half) for part in pair)) for pair in shortest]
-
-
-def _first_step(plan: Plan, lengths: PairLengths) -> list[PairSize]:
-    steps = simulate_steps(plan, len(lengths.pairs)) if lengths.measured else None
-    if steps is not None:
-        return [lengths.pairs[index] for index in next(steps)]
-    by_size, in_step = sorted(lengths.pairs, key=lambda pair: pair.packed), pairs_per_step(plan)
-    return [by_size[min(len(by_size) - 1, rank * len(by_size) // (in_step + 1))] for rank in range(1, in_step + 1)]
 
 
 def with_training_args(plan: Plan, **training: Any) -> Plan:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from orpo_cli.estimate.memory import EstimateInputs, pairs_per_step, uses_checkpointing
+from orpo_cli.estimate.batching import pairs_per_step
+from orpo_cli.estimate.memory import EstimateInputs, uses_checkpointing
 from orpo_cli.machine import Machine
 from orpo_cli.plan.plan import Plan
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from orpo_cli.plan.decisions import REASONS
 from orpo_cli.plan.plan import is_leaf
-from orpo_cli.plan.resolve import REASONS
 from orpo_cli.recipe.load import LoadedRecipe
 
 

@@ -20,7 +20,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from orpo_cli.estimate.memory import Activations, Computation, PairSize
+from orpo_cli.estimate.memory import Activations, Computation
+from orpo_cli.estimate.pair_lengths import PairSize
 from orpo_cli.estimate.parameter_counts import adapted_modules
 from orpo_cli.training.engine import lm_head as heads
 from orpo_cli.training.engine import orpo_loss

@@ -7,16 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orpo_cli.errors import OrpoError
-from orpo_cli.estimate.memory import (
-    Activations,
-    Computation,
-    EstimateInputs,
-    PairLengths,
-    PairSize,
-    Trace,
-    rough_activations,
-    worst_case_lengths,
-)
+from orpo_cli.estimate.memory import Activations, Computation, EstimateInputs, Trace, rough_activations
+from orpo_cli.estimate.pair_lengths import PairLengths, PairSize, worst_case_lengths
 from orpo_cli.machine import Machine
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import PlanDraft

@@ -1,4 +1,4 @@
-"""The steps that a plan foresees are those that the Trainer takes."""
+"""The simulated steps equal the steps of the Trainer."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def planned(folder: Path, **training: Any) -> Plan:
     ],
     ids=["two epochs", "max_steps", "data_seed", "drop_last", "sequential", "half an epoch"],
 )
-def test_they_are_the_trainers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, training: dict[str, Any]) -> None:
+def test_simulated_steps_equal_the_trainers_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, training: dict[str, Any]
+) -> None:
     write_pairs(tmp_path / "train.jsonl", 20)
     plan = planned(tmp_path, **training)
     tokenizer = tiny_tokenizer()
@@ -69,7 +71,7 @@ def test_they_are_the_trainers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert [sorted(step) for step in foreseen] == taken
 
 
-def test_processes_share_the_batches_of_a_step(tmp_path: Path) -> None:
+def test_each_process_has_its_batches_of_a_step(tmp_path: Path) -> None:
     plan = planned(tmp_path, train_sampling_strategy="sequential", num_train_epochs=1)
     plan = plan.model_copy(update={"launch": plan.launch.model_copy(update={"num_processes": 2})})
     steps = simulate_steps(plan, 18)
@@ -77,14 +79,14 @@ def test_processes_share_the_batches_of_a_step(tmp_path: Path) -> None:
     assert list(steps) == [[0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11], [12, 13, 14], [15, 16, 17]]
 
 
-def test_other_orders_and_very_many_pairs_are_not_foreseen(tmp_path: Path) -> None:
+def test_other_sampling_strategies_and_too_many_pairs_are_not_simulated(tmp_path: Path) -> None:
     assert simulate_steps(planned(tmp_path, train_sampling_strategy="group_by_length"), 20) is None
     assert simulate_steps(planned(tmp_path), MAX_SIMULATED_PAIRS) is None
     assert simulate_steps(planned(tmp_path), 0) is None
     assert simulate_steps(planned(tmp_path, dataloader_drop_last=True), 2) is None  # not one batch
 
 
-def test_groups_keep_to_the_budget_and_what_is_too_long_is_alone() -> None:
+def test_groups_stay_within_the_budget_and_a_longer_pair_has_its_own_group() -> None:
     sizes = [5, 30, 7, 12, 1, 8]
     groups = split_by_token_budget(sizes, 20)
     assert sorted(chain(*groups)) == list(range(6))

@@ -11,15 +11,8 @@ from typing import Any
 import pytest
 
 from orpo_cli.estimate.fit_to_memory import fit_to_memory, memory_savings, verdict
-from orpo_cli.estimate.memory import (
-    Activations,
-    Computation,
-    EstimateInputs,
-    PairLengths,
-    PairSize,
-    estimate_memory,
-    worst_case_lengths,
-)
+from orpo_cli.estimate.memory import Activations, Computation, EstimateInputs, estimate_memory
+from orpo_cli.estimate.pair_lengths import PairLengths, PairSize, worst_case_lengths
 from orpo_cli.estimate.parameter_counts import adapted_modules, count_trained_by_adapter, optimizer_bytes
 from orpo_cli.estimate.throughput import estimate_throughput
 from orpo_cli.machine import Machine
@@ -63,7 +56,7 @@ def test_every_part_of_full_training_is_counted(tmp_path: Path) -> None:
     assert (memory.weights, memory.gradients, memory.optimizer, memory.adapter) == (4e7, 4e7, 8e7, 0)
 
 
-def test_gradients_of_a_step_in_one_piece_come_as_activations_go(tmp_path: Path) -> None:
+def test_a_step_of_one_micro_batch_does_not_add_gradients_to_activations(tmp_path: Path) -> None:
     plan, _, inputs = plan_and_inputs(tmp_path, pairs=[PairSize(10, 21, 21)] * 64)
     one, several = (
         plan.model_copy(update={"engine": plan.engine.model_copy(update={"max_tokens_per_microbatch": budget})})
@@ -82,18 +75,18 @@ def test_an_adapter_is_counted_by_its_ranks_and_modules() -> None:
 @pytest.mark.parametrize(
     ("name", "size"), [("adamw_torch", 8), ("paged_adamw_8bit", 2.04), ("sgd", 0), ("adafactor", 0), ("lion_32bit", 4)]
 )
-def test_optimizers_keep_what_they_keep(name: str, size: float) -> None:
+def test_optimizer_states_have_their_size_per_parameter(name: str, size: float) -> None:
     assert optimizer_bytes(name, 4) == pytest.approx(size)
 
 
-def test_auto_takes_the_largest_micro_batch_without_checkpointing_where_memory_allows_it(tmp_path: Path) -> None:
+def test_auto_takes_the_largest_micro_batch_without_checkpointing_if_it_fits(tmp_path: Path) -> None:
     _, draft, inputs = plan_and_inputs(tmp_path, pairs=[PairSize(100, 100, 100)] * 64, lora={})
     chosen = fit_to_memory(draft, inputs)
     assert chosen.engine.max_tokens_per_microbatch == 2048
     assert chosen.training["gradient_checkpointing"] is False
 
 
-def test_auto_makes_micro_batches_smaller_before_it_checkpoints(tmp_path: Path) -> None:
+def test_auto_shrinks_micro_batches_before_it_enables_checkpointing(tmp_path: Path) -> None:
     machine = replace(CPU, ram_bytes=2 * GB)
     _, draft, inputs = plan_and_inputs(tmp_path, machine, [PairSize(100, 101, 101)] * 64, lora={})
     chosen = fit_to_memory(draft, inputs)
@@ -103,7 +96,7 @@ def test_auto_makes_micro_batches_smaller_before_it_checkpoints(tmp_path: Path) 
     assert "2 GB" in chosen.why["engine.max_tokens_per_microbatch"].reason
 
 
-def test_auto_checkpoints_only_where_one_pair_would_not_fit_otherwise(tmp_path: Path) -> None:
+def test_auto_enables_checkpointing_only_if_the_longest_pair_would_not_fit(tmp_path: Path) -> None:
     machine = replace(CPU, ram_bytes=2 * GB)
     _, draft, inputs = plan_and_inputs(tmp_path, machine, [PairSize(100, 951, 951)] * 64, lora={})
     chosen = fit_to_memory(draft, inputs)
@@ -111,7 +104,7 @@ def test_auto_checkpoints_only_where_one_pair_would_not_fit_otherwise(tmp_path: 
     assert "without it" in chosen.why["training.gradient_checkpointing"].reason
 
 
-def test_what_the_recipe_says_is_kept(tmp_path: Path) -> None:
+def test_values_in_the_recipe_are_kept(tmp_path: Path) -> None:
     _, draft, inputs = plan_and_inputs(
         tmp_path, H100, training={"gradient_checkpointing": True}, engine={"max_tokens_per_microbatch": 777}
     )
@@ -120,7 +113,7 @@ def test_what_the_recipe_says_is_kept(tmp_path: Path) -> None:
     assert chosen.engine.max_tokens_per_microbatch == 777
 
 
-def test_what_does_not_fit_names_what_to_change_the_largest_saving_first(tmp_path: Path) -> None:
+def test_settings_that_save_memory_are_sorted_by_their_saving(tmp_path: Path) -> None:
     machine = replace(CPU, ram_bytes=GB)
     plan, _, inputs = plan_and_inputs(
         tmp_path, machine, [PairSize(100, 951, 951)] * 64,
@@ -137,7 +130,7 @@ def test_what_does_not_fit_names_what_to_change_the_largest_saving_first(tmp_pat
     assert "training.max_length: 550" in [each.setting for each in memory_savings(alone, inputs)]
 
 
-def test_a_step_on_a_gpu_takes_its_products_at_a_share_of_its_speed(tmp_path: Path) -> None:
+def test_gpu_time_is_the_matrix_products_at_a_fraction_of_the_peak_speed(tmp_path: Path) -> None:
     plan, _, inputs = plan_and_inputs(tmp_path, H100, [PairSize(100, 101, 101)] * 64)
     inputs = replace(inputs, facts=replace(FACTS, active_parameters=8 * GB))
     step = estimate_throughput(plan, inputs)
@@ -147,7 +140,7 @@ def test_a_step_on_a_gpu_takes_its_products_at_a_share_of_its_speed(tmp_path: Pa
     assert estimate_throughput(plan, unknown).seconds is None
 
 
-def test_a_small_step_on_a_gpu_takes_what_launching_it_takes(tmp_path: Path) -> None:
+def test_a_small_step_on_a_gpu_takes_the_time_to_launch_its_kernels(tmp_path: Path) -> None:
     plan, _, inputs = plan_and_inputs(
         tmp_path, H100, [PairSize(100, 101, 101)] * 64, engine={"max_tokens_per_microbatch": 5000}
     )

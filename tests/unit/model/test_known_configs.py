@@ -33,7 +33,7 @@ PARAMETERS = {  # as the hub counts the tensors of each model, tied embeddings o
 }
 
 
-def test_every_known_model_is_held_against_its_published_size() -> None:
+def test_every_known_model_has_a_published_size_to_compare() -> None:
     assert CONFIGS.keys() == PARAMETERS.keys()
 
 

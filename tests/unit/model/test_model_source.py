@@ -1,4 +1,4 @@
-"""A name that looks like a path is never sent to the hub."""
+"""A model is located without the hub if its name looks like a path, and its configuration is read once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orpo_cli.plan.plan import ModelPlan
 from orpo_cli.recipe.schema import ModelSection
 
 
-def test_hub_ids_folders_and_gguf_files_are_told_apart(tmp_path: Path) -> None:
+def test_hub_ids_folders_and_gguf_files_are_distinguished(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     assert locate("HuggingFaceTB/SmolLM2-135M").kind == "hub"
@@ -31,7 +31,7 @@ def test_a_path_that_does_not_exist_is_an_error(name: str) -> None:
         locate(name)
 
 
-def test_a_folder_that_is_no_model_says_what_it_is(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_a_model_names_its_content(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no config"):
         locate(str(tmp_path))
     (tmp_path / "adapter_config.json").write_text("{}")

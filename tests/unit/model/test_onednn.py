@@ -19,7 +19,7 @@ def onednn() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_layers_output_and_gradients_are_those_of_torch(onednn: None, bias: bool) -> None:
+def test_output_and_gradients_of_a_layer_equal_torchs(onednn: None, bias: bool) -> None:
     torch.manual_seed(0)
     layer = torch.nn.Linear(37, 19, bias=bias)
     reference = torch.nn.Linear(37, 19, bias=bias, dtype=torch.float64)
@@ -37,7 +37,7 @@ def test_a_layers_output_and_gradients_are_those_of_torch(onednn: None, bias: bo
         assert torch.allclose(mine.double(), exact, rtol=1e-5, atol=1e-4)
 
 
-def test_transposed_slices_and_products_of_other_types_are_right(onednn: None) -> None:
+def test_transposed_slices_and_other_dtypes_are_right(onednn: None) -> None:
     torch.manual_seed(0)
     a, b = torch.randn(40, 30), torch.randn(50, 30)
     for left, right in ((a, b.T), (a.T, a), (a[::2, 3:17], b[:14]), (a[:, :1], b[:1])):
@@ -50,7 +50,7 @@ def test_transposed_slices_and_products_of_other_types_are_right(onednn: None) -
         a @ b
 
 
-def test_it_can_be_undone() -> None:
+def test_use_mkl_undoes_use_onednn() -> None:
     before = torch.randn(64, 64) @ torch.eye(64)
     use_onednn()
     use_mkl()

@@ -15,7 +15,7 @@ from orpo_cli.model.shrink_config import shrink_config
 OTHERS = ("gpt2", "gpt_neox", "gemma2", "cohere2", "gpt_oss", "olmo2", "qwen3_moe", "starcoder2")
 
 
-def small_of(config: Any) -> tuple[Any, Any]:
+def shrunk_model(config: Any) -> tuple[Any, Any]:
     tokenizer = tiny_tokenizer()
     small = shrink_config(config, tokenizer)
     torch.manual_seed(0)
@@ -23,9 +23,9 @@ def small_of(config: Any) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, *OTHERS])
-def test_a_shrunken_model_is_of_the_same_class_small_and_trains(name: str) -> None:
+def test_a_shrunk_model_has_the_same_class_and_trains(name: str) -> None:
     config = known_config(name) or AutoConfig.for_model(name)
-    small, model = small_of(config)
+    small, model = shrunk_model(config)
     assert type(small) is type(config)
     assert sum(parameter.numel() for parameter in model.parameters()) < 1_000_000
     ids = torch.arange(12).reshape(2, 6) + 5
@@ -35,7 +35,7 @@ def test_a_shrunken_model_is_of_the_same_class_small_and_trains(name: str) -> No
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_configuration_that_was_shrunken_is_untouched(name: str) -> None:
+def test_the_original_configuration_is_unchanged(name: str) -> None:
     config = known_config(name)
     assert config is not None
     before = config.to_dict()
@@ -50,30 +50,30 @@ def heads(name: str) -> tuple[int, int]:
     return text.num_attention_heads, text.num_key_value_heads
 
 
-def test_attention_stays_plain_grouped_or_shared_by_all_heads() -> None:
+def test_attention_stays_multi_head_grouped_query_or_multi_query() -> None:
     assert heads("meta-llama/Llama-2-7b-hf") == (4, 4)
     assert heads("meta-llama/Meta-Llama-3-8B") == (4, 2)
     assert heads("google/gemma-3-1b-pt") == (4, 1)
 
 
 def test_one_layer_of_each_kind_is_kept() -> None:
-    gemma, _ = small_of(known_config("google/gemma-3-1b-pt"))
+    gemma, _ = shrunk_model(known_config("google/gemma-3-1b-pt"))
     assert gemma.layer_types == ["sliding_attention", "full_attention"]
-    smollm, _ = small_of(known_config("HuggingFaceTB/SmolLM3-3B-Base"))
+    smollm, _ = shrunk_model(known_config("HuggingFaceTB/SmolLM3-3B-Base"))
     assert sorted(smollm.no_rope_layers) == [0, 1]
-    llama, _ = small_of(known_config("meta-llama/Llama-3.1-8B"))
+    llama, _ = shrunk_model(known_config("meta-llama/Llama-3.1-8B"))
     assert llama.num_hidden_layers == 2
 
 
-def test_embeddings_stay_tied_or_apart_and_narrower_where_they_are() -> None:
+def test_embeddings_stay_tied_or_untied_and_projected() -> None:
     for name, tied in (("meta-llama/Llama-3.2-3B", True), ("meta-llama/Llama-3.1-8B", False)):
-        _, model = small_of(known_config(name))
+        _, model = shrunk_model(known_config(name))
         assert (model.get_input_embeddings().weight is model.get_output_embeddings().weight) == tied
-    opt, _ = small_of(known_config("facebook/opt-350m"))
+    opt, _ = shrunk_model(known_config("facebook/opt-350m"))
     assert (opt.word_embed_proj_dim, opt.hidden_size) == (32, 64)
 
 
-def test_scaled_rotary_frequencies_are_as_many_as_the_smaller_heads_have() -> None:
+def test_rope_factors_match_the_smaller_heads() -> None:
     scaling = {
         "rope_type": "longrope",
         "rope_theta": 10000.0,
@@ -86,6 +86,6 @@ def test_scaled_rotary_frequencies_are_as_many_as_the_smaller_heads_have() -> No
         "phi3", hidden_size=3072, num_attention_heads=24, max_position_embeddings=131072, rope_parameters=scaling,
         pad_token_id=0,
     )  # fmt: skip
-    small, model = small_of(config)
+    small, model = shrunk_model(config)
     assert len(small.rope_parameters["short_factor"]) == 6  # 0.75 x 16 / 2
     model(input_ids=torch.arange(6).reshape(1, 6))

@@ -23,7 +23,7 @@ def saved(folder: Path, tokenizer: object) -> str:
     return str(folder)
 
 
-def test_the_tokenizers_own_template_is_kept_and_a_file_or_a_text_takes_its_place(tmp_path: Path) -> None:
+def test_the_tokenizers_template_is_kept_unless_the_recipe_has_a_file_or_a_text(tmp_path: Path) -> None:
     model = saved(tmp_path / "model", tiny_tokenizer())
     default = load_tokenizer(ModelSource(ModelSection(model_name_or_path=model)))
     assert default.chat_template == tiny_tokenizer().chat_template
@@ -47,7 +47,7 @@ def test_a_built_in_template_adds_no_token(name: str, tmp_path: Path) -> None:
     assert "You" in loaded.decode(ids)
 
 
-def test_tokens_are_added_only_when_asked_for_and_said(tmp_path: Path) -> None:
+def test_only_configured_tokens_are_added_with_a_note(tmp_path: Path) -> None:
     base = byte_level(["<s>", "</s>"], None)
     notes: list[str] = []
     model = ModelSection(
@@ -58,7 +58,7 @@ def test_tokens_are_added_only_when_asked_for_and_said(tmp_path: Path) -> None:
     assert notes == ["added to the vocabulary, and trained: <|im_start|>"]
 
 
-def test_a_padding_token_is_chosen_of_those_there_are_and_said(tmp_path: Path) -> None:
+def test_a_padding_token_is_chosen_from_the_vocabulary_with_a_note(tmp_path: Path) -> None:
     base = byte_level(["<s>", "</s>"], None)
     base.pad_token = None
     notes: list[str] = []
@@ -67,7 +67,7 @@ def test_a_padding_token_is_chosen_of_those_there_are_and_said(tmp_path: Path) -
     assert notes == ["the tokenizer has no padding token: </s> is used, and masked in the loss"]
 
 
-def test_a_template_that_writes_todays_date_is_said(tmp_path: Path) -> None:
+def test_a_template_that_writes_the_date_causes_a_note(tmp_path: Path) -> None:
     dated = tiny_tokenizer()
     dated.chat_template = "Today is {{ strftime_now('%d %b %Y') }}.\n" + str(dated.chat_template)
     notes: list[str] = []

@@ -54,7 +54,7 @@ def problems(folder: Path, machine: Machine = H100, facts: ModelFacts | None = L
         (None, False, 5e-6, True),  # of an unknown size: judged as 7B
     ],
 )
-def test_a_learning_rate_far_from_what_works_for_method_and_size_is_named(
+def test_a_learning_rate_far_from_the_usual_one_for_method_and_size_is_a_warning(
     tmp_path: Path, facts: ModelFacts | None, lora: bool, rate: float, fits: bool
 ) -> None:
     sections: dict[str, Any] = {"training": {"learning_rate": rate}, **({"lora": {}} if lora else {})}
@@ -63,11 +63,11 @@ def test_a_learning_rate_far_from_what_works_for_method_and_size_is_named(
     assert all(each.severity == "warning" and each.line == 11 and f"{rate:g}" in each.message for each in found)
 
 
-def test_optimizers_of_another_scale_are_not_judged(tmp_path: Path) -> None:
+def test_optimizers_with_other_learning_rates_cause_no_warning(tmp_path: Path) -> None:
     assert problems(tmp_path, training={"learning_rate": 0.1, "optim": "sgd"}) == []
 
 
-def test_rotary_positions_go_on_and_learned_ones_end(tmp_path: Path) -> None:
+def test_a_length_beyond_rotary_positions_is_a_warning_and_beyond_learned_ones_an_error(tmp_path: Path) -> None:
     long = {"max_length": 8193}
     (problem,) = problems(tmp_path, training=long)
     assert (problem.code, problem.severity, problem.line) == ("length-beyond-positions", "warning", 11)
@@ -77,7 +77,7 @@ def test_rotary_positions_go_on_and_learned_ones_end(tmp_path: Path) -> None:
     assert problems(tmp_path, training={"max_length": 8192}) == []
 
 
-def test_learned_positions_are_told_from_rotary_ones() -> None:
+def test_learned_and_rotary_positions_are_distinguished() -> None:
     import torch
     from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, LlamaConfig, OPTConfig
 
@@ -99,7 +99,7 @@ def test_learned_positions_are_told_from_rotary_ones() -> None:
         ),
     ],
 )  # fmt: skip
-def test_what_the_machine_cannot_have_is_replaced_and_said(
+def test_a_value_that_the_machine_does_not_support_is_replaced_with_a_warning(
     tmp_path: Path, sections: dict[str, Any], machine: Machine, path: str, text: str
 ) -> None:
     (problem,) = problems(tmp_path, machine, **sections)
@@ -109,7 +109,7 @@ def test_what_the_machine_cannot_have_is_replaced_and_said(
     assert problems(tmp_path, replace(H100, flash_attention=True), **sections) == []
 
 
-def test_what_a_recipe_leaves_open_is_never_spoken_of(tmp_path: Path) -> None:
+def test_a_value_that_the_recipe_does_not_set_causes_no_warning(tmp_path: Path) -> None:
     for machine in (CPU, T4, H100):
         for lora in ({}, {"lora": {}}):
             assert problems(tmp_path, machine, **lora) == []
@@ -130,7 +130,7 @@ def test_what_a_recipe_leaves_open_is_never_spoken_of(tmp_path: Path) -> None:
         ({"report_to": "all"}, CPU, None),
     ],
 )
-def test_what_the_machine_lacks_is_named(
+def test_a_requirement_that_the_machine_does_not_meet_is_a_problem(
     tmp_path: Path, training: dict[str, Any], machine: Machine, code: str | None
 ) -> None:
     plan, _ = plan_of(tmp_path, machine, LARGE, training=training)

@@ -140,7 +140,7 @@ def test_precision_follows_the_device(tmp_path: Path) -> None:
     assert precision(H100, lora={}, training={"use_cpu": True}) == ("float32", False, False)
 
 
-def test_a_step_has_32_pairs_unless_the_recipe_says_otherwise(tmp_path: Path) -> None:
+def test_a_step_has_32_pairs_unless_the_recipe_sets_another_number(tmp_path: Path) -> None:
     made = plan(tmp_path, training={"per_device_train_batch_size": 2})
     assert made.training["gradient_accumulation_steps"] == 16
     made = plan(tmp_path, training={"gradient_accumulation_steps": 3})
@@ -148,14 +148,14 @@ def test_a_step_has_32_pairs_unless_the_recipe_says_otherwise(tmp_path: Path) ->
     assert made.why["training.gradient_accumulation_steps"].origin == "recipe"
 
 
-def test_an_8_bit_optimizer_without_cuda_is_planned_as_torchs_and_said(tmp_path: Path) -> None:
+def test_an_8_bit_optimizer_without_cuda_is_replaced_by_adamw_torch_with_the_reason(tmp_path: Path) -> None:
     made = plan(tmp_path, training={"optim": "paged_adamw_8bit"})
     assert made.training["optim"] == "adamw_torch"
     assert "paged_adamw_8bit is made for CUDA GPUs" in made.why["training.optim"].reason
     assert plan(tmp_path, H100, training={"optim": "paged_adamw_8bit"}).training["optim"] == "paged_adamw_8bit"
 
 
-def test_lora_dropout_is_not_set_to_zero_behind_the_users_back(tmp_path: Path) -> None:
+def test_lora_dropout_stays_active(tmp_path: Path) -> None:
     assert plan(tmp_path, lora={"lora_dropout": 0.05}).training["disable_dropout"] is False
     assert "disable_dropout" not in plan(tmp_path, lora={}).training
 
@@ -180,7 +180,7 @@ def test_a_prompt_longer_than_the_decided_length_is_an_error(tmp_path: Path) -> 
     assert "no tokens for a completion" in problem.text()
 
 
-def test_paths_beside_the_recipe_come_before_the_current_directory(
+def test_paths_relative_to_the_recipe_have_precedence_over_the_current_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "x.jsonl").write_text("")
@@ -197,13 +197,13 @@ def test_paths_beside_the_recipe_come_before_the_current_directory(
     ]
 
 
-def test_a_backend_of_several_processes_is_not_used_by_one_and_said(tmp_path: Path) -> None:
+def test_a_backend_for_several_processes_is_removed_with_the_reason(tmp_path: Path) -> None:
     made = plan(tmp_path, training={"ddp_backend": "gloo"})
     assert made.training["ddp_backend"] is None
     assert made.why["training.ddp_backend"].origin == "decided"
 
 
-def test_activation_checkpointing_is_not_contradicted_by_its_older_name(tmp_path: Path) -> None:
+def test_activation_checkpointing_and_gradient_checkpointing_do_not_conflict(tmp_path: Path) -> None:
     made = plan(tmp_path, H100, training={"activation_checkpointing": False})
     assert "gradient_checkpointing" not in made.training
 
@@ -223,7 +223,7 @@ def test_activation_checkpointing_is_not_contradicted_by_its_older_name(tmp_path
         ({"save_strategy": "best"}, {"eval_strategy": "epoch", "metric_for_best_model": "loss"}),
     ],
 )
-def test_steps_that_are_given_decide_when_there_is_evaluation_and_a_checkpoint(
+def test_eval_steps_and_save_steps_imply_the_strategy_steps(
     tmp_path: Path, training: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     dataset = {"train": {"path": "x.jsonl"}, "eval": {"test_size": 0.1}}
@@ -231,17 +231,17 @@ def test_steps_that_are_given_decide_when_there_is_evaluation_and_a_checkpoint(
     assert {name: made[name] for name in expected} == expected
 
 
-def test_a_schedule_without_warm_up_is_given_none(tmp_path: Path) -> None:
+def test_a_schedule_without_warmup_gets_no_warmup_steps(tmp_path: Path) -> None:
     assert "warmup_steps" not in plan(tmp_path, training={"lr_scheduler_type": "constant"}).training
     assert plan(tmp_path, training={"lr_scheduler_type": "linear"}).training["warmup_steps"] == 0.1
 
 
-def test_max_steps_end_the_run_before_its_epochs_and_the_plan_says_so(tmp_path: Path) -> None:
+def test_the_plan_notes_that_max_steps_makes_num_train_epochs_ineffective(tmp_path: Path) -> None:
     made = plan(tmp_path, training={"max_steps": 20, "num_train_epochs": 3})
     assert "max_steps = 20 ends the run" in made.why["training.num_train_epochs"].reason
     assert plan(tmp_path, training={"max_steps": -1}).training["num_train_epochs"] == 3.0
 
 
-def test_a_layer_wise_optimizer_is_given_no_accumulation(tmp_path: Path) -> None:
+def test_a_layer_wise_optimizer_gets_no_gradient_accumulation(tmp_path: Path) -> None:
     training = {"optim": "galore_adamw_layerwise", "optim_target_modules": "all-linear"}
     assert plan(tmp_path, H100, training=training).training["gradient_accumulation_steps"] == 1

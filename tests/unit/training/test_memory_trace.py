@@ -13,7 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 
-from orpo_cli.estimate.memory import Activations, Computation, PairSize, checked_pairs
+from orpo_cli.estimate.batching import checked_pairs
+from orpo_cli.estimate.memory import Activations, Computation
+from orpo_cli.estimate.pair_lengths import PairSize
 from orpo_cli.recipe.schema import LoraSection
 from orpo_cli.training.engine import orpo_loss
 from orpo_cli.training.engine.fused_norms_and_gates import fused_norms_and_gates

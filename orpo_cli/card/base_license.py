@@ -1,4 +1,4 @@
-"""The licence of the base model, and whether the hub gives it to those alone who accepted its terms."""
+"""License of the base model, from the hub or from the model card in its folder; and whether the hub gates the model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BaseLicense:
-    """``license`` and its name and link as in the base's own card; ``gated``: its terms must be accepted on the hub."""
+    """License fields of the model card of the base; ``gated``: the hub requires users to accept its terms."""
 
     license: str | None = None
     license_name: str | None = None
@@ -24,7 +24,7 @@ class BaseLicense:
 
 
 def hub_id(model: str) -> str | None:
-    """``model`` if it is the id of a model on the hub, None for a path."""
+    """``model`` if it is the id of a model on the hub; None for a path."""
     try:
         return model if locate(model).kind == "hub" else None
     except OrpoError:  # a path or package that is not on this machine
@@ -32,15 +32,15 @@ def hub_id(model: str) -> str | None:
 
 
 def read_local_license(model: str) -> BaseLicense | None:
-    """What the card beside a local base says; None where there is no card, or no licence in it."""
+    """The license from the model card in the folder of a local base; None without a card or a license."""
     from huggingface_hub import ModelCard
     from yaml import YAMLError
 
     try:
-        place = locate(model)
+        source = locate(model)
     except OrpoError:
         return None
-    card = place.path / "README.md" if place.kind == "folder" and place.path is not None else None
+    card = source.path / "README.md" if source.kind == "folder" and source.path is not None else None
     if card is None or not card.is_file():
         return None
     try:
@@ -51,7 +51,7 @@ def read_local_license(model: str) -> BaseLicense | None:
 
 
 def fetch_hub_license(api: HfApi, model: str, note: Callable[[str], None]) -> BaseLicense | None:
-    """What the hub says of the base ``model`` (an id); None where it does not know it."""
+    """The license of the model on the hub; None if the hub does not show the model."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
@@ -59,7 +59,7 @@ def fetch_hub_license(api: HfApi, model: str, note: Callable[[str], None]) -> Ba
     except HfHubHTTPError as error:
         if error.response.status_code not in (401, 403, 404):
             raise
-        note(f"the hub does not show the base {model} (HTTP {error.response.status_code}): its licence is not known.")
+        note(f"the hub does not show the base {model} (HTTP {error.response.status_code}): its license is unknown.")
         return None
     terms = _license_from_card(info.card_data)
     gated = bool(info.gated)

@@ -1,4 +1,4 @@
-"""The block between the dashes of a model card, which the hub reads."""
+"""Front matter of a model card: the YAML block that the hub reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def render_front_matter(rundir: RunDir, parts: Sequence[RunPart], name: str, base_license: BaseLicense | None) -> str:
-    """Only ids that the hub can resolve stand in it; local paths would be dead links. ``name`` is the model's in its index."""
+    """The YAML block. It contains only ids that the hub can resolve, and no local path. ``name`` is the name in the model index."""
     from huggingface_hub import ModelCardData
 
     plan = rundir.read_plan()
@@ -25,7 +25,7 @@ def render_front_matter(rundir: RunDir, parts: Sequence[RunPart], name: str, bas
     if "gguf" in parts:
         tags += ["gguf"]
     library = {("adapter",): "peft", ("adapter", "gguf"): "peft", ("gguf",): "gguf"}.get(tuple(parts), "transformers")
-    measured = preference_accuracy(rundir)
+    accuracy = preference_accuracy(rundir)
     base_license = base_license or BaseLicense()
     data = ModelCardData(
         base_model=base,
@@ -37,14 +37,14 @@ def render_front_matter(rundir: RunDir, parts: Sequence[RunPart], name: str, bas
         license=base_license.license,
         license_name=base_license.license_name,
         license_link=base_license.license_link,
-        model_name=name if measured is not None else None,
-        eval_results=[measured] if measured is not None else None,
+        model_name=name if accuracy is not None else None,
+        eval_results=[accuracy] if accuracy is not None else None,
     )
     return f"---\n{data.to_yaml().strip()}\n---"
 
 
 def preference_accuracy(rundir: RunDir) -> EvalResult | None:
-    """The share of held-out pairs whose chosen answer the trained model prefers, as `orpo eval` or the training measured it."""
+    """The fraction of held-out pairs whose chosen answer the trained model prefers, from `orpo eval`, else from the training."""
     from huggingface_hub import EvalResult
 
     evaluation, report = rundir.read_evaluation(), rundir.read_data_report()
@@ -82,6 +82,6 @@ def _hub_datasets(rundir: RunDir) -> list[str]:
 
 
 def _held_out_source(report: dict[str, Any]) -> dict[str, Any]:
-    """The source of held-out pairs; the first of all where they were cut from the training data."""
+    """The source of the held-out pairs; the first source if they were split from the training data."""
     sources = report.get("sources") or [{}]
     return next((dict(source) for source in sources if source.get("part") == "eval"), dict(sources[0]))

@@ -1,4 +1,4 @@
-"""Markdown of names and texts that somebody else chose: they must not end a code block, start a tag or break a table."""
+"""Markdown escaping of names and texts from users, which must not end a code block, start a tag or break a table."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ _INLINE = re.compile(r"([\\`*\[\]|])")
 
 
 def escape_text(value: object) -> str:
-    """One line of plain text, for a heading, a sentence or a cell of a table."""
+    """One line of plain text, for a heading, a sentence or a table cell."""
     text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _INLINE.sub(r"\\\1", text)
 
 
 def code_span(value: object, *, in_table: bool = False) -> str:
-    """Inline code, between more backticks than follow each other in it."""
+    """Inline code in a fence that is longer than any run of backticks in the value."""
     text = " ".join(str(value).split())
     if in_table:
         text = text.replace("|", "\\|")
@@ -24,7 +24,7 @@ def code_span(value: object, *, in_table: bool = False) -> str:
 
 
 def code_block(text: str, language: str = "") -> str:
-    """A code block whose fence is longer than any in it."""
+    """A code block in a fence that is longer than any fence in the text."""
     fence = "```"
     while fence in text:
         fence += "`"

@@ -1,4 +1,4 @@
-"""The model card of a run: README.md with front matter that the hub reads."""
+"""Model card of a run: README.md with front matter for the hub. A card that was edited by hand is kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orpo_cli.card.run_contents import RunPart
 from orpo_cli.card.sections import (
     citation_section,
     data_section,
-    licence_section,
+    license_section,
     recipe_section,
     results_section,
     samples_section,
@@ -37,25 +37,30 @@ def render_card(
     license_accepted: bool = False,
     samples: bool = True,
 ) -> str:
-    """The card for what of the run is shown: its adapter, merged model, model, gguf files, or several of them.
+    """The card of one or several parts of a run, with secrets redacted.
 
-    ``repo_id`` is where readers will find it; ``terms`` are the base's, ``accepted`` as in ``check_base``; ``samples`` says
-    whether answers to held-out prompts are shown.
+    ``repo_id`` is the repository that the usage examples load from. ``license_accepted``: the user confirmed that the terms
+    of a gated base allow the publication. ``samples``: show answers to held-out prompts.
     """
     if isinstance(parts, str):
         parts = (parts,)
     plan, run = rundir.read_plan(), rundir.read_run()
     base = code_span(plan.model.model_name_or_path)
     title = repo_id.partition("/")[2] if repo_id else plan.name
-    products = {
+    descriptions = {
         "adapter": f"a LoRA adapter for {base}",
         "merged": f"{base} with a LoRA adapter merged in",
         "model": f"a fine-tune of {base}",
         "gguf": f"GGUF files of a fine-tune of {base}" if len(parts) == 1 else "the same as GGUF files",
     }
-    shown = ", and ".join(products[part] for part in sorted(parts, key=("merged", "model", "adapter", "gguf").index))
+    description = ", and ".join(
+        descriptions[part] for part in sorted(parts, key=("merged", "model", "adapter", "gguf").index)
+    )
     paper = "[ORPO](https://arxiv.org/abs/2403.07691) (odds ratio preference optimization)"
-    body = [f"# {escape_text(title)}", f"{shown[0].upper()}{shown[1:]}, trained on preference pairs with {paper}."]
+    body = [
+        f"# {escape_text(title)}",
+        f"{description[0].upper()}{description[1:]}, trained on preference pairs with {paper}.",
+    ]
     if run.get("status") != FINISHED:
         body.append(f"> The training did not finish: its status is `{run.get('status')}`.")
     body += [
@@ -65,7 +70,7 @@ def render_card(
         data_section(rundir),
         recipe_section(rundir, plan),
         training_details_section(run),
-        licence_section(plan, base_license, license_accepted),
+        license_section(plan, base_license, license_accepted),
         citation_section(),
     ]
     text = (
@@ -76,12 +81,12 @@ def render_card(
 
 
 def write_card(rundir: RunDir) -> None:
-    """Write ``<run>/README.md`` for what the run trained, and its curves, unless a card is there that was changed by hand."""
+    """Write ``<run>/README.md`` for the trained part, and the curves; a card that was edited by hand is kept."""
     write_curves(rundir)
-    terms = read_local_license(rundir.read_plan().model.model_name_or_path)
+    base_license = read_local_license(rundir.read_plan().model.model_name_or_path)
     what: RunPart = "model" if rundir.model.is_dir() else "adapter"
-    text, by_hand = current_card(rundir, parts=what, repo_id=None, base_license=terms)
-    if not by_hand:
+    text, edited = current_card(rundir, parts=what, repo_id=None, base_license=base_license)
+    if not edited:
         atomic_write_text(rundir.card, text)
 
 
@@ -94,7 +99,7 @@ def current_card(
     license_accepted: bool = False,
     samples: bool = True,
 ) -> tuple[str, bool]:
-    """(card, whether somebody wrote it by hand): the README.md that is there if it was changed, else a new one."""
+    """(card, whether it was edited by hand): the existing card if it was edited, else a new one."""
     if rundir.card.is_file():
         text = rundir.card.read_text(encoding="utf-8")
         if not _is_generated(text):

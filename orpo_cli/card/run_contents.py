@@ -1,4 +1,7 @@
-"""What of a run goes to the hub: adapter, merged model, gguf files, model; where each lies in the repository; whether it is whole."""
+"""Contents of a run that can be pushed: adapter, merged model, model and GGUF files, with their paths in the repository.
+
+Incomplete and unverified files are refused.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ ALL = "all"
 CARD_PATH = "README.md"
 CURVES_PATH = "report/curves.svg"
 
-MAX_FILE_BYTES = 500 * 10**9  # bytes; the hub takes no larger one
+MAX_FILE_BYTES = 500 * 10**9  # limit of the hub
 
-# What trainers leave beside the weights: state to resume from, and pickles of arguments, which may hold a token.
+# State of the trainer, and pickled arguments, which may contain a token.
 _NEVER_PUSHED = (
     "training_args.bin",
     "optimizer.pt",
@@ -35,7 +38,7 @@ _NEVER_PUSHED = (
 
 @dataclass(frozen=True)
 class PushFile:
-    """A file that goes up. ``part`` is what it belongs to (also ``card``, or a checkpoint's name), ``size`` in bytes."""
+    """A file to push. ``size`` is in bytes; ``part`` is a RunPart, ``card``, or the name of a checkpoint."""
 
     path_in_repo: str
     source: Path
@@ -58,22 +61,22 @@ def select_parts(rundir: RunDir, requested: Sequence[str] = ()) -> tuple[RunPart
 
 
 def trained_part(rundir: RunDir) -> RunPart:
-    """What the training left."""
+    """The part that the training produced."""
     return "model" if rundir.result() == rundir.model else "adapter"
 
 
 def part_folder(rundir: RunDir, part: RunPart) -> Path:
-    """Where a part lies in the run."""
+    """The folder of a part in the run."""
     return {
         "adapter": rundir.adapter, "merged": rundir.merged, "model": rundir.model, "gguf": rundir.export / "gguf",
     }[part]  # fmt: skip
 
 
 def path_prefix(part: RunPart, parts: Sequence[RunPart]) -> str:
-    """The folder of a part in the repository, with a slash at the end; empty for the top.
+    """The folder of a part in the repository, with a slash at the end; empty for the root.
 
-    A model lies at the top, where ``from_pretrained`` looks, and so do gguf files, where llama.cpp and Ollama look. An
-    adapter lies at the top too, unless a merged model does.
+    Models and GGUF files are in the root, where ``from_pretrained``, llama.cpp and Ollama read them. An adapter is in the
+    root too, unless a merged model is.
     """
     return "adapter/" if part == "adapter" and "merged" in parts else ""
 
@@ -87,10 +90,10 @@ def files_to_push(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> tuple[PushFile, ...]:
-    """The card, the curves (their texts, written before the push) and the files of ``parts``, as the patterns choose.
+    """The card, the curves and the files of ``parts`` that match the patterns. The card and the curves may not exist yet.
 
-    Raises UsageError for patterns that match nothing, for two parts with different files of one name, for files that are
-    not whole or too large.
+    Raises UsageError for a pattern without a match, for two parts with different files of one name, and for a file that is
+    incomplete or too large.
     """
     found = [PushFile(CARD_PATH, rundir.card, len(card.encode()), "card")]
     if curves is not None:
@@ -121,22 +124,22 @@ def _check_part(rundir: RunDir, part: RunPart, trained: RunPart) -> None:
     elif part == "gguf":
         if not any(part_folder(rundir, "gguf").glob("*.gguf")):
             raise UsageError(
-                f"{part_folder(rundir, 'gguf')} holds no gguf file.",
-                remedy=f"Make it: `orpo export {rundir.root} --format gguf`.",
+                f"{part_folder(rundir, 'gguf')} contains no GGUF file.",
+                remedy=f"Create it: `orpo export {rundir.root} --format gguf`.",
             )
         if read_json_object_or_empty(part_folder(rundir, "gguf") / "export.json").get("verified") is False:
-            raise UsageError(f"{part_folder(rundir, 'gguf')} is no verified export.", remedy="Export it again.")
+            raise UsageError(f"{part_folder(rundir, 'gguf')} is not a verified export.", remedy="Export it again.")
     else:
-        trained_words = "every weight" if trained == "model" else "a LoRA adapter"
-        raise UsageError(f"{rundir.root} holds no {part}: the run trained {trained_words}.", remedy=f"--what {trained}")
+        method = "all weights" if trained == "model" else "a LoRA adapter"
+        raise UsageError(f"{rundir.root} contains no {part}: the run trained {method}.", remedy=f"--what {trained}")
 
 
 def _check_merged(rundir: RunDir) -> None:
     if rundir.result() == rundir.model:
-        raise UsageError(f"{rundir.root} trained every weight: there is nothing to merge.", remedy="--what model")
+        raise UsageError(f"{rundir.root} trained all weights, so there is no adapter to merge.", remedy="--what model")
     record = MergeRecord.read(rundir.merged)
     if record is None or not record.verified:
-        raise UsageError(f"{rundir.merged} is no verified merge.", remedy=f"Make it: `orpo merge {rundir.root}`.")
+        raise UsageError(f"{rundir.merged} is not a verified merge.", remedy=f"Create it: `orpo merge {rundir.root}`.")
     if record.adapter_sha256 != adapter_digests(rundir.adapter):
         raise UsageError(
             f"{rundir.merged} was merged from another adapter than {rundir.adapter}.",
@@ -145,7 +148,7 @@ def _check_merged(rundir: RunDir) -> None:
 
 
 def part_files(folder: Path, part: RunPart, prefix: str = "") -> Iterator[PushFile]:
-    """The files of a part that go up: no hidden ones, no card, nothing that only a trainer needs."""
+    """The files of a part to push: without hidden files, checkpoints, the card and the state of the trainer."""
     for path in sorted(folder.rglob("*")):
         inner = path.relative_to(folder)
         hidden = any(each.startswith(".") or each.startswith("checkpoint-") for each in inner.parts)
@@ -159,7 +162,7 @@ def part_files(folder: Path, part: RunPart, prefix: str = "") -> Iterator[PushFi
 
 
 def _deduplicate(files: Sequence[PushFile]) -> list[PushFile]:
-    """One file a path: parts may share a tokenizer, byte for byte. Raises UsageError where they differ."""
+    """One file per path: parts may share identical tokenizer files. Raises UsageError if two files of a path differ."""
     found: dict[str, PushFile] = {}
     for file in files:
         other = found.setdefault(file.path_in_repo, file)
@@ -176,14 +179,16 @@ def _apply_patterns(files: Sequence[PushFile], include: Sequence[str], exclude: 
     for option, patterns in (("--include", include), ("--exclude", exclude)):
         for pattern in patterns:
             if not fnmatch.filter(paths, pattern):
-                raise UsageError(f"{option} {pattern}: no file matches it.", remedy=f"There are: {', '.join(paths)}.")
+                raise UsageError(
+                    f"{option} {pattern}: no file matches it.", remedy=f"The files are: {', '.join(paths)}."
+                )
     kept = [
         file
         for file in files
         if (not include or _matches(file.path_in_repo, include)) and not _matches(file.path_in_repo, exclude)
     ]
     if not kept:
-        raise UsageError("--include and --exclude leave no file.", remedy=f"There are: {', '.join(paths)}.")
+        raise UsageError("--include and --exclude leave no file.", remedy=f"The files are: {', '.join(paths)}.")
     return kept
 
 
@@ -192,22 +197,24 @@ def _matches(path: str, patterns: Sequence[str]) -> bool:
 
 
 def _check_file(file: PushFile) -> None:
-    """Raise UsageError for weights that were cut off, shards that are missing, and files that the hub would not take."""
+    """Raise UsageError for truncated weights, missing shards, and files that the hub would not accept."""
     if file.size > MAX_FILE_BYTES:
-        raise UsageError(f"{file.source} has {file.size / 1e9:.0f} GB: more than a file on the hub may have.")
+        raise UsageError(
+            f"{file.source} has {file.size / 1e9:.0f} GB: the hub accepts at most {MAX_FILE_BYTES / 1e9:.0f} GB per file."
+        )
     if file.source.suffix == ".safetensors" and _safetensors_size(file.source) != file.size:
-        raise UsageError(f"{file.source} is not whole: its header tells of another length.", remedy="Make it again.")
+        raise UsageError(f"{file.source} is incomplete: its header has another length.", remedy="Create it again.")
     if file.source.suffix == ".gguf" and _first_bytes(file.source, 4) != b"GGUF":
-        raise UsageError(f"{file.source} is no GGUF file.", remedy="Make it again.")
+        raise UsageError(f"{file.source} is not a GGUF file.", remedy="Create it again.")
     if file.source.name.endswith(".safetensors.index.json"):
-        named = set(read_json_object(file.source).get("weight_map", {}).values())
-        missing = sorted(name for name in named if not (file.source.parent / name).is_file())
+        shards = set(read_json_object(file.source).get("weight_map", {}).values())
+        missing = sorted(name for name in shards if not (file.source.parent / name).is_file())
         if missing:
-            raise UsageError(f"{file.source.parent} is not whole: it lacks {', '.join(missing)}.")
+            raise UsageError(f"{file.source.parent} is incomplete: these files are missing: {', '.join(missing)}.")
 
 
 def _safetensors_size(path: Path) -> int | None:
-    """The length in bytes that a safetensors file says it has; None where it says nothing."""
+    """The size in bytes from the header of a safetensors file; None if the header cannot be read."""
     head = _first_bytes(path, 8)
     if len(head) < 8:
         return None

@@ -1,4 +1,4 @@
-"""The sections of a model card, each as Markdown; empty where the run has nothing to say."""
+"""Sections of a model card, as Markdown; a section is empty if the run has no data for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orpo_cli.card.run_contents import CURVES_PATH
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import RunDir
 
-# What readers ask first, in this order; names as in metrics.jsonl, where evaluations have eval_ in front.
+# Rows of the results table; names as in metrics.jsonl, without the prefix eval_ of evaluations.
 _METRICS = (
     "loss",
     "nll_loss",
@@ -23,7 +23,7 @@ _METRICS = (
     "logps/rejected",
 )
 _METRICS_NOTE = (
-    "`rewards/accuracies` is the share of pairs whose chosen answer the model finds more probable; `rewards/margins` is "
+    "`rewards/accuracies` is the fraction of pairs whose chosen answer has the higher mean log-probability; `rewards/margins` is "
     "beta times the difference of the mean log-probabilities."
 )
 
@@ -31,7 +31,7 @@ MAX_SAMPLES, MAX_SAMPLE_CHARACTERS = 3, 800
 
 
 def results_section(rundir: RunDir, plan: Plan) -> str:
-    """First and last figures of training, the last evaluation, and what `orpo eval` measured."""
+    """Metrics of the first and last step, of the last evaluation, and of `orpo eval`."""
     lines = rundir.read_metrics()
     steps = [line for line in lines if "loss" in line]
     evaluations = [
@@ -52,12 +52,12 @@ def results_section(rundir: RunDir, plan: Plan) -> str:
     beta = plan.training.get("beta")
     parts = ["## Results", table, _METRICS_NOTE + (f" Here beta is {beta}." if beta is not None else "")]
     if render_curves(rundir) is not None:
-        parts.append(f"![Curves of the training]({CURVES_PATH})")
+        parts.append(f"![Training curves]({CURVES_PATH})")
     return "\n\n".join(parts)
 
 
 def samples_section(rundir: RunDir) -> str:
-    """Answers of base and tuned model to the first held-out prompts that `orpo generate --compare` asked."""
+    """Answers of the base model and the tuned model to the first prompts of `orpo generate --compare`."""
     document = rundir.read_samples()
     blocks = []
     for answer in document.get("answers", [])[:MAX_SAMPLES]:
@@ -70,35 +70,33 @@ def samples_section(rundir: RunDir) -> str:
     if not blocks:
         return ""
     temperature = document.get("temperature")
-    how = "the likeliest tokens" if not temperature else f"sampled at temperature {temperature}"
-    return "\n\n".join([f"## Before and after\n\nAnswers to prompts that were held out, {how}.", *blocks])
+    how = "with greedy decoding" if not temperature else f"sampled at temperature {temperature}"
+    return "\n\n".join([f"## Before and after\n\nAnswers to held-out prompts, {how}.", *blocks])
 
 
-def licence_section(plan: Plan, base_license: BaseLicense | None, license_accepted: bool) -> str:
-    """Whose terms hold for the base; empty where nothing is known of them."""
+def license_section(plan: Plan, base_license: BaseLicense | None, license_accepted: bool) -> str:
+    """License and terms of the base; empty if they are unknown."""
     if base_license is None or (base_license.license is None and not base_license.gated):
         return ""
     base = plan.model.model_name_or_path
-    named = f"[{base}](https://huggingface.co/{base})" if hub_id(base) else code_span(base)
+    link = f"[{base}](https://huggingface.co/{base})" if hub_id(base) else code_span(base)
     text = (
-        f"The base {named} has the licence {code_span(base_license.license_name or base_license.license)}"
+        f"The base model {link} has the license {code_span(base_license.license_name or base_license.license)}"
         if base_license.license
         else ""
     )
     if base_license.license_link:
         text += f" ({escape_text(base_license.license_link)})"
-    sentences = [f"{text}; it holds for what is derived from it, too."] if text else []
+    sentences = [f"{text}; it also applies to this model."] if text else []
     if base_license.gated:
-        sentences.append(
-            f"{named} is given to those who accept its terms: accept them there before you use this model."
-        )
+        sentences.append(f"{link} is gated: accept its terms there before you use this model.")
     if base_license.gated and license_accepted:
-        sentences.append("Who published this model has said that these terms allow it.")
-    return "## Licence\n\n" + " ".join(sentences)
+        sentences.append("The publisher of this model stated that these terms allow it.")
+    return "## License\n\n" + " ".join(sentences)
 
 
 def data_section(rundir: RunDir) -> str:
-    """What was read, kept and dropped, and why."""
+    """Rows read, kept and dropped, with the reasons."""
     report = rundir.read_data_report()
     if not report:
         return ""
@@ -119,34 +117,35 @@ def data_section(rundir: RunDir) -> str:
         parts.append("\n".join(rows))
     if revisions := [_revision(source) for source in report.get("sources", []) if source.get("fingerprint")]:
         parts.append("\n".join(dict.fromkeys(revisions)))
-    meaning = report.get("reasons", {})
+    descriptions = report.get("reasons", {})
     drops = [
-        f"- {count:,} dropped: {meaning.get(reason, reason)}" for reason, count in report.get("dropped", {}).items()
+        f"- {count:,} dropped: {descriptions.get(reason, reason)}"
+        for reason, count in report.get("dropped", {}).items()
     ]
     if drops:
         parts.append("\n".join(drops))
     if "max_length" in report:
-        cut, answers = report.get("truncated_prompts", 0), report.get("truncated_completions", 0)
+        prompts, answers = report.get("truncated_prompts", 0), report.get("truncated_completions", 0)
         parts.append(
-            f"At most {report['max_length']:,} tokens a pair, {report.get('max_prompt_length', 0):,} of them prompt where one was cut; "
-            f"{cut:,} prompts and {answers:,} answers were cut to that. Answers end in {code_span(report.get('end_of_turn'))}."
+            f"At most {report['max_length']:,} tokens per pair, and at most {report.get('max_prompt_length', 0):,} of a truncated prompt; "
+            f"{prompts:,} prompts and {answers:,} answers were truncated. Answers end with {code_span(report.get('end_of_turn'))}."
         )
     return "\n\n".join(parts)
 
 
 def recipe_section(rundir: RunDir, plan: Plan) -> str:
-    """The recipe as it was written or, where it extends another one, as a whole."""
+    """The recipe; if it extends another one, the composed recipe."""
     text = rundir.read_recipe()
     if not text:
         return ""
-    how = "every weight" if plan.lora is None else f"LoRA of rank {plan.lora.r}"
+    method = "all weights" if plan.lora is None else f"LoRA of rank {plan.lora.r}"
     if plan.quantization is not None:
-        how += f" on a base in {4 if plan.quantization.load_in_4bit else 8} bits"
-    return f"## Recipe\n\nTrained: {how}, in {plan.model.dtype}.\n\n{code_block(text, 'yaml')}"
+        method += f" on a base in {4 if plan.quantization.load_in_4bit else 8} bits"
+    return f"## Recipe\n\nTrained: {method}, in {plan.model.dtype}.\n\n{code_block(text, 'yaml')}"
 
 
 def training_details_section(run: dict[str, Any]) -> str:
-    """Versions and revisions."""
+    """Versions, the revision of the base, the number of trained weights and the duration."""
     versions = {"orpo-cli": run.get("orpo_cli"), "python": run.get("python"), **(run.get("versions") or {})}
     listed = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     lines = [f"- {listed}"] if listed else []
@@ -157,11 +156,11 @@ def training_details_section(run: dict[str, Any]) -> str:
         lines.append(f"- {run['trainable_parameters']:,} of {model.get('parameters') or 0:,} weights trained")
     if run.get("steps") and run.get("seconds"):
         lines.append(f"- {run['steps']:,} steps in {run['seconds'] / 60:.1f} minutes, {run.get('finished_at')}")
-    return "## Made with\n\n" + "\n".join(lines) if lines else ""
+    return "## Training details\n\n" + "\n".join(lines) if lines else ""
 
 
 def citation_section() -> str:
-    """The paper."""
+    """The reference of the ORPO paper."""
     return """## Citation
 
 ```bibtex

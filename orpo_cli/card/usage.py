@@ -1,4 +1,4 @@
-"""How to use what a run made: the code blocks of its card."""
+"""Usage section of a model card: code for transformers, peft, vLLM and llama.cpp."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from orpo_cli.card.run_contents import RunPart, part_folder, path_prefix
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import RunDir
 
-VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank may be
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values that --max-lora-rank accepts
 _QUESTION = "Why is the sky blue?"
 
 
 def usage_section(rundir: RunDir, plan: Plan, parts: Sequence[RunPart], repo_id: str | None) -> str:
-    """Code for transformers, peft, vLLM and llama.cpp, as far as each takes what there is."""
-    whole = next((part for part in parts if part in ("merged", "model")), None)
+    """Code for each library that can load one of ``parts``."""
+    full_model = next((part for part in parts if part in ("merged", "model")), None)
     blocks = ["## Use"]
-    if whole is not None:
-        name = repo_id or part_folder(rundir, whole).name
-        blocks += [_transformers(rundir, whole, name), _vllm(name)]
+    if full_model is not None:
+        name = repo_id or part_folder(rundir, full_model).name
+        blocks += [_transformers(rundir, full_model, name), _vllm(name)]
     if "adapter" in parts:
         name = repo_id or rundir.adapter.name
-        place = path_prefix("adapter", parts).rstrip("/") if repo_id else ""
-        blocks += [_peft(rundir, plan, name, place)]
-        if whole is None:
+        subfolder = path_prefix("adapter", parts).rstrip("/") if repo_id else ""
+        blocks += [_peft(rundir, plan, name, subfolder)]
+        if full_model is None:
             blocks += [_vllm_adapter(plan, name)]
-    blocks.append(_llama_cpp(rundir, repo_id) if "gguf" in parts else _gguf_hint(whole is None))
+    blocks.append(_llama_cpp(rundir, repo_id) if "gguf" in parts else _gguf_hint(full_model is None))
     return "\n\n".join(blocks)
 
 
@@ -40,15 +40,15 @@ tokenizer = AutoTokenizer.from_pretrained({json.dumps(name, ensure_ascii=False)}
     return f"With transformers:\n\n{_python(load, _has_chat_template(rundir, part))}"
 
 
-def _peft(rundir: RunDir, plan: Plan, name: str, place: str) -> str:
-    subfolder = f', subfolder="{place}"' if place else ""
+def _peft(rundir: RunDir, plan: Plan, name: str, subfolder: str) -> str:
+    argument = f', subfolder="{subfolder}"' if subfolder else ""
     base = json.dumps(plan.model.model_name_or_path, ensure_ascii=False)
     load = f"""from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained({base}, dtype="auto")
-model = PeftModel.from_pretrained(model, {json.dumps(name, ensure_ascii=False)}{subfolder})
-tokenizer = AutoTokenizer.from_pretrained({json.dumps(name, ensure_ascii=False)}{subfolder})"""
+model = PeftModel.from_pretrained(model, {json.dumps(name, ensure_ascii=False)}{argument})
+tokenizer = AutoTokenizer.from_pretrained({json.dumps(name, ensure_ascii=False)}{argument})"""
     return f"The adapter on its base, with peft:\n\n{_python(load, _has_chat_template(rundir, 'adapter'))}"
 
 
@@ -77,7 +77,7 @@ def _vllm(name: str) -> str:
 def _vllm_adapter(plan: Plan, name: str) -> str:
     lora = plan.lora
     if lora is None or lora.use_dora or lora.modules_to_save or plan.model.add_special_tokens:
-        return "vLLM does not take this kind of adapter: merge it into its base first (`orpo merge`)."
+        return "vLLM does not support this kind of adapter: merge it into its base first (`orpo merge`)."
     rank = next((each for each in VLLM_RANKS if each >= lora.r), VLLM_RANKS[-1])
     served = name.rpartition("/")[2]
     base, module = shlex.quote(plan.model.model_name_or_path), shlex.quote(f"{served}={name}")
@@ -93,11 +93,13 @@ def _llama_cpp(rundir: RunDir, repo_id: str | None) -> str:
         return _gguf_hint(adapter=False)
     first = shlex.quote(files[0].as_posix())
     command = f"llama-cli --hf-repo {repo_id} --hf-file {first}" if repo_id else f"llama-cli -m {first}"
-    listed = "" if len(files) == 1 else f" There are {', '.join(code_span(each.as_posix()) for each in files)}."
+    listed = "" if len(files) == 1 else f" The files are {', '.join(code_span(each.as_posix()) for each in files)}."
     block = code_block(f'{command} -p "{_QUESTION}"', "sh")
     return f"With llama.cpp:{listed}\n\n{block}"
 
 
 def _gguf_hint(adapter: bool) -> str:
-    of = "of the merged model (`orpo merge`)" if adapter else "of it"
-    return f"For llama.cpp and Ollama, `orpo export` or llama.cpp's own `convert_hf_to_gguf.py` makes a GGUF file {of}."
+    source = "from the merged model (`orpo merge`)" if adapter else "from it"
+    return (
+        f"For llama.cpp and Ollama, `orpo export` or llama.cpp's `convert_hf_to_gguf.py` creates a GGUF file {source}."
+    )

@@ -51,7 +51,7 @@ def _explain_response(name: str, error: HfHubHTTPError) -> HubError:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     if isinstance(error, GatedRepoError):
-        return HubRefused(f"{name} is gated.", remedy="Accept its licence on the hub, then `hf auth login`.")
+        return HubRefused(f"{name} is gated.", remedy="Accept its license on the hub, then `hf auth login`.")
     if isinstance(error, RevisionNotFoundError):
         return HubRefused(f"{name} has no such revision.", remedy="Check model.model_revision.")
     if isinstance(error, RepositoryNotFoundError):

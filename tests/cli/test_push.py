@@ -533,7 +533,7 @@ def test_the_card_has_the_license_of_the_base_and_a_gated_base_needs_confirmatio
     done = orpo(hub, "push-to-hub", run.root, REPO, "--public", "--accept-base-license")
     assert done.returncode == 0, done.stderr
     card = hub.repos[REPO].files()["README.md"].decode()
-    for word in ("license: other", "license_name: big-community", "accept them there", "these terms allow it"):
+    for word in ("license: other", "license_name: big-community", "accept its terms there", "these terms allow it"):
         assert word in card
     assert orpo(hub, "push-to-hub", run.root, "me/private").returncode == 0
     assert "license: other" in orpo(hub, "push-to-hub", run.root, REPO, "--dry-run").stdout
@@ -544,7 +544,7 @@ def test_truncated_weights_are_not_pushed(hub, run):
     (run.adapter / "adapter_model.safetensors").write_bytes(whole[:-10])
     done = orpo(hub, "push-to-hub", run.root, REPO)
     assert done.returncode == 2
-    assert "not whole" in done.stderr
+    assert "is incomplete" in done.stderr
     assert hub.requests == []
 
 

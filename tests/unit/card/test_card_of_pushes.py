@@ -66,7 +66,7 @@ def test_the_licence_of_the_base_is_that_of_the_model(run, gated):
     card = render_card(run, parts="merged", base_license=terms, license_accepted=True)
     data = ModelCard(card).data
     assert (data.license, data.license_name, data.license_link) == ("other", "big-community", "https://example.org/L")
-    assert ("accept them there" in card) is gated
+    assert ("accept its terms there" in card) is gated
     assert ("these terms allow it" in card) is gated
 
 
@@ -131,4 +131,4 @@ def test_every_way_to_use_it_is_shown_with_its_own_names(tmp_path, run):
     assert "`orpo export`" in alone
     assert ModelCard(render_card(run, parts="gguf", repo_id="me/mine")).data.library_name == "gguf"
     dora = make_records(tmp_path / "dora", lora=LoraSection(use_dora=True), model=HUB_MODEL)
-    assert "vLLM does not take this kind of adapter" in render_card(dora, parts="adapter", repo_id="me/mine")
+    assert "vLLM does not support this kind of adapter" in render_card(dora, parts="adapter", repo_id="me/mine")

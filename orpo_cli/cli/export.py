@@ -62,16 +62,19 @@ def command(
       orpo export models/mine --format bnb-4bit -o models/mine-4bit
     """
     from orpo_cli.export.export import export
+    from orpo_cli.export.export_request import ExportRequest
 
     console = Console(quiet=quiet, as_json=as_json)
     exported = export(
-        target,
-        output,
-        formats=[each.value for each in formats or []],
-        dtype=dtype,
-        max_shard_size=max_shard_size,
-        gguf_types=[each.value for each in gguf_types or []],
-        overwrite=overwrite,
+        ExportRequest(
+            target,
+            output,
+            formats=[each.value for each in formats or []],
+            dtype=dtype,
+            max_shard_size=max_shard_size,
+            gguf_types=[each.value for each in gguf_types or []],
+            overwrite=overwrite,
+        ),
         note=console.note,
     )
     for each in exported:

@@ -92,22 +92,25 @@ def command(
       orpo merge runs/a --adapter runs/b --weight 0.7 --weight 0.3 -o models/both
     """
     from orpo_cli.merge.merge import merge
+    from orpo_cli.merge.merge_target import MergeRequest
     from orpo_cli.report.progress import show_progress
 
     console = Console(quiet=quiet, as_json=as_json)
     with show_progress(console) as begin_count:
         result = merge(
-            target,
-            output,
-            base=base,
-            dtype=dtype,
-            max_shard_size=max_shard_size,
-            into=into,
-            others=adapter or (),
-            weights=weight or (),
-            memory=memory,
-            held_out_pairs=held_out,
-            overwrite=overwrite,
+            MergeRequest(
+                target,
+                output,
+                base=base,
+                dtype=dtype,
+                max_shard_size=max_shard_size,
+                into=into,
+                adapters=adapter or (),
+                weights=weight or (),
+                memory=memory,
+                held_out_pairs=held_out,
+                overwrite=overwrite,
+            ),
             note=console.note,
             progress=begin_count("tensors"),
         )

@@ -1,4 +1,4 @@
-"""Checkpoints that transformers loads quantized by bitsandbytes: 4 bits (NF4) or 8 (LLM.int8)."""
+"""bitsandbytes checkpoint: weights quantized to 4 bits (NF4) or 8 bits (LLM.int8), which transformers loads directly."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ BNB_BITS = {"bnb-4bit": 4, "bnb-8bit": 8}
 
 
 def bnb_quantization(bits: int, dtype: str) -> QuantizationSection:
-    """NF4 with quantized constants, as QLoRA has it; or LLM.int8."""
+    """NF4 with double quantization, as in QLoRA, or LLM.int8."""
     values = {"load_in_4bit": True, "bnb_4bit_use_double_quant": True} if bits == 4 else {"load_in_8bit": True}
     return QuantizationSection.model_validate({**values, "bnb_4bit_compute_dtype": dtype})
 
 
 def write_bnb(
-    source: ExportSource, folder: Path, known: ReferenceLogits, *, bits: int, dtype: str, max_shard_size: str
+    source: ExportSource, folder: Path, reference: ReferenceLogits, *, bits: int, dtype: str, max_shard_size: str
 ) -> list[Tensor]:
-    """Quantize the model into ``folder``. Returns the logits of the quantized model before it was stored."""
+    """Quantize the model and save it in ``folder``. Returns the logits of the quantized model before it was saved."""
     from orpo_cli.model.base_model import load_base
     from orpo_cli.model.model_source import ModelSource
     from orpo_cli.verify.logits import compute_logits
 
-    # "inputs will be cast to float16", once a layer: that is what LLM.int8 does.
+    # Each layer would warn "inputs will be cast to float16", which is how LLM.int8 works.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     copy_model_files(source.folder, folder)
     model = load_base(ModelSource(source.section(dtype=dtype)), bnb_quantization(bits, dtype), "cpu")
-    save_model(model, known.tokenizer, known.eos_token_ids, folder, max_shard_size)
-    logits = compute_logits(model, known.prompt_ids)  # after storing: a forward on a CPU may repack the weights
+    save_model(model, reference.tokenizer, reference.eos_token_ids, folder, max_shard_size)
+    logits = compute_logits(model, reference.prompt_ids)  # after saving: a forward pass on a CPU may repack the weights
     del model
     gc.collect()
     return logits
 
 
 def read_bnb(source: ExportSource, folder: Path) -> PreTrainedModel:
-    """The stored checkpoint as anyone loads it: what is quantized, and how, stands in its config.json."""
+    """Load the checkpoint with from_pretrained; its config.json contains the quantization."""
     import bitsandbytes as bnb
     from transformers import AutoModelForCausalLM
 
@@ -60,7 +60,5 @@ def read_bnb(source: ExportSource, folder: Path) -> PreTrainedModel:
         )
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
-            module.support_avx512bf16_for_cpu = (
-                False  # else such CPUs compute in bfloat16, and the comparison is blurred
-            )
+            module.support_avx512bf16_for_cpu = False  # CPUs with AVX512-BF16 would compute in bfloat16
     return model.eval()

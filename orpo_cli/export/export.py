@@ -1,7 +1,7 @@
-"""``orpo export``: a trained model in the files that others load, each checked before it is called done.
+"""``orpo export``: write a trained model as safetensors, GGUF or a bitsandbytes checkpoint, and verify each export.
 
-What can be refused is refused before the work begins. Each format is written to a folder that appears when it is whole and has
-passed its checks, with the list of them in export.json.
+Invalid requests, missing tools and missing disk space are reported before the work starts. Each format is written to a
+folder that appears after its checks have passed, with the checklist in export.json.
 """
 
 from __future__ import annotations
@@ -16,24 +16,22 @@ from typing import Any
 from orpo_cli import __version__
 from orpo_cli.atomic import atomic_directory, keep_as_unverified
 from orpo_cli.errors import RunError, UsageError
-from orpo_cli.export.bitsandbytes_checkpoint import BNB_BITS, read_bnb, write_bnb
-from orpo_cli.export.checks import check_folder, check_logits
-from orpo_cli.export.disk_space import check_disks, compared_in
-from orpo_cli.export.export_record import COMPARISONS, FILE_NAME, Checklist, ExportRecord
-from orpo_cli.export.export_request import FormatRequest, resolve_formats
-from orpo_cli.export.export_source import ExportSource, resolve_source, sha256
+from orpo_cli.export.bitsandbytes_checkpoint import BNB_BITS
+from orpo_cli.export.export_record import FILE_NAME, Checklist, ExportRecord
+from orpo_cli.export.export_request import ExportRequest, FormatRequest, resolve_formats
+from orpo_cli.export.export_source import ExportSource, resolve_source
 from orpo_cli.export.gguf import gguf_export
 from orpo_cli.export.gguf.converter import CONVERTER
-from orpo_cli.export.reference_logits import ReferenceLogits, compute_reference
-from orpo_cli.export.safetensors_checkpoint import differing_tensors, write_safetensors
-from orpo_cli.verify.logits import compare_logits, compute_logits
+from orpo_cli.export.reference_logits import compute_reference
+from orpo_cli.export.write_format import write_format
+from orpo_cli.verify.resources import check_disk_space, choose_compute_dtype, dtype_bytes, memory_shortage
 
 Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """One format, in its folder. ``already`` says that it was there, made of the same model and verified."""
+    """One exported format. ``already_exported``: it existed, from the same model and with passed checks."""
 
     format: str
     output: Path
@@ -41,7 +39,7 @@ class ExportResult:
     record: ExportRecord
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values, for ``--json``."""
+        """The document of ``--json``."""
         return {
             "format": self.format,
             "status": "unchanged" if self.already_exported else "exported",
@@ -55,184 +53,134 @@ class ExportResult:
         }
 
 
-def export(
-    target: Path,
-    output: Path | None = None,
-    *,
-    formats: list[str] | None = None,
-    dtype: str | None = None,
-    max_shard_size: str | None = None,
-    gguf_types: list[str] | None = None,
-    overwrite: bool = False,
-    note: Note = lambda text: None,
-) -> list[ExportResult]:
-    """Export the model of a run, or in a folder, in each of ``formats``; what is None is as the run's recipe says.
+def export(request: ExportRequest, *, note: Note = lambda text: None) -> list[ExportResult]:
+    """Export a model in each requested format.
 
-    ``output`` is the folder of the one format, or the one that gets a folder for each of several; by default the run's
-    ``export``, with a folder a format. Raises UsageError for what cannot be exported so, MachineError where disk, memory or a
-    package is short, RunError where a check fails; then that format is kept beside its place.
+    Raises UsageError if the request is invalid, MachineError if disk space, memory or a package is missing, RunError if a
+    check fails; a failed export is kept next to its output.
     """
-    source = resolve_source(target)
-    orders = resolve_formats(source, output, formats, dtype, max_shard_size, gguf_types)
-    records = {order.format: _new_record(source, order) for order in orders}
-    there = {order.format: _existing_export(order, records[order.format], overwrite) for order in orders}
-    missing = [order for order in orders if there[order.format] is None]
-    for order in missing:
-        _refuse_early(source, order, note)
-    if missing:
-        check_disks(source, missing)
-        dtype_compared = compared_in(source, missing, note)
-        source.ensure_merged(note)
-        note(f"computing the logits of {source.folder} that exports are compared with")
-        known = compute_reference(source, dtype_compared)
-    for order in missing:
-        with atomic_directory(order.output) as folder:
-            made = _write_format(source, order, folder, known, records[order.format], note)
-            if Checklist(made.checklist).comparison_failed():
-                note("a comparison failed: the export is repeated, the model's logits computed anew")
-                known = compute_reference(source, dtype_compared)
-                made = replace(
-                    _write_format(source, order, _clear_folder(folder), known, records[order.format], note),
-                    first_checklist=made.checklist,
-                )
-            made.write(folder)
-            if Checklist(made.checklist).failures():
-                raise _keep_unverified(made, folder, order.output)
-            there[order.format] = made
+    source = resolve_source(request.target)
+    formats = resolve_formats(source, request)
+    records = {each.format: _new_record(source, each) for each in formats}
+    existing = {each.format: _existing_export(each, records[each.format], request.overwrite) for each in formats}
+    missing = [each for each in formats if existing[each.format] is None]
+    for each in missing:
+        if each.format == "gguf":
+            gguf_export.check_convertible(source, each.options["gguf_types"], note)
+    exported = _export_formats(source, missing, records, note) if missing else {}
     return [
-        ExportResult(order.format, order.output, order not in missing, record)
-        for order in orders
-        if (record := there[order.format]) is not None
+        ExportResult(each.format, each.output, each not in missing, record)
+        for each in formats
+        if (record := exported.get(each.format) or existing[each.format]) is not None
     ]
 
 
-def _new_record(source: ExportSource, order: FormatRequest) -> ExportRecord:
+def _export_formats(
+    source: ExportSource, formats: list[FormatRequest], records: dict[str, ExportRecord], note: Note
+) -> dict[str, ExportRecord]:
+    """Write and verify the formats, and return the record of each. A failed comparison is repeated once."""
+    _check_disk_space(source, formats)
+    dtype = _comparison_dtype(source, formats, note)
+    source.ensure_merged(note)
+    note(f"computing the logits of {source.folder} that exports are compared with")
+    reference = compute_reference(source, dtype)
+    exported = {}
+    for each in formats:
+        with atomic_directory(each.output) as folder:
+            record = write_format(source, each, folder, reference, records[each.format], note)
+            if Checklist(record.checklist).comparison_failed():
+                note("a comparison failed: the export is repeated, with the model's logits computed again")
+                reference = compute_reference(source, dtype)
+                shutil.rmtree(folder)
+                folder.mkdir()
+                second = write_format(source, each, folder, reference, records[each.format], note)
+                record = replace(second, first_checklist=record.checklist)
+            record.write(folder)
+            if Checklist(record.checklist).failures():
+                raise _keep_unverified(record, folder, each.output)
+            exported[each.format] = record
+    return exported
+
+
+def _check_disk_space(source: ExportSource, formats: list[FormatRequest]) -> None:
+    """Raise MachineError if a disk has no space for the merged model or the exports."""
+    parameters = source.facts.parameters
+    if source.needs_merge:
+        check_disk_space(source.folder, parameters * dtype_bytes(source.dtype))
+    for each in formats:
+        same_folder = [other for other in formats if other.output.parent == each.output.parent]
+        check_disk_space(each.output, sum(_weight_bytes(other, parameters, source.dtype) for other in same_folder))
+
+
+def _weight_bytes(request: FormatRequest, parameters: int, dtype: str) -> int:
+    """Upper limit of the weights' size: what bitsandbytes does not quantize has the requested dtype."""
+    if request.format == "gguf":
+        return gguf_export.gguf_bytes(parameters, request.options["gguf_types"], dtype)
+    return parameters * dtype_bytes(request.options["dtype"])
+
+
+def _comparison_dtype(source: ExportSource, formats: list[FormatRequest], note: Note) -> str | None:
+    """The dtype to compute logits in: float32 if it fits into memory, else that of the weights, else None.
+
+    Raises MachineError if a format needs the complete model in memory.
+    """
+    dtype = choose_compute_dtype(source.facts.parameters, source.dtype)
+    if dtype is None:
+        if needs_memory := next((each.format for each in formats if each.format in BNB_BITS), None):
+            reason = f"{needs_memory} needs the complete model in memory"
+            raise memory_shortage(source.facts.parameters, source.dtype, reason)
+        note("the model does not fit into memory: weights are compared one by one, but logits are not.")
+    elif dtype != "float32":
+        note(f"the model does not fit into memory in float32: logits are compared in {dtype}.")
+    return dtype
+
+
+def _new_record(source: ExportSource, request: FormatRequest) -> ExportRecord:
+    """The record of an export before its checks."""
     from importlib.metadata import version
 
     packages = ("torch", "transformers", "bitsandbytes", "safetensors")
     versions = {"orpo-cli": __version__, **{name: version(name) for name in packages}}
-    if order.format == "gguf":
+    if request.format == "gguf":
         versions |= dict([CONVERTER.split("==")])
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return ExportRecord(False, order.format, source.name, source.origin, order.options, [], {}, {}, versions, created)
+    return ExportRecord(
+        False, request.format, source.name, source.origin, request.options, [], {}, {}, versions, created
+    )
 
 
-def _existing_export(order: FormatRequest, planned: ExportRecord, overwrite: bool) -> ExportRecord | None:
-    """The record of an output that already is what is asked for. Raises UsageError where it is something else."""
-    output = order.output
+def _existing_export(request: FormatRequest, new: ExportRecord, overwrite: bool) -> ExportRecord | None:
+    """The record of an output that already is the requested export. Raises UsageError if it is something else."""
+    output = request.output
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
     record = ExportRecord.read(output) if output.is_dir() else None
     if record is None:
         raise UsageError(
-            f"{output} exists and is no export: it holds no {FILE_NAME}.", remedy="Choose another -o, or remove it."
+            f"{output} exists and is no export: it has no {FILE_NAME}.", remedy="Choose another -o, or remove it."
         )
     if overwrite:
         return None
+    remedy = "Add --overwrite, or choose another -o."
     if failures := Checklist(record.checklist).failures():
+        raise UsageError(f"{output} contains an export with a failed check: {failures[0]}.", remedy=remedy)
+    if not record.same_export(new):
+        options = ", ".join(f"{name} {value}" for name, value in record.options.items())
         raise UsageError(
-            f"{output} holds an export with a failed check: {failures[0]}.",
-            remedy="Say --overwrite, or choose another -o.",
+            f"{output} contains another export ({record.format}, {options}, {record.created}).", remedy=remedy
         )
-    if record.same_export(planned) and record.is_complete(output):
-        return record
-    if record.same_export(planned):
-        raise UsageError(f"{output} is not whole any more.", remedy="Say --overwrite to make it anew.")
-    options = ", ".join(f"{name} {value}" for name, value in record.options.items())
-    raise UsageError(
-        f"{output} holds another export ({record.format}, {options}, {record.created}).",
-        remedy="Say --overwrite, or choose another -o.",
-    )
-
-
-def _refuse_early(source: ExportSource, order: FormatRequest, note: Note) -> None:
-    if order.format == "gguf":
-        gguf_export.check_convertible(source, order.options["gguf_types"], note)
-
-
-def _write_format(
-    source: ExportSource, order: FormatRequest, folder: Path, known: ReferenceLogits, planned: ExportRecord, note: Note
-) -> ExportRecord:
-    """Write one format into ``folder`` and check it. The checklist of the record says what has not passed."""
-    checklist, checks = Checklist(), {}
-    note(f"writing {order.format} to {order.output}")
-    if order.format == "gguf":
-        checks = gguf_export.write_gguf(source, folder, known, order.options["gguf_types"], checklist, note)
-    else:
-        writer = _export_bnb if order.format in BNB_BITS else _export_safetensors
-        checks = writer(source, order, folder, known, checklist)
-    for line in checklist.lines():
-        note(line)
-    files = {
-        str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    values = {
-        **planned.__dict__,
-        "verified": _is_verified(checklist),
-        "checklist": checklist.items,
-        "checks": checks,
-        "files": files,
-    }
-    return ExportRecord(**values)
-
-
-def _clear_folder(folder: Path) -> Path:
-    """``folder`` without its files."""
-    shutil.rmtree(folder)
-    folder.mkdir()
-    return folder
+    if not record.is_complete(output):
+        raise UsageError(
+            f"{output} is incomplete: files are missing or changed.", remedy="Export again with --overwrite."
+        )
+    return record
 
 
 def _keep_unverified(record: ExportRecord, folder: Path, output: Path) -> RunError:
-    """The error of an export with a failed check, which is kept beside ``output`` with the checklist in export.json."""
+    """Keep an export with a failed check next to ``output``, with its export.json, and return the error to raise."""
     failures = Checklist(record.checklist).failures()
     return RunError(
-        f"the {record.format} export is not what it should be: {'; '.join(failures)}.",
-        remedy=f"It is kept in {keep_as_unverified(folder, output)}, with the checklist in {FILE_NAME}; nothing uses it. Check the model "
-        "itself with `orpo generate`; if it is right, please report this. Remove the folder when you are done.",
+        f"the {record.format} export failed its checks: {'; '.join(failures)}.",
+        remedy=f"It is kept in {keep_as_unverified(folder, output)}, with the checklist in {FILE_NAME}; no command uses it. Check the "
+        "model itself with `orpo generate`; if it is right, please report this. Remove the folder when you are done.",
     )
-
-
-def _is_verified(checklist: Checklist) -> bool:
-    """Whether something compared the weights with the model's: a GGUF file may be of a kind that nothing here reads."""
-    if checklist.failures():
-        return False
-    return any(item["passed"] and item["name"].endswith(COMPARISONS) for item in checklist.items)
-
-
-def _export_safetensors(
-    source: ExportSource, order: FormatRequest, folder: Path, known: ReferenceLogits, checklist: Checklist
-) -> dict[str, dict[str, Any]]:
-    from orpo_cli.model.base_model import load_base
-    from orpo_cli.model.model_source import ModelSource
-
-    dtype = order.options["dtype"]
-    size = order.options["max_shard_size"]
-    write_safetensors(source.folder, folder, dtype=dtype, max_shard_size=size, ends=known.eos_token_ids)
-    check_folder(folder, known, checklist, dtype=dtype, bits=None)
-    wrong = differing_tensors(source.folder, folder)
-    checklist.check("weights", not wrong, f"those of the model in {dtype}" if not wrong else f"{wrong[0]} differs")
-    if known.dtype is None:
-        checklist.remark("logits", "not computed: the memory does not hold the model")
-        return {}
-    model = load_base(ModelSource(source.section(folder, dtype=known.dtype)), None, "cpu")
-    return {"logits": check_logits("logits", model, known, checklist, dtype).as_dict()}
-
-
-def _export_bnb(
-    source: ExportSource, order: FormatRequest, folder: Path, known: ReferenceLogits, checklist: Checklist
-) -> dict[str, dict[str, Any]]:
-    bits, dtype = BNB_BITS[order.format], order.options["dtype"]
-    size = order.options["max_shard_size"]
-    before = write_bnb(source, folder, known, bits=bits, dtype=dtype, max_shard_size=size)
-    check_folder(folder, known, checklist, dtype=dtype, bits=bits)
-    model = read_bnb(source, folder)
-    stored = compare_logits(before, compute_logits(model, known.prompt_ids))
-    same = stored.max_absolute <= 1e-3 or stored.relative <= 1e-3
-    found = f"logits within {stored.max_absolute:.2g} of the quantized model's before it was stored"
-    checklist.check("stored", same, found if same else f"{stored.text()}, before it was stored and after")
-    tolerance = "8 bits" if bits == 8 else "fewer bits"
-    difference = check_logits("logits", model, known, checklist, tolerance)
-    return {"stored": stored.as_dict(), "logits": difference.as_dict()}

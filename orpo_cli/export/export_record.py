@@ -1,4 +1,4 @@
-"""export.json: what was exported from what, and what its checks found."""
+"""export.json: the record of an exported folder, with the origin of the model and the checklist."""
 
 from __future__ import annotations
 
@@ -11,49 +11,49 @@ from orpo_cli.atomic import atomic_write_text
 from orpo_cli.json_files import read_json_object_or_empty
 
 FILE_NAME = "export.json"
-COMPARISONS = ("logits", "weights", "stored", "llama.cpp next token")  # ends of names
+COMPARISONS = ("logits", "weights", "stored", "llama.cpp next token")  # suffixes of names
 
 
 @dataclass
 class Checklist:
-    """What was looked at, in order. What must hold is a check; what is only told is a remark."""
+    """Checks of an export, in order. A check must pass; a remark is information for the user."""
 
     items: list[dict[str, Any]] = field(default_factory=list)
 
     def check(self, name: str, passed: bool, found: str) -> None:
-        """Keep a finding. Nothing is exported where one has not passed."""
+        """Add a check. An export with a failed check is not published."""
         self.items.append({"name": name, "passed": passed, "found": found})
 
     def remark(self, name: str, found: str) -> None:
-        """Keep something that the user should know, and that spoils nothing."""
+        """Add a remark, which cannot fail the export."""
         self.items.append({"name": name, "passed": None, "found": found})
 
     def failures(self) -> list[str]:
-        """Name and finding of each check that has not passed."""
+        """Name and finding of each failed check."""
         return [f"{item['name']}: {item['found']}" for item in self.items if item["passed"] is False]
 
     def comparison_failed(self) -> bool:
-        """Whether a check has not passed that compares what was computed or stored with the model."""
+        """Whether a check that compares the export with the model has failed."""
         return any(item["passed"] is False and item["name"].endswith(COMPARISONS) for item in self.items)
 
     def lines(self) -> list[str]:
-        """A line an item, for people."""
+        """One line per item, to print."""
         marks = {True: "ok", False: "FAILED", None: "--"}
         return [f"  {marks[item['passed']]:>2}  {item['name']}: {item['found']}" for item in self.items]
 
 
 @dataclass(frozen=True)
 class ExportRecord:
-    """The verdict on an exported folder."""
+    """Origin and checks of an exported folder; the fields are the keys of export.json."""
 
     verified: bool
     format: str
     name: str
-    origin: dict[str, str]  # what it was made of, by digest
+    origin: dict[str, str]  # the exported model, by digests
     options: dict[str, Any]
     checklist: list[dict[str, Any]]
-    checks: dict[str, dict[str, Any]]  # of each comparison of logits: what it measured
-    files: dict[str, dict[str, Any]]  # name: size in bytes, sha256
+    checks: dict[str, dict[str, Any]]  # name of a logit comparison: what it measured
+    files: dict[str, dict[str, Any]]  # name: size in bytes and sha256
     versions: dict[str, str]
     created: str  # ISO 8601, UTC
     first_checklist: list[dict[str, Any]] = field(default_factory=list)  # of a first attempt whose comparison failed
@@ -64,7 +64,7 @@ class ExportRecord:
 
     @classmethod
     def read(cls, folder: Path) -> ExportRecord | None:
-        """The record of an exported folder; None where there is none that can be read."""
+        """The record of an exported folder; None if there is no readable one."""
         try:
             return cls(**read_json_object_or_empty(folder / FILE_NAME))
         except TypeError:
@@ -75,7 +75,7 @@ class ExportRecord:
         return all(getattr(self, name) == getattr(other, name) for name in ("format", "origin", "options"))
 
     def is_complete(self, folder: Path) -> bool:
-        """Whether every recorded file is still in ``folder`` with its size."""
+        """Whether ``folder`` has every recorded file with the recorded size."""
         return all(
             (folder / name).is_file() and (folder / name).stat().st_size == file["size"]
             for name, file in self.files.items()

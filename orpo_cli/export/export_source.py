@@ -1,4 +1,4 @@
-"""What `orpo export` was pointed at: a run, whose adapter is merged first, or the folder of a whole model."""
+"""Export source: the model of a run, whose adapter is merged first, or a model folder."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orpo_cli.digests import file_sha256
 from orpo_cli.errors import UsageError
 from orpo_cli.json_files import read_json_object
 from orpo_cli.merge.merge import merge
 from orpo_cli.merge.merge_record import MergeRecord, adapter_digests
+from orpo_cli.merge.merge_target import MergeRequest
 from orpo_cli.model.model_facts import model_facts
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.plan.model_facts import ModelFacts
@@ -34,9 +36,9 @@ ORIGIN_FILES = (
 
 @dataclass(frozen=True)
 class ExportSource:
-    """A whole model in ``folder``, which is not there yet where ``to_merge``; ``base`` has its configuration either way.
+    """A model to export. ``folder`` does not exist yet if ``needs_merge``; ``base`` has the same configuration.
 
-    ``origin`` tells one model from another: digests of the adapter, or of the files of the model.
+    ``origin``: identity of the model, as digests of the adapter or of the model files.
     """
 
     name: str
@@ -50,39 +52,43 @@ class ExportSource:
 
     @cached_property
     def source(self) -> ModelSource[ModelPlan]:
-        """The model of ``base``, located once."""
+        """The source of ``base``."""
         return ModelSource(self.base)
 
     def config(self) -> PreTrainedConfig:
-        """The configuration; it needs no weights."""
+        """The configuration of the model."""
         return self.source.config()
 
     @cached_property
     def facts(self) -> ModelFacts:
-        """Number of parameters and the like, without weights."""
+        """Number of parameters and other facts that do not need the weights."""
         return model_facts(self.source)
 
     def section(self, folder: Path | None = None, dtype: str = "float32") -> ModelPlan:
-        """How to load the model (or the same model as it lies in ``folder``) on the CPU."""
+        """Settings to load the model, or its export in ``folder``, on the CPU."""
         attention = "sdpa" if self.facts.supports_sdpa else "eager"
-        changes = {"dtype": dtype, "attn_implementation": attention, "chat_template": "tokenizer"}
-        place = {"model_name_or_path": str(folder or self.folder), "model_revision": "main", "add_special_tokens": []}
-        return self.base.model_copy(update={**changes, **place})
+        options = {"dtype": dtype, "attn_implementation": attention, "chat_template": "tokenizer"}
+        location = {
+            "model_name_or_path": str(folder or self.folder),
+            "model_revision": "main",
+            "add_special_tokens": [],
+        }
+        return self.base.model_copy(update={**options, **location})
 
     def ensure_merged(self, note: Callable[[str], None]) -> None:
-        """See to it that the model is in ``folder``: merge the run's adapter where nobody has."""
+        """Merge the run's adapter, unless that has been done."""
         if self.needs_merge and self.rundir is not None:
             note(f"merging {self.rundir.adapter} into its base first")
-            merge(self.rundir.root, note=note)
+            merge(MergeRequest(self.rundir.root), note=note)
 
 
 def resolve_source(target: Path) -> ExportSource:
-    """Find the model that ``target`` stands for. Raises UsageError where it stands for none, or for one that is stale."""
+    """Find the model of ``target``. Raises UsageError if there is none, or if its merge is outdated."""
     if not target.is_dir():
         raise UsageError(f"{target}: no such folder.", remedy="Give a run directory, or the folder of a model.")
     rundir = RunDir(target)
     if rundir.is_run():
-        return _of_run(rundir)
+        return _resolve_run(rundir)
     if not (target / "config.json").is_file():
         adapter = (target / "adapter_config.json").is_file()
         raise UsageError(
@@ -94,12 +100,12 @@ def resolve_source(target: Path) -> ExportSource:
     _check_exportable(target)
     base = ModelPlan(model_name_or_path=str(target), dtype="float32", attn_implementation="sdpa")
     name = target.absolute().name
-    if name in ("merged", "model") and (of := RunDir(target.absolute().parent)).is_run():
-        name = of.read_plan().name
+    if name in ("merged", "model") and (parent := RunDir(target.absolute().parent)).is_run():
+        name = parent.read_plan().name
     return ExportSource(name, target, None, False, base, ExportSection(), weights_dtype(target), file_digests(target))
 
 
-def _of_run(rundir: RunDir) -> ExportSource:
+def _resolve_run(rundir: RunDir) -> ExportSource:
     plan, result = rundir.read_plan(), rundir.result()
     if result == rundir.model:
         _check_exportable(result)
@@ -108,18 +114,18 @@ def _of_run(rundir: RunDir) -> ExportSource:
             plan.name, result, rundir, False, base, _export_settings(plan), weights_dtype(result), file_digests(result)
         )
     digests = adapter_digests(rundir.adapter)
-    wanted = plan.merge.dtype
     record = MergeRecord.read(rundir.merged)
     if record is not None and not (record.verified and record.is_complete(rundir.merged)):
         raise UsageError(
-            f"{rundir.merged} is not whole any more.", remedy=f"Make it anew: orpo merge {rundir.root} --overwrite"
+            f"{rundir.merged} is incomplete: files are missing or changed.",
+            remedy=f"Merge again: orpo merge {rundir.root} --overwrite",
         )
     if record is not None and record.adapter_sha256 != digests:
         raise UsageError(
-            f"{rundir.merged} was merged from another adapter than {rundir.adapter} is now.",
-            remedy=f"Make it anew: orpo merge {rundir.root} --overwrite",
+            f"{rundir.merged} was merged from another adapter than {rundir.adapter}.",
+            remedy=f"Merge again: orpo merge {rundir.root} --overwrite",
         )
-    dtype = record.dtype if record is not None else wanted
+    dtype = record.dtype if record is not None else plan.merge.dtype
     origin = {**digests, "base": f"{plan.model.model_name_or_path}@{plan.model.model_revision}", "merged_dtype": dtype}
     return ExportSource(
         plan.name, rundir.merged, rundir, record is None, plan.model, _export_settings(plan), dtype, origin
@@ -127,39 +133,31 @@ def _of_run(rundir: RunDir) -> ExportSource:
 
 
 def _export_settings(plan: Plan) -> ExportSection:
-    """The plan's; with the type of what is exported, where nobody has asked for another."""
+    """The plan's settings, with the dtype of the merged weights unless the user chose one."""
     why = plan.why.get("export.dtype")
-    asked = why is not None and why.origin != "decided"
-    return plan.export if asked else ExportSection(**{**dict(plan.export), "dtype": "auto"})
+    chosen = why is not None and why.origin != "decided"
+    return plan.export if chosen else ExportSection(**{**dict(plan.export), "dtype": "auto"})
 
 
 def _check_exportable(folder: Path) -> None:
-    """Weights that are quantized, or not in safetensors, are no source: the first lost what the export would keep."""
+    """Raise UsageError for quantized weights, which have lost precision, and for weights that are not in safetensors."""
     config = read_json_object(folder / "config.json")
     if config.get("quantization_config"):
         raise UsageError(
             f"the model in {folder} is quantized: its config.json has a quantization_config.",
-            remedy="Export from the merged model that it was made of.",
+            remedy="Export the model that was quantized.",
         )
     if not any(folder.glob("*.safetensors")):
-        raise UsageError(f"{folder} holds no weights in safetensors.", remedy="Save it with save_pretrained first.")
+        raise UsageError(f"{folder} has no weights in safetensors.", remedy="Save it with save_pretrained first.")
 
 
 def weights_dtype(folder: Path) -> str:
-    """The type of a model's weights by its config.json; float32 where that does not say."""
+    """The dtype of a model's weights according to its config.json; float32 if it names none."""
     config = read_json_object(folder / "config.json")
     text = config.get("text_config") or {}
     return str(config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or "float32")
 
 
 def file_digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file that decides what a model computes."""
-    return {path.name: sha256(path) for pattern in ORIGIN_FILES for path in sorted(folder.glob(pattern))}
-
-
-def sha256(path: Path) -> str:
-    """The hexadecimal digest of a file."""
-    import hashlib
-
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The sha256 of every file that affects the outputs of a model."""
+    return {path.name: file_sha256(path) for pattern in ORIGIN_FILES for path in sorted(folder.glob(pattern))}

@@ -1,4 +1,4 @@
-"""What the model says before it is exported: prompts, and its logits on them, to hold every export against."""
+"""Reference logits: prompts, and the model's logits on them before the export, which every export is compared with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-# With those that a merge is compared on, twenty.
+# Twenty with BUILT_IN_PROMPTS, which merges are compared on.
 FURTHER_PROMPTS = (
     "Name three rivers in Europe.",
     "Is it safe to eat raw potatoes?",
@@ -32,10 +32,10 @@ FURTHER_PROMPTS = (
     'Give me a JSON object with the keys "name" and "age".',
 )
 PROMPTS = (*BUILT_IN_PROMPTS, *FURTHER_PROMPTS)
-MAX_PROMPT_TOKENS = 128  # tokens
+MAX_PROMPT_TOKENS = 128
 
-# How far an export's logits, computed in float32, may be from the model's. Measured on SmolLM2-135M-Instruct trained by the
-# quickstart: see docs/how-to/export.md. Of the quantized types, only garbage is refused; what they cost is told.
+# Allowed difference of an export's logits, computed in float32, from the model's. Measured on SmolLM2-135M-Instruct trained
+# by the quickstart: see docs/how-to/export.md. Quantized types fail only if they are unusable; their difference is shown.
 EXPORT_TOLERANCE = {
     "float32": Tolerance(max_absolute=1e-3, relative=2e-5, same_argmax=0.99),
     "float16": Tolerance(relative=0.01, same_argmax=0.95),
@@ -43,15 +43,16 @@ EXPORT_TOLERANCE = {
     "8 bits": Tolerance(relative=0.15, same_argmax=0.80),
     "fewer bits": Tolerance(relative=0.9, same_argmax=0.30),
 }
-TOLERANCE_16_BIT = Tolerance(
-    relative=0.20, same_argmax=0.85
-)  # of logits that were computed in such a type, if not in float32
+# For logits that were computed in float16 or bfloat16, because float32 did not fit into memory.
+TOLERANCE_16_BIT = Tolerance(relative=0.20, same_argmax=0.85)
 
 
 @dataclass(frozen=True)
 class ReferenceLogits:
-    """``rendered`` are the texts that the token ids of ``prompts`` spell, chat template and all; ``logits`` are float32,
-    (tokens, vocabulary) for each prompt, computed in ``dtype``; none where that is None.
+    """Logits of the model before the export.
+
+    ``prompt_texts``: prompts rendered in the chat template. ``prompt_ids``: their token ids (1, tokens). ``logits``: float32
+    (tokens, vocab_size) of each prompt, computed in ``dtype``; empty if ``dtype`` is None.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -63,7 +64,7 @@ class ReferenceLogits:
 
 
 def render_prompts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """TEXTS, each as a question in the chat template where there is one."""
+    """PROMPTS, each rendered as a user message if the tokenizer has a chat template."""
     if not tokenizer.chat_template:
         return list(PROMPTS)
     conversations = [[{"role": "user", "content": text}] for text in PROMPTS]
@@ -72,13 +73,13 @@ def render_prompts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """The tokens of rendered texts; a chat template has put the beginning of text in front, where there is one."""
+    """Token ids of rendered texts. Special tokens are added only without a chat template, which writes them itself."""
     special = not tokenizer.chat_template
     return [tokenizer(text, add_special_tokens=special).input_ids[:MAX_PROMPT_TOKENS] for text in texts]
 
 
 def compute_reference(source: ExportSource, dtype: str | None) -> ReferenceLogits:
-    """Load the model in ``dtype`` on the CPU, and compute its logits. It is gone from memory after."""
+    """Load the model in ``dtype`` on the CPU, compute its logits and free it."""
     import torch
 
     from orpo_cli.model.base_model import load_base
@@ -98,12 +99,12 @@ def compute_reference(source: ExportSource, dtype: str | None) -> ReferenceLogit
 
 
 class _SavedGenerationConfig:
-    """Stands for a model of which only the generation config is asked."""
+    """The generation config of a model folder, as an attribute that ``end_token_ids`` reads from a model."""
 
     def __init__(self, folder: Path) -> None:
         from transformers import GenerationConfig
 
         try:
             self.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-        except OSError:  # none was saved: transformers makes it of the configuration
+        except OSError:  # none was saved: transformers derives it from the configuration
             self.generation_config = GenerationConfig.from_model_config(read_json_object(folder / "config.json"))

@@ -1,4 +1,4 @@
-"""Where an adapter changes its base, and what it makes of the weights there: one place at a time, by PEFT's own arithmetic."""
+"""Adapted layers: the layers of a model that adapters change, each merged by PEFT's own arithmetic."""
 
 from __future__ import annotations
 
@@ -15,30 +15,25 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
 
-PEFT_NAME_PARTS = (
-    ".base_layer",
-    ".original_module",
-    ".token_adapter",
-)  # what PEFT puts into the names of the base's parameters
-
-PROBE_COUNT = 4  # inputs that a merged layer is compared on
-MAX_OUTPUT_DIFFERENCE = 1e-4  # of the largest output; float32 sums of 14336 products differ by about 1e-6
+PEFT_NAME_PARTS = (".base_layer", ".original_module", ".token_adapter")  # inserted into the base's parameter names
+PROBE_COUNT = 4  # inputs on which a merged layer is compared with the unmerged one
+MAX_OUTPUT_DIFFERENCE = 1e-4  # relative to the largest output; float32 sums of 14336 products differ by about 1e-6
 
 
 @dataclass
 class AdaptedLayer:
-    """A layer with an adapter. ``parameters``: names in the model, by the name that its base layer has for them."""
+    """A layer with adapters. ``parameters``: attribute of the base layer to parameter name in the model."""
 
     parameters: dict[str, str]
     layer: Any
     adapters: Sequence[str]
-    init_lora_weights: dict[str, Any] = field(default_factory=dict)  # init_lora_weights of each adapter
+    init_lora_weights: dict[str, Any] = field(default_factory=dict)  # by adapter name
 
     def merge(self, values: dict[str, Tensor], base_dtype: Any) -> tuple[dict[str, Tensor], float]:
-        """Merge into ``values`` (by name in the model, float32, used up).
+        """Merge into ``values``: float32 tensors by parameter name, which are removed from the mapping.
 
-        ``trained_in``: the type that training held the base in. Gives the new values, and how far the merged layer is from
-        base and adapter side by side, relative to its largest output. Raises RunError where the result is not finite.
+        ``base_dtype``: dtype of the base in training. Returns the merged tensors and the largest difference between the
+        outputs of the merged and the unmerged layer, relative to its largest output. Raises RunError for NaN or infinity.
         """
         import torch
 
@@ -55,47 +50,44 @@ class AdaptedLayer:
                 self.layer.merge(safe_merge=False, adapter_names=list(self.adapters))
                 merged = {name: base._parameters[each].data for each, name in self.parameters.items()}
                 for name, tensor in merged.items():
-                    if not all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor)):
+                    if not all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor)):
                         raise RunError(
                             f"the merged {name} is not finite (NaN or infinity).",
                             remedy="The adapter is broken: train again.",
                         )
-                apart = 0.0 if expected is None else _relative_difference(expected, base(probes))
+                difference = 0.0 if expected is None else _relative_difference(expected, base(probes))
         finally:
             base._parameters.update(before)
             self.layer.merged_adapters.clear()
             getattr(self.layer, "_caches", {}).clear()
-        return merged, apart
+        return merged, difference
 
-    def _initialize_base(self, adapter: str, trained_in: Any) -> None:
-        """What PEFT does to the base when it puts the adapter on: PiSSA and OLoRA take their start out of it."""
-        start = self.init_lora_weights.get(adapter, True)
-        if start in BASE_PRESERVING_INITS:
+    def _initialize_base(self, adapter: str, base_dtype: Any) -> None:
+        """Change the base as PEFT did when training added the adapter: PiSSA and OLoRA subtract their initial weights."""
+        init = self.init_lora_weights.get(adapter, True)
+        if init in BASE_PRESERVING_INITS:
             return
-        base, down, up = (
-            self.layer.get_base_layer(),
-            self.layer.lora_A[adapter].weight,
-            self.layer.lora_B[adapter].weight,
-        )
-        trained = down.data, up.data
-        base.weight.data = base.weight.data.to(trained_in)
-        if start == "pissa":
-            self.layer.pissa_init(adapter, start)
+        base = self.layer.get_base_layer()
+        lora_a, lora_b = self.layer.lora_A[adapter].weight, self.layer.lora_B[adapter].weight
+        trained = lora_a.data, lora_b.data
+        base.weight.data = base.weight.data.to(base_dtype)
+        if init == "pissa":
+            self.layer.pissa_init(adapter, init)
         else:
             self.layer.olora_init(adapter)
         base.weight.data = base.weight.data.float()
         self.layer.lora_A[adapter].weight.data, self.layer.lora_B[adapter].weight.data = trained
 
     def _probe_inputs(self, base: Any) -> Tensor | None:
-        """Inputs for the layer where it is of a kind that takes one: random vectors, or tokens from first to last."""
+        """Inputs to compare outputs on: token ids for an embedding, random vectors for a linear layer, else None."""
         import torch
         from transformers.pytorch_utils import Conv1D
 
         if isinstance(base, torch.nn.Embedding):
             return torch.linspace(0, base.weight.shape[0] - 1, 64).long()[None]
         if isinstance(base, torch.nn.Linear | Conv1D) and not hasattr(self.layer, "parameter_name"):
-            width = base.weight.shape[1 if isinstance(base, torch.nn.Linear) else 0]
-            return torch.randn(PROBE_COUNT, width, generator=torch.Generator().manual_seed(0))
+            in_features = base.weight.shape[1 if isinstance(base, torch.nn.Linear) else 0]
+            return torch.randn(PROBE_COUNT, in_features, generator=torch.Generator().manual_seed(0))
         return None
 
 
@@ -105,41 +97,46 @@ def _relative_difference(expected: Tensor, found: Tensor) -> float:
 
 @dataclass
 class AdaptedLayers:
-    """Everything that adapters change.
+    """All changes of the adapters.
 
-    ``given``: parameters that an adapter holds in full; ``shared``: those that what is tied to them takes over.
+    ``full_weights``: parameters that the adapter saved in full, by name. ``applied_to_tied``: those that also replace the
+    parameters tied to them. ``saved_as_tied``: parameters in ``modules_to_save`` whose weight is that of their tied parameter.
     """
 
     layers: list[AdaptedLayer] = field(default_factory=list)
     full_weights: dict[str, Tensor] = field(default_factory=dict)
     applied_to_tied: set[str] = field(default_factory=set)
-    saved_as_tied: set[str] = field(default_factory=set)  # saved in full, but as what they are tied to
+    saved_as_tied: set[str] = field(default_factory=set)
 
     def layers_of(self, parameter: str) -> list[AdaptedLayer]:
-        """The sites that change a parameter."""
-        return [site for site in self.layers if parameter in site.parameters.values()]
+        """The adapted layers that change a parameter."""
+        return [layer for layer in self.layers if parameter in layer.parameters.values()]
 
     def changes(self, parameter: str) -> bool:
         """Whether an adapter changes a parameter."""
         return parameter in self.full_weights or bool(self.layers_of(parameter))
 
+    def changed_parameters(self) -> set[str]:
+        """Names of all parameters that adapters change."""
+        return {name for layer in self.layers for name in layer.parameters.values()} | set(self.full_weights)
+
 
 def find_adapted_layers(
     peft_model: PeftModel, init_lora_weights: dict[str, Any], base_parameters: set[str]
 ) -> AdaptedLayers:
-    """The places of adapters on a base without weights, whose parameters are ``known``.
+    """The changes of adapters that are loaded on a meta model.
 
-    ``starts``: the init_lora_weights of each adapter. Raises UsageError for what no weights can hold, and
-    NotUnderstood where PEFT does something that is new here.
+    ``init_lora_weights``: by adapter name. Raises UsageError for adapters that cannot be merged into weights, and
+    UnsupportedCheckpoint for layers that this module does not know.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import AuxiliaryTrainingWrapper, ModulesToSaveWrapper, TrainableTokensWrapper
 
     model = peft_model.get_base_model()
     found = AdaptedLayers()
-    inside: list[str] = []
+    wrappers: list[str] = []
     for name, module in model.named_modules():
-        if any(name.startswith(f"{each}.") for each in inside):
+        if any(name.startswith(f"{each}.") for each in wrappers):
             continue
         if isinstance(module, ModulesToSaveWrapper):
             _add_modules_to_save(found, name, module)
@@ -153,54 +150,56 @@ def find_adapted_layers(
             raise UnsupportedCheckpoint(f"{name} is a {type(module).__name__} of PEFT")
         else:
             continue
-        inside.append(name)
+        wrappers.append(name)
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        plain = name
+        base_name = name
         for part in PEFT_NAME_PARTS:
-            plain = plain.replace(part, "")
-        if plain in base_parameters and not is_placeholder(parameter) and "modules_to_save" not in name:
-            found.full_weights[plain] = parameter.data
-            found.applied_to_tied.add(plain)
-    used = {name for site in found.layers for name in site.parameters.values()} | set(found.full_weights)
-    if not used <= base_parameters:
-        raise UnsupportedCheckpoint(f"{sorted(used - base_parameters)[0]} is no weight of the base")
+            base_name = base_name.replace(part, "")
+        if base_name in base_parameters and not is_placeholder(parameter) and "modules_to_save" not in name:
+            found.full_weights[base_name] = parameter.data
+            found.applied_to_tied.add(base_name)
+    if unknown := found.changed_parameters() - base_parameters:
+        raise UnsupportedCheckpoint(f"{min(unknown)} is no weight of the base")
     return found
 
 
 def _add_modules_to_save(found: AdaptedLayers, name: str, module: Any) -> None:
-    """Parameters of a layer that the adapter holds in full (modules_to_save)."""
+    """Add the parameters of a layer that the adapter saved in full (modules_to_save)."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     if not module.active_adapters:
         return
-    own = module.modules_to_save[module.active_adapters[0]]
-    if any(isinstance(each, BaseTunerLayer) for each in own.modules()):
-        raise UnsupportedCheckpoint(f"{name} is saved in full and has an adapter, too")
-    for each, parameter in own.named_parameters():
+    saved = module.modules_to_save[module.active_adapters[0]]
+    if any(isinstance(each, BaseTunerLayer) for each in saved.modules()):
+        raise UnsupportedCheckpoint(f"{name} is in modules_to_save and has an adapter")
+    for each, parameter in saved.named_parameters():
         if is_placeholder(parameter):
             found.saved_as_tied.add(f"{name}.{each}")
         else:
             found.full_weights[f"{name}.{each}"] = parameter.data
 
 
-def _layers_of_module(name: str, layer: Any, starts: dict[str, Any]) -> list[AdaptedLayer]:
-    """One site a parameter that PEFT targets by its own name (experts), else one for the layer."""
+def _layers_of_module(name: str, layer: Any, init_lora_weights: dict[str, Any]) -> list[AdaptedLayer]:
+    """One adapted layer per parameter that PEFT targets by name (``target_parameters``), else one for the module."""
     if hasattr(layer, "parameter_name"):
         found = []
         while hasattr(layer, "parameter_name"):
-            found.append(AdaptedLayer({layer.parameter_name: f"{name}.{layer.parameter_name}"}, layer, list(starts)))
-            if set(starts.values()) - set(BASE_PRESERVING_INITS):
-                raise UnsupportedCheckpoint(f"{name} has experts that begin with {starts}")
+            parameters = {layer.parameter_name: f"{name}.{layer.parameter_name}"}
+            found.append(AdaptedLayer(parameters, layer, list(init_lora_weights)))
+            if set(init_lora_weights.values()) - set(BASE_PRESERVING_INITS):
+                raise UnsupportedCheckpoint(f"{name} has experts with init_lora_weights {init_lora_weights}")
             layer = layer.base_layer
         return found
     base = layer.get_base_layer()
     needed = ["weight", *(["bias"] if any(getattr(layer, "lora_bias", {}).values()) else [])]
     if "bias" in needed and base._parameters.get("bias") is None:
         raise UsageError(
-            f"the adapter has a bias (lora_bias) for {name}, and the base has none there to merge it into.",
+            f"the adapter has a bias (lora_bias) for {name}, but the layer of the base has no bias to merge it into.",
             remedy="Train without lora_bias, or use the adapter unmerged.",
         )
     if any(base._parameters.get(each) is None for each in needed) or not hasattr(layer, "merged_adapters"):
         raise UnsupportedCheckpoint(f"{name} is a {type(layer).__name__} of PEFT on a {type(base).__name__}")
-    used = [each for each in starts if any(each in getattr(layer, part) for part in layer.adapter_layer_names)]
-    return [AdaptedLayer({each: f"{name}.{each}" for each in needed}, layer, used, starts)]
+    adapters = [
+        each for each in init_lora_weights if any(each in getattr(layer, part) for part in layer.adapter_layer_names)
+    ]
+    return [AdaptedLayer({each: f"{name}.{each}" for each in needed}, layer, adapters, init_lora_weights)]

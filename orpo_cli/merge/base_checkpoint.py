@@ -1,7 +1,7 @@
-"""The base's weights on disk, and which of the model's parameters each of them is.
+"""Checkpoint of the base: its tensors on disk, and the mapping between them and the parameters of the model.
 
 transformers 5 renames and regroups weights while it loads them (the experts of a Mixtral are one parameter in memory and
-hundreds of tensors on disk). Which goes where is asked of transformers' own tables, on a model without weights.
+hundreds of tensors on disk). The mapping comes from transformers' own conversion tables, applied to a meta model.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class UnsupportedCheckpoint(Exception):
-    """Why a model cannot be merged tensor by tensor; the way through memory is left."""
+    """The reason why a model cannot be merged tensor by tensor. It can still be merged in memory."""
 
 
 @dataclass(frozen=True)
 class WeightGroup:
-    """Tensors on disk that become parameters together: mostly one and one.
+    """Tensors on disk and the parameters that they are converted to, mostly one to one.
 
-    ``regroup`` is transformers' converter where it is more than a renaming.
+    ``converter``: transformers' WeightConverter, or None if the tensor is only renamed.
     """
 
     keys: tuple[str, ...]  # on disk
     parameters: tuple[str, ...]  # of the model
-    patterns: tuple[str, ...] = ()  # of each key, for ``regroup``
+    patterns: tuple[str, ...] = ()  # of each key, for ``converter``
     converter: Any = None
 
 
 class Checkpoint:
-    """Every tensor of a model on disk, by name, whatever file it is in."""
+    """The tensors of a model on disk, by name, in one file or several."""
 
     def __init__(self, files: list[Path]) -> None:
         self.files = files
@@ -53,20 +53,20 @@ class Checkpoint:
 
     @classmethod
     def from_source(cls, source: ModelSource[ModelSection]) -> Checkpoint:
-        """The checkpoint of a base; it is downloaded where it is on the hub. Raises UsageError, MachineError, HubError."""
+        """The checkpoint of a base, downloaded if it is on the hub. Raises UsageError, MachineError, HubError."""
         with explain_load_errors(source.section.model_name_or_path):
             return cls(_find_weight_files(source))
 
     def read(self, name: str) -> Tensor:
-        """One tensor, in memory of its own."""
+        """A copy of one tensor."""
         return self._file_of[name].read(name)
 
     def largest_file_bytes(self) -> int:
-        """Bytes of the largest file of weights."""
+        """Size of the largest weights file."""
         return max(each.stat().st_size for each in self.files)
 
     def file_order(self, name: str) -> tuple[int, str]:
-        """Where a tensor lies, to read in the order of the files."""
+        """Sort key that orders tensors by file."""
         return self.files.index(self._file_of[name].path), name
 
 
@@ -94,31 +94,30 @@ def _find_weight_files(source: ModelSource[ModelSection]) -> list[Path]:
 
 @dataclass
 class WeightMap:
-    """How the tensors of a checkpoint become the parameters of a model, and back."""
+    """Mapping between the tensors of a checkpoint and the parameters of a model."""
 
-    model: PreTrainedModel  # without weights
+    model: PreTrainedModel  # meta model
     groups: list[WeightGroup]
-    tied: dict[str, str]  # parameter that is another one: that one
-    unused: list[str]  # tensors on disk that the model does not know, or has elsewhere
+    tied: dict[str, str]  # parameter without a tensor on disk: the parameter it is tied to
     group_of: dict[str, WeightGroup] = field(init=False)  # by parameter
 
     def __post_init__(self) -> None:
-        self.group_of = {name: unit for unit in self.groups for name in unit.parameters}
+        self.group_of = {name: group for group in self.groups for name in group.parameters}
 
-    def convert(self, unit: WeightGroup, read: Callable[[str], Tensor]) -> dict[str, Tensor]:
-        """The parameters of a unit from its tensors."""
-        if unit.converter is None:
-            return {unit.parameters[0]: read(unit.keys[0])}
-        return _convert(self.model, unit, read)
+    def convert(self, group: WeightGroup, read: Callable[[str], Tensor]) -> dict[str, Tensor]:
+        """The parameters of a group from its tensors on disk."""
+        if group.converter is None:
+            return {group.parameters[0]: read(group.keys[0])}
+        return _convert(self.model, group, read)
 
-    def revert(self, unit: WeightGroup, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of a unit on disk from its parameters: ``parameters`` backwards."""
-        if unit.converter is None:
-            return {unit.keys[0]: parameters[unit.parameters[0]]}
+    def revert(self, group: WeightGroup, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors on disk of a group from its parameters."""
+        if group.converter is None:
+            return {group.keys[0]: parameters[group.parameters[0]]}
         return {name: tensor.contiguous() for name, tensor in _revert(self.model, parameters).items()}
 
     def checkpoint_key(self, parameter: str) -> str:
-        """What a parameter that was not on disk before is called there."""
+        """The name on disk of a parameter that the checkpoint does not contain."""
         import torch
 
         (name,) = _revert(self.model, {parameter: torch.empty(0, device="meta")})
@@ -126,7 +125,7 @@ class WeightMap:
 
 
 def build_weight_map(model: PreTrainedModel, checkpoint: Checkpoint) -> WeightMap:
-    """Ask transformers what becomes of each tensor. Raises NotUnderstood where that is not plain."""
+    """The mapping that transformers uses for this model. Raises UnsupportedCheckpoint if it has an unknown conversion."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
@@ -134,23 +133,20 @@ def build_weight_map(model: PreTrainedModel, checkpoint: Checkpoint) -> WeightMa
     renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
     converters = [each for each in transforms if isinstance(each, WeightConverter)]
     if len(renamings) + len(converters) != len(transforms):
-        raise UnsupportedCheckpoint("transformers converts its weights in a way that is new here")
+        raise UnsupportedCheckpoint("transformers converts its weights in an unknown way")
     converter_of = {pattern: each for each in converters for pattern in each.source_patterns}
     specs, known, prefix = checkpoint.specs, model.state_dict(), model.base_model_prefix
     found: dict[str, list[tuple[str, str | None]]] = {}  # first parameter: (key, pattern) of each tensor
-    unused = []
     for key in sorted(specs, key=dot_natural_key):  # the order in which from_pretrained collects them
         name, pattern = rename_source_key(key, renamings, converters, prefix, known)
         if name not in known and key in known:
             name, pattern = rename_source_key(key, [], [], base_model_prefix=prefix, meta_state_dict=known)
         if name in known:
             found.setdefault(name, []).append((key, pattern))
-        else:
-            unused.append(key)
     model._weight_conversions = [each for each in transforms if each.was_used()]
-    units = [_weight_group(model, name, sources, converter_of, specs) for name, sources in found.items()]
+    groups = [_weight_group(model, name, sources, converter_of, specs) for name, sources in found.items()]
     tied = {target: source for target, source in model.all_tied_weights_keys.items() if target in known}
-    return _resolve_ties(model, units, tied, unused, checkpoint)
+    return _resolve_ties(model, groups, tied, checkpoint)
 
 
 def _weight_group(
@@ -167,32 +163,32 @@ def _weight_group(
     if patterns == {None} and len(keys) == 1:
         return WeightGroup(keys, (first,))
     if None in patterns:
-        raise UnsupportedCheckpoint(f"{first} is made of {', '.join(keys[:3])}")
+        raise UnsupportedCheckpoint(f"{first} consists of {', '.join(keys[:3])}")
     converters = {id(converter_of[str(pattern)]): converter_of[str(pattern)] for pattern in patterns}
     if len(converters) != 1:
-        raise UnsupportedCheckpoint(f"{first} is made in more ways than one")
-    (regroup,) = converters.values()
-    unit = WeightGroup(keys, (first,), tuple(str(pattern) for _, pattern in sources), regroup)
+        raise UnsupportedCheckpoint(f"{first} has several converters")
+    (converter,) = converters.values()
+    group = WeightGroup(keys, (first,), tuple(str(pattern) for _, pattern in sources), converter)
 
-    def without_values(key: str) -> Tensor:
+    def meta_tensor(key: str) -> Tensor:
         return torch.empty(specs[key].shape, dtype=getattr(torch, specs[key].dtype), device="meta")
 
     try:
-        made = _convert(model, unit, without_values)
-        back = _revert(model, made)
-    except Exception as error:  # whatever a conversion that we do not know may raise on tensors without values
-        raise UnsupportedCheckpoint(f"the conversion of {first} cannot be tried out: {error}") from error
-    if set(back) != set(keys) or any(tuple(back[key].shape) != specs[key].shape for key in keys):
-        raise UnsupportedCheckpoint(f"the conversion of {first} cannot be undone")
-    return WeightGroup(keys, tuple(made), unit.patterns, regroup)
+        converted = _convert(model, group, meta_tensor)
+        reverted = _revert(model, converted)
+    except Exception as error:  # an unknown conversion may raise anything on meta tensors
+        raise UnsupportedCheckpoint(f"the conversion of {first} fails on meta tensors: {error}") from error
+    if set(reverted) != set(keys) or any(tuple(reverted[key].shape) != specs[key].shape for key in keys):
+        raise UnsupportedCheckpoint(f"the conversion of {first} cannot be reverted")
+    return WeightGroup(keys, tuple(converted), group.patterns, converter)
 
 
-def _convert(model: PreTrainedModel, unit: WeightGroup, read: Callable[[str], Tensor]) -> dict[str, Tensor]:
-    converter = deepcopy(unit.converter)
-    for key, pattern in zip(unit.keys, unit.patterns, strict=True):
-        converter.add_tensor(unit.parameters[0], key, pattern, read(key))
-    made = converter.convert(unit.parameters[0], model=model, config=model.config)
-    return {name: each[0] if isinstance(each, list) else each for name, each in made.items()}
+def _convert(model: PreTrainedModel, group: WeightGroup, read: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    converter = deepcopy(group.converter)
+    for key, pattern in zip(group.keys, group.patterns, strict=True):
+        converter.add_tensor(group.parameters[0], key, pattern, read(key))
+    converted = converter.convert(group.parameters[0], model=model, config=model.config)
+    return {name: each[0] if isinstance(each, list) else each for name, each in converted.items()}
 
 
 def _revert(model: PreTrainedModel, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -202,27 +198,26 @@ def _revert(model: PreTrainedModel, parameters: dict[str, Tensor]) -> dict[str, 
 
 
 def _resolve_ties(
-    model: PreTrainedModel, units: list[WeightGroup], tied: dict[str, str], unused: list[str], checkpoint: Checkpoint
+    model: PreTrainedModel, groups: list[WeightGroup], tied: dict[str, str], checkpoint: Checkpoint
 ) -> WeightMap:
-    """The map, once every parameter has its tensor, of its own or of the one it is tied to."""
-    made = {name: unit for unit in units for name in unit.parameters}
-    settled: dict[str, str] = {}
+    """The mapping in which every parameter has a tensor on disk or is tied to one that has."""
+    group_of = {name: group for group in groups for name in group.parameters}
+    resolved: dict[str, str] = {}
     for target, source in tied.items():
-        if target in made and source in made:
-            twice = made.pop(target)
-            _check_equal(checkpoint, twice, made[source])
-            units.remove(twice)
-            unused.extend(twice.keys)
-        here, there = (source, target) if source in made else (target, source)
-        settled[there] = here
-    missing = [name for name in model.state_dict() if name not in made and name not in settled]
+        if target in group_of and source in group_of:
+            duplicate = group_of.pop(target)
+            _check_equal(checkpoint, duplicate, group_of[source])
+            groups.remove(duplicate)
+        on_disk, not_on_disk = (source, target) if source in group_of else (target, source)
+        resolved[not_on_disk] = on_disk
+    missing = [name for name in model.state_dict() if name not in group_of and name not in resolved]
     if missing:
         raise UnsupportedCheckpoint(f"the checkpoint has no weights for {', '.join(missing[:3])}")
-    return WeightMap(model, units, settled, unused)
+    return WeightMap(model, groups, resolved)
 
 
 def _check_equal(checkpoint: Checkpoint, one: WeightGroup, other: WeightGroup) -> None:
-    """transformers ties what is on disk twice only where both are equal."""
+    """Raise UnsupportedCheckpoint unless both tensors are equal: transformers ties two tensors on disk only then."""
     import torch
 
     names = f"{one.parameters[0]} and {other.parameters[0]} are tied, and both are on disk"

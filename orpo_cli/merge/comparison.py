@@ -1,4 +1,4 @@
-"""Whether a merged model on disk says what the adapters on their base say: logits, short answers, held-out pairs."""
+"""Comparison of a merged model on disk with the unmerged one: logits, short answers, held-out pairs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orpo_cli.errors import RunError
 from orpo_cli.merge.merge_target import MergeTarget
-from orpo_cli.merge.read_back import read_back
 from orpo_cli.merge.unmerged_model import load_on_original_base, load_trained_model, with_cpu_attention
+from orpo_cli.plan.plan import ModelPlan
+from orpo_cli.verify.held_out_metrics import HeldOutMetrics
 from orpo_cli.verify.logits import Difference, Tolerance, compare_logits, compute_logits
 
 if TYPE_CHECKING:
@@ -18,33 +20,31 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Judge = Callable[[Any], dict[str, float]]  # of a model: its figures on held-out pairs
-
-# How far logits may be from those of the adapter on its base. Measured on SmolLM2-135M (30 layers, logits up to 42):
-# computed in float32 1.4e-4 absolute, 5e-6 relative (the absolute limit is for logits of that size, the relative one for
-# larger); computed in bfloat16, where only that fits the memory, 0.06 relative, same top token at 99 % of positions.
+# Allowed difference of logits, by the dtype they are computed in. Measured on SmolLM2-135M (30 layers, logits up to 42):
+# in float32 1.4e-4 absolute, 5e-6 relative (the absolute limit is for logits of that size, the relative one for larger
+# logits); in bfloat16, used if float32 does not fit into memory, 0.06 relative, same top token at 99 % of positions.
 COMPUTE_TOLERANCE = {
     "float32": Tolerance(max_absolute=1e-3, relative=2e-5, same_argmax=0.99),
     "float16": Tolerance(relative=0.05, same_argmax=0.90),
     "bfloat16": Tolerance(relative=0.20, same_argmax=0.90),
 }
-# The same for the stored model, computed in float32: what rounding the weights does. Measured: float16 0.002 relative,
-# bfloat16 0.010 to 0.018, same top token at 97 % or more.
+# Allowed difference of logits computed in float32, by the dtype of the saved weights: the effect of rounding them.
+# Measured: float16 0.002 relative, bfloat16 0.010 to 0.018, same top token at 97 % or more of positions.
 STORAGE_TOLERANCE = {
     "float32": COMPUTE_TOLERANCE["float32"],
     "float16": Tolerance(relative=0.01, same_argmax=0.95),
     "bfloat16": Tolerance(relative=0.05, same_argmax=0.90),
 }
-# Asked of a chat model, these end soon; what is not one is not asked.
+# Chat models answer these in a few tokens. A model without a chat template is not asked.
 SHORT_QUESTIONS = ("What colour is grass? Answer in one word.", "How much is two plus two?")
 MAX_NEW_TOKENS = 32
 
 
 @dataclass
 class ComparisonResult:
-    """What was found. ``difference_to_trained`` only where the trained model is not what the check compares with.
+    """Result of a comparison. ``problem``: why the models differ by more than rounding explains, if they do.
 
-    ``problem`` says what is wrong where the models differ by more than rounding explains.
+    ``difference_to_trained``: set if the model was merged into the original base instead of the trained one.
     """
 
     difference: Difference
@@ -56,95 +56,108 @@ class ComparisonResult:
 
 @dataclass(frozen=True)
 class ComparisonInputs:
-    """What models are asked."""
+    """Inputs of both models."""
 
     tokenizer: PreTrainedTokenizerBase
     prompts: list[Tensor]
     eos_token_ids: list[int]
-    held_out_metrics: Judge | None
+    held_out_metrics: HeldOutMetrics | None
 
 
 @dataclass
 class _ModelOutputs:
     logits: list[Tensor]
-    stopped: list[bool]
+    answers_ended: list[bool]
     held_out: dict[str, float] | None
 
 
 def compare_models(
     folder: Path,
     target: MergeTarget,
-    rows: int | None,
+    vocab_size: int | None,
     dtype: str,
-    questions: ComparisonInputs,
+    inputs: ComparisonInputs,
     note: Callable[[str], None],
 ) -> ComparisonResult:
-    """Load the unmerged model, then the one in ``folder``, both computing in ``dtype``, and compare what they say.
+    """Load the unmerged model, then the one in ``folder``, both in ``dtype``, and compare their outputs.
 
-    Raises RunError where the stored model is incomplete.
+    ``vocab_size``: of the trained model, if it differs from the base's. Raises RunError if the saved model is incomplete.
     """
     note(f"comparing with the unmerged model in {dtype}")
     trained = None
     if target.quantization is not None and target.into == "original":
-        trained = _run_model(load_trained_model(target, rows, dtype), questions)
+        trained = _run_model(load_trained_model(target, vocab_size, dtype), inputs)
         gc.collect()
-        reference = _run_model(
-            load_on_original_base(target, rows, dtype),
-            ComparisonInputs(questions.tokenizer, questions.prompts, [], None),
-        )
+        logits_only = ComparisonInputs(inputs.tokenizer, inputs.prompts, [], None)
+        reference = _run_model(load_on_original_base(target, vocab_size, dtype), logits_only)
     else:
-        reference = _run_model(load_trained_model(target, rows, dtype), questions)
+        reference = _run_model(load_trained_model(target, vocab_size, dtype), inputs)
     gc.collect()
-    merged = _run_model(
-        read_back(folder, questions.eos_token_ids, like=with_cpu_attention(target.section), dtype=dtype), questions
-    )
+    section = with_cpu_attention(target.section)
+    merged = _run_model(_load_saved_model(folder, inputs.eos_token_ids, section=section, dtype=dtype), inputs)
     gc.collect()
 
     difference = compare_logits(reference.logits, merged.logits)
     tolerance = STORAGE_TOLERANCE[target.dtype] if dtype == "float32" else COMPUTE_TOLERANCE[dtype]
     problem = None
     if not tolerance.allows(difference):
-        problem = f"the stored model differs from the adapter on its base: {difference.text()}; allowed is {tolerance.text()}."
+        problem = f"the saved model differs from the unmerged model: {difference.text()}; allowed: {tolerance.text()}."
     unmerged = trained or reference
-    verdict = ComparisonResult(difference, problem, compare_logits(trained.logits, merged.logits) if trained else None)
-    if merged.stopped:
-        verdict.generation = {
-            "prompts": len(merged.stopped),
+    difference_to_trained = compare_logits(trained.logits, merged.logits) if trained else None
+    result = ComparisonResult(difference, problem, difference_to_trained)
+    if merged.answers_ended:
+        result.generation = {
+            "prompts": len(merged.answers_ended),
             "max_new_tokens": MAX_NEW_TOKENS,
-            "stopped": sum(merged.stopped),
-            "unmerged_stopped": sum(unmerged.stopped),
+            "stopped": sum(merged.answers_ended),
+            "unmerged_stopped": sum(unmerged.answers_ended),
         }
     if merged.held_out is not None and unmerged.held_out is not None:
-        verdict.held_out = {"merged": merged.held_out, "unmerged": unmerged.held_out}
-    return verdict
+        result.held_out = {"merged": merged.held_out, "unmerged": unmerged.held_out}
+    return result
 
 
-def _run_model(model: PreTrainedModel | PeftModel, questions: ComparisonInputs) -> _ModelOutputs:
-    """Logits first: they are computed as ``widen`` has left the model."""
-    logits = compute_logits(model, questions.prompts)
-    judged = questions.held_out_metrics(model) if questions.held_out_metrics is not None else None
-    return _ModelOutputs(logits, _ended_answers(model, questions) if questions.eos_token_ids else [], judged)
+def _load_saved_model(folder: Path, eos_token_ids: list[int], *, section: ModelPlan, dtype: str) -> PreTrainedModel:
+    """The model in ``folder``, in ``dtype`` on the CPU. Raises RunError if its files are not as expected."""
+    from orpo_cli.model.base_model import load_base
+    from orpo_cli.model.model_source import ModelSource
+
+    model = load_base(ModelSource(section.stored_in(str(folder), dtype=dtype, device_map=None)), None, "cpu")
+    problems = []
+    if getattr(model.config, "quantization_config", None) is not None:
+        problems.append("config.json still has a quantization_config")
+    found = model.generation_config.eos_token_id if model.generation_config is not None else None
+    if eos_token_ids and set(found if isinstance(found, list) else [found]) != set(eos_token_ids):
+        problems.append(f"generation_config.json has the end tokens {found}, not {eos_token_ids}")
+    if not any(folder.glob("*.safetensors")):
+        problems.append("there is no safetensors file")
+    if problems:
+        raise RunError(f"the saved model is not as expected: {'; '.join(problems)}.", remedy="Please report it.")
+    return model
 
 
-def _ended_answers(model: PreTrainedModel | PeftModel, questions: ComparisonInputs) -> list[bool]:
-    """Whether the answer to each of SHORT_QUESTIONS ends by itself; none are asked of a model without a chat template."""
+def _run_model(model: PreTrainedModel | PeftModel, inputs: ComparisonInputs) -> _ModelOutputs:
+    """Outputs of a model. Logits come first: generation may change how quantized layers compute (set_compute_dtype)."""
+    logits = compute_logits(model, inputs.prompts)
+    held_out = inputs.held_out_metrics(model) if inputs.held_out_metrics is not None else None
+    return _ModelOutputs(logits, _answers_ended(model, inputs) if inputs.eos_token_ids else [], held_out)
+
+
+def _answers_ended(model: PreTrainedModel | PeftModel, inputs: ComparisonInputs) -> list[bool]:
+    """Whether the answer to each of SHORT_QUESTIONS ends before the token limit; empty without a chat template."""
     from orpo_cli.evaluation.generation import SamplingParams, generate_token_ids
 
-    tokenizer = questions.tokenizer
+    tokenizer = inputs.tokenizer
     if not tokenizer.chat_template:
         return []
+    conversations = [[{"role": "user", "content": text}] for text in SHORT_QUESTIONS]
     prompts = [
-        list(
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
-            )
-        )
-        for text in SHORT_QUESTIONS
+        list(tokenizer.apply_chat_template(each, add_generation_prompt=True, return_dict=False))
+        for each in conversations
     ]
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if isinstance(positions, int) and max(map(len, prompts)) + MAX_NEW_TOKENS > positions:
+    max_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(max_positions, int) and max(map(len, prompts)) + MAX_NEW_TOKENS > max_positions:
         return []
-    rows = generate_token_ids(
-        model, tokenizer, prompts, SamplingParams(max_new_tokens=MAX_NEW_TOKENS), questions.eos_token_ids
-    )
-    return [bool(row) and row[-1] in questions.eos_token_ids for row in rows]
+    sampling = SamplingParams(max_new_tokens=MAX_NEW_TOKENS)
+    answers = generate_token_ids(model, tokenizer, prompts, sampling, inputs.eos_token_ids)
+    return [bool(answer) and answer[-1] in inputs.eos_token_ids for answer in answers]

@@ -1,14 +1,14 @@
-"""``orpo merge``: adapters into their base, written to disk, read back, and compared before it is called done.
+"""``orpo merge``: merge adapters into their base, write the model, read it back and compare it with the unmerged model.
 
-Weights are merged one by one in float32, with PEFT's arithmetic, and rounded once, when they are stored. A base that was
-quantized in training is taken through bitsandbytes and back: the adapter was trained to fit those weights, and merged into
-the original ones it says something else. Nothing is ever merged into quantized weights.
+Weights are merged one by one in float32 with PEFT's arithmetic and rounded once, when they are saved. If training quantized
+the base, its weights are quantized and dequantized first, because the adapter was trained on those weights; merged into the
+original weights it gives other outputs. Nothing is merged into quantized weights.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,24 +16,23 @@ from typing import TYPE_CHECKING, Any
 from orpo_cli import __version__
 from orpo_cli.atomic import atomic_directory, keep_as_unverified
 from orpo_cli.errors import RunError, UsageError
-from orpo_cli.merge.memory_limit import parsed_size
 from orpo_cli.merge.merge_record import FILE_NAME, MergeRecord, adapter_digests
-from orpo_cli.merge.merge_target import MergeTarget, resolve_target
+from orpo_cli.merge.merge_target import MergeRequest, MergeTarget, resolve_target
 from orpo_cli.merge.peft_adapters import check_mergeable
+from orpo_cli.merge.sharded_merge import Progress
 from orpo_cli.merge.verification import VerificationInputs, verify_merge
 from orpo_cli.merge.write_model import write_merged_model
+from orpo_cli.verify.resources import parse_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Note = Callable[[str], None]
 
-DEFAULT_HELD_OUT_PAIRS = 32  # enough to see a merge that went wrong; `orpo eval` has the whole answer
-
 
 @dataclass(frozen=True)
 class MergeResult:
-    """A merged model. ``already`` says that it was there, made from the same adapter and verified."""
+    """A merged model. ``already_merged``: it existed, from the same adapter and verified."""
 
     output: Path
     already_merged: bool
@@ -41,7 +40,7 @@ class MergeResult:
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values, for ``--json``."""
+        """The document of ``--json``."""
         record = self.record
         return {
             "status": "unchanged" if self.already_merged else "merged",
@@ -66,10 +65,10 @@ class MergeResult:
         }
 
     def summary_lines(self) -> list[str]:
-        """What was found, in words."""
+        """Result and verification, one line each."""
         record = self.record
         if record.max_logit_difference is None:
-            found = f"{record.tensors.get('written', 0):.0f} tensors read back and equal; logits not compared"
+            found = f"{record.tensors.get('written', 0):.0f} tensors read back are equal; logits were not compared"
         else:
             found = f"logits within {record.max_logit_difference:.2g} of the adapter on its base"
         if self.already_merged:
@@ -78,7 +77,7 @@ class MergeResult:
         trained = record.difference_to_trained
         if trained is not None:
             lines.append(
-                f"against the trained model, whose base was quantized: logits within {trained['max_absolute']:.2g}, relative "
+                f"compared with the trained model and its quantized base: logits within {trained['max_absolute']:.2g}, relative "
                 f"{trained['relative']:.2g}, same top token at {trained['same_argmax']:.0%} of positions"
             )
         if record.held_out is not None:
@@ -91,93 +90,76 @@ class MergeResult:
         if answers is not None and answers["stopped"] < answers["prompts"]:
             lines.append(
                 f"{answers['prompts'] - answers['stopped']} of {answers['prompts']} short answers did not end within "
-                f"{answers['max_new_tokens']} tokens; of the unmerged model, "
+                f"{answers['max_new_tokens']} tokens; with the unmerged model "
                 f"{answers['prompts'] - answers['unmerged_stopped']} did not"
             )
         return lines
 
     def fewer_answers_end(self) -> bool:
-        """Whether fewer short answers ended by themselves than of the unmerged model."""
+        """Whether fewer short answers ended before the token limit than with the unmerged model."""
         found = self.record.generation
         return found is not None and found["stopped"] < found["unmerged_stopped"]
 
 
 def merge(
-    target: Path,
-    output: Path | None = None,
+    request: MergeRequest,
     *,
-    base: str | None = None,
-    dtype: str | None = None,
-    max_shard_size: str | None = None,
-    into: str | None = None,
-    others: Sequence[Path] = (),
-    weights: Sequence[float] = (),
-    memory: str | None = None,
-    held_out_pairs: int = DEFAULT_HELD_OUT_PAIRS,
-    overwrite: bool = False,
     note: Note = lambda text: None,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = lambda done, total: None,
 ) -> MergeResult:
-    """Merge the adapter of a run, of a checkpoint, or in a folder of its own into its base, and verify the result.
+    """Merge adapters into their base and verify the result. ``progress`` counts tensors.
 
-    ``output`` is by default the run's ``merged`` folder; ``dtype`` the plan's (float32, bfloat16 or float16). ``base``
-    overrides the adapter's own idea of its base. ``others`` are further adapters of the same base, ``weights`` what the
-    update of each is multiplied by. ``into``: a quantized base as it was trained, or the original. ``memory``: what the
-    process may hold, by default one and a half times the base's largest file and 1 GB. ``progress`` hears of tensors.
-
-    Raises UsageError for what cannot be merged, MachineError where disk or memory is short, RunError where the result is
-    not what it should be: one that failed its verification twice is kept beside ``output``, else nothing is left behind.
+    Raises UsageError if the adapters cannot be merged, MachineError if disk space or memory is short, RunError if the result
+    is wrong. A merge that failed its verification twice is kept next to ``output``; other failures leave no files.
     """
     started = time.monotonic()
-    asked = None if memory is None else parsed_size(memory, "--memory")
-    resolved = resolve_target(
-        target, output, base=base, dtype=dtype, max_shard_size=max_shard_size, into=into, others=others, weights=weights
-    )
-    parsed_size(resolved.max_shard_size, "--max-shard-size")
-    record = _new_record(resolved)
-    existing = _existing_merge(resolved.output, record, overwrite)
+    memory_limit = None if request.memory is None else parse_size(request.memory, "--memory")
+    target = resolve_target(request)
+    parse_size(target.max_shard_size, "--max-shard-size")
+    record = _new_record(target)
+    existing = _existing_merge(target.output, record, request.overwrite)
     if existing is not None:
-        return MergeResult(resolved.output, True, existing, time.monotonic() - started)
-    check_mergeable(resolved.adapters, quantized=resolved.quantization is not None)
-    tokenizer = _load_tokenizer(resolved)
-    with atomic_directory(resolved.output) as folder:
-        began = time.monotonic()
-        written = write_merged_model(folder, resolved, tokenizer, note, progress, asked)
+        return MergeResult(target.output, True, existing, time.monotonic() - started)
+    check_mergeable(target.adapters, quantized=target.quantization is not None)
+    tokenizer = _load_tokenizer(target)
+    with atomic_directory(target.output) as folder:
+        merge_started = time.monotonic()
+        written = write_merged_model(folder, target, tokenizer, note, progress, memory_limit)
         record = replace(
             record,
             way=written.method,
             tensors=written.tensors,
             untied=sorted(written.untied),
             eos_token_ids=written.eos_token_ids,
-            seconds={"merge": round(time.monotonic() - began, 2)},
+            seconds={"merge": round(time.monotonic() - merge_started, 2)},
         )
-        began = time.monotonic()
-        verification = VerificationInputs(folder, resolved, written, tokenizer, asked, held_out_pairs, note)
-        record = verify_merge(record, verification)
-        record.seconds["verification"] = round(time.monotonic() - began, 2)
+        verification_started = time.monotonic()
+        inputs = VerificationInputs(folder, target, written, tokenizer, memory_limit, request.held_out_pairs, note)
+        record = verify_merge(record, inputs)
+        record.seconds["verification"] = round(time.monotonic() - verification_started, 2)
         files = {
             str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()
         }
         record = replace(record, files=files)
         if not record.verified:
-            raise _keep_unverified(record, folder, resolved.output)
+            raise _keep_unverified(record, folder, target.output)
         record.write(folder)
-    return MergeResult(resolved.output, False, record, time.monotonic() - started)
+    return MergeResult(target.output, False, record, time.monotonic() - started)
 
 
 def _keep_unverified(record: MergeRecord, folder: Path, output: Path) -> RunError:
-    """The error of a merge that failed its verification, which is kept beside ``output`` with the verdict in merge.json."""
+    """Keep a merge that failed its verification next to ``output``, with its merge.json, and return the error to raise."""
     record.write(folder)
     kept = keep_as_unverified(folder, output)
     return RunError(
         f"the merge failed its verification twice: {record.problem}",
-        remedy=f"It is kept in {kept}, with the verdict in {FILE_NAME}; nothing uses it. Merge again; where it stays so, try "
+        remedy=f"It is kept in {kept}, with the result in {FILE_NAME}; no command uses it. Merge again; if it fails again, try "
         "--dtype float32, and please report it. Remove the folder when you are done.",
     )
 
 
 def _new_record(target: MergeTarget) -> MergeRecord:
-    """What merge.json will say about the origin."""
+    """The record of a merge before its verification: the origin of the model."""
     from importlib.metadata import version
 
     packages = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")
@@ -210,13 +192,13 @@ def _new_record(target: MergeTarget) -> MergeRecord:
 
 
 def _existing_merge(output: Path, planned: MergeRecord, overwrite: bool) -> MergeRecord | None:
-    """The record of an output that already is what is asked for. Raises UsageError where it is something else."""
+    """The record of an output that already is the requested merge. Raises UsageError if it is something else."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
     record = MergeRecord.read(output) if output.is_dir() else None
     if record is None:
         raise UsageError(
-            f"{output} exists and is no merged model: it holds no {FILE_NAME}.",
+            f"{output} exists and is no merged model: it has no {FILE_NAME}.",
             remedy="Choose another -o, or remove it.",
         )
     if overwrite:
@@ -225,17 +207,17 @@ def _existing_merge(output: Path, planned: MergeRecord, overwrite: bool) -> Merg
         return record
     if not record.verified:
         raise UsageError(
-            f"{output} holds a merge that failed its verification ({record.created}).",
-            remedy="Say --overwrite, or choose another -o.",
+            f"{output} contains a merge that failed its verification ({record.created}).",
+            remedy="Add --overwrite, or choose another -o.",
         )
     raise UsageError(
-        f"{output} holds another merge (dtype {record.dtype}, {record.created}).",
-        remedy="Say --overwrite, or choose another -o.",
+        f"{output} contains another merge (dtype {record.dtype}, {record.created}).",
+        remedy="Add --overwrite, or choose another -o.",
     )
 
 
 def _load_tokenizer(target: MergeTarget) -> PreTrainedTokenizerBase:
-    """The tokenizer that was saved with the adapter, else the base's."""
+    """The tokenizer saved with the adapter, else that of the base."""
     from orpo_cli.model.tokenizer import load_saved_tokenizer, load_tokenizer
 
     if not (target.adapter / "tokenizer_config.json").is_file():

@@ -1,4 +1,4 @@
-"""What `orpo merge` was pointed at: a run, a checkpoint of one, or a bare PEFT adapter."""
+"""Merge request and merge target: what the user asked to merge, and the adapters, base and settings that this means."""
 
 from __future__ import annotations
 
@@ -17,14 +17,39 @@ from orpo_cli.recipe.schema import Dtype, ModelSection, QuantizationSection
 from orpo_cli.rundir import RunDir
 
 DEFAULT_SHARD_SIZE = "5GB"
+DEFAULT_HELD_OUT_PAIRS = 32  # enough to notice a wrong merge; `orpo eval` scores all pairs
 Into = Literal["trained", "original"]
 
 
 @dataclass(frozen=True)
-class MergeTarget:
-    """Adapters, their base, and where the merge goes. ``section.dtype`` is the type that the base was trained in.
+class MergeRequest:
+    """Arguments of a merge, as given on the command line; None and empty values mean the default.
 
-    ``quantization`` is that of the training; ``into`` says whether it is what the adapters are merged into.
+    ``target``: run, checkpoint of a run, or PEFT adapter folder. ``output``: default is the ``merged`` folder of the run.
+    ``base``: overrides the base that the adapter names. ``dtype`` of the merged weights: default is the plan's.
+    ``into``: for a quantized base, merge into the weights as trained or into the original ones.
+    ``adapters``: further adapters of the same base. ``weights``: factor for the update of each adapter, ``target`` first.
+    ``memory``: limit for the process, such as 8GB.
+    """
+
+    target: Path
+    output: Path | None = None
+    base: str | None = None
+    dtype: str | None = None
+    max_shard_size: str | None = None
+    into: str | None = None
+    adapters: Sequence[Path] = ()
+    weights: Sequence[float] = ()
+    memory: str | None = None
+    held_out_pairs: int = DEFAULT_HELD_OUT_PAIRS
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class MergeTarget:
+    """Adapters, their base and the output of a merge. ``section.dtype``: the dtype of the base in training.
+
+    ``quantization``: of the base in training. ``into``: whether the adapters are merged into those quantized weights.
     """
 
     adapters: tuple[Adapter, ...]
@@ -39,7 +64,7 @@ class MergeTarget:
 
     @cached_property
     def source(self) -> ModelSource[ModelPlan]:
-        """The base model, located once."""
+        """The source of the base."""
         return ModelSource(self.section)
 
     @property
@@ -53,90 +78,75 @@ class MergeTarget:
         return self.quantization if self.into == "trained" else None
 
 
-def resolve_target(
-    target: Path,
-    output: Path | None,
-    *,
-    base: str | None,
-    dtype: str | None,
-    max_shard_size: str | None,
-    into: str | None = None,
-    others: Sequence[Path] = (),
-    weights: Sequence[float] = (),
-) -> MergeTarget:
-    """Find adapters, base and output. Reads only configurations. Raises UsageError where there is nothing to merge.
-
-    ``weights``: of ``target`` and of each of ``others``, or none.
-    """
+def resolve_target(request: MergeRequest) -> MergeTarget:
+    """Find adapters, base and output. Reads only configurations. Raises UsageError if there is nothing to merge."""
+    dtype, into, count = request.dtype, request.into, 1 + len(request.adapters)
     if dtype not in (None, "auto", *get_args(Dtype)):
         raise UsageError(f"--dtype {dtype}: not one of auto, {', '.join(get_args(Dtype))}.")
     if into not in (None, *get_args(Into)):
         raise UsageError(f"--into {into}: not one of {', '.join(get_args(Into))}.")
-    if weights and len(weights) != 1 + len(others):
+    if request.weights and len(request.weights) != count:
         raise UsageError(
-            f"{len(weights)} --weight for {1 + len(others)} adapters.",
-            remedy="Give one for RUN_OR_ADAPTER and one for each --adapter, in this order; or none, which is 1 for each.",
+            f"{len(request.weights)} --weight for {count} adapters.",
+            remedy="Give one for RUN_OR_ADAPTER and one for each --adapter, in this order; or none: then each is 1.",
         )
-    found = _resolve_one(target, output, base=base, dtype=dtype, max_shard_size=max_shard_size)
+    found = _resolve_one(request)
     if into is not None and found.quantization is None:
         raise UsageError(
-            f"--into {into}: the base was not quantized in training, as far as {target} says; there is only one to merge into.",
-            remedy="Leave --into out.",
+            f"--into {into}: the base of {request.target} was not quantized in training, so there is only one base.",
+            remedy="Omit --into.",
         )
-    shares = list(weights) or [1.0] * (1 + len(others))
-    adapters = [Adapter(found.adapter, shares[0])]
-    adapters += [
-        Adapter(_resolve_other_adapter(each, found, base), share)
-        for each, share in zip(others, shares[1:], strict=True)
-    ]
-    return replace(found, adapters=tuple(adapters), into="original" if into == "original" else "trained")
+    weights = list(request.weights) or [1.0] * count
+    folders = [found.adapter, *(_resolve_other_adapter(each, found, request.base) for each in request.adapters)]
+    adapters = tuple(Adapter(folder, weight) for folder, weight in zip(folders, weights, strict=True))
+    return replace(found, adapters=adapters, into="original" if into == "original" else "trained")
 
 
 def _resolve_other_adapter(path: Path, first: MergeTarget, base: str | None) -> Path:
-    """The folder of a further adapter. Raises UsageError where it was trained on another base."""
-    rundir = _find_run(path) if path.is_dir() else None
-    if rundir is not None:
-        second = _resolve_one(path, Path(), base=None, dtype=None, max_shard_size=None)
+    """The folder of a further adapter. Raises UsageError if it was trained on another base."""
+    if not path.is_dir():
+        raise UsageError(f"--adapter {path}: no such folder.")
+    if _find_run(path) is not None:
+        second = _resolve_one(MergeRequest(path, output=Path()))
         folder, quantization = second.adapter, second.quantization
         name: Any = second.section.model_name_or_path
     else:
-        if not path.is_dir():
-            raise UsageError(f"--adapter {path}: no such folder.")
         folder, name, quantization = path, _read_adapter_config(path).get("base_model_name_or_path"), first.quantization
     if base is None and name != first.section.model_name_or_path:
         raise UsageError(
             f"--adapter {path} was trained on {name}, not on {first.section.model_name_or_path}.",
-            remedy="Merge adapters of one base; where both names mean the same one, give it with --base.",
+            remedy="Merge adapters of one base; if both names mean the same model, give it with --base.",
         )
     if quantization != first.quantization:
         raise UsageError(
-            f"--adapter {path}: its base was quantized otherwise in training.", remedy="Merge them one by one."
+            f"--adapter {path}: its base had another quantization in training.", remedy="Merge the adapters separately."
         )
     return folder
 
 
-def _resolve_one(
-    target: Path, output: Path | None, *, base: str | None, dtype: str | None, max_shard_size: str | None
-) -> MergeTarget:
+def _resolve_one(request: MergeRequest) -> MergeTarget:
+    """The target with its first adapter only."""
+    target, output, base = request.target, request.output, request.base
     if not target.is_dir():
         raise UsageError(f"{target}: no such folder.", remedy="Give a run directory, or the folder of a PEFT adapter.")
     rundir = _find_run(target)
     if rundir is None:
-        return _resolve_bare_adapter(target, output, base=base, dtype=dtype, max_shard_size=max_shard_size)
+        return _resolve_bare_adapter(request)
 
     plan = rundir.read_plan()
     if plan.lora is None:
         raise UsageError(
-            f"{rundir.root} trained every weight: there is nothing to merge.", remedy=f"The model is {rundir.model}."
+            f"{rundir.root} trained all weights of the model: there is nothing to merge.",
+            remedy=f"The model is {rundir.model}.",
         )
     checkpoint = target.absolute().parent == rundir.checkpoints.absolute()
     if checkpoint and output is None:
-        raise UsageError(f"{target} is a checkpoint.", remedy="Say where its merge goes with -o.")
-    section = plan.model.model_copy(update={"device_map": None})  # one device is enough, and the checks look there
+        raise UsageError(f"{target} is a checkpoint.", remedy="Give the folder for the merged model with -o.")
+    section = plan.model.model_copy(update={"device_map": None})  # merge and comparison use one device
     if base is not None:
         update = {"model_name_or_path": base, "model_revision": "main", "subfolder": ""}
         section = section.model_copy(update=update)
-    wanted = dtype or plan.merge.dtype
+    dtype = request.dtype or plan.merge.dtype
     return MergeTarget(
         adapters=(Adapter(target if checkpoint else rundir.result()),),
         rundir=rundir,
@@ -144,31 +154,31 @@ def _resolve_one(
         section=section,
         quantization=plan.quantization,
         device=plan.device,
-        dtype=section.dtype if wanted == "auto" else wanted,
-        max_shard_size=max_shard_size or plan.merge.max_shard_size,
+        dtype=section.dtype if dtype == "auto" else dtype,
+        max_shard_size=request.max_shard_size or plan.merge.max_shard_size,
     )
 
 
 def _find_run(target: Path) -> RunDir | None:
-    """The run that ``target`` is, or whose result or checkpoint it is."""
+    """The run directory that is ``target``, or that contains it as its result or as a checkpoint."""
     target = target.absolute()
-    itself, parent, checkpoints_of = RunDir(target), RunDir(target.parent), RunDir(target.parent.parent)
+    itself, parent, grandparent = RunDir(target), RunDir(target.parent), RunDir(target.parent.parent)
     if itself.is_run():
         return itself
     if target in (parent.adapter, parent.model) and parent.is_run():
         return parent
-    if target.parent == checkpoints_of.checkpoints and checkpoints_of.is_run():
-        return checkpoints_of
+    if target.parent == grandparent.checkpoints and grandparent.is_run():
+        return grandparent
     return None
 
 
-def _resolve_bare_adapter(
-    adapter: Path, output: Path | None, *, base: str | None, dtype: str | None, max_shard_size: str | None
-) -> MergeTarget:
+def _resolve_bare_adapter(request: MergeRequest) -> MergeTarget:
+    """The target of an adapter that is not in a run directory."""
+    adapter, base = request.target, request.base
     config = _read_adapter_config(adapter)
-    if output is None:
+    if request.output is None:
         raise UsageError(
-            f"{adapter} is an adapter outside of a run.", remedy="Say where the merged model goes with -o."
+            f"{adapter} is an adapter outside of a run.", remedy="Give the folder for the merged model with -o."
         )
     name = base or config.get("base_model_name_or_path")
     if not name:
@@ -180,18 +190,18 @@ def _resolve_bare_adapter(
             raise
         raise UsageError(f"{adapter}: its base model: {error.message}", remedy="Give the base with --base.") from error
     revision = "main" if base is not None else (config.get("revision") or "main")
-    written = ModelSection(model_name_or_path=str(name), model_revision=revision)
-    decided: dict[str, Any] = {"dtype": _base_dtype(written), "attn_implementation": "sdpa"}
-    section = ModelPlan(**{**dict(written), **decided})
+    named = ModelSection(model_name_or_path=str(name), model_revision=revision)
+    decided: dict[str, Any] = {"dtype": _base_dtype(named), "attn_implementation": "sdpa"}
+    section = ModelPlan(**{**dict(named), **decided})
     return MergeTarget(
         adapters=(Adapter(adapter),),
         rundir=None,
-        output=output,
+        output=request.output,
         section=section,
         quantization=None,
         device="cpu",
-        dtype=section.dtype if dtype in (None, "auto") else str(dtype),
-        max_shard_size=max_shard_size or DEFAULT_SHARD_SIZE,
+        dtype=section.dtype if request.dtype in (None, "auto") else str(request.dtype),
+        max_shard_size=request.max_shard_size or DEFAULT_SHARD_SIZE,
     )
 
 
@@ -200,13 +210,13 @@ def _read_adapter_config(adapter: Path) -> dict[str, Any]:
     if not path.is_file():
         kind = "a model, not an adapter" if (adapter / "config.json").is_file() else "neither a run nor a PEFT adapter"
         raise UsageError(
-            f"{adapter} is {kind}: it holds no {path.name}.",
+            f"{adapter} is {kind}: it has no {path.name}.",
             remedy="Give a run directory, or the folder of an adapter.",
         )
     return read_json_object(path, remedy="Download or save the adapter again.")
 
 
 def _base_dtype(section: ModelSection) -> str:
-    """The type of the base's weights as its configuration says; float32 where it does not."""
+    """The dtype of the base's weights according to its config.json; float32 if it names none."""
     dtype = getattr(ModelSource(section).config(), "dtype", None)
     return str(dtype).removeprefix("torch.") if dtype is not None else "float32"

@@ -1,6 +1,6 @@
-"""The base without its weights: every parameter has its shape, and all of its values are one zero.
+"""Meta model: the base without its weights. Each parameter has its shape, and one zero that stands for all values.
 
-Such parameters are on the CPU, as PEFT wants them to put an adapter on them, and take no memory.
+These placeholders are on the CPU, where PEFT needs them to load an adapter, and take no memory.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def build_meta_model(source: ModelSource[ModelSection], rows: int | None = None) -> PreTrainedModel:
-    """The model of ``source``; ``rows`` is the size of its vocabulary where that has grown."""
+def build_meta_model(source: ModelSource[ModelSection], vocab_size: int | None = None) -> PreTrainedModel:
+    """The model of ``source``, with ``vocab_size`` tokens if training extended the vocabulary."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
     section, config = source.section, source.config()
-    if rows is not None:
-        config.get_text_config().vocab_size = rows
+    if vocab_size is not None:
+        config.get_text_config().vocab_size = vocab_size
     with explain_load_errors(section.model_name_or_path), init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, trust_remote_code=section.trust_remote_code, attn_implementation="eager"
         )
-    made: dict[int, Parameter] = {}  # tied parameters stay one
+    placeholders: dict[int, Parameter] = {}  # tied parameters share one
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                made.setdefault(id(parameter), placeholder(tuple(parameter.shape)))
-                module._parameters[name] = made[id(parameter)]
+                placeholders.setdefault(id(parameter), placeholder(tuple(parameter.shape)))
+                module._parameters[name] = placeholders[id(parameter)]
     return model.eval()
 
 
@@ -46,12 +46,12 @@ def placeholder(shape: tuple[int, ...]) -> Parameter:
 
 
 def is_placeholder(parameter: Any) -> bool:
-    """Whether a parameter has no values of its own."""
+    """Whether a parameter is a placeholder without values."""
     return not any(parameter.stride()) and not bool(parameter.flatten()[:1].any())
 
 
 def quantized_parameters(source: ModelSource[ModelSection], quantization: QuantizationSection) -> set[str]:
-    """The names of the parameters that bitsandbytes holds quantized, when transformers loads the base."""
+    """The names of the parameters that bitsandbytes quantizes when transformers loads the base."""
     import bitsandbytes as bnb
     import torch
     from transformers import AutoModelForCausalLM

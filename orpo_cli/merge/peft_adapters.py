@@ -1,4 +1,4 @@
-"""Adapters on their base, with the checks that PEFT leaves to its users."""
+"""PEFT adapters: loading them on their base, with the checks that PEFT leaves to its users."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
     from transformers import PreTrainedModel
 
-# Beginnings (init_lora_weights) that leave the base as it is, and those that can be had again from the base alone.
+# Values of init_lora_weights that do not change the base, and those whose change can be recomputed from the base.
 BASE_PRESERVING_INITS = (True, False, "gaussian", "orthogonal", "eva", "mica")
 RECOMPUTABLE_INITS = ("pissa", "olora")
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A PEFT adapter in a folder, and the weight that its update gets."""
+    """A PEFT adapter in a folder, and the factor for its update."""
 
     folder: Path
     weight: float = 1.0
 
     @property
     def config(self) -> PeftConfig:
-        """Its adapter_config.json. Raises UsageError where it cannot be read."""
+        """Its adapter_config.json. Raises UsageError if the file cannot be read."""
         from peft import PeftConfig
 
         try:
@@ -38,15 +38,15 @@ class Adapter:
 
     @property
     def init_lora_weights(self) -> Any:
-        """Its init_lora_weights; PEFT reads some of them only where a further package is installed."""
+        """Its init_lora_weights, read from the file: for some values PEFT needs a further package to read the config."""
         return read_json_object_or_empty(self.folder / "adapter_config.json").get("init_lora_weights", True)
 
 
 def load_adapters(base: PreTrainedModel, adapters: Sequence[Adapter], *, on_meta_model: bool = False) -> PeftModel:
-    """The adapters on ``base``, in eval mode, named by their number. ``hollow``: on a base without weights.
+    """Load the adapters on ``base``, in eval mode and numbered. ``on_meta_model``: the base has no weights.
 
-    PEFT loads an adapter that was made for another model with a warning at most, and what found no place does nothing:
-    UsageError is raised where not every weight finds its place.
+    PEFT gives at most a warning for an adapter of another model and ignores weights that it does not need. This function
+    raises UsageError unless each weight of the adapter has a parameter and each parameter a weight.
     """
     from peft import PeftModel
     from safetensors import SafetensorError
@@ -55,9 +55,7 @@ def load_adapters(base: PreTrainedModel, adapters: Sequence[Adapter], *, on_meta
     for name, adapter in zip(adapter_names(adapters), adapters, strict=True):
         config = adapter.config
         if on_meta_model:
-            config.init_lora_weights = (
-                True  # what PEFT takes out of the base at the start is for when there are weights
-            )
+            config.init_lora_weights = True  # pissa and olora need the base's weights: AdaptedLayer.merge applies them
         options: dict[str, Any] = {"adapter_name": name, "low_cpu_mem_usage": on_meta_model}
         try:
             if model is None:
@@ -82,7 +80,7 @@ def load_adapters(base: PreTrainedModel, adapters: Sequence[Adapter], *, on_meta
 
 
 def adapter_names(adapters: Sequence[Adapter]) -> list[str]:
-    """What PEFT knows the adapters by."""
+    """Names of the adapters in PEFT."""
     return ["default", *(f"adapter_{number}" for number in range(1, len(adapters)))]
 
 
@@ -106,41 +104,42 @@ def _check_all_weights_loaded(model: PeftModel, name: str, adapter: Path, base: 
 
     stored = set(load_peft_weights(str(adapter), device="cpu"))
     wanted = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
-    missing, without_place = sorted(wanted - stored), sorted(stored - wanted - set(model.state_dict()))
-    if missing or without_place:
-        example = (missing or without_place)[0]
+    missing, unexpected = sorted(wanted - stored), sorted(stored - wanted - set(model.state_dict()))
+    if missing or unexpected:
+        example = (missing or unexpected)[0]
         raise UsageError(
-            f"{adapter} does not fit {base.config.name_or_path}: {len(without_place)} of its weights have no place "
-            f"there, {len(missing)} are missing (such as {example}).",
+            f"{adapter} does not fit {base.config.name_or_path}: {len(unexpected)} of its weights have no parameter "
+            f"there, and {len(missing)} are missing (such as {example}).",
             remedy="Give the base that the adapter was trained on with --base.",
         )
 
 
 def check_mergeable(adapters: Sequence[Adapter], *, quantized: bool) -> None:
-    """Raise UsageError for adapters without weights to merge, and for those that would merge into something else."""
+    """Raise UsageError for adapters without weights to merge, and for those whose merge would give another model."""
     for adapter in adapters:
-        start = adapter.init_lora_weights
-        if start not in (*BASE_PRESERVING_INITS, *RECOMPUTABLE_INITS):
+        init = adapter.init_lora_weights
+        if init not in (*BASE_PRESERVING_INITS, *RECOMPUTABLE_INITS):
             raise UsageError(
-                f"{adapter.folder} began with init_lora_weights={start!r}, which changed the base in a way that cannot be had "
-                "again from the base alone.",
-                remedy="Save it with path_initial_model_for_weight_conversion where it was trained: that makes it a plain "
-                "LoRA adapter. Next time, train with pissa.",
+                f"{adapter.folder} was trained with init_lora_weights={init!r}, which changed the base in a way that cannot be "
+                "recomputed from the base.",
+                remedy="Save it with path_initial_model_for_weight_conversion on the machine that trained it, which converts "
+                "it to a plain LoRA adapter. Next time, train with pissa.",
             )
         config = adapter.config
         if config.is_prompt_learning:
             raise UsageError(
-                f"{adapter.folder} is a {config.peft_type} adapter: it adds to the input and has no weights to merge.",
+                f"{adapter.folder} is a {config.peft_type} adapter: it changes the input and has no weights to merge.",
                 remedy="Use it through peft.",
             )
         if getattr(config, "layer_replication", None):
             raise UsageError(
-                f"{adapter.folder} has layers that are repeated (lora.layer_replication): several would share one merged weight.",
+                f"{adapter.folder} repeats layers (lora.layer_replication): several layers would share one merged weight.",
                 remedy="Use the adapter unmerged.",
             )
-        if start in RECOMPUTABLE_INITS and quantized:
+        if init in RECOMPUTABLE_INITS and quantized:
             raise UsageError(
-                f"{adapter.folder} began with {start} on a quantized base: what that left of the base is lost.",
+                f"{adapter.folder} was trained with init_lora_weights={init} on a quantized base, and the base that it changed "
+                "was not saved.",
                 remedy="Train without quantization, or with another init_lora_weights.",
             )
     if len(adapters) > 1 or adapters[0].weight != 1:
@@ -149,29 +148,29 @@ def check_mergeable(adapters: Sequence[Adapter], *, quantized: bool) -> None:
 
 
 def _check_combinable(adapter: Adapter) -> None:
-    """Only updates that are added to the base can be added to each other."""
+    """Raise UsageError unless the update of the adapter is a sum to the base, which can be weighted and added to others."""
     config = adapter.config
     reasons = {
         f"is a {getattr(config.peft_type, 'value', config.peft_type)} adapter": config.peft_type != "LORA",
-        "has magnitudes of its own (DoRA)": getattr(config, "use_dora", False),
-        "holds biases": getattr(config, "bias", "none") != "none",
-        "holds whole layers (modules_to_save)": bool(getattr(config, "modules_to_save", None)),
-        "holds whole embeddings (trainable_token_indices)": bool(getattr(config, "trainable_token_indices", None)),
-        "changed the base at its start": getattr(config, "init_lora_weights", True) in RECOMPUTABLE_INITS,
+        "has trained magnitudes (DoRA)": getattr(config, "use_dora", False),
+        "has trained biases": getattr(config, "bias", "none") != "none",
+        "has layers saved in full (modules_to_save)": bool(getattr(config, "modules_to_save", None)),
+        "has trained embeddings (trainable_token_indices)": bool(getattr(config, "trainable_token_indices", None)),
+        "changed the base when it was created": getattr(config, "init_lora_weights", True) in RECOMPUTABLE_INITS,
     }
     reason = next((each for each, applies in reasons.items() if applies), None)
     if reason is not None:
         raise UsageError(
             f"{adapter.folder} {reason}: such an adapter cannot be weighted or added to others.",
-            remedy="Merge it alone, without --weight.",
+            remedy="Merge it separately, without --weight.",
         )
 
 
 def set_compute_dtype(model: PeftModel, dtype: str) -> None:
-    """Make a quantized model compute in ``dtype`` with the weights that it has, so that it can be compared closely.
+    """Make a quantized model compute in ``dtype`` with its quantized weights, for an exact comparison.
 
-    As it is, it computes in bfloat16 (off by 0.09 of the logits' spread on SmolLM2-135M), and in 8 bits it quantizes the
-    activations too (0.24); in training on a CPU, bitsandbytes does not.
+    By default it computes in bfloat16 (relative difference of logits 0.09 on SmolLM2-135M), and 8-bit layers also quantize
+    activations (0.24), which they do not do in training on a CPU.
     """
     import bitsandbytes as bnb
     import torch
@@ -180,7 +179,7 @@ def set_compute_dtype(model: PeftModel, dtype: str) -> None:
         if isinstance(module, bnb.nn.Linear4bit):
             module.compute_dtype = getattr(torch, dtype)
             module.compute_type_is_set = True
-            # what it is dequantized to: rounded to bfloat16 before the merge, updates smaller than a rounding step are lost
+            # dtype of the dequantized weights: in bfloat16, updates smaller than a rounding step would be lost
             module.weight.quant_state.dtype = getattr(torch, dtype)
         elif isinstance(module, bnb.nn.Linear8bitLt):
             module.train()
@@ -190,14 +189,14 @@ def set_compute_dtype(model: PeftModel, dtype: str) -> None:
 
 
 def computes_exactly(model: PreTrainedModel) -> bool:
-    """Whether ``widen`` could make the model compute with its weights alone: in 8 bits on a GPU it cannot."""
+    """Whether the model computes exactly after set_compute_dtype: 8-bit layers on a GPU still quantize activations."""
     import bitsandbytes as bnb
 
     return model.device.type == "cpu" or not any(isinstance(each, bnb.nn.Linear8bitLt) for each in model.modules())
 
 
 def dequantize(model: PreTrainedModel, name: str, dtype: str) -> PreTrainedModel:
-    """``model`` with ordinary linear layers in ``dtype`` that hold what its quantized ones stood for."""
+    """``model`` with its quantized layers replaced by linear layers in ``dtype`` with the dequantized weights."""
     import torch
 
     try:

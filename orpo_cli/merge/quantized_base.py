@@ -1,4 +1,4 @@
-"""A base's weights as training had them: rounded to the type it held them in, and through bitsandbytes and back."""
+"""Quantized base: weights as training used them, rounded to the training dtype, then quantized and dequantized."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QuantizedBase:
-    """``quantized``: parameters that bitsandbytes held. ``transposed``: those of them that it had the other way round."""
+    """Dtype and quantization of the base in training.
+
+    ``quantized``: names of parameters that bitsandbytes quantized. ``transposed``: those that it quantized transposed.
+    """
 
     dtype: str
     quantization: QuantizationSection | None = None
@@ -23,17 +26,17 @@ class QuantizedBase:
     device: str = "cpu"
 
     def is_quantized(self, name: str) -> bool:
-        """Whether a parameter is more than rounded."""
+        """Whether training quantized a parameter."""
         return name in self.quantized
 
     def to_training_dtype(self, tensor: Tensor) -> Tensor:
-        """A tensor in the type that training held it in."""
+        """A tensor in the training dtype; integers stay as they are."""
         import torch
 
         return tensor.to(getattr(torch, self.dtype)) if tensor.is_floating_point() else tensor
 
     def training_value(self, name: str, tensor: Tensor) -> Tensor:
-        """What training had of a parameter, in float32 where it is a floating-point one."""
+        """The value of a parameter in training: float32, or its integer dtype."""
         tensor = self.to_training_dtype(tensor)
         if name in self.quantized:
             if name in self.transposed:
@@ -42,7 +45,7 @@ class QuantizedBase:
         return tensor.float() if tensor.is_floating_point() else tensor
 
     def _quantize_and_dequantize(self, tensor: Tensor) -> Tensor:
-        """Quantize as transformers does when it loads the base, and dequantize to float32, of which nothing is rounded away."""
+        """Quantize as transformers does when it loads the base, then dequantize to float32 without further rounding."""
         import bitsandbytes as bnb
         import torch
 

@@ -1,6 +1,6 @@
-"""The merge, tensor by tensor: read from the base, changed where the adapter changes it, written at its place.
+"""Sharded merge: read one tensor of the base after the other, merge the adapters into it, write it to its file.
 
-Never more than one weight and what PEFT computes of it is in memory, beside the adapter.
+Memory holds the adapters, one weight and what PEFT computes from it.
 """
 
 from __future__ import annotations
@@ -16,160 +16,150 @@ from orpo_cli.merge.adapter_layers import MAX_OUTPUT_DIFFERENCE, AdaptedLayer, A
 from orpo_cli.merge.base_checkpoint import Checkpoint, UnsupportedCheckpoint, WeightGroup, WeightMap
 from orpo_cli.merge.quantized_base import QuantizedBase
 from orpo_cli.merge.tensor_files import SafetensorsFile, SafetensorsWriter, TensorSpec, raw_bytes
+from orpo_cli.verify.resources import parse_size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Progress = Callable[[int, int], None]  # (tensors done, of)
+Progress = Callable[[int, int], None]  # (tensors done, total)
 
 
 @dataclass
 class ShardedMerge:
-    """What goes into a merge, and what it finds on its way."""
+    """Inputs of a merge, and what it records while it runs. ``dtype``: of the merged weights."""
 
     checkpoint: Checkpoint
     weights: WeightMap
     adapted_layers: AdaptedLayers
     base: QuantizedBase
     dtype: str
-    untied: dict[str, str] = field(default_factory=dict)  # parameter that differs from the one it was tied to: its name
-    output_differences: dict[str, float] = field(default_factory=dict)  # of each changed parameter: see Site.merge
-    digests: dict[str, int] = field(default_factory=dict)  # name on disk: of the bytes that were written
+    untied: dict[str, str] = field(default_factory=dict)  # parameter that the adapter unties: its name on disk
+    output_differences: dict[str, float] = field(default_factory=dict)  # by parameter: see AdaptedLayer.merge
+    digests: dict[str, int] = field(default_factory=dict)  # name on disk: digest of the written bytes
 
     def __post_init__(self) -> None:
         self._shapes = {name: tuple(each.shape) for name, each in self.weights.model.state_dict().items()}
-        given = self.adapted_layers.full_weights
+        self._share_full_weights_of_ties()
+        for group in self.weights.groups:
+            if group.converter is None and group.parameters[0] not in self.adapted_layers.full_weights:
+                self._check_shape(group.parameters[0], self.checkpoint.specs[group.keys[0]].shape)
+
+    def _share_full_weights_of_ties(self) -> None:
+        """Use a full weight of the adapter for the tied parameter too, if the adapter saved it for both."""
+        layers, full_weights = self.adapted_layers, self.adapted_layers.full_weights
         for pair in self.weights.tied.items():
-            for one, other in (pair, pair[::-1]):  # an adapter may hold one of the two for both
-                if (
-                    one in given
-                    and other not in given
-                    and (one in self.adapted_layers.applied_to_tied or other in self.adapted_layers.saved_as_tied)
-                ):
-                    given[other] = given[one]
-        for unit in self.weights.groups:
-            if unit.converter is None and unit.parameters[0] not in given:
-                self._check_shape(unit.parameters[0], self.checkpoint.specs[unit.keys[0]].shape)
+            for one, other in (pair, pair[::-1]):
+                saved_for_both = one in layers.applied_to_tied or other in layers.saved_as_tied
+                if one in full_weights and other not in full_weights and saved_for_both:
+                    full_weights[other] = full_weights[one]
 
     def _check_shape(self, name: str, found: tuple[int, ...]) -> None:
-        """A weight may only have too few rows, which are those of new tokens."""
+        """Raise UnsupportedCheckpoint unless the tensor has the parameter's shape, or fewer rows than an extended vocabulary."""
         shape = self._shapes[name]
         if found[1:] != shape[1:] or (found != shape and (not found or found[0] > shape[0])):
             raise UnsupportedCheckpoint(f"{name} has the shape {found} on disk, not {shape}")
 
     def find_untied_parameters(self) -> None:
-        """Find the tied parameters that the adapter makes different: they are stored apart, and the config says so."""
+        """Find tied parameters that differ after the merge: they are saved separately."""
         import torch
 
         for target, source in self.weights.tied.items():
             if not (self.adapted_layers.changes(target) or self.adapted_layers.changes(source)):
                 continue
-            one, other = (
-                self._to_output_dtype(self._merged_values([target])[target]),
-                self._to_output_dtype(self._merged_values([source])[source]),
-            )
+            one, other = (self._to_output_dtype(self._merged_values([name])[name]) for name in (target, source))
             if not torch.equal(one, other):
                 self.untied[target] = self.weights.checkpoint_key(target)
 
     def output_specs(self) -> dict[str, TensorSpec]:
-        """What will be written: name on disk, type, shape."""
+        """Dtype and shape of every tensor to write, by name on disk."""
         found: dict[str, TensorSpec] = {}
-        for unit in self.weights.groups:
-            for key in unit.keys:
+        for group in self.weights.groups:
+            for key in group.keys:
                 spec = self.checkpoint.specs[key]
-                shape = self._shapes[unit.parameters[0]] if unit.converter is None else spec.shape
+                shape = self._shapes[group.parameters[0]] if group.converter is None else spec.shape
                 found[key] = TensorSpec(self._output_dtype(spec.dtype), shape)
         for target, name in self.untied.items():
             found[name] = TensorSpec(self.dtype, self._shapes[target])
         return found
 
     def merged_tensors(self) -> Iterable[tuple[str, Tensor]]:
-        """Every tensor of the merged model by its name on disk, in the order in which the base's files have them."""
+        """Every tensor of the merged model by its name on disk, in the order of the base's files."""
         done: set[str] = set()
-        for unit in sorted(self.weights.groups, key=lambda each: self.checkpoint.file_order(each.keys[0])):
-            if unit.keys[0] in done:
+        for first in sorted(self.weights.groups, key=lambda each: self.checkpoint.file_order(each.keys[0])):
+            if first.keys[0] in done:
                 continue
-            for each, parameters in self._merge_with_dependents(unit):
-                done.update(each.keys)
+            for group, parameters in self._merge_with_dependents(first):
+                done.update(group.keys)
                 if parameters is None:
-                    for key in each.keys:
+                    for key in group.keys:
                         yield key, self._to_output_dtype(self.base.to_training_dtype(self.checkpoint.read(key)))
                 else:
-                    for key, tensor in self.weights.revert(each, parameters).items():
+                    for key, tensor in self.weights.revert(group, parameters).items():
                         yield key, self._to_output_dtype(tensor)
         for target, name in self.untied.items():
             yield name, self._to_output_dtype(self._merged_values([target])[target])
 
-    def _merge_with_dependents(self, unit: WeightGroup) -> list[tuple[WeightGroup, dict[str, Tensor] | None]]:
-        """The unit, with others that a site of it needs, and the final parameters of each; None where they are the base's."""
-        if not any(self._is_changed(name) for name in unit.parameters):
-            return [(unit, None)]
-        units, names = [unit], list(unit.parameters)
-        for name in names:  # grows
-            for site in self.adapted_layers.layers_of(name):
-                for needed in site.parameters.values():
+    def _merge_with_dependents(self, group: WeightGroup) -> list[tuple[WeightGroup, dict[str, Tensor] | None]]:
+        """The group and those that share an adapted layer with it, each with merged parameters; None if unchanged."""
+        if not any(self._is_changed(name) for name in group.parameters):
+            return [(group, None)]
+        groups, names = [group], list(group.parameters)
+        for name in names:  # the list grows in the loop
+            for layer in self.adapted_layers.layers_of(name):
+                for needed in layer.parameters.values():
                     if needed not in names:
-                        units.append(self.weights.group_of[needed])
-                        names.extend(units[-1].parameters)
-        finals = self._merged_values(names)
-        return [(each, {name: finals.pop(name) for name in each.parameters}) for each in units]
+                        groups.append(self.weights.group_of[needed])
+                        names.extend(groups[-1].parameters)
+        values = self._merged_values(names)
+        return [(each, {name: values.pop(name) for name in each.parameters}) for each in groups]
 
     def _is_changed(self, name: str) -> bool:
-        grown = name in self.weights.group_of and self._is_resized(name)
-        return grown or self.adapted_layers.changes(name) or self.base.is_quantized(name)
+        resized = name in self.weights.group_of and self._is_resized(name)
+        return resized or self.adapted_layers.changes(name) or self.base.is_quantized(name)
 
     def _is_resized(self, name: str) -> bool:
-        unit = self.weights.group_of[name]
-        return unit.converter is None and self.checkpoint.specs[unit.keys[0]].shape != self._shapes[name]
+        group = self.weights.group_of[name]
+        return group.converter is None and self.checkpoint.specs[group.keys[0]].shape != self._shapes[name]
 
     def _merged_values(self, names: list[str]) -> dict[str, Tensor]:
-        """Parameters with everything the adapters do to them, in float32."""
-        values = {
-            name: self.adapted_layers.full_weights[name].float().clone()
-            for name in names
-            if name in self.adapted_layers.full_weights
-        }
+        """The parameters ``names`` after the merge, in float32."""
+        full_weights = self.adapted_layers.full_weights
+        values = {name: full_weights[name].float().clone() for name in names if name in full_weights}
         for name in names:
             if name not in values:
-                values.update(
-                    {
-                        each: value
-                        for each, value in self._base_values(name).items()
-                        if each in names and each not in values
-                    }
-                )
-        for site in {id(site): site for name in names for site in self.adapted_layers.layers_of(name)}.values():
-            self._merge_layer(site, values)
+                found = self._base_values(name)
+                values |= {each: value for each, value in found.items() if each in names and each not in values}
+        layers = {id(layer): layer for name in names for layer in self.adapted_layers.layers_of(name)}
+        for layer in layers.values():
+            self._merge_layer(layer, values)
         return values
 
-    def _merge_layer(self, site: AdaptedLayer, values: dict[str, Tensor]) -> None:
+    def _merge_layer(self, layer: AdaptedLayer, values: dict[str, Tensor]) -> None:
         import torch
 
-        merged, apart = site.merge(values, getattr(torch, self.base.dtype))
+        merged, difference = layer.merge(values, getattr(torch, self.base.dtype))
         name = next(iter(merged))
-        if apart > MAX_OUTPUT_DIFFERENCE:
+        if difference > MAX_OUTPUT_DIFFERENCE:
             raise RunError(
-                f"the merged {name} differs from base and adapter by {apart:.1g} of its output.",
-                remedy="Nothing was kept. Please report it.",
+                f"the outputs of the merged {name} differ from those of base and adapter by {difference:.1g} relative.",
+                remedy="The merge is deleted. Please report it.",
             )
-        self.output_differences[name] = apart
+        self.output_differences[name] = difference
         values.update(merged)
 
     def _base_values(self, name: str) -> dict[str, Tensor]:
-        """The parameters of the unit that ``name`` is made in, as training had them, grown where the model has grown."""
+        """The parameters of the group of ``name`` as training used them, resized if training extended the vocabulary."""
         source = self.weights.tied.get(name, name)
-        made = self.weights.convert(self.weights.group_of[source], self.checkpoint.read)
+        parameters = self.weights.convert(self.weights.group_of[source], self.checkpoint.read)
         values = {
-            each: self.base.training_value(each, self._resize(each, self.base.to_training_dtype(it)))
-            for each, it in made.items()
+            each: self.base.training_value(each, self._resize(each, self.base.to_training_dtype(tensor)))
+            for each, tensor in parameters.items()
         }
         return {name: values[source]} if source != name else values
 
     def _resize(self, name: str, tensor: Tensor) -> Tensor:
         shape = self._shapes[name]
-        if tuple(tensor.shape) == shape:
-            return tensor
-        return append_mean_rows(tensor, shape[0])
+        return tensor if tuple(tensor.shape) == shape else append_mean_rows(tensor, shape[0])
 
     def _output_dtype(self, dtype: str) -> str:
         import torch
@@ -183,22 +173,22 @@ class ShardedMerge:
 
 
 def append_mean_rows(tensor: Tensor, rows: int) -> Tensor:
-    """``tensor`` with the mean of its rows below it, up to ``rows``."""
+    """``tensor`` extended to ``rows`` rows; each new row is the mean of the others."""
     import torch
 
     mean = tensor.float().mean(dim=0, keepdim=True).to(tensor.dtype)
     return torch.cat([tensor, mean.expand(rows - tensor.shape[0], *tensor.shape[1:])])
 
 
-def write_shards(merging: ShardedMerge, folder: Path, max_shard_size: str, progress: Progress) -> None:
-    """Write the merged weights to ``folder`` in files of at most ``max_shard_size``, with an index where they are several.
+def write_shards(merge: ShardedMerge, folder: Path, max_shard_size: str, progress: Progress) -> None:
+    """Write the merged weights to ``folder`` in files of at most ``max_shard_size``, with an index if there are several.
 
-    One tensor is written while the next is merged.
+    A thread writes each tensor while the next one is merged.
     """
     from concurrent.futures import Future, ThreadPoolExecutor
     from contextlib import ExitStack
 
-    specs = merging.output_specs()
+    specs = merge.output_specs()
     files = plan_shards(specs, max_shard_size)
     file_of = {name: file for file, names in files.items() for name in names}
     try:
@@ -208,21 +198,21 @@ def write_shards(merging: ShardedMerge, folder: Path, max_shard_size: str, progr
                 for file, names in files.items()
             }
 
-            def put(name: str, tensor: Tensor) -> None:
+            def write(name: str, tensor: Tensor) -> None:
                 writers[file_of[name]].write(name, tensor)
-                merging.digests[name] = _digest(tensor)
+                merge.digests[name] = _digest(tensor)
 
             thread = stack.enter_context(ThreadPoolExecutor(max_workers=1))
             last: Future[None] | None = None
-            for done, (name, tensor) in enumerate(merging.merged_tensors(), start=1):
+            for done, (name, tensor) in enumerate(merge.merged_tensors(), start=1):
                 if last is not None:
                     last.result()
-                last = thread.submit(put, name, tensor)
+                last = thread.submit(write, name, tensor)
                 progress(done, len(specs))
             if last is not None:
                 last.result()
         if len(files) > 1:
-            (folder / "model.safetensors.index.json").write_text(_index(specs, file_of), encoding="utf-8")
+            (folder / "model.safetensors.index.json").write_text(shard_index(specs, files), encoding="utf-8")
     except OSError as error:
         raise MachineError(
             f"cannot write the model to {folder.parent}: {error.strerror or error}",
@@ -237,7 +227,7 @@ def _digest(tensor: Tensor) -> int:
 
 
 def plan_shards(specs: Mapping[str, TensorSpec], max_shard_size: str) -> dict[str, list[str]]:
-    """Names of files, and the tensors in each, as transformers would lay them out."""
+    """File names with the tensors of each, in the layout of transformers."""
     from huggingface_hub import split_state_dict_into_shards_factory
 
     split: Any = split_state_dict_into_shards_factory(
@@ -245,32 +235,34 @@ def plan_shards(specs: Mapping[str, TensorSpec], max_shard_size: str) -> dict[st
         get_storage_size=lambda spec: spec.bytes,
         get_storage_id=lambda spec: None,
         filename_pattern="model{suffix}.safetensors",
-        max_shard_size=max_shard_size,
+        max_shard_size=parse_size(max_shard_size, "--max-shard-size"),
     )
     return dict(split.filename_to_tensors)
 
 
-def _index(specs: Mapping[str, TensorSpec], file_of: Mapping[str, str]) -> str:
+def shard_index(specs: Mapping[str, TensorSpec], files: Mapping[str, list[str]]) -> str:
+    """The content of model.safetensors.index.json for the shards of ``plan_shards``."""
     import math
 
     metadata = {
         "total_parameters": sum(math.prod(spec.shape) for spec in specs.values()),
         "total_size": sum(spec.bytes for spec in specs.values()),
     }
-    return json.dumps({"metadata": metadata, "weight_map": dict(sorted(file_of.items()))}, indent=2) + "\n"
+    weight_map = dict(sorted((name, file) for file, names in files.items() for name in names))
+    return json.dumps({"metadata": metadata, "weight_map": weight_map}, indent=2) + "\n"
 
 
 def verify_digests(folder: Path, digests: Mapping[str, int]) -> None:
-    """Read every stored tensor and compare it with what was written. Raises RunError where the disk has something else."""
+    """Read every saved tensor and compare its digest. Raises RunError if a tensor differs from what was written."""
     from concurrent.futures import ThreadPoolExecutor
 
     files = [SafetensorsFile(path) for path in sorted(folder.glob("*.safetensors"))]
-    places = [(file, name) for file in files for name in file.specs]
+    tensors = [(file, name) for file in files for name in file.specs]
     with ThreadPoolExecutor(max_workers=2) as threads:
-        found = dict(threads.map(lambda place: (place[1], _digest(place[0].read(place[1]))), places))
+        found = dict(threads.map(lambda each: (each[1], _digest(each[0].read(each[1]))), tensors))
     wrong = sorted(name for name in {*digests, *found} if found.get(name) != digests.get(name))
     if wrong:
         raise RunError(
-            f"the stored model differs from what was merged: {len(wrong)} of {len(digests)} tensors, such as {wrong[0]}.",
+            f"the saved model differs from what was written: {len(wrong)} of {len(digests)} tensors, such as {wrong[0]}.",
             remedy="The disk may be failing; try another one with -o.",
         )

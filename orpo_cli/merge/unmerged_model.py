@@ -1,4 +1,4 @@
-"""What a merge is compared with: the adapters on their base, unmerged, in memory."""
+"""Unmerged model: the adapters on their base, in memory, as the reference that a merge is compared with."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def load_trained_model(target: MergeTarget, rows: int | None, dtype: str) -> PeftModel:
-    """The trained model, its adapters unmerged, computing in ``dtype`` with the weights that it was trained with.
+def load_trained_model(target: MergeTarget, vocab_size: int | None, dtype: str) -> PeftModel:
+    """The trained model with its adapters unmerged and the weights of training, computing in ``dtype``.
 
-    On the CPU, or where the base was quantized on a GPU, there. In 8 bits on a GPU the base is dequantized: it would
-    quantize activations, too.
+    It is on the CPU, or on the GPU if training quantized the base there. With 8-bit layers on a GPU the base is dequantized,
+    because those layers also quantize activations.
     """
-    base = _load_base(target, rows, target.quantization)
+    base = _load_base(target, vocab_size, target.quantization)
     if getattr(base, "hf_quantizer", None) is None:
         return load_adapters(_to_dtype(base, dtype), target.adapters)
     if computes_exactly(base):
-        tuned = load_adapters(base, target.adapters)
-        set_compute_dtype(tuned, dtype)
-        return tuned
+        model = load_adapters(base, target.adapters)
+        set_compute_dtype(model, dtype)
+        return model
     return load_adapters(load_merge_base(target, None, dtype, base), target.adapters)
 
 
-def load_on_original_base(target: MergeTarget, rows: int | None, dtype: str) -> PeftModel:
-    """The adapters on the base as it was before training quantized it."""
-    return load_adapters(_to_dtype(_load_base(target, rows, None), dtype), target.adapters)
+def load_on_original_base(target: MergeTarget, vocab_size: int | None, dtype: str) -> PeftModel:
+    """The adapters on the original base, which training quantized."""
+    return load_adapters(_to_dtype(_load_base(target, vocab_size, None), dtype), target.adapters)
 
 
 def load_merge_base(
-    target: MergeTarget, rows: int | None, dtype: str, base: PreTrainedModel | None = None
+    target: MergeTarget, vocab_size: int | None, dtype: str, base: PreTrainedModel | None = None
 ) -> PreTrainedModel:
-    """The base that is merged into, on the CPU in ``dtype``; what was quantized is dequantized.
+    """The base to merge into, on the CPU in ``dtype``, with quantized layers dequantized.
 
-    It is loaded in the type that it was trained in and widened after: training never saw what that type rounds away.
+    It is loaded in the dtype of training and converted afterwards, so that it has the rounding that training had.
     """
     if base is None:
-        base = _load_base(target, rows, target.merged_quantization)
+        base = _load_base(target, vocab_size, target.merged_quantization)
     if getattr(base, "hf_quantizer", None) is not None:
         set_compute_dtype(base, dtype)
         base = dequantize(base, target.section.model_name_or_path, dtype)
@@ -52,13 +52,15 @@ def load_merge_base(
 
 
 def with_cpu_attention(section: ModelPlan) -> ModelPlan:
-    """``section`` with an attention kernel that the CPU has."""
+    """``section`` with an attention implementation that runs on a CPU."""
     if section.attn_implementation in ("sdpa", "eager"):
         return section
     return section.model_copy(update={"attn_implementation": "eager"})
 
 
-def _load_base(target: MergeTarget, rows: int | None, quantization: QuantizationSection | None) -> PreTrainedModel:
+def _load_base(
+    target: MergeTarget, vocab_size: int | None, quantization: QuantizationSection | None
+) -> PreTrainedModel:
     import torch
 
     from orpo_cli.model.base_model import load_base
@@ -66,26 +68,25 @@ def _load_base(target: MergeTarget, rows: int | None, quantization: Quantization
     cuda = quantization is not None and target.device == "cuda" and torch.cuda.is_available()
     section = target.section if cuda else with_cpu_attention(target.section)
     model = load_base(target.source.with_section(section), quantization, "cuda" if cuda else "cpu")
-    if rows is not None:
-        _resize_embeddings(model, rows)
+    if vocab_size is not None:
+        _resize_embeddings(model, vocab_size)
     return model
 
 
-def _resize_embeddings(model: PreTrainedModel, rows: int) -> None:
-    """Give the model ``rows`` tokens; new ones have the mean of the others, as in the merged model."""
+def _resize_embeddings(model: PreTrainedModel, vocab_size: int) -> None:
+    """Resize embedding and head; new rows are the mean of the others, as in the merged model."""
     import torch
 
-    old = [end.weight.data for end in _embedding_and_head(model)]
-    model.resize_token_embeddings(rows, mean_resizing=False)
+    weights_before = [layer.weight.data for layer in _embedding_and_head(model)]
+    model.resize_token_embeddings(vocab_size, mean_resizing=False)
     with torch.no_grad():
-        for end, weight in zip(_embedding_and_head(model), old, strict=True):
-            if weight.shape[0] < rows:
-                end.weight.data.copy_(append_mean_rows(weight, rows))
+        for layer, weight in zip(_embedding_and_head(model), weights_before, strict=True):
+            if weight.shape[0] < vocab_size:
+                layer.weight.data.copy_(append_mean_rows(weight, vocab_size))
 
 
 def _embedding_and_head(model: PreTrainedModel) -> list[Any]:
-    """Embedding and head."""
-    return [end for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None]
+    return [each for each in (model.get_input_embeddings(), model.get_output_embeddings()) if each is not None]
 
 
 def _to_dtype(model: PreTrainedModel, dtype: str) -> PreTrainedModel:

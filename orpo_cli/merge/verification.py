@@ -1,6 +1,7 @@
-"""Verification of a merged folder: tensors read back, then whole models compared; a failed one is repeated once.
+"""Verification of a merged folder: read every tensor back, then compare the model with the unmerged one.
 
-Both models are loaded and computed anew in the repetition, so that an error of one computation does not condemn a good merge.
+A failed verification is repeated once. Both models are loaded and computed again, so that an error of one computation does
+not reject a correct merge.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from orpo_cli.errors import RunError
 from orpo_cli.merge.comparison import ComparisonInputs, compare_models
-from orpo_cli.merge.memory_limit import memory_allowed, type_within
 from orpo_cli.merge.merge_record import MergeRecord
 from orpo_cli.merge.merge_target import MergeTarget
 from orpo_cli.merge.sharded_merge import verify_digests
 from orpo_cli.merge.write_model import WrittenModel
 from orpo_cli.verify.held_out_metrics import make_held_out_metrics
 from orpo_cli.verify.prompts import built_in_prompts, run_prompts
+from orpo_cli.verify.resources import choose_compute_dtype, merge_memory_limit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,70 +27,69 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VerificationInputs:
-    """Everything that a verification needs. ``memory``: bytes the process may hold, where the user said so."""
+    """Inputs of a verification. ``memory_limit``: bytes that the process may use, if the user gave a limit."""
 
     folder: Path
     target: MergeTarget
     written: WrittenModel
     tokenizer: PreTrainedTokenizerBase
-    memory: int | None
+    memory_limit: int | None
     held_out_pairs: int
     note: Callable[[str], None]
 
 
-def verify_merge(record: MergeRecord, verification: VerificationInputs) -> MergeRecord:
-    """The record with the verdict. Where ``verified`` is false, ``problem`` says why."""
-    first = _verify_once(record, verification)
+def verify_merge(record: MergeRecord, inputs: VerificationInputs) -> MergeRecord:
+    """``record`` with the result of the verification. If it is not verified, ``problem`` gives the reason."""
+    first = _verify_once(record, inputs)
     if first.verified:
         return first
-    verification.note(f"{first.problem} The verification is repeated, both models computed anew.")
-    second = _verify_once(record, verification)
+    inputs.note(f"{first.problem} The verification is repeated with both models loaded again.")
+    second = _verify_once(record, inputs)
     return replace(second, first_verification={"problem": first.problem, "checks": first.checks})
 
 
-def _verify_once(record: MergeRecord, verification: VerificationInputs) -> MergeRecord:
+def _verify_once(record: MergeRecord, inputs: VerificationInputs) -> MergeRecord:
     try:
-        if verification.written.digests:
-            verification.note("reading it back, tensor by tensor")
-            verify_digests(verification.folder, verification.written.digests)
-        return _compare_with_unmerged(replace(record, verified=True, verification="tensors"), verification)
+        if inputs.written.digests:
+            inputs.note("reading back every tensor")
+            verify_digests(inputs.folder, inputs.written.digests)
+        return _compare_with_unmerged(replace(record, verified=True, verification="tensors"), inputs)
     except RunError as error:
         return replace(record, verified=False, problem=" ".join(filter(None, (error.message, error.remedy))))
 
 
-def _compare_with_unmerged(record: MergeRecord, verification: VerificationInputs) -> MergeRecord:
-    """The record with what comparing whole models found, where they fit into the memory; every tensor was compared before."""
-    target, written, tokenizer, note = (
-        verification.target, verification.written, verification.tokenizer, verification.note,
-    )  # fmt: skip
+def _compare_with_unmerged(record: MergeRecord, inputs: VerificationInputs) -> MergeRecord:
+    """``record`` with the comparison of the merged model and the unmerged one; unchanged if they do not fit into memory."""
+    target, written, tokenizer, note = inputs.target, inputs.written, inputs.tokenizer, inputs.note
     general = built_in_prompts(tokenizer)
-    own = run_prompts(target.rundir.read_plan(), tokenizer) if target.rundir else []
-    prompts = general + own
-    allowed = memory_allowed(written.largest_file, verification.memory)
-    logits = 3 * 4 * sum(each.numel() for each in prompts) * written.vocab_size  # two models', and a difference
-    computed_in = type_within(written.parameters, logits, target.dtype, allowed)
-    if computed_in is None:
+    from_run = run_prompts(target.rundir.read_plan(), tokenizer) if target.rundir else []
+    prompts = general + from_run
+    limit = merge_memory_limit(written.largest_file, inputs.memory_limit)
+    tokens = sum(each.numel() for each in prompts)
+    logit_bytes = 3 * 4 * tokens * written.vocab_size  # float32 logits of two models, and their difference
+    dtype = choose_compute_dtype(written.parameters, target.dtype, limit=limit, other_bytes=logit_bytes)
+    if dtype is None:
         note(
-            f"the model does not fit into the {allowed / 1e9:.1f} GB of memory that a merge of it takes: every tensor was "
-            "verified, logits, answers and held-out pairs are not compared. `--memory` allows more."
+            f"the model does not fit into the memory limit of a merge, {limit / 1e9:.1f} GB: every tensor was verified, but "
+            "logits, answers and held-out pairs are not compared. `--memory` raises the limit."
         )
         return record
-    if computed_in != "float32":
-        note(f"the memory does not hold the model in float32: logits are compared in {computed_in}.")
-    judge = make_held_out_metrics(target.rundir, tokenizer, verification.held_out_pairs, note)
-    questions = ComparisonInputs(tokenizer, prompts, written.eos_token_ids, judge)
-    verdict = compare_models(verification.folder, target, written.resized_vocab_size, computed_in, questions, note)
-    trained = verdict.difference_to_trained
+    if dtype != "float32":
+        note(f"the model does not fit into memory in float32: logits are compared in {dtype}.")
+    metrics = make_held_out_metrics(target.rundir, tokenizer, inputs.held_out_pairs, note)
+    comparison = ComparisonInputs(tokenizer, prompts, written.eos_token_ids, metrics)
+    result = compare_models(inputs.folder, target, written.resized_vocab_size, dtype, comparison, note)
+    to_trained = result.difference_to_trained
     return replace(
         record,
-        verified=verdict.problem is None,
-        problem=verdict.problem,
+        verified=result.problem is None,
+        problem=result.problem,
         verification="logits",
-        computed_in=computed_in,
-        max_logit_difference=verdict.difference.max_absolute,
-        checks={"stored": verdict.difference.as_dict()},
-        difference_to_trained=trained.as_dict() if trained else None,
-        prompts={"built_in": len(general), "from_run": len(own)},
-        generation=verdict.generation,
-        held_out=verdict.held_out or None,
+        computed_in=dtype,
+        max_logit_difference=result.difference.max_absolute,
+        checks={"stored": result.difference.as_dict()},
+        difference_to_trained=to_trained.as_dict() if to_trained else None,
+        prompts={"built_in": len(general), "from_run": len(from_run)},
+        generation=result.generation,
+        held_out=result.held_out or None,
     )

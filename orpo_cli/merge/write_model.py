@@ -1,4 +1,4 @@
-"""The merged model in a folder: tensor by tensor where that is understood, else in memory; configs and tokenizer beside it."""
+"""Writing of the merged model: tensor by tensor if the base's checkpoint is supported, else in memory by PEFT."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orpo_cli.data.pair_encoder import end_token_ids
-from orpo_cli.errors import MachineError
+from orpo_cli.errors import RunError, UsageError
 from orpo_cli.merge.adapter_layers import find_adapted_layers
 from orpo_cli.merge.base_checkpoint import Checkpoint, UnsupportedCheckpoint, build_weight_map
-from orpo_cli.merge.in_memory_merge import merge_in_memory
-from orpo_cli.merge.memory_limit import memory_allowed, type_within
 from orpo_cli.merge.merge_target import MergeTarget
 from orpo_cli.merge.meta_model import build_meta_model, quantized_parameters
 from orpo_cli.merge.peft_adapters import Adapter, adapter_names, load_adapters
 from orpo_cli.merge.quantized_base import QuantizedBase
 from orpo_cli.merge.sharded_merge import Progress, ShardedMerge, write_shards
 from orpo_cli.merge.tensor_files import SafetensorsFile, TensorSpec
+from orpo_cli.merge.unmerged_model import load_merge_base
 from orpo_cli.model.save import save_configs, save_model
 from orpo_cli.training.allocator import keep_freed_memory
-from orpo_cli.verify.resources import check_disk_for
+from orpo_cli.verify.resources import check_disk_space, choose_compute_dtype, dtype_bytes, memory_shortage
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Note = Callable[[str], None]
@@ -31,13 +31,13 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class WrittenModel:
-    """A merged model on disk. ``digests``: of the bytes that were written, by name, where tensors were merged one by one."""
+    """A merged model on disk. ``digests``: of the written bytes by tensor name, if tensors were merged one by one."""
 
-    method: str  # for merge.json
-    eos_token_ids: list[int]  # every end token
+    method: str  # "way" in merge.json
+    eos_token_ids: list[int]
     parameters: int
     vocab_size: int
-    resized_vocab_size: int | None  # of the embedding, where it has grown
+    resized_vocab_size: int | None  # if training extended the vocabulary
     largest_file: int  # of the base, in bytes
     tensors: dict[str, float] = field(default_factory=dict)
     untied: frozenset[str] = frozenset()
@@ -50,147 +50,177 @@ def write_merged_model(
     tokenizer: PreTrainedTokenizerBase,
     note: Note,
     progress: Progress,
-    memory: int | None,
+    memory_limit: int | None,
 ) -> WrittenModel:
-    """Write the whole merged model to ``folder``; ``memory``: bytes the process may hold, where the user said so."""
-    keep_freed_memory()  # the next weight takes the place of the last
+    """Write the merged model to ``folder``. ``memory_limit``: bytes that the process may use, if the user gave a limit."""
+    keep_freed_memory()  # the allocator reuses the memory of the last weight for the next one
     model = build_meta_model(target.source)
-    rows = _resized_vocab_size(model, target.adapters[0], tokenizer)
-    if rows is not None:
-        note(f"the vocabulary has grown to {rows} tokens")
-        model = build_meta_model(target.source, rows)
-    model.generation_config = _generation_config(target, model)
-    parameters = sum(each.numel() for each in model.parameters())
+    resized_vocab_size = _resized_vocab_size(model, target.adapters[0], tokenizer)
+    if resized_vocab_size is not None:
+        note(f"training extended the vocabulary to {resized_vocab_size} tokens")
+        model = build_meta_model(target.source, resized_vocab_size)
+    model.generation_config = _load_generation_config(target, model)
     try:
         checkpoint = Checkpoint.from_source(target.source)
-        merging = _prepare(model, checkpoint, target, rows)
+        merge = _prepare(model, checkpoint, target, resized_vocab_size)
     except UnsupportedCheckpoint as reason:
-        return _write_in_memory(folder, target, tokenizer, model, rows, parameters, str(reason), note, memory)
-    specs = merging.output_specs()
-    check_disk_for(target.output, sum(spec.bytes for spec in specs.values()))
+        merged = _merge_in_memory(target, model, resized_vocab_size, str(reason), note, memory_limit)
+        return _save_merged_model(folder, target, tokenizer, merged, resized_vocab_size, str(reason))
+    specs = merge.output_specs()
+    check_disk_space(target.output, sum(spec.bytes for spec in specs.values()))
     note(f"merging {', '.join(str(each.folder) for each in target.adapters)} into {target.section.model_name_or_path}")
-    write_shards(merging, folder, target.max_shard_size, progress)
-    if merging.untied:
-        note(f"the adapter makes {', '.join(merging.untied)} differ from what it was tied to: it is stored apart")
+    write_shards(merge, folder, target.max_shard_size, progress)
+    if merge.untied:
+        note(f"the adapter changes {', '.join(merge.untied)}, which the base ties to another weight: saved separately")
         for config in (model.config, model.config.get_text_config()):
             config.tie_word_embeddings = False
-    ends = end_token_ids(model, tokenizer)
-    save_configs(model, tokenizer, ends, folder, target.dtype)
+    eos_token_ids = end_token_ids(model, tokenizer)
+    save_configs(model, tokenizer, eos_token_ids, folder, target.dtype)
     return WrittenModel(
         method="tensor by tensor",
-        eos_token_ids=ends,
-        parameters=parameters,
+        eos_token_ids=eos_token_ids,
+        parameters=sum(each.numel() for each in model.parameters()),
         vocab_size=model.config.get_text_config().vocab_size,
-        resized_vocab_size=rows,
+        resized_vocab_size=resized_vocab_size,
         largest_file=checkpoint.largest_file_bytes(),
         tensors={
             "written": len(specs),
-            "changed": len(
-                {name for site in merging.adapted_layers.layers for name in site.parameters.values()}
-                | set(merging.adapted_layers.full_weights)
-            ),
-            "max_output_difference": max(merging.output_differences.values(), default=0.0),
+            "changed": len(merge.adapted_layers.changed_parameters()),
+            "max_output_difference": max(merge.output_differences.values(), default=0.0),
         },
-        untied=frozenset(merging.untied),
-        digests=merging.digests,
+        untied=frozenset(merge.untied),
+        digests=merge.digests,
     )
 
 
-def _prepare(model: PreTrainedModel, checkpoint: Checkpoint, target: MergeTarget, rows: int | None) -> ShardedMerge:
-    """Everything that is known before the first weight is written. The adapters are put on a model of their own."""
+def _prepare(
+    model: PreTrainedModel, checkpoint: Checkpoint, target: MergeTarget, vocab_size: int | None
+) -> ShardedMerge:
+    """The merge before its first weight is read. The adapters are loaded on a meta model of their own."""
     from transformers.pytorch_utils import Conv1D
 
     if getattr(model.config, "quantization_config", None) is not None:
         raise UnsupportedCheckpoint(f"{target.section.model_name_or_path} is quantized on disk")
     weights = build_weight_map(model, checkpoint)
-    linear = {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
+    conv1d = {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
     quantization = target.merged_quantization
     quantized = quantized_parameters(target.source, quantization) if quantization is not None else set()
-    tuned = load_adapters(build_meta_model(target.source, rows), target.adapters, on_meta_model=True)
-    starts = {
+    peft_model = load_adapters(build_meta_model(target.source, vocab_size), target.adapters, on_meta_model=True)
+    init_lora_weights = {
         name: getattr(each.config, "init_lora_weights", True)
         for name, each in zip(adapter_names(target.adapters), target.adapters, strict=True)
     }
-    merging = ShardedMerge(
+    merge = ShardedMerge(
         checkpoint,
         weights,
-        find_adapted_layers(tuned, starts, set(model.state_dict())),
+        find_adapted_layers(peft_model, init_lora_weights, set(model.state_dict())),
         QuantizedBase(
             dtype=target.section.dtype,
             quantization=quantization,
             quantized=quantized,
-            transposed={f"{name}.weight" for name in linear},
+            transposed={f"{name}.weight" for name in conv1d},
             device=_quantization_device(target),
         ),
         target.dtype,
     )
-    merging.find_untied_parameters()
-    return merging
+    merge.find_untied_parameters()
+    return merge
 
 
 def _quantization_device(target: MergeTarget) -> str:
-    """Where training quantized the base, if it is here."""
+    """The device that quantized the base in training, if this machine has it."""
     import torch
 
     return "cuda" if target.device == "cuda" and torch.cuda.is_available() else "cpu"
 
 
-def _write_in_memory(
+def _merge_in_memory(
+    target: MergeTarget,
+    model: PreTrainedModel,
+    vocab_size: int | None,
+    reason: str,
+    note: Note,
+    memory_limit: int | None,
+) -> PreTrainedModel:
+    """The merged model, computed by PEFT on the CPU. Raises MachineError if disk space or memory is short."""
+    parameters = sum(each.numel() for each in model.parameters())
+    check_disk_space(target.output, parameters * dtype_bytes(target.dtype))
+    dtype = choose_compute_dtype(parameters, target.dtype, limit=memory_limit)
+    if dtype is None:
+        raise memory_shortage(parameters, target.dtype, f"{reason}, so the model must be merged in memory")
+    note(f"merging in memory, in {dtype}: {reason}")
+    peft_model = load_adapters(load_merge_base(target, vocab_size, dtype), target.adapters)
+    _check_tied_layers(peft_model)
+    try:
+        merged = peft_model.merge_and_unload(safe_merge=True, adapter_names=adapter_names(target.adapters))
+    except ValueError as error:  # raised by PEFT for weights that are not finite
+        raise RunError(f"{target.adapter}: {error}", remedy="The adapter is broken: train again.") from error
+    merged.generation_config = model.generation_config
+    return merged
+
+
+def _save_merged_model(
     folder: Path,
     target: MergeTarget,
     tokenizer: PreTrainedTokenizerBase,
-    model: PreTrainedModel,
-    rows: int | None,
-    parameters: int,
+    merged: PreTrainedModel,
+    vocab_size: int | None,
     reason: str,
-    note: Note,
-    memory: int | None,
 ) -> WrittenModel:
-    import psutil
     import torch
 
-    size = parameters * getattr(torch, target.dtype).itemsize
-    check_disk_for(target.output, size)
-    available = psutil.virtual_memory().available + psutil.Process().memory_info().rss
-    dtype = type_within(parameters, 0, target.dtype, memory_allowed(0, memory or available))
-    if dtype is None:
-        raise MachineError(
-            f"{reason}, so the model must be merged in memory, which takes {size * 1.1 / 1e9:.1f} GB; "
-            f"{available / 1e9:.1f} GB are available.",
-            remedy="Use a machine with more memory.",
-        )
-    note(f"merging in memory, in {dtype}: {reason}")
-    merged = merge_in_memory(target, rows, dtype)
-    merged.generation_config = model.generation_config
-    ends = end_token_ids(merged, tokenizer)
-    save_model(merged.to(getattr(torch, target.dtype)), tokenizer, ends, folder, target.max_shard_size)
-    vocabulary = merged.config.get_text_config().vocab_size
+    eos_token_ids = end_token_ids(merged, tokenizer)
+    save_model(merged.to(getattr(torch, target.dtype)), tokenizer, eos_token_ids, folder, target.max_shard_size)
+    parameters = sum(each.numel() for each in merged.parameters())
     files = list(folder.glob("*.safetensors"))
-    written = sum(len(SafetensorsFile(each).specs) for each in files)
     return WrittenModel(
         method=f"in memory: {reason}",
-        eos_token_ids=ends,
+        eos_token_ids=eos_token_ids,
         parameters=parameters,
-        vocab_size=vocabulary,
-        resized_vocab_size=rows,
+        vocab_size=merged.config.get_text_config().vocab_size,
+        resized_vocab_size=vocab_size,
         largest_file=max([2 * parameters * 4, *(each.stat().st_size for each in files)]),
-        tensors={"written": written},
+        tensors={"written": sum(len(SafetensorsFile(each).specs) for each in files)},
     )
 
 
-def _resized_vocab_size(model: PreTrainedModel, adapter: Adapter, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """How many tokens the trained model knew, where that is not what the base's configuration says.
+def _check_tied_layers(model: PeftModel) -> None:
+    """Raise UsageError if PEFT would merge without an error into a model with other outputs.
 
-    An adapter that holds the whole embedding says it best; else a tokenizer that came with it has more than the base.
+    A tied model has one matrix for embedding and head. An adapter on one of them changes only that use, which one matrix
+    cannot represent: merged logits are off (0.22 on a tiny Llama), also with ``ensure_weight_tying``.
+    """
+    from peft.tuners.trainable_tokens import TrainableTokensLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    base = model.get_base_model()
+    if not getattr(base.config.get_text_config(), "tie_word_embeddings", False):
+        return
+    saved_for_both = getattr(model.active_peft_config, "ensure_weight_tying", False)
+    for name, module in (("embed_tokens", base.get_input_embeddings()), ("lm_head", base.get_output_embeddings())):
+        adapted = isinstance(module, BaseTunerLayer) and not isinstance(module, TrainableTokensLayer)
+        if adapted or (isinstance(module, ModulesToSaveWrapper) and not saved_for_both):
+            raise UsageError(
+                f"the adapter changes {name}, which this model ties to another weight, and the base can only be merged in "
+                "memory, where both remain one matrix.",
+                remedy=f"Train without {name}, or use the adapter unmerged.",
+            )
+
+
+def _resized_vocab_size(model: PreTrainedModel, adapter: Adapter, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The vocabulary size of the trained model, if it differs from that in the base's configuration.
+
+    An adapter that contains the complete embedding determines it; otherwise a tokenizer with more tokens than the base.
     """
     embedding = model.get_input_embeddings()
-    rows = int(embedding.weight.shape[0])
+    vocab_size = int(embedding.weight.shape[0])
     name = next(name for name, module in model.named_modules() if module is embedding)
     specs = _adapter_specs(adapter.folder)
     for key in (f"base_model.model.{name}.weight", f"base_model.model.{name}.base_layer.weight"):
         if key in specs:
-            return specs[key].shape[0] if specs[key].shape[0] != rows else None
-    return len(tokenizer) if len(tokenizer) > rows else None
+            return specs[key].shape[0] if specs[key].shape[0] != vocab_size else None
+    return len(tokenizer) if len(tokenizer) > vocab_size else None
 
 
 def _adapter_specs(folder: Path) -> dict[str, TensorSpec]:
@@ -202,13 +232,13 @@ def _adapter_specs(folder: Path) -> dict[str, TensorSpec]:
     return {name: TensorSpec.of(tensor) for name, tensor in load_peft_weights(str(folder), device="cpu").items()}
 
 
-def _generation_config(target: MergeTarget, model: PreTrainedModel) -> object:
-    """The base's own, else the one that transformers derives from its configuration."""
+def _load_generation_config(target: MergeTarget, model: PreTrainedModel) -> object:
+    """The generation config of the base, else the one that transformers derives from its configuration."""
     from transformers import GenerationConfig
 
     options = target.source.hub_options
     options.pop("trust_remote_code")
     try:
         return GenerationConfig.from_pretrained(target.source.pretrained_name, **options)
-    except OSError:  # it has none
+    except OSError:  # the base has none
         return model.generation_config

@@ -30,9 +30,7 @@ def _cache_key(path: Path) -> str:
 
     digest = hashlib.sha256(transformers.__version__.encode())
     with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+        return hashlib.file_digest(file, lambda: digest).hexdigest()[:16]
 
 
 def _convert(path: Path, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whether two models say the same: their logits on a few prompts, side by side."""
+"""Logit comparison: how far the logits of two models differ on the same prompts, and how much is allowed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LogitPair:
-    """A logit of both models: that of ``token`` after the token at ``position`` of ``prompt``, which count from 1."""
+    """One logit of both models: for ``token`` after the token at ``position`` of ``prompt``; both count from 1."""
 
     prompt: int
     position: int
@@ -23,11 +23,11 @@ class LogitPair:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far logits are from those of a reference.
+    """Difference between the logits of a model and those of a reference.
 
-    ``relative`` is the root mean square of the difference over that of the reference, with each position's mean taken
-    out of the reference (softmax does not see it). ``same_argmax`` is the share of positions where the most probable
-    token is the same. ``largest`` is the pair of logits that ``max_absolute`` is between.
+    ``relative``: root mean square of the difference, divided by that of the reference logits. The mean of each position
+    is subtracted from the reference first, because softmax ignores it. ``same_argmax``: fraction of positions with the
+    same most probable token. ``largest``: the two logits with the difference ``max_absolute``.
     """
 
     max_absolute: float
@@ -36,11 +36,11 @@ class Difference:
     largest: LogitPair | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values by name."""
+        """Values for JSON."""
         return asdict(self)
 
     def text(self) -> str:
-        """The difference in one sentence, without its end."""
+        """The difference as a sentence without a full stop."""
         sentence = (
             f"logits differ by {self.max_absolute:.2g} (relative {self.relative:.2g}, same top token at "
             f"{self.same_argmax:.0%} of positions)"
@@ -56,26 +56,26 @@ class Difference:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What passes: a difference within ``relative`` and ``same_argmax``, or within ``max_absolute`` where it is set."""
+    """Largest difference that passes: within ``relative`` and ``same_argmax``, or within ``max_absolute`` if it is set."""
 
     relative: float
     same_argmax: float = 1.0
     max_absolute: float = 0.0
 
     def allows(self, difference: Difference) -> bool:
-        """Whether the difference is within the tolerance; NaN never is."""
+        """Whether the difference is within the tolerance. NaN is not."""
         if difference.max_absolute <= self.max_absolute:
             return True
         return difference.relative <= self.relative and difference.same_argmax >= self.same_argmax
 
     def text(self) -> str:
-        """The limit in words."""
-        words = f"{self.relative:g} relative, with the same top token at {self.same_argmax:.0%} of positions"
-        return f"{self.max_absolute:g}, or {words}" if self.max_absolute else words
+        """The limit as text."""
+        limit = f"{self.relative:g} relative, with the same top token at {self.same_argmax:.0%} of positions"
+        return f"{self.max_absolute:g}, or {limit}" if self.max_absolute else limit
 
 
 def compute_logits(model: PreTrainedModel, prompts: list[Tensor]) -> list[Tensor]:
-    """Float32 logits (tokens, vocabulary) on the CPU for each prompt."""
+    """Float32 logits on the CPU for each prompt. Shape of each: (tokens, vocab_size)."""
     import torch
 
     with torch.inference_mode():
@@ -83,24 +83,24 @@ def compute_logits(model: PreTrainedModel, prompts: list[Tensor]) -> list[Tensor
 
 
 def compare_logits(reference: list[Tensor], other: list[Tensor]) -> Difference:
-    """The difference of ``other`` from ``reference``, over all prompts together."""
+    """The difference of ``other`` from ``reference`` over all prompts."""
     largest: LogitPair | None = None
-    max_absolute, squares, spread, same, positions = 0.0, 0.0, 0.0, 0, 0
-    for prompt, (expected, found) in enumerate(zip(reference, other, strict=True), start=1):  # (tokens, vocabulary)
+    max_absolute, squared_error, variance, same, positions = 0.0, 0.0, 0.0, 0, 0
+    for prompt, (expected, found) in enumerate(zip(reference, other, strict=True), start=1):  # (tokens, vocab_size)
         difference = found - expected
-        squares += difference.square().sum().item()
-        apart = difference.abs_()
-        row, token = divmod(int(apart.argmax()), apart.shape[-1])  # of NaN, where there is one
-        if largest is None or _is_larger(apart[row, token].item(), max_absolute):
-            max_absolute = apart[row, token].item()
+        squared_error += difference.square().sum().item()
+        absolute = difference.abs_()
+        row, token = divmod(int(absolute.argmax()), absolute.shape[-1])  # argmax finds NaN first
+        if largest is None or _is_larger(absolute[row, token].item(), max_absolute):
+            max_absolute = absolute[row, token].item()
             largest = LogitPair(prompt, row + 1, token, expected[row, token].item(), found[row, token].item())
-        spread += (expected - expected.mean(dim=-1, keepdim=True)).square().sum().item()
+        variance += (expected - expected.mean(dim=-1, keepdim=True)).square().sum().item()
         same += int((expected.argmax(-1) == found.argmax(-1)).sum())
         positions += len(expected)
-    relative = (squares / spread) ** 0.5 if spread else float("nan")
+    relative = (squared_error / variance) ** 0.5 if variance else float("nan")
     return Difference(max_absolute, relative, same / positions, largest)
 
 
 def _is_larger(one: float, other: float) -> bool:
-    """Whether ``one`` is larger; NaN is larger than any number, which Python's own comparison denies."""
+    """Whether ``one`` is larger, where NaN counts as larger than any number."""
     return one != one or one > other

@@ -1,4 +1,4 @@
-"""Prompts to compare models on: ordinary text that comes with the program, and the run's own where they are at hand."""
+"""Prompts to compare models on: eight built-in texts, and prompts of the run's dataset if its files are available."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-# Of the kinds that models meet: prose, a question, code, numbers, other scripts.
+# Varied text: prose, a question, code, numbers, other scripts.
 BUILT_IN_PROMPTS = (
     "How long should I boil an egg if I like the yolk soft?",
     "Explain to a ten-year-old why the sky is blue.",
@@ -33,13 +33,13 @@ BUILT_IN_PROMPTS = (
     "東京は日本の首都です。人口は約",
 )
 RUN_PROMPT_COUNT = 4
-MAX_PROMPT_TOKENS = 512  # tokens of a prompt that are looked at
+MAX_PROMPT_TOKENS = 512  # only the last tokens of a longer prompt are used
 
 
 def built_in_prompts(tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
-    """Each of BUILT_IN as token ids (1, tokens), as a question in the chat template where there is one."""
+    """Token ids (1, tokens) of each BUILT_IN_PROMPTS, rendered as a user message if the tokenizer has a chat template."""
     if not tokenizer.chat_template:
-        return _tokenized(tokenizer, list(BUILT_IN_PROMPTS), special=True)
+        return _tokenize(tokenizer, list(BUILT_IN_PROMPTS), special=True)
     texts = [
         str(
             tokenizer.apply_chat_template(
@@ -48,22 +48,22 @@ def built_in_prompts(tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
         )
         for text in BUILT_IN_PROMPTS
     ]
-    return _tokenized(tokenizer, texts, special=False)
+    return _tokenize(tokenizer, texts, special=False)
 
 
 def run_prompts(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
-    """Token ids (1, tokens) of the first held-out (else training) prompts, if they lie on this machine; else none."""
+    """Token ids (1, tokens) of the first held-out (else training) prompts from a local file; empty without such a file."""
     sources = [*(plan.dataset.eval if isinstance(plan.dataset.eval, list) else []), *plan.dataset.train]
     source = next((each for each in sources if Path(each.path).expanduser().exists()), None)
     if source is None:
         return []
     try:
-        return _prompts_of(source, plan.dataset.shuffle_seed, tokenizer)
-    except OrpoError:  # the data has changed since, or is gone: the built-in prompts are enough
+        return _read_prompts(source, plan.dataset.shuffle_seed, tokenizer)
+    except OrpoError:  # the data has changed or was removed: the built-in prompts are enough
         return []
 
 
-def _prompts_of(source: Source, seed: int, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
+def _read_prompts(source: Source, seed: int, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
     import torch
 
     with open_source(source, source.path, lambda text: None) as found:
@@ -82,7 +82,7 @@ def _prompts_of(source: Source, seed: int, tokenizer: PreTrainedTokenizerBase) -
     return [torch.tensor([tokens.prompt[-MAX_PROMPT_TOKENS:]]) for tokens in encoded if tokens.prompt]
 
 
-def _tokenized(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special: bool) -> list[Tensor]:
+def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special: bool) -> list[Tensor]:
     ids = [
         tokenizer(text, add_special_tokens=special, return_tensors="pt").input_ids[:, -MAX_PROMPT_TOKENS:]
         for text in texts

@@ -1,48 +1,87 @@
-"""Whether disk and memory hold a model, asked before the work begins."""
+"""Resource checks for merge and export: sizes that users write, free disk space, and memory to compute a model in."""
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-from orpo_cli.errors import MachineError
+from orpo_cli.errors import MachineError, UsageError
 
-TOKENIZER_BYTES = 64 * 2**20  # the largest tokenizers take half of it
+TOKENIZER_BYTES = 64 * 2**20  # twice the size of the largest tokenizers
+COMPUTE_OVERHEAD = 1.1  # memory of a loaded model, relative to its weights
+MERGE_WORKING_BYTES = 10**9  # memory that a merge may use besides 1.5 times the largest file of the base
+LIBRARY_BYTES = 7 * 10**8  # of these, about what Python and the libraries use
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
-def check_disk(output: Path, parameters: int, dtype: str) -> None:
-    """Raise MachineError where the disk of ``output`` has no room for so many weights of ``dtype``."""
+def parse_size(text: str, option: str) -> int:
+    """Bytes of a size such as 5GB or 512MiB. Raises UsageError that names ``option``.
+
+    The parsers of huggingface_hub, transformers and accelerate each refuse some of these units.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)", text.strip(), re.IGNORECASE)
+    size = int(float(match[1]) * UNITS[match[2].upper()]) if match else 0
+    if size < 1:
+        raise UsageError(f"{option} {text}: not a size.", remedy="Give a number and a unit, such as 5GB or 512MiB.")
+    return size
+
+
+def dtype_bytes(dtype: str) -> int:
+    """Bytes per value of a torch dtype."""
     import torch
 
-    check_disk_for(output, parameters * getattr(torch, dtype).itemsize)
+    return int(getattr(torch, dtype).itemsize)
 
 
-def check_disk_for(output: Path, size: int) -> None:
-    """Raise MachineError where the disk of ``output`` has no room for ``size`` bytes of weights and a tokenizer."""
-    needed = size + TOKENIZER_BYTES
+def check_disk_space(output: Path, weight_bytes: int) -> None:
+    """Raise MachineError if the disk of ``output`` has no space for weights of this size and a tokenizer."""
+    needed = weight_bytes + TOKENIZER_BYTES
     folder = next(each for each in output.absolute().parents if each.exists())
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise MachineError(
-            f"{folder}: the model needs {needed / 1e9:.2f} GB of disk, {free / 1e9:.2f} GB are free.",
+            f"{folder}: {needed / 1e9:.2f} GB of disk space are needed, {free / 1e9:.2f} GB are free.",
             remedy="Free some space, or choose another disk with -o.",
         )
 
 
-def type_that_fits(parameters: int, dtype: str, note: Callable[[str], None]) -> str:
-    """The type to compute in: float32, or ``dtype`` where only that fits; MachineError where neither does."""
+def merge_memory_limit(largest_file: int, requested: int | None) -> int:
+    """Bytes of memory that a merging process may use: as requested, else 1.5 times the base's largest file and 1 GB.
+
+    Memory that the process used before the merge, as in a smoke run, comes on top.
+    """
+    import psutil
+
+    if requested is not None:
+        return requested
+    used_before = max(0, int(psutil.Process().memory_info().rss) - LIBRARY_BYTES)
+    return used_before + largest_file * 3 // 2 + MERGE_WORKING_BYTES
+
+
+def choose_compute_dtype(parameters: int, dtype: str, *, limit: int | None = None, other_bytes: int = 0) -> str | None:
+    """The dtype to compute a model in: float32 if it fits into memory, else ``dtype``; None if neither fits.
+
+    ``limit``: bytes that the process may use in total. ``other_bytes``: memory that is needed besides the model.
+    """
     import psutil  # a dependency of accelerate
-    import torch
 
     available = psutil.virtual_memory().available
-    for candidate in ("float32", dtype):
-        needed = parameters * getattr(torch, candidate).itemsize * 1.1
-        if needed <= available:
-            if candidate != "float32":
-                note(f"the memory does not hold the model in float32: merging and comparing in {dtype}.")
+    if limit is not None:
+        available = min(available, limit - psutil.Process().memory_info().rss)
+    for candidate in dict.fromkeys(("float32", dtype)):
+        if parameters * dtype_bytes(candidate) * COMPUTE_OVERHEAD + other_bytes <= available:
             return candidate
-    raise MachineError(
-        f"this takes {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available.",
+    return None
+
+
+def memory_shortage(parameters: int, dtype: str, reason: str) -> MachineError:
+    """The error of work that needs the complete model in memory, in at least ``dtype``."""
+    import psutil
+
+    needed = parameters * dtype_bytes(dtype) * COMPUTE_OVERHEAD
+    return MachineError(
+        f"{reason}, which takes {needed / 1e9:.1f} GB of memory; "
+        f"{psutil.virtual_memory().available / 1e9:.1f} GB are available.",
         remedy="Use a machine with more memory.",
     )

@@ -42,6 +42,7 @@ def smoke_recipe(recipe: str, overrides: Sequence[str] | None, console: Console,
     of a training.
     """
     from orpo_cli.merge.merge import merge
+    from orpo_cli.merge.merge_target import MergeRequest
     from orpo_cli.model.model_source import ModelSource
     from orpo_cli.model.tiny_model import save_tiny_base
 
@@ -60,7 +61,7 @@ def smoke_recipe(recipe: str, overrides: Sequence[str] | None, console: Console,
         with _without_pair_cache():
             train_plan(tiny_plan, ModelSource(tiny_plan.model), rundir, None, console, max_pairs=MAX_PAIRS)
         if plan.lora is not None:
-            console.note(merge(rundir.root, held_out_pairs=0, note=console.note).summary_lines()[0])
+            console.note(merge(MergeRequest(rundir.root, held_out_pairs=0), note=console.note).summary_lines()[0])
         run = rundir.read_run()
     seconds = round(time.monotonic() - started, 1)
     return SmokeResult(plan.name, run["steps"], run["final_metrics"], run["final_evaluation"], replaced, seconds)

@@ -64,6 +64,7 @@ import os, random, shutil, signal, sys, time
 from pathlib import Path
 import bitsandbytes, torch, transformers
 from orpo_cli.export.export import export
+from orpo_cli.export.export_request import ExportRequest
 from orpo_cli.export.export_record import ExportRecord
 
 run, kind = Path(sys.argv[1]), sys.argv[2]
@@ -72,7 +73,7 @@ target = run / "export" / kind
 def begin():
     child = os.fork()
     if child == 0:
-        export(run, formats=[kind])
+        export(ExportRequest(run, formats=[kind]))
         os._exit(0)
     return child
 
@@ -89,7 +90,7 @@ for _ in range(20):
         absent += 1
         continue
     record = ExportRecord.read(target)
-    assert record is not None and record.verified and record.is_whole(target)
+    assert record is not None and record.verified and record.is_complete(target)
     complete += 1
 shutil.rmtree(target, ignore_errors=True)
 assert os.waitpid(begin(), 0)[1] == 0

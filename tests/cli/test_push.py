@@ -17,6 +17,7 @@ from support.loopback_hub import LoopbackHub, account
 from support.tiny_run import make_base, make_run
 
 from orpo_cli.merge.merge import merge
+from orpo_cli.merge.merge_target import MergeRequest
 from orpo_cli.recipe.schema import HubSection
 from orpo_cli.rundir import RunDir
 
@@ -247,7 +248,7 @@ def test_a_slow_hub_is_waited_for_and_a_silent_one_times_out(hub, run):
 def make_sharded_run(tmp_path: Path, base: Path) -> RunDir:
     """A run with a merged model of several files."""
     run = make_run(tmp_path / "sharded", base)
-    merge(run.root, max_shard_size="100KB")
+    merge(MergeRequest(run.root, max_shard_size="100KB"))
     assert len(list(run.merged.glob("*.safetensors"))) >= 3
     return run
 

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from orpo_cli.merge.merge import merge
+from orpo_cli.merge.merge_target import MergeRequest
 from orpo_cli.model.base_model import load_base
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.plan.plan import DatasetPlan, ExportPlan, LaunchPlan, MergePlan, ModelPlan, Plan, QuantizationPlan
@@ -170,7 +171,7 @@ def merging(run: RunDir, **options: Any) -> int:
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
             torch.set_num_threads(1)  # the threads of this process did not come along
-            merge(run.root, **options)
+            merge(MergeRequest(run.root, **options))
             status = 0
         except KeyboardInterrupt:
             status = 130

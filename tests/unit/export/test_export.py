@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from orpo_cli.errors import MachineError, RunError, UsageError
 from orpo_cli.export.export import export
 from orpo_cli.export.export_record import ExportRecord
+from orpo_cli.export.export_request import ExportRequest
 from orpo_cli.plan.plan import ExportPlan
 from orpo_cli.rundir import RunDir
 
@@ -39,7 +40,7 @@ def items(folder: Path) -> dict[str, object]:
 
 def test_safetensors_hold_every_weight_rounded_once_in_files_of_the_size_asked_for(model, tmp_path):
     out = tmp_path / "out"
-    (done,) = export(model, out, dtype="bfloat16", max_shard_size="50KB")
+    (done,) = export(ExportRequest(model, out, dtype="bfloat16", max_shard_size="50KB"))
     files = list(out.glob("*.safetensors"))
     assert len(files) > 2
     assert max(path.stat().st_size for path in files) < 55_000
@@ -53,7 +54,7 @@ def test_safetensors_hold_every_weight_rounded_once_in_files_of_the_size_asked_f
 
 
 def test_the_record_has_the_size_and_digest_of_every_file(model, tmp_path):
-    (done,) = export(model, tmp_path / "out")
+    (done,) = export(ExportRequest(model, tmp_path / "out"))
     found = {path.name for path in (tmp_path / "out").iterdir()} - {"export.json"}
     assert found == done.record.files.keys()
     for name, file in done.record.files.items():
@@ -63,7 +64,7 @@ def test_the_record_has_the_size_and_digest_of_every_file(model, tmp_path):
 
 def test_a_runs_adapter_is_merged_first_and_the_export_says_what_the_run_says(tmp_path):
     run = make_exportable_run(tmp_path / "run")
-    (done,) = export(run.root)
+    (done,) = export(ExportRequest(run.root))
     assert done.output == run.export / "safetensors"
     assert torch.equal(stored_logits(done.output), stored_logits(run.merged))
     assert (stored_logits(done.output) - stored_logits(tmp_path / "run-base")).abs().max() > 0.1
@@ -71,49 +72,49 @@ def test_a_runs_adapter_is_merged_first_and_the_export_says_what_the_run_says(tm
 
 def test_a_full_run_needs_no_merge(tmp_path, model):
     run = make_run(tmp_path / "full", model, full=True)
-    (done,) = export(run.root)
+    (done,) = export(ExportRequest(run.root))
     assert not run.merged.exists()
     assert torch.equal(stored_logits(done.output), stored_logits(run.model))
 
 
 def test_the_same_export_twice_writes_nothing_and_another_one_asks_first(model, tmp_path):
     out = tmp_path / "out"
-    export(model, out)
+    export(ExportRequest(model, out))
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
-    (again,) = export(model, out)
+    (again,) = export(ExportRequest(model, out))
     assert again.already_exported
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
     with pytest.raises(UsageError, match="another export"):
-        export(model, out, dtype="float16")
+        export(ExportRequest(model, out, dtype="float16"))
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
-    (other,) = export(model, out, dtype="float16", overwrite=True)
+    (other,) = export(ExportRequest(model, out, dtype="float16", overwrite=True))
     assert not other.already_exported
     assert weights(out)["lm_head.weight"].dtype == torch.float16
-    assert not export(model, out, dtype="float16", overwrite=True)[0].already_exported
+    assert not export(ExportRequest(model, out, dtype="float16", overwrite=True))[0].already_exported
 
 
 def test_another_model_under_the_same_name_is_another_export(model, tmp_path):
     source = Path(shutil.copytree(model, tmp_path / "source"))
-    export(source, tmp_path / "out")
+    export(ExportRequest(source, tmp_path / "out"))
     changed = weights(source)
     changed["lm_head.weight"][0] += 1
     save_file(changed, source / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UsageError, match="another export"):
-        export(source, tmp_path / "out")
+        export(ExportRequest(source, tmp_path / "out"))
 
 
 def test_an_export_that_lost_a_file_is_not_taken_for_whole(model, tmp_path):
-    export(model, tmp_path / "out")
+    export(ExportRequest(model, tmp_path / "out"))
     (tmp_path / "out" / "tokenizer.json").unlink()
-    with pytest.raises(UsageError, match="not whole") as caught:
-        export(model, tmp_path / "out")
+    with pytest.raises(UsageError, match="incomplete") as caught:
+        export(ExportRequest(model, tmp_path / "out"))
     assert "--overwrite" in str(caught.value.remedy)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_bitsandbytes_checkpoints_load_with_from_pretrained_alone(model, tmp_path, bits):
     out = tmp_path / "out"
-    (done,) = export(model, out, formats=[f"bnb-{bits}bit"])
+    (done,) = export(ExportRequest(model, out, formats=[f"bnb-{bits}bit"]))
     loaded = AutoModelForCausalLM.from_pretrained(out)
     assert getattr(loaded, f"is_loaded_in_{bits}bit")
     assert (
@@ -130,7 +131,7 @@ def test_end_tokens_of_the_template_are_added_where_the_model_forgot_them(model,
     tokenizer = llama_tokenizer()
     settings = json.loads((source / "generation_config.json").read_text())
     (source / "generation_config.json").write_text(json.dumps({**settings, "eos_token_id": tokenizer.eos_token_id}))
-    export(source, tmp_path / "out")
+    export(ExportRequest(source, tmp_path / "out"))
     ends = json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"]
     assert tokenizer.convert_ids_to_tokens(ends) == ["</s>", "<|im_end|>"]
 
@@ -141,12 +142,12 @@ def test_weights_too_large_for_float16_are_refused_by_name_and_nothing_is_left(m
     changed["model.norm.weight"][0] = 1e6
     save_file(changed, source / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(RunError, match=r"model\.norm\.weight"):
-        export(source, tmp_path / "out", dtype="float16")
+        export(ExportRequest(source, tmp_path / "out", dtype="float16"))
     assert {path.name for path in tmp_path.iterdir()} == {"source"}
 
 
 def test_an_export_with_a_failed_check_is_kept_under_another_name(model, tmp_path, monkeypatch):
-    from orpo_cli.export import export as module
+    from orpo_cli.export import write_format as module
 
     def with_a_weight_changed(source: Path, folder: Path, **options: object) -> None:
         write(source, folder, **options)
@@ -160,7 +161,7 @@ def test_an_export_with_a_failed_check_is_kept_under_another_name(model, tmp_pat
         with pytest.raises(
             RunError, match=r"weights: lm_head\.weight differs; logits.*position \d+ of prompt \d+"
         ) as caught:
-            export(model, tmp_path / "out")
+            export(ExportRequest(model, tmp_path / "out"))
         assert str(tmp_path / name) in caught.value.remedy
         record = ExportRecord.read(tmp_path / name)
         assert not record.verified
@@ -169,7 +170,7 @@ def test_an_export_with_a_failed_check_is_kept_under_another_name(model, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == {"out.unverified", "out.unverified-2"}
     (tmp_path / "out.unverified").rename(tmp_path / "out")
     with pytest.raises(UsageError, match="failed check"):
-        export(model, tmp_path / "out")
+        export(ExportRequest(model, tmp_path / "out"))
 
 
 def test_a_comparison_that_fails_once_passes_the_second_time_and_says_so(model, tmp_path, orpo_here, monkeypatch):
@@ -211,26 +212,26 @@ def test_what_is_no_source_or_would_do_nothing_is_refused_before_the_work(model,
         (model, {"output": None}, "outside of a run"),
         (model, {"formats": ["onnx"]}, "not one of safetensors, gguf"),
         (model, {"formats": ["gguf"], "gguf_types": ["q9"]}, "not one of f32, f16"),
-        (model, {"gguf_types": ["f16"]}, "does nothing without GGUF"),
-        (model, {"formats": ["gguf"], "dtype": "float16"}, "does nothing for GGUF"),
+        (model, {"gguf_types": ["f16"]}, "has no effect without GGUF"),
+        (model, {"formats": ["gguf"], "dtype": "float16"}, "has no effect for GGUF"),
         (model, {"dtype": "float8"}, "not one of auto, float32"),
-        (model, {"max_shard_size": "big"}, "is no size"),
+        (model, {"max_shard_size": "big"}, "not a size"),
         (model, {"output": run.root}, "is no export"),
     ]
     for target, options, words in wrong:
         with pytest.raises(UsageError, match=words):
-            export(target, **{"output": tmp_path / "out", **options})
+            export(ExportRequest(target, **{"output": tmp_path / "out", **options}))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_merge_of_another_adapter_is_not_exported(tmp_path):
     run = make_exportable_run(tmp_path / "run")
-    export(run.root)
+    export(ExportRequest(run.root))
     path = run.adapter / "adapter_model.safetensors"
     changed = {name: tensor * 2 for name, tensor in load_file(path).items()}
     save_file(changed, path, metadata={"format": "pt"})
     with pytest.raises(UsageError, match="another adapter") as caught:
-        export(run.root)
+        export(ExportRequest(run.root))
     assert "orpo merge" in str(caught.value.remedy)
 
 
@@ -239,13 +240,13 @@ def test_a_full_disk_is_seen_before_anything_is_merged(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**6))
     with pytest.raises(MachineError, match="GB of disk"):
-        export(run.root)
+        export(ExportRequest(run.root))
     assert not run.merged.exists()
 
 
 def test_a_qlora_run_is_exported_from_its_dequantized_base(tmp_path):
     run = make_exportable_run(tmp_path / "run", quantization=EIGHT_BIT)
-    (done,) = export(run.root)
+    (done,) = export(ExportRequest(run.root))
     assert "quantization_config" not in json.loads((done.output / "config.json").read_text())
 
 
@@ -253,14 +254,17 @@ def test_a_recipes_formats_are_made_each_in_its_folder(tmp_path):
 
     settings = ExportPlan(formats=["safetensors", "bnb-8bit"], dtype="float16")
     run = make_exportable_run(tmp_path / "run", export=settings)
-    assert [done.output for done in export(run.root)] == [run.export / "safetensors", run.export / "bnb-8bit"]
+    assert [done.output for done in export(ExportRequest(run.root))] == [
+        run.export / "safetensors",
+        run.export / "bnb-8bit",
+    ]
     assert AutoModelForCausalLM.from_pretrained(run.export / "safetensors").dtype == torch.float16
     assert RunDir(run.root).read_plan().export == settings
 
 
 def test_bits_and_bytes_of_the_export_are_those_of_the_library(model, tmp_path):
     """NF4 with doubly quantized constants: the same logits as quantizing on load gives."""
-    export(model, tmp_path / "out", formats=["bnb-4bit"])
+    export(ExportRequest(model, tmp_path / "out", formats=["bnb-4bit"]))
     config = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="float32"
     )

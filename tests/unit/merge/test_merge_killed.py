@@ -13,6 +13,7 @@ from support.tiny_run import make_base, make_run, merging, stored_logits, tuned_
 from orpo_cli.atomic import atomic_directory
 from orpo_cli.merge.merge import merge
 from orpo_cli.merge.merge_record import MergeRecord
+from orpo_cli.merge.merge_target import MergeRequest
 
 
 @pytest.mark.parametrize("before", ["nothing", "a merge"])
@@ -20,7 +21,7 @@ def test_twenty_merges_killed_at_random_moments_leave_nothing_half(tmp_path, bef
     run = make_run(tmp_path / "run", make_base(tmp_path / "base"))
     expected, seed = tuned_logits(run), random.Random(0)
     if before == "a merge":
-        merge(run.root)
+        merge(MergeRequest(run.root))
     began = time.monotonic()
     os.waitpid(merging(run, dtype="float32", overwrite=True, memory="1MB"), 0)
     whole = time.monotonic() - began
@@ -42,7 +43,7 @@ def test_twenty_merges_killed_at_random_moments_leave_nothing_half(tmp_path, bef
             limit = 1e-4 if record.dtype == "float32" else 0.2
             assert (stored_logits(run.merged) - expected).abs().max() <= limit
     assert finished < 10  # some were killed on their way
-    merge(run.root, dtype="float32", overwrite=True)
+    merge(MergeRequest(run.root, dtype="float32", overwrite=True))
     assert [path.name for path in run.root.iterdir() if path.name.startswith(".")] == []
 
 

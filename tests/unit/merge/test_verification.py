@@ -14,6 +14,7 @@ from orpo_cli.errors import RunError, UsageError
 from orpo_cli.merge import comparison, verification
 from orpo_cli.merge.merge import merge
 from orpo_cli.merge.merge_record import FILE_NAME, MergeRecord
+from orpo_cli.merge.merge_target import MergeRequest
 from orpo_cli.merge.sharded_merge import ShardedMerge
 from orpo_cli.rundir import RunDir
 from orpo_cli.verify.logits import LogitPair, compare_logits
@@ -61,7 +62,7 @@ def differing_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_wrong_merge_is_kept_under_another_name_with_prompt_and_position(run, merging_wrong):
     with pytest.raises(RunError) as caught:
-        merge(run.root)
+        merge(MergeRequest(run.root))
     kept = run.root / "merged.unverified"
     assert str(kept) in caught.value.remedy
     assert not run.merged.exists()
@@ -79,22 +80,22 @@ def test_a_wrong_merge_is_kept_under_another_name_with_prompt_and_position(run, 
 
 def test_what_was_kept_before_is_never_overwritten_and_no_merge_is_taken_for_it(run, merging_wrong):
     with pytest.raises(RunError):
-        merge(run.root)
+        merge(MergeRequest(run.root))
     first = (run.root / "merged.unverified" / FILE_NAME).read_bytes()
     with pytest.raises(RunError, match="twice") as caught:
-        merge(run.root)
+        merge(MergeRequest(run.root))
     assert "merged.unverified-2" in caught.value.remedy
     assert (run.root / "merged.unverified" / FILE_NAME).read_bytes() == first
     (run.root / "merged.unverified-2").rename(run.merged)
     with pytest.raises(UsageError, match="failed its verification"):
-        merge(run.root)
+        merge(MergeRequest(run.root))
 
 
 def test_a_merge_that_was_there_stays_where_the_next_one_fails(run, request):
-    before = (merge(run.root).output / "model.safetensors").read_bytes()
+    before = (merge(MergeRequest(run.root)).output / "model.safetensors").read_bytes()
     request.getfixturevalue("merging_wrong")
     with pytest.raises(RunError):
-        merge(run.root, dtype="bfloat16", overwrite=True)
+        merge(MergeRequest(run.root, dtype="bfloat16", overwrite=True))
     assert (run.merged / "model.safetensors").read_bytes() == before
     assert MergeRecord.read(run.merged).verified
 
@@ -109,8 +110,8 @@ def test_a_file_that_changes_between_write_and_comparison_is_found_by_both_check
         save_file({**weights, CHANGED: torch.zeros_like(weights[CHANGED])}, path, metadata={"format": "pt"})
 
     monkeypatch.setattr(verification, "verify_digests", changing)
-    with pytest.raises(RunError, match="differs from what was merged") as caught:
-        merge(run.root)
+    with pytest.raises(RunError, match="differs from what was written") as caught:
+        merge(MergeRequest(run.root))
     assert CHANGED in caught.value.message
     record = MergeRecord.read(run.root / "merged.unverified")
     assert "position" in record.first_verification["problem"]
@@ -119,7 +120,7 @@ def test_a_file_that_changes_between_write_and_comparison_is_found_by_both_check
 
 def test_a_comparison_that_fails_once_passes_the_second_time_and_says_so(run, differing_once):
     notes = []
-    result = merge(run.root, note=notes.append)
+    result = merge(MergeRequest(run.root), note=notes.append)
     record = MergeRecord.read(run.merged)
     assert record.verified
     assert record.problem is None

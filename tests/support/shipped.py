@@ -10,11 +10,13 @@ from orpo_cli.model.known_configs import known_config
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.source.shipped_recipes import shipped_recipes
 
-HUB_MODELS = {"quickstart": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # its model comes in a package, which may be missing
+HUB_MODELS = {
+    "quickstart": "HuggingFaceTB/SmolLM2-135M-Instruct"
+}  # the model of the quickstart is in a package, which may be missing
 
 
 def shipped_recipe_params() -> list[Any]:
-    """All names; slow is each whose architecture, adapter and quantization an earlier one has."""
+    """The names of all shipped recipes; one is marked slow if an earlier one has the same architecture, adapter and quantization."""
     kinds, names = set[Any](), list[Any]()
     for shipped in shipped_recipes():
         recipe = load_recipe(shipped.name).recipe

@@ -22,7 +22,7 @@ Schema = dict[str, Any]
 
 REFERENCE: Schema = {"$ref": "#/$defs/reference"}
 TEXT_WITH_REFERENCE: Schema = {"$ref": "#/$defs/text_with_reference"}
-SOURCE: Schema = {"$ref": "#/$defs/source"}  # used in several places, so it is defined once
+SOURCE: Schema = {"$ref": "#/$defs/source"}  # used several times, so it is defined once
 NULL: Schema = {"type": "null"}
 BOUNDS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
 NOTES = ("description", "default", "examples")

@@ -17,7 +17,7 @@ class TrainingSection(TrainingFields):
     logging_dir: str | None = Field(
         None,
         min_length=1,
-        description="Directory of TensorBoard's files; default: TENSORBOARD_LOGGING_DIR, or a directory beside the checkpoints.",
+        description="Directory of TensorBoard's files; default: TENSORBOARD_LOGGING_DIR, or a directory among the checkpoints.",
     )
 
     def explicit_non_defaults(self, *names: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""A recipe from file and overrides, and what is said when it does not hold."""
+"""Recipe loading: files, overrides, and the problems of an invalid recipe."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_only_model_and_dataset_are_required(tmp_path: Path) -> None:
     assert set(problems(tmp_path, "name: x\n")) == {"model", "dataset"}
 
 
-def test_every_problem_comes_at_once_with_its_line_and_remedy(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once_with_line_and_remedy(tmp_path: Path) -> None:
     text = GOOD + (
         "learning_rate: 1e-5\n"  # line 6
         "quantizaton: {load_in_4bit: true}\n"
@@ -84,16 +84,16 @@ def test_every_problem_comes_at_once_with_its_line_and_remedy(tmp_path: Path) ->
         ("lora: {layers_to_transform: [0]}\n", "lora.layers_to_transform", "list of names"),
     ],
 )
-def test_what_does_not_go_together_is_an_error(tmp_path: Path, more: str, path: str, words: str) -> None:
+def test_conflicting_settings_are_errors(tmp_path: Path, more: str, path: str, words: str) -> None:
     assert words in problems(tmp_path, GOOD + more)[path].message
 
 
-def test_a_prompt_may_not_fill_the_whole_length(tmp_path: Path) -> None:
+def test_a_prompt_must_leave_tokens_for_the_completion(tmp_path: Path) -> None:
     text = GOOD + "  max_prompt_length: 512\ntraining: {max_length: 512}\n"
     assert problems(tmp_path, text)["dataset.max_prompt_length"].line == 6
 
 
-def test_overrides_are_yaml_and_win(tmp_path: Path) -> None:
+def test_overrides_are_yaml_and_have_precedence(tmp_path: Path) -> None:
     overrides = [
         "training.beta=5e-2",
         "lora.r=4",
@@ -114,14 +114,14 @@ def test_overrides_are_yaml_and_win(tmp_path: Path) -> None:
     }
 
 
-def test_an_override_reaches_into_a_list_and_null_unsets(tmp_path: Path) -> None:
+def test_an_override_changes_a_list_item_and_null_removes_a_value(tmp_path: Path) -> None:
     text = "model: {model_name_or_path: a}\ndataset: {train: [{path: x}, {path: y}]}\nlora: {r: 2}\n"
     loaded = load_recipe(write(tmp_path, text), ["dataset.train.1.path=z", "lora=null"])
     assert [source.path for source in loaded.recipe.dataset.train] == ["x", "z"]
     assert loaded.recipe.lora is None
 
 
-def test_a_bad_override_is_named(tmp_path: Path) -> None:
+def test_an_invalid_override_is_reported(tmp_path: Path) -> None:
     found = problems(tmp_path, GOOD, "training.lerning_rate=1")
     assert found["training.lerning_rate"].file == "--set"
     for bad in ("training.beta", "=1", "name.x=1", "dataset.train.path.y=1"):
@@ -129,19 +129,19 @@ def test_a_bad_override_is_named(tmp_path: Path) -> None:
             load_recipe(write(tmp_path, GOOD + "name: n\n"), [bad])
 
 
-def test_a_recipe_comes_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_is_read_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(GOOD.encode())))
     assert load_recipe("-").file == "<stdin>"
 
 
-def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
+def test_the_error_about_a_missing_file_has_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         load_recipe(str(tmp_path / "none.yaml"))
     assert "orpo init" in str(caught.value.remedy)
 
 
-def test_the_design_example_holds(tmp_path: Path) -> None:
-    """The sections and names that every command understands, as the field writes them."""
+def test_the_design_example_is_valid(tmp_path: Path) -> None:
+    """The sections and names of the design, which all commands support."""
     text = GOOD + (
         "extends: null\nquantization: {load_in_4bit: true, bnb_4bit_quant_type: nf4, bnb_4bit_compute_dtype: bfloat16}\n"
         "lora: {r: 16, lora_alpha: 32, lora_dropout: 0.05, target_modules: all-linear}\n"
@@ -156,13 +156,13 @@ def unknown(folder: Path, count: int) -> dict[str, Problem]:
     return problems(folder, GOOD + "training:\n" + "".join(f"  lerning_rate_{each}: 1\n" for each in range(count)))
 
 
-def test_thousands_of_unknown_keys_are_all_named(tmp_path: Path) -> None:
+def test_thousands_of_unknown_keys_are_all_reported(tmp_path: Path) -> None:
     found = unknown(tmp_path, 8000)
     assert len(found) == 8000
     assert found["training.lerning_rate_0"].remedy == "Did you mean `learning_rate`?"
 
 
-def test_the_effort_grows_as_unknown_keys_do(tmp_path: Path) -> None:
+def test_the_time_is_linear_in_the_number_of_unknown_keys(tmp_path: Path) -> None:
     def calls(count: int) -> int:
         profile = cProfile.Profile()
         profile.runcall(unknown, tmp_path, count)
@@ -181,7 +181,7 @@ def test_the_effort_grows_as_unknown_keys_do(tmp_path: Path) -> None:
         ("lora: {rank: 8}", "r"),
     ],
 )
-def test_what_other_tools_call_a_key_is_answered_with_its_name_here(written: str, name: str, tmp_path: Path) -> None:
+def test_a_key_of_another_tool_is_answered_with_its_name_here(written: str, name: str, tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text(f"{written}\ndataset: {{train: {{path: x.jsonl}}}}\n")
     with pytest.raises(RecipeError) as caught:
@@ -189,7 +189,7 @@ def test_what_other_tools_call_a_key_is_answered_with_its_name_here(written: str
     assert f"The name here is `{name}`." in [problem.remedy for problem in caught.value.problems]
 
 
-def test_a_tab_is_answered_with_spaces(tmp_path: Path) -> None:
+def test_the_error_about_a_tab_recommends_spaces(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text("model:\n\tmodel_name_or_path: a/b\n")
     with pytest.raises(RecipeError, match=r"r.yaml:2:1: .*Indent with spaces"):

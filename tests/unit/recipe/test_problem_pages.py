@@ -19,7 +19,10 @@ WITHOUT_EXAMPLE = {
     "recipe-empty", "recipe-unreadable", "recipe-not-a-mapping", "yaml-too-deep", "recipe-too-large", "extends-too-deep",
     "untrained-template-tokens", "hub-push-failed",  # found while the run trains
 }  # fmt: skip
-UNSUPPORTED = {"unsupported-setting", "unsupported-training-argument"}  # beside rules about settings that come later
+UNSUPPORTED = {
+    "unsupported-setting",
+    "unsupported-training-argument",
+}  # reported with rules about settings of later versions
 
 
 def problems(code: str, example: str) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""What peft.LoraConfig and transformers.BitsAndBytesConfig have is in a recipe's section, or not taken with a reason."""
+"""Arguments of peft.LoraConfig and transformers.BitsAndBytesConfig are in the schema, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from orpo_cli.recipe.schema.lora import BdLoraConfig, LoftqConfig, LoraSection, 
 from orpo_cli.recipe.schema.model import QuantizationSection
 
 LEAST = "model: {model_name_or_path: a/b}\ndataset: {train: {path: x.jsonl}}\n"
-OF_THE_OPTIMIZER = {"loraplus_lr_ratio", "loraplus_lr_embedding"}
+LORA_PLUS_ARGUMENTS = {"loraplus_lr_ratio", "loraplus_lr_embedding"}
 
 
-def test_every_argument_of_lora_config_is_known() -> None:
+def test_every_argument_of_lora_config_is_supported_or_refused() -> None:
     from peft import LoraConfig
 
-    theirs = {field.name for field in dataclasses.fields(LoraConfig)}
-    ours = set(LoraSection.model_fields) - OF_THE_OPTIMIZER
-    assert ours.isdisjoint(LORA)
-    assert ours | set(LORA) == theirs
+    library_arguments = {field.name for field in dataclasses.fields(LoraConfig)}
+    supported = set(LoraSection.model_fields) - LORA_PLUS_ARGUMENTS
+    assert supported.isdisjoint(LORA)
+    assert supported | set(LORA) == library_arguments
 
 
-def test_the_mappings_inside_have_the_keys_of_their_classes() -> None:
+def test_nested_mappings_have_the_keys_of_their_classes() -> None:
     from peft import LoftQConfig
     from peft.tuners.lora import config
 
     pairs = ((LoftqConfig, LoftQConfig), (VeloraConfig, config.VeloraConfig), (BdLoraConfig, config.BdLoraConfig))
-    for ours, theirs in pairs:
-        assert set(ours.model_fields) == {field.name for field in dataclasses.fields(theirs)}
+    for supported, library_arguments in pairs:
+        assert set(supported.model_fields) == {field.name for field in dataclasses.fields(library_arguments)}
 
 
 def test_lora_plus_has_the_names_of_peft() -> None:
@@ -48,29 +48,29 @@ def test_lora_plus_has_the_names_of_peft() -> None:
     assert "loraplus_lr_embedding" in inspect.getsource(create_loraplus_optimizer)
 
 
-def test_every_argument_of_bits_and_bytes_config_is_known() -> None:
+def test_every_argument_of_bits_and_bytes_config_is_supported_or_refused() -> None:
     from transformers import BitsAndBytesConfig
 
-    theirs = set(inspect.signature(BitsAndBytesConfig).parameters) - {"kwargs"}
-    assert set(QuantizationSection.model_fields) | (set(QUANTIZATION) - {"quant_method"}) == theirs
+    library_arguments = set(inspect.signature(BitsAndBytesConfig).parameters) - {"kwargs"}
+    assert set(QuantizationSection.model_fields) | (set(QUANTIZATION) - {"quant_method"}) == library_arguments
 
 
 @pytest.mark.parametrize("section", UNSUPPORTED_PEFT_ARGS)
-def test_what_is_not_taken_is_refused_with_the_reason(section: str, tmp_path: Path) -> None:
+def test_unsupported_arguments_are_refused_with_the_reason(section: str, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     rest = "lora: {r: 8}\n" if section == "quantization" else ""
-    for name, fate in UNSUPPORTED_PEFT_ARGS[section].items():
+    for name, policy in UNSUPPORTED_PEFT_ARGS[section].items():
         file.write_text(f"{LEAST}{rest}{section}:\n  {name}: true\n")
         with pytest.raises(RecipeError) as caught:
             load_recipe(str(file))
         found = [each for each in caught.value.problems if each.code == "unsupported-peft-argument"]
         assert [each.path for each in found] == [f"{section}.{name}"]
-        assert fate.reason in found[0].message
+        assert policy.reason in found[0].message
         assert found[0].line == LEAST.count("\n") + bool(rest) + 2
 
 
 @pytest.mark.parametrize("init", [*UNSUPPORTED_LORA_INITS, "pissa_niter_16"])
-def test_starts_that_are_not_taken_are_refused_with_the_reason(init: str, tmp_path: Path) -> None:
+def test_unsupported_initializations_are_refused_with_the_reason(init: str, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(f"{LEAST}lora: {{init_lora_weights: {init}}}\n")
     with pytest.raises(RecipeError) as caught:
@@ -102,7 +102,9 @@ def test_starts_that_are_not_taken_are_refused_with_the_reason(init: str, tmp_pa
          "quantization.bnb_4bit_quant_type"),
     ],
 )  # fmt: skip
-def test_what_peft_cannot_combine_is_refused(sections: str, code: str, path: str, tmp_path: Path) -> None:
+def test_combinations_that_peft_does_not_support_are_refused(
+    sections: str, code: str, path: str, tmp_path: Path
+) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(f"{LEAST}{sections}\n")
     with pytest.raises(RecipeError) as caught:
@@ -124,7 +126,7 @@ def test_what_peft_cannot_combine_is_refused(sections: str, code: str, path: str
         ("token: hf_abcdefghijklmnopqrstuvwxyz", "secret-in-recipe", "model.token"),
     ],
 )
-def test_ways_to_load_a_model_that_do_not_hold_are_refused(model: str, code: str, path: str, tmp_path: Path) -> None:
+def test_invalid_model_settings_are_refused(model: str, code: str, path: str, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(LEAST.replace("a/b}", f"a/b, {model}}}"))
     with pytest.raises(RecipeError) as caught:

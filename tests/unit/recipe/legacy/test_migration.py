@@ -1,4 +1,4 @@
-"""Former and misplaced training arguments: read as what does the same today, left out with a word, or refused."""
+"""Former, moved and unsupported training arguments: converted, ignored with a warning, or refused."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def refused(folder: Path, training: dict[str, Any], *overrides: str, **sections:
         ),
     ],
 )
-def test_a_former_argument_is_read_as_what_does_the_same_today(written: dict[str, Any], now: dict[str, Any]) -> None:
+def test_a_former_argument_is_read_as_its_current_setting(written: dict[str, Any], now: dict[str, Any]) -> None:
     translation = migrate_training_args(written)
     assert (translation.training, translation.other_sections) == (now, {})
     assert {problem.severity for problem in translation.problems} == {"warning"}
     assert {problem.path for problem in translation.problems} <= {f"training.{name}" for name in written}
 
 
-def test_what_belongs_to_another_section_moves_there(tmp_path: Path) -> None:
+def test_arguments_of_another_section_are_moved_to_it(tmp_path: Path) -> None:
     loaded = load(
         tmp_path,
         {
@@ -69,19 +69,19 @@ def test_what_belongs_to_another_section_moves_there(tmp_path: Path) -> None:
     assert [loaded.origin(path) for path in ("dataset.max_prompt_length", "output_dir")] == ["recipe", "recipe"]
 
 
-def test_the_line_of_a_renamed_value_is_where_it_was_written(tmp_path: Path) -> None:
+def test_a_renamed_value_keeps_its_line(tmp_path: Path) -> None:
     found = refused(tmp_path, {"seed": 1, "evaluation_strategy": "sometimes", "max_prompt_length": 0})
     assert (found["training.eval_strategy"].line, found["dataset.max_prompt_length"].line) == (5, 6)
 
 
-def test_an_override_by_a_former_name_is_an_override(tmp_path: Path) -> None:
+def test_an_override_with_a_former_name_is_an_override(tmp_path: Path) -> None:
     loaded = load(tmp_path, {}, "training.warmup_ratio=0.2")
     assert loaded.recipe.training.warmup_steps == 0.2
     assert loaded.origin("training.warmup_steps") == "override"
     assert refused(tmp_path, {}, "training.evaluation_strategy=x")["training.eval_strategy"].file == "--set"
 
 
-def test_a_former_name_beside_todays_with_another_value_is_an_error(tmp_path: Path) -> None:
+def test_different_values_for_the_former_and_the_current_name_are_an_error(tmp_path: Path) -> None:
     both = {"evaluation_strategy": "epoch", "eval_strategy": "no", "warmup_ratio": 0.1, "warmup_steps": 5}
     found = refused(tmp_path, both)
     assert {path: problem.code for path, problem in found.items()} == {
@@ -108,18 +108,20 @@ def test_a_former_name_beside_todays_with_another_value_is_an_error(tmp_path: Pa
         ("do_predict", True, "orpo eval"),
     ],
 )
-def test_what_cannot_be_had_is_refused_with_the_remedy(tmp_path: Path, name: str, value: Any, remedy: str) -> None:
+def test_removed_and_unsupported_arguments_are_refused_with_a_remedy(
+    tmp_path: Path, name: str, value: Any, remedy: str
+) -> None:
     problem = refused(tmp_path, {name: value})[f"training.{name}"]
     assert problem.code in ("removed-argument", "unsupported-training-argument")
     assert problem.line == 4
     assert remedy in str(problem.remedy)
 
 
-def test_what_asks_for_nothing_is_left_out_with_a_word(tmp_path: Path) -> None:
-    idle = {"_n_gpu": 1, "past_index": -1, "use_ipex": False, "mp_parameters": "", "save_safetensors": True, "fsdp": [],
+def test_values_without_effect_are_ignored_with_a_warning(tmp_path: Path) -> None:
+    noop = {"_n_gpu": 1, "past_index": -1, "use_ipex": False, "mp_parameters": "", "save_safetensors": True, "fsdp": [],
             "do_predict": False, "hub_token": "<HUB_TOKEN>", "hub_private_repo": False}  # fmt: skip
-    loaded = load(tmp_path, idle)
-    assert {warning.path for warning in loaded.warnings} == {f"training.{name}" for name in idle}
+    loaded = load(tmp_path, noop)
+    assert {warning.path for warning in loaded.warnings} == {f"training.{name}" for name in noop}
     assert {warning.code for warning in loaded.warnings} == {"argument-without-effect"}
     assert loaded.recipe.training.model_dump(exclude_none=True) == {}
     assert loaded.recipe.hub.private is True
@@ -133,25 +135,25 @@ def test_false_is_not_0_and_1_is_not_true(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["hub_token", "push_to_hub_token"])
-def test_a_token_is_refused_and_never_repeated(tmp_path: Path, name: str) -> None:
+def test_a_token_is_refused_and_never_shown(tmp_path: Path, name: str) -> None:
     problem = refused(tmp_path, {name: "abcdefgh"})[f"training.{name}"]
     assert problem.code == "secret-in-recipe"
     assert "abcdefgh" not in problem.text()
 
 
 @pytest.mark.parametrize("ratio", [1.0, 1.5, -0.1, "0.1", True])
-def test_a_warm_up_ratio_is_a_share(tmp_path: Path, ratio: Any) -> None:
+def test_an_invalid_warmup_ratio_is_refused(tmp_path: Path, ratio: Any) -> None:
     assert refused(tmp_path, {"warmup_ratio": ratio})["training.warmup_ratio"].code == "invalid-value"
 
 
-def test_names_that_nobody_knows_stay_for_the_schema_to_refuse() -> None:
+def test_unknown_names_are_kept_for_the_schema() -> None:
     translation = migrate_training_args({"lerning_rate": 1, "beta": 0.1})
     assert translation.training == {"lerning_rate": 1, "beta": 0.1}
     assert not translation.problems
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours", "holds"),
+    ("parent", "child", "expected"),
     [
         ({"evaluation_strategy": "epoch"}, {"eval_strategy": "no"}, ("no", None)),
         ({"eval_strategy": "epoch"}, {"evaluation_strategy": "no"}, ("no", None)),
@@ -159,19 +161,19 @@ def test_names_that_nobody_knows_stay_for_the_schema_to_refuse() -> None:
         ({"warmup_steps": 7, "eval_strategy": "no"}, {"warmup_ratio": 0.5}, ("no", 0.5)),
     ],
 )
-def test_the_extending_recipe_and_the_command_line_win_by_either_name(
-    theirs: dict[str, Any], ours: dict[str, Any], holds: tuple[Any, ...], tmp_path: Path
+def test_the_stronger_layer_has_precedence_under_either_name(
+    parent: dict[str, Any], child: dict[str, Any], expected: tuple[Any, ...], tmp_path: Path
 ) -> None:
     dataset = {"train": {"path": "x"}, "eval": {"test_size": 0.1}}
-    load(tmp_path, theirs, dataset=dataset)
+    load(tmp_path, parent, dataset=dataset)
     (tmp_path / "r.yaml").rename(tmp_path / "parent.yaml")
-    (tmp_path / "child.yaml").write_text(json.dumps({"extends": "parent.yaml", "training": ours}))
-    overrides = [f"training.{name}={json.dumps(value)}" for name, value in ours.items()]
+    (tmp_path / "child.yaml").write_text(json.dumps({"extends": "parent.yaml", "training": child}))
+    overrides = [f"training.{name}={json.dumps(value)}" for name, value in child.items()]
     for loaded in (load_recipe(str(tmp_path / "child.yaml")), load_recipe(str(tmp_path / "parent.yaml"), overrides)):
-        assert (loaded.recipe.training.eval_strategy, loaded.recipe.training.warmup_steps) == holds
+        assert (loaded.recipe.training.eval_strategy, loaded.recipe.training.warmup_steps) == expected
 
 
-def test_two_names_in_one_layer_are_an_error_also_on_the_command_line(tmp_path: Path) -> None:
+def test_two_names_with_different_values_in_one_layer_are_an_error(tmp_path: Path) -> None:
     found = refused(tmp_path, {}, "training.warmup_ratio=0.1", "training.warmup_steps=3")
     assert found["training.warmup_ratio"].code == "conflicting-arguments"
     dataset = {"train": {"path": "x"}, "max_prompt_length": 64}
@@ -179,12 +181,12 @@ def test_two_names_in_one_layer_are_an_error_also_on_the_command_line(tmp_path: 
     assert loaded.recipe.dataset.max_prompt_length == 32
 
 
-def test_a_former_name_for_something_that_is_refused_is_refused(tmp_path: Path) -> None:
+def test_a_former_name_of_a_refused_argument_is_refused(tmp_path: Path) -> None:
     found = refused(tmp_path, {"fsdp_min_num_params": 100})
     assert found["training.fsdp_config"].code == "unsupported-training-argument"
 
 
-def test_tensorboards_folder_is_a_setting_unless_it_is_the_one_that_nobody_chose(tmp_path: Path) -> None:
+def test_logging_dir_is_a_setting_unless_it_is_the_default_of_the_library(tmp_path: Path) -> None:
     tracked = {"report_to": "tensorboard"}
     loaded = load(tmp_path, {"logging_dir": "curves", **tracked})
     assert (loaded.recipe.training.logging_dir, loaded.warnings) == ("curves", ())
@@ -194,7 +196,7 @@ def test_tensorboards_folder_is_a_setting_unless_it_is_the_one_that_nobody_chose
     assert (loaded.warnings[0].code, loaded.warnings[0].line) == ("tracker-settings-unused", 4)
 
 
-def test_a_value_that_is_not_a_number_moves_like_any_other(tmp_path: Path) -> None:
+def test_nan_is_moved_like_other_values(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(
         "model: {model_name_or_path: a/b}\ndataset: {train: {path: x}}\ntraining: {max_prompt_length: .nan}\n"
     )
@@ -202,7 +204,7 @@ def test_a_value_that_is_not_a_number_moves_like_any_other(tmp_path: Path) -> No
         load_recipe(str(tmp_path / "r.yaml"))
 
 
-def test_what_is_read_without_a_look_at_former_names_has_none() -> None:
+def test_arguments_that_need_no_migration_have_no_policy() -> None:
     from orpo_cli.recipe.legacy.migration import ARGUMENT_POLICIES
     from orpo_cli.recipe.legacy.renamed_args import RENAMED_OPTIMIZERS
     from orpo_cli.recipe.load import CURRENT_ARGS

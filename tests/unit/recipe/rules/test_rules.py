@@ -1,4 +1,4 @@
-"""Rules at their edges: what each lets pass beside what it finds. The plain cases are the pages of docs/troubleshooting."""
+"""Edge cases of the cross-field rules. The simple cases are the examples of the problem codes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HELD_OUT = {"train": TRAIN, "eval": {"test_size": 0.1}}
 
 
 def problems(folder: Path, **sections: Any) -> list[Problem]:
-    """What is said of a recipe with these sections; `held_out` adds pairs to evaluate on."""
+    """The problems of a recipe with these sections; `held_out` adds held-out pairs."""
     dataset = HELD_OUT if sections.pop("held_out", False) else {"train": TRAIN}
     file = folder / "r.yaml"
     file.write_text(yaml.safe_dump({"model": MODEL, "dataset": dataset, **sections}))
@@ -34,7 +34,7 @@ def problems(folder: Path, **sections: Any) -> list[Problem]:
         return list(error.problems)
 
 
-def said(folder: Path, **sections: Any) -> set[tuple[str, str]]:
+def codes_and_paths(folder: Path, **sections: Any) -> set[tuple[str, str]]:
     return {(problem.code, problem.path) for problem in problems(folder, **sections)}
 
 
@@ -45,7 +45,7 @@ def said(folder: Path, **sections: Any) -> set[tuple[str, str]]:
         ({"save_strategy": "best", "eval_strategy": "epoch", "save_steps": 5}, "steps-unused", "save_steps"),
         ({"save_strategy": "no", "save_total_limit": 2}, "steps-unused", "save_total_limit"),
         ({"logging_strategy": "epoch", "logging_steps": 5}, "steps-unused", "logging_steps"),
-        ({"logging_strategy": "epoch", "logging_steps": 10}, None, None),  # the library's default says nothing
+        ({"logging_strategy": "epoch", "logging_steps": 10}, None, None),  # the default of the library is allowed
         ({"save_strategy": "epoch", "save_steps": 500}, None, None),
         ({"eval_steps": 0.2}, None, None),  # decides eval_strategy: steps
         ({"warmup_steps": 1.5}, "fractional-steps", "warmup_steps"),
@@ -81,11 +81,11 @@ def said(folder: Path, **sections: Any) -> set[tuple[str, str]]:
         ({"lr_scheduler_type": "linear", "lr_scheduler_kwargs": {"power": 2}}, "schedule-arguments", "lr_scheduler_kwargs"),
         ({"max_steps": 10, "warmup_steps": 10}, "warmup-too-long", "warmup_steps"),
         ({"max_steps": 10, "warmup_steps": 9}, None, None),
-        ({"max_steps": 10, "num_train_epochs": 3}, None, None),  # a trial run of a whole recipe
+        ({"max_steps": 10, "num_train_epochs": 3}, None, None),  # a short run of a complete recipe
         ({"max_steps": -1}, None, None),
         ({"optim": "paged_lion_8bit", "adam_epsilon": 1e-6}, "adam-settings-unused", "adam_epsilon"),
         ({"optim": "paged_lion_8bit", "adam_beta1": 0.95}, None, None),
-        ({"optim": "sgd", "adam_beta1": 0.9}, None, None),  # the library's default says nothing
+        ({"optim": "sgd", "adam_beta1": 0.9}, None, None),  # the default of the library is allowed
         ({"adam_beta2": 0.95}, None, None),
         ({"optim_args": "rank=4"}, "optimizer-arguments", "optim_args"),
         ({"optim": "sgd", "optim_args": "momentum"}, "optimizer-arguments", "optim_args"),
@@ -113,13 +113,15 @@ def said(folder: Path, **sections: Any) -> set[tuple[str, str]]:
         ),
     ],
 )  # fmt: skip
-def test_training_arguments_that_break_a_rule_and_that_do_not(
+def test_rules_about_training_arguments(
     tmp_path: Path, training: dict[str, Any], code: str | None, name: str | None
 ) -> None:
-    assert said(tmp_path, held_out=True, training=training) == ({(code, f"training.{name}")} if code else set())
+    assert codes_and_paths(tmp_path, held_out=True, training=training) == (
+        {(code, f"training.{name}")} if code else set()
+    )
 
 
-def test_a_switch_that_is_off_may_keep_its_settings(tmp_path: Path) -> None:
+def test_settings_of_a_disabled_feature_are_only_warnings(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, held_out=True, training={"eval_strategy": "no", "eval_steps": 5})
     assert problem.severity == "warning"
     (problem,) = problems(tmp_path, held_out=True, training={"eval_strategy": "epoch", "eval_steps": 5})
@@ -146,7 +148,7 @@ def test_a_switch_that_is_off_may_keep_its_settings(tmp_path: Path) -> None:
         ({"train": [{**TRAIN, "max_samples": 5}, {"path": "y"}], "eval": {"test_size": 10}}, set()),
     ],
 )
-def test_sources_that_overlap_and_that_do_not(
+def test_rules_about_overlapping_sources(
     tmp_path: Path, dataset: dict[str, Any], expected: set[tuple[str, str]]
 ) -> None:
     found = {(each.code, each.path.replace("eval[0]", "eval")) for each in problems(tmp_path, dataset=dataset)}
@@ -175,13 +177,11 @@ def test_sources_that_overlap_and_that_do_not(
         ({"hub": {"repo_id": "me/Model_1.0-beta"}}, set()),
     ],
 )  # fmt: skip
-def test_sections_that_break_a_rule_together_and_that_do_not(
-    tmp_path: Path, sections: dict[str, Any], expected: set[tuple[str, str]]
-) -> None:
-    assert said(tmp_path, **sections) == expected
+def test_rules_across_sections(tmp_path: Path, sections: dict[str, Any], expected: set[tuple[str, str]]) -> None:
+    assert codes_and_paths(tmp_path, **sections) == expected
 
 
-def refused_by_this_version(problem: tuple[str, str]) -> bool:
+def unsupported_in_this_version(problem: tuple[str, str]) -> bool:
     return problem[0] in ("unsupported-setting", "unsupported-training-argument")
 
 
@@ -208,13 +208,13 @@ def refused_by_this_version(problem: tuple[str, str]) -> bool:
         ),
     ],
 )  # fmt: skip
-def test_what_several_processes_can_share_and_cannot(
+def test_rules_about_several_processes(
     tmp_path: Path, sections: dict[str, Any], expected: set[tuple[str, str]]
 ) -> None:
-    assert {each for each in said(tmp_path, **sections) if not refused_by_this_version(each)} == expected
+    assert {each for each in codes_and_paths(tmp_path, **sections) if not unsupported_in_this_version(each)} == expected
 
 
-def test_the_schedules_arguments_are_the_librarys() -> None:
+def test_schedule_arguments_match_the_library() -> None:
     from torch.optim.lr_scheduler import ReduceLROnPlateau
     from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, GreedyLR
     from transformers.trainer_utils import SchedulerType
@@ -222,14 +222,14 @@ def test_the_schedules_arguments_are_the_librarys() -> None:
     functions = {kind.value: function for kind, function in TYPE_TO_SCHEDULER_FUNCTION.items()}
     functions |= {"reduce_lr_on_plateau": ReduceLROnPlateau, "greedy": GreedyLR}
     assert functions.keys() == schedule.SCHEDULE_ARGUMENTS.keys()
-    ours = {"self", "optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
+    given = {"self", "optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
     for name, function in functions.items():
-        known = set(inspect.signature(function).parameters) - ours
+        known = set(inspect.signature(function).parameters) - given
         assert set(schedule.SCHEDULE_ARGUMENTS[name]) == known, name
     assert set(SCHEDULES_WITHOUT_WARMUP) <= {kind.value for kind in SchedulerType}
 
 
-def test_the_schedules_without_what_they_need_are_refused_by_the_library_too() -> None:
+def test_the_library_also_refuses_schedules_without_required_arguments() -> None:
     import torch
     from transformers import get_scheduler
 
@@ -240,19 +240,19 @@ def test_the_schedules_without_what_they_need_are_refused_by_the_library_too() -
                 get_scheduler(name, group, 1, 10, arguments)
 
 
-def test_the_templates_are_those_that_are_built_in() -> None:
+def test_chat_templates_match_the_built_in_ones() -> None:
     from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 
     assert tuple(BUILTIN_CHAT_TEMPLATES) == model.CHAT_TEMPLATES
 
 
-def test_the_trackers_are_the_librarys() -> None:
+def test_trackers_match_the_library() -> None:
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
     assert set(tracking.TRACKERS) == INTEGRATION_TO_CALLBACK.keys()
 
 
-def test_accelerates_settings_are_the_librarys() -> None:
+def test_accelerator_config_keys_match_the_library() -> None:
     import dataclasses
 
     from transformers.trainer_pt_utils import AcceleratorConfig
@@ -264,7 +264,7 @@ def test_accelerates_settings_are_the_librarys() -> None:
     "name",
     ["adamw_torch", "adafactor", "sgd", "adagrad", "rmsprop", "adamw_bnb_8bit", "paged_lion_8bit", "ademamix", "rmsprop_bnb"],
 )  # fmt: skip
-def test_adams_settings_and_arguments_reach_the_optimizers_that_are_said_to_get_them(name: str) -> None:
+def test_the_library_passes_adam_settings_and_optim_args_as_the_rules_expect(name: str) -> None:
     from transformers import Trainer, TrainingArguments
 
     def settings(**options: Any) -> dict[str, Any]:
@@ -277,14 +277,14 @@ def test_adams_settings_and_arguments_reach_the_optimizers_that_are_said_to_get_
     assert (settings(optim_args=arguments) != plain) == (name not in optimizer.NO_ARGUMENTS)
 
 
-def test_the_optimizers_that_the_rules_name_exist() -> None:
+def test_the_optimizers_in_the_rules_exist() -> None:
     from transformers.training_args import OptimizerNames
 
     named = {*optimizer.NO_BETAS, *optimizer.NO_EPSILON, *optimizer.NO_ARGUMENTS}
     assert named <= {each.value for each in OptimizerNames}
 
 
-def test_the_metrics_are_what_trl_measures() -> None:
+def test_the_metrics_match_those_of_trl() -> None:
     from trl.experimental.orpo import ORPOTrainer
 
     source = inspect.getsource(ORPOTrainer.get_batch_loss_metrics)
@@ -296,7 +296,7 @@ def test_the_metrics_are_what_trl_measures() -> None:
     "name",
     ["a/b", "A-b/c.d", "a/b--c", "a/b..c", "-a/b", "a/b-", "a/b.", "a/b.git", "a/b/c", "a b/c", "a/" + "b" * 94, "a/" + "b" * 95],
 )  # fmt: skip
-def test_the_hub_agrees_on_names_of_repositories(name: str) -> None:
+def test_the_hub_accepts_the_same_repository_ids(name: str) -> None:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -309,7 +309,7 @@ def test_the_hub_agrees_on_names_of_repositories(name: str) -> None:
     assert (not list(invalid_repo_id(recipe))) == good, REPO_ID.pattern
 
 
-def test_library_defaults_say_nothing(tmp_path: Path) -> None:
-    """A configuration that was printed holds every default; only what contradicts itself may be spoken of."""
+def test_library_defaults_cause_no_problem(tmp_path: Path) -> None:
+    """A printed configuration contains every default, so defaults must not be reported."""
     defaults = {name: value for name, value in LIBRARY_DEFAULTS.items() if value is not None}
-    assert {code for code, _ in said(tmp_path, training=defaults)} <= {"argument-without-effect"}
+    assert {code for code, _ in codes_and_paths(tmp_path, training=defaults)} <= {"argument-without-effect"}

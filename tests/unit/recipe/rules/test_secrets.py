@@ -1,4 +1,4 @@
-"""No secret stands in a recipe unseen, and no message repeats one."""
+"""Secrets in recipes are found, and messages never show them."""
 
 from __future__ import annotations
 
@@ -45,9 +45,7 @@ def problems(folder: Path, text: str, *overrides: str) -> list[Problem]:
     ],
     ids=["value", "comment", "wrong type", "hub_token", "list", "unknown section"],
 )
-def test_a_secret_is_found_wherever_it_stands_and_not_repeated(
-    tmp_path: Path, text: str, line: int, secret: str
-) -> None:
+def test_a_secret_is_found_everywhere_and_never_shown(tmp_path: Path, text: str, line: int, secret: str) -> None:
     found = problems(tmp_path, text.replace("@", secret))
     (problem,) = (each for each in found if each.code == "secret-in-recipe")
     assert problem.severity == "error"
@@ -55,16 +53,14 @@ def test_a_secret_is_found_wherever_it_stands_and_not_repeated(
     assert not any(secret in each.text() or TAIL in each.text() for each in found)
 
 
-def test_a_key_that_is_named_a_secret_holds_one(tmp_path: Path) -> None:
+def test_the_value_of_a_key_with_a_secret_name_is_a_secret(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, GOOD + "training:\n  accelerator_config: path\n  optim_args: x=1\n  optim: sgd\n", "x_password=correcthorse")[:1]  # fmt: skip
     assert problem.code == "secret-in-recipe"
     assert problem.path == "x_password"
     assert "correcthorse" not in problem.text()
 
 
-def test_a_secret_of_the_environment_is_no_secret_of_the_recipe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reference_to_a_secret_variable_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_TOKEN", SECRETS[0])
     assert problems(tmp_path, GOOD + "name: ${MY_TOKEN}\n") == []
     (problem,) = problems(tmp_path, GOOD + f"name: ${{UNSET_TOKEN:-{SECRETS[0]}}}\n")
@@ -81,5 +77,5 @@ def test_a_secret_of_the_environment_is_no_secret_of_the_recipe(
         "hub: {repo_id: me/ghp_model}",
     ],
 )
-def test_what_only_resembles_a_secret_is_let_be(tmp_path: Path, line: str) -> None:
+def test_values_that_only_resemble_secrets_are_allowed(tmp_path: Path, line: str) -> None:
     assert not any(each.code == "secret-in-recipe" for each in problems(tmp_path, f"{GOOD}{line}\n"))

@@ -1,4 +1,4 @@
-"""The JSON Schema of a recipe: whole, and of one mind with the loader."""
+"""JSON Schema of a recipe: it has every key, and it accepts the same values as the loader."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ LEAST: dict[str, Any] = {"model": {"model_name_or_path": "a/b"}, "dataset": {"tr
 Path = tuple[str, ...]
 
 
-def the_schema_takes(values: dict[str, Any]) -> bool:
+def schema_accepts(values: dict[str, Any]) -> bool:
     return VALIDATOR.is_valid(values)
 
 
-def the_loader_takes(values: dict[str, Any]) -> bool:
-    """Whether every single value holds, by the loader; what does not go together is not the schema's."""
+def loader_accepts(values: dict[str, Any]) -> bool:
+    """Whether the loader accepts every single value; cross-field rules are not part of the schema."""
     named, _, problems = migrate_recipe(deepcopy(values))
     if any(problem.severity == "error" and problem.code != "conflicting-arguments" for problem in problems):
         return False
@@ -48,7 +48,7 @@ def the_loader_takes(values: dict[str, Any]) -> bool:
 
 
 def keys(schema: dict[str, Any], path: Path = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Every key of every section, as a dotted path, with its schema."""
+    """All keys of all sections with their paths and schemas."""
     for name, value in schema.get("properties", {}).items():
         yield (*path, name), value
         for each in (value, *value.get("anyOf", ())):
@@ -57,14 +57,14 @@ def keys(schema: dict[str, Any], path: Path = ()) -> Iterator[tuple[Path, dict[s
 
 KEYS = dict(keys(SCHEMA))
 NOT_THE_SAME = {
-    "push_to_hub_organization": "the loader takes it beside a push_to_hub_model_id only",
+    "push_to_hub_organization": "the loader accepts it only together with push_to_hub_model_id",
     "trackio_static_space_id": "pydantic takes 0 for false",
 }
 MUTABLE = [path for path in KEYS if path[0] != "extends" and path[-1] not in NOT_THE_SAME]
 
 
-def with_value(path: Path, value: Any) -> dict[str, Any]:
-    """The least recipe there is, with ``value`` at ``path``."""
+def recipe_with_value(path: Path, value: Any) -> dict[str, Any]:
+    """The smallest recipe with ``value`` at ``path``."""
     values = deepcopy(LEAST)
     if path[:2] == ("dataset", "eval") and len(path) > 2:
         values["dataset"]["eval"] = {} if path[2] == "test_size" else {"path": "y.jsonl"}
@@ -75,12 +75,12 @@ def with_value(path: Path, value: Any) -> dict[str, Any]:
     return values
 
 
-def test_it_is_a_schema_of_the_draft_that_it_names() -> None:
+def test_the_schema_is_valid_for_its_draft() -> None:
     assert SCHEMA["$schema"] == Draft202012Validator.META_SCHEMA["$id"]
     Draft202012Validator.check_schema(SCHEMA)
 
 
-def test_every_key_of_the_recipe_is_in_it_with_its_meaning_and_an_example() -> None:
+def test_every_key_has_a_description_and_an_example() -> None:
     from orpo_cli.recipe.did_you_mean import known_keys
 
     sections = [(), *((name,) for name in Recipe.model_fields), ("dataset", "train"), ("dataset", "eval")]
@@ -92,24 +92,24 @@ def test_every_key_of_the_recipe_is_in_it_with_its_meaning_and_an_example() -> N
 
 
 @pytest.mark.parametrize("path", [path for path in KEYS if "examples" in KEYS[path]], ids=".".join)
-def test_examples_and_defaults_hold(path: Path) -> None:
+def test_examples_and_defaults_are_valid(path: Path) -> None:
     default = [KEYS[path]["default"]] if "default" in KEYS[path] else []
     for value in (*KEYS[path]["examples"], *default):
-        assert the_schema_takes(with_value(path, value)), value
-        assert the_loader_takes(with_value(path, value)), value
+        assert schema_accepts(recipe_with_value(path, value)), value
+        assert loader_accepts(recipe_with_value(path, value)), value
 
 
 @pytest.mark.parametrize("path", KEYS, ids=".".join)
-def test_a_variable_of_the_environment_may_stand_for_any_value_that_is_taken(path: Path) -> None:
-    fate = ARGUMENT_POLICIES.get(path[-1]) if path[0] == "training" else None
-    kept = fate is None or fate.supported or fate.ignored
-    refused = not kept and (fate.new_path or "training.fsdp").startswith("training.fsdp")
+def test_every_accepted_value_may_be_a_reference_to_the_environment(path: Path) -> None:
+    policy = ARGUMENT_POLICIES.get(path[-1]) if path[0] == "training" else None
+    kept = policy is None or policy.supported or policy.ignored
+    refused = not kept and (policy.new_path or "training.fsdp").startswith("training.fsdp")
     for text in ("${NAME}", "${NAME:-1e-5}"):
-        assert the_schema_takes(with_value(path, text)) is not refused
-    assert not the_schema_takes(with_value(("training", "beta"), "${NAME} and more"))
+        assert schema_accepts(recipe_with_value(path, text)) is not refused
+    assert not schema_accepts(recipe_with_value(("training", "beta"), "${NAME} and more"))
 
 
-def test_the_loader_takes_a_variable_wherever_it_takes_its_value(
+def test_the_loader_accepts_a_reference_wherever_it_accepts_the_value(
     tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "recipe.yaml"
@@ -117,7 +117,7 @@ def test_the_loader_takes_a_variable_wherever_it_takes_its_value(
     for path in MUTABLE:
         for example in KEYS[path].get("examples", ())[:1]:
             monkeypatch.setenv("NAME", json.dumps(example))
-            file.write_text(json.dumps(with_value(path, "${NAME}")))
+            file.write_text(json.dumps(recipe_with_value(path, "${NAME}")))
             try:
                 load_recipe(str(file))
             except RecipeError as error:
@@ -128,7 +128,7 @@ def test_the_loader_takes_a_variable_wherever_it_takes_its_value(
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_recipe_holds_and_tells_editors_where_the_schema_is(name: str) -> None:
+def test_a_shipped_recipe_is_valid_and_names_the_schema_for_editors(name: str) -> None:
     recipe = SHIPPED[name]
     assert [error.message for error in VALIDATOR.iter_errors(plain_values(read_yaml(recipe.text(), name)))] == []
     modeline = re.match(r"# yaml-language-server: \$schema=(\S+)\n", recipe.text())
@@ -136,12 +136,12 @@ def test_a_shipped_recipe_holds_and_tells_editors_where_the_schema_is(name: str)
     assert (recipe.path.parent / modeline[1]).resolve() == (shipped_folder() / "recipe.schema.json").resolve()
 
 
-def test_a_recipe_that_extends_another_may_leave_out_what_that_one_says() -> None:
+def test_required_keys_are_optional_in_a_recipe_that_extends_another() -> None:
     child = {"extends": "base.yaml", "model": {"dtype": "bfloat16"}, "dataset": {"train": {"max_samples": 10}}}
-    assert the_schema_takes(child)
+    assert schema_accepts(child)
     for without in ({**child, "extends": None}, {key: child[key] for key in ("model", "dataset")}):
-        assert not the_schema_takes(without)
-    assert not the_schema_takes({"extends": "base.yaml", "dataset": {"train": [{"max_samples": 10}]}})
+        assert not schema_accepts(without)
+    assert not schema_accepts({"extends": "base.yaml", "dataset": {"train": [{"max_samples": 10}]}})
 
 
 ODD: list[Any] = [
@@ -151,9 +151,9 @@ ODD: list[Any] = [
 
 
 @pytest.mark.parametrize("path", [path for path in KEYS if path[-1] not in NOT_THE_SAME], ids=".".join)
-def test_both_agree_on_odd_values_of_every_key(path: Path) -> None:
-    recipes = [with_value(path, value) for value in ODD]
-    assert [values for values in recipes if the_schema_takes(values) != the_loader_takes(values)] == []
+def test_schema_and_loader_agree_on_unusual_values_of_every_key(path: Path) -> None:
+    recipes = [recipe_with_value(path, value) for value in ODD]
+    assert [values for values in recipes if schema_accepts(values) != loader_accepts(values)] == []
 
 
 def mutated(values: dict[str, Any], draw: random.Random) -> dict[str, Any]:
@@ -166,19 +166,19 @@ def mutated(values: dict[str, Any], draw: random.Random) -> dict[str, Any]:
         if isinstance(section := values.setdefault(path[0], {}), dict) and len(path) == 2:
             section[path[1]] = deepcopy(draw.choice(KEYS[path].get("examples", [None])))
     for _ in range(draw.choice([0, 1, 1, 2])):
-        place = draw.choice(list(mappings(values)))
-        key = draw.choice(list(place) or ["name"])
+        mapping = draw.choice(list(mappings(values)))
+        key = draw.choice(list(mapping) or ["name"])
         match draw.randrange(6):
             case 0:
-                place.pop(key, None)
+                mapping.pop(key, None)
             case 1:
-                place[key[:-1] + draw.choice("aeiou")] = place.pop(key, 1)
+                mapping[key[:-1] + draw.choice("aeiou")] = mapping.pop(key, 1)
             case 2:
-                draw.choice(list(mappings(values)))[key] = place.pop(key, None)
+                draw.choice(list(mappings(values)))[key] = mapping.pop(key, None)
             case 3:
-                place[key] = [deepcopy(place.get(key))]
+                mapping[key] = [deepcopy(mapping.get(key))]
             case _:
-                place[key] = deepcopy(draw.choice(ODD))
+                mapping[key] = deepcopy(draw.choice(ODD))
     return values
 
 
@@ -189,14 +189,12 @@ def mappings(value: Any) -> Iterator[dict[str, Any]]:
         yield from mappings(inner)
 
 
-def test_both_agree_on_generated_recipes() -> None:
+def test_schema_and_loader_agree_on_random_recipes() -> None:
     draw = random.Random(0)
     bases = [plain_values(read_yaml(recipe.text(), name)) for name, recipe in SHIPPED.items()]
     recipes = [mutated(draw.choice(bases), draw) for _ in range(600)]
-    verdicts = [the_schema_takes(values) for values in recipes]
-    disagreed = [
-        values for values, verdict in zip(recipes, verdicts, strict=True) if the_loader_takes(values) != verdict
-    ]
+    verdicts = [schema_accepts(values) for values in recipes]
+    disagreed = [values for values, verdict in zip(recipes, verdicts, strict=True) if loader_accepts(values) != verdict]
     assert disagreed == []
     assert verdicts.count(True) >= 100
     assert verdicts.count(False) >= 300

@@ -1,4 +1,4 @@
-"""A recipe with all that it extends as one file: it reads back as the same recipe, and says where each value came from."""
+"""Composed recipe: it is read back as the same recipe, and every value has its origin as a comment."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedRecipe:
     return load_recipe("child.yaml", ["merge.max_shard_size=2GB"])
 
 
-def test_it_reads_back_as_the_same_recipe(
+def test_the_composed_recipe_is_read_back_as_the_same_recipe(
     loaded: LoadedRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = compose_recipe_text(loaded)
@@ -60,7 +60,7 @@ def test_it_reads_back_as_the_same_recipe(
     assert {each.path for each in again.warnings} == {each.path for each in loaded.warnings} != set()
 
 
-def test_every_value_says_where_it_was_written(loaded: LoadedRecipe) -> None:
+def test_every_value_has_its_origin_as_a_comment(loaded: LoadedRecipe) -> None:
     lines = str(compose_recipe_text(loaded)).splitlines()
     for line in (
         "name: child # the name of the file",
@@ -73,7 +73,7 @@ def test_every_value_says_where_it_was_written(loaded: LoadedRecipe) -> None:
     assert not [line for line in lines if line.startswith("extends")]
 
 
-def test_a_section_that_says_nothing_stays_a_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_section_stays_a_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "null")
     (tmp_path / "r.yaml").write_text(
         "model: {model_name_or_path: a/b}\ndataset: {train: {path: x}}\nlora: {r: '${RANK}'}\nhub: {}\n"
@@ -82,19 +82,19 @@ def test_a_section_that_says_nothing_stays_a_section(tmp_path: Path, monkeypatch
     assert load_recipe(str(tmp_path / "composed.yaml")).recipe.lora is not None
 
 
-def test_a_secret_stays_in_the_environment(loaded: LoadedRecipe) -> None:
+def test_a_secret_is_written_as_a_reference(loaded: LoadedRecipe) -> None:
     text = str(compose_recipe_text(loaded))
     assert "swordfish" not in text
     assert "https://example.org/${ORG}/pairs.jsonl?token=${DATA_TOKEN}" in text
 
 
-def test_a_recipe_that_is_whole_by_itself_has_none(tmp_path: Path) -> None:
+def test_a_recipe_without_parents_and_variables_has_no_composed_text(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("model: {model_name_or_path: a/b}\ndataset: {train: {path: x}}\n")
     assert compose_recipe_text(load_recipe(str(tmp_path / "r.yaml"), ["training.seed=3"])) is None
 
 
 @pytest.mark.parametrize("name", [recipe.name for recipe in shipped_recipes()])
-def test_a_recipe_that_extends_a_shipped_one_is_whole_in_its_composed_text(name: str, tmp_path: Path) -> None:
+def test_the_composed_text_of_a_recipe_that_extends_a_shipped_one_is_complete(name: str, tmp_path: Path) -> None:
     child = tmp_path / "child.yaml"
     child.write_text(f"extends: {name}\ntraining: {{seed: 1234}}\n")
     loaded = load_recipe(str(child))

@@ -1,4 +1,4 @@
-"""Environment variables in a recipe's values."""
+"""Environment variables in the values of a recipe."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def problems(folder: Path, more: str, *overrides: str) -> dict[str, Problem]:
         ("seed: ${X}", "null", None),
     ],
 )
-def test_a_reference_is_replaced_and_a_whole_value_read_as_yaml(
+def test_a_reference_is_replaced_and_a_single_reference_is_read_as_yaml(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, value: str | None, expected: Any
 ) -> None:
     monkeypatch.delenv("X", raising=False)
@@ -58,7 +58,7 @@ def test_a_reference_is_replaced_and_a_whole_value_read_as_yaml(
     assert getattr(training, text.split(":")[0]) == expected
 
 
-def test_references_stand_anywhere_in_lists_mappings_parents_and_overrides(
+def test_references_work_in_lists_mappings_parents_and_overrides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATA", "/data")
@@ -75,7 +75,7 @@ def test_references_stand_anywhere_in_lists_mappings_parents_and_overrides(
     assert loaded.origin("lora.r") == "override"
 
 
-def test_every_variable_that_is_not_set_is_named_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_unset_variable_is_reported_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("X", raising=False)
     monkeypatch.delenv("Y", raising=False)
     found = problems(tmp_path, "name: ${X}\ntraining:\n  run_name: a-${Y}-${1}\n", "lora.r=${X}")
@@ -88,9 +88,7 @@ def test_every_variable_that_is_not_set_is_named_with_its_line(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("text", ["${}", "${X", "${1X}", "${X-a}", "${X:?no}", "${X:-${Y}}", "a ${ b"])
-def test_what_looks_like_a_reference_and_is_none_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
-) -> None:
+def test_an_invalid_reference_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("X", "x")
     monkeypatch.setenv("Y", "y")
     assert problems(tmp_path, f'name: "{text}"\n')["name"].code == "env-reference"
@@ -133,6 +131,6 @@ def test_a_token_from_the_environment_is_not_written_in_the_recipe(
     assert problems(tmp_path, "", f"dataset.train.path={url}{token}")["dataset.train.path"].code == "secret-in-recipe"
 
 
-def test_what_looks_secret() -> None:
+def test_secret_names_are_recognised() -> None:
     assert all(map(looks_secret, ("HF_TOKEN", "WANDB_API_KEY", "password", "DB_PASSWORD", "client_secret", "token")))
     assert not any(map(looks_secret, ("TOKENS", "LR", "max_tokens", "KEYBOARD", "MONKEY", "include_num_tokens_seen")))

@@ -1,4 +1,4 @@
-"""Recipes that extend others: what wins, where each value was written, and what is said when it does not work out."""
+"""Recipes that extend others: precedence, origins of values, and errors."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def test_one_source_and_a_list_of_sources_replace_each_other() -> None:
     assert (source.path, source.columns) == ("y", {})
 
 
-def test_null_takes_away_what_is_inherited() -> None:
+def test_null_removes_an_inherited_value() -> None:
     loaded = load("lora: null\ntraining: {seed: null}\nname:\n")
     assert loaded.recipe.lora is None
     assert loaded.recipe.training.seed is None
     assert loaded.origin("training.seed") == "default"
 
 
-def test_null_is_as_if_the_key_were_not_written() -> None:
+def test_null_is_the_same_as_a_missing_key() -> None:
     write(alone=BASE + "  optim: null\nmerge: null\nquantization:\nhub: {private: null}\n")
     loaded = load_recipe("alone.yaml")
     assert loaded.recipe.hub.private is True
@@ -90,7 +90,7 @@ def test_null_does_not_hide_a_misspelt_key(line: str) -> None:
         load(f"{line}\n")
 
 
-def test_a_chain_of_files_in_folders() -> None:
+def test_a_chain_of_recipes_in_several_directories() -> None:
     write(
         shared__base=BASE,
         shared__llama="extends: base.yaml\ntraining: {beta: 0.2}\nlora: {r: 4}\n",
@@ -109,18 +109,18 @@ def test_a_shipped_recipe_is_extended_by_its_name_and_finds_its_data() -> None:
     write(child="extends: quickstart\nname: mine\n")
     loaded, shipped = load_recipe("child.yaml"), load_recipe("quickstart")
     assert loaded.recipe.training == shipped.recipe.training
-    beside, current = loaded.search_directories("dataset.train[0].path")
-    assert (beside / loaded.recipe.dataset.train[0].path).is_file()
+    recipe_directory, current = loaded.search_directories("dataset.train[0].path")
+    assert (recipe_directory / loaded.recipe.dataset.train[0].path).is_file()
     assert current == Path.cwd()
 
 
-def test_a_file_of_that_name_comes_before_a_shipped_recipe() -> None:
+def test_a_file_has_precedence_over_a_shipped_recipe_of_the_same_name() -> None:
     write(child="extends: quickstart\n")
     Path("quickstart").write_text(BASE)
     assert load_recipe("child.yaml").recipe.training.seed == 7
 
 
-def test_a_path_is_looked_up_beside_the_file_that_says_it() -> None:
+def test_a_path_is_searched_in_the_directory_of_the_file_that_has_it() -> None:
     write(shared__base=BASE, mine__child="extends: ../shared/base.yaml\ndataset: {eval: {path: y.jsonl}}\n")
     loaded = load_recipe("mine/child.yaml", ["model.model_name_or_path=tiny"])
     assert loaded.search_directories("dataset.train[0].path") == (Path("shared").absolute(), Path.cwd())
@@ -135,7 +135,7 @@ def test_standard_input_extends_from_the_current_directory(monkeypatch: pytest.M
     assert (loaded.recipe.training.seed, loaded.recipe.training.beta) == (1, 0.1)
 
 
-def test_an_override_comes_last_and_reaches_what_is_inherited() -> None:
+def test_an_override_is_applied_last_to_inherited_values_too() -> None:
     loaded = load("training: {beta: 0.2}\n", BASE, "training.beta=0.3", "dataset.train.columns.chosen=best")
     assert loaded.recipe.training.beta == 0.3
     assert loaded.recipe.dataset.train[0].columns == {"chosen": "best", "rejected": "bad"}
@@ -144,7 +144,7 @@ def test_an_override_comes_last_and_reaches_what_is_inherited() -> None:
         load("", BASE, "extends=other.yaml")
 
 
-def test_an_error_names_the_file_that_it_was_written_in() -> None:
+def test_an_error_names_the_file_of_the_value() -> None:
     write(
         base=BASE.replace("beta: 0.1", "betta: 0.1"), child="extends: base.yaml\nlora: {r: x}\ntraining: {seed: 2.5}\n"
     )
@@ -153,19 +153,19 @@ def test_an_error_names_the_file_that_it_was_written_in() -> None:
     ]  # fmt: skip
 
 
-def test_yaml_that_is_broken_in_a_parent_names_the_parent() -> None:
+def test_invalid_yaml_in_a_parent_names_the_parent() -> None:
     write(base="model: [\n", child="extends: base.yaml\n")
     assert problems()[0].location() == "base.yaml:2:1"
 
 
-def test_a_parent_that_is_no_text_is_named_with_the_place() -> None:
+def test_a_parent_that_is_not_text_is_named_with_the_position() -> None:
     write(child="extends: bytes.yaml\n")
     Path("bytes.yaml").write_bytes(b"model:\r\n  dtype: \xff\xfe\n")
     assert problems()[0].location() == "bytes.yaml:2:10"
     assert "ff is not UTF-8" in problems()[0].message
 
 
-def test_a_rule_that_two_files_break_together_names_a_line() -> None:
+def test_a_rule_broken_by_two_files_together_names_a_line() -> None:
     write(base=BASE + "  fp16: true\n", child="extends: base.yaml\ntraining: {bf16: true}\n")
     assert problems()[0].location() == "base.yaml:13:3: training.fp16"
 
@@ -182,14 +182,14 @@ def test_a_rule_that_two_files_break_together_names_a_line() -> None:
         ("''", "must be the path"),
     ],
 )
-def test_a_parent_that_is_not_there_is_named_with_the_childs_line(parent: str, words: str) -> None:
+def test_a_missing_parent_is_reported_with_the_line_of_the_child(parent: str, words: str) -> None:
     write(child=f"name: x\nextends: {parent}\n")
     (problem,) = problems()
     assert words in problem.message
     assert problem.location() == "child.yaml:2:1: extends"
 
 
-def test_recipes_that_extend_each_other_are_refused_with_the_circle() -> None:
+def test_a_cycle_of_recipes_is_refused_and_listed() -> None:
     write(child="extends: a.yaml\n", a="extends: b.yaml\n", b="name: x\nextends: ./a.yaml\n")
     (problem,) = problems()
     assert problem.message == "recipes extend each other in a cycle: a.yaml → b.yaml → a.yaml."
@@ -202,7 +202,7 @@ def test_a_long_chain_is_refused() -> None:
     assert (problem.code, problem.file) == ("extends-too-deep", "r15.yaml")
 
 
-def test_held_out_pairs_of_another_kind_replace_the_parents() -> None:
+def test_eval_of_another_kind_replaces_that_of_the_parent() -> None:
     split, source = "dataset: {eval: {test_size: 0.1}}\n", "dataset: {eval: {path: y, split: test}}\n"
     for parent, child in ((split, source), (source, split)):
         write(base=BASE.replace("dataset:\n", parent.replace("{eval", "\n  eval").removesuffix("}\n") + "\n"))
@@ -217,7 +217,7 @@ def test_held_out_pairs_of_another_kind_replace_the_parents() -> None:
     assert (loaded.recipe.dataset.eval[0].path, loaded.recipe.dataset.eval[0].split) == ("y", "train")
 
 
-def test_a_source_beside_test_size_names_both_places() -> None:
+def test_a_source_together_with_test_size_names_both_lines() -> None:
     write(base=BASE.replace("dataset:", "dataset:\n  eval: {path: y, split: test}"))
     write(child="extends: base.yaml\n")
     with pytest.raises(RecipeError) as caught:

@@ -1,4 +1,4 @@
-"""`--set`: YAML values, paths into lists, sections made on the way, and errors that say what is there."""
+"""`--set`: YAML values, paths into lists, created sections, and errors about the existing node."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def after(*overrides: str, text: str = TEXT) -> Any:
 @pytest.mark.parametrize(
     "path", ["dataset.train.1.path", "dataset.train[1].path", "dataset.train[1][path]", "dataset.train.1[path]"]
 )
-def test_an_index_is_written_in_either_way(path: str) -> None:
+def test_an_index_is_written_with_dots_or_brackets(path: str) -> None:
     assert after(f"{path}=c")["dataset"]["train"] == [{"path": "a"}, {"path": "c"}]
 
 
@@ -49,14 +49,14 @@ def test_an_index_is_written_in_either_way(path: str) -> None:
         ("new.train.0.path=x", ("new", "train"), [{"path": "x"}]),
     ],
 )
-def test_a_value_is_yaml_and_sections_are_made(override: str, path: tuple[str, ...], value: Any) -> None:
+def test_a_value_is_yaml_and_missing_sections_are_created(override: str, path: tuple[str, ...], value: Any) -> None:
     here = after(override)
     for part in path:
         here = here[part]
     assert here == value
 
 
-def test_null_takes_away_and_an_unknown_null_stays_to_be_refused() -> None:
+def test_null_removes_a_value_but_an_unknown_key_is_still_refused() -> None:
     result = after("training.seed=null", "dataset.train.0=null", "name=~", "trainin=null")
     assert result["training"] == {"report_to": ["wandb"]}
     assert result["dataset"] == {"train": [{"path": "b"}]}
@@ -64,13 +64,13 @@ def test_null_takes_away_and_an_unknown_null_stays_to_be_refused() -> None:
     assert result["trainin"] is None
 
 
-def test_a_source_that_stands_alone_has_index_0() -> None:
+def test_a_single_source_has_index_0() -> None:
     text = "dataset: {train: {path: a}}\n"
     assert after("dataset.train.0.path=b", text=text) == {"dataset": {"train": {"path": "b"}}}
     assert after("dataset.train[0]={path: b}", text=text) == {"dataset": {"train": {"path": "b"}}}
 
 
-def test_a_list_is_made_by_several_overrides() -> None:
+def test_several_overrides_build_a_list() -> None:
     result = after("d.train.0.path=a", "d.train.1.path=b")
     assert result["d"] == {"train": [{"path": "a"}, {"path": "b"}]}
 
@@ -94,13 +94,13 @@ def test_a_list_is_made_by_several_overrides() -> None:
         ("extends=x.yaml", "extends cannot be overridden"),
     ],
 )
-def test_a_path_that_leads_nowhere_says_what_is_there(override: str, words: str) -> None:
+def test_a_path_that_does_not_exist_is_an_error_about_the_existing_node(override: str, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
         after(override)
     assert str(caught.value).startswith(f"--set {override}: ")
 
 
-def test_the_rest_keeps_its_place() -> None:
+def test_other_values_keep_their_origin() -> None:
     tree = apply_overrides(read_yaml(TEXT, "r.yaml"), "dataset.train.1.path=c")
     origins = {path: node.origin for path, node in walk(tree)}
     assert origins[("dataset", "train", 1, "path")] == Origin("--set")

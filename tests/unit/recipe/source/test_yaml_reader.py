@@ -1,4 +1,4 @@
-"""YAML as YAML 1.2 reads it, with places, and nothing that a recipe must not hold."""
+"""YAML reader: YAML 1.2 scalars, positions, and refusal of forbidden content."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def value(text: str) -> object:
     return plain_values(read_value(text, ELSEWHERE))
 
 
-def places(text: str) -> dict[str, tuple[int | None, int | None]]:
+def positions(text: str) -> dict[str, tuple[int | None, int | None]]:
     return {format_path(path): (node.origin.line, node.origin.column) for path, node in walk(read_yaml(text, "x.yaml"))}
 
 
@@ -34,10 +34,10 @@ def test_scalars_are_read_as_yaml_1_2(text: str, expected: object) -> None:
     assert type(value(text)) is type(expected)
 
 
-def test_every_key_and_item_has_its_line() -> None:
+def test_every_key_and_item_has_its_position() -> None:
     text = "a: 1\nb:\n  - c: 2\n  - d: 3\n"
     assert plain_values(read_yaml(text, "x.yaml")) == {"a": 1, "b": [{"c": 2}, {"d": 3}]}
-    assert places(text) == {
+    assert positions(text) == {
         "a": (1, 1),
         "b": (2, 1),
         "b[0]": (3, 5),
@@ -49,21 +49,21 @@ def test_every_key_and_item_has_its_line() -> None:
     assert section.origin == Origin("x.yaml", 2, 1)
 
 
-def test_merge_keys_inherit_and_what_is_written_wins() -> None:
+def test_merge_keys_insert_values_and_written_keys_have_precedence() -> None:
     text = "base: &base {x: 1, y: 2}\nchild:\n  y: 3\n  <<: *base\n"
     assert plain_values(read_yaml(text, "x.yaml"))["child"] == {"x": 1, "y": 3}
-    assert {path: place for path, place in places(text).items() if "child." in path} == {
+    assert {path: position for path, position in positions(text).items() if "child." in path} == {
         "child.x": (1, 14),
         "child.y": (3, 3),
     }
 
 
-def test_of_several_merged_mappings_the_first_wins() -> None:
+def test_the_first_of_several_merged_mappings_has_precedence() -> None:
     text = "a: &a {x: 1}\nb: &b {x: 2, y: 2}\nc:\n  <<: [*a, *b]\n"
     assert plain_values(read_yaml(text, "x.yaml"))["c"] == {"x": 1, "y": 2}
 
 
-def test_an_alias_stands_where_it_is_used_and_its_values_where_they_were_written() -> None:
+def test_an_alias_has_the_position_of_its_use_and_its_values_that_of_the_anchor() -> None:
     tree = read_yaml("a: &a\n  x: 1\nb: *a\n", "x.yaml")
     shared = tree.nodes["b"]
     assert isinstance(shared, MappingNode)
@@ -71,7 +71,7 @@ def test_an_alias_stands_where_it_is_used_and_its_values_where_they_were_written
     assert shared.nodes["x"] == ScalarNode(1, Origin("x.yaml", 2, 3))
 
 
-def test_a_value_from_outside_has_the_place_it_is_given() -> None:
+def test_a_value_that_is_not_from_a_file_has_the_given_origin() -> None:
     assert {node.origin for _, node in walk(read_value("{a: [1, {b: 2}]}", ELSEWHERE))} == {ELSEWHERE}
 
 
@@ -116,7 +116,7 @@ BILLION = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("# " + "x" * 1_000_000, 1, "bytes"),
     ],
 )  # fmt: skip
-def test_what_a_recipe_must_not_hold_is_refused_with_its_line_and_soon(text: str, line: int, words: str) -> None:
+def test_forbidden_content_is_refused_early_with_its_line(text: str, line: int, words: str) -> None:
     with pytest.raises(RecipeError) as caught:
         read_yaml(text, "x.yaml")
     (problem,) = caught.value.problems
@@ -124,7 +124,7 @@ def test_what_a_recipe_must_not_hold_is_refused_with_its_line_and_soon(text: str
     assert (problem.file, problem.line) == ("x.yaml", line)
 
 
-def test_what_a_recipe_must_not_hold_does_not_come_in_through_a_value() -> None:
+def test_forbidden_content_is_refused_in_single_values() -> None:
     for text in (
         "[" * 5000,
         "!!python/object/apply:os.system ['true']",

@@ -1,4 +1,4 @@
-"""Values written as the text of a recipe read back as they were."""
+"""YAML writer: written values are read back unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXTS = [
 ]  # fmt: skip
 
 
-CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")  # which a recipe must not hold
+CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")  # not allowed in a recipe
 
 
 def read_back(value: Any) -> Any:
@@ -30,7 +30,7 @@ def read_back(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_text_reads_back(text: str) -> None:
+def test_any_text_is_read_back(text: str) -> None:
     assert read_back(text) == text
     assert read_back({"a": [text, {"b": text}]}) == {"a": [text, {"b": text}]}
 
@@ -50,9 +50,9 @@ def test_a_text_reads_back(text: str) -> None:
     )
 )
 @settings(max_examples=200, deadline=None)
-def test_any_value_reads_back(value: Any) -> None:
+def test_any_value_is_read_back(value: Any) -> None:
     assert read_back(value) == value
 
 
-def test_short_values_stand_on_one_line() -> None:
+def test_short_values_are_written_on_one_line() -> None:
     assert yaml_lines("key", {"a": 1e-5, "b": ["x", "no"]}) == ["key: {a: 1.0e-5, b: [x, 'no']}"]

@@ -90,7 +90,7 @@ def forward(config: Any, layers: int) -> tuple[Made, Any, torch.Tensor]:
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "opt", "phi3", "olmo2"])
 def test_a_layer_keeps_in_the_trace_what_autograd_keeps(name: str) -> None:
     tracer = MemoryTracer(PACKED[name](), Computation("float32"))
-    two, one = (tracer._run(tracer.every[:count], PAIRS)[0].total for count in (2, 1))
+    two, one = (tracer._run(tracer.layers[:count], PAIRS)[0].total for count in (2, 1))
     assert two - one == pytest.approx(really_kept(PACKED[name](), 2) - really_kept(PACKED[name](), 1), rel=0.02)
 
 
@@ -116,7 +116,7 @@ def test_layers_are_added_up_as_if_all_had_been_run() -> None:
     config = PACKED["llama"]()
     config.num_hidden_layers = 6
     tracer = MemoryTracer(config, Computation("float32", lora=LoraSection(r=4)))
-    phases = tracer._run(tracer.every, PAIRS)
+    phases = tracer._run(tracer.layers, PAIRS)
     assert tracer(PAIRS).total == pytest.approx(max(phase.total for phase in phases), rel=0.02)
 
 
@@ -151,7 +151,7 @@ def test_a_model_in_4_bits_is_traced_with_its_float32_stream() -> None:
     config.num_hidden_layers = 6
     tracer = MemoryTracer(config, Computation("bfloat16", upcast_norms=True, **how))
     assert tracer(PAIRS).layers > MemoryTracer(config, Computation("bfloat16", **how))(PAIRS).layers
-    phases = tracer._run(tracer.every, PAIRS)
+    phases = tracer._run(tracer.layers, PAIRS)
     assert tracer(PAIRS).total == pytest.approx(max(phase.total for phase in phases), rel=0.02)
 
 

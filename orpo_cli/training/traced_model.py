@@ -1,0 +1,103 @@
+"""Model for the memory trace: the architecture of a configuration with the run's dtypes and adapter, without weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from orpo_cli.estimate.memory import Computation
+from orpo_cli.estimate.parameter_counts import adapted_modules
+from orpo_cli.training.engine.fused_lora import lora_linear
+from orpo_cli.training.engine.packed_attention import attention_configs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+LORA_SCALING = 2.0  # any value: it changes no size
+
+
+def build_traced_model(config: PreTrainedConfig, computation: Computation) -> PreTrainedModel:
+    """The model as ``computation`` trains it, on the default device. Call it under ``torch.device("meta")``."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(
+        copy.deepcopy(config), attn_implementation="eager", dtype=getattr(torch, computation.dtype)
+    )
+    for each in attention_configs(model):  # from_config refuses sdpa for models without it; the fast path has its own
+        each._attn_implementation = computation.attention
+    model.train()
+    model.requires_grad_(computation.lora is None)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout) and computation.disable_dropout:
+            module.p = 0.0
+    if computation.upcast_norms:
+        for name, module in model.named_modules():
+            if "norm" in name:
+                module.float()
+    if computation.lora is not None:
+        _add_adapter(model, computation)
+    if computation.checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+        if computation.lora is not None:
+            model.enable_input_require_grads()
+    return model
+
+
+def _add_adapter(model: PreTrainedModel, computation: Computation) -> None:
+    lora = computation.lora
+    assert lora is not None
+    for name, rank in adapted_modules([name for name, _ in _linear_layers(model)], lora).items():
+        parent, _, child = name.rpartition(".")
+        base = model.get_submodule(name)
+        fused = computation.fast_path and computation.fused_lora
+        layer = _LoraLinear(base, rank, lora.lora_dropout, lora.use_dora, fused, computation.upcast_norms)
+        setattr(model.get_submodule(parent), child, layer)
+    for saved in lora.modules_to_save or ():
+        for name, module in model.named_modules():
+            if name.rpartition(".")[2] == saved:
+                module.requires_grad_(True)
+
+
+def _linear_layers(model: PreTrainedModel) -> Iterator[tuple[str, torch.nn.Module]]:
+    head = model.get_output_embeddings()
+    for name, module in model.named_modules():
+        if type(module).__name__ in ("Linear", "Conv1D") and module is not head:
+            yield name, module
+
+
+class _LoraLinear(torch.nn.Module):
+    """A frozen linear layer with a float32 adapter, computed as the engine does where it can, otherwise as peft does."""
+
+    def __init__(self, base: Any, rank: int, dropout: float, dora: bool, fused: bool, casts_output: bool) -> None:
+        super().__init__()
+        self.fused = fused and isinstance(base, torch.nn.Linear) and dropout == 0 and not dora
+        self.casts_output = casts_output
+        out_features, in_features = base.weight.shape if isinstance(base, torch.nn.Linear) else base.weight.shape[::-1]
+        self.base = base
+        self.dropout = torch.nn.Dropout(dropout) if dropout > 0 else torch.nn.Identity()
+        self.lora_a = torch.nn.Linear(in_features, rank, bias=False, dtype=torch.float32)
+        self.lora_b = torch.nn.Linear(rank, out_features, bias=False, dtype=torch.float32)
+        self.magnitude = torch.nn.Parameter(torch.ones(out_features)) if dora else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output = self.compute(x)
+        return output.to(x.dtype) if self.casts_output else output
+
+    def compute(self, x: torch.Tensor) -> torch.Tensor:
+        """As ``fused_lora.forward_in_compute_dtype`` calls it."""
+        weight, base = self.base.weight, self.base
+        if self.fused and (weight.dtype == self.lora_a.weight.dtype or torch.is_autocast_enabled("cpu")):
+            adapter = self.lora_a.weight, self.lora_b.weight  # the engine leaves mixed dtypes without autocast to peft
+            return lora_linear(x, weight.dtype, weight, None, base.bias, *adapter, LORA_SCALING)
+        output = base(x)
+        if self.casts_output:
+            output = output.to(x.dtype)
+        change = self.lora_b(self.lora_a(self.dropout(x.to(self.lora_a.weight.dtype)))) * LORA_SCALING
+        if self.magnitude is not None:
+            scale = self.magnitude / torch.ones_like(self.magnitude)
+            change = (scale - 1) * output + scale * change
+        total: torch.Tensor = output + change
+        return total.to(output.dtype)

@@ -205,7 +205,7 @@ class RunDir:
     def write_run(self, **changes: Any) -> None:
         """Merge ``changes`` into run.json, atomically."""
         before = self.read_run() if self.run.exists() else {}
-        _write_json(self.run, {**before, **changes})
+        write_record(self.run, {**before, **changes})
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; none before the first logged step."""
@@ -215,33 +215,17 @@ class RunDir:
         """The content of data_report.json; empty if the file is absent, as the next three."""
         return read_json_object_or_empty(self.data_report)
 
-    def write_data_report(self, report: dict[str, Any]) -> None:
-        """Write data_report.json, atomically."""
-        _write_json(self.data_report, report)
-
     def read_evaluation(self) -> dict[str, Any]:
         """The content of evaluation.json."""
         return read_json_object_or_empty(self.evaluation)
-
-    def write_evaluation(self, document: dict[str, Any]) -> None:
-        """Write evaluation.json, atomically."""
-        _write_json(self.evaluation, document)
 
     def read_samples(self) -> dict[str, Any]:
         """The content of samples.json."""
         return read_json_object_or_empty(self.samples)
 
-    def write_samples(self, document: dict[str, Any]) -> None:
-        """Write samples.json, atomically."""
-        _write_json(self.samples, document)
-
     def read_pushes(self) -> dict[str, Any]:
         """The content of hub.json."""
         return read_json_object_or_empty(self.pushes)
-
-    def write_pushes(self, document: dict[str, Any]) -> None:
-        """Write hub.json, atomically."""
-        _write_json(self.pushes, document)
 
     def read_recipe(self) -> str:
         """The text of the recipe, composed if it extends another one; empty if the file is absent."""
@@ -286,7 +270,8 @@ class RunDir:
         shutil.rmtree(self.root, ignore_errors=True)
 
 
-def _write_json(path: Path, document: dict[str, Any]) -> None:
+def write_record(path: Path, document: dict[str, Any]) -> None:
+    """Write a JSON record of a run, such as ``RunDir.samples``: atomically, with secrets masked."""
     atomic_write_text(path, json.dumps(mask_secrets(document), indent=2, ensure_ascii=False) + "\n")
 
 

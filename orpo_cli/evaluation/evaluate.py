@@ -12,6 +12,7 @@ from orpo_cli.evaluation.held_out_pairs import HeldOutPairs
 from orpo_cli.evaluation.metrics import intervals, margin_change_interval, preference_metrics
 from orpo_cli.evaluation.preference_scores import PairScores, Progress, score_pairs
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
+from orpo_cli.rundir import write_record
 
 
 def evaluate(
@@ -51,7 +52,7 @@ def evaluate(
         "scores": _scores_by_pair(held_out_pairs, scores),
     }
     if target.rundir is not None and covers_all_held_out(held_out_pairs):
-        target.rundir.write_evaluation(document)
+        write_record(target.rundir.evaluation, document)
     return document
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
 from orpo_cli.report.progress import show_progress
+from orpo_cli.rundir import write_record
 
 if TYPE_CHECKING:
     from orpo_cli.evaluation.eval_target import EvalTarget, Variant
@@ -79,7 +80,7 @@ def generate_answers(
         "answers": _answer(target, builder, prompts, variants, sampling, console),
     }
     if run is not None and request.compare and request.held_out:
-        run.write_samples(document)
+        write_record(run.samples, document)
         console.note(f"wrote {run.samples}, which the model card shows")
     return document
 

@@ -13,7 +13,7 @@ from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.source.composed_recipe import compose_recipe_text
 from orpo_cli.report.console import Console
 from orpo_cli.report.plan_view import plan_lines
-from orpo_cli.rundir import FINISHED, RunDir
+from orpo_cli.rundir import FINISHED, RunDir, write_record
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _prepare_pairs(
         note=console.note,
         pairs_needed=plan.total_pairs(),
     )
-    rundir.write_data_report(pairs.report.as_dict())
+    write_record(rundir.data_report, pairs.report.as_dict())
     for line in pairs.report.lines():
         console.note(line)
     if max_pairs is not None:

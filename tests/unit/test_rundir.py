@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orpo_cli.rundir import RunDir
+from orpo_cli.rundir import RunDir, write_record
 
 
 def test_records_are_read_as_they_were_written_and_are_empty_before(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     records = [
-        (run.read_data_report, run.write_data_report, run.data_report),
-        (run.read_evaluation, run.write_evaluation, run.evaluation),
-        (run.read_samples, run.write_samples, run.samples),
-        (run.read_pushes, run.write_pushes, run.pushes),
+        (run.read_data_report, run.data_report),
+        (run.read_evaluation, run.evaluation),
+        (run.read_samples, run.samples),
+        (run.read_pushes, run.pushes),
     ]
-    for read, write, path in records:
+    for read, path in records:
         assert read() == {}
-        write({"file": path.name, "text": "größer"})
+        write_record(path, {"file": path.name, "text": "größer"})
         assert read() == {"file": path.name, "text": "größer"}
         assert "größer" in path.read_text(encoding="utf-8")
 

@@ -38,9 +38,9 @@ def train_recipe(
     if rundir.read_run()["status"] == FINISHED:
         console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
         return rundir
-    outcome = train_plan(plan, source, rundir, checkpoint, console)
-    minutes, seconds = divmod(round(outcome.seconds), 60)
-    console.note(f"trained {outcome.steps} steps in {minutes} min {seconds} s")
+    result = train_plan(plan, source, rundir, checkpoint, console)
+    minutes, seconds = divmod(round(result.seconds), 60)
+    console.note(f"trained {result.steps} steps in {minutes} min {seconds} s")
     return rundir
 
 
@@ -104,11 +104,12 @@ def train_plan(
         inputs = TrainingInputs(model, tokenizer, pairs.train, pairs.eval)
         rundir.write_run(**provenance(model, pairs.report))
     with _settle_push(push), TrainingDisplay(console) as display:
-        outcome = train(plan, rundir, inputs, display, checkpoint, [push] if push else [])
+        # makes the trainer, trains, and saves the adapter or the model
+        result = train(plan, rundir, inputs, display, checkpoint, [push] if push else [])
     write_card(rundir)
     if push is not None:
         push.push_result()
-    return outcome
+    return result
 
 
 @contextmanager

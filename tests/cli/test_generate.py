@@ -123,9 +123,12 @@ def test_prompts_come_from_a_text_file_or_from_preference_data(run: RunDir, tmp_
 
 
 def test_the_system_message_is_part_of_the_prompt(model: Path) -> None:
-    bare, told = document(model, "--prompt", "Why?"), document(model, "--prompt", "Why?", "--system", "Be brief.")
-    assert told["answers"][0]["messages"][0] == {"role": "system", "content": "Be brief."}  # type: ignore[index]
-    assert told["answers"][0]["model"] != bare["answers"][0]["model"]  # type: ignore[index]
+    plain, with_system = (
+        document(model, "--prompt", "Why?"),
+        document(model, "--prompt", "Why?", "--system", "Be brief."),
+    )
+    assert with_system["answers"][0]["messages"][0] == {"role": "system", "content": "Be brief."}  # type: ignore[index]
+    assert with_system["answers"][0]["model"] != plain["answers"][0]["model"]  # type: ignore[index]
 
 
 def test_plain_continues_the_text(model: Path) -> None:

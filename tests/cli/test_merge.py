@@ -112,11 +112,11 @@ def test_adapters_are_added_by_weight_and_wrong_options_exit_2(run, tmp_path, ba
     bad = run_merge(run.root, "--memory", "much", "-o", tmp_path / "p")
     assert (bad.returncode, "not a size" in bad.stderr) == (2, True)
 
-    whole = get_peft_model(
+    with_saved_modules = get_peft_model(
         AutoModelForCausalLM.from_pretrained(base), LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"])
     )
-    whole.save_pretrained(tmp_path / "whole")
-    refused = run_merge(run.root, "--adapter", tmp_path / "whole", "--base", base, "-o", tmp_path / "p")
+    with_saved_modules.save_pretrained(tmp_path / "modules")
+    refused = run_merge(run.root, "--adapter", tmp_path / "modules", "--base", base, "-o", tmp_path / "p")
     assert (refused.returncode, "modules_to_save" in refused.stderr) == (2, True)
     assert not (tmp_path / "p").exists()
 

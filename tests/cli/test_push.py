@@ -229,10 +229,10 @@ def test_ctrl_c_exits_130_and_explains_how_to_continue(hub, run):
         while not hub.count("POST", "/commit/main") and time.monotonic() < until:
             time.sleep(0.1)
         pushing.send_signal(signal.SIGINT)
-        _, said = pushing.communicate(timeout=100)
+        _, stderr = pushing.communicate(timeout=100)
     assert pushing.returncode == 130
-    assert "continues where this one stopped" in said
-    assert "Traceback" not in said
+    assert "continues where this one stopped" in stderr
+    assert "Traceback" not in stderr
 
 
 def test_a_slow_hub_is_waited_for_and_a_silent_one_times_out(hub, run):
@@ -541,8 +541,8 @@ def test_the_card_has_the_license_of_the_base_and_a_gated_base_needs_confirmatio
 
 
 def test_truncated_weights_are_not_pushed(hub, run):
-    whole = (run.adapter / "adapter_model.safetensors").read_bytes()
-    (run.adapter / "adapter_model.safetensors").write_bytes(whole[:-10])
+    complete = (run.adapter / "adapter_model.safetensors").read_bytes()
+    (run.adapter / "adapter_model.safetensors").write_bytes(complete[:-10])
     done = orpo(hub, "push-to-hub", run.root, REPO)
     assert done.returncode == 2
     assert "is incomplete" in done.stderr

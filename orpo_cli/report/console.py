@@ -1,4 +1,4 @@
-"""What people see on standard error, and results on standard output."""
+"""Console output: results on standard output, notes, warnings and errors on standard error."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 
 
 class Console:
-    """Results go to ``out`` (standard output), everything else to ``err`` (standard error).
+    """Console of one command, with secrets masked in every line.
 
-    ``quiet`` leaves only warnings and errors on standard error. ``as_json`` keeps standard output for one JSON document,
-    printed by ``document``. NO_COLOR and missing terminals are honoured by rich, which is imported when something is
-    to be coloured or laid out: plain lines for a pipe or a file cost nothing.
+    ``quiet`` prints only warnings and errors to standard error. ``as_json`` reserves standard output for one JSON document.
+    rich, which respects NO_COLOR, is imported only for colours and layout, because the import takes time.
     """
 
     def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
@@ -31,46 +30,46 @@ class Console:
 
     @cached_property
     def err(self) -> RichConsole:
-        """Standard error, for what plain lines cannot do."""
+        """Standard error with colours and layout."""
         from rich.console import Console as RichConsole
 
         return RichConsole(stderr=True, highlight=False, soft_wrap=True)
 
     @cached_property
     def out(self) -> RichConsole:
-        """Standard output, for what plain lines cannot do."""
+        """Standard output with colours and layout."""
         from rich.console import Console as RichConsole
 
         class Output(RichConsole):
             def on_broken_pipe(self) -> None:
-                """Discard the rest: ``orpo plan … | head`` is no error, and rich would exit with 1."""
+                """Discard the rest of the output: ``orpo plan … | head`` is not an error, but rich would exit with 1."""
                 self.quiet = True
                 discard_stdout()
 
         return Output(highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """Say something on the way; left out with --quiet."""
+        """Print a note, unless --quiet is set."""
         if not self.quiet:
             self.print_line(text)
 
     def warn(self, text: str) -> None:
-        """Say something that the user must not miss."""
+        """Print a warning, also with --quiet."""
         self.print_line(f"warning: {text}", style="yellow")
 
     def problem(self, problem: Problem) -> None:
-        """Print one problem of a recipe; warnings are yellow."""
+        """Print one problem of a recipe."""
         self.print_line(problem.text(), style="yellow" if problem.severity == "warning" else None)
 
     def problems(self, problems: Sequence[Problem]) -> None:
-        """Print problems and, after the last one, the command that explains them."""
+        """Print problems, then the command that explains them."""
         for problem in problems:
             self.problem(problem)
         if problems:
             self.note(f"  → {explain_hint(problems)}")
 
     def result(self, renderable: Any) -> None:
-        """Print a result for people, text as it is, or a table; left out with --json."""
+        """Print a result, a text or a rich renderable, unless --json is set."""
         if self.as_json:
             return
         if isinstance(renderable, str):
@@ -86,7 +85,7 @@ class Console:
             _print_result(json.dumps(mask_secrets(_json_value(value)), indent=2, ensure_ascii=False))
 
     def print_line(self, text: str, style: str | None = None) -> None:
-        """One line on standard error."""
+        """Print one line to standard error."""
         text = mask_secrets(text)
         if sys.stderr.isatty():
             self.err.print(text, style=style, markup=False)
@@ -117,5 +116,5 @@ def _print_result(text: str) -> None:
 
 
 def discard_stdout() -> None:
-    """What else is printed goes nowhere: the reader of standard output has left, which is no error."""
+    """Discard further output: the reader of standard output closed it, which is not an error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""What `orpo data` prints: figures as tables, lengths as bars, pairs with each token in the colour of its purpose."""
+"""View of prepared data: tables, a histogram of lengths, and pairs with each token in the colour of its loss terms."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orpo_cli.data.report import DataReport
 from orpo_cli.data.token_spans import TokenSpan
 from orpo_cli.secret_values import mask_secrets
 
-BAR_WIDTH = 40  # characters of the longest bar
+BAR_WIDTH = 40  # of the longest bar, in characters
 STYLES = {
     "prompt": "dim",
     "prompt_nll": "blue",
@@ -25,116 +25,118 @@ STYLES = {
     "end": "bold black on yellow",
 }
 LOSS_TERMS = {
-    "prompt": "context, no loss",
+    "prompt": "masked, no loss",
     "prompt_nll": "NLL",
     "chosen": "NLL and odds ratio",
     "rejected": "odds ratio",
-    "end": "end token, as the answer around it",
+    "end": "end-of-turn token, with the loss of its answer",
 }
 
 
 def summary_view(report: DataReport, audits: dict[str, Audit], steps: dict[str, Any]) -> Iterator[RenderableType]:
-    """The figures of all parts; ``steps`` says how training goes through them."""
+    """The statistics of the training and held-out pairs; ``steps`` has the numbers of steps."""
     for line in report.lines():
         yield Text(mask_secrets(line))
-    for part, found in audits.items():
+    for part, audit in audits.items():
         yield Text()
-        yield Text(f"{part}: {found.pairs:,} pairs", "bold")
-        yield lengths_table(found)
+        yield Text(f"{part}: {audit.pairs:,} pairs", "bold")
+        yield lengths_table(audit)
         yield Text()
-        yield histogram(found)
+        yield histogram(audit)
         yield Text()
-        yield truncation_table(found, report.max_length)
-        bias = found.length_bias
+        yield truncation_table(audit, report.max_length)
+        bias = audit.length_bias
         yield Text(
             f"the chosen answer is longer in {bias.chosen_longer:.0%}, the rejected one in {bias.rejected_longer:.0%} of the pairs, "
-            f"by {bias.mean_difference:+.1f} tokens in the mean; correlation of length and preference {bias.correlation:+.3f}"
+            f"by {bias.mean_difference:+.1f} tokens on average; correlation of length and preference {bias.correlation:+.3f}"
         )
         if bias.warning:
             yield Text(f"warning: {bias.warning}", "yellow")
-        yield Text(f"{found.same_prompt:,} pairs have a prompt that came before")
+        yield Text(f"{audit.same_prompt:,} pairs repeat a prompt of an earlier pair")
         yield Text(
-            f"{found.tokens:,} tokens with each prompt once, {found.tokens_of_two_passes:,} with a prompt for each answer"
+            f"{audit.tokens:,} tokens with each prompt once, {audit.tokens_of_two_passes:,} with the prompt repeated for each answer"
         )
     yield Text()
     yield Text(
-        f"{steps['pairs_per_step']} pairs a step, {steps['steps_per_epoch']:,} steps an epoch, {steps['steps']:,} steps in all"
+        f"{steps['pairs_per_step']} pairs per step, {steps['steps_per_epoch']:,} steps per epoch, {steps['steps']:,} steps in total"
     )
 
 
-def lengths_table(found: Audit) -> Table:
-    """Percentiles of the tokens of each part of a pair, as they are trained on."""
+def lengths_table(audit: Audit) -> Table:
+    """Percentiles of the number of tokens of each part of a pair, after truncation."""
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
-    table.add_column("tokens, as trained on")
-    names = list(next(iter(found.lengths.values())))
+    table.add_column("tokens, truncated")
+    names = list(next(iter(audit.lengths.values())))
     for name in names:
         table.add_column(name, justify="right")
-    for part, values in found.lengths.items():
+    for part, values in audit.lengths.items():
         table.add_row(part, *(f"{values[name]:,.0f}" for name in names))
     return table
 
 
-def histogram(found: Audit) -> Table:
-    """Bars of the lengths of the sequences before they were cut."""
-    edges, counts = found.histogram["edges"], found.histogram["counts"]
+def histogram(audit: Audit) -> Table:
+    """Histogram of the lengths of the sequences before truncation."""
+    edges, counts = audit.histogram["edges"], audit.histogram["counts"]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("tokens, before cutting", justify="right")
+    table.add_column("tokens, before truncation", justify="right")
     table.add_column("")
     table.add_column("pairs", justify="right")
-    most = max(counts)
+    highest = max(counts)
     for low, high, count in zip(edges, edges[1:], counts, strict=False):
-        table.add_row(f"{low:,} to {high:,}", Text("█" * _bar(count, most), "cyan"), f"{count:,}")
+        table.add_row(f"{low:,} to {high:,}", Text("█" * _bar_length(count, highest), "cyan"), f"{count:,}")
     return table
 
 
-def _bar(count: int, most: int) -> int:
-    return max(round(BAR_WIDTH * count / most), 1 if count else 0)
+def _bar_length(count: int, highest: int) -> int:
+    return max(round(BAR_WIDTH * count / highest), 1 if count else 0)
 
 
-def truncation_table(found: Audit, max_length: int) -> Table:
-    """How many pairs lose tokens at which max_length."""
+def truncation_table(audit: Audit, max_length: int) -> Table:
+    """The fraction of pairs that would be truncated, by max_length."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("max_length", justify="right")
-    table.add_column("pairs cut", justify="right")
-    for length, share in found.cut.items():
-        own = " ← this recipe" if length == max_length else ""
-        table.add_row(Text(f"{length:,}", "bold" if own else ""), Text(f"{share:.1%}{own}", "bold" if own else ""))
+    table.add_column("pairs truncated", justify="right")
+    for length, fraction in audit.cut.items():
+        mark = " ← this recipe" if length == max_length else ""
+        table.add_row(
+            Text(f"{length:,}", "bold" if mark else ""), Text(f"{fraction:.1%}{mark}", "bold" if mark else "")
+        )
     return table
 
 
 def legend(loss_terms: dict[str, str], *, coloured: bool) -> Text:
-    """What the colours mean; without colours, what the marks mean."""
+    """The legend of the colours, or of the marks without colours."""
     if not coloured:
-        return Text("each token ends in ·; ⟦…⟧ is an end token")
+        return Text("each token ends with ·; ⟦…⟧ is an end-of-turn token")
     text = Text("colours: ")
-    for index, (purpose, meaning) in enumerate(loss_terms.items()):
-        text.append(", " if index else "").append(meaning, STYLES[purpose])
+    for index, (purpose, description) in enumerate(loss_terms.items()):
+        text.append(", " if index else "").append(description, STYLES[purpose])
     return text
 
 
 def pair_view(name: str, number: int, parts: dict[str, list[TokenSpan]], *, coloured: bool) -> RenderableType:
-    """One pair, token by token."""
+    """One pair with all of its tokens."""
     lines: list[RenderableType] = [Text(mask_secrets(f"pair {number}, {name}"), "bold")]
     for part, spans in parts.items():
-        lines.append(Text(f"{part}, {sum(len(piece.ids) for piece in spans):,} tokens", "bold"))
+        lines.append(Text(f"{part}, {sum(len(span.ids) for span in spans):,} tokens", "bold"))
         lines.append(tokens_view(spans, coloured=coloured))
     return Group(*lines, Text())
 
 
 def tokens_view(spans: list[TokenSpan], *, coloured: bool) -> Text:
-    """The text of some tokens: neighbours in alternating shades, or with a mark behind each."""
+    """The text of tokens: every second one underlined or, without colours, each with a mark after it."""
     text = Text()
-    for index, piece in enumerate(spans):
+    for index, span in enumerate(spans):
         if not coloured:
-            text.append(f"⟦{piece.text}⟧" if piece.purpose == "end" else f"{piece.text}·")
+            text.append(f"⟦{span.text}⟧" if span.purpose == "end" else f"{span.text}·")
             continue
-        shade = " underline" if index % 2 and piece.purpose != "end" else ""
-        text.append(piece.text, STYLES[piece.purpose] + shade)
+        shade = " underline" if index % 2 and span.purpose != "end" else ""
+        text.append(span.text, STYLES[span.purpose] + shade)
     return text
 
 
 def html_page(renderables: list[RenderableType], title: str) -> str:
-    """The same as one HTML page that needs nothing else."""
+    """The renderables as one self-contained HTML page."""
     console = Console(record=True, width=140, file=StringIO(), force_terminal=True, color_system="truecolor")
     for renderable in renderables:
         console.print(renderable, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The estimate of a plan: for --json, and in words."""
+"""View of the memory and time estimate of a plan: a document for --json, and lines of text."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from orpo_cli.estimate.memory import EstimateInputs, estimate_memory, trace_larg
 from orpo_cli.estimate.throughput import estimate_throughput
 from orpo_cli.plan.plan import Plan
 
-MAX_SAVINGS_SHOWN = 4  # settings that are named where a step does not fit
+MAX_SAVINGS_SHOWN = 4  # settings listed for a step that does not fit
 LABELS = {
-    "process": "the process and its libraries",
+    "process": "process and libraries",
     "weights": "weights",
     "adapter": "adapter",
     "gradients": "gradients",
@@ -23,7 +23,7 @@ LABELS = {
 
 
 def estimate_document(plan: Plan, sizing: EstimateInputs) -> dict[str, Any]:
-    """Bytes by part at the peak of a step, tokens and seconds of a step, and what to change where it does not fit."""
+    """Memory in bytes by part at the peak of a step, tokens and seconds per step, and savings if it does not fit."""
     memory, step = estimate_memory(plan, sizing), estimate_throughput(plan, sizing)
     fit = verdict(memory, sizing)
     untraced = trace_largest_micro_batch(plan, sizing)[0].untraced
@@ -36,22 +36,22 @@ def estimate_document(plan: Plan, sizing: EstimateInputs) -> dict[str, Any]:
             for each in (memory_savings(plan, sizing) if fit != "fits" else [])
         ],
         "step": asdict(step),
-        "lengths": "of the pairs" if sizing.lengths.measured else "the most that max_length lets through",
+        "lengths": "of the pairs" if sizing.lengths.measured else "the maximum that max_length allows",
         "activations": "traced" if untraced is None else f"roughly, from the widths of the layers ({untraced})",
         "measured": plan.device != "mps",
     }
 
 
 def estimate_lines(document: dict[str, Any]) -> list[str]:
-    """The same for people, each line a comment."""
+    """The document as text; each line is a YAML comment."""
     memory = document["memory_bytes"]
     kind = "estimated" if document["measured"] else "estimated, the method has not been measured on this device"
     if document["activations"] != "traced":
         kind += f", activations {document['activations']}"
     lines = [f"# memory at the peak of a step ({kind}; lengths: {document['lengths']})"]
-    lines += [f"#   {_gb(memory[name])}  {words}" for name, words in LABELS.items() if memory[name]]
+    lines += [f"#   {_gb(memory[name])}  {label}" for name, label in LABELS.items() if memory[name]]
     lines.append(
-        f"#   {_gb(memory['total'])}  in all, of {document['available_bytes'] / 1e9:.1f} GB there are: {document['verdict']}"
+        f"#   {_gb(memory['total'])}  in total, of {document['available_bytes'] / 1e9:.1f} GB available: {document['verdict']}"
     )
     lines += [
         f"#   with {each['setting']}: {each['total_bytes'] / 1e9:.2f} GB"
@@ -59,7 +59,7 @@ def estimate_lines(document: dict[str, Any]) -> list[str]:
     ]
     step = document["step"]
     duration = "" if step["seconds"] is None else f", about {_seconds(step['seconds'])}"
-    lines.append(f"# a step: {step['pairs']} pairs, about {step['tokens']:,} tokens{duration} ({step['how']})")
+    lines.append(f"# per step: {step['pairs']} pairs, about {step['tokens']:,} tokens{duration} ({step['how']})")
     return lines
 
 

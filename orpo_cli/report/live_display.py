@@ -1,4 +1,4 @@
-"""Training as it goes: a live table on a terminal, plain lines elsewhere."""
+"""Live display of a training run: a table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ COLUMNS = (
     ("tokens_per_second", "tok/s", "{:.0f}"),
     ("memory_gb", "GB", "{:.2f}"),
 )
-ROWS_SHOWN = 8
+MAX_ROWS = 8
 
 
 class TrainingDisplay:
-    """Shows steps with loss, NLL, log odds ratio, preference accuracy, margin, speed, memory and time left.
+    """Display of steps with loss, NLL, log odds ratio, preference accuracy, margin, speed, memory and remaining time.
 
     A training.callbacks.TrainingObserver and a context manager.
     """
@@ -38,7 +38,7 @@ class TrainingDisplay:
         self.live: Live | None = None
         self.rows: list[tuple[str, dict[str, Any]]] = []
         self.total = 0
-        self.began = time.monotonic()
+        self.start = time.monotonic()
         self.first_step: int | None = None
         self.bar = Progress(
             TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=None), TextColumn("elapsed"), TimeElapsedColumn(),
@@ -57,15 +57,15 @@ class TrainingDisplay:
             self.live.stop()
 
     def note(self, text: str) -> None:
-        """Say something above the table."""
+        """Print a note above the table."""
         self.console.note(text)
 
     def warn(self, problem: Problem) -> None:
-        """Say something that must not be missed."""
+        """Print a warning above the table."""
         self.console.problem(problem)
 
     def progress(self, step: int, total: int) -> None:
-        """A step is done."""
+        """Update the bar after a step."""
         if self.first_step is None:
             self.first_step = step - 1
         self.total = total
@@ -73,26 +73,26 @@ class TrainingDisplay:
         self._refresh()
 
     def show_metrics(self, record: dict[str, Any]) -> None:
-        """Show a line of metrics.jsonl."""
-        evaluation = "eval_loss" in record
-        if not evaluation and "loss" not in record:
+        """Show a record of metrics.jsonl."""
+        is_evaluation = "eval_loss" in record
+        if not is_evaluation and "loss" not in record:
             return
-        values = {name.removeprefix("eval_"): value for name, value in record.items()} if evaluation else record
+        values = {name.removeprefix("eval_"): value for name, value in record.items()} if is_evaluation else record
         if self.live is not None:
-            self.rows.append(("eval" if evaluation else str(record["step"]), values))
-            self.rows = self.rows[-ROWS_SHOWN:]
+            self.rows.append(("eval" if is_evaluation else str(record["step"]), values))
+            self.rows = self.rows[-MAX_ROWS:]
             self._refresh()
         else:
-            self.console.note(self._line(record["step"], values, evaluation))
+            self.console.note(self._line(record["step"], values, is_evaluation))
 
-    def _line(self, step: int, values: dict[str, Any], evaluation: bool) -> str:
+    def _line(self, step: int, values: dict[str, Any], is_evaluation: bool) -> str:
         parts = [f"{title} {form.format(values[name])}" for name, title, form in COLUMNS if name in values]
-        head = f"eval at step {step}" if evaluation else f"step {step}/{self.total}"
-        return "  ".join([head, *parts, *([] if evaluation else [f"left {self._left(step)}"])])
+        head = f"eval at step {step}" if is_evaluation else f"step {step}/{self.total}"
+        return "  ".join([head, *parts, *([] if is_evaluation else [f"left {self._remaining_time(step)}"])])
 
-    def _left(self, step: int) -> str:
+    def _remaining_time(self, step: int) -> str:
         done = step - (self.first_step or 0)
-        seconds = (time.monotonic() - self.began) / max(done, 1) * (self.total - step)
+        seconds = (time.monotonic() - self.start) / max(done, 1) * (self.total - step)
         minutes, rest = divmod(round(seconds), 60)
         return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 

@@ -1,4 +1,4 @@
-"""A plan for people: one line a value, with its reason or with the place where it was written."""
+"""View of a plan: one row per value, with its reason or with the location where it was set."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ STYLES = {"decided": "cyan", "override": "magenta", "environment": "magenta", "r
 
 
 def plan_lines(document: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """``(path, value, origin, reason)`` for each leaf of plan.json that says something; unset defaults are left out.
+    """``(path, value, origin, reason)`` for each value of plan.json, without defaults that are empty.
 
-    In a document with origins the last is the place, and sources are taken apart.
+    In a document with origins, the location replaces the reason, and each value of a source has its own row.
     """
     yield from _leaf_lines(document, "")
 
 
 def plan_table(document: dict[str, Any], *, origins: bool = False) -> Table:
-    """The same as a table for a terminal."""
+    """The rows of ``plan_lines`` as a table for a terminal."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("value", no_wrap=True)
     table.add_column("", overflow="fold")
@@ -50,23 +50,23 @@ def _leaf_lines(document: dict[str, Any], prefix: str) -> Iterator[tuple[str, st
 
 
 def _location(entry: dict[str, Any]) -> str:
-    """``recipe.yaml:14``, and what else belongs to it."""
-    place = entry["file"] if entry["line"] is None else f"{entry['file']}:{entry['line']}"
+    """``recipe.yaml:14``, with the reason of a decided value or with the environment variables."""
+    location = entry["file"] if entry["line"] is None else f"{entry['file']}:{entry['line']}"
     if entry["origin"] == "decided":
-        return f"decided: {entry['reason']}" + (f" ({place})" if place else "")
+        return f"decided: {entry['reason']}" + (f" ({location})" if location else "")
     if entry["origin"] == "default":
         return "default"
     names = ", ".join(entry["variables"])
-    return f"{place}, environment variable {names}" if names else place
+    return f"{location}, environment variable {names}" if names else location
 
 
 def _format_value(value: Any) -> str:
-    """Sources without their unset keys; the rest as YAML writes it."""
+    """A value as YAML writes it; a source without its unset keys."""
     if isinstance(value, list):
         return ", ".join(_format_value(item) for item in value)
     if isinstance(value, dict):
-        given = {name: inner for name, inner in value.items() if inner not in (None, {}, "auto", 1.0)}
-        return " ".join(f"{name}={_format_value(inner)}" for name, inner in given.items())
+        set_values = {name: inner for name, inner in value.items() if inner not in (None, {}, "auto", 1.0)}
+        return " ".join(f"{name}={_format_value(inner)}" for name, inner in set_values.items())
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)

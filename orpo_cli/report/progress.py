@@ -1,4 +1,4 @@
-"""How far a longer piece of work is."""
+"""Progress of long operations: bars on a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from contextlib import contextmanager
 
 from orpo_cli.report.console import Console
 
-ProgressCallback = Callable[[int, int], None]  # (done, of)
+ProgressCallback = Callable[[int, int], None]  # (done, total)
 
 SECONDS_BETWEEN_LINES = 10
 
 
 @contextmanager
 def show_progress(console: Console) -> Iterator[Callable[[str], ProgressCallback]]:
-    """Bars on a terminal, elsewhere a line now and then. What it yields begins a count with a title."""
+    """Yield a function that starts a progress display with a title and returns its ProgressCallback."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     if console.err.is_terminal and not console.quiet:
         columns = (TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console.err, transient=True) as bars:
 
-            def begin_bar(title: str) -> ProgressCallback:
+            def start_bar(title: str) -> ProgressCallback:
                 task = bars.add_task(title, total=None)
-                return lambda done, of: bars.update(task, completed=done, total=of)
+                return lambda done, total: bars.update(task, completed=done, total=total)
 
-            yield begin_bar
+            yield start_bar
         return
 
-    def begin_lines(title: str) -> ProgressCallback:
+    def start_lines(title: str) -> ProgressCallback:
         last_printed = time.monotonic()
 
-        def update(done: int, of: int) -> None:
+        def update(done: int, total: int) -> None:
             nonlocal last_printed
-            if done == of or time.monotonic() - last_printed > SECONDS_BETWEEN_LINES:
+            if done == total or time.monotonic() - last_printed > SECONDS_BETWEEN_LINES:
                 last_printed = time.monotonic()
-                console.note(f"{title}: {done} of {of}")
+                console.note(f"{title}: {done} of {total}")
 
         return update
 
-    yield begin_lines
+    yield start_lines

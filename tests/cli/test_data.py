@@ -20,11 +20,11 @@ def test_the_summary_has_counts_lengths_and_steps(tmp_path: Path, orpo_here: Orp
     assert done.returncode == 0, done.stderr
     for words in (
         "24 rows read, 24 kept",
-        "tokens, as trained on",
+        "tokens, truncated",
         "max_length",
         "this recipe",
         "correlation",
-        "steps an epoch",
+        "steps per epoch",
     ):
         assert words in done.stdout
     assert "\x1b" not in done.stdout

@@ -1,4 +1,4 @@
-"""Folders that appear whole: written under a hidden name beside their place, renamed into it at the end."""
+"""Atomic directory creation: write to a temporary sibling, then rename. Also atomic writes of text files."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from orpo_cli.errors import MachineError, UsageError
 
 @contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """Yield a new empty folder that becomes ``target``, in place of what is there, when the block ends well.
+    """Yield a new empty folder; when the block ends without an error, it replaces ``target``.
 
-    Where the block raises, or is interrupted, the folder is removed and ``target`` is as it was. What a killed process
-    left behind is removed first. Raises UsageError while another process writes the same target, MachineError where
-    the folder cannot be made.
+    If the block raises or is interrupted, the folder is removed and ``target`` is unchanged. Temporary folders of killed
+    processes are removed first. Raises UsageError while another process writes the same target, MachineError if the folder
+    cannot be created.
     """
     target = target.absolute()
     _remove_leftovers(target)
@@ -28,7 +28,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
             partial.mkdir(parents=True)
         except OSError as error:
             raise MachineError(
-                f"cannot write to {target.parent}: {error.strerror or error}", remedy="Choose another place with -o."
+                f"cannot write to {target.parent}: {error.strerror or error}", remedy="Choose another folder with -o."
             ) from error
         yield partial
         if target.exists():
@@ -42,7 +42,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 
 
 def keep_as_unverified(folder: Path, target: Path) -> Path:
-    """Rename ``folder`` to ``target`` with ``.unverified`` behind its name, numbered where there is one. Returns its new path."""
+    """Rename ``folder`` to ``TARGET.unverified``, or ``TARGET.unverified-2`` and so on if that exists. Returns the new path."""
     target = target.absolute()
     kept, number = target.with_name(f"{target.name}.unverified"), 2
     while kept.exists():
@@ -57,15 +57,15 @@ def _remove_leftovers(target: Path) -> None:
         if process.isdigit() and int(process) != os.getpid() and _process_is_alive(int(process), folder):
             raise UsageError(
                 f"process {process} is writing {target}.",
-                remedy=f"Wait for it; if it is something else, remove {folder}.",
+                remedy=f"Wait for it; if that process is another program, remove {folder}.",
             )
         if folder.name.endswith(".replaced") and not target.exists():
-            folder.rename(target)  # the process was killed between the two renames: nothing came in its place
+            folder.rename(target)  # the process was killed between the two renames: restore the old folder
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _process_is_alive(process: int, folder: Path) -> bool:
-    """Whether the process lives and is older than the folder; a younger one only got the number of a dead one."""
+    """Whether the process exists and is older than the folder; a younger process reuses the number of a dead one."""
     import psutil  # a dependency of accelerate
 
     try:
@@ -75,7 +75,7 @@ def _process_is_alive(process: int, folder: Path) -> bool:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Write ``text`` so that ``path`` holds all of it or what it held before."""
+    """Write ``text`` to ``path``; after an error or a crash, ``path`` has its old content."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:

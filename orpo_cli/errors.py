@@ -1,7 +1,7 @@
-"""The errors users meet, each with the exit code it means.
+"""Errors for users, each with an exit code.
 
-An ``OrpoError`` says where, what, the rule and the remedy. It is the only kind that the command line catches:
-anything else is a bug and keeps its traceback (exit code 1).
+The message of an ``OrpoError`` says where, what, the rule and the remedy. The command line catches no other exception:
+every other one is a bug and keeps its traceback (exit code 1).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a recipe, or (``severity`` warning) that is hardly meant.
+    """One error in a recipe or, with ``severity`` warning, one value that is probably a mistake.
 
     ``code`` names the kind of problem; ``orpo explain CODE`` and docs/troubleshooting/CODE.md explain it.
-    ``path`` is the dotted name in the recipe (``training.learning_rate``), ``line`` and ``column`` count from 1 and
-    are None where the value was not written in a file (a default, a missing key of the whole document).
+    ``path`` is the dotted name in the recipe (``training.learning_rate``). ``line`` and ``column`` count from 1; they are
+    None if the value is not from a file (a default, a missing key).
     """
 
     code: str
@@ -30,16 +30,16 @@ class Problem:
     severity: Literal["error", "warning"] = "error"
 
     def location(self) -> str:
-        """``file:line:column: path`` as far as it is known."""
-        place = self.file or ""
+        """``file:line:column: path``, as far as they are known."""
+        position = self.file or ""
         if self.line is not None:
-            place += f":{self.line}"
+            position += f":{self.line}"
             if self.column is not None:
-                place += f":{self.column}"
-        return ": ".join(part for part in (place, self.path) if part)
+                position += f":{self.column}"
+        return ": ".join(part for part in (position, self.path) if part)
 
     def text(self) -> str:
-        """One line for a terminal: where, what, remedy, and the code in brackets."""
+        """One line for a terminal: location, message, remedy, and the code in brackets."""
         message = f"warning: {self.message}" if self.severity == "warning" else self.message
         line = ": ".join(part for part in (self.location(), message) if part)
         return f"{line} {self.remedy} [{self.code}]" if self.remedy else f"{line} [{self.code}]"
@@ -56,7 +56,7 @@ def explain_hint(problems: Sequence[Problem]) -> str:
 
 
 class OrpoError(Exception):
-    """Something the user can put right. ``str()`` is the message; ``remedy`` says what to do about it."""
+    """Error that the user can fix. ``str()`` is the message; ``remedy`` says how to fix it."""
 
     exit_code = 1
     kind = "error"
@@ -68,14 +68,14 @@ class OrpoError(Exception):
 
 
 class UsageError(OrpoError):
-    """The command line or a path on it is wrong, or an output directory is in use."""
+    """The command line or one of its paths is wrong, or an output directory is in use."""
 
     exit_code = 2
     kind = "usage"
 
 
 class RecipeError(UsageError):
-    """A recipe does not hold; carries every problem found, not only the first."""
+    """A recipe is invalid. ``problems`` has every problem, not only the first."""
 
     kind = "recipe"
 
@@ -85,21 +85,21 @@ class RecipeError(UsageError):
 
 
 class MachineError(OrpoError):
-    """The machine or the environment cannot do it: memory, disk, permission, a missing package, no model."""
+    """The machine or the environment does not meet a requirement: memory, disk, permission, a missing package, no model."""
 
     exit_code = 3
     kind = "machine"
 
 
 class DataError(OrpoError):
-    """The data cannot be read, or leaves no usable pair."""
+    """The data cannot be read, or contains no usable pair."""
 
     exit_code = 4
     kind = "data"
 
 
 class RunError(OrpoError):
-    """Training, evaluation or a check of its result failed."""
+    """Training, evaluation or a check of the result failed."""
 
     exit_code = 5
     kind = "run"
@@ -124,7 +124,7 @@ def hub_error_type(status_code: int) -> type[HubError]:
 
 
 class Interrupted(OrpoError):
-    """Ctrl-C or SIGTERM; a checkpoint was saved if training had begun."""
+    """Ctrl-C or SIGTERM; a checkpoint was saved if training had started."""
 
     exit_code = 130
     kind = "interrupted"

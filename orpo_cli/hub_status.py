@@ -1,4 +1,4 @@
-"""Whether the hub answers at all: asked once, before a client that would retry for half a minute."""
+"""Hub status: one fast check whether the hub is reachable, because its client would retry for 30 seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TIMEOUT_SECONDS = 5.0
 
 @cache
 def hub_reachable() -> bool:
-    """True where a connection to the hub (``HF_ENDPOINT``) opens, or where a proxy or offline mode decides instead."""
+    """Whether a connection to the hub (``HF_ENDPOINT``) opens. True behind a proxy, False in offline mode, without a check."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
         return False
     endpoint = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")

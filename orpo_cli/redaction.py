@@ -1,4 +1,4 @@
-"""Secrets taken out of text that leaves the machine: model cards, messages and tracebacks."""
+"""Redaction of secrets in text that leaves the machine: model cards, messages, logs and tracebacks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SIGNED_URL = re.compile(r"(https?://[^\s?'\"]+\?)[^\s'\"<>]+")
 
 
 def redact(text: str) -> str:
-    """``text`` without hub tokens, API keys, passwords, and what stands after the ``?`` of an address (signatures)."""
+    """``text`` without hub tokens, API keys, passwords, and the query strings of URLs, which may contain signatures."""
     text = mask_secrets(text)
     if (login := _stored_token()) is not None:
         text = text.replace(login, REDACTED)
@@ -35,7 +35,7 @@ def redact(text: str) -> str:
 
 
 def _stored_token() -> str | None:
-    """The token that `hf auth login` has kept; None where there is none."""
+    """The token that `hf auth login` stored; None without one."""
     home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     try:
         token = Path(os.environ.get("HF_TOKEN_PATH") or os.path.join(home, "token")).expanduser().read_text().strip()
@@ -45,12 +45,12 @@ def _stored_token() -> str | None:
 
 
 def print_redacted_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """What Python prints of an error that nobody caught, without secrets: a ``sys.excepthook``."""
+    """Exception hook (``sys.excepthook``) that prints the traceback without secrets."""
     print(redact("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def redact_log(name: str) -> None:
-    """Take secrets out of what the library ``name`` logs: the addresses it retries are signed."""
+    """Redact the log of the library ``name``, which contains signed URLs."""
     for handler in logging.getLogger(name).handlers:
         if _redact_record not in handler.filters:
             handler.addFilter(_redact_record)

@@ -1,7 +1,6 @@
-"""Secrets that a recipe takes from the environment: wherever they would be shown or written, their names stand for them.
+"""Secret values from environment variables of a recipe: masked wherever they would be shown or written.
 
-``${NAME}`` takes the place of the value in messages and in the files of a run, and becomes the value again when a plan is
-read back.
+``${NAME}`` replaces the value in messages and in the files of a run. The value is restored when a plan is read.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-MIN_SECRET_LENGTH = 4  # a shorter value would be found by chance inside other words
+MIN_SECRET_LENGTH = 4  # a shorter value would match parts of other words
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "WANDB_API_KEY")
 MIN_TOKEN_LENGTH = 8
 
@@ -18,15 +17,15 @@ _names: set[str] = set()
 
 
 def register_secrets(names: Iterable[str]) -> None:
-    """From now on, in this process, the values of these environment variables are hidden."""
+    """Mask the values of these environment variables from now on, in this process."""
     _names.update(names)
 
 
 def mask_secrets(value: Any, names: Iterable[str] | None = None) -> Any:
-    """``value`` (a text, or plain nested values) without what must not be shown, or without these variables' values.
+    """``value`` (a text, or nested plain values) with the values of ``names`` replaced by ``${NAME}``.
 
-    What must not be shown are the registered variables, and the tokens that the libraries read from the environment
-    themselves: their errors quote them.
+    By default the registered variables, and the tokens that the libraries read from the environment, because the messages
+    of their errors may quote them.
     """
     if names is None:
         secrets = {name: token for name in TOKEN_VARIABLES if len(token := _value(name)) >= MIN_TOKEN_LENGTH}
@@ -35,36 +34,36 @@ def mask_secrets(value: Any, names: Iterable[str] | None = None) -> Any:
         secrets = {name: _value(name) for name in names}
     longest_first = sorted(secrets.items(), key=lambda item: -len(item[1]))
 
-    def names_for_values(text: str) -> str:
+    def mask(text: str) -> str:
         for name, secret in longest_first:
             if len(secret) >= MIN_SECRET_LENGTH:
                 text = text.replace(secret, f"${{{name}}}")
         return text
 
-    return _map_strings(value, names_for_values) if secrets else value
+    return _map_strings(value, mask) if secrets else value
 
 
 def unmask_secrets(value: Any, names: Iterable[str]) -> Any:
-    """``value`` with the values of these variables again; the name of one that is not set any more stays."""
+    """``value`` with ``${NAME}`` replaced by the value of the variable; unchanged for a variable that is not set."""
     names = list(names)
 
-    def values_for_names(text: str) -> str:
+    def unmask(text: str) -> str:
         for name in names:
             text = text.replace(f"${{{name}}}", os.environ.get(name, f"${{{name}}}"))
         return text
 
-    return _map_strings(value, values_for_names) if names else value
+    return _map_strings(value, unmask) if names else value
 
 
 def _value(name: str) -> str:
     return os.environ.get(name, "").strip()
 
 
-def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
+def _map_strings(value: Any, function: Callable[[str], str]) -> Any:
     if isinstance(value, str):
-        return change(value)
+        return function(value)
     if isinstance(value, dict):
-        return {key: _map_strings(inner, change) for key, inner in value.items()}
+        return {key: _map_strings(inner, function) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_map_strings(inner, change) for inner in value]
+        return [_map_strings(inner, function) for inner in value]
     return value

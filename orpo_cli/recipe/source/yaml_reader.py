@@ -48,7 +48,7 @@ def decode_text(data: bytes, file: str) -> str:
         before = data[: error.start].decode().replace("\r\n", "\n").replace("\r", "\n")
         origin = Origin(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
         byte = f"{data[error.start]:02x}"
-        raise _error("yaml-syntax", f"not valid YAML: the byte {byte} is not UTF-8 text.", origin) from None
+        raise _syntax_error(f"the byte {byte} is not UTF-8 text.", origin) from None
 
 
 def read_yaml(text: str, file: str) -> MappingNode:
@@ -119,7 +119,7 @@ class _TreeBuilder:
             detail = "; ".join(part for part in (error.context, error.problem) if part)
             mark = error.problem_mark or error.context_mark
             remedy = "Indent with spaces; YAML does not allow tabs there." if "'\\t'" in detail else None
-            raise _error("yaml-syntax", f"not valid YAML: {detail}.", self.position(mark), remedy) from None
+            raise _syntax_error(f"{detail}.", self.position(mark), remedy) from None
         except yaml.YAMLError as error:
             position = getattr(error, "position", None)
             line = text.count("\n", 0, position) + 1 if isinstance(position, int) else 1
@@ -135,9 +135,7 @@ class _TreeBuilder:
         next(self.events)  # end of the document
         after = next(self.events)
         if not isinstance(after, yaml.StreamEndEvent):
-            raise _error(
-                "yaml-syntax", "not valid YAML for a recipe: a second document starts.", self.position(after.start_mark)
-            )
+            raise _syntax_error("a second document starts.", self.position(after.start_mark))
         return root
 
     def node(self, event: Event, origin: Origin, depth: int) -> Node:
@@ -150,7 +148,7 @@ class _TreeBuilder:
         node: Node
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in self.anchors:
-                raise _error("yaml-syntax", f"not valid YAML: there is no anchor `&{event.anchor}` above.", position)
+                raise _syntax_error(f"there is no anchor `&{event.anchor}` above.", position)
             shared, size = self.anchors[event.anchor]
             self.count_values(size, position)
             return replace(shared, origin=origin)
@@ -217,11 +215,7 @@ class _TreeBuilder:
         if kind == "float":
             return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
         if FORBIDDEN_CHARACTERS.search(text):
-            raise _error(
-                "yaml-syntax",
-                "not valid YAML: the text has a character that is not allowed in files and names.",
-                position,
-            )
+            raise _syntax_error("the text has a NUL character or a surrogate.", position)
         return str(text)
 
     def allowed_kind(self, event: Event, position: Origin, *kinds: str) -> str:
@@ -239,16 +233,13 @@ class _TreeBuilder:
             raise _error("yaml-tag", f"the tag {event.tag} is not allowed in a recipe.", position)
         if kind in ("str", plain) or (kind, plain) == ("float", "int"):
             return kind
-        raise _error("yaml-syntax", f"not valid YAML: `{event.value}` is not of the type {kind}.", position)
+        raise _syntax_error(f"`{event.value}` is not of the type {kind}.", position)
 
     def count_values(self, values: int, position: Origin) -> None:
         self.count += values
         if self.count > MAX_VALUES:
-            raise _error(
-                "recipe-too-large",
-                f"the recipe has more than {MAX_VALUES:,} values after its aliases are expanded.",
-                position,
-            )
+            message = f"the recipe has more than {MAX_VALUES:,} values (aliases expanded)."
+            raise _error("recipe-too-large", message, position)
 
     def position(self, mark: Any) -> Origin:
         if self.fixed is not None:
@@ -256,7 +247,9 @@ class _TreeBuilder:
         return Origin(self.file, mark.line + 1, mark.column + 1) if mark is not None else Origin(self.file, 1, 1)
 
 
+def _syntax_error(message: str, origin: Origin, remedy: str | None = None) -> RecipeError:
+    return _error("yaml-syntax", f"not valid YAML: {message}", origin, remedy)
+
+
 def _error(code: str, message: str, origin: Origin, remedy: str | None = None) -> RecipeError:
-    return RecipeError(
-        [Problem(code, message, file=origin.file, line=origin.line, column=origin.column, remedy=remedy)]
-    )
+    return RecipeError([Problem(code, message, "", origin.file, origin.line, origin.column, remedy)])

@@ -15,14 +15,7 @@ if TYPE_CHECKING:
     from orpo_cli.data.table import Numbers
 
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
-MAX_LENGTHS = (
-    256,
-    512,
-    1024,
-    2048,
-    4096,
-    8192,
-)  # besides the max_length of the recipe
+MAX_LENGTHS = (256, 512, 1024, 2048, 4096, 8192)  # besides the max_length of the recipe
 BINS = 20
 LENGTH_BIAS_THRESHOLD = 0.1  # correlation of completion length and preference: from here on the data teaches length
 

@@ -108,7 +108,7 @@ def _text_part(part: Any, where: str) -> str:
     return read_text(part.get("text"), where)
 
 
-def pair_from_conversations(
+def conversation_pair(
     prompt: tuple[Message, ...], chosen: tuple[Message, ...], rejected: tuple[Message, ...], notes: Counter[str]
 ) -> Pair:
     """Pair of two conversations that differ only in their last message.

@@ -9,7 +9,7 @@ import pytest
 import typer
 from conftest import Orpo
 from support.tiny import pairs, save_tiny_model, write_pairs
-from support.tiny_eval_run import HELD_OUT, TRAINED_ON, make_eval_run
+from support.tiny_eval_run import HELD_OUT, TRAIN_PAIRS, make_eval_run
 from typer.testing import CliRunner, Result
 
 from orpo_cli.cli.eval import command
@@ -102,12 +102,12 @@ def test_held_out_pairs_that_differ_from_those_of_the_training_cause_a_warning(t
 
 
 def test_a_single_model_is_evaluated_without_a_base(model: Path, tmp_path: Path) -> None:
-    data = write_pairs(tmp_path / "pairs.jsonl", TRAINED_ON)
+    data = write_pairs(tmp_path / "pairs.jsonl", TRAIN_PAIRS)
     done = invoke_eval(model, "--data", data, "--json")
     document = json.loads(done.stdout)
     assert list(document["models"]) == ["model"]
     assert document["change"] is None
-    assert document["pairs"] == TRAINED_ON
+    assert document["pairs"] == TRAIN_PAIRS
     shown = invoke_eval(model, "--data", data).stdout
     assert "model" in shown
     assert "change" not in shown

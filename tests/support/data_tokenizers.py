@@ -11,13 +11,13 @@ from transformers import PreTrainedTokenizerFast
 from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 from support.tiny import SENTENCES, tiny_tokenizer
 
-THINKING = (  # as Qwen3: the finished answer holds an empty thought
+THINKING = (  # as Qwen3: the finished completion has an empty thinking block
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% if loop.last and message['role'] == 'assistant' %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
     "{{ message['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-OPENED_THOUGHT = (  # as DeepSeek-R1: only the generation prompt opens a thought
+OPENED_THOUGHT = (  # as DeepSeek-R1: only the generation prompt starts a thinking block
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
 )

@@ -1,4 +1,4 @@
-"""A finished run with held-out pairs, to be judged and talked to: tiny_run's, with tiny's pairs."""
+"""Run with held-out pairs for evaluation and chat: the run of tiny_run with the pairs of tiny."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orpo_cli.rundir import RunDir
 from support.tiny import write_pairs
 from support.tiny_run import make_base, make_run
 
-TRAINED_ON, HELD_OUT = 12, 7
+TRAIN_PAIRS, HELD_OUT = 12, 7
 
 
 def make_eval_run(folder: Path, **changes: Any) -> RunDir:
@@ -20,7 +20,7 @@ def make_eval_run(folder: Path, **changes: Any) -> RunDir:
     base = folder / "base"
     if not base.exists():
         make_base(base)
-    train = write_pairs(folder / "train.jsonl", TRAINED_ON)
+    train = write_pairs(folder / "train.jsonl", TRAIN_PAIRS)
     held_out = write_pairs(folder / "heldout.jsonl", HELD_OUT, start=50)
     sections: dict[str, Any] = {
         "dataset": DatasetPlan(
@@ -32,5 +32,5 @@ def make_eval_run(folder: Path, **changes: Any) -> RunDir:
 
 
 def open_target_quietly(name: Path | str, *, chat_template: str | None = None) -> EvalTarget:
-    """``open_eval_target`` with its notes thrown away."""
+    """``open_eval_target`` without its notes."""
     return open_eval_target(str(name), chat_template=chat_template, note=lambda _: None)

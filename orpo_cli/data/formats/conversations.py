@@ -16,7 +16,7 @@ from orpo_cli.data.formats.format import (
     user_prompt,
     with_system,
 )
-from orpo_cli.data.messages import is_messages, pair_from_conversations, read_messages, read_text, type_name
+from orpo_cli.data.messages import conversation_pair, is_messages, read_messages, read_text, type_name
 from orpo_cli.data.pair import Message, Pair, RowRejected
 
 INSTRUCTIONS = ("instruction", "question")
@@ -30,9 +30,7 @@ def read_sharegpt(row: Row, notes: Counter[str]) -> Pair:
     """Row with ``conversations`` of from and value, and one message each under chosen and rejected."""
     chosen, rejected = completion_columns(row)
     history = with_system(read_messages(row.get("conversations"), "conversations", "user"), row.get("system"))
-    pair = pair_from_conversations(
-        history, read_completion(chosen, "chosen"), read_completion(rejected, "rejected"), notes
-    )
+    pair = conversation_pair(history, read_completion(chosen, "chosen"), read_completion(rejected, "rejected"), notes)
     return replace(pair, scores=read_scores(row), tools=read_tools(row))
 
 
@@ -45,11 +43,11 @@ def read_swift(row: Row, notes: Counter[str]) -> Pair:
     messages = read_messages(row.get("messages"), "messages", "user")
     if row.get("rejected_messages") is not None:
         rejected = read_messages(row["rejected_messages"], "rejected_messages", "user")
-        pair = pair_from_conversations((), messages, rejected, notes)
+        pair = conversation_pair((), messages, rejected, notes)
     else:
         if row.get("rejected_response") is None:
             raise RowRejected("malformed", "no rejected_response and no rejected_messages")
-        pair = pair_from_conversations(
+        pair = conversation_pair(
             messages[:-1], messages[-1:], read_completion(row["rejected_response"], "rejected_response"), notes
         )
     assert not isinstance(pair.prompt, str)
@@ -68,7 +66,7 @@ def read_openai(row: Row, notes: Counter[str]) -> Pair:
     preferred, other = completion_columns(row, "preferred_output", "non_preferred_output")
     history = read_messages(given.get("messages"), "input.messages", "user")
     completions = (read_completion(preferred, "preferred_output"), read_completion(other, "non_preferred_output"))
-    return replace(pair_from_conversations(history, *completions, notes), tools=read_tools(given))
+    return replace(conversation_pair(history, *completions, notes), tools=read_tools(given))
 
 
 def _matches_alpaca(row: Row) -> bool:
@@ -93,7 +91,7 @@ def read_alpaca(row: Row, notes: Counter[str]) -> Pair:
     history = (*_parse_turns(row.get("history")), *prompt)
     completions = (read_completion(chosen, "chosen"), read_completion(rejected, "rejected"))
     return replace(
-        pair_from_conversations(with_system(history, row.get("system")), *completions, notes), scores=read_scores(row)
+        conversation_pair(with_system(history, row.get("system")), *completions, notes), scores=read_scores(row)
     )
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Literal
 
 from orpo_cli.data.formats.format import Format, Row, parse_number, read_completion
-from orpo_cli.data.messages import is_messages, pair_from_conversations, read_messages
+from orpo_cli.data.messages import conversation_pair, is_messages, read_messages
 from orpo_cli.data.pair import Pair, RowRejected
 from orpo_cli.errors import DataError
 
@@ -24,15 +24,8 @@ COMPLETION_COLUMNS = (
 )  # fmt: skip
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "context", "history", "input")
 LABEL_COLUMNS = (
-    "label",
-    "labels",
-    "winner",
-    "preference",
-    "choice",
-    "better_response_id",
-    "overall_preference",
-    "preferred",
-)
+    "label", "labels", "winner", "preference", "choice", "better_response_id", "overall_preference", "preferred",
+)  # fmt: skip
 SIGNED_LABELS = ("overall_preference", "preference_strength")  # below 0: the first is better; above 0: the second
 TIE_LABELS = {"tie", "tie (bothbad)", "both", "equal", "same", "draw", "neither", "none", "bothbad"}
 BETTER_FIRST = ("response_j", "response_k")  # Stack Exchange paired: j is the better one
@@ -41,22 +34,22 @@ SHP = ("human_ref_A", "human_ref_B")  # label 1: A is better; 0: B is
 
 def matches(row: Row) -> bool:
     """Whether the row has two completions under names that belong together, and a label."""
-    names = _find_completion_columns(row)
+    names = _completion_columns(row)
     if names is None or "chosen" in row or "rejected" in row:
         return False
-    return names == BETTER_FIRST or _find_label_column(row) is not None
+    return names == BETTER_FIRST or _label_column(row) is not None
 
 
 def read(row: Row, notes: Counter[str], *, labels: Mapping[str, Verdict]) -> Pair:
     """Row of a judged pair. Raises RowRejected for a tie, or where the label is not understood."""
-    names = _find_completion_columns(row)
+    names = _completion_columns(row)
     if names is None:
         raise RowRejected(
             "malformed", "no two completions under names that belong together, such as response_1 and response_2"
         )
     verdict = read_verdict(row, names, labels)
     if verdict is None:
-        label = _find_label_column(row)
+        label = _label_column(row)
         raise RowRejected("malformed", f"{label or 'the label'} is {row.get(label) if label else None!r}")
     if verdict == "tie":
         raise RowRejected("tie")
@@ -65,12 +58,12 @@ def read(row: Row, notes: Counter[str], *, labels: Mapping[str, Verdict]) -> Pai
     prompt = next((name for name in PROMPT_COLUMNS if row.get(name) is not None), None)
     include_prompt = len(first) > 1 or len(second) > 1  # full conversations
     history = () if prompt is None or include_prompt else read_messages(row[prompt], prompt, "user")
-    return pair_from_conversations(history, better, worse, notes)
+    return conversation_pair(history, better, worse, notes)
 
 
 def read_verdict(row: Row, names: tuple[str, str], labels: Mapping[str, Verdict]) -> Verdict | None:
     """Meaning of the row's label for the completions in the columns ``names``; None where it is ambiguous."""
-    column = _find_label_column(row)
+    column = _label_column(row)
     if column is None:
         return "first" if names == BETTER_FIRST else None
     value = row.get(column)
@@ -97,12 +90,12 @@ def read_verdict(row: Row, names: tuple[str, str], labels: Mapping[str, Verdict]
 def for_rows(format_: Format, rows: Sequence[Any], labels: Mapping[str, Verdict], where: str) -> Format:
     """``format_`` with the meaning of its labels. Raises DataError where a label is ambiguous."""
     labelled = [
-        (row, names) for row in rows if isinstance(row, dict) and (names := _find_completion_columns(row)) is not None
+        (row, names) for row in rows if isinstance(row, dict) and (names := _completion_columns(row)) is not None
     ]
     ambiguous = {
         str(row.get(column)): (column, names)
         for row, names in labelled
-        if (column := _find_label_column(row)) is not None and read_verdict(row, names, labels) is None
+        if (column := _label_column(row)) is not None and read_verdict(row, names, labels) is None
     }
     if ambiguous:
         values = sorted(ambiguous)
@@ -133,14 +126,14 @@ def _suffix(name: str) -> str:
     return (found[1] or found[2]) if found else ""
 
 
-def _find_completion_columns(row: Row) -> tuple[str, str] | None:
+def _completion_columns(row: Row) -> tuple[str, str] | None:
     def given(value: Any) -> bool:
         return isinstance(value, str) or is_messages(value)
 
     return next((names for names in COMPLETION_COLUMNS if all(given(row.get(name)) for name in names)), None)
 
 
-def _find_label_column(row: Row) -> str | None:
+def _label_column(row: Row) -> str | None:
     return next((name for name in (*LABEL_COLUMNS, *SIGNED_LABELS) if name in row), None)
 
 

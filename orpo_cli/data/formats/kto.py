@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from orpo_cli.data.formats.format import Drop, Format, GroupedRow, NamedRow, Row, completion_columns, read_completion
-from orpo_cli.data.messages import pair_from_conversations, read_messages
+from orpo_cli.data.messages import conversation_pair, read_messages
 from orpo_cli.data.pair import Pair, RowRejected
 
 MAX_UNPAIRED = 100_000  # rows that wait for a partner; above, the oldest is dropped, to bound the memory
@@ -68,7 +68,7 @@ def read(row: Row, notes: Counter[str]) -> Pair:
     """Grouped row."""
     chosen, rejected = completion_columns(row)
     history: Any = read_messages(row.get("prompt"), "prompt", "user")
-    return pair_from_conversations(
+    return conversation_pair(
         history, read_completion(chosen, "completion"), read_completion(rejected, "completion"), notes
     )
 

@@ -20,7 +20,7 @@ from orpo_cli.data.formats.format import (
     read_tools,
     with_system,
 )
-from orpo_cli.data.messages import is_messages, pair_from_conversations, read_messages, read_text
+from orpo_cli.data.messages import conversation_pair, is_messages, read_messages, read_text
 from orpo_cli.data.pair import Message, Pair, RowRejected
 
 REPEAT_THRESHOLD = 0.9  # fraction of text rows with repeated prompts, from which a source repeats its prompts
@@ -40,7 +40,7 @@ def read(row: Row, notes: Counter[str], *, prompt_is_repeated: bool = False) -> 
         if prompt is None:
             return replace(_split_texts(chosen, rejected), scores=read_scores(row))
         prompt = read_text(prompt, "prompt")
-        if prompt_is_repeated and completions_repeat_prompt(prompt, chosen, rejected):
+        if prompt_is_repeated and repeats_prompt(prompt, chosen, rejected):
             notes["prompt_stored_twice"] += 1
             chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
         return Pair(prompt, chosen, rejected, read_scores(row))
@@ -49,7 +49,7 @@ def read(row: Row, notes: Counter[str], *, prompt_is_repeated: bool = False) -> 
         history = _history_from_text(read_text(prompt, "prompt"), completions[0], notes)
     else:
         history = () if prompt is None else read_messages(prompt, "prompt", "user")
-    pair = pair_from_conversations(history, *completions, notes)
+    pair = conversation_pair(history, *completions, notes)
     prompt = with_system(pair.prompt, row.get("system"))  # type: ignore[arg-type]
     return replace(pair, prompt=prompt, scores=read_scores(row), tools=read_tools(row))
 
@@ -58,12 +58,12 @@ def for_rows(format_: Format, rows: Sequence[Any]) -> Format:
     """``format_`` for a source: whether text completions repeat their prompt can be seen only over many rows."""
     keys = ("prompt", "chosen", "rejected")
     texts = [row for row in rows if isinstance(row, dict) and all(isinstance(row.get(key), str) for key in keys)]
-    repeating = sum(1 for row in texts if completions_repeat_prompt(*(row[key] for key in keys)))
+    repeating = sum(1 for row in texts if repeats_prompt(*(row[key] for key in keys)))
     repeats = bool(texts) and repeating >= REPEAT_THRESHOLD * len(texts)
     return replace(format_, read=partial(read, prompt_is_repeated=repeats))
 
 
-def completions_repeat_prompt(prompt: str, chosen: str, rejected: str) -> bool:
+def repeats_prompt(prompt: str, chosen: str, rejected: str) -> bool:
     """Whether both completions start with the prompt."""
     return bool(prompt.strip()) and chosen.startswith(prompt) and rejected.startswith(prompt)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from orpo_cli.data.formats.format import Drop, Format, GroupedRow, NamedRow, Row, parse_number, user_prompt
-from orpo_cli.data.messages import pair_from_conversations, read_text, type_name
+from orpo_cli.data.messages import conversation_pair, read_text, type_name
 from orpo_cli.data.pair import Message, Pair, RowRejected
 
 HELPSTEER_SCORES = ("helpfulness", "correctness", "coherence")
@@ -31,7 +31,7 @@ def pair_from_scores(prompt: str, answers: list[Scored], seed: int, notes: Count
         raise RowRejected("tie", f"all scores are {best.score:g}")
     rejected = random.Random(f"{seed}:{prompt}").choice(worse)
     texts = ((Message("assistant", best.text),), (Message("assistant", rejected.text),))
-    pair = pair_from_conversations(user_prompt(prompt, "the prompt"), *texts, notes)
+    pair = conversation_pair(user_prompt(prompt, "the prompt"), *texts, notes)
     return Pair(pair.prompt, pair.chosen, pair.rejected, (best.score, rejected.score))
 
 

@@ -6,8 +6,8 @@ import re
 from collections import Counter
 
 from orpo_cli.data.formats.format import Format, Row, completion_columns
-from orpo_cli.data.formats.preference import completions_repeat_prompt
-from orpo_cli.data.messages import pair_from_conversations, read_text
+from orpo_cli.data.formats.preference import repeats_prompt
+from orpo_cli.data.messages import conversation_pair, read_text
 from orpo_cli.data.pair import Message, Pair, RowRejected
 
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
@@ -29,10 +29,10 @@ def read(row: Row, notes: Counter[str]) -> Pair:
         read_text(text, key) for text, key in zip(completion_columns(row), ("chosen", "rejected"), strict=True)
     )
     prompt = read_text(row.get("prompt") or "", "prompt")
-    if completions_repeat_prompt(prompt, chosen, rejected):
+    if repeats_prompt(prompt, chosen, rejected):
         notes["prompt_stored_twice"] += 1
         prompt = ""
-    return pair_from_conversations(
+    return conversation_pair(
         (), _parse_turns(prompt + chosen, "chosen"), _parse_turns(prompt + rejected, "rejected"), notes
     )
 

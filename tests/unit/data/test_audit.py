@@ -1,4 +1,4 @@
-"""The figures of `orpo data`, against a count by hand."""
+"""Data audit: statistics compared with direct counts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_lengths_are_those_of_the_pairs(tmp_path: Path) -> None:
     assert sum(found.histogram["counts"]) == len(rows)
 
 
-def test_the_share_that_a_length_cuts_is_that_of_preparing_with_it(tmp_path: Path) -> None:
+def test_the_fraction_of_truncated_pairs_equals_preparing_with_that_length(tmp_path: Path) -> None:
     found = audit(parts_of(tmp_path, ROWS, 1000, 500).train, 1000)
     for max_length, max_prompt_length in ((60, 30), (30, 15)):
         parts = parts_of(tmp_path, ROWS, max_length, max_prompt_length)
@@ -60,14 +60,14 @@ def test_the_share_that_a_length_cuts_is_that_of_preparing_with_it(tmp_path: Pat
             or any(kept.full_token_counts(part)[at] > kept.token_counts(part)[at] for part in ("chosen", "rejected"))
             for at in range(len(kept))
         ]
-        share = audit(kept, max_length).cut[max_length]
-        assert share == pytest.approx(sum(cut) / len(cut))
+        fraction = audit(kept, max_length).cut[max_length]
+        assert fraction == pytest.approx(sum(cut) / len(cut))
         assert rows.kept == len(kept)
     assert found.cut[1000] == 0
     assert list(found.cut) == [256, 512, 1000, 1024, 2048, 4096, 8192]
 
 
-def test_length_bias_is_found_and_its_absence_too() -> None:
+def test_length_bias_is_detected() -> None:
     rng = np.random.default_rng(0)
     short, long = rng.integers(5, 50, 400), rng.integers(60, 120, 400)
     biased = length_bias(long, short)
@@ -81,7 +81,7 @@ def test_length_bias_is_found_and_its_absence_too() -> None:
     assert length_bias(np.array([3, 3]), np.array([3, 3])).correlation == 0.0
 
 
-def test_prompts_that_came_before_are_counted(tmp_path: Path) -> None:
+def test_repeated_prompts_are_counted(tmp_path: Path) -> None:
     rows = [
         {"prompt": prompt, "chosen": f" {n}", "rejected": " no"}
         for n, prompt in enumerate(["One?", "one? ", "two", "TWO"])
@@ -92,7 +92,7 @@ def test_prompts_that_came_before_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=25, deadline=None)
 @given(text=st.text(min_size=1, max_size=40).filter(lambda text: text.strip()))
-def test_pieces_hold_every_token_and_read_as_the_text(name: str, text: str) -> None:
+def test_spans_cover_every_token_and_decode_to_the_text(name: str, text: str) -> None:
     tokenizer = tokenizer_of(name)
     prompt = tokenizer("Say something:", add_special_tokens=False)["input_ids"]
     answer = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
@@ -103,10 +103,10 @@ def test_pieces_hold_every_token_and_read_as_the_text(name: str, text: str) -> N
     }
     for on_prompt in (True, False):
         parts = token_spans(row, PairEncoder(tokenizer), loss_on_prompt=on_prompt)
-        assert [token for piece in parts["chosen"] for token in piece.ids] == answer
+        assert [token for span in parts["chosen"] for token in span.ids] == answer
         assert parts["chosen"][-1].purpose == "end"
-        assert {piece.purpose for piece in parts["prompt"]} == {"prompt_nll" if on_prompt else "prompt"}
-        assert {piece.purpose for piece in parts["rejected"]} <= {"rejected"}
-        assert {piece.purpose for piece in parts["chosen"][:-1]} <= {"chosen"}
-    shown = "".join(piece.text for piece in parts["prompt"])
+        assert {span.purpose for span in parts["prompt"]} == {"prompt_nll" if on_prompt else "prompt"}
+        assert {span.purpose for span in parts["rejected"]} <= {"rejected"}
+        assert {span.purpose for span in parts["chosen"][:-1]} <= {"chosen"}
+    shown = "".join(span.text for span in parts["prompt"])
     assert shown.strip() == "Say something:"

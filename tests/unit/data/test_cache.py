@@ -1,4 +1,4 @@
-"""What a second run reads instead of preparing it again, and when it must not."""
+"""Pair cache: when a second run uses it, and when it must not."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def entries(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.is_dir()]
 
 
-def test_a_second_run_reads_what_the_first_prepared(tmp_path: Path, cache_folder: Path) -> None:
+def test_a_second_run_uses_the_cache(tmp_path: Path, cache_folder: Path) -> None:
     data = write(tmp_path / "x.jsonl", [*pairs(700), {**pairs(1)[0], "chosen": []}])
     first, from_cache = run(data)
     assert not from_cache
@@ -60,7 +60,7 @@ def test_a_second_run_reads_what_the_first_prepared(tmp_path: Path, cache_folder
     assert len(entries(cache_folder)) == 1
 
 
-def test_whatever_decides_the_pairs_is_part_of_the_key(tmp_path: Path, cache_folder: Path) -> None:
+def test_everything_that_decides_the_pairs_is_part_of_the_key(tmp_path: Path, cache_folder: Path) -> None:
     data = write(tmp_path / "x.jsonl", pairs(30))
     run(data)
     other_template = tiny_tokenizer()
@@ -78,7 +78,7 @@ def test_whatever_decides_the_pairs_is_part_of_the_key(tmp_path: Path, cache_fol
     assert not run(data)[1]
 
 
-def test_the_same_file_elsewhere_and_the_same_rows_under_eval_are_found(tmp_path: Path, cache_folder: Path) -> None:
+def test_the_path_and_the_part_are_not_part_of_the_key(tmp_path: Path, cache_folder: Path) -> None:
     data = write(tmp_path / "x.jsonl", pairs(30))
     run(data)
     (tmp_path / "moved").mkdir()
@@ -89,20 +89,20 @@ def test_the_same_file_elsewhere_and_the_same_rows_under_eval_are_found(tmp_path
     assert len(entries(cache_folder)) == 1
 
 
-def test_it_can_be_left_alone(tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_can_be_disabled(tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORPO_PAIR_CACHE", "0")
     run(write(tmp_path / "x.jsonl", pairs(5)))
     assert not cache_folder.exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_cache_that_cannot_be_written_is_said_and_does_without(tmp_path: Path, cache_folder: Path) -> None:
+def test_an_unwritable_cache_is_reported_and_skipped(tmp_path: Path, cache_folder: Path) -> None:
     cache_folder.parent.mkdir()
     cache_folder.parent.chmod(0o500)
     assert len(run(write(tmp_path / "x.jsonl", pairs(5)))[0].train) == 5
 
 
-def test_a_cache_in_a_files_place_is_said_and_does_without(
+def test_a_file_at_the_cache_path_is_reported_and_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_folder: Path
 ) -> None:
     cache_folder.parent.write_text("a file")
@@ -113,7 +113,7 @@ def test_a_cache_in_a_files_place_is_said_and_does_without(
     assert any("not cached" in note for note in notes)
 
 
-def test_what_fails_leaves_no_entry(tmp_path: Path, cache_folder: Path) -> None:
+def test_a_failed_preparation_leaves_no_entry(tmp_path: Path, cache_folder: Path) -> None:
     from orpo_cli.errors import DataError
 
     with pytest.raises(DataError):
@@ -121,7 +121,7 @@ def test_what_fails_leaves_no_entry(tmp_path: Path, cache_folder: Path) -> None:
     assert entries(cache_folder) == []
 
 
-def test_entries_that_nobody_reads_any_more_are_removed(tmp_path: Path, cache_folder: Path) -> None:
+def test_unused_entries_are_removed(tmp_path: Path, cache_folder: Path) -> None:
     run(write(tmp_path / "x.jsonl", pairs(5)))
     (old,) = entries(cache_folder)
     long_ago = time.time() - (cache.UNUSED_DAYS + 1) * 86400
@@ -144,7 +144,7 @@ print(prepared.report.fingerprints["train"], len(prepared.train), any(note.start
 """
 
 
-def test_processes_that_start_together_prepare_once(tmp_path: Path, cache_folder: Path) -> None:
+def test_concurrent_processes_prepare_once(tmp_path: Path, cache_folder: Path) -> None:
     data = write(tmp_path / "x.jsonl", pairs(3000))
     tests = Path(__file__).parents[2]
     command = [sys.executable, "-c", PROCESS, str(data), str(tests), str(tests.parent)]
@@ -157,7 +157,7 @@ def test_processes_that_start_together_prepare_once(tmp_path: Path, cache_folder
     assert len(entries(cache_folder)) == 1
 
 
-def test_who_waits_for_another_process_says_so(tmp_path: Path, cache_folder: Path) -> None:
+def test_waiting_for_another_process_is_reported(tmp_path: Path, cache_folder: Path) -> None:
     data = write(tmp_path / "x.jsonl", pairs(5))
     run(data)
     (entry,) = entries(cache_folder)

@@ -1,4 +1,4 @@
-"""From a dataset section to pairs: columns, drops, lengths, the held-out part, the report."""
+"""Data preparation: columns, drops, lengths, held-out pairs, and the report."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_nothing_left_lists_the_drops_and_what_to_do(tmp_path: Path) -> None:
     assert "no usable eval pair" in error.message
 
 
-def test_a_source_whose_rows_never_fit_is_an_error_even_beside_a_good_one(tmp_path: Path) -> None:
+def test_a_source_without_a_valid_row_is_an_error_even_with_another_valid_source(tmp_path: Path) -> None:
     good = write(tmp_path / "good.jsonl", pairs(3))
     bad = write(tmp_path / "bad.jsonl", [{"chosen": [{"role": "wizard", "content": "a"}], "rejected": "b"}])
     error = failure({"train": [good, bad]})
@@ -225,7 +225,7 @@ def test_conversations_without_a_chat_template_are_a_usage_error(tmp_path: Path)
     assert "chatml" in str(error.remedy)
 
 
-def test_columns_map_and_wrong_maps_are_errors(tmp_path: Path) -> None:
+def test_wrong_column_mappings_are_errors(tmp_path: Path) -> None:
     rows = [{"q": "Why?", "good": f" So {n}.", "bad": " No."} for n in range(3)]
     source = write(tmp_path / "x.jsonl", rows)
     mapped = {**source, "columns": {"prompt": "q", "chosen": "good", "rejected": "bad"}}
@@ -236,7 +236,7 @@ def test_columns_map_and_wrong_maps_are_errors(tmp_path: Path) -> None:
     assert "unknown column answer" in failure({"train": {**source, "columns": {"answer": "good"}}}).message
 
 
-def test_sources_are_joined_in_their_order_and_named_apart(tmp_path: Path) -> None:
+def test_sources_are_concatenated_in_order_with_distinct_names(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     first, second = write(tmp_path / "a" / "x.jsonl", pairs(2)), write(tmp_path / "b" / "x.jsonl", pairs(2, start=5))
@@ -251,7 +251,7 @@ def test_sources_are_joined_in_their_order_and_named_apart(tmp_path: Path) -> No
     assert "  unused columns: source" in prepared.report.lines()
 
 
-def test_held_out_pairs_are_cut_from_train_and_found_again_for_evaluation(tmp_path: Path) -> None:
+def test_prepare_eval_gives_the_pairs_that_prepare_holds_out(tmp_path: Path) -> None:
     dataset = {"train": write(tmp_path / "x.jsonl", pairs(100)), "eval": {"test_size": 0.1}}
     prepared: PreparedData = run(dataset)
     held: PreparedEval = run(dataset, prepare_eval)
@@ -267,7 +267,7 @@ def test_held_out_pairs_are_cut_from_train_and_found_again_for_evaluation(tmp_pa
     assert run({**dataset, "eval": {"test_size": 0.001}}).eval.num_rows == 1
 
 
-def test_a_pair_that_is_dropped_moves_at_most_one_other_between_train_and_eval(tmp_path: Path) -> None:
+def test_a_dropped_pair_moves_at_most_one_other_between_train_and_eval(tmp_path: Path) -> None:
     rows = pairs(100)
     before = set(run({"train": write(tmp_path / "x.jsonl", rows), "eval": {"test_size": 20}}).eval["row"][:])
     rows[3] = {**rows[3], "chosen": []}
@@ -275,13 +275,13 @@ def test_a_pair_that_is_dropped_moves_at_most_one_other_between_train_and_eval(t
     assert len(before - after) <= 1
 
 
-def test_a_test_size_that_leaves_nothing_to_train_on_is_an_error(tmp_path: Path) -> None:
+def test_a_test_size_that_leaves_no_train_pair_is_an_error(tmp_path: Path) -> None:
     error = failure({"train": write(tmp_path / "x.jsonl", pairs(5)), "eval": {"test_size": 5}})
     assert error.exit_code == 4
     assert "leaves none to train on" in error.message
 
 
-def test_evaluation_of_a_source_of_its_own_reads_no_training_data(tmp_path: Path) -> None:
+def test_prepare_eval_of_a_separate_source_reads_no_train_data(tmp_path: Path) -> None:
     held = write(tmp_path / "held.jsonl", pairs(4))
     result: PreparedEval = run({"train": {"path": str(tmp_path / "gone.jsonl")}, "eval": held}, prepare_eval)
     assert result.eval["row"][:] == [f"held.jsonl:{number}" for number in (1, 2, 3, 4)]
@@ -290,13 +290,13 @@ def test_evaluation_of_a_source_of_its_own_reads_no_training_data(tmp_path: Path
         run({"train": held}, prepare_eval)
 
 
-def test_max_samples_is_reported_as_a_draw(tmp_path: Path) -> None:
+def test_max_samples_is_reported(tmp_path: Path) -> None:
     report = run({"train": {**write(tmp_path / "x.jsonl", pairs(50)), "max_samples": 7}}).report
     assert (report.sources[0].available, report.rows_read, report.kept) == (50, 7, 7)
     assert "7 rows read of 50, sampled before filters" in report.lines()[0]
 
 
-def test_fingerprints_follow_the_token_ids(tmp_path: Path) -> None:
+def test_fingerprints_depend_on_the_token_ids(tmp_path: Path) -> None:
     dataset = {"train": write(tmp_path / "x.jsonl", pairs(20))}
     first = run(dataset).report
     assert run(dataset).report.fingerprints == first.fingerprints
@@ -305,7 +305,7 @@ def test_fingerprints_follow_the_token_ids(tmp_path: Path) -> None:
     assert run(dataset).report.fingerprints != first.fingerprints
 
 
-def test_length_figures_are_those_of_the_kept_tokens(tmp_path: Path) -> None:
+def test_length_statistics_are_those_of_the_kept_tokens(tmp_path: Path) -> None:
     prepared = run({"train": write(tmp_path / "x.jsonl", pairs(40))})
     lengths = sorted(len(ids) for ids in prepared.train["prompt_input_ids"][:])
     figures = prepared.report.lengths["train"]["prompt"]
@@ -314,7 +314,7 @@ def test_length_figures_are_those_of_the_kept_tokens(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_nothing_is_written_beside_the_data(tmp_path: Path) -> None:
+def test_nothing_is_written_to_the_data_folder(tmp_path: Path) -> None:
     run({"train": write(tmp_path / "x.jsonl", pairs(30)), "eval": {"test_size": 3}})
     assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl"]
 

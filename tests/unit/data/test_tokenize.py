@@ -1,4 +1,4 @@
-"""The token rules, over random conversations and tokenizers of several families."""
+"""Tokenization and truncation, for random conversations and tokenizers of several families."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from orpo_cli.errors import UsageError
 from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 from orpo_cli.recipe.schema import DatasetSection
 
-words = st.text(min_size=1, max_size=40).filter(lambda text: text.strip())
+any_text = st.text(min_size=1, max_size=40).filter(lambda text: text.strip())
 simple = st.sampled_from(
     ["The sky is blue.", " leading", "trailing \n", "\n\nlines\n", "emoji 🌊é", "Ünïcode 中文", "a", "  x"]
 )
@@ -38,12 +38,12 @@ simple = st.sampled_from(
 @st.composite
 def conversations(draw: st.DrawFn) -> Pair:
     empty = st.sampled_from(["", " ", "\n"])  # a turn before the last, which no rule looks at
-    turns = draw(st.lists(st.one_of(simple, words, empty), max_size=4).filter(lambda found: len(found) % 2 == 0))
-    turns.append(draw(st.one_of(simple, words)))
+    turns = draw(st.lists(st.one_of(simple, any_text, empty), max_size=4).filter(lambda found: len(found) % 2 == 0))
+    turns.append(draw(st.one_of(simple, any_text)))
     history = [Message(("user", "assistant")[index % 2], text) for index, text in enumerate(turns)]
     if draw(st.booleans()):
         history.insert(0, Message("system", draw(simple)))
-    chosen, rejected = draw(st.lists(st.one_of(simple, words), min_size=2, max_size=2))
+    chosen, rejected = draw(st.lists(st.one_of(simple, any_text), min_size=2, max_size=2))
     return Pair(tuple(history), (Message("assistant", chosen),), (Message("assistant", rejected),))
 
 
@@ -66,7 +66,7 @@ def as_messages(messages: object) -> list[dict[str, str]]:
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=50, deadline=None)
 @given(pair=conversations())
-def test_prompt_ids_are_those_of_inference_and_no_token_spans_the_border(name: str, pair: Pair) -> None:
+def test_prompt_ids_equal_inference_and_no_token_spans_the_boundary(name: str, pair: Pair) -> None:
     tokenizer = tokenizer_of(name)
     texts, tokens = encode(tokenizer, pair)
     inference = tokenizer.apply_chat_template(as_messages(pair.prompt), add_generation_prompt=True)["input_ids"]
@@ -77,19 +77,19 @@ def test_prompt_ids_are_those_of_inference_and_no_token_spans_the_border(name: s
         assert not texts.generation_prompt_shortened
         assert tokens.prompt == inference
     for answer, ids in ((pair.chosen, tokens.chosen), (pair.rejected, tokens.rejected)):
-        whole = tokenizer.apply_chat_template(as_messages((*pair.prompt, *answer)), tokenize=False)
+        full = tokenizer.apply_chat_template(as_messages((*pair.prompt, *answer)), tokenize=False)
         seen = tokenizer.decode(tokens.prompt + ids)
         if name in ("zephyr", "mistral"):
             seen = seen.removeprefix(" ")  # which these tokenizers put before any text
         added = tokenizer.decode(ids[-1:]) if name in ("plain", "unmarked_chatml") else ""
-        assert whole.startswith(seen.removesuffix(added))
+        assert full.startswith(seen.removesuffix(added))
         assert seen.startswith(texts.prompt)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=50, deadline=None)
 @given(pair=conversations())
-def test_each_answer_ends_in_one_end_token_and_the_prompt_has_one_bos_at_most(name: str, pair: Pair) -> None:
+def test_each_completion_has_one_end_token_and_the_prompt_at_most_one_bos(name: str, pair: Pair) -> None:
     tokenizer = tokenizer_of(name)
     _, tokens = encode(tokenizer, pair)
     ends = {
@@ -118,7 +118,7 @@ mixed = st.lists(st.one_of(simple, st.sampled_from(SPELLED)), min_size=1, max_si
     turns=st.lists(mixed, min_size=1, max_size=3).filter(lambda turns: len(turns) % 2),
     answers=st.lists(mixed, min_size=2, max_size=2),
 )
-def test_a_special_token_that_a_message_spells_stays_text(name: str, turns: list[str], answers: list[str]) -> None:
+def test_special_token_text_in_a_message_is_encoded_as_text(name: str, turns: list[str], answers: list[str]) -> None:
     tokenizer = tokenizer_of(name)
 
     def pair(change: Callable[[str], str]) -> Pair:
@@ -141,7 +141,7 @@ def test_a_special_token_that_a_message_spells_stays_text(name: str, turns: list
 
 
 @pytest.mark.parametrize("name", ["zephyr", "mistral"])
-def test_a_tokenizer_that_prepends_a_space_does_not_put_one_before_the_answer(name: str) -> None:
+def test_no_space_is_added_before_the_completion(name: str) -> None:
     tokenizer = tokenizer_of(name)
     pair = Pair(
         (Message("user", "What colour is the sky?"),),
@@ -149,11 +149,11 @@ def test_a_tokenizer_that_prepends_a_space_does_not_put_one_before_the_answer(na
         (Message("assistant", "No"),),
     )
     texts, tokens = encode(tokenizer, pair)
-    whole = tokenizer(texts.prompt + texts.chosen, add_special_tokens=False)["input_ids"]
-    assert tokens.prompt + tokens.chosen == whole
+    full = tokenizer(texts.prompt + texts.chosen, add_special_tokens=False)["input_ids"]
+    assert tokens.prompt + tokens.chosen == full
 
 
-def test_a_template_without_end_token_gets_the_eos_and_loses_what_it_puts_behind_an_answer() -> None:
+def test_a_template_without_end_token_gets_the_eos_instead_of_its_suffix() -> None:
     tokenizer = tokenizer_of("plain")
     pair = Pair((Message("user", "Who?"),), (Message("assistant", "You"),), (Message("assistant", "Nobody\n"),))
     _, tokens = encode(tokenizer, pair)
@@ -190,7 +190,7 @@ def test_golden_texts_of_each_template() -> None:
 
 
 @pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "phi3", "zephyr", "mistral"])
-def test_the_loss_falls_on_the_answer_and_its_end_alone(name: str, tmp_path: Path) -> None:
+def test_labels_cover_only_the_completion_and_its_end_token(name: str, tmp_path: Path) -> None:
     tokenizer = tokenizer_of(name)
     row = {"prompt": [{"role": "user", "content": "Who?"}], "chosen": [{"role": "assistant", "content": "You"}],
            "rejected": [{"role": "assistant", "content": "I"}]}  # fmt: skip
@@ -217,7 +217,7 @@ def trl_ids(tokenizer: PreTrainedTokenizerFast, row: dict[str, str], max_length:
 
 
 @pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "mistral"])
-def test_ids_equal_trls_where_it_is_given_the_right_texts(name: str) -> None:
+def test_ids_equal_those_of_trl_for_the_same_texts(name: str) -> None:
     tokenizer = tokenizer_of(name)
     tokenizer = tokenizer if name in ("chatml", "mistral") else with_eos(tokenizer)
     read = detect_format(pairs(6)).read
@@ -242,7 +242,7 @@ def with_eos(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     return copied
 
 
-def test_trl_doubles_the_end_of_chatml_where_we_do_not() -> None:
+def test_trl_adds_a_second_end_token_to_chatml() -> None:
     tokenizer = tokenizer_of("chatml")
     row = pairs(1)[0]
     trl = trl_ids(tokenizer, apply_chat_template(row, tokenizer))
@@ -251,7 +251,7 @@ def test_trl_doubles_the_end_of_chatml_where_we_do_not() -> None:
     assert trl["chosen_input_ids"] == ours.prompt + ours.chosen + newline + [tokenizer.eos_token_id]
 
 
-def test_plain_texts_get_what_the_tokenizer_puts_in_front_once_and_one_eos() -> None:
+def test_plain_texts_get_one_bos_and_one_eos() -> None:
     for tokenizer in (byte_level(["<s>", "</s>"], None), sentencepiece_like(BUILTIN_CHAT_TEMPLATES["zephyr"])):
         _, tokens = encode(tokenizer, Pair("The sky is", " blue.", " not blue.</s> \n"))
         assert tokens.prompt == tokenizer("The sky is")["input_ids"]
@@ -280,14 +280,14 @@ def test_a_broken_template_is_a_usage_error() -> None:
         )
 
 
-def test_a_tokenizer_without_any_end_token_is_refused() -> None:
+def test_a_tokenizer_without_an_end_token_is_rejected() -> None:
     tokenizer = byte_level(["<s>", "</s>"], None)
     tokenizer.eos_token = None
     with pytest.raises(UsageError, match="no EOS"):
         PairEncoder(tokenizer)
 
 
-def test_a_refused_conversation_is_a_misfit() -> None:
+def test_a_template_error_rejects_the_row() -> None:
     strict = (
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
         + BUILTIN_CHAT_TEMPLATES["chatml"]
@@ -299,7 +299,7 @@ def test_a_refused_conversation_is_a_misfit() -> None:
     assert caught.value.reason == "template_error"
 
 
-def test_a_template_whose_finished_conversation_begins_otherwise_is_a_misfit() -> None:
+def test_a_template_that_changes_the_prompt_rejects_the_row() -> None:
     template = "{{ messages | length }}" + BUILTIN_CHAT_TEMPLATES["chatml"] + "{{ messages[-1]['content'] | length }}"
     template = "{{ messages[-1]['content'] | length }}" + template
     pair = Pair((Message("user", "hi"),), (Message("assistant", "a"),), (Message("assistant", "bb"),))
@@ -311,7 +311,7 @@ def test_a_template_whose_finished_conversation_begins_otherwise_is_a_misfit() -
 FIT = {"max_length": 7, "max_prompt_length": 4, "truncation_mode": "keep_end", "bos_id": None}
 
 
-def test_a_long_prompt_keeps_its_end_its_start_or_drops() -> None:
+def test_truncation_modes_of_a_long_prompt() -> None:
     tokens = PairTokens([1, 5, 6, 7, 8, 9], [20, 2], [21, 22, 2])
     assert truncate(tokens, **FIT).prompt == [6, 7, 8, 9]  # type: ignore[arg-type]
     assert truncate(tokens, **{**FIT, "bos_id": 1}).prompt == [1, 7, 8, 9]  # type: ignore[arg-type]
@@ -323,14 +323,14 @@ def test_a_long_prompt_keeps_its_end_its_start_or_drops() -> None:
 
 
 @pytest.mark.parametrize("mode", ["keep_end", "keep_start", "drop"])
-def test_nothing_is_cut_of_a_pair_that_fits(mode: str) -> None:
+def test_a_pair_that_fits_is_not_truncated(mode: str) -> None:
     tokens = PairTokens([1, 5, 6, 7, 8, 9], [20, 2], [21, 22, 2])
-    fitted = truncate(tokens, **{**FIT, "max_length": 9, "truncation_mode": mode})  # type: ignore[arg-type]
-    assert fitted[:3] == tokens
-    assert not fitted.prompt_truncated
+    truncated = truncate(tokens, **{**FIT, "max_length": 9, "truncation_mode": mode})  # type: ignore[arg-type]
+    assert truncated[:3] == tokens
+    assert not truncated.prompt_truncated
 
 
-def test_a_bos_that_opens_every_turn_is_not_kept_in_front() -> None:
+def test_a_bos_of_every_turn_is_not_kept_by_truncation() -> None:
     tokens = PairTokens([1, 5, 6, 1, 7, 8], [20, 2], [21, 2])
     assert truncate(tokens, **{**FIT, "bos_id": 1}).prompt == [6, 1, 7, 8]  # type: ignore[arg-type]
 
@@ -342,7 +342,7 @@ def test_a_bos_that_opens_every_turn_is_not_kept_in_front() -> None:
     max_prompt_length=st.integers(1, 40),
     mode=st.sampled_from(["keep_end", "keep_start", "drop"]),
 )
-def test_no_sequence_exceeds_max_length_and_no_answer_is_empty(
+def test_no_sequence_exceeds_max_length_and_no_completion_is_empty(
     prompt: list[int], answers: list[list[int]], max_length: int, max_prompt_length: int, mode: str
 ) -> None:
     tokens = PairTokens(prompt, [*answers[0], 2], [*answers[1], 2])
@@ -356,14 +356,14 @@ def test_no_sequence_exceeds_max_length_and_no_answer_is_empty(
             truncate(tokens, **limits, bos_id=3)
         assert caught.value.reason == due
         return
-    fitted = truncate(tokens, **limits, bos_id=3)
-    assert len(fitted.prompt) == (max_prompt_length if cuts_prompt else len(prompt))
-    for answer, whole in ((fitted.chosen, tokens.chosen), (fitted.rejected, tokens.rejected)):
+    truncated = truncate(tokens, **limits, bos_id=3)
+    assert len(truncated.prompt) == (max_prompt_length if cuts_prompt else len(prompt))
+    for answer, full in ((truncated.chosen, tokens.chosen), (truncated.rejected, tokens.rejected)):
         assert len(answer) >= 1
-        assert len(fitted.prompt) + len(answer) <= max_length
-        assert answer == whole[: len(answer)]
-    cut = sum(answer[-1] != 2 for answer in (fitted.chosen, fitted.rejected))
-    assert fitted.completions_truncated == cut
-    assert fitted.prompt_truncated == cuts_prompt
-    assert too_long or fitted[:3] == tokens
-    assert fitted.chosen != fitted.rejected
+        assert len(truncated.prompt) + len(answer) <= max_length
+        assert answer == full[: len(answer)]
+    cut = sum(answer[-1] != 2 for answer in (truncated.chosen, truncated.rejected))
+    assert truncated.completions_truncated == cut
+    assert truncated.prompt_truncated == cuts_prompt
+    assert too_long or truncated[:3] == tokens
+    assert truncated.chosen != truncated.rejected

@@ -1,4 +1,4 @@
-"""A conversation remembers, forgets, streams and stops."""
+"""Chat: history, reset, streaming and end tokens."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> EvalTarget:
 
 
 @pytest.fixture
-def speaker(tmp_path: Path) -> EvalTarget:
-    """A model whose random answers are whole words: the streamer holds text back until a space."""
+def word_target(tmp_path: Path) -> EvalTarget:
+    """A model whose random completions are complete words: the streamer keeps text until a space."""
     target = open_target_quietly(save_tiny_model(tmp_path / "model", tied=False))
     words = [index for token, index in target.tokenizer.get_vocab().items() if token[0] == "Ġ" and token[1:].isalpha()]
     head = target.model.get_output_embeddings().weight.data
@@ -45,8 +45,8 @@ def silent(_text: str) -> None:
     pass
 
 
-def answer_to(target: EvalTarget, variant: Variant, *turns: tuple[str, str]) -> str:
-    """The greedy answer to a whole conversation, without Conversation."""
+def completion_of(target: EvalTarget, variant: Variant, *turns: tuple[str, str]) -> str:
+    """Greedy completion of a full conversation, without Conversation."""
     builder = PromptBuilder(target.tokenizer, plain=False)
     prompt = builder.from_messages([Message(*turn) for turn in turns])
     with target.use_variant(variant) as model:
@@ -56,16 +56,16 @@ def answer_to(target: EvalTarget, variant: Variant, *turns: tuple[str, str]) -> 
 
 
 @pytest.mark.parametrize("variant", ["base", "tuned"])
-def test_the_second_answer_knows_the_first_turn(target: EvalTarget, variant: Variant) -> None:
+def test_the_second_completion_uses_the_first_turn(target: EvalTarget, variant: Variant) -> None:
     conversation = start_conversation(target, system="Be brief.")
     first = conversation.ask(variant, "Why?", silent).text
     second = conversation.ask(variant, "And then?", silent).text
-    assert first == answer_to(target, variant, ("system", "Be brief."), ("user", "Why?"))
+    assert first == completion_of(target, variant, ("system", "Be brief."), ("user", "Why?"))
     history = [("system", "Be brief."), ("user", "Why?"), ("assistant", first), ("user", "And then?")]
-    assert second == answer_to(target, variant, *history)
+    assert second == completion_of(target, variant, *history)
 
 
-def test_base_and_tuned_remember_their_own_answers(target: EvalTarget) -> None:
+def test_base_and_tuned_have_separate_histories(target: EvalTarget) -> None:
     both, alone = start_conversation(target), start_conversation(target)
     for text in ("Why?", "And then?"):
         base, tuned = both.ask("base", text, silent), both.ask("tuned", text, silent)
@@ -73,26 +73,26 @@ def test_base_and_tuned_remember_their_own_answers(target: EvalTarget) -> None:
         assert tuned == alone.ask("tuned", text, silent)
 
 
-def test_what_is_streamed_is_the_answer(target: EvalTarget) -> None:
-    said: list[str] = []
-    answer = start_conversation(target).ask("tuned", "Why?", said.append)
-    assert "".join(said) == answer.text
+def test_the_streamed_text_is_the_completion(target: EvalTarget) -> None:
+    streamed_parts: list[str] = []
+    answer = start_conversation(target).ask("tuned", "Why?", streamed_parts.append)
+    assert "".join(streamed_parts) == answer.text
     assert answer.text
 
 
-def test_the_end_of_turn_is_not_streamed(speaker: EvalTarget) -> None:
-    whole: list[str] = []
-    before = start_conversation(speaker).ask("model", "Why?", whole.append)
+def test_end_tokens_are_not_streamed(word_target: EvalTarget) -> None:
+    uninterrupted: list[str] = []
+    before = start_conversation(word_target).ask("model", "Why?", uninterrupted.append)
     assert not before.finished
-    tokens = speaker.tokenizer(before.text, add_special_tokens=False).input_ids
-    speaker.model.generation_config.eos_token_id = tokens[-1]  # an ordinary token, as if it ended a turn
-    said: list[str] = []
-    answer = start_conversation(speaker).ask("model", "Why?", said.append)
+    tokens = word_target.tokenizer(before.text, add_special_tokens=False).input_ids
+    word_target.model.generation_config.eos_token_id = tokens[-1]  # an ordinary token, as if it ended a turn
+    streamed_parts: list[str] = []
+    answer = start_conversation(word_target).ask("model", "Why?", streamed_parts.append)
     assert answer.finished
-    assert "".join(said) == answer.text == speaker.tokenizer.decode(tokens[: tokens.index(tokens[-1])])
+    assert "".join(streamed_parts) == answer.text == word_target.tokenizer.decode(tokens[: tokens.index(tokens[-1])])
 
 
-def test_reset_forgets_all_but_the_system_message(target: EvalTarget) -> None:
+def test_reset_keeps_only_the_system_message(target: EvalTarget) -> None:
     conversation = start_conversation(target, system="Be brief.")
     first = conversation.ask("tuned", "Why?", silent)
     assert conversation.ask("tuned", "Why?", silent) != first, "a model that does not see the history shows nothing"
@@ -100,32 +100,32 @@ def test_reset_forgets_all_but_the_system_message(target: EvalTarget) -> None:
     assert conversation.ask("tuned", "Why?", silent) == first
 
 
-def test_an_interrupted_answer_is_remembered_as_far_as_it_was_said(speaker: EvalTarget) -> None:
+def test_an_interrupted_completion_stays_in_the_history(word_target: EvalTarget) -> None:
     parts: list[str] = []
-    start_conversation(speaker).ask("model", "Name the rivers, please.", parts.append)
+    start_conversation(word_target).ask("model", "Name the rivers, please.", parts.append)
     assert len(parts) > 3, "nothing left to interrupt"
-    conversation, said = start_conversation(speaker), []
+    conversation, streamed_parts = start_conversation(word_target), []
 
     def stop_after_two(text: str) -> None:
-        said.append(text)
-        if len(said) == 2:
+        streamed_parts.append(text)
+        if len(streamed_parts) == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         conversation.ask("model", "Name the rivers, please.", stop_after_two)
-    streamed = "".join(said)
+    streamed = "".join(streamed_parts)
     assert "".join(parts).startswith(streamed)
     assert len(streamed) < len("".join(parts))
     again = conversation.ask("model", "And?", silent).text
     turns = [("user", "Name the rivers, please."), ("assistant", streamed), ("user", "And?")]
-    assert again == answer_to(speaker, "model", *turns)
+    assert again == completion_of(word_target, "model", *turns)
 
 
-def test_a_conversation_beyond_the_context_is_refused_and_not_remembered(target: EvalTarget) -> None:
+def test_a_conversation_beyond_the_context_is_an_error_and_not_in_the_history(target: EvalTarget) -> None:
     conversation = start_conversation(target)
     with pytest.raises(UsageError, match="the conversation has"):
         conversation.ask("tuned", "Why? " * 60, silent)
-    assert conversation.ask("tuned", "Why?", silent).text == answer_to(target, "tuned", ("user", "Why?"))
+    assert conversation.ask("tuned", "Why?", silent).text == completion_of(target, "tuned", ("user", "Why?"))
 
 
 def test_sampled_conversations_repeat_with_their_seed(target: EvalTarget) -> None:

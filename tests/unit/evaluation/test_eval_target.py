@@ -1,4 +1,4 @@
-"""What a run's base and tuned models are, and what is refused."""
+"""Evaluation targets: base and tuned model of a run, and what is not a target."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def move_biases(adapter: Path) -> None:
     save_file({name: value + 0.3 if name in biases else value for name, value in weights.items()}, path)
 
 
-def test_base_of_a_full_run_is_loaded_beside_it(tmp_path: Path) -> None:
+def test_the_base_of_a_full_run_is_loaded_separately(tmp_path: Path) -> None:
     run = make_eval_run(tmp_path, full=True)
     model = LlamaForCausalLM.from_pretrained(run.model)
     model.lm_head.weight.data *= 1.5
@@ -81,13 +81,13 @@ def test_base_of_a_full_run_is_loaded_beside_it(tmp_path: Path) -> None:
     assert torch.allclose(logits(target, "tuned"), stored_logits(run.model), atol=1e-5)
 
 
-def test_a_model_folder_speaks_alone(tmp_path: Path) -> None:
+def test_a_model_folder_has_one_variant(tmp_path: Path) -> None:
     target = open_target_quietly(save_tiny_model(tmp_path / "model"))
     assert target.variants == ("model",)
     assert torch.allclose(logits(target, "model"), stored_logits(tmp_path / "model"), atol=1e-6)
 
 
-def test_a_model_gets_the_chat_template_that_is_asked_for(tmp_path: Path) -> None:
+def test_a_model_gets_the_requested_chat_template(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "model")
     assert (
         open_target_quietly(folder, chat_template="zephyr").tokenizer.chat_template
@@ -101,23 +101,23 @@ def test_a_run_keeps_its_chat_template(tmp_path: Path) -> None:
         open_target_quietly(run.root, chat_template="zephyr")
 
 
-def test_a_bare_adapter_is_refused_with_a_way_on(tmp_path: Path) -> None:
+def test_a_bare_adapter_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     run = make_eval_run(tmp_path)
     with pytest.raises(UsageError, match="LoRA adapter without its base") as caught:
         open_target_quietly(run.adapter)
     assert "orpo merge" in str(caught.value.remedy)
 
 
-def test_a_folder_that_is_nothing_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_model_or_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="neither a run directory nor a model folder"):
         open_target_quietly(tmp_path)
 
 
-def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+def test_a_missing_path_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such run directory or model"):
         open_target_quietly(tmp_path / "runs" / "nothing")
 
 
-def test_a_name_that_is_neither_here_nor_on_the_hub_says_both() -> None:
+def test_a_name_that_is_neither_local_nor_on_the_hub_is_an_error() -> None:
     with pytest.raises(HubError, match="runs/nothing is not a local folder"):
         open_target_quietly("runs/nothing")

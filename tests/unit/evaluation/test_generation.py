@@ -1,4 +1,4 @@
-"""Greedy answers are the model's own, whatever they are answered together with; they end where a turn ends."""
+"""Text generation: greedy completions do not depend on batching, and stop at end tokens."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def greedy(model: LlamaForCausalLM, prompt: Prompt, tokens: int = 12) -> list[in
     return ids[len(prompt.input_ids) :]
 
 
-def test_greedy_answers_are_the_likeliest_tokens(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
+def test_greedy_completions_are_the_most_probable_tokens(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
     got = answers(model, tokenizer, prompts)
     for answer, prompt in zip(got, prompts, strict=True):
         tokens = greedy(model, prompt)
@@ -63,7 +63,7 @@ def test_greedy_answers_are_the_likeliest_tokens(model, tokenizer, prompts) -> N
         assert answer.finished == (end is not None)
 
 
-def test_greedy_answers_equal_generate_on_single_prompts(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
+def test_greedy_completions_equal_generate_on_single_prompts(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
     for prompt, answer in zip(prompts, answers(model, tokenizer, prompts, batch_size=8), strict=True):
         ids = torch.tensor([prompt.input_ids])
         theirs = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
@@ -71,7 +71,7 @@ def test_greedy_answers_equal_generate_on_single_prompts(model, tokenizer, promp
 
 
 @pytest.mark.parametrize("padding", ["<|endoftext|>", "<|im_end|>"])
-def test_batches_change_no_greedy_answer_and_keep_the_order(model, tokenizer, prompts, padding) -> None:  # type: ignore[no-untyped-def]
+def test_greedy_completions_do_not_depend_on_batching(model, tokenizer, prompts, padding) -> None:  # type: ignore[no-untyped-def]
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.pad_token = padding  # the second is in every prompt, as with SmolLM2
     alone = answers(model, tokenizer, prompts, batch_size=1)
@@ -80,7 +80,7 @@ def test_batches_change_no_greedy_answer_and_keep_the_order(model, tokenizer, pr
         assert answers(model, tokenizer, prompts, batch_size=batch_size) == alone
 
 
-def test_an_answer_ends_at_every_token_that_ends_a_turn(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
+def test_a_completion_ends_at_every_end_token(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
     tokens = greedy(model, prompts[0])
     end = next(token for token in tokens[3:] if tokens.index(token) >= 3)
     position = tokens.index(end)
@@ -93,7 +93,7 @@ def test_an_answer_ends_at_every_token_that_ends_a_turn(model, tokenizer, prompt
     assert by_template.text == tokenizer.decode(tokens[:position], skip_special_tokens=True)
 
 
-def test_an_answer_that_ends_early_in_a_batch_holds_no_padding(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
+def test_a_completion_that_ends_early_has_no_padding(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
     end = greedy(model, prompts[0])[1]
     alone = answers(model, tokenizer, prompts[:1], end_token_ids=frozenset({end}))
     together = answers(model, tokenizer, prompts, end_token_ids=frozenset({end}))
@@ -108,7 +108,7 @@ def test_stop_tokens_are_those_of_config_tokenizer_and_template(model, tokenizer
     assert stop_token_ids(model, tokenizer, frozenset()) == [tokenizer.eos_token_id]
 
 
-def test_a_model_cannot_turn_greedy_answers_into_others_by_its_config(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
+def test_the_generation_config_of_the_model_does_not_change_greedy_completions(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
     before = answers(model, tokenizer, prompts)
     for name, value in {
         "do_sample": True,
@@ -120,7 +120,7 @@ def test_a_model_cannot_turn_greedy_answers_into_others_by_its_config(model, tok
     assert answers(model, tokenizer, prompts) == before
 
 
-def test_sampled_answers_repeat_with_their_seed(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
+def test_sampled_completions_are_reproducible_with_a_seed(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
     def sampled(seed: int | None) -> list[Completion]:
         return answers(model, tokenizer, prompts, sampling=SamplingParams(12, temperature=1.5, seed=seed))
 
@@ -139,7 +139,7 @@ def test_a_tiny_top_p_is_greedy(model, tokenizer, prompts) -> None:  # type: ign
     assert answers(model, tokenizer, prompts, sampling=sampling) == answers(model, tokenizer, prompts)
 
 
-def test_what_does_not_fit_into_the_context_is_refused(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
+def test_a_prompt_beyond_the_context_is_an_error(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
     fits = 512 - max(len(prompt.input_ids) for prompt in prompts)
     message = f"prompt 4 has {512 - fits} tokens; with {fits + 1} new ones that is more than the 512"
     with pytest.raises(UsageError, match=message):

@@ -1,4 +1,4 @@
-"""Which pairs a target is judged on."""
+"""Held-out pairs of a run, and evaluation on them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from orpo_cli.recipe.schema import EvalSplit, Source
 from orpo_cli.rundir import RunDir
 
 
-def judged(target: EvalTarget, **options: Any) -> HeldOutPairs:
+def held_out(target: EvalTarget, **options: Any) -> HeldOutPairs:
     return load_held_out_pairs(target, **{"note": lambda _: None, **options})
 
 
@@ -32,93 +32,93 @@ def split_run(folder: Path) -> RunDir:
     return make_eval_run(folder, dataset=dataset)
 
 
-def test_a_run_is_judged_on_what_its_training_held_out(tmp_path: Path) -> None:
+def test_a_run_is_evaluated_on_its_held_out_pairs(tmp_path: Path) -> None:
     run = split_run(tmp_path)
     target, plan = open_target_quietly(run.root), run.read_plan()
     theirs = prepare(plan.dataset, target.tokenizer, max_length=192, max_prompt_length=96, note=lambda _: None)
     assert theirs.eval is not None
-    got = judged(target)
+    got = held_out(target)
     assert got.rows == list(theirs.eval)
     assert len(got.rows) == got.available == 5
     assert not {row["row"] for row in got.rows} & set(theirs.train["row"])
 
 
-def test_changed_held_out_pairs_are_noticed(tmp_path: Path) -> None:
+def test_changed_held_out_pairs_are_detected(tmp_path: Path) -> None:
     run = split_run(tmp_path)
     target, plan = open_target_quietly(run.root), run.read_plan()
-    assert judged(target).same_as_in_training is None
+    assert held_out(target).same_as_in_training is None
     report = prepare(plan.dataset, target.tokenizer, max_length=192, max_prompt_length=96, note=lambda _: None).report
     run.data_report.write_text(json.dumps(report.as_dict()))
-    assert judged(target).same_as_in_training is True
+    assert held_out(target).same_as_in_training is True
     data = tmp_path / "all.jsonl"
     data.write_text(data.read_text().replace("It is", "It was"))
-    assert judged(target).same_as_in_training is False
+    assert held_out(target).same_as_in_training is False
 
 
 def test_max_samples_takes_the_first(tmp_path: Path) -> None:
     target = open_target_quietly(make_eval_run(tmp_path).root)
-    assert judged(target, max_samples=3).rows == judged(target).rows[:3]
-    assert judged(target, max_samples=3).available == HELD_OUT
-    assert len(judged(target, max_samples=99).rows) == HELD_OUT
+    assert held_out(target, max_samples=3).rows == held_out(target).rows[:3]
+    assert held_out(target, max_samples=3).available == HELD_OUT
+    assert len(held_out(target, max_samples=99).rows) == HELD_OUT
 
 
-def test_other_data_is_cut_to_the_lengths_of_the_run(tmp_path: Path) -> None:
+def test_other_data_is_truncated_to_the_lengths_of_the_run(tmp_path: Path) -> None:
     target = open_target_quietly(make_eval_run(tmp_path, training={"beta": 0.1, "max_length": 70}).root)
     other = write_pairs(tmp_path / "other.jsonl", 4, start=200)
-    got = judged(target, data=str(other))
+    got = held_out(target, data=str(other))
     assert got.source == str(other)
     assert got.same_as_in_training is None
     assert max(len(expand_pair(row)["rejected_input_ids"]) for row in got.rows) == 70
 
 
-def test_a_model_on_its_own_is_judged_on_data_with_a_length_of_its_own(tmp_path: Path) -> None:
+def test_a_single_model_is_evaluated_on_data_with_max_length(tmp_path: Path) -> None:
     target = open_target_quietly(save_tiny_model(tmp_path / "model"))
     data = str(write_pairs(tmp_path / "pairs.jsonl", 4))
     longest = [
-        max(len(expand_pair(row)["rejected_input_ids"]) for row in judged(target, data=data, max_length=n).rows)
+        max(len(expand_pair(row)["rejected_input_ids"]) for row in held_out(target, data=data, max_length=n).rows)
         for n in (40, 400)
     ]
     assert longest[0] == 40 < longest[1]
 
 
-def test_a_model_on_its_own_needs_data(tmp_path: Path) -> None:
+def test_a_single_model_needs_data(tmp_path: Path) -> None:
     target = open_target_quietly(save_tiny_model(tmp_path / "model"))
     with pytest.raises(UsageError) as caught:
-        judged(target)
+        held_out(target)
     assert "--data" in str(caught.value.remedy)
 
 
-def test_a_run_without_held_out_pairs_says_what_to_do(tmp_path: Path) -> None:
+def test_a_run_without_held_out_pairs_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     source = Source(path=str(write_pairs(tmp_path / "all.jsonl", 5)))
     run = make_eval_run(tmp_path, dataset=DatasetPlan(train=[source], max_prompt_length=96))
     with pytest.raises(UsageError, match="has no held-out pairs") as caught:
-        judged(open_target_quietly(run.root))
+        held_out(open_target_quietly(run.root))
     assert "--data" in str(caught.value.remedy)
 
 
-def test_a_length_is_refused_for_a_run(tmp_path: Path) -> None:
+def test_max_length_for_a_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--max-length does nothing"):
-        judged(open_target_quietly(make_eval_run(tmp_path).root), max_length=64)
+        held_out(open_target_quietly(make_eval_run(tmp_path).root), max_length=64)
 
 
-def test_missing_data_is_an_error_of_the_data(tmp_path: Path) -> None:
+def test_missing_data_is_a_data_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
-        judged(open_target_quietly(make_eval_run(tmp_path).root), data=str(tmp_path / "none.jsonl"))
+        held_out(open_target_quietly(make_eval_run(tmp_path).root), data=str(tmp_path / "none.jsonl"))
 
 
-def test_only_a_whole_evaluation_on_held_out_pairs_is_kept_in_the_run(tmp_path: Path) -> None:
+def test_only_an_evaluation_on_all_held_out_pairs_is_written_to_the_run(tmp_path: Path) -> None:
     run = make_eval_run(tmp_path)
     target = open_target_quietly(run.root)
-    evaluate(target, judged(target, max_samples=2))
-    evaluate(target, judged(target, data=str(write_pairs(tmp_path / "other.jsonl", 3))))
+    evaluate(target, held_out(target, max_samples=2))
+    evaluate(target, held_out(target, data=str(write_pairs(tmp_path / "other.jsonl", 3))))
     assert not run.evaluation.exists()
-    document = evaluate(target, judged(target))
+    document = evaluate(target, held_out(target))
     assert json.loads(run.evaluation.read_text()) == json.loads(json.dumps(document))
 
 
 def test_the_document_compares_base_and_tuned(tmp_path: Path) -> None:
     target = open_target_quietly(make_eval_run(tmp_path).root)
-    document = evaluate(target, judged(target))
+    document = evaluate(target, held_out(target))
     base, tuned, change = document["models"]["base"], document["models"]["tuned"], document["change"]
     assert document["beta"] == 0.3
     assert document["pairs"] == len(document["scores"]) == HELD_OUT
@@ -134,8 +134,8 @@ def test_the_document_compares_base_and_tuned(tmp_path: Path) -> None:
     assert tuned["rewards/margins"] == pytest.approx(0.3 * sum(margins) / HELD_OUT)
 
 
-def test_a_model_on_its_own_has_no_change(tmp_path: Path) -> None:
+def test_a_single_model_has_no_change(tmp_path: Path) -> None:
     target = open_target_quietly(save_tiny_model(tmp_path / "model"))
-    document = evaluate(target, judged(target, data=str(write_pairs(tmp_path / "pairs.jsonl", 3))))
+    document = evaluate(target, held_out(target, data=str(write_pairs(tmp_path / "pairs.jsonl", 3))))
     assert list(document["models"]) == ["model"]
     assert document["change"] is None

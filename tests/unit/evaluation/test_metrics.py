@@ -1,4 +1,4 @@
-"""Metrics of scores, against TRL's loss and against known intervals."""
+"""Preference metrics, compared with TRL's loss and known intervals."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_nll_is_per_token() -> None:
     assert preference_metrics(scores_of([-1.0], [-2.0]), beta=0.1)["nll_loss"] == 2.5
 
 
-def test_odds_of_a_nearly_certain_answer_stay_finite() -> None:
+def test_odds_of_a_nearly_certain_completion_are_finite() -> None:
     metrics = preference_metrics(scores_of([-1e-20], [-40.0]), beta=0.1)
     assert metrics["log_odds_chosen"] == pytest.approx(-math.log(1e-20) + 40.0, rel=1e-6)
     assert metrics["log_odds_ratio"] <= 0
@@ -65,7 +65,7 @@ def test_wilson_intervals_are_the_published_ones(successes: int, trials: int, lo
 
 
 @given(st.integers(1, 500).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials))))
-def test_wilson_intervals_hold_the_share_and_stay_in_bounds(case: tuple[int, int]) -> None:
+def test_wilson_intervals_contain_the_proportion_and_stay_in_bounds(case: tuple[int, int]) -> None:
     low, high = wilson(*case)
     assert 0 <= low <= case[0] / case[1] + 1e-12
     assert case[0] / case[1] - 1e-12 <= high <= 1
@@ -85,7 +85,7 @@ def test_margin_intervals_scale_with_beta() -> None:
     assert three == pytest.approx([3 * end for end in one])
 
 
-def test_a_change_is_judged_pair_by_pair() -> None:
+def test_the_interval_of_a_change_is_paired() -> None:
     before = scores_of([-1.0, -5.0, -9.0], [-2.0, -7.0, -4.0])
     after = scores_of([-0.5, -4.5, -8.5], [-2.0, -7.0, -4.0])  # every margin up by the same half
     assert margin_change_interval(before, after, beta=1.0) == pytest.approx((0.5, 0.5))

@@ -1,4 +1,4 @@
-"""Scores of pairs, against TRL's own function and against float64."""
+"""Preference scores, compared with TRL's function and with float64."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_scores_equal_trl_get_batch_logps() -> None:
         assert got.tolist() == pytest.approx(theirs.tolist(), abs=1e-5)
 
 
-def test_nll_is_over_every_token_of_prompt_and_chosen_answer_but_the_first() -> None:
+def test_nll_covers_all_tokens_of_prompt_and_chosen_completion_but_the_first() -> None:
     model, rows = model_of(ARCHITECTURES["llama"]), random_pairs(5)
     scores = score_pairs(model, rows, batch_size=3)
     assert scores.nll_tokens == sum(len(expand_pair(row)["chosen_input_ids"]) - 1 for row in rows)
@@ -114,7 +114,7 @@ def test_nll_is_over_every_token_of_prompt_and_chosen_answer_but_the_first() -> 
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_batching_and_padding_change_nothing(name: str) -> None:
+def test_scores_do_not_depend_on_batching_and_padding(name: str) -> None:
     model, rows = model_of(ARCHITECTURES[name]), random_pairs(11)
     alone, together = score_pairs(model, rows, batch_size=1), score_pairs(model, rows)
     for batch_size in (2, 5, 22):
@@ -133,7 +133,7 @@ def test_swapping_chosen_and_rejected_swaps_the_scores() -> None:
     assert torch.allclose(before.rejected, after.chosen, atol=1e-5)
 
 
-def test_only_positions_that_count_reach_the_head() -> None:
+def test_the_head_runs_only_at_scored_positions() -> None:
     model, rows = model_of(ARCHITECTURES["llama"]), random_pairs(6)
     seen: list[int] = []
     model.get_output_embeddings().register_forward_hook(
@@ -144,7 +144,7 @@ def test_only_positions_that_count_reach_the_head() -> None:
     assert sum(seen) == answers + sum(len(expand_pair(row)["chosen_input_ids"]) - 1 for row in rows)
 
 
-def test_the_head_is_left_as_it_was() -> None:
+def test_the_head_hook_is_removed() -> None:
     model, rows = model_of(ARCHITECTURES["llama"]), random_pairs(2)
     ids = torch.tensor([expand_pair(rows[0])["chosen_input_ids"]])
     with torch.inference_mode():
@@ -160,7 +160,7 @@ def test_log_softmax_of_a_bfloat16_model_is_taken_in_float32() -> None:
         assert scores.rejected[index].item() == pytest.approx(mean_over_answer(model, row, "rejected"), abs=1e-5)
 
 
-def test_progress_hears_of_every_answer() -> None:
+def test_progress_counts_every_completion() -> None:
     streamed: list[tuple[int, int]] = []
     score_pairs(
         model_of(ARCHITECTURES["gpt2"]), random_pairs(4), batch_size=3, progress=lambda *it: streamed.append(it)
@@ -168,7 +168,7 @@ def test_progress_hears_of_every_answer() -> None:
     assert streamed == [(3, 8), (6, 8), (8, 8)]
 
 
-def test_weights_that_are_not_finite_are_an_error_that_names_pairs() -> None:
+def test_non_finite_weights_are_an_error_that_names_pairs() -> None:
     model = model_of(ARCHITECTURES["llama"])
     model.lm_head.weight.data[5] = float("nan")
     with pytest.raises(RunError, match=r"3 of 3 pairs: 100, 101, 102"):

@@ -1,4 +1,4 @@
-"""Golden rows of each format, and what is said of rows that do not fit."""
+"""Example rows of each format, and the rejection of rows that do not fit."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ CONVERSATIONAL = {
 
 
 @pytest.mark.parametrize("shape", CONVERSATIONAL)
-def test_every_conversational_shape_reads_as_the_same_pair(shape: str) -> None:
+def test_every_conversational_format_reads_the_same_pair(shape: str) -> None:
     assert read(CONVERSATIONAL[shape]) == EXPECTED
 
 
@@ -82,11 +82,11 @@ def test_every_conversational_shape_reads_as_the_same_pair(shape: str) -> None:
     ("shape", "name"),
     [("sharegpt", "sharegpt"), ("hh", "hh"), ("hh with prompt", "hh"), ("explicit prompt", "preference")],
 )
-def test_formats_are_recognised_by_their_rows(shape: str, name: str) -> None:
+def test_formats_are_detected_from_their_rows(shape: str, name: str) -> None:
     assert detect_format([CONVERSATIONAL[shape]]).name == name
 
 
-def test_a_prompt_that_is_stored_twice_is_counted() -> None:
+def test_a_repeated_prompt_is_counted() -> None:
     for shape in ("prompt list repeated in the answers", "prompt text repeated in the answers"):
         notes: Counter[str] = Counter()
         read(CONVERSATIONAL[shape], notes=notes)
@@ -99,7 +99,7 @@ def test_a_prompt_that_is_stored_twice_is_counted() -> None:
     assert notes == {}
 
 
-def test_only_the_last_message_is_the_answer_however_alike_the_answers_begin() -> None:
+def test_only_the_last_message_is_the_completion() -> None:
     history = [USER, {"role": "assistant", "content": "Light."}, {"role": "user", "content": "More, please."}]
     row = {
         "chosen": [*history, {"role": "assistant", "content": "The sky is blue because of air."}],
@@ -111,14 +111,14 @@ def test_only_the_last_message_is_the_answer_however_alike_the_answers_begin() -
     assert pair.rejected_text == "The sky is green."
 
 
-def test_several_turns_under_chosen_are_history_but_for_the_last() -> None:
+def test_earlier_turns_under_chosen_are_part_of_the_prompt() -> None:
     more = {"role": "user", "content": "And at dusk?"}
     row = {"prompt": [USER], "chosen": [GOOD, more, GOOD], "rejected": [GOOD, more, BAD]}
     assert [message.role for message in read(row).prompt] == ["user", "assistant", "user"]  # type: ignore[union-attr]
     assert reason({"prompt": [USER], "chosen": [GOOD, more, GOOD], "rejected": [BAD, more, BAD]}) == "histories_differ"
 
 
-def test_a_system_column_of_sharegpt_goes_in_front_unless_there_is_a_system_turn() -> None:
+def test_a_sharegpt_system_column_is_used_unless_there_is_a_system_turn() -> None:
     row = {**CONVERSATIONAL["sharegpt"], "system": "Be brief."}
     assert read(row).prompt[0] == Message("system", "Be brief.")
     turns = [{"from": "system", "value": "Be long."}, *CONVERSATIONAL["sharegpt"]["conversations"]]  # type: ignore[misc]
@@ -126,13 +126,13 @@ def test_a_system_column_of_sharegpt_goes_in_front_unless_there_is_a_system_turn
     assert read({**row, "system": None}) == EXPECTED
 
 
-def test_texts_stay_texts() -> None:
+def test_texts_are_not_converted_to_messages() -> None:
     assert read({"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}) == Pair(
         "The sky is", " blue.", " green."
     )
 
 
-def test_texts_that_repeat_their_prompt_are_stripped_only_where_the_whole_source_does_so() -> None:
+def test_repeated_prompts_are_removed_only_where_the_source_repeats_them() -> None:
     repeating = [{"prompt": f"Q{n}:", "chosen": f"Q{n}: yes", "rejected": f"Q{n}: no"} for n in range(10)]
     notes: Counter[str] = Counter()
     assert detect_format(repeating).read(repeating[3], notes) == Pair("Q3:", " yes", " no")
@@ -153,7 +153,7 @@ def test_texts_that_repeat_their_prompt_are_stripped_only_where_the_whole_source
         ("yes indeed", "yes\tindeed", ("yes", " indeed", "\tindeed")),
     ],
 )
-def test_an_implicit_text_prompt_ends_at_a_word_border(
+def test_an_implicit_text_prompt_ends_at_a_word_boundary(
     chosen: str, rejected: str, expected: tuple[str, str, str]
 ) -> None:
     pair = read({"chosen": chosen, "rejected": rejected})
@@ -170,7 +170,7 @@ def test_hh_transcripts_are_split_into_trimmed_turns() -> None:
     )
 
 
-def test_hh_transcripts_with_other_histories_or_ends_are_dropped() -> None:
+def test_hh_transcripts_with_different_histories_or_ends_are_dropped() -> None:
     good = "\n\nHuman: Hello\n\nAssistant: Hi!"
     assert reason({"chosen": good, "rejected": "\n\nHuman: Hallo\n\nAssistant: Hi!"}) == "histories_differ"
     assert reason({"chosen": good, "rejected": good + "\n\nHuman: Bye"}) == "malformed"
@@ -206,7 +206,7 @@ def test_hh_transcripts_with_other_histories_or_ends_are_dropped() -> None:
         ({"chosen": [USER, GOOD], "rejected": [{**USER, "content": "Other?"}, BAD]}, "histories_differ"),
     ],
 )
-def test_rows_that_teach_nothing_are_misfits_with_a_reason(row: dict[str, Any], expected: str) -> None:
+def test_unusable_rows_are_rejected_with_a_reason(row: dict[str, Any], expected: str) -> None:
     assert reason(row, "preference") == expected
 
 
@@ -215,7 +215,7 @@ def test_every_reason_has_a_description() -> None:
     assert all(REASONS.values())
 
 
-def test_a_named_format_is_used_and_an_unknown_name_lists_the_known() -> None:
+def test_an_unknown_format_name_lists_the_known_ones() -> None:
     row = CONVERSATIONAL["hh"]
     assert read(row, wanted="preference").prompt == "\n\nHuman: Why is the sky blue?\n\nAssistant:"
     with pytest.raises(DataError) as caught:
@@ -223,7 +223,7 @@ def test_a_named_format_is_used_and_an_unknown_name_lists_the_known() -> None:
     assert all(format_.name in str(caught.value.remedy) for format_ in FORMATS)
 
 
-def test_rows_of_no_format_list_their_columns_and_the_formats() -> None:
+def test_rows_of_no_format_are_an_error_with_columns_and_formats() -> None:
     with pytest.raises(DataError) as caught:
         detect_format([{"question": "a", "answer": 1}, {"question": "b", "score": None}])
     assert "question (text), answer (a number), score (missing)" in caught.value.message
@@ -232,7 +232,7 @@ def test_rows_of_no_format_list_their_columns_and_the_formats() -> None:
         detect_format(["a", 1])
 
 
-def test_a_few_bad_rows_do_not_hide_the_format_of_the_rest() -> None:
+def test_the_format_is_that_of_most_rows() -> None:
     assert detect_format([None, {"x": 1}, CONVERSATIONAL["sharegpt"], CONVERSATIONAL["sharegpt"]]).name == "sharegpt"
 
 

@@ -1,4 +1,4 @@
-"""A row of each public format, in its published schema, read by hand and by us."""
+"""Public datasets: a row in each published schema, compared with a pair written by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def user(text: str = ASK) -> dict[str, str]:
     return {"role": "user", "content": text}
 
 
-def said(text: str) -> dict[str, str]:
+def assistant(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
@@ -37,25 +37,25 @@ def scored(chosen: float, rejected: float) -> Pair:
 ROWS: dict[str, tuple[str, dict[str, Any], Pair]] = {
     "UltraFeedback binarized": (
         "preference",
-        {"prompt": ASK, "prompt_id": "0f", "chosen": [user(), said(GOOD)], "rejected": [user(), said(BAD)],
-         "messages": [user(), said(GOOD)], "score_chosen": 8.5, "score_rejected": 3.0},
+        {"prompt": ASK, "prompt_id": "0f", "chosen": [user(), assistant(GOOD)], "rejected": [user(), assistant(BAD)],
+         "messages": [user(), assistant(GOOD)], "score_chosen": 8.5, "score_rejected": 3.0},
         scored(8.5, 3.0),
     ),
     "UltraFeedback cleaned": (
         "preference",
-        {"source": "evol_instruct", "prompt": ASK, "chosen": [user(), said(GOOD)], "chosen-rating": 5.0, "chosen-model": "m",
-         "rejected": [user(), said(BAD)], "rejected-rating": 3.75, "rejected-model": "n"},
+        {"source": "evol_instruct", "prompt": ASK, "chosen": [user(), assistant(GOOD)], "chosen-rating": 5.0, "chosen-model": "m",
+         "rejected": [user(), assistant(BAD)], "rejected-rating": 3.75, "rejected-model": "n"},
         scored(5.0, 3.75),
     ),
     "orpo-dpo-mix-40k": (
         "preference",
-        {"source": "toxic-dpo", "chosen": [user(), said(GOOD)], "rejected": [user(), said(BAD)], "prompt": ASK, "question": ASK},
+        {"source": "toxic-dpo", "chosen": [user(), assistant(GOOD)], "rejected": [user(), assistant(BAD)], "prompt": ASK, "question": ASK},
         ONE_TURN,
     ),
     "Capybara binarized": (
         "preference",
         {"source": "Dove", "conversation": [{"input": "Hi", "output": "Hello"}, {"input": ASK, "output": GOOD}], "prompt": ASK,
-         "chosen": [user("Hi"), said("Hello"), user(), said(GOOD)], "rejected": [user("Hi"), said("Hello"), user(), said(BAD)],
+         "chosen": [user("Hi"), assistant("Hello"), user(), assistant(GOOD)], "rejected": [user("Hi"), assistant("Hello"), user(), assistant(BAD)],
          "rating_chosen": 5, "rating_rejected": 4, "chosen_model": "", "rejected_model": "n"},
         Pair((Message("user", "Hi"), Message("assistant", "Hello"), USER), (BETTER,), (WORSE,), (5.0, 4.0)),
     ),
@@ -70,16 +70,16 @@ ROWS: dict[str, tuple[str, dict[str, Any], Pair]] = {
         Pair((Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Why is\nthe sky blue?")), (BETTER,), (WORSE,)),
     ),
     "Alpaca with a list": ("alpaca", {"instruction": ASK, "input": "", "output": [GOOD, BAD]}, ONE_TURN),
-    "ms-swift, an answer": ("swift", {"messages": [user(), said(GOOD)], "rejected_response": BAD}, ONE_TURN),
+    "ms-swift, an answer": ("swift", {"messages": [user(), assistant(GOOD)], "rejected_response": BAD}, ONE_TURN),
     "ms-swift, a conversation": (
         "swift",
-        {"messages": [user(), said(GOOD)], "rejected_messages": [user(), said(BAD)]},
+        {"messages": [user(), assistant(GOOD)], "rejected_messages": [user(), assistant(BAD)]},
         ONE_TURN,
     ),
     "OpenAI": (
         "openai",
-        {"input": {"messages": [user()], "tools": [], "parallel_tool_calls": True}, "preferred_output": [said(GOOD)],
-         "non_preferred_output": [said(BAD)]},
+        {"input": {"messages": [user()], "tools": [], "parallel_tool_calls": True}, "preferred_output": [assistant(GOOD)],
+         "non_preferred_output": [assistant(BAD)]},
         ONE_TURN,
     ),
     "UltraFeedback raw": (
@@ -114,7 +114,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], Pair]] = {
     "Chatbot arena": (
         "judged",
         {"question_id": "1", "model_a": "x", "model_b": "y", "winner": "model_b", "turn": 1,
-         "conversation_a": [user(), said(BAD)], "conversation_b": [user(), said(GOOD)]},
+         "conversation_a": [user(), assistant(BAD)], "conversation_b": [user(), assistant(GOOD)]},
         ONE_TURN,
     ),
     "HelpSteer3": (
@@ -131,7 +131,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], Pair]] = {
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_row_of_each_public_data_set_is_recognised_and_read(name: str) -> None:
+def test_a_row_of_each_public_dataset_is_detected_and_read(name: str) -> None:
     format_name, row, expected = ROWS[name]
     format_ = detect_format([row])
     assert format_.name == format_name
@@ -139,12 +139,12 @@ def test_a_row_of_each_public_data_set_is_recognised_and_read(name: str) -> None
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_named_format_reads_what_auto_reads(name: str) -> None:
+def test_a_named_format_reads_the_same_as_auto(name: str) -> None:
     format_name, row, expected = ROWS[name]
     assert detect_format([row], format_name).read(row, Counter()) == expected
 
 
-def test_every_format_has_a_row_here_or_beside() -> None:
+def test_every_format_has_an_example_row() -> None:
     assert {format_.name for format_ in FORMATS} == {name for name, _, _ in ROWS.values()} | {
         "hh", "sharegpt", "kto", "helpsteer",
     }  # fmt: skip
@@ -163,7 +163,7 @@ def texts(data: PreparedData) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_file_of_each_is_prepared(name: str, tmp_path: Path) -> None:
+def test_a_file_of_each_format_is_prepared(name: str, tmp_path: Path) -> None:
     format_name, row, expected = ROWS[name]
     data = prepared(tmp_path, [row])
     assert data.report.sources[0].format == format_name
@@ -177,7 +177,7 @@ def completions(*scores: Any) -> dict[str, Any]:
     }
 
 
-def test_the_best_answer_meets_a_seeded_choice_of_the_worse() -> None:
+def test_the_best_completion_is_paired_with_a_seeded_choice_of_worse_ones() -> None:
     row = completions(3, 9, 9, 1, 5)
     drawn = {detect_format([row], seed=seed).read(row, Counter()).rejected_text for seed in range(40)}
     assert drawn == {"a0", "a3", "a4"}
@@ -186,13 +186,13 @@ def test_the_best_answer_meets_a_seeded_choice_of_the_worse() -> None:
     assert detect_format([row]).read(row, Counter()).chosen_text == "a1"
 
 
-def test_answers_that_are_all_alike_in_score_are_a_tie(tmp_path: Path) -> None:
+def test_completions_with_equal_scores_are_a_tie(tmp_path: Path) -> None:
     data = prepared(tmp_path, [completions(4, 4), completions(4, "N/A"), completions(1, 2)])
     assert data.report.dropped == {"tie": 1, "malformed": 1}
     assert texts(data) == [(ASK, "a1", "a0")]
 
 
-def test_neighbours_with_the_same_prompt_make_a_pair_of_helpsteer(tmp_path: Path) -> None:
+def test_consecutive_helpsteer_rows_with_the_same_prompt_form_a_pair(tmp_path: Path) -> None:
     def row(prompt: str, response: str, helpfulness: int, correctness: int) -> dict[str, Any]:
         return {"prompt": prompt, "response": response, "helpfulness": helpfulness, "correctness": correctness,
                 "coherence": 4, "complexity": 1, "verbosity": 2}  # fmt: skip
@@ -206,7 +206,7 @@ def test_neighbours_with_the_same_prompt_make_a_pair_of_helpsteer(tmp_path: Path
     assert data.report.sources[0].notes["rows_gathered"] == 4
 
 
-def test_a_good_and_a_bad_answer_to_one_prompt_make_a_pair_wherever_they_stand(tmp_path: Path) -> None:
+def test_a_good_and_a_bad_completion_of_one_prompt_form_a_pair_at_any_distance(tmp_path: Path) -> None:
     def row(prompt: Any, completion: str, label: Any) -> dict[str, Any]:
         return {"prompt": prompt, "completion": completion, "label": label}
 
@@ -219,7 +219,7 @@ def test_a_good_and_a_bad_answer_to_one_prompt_make_a_pair_wherever_they_stand(t
     assert data.train["row"][:] == ["x.jsonl:1+4", "x.jsonl:2+6"]
 
 
-def test_a_tie_is_counted_and_a_label_that_could_mean_two_things_is_an_error(tmp_path: Path) -> None:
+def test_a_tie_is_counted_and_an_ambiguous_label_is_an_error(tmp_path: Path) -> None:
     def row(label: Any) -> dict[str, Any]:
         return {"prompt": ASK, "response_1": GOOD, "response_2": BAD, "label": label}
 
@@ -235,7 +235,7 @@ def test_a_tie_is_counted_and_a_label_that_could_mean_two_things_is_an_error(tmp
         prepared(tmp_path, [ROWS["OpenAI"][1]], labels={"0": "first"})
 
 
-def test_columns_reach_into_nested_fields(tmp_path: Path) -> None:
+def test_columns_can_name_nested_fields(tmp_path: Path) -> None:
     row = {"q": {"text": ASK}, "answers": [{"text": BAD}, {"text": GOOD}], "who": {"won": "R"}}
     columns = {
         "instruction": "q.text",
@@ -249,7 +249,7 @@ def test_columns_reach_into_nested_fields(tmp_path: Path) -> None:
         prepared(tmp_path, [row], columns={**columns, "response_1": "answers.2.text"})
 
 
-def test_a_score_margin_is_asked_for_by_name(tmp_path: Path) -> None:
+def test_min_score_margin_drops_pairs(tmp_path: Path) -> None:
     rows = [{"prompt": [user(f"{better}?")], "chosen": GOOD, "rejected": BAD, "score_chosen": better, "score_rejected": 5}
             for better in (5.5, 7, 4)]  # fmt: skip
     rows.append({"prompt": [user()], "chosen": GOOD, "rejected": BAD})
@@ -276,8 +276,8 @@ SHOWS_TOOLS = (
 )
 
 
-def test_calls_of_tools_go_through_the_template(tmp_path: Path) -> None:
-    row = {"prompt": [user("Rain?")], "chosen": [CALL], "rejected": [said("No idea.")], "tools": [TOOL]}
+def test_tool_calls_are_rendered_by_the_template(tmp_path: Path) -> None:
+    row = {"prompt": [user("Rain?")], "chosen": [CALL], "rejected": [assistant("No idea.")], "tools": [TOOL]}
     (tmp_path / "x.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(ROWS["OpenAI"][1]["input"] | {
         "prompt": [user()], "chosen": GOOD, "rejected": BAD}))  # fmt: skip
     section = DatasetSection.model_validate({"train": {"path": str(tmp_path / "x.jsonl"), "format": "preference"}})
@@ -288,9 +288,9 @@ def test_calls_of_tools_go_through_the_template(tmp_path: Path) -> None:
     finally:
         tokenizer.chat_template = old
     pair = expand_pair(data.train[0])
-    prompt, whole = (tokenizer.decode(pair[name]) for name in ("prompt_input_ids", "chosen_input_ids"))
+    prompt, full = (tokenizer.decode(pair[name]) for name in ("prompt_input_ids", "chosen_input_ids"))
     assert prompt == "TOOL weather\n<|im_start|>user\nRain?<|im_end|>\n<|im_start|>assistant\n"
-    assert whole == prompt + 'CALL weather {"city": "Oslo"}<|im_end|>'
+    assert full == prompt + 'CALL weather {"city": "Oslo"}<|im_end|>'
     assert data.report.kept == 2
     assert prepared_with_chatml(section).dropped == {"template_error": 1}  # which would lose the call
 
@@ -300,20 +300,20 @@ def prepared_with_chatml(section: DatasetSection) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
         ([{"function": {"arguments": {}}}], "without a name"),
         ("weather()", "not a list"),
         ([{"function": {"name": "weather", "arguments": "{city"}}], "not JSON"),
     ],
 )
-def test_a_call_that_cannot_be_read_says_why(call: Any, words: str) -> None:
+def test_an_invalid_tool_call_names_the_reason(call: Any, message: str) -> None:
     row = {"prompt": [user()], "chosen": [{"role": "assistant", "content": "", "tool_calls": call}], "rejected": BAD}
-    with pytest.raises(RowRejected, match=words):
+    with pytest.raises(RowRejected, match=message):
         detect_format([row], "preference").read(row, Counter())
 
 
-def test_sharegpt_writes_calls_as_a_turn_of_their_own() -> None:
+def test_sharegpt_function_calls_are_separate_turns() -> None:
     row = {"conversations": [{"from": "human", "value": "Rain?"}], "tools": json.dumps([TOOL]),
            "chosen": {"from": "function_call", "value": json.dumps({"name": "weather", "arguments": {"city": "Oslo"}})},
            "rejected": {"from": "gpt", "value": "No idea."}}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Hub datasets, through the real clients, from a hub on loopback that serves one dataset and refuses others."""
+"""Hub datasets, read with the real clients from a local hub that serves some datasets and refuses others."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def read(endpoint: str, home: Path, *sources: dict[str, Any]) -> list[dict[str, 
 
 
 def test_a_hub_dataset_is_read_and_refusals_are_hub_errors(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
-    whole, part, split, config, none, gated = read(
+    full, part, split, config, none, gated = read(
         f"http://127.0.0.1:{hub.server_port}",
         tmp_path,
         {"path": "org/data"},
@@ -142,8 +142,8 @@ def test_a_hub_dataset_is_read_and_refusals_are_hub_errors(hub: ThreadingHTTPSer
         {"path": "org/none"},
         {"path": "org/gated"},
     )
-    assert whole["rows"] == [[f"org/data/train:{number}", row] for number, row in enumerate(pairs(4), 1)]
-    assert (whole["fingerprint"], whole["location"]) == (COMMIT, "hub:org/data")
+    assert full["rows"] == [[f"org/data/train:{number}", row] for number, row in enumerate(pairs(4), 1)]
+    assert (full["fingerprint"], full["location"]) == (COMMIT, "hub:org/data")
     assert part["rows"] == [["org/data/test:2", pairs(2, start=9)[1]]]
     assert split["exit_code"] == 4
     assert "no split dev; it has train, test" in split["message"]
@@ -155,7 +155,7 @@ def test_a_hub_dataset_is_read_and_refusals_are_hub_errors(hub: ThreadingHTTPSer
     assert "HF_TOKEN" in gated["remedy"]
 
 
-def test_a_silent_hub_gives_the_cached_copy_or_an_error_soon(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_an_unreachable_hub_gives_the_cached_copy_or_a_fast_error(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
     endpoint = f"http://127.0.0.1:{hub.server_port}"
     read(endpoint, tmp_path, {"path": "org/data"})
     hub.shutdown()
@@ -180,21 +180,21 @@ def test_a_silent_hub_gives_the_cached_copy_or_an_error_soon(hub: ThreadingHTTPS
     assert "hf download" in missing["remedy"]
 
 
-def test_a_stream_downloads_rows_as_they_are_read(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_a_stream_downloads_rows_while_they_are_read(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
     endpoint = f"http://127.0.0.1:{hub.server_port}"
     stream = {"path": "org/data", "streaming": True, "max_samples": 2}
     first, sliced = read(endpoint, tmp_path, stream, {**stream, "split": "train[:1]"})
     assert first["rows"] == [[f"org/data/train:{number}", row] for number, row in enumerate(pairs(2), 1)]
     assert first["fingerprint"] == COMMIT
     assert sliced["exit_code"] == 4
-    assert list(tmp_path.rglob("*.arrow")) == []  # nothing was made of the whole
+    assert list(tmp_path.rglob("*.arrow")) == []  # no table was prepared
     hub.shutdown()
     hub.server_close()
     (silent,) = read(endpoint, tmp_path / "elsewhere", stream)
     assert silent["exit_code"] == 6
 
 
-def test_configurations_and_revisions_are_those_asked_for(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_the_requested_configuration_and_revision_are_read(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
     source = {"path": "org/configs", "name": "en"}
     english, german, older, unnamed = read(
         f"http://127.0.0.1:{hub.server_port}",
@@ -213,9 +213,9 @@ def test_configurations_and_revisions_are_those_asked_for(hub: ThreadingHTTPServ
     assert "de" in unnamed["message"]
 
 
-def test_what_a_hub_dataset_breaks_off_with_is_a_data_error(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_a_broken_hub_dataset_is_a_data_error(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
     endpoint = f"http://127.0.0.1:{hub.server_port}"
-    whole, streamed = read(endpoint, tmp_path, {"path": "org/broken"}, {"path": "org/broken", "streaming": True})
-    assert whole["exit_code"] == streamed["exit_code"] == 4
-    assert "org/broken" in whole["message"]
+    full, streamed = read(endpoint, tmp_path, {"path": "org/broken"}, {"path": "org/broken", "streaming": True})
+    assert full["exit_code"] == streamed["exit_code"] == 4
+    assert "org/broken" in full["message"]
     assert "org/broken: cannot be read after row" in streamed["message"]

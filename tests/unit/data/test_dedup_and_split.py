@@ -1,4 +1,4 @@
-"""Several sources, weights, duplicates, prompts in train and eval, streams."""
+"""Duplicates, leaked prompts, splits and weights of several sources; streams."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def names(data: Any) -> list[str]:
     return list(data["row"][:])
 
 
-def test_a_pair_that_came_before_is_left_out_wherever_it_stands(tmp_path: Path) -> None:
+def test_duplicates_are_dropped_across_sources(tmp_path: Path) -> None:
     first = write(tmp_path / "a.jsonl", [ask("one"), ask("two"), ask("one")])
     second = write(tmp_path / "b.jsonl", [ask("two"), ask("three"), ask("one", chosen="sure")])
     report = run({"train": [first, second]}).report
@@ -55,7 +55,7 @@ def test_a_pair_that_came_before_is_left_out_wherever_it_stands(tmp_path: Path) 
     assert run({"train": [first, second], "rules": {"duplicate": False}}).report.kept == 6
 
 
-def test_prompts_that_came_before_are_left_out_by_choice(tmp_path: Path) -> None:
+def test_duplicate_prompts_are_dropped_by_an_option(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", [ask("One  more?"), ask("one more?", chosen="sure"), ask("two")])
     assert run({"train": source}).report.kept == 3
     report = run({"train": source, "rules": {"duplicate_prompt": True}}).report
@@ -63,7 +63,7 @@ def test_prompts_that_came_before_are_left_out_by_choice(tmp_path: Path) -> None
     assert report.sources[0].examples["duplicate_prompt"] == ["a.jsonl:2 (as a.jsonl:1)"]
 
 
-def test_rules_are_turned_off_by_name(tmp_path: Path) -> None:
+def test_rules_are_switched_off_by_name(tmp_path: Path) -> None:
     rows = [ask("one", chosen=""), ask("two", rejected=" "), ask("three", chosen="no"), ask("four")]
     source = write(tmp_path / "a.jsonl", rows)
     assert run({"train": source}).report.dropped == {"empty_chosen": 1, "empty_rejected": 1, "identical": 1}
@@ -73,26 +73,26 @@ def test_rules_are_turned_off_by_name(tmp_path: Path) -> None:
         assert rule not in report.dropped
 
 
-def test_prompts_that_are_held_out_too_are_said_and_left_out_by_choice(tmp_path: Path) -> None:
+def test_leaked_prompts_are_reported_and_dropped_by_an_option(tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", [ask("one"), ask("TWO ", chosen="sure"), ask("three")])
     dataset = {"train": train, "eval": write(tmp_path / "eval.jsonl", [ask("two"), ask("four")])}
-    said = run(dataset)
-    assert len(said.train) == 3
-    assert said.report.leaked == {"pairs": 1, "examples": ["train.jsonl:2"], "left_out": False}
+    leaking = run(dataset)
+    assert len(leaking.train) == 3
+    assert leaking.report.leaked == {"pairs": 1, "examples": ["train.jsonl:2"], "left_out": False}
     assert any(
-        "leakage: the prompts of 1 train pairs occur in eval: train.jsonl:2" in line for line in said.report.lines()
+        "leakage: the prompts of 1 train pairs occur in eval: train.jsonl:2" in line for line in leaking.report.lines()
     )
-    none = run({**dataset, "eval": write(tmp_path / "other.jsonl", [ask("five")])}).report
-    assert "no leakage: no eval prompt occurs in train" in none.lines()
-    apart = run({**dataset, "rules": {"leaked": True}})
-    assert names(apart.train) == ["train.jsonl:1", "train.jsonl:3"]
-    assert apart.report.dropped == {"leaked": 1}
-    assert any("leaked" in line and "train.jsonl:2" in line for line in apart.report.lines())
+    no_leak = run({**dataset, "eval": write(tmp_path / "other.jsonl", [ask("five")])}).report
+    assert "no leakage: no eval prompt occurs in train" in no_leak.lines()
+    without_leaked = run({**dataset, "rules": {"leaked": True}})
+    assert names(without_leaked.train) == ["train.jsonl:1", "train.jsonl:3"]
+    assert without_leaked.report.dropped == {"leaked": 1}
+    assert any("leaked" in line and "train.jsonl:2" in line for line in without_leaked.report.lines())
     with pytest.raises(DataError, match="the prompt of every train pair"):
         run({"train": train, "eval": train, "rules": {"leaked": True}})
 
 
-def test_prompts_that_are_cut_into_both_parts_are_said(tmp_path: Path) -> None:
+def test_leakage_of_a_split_is_reported(tmp_path: Path) -> None:
     rows = [ask(f"q{n // 2}", chosen=f"yes {n}") for n in range(40)]
     dataset = {"train": write(tmp_path / "x.jsonl", rows), "eval": {"test_size": 10}}
     prepared = run(dataset)
@@ -104,7 +104,7 @@ def test_prompts_that_are_cut_into_both_parts_are_said(tmp_path: Path) -> None:
     assert prepared.report.leaked["pairs"] == both
 
 
-def test_a_weight_says_how_often_pairs_are_used(tmp_path: Path) -> None:
+def test_a_weight_repeats_pairs(tmp_path: Path) -> None:
     half = {**write(tmp_path / "a.jsonl", pairs(40)), "weight": 0.5}
     twice = {**write(tmp_path / "b.jsonl", [ask(f"q{n}") for n in range(10)]), "weight": 2.3}
     once = write(tmp_path / "c.jsonl", [ask(f"r{n}") for n in range(5)])
@@ -120,7 +120,7 @@ def test_a_weight_says_how_often_pairs_are_used(tmp_path: Path) -> None:
     assert names(run({"train": [half, twice, once], "shuffle_seed": 3}).train) != names(prepared.train)
 
 
-def test_held_out_pairs_are_cut_before_any_is_used_twice(tmp_path: Path) -> None:
+def test_the_split_comes_before_the_weights(tmp_path: Path) -> None:
     train = {**write(tmp_path / "a.jsonl", [ask(f"q{n}") for n in range(20)]), "weight": 3}
     prepared = run({"train": train, "eval": {"test_size": 5}})
     assert prepared.eval is not None
@@ -129,7 +129,7 @@ def test_held_out_pairs_are_cut_before_any_is_used_twice(tmp_path: Path) -> None
     assert not set(names(prepared.train)) & set(names(prepared.eval))
 
 
-def test_a_stream_is_read_until_training_has_its_pairs(tmp_path: Path) -> None:
+def test_a_stream_is_read_until_training_has_enough_pairs(tmp_path: Path) -> None:
     good = [json.dumps(ask(f"q{n}")) for n in range(2000)]
     (tmp_path / "x.jsonl").write_text("\n".join([*good, "this is not JSON"]))
     source = {"path": str(tmp_path / "x.jsonl"), "streaming": True}
@@ -143,7 +143,7 @@ def test_a_stream_is_read_until_training_has_its_pairs(tmp_path: Path) -> None:
         run({"train": {**source, "split": "train[:5]"}}, pairs_needed=5)
 
 
-def test_streams_give_their_shares(tmp_path: Path) -> None:
+def test_streams_give_pairs_by_weight(tmp_path: Path) -> None:
     sources = [
         {
             **write(tmp_path / f"{name}.jsonl", [ask(f"{name}{n}") for n in range(4000)]),
@@ -157,7 +157,7 @@ def test_streams_give_their_shares(tmp_path: Path) -> None:
     assert report.sources[1].kept in range(1000, 1513)
 
 
-def test_a_pattern_names_files_in_their_order(tmp_path: Path) -> None:
+def test_a_pattern_matches_files_in_sorted_order(tmp_path: Path) -> None:
     for name in ("b/2.jsonl", "a/1.jsonl"):
         write(tmp_path / name, [ask(name)])
     (tmp_path / "a" / "notes.txt").write_text("no data")
@@ -167,7 +167,7 @@ def test_a_pattern_names_files_in_their_order(tmp_path: Path) -> None:
         run({"train": {"path": str(tmp_path / "*" / "*.txt")}})
 
 
-def test_a_store_that_fsspec_knows_gives_files_folders_and_patterns(tmp_path: Path) -> None:
+def test_fsspec_storage_gives_files_folders_and_patterns(tmp_path: Path) -> None:
     import fsspec
 
     store = fsspec.filesystem("memory")
@@ -190,7 +190,7 @@ def test_a_store_that_fsspec_knows_gives_files_folders_and_patterns(tmp_path: Pa
         store.rm("/pairs", recursive=True)
 
 
-def test_a_store_without_its_package_says_what_to_install() -> None:
+def test_a_missing_storage_package_is_named() -> None:
     with pytest.raises(MachineError) as caught:
         run({"train": {"path": "gs://bucket/x.jsonl"}})
     assert caught.value.remedy == "pip install gcsfs"
@@ -198,7 +198,7 @@ def test_a_store_without_its_package_says_what_to_install() -> None:
         run({"train": {"path": "wizard://bucket/x.jsonl"}})
 
 
-def test_zstd_files_are_read_and_damage_is_named(tmp_path: Path) -> None:
+def test_zstd_files_are_read_and_damage_is_an_error(tmp_path: Path) -> None:
     import pyarrow as pa
 
     text = "".join(json.dumps(ask(f"q{n} {'word ' * (n % 7)}")) + "\n" for n in range(500)).encode()
@@ -211,7 +211,7 @@ def test_zstd_files_are_read_and_damage_is_named(tmp_path: Path) -> None:
         run({"train": {"path": str(path)}})
 
 
-def test_weights_are_those_of_the_training_sources_beside_held_out_ones(tmp_path: Path) -> None:
+def test_weights_apply_to_train_sources_only(tmp_path: Path) -> None:
     once = write(tmp_path / "a.jsonl", [ask(f"q{n}") for n in range(6)])
     twice = {**write(tmp_path / "b.jsonl", [ask(f"r{n}") for n in range(4)]), "weight": 2}
     held = [write(tmp_path / f"{name}.jsonl", [ask(f"{name}{n}") for n in range(2)]) for name in ("e", "f", "g")]
@@ -222,7 +222,7 @@ def test_weights_are_those_of_the_training_sources_beside_held_out_ones(tmp_path
     assert [source.used for source in prepared.report.sources] == [6, 8, None, None, None]
 
 
-def test_held_out_prompts_are_left_out_of_whichever_source_has_them(tmp_path: Path) -> None:
+def test_leaked_prompts_are_dropped_from_every_source(tmp_path: Path) -> None:
     first = write(tmp_path / "a.jsonl", [ask("one"), ask("two"), ask("three")])
     second = write(tmp_path / "b.jsonl", [ask("four"), ask("five"), ask("two", chosen="sure")])
     held = write(tmp_path / "e.jsonl", [ask("two"), ask("five")])

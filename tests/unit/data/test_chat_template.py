@@ -1,4 +1,4 @@
-"""A conversation of several turns through the template of each family: every token, and which of them are learned, by hand."""
+"""Chat templates: token ids and labels of a conversation with several turns, written by hand for each template family."""
 
 from __future__ import annotations
 

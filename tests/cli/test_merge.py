@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.tiny_run import FOUR_BIT, make_base, make_run, stored_logits, tuned_logits
+from support.tiny_run import FOUR_BIT, make_base, make_run, saved_logits, unmerged_logits
 
 from orpo_cli.plan.plan import DatasetPlan
 from orpo_cli.recipe.schema import Source
@@ -43,7 +43,7 @@ def test_merge_prints_the_folder_and_a_repeated_one_reports_it_as_done(run, run_
     first = run_merge(run.root)
     assert (first.returncode, first.stdout.strip()) == (0, str(run.merged))
     assert "verified" in first.stderr
-    assert (stored_logits(run.merged) - tuned_logits(run)).abs().max() <= 1e-4
+    assert (saved_logits(run.merged) - unmerged_logits(run)).abs().max() <= 1e-4
     second = run_merge(run.root)
     assert (second.returncode, second.stdout.strip()) == (0, str(run.merged))
     assert "already merged and verified" in second.stderr
@@ -75,7 +75,7 @@ def test_a_bare_adapter_takes_its_base_from_the_command_line(run, tmp_path, base
     assert "--base" in without.stderr
     done = run_merge(adapter, "-o", tmp_path / "out", "--base", base)
     assert done.returncode == 0, done.stderr
-    assert (stored_logits(tmp_path / "out") - stored_logits(base)).abs().max() > 0.1
+    assert (saved_logits(tmp_path / "out") - saved_logits(base)).abs().max() > 0.1
 
 
 def test_a_run_without_adapter_exits_2_and_names_its_model(tmp_path, base, run_merge):

@@ -1,4 +1,4 @@
-"""Models to export in a second: tiny random Llamas with a tokenizer that llama.cpp knows, in runs and alone."""
+"""Tiny random Llamas to export in a second, with a tokenizer that llama.cpp supports: model folders and runs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from support.tiny_run import CHATML, make_run
 
 
 def llama_tokenizer(*, template: str | None = CHATML, end: str = "<|im_end|>") -> PreTrainedTokenizerBase:
-    """Of Llama's first kind (byte fallback), one token a byte. Its EOS is not what its chat template ends a turn with."""
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
-    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    """A Llama tokenizer (byte fallback) with one token per byte. Its chat template ends turns with another token than EOS."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     backend.normalizer = normalizers.Replace(" ", "▁")
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
@@ -31,7 +31,7 @@ def llama_tokenizer(*, template: str | None = CHATML, end: str = "<|im_end|>") -
 
 
 def make_model(folder: Path, *, tokenizer: PreTrainedTokenizerBase | None = None, seed: int = 0) -> Path:
-    """A Llama of two layers whose logits spread over several units, with every end token in its generation config."""
+    """A Llama of two layers with logits in a range of several units and all end tokens in its generation config."""
     tokenizer = tokenizer or llama_tokenizer()
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -47,7 +47,7 @@ def make_model(folder: Path, *, tokenizer: PreTrainedTokenizerBase | None = None
 
 
 def make_exportable_run(root: Path, **changes: Any) -> RunDir:
-    """A finished LoRA run on such a model; ``changes`` are the plan's."""
+    """A finished LoRA run on such a model; ``changes``: fields of the plan."""
     run = make_run(root, make_model(root.with_name(f"{root.name}-base")), **changes)
     llama_tokenizer().save_pretrained(run.adapter)
     return run
@@ -55,7 +55,7 @@ def make_exportable_run(root: Path, **changes: Any) -> RunDir:
 
 @pytest.fixture(scope="session")
 def gguf_converter() -> Path:
-    """llama.cpp's converter, as pip fetches it for users; where there is none and no network, the test is skipped."""
+    """llama.cpp's converter, as pip installs it for users; without a network the test is skipped."""
     try:
         return install_converter()
     except MachineError as error:

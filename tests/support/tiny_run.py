@@ -1,4 +1,4 @@
-"""Run directories as `orpo train` leaves them, made in a second: a tiny random Llama, a byte tokenizer, an adapter.
+"""Run directories as `orpo train` writes them, created in a second: a tiny random Llama, a byte tokenizer, an adapter.
 
 The adapter is a real PEFT adapter whose matrices are random instead of trained, so that it changes every logit.
 """
@@ -42,7 +42,7 @@ EIGHT_BIT = QuantizationPlan(load_in_8bit=True, bnb_4bit_compute_dtype="float32"
 
 
 def byte_tokenizer(*, eos: str = "<|endoftext|>") -> PreTrainedTokenizerBase:
-    """One token a byte. Its EOS is not what its chat template ends a turn with, as with many a real model."""
+    """A tokenizer with one token per byte. Its chat template ends turns with another token than EOS, as in many models."""
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(symbols)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -52,7 +52,7 @@ def byte_tokenizer(*, eos: str = "<|endoftext|>") -> PreTrainedTokenizerBase:
 
 
 def make_base(folder: Path, *, tied: bool = False, seed: int = 0) -> Path:
-    """A Llama of two layers whose logits spread over several units."""
+    """A Llama of two layers with logits in a range of several units."""
     torch.manual_seed(seed)
     tokenizer = byte_tokenizer()
     config = LlamaConfig(
@@ -66,7 +66,7 @@ def make_base(folder: Path, *, tied: bool = False, seed: int = 0) -> Path:
 
 
 def make_plan(root: Path, base: Path | str, **changes: Any) -> Plan:
-    """A LoRA plan in float32 on the CPU; ``changes`` replace whole values."""
+    """A LoRA plan in float32 on the CPU; ``changes`` replace its fields."""
     model = changes.get("model") or ModelPlan(model_name_or_path=str(base), dtype="float32", attn_implementation="sdpa")
     values: dict[str, Any] = {
         "name": root.name,
@@ -90,7 +90,7 @@ def make_plan(root: Path, base: Path | str, **changes: Any) -> Plan:
 def make_run(
     root: Path, base: Path, *, peft: dict[str, Any] | None = None, full: bool = False, **changes: Any
 ) -> RunDir:
-    """A finished run. ``peft`` are keywords of peft.LoraConfig; ``changes`` are the plan's."""
+    """A finished run. ``peft``: arguments of peft.LoraConfig; ``changes``: fields of the plan."""
     plan = make_plan(root, base, **({"lora": None} | changes if full else changes))
     rundir = RunDir(root)
     root.mkdir(parents=True)
@@ -109,7 +109,7 @@ def make_run(
 
 
 def save_adapter(model: PreTrainedModel, folder: Path, seed: int = 1, **keywords: Any) -> None:
-    """A LoRA adapter for ``model`` that moves its logits; ``keywords`` are LoraConfig's."""
+    """Save a LoRA adapter that changes the logits of ``model``; ``keywords``: arguments of LoraConfig."""
     torch.manual_seed(seed)
     settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **keywords}
     tuned = get_peft_model(model, LoraConfig(**settings))
@@ -142,18 +142,18 @@ def write_records(rundir: RunDir) -> None:
     rundir.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def tuned_logits(rundir: RunDir, *, adapter: Path | None = None) -> torch.Tensor:
-    """What the run's trained model says, base and adapter unmerged, by PEFT itself, computed as in training.
+def unmerged_logits(rundir: RunDir, *, adapter: Path | None = None) -> torch.Tensor:
+    """Logits of the run's unmerged model, loaded by PEFT and computed as in training.
 
-    In eval mode, bitsandbytes quantizes the activations of 8-bit layers too; in training on a CPU it does not.
+    In eval mode, 8-bit layers of bitsandbytes also quantize activations; in training on a CPU they do not.
     """
     plan = rundir.read_plan()
     base = load_base(ModelSource(plan.model), plan.quantization, "cpu")
     return _logits(PeftModel.from_pretrained(base, adapter or rundir.adapter).train())
 
 
-def stored_logits(folder: Path) -> torch.Tensor:
-    """What a model folder says when anyone loads it, in float32."""
+def saved_logits(folder: Path) -> torch.Tensor:
+    """Logits of a model folder that from_pretrained loads in float32."""
     return _logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval())
 
 
@@ -163,14 +163,14 @@ def _logits(model: torch.nn.Module) -> torch.Tensor:
         return model(input_ids=ids).logits.float()
 
 
-def merging(run: RunDir, **options: Any) -> int:
-    """A merge in a process of its own, which has the libraries loaded already; its number. Interrupted it exits with 130."""
+def fork_merge(run: RunDir, **options: Any) -> int:
+    """Fork a process that merges the run, with the libraries loaded, and return its id. If interrupted, it exits with 130."""
     process = os.fork()
     if process == 0:
         status = 1
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-            torch.set_num_threads(1)  # the threads of this process did not come along
+            torch.set_num_threads(1)  # a fork has no copies of the other threads
             merge(MergeRequest(run.root, **options))
             status = 0
         except KeyboardInterrupt:

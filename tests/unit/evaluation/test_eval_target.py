@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.tiny import save_tiny_model
 from support.tiny_eval_run import make_eval_run, open_target_quietly
-from support.tiny_run import byte_tokenizer, stored_logits, tuned_logits
+from support.tiny_run import byte_tokenizer, saved_logits, unmerged_logits
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from orpo_cli.errors import HubError, UsageError
@@ -53,8 +53,8 @@ def test_base_is_the_model_without_its_adapter_and_tuned_is_the_one_with_it(tmp_
         move_biases(run.adapter)
     target = open_target_quietly(run.root)
     base, tuned = logits(target, "base"), logits(target, "tuned")
-    assert torch.allclose(base, stored_logits(tmp_path / "base"), atol=1e-5)
-    assert torch.allclose(tuned, tuned_logits(run), atol=1e-5)
+    assert torch.allclose(base, saved_logits(tmp_path / "base"), atol=1e-5)
+    assert torch.allclose(tuned, unmerged_logits(run), atol=1e-5)
     assert (base - tuned).abs().max() > 0.05
     assert torch.equal(logits(target, "tuned"), tuned), "the adapter is on again"
 
@@ -77,14 +77,14 @@ def test_the_base_of_a_full_run_is_loaded_separately(tmp_path: Path) -> None:
     model.save_pretrained(run.model)
     target = open_target_quietly(run.root)
     assert target.variants == ("base", "tuned")
-    assert torch.allclose(logits(target, "base"), stored_logits(tmp_path / "base"), atol=1e-5)
-    assert torch.allclose(logits(target, "tuned"), stored_logits(run.model), atol=1e-5)
+    assert torch.allclose(logits(target, "base"), saved_logits(tmp_path / "base"), atol=1e-5)
+    assert torch.allclose(logits(target, "tuned"), saved_logits(run.model), atol=1e-5)
 
 
 def test_a_model_folder_has_one_variant(tmp_path: Path) -> None:
     target = open_target_quietly(save_tiny_model(tmp_path / "model"))
     assert target.variants == ("model",)
-    assert torch.allclose(logits(target, "model"), stored_logits(tmp_path / "model"), atol=1e-6)
+    assert torch.allclose(logits(target, "model"), saved_logits(tmp_path / "model"), atol=1e-6)
 
 
 def test_a_model_gets_the_requested_chat_template(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A model leaves the tool as it is, with what others need to run it, or not at all."""
+"""Exports: safetensors and bitsandbytes checkpoints of runs and models, their records, and refused requests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.tiny_export import llama_tokenizer, make_exportable_run, make_model
-from support.tiny_run import EIGHT_BIT, make_run, stored_logits
+from support.tiny_run import EIGHT_BIT, make_run, saved_logits
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from orpo_cli.errors import MachineError, RunError, UsageError
@@ -38,7 +38,7 @@ def items(folder: Path) -> dict[str, object]:
     return {item["name"]: item["passed"] for item in record.checklist}
 
 
-def test_safetensors_hold_every_weight_rounded_once_in_files_of_the_size_asked_for(model, tmp_path):
+def test_safetensors_contain_every_weight_rounded_once_in_shards_of_the_requested_size(model, tmp_path):
     out = tmp_path / "out"
     (done,) = export(ExportRequest(model, out, dtype="bfloat16", max_shard_size="50KB"))
     files = list(out.glob("*.safetensors"))
@@ -62,22 +62,22 @@ def test_the_record_has_the_size_and_digest_of_every_file(model, tmp_path):
         assert file == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def test_a_runs_adapter_is_merged_first_and_the_export_says_what_the_run_says(tmp_path):
+def test_the_adapter_of_a_run_is_merged_first_and_the_export_has_the_logits_of_the_run(tmp_path):
     run = make_exportable_run(tmp_path / "run")
     (done,) = export(ExportRequest(run.root))
     assert done.output == run.export / "safetensors"
-    assert torch.equal(stored_logits(done.output), stored_logits(run.merged))
-    assert (stored_logits(done.output) - stored_logits(tmp_path / "run-base")).abs().max() > 0.1
+    assert torch.equal(saved_logits(done.output), saved_logits(run.merged))
+    assert (saved_logits(done.output) - saved_logits(tmp_path / "run-base")).abs().max() > 0.1
 
 
 def test_a_full_run_needs_no_merge(tmp_path, model):
     run = make_run(tmp_path / "full", model, full=True)
     (done,) = export(ExportRequest(run.root))
     assert not run.merged.exists()
-    assert torch.equal(stored_logits(done.output), stored_logits(run.model))
+    assert torch.equal(saved_logits(done.output), saved_logits(run.model))
 
 
-def test_the_same_export_twice_writes_nothing_and_another_one_asks_first(model, tmp_path):
+def test_a_repeated_export_writes_nothing_and_a_different_one_needs_overwrite(model, tmp_path):
     out = tmp_path / "out"
     export(ExportRequest(model, out))
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
@@ -93,7 +93,7 @@ def test_the_same_export_twice_writes_nothing_and_another_one_asks_first(model, 
     assert not export(ExportRequest(model, out, dtype="float16", overwrite=True))[0].already_exported
 
 
-def test_another_model_under_the_same_name_is_another_export(model, tmp_path):
+def test_an_export_of_a_changed_model_needs_overwrite(model, tmp_path):
     source = Path(shutil.copytree(model, tmp_path / "source"))
     export(ExportRequest(source, tmp_path / "out"))
     changed = weights(source)
@@ -103,7 +103,7 @@ def test_another_model_under_the_same_name_is_another_export(model, tmp_path):
         export(ExportRequest(source, tmp_path / "out"))
 
 
-def test_an_export_that_lost_a_file_is_not_taken_for_whole(model, tmp_path):
+def test_an_export_with_a_missing_file_is_reported_as_incomplete(model, tmp_path):
     export(ExportRequest(model, tmp_path / "out"))
     (tmp_path / "out" / "tokenizer.json").unlink()
     with pytest.raises(UsageError, match="incomplete") as caught:
@@ -126,17 +126,17 @@ def test_bitsandbytes_checkpoints_load_with_from_pretrained_alone(model, tmp_pat
     assert all(items(out).values())
 
 
-def test_end_tokens_of_the_template_are_added_where_the_model_forgot_them(model, tmp_path):
+def test_end_tokens_of_the_chat_template_are_added_to_the_generation_config(model, tmp_path):
     source = Path(shutil.copytree(model, tmp_path / "source"))
     tokenizer = llama_tokenizer()
     settings = json.loads((source / "generation_config.json").read_text())
     (source / "generation_config.json").write_text(json.dumps({**settings, "eos_token_id": tokenizer.eos_token_id}))
     export(ExportRequest(source, tmp_path / "out"))
-    ends = json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"]
-    assert tokenizer.convert_ids_to_tokens(ends) == ["</s>", "<|im_end|>"]
+    eos_token_ids = json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"]
+    assert tokenizer.convert_ids_to_tokens(eos_token_ids) == ["</s>", "<|im_end|>"]
 
 
-def test_weights_too_large_for_float16_are_refused_by_name_and_nothing_is_left(model, tmp_path):
+def test_weights_too_large_for_float16_are_named_and_leave_no_export(model, tmp_path):
     source = Path(shutil.copytree(model, tmp_path / "source"))
     changed = weights(source)
     changed["model.norm.weight"][0] = 1e6
@@ -173,7 +173,7 @@ def test_an_export_with_a_failed_check_is_kept_under_another_name(model, tmp_pat
         export(ExportRequest(model, tmp_path / "out"))
 
 
-def test_a_comparison_that_fails_once_passes_the_second_time_and_says_so(model, tmp_path, orpo_here, monkeypatch):
+def test_a_comparison_that_fails_once_is_repeated_and_reported(model, tmp_path, orpo_here, monkeypatch):
     from orpo_cli.export import reference_logits
 
     logits_of, calls = reference_logits.compute_logits, []
@@ -196,7 +196,7 @@ def test_a_comparison_that_fails_once_passes_the_second_time_and_says_so(model, 
     assert "of prompt 1" in failed
 
 
-def test_what_is_no_source_or_would_do_nothing_is_refused_before_the_work(model, tmp_path):
+def test_invalid_sources_and_options_without_effect_are_refused_before_the_export_starts(model, tmp_path):
     run = make_exportable_run(tmp_path / "run")
     quantized = Path(shutil.copytree(model, tmp_path / "quantized"))
     config = json.loads((quantized / "config.json").read_text())
@@ -218,8 +218,8 @@ def test_what_is_no_source_or_would_do_nothing_is_refused_before_the_work(model,
         (model, {"max_shard_size": "big"}, "not a size"),
         (model, {"output": run.root}, "is no export"),
     ]
-    for target, options, words in wrong:
-        with pytest.raises(UsageError, match=words):
+    for target, options, message in wrong:
+        with pytest.raises(UsageError, match=message):
             export(ExportRequest(target, **{"output": tmp_path / "out", **options}))
     assert not (tmp_path / "out").exists()
 
@@ -235,7 +235,7 @@ def test_a_merge_of_another_adapter_is_not_exported(tmp_path):
     assert "orpo merge" in str(caught.value.remedy)
 
 
-def test_a_full_disk_is_seen_before_anything_is_merged(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_the_merge(tmp_path, monkeypatch):
     run = make_exportable_run(tmp_path / "run")
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**6))
@@ -250,7 +250,7 @@ def test_a_qlora_run_is_exported_from_its_dequantized_base(tmp_path):
     assert "quantization_config" not in json.loads((done.output / "config.json").read_text())
 
 
-def test_a_recipes_formats_are_made_each_in_its_folder(tmp_path):
+def test_each_format_of_a_recipe_gets_its_folder(tmp_path):
 
     settings = ExportPlan(formats=["safetensors", "bnb-8bit"], dtype="float16")
     run = make_exportable_run(tmp_path / "run", export=settings)
@@ -262,8 +262,8 @@ def test_a_recipes_formats_are_made_each_in_its_folder(tmp_path):
     assert RunDir(run.root).read_plan().export == settings
 
 
-def test_bits_and_bytes_of_the_export_are_those_of_the_library(model, tmp_path):
-    """NF4 with doubly quantized constants: the same logits as quantizing on load gives."""
+def test_a_bitsandbytes_export_has_the_logits_of_quantizing_on_load(model, tmp_path):
+    """NF4 with double quantization."""
     export(ExportRequest(model, tmp_path / "out", formats=["bnb-4bit"]))
     config = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="float32"

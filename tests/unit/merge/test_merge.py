@@ -1,4 +1,4 @@
-"""orpo_cli.merge.merge on real adapters and tiny models."""
+"""Merges of real adapters into tiny models: results, refused requests, failures and interruptions."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from support.tiny_run import (
     EIGHT_BIT,
     FOUR_BIT,
+    fork_merge,
     make_base,
     make_run,
-    merging,
     save_adapter,
-    stored_logits,
-    tuned_logits,
+    saved_logits,
+    unmerged_logits,
 )
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -67,13 +67,13 @@ VARIANTS = {
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("peft", VARIANTS.values(), ids=VARIANTS.keys())
-def test_merged_model_says_what_the_adapter_on_its_base_says(tmp_path, base, tied_base, tied, peft):
+def test_the_merged_model_has_the_logits_of_the_unmerged_model(tmp_path, base, tied_base, tied, peft):
     run = make_run(tmp_path / "run", tied_base if tied else base, peft=peft)
-    expected = tuned_logits(run)
-    before = stored_logits(tied_base if tied else base)
+    expected = unmerged_logits(run)
+    before = saved_logits(tied_base if tied else base)
     result = merge(MergeRequest(run.root))
-    found = stored_logits(result.output)
-    assert (expected - before).abs().max() > 0.1  # the adapter does something
+    found = saved_logits(result.output)
+    assert (expected - before).abs().max() > 0.1  # the adapter changes the logits
     assert (found - expected).abs().max() <= 1e-4
     assert result.record.verified
     assert result.record.max_logit_difference <= 1e-4
@@ -81,44 +81,44 @@ def test_merged_model_says_what_the_adapter_on_its_base_says(tmp_path, base, tie
 
 
 @pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
-def test_a_whole_layer_of_the_adapter_is_merged_where_nothing_is_tied(tmp_path, base, module):
+def test_a_layer_saved_in_full_is_merged_into_an_untied_model(tmp_path, base, module):
     run = make_run(tmp_path / "run", base, peft={"modules_to_save": [module]})
-    expected = tuned_logits(run)
-    assert (stored_logits(merge(MergeRequest(run.root)).output) - expected).abs().max() <= 1e-4
+    expected = unmerged_logits(run)
+    assert (saved_logits(merge(MergeRequest(run.root)).output) - expected).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize("quantization", [FOUR_BIT, EIGHT_BIT], ids=["4bit", "8bit"])
-def test_a_quantized_run_merges_into_the_weights_it_was_trained_on(tmp_path, base, quantization):
+def test_a_quantized_run_merges_into_the_dequantized_weights_of_training(tmp_path, base, quantization):
     run = make_run(tmp_path / "run", base, quantization=quantization)
-    expected = tuned_logits(run)
+    expected = unmerged_logits(run)
     result = merge(MergeRequest(run.root))
-    found = stored_logits(result.output)
+    found = saved_logits(result.output)
     assert (found - expected).abs().max() <= 1e-3
     assert result.record.checks["stored"]["max_absolute"] <= 1e-3
-    assert (stored_logits(base) - expected).abs().max() > 0.1
-    # the original base, which peers merge into, says something else
+    assert (saved_logits(base) - expected).abs().max() > 0.1
+    # merged into the original base, as other tools do, the logits are different
     shutil.copytree(base, tmp_path / "original")
     unquantized = make_run(tmp_path / "unquantized", base)
     shutil.rmtree(unquantized.adapter)
     shutil.copytree(run.adapter, unquantized.adapter)
-    assert (tuned_logits(unquantized) - expected).abs().max() > 2e-2
+    assert (unmerged_logits(unquantized) - expected).abs().max() > 2e-2
     weights = load_file(result.output / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     assert "quantization_config" not in json.loads((result.output / "config.json").read_text())
 
 
 @pytest.mark.parametrize("quantization", [FOUR_BIT, EIGHT_BIT], ids=["4bit", "8bit"])
-def test_a_base_quantized_for_sixteen_bit_computing_is_compared_as_closely(tmp_path, base, quantization):
+def test_a_quantized_base_computing_in_sixteen_bits_is_compared_in_float32(tmp_path, base, quantization):
     section = ModelPlan(model_name_or_path=str(base), dtype="bfloat16", attn_implementation="sdpa")
     coarse = quantization.model_copy(update={"bnb_4bit_compute_dtype": "bfloat16", "bnb_4bit_use_double_quant": True})
     run = make_run(tmp_path / "run", base, model=section, quantization=coarse)
-    expected = tuned_logits(run)  # with the noise of computing in bfloat16
+    expected = unmerged_logits(run)  # computed in bfloat16
     result = merge(MergeRequest(run.root))
     assert result.record.dtype == "bfloat16"
     assert 0 < result.record.checks["stored"]["relative"] < 0.05  # one rounding of the weights
     exact = merge(MergeRequest(run.root, tmp_path / "exact", dtype="float32"))
     assert exact.record.checks["stored"]["max_absolute"] <= 1e-3
-    assert (stored_logits(result.output) - expected).square().mean().sqrt() / expected.std() < 0.05
+    assert (saved_logits(result.output) - expected).square().mean().sqrt() / expected.std() < 0.05
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -129,7 +129,7 @@ def test_sixteen_bit_merges_are_one_rounding_away_from_the_float32_merge(tmp_pat
     for name, tensor in exact.items():
         assert torch.equal(stored[name], tensor.to(getattr(torch, dtype))), name
     assert AutoConfig.from_pretrained(result.output).dtype == getattr(torch, dtype)
-    assert result.record.checks["stored"]["relative"] > 0  # it was compared, not assumed
+    assert result.record.checks["stored"]["relative"] > 0
 
 
 def test_the_dtype_of_the_plan_is_the_default(tmp_path, base):
@@ -139,18 +139,18 @@ def test_the_dtype_of_the_plan_is_the_default(tmp_path, base):
     assert len(list(output.glob("model-*.safetensors"))) > 1
 
 
-def test_merged_folder_ends_answers_and_has_the_chat_template(run):
+def test_the_merged_folder_has_all_end_tokens_and_the_chat_template(run):
     output = merge(MergeRequest(run.root)).output
     tokenizer = AutoTokenizer.from_pretrained(output)
-    ends = GenerationConfig.from_pretrained(output).eos_token_id
-    assert set(tokenizer.convert_ids_to_tokens(ends)) == {"<|endoftext|>", "<|im_end|>"}
+    eos_token_ids = GenerationConfig.from_pretrained(output).eos_token_id
+    assert set(tokenizer.convert_ids_to_tokens(eos_token_ids)) == {"<|endoftext|>", "<|im_end|>"}
     assert "<|im_start|>" in tokenizer.chat_template
     names = {path.name for path in output.iterdir()}
     assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", FILE_NAME} <= names
     assert (output / "model.safetensors").stat().st_mode == (output / "config.json").stat().st_mode
 
 
-def test_the_prompts_of_the_run_are_compared_where_they_are_at_hand(tmp_path, base):
+def test_prompts_of_the_run_are_compared_if_their_file_exists(tmp_path, base):
     rows = [{"prompt": f"Question {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(6)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     dataset = DatasetPlan(train=[Source(path=str(tmp_path / "pairs.jsonl"))], max_prompt_length=64)
@@ -161,7 +161,7 @@ def test_the_prompts_of_the_run_are_compared_where_they_are_at_hand(tmp_path, ba
     )  # merge.json is published with the model
 
 
-def test_a_base_with_invalid_generation_settings_is_merged_all_the_same(tmp_path, base):
+def test_a_base_with_invalid_generation_settings_is_merged(tmp_path, base):
     odd = shutil.copytree(base, tmp_path / "odd")
     settings = json.loads((odd / "generation_config.json").read_text())
     (odd / "generation_config.json").write_text(json.dumps({**settings, "temperature": 0.6, "do_sample": False}))
@@ -170,7 +170,7 @@ def test_a_base_with_invalid_generation_settings_is_merged_all_the_same(tmp_path
     assert (stored.temperature, stored.do_sample) == (0.6, True)
 
 
-def test_a_second_merge_says_that_it_is_done_and_touches_nothing(run):
+def test_a_second_merge_is_unchanged_and_writes_nothing(run):
     first = merge(MergeRequest(run.root))
     before = (first.output / "model.safetensors").stat()
     second = merge(MergeRequest(run.root))
@@ -198,7 +198,7 @@ def test_an_output_of_another_merge_is_kept_unless_overwritten(run, change):
     assert leftovers(run.root) == []
 
 
-def test_a_folder_that_is_no_merge_is_never_overwritten(tmp_path, run):
+def test_a_folder_without_a_merge_is_never_overwritten(tmp_path, run):
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "one.jpg").write_bytes(b"precious")
@@ -220,11 +220,11 @@ def test_a_folder_that_is_no_merge_is_never_overwritten(tmp_path, run):
     ],
     ids=["lora head", "lora embedding", "lora both", "own head", "own embedding", "own both", "tokens"],
 )
-def test_tied_ends_are_stored_apart_where_the_adapter_makes_them_differ(tmp_path, tied_base, peft, stays_tied):
+def test_a_tied_head_is_saved_separately_if_the_adapter_changes_it(tmp_path, tied_base, peft, stays_tied):
     run = make_run(tmp_path / "run", tied_base, peft=peft)
-    expected = tuned_logits(run)
+    expected = unmerged_logits(run)
     result = merge(MergeRequest(run.root))
-    assert (stored_logits(result.output) - expected).abs().max() <= 1e-4
+    assert (saved_logits(result.output) - expected).abs().max() <= 1e-4
     assert result.record.untied == ([] if stays_tied else ["lm_head.weight"])
     assert AutoConfig.from_pretrained(result.output).tie_word_embeddings == stays_tied
     assert ("lm_head.weight" in load_file(result.output / "model.safetensors")) != stays_tied
@@ -232,11 +232,11 @@ def test_tied_ends_are_stored_apart_where_the_adapter_makes_them_differ(tmp_path
 
 def test_lora_on_an_untied_head_is_merged(tmp_path, base):
     run = make_run(tmp_path / "run", base, peft={"target_modules": ["q_proj", "lm_head", "embed_tokens"]})
-    expected = tuned_logits(run)
-    assert (stored_logits(merge(MergeRequest(run.root)).output) - expected).abs().max() <= 1e-4
+    expected = unmerged_logits(run)
+    assert (saved_logits(merge(MergeRequest(run.root)).output) - expected).abs().max() <= 1e-4
 
 
-def test_a_bare_adapter_merges_into_the_base_it_names_or_the_one_given(tmp_path, base):
+def test_a_bare_adapter_merges_into_the_named_or_the_given_base(tmp_path, base):
     adapter = tmp_path / "adapter"
     save_adapter(AutoModelForCausalLM.from_pretrained(base), adapter)
     with pytest.raises(UsageError, match="outside of a run"):
@@ -244,11 +244,11 @@ def test_a_bare_adapter_merges_into_the_base_it_names_or_the_one_given(tmp_path,
     named = merge(MergeRequest(adapter, tmp_path / "named"))
     moved = shutil.copytree(base, tmp_path / "elsewhere")
     given = merge(MergeRequest(adapter, tmp_path / "given", base=str(moved)))
-    assert torch.equal(stored_logits(named.output), stored_logits(given.output))
-    assert (stored_logits(named.output) - stored_logits(base)).abs().max() > 0.1
+    assert torch.equal(saved_logits(named.output), saved_logits(given.output))
+    assert (saved_logits(named.output) - saved_logits(base)).abs().max() > 0.1
 
 
-def test_a_bare_adapter_whose_base_is_not_here_says_how_to_give_it(tmp_path, base):
+def test_a_bare_adapter_with_a_missing_base_shows_how_to_give_it(tmp_path, base):
     adapter = tmp_path / "adapter"
     save_adapter(AutoModelForCausalLM.from_pretrained(base), adapter)
     path = adapter / "adapter_config.json"
@@ -264,8 +264,8 @@ def test_a_checkpoint_of_a_run_is_merged_with_the_plan_of_its_run(tmp_path, base
     checkpoint = shutil.copytree(run.adapter, run.checkpoints / "checkpoint-2")
     with pytest.raises(UsageError, match="is a checkpoint"):
         merge(MergeRequest(checkpoint))
-    expected = tuned_logits(run)
-    assert (stored_logits(merge(MergeRequest(checkpoint, tmp_path / "out")).output) - expected).abs().max() <= 1e-3
+    expected = unmerged_logits(run)
+    assert (saved_logits(merge(MergeRequest(checkpoint, tmp_path / "out")).output) - expected).abs().max() <= 1e-3
 
 
 def test_an_adapter_of_another_architecture_is_refused(tmp_path, base):
@@ -282,7 +282,7 @@ def test_an_adapter_of_another_architecture_is_refused(tmp_path, base):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_adapter_with_nan_fails_the_run_and_leaves_nothing(run):
+def test_an_adapter_with_nan_fails_and_leaves_no_files(run):
     path = run.adapter / "adapter_model.safetensors"
     weights = load_file(path)
     next(iter(weights.values()))[0, 0] = float("nan")
@@ -293,8 +293,8 @@ def test_an_adapter_with_nan_fails_the_run_and_leaves_nothing(run):
     assert leftovers(run.root) == []
 
 
-def test_weights_that_the_disk_lost_are_noticed(run, monkeypatch):
-    """The model on disk is what is compared: zero one stored matrix behind the writer's back."""
+def test_a_tensor_that_changed_on_disk_is_reported(run, monkeypatch):
+    """The writer writes zeros instead of one matrix."""
     from orpo_cli.merge.tensor_files import SafetensorsWriter
 
     write = SafetensorsWriter.write
@@ -318,7 +318,7 @@ def test_full_runs_have_nothing_to_merge(tmp_path, base):
 
 
 @pytest.mark.parametrize("target", ["missing", "empty", "model"])
-def test_what_is_neither_run_nor_adapter_is_refused(tmp_path, base, target):
+def test_a_folder_that_is_neither_run_nor_adapter_is_refused(tmp_path, base, target):
     (tmp_path / "empty").mkdir()
     path = base if target == "model" else tmp_path / target
     with pytest.raises(UsageError):
@@ -330,7 +330,7 @@ def test_an_unknown_dtype_is_refused(run):
         merge(MergeRequest(run.root, dtype="int8"))
 
 
-def test_too_little_disk_is_noticed_before_the_work(run, monkeypatch):
+def test_missing_disk_space_is_reported_before_the_merge(run, monkeypatch):
     usage = shutil.disk_usage(run.root)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(MachineError, match="disk"):
@@ -338,18 +338,18 @@ def test_too_little_disk_is_noticed_before_the_work(run, monkeypatch):
     assert not run.merged.exists()
 
 
-def test_a_model_beyond_the_memory_is_verified_tensor_by_tensor_and_that_is_said(run):
+def test_a_model_larger_than_memory_is_verified_by_tensors_with_a_note(run):
     notes: list[str] = []
-    expected = tuned_logits(run)
+    expected = unmerged_logits(run)
     result = merge(MergeRequest(run.root, memory="1MB"), note=notes.append)
-    assert (stored_logits(result.output) - expected).abs().max() <= 1e-4
+    assert (saved_logits(result.output) - expected).abs().max() <= 1e-4
     record = result.record
     assert (record.verified, record.verification, record.max_logit_difference) == (True, "tensors", None)
     assert record.tensors["max_output_difference"] < 1e-4
     assert any("does not fit" in note and "--memory" in note for note in notes)
 
 
-def test_memory_that_holds_the_model_in_the_merged_type_only_is_used_so(run, monkeypatch):
+def test_a_model_that_fits_only_in_the_merged_dtype_is_compared_in_it(run, monkeypatch):
     import psutil
 
     from orpo_cli.merge import verification as module
@@ -367,14 +367,14 @@ def test_memory_that_holds_the_model_in_the_merged_type_only_is_used_so(run, mon
     assert any("memory" in note for note in notes)
 
 
-def test_a_disk_that_fills_up_leaves_nothing(run, monkeypatch, tmp_path):
+def test_a_disk_that_fills_up_leaves_no_files(run, monkeypatch, tmp_path):
     small = tmp_path / "small"
     small.mkdir()
     if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small]).returncode:
         pytest.skip("needs the right to mount a small file system")
     try:
         usage = shutil.disk_usage(run.root)
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)  # the check before the work is deceived
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)  # the check before the merge passes
         with pytest.raises(MachineError, match="cannot write"):
             merge(MergeRequest(run.root, small / "merged"))
         assert list(small.iterdir()) == []
@@ -388,19 +388,19 @@ def wait_for_partial(run: RunDir, process: int) -> Path:
         for path in run.root.glob(".merged.partial-*"):
             return path
         time.sleep(0.002)
-    pytest.fail("no merge began")
+    pytest.fail("the merge did not start")
 
 
-def ended(process: int) -> int:
-    """Wait for it; its exit status, or the negative signal."""
+def wait_for_exit(process: int) -> int:
+    """Exit status of the process, or the negative signal."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def test_a_killed_merge_leaves_no_merged_folder_and_the_next_one_cleans_up(run):
-    process = merging(run)
+def test_a_killed_merge_leaves_no_output_and_the_next_merge_cleans_up(run):
+    process = fork_merge(run)
     partial = wait_for_partial(run, process)
     os.kill(process, signal.SIGKILL)
-    assert ended(process) == -signal.SIGKILL
+    assert wait_for_exit(process) == -signal.SIGKILL
     assert not run.merged.exists()
     assert partial.exists()
     merge(MergeRequest(run.root))
@@ -408,17 +408,17 @@ def test_a_killed_merge_leaves_no_merged_folder_and_the_next_one_cleans_up(run):
     assert run.merged.is_dir()
 
 
-def test_an_interrupted_merge_leaves_nothing(run):
-    process = merging(run)
+def test_an_interrupted_merge_leaves_no_files(run):
+    process = fork_merge(run)
     wait_for_partial(run, process)
     os.kill(process, signal.SIGINT)
-    assert ended(process) == 130
+    assert wait_for_exit(process) == 130
     assert not run.merged.exists()
     assert leftovers(run.root) == []
 
 
-def test_two_merges_into_the_same_place_do_not_meet(run):
-    process = merging(run)
+def test_a_second_merge_into_the_same_output_is_refused_while_the_first_runs(run):
+    process = fork_merge(run)
     partial = wait_for_partial(run, process)
     os.kill(process, signal.SIGSTOP)
     try:
@@ -427,6 +427,6 @@ def test_two_merges_into_the_same_place_do_not_meet(run):
         assert partial.exists()
     finally:
         os.kill(process, signal.SIGCONT)
-        status = ended(process)
+        status = wait_for_exit(process)
     assert status == 0
     assert merge(MergeRequest(run.root)).already_merged

@@ -1,4 +1,4 @@
-"""Merged weights are PEFT's to the byte where PEFT is right, and say what the unmerged model says everywhere."""
+"""Merged weights are equal to PEFT's merge byte for byte where PEFT is correct; merged logits equal the unmerged model's."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from orpo_cli.merge.peft_adapters import Adapter
 from orpo_cli.merge.write_model import WrittenModel, write_merged_model
 from orpo_cli.plan.plan import ModelPlan
 
-WORDS = 300  # more than the tokenizer has
-COMMON: dict[str, Any] = {**SIZES, "vocab_size": WORDS}
+VOCAB_SIZE = 300  # more than the tokenizer has
+COMMON: dict[str, Any] = {**SIZES, "vocab_size": VOCAB_SIZE}
 CONFIGS = {
     "llama": lambda tied: hf.LlamaConfig(**COMMON, tie_word_embeddings=tied),
     "qwen2": lambda tied: hf.Qwen2Config(**COMMON, tie_word_embeddings=tied),
@@ -32,7 +32,7 @@ CONFIGS = {
         **COMMON, num_local_experts=4, num_experts_per_tok=2, sliding_window=None, tie_word_embeddings=tied
     ),
 }
-ENDS = {"embed_tokens", "lm_head"}
+TIED_LAYERS = {"embed_tokens", "lm_head"}
 ATTENTION = ["q_proj", "v_proj"]
 VARIANTS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -45,12 +45,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "head": {"modules_to_save": ["lm_head"]},
     "embedding": {"modules_to_save": ["embed_tokens"]},
     "tokens": {"trainable_token_indices": [3, 5]},
-    "ends": {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
+    "tied layers": {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
 }
 
 
-def adapted(tmp_path: Path, config: Any, keywords: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
-    """A base and an adapter that changes everything it can, in ``tmp_path``."""
+def save_base_and_adapter(
+    tmp_path: Path, config: Any, keywords: dict[str, Any], dtype: torch.dtype = torch.float32
+) -> None:
+    """Save a base and an adapter in which all trainable parameters changed, in ``tmp_path``."""
     base = build(config, dtype)
     base.save_pretrained(tmp_path / "base")
     byte_tokenizer().save_pretrained(tmp_path / "base")
@@ -63,12 +65,14 @@ def adapted(tmp_path: Path, config: Any, keywords: dict[str, Any], dtype: torch.
     tuned.save_pretrained(tmp_path / "adapter")
 
 
-def merged(tmp_path: Path, *adapters: Adapter, dtype: str = "float32", trained_in: str = "float32") -> WrittenModel:
+def write_merge(
+    tmp_path: Path, *adapters: Adapter, dtype: str = "float32", base_dtype: str = "float32"
+) -> WrittenModel:
     target = MergeTarget(
         adapters=adapters or (Adapter(tmp_path / "adapter"),),
         rundir=None,
         output=tmp_path / "out",
-        section=ModelPlan(model_name_or_path=str(tmp_path / "base"), dtype=trained_in, attn_implementation="eager"),
+        section=ModelPlan(model_name_or_path=str(tmp_path / "base"), dtype=base_dtype, attn_implementation="eager"),
         quantization=None,
         device="cpu",
         dtype=dtype,
@@ -97,49 +101,52 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("architecture", CONFIGS)
-def test_merged_is_unmerged(tmp_path, architecture, tied, variant):
-    adapted(tmp_path, CONFIGS[architecture](tied), VARIANTS[variant])
-    written = merged(tmp_path)
+def test_merged_weights_equal_peft_and_logits_equal_the_unmerged_model(tmp_path, architecture, tied, variant):
+    save_base_and_adapter(tmp_path, CONFIGS[architecture](tied), VARIANTS[variant])
+    written = write_merge(tmp_path)
     assert written.method == "tensor by tensor"
     tuned = PeftModel.from_pretrained(load(tmp_path / "base"), tmp_path / "adapter").eval()
     expected = logits(tuned)
     assert (expected - logits(load(tmp_path / "base"))).abs().max() > 1e-2
     assert (logits(load(tmp_path / "out")) - expected).abs().max() <= 1e-4
-    touched = ENDS & {*VARIANTS[variant].get("modules_to_save", []), *VARIANTS[variant].get("target_modules", [])}
-    if tied and touched:
+    changed = TIED_LAYERS & {
+        *VARIANTS[variant].get("modules_to_save", []),
+        *VARIANTS[variant].get("target_modules", []),
+    }
+    if tied and changed:
         assert written.untied == {"lm_head.weight"}  # PEFT merges these into one matrix, or doubles it
         return
     tuned.merge_and_unload(safe_merge=True).save_pretrained(tmp_path / "peft")
-    found, theirs = weights(tmp_path / "out"), weights(tmp_path / "peft")
-    assert found.keys() == theirs.keys()
-    assert [name for name, each in theirs.items() if not torch.equal(found[name], each)] == []
+    found, expected_weights = weights(tmp_path / "out"), weights(tmp_path / "peft")
+    assert found.keys() == expected_weights.keys()
+    assert [name for name, each in expected_weights.items() if not torch.equal(found[name], each)] == []
 
 
-def test_experts_are_merged_into_the_tensors_that_the_base_has_on_disk(tmp_path):
+def test_experts_are_merged_into_the_tensors_of_the_base_checkpoint(tmp_path):
     keywords = {
         "target_modules": ["q_proj"],
         "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
     }
-    adapted(tmp_path, CONFIGS["mixtral"](False), keywords)
-    assert merged(tmp_path).method == "tensor by tensor"
+    save_base_and_adapter(tmp_path, CONFIGS["mixtral"](False), keywords)
+    assert write_merge(tmp_path).method == "tensor by tensor"
     tuned = PeftModel.from_pretrained(load(tmp_path / "base"), tmp_path / "adapter").eval()
     assert (logits(load(tmp_path / "out")) - logits(tuned)).abs().max() <= 1e-4
     tuned.merge_and_unload(safe_merge=True).save_pretrained(tmp_path / "peft")
-    found, theirs, before = weights(tmp_path / "out"), weights(tmp_path / "peft"), weights(tmp_path / "base")
+    found, expected_weights, before = weights(tmp_path / "out"), weights(tmp_path / "peft"), weights(tmp_path / "base")
     assert "model.layers.0.block_sparse_moe.experts.3.w2.weight" in found
-    assert found.keys() == theirs.keys() == before.keys()
-    assert [name for name, each in theirs.items() if not torch.equal(found[name], each)] == []
+    assert found.keys() == expected_weights.keys() == before.keys()
+    assert [name for name, each in expected_weights.items() if not torch.equal(found[name], each)] == []
     assert not torch.equal(found["model.layers.0.block_sparse_moe.experts.3.w2.weight"], before["model.layers.0.block_sparse_moe.experts.3.w2.weight"])  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "bin", "no prefix"])
-def test_other_ways_to_store_a_base_are_read(tmp_path, kind):
+def test_other_checkpoint_layouts_are_read(tmp_path, kind):
     config = (
-        hf.GPT2Config(vocab_size=WORDS, n_embd=32, n_layer=2, n_head=4, n_positions=128, initializer_range=0.2)
+        hf.GPT2Config(vocab_size=VOCAB_SIZE, n_embd=32, n_layer=2, n_head=4, n_positions=128, initializer_range=0.2)
         if kind != "bin"
         else CONFIGS["llama"](True)
     )
-    adapted(tmp_path, config, {"fan_in_fan_out": True} if kind != "bin" else {})
+    save_base_and_adapter(tmp_path, config, {"fan_in_fan_out": True} if kind != "bin" else {})
     if kind == "bin":
         path = tmp_path / "base" / "model.safetensors"
         torch.save({**load_file(path), "lm_head.weight": load_file(path)["model.embed_tokens.weight"]}, path.with_name("pytorch_model.bin"))  # fmt: skip
@@ -149,34 +156,34 @@ def test_other_ways_to_store_a_base_are_read(tmp_path, kind):
 
         path = tmp_path / "base" / "model.safetensors"
         save_file({name.removeprefix("transformer."): each for name, each in load_file(path).items()}, path)
-    assert merged(tmp_path).method == "tensor by tensor"
+    assert write_merge(tmp_path).method == "tensor by tensor"
     tuned = PeftModel.from_pretrained(load(tmp_path / "base"), tmp_path / "adapter").eval()
     assert (logits(load(tmp_path / "out")) - logits(tuned)).abs().max() <= 1e-4
 
 
-def test_a_grown_vocabulary_has_the_rows_of_the_adapter(tmp_path):
+def test_an_extended_vocabulary_has_the_rows_of_the_adapter(tmp_path):
     base = build(CONFIGS["llama"](False), torch.float32)
     base.save_pretrained(tmp_path / "base")
-    base.resize_token_embeddings(WORDS + 8)
+    base.resize_token_embeddings(VOCAB_SIZE + 8)
     tuned = get_peft_model(base, LoraConfig(r=4, target_modules=ATTENTION, modules_to_save=["embed_tokens", "lm_head"]))
     tuned.save_pretrained(tmp_path / "adapter")
-    written = merged(tmp_path)
-    assert written.resized_vocab_size == WORDS + 8
+    written = write_merge(tmp_path)
+    assert written.resized_vocab_size == VOCAB_SIZE + 8
     found = weights(tmp_path / "out")
     assert torch.equal(found["model.embed_tokens.weight"], base.get_input_embeddings().weight)
-    assert load(tmp_path / "out").config.vocab_size == WORDS + 8
+    assert load(tmp_path / "out").config.vocab_size == VOCAB_SIZE + 8
 
 
 def test_several_adapters_are_added_with_their_weights(tmp_path):
-    adapted(tmp_path, CONFIGS["llama"](False), {"target_modules": ATTENTION})
+    save_base_and_adapter(tmp_path, CONFIGS["llama"](False), {"target_modules": ATTENTION})
     (tmp_path / "second").mkdir()
-    adapted(
+    save_base_and_adapter(
         tmp_path / "second",
         CONFIGS["llama"](False),
         {"target_modules": ["q_proj", "o_proj"], "r": 2, "use_rslora": True},
     )
     folders = (tmp_path / "adapter", tmp_path / "second" / "adapter")
-    merged(tmp_path, Adapter(folders[0], 0.7), Adapter(folders[1], -0.3))
+    write_merge(tmp_path, Adapter(folders[0], 0.7), Adapter(folders[1], -0.3))
     base, found = weights(tmp_path / "base"), weights(tmp_path / "out")
     expected = dict(base)
     for folder, weight in zip(folders, (0.7, -0.3), strict=True):
@@ -188,48 +195,30 @@ def test_several_adapters_are_added_with_their_weights(tmp_path):
     ).abs().max() > 1e-3
 
 
-def test_files_are_laid_out_as_safetensors_writes_them(tmp_path):
-    from safetensors.torch import save_file
-
-    from orpo_cli.merge.tensor_files import SafetensorsFile, SafetensorsWriter, TensorSpec
-
-    tensors = {
-        "b": torch.randn(3, 5), "a": torch.arange(7), "c": torch.randn(4).bfloat16(), "é": torch.tensor([True]),
-        "empty": torch.zeros(0, 3), "scalar": torch.tensor(1.5, dtype=torch.float16), "d": torch.randn(2).double(),
-    }  # fmt: skip
-    save_file(tensors, tmp_path / "theirs", metadata={"format": "pt"})
-    with SafetensorsWriter(tmp_path / "ours", {name: TensorSpec.of(each) for name, each in tensors.items()}) as writer:
-        for name, tensor in reversed(tensors.items()):
-            writer.write(name, tensor)
-    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
-    file = SafetensorsFile(tmp_path / "theirs")
-    assert all(torch.equal(file.read(name), each) for name, each in tensors.items())
-
-
-def not_understood(*_: Any) -> Any:
-    raise UnsupportedCheckpoint("its weights lie in a way that is new here")
+def raise_unsupported(*_: Any) -> Any:
+    raise UnsupportedCheckpoint("unknown layout")
 
 
 @pytest.mark.parametrize("variant", ["lora", "dora", "pissa", "head"])
 @pytest.mark.parametrize("architecture", ["llama", "gemma"])
-def test_what_cannot_be_merged_tensor_by_tensor_is_merged_in_memory(tmp_path, monkeypatch, architecture, variant):
-    adapted(tmp_path, CONFIGS[architecture](False), VARIANTS[variant])
-    monkeypatch.setattr(write_model, "build_weight_map", not_understood)
-    assert merged(tmp_path).method == "in memory: its weights lie in a way that is new here"
+def test_an_unsupported_checkpoint_is_merged_in_memory(tmp_path, monkeypatch, architecture, variant):
+    save_base_and_adapter(tmp_path, CONFIGS[architecture](False), VARIANTS[variant])
+    monkeypatch.setattr(write_model, "build_weight_map", raise_unsupported)
+    assert write_merge(tmp_path).method == "in memory: unknown layout"
     tuned = PeftModel.from_pretrained(load(tmp_path / "base"), tmp_path / "adapter").eval()
     assert (logits(load(tmp_path / "out")) - logits(tuned)).abs().max() <= 1e-4
 
 
-def test_in_memory_adapters_on_tied_ends_are_refused_as_one_matrix_cannot_hold_them(tmp_path, monkeypatch):
-    adapted(tmp_path, CONFIGS["llama"](True), VARIANTS["ends"])
-    monkeypatch.setattr(write_model, "build_weight_map", not_understood)
+def test_adapters_on_tied_layers_are_refused_in_memory(tmp_path, monkeypatch):
+    save_base_and_adapter(tmp_path, CONFIGS["llama"](True), VARIANTS["tied layers"])
+    monkeypatch.setattr(write_model, "build_weight_map", raise_unsupported)
     with pytest.raises(UsageError, match="ties to another weight"):
-        merged(tmp_path)
+        write_merge(tmp_path)
 
 
 @pytest.mark.parametrize("start", ["pissa_niter_4", "corda", "loftq", "lora_ga"])
-def test_starts_that_changed_the_base_for_good_are_refused_with_the_way_out(tmp_path, orpo_here, start):
-    adapted(tmp_path, CONFIGS["llama"](False), {})
+def test_initializations_that_changed_the_base_irreversibly_are_refused_with_a_remedy(tmp_path, orpo_here, start):
+    save_base_and_adapter(tmp_path, CONFIGS["llama"](False), {})
     path = tmp_path / "adapter" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"init_lora_weights": start}))
     done = orpo_here("merge", tmp_path / "adapter", "--base", tmp_path / "base", "-o", tmp_path / "out")

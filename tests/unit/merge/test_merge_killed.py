@@ -1,4 +1,4 @@
-"""kill -9 in the middle of a merge: what is at the target is absent or whole and verified."""
+"""SIGKILL during a merge: the output is absent, or complete and verified."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from support.tiny_run import make_base, make_run, merging, stored_logits, tuned_logits
+from support.tiny_run import fork_merge, make_base, make_run, saved_logits, unmerged_logits
 
 from orpo_cli.atomic import atomic_directory
 from orpo_cli.merge.merge import merge
@@ -17,21 +17,21 @@ from orpo_cli.merge.merge_target import MergeRequest
 
 
 @pytest.mark.parametrize("before", ["nothing", "a merge"])
-def test_twenty_merges_killed_at_random_moments_leave_nothing_half(tmp_path, before):
+def test_a_killed_merge_is_absent_or_complete(tmp_path, before):
     run = make_run(tmp_path / "run", make_base(tmp_path / "base"))
-    expected, seed = tuned_logits(run), random.Random(0)
+    expected, seed = unmerged_logits(run), random.Random(0)
     if before == "a merge":
         merge(MergeRequest(run.root))
     began = time.monotonic()
-    os.waitpid(merging(run, dtype="float32", overwrite=True, memory="1MB"), 0)
-    whole = time.monotonic() - began
+    os.waitpid(fork_merge(run, dtype="float32", overwrite=True, memory="1MB"), 0)
+    seconds = time.monotonic() - began
     assert run.merged.is_dir()
     finished = 0
     for number in range(10):
         if before == "nothing" and run.merged.exists():
             run.merged.rename(tmp_path / f"merged-{number}")
-        process = merging(run, dtype="bfloat16" if number % 2 else "float32", overwrite=True, memory="1MB")
-        time.sleep(seed.uniform(0, 1.1 * whole))
+        process = fork_merge(run, dtype="bfloat16" if number % 2 else "float32", overwrite=True, memory="1MB")
+        time.sleep(seed.uniform(0, 1.1 * seconds))
         os.kill(process, signal.SIGKILL)
         _, status = os.waitpid(process, 0)
         finished += os.WIFEXITED(status)
@@ -41,13 +41,13 @@ def test_twenty_merges_killed_at_random_moments_leave_nothing_half(tmp_path, bef
             assert record.verified
             assert record.is_complete(run.merged)
             limit = 1e-4 if record.dtype == "float32" else 0.2
-            assert (stored_logits(run.merged) - expected).abs().max() <= limit
-    assert finished < 10  # some were killed on their way
+            assert (saved_logits(run.merged) - expected).abs().max() <= limit
+    assert finished < 10  # some were killed
     merge(MergeRequest(run.root, dtype="float32", overwrite=True))
     assert [path.name for path in run.root.iterdir() if path.name.startswith(".")] == []
 
 
-def test_what_was_there_comes_back_after_a_kill_between_the_two_renames(tmp_path):
+def test_the_replaced_folder_is_restored_after_a_kill_between_the_two_renames(tmp_path):
     target = tmp_path / "merged"
     old = tmp_path / f".merged.partial-{2**22 + 1}.replaced"
     old.mkdir()

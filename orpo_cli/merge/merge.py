@@ -22,7 +22,7 @@ from orpo_cli.merge.peft_adapters import check_mergeable
 from orpo_cli.merge.sharded_merge import Progress
 from orpo_cli.merge.verification import VerificationInputs, verify_merge
 from orpo_cli.merge.write_model import write_merged_model
-from orpo_cli.verify.resources import parse_size
+from orpo_cli.model.file_size import parse_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -16,7 +16,7 @@ from orpo_cli.merge.adapter_layers import MAX_OUTPUT_DIFFERENCE, AdaptedLayer, A
 from orpo_cli.merge.base_checkpoint import Checkpoint, UnsupportedCheckpoint, WeightGroup, WeightMap
 from orpo_cli.merge.quantized_base import QuantizedBase
 from orpo_cli.merge.tensor_files import SafetensorsFile, SafetensorsWriter, TensorSpec, raw_bytes
-from orpo_cli.verify.resources import parse_size
+from orpo_cli.model.file_size import parse_size
 
 if TYPE_CHECKING:
     from torch import Tensor

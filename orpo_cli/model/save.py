@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orpo_cli.errors import MachineError
+from orpo_cli.model.file_size import parse_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,7 +24,7 @@ def save_model(
 
     complete_generation_config(model, tokenizer, eos_token_ids)
     try:
-        model.save_pretrained(folder, max_shard_size=max_shard_size)
+        model.save_pretrained(folder, max_shard_size=parse_size(max_shard_size, "max_shard_size"))
         tokenizer.save_pretrained(folder)
         copy_mode_to_weights(folder / "config.json")
     except (OSError, SafetensorError) as error:

@@ -1,30 +1,16 @@
-"""Resource checks for merge and export: sizes that users write, free disk space, and memory to compute a model in."""
+"""Resource checks for merge and export: free disk space, and memory to compute a model in."""
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
-from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.errors import MachineError
 
 TOKENIZER_BYTES = 64 * 2**20  # twice the size of the largest tokenizers
 COMPUTE_OVERHEAD = 1.1  # memory of a loaded model, relative to its weights
 MERGE_WORKING_BYTES = 10**9  # memory that a merge may use besides 1.5 times the largest file of the base
 LIBRARY_BYTES = 7 * 10**8  # of these, about what Python and the libraries use
-UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-
-
-def parse_size(text: str, option: str) -> int:
-    """Bytes of a size such as 5GB or 512MiB. Raises UsageError that names ``option``.
-
-    The parsers of huggingface_hub, transformers and accelerate each refuse some of these units.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)", text.strip(), re.IGNORECASE)
-    size = int(float(match[1]) * UNITS[match[2].upper()]) if match else 0
-    if size < 1:
-        raise UsageError(f"{option} {text}: not a size.", remedy="Give a number and a unit, such as 5GB or 512MiB.")
-    return size
 
 
 def dtype_bytes(dtype: str) -> int:

@@ -76,7 +76,7 @@ def write_merge(
         quantization=None,
         device="cpu",
         dtype=dtype,
-        max_shard_size="60KB",
+        max_shard_size="60KiB",
     )
     (tmp_path / "out").mkdir()
     return write_merged_model(

@@ -47,6 +47,10 @@ def test_validate_of_a_bad_recipe_imports_nothing_heavy(tmp_path: Path) -> None:
     assert run_and_list_imports((*HEAVY, "rich"), "validate", str(tmp_path / "bad.yaml")) == "2 []"
 
 
+def test_explain_imports_neither_heavy_modules_nor_the_schema() -> None:
+    assert run_and_list_imports((*HEAVY, "orpo_cli.recipe.schema", "yaml", "rich"), "explain", "unknown-key") == "0 []"
+
+
 def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
     from orpo_cli.cli.main import COMMANDS
 

@@ -21,7 +21,7 @@ def prompt_leaves_no_completion(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def test_size_is_no_fraction_or_count(recipe: Recipe) -> Iterator[Problem]:
+def invalid_test_size(recipe: Recipe) -> Iterator[Problem]:
     """test_size 0.1 is a fraction and 10 a number of pairs; 1.5 and 1.0 are neither."""
     split = recipe.dataset.eval
     if isinstance(split, EvalSplit) and isinstance(split.test_size, float) and split.test_size >= 1:
@@ -33,7 +33,7 @@ def test_size_is_no_fraction_or_count(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def test_size_takes_all_pairs(recipe: Recipe) -> Iterator[Problem]:
+def no_pairs_left_for_training(recipe: Recipe) -> Iterator[Problem]:
     """test_size must be less than the number of pairs that max_samples allows."""
     split, samples = recipe.dataset.eval, [source.max_samples for source in recipe.dataset.train]
     if not isinstance(split, EvalSplit) or isinstance(split.test_size, float) or None in samples:
@@ -125,8 +125,8 @@ def streaming_without_end(recipe: Recipe) -> Iterator[Problem]:
 
 RULES = (
     prompt_leaves_no_completion,
-    test_size_is_no_fraction_or_count,
-    test_size_takes_all_pairs,
+    invalid_test_size,
+    no_pairs_left_for_training,
     evaluates_on_training_data,
     duplicate_source,
     streaming_without_end,

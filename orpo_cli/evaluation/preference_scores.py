@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from orpo_cli.data.table import expand_pair
 from orpo_cli.errors import MachineError, RunError
 
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]  # (done, of)
 
-IGNORE_INDEX = -100  # label of a token that is not part of a completion
 MAX_LOGIT_BYTES = 512 * 2**20  # float32 logits in memory at once
 MAX_BATCH_TOKENS = {"cpu": 1024}  # more does not make a CPU faster
 MAX_BATCH_TOKENS_GPU = 16384
@@ -40,7 +38,7 @@ class _Sequence:
     pair: int
     is_chosen: bool
     tokens: list[int]
-    labels: list[int]  # IGNORE_INDEX on the prompt
+    completion_start: int  # position whose next token is the first one of the completion
 
 
 def score_pairs(
@@ -60,19 +58,19 @@ def score_pairs(
     Raises RunError where a score is not finite, MachineError where the device's memory is too small.
     """
     sequences = [
-        _Sequence(index, side == "chosen", row[f"{side}_input_ids"], row[f"{side}_labels"])
-        for index, row in enumerate(map(expand_pair, pairs))
+        _Sequence(index, side == "chosen", [*prompt, *row[f"{side}_answer_ids"]], max(len(prompt) - 1, 0))
+        for index, row in enumerate(pairs)
+        for prompt in [row["prompt_input_ids"]]
         for side in ("chosen", "rejected")
     ]
     means = torch.zeros(2, len(pairs), dtype=torch.float64)  # (rejected | chosen, pairs)
     nll, nll_tokens, done = 0.0, 0, 0
     for batch in _batches(sequences, batch_size, _max_batch_tokens(model)):
         for sequence, logps in zip(batch, _token_logps(model, batch), strict=True):
-            completion = torch.tensor(sequence.labels[1:]) != IGNORE_INDEX
             if sequence.is_chosen:
                 nll -= logps.sum().item()
                 nll_tokens += logps.numel()
-                logps = logps[completion]
+                logps = logps[sequence.completion_start :]
             means[int(sequence.is_chosen), sequence.pair] = logps.mean()
         done += len(batch)
         if progress is not None:
@@ -94,7 +92,7 @@ def _token_logps(model: PreTrainedModel | PeftModel, batch: list[_Sequence]) -> 
         size = len(sequence.tokens)
         tokens[row, :size] = torch.tensor(sequence.tokens)
         attention[row, :size] = 1
-        scored[row, : size - 1] = True if sequence.is_chosen else torch.tensor(sequence.labels[1:]) != IGNORE_INDEX
+        scored[row, 0 if sequence.is_chosen else sequence.completion_start : size - 1] = True
 
     device = model.device
     targets = tokens.roll(-1, dims=1)[scored].to(device)

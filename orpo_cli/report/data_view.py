@@ -29,7 +29,7 @@ LOSS_TERMS = {
     "prompt_nll": "NLL",
     "chosen": "NLL and odds ratio",
     "rejected": "odds ratio",
-    "end": "end-of-turn token, with the loss of its answer",
+    "end": "end-of-turn token, with the loss of its completion",
 }
 
 
@@ -47,14 +47,14 @@ def summary_view(report: DataReport, audits: dict[str, Audit], steps: dict[str, 
         yield truncation_table(audit, report.max_length)
         bias = audit.length_bias
         yield Text(
-            f"the chosen answer is longer in {bias.chosen_longer:.0%}, the rejected one in {bias.rejected_longer:.0%} of the pairs, "
+            f"the chosen completion is longer in {bias.chosen_longer:.0%}, the rejected one in {bias.rejected_longer:.0%} of the pairs, "
             f"by {bias.mean_difference:+.1f} tokens on average; correlation of length and preference {bias.correlation:+.3f}"
         )
         if bias.warning:
             yield Text(f"warning: {bias.warning}", "yellow")
         yield Text(f"{audit.same_prompt:,} pairs repeat a prompt of an earlier pair")
         yield Text(
-            f"{audit.tokens:,} tokens with each prompt once, {audit.tokens_of_two_passes:,} with the prompt repeated for each answer"
+            f"{audit.tokens:,} tokens with each prompt once, {audit.tokens_of_two_passes:,} with the prompt repeated for each completion"
         )
     yield Text()
     yield Text(

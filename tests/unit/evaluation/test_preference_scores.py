@@ -19,8 +19,9 @@ from transformers import (
 
 from orpo_cli.data.table import expand_pair
 from orpo_cli.errors import RunError
-from orpo_cli.evaluation.preference_scores import IGNORE_INDEX, score_pairs
+from orpo_cli.evaluation.preference_scores import score_pairs
 
+IGNORE_INDEX = -100  # label of a token outside the completion
 VOCABULARY = 97
 ARCHITECTURES: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orpo_cli import secret_values as hiding
+from orpo_cli import secret_values
 from orpo_cli.machine import Machine
 from orpo_cli.plan.plan import Plan
 from orpo_cli.plan.resolve import resolve
@@ -19,8 +19,8 @@ CPU = Machine("cpu", "a processor", 1, None, 8 << 30, 2, False, False, 1 << 40, 
 
 
 @pytest.fixture(autouse=True)
-def nothing_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hiding, "_names", set())
+def no_registered_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secret_values, "_names", set())
 
 
 def test_a_name_stands_for_the_value_wherever_it_is_and_gives_it_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,60 @@
+"""Repository state of the loopback hub: files, commits, branches, tags and pull requests of one repository."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+LFS_SUFFIXES = (".safetensors", ".bin", ".gguf", ".pt")
+LFS_SIZE = 10_000_000
+
+
+@dataclass
+class Stored:
+    """One file of a branch: its bytes, and whether they came through LFS."""
+
+    content: bytes
+    lfs: bool
+
+    @property
+    def blob_id(self) -> str:
+        return hashlib.sha1(b"blob %d\0" % len(self.content) + self.content).hexdigest()
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+
+@dataclass
+class Repo:
+    private: bool
+    branches: dict[str, dict[str, Stored]] = field(default_factory=lambda: {"main": {}})
+    snapshots: dict[str, dict[str, Stored]] = field(default_factory=dict)  # by commit id
+    heads: dict[str, str] = field(default_factory=dict)  # branch: commit id
+    messages: list[str] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)  # name: commit id
+    requests: dict[int, str] = field(default_factory=dict)  # open pull requests: number, title
+    gated: str | bool = False
+    card_data: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        self.advance("main", self.branches["main"])
+
+    def advance(self, branch: str, files: dict[str, Stored]) -> str:
+        """A commit: ``branch`` holds ``files`` from now on."""
+        content = repr((branch, len(self.snapshots), sorted((path, each.blob_id) for path, each in files.items())))
+        commit = hashlib.sha1(content.encode()).hexdigest()
+        self.branches[branch], self.snapshots[commit], self.heads[branch] = files, files, commit
+        return commit
+
+    def at(self, revision: str) -> dict[str, Stored] | None:
+        revision = self.tags.get(revision, revision)
+        return self.snapshots[revision] if revision in self.snapshots else self.branches.get(revision)
+
+    def head(self, revision: str) -> str:
+        revision = self.tags.get(revision, revision)
+        return revision if revision in self.snapshots else self.heads[revision]
+
+    def files(self, revision: str = "main") -> dict[str, bytes]:
+        return {path: stored.content for path, stored in self.branches[revision].items()}

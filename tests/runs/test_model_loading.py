@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from support.architectures import SIZES
-from support.loopback_hub import LoopbackHub, Repo, Stored
+from support.loopback_hub import HubRepository, LoopbackHub, StoredFile
 from support.tiny import save_tiny_model, tiny_tokenizer, write_recipe
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma3TextConfig
 
@@ -67,11 +67,11 @@ def test_a_private_model_is_read_with_a_token_of_the_environment_that_is_never_s
         tmp_path, model={"model_name_or_path": "acme/base", "subfolder": "sub", "token": "${ACME_HF_TOKEN}"}
     )
     files = {
-        f"sub/{file.name}": Stored(file.read_bytes(), file.suffix == ".safetensors")
+        f"sub/{file.name}": StoredFile(file.read_bytes(), file.suffix == ".safetensors")
         for file in (tmp_path / "model").iterdir()
     }
     with LoopbackHub(TOKEN) as hub:
-        hub.repos["acme/base"] = repo = Repo(private=True)
+        hub.repos["acme/base"] = repo = HubRepository(private=True)
         repo.branches["main"] = files
         repo.heads["main"] = "a" * 40
         repo.snapshots["a" * 40] = files

@@ -1,4 +1,4 @@
-"""`training.push_to_hub`: what is trained goes to the hub as it is saved, and a hub that fails never fails the run."""
+"""`training.push_to_hub`: checkpoints and results are pushed during training, and a hub error never fails the run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOKEN = "hf_plantedSecret0123456789abcdef"
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
-    """A hub that this process pushes to."""
+    """A hub server that this process pushes to."""
     with LoopbackHub(token=TOKEN) as hub:
         for name, value in {**hub.environment(), "ORPO_HUB_PATIENCE": "3"}.items():
             monkeypatch.setenv(name, value)
@@ -39,7 +39,7 @@ def pushing_recipe(folder: Path, **training: Any) -> Path:
     return write_recipe(folder, steps=3, training=settings, hub={"repo_id": REPO})
 
 
-def adapter_of(run: RunDir) -> bytes:
+def adapter_bytes(run: RunDir) -> bytes:
     return (run.adapter / "adapter_model.safetensors").read_bytes()
 
 
@@ -52,7 +52,7 @@ def adapter_of(run: RunDir) -> bytes:
         ("all_checkpoints", {"checkpoint-1", "checkpoint-2", "checkpoint-3"}),
     ],
 )
-def test_the_strategies_push_what_they_do_in_transformers(tmp_path, orpo_here, hub, strategy, folders):
+def test_each_hub_strategy_pushes_the_same_files_as_in_transformers(tmp_path, orpo_here, hub, strategy, folders):
     recipe = pushing_recipe(
         tmp_path,
         hub_strategy=strategy if strategy != "every_save" else None,
@@ -62,7 +62,7 @@ def test_the_strategies_push_what_they_do_in_transformers(tmp_path, orpo_here, h
     done = orpo_here("train", recipe, "--json")
     assert done.returncode == 0, done.stderr
     run, there = RunDir(tmp_path / "run"), hub.repos[REPO].files()
-    assert there["adapter_model.safetensors"] == adapter_of(run)
+    assert there["adapter_model.safetensors"] == adapter_bytes(run)
     assert there["README.md"] == run.card.read_bytes()
     assert {path.partition("/")[0] for path in there if "/" in path} - {"report"} == folders
     pushed = len(hub.repos[REPO].messages)
@@ -76,8 +76,8 @@ def test_the_strategies_push_what_they_do_in_transformers(tmp_path, orpo_here, h
     assert not (run.root / ".pushing").exists()
 
 
-def broken(hub: LoopbackHub, how: str) -> str:
-    """Break the hub; returns what is said of it."""
+def break_hub(hub: LoopbackHub, how: str) -> str:
+    """Break the hub; returns a word of the expected message."""
     if how == "role":
         hub.whoami = account("me", "read")
         return "may read but not write"
@@ -87,7 +87,7 @@ def broken(hub: LoopbackHub, how: str) -> str:
         return "no connection"
     if how == "foreign":
         hub.add(REPO, private=True)
-        hub.edit(REPO, "adapter_model.safetensors", b"another run's")
+        hub.edit_file(REPO, "adapter_model.safetensors", b"another run's")
         return "--force"
     status = {"500": 500, "401": 401, "cut": None, "nonsense": 200}[how]
     hub.fail("POST", "/commit/", status=status, times=None)
@@ -96,7 +96,7 @@ def broken(hub: LoopbackHub, how: str) -> str:
 
 @pytest.mark.parametrize("how", ["role", "gone", "foreign", "500", "401", "cut", "nonsense"])
 def test_a_broken_hub_never_fails_the_run(tmp_path, orpo_here, hub, how):
-    word = broken(hub, how)
+    word = break_hub(hub, how)
     training = {} if how == "cut" else {"save_strategy": "no", "save_steps": None}
     done = orpo_here("train", pushing_recipe(tmp_path, **training), "--json")
     assert done.returncode == 0, done.stderr
@@ -108,11 +108,11 @@ def test_a_broken_hub_never_fails_the_run(tmp_path, orpo_here, hub, how):
     run = RunDir(tmp_path / "run")
     assert run.read_run()["status"] == "finished"
     assert run.read_run()["hub"]["error"]
-    assert adapter_of(run)
+    assert adapter_bytes(run)
     assert TOKEN not in done.stdout + done.stderr
 
 
-def test_a_run_without_a_token_trains_and_says_so_first(tmp_path, orpo_here, hub, monkeypatch):
+def test_a_run_without_a_token_warns_first_and_trains(tmp_path, orpo_here, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     done = orpo_here("train", pushing_recipe(tmp_path, save_strategy="no", save_steps=None))
@@ -128,7 +128,7 @@ def test_a_smoke_run_pushes_nothing(tmp_path, orpo_here, hub):
 
 
 def test_no_secret_is_in_any_output_or_file_of_a_run(tmp_path, hub):
-    """A token in HF_TOKEN, another one in the recipe by reference: trained, generated, pushed, and all of it searched."""
+    """A token in HF_TOKEN and a secret in the recipe by reference: neither is in an output or a file of train and push."""
     secret = "anotherPlantedSecret987"
     (tmp_path / secret).mkdir()
     recipe = pushing_recipe(tmp_path, hub_strategy="checkpoint", run_name="${WANDB_API_KEY}", report_to="none")
@@ -155,7 +155,7 @@ def test_no_secret_is_in_any_output_or_file_of_a_run(tmp_path, hub):
     hub.fail("POST", "/commit/", status=401, times=None)
     (tmp_path / "run" / "adapter" / "new.txt").write_text("new")
     assert orpo("push-to-hub", tmp_path / "run").returncode == 7
-    hub.heal()
+    hub.clear_faults()
     assert orpo("push-to-hub", tmp_path / "run").returncode == 0
     for needle in (TOKEN, secret):
         assert not any(needle in text for text in outputs)

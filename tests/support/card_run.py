@@ -1,4 +1,4 @@
-"""The records of a run that a card is made of, without a model."""
+"""Run directory with the records that a model card is rendered from, without a model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ REPORT = {
 }  # fmt: skip
 
 
-def make_records(root: Path, recipe: str = "model:\n  model_name_or_path: x\n", **changes: Any) -> RunDir:
+def make_card_run(root: Path, recipe: str = "model:\n  model_name_or_path: x\n", **changes: Any) -> RunDir:
     root.mkdir()
     rundir = RunDir(root)
     rundir.plan.write_text(make_plan(root, "x", **{"model": HUB_MODEL, **changes}).to_json())

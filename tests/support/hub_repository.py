@@ -11,8 +11,8 @@ LFS_SIZE = 10_000_000
 
 
 @dataclass
-class Stored:
-    """One file of a branch: its bytes, and whether they came through LFS."""
+class StoredFile:
+    """File of a branch: its content, and whether it was uploaded through LFS."""
 
     content: bytes
     lfs: bool
@@ -27,28 +27,28 @@ class Stored:
 
 
 @dataclass
-class Repo:
+class HubRepository:
     private: bool
-    branches: dict[str, dict[str, Stored]] = field(default_factory=lambda: {"main": {}})
-    snapshots: dict[str, dict[str, Stored]] = field(default_factory=dict)  # by commit id
+    branches: dict[str, dict[str, StoredFile]] = field(default_factory=lambda: {"main": {}})
+    snapshots: dict[str, dict[str, StoredFile]] = field(default_factory=dict)  # by commit id
     heads: dict[str, str] = field(default_factory=dict)  # branch: commit id
     messages: list[str] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)  # name: commit id
-    requests: dict[int, str] = field(default_factory=dict)  # open pull requests: number, title
+    pull_requests: dict[int, str] = field(default_factory=dict)  # open pull requests: number, title
     gated: str | bool = False
     card_data: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        self.advance("main", self.branches["main"])
+        self.add_commit("main", self.branches["main"])
 
-    def advance(self, branch: str, files: dict[str, Stored]) -> str:
-        """A commit: ``branch`` holds ``files`` from now on."""
+    def add_commit(self, branch: str, files: dict[str, StoredFile]) -> str:
+        """Commit ``files`` as the complete content of ``branch``. Returns the commit id."""
         content = repr((branch, len(self.snapshots), sorted((path, each.blob_id) for path, each in files.items())))
         commit = hashlib.sha1(content.encode()).hexdigest()
         self.branches[branch], self.snapshots[commit], self.heads[branch] = files, files, commit
         return commit
 
-    def at(self, revision: str) -> dict[str, Stored] | None:
+    def files_at(self, revision: str) -> dict[str, StoredFile] | None:
         revision = self.tags.get(revision, revision)
         return self.snapshots[revision] if revision in self.snapshots else self.branches.get(revision)
 

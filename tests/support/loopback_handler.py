@@ -1,4 +1,8 @@
-"""Request handler of the loopback hub: the HTTP endpoints for models that huggingface_hub 2.4 calls without Xet."""
+"""Request handler of the loopback hub: the HTTP endpoints for models that huggingface_hub 2.4 calls without Xet.
+
+These are whoami, create, branch, tag, refs, info, tree, validate-yaml, preupload, LFS batch, PUT and verify, commit (NDJSON, on a
+parent, as a pull request), discussions and resolve.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,13 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from support.hub_repository import LFS_SIZE, LFS_SUFFIXES, Repo, Stored
+from support.hub_repository import LFS_SIZE, LFS_SUFFIXES, HubRepository, StoredFile
 
 if TYPE_CHECKING:
     from support.loopback_hub import Fault, LoopbackHub
 
 
-class _Handler(BaseHTTPRequestHandler):
+class LoopbackHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: LoopbackHub
 
@@ -47,22 +51,24 @@ class _Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         with self.hub.lock:
             self.hub.requests.append((self.command, path))
-            fault = next((each for each in self.hub.faults if each.strikes(self.command, path)), None)
+            fault = next((each for each in self.hub.faults if each.matches(self.command, path)), None)
         if fault is not None and fault.delay:
             time.sleep(fault.delay)
             fault = None
-        if fault is not None and fault.status is None and not fault.late:
+        if fault is not None and fault.status is None and not fault.response_lost:
             self.rfile.read(int(self.headers.get("Content-Length") or 0) // 2)
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return
         body = self._body()
-        if fault is not None and fault.late:
+        if fault is not None and fault.response_lost:
             self.lost = fault
         elif fault is not None:
             self.answer(fault.status, {"error": f"injected {fault.status}"}, fault.headers)
             return
-        signed_upload = path.startswith("/lfs/") and self.command == "PUT"  # as with S3: the address is the permission
+        signed_upload = (
+            path.startswith("/lfs/") and self.command == "PUT"
+        )  # as with S3: the signed URL is the permission
         if not signed_upload and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
             self.answer(401, {"error": "Invalid username or password."})
             return
@@ -90,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self, status: int | None, value: Any, headers: dict[str, str] | None = None) -> None:
         if self.lost is not None:
-            status, value, headers, self.lost = self.lost.status, {"error": "the answer is lost"}, {}, None
+            status, value, headers, self.lost = self.lost.status, {"error": "the response is lost"}, {}, None
             if status is None:
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
@@ -107,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def repo(self, repo_id: str) -> Repo | None:
+    def repo(self, repo_id: str) -> HubRepository | None:
         repo = self.hub.repos.get(repo_id)
         if repo is None:
             self.answer(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
@@ -121,9 +127,9 @@ class _Handler(BaseHTTPRequestHandler):
         if repo_id in self.hub.repos:
             self.answer(409, {**url, "error": "You already created this model repo"})
             return
-        repo = self.hub.repos[repo_id] = Repo(private=call.get("visibility") == "private")
-        repo.advance(
-            "main", {".gitattributes": Stored(b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n", lfs=False)}
+        repo = self.hub.repos[repo_id] = HubRepository(private=call.get("visibility") == "private")
+        repo.add_commit(
+            "main", {".gitattributes": StoredFile(b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n", lfs=False)}
         )
         self.answer(200, url)
 
@@ -138,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
         repo = self.repo(id)
         if repo is None:
             return
-        files = repo.at(rev)
+        files = repo.files_at(rev)
         if files is None:
             self.answer(404, {"error": f"Invalid rev id: {rev}"}, {"X-Error-Code": "RevisionNotFound"})
             return
@@ -153,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
         if repo is None:
             return
         entries = []
-        for path, stored in (repo.at(rev) or {}).items():
+        for path, stored in (repo.files_at(rev) or {}).items():
             entry = {"type": "file", "path": path, "size": len(stored.content), "oid": stored.blob_id}
             if stored.lfs:
                 entry["lfs"] = {"oid": stored.sha256, "size": len(stored.content), "pointerSize": 130}
@@ -215,7 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
         found = [
             {"num": number, "title": title, "status": "open", "isPullRequest": True, "author": {"name": "me"},
              "createdAt": "2025-01-01T00:00:00.000Z", "repo": {"name": id, "type": "model"}}
-            for number, title in repo.requests.items()
+            for number, title in repo.pull_requests.items()
         ]  # fmt: skip
         self.answer(200, {"count": len(found), "start": 0, "discussions": found})
 
@@ -227,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
         for file in json.loads(body)["files"]:
             lfs = file["path"].endswith(LFS_SUFFIXES) or file["size"] > LFS_SIZE
             answer = {"path": file["path"], "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False}
-            stored = (repo.at(rev) or {}).get(file["path"])
+            stored = (repo.files_at(rev) or {}).get(file["path"])
             if stored is not None:
                 answer["oid"] = stored.sha256 if stored.lfs else stored.blob_id
             answers.append(answer)
@@ -271,12 +277,12 @@ class _Handler(BaseHTTPRequestHandler):
                     self.answer(412, {"error": "A commit has happened since. Please refresh and try again."})
                     return
             elif entry["key"] == "file":
-                files[value["path"]] = Stored(base64.b64decode(value["content"]), lfs=False)
+                files[value["path"]] = StoredFile(base64.b64decode(value["content"]), lfs=False)
             elif entry["key"] == "lfsFile":
                 if value["oid"] not in self.hub.lfs:
                     self.answer(400, {"error": f"LFS object {value['oid']} was not uploaded"})
                     return
-                files[value["path"]] = Stored(self.hub.lfs[value["oid"]], lfs=True)
+                files[value["path"]] = StoredFile(self.hub.lfs[value["oid"]], lfs=True)
             elif entry["key"] == "deletedFile":
                 del files[value["path"]]
             else:
@@ -285,11 +291,11 @@ class _Handler(BaseHTTPRequestHandler):
         repo.messages.append(summary)
         answer = {"success": True}
         if "create_pr" in parse_qs(urlsplit(self.path).query):
-            number = len(repo.requests) + 1
-            repo.requests[number] = summary
+            number = len(repo.pull_requests) + 1
+            repo.pull_requests[number] = summary
             rev = f"refs/pr/{number}"
             answer["pullRequestUrl"] = f"{self.hub.url}/{id}/discussions/{number}"
-        commit = repo.advance(rev, files)
+        commit = repo.add_commit(rev, files)
         url = f"{self.hub.url}/{id}/commit/{commit}"
         self.answer(200, {**answer, "commitUrl": url, "commitOid": commit})
 
@@ -297,7 +303,7 @@ class _Handler(BaseHTTPRequestHandler):
         repo = self.repo(id)
         if repo is None:
             return
-        stored = (repo.at(rev) or {}).get(file)
+        stored = (repo.files_at(rev) or {}).get(file)
         if stored is None:
             self.answer(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
             return

@@ -1,8 +1,7 @@
-"""A hub on loopback that the real huggingface_hub client pushes to and downloads from; it keeps every byte.
+"""Loopback hub: a hub server on the loopback interface, for pushes and downloads with the real huggingface_hub client.
 
-Speaks what huggingface_hub 2.4 calls for models with HF_HUB_DISABLE_XET=1: whoami, create, branch, tag, refs, info, tree,
-validate-yaml, preupload, LFS batch + PUT + verify, commit (NDJSON, on a parent, as a pull request), discussions, resolve.
-``fail`` injects faults, ``slow`` delays, ``edit`` is somebody else. Nothing here imports the client.
+``fail`` injects errors, ``delay`` slows responses down, ``edit_file`` is a commit of somebody else. The modules of this server do
+not import huggingface_hub.
 """
 
 from __future__ import annotations
@@ -13,15 +12,16 @@ from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
 from typing import Any
 
-from support.hub_repository import LFS_SUFFIXES, Repo, Stored
-from support.loopback_handler import _Handler
+from support.hub_repository import LFS_SUFFIXES, HubRepository, StoredFile
+from support.loopback_handler import LoopbackHandler
 
 
 @dataclass
 class Fault:
-    """Answers ``status`` (or cuts the connection where it is None) to matching requests number ``after``+1 and on.
+    """An injected error of the matching requests after the first ``after``: a status, or a cut connection for None.
 
-    ``late``: the request is done all the same, and the answer lost. ``delay``: it is done, after so many seconds.
+    ``response_lost``: the request is executed, but its response is the error. ``delay``: the request is executed after that
+    many seconds, without an error.
     """
 
     method: str
@@ -29,29 +29,29 @@ class Fault:
     status: int | None
     headers: dict[str, str]
     after: int
-    times: int | None  # None: for ever
-    late: bool = False
+    times: int | None  # None: no limit
+    response_lost: bool = False
     delay: float = 0.0
-    seen: int = 0
-    done: int = 0
+    matched_requests: int = 0
+    injected_faults: int = 0
 
-    def strikes(self, method: str, path: str) -> bool:
+    def matches(self, method: str, path: str) -> bool:
         if method != self.method or not re.search(self.path, path):
             return False
-        self.seen += 1
-        if self.seen <= self.after or (self.times is not None and self.done >= self.times):
+        self.matched_requests += 1
+        if self.matched_requests <= self.after or (self.times is not None and self.injected_faults >= self.times):
             return False
-        self.done += 1
+        self.injected_faults += 1
         return True
 
 
 class LoopbackHub:
-    """``with LoopbackHub(token="hf_…") as hub:`` then point HF_ENDPOINT at ``hub.url``."""
+    """The server, as a context manager; ``environment`` has the variables that direct huggingface_hub to it."""
 
     def __init__(self, token: str = "hf_loopbackTokenForTests") -> None:
         self.token = token
         self.whoami: dict[str, Any] | None = account("me")
-        self.repos: dict[str, Repo] = {}
+        self.repos: dict[str, HubRepository] = {}
         self.lfs: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.create_calls: list[dict[str, Any]] = []
@@ -67,41 +67,41 @@ class LoopbackHub:
         headers: dict[str, str] | None = None,
         after: int = 0,
         times: int | None = 1,
-        late: bool = False,
+        response_lost: bool = False,
     ) -> None:
-        """Answer ``status`` to matching requests, or cut the connection half-way through the body where it is None."""
-        self.faults.append(Fault(method, path, status, headers or {}, after, times, late))
+        """Answer matching requests with ``status``; for None, cut the connection in the middle of the request body."""
+        self.faults.append(Fault(method, path, status, headers or {}, after, times, response_lost))
 
-    def slow(self, method: str, path: str, seconds: float, *, times: int | None = 1) -> None:
-        """Answer matching requests so much later."""
+    def delay(self, method: str, path: str, seconds: float, *, times: int | None = 1) -> None:
+        """Delay the response to matching requests."""
         self.faults.append(Fault(method, path, None, {}, 0, times, delay=seconds))
 
-    def add(self, repo_id: str, **repo: Any) -> Repo:
-        """A repository that is there already."""
-        self.repos[repo_id] = Repo(**{"private": False, **repo})
+    def add(self, repo_id: str, **repo: Any) -> HubRepository:
+        """Add an existing repository."""
+        self.repos[repo_id] = HubRepository(**{"private": False, **repo})
         return self.repos[repo_id]
 
-    def edit(self, repo_id: str, path: str, content: bytes | None, revision: str = "main") -> str:
-        """Somebody else's commit: a file changed, or removed (None)."""
+    def edit_file(self, repo_id: str, path: str, content: bytes | None, revision: str = "main") -> str:
+        """Commit a changed file, or a removed file (None), as somebody else. Returns the commit id."""
         repo = self.repos[repo_id]
         files = {name: each for name, each in repo.branches[revision].items() if name != path}
         if content is not None:
             lfs = path.endswith(LFS_SUFFIXES)
-            files[path] = Stored(content, lfs)
-        return repo.advance(revision, files)
+            files[path] = StoredFile(content, lfs)
+        return repo.add_commit(revision, files)
 
-    def heal(self) -> None:
+    def clear_faults(self) -> None:
         self.faults.clear()
 
     def count(self, method: str, path: str = "") -> int:
-        return sum(1 for seen, where in self.requests if seen == method and re.search(path, where))
+        return sum(1 for used_method, url in self.requests if used_method == method and re.search(path, url))
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server.server_address[1]}"
 
     def environment(self) -> dict[str, str]:
-        """What the client's process needs in its environment to talk to this hub and to no other."""
+        """Environment variables that direct huggingface_hub to this server."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_HUB_DISABLE_XET": "1",
@@ -112,7 +112,7 @@ class LoopbackHub:
         }
 
     def __enter__(self) -> LoopbackHub:
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (LoopbackHandler,), {"hub": self}))
         self.server.daemon_threads = True
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self.thread.start()
@@ -125,7 +125,9 @@ class LoopbackHub:
 
 
 def account(name: str, role: str = "write", *, organizations: dict[str, str] | None = None, **fine_grained: Any) -> Any:
-    """What /api/whoami-v2 says of a token: its owner, role, and the scopes of a fine-grained one."""
+    """A response to /api/whoami-v2: the owner and role of a token, and the scopes of a fine-grained one."""
     token = {"displayName": "of-the-tests", "role": role, **({"fineGrained": fine_grained} if fine_grained else {})}
-    orgs = [{"type": "org", "name": each, "roleInOrg": its} for each, its in (organizations or {}).items()]
+    orgs = [
+        {"type": "org", "name": organization, "roleInOrg": role} for organization, role in (organizations or {}).items()
+    ]
     return {"type": "user", "name": name, "orgs": orgs, "auth": {"type": "access_token", "accessToken": token}}

@@ -1,4 +1,4 @@
-"""Secrets of the environment: used, and never shown or written."""
+"""Secret values from environment variables: used, and never shown or written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def no_registered_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secret_values, "_names", set())
 
 
-def test_a_name_stands_for_the_value_wherever_it_is_and_gives_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_replaces_the_value_everywhere_and_is_replaced_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_KEY", "swordfish")
     monkeypatch.setenv("B_KEY", "swordfishes")
     value: dict[str, Any] = {"a": ["x swordfish y", {"b": "swordfishes"}], "n": 1, "t": True, "z": None}
@@ -36,7 +36,7 @@ def test_a_name_stands_for_the_value_wherever_it_is_and_gives_it_back(monkeypatc
     assert unmask_secrets(covered, ["A_KEY", "B_KEY"])["a"][1] == {"b": "${B_KEY}"}
 
 
-def test_a_short_value_and_numbers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_values_and_numbers_are_not_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_KEY", "abc")
     monkeypatch.setenv("B_KEY", "2024")
     register_secrets(["A_KEY", "B_KEY"])
@@ -47,7 +47,7 @@ def test_a_short_value_and_numbers_stay(monkeypatch: pytest.MonkeyPatch) -> None
     }
 
 
-def test_a_plan_has_the_value_and_its_document_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_has_the_value_and_plan_json_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA_TOKEN", "swordfish")
     (tmp_path / "r.yaml").write_text(
         "model: {model_name_or_path: a/b}\n"

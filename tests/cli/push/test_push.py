@@ -167,7 +167,7 @@ def test_removed_files_are_deleted_in_the_repository_and_missing_ones_are_pushed
     (run.adapter / "old.txt").write_text("old")
     orpo(hub, "push-to-hub", run.root, REPO)
     (run.adapter / "old.txt").unlink()
-    hub.edit(REPO, "adapter_config.json", None)
+    hub.edit_file(REPO, "adapter_config.json", None)
     done = orpo(hub, "push-to-hub", run.root, REPO)
     assert done.returncode == 0, done.stderr
     assert "removed there: old.txt" in done.stderr
@@ -177,7 +177,7 @@ def test_removed_files_are_deleted_in_the_repository_and_missing_ones_are_pushed
 
 def test_a_repeated_push_opens_no_second_pull_request(hub, run):
     hub.add("other/model")
-    hub.edit("other/model", "notes.txt", b"not from this run")
+    hub.edit_file("other/model", "notes.txt", b"not from this run")
     done = orpo(hub, "push-to-hub", run.root, "other/model", "--create-pr", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["pull_request"] == f"{hub.url}/other/model/discussions/1"
@@ -185,7 +185,7 @@ def test_a_repeated_push_opens_no_second_pull_request(hub, run):
     assert "adapter_model.safetensors" in hub.repos["other/model"].files("refs/pr/1")
     done = orpo(hub, "push-to-hub", run.root, "other/model", "--create-pr", "--json")
     assert json.loads(done.stdout)["status"] == "unchanged"
-    assert list(hub.repos["other/model"].requests) == [1]
+    assert list(hub.repos["other/model"].pull_requests) == [1]
     assert hub.count("PUT") == 1
     assert orpo(hub, "push-to-hub", run.root, REPO, "--create-pr").returncode == 2  # there is no such repository
 
@@ -195,7 +195,7 @@ def test_a_tag_names_the_commit_and_moves_only_with_force(hub, run):
     first = hub.repos[REPO].head("main")
     assert hub.repos[REPO].tags == {"v1": first}
     assert orpo(hub, "push-to-hub", run.root, REPO, "--tag", "v1").returncode == 0
-    hub.edit(REPO, "notes.txt", b"a commit in between")
+    hub.edit_file(REPO, "notes.txt", b"a commit in between")
     run.write_run(steps=777)
     assert orpo(hub, "push-to-hub", run.root, REPO).returncode == 0
     done = orpo(hub, "push-to-hub", run.root, REPO, "--tag", "v1")

@@ -91,7 +91,7 @@ def test_a_permanent_hub_error_has_its_exit_code_and_the_repeated_command_comple
     for each in (word, remedy, "continues where this one stopped"):
         assert each in done.stderr
     sent = set(hub.lfs)
-    hub.heal()
+    hub.clear_faults()
     hub.requests.clear()
     assert orpo(hub, "push-to-hub", run.root, REPO).returncode == 0
     assert_repository_equals(hub, REPO, run, run.adapter)
@@ -99,7 +99,7 @@ def test_a_permanent_hub_error_has_its_exit_code_and_the_repeated_command_comple
 
 
 def test_a_lost_response_makes_no_second_commit(hub, run):
-    hub.fail("POST", "/commit/main", status=500, late=True)
+    hub.fail("POST", "/commit/main", status=500, response_lost=True)
     done = orpo(hub, "push-to-hub", run.root, REPO)
     assert done.returncode == 0, done.stderr
     assert len(hub.repos[REPO].messages) == 1
@@ -108,7 +108,7 @@ def test_a_lost_response_makes_no_second_commit(hub, run):
 
 
 def test_ctrl_c_exits_130_and_explains_how_to_continue(hub, run):
-    hub.slow("POST", "/commit/main", 30)
+    hub.delay("POST", "/commit/main", 30)
     environment = {**os.environ, **hub.environment()}
     command = [sys.executable, "-m", "orpo_cli", "push-to-hub", str(run.root), REPO]
     with subprocess.Popen(
@@ -126,10 +126,10 @@ def test_ctrl_c_exits_130_and_explains_how_to_continue(hub, run):
 
 
 def test_a_slow_hub_is_waited_for_and_a_silent_one_times_out(hub, run):
-    hub.slow("POST", "/commit/main", 2)
+    hub.delay("POST", "/commit/main", 2)
     assert orpo(hub, "push-to-hub", run.root, REPO).returncode == 0
     assert_repository_equals(hub, REPO, run, run.adapter)
-    hub.slow("GET", "/api/models/me/tiny", 60, times=None)
+    hub.delay("GET", "/api/models/me/tiny", 60, times=None)
     done = orpo(hub, "push-to-hub", run.root, REPO)
     assert done.returncode == 6
     assert "Check the network" in done.stderr
@@ -143,7 +143,7 @@ def test_a_repeated_push_sends_only_the_missing_files(tmp_path, hub, base):
     assert len(hub.lfs) == 1
     assert set(hub.repos[REPO].files()) == {".gitattributes"}  # nothing half-pushed is visible
     already = set(hub.lfs)
-    hub.heal()
+    hub.clear_faults()
     hub.requests.clear()
     assert orpo(hub, "push-to-hub", run.root, REPO, "--what", "merged").returncode == 0
     assert hub.count("PUT") == len(list(run.merged.glob("*.safetensors"))) - 1
@@ -159,7 +159,7 @@ def test_connections_that_always_break_exit_6(hub, run):
     done = orpo(hub, "push-to-hub", run.root, REPO)
     assert done.returncode == 6
     assert "connection" in done.stderr
-    hub.heal()
+    hub.clear_faults()
     assert orpo(hub, "push-to-hub", run.root, REPO).returncode == 0
 
 
@@ -211,7 +211,7 @@ def test_a_merged_model_is_not_pushed_next_to_an_adapter(tmp_path, hub, base):
 @pytest.mark.parametrize("path", ["README.md", "adapter_model.safetensors"])
 def test_files_that_somebody_changed_are_overwritten_only_with_force(hub, run, path):
     orpo(hub, "push-to-hub", run.root, REPO)
-    hub.edit(REPO, path, b"---\nlicense: mit\n---\nSomebody else's.\n")
+    hub.edit_file(REPO, path, b"---\nlicense: mit\n---\nSomebody else's.\n")
     hub.requests.clear()
     done = orpo(hub, "push-to-hub", run.root, REPO)
     assert done.returncode == 7
@@ -225,8 +225,8 @@ def test_files_that_somebody_changed_are_overwritten_only_with_force(hub, run, p
 
 def test_existing_files_are_not_overwritten_and_other_files_are_kept(hub, run):
     hub.add(REPO, private=True)
-    hub.edit(REPO, "notes.txt", b"mine")
-    hub.edit(REPO, "README.md", b"my card")
+    hub.edit_file(REPO, "notes.txt", b"mine")
+    hub.edit_file(REPO, "README.md", b"my card")
     done = orpo(hub, "push-to-hub", run.root, REPO)
     assert done.returncode == 7
     assert "not from this run" in done.stderr
@@ -243,7 +243,7 @@ def test_after_a_concurrent_commit_the_push_is_repeated_on_top_of_it(hub, run):
 
     def overtaken(revision):  # somebody commits between reading the repository and committing
         if hub.count("POST", "/preupload") == 2 and "notes.txt" not in hub.repos[REPO].branches["main"]:
-            hub.edit(REPO, "notes.txt", b"not from this run")
+            hub.edit_file(REPO, "notes.txt", b"not from this run")
         return real(revision)
 
     hub.repos[REPO].head = overtaken

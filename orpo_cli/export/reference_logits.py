@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from orpo_cli.data.pair_encoder import end_token_ids
 from orpo_cli.export.export_source import ExportSource
 from orpo_cli.json_files import read_json_object
+from orpo_cli.merge.comparison import STORAGE_TOLERANCE
 from orpo_cli.verify.logits import Tolerance, compute_logits
-from orpo_cli.verify.prompts import BUILT_IN_PROMPTS
+from orpo_cli.verify.prompts import BUILT_IN_PROMPTS, render_prompts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,9 +38,7 @@ MAX_PROMPT_TOKENS = 128
 # Allowed difference of an export's logits, computed in float32, from the model's. Measured on SmolLM2-135M-Instruct trained
 # by the quickstart: see docs/how-to/export.md. Quantized types fail only if they are unusable; their difference is shown.
 EXPORT_TOLERANCE = {
-    "float32": Tolerance(max_absolute=1e-3, relative=2e-5, same_argmax=0.99),
-    "float16": Tolerance(relative=0.01, same_argmax=0.95),
-    "bfloat16": Tolerance(relative=0.05, same_argmax=0.90),
+    **STORAGE_TOLERANCE,
     "8 bits": Tolerance(relative=0.15, same_argmax=0.80),
     "fewer bits": Tolerance(relative=0.9, same_argmax=0.30),
 }
@@ -63,15 +62,6 @@ class ReferenceLogits:
     dtype: str | None
 
 
-def render_prompts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """PROMPTS, each rendered as a user message if the tokenizer has a chat template."""
-    if not tokenizer.chat_template:
-        return list(PROMPTS)
-    conversations = [[{"role": "user", "content": text}] for text in PROMPTS]
-    texts = tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)
-    return [str(text) for text in texts]
-
-
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     """Token ids of rendered texts. Special tokens are added only without a chat template, which writes them itself."""
     special = not tokenizer.chat_template
@@ -87,15 +77,13 @@ def compute_reference(source: ExportSource, dtype: str | None) -> ReferenceLogit
     from orpo_cli.model.tokenizer import load_saved_tokenizer
 
     tokenizer = load_saved_tokenizer(source.folder, trust_remote_code=source.base.trust_remote_code)
-    texts = render_prompts(tokenizer)
-    prompts = [torch.tensor([ids]) for ids in token_ids(tokenizer, texts)]
-    ends = end_token_ids(_SavedGenerationConfig(source.folder), tokenizer)
-    logits = (
-        []
-        if dtype is None
-        else compute_logits(load_base(ModelSource(source.section(dtype=dtype)), None, "cpu"), prompts)
-    )
-    return ReferenceLogits(tokenizer, ends, texts, prompts, logits, dtype)
+    texts = render_prompts(tokenizer, PROMPTS)
+    prompt_ids = [torch.tensor([ids]) for ids in token_ids(tokenizer, texts)]
+    eos_token_ids = end_token_ids(_SavedGenerationConfig(source.folder), tokenizer)
+    logits = []
+    if dtype is not None:
+        logits = compute_logits(load_base(ModelSource(source.section(dtype=dtype)), None, "cpu"), prompt_ids)
+    return ReferenceLogits(tokenizer, eos_token_ids, texts, prompt_ids, logits, dtype)
 
 
 class _SavedGenerationConfig:

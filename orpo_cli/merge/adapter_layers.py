@@ -1,4 +1,4 @@
-"""Adapted layers: the layers of a model that adapters change, each merged by PEFT's own arithmetic."""
+"""Adapted layers: the layers of a model that adapters change, each merged by PEFT's arithmetic."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Checkpoint of the base: its tensors on disk, and the mapping between them and the parameters of the model.
 
 transformers 5 renames and regroups weights while it loads them (the experts of a Mixtral are one parameter in memory and
-hundreds of tensors on disk). The mapping comes from transformers' own conversion tables, applied to a meta model.
+hundreds of tensors on disk). The mapping comes from the conversion tables of transformers, applied to a meta model.
 """
 
 from __future__ import annotations

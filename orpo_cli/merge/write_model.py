@@ -96,7 +96,7 @@ def write_merged_model(
 def _prepare(
     model: PreTrainedModel, checkpoint: Checkpoint, target: MergeTarget, vocab_size: int | None
 ) -> ShardedMerge:
-    """The merge before its first weight is read. The adapters are loaded on a meta model of their own."""
+    """The merge before its first weight is read. The adapters are loaded on a second meta model."""
     from transformers.pytorch_utils import Conv1D
 
     if getattr(model.config, "quantization_config", None) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -38,17 +39,22 @@ MAX_PROMPT_TOKENS = 512  # only the last tokens of a longer prompt are used
 
 def built_in_prompts(tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
     """Token ids (1, tokens) of each BUILT_IN_PROMPTS, rendered as a user message if the tokenizer has a chat template."""
-    if not tokenizer.chat_template:
-        return _tokenize(tokenizer, list(BUILT_IN_PROMPTS), special=True)
-    texts = [
-        str(
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-            )
-        )
-        for text in BUILT_IN_PROMPTS
+    special = not tokenizer.chat_template  # a chat template writes the special tokens
+    texts = render_prompts(tokenizer, BUILT_IN_PROMPTS)
+    ids = [
+        tokenizer(text, add_special_tokens=special, return_tensors="pt").input_ids[:, -MAX_PROMPT_TOKENS:]
+        for text in texts
     ]
-    return _tokenize(tokenizer, texts, special=False)
+    return [each for each in ids if each.numel()]
+
+
+def render_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[str]:
+    """``texts``, each rendered as a user message if the tokenizer has a chat template."""
+    if not tokenizer.chat_template:
+        return list(texts)
+    conversations = [[{"role": "user", "content": text}] for text in texts]
+    rendered = tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)
+    return [str(text) for text in rendered]
 
 
 def run_prompts(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
@@ -80,11 +86,3 @@ def _read_prompts(source: Source, seed: int, tokenizer: PreTrainedTokenizerBase)
     texts = [each for each in encoder.render(pairs) if not isinstance(each, RowRejected)]
     encoded = encoder.tokenize(texts[:RUN_PROMPT_COUNT])
     return [torch.tensor([tokens.prompt[-MAX_PROMPT_TOKENS:]]) for tokens in encoded if tokens.prompt]
-
-
-def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special: bool) -> list[Tensor]:
-    ids = [
-        tokenizer(text, add_special_tokens=special, return_tensors="pt").input_ids[:, -MAX_PROMPT_TOKENS:]
-        for text in texts
-    ]
-    return [each for each in ids if each.numel()]

@@ -132,8 +132,8 @@ def test_a_quantized_run_can_merge_into_the_original_base_and_reports_the_differ
     assert (trained["into"], original["into"]) == ("trained", "original")
     assert trained["max_logit_difference"] <= 1e-3
     assert trained["difference_to_trained"] is None
-    assert original["max_logit_difference"] <= 1e-3  # it is what the adapter on the original base says
-    assert original["difference_to_trained"]["max_absolute"] > 0.02  # which is not what was trained
+    assert original["max_logit_difference"] <= 1e-3  # compared with the adapter on the original base
+    assert original["difference_to_trained"]["max_absolute"] > 0.02  # compared with the trained model
     assert trained["held_out"]["merged"] == pytest.approx(trained["held_out"]["unmerged"], abs=1e-4)
     assert trained["held_out"]["merged"]["pairs"] == 6
     assert abs(original["held_out"]["merged"]["loss"] - original["held_out"]["unmerged"]["loss"]) > 1e-4

@@ -11,7 +11,8 @@ import torch
 from support.tiny_export import gguf_converter  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from orpo_cli.export.reference_logits import render_prompts, token_ids
+from orpo_cli.export.reference_logits import PROMPTS, token_ids
+from orpo_cli.verify.prompts import render_prompts
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 HELD_OUT = RECIPES / "data" / "answer-first-heldout.jsonl"
@@ -47,7 +48,7 @@ def test_smollm2_trained_merged_and_exported_to_gguf_says_what_the_merged_model_
     prompts = [
         tokenizer.apply_chat_template(pair["prompt"], add_generation_prompt=True, return_dict=False) for pair in pairs
     ]
-    for ids in (*prompts, *token_ids(tokenizer, render_prompts(tokenizer))):
+    for ids in (*prompts, *token_ids(tokenizer, render_prompts(tokenizer, PROMPTS))):
         with torch.inference_mode():
             expected = merged(torch.tensor([ids])).logits[0, -1]
             found = exported(torch.tensor([ids])).logits[0, -1]

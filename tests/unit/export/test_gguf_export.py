@@ -157,8 +157,10 @@ def test_a_translated_template_renders_the_same_prompts(name):
 
 
 def test_the_default_system_message_of_a_template_is_translated():
-    own = "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}"
-    turns = parse_chat_template(llama_tokenizer(template=own + CHATML))
+    default_system = (
+        "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}"
+    )
+    turns = parse_chat_template(llama_tokenizer(template=default_system + CHATML))
     assert turns is not None
     assert turns.default_system == "Be kind."
     assert turns.render([{"role": "user", "content": "Hi"}]) == (

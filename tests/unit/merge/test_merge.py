@@ -218,7 +218,7 @@ def test_a_folder_without_a_merge_is_never_overwritten(tmp_path, run):
         ({"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, True),
         ({"trainable_token_indices": [3, 5]}, True),
     ],
-    ids=["lora head", "lora embedding", "lora both", "own head", "own embedding", "own both", "tokens"],
+    ids=["lora head", "lora embedding", "lora both", "full head", "full embedding", "full both", "tokens"],
 )
 def test_a_tied_head_is_saved_separately_if_the_adapter_changes_it(tmp_path, tied_base, peft, stays_tied):
     run = make_run(tmp_path / "run", tied_base, peft=peft)

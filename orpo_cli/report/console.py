@@ -58,13 +58,13 @@ class Console:
         self.print_line(f"warning: {text}", style="yellow")
 
     def problem(self, problem: Problem) -> None:
-        """Print one problem of a recipe."""
-        self.print_line(problem.text(), style="yellow" if problem.severity == "warning" else None)
+        """Print one problem, then the command that explains it."""
+        self.problems([problem])
 
     def problems(self, problems: Sequence[Problem]) -> None:
         """Print problems, then the command that explains them."""
         for problem in problems:
-            self.problem(problem)
+            self.print_line(problem.text(), style="yellow" if problem.severity == "warning" else None)
         if problems:
             self.note(f"  → {explain_hint(problems)}")
 

@@ -65,7 +65,9 @@ def _revision_of_a_folder(plan: PlanDraft, loaded: LoadedRecipe) -> Iterator[Pro
 def _learning_rate(plan: PlanDraft, loaded: LoadedRecipe, facts: ModelFacts | None) -> Iterator[Problem]:
     """Ten times the default for method and size diverges or forgets; a tenth of it learns nothing."""
     rate, optimizer = plan.training["learning_rate"], str(plan.training["optim"])
-    if loaded.origin("training.learning_rate") == "default" or any(each in optimizer for each in OTHER_RATE_OPTIMIZERS):
+    if loaded.origin_kind("training.learning_rate") == "default" or any(
+        each in optimizer for each in OTHER_RATE_OPTIMIZERS
+    ):
         return
     row, size = defaults_for_size(facts.parameters if facts else None)
     method, usual = ("full weights", row.full_learning_rate) if plan.lora is None else ("LoRA", row.lora_learning_rate)
@@ -101,7 +103,7 @@ def _replaced_values(plan: PlanDraft, loaded: LoadedRecipe) -> Iterator[Problem]
     """Values of the recipe that this machine cannot use, and that were replaced."""
     written, planned = loaded.recipe.model_dump(), plan.values()
     for path, why in plan.why.items():
-        if why.origin != "decided" or loaded.source_map.find(path) is None:
+        if why.origin != "decided" or loaded.source_map.find_node(path) is None:
             continue
         wanted, got = _at(written, path), _at(planned, path)
         if wanted not in (None, "auto") and wanted != got and not _is_local_path(path):

@@ -30,5 +30,5 @@ class Decisions:
     def keep(self, path: str, reason: str | None = None) -> None:
         """Record the origin of a value that was not decided here; ``reason`` replaces the usual one."""
         if path not in self.why:
-            origin = self.loaded.origin(path)
+            origin = self.loaded.origin_kind(path)
             self.why[path] = Why(origin=origin, reason=reason or REASONS[origin])

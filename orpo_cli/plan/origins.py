@@ -32,7 +32,7 @@ def with_origins(document: dict[str, Any], loaded: LoadedRecipe, prefix: str = "
 
 def _leaves(item: dict[str, Any], loaded: LoadedRecipe, prefix: str) -> dict[str, Any]:
     return {
-        key: {"value": value, "origin": (origin := loaded.origin(f"{prefix}{key}")), "reason": REASONS[origin]}
+        key: {"value": value, "origin": (origin := loaded.origin_kind(f"{prefix}{key}")), "reason": REASONS[origin]}
         for key, value in item.items()
     }
 

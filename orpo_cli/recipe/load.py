@@ -46,7 +46,7 @@ class LoadedRecipe:
     @property
     def file(self) -> str:
         """The file of the recipe in messages: its path, or <stdin>."""
-        return self.files[0].shown
+        return self.files[0].display_name
 
     @property
     def directory(self) -> FilePath:
@@ -63,7 +63,7 @@ class LoadedRecipe:
         """The name in the recipe, or else the name of the file."""
         return self.recipe.name or ("recipe" if self.file == STANDARD_INPUT else FilePath(self.file).stem)
 
-    def origin(self, path: str) -> OriginKind:
+    def origin_kind(self, path: str) -> OriginKind:
         """The origin of the value at a dotted path: ``recipe``, ``override``, ``environment`` or ``default``."""
         return self.source_map.origin_kind(path)
 
@@ -91,7 +91,7 @@ class LoadedRecipe:
         origin = self.source_map.origin(path)
         if origin is not None and origin.file == COMMAND_LINE:
             return FilePath.cwd(), self.directory
-        files = (each for each in self.files if origin and each.shown == origin.file)
+        files = (each for each in self.files if origin and each.display_name == origin.file)
         return next((each.directory for each in files), self.directory), FilePath.cwd()
 
 
@@ -105,7 +105,7 @@ def load_recipe(source: str, overrides: Sequence[str] = (), *, strict: bool = Fa
     for override in overrides:
         tree = apply_overrides(tree, override)
     secret_problems = list(secrets_in_values(plain_values(tree)))
-    order = [COMMAND_LINE, *(file.shown for file in files)]
+    order = [COMMAND_LINE, *(file.display_name for file in files)]
     tree = expand_env_vars(tree, os.environ)
     values, written_paths, migration_problems = _migrate(tree, order)
     secrets = frozenset(secret_variables(tree))
@@ -116,7 +116,7 @@ def load_recipe(source: str, overrides: Sequence[str] = (), *, strict: bool = Fa
     migration_problems = tuple(each for each in migration_problems if each.path not in secret_paths)
     found = (*secret_problems, *migration_problems, *schema_problems)
     problems = [source_map.locate_problem(problem) for problem in found]
-    problems += [problem for file in files for problem in secrets_in_comments(file.text, file.shown)]
+    problems += [problem for file in files for problem in secrets_in_comments(file.text, file.display_name)]
     problems.sort(key=lambda problem: (order.index(str(problem.file)), problem.line or 0, problem.column or 0))
     if recipe is None or any(strict or problem.severity == "error" for problem in problems):
         raise RecipeError(problems)
@@ -162,7 +162,7 @@ def _use_environment_text(paths: list[Path], values: dict[str, Any], source_map:
     """Replace the values at ``paths`` that come from the environment by their text; whether there was any."""
     replaced = False
     for path in paths:
-        node = source_map.find(format_path(path))
+        node = source_map.find_node(format_path(path))
         if isinstance(node, ScalarNode) and node.text is not None:
             parent: Any = values
             for part in path[:-1]:

@@ -10,7 +10,7 @@ from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, SequenceNode, format_path, walk
 from orpo_cli.recipe.source.yaml_writer import EnvReference, yaml_lines
 
-HEAD = """\
+HEADER = """\
 # {name} as one recipe, with all values of the recipes that it extends, the command line and the environment.
 # Local paths are absolute; secrets stay in the environment. The comment after each value is its origin.
 
@@ -26,7 +26,7 @@ def compose_recipe_text(loaded: LoadedRecipe) -> str | None:
     lines = list(_Lines(loaded).mapping_lines(loaded.source_map.root, (), 0))
     if loaded.recipe.name is None:
         lines.insert(0, f"{yaml_lines('name', loaded.name)[0]} # the name of the file")
-    return HEAD.format(name=loaded.file) + "\n".join(lines) + "\n"
+    return HEADER.format(name=loaded.file) + "\n".join(lines) + "\n"
 
 
 class _Lines:

@@ -23,11 +23,11 @@ EVAL_PATH = ("dataset", "eval")
 def resolve_extends(file: RecipeFile) -> tuple[MappingNode, tuple[RecipeFile, ...]]:
     """The merged tree of ``file`` and its parents, and their files, ``file`` first. Raises RecipeError."""
     files = [file]
-    trees = [read_yaml(file.text, file.shown)]
+    trees = [read_yaml(file.text, file.display_name)]
     while (named := _extends_node(trees[-1])) is not None:
         parent = _read_parent(named, files)
         files.append(parent)
-        trees.append(read_yaml(parent.text, parent.shown))
+        trees.append(read_yaml(parent.text, parent.display_name))
     tree = trees.pop()
     while trees:
         tree = merge_trees(tree, trees.pop())
@@ -84,7 +84,7 @@ def _read_parent(named: ScalarNode, files: list[RecipeFile]) -> RecipeFile:
         raise _error("extends-not-found", error.message, named, error.remedy) from None
     known: Mapping[object, int] = {each.identity(): number for number, each in enumerate(files)}
     if parent.identity() in known:
-        cycle = [*(each.shown for each in files[known[parent.identity()] :]), parent.shown]
+        cycle = [*(each.display_name for each in files[known[parent.identity()] :]), parent.display_name]
         raise _error(
             "extends-cycle",
             f"recipes extend each other in a cycle: {' → '.join(cycle)}.",

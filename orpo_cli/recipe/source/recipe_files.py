@@ -19,13 +19,17 @@ STANDARD_INPUT = "<stdin>"
 class RecipeFile:
     """The text of a recipe and its location."""
 
-    shown: str  # the name in messages: the path, or <stdin>
+    display_name: str  # the name in messages: the path, or <stdin>
     directory: Path  # absolute; relative paths in the text are first searched here
     text: str
 
     def identity(self) -> Path | str:
         """The same value for the same file, even if it was read under two names."""
-        return self.shown if self.shown == STANDARD_INPUT else (self.directory / Path(self.shown).name).resolve()
+        return (
+            self.display_name
+            if self.display_name == STANDARD_INPUT
+            else (self.directory / Path(self.display_name).name).resolve()
+        )
 
 
 def read_recipe(source: str) -> RecipeFile:
@@ -53,7 +57,7 @@ def read_parent(name: str, child: RecipeFile) -> RecipeFile:
 
     Raises UsageError if it does not exist, and RecipeError if it is not text.
     """
-    directory = child.directory if child.shown == STANDARD_INPUT else Path(child.shown).parent
+    directory = child.directory if child.display_name == STANDARD_INPUT else Path(child.display_name).parent
     path = Path(os.path.normpath(directory / os.path.expanduser(name)))
     if not _is_file(path) and (shipped := find_shipped(name)):
         path = shipped

@@ -34,7 +34,7 @@ class SourceMap:
         self.root, self.written_paths, self.secrets = root, written_paths, secrets
         self.nodes = {format_path(path): node for path, node in walk(root)}
 
-    def find(self, path: str) -> Node | None:
+    def find_node(self, path: str) -> Node | None:
         """The node at ``path``; None for a missing value or null."""
         node = next((self.nodes[each] for each in self._spellings(path) if each in self.nodes), None)
         return None if isinstance(node, ScalarNode) and node.value is None else node
@@ -50,7 +50,7 @@ class SourceMap:
 
     def origin(self, path: str) -> Origin | None:
         """The origin of the value at ``path``; None for a default."""
-        node = self.find(path)
+        node = self.find_node(path)
         return None if node is None else node.origin
 
     def origin_kind(self, path: str) -> OriginKind:

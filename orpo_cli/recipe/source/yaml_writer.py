@@ -40,11 +40,13 @@ def _literal(value: Any) -> Any:
 
 
 def _dump(value: Any, *, flow: bool) -> str:
-    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=flow)
+    text = yaml.dump(
+        value, Dumper=_RecipeDumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=flow
+    )
     return str(text)
 
 
-class _Dumper(yaml.SafeDumper):
+class _RecipeDumper(yaml.SafeDumper):
     """SafeDumper that quotes text that YAML 1.2 would read as a number, and writes text with line breaks as blocks."""
 
     def ignore_aliases(self, data: Any) -> bool:
@@ -67,8 +69,8 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
-_Dumper.add_representer(float, _float)
-_Dumper.add_representer(str, _text)
-_Dumper.add_representer(EnvReference, _text)
+_RecipeDumper.add_representer(float, _float)
+_RecipeDumper.add_representer(str, _text)
+_RecipeDumper.add_representer(EnvReference, _text)
 for _kind, _pattern in SCALAR_KINDS:  # in addition to those of YAML 1.1 in SafeDumper
-    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern.pattern})$"), None)
+    _RecipeDumper.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern.pattern})$"), None)

@@ -105,7 +105,9 @@ def test_overrides_are_yaml_and_have_precedence(tmp_path: Path) -> None:
     assert loaded.recipe.training.beta == 0.05
     assert loaded.recipe.lora is not None
     assert loaded.recipe.lora.r == 4
-    origins = {path: loaded.origin(path) for path in ("training.beta", "training.seed", "training.optim", "lora.r")}
+    origins = {
+        path: loaded.origin_kind(path) for path in ("training.beta", "training.seed", "training.optim", "lora.r")
+    }
     assert origins == {
         "training.beta": "override",
         "training.seed": "recipe",

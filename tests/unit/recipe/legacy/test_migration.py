@@ -66,7 +66,7 @@ def test_arguments_of_another_section_are_moved_to_it(tmp_path: Path) -> None:
     assert (recipe.output_dir, recipe.model.trust_remote_code) == ("here", True)
     assert (recipe.hub.repo_id, recipe.hub.private) == ("we/it", True)
     assert len(loaded.warnings) == 7
-    assert [loaded.origin(path) for path in ("dataset.max_prompt_length", "output_dir")] == ["recipe", "recipe"]
+    assert [loaded.origin_kind(path) for path in ("dataset.max_prompt_length", "output_dir")] == ["recipe", "recipe"]
 
 
 def test_a_renamed_value_keeps_its_line(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_renamed_value_keeps_its_line(tmp_path: Path) -> None:
 def test_an_override_with_a_former_name_is_an_override(tmp_path: Path) -> None:
     loaded = load(tmp_path, {}, "training.warmup_ratio=0.2")
     assert loaded.recipe.training.warmup_steps == 0.2
-    assert loaded.origin("training.warmup_steps") == "override"
+    assert loaded.origin_kind("training.warmup_steps") == "override"
     assert refused(tmp_path, {}, "training.evaluation_strategy=x")["training.eval_strategy"].file == "--set"
 
 

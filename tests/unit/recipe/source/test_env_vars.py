@@ -71,8 +71,8 @@ def test_references_work_in_lists_mappings_parents_and_overrides(
     assert loaded.recipe.lora is not None
     assert (loaded.recipe.lora.r, loaded.recipe.lora.rank_pattern) == (4, {"q_proj": 4})
     assert loaded.recipe.merge.max_shard_size == "4GB"
-    assert loaded.origin("lora.rank_pattern.q_proj") == "environment"
-    assert loaded.origin("lora.r") == "override"
+    assert loaded.origin_kind("lora.rank_pattern.q_proj") == "environment"
+    assert loaded.origin_kind("lora.r") == "override"
 
 
 def test_every_unset_variable_is_reported_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ def test_null_removes_an_inherited_value() -> None:
     loaded = load("lora: null\ntraining: {seed: null}\nname:\n")
     assert loaded.recipe.lora is None
     assert loaded.recipe.training.seed is None
-    assert loaded.origin("training.seed") == "default"
+    assert loaded.origin_kind("training.seed") == "default"
 
 
 def test_null_is_the_same_as_a_missing_key() -> None:
@@ -81,7 +81,7 @@ def test_null_is_the_same_as_a_missing_key() -> None:
     assert loaded.recipe.hub.private is True
     assert loaded.recipe.merge.max_shard_size == "5GB"
     assert loaded.recipe.training.optim is None
-    assert {loaded.origin(path) for path in ("hub.private", "merge", "training.optim")} == {"default"}
+    assert {loaded.origin_kind(path) for path in ("hub.private", "merge", "training.optim")} == {"default"}
 
 
 @pytest.mark.parametrize("line", ["sead: null", "training: {sead: null}", "lora: {rr: null}"])
@@ -98,7 +98,7 @@ def test_a_chain_of_recipes_in_several_directories() -> None:
     )
     loaded = load_recipe("mine/child.yaml")
     assert loaded.recipe.training.model_dump(exclude_none=True) == {"beta": 0.2, "seed": 1}
-    assert [file.shown for file in loaded.files] == ["mine/child.yaml", "shared/llama.yaml", "shared/base.yaml"]
+    assert [file.display_name for file in loaded.files] == ["mine/child.yaml", "shared/llama.yaml", "shared/base.yaml"]
     paths = ("training.seed", "lora.r", "lora.target_modules", "model.model_name_or_path")
     assert [str(loaded.source_map.origin(path)) for path in paths] == [
         "mine/child.yaml:2", "shared/llama.yaml:3", "shared/base.yaml:5", "shared/base.yaml:2",
@@ -139,7 +139,7 @@ def test_an_override_is_applied_last_to_inherited_values_too() -> None:
     loaded = load("training: {beta: 0.2}\n", BASE, "training.beta=0.3", "dataset.train.columns.chosen=best")
     assert loaded.recipe.training.beta == 0.3
     assert loaded.recipe.dataset.train[0].columns == {"chosen": "best", "rejected": "bad"}
-    assert loaded.origin("dataset.train[0].columns.chosen") == "override"
+    assert loaded.origin_kind("dataset.train[0].columns.chosen") == "override"
     with pytest.raises(UsageError, match="extends cannot be overridden"):
         load("", BASE, "extends=other.yaml")
 

@@ -21,12 +21,12 @@ class Scored(NamedTuple):
     score: float
 
 
-def pair_from_scores(prompt: str, answers: list[Scored], seed: int, notes: Counter[str]) -> Pair:
+def pair_from_scores(prompt: str, completions: list[Scored], seed: int, notes: Counter[str]) -> Pair:
     """Best completion and a worse one, drawn with ``seed`` and the prompt. Raises RowRejected where none is worse."""
-    if len(answers) < 2:
-        raise RowRejected("malformed", f"{len(answers)} scored completions, and a pair needs two")
-    best = max(answers, key=lambda each: each.score)
-    worse = [each for each in answers if each.score < best.score]
+    if len(completions) < 2:
+        raise RowRejected("malformed", f"{len(completions)} scored completions, and a pair needs two")
+    best = max(completions, key=lambda each: each.score)
+    worse = [each for each in completions if each.score < best.score]
     if not worse:
         raise RowRejected("tie", f"all scores are {best.score:g}")
     rejected = random.Random(f"{seed}:{prompt}").choice(worse)
@@ -49,20 +49,20 @@ def _has_scored(row: Row, column: str, text: str, score: str) -> bool:
 
 def read_ultrafeedback(row: Row, notes: Counter[str], *, seed: int = 42) -> Pair:
     """Row of the original UltraFeedback: ``completions`` with ``overall_score``."""
-    answers = _scored(row.get("completions"), "completions", "response", "overall_score")
-    return pair_from_scores(read_text(row.get("instruction"), "instruction"), answers, seed, notes)
+    completions = _scored(row.get("completions"), "completions", "response", "overall_score")
+    return pair_from_scores(read_text(row.get("instruction"), "instruction"), completions, seed, notes)
 
 
 def read_stackexchange(row: Row, notes: Counter[str], *, seed: int = 42) -> Pair:
     """Row of Stack Exchange preferences: a ``question`` and ``answers`` with ``pm_score``."""
-    answers = _scored(row.get("answers"), "answers", "text", "pm_score")
-    return pair_from_scores(read_text(row.get("question"), "question"), answers, seed, notes)
+    completions = _scored(row.get("answers"), "answers", "text", "pm_score")
+    return pair_from_scores(read_text(row.get("question"), "question"), completions, seed, notes)
 
 
 def read_helpsteer(row: Row, notes: Counter[str], *, seed: int = 42) -> Pair:
     """Grouped row of HelpSteer: completions by helpfulness, then correctness, then coherence."""
-    answers = _scored(row.get("answers"), "answers", "response", "score")
-    return pair_from_scores(read_text(row.get("prompt"), "prompt"), answers, seed, notes)
+    completions = _scored(row.get("answers"), "answers", "response", "score")
+    return pair_from_scores(read_text(row.get("prompt"), "prompt"), completions, seed, notes)
 
 
 def group_helpsteer(rows: Iterator[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
@@ -83,9 +83,9 @@ def _grouped(group: list[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
     if len(group) == 1:
         drop(group[0].name, RowRejected("unpaired"))
     elif group:
-        answers = [{"response": row.value.get("response"), "score": _helpfulness(row.value)} for row in group]
+        completions = [{"response": row.value.get("response"), "score": _helpfulness(row.value)} for row in group]
         name = f"{group[0].name}+{len(group) - 1}"
-        yield GroupedRow(name, {"prompt": group[0].value.get("prompt"), "answers": answers}, rows=len(group))
+        yield GroupedRow(name, {"prompt": group[0].value.get("prompt"), "answers": completions}, rows=len(group))
 
 
 def _helpfulness(row: Row) -> float | None:

@@ -210,7 +210,7 @@ def test_labels_cover_only_the_completion_and_its_end_token(name: str, tmp_path:
 
 
 def trl_ids(tokenizer: PreTrainedTokenizerFast, row: dict[str, str], max_length: int = 1024) -> dict[str, list[int]]:
-    """What trl's own preparation makes of three texts."""
+    """Token ids from the preprocessing of trl."""
     trainer = object.__new__(ORPOTrainer)
     trainer.processing_class, trainer.is_encoder_decoder, trainer.max_length = tokenizer, False, max_length
     return trainer.tokenize_row(row)  # type: ignore[no-any-return]
@@ -246,9 +246,9 @@ def test_trl_adds_a_second_end_token_to_chatml() -> None:
     tokenizer = tokenizer_of("chatml")
     row = pairs(1)[0]
     trl = trl_ids(tokenizer, apply_chat_template(row, tokenizer))
-    ours = encode(tokenizer, detect_format([row]).read(row, Counter()))[1]
+    encoded = encode(tokenizer, detect_format([row]).read(row, Counter()))[1]
     newline = tokenizer("\n")["input_ids"]
-    assert trl["chosen_input_ids"] == ours.prompt + ours.chosen + newline + [tokenizer.eos_token_id]
+    assert trl["chosen_input_ids"] == encoded.prompt + encoded.chosen + newline + [tokenizer.eos_token_id]
 
 
 def test_plain_texts_get_one_bos_and_one_eos() -> None:
@@ -349,12 +349,17 @@ def test_no_sequence_exceeds_max_length_and_no_completion_is_empty(
     limits: dict[str, Any] = {"max_length": max_length, "max_prompt_length": max_prompt_length, "truncation_mode": mode}
     too_long = len(prompt) + max(len(tokens.chosen), len(tokens.rejected)) > max_length
     cuts_prompt = too_long and len(prompt) > max_prompt_length
-    room = max(0, max_length - (max_prompt_length if cuts_prompt else len(prompt)))
-    due = "prompt_too_long" if mode == "drop" and cuts_prompt else "identical_when_cut" if room else "no_room"
-    if due != "identical_when_cut" or tokens.chosen[:room] == tokens.rejected[:room]:
+    completion_space = max(0, max_length - (max_prompt_length if cuts_prompt else len(prompt)))
+    expected_reason = (
+        "prompt_too_long" if mode == "drop" and cuts_prompt else "identical_when_cut" if completion_space else "no_room"
+    )
+    if (
+        expected_reason != "identical_when_cut"
+        or tokens.chosen[:completion_space] == tokens.rejected[:completion_space]
+    ):
         with pytest.raises(RowRejected) as caught:
             truncate(tokens, **limits, bos_id=3)
-        assert caught.value.reason == due
+        assert caught.value.reason == expected_reason
         return
     truncated = truncate(tokens, **limits, bos_id=3)
     assert len(truncated.prompt) == (max_prompt_length if cuts_prompt else len(prompt))

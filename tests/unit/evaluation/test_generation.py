@@ -66,8 +66,8 @@ def test_greedy_completions_are_the_most_probable_tokens(model, tokenizer, promp
 def test_greedy_completions_equal_generate_on_single_prompts(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
     for prompt, answer in zip(prompts, answers(model, tokenizer, prompts, batch_size=8), strict=True):
         ids = torch.tensor([prompt.input_ids])
-        theirs = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
-        assert answer.text == tokenizer.decode(theirs[0, ids.shape[1] :], skip_special_tokens=True)
+        expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+        assert answer.text == tokenizer.decode(expected[0, ids.shape[1] :], skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("padding", ["<|endoftext|>", "<|im_end|>"])

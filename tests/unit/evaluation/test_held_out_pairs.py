@@ -35,12 +35,12 @@ def split_run(folder: Path) -> RunDir:
 def test_a_run_is_evaluated_on_its_held_out_pairs(tmp_path: Path) -> None:
     run = split_run(tmp_path)
     target, plan = open_target_quietly(run.root), run.read_plan()
-    theirs = prepare(plan.dataset, target.tokenizer, max_length=192, max_prompt_length=96, note=lambda _: None)
-    assert theirs.eval is not None
+    prepared = prepare(plan.dataset, target.tokenizer, max_length=192, max_prompt_length=96, note=lambda _: None)
+    assert prepared.eval is not None
     got = held_out(target)
-    assert got.rows == list(theirs.eval)
+    assert got.rows == list(prepared.eval)
     assert len(got.rows) == got.available == 5
-    assert not {row["row"] for row in got.rows} & set(theirs.train["row"])
+    assert not {row["row"] for row in got.rows} & set(prepared.train["row"])
 
 
 def test_changed_held_out_pairs_are_detected(tmp_path: Path) -> None:

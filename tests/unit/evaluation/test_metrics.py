@@ -28,12 +28,12 @@ def test_metrics_equal_trl_odds_ratio_loss() -> None:
     _, chosen_rewards, rejected_rewards, ratio, log_odds = ORPOTrainer.odds_ratio_loss(
         trainer, torch.tensor(chosen), torch.tensor(rejected)
     )
-    ours = preference_metrics(scores_of(chosen, rejected), beta=0.25)
-    assert ours["log_odds_ratio"] == pytest.approx(ratio.item(), abs=1e-5)
-    assert ours["log_odds_chosen"] == pytest.approx(log_odds.item(), abs=1e-5)
-    assert ours["rewards/chosen"] == pytest.approx(chosen_rewards.mean().item(), abs=1e-6)
-    assert ours["rewards/margins"] == pytest.approx((chosen_rewards - rejected_rewards).mean().item(), abs=1e-6)
-    assert ours["rewards/accuracies"] == pytest.approx((chosen_rewards > rejected_rewards).float().mean().item())
+    metrics = preference_metrics(scores_of(chosen, rejected), beta=0.25)
+    assert metrics["log_odds_ratio"] == pytest.approx(ratio.item(), abs=1e-5)
+    assert metrics["log_odds_chosen"] == pytest.approx(log_odds.item(), abs=1e-5)
+    assert metrics["rewards/chosen"] == pytest.approx(chosen_rewards.mean().item(), abs=1e-6)
+    assert metrics["rewards/margins"] == pytest.approx((chosen_rewards - rejected_rewards).mean().item(), abs=1e-6)
+    assert metrics["rewards/accuracies"] == pytest.approx((chosen_rewards > rejected_rewards).float().mean().item())
 
 
 def test_a_tie_is_not_a_win() -> None:

@@ -103,8 +103,8 @@ def test_scores_equal_trl_get_batch_logps() -> None:
         )
         with torch.inference_mode():
             logits = model(ids, attention_mask=mask).logits
-        theirs = ORPOTrainer.get_batch_logps(logits, labels, average_log_prob=True)
-        assert got.tolist() == pytest.approx(theirs.tolist(), abs=1e-5)
+        expected = ORPOTrainer.get_batch_logps(logits, labels, average_log_prob=True)
+        assert got.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_nll_covers_all_tokens_of_prompt_and_chosen_completion_but_the_first() -> None:

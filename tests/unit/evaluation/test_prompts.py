@@ -48,8 +48,8 @@ def test_a_text_is_rendered_as_at_inference() -> None:
     tokenizer = tiny_tokenizer()
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is ice?"}]
     prompt = PromptBuilder(tokenizer, plain=False).from_text("What is ice?", "Be brief.")
-    theirs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    assert prompt.input_ids == theirs
+    expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert prompt.input_ids == expected
     assert prompt.messages == messages
 
 

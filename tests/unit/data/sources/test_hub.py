@@ -169,7 +169,7 @@ def test_an_unreachable_hub_gives_the_cached_copy_or_a_fast_error(hub: Threading
         {"path": "org/elsewhere"},
     )
     seconds = [answer["seconds"] for answer in (cached, same, other, missing)]
-    assert max(seconds) < 20  # the clients' own retries alone take 23 s for each
+    assert max(seconds) < 20  # the retries of the clients would take 23 s per source
     assert [row for _, row in cached["rows"]] == pairs(4)
     assert cached["fingerprint"] == COMMIT
     assert any("cached copy" in note for note in cached["notes"])

@@ -1,4 +1,4 @@
-"""``make bench``: everything that is compared with TRL and PEFT, printed and written to docs/performance.md.
+"""``make bench``: all comparisons with TRL and PEFT, printed and written to docs/performance.md.
 
     python -m benchmarks [FILE[:PAIRS,...] ...] [--only training ...] [--quick]
 
@@ -15,21 +15,21 @@ from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 PARTS = ("preparation", "training", "vocabulary", "curves", "merging", "gpu")
-ON_A_GPU = "llama-3.1-8b"  # its shape, with random weights
+GPU_MODEL = "llama-3.1-8b"  # its shape, with random weights
 
 
 def write(part: str, text: str) -> None:
-    """Put ``text`` where the page has the part's tables, between its two comments."""
+    """Replace the tables of ``part`` in the page, between its two comments."""
     page = PAGE.read_text(encoding="utf-8")
-    place = re.compile(rf"(<!-- {part} -->\n).*?(<!-- /{part} -->)", re.DOTALL)
-    if not place.search(page):
-        raise SystemExit(f"{PAGE} has no place for {part}: <!-- {part} --> and <!-- /{part} -->")
-    page = place.sub(lambda found: f"{found[1]}\n{text.strip()}\n\n{found[2]}", page)
+    section = re.compile(rf"(<!-- {part} -->\n).*?(<!-- /{part} -->)", re.DOTALL)
+    if not section.search(page):
+        raise SystemExit(f"{PAGE} has no section for {part}: <!-- {part} --> and <!-- /{part} -->")
+    page = section.sub(lambda found: f"{found[1]}\n{text.strip()}\n\n{found[2]}", page)
     PAGE.write_text(page, encoding="utf-8")
 
 
 def main() -> None:
-    """Run each part in a process of its own."""
+    """Run each part in its own process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", help="preference files")
     parser.add_argument("--only", nargs="*", choices=PARTS, help="parts to run; default: all that this machine can")
@@ -45,8 +45,8 @@ def main() -> None:
         "merging": ["--gigabytes", "0.3", "--rounds", "1"] if options.quick else [],
     }
     for part in options.only or [part for part in PARTS if part != "gpu" or _has_gpu()]:
-        runs = [[part, *commands[part]]] if part != "gpu" else _on_a_gpu([*options.files, *quick])
-        text = "\n".join(_printed(run) for run in runs)
+        runs = [[part, *commands[part]]] if part != "gpu" else _gpu_runs([*options.files, *quick])
+        text = "\n".join(_run_and_print(run) for run in runs)
         if not options.quick:
             write(part, text)
 
@@ -57,13 +57,13 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _on_a_gpu(arguments: list[str]) -> list[list[str]]:
-    training = ["training", *arguments, "--model", ON_A_GPU]
-    return [training, [*training, "--bits", "4"], ["pieces"]]
+def _gpu_runs(arguments: list[str]) -> list[list[str]]:
+    training = ["training", *arguments, "--model", GPU_MODEL]
+    return [training, [*training, "--bits", "4"], ["kernels"]]
 
 
-def _printed(run: list[str]) -> str:
-    """What a benchmark prints, which is printed here as well, as it comes."""
+def _run_and_print(run: list[str]) -> str:
+    """Run a benchmark, print its output as it comes, and return it."""
     command = [sys.executable, "-m", f"benchmarks.{run[0]}", *run[1:]]
     lines = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:

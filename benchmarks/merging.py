@@ -1,11 +1,11 @@
-"""Merging an adapter: ours against PEFT's merge_and_unload and save, on a made-up checkpoint. Seconds, and peak memory.
+"""Adapter merge: `orpo merge` against PEFT's merge_and_unload and save, on a synthetic checkpoint. Seconds and peak memory.
 
     python -m benchmarks.merging [--gigabytes 4] [--shards 8] [--rounds 3] [--keep DIR]
 
-The checkpoint is a Llama of random bfloat16 weights in so many files; the adapter is LoRA (r 16) on every linear layer. Each
-side is a process of its own, in turn; its peak is the operating system's count of that process (ru_maxrss). PEFT's side loads
-base and adapter, merges, and saves: it verifies nothing. Ours is `orpo merge` as a whole, with the seconds of merging and of
-verification apart.
+The checkpoint is a Llama of random bfloat16 weights in --shards files; the adapter is LoRA (r 16) on every linear layer.
+Each side runs in its own process, alternating; its peak is the operating system's count of that process (ru_maxrss). PEFT's
+side loads base and adapter, merges and saves, without verification. `orpo merge` is measured in total, and its merge and
+verification separately.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paired import machine
+from benchmarks.paired import describe_machine
 from orpo_cli.cli.main import silence_libraries
 
-THEIRS = """
+PEFT_SCRIPT = """
 import sys, torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -37,8 +37,8 @@ AutoTokenizer.from_pretrained(base).save_pretrained(output)
 """
 
 
-def make_checkpoint(folder: Path, gigabytes: float, shards: int) -> tuple[Path, Path]:
-    """A base of about so many gigabytes, written file by file, and an adapter for it that changes every linear layer."""
+def write_checkpoint(folder: Path, gigabytes: float, shards: int) -> tuple[Path, Path]:
+    """Write a base model of about ``gigabytes``, file by file, and an adapter for it that changes every linear layer."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig
@@ -59,7 +59,7 @@ def make_checkpoint(folder: Path, gigabytes: float, shards: int) -> tuple[Path, 
         num_attention_heads=16, num_key_value_heads=4, architectures=["LlamaForCausalLM"], dtype="bfloat16",
     )  # fmt: skip
     config.save_pretrained(base)
-    words().save_pretrained(base)
+    byte_tokenizer().save_pretrained(base)
     model = build_meta_model(ModelSource(ModelSection(model_name_or_path=str(base))))
     specs = {name: TensorSpec("bfloat16", tuple(each.shape)) for name, each in model.state_dict().items()}
     total = sum(spec.bytes for spec in specs.values())
@@ -82,8 +82,8 @@ def make_checkpoint(folder: Path, gigabytes: float, shards: int) -> tuple[Path, 
     return base, adapter
 
 
-def words() -> Any:
-    """A tokenizer of one token a byte."""
+def byte_tokenizer() -> Any:
+    """A tokenizer with one token for each byte."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -95,7 +95,7 @@ def words() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>")
 
 
-def measured(arguments: Sequence[str]) -> tuple[float, float, str]:
+def run_measured(arguments: Sequence[str]) -> tuple[float, float, str]:
     """Seconds and peak memory (bytes, of the operating system) of a process, and what it printed."""
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
@@ -105,34 +105,36 @@ def measured(arguments: Sequence[str]) -> tuple[float, float, str]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(arguments)} failed with {process.returncode}")
-    return time.perf_counter() - began, peak(usage), printed
+    return time.perf_counter() - began, peak_bytes(usage), printed
 
 
-def peak(usage: resource.struct_rusage) -> float:
+def peak_bytes(usage: resource.struct_rusage) -> float:
     """Bytes of ru_maxrss."""
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def compare(folder: Path, gigabytes: float, shards: int, rounds: int) -> dict[str, Any]:
-    """Both sides in turn; figures of each round."""
+    """Run both sides, alternating; figures of each round."""
     base, adapter = folder / "base", folder / "adapter"
     if not base.exists():
-        make_checkpoint(folder, gigabytes, shards)
+        write_checkpoint(folder, gigabytes, shards)
     files = [each.stat().st_size for each in base.glob("*.safetensors")]
-    ours, theirs = [], []
+    ours, peft = [], []
     for number in range(rounds):
-        out = folder / f"theirs-{number}"
-        seconds, memory, _ = measured(["-c", THEIRS, str(base), str(adapter), str(out)])
-        theirs.append({"seconds": seconds, "peak": memory})
+        out = folder / f"peft-{number}"
+        seconds, memory, _ = run_measured(["-c", PEFT_SCRIPT, str(base), str(adapter), str(out)])
+        peft.append({"seconds": seconds, "peak": memory})
         remove(out)
         out = folder / f"ours-{number}"
-        seconds, memory, printed = measured(["-m", "orpo_cli", "merge", str(adapter), "-o", str(out), "--json", "-q"])
+        seconds, memory, printed = run_measured(
+            ["-m", "orpo_cli", "merge", str(adapter), "-o", str(out), "--json", "-q"]
+        )
         document = json.loads(printed)
         ours.append(
             {"seconds": seconds, "peak": memory, **document["seconds_of"], "verification_was": document["verification"]}
         )
         remove(out)
-    return {"size": sum(files), "largest": max(files), "files": len(files), "ours": ours, "theirs": theirs}
+    return {"size": sum(files), "largest": max(files), "files": len(files), "ours": ours, "peft": peft}
 
 
 def remove(folder: Path) -> None:
@@ -152,25 +154,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     silence_libraries()
     with tempfile.TemporaryDirectory() as temporary:
         found = compare(options.keep or Path(temporary), options.gigabytes, options.shards, options.rounds)
-    print(table(found, options.rounds))
+    print(format_table(found, options.rounds))
 
 
-def table(found: dict[str, Any], rounds: int) -> str:
-    """What was measured, as Markdown."""
-    ours, theirs = found["ours"], found["theirs"]
+def format_table(found: dict[str, Any], rounds: int) -> str:
+    """The measurements as Markdown."""
+    ours, peft = found["ours"], found["peft"]
     bound = 1.5 * found["largest"] + 1e9
-    whole, merge, verify = (
+    total, merge, verify = (
         statistics.median(each[key] for each in ours) for key in ("seconds", "merge", "verification")
     )
-    mine, peer = max(each["peak"] for each in ours), max(each["peak"] for each in theirs)
-    seconds = statistics.median(each["seconds"] for each in theirs)
+    our_peak, peft_peak = max(each["peak"] for each in ours), max(each["peak"] for each in peft)
+    seconds = statistics.median(each["seconds"] for each in peft)
     return (
-        f"Merging {found['size'] / 1e9:.2f} GB in {found['files']} files, {machine()}; medians of {rounds} alternating runs\n\n"
+        f"Merging {found['size'] / 1e9:.2f} GB in {found['files']} files, {describe_machine()}; medians of {rounds} alternating runs\n\n"
         "| | total, s | merge only, s | verification, s | peak, GB |\n| --- | --- | --- | --- | --- |\n"
-        f"| PEFT, merge_and_unload and save | {seconds:.1f} | | none | {peer / 1e9:.2f} |\n"
-        f"| orpo merge | {whole:.1f} | {merge:.1f} | {verify:.1f} ({ours[0]['verification_was']}) | {mine / 1e9:.2f} |\n\n"
-        f"Memory limit, 1.5 x the largest file plus 1 GB: {bound / 1e9:.2f} GB, {'not exceeded' if mine <= bound else 'EXCEEDED'}. "
-        f"Total time relative to PEFT: {whole / seconds:.2f}."
+        f"| PEFT, merge_and_unload and save | {seconds:.1f} | | none | {peft_peak / 1e9:.2f} |\n"
+        f"| orpo merge | {total:.1f} | {merge:.1f} | {verify:.1f} ({ours[0]['verification_was']}) | {our_peak / 1e9:.2f} |\n\n"
+        f"Memory limit, 1.5 x the largest file plus 1 GB: {bound / 1e9:.2f} GB, {'not exceeded' if our_peak <= bound else 'EXCEEDED'}. "
+        f"Total time relative to PEFT: {total / seconds:.2f}."
     )
 
 

@@ -1,6 +1,6 @@
-"""Models for benchmarks: one with its weights, or a known architecture at its real size with random weights.
+"""Benchmark models: known architectures at full size with random weights.
 
-How fast and how large a step is does not depend on the weights' values, and random ones need no download.
+Time and memory of a step do not depend on the values of the weights, and random ones need no download.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def folder_of(architecture: str, tokenizer: str, folder: Path) -> Path:
-    """A model's folder without weights, as a recipe names it: the configuration, and the files of ``tokenizer``'s folder."""
+def write_model_folder(architecture: str, tokenizer: str, folder: Path) -> Path:
+    """Write a model folder without weights: the configuration, and the tokenizer files of the folder ``tokenizer``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({**ARCHITECTURES[architecture], "dtype": "bfloat16"}))
     for file in Path(tokenizer).iterdir():
@@ -55,19 +55,19 @@ def random_model(folder: Path, dtype: Any, device: str, bits: int = 0) -> Any:
             AutoConfig.from_pretrained(folder), dtype=dtype, attn_implementation="sdpa"
         )
     if bits == 4:
-        _in_4_bits(model)
+        _quantize_4bit(model)
     return model
 
 
-def _in_4_bits(model: Any) -> None:
-    """As transformers loads a model with ``load_in_4bit``: NF4, double quantization, and the head as it is."""
+def _quantize_4bit(model: Any) -> None:
+    """Quantize as transformers does with ``load_in_4bit``: NF4, double quantization, the head unquantized."""
     import bitsandbytes as bnb
     import torch
 
     head = model.get_output_embeddings()
     for name, module in list(model.named_modules()):
         if type(module) is torch.nn.Linear and module is not head:
-            parent, _, own = name.rpartition(".")
+            parent, _, child = name.rpartition(".")
             kind = {"quant_type": "nf4", "compress_statistics": True}
             with torch.device("meta"):
                 quantized = bnb.nn.Linear4bit(
@@ -78,5 +78,5 @@ def _in_4_bits(model: Any) -> None:
             quantized.support_avx512bf16_for_cpu = (
                 False  # as orpo_cli.model.base_model: the first pass in eval mode would repack it
             )
-            setattr(model.get_submodule(parent), own, quantized)
+            setattr(model.get_submodule(parent), child, quantized)
     model.is_loaded_in_4bit = True

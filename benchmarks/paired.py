@@ -1,4 +1,4 @@
-"""Two ways to do the same work, each in a process of its own, one after the other, several times: medians and ratios."""
+"""Paired benchmark runs: two implementations of the same work in alternating processes, with medians and ratios."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-KILLED = -9  # what the kernel does to a process when memory is used up
+KILLED = -9  # exit status of a process that the kernel kills when memory is used up
 
 
-def alternate(
+def run_alternating(
     sides: Mapping[str, Sequence[str]],
     rounds: int,
     may_be_killed: str | None = None,
     variables: Mapping[str, Mapping[str, str]] = {},
 ) -> dict[str, list[dict[str, Any]]]:
-    """Run each side's ``python`` arguments ``rounds`` times, in turn; each prints a JSON object as its last line.
+    """Run each side's ``python`` arguments ``rounds`` times, alternating; each prints a JSON object as its last line.
 
-    A side that ``may_be_killed`` for its memory has no results then, and is not tried again. ``variables`` are those that a
-    side has in its environment beside ours.
+    A side that ``may_be_killed`` for its memory has no results then, and is not repeated. ``variables``: additional environment
+    variables of each side.
     """
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     killed: set[str] = set()
@@ -52,21 +52,21 @@ def median(results: Sequence[Mapping[str, Any]], figure: str) -> float:
 
 
 def peak_memory_gb() -> float:
-    """The most memory this process ever held, in GB, as the operating system counts it."""
+    """Peak resident memory of this process in GB, as the operating system counts it."""
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
-def machine() -> str:
-    """The machine in one line."""
+def describe_machine() -> str:
+    """Processor, cores, GPU and versions in one line."""
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{processor()}, {os.cpu_count()} cores, {device}, Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{processor_name()}, {os.cpu_count()} cores, {device}, Python {platform.python_version()}, torch {torch.__version__}"
 
 
-def processor() -> str:
-    """The processor's name where the operating system tells it."""
+def processor_name() -> str:
+    """The processor's name where the operating system reports it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))

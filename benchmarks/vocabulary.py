@@ -2,8 +2,9 @@
 
     python -m benchmarks.vocabulary [--words 32768 131072 262144]
 
-A random Llama of four layers with an adapter takes one step over the same synthetic pairs; only its vocabulary differs. TRL's
-path keeps the float32 logits of every token of both sequences, ours a tile of them. Peaks are above the loaded model.
+A random Llama of four layers with an adapter takes one step over the same synthetic pairs; only vocab_size differs. TRL's
+path keeps the float32 logits of every token of both sequences, the packed step a tile of them. Peaks are above the loaded
+model.
 """
 
 from __future__ import annotations
@@ -15,25 +16,25 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-from benchmarks.paired import alternate, machine, median
-from benchmarks.training import forget_peak, peak_gb
+from benchmarks.paired import describe_machine, median, run_alternating
+from benchmarks.training import peak_gb, reset_peak_memory
 from orpo_cli.cli.main import silence_libraries
 
-WORDS = (32_768, 131_072, 262_144)
+VOCAB_SIZES = (32_768, 131_072, 262_144)
 PAIRS, PROMPT, ANSWER = 4, 128, 160  # tokens
 HIDDEN, LAYERS, ROWS = 576, 4, 2048  # rows: predictions of the head alone
 
 
 def side(name: str, words: int) -> dict[str, Any]:
-    """One step, or the head alone, in this process."""
+    """Measure one step, or the head alone, in this process."""
     import torch
 
-    torch.manual_seed(0)  # the allocator gives back what is freed, so that the peak is that of what lives at once
+    torch.manual_seed(0)  # glibc's default allocator returns freed memory, so the peak is that of live tensors
     return head(name, words) if name.startswith("head") else step(name, words)
 
 
 def step(name: str, words: int) -> dict[str, Any]:
-    """Forward and backward of the pairs by ``ours`` or ``trl``."""
+    """Measure forward and backward of the pairs by ``ours`` or ``trl``."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -55,18 +56,18 @@ def step(name: str, words: int) -> dict[str, Any]:
 
     pairs = [(ids(PROMPT), ids(ANSWER), ids(ANSWER)) for _ in range(PAIRS)]
 
-    def ours() -> torch.Tensor:
+    def packed_step() -> torch.Tensor:
         accelerator: Any = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
         engine = Engine(model.get_base_model(), accelerator, beta=0.1, loss_on_prompt=True, max_tokens=2048)
-        taken = [TokenPair("", *map(torch.tensor, pair)) for pair in pairs]
-        engine.start_step(taken)
-        (part,) = engine.micro_batches(taken)
-        with engine.patched_model(part):
-            share = engine.loss_share(model, part)
-            share.backward()
-        return share
+        token_pairs = [TokenPair("", *map(torch.tensor, pair)) for pair in pairs]
+        engine.start_step(token_pairs)
+        (micro_batch,) = engine.micro_batches(token_pairs)
+        with engine.patched_model(micro_batch):
+            loss = engine.loss_share(model, micro_batch)
+            loss.backward()
+        return loss
 
-    def trls() -> torch.Tensor:
+    def trl_step() -> torch.Tensor:
         rows = []
         for prompt, chosen, rejected in pairs:
             row: dict[str, Any] = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
@@ -87,7 +88,7 @@ def step(name: str, words: int) -> dict[str, Any]:
         loss.backward()
         return loss
 
-    return measured(ours if name == "ours" else trls)
+    return measure(packed_step if name == "ours" else trl_step)
 
 
 def head(name: str, words: int) -> dict[str, Any]:
@@ -113,17 +114,17 @@ def head(name: str, words: int) -> dict[str, Any]:
 
     compute = {"head-ours": ours, "head-full": full, "head-torch": fused}[name]
 
-    def both_ways() -> torch.Tensor:
+    def forward_and_backward() -> torch.Tensor:
         loss = compute()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    return measured(both_ways)
+    return measure(forward_and_backward)
 
 
-def measured(compute: Any) -> dict[str, Any]:
-    """Run twice: memory of the first, seconds of the second."""
-    before = forget_peak()
+def measure(compute: Any) -> dict[str, Any]:
+    """Compute twice: memory of the first run, seconds of the second."""
+    before = reset_peak_memory()
     loss = float(compute())
     peak = peak_gb() - before
     began = time.perf_counter()
@@ -131,15 +132,15 @@ def measured(compute: Any) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - began, "peak_gb": peak, "loss": loss}
 
 
-def table(names: dict[str, str], words: list[int], rounds: int) -> None:
-    """A row a vocabulary; the columns of each side, ours last."""
+def print_table(names: dict[str, str], words: list[int], rounds: int) -> None:
+    """Print a row for each vocab_size, with the columns of each side, ours last."""
     heads = [f"{label}, {unit}" for label in names.values() for unit in ("s", "GB")]
     print(f"| vocabulary size | {' | '.join(heads)} | time ratio | memory ratio | memory relative to {words[0]:,} |")
     print("| " + " | ".join(["---"] * (len(heads) + 4)) + " |")
     first = None
     for count in words:
         command = ["-m", "benchmarks.vocabulary", "--words", str(count), "--side"]
-        results = alternate({name: [*command, name] for name in names}, rounds)
+        results = run_alternating({name: [*command, name] for name in names}, rounds)
         figures = {name: (median(found, "seconds"), median(found, "peak_gb")) for name, found in results.items()}
         trl, ours = figures[next(iter(names))], figures[list(names)[-1]]
         first = first or ours[1]
@@ -153,7 +154,7 @@ def table(names: dict[str, str], words: list[int], rounds: int) -> None:
 def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--words", type=int, nargs="*", default=list(WORDS))
+    parser.add_argument("--words", type=int, nargs="*", default=list(VOCAB_SIZES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -162,12 +163,12 @@ def main() -> None:
         print(json.dumps(side(options.side, *options.words)))
         return
     print(
-        f"A step of {PAIRS} pairs of {PROMPT} + 2 × {ANSWER} tokens, {LAYERS} layers; {machine()}; medians of {options.rounds}.\n"
+        f"A step of {PAIRS} pairs of {PROMPT} + 2 × {ANSWER} tokens, {LAYERS} layers; {describe_machine()}; medians of {options.rounds}.\n"
     )
-    table({"trl": "TRL", "ours": "orpo-cli"}, options.words, options.rounds)
+    print_table({"trl": "TRL", "ours": "orpo-cli"}, options.words, options.rounds)
     print(f"\nThe language model head alone, {ROWS:,} predictions, hidden size {HIDDEN}, forward and backward pass.\n")
     names = {"head-full": "full logits", "head-torch": "linear_cross_entropy", "head-ours": "orpo-cli"}
-    table(names, options.words, options.rounds)
+    print_table(names, options.words, options.rounds)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))
 
-from benchmarks.memory import CASES, SMOLLM2, measured, recipe
+from benchmarks.memory import CASES, SMOLLM2, make_recipe, measure_case
 
 FILES = ("hh_harmless_base_test.jsonl.gz", "sharegpt_pairs_en.json")
 
@@ -22,6 +22,6 @@ FILES = ("hh_harmless_base_test.jsonl.gz", "sharegpt_pairs_en.json")
 def test_the_peak_is_within_15_percent_of_the_estimate(tmp_path: Path, real_data: Path, case: str) -> None:
     settings = dict(CASES[case])
     file = real_data / FILES[settings.pop("file", 0)]
-    said, taken = measured(recipe(SMOLLM2, str(file), **settings), tmp_path)
+    said, taken = measure_case(make_recipe(SMOLLM2, str(file), **settings), tmp_path)
     print(case, f"estimated {said / 1e9:.2f} GB, measured {taken / 1e9:.2f} GB")
     assert said == pytest.approx(taken, rel=0.15)

@@ -125,7 +125,7 @@ def head(name: str, words: int) -> dict[str, Any]:
 def measure(compute: Any) -> dict[str, Any]:
     """Compute twice: memory of the first run, seconds of the second."""
     before = reset_peak_memory()
-    loss = float(compute())
+    loss = float(compute().detach())
     peak = peak_gb() - before
     began = time.perf_counter()
     compute()

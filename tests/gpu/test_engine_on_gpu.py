@@ -13,7 +13,7 @@ import torch
 import transformers as hf
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from support.architectures import COMMON
-from support.steps import TrlStep, adapted, gradients, ours, random_pairs
+from support.steps import TrlStep, gradients, packed_step, random_pairs, with_adapter
 from trl.experimental.utils import peft_module_casting_to_bf16
 
 from orpo_cli.training.engine import packed_attention_cuda
@@ -57,7 +57,7 @@ def model_of(name: str, dtype: torch.dtype) -> Any:
     torch.manual_seed(0)
     config = CONFIGS[name]()
     config._attn_implementation = "eager" if name in ("gemma2", "gpt-oss") else "sdpa"
-    return adapted(hf.AutoModelForCausalLM.from_config(config).to(dtype), True).eval()
+    return with_adapter(hf.AutoModelForCausalLM.from_config(config).to(dtype), True).eval()
 
 
 def pairs_of(name: str) -> Any:
@@ -72,27 +72,27 @@ def step(model: Any, compute: Any) -> tuple[float, dict[str, torch.Tensor]]:
     return float(value), {name: each.double().cpu() for name, each in gradients(model).items()}
 
 
-def error(mine: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> float:
-    assert mine.keys() == exact.keys()
+def error(packed: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> float:
+    assert packed.keys() == exact.keys()
     total = sum(float(each.norm()) ** 2 for each in exact.values()) ** 0.5
-    return sum(float((mine[name] - each).norm()) ** 2 for name, each in exact.items()) ** 0.5 / total
+    return sum(float((packed[name] - each).norm()) ** 2 for name, each in exact.items()) ** 0.5 / total
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_float32_gives_the_gradients_of_a_cpu(name: str) -> None:
+def test_float32_gives_the_gradients_of_the_cpu(name: str) -> None:
     """By FlexAttention, as flash attention has no float32."""
     model, pairs = model_of(name, torch.float32), pairs_of(name)
     loss, exact = step(model, lambda: TrlStep()(model, pairs))
     model.cuda()
-    mine = ours(model, pairs, budget=700)
-    assert mine[0] == pytest.approx(loss, rel=1e-5)
-    assert mine[2] > 1  # micro-batches of different lengths
+    packed = packed_step(model, pairs, budget=700)
+    assert packed[0] == pytest.approx(loss, rel=1e-5)
+    assert packed[2] > 1  # micro-batches of different lengths
     assert error({key: each.double().cpu() for key, each in gradients(model).items()}, exact) < 2e-4
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_bfloat16_is_as_exact_as_trls(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against float32: the error of ours is that of TRL's step on the same device at most, give or take."""
+    """Against float32: the error of packed_step is that of TRL's step on the same device at most, give or take."""
     flashed: list[int] = []
     flash = packed_attention_cuda.flash_attention
 
@@ -106,20 +106,20 @@ def test_bfloat16_is_as_exact_as_trls(name: str, monkeypatch: pytest.MonkeyPatch
     loss, exact = step(wide, lambda: TrlStep()(wide, pairs))
     rounded.cuda()
     trls_loss, trls = step(rounded, lambda: TrlStep()(rounded, pairs))
-    mine = ours(rounded, pairs, budget=700)[0]
+    packed = packed_step(rounded, pairs, budget=700)[0]
     found = {key: each.double().cpu() for key, each in gradients(rounded).items()}
-    assert abs(mine - loss) <= max(2 * abs(trls_loss - loss), 0.01 * abs(loss))
+    assert abs(packed - loss) <= max(2 * abs(trls_loss - loss), 0.01 * abs(loss))
     assert error(found, exact) < max(1.5 * error(trls, exact), 0.02)
     assert bool(flashed) == (name not in ("gemma2", "gpt-oss"))
 
 
 def test_checkpointed_layers_give_the_same_gradients() -> None:
     model, pairs = model_of("llama", torch.bfloat16).cuda(), pairs_of("llama")
-    loss = ours(model, pairs)[0]
+    loss = packed_step(model, pairs)[0]
     plain = gradients(model)
     model.train().get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
     model.enable_input_require_grads()
-    assert ours(model, pairs)[0] == pytest.approx(loss, rel=1e-6)
+    assert packed_step(model, pairs)[0] == pytest.approx(loss, rel=1e-6)
     again = gradients(model)
     for name, each in plain.items():
         torch.testing.assert_close(again[name], each, rtol=2e-2, atol=1e-3 * float(each.abs().max()))
@@ -135,9 +135,9 @@ def test_autocast_with_float32_adapters() -> None:
     loss, exact = step(wide, lambda: TrlStep()(wide, pairs))
     with torch.autocast("cuda", torch.bfloat16):
         trls_loss, trls = step(model, lambda: TrlStep()(model, pairs))
-        mine = ours(model, pairs)[0]
+        packed = packed_step(model, pairs)[0]
     found = {key: each.double().cpu() for key, each in gradients(model).items()}
-    assert abs(mine - loss) <= max(2 * abs(trls_loss - loss), 0.01 * abs(loss))
+    assert abs(packed - loss) <= max(2 * abs(trls_loss - loss), 0.01 * abs(loss))
     assert error(found, exact) < max(1.5 * error(trls, exact), 0.02)
 
 
@@ -192,13 +192,13 @@ def test_a_4_bit_base_is_as_exact_as_trls(nested: bool, device: str) -> None:
     loss, exact = step(wide, lambda: TrlStep()(wide, pairs))
     with torch.autocast(device, torch.bfloat16):
         trls_loss, trls = step(model, lambda: TrlStep()(model, pairs))
-        mine = ours(model, pairs)[0]
+        packed = packed_step(model, pairs)[0]
     found = {key: each.double().cpu() for key, each in gradients(model).items()}
-    assert abs(mine - loss) <= max(2 * abs(trls_loss - loss), 0.01 * abs(loss))
+    assert abs(packed - loss) <= max(2 * abs(trls_loss - loss), 0.01 * abs(loss))
     assert error(found, exact) < max(1.5 * error(trls, exact), 0.02)
 
 
-def test_the_first_step_of_an_adapter_is_not_rounded_away(device: str) -> None:
+def test_the_first_update_of_an_adapter_is_not_rounded_away(device: str) -> None:
     """What it adds is smaller than the spacing of the outputs that it is added to."""
     wide, model = in_4_bits(True, device)
     pairs = pairs_of("llama")
@@ -210,29 +210,29 @@ def test_the_first_step_of_an_adapter_is_not_rounded_away(device: str) -> None:
         up.zero_()
     before, gradient = step(wide, lambda: TrlStep()(wide, pairs))
     with torch.no_grad(), torch.autocast(device, torch.bfloat16):
-        start = ours(model, pairs)[0]
+        start = packed_step(model, pairs)[0]
     for each in (wide, model):
         for name, up in ups(each).items():
             up.copy_(-1e-4 * gradient[name].sign())
     with torch.no_grad():
         gained = before - float(TrlStep()(wide, pairs)[0])
         with torch.autocast(device, torch.bfloat16):
-            mine = start - ours(model, pairs)[0]
-    assert mine == pytest.approx(gained, rel=0.25)
+            packed = start - packed_step(model, pairs)[0]
+    assert packed == pytest.approx(gained, rel=0.25)
 
 
-def test_norms_and_gates_are_those_of_a_gpu() -> None:
+def test_norms_and_gates_are_fused_on_a_gpu() -> None:
     model = model_of("llama", torch.bfloat16).cuda()
     kinds = [type(module).__name__ for module, _ in fused_norms_and_gates(model.get_base_model())]
     assert (kinds.count("LlamaRMSNorm"), kinds.count("LlamaMLP")) == (5, 2)
 
 
-def test_rows_of_many_lengths_are_not_compiled_anew() -> None:
+def test_rows_of_many_lengths_are_not_recompiled() -> None:
     """FlexAttention is compiled for two lengths at most, then for any; otherwise it falls back to scores of the whole row."""
     model = model_of("llama", torch.float32).cuda()
     for seed in range(3):
-        ours(model, random_pairs(seed, count=6, longest=150))
+        packed_step(model, random_pairs(seed, count=6, longest=150))
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     for seed in range(3, 20):
-        ours(model, random_pairs(seed, count=4 + seed % 5, longest=150))
+        packed_step(model, random_pairs(seed, count=4 + seed % 5, longest=150))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before

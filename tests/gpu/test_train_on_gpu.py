@@ -59,7 +59,7 @@ def steps(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", ["lora", "checkpointed", "qlora", "full", "8bit"])
-def test_a_run_trains_by_the_fast_path_and_merges(orpo: Any, tmp_path: Path, base: Path, kind: str) -> None:
+def test_a_run_on_the_fast_path_trains_and_merges(orpo: Any, tmp_path: Path, base: Path, kind: str) -> None:
     sections: dict[str, Any] = {"engine": {"fast_path": "required"}}
     if kind == "qlora":
         sections["quantization"] = {"load_in_4bit": True}
@@ -82,9 +82,7 @@ def test_a_run_trains_by_the_fast_path_and_merges(orpo: Any, tmp_path: Path, bas
     assert orpo("eval", tmp_path / "run").returncode == 0
 
 
-def test_lack_of_device_memory_changes_how_a_step_is_computed_and_not_the_step(
-    orpo: Any, tmp_path: Path, base: Path
-) -> None:
+def test_out_of_memory_on_the_device_leaves_the_step_unchanged(orpo: Any, tmp_path: Path, base: Path) -> None:
     """A real one: the process may hold a small share of the device's memory."""
     script = tmp_path / "limited.py"
     script.write_text(

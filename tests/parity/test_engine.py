@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 import torch
 from support.architectures import PACKED, REFUSED, build
-from support.steps import BETA, EXACT, TrlStep, adapted, assert_same, gradients, ours, random_pairs, trl_batch
+from support.steps import (
+    BETA,
+    RTOL,
+    TrlStep,
+    assert_gradients_equal,
+    gradients,
+    packed_step,
+    pad_for_trl,
+    random_pairs,
+    with_adapter,
+)
 
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.packing_support import packing_obstacle
@@ -24,23 +34,23 @@ EAGER = {"gemma2", "gpt-oss"}  # transformers computes their softmax in float32;
 def test_loss_metrics_and_gradients_equal_trls(name: str, lora: bool) -> None:
     dtype = torch.float32 if name in EAGER else torch.float64
     options = {"exclude_modules": ["router"]} if name == "llama4" else {}  # its router is a Linear that returns a pair
-    model = adapted(build(PACKED[name](), dtype), lora, **options)
+    model = with_adapter(build(PACKED[name](), dtype), lora, **options)
     model.eval()  # no dropout
     assert packing_obstacle(model.get_base_model() if lora else model, 64) is None
     pairs = random_pairs(len(name))
-    loss_, metrics_ = TrlStep()(model, pairs)
-    loss_.backward()
-    theirs = gradients(model)
-    mine, metrics, _ = ours(model, pairs)
-    assert mine == pytest.approx(loss_.item(), rel=EXACT)
-    for key in metrics_.keys() - {"logits/chosen", "logits/rejected"}:  # those of trl are taken over padding as well
+    trl_loss, trl_metrics = TrlStep()(model, pairs)
+    trl_loss.backward()
+    trl_gradients = gradients(model)
+    packed, metrics, _ = packed_step(model, pairs)
+    assert packed == pytest.approx(trl_loss.item(), rel=RTOL)
+    for key in trl_metrics.keys() - {"logits/chosen", "logits/rejected"}:  # those of trl are taken over padding as well
         # trl takes differences of log-probabilities in float32
-        assert metrics[key] == pytest.approx(metrics_[key], rel=EXACT, abs=1e-6), key
-    assert_same(gradients(model), theirs)
+        assert metrics[key] == pytest.approx(trl_metrics[key], rel=RTOL, abs=1e-6), key
+    assert_gradients_equal(gradients(model), trl_gradients)
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_exact_is_refused_with_its_reason(name: str) -> None:
+def test_architectures_without_exact_packing_are_refused_with_a_reason(name: str) -> None:
     config, words = REFUSED[name]
     reason = packing_obstacle(build(config()), 256)
     assert reason is not None
@@ -48,75 +58,75 @@ def test_what_cannot_be_exact_is_refused_with_its_reason(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "mixtral"])
-def test_cutting_a_step_changes_no_gradient(name: str) -> None:
+def test_splitting_a_step_into_micro_batches_changes_no_gradient(name: str) -> None:
     model = build(PACKED[name]()).eval()
     pairs = random_pairs(11, count=6)
-    whole, metrics, parts = ours(model, pairs)
-    assert parts == 1
+    expected_loss, expected_metrics, count = packed_step(model, pairs)
+    assert count == 1
     expected = gradients(model)
     sizes = sorted(map(packed_length, pairs))
-    seen = {parts}
+    counts = {count}
     for budget in (sum(sizes) // 2 + sizes[-1], sum(sizes) // 3 + sizes[-1], sizes[-1], 1):
-        loss_, metrics_, parts = ours(model, pairs, budget)
-        seen.add(parts)
-        assert loss_ == pytest.approx(whole, rel=1e-9)
-        assert metrics_ == pytest.approx(metrics, rel=1e-6)
-        assert_same(gradients(model), expected, 1e-6)
-    assert len(pairs) in seen
-    assert len(seen) > 2
+        loss, metrics, count = packed_step(model, pairs, budget)
+        counts.add(count)
+        assert loss == pytest.approx(expected_loss, rel=1e-9)
+        assert metrics == pytest.approx(expected_metrics, rel=1e-6)
+        assert_gradients_equal(gradients(model), expected, 1e-6)
+    assert len(pairs) in counts
+    assert len(counts) > 2
 
 
-def test_the_loss_without_the_prompt_counts_the_chosen_answer_alone() -> None:
+def test_loss_on_prompt_false_covers_the_chosen_completion_alone() -> None:
     model = build(PACKED["llama"]()).eval()
     pairs = random_pairs(5)
-    batch = trl_batch(pairs)
+    batch = pad_for_trl(pairs)
     outputs = TrlStep().concatenated_forward(model, batch)
     logps, labels = outputs[2].log_softmax(-1), batch["chosen_labels"][:, 1:]
     counted = labels != -100
     nll = -logps[:, : labels.shape[1]].gather(-1, labels.clamp(0)[..., None]).squeeze(-1)[counted].mean()
     expected = nll - TrlStep().odds_ratio_loss(*outputs[:2])[0].mean()
     expected.backward()
-    theirs = gradients(model)
-    mine, metrics, _ = ours(model, pairs, loss_on_prompt=False)
-    assert mine == pytest.approx(expected.item(), rel=EXACT)
-    assert metrics["nll_loss"] == pytest.approx(nll.item(), rel=EXACT)
-    assert_same(gradients(model), theirs)
+    trl_gradients = gradients(model)
+    packed, metrics, _ = packed_step(model, pairs, loss_on_prompt=False)
+    assert packed == pytest.approx(expected.item(), rel=RTOL)
+    assert metrics["nll_loss"] == pytest.approx(nll.item(), rel=RTOL)
+    assert_gradients_equal(gradients(model), trl_gradients)
 
 
-def test_mean_logits_equal_trls_where_nothing_is_padded() -> None:
+def test_mean_logits_equal_trls_without_padding() -> None:
     model = build(PACKED["cohere"]()).eval()
     pairs = [pair._replace(rejected=pair.chosen.flip(0)) for pair in random_pairs(3, count=1)]
-    metrics_ = TrlStep()(model, pairs)[1]
-    metrics = ours(model, pairs)[1]
+    trl_metrics = TrlStep()(model, pairs)[1]
+    metrics = packed_step(model, pairs)[1]
     for key in ("logits/chosen", "logits/rejected"):
-        assert metrics[key] == pytest.approx(metrics_[key], rel=EXACT)
+        assert metrics[key] == pytest.approx(trl_metrics[key], rel=RTOL)
 
 
 @pytest.mark.parametrize(
     "options", [{"modules_to_save": ["lm_head"]}, {"target_modules": ["q_proj", "lm_head"]}], ids=str
 )
 def test_a_trained_or_adapted_head_gets_its_gradients(options: dict[str, Any]) -> None:
-    model = adapted(build(PACKED["granite"]()), True, **options).eval()
+    model = with_adapter(build(PACKED["granite"]()), True, **options).eval()
     pairs = random_pairs(9)
-    loss_ = TrlStep()(model, pairs)[0]
-    loss_.backward()
-    theirs = gradients(model)
-    assert any("lm_head" in name for name in theirs)
-    assert ours(model, pairs)[0] == pytest.approx(loss_.item(), rel=EXACT)
-    assert_same(gradients(model), theirs)
+    trl_loss = TrlStep()(model, pairs)[0]
+    trl_loss.backward()
+    trl_gradients = gradients(model)
+    assert any("lm_head" in name for name in trl_gradients)
+    assert packed_step(model, pairs)[0] == pytest.approx(trl_loss.item(), rel=RTOL)
+    assert_gradients_equal(gradients(model), trl_gradients)
 
 
 def test_checkpointed_layers_give_the_same_gradients() -> None:
     model = build(PACKED["mistral-window"]()).train()
     pairs = random_pairs(2)
-    loss_ = ours(model, pairs)[0]
+    loss = packed_step(model, pairs)[0]
     plain = gradients(model)
     model.gradient_checkpointing_enable()
-    assert ours(model, pairs)[0] == pytest.approx(loss_, rel=1e-12)
-    assert_same(gradients(model), plain, 1e-12)
+    assert packed_step(model, pairs)[0] == pytest.approx(loss, rel=1e-12)
+    assert_gradients_equal(gradients(model), plain, 1e-12)
 
 
-def test_pairs_are_packed_within_the_budget_and_none_is_lost() -> None:
+def test_groups_of_pairs_respect_the_token_limit_and_lose_no_pair() -> None:
     pairs = random_pairs(4, count=30)
     for budget in (1, 50, 100, 10_000):
         groups = split_into_groups(pairs, budget)
@@ -126,14 +136,14 @@ def test_pairs_are_packed_within_the_budget_and_none_is_lost() -> None:
     assert len(split_into_groups(pairs, 10_000)) == 1
 
 
-def test_a_row_holds_each_token_once() -> None:
+def test_a_packed_row_has_each_shared_token_once() -> None:
     pairs = random_pairs(8)
     batch = pack(pairs, loss_on_prompt=True)
     assert batch.input_ids.shape[1] == sum(map(packed_length, pairs))
     assert batch.input_ids.shape[1] < sum(len(p.prompt) + len(p.chosen) + len(p.rejected) for p in pairs)
 
 
-def test_the_loss_stays_finite_at_both_ends() -> None:
+def test_the_loss_is_finite_for_extreme_log_probabilities() -> None:
     batch = pack(random_pairs(6), loss_on_prompt=True)
     for value in (-1e-7, -30.0):
         logps = torch.full((len(batch.targets),), value, requires_grad=True)
@@ -143,13 +153,13 @@ def test_the_loss_stays_finite_at_both_ends() -> None:
         assert torch.isfinite(logps.grad).all()
 
 
-def test_a_row_that_is_not_causal_is_refused_when_it_comes(tmp_path: Path) -> None:
+def test_attention_that_is_not_causal_is_refused(tmp_path: Path) -> None:
     from orpo_cli.training.engine.packed_attention import UnsupportedAttention
 
     config = PACKED["gemma3"]()
     config.use_bidirectional_attention = True
     with pytest.raises(UnsupportedAttention):
-        ours(build(config), random_pairs(1))
+        packed_step(build(config), random_pairs(1))
 
 
 @pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
@@ -163,24 +173,26 @@ def test_an_adapter_on_a_quantized_base_gets_trls_gradients(bits: str, tmp_path:
         model_name_or_path=str(save_tiny_model(tmp_path / "model")), dtype="float32", attn_implementation="sdpa"
     )
     quantization = QuantizationSection.model_validate({bits: True, "bnb_4bit_compute_dtype": "float32"})
-    model = adapted(load_base(ModelSource(section), quantization, "cpu"), True).eval()
+    model = with_adapter(load_base(ModelSource(section), quantization, "cpu"), True).eval()
     pairs = random_pairs(5)
-    loss_ = TrlStep()(model, pairs)[0]
-    loss_.backward()
-    theirs = gradients(model)
+    trl_loss = TrlStep()(model, pairs)[0]
+    trl_loss.backward()
+    trl_gradients = gradients(model)
     # Products with 8-bit weights are rounded to half precision; measured: 6e-4.
     tolerance = 1e-4 if bits == "load_in_4bit" else 5e-3
-    assert ours(model, pairs)[0] == pytest.approx(loss_.item(), rel=tolerance)
-    assert_same(gradients(model), theirs, tolerance)
+    assert packed_step(model, pairs)[0] == pytest.approx(trl_loss.item(), rel=tolerance)
+    assert_gradients_equal(gradients(model), trl_gradients, tolerance)
 
 
-def test_bfloat16_gives_the_same_loss_and_gradients_to_its_rounding() -> None:
+def test_bfloat16_loss_and_gradients_equal_trls_within_rounding() -> None:
     model = build(PACKED["llama"](), torch.bfloat16).eval()
     pairs = random_pairs(7)
-    loss_ = TrlStep()(model, pairs)[0]
-    loss_.backward()
-    theirs = {name: each.float() for name, each in gradients(model).items()}
-    assert ours(model, pairs)[0] == pytest.approx(loss_.item(), rel=1e-2)
-    mine = {name: each.float() for name, each in gradients(model).items()}
-    for name in theirs:
-        assert torch.nn.functional.cosine_similarity(mine[name].flatten(), theirs[name].flatten(), dim=0) > 0.99, name
+    trl_loss = TrlStep()(model, pairs)[0]
+    trl_loss.backward()
+    trl_gradients = {name: each.float() for name, each in gradients(model).items()}
+    assert packed_step(model, pairs)[0] == pytest.approx(trl_loss.item(), rel=1e-2)
+    packed = {name: each.float() for name, each in gradients(model).items()}
+    for name in trl_gradients:
+        assert (
+            torch.nn.functional.cosine_similarity(packed[name].flatten(), trl_gradients[name].flatten(), dim=0) > 0.99
+        ), name

@@ -90,7 +90,7 @@ def identical(mine: Weights, theirs: Weights) -> bool:
 
 @pytest.mark.parametrize("budget", [1, 90, 1000])
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
-def test_memory_that_runs_out_at_random_micro_batches_changes_no_bit(
+def test_out_of_memory_at_random_micro_batches_leaves_results_bit_identical(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, budget: int
 ) -> None:
     notes: list[str] = []
@@ -111,7 +111,7 @@ def test_memory_that_runs_out_at_random_micro_batches_changes_no_bit(
     assert set(again) == {budget}
 
 
-def test_large_micro_batches_alone_are_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_large_micro_batches_are_checkpointed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[str] = []
     trainer = trainer_for(tmp_path, notes, budget=1)
     with memory_running_out(monkeypatch, [(5, "backward")]):
@@ -128,7 +128,7 @@ def test_large_micro_batches_alone_are_computed_again(tmp_path: Path, monkeypatc
     assert f"over {above} tokens" in notes[0]
 
 
-def test_what_is_alone_and_computed_again_layer_by_layer_cannot_be_smaller(
+def test_a_checkpointed_single_pair_that_runs_out_of_memory_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = trainer_for(tmp_path, [], budget=1)
@@ -142,9 +142,7 @@ def test_what_is_alone_and_computed_again_layer_by_layer_cannot_be_smaller(
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_halved_budget_changes_nothing_but_the_cut(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
+def test_halved_micro_batches_change_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     notes: list[str] = []
     trainer = trainer_for(tmp_path, notes, budget=1000, dropout=0.2)
     first = random.Random(seed).randint(1, 5)
@@ -169,7 +167,9 @@ def test_a_halved_budget_changes_nothing_but_the_cut(
         assert identical(mine, trained(trainer_for(tmp_path, [], budget=1000, dropout=0.2)))
 
 
-def test_a_halved_budget_gives_the_same_weights_to_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_halved_micro_batches_give_the_same_weights_within_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with memory_running_out(monkeypatch, [(at, "backward") for at in (1, 2, 3)]):
         mine = trained(trainer_for(tmp_path, [], budget=1000))
     theirs = trained(trainer_for(tmp_path, [], budget=1000))
@@ -178,7 +178,9 @@ def test_a_halved_budget_gives_the_same_weights_to_rounding(tmp_path: Path, monk
         torch.testing.assert_close(mine[name], theirs[name], rtol=1e-4, atol=2e-6)
 
 
-def test_memory_that_runs_out_in_an_evaluation_changes_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_in_an_evaluation_changes_no_training_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     notes: list[str] = []
     trainer = trainer_for(tmp_path, notes, budget=1000)
     trainer.args.per_device_eval_batch_size = 4

@@ -10,7 +10,7 @@ import pytest
 import setuptools  # noqa: F401  # torch's compiler imports it late, which fails once something has imported distutils
 import torch
 from support.architectures import PACKED, build
-from support.steps import assert_same, gradients, ours, random_pairs
+from support.steps import assert_gradients_equal, gradients, packed_step, random_pairs
 from transformers import AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function
 
@@ -56,50 +56,50 @@ def reference(
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
 @pytest.mark.parametrize("name", ["llama", "mistral-window", "gemma2"])
-def test_flex_attentions_mask_lets_through_what_the_cpu_computes(
+def test_the_flex_attention_mask_gives_the_loss_of_the_cpu(
     name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FlexAttention has no backward pass on a CPU; its forward pass shows the mask. Blocks are made from a few rows at a time."""
     model = build(PACKED[name](), torch.float32).eval()
     pairs = random_pairs(len(name), count=12)
     with torch.no_grad():
-        expected = ours(model, pairs)[0]
+        expected = packed_step(model, pairs)[0]
         masks = request.getfixturevalue("masks")
         monkeypatch.setattr(packed_attention_cuda, "MASK_ROWS", 128)
-        assert ours(model, pairs)[0] == pytest.approx(expected, rel=1e-5)
+        assert packed_step(model, pairs)[0] == pytest.approx(expected, rel=1e-5)
     assert max(mask.batch.input_ids.shape[1] for mask in masks) > 2 * packed_attention_cuda.BLOCK
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral-window", "qwen2-window", "gemma3", "cohere2", "smollm3"])
-def test_flash_attentions_sequences_give_the_gradients_of_the_cpu(
+def test_variable_length_sequences_give_the_gradients_of_the_cpu(
     name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = build(PACKED[name](), torch.float64).eval()
     pairs = random_pairs(len(name))
-    expected = ours(model, pairs)[0]
-    theirs = gradients(model)
+    expected = packed_step(model, pairs)[0]
+    trl_gradients = gradients(model)
     masks = request.getfixturevalue("masks")
     monkeypatch.setattr(packed_attention_cuda, "_varlen_attn", lambda: reference)
     monkeypatch.setattr(packed_attention_cuda, "_flash_supports", lambda query, value: True)
-    assert ours(model, pairs)[0] == pytest.approx(expected, rel=1e-9)
-    assert_same(gradients(model), theirs, 1e-9)
+    assert packed_step(model, pairs)[0] == pytest.approx(expected, rel=1e-9)
+    assert_gradients_equal(gradients(model), trl_gradients, 1e-9)
     assert all(mask.window is not None and "block_mask" not in vars(mask) for mask in masks)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
-def test_a_chunked_mask_is_left_to_flex_attention(masks: list[CudaMask]) -> None:
+def test_a_chunked_mask_goes_to_flex_attention(masks: list[CudaMask]) -> None:
     """Llama 4's: a window of the same length would be another mask."""
     model = build(PACKED["llama4"](), torch.float32).eval()
     with torch.no_grad():
-        ours(model, random_pairs(6))
+        packed_step(model, random_pairs(6))
     assert {mask.window for mask in masks} == {0, None}
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
-def test_a_window_as_long_as_all_sequences_is_plain_causal_attention(masks: list[CudaMask]) -> None:
+def test_a_window_longer_than_all_sequences_is_a_window_for_flash_attention(masks: list[CudaMask]) -> None:
     config = PACKED["mistral-window"]()
     config.sliding_window = 4096
     model = build(config, torch.float32).eval()
     with torch.no_grad():
-        ours(model, random_pairs(6))
+        packed_step(model, random_pairs(6))
     assert {mask.window for mask in masks} == {4096}

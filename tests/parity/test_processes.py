@@ -69,7 +69,7 @@ def run(folder: Path, processes: int, batch: int, lora: bool) -> tuple[dict[str,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
-def test_two_processes_take_the_steps_of_one(tmp_path: Path, lora: bool) -> None:
+def test_two_processes_train_as_one_process_does(tmp_path: Path, lora: bool) -> None:
     write_pairs(tmp_path / "train.jsonl", 24)
     alone, alone_said = run(tmp_path, 1, 4, lora)
     together, together_said = run(tmp_path, 2, 2, lora)
@@ -89,7 +89,7 @@ import os, sys
 from types import SimpleNamespace
 import torch, torch.distributed as dist
 from support.architectures import PACKED, build
-from support.steps import adapted, random_pairs
+from support.steps import with_adapter, random_pairs
 from torch.distributed.fsdp import fully_shard
 from orpo_cli.training.engine.packed_step import Engine
 
@@ -120,9 +120,9 @@ name, lora, checkpointed = sys.argv[1], sys.argv[2] == "lora", sys.argv[3] == "c
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 pairs = random_pairs(3, count=8)
-alone = adapted(build(PACKED[name]()), lora).train()
+alone = with_adapter(build(PACKED[name]()), lora).train()
 expected, their_metrics = step(engine_of(alone, 1), alone, pairs, 1)
-model = adapted(build(PACKED[name]()), lora).train()
+model = with_adapter(build(PACKED[name]()), lora).train()
 engine = engine_of(model, 2)  # before its weights are sharded, as the trainer makes it
 if checkpointed:
     model.gradient_checkpointing_enable()
@@ -146,7 +146,7 @@ os._exit(0)  # gloo's threads may still be there, and would end the process with
 @pytest.mark.parametrize("kept", ["kept", "checkpointed"])
 @pytest.mark.parametrize("lora", ["lora", "full"])
 @pytest.mark.parametrize("name", ["llama-tied-bias", "gemma2"])
-def test_sharded_weights_give_the_gradients_of_whole_ones(tmp_path: Path, name: str, lora: str, kept: str) -> None:
+def test_sharded_weights_give_the_gradients_of_unsharded_ones(tmp_path: Path, name: str, lora: str, kept: str) -> None:
     (tmp_path / "sharded.py").write_text(SHARDED)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     here = Path(__file__).parent

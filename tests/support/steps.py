@@ -1,4 +1,4 @@
-"""A step by trl's own code and by ours, on the same random pairs."""
+"""Reference step by trl's own code and the packed step, on the same random pairs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from trl.experimental.utils import DPODataCollatorWithPadding
 
 from orpo_cli.training.engine.packed_step import Engine
 from orpo_cli.training.engine.packing import TokenPair
-from support.architectures import WORDS
+from support.architectures import VOCAB_SIZE
 
 BETA = 0.3
-EXACT = 1e-5
+RTOL = 1e-5
 
 
 def random_pairs(seed: int, count: int = 5, longest: int = 24) -> list[TokenPair]:
-    """Random lengths; the answers of some pairs begin alike, and one is the beginning of the other."""
+    """Pairs of random lengths; some completions have a common prefix, and one is a prefix of the other."""
     draw = random.Random(seed)
 
     def ids(length: int) -> list[int]:
-        return [draw.randrange(3, WORDS) for _ in range(length)]
+        return [draw.randrange(3, VOCAB_SIZE) for _ in range(length)]
 
     pairs = []
     for number in range(count):
@@ -39,7 +39,7 @@ def random_pairs(seed: int, count: int = 5, longest: int = 24) -> list[TokenPair
 
 
 class TrlStep:
-    """trl's ORPOTrainer without its surroundings: the methods that compute a step, on a model of ours."""
+    """The methods of trl's ORPOTrainer that compute a step, without a trainer."""
 
     get_batch_loss_metrics = ORPOTrainer.get_batch_loss_metrics
     concatenated_forward = ORPOTrainer.concatenated_forward
@@ -54,39 +54,39 @@ class TrlStep:
         self.accelerator = SimpleNamespace(**vars(self.accelerator) | {"device": model.device})
         batch = {
             name: value.to(model.device) if isinstance(value, torch.Tensor) else value
-            for name, value in trl_batch(pairs).items()
+            for name, value in pad_for_trl(pairs).items()
         }
         return self.get_batch_loss_metrics(model, batch)
 
 
-def trl_batch(pairs: list[TokenPair]) -> dict[str, Any]:
+def pad_for_trl(pairs: list[TokenPair]) -> dict[str, Any]:
     rows = []
     for _, prompt, chosen, rejected in pairs:
         row = {"prompt_input_ids": prompt.tolist(), "prompt_attention_mask": [1] * len(prompt)}
         for name, answer in (("chosen", chosen), ("rejected", rejected)):
-            whole = torch.cat((prompt, answer)).tolist()
-            row |= {f"{name}_input_ids": whole, f"{name}_attention_mask": [1] * len(whole)}
+            sequence = torch.cat((prompt, answer)).tolist()
+            row |= {f"{name}_input_ids": sequence, f"{name}_attention_mask": [1] * len(sequence)}
             row[f"{name}_labels"] = [-100] * len(prompt) + answer.tolist()
         rows.append(row)
     return DPODataCollatorWithPadding(pad_token_id=0)(rows)
 
 
-def ours(
+def packed_step(
     model: Any, pairs: list[TokenPair], budget: int = 10_000, loss_on_prompt: bool = True
 ) -> tuple[float, dict[str, float], int]:
     """Loss, metrics and number of micro-batches; the gradients are in ``model``."""
     accelerator = SimpleNamespace(num_processes=1, device=model.device)
     engine = Engine(model, accelerator, beta=BETA, loss_on_prompt=loss_on_prompt, max_tokens=budget)
     engine.start_step(pairs)
-    total, parts = 0.0, engine.micro_batches(pairs)
-    for part in parts:
-        part = part.to(model.device)
-        with engine.patched_model(part):
-            share = engine.loss_share(model, part)
-            if share.requires_grad:
-                share.backward()
-        total += share.item()
-    return total, engine.metrics(), len(parts)
+    total, micro_batches = 0.0, engine.micro_batches(pairs)
+    for batch in micro_batches:
+        batch = batch.to(model.device)
+        with engine.patched_model(batch):
+            loss = engine.loss_share(model, batch)
+            if loss.requires_grad:
+                loss.backward()
+        total += loss.item()
+    return total, engine.metrics(), len(micro_batches)
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
@@ -95,16 +95,18 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
     return found
 
 
-def assert_same(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], tolerance: float = EXACT) -> None:
-    assert mine.keys() == theirs.keys()
-    assert mine
-    largest = max(float(each.abs().max()) for each in theirs.values())
-    for name, gradient in theirs.items():
+def assert_gradients_equal(
+    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float = RTOL
+) -> None:
+    assert found.keys() == expected.keys()
+    assert found
+    largest = max(float(each.abs().max()) for each in expected.values())
+    for name, gradient in expected.items():
         scale = max(float(gradient.abs().max()), 1e-3 * largest)
-        assert float((mine[name] - gradient).abs().max()) <= tolerance * scale, name
+        assert float((found[name] - gradient).abs().max()) <= tolerance * scale, name
 
 
-def adapted(model: Any, lora: bool, **options: Any) -> Any:
+def with_adapter(model: Any, lora: bool, **options: Any) -> Any:
     """The model, or the model with an adapter whose B is not zero."""
     if not lora:
         return model

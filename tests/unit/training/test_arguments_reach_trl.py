@@ -118,7 +118,7 @@ NEEDS = {
 }
 
 
-def test_every_argument_that_a_recipe_may_set_is_tried_with_another_value_than_the_default() -> None:
+def test_every_argument_of_a_recipe_is_tested_with_a_non_default_value() -> None:
     assert set(VALUES) == set(TrainingFields.model_fields) - set(UNSUPPORTED_TRAINING_ARGS) - SEVERAL_PROCESSES
     assert [
         name
@@ -146,7 +146,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Dataset, Datas
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_the_value_of_the_recipe_arrives(name: str, data: tuple[Path, Dataset, Dataset]) -> None:
+def test_the_value_of_the_recipe_reaches_the_trainer(name: str, data: tuple[Path, Dataset, Dataset]) -> None:
     missing, reason = NEEDS.get(name, (False, ""))
     if missing:
         pytest.skip(reason)
@@ -164,7 +164,7 @@ def test_the_value_of_the_recipe_arrives(name: str, data: tuple[Path, Dataset, D
     assert _plain(getattr(trainer.args, name), value) == value
 
 
-def test_tensorboards_files_go_where_the_recipe_says(
+def test_tensorboard_writes_to_the_folder_of_the_recipe(
     data: tuple[Path, Dataset, Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorboard")

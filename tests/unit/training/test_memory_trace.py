@@ -88,14 +88,14 @@ def forward(config: Any, layers: int) -> tuple[Made, Any, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "opt", "phi3", "olmo2"])
-def test_a_layer_keeps_in_the_trace_what_autograd_keeps(name: str) -> None:
+def test_the_trace_of_a_layer_equals_the_bytes_that_autograd_keeps(name: str) -> None:
     tracer = MemoryTracer(PACKED[name](), Computation("float32"))
     two, one = (tracer._run(tracer.layers[:count], PAIRS)[0].total for count in (2, 1))
     assert two - one == pytest.approx(really_kept(PACKED[name](), 2) - really_kept(PACKED[name](), 1), rel=0.02)
 
 
 @pytest.mark.parametrize("accumulates", [False, True], ids=["first micro-batch", "later one"])
-def test_tied_ends_take_in_the_backward_pass_what_the_trace_says(accumulates: bool) -> None:
+def test_tied_embeddings_take_the_traced_bytes_in_backward(accumulates: bool) -> None:
     """Their gradient comes in two parts, from the head and from the embedding; the rest of the model is small here."""
     config = PACKED["llama"]()
     config.vocab_size, config.tie_word_embeddings = 50_000, True
@@ -112,7 +112,7 @@ def test_tied_ends_take_in_the_backward_pass_what_the_trace_says(accumulates: bo
     assert traced + there == pytest.approx(made.most, rel=0.05)
 
 
-def test_layers_are_added_up_as_if_all_had_been_run() -> None:
+def test_extrapolated_layers_equal_a_trace_of_all_layers() -> None:
     config = PACKED["llama"]()
     config.num_hidden_layers = 6
     tracer = MemoryTracer(config, Computation("float32", lora=LoraSection(r=4)))
@@ -122,7 +122,7 @@ def test_layers_are_added_up_as_if_all_had_been_run() -> None:
 
 @pytest.mark.parametrize("lora", [None, LoraSection(r=4)], ids=["full weights", "lora"])
 @pytest.mark.parametrize("bias", [False, True])
-def test_tiles_that_the_trace_leaves_out_hold_nothing_more(
+def test_skipped_tiles_of_the_head_do_not_change_the_peak(
     lora: LoraSection | None, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = PACKED["phi" if bias else "gemma2"]()
@@ -138,7 +138,7 @@ def test_tiles_that_the_trace_leaves_out_hold_nothing_more(
 
 
 @pytest.mark.parametrize("words", [400, 49_152, 262_144, 10_000_000])
-def test_the_pairs_that_both_paths_compute_are_those_that_the_estimate_counts(words: int) -> None:
+def test_the_estimate_counts_the_pairs_of_the_parity_check(words: int) -> None:
     long = [TokenPair("", *(torch.arange(1000) + shift for shift in range(3)))] * 3
     sizes = [
         PairSize(len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in select_check_pairs(long, words)
@@ -146,7 +146,7 @@ def test_the_pairs_that_both_paths_compute_are_those_that_the_estimate_counts(wo
     assert sizes == checked_pairs(words, [PairSize(1000, 1000, 1000)] * 3)
 
 
-def test_a_model_in_4_bits_is_traced_with_its_float32_stream() -> None:
+def test_a_4_bit_model_is_traced_with_float32_hidden_states() -> None:
     config, how = PACKED["llama"](), {"autocast": "bfloat16", "lora": LoraSection(r=4)}
     config.num_hidden_layers = 6
     tracer = MemoryTracer(config, Computation("bfloat16", upcast_norms=True, **how))
@@ -155,14 +155,14 @@ def test_a_model_in_4_bits_is_traced_with_its_float32_stream() -> None:
     assert tracer(PAIRS).total == pytest.approx(max(phase.total for phase in phases), rel=0.02)
 
 
-def test_a_model_without_sdpa_is_traced_whatever_its_attention_is_called() -> None:
+def test_a_model_without_sdpa_is_traced_with_any_attention_setting() -> None:
     """The fast path brings its own."""
     config = PACKED["gemma2"]()
     eager, other = (MemoryTracer(config, Computation("float32", attention=name))(PAIRS) for name in ("eager", "sdpa"))
     assert eager == other
 
 
-def test_layers_below_an_adapter_keep_nothing() -> None:
+def test_layers_below_the_first_adapter_keep_nothing() -> None:
     config = PACKED["llama"]()
     config.num_hidden_layers = 6
     whole, half = (
@@ -172,7 +172,7 @@ def test_layers_below_an_adapter_keep_nothing() -> None:
     assert half == pytest.approx(whole / 2, rel=0.2)
 
 
-def test_checkpointing_and_half_precision_keep_less_and_trls_path_more() -> None:
+def test_checkpointing_and_half_precision_keep_less_than_the_default_and_trls_path_more() -> None:
     config = PACKED["llama"]()
     config.num_hidden_layers = 24
     lora = LoraSection(r=4)

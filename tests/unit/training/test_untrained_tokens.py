@@ -23,7 +23,7 @@ def forget(folder: Path, token: int, value: torch.Tensor | float) -> None:
     model.save_pretrained(folder)
 
 
-def test_a_row_next_to_zero_and_one_that_others_share_look_untrained() -> None:
+def test_near_zero_and_duplicate_embeddings_look_untrained() -> None:
     torch.manual_seed(0)
     weight = torch.randn(100, 16)
     assert not any(looks_untrained(weight, token) for token in range(100))
@@ -43,7 +43,7 @@ def test_a_row_next_to_zero_and_one_that_others_share_look_untrained() -> None:
     ],
     ids=["lora", "known token", "every weight", "embeddings trained"],
 )
-def test_training_warns_of_tokens_that_stay_untrained(
+def test_training_warns_of_untrained_tokens(
     tmp_path: Path, orpo_here: Callable[..., CommandResult], overrides: list[str], forgotten: bool, warned: bool
 ) -> None:
     assert tiny_tokenizer().convert_ids_to_tokens(IM_END) == "<|im_end|>"

@@ -11,7 +11,7 @@ import pytest
 import setuptools  # noqa: F401  # torch's compiler imports it late, which fails once something has imported distutils
 import torch
 from support.architectures import PACKED, build
-from support.steps import assert_same, gradients, random_pairs
+from support.steps import assert_gradients_equal, gradients, random_pairs
 
 from orpo_cli.training.engine import compiled_kernels
 from orpo_cli.training.engine.compiled_kernels import CompiledFunction, compile_rotary_functions, use_compiled_rotary
@@ -37,10 +37,10 @@ def test_a_compiled_rotary_embedding_gives_the_gradients_of_the_plain_one(name: 
     model = build(PACKED[name](), torch.float32).eval()
     for seed in range(3):
         pairs = random_pairs(seed, count=6)
-        assert_same(step(model, pairs, True), step(model, pairs, False), 1e-5)
+        assert_gradients_equal(step(model, pairs, True), step(model, pairs, False), 1e-5)
 
 
-def test_the_plain_functions_are_back_afterwards() -> None:
+def test_the_original_functions_are_restored() -> None:
     from transformers.models.llama import modeling_llama
 
     before = modeling_llama.apply_rotary_pos_emb
@@ -49,7 +49,7 @@ def test_the_plain_functions_are_back_afterwards() -> None:
     assert modeling_llama.apply_rotary_pos_emb is before
 
 
-def test_without_a_compiler_it_is_said_once_and_computed_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_it_warns_once_and_runs_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_compiler(function: Any, **_: Any) -> Any:
         def fail(*_: Any) -> None:
             raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
@@ -65,7 +65,7 @@ def test_without_a_compiler_it_is_said_once_and_computed_plainly(monkeypatch: py
         assert double(4) == 8
 
 
-def test_lack_of_memory_is_no_lack_of_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_not_taken_for_a_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     def out_of_memory(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 

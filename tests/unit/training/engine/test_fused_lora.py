@@ -86,7 +86,7 @@ def test_autocast_is_at_least_as_exact_as_pefts_and_keeps_the_types(outer: torch
 
 
 @pytest.mark.usefixtures("way")
-def test_what_a_young_adapter_adds_is_not_rounded_away() -> None:
+def test_a_small_adapter_output_is_not_rounded_away() -> None:
     """PEFT adds it to an output that is rounded already, whose spacing is larger."""
     x = torch.randn(1, 400, 64).bfloat16()
     block = adapted(torch.bfloat16, torch.float32)
@@ -129,7 +129,7 @@ def block_in_4_bits() -> Any:
 
 
 @pytest.mark.parametrize("outer", [torch.float32, torch.bfloat16], ids=["float32 input", "bfloat16 input"])
-def test_4_bits_give_the_type_of_their_input(outer: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_4_bit_layers_return_the_dtype_of_their_input(outer: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused_lora, "_is_4bit", lambda layer: type(layer).__name__ == "Linear4bit")  # on a CPU, too
     block, x = block_in_4_bits(), torch.randn(3, 50, 64).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
@@ -142,7 +142,7 @@ def test_4_bits_give_the_type_of_their_input(outer: torch.dtype, monkeypatch: py
     assert error(ours, pefts) < 2e-2
 
 
-def test_layers_with_the_same_input_keep_it_once_under_autocast() -> None:
+def test_layers_with_the_same_input_save_one_copy_under_autocast() -> None:
     x = torch.randn(1, 50, 64).bfloat16().requires_grad_()
     block = adapted(torch.bfloat16, torch.float32)
 
@@ -164,6 +164,6 @@ def test_layers_with_the_same_input_keep_it_once_under_autocast() -> None:
         assert kept() == 1
 
 
-def test_dropout_dora_and_two_adapters_stay_pefts() -> None:
+def test_layers_with_dropout_or_dora_are_not_fused() -> None:
     assert not list(fused_lora_forwards(adapted(torch.float32, torch.float32, lora_dropout=0.1)))
     assert not list(fused_lora_forwards(adapted(torch.float32, torch.float32, use_dora=True)))

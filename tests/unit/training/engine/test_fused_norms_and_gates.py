@@ -27,7 +27,7 @@ def passed(module: Any, x: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "olmo2", "gemma2", "gemma3"])
-def test_values_and_gradients_are_those_of_the_architecture(name: str) -> None:
+def test_values_and_gradients_equal_the_architectures(name: str) -> None:
     model = build(PACKED[name](), torch.float32)
     taken = list(fused_norms_and_gates(model))
     assert {hasattr(module, "act_fn") for module, _ in taken} == {True, False}  # gates and norms
@@ -41,7 +41,7 @@ def test_values_and_gradients_are_those_of_the_architecture(name: str) -> None:
             torch.testing.assert_close(mine[key], value, rtol=2e-4, atol=2e-6)
 
 
-def test_what_an_architecture_has_is_found_with_and_without_numbers() -> None:
+def test_norms_and_gates_are_found_with_and_without_verification() -> None:
     assert (
         kinds(build(PACKED["llama"]()))
         == kinds(build(PACKED["llama"]()), verify=False)
@@ -51,7 +51,7 @@ def test_what_an_architecture_has_is_found_with_and_without_numbers() -> None:
     assert kinds(build(PACKED["gpt2"]())) == {"LayerNorm": 5}
 
 
-def test_a_layer_that_computes_something_else_keeps_its_own_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_with_another_function_keeps_its_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(PACKED["llama"]())
     kind = type(model.model.layers[0].mlp)
     forward = kind.forward
@@ -59,7 +59,7 @@ def test_a_layer_that_computes_something_else_keeps_its_own_forward(monkeypatch:
     assert kinds(model) == {"LlamaRMSNorm": 5}
 
 
-def test_a_layer_that_something_else_has_changed_is_left_alone() -> None:
+def test_patched_or_hooked_layers_are_not_patched() -> None:
     model = build(PACKED["llama"]())
     model.model.norm.register_forward_hook(lambda *_: None)
     mlp = model.model.layers[0].mlp

@@ -35,7 +35,7 @@ class Kept(torch.autograd.Function):
         return grad * w, grad * x
 
 
-def test_what_is_cheap_is_forgotten_and_made_once_for_all_who_need_it() -> None:
+def test_a_recomputable_tensor_is_freed_and_recomputed_once() -> None:
     calls = []
 
     def counted(x: torch.Tensor) -> torch.Tensor:
@@ -55,7 +55,7 @@ def test_what_is_cheap_is_forgotten_and_made_once_for_all_who_need_it() -> None:
     torch.testing.assert_close(x.grad, 4 * w.detach(), rtol=0, atol=0)
 
 
-def test_another_tensor_in_the_place_of_a_forgotten_one_is_not_taken_for_it() -> None:
+def test_a_tensor_at_the_address_of_a_freed_one_is_not_confused_with_it() -> None:
     x, w = torch.randn(1000).requires_grad_(), torch.ones(1000).requires_grad_()
     with recompute_in_backward():
         total = torch.zeros(())
@@ -66,7 +66,7 @@ def test_another_tensor_in_the_place_of_a_forgotten_one_is_not_taken_for_it() ->
     assert torch.equal(w.grad, torch.full((1000,), float(sum(range(20)))))
 
 
-def test_what_was_changed_in_place_is_kept() -> None:
+def test_a_tensor_changed_in_place_is_saved() -> None:
     x, w = torch.randn(5).requires_grad_(), torch.randn(5).requires_grad_()
     with recompute_in_backward():
         y = recomputable(doubled, x)
@@ -75,7 +75,7 @@ def test_what_was_changed_in_place_is_kept() -> None:
     assert torch.equal(w.grad, 3 * doubled(x).detach())
 
 
-def test_what_nothing_waits_for_holds_no_inputs() -> None:
+def test_inputs_are_released_without_pending_references() -> None:
     x = torch.randn(5).requires_grad_()
     with recompute_in_backward():
         inputs = x * 2
@@ -86,7 +86,7 @@ def test_what_nothing_waits_for_holds_no_inputs() -> None:
         assert storage.expired()
 
 
-def test_a_narrower_copy_is_one_for_all_and_neither_it_nor_what_it_is_made_of_is_kept() -> None:
+def test_one_cast_copy_is_shared_and_neither_it_nor_its_source_is_kept() -> None:
     calls = []
 
     def counted(x: torch.Tensor) -> torch.Tensor:
@@ -111,7 +111,7 @@ def test_a_narrower_copy_is_one_for_all_and_neither_it_nor_what_it_is_made_of_is
         assert torch.equal(w.grad, doubled(x).detach().bfloat16())
 
 
-def test_a_copy_of_what_was_changed_is_another() -> None:
+def test_a_changed_tensor_is_cast_again() -> None:
     x = torch.randn(5).requires_grad_()
     with recompute_in_backward():
         y = x * 2
@@ -120,7 +120,7 @@ def test_a_copy_of_what_was_changed_is_another() -> None:
         assert torch.equal(cast_once(y, torch.bfloat16), 2 * first)
 
 
-def test_without_a_gradient_nothing_is_remembered() -> None:
+def test_without_gradients_nothing_is_registered() -> None:
     x, w = torch.randn(5), torch.randn(5).requires_grad_()
     with recompute_in_backward():
         y = recomputable(doubled, x)
@@ -134,7 +134,9 @@ def test_without_a_gradient_nothing_is_remembered() -> None:
 
 @pytest.mark.parametrize("adapter", [True, False])
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "olmo2", "gpt2"])
-def test_not_a_bit_of_a_step_differs(name: str, adapter: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recomputation_leaves_gradients_bit_identical(
+    name: str, adapter: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def gradients() -> dict[str, torch.Tensor]:
         model = build(PACKED[name](), torch.float32)
         if adapter:

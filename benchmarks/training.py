@@ -98,14 +98,14 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
         path.write_text(json.dumps(make_recipe(setting, source, file, pairs, steps)))
         planned = build_plan(load_recipe(str(path)), Console(quiet=True), to_train=True, strict=False)
         plan = planned.plan
-        tokenizer = load_tokenizer(ModelSource(plan.model))
+        tokenizer = load_tokenizer(planned.source)
         data = prepare(plan.dataset, tokenizer, note=lambda _: None, **LENGTHS).train
         set_seed(42)
         if setting.model:
             model = random_model(Path(source), torch.bfloat16, plan.device, setting.bits)
         else:
             model = AutoModelForCausalLM.from_pretrained(
-                ModelSource(plan.model).pretrained_name, dtype=torch.float32, attn_implementation="sdpa"
+                planned.source.pretrained_name, dtype=torch.float32, attn_implementation="sdpa"
             )
         clock = step_timer()
         if name == "ours":

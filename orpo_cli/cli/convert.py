@@ -73,15 +73,15 @@ def command(
 
 def _print_outcomes(console: Console, conversion: Conversion, file: str) -> None:
     """Print on standard error how many keys have which outcome, each key that is not kept, and each placeholder."""
-    counts = Counter(key.outcome for key in conversion.fates)
+    counts = Counter(key.outcome for key in conversion.outcomes)
     parts = [f"{counts[each]} {text.format(tool=conversion.tool)}" for each, text in OUTCOMES.items() if counts[each]]
-    console.note(f"{conversion.tool}: {len(conversion.fates)} keys: {', '.join(parts)}.")
+    console.note(f"{conversion.tool}: {len(conversion.outcomes)} keys: {', '.join(parts)}.")
     for remark in conversion.remarks:
         console.note(f"  {remark}")
-    for key in conversion.fates:
+    for key in conversion.outcomes:
         if key.outcome in ("ignored", "left-out", "unknown"):
             console.note(f"  {_key_line(key, conversion.tool, file)}")
-    for path in conversion.todo:
+    for path in conversion.placeholders:
         option = (
             ", or use --model" if path.startswith("model.") else ", or use --dataset" * path.startswith("dataset.train")
         )
@@ -105,12 +105,12 @@ def _document(conversion: Conversion, output: Path | None) -> dict[str, Any]:
                 "key": key.key,
                 "value": key.value,
                 "line": key.line,
-                "fate": key.outcome,
+                "outcome": key.outcome,
                 "path": None if key.path is None else format_path(key.path),
                 "note": key.note,
             }
-            for key in conversion.fates
+            for key in conversion.outcomes
         ],
-        "todo": list(conversion.todo),
+        "todo": list(conversion.placeholders),
         "remarks": list(conversion.remarks),
     }

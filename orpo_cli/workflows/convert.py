@@ -28,7 +28,7 @@ def convert_file(
         check_output_file(output, overwrite=overwrite)
     name = "standard input" if file == "-" else Path(file).name
     folders = [Path.cwd()] if file == "-" else [Path(file).parent, Path.cwd()]
-    conversion = convert(_read_text(file), name, wanted=tool, model=model, dataset=dataset, folders=folders)
+    conversion = convert(_read_text(file), name, tool=tool, model=model, dataset=dataset, folders=folders)
     if output is not None:
         atomic_write_text(output, conversion.text)
     return conversion

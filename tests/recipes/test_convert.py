@@ -26,8 +26,8 @@ def converted(name: str) -> Conversion:
     return convert((HERE / name).read_text(encoding="utf-8"), name)
 
 
-def fate(done: Conversion, key: str) -> str:
-    return {each.key: each.outcome for each in done.fates}[key]
+def outcome(done: Conversion, key: str) -> str:
+    return {each.key: each.outcome for each in done.outcomes}[key]
 
 
 @pytest.mark.parametrize("name", names)
@@ -48,10 +48,10 @@ def test_what_comes_out_validates_and_holds_what_it_says(name: str, tmp_path: Pa
 @pytest.mark.parametrize("name", names)
 def test_every_key_stands_in_the_recipe_or_in_its_comments(name: str) -> None:
     done = converted(name)
-    for each in done.fates:
+    for each in done.outcomes:
         *_, last = re.split(r"[.\]]", each.key)
         assert re.search(rf"\b{re.escape(last)}\b", done.text) or any(
-            other.key.startswith((f"{each.key}.", f"{each.key}[")) for other in done.fates
+            other.key.startswith((f"{each.key}.", f"{each.key}[")) for other in done.outcomes
         ), each.key
 
 
@@ -78,13 +78,13 @@ def is_prose(line: str) -> bool:
 def test_axolotl_takes_trl_beta_before_rl_beta_before_orpo_alpha_and_the_losers_are_named() -> None:
     done = converted("axolotl-qlora.yml")
     assert done.values["training"]["beta"] == 0.1
-    assert {fate(done, "rl_beta"), fate(done, "orpo_alpha")} == {"ignored"}
+    assert {outcome(done, "rl_beta"), outcome(done, "orpo_alpha")} == {"ignored"}
 
 
 def test_what_axolotl_does_not_read_under_orpo_is_not_acted_on() -> None:
     done = converted("axolotl-qlora.yml")
     dead = ("early_stopping_patience", "auto_find_batch_size", "loss_watchdog_threshold", "group_by_length")
-    assert {fate(done, key) for key in dead} == {"ignored"}
+    assert {outcome(done, key) for key in dead} == {"ignored"}
     assert "train_sampling_strategy" not in done.values["training"]
     assert "  # train_sampling_strategy: group_by_length" in done.text.splitlines()
     assert "lora_dropout" not in done.values["lora"]
@@ -94,7 +94,7 @@ def test_quantization_without_the_adapter_that_axolotl_wants_for_it_stays_off() 
     text = "base_model: a/b\nrl: orpo\nadapter: lora\nload_in_4bit: true\nlearning_rate: 1e-4\n"
     done = convert(text, "x.yml", dataset="pairs.jsonl")
     assert "quantization" not in done.values
-    assert fate(done, "load_in_4bit") == "ignored"
+    assert outcome(done, "load_in_4bit") == "ignored"
     assert "# load_in_4bit: true" in done.text
 
 
@@ -122,8 +122,8 @@ def test_another_method_than_orpo_is_refused_with_exit_code_2(
 
 def test_a_secret_is_repeated_nowhere() -> None:
     done = converted("handbook-full.yaml")
-    assert fate(done, "hub_token") == "left-out"
-    assert "hf_abc" not in done.text + repr(done.fates)
+    assert outcome(done, "hub_token") == "left-out"
+    assert "hf_abc" not in done.text + repr(done.outcomes)
 
 
 def test_a_mixture_of_alignment_handbook_becomes_sources_and_held_out_pairs() -> None:
@@ -138,7 +138,7 @@ def test_a_mixture_of_alignment_handbook_becomes_sources_and_held_out_pairs() ->
         "eval": {"test_size": 0.05},
         "shuffle_seed": 3,
     }
-    assert fate(done, "dataset_mixture.datasets[0].weight") == "left-out"
+    assert outcome(done, "dataset_mixture.datasets[0].weight") == "left-out"
 
 
 def test_all_133_arguments_of_april_2024_are_dealt_with_and_the_plan_obeys_them(tmp_path: Path) -> None:
@@ -146,14 +146,14 @@ def test_all_133_arguments_of_april_2024_are_dealt_with_and_the_plan_obeys_them(
     from orpo_cli.plan.resolve import resolve
 
     done = converted("april-2024.txt")
-    assert len(done.fates) == 133
-    assert {each.outcome for each in done.fates} == {"kept", "left-out", "empty"}
-    assert done.todo == ("model.model_name_or_path", "dataset.train.path", "dataset.eval.test_size")
+    assert len(done.outcomes) == 133
+    assert {each.outcome for each in done.outcomes} == {"kept", "left-out", "empty"}
+    assert done.placeholders == ("model.model_name_or_path", "dataset.train.path", "dataset.eval.test_size")
     (tmp_path / "x.yaml").write_text(done.text, encoding="utf-8")
     loaded = load_recipe(str(tmp_path / "x.yaml"))
     assert loaded.warnings == ()
     planned = {**LIBRARY_DEFAULTS, **resolve(loaded, probe(tmp_path)).training}
-    printed = {each.key: each.value for each in done.fates if each.key in LIBRARY_DEFAULTS}
+    printed = {each.key: each.value for each in done.outcomes if each.key in LIBRARY_DEFAULTS}
     same_meaning = {  # written otherwise in April 2024
         "hub_private_repo": None, "fsdp": None, "debug": "", "accelerator_config": None, "lr_scheduler_kwargs": None,
         "include_num_input_tokens_seen": "no", "fsdp_config": None, "run_name": None, "local_rank": -1,
@@ -190,7 +190,7 @@ def test_a_configuration_that_todays_library_prints_says_what_it_was_made_with()
         values = done.values["training"] | {"output_dir": done.values["output_dir"]}
         assert {name: values.get(name) for name in made} == made
         assert "hf_xxx" not in done.text
-        assert {each.outcome for each in done.fates} <= {"kept", "left-out", "empty"}
+        assert {each.outcome for each in done.outcomes} <= {"kept", "left-out", "empty"}
 
 
 def test_names_of_llama_factory_are_looked_up_in_the_dataset_info_beside_the_file(
@@ -234,13 +234,13 @@ def test_what_llama_factory_counts_in_its_likelihood_is_said() -> None:
 
 def test_a_dataset_that_nobody_explains_is_a_placeholder_that_names_it() -> None:
     done = converted("llama-factory-lora.yaml")
-    assert done.todo == ("dataset.train.2.path",)
+    assert done.placeholders == ("dataset.train.2.path",)
     assert "TODO: what dataset `mine` stands for" in done.text
 
 
 def test_what_only_the_shell_can_work_out_is_left_out_and_no_default_takes_its_place() -> None:
     done = converted("swift-lora.sh")
-    assert {fate(done, "output_dir"), fate(done, "gradient_accumulation_steps")} == {"left-out"}
+    assert {outcome(done, "output_dir"), outcome(done, "gradient_accumulation_steps")} == {"left-out"}
     assert "gradient_accumulation_steps" not in done.values["training"]
     assert done.values["training"]["per_device_train_batch_size"] == 2
 
@@ -248,7 +248,7 @@ def test_what_only_the_shell_can_work_out_is_left_out_and_no_default_takes_its_p
 def test_what_would_do_nothing_is_left_out_and_the_rule_says_why(tmp_path: Path) -> None:
     text = "model_name_or_path: a/b\ndataset_name: some/pairs\neval_steps: 50\nlr_scheduler_type: constant\n"
     done = convert(text + "warmup_steps: 10\n", "x.yaml")
-    assert {fate(done, "eval_steps"), fate(done, "warmup_steps")} == {"left-out"}
+    assert {outcome(done, "eval_steps"), outcome(done, "warmup_steps")} == {"left-out"}
     assert "dataset.eval is not set" in done.text
     (tmp_path / "x.yaml").write_text(done.text)
     assert load_recipe(str(tmp_path / "x.yaml")).warnings == ()
@@ -268,7 +268,7 @@ def test_an_orpo_config_is_found_among_other_configurations_and_comments() -> No
     done = convert(text, "train.py")
     assert done.values["training"]["beta"] == 0.3
     assert done.values["output_dir"] == "a, b"
-    assert {each.key for each in done.fates} == {"beta", "output_dir"}
+    assert {each.key for each in done.outcomes} == {"beta", "output_dir"}
 
 
 def test_python_that_yaml_has_no_kind_for_is_dealt_with(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_python_that_yaml_has_no_kind_for_is_dealt_with(tmp_path: Path) -> None:
     )
     done = convert(text, "x.txt")
     assert done.values["training"]["report_to"] == ["wandb", "tensorboard"]
-    assert {fate(done, "seed"), fate(done, "data_seed"), fate(done, "optim")} == {"left-out"}
+    assert {outcome(done, "seed"), outcome(done, "data_seed"), outcome(done, "optim")} == {"left-out"}
     (tmp_path / "x.yaml").write_text(done.text)
     load_recipe(str(tmp_path / "x.yaml"))
 
@@ -324,7 +324,7 @@ def test_json_is_one_document_with_the_fate_of_every_key(orpo_here: Callable[...
     [entry] = [each for each in document["keys"] if each["key"] == "micro_batch_size"]
     path = "training.per_device_train_batch_size"
     assert entry == {
-        "key": "micro_batch_size", "value": 2, "line": 45, "fate": "kept", "path": path, "note": None,
+        "key": "micro_batch_size", "value": 2, "line": 45, "outcome": "kept", "path": path, "note": None,
     }  # fmt: skip
 
 
@@ -341,7 +341,7 @@ def test_model_and_dataset_of_the_command_line_go_before_those_of_the_file() -> 
     done = convert(text, "x.yml", model="other/model", dataset="mine.jsonl")
     assert done.values["model"]["model_name_or_path"] == "other/model"
     assert done.values["dataset"]["train"] == {"path": "mine.jsonl"}
-    assert fate(done, "base_model") == "left-out"
+    assert outcome(done, "base_model") == "left-out"
 
 
 @pytest.mark.parametrize(

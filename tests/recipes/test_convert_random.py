@@ -34,7 +34,7 @@ TRAINING = [*TrainingFields.model_fields, *ARGUMENT_POLICIES]
 TOOLS: dict[str, tuple[dict[str, str], list[str], str]] = {  # what it needs, the keys of its tables, those of its code
     "axolotl": (
         {"base_model": "a/b", "rl": "orpo"},
-        [*axolotl_config.SAME, *words(axolotl_unsupported_keys.DEAD), *words(axolotl_unsupported_keys.LEFT_OUT), *axolotl_config.ATTENTION],
+        [*axolotl_config.RECIPE_PATHS, *words(axolotl_unsupported_keys.IGNORED_KEYS), *words(axolotl_unsupported_keys.UNSUPPORTED_KEYS), *axolotl_config.ATTENTION],
         "adapter load_in_4bit load_in_8bit lora_dropout lora_target_modules lora_target_linear peft bnb_config_kwargs "
         "attn_implementation tokenizer_config chat_template chat_template_jinja special_tokens datasets test_datasets "
         "val_set_size sequence_len excess_length_strategy orpo_alpha rl_beta trl batch_size evals_per_epoch "
@@ -42,20 +42,20 @@ TOOLS: dict[str, tuple[dict[str, str], list[str], str]] = {  # what it needs, th
     ),
     "llama-factory": (
         {"model_name_or_path": "a/b", "stage": "orpo", "dataset": "orca_pairs"},
-        [*llama_factory_config.SAME, *llama_factory_config.LORA, *words(llama_factory_unsupported_keys.DEAD), *words(llama_factory_unsupported_keys.LEFT_OUT)],
+        [*llama_factory_config.RECIPE_PATHS, *llama_factory_config.LORA_PATHS, *words(llama_factory_unsupported_keys.IGNORED_KEYS), *words(llama_factory_unsupported_keys.UNSUPPORTED_KEYS)],
         "flash_attn template pure_bf16 quantization_bit quantization_method quantization_type double_quantization "
         "finetuning_type lora_target lora_dropout pissa_init pissa_iter eval_dataset dataset_dir max_samples val_size "
         "mix_strategy interleave_probs pref_beta pref_ftx use_reentrant_gc disable_gradient_checkpointing",
     ),
     "trl": (
         {"model_name_or_path": "a/b", "dataset_name": "c/d"},
-        [*trl.MODEL, *trl.QUANTIZATION, *trl.LORA, *words(trl.LEFT_OUT)],
+        [*trl.MODEL_PATHS, *trl.QUANTIZATION_PATHS, *trl.LORA_PATHS, *words(trl.UNSUPPORTED_KEYS)],
         "use_peft lora_dropout chat_template dataset_config dataset_train_split dataset_test_split dataset_splits "
         "dataset_configs dataset_mixer dataset_mixture gradient_checkpointing_use_reentrant",
     ),
     "ms-swift": (
         {"model": "a/b", "rlhf_type": "orpo", "dataset": "c/d"},
-        [*ms_swift.SAME, *ms_swift.LORA, *words(ms_swift.DEAD), *words(ms_swift.LEFT_OUT)],
+        [*ms_swift.RECIPE_PATHS, *ms_swift.LORA_PATHS, *words(ms_swift.IGNORED_KEYS), *words(ms_swift.UNSUPPORTED_KEYS)],
         "attn_impl template quant_bits quant_method bnb_4bit_quant_type tuner_type target_modules init_weights "
         "lora_dropout val_dataset columns split_dataset_ratio max_length truncation_strategy",
     ),
@@ -78,16 +78,16 @@ def test_whatever_stands_under_its_keys_no_key_is_lost_and_the_recipe_validates(
             [key for key in [*keys, *others.split(), *TRAINING] if key not in head], draw.randint(1, 25)
         )
         values = {**head, **{key: draw.choice(VALUES) for key in chosen}}
-        done = convert(yaml.safe_dump(values, allow_unicode=True), "x.yml", wanted=tool)
+        done = convert(yaml.safe_dump(values, allow_unicode=True), "x.yml", tool=tool)
         file.write_text(done.text, encoding="utf-8")
         loaded = load_recipe(str(file))
-        fates = {each.key: each.outcome for each in done.fates}
-        assert fates.keys() >= values.keys()
-        assert [key for key in values if fates[key] == "unknown"] == []
+        outcomes = {each.key: each.outcome for each in done.outcomes}
+        assert outcomes.keys() >= values.keys()
+        assert [key for key in values if outcomes[key] == "unknown"] == []
         assert not {"renamed-argument", "argument-without-effect", "moved-argument"} & {
             warning.code for warning in loaded.warnings
         }
-        assert TOKEN not in done.text + repr(done.fates)
+        assert TOKEN not in done.text + repr(done.outcomes)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

@@ -19,7 +19,7 @@ def is_command(text: str) -> bool:
     )
 
 
-def command_words(text: str) -> list[str]:
+def split_command(text: str) -> list[str]:
     """The words of the first command in ``text`` that has flags, shell variables set above it filled in.
 
     Raises ValueError where a quote is never closed.
@@ -36,7 +36,7 @@ def command_words(text: str) -> list[str]:
     return []
 
 
-def flags(words: list[str]) -> dict[str, Any]:
+def parse_flags(words: list[str]) -> dict[str, Any]:
     """``--name value`` as a mapping. Values are read as YAML reads them; several become a list, none means true.
 
     ``--no_name`` is name false, as transformers reads it.
@@ -51,12 +51,12 @@ def flags(words: list[str]) -> dict[str, Any]:
         elif name:
             found[name].append(parse_value(word))
     return {
-        key.removeprefix("no_") if not values and key.startswith("no_") else key: _single(key, values)
+        key.removeprefix("no_") if not values and key.startswith("no_") else key: _single_value(key, values)
         for key, values in found.items()
     }
 
 
-def _single(key: str, values: list[Any]) -> Any:
+def _single_value(key: str, values: list[Any]) -> Any:
     if not values:
         return not key.startswith("no_")
     return values[0] if len(values) == 1 else values

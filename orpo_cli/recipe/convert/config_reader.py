@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from orpo_cli.errors import UsageError
-from orpo_cli.recipe.convert.command_line import command_words, flags, is_command
-from orpo_cli.recipe.convert.printed_config.orpo_config_repr import class_name, is_printed, printed_arguments
+from orpo_cli.recipe.convert.command_line import is_command, parse_flags, split_command
+from orpo_cli.recipe.convert.printed_config.orpo_config_repr import class_name, is_printed_config, printed_arguments
 from orpo_cli.recipe.source.nodes import format_path, plain_values, walk
 from orpo_cli.recipe.source.yaml_reader import FORBIDDEN_CHARACTERS, read_yaml
 
@@ -16,7 +16,7 @@ Tool = Literal["axolotl", "llama-factory", "alignment-handbook", "trl", "ms-swif
 TOOLS: tuple[str, ...] = get_args(Tool)
 
 # Keys that only one tool has. A file is the tool's whose key comes first here.
-_MARKS: tuple[tuple[str, Tool], ...] = (
+_TOOL_OF_KEY: tuple[tuple[str, Tool], ...] = (
     ("rlhf_type", "ms-swift"),
     ("base_model", "axolotl"),
     ("micro_batch_size", "axolotl"),
@@ -34,7 +34,7 @@ _MARKS: tuple[tuple[str, Tool], ...] = (
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceConfig:
     """A configuration of another tool: its keys, and the lines where they stand as far as that is known."""
 
     tool: Tool
@@ -45,31 +45,31 @@ class Source:
     script: str = ""  # the Python file that a shell command runs
 
 
-def read_source(text: str, file: str, wanted: str = "auto") -> Source:
+def read_source(text: str, file: str, tool: str = "auto") -> SourceConfig:
     """Read ``text``, which came from ``file``. ``wanted`` is ``auto`` or a name of ``TOOLS``.
 
     Raises RecipeError where it is no valid YAML, UsageError where it is not of the tool wanted or of none that is known.
     """
-    source = _read(text, file, wanted)
+    source = _read(text, file, tool)
     if found := FORBIDDEN_CHARACTERS.search(text) or next(
-        (hit for hit in map(FORBIDDEN_CHARACTERS.search, _texts(source.values)) if hit), None
+        (hit for hit in map(FORBIDDEN_CHARACTERS.search, _strings(source.values)) if hit), None
     ):
         raise UsageError(f"{file}: holds {found.group()!r}, which no text has.", remedy="Remove it.")
     return source
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list | tuple | set):
         for inner in value.items() if isinstance(value, dict) else value:
-            yield from _texts(inner)
+            yield from _strings(inner)
 
 
-def _read(text: str, file: str, wanted: str) -> Source:
-    if is_printed(text) and wanted in ("auto", "orpo-config"):
-        return Source("orpo-config", printed_arguments(text), class_name=class_name(text))
-    if wanted == "orpo-config":
+def _read(text: str, file: str, tool: str) -> SourceConfig:
+    if is_printed_config(text) and tool in ("auto", "orpo-config"):
+        return SourceConfig("orpo-config", printed_arguments(text), class_name=class_name(text))
+    if tool == "orpo-config":
         raise UsageError(f"{file}: holds no printed ORPOConfig(...).", remedy="Leave out --from to have it recognised.")
     is_shell, script = is_command(text), ""
     if is_shell:
@@ -78,20 +78,20 @@ def _read(text: str, file: str, wanted: str) -> Source:
         tree = read_yaml(text, file)
         values = plain_values(tree)
         lines = {format_path(path): node.origin.line or 1 for path, node in walk(tree)}
-    found = _recognised(values)
-    if wanted != "auto":
-        found = next(name for name in get_args(Tool) if name == wanted)
+    found = _detect_tool(values)
+    if tool != "auto":
+        found = next(name for name in get_args(Tool) if name == tool)
     if found is None:
         raise UsageError(f"{file}: not recognised as a configuration of {', '.join(TOOLS)}.", remedy=_remedy(values))
-    return Source(found, values, lines, is_shell=is_shell, script=script)
+    return SourceConfig(found, values, lines, is_shell=is_shell, script=script)
 
 
 def _command(text: str, file: str) -> tuple[dict[str, Any], dict[str, int], str]:
     try:
-        words = command_words(text)
+        words = split_command(text)
     except ValueError as error:
         raise UsageError(f"{file}: not a shell command: {error}.") from None
-    values = flags(words)
+    values = parse_flags(words)
     lines: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         for name in values:
@@ -100,8 +100,8 @@ def _command(text: str, file: str) -> tuple[dict[str, Any], dict[str, int], str]
     return values, lines, next((word for word in words if word.endswith(".py")), "")
 
 
-def _recognised(values: Mapping[str, Any]) -> Tool | None:
-    found = next((tool for key, tool in _MARKS if key in values), None)
+def _detect_tool(values: Mapping[str, Any]) -> Tool | None:
+    found = next((tool for key, tool in _TOOL_OF_KEY if key in values), None)
     # alignment-handbook's own: trl's script knows no chat template.
     return "alignment-handbook" if found == "trl" and "chat_template" in values else found
 

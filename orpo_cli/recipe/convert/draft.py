@@ -11,7 +11,7 @@ from orpo_cli.recipe.rules.secrets import SECRETS, secret_kind
 from orpo_cli.recipe.source.nodes import Path
 
 Outcome = Literal["kept", "ignored", "left-out", "unknown", "empty"]
-HIDDEN = "(a secret, not repeated)"
+MASK = "(a secret, not repeated)"
 _SECRET_NAME = re.compile(r"(?:^|hub_|hf_|auth_|access_)token$|api_?key|secret|password|webhook", re.IGNORECASE)
 
 
@@ -43,7 +43,7 @@ class Addition:
 
 @dataclass
 class Draft:
-    """Values of the recipe by path, and the fate of each key of the source.
+    """Values of the recipe by path, and the outcome of each key of the source.
 
     ``source`` holds what no one has taken yet: what is left in the end is unknown to the tool.
     """
@@ -53,7 +53,7 @@ class Draft:
     lines: Mapping[str, int] = field(default_factory=dict)
     values: dict[Path, Any] = field(default_factory=dict)
     additions: dict[Path, Addition] = field(default_factory=dict)
-    fates: dict[str, KeyOutcome] = field(default_factory=dict)
+    outcomes: dict[str, KeyOutcome] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)  # on the whole
 
     def has(self, key: str) -> bool:
@@ -76,7 +76,7 @@ class Draft:
 
     def put(self, key: str, written: Any, path: str, note: str | None = None, value: Any = ...) -> None:
         """Set ``path`` to what ``key`` has, or to ``value``; for a key inside another, that is no key of ``source``."""
-        place = at(path)
+        place = parse_path(path)
         self.values[place] = written if value is ... else value
         self.additions.pop(place, None)
         self.record(key, written, "kept", place, note)
@@ -84,7 +84,7 @@ class Draft:
     def join(self, key: str, path: str, note: str | None = None) -> None:
         """``key`` had a part in the value at ``path`` that another key has set."""
         if key in self.source:
-            self.settle(key, "kept" if self.has(key) else "empty", at(path), note)
+            self.settle(key, "kept" if self.has(key) else "empty", parse_path(path), note)
 
     def ignore(self, key: str, note: str, path: str | None = None, value: Any = ...) -> None:
         """The source tool itself would not have used ``key``; the recipe could have it at ``path``, as ``value``."""
@@ -94,7 +94,7 @@ class Draft:
             self.settle(key, "empty")
             return
         offer = self.source[key] if value is ... else value
-        self.settle(key, "ignored", at(path) if path else None, note, offer if path else None)
+        self.settle(key, "ignored", parse_path(path) if path else None, note, offer if path else None)
 
     def leave_out(self, key: str, note: str) -> None:
         """``key`` has no meaning here."""
@@ -104,32 +104,38 @@ class Draft:
 
     def add(self, path: str, value: Any, note: str, *, todo: bool = False) -> None:
         """Set what the source does not say; what is set already stays."""
-        place = at(path)
+        place = parse_path(path)
         if place not in self.values:
             self.values[place] = value
-            self.additions[place] = Addition(masked(note), todo)
+            self.additions[place] = Addition(mask_secret_patterns(note), todo)
 
     def withdraw(self, path: Path, note: str) -> None:
         """Take back the value at ``path``: its keys are left out, for the reason ``note``."""
         del self.values[path]
         self.additions.pop(path, None)
-        for name, fate in self.fates.items():
-            if fate.outcome == "kept" and fate.path == path:
-                self.fates[name] = KeyOutcome(name, fate.value, "left-out", None, note, fate.line)
+        for name, previous in self.outcomes.items():
+            if previous.outcome == "kept" and previous.path == path:
+                self.outcomes[name] = KeyOutcome(name, previous.value, "left-out", None, note, previous.line)
 
     def settle(
-        self, key: str, fate: Outcome, path: Path | None = None, note: str | None = None, offer: Any = None
+        self, key: str, outcome: Outcome, path: Path | None = None, note: str | None = None, offer: Any = None
     ) -> None:
         """Note what became of ``key`` and take it from the source."""
-        self.record(key, self.source.pop(key), fate, path, note, offer)
+        self.record(key, self.source.pop(key), outcome, path, note, offer)
 
     def record(
-        self, key: str, value: Any, fate: Outcome, path: Path | None = None, note: str | None = None, offer: Any = None
+        self,
+        key: str,
+        value: Any,
+        outcome: Outcome,
+        path: Path | None = None,
+        note: str | None = None,
+        offer: Any = None,
     ) -> None:
-        """Note the fate of a key, also of one inside another (``datasets[0].type``)."""
-        value = _without_secrets(key, value)
-        note = masked(note) if note else note
-        self.fates[key] = KeyOutcome(key, value, fate, path, note, self.lines.get(key), offer)
+        """Note the outcome of a key, also of one inside another (``datasets[0].type``)."""
+        value = _mask_secrets(key, value)
+        note = mask_secret_patterns(note) if note else note
+        self.outcomes[key] = KeyOutcome(key, value, outcome, path, note, self.lines.get(key), offer)
 
     def finish(self) -> None:
         """Whatever is left is unknown to the source tool."""
@@ -137,7 +143,7 @@ class Draft:
             self.settle(key, "unknown" if self.has(key) else "empty")
 
 
-def at(path: str) -> Path:
+def parse_path(path: str) -> Path:
     """``dataset.train.0.path`` as a path: digits are list indexes."""
     return tuple(int(part) if part.isdigit() else part for part in path.split("."))
 
@@ -146,19 +152,19 @@ def _is_empty(value: Any) -> bool:
     return value is None or value == "" or value == [] or value == {}
 
 
-def _without_secrets(key: str, value: Any) -> Any:
+def _mask_secrets(key: str, value: Any) -> Any:
     """``value`` fit to be shown and written to a file."""
     if isinstance(value, dict):
-        return {name: _without_secrets(str(name), inner) for name, inner in value.items()}
+        return {name: _mask_secrets(str(name), inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_without_secrets(key, inner) for inner in value]
+        return [_mask_secrets(key, inner) for inner in value]
     if isinstance(value, str) and value and (_SECRET_NAME.search(key) or secret_kind(value)):
-        return HIDDEN
+        return MASK
     return value
 
 
-def masked(text: str) -> str:
+def mask_secret_patterns(text: str) -> str:
     """``text`` without what looks like a secret in it."""
     for pattern in SECRETS.values():
-        text = pattern.sub(HIDDEN, text)
+        text = pattern.sub(MASK, text)
     return text

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from orpo_cli.errors import Problem, RecipeError
 from orpo_cli.recipe.convert.draft import Draft
-from orpo_cli.recipe.convert.training_args import without_removal
+from orpo_cli.recipe.convert.training_args import strip_removal_advice
 from orpo_cli.recipe.legacy.migration import migrate_recipe
 from orpo_cli.recipe.rules import rule_problems
 from orpo_cli.recipe.rules.secrets import secrets_in_values
@@ -18,10 +18,10 @@ from orpo_cli.recipe.source.nodes import Path, format_path
 from orpo_cli.recipe.source.yaml_reader import parse_value
 from orpo_cli.recipe.validation_errors import validation_problems
 
-WORDS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
+BOOLEANS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 
 
-def fit(draft: Draft, complete: Callable[[Draft], None]) -> None:
+def fit_to_schema(draft: Draft, complete: Callable[[Draft], None]) -> None:
     """Change ``draft`` until the recipe validates and says nothing in vain.
 
     ``complete`` puts in what a recipe cannot be without.
@@ -29,25 +29,31 @@ def fit(draft: Draft, complete: Callable[[Draft], None]) -> None:
     Raises RecipeError where a problem is in nothing that the source said, which would be a mistake of the converter.
     """
     complete(draft)
-    while problems := _to_mend(nested(draft.values)):
+    while problems := _problems_to_fix(nest(draft.values)):
         problem = problems[0]
-        path = _culprit(draft, problem)
+        path = _path_of_problem(draft, problem)
         if path is None:
             raise RecipeError(problems)
-        if problem.code != "invalid-value" or not _retyped(draft, path):
+        if problem.code != "invalid-value" or not _try_other_types(draft, path):
             draft.withdraw(path, _reason(problem))
             complete(draft)
-    for key, fate in draft.fates.items():
-        if fate.outcome == "ignored" and fate.path is not None and not _holds(draft, fate.path, fate.offer):
-            draft.fates[key] = type(fate)(fate.key, fate.value, fate.outcome, None, fate.note, fate.line)
+    for key, outcome in draft.outcomes.items():
+        if (
+            outcome.outcome == "ignored"
+            and outcome.path is not None
+            and not _validates_with(draft, outcome.path, outcome.offer)
+        ):
+            draft.outcomes[key] = type(outcome)(
+                outcome.key, outcome.value, outcome.outcome, None, outcome.note, outcome.line
+            )
 
 
 def _reason(problem: Problem) -> str:
-    parts = (problem.path, problem.message, without_removal(problem.remedy))
+    parts = (problem.path, problem.message, strip_removal_advice(problem.remedy))
     return " ".join(part for part in parts if part)
 
 
-def _to_mend(values: dict[str, Any]) -> list[Problem]:
+def _problems_to_fix(values: dict[str, Any]) -> list[Problem]:
     """The errors of a recipe given as plain values or, where it has none, the warnings about settings without effect."""
     found = problems_in(values)
     errors = [problem for problem in found if problem.severity == "error"]
@@ -66,7 +72,7 @@ def problems_in(values: dict[str, Any]) -> list[Problem]:
     return found
 
 
-def nested(values: Mapping[Path, Any]) -> dict[str, Any]:
+def nest(values: Mapping[Path, Any]) -> dict[str, Any]:
     """``{("model", "dtype"): x}`` as ``{"model": {"dtype": x}}``; list indexes become lists."""
     tree: dict[Any, Any] = {}
     for path, value in sorted(values.items(), key=lambda item: len(item[0])):
@@ -87,40 +93,40 @@ def _lists(tree: Any) -> Any:
     return {key: _lists(value) for key, value in tree.items()}
 
 
-def _culprit(draft: Draft, problem: Problem) -> Path | None:
+def _path_of_problem(draft: Draft, problem: Problem) -> Path | None:
     """The value that a problem is about: at its path, around it, or the last one below it."""
     where = problem.path
     paths = {
         format_path(path): path for path in draft.values if not (added := draft.additions.get(path)) or not added.todo
     }
-    around = [path for name, path in paths.items() if _concerns(problem, name)]
+    around = [path for name, path in paths.items() if _is_inside(problem, name)]
     below = [path for name, path in paths.items() if name.startswith((f"{where}.", f"{where}["))]
     return next(iter(around or below[::-1]), None)
 
 
-def _concerns(problem: Problem, name: str) -> bool:
+def _is_inside(problem: Problem, name: str) -> bool:
     """Whether the problem is in the value called ``name`` or inside it."""
     return problem.path == name or problem.path.startswith((f"{name}.", f"{name}["))
 
 
-def _retyped(draft: Draft, path: Path) -> bool:
+def _try_other_types(draft: Draft, path: Path) -> bool:
     """Give the value at ``path`` another type where that alone puts it right: ``"5e-6"`` as a number, ``no`` as false."""
     written = draft.values[path]
-    for candidate in _candidates(written):
+    for candidate in _other_types(written):
         draft.values[path] = candidate
-        if not any(_concerns(problem, format_path(path)) for problem in problems_in(nested(draft.values))):
+        if not any(_is_inside(problem, format_path(path)) for problem in problems_in(nest(draft.values))):
             return True
     draft.values[path] = written
     return False
 
 
-def _candidates(value: Any) -> Iterator[Any]:
+def _other_types(value: Any) -> Iterator[Any]:
     if isinstance(value, str):
         read = parse_value(value)
         if read is not None and not isinstance(read, str | dict):
             yield read
-        if value.lower() in WORDS:
-            yield WORDS[value.lower()]
+        if value.lower() in BOOLEANS:
+            yield BOOLEANS[value.lower()]
         if "," in value:
             yield [part.strip() for part in value.split(",") if part.strip()]
         yield [value]
@@ -138,6 +144,6 @@ def _candidates(value: Any) -> Iterator[Any]:
         yield ",".join(value)
 
 
-def _holds(draft: Draft, path: Path, value: Any) -> bool:
+def _validates_with(draft: Draft, path: Path, value: Any) -> bool:
     """Whether the recipe would still validate with ``value`` at a ``path`` where it has nothing."""
-    return path not in draft.values and not _to_mend(nested({**draft.values, path: value}))
+    return path not in draft.values and not _problems_to_fix(nest({**draft.values, path: value}))

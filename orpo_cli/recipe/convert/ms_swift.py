@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping
 
 from orpo_cli.errors import UsageError
-from orpo_cli.recipe.convert.draft import Draft, at
-from orpo_cli.recipe.convert.shared import BUILT_IN, DEAD_DROPOUT, add_room_for_prompts
-from orpo_cli.recipe.convert.training_args import add_defaults, ignore_all, keep_all_training, leave_out_all
+from orpo_cli.recipe.convert.draft import Draft, parse_path
+from orpo_cli.recipe.convert.shared import BUILT_IN, DROPOUT_IGNORED, add_prompt_length
+from orpo_cli.recipe.convert.training_args import add_defaults, convert_training_args, ignore_all, leave_out_all
 
 TOOL = "ms-swift"
-SAME = {
+RECIPE_PATHS = {
     "model": "model.model_name_or_path",
     "model_revision": "model.model_revision",
     "torch_dtype": "model.dtype",
@@ -20,7 +20,7 @@ SAME = {
     "data_seed": "dataset.shuffle_seed",
     "new_special_tokens": "model.add_special_tokens",
 }
-LORA = {
+LORA_PATHS = {
     "lora_rank": "lora.r",
     "lora_alpha": "lora.lora_alpha",
     "lora_bias": "lora.bias",
@@ -46,14 +46,14 @@ ATTENTION = {
     "sdpa": "sdpa",
     "eager": "eager",
 }
-DEAD: Mapping[str, str] = {
+IGNORED_KEYS: Mapping[str, str] = {
     "ms-swift reads it for another method than ORPO.": "label_smoothing rpo_alpha ld_alpha discopop_tau loss_type "
     "loss_weights cpo_alpha simpo_gamma desirable_weight undesirable_weight center_rewards_coefficient sft_alpha lmbda "
     "seq_kd ref_model ref_adapters max_completion_length num_generations reward_funcs",
     "ms-swift reads it when it answers, not when it trains.": "max_new_tokens temperature top_k top_p "
     "repetition_penalty num_beams stream stop_words logprobs top_logprobs",
 }
-LEFT_OUT: Mapping[str, str] = {
+UNSUPPORTED_KEYS: Mapping[str, str] = {
     "The class is read from the model's own files.": "model_type task_type experts_impl",
     "The pairs are prepared by this tool, and kept prepared.": "dataset_num_proc load_from_cache_file streaming "
     "shuffle_buffer_size download_mode lazy_tokenize cached_dataset cached_val_dataset val_dataset_shuffle dataset_shuffle strict "
@@ -85,15 +85,15 @@ def convert(draft: Draft) -> None:
             remedy="Only `rlhf_type: orpo` is converted.",
         )
     draft.settle("rlhf_type", "kept", None, "ORPO is what this tool does.")
-    for key, path in SAME.items():
+    for key, path in RECIPE_PATHS.items():
         draft.keep(key, path)
     _model(draft)
     _adapter(draft)
     _data(draft)
     _lengths(draft)
-    ignore_all(draft, DEAD)
-    leave_out_all(draft, LEFT_OUT)
-    keep_all_training(draft)
+    ignore_all(draft, IGNORED_KEYS)
+    leave_out_all(draft, UNSUPPORTED_KEYS)
+    convert_training_args(draft)
     _defaults(draft)
 
 
@@ -109,7 +109,7 @@ def _model(draft: Draft) -> None:
     if bits in (4, 8) and method == "bnb":
         draft.keep("quant_bits", f"quantization.load_in_{bits}bit", True)
         draft.join("quant_method", f"quantization.load_in_{bits}bit")
-    if bits == 4 and at("quantization.load_in_4bit") in draft.values:
+    if bits == 4 and parse_path("quantization.load_in_4bit") in draft.values:
         for name in (
             "bnb_4bit_compute_dtype",
             "bnb_4bit_quant_type",
@@ -132,19 +132,19 @@ def _adapter(draft: Draft) -> None:
     if kind != "lora":
         note = "Every weight is trained." if kind == "full" else f"There is no `{kind}` here: every weight is trained."
         draft.settle(str(key), "kept" if kind == "full" else "left-out", None, note)
-        for name in (*LORA, "lora_dropout", "target_modules", "init_weights"):
+        for name in (*LORA_PATHS, "lora_dropout", "target_modules", "init_weights"):
             draft.ignore(name, f"It does nothing with `{key}: {kind}`.")
         return
     if key:
         draft.settle(key, "kept", ("lora",), "the `lora` section")
-    for name, path in LORA.items():
+    for name, path in LORA_PATHS.items():
         draft.keep(name, path)
     draft.keep("target_modules", "lora.target_modules")
     draft.keep("init_weights", "lora.init_lora_weights")
     draft.add("lora.r", 8, f"the default of {TOOL}")
     draft.add("lora.lora_alpha", 32, f"the default of {TOOL}")
     draft.add("lora.target_modules", "all-linear", f"the default of {TOOL}")
-    draft.ignore("lora_dropout", DEAD_DROPOUT, "lora.lora_dropout")
+    draft.ignore("lora_dropout", DROPOUT_IGNORED, "lora.lora_dropout")
 
 
 def _data(draft: Draft) -> None:
@@ -156,13 +156,13 @@ def _data(draft: Draft) -> None:
         for index, source in enumerate(sources):
             named |= _source(draft, key, source, path if len(sources) == 1 else f"{path}.{index}")
         if sources:
-            draft.settle(key, "kept", at(f"{path}.path" if len(sources) == 1 else f"{path}.0.path"))
+            draft.settle(key, "kept", parse_path(f"{path}.path" if len(sources) == 1 else f"{path}.0.path"))
     if named and not hub:
         draft.remarks.append(
             "ms-swift takes data and model from ModelScope unless use_hf is on; here they are hub ids."
         )
     columns = draft.peek("columns")
-    if isinstance(columns, dict) and at("dataset.train.path") in draft.values:
+    if isinstance(columns, dict) and parse_path("dataset.train.path") in draft.values:
         draft.keep("columns", "dataset.train.columns", {ours: theirs for theirs, ours in columns.items()})
     draft.leave_out("columns", "Columns are renamed for each source.")
     if not any(path[:2] == ("dataset", "eval") for path in draft.values) and draft.peek("split_dataset_ratio"):
@@ -186,12 +186,12 @@ def _source(draft: Draft, key: str, written: str, place: str) -> bool:
 
 def _lengths(draft: Draft) -> None:
     draft.keep("max_length", "training.max_length")
-    length = draft.values.get(at("training.max_length"))
+    length = draft.values.get(parse_path("training.max_length"))
     strategy = draft.peek("truncation_strategy", "delete")
     if strategy == "delete":
         draft.keep("truncation_strategy", "dataset.drop_truncated", True)
         draft.add("dataset.drop_truncated", True, "ms-swift leaves out pairs that are longer than max_length")
-        add_room_for_prompts(draft, length, "ms-swift never cuts a prompt then")
+        add_prompt_length(draft, length, "ms-swift never cuts a prompt then")
     elif strategy in ("left", "right"):
         mode = "keep_end" if strategy == "left" else "keep_start"
         draft.keep("truncation_strategy", "dataset.truncation_mode", mode, "which end of a prompt is kept")
@@ -202,11 +202,13 @@ def _defaults(draft: Draft) -> None:
     lora = any(path[0] == "lora" for path in draft.values)
     draft.add("training.learning_rate", 1e-4 if lora else 1e-5, f"the default of {TOOL}")
     add_defaults(draft, DEFAULTS, TOOL)
-    batch = draft.values.get(at("training.per_device_train_batch_size"))
-    if isinstance(batch, int) and batch > 0 and "gradient_accumulation_steps" not in draft.fates:
+    batch = draft.values.get(parse_path("training.per_device_train_batch_size"))
+    if isinstance(batch, int) and batch > 0 and "gradient_accumulation_steps" not in draft.outcomes:
         note = f"the default of {TOOL}: 16 pairs a step, on one device"
         draft.add("training.gradient_accumulation_steps", max(1, -(-16 // batch)), note)
     if any(path[:2] == ("dataset", "eval") for path in draft.values):
         draft.add(
-            "training.eval_strategy", draft.values.get(at("training.save_strategy"), "steps"), f"the default of {TOOL}"
+            "training.eval_strategy",
+            draft.values.get(parse_path("training.save_strategy"), "steps"),
+            f"the default of {TOOL}",
         )

@@ -18,18 +18,20 @@ _EMPTY = ("Empty, or off with nothing to switch off here", "At the library's def
 def recipe_text(draft: Draft, file: str) -> str:
     """The recipe as YAML with comments."""
     head = [
-        f"# Converted from {_on_one_line(file)} ({draft.tool}) by `orpo convert`. Beside a value stands what it was called there."
+        f"# Converted from {_single_line(file)} ({draft.tool}) by `orpo convert`. Beside a value stands what it was called there."
     ]
-    parts = ["\n".join([*head, *(line for remark in draft.remarks for line in _wrapped(remark, ""))])]
-    offered = [fate.path for fate in draft.fates.values() if fate.outcome == "ignored" and fate.path is not None]
-    places = sorted(dict.fromkeys([*draft.values, *offered]), key=_order)
-    for name in dict.fromkeys(path[0] for path in places):
-        parts.append("\n".join(_section(draft, [path for path in places if path[0] == name], 0)))
-    parts += _remarks(draft, set(places))
+    parts = ["\n".join([*head, *(line for remark in draft.remarks for line in _wrap(remark, ""))])]
+    offered = [
+        outcome.path for outcome in draft.outcomes.values() if outcome.outcome == "ignored" and outcome.path is not None
+    ]
+    paths = sorted(dict.fromkeys([*draft.values, *offered]), key=_schema_order)
+    for name in dict.fromkeys(path[0] for path in paths):
+        parts.append("\n".join(_section(draft, [path for path in paths if path[0] == name], 0)))
+    parts += _remarks(draft, set(paths))
     return "\n\n".join(parts) + "\n"
 
 
-def _order(path: Path) -> tuple[int, ...]:
+def _schema_order(path: Path) -> tuple[int, ...]:
     """Where the schema has a path: sections in their order, and the keys of each in theirs."""
     sections = list(Recipe.model_fields)
     annotation = Recipe.model_fields[str(path[0])].annotation
@@ -56,41 +58,47 @@ def _section(draft: Draft, paths: list[Path], depth: int) -> list[str]:
 
 def _value(draft: Draft, path: Path, indent: str) -> list[str]:
     """The lines of one value with its comment, beside it where it is short, above it otherwise."""
-    fates = [fate for fate in draft.fates.values() if fate.path == path and fate.outcome in ("kept", "ignored")]
+    outcomes = [
+        outcome
+        for outcome in draft.outcomes.values()
+        if outcome.path == path and outcome.outcome in ("kept", "ignored")
+    ]
     if path not in draft.values:
-        offer = next(fate for fate in fates if fate.outcome == "ignored")
+        offer = next(outcome for outcome in outcomes if outcome.outcome == "ignored")
         lines = [f"{indent}# {line}" for line in yaml_lines(str(path[-1]), offer.offer)]
-        return [*_wrapped(_called(offer), indent), *lines]
+        return [*_wrap(_original_name(offer), indent), *lines]
     lines = [indent + line for line in yaml_lines(str(path[-1]), draft.values[path])]
-    comment = _comment(draft, path, fates)
+    comment = _comment(draft, path, outcomes)
     if comment and len(lines) == 1 and len(lines[0]) + len(comment) + 3 <= WIDTH:
         return [f"{lines[0]} # {comment}"]
-    return [*_wrapped(comment, indent), *lines]
+    return [*_wrap(comment, indent), *lines]
 
 
-def _comment(draft: Draft, path: Path, fates: Iterable[KeyOutcome]) -> str:
-    kept = [fate for fate in fates if fate.outcome == "kept"]
+def _comment(draft: Draft, path: Path, outcomes: Iterable[KeyOutcome]) -> str:
+    kept = [outcome for outcome in outcomes if outcome.outcome == "kept"]
     added = draft.additions.get(path)
     if added is not None:
-        return _on_one_line(f"TODO: {added.note}" if added.todo else added.note)
-    return _on_one_line("; ".join(part for fate in kept if (part := _called(fate))))
+        return _single_line(f"TODO: {added.note}" if added.todo else added.note)
+    return _single_line("; ".join(part for outcome in kept if (part := _original_name(outcome))))
 
 
-def _called(fate: KeyOutcome) -> str:
+def _original_name(outcome: KeyOutcome) -> str:
     """What a value was called, where that is another name, and the note on it."""
-    name = "" if fate.path is not None and fate.key.rpartition(".")[2] == fate.path[-1] else fate.key
-    return ": ".join(part for part in (name, fate.note) if part)
+    name = "" if outcome.path is not None and outcome.key.rpartition(".")[2] == outcome.path[-1] else outcome.key
+    return ": ".join(part for part in (name, outcome.note) if part)
 
 
 def _remarks(draft: Draft, written: set[Path]) -> list[str]:
     """Blocks of comments on what stands nowhere above: every key of the source is somewhere."""
     groups: dict[str, list[KeyOutcome]] = {}
     inner = {
-        fate.key.partition(".")[0].partition("[")[0] for fate in draft.fates.values() if re.search(r"[.\[]", fate.key)
+        outcome.key.partition(".")[0].partition("[")[0]
+        for outcome in draft.outcomes.values()
+        if re.search(r"[.\[]", outcome.key)
     }
-    for fate in draft.fates.values():
-        if fate.key not in inner and (fate.outcome not in ("kept", "ignored") or fate.path not in written):
-            groups.setdefault(fate.outcome, []).append(fate)
+    for outcome in draft.outcomes.values():
+        if outcome.key not in inner and (outcome.outcome not in ("kept", "ignored") or outcome.path not in written):
+            groups.setdefault(outcome.outcome, []).append(outcome)
     titles = {
         "kept": "Kept in another way:",
         "ignored": f"Ignored by {draft.tool} itself:",
@@ -99,27 +107,27 @@ def _remarks(draft: Draft, written: set[Path]) -> list[str]:
     }
     blocks = ["\n".join([f"# {title}", *_entries(groups[name])]) for name, title in titles.items() if name in groups]
     if "empty" in groups:
-        names = f"{_EMPTY[draft.tool == 'orpo-config']}: " + ", ".join(fate.key for fate in groups["empty"]) + "."
-        blocks.append("\n".join(_wrapped(names, "")))
+        names = f"{_EMPTY[draft.tool == 'orpo-config']}: " + ", ".join(outcome.key for outcome in groups["empty"]) + "."
+        blocks.append("\n".join(_wrap(names, "")))
     return blocks
 
 
-def _entries(fates: list[KeyOutcome]) -> list[str]:
+def _entries(outcomes: list[KeyOutcome]) -> list[str]:
     """The lines of one block; keys with the same note stand together."""
     lines = []
-    for note in dict.fromkeys(fate.note for fate in fates):
-        for fate in fates:
-            if fate.note == note:
-                shown = _on_one_line(inline_yaml(fate.value))
-                lines.append(f"#   {_on_one_line(fate.key)}: {shown if len(shown) <= 70 else shown[:69] + '…'}")
-        lines += _wrapped(note, "", "#     ") if note else []
+    for note in dict.fromkeys(outcome.note for outcome in outcomes):
+        for outcome in outcomes:
+            if outcome.note == note:
+                shown = _single_line(inline_yaml(outcome.value))
+                lines.append(f"#   {_single_line(outcome.key)}: {shown if len(shown) <= 70 else shown[:69] + '…'}")
+        lines += _wrap(note, "", "#     ") if note else []
     return lines
 
 
-def _on_one_line(text: str) -> str:
+def _single_line(text: str) -> str:
     """``text`` as a comment can hold it."""
     return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
 
 
-def _wrapped(text: str, indent: str, start: str = "# ") -> list[str]:
-    return [indent + start + line for line in textwrap.wrap(_on_one_line(text), WIDTH - len(indent) - len(start))]
+def _wrap(text: str, indent: str, start: str = "# ") -> list[str]:
+    return [indent + start + line for line in textwrap.wrap(_single_line(text), WIDTH - len(indent) - len(start))]

@@ -9,7 +9,7 @@ from orpo_cli.recipe.convert.draft import Draft
 from orpo_cli.recipe.rules.model import CHAT_TEMPLATES
 
 BUILT_IN = frozenset(CHAT_TEMPLATES)
-DEAD_DROPOUT = "It did nothing there: trl's disable_dropout, on by default, sets it to zero."
+DROPOUT_IGNORED = "It did nothing there: trl's disable_dropout, on by default, sets it to zero."
 
 
 def keep_template(draft: Draft, inline: str | None = None) -> None:
@@ -38,7 +38,7 @@ def add_no_evaluation(draft: Draft, tool: str) -> None:
         draft.add("training.eval_strategy", "no", f"{tool} does not use the held-out pairs without eval_strategy")
 
 
-def add_room_for_prompts(draft: Draft, length: Any, note: str) -> None:
+def add_prompt_length(draft: Draft, length: Any, note: str) -> None:
     """Prompts may fill ``length``, the longest pair in tokens, and one that is longer is left out instead of cut."""
     if isinstance(length, int):
         draft.add("dataset.truncation_mode", "drop", note)
@@ -56,7 +56,7 @@ def add_trackers(draft: Draft, trackers: Sequence[tuple[str, str]], variables: M
             del draft.source[key]
     for key, variable in variables.items():
         if draft.has(key) and any(key == other for _, other in trackers):
-            kept = draft.fates[key]
+            kept = draft.outcomes[key]
             draft.record(key, kept.value, "kept", kept.path, f"set {variable}={kept.value} in the environment")
             del draft.source[key]
         draft.leave_out(key, f"Set the environment variable {variable}.")

@@ -10,7 +10,7 @@ from orpo_cli.recipe.legacy.migration import ARGUMENT_POLICIES, Migration, migra
 from orpo_cli.recipe.schema.training_fields import TrainingFields
 
 
-def keep_all_training(draft: Draft, notes: Mapping[str, str] | None = None) -> None:
+def convert_training_args(draft: Draft, notes: Mapping[str, str] | None = None) -> None:
     """Deal with every key of the source that is left and is, or was, a training argument."""
     arguments = {
         key: value
@@ -19,12 +19,12 @@ def keep_all_training(draft: Draft, notes: Mapping[str, str] | None = None) -> N
     }
     translation = migrate_training_args(arguments)
     for key in arguments:
-        _keep(draft, key, translation, (notes or {}).get(key))
+        _convert_argument(draft, key, translation, (notes or {}).get(key))
 
 
-def _keep(draft: Draft, key: str, translation: Migration, note: str | None) -> None:
+def _convert_argument(draft: Draft, key: str, translation: Migration, note: str | None) -> None:
     moved = [path for path, written in translation.written_paths.items() if written == f"training.{key}"]
-    fate = ARGUMENT_POLICIES.get(key)
+    outcome = ARGUMENT_POLICIES.get(key)
     if moved:
         draft.keep(key, moved[0], _value(translation, moved[0]), note)
     elif key in translation.training:
@@ -34,10 +34,10 @@ def _keep(draft: Draft, key: str, translation: Migration, note: str | None) -> N
         draft.keep(key, f"training.{key}", value, note)
     elif key == "push_to_hub_organization":
         draft.join(key, "hub.repo_id")
-    elif fate is not None and fate.is_noop(draft.source[key]):
+    elif outcome is not None and outcome.is_noop(draft.source[key]):
         draft.settle(key, "empty")
     else:
-        draft.settle(key, "left-out", None, _why(key, translation))
+        draft.settle(key, "left-out", None, _reason_left_out(key, translation))
 
 
 def _value(translation: Migration, path: str) -> Any:
@@ -49,19 +49,19 @@ def _value(translation: Migration, path: str) -> Any:
     return here
 
 
-def _why(key: str, translation: Migration) -> str:
+def _reason_left_out(key: str, translation: Migration) -> str:
     """Why an argument is left out: it conflicts with another, or what the recipe says of it."""
     conflict = [
         each for each in translation.problems if each.path == f"training.{key}" and each.code == "conflicting-arguments"
     ]
     if conflict:
         return f"It {conflict[0].message}"
-    fate = ARGUMENT_POLICIES[key]
-    remedy = "" if fate.ignored else without_removal(fate.remedy)
-    return " ".join(part for part in (fate.reason, remedy) if part)
+    outcome = ARGUMENT_POLICIES[key]
+    remedy = "" if outcome.ignored else strip_removal_advice(outcome.remedy)
+    return " ".join(part for part in (outcome.reason, remedy) if part)
 
 
-def without_removal(remedy: str | None) -> str:
+def strip_removal_advice(remedy: str | None) -> str:
     """A remedy without the advice to remove what is gone already: ``Remove it; use x.`` as ``Use x.``"""
     text = (remedy or "").removeprefix("Remove it.").removeprefix("Remove it; ").removeprefix("Remove it and ").strip()
     return text[:1].upper() + text[1:]
@@ -70,7 +70,7 @@ def without_removal(remedy: str | None) -> str:
 def add_defaults(draft: Draft, defaults: Mapping[str, Any], tool: str) -> None:
     """Write the tool's own defaults where the plan would decide otherwise and the source is silent."""
     for path, value in defaults.items():
-        written = draft.fates.get(path.rpartition(".")[2])
+        written = draft.outcomes.get(path.rpartition(".")[2])
         if written is None or written.outcome != "left-out":  # else the plan decides: the default it never was
             draft.add(path, value, f"the default of {tool}")
 

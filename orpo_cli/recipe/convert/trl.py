@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from orpo_cli.errors import UsageError
-from orpo_cli.recipe.convert.draft import Draft, at
-from orpo_cli.recipe.convert.shared import DEAD_DROPOUT, keep_template
-from orpo_cli.recipe.convert.training_args import add_defaults, keep_all_training, leave_out_all
+from orpo_cli.recipe.convert.draft import Draft, parse_path
+from orpo_cli.recipe.convert.shared import DROPOUT_IGNORED, keep_template
+from orpo_cli.recipe.convert.training_args import add_defaults, convert_training_args, leave_out_all
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
 
-MODEL = {
+MODEL_PATHS = {
     "model_revision": "model.model_revision",
     "torch_dtype": "model.dtype",
     "dtype": "model.dtype",
@@ -18,14 +18,14 @@ MODEL = {
     "attn_implementation": "model.attn_implementation",
     "tokenizer_name_or_path": "model.tokenizer_name_or_path",
 }
-QUANTIZATION = {
+QUANTIZATION_PATHS = {
     "load_in_8bit": "quantization.load_in_8bit",
     "load_in_4bit": "quantization.load_in_4bit",
     "bnb_4bit_quant_type": "quantization.bnb_4bit_quant_type",
     "use_bnb_nested_quant": "quantization.bnb_4bit_use_double_quant",
     "bnb_4bit_quant_storage": "quantization.bnb_4bit_quant_storage",
 }
-LORA = {
+LORA_PATHS = {
     "lora_r": "lora.r",
     "lora_alpha": "lora.lora_alpha",
     "lora_target_modules": "lora.target_modules",
@@ -52,7 +52,7 @@ OTHER_METHODS = (
     "desirable_weight undesirable_weight num_generations reward_model reward_model_path reward_funcs "
     "dataset_text_field packing max_seq_length dataset_kwargs center_rewards_coefficient"
 )
-LEFT_OUT = {
+UNSUPPORTED_KEYS = {
     "The pairs are prepared by this tool, and kept prepared.": "preprocessing_num_workers dataset_num_proc "
     "dataset_streaming text_column",
     "Write it as dataset.truncation_mode: which end of a long prompt is kept.": "truncation_side",
@@ -62,10 +62,10 @@ LEFT_OUT = {
     "Adapters here are for language models.": "lora_task_type",
     "It works around an old fault of DDP.": "ignore_bias_buffers",
 }
-DEAD_IN_SCRIPT = "trl's examples/scripts/orpo.py takes it and does not use it."
+IGNORED_BY_SCRIPT = "trl's examples/scripts/orpo.py takes it and does not use it."
 
 
-def convert(draft: Draft, *, dead_model_arguments: bool = False) -> None:
+def convert(draft: Draft, *, ignores_model_arguments: bool = False) -> None:
     """Deal with every key. ``dead_model_arguments``: the script is trl's example, which uses the model's name alone.
 
     Raises UsageError where a key tells that the method is not ORPO.
@@ -79,10 +79,10 @@ def convert(draft: Draft, *, dead_model_arguments: bool = False) -> None:
     if draft.peek("use_flash_attention_2") is True:
         draft.keep("use_flash_attention_2", "model.attn_implementation", "flash_attention_2")
     draft.leave_out("use_flash_attention_2", "off")
-    for key, path in {**MODEL, **QUANTIZATION}.items():
-        if dead_model_arguments:
-            draft.ignore(key, DEAD_IN_SCRIPT, path)
-        elif key in QUANTIZATION and not _quantizes(draft):
+    for key, path in {**MODEL_PATHS, **QUANTIZATION_PATHS}.items():
+        if ignores_model_arguments:
+            draft.ignore(key, IGNORED_BY_SCRIPT, path)
+        elif key in QUANTIZATION_PATHS and not _quantizes(draft):
             draft.leave_out(key, "It does nothing without load_in_4bit or load_in_8bit.")
         else:
             draft.keep(key, path)
@@ -93,29 +93,31 @@ def convert(draft: Draft, *, dead_model_arguments: bool = False) -> None:
     if reentrant is not None:
         value = {"use_reentrant": reentrant}
         draft.keep("gradient_checkpointing_use_reentrant", "training.gradient_checkpointing_kwargs", value)
-    keep_all_training(draft)
-    leave_out_all(draft, LEFT_OUT)
+    convert_training_args(draft)
+    leave_out_all(draft, UNSUPPORTED_KEYS)
     add_defaults(draft, DEFAULTS, "trl")
 
 
 def _quantizes(draft: Draft) -> bool:
     wanted = ("load_in_4bit", "load_in_8bit")
-    return any(draft.peek(key) is True or draft.values.get(at(QUANTIZATION[key])) is True for key in wanted)
+    return any(
+        draft.peek(key) is True or draft.values.get(parse_path(QUANTIZATION_PATHS[key])) is True for key in wanted
+    )
 
 
 def _adapter(draft: Draft) -> None:
     if draft.peek("use_peft") is not True:
-        for key in (*LORA, "lora_dropout"):
+        for key in (*LORA_PATHS, "lora_dropout"):
             draft.ignore(key, "It does nothing without `use_peft: true`.")
         draft.leave_out("use_peft", "off")
         return
     draft.settle("use_peft", "kept", ("lora",), "the `lora` section")
-    for key, path in LORA.items():
+    for key, path in LORA_PATHS.items():
         draft.keep(key, path)
     draft.add("lora.r", 16, "the default of trl")
     draft.add("lora.lora_alpha", 32, "the default of trl")
     draft.add("lora.target_modules", "all-linear", "there peft's choice for the architecture, often q_proj and v_proj")
-    draft.ignore("lora_dropout", DEAD_DROPOUT, "lora.lora_dropout")
+    draft.ignore("lora_dropout", DROPOUT_IGNORED, "lora.lora_dropout")
 
 
 def _data(draft: Draft) -> None:
@@ -174,7 +176,7 @@ def _mixture(draft: Draft) -> None:
     """alignment-handbook of 2025: sources with columns and weights, a seed, and a share to hold out."""
     mixture = draft.peek("dataset_mixture")
     listed = [each for each in mixture.get("datasets", []) if isinstance(each, dict)]
-    draft.settle("dataset_mixture", "kept", at("dataset.train"))
+    draft.settle("dataset_mixture", "kept", parse_path("dataset.train"))
     for index, entry in enumerate(listed):
         place = "dataset.train" if len(listed) == 1 else f"dataset.train.{index}"
         for name, value in entry.items():
@@ -202,7 +204,7 @@ def _put_sources(draft: Draft, key: str, path: str, sources: list[dict[str, Any]
     for index, source in enumerate(sources):
         place = path if len(sources) == 1 else f"{path}.{index}"
         for name, value in source.items():
-            draft.values[at(f"{place}.{name}")] = value
+            draft.values[parse_path(f"{place}.{name}")] = value
     if key in draft.source:
         first = f"{path}.path" if len(sources) == 1 else f"{path}.0.path"
-        draft.settle(key, "kept", at(first), note)
+        draft.settle(key, "kept", parse_path(first), note)

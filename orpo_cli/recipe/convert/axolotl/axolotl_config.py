@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.axolotl.datasets import keep_datasets
-from orpo_cli.recipe.convert.axolotl.unsupported_keys import DEAD, LEFT_OUT
-from orpo_cli.recipe.convert.draft import Draft, at
+from orpo_cli.recipe.convert.axolotl.unsupported_keys import IGNORED_KEYS, UNSUPPORTED_KEYS
+from orpo_cli.recipe.convert.draft import Draft, parse_path
 from orpo_cli.recipe.convert.shared import (
-    DEAD_DROPOUT,
+    DROPOUT_IGNORED,
     add_no_evaluation,
-    add_room_for_prompts,
+    add_prompt_length,
     add_trackers,
     keep_template,
 )
-from orpo_cli.recipe.convert.training_args import add_defaults, ignore_all, keep_all_training, leave_out_all
+from orpo_cli.recipe.convert.training_args import add_defaults, convert_training_args, ignore_all, leave_out_all
 
-SAME = {  # axolotl's name: the recipe's path
+RECIPE_PATHS = {  # axolotl's name: the recipe's path
     "base_model": "model.model_name_or_path",
     "model_revision": "model.model_revision",
     "revision_of_model": "model.model_revision",
@@ -55,7 +55,7 @@ DEFAULTS = {
     "training.lr_scheduler_type": "cosine",
     "training.beta": 0.1,
 }
-LORA_KEYS = tuple(key for key, path in SAME.items() if path.startswith("lora."))
+LORA_KEYS = tuple(key for key, path in RECIPE_PATHS.items() if path.startswith("lora."))
 ATTENTION = {
     "flash_attention": "flash_attention_2",
     "sdp_attention": "sdpa",
@@ -73,7 +73,7 @@ def convert(draft: Draft) -> None:
     draft.settle("rl", "kept", None, "ORPO is what this tool does.")
     _adapter(draft)
     _quantization(draft)
-    for key, path in SAME.items():
+    for key, path in RECIPE_PATHS.items():
         draft.keep(key, path)
     _model(draft)
     keep_datasets(draft)
@@ -84,9 +84,9 @@ def convert(draft: Draft) -> None:
     _precision(draft)
     _trackers(draft)
     _hub(draft)
-    ignore_all(draft, DEAD)
-    leave_out_all(draft, LEFT_OUT)
-    keep_all_training(draft)
+    ignore_all(draft, IGNORED_KEYS)
+    leave_out_all(draft, UNSUPPORTED_KEYS)
+    convert_training_args(draft)
     add_defaults(draft, DEFAULTS, "axolotl")
 
 
@@ -123,7 +123,7 @@ def _adapter(draft: Draft) -> None:
         draft.join("lora_target_modules", "lora.target_modules", "all-linear leaves out lm_head and embed_tokens.")
     draft.add("lora.r", 8, "peft's default")
     draft.add("lora.lora_alpha", 8, "peft's default")
-    draft.ignore("lora_dropout", DEAD_DROPOUT, "lora.lora_dropout")
+    draft.ignore("lora_dropout", DROPOUT_IGNORED, "lora.lora_dropout")
     loftq = draft.peek("peft")
     if isinstance(loftq, dict) and isinstance(loftq.get("loftq_config"), dict):
         draft.keep("peft", "lora.loftq_config", loftq["loftq_config"])
@@ -131,7 +131,7 @@ def _adapter(draft: Draft) -> None:
 
 
 def _quantization(draft: Draft) -> None:
-    adapter = draft.peek("adapter") or (draft.fates["adapter"].value if "adapter" in draft.fates else None)
+    adapter = draft.peek("adapter") or (draft.outcomes["adapter"].value if "adapter" in draft.outcomes else None)
     if draft.peek("load_in_4bit") is True and adapter == "qlora":
         draft.keep("load_in_4bit", "quantization.load_in_4bit")
         for name, value in (("bnb_4bit_quant_type", "nf4"), ("bnb_4bit_use_double_quant", True)):
@@ -159,7 +159,7 @@ def _model(draft: Draft) -> None:
         if draft.peek(key) is True:
             draft.keep(key, "model.attn_implementation", value)
         draft.leave_out(key, "Attention is chosen for the machine, or by model.attn_implementation.")
-    if draft.peek("tokenizer_config") in (None, draft.values.get(at("model.model_name_or_path"))):
+    if draft.peek("tokenizer_config") in (None, draft.values.get(parse_path("model.model_name_or_path"))):
         draft.join("tokenizer_config", "model.model_name_or_path", "the model's own")
     draft.keep("tokenizer_config", "model.tokenizer_name_or_path")
     keep_template(draft, inline="chat_template_jinja")
@@ -175,7 +175,7 @@ def _model(draft: Draft) -> None:
 def _lengths(draft: Draft) -> None:
     """axolotl leaves out pairs that are longer than sequence_len, or cuts answers at it; it never cuts a prompt."""
     draft.keep("sequence_len", "training.max_length")
-    length = draft.values.get(at("training.max_length"), DEFAULTS["training.max_length"])
+    length = draft.values.get(parse_path("training.max_length"), DEFAULTS["training.max_length"])
     excess = str(draft.peek("excess_length_strategy", "drop")).lower()
     if excess == "raise":
         draft.leave_out("excess_length_strategy", "axolotl stops at a longer pair; here it is left out and counted.")
@@ -184,7 +184,7 @@ def _lengths(draft: Draft) -> None:
         draft.add("dataset.drop_truncated", True, "axolotl leaves out pairs that are longer than sequence_len")
     else:
         draft.keep("excess_length_strategy", "dataset.drop_truncated", False)
-    add_room_for_prompts(draft, length, "axolotl never cuts a prompt")
+    add_prompt_length(draft, length, "axolotl never cuts a prompt")
 
 
 def _beta(draft: Draft) -> None:
@@ -201,14 +201,14 @@ def _beta(draft: Draft) -> None:
                 draft.record(f"trl.{name}", value, "empty" if value is None else "left-out", None, note)
     draft.leave_out("trl", "It is no mapping.")
     for key, before in (("rl_beta", "trl.beta"), ("orpo_alpha", "trl.beta or rl_beta")):
-        if at("training.beta") in draft.values:
+        if parse_path("training.beta") in draft.values:
             draft.ignore(key, f"axolotl takes {before} first.")
         else:
             draft.keep(key, "training.beta")
 
 
 def _schedule(draft: Draft) -> None:
-    total, micro = draft.peek("batch_size"), draft.values.get(at("training.per_device_train_batch_size"), 1)
+    total, micro = draft.peek("batch_size"), draft.values.get(parse_path("training.per_device_train_batch_size"), 1)
     if draft.has("gradient_accumulation_steps"):
         draft.ignore("batch_size", "gradient_accumulation_steps is given.")
     elif isinstance(total, int) and isinstance(micro, int) and total >= micro:
@@ -235,7 +235,7 @@ def _schedule(draft: Draft) -> None:
 
 
 def _evaluation_and_saving(draft: Draft) -> None:
-    epochs = draft.values.get(at("training.num_train_epochs"), 1.0)
+    epochs = draft.values.get(parse_path("training.num_train_epochs"), 1.0)
     for per_epoch, strategy, steps in (
         ("evals_per_epoch", "eval_strategy", "eval_steps"),
         ("saves_per_epoch", "save_strategy", "save_steps"),
@@ -258,12 +258,14 @@ def _evaluation_and_saving(draft: Draft) -> None:
     draft.add("training.save_strategy", "epoch", "the default of axolotl")
     draft.keep("save_total_limit", "training.save_total_limit")
     draft.add("training.save_total_limit", 4, "the default of axolotl")
-    if at("training.eval_strategy") not in draft.values:
+    if parse_path("training.eval_strategy") not in draft.values:
         add_no_evaluation(draft, "axolotl")
-    if at("dataset.eval") not in {path[:2] for path in draft.values}:
+    if parse_path("dataset.eval") not in {path[:2] for path in draft.values}:
         for key, path in (("eval_strategy", "training.eval_strategy"), ("eval_steps", "training.eval_steps")):
-            if at(path) in draft.values:
-                draft.withdraw(at(path), f"There are no held-out pairs to evaluate on, so axolotl ignores {key}.")
+            if parse_path(path) in draft.values:
+                draft.withdraw(
+                    parse_path(path), f"There are no held-out pairs to evaluate on, so axolotl ignores {key}."
+                )
 
 
 def _precision(draft: Draft) -> None:
@@ -273,7 +275,7 @@ def _precision(draft: Draft) -> None:
         draft.leave_out(key, "off")
     bf16 = draft.peek("bf16")
     if bf16 == "auto":
-        draft.settle("bf16", "kept", at("training.bf16"), "left open: it is decided for the machine, as there")
+        draft.settle("bf16", "kept", parse_path("training.bf16"), "left open: it is decided for the machine, as there")
     elif bf16 == "full":
         draft.keep("bf16", "model.dtype", "bfloat16", "bf16: full")
     if bf16 in ("auto", "full", True):
@@ -299,7 +301,7 @@ def _trackers(draft: Draft) -> None:
         if draft.peek(key) is True:
             trackers.append((name, key))
     for key in ("wandb_name", "mlflow_run_name", "trackio_run_name"):
-        if trackers and at("training.run_name") not in draft.values:
+        if trackers and parse_path("training.run_name") not in draft.values:
             draft.keep(key, "training.run_name")
         draft.leave_out(key, "No tracker is on, or another one names the run.")
     draft.keep("trackio_project_name", "training.project")

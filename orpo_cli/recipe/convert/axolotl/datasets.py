@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from orpo_cli.recipe.convert.draft import Draft, at
+from orpo_cli.recipe.convert.draft import Draft, parse_path
 
-SAME = {"path": "path", "name": "name", "revision": "revision", "split": "split"}
+SOURCE_KEYS = {"path": "path", "name": "name", "revision": "revision", "split": "split"}
 
 
 def keep_datasets(draft: Draft) -> None:
@@ -12,7 +12,7 @@ def keep_datasets(draft: Draft) -> None:
     _sources(draft, "datasets", "dataset.train")
     _sources(draft, "test_datasets", "dataset.eval")
     size = draft.peek("val_set_size")
-    if at("dataset.eval.path") in draft.values or at("dataset.eval.0.path") in draft.values:
+    if parse_path("dataset.eval.path") in draft.values or parse_path("dataset.eval.0.path") in draft.values:
         draft.leave_out("val_set_size", "test_datasets are the held-out pairs.")
     elif isinstance(size, int | float) and size > 1:
         draft.keep("val_set_size", "dataset.eval.test_size", int(size))
@@ -28,16 +28,16 @@ def _sources(draft: Draft, key: str, path: str) -> None:
     if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
         draft.leave_out(key, "It is no list of datasets, each with a path.")
         return
-    draft.settle(key, "kept", at(path))
+    draft.settle(key, "kept", parse_path(path))
     for index, entry in enumerate(listed):
         place = path if len(listed) == 1 else f"{path}.{index}"
         inner = Draft(draft.tool, dict(entry))
         _source(inner, place)
         draft.values.update(inner.values)
         draft.additions.update(inner.additions)
-        for name, fate in inner.fates.items():
+        for name, outcome in inner.outcomes.items():
             full = f"{key}[{index}].{name}"
-            draft.record(full, fate.value, fate.outcome, fate.path, fate.note, fate.offer)
+            draft.record(full, outcome.value, outcome.outcome, outcome.path, outcome.note, outcome.offer)
 
 
 def _source(entry: Draft, place: str) -> None:
@@ -45,7 +45,7 @@ def _source(entry: Draft, place: str) -> None:
     if entry.peek("path") in ("json", "csv", "parquet", "arrow", "text") and files:
         entry.keep("data_files", f"{place}.path", files[0] if isinstance(files, list) and len(files) == 1 else files)
         entry.join("path", f"{place}.path", "the kind of file is seen from its name")
-    for key, ours in SAME.items():
+    for key, ours in SOURCE_KEYS.items():
         entry.keep(key, f"{place}.{ours}")
     entry.add(f"{place}.split", "train", "axolotl takes the train split")
     kind = entry.peek("type")

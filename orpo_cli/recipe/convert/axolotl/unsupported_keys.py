@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 # Read by axolotl's builder for causal models only: under `rl: orpo` they do nothing.
-DEAD: Mapping[str, str] = {
+IGNORED_KEYS: Mapping[str, str] = {
     "axolotl does not read it under `rl: orpo`.": "neftune_noise_alpha load_best_model_at_end metric_for_best_model "
     "greater_is_better ddp_timeout ddp_bucket_cap_mb ddp_broadcast_buffers ddp_find_unused_parameters "
     "dataloader_drop_last noisy_embedding_alpha evaluation_strategy save_safetensors",
@@ -31,7 +31,7 @@ DEAD: Mapping[str, str] = {
     "center_rewards_coefficient num_labels",
 }
 
-LEFT_OUT: Mapping[str, str] = {
+UNSUPPORTED_KEYS: Mapping[str, str] = {
     "The class is read from the model's own files.": "model_type type_of_model base_model_config cls_model_config "
     "tokenizer_type tokenizer_use_fast tokenizer_legacy tokenizer_use_mistral_common tokenizer_save_jinja_files "
     "processor_type processor_kwargs is_falcon_derived_model is_llama_derived_model is_mistral_derived_model "

@@ -8,10 +8,10 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from orpo_cli.errors import UsageError
-from orpo_cli.recipe.convert.draft import Draft, at, masked
+from orpo_cli.recipe.convert.draft import Draft, mask_secret_patterns, parse_path
 
 # Pairs on the hub that LLaMA-Factory's own dataset_info.json names: (path, subset, our columns).
-OWN: Mapping[str, dict[str, Any]] = {
+PREDEFINED_DATASETS: Mapping[str, dict[str, Any]] = {
     "dpo_mix_en": {"hf_hub_url": "llamafactory/DPO-En-Zh-20k", "subset": "en", "formatting": "sharegpt"},
     "dpo_mix_zh": {"hf_hub_url": "llamafactory/DPO-En-Zh-20k", "subset": "zh", "formatting": "sharegpt"},
     "ultrafeedback": {"hf_hub_url": "llamafactory/ultrafeedback_binarized"},
@@ -26,7 +26,7 @@ COLUMNS = {
     "sharegpt": {"messages": "conversations"},
     "openai": {"messages": "conversations"},
 }
-BOTH = {"system": "system", "tools": "tools", "chosen": "chosen", "rejected": "rejected"}
+SHARED_COLUMNS = {"system": "system", "tools": "tools", "chosen": "chosen", "rejected": "rejected"}
 
 
 def keep_datasets(draft: Draft, folders: Sequence[FilePath]) -> None:
@@ -55,7 +55,7 @@ def keep_datasets(draft: Draft, folders: Sequence[FilePath]) -> None:
 def _dataset_info(draft: Draft, folders: Sequence[FilePath]) -> dict[str, dict[str, Any]]:
     """The entries of the nearest dataset_info.json, each with the folder that its files lie in, before LLaMA-Factory's own."""
     written = draft.peek("dataset_dir", "data")
-    known = {name: dict(entry) for name, entry in OWN.items()}
+    known = {name: dict(entry) for name, entry in PREDEFINED_DATASETS.items()}
     if not isinstance(written, str):
         return known
     for folder in [*(folder / written for folder in folders), *folders]:
@@ -82,7 +82,7 @@ def _keep(draft: Draft, key: str, path: str, known: Mapping[str, dict[str, Any]]
     places = [path if len(names) == 1 else f"{path}.{index}" for index in range(len(names))]
     for name, place in zip(map(str, names), places, strict=True):
         _source(draft, key, name, place, known.get(name), limit)
-    draft.settle(key, "kept", at(f"{places[0]}.path"))
+    draft.settle(key, "kept", parse_path(f"{places[0]}.path"))
     return len(names)
 
 
@@ -91,7 +91,7 @@ def _source(draft: Draft, key: str, name: str, place: str, entry: Mapping[str, A
     count = limit if limit is not None else (entry or {}).get("num_samples")
     if entry is None or not (entry.get("hf_hub_url") or entry.get("file_name")):
         note = f"what {key} `{name}` stands for: its entry in dataset_info.json is not found, or not on the hub"
-        draft.add(f"{place}.path", f"TODO/{masked(name)}", note, todo=True)
+        draft.add(f"{place}.path", f"TODO/{mask_secret_patterns(name)}", note, todo=True)
     elif entry.get("hf_hub_url"):
         draft.add(f"{place}.path", entry["hf_hub_url"], f"{key}: {name}")
         for theirs, ours in (("subset", "name"), ("split", "split")):
@@ -111,7 +111,7 @@ def _source(draft: Draft, key: str, name: str, place: str, entry: Mapping[str, A
 
 def _columns(entry: Mapping[str, Any]) -> dict[str, str]:
     """Our name: theirs, where they differ."""
-    ours = {**BOTH, **COLUMNS.get(str(entry.get("formatting", "alpaca")), {})}
+    ours = {**SHARED_COLUMNS, **COLUMNS.get(str(entry.get("formatting", "alpaca")), {})}
     written = entry.get("columns")
     if not isinstance(written, dict):
         return {}

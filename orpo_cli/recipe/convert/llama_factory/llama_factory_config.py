@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path as FilePath
 
 from orpo_cli.errors import UsageError
-from orpo_cli.recipe.convert.draft import Draft, at
+from orpo_cli.recipe.convert.draft import Draft, parse_path
 from orpo_cli.recipe.convert.llama_factory.datasets import keep_datasets
-from orpo_cli.recipe.convert.llama_factory.unsupported_keys import DEAD, LEFT_OUT
-from orpo_cli.recipe.convert.shared import BUILT_IN, DEAD_DROPOUT, add_no_evaluation
-from orpo_cli.recipe.convert.training_args import add_defaults, ignore_all, keep_all_training, leave_out_all
+from orpo_cli.recipe.convert.llama_factory.unsupported_keys import IGNORED_KEYS, UNSUPPORTED_KEYS
+from orpo_cli.recipe.convert.shared import BUILT_IN, DROPOUT_IGNORED, add_no_evaluation
+from orpo_cli.recipe.convert.training_args import add_defaults, convert_training_args, ignore_all, leave_out_all
 
 TOOL = "llama-factory"
-SAME = {
+RECIPE_PATHS = {
     "model_name_or_path": "model.model_name_or_path",
     "model_revision": "model.model_revision",
     "trust_remote_code": "model.trust_remote_code",
     "device_map": "model.device_map",
     "cutoff_len": "training.max_length",
 }
-LORA = {
+LORA_PATHS = {
     "lora_rank": "lora.r",
     "lora_alpha": "lora.lora_alpha",
     "additional_target": "lora.modules_to_save",
@@ -47,7 +47,7 @@ TEMPLATES = {"phi": "phi3", "gemma2": "gemma", "cohere": None}
 def convert(draft: Draft, folders: Sequence[FilePath]) -> None:
     """Deal with every key. ``folders`` is where dataset_info.json may lie. Raises UsageError where it is not ORPO."""
     _method(draft)
-    for key, path in SAME.items():
+    for key, path in RECIPE_PATHS.items():
         draft.keep(key, path)
     _model(draft)
     _quantization(draft)
@@ -55,9 +55,9 @@ def convert(draft: Draft, folders: Sequence[FilePath]) -> None:
     keep_datasets(draft, folders)
     _loss(draft)
     _training(draft)
-    ignore_all(draft, DEAD)
-    leave_out_all(draft, LEFT_OUT)
-    keep_all_training(draft)
+    ignore_all(draft, IGNORED_KEYS)
+    leave_out_all(draft, UNSUPPORTED_KEYS)
+    convert_training_args(draft)
     add_defaults(draft, DEFAULTS, TOOL)
 
 
@@ -101,7 +101,7 @@ def _quantization(draft: Draft) -> None:
     if bits in (4, 8) and method in ("bnb", "bitsandbytes"):
         draft.keep("quantization_bit", f"quantization.load_in_{bits}bit", True)
         draft.join("quantization_method", f"quantization.load_in_{bits}bit")
-    if bits == 4 and at("quantization.load_in_4bit") in draft.values:
+    if bits == 4 and parse_path("quantization.load_in_4bit") in draft.values:
         draft.keep("quantization_type", "quantization.bnb_4bit_quant_type")
         draft.keep("double_quantization", "quantization.bnb_4bit_use_double_quant")
         draft.add("quantization.bnb_4bit_quant_type", "nf4", f"the default of {TOOL}")
@@ -116,22 +116,22 @@ def _adapter(draft: Draft) -> None:
     if kind != "lora":
         note = "Every weight is trained." if kind == "full" else f"There is no `{kind}` here: every weight is trained."
         draft.settle("finetuning_type", "kept" if kind == "full" else "left-out", None, note)
-        for key in (*LORA, "lora_dropout", "lora_target", "pissa_init", "pissa_iter", "pissa_convert"):
+        for key in (*LORA_PATHS, "lora_dropout", "lora_target", "pissa_init", "pissa_iter", "pissa_convert"):
             draft.ignore(key, f"It does nothing with `finetuning_type: {kind}`.")
         return
     if "finetuning_type" in draft.source:
         draft.settle("finetuning_type", "kept", ("lora",), "the `lora` section")
     extra = draft.peek("additional_target")
     if isinstance(extra, str):
-        draft.keep("additional_target", LORA["additional_target"], [part.strip() for part in extra.split(",")])
-    for key, path in LORA.items():
+        draft.keep("additional_target", LORA_PATHS["additional_target"], [part.strip() for part in extra.split(",")])
+    for key, path in LORA_PATHS.items():
         draft.keep(key, path)
-    rank = draft.values.get(at("lora.r"), 8)
+    rank = draft.values.get(parse_path("lora.r"), 8)
     draft.add("lora.r", 8, f"the default of {TOOL}")
     if isinstance(rank, int):
         draft.add("lora.lora_alpha", 2 * rank, f"the default of {TOOL}: twice the rank")
     _targets(draft)
-    draft.ignore("lora_dropout", DEAD_DROPOUT, "lora.lora_dropout")
+    draft.ignore("lora_dropout", DROPOUT_IGNORED, "lora.lora_dropout")
     if draft.peek("pissa_init") is True:
         rounds = draft.peek("pissa_iter", 16)
         value = "pissa" if rounds == -1 else f"pissa_niter_{rounds}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-DEAD: Mapping[str, str] = {
+IGNORED_KEYS: Mapping[str, str] = {
     "LLaMA-Factory reads it for another method than ORPO.": "pref_bco_weight dpo_label_smoothing kto_chosen_weight "
     "kto_rejected_weight simpo_gamma ppo_buffer_size ppo_epochs ppo_score_norm ppo_target ppo_whiten_rewards ref_model "
     "ref_model_adapters ref_model_quantization_bit reward_model reward_model_adapters reward_model_quantization_bit "
@@ -20,7 +20,7 @@ DEAD: Mapping[str, str] = {
     "LLaMA-Factory reads it for `finetuning_type: oft` only.": "module_dropout oft_rank oft_block_size oft_target",
 }
 
-LEFT_OUT: Mapping[str, str] = {
+UNSUPPORTED_KEYS: Mapping[str, str] = {
     "The pairs are prepared by this tool, and kept prepared.": "overwrite_cache preprocessing_num_workers "
     "preprocessing_batch_size tokenized_path data_shared_file_system streaming buffer_size "
     "ignore_pad_token_for_loss cache_dir",

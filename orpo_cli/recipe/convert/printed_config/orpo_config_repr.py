@@ -12,12 +12,12 @@ _CALL = re.compile(r"\b(?:[A-Za-z_]\w*\.)*\w*(?:Config|Arguments)\s*\(")
 _NAME = re.compile(r"\s*([A-Za-z_]\w*)\s*=")
 _ENUM = re.compile(r"^<[\w.]+:\s*(.+)>$", re.DOTALL)  # <IntervalStrategy.NO: 'no'>
 _MEMBER = re.compile(r"^[A-Z]\w*\.([A-Z][A-Z0-9_]*)$")  # IntervalStrategy.NO, as Python 3.11 and newer print it
-_HIDDEN = re.compile(r"^<[A-Z_]+>$")  # <HUB_TOKEN>: what transformers prints for a secret
+_SECRET_PLACEHOLDER = re.compile(r"^<[A-Z_]+>$")  # <HUB_TOKEN>: what transformers prints for a secret
 _INNER = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*\((.*)\)$", re.DOTALL)
 _BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">"}
 
 
-def is_printed(text: str) -> bool:
+def is_printed_config(text: str) -> bool:
     """Whether ``text`` holds something like ``ORPOConfig(name=value, …)`` and is no YAML file that mentions one."""
     call = _call(text)
     return call is not None and _NAME.match(text, call.end()) is not None
@@ -51,14 +51,14 @@ def _in_comment(text: str, position: int) -> bool:
 def _arguments(text: str) -> dict[str, Any]:
     """``name=value`` pairs up to the bracket that closes the call."""
     arguments: dict[str, Any] = {}
-    for part in _parts(text):
+    for part in _split_arguments(text):
         name = _NAME.match(part)
         if name is not None:
             arguments[name.group(1)] = _value(part[name.end() :].strip())
     return arguments
 
 
-def _parts(text: str) -> list[str]:
+def _split_arguments(text: str) -> list[str]:
     """``text`` cut at the commas between arguments: outside brackets and quotes, and followed by a name or the end."""
     parts: list[str] = []
     closing: list[str] = []
@@ -66,7 +66,7 @@ def _parts(text: str) -> list[str]:
     position = 0
     while position < len(text):
         character = text[position]
-        if character in "'\"" and (quoted := _quoted(text, position)):
+        if character in "'\"" and (quoted := _end_of_quoted(text, position)):
             position = quoted
             continue
         if closing and character == closing[-1]:
@@ -87,7 +87,7 @@ def _parts(text: str) -> list[str]:
     return [*parts, text[start:position]]
 
 
-def _quoted(text: str, start: int) -> int | None:
+def _end_of_quoted(text: str, start: int) -> int | None:
     """Where the text in quotes that starts at ``start`` ends; None for an apostrophe, which nothing closes on its line."""
     if text[start - 1 : start].isalnum():
         return None
@@ -99,12 +99,12 @@ def _opens_angle(text: str, position: int) -> bool:
     return re.match(r"<[A-Za-z_][\w.]*(?::[^\n]*)?>", text[position:]) is not None
 
 
-def _plain(value: Any) -> Any:
+def _to_yaml_value(value: Any) -> Any:
     """``value`` as YAML has it: tuples and sets are lists, and what it has no kind for is text."""
     if isinstance(value, dict):
-        return {str(name): _plain(inner) for name, inner in value.items()}
+        return {str(name): _to_yaml_value(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [_to_yaml_value(inner) for inner in value]
     if isinstance(value, set):
         return sorted(map(str, value))
     fits = value is None or isinstance(value, str | bool | float) or (isinstance(value, int) and abs(value) <= MAX_INT)
@@ -116,10 +116,10 @@ def _value(text: str) -> Any:
         return _value(enum.group(1))
     if member := _MEMBER.match(text):
         return member.group(1).lower()
-    if _HIDDEN.match(text):
+    if _SECRET_PLACEHOLDER.match(text):
         return None
     try:
-        return _plain(ast.literal_eval(text))
+        return _to_yaml_value(ast.literal_eval(text))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         pass
     if inner := _INNER.match(text):  # AcceleratorConfig(split_batches=False), device(type='cpu')

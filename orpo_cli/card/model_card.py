@@ -83,36 +83,16 @@ def render_card(
 def write_card(rundir: RunDir) -> None:
     """Write ``<run>/README.md`` for the trained part, and the curves; a card that was edited by hand is kept."""
     write_curves(rundir)
-    base_license = read_local_license(rundir.read_plan().model.model_name_or_path)
-    what: RunPart = "model" if rundir.model.is_dir() else "adapter"
-    text, edited = current_card(rundir, parts=what, repo_id=None, base_license=base_license)
-    if not edited:
-        atomic_write_text(rundir.card, text)
+    if edited_card(rundir) is None:
+        base_license = read_local_license(rundir.read_plan().model.model_name_or_path)
+        part: RunPart = "model" if rundir.model.is_dir() else "adapter"
+        atomic_write_text(rundir.card, render_card(rundir, parts=part, base_license=base_license))
 
 
-def current_card(
-    rundir: RunDir,
-    *,
-    parts: RunPart | Sequence[RunPart],
-    repo_id: str | None,
-    base_license: BaseLicense | None = None,
-    license_accepted: bool = False,
-    samples: bool = True,
-) -> tuple[str, bool]:
-    """(card, whether it was edited by hand): the existing card if it was edited, else a new one."""
-    if rundir.card.is_file():
-        text = rundir.card.read_text(encoding="utf-8")
-        if not _is_generated(text):
-            return text, True
-    card = render_card(
-        rundir,
-        parts=parts,
-        repo_id=repo_id,
-        base_license=base_license,
-        license_accepted=license_accepted,
-        samples=samples,
-    )
-    return card, False
+def edited_card(rundir: RunDir) -> str | None:
+    """The card of the run if it was edited by hand, else None."""
+    text = rundir.card.read_text(encoding="utf-8") if rundir.card.is_file() else ""
+    return text if text and not _is_generated(text) else None
 
 
 def _with_checksum(text: str) -> str:

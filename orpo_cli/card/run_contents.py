@@ -100,10 +100,10 @@ def files_to_push(
         found.append(PushFile(CURVES_PATH, rundir.curves, len(curves.encode()), "card"))
     for part in parts:
         found += part_files(part_folder(rundir, part), part, path_prefix(part, parts))
-    kept = _apply_patterns(_deduplicate(found), include, exclude)
-    for file in kept:
+    selected = _apply_patterns(_deduplicate(found), include, exclude)
+    for file in selected:
         _check_file(file)
-    return tuple(kept)
+    return tuple(selected)
 
 
 def _available_parts(rundir: RunDir, trained: RunPart) -> tuple[RunPart, ...]:
@@ -150,15 +150,11 @@ def _check_merged(rundir: RunDir) -> None:
 def part_files(folder: Path, part: RunPart, prefix: str = "") -> Iterator[PushFile]:
     """The files of a part to push: without hidden files, checkpoints, the card and the state of the trainer."""
     for path in sorted(folder.rglob("*")):
-        inner = path.relative_to(folder)
-        hidden = any(each.startswith(".") or each.startswith("checkpoint-") for each in inner.parts)
-        if (
-            path.is_file()
-            and not hidden
-            and str(inner) != CARD_PATH
-            and not any(path.match(name) for name in _NEVER_PUSHED)
-        ):
-            yield PushFile(prefix + inner.as_posix(), path, path.stat().st_size, part)
+        name = path.relative_to(folder)
+        is_hidden = any(each.startswith((".", "checkpoint-")) for each in name.parts)
+        is_excluded = name.as_posix() == CARD_PATH or any(path.match(pattern) for pattern in _NEVER_PUSHED)
+        if path.is_file() and not is_hidden and not is_excluded:
+            yield PushFile(prefix + name.as_posix(), path, path.stat().st_size, part)
 
 
 def _deduplicate(files: Sequence[PushFile]) -> list[PushFile]:
@@ -182,14 +178,11 @@ def _apply_patterns(files: Sequence[PushFile], include: Sequence[str], exclude: 
                 raise UsageError(
                     f"{option} {pattern}: no file matches it.", remedy=f"The files are: {', '.join(paths)}."
                 )
-    kept = [
-        file
-        for file in files
-        if (not include or _matches(file.path_in_repo, include)) and not _matches(file.path_in_repo, exclude)
-    ]
-    if not kept:
+    selected = [file for file in files if not include or _matches(file.path_in_repo, include)]
+    selected = [file for file in selected if not _matches(file.path_in_repo, exclude)]
+    if not selected:
         raise UsageError("--include and --exclude leave no file.", remedy=f"The files are: {', '.join(paths)}.")
-    return kept
+    return selected
 
 
 def _matches(path: str, patterns: Sequence[str]) -> bool:

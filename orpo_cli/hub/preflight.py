@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from orpo_cli.card.base_license import BaseLicense, fetch_hub_license, hub_id, read_local_license
 from orpo_cli.errors import HubRefused, UsageError
+from orpo_cli.hub.push_record import write_base_license
+from orpo_cli.hub.retry import RetryPolicy, connect
 from orpo_cli.plan.plan import Plan
+from orpo_cli.rundir import RunDir
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-
-    from orpo_cli.hub.retry import RetryPolicy
 
 TOKEN_SETTINGS_URL = "https://huggingface.co/settings/tokens"
 
@@ -39,7 +40,30 @@ class RepoState:
     tags: dict[str, str]
 
 
-def preflight(api: HfApi, options: PushOptions, retry: RetryPolicy) -> RepoState:
+def run_preflight(
+    rundir: RunDir, options: PushOptions, retry: RetryPolicy, *, includes_base: bool, license_accepted: bool = False
+) -> tuple[HfApi, RepoState, BaseLicense | None]:
+    """Connect to the hub and run all checks; the license of the base is stored in hub.json.
+
+    ``includes_base``: the pushed weights include those of the base. ``license_accepted``: the user confirmed that the terms
+    of a gated base allow that they become public.
+    """
+    api = connect(retry)
+    state = _check_repository(api, options, retry)
+    base = rundir.read_plan().model.model_name_or_path
+    base_license = _base_license(api, base, retry)
+    if base_license is not None:
+        if base_license.gated and includes_base and not options.private and not license_accepted:
+            raise UsageError(
+                f"the base {base} is gated, and this push would make its weights public.",
+                remedy="Push privately (--private), push only the adapter, or add --accept-base-license if the terms of the "
+                "base allow it; the card then says that they apply.",
+            )
+        write_base_license(rundir, base_license)
+    return api, state, base_license
+
+
+def _check_repository(api: HfApi, options: PushOptions, retry: RetryPolicy) -> RepoState:
     """Raise HubRefused or UsageError for a push that the hub would refuse, before any file is sent."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -71,29 +95,15 @@ def preflight(api: HfApi, options: PushOptions, retry: RetryPolicy) -> RepoState
     return state
 
 
-def check_base_license(
-    api: HfApi, plan: Plan, retry: RetryPolicy, *, contains_base_weights: bool, public: bool, license_accepted: bool
-) -> BaseLicense | None:
-    """The license of the base, from the hub or from the card in its folder; None if it is unknown.
-
-    Raises UsageError if the weights of a gated base would become public, unless the user confirms that its terms allow it.
-    """
-    base, note = plan.model.model_name_or_path, retry.note
+def _base_license(api: HfApi, base: str, retry: RetryPolicy) -> BaseLicense | None:
+    """The license of the base, from the hub or from the card in its folder; None if it is unknown."""
     if hub_id(base) is None:
         return read_local_license(base)
-    base_license = retry.call(f"reading {base}", lambda: fetch_hub_license(api, base, note))
-    if base_license is None:
-        return None
-    if base_license.license:
-        note(f"the base {base} has the license {base_license.license_name or base_license.license}")
-    if base_license.gated and public and contains_base_weights and not license_accepted:
-        raise UsageError(
-            f"the base {base} is gated, and this push would make its weights public.",
-            remedy="Push privately (--private), push only the adapter, or add --accept-base-license if the terms of the base "
-            "allow it; the card then says that they apply.",
-        )
-    if base_license.gated:
-        note(f"the base {base} is gated: the card says that its terms apply.")
+    base_license = retry.call(f"reading {base}", lambda: fetch_hub_license(api, base, retry.note))
+    if base_license is not None and base_license.license:
+        retry.note(f"the base {base} has the license {base_license.license_name or base_license.license}")
+    if base_license is not None and base_license.gated:
+        retry.note(f"the base {base} is gated: the card says that its terms apply.")
     return base_license
 
 

@@ -12,13 +12,13 @@ from typing import Any, Literal
 from orpo_cli.atomic import atomic_write_text
 from orpo_cli.card.base_license import BaseLicense, read_local_license
 from orpo_cli.card.curves import render_curves, write_curves
-from orpo_cli.card.model_card import current_card
+from orpo_cli.card.model_card import edited_card, render_card
 from orpo_cli.card.run_contents import CARD_PATH, PushFile, RunPart, files_to_push, select_parts
 from orpo_cli.errors import UsageError
 from orpo_cli.hub.hub_errors import translate_hub_errors
-from orpo_cli.hub.preflight import PushOptions, check_base_license, note_local_base, preflight
-from orpo_cli.hub.push_record import read_base_license, write_base_license
-from orpo_cli.hub.retry import RetryPolicy, connect
+from orpo_cli.hub.preflight import PushOptions, note_local_base, run_preflight
+from orpo_cli.hub.push_record import read_base_license
+from orpo_cli.hub.retry import RetryPolicy
 from orpo_cli.hub.upload import Upload
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import RunDir
@@ -103,18 +103,9 @@ def push(rundir: RunDir, request: PushRequest, note: Callable[[str], None] = lam
         return result
     retry = RetryPolicy(note)
     with translate_hub_errors(options.repo_id):
-        api = connect(retry)
-        state = preflight(api, options, retry)
-        base_license = check_base_license(
-            api,
-            plan,
-            retry,
-            contains_base_weights=parts != ("adapter",),
-            public=not options.private,
-            license_accepted=request.accept_base_license,
+        api, state, base_license = run_preflight(
+            rundir, options, retry, includes_base=parts != ("adapter",), license_accepted=request.accept_base_license
         )
-        if base_license is not None:
-            write_base_license(rundir, base_license)
         if base_license != known_license:
             result = _with_files(rundir, result, request, base_license or known_license, lambda text: None)
         write_curves(rundir)
@@ -152,18 +143,20 @@ def _with_files(
     note: Callable[[str], None],
 ) -> PushResult:
     """``result`` with its card and its list of files."""
-    card, edited = current_card(
-        rundir,
-        parts=result.what,
-        repo_id=result.repo_id,
-        base_license=base_license,
-        license_accepted=request.accept_base_license,
-        samples=request.samples,
-    )
-    if edited:
+    card = edited_card(rundir)
+    if card is not None:
         note(f"{rundir.card} was edited by hand: it is pushed unchanged.")
-    elif request.samples and rundir.samples.is_file():
-        note("the card shows answers to held-out prompts (--no-samples leaves them out).")
+    else:
+        card = render_card(
+            rundir,
+            parts=result.what,
+            repo_id=result.repo_id,
+            base_license=base_license,
+            license_accepted=request.accept_base_license,
+            samples=request.samples,
+        )
+        if request.samples and rundir.samples.is_file():
+            note("the card shows answers to held-out prompts (--no-samples leaves them out).")
     files = files_to_push(
         rundir, result.what, card, render_curves(rundir), include=request.include, exclude=request.exclude
     )

@@ -22,10 +22,10 @@ from orpo_cli.card.model_card import render_card
 from orpo_cli.card.run_contents import CARD_PATH, PushFile, RunPart, part_files
 from orpo_cli.errors import OrpoError, Problem
 from orpo_cli.hub.hub_errors import translate_hub_errors
-from orpo_cli.hub.preflight import PushOptions, check_base_license, preflight
+from orpo_cli.hub.preflight import PushOptions, run_preflight
 from orpo_cli.hub.push import PushRequest, PushResult, push
-from orpo_cli.hub.push_record import read_base_license, write_base_license
-from orpo_cli.hub.retry import RetryPolicy, connect, reset_client
+from orpo_cli.hub.push_record import read_base_license
+from orpo_cli.hub.retry import RetryPolicy, reset_client
 from orpo_cli.hub.upload import Upload
 from orpo_cli.plan.plan import Plan
 from orpo_cli.redaction import redact
@@ -53,14 +53,7 @@ class PushCallback(TrainerCallback):
         try:
             retry = RetryPolicy(self.note, min(30.0, RetryPolicy(self.note).max_seconds))
             with translate_hub_errors(self.options.repo_id):
-                api = connect(retry)
-                state = preflight(api, self.options, retry)
-                weights, public = self.plan.lora is None, not self.options.private
-                base_license = check_base_license(
-                    api, self.plan, retry, contains_base_weights=weights, public=public, license_accepted=False
-                )
-                if base_license is not None:
-                    write_base_license(self.rundir, base_license)
+                api, state, _ = run_preflight(self.rundir, self.options, retry, includes_base=self.plan.lora is None)
                 if state.exists:
                     Upload(api, self.rundir, self.options, state, (), retry, is_complete=False).check_foreign_weights()
         except Exception as error:
@@ -142,22 +135,9 @@ class PushCallback(TrainerCallback):
         part: RunPart = "adapter" if self.plan.lora is not None else "model"
         retry = RetryPolicy(self.note)
         with translate_hub_errors(self.options.repo_id):
-            api = connect(retry)
-            state = preflight(api, self.options, retry)
-            base_license = check_base_license(
-                api,
-                self.plan,
-                retry,
-                contains_base_weights=part == "model",
-                public=not self.options.private,
-                license_accepted=False,
-            )
-            card = render_card(
-                self.rundir,
-                parts=part,
-                repo_id=self.options.repo_id,
-                base_license=base_license or read_base_license(self.rundir),
-            )
+            api, state, base_license = run_preflight(self.rundir, self.options, retry, includes_base=part == "model")
+            base_license = base_license or read_base_license(self.rundir)
+            card = render_card(self.rundir, parts=part, repo_id=self.options.repo_id, base_license=base_license)
             atomic_write_text(staged / CARD_PATH, card)
             files = [PushFile(CARD_PATH, staged / CARD_PATH, len(card.encode()), "card"), *part_files(staged, part)]
             if self.strategy in ("checkpoint", "all_checkpoints"):

@@ -78,23 +78,20 @@ class Upload:
 
     def _create_repository_and_branch(self) -> None:
         options, visibility = self.options, "private" if self.options.private else "public"
+        revision = options.revision
         if not self.state.exists:
             self.retry.note(f"creating the {visibility} repository {options.repo_id}")
             self.retry.call(
                 f"creating {options.repo_id}",
                 lambda: self.api.create_repo(options.repo_id, private=options.private, exist_ok=True),
             )
-        if (
-            options.revision == "main"
-            or options.revision.startswith("refs/")
-            or options.revision in self.state.branches
-        ):
+        if revision == "main" or revision.startswith("refs/") or revision in self.state.branches:
             return
         if options.create_pr:
-            raise UsageError(f"{options.repo_id} has no branch {options.revision} to open a pull request against.")
+            raise UsageError(f"{options.repo_id} has no branch {revision} to open a pull request against.")
         self.retry.call(
-            f"creating the branch {options.revision}",
-            lambda: self.api.create_branch(options.repo_id, branch=options.revision, exist_ok=True),
+            f"creating the branch {revision}",
+            lambda: self.api.create_branch(options.repo_id, branch=revision, exist_ok=True),
         )
 
     def _commit_changes(self, message: str) -> UploadResult:
@@ -113,11 +110,8 @@ class Upload:
     def _create_commit(self, message: str, head: str, changed: list[str], obsolete: list[str]) -> UploadResult:
         from huggingface_hub import CommitOperationDelete
 
-        deletions = [CommitOperationDelete(path) for path in obsolete]
-        operations: list[CommitOperationAdd | CommitOperationDelete] = [
-            *(self.additions[path] for path in changed),
-            *deletions,
-        ]
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [self.additions[path] for path in changed]
+        operations += [CommitOperationDelete(path) for path in obsolete]
         self._record(self.previous.commit, keep_old_digests=True)  # before the commit: its response may be lost
         commit = self.api.create_commit(
             self.options.repo_id,

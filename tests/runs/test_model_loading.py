@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 from support.architectures import SIZES
-from support.loopback_hub import HubRepository, LoopbackHub, StoredFile
+from support.hub_repository import HubRepository, StoredFile
+from support.loopback_hub import LoopbackHub
 from support.tiny import save_tiny_model, tiny_tokenizer, write_recipe
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma3TextConfig
 

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 from support.card_run import make_card_run
 
-from orpo_cli.card.model_card import current_card, render_card, write_card
+from orpo_cli.card.model_card import edited_card, render_card, write_card
 from orpo_cli.rundir import INTERRUPTED, RunDir
 
 
@@ -41,4 +41,4 @@ def test_an_edited_card_is_kept_and_a_generated_one_is_replaced(run):
     run.card.write_text(run.card.read_text().replace("## Use", "## My use"))
     write_card(run)
     assert "## My use" in run.card.read_text()
-    assert current_card(run, parts="adapter", repo_id=None) == (run.card.read_text(), True)
+    assert edited_card(run) == run.card.read_text()

@@ -70,7 +70,7 @@ def trains_longer(rundir: RunDir, plan: Plan) -> bool:
         return True
     raise UsageError(
         f"{rundir.root} {rule}:\n  " + "\n  ".join(changed.values()),
-        remedy="Resume with the settings that it was trained with, or train anew: --set output_dir=DIR.",
+        remedy="Resume with the settings that it was trained with, or start a new run: --set output_dir=DIR.",
     )
 
 

@@ -34,7 +34,7 @@ UNSUPPORTED_KEYS: Mapping[str, str] = {
     "add_special_tokens new_special_tokens_config init_special_tokens split_special_tokens use_fast_tokenizer",
     "Training goes on from the base model; an adapter is merged first (`orpo merge`).": "adapter_name_or_path "
     "adapter_folder create_new_adapter",
-    "A token never stands in a recipe; set HF_TOKEN or run `hf auth login`.": "hf_hub_token ms_hub_token om_hub_token",
+    "A recipe never contains a token; set HF_TOKEN or run `hf auth login`.": "hf_hub_token ms_hub_token om_hub_token",
     "How a step is computed is decided by the `engine` section.": "use_unsloth use_unsloth_gc enable_liger_kernel "
     "use_v1_kernels booster block_diag_attn",
     "There is no such optimizer here; `optim` names those of transformers.": "use_galore galore_target galore_rank "

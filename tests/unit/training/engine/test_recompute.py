@@ -1,4 +1,4 @@
-"""What is made again in the backward pass: it is not kept, and not a bit of the gradients differs."""
+"""Recomputation in the backward pass: outputs are not stored, and gradients are identical to the last bit."""
 
 from __future__ import annotations
 

@@ -120,8 +120,7 @@ def render() -> str:
         "",
         "    python -m tools.generate_training_fields",
         "",
-        "A field is None if the recipe does not set it; ``LIBRARY_DEFAULTS`` has the value that the library then uses, and",
-        "``GROUPS`` the order of the arguments in the reference.",
+        "A field is None if the recipe does not set it; ``LIBRARY_DEFAULTS`` has the value that the library then uses.",
         '"""',
         "",
         "",
@@ -139,18 +138,9 @@ def render() -> str:
     for field in fields:
         bounds = f", {BOUNDS[field.name]}" if field.name in BOUNDS else ""
         description = f"description={_source(descriptions[field.name])}"
-        lines += [
-            f"    {field.name}: {annotation(field, hints[field.name])} = Field(",
-            f"        None{bounds}, {description}",
-            "    )",
-        ]
+        lines.append(f"    {field.name}: {annotation(field, hints[field.name])} = Field(None{bounds}, {description})")
     lines += ["", "", "LIBRARY_DEFAULTS: dict[str, Any] = {"]
     lines += [f"    {_source(field.name)}: {_source(library_default(field))}," for field in fields]
-    lines += ["}", "", "GROUPS: dict[str, tuple[str, ...]] = {"]
-    for group, members in ARGUMENT_DESCRIPTIONS.items():
-        lines.append(f"    {_source(group)}: (")
-        lines += [f"        {_source(name)}," for name in members if name != "output_dir"]
-        lines.append("    ),")
     lines += ["}", ""]
     return "\n".join(lines)
 

@@ -14,7 +14,8 @@ from orpo_cli.recipe.legacy.argument_policy import ArgumentPolicy
 from orpo_cli.recipe.legacy.renamed_args import RENAMED_ARGS, RENAMED_OPTIMIZERS
 from orpo_cli.recipe.legacy.unsupported_training_args import UNSUPPORTED_TRAINING_ARGS
 from orpo_cli.recipe.load import load_recipe
-from orpo_cli.recipe.schema.training_fields import GROUPS, LIBRARY_DEFAULTS, TrainingFields
+from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS, TrainingFields
+from tools.argument_descriptions import ARGUMENT_DESCRIPTIONS
 from tools.docs.markdown_tables import as_yaml, cell, markdown_table, type_of
 
 MINIMAL_RECIPE = "model: {model_name_or_path: some/model}\ndataset: {train: {path: pairs.jsonl}, eval: {test_size: 0.1}}\nlora: {lora_dropout: 0.1}\n"
@@ -31,8 +32,10 @@ def page(generated: str) -> str:
         "star, orpo-cli chooses another default for the model, the data and the machine; `orpo plan` shows the value and "
         "the reason.",
     ]
-    for group, names in GROUPS.items():
-        if settable := [name for name in names if name not in UNSUPPORTED_TRAINING_ARGS]:
+    for group, names in ARGUMENT_DESCRIPTIONS.items():
+        if settable := [
+            name for name in names if name in TrainingFields.model_fields.keys() - UNSUPPORTED_TRAINING_ARGS
+        ]:
             rows = [(*_argument(name, decided), cell(_field(name).description or "")) for name in settable]
             parts.append(f"## {group}\n\n{markdown_table(('argument', 'type', 'default', 'meaning'), rows)}")
     elsewhere = [(f"`{name}`", handling(policy)) for name, policy in UNSUPPORTED_TRAINING_ARGS.items()]

@@ -110,7 +110,7 @@ def test_the_readme_lists_exactly_the_existing_commands():
     assert sorted(table) == sorted(name.replace("_", "-") for name in main.COMMANDS)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/troubleshooting/index.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/troubleshooting/index.md", "docs/how-to/ci.md"])
 def test_exit_code_tables_match_the_error_classes(name):
     from orpo_cli import errors
 

@@ -16,7 +16,7 @@ from orpo_cli.plan.plan import Plan
 
 MAX_SIMULATED_PAIRS = 50_000  # simulating more takes too long
 
-# Before the first step, trl's own step computes a few pairs, too (``training.engine.check``). This must not be the memory peak of
+# Before the first step, trl's own step computes a few pairs, too (``training.engine.parity_check``). This must not be the memory peak of
 # the run.
 CHECKED_PAIRS = 2  # that both steps compute
 MAX_CHECKED_TOKENS = 48  # tokens of each of their sequences, at most
@@ -161,7 +161,7 @@ def _scale_pair(pair: PairSize, count: int, tokens: float) -> list[PairSize]:
 
 
 def checked_pairs(vocab_size: int, first_step: Sequence[PairSize]) -> list[PairSize]:
-    """The pairs that both steps compute before the first step (``training.engine.check``): the start of its shortest two."""
+    """The pairs that both steps compute before the first step (``training.engine.parity_check``): the start of its shortest two."""
     half = max_checked_tokens(vocab_size) // 2
     shortest = sorted(first_step, key=lambda pair: pair.packed)[:CHECKED_PAIRS]
     return [PairSize(*(min(part, half) for part in pair)) for pair in shortest]

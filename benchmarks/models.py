@@ -45,7 +45,7 @@ def write_model_folder(architecture: str, tokenizer: str, folder: Path) -> Path:
 
 
 def random_model(folder: Path, dtype: Any, device: str, bits: int = 0) -> Any:
-    """The model of ``folder_of`` with random weights on ``device``, its linear layers in 4 bits if asked for."""
+    """The model of ``write_model_folder`` with random weights on ``device``; ``bits`` 4 quantizes its linear layers."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

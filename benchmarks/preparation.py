@@ -86,7 +86,7 @@ def trl(file: str, processes: int) -> dict[str, Any]:
 
 
 def ids(file: str) -> dict[str, int]:
-    """How many answers get which ids of ours and of TRL's, by ``difference``."""
+    """Numbers of completions by the difference of their ids (``id_difference``) between orpo-cli and TRL."""
     from orpo_cli.data.table import expand_pair
 
     loaded = tokenizer()
@@ -106,9 +106,9 @@ def id_difference(mine: dict[str, Any], theirs: dict[str, Any], answer: str, loa
         return "the same"
     ends = ours[-1] in (loaded.eos_token_id, *loaded.all_special_ids)
     if ends and trls[: len(ours)] == ours and loaded.decode(trls[len(ours) :]).strip() in ("", loaded.eos_token):
-        return "the same, and TRL appends to the end token what the template puts behind it, or a second end token"
+        return "the same, and TRL appends what the template writes after the end token, or a second end token"
     if len(theirs["prompt_input_ids"]) > len(mine["prompt_input_ids"]):
-        return "TRL keeps the whole of a prompt that is cut here: of the answer less is left, or nothing"
+        return "TRL does not truncate a prompt that orpo-cli truncates, and keeps less of the completion, or nothing"
     return "different"
 
 
@@ -212,7 +212,7 @@ def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", help="preference files")
-    parser.add_argument("--pairs", type=int, help="ours alone, on so many synthetic pairs")
+    parser.add_argument("--pairs", type=int, help="orpo-cli alone, on this number of synthetic pairs")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--side", help=argparse.SUPPRESS)  # one side, in this process
     options = parser.parse_args()

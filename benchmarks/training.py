@@ -274,8 +274,8 @@ def measure_peak_flops(dtype: Any, seconds: float = 0.5) -> float:
 
     gpu = torch.cuda.is_available()
     rows, width = (8192, 8192) if gpu else (1024, 2048)
-    place = {"dtype": dtype, "device": "cuda" if gpu else "cpu"}
-    left, right = torch.randn(rows, width, **place), torch.randn(width, width, **place)
+    tensor_options = {"dtype": dtype, "device": "cuda" if gpu else "cpu"}
+    left, right = torch.randn(rows, width, **tensor_options), torch.randn(width, width, **tensor_options)
     best = 0.0
     for _ in range(5):
         began, count = time.perf_counter(), 0
@@ -319,21 +319,25 @@ def compare(file: str, pairs: int, steps: int, rounds: int, threads: int, settin
     results = run_alternating(sides, rounds, "trl", OURS_ENVIRONMENT)
     print(json.dumps(results), file=sys.stderr)  # every figure of every run
     names = ("pairs_per_second", "peak_gb", "share_of_peak")
-    mine = {name: median(results["ours"], name) for name in names}
-    own = f"{mine['pairs_per_second']:.3f}", f"{mine['peak_gb']:.2f}", f"{mine['share_of_peak']:.0%}"
+    orpo_figures = {name: median(results["ours"], name) for name in names}
+    orpo_cells = (
+        f"{orpo_figures['pairs_per_second']:.3f}",
+        f"{orpo_figures['peak_gb']:.2f}",
+        f"{orpo_figures['share_of_peak']:.0%}",
+    )
     row = [Path(file).name, f"{pairs} × {setting.accumulation}" if setting.accumulation > 1 else str(pairs)]
     if not results["trl"]:
-        return table_row(*row, "killed", own[0], "", "killed", own[1], "", own[2], "", "")
-    theirs = {name: median(results["trl"], name) for name in names[:2]}
-    apart = [
+        return table_row(*row, "killed", orpo_cells[0], "", "killed", orpo_cells[1], "", orpo_cells[2], "", "")
+    trl_figures = {name: median(results["trl"], name) for name in names[:2]}
+    differences = [
         max(abs(a - b) / abs(b) for a, b in zip(results["ours"][0][name], results["trl"][0][name], strict=True))
         for name in ("loss", "grad_norm")
     ]
-    faster, smaller = (mine[name] / theirs[name] for name in names[:2])
-    trl = f"{theirs['pairs_per_second']:.3f}", f"{theirs['peak_gb']:.2f}"
+    faster, smaller = (orpo_figures[name] / trl_figures[name] for name in names[:2])
+    trl = f"{trl_figures['pairs_per_second']:.3f}", f"{trl_figures['peak_gb']:.2f}"
     return table_row(
-        *row, trl[0], own[0], f"**{faster:.2f}**", trl[1], own[1], f"**{smaller:.2f}**", own[2],
-        f"{apart[0]:.0e}", f"{apart[1]:.0e}",
+        *row, trl[0], orpo_cells[0], f"**{faster:.2f}**", trl[1], orpo_cells[1], f"**{smaller:.2f}**", orpo_cells[2],
+        f"{differences[0]:.0e}", f"{differences[1]:.0e}",
     )  # fmt: skip
 
 
@@ -373,7 +377,7 @@ def main() -> None:
     parser.add_argument("--accumulation", type=int, default=1, help="batches of a step")
     parser.add_argument("--threads", type=int, default=0, help="torch's threads; 0: as torch chooses")
     parser.add_argument("--quick", action="store_true", help="3 steps, once")
-    parser.add_argument("--ours", action="store_true", help="ours alone")
+    parser.add_argument("--ours", action="store_true", help="orpo-cli alone")
     parser.add_argument("--side", help=argparse.SUPPRESS)  # one side, in this process
     options = parser.parse_args()
     silence_libraries()
@@ -386,8 +390,8 @@ def main() -> None:
             print(json.dumps(run_ours(file, pairs, options.steps, options.threads, setting)))
         return
     steps, rounds = (3, 1) if options.quick else (options.steps, options.rounds)
-    words = (options.model, "in 4 bits" * (options.bits == 4), "checkpointed" * options.checkpointing)
-    model = " ".join((*words, "all weights" * options.full)).split()
+    labels = (options.model, "in 4 bits" * (options.bits == 4), "checkpointed" * options.checkpointing)
+    model = " ".join((*labels, "all weights" * options.full)).split()
     print(
         f"Training{' '.join(['', *model])}, {describe_machine()}; medians of {rounds} alternating runs of {steps} steps.\n\n{HEAD}"
     )

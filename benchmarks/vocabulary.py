@@ -25,15 +25,15 @@ PAIRS, PROMPT, ANSWER = 4, 128, 160  # tokens
 HIDDEN, LAYERS, ROWS = 576, 4, 2048  # rows: predictions of the head alone
 
 
-def side(name: str, words: int) -> dict[str, Any]:
+def run_side(name: str, vocab_size: int) -> dict[str, Any]:
     """Measure one step, or the head alone, in this process."""
     import torch
 
     torch.manual_seed(0)  # glibc's default allocator returns freed memory, so the peak is that of live tensors
-    return head(name, words) if name.startswith("head") else step(name, words)
+    return head(name, vocab_size) if name.startswith("head") else step(name, vocab_size)
 
 
-def step(name: str, words: int) -> dict[str, Any]:
+def step(name: str, vocab_size: int) -> dict[str, Any]:
     """Measure forward and backward of the pairs by ``ours`` or ``trl``."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -45,14 +45,14 @@ def step(name: str, words: int) -> dict[str, Any]:
     from orpo_cli.training.engine.packing import TokenPair
 
     config = LlamaConfig(
-        vocab_size=words, hidden_size=HIDDEN, intermediate_size=1536, num_hidden_layers=LAYERS, num_attention_heads=9,
+        vocab_size=vocab_size, hidden_size=HIDDEN, intermediate_size=1536, num_hidden_layers=LAYERS, num_attention_heads=9,
         num_key_value_heads=3, tie_word_embeddings=True,
     )  # fmt: skip
     model = get_peft_model(LlamaForCausalLM(config), LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
     draw = random.Random(0)
 
     def ids(count: int) -> list[int]:
-        return [draw.randrange(3, words) for _ in range(count)]
+        return [draw.randrange(3, vocab_size) for _ in range(count)]
 
     pairs = [(ids(PROMPT), ids(ANSWER), ids(ANSWER)) for _ in range(PAIRS)]
 
@@ -91,17 +91,17 @@ def step(name: str, words: int) -> dict[str, Any]:
     return measure(packed_step if name == "ours" else trl_step)
 
 
-def head(name: str, words: int) -> dict[str, Any]:
-    """Log-probabilities of targets and the gradient of the hidden states: ours, full logits, or torch's fused function."""
+def head(name: str, vocab_size: int) -> dict[str, Any]:
+    """Log-probabilities of targets and the gradient of the hidden states: the engine's tiles, full logits, or torch's fused function."""
     import torch
     from torch.nn.functional import cross_entropy
 
     from orpo_cli.training.engine.lm_head import LinearLogProbs, LogitTransform
 
-    hidden, weight = torch.randn(ROWS, HIDDEN, requires_grad=True), torch.randn(words, HIDDEN) * 0.05
-    targets = torch.randint(words, (ROWS,))
+    hidden, weight = torch.randn(ROWS, HIDDEN, requires_grad=True), torch.randn(vocab_size, HIDDEN) * 0.05
+    targets = torch.randint(vocab_size, (ROWS,))
 
-    def ours() -> torch.Tensor:
+    def tiled() -> torch.Tensor:
         return -LinearLogProbs.apply(hidden, weight, None, targets, LogitTransform()).sum()  # type: ignore[no-untyped-call, no-any-return]
 
     def full() -> torch.Tensor:
@@ -112,7 +112,7 @@ def head(name: str, words: int) -> dict[str, Any]:
         options = torch.nn.LinearCrossEntropyOptions()  # type: ignore[attr-defined] # in chunks, as torch chooses
         return functional.linear_cross_entropy(hidden, weight, targets, reduction="none", options=options).sum()  # type: ignore[no-any-return]
 
-    compute = {"head-ours": ours, "head-full": full, "head-torch": fused}[name]
+    compute = {"head-ours": tiled, "head-full": full, "head-torch": fused}[name]
 
     def forward_and_backward() -> torch.Tensor:
         loss = compute()
@@ -132,13 +132,15 @@ def measure(compute: Any) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - began, "peak_gb": peak, "loss": loss}
 
 
-def print_table(names: dict[str, str], words: list[int], rounds: int) -> None:
+def print_table(names: dict[str, str], vocab_sizes: list[int], rounds: int) -> None:
     """Print a row for each vocab_size, with the columns of each side, ours last."""
     heads = [f"{label}, {unit}" for label in names.values() for unit in ("s", "GB")]
-    print(f"| vocabulary size | {' | '.join(heads)} | time ratio | memory ratio | memory relative to {words[0]:,} |")
+    print(
+        f"| vocabulary size | {' | '.join(heads)} | time ratio | memory ratio | memory relative to {vocab_sizes[0]:,} |"
+    )
     print("| " + " | ".join(["---"] * (len(heads) + 4)) + " |")
     first = None
-    for count in words:
+    for count in vocab_sizes:
         command = ["-m", "benchmarks.vocabulary", "--words", str(count), "--side"]
         results = run_alternating({name: [*command, name] for name in names}, rounds)
         figures = {name: (median(found, "seconds"), median(found, "peak_gb")) for name, found in results.items()}
@@ -160,7 +162,7 @@ def main() -> None:
     options = parser.parse_args()
     silence_libraries()
     if options.side:
-        print(json.dumps(side(options.side, *options.words)))
+        print(json.dumps(run_side(options.side, *options.words)))
         return
     print(
         f"A step of {PAIRS} pairs of {PROMPT} + 2 × {ANSWER} tokens, {LAYERS} layers; {describe_machine()}; medians of {options.rounds}.\n"

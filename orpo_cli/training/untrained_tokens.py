@@ -1,6 +1,6 @@
 """Untrained chat-template tokens: special tokens whose embeddings neither the base model nor the adapter has trained.
 
-A base model's vocabulary often holds the tokens of its instruct sibling (``<|eot_id|>``), with embeddings as they were
+A base model's vocabulary often contains the tokens of its instruct sibling (``<|eot_id|>``), with embeddings as they were
 initialised. LoRA on the linear layers trains neither their embeddings nor their rows of the head: the model reads noise
 where a turn ends, and hardly learns to end a turn.
 """

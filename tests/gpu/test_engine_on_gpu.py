@@ -1,4 +1,4 @@
-"""The fast path on a CUDA device: flash attention, FlexAttention, compiled gates, 4-bit weights, real lack of memory.
+"""Packed step on a CUDA device: FlashAttention, FlexAttention, compiled gates, 4-bit weights.
 
 `pytest -m gpu` on a machine that has one; elsewhere they are left out.
 """
@@ -162,8 +162,8 @@ def in_4_bits(nested: bool, device: str) -> tuple[Any, Any]:
             )
             weight = bnb.nn.Params4bit(module.weight.data, requires_grad=False, **kind).to(device)
             quantized.weight = weight
-            parent, _, own = name.rpartition(".")
-            setattr(rounded.model.get_submodule(parent), own, quantized)
+            parent, _, child = name.rpartition(".")
+            setattr(rounded.model.get_submodule(parent), child, quantized)
             exactly = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
             wide.model.get_submodule(name).weight.data = exactly.float().cpu()
     wide.load_state_dict(
@@ -199,7 +199,7 @@ def test_a_4_bit_base_is_as_exact_as_trls(nested: bool, device: str) -> None:
 
 
 def test_the_first_update_of_an_adapter_is_not_rounded_away(device: str) -> None:
-    """What it adds is smaller than the spacing of the outputs that it is added to."""
+    """Its output is smaller than the spacing of the numbers that it is added to."""
     wide, model = in_4_bits(True, device)
     pairs = pairs_of("llama")
 
@@ -228,7 +228,7 @@ def test_norms_and_gates_are_fused_on_a_gpu() -> None:
 
 
 def test_rows_of_many_lengths_are_not_recompiled() -> None:
-    """FlexAttention is compiled for two lengths at most, then for any; otherwise it falls back to scores of the whole row."""
+    """FlexAttention is compiled for two lengths at most, then for any; otherwise it falls back to scores of the complete row."""
     model = model_of("llama", torch.float32).cuda()
     for seed in range(3):
         packed_step(model, random_pairs(seed, count=6, longest=150))

@@ -36,7 +36,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(folder: Path, base: Path, **sections: Any) -> Path:
     write_pairs(folder / "train.jsonl", 64)
     training = sections.pop("training", {})
-    whole = {
+    recipe_values = {
         "name": "gpu",
         "output_dir": str(folder / "run"),
         "model": {"model_name_or_path": str(base)},
@@ -49,7 +49,7 @@ def recipe(folder: Path, base: Path, **sections: Any) -> Path:
         **sections,
     }  # fmt: skip
     path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(whole))
+    path.write_text(yaml.safe_dump(recipe_values))
     return path
 
 
@@ -83,7 +83,7 @@ def test_a_run_on_the_fast_path_trains_and_merges(orpo: Any, tmp_path: Path, bas
 
 
 def test_out_of_memory_on_the_device_leaves_the_step_unchanged(orpo: Any, tmp_path: Path, base: Path) -> None:
-    """A real one: the process may hold a small share of the device's memory."""
+    """A real error: the process may use only a small part of the device's memory."""
     script = tmp_path / "limited.py"
     script.write_text(
         "import sys, torch\n"
@@ -110,5 +110,5 @@ def test_out_of_memory_on_the_device_leaves_the_step_unchanged(orpo: Any, tmp_pa
         assert done.returncode == 0, done.stderr[-3000:]
         assert ("out of memory in step" in done.stderr) == bool(limit), done.stderr[-3000:]
         results.append(steps(folder))
-    for mine, theirs in zip(*results, strict=True):
-        assert mine["loss"] == pytest.approx(theirs["loss"], rel=5e-3)
+    for limited, unlimited in zip(*results, strict=True):
+        assert limited["loss"] == pytest.approx(unlimited["loss"], rel=5e-3)

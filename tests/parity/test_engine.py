@@ -1,4 +1,4 @@
-"""The fast path against trl's own code on every architecture: loss, metrics and every gradient, in float64."""
+"""Packed step against trl's code on every architecture: loss, metrics and every gradient, in float64."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def test_loss_metrics_and_gradients_equal_trls(name: str, lora: bool) -> None:
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_architectures_without_exact_packing_are_refused_with_a_reason(name: str) -> None:
-    config, words = REFUSED[name]
+    config, text = REFUSED[name]
     reason = packing_obstacle(build(config()), 256)
     assert reason is not None
-    assert words in reason
+    assert text in reason
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "mixtral"])
@@ -146,11 +146,11 @@ def test_a_packed_row_has_each_shared_token_once() -> None:
 def test_the_loss_is_finite_for_extreme_log_probabilities() -> None:
     batch = pack(random_pairs(6), loss_on_prompt=True)
     for value in (-1e-7, -30.0):
-        logps = torch.full((len(batch.targets),), value, requires_grad=True)
-        share, _ = orpo_loss.loss_share(logps, batch, orpo_loss.StepTotals(10, 5), BETA)
-        share.backward()
-        assert torch.isfinite(share)
-        assert torch.isfinite(logps.grad).all()
+        log_probs = torch.full((len(batch.targets),), value, requires_grad=True)
+        loss, _ = orpo_loss.loss_share(log_probs, batch, orpo_loss.StepTotals(10, 5), BETA)
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert torch.isfinite(log_probs.grad).all()
 
 
 def test_attention_that_is_not_causal_is_refused(tmp_path: Path) -> None:

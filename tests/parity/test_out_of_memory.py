@@ -1,4 +1,4 @@
-"""Memory that runs out in the middle of a step changes neither the run's result nor its state."""
+"""Out-of-memory errors in the middle of a step change neither the run's result nor its state."""
 
 from __future__ import annotations
 
@@ -47,45 +47,45 @@ def trainer_for(folder: Path, notes: list[str], *, budget: int, dropout: float =
     return make_trainer(plan, folder / "out", inputs, [], notes.append)
 
 
-def trained(trainer: Any) -> Weights:
+def train_and_copy_weights(trainer: Any) -> Weights:
     trainer.train()
     return {name: each.detach().clone() for name, each in trainer.model.named_parameters() if each.requires_grad}
 
 
 @contextmanager
-def memory_running_out(monkeypatch: pytest.MonkeyPatch, failures: Iterable[tuple[int, str]]) -> Iterator[list[int]]:
-    """The n-th micro-batch of the run, counted with those that are computed again, fails in its forward or backward pass.
+def out_of_memory_at(monkeypatch: pytest.MonkeyPatch, failures: Iterable[tuple[int, str]]) -> Iterator[list[int]]:
+    """Context in which the n-th micro-batch of the run, repeated ones counted, fails in its forward or backward pass.
 
-    Gives the budget of each micro-batch.
+    Yields the token limit of each micro-batch.
     """
-    whole, due, budgets = Engine.loss_share, dict(failures), list[int]()
+    original, due, budgets = Engine.loss_share, dict(failures), list[int]()
 
     def fail(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more than there is.")
 
-    def share(engine: Engine, model: Any, batch: Any) -> torch.Tensor:
+    def failing_loss_share(engine: Engine, model: Any, batch: Any) -> torch.Tensor:
         if engine._totals.num_pairs <= CHECKED_PAIRS:  # the comparison of the first pairs
-            return whole(engine, model, batch)
+            return original(engine, model, batch)
         budgets.append(engine.max_tokens)
         when = due.get(len(budgets))
         layer = model.get_base_model().model.layers[0]
         hook = layer.register_forward_hook(lambda *given: given[-1].register_hook(fail) and None)
         if when != "backward":
             hook.remove()
-        result = whole(engine, model, batch)
+        result = original(engine, model, batch)
         hook.remove()
         if when == "forward":
-            torch.rand(3)  # random numbers that the failed try has drawn
+            torch.rand(3)  # random numbers drawn by the failed try
             fail()
         return result
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "loss_share", share)
+        patch.setattr(Engine, "loss_share", failing_loss_share)
         yield budgets
 
 
-def identical(mine: Weights, theirs: Weights) -> bool:
-    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+def bit_identical(found: Weights, expected: Weights) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
 
 
 @pytest.mark.parametrize("budget", [1, 90, 1000])
@@ -94,16 +94,16 @@ def test_out_of_memory_at_random_micro_batches_leaves_results_bit_identical(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, budget: int
 ) -> None:
     notes: list[str] = []
-    with memory_running_out(monkeypatch, ()) as computed:
-        expected = trained(trainer_for(tmp_path, [], budget=budget, dropout=0.2))
+    with out_of_memory_at(monkeypatch, ()) as computed:
+        expected = train_and_copy_weights(trainer_for(tmp_path, [], budget=budget, dropout=0.2))
     draw = random.Random(seed)
     failures, at = [], draw.randint(1, 3)
     while at <= len(computed):
         failures.append((at, draw.choice(["forward", "backward"])))
         at += draw.randint(5, 8)  # a step has four at most, so what failed is computed before the next one fails
-    with memory_running_out(monkeypatch, failures) as again:
-        mine = trained(trainer_for(tmp_path, notes, budget=budget, dropout=0.2))
-    assert identical(mine, expected)
+    with out_of_memory_at(monkeypatch, failures) as again:
+        found = train_and_copy_weights(trainer_for(tmp_path, notes, budget=budget, dropout=0.2))
+    assert bit_identical(found, expected)
     assert len(notes) == len(failures)
     assert all("out of memory in step" in note for note in notes)
     assert "checkpointing" in notes[0]
@@ -114,7 +114,7 @@ def test_out_of_memory_at_random_micro_batches_leaves_results_bit_identical(
 def test_only_large_micro_batches_are_checkpointed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[str] = []
     trainer = trainer_for(tmp_path, notes, budget=1)
-    with memory_running_out(monkeypatch, [(5, "backward")]):
+    with out_of_memory_at(monkeypatch, [(5, "backward")]):
         trainer.train()
     above = trainer.checkpointing.threshold
     ran: list[bool] = []
@@ -133,10 +133,10 @@ def test_a_checkpointed_single_pair_that_runs_out_of_memory_is_an_error(
 ) -> None:
     trainer = trainer_for(tmp_path, [], budget=1)
     with (
-        memory_running_out(monkeypatch, [(at, "forward") for at in (2, 3, 4, 5, 6)]),
+        out_of_memory_at(monkeypatch, [(at, "forward") for at in (2, 3, 4, 5, 6)]),
         pytest.raises(MachineError) as caught,
     ):
-        trained(trainer)
+        train_and_copy_weights(trainer)
     assert "a pair of" in str(caught.value)
     assert "max_length" in caught.value.remedy
 
@@ -147,35 +147,35 @@ def test_halved_micro_batches_change_nothing_else(tmp_path: Path, monkeypatch: p
     trainer = trainer_for(tmp_path, notes, budget=1000, dropout=0.2)
     first = random.Random(seed).randint(1, 5)
     failures = [(at, random.Random(seed + at).choice(["forward", "backward"])) for at in range(first, first + 3)]
-    with memory_running_out(monkeypatch, failures):
-        mine, begun = trained_and_budgets(trainer)
+    with out_of_memory_at(monkeypatch, failures):
+        found, limits = train_and_record_limits(trainer)
     assert len(notes) == 3
-    assert begun[0] >= begun[-1]
-    assert begun[-1] < 1000
+    assert limits[0] >= limits[-1]
+    assert limits[-1] < 1000
 
-    # The same cuts from the beginning, and memory that suffices: bit by bit the same, dropout's random numbers included.
-    budgets = iter(begun)
+    # The same micro-batches from the start, with enough memory: bit-identical, dropout included.
+    budgets = iter(limits)
     parts = Engine.micro_batches
 
-    def cut_as_before(engine: Engine, pairs: Any) -> Any:
+    def split_as_before(engine: Engine, pairs: Any) -> Any:
         if engine._totals.num_pairs > CHECKED_PAIRS:
             engine.max_tokens = next(budgets)
         return parts(engine, pairs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "micro_batches", cut_as_before)
-        assert identical(mine, trained(trainer_for(tmp_path, [], budget=1000, dropout=0.2)))
+        patch.setattr(Engine, "micro_batches", split_as_before)
+        assert bit_identical(found, train_and_copy_weights(trainer_for(tmp_path, [], budget=1000, dropout=0.2)))
 
 
 def test_halved_micro_batches_give_the_same_weights_within_rounding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with memory_running_out(monkeypatch, [(at, "backward") for at in (1, 2, 3)]):
-        mine = trained(trainer_for(tmp_path, [], budget=1000))
-    theirs = trained(trainer_for(tmp_path, [], budget=1000))
-    assert not identical(mine, theirs)  # sums are rounded in another order
-    for name in theirs:
-        torch.testing.assert_close(mine[name], theirs[name], rtol=1e-4, atol=2e-6)
+    with out_of_memory_at(monkeypatch, [(at, "backward") for at in (1, 2, 3)]):
+        found = train_and_copy_weights(trainer_for(tmp_path, [], budget=1000))
+    expected = train_and_copy_weights(trainer_for(tmp_path, [], budget=1000))
+    assert not bit_identical(found, expected)  # sums are rounded in another order
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=2e-6)
 
 
 def test_out_of_memory_in_an_evaluation_changes_no_training_setting(
@@ -186,7 +186,7 @@ def test_out_of_memory_in_an_evaluation_changes_no_training_setting(
     trainer.args.per_device_eval_batch_size = 4
     pairs = torch.utils.data.Subset(trainer.train_dataset, range(4))
     expected = trainer.evaluate(pairs)["eval_loss"]
-    with memory_running_out(monkeypatch, [(1, "forward"), (2, "forward")]) as budgets:
+    with out_of_memory_at(monkeypatch, [(1, "forward"), (2, "forward")]) as budgets:
         found = trainer.evaluate(pairs)["eval_loss"]
     assert found == pytest.approx(expected, rel=1e-5)
     assert ["free now" in notes[0], "of the evaluation" in notes[1]] == [True, True]
@@ -195,12 +195,12 @@ def test_out_of_memory_in_an_evaluation_changes_no_training_setting(
     assert trainer.checkpointing.threshold == float("inf")
 
 
-def trained_and_budgets(trainer: Any) -> tuple[Weights, list[int]]:
-    """The weights, and the budget that each step was finished with."""
+def train_and_record_limits(trainer: Any) -> tuple[Weights, list[int]]:
+    """The weights, and the token limit with which each step finished."""
     finished: list[int] = []
     store = trainer.store_metrics
     trainer.store_metrics = lambda *given, **named: (
         finished.append(trainer.engine.max_tokens),
         store(*given, **named),
     )[1]
-    return trained(trainer), finished
+    return train_and_copy_weights(trainer), finished

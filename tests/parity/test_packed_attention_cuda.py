@@ -1,4 +1,4 @@
-"""What a GPU is given to compute, computed on a CPU: FlexAttention's mask, and flash attention's sequences."""
+"""CUDA attention inputs checked on a CPU: FlexAttention's mask, and the sequences of variable-length attention."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from orpo_cli.training.engine.packed_attention_cuda import CudaMask
 
 @pytest.fixture
 def masks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[CudaMask]]:
-    """From now on models are given a GPU's masks; all of them, as they come."""
-    torch._dynamo.reset()  # what one test compiled for its sizes is not made general for the next
+    """Models get CUDA masks from now on; the list collects them."""
+    torch._dynamo.reset()  # otherwise compiled sizes of one test become dynamic in the next
     used: list[CudaMask] = []
 
     def mask(*, mask_function: Any = causal_mask_function, local_size: int | None = None, **_: Any) -> CudaMask:
@@ -59,7 +59,7 @@ def reference(
 def test_the_flex_attention_mask_gives_the_loss_of_the_cpu(
     name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FlexAttention has no backward pass on a CPU; its forward pass shows the mask. Blocks are made from a few rows at a time."""
+    """FlexAttention has no backward pass on a CPU; its forward pass shows the mask. Blocks are computed from a few rows at a time."""
     model = build(PACKED[name](), torch.float32).eval()
     pairs = random_pairs(len(name), count=12)
     with torch.no_grad():

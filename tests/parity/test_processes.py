@@ -1,4 +1,4 @@
-"""A step of two processes is the step of one: its means are taken over the pairs of both."""
+"""Distributed steps: two processes give the loss and gradients of one, since means are taken over the pairs of both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from support.tiny import write_pairs
 
-# 24 pairs in 3 steps of 8. Loss and metrics are those of the whole step on every process.
+# 24 pairs in 3 steps of 8. Loss and metrics are those of the complete step on every process.
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -71,15 +71,15 @@ def run(folder: Path, processes: int, batch: int, lora: bool) -> tuple[dict[str,
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
 def test_two_processes_train_as_one_process_does(tmp_path: Path, lora: bool) -> None:
     write_pairs(tmp_path / "train.jsonl", 24)
-    alone, alone_said = run(tmp_path, 1, 4, lora)
-    together, together_said = run(tmp_path, 2, 2, lora)
-    assert together_said["processes"] == 2
-    assert alone_said["notes"] == together_said["notes"] == []
-    steps = [(a, b) for a, b in zip(alone_said["history"], together_said["history"], strict=True) if "loss" in a]
+    alone, alone_log = run(tmp_path, 1, 4, lora)
+    together, together_log = run(tmp_path, 2, 2, lora)
+    assert together_log["processes"] == 2
+    assert alone_log["notes"] == together_log["notes"] == []
+    steps = [(a, b) for a, b in zip(alone_log["history"], together_log["history"], strict=True) if "loss" in a]
     assert len(steps) == 3
-    for mine, theirs in steps:
+    for one, two in steps:
         for name in ("loss", "grad_norm", "nll_loss", "log_odds_ratio", "rewards/accuracies", "logps/chosen"):
-            assert theirs[name] == pytest.approx(mine[name], rel=2e-5), name
+            assert two[name] == pytest.approx(one[name], rel=2e-5), name
     for name in alone:
         torch.testing.assert_close(together[name], alone[name], rtol=1e-4, atol=1e-6)
 
@@ -109,7 +109,7 @@ def engine_of(model, processes):
 def step(engine, model, pairs, processes):
     engine.start_step(pairs)
     parts = engine.micro_batches(pairs)
-    sys.stdout.write(f"{sum(part.in_loss for part in parts)} of {len(parts)}\\n")  # at once: two processes write
+    sys.stdout.write(f"{sum(part.in_loss for part in parts)} of {len(parts)}\\n")  # one write, since two processes print
     for part in parts:
         with engine.patched_model(part):
             (engine.loss_share(model, part) * processes).backward()
@@ -123,22 +123,22 @@ pairs = random_pairs(3, count=8)
 alone = with_adapter(build(PACKED[name]()), lora).train()
 expected, their_metrics = step(engine_of(alone, 1), alone, pairs, 1)
 model = with_adapter(build(PACKED[name]()), lora).train()
-engine = engine_of(model, 2)  # before its weights are sharded, as the trainer makes it
+engine = engine_of(model, 2)  # before the weights are sharded, as the trainer creates it
 if checkpointed:
     model.gradient_checkpointing_enable()
 for layer in (model.get_base_model() if lora else model).model.layers:
     fully_shard(layer)
 fully_shard(model)
-mine, metrics = step(engine, model, pairs[:3] if rank else pairs[3:], 2)  # one process has more to do than the other
-assert mine.keys() == expected.keys() and len(mine) > 3
+sharded, metrics = step(engine, model, pairs[:3] if rank else pairs[3:], 2)  # one process has more micro-batches than the other
+assert sharded.keys() == expected.keys() and len(sharded) > 3
 for key, gradient in expected.items():
-    torch.testing.assert_close(mine[key].full_tensor(), gradient, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(sharded[key].full_tensor(), gradient, rtol=1e-6, atol=1e-9)
 assert abs(metrics["nll_loss"] - their_metrics["nll_loss"]) < 1e-9
-dist.barrier()  # neither leaves while the other still talks to it
+dist.barrier()  # neither process exits while the other still communicates
 dist.destroy_process_group()
 sys.stdout.write("the same\\n")
 sys.stdout.flush()
-os._exit(0)  # gloo's threads may still be there, and would end the process with an abort
+os._exit(0)  # gloo's threads may still run, and would abort the process
 """
 
 

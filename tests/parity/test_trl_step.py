@@ -1,4 +1,4 @@
-"""Our steps against TRL's own ORPOTrainer on the same pairs: loss, gradient norm and every metric of the first 5 steps."""
+"""Training steps against TRL's ORPOTrainer on the same pairs: loss, gradient norm and every metric of the first 5 steps."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def orpo_history(plan: Plan, folder: Path, model: Any, tokenizer: Any) -> list[d
 def trl_history(
     rows: list[dict[str, Any]], folder: Path, lora: bool, model: Any, tokenizer: Any
 ) -> list[dict[str, float]]:
-    """TRL as its documentation sets it up. The text is rendered here: given messages, it would append a second end token."""
+    """TRL as in its documentation. The text is rendered here: given messages, TRL would append a second end token."""
     rendered = []
     for row in rows:
         prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
@@ -84,7 +84,7 @@ def assert_equal(
     assert len(history) == len(expected) == STEPS
     for step, (entry, expected_entry) in enumerate(zip(history, expected, strict=True), 1):
         for name in names:
-            # margins are small differences of log-probabilities, which float32 holds to 2e-7
+            # margins are small differences of log-probabilities, which float32 resolves to 2e-7
             assert entry[name] == pytest.approx(expected_entry[name], rel=tolerance, abs=1e-6), f"step {step}: {name}"
 
 

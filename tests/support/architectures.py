@@ -16,7 +16,7 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 GPT2 = {**COMMON, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "initializer_range": 0.2}
 
-# What the fast path must compute exactly. Alternating windows need more than two layers.
+# Architectures that the packed step must compute exactly. Alternating windows need more than two layers.
 PACKED: dict[str, Callable[[], Any]] = {
     "llama": lambda: hf.LlamaConfig(**SIZES),
     "llama-tied-bias": lambda: hf.LlamaConfig(**SIZES, tie_word_embeddings=True, attention_bias=True, mlp_bias=True),
@@ -72,7 +72,7 @@ PACKED: dict[str, Callable[[], Any]] = {
     ),
 }  # fmt: skip
 
-# What it must refuse, and words of the reason.
+# Architectures that it must refuse, and a part of the reason.
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "t5": (
         lambda: hf.T5Config(
@@ -104,7 +104,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 def build(config: Any, dtype: torch.dtype = torch.float64, seed: int = 0) -> Any:
-    """The model of ``config`` with random weights; norms and biases are random too, so that each of them matters."""
+    """The model of ``config`` with random weights, norms and biases included, so that each of them affects the result."""
     torch.manual_seed(seed)
     kind = hf.AutoModelForSeq2SeqLM if config.is_encoder_decoder else hf.AutoModelForCausalLM
     model = kind.from_config(config).to(dtype)
@@ -114,5 +114,5 @@ def build(config: Any, dtype: torch.dtype = torch.float64, seed: int = 0) -> Any
                 parameter.add_(0.1 * torch.randn_like(parameter))
     model.config.pad_token_id = 0
     if hasattr(model.config, "num_experts_per_tok"):
-        model.set_experts_implementation("eager")  # the grouped kernel knows no float64
+        model.set_experts_implementation("eager")  # the grouped kernel has no float64
     return model

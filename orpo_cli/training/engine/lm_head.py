@@ -1,4 +1,4 @@
-"""Language-model head: log-probabilities of target tokens from hidden states, without the logits of a whole batch.
+"""Language-model head: log-probabilities of target tokens from hidden states, without the logits of a batch in memory.
 
 Only positions that predict something reach the head: hidden states (N, hidden_size) and targets (N,) give log_probs (N,).
 A plain linear head is computed tile by tile over the vocabulary (``LinearLogProbs``). Its gradient with respect to the

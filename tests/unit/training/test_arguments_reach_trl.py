@@ -1,4 +1,4 @@
-"""Every training argument that a recipe may set arrives in the arguments of TRL's trainer with the value that was written."""
+"""Training arguments of a recipe: each one reaches TRL's trainer with its value."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EVALUATED = {"eval_strategy": "steps", "eval_steps": 2}
 BEST = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
 WORKERS = {"dataloader_num_workers": 2}
 
-# A value of each that is not the default, and what it needs beside it.
+# A non-default value of each argument, and the other arguments that it needs.
 VALUES: dict[str, tuple[Any, dict[str, Any]]] = {
     "beta": (0.3, {}),
     "max_length": (64, {}),
@@ -151,8 +151,8 @@ def test_the_value_of_the_recipe_reaches_the_trainer(name: str, data: tuple[Path
     if missing:
         pytest.skip(reason)
     folder, train, held_out = data
-    value, beside = VALUES[name]
-    recipe = write_recipe(folder, lora=False, training={**beside, name: value}, dataset={"max_prompt_length": 32})
+    value, needed = VALUES[name]
+    recipe = write_recipe(folder, lora=False, training={**needed, name: value}, dataset={"max_prompt_length": 32})
     loaded = load_recipe(str(recipe))
     assert loaded.recipe.training.model_dump()[name] == value
     plan = resolve(loaded, probe())

@@ -1,4 +1,4 @@
-"""What the trace counts is what autograd keeps when a model with weights computes the same."""
+"""Memory trace against the bytes that autograd keeps in a model with weights."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from orpo_cli.training.memory_trace import MemoryTracer
 PAIRS = [PairSize(5, 30, 31), PairSize(4, 25, 20)]
 
 
-class Made(TorchDispatchMode):
-    """Weak references to the storages of what operations gave."""
+class AllocatedStorages(TorchDispatchMode):
+    """Weak references to the storages that operations have allocated."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,12 +55,12 @@ class Made(TorchDispatchMode):
         return sum(size for reference, size in self.storages.values() if not reference.expired())
 
 
-def really_kept(config: Any, layers: int) -> int:
+def kept_bytes(config: Any, layers: int) -> int:
     """Bytes that live after a forward pass of a model with weights, its own left out."""
     return forward(config, layers)[0].living()
 
 
-def forward(config: Any, layers: int) -> tuple[Made, Any, torch.Tensor]:
+def forward(config: Any, layers: int) -> tuple[AllocatedStorages, Any, torch.Tensor]:
     """What a forward pass of a model with weights made, the model, and its loss."""
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32).train()
     for module in model.modules():
@@ -70,7 +70,7 @@ def forward(config: Any, layers: int) -> tuple[Made, Any, torch.Tensor]:
             del module[layers:]
     ids = [[torch.full((count,), value) for value, count in enumerate(size)] for size in PAIRS]
     batch = pack([TokenPair("", *parts) for parts in ids], True)
-    made = Made()
+    made = AllocatedStorages()
     with made, use_packed_attention(attention_configs(model), batch), patched_forwards(fused_norms_and_gates(model)):
         with (
             patched_lm_head(model.get_output_embeddings(), logit_transform(model), batch) as scores,
@@ -82,16 +82,16 @@ def forward(config: Any, layers: int) -> tuple[Made, Any, torch.Tensor]:
                 position_ids=batch.position_ids,
                 use_cache=False,
             )
-        share = orpo_loss.loss_share(scores.log_probs, batch, orpo_loss.StepTotals(100, 2), 0.1)
-    assert share[0].requires_grad
-    return made, model, share[0]
+        loss = orpo_loss.loss_share(scores.log_probs, batch, orpo_loss.StepTotals(100, 2), 0.1)
+    assert loss[0].requires_grad
+    return made, model, loss[0]
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "opt", "phi3", "olmo2"])
 def test_the_trace_of_a_layer_equals_the_bytes_that_autograd_keeps(name: str) -> None:
     tracer = MemoryTracer(PACKED[name](), Computation("float32"))
     two, one = (tracer._run(tracer.layers[:count], PAIRS)[0].total for count in (2, 1))
-    assert two - one == pytest.approx(really_kept(PACKED[name](), 2) - really_kept(PACKED[name](), 1), rel=0.02)
+    assert two - one == pytest.approx(kept_bytes(PACKED[name](), 2) - kept_bytes(PACKED[name](), 1), rel=0.02)
 
 
 @pytest.mark.parametrize("accumulates", [False, True], ids=["first micro-batch", "later one"])
@@ -99,13 +99,13 @@ def test_tied_embeddings_take_the_traced_bytes_in_backward(accumulates: bool) ->
     """Their gradient comes in two parts, from the head and from the embedding; the rest of the model is small here."""
     config = PACKED["llama"]()
     config.vocab_size, config.tie_word_embeddings = 50_000, True
-    made, model, share = forward(config, config.num_hidden_layers)
+    made, model, loss = forward(config, config.num_hidden_layers)
     if accumulates:
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
     made.most = 0
     with made:
-        share.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
     gradients = sum(each.nbytes for each in model.parameters())
     there = 0 if accumulates else gradients  # in all that was made
     traced = MemoryTracer(config, Computation("float32", accumulates=accumulates))(PAIRS).total
@@ -127,7 +127,7 @@ def test_skipped_tiles_of_the_head_do_not_change_the_peak(
 ) -> None:
     config = PACKED["phi" if bias else "gemma2"]()
     config.vocab_size = 6 * 4096 + 100
-    pairs = [PairSize(200, 1800, 1900)]  # four blocks of rows, seven tiles of words
+    pairs = [PairSize(200, 1800, 1900)]  # four blocks of rows, seven tiles of the vocabulary
 
     def traced() -> Activations:
         return MemoryTracer(config, Computation("float32", attention="eager", lora=lora))(pairs)
@@ -137,13 +137,14 @@ def test_skipped_tiles_of_the_head_do_not_change_the_peak(
     assert few == traced()
 
 
-@pytest.mark.parametrize("words", [400, 49_152, 262_144, 10_000_000])
-def test_the_estimate_counts_the_pairs_of_the_parity_check(words: int) -> None:
+@pytest.mark.parametrize("vocab_size", [400, 49_152, 262_144, 10_000_000])
+def test_the_estimate_counts_the_pairs_of_the_parity_check(vocab_size: int) -> None:
     long = [TokenPair("", *(torch.arange(1000) + shift for shift in range(3)))] * 3
     sizes = [
-        PairSize(len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in select_check_pairs(long, words)
+        PairSize(len(pair.prompt), len(pair.chosen), len(pair.rejected))
+        for pair in select_check_pairs(long, vocab_size)
     ]
-    assert sizes == checked_pairs(words, [PairSize(1000, 1000, 1000)] * 3)
+    assert sizes == checked_pairs(vocab_size, [PairSize(1000, 1000, 1000)] * 3)
 
 
 def test_a_4_bit_model_is_traced_with_float32_hidden_states() -> None:
@@ -165,11 +166,11 @@ def test_a_model_without_sdpa_is_traced_with_any_attention_setting() -> None:
 def test_layers_below_the_first_adapter_keep_nothing() -> None:
     config = PACKED["llama"]()
     config.num_hidden_layers = 6
-    whole, half = (
+    all_layers, half = (
         MemoryTracer(config, Computation("float32", lora=LoraSection(r=4, layers_to_transform=layers)))(PAIRS).layers
         for layers in (None, [3, 4, 5])
     )
-    assert half == pytest.approx(whole / 2, rel=0.2)
+    assert half == pytest.approx(all_layers / 2, rel=0.2)
 
 
 def test_checkpointing_and_half_precision_keep_less_than_the_default_and_trls_path_more() -> None:

@@ -98,15 +98,15 @@ def test_a_small_adapter_output_is_not_rounded_away() -> None:
     (down,), (up,) = layer.lora_A.values(), layer.lora_B.values()
     change = (x.double() @ down.weight.double().T @ up.weight.double().T * 2).detach()
 
-    def share() -> float:
+    def output_fraction() -> float:
         """Of the change that is in the output."""
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             found = layer(x).double() - base
         return float((found * change).sum() / (change * change).sum())
 
-    pefts = share()
+    pefts = output_fraction()
     with patched_forwards(fused_lora_forwards(block)):
-        assert share() == pytest.approx(1, abs=0.1)
+        assert output_fraction() == pytest.approx(1, abs=0.1)
     assert pefts < 0.8
 
 

@@ -1,4 +1,4 @@
-"""Recomputation in the backward pass: outputs are not stored, and gradients are identical to the last bit."""
+"""Recomputation in backward: recomputable tensors are not kept, and gradients are bit-identical."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_tensor_at_the_address_of_a_freed_one_is_not_confused_with_it() -> Non
     x, w = torch.randn(1000).requires_grad_(), torch.ones(1000).requires_grad_()
     with recompute_in_backward():
         total = torch.zeros(())
-        for number in range(20):  # the allocator gives the same places again
+        for number in range(20):  # the allocator reuses the same addresses
             total = total + Kept.apply(recomputable(doubled, x), w).sum() * 0
             total = total + Kept.apply(torch.full((1000,), float(number)), w).sum()
     total.backward()

@@ -171,7 +171,7 @@ class SourceReader:
         self, pairs: list[RenderedPair], tokens: list[PairTokens], report: SourceReport
     ) -> list[tuple[str, Pair, TruncatedPair]]:
         """Pairs within the maximum lengths; the others are counted as dropped."""
-        kept = []
+        kept, bos_id = [], self.encoder.tokenizer.bos_token_id
         for (name, pair, texts), ids in zip(pairs, tokens, strict=True):
             try:
                 truncated = truncate(
@@ -181,7 +181,7 @@ class SourceReader:
                     truncation_mode=self.dataset.truncation_mode,
                     drop_truncated=self.dataset.drop_truncated,
                     drop_identical=self.dataset.rules.identical,
-                    bos_id=self.encoder.tokenizer.bos_token_id,
+                    bos_id=bos_id,
                 )
                 self._check_end_tokens(truncated)
             except RowRejected as rejection:

@@ -48,6 +48,7 @@ class PairTokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end_tokens: Sequence[str]) -> None:
         self.end_token_ids = frozenset(tokenizer.convert_tokens_to_ids(list(end_tokens)))
         self._tokenizer = tokenizer
+        self._eos_token_id = tokenizer.eos_token_id  # a lookup in the vocabulary, so once and not per completion
         bare = tokenizer("a", add_special_tokens=False)["input_ids"]
         full = tokenizer("a")["input_ids"]
         prefix = full[: next((at for at in range(len(full)) if full[at : at + len(bare)] == bare), 0)]
@@ -119,8 +120,8 @@ class PairTokenizer:
     def _with_end_token(self, ids: list[int]) -> list[int]:
         if ids and ids[-1] in self.end_token_ids:
             return ids
-        assert self._tokenizer.eos_token_id is not None  # ChatTemplateRenderer refuses a tokenizer without end tokens
-        return [*ids, self._tokenizer.eos_token_id]
+        assert self._eos_token_id is not None  # ChatTemplateRenderer refuses a tokenizer without end tokens
+        return [*ids, self._eos_token_id]
 
 
 def truncate(

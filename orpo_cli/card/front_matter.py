@@ -44,7 +44,7 @@ def render_front_matter(rundir: RunDir, parts: Sequence[RunPart], name: str, bas
 
 
 def preference_accuracy(rundir: RunDir) -> EvalResult | None:
-    """The fraction of held-out pairs whose chosen answer the trained model prefers, from `orpo eval`, else from the training."""
+    """The fraction of held-out pairs whose chosen completion the trained model prefers, from `orpo eval`, else from the training."""
     from huggingface_hub import EvalResult
 
     evaluation, report = rundir.read_evaluation(), rundir.read_data_report()

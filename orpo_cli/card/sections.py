@@ -23,7 +23,7 @@ _METRICS = (
     "logps/rejected",
 )
 _METRICS_NOTE = (
-    "`rewards/accuracies` is the fraction of pairs whose chosen answer has the higher mean log-probability; `rewards/margins` is "
+    "`rewards/accuracies` is the fraction of pairs whose chosen completion has the higher mean log-probability; `rewards/margins` is "
     "beta times the difference of the mean log-probabilities."
 )
 
@@ -125,10 +125,10 @@ def data_section(rundir: RunDir) -> str:
     if drops:
         parts.append("\n".join(drops))
     if "max_length" in report:
-        prompts, answers = report.get("truncated_prompts", 0), report.get("truncated_completions", 0)
+        prompts, completions = report.get("truncated_prompts", 0), report.get("truncated_completions", 0)
         parts.append(
             f"At most {report['max_length']:,} tokens per pair, and at most {report.get('max_prompt_length', 0):,} of a truncated prompt; "
-            f"{prompts:,} prompts and {answers:,} answers were truncated. Answers end with {code_span(report.get('end_of_turn'))}."
+            f"{prompts:,} prompts and {completions:,} completions were truncated. Completions end with {code_span(report.get('end_of_turn'))}."
         )
     return "\n\n".join(parts)
 

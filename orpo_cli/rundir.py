@@ -7,7 +7,6 @@ import os
 import platform
 import shlex
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,96 +20,29 @@ RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "
 _DAMAGED = "The run directory is damaged."
 
 
-@dataclass(frozen=True)
 class RunDir:
     """The directory that ``orpo train`` writes. No other module knows the file names in it."""
 
-    root: Path
-
-    @property
-    def recipe(self) -> Path:
-        """The recipe as the user wrote it, with overrides listed on top."""
-        return self.root / "recipe.yaml"
-
-    @property
-    def composed(self) -> Path:
-        """The recipe with the recipes that it extends and the environment variables that it uses, where it has any."""
-        return self.root / "composed.yaml"
-
-    @property
-    def plan(self) -> Path:
-        """The plan: every value with its reason."""
-        return self.root / "plan.json"
-
-    @property
-    def run(self) -> Path:
-        """Status, versions, fingerprints, times."""
-        return self.root / "run.json"
-
-    @property
-    def data_report(self) -> Path:
-        """The data report: rows read, kept, dropped by reason; lengths."""
-        return self.root / "data_report.json"
-
-    @property
-    def metrics(self) -> Path:
-        """A JSON line for each logged step and evaluation."""
-        return self.root / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the checkpoint-N folders."""
-        return self.root / "checkpoints"
-
-    @property
-    def adapter(self) -> Path:
-        """The trained LoRA adapter."""
-        return self.root / "adapter"
-
-    @property
-    def model(self) -> Path:
-        """The trained model of a run without an adapter."""
-        return self.root / "model"
-
-    @property
-    def merged(self) -> Path:
-        """The adapter merged into its base."""
-        return self.root / "merged"
-
-    @property
-    def export(self) -> Path:
-        """The results of ``orpo export``, a folder for each format."""
-        return self.root / "export"
-
-    @property
-    def report(self) -> Path:
-        """Folder of curves and pages."""
-        return self.root / "report"
-
-    @property
-    def card(self) -> Path:
-        """The model card."""
-        return self.root / "README.md"
-
-    @property
-    def evaluation(self) -> Path:
-        """The results of ``orpo eval``."""
-        return self.root / "evaluation.json"
-
-    @property
-    def samples(self) -> Path:
-        """Completions of base and trained model for held-out prompts, from ``orpo generate --compare``."""
-        return self.root / "samples.json"
-
-    @property
-    def curves(self) -> Path:
-        """The curves in the model card."""
-        return self.report / "curves.svg"
-
-    @property
-    def pushes(self) -> Path:
-        """The record of pushes to the hub: a later push overwrites only the files in it."""
-        return self.root / "hub.json"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.recipe = root / "recipe.yaml"  # the recipe as the user wrote it, with overrides listed on top
+        # with the recipes that it extends and the environment variables that it uses, where it has any
+        self.composed = root / "composed.yaml"
+        self.plan = root / "plan.json"  # the plan: every value with its reason
+        self.run = root / "run.json"  # status, versions, fingerprints, times
+        self.data_report = root / "data_report.json"  # the data report: rows read, kept, dropped by reason; lengths
+        self.metrics = root / "metrics.jsonl"  # a JSON line for each logged step and evaluation
+        self.checkpoints = root / "checkpoints"  # the folder of the checkpoint-N folders
+        self.adapter = root / "adapter"  # the trained LoRA adapter
+        self.model = root / "model"  # the trained model of a run without an adapter
+        self.merged = root / "merged"  # the adapter merged into its base
+        self.export = root / "export"  # the results of `orpo export`, a folder for each format
+        self.report = root / "report"  # folder of curves and pages
+        self.card = root / "README.md"  # the model card
+        self.evaluation = root / "evaluation.json"  # the results of `orpo eval`
+        self.samples = root / "samples.json"  # completions for held-out prompts, from `orpo generate --compare`
+        self.curves = self.report / "curves.svg"  # the curves in the model card
+        self.pushes = root / "hub.json"  # the record of pushes to the hub: a later push overwrites only the files in it
 
     @classmethod
     def create(cls, plan: Plan, recipe_text: str, composed_text: str | None = None) -> RunDir:

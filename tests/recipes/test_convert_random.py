@@ -1,4 +1,4 @@
-"""orpo convert on configurations that nobody wrote: random values under every key that a tool has, and damaged files."""
+"""Conversion of random configurations: random values for each key of a tool, and damaged files."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ EXAMPLES = sorted(path for path in (Path(__file__).parent / "convert").iterdir()
 TOKEN = "hf_" + "a" * 24
 
 
-def words(reasons: Mapping[str, str]) -> list[str]:
+def keys_of(reasons: Mapping[str, str]) -> list[str]:
     return [key for keys in reasons.values() for key in keys.split()]
 
 
 TRAINING = [*TrainingFields.model_fields, *ARGUMENT_POLICIES]
-TOOLS: dict[str, tuple[dict[str, str], list[str], str]] = {  # what it needs, the keys of its tables, those of its code
+TOOLS: dict[str, tuple[dict[str, str], list[str], str]] = {  # required keys, keys in its tables, keys in its code
     "axolotl": (
         {"base_model": "a/b", "rl": "orpo"},
-        [*axolotl_config.RECIPE_PATHS, *words(axolotl_unsupported_keys.IGNORED_KEYS), *words(axolotl_unsupported_keys.UNSUPPORTED_KEYS), *axolotl_config.ATTENTION],
+        [*axolotl_config.RECIPE_PATHS, *keys_of(axolotl_unsupported_keys.IGNORED_KEYS), *keys_of(axolotl_unsupported_keys.UNSUPPORTED_KEYS), *axolotl_config.ATTENTION],
         "adapter load_in_4bit load_in_8bit lora_dropout lora_target_modules lora_target_linear peft bnb_config_kwargs "
         "attn_implementation tokenizer_config chat_template chat_template_jinja special_tokens datasets test_datasets "
         "val_set_size sequence_len excess_length_strategy orpo_alpha rl_beta trl batch_size evals_per_epoch "
@@ -42,20 +42,20 @@ TOOLS: dict[str, tuple[dict[str, str], list[str], str]] = {  # what it needs, th
     ),
     "llama-factory": (
         {"model_name_or_path": "a/b", "stage": "orpo", "dataset": "orca_pairs"},
-        [*llama_factory_config.RECIPE_PATHS, *llama_factory_config.LORA_PATHS, *words(llama_factory_unsupported_keys.IGNORED_KEYS), *words(llama_factory_unsupported_keys.UNSUPPORTED_KEYS)],
+        [*llama_factory_config.RECIPE_PATHS, *llama_factory_config.LORA_PATHS, *keys_of(llama_factory_unsupported_keys.IGNORED_KEYS), *keys_of(llama_factory_unsupported_keys.UNSUPPORTED_KEYS)],
         "flash_attn template pure_bf16 quantization_bit quantization_method quantization_type double_quantization "
         "finetuning_type lora_target lora_dropout pissa_init pissa_iter eval_dataset dataset_dir max_samples val_size "
         "mix_strategy interleave_probs pref_beta pref_ftx use_reentrant_gc disable_gradient_checkpointing",
     ),
     "trl": (
         {"model_name_or_path": "a/b", "dataset_name": "c/d"},
-        [*trl.MODEL_PATHS, *trl.QUANTIZATION_PATHS, *trl.LORA_PATHS, *words(trl.UNSUPPORTED_KEYS)],
+        [*trl.MODEL_PATHS, *trl.QUANTIZATION_PATHS, *trl.LORA_PATHS, *keys_of(trl.UNSUPPORTED_KEYS)],
         "use_peft lora_dropout chat_template dataset_config dataset_train_split dataset_test_split dataset_splits "
         "dataset_configs dataset_mixer dataset_mixture gradient_checkpointing_use_reentrant",
     ),
     "ms-swift": (
         {"model": "a/b", "rlhf_type": "orpo", "dataset": "c/d"},
-        [*ms_swift.RECIPE_PATHS, *ms_swift.LORA_PATHS, *words(ms_swift.IGNORED_KEYS), *words(ms_swift.UNSUPPORTED_KEYS)],
+        [*ms_swift.RECIPE_PATHS, *ms_swift.LORA_PATHS, *keys_of(ms_swift.IGNORED_KEYS), *keys_of(ms_swift.UNSUPPORTED_KEYS)],
         "attn_impl template quant_bits quant_method bnb_4bit_quant_type tuner_type target_modules init_weights "
         "lora_dropout val_dataset columns split_dataset_ratio max_length truncation_strategy",
     ),
@@ -69,46 +69,46 @@ VALUES: tuple[Any, ...] = (
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_whatever_stands_under_its_keys_no_key_is_lost_and_the_recipe_validates(tool: str, tmp_path: Path) -> None:
-    draw = random.Random(tool)
-    head, keys, others = TOOLS[tool]
+def test_with_random_values_no_key_is_lost_and_the_recipe_is_valid(tool: str, tmp_path: Path) -> None:
+    rng = random.Random(tool)
+    required, keys, others = TOOLS[tool]
     file = tmp_path / "x.yaml"
     for _ in range(120):
-        chosen = draw.sample(
-            [key for key in [*keys, *others.split(), *TRAINING] if key not in head], draw.randint(1, 25)
+        chosen = rng.sample(
+            [key for key in [*keys, *others.split(), *TRAINING] if key not in required], rng.randint(1, 25)
         )
-        values = {**head, **{key: draw.choice(VALUES) for key in chosen}}
-        done = convert(yaml.safe_dump(values, allow_unicode=True), "x.yml", tool=tool)
-        file.write_text(done.text, encoding="utf-8")
+        values = {**required, **{key: rng.choice(VALUES) for key in chosen}}
+        conversion = convert(yaml.safe_dump(values, allow_unicode=True), "x.yml", tool=tool)
+        file.write_text(conversion.text, encoding="utf-8")
         loaded = load_recipe(str(file))
-        outcomes = {each.key: each.outcome for each in done.outcomes}
+        outcomes = {outcome.key: outcome.outcome for outcome in conversion.outcomes}
         assert outcomes.keys() >= values.keys()
         assert [key for key in values if outcomes[key] == "unknown"] == []
         assert not {"renamed-argument", "argument-without-effect", "moved-argument"} & {
             warning.code for warning in loaded.warnings
         }
-        assert TOKEN not in done.text + repr(done.outcomes)
+        assert TOKEN not in conversion.text + repr(conversion.outcomes)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_a_damaged_file_converts_or_is_refused_in_words(path: Path, tmp_path: Path) -> None:
-    draw = random.Random(path.name)
+def test_a_damaged_file_is_converted_or_rejected_with_a_usage_error(path: Path, tmp_path: Path) -> None:
+    rng = random.Random(path.name)
     text = path.read_text(encoding="utf-8")
     converted = 0
     for _ in range(60):
         lines = text.splitlines()
-        for _ in range(draw.randint(1, 4)):
-            at = draw.randrange(len(lines))
-            column = draw.randint(0, len(lines[at]))
-            lines[at] = draw.choice(
+        for _ in range(rng.randint(1, 4)):
+            index = rng.randrange(len(lines))
+            column = rng.randint(0, len(lines[index]))
+            lines[index] = rng.choice(
                 (
-                    "", lines[at][:column], lines[at] * 2, lines[draw.randrange(len(lines))],
-                    lines[at][:column] + draw.choice("'\"([{<>:=,#$\\|&*!\t-\x00\x7f\u2028") + lines[at][column:],
+                    "", lines[index][:column], lines[index] * 2, lines[rng.randrange(len(lines))],
+                    lines[index][:column] + rng.choice("'\"([{<>:=,#$\\|&*!\t-\x00\x7f\u2028") + lines[index][column:],
                 )
             )  # fmt: skip
         with contextlib.suppress(UsageError):  # RecipeError is one: exit code 2
-            done = convert("\n".join(lines), "x")
-            (tmp_path / "x.yaml").write_text(done.text, encoding="utf-8")
+            conversion = convert("\n".join(lines), "x")
+            (tmp_path / "x.yaml").write_text(conversion.text, encoding="utf-8")
             converted += 1
         if (tmp_path / "x.yaml").exists():
             load_recipe(str(tmp_path / "x.yaml"))

@@ -1,4 +1,4 @@
-"""Every shipped recipe validates, says what it is, and finds the data it brings."""
+"""Shipped recipes: each is valid, has a complete header, and finds its data."""
 
 import json
 import subprocess
@@ -14,52 +14,52 @@ from orpo_cli.recipe.source.shipped_recipes import find_shipped, shipped_folder,
 RECIPES = {recipe.name: recipe for recipe in shipped_recipes()}
 
 
-def test_the_recipes_of_the_checkout_are_found():
+def test_the_recipes_of_the_repository_are_found():
     assert {"quickstart", "llama3-8b-qlora", "mistral-7b-orpo-beta"} <= RECIPES.keys()
-    assert len(RECIPES) == len(list(shipped_folder().rglob("*.yaml"))), "two files of one name"
+    assert len(RECIPES) == len(list(shipped_folder().rglob("*.yaml"))), "two files have the same name"
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_shipped_recipe_validates_and_is_found_by_its_name(name):
+def test_a_shipped_recipe_is_valid_and_found_by_name(name):
     assert load_recipe(str(RECIPES[name].path)).recipe == load_recipe(name).recipe
     assert find_shipped(name) == RECIPES[name].path
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_shipped_recipe_is_named_as_its_file_and_runs_where_its_name_says(name):
+def test_name_and_output_directory_of_a_shipped_recipe_match_its_file(name):
     loaded = load_recipe(name)
     assert loaded.name == name
     assert loaded.recipe.output_dir == f"runs/{name}"
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_shipped_recipe_opens_with_one_sentence_about_itself(name):
+def test_a_shipped_recipe_begins_with_a_summary_of_one_sentence(name):
     summary = RECIPES[name].summary
     assert 20 < len(summary) <= 110
     assert summary.endswith(".")
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_shipped_recipe_says_hardware_memory_and_source(name):
+def test_a_shipped_recipe_has_hardware_memory_and_source_in_its_header(name):
     header = RECIPES[name].text().split("\n\n")[0]
     for field in ("Hardware", "Memory", "Source"):
         assert f"\n# {field} " in header
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_shipped_recipe_gives_no_warning(name):
+def test_a_shipped_recipe_has_no_warnings(name):
     assert load_recipe(name, strict=True).warnings == ()
 
 
-def test_the_quickstarts_pairs_lie_beside_it():
+def test_the_pairs_of_the_quickstart_are_in_its_directory():
     loaded = load_recipe("quickstart")
-    for source, at_least in ((loaded.recipe.dataset.train[0], 240), (loaded.recipe.dataset.eval[0], 60)):
+    for source, minimum in ((loaded.recipe.dataset.train[0], 240), (loaded.recipe.dataset.eval[0], 60)):
         rows = [json.loads(line) for line in (loaded.directory / source.path).read_text(encoding="utf-8").splitlines()]
-        assert len(rows) >= at_least
+        assert len(rows) >= minimum
         assert all({"chosen", "rejected"} <= row.keys() for row in rows)
 
 
-def test_an_unknown_name_is_an_error_that_names_the_nearest():
+def test_an_unknown_name_is_an_error_with_the_nearest_name():
     assert find_shipped("quickstrat") is None
     with pytest.raises(UsageError, match="no shipped recipe") as caught:
         shipped_recipe("quickstrat")
@@ -67,11 +67,11 @@ def test_an_unknown_name_is_an_error_that_names_the_nearest():
 
 
 @pytest.mark.parametrize("name", ["../pyproject", "data/../quickstart", "quickstart.yaml", ""])
-def test_only_names_are_found_and_no_paths(name):
+def test_paths_are_not_accepted_as_recipe_names(name):
     assert find_shipped(name) is None
 
 
-def test_the_line_for_editors_is_not_taken_for_the_summary(tmp_path):
+def test_the_schema_line_is_not_the_summary(tmp_path):
     from orpo_cli.recipe.source.shipped_recipes import _summary
 
     file = tmp_path / "x.yaml"
@@ -82,7 +82,7 @@ def test_the_line_for_editors_is_not_taken_for_the_summary(tmp_path):
 
 
 def test_recipes_inside_the_package_are_found_first(tmp_path):
-    """As in a wheel, where the folder is orpo_cli/_recipes."""
+    """In a wheel, the directory is orpo_cli/_recipes."""
     import orpo_cli
 
     package = tmp_path / "orpo_cli"

@@ -1,4 +1,4 @@
-"""Every shipped recipe plans without the network, with the defaults of its model's own size."""
+"""Plans of shipped recipes: they need no network and use the defaults of their model's size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = [recipe.name for recipe in shipped_recipes()]
 
 
 @pytest.mark.parametrize("name", shipped_recipe_params())
-def test_a_shipped_recipe_plans_without_the_network(name: str, orpo_here: Callable[..., Any]) -> None:
+def test_a_shipped_recipe_can_be_planned_without_the_network(name: str, orpo_here: Callable[..., Any]) -> None:
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     model = ["--set", f"model.model_name_or_path={HUB_MODELS[name]}"] if name in HUB_MODELS else []
     done = orpo_here("plan", name, "--json", *model)
@@ -34,7 +34,7 @@ def test_a_shipped_recipe_plans_without_the_network(name: str, orpo_here: Callab
     assert "7B model" not in done.stderr
 
 
-def test_a_plan_without_the_network_says_whose_size_it_goes_by(orpo_here: Callable[..., Any]) -> None:
+def test_a_plan_without_the_network_reports_which_model_size_it_assumes(orpo_here: Callable[..., Any]) -> None:
     known = orpo_here("plan", "llama3-8b-qlora")
     assert "those of 8.03B parameters, which orpo-cli knows it has" in known.stderr
     other = orpo_here("plan", "llama3-8b-qlora", "--set", "model.model_name_or_path=someone/their-model")
@@ -42,24 +42,24 @@ def test_a_plan_without_the_network_says_whose_size_it_goes_by(orpo_here: Callab
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_on_the_gpu_it_is_written_for_nothing_that_a_recipe_says_is_replaced(name: str) -> None:
+def test_on_its_gpu_the_plan_has_every_value_of_the_recipe(name: str) -> None:
     loaded = load_recipe(name)
     model = HUB_MODELS.get(name, loaded.recipe.model.model_name_or_path)
     plan = resolve(loaded, H100, known_facts(ModelSection(model_name_or_path=model)))
-    said = loaded.recipe.training.model_dump(exclude_none=True)
-    assert {key: plan.training[key] for key in said} == said
+    explicit = loaded.recipe.training.model_dump(exclude_none=True)
+    assert {key: plan.training[key] for key in explicit} == explicit
     assert plan.training["bf16"]
     assert plan.training["optim"] == loaded.recipe.training.optim or name == "quickstart"
     assert plan.model.dtype == ("bfloat16" if loaded.recipe.lora else loaded.recipe.model.dtype)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_step_of_a_recipe_is_as_many_pairs_as_its_comment_says(name: str) -> None:
+def test_the_comment_on_pairs_a_step_matches_the_settings(name: str) -> None:
     training = load_recipe(name).recipe.training
-    said = re.search(r"gradient_accumulation_steps: \d+ # (\d+) x (\d+) = (\d+) pairs", shipped_recipe(name).text())
-    if said is None:
+    comment = re.search(r"gradient_accumulation_steps: \d+ # (\d+) x (\d+) = (\d+) pairs", shipped_recipe(name).text())
+    if comment is None:
         assert name == "quickstart"
         return
-    batch, micro_batches, pairs = map(int, said.groups())
+    batch, micro_batches, pairs = map(int, comment.groups())
     assert (batch, micro_batches) == (training.per_device_train_batch_size, training.gradient_accumulation_steps)
     assert pairs == batch * micro_batches

@@ -1,4 +1,4 @@
-"""Every shipped recipe really trains: two steps on a small random model of its architecture, without the network."""
+"""Smoke runs of shipped recipes: two training steps on a tiny random model of the same architecture, without the network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orpo_cli.recipe.load import load_recipe
 
 
 @pytest.mark.parametrize("name", shipped_recipe_params())
-def test_a_shipped_recipe_trains_two_steps_shrunken(
+def test_a_shipped_recipe_trains_two_steps_on_a_tiny_model(
     name: str, tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -32,7 +32,7 @@ def test_a_shipped_recipe_trains_two_steps_shrunken(
     assert not list(tmp_path.glob("orpo-smoke-*"))
 
 
-def test_made_up_pairs_to_train_on_are_not_those_held_out(
+def test_synthetic_training_pairs_differ_from_synthetic_held_out_pairs(
     tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

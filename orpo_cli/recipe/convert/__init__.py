@@ -1,1 +1,1 @@
-"""Configurations of other tools as recipes: ``orpo convert``."""
+"""Conversion of other tools' configurations to recipes: ``orpo convert``."""

@@ -1,4 +1,4 @@
-"""The flags of a training command, as people keep them in shell scripts: ``swift rlhf --rlhf_type orpo …``."""
+"""Shell commands: the flags of a training command such as ``swift rlhf --rlhf_type orpo …``."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _FLAG = re.compile(r"^--[A-Za-z_]")
 
 
 def is_command(text: str) -> bool:
-    """Whether ``text`` looks like a shell command with ``--flags`` and not like a YAML file."""
+    """Whether ``text`` looks like a shell command with ``--flags``, not like a YAML file."""
     return bool(re.search(r"(?:^|\s)--[A-Za-z_]\w*[ =\\]", text)) and not re.search(
         r"^[A-Za-z_]\w*:\s", text, re.MULTILINE
     )
 
 
 def split_command(text: str) -> list[str]:
-    """The words of the first command in ``text`` that has flags, shell variables set above it filled in.
+    """Arguments of the first command in ``text`` that has flags, with the shell variables set above it.
 
-    Raises ValueError where a quote is never closed.
+    Raises ValueError if a quote is not closed.
     """
     variables = dict(_ASSIGNMENT.findall(text))
     for line in re.sub(r"\\\r?\n", " ", text).splitlines():
@@ -36,23 +36,23 @@ def split_command(text: str) -> list[str]:
     return []
 
 
-def parse_flags(words: list[str]) -> dict[str, Any]:
-    """``--name value`` as a mapping. Values are read as YAML reads them; several become a list, none means true.
+def parse_flags(arguments: list[str]) -> dict[str, Any]:
+    """Mapping of ``--name value`` flags. Values are parsed as YAML; several become a list, none means true.
 
-    ``--no_name`` is name false, as transformers reads it.
+    ``--no_name`` sets name to false, as in transformers.
     """
-    found: dict[str, Any] = {}
+    flags: dict[str, Any] = {}
     name = ""
-    for word in words:
-        if _FLAG.match(word):
-            name, equals, value = word.removeprefix("--").partition("=")
+    for argument in arguments:
+        if _FLAG.match(argument):
+            name, equals, value = argument.removeprefix("--").partition("=")
             name = name.replace("-", "_")
-            found[name] = [parse_value(value)] if equals else []
+            flags[name] = [parse_value(value)] if equals else []
         elif name:
-            found[name].append(parse_value(word))
+            flags[name].append(parse_value(argument))
     return {
         key.removeprefix("no_") if not values and key.startswith("no_") else key: _single_value(key, values)
-        for key, values in found.items()
+        for key, values in flags.items()
     }
 
 

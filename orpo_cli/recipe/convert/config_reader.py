@@ -1,10 +1,10 @@
-"""What a file holds and whose it is: YAML or JSON, a shell command, or a printed ``ORPOConfig(...)``."""
+"""Source configuration: its format (YAML, JSON, shell command, printed ``ORPOConfig(...)``), its tool and its keys."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.command_line import is_command, parse_flags, split_command
@@ -15,7 +15,7 @@ from orpo_cli.recipe.source.yaml_reader import FORBIDDEN_CHARACTERS, read_yaml
 Tool = Literal["axolotl", "llama-factory", "alignment-handbook", "trl", "ms-swift", "orpo-config"]
 TOOLS: tuple[str, ...] = get_args(Tool)
 
-# Keys that only one tool has. A file is the tool's whose key comes first here.
+# Keys that only one tool has. The first key in this table that a file has determines its tool.
 _TOOL_OF_KEY: tuple[tuple[str, Tool], ...] = (
     ("rlhf_type", "ms-swift"),
     ("base_model", "axolotl"),
@@ -35,7 +35,7 @@ _TOOL_OF_KEY: tuple[tuple[str, Tool], ...] = (
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """A configuration of another tool: its keys, and the lines where they stand as far as that is known."""
+    """Configuration of another tool: its keys, and their line numbers where known."""
 
     tool: Tool
     values: dict[str, Any]
@@ -46,15 +46,15 @@ class SourceConfig:
 
 
 def read_source(text: str, file: str, tool: str = "auto") -> SourceConfig:
-    """Read ``text``, which came from ``file``. ``wanted`` is ``auto`` or a name of ``TOOLS``.
+    """Read ``text``, the content of ``file``. ``tool`` is ``auto`` or a name of ``TOOLS``.
 
-    Raises RecipeError where it is no valid YAML, UsageError where it is not of the tool wanted or of none that is known.
+    Raises RecipeError if it is not valid YAML, UsageError if it is not a configuration of ``tool`` or of any known tool.
     """
     source = _read(text, file, tool)
     if found := FORBIDDEN_CHARACTERS.search(text) or next(
-        (hit for hit in map(FORBIDDEN_CHARACTERS.search, _strings(source.values)) if hit), None
+        (match for match in map(FORBIDDEN_CHARACTERS.search, _strings(source.values)) if match), None
     ):
-        raise UsageError(f"{file}: holds {found.group()!r}, which no text has.", remedy="Remove it.")
+        raise UsageError(f"{file}: contains the forbidden character {found.group()!r}.", remedy="Remove it.")
     return source
 
 
@@ -70,7 +70,7 @@ def _read(text: str, file: str, tool: str) -> SourceConfig:
     if is_printed_config(text) and tool in ("auto", "orpo-config"):
         return SourceConfig("orpo-config", printed_arguments(text), class_name=class_name(text))
     if tool == "orpo-config":
-        raise UsageError(f"{file}: holds no printed ORPOConfig(...).", remedy="Leave out --from to have it recognised.")
+        raise UsageError(f"{file}: contains no printed ORPOConfig(...).", remedy="Omit --from to detect the tool.")
     is_shell, script = is_command(text), ""
     if is_shell:
         values, lines, script = _command(text, file)
@@ -78,35 +78,33 @@ def _read(text: str, file: str, tool: str) -> SourceConfig:
         tree = read_yaml(text, file)
         values = plain_values(tree)
         lines = {format_path(path): node.origin.line or 1 for path, node in walk(tree)}
-    found = _detect_tool(values)
-    if tool != "auto":
-        found = next(name for name in get_args(Tool) if name == tool)
-    if found is None:
-        raise UsageError(f"{file}: not recognised as a configuration of {', '.join(TOOLS)}.", remedy=_remedy(values))
-    return SourceConfig(found, values, lines, is_shell=is_shell, script=script)
+    source_tool = _detect_tool(values) if tool == "auto" else cast(Tool, tool)
+    if source_tool is None:
+        raise UsageError(f"{file}: not recognized as a configuration of {', '.join(TOOLS)}.", remedy=_remedy(values))
+    return SourceConfig(source_tool, values, lines, is_shell=is_shell, script=script)
 
 
 def _command(text: str, file: str) -> tuple[dict[str, Any], dict[str, int], str]:
     try:
-        words = split_command(text)
+        arguments = split_command(text)
     except ValueError as error:
-        raise UsageError(f"{file}: not a shell command: {error}.") from None
-    values = parse_flags(words)
+        raise UsageError(f"{file}: not a valid shell command: {error}.") from None
+    values = parse_flags(arguments)
     lines: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         for name in values:
             if f"--{name}" in line or f"--{name.replace('_', '-')}" in line:
                 lines.setdefault(name, number)
-    return values, lines, next((word for word in words if word.endswith(".py")), "")
+    return values, lines, next((argument for argument in arguments if argument.endswith(".py")), "")
 
 
 def _detect_tool(values: Mapping[str, Any]) -> Tool | None:
     found = next((tool for key, tool in _TOOL_OF_KEY if key in values), None)
-    # alignment-handbook's own: trl's script knows no chat template.
+    # trl's script has no chat_template key.
     return "alignment-handbook" if found == "trl" and "chat_template" in values else found
 
 
 def _remedy(values: Mapping[str, Any]) -> str:
     if isinstance(values.get("model"), dict) and isinstance(values.get("dataset"), dict):
-        return "It looks like a recipe already: `orpo validate` checks it."
-    return "Name the tool with --from."
+        return "It looks like a recipe: check it with `orpo validate`."
+    return "Set the tool with --from."

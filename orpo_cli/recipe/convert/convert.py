@@ -1,4 +1,4 @@
-"""From the text of another tool's configuration to the text of a recipe that validates."""
+"""Conversion: the text of another tool's configuration becomes the text of a valid recipe."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MODEL, DATASET = "model.model_name_or_path", "dataset.train.path"
 
 @dataclass(frozen=True)
 class Conversion:
-    """A recipe made from another tool's configuration, and what became of each of its keys."""
+    """Recipe converted from another tool's configuration, and the outcome of each key."""
 
     tool: str
     text: str
     values: dict[str, Any]
     outcomes: tuple[KeyOutcome, ...]
-    placeholders: tuple[str, ...]  # places that the user must fill
-    remarks: tuple[str, ...] = ()  # on the whole
+    placeholders: tuple[str, ...]  # paths whose values the user must replace
+    remarks: tuple[str, ...] = ()  # about the configuration, not about one key
 
 
 def convert(
@@ -41,28 +41,27 @@ def convert(
     dataset: str | None = None,
     folders: Sequence[FilePath] = (),
 ) -> Conversion:
-    """Convert ``text``, which came from ``file``. ``model`` and ``dataset`` go before what the source says.
+    """Convert ``text``, the content of ``file``. ``model`` and ``dataset`` replace the values of the source.
 
-    ``folders`` is where files that the source speaks of may lie.
+    ``folders`` are searched for files that the source refers to.
 
-    Raises UsageError where it is not a configuration for ORPO, RecipeError where it cannot be read.
+    Raises UsageError if it is not a configuration for ORPO, RecipeError if it cannot be read.
     """
     source = read_source(text, file, tool)
     draft = Draft(source.tool, dict(source.values), source.lines)
     if source.is_shell:
         _leave_out_shell_expressions(draft)
     _convert_by_tool(draft, source, folders)
-    draft.finish()
-    _apply_option(draft, MODEL, model, "given with --model")
-    _apply_option(draft, DATASET, dataset, "given with --dataset")
+    draft.settle_unknown_keys()
+    _apply_option(draft, MODEL, model, "set by --model")
+    _apply_option(draft, DATASET, dataset, "set by --dataset")
     fit_to_schema(draft, _add_placeholders)
-    todo = [path for path, added in draft.additions.items() if added.todo]
     return Conversion(
         source.tool,
         recipe_text(draft, file),
         nest(draft.values),
         tuple(sorted(draft.outcomes.values(), key=lambda outcome: outcome.line or 0)),
-        tuple(".".join(map(str, path)) for path in todo),
+        tuple(".".join(map(str, path)) for path, added in draft.additions.items() if added.todo),
         tuple(draft.remarks),
     )
 
@@ -81,30 +80,28 @@ def _convert_by_tool(draft: Draft, source: SourceConfig, folders: Sequence[FileP
 
 
 def _leave_out_shell_expressions(draft: Draft) -> None:
-    """Values that only a shell could work out are left out before anything reads them."""
+    """Leave out values that contain a shell expression, before other code reads them."""
     for key, value in list(draft.source.items()):
         values = value if isinstance(value, list) else [value]
-        if any(isinstance(each, str) and re.search(r"\$[({A-Za-z_]", each) for each in values):
-            draft.settle(key, "left-out", None, "The shell works it out: write what comes of it.")
+        if any(isinstance(part, str) and re.search(r"\$[({A-Za-z_]", part) for part in values):
+            draft.settle(key, "left-out", None, "It contains a shell expression. Set the resulting value.")
 
 
 def _apply_option(draft: Draft, path: str, value: str | None, note: str) -> None:
-    """What the command line says replaces what the source says at and below the same section."""
+    """Replace the values of the source with a value from the command line."""
     if value is None:
         return
-    place = parse_path(path)
-    for other in [other for other in draft.values if other == place or (path == DATASET and other[:2] == place[:2])]:
-        draft.withdraw(other, f"{note[0].upper()}{note[1:]}: this is replaced.")
+    target = parse_path(path)
+    for other in [other for other in draft.values if other == target or (path == DATASET and other[:2] == target[:2])]:
+        draft.withdraw(other, f"The value is {note}.")
     draft.add(path, value, note)
 
 
 def _add_placeholders(draft: Draft) -> None:
-    """Put something where the recipe needs a value that the source does not have."""
-    draft.add(MODEL, "TODO/base-model", "the source names no model; hub id or folder", todo=True)
-    if not any(path[:2] == ("dataset", "train") for path in draft.values):
-        draft.add(DATASET, "TODO.jsonl", "the source names no pairs; hub id, file or folder", todo=True)
-    evaluates = draft.values.get(parse_path("training.eval_strategy")) in ("steps", "epoch")
-    if evaluates and not any(path[:2] == ("dataset", "eval") for path in draft.values):
-        draft.add(
-            "dataset.eval.test_size", 0.05, "the source names no held-out pairs; a share of train, or a path", todo=True
-        )
+    """Add placeholders for required values that the source does not have."""
+    draft.add(MODEL, "TODO/base-model", "the source has no model; hub id or folder", todo=True)
+    if not draft.has_value("dataset.train"):
+        draft.add(DATASET, "TODO.jsonl", "the source has no pairs; hub id, file or folder", todo=True)
+    if draft.value("training.eval_strategy") in ("steps", "epoch") and not draft.has_value("dataset.eval"):
+        note = "the source has no held-out pairs; a fraction of train, or use path"
+        draft.add("dataset.eval.test_size", 0.05, note, todo=True)

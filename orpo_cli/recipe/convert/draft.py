@@ -1,27 +1,27 @@
-"""A recipe in the making, and what becomes of every key of the configuration it is made from."""
+"""Draft recipe: values by path during a conversion, and the outcome of each key of the source configuration."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from orpo_cli.recipe.rules.secrets import SECRETS, secret_kind
 from orpo_cli.recipe.source.nodes import Path
 
 Outcome = Literal["kept", "ignored", "left-out", "unknown", "empty"]
-MASK = "(a secret, not repeated)"
+MASK = "(secret, not copied)"
 _SECRET_NAME = re.compile(r"(?:^|hub_|hf_|auth_|access_)token$|api_?key|secret|password|webhook", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class KeyOutcome:
-    """What became of one key of the source.
+    """Outcome of one key of the source.
 
-    ``kept``: it stands at ``path`` of the recipe. ``ignored``: the source tool itself would not have used it; the recipe may
-    have ``offer`` at ``path``. ``left-out``: it has no meaning here. ``unknown``: the source tool has no such key. ``empty``: it
-    sets nothing, or switches off what there is not here.
+    ``kept``: the recipe has its value at ``path``. ``ignored``: the source tool itself does not use it under ORPO; the recipe can
+    have ``offer`` at ``path``. ``left-out``: it has no equivalent or no effect here. ``unknown``: the converter does not know the
+    key. ``empty``: it has no value, or turns off a feature that is off here.
     """
 
     key: str
@@ -35,7 +35,7 @@ class KeyOutcome:
 
 @dataclass
 class Addition:
-    """A value that the source does not write: its tool's default, or a placeholder (``todo``) that the user must fill."""
+    """Value that the source does not set: a default of its tool, or a placeholder (``todo``) that the user must replace."""
 
     note: str
     todo: bool = False
@@ -45,7 +45,7 @@ class Addition:
 class Draft:
     """Values of the recipe by path, and the outcome of each key of the source.
 
-    ``source`` holds what no one has taken yet: what is left in the end is unknown to the tool.
+    ``source`` contains the keys that have no outcome yet. Those that remain at the end are unknown.
     """
 
     tool: str
@@ -54,73 +54,84 @@ class Draft:
     values: dict[Path, Any] = field(default_factory=dict)
     additions: dict[Path, Addition] = field(default_factory=dict)
     outcomes: dict[str, KeyOutcome] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)  # on the whole
+    remarks: list[str] = field(default_factory=list)  # about the configuration, not about one key
 
     def has(self, key: str) -> bool:
-        """Whether the source sets ``key`` to something."""
+        """Whether the source has a value for ``key`` that is not empty."""
         return not _is_empty(self.source.get(key))
 
     def peek(self, key: str, default: Any = None) -> Any:
-        """The value of ``key`` or, where the source leaves it empty, ``default``; the key still has to be dealt with."""
+        """Value of ``key``, or ``default`` if it is empty. The key stays in ``source``."""
         return self.source[key] if self.has(key) else default
 
+    def value(self, path: str, default: Any = None) -> Any:
+        """Value of the recipe at ``path``, or ``default``."""
+        return self.values.get(parse_path(path), default)
+
+    def has_value(self, path: str) -> bool:
+        """Whether the recipe has a value at or below ``path``."""
+        prefix = parse_path(path)
+        return any(other[: len(prefix)] == prefix for other in self.values)
+
     def keep(self, key: str, path: str, value: Any = ..., note: str | None = None) -> None:
-        """``key`` becomes ``path``, with another value where one is given. A key that sets nothing is noted as empty."""
-        if key not in self.source:
-            return
-        if not self.has(key):
+        """Move ``key`` to ``path``, with ``value`` in place of its own if given. Records an empty key as empty."""
+        if self.has(key):
+            self.put(key, self.source.pop(key), path, note, value)
+        elif key in self.source:
             self.settle(key, "empty")
-            return
-        self.put(key, self.source[key], path, note, value)
-        del self.source[key]
 
-    def put(self, key: str, written: Any, path: str, note: str | None = None, value: Any = ...) -> None:
-        """Set ``path`` to what ``key`` has, or to ``value``; for a key inside another, that is no key of ``source``."""
-        place = parse_path(path)
-        self.values[place] = written if value is ... else value
-        self.additions.pop(place, None)
-        self.record(key, written, "kept", place, note)
+    def keep_if_true(self, key: str, path: str, value: Any = True) -> None:
+        """Set ``path`` to ``value`` if ``key`` is true; otherwise leave the key out."""
+        if self.peek(key) is True:
+            self.keep(key, path, value)
+        self.leave_out(key, "It is not true.")
 
-    def join(self, key: str, path: str, note: str | None = None) -> None:
-        """``key`` had a part in the value at ``path`` that another key has set."""
+    def put(self, key: str, original: Any, path: str, note: str | None = None, value: Any = ...) -> None:
+        """Set ``path`` to ``original``, the value of ``key``, or to ``value``. For nested keys, which ``source`` does not have."""
+        target = parse_path(path)
+        self.values[target] = original if value is ... else value
+        self.additions.pop(target, None)
+        self.record(key, original, "kept", target, note)
+
+    def merge_into(self, key: str, path: str, note: str | None = None) -> None:
+        """Record ``key`` as kept in the value at ``path``, which another key has set."""
         if key in self.source:
             self.settle(key, "kept" if self.has(key) else "empty", parse_path(path), note)
 
-    def ignore(self, key: str, note: str, path: str | None = None, value: Any = ...) -> None:
-        """The source tool itself would not have used ``key``; the recipe could have it at ``path``, as ``value``."""
+    def ignore(self, key: str, note: str, path: str | None = None) -> None:
+        """Record that the source tool does not use ``key``. ``path``: where the recipe could have its value."""
         if key not in self.source:
             return
         if not self.has(key) or (path is None and self.source[key] is False):
             self.settle(key, "empty")
             return
-        offer = self.source[key] if value is ... else value
-        self.settle(key, "ignored", parse_path(path) if path else None, note, offer if path else None)
+        self.settle(key, "ignored", parse_path(path) if path else None, note, self.source[key] if path else None)
 
     def leave_out(self, key: str, note: str) -> None:
-        """``key`` has no meaning here."""
+        """Record ``key`` as left out, or as empty if it is empty or false."""
         if key in self.source:
-            off = _is_empty(self.source[key]) or self.source[key] is False
+            off = not self.has(key) or self.source[key] is False
             self.settle(key, "empty" if off else "left-out", None, note)
 
     def add(self, path: str, value: Any, note: str, *, todo: bool = False) -> None:
-        """Set what the source does not say; what is set already stays."""
-        place = parse_path(path)
-        if place not in self.values:
-            self.values[place] = value
-            self.additions[place] = Addition(mask_secret_patterns(note), todo)
+        """Set ``path`` to a value that the source does not have, unless ``path`` has a value."""
+        target = parse_path(path)
+        if target not in self.values:
+            self.values[target] = value
+            self.additions[target] = Addition(mask_secret_patterns(note), todo)
 
     def withdraw(self, path: Path, note: str) -> None:
-        """Take back the value at ``path``: its keys are left out, for the reason ``note``."""
+        """Remove the value at ``path`` and record its keys as left out, with the reason ``note``."""
         del self.values[path]
         self.additions.pop(path, None)
-        for name, previous in self.outcomes.items():
-            if previous.outcome == "kept" and previous.path == path:
-                self.outcomes[name] = KeyOutcome(name, previous.value, "left-out", None, note, previous.line)
+        for name, outcome in self.outcomes.items():
+            if outcome.outcome == "kept" and outcome.path == path:
+                self.outcomes[name] = replace(outcome, outcome="left-out", path=None, note=note)
 
     def settle(
         self, key: str, outcome: Outcome, path: Path | None = None, note: str | None = None, offer: Any = None
     ) -> None:
-        """Note what became of ``key`` and take it from the source."""
+        """Record the outcome of ``key`` and remove the key from ``source``."""
         self.record(key, self.source.pop(key), outcome, path, note, offer)
 
     def record(
@@ -132,19 +143,19 @@ class Draft:
         note: str | None = None,
         offer: Any = None,
     ) -> None:
-        """Note the outcome of a key, also of one inside another (``datasets[0].type``)."""
+        """Record the outcome of a key, also of a nested one (``datasets[0].type``)."""
         value = _mask_secrets(key, value)
         note = mask_secret_patterns(note) if note else note
         self.outcomes[key] = KeyOutcome(key, value, outcome, path, note, self.lines.get(key), offer)
 
-    def finish(self) -> None:
-        """Whatever is left is unknown to the source tool."""
+    def settle_unknown_keys(self) -> None:
+        """Record the keys without an outcome as unknown or empty."""
         for key in list(self.source):
             self.settle(key, "unknown" if self.has(key) else "empty")
 
 
 def parse_path(path: str) -> Path:
-    """``dataset.train.0.path`` as a path: digits are list indexes."""
+    """Path of a dotted name such as ``dataset.train.0.path``: digits are list indexes."""
     return tuple(int(part) if part.isdigit() else part for part in path.split("."))
 
 
@@ -153,7 +164,7 @@ def _is_empty(value: Any) -> bool:
 
 
 def _mask_secrets(key: str, value: Any) -> Any:
-    """``value`` fit to be shown and written to a file."""
+    """Copy of ``value`` in which secrets are masked."""
     if isinstance(value, dict):
         return {name: _mask_secrets(str(name), inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -164,7 +175,7 @@ def _mask_secrets(key: str, value: Any) -> Any:
 
 
 def mask_secret_patterns(text: str) -> str:
-    """``text`` without what looks like a secret in it."""
+    """Copy of ``text`` in which each match of a secret pattern is masked."""
     for pattern in SECRETS.values():
         text = pattern.sub(MASK, text)
     return text

@@ -1,8 +1,9 @@
-"""Makes a draft validate: values get the type that the recipe wants, and what it refuses is left out, with the reason."""
+"""Validation of a draft: convert values to the types of the schema, and leave out invalid values with the reason."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -22,11 +23,11 @@ BOOLEANS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "f
 
 
 def fit_to_schema(draft: Draft, complete: Callable[[Draft], None]) -> None:
-    """Change ``draft`` until the recipe validates and says nothing in vain.
+    """Change ``draft`` until the recipe is valid and has no setting without effect.
 
-    ``complete`` puts in what a recipe cannot be without.
+    ``complete`` adds placeholders for required values.
 
-    Raises RecipeError where a problem is in nothing that the source said, which would be a mistake of the converter.
+    Raises RecipeError if a problem is not in a value of the source, which would be an error of the converter.
     """
     complete(draft)
     while problems := _problems_to_fix(nest(draft.values)):
@@ -38,14 +39,8 @@ def fit_to_schema(draft: Draft, complete: Callable[[Draft], None]) -> None:
             draft.withdraw(path, _reason(problem))
             complete(draft)
     for key, outcome in draft.outcomes.items():
-        if (
-            outcome.outcome == "ignored"
-            and outcome.path is not None
-            and not _validates_with(draft, outcome.path, outcome.offer)
-        ):
-            draft.outcomes[key] = type(outcome)(
-                outcome.key, outcome.value, outcome.outcome, None, outcome.note, outcome.line
-            )
+        if outcome.outcome == "ignored" and outcome.path and not _is_valid_with(draft, outcome.path, outcome.offer):
+            draft.outcomes[key] = replace(outcome, path=None, offer=None)
 
 
 def _reason(problem: Problem) -> str:
@@ -54,77 +49,72 @@ def _reason(problem: Problem) -> str:
 
 
 def _problems_to_fix(values: dict[str, Any]) -> list[Problem]:
-    """The errors of a recipe given as plain values or, where it has none, the warnings about settings without effect."""
-    found = problems_in(values)
-    errors = [problem for problem in found if problem.severity == "error"]
-    return errors or [problem for problem in found if problem.code.endswith("-unused")]
+    """Errors of a recipe given as plain values or, if there are none, warnings about settings without effect."""
+    problems = _problems(values)
+    errors = [problem for problem in problems if problem.severity == "error"]
+    return errors or [problem for problem in problems if problem.code.endswith("-unused")]
 
 
-def problems_in(values: dict[str, Any]) -> list[Problem]:
-    """What is wrong with a recipe given as plain values, and what is hardly meant."""
+def _problems(values: dict[str, Any]) -> list[Problem]:
+    """Errors and warnings of a recipe given as plain values."""
     secrets = list(secrets_in_values(values))
-    values, _, notes = migrate_recipe(values)
-    found = [*secrets, *notes]
+    values, _, warnings = migrate_recipe(values)
     try:
-        found += rule_problems(Recipe.model_validate(values))
+        return [*secrets, *warnings, *rule_problems(Recipe.model_validate(values))]
     except ValidationError as error:
-        found += validation_problems(error, values)
-    return found
+        return [*secrets, *warnings, *validation_problems(error, values)]
 
 
 def nest(values: Mapping[Path, Any]) -> dict[str, Any]:
-    """``{("model", "dtype"): x}`` as ``{"model": {"dtype": x}}``; list indexes become lists."""
+    """Nested mapping of values by path: ``{("model", "dtype"): x}`` becomes ``{"model": {"dtype": x}}``; indexes become lists."""
     tree: dict[Any, Any] = {}
     for path, value in sorted(values.items(), key=lambda item: len(item[0])):
-        here = tree
+        node = tree
         for part in path[:-1]:
-            here = here.setdefault(part, {})
-        here[path[-1]] = dict(value) if isinstance(value, dict) else value
-    listed = _lists(tree)
-    assert isinstance(listed, dict)
-    return listed
+            node = node.setdefault(part, {})
+        node[path[-1]] = dict(value) if isinstance(value, dict) else value
+    return {key: _indexes_to_lists(value) for key, value in tree.items()}
 
 
-def _lists(tree: Any) -> Any:
+def _indexes_to_lists(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
     if tree and all(isinstance(key, int) for key in tree):
-        return [_lists(tree[index]) for index in sorted(tree)]
-    return {key: _lists(value) for key, value in tree.items()}
+        return [_indexes_to_lists(tree[index]) for index in sorted(tree)]
+    return {key: _indexes_to_lists(value) for key, value in tree.items()}
 
 
 def _path_of_problem(draft: Draft, problem: Problem) -> Path | None:
-    """The value that a problem is about: at its path, around it, or the last one below it."""
-    where = problem.path
+    """Path of the value with the problem: at the problem's path, above it, or the last one below it."""
     paths = {
         format_path(path): path for path in draft.values if not (added := draft.additions.get(path)) or not added.todo
     }
-    around = [path for name, path in paths.items() if _is_inside(problem, name)]
-    below = [path for name, path in paths.items() if name.startswith((f"{where}.", f"{where}["))]
-    return next(iter(around or below[::-1]), None)
+    above = [path for name, path in paths.items() if _is_inside(problem, name)]
+    below = [path for name, path in paths.items() if name.startswith((f"{problem.path}.", f"{problem.path}["))]
+    return next(iter(above or below[::-1]), None)
 
 
 def _is_inside(problem: Problem, name: str) -> bool:
-    """Whether the problem is in the value called ``name`` or inside it."""
+    """Whether the problem is at the dotted path ``name`` or below it."""
     return problem.path == name or problem.path.startswith((f"{name}.", f"{name}["))
 
 
 def _try_other_types(draft: Draft, path: Path) -> bool:
-    """Give the value at ``path`` another type where that alone puts it right: ``"5e-6"`` as a number, ``no`` as false."""
-    written = draft.values[path]
-    for candidate in _other_types(written):
+    """Convert the value at ``path`` to a type that makes it valid: ``"5e-6"`` to a number, ``no`` to false. Returns success."""
+    original = draft.values[path]
+    for candidate in _other_types(original):
         draft.values[path] = candidate
-        if not any(_is_inside(problem, format_path(path)) for problem in problems_in(nest(draft.values))):
+        if not any(_is_inside(problem, format_path(path)) for problem in _problems(nest(draft.values))):
             return True
-    draft.values[path] = written
+    draft.values[path] = original
     return False
 
 
 def _other_types(value: Any) -> Iterator[Any]:
     if isinstance(value, str):
-        read = parse_value(value)
-        if read is not None and not isinstance(read, str | dict):
-            yield read
+        parsed = parse_value(value)
+        if parsed is not None and not isinstance(parsed, str | dict):
+            yield parsed
         if value.lower() in BOOLEANS:
             yield BOOLEANS[value.lower()]
         if "," in value:
@@ -144,6 +134,6 @@ def _other_types(value: Any) -> Iterator[Any]:
         yield ",".join(value)
 
 
-def _validates_with(draft: Draft, path: Path, value: Any) -> bool:
-    """Whether the recipe would still validate with ``value`` at a ``path`` where it has nothing."""
+def _is_valid_with(draft: Draft, path: Path, value: Any) -> bool:
+    """Whether the recipe would be valid with ``value`` at ``path``, where it has no value."""
     return path not in draft.values and not _problems_to_fix(nest({**draft.values, path: value}))

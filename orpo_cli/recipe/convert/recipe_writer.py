@@ -1,4 +1,4 @@
-"""A draft as the text of a recipe: sections in their order, beside a value what it was called, below what was lost."""
+"""Recipe text: the values of a draft in schema order, original names in comments, and the keys that were not converted."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.source.nodes import Path
 from orpo_cli.recipe.source.yaml_writer import WIDTH, inline_yaml, yaml_lines
 
-_EMPTY = ("Empty, or off with nothing to switch off here", "At the library's default, or asking for nothing")
+_EMPTY = ("Empty, or turns off a feature that is off here", "Default value of the library, or without effect")
 
 
 def recipe_text(draft: Draft, file: str) -> str:
-    """The recipe as YAML with comments."""
-    head = [
-        f"# Converted from {_single_line(file)} ({draft.tool}) by `orpo convert`. Beside a value stands what it was called there."
-    ]
-    parts = ["\n".join([*head, *(line for remark in draft.remarks for line in _wrap(remark, ""))])]
+    """YAML text of the recipe, with comments."""
+    head = f"# Converted from {_single_line(file)} ({draft.tool}) by `orpo convert`. Comments show the original names."
+    parts = ["\n".join([head, *(line for remark in draft.remarks for line in _wrap(remark, ""))])]
     offered = [
         outcome.path for outcome in draft.outcomes.values() if outcome.outcome == "ignored" and outcome.path is not None
     ]
@@ -32,7 +30,7 @@ def recipe_text(draft: Draft, file: str) -> str:
 
 
 def _schema_order(path: Path) -> tuple[int, ...]:
-    """Where the schema has a path: sections in their order, and the keys of each in theirs."""
+    """Sort key of a path: position of its section in the schema, then of its key in the section."""
     sections = list(Recipe.model_fields)
     annotation = Recipe.model_fields[str(path[0])].annotation
     models = [each for each in (annotation, *typing.get_args(annotation)) if hasattr(each, "model_fields")]
@@ -41,7 +39,7 @@ def _schema_order(path: Path) -> tuple[int, ...]:
 
 
 def _section(draft: Draft, paths: list[Path], depth: int) -> list[str]:
-    """The lines of what lies below one key; all ``paths`` agree in their first ``depth`` + 1 parts."""
+    """Lines of one key and the keys below it; all ``paths`` have the same first ``depth`` + 1 parts."""
     key, indent = paths[0][depth], "  " * depth
     if len(paths) == 1 and len(paths[0]) == depth + 1:
         return _value(draft, paths[0], indent)
@@ -50,19 +48,15 @@ def _section(draft: Draft, paths: list[Path], depth: int) -> list[str]:
         lines = [f"{indent}# {key}:"]
     for inner in dict.fromkeys(path[depth + 1] for path in paths):
         lines += _section(draft, [path for path in paths if path[depth + 1] == inner], depth + 1)
-    if isinstance(key, int):  # a list item: its first line of values gets the dash, comments go before that
+    if isinstance(key, int):  # a list item: the dash is on its first line that is not a comment
         first = next(index for index, line in enumerate(lines) if not line.lstrip().startswith("#"))
         lines[: first + 1] = [line[2:] for line in lines[:first]] + [f"{indent}- {lines[first].lstrip()}"]
     return lines
 
 
 def _value(draft: Draft, path: Path, indent: str) -> list[str]:
-    """The lines of one value with its comment, beside it where it is short, above it otherwise."""
-    outcomes = [
-        outcome
-        for outcome in draft.outcomes.values()
-        if outcome.path == path and outcome.outcome in ("kept", "ignored")
-    ]
+    """Lines of one value and its comment: on the same line if it fits, otherwise above."""
+    outcomes = [outcome for outcome in draft.outcomes.values() if outcome.path == path]
     if path not in draft.values:
         offer = next(outcome for outcome in outcomes if outcome.outcome == "ignored")
         lines = [f"{indent}# {line}" for line in yaml_lines(str(path[-1]), offer.offer)]
@@ -83,13 +77,13 @@ def _comment(draft: Draft, path: Path, outcomes: Iterable[KeyOutcome]) -> str:
 
 
 def _original_name(outcome: KeyOutcome) -> str:
-    """What a value was called, where that is another name, and the note on it."""
+    """Original name of a value, if it is another name, and its note."""
     name = "" if outcome.path is not None and outcome.key.rpartition(".")[2] == outcome.path[-1] else outcome.key
     return ": ".join(part for part in (name, outcome.note) if part)
 
 
 def _remarks(draft: Draft, written: set[Path]) -> list[str]:
-    """Blocks of comments on what stands nowhere above: every key of the source is somewhere."""
+    """Comment blocks with the keys that are not at a path in ``written``, so that the recipe mentions every key."""
     groups: dict[str, list[KeyOutcome]] = {}
     inner = {
         outcome.key.partition(".")[0].partition("[")[0]
@@ -100,10 +94,10 @@ def _remarks(draft: Draft, written: set[Path]) -> list[str]:
         if outcome.key not in inner and (outcome.outcome not in ("kept", "ignored") or outcome.path not in written):
             groups.setdefault(outcome.outcome, []).append(outcome)
     titles = {
-        "kept": "Kept in another way:",
+        "kept": "Kept, not as a value of its own:",
         "ignored": f"Ignored by {draft.tool} itself:",
         "left-out": "Left out:",
-        "unknown": f"Unknown to {draft.tool} as this converter knows it:",
+        "unknown": f"Unknown to {draft.tool}, as far as the converter knows:",
     }
     blocks = ["\n".join([f"# {title}", *_entries(groups[name])]) for name, title in titles.items() if name in groups]
     if "empty" in groups:
@@ -113,7 +107,7 @@ def _remarks(draft: Draft, written: set[Path]) -> list[str]:
 
 
 def _entries(outcomes: list[KeyOutcome]) -> list[str]:
-    """The lines of one block; keys with the same note stand together."""
+    """Lines of one block; keys with the same note are grouped."""
     lines = []
     for note in dict.fromkeys(outcome.note for outcome in outcomes):
         for outcome in outcomes:
@@ -125,8 +119,8 @@ def _entries(outcomes: list[KeyOutcome]) -> list[str]:
 
 
 def _single_line(text: str) -> str:
-    """``text`` as a comment can hold it."""
-    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+    """Copy of ``text`` on one line, with unprintable characters replaced, as a comment requires."""
+    return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
 
 
 def _wrap(text: str, indent: str, start: str = "# ") -> list[str]:

@@ -1,4 +1,4 @@
-"""Training arguments: what every tool on top of transformers takes by the names of ``TrainingArguments`` and ``ORPOConfig``."""
+"""Training arguments: keys that all tools share, with the names of ``TrainingArguments`` and ``ORPOConfig``."""
 
 from __future__ import annotations
 
@@ -10,80 +10,88 @@ from orpo_cli.recipe.legacy.migration import ARGUMENT_POLICIES, Migration, migra
 from orpo_cli.recipe.schema.training_fields import TrainingFields
 
 
-def convert_training_args(draft: Draft, notes: Mapping[str, str] | None = None) -> None:
-    """Deal with every key of the source that is left and is, or was, a training argument."""
+def convert_remaining(
+    draft: Draft, *, ignored: Mapping[str, str], unsupported: Mapping[str, str], defaults: Mapping[str, Any], tool: str
+) -> None:
+    """Convert the keys that need no code of their own: training arguments, ignored and unsupported keys; add defaults."""
+    ignore_all(draft, ignored)
+    leave_out_all(draft, unsupported)
+    convert_training_args(draft)
+    add_defaults(draft, defaults, tool)
+
+
+def convert_training_args(draft: Draft) -> None:
+    """Convert each remaining key of the source that is, or was, a training argument."""
     arguments = {
         key: value
         for key, value in draft.source.items()
         if key in ARGUMENT_POLICIES or key in TrainingFields.model_fields
     }
-    translation = migrate_training_args(arguments)
+    migration = migrate_training_args(arguments)
     for key in arguments:
-        _convert_argument(draft, key, translation, (notes or {}).get(key))
+        _convert_argument(draft, key, migration)
 
 
-def _convert_argument(draft: Draft, key: str, translation: Migration, note: str | None) -> None:
-    moved = [path for path, written in translation.written_paths.items() if written == f"training.{key}"]
-    outcome = ARGUMENT_POLICIES.get(key)
+def _convert_argument(draft: Draft, key: str, migration: Migration) -> None:
+    moved = [path for path, original in migration.written_paths.items() if original == f"training.{key}"]
+    policy = ARGUMENT_POLICIES.get(key)
     if moved:
-        draft.keep(key, moved[0], _value(translation, moved[0]), note)
-    elif key in translation.training:
-        value = translation.training[key]
-        if value != draft.source[key]:
-            note = f"{draft.source[key]} there"
-        draft.keep(key, f"training.{key}", value, note)
+        draft.keep(key, moved[0], _value(migration, moved[0]))
+    elif key in migration.training:
+        value, original = migration.training[key], draft.source[key]
+        draft.keep(key, f"training.{key}", value, f"originally {original}" if value != original else None)
     elif key == "push_to_hub_organization":
-        draft.join(key, "hub.repo_id")
-    elif outcome is not None and outcome.is_noop(draft.source[key]):
+        draft.merge_into(key, "hub.repo_id")
+    elif policy is not None and policy.is_noop(draft.source[key]):
         draft.settle(key, "empty")
     else:
-        draft.settle(key, "left-out", None, _reason_left_out(key, translation))
+        draft.settle(key, "left-out", None, _reason_left_out(key, migration))
 
 
-def _value(translation: Migration, path: str) -> Any:
-    if path in translation.other_sections:
-        return translation.other_sections[path]
-    here: Any = translation.training
+def _value(migration: Migration, path: str) -> Any:
+    if path in migration.other_sections:
+        return migration.other_sections[path]
+    value: Any = migration.training
     for part in path.split(".")[1:]:
-        here = here[part]
-    return here
+        value = value[part]
+    return value
 
 
-def _reason_left_out(key: str, translation: Migration) -> str:
-    """Why an argument is left out: it conflicts with another, or what the recipe says of it."""
+def _reason_left_out(key: str, migration: Migration) -> str:
+    """Reason why an argument is left out: a conflict with another argument, or its policy."""
     conflict = [
-        each for each in translation.problems if each.path == f"training.{key}" and each.code == "conflicting-arguments"
+        each for each in migration.problems if each.path == f"training.{key}" and each.code == "conflicting-arguments"
     ]
     if conflict:
         return f"It {conflict[0].message}"
-    outcome = ARGUMENT_POLICIES[key]
-    remedy = "" if outcome.ignored else strip_removal_advice(outcome.remedy)
-    return " ".join(part for part in (outcome.reason, remedy) if part)
+    policy = ARGUMENT_POLICIES[key]
+    remedy = "" if policy.ignored else strip_removal_advice(policy.remedy)
+    return " ".join(part for part in (policy.reason, remedy) if part)
 
 
 def strip_removal_advice(remedy: str | None) -> str:
-    """A remedy without the advice to remove what is gone already: ``Remove it; use x.`` as ``Use x.``"""
+    """Remedy without the advice to remove the key, which the recipe does not have: ``Remove it; use x.`` becomes ``Use x.``"""
     text = (remedy or "").removeprefix("Remove it.").removeprefix("Remove it; ").removeprefix("Remove it and ").strip()
     return text[:1].upper() + text[1:]
 
 
 def add_defaults(draft: Draft, defaults: Mapping[str, Any], tool: str) -> None:
-    """Write the tool's own defaults where the plan would decide otherwise and the source is silent."""
+    """Add defaults of the tool that differ from what the plan would decide, where the source sets nothing."""
     for path, value in defaults.items():
-        written = draft.outcomes.get(path.rpartition(".")[2])
-        if written is None or written.outcome != "left-out":  # else the plan decides: the default it never was
+        outcome = draft.outcomes.get(path.rpartition(".")[2])
+        if outcome is None or outcome.outcome != "left-out":  # a key left out was set: its default never applied
             draft.add(path, value, f"the default of {tool}")
 
 
 def leave_out_all(draft: Draft, reasons: Mapping[str, str]) -> None:
-    """Leave out the keys that ``reasons`` lists: the reason, then its keys as words."""
+    """Leave out the keys in ``reasons``, which maps a reason to its keys, separated by spaces."""
     for reason, keys in reasons.items():
         for key in keys.split():
             draft.leave_out(key, reason)
 
 
 def ignore_all(draft: Draft, reasons: Mapping[str, str]) -> None:
-    """Note the keys that the source tool does not read under ORPO; those that are training arguments are offered."""
+    """Record the keys in ``reasons`` as ignored by the source tool; training arguments can be turned on in the recipe."""
     for reason, keys in reasons.items():
         for key in keys.split():
             draft.ignore(key, reason, f"training.{key}" if key in TrainingFields.model_fields else None)

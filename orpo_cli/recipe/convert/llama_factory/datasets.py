@@ -1,4 +1,4 @@
-"""LLaMA-Factory's datasets: names that dataset_info.json explains, as sources of a recipe."""
+"""LLaMA-Factory's datasets: names defined in dataset_info.json."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.draft import Draft, mask_secret_patterns, parse_path
+from orpo_cli.recipe.convert.shared import source_paths, split_names
 
-# Pairs on the hub that LLaMA-Factory's own dataset_info.json names: (path, subset, our columns).
+# Entries of LLaMA-Factory's own dataset_info.json for preference pairs on the hub.
 PREDEFINED_DATASETS: Mapping[str, dict[str, Any]] = {
     "dpo_mix_en": {"hf_hub_url": "llamafactory/DPO-En-Zh-20k", "subset": "en", "formatting": "sharegpt"},
     "dpo_mix_zh": {"hf_hub_url": "llamafactory/DPO-En-Zh-20k", "subset": "zh", "formatting": "sharegpt"},
@@ -20,7 +21,7 @@ PREDEFINED_DATASETS: Mapping[str, dict[str, Any]] = {
     "orca_dpo_de": {"hf_hub_url": "mayflowergmbh/intel_orca_dpo_pairs_de"},
     "nectar_rm": {"hf_hub_url": "AstraMindAI/RLAIF-Nectar"},
 }
-# Their name of a column: ours, by formatting.
+# LLaMA-Factory's name of a column: the recipe's, by formatting.
 COLUMNS = {
     "alpaca": {"prompt": "instruction", "query": "input", "history": "history"},
     "sharegpt": {"messages": "conversations"},
@@ -30,35 +31,35 @@ SHARED_COLUMNS = {"system": "system", "tools": "tools", "chosen": "chosen", "rej
 
 
 def keep_datasets(draft: Draft, folders: Sequence[FilePath]) -> None:
-    """Sources for training and evaluation, and how many rows of each."""
+    """Convert the datasets for training and evaluation, and the number of rows of each."""
     known = _dataset_info(draft, folders)
     limit = draft.peek("max_samples")
-    trained = _keep(draft, "dataset", "dataset.train", known, limit)
-    evaluated = _keep(draft, "eval_dataset", "dataset.eval", known, limit)
-    draft.leave_out("dataset_dir", "The sources are written out.")
-    draft.add("dataset.truncation_mode", "keep_start", "LLaMA-Factory keeps the start of a prompt that is too long")
-    if trained or evaluated:
-        draft.join("max_samples", "dataset.train.max_samples" if trained == 1 else "dataset.train.0.max_samples")
+    train = _keep(draft, "dataset", "dataset.train", known, limit)
+    held_out = _keep(draft, "eval_dataset", "dataset.eval", known, limit)
+    draft.leave_out("dataset_dir", "The recipe contains the paths of the files.")
+    draft.add("dataset.truncation_mode", "keep_start", "LLaMA-Factory keeps the start of a long prompt")
+    if train or held_out:
+        draft.merge_into("max_samples", f"{train[0] if train else 'dataset.train.0'}.max_samples")
     size = draft.peek("val_size")
-    if isinstance(size, int | float) and size > 0 and not evaluated:
+    if isinstance(size, int | float) and size > 0 and not held_out:
         draft.keep("val_size", "dataset.eval.test_size", int(size) if size >= 1 else size)
     elif size == 0:
         draft.settle("val_size", "empty")
-    draft.leave_out("val_size", "eval_dataset names the held-out pairs.")
+    draft.leave_out("val_size", "eval_dataset contains the held-out pairs.")
     weights = draft.peek("interleave_probs")
     if draft.peek("mix_strategy", "concat") == "concat" and weights is None:
-        draft.leave_out("mix_strategy", "Sources are put one behind another and shuffled, as there.")
+        draft.leave_out("mix_strategy", "Sources are concatenated and shuffled, as in LLaMA-Factory.")
     for key in ("mix_strategy", "interleave_probs"):
-        draft.leave_out(key, "Balance sources by max_samples, or weight, of each.")
+        draft.leave_out(key, "Balance the sources with max_samples or weight of each source.")
 
 
 def _dataset_info(draft: Draft, folders: Sequence[FilePath]) -> dict[str, dict[str, Any]]:
-    """The entries of the nearest dataset_info.json, each with the folder that its files lie in, before LLaMA-Factory's own."""
-    written = draft.peek("dataset_dir", "data")
+    """Entries of the first dataset_info.json found, each with the folder of its files, and LLaMA-Factory's own."""
+    directory = draft.peek("dataset_dir", "data")
     known = {name: dict(entry) for name, entry in PREDEFINED_DATASETS.items()}
-    if not isinstance(written, str):
+    if not isinstance(directory, str):
         return known
-    for folder in [*(folder / written for folder in folders), *folders]:
+    for folder in [*(folder / directory for folder in folders), *folders]:
         file = folder / "dataset_info.json"
         if file.is_file():
             try:
@@ -66,53 +67,60 @@ def _dataset_info(draft: Draft, folders: Sequence[FilePath]) -> dict[str, dict[s
             except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
                 raise UsageError(f"{file} cannot be read: {error}.") from None
             if not isinstance(found, dict):
-                raise UsageError(f"{file} does not name datasets: it holds no mapping.")
+                raise UsageError(f"{file} is not a mapping of dataset names.")
             known |= {name: {**entry, "_folder": folder} for name, entry in found.items() if isinstance(entry, dict)}
             break
     return known
 
 
-def _keep(draft: Draft, key: str, path: str, known: Mapping[str, dict[str, Any]], limit: Any) -> int:
-    """Sources of one key; returns how many."""
-    named = draft.peek(key)
-    names = [part.strip() for part in named.split(",")] if isinstance(named, str) else named
-    if named is None or named in ([], ""):
-        return 0
+def _keep(draft: Draft, key: str, section: str, known: Mapping[str, dict[str, Any]], limit: Any) -> list[str]:
+    """Convert the datasets of one key; returns the paths of the sources."""
+    if not draft.has(key):
+        return []
+    names = split_names(draft.peek(key))
     names = names if isinstance(names, list) else [names]
-    places = [path if len(names) == 1 else f"{path}.{index}" for index in range(len(names))]
-    for name, place in zip(map(str, names), places, strict=True):
-        _source(draft, key, name, place, known.get(name), limit)
-    draft.settle(key, "kept", parse_path(f"{places[0]}.path"))
-    return len(names)
+    paths = source_paths(section, len(names))
+    for name, path in zip(map(str, names), paths, strict=True):
+        _source(draft, key, name, path, known.get(name), limit)
+    draft.settle(key, "kept", parse_path(f"{paths[0]}.path"))
+    return paths
 
 
-def _source(draft: Draft, key: str, name: str, place: str, entry: Mapping[str, Any] | None, limit: Any) -> None:
-    """Write one source."""
+def _source(draft: Draft, key: str, name: str, path: str, entry: Mapping[str, Any] | None, limit: Any) -> None:
+    """Write the source of the dataset ``name`` at ``path``."""
     count = limit if limit is not None else (entry or {}).get("num_samples")
     if entry is None or not (entry.get("hf_hub_url") or entry.get("file_name")):
-        note = f"what {key} `{name}` stands for: its entry in dataset_info.json is not found, or not on the hub"
-        draft.add(f"{place}.path", f"TODO/{mask_secret_patterns(name)}", note, todo=True)
+        note = (
+            f"path of {key} `{name}`: dataset_info.json is not found, has no such entry, or the entry is not on the hub"
+        )
+        draft.add(f"{path}.path", f"TODO/{mask_secret_patterns(name)}", note, todo=True)
     elif entry.get("hf_hub_url"):
-        draft.add(f"{place}.path", entry["hf_hub_url"], f"{key}: {name}")
-        for theirs, ours in (("subset", "name"), ("split", "split")):
-            if entry.get(theirs):
-                draft.add(f"{place}.{ours}", entry[theirs], f"from dataset_info.json: {theirs}")
+        draft.add(f"{path}.path", entry["hf_hub_url"], f"{key}: {name}")
+        for name_there, field in (("subset", "name"), ("split", "split")):
+            if entry.get(name_there):
+                draft.add(f"{path}.{field}", entry[name_there], f"from dataset_info.json: {name_there}")
     else:
         file = entry.get("_folder", FilePath()) / str(entry["file_name"])
-        draft.add(f"{place}.path", file.as_posix(), f"{key}: {name}")
+        draft.add(f"{path}.path", file.as_posix(), f"{key}: {name}")
     columns = _columns(entry or {})
     if columns:
-        draft.add(f"{place}.columns", columns, "from dataset_info.json")
+        draft.add(f"{path}.columns", columns, "from dataset_info.json")
     if count is not None:
-        draft.add(f"{place}.max_samples", count, "of each dataset, the first there, drawn by shuffle_seed here")
+        draft.add(
+            f"{path}.max_samples",
+            count,
+            "LLaMA-Factory selects the first rows of each dataset; here shuffle_seed selects them",
+        )
     if entry is not None and entry.get("ranking") is False:
-        draft.remarks.append(f"dataset_info.json does not call `{name}` pairs: it has `ranking: false`.")
+        draft.remarks.append(f"`{name}` does not contain preference pairs: dataset_info.json has `ranking: false`.")
 
 
 def _columns(entry: Mapping[str, Any]) -> dict[str, str]:
-    """Our name: theirs, where they differ."""
-    ours = {**SHARED_COLUMNS, **COLUMNS.get(str(entry.get("formatting", "alpaca")), {})}
-    written = entry.get("columns")
-    if not isinstance(written, dict):
+    """Column mapping of a source: the recipe's name to the column, where they differ."""
+    fields = {**SHARED_COLUMNS, **COLUMNS.get(str(entry.get("formatting", "alpaca")), {})}
+    columns = entry.get("columns")
+    if not isinstance(columns, dict):
         return {}
-    return {ours[name]: column for name, column in written.items() if name in ours and column != ours[name] and column}
+    return {
+        fields[name]: column for name, column in columns.items() if name in fields and column and column != fields[name]
+    }

@@ -1,4 +1,4 @@
-"""A LLaMA-Factory configuration (``pref_loss: orpo``, formerly ``stage: orpo``) as a recipe."""
+"""LLaMA-Factory: configurations with ``pref_loss: orpo`` or, in earlier versions, ``stage: orpo``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path as FilePath
 
 from orpo_cli.errors import UsageError
-from orpo_cli.recipe.convert.draft import Draft, parse_path
+from orpo_cli.recipe.convert.draft import Draft
 from orpo_cli.recipe.convert.llama_factory.datasets import keep_datasets
 from orpo_cli.recipe.convert.llama_factory.unsupported_keys import IGNORED_KEYS, UNSUPPORTED_KEYS
-from orpo_cli.recipe.convert.shared import BUILT_IN, DROPOUT_IGNORED, add_no_evaluation
-from orpo_cli.recipe.convert.training_args import add_defaults, convert_training_args, ignore_all, leave_out_all
+from orpo_cli.recipe.convert.shared import (
+    BUILT_IN,
+    DROPOUT_IGNORED,
+    IS_ORPO,
+    TOKENIZER_TEMPLATE,
+    add_no_evaluation,
+    keep_adapter_type,
+    keep_attention,
+    keep_bnb_quantization,
+    keep_use_reentrant,
+    split_names,
+)
+from orpo_cli.recipe.convert.training_args import add_defaults, convert_remaining
 
 TOOL = "llama-factory"
 RECIPE_PATHS = {
@@ -29,6 +40,8 @@ LORA_PATHS = {
     "loraplus_lr_ratio": "lora.loraplus_lr_ratio",
     "loraplus_lr_embedding": "lora.loraplus_lr_embedding",
 }
+BNB_KEYS = {"quantization_type": "bnb_4bit_quant_type", "double_quantization": "bnb_4bit_use_double_quant"}
+PISSA_KEYS = ("pissa_init", "pissa_iter", "pissa_convert")
 DEFAULTS = {
     "training.learning_rate": 5e-5,
     "training.num_train_epochs": 3.0,
@@ -45,20 +58,17 @@ TEMPLATES = {"phi": "phi3", "gemma2": "gemma", "cohere": None}
 
 
 def convert(draft: Draft, folders: Sequence[FilePath]) -> None:
-    """Deal with every key. ``folders`` is where dataset_info.json may lie. Raises UsageError where it is not ORPO."""
+    """Convert each key. ``folders`` are searched for dataset_info.json. Raises UsageError if the method is not ORPO."""
     _method(draft)
     for key, path in RECIPE_PATHS.items():
         draft.keep(key, path)
     _model(draft)
-    _quantization(draft)
+    keep_bnb_quantization(draft, "quantization_bit", "quantization_method", BNB_KEYS, default_method="bnb")
     _adapter(draft)
     keep_datasets(draft, folders)
     _loss(draft)
     _training(draft)
-    ignore_all(draft, IGNORED_KEYS)
-    leave_out_all(draft, UNSUPPORTED_KEYS)
-    convert_training_args(draft)
-    add_defaults(draft, DEFAULTS, TOOL)
+    convert_remaining(draft, ignored=IGNORED_KEYS, unsupported=UNSUPPORTED_KEYS, defaults=DEFAULTS, tool=TOOL)
 
 
 def _method(draft: Draft) -> None:
@@ -66,89 +76,47 @@ def _method(draft: Draft) -> None:
     if stage != "orpo" and (stage, loss) != ("dpo", "orpo"):
         what = f"`stage: {stage}`" + (f" with `pref_loss: {loss}`" if stage == "dpo" else "")
         raise UsageError(
-            f"this LLaMA-Factory configuration has {what}: not ORPO.",
-            remedy="Only `stage: dpo` with `pref_loss: orpo` is converted, and `stage: orpo` of former versions.",
+            f"the LLaMA-Factory configuration is not for ORPO: it has {what}.",
+            remedy="Only `stage: dpo` with `pref_loss: orpo`, and `stage: orpo` of earlier versions, are converted.",
         )
     for key in ("stage", "pref_loss"):
         if key in draft.source:
-            draft.settle(key, "kept", None, "ORPO is what this tool does.")
+            draft.settle(key, "kept", None, IS_ORPO)
 
 
 def _model(draft: Draft) -> None:
-    attention = str(draft.peek("flash_attn"))
-    if attention in ATTENTION:
-        draft.keep("flash_attn", "model.attn_implementation", ATTENTION[attention])
-    draft.leave_out("flash_attn", "Attention is chosen for the machine, or by model.attn_implementation.")
-    added = draft.peek("add_special_tokens")
-    if isinstance(added, str):
-        tokens = [part.strip() for part in added.split(",")]
-        draft.keep("add_special_tokens", "model.add_special_tokens", tokens, "new ones are trained")
+    keep_attention(draft, "flash_attn", ATTENTION)
+    tokens = draft.peek("add_special_tokens")
+    if isinstance(tokens, str):
+        draft.keep("add_special_tokens", "model.add_special_tokens", split_names(tokens), "new tokens are trained")
     template = str(draft.peek("template"))
     if TEMPLATES.get(template, template) in BUILT_IN:
         draft.keep("template", "model.chat_template", TEMPLATES.get(template, template))
-    draft.leave_out(
-        "template",
-        "The tokenizer's own template is used, which is right for a model of that family that was tuned for chat. For a base "
-        "model write a built-in name or the path of a .jinja file as model.chat_template.",
-    )
-    if draft.peek("pure_bf16") is True:
-        draft.keep("pure_bf16", "model.dtype", "bfloat16")
-    draft.leave_out("pure_bf16", "off")
-
-
-def _quantization(draft: Draft) -> None:
-    bits, method = draft.peek("quantization_bit"), str(draft.peek("quantization_method", "bnb"))
-    if bits in (4, 8) and method in ("bnb", "bitsandbytes"):
-        draft.keep("quantization_bit", f"quantization.load_in_{bits}bit", True)
-        draft.join("quantization_method", f"quantization.load_in_{bits}bit")
-    if bits == 4 and parse_path("quantization.load_in_4bit") in draft.values:
-        draft.keep("quantization_type", "quantization.bnb_4bit_quant_type")
-        draft.keep("double_quantization", "quantization.bnb_4bit_use_double_quant")
-        draft.add("quantization.bnb_4bit_quant_type", "nf4", f"the default of {TOOL}")
-        draft.add("quantization.bnb_4bit_use_double_quant", True, f"the default of {TOOL}")
-    draft.leave_out("quantization_bit", "bitsandbytes quantizes to 4 and 8 bits; there is no other method here.")
-    for key in ("quantization_method", "quantization_type", "double_quantization", "quantization_device_map"):
-        draft.leave_out(key, "It does nothing without quantization_bit: 4 or 8 and bitsandbytes.")
+    draft.leave_out("template", TOKENIZER_TEMPLATE)
+    draft.keep_if_true("pure_bf16", "model.dtype", "bfloat16")
 
 
 def _adapter(draft: Draft) -> None:
-    kind = draft.peek("finetuning_type", "lora")
-    if kind != "lora":
-        note = "Every weight is trained." if kind == "full" else f"There is no `{kind}` here: every weight is trained."
-        draft.settle("finetuning_type", "kept" if kind == "full" else "left-out", None, note)
-        for key in (*LORA_PATHS, "lora_dropout", "lora_target", "pissa_init", "pissa_iter", "pissa_convert"):
-            draft.ignore(key, f"It does nothing with `finetuning_type: {kind}`.")
+    if not keep_adapter_type(draft, "finetuning_type", (*LORA_PATHS, "lora_dropout", "lora_target", *PISSA_KEYS)):
         return
-    if "finetuning_type" in draft.source:
-        draft.settle("finetuning_type", "kept", ("lora",), "the `lora` section")
-    extra = draft.peek("additional_target")
-    if isinstance(extra, str):
-        draft.keep("additional_target", LORA_PATHS["additional_target"], [part.strip() for part in extra.split(",")])
+    draft.keep("additional_target", LORA_PATHS["additional_target"], split_names(draft.peek("additional_target")))
     for key, path in LORA_PATHS.items():
         draft.keep(key, path)
-    rank = draft.values.get(parse_path("lora.r"), 8)
-    draft.add("lora.r", 8, f"the default of {TOOL}")
+    add_defaults(draft, {"lora.r": 8}, TOOL)
+    rank = draft.value("lora.r")
     if isinstance(rank, int):
         draft.add("lora.lora_alpha", 2 * rank, f"the default of {TOOL}: twice the rank")
-    _targets(draft)
+    targets = split_names(draft.peek("lora_target", "all"))
+    draft.keep("lora_target", "lora.target_modules", "all-linear" if targets in (["all"], ["all-linear"]) else targets)
+    add_defaults(draft, {"lora.target_modules": "all-linear"}, TOOL)
     draft.ignore("lora_dropout", DROPOUT_IGNORED, "lora.lora_dropout")
     if draft.peek("pissa_init") is True:
-        rounds = draft.peek("pissa_iter", 16)
-        value = "pissa" if rounds == -1 else f"pissa_niter_{rounds}"
+        iterations = draft.peek("pissa_iter", 16)
+        value = "pissa" if iterations == -1 else f"pissa_niter_{iterations}"
         draft.keep("pissa_init", "lora.init_lora_weights", value)
-        draft.join("pissa_iter", "lora.init_lora_weights")
-    for key in ("pissa_init", "pissa_iter", "pissa_convert"):
-        draft.leave_out(key, "A finished adapter always fits the plain base.")
-
-
-def _targets(draft: Draft) -> None:
-    target = draft.peek("lora_target", "all")
-    names = [part.strip() for part in target.split(",")] if isinstance(target, str) else target
-    if names in (["all"], ["all-linear"]):
-        draft.keep("lora_target", "lora.target_modules", "all-linear")
-        draft.add("lora.target_modules", "all-linear", f"the default of {TOOL}")
-    else:
-        draft.keep("lora_target", "lora.target_modules", names)
+        draft.merge_into("pissa_iter", "lora.init_lora_weights")
+    for key in PISSA_KEYS:
+        draft.leave_out(key, "A trained adapter always fits the original base model.")
 
 
 def _loss(draft: Draft) -> None:
@@ -156,17 +124,12 @@ def _loss(draft: Draft) -> None:
     draft.keep("orpo_beta", "training.beta")
     if draft.peek("pref_ftx") == 0:
         draft.settle("pref_ftx", "empty")
-    draft.leave_out("pref_ftx", "It adds to the weight of the likelihood term, which is one here.")
-    draft.add("training.loss_on_prompt", False, "LLaMA-Factory's likelihood term counts the answer alone")
+    draft.leave_out("pref_ftx", "It increases the weight of the NLL, which is always one here.")
+    draft.add("training.loss_on_prompt", False, "LLaMA-Factory computes the NLL over the completion only")
 
 
 def _training(draft: Draft) -> None:
     if not draft.has("eval_strategy") and not draft.has("evaluation_strategy"):
-        add_no_evaluation(draft, TOOL)
-    if draft.peek("disable_gradient_checkpointing") is True:
-        draft.keep("disable_gradient_checkpointing", "training.gradient_checkpointing", False)
-    draft.leave_out("disable_gradient_checkpointing", "off")
-    reentrant = draft.peek("use_reentrant_gc")
-    if reentrant is not None:
-        value = {"use_reentrant": reentrant}
-        draft.keep("use_reentrant_gc", "training.gradient_checkpointing_kwargs", value)
+        add_no_evaluation(draft)
+    draft.keep_if_true("disable_gradient_checkpointing", "training.gradient_checkpointing", False)
+    keep_use_reentrant(draft, "use_reentrant_gc")

@@ -1,4 +1,4 @@
-"""A printed ``ORPOConfig(...)``, read back: Python as somebody wrote it, or what transformers prints, whose texts lack quotes."""
+"""Parser of a printed ``ORPOConfig(...)``: a Python call, or the output of transformers, whose strings have no quotes."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ _CALL = re.compile(r"\b(?:[A-Za-z_]\w*\.)*\w*(?:Config|Arguments)\s*\(")
 _NAME = re.compile(r"\s*([A-Za-z_]\w*)\s*=")
 _ENUM = re.compile(r"^<[\w.]+:\s*(.+)>$", re.DOTALL)  # <IntervalStrategy.NO: 'no'>
 _MEMBER = re.compile(r"^[A-Z]\w*\.([A-Z][A-Z0-9_]*)$")  # IntervalStrategy.NO, as Python 3.11 and newer print it
-_SECRET_PLACEHOLDER = re.compile(r"^<[A-Z_]+>$")  # <HUB_TOKEN>: what transformers prints for a secret
+_SECRET_PLACEHOLDER = re.compile(r"^<[A-Z_]+>$")  # <HUB_TOKEN>: transformers prints this for a secret
 _INNER = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*\((.*)\)$", re.DOTALL)
 _BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">"}
 
 
 def is_printed_config(text: str) -> bool:
-    """Whether ``text`` holds something like ``ORPOConfig(name=value, …)`` and is no YAML file that mentions one."""
+    """Whether ``text`` contains a call such as ``ORPOConfig(name=value, …)``."""
     call = _call(text)
     return call is not None and _NAME.match(text, call.end()) is not None
 
 
 def printed_arguments(text: str) -> dict[str, Any]:
-    """The arguments of the ORPOConfig, else the first configuration, in ``text``. A value that is no Python is kept as text."""
+    """Arguments of the ORPOConfig, else of the first configuration, in ``text``. A value that is not valid Python stays text."""
     call = _call(text)
-    if call is None:
-        return {}
-    return _arguments(text[call.end() :])
+    return _arguments(text[call.end() :]) if call else {}
 
 
 def class_name(text: str) -> str:
-    """The name of the class that was printed: ``ORPOConfig``."""
+    """Name of the printed class, such as ``ORPOConfig``."""
     call = _call(text)
-    return call.group().rstrip("( \n\t").rpartition(".")[2] if call else ""
+    return _callee(call).rpartition(".")[2] if call else ""
 
 
 def _call(text: str) -> re.Match[str] | None:
-    """The call that matters, outside comments of a line."""
-    calls = [each for each in _CALL.finditer(text) if not _in_comment(text, each.start())]
-    mine = [each for each in calls if each.group().rstrip("( \n\t").endswith("ORPOConfig")]
-    return next(iter(mine or calls), None)
+    """Call of ORPOConfig in ``text``, else the first call of a configuration; calls in comments do not count."""
+    calls = [call for call in _CALL.finditer(text) if not _in_comment(text, call.start())]
+    return next((call for call in calls if _callee(call).endswith("ORPOConfig")), calls[0] if calls else None)
+
+
+def _callee(call: re.Match[str]) -> str:
+    return call.group().rstrip("( \n\t")
 
 
 def _in_comment(text: str, position: int) -> bool:
@@ -49,7 +50,7 @@ def _in_comment(text: str, position: int) -> bool:
 
 
 def _arguments(text: str) -> dict[str, Any]:
-    """``name=value`` pairs up to the bracket that closes the call."""
+    """Arguments ``name=value`` up to the bracket that closes the call."""
     arguments: dict[str, Any] = {}
     for part in _split_arguments(text):
         name = _NAME.match(part)
@@ -59,7 +60,7 @@ def _arguments(text: str) -> dict[str, Any]:
 
 
 def _split_arguments(text: str) -> list[str]:
-    """``text`` cut at the commas between arguments: outside brackets and quotes, and followed by a name or the end."""
+    """Parts of ``text`` between argument commas: those outside brackets and quotes, followed by a name or the end."""
     parts: list[str] = []
     closing: list[str] = []
     start = 0
@@ -88,11 +89,11 @@ def _split_arguments(text: str) -> list[str]:
 
 
 def _end_of_quoted(text: str, start: int) -> int | None:
-    """Where the text in quotes that starts at ``start`` ends; None for an apostrophe, which nothing closes on its line."""
+    """End of the quoted string that starts at ``start``; None for an apostrophe, without a closing quote on its line."""
     if text[start - 1 : start].isalnum():
         return None
-    found = re.compile(rf"{text[start]}(?:\\.|[^\\\n{text[start]}])*{text[start]}").match(text, start)
-    return found.end() if found else None
+    quoted = re.compile(rf"{text[start]}(?:\\.|[^\\\n{text[start]}])*{text[start]}").match(text, start)
+    return quoted.end() if quoted else None
 
 
 def _opens_angle(text: str, position: int) -> bool:
@@ -100,7 +101,7 @@ def _opens_angle(text: str, position: int) -> bool:
 
 
 def _to_yaml_value(value: Any) -> Any:
-    """``value`` as YAML has it: tuples and sets are lists, and what it has no kind for is text."""
+    """YAML equivalent of a Python value: tuples and sets become lists, other types text."""
     if isinstance(value, dict):
         return {str(name): _to_yaml_value(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Rules about the modules and layers that get a LoRA adapter, and about its dropout."""
+"""Rules about the LoRA adapter: its modules, initialization, dropout and learning rates, and settings that peft cannot combine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
 from orpo_cli.recipe.schema import Recipe
+
+# Prefixes of optimizers for which transformers chooses the parameters itself, or which do not support parameter groups.
+OPTIMIZERS_WITHOUT_GROUPS = ("galore_", "apollo_", "lomo", "adalomo")
+INITS_FROM_BASE_WEIGHTS = {  # initializations computed from the weights of the base model, and why they cannot be quantized
+    "pissa": "peft cannot decompose quantized weights",
+    "mica": "peft cannot decompose quantized weights",
+    "loftq": "LoftQ quantizes the base model itself",
+    "olora": "the base would be quantized a second time, and again with another result in a merge",
+}
 
 
 def lora_dropout_is_disabled(recipe: Recipe) -> Iterator[Problem]:
@@ -53,11 +62,7 @@ def target_pattern_does_not_compile(recipe: Recipe) -> Iterator[Problem]:
             continue
         try:
             re.compile(pattern)
-        except (
-            re.error,
-            OverflowError,
-            RecursionError,
-        ) as error:  # the last two if the pattern is too large or too deep
+        except (re.error, OverflowError, RecursionError) as error:  # the last two: too large or too deep
             yield Problem(
                 "target-pattern",
                 f"is not a valid regular expression: {error}.",
@@ -66,9 +71,93 @@ def target_pattern_does_not_compile(recipe: Recipe) -> Iterator[Problem]:
             )
 
 
-RULES = (
-    lora_dropout_is_disabled,
-    layers_pattern_without_layers,
-    layers_need_target_list,
-    target_pattern_does_not_compile,
-)
+def target_parameters_conflicts(recipe: Recipe) -> Iterator[Problem]:
+    """peft adds the adapter of a parameter to the parameter itself, which rules out dropout, bias and other settings."""
+    lora = recipe.lora
+    if lora is None or not lora.target_parameters:
+        return
+    if lora.lora_dropout > 0:
+        yield Problem(
+            "dropout-on-parameters",
+            f"is {lora.lora_dropout}, but an adapter on target_parameters cannot have dropout.",
+            "lora.lora_dropout",
+            remedy="Set it to 0, or use target_modules.",
+        )
+    for name in ("use_dora", "lora_bias", "fan_in_fan_out", "velora_config"):
+        if getattr(lora, name):
+            yield _conflict(name, "cannot be combined with target_parameters.")
+    if lora.init_lora_weights not in (True, False, "gaussian"):
+        yield _conflict(
+            "init_lora_weights", f"{lora.init_lora_weights} cannot be combined with target_parameters.", "Use true."
+        )
+
+
+def init_conflicts(recipe: Recipe) -> Iterator[Problem]:
+    """Each initialization needs its settings, and settings of another one have no effect."""
+    lora = recipe.lora
+    if lora is None:
+        return
+    if lora.loftq_config is not None and lora.init_lora_weights != "loftq":
+        yield _conflict("loftq_config", "has no effect: init_lora_weights is not loftq.")
+    if lora.init_lora_weights == "loftq" and lora.loftq_config is None:
+        remedy = "Add `loftq_config: {loftq_bits: 4}`."
+        yield _conflict("init_lora_weights", "is loftq, which needs the number of bits.", remedy)
+    reason = INITS_FROM_BASE_WEIGHTS.get(str(lora.init_lora_weights))
+    if reason is not None and recipe.quantization is not None:
+        remedy = "Remove quantization, or use init_lora_weights: true or orthogonal."
+        yield _conflict(
+            "init_lora_weights", f"is {lora.init_lora_weights}, but the base model is quantized: {reason}.", remedy
+        )
+    if lora.init_lora_weights == "orthogonal" and (
+        odd := [rank for rank in (lora.r, *lora.rank_pattern.values()) if rank % 2]
+    ):
+        yield _conflict(
+            "init_lora_weights", f"is orthogonal, which needs even ranks, but one rank is {odd[0]}.", "Use true."
+        )
+
+
+def lora_bias_conflicts(recipe: Recipe) -> Iterator[Problem]:
+    """peft supports a bias of B only in a plain adapter."""
+    lora = recipe.lora
+    if lora is None or not lora.lora_bias:
+        return
+    if lora.use_dora:
+        yield _conflict("lora_bias", "cannot be combined with use_dora.")
+    if not isinstance(lora.init_lora_weights, bool):
+        yield _conflict("lora_bias", f"cannot be combined with init_lora_weights: {lora.init_lora_weights}.")
+
+
+def weight_tying_unused(recipe: Recipe) -> Iterator[Problem]:
+    """Tied weights can differ only if one of them is trained directly."""
+    lora = recipe.lora
+    if lora is None or not lora.ensure_weight_tying or recipe.model.add_special_tokens:
+        return
+    if not lora.modules_to_save and not lora.trainable_token_indices:
+        yield _conflict("ensure_weight_tying", "has no effect without modules_to_save or trainable_token_indices.")
+
+
+def lora_plus_conflicts(recipe: Recipe) -> Iterator[Problem]:
+    """LoRA+ needs one parameter group for each of the two matrices."""
+    lora, optimizer = recipe.lora, recipe.training.optim or ""
+    if lora is None:
+        return
+    if lora.loraplus_lr_embedding is not None and lora.loraplus_lr_ratio is None:
+        yield Problem(
+            "lora-plus",
+            "has no effect without loraplus_lr_ratio, which enables LoRA+.",
+            "lora.loraplus_lr_embedding",
+            remedy="Add `loraplus_lr_ratio: 16`, or remove it.",
+        )
+    if lora.loraplus_lr_ratio is not None and (
+        optimizer.startswith(OPTIMIZERS_WITHOUT_GROUPS) or optimizer.endswith("_layerwise")
+    ):
+        yield Problem(
+            "lora-plus",
+            f"cannot be combined with {optimizer}, which creates its own parameter groups.",
+            "lora.loraplus_lr_ratio",
+            remedy="Use an optimizer such as adamw_torch, or remove it.",
+        )
+
+
+def _conflict(name: str, message: str, remedy: str = "Remove it.") -> Problem:
+    return Problem("adapter-settings", message, f"lora.{name}", remedy=remedy)

@@ -162,17 +162,3 @@ def unsupported_processes(recipe: Recipe) -> Iterator[Problem]:
         yield Problem("unsupported-setting", message, "launch.num_processes", remedy="Use 1 or auto.")
     if recipe.launch.strategy not in ("auto", "single"):
         yield Problem("unsupported-setting", message, "launch.strategy", remedy="Use single or auto.")
-
-
-RULES = (
-    fsdp_and_deepspeed,
-    processes_and_strategy,
-    device_map_with_processes,
-    ddp_settings_unused,
-    fsdp_8bit_optimizer,
-    fsdp_quantization,
-    sharded_best_model,
-    fsdp_checkpointing_conflict,
-    reentrant_checkpointing,
-    unsupported_processes,
-)

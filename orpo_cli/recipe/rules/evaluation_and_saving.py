@@ -182,17 +182,3 @@ def wrong_best_metric_direction(recipe: Recipe) -> Iterator[Problem]:
             "training.greater_is_better",
             remedy="Remove it: the direction follows from the metric.",
         )
-
-
-RULES = (
-    evaluation_without_pairs,
-    eval_settings_unused,
-    steps_unused,
-    save_total_limit_unused,
-    fractional_steps,
-    best_model_strategies,
-    best_model_steps,
-    unknown_best_metric,
-    best_metric_unused,
-    wrong_best_metric_direction,
-)

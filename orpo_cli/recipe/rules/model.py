@@ -116,13 +116,3 @@ def rope_scaling_arguments(recipe: Recipe) -> Iterator[Problem]:
             f"model.rope_scaling.{name}",
             remedy=f"Remove it; {rope.rope_type} uses {', '.join((*required, *optional))}.",
         )
-
-
-RULES = (
-    unknown_chat_template,
-    revision_of_local_model,
-    subfolder_of_gguf,
-    max_memory_unused,
-    invalid_max_memory,
-    rope_scaling_arguments,
-)

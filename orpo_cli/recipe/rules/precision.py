@@ -1,4 +1,4 @@
-"""Rules about the data types of weights and computation."""
+"""Rules about the data types of weights and computation, and about quantized weights."""
 
 from __future__ import annotations
 
@@ -47,9 +47,52 @@ def fp16_on_cpu(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-RULES = (
-    bf16_and_fp16,
-    float16_trained_weights,
-    fp16_on_bfloat16_weights,
-    fp16_on_cpu,
-)
+def four_and_eight_bits(recipe: Recipe) -> Iterator[Problem]:
+    """Weights are stored in 4 bits or in 8 bits."""
+    quantization = recipe.quantization
+    if quantization is not None and quantization.load_in_4bit and quantization.load_in_8bit:
+        yield Problem(
+            "4bit-and-8bit", "4 and 8 bits exclude each other.", "quantization.load_in_8bit", remedy="Keep one."
+        )
+
+
+def nothing_quantized(recipe: Recipe) -> Iterator[Problem]:
+    """The section has no effect if neither method is enabled."""
+    quantization = recipe.quantization
+    if quantization is not None and not quantization.load_in_4bit and not quantization.load_in_8bit:
+        yield Problem(
+            "nothing-quantized",
+            "enables neither load_in_4bit nor load_in_8bit.",
+            "quantization",
+            remedy="Set one of them to true, or remove the section.",
+        )
+
+
+def quantized_without_adapter(recipe: Recipe) -> Iterator[Problem]:
+    """Quantized weights cannot be trained, only an adapter on them."""
+    if recipe.quantization is not None and recipe.lora is None:
+        yield Problem(
+            "quantized-without-adapter",
+            "quantized weights cannot be trained.",
+            "quantization",
+            remedy="Add a `lora:` section to train an adapter, or remove quantization.",
+        )
+
+
+def quantization_settings_unused(recipe: Recipe) -> Iterator[Problem]:
+    """Settings of 4-bit weights have no effect on 8-bit weights, and vice versa."""
+    quantization = recipe.quantization
+    if quantization is None or quantization.load_in_4bit == quantization.load_in_8bit:
+        return
+    other, bits = ("llm_int8_", 4) if quantization.load_in_4bit else ("bnb_4bit_", 8)
+    for name in quantization.model_fields_set:
+        default = type(quantization).model_fields[name].default
+        both = name == "llm_int8_skip_modules"  # bitsandbytes uses it for 4-bit weights too
+        if name.startswith(other) and not both and getattr(quantization, name) != default:
+            yield Problem(
+                "quantization-settings-unused",
+                f"has no effect: the weights are stored in {bits} bits.",
+                f"quantization.{name}",
+                remedy="Remove it.",
+                severity="warning",
+            )

@@ -108,6 +108,3 @@ def schedule_without_evaluation(recipe: Recipe) -> Iterator[Problem]:
             "training.lr_scheduler_type",
             remedy="Add `eval: {test_size: 0.05}` to `dataset`, or choose another schedule.",
         )
-
-
-RULES = (zero_max_steps, warmup_unused, warmup_too_long, schedule_arguments, schedule_without_evaluation)

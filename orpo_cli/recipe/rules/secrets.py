@@ -21,9 +21,8 @@ SECRETS = {
     "a password in a URL": re.compile(r"://[^/\s:@]+:[^/\s@]+@"),
     "a signed URL": re.compile(r"[?&](?:X-Amz-Signature|Signature|sig|token|access_token)=[^\s&]{8,}"),
 }
-REFERENCE = re.compile(
-    r"\$\{\w+(?::-)?"
-)  # a reference to an environment variable is allowed, a secret in its default is not
+# A reference to an environment variable is allowed, a secret in its default is not.
+REFERENCE = re.compile(r"\$\{\w+(?::-)?")
 REMEDY = "Remove it and revoke it; use an environment variable (HF_TOKEN, WANDB_API_KEY, …) or log in."
 
 
@@ -37,9 +36,8 @@ def secrets_in_values(values: Any) -> Iterator[Problem]:
     for path, key, text in _walk_strings(values, "", ""):
         written = REFERENCE.sub("", text)
         kind = secret_kind(written)
-        if (
-            kind is None and looks_secret(key) and len(written) >= 8 and not written.startswith("<")
-        ):  # <HUB_TOKEN>, <|pad|>
+        placeholder = written.startswith("<")  # <HUB_TOKEN>, <|pad|>
+        if kind is None and looks_secret(key) and len(written) >= 8 and not placeholder:
             kind = "a secret, according to the name of the key"
         if kind is not None:
             yield Problem("secret-in-recipe", f"contains {kind}.", path, remedy=REMEDY)

@@ -12,9 +12,9 @@ import yaml
 from orpo_cli.errors import Problem, RecipeError
 from orpo_cli.recipe.eval_save_defaults import SCHEDULES_WITHOUT_WARMUP
 from orpo_cli.recipe.load import load_recipe
-from orpo_cli.recipe.rules import evaluation_and_saving, model, optimizer, schedule, tracking
-from orpo_cli.recipe.rules.data_loading import ACCELERATOR_CONFIG_KEYS
-from orpo_cli.recipe.rules.hub import REPO_ID, invalid_repo_id
+from orpo_cli.recipe.rules import evaluation_and_saving, model, schedule, tracking_and_hub, training_step
+from orpo_cli.recipe.rules.data import ACCELERATOR_CONFIG_KEYS
+from orpo_cli.recipe.rules.tracking_and_hub import REPO_ID, invalid_repo_id
 from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
 
@@ -249,7 +249,7 @@ def test_chat_templates_match_the_built_in_ones() -> None:
 def test_trackers_match_the_library() -> None:
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-    assert set(tracking.TRACKERS) == INTEGRATION_TO_CALLBACK.keys()
+    assert set(tracking_and_hub.TRACKERS) == INTEGRATION_TO_CALLBACK.keys()
 
 
 def test_accelerator_config_keys_match_the_library() -> None:
@@ -272,15 +272,15 @@ def test_the_library_passes_adam_settings_and_optim_args_as_the_rules_expect(nam
         return dict(Trainer.get_optimizer_cls_and_kwargs(arguments)[1])
 
     plain, arguments = settings(), {"ademamix": "alpha=4.0"}.get(name, "momentum=0.5,lr_decay=0.1")
-    assert (settings(adam_beta1=0.8) != plain) == (name not in optimizer.NO_BETAS)
-    assert (settings(adam_epsilon=1e-3) != plain) == (name not in (*optimizer.NO_BETAS, *optimizer.NO_EPSILON))
-    assert (settings(optim_args=arguments) != plain) == (name not in optimizer.NO_ARGUMENTS)
+    assert (settings(adam_beta1=0.8) != plain) == (name not in training_step.NO_BETAS)
+    assert (settings(adam_epsilon=1e-3) != plain) == (name not in (*training_step.NO_BETAS, *training_step.NO_EPSILON))
+    assert (settings(optim_args=arguments) != plain) == (name not in training_step.NO_ARGUMENTS)
 
 
 def test_the_optimizers_in_the_rules_exist() -> None:
     from transformers.training_args import OptimizerNames
 
-    named = {*optimizer.NO_BETAS, *optimizer.NO_EPSILON, *optimizer.NO_ARGUMENTS}
+    named = {*training_step.NO_BETAS, *training_step.NO_EPSILON, *training_step.NO_ARGUMENTS}
     assert named <= {each.value for each in OptimizerNames}
 
 

@@ -1,13 +1,17 @@
-"""Rules about experiment trackers."""
+"""Rules about experiment trackers, the hub repository and pushes during training."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
 from orpo_cli.recipe.did_you_mean import did_you_mean
+from orpo_cli.recipe.eval_save_defaults import save_strategy
 from orpo_cli.recipe.schema import Recipe
 
+# Like validate_repo_id of huggingface_hub, but with a namespace: without one, the account of the token would be used.
+REPO_ID = re.compile(r"\b[\w.-]{1,96}\b/\b[\w.-]{1,96}\b", re.ASCII)
 # Trackers of transformers 5.23 (INTEGRATION_TO_CALLBACK); a test compares both.
 TRACKERS = (
     "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow", "mlflow", "neptune",
@@ -64,4 +68,49 @@ def logging_dir_unused(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-RULES = (unknown_tracker, tracker_settings_unused, logging_dir_unused)
+def invalid_repo_id(recipe: Recipe) -> Iterator[Problem]:
+    """A repository id needs a namespace and a name that the hub accepts."""
+    name = recipe.hub.repo_id
+    if name is None or (
+        REPO_ID.fullmatch(name) and "--" not in name and ".." not in name and not name.endswith(".git")
+    ):
+        return
+    yield Problem(
+        "hub-repo-id",
+        f"{name!r} is not a repository id: namespace/name, each of at most 96 letters, digits, `-`, `_` and `.`.",
+        "hub.repo_id",
+        remedy="For example my-name/my-model.",
+    )
+
+
+def push_settings(recipe: Recipe) -> Iterator[Problem]:
+    """A push during training needs a repository, and its settings need a push."""
+    training = recipe.training
+    if not training.push_to_hub:
+        for name in recipe.training.explicit_non_defaults("hub_strategy", "hub_always_push", "hub_revision"):
+            yield _unused(name, "push_to_hub is not true.", "Add `push_to_hub: true`, or remove it.")
+        return
+    if recipe.hub.repo_id is None:
+        yield Problem(
+            "push-without-repository",
+            "needs hub.repo_id.",
+            "training.push_to_hub",
+            remedy="Set hub.repo_id to NAMESPACE/NAME, or remove push_to_hub and use `orpo push-to-hub` after the run.",
+        )
+    pushes_checkpoints = training.hub_strategy in ("checkpoint", "all_checkpoints")
+    if pushes_checkpoints and save_strategy(recipe)[0] == "no":
+        yield _unused(
+            "hub_strategy", "save_strategy is no, so there are no checkpoints.", "Set save_strategy, or remove it."
+        )
+    if training.hub_strategy == "end" and training.hub_always_push:
+        yield _unused("hub_always_push", "`hub_strategy: end` pushes only once.", "Remove it.")
+
+
+def _unused(name: str, reason: str, remedy: str) -> Problem:
+    return Problem(
+        "push-settings-unused",
+        f"has no effect: {reason}",
+        f"training.{name}",
+        remedy=remedy,
+        severity="warning",
+    )

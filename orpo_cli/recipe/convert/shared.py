@@ -10,7 +10,7 @@ from orpo_cli.recipe.rules.model import CHAT_TEMPLATES
 
 BUILT_IN = frozenset(CHAT_TEMPLATES)
 IS_ORPO = "orpo-cli always trains with ORPO."
-DROPOUT_IGNORED = "It has no effect there: trl's disable_dropout, on by default, sets the dropout to zero."
+DROPOUT_IGNORED = "It had no effect: trl's disable_dropout, on by default, sets the dropout to zero."
 TOKENIZER_TEMPLATE = (
     "The tokenizer's own template is used. It fits a chat model; for a base model, set model.chat_template to a "
     "built-in name or the path of a .jinja file."

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from orpo_cli.cli.options import (
-    ChatTemplate,
-    Compare,
-    MaxNewTokens,
-    Quiet,
-    RunOrModel,
-    Seed,
-    System,
-    Temperature,
-    TopP,
-)
+from orpo_cli.cli import options
 from orpo_cli.report.console import Console
 from orpo_cli.workflows.chat import chat
 from orpo_cli.workflows.generate import make_sampling
 
 
 def command(
-    run_or_model: RunOrModel,
-    compare: Compare = False,
-    max_new_tokens: MaxNewTokens = 512,
-    temperature: Temperature = 0.0,
-    top_p: TopP = None,
-    seed: Seed = None,
-    system: System = None,
-    chat_template: ChatTemplate = None,
-    quiet: Quiet = False,
+    run_or_model: options.RunOrModel,
+    compare: options.Compare = False,
+    max_new_tokens: options.MaxNewTokens = 512,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = None,
+    seed: options.Seed = None,
+    system: options.System = None,
+    chat_template: options.ChatTemplate = None,
+    quiet: options.Quiet = False,
 ) -> None:
     """Talk to a model, or to base and tuned model.
 

@@ -8,25 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from orpo_cli.cli.options import (
-    ChatTemplate,
-    Compare,
-    Json,
-    MaxNewTokens,
-    Quiet,
-    RunOrModel,
-    Seed,
-    System,
-    Temperature,
-    TopP,
-)
+from orpo_cli.cli import options
 from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
 from orpo_cli.workflows.generate import HELD_OUT_PROMPTS, GenerateRequest, generate_answers, make_sampling
 
 
 def command(
-    run_or_model: RunOrModel,
+    run_or_model: options.RunOrModel,
     prompt: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Prompt; repeatable. - reads standard input.")
     ] = None,
@@ -42,16 +31,16 @@ def command(
             help=f"Number of prompts from FILE (default: all) or from the held-out pairs of the run ({HELD_OUT_PROMPTS}).",
         ),
     ] = None,
-    compare: Compare = False,
-    max_new_tokens: MaxNewTokens = 128,
-    temperature: Temperature = 0.0,
-    top_p: TopP = None,
-    seed: Seed = None,
-    system: System = None,
+    compare: options.Compare = False,
+    max_new_tokens: options.MaxNewTokens = 128,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = None,
+    seed: options.Seed = None,
+    system: options.System = None,
     plain: Annotated[bool, typer.Option("--plain", help="Continue TEXT as it is, without the chat template.")] = False,
-    chat_template: ChatTemplate = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    chat_template: options.ChatTemplate = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Answer prompts: those given, or prompts from the held-out pairs of the run.
 

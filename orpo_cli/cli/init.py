@@ -36,10 +36,10 @@ def command(
       orpo init mine --from quickstart -o recipes/mine.yaml
     """
     console = Console(quiet=quiet, as_json=as_json)
-    new = write_new_recipe(name, output, shipped=shipped, model=model, data=data, overwrite=force)
-    console.result(f"wrote {new.path}")
+    recipe_name, path = write_new_recipe(name, output, shipped=shipped, model=model, data=data, overwrite=force)
+    console.result(f"wrote {path}")
     console.note(
-        f"Next:\n  orpo validate {new.path}    reports every error, with its line\n"
-        f"  orpo plan {new.path}        shows every decided value, with the reason\n  orpo train {new.path}"
+        f"Next:\n  orpo validate {path}    reports every error, with its line\n"
+        f"  orpo plan {path}        shows every decided value, with the reason\n  orpo train {path}"
     )
-    console.document({"status": "ok", "path": str(new.path), "name": new.name})
+    console.document({"status": "ok", "path": path, "name": recipe_name})

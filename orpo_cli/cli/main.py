@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 import importlib
+import logging
 import os
 import sys
 import threading
 import warnings
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Annotated
 
 import typer
@@ -18,6 +18,7 @@ from typer.main import get_command
 from orpo_cli import __version__
 from orpo_cli.cli.allocator_env import reexec_with_allocator_env
 from orpo_cli.errors import OrpoError, RecipeError, UsageError
+from orpo_cli.redaction import print_redacted_traceback
 from orpo_cli.report.console import Console
 from orpo_cli.secret_values import mask_secrets
 
@@ -102,28 +103,19 @@ def silence_libraries() -> None:
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", category=FutureWarning)  # meant for developers of the libraries
         warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|transformers|peft|trl|bitsandbytes)\b")
-    import logging
-
     # "Failed to load CPU gemm_4bit_forward": an optional kernel is missing, and the user need not act on it.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
-def _print_traceback_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print the traceback of a bug, with secrets masked."""
-    from orpo_cli.redaction import print_redacted_traceback
-
-    print_redacted_traceback(kind, error, trace)
-
-
 def _print_traceback_of_thread(bug: threading.ExceptHookArgs) -> None:
     if bug.exc_value is not None:
-        _print_traceback_redacted(bug.exc_type, bug.exc_value, bug.exc_traceback)
+        print_redacted_traceback(bug.exc_type, bug.exc_value, bug.exc_traceback)
 
 
 def main() -> None:
     """Run the command line and exit with the code of its outcome."""
     reexec_with_allocator_env()
-    sys.excepthook = _print_traceback_redacted
+    sys.excepthook = print_redacted_traceback
     threading.excepthook = _print_traceback_of_thread
     silence_libraries()
     try:
@@ -165,14 +157,14 @@ def _error_message(error: typer.TyperException) -> str:
 
 def _report_error(error: OrpoError) -> int:
     """Print the error on standard error; with --json also as the document on standard output. Returns the exit code."""
-    lines = [mask_secrets(str(error))]
-    if error.remedy:
-        lines.append(f"  → {mask_secrets(error.remedy)}")
-    print(
-        f"error: {lines[0]}" if not isinstance(error, RecipeError) else lines[0], *lines[1:], sep="\n", file=sys.stderr
-    )
     document = {"status": error.kind, "exit_code": error.exit_code, "message": error.message, "remedy": error.remedy}
+    text = str(error)
     if isinstance(error, RecipeError):
         document["problems"] = error.problems
+    else:
+        text = f"error: {text}"
+    if error.remedy:
+        text += f"\n  → {error.remedy}"
+    print(mask_secrets(text), file=sys.stderr)
     Console(as_json="--json" in sys.argv[1:]).document(document)
     return error.exit_code

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -14,74 +14,26 @@ from orpo_cli.errors import UsageError
 from orpo_cli.recipe.source.shipped_recipes import ShippedRecipe, shipped_recipe
 from orpo_cli.workflows.output_file import check_output_file
 
-START_RECIPE = """\
-# A recipe of orpo-cli. Only model and dataset are required; `orpo schema` prints every key, for you and for your editor.
-# Names inside a section are those of the library it configures, so the Hugging Face documentation applies.
-
-name: recipe
-output_dir: runs/recipe # run directory; an existing run is never overwritten
-
-model:
-  model_name_or_path: HuggingFaceTB/SmolLM2-135M-Instruct # hub id, local folder or .gguf file
-  chat_template: tokenizer # for a base model that has none: chatml, zephyr, llama3, mistral, gemma, or a .jinja file
-
-# quantization: # QLoRA: load the base model in 4 bits
-#   load_in_4bit: true
-#   bnb_4bit_quant_type: nf4
-#   bnb_4bit_use_double_quant: true
-
-lora: # leave the section out to train every weight
-  r: 16
-  lora_alpha: 32
-  target_modules: all-linear
-
-dataset:
-  train:
-    path: pairs.jsonl # hub id, file or folder: json, jsonl, csv, parquet, .gz
-    # columns: {chosen: good, rejected: bad} # name in orpo-cli: name in the data, where they differ
-  eval:
-    test_size: 0.05 # held out from train; or another source with a path
-  truncation_mode: keep_end # for prompts that are too long: keep_end, keep_start, or drop the pair
-
-training: # every argument of trl's ORPOConfig and transformers' TrainingArguments
-  beta: 0.1 # weight of the odds ratio term (the paper's lambda)
-  max_length: 1024 # prompt and answer together, in tokens
-  learning_rate: 1.0e-4 # for LoRA; about 8.0e-6 if every weight is trained
-  lr_scheduler_type: cosine
-  warmup_steps: 0.1 # below 1: a fraction of all steps
-  per_device_train_batch_size: 4
-  gradient_accumulation_steps: 8 # 4 x 8 = 32 pairs per step
-  num_train_epochs: 1
-  logging_steps: 1
-  eval_strategy: epoch
-  save_strategy: epoch
-  seed: 42
-"""
+START_RECIPE = Path(__file__).with_name("start_recipe.yaml").read_text(encoding="utf-8")
 
 KeyPath = tuple[str, ...]  # ("dataset", "train", "path")
 
 
-class NewRecipe(NamedTuple):
-    """A recipe that was written."""
-
-    name: str
-    path: Path
-
-
 def write_new_recipe(
     name: str, output: Path | None, *, shipped: str | None, model: str | None, data: str | None, overwrite: bool
-) -> NewRecipe:
-    """Write a recipe called ``name`` to ``output`` (default: NAME.yaml).
+) -> tuple[str, Path]:
+    """Write a recipe called ``name`` to ``output`` (default: NAME.yaml), and return its name and its path.
 
     ``shipped``: the shipped recipe to copy, instead of the template. Raises UsageError for empty values and where the file
     cannot be written.
     """
     name = re.sub(r"\.ya?ml$", "", name)
     target = output or Path(f"{name}.yaml")
-    text = new_recipe_text(Path(name).name, target, shipped_recipe(shipped) if shipped else None, model, data)
+    name = Path(name).name
+    text = new_recipe_text(name, target, shipped_recipe(shipped) if shipped else None, model, data)
     check_output_file(target, overwrite=overwrite, option="NAME or --output")
     atomic_write_text(target, text)
-    return NewRecipe(Path(name).name, target)
+    return name, target
 
 
 def new_recipe_text(name: str, target: Path, shipped: ShippedRecipe | None, model: str | None, data: str | None) -> str:

@@ -9,13 +9,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from orpo_cli.cli.options import Force, Json, Quiet
+from orpo_cli.atomic import atomic_write_text
+from orpo_cli.cli.options import Force, Json, OutputFile, Quiet
+from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.config_reader import Tool
-from orpo_cli.recipe.convert.convert import Conversion
+from orpo_cli.recipe.convert.convert import Conversion, convert
 from orpo_cli.recipe.convert.draft import KeyOutcome, Outcome
 from orpo_cli.recipe.source.nodes import format_path
 from orpo_cli.report.console import Console
-from orpo_cli.workflows.convert import convert_file
+from orpo_cli.workflows.output_file import check_output_file
 
 OUTCOMES: dict[Outcome, str] = {
     "kept": "kept",
@@ -30,9 +32,7 @@ def command(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="Configuration of another tool, or - for standard input.")
     ],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write; default: standard output.")
-    ] = None,
+    output: OutputFile = None,
     tool: Annotated[
         Literal["auto", Tool], typer.Option("--from", help="Tool of the configuration; auto recognizes it.")
     ] = "auto",
@@ -61,14 +61,36 @@ def command(
       orpo convert train.sh --json
     """
     console = Console(quiet=quiet, as_json=as_json)
-    conversion = convert_file(file, output, tool=tool, model=model, dataset=dataset, overwrite=force)
+    for option, value in (("--model", model), ("--dataset", dataset)):
+        if value is not None and not value.strip():
+            raise UsageError(f"{option} is empty.", remedy="Give a value or leave the option out.")
+    if force and output is None:
+        raise UsageError("--force does nothing without --output.", remedy="Leave it out.")
+    if output is not None:
+        check_output_file(output, overwrite=force)
+    text, name, folder = _read_source(file)
+    conversion = convert(text, name, tool=tool, model=model, dataset=dataset, folders=[folder, Path.cwd()])
     _print_outcomes(console, conversion, file)
     if output is not None:
+        atomic_write_text(output, conversion.text)
         console.result(f"wrote {output}")
     elif not as_json:
         sys.stdout.flush()
         sys.stdout.buffer.write(conversion.text.encode())  # the exact bytes, not formatted by rich
     console.document(_document(conversion, output))
+
+
+def _read_source(file: str) -> tuple[str, str, Path]:
+    """The text of ``file`` (- for standard input), its name in the recipe, and its folder."""
+    if file == "-":
+        return sys.stdin.read(), "standard input", Path.cwd()
+    path = Path(file)
+    try:
+        return path.read_text(encoding="utf-8"), path.name, path.parent
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is not UTF-8 text (byte {error.start}).") from None
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}.") from None
 
 
 def _print_outcomes(console: Console, conversion: Conversion, file: str) -> None:
@@ -97,7 +119,7 @@ def _document(conversion: Conversion, output: Path | None) -> dict[str, Any]:
     return {
         "status": "ok",
         "from": conversion.tool,
-        "path": None if output is None else str(output),
+        "path": output,
         "recipe": conversion.text,
         "values": conversion.values,
         "keys": [
@@ -111,6 +133,6 @@ def _document(conversion: Conversion, output: Path | None) -> dict[str, Any]:
             }
             for key in conversion.outcomes
         ],
-        "todo": list(conversion.placeholders),
-        "remarks": list(conversion.remarks),
+        "todo": conversion.placeholders,
+        "remarks": conversion.remarks,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings, errors and the result.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Treat warnings as errors.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
+OutputFile = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write; default: standard output.")
+]
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="Recipe file, name of a shipped recipe, or - for standard input.")
 ]

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
-from typing import Annotated
 
-import typer
-
+from orpo_cli.cli.options import OutputFile
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.schema.json_schema import recipe_schema
 from orpo_cli.report.console import Console
@@ -16,9 +13,7 @@ from orpo_cli.workflows.output_file import check_output_file
 
 
 def command(
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write; default: standard output.")
-    ] = None,
+    output: OutputFile = None,
 ) -> None:
     """Print the JSON Schema (draft 2020-12) of a recipe, for editors.
 

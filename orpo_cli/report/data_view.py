@@ -8,7 +8,7 @@ from io import StringIO
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from orpo_cli.data.audit import Audit
@@ -17,6 +17,7 @@ from orpo_cli.data.token_spans import TokenSpan
 from orpo_cli.secret_values import mask_secrets
 
 BAR_WIDTH = 40  # of the longest bar, in characters
+TABLE_STYLE: dict[str, Any] = {"box": None, "pad_edge": False, "header_style": "bold"}
 STYLES = {
     "prompt": "dim",
     "prompt_nll": "blue",
@@ -64,43 +65,32 @@ def summary_view(report: DataReport, audits: dict[str, Audit], steps: dict[str, 
 
 def lengths_table(audit: Audit) -> Table:
     """Percentiles of the number of tokens of each part of a pair, after truncation."""
-    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
-    table.add_column("tokens, truncated")
-    names = list(next(iter(audit.lengths.values())))
-    for name in names:
-        table.add_column(name, justify="right")
+    percentiles = [Column(name, justify="right") for name in next(iter(audit.lengths.values()))]
+    table = Table("tokens, truncated", *percentiles, **TABLE_STYLE)
     for part, values in audit.lengths.items():
-        table.add_row(part, *(f"{values[name]:,.0f}" for name in names))
+        table.add_row(part, *(f"{value:,.0f}" for value in values.values()))
     return table
 
 
 def histogram(audit: Audit) -> Table:
     """Histogram of the lengths of the sequences before truncation."""
     edges, counts = audit.histogram["edges"], audit.histogram["counts"]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("tokens, before truncation", justify="right")
-    table.add_column("")
-    table.add_column("pairs", justify="right")
-    highest = max(counts)
+    columns = (Column("tokens, before truncation", justify="right"), "", Column("pairs", justify="right"))
+    table = Table(*columns, **TABLE_STYLE)
     for low, high, count in zip(edges, edges[1:], counts, strict=False):
-        table.add_row(f"{low:,} to {high:,}", Text("█" * _bar_length(count, highest), "cyan"), f"{count:,}")
+        bar = "█" * max(round(BAR_WIDTH * count / max(counts)), min(count, 1))
+        table.add_row(f"{low:,} to {high:,}", Text(bar, "cyan"), f"{count:,}")
     return table
-
-
-def _bar_length(count: int, highest: int) -> int:
-    return max(round(BAR_WIDTH * count / highest), 1 if count else 0)
 
 
 def truncation_table(audit: Audit, max_length: int) -> Table:
     """The fraction of pairs that would be truncated, by max_length."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("max_length", justify="right")
-    table.add_column("pairs truncated", justify="right")
+    columns = (Column("max_length", justify="right"), Column("pairs truncated", justify="right"))
+    table = Table(*columns, **TABLE_STYLE)
     for length, fraction in audit.cut.items():
-        mark = " ← this recipe" if length == max_length else ""
-        table.add_row(
-            Text(f"{length:,}", "bold" if mark else ""), Text(f"{fraction:.1%}{mark}", "bold" if mark else "")
-        )
+        is_this_recipe = length == max_length
+        mark = " ← this recipe" if is_this_recipe else ""
+        table.add_row(f"{length:,}", f"{fraction:.1%}{mark}", style="bold" if is_this_recipe else None)
     return table
 
 

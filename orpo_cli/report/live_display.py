@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from orpo_cli.errors import Problem
 from orpo_cli.report.console import Console
@@ -48,7 +48,7 @@ class TrainingDisplay:
 
     def __enter__(self) -> TrainingDisplay:
         if self.console.err.is_terminal and not self.console.quiet:
-            self.live = Live(self._view(), console=self.console.err, refresh_per_second=4)
+            self.live = Live(get_renderable=self._view, console=self.console.err)
             self.live.start()
         return self
 
@@ -70,7 +70,6 @@ class TrainingDisplay:
             self.first_step = step - 1
         self.total = total
         self.bar.update(self.task, completed=step, total=total)
-        self._refresh()
 
     def show_metrics(self, record: dict[str, Any]) -> None:
         """Show a record of metrics.jsonl."""
@@ -79,9 +78,8 @@ class TrainingDisplay:
             return
         values = {name.removeprefix("eval_"): value for name, value in record.items()} if is_evaluation else record
         if self.live is not None:
-            self.rows.append(("eval" if is_evaluation else str(record["step"]), values))
-            self.rows = self.rows[-MAX_ROWS:]
-            self._refresh()
+            row = ("eval" if is_evaluation else str(record["step"]), values)
+            self.rows = [*self.rows[1 - MAX_ROWS :], row]
         else:
             self.console.note(self._line(record["step"], values, is_evaluation))
 
@@ -97,15 +95,10 @@ class TrainingDisplay:
         return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
     def _view(self) -> Group:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("step", justify="right")
-        for _, title, _ in COLUMNS:
-            table.add_column(title, justify="right")
+        titles = ("step", *(title for _, title, _ in COLUMNS))
+        columns = (Column(title, justify="right") for title in titles)
+        table = Table(*columns, box=None, pad_edge=False, header_style="bold")
         for step, values in self.rows:
             cells = [form.format(values[name]) if name in values else "" for name, _, form in COLUMNS]
             table.add_row(step, *cells, style="cyan" if step == "eval" else None)
         return Group(table, self.bar)
-
-    def _refresh(self) -> None:
-        if self.live is not None:
-            self.live.update(self._view())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from orpo_cli.plan.plan import is_leaf
@@ -23,12 +23,14 @@ def plan_lines(document: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
 
 def plan_table(document: dict[str, Any], *, origins: bool = False) -> Table:
     """The rows of ``plan_lines`` as a table for a terminal."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("value", no_wrap=True)
-    table.add_column("", overflow="fold")
-    table.add_column("from" if origins else "why", overflow="fold")
+    columns = (
+        Column("value", no_wrap=True),
+        Column(overflow="fold"),
+        Column("from" if origins else "why", overflow="fold"),
+    )
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for path, value, origin, reason in plan_lines(document):
-        table.add_row(*(Text(cell, STYLES[origin]) for cell in (path, value, reason)))
+        table.add_row(*map(Text, (path, value, reason)), style=STYLES[origin])
     return table
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,115 +12,93 @@ MAX_STEPS = 2
 PAIRS_PER_SOURCE = 64  # read from each source
 MAX_BATCH = 2  # pairs of a micro-batch and micro-batches of a step, at most
 
-
-@dataclass(frozen=True)
-class Replacements:
-    """What a smoke run uses instead of the recipe's model, pairs and output directory."""
-
-    base: Path  # a folder with a tiny model
-    layers: int  # of the tiny model
-    pairs: Path | None  # a folder with train.jsonl and eval.jsonl, where the recipe's pairs cannot be read
-    output_dir: Path
+Changes = dict[str, tuple[Any, str]]  # the dotted name of a replaced value: the new value, and the reason
 
 
-class _Changes:
-    """Reasons of the replaced values."""
+def smoke_plan(plan: Plan, *, base: Path, layers: int, pairs: Path | None, output_dir: Path) -> Plan:
+    """``plan`` with a tiny model and a few pairs, for two steps, in one process; every change has its reason.
 
-    def __init__(self, plan: Plan) -> None:
-        self.why = dict(plan.why)
-
-    def record(self, path: str, value: Any, reason: str) -> Any:
-        self.why[path] = Why(origin="decided", reason=f"--smoke: {reason}")
-        return value
-
-
-def smoke_plan(plan: Plan, replacements: Replacements) -> Plan:
-    """``plan`` with a tiny model and a few pairs, for two steps, in one process; every change has its reason."""
-    changes = _Changes(plan)
-    record = changes.record
-    return plan.model_copy(
-        update={
-            "output_dir": record("output_dir", str(replacements.output_dir), "removed at the end"),
-            "model": _model(changes, plan.model, str(replacements.base)),
-            "lora": plan.lora and _lora(changes, plan.lora, replacements.layers),
-            "dataset": plan.dataset.model_copy(update=_dataset(changes, plan, replacements.pairs)),
-            "training": {**plan.training, **_training(changes, plan.training)},
-            "launch": plan.launch.model_copy(
-                update={
-                    "num_processes": record("launch.num_processes", 1, "one is enough"),
-                    "strategy": record("launch.strategy", "single", "one process"),
-                }
-            ),
-            "merge": plan.merge.model_copy(
-                update={"dtype": record("merge.dtype", "float32", "rounding hides the small logits of random weights")}
-            ),
-            "why": changes.why,
-        }
-    )
+    ``base``: the folder of the tiny model, which has so many ``layers``. ``pairs``: a folder with train.jsonl and eval.jsonl,
+    where the recipe's pairs cannot be read.
+    """
+    changes: Changes = {
+        "output_dir": (str(output_dir), "removed at the end"),
+        **_model(plan.model, str(base)),
+        **_lora(plan.lora, layers),
+        **_dataset(plan, pairs),
+        **_training(plan.training),
+        "launch.num_processes": (1, "one is enough"),
+        "launch.strategy": ("single", "one process"),
+        "merge.dtype": ("float32", "rounding hides the small logits of random weights"),
+    }
+    update: dict[str, Any] = {"why": dict(plan.why)}
+    for path, (value, reason) in changes.items():
+        update["why"][path] = Why(origin="decided", reason=f"--smoke: {reason}")
+        section, _, name = path.partition(".")
+        before = update.get(section, getattr(plan, section))
+        if isinstance(before, dict):
+            update[section] = {**before, name: value}
+        else:
+            update[section] = before.model_copy(update={name: value}) if name else value
+    return plan.model_copy(update=update)
 
 
-def _model(changes: _Changes, model: ModelPlan, base: str) -> ModelPlan:
+def _model(model: ModelPlan, base: str) -> Changes:
     small = model.stored_in(base, chat_template="tokenizer", device_map=None, max_memory=None)
-    reasons = {
+    always = {
         "model_name_or_path": "a small random model",
         "model_revision": "a local folder has no other",
         "chat_template": "saved with the small model",
+    }
+    where_set = {
         "subfolder": "the small model is not in a subfolder",
         "rope_scaling": "saved with the small model",
         "device_map": "the small model fits on one device",
         "max_memory": "the small model fits on one device",
     }
-    for name, reason in reasons.items():
-        value = getattr(small, name)
-        if value != getattr(model, name) or name in ("model_name_or_path", "model_revision", "chat_template"):
-            changes.record(f"model.{name}", value, reason)
-    return small
+    return {
+        f"model.{name}": (getattr(small, name), reason)
+        for name, reason in {**always, **where_set}.items()
+        if name in always or getattr(small, name) != getattr(model, name)
+    }
 
 
-def _lora(changes: _Changes, lora: LoraSection, layers: int) -> LoraSection:
-    if lora.layer_replication is not None:
-        reason = "the small model has other layers"
-        lora = lora.model_copy(update={"layer_replication": changes.record("lora.layer_replication", None, reason)})
-    if lora.layers_to_transform is None:
-        return lora
-    indexes = [lora.layers_to_transform] if isinstance(lora.layers_to_transform, int) else lora.layers_to_transform
-    existing = [index for index in indexes if index < layers] or [layers - 1]
-    if existing == indexes:
-        return lora
-    return lora.model_copy(
-        update={
-            "layers_to_transform": changes.record(
-                "lora.layers_to_transform", existing, f"the small model has {layers} layers"
-            )
-        }
-    )
+def _lora(lora: LoraSection | None, layers: int) -> Changes:
+    changes: Changes = {}
+    if lora is not None and lora.layer_replication is not None:
+        changes["lora.layer_replication"] = (None, "the small model has other layers")
+    if lora is not None and lora.layers_to_transform is not None:
+        indexes = [lora.layers_to_transform] if isinstance(lora.layers_to_transform, int) else lora.layers_to_transform
+        existing = [index for index in indexes if index < layers] or [layers - 1]
+        if existing != indexes:
+            changes["lora.layers_to_transform"] = (existing, f"the small model has {layers} layers")
+    return changes
 
 
-def _dataset(changes: _Changes, plan: Plan, pairs: Path | None) -> dict[str, Any]:
+def _dataset(plan: Plan, pairs: Path | None) -> Changes:
     """A few pairs of every source, or the pairs in the folder ``pairs`` instead of all sources."""
 
-    def few(path: str, sources: list[Source]) -> list[Source]:
+    def few(name: str, sources: list[Source]) -> tuple[list[Source], str]:
         if pairs is not None:
-            synthetic = pairs / f"{path.rpartition('.')[2]}.jsonl"
-            return changes.record(path, [Source(path=str(synthetic))], "synthetic pairs")  # type: ignore[no-any-return]
-        counts = [min(PAIRS_PER_SOURCE, source.max_samples or PAIRS_PER_SOURCE) for source in sources]
+            return [Source(path=str(pairs / f"{name}.jsonl"))], "synthetic pairs"
         fewer = [
-            source.model_copy(update={"max_samples": count}) for source, count in zip(sources, counts, strict=True)
+            source.model_copy(update={"max_samples": min(PAIRS_PER_SOURCE, source.max_samples or PAIRS_PER_SOURCE)})
+            for source in sources
         ]
-        return changes.record(path, fewer, f"at most {PAIRS_PER_SOURCE} pairs of each source")  # type: ignore[no-any-return]
+        return fewer, f"at most {PAIRS_PER_SOURCE} pairs of each source"
 
     held_out = plan.dataset.eval
-    update: dict[str, Any] = {"train": few("dataset.train", plan.dataset.train)}
+    changes: Changes = {"dataset.train": few("train", plan.dataset.train)}
     if isinstance(held_out, EvalSplit):
         if held_out.test_size >= 1:
-            update["eval"] = changes.record("dataset.eval", EvalSplit(test_size=MAX_BATCH), "of so few pairs")
+            changes["dataset.eval"] = (EvalSplit(test_size=MAX_BATCH), "of so few pairs")
     elif held_out is not None:
-        update["eval"] = few("dataset.eval", held_out)
-    return update
+        changes["dataset.eval"] = few("eval", held_out)
+    return changes
 
 
-def _training(changes: _Changes, training: dict[str, Any]) -> dict[str, Any]:
-    wanted: dict[str, tuple[Any, str]] = {
+def _training(training: dict[str, Any]) -> Changes:
+    wanted: Changes = {
         "max_steps": (MAX_STEPS, "enough to see the weights move"),
         "per_device_train_batch_size": (min(MAX_BATCH, training["per_device_train_batch_size"]), "less to compute"),
         "gradient_accumulation_steps": (min(MAX_BATCH, training["gradient_accumulation_steps"]), "less to compute"),
@@ -130,13 +107,9 @@ def _training(changes: _Changes, training: dict[str, Any]) -> dict[str, Any]:
     }
     if training.get("push_to_hub"):
         wanted["push_to_hub"] = (False, "nothing is sent anywhere")
-    for what in ("eval", "save"):
+    for what, tried in (("eval", "evaluation"), ("save", "checkpoint")):
         if training.get(f"{what}_strategy") == "steps":
-            wanted[f"{what}_steps"] = (1, f"every step tries the {'evaluation' if what == 'eval' else 'checkpoint'}")
+            wanted[f"{what}_steps"] = (1, f"every step tries the {tried}")
     if training.get("eval_delay"):
         wanted["eval_delay"] = (0, "the first evaluation comes at once")
-    return {
-        name: changes.record(f"training.{name}", value, reason)
-        for name, (value, reason) in wanted.items()
-        if training.get(name) != value
-    }
+    return {f"training.{name}": change for name, change in wanted.items() if training.get(name) != change[0]}

@@ -14,7 +14,7 @@ from typing import Any
 
 from orpo_cli.errors import HubError, Interrupted
 from orpo_cli.plan.plan import Plan
-from orpo_cli.plan.smoke_plan import PAIRS_PER_SOURCE, Replacements, smoke_plan
+from orpo_cli.plan.smoke_plan import PAIRS_PER_SOURCE, smoke_plan
 from orpo_cli.report.console import Console
 from orpo_cli.rundir import RunDir
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
@@ -56,7 +56,7 @@ def smoke_recipe(recipe: str, overrides: Sequence[str] | None, console: Console,
         for change in replaced:
             console.note(f"--smoke: {change}")
         layers = config.get_text_config().num_hidden_layers
-        tiny_plan = smoke_plan(plan, Replacements(folder / "base", layers, pairs, folder / "run"))
+        tiny_plan = smoke_plan(plan, base=folder / "base", layers=layers, pairs=pairs, output_dir=folder / "run")
         rundir = RunDir.create(tiny_plan, recipe_with_overrides(loaded))
         with _without_pair_cache():
             train_plan(tiny_plan, ModelSource(tiny_plan.model), rundir, None, console, max_pairs=MAX_PAIRS)

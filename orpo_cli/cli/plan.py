@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
-from orpo_cli.plan.origins import with_origins
+from orpo_cli.plan.decisions import with_origins
 from orpo_cli.report.console import Console
 from orpo_cli.report.estimate_view import estimate_document, estimate_lines
 from orpo_cli.report.plan_view import plan_lines, plan_table

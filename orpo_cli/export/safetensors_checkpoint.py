@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orpo_cli.errors import MachineError, RunError
+from orpo_cli.errors import RunError
 from orpo_cli.json_files import read_json_object
 from orpo_cli.merge.base_checkpoint import Checkpoint
 from orpo_cli.merge.sharded_merge import plan_shards, shard_index
 from orpo_cli.merge.tensor_files import TensorSpec
-from orpo_cli.model.save import copy_mode_to_weights
+from orpo_cli.model.save import copy_mode_to_weights, explain_write_errors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ def write_safetensors(source: Path, folder: Path, *, dtype: str, max_shard_size:
     copy_model_files(source, folder)
     set_dtype(folder / "config.json", dtype)
     set_eos_token_ids(folder / "generation_config.json", eos_token_ids)
-    try:
+    with explain_write_errors(folder):
         checkpoint = _open_checkpoint(source)
         specs = {
             name: TensorSpec(dtype if getattr(torch, spec.dtype).is_floating_point else spec.dtype, spec.shape)
@@ -48,11 +48,6 @@ def write_safetensors(source: Path, folder: Path, *, dtype: str, max_shard_size:
             save_file(tensors, folder / file, metadata={"format": "pt"})
         if len(files) > 1:
             (folder / "model.safetensors.index.json").write_text(shard_index(specs, files), encoding="utf-8")
-    except OSError as error:
-        raise MachineError(
-            f"cannot write the model to {folder.parent}: {error.strerror or error}",
-            remedy="Free some space, or choose another disk with -o.",
-        ) from error
     copy_mode_to_weights(folder / "config.json")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,18 +22,11 @@ def save_model(
     max_shard_size: str,
 ) -> None:
     """Write ``model`` to ``folder``: weights, configurations with every end token, tokenizer with its chat template."""
-    from safetensors import SafetensorError
-
     complete_generation_config(model, tokenizer, eos_token_ids)
-    try:
+    with explain_write_errors(folder):
         model.save_pretrained(folder, max_shard_size=parse_size(max_shard_size, "max_shard_size"))
         tokenizer.save_pretrained(folder)
         copy_mode_to_weights(folder / "config.json")
-    except (OSError, SafetensorError) as error:
-        raise MachineError(
-            f"cannot write the model to {folder.parent}: {getattr(error, 'strerror', None) or error}",
-            remedy="Free some space, or choose another disk with -o.",
-        ) from error
 
 
 def save_configs(
@@ -44,7 +39,7 @@ def save_configs(
     complete_generation_config(model, tokenizer, eos_token_ids)
     model.config.dtype = getattr(torch, dtype)
     model.config.architectures = [type(model).__name__]
-    try:
+    with explain_write_errors(folder):
         if model._auto_class is not None:  # a model with custom code
             custom_object_save(model, folder, config=model.config)
         model.config.save_pretrained(folder)
@@ -52,9 +47,18 @@ def save_configs(
             model.generation_config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         copy_mode_to_weights(folder / "config.json")
-    except OSError as error:
+
+
+@contextmanager
+def explain_write_errors(folder: Path) -> Iterator[None]:
+    """Turn errors of writing a model to ``folder`` into a MachineError that names the disk."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
         raise MachineError(
-            f"cannot write the model to {folder.parent}: {error.strerror or error}",
+            f"cannot write the model to {folder.parent}: {getattr(error, 'strerror', None) or error}",
             remedy="Free some space, or choose another disk with -o.",
         ) from error
 
@@ -79,6 +83,5 @@ def complete_generation_config(
     try:
         settings.validate(strict=True)
     except ValueError:
-        settings.do_sample = (
-            True  # many base models set a temperature without it, which transformers reads but does not write
-        )
+        # Many base models set a temperature without it, which transformers reads but does not write.
+        settings.do_sample = True

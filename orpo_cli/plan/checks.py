@@ -17,14 +17,8 @@ from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.rules.model import REVISION_UNUSED, revision_of_local_model
 
 UNUSUAL_FACTOR = 10  # from the default; the sources of the defaults stay within it
-OTHER_RATE_OPTIMIZERS = (
-    "sgd",
-    "lion",
-    "adagrad",
-    "rmsprop",
-    "lomo",
-    "adalomo",
-)  # optimizers whose learning rates differ
+OTHER_RATE_OPTIMIZERS = ("sgd", "lion", "adagrad", "rmsprop", "lomo")  # parts of names; their learning rates differ
+ABSOLUTE_PATHS = ("output_dir", "model.model_name_or_path")  # in a plan, whatever the recipe has
 USUAL_RATES = {
     "full weights": "the paper has 8e-6, its scripts 5e-6, and its authors advise up to 2e-5",
     "LoRA": "the paper's authors advise 5e-5 to 5e-4, and the usual recipes have 1e-5 to 2e-4",
@@ -103,20 +97,16 @@ def _replaced_values(plan: PlanDraft, loaded: LoadedRecipe) -> Iterator[Problem]
     """Values of the recipe that this machine cannot use, and that were replaced."""
     written, planned = loaded.recipe.model_dump(), plan.values()
     for path, why in plan.why.items():
-        if why.origin != "decided" or loaded.source_map.find_node(path) is None:
+        if why.origin != "decided" or path in ABSOLUTE_PATHS or loaded.source_map.find_node(path) is None:
             continue
         wanted, got = _at(written, path), _at(planned, path)
-        if wanted not in (None, "auto") and wanted != got and not _is_local_path(path):
+        if wanted not in (None, "auto", got):
             yield Problem(
                 "value-replaced",
                 f"is planned as {'not given' if got is None else got} instead of {wanted}: {why.reason}.",
                 path,
                 severity="warning",
             )
-
-
-def _is_local_path(path: str) -> bool:
-    return path in ("output_dir", "model.model_name_or_path")  # made absolute
 
 
 def _at(values: Mapping[str, Any], path: str) -> Any:

@@ -133,12 +133,11 @@ class PlanDraft(BaseModel):
 
     def undecided(self) -> set[str]:
         """The dotted names of the values that the memory estimate decides."""
-        found = set()
-        if self.training.get("gradient_checkpointing", False) is None:
-            found.add("training.gradient_checkpointing")
-        if self.engine.max_tokens_per_microbatch is None:
-            found.add("engine.max_tokens_per_microbatch")
-        return found
+        values = {
+            "training.gradient_checkpointing": self.training.get("gradient_checkpointing", False),
+            "engine.max_tokens_per_microbatch": self.engine.max_tokens_per_microbatch,
+        }
+        return {path for path, value in values.items() if value is None}
 
     def complete(
         self, *, max_tokens_per_microbatch: int, gradient_checkpointing: bool, why: Mapping[str, Why] | None = None
@@ -191,8 +190,7 @@ def _with_reasons(values: dict[str, Any], why: dict[str, Why], prefix: str) -> d
     for key, value in values.items():
         path = f"{prefix}{key}"
         if path in why or not isinstance(value, dict):
-            reason = why.get(path, Why(origin="default", reason="default"))
-            document[key] = {"value": value, "origin": reason.origin, "reason": reason.reason}
+            document[key] = {"value": value, **dict(why.get(path, Why(origin="default", reason="default")))}
         else:
             document[key] = _with_reasons(value, why, f"{path}.")
     return document

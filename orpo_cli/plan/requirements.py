@@ -40,15 +40,12 @@ def missing_requirements(plan: Plan, machine: Machine) -> Iterator[Problem]:
     optimizer = str(plan.training["optim"])
     for prefix, module, package in OPTIMIZER_PACKAGES:
         if optimizer.startswith(prefix) and importlib.util.find_spec(module) is None:
-            yield _missing("training.optim", optimizer, package, "or --set training.optim=adamw_torch")
+            yield _missing("training.optim", optimizer, package, "adamw_torch")
     trackers = plan.training.get("report_to") or []
     for name in [trackers] if isinstance(trackers, str) else trackers:
-        if name in ("none", "all"):
-            continue
-        module = {"azure_ml": "azureml", "tensorboard": "tensorboard"}.get(name, name)
-        if importlib.util.find_spec(module) is None:
-            package = TRACKER_PACKAGES.get(name, name)
-            yield _missing("training.report_to", name, package, "or --set training.report_to=none")
+        module = "azureml" if name == "azure_ml" else name
+        if name not in ("none", "all") and importlib.util.find_spec(module) is None:
+            yield _missing("training.report_to", name, TRACKER_PACKAGES.get(name, name), "none")
 
 
 def _precision(plan: Plan, machine: Machine) -> Iterator[Problem]:
@@ -68,10 +65,10 @@ def _precision(plan: Plan, machine: Machine) -> Iterator[Problem]:
         )
 
 
-def _missing(path: str, name: str, package: str, otherwise: str) -> Problem:
+def _missing(path: str, name: str, package: str, other: str) -> Problem:
     return Problem(
         "package-missing",
         f"{name} needs the package {package}, which is not installed.",
         path,
-        remedy=f"pip install {package}, {otherwise}.",
+        remedy=f"pip install {package}, or --set {path}={other}.",
     )

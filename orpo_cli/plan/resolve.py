@@ -5,6 +5,7 @@ Two values need the memory estimate, which needs the other values. ``draft_plan`
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +94,9 @@ def complete_by_default(draft: PlanDraft) -> Plan:
 
 def _device(decisions: Decisions, machine: Machine) -> Device:
     if decisions.loaded.recipe.training.use_cpu:
-        return decisions.decide("device", "cpu", "training.use_cpu")  # type: ignore[no-any-return]
+        return decisions.decide("device", "cpu", "training.use_cpu")
     reason = {"cuda": machine.device_name, "mps": "Apple GPU", "cpu": "no GPU found"}[machine.device]
-    return decisions.decide("device", machine.device, reason)  # type: ignore[no-any-return]
+    return decisions.decide("device", machine.device, reason)
 
 
 def _model(decisions: Decisions, machine: Machine, facts: ModelFacts | None, device: Device) -> ModelPlan:
@@ -176,14 +177,14 @@ def _export_dtype(decisions: Decisions, model: ModelPlan) -> str:
         return recipe.export.dtype
     merged = recipe.lora is not None and recipe.merge.dtype != "auto"
     reason = "as the model to export: a merge with another dtype is exported with that one"
-    return decisions.decide("export.dtype", recipe.merge.dtype if merged else model.dtype, reason)  # type: ignore[no-any-return]
+    return decisions.decide("export.dtype", recipe.merge.dtype if merged else model.dtype, reason)
 
 
 def _merge_dtype(decisions: Decisions, model: ModelPlan) -> str:
     dtype = decisions.loaded.recipe.merge.dtype
     if dtype != "auto":
         return dtype
-    return decisions.decide("merge.dtype", model.dtype, "the dtype of the base weights")  # type: ignore[no-any-return]
+    return decisions.decide("merge.dtype", model.dtype, "the dtype of the base weights")
 
 
 def _dataset(decisions: Decisions, max_length: int) -> DatasetPlan:
@@ -207,12 +208,10 @@ def _sources(decisions: Decisions, path: str, sources: list[Source]) -> list[Sou
     return located
 
 
-def _leaves(values: dict[str, Any], decided: dict[str, Why], prefix: str = "") -> list[str]:
-    paths: list[str] = []
+def _leaves(values: dict[str, Any], decided: Collection[str], prefix: str = "") -> Iterator[str]:
     for key, value in values.items():
         path = f"{prefix}{key}"
         if isinstance(value, dict) and value and path not in decided:
-            paths += _leaves(value, decided, f"{path}.")
+            yield from _leaves(value, decided, f"{path}.")
         else:
-            paths.append(path)
-    return paths
+            yield path

@@ -12,7 +12,6 @@ from orpo_cli.recipe.schema import LoraSection
 STATES_PER_PARAMETER = (
     ("ademamix", 3),
     ("adafactor", 0),
-    ("adalomo", 0),
     ("lomo", 0),
     ("lion", 1),
     ("sgd", 0),

@@ -57,8 +57,7 @@ def load_base(source: ModelSource[ModelPlan], quantization: QuantizationSection 
         _disable_inference_repacking(model)
         if device == "cpu":
             _copy_mapped_weights(model)
-    model.eval()
-    return model
+    return model.eval()
 
 
 def bitsandbytes_config(section: QuantizationSection) -> BitsAndBytesConfig:

@@ -15,12 +15,8 @@ if TYPE_CHECKING:
 
 def device_map_options(section: ModelSection) -> dict[str, Any]:
     """Keyword arguments of ``from_pretrained``, where GPUs are integers; in a recipe they are strings."""
-    memory = {_device(name): most for name, most in (section.max_memory or {}).items()}
+    memory = {int(name) if name.isdigit() else name: most for name, most in (section.max_memory or {}).items()}
     return {"device_map": section.device_map, **({"max_memory": memory} if memory else {})}
-
-
-def _device(name: str) -> int | str:
-    return int(name) if name.isdigit() else name
 
 
 @contextmanager

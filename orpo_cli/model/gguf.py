@@ -19,18 +19,15 @@ def convert_gguf_cached(path: Path) -> Path:
     The cache is in ``$ORPO_CACHE`` or ``$XDG_CACHE_HOME/orpo-cli``. Its key is the file's content and transformers' version,
     so a changed file is converted again.
     """
-    folder = cache_dir() / "gguf" / f"{path.stem}-{_cache_key(path)}"
-    if not (folder / "config.json").is_file():
-        _convert(path, folder)
-    return folder
-
-
-def _cache_key(path: Path) -> str:
     import transformers
 
     digest = hashlib.sha256(transformers.__version__.encode())
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: digest).hexdigest()[:16]
+        hashlib.file_digest(file, lambda: digest)
+    folder = cache_dir() / "gguf" / f"{path.stem}-{digest.hexdigest()[:16]}"
+    if not (folder / "config.json").is_file():
+        _convert(path, folder)
+    return folder
 
 
 def _convert(path: Path, folder: Path) -> None:

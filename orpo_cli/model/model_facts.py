@@ -49,11 +49,9 @@ def _facts_from_config(
     text_config = config.get_text_config()
     with explain_load_errors(section.model_name_or_path), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=section.trust_remote_code)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    linear = tuple(linear_layers(model))
     return ModelFacts(
         model_type=str(config.model_type),
-        parameters=parameters,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
         supports_sdpa=bool(getattr(model, "_supports_sdpa", False)),
         max_position_embeddings=longest_sequence(text_config),
         not_packable=packing_obstacle(model, max_length, dropout_disabled=dropout_disabled),
@@ -63,7 +61,7 @@ def _facts_from_config(
         intermediate_size=_intermediate(text_config),
         vocab_size=text_config.vocab_size,
         active_parameters=_count_active_parameters(model, text_config),
-        linear_layers=linear,
+        linear_layers=tuple(linear_layers(model)),
         config=text_config,
     )
 
@@ -72,10 +70,9 @@ def linear_layers(model: PreTrainedModel) -> Iterator[tuple[str, int, int]]:
     """The linear layers without the head: name, outputs, inputs."""
     head = model.get_output_embeddings()
     for name, module in model.named_modules():
-        if module is head or type(module).__name__ not in ("Linear", "Conv1D"):
-            continue
-        out, into = module.weight.shape
-        yield (name, out, into) if type(module).__name__ == "Linear" else (name, into, out)
+        if type(module).__name__ in ("Linear", "Conv1D") and module is not head:
+            out, into = module.weight.shape
+            yield (name, out, into) if type(module).__name__ == "Linear" else (name, into, out)
 
 
 def _intermediate(config: Any) -> int:
@@ -104,4 +101,4 @@ def has_position_table(model: PreTrainedModel) -> bool:
     from torch.nn import Embedding
 
     tables = [name for name, module in model.named_modules() if isinstance(module, Embedding)]
-    return any(POSITION_TABLE.search(name) for name in (*tables, *(name for name, _ in model.named_buffers())))
+    return any(POSITION_TABLE.search(name) for name in (*tables, *dict(model.named_buffers())))

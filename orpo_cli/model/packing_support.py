@@ -8,6 +8,8 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from orpo_cli.model.rope_scaling import config_positions
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -66,12 +68,6 @@ def attention_dropout(model: PreTrainedModel, dropout_disabled: bool) -> float:
     return found
 
 
-def config_positions(config: Any) -> int | None:
-    """``max_position_embeddings`` of a configuration."""
-    positions = getattr(config, "max_position_embeddings", None)
-    return positions if isinstance(positions, int) else None
-
-
 def _is_recurrent(model: PreTrainedModel) -> bool:
     import torch
 
@@ -79,13 +75,8 @@ def _is_recurrent(model: PreTrainedModel) -> bool:
 
 
 def _has_alibi(model: PreTrainedModel) -> bool:
-    config = model.config
-    attention = getattr(config, "attn_config", None)
-    return (
-        config.model_type in ("bloom", "mpt")
-        or bool(getattr(config, "alibi", False))
-        or bool(getattr(attention, "alibi", False))
-    )
+    parts = (model.config, getattr(model.config, "attn_config", None))
+    return model.config.model_type in ("bloom", "mpt") or any(getattr(part, "alibi", False) for part in parts)
 
 
 def _rope_types(rotation: dict[str, Any]) -> set[str]:

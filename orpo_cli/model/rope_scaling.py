@@ -10,10 +10,7 @@ from orpo_cli.recipe.schema import ModelSection
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-MODEL_PARAMETERS = (
-    "rope_theta",
-    "partial_rotary_factor",
-)  # kept from the model's configuration unless the recipe sets them
+MODEL_PARAMETERS = ("rope_theta", "partial_rotary_factor")  # of the configuration; kept unless the recipe sets them
 FULL_ATTENTION = "full_attention"  # the layers to scale in a model with several kinds of layers
 
 
@@ -53,8 +50,12 @@ def apply_rope_scaling(config: PreTrainedConfig, section: ModelSection) -> PreTr
 
 def longest_sequence(config: Any) -> int | None:
     """Longest sequence for the positions of a text configuration, with RoPE scaling."""
-    longest = getattr(config, "max_position_embeddings", None)
-    if not isinstance(longest, int):
-        return None
+    longest = config_positions(config)
     rotation = getattr(config, "rope_parameters", None) or {}
-    return int(longest * rotation.get("factor", 1)) if rotation.get("rope_type") == "dynamic" else longest
+    return longest and int(longest * (rotation.get("factor", 1) if rotation.get("rope_type") == "dynamic" else 1))
+
+
+def config_positions(config: Any) -> int | None:
+    """``max_position_embeddings`` of a configuration."""
+    positions = getattr(config, "max_position_embeddings", None)
+    return positions if isinstance(positions, int) else None

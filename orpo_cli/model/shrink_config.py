@@ -47,7 +47,7 @@ def _narrow(config: PreTrainedConfig) -> None:
     keys = values.get("num_key_value_heads")
     if keys is not None:
         config.num_key_value_heads = _shrink_key_value_heads(keys, config.num_attention_heads)
-    _keep_layers(config, _one_of_each_kind(config))
+    _keep_one_layer_of_each_kind(config)
     embedding = values.get("word_embed_proj_dim")
     if embedding is not None:  # in OPT 350M half the hidden size
         config.word_embed_proj_dim = HEADS * HEAD_DIM // (1 if embedding == config.hidden_size else 2)
@@ -66,30 +66,22 @@ def _shrink_key_value_heads(keys: int, heads: int) -> int:
     return 1 if keys == 1 else HEADS if keys == heads else HEADS // 2
 
 
-def _one_of_each_kind(config: PreTrainedConfig) -> list[int]:
-    """Indexes of the layers to keep: the first of each kind in the per-layer lists, and at least ``MIN_LAYERS``."""
+def _keep_one_layer_of_each_kind(config: PreTrainedConfig) -> None:
+    """Keep the first layer of each kind, and at least ``MIN_LAYERS``, in place.
+
+    The kind follows from the lists with an entry for each layer, such as layer_types and no_rope_layers.
+    """
     count = config.num_hidden_layers
-    lists = list(_per_layer_lists(config).values())
+    lists = {name: value for name, value in vars(config).items() if isinstance(value, list) and len(value) == count}
     first_of: dict[str, int] = {}
     for index in range(count):
-        first_of.setdefault(str([each[index] for each in lists]), index)
+        first_of.setdefault(str([each[index] for each in lists.values()]), index)
     chosen = set(first_of.values())
-    others = (index for index in range(count) if index not in chosen)
-    while len(chosen) < min(MIN_LAYERS, count):
-        chosen.add(next(others))
-    return sorted(chosen)
-
-
-def _keep_layers(config: PreTrainedConfig, indexes: list[int]) -> None:
-    for name, value in _per_layer_lists(config).items():
-        setattr(config, name, [value[index] for index in indexes])
-    config.num_hidden_layers = len(indexes)
-
-
-def _per_layer_lists(config: PreTrainedConfig) -> dict[str, list[Any]]:
-    """The lists with an entry for each layer, such as layer_types and no_rope_layers."""
-    count = config.num_hidden_layers
-    return {name: value for name, value in vars(config).items() if isinstance(value, list) and len(value) == count}
+    others = [index for index in range(count) if index not in chosen]
+    kept = sorted({*chosen, *others[: max(0, MIN_LAYERS - len(chosen))]})
+    for name, value in lists.items():
+        setattr(config, name, [value[index] for index in kept])
+    config.num_hidden_layers = len(kept)
 
 
 def _truncate_rope_factors(parameters: Any, ratio: float) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(
-    source: ModelSource[ModelSection], note: Callable[[str], None] | None = None
+    source: ModelSource[ModelSection], note: Callable[[str], None] = lambda _: None
 ) -> PreTrainedTokenizerBase:
     """The model's tokenizer with the recipe's chat template, added tokens and a padding token.
 
@@ -32,13 +32,13 @@ def load_tokenizer(
     if section.chat_template != "tokenizer":
         tokenizer.chat_template = resolve_chat_template(section.chat_template)
     new = add_tokens(tokenizer, section.add_special_tokens)
-    if note is not None and new:
+    if new:
         note(f"added to the vocabulary, and trained: {', '.join(new)}")
-    if note is not None and "strftime_now" in str(tokenizer.chat_template):
+    if "strftime_now" in str(tokenizer.chat_template):
         note("the chat template writes the date into every prompt: pairs that are prepared on another day differ")
     has_padding = tokenizer.pad_token is not None
     tokenizer = _set_padding(tokenizer)
-    if note is not None and not has_padding:
+    if not has_padding:
         note(f"the tokenizer has no padding token: {tokenizer.pad_token} is used, and masked in the loss")
     return tokenizer
 

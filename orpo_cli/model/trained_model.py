@@ -30,6 +30,4 @@ def load_trained_model(rundir: RunDir) -> tuple[PreTrainedModel | PeftModel, Pre
 
     base = load_base(ModelSource(plan.model), plan.quantization, plan.device)
     resize_embeddings(base, tokenizer)
-    model = PeftModel.from_pretrained(base, result)
-    model.eval()
-    return model, tokenizer
+    return PeftModel.from_pretrained(base, result).eval(), tokenizer

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from orpo_cli.estimate.memory import Computation
 from orpo_cli.estimate.parameter_counts import adapted_modules
+from orpo_cli.model.model_facts import linear_layers
 from orpo_cli.training.engine.fused_lora import lora_linear
 from orpo_cli.training.engine.packed_attention import attention_configs
 
@@ -49,7 +49,7 @@ def build_traced_model(config: PreTrainedConfig, computation: Computation) -> Pr
 def _add_adapter(model: PreTrainedModel, computation: Computation) -> None:
     lora = computation.lora
     assert lora is not None
-    for name, rank in adapted_modules([name for name, _ in _linear_layers(model)], lora).items():
+    for name, rank in adapted_modules([name for name, _, _ in linear_layers(model)], lora).items():
         parent, _, child = name.rpartition(".")
         base = model.get_submodule(name)
         fused = computation.fast_path and computation.fused_lora
@@ -59,13 +59,6 @@ def _add_adapter(model: PreTrainedModel, computation: Computation) -> None:
         for name, module in model.named_modules():
             if name.rpartition(".")[2] == saved:
                 module.requires_grad_(True)
-
-
-def _linear_layers(model: PreTrainedModel) -> Iterator[tuple[str, torch.nn.Module]]:
-    head = model.get_output_embeddings()
-    for name, module in model.named_modules():
-        if type(module).__name__ in ("Linear", "Conv1D") and module is not head:
-            yield name, module
 
 
 class _LoraLinear(torch.nn.Module):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+Device = Literal["cpu", "cuda", "mps"]
+
 CGROUPS = (  # memory limit and usage, of versions 2 and 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -20,7 +22,7 @@ CGROUPS = (  # memory limit and usage, of versions 2 and 1
 class Machine:
     """Devices and their features; memory and disk in bytes."""
 
-    device: Literal["cpu", "cuda", "mps"]
+    device: Device
     device_name: str
     device_count: int
     device_memory_bytes: int | None  # of one device; None if it uses the main memory
@@ -36,9 +38,10 @@ class Machine:
 
 def probe(directory: Path | None = None) -> Machine:
     """Facts of this machine. Imports torch. ``directory``: on the disk to measure (default: the current directory)."""
+    import psutil  # a dependency of accelerate
     import torch
 
-    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    device: Device = "cpu"
     name, count, memory, bf16, flash = platform.processor() or platform.machine(), 1, None, False, False
     if torch.cuda.is_available():
         device, count = "cuda", torch.cuda.device_count()
@@ -48,26 +51,21 @@ def probe(directory: Path | None = None) -> Machine:
         flash = importlib.util.find_spec("flash_attn") is not None and properties.major >= 8
     elif torch.backends.mps.is_available():
         device, name = "mps", "Apple GPU"
+    disk = (directory or Path.cwd()).absolute()
     return Machine(
         device=device,
         device_name=name,
         device_count=count,
         device_memory_bytes=memory,
-        ram_bytes=_ram_bytes(),
+        ram_bytes=int(psutil.virtual_memory().total),
         cpu_count=_usable_cpus(),
         bf16=bf16,
         flash_attention=flash,
-        free_disk_bytes=shutil.disk_usage(_nearest_existing(directory or Path.cwd())).free,
+        free_disk_bytes=shutil.disk_usage(next(each for each in (disk, *disk.parents) if each.exists())).free,
         python=platform.python_version(),
         platform=platform.platform(),
         available_bytes=torch.cuda.mem_get_info()[0] if device == "cuda" else _available_ram_bytes(),
     )
-
-
-def _ram_bytes() -> int:
-    import psutil  # a dependency of accelerate
-
-    return int(psutil.virtual_memory().total)
 
 
 def _available_ram_bytes() -> int:
@@ -88,11 +86,3 @@ def _usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _nearest_existing(path: Path) -> Path:
-    """``path``, or its nearest parent that exists."""
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path

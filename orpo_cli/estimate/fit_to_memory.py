@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from orpo_cli.estimate.memory import EstimateInputs, Memory, estimate_memory, uses_checkpointing, with_training_args
-from orpo_cli.estimate.pair_lengths import PairLengths, PairSize
+from orpo_cli.estimate.pair_lengths import PairSize
 from orpo_cli.plan.plan import Plan, PlanDraft, QuantizationPlan, Why
 from orpo_cli.plan.resolve import complete_by_default
 from orpo_cli.recipe.schema import LoraSection
@@ -78,17 +78,15 @@ def _cheaper_settings(plan: Plan, inputs: EstimateInputs) -> Iterator[tuple[str,
     least = _min_budget(plan, inputs)
     batch, steps = training["per_device_train_batch_size"], training["gradient_accumulation_steps"]
     if plan.engine.fast_path != "off" and plan.engine.max_tokens_per_microbatch > least:
-        yield f"engine.max_tokens_per_microbatch: {least}", (_with_budget(plan, least), inputs)
+        yield f"engine.max_tokens_per_microbatch: {least}", (with_training_args(plan, budget=least), inputs)
     elif plan.engine.fast_path == "off" and batch > 1:
         one = with_training_args(plan, per_device_train_batch_size=1, gradient_accumulation_steps=batch * steps)
         yield f"training.per_device_train_batch_size: 1, gradient_accumulation_steps: {batch * steps}", (one, inputs)
     half = training["max_length"] // 2
     if half >= MIN_MAX_LENGTH:
-        shorter = PairLengths(tuple(_truncate(pair, half) for pair in inputs.lengths.pairs), inputs.lengths.measured)
-        yield (
-            f"training.max_length: {half}",
-            (with_training_args(plan, max_length=half), replace(inputs, lengths=shorter)),
-        )
+        lengths = replace(inputs.lengths, pairs=tuple(_truncate(pair, half) for pair in inputs.lengths.pairs))
+        shorter = with_training_args(plan, max_length=half), replace(inputs, lengths=lengths)
+        yield f"training.max_length: {half}", shorter
     if plan.lora is None:
         yield "lora: {r: 16}", (plan.model_copy(update={"lora": LoraSection()}), inputs)
         if plan.device == "cuda" and "8bit" not in training["optim"]:
@@ -124,18 +122,13 @@ def _budget(
     if top <= limit:
         if largest > MAX_TOKENS_PER_MICROBATCH[draft.device]:
             return largest, f"the longest possible pair; about {_gb(top)}, {available} available"
-        reason = f"about {_gb(top)}, {available} available; more tokens would not be faster on {draft.device}"
-        return largest, reason
+        return largest, f"about {_gb(top)}, {available} available; more tokens would not be faster on {draft.device}"
     bottom = estimate_memory(with_budget(least), inputs).total
     if bottom > limit or least >= largest or top <= bottom:
         return least, f"the longest pair alone takes about {_gb(bottom)}, {available} available"
     tokens = least + (largest - least) * (limit - bottom) / (top - bottom)
     budget = max(least, int(tokens) // TOKEN_STEP * TOKEN_STEP)
     return budget, f"what fits into {available}; {largest} would take about {_gb(top)}"
-
-
-def _with_budget(plan: Plan, tokens: int) -> Plan:
-    return with_training_args(plan, budget=tokens)
 
 
 def _gb(size: float) -> str:

@@ -58,9 +58,8 @@ class Computation:
     lora: LoraSection | None = None
     fast_path: bool = True
     fused_lora: bool = True  # the fast path computes a linear layer and its adapter in one function where possible
-    upcast_norms: bool = (
-        False  # norms are float32, and linear layers return the dtype of their input: trl's 4-bit models
-    )
+    # norms are float32, and linear layers return the dtype of their input: trl's 4-bit models
+    upcast_norms: bool = False
     checkpointing: bool = False
     loss_on_prompt: bool = True
     disable_dropout: bool = True
@@ -100,11 +99,10 @@ class EstimateInputs:
     @property
     def available_bytes(self) -> int:
         """Bytes that a run can use on this machine."""
-        if self.machine.device_memory_bytes is not None:
-            return min(
-                self.machine.device_memory_bytes, self.machine.available_bytes or self.machine.device_memory_bytes
-            )
-        return self.machine.available_bytes or self.machine.ram_bytes
+        device_bytes, free = self.machine.device_memory_bytes, self.machine.available_bytes
+        if device_bytes is not None:
+            return min(device_bytes, free or device_bytes)
+        return free or self.machine.ram_bytes
 
 
 def computation_of(plan: Plan) -> Computation:
@@ -112,9 +110,8 @@ def computation_of(plan: Plan) -> Computation:
     training = plan.training
     half = "bfloat16" if training.get("bf16") else "float16" if training.get("fp16") else None
     dtype = plan.model.dtype
-    quantized = plan.quantization is not None
     in_4_bits = plan.quantization is not None and plan.quantization.load_in_4bit
-    if quantized and half is None:
+    if plan.quantization is not None and half is None:
         dtype = "float32"  # peft's prepare_model_for_kbit_training
     attention = plan.model.attn_implementation
     return Computation(
@@ -123,7 +120,7 @@ def computation_of(plan: Plan) -> Computation:
         attention="eager" if attention == "eager" else "sdpa",
         lora=plan.lora,
         fast_path=plan.engine.fast_path != "off",
-        fused_lora=not quantized or (in_4_bits and plan.device == "cuda"),
+        fused_lora=plan.quantization is None or (in_4_bits and plan.device == "cuda"),
         upcast_norms=in_4_bits and training.get("bf16", False),
         checkpointing=uses_checkpointing(plan),
         loss_on_prompt=bool(training.get("loss_on_prompt", True)),
@@ -190,9 +187,8 @@ def _dequantized(plan: Plan, facts: ModelFacts) -> float:
     """Bytes of the largest weight matrix, which is dequantized for its product."""
     if plan.quantization is None:
         return 0.0
-    return max((out * into for _, out, into in facts.linear_layers), default=0) * BYTES_PER_ELEMENT.get(
-        plan.quantization.bnb_4bit_compute_dtype, 4
-    )
+    largest = max((out * into for _, out, into in facts.linear_layers), default=0)
+    return float(largest * BYTES_PER_ELEMENT.get(plan.quantization.bnb_4bit_compute_dtype, 4))
 
 
 def with_training_args(plan: Plan, **training: Any) -> Plan:
@@ -211,7 +207,5 @@ def rough_activations(facts: ModelFacts, how: Computation, pairs: Sequence[PairS
     inside = width * (8 * facts.hidden_size + 4 * facts.intermediate_size)  # saved tensors of a Llama layer, a token
     layer = width * facts.hidden_size if how.checkpointing else inside
     layers = tokens * (facts.num_hidden_layers * layer + (inside if how.checkpointing else 0))
-    head = (
-        tokens * facts.vocab_size * (4 * 3.5) if not how.fast_path else 6e7 + 3.0 * tokens * facts.hidden_size * width
-    )
+    head = 6e7 + 3.0 * tokens * facts.hidden_size * width if how.fast_path else tokens * facts.vocab_size * (4 * 3.5)
     return Activations(layers, head, untraced=why)

@@ -43,9 +43,8 @@ def estimate_throughput(plan: Plan, inputs: EstimateInputs) -> Throughput:
     tokens = pairs * each
     # a multiplication and an addition a weight: forward, for the gradient of the input, and of the weight if it is trained
     passes = 2 + (plan.lora is None) + uses_checkpointing(plan)
-    attention = (
-        2 * facts.num_hidden_layers * facts.hidden_size * sum((mean.prompt + part) ** 2 for part in mean[1:]) * pairs
-    )
+    squares = sum((mean.prompt + completion) ** 2 for completion in mean[1:])
+    attention = 2 * facts.num_hidden_layers * facts.hidden_size * squares * pairs
     flops = passes * (2.0 * facts.active_parameters * tokens + attention)
     speed, how = _speed(plan, inputs.machine)
     if speed is None:
@@ -56,19 +55,16 @@ def estimate_throughput(plan: Plan, inputs: EstimateInputs) -> Throughput:
         parts = packed if plan.engine.fast_path != "off" else plan.training["gradient_accumulation_steps"]
         launching = LAUNCH_SECONDS * facts.num_hidden_layers * parts
     if launching > seconds:
-        how = (
-            f"{LAUNCH_SECONDS * 1000:.0f} ms a layer and micro-batch to launch it, which takes longer than computing it"
-        )
+        milliseconds = LAUNCH_SECONDS * 1000
+        how = f"{milliseconds:.0f} ms a layer and micro-batch to launch it, which takes longer than computing it"
     return Throughput(pairs, tokens, flops, max(seconds, launching), how)
 
 
 def _speed(plan: Plan, machine: Machine) -> tuple[float | None, str]:
     """FLOP/s in training, and the source of the number."""
     if plan.device == "cpu":
-        return (
-            CPU_UTILIZATION * measure_matmul_flops(),
-            f"{CPU_UTILIZATION:.0%} of this processor's matrix products, measured just now",
-        )
+        how = f"{CPU_UTILIZATION:.0%} of this processor's matrix products, measured just now"
+        return CPU_UTILIZATION * measure_matmul_flops(), how
     found = next((tflops for name, tflops in TFLOPS if name in machine.device_name), None)
     if found is None:
         return None, f"the speed of {machine.device_name} is not known here"

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from orpo_cli.machine import Device
 from orpo_cli.recipe.schema import (
     DatasetSection,
     Dtype,
@@ -25,8 +26,6 @@ from orpo_cli.recipe.schema import (
 from orpo_cli.secret_values import mask_secrets, register_secrets, unmask_secrets
 
 SECRETS_REASON = "environment variables that look secret are used and not shown"
-
-Device = Literal["cpu", "cuda", "mps"]
 
 
 class Why(BaseModel):

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.errors import UsageError
-from orpo_cli.machine import Machine
+from orpo_cli.machine import Device, Machine
 from orpo_cli.plan.decisions import Decisions
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import (
     DatasetPlan,
-    Device,
     EngineDraft,
     ExportPlan,
     LaunchPlan,

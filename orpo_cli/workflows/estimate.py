@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,20 +55,18 @@ def _cached_trace(facts: ModelFacts) -> Trace:
     """Traces of the model, each computed once; a rough estimate where the model's code does not run without weights."""
     from orpo_cli.training.memory_trace import MemoryTracer
 
-    tracers: dict[str, MemoryTracer] = {}
+    tracers: dict[str, Callable[[tuple[PairSize, ...]], Activations]] = {}
     failed: dict[str, str] = {}
-    known: dict[tuple[str, tuple[PairSize, ...]], Activations] = {}
 
     def trace(how: Computation, pairs: Sequence[PairSize]) -> Activations:
         name = repr(how)
-        key = (name, tuple(pairs))
-        if key not in known and name not in failed:
+        if name not in failed:
             try:
                 if name not in tracers:
-                    tracers[name] = MemoryTracer(facts.config, how)
-                known[key] = tracers[name](pairs)
+                    tracers[name] = cache(MemoryTracer(facts.config, how))
+                return tracers[name](tuple(pairs))
             except Exception as error:  # model code may fail in any way on tensors without content
                 failed[name] = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-        return known[key] if key in known else rough_activations(facts, how, pairs, failed[name])
+        return rough_activations(facts, how, pairs, failed[name])
 
     return trace

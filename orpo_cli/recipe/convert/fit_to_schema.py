@@ -130,7 +130,7 @@ def _other_types(value: Any) -> Iterator[Any]:
         yield str(value)
     elif isinstance(value, list) and len(value) == 1:
         yield value[0]
-    elif isinstance(value, list) and all(isinstance(each, str) for each in value):
+    elif isinstance(value, list) and all(isinstance(part, str) for part in value):
         yield ",".join(value)
 
 

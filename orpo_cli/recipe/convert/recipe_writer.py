@@ -19,13 +19,11 @@ def recipe_text(draft: Draft, file: str) -> str:
     """YAML text of the recipe, with comments."""
     head = f"# Converted from {_single_line(file)} ({draft.tool}) by `orpo convert`. Comments show the original names."
     parts = ["\n".join([head, *(line for remark in draft.remarks for line in _wrap(remark, ""))])]
-    offered = [
-        outcome.path for outcome in draft.outcomes.values() if outcome.outcome == "ignored" and outcome.path is not None
-    ]
-    paths = sorted(dict.fromkeys([*draft.values, *offered]), key=_schema_order)
+    offers = [outcome.path for outcome in draft.outcomes.values() if outcome.outcome == "ignored" and outcome.path]
+    paths = sorted(dict.fromkeys([*draft.values, *offers]), key=_schema_order)
     for name in dict.fromkeys(path[0] for path in paths):
         parts.append("\n".join(_section(draft, [path for path in paths if path[0] == name], 0)))
-    parts += _remarks(draft, set(paths))
+    parts += _comment_blocks(draft, set(paths))
     return "\n\n".join(parts) + "\n"
 
 
@@ -33,7 +31,7 @@ def _schema_order(path: Path) -> tuple[int, ...]:
     """Sort key of a path: position of its section in the schema, then of its key in the section."""
     sections = list(Recipe.model_fields)
     annotation = Recipe.model_fields[str(path[0])].annotation
-    models = [each for each in (annotation, *typing.get_args(annotation)) if hasattr(each, "model_fields")]
+    models = [model for model in (annotation, *typing.get_args(annotation)) if hasattr(model, "model_fields")]
     keys = list(models[0].model_fields) if models else []
     return (sections.index(str(path[0])), *(keys.index(str(part)) for part in path[1:2]))
 
@@ -70,9 +68,8 @@ def _value(draft: Draft, path: Path, indent: str) -> list[str]:
 
 def _comment(draft: Draft, path: Path, outcomes: Iterable[KeyOutcome]) -> str:
     kept = [outcome for outcome in outcomes if outcome.outcome == "kept"]
-    added = draft.additions.get(path)
-    if added is not None:
-        return _single_line(f"TODO: {added.note}" if added.todo else added.note)
+    if addition := draft.additions.get(path):
+        return _single_line(f"TODO: {addition.note}" if addition.todo else addition.note)
     return _single_line("; ".join(part for outcome in kept if (part := _original_name(outcome))))
 
 
@@ -82,8 +79,8 @@ def _original_name(outcome: KeyOutcome) -> str:
     return ": ".join(part for part in (name, outcome.note) if part)
 
 
-def _remarks(draft: Draft, written: set[Path]) -> list[str]:
-    """Comment blocks with the keys that are not at a path in ``written``, so that the recipe mentions every key."""
+def _comment_blocks(draft: Draft, written_paths: set[Path]) -> list[str]:
+    """Comment blocks with the keys that are not at a path in ``written_paths``, so that the recipe mentions every key."""
     groups: dict[str, list[KeyOutcome]] = {}
     inner = {
         outcome.key.partition(".")[0].partition("[")[0]
@@ -91,10 +88,12 @@ def _remarks(draft: Draft, written: set[Path]) -> list[str]:
         if re.search(r"[.\[]", outcome.key)
     }
     for outcome in draft.outcomes.values():
-        if outcome.key not in inner and (outcome.outcome not in ("kept", "ignored") or outcome.path not in written):
+        if outcome.key not in inner and (
+            outcome.outcome not in ("kept", "ignored") or outcome.path not in written_paths
+        ):
             groups.setdefault(outcome.outcome, []).append(outcome)
     titles = {
-        "kept": "Kept, not as a value of its own:",
+        "kept": "Kept as part of other settings:",
         "ignored": f"Ignored by {draft.tool} itself:",
         "left-out": "Left out:",
         "unknown": f"Unknown to {draft.tool}, as far as the converter knows:",

@@ -1,11 +1,11 @@
-"""Conversions that several tools need besides training arguments: sources, adapters, quantization, templates, trackers."""
+"""Conversions that several tools need besides training arguments: sources, adapters, quantization, templates."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orpo_cli.recipe.convert.draft import Draft, parse_path
+from orpo_cli.recipe.convert.draft import Draft
 from orpo_cli.recipe.rules.model import CHAT_TEMPLATES
 
 BUILT_IN = frozenset(CHAT_TEMPLATES)
@@ -99,20 +99,3 @@ def add_prompt_length(draft: Draft, length: Any, note: str) -> None:
     if isinstance(length, int):
         draft.add("dataset.truncation_mode", "drop", note)
         draft.add("dataset.max_prompt_length", max(1, length - 1), f"allows the longest prompt; {note}")
-
-
-def add_trackers(draft: Draft, trackers: Sequence[tuple[str, str]], variables: Mapping[str, str]) -> None:
-    """Set ``report_to`` from pairs (tracker, key that turns it on). ``variables`` maps keys to environment variables."""
-    for index, (_, key) in enumerate(trackers):
-        if index == 0 and draft.has(key):
-            draft.put(key, draft.peek(key), "training.report_to", value=[name for name, _ in trackers])
-        elif draft.has(key):
-            draft.record(key, draft.peek(key), "kept", parse_path("training.report_to"))
-        if key not in variables:
-            del draft.source[key]
-    for key, variable in variables.items():
-        if draft.has(key) and any(key == other for _, other in trackers):
-            kept = draft.outcomes[key]
-            draft.record(key, kept.value, "kept", kept.path, f"set {variable}={kept.value} in the environment")
-            del draft.source[key]
-        draft.leave_out(key, f"Set the environment variable {variable}.")

@@ -59,11 +59,9 @@ def _value(migration: Migration, path: str) -> Any:
 
 def _reason_left_out(key: str, migration: Migration) -> str:
     """Reason why an argument is left out: a conflict with another argument, or its policy."""
-    conflict = [
-        each for each in migration.problems if each.path == f"training.{key}" and each.code == "conflicting-arguments"
-    ]
-    if conflict:
-        return f"It {conflict[0].message}"
+    for problem in migration.problems:
+        if problem.path == f"training.{key}" and problem.code == "conflicting-arguments":
+            return f"It {problem.message}"
     policy = ARGUMENT_POLICIES[key]
     remedy = "" if policy.ignored else strip_removal_advice(policy.remedy)
     return " ".join(part for part in (policy.reason, remedy) if part)

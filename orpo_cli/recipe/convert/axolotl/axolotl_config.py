@@ -11,7 +11,6 @@ from orpo_cli.recipe.convert.shared import (
     IS_ORPO,
     add_no_evaluation,
     add_prompt_length,
-    add_trackers,
     keep_template,
 )
 from orpo_cli.recipe.convert.training_args import add_defaults, convert_remaining
@@ -56,13 +55,13 @@ DEFAULTS = {
     "training.lr_scheduler_type": "cosine",
     "training.beta": 0.1,
 }
-TRACKERS = (
-    ("wandb", "use_wandb"),
-    ("mlflow", "use_mlflow"),
-    ("tensorboard", "use_tensorboard"),
-    ("comet_ml", "use_comet"),
-    ("trackio", "use_trackio"),
-)
+TRACKERS = {
+    "use_wandb": "wandb",
+    "use_mlflow": "mlflow",
+    "use_tensorboard": "tensorboard",
+    "use_comet": "comet_ml",
+    "use_trackio": "trackio",
+}
 LORA_KEYS = tuple(key for key, path in RECIPE_PATHS.items() if path.startswith("lora."))
 ATTENTION = {
     "flash_attention": "flash_attention_2",
@@ -289,15 +288,18 @@ def _precision(draft: Draft) -> None:
 
 
 def _trackers(draft: Draft) -> None:
-    trackers = [(name, key) for name, key in TRACKERS if draft.peek(key) is True]
-    if draft.has("wandb_project") and draft.peek("use_wandb") is not True:
-        trackers.insert(0, ("wandb", "wandb_project"))
+    trackers = {key: name for key, name in TRACKERS.items() if draft.peek(key) is True}
+    if draft.has("wandb_project") and "use_wandb" not in trackers:
+        trackers = {"wandb_project": "wandb", **trackers}
     for key in ("wandb_name", "mlflow_run_name", "trackio_run_name"):
         if trackers and not draft.has_value("training.run_name"):
             draft.keep(key, "training.run_name")
         draft.leave_out(key, "No tracker is on, or another key sets the run name.")
     draft.keep("trackio_project_name", "training.project")
-    variables = {"wandb_project": "WANDB_PROJECT", "wandb_entity": "WANDB_ENTITY", "wandb_log_model": "WANDB_LOG_MODEL"}
-    add_trackers(draft, trackers, variables)
-    for _, key in TRACKERS:
+    for key in trackers:
+        note = f"set WANDB_PROJECT={draft.source[key]} in the environment" if key == "wandb_project" else None
+        draft.keep(key, "training.report_to", list(trackers.values()), note)
+    for key in ("wandb_project", "wandb_entity", "wandb_log_model"):
+        draft.leave_out(key, f"Set the environment variable {key.upper()}.")
+    for key in TRACKERS:
         draft.leave_out(key, "It is not true.")

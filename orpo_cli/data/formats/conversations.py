@@ -1,7 +1,8 @@
-"""Conversation formats: LLaMA-Factory's ShareGPT and Alpaca with ranking, ms-swift, and OpenAI."""
+"""Conversation formats: LLaMA-Factory's ShareGPT and Alpaca with ranking, ms-swift, OpenAI, and HH-RLHF (Anthropic)."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -11,15 +12,19 @@ from orpo_cli.data.formats.format import (
     Row,
     completion_columns,
     read_completion,
+    read_completions,
     read_scores,
     read_tools,
     user_prompt,
     with_system,
 )
+from orpo_cli.data.formats.preference import repeats_prompt
 from orpo_cli.data.messages import conversation_pair, is_messages, read_messages, read_text, type_name
 from orpo_cli.data.pair import Message, Pair, RowRejected
 
 INSTRUCTIONS = ("instruction", "question")
+TRANSCRIPT_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+TRANSCRIPT_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def _matches_sharegpt(row: Row) -> bool:
@@ -28,9 +33,8 @@ def _matches_sharegpt(row: Row) -> bool:
 
 def read_sharegpt(row: Row, notes: Counter[str]) -> Pair:
     """Row with ``conversations`` of from and value, and one message each under chosen and rejected."""
-    chosen, rejected = completion_columns(row)
     history = with_system(read_messages(row.get("conversations"), "conversations", "user"), row.get("system"))
-    pair = conversation_pair(history, read_completion(chosen, "chosen"), read_completion(rejected, "rejected"), notes)
+    pair = conversation_pair(history, *read_completions(row), notes)
     return replace(pair, scores=read_scores(row), tools=read_tools(row))
 
 
@@ -63,9 +67,8 @@ def read_openai(row: Row, notes: Counter[str]) -> Pair:
     given = row.get("input")
     if not isinstance(given, dict):
         raise RowRejected("malformed", f"input is {type_name(given)}, not an object with messages")
-    preferred, other = completion_columns(row, "preferred_output", "non_preferred_output")
     history = read_messages(given.get("messages"), "input.messages", "user")
-    completions = (read_completion(preferred, "preferred_output"), read_completion(other, "non_preferred_output"))
+    completions = read_completions(row, "preferred_output", "non_preferred_output")
     return replace(conversation_pair(history, *completions, notes), tools=read_tools(given))
 
 
@@ -84,15 +87,11 @@ def read_alpaca(row: Row, notes: Counter[str]) -> Pair:
     """Row with ``instruction`` (or ``question``) and ``input``, earlier turns in ``history``, and two completions."""
     if _is_text_pair(row.get("output")) and row.get("chosen") is None:
         row = {**row, "chosen": row["output"][0], "rejected": row["output"][1]}
-    chosen, rejected = completion_columns(row)
     column = next((key for key in INSTRUCTIONS if row.get(key) is not None), INSTRUCTIONS[0])
     parts = [read_text(row.get(column), column), read_text(row.get("input") or "", "input")]
     prompt = user_prompt("\n".join(part for part in parts if part), column)
-    history = (*_parse_turns(row.get("history")), *prompt)
-    completions = (read_completion(chosen, "chosen"), read_completion(rejected, "rejected"))
-    return replace(
-        conversation_pair(with_system(history, row.get("system")), *completions, notes), scores=read_scores(row)
-    )
+    history = with_system((*_parse_turns(row.get("history")), *prompt), row.get("system"))
+    return replace(conversation_pair(history, *read_completions(row), notes), scores=read_scores(row))
 
 
 def _parse_turns(history: Any) -> tuple[Message, ...]:
@@ -103,6 +102,34 @@ def _parse_turns(history: Any) -> tuple[Message, ...]:
     roles = ("user", "assistant")
     return tuple(
         Message(role, read_text(text, "history")) for each in turns for role, text in zip(roles, each, strict=True)
+    )
+
+
+def _matches_hh(row: Row) -> bool:
+    texts = (row.get("chosen"), row.get("rejected"))
+    if not all(isinstance(text, str) for text in texts):
+        return False
+    prompt = row.get("prompt") if isinstance(row.get("prompt"), str) else ""
+    return all({"Human", "Assistant"} <= set(TRANSCRIPT_TURN.findall(f"{prompt}{text}")) for text in texts)
+
+
+def read_hh(row: Row, notes: Counter[str]) -> Pair:
+    """Row of two transcripts with Human: and Assistant: turns; their start may be under ``prompt``."""
+    chosen, rejected = map(read_text, completion_columns(row), ("chosen", "rejected"))
+    prompt = read_text(row.get("prompt") or "", "prompt")
+    if repeats_prompt(prompt, chosen, rejected):
+        notes["prompt_stored_twice"] += 1
+        prompt = ""
+    chosen_turns = _parse_transcript(prompt + chosen, "chosen")
+    return conversation_pair((), chosen_turns, _parse_transcript(prompt + rejected, "rejected"), notes)
+
+
+def _parse_transcript(transcript: str, column: str) -> tuple[Message, ...]:
+    before, *parts = TRANSCRIPT_TURN.split(transcript)
+    if before.strip() or not parts:
+        raise RowRejected("malformed", f"{column} does not start with a Human: or Assistant: turn")
+    return tuple(
+        Message(TRANSCRIPT_ROLES[role], text.strip()) for role, text in zip(parts[::2], parts[1::2], strict=True)
     )
 
 
@@ -133,4 +160,11 @@ ALPACA = Format(
     ("instruction", "question", "input", "system", "history", "chosen", "rejected", "output"),
     _matches_alpaca,
     read_alpaca,
+)
+HH = Format(
+    "hh",
+    "transcripts with Human: and Assistant: turns under chosen and rejected",
+    ("prompt", "chosen", "rejected"),
+    _matches_hh,
+    read_hh,
 )

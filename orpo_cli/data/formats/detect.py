@@ -9,13 +9,12 @@ from functools import partial
 from typing import Any
 
 from orpo_cli.data.formats import judged, preference
-from orpo_cli.data.formats.conversations import ALPACA, OPENAI, SHAREGPT, SWIFT
+from orpo_cli.data.formats.conversations import ALPACA, HH, OPENAI, SHAREGPT, SWIFT
 from orpo_cli.data.formats.format import SCORES, Format, Row
 from orpo_cli.data.formats.judged import JUDGED, Verdict
 from orpo_cli.data.formats.kto import KTO
 from orpo_cli.data.formats.preference import PREFERENCE
 from orpo_cli.data.formats.scored import HELPSTEER, STACKEXCHANGE, ULTRAFEEDBACK
-from orpo_cli.data.formats.transcripts import HH
 from orpo_cli.data.messages import type_name
 from orpo_cli.errors import DataError
 

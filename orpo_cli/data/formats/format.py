@@ -13,20 +13,6 @@ from orpo_cli.data.messages import read_messages, read_text
 from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.data.sources.source import Row as NamedRow
 
-__all__ = [
-    "Drop",
-    "Format",
-    "GroupedRow",
-    "NamedRow",
-    "Row",
-    "completion_columns",
-    "parse_number",
-    "read_completion",
-    "read_scores",
-    "read_tools",
-    "user_prompt",
-]
-
 Row = dict[str, Any]
 Drop = Callable[[str, RowRejected], None]
 
@@ -73,6 +59,14 @@ def completion_columns(row: Row, chosen: str = "chosen", rejected: str = "reject
 def read_completion(value: Any, column: str) -> tuple[Message, ...]:
     """Completion from a text, a message, or messages."""
     return read_messages(value, column, "assistant")
+
+
+def read_completions(
+    row: Row, chosen: str = "chosen", rejected: str = "rejected"
+) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+    """The two completions of a row. Raises RowRejected where one is missing."""
+    values = completion_columns(row, chosen, rejected)
+    return read_completion(values[0], chosen), read_completion(values[1], rejected)
 
 
 def user_prompt(text: Any, column: str, system: Any = None) -> tuple[Message, ...]:

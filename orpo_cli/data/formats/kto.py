@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
-from typing import Any
 
-from orpo_cli.data.formats.format import Drop, Format, GroupedRow, NamedRow, Row, completion_columns, read_completion
+from orpo_cli.data.formats.format import Drop, Format, GroupedRow, Row, completion_columns, read_completion
 from orpo_cli.data.messages import conversation_pair, read_messages
 from orpo_cli.data.pair import Pair, RowRejected
+from orpo_cli.data.sources.source import Row as NamedRow
 
 MAX_UNPAIRED = 100_000  # rows that wait for a partner; above, the oldest is dropped, to bound the memory
 LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
@@ -41,7 +41,9 @@ def group(rows: Iterator[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
             if not partners:
                 del unpaired[prompt, not label]
             good, bad = (row, partner) if label else (partner, row)
-            yield GroupedRow(f"{partner.name}+{_row_number(row.name)}", _pair_row(good.value, bad.value), rows=2)
+            completions = {"chosen": good.value.get("completion"), "rejected": bad.value.get("completion")}
+            name = f"{partner.name}+{row.name.rpartition(':')[2]}"
+            yield GroupedRow(name, {"prompt": good.value.get("prompt"), **completions}, rows=2)
             continue
         unpaired.setdefault((prompt, label), []).append(row)
         count += 1
@@ -56,21 +58,10 @@ def group(rows: Iterator[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
             drop(row.name, RowRejected("unpaired"))
 
 
-def _pair_row(good: Row, bad: Row) -> Row:
-    return {"prompt": good.get("prompt"), "chosen": good.get("completion"), "rejected": bad.get("completion")}
-
-
-def _row_number(name: str) -> str:
-    return name.rpartition(":")[2]
-
-
 def read(row: Row, notes: Counter[str]) -> Pair:
     """Grouped row."""
-    chosen, rejected = completion_columns(row)
-    history: Any = read_messages(row.get("prompt"), "prompt", "user")
-    return conversation_pair(
-        history, read_completion(chosen, "completion"), read_completion(rejected, "completion"), notes
-    )
+    chosen, rejected = (read_completion(value, "completion") for value in completion_columns(row))
+    return conversation_pair(read_messages(row.get("prompt"), "prompt", "user"), chosen, rejected, notes)
 
 
 KTO = Format(

@@ -5,64 +5,57 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
-from orpo_cli.data.formats.format import Drop, Format, GroupedRow, NamedRow, Row, parse_number, user_prompt
+from orpo_cli.data.formats.format import Drop, Format, GroupedRow, Row, parse_number, user_prompt
 from orpo_cli.data.messages import conversation_pair, read_text, type_name
 from orpo_cli.data.pair import Message, Pair, RowRejected
+from orpo_cli.data.sources.source import Row as NamedRow
 
 HELPSTEER_SCORES = ("helpfulness", "correctness", "coherence")
 
 
-class Scored(NamedTuple):
-    """Completion and its score."""
+class Columns(NamedTuple):
+    """Columns of a format: the prompt, and the completions, each an object with its text and score."""
 
+    prompt: str
+    completions: str
     text: str
-    score: float
+    score: str
 
 
-def pair_from_scores(prompt: str, completions: list[Scored], seed: int, notes: Counter[str]) -> Pair:
+def read(row: Row, notes: Counter[str], *, columns: Columns, seed: int = 42) -> Pair:
     """Best completion and a worse one, drawn with ``seed`` and the prompt. Raises RowRejected where none is worse."""
+    completions = _scored(row.get(columns.completions), columns)
+    prompt = read_text(row.get(columns.prompt), columns.prompt)
     if len(completions) < 2:
         raise RowRejected("malformed", f"{len(completions)} scored completions, and a pair needs two")
-    best = max(completions, key=lambda each: each.score)
-    worse = [each for each in completions if each.score < best.score]
+    best, highest = max(completions, key=lambda each: each[1])
+    worse = [each for each in completions if each[1] < highest]
     if not worse:
-        raise RowRejected("tie", f"all scores are {best.score:g}")
-    rejected = random.Random(f"{seed}:{prompt}").choice(worse)
-    texts = ((Message("assistant", best.text),), (Message("assistant", rejected.text),))
-    pair = conversation_pair(user_prompt(prompt, "the prompt"), *texts, notes)
-    return Pair(pair.prompt, pair.chosen, pair.rejected, (best.score, rejected.score))
+        raise RowRejected("tie", f"all scores are {highest:g}")
+    rejected, lower = random.Random(f"{seed}:{prompt}").choice(worse)
+    texts = ((Message("assistant", best),), (Message("assistant", rejected),))
+    return replace(conversation_pair(user_prompt(prompt, "the prompt"), *texts, notes), scores=(highest, lower))
 
 
-def _scored(items: Any, column: str, text: str, score: str) -> list[Scored]:
+def _scored(items: Any, columns: Columns) -> list[tuple[str, float]]:
+    """Text and score of the completions that have a score."""
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise RowRejected("malformed", f"{column} is {type_name(items)}, not a list of completions")
-    found = [(read_text(item.get(text), f"{column}[].{text}"), parse_number(item.get(score))) for item in items]
-    return [Scored(answer, value) for answer, value in found if value is not None]
+        raise RowRejected("malformed", f"{columns.completions} is {type_name(items)}, not a list of completions")
+    where = f"{columns.completions}[].{columns.text}"
+    found = [(read_text(item.get(columns.text), where), parse_number(item.get(columns.score))) for item in items]
+    return [(text, score) for text, score in found if score is not None]
 
 
-def _has_scored(row: Row, column: str, text: str, score: str) -> bool:
-    items = row.get(column)
-    return isinstance(items, list) and bool(items) and isinstance(items[0], dict) and {text, score} <= items[0].keys()
-
-
-def read_ultrafeedback(row: Row, notes: Counter[str], *, seed: int = 42) -> Pair:
-    """Row of the original UltraFeedback: ``completions`` with ``overall_score``."""
-    completions = _scored(row.get("completions"), "completions", "response", "overall_score")
-    return pair_from_scores(read_text(row.get("instruction"), "instruction"), completions, seed, notes)
-
-
-def read_stackexchange(row: Row, notes: Counter[str], *, seed: int = 42) -> Pair:
-    """Row of Stack Exchange preferences: a ``question`` and ``answers`` with ``pm_score``."""
-    completions = _scored(row.get("answers"), "answers", "text", "pm_score")
-    return pair_from_scores(read_text(row.get("question"), "question"), completions, seed, notes)
-
-
-def read_helpsteer(row: Row, notes: Counter[str], *, seed: int = 42) -> Pair:
-    """Grouped row of HelpSteer: completions by helpfulness, then correctness, then coherence."""
-    completions = _scored(row.get("answers"), "answers", "response", "score")
-    return pair_from_scores(read_text(row.get("prompt"), "prompt"), completions, seed, notes)
+def matches(row: Row, *, columns: Columns) -> bool:
+    """Whether the row has a prompt and scored completions under ``columns``."""
+    items = row.get(columns.completions)
+    if not isinstance(row.get(columns.prompt), str) or not isinstance(items, list) or not items:
+        return False
+    return isinstance(items[0], dict) and {columns.text, columns.score} <= items[0].keys()
 
 
 def group_helpsteer(rows: Iterator[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
@@ -96,27 +89,28 @@ def _helpfulness(row: Row) -> float | None:
     return float(sum((value or 0) / 100**index for index, value in enumerate(values)))
 
 
+ULTRAFEEDBACK_COLUMNS = Columns("instruction", "completions", "response", "overall_score")
+STACKEXCHANGE_COLUMNS = Columns("question", "answers", "text", "pm_score")
+HELPSTEER_COLUMNS = Columns("prompt", "answers", "response", "score")  # of a grouped row
 ULTRAFEEDBACK = Format(
     "ultrafeedback",
     "instruction and completions with overall_score, the best against a seeded choice of the others (UltraFeedback raw)",
     ("instruction", "completions"),
-    lambda row: (
-        isinstance(row.get("instruction"), str) and _has_scored(row, "completions", "response", "overall_score")
-    ),
-    read_ultrafeedback,
+    partial(matches, columns=ULTRAFEEDBACK_COLUMNS),
+    partial(read, columns=ULTRAFEEDBACK_COLUMNS),
 )
 STACKEXCHANGE = Format(
     "stackexchange",
     "question and answers with pm_score, the best against a seeded choice of the others (Stack Exchange preferences)",
     ("question", "answers"),
-    lambda row: isinstance(row.get("question"), str) and _has_scored(row, "answers", "text", "pm_score"),
-    read_stackexchange,
+    partial(matches, columns=STACKEXCHANGE_COLUMNS),
+    partial(read, columns=STACKEXCHANGE_COLUMNS),
 )
 HELPSTEER = Format(
     "helpsteer",
     "prompt, response and scores, one completion per row; consecutive rows with the same prompt form a pair (HelpSteer, HelpSteer2)",
     ("prompt", "response", *HELPSTEER_SCORES),
     lambda row: all(isinstance(row.get(key), str) for key in ("prompt", "response")) and "helpfulness" in row,
-    read_helpsteer,
+    partial(read, columns=HELPSTEER_COLUMNS),
     group_helpsteer,
 )

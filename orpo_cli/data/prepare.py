@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
 
 import numpy as np
 
@@ -30,6 +30,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DUPLICATE_KEYS = {"duplicate": "digest", "duplicate_prompt": "prompt_key"}  # rule → column that is equal
+
+
+class PrepareOptions(TypedDict):
+    """Options of data preparation. Lengths are tokens; ``note`` receives progress messages."""
+
+    max_length: int
+    max_prompt_length: int
+    note: Note
+    pairs_needed: NotRequired[int | None]  # streamed sources are read until there are so many pairs
 
 
 @dataclass(frozen=True)
@@ -69,46 +78,23 @@ class PairTables:
 
 
 def prepare(
-    dataset: DatasetSection,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_length: int,
-    max_prompt_length: int,
-    note: Note,
-    pairs_needed: int | None = None,
+    dataset: DatasetSection, tokenizer: PreTrainedTokenizerBase, **options: Unpack[PrepareOptions]
 ) -> PreparedData:
     """Read, check and tokenize the pairs of a recipe; ``PairTable.dataset`` documents their columns.
 
-    ``max_length`` and ``max_prompt_length`` are tokens; streamed sources are read until there are ``pairs_needed`` pairs;
-    ``note`` receives progress messages. Raises DataError where a source cannot be read or no pair is left, HubError where the
-    hub refuses or does not answer, UsageError where the tokenizer has no chat template for conversations.
+    Raises DataError where a source cannot be read or no pair is left, HubError where the hub refuses or does not answer,
+    UsageError where the tokenizer has no chat template for conversations.
     """
-    tables = prepare_tables(
-        dataset,
-        tokenizer,
-        max_length=max_length,
-        max_prompt_length=max_prompt_length,
-        note=note,
-        pairs_needed=pairs_needed,
-    )
+    tables = prepare_tables(dataset, tokenizer, **options)
     eval_pairs = tables.eval.dataset() if tables.eval is not None else None
     return PreparedData(tables.train.dataset(), eval_pairs, tables.report)
 
 
 def prepare_tables(
-    dataset: DatasetSection,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_length: int,
-    max_prompt_length: int,
-    note: Note,
-    pairs_needed: int | None = None,
+    dataset: DatasetSection, tokenizer: PreTrainedTokenizerBase, **options: Unpack[PrepareOptions]
 ) -> PairTables:
     """``prepare``, as tables."""
-    encoder = PairEncoder(tokenizer)
-    builder = _DatasetBuilder(
-        dataset, SourceReader(dataset, encoder, max_length, max_prompt_length, note), pairs_needed
-    )
+    builder = _DatasetBuilder(dataset, tokenizer, **options)
     train = builder.read_table("train", dataset.train)
     held_out: PairTable | None = None
     if isinstance(dataset.eval, EvalSplit):
@@ -121,17 +107,11 @@ def prepare_tables(
     builder.record("train", train)
     if held_out is not None:
         builder.record("eval", held_out)
-    return PairTables(train, held_out, builder.report, encoder)
+    return PairTables(train, held_out, builder.report, builder.reader.encoder)
 
 
 def prepare_eval(
-    dataset: DatasetSection,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_length: int,
-    max_prompt_length: int,
-    note: Note,
-    pairs_needed: int | None = None,
+    dataset: DatasetSection, tokenizer: PreTrainedTokenizerBase, **options: Unpack[PrepareOptions]
 ) -> PreparedEval:
     """Eval pairs only: those that ``prepare`` holds out with the same arguments. Raises as ``prepare`` does.
 
@@ -141,8 +121,7 @@ def prepare_eval(
         raise UsageError(
             "the recipe holds no pairs out.", remedy="Set dataset.eval to a source, or to {test_size: 0.05}."
         )
-    reader = SourceReader(dataset, PairEncoder(tokenizer), max_length, max_prompt_length, note)
-    builder = _DatasetBuilder(dataset, reader, pairs_needed)
+    builder = _DatasetBuilder(dataset, tokenizer, **options)
     if isinstance(dataset.eval, EvalSplit):
         pairs = builder.read_table("train", dataset.train)
         held_out = dedup_and_split.split_train_eval(pairs, dataset.eval, dataset.shuffle_seed)[1]
@@ -155,16 +134,14 @@ def prepare_eval(
 class _DatasetBuilder:
     """Builder of the train and eval tables from the sources of a recipe; fills the report."""
 
-    def __init__(self, dataset: DatasetSection, reader: SourceReader, pairs_needed: int | None) -> None:
+    def __init__(
+        self, dataset: DatasetSection, tokenizer: PreTrainedTokenizerBase, **options: Unpack[PrepareOptions]
+    ) -> None:
         self.dataset = dataset
-        self.reader = reader
-        self.pairs_needed = pairs_needed
-        self.report = DataReport(
-            reader.max_length,
-            reader.max_prompt_length,
-            dataset.truncation_mode,
-            end_of_turn=reader.encoder.end_tokens[0],
-        )
+        lengths = options["max_length"], options["max_prompt_length"]
+        self.reader = SourceReader(dataset, PairEncoder(tokenizer), *lengths, options["note"])
+        self.pairs_needed = options.get("pairs_needed")
+        self.report = DataReport(*lengths, dataset.truncation_mode, self.reader.encoder.end_tokens[0])
 
     def read_table(self, part: str, sources: list[Source]) -> PairTable:
         """Kept pairs of ``sources``, in their order, without duplicates. Raises DataError where none is left."""

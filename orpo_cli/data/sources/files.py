@@ -46,38 +46,36 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
         for number, row in _reader(path):
             yield number, row
             last = number
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(
-            f"{path}: the gzip file is truncated or damaged after row {last}: {error}.",
-            remedy="Download or compress the file again; `gzip -t` tests it.",
-        ) from error
-    except OSError as error:
-        if path.name.lower().endswith(".zst") and error.errno is None:  # pyarrow's error for damaged data
-            raise DataError(
-                f"{path}: the zstd file is truncated or damaged after row {last}: {error}.",
-                remedy="Download or compress the file again; `zstd -t` tests it.",
-            ) from error
-        raise DataError(f"{path}: cannot be read after row {last}: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(
+    except (EOFError, OSError, RecursionError, ValueError, csv.Error, zlib.error) as error:
+        raise _convert_error(error, path, last) from error
+
+
+def _convert_error(error: Exception, path: Path, last: int) -> DataError:
+    """Error for the user in place of the error of a reader after row ``last``."""
+    is_zstd = path.name.lower().endswith(".zst")
+    is_gzip_error = isinstance(error, EOFError | gzip.BadGzipFile | zlib.error)
+    if is_gzip_error or (is_zstd and isinstance(error, OSError) and error.errno is None):  # pyarrow's for damaged data
+        tool = "gzip" if is_gzip_error else "zstd"
+        return DataError(
+            f"{path}: the {tool} file is truncated or damaged after row {last}: {error}.",
+            remedy=f"Download or compress the file again; `{tool} -t` tests it.",
+        )
+    if isinstance(error, UnicodeDecodeError):
+        return DataError(
             f"{path}: row {last + 1}: not UTF-8: {error.reason} at byte {error.start}.",
             remedy="Save the file as UTF-8.",
-        ) from error
-    except RecursionError as error:
-        raise DataError(
-            f"{path}: cannot be read after row {last}: its JSON is nested too deeply.",
-            remedy="Fix or remove the next row.",
-        ) from error
-    except csv.Error as error:
-        raise DataError(
-            f"{path}: cannot be read after row {last}: {error}.",
-            remedy="Quote fields that contain the delimiter or a line break, close each quote, and double quotes within a field.",
-        ) from error
-    except ValueError as error:  # pyarrow's errors are ValueErrors
-        raise DataError(
-            f"{path}: cannot be read after row {last}: {str(error).rstrip('.')}.",
-            remedy="The file is empty, truncated, or not of the kind that its suffix names: download or write it again.",
-        ) from error
+        )
+    if isinstance(error, OSError):
+        reason, remedy = error.strerror or str(error), None
+    elif isinstance(error, RecursionError):
+        reason, remedy = "its JSON is nested too deeply", "Fix or remove the next row."
+    elif isinstance(error, csv.Error):
+        reason = str(error)
+        remedy = "Quote fields that contain the delimiter or a line break, close each quote, and double quotes within a field."
+    else:  # pyarrow's errors are ValueErrors
+        reason = str(error).rstrip(".")
+        remedy = "The file is empty, truncated, or not of the kind that its suffix names: download or write it again."
+    return DataError(f"{path}: cannot be read after row {last}: {reason}.", remedy=remedy)
 
 
 def _reader(path: Path) -> Iterator[tuple[int, Any]]:
@@ -101,10 +99,7 @@ def _open(path: Path) -> IO[bytes]:
 
 def _uncompressed_name(path: Path) -> str:
     """File name without its compression suffix, in lower case."""
-    name = path.name.lower()
-    return next(
-        (name.removesuffix(compressed) for compressed in COMPRESSED_SUFFIXES if name.endswith(compressed)), name
-    )
+    return path.name.lower().removesuffix(".gz").removesuffix(".zst")
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -205,25 +200,22 @@ def _delimiter(header: str, usual: str) -> str:
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
     from pyarrow import parquet
 
-    number = 0
     with parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
+        yield from _number_rows(file.iter_batches(batch_size=1024))
 
 
 def _arrow_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Rows of Arrow's stream format (what ``datasets`` writes) or its file format (Feather 2)."""
     import pyarrow
 
-    number = 0
     with pyarrow.memory_map(str(path)) as source:
         is_file_format = source.read(6) == b"ARROW1"
         source.seek(0)
         reader = pyarrow.ipc.open_file(source) if is_file_format else pyarrow.ipc.open_stream(source)
-        batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file_format else iter(reader)
-        for batch in batches:
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
+        yield from _number_rows(
+            map(reader.get_batch, range(reader.num_record_batches)) if is_file_format else iter(reader)
+        )
+
+
+def _number_rows(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
+    return enumerate((row for batch in batches for row in batch.to_pylist()), 1)

@@ -77,12 +77,7 @@ def open_source(source: Source, label: str, note: Callable[[str], None]) -> Iter
         _refuse_hub_options(source, "a local path")
         yield _open_path(local, label)
     else:
-        location, fingerprint, tables = open_hub_dataset(source, note)
-        splits = {
-            split: _number_rows(f"{label}/{split}" if len(tables) > 1 else label, read)
-            for split, read in tables.items()
-        }
-        yield OpenedSource(location, fingerprint, splits)
+        yield _open_tables(*open_hub_dataset(source, note), label)
 
 
 def _looks_local(path: str) -> bool:
@@ -157,19 +152,19 @@ def _open_saved_dataset(folder: Path, label: str) -> OpenedSource:
         raise DataError(f"{folder}: the saved dataset cannot be read: {error}") from error
     tables = {"train": loaded} if isinstance(loaded, Dataset) else dict(loaded)
     digest = hashlib.sha256("".join(table._fingerprint for table in tables.values()).encode()).hexdigest()
-    return OpenedSource(
-        str(folder),
-        digest,
-        {
-            split: _number_rows(f"{label}/{split}" if len(tables) > 1 else label, partial(iter, table))
-            for split, table in tables.items()
-        },
-    )
+    return _open_tables(str(folder), digest, {split: partial(iter, table) for split, table in tables.items()}, label)
 
 
-def _number_rows(label: str, read: Callable[[], Iterator[Any]]) -> Rows:
-    """Rows of ``read``, numbered from 1."""
-    return lambda: (Row(f"{label}:{number}", row) for number, row in enumerate(read(), 1))
+def _open_tables(
+    location: str, fingerprint: str | None, tables: Mapping[str, Callable[[], Iterator[Any]]], label: str
+) -> OpenedSource:
+    """Source of named tables; the rows of each are numbered from 1."""
+
+    def rows_of(split: str) -> Rows:
+        name = f"{label}/{split}" if len(tables) > 1 else label
+        return lambda: (Row(f"{name}:{number}", row) for number, row in enumerate(tables[split](), 1))
+
+    return OpenedSource(location, fingerprint, {split: rows_of(split) for split in tables})
 
 
 def _open_files(by_split: Mapping[str, list[Path]], location: str, name: Callable[[Path], str]) -> OpenedSource:

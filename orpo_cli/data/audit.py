@@ -70,15 +70,12 @@ def audit(table: PairTable, max_length: int) -> Audit:
         table.full_token_counts(part) for part in ("prompt", "chosen", "rejected")
     )
     sequences = full_prompt + np.maximum(full_chosen, full_rejected)
+    longer = np.maximum(chosen, rejected)
+    lengths = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "sequence": prompt + longer}
     counts, edges = np.histogram(sequences, bins=BINS)
     return Audit(
         pairs=len(table),
-        lengths={
-            "prompt": length_stats(prompt, PERCENTILES),
-            "chosen": length_stats(chosen, PERCENTILES),
-            "rejected": length_stats(rejected, PERCENTILES),
-            "sequence": length_stats(prompt + np.maximum(chosen, rejected), PERCENTILES),
-        },
+        lengths={name: length_stats(tokens, PERCENTILES) for name, tokens in lengths.items()},
         histogram={"edges": [round(edge) for edge in edges], "counts": counts.tolist()},
         cut={length: float((sequences > length).mean()) for length in sorted({*MAX_LENGTHS, max_length})},
         length_bias=length_bias(full_chosen, full_rejected),

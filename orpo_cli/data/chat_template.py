@@ -68,16 +68,11 @@ class ChatTemplateRenderer:
 
     def render(self, pairs: Sequence[Pair]) -> list[PairTexts | RowRejected]:
         """Texts of each pair, or why the template cannot render it. Raises UsageError where it can render none."""
-        texts: list[PairTexts | RowRejected | None] = [
-            self._render_plain(pair) if isinstance(pair.prompt, str) else None for pair in pairs
-        ]
-        conversations = [index for index, text in enumerate(texts) if text is None]
+        conversations = [pair for pair in pairs if not isinstance(pair.prompt, str)]
         if conversations and self._template_error is not None:
             raise UsageError(self._template_error, remedy=NO_TEMPLATE)
-        rendered = self._render_conversations([pairs[index] for index in conversations])
-        for index, text in zip(conversations, rendered, strict=True):
-            texts[index] = text
-        return texts  # type: ignore[return-value]
+        rendered = iter(self._render_conversations(conversations))
+        return [self._render_plain(pair) if isinstance(pair.prompt, str) else next(rendered) for pair in pairs]
 
     def _render_plain(self, pair: Pair) -> PairTexts:
         chosen, rejected = (self._strip_after_end_token(text) for text in (pair.chosen_text, pair.rejected_text))
@@ -90,18 +85,17 @@ class ChatTemplateRenderer:
         """
         if not pairs:
             return []
-        if len(pairs) > 1 and any(pair.tools for pair in pairs):
-            return [texts for pair in pairs for texts in self._render_conversations([pair])]
-        try:
-            return self._render_batch(pairs)
-        except _template_errors() as error:
-            if len(pairs) == 1:
-                return [RowRejected("template_error", str(error))]
-            return [texts for pair in pairs for texts in self._render_conversations([pair])]
+        if len(pairs) == 1 or not any(pair.tools for pair in pairs):
+            try:
+                return self._render_batch(pairs)
+            except _template_errors() as error:
+                if len(pairs) == 1:
+                    return [RowRejected("template_error", str(error))]
+        return [texts for pair in pairs for texts in self._render_conversations([pair])]
 
     def _render_batch(self, pairs: Sequence[Pair]) -> list[PairTexts | RowRejected]:
         """Texts of pairs that have the same tools."""
-        tools = list(pairs[0].tools) if pairs[0].tools else None
+        tools = pairs[0].tools
         safe = [self._with_placeholders(pair) for pair in pairs]
         histories = [history for history, *_ in safe]
         prompts = self._apply_chat_template(histories, tools, add_generation_prompt=True)
@@ -119,8 +113,7 @@ class ChatTemplateRenderer:
         shortened = not all(text.startswith(prompt) for text in rendered)
         if shortened:  # a reasoning template: split where the completion begins in a finished conversation
             probe = [*history, {"role": "assistant", "content": PROBE}]
-            tools = list(pair.tools) if pair.tools else None
-            prompt = self._apply_chat_template([probe], tools)[0].rpartition(PROBE)[0]
+            prompt = self._apply_chat_template([probe], pair.tools)[0].rpartition(PROBE)[0]
         if not all(text.startswith(prompt) for text in rendered):
             return RowRejected("template_mismatch")
         for completion, text in zip((pair.chosen, pair.rejected), rendered, strict=True):
@@ -155,17 +148,10 @@ class ChatTemplateRenderer:
         return replace(history), replace(chosen), replace(rejected), token_of
 
     def _apply_chat_template(
-        self,
-        conversations: list[Conversation],
-        tools: list[dict[str, Any]] | None,
-        *,
-        add_generation_prompt: bool = False,
+        self, conversations: list[Conversation], tools: Sequence[dict[str, Any]] | None, **options: bool
     ) -> list[str]:
-        return list(
-            self.tokenizer.apply_chat_template(
-                conversations, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-        )
+        functions = list(tools) if tools else None
+        return list(self.tokenizer.apply_chat_template(conversations, tools=functions, tokenize=False, **options))
 
     def _truncate_after_end_token(self, completion: str) -> str:
         """``completion`` up to and including its end token; without the template's suffix where it has none."""

@@ -62,20 +62,16 @@ def _message(item: Any, where: str) -> Message:
     role, content = (item[name] if item.get(name) is not None else item.get(other) for name, other in KEY_NAMES)
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise RowRejected("malformed", f"{where} has the role {role!r}; known: {', '.join(ROLES)}")
+    extra: dict[str, Any] = {}
     if role.lower() == "function_call":  # ShareGPT: the content is the call
         return Message("assistant", "", {"tool_calls": _tool_calls([_parse_json(content, where)], where)})
     if item.get("tool_calls"):
-        content = content or ""
-        more = {"tool_calls": _tool_calls(item["tool_calls"], where)}
-    else:
-        more = (
-            {name: item[name] for name in TOOL_FIELDS if item.get(name) is not None}
-            if ROLES[role.lower()] == "tool"
-            else {}
-        )
+        content, extra = content or "", {"tool_calls": _tool_calls(item["tool_calls"], where)}
+    elif ROLES[role.lower()] == "tool":
+        extra = {name: item[name] for name in TOOL_FIELDS if item.get(name) is not None}
     if isinstance(content, list):  # content parts of the OpenAI API
         content = "".join(_text_part(part, where) for part in content)
-    return Message(ROLES[role.lower()], read_text(content, f"the content of {where}"), more or None)
+    return Message(ROLES[role.lower()], read_text(content, f"the content of {where}"), extra or None)
 
 
 def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:

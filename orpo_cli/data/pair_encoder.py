@@ -21,11 +21,7 @@ class PairEncoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self._renderer = ChatTemplateRenderer(tokenizer)
-
-    @property
-    def end_tokens(self) -> tuple[str, ...]:
-        """Tokens that end a completion: the template's first, then the EOS token."""
-        return self._renderer.end_tokens
+        self.end_tokens = self._renderer.end_tokens  # the template's first, then the EOS token
 
     @property
     def end_token_ids(self) -> frozenset[int]:

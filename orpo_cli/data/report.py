@@ -117,30 +117,18 @@ class DataReport:
     @property
     def dropped(self) -> dict[str, int]:
         """Number of rows dropped from all sources, by reason."""
-        total: Counter[str] = Counter()
-        for source in self.sources:
-            total.update(source.dropped)
-        return dict(total.most_common())
+        return dict(sum((source.dropped for source in self.sources), Counter()).most_common())
 
     def as_dict(self) -> dict[str, Any]:
         """JSON object of data_report.json: totals, the counts of each source, and the meaning of each reason."""
-        dropped = self.dropped
         return {
-            "train_pairs": self.train_pairs,
-            "eval_pairs": self.eval_pairs,
             "rows_read": self.rows_read,
             "kept": self.kept,
-            "dropped": dropped,
-            "reasons": {reason: REASONS[reason] for reason in dropped},
+            "dropped": self.dropped,
+            "reasons": {reason: REASONS[reason] for reason in self.dropped},
             "truncated_prompts": sum(source.truncated_prompts for source in self.sources),
             "truncated_completions": sum(source.truncated_completions for source in self.sources),
-            "max_length": self.max_length,
-            "max_prompt_length": self.max_prompt_length,
-            "truncation_mode": self.truncation_mode,
-            "end_of_turn": self.end_of_turn,
-            "lengths": self.lengths,
-            "fingerprints": self.fingerprints,
-            "leaked": self.leaked,
+            **self.__dict__,
             "sources": [source.as_dict() for source in self.sources],
         }
 

@@ -99,7 +99,8 @@ class SourceReader:
         _check_columns(source, head, found.location)
         rows = (Row(row.name, rename_columns(row.value, source.columns)) for row in chain(head, sampled.rows))
         first_rows = [rename_columns(row.value, source.columns) for row in head]
-        format_ = self._detect_format(source, first_rows, f"{found.location} (rows from {head[0].name})")
+        where, seed = f"{found.location} (rows from {head[0].name})", self.dataset.shuffle_seed
+        format_ = detect_format(first_rows, source.format, where, labels=source.labels, seed=seed)
         report.format = format_.name
         used = {*format_.columns, *(SCORE_COLUMNS if source.min_score_margin is not None else ())}
         report.unused_columns = [name for name in _column_names(first_rows) if name not in used]
@@ -117,9 +118,6 @@ class SourceReader:
                 remedy=REMEDIES["malformed"],
             )
         return report.as_dict()
-
-    def _detect_format(self, source: Source, rows: list[Any], location: str) -> Format:
-        return detect_format(rows, source.format, location, labels=source.labels, seed=self.dataset.shuffle_seed)
 
     def _render_rows(
         self, rows: Iterator[Row], format_: Format, source: Source, report: SourceReport

@@ -16,16 +16,13 @@ def write_synthetic_pairs(folder: Path, count: int) -> Path:
 
 
 def _write(path: Path, numbers: Iterable[int]) -> None:
-    rows = (
-        {
-            "prompt": [
-                {"role": "user", "content": f"What is {number} plus {number}?" + " Please tell me." * (number % 3)}
-            ],
-            "chosen": [{"role": "assistant", "content": f"It is {2 * number}."}],
-            "rejected": [
-                {"role": "assistant", "content": f"One might say {number}, or not." + " Who knows." * (number % 4)}
-            ],
-        }
-        for number in numbers
-    )
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with path.open("w", encoding="utf-8") as file:
+        for number in numbers:
+            question = f"What is {number} plus {number}?" + " Please tell me." * (number % 3)
+            wrong = f"One might say {number}, or not." + " Who knows." * (number % 4)
+            row = {
+                "prompt": [{"role": "user", "content": question}],
+                "chosen": [{"role": "assistant", "content": f"It is {2 * number}."}],
+                "rejected": [{"role": "assistant", "content": wrong}],
+            }
+            file.write(json.dumps(row) + "\n")

@@ -77,10 +77,10 @@ def open_eval_target(name: str, *, chat_template: str | None, note: Callable[[st
     ``chat_template`` is as in a recipe and only for a single model; a run keeps the one it was trained with.
     Raises UsageError, MachineError or HubError.
     """
-    rundir = RunDir(Path(name).expanduser())
-    if rundir.is_run():
+    rundir = find_run(name)
+    if rundir is not None:
         return _open_run(name, rundir, chat_template, note)
-    _check_is_model(name, rundir.root)
+    _check_is_model(name, Path(name).expanduser())
     return _open_model(name, chat_template or "tokenizer", note)
 
 

@@ -22,9 +22,7 @@ class HeldOutPairs:
     rows: list[dict[str, Any]]
     source: str  # "held-out" or the path
     available: int  # rows before max_samples
-    same_as_in_training: bool | None = (
-        None  # whether training held out pairs with the same token ids; None where unknown
-    )
+    same_as_in_training: bool | None = None  # whether training held out the same token ids; None where unknown
 
 
 def check_pairs_available(plan: Plan | None, data: str | None) -> None:

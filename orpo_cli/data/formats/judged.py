@@ -89,13 +89,11 @@ def read_verdict(row: Row, names: tuple[str, str], labels: Mapping[str, Verdict]
 
 def for_rows(format_: Format, rows: Sequence[Any], labels: Mapping[str, Verdict], where: str) -> Format:
     """``format_`` with the meaning of its labels. Raises DataError where a label is ambiguous."""
-    labelled = [
-        (row, names) for row in rows if isinstance(row, dict) and (names := _completion_columns(row)) is not None
-    ]
     ambiguous = {
         str(row.get(column)): (column, names)
-        for row, names in labelled
-        if (column := _label_column(row)) is not None and read_verdict(row, names, labels) is None
+        for row in rows
+        if isinstance(row, dict) and (names := _completion_columns(row)) and (column := _label_column(row))
+        if read_verdict(row, names, labels) is None
     }
     if ambiguous:
         values = sorted(ambiguous)

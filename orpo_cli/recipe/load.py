@@ -49,11 +49,6 @@ class LoadedRecipe:
         return self.files[0].display_name
 
     @property
-    def directory(self) -> FilePath:
-        """The directory of the recipe."""
-        return self.files[0].directory
-
-    @property
     def text(self) -> str:
         """The text of the recipe file."""
         return self.files[0].text
@@ -88,11 +83,11 @@ class LoadedRecipe:
         The first is the directory of the recipe file with the value, the second the current directory; for an override, the order
         is reversed.
         """
-        origin = self.source_map.origin(path)
+        origin, directory = self.source_map.origin(path), self.files[0].directory
         if origin is not None and origin.file == COMMAND_LINE:
-            return FilePath.cwd(), self.directory
+            return FilePath.cwd(), directory
         files = (each for each in self.files if origin and each.display_name == origin.file)
-        return next((each.directory for each in files), self.directory), FilePath.cwd()
+        return next((each.directory for each in files), directory), FilePath.cwd()
 
 
 def load_recipe(source: str, overrides: Sequence[str] = (), *, strict: bool = False) -> LoadedRecipe:
@@ -136,8 +131,7 @@ def _migrate(tree: MappingNode, layers: list[str]) -> tuple[dict[str, Any], dict
     if current and training.nodes.keys() <= CURRENT_ARGS:
         return plain_values(tree), {}, ()
 
-    from orpo_cli.recipe.legacy.alias_precedence import drop_superseded_aliases
-    from orpo_cli.recipe.legacy.migration import migrate_recipe
+    from orpo_cli.recipe.legacy.migration import drop_superseded_aliases, migrate_recipe
 
     return migrate_recipe(plain_values(drop_superseded_aliases(tree, layers)))
 

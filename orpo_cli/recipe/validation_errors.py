@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from orpo_cli.errors import Problem
 from orpo_cli.recipe.did_you_mean import closest_name, did_you_mean_key
+from orpo_cli.recipe.legacy.argument_policy import ArgumentPolicy
 from orpo_cli.recipe.legacy.unsupported_peft_args import UNSUPPORTED_LORA_INITS, UNSUPPORTED_PEFT_ARGS
 from orpo_cli.recipe.rules.secrets import secret_kind
 from orpo_cli.recipe.schema import Source
@@ -85,9 +86,12 @@ def _problem(path: Path, details: list[ErrorDetails], source_map: SourceMap | No
     if detail["type"] == "extra_forbidden":
         if path[:-1] == ("dataset", "eval") and path[-1] in Source.model_fields:
             return _split_and_source(str(path[-1]), source_map)
-        return _unsupported_argument(path) or _unknown_key(path, suggest)
-    if init := _unsupported_lora_init(path, detail["input"]):
-        return init
+        policy = UNSUPPORTED_PEFT_ARGS.get(str(path[0]), {}).get(str(path[-1])) if len(path) == 2 else None
+        return _unsupported_argument(path, policy) if policy else _unknown_key(path, suggest)
+    if path == ("lora", "init_lora_weights") and isinstance(detail["input"], str):
+        for prefix, policy in UNSUPPORTED_LORA_INITS.items():
+            if detail["input"].startswith(prefix):
+                return _unsupported_argument(path, policy, detail["input"])
     rules = list(dict.fromkeys(_rule(each) for each in details))
     value = detail["input"]
     message = f"must be {' or '.join(rules)}, but {_describe_value(format_path(path), value, source_map)}."
@@ -163,23 +167,9 @@ def _split_and_source(key: str, source_map: SourceMap | None) -> Problem:
     )
 
 
-def _unsupported_argument(path: Path) -> Problem | None:
-    """The problem of an argument that the section's library has and a recipe does not support; None for other keys."""
-    policy = UNSUPPORTED_PEFT_ARGS.get(str(path[0]), {}).get(str(path[-1])) if len(path) == 2 else None
-    if policy is None:
-        return None
-    message = f"is not supported: {policy.reason}."
-    return Problem("unsupported-peft-argument", message, format_path(path), remedy=policy.remedy)
-
-
-def _unsupported_lora_init(path: Path, value: Any) -> Problem | None:
-    """The problem of an initialization that peft has and a recipe does not support; None for other values."""
-    if path != ("lora", "init_lora_weights") or not isinstance(value, str):
-        return None
-    policy = next((policy for name, policy in UNSUPPORTED_LORA_INITS.items() if value.startswith(name)), None)
-    if policy is None:
-        return None
-    message = f"{value} is not supported: {policy.reason}."
+def _unsupported_argument(path: Path, policy: ArgumentPolicy, value: str = "") -> Problem:
+    """The problem of an argument, or of its ``value``, that the library of the section has and a recipe does not support."""
+    message = f"{value} is not supported: {policy.reason}.".lstrip()
     return Problem("unsupported-peft-argument", message, format_path(path), remedy=policy.remedy)
 
 

@@ -6,7 +6,7 @@ and ignored arguments are warnings, refused ones errors. Unknown names are kept,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from orpo_cli.errors import Problem
 from orpo_cli.recipe.legacy.argument_policy import ArgumentPolicy, equal_and_same_kind
 from orpo_cli.recipe.legacy.renamed_args import RENAMED_ARGS, RENAMED_OPTIMIZERS
 from orpo_cli.recipe.legacy.unsupported_training_args import UNSUPPORTED_TRAINING_ARGS
+from orpo_cli.recipe.source.nodes import MappingNode, Path, parse_path, walk
 
 ARGUMENT_POLICIES = {**RENAMED_ARGS, **UNSUPPORTED_TRAINING_ARGS}
 
@@ -96,6 +97,24 @@ class Migration:
         self.problems.append(Problem(code, text, f"training.{name}", severity="warning"))
 
 
+def drop_superseded_aliases(tree: MappingNode, layers: Sequence[str]) -> MappingNode:
+    """``tree`` without settings that a stronger layer sets under another name.
+
+    Layers are the command line, the recipe and the recipes that it extends. Two different values in one layer are an error, which
+    ``migrate_recipe`` reports. ``layers`` are the files of the values, as in their origins, strongest first.
+    """
+    training = tree.nodes.get("training")
+    if not isinstance(training, MappingNode) or not training.nodes.keys() & ARGUMENT_POLICIES.keys():
+        return tree
+    nodes = dict(walk(tree))
+    for names in _paths_by_setting().values():
+        found = {path: layers.index(nodes[path].origin.file) for path in names if path in nodes}
+        for path, layer in found.items():
+            if layer > min(found.values()):
+                tree = _without(tree, path)
+    return tree
+
+
 def migrate_training_args(training: Mapping[str, Any]) -> Migration:
     """``training`` with current argument names."""
     migration = Migration(dict(training))
@@ -162,3 +181,22 @@ def _format_value(value: Any) -> str:
 
     text = value if isinstance(value, str) and value else json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _paths_by_setting() -> dict[str, list[Path]]:
+    """The paths of all aliases of a setting, by its current path."""
+    paths: dict[str, list[Path]] = {}
+    for name, policy in ARGUMENT_POLICIES.items():
+        if policy.new_path is not None:
+            paths.setdefault(policy.new_path, [parse_path(policy.new_path)]).append(("training", name))
+    paths["hub.repo_id"].append(("training", "push_to_hub_organization"))  # the namespace of the repository
+    return paths
+
+
+def _without(tree: MappingNode, path: Path) -> MappingNode:
+    first, *rest = path
+    nodes = dict(tree.nodes)
+    inner = nodes.pop(str(first))
+    if rest and isinstance(inner, MappingNode):
+        nodes[str(first)] = _without(inner, tuple(rest))
+    return MappingNode(nodes, tree.origin)

@@ -75,7 +75,7 @@ def duplicate_source(recipe: Recipe) -> Iterator[Problem]:
     sources = recipe.dataset.train
     outcome = "dropped as duplicates" if recipe.dataset.rules.duplicate else "trained on twice per epoch"
     for index, source in enumerate(sources):
-        if any(_overlap(source, other) and _same_format(source, other) for other in sources[:index]):
+        if any(_overlap(source, other) and _format(source) == _format(other) for other in sources[:index]):
             yield Problem(
                 "duplicate-source",
                 f"repeats an earlier source (split {source.split}): its pairs are {outcome}.",
@@ -92,8 +92,8 @@ def _overlap(one: Source, other: Source) -> bool:
     return one.split == other.split or other.split == _split_name(one.split) or one.split == _split_name(other.split)
 
 
-def _same_format(one: Source, other: Source) -> bool:
-    return (one.format, one.columns, one.labels) == (other.format, other.columns, other.labels)
+def _format(source: Source) -> tuple[object, ...]:
+    return source.format, source.columns, source.labels
 
 
 def _split_name(split: str) -> str:

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from orpo_cli.errors import Problem
 from orpo_cli.recipe.schema import Recipe
 
 
-def _fsdp_key(recipe: Recipe) -> str | None:
-    """The key that enables FSDP; None if it is off."""
-    if recipe.launch.strategy == "fsdp":
+def _enabling_key(recipe: Recipe, strategy: Literal["fsdp", "deepspeed"]) -> str | None:
+    """The key that enables FSDP or DeepSpeed; None if it is off."""
+    if recipe.launch.strategy == strategy:
         return "launch.strategy"
-    return "training.fsdp" if recipe.training.fsdp else None
-
-
-def _deepspeed_key(recipe: Recipe) -> str | None:
-    """The key that enables DeepSpeed; None if it is off."""
-    if recipe.launch.strategy == "deepspeed":
-        return "launch.strategy"
-    return "training.deepspeed" if recipe.training.deepspeed else None
+    return f"training.{strategy}" if getattr(recipe.training, strategy) else None
 
 
 def fsdp_and_deepspeed(recipe: Recipe) -> Iterator[Problem]:
     """FSDP and DeepSpeed both shard the weights."""
-    fsdp, deepspeed = _fsdp_key(recipe), _deepspeed_key(recipe)
+    fsdp, deepspeed = _enabling_key(recipe, "fsdp"), _enabling_key(recipe, "deepspeed")
     if fsdp and deepspeed:
         path, other = (fsdp, deepspeed) if fsdp != "launch.strategy" else (deepspeed, fsdp)
         yield Problem(
@@ -85,7 +79,7 @@ def ddp_settings_unused(recipe: Recipe) -> Iterator[Problem]:
 def fsdp_8bit_optimizer(recipe: Recipe) -> Iterator[Problem]:
     """FSDP cannot shard the states of bitsandbytes optimizers."""
     optimizer = recipe.training.optim or ""
-    if _fsdp_key(recipe) and (optimizer.startswith("paged_") or "8bit" in optimizer or "bnb" in optimizer):
+    if _enabling_key(recipe, "fsdp") and (optimizer.startswith("paged_") or "8bit" in optimizer or "bnb" in optimizer):
         yield Problem(
             "fsdp-8bit-optimizer",
             f"is {optimizer}, whose states FSDP cannot shard.",
@@ -97,7 +91,7 @@ def fsdp_8bit_optimizer(recipe: Recipe) -> Iterator[Problem]:
 def fsdp_quantization(recipe: Recipe) -> Iterator[Problem]:
     """FSDP shards tensors of one type, so packed 4-bit weights need that type; 8-bit weights cannot be sharded."""
     quantization = recipe.quantization
-    if not _fsdp_key(recipe) or quantization is None:
+    if not _enabling_key(recipe, "fsdp") or quantization is None:
         return
     if quantization.load_in_8bit:
         yield Problem(
@@ -120,7 +114,11 @@ def fsdp_quantization(recipe: Recipe) -> Iterator[Problem]:
 def sharded_best_model(recipe: Recipe) -> Iterator[Problem]:
     """Loading the best sharded model needs the states that save_only_model does not save."""
     training = recipe.training
-    if training.save_only_model and training.load_best_model_at_end and (_fsdp_key(recipe) or _deepspeed_key(recipe)):
+    if (
+        training.save_only_model
+        and training.load_best_model_at_end
+        and (_enabling_key(recipe, "fsdp") or _enabling_key(recipe, "deepspeed"))
+    ):
         yield Problem(
             "sharded-best-model",
             "excludes load_best_model_at_end with FSDP or DeepSpeed.",

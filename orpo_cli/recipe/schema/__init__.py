@@ -5,10 +5,18 @@ The heaviest import is pydantic, so that ``orpo validate`` starts fast.
 """
 
 from orpo_cli.recipe.schema.dataset import DatasetSection, EvalSplit, PairRules, Source, Sources
-from orpo_cli.recipe.schema.export import ExportFormat, ExportSection, GgufType
 from orpo_cli.recipe.schema.lora import LoraSection
 from orpo_cli.recipe.schema.model import Dtype, ModelSection, QuantizationSection
-from orpo_cli.recipe.schema.recipe import EngineSection, HubSection, LaunchSection, MergeSection, Recipe
+from orpo_cli.recipe.schema.recipe import (
+    EngineSection,
+    ExportFormat,
+    ExportSection,
+    GgufType,
+    HubSection,
+    LaunchSection,
+    MergeSection,
+    Recipe,
+)
 from orpo_cli.recipe.schema.training import TrainingSection
 
 __all__ = [

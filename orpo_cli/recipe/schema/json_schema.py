@@ -7,7 +7,7 @@ part of it; ``orpo validate`` checks them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -15,7 +15,7 @@ from orpo_cli.recipe.legacy.argument_policy import ArgumentPolicy
 from orpo_cli.recipe.legacy.migration import ARGUMENT_POLICIES
 from orpo_cli.recipe.legacy.renamed_args import RENAMED_OPTIMIZERS
 from orpo_cli.recipe.schema import Recipe
-from orpo_cli.recipe.schema.examples import TRAINING_EXAMPLES
+from orpo_cli.recipe.schema.training import TRAINING_EXAMPLES
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
 
 Schema = dict[str, Any]
@@ -26,10 +26,7 @@ SOURCE: Schema = {"$ref": "#/$defs/source"}  # used several times, so it is defi
 NULL: Schema = {"type": "null"}
 BOUNDS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
 NOTES = ("description", "default", "examples")
-NOT_SUGGESTED = {
-    "deprecated": True,
-    "doNotSuggest": True,
-}  # doNotSuggest is for editors that use the JSON service of VS Code
+NOT_SUGGESTED = {"deprecated": True, "doNotSuggest": True}  # the latter is for editors with the JSON service of VS Code
 ONE_REFERENCE = r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-((?!\$\{)[^}])*)?\}"
 
 # Values of former arguments that are converted. Other former arguments have the values of their new setting.
@@ -95,7 +92,7 @@ class _SchemaConverter:
 
     def value(self, schema: Schema) -> Schema:
         """Schema of a value: one of ``anyOf``, or text, in which references are allowed."""
-        alternatives = list(_unique(self.alternative(each) for each in self.alternatives(schema)))
+        alternatives = _unique([self.alternative(each) for each in self.alternatives(schema)])
         notes = {key: schema[key] for key in NOTES if schema.get(key) not in (None, {}, [])}
         for each in alternatives:
             if "properties" in each and "description" in each:
@@ -178,14 +175,10 @@ def _legacy_argument(name: str, policy: ArgumentPolicy, schema: Schema) -> Schem
     refused = section == "training" and setting.partition(".")[0] in ARGUMENT_POLICIES  # the new setting is refused too
     if policy.new_path is not None:
         does = f"Read as `{policy.new_path}`."
+    elif policy.ignored:
+        does = "Ignored."
     else:
-        does = (
-            "Ignored."
-            if policy.ignored
-            else "Ignored with this value, otherwise refused."
-            if policy.noop_values
-            else "Refused."
-        )
+        does = "Ignored with this value, otherwise refused." if policy.noop_values else "Refused."
     text = " ".join(filter(None, (policy.reason, does, policy.remedy)))
     notes = {"description": text, **NOT_SUGGESTED}
     if policy.ignored:
@@ -194,7 +187,7 @@ def _legacy_argument(name: str, policy: ArgumentPolicy, schema: Schema) -> Schem
     if policy.new_path is not None and not refused:
         alternatives += [CONVERTED_ARGUMENTS[name]] if policy.convert else _alternatives_at(policy.new_path, schema)
         alternatives += [REFERENCE]
-    return {**notes, "errorMessage": text, "anyOf": deepcopy(list(_unique(alternatives)))}
+    return {**notes, "errorMessage": text, "anyOf": deepcopy(_unique(alternatives))}
 
 
 def _alternatives_at(path: str, schema: Schema) -> list[Schema]:
@@ -216,9 +209,5 @@ def _mapping_in(value: Schema) -> Schema:
     return next(each for each in (value, *value.get("anyOf", ())) if each.get("type") == "object")
 
 
-def _unique(schemas: Iterable[Schema]) -> Iterator[Schema]:
-    seen: list[Schema] = []
-    for each in schemas:
-        if each not in seen:
-            seen.append(each)
-            yield each
+def _unique(schemas: list[Schema]) -> list[Schema]:
+    return [each for index, each in enumerate(schemas) if each not in schemas[:index]]

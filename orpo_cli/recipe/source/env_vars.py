@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from orpo_cli.errors import Problem, RecipeError
-from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, ScalarNode, SequenceNode, format_path
+from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, ScalarNode, SequenceNode, format_path, walk
 from orpo_cli.recipe.source.yaml_reader import read_value
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -91,14 +91,8 @@ class _Expansion:
             self.problems.append(found)
 
 
-def secret_variables(root: Node, path: Path = ()) -> Iterator[str]:
-    """The variables in ``root`` whose values are secrets."""
-    if isinstance(root, MappingNode):
-        for key, inner in root.nodes.items():
-            yield from secret_variables(inner, (*path, key))
-    elif isinstance(root, SequenceNode):
-        for inner in root.nodes:
-            yield from secret_variables(inner, path)
-    for name in root.origin.variables:
-        if looks_secret(name) or any(isinstance(part, str) and looks_secret(part) for part in path[-1:]):
-            yield name
+def secret_variables(tree: MappingNode) -> Iterator[str]:
+    """The variables in ``tree`` whose values are secrets, according to their names or to the keys of the values."""
+    for path, node in walk(tree):
+        key = next(part for part in reversed(path) if isinstance(part, str))
+        yield from (name for name in node.origin.variables if looks_secret(name) or looks_secret(key))

@@ -68,8 +68,9 @@ def _is_null(node: Node) -> bool:
 def _extends_node(tree: MappingNode) -> ScalarNode | None:
     if "extends" not in tree.nodes or _is_null(tree.nodes["extends"]):
         return None
-    node = expand_env_vars(MappingNode({"extends": tree.nodes["extends"]}, tree.origin), os.environ).nodes["extends"]
-    register_secrets(secret_variables(node))
+    expanded = expand_env_vars(MappingNode({"extends": tree.nodes["extends"]}, tree.origin), os.environ)
+    register_secrets(secret_variables(expanded))
+    node = expanded.nodes["extends"]
     if isinstance(node, ScalarNode) and isinstance(node.value, str) and node.value:
         return node
     raise _error("invalid-value", "must be the path of a recipe or the name of a shipped recipe.", node)

@@ -67,14 +67,9 @@ def plain_values(node: Node) -> Any:
 
 def walk(node: Node, path: Path = ()) -> Iterator[tuple[Path, Node]]:
     """All nodes below ``node`` with their paths, each section before its content."""
-    inner = (
-        node.nodes.items()
-        if isinstance(node, MappingNode)
-        else enumerate(node.nodes)
-        if isinstance(node, SequenceNode)
-        else ()
-    )
-    for part, below in inner:
+    if isinstance(node, ScalarNode):
+        return
+    for part, below in node.nodes.items() if isinstance(node, MappingNode) else enumerate(node.nodes):
         yield (*path, part), below
         yield from walk(below, (*path, part))
 

@@ -25,11 +25,9 @@ class RecipeFile:
 
     def identity(self) -> Path | str:
         """The same value for the same file, even if it was read under two names."""
-        return (
-            self.display_name
-            if self.display_name == STANDARD_INPUT
-            else (self.directory / Path(self.display_name).name).resolve()
-        )
+        if self.display_name == STANDARD_INPUT:
+            return self.display_name
+        return (self.directory / Path(self.display_name).name).resolve()
 
 
 def read_recipe(source: str) -> RecipeFile:

@@ -85,10 +85,8 @@ def read_value(text: str, origin: Origin) -> Node:
         if error.problems[0].code == "yaml-syntax":
             return as_text
         raise
-    if not isinstance(root, MappingNode) or set(root.nodes) != {
-        "value"
-    }:  # several lines, of which the first looks like a value
-        return as_text
+    if not isinstance(root, MappingNode) or root.nodes.keys() != {"value"}:
+        return as_text  # several lines, of which the first looks like a value
     value = root.nodes["value"]
     if isinstance(value, ScalarNode) and isinstance(value.value, str) and text[0] not in "'\"!":
         return as_text  # including what would be a comment in a file

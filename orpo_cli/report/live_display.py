@@ -30,7 +30,7 @@ MAX_ROWS = 8
 class TrainingDisplay:
     """Display of steps with loss, NLL, log odds ratio, preference accuracy, margin, speed, memory and remaining time.
 
-    A training.callbacks.TrainingObserver and a context manager.
+    A training.metrics_log.TrainingObserver and a context manager.
     """
 
     def __init__(self, console: Console) -> None:

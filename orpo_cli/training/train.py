@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +17,12 @@ from orpo_cli.model.save import complete_generation_config, copy_mode_to_weights
 from orpo_cli.model.vector_math import initialize_vector_math
 from orpo_cli.plan.plan import Plan
 from orpo_cli.redaction import redact
-from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir, is_complete
+from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir
 from orpo_cli.training.allocator import keep_freed_memory
-from orpo_cli.training.callbacks import InterruptCallback, MetricsCallback, TrainingObserver, truncate_metrics
+from orpo_cli.training.checkpoints import remove_incomplete_checkpoints, run_steps
+from orpo_cli.training.interrupt import InterruptCallback
 from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
+from orpo_cli.training.metrics_log import MetricsCallback, TrainingObserver, truncate_metrics
 from orpo_cli.training.out_of_memory import is_out_of_memory
 from orpo_cli.training.trl_trainer import PairTrainer
 from orpo_cli.training.untrained_tokens import untrained_template_tokens
@@ -56,7 +57,7 @@ def train(
     Raises Interrupted (a checkpoint was saved), RunError (a loss that is not finite, an adapter that did not change),
     MachineError (memory, disk).
     """
-    metrics, interrupt = MetricsCallback(rundir.metrics, observer), InterruptCallback(observer)
+    metrics, interrupt = MetricsCallback(rundir.metrics, observer), InterruptCallback(observer.note)
     started = time.time()
     if plan.device == "cpu":
         keep_freed_memory()
@@ -72,7 +73,7 @@ def train(
         if resume_from is not None:
             truncate_metrics(rundir.metrics, int(resume_from.name.rpartition("-")[2]))
         with interrupt.handle_signals():
-            _run_steps(trainer, resume_from)
+            run_steps(trainer, resume_from)
         if interrupt.requested:
             raise Interrupted("interrupted")
         if plan.lora is not None:
@@ -111,14 +112,6 @@ def save_result(model: Any, tokenizer: PreTrainedTokenizerBase, plan: Plan, rund
         copy_mode_to_weights(folder / "adapter_config.json")
 
 
-def _run_steps(trainer: PairTrainer, resume_from: Path | None) -> None:
-    try:
-        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-    except Interrupted:  # during an evaluation, where the Trainer saves nothing
-        trainer._save_checkpoint(trainer.model, None)
-        raise
-
-
 def _check_adapter_changed(model: Any) -> None:
     """With some settings of checkpointing no gradient reaches an adapter, without an error from any library."""
     zero_at_start = "lora_A" if model.active_peft_config.init_lora_weights == "mica" else "lora_B"
@@ -128,7 +121,7 @@ def _check_adapter_changed(model: Any) -> None:
 
 
 def _record_interruption(rundir: RunDir) -> Interrupted:
-    _remove_incomplete_checkpoints(rundir)
+    remove_incomplete_checkpoints(rundir)
     checkpoint = rundir.last_checkpoint()
     rundir.write_run(status=INTERRUPTED, finished_at=_now())
     if checkpoint is None:
@@ -140,7 +133,7 @@ def _record_interruption(rundir: RunDir) -> Interrupted:
 
 def _record_failure(rundir: RunDir, error: BaseException, *, keep: bool) -> None:
     """Write the error to run.json; without a step, checkpoint or result (``keep``) remove the directory for the next try."""
-    _remove_incomplete_checkpoints(rundir)
+    remove_incomplete_checkpoints(rundir)
     if keep or rundir.trained() is not None:
         first_line = next(iter(str(error).splitlines()), repr(error))
         rundir.write_run(status=FAILED, finished_at=_now(), error=redact(first_line))
@@ -195,13 +188,6 @@ def _is_disk_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def _remove_incomplete_checkpoints(rundir: RunDir) -> None:
-    """A checkpoint without its state was being written when the run ended, and cannot be resumed."""
-    for folder in rundir.checkpoints.glob("checkpoint-*"):
-        if not is_complete(folder):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _now() -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.tiny import write_recipe
 
-from orpo_cli.training.callbacks import MetricsCallback
+from orpo_cli.training.metrics_log import MetricsCallback
 
 TOKEN = "hf_aSecretOfTheseTests123"
 FOLDER = "swordfish-4711"

@@ -16,7 +16,7 @@ from support.tiny import write_recipe
 
 from orpo_cli.errors import UsageError
 from orpo_cli.rundir import FINISHED, RunDir
-from orpo_cli.training.callbacks import MetricsCallback, truncate_metrics
+from orpo_cli.training.metrics_log import MetricsCallback, truncate_metrics
 
 STEPS, SAVE_STEPS = 10, 4
 RESUME = ("--resume", "auto")
@@ -47,7 +47,7 @@ FAILURES = (out_of_memory, disk_full, nan_loss, bug, KILL)
 KILLED = """
 import os, signal, sys
 from orpo_cli.cli.main import main
-from orpo_cli.training.callbacks import MetricsCallback
+from orpo_cli.training.metrics_log import MetricsCallback
 number, sys.argv = int(sys.argv[1]), ["orpo", *sys.argv[2:]]
 begin = MetricsCallback.on_step_begin
 def killed(self, args, state, control, **more):

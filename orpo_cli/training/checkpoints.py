@@ -1,16 +1,24 @@
-"""Resuming a run: which checkpoint to start from, and which settings may have changed."""
+"""Checkpoints of a run: saving one on interruption, removing incomplete ones, and choosing the one to resume from.
+
+The Trainer writes them: ``make_trainer`` passes their folder, and ``PairTrainer._save`` leaves out what may have secrets.
+``RunDir`` lists them.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from orpo_cli.errors import UsageError
+from orpo_cli.errors import Interrupted, UsageError
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import RUNNING, RunDir, is_complete
+
+if TYPE_CHECKING:
+    from orpo_cli.training.trl_trainer import PairTrainer
 
 # Settings that may differ in a resumed run: they change neither the steps nor their order.
 CHANGEABLE = (
@@ -20,6 +28,22 @@ CHANGEABLE = (
     "training.report_to", "training.run_name", "training.per_device_eval_batch_size", "training.dataloader_",
 )  # fmt: skip
 LENGTH_SETTINGS = ("training.max_steps", "training.num_train_epochs")
+
+
+def run_steps(trainer: PairTrainer, resume_from: Path | None) -> None:
+    """Train, from the checkpoint ``resume_from`` if there is one, and save a checkpoint on interruption."""
+    try:
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    except Interrupted:  # during an evaluation, where the Trainer saves nothing
+        trainer._save_checkpoint(trainer.model, None)
+        raise
+
+
+def remove_incomplete_checkpoints(rundir: RunDir) -> None:
+    """Remove checkpoints without their state: they were being written when the run ended, and cannot be resumed."""
+    for folder in rundir.checkpoints.glob("checkpoint-*"):
+        if not is_complete(folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def checkpoint_to_resume(rundir: RunDir, plan: Plan, resume: str) -> Path | None:

@@ -1,15 +1,12 @@
-"""Trainer callbacks: metrics.jsonl and an orderly stop on Ctrl-C or SIGTERM."""
+"""Metrics log of a run: the callback that writes metrics.jsonl, and the observer that shows it."""
 
 from __future__ import annotations
 
 import json
 import math
 import resource
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +14,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from orpo_cli.atomic import atomic_write_text
-from orpo_cli.errors import Interrupted, Problem
+from orpo_cli.errors import Problem
 
 
 class TrainingObserver(Protocol):
@@ -105,39 +102,3 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, TypeError, KeyError):
         return math.inf
-
-
-class InterruptCallback(TrainerCallback):
-    """Stop on Ctrl-C or SIGTERM: finish the step, save a checkpoint, stop. A second signal stops at once."""
-
-    def __init__(self, observer: TrainingObserver) -> None:
-        self.observer = observer
-        self.requested = False
-
-    @contextmanager
-    def handle_signals(self) -> Iterator[None]:
-        """Context of training: handle both signals."""
-        handlers = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, _frame: Any) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        self.observer.note("stopping after this step and saving a checkpoint; press Ctrl-C again to stop at once")
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Let the Trainer save a checkpoint and stop."""
-        if self.requested:
-            control.should_save = True
-            control.should_evaluate = False
-            control.should_training_stop = True
-
-    def on_prediction_step(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Leave an evaluation; the weights are those of the last step."""
-        if self.requested:
-            raise Interrupted("interrupted during an evaluation")

@@ -5,7 +5,6 @@ Keys are also found by their names in other tools and older versions, and in oth
 
 from __future__ import annotations
 
-import types
 import typing
 from collections.abc import Iterable
 from typing import Any
@@ -79,10 +78,6 @@ def known_keys(section: Path) -> set[str]:
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if (
-        isinstance(annotation, type)
-        and not isinstance(annotation, types.GenericAlias)
-        and issubclass(annotation, BaseModel)
-    ):
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in typing.get_args(annotation) for model in _models_in(part)]

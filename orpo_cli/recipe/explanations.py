@@ -7,12 +7,14 @@ docs/troubleshooting from it. The files are read only when an explanation is nee
 from __future__ import annotations
 
 import re
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 from orpo_cli.errors import UsageError
 
 FOLDER = Path(__file__).parent / "problems"
+INDENT = "    "  # of a code block in Markdown
 _LINK = re.compile(r"\[([^\]]+)\]\((?:\.\./)+([^)]+)\)")  # from docs/troubleshooting to another page of docs/
 _FILE = re.compile(
     r"# (?P<code>[\w-]+)\n\n(?P<summary>.+?)\n\n"
@@ -42,9 +44,9 @@ class Explanation:
         parts = [f"# {self.code}", self.summary]
         parts += [f"## Message\n\n{self.message}"] if self.message else []
         parts += ["## Why", self.why]
-        parts += [f"## Example\n\n{_indent(self.broken)}"] if self.broken else []
+        parts += [f"## Example\n\n{textwrap.indent(self.broken, INDENT).rstrip()}"] if self.broken else []
         parts += ["## What to do", self.remedy]
-        parts += [f"## Repaired example\n\n{_indent(self.repaired)}"] if self.repaired else []
+        parts += [f"## Repaired example\n\n{textwrap.indent(self.repaired, INDENT).rstrip()}"] if self.repaired else []
         return _LINK.sub(r"\1 (docs/\2)", "\n\n".join(parts))
 
 
@@ -66,7 +68,3 @@ def read_explanation(code: str) -> Explanation:
     assert found is not None, f"{code}.md has another structure"
     groups = found.groupdict()
     return Explanation(**{**groups, "summary": groups["summary"].replace("\n", " ")})
-
-
-def _indent(example: str) -> str:
-    return "".join(f"    {line}" for line in example.splitlines(keepends=True)).rstrip()

@@ -49,11 +49,6 @@ class LoadedRecipe:
         return self.files[0].display_name
 
     @property
-    def text(self) -> str:
-        """The text of the recipe file."""
-        return self.files[0].text
-
-    @property
     def name(self) -> str:
         """The name in the recipe, or else the name of the file."""
         return self.recipe.name or ("recipe" if self.file == STANDARD_INPUT else FilePath(self.file).stem)
@@ -124,11 +119,10 @@ def _migrate(tree: MappingNode, layers: list[str]) -> tuple[dict[str, Any], dict
     The migration is imported only for recipes that need it, to keep the start-up time low.
     """
     training = tree.nodes.get("training")
-    if not isinstance(training, MappingNode):
-        return plain_values(tree), {}, ()
-    optimizer = training.nodes.get("optim")
+    arguments = training.nodes if isinstance(training, MappingNode) else {}
+    optimizer = arguments.get("optim")
     current = optimizer is None or (isinstance(optimizer, ScalarNode) and optimizer.value in OPTIMIZERS)
-    if current and training.nodes.keys() <= CURRENT_ARGS:
+    if current and arguments.keys() <= CURRENT_ARGS:
         return plain_values(tree), {}, ()
 
     from orpo_cli.recipe.legacy.migration import drop_superseded_aliases, migrate_recipe

@@ -180,7 +180,7 @@ def _settle_push(push: PushCallback | None) -> Iterator[None]:
 def recipe_with_overrides(loaded: LoadedRecipe) -> str:
     """The recipe as written, with the overrides listed on top."""
     head = "".join(f"# --set {override}\n" for override in loaded.overrides)
-    return head + loaded.text
+    return head + loaded.files[0].text
 
 
 def run_document(rundir: RunDir) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def test_the_quickstart_recipe_trains_on_real_pairs(tmp_path: Path, real_data: P
     ]  # fmt: skip
     loaded = load_recipe(str(QUICKSTART), overrides)
     plan = resolve(loaded, probe(), model_facts(ModelSource(loaded.recipe.model)))
-    rundir = RunDir.create(plan, loaded.text)
+    rundir = RunDir.create(plan, loaded.files[0].text)
     source = ModelSource(plan.model)
     tokenizer = load_tokenizer(source)
     data = prepare(plan.dataset, tokenizer, max_length=length, max_prompt_length=length // 2, note=print)

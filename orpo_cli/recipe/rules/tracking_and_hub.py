@@ -47,25 +47,16 @@ def tracker_settings_unused(recipe: Recipe) -> Iterator[Problem]:
     if "trackio" in trackers or "all" in trackers:
         return
     for name in recipe.training.explicit_non_defaults(*trackio_names, *([] if trackers else ["run_name", "project"])):
-        yield Problem(
-            "tracker-settings-unused",
-            f"has no effect: report_to does not contain {'trackio' if name in trackio_names else 'a tracker'}.",
-            f"training.{name}",
-            remedy="Add report_to, such as `report_to: trackio`, or remove it.",
-            severity="warning",
-        )
+        reason = f"report_to does not contain {'trackio' if name in trackio_names else 'a tracker'}"
+        remedy = "Add report_to, such as `report_to: trackio`, or remove it."
+        yield _unused("tracker-settings-unused", name, reason, remedy)
 
 
 def logging_dir_unused(recipe: Recipe) -> Iterator[Problem]:
     """Only TensorBoard uses logging_dir."""
     if recipe.training.logging_dir is not None and not {"tensorboard", "all"} & set(_trackers(recipe)):
-        yield Problem(
-            "tracker-settings-unused",
-            "has no effect: report_to does not contain tensorboard.",
-            "training.logging_dir",
-            remedy="Add `report_to: tensorboard`, or remove it.",
-            severity="warning",
-        )
+        reason, remedy = "report_to does not contain tensorboard", "Add `report_to: tensorboard`, or remove it."
+        yield _unused("tracker-settings-unused", "logging_dir", reason, remedy)
 
 
 def invalid_repo_id(recipe: Recipe) -> Iterator[Problem]:
@@ -88,7 +79,8 @@ def push_settings(recipe: Recipe) -> Iterator[Problem]:
     training = recipe.training
     if not training.push_to_hub:
         for name in recipe.training.explicit_non_defaults("hub_strategy", "hub_always_push", "hub_revision"):
-            yield _unused(name, "push_to_hub is not true.", "Add `push_to_hub: true`, or remove it.")
+            remedy = "Add `push_to_hub: true`, or remove it."
+            yield _unused("push-settings-unused", name, "push_to_hub is not true", remedy)
         return
     if recipe.hub.repo_id is None:
         yield Problem(
@@ -99,18 +91,12 @@ def push_settings(recipe: Recipe) -> Iterator[Problem]:
         )
     pushes_checkpoints = training.hub_strategy in ("checkpoint", "all_checkpoints")
     if pushes_checkpoints and save_strategy(recipe)[0] == "no":
-        yield _unused(
-            "hub_strategy", "save_strategy is no, so there are no checkpoints.", "Set save_strategy, or remove it."
-        )
+        reason = "save_strategy is no, so there are no checkpoints"
+        yield _unused("push-settings-unused", "hub_strategy", reason, "Set save_strategy, or remove it.")
     if training.hub_strategy == "end" and training.hub_always_push:
-        yield _unused("hub_always_push", "`hub_strategy: end` pushes only once.", "Remove it.")
+        reason = "`hub_strategy: end` pushes only once"
+        yield _unused("push-settings-unused", "hub_always_push", reason, "Remove it.")
 
 
-def _unused(name: str, reason: str, remedy: str) -> Problem:
-    return Problem(
-        "push-settings-unused",
-        f"has no effect: {reason}",
-        f"training.{name}",
-        remedy=remedy,
-        severity="warning",
-    )
+def _unused(code: str, name: str, reason: str, remedy: str) -> Problem:
+    return Problem(code, f"has no effect: {reason}.", f"training.{name}", remedy=remedy, severity="warning")

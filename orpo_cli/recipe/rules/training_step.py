@@ -19,7 +19,6 @@ NO_ARGUMENTS = (
     "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "lion_32bit", "paged_lion_8bit",
     "paged_lion_32bit", "lomo", "adalomo",
 )  # fmt: skip
-USUAL_BETA = (0.01, 2.0)
 
 
 def adam_settings_unused(recipe: Recipe) -> Iterator[Problem]:
@@ -90,8 +89,8 @@ def layerwise_with_accumulation(recipe: Recipe) -> Iterator[Problem]:
 
 def unusual_beta(recipe: Recipe) -> Iterator[Problem]:
     """beta is the weight of the odds ratio term, lambda in the paper."""
-    beta, (lowest, highest) = recipe.training.beta, USUAL_BETA
-    if beta is None or lowest <= beta <= highest:
+    beta = recipe.training.beta
+    if beta is None or 0.01 <= beta <= 2:
         return
     message = f"is {beta:g}; lambda in the paper is between 0.1 and 1.0, and its authors use 0.05 at 7B."
     if beta == 0:

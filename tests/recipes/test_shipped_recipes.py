@@ -54,7 +54,10 @@ def test_a_shipped_recipe_has_no_warnings(name):
 def test_the_pairs_of_the_quickstart_are_in_its_directory():
     loaded = load_recipe("quickstart")
     for source, minimum in ((loaded.recipe.dataset.train[0], 240), (loaded.recipe.dataset.eval[0], 60)):
-        rows = [json.loads(line) for line in (loaded.directory / source.path).read_text(encoding="utf-8").splitlines()]
+        rows = [
+            json.loads(line)
+            for line in (loaded.files[0].directory / source.path).read_text(encoding="utf-8").splitlines()
+        ]
         assert len(rows) >= minimum
         assert all({"chosen", "rejected"} <= row.keys() for row in rows)
 

@@ -114,19 +114,13 @@ def streaming_without_end(recipe: Recipe) -> Iterator[Problem]:
                 continue
             path = f"dataset.{part}{_index(index, sources)}.streaming"
             if part == "train" and (steps is None or steps < 1):
-                yield Problem(
-                    "streaming-without-end",
-                    "needs training.max_steps, which sets how many pairs are read.",
-                    path,
-                    remedy="Set training.max_steps, or remove streaming.",
-                )
+                message = "needs training.max_steps, which sets how many pairs are read."
+                remedy = "Set training.max_steps, or remove streaming."
+                yield Problem("streaming-without-end", message, path, remedy=remedy)
             if part == "eval" and source.max_samples is None:
-                yield Problem(
-                    "streaming-without-end",
-                    "needs max_samples, which sets how many rows are held out.",
-                    path,
-                    remedy="Set max_samples of this source, or remove streaming.",
-                )
+                message = "needs max_samples, which sets how many rows are held out."
+                remedy = "Set max_samples of this source, or remove streaming."
+                yield Problem("streaming-without-end", message, path, remedy=remedy)
 
 
 def worker_settings_unused(recipe: Recipe) -> Iterator[Problem]:
@@ -146,30 +140,23 @@ def worker_settings_unused(recipe: Recipe) -> Iterator[Problem]:
 
 def accelerator_config_keys(recipe: Recipe) -> Iterator[Problem]:
     """accelerate knows seven keys of accelerator_config; dispatch_batches does not work with batches of pairs."""
-    config, path = recipe.training.accelerator_config, "training.accelerator_config"
+    config = recipe.training.accelerator_config
     if not isinstance(config, dict):
         return  # the path of a file that the library reads
+    known_keys = f"Its keys are {', '.join(ACCELERATOR_CONFIG_KEYS)}."
     for key in config.keys() - set(ACCELERATOR_CONFIG_KEYS):
-        yield Problem(
-            "accelerator-config",
-            f"accelerate has no key `{key}` here.",
-            path,
-            remedy=did_you_mean(
-                str(key), ACCELERATOR_CONFIG_KEYS, f"Its keys are {', '.join(ACCELERATOR_CONFIG_KEYS)}."
-            ),
-        )
+        remedy = did_you_mean(str(key), ACCELERATOR_CONFIG_KEYS, known_keys)
+        yield _accelerator_problem(f"accelerate has no key `{key}` here.", remedy)
     if config.get("dispatch_batches"):
-        yield Problem(
-            "accelerator-config",
+        yield _accelerator_problem(
             "dispatch_batches: true splits batches as tensors, which does not work for a batch of pairs.",
-            path,
-            remedy="Remove it: each process reads its own pairs.",
+            "Remove it: each process reads its own pairs.",
         )
     accumulation = config.get("gradient_accumulation_kwargs")
     if isinstance(accumulation, dict) and "num_steps" in accumulation:
-        yield Problem(
-            "accelerator-config",
-            "num_steps is another name of gradient_accumulation_steps.",
-            path,
-            remedy="Write training.gradient_accumulation_steps.",
-        )
+        message = "num_steps is another name of gradient_accumulation_steps."
+        yield _accelerator_problem(message, "Write training.gradient_accumulation_steps.")
+
+
+def _accelerator_problem(message: str, remedy: str) -> Problem:
+    return Problem("accelerator-config", message, "training.accelerator_config", remedy=remedy)

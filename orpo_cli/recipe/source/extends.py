@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from orpo_cli.errors import Problem, RecipeError, UsageError
 from orpo_cli.recipe.source.env_vars import expand_env_vars, secret_variables
-from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, ScalarNode
+from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, ScalarNode, is_null
 from orpo_cli.recipe.source.recipe_files import RecipeFile, read_parent
 from orpo_cli.recipe.source.yaml_reader import read_yaml
 from orpo_cli.secret_values import mask_secrets, register_secrets
@@ -46,7 +46,7 @@ def merge_trees(parent: MappingNode, child: MappingNode, path: Path = ()) -> Map
             and not _eval_kind_changes(key_path, inherited, node)
         ):
             nodes[key] = merge_trees(inherited, node, key_path)
-        elif isinstance(node, ScalarNode) and node.value is None and key in nodes:
+        elif is_null(node) and key in nodes:
             del nodes[key]
         else:
             nodes[key] = node
@@ -57,16 +57,12 @@ def _eval_kind_changes(path: Path, parent: MappingNode, child: MappingNode) -> b
     """Whether `dataset.eval` changes from a source to `{test_size: …}` or vice versa; their keys cannot be merged."""
     if path != EVAL_PATH:
         return False
-    kinds = [{key == "test_size" for key, node in each.nodes.items() if not _is_null(node)} for each in (parent, child)]
+    kinds = [{key == "test_size" for key, node in each.nodes.items() if not is_null(node)} for each in (parent, child)]
     return all(kinds) and not kinds[0] & kinds[1]
 
 
-def _is_null(node: Node) -> bool:
-    return isinstance(node, ScalarNode) and node.value is None
-
-
 def _extends_node(tree: MappingNode) -> ScalarNode | None:
-    if "extends" not in tree.nodes or _is_null(tree.nodes["extends"]):
+    if "extends" not in tree.nodes or is_null(tree.nodes["extends"]):
         return None
     expanded = expand_env_vars(MappingNode({"extends": tree.nodes["extends"]}, tree.origin), os.environ)
     register_secrets(secret_variables(expanded))

@@ -65,6 +65,11 @@ def plain_values(node: Node) -> Any:
     return node.value
 
 
+def is_null(node: Node) -> bool:
+    """Whether the value is null."""
+    return isinstance(node, ScalarNode) and node.value is None
+
+
 def walk(node: Node, path: Path = ()) -> Iterator[tuple[Path, Node]]:
     """All nodes below ``node`` with their paths, each section before its content."""
     if isinstance(node, ScalarNode):

@@ -9,9 +9,9 @@ from orpo_cli.recipe.source.nodes import (
     Node,
     Origin,
     Path,
-    ScalarNode,
     SequenceNode,
     format_path,
+    is_null,
     parse_path,
 )
 from orpo_cli.recipe.source.yaml_reader import read_value
@@ -52,10 +52,9 @@ class _Override:
         """The node at ``done`` after the value is set below it; None if it is removed."""
         rest = self.path[len(done) :]
         if not rest:
-            removed = isinstance(self.value, ScalarNode) and self.value.value is None and node is not None
-            return None if removed else self.value
+            return None if is_null(self.value) and node is not None else self.value
         part = rest[0]
-        if node is None or (isinstance(node, ScalarNode) and node.value is None):
+        if node is None or is_null(node):
             node = SequenceNode((), ORIGIN) if _index(part) is not None else MappingNode({}, ORIGIN)
         if isinstance(node, MappingNode) and done in SOURCE_LISTS and _index(part) == 0 and part not in node.nodes:
             return self.set_below(node, (*done, part))  # index 0 of a single source is the source

@@ -12,9 +12,9 @@ from orpo_cli.recipe.source.nodes import (
     MappingNode,
     Node,
     Origin,
-    ScalarNode,
     SequenceNode,
     format_path,
+    is_null,
     walk,
 )
 from orpo_cli.recipe.source.overrides import SOURCE_LISTS
@@ -37,7 +37,7 @@ class SourceMap:
     def find_node(self, path: str) -> Node | None:
         """The node at ``path``; None for a missing value or null."""
         node = next((self.nodes[each] for each in self._spellings(path) if each in self.nodes), None)
-        return None if isinstance(node, ScalarNode) and node.value is None else node
+        return None if node is None or is_null(node) else node
 
     def nearest_node(self, path: str) -> Node:
         """The node at ``path``, or else the innermost section that contains the path."""

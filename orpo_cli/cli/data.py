@@ -21,15 +21,13 @@ if TYPE_CHECKING:
 def command(
     recipe: RecipeArgument,
     overrides: Overrides = None,
-    show: Annotated[
-        int, typer.Option("--show", min=0, metavar="N", help="Print the first N pairs, token by token.")
-    ] = 0,
+    show: Annotated[int, typer.Option(min=0, metavar="N", help="Print the first N pairs, token by token.")] = 0,
     row: Annotated[
         str | None,
-        typer.Option("--row", metavar="I", help="Print one pair: its number, or the name of its row (train.jsonl:17)."),
+        typer.Option(metavar="I", help="Print one pair: its number, or the name of its row (train.jsonl:17)."),
     ] = None,
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write the same as one self-contained HTML page.")
+        Path | None, typer.Option(metavar="FILE", help="Write the same as one self-contained HTML page.")
     ] = None,
     strict: Strict = False,
     as_json: Json = False,
@@ -69,10 +67,8 @@ def _view(inspection: DataInspection, *, summary: bool, coloured: bool) -> list[
     if summary:
         view += data_view.summary_view(inspection.report, inspection.audits, inspection.steps)
     if inspection.pairs:
-        unused = "prompt" if inspection.loss_on_prompt else "prompt_nll"
-        purposes = {purpose: meaning for purpose, meaning in data_view.LOSS_TERMS.items() if purpose != unused}
-        view.append(data_view.legend(purposes, coloured=coloured))
-    view += [data_view.pair_view(pair.row, pair.number, pair.spans, coloured=coloured) for pair in inspection.pairs]
+        view.append(data_view.legend(loss_on_prompt=inspection.loss_on_prompt, coloured=coloured))
+    view += [data_view.pair_view(pair, coloured=coloured) for pair in inspection.pairs]
     return view
 
 

@@ -29,23 +29,12 @@ def command(as_json: Json = False) -> None:
     console = Console(as_json=as_json)
     diagnosis = diagnose()
     console.result(_overview(diagnosis))
-    for message, remedy in diagnosis.problems:
-        console.err.print(f"error: {message}\n  → {remedy}", markup=False)
+    for problem in diagnosis.problems:
+        console.err.print(f"error: {problem['message']}\n  → {problem['remedy']}", markup=False)
     console.result(Text("Training cannot run here." if diagnosis.problems else "Training can run here.", style="bold"))
-    console.document(
-        {
-            "status": MachineError.kind if diagnosis.problems else "ok",
-            "exit_code": MachineError.exit_code if diagnosis.problems else 0,
-            "orpo_cli": __version__,
-            "packages": diagnosis.required,
-            "optional": diagnosis.extras,
-            "machine": diagnosis.machine,
-            "hub": diagnosis.hub,
-            "problems": [{"message": message, "remedy": remedy} for message, remedy in diagnosis.problems],
-        }
-    )
-    if diagnosis.problems:
-        raise typer.Exit(MachineError.exit_code)
+    status, exit_code = (MachineError.kind, MachineError.exit_code) if diagnosis.problems else ("ok", 0)
+    console.document({"status": status, "exit_code": exit_code, "orpo_cli": __version__, **vars(diagnosis)})
+    raise typer.Exit(exit_code)
 
 
 def _overview(diagnosis: Diagnosis) -> Text:
@@ -53,11 +42,11 @@ def _overview(diagnosis: Diagnosis) -> Text:
     rows = [("orpo-cli", __version__)]
     if machine:
         rows.append(("python", f"{machine.python} on {machine.platform}"))
-    for package in diagnosis.required:
+    for package in diagnosis.packages:
         state = "installed" if package.satisfied else "not installed"
         pin = f", pinned {package.wanted}: {state}" if "==" in package.wanted else ""
         rows.append((package.name, (package.installed or "missing") + pin))
-    for extra, packages in diagnosis.extras.items():
+    for extra, packages in diagnosis.optional.items():
         for package in packages:
             missing = f"not installed: pip install '{package.name}{package.wanted}'"
             rows.append((package.name, f"{package.installed if package.satisfied else missing} (for {EXTRAS[extra]})"))

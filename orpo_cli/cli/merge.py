@@ -40,12 +40,11 @@ def command(
     ] = None,
     adapter: Annotated[
         list[Path] | None,
-        typer.Option("--adapter", metavar="RUN_OR_ADAPTER", help="Another adapter of the same base; repeatable."),
+        typer.Option(metavar="RUN_OR_ADAPTER", help="Another adapter of the same base; repeatable."),
     ] = None,
     weight: Annotated[
         list[float] | None,
         typer.Option(
-            "--weight",
             metavar="W",
             help="Factor of an adapter's update: one for RUN_OR_ADAPTER, then one for each --adapter. Default: 1.",
         ),
@@ -59,9 +58,7 @@ def command(
     ] = None,
     held_out: Annotated[
         int,
-        typer.Option(
-            "--held-out", min=0, metavar="N", help="Compare loss and accuracy on this many held-out pairs of the run."
-        ),
+        typer.Option(min=0, metavar="N", help="Compare loss and accuracy on this many held-out pairs of the run."),
     ] = 32,
     memory: Annotated[
         str | None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -10,7 +9,7 @@ import typer
 from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
 from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
-from orpo_cli.workflows.smoke import SmokeResult, smoke_recipe
+from orpo_cli.workflows.smoke import smoke_recipe
 from orpo_cli.workflows.train import run_document, train_recipe
 
 
@@ -49,15 +48,12 @@ def command(
         )
     console = Console(quiet=quiet, as_json=as_json)
     if smoke:
-        result = smoke_recipe(recipe, overrides, console, strict=strict)
-        console.result(_smoke_line(result))
-        console.document({"status": "ok", **asdict(result)})
+        smoke_run = smoke_recipe(recipe, overrides, console, strict=strict)
+        replaced = ", ".join(each.partition(":")[0] for each in smoke_run["replaced"])
+        run = f"smoke run passed, {smoke_run['steps']} steps in {smoke_run['seconds']:.0f} s"
+        console.result(f"{smoke_run['name']}: {run}; replaced: {replaced}")
+        console.document(smoke_run)
         return
     rundir = train_recipe(recipe, overrides, console, resume=resume, strict=strict)
     console.result(str(rundir.result()))
     console.document(run_document(rundir))
-
-
-def _smoke_line(result: SmokeResult) -> str:
-    replaced = ", ".join(each.partition(":")[0] for each in result.replaced)
-    return f"{result.name}: smoke run passed, {result.steps} steps in {result.seconds:.0f} s; replaced: {replaced}"

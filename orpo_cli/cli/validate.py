@@ -50,10 +50,8 @@ def command(
     errors = len(problems) - warnings
     failed = errors > 0 or (strict and warnings > 0)
     if problems:
-        console.print_line(
-            f"{_count(errors, 'error')}, {_count(warnings, 'warning')}",
-            style="red" if failed else None,
-        )
+        summary = f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"
+        console.print_line(summary, style="red" if failed else None)
     console.document({"status": "error" if failed else "ok", "files": recipes, "problems": problems})
     if failed:
         raise typer.Exit(2)

@@ -18,19 +18,12 @@ from orpo_cli.secret_values import mask_secrets
 
 BAR_WIDTH = 40  # of the longest bar, in characters
 TABLE_STYLE: dict[str, Any] = {"box": None, "pad_edge": False, "header_style": "bold"}
-STYLES = {
-    "prompt": "dim",
-    "prompt_nll": "blue",
-    "chosen": "green",
-    "rejected": "red",
-    "end": "bold black on yellow",
-}
-LOSS_TERMS = {
-    "prompt": "masked, no loss",
-    "prompt_nll": "NLL",
-    "chosen": "NLL and odds ratio",
-    "rejected": "odds ratio",
-    "end": "end-of-turn token, with the loss of its completion",
+LOSS_TERMS = {  # description and style by purpose of a token
+    "prompt": ("masked, no loss", "dim"),
+    "prompt_nll": ("NLL", "blue"),
+    "chosen": ("NLL and odds ratio", "green"),
+    "rejected": ("odds ratio", "red"),
+    "end": ("end-of-turn token, with the loss of its completion", "bold black on yellow"),
 }
 
 
@@ -94,20 +87,20 @@ def truncation_table(audit: Audit, max_length: int) -> Table:
     return table
 
 
-def legend(loss_terms: dict[str, str], *, coloured: bool) -> Text:
+def legend(*, loss_on_prompt: bool, coloured: bool) -> Text:
     """The legend of the colours, or of the marks without colours."""
     if not coloured:
         return Text("each token ends with ·; ⟦…⟧ is an end-of-turn token")
-    text = Text("colours: ")
-    for index, (purpose, description) in enumerate(loss_terms.items()):
-        text.append(", " if index else "").append(description, STYLES[purpose])
-    return text
+    unused = "prompt" if loss_on_prompt else "prompt_nll"
+    terms = [Text(*term) for purpose, term in LOSS_TERMS.items() if purpose != unused]
+    return Text("colours: ") + Text(", ").join(terms)
 
 
-def pair_view(name: str, number: int, parts: dict[str, list[TokenSpan]], *, coloured: bool) -> RenderableType:
-    """One pair with all of its tokens."""
-    lines: list[RenderableType] = [Text(mask_secrets(f"pair {number}, {name}"), "bold")]
-    for part, spans in parts.items():
+def pair_view(pair: dict[str, Any], *, coloured: bool) -> RenderableType:
+    """One pair with all of its tokens: ``pair`` and ``row`` (number and name), and the spans of each part."""
+    lines: list[RenderableType] = [Text(mask_secrets(f"pair {pair['pair']}, {pair['row']}"), "bold")]
+    for part in ("prompt", "chosen", "rejected"):
+        spans = pair[part]
         lines.append(Text(f"{part}, {sum(len(span.ids) for span in spans):,} tokens", "bold"))
         lines.append(tokens_view(spans, coloured=coloured))
     return Group(*lines, Text())
@@ -121,7 +114,7 @@ def tokens_view(spans: list[TokenSpan], *, coloured: bool) -> Text:
             text.append(f"⟦{span.text}⟧" if span.purpose == "end" else f"{span.text}·")
             continue
         shade = " underline" if index % 2 and span.purpose != "end" else ""
-        text.append(span.text, STYLES[span.purpose] + shade)
+        text.append(span.text, LOSS_TERMS[span.purpose][1] + shade)
     return text
 
 

@@ -11,15 +11,7 @@ from orpo_cli.estimate.throughput import estimate_throughput
 from orpo_cli.plan.plan import Plan
 
 MAX_SAVINGS_SHOWN = 4  # settings listed for a step that does not fit
-LABELS = {
-    "process": "process and libraries",
-    "weights": "weights",
-    "adapter": "adapter",
-    "gradients": "gradients",
-    "optimizer": "optimizer",
-    "activations": "activations",
-    "logits": "logits",
-}
+LABELS = {"process": "process and libraries"}  # of parts whose name does not explain them
 
 
 def estimate_document(plan: Plan, sizing: EstimateInputs) -> dict[str, Any]:
@@ -49,7 +41,7 @@ def estimate_lines(document: dict[str, Any]) -> list[str]:
     if document["activations"] != "traced":
         kind += f", activations {document['activations']}"
     lines = [f"# memory at the peak of a step ({kind}; lengths: {document['lengths']})"]
-    lines += [f"#   {_gb(memory[name])}  {label}" for name, label in LABELS.items() if memory[name]]
+    lines += [f"#   {_gb(size)}  {LABELS.get(name, name)}" for name, size in memory.items() if size and name != "total"]
     lines.append(
         f"#   {_gb(memory['total'])}  in total, of {document['available_bytes'] / 1e9:.1f} GB available: {document['verdict']}"
     )

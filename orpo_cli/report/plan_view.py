@@ -13,12 +13,26 @@ from orpo_cli.plan.plan import is_leaf
 STYLES = {"decided": "cyan", "override": "magenta", "environment": "magenta", "recipe": "", "default": "dim"}
 
 
-def plan_lines(document: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+def plan_lines(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
     """``(path, value, origin, reason)`` for each value of plan.json, without defaults that are empty.
 
     In a document with origins, the location replaces the reason, and each value of a source has its own row.
+    ``prefix``: the start of each path, in a section.
     """
-    yield from _leaf_lines(document, "")
+    for key, entry in document.items():
+        path = f"{prefix}{key}"
+        if not is_leaf(entry):
+            yield from plan_lines(entry, f"{path}.")
+        elif "parts" in entry:
+            for index, part in enumerate(entry["parts"]):
+                yield from plan_lines(part, f"{path}[{index}].")
+        elif entry["origin"] != "default" or entry["value"] not in (None, {}, []):
+            yield (
+                path,
+                _format_value(entry["value"]),
+                entry["origin"],
+                _location(entry) if "file" in entry else entry["reason"],
+            )
 
 
 def plan_table(document: dict[str, Any], *, origins: bool = False) -> Table:
@@ -32,23 +46,6 @@ def plan_table(document: dict[str, Any], *, origins: bool = False) -> Table:
     for path, value, origin, reason in plan_lines(document):
         table.add_row(*map(Text, (path, value, reason)), style=STYLES[origin])
     return table
-
-
-def _leaf_lines(document: dict[str, Any], prefix: str) -> Iterator[tuple[str, str, str, str]]:
-    for key, entry in document.items():
-        path = f"{prefix}{key}"
-        if not is_leaf(entry):
-            yield from _leaf_lines(entry, f"{path}.")
-        elif "parts" in entry:
-            for index, part in enumerate(entry["parts"]):
-                yield from _leaf_lines(part, f"{path}[{index}].")
-        elif entry["origin"] != "default" or entry["value"] not in (None, {}, []):
-            yield (
-                path,
-                _format_value(entry["value"]),
-                entry["origin"],
-                _location(entry) if "file" in entry else entry["reason"],
-            )
 
 
 def _location(entry: dict[str, Any]) -> str:

@@ -18,27 +18,21 @@ if TYPE_CHECKING:
     from orpo_cli.data.prepare import PairTables
     from orpo_cli.data.report import DataReport
     from orpo_cli.data.table import PairTable
-    from orpo_cli.data.token_spans import TokenSpan
-
-
-@dataclass(frozen=True)
-class ShownPair:
-    """A pair to show. ``spans``: the tokens of prompt, chosen and rejected answer, each with its purpose in the loss."""
-
-    row: str  # name of its row, such as train.jsonl:17
-    number: int
-    spans: dict[str, list[TokenSpan]]
 
 
 @dataclass(frozen=True)
 class DataInspection:
-    """What a recipe would train on. ``audits`` by part (train, eval); ``steps``: how many steps go through the pairs."""
+    """What a recipe would train on. ``audits`` by part (train, eval); ``steps``: how many steps go through the pairs.
+
+    ``pairs``: those to show, each with its number (``pair``), the name of its row (``row``, such as train.jsonl:17), and the
+    ``TokenSpan`` lists of ``prompt``, ``chosen`` and ``rejected``.
+    """
 
     name: str
     report: DataReport
     audits: dict[str, Audit]
     steps: dict[str, Any]
-    pairs: list[ShownPair]
+    pairs: list[dict[str, Any]]
     loss_on_prompt: bool
 
     def as_dict(self) -> dict[str, Any]:
@@ -48,7 +42,7 @@ class DataInspection:
             "report": self.report,
             "audit": self.audits,
             "steps": self.steps,
-            "pairs": [{"pair": pair.number, "row": pair.row, **pair.spans} for pair in self.pairs],
+            "pairs": self.pairs,
         }
 
 
@@ -90,12 +84,11 @@ def inspect_data(
 
 def _find_pair(parts: PairTables, row: str) -> PairTable:
     """A table of the one pair with this number or row name. Raises UsageError where there is none."""
-    for table in (parts.train, *([parts.eval] if parts.eval else [])):
-        found = [position for position, name in enumerate(table.row_names()) if name == row]
-        if row.isdigit():
-            found = [position for position, number in enumerate(table.pair_numbers) if number == int(row)]
-        if found:
-            return table.select(found[:1])
+    for table in filter(None, (parts.train, parts.eval)):
+        names: list[Any] = table.pair_numbers.tolist() if row.isdigit() else table.row_names()
+        wanted = int(row) if row.isdigit() else row
+        if wanted in names:
+            return table.select([names.index(wanted)])
     example = parts.train.select([0]).row_names()[0]
     raise UsageError(
         f"--row {row}: there is no pair of this number or row name among the training and held-out pairs.",
@@ -104,13 +97,13 @@ def _find_pair(parts: PairTables, row: str) -> PairTable:
     )
 
 
-def _pairs_to_show(table: PairTable, encoder: PairEncoder, loss_on_prompt: bool) -> list[ShownPair]:
+def _pairs_to_show(table: PairTable, encoder: PairEncoder, loss_on_prompt: bool) -> list[dict[str, Any]]:
     from orpo_cli.data.token_spans import token_spans
 
     if not len(table):
         return []
     return [
-        ShownPair(pair["row"], pair["pair"], token_spans(pair, encoder, loss_on_prompt=loss_on_prompt))
+        {"pair": pair["pair"], "row": pair["row"], **token_spans(pair, encoder, loss_on_prompt=loss_on_prompt)}
         for pair in table.dataset()
     ]
 

@@ -55,27 +55,28 @@ class Package:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `orpo doctor` found. ``problems``: (message, remedy) of what prevents training."""
+    """What `orpo doctor` found. ``problems``: message and remedy of what prevents training."""
 
-    required: list[Package]
-    extras: dict[str, list[Package]]
+    packages: list[Package]
+    optional: dict[str, list[Package]]  # by extra
     machine: Machine | None  # None where torch cannot be imported
     hub: dict[str, Any]
-    problems: list[tuple[str, str]]
+    problems: list[dict[str, str]]
 
 
 def diagnose() -> Diagnosis:
     """Check packages, machine and hub access. Raises MachineError where orpo-cli itself is not installed."""
     requirements = _requirements()
-    required = required_packages(requirements)
-    extras = {extra: required_packages(requirements, extra) for extra in EXTRAS}
-    problems = [(package.complaint, package.command) for package in required if not package.satisfied]
+    packages = required_packages(requirements)
+    optional = {extra: required_packages(requirements, extra) for extra in EXTRAS}
+    problems = [{"message": each.complaint, "remedy": each.command} for each in packages if not each.satisfied]
     machine: Machine | None = None
     try:
         machine = probe()
     except (ImportError, OSError) as error:  # missing, or built for another machine
-        problems.append((f"torch cannot be used: {error}", "Install torch again in this environment."))
-    return Diagnosis(required, extras, machine, _hub_state(), problems)
+        remedy = "Install torch again in this environment."
+        problems.append({"message": f"torch cannot be used: {error}", "remedy": remedy})
+    return Diagnosis(packages, optional, machine, _hub_state(), problems)
 
 
 def _requirements() -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import UsageError
@@ -13,7 +13,7 @@ from orpo_cli.rundir import write_record
 if TYPE_CHECKING:
     from orpo_cli.evaluation.eval_target import EvalTarget, Variant
     from orpo_cli.evaluation.generation import SamplingParams
-    from orpo_cli.evaluation.prompts import Prompt, PromptBuilder
+    from orpo_cli.evaluation.prompts import Prompt
 
 HELD_OUT_PROMPTS = 4  # how many are answered by default
 
@@ -30,17 +30,11 @@ class GenerateRequest:
     compare: bool = False
     chat_template: str | None = None
 
-    @property
-    def held_out(self) -> bool:
-        """Whether the prompts are those that the run held out."""
-        return not self.prompts and self.prompts_from is None
-
     def check(self) -> None:
         """Raise UsageError for options that do nothing."""
-        from_rows = self.prompts_from is not None and not self.prompts_from.endswith(".txt")
         if self.count is not None and self.prompts and self.prompts_from is None:
             raise UsageError("-n does nothing with --prompt alone: every prompt is answered.", remedy="Leave -n out.")
-        only_rows = not self.prompts and (self.prompts_from is None or from_rows)
+        only_rows = not self.prompts and not (self.prompts_from or "").endswith(".txt")
         for option, is_given in (("--system", self.system is not None), ("--plain", self.plain)):
             if is_given and only_rows:
                 raise UsageError(
@@ -61,7 +55,7 @@ def generate_answers(
     A comparison of a run on held-out prompts is also written to samples.json, which the model card shows.
     """
     from orpo_cli.evaluation.eval_target import find_run, open_eval_target
-    from orpo_cli.evaluation.prompts import PromptBuilder, check_prompts_available
+    from orpo_cli.evaluation.prompts import PromptBuilder, check_prompts_available, collect_prompts
 
     run = find_run(model)
     refuse_compare_without_run(request.compare, model)
@@ -69,20 +63,58 @@ def generate_answers(
     check_prompts_available(model, has_held_out, texts=request.prompts, file=request.prompts_from)
     request.check()
     target = open_eval_target(model, chat_template=request.chat_template, note=console.note)
-    builder = PromptBuilder(target.tokenizer, plain=request.plain or _has_no_template(target, console))
-    prompts = _collect_prompts(target, builder, request, console)
+    plain = request.plain
+    if not plain and target.tokenizer.chat_template is None:
+        plain = True
+        console.note(f"{target.name} has no chat template: the model continues the text of each prompt")
+    builder = PromptBuilder(target.tokenizer, plain=plain)
+    prompts = collect_prompts(
+        target,
+        builder,
+        texts=request.prompts,
+        file=request.prompts_from,
+        count=HELD_OUT_PROMPTS if request.count is None and request.prompts_from is None else request.count,
+        system=request.system,
+        note=console.note,
+    )
     variants = target.variants if request.compare else target.variants[-1:]
     document = {
         "status": "answered",
         "name": target.name,
-        "models": list(variants),
-        **_sampling_values(sampling),
-        "answers": _answer(target, builder, prompts, variants, sampling, console),
+        "models": variants,
+        "max_new_tokens": sampling.max_new_tokens,
+        "temperature": sampling.temperature,
+        **({"top_p": sampling.top_p, "seed": sampling.seed} if sampling.temperature > 0 else {}),
+        "answers": _answer(target, prompts, builder.end_token_ids, variants, sampling, console),
     }
-    if run is not None and request.compare and request.held_out:
+    if run is not None and request.compare and not request.prompts and request.prompts_from is None:
         write_record(run.samples, document)
         console.note(f"wrote {run.samples}, which the model card shows")
     return document
+
+
+def _answer(
+    target: EvalTarget,
+    prompts: list[Prompt],
+    end_token_ids: frozenset[int],
+    variants: tuple[Variant, ...],
+    sampling: SamplingParams,
+    console: Console,
+) -> list[dict[str, Any]]:
+    """One row per prompt, with the answer of each variant under its name."""
+    from orpo_cli.evaluation.generation import generate_completions
+
+    rows: list[dict[str, Any]] = [{"prompt": prompt.text, "messages": prompt.messages} for prompt in prompts]
+    with show_progress(console) as begin_count:
+        for variant in variants:
+            progress = begin_count(f"answering, {variant}")
+            with target.use_variant(variant) as model:
+                answers = generate_completions(
+                    model, target.tokenizer, prompts, sampling, end_token_ids=end_token_ids, progress=progress
+                )
+            for row, answer in zip(rows, answers, strict=True):
+                row[variant] = asdict(answer)
+    return rows
 
 
 def make_sampling(
@@ -114,55 +146,3 @@ def refuse_compare_without_run(compare: bool, model: str) -> None:
             f"--compare: {model} is not a run, so there is no base model to compare with.",
             remedy="Give a run directory.",
         )
-
-
-def _has_no_template(target: EvalTarget, console: Console) -> bool:
-    if target.tokenizer.chat_template is not None:
-        return False
-    console.note(f"{target.name} has no chat template: the model continues the text of each prompt")
-    return True
-
-
-def _collect_prompts(
-    target: EvalTarget, builder: PromptBuilder, request: GenerateRequest, console: Console
-) -> list[Prompt]:
-    from orpo_cli.evaluation.prompts import collect_prompts
-
-    return collect_prompts(
-        target,
-        builder,
-        texts=request.prompts,
-        file=request.prompts_from,
-        count=HELD_OUT_PROMPTS if request.count is None and request.prompts_from is None else request.count,
-        system=request.system,
-        note=console.note,
-    )
-
-
-def _answer(
-    target: EvalTarget,
-    builder: PromptBuilder,
-    prompts: list[Prompt],
-    variants: tuple[Variant, ...],
-    sampling: SamplingParams,
-    console: Console,
-) -> list[dict[str, Any]]:
-    """One row per prompt, with the answer of each variant under its name."""
-    from orpo_cli.evaluation.generation import generate_completions
-
-    rows: list[dict[str, Any]] = [{"prompt": prompt.text, "messages": prompt.messages} for prompt in prompts]
-    with show_progress(console) as begin_count:
-        for variant in variants:
-            with target.use_variant(variant) as model:
-                progress = begin_count(f"answering, {variant}")
-                answers = generate_completions(
-                    model, target.tokenizer, prompts, sampling, end_token_ids=builder.end_token_ids, progress=progress
-                )
-            for row, answer in zip(rows, answers, strict=True):
-                row[variant] = {"text": answer.text, "tokens": answer.tokens, "finished": answer.finished}
-    return rows
-
-
-def _sampling_values(sampling: SamplingParams) -> dict[str, Any]:
-    values: dict[str, Any] = {"max_new_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
-    return values | ({"top_p": sampling.top_p, "seed": sampling.seed} if sampling.temperature > 0 else {})

@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +22,12 @@ from orpo_cli.workflows.train import recipe_with_overrides, train_plan
 MAX_PAIRS = 8  # the shortest ones, so that a large vocabulary fits a small machine
 
 
-@dataclass(frozen=True)
-class SmokeResult:
-    """A smoke run that passed. ``replaced``: what it did not take from the recipe, each as "name: by what and why"."""
-
-    name: str
-    steps: int
-    final_metrics: dict[str, Any]
-    final_evaluation: dict[str, Any]
-    replaced: list[str]
-    seconds: float
-
-
-def smoke_recipe(recipe: str, overrides: Sequence[str] | None, console: Console, *, strict: bool) -> SmokeResult:
+def smoke_recipe(recipe: str, overrides: Sequence[str] | None, console: Console, *, strict: bool) -> dict[str, Any]:
     """Run data, a tiny model, two steps, checkpoint, result, and merge where there is an adapter.
 
-    Works in a temporary folder, which is removed when the run passes, and kept for a look when it fails. Raises the errors
-    of a training.
+    Returns the document of `orpo train --smoke --json`; ``replaced`` lists what the run did not take from the recipe, each as
+    "name: by what and why". Works in a temporary folder, which is removed when the run passes, and kept for a look when it
+    fails. Raises the errors of a training.
     """
     from orpo_cli.merge.merge import merge
     from orpo_cli.merge.merge_target import MergeRequest
@@ -63,8 +51,13 @@ def smoke_recipe(recipe: str, overrides: Sequence[str] | None, console: Console,
         if plan.lora is not None:
             console.note(merge(MergeRequest(rundir.root, held_out_pairs=0), note=console.note).summary_lines()[0])
         run = rundir.read_run()
-    seconds = round(time.monotonic() - started, 1)
-    return SmokeResult(plan.name, run["steps"], run["final_metrics"], run["final_evaluation"], replaced, seconds)
+    return {
+        "status": "ok",
+        "name": plan.name,
+        **{name: run[name] for name in ("steps", "final_metrics", "final_evaluation")},
+        "replaced": replaced,
+        "seconds": round(time.monotonic() - started, 1),
+    }
 
 
 @contextmanager

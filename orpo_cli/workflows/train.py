@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,23 +52,22 @@ def open_run(loaded: LoadedRecipe, plan: Plan, resume: str, console: Console) ->
     from orpo_cli.training.checkpoints import checkpoint_to_resume, mark_resumed, trains_longer
 
     existing = RunDir(Path(plan.output_dir))
-    if resume == "never" or not existing.is_run():
-        if resume not in ("never", "auto"):
-            raise UsageError(
-                f"--resume {resume}: there is no run in {existing.root}.", remedy="Leave --resume out to start a run."
-            )
-        return RunDir.create(plan, recipe_with_overrides(loaded), compose_recipe_text(loaded)), None
-    finished = existing.read_run()["status"] == FINISHED
-    if finished and resume == "auto" and not trains_longer(existing, plan):
-        return existing, None
-    checkpoint = checkpoint_to_resume(existing, plan, resume)
-    if checkpoint is None:
+    if resume != "never" and existing.is_run():
+        finished = existing.read_run()["status"] == FINISHED
+        if finished and resume == "auto" and not trains_longer(existing, plan):
+            return existing, None
+        checkpoint = checkpoint_to_resume(existing, plan, resume)
+        if checkpoint is not None:
+            console.note(f"resuming from {checkpoint}")
+            mark_resumed(existing, plan)
+            return existing, checkpoint
         console.note(f"{existing.root} has no checkpoint yet: starting from step 0")
         existing.discard()
-        return RunDir.create(plan, recipe_with_overrides(loaded), compose_recipe_text(loaded)), None
-    console.note(f"resuming from {checkpoint}")
-    mark_resumed(existing, plan)
-    return existing, checkpoint
+    elif resume not in ("never", "auto"):
+        raise UsageError(
+            f"--resume {resume}: there is no run in {existing.root}.", remedy="Leave --resume out to start a run."
+        )
+    return RunDir.create(plan, recipe_with_overrides(loaded), compose_recipe_text(loaded)), None
 
 
 def train_plan(
@@ -103,7 +102,10 @@ def train_plan(
         resize_embeddings(model, tokenizer)
         inputs = TrainingInputs(model, tokenizer, pairs.train, pairs.eval)
         rundir.write_run(**provenance(model, pairs.report))
-    with _settle_push(push), TrainingDisplay(console) as display:
+    with ExitStack() as stack:
+        if push is not None:  # wait for uploads in progress, also after an error
+            stack.push(lambda error, *_: push.wait_for_pending(interrupted=error is not None))
+        display = stack.enter_context(TrainingDisplay(console))
         # makes the trainer, trains, and saves the adapter or the model
         result = train(plan, rundir, inputs, display, checkpoint, [push] if push else [])
     write_card(rundir)
@@ -163,18 +165,6 @@ def _prepare_pairs(
         pairs = pairs.shortest(max_pairs)
         console.note(f"training on the {len(pairs.train)} shortest pairs")
     return pairs
-
-
-@contextmanager
-def _settle_push(push: PushCallback | None) -> Iterator[None]:
-    """Wait for uploads that are under way, also after an error."""
-    finished = False
-    try:
-        yield
-        finished = True
-    finally:
-        if push is not None:
-            push.wait_for_pending(interrupted=not finished)
 
 
 def recipe_with_overrides(loaded: LoadedRecipe) -> str:

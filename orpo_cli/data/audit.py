@@ -9,7 +9,7 @@ import numpy as np
 
 from orpo_cli.data.dedup_and_split import find_duplicates
 from orpo_cli.data.report import length_stats
-from orpo_cli.data.table import PairTable
+from orpo_cli.data.table import PARTS, PairTable
 
 if TYPE_CHECKING:
     from orpo_cli.data.table import Numbers
@@ -65,10 +65,8 @@ class Audit:
 
 def audit(table: PairTable, max_length: int) -> Audit:
     """Statistics of ``table``, whose pairs were truncated to ``max_length``."""
-    prompt, chosen, rejected = (table.token_counts(part) for part in ("prompt", "chosen", "rejected"))
-    full_prompt, full_chosen, full_rejected = (
-        table.full_token_counts(part) for part in ("prompt", "chosen", "rejected")
-    )
+    prompt, chosen, rejected = (table.token_counts(part) for part in PARTS)
+    full_prompt, full_chosen, full_rejected = (table.full_token_counts(part) for part in PARTS)
     sequences = full_prompt + np.maximum(full_chosen, full_rejected)
     longer = np.maximum(chosen, rejected)
     lengths = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "sequence": prompt + longer}

@@ -63,8 +63,10 @@ class ChatTemplateRenderer:
                 "the tokenizer has no EOS token, and its chat template ends no completion with a special token.",
                 remedy=NO_TEMPLATE,
             )
-        special = sorted({*_special_tokens(tokenizer), *self.end_tokens}, key=len, reverse=True)
-        self._special_token_pattern = re.compile("|".join(map(re.escape, special)))
+        added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        special = {*filter(str.strip, (*added, *tokenizer.all_special_tokens)), *self.end_tokens}
+        longest_first = sorted(special, key=len, reverse=True)
+        self._special_token_pattern = re.compile("|".join(map(re.escape, longest_first)))
 
     def render(self, pairs: Sequence[Pair]) -> list[PairTexts | RowRejected]:
         """Texts of each pair, or why the template cannot render it. Raises UsageError where it can render none."""
@@ -75,7 +77,11 @@ class ChatTemplateRenderer:
         return [self._render_plain(pair) if isinstance(pair.prompt, str) else next(rendered) for pair in pairs]
 
     def _render_plain(self, pair: Pair) -> PairTexts:
-        chosen, rejected = (self._strip_after_end_token(text) for text in (pair.chosen_text, pair.rejected_text))
+        """Texts of the pair, without white space after the end token that a completion contains."""
+        chosen, rejected = (
+            stripped if (stripped := text.rstrip()).endswith(self.end_tokens) else text
+            for text in (pair.chosen_text, pair.rejected_text)
+        )
         return PairTexts(pair.prompt_text, chosen, rejected, is_plain=True)
 
     def _render_conversations(self, pairs: Sequence[Pair]) -> Sequence[PairTexts | RowRejected]:
@@ -160,11 +166,6 @@ class ChatTemplateRenderer:
         at = completion.rfind(self._end_token)
         return completion if at < 0 else completion[: at + len(self._end_token)]
 
-    def _strip_after_end_token(self, text: str) -> str:
-        """A plain completion without white space after the end token that its text contains."""
-        stripped = text.rstrip()
-        return stripped if stripped.endswith(self.end_tokens) else text
-
 
 def _iter_strings(value: Any) -> Iterator[str]:
     """Every string within lists and dicts, in any order."""
@@ -217,8 +218,3 @@ def _first_special_token(tokenizer: PreTrainedTokenizerBase, suffix: str) -> str
         if str(special.get(token, "")).strip():
             return str(special[token])
     return None
-
-
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return [token for token in {*added, *tokenizer.all_special_tokens} if token.strip()]

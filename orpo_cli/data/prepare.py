@@ -21,7 +21,7 @@ from orpo_cli.data.pair_encoder import PairEncoder
 from orpo_cli.data.report import EXAMPLES, DataReport, SourceReport
 from orpo_cli.data.source_reader import Note, SourceReader
 from orpo_cli.data.sources.files import is_data_file
-from orpo_cli.data.table import COMPLETIONS, PairTable
+from orpo_cli.data.table import COMPLETIONS, PARTS, PairTable
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.recipe.schema import DatasetSection, EvalSplit, Source
 
@@ -230,7 +230,7 @@ def _drop_pairs(
 ) -> PairTable:
     """``table`` without the pairs at ``positions``; the reports count them as dropped instead of kept."""
     names, sources = table.row_names(), table.source_indices()
-    truncated = {part: table.full_token_counts(part) > table.token_counts(part) for part in ("prompt", *COMPLETIONS)}
+    truncated = {part: table.full_token_counts(part) > table.token_counts(part) for part in PARTS}
     for position, rejection in zip(positions, rejections, strict=True):
         report = reports[sources[position]]
         report.drop(names[position], rejection)

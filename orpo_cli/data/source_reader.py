@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,7 @@ from typing import Any
 from orpo_cli.data.cache import code_key, load_or_prepare, tokenizer_key
 from orpo_cli.data.chat_template import PairTexts
 from orpo_cli.data.filters import REMEDIES, check_margin, check_pair
-from orpo_cli.data.formats.detect import (
-    COLUMNS,
-    SCORE_COLUMNS,
-    describe_columns,
-    detect_format,
-    find_column,
-    rename_columns,
-)
+from orpo_cli.data.formats.detect import SCORE_COLUMNS, check_columns, describe_columns, detect_format, rename_columns
 from orpo_cli.data.formats.format import Format, GroupedRow
 from orpo_cli.data.pair import Pair, RowRejected
 from orpo_cli.data.pair_encoder import PairEncoder
@@ -51,6 +44,7 @@ class SourceReader:
         self.encoder = encoder
         self.max_length, self.max_prompt_length = max_length, max_prompt_length
         self.note = note
+        self._tokenizer_key = tokenizer_key(encoder.tokenizer)
 
     def read(self, part: str, source: Source, label: str, pairs_needed: int | None) -> tuple[Path, SourceReport]:
         """File of the source's pairs, from the cache or newly prepared, and the counts of its rows.
@@ -82,10 +76,6 @@ class SourceReader:
             "code": code_key(),
         }
 
-    @cached_property
-    def _tokenizer_key(self) -> str:
-        return tokenizer_key(self.encoder.tokenizer)
-
     def _prepare(self, found: OpenedSource, source: Source, pairs_needed: int | None, file: Path) -> dict[str, Any]:
         """Write the source's pairs to ``file``; returns the counts of its rows, JSON-ready."""
         sampled = sample_rows(found, source, self.dataset.shuffle_seed)
@@ -96,14 +86,15 @@ class SourceReader:
             raise DataError(
                 f"{found.location}: no rows in split {source.split}.", remedy="Check the file and `split:`."
             )
-        _check_columns(source, head, found.location)
+        check_columns(source.columns, [row.value for row in head], found.location)
         rows = (Row(row.name, rename_columns(row.value, source.columns)) for row in chain(head, sampled.rows))
         first_rows = [rename_columns(row.value, source.columns) for row in head]
         where, seed = f"{found.location} (rows from {head[0].name})", self.dataset.shuffle_seed
         format_ = detect_format(first_rows, source.format, where, labels=source.labels, seed=seed)
         report.format = format_.name
         used = {*format_.columns, *(SCORE_COLUMNS if source.min_score_margin is not None else ())}
-        report.unused_columns = [name for name in _column_names(first_rows) if name not in used]
+        names = dict.fromkeys(str(key) for row in first_rows if isinstance(row, dict) for key in row)
+        report.unused_columns = [name for name in names if name not in used]
         self.note(f"reading {found.location} as {format_.name}")
         with PairWriter(file) as writer:
             for pairs, tokens in self._tokenize_batches(_batches(self._render_rows(rows, format_, source, report))):
@@ -209,22 +200,3 @@ def _count_rows(rows: Iterator[Row], report: SourceReport) -> Iterator[Row]:
 def _batches(pairs: Iterator[RenderedPair]) -> Iterator[list[RenderedPair]]:
     while batch := list(islice(pairs, BATCH_PAIRS)):
         yield batch
-
-
-def _check_columns(source: Source, rows: list[Row], location: str) -> None:
-    unknown = [name for name in source.columns if name not in COLUMNS]
-    if unknown:
-        raise DataError(
-            f"{location}: columns: unknown column {', '.join(unknown)}.", remedy=f"Known: {', '.join(COLUMNS)}."
-        )
-    values = [row.value for row in rows if isinstance(row.value, dict)]
-    missing = [name for name in source.columns.values() if not any(find_column(value, name) for value in values)]
-    if missing:
-        raise DataError(
-            f"{location}: columns: the data has no {' and no '.join(missing)}.",
-            remedy=f"It has {', '.join(_column_names(values)) or 'none'}.",
-        )
-
-
-def _column_names(rows: list[Any]) -> list[str]:
-    return list(dict.fromkeys(str(key) for row in rows if isinstance(row, dict) for key in row))

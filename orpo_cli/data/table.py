@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.int64]
 
 COMPLETIONS = ("chosen", "rejected")
+PARTS = ("prompt", *COMPLETIONS)
 DATASET_COLUMNS = (
     "pair", "row", "prompt_input_ids", "chosen_answer_ids", "rejected_answer_ids", "length", "prompt_json", "chosen_text",
     "rejected_text",
@@ -44,7 +45,7 @@ SCHEMA = pa.schema(
         "chosen_answer_ids": IDS,  # without the prompt
         "rejected_answer_ids": IDS,
         "length": pa.int64(),  # tokens of the longer sequence, prompt included
-        **{f"uncut_{part}": pa.int32() for part in ("prompt", "chosen", "rejected")},  # tokens before truncation
+        **{f"uncut_{part}": pa.int32() for part in PARTS},  # tokens before truncation
         "digest": pa.binary(32),  # sha256 of the ids
         "prompt_key": pa.binary(16),  # of the prompt's text, without case and white space
         "prompt_json": pa.string(),  # messages or a text, to show
@@ -70,12 +71,9 @@ class PairWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        try:
+        with self._file, self._stream:
             if error is None:
                 self._flush()
-            self._stream.close()
-        finally:
-            self._file.close()
 
     def write(self, pairs: Sequence[tuple[str, Pair, TruncatedPair]]) -> None:
         """Append pairs, each with its row name and token ids. Raises OSError where the disk is full."""
@@ -159,7 +157,7 @@ class PairTable:
 
     def length_stats(self) -> dict[str, dict[str, float]]:
         """Statistics of the lengths of prompts, chosen and rejected completions (tokens)."""
-        return {name: length_stats(self.token_counts(name)) for name in ("prompt", *COMPLETIONS)}
+        return {name: length_stats(self.token_counts(name)) for name in PARTS}
 
     def token_counts(self, part: str) -> Numbers:
         """Number of tokens of every ``prompt``, ``chosen`` or ``rejected`` completion (without the prompt)."""

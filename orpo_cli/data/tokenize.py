@@ -80,22 +80,18 @@ class PairTokenizer:
         Such a text is tokenized in two parts, its first character and the rest, so that no special token results.
         """
         boundary = re.compile(f"([{''.join(text.placeholders)}])")
-        prompt, chosen, rejected = (
-            [
-                part
-                for span in boundary.split(rendered)
-                for part in (
-                    (text.placeholders[span][:1], text.placeholders[span][1:]) if span in text.placeholders else (span,)
-                )
-                if part
-            ]
-            for rendered in (text.prompt, text.chosen, text.rejected)
-        )
+
+        def split(rendered: str) -> list[str]:
+            parts: list[str] = []
+            for span in boundary.split(rendered):
+                token = text.placeholders.get(span)
+                parts += [span] if token is None else [token[:1], token[1:]]
+            return [part for part in parts if part]
+
+        prompt = split(text.prompt)
         prompt_ids = _concatenate(self._token_ids(prompt[:1]) + self._continuation_ids(prompt[1:]))
-        completions = (
-            self._with_end_token(_concatenate(self._continuation_ids(parts))) for parts in (chosen, rejected)
-        )
-        return PairTokens(prompt_ids, *completions)
+        chosen, rejected = (_concatenate(self._continuation_ids(split(each))) for each in (text.chosen, text.rejected))
+        return PairTokens(prompt_ids, self._with_end_token(chosen), self._with_end_token(rejected))
 
     def _token_ids(self, texts: list[str]) -> list[list[int]]:
         if not texts:
@@ -149,11 +145,8 @@ def truncate(
     if truncate_prompt:
         if truncation_mode == "drop":
             raise RowRejected("prompt_too_long", f"{len(prompt)} of {full_length} tokens")
-        prompt = (
-            _truncate_left(prompt, max_prompt_length, bos_id)
-            if truncation_mode == "keep_end"
-            else prompt[:max_prompt_length]
-        )
+        keep_end = truncation_mode == "keep_end"
+        prompt = _truncate_left(prompt, max_prompt_length, bos_id) if keep_end else prompt[:max_prompt_length]
     max_completion_length = max_length - len(prompt)
     if max_completion_length < 1:
         raise RowRejected("no_room", f"{len(tokens.prompt)} tokens")

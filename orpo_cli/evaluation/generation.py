@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -138,9 +138,7 @@ def _generation_config(sampling: SamplingParams, stops: list[int], pad: int) -> 
     """Generation config with all values set, so that a model's defaults (repetition penalty, top_k) do not affect a comparison."""
     from transformers import GenerationConfig
 
-    decoding: dict[str, Any] = {"do_sample": False}
-    if sampling.temperature > 0:
-        decoding = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    sampled = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
     return GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
         eos_token_id=stops,
@@ -148,7 +146,8 @@ def _generation_config(sampling: SamplingParams, stops: list[int], pad: int) -> 
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         num_beams=1,
-        **decoding,
+        do_sample=sampling.temperature > 0,
+        **(sampled if sampling.temperature > 0 else {}),
     )
 
 

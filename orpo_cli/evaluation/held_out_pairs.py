@@ -57,8 +57,7 @@ def load_held_out_pairs(
     from orpo_cli.data.prepare import prepare, prepare_eval
 
     check_pairs_available(target.plan, data)
-    dataset, max_pair_length, max_prompt_length = _dataset_and_lengths(target.plan, data, max_length)
-    lengths = {"max_length": max_pair_length, "max_prompt_length": max_prompt_length}
+    dataset, lengths = _dataset_and_lengths(target.plan, data, max_length)
     if data is None:
         enough = target.plan.total_pairs() if target.plan is not None else None
         held_out = prepare_eval(dataset, target.tokenizer, **lengths, note=note, pairs_needed=enough)
@@ -82,13 +81,13 @@ def _same_as_in_training(rundir: RunDir | None, fingerprint: str) -> bool | None
 
 def _dataset_and_lengths(
     plan: Plan | None, data: str | None, max_length: int | None
-) -> tuple[DatasetSection, int, int]:
-    """Dataset section, max_length and max_prompt_length (tokens)."""
+) -> tuple[DatasetSection, dict[str, int]]:
+    """Dataset section, and max_length and max_prompt_length (tokens)."""
     train = None if data is None else [Source(path=str(Path(data).expanduser()) if data.startswith("~") else data)]
     if plan is None:
         assert train is not None, "refuse_without_pairs"
-        max_pair_length = max_length or int(LIBRARY_DEFAULTS["max_length"])
-        return DatasetSection(train=train), max_pair_length, max(1, max_pair_length // 2)
+        max_length = max_length or int(LIBRARY_DEFAULTS["max_length"])
+        return DatasetSection(train=train), {"max_length": max_length, "max_prompt_length": max(1, max_length // 2)}
     trained = plan.training["max_length"]
     if max_length is not None:
         raise UsageError(
@@ -96,4 +95,4 @@ def _dataset_and_lengths(
             remedy="Leave --max-length out.",
         )
     dataset = plan.dataset if train is None else plan.dataset.model_copy(update={"train": train, "eval": None})
-    return dataset, trained, plan.dataset.max_prompt_length
+    return dataset, {"max_length": trained, "max_prompt_length": plan.dataset.max_prompt_length}

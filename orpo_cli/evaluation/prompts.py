@@ -34,11 +34,7 @@ class PromptBuilder:
 
         self.plain = plain
         self._encoder = PairEncoder(tokenizer)
-
-    @property
-    def end_token_ids(self) -> frozenset[int]:
-        """Ids of the tokens that end a completion in training."""
-        return self._encoder.end_token_ids
+        self.end_token_ids = self._encoder.end_token_ids  # ids of the tokens that end a completion in training
 
     def from_text(self, text: str, system: str | None = None) -> Prompt:
         """Prompt of one text: a user message, or with ``plain`` the text to continue."""

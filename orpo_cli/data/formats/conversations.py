@@ -15,7 +15,6 @@ from orpo_cli.data.formats.format import (
     read_completions,
     read_scores,
     read_tools,
-    user_prompt,
     with_system,
 )
 from orpo_cli.data.formats.preference import repeats_prompt
@@ -48,12 +47,11 @@ def read_swift(row: Row, notes: Counter[str]) -> Pair:
     if row.get("rejected_messages") is not None:
         rejected = read_messages(row["rejected_messages"], "rejected_messages", "user")
         pair = conversation_pair((), messages, rejected, notes)
+    elif row.get("rejected_response") is not None:
+        rejected = read_completion(row["rejected_response"], "rejected_response")
+        pair = conversation_pair(messages[:-1], messages[-1:], rejected, notes)
     else:
-        if row.get("rejected_response") is None:
-            raise RowRejected("malformed", "no rejected_response and no rejected_messages")
-        pair = conversation_pair(
-            messages[:-1], messages[-1:], read_completion(row["rejected_response"], "rejected_response"), notes
-        )
+        raise RowRejected("malformed", "no rejected_response and no rejected_messages")
     assert not isinstance(pair.prompt, str)
     return replace(pair, prompt=with_system(pair.prompt, row.get("system")), tools=read_tools(row))
 
@@ -89,8 +87,8 @@ def read_alpaca(row: Row, notes: Counter[str]) -> Pair:
         row = {**row, "chosen": row["output"][0], "rejected": row["output"][1]}
     column = next((key for key in INSTRUCTIONS if row.get(key) is not None), INSTRUCTIONS[0])
     parts = [read_text(row.get(column), column), read_text(row.get("input") or "", "input")]
-    prompt = user_prompt("\n".join(part for part in parts if part), column)
-    history = with_system((*_parse_turns(row.get("history")), *prompt), row.get("system"))
+    prompt = Message("user", "\n".join(part for part in parts if part))
+    history = with_system((*_parse_turns(row.get("history")), prompt), row.get("system"))
     return replace(conversation_pair(history, *read_completions(row), notes), scores=read_scores(row))
 
 

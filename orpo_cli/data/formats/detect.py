@@ -76,6 +76,23 @@ def describe_columns(rows: Sequence[Any]) -> str:
     return f"the columns are {found}" if found else "the rows are not objects with columns"
 
 
+def check_columns(columns: Mapping[str, str], rows: Sequence[Any], where: str) -> None:
+    """Raise DataError where ``columns`` (format's name → data's name) has a name that no format or no row has."""
+    unknown = [name for name in columns if name not in COLUMNS]
+    if unknown:
+        raise DataError(
+            f"{where}: columns: unknown column {', '.join(unknown)}.", remedy=f"Known: {', '.join(COLUMNS)}."
+        )
+    dicts = [row for row in rows if isinstance(row, dict)]
+    missing = [name for name in columns.values() if not any(find_column(row, name) for row in dicts)]
+    if missing:
+        names = dict.fromkeys(str(key) for row in dicts for key in row)
+        raise DataError(
+            f"{where}: columns: the data has no {' and no '.join(missing)}.",
+            remedy=f"It has {', '.join(names) or 'none'}.",
+        )
+
+
 def rename_columns(row: Any, columns: Mapping[str, str]) -> Any:
     """Row with its columns renamed by ``columns`` (format's name → data's name); a row that is not a dict is unchanged.
 

@@ -69,11 +69,6 @@ def read_completions(
     return read_completion(values[0], chosen), read_completion(values[1], rejected)
 
 
-def user_prompt(text: Any, column: str, system: Any = None) -> tuple[Message, ...]:
-    """Conversation of one user message, after a system message where there is one."""
-    return with_system((Message("user", read_text(text, column)),), system)
-
-
 def with_system(history: tuple[Message, ...], system: Any) -> tuple[Message, ...]:
     """``history`` with the text of a system column as first message, unless it has a system message."""
     text = read_text(system or "", "system")

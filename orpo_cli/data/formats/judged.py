@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any, Literal
 
 from orpo_cli.data.formats.format import Format, Row, parse_number, read_completion
@@ -114,9 +115,7 @@ def _numeric_verdict(value: float, column: str, names: tuple[str, str]) -> Verdi
     ends = [_suffix(name) for name in names]
     if not all(end.isdigit() for end in ends):
         return None
-    if value == float(ends[0]):
-        return "first"
-    return "second" if value == float(ends[1]) else None
+    return {float(ends[0]): "first", float(ends[1]): "second"}.get(value)  # type: ignore[return-value]
 
 
 def _suffix(name: str) -> str:
@@ -138,11 +137,7 @@ def _label_column(row: Row) -> str | None:
 JUDGED = Format(
     "judged",
     "a prompt, two completions (response_1 and response_2, response_a and response_b, …) and a label, winner or preference",
-    (
-        *PROMPT_COLUMNS,
-        *dict.fromkeys(name for names in COMPLETION_COLUMNS for name in names),
-        *dict.fromkeys((*LABEL_COLUMNS, *SIGNED_LABELS)),
-    ),
+    (*PROMPT_COLUMNS, *chain.from_iterable(COMPLETION_COLUMNS), *LABEL_COLUMNS, *SIGNED_LABELS),
     matches,
     partial(read, labels={}),
 )

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from orpo_cli.data.formats.format import Drop, Format, GroupedRow, Row, parse_number, user_prompt
+from orpo_cli.data.formats.format import Drop, Format, GroupedRow, Row, parse_number
 from orpo_cli.data.messages import conversation_pair, read_text, type_name
 from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.data.sources.source import Row as NamedRow
@@ -37,8 +37,8 @@ def read(row: Row, notes: Counter[str], *, columns: Columns, seed: int = 42) -> 
     if not worse:
         raise RowRejected("tie", f"all scores are {highest:g}")
     rejected, lower = random.Random(f"{seed}:{prompt}").choice(worse)
-    texts = ((Message("assistant", best),), (Message("assistant", rejected),))
-    return replace(conversation_pair(user_prompt(prompt, "the prompt"), *texts, notes), scores=(highest, lower))
+    turns = (Message("user", prompt),), (Message("assistant", best),), (Message("assistant", rejected),)
+    return replace(conversation_pair(*turns, notes), scores=(highest, lower))
 
 
 def _scored(items: Any, columns: Columns) -> list[tuple[str, float]]:

@@ -70,12 +70,10 @@ def open_source(source: Source, label: str, note: Callable[[str], None]) -> Iter
             except DataError as error:  # name the URL, not the local copy
                 copy = str(downloaded[0]) if len(downloaded) == 1 else folder
                 raise DataError(error.message.replace(copy, path), remedy=error.remedy) from error
-    elif glob.has_magic(path) and not Path(path).expanduser().exists():
+    elif (local := Path(path).expanduser()).exists() or glob.has_magic(path) or _looks_local(path):
         _refuse_hub_options(source, "a local path")
-        yield _open_pattern(path, label)
-    elif (local := Path(path).expanduser()).exists() or _looks_local(path):
-        _refuse_hub_options(source, "a local path")
-        yield _open_path(local, label)
+        is_pattern = glob.has_magic(path) and not local.exists()
+        yield _open_pattern(path, label) if is_pattern else _open_path(local, label)
     else:
         yield _open_tables(*open_hub_dataset(source, note), label)
 

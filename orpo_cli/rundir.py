@@ -107,15 +107,11 @@ class RunDir:
     @classmethod
     def open(cls, path: str | Path) -> RunDir:
         """An existing run. Raises UsageError where ``path`` is not one."""
-        root = Path(path)
-        if not root.exists():
-            raise UsageError(f"{path}: no such run directory.", remedy="Give the output_dir of an `orpo train`.")
-        rundir = cls(root)
+        rundir = cls(Path(path))
         if not rundir.is_run():
-            raise UsageError(
-                f"{path} is not a run directory: it has no {rundir.run.name}.",
-                remedy="Give the output_dir of an `orpo train`.",
-            )
+            exists = rundir.root.exists()
+            why = f" is not a run directory: it has no {rundir.run.name}." if exists else ": no such run directory."
+            raise UsageError(f"{path}{why}", remedy="Give the output_dir of an `orpo train`.")
         return rundir
 
     def is_run(self) -> bool:

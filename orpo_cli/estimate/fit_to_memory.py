@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from orpo_cli.estimate.memory import EstimateInputs, Memory, estimate_memory, uses_checkpointing, with_training_args
 from orpo_cli.estimate.pair_lengths import PairSize
-from orpo_cli.plan.plan import Plan, PlanDraft, QuantizationPlan, Why
+from orpo_cli.plan.plan import CHECKPOINTING, TOKEN_BUDGET, Plan, PlanDraft, QuantizationPlan
 from orpo_cli.plan.resolve import complete_by_default
 from orpo_cli.recipe.schema import LoraSection
 
@@ -35,25 +35,21 @@ def fit_to_memory(draft: PlanDraft, inputs: EstimateInputs | None) -> Plan:
         return complete_by_default(draft)
     available, undecided = inputs.available_bytes, draft.undecided()
     limit = available * HEADROOM
-    checkpointing, why = False, dict[str, Why]()
-    if "training.gradient_checkpointing" in undecided:
+    checkpointing = (False, "")
+    if CHECKPOINTING in undecided:
         for tokens in (_max_budget(draft, inputs), _min_budget(draft, inputs)):  # mostly the first one fits
-            without = draft.complete(max_tokens_per_microbatch=tokens, gradient_checkpointing=False)
+            without = draft.complete(gradient_checkpointing=checkpointing, max_tokens_per_microbatch=(tokens, ""))
             needed = estimate_memory(without, inputs).total
-            if needed <= limit or "engine.max_tokens_per_microbatch" not in undecided:
+            if needed <= limit or TOKEN_BUDGET not in undecided:
                 break
-        checkpointing = needed > limit
-        reason = f"about {_gb(needed)} without it, {_gb(available)} available"
-        why["training.gradient_checkpointing"] = Why(origin="decided", reason=reason)
+        checkpointing = needed > limit, f"about {_gb(needed)} without it, {_gb(available)} available"
 
-    def with_budget(tokens: int) -> Plan:
-        return draft.complete(max_tokens_per_microbatch=tokens, gradient_checkpointing=checkpointing, why=why)
+    def with_budget(tokens: int, reason: str = "") -> Plan:
+        return draft.complete(gradient_checkpointing=checkpointing, max_tokens_per_microbatch=(tokens, reason))
 
-    if "engine.max_tokens_per_microbatch" not in undecided:
+    if TOKEN_BUDGET not in undecided:
         return with_budget(0)
-    tokens, reason = _budget(with_budget, draft, inputs, limit)
-    why["engine.max_tokens_per_microbatch"] = Why(origin="decided", reason=reason)
-    return with_budget(tokens)
+    return with_budget(*_budget(with_budget, draft, inputs, limit))
 
 
 def memory_savings(plan: Plan, inputs: EstimateInputs) -> list[Saving]:

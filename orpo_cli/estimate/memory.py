@@ -113,11 +113,10 @@ def computation_of(plan: Plan) -> Computation:
     in_4_bits = plan.quantization is not None and plan.quantization.load_in_4bit
     if plan.quantization is not None and half is None:
         dtype = "float32"  # peft's prepare_model_for_kbit_training
-    attention = plan.model.attn_implementation
     return Computation(
         dtype=dtype,
         autocast="bfloat16" if half else None,  # float16 is as wide
-        attention="eager" if attention == "eager" else "sdpa",
+        attention="eager" if plan.model.attn_implementation == "eager" else "sdpa",
         lora=plan.lora,
         fast_path=plan.engine.fast_path != "off",
         fused_lora=plan.quantization is None or (in_4_bits and plan.device == "cuda"),

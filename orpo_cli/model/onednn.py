@@ -29,9 +29,8 @@ def use_mkl() -> None:
 def _is_faster() -> bool:
     import torch
 
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
-        return False
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    cpu, mkl, onednn = torch.backends.cpu, torch.backends.mkl, torch.backends.mkldnn
+    if not (cpu.get_cpu_capability() == "AVX512" and mkl.is_available() and onednn.is_available()):  # type: ignore[no-untyped-call]
         return False
     return _vendor() == "AuthenticAMD" and hasattr(torch.library, "get_kernel")
 
@@ -47,21 +46,20 @@ def _vendor() -> str:
 def _override() -> Any:
     """Kernels for ``aten::mm`` and ``aten::addmm`` on the CPU: oneDNN's for float32 matrices, torch's for all others."""
     import torch
+    from torch import Tensor
 
     product = torch.ops.mkldnn._linear_pointwise
     plain_mm, plain_addmm = (torch.library.get_kernel(name, "CPU") for name in ("aten::mm", "aten::addmm"))
 
-    def suits(left: torch.Tensor, right: torch.Tensor) -> bool:
+    def suits(left: Tensor, right: Tensor) -> bool:
         return left.dtype is torch.float32 is right.dtype and left.numel() > 0 and right.numel() > 0
 
-    def mm(keys: Any, left: torch.Tensor, right: torch.Tensor) -> Any:
+    def mm(keys: Any, left: Tensor, right: Tensor) -> Any:
         if suits(left, right) and left.shape[1] == right.shape[0]:
             return product(left, right.t(), None, "none", [], "")
         return plain_mm.call_boxed(keys, left, right)
 
-    def addmm(
-        keys: Any, bias: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
-    ) -> Any:
+    def addmm(keys: Any, bias: Tensor, left: Tensor, right: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
         plain = suits(left, right) and left.shape[1] == right.shape[0] and beta == 1 and alpha == 1
         if plain and bias.dtype is torch.float32 and bias.shape == (right.shape[1],):
             return product(left, right.t(), bias, "none", [], "")

@@ -28,6 +28,9 @@ def packing_obstacle(model: PreTrainedModel, max_length: int | None, *, dropout_
     rotation = getattr(config, "rope_parameters", None) or {}
     known = rotation.get("original_max_position_embeddings")
     known = known or getattr(config, "original_max_position_embeddings", None) or config_positions(config)
+    may_be_longer = max_length is None or known is None or max_length > known
+    changes_rope = bool(LENGTH_DEPENDENT_ROPE & _rope_types(rotation)) and may_be_longer
+    drops_attention = attention_dropout(model, dropout_disabled) > 0
     reasons: list[tuple[bool, str]] = [
         (bool(model.config.is_encoder_decoder), f"{kind} is an encoder-decoder model"),
         (not type(model).__module__.startswith("transformers."), "the model has custom code"),
@@ -38,15 +41,8 @@ def packing_obstacle(model: PreTrainedModel, max_length: int | None, *, dropout_
         ("position_ids" not in inspect.signature(model.forward).parameters, f"{kind} takes no positions"),
         (getattr(config, "use_bidirectional_attention", None) not in (None, False), f"{kind} also attends forward"),
         (bool(getattr(model.config, "output_router_logits", False)), "trl adds the router's auxiliary loss"),
-        (
-            any(name in LENGTH_DEPENDENT_ROPE for name in _rope_types(rotation))
-            and (max_length is None or known is None or max_length > known),
-            f"{kind}'s rotary positions change with the longest sequence beyond {known} tokens",
-        ),
-        (
-            attention_dropout(model, dropout_disabled) > 0,
-            "dropout in attention is active, and would be drawn differently",
-        ),
+        (changes_rope, f"{kind}'s rotary positions change with the longest sequence beyond {known} tokens"),
+        (drops_attention, "dropout in attention is active, and would be drawn differently"),
         (model.get_output_embeddings() is None, f"{kind} has no language-model head"),
     ]
     return next((reason for applies, reason in reasons if applies), None)

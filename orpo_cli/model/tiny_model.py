@@ -12,7 +12,7 @@ from orpo_cli.model.known_configs import known_config
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.rope_scaling import apply_rope_scaling
 from orpo_cli.model.shrink_config import shrink_config
-from orpo_cli.model.tokenizer import load_tokenizer
+from orpo_cli.model.tokenizer import load_tokenizer, resolve_chat_template
 from orpo_cli.recipe.schema import ModelSection
 
 if TYPE_CHECKING:
@@ -73,8 +73,6 @@ def byte_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
-
-    from orpo_cli.model.tokenizer import resolve_chat_template
 
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(symbols)}, merges=[]))

@@ -48,9 +48,8 @@ def load_saved_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrained
     from transformers import AutoTokenizer
 
     with explain_load_errors(str(folder)):
-        return _set_padding(
-            AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
-        )
+        options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+        return _set_padding(AutoTokenizer.from_pretrained(folder, **options))
 
 
 def _set_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

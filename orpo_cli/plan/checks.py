@@ -59,9 +59,8 @@ def _revision_of_a_folder(plan: PlanDraft, loaded: LoadedRecipe) -> Iterator[Pro
 def _learning_rate(plan: PlanDraft, loaded: LoadedRecipe, facts: ModelFacts | None) -> Iterator[Problem]:
     """Ten times the default for method and size diverges or forgets; a tenth of it learns nothing."""
     rate, optimizer = plan.training["learning_rate"], str(plan.training["optim"])
-    if loaded.origin_kind("training.learning_rate") == "default" or any(
-        each in optimizer for each in OTHER_RATE_OPTIMIZERS
-    ):
+    differs = any(each in optimizer for each in OTHER_RATE_OPTIMIZERS)
+    if differs or loaded.origin_kind("training.learning_rate") == "default":
         return
     row, size = defaults_for_size(facts.parameters if facts else None)
     method, usual = ("full weights", row.full_learning_rate) if plan.lora is None else ("LoRA", row.lora_learning_rate)

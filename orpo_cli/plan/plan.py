@@ -6,7 +6,6 @@ Training reads the plan. Merge, export, evaluation and push read it from the run
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -25,6 +24,9 @@ from orpo_cli.recipe.schema import (
 )
 from orpo_cli.secret_values import mask_secrets, register_secrets, unmask_secrets
 
+# Dotted names of the values that the memory estimate decides.
+CHECKPOINTING, TOKEN_BUDGET = "training.gradient_checkpointing", "engine.max_tokens_per_microbatch"
+Decided = tuple[Any, str]  # a value and the reason for it
 SECRETS_REASON = "environment variables that look secret are used and not shown"
 
 
@@ -133,22 +135,20 @@ class PlanDraft(BaseModel):
     def undecided(self) -> set[str]:
         """The dotted names of the values that the memory estimate decides."""
         values = {
-            "training.gradient_checkpointing": self.training.get("gradient_checkpointing", False),
-            "engine.max_tokens_per_microbatch": self.engine.max_tokens_per_microbatch,
+            CHECKPOINTING: self.training.get("gradient_checkpointing", False),
+            TOKEN_BUDGET: self.engine.max_tokens_per_microbatch,
         }
         return {path for path, value in values.items() if value is None}
 
-    def complete(
-        self, *, max_tokens_per_microbatch: int, gradient_checkpointing: bool, why: Mapping[str, Why] | None = None
-    ) -> Plan:
-        """The plan with these two values where they are undecided, and with ``why`` as their reasons."""
-        training, engine = dict(self.training), self.engine.model_dump()
-        if "training.gradient_checkpointing" in self.undecided():
-            training["gradient_checkpointing"] = gradient_checkpointing
-        if "engine.max_tokens_per_microbatch" in self.undecided():
-            engine["max_tokens_per_microbatch"] = max_tokens_per_microbatch
-        changes = {"training": training, "engine": EnginePlan(**engine), "why": {**self.why, **(why or {})}}
-        return Plan(**{**dict(self), **changes})
+    def complete(self, *, gradient_checkpointing: Decided, max_tokens_per_microbatch: Decided) -> Plan:
+        """The plan with these two values where they are undecided."""
+        decided = {CHECKPOINTING: gradient_checkpointing, TOKEN_BUDGET: max_tokens_per_microbatch}
+        sections, why = {"training": dict(self.training), "engine": dict(self.engine)}, dict(self.why)
+        for path in self.undecided():
+            section, _, name = path.partition(".")
+            sections[section][name], reason = decided[path]
+            why[path] = Why(origin="decided", reason=reason)
+        return Plan(**{**dict(self), **sections, "why": why})
 
 
 class Plan(PlanDraft):

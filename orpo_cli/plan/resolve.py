@@ -14,6 +14,7 @@ from orpo_cli.machine import Device, Machine
 from orpo_cli.plan.decisions import Decisions
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import (
+    TOKEN_BUDGET,
     DatasetPlan,
     EngineDraft,
     ExportPlan,
@@ -23,14 +24,13 @@ from orpo_cli.plan.plan import (
     Plan,
     PlanDraft,
     QuantizationPlan,
-    Why,
 )
 from orpo_cli.plan.training_args import TrainingArguments
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.schema import ModelSection, Source
 
 LAYERS_REPEATED = "lora.layer_replication lets layers share one attention"  # why steps are not packed
-MAX_TOKENS_ON_CPU, MAX_TOKENS_ON_GPU = 2048, 8192  # of a micro-batch, where there is no memory estimate
+MAX_TOKENS = {"cpu": 2048, "cuda": 8192, "mps": 8192}  # of a micro-batch, where there is no memory estimate
 
 
 def resolve(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None = None) -> Plan:
@@ -80,14 +80,9 @@ def draft_plan(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None 
 def complete_by_default(draft: PlanDraft) -> Plan:
     """The plan of ``draft`` with the usual values where the memory estimate would decide."""
     on_gpu = draft.device != "cpu"
-    usual = {
-        "training.gradient_checkpointing": "memory before speed" if on_gpu else "speed before memory",
-        "engine.max_tokens_per_microbatch": f"usual on {draft.device}",
-    }
     return draft.complete(
-        max_tokens_per_microbatch=MAX_TOKENS_ON_GPU if on_gpu else MAX_TOKENS_ON_CPU,
-        gradient_checkpointing=on_gpu,
-        why={path: Why(origin="decided", reason=reason) for path, reason in usual.items() if path in draft.undecided()},
+        gradient_checkpointing=(on_gpu, "memory before speed" if on_gpu else "speed before memory"),
+        max_tokens_per_microbatch=(MAX_TOKENS[draft.device], f"usual on {draft.device}"),
     )
 
 
@@ -162,11 +157,8 @@ def _engine(decisions: Decisions, facts: ModelFacts | None, device: Device) -> E
         path = decisions.decide("engine.fast_path", "off" if obstacle else "on", reason)
     tokens = None if section.max_tokens_per_microbatch == "auto" else section.max_tokens_per_microbatch
     if tokens is None and path == "off":
-        tokens = decisions.decide(
-            "engine.max_tokens_per_microbatch",
-            MAX_TOKENS_ON_CPU if device == "cpu" else MAX_TOKENS_ON_GPU,
-            "no effect: trl's own path cuts by per_device_train_batch_size",
-        )
+        reason = "no effect: trl's own path cuts by per_device_train_batch_size"
+        tokens = decisions.decide(TOKEN_BUDGET, MAX_TOKENS[device], reason)
     return EngineDraft(fast_path=path, max_tokens_per_microbatch=tokens)
 
 
@@ -192,9 +184,8 @@ def _dataset(decisions: Decisions, max_length: int) -> DatasetPlan:
     if isinstance(section.eval, list):
         changes["eval"] = _sources(decisions, "dataset.eval", section.eval)
     if section.max_prompt_length is None:
-        changes["max_prompt_length"] = decisions.decide(
-            "dataset.max_prompt_length", max(1, max_length // 2), "half of training.max_length"
-        )
+        half, reason = max(1, max_length // 2), "half of training.max_length"
+        changes["max_prompt_length"] = decisions.decide("dataset.max_prompt_length", half, reason)
     return DatasetPlan(**{**dict(section), **changes})
 
 

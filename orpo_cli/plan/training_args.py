@@ -60,15 +60,14 @@ class TrainingArguments:
         batch = self.result["per_device_train_batch_size"]
         if self.result.get("optim", "").endswith("_layerwise"):
             self.default("gradient_accumulation_steps", 1, "a layer-wise optimizer steps in every backward pass")
-        self.default(
-            "gradient_accumulation_steps", max(1, 32 // batch), f"{max(1, 32 // batch)} × {batch}: 32 pairs a step"
-        )
+        accumulated = max(1, 32 // batch)
+        self.default("gradient_accumulation_steps", accumulated, f"{accumulated} × {batch}: 32 pairs a step")
         steps = self.result.get("max_steps", -1)
         if steps > 0 and "num_train_epochs" in self.result:
             self.decisions.keep("training.num_train_epochs", f"without effect: max_steps = {steps} ends the run")
         elif steps <= 0:
-            epochs = 3.0 if self.recipe.lora is None else 2.0
-            self.default("num_train_epochs", epochs, "full weights" if self.recipe.lora is None else "LoRA")
+            epochs, method = (3.0, "full weights") if self.recipe.lora is None else (2.0, "LoRA")
+            self.default("num_train_epochs", epochs, method)
         self.default("lr_scheduler_type", "cosine", "as in the paper")
         if self.result["lr_scheduler_type"] not in SCHEDULES_WITHOUT_WARMUP:
             self.default("warmup_steps", 0.1, "a tenth of all steps")
@@ -79,7 +78,6 @@ class TrainingArguments:
     def _evaluation(self) -> None:
         timing = {f"{kind}_{what}" for kind in ("eval", "save") for what in ("strategy", "steps")}
         written = (timing | {"load_best_model_at_end"}) & self.result.keys()
-        has_eval = self.recipe.dataset.eval is not None
         self.default("save_strategy", *eval_save_defaults.save_strategy(self.recipe))
         self.default("eval_strategy", *eval_save_defaults.eval_strategy(self.recipe))
         if self.result["eval_strategy"] == "steps":
@@ -88,26 +86,20 @@ class TrainingArguments:
             self.default("save_steps", *eval_save_defaults.save_steps(self.recipe))
         if self.result["save_strategy"] == "best":
             self.default("metric_for_best_model", "loss", "the checkpoint with the lowest eval loss is kept")
-        if has_eval and not written:
-            self.default(
-                "load_best_model_at_end", True, "the checkpoint with the lowest eval loss is kept, as in the paper"
-            )
-        if has_eval:
-            self.default(
-                "per_device_eval_batch_size",
-                self.result["per_device_train_batch_size"],
-                "as per_device_train_batch_size",
-            )
+        if self.recipe.dataset.eval is not None:
+            if not written:
+                kept = "the checkpoint with the lowest eval loss is kept, as in the paper"
+                self.default("load_best_model_at_end", True, kept)
+            batch = self.result["per_device_train_batch_size"]
+            self.default("per_device_eval_batch_size", batch, "as per_device_train_batch_size")
 
     def _precision(self) -> None:
         half = self.device == "cuda"
         if not self.result.get("fp16"):
             reason = "the GPU computes bfloat16" if half and self.machine.bf16 else f"not on {self.machine.device_name}"
             self.default("bf16", half and self.machine.bf16, reason)
-        self.default(
-            "fp16", half and not self.result.get("bf16"), "bf16 is used" if self.result.get("bf16") else self.device
-        )
-        self.result.setdefault("bf16", False)
+        bf16 = self.result.setdefault("bf16", False)
+        self.default("fp16", half and not bf16, "bf16 is used" if bf16 else self.device)
         if self.result.get("tf32") and not (half and self.machine.bf16):  # both came with Ampere
             self.replace("tf32", None, f"{self.machine.device_name} does not compute TF32")
         if "activation_checkpointing" not in self.result:  # the same setting by its newer name
@@ -126,15 +118,13 @@ class TrainingArguments:
     def _dropout(self) -> None:
         lora = self.recipe.lora
         if lora is not None and lora.lora_dropout > 0:
-            self.default(
-                "disable_dropout", False, f"trl's default would set lora_dropout = {lora.lora_dropout} to zero"
-            )
+            reason = f"trl's default would set lora_dropout = {lora.lora_dropout} to zero"
+            self.default("disable_dropout", False, reason)
 
     def _fixed(self) -> None:
         """Arguments that a recipe cannot set: its rules refuse them."""
-        self.replace(
-            "logging_nan_inf_filter", False, "a loss that is not finite stops the run; the library would log it as 0.0"
-        )
+        not_finite = "a loss that is not finite stops the run; the library would log it as 0.0"
+        self.replace("logging_nan_inf_filter", False, not_finite)
         self.replace("remove_unused_columns", False, "orpo names the columns")
         self.replace("disable_tqdm", True, "orpo shows the progress")
         if "logging_dir" in self.result:

@@ -7,8 +7,8 @@ every other one is a bug and keeps its traceback (exit code 1).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,6 @@ class Problem:
         message = f"warning: {self.message}" if self.severity == "warning" else self.message
         line = ": ".join(part for part in (self.location(), message) if part)
         return f"{line} {self.remedy} [{self.code}]" if self.remedy else f"{line} [{self.code}]"
-
-    def as_dict(self) -> dict[str, Any]:
-        """The problem as JSON-ready values, for ``--json``."""
-        return asdict(self)
 
 
 def explain_hint(problems: Sequence[Problem]) -> str:

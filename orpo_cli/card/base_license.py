@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import OrpoError
 from orpo_cli.model.model_source import locate
@@ -61,14 +61,10 @@ def fetch_hub_license(api: HfApi, model: str, note: Callable[[str], None]) -> Ba
             raise
         note(f"the hub does not show the base {model} (HTTP {error.response.status_code}): its license is unknown.")
         return None
-    terms = _license_from_card(info.card_data)
-    gated = bool(info.gated)
-    return BaseLicense(terms.license, terms.license_name, terms.license_link, gated)
+    return replace(_license_from_card(info.card_data), gated=bool(info.gated))
 
 
 def _license_from_card(data: object) -> BaseLicense:
-    def text(name: str) -> str | None:
-        value = getattr(data, name, None)
-        return str(value) if value else None
-
-    return BaseLicense(text("license"), text("license_name"), text("license_link"))
+    names = ("license", "license_name", "license_link")
+    terms: dict[str, Any] = {name: str(value) for name in names if (value := getattr(data, name, None))}
+    return BaseLicense(**terms)

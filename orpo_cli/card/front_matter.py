@@ -26,11 +26,13 @@ def render_front_matter(rundir: RunDir, parts: Sequence[RunPart], name: str, bas
         tags += ["gguf"]
     library = {("adapter",): "peft", ("adapter", "gguf"): "peft", ("gguf",): "gguf"}.get(tuple(parts), "transformers")
     accuracy = preference_accuracy(rundir)
+    sources = rundir.read_data_report().get("sources", [])
+    hub_datasets = [str(source["location"]).removeprefix("hub:") for source in sources if is_from_hub(source)]
     base_license = base_license or BaseLicense()
     data = ModelCardData(
         base_model=base,
         base_model_relation=None if base is None else "adapter" if library == "peft" else "finetune",
-        datasets=_hub_datasets(rundir) or None,
+        datasets=list(dict.fromkeys(hub_datasets)) or None,
         library_name=library,
         pipeline_tag="text-generation",
         tags=tags,
@@ -73,12 +75,6 @@ def preference_accuracy(rundir: RunDir) -> EvalResult | None:
 def is_from_hub(source: dict[str, Any]) -> bool:
     """Whether a source of data_report.json is a dataset on the hub."""
     return str(source.get("location", "")).startswith("hub:")
-
-
-def _hub_datasets(rundir: RunDir) -> list[str]:
-    sources = rundir.read_data_report().get("sources", [])
-    found = [str(source["location"]).removeprefix("hub:") for source in sources if is_from_hub(source)]
-    return list(dict.fromkeys(found))
 
 
 def _held_out_source(report: dict[str, Any]) -> dict[str, Any]:

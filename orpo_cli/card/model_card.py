@@ -7,20 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orpo_cli.atomic import atomic_write_text
+from orpo_cli.card import sections
 from orpo_cli.card.base_license import BaseLicense, read_local_license
 from orpo_cli.card.curves import write_curves
 from orpo_cli.card.front_matter import render_front_matter
 from orpo_cli.card.markdown import code_span, escape_text
 from orpo_cli.card.run_contents import RunPart
-from orpo_cli.card.sections import (
-    citation_section,
-    data_section,
-    license_section,
-    recipe_section,
-    results_section,
-    samples_section,
-    training_details_section,
-)
 from orpo_cli.card.usage import usage_section
 from orpo_cli.redaction import redact
 from orpo_cli.rundir import FINISHED, RunDir
@@ -65,19 +57,18 @@ def render_card(
         body.append(f"> The training did not finish: its status is `{run.get('status')}`.")
     body += [
         usage_section(rundir, plan, parts, repo_id),
-        results_section(rundir, plan),
-        samples_section(rundir) if samples else "",
-        data_section(rundir),
-        recipe_section(rundir, plan),
-        training_details_section(run),
-        license_section(plan, base_license, license_accepted),
-        citation_section(),
+        sections.results_section(rundir, plan),
+        sections.samples_section(rundir) if samples else "",
+        sections.data_section(rundir),
+        sections.recipe_section(rundir, plan),
+        sections.training_details_section(run),
+        sections.license_section(plan, base_license, license_accepted),
+        sections.CITATION_SECTION,
     ]
-    text = (
-        "\n\n".join([render_front_matter(rundir, parts, title, base_license), *(part for part in body if part)]) + "\n"
-    )
+    front_matter = render_front_matter(rundir, parts, title, base_license)
+    text = redact("\n\n".join([front_matter, *filter(None, body)]) + "\n")
     home = str(Path.home())
-    return _with_checksum(redact(text) if home == "/" else redact(text).replace(home, "~"))
+    return _with_checksum(text if home == "/" else text.replace(home, "~"))
 
 
 def write_card(rundir: RunDir) -> None:

@@ -6,8 +6,6 @@ Incomplete and unverified files are refused.
 from __future__ import annotations
 
 import fnmatch
-import json
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,10 +193,12 @@ def _check_file(file: PushFile) -> None:
         raise UsageError(
             f"{file.source} has {file.size / 1e9:.0f} GB: the hub accepts at most {MAX_FILE_BYTES / 1e9:.0f} GB per file."
         )
-    if file.source.suffix == ".safetensors" and _safetensors_size(file.source) != file.size:
+    if file.source.suffix == ".safetensors" and not _is_complete_safetensors(file.source):
         raise UsageError(f"{file.source} is incomplete: its header has another length.", remedy="Create it again.")
-    if file.source.suffix == ".gguf" and _first_bytes(file.source, 4) != b"GGUF":
-        raise UsageError(f"{file.source} is not a GGUF file.", remedy="Create it again.")
+    if file.source.suffix == ".gguf":
+        with file.source.open("rb") as opened:
+            if opened.read(4) != b"GGUF":
+                raise UsageError(f"{file.source} is not a GGUF file.", remedy="Create it again.")
     if file.source.name.endswith(".safetensors.index.json"):
         shards = set(read_json_object(file.source).get("weight_map", {}).values())
         missing = sorted(name for name in shards if not (file.source.parent / name).is_file())
@@ -206,22 +206,12 @@ def _check_file(file: PushFile) -> None:
             raise UsageError(f"{file.source.parent} is incomplete: these files are missing: {', '.join(missing)}.")
 
 
-def _safetensors_size(path: Path) -> int | None:
-    """The size in bytes from the header of a safetensors file; None if the header cannot be read."""
-    head = _first_bytes(path, 8)
-    if len(head) < 8:
-        return None
-    size = int(struct.unpack("<Q", head)[0])
-    if size > 10**8:
-        return None
+def _is_complete_safetensors(path: Path) -> bool:
+    """Whether the file has a valid header and exactly the tensors that the header lists."""
+    from safetensors import SafetensorError, safe_open
+
     try:
-        header = json.loads(_first_bytes(path, 8 + size)[8:])
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return 8 + size + int(max(ends, default=0))
-
-
-def _first_bytes(path: Path, count: int) -> bytes:
-    with path.open("rb") as file:
-        return file.read(count)
+        with safe_open(path, framework="numpy"):
+            return True
+    except SafetensorError:
+        return False

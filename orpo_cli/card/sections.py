@@ -29,6 +29,19 @@ _METRICS_NOTE = (
 
 MAX_SAMPLES, MAX_SAMPLE_CHARACTERS = 3, 800
 
+CITATION_SECTION = """## Citation
+
+```bibtex
+@misc{hong2024orpo,
+  title         = {ORPO: Monolithic Preference Optimization without Reference Model},
+  author        = {Jiwoo Hong and Noah Lee and James Thorne},
+  year          = {2024},
+  eprint        = {2403.07691},
+  archivePrefix = {arXiv},
+  primaryClass  = {cs.CL}
+}
+```"""
+
 
 def results_section(rundir: RunDir, plan: Plan) -> str:
     """Metrics of the first and last step, of the last evaluation, and of `orpo eval`."""
@@ -37,12 +50,8 @@ def results_section(rundir: RunDir, plan: Plan) -> str:
     evaluations = [
         {name.removeprefix("eval_"): value for name, value in line.items()} for line in lines if "eval_loss" in line
     ]
-    columns: dict[str, dict[str, Any]] = {}
-    if steps:
-        columns[f"step {steps[0].get('step', '')}"] = steps[0]
-        columns[f"step {steps[-1].get('step', '')}"] = steps[-1]
-    if evaluations:
-        columns[f"held out, step {evaluations[-1].get('step', '')}"] = evaluations[-1]
+    columns = {f"step {line.get('step', '')}": line for line in (*steps[:1], *steps[-1:])}
+    columns |= {f"held out, step {line.get('step', '')}": line for line in evaluations[-1:]}
     measured = rundir.read_evaluation()
     for variant, metrics in measured.get("models", {}).items():
         columns[f"{measured.get('pairs')} held-out pairs, {variant}"] = metrics
@@ -80,14 +89,11 @@ def license_section(plan: Plan, base_license: BaseLicense | None, license_accept
         return ""
     base = plan.model.model_name_or_path
     link = f"[{base}](https://huggingface.co/{base})" if hub_id(base) else code_span(base)
-    text = (
-        f"The base model {link} has the license {code_span(base_license.license_name or base_license.license)}"
-        if base_license.license
-        else ""
-    )
-    if base_license.license_link:
-        text += f" ({escape_text(base_license.license_link)})"
-    sentences = [f"{text}; it also applies to this model."] if text else []
+    sentences = []
+    if base_license.license:
+        name = code_span(base_license.license_name or base_license.license)
+        terms = f" ({escape_text(base_license.license_link)})" if base_license.license_link else ""
+        sentences.append(f"The base model {link} has the license {name}{terms}; it also applies to this model.")
     if base_license.gated:
         sentences.append(f"{link} is gated: accept its terms there before you use this model.")
     if base_license.gated and license_accepted:
@@ -100,8 +106,9 @@ def data_section(rundir: RunDir) -> str:
     report = rundir.read_data_report()
     if not report:
         return ""
+    sources = report.get("sources", [])
     rows = ["| part | source | format | rows read | kept | dropped |", "| --- | --- | --- | ---: | ---: | ---: |"]
-    for source in report.get("sources", []):
+    for source in sources:
         dropped = sum(source.get("dropped", {}).values())
         name = code_span(source.get("path") or "", in_table=True)
         part, split, kind = (escape_text(source.get(key) or "") for key in ("part", "split", "format"))
@@ -113,17 +120,12 @@ def data_section(rundir: RunDir) -> str:
         f"Trained on {report.get('train_pairs', 0):,} preference pairs; {report.get('eval_pairs', 0):,} were held out."
     )
     parts = ["## Data", text]
-    if report.get("sources"):
+    if sources:
         parts.append("\n".join(rows))
-    if revisions := [_revision(source) for source in report.get("sources", []) if source.get("fingerprint")]:
-        parts.append("\n".join(dict.fromkeys(revisions)))
-    descriptions = report.get("reasons", {})
-    drops = [
-        f"- {count:,} dropped: {descriptions.get(reason, reason)}"
-        for reason, count in report.get("dropped", {}).items()
-    ]
-    if drops:
-        parts.append("\n".join(drops))
+    descriptions, dropped = report.get("reasons", {}), report.get("dropped", {})
+    revisions = dict.fromkeys(_revision(source) for source in sources if source.get("fingerprint"))
+    drops = [f"- {count:,} dropped: {descriptions.get(reason, reason)}" for reason, count in dropped.items()]
+    parts += ["\n".join(lines) for lines in (revisions, drops) if lines]
     if "max_length" in report:
         prompts, completions = report.get("truncated_prompts", 0), report.get("truncated_completions", 0)
         parts.append(
@@ -157,22 +159,6 @@ def training_details_section(run: dict[str, Any]) -> str:
     if run.get("steps") and run.get("seconds"):
         lines.append(f"- {run['steps']:,} steps in {run['seconds'] / 60:.1f} minutes, {run.get('finished_at')}")
     return "## Training details\n\n" + "\n".join(lines) if lines else ""
-
-
-def citation_section() -> str:
-    """The reference of the ORPO paper."""
-    return """## Citation
-
-```bibtex
-@misc{hong2024orpo,
-  title         = {ORPO: Monolithic Preference Optimization without Reference Model},
-  author        = {Jiwoo Hong and Noah Lee and James Thorne},
-  year          = {2024},
-  eprint        = {2403.07691},
-  archivePrefix = {arXiv},
-  primaryClass  = {cs.CL}
-}
-```"""
 
 
 def _table(columns: dict[str, dict[str, Any]]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,6 @@ from orpo_cli.card.base_license import BaseLicense, fetch_hub_license, hub_id, r
 from orpo_cli.errors import HubRefused, UsageError
 from orpo_cli.hub.push_record import write_base_license
 from orpo_cli.hub.retry import RetryPolicy, connect
-from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -178,12 +176,4 @@ def _check_visibility(options: PushOptions, is_private: bool | None) -> None:
         raise UsageError(
             f"{options.repo_id} exists and is {found}, not {wanted}.",
             remedy=f"Add --{found}, or change its visibility in its settings on the hub.",
-        )
-
-
-def note_local_base(note: Callable[[str], None], plan: Plan) -> None:
-    """Tell the user that others cannot load an adapter whose base model is only on this machine."""
-    if hub_id(plan.model.model_name_or_path) is None:
-        note(
-            f"the base {plan.model.model_name_or_path} is not on the hub: whoever loads the adapter needs a copy of it."
         )

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from orpo_cli.atomic import atomic_write_text
-from orpo_cli.card.base_license import BaseLicense, read_local_license
+from orpo_cli.card.base_license import BaseLicense, hub_id, read_local_license
 from orpo_cli.card.curves import render_curves, write_curves
 from orpo_cli.card.model_card import edited_card, render_card
 from orpo_cli.card.run_contents import CARD_PATH, PushFile, RunPart, files_to_push, select_parts
 from orpo_cli.errors import UsageError
 from orpo_cli.hub.hub_errors import translate_hub_errors
-from orpo_cli.hub.preflight import PushOptions, note_local_base, run_preflight
+from orpo_cli.hub.preflight import PushOptions, run_preflight
 from orpo_cli.hub.push_record import read_base_license
 from orpo_cli.hub.retry import RetryPolicy
 from orpo_cli.hub.upload import Upload
@@ -84,7 +84,8 @@ def push(rundir: RunDir, request: PushRequest, note: Callable[[str], None] = lam
     plan = rundir.read_plan()
     options = _resolve_options(request, plan)
     parts = select_parts(rundir, request.parts)
-    known_license = read_base_license(rundir) or read_local_license(plan.model.model_name_or_path)
+    base = plan.model.model_name_or_path
+    known_license = read_base_license(rundir) or read_local_license(base)
     result = PushResult(
         status="dry-run",
         what=parts,
@@ -97,8 +98,8 @@ def push(rundir: RunDir, request: PushRequest, note: Callable[[str], None] = lam
         tag=options.tag,
     )
     result = _with_files(rundir, result, request, known_license, note)
-    if "adapter" in parts:
-        note_local_base(note, plan)
+    if "adapter" in parts and hub_id(base) is None:
+        note(f"the base {base} is not on the hub: whoever loads the adapter needs a copy of it.")
     if request.dry_run:
         return result
     retry = RetryPolicy(note)
@@ -112,14 +113,7 @@ def push(rundir: RunDir, request: PushRequest, note: Callable[[str], None] = lam
         atomic_write_text(rundir.card, result.card)
         is_complete = not (request.include or request.exclude)
         uploaded = Upload(api, rundir, options, state, result.files, retry, is_complete).run(result.commit_message)
-    return replace(
-        result,
-        status=uploaded.status,
-        url=f"{api.endpoint}/{options.repo_id}",
-        commit=uploaded.commit,
-        deleted=uploaded.deleted,
-        pull_request=uploaded.pull_request,
-    )
+    return replace(result, url=f"{api.endpoint}/{options.repo_id}", **asdict(uploaded))
 
 
 def _resolve_options(request: PushRequest, plan: Plan) -> PushOptions:

@@ -5,7 +5,7 @@ The next push uses it to tell the files of this run from files that somebody els
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from orpo_cli.card.base_license import BaseLicense
@@ -40,15 +40,13 @@ def git_blob_ids(path: Path) -> list[str]:
 
 def read_pushed_branch(rundir: RunDir, repo_id: str, revision: str) -> PushedBranch:
     """The record of a branch; empty if the run was never pushed to it."""
-    entry = rundir.read_pushes().get("repositories", {}).get(repo_id, {}).get(revision, {})
-    return PushedBranch(entry.get("commit"), dict(entry.get("files", {})), dict(entry.get("parts", {})))
+    return PushedBranch(**rundir.read_pushes().get("repositories", {}).get(repo_id, {}).get(revision, {}))
 
 
 def write_pushed_branch(rundir: RunDir, repo_id: str, revision: str, branch: PushedBranch) -> None:
     """Write the record of a branch."""
     document = rundir.read_pushes()
-    branches = document.setdefault("repositories", {}).setdefault(repo_id, {})
-    branches[revision] = {"commit": branch.commit, "files": branch.files, "parts": branch.parts}
+    document.setdefault("repositories", {}).setdefault(repo_id, {})[revision] = asdict(branch)
     write_record(rundir.pushes, document)
 
 

@@ -77,9 +77,9 @@ class Upload:
         return {file.path_in_repo: CommitOperationAdd(file.path_in_repo, str(file.source)) for file in self.files}
 
     def _create_repository_and_branch(self) -> None:
-        options, visibility = self.options, "private" if self.options.private else "public"
-        revision = options.revision
+        options, revision = self.options, self.options.revision
         if not self.state.exists:
+            visibility = "private" if options.private else "public"
             self.retry.note(f"creating the {visibility} repository {options.repo_id}")
             self.retry.call(
                 f"creating {options.repo_id}",
@@ -98,7 +98,7 @@ class Upload:
         """Read the branch and commit on top of it. A retry finds the files of a commit whose response was lost."""
         head, remote = self._list_files(self.options.revision)
         changed = [path for path in self.additions if remote.get(path) not in self.digests[path]]
-        obsolete = self._obsolete_files(remote)
+        obsolete = sorted(path for path in remote if self._is_obsolete(path, remote))
         if not changed and not obsolete:
             return UploadResult("unchanged", head)
         if self.options.create_pr and (request := self._find_same_pull_request()):
@@ -162,7 +162,7 @@ class Upload:
 
     def _check_single_model(self, remote: dict[str, str]) -> None:
         """Raise HubRefused for a model and an adapter in one folder: transformers would load the adapter on its base."""
-        pushed = {file.path_in_repo for file in self.files}
+        pushed = self.additions.keys()
         remaining = {path for path in remote if path not in pushed and not self._is_obsolete(path, remote)}
         if (_ADAPTER_FILE in remaining and "config.json" in pushed) or (
             _ADAPTER_FILE in pushed and any(name in remaining for name in _MODEL_FILES)
@@ -181,9 +181,6 @@ class Upload:
             and self.previous.is_from_this_run(path, remote[path])
             and self.previous.parts.get(path) in parts
         )
-
-    def _obsolete_files(self, remote: dict[str, str]) -> list[str]:
-        return sorted(path for path in remote if self._is_obsolete(path, remote))
 
     def _note_changes(self, remote: dict[str, str], changed: Sequence[str], obsolete: Sequence[str]) -> None:
         note, pushed = self.retry.note, set(self.additions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,7 +14,7 @@ from orpo_cli.cli.options import Force, Json, OutputFile, Quiet
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.config_reader import Tool
 from orpo_cli.recipe.convert.convert import Conversion, convert
-from orpo_cli.recipe.convert.draft import KeyOutcome, Outcome
+from orpo_cli.recipe.convert.draft import Outcome
 from orpo_cli.recipe.source.nodes import format_path
 from orpo_cli.report.console import Console
 from orpo_cli.workflows.output_file import check_output_file
@@ -77,7 +77,28 @@ def command(
     elif not as_json:
         sys.stdout.flush()
         sys.stdout.buffer.write(conversion.text.encode())  # the exact bytes, not formatted by rich
-    console.document(_document(conversion, output))
+    console.document(
+        {
+            "status": "ok",
+            "from": conversion.tool,
+            "path": output,
+            "recipe": conversion.text,
+            "values": conversion.values,
+            "keys": [
+                {
+                    "key": key.key,
+                    "value": key.value,
+                    "line": key.line,
+                    "outcome": key.outcome,
+                    "path": None if key.path is None else format_path(key.path),
+                    "note": key.note,
+                }
+                for key in conversion.outcomes
+            ],
+            "todo": conversion.placeholders,
+            "remarks": conversion.remarks,
+        }
+    )
 
 
 def _read_source(file: str) -> tuple[str, str, Path]:
@@ -102,37 +123,11 @@ def _print_outcomes(console: Console, conversion: Conversion, file: str) -> None
         console.note(f"  {remark}")
     for key in conversion.outcomes:
         if key.outcome in ("ignored", "left-out", "unknown"):
-            console.note(f"  {_key_line(key, conversion.tool, file)}")
+            position = f"{file}:{key.line}: " if key.line else ""
+            outcome = OUTCOMES[key.outcome].format(tool=conversion.tool)
+            console.note(f"  {position}{key.key}: {outcome}. {key.note or ''}".rstrip())
     for path in conversion.placeholders:
         option = (
             ", or use --model" if path.startswith("model.") else ", or use --dataset" * path.startswith("dataset.train")
         )
         console.warn(f"{path} is a placeholder: {file} has no value for it. Fill it in{option}.")
-
-
-def _key_line(key: KeyOutcome, tool: str, file: str) -> str:
-    position = f"{file}:{key.line}: " if key.line else ""
-    return f"{position}{key.key}: {OUTCOMES[key.outcome].format(tool=tool)}" + (f". {key.note}" if key.note else ".")
-
-
-def _document(conversion: Conversion, output: Path | None) -> dict[str, Any]:
-    return {
-        "status": "ok",
-        "from": conversion.tool,
-        "path": output,
-        "recipe": conversion.text,
-        "values": conversion.values,
-        "keys": [
-            {
-                "key": key.key,
-                "value": key.value,
-                "line": key.line,
-                "outcome": key.outcome,
-                "path": None if key.path is None else format_path(key.path),
-                "note": key.note,
-            }
-            for key in conversion.outcomes
-        ],
-        "todo": conversion.placeholders,
-        "remarks": conversion.remarks,
-    }

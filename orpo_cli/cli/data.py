@@ -75,9 +75,8 @@ def _view(inspection: DataInspection, *, summary: bool, coloured: bool) -> list[
 def _write_page(path: Path, inspection: DataInspection) -> None:
     from orpo_cli.report import data_view
 
-    page = data_view.html_page(
-        _view(inspection, summary=True, coloured=True), mask_secrets(f"{inspection.name}: training data")
-    )
+    title = mask_secrets(f"{inspection.name}: training data")
+    page = data_view.html_page(_view(inspection, summary=True, coloured=True), title)
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:

@@ -8,7 +8,7 @@ import typer
 
 from orpo_cli.cli.options import ChatTemplate, Json, Quiet, RunOrModel
 from orpo_cli.report.console import Console
-from orpo_cli.workflows.evaluate import evaluate_model
+from orpo_cli.report.progress import show_progress
 
 METRICS = (
     ("rewards/accuracies", "accuracy", "{:.3f}"),
@@ -53,16 +53,26 @@ def command(
       orpo eval runs/quickstart --data other-pairs.jsonl --json
       orpo eval HuggingFaceTB/SmolLM2-135M-Instruct --data pairs.jsonl --max-samples 200
     """
+    from orpo_cli.evaluation.eval_target import find_run, open_eval_target
+    from orpo_cli.evaluation.evaluate import covers_all_held_out, evaluate
+    from orpo_cli.evaluation.held_out_pairs import check_pairs_available, load_held_out_pairs
+
     console = Console(quiet=quiet, as_json=as_json)
-    document = evaluate_model(
-        run_or_model,
-        console,
-        data=data,
-        max_samples=max_samples,
-        batch_size=batch_size,
-        max_length=max_length,
-        chat_template=chat_template,
-    )
+    run = find_run(run_or_model)
+    check_pairs_available(run.read_plan() if run else None, data)
+    target = open_eval_target(run_or_model, chat_template=chat_template, note=console.note)
+    pairs = load_held_out_pairs(target, data=data, max_samples=max_samples, max_length=max_length, note=console.note)
+    if pairs.same_as_in_training is False:
+        console.warn(
+            "the held-out pairs are not those of the training: the data, or how it is read, has changed since then."
+        )
+    with show_progress(console) as begin_count:
+        document = evaluate(
+            target, pairs, batch_size=batch_size, progress=lambda variant: begin_count(f"scoring answers, {variant}")
+        )
+    if run is not None:
+        not_written = "evaluation.json not written: these are not all held-out pairs of the run"
+        console.note(f"wrote {run.evaluation}" if covers_all_held_out(pairs) else not_written)
     console.result(_table(document))
     console.document(document)
 

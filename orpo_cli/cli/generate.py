@@ -93,5 +93,4 @@ def _text(answer: dict[str, Any]) -> str:
 
 
 def _block(title: str, text: str) -> str:
-    head = f"{title}:".ljust(8)
-    return head + textwrap.indent(text, " " * 8).lstrip(" ")
+    return f"{title}:".ljust(8) + textwrap.indent(text, " " * 8).lstrip(" ")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from orpo_cli.atomic import atomic_write_text
 from orpo_cli.cli.options import Force, Json, Quiet
+from orpo_cli.recipe.source.shipped_recipes import shipped_recipe
 from orpo_cli.report.console import Console
-from orpo_cli.workflows.init import write_new_recipe
+from orpo_cli.workflows.init import new_recipe_text
+from orpo_cli.workflows.output_file import check_output_file
 
 
 def command(
@@ -36,10 +40,14 @@ def command(
       orpo init mine --from quickstart -o recipes/mine.yaml
     """
     console = Console(quiet=quiet, as_json=as_json)
-    recipe_name, path = write_new_recipe(name, output, shipped=shipped, model=model, data=data, overwrite=force)
+    name = re.sub(r"\.ya?ml$", "", name)
+    path, name = output or Path(f"{name}.yaml"), Path(name).name
+    text = new_recipe_text(name, path, shipped_recipe(shipped) if shipped else None, model, data)
+    check_output_file(path, overwrite=force, option="NAME or --output")
+    atomic_write_text(path, text)
     console.result(f"wrote {path}")
     console.note(
         f"Next:\n  orpo validate {path}    reports every error, with its line\n"
         f"  orpo plan {path}        shows every decided value, with the reason\n  orpo train {path}"
     )
-    console.document({"status": "ok", "path": path, "name": recipe_name})
+    console.document({"status": "ok", "path": path, "name": name})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -123,21 +124,6 @@ def html_page(renderables: list[RenderableType], title: str) -> str:
     console = Console(record=True, width=140, file=StringIO(), force_terminal=True, color_system="truecolor")
     for renderable in renderables:
         console.print(renderable, soft_wrap=True)
+    template = Path(__file__).with_name("pairs_page.html").read_text(encoding="utf-8")
     shown = escape(title).replace("{", "{{").replace("}", "}}")  # rich formats the template with str.format
-    return console.export_html(inline_styles=True, code_format=HTML_TEMPLATE.replace("@title", shown))
-
-
-HTML_TEMPLATE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>@title</title>
-<style>
-body {{ color: {foreground}; background: {background}; margin: 2rem; }}
-pre {{ font: 14px/1.45 ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace; white-space: pre-wrap; overflow-wrap: anywhere; }}
-</style>
-</head>
-<body><pre><code>{code}</code></pre></body>
-</html>
-"""
+    return console.export_html(inline_styles=True, code_format=template.replace("@title", shown))

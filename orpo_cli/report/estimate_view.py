@@ -18,15 +18,13 @@ def estimate_document(plan: Plan, sizing: EstimateInputs) -> dict[str, Any]:
     """Memory in bytes by part at the peak of a step, tokens and seconds per step, and savings if it does not fit."""
     memory, step = estimate_memory(plan, sizing), estimate_throughput(plan, sizing)
     fit = verdict(memory, sizing)
+    savings = memory_savings(plan, sizing) if fit != "fits" else []
     untraced = trace_largest_micro_batch(plan, sizing)[0].untraced
     return {
         "memory_bytes": {**{name: round(size) for name, size in asdict(memory).items()}, "total": round(memory.total)},
         "available_bytes": sizing.available_bytes,
         "verdict": fit,
-        "savings": [
-            {"setting": each.setting, "total_bytes": round(each.total)}
-            for each in (memory_savings(plan, sizing) if fit != "fits" else [])
-        ],
+        "savings": [{"setting": each.setting, "total_bytes": round(each.total)} for each in savings],
         "step": asdict(step),
         "lengths": "of the pairs" if sizing.lengths.measured else "the maximum that max_length allows",
         "activations": "traced" if untraced is None else f"roughly, from the widths of the layers ({untraced})",

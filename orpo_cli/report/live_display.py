@@ -73,10 +73,10 @@ class TrainingDisplay:
 
     def show_metrics(self, record: dict[str, Any]) -> None:
         """Show a record of metrics.jsonl."""
-        is_evaluation = "eval_loss" in record
-        if not is_evaluation and "loss" not in record:
+        values = {name.removeprefix("eval_"): value for name, value in record.items()}
+        if "loss" not in values:
             return
-        values = {name.removeprefix("eval_"): value for name, value in record.items()} if is_evaluation else record
+        is_evaluation = "eval_loss" in record
         if self.live is not None:
             row = ("eval" if is_evaluation else str(record["step"]), values)
             self.rows = [*self.rows[1 - MAX_ROWS :], row]
@@ -85,8 +85,9 @@ class TrainingDisplay:
 
     def _line(self, step: int, values: dict[str, Any], is_evaluation: bool) -> str:
         parts = [f"{title} {form.format(values[name])}" for name, title, form in COLUMNS if name in values]
-        head = f"eval at step {step}" if is_evaluation else f"step {step}/{self.total}"
-        return "  ".join([head, *parts, *([] if is_evaluation else [f"left {self._remaining_time(step)}"])])
+        if is_evaluation:
+            return "  ".join([f"eval at step {step}", *parts])
+        return "  ".join([f"step {step}/{self.total}", *parts, f"left {self._remaining_time(step)}"])
 
     def _remaining_time(self, step: int) -> str:
         done = step - (self.first_step or 0)

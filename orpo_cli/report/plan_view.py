@@ -27,12 +27,8 @@ def plan_lines(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str
             for index, part in enumerate(entry["parts"]):
                 yield from plan_lines(part, f"{path}[{index}].")
         elif entry["origin"] != "default" or entry["value"] not in (None, {}, []):
-            yield (
-                path,
-                _format_value(entry["value"]),
-                entry["origin"],
-                _location(entry) if "file" in entry else entry["reason"],
-            )
+            reason = _location(entry) if "file" in entry else entry["reason"]
+            yield path, _format_value(entry["value"]), entry["origin"], reason
 
 
 def plan_table(document: dict[str, Any], *, origins: bool = False) -> Table:

@@ -14,7 +14,6 @@ from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 
 if TYPE_CHECKING:
     from orpo_cli.data.audit import Audit
-    from orpo_cli.data.pair_encoder import PairEncoder
     from orpo_cli.data.prepare import PairTables
     from orpo_cli.data.report import DataReport
     from orpo_cli.data.table import PairTable
@@ -61,6 +60,7 @@ def inspect_data(
     """
     from orpo_cli.data.audit import audit
     from orpo_cli.data.prepare import prepare_tables
+    from orpo_cli.data.token_spans import token_spans
     from orpo_cli.model.tokenizer import load_tokenizer
 
     loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
@@ -78,7 +78,10 @@ def inspect_data(
     audits = {part: audit(table, parts.report.max_length) for part, table in tables.items()}
     shown = parts.train.select(range(min(show, len(parts.train)))) if row is None else _find_pair(parts, row)
     loss_on_prompt = bool(plan.training.get("loss_on_prompt", True))
-    pairs = _pairs_to_show(shown, parts.encoder, loss_on_prompt)
+    pairs = [
+        {"pair": pair["pair"], "row": pair["row"], **token_spans(pair, parts.encoder, loss_on_prompt=loss_on_prompt)}
+        for pair in (shown.dataset() if len(shown) else [])
+    ]
     return DataInspection(plan.name, parts.report, audits, _count_steps(plan, len(parts.train)), pairs, loss_on_prompt)
 
 
@@ -95,17 +98,6 @@ def _find_pair(parts: PairTables, row: str) -> PairTable:
         remedy=f"Give a number from 0 to {max(parts.train.pair_numbers)}, or a name such as {example}; "
         "the summary says why rows are dropped.",
     )
-
-
-def _pairs_to_show(table: PairTable, encoder: PairEncoder, loss_on_prompt: bool) -> list[dict[str, Any]]:
-    from orpo_cli.data.token_spans import token_spans
-
-    if not len(table):
-        return []
-    return [
-        {"pair": pair["pair"], "row": pair["row"], **token_spans(pair, encoder, loss_on_prompt=loss_on_prompt)}
-        for pair in table.dataset()
-    ]
 
 
 def _count_steps(plan: Plan, pairs: int) -> dict[str, Any]:

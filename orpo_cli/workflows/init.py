@@ -1,4 +1,4 @@
-"""Init workflow (`orpo init`): the text of a new recipe, from a template or a shipped recipe, written to a file."""
+"""Init workflow (`orpo init`): the text of a new recipe, from a template or a shipped recipe."""
 
 from __future__ import annotations
 
@@ -9,31 +9,12 @@ from typing import Any
 
 import yaml
 
-from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import UsageError
-from orpo_cli.recipe.source.shipped_recipes import ShippedRecipe, shipped_recipe
-from orpo_cli.workflows.output_file import check_output_file
+from orpo_cli.recipe.source.shipped_recipes import ShippedRecipe
 
 START_RECIPE = Path(__file__).with_name("start_recipe.yaml").read_text(encoding="utf-8")
 
 KeyPath = tuple[str, ...]  # ("dataset", "train", "path")
-
-
-def write_new_recipe(
-    name: str, output: Path | None, *, shipped: str | None, model: str | None, data: str | None, overwrite: bool
-) -> tuple[str, Path]:
-    """Write a recipe called ``name`` to ``output`` (default: NAME.yaml), and return its name and its path.
-
-    ``shipped``: the shipped recipe to copy, instead of the template. Raises UsageError for empty values and where the file
-    cannot be written.
-    """
-    name = re.sub(r"\.ya?ml$", "", name)
-    target = output or Path(f"{name}.yaml")
-    name = Path(name).name
-    text = new_recipe_text(name, target, shipped_recipe(shipped) if shipped else None, model, data)
-    check_output_file(target, overwrite=overwrite, option="NAME or --output")
-    atomic_write_text(target, text)
-    return name, target
 
 
 def new_recipe_text(name: str, target: Path, shipped: ShippedRecipe | None, model: str | None, data: str | None) -> str:

@@ -137,7 +137,7 @@ def _label_column(row: Row) -> str | None:
 JUDGED = Format(
     "judged",
     "a prompt, two completions (response_1 and response_2, response_a and response_b, …) and a label, winner or preference",
-    (*PROMPT_COLUMNS, *chain.from_iterable(COMPLETION_COLUMNS), *LABEL_COLUMNS, *SIGNED_LABELS),
+    tuple(dict.fromkeys((*PROMPT_COLUMNS, *chain.from_iterable(COMPLETION_COLUMNS), *LABEL_COLUMNS, *SIGNED_LABELS))),
     matches,
     partial(read, labels={}),
 )

@@ -60,13 +60,13 @@ def build_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
     """The typer app with these commands, each from the ``command`` function (or the ``app``) of its module."""
     app = typer.Typer(
         name="orpo",
+        callback=_options,
         help="Fine-tune language models on preference pairs with ORPO: one recipe, one command.",
         no_args_is_help=True,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_options)
     for name in commands:
         module = importlib.import_module(f"orpo_cli.cli.{name}")
         command = getattr(module, "app", None)
@@ -126,7 +126,8 @@ def main() -> None:
     except typer.Abort:
         code = 130
     except typer.TyperException as error:  # wrong option, argument or command
-        code = _report_error(UsageError(_error_message(error), remedy="See `orpo --help` and `orpo COMMAND --help`."))
+        message = error.format_message().replace("Value error, ", "")  # pydantic's, for choices
+        code = _report_error(UsageError(message, remedy="See `orpo --help` and `orpo COMMAND --help`."))
     _freeze_garbage_collector()
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -148,11 +149,6 @@ def _freeze_garbage_collector() -> None:
     """
     if "torch" not in sys.modules:
         gc.freeze()
-
-
-def _error_message(error: typer.TyperException) -> str:
-    describe = getattr(error, "format_message", None)
-    return str(describe() if describe is not None else error).replace("Value error, ", "")  # pydantic's, for choices
 
 
 def _report_error(error: OrpoError) -> int:

@@ -114,8 +114,8 @@ def tokens_view(spans: list[TokenSpan], *, coloured: bool) -> Text:
         if not coloured:
             text.append(f"⟦{span.text}⟧" if span.purpose == "end" else f"{span.text}·")
             continue
-        shade = " underline" if index % 2 and span.purpose != "end" else ""
-        text.append(span.text, LOSS_TERMS[span.purpose][1] + shade)
+        underline = " underline" if index % 2 and span.purpose != "end" else ""
+        text.append(span.text, LOSS_TERMS[span.purpose][1] + underline)
     return text
 
 

@@ -79,15 +79,9 @@ class AllocationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def backward_leaves_layers(_: torch.Tensor) -> None:
             self.peak_in_layers, self.peak = self.peak, self.live
 
-        handles = (
-            model.get_output_embeddings().register_forward_pre_hook(before_head),
-            model.get_input_embeddings().register_forward_hook(after_embedding),
-        )
-        try:
+        head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+        with head.register_forward_pre_hook(before_head), embedding.register_forward_hook(after_embedding):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def run_backward(self, loss: torch.Tensor) -> Phases:
         """Run backward from ``loss``; returns the peaks of three phases, which grow differently with the number of layers.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from accelerate.utils import patch_environment
 
 from orpo_cli.errors import UsageError
 from orpo_cli.model.added_tokens import trainable_token_indices
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 # Other parts of orpo-cli do what these arguments say: with them in the Trainer, an error of the hub would end the run.
 HANDLED_BY_ORPO = ("logging_dir", "push_to_hub", "hub_strategy", "hub_always_push", "hub_revision")
 LORA_PLUS = ("loraplus_lr_ratio", "loraplus_lr_embedding")  # keys of `lora` that configure the optimizer
-TENSORBOARD = "TENSORBOARD_LOGGING_DIR"  # environment variable of transformers' TensorBoardCallback
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,10 @@ def make_trainer(
     arguments = {"loss_on_prompt": plan.training.get("loss_on_prompt", True), "lora_plus": lora_plus}
     values = {name: value for name, value in plan.training.items() if name not in (*arguments, *HANDLED_BY_ORPO)}
     trainer_class = _trainer_class(plan, inputs.model, note)
+    tensorboard_dir = plan.training.get("logging_dir")  # TensorBoardCallback reads it from the environment
+    environment = {} if tensorboard_dir is None else {"TENSORBOARD_LOGGING_DIR": tensorboard_dir}
     eval_dataset = None if inputs.eval_dataset is None else TokenizedDataset(inputs.eval_dataset)
-    with (
-        explain_setting_errors("model, lora or training settings"),
-        _tensorboard_dir(plan.training.get("logging_dir")),
-    ):
+    with explain_setting_errors("model, lora or training settings"), patch_environment(**environment):
         trainer = trainer_class(
             **arguments,
             save_training_args=not plan.secrets,
@@ -113,17 +111,3 @@ def _trainer_class(plan: Plan, model: PreTrainedModel, note: Callable[[str], Non
         )
     note(f"trl's own path computes the steps: {obstacle}")
     return PairTrainer
-
-
-@contextmanager
-def _tensorboard_dir(folder: str | None) -> Iterator[None]:
-    """Context in which TensorBoardCallback is created: it reads its folder from the environment."""
-    before = os.environ.get(TENSORBOARD)
-    if folder is not None:
-        os.environ[TENSORBOARD] = folder
-    try:
-        yield
-    finally:
-        os.environ.pop(TENSORBOARD, None)
-        if before is not None:
-            os.environ[TENSORBOARD] = before

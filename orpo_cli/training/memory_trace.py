@@ -22,9 +22,8 @@ from orpo_cli.training.allocation_counter import AllocationCounter, Phases
 from orpo_cli.training.engine import lm_head, orpo_loss
 from orpo_cli.training.engine.fused_norms_and_gates import fused_norms_and_gates
 from orpo_cli.training.engine.packed_attention import attention_configs, use_packed_attention
-from orpo_cli.training.engine.packed_step import patched_forwards
+from orpo_cli.training.engine.packed_step import forward_packed, patched_forwards
 from orpo_cli.training.engine.packing import MicroBatch, TokenPair, pack
-from orpo_cli.training.engine.recompute import recompute_in_backward
 from orpo_cli.training.traced_model import build_traced_model
 
 if TYPE_CHECKING:
@@ -99,23 +98,14 @@ class MemoryTracer:
                     tensors.update({name: convert(value) for name, value in tensors.items() if _is_meta(value)})
 
     def _run_packed(self, batch: MicroBatch) -> Phases:
-        """The engine's step: see ``Engine.forward``, without the fused LoRA layers, which ``traced_model`` has."""
+        """The engine's step: see ``Engine.loss_share``, without the fused LoRA layers, which ``traced_model`` has."""
         counter, head = AllocationCounter(self.model, self.computation.accumulates), self.model.get_output_embeddings()
         packed_attention = use_packed_attention(attention_configs(self.model), batch)
         fused = patched_forwards(fused_norms_and_gates(self.model, verify=False))
         transform = lm_head.logit_transform(self.model)
         with counter, counter.observe_phases(self.model), packed_attention, fused:
-            with (
-                lm_head.patched_lm_head(head, transform, batch) as output,
-                recompute_in_backward(),
-                self._autocast(),
-            ):
-                self.model(
-                    input_ids=batch.input_ids,
-                    attention_mask=torch.ones_like(batch.input_ids),
-                    position_ids=batch.position_ids,
-                    use_cache=False,
-                )
+            with self._autocast():
+                output = forward_packed(self.model, head, transform, batch)
             totals = orpo_loss.StepTotals(batch.num_tokens, batch.num_pairs)
             loss, _ = orpo_loss.loss_share(output.log_probs, batch, totals, 0.1)
             return counter.run_backward(loss)

@@ -97,21 +97,13 @@ def forward_in_compute_dtype(layer: torch.nn.Module, x: torch.Tensor) -> torch.T
     return output
 
 
-def lora_linear(
-    x: torch.Tensor,
-    dtype: torch.dtype,
-    weight: torch.Tensor | None,
-    dequantize: Callable[[torch.dtype], torch.Tensor] | None,
-    bias: torch.Tensor | None,
-    lora_a: torch.Tensor,
-    lora_b: torch.Tensor,
-    scaling: float,
-) -> torch.Tensor:
-    """``LoraLinearFunction`` of x in any dtype, computed in ``dtype``."""
+def lora_linear(x: torch.Tensor, dtype: torch.dtype, *layer: Any) -> torch.Tensor:
+    """``LoraLinearFunction`` of x in any dtype, computed in ``dtype``; ``layer`` is its arguments from ``weight`` on."""
     x_cast = cast_once(x, dtype)
     with torch.autocast(x.device.type, enabled=False):
-        output: torch.Tensor = LoraLinearFunction.apply(x, x_cast, weight, dequantize, bias, lora_a, lora_b, scaling)  # type: ignore[no-untyped-call]
-    return output.view(*x.shape[:-1], len(lora_b))  # outside the function: callers may change its output in place
+        output: torch.Tensor = LoraLinearFunction.apply(x, x_cast, *layer)  # type: ignore[no-untyped-call]
+    # outside the function: callers may change its output in place
+    return output.view(*x.shape[:-1], output.shape[-1])
 
 
 def _dequantizer(base: Any) -> Callable[[torch.dtype], torch.Tensor]:

@@ -9,7 +9,7 @@ autograd functions below. A layer is patched only if its own forward pass gives 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -32,66 +32,52 @@ def fused_norms_and_gates(model: torch.nn.Module, *, verify: bool = True) -> Ite
     One layer of each class and size is computed both ways and compared. ``verify=False`` goes by class and attribute names
     alone, for models without values (memory_trace).
     """
-    choices: dict[Any, Any] = {}
-    module: Any
+    choices: dict[str, int | None] = {}
     for module in model.modules():
         if "forward" in module.__dict__ or module._forward_hooks or module._forward_pre_hooks:
             continue  # patched or observed by something else
-        if norms := _candidate_norms(module):
-            key = (type(module), module.weight.shape)
-            if key not in choices:
-                matching = (
-                    index
-                    for index, each in enumerate(norms)
-                    if not verify or _outputs_match(module, each, module.weight)
-                )
-                choices[key] = next(matching, None)
-            if choices[key] is not None:
-                yield module, norms[choices[key]]
-        elif _is_gated(module):
-            kind = (type(module), type(module.act_fn), repr(module.act_fn))
-            if kind not in choices:
-                choices[kind] = _matching_activation(module, verify)
-            if name := choices[kind]:
-                yield module, _GatedForward(module, name)
+        candidates = _candidate_norms(module) or _candidate_gates(module, verify)
+        if not candidates:
+            continue
+        key = f"{module} {[tuple(each.shape) for each in module.parameters()]}"
+        if key not in choices:
+            matching = (index for index, each in enumerate(candidates) if not verify or _outputs_match(module, each))
+            choices[key] = next(matching, None)
+        if (index := choices[key]) is not None:
+            yield module, candidates[index]
 
 
 def _candidate_norms(module: Any) -> list[Forward]:
     """Fused forwards that may compute what ``module`` computes; empty if it does not look like a norm."""
     if type(module) is torch.nn.LayerNorm and module.weight is not None and len(module.normalized_shape) == 1:
-        return [_LayerNormForward(module)]
+        return [partial(_layer_norm, module)]
     if not type(module).__name__.endswith("RMSNorm") or dict(module.named_parameters()).keys() != {"weight"}:
         return []
     eps = next((each for name in ("variance_epsilon", "eps") if (each := getattr(module, name, None))), None)
     if not isinstance(eps, float) or module.weight.dim() != 1:
         return []
-    return [_RmsNormForward(module, eps, offset) for offset in (0, 1)]  # Gemma multiplies by 1 + weight
+    return [partial(_rms_norm, module, eps, offset) for offset in (0, 1)]  # Gemma multiplies by 1 + weight
 
 
-def _is_gated(module: Any) -> bool:
-    return {name for name, _ in module.named_children()} == {"gate_proj", "up_proj", "down_proj", "act_fn"}
+def _candidate_gates(module: Any, verify: bool) -> list[Forward]:
+    """Fused forwards of a gated layer whose activation is one of ``ACTIVATIONS``, by value or (not ``verify``) by name."""
+    if {name for name, _ in module.named_children()} != {"gate_proj", "up_proj", "down_proj", "act_fn"}:
+        return []
+    if verify:
+        x = torch.linspace(-6, 6, 100)
+        output = module.act_fn(x)
+        names = [name for name, each in ACTIVATIONS.items() if torch.allclose(output, each(x), rtol=1e-5, atol=1e-6)]
+    else:
+        class_name = type(module.act_fn).__name__.lower().replace("activation", "")
+        names = [name for name in ACTIVATIONS if name.replace("_", "") in class_name]
+    return [partial(_gated_layer, module, name) for name in names[:1]]
 
 
-def _matching_activation(module: Any, verify: bool) -> str | None:
-    if not verify:
-        return next((name for name in ACTIVATIONS if _has_name(module.act_fn, name)), None)
-    x = torch.linspace(-6, 6, 100)
-    matching = (
-        name for name, each in ACTIVATIONS.items() if torch.allclose(module.act_fn(x), each(x), rtol=1e-5, atol=1e-6)
-    )
+def _outputs_match(module: Any, forward: Forward) -> bool:
     weight = next((each for each in module.parameters() if each.is_floating_point()), None)
-    name = next(matching, None)
-    if name is None or weight is None or not _outputs_match(module, _GatedForward(module, name), weight):
-        return None
-    return name
-
-
-def _has_name(activation: Any, name: str) -> bool:
-    return name.replace("_", "") in type(activation).__name__.lower().replace("activation", "")
-
-
-def _outputs_match(module: Any, forward: Forward, weight: torch.Tensor) -> bool:
-    if hasattr(weight, "device_mesh"):  # a sharded DTensor, which is gathered only inside the model's forward pass
+    if weight is None or hasattr(
+        weight, "device_mesh"
+    ):  # a sharded DTensor, which is gathered only inside the model's forward pass
         return False
     width = getattr(getattr(module, "gate_proj", None), "in_features", weight.shape[-1])
     was_training = module.training
@@ -108,59 +94,39 @@ def _outputs_match(module: Any, forward: Forward, weight: torch.Tensor) -> bool:
     return output.dtype == expected.dtype and close
 
 
-class _LayerNormForward:
-    """Forward of torch's LayerNorm, which saves its input and two numbers a row."""
+def _layer_norm(module: Any, x: torch.Tensor) -> torch.Tensor:
+    """Forward of torch's LayerNorm, x (..., hidden_size) → the same shape; it saves its input and two numbers a row."""
+    if torch.is_autocast_enabled(x.device.type):  # it chooses the dtype, and is not active in the backward pass
+        return type(module).forward(module, x)  # type: ignore[no-any-return]
 
-    def __init__(self, module: Any) -> None:
-        self.module = module
+    def norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        return layer_norm(x, list(weight.shape), weight, bias, module.eps)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x (..., hidden_size) → the same shape."""
-        weight, bias, eps = self.module.weight, self.module.bias, self.module.eps
-        if torch.is_autocast_enabled(x.device.type):  # it chooses the dtype, and is not active in the backward pass
-            output: torch.Tensor = type(self.module).forward(self.module, x)
-            return output
-
-        def norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-            return layer_norm(x, list(weight.shape), weight, bias, eps)
-
-        return recomputable(norm, x, weight) if bias is None else recomputable(norm, x, weight, bias)
+    return recomputable(norm, x, module.weight, *([] if module.bias is None else [module.bias]))
 
 
-class _RmsNormForward:
-    """Forward of an RMS norm that multiplies by ``offset`` + weight."""
+def _rms_norm(module: Any, eps: float, offset: int, x: torch.Tensor) -> torch.Tensor:
+    """Forward of an RMS norm that multiplies by ``offset`` + weight: x (..., hidden_size) → the same shape and dtype."""
+    mixed = x.dtype != module.weight.dtype  # half-precision weights with norms in float32
+    if mixed and (offset or not x.is_cuda):
+        return type(module).forward(module, x)  # type: ignore[no-any-return]
 
-    def __init__(self, module: Any, eps: float, offset: int) -> None:
-        self.module, self.eps, self.offset = module, eps, offset
+    def norm(x: torch.Tensor, weight: torch.Tensor) -> Any:
+        wide = x
+        with torch.autocast(x.device.type, enabled=False):
+            if offset:  # rounded once, at the end, as Gemma does
+                wide, weight = _upcast(x), _upcast(weight) + offset
+            if not x.is_cuda:
+                return RmsNormFunction.apply(x, weight, eps)  # type: ignore[no-untyped-call]
+            if mixed:
+                return weight * rms_norm(x, list(weight.shape), None, eps)
+            return rms_norm(wide, list(weight.shape), weight, eps).to(x.dtype)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x (..., hidden_size) → the same shape and dtype."""
-        weight = self.module.weight
-        mixed = x.dtype != weight.dtype  # half-precision weights with norms in float32
-        if mixed and (self.offset or not x.is_cuda):
-            output: torch.Tensor = type(self.module).forward(self.module, x)
-            return output
+    return recomputable(norm, x, module.weight)
 
-        def norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-            with torch.autocast(x.device.type, enabled=False):
-                return self._with_offset(x, weight) if self.offset else self._plain(x, weight, mixed)
 
-        return recomputable(norm, x, weight)
-
-    def _plain(self, x: torch.Tensor, weight: torch.Tensor, mixed: bool) -> torch.Tensor:
-        if x.is_cuda:
-            normed = rms_norm(x, list(weight.shape), None if mixed else weight, self.eps)
-            return weight * normed if mixed else normed
-        output: torch.Tensor = RmsNormFunction.apply(x, weight, self.eps)  # type: ignore[no-untyped-call]
-        return output
-
-    def _with_offset(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Rounded once, at the end, as Gemma does."""
-        wide, factor = (each if each.dtype.itemsize >= 4 else each.float() for each in (x, weight))
-        if x.is_cuda:
-            return rms_norm(wide, list(weight.shape), factor + self.offset, self.eps).to(x.dtype)
-        output: torch.Tensor = RmsNormFunction.apply(x, factor + self.offset, self.eps)  # type: ignore[no-untyped-call]
-        return output
+def _upcast(x: torch.Tensor) -> torch.Tensor:
+    return x if x.dtype.itemsize >= 4 else x.float()
 
 
 class RmsNormFunction(torch.autograd.Function):
@@ -173,7 +139,7 @@ class RmsNormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """Saves x and one number a row."""
-        wide = x if x.dtype.itemsize >= 4 else x.float()
+        wide = _upcast(x)
         scale: torch.Tensor = (
             torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         )
@@ -186,7 +152,7 @@ class RmsNormFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         """``grad`` has the shape of x."""
         x, weight, scale = ctx.saved_tensors
-        wide, wide_grad = (each if each.dtype.itemsize >= 4 else each.float() for each in (x, grad))
+        wide, wide_grad = _upcast(x), _upcast(grad)
         grad_weight = None
         if ctx.needs_input_grad[1]:
             grad_weight = (wide_grad * wide).mul_(scale).flatten(0, -2).sum(0).to(weight.dtype)
@@ -198,20 +164,15 @@ class RmsNormFunction(torch.autograd.Function):
         return grad_x, grad_weight, None
 
 
-class _GatedForward:
-    """Forward of a gated MLP (SwiGLU, GeGLU; arXiv 2002.05202, Eq. 6): down_proj(activation(gate_proj(x)) * up_proj(x))."""
+def _gated_layer(module: Any, activation: str, x: torch.Tensor) -> torch.Tensor:
+    """Forward of a gated MLP (SwiGLU, GeGLU; arXiv 2002.05202, Eq. 6): down_proj(activation(gate_proj(x)) * up_proj(x)).
 
-    def __init__(self, module: Any, activation: str) -> None:
-        self.module = module
-        self.activation = activation
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x (..., hidden_size) → the same shape."""
-        module = self.module
-        gate, up = (forward_in_compute_dtype(layer, x) for layer in (module.gate_proj, module.up_proj))
-        gated_activation = _compiled_gate(self.activation) if gate.is_cuda else _eager_gate(self.activation)
-        output: torch.Tensor = module.down_proj(recomputable(gated_activation, gate, up))
-        return output.to(x.dtype) if casts_output(module.gate_proj) else output
+    x (..., hidden_size) → the same shape.
+    """
+    gate, up = (forward_in_compute_dtype(layer, x) for layer in (module.gate_proj, module.up_proj))
+    gated_activation = _compiled_gate(activation) if gate.is_cuda else _eager_gate(activation)
+    output: torch.Tensor = module.down_proj(recomputable(gated_activation, gate, up))
+    return output.to(x.dtype) if casts_output(module.gate_proj) else output
 
 
 def _eager_gate(activation: str) -> Callable[[torch.Tensor, torch.Tensor], Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -67,7 +67,7 @@ def patched_lm_head(head: torch.nn.Module, transform: LogitTransform, batch: Mic
 
     def log_probs_forward(hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         predicting = hidden_states[0].index_select(0, batch.predict_positions)
-        if _is_linear(head):
+        if type(head) is torch.nn.Linear and head.weight.is_floating_point():
             output.log_probs = _tiled_log_probs(predicting, head, batch.targets, transform)
             if transform.softcap is None:
                 output.logit_sums = _logit_sums(hidden_states[0], head, transform.scale, batch)
@@ -83,11 +83,6 @@ def patched_lm_head(head: torch.nn.Module, transform: LogitTransform, batch: Mic
             del head.__dict__["forward"]
         else:
             head.forward = patched_before
-
-
-def _is_linear(head: torch.nn.Module) -> TypeGuard[torch.nn.Linear]:
-    """Whether the head is exactly torch's linear map, with unquantized weights."""
-    return type(head) is torch.nn.Linear and head.weight.is_floating_point()
 
 
 def _compute_dtype(hidden_states: torch.Tensor) -> torch.dtype:
@@ -200,12 +195,12 @@ class LinearLogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         """``grad`` (N,): the loss's gradient of each log-probability."""
-        hidden_states, weight, bias, targets, log_norms, gradient = ctx.saved_tensors
+        *saved, gradient = ctx.saved_tensors
         grads: list[torch.Tensor | None] = [None, None, None]
         if gradient is not None:
             grads[0] = gradient * grad[:, None].to(gradient.dtype)
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            grads[1:] = _weight_gradients(hidden_states, weight, bias, targets, log_norms, grad, ctx.transform)
+            grads[1:] = _weight_gradients(saved, grad, ctx.transform)
         return (*grads, None, None)
 
 
@@ -214,19 +209,15 @@ def split_range(length: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
-def _tile_size(hidden_states: torch.Tensor) -> tuple[int, int]:
-    return TILE_SIZES.get(hidden_states.device.type, TILE_SIZES["cpu"])
-
-
 def _row_blocks(hidden_states: torch.Tensor) -> list[slice]:
-    return split_range(len(hidden_states), _tile_size(hidden_states)[0])
+    return split_range(len(hidden_states), TILE_SIZES["cuda" if hidden_states.is_cuda else "cpu"][0])
 
 
 def _vocab_tiles(
     hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
     """(token ids, their weight rows, their logits before the transform), tile by tile over the vocabulary."""
-    for tile in split_range(len(weight), _tile_size(hidden_states)[1]):
+    for tile in split_range(len(weight), TILE_SIZES["cuda" if hidden_states.is_cuda else "cpu"][1]):
         logits = hidden_states @ weight[tile].T
         if bias is not None:
             logits += bias[tile]
@@ -244,15 +235,10 @@ def _transform_with_slope(logits: torch.Tensor, transform: LogitTransform) -> tu
 
 
 def _weight_gradients(
-    hidden_states: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    targets: torch.Tensor,
-    log_norms: torch.Tensor,
-    grad: torch.Tensor,
-    transform: LogitTransform,
+    saved: list[Any], grad: torch.Tensor, transform: LogitTransform
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Gradients of weight (vocab_size, hidden_size) and bias: d log p(t) / d z_v = [v = t] - p(v), times f'(z_v)."""
+    hidden_states, weight, bias, targets, log_norms = saved
     grad_weight = torch.zeros_like(weight)
     grad_bias = None if bias is None else torch.zeros_like(bias)
     for rows in _row_blocks(hidden_states):

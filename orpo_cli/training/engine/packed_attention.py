@@ -146,7 +146,7 @@ def _attention_forward(
         raise UnsupportedAttention("its attention is not causal")
     if isinstance(attention_mask, CudaMask):
         options = {"scaling": scaling, "softcap": softcap, "s_aux": s_aux, **kwargs}
-        return packed_attention_cuda.attention_forward(module, query, key, value, attention_mask, **options), None
+        return packed_attention_cuda.attention_forward(module, query, key, value, attention_mask, options), None
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: SegmentMask) -> torch.Tensor:
         if not q.shape[2]:

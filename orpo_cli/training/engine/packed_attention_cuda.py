@@ -127,27 +127,20 @@ def attention_forward(
     key: torch.Tensor,
     value: torch.Tensor,
     mask: CudaMask,
-    *,
-    scaling: float | None,
-    softcap: float | None,
-    s_aux: torch.Tensor | None,
-    **kwargs: Any,
+    options: dict[str, Any],
 ) -> torch.Tensor:
     """Attention of a layer: query (1, heads, T, head_dim), key and value (1, kv_heads, T, head_dim) give
-    (1, T, heads, head_dim).
+    (1, T, heads, head_dim). ``options`` are FlexAttention's.
     """
-    if torch.is_autocast_enabled(
-        "cuda"
-    ):  # autocast casts the inputs of scaled_dot_product_attention, not of these functions
+    # autocast casts the inputs of scaled_dot_product_attention, not of these functions
+    if torch.is_autocast_enabled("cuda"):
         query, key, value = (each.to(torch.get_autocast_dtype("cuda")) for each in (query, key, value))
-    plain = softcap is None and s_aux is None
+    plain = options["softcap"] is None and options["s_aux"] is None
     if plain and _flash_supports(query, value) and mask.window is not None:
-        return flash_attention(query, key, value, mask.varlen_inputs, mask.window, scaling)
+        return flash_attention(query, key, value, mask.varlen_inputs, mask.window, options["scaling"])
     from transformers.integrations.flex_attention import flex_attention_forward
 
-    output: torch.Tensor = flex_attention_forward(
-        module, query, key, value, mask.block_mask, scaling=scaling, softcap=softcap, s_aux=s_aux, **kwargs
-    )[0]
+    output: torch.Tensor = flex_attention_forward(module, query, key, value, mask.block_mask, **options)[0]
     return output
 
 

@@ -18,7 +18,7 @@ from orpo_cli.training.engine import orpo_loss
 from orpo_cli.training.engine.compiled_kernels import compile_rotary_functions, use_compiled_rotary
 from orpo_cli.training.engine.fused_lora import fused_lora_forwards
 from orpo_cli.training.engine.fused_norms_and_gates import fused_norms_and_gates
-from orpo_cli.training.engine.lm_head import HeadOutput, logit_transform, patched_lm_head
+from orpo_cli.training.engine.lm_head import HeadOutput, LogitTransform, logit_transform, patched_lm_head
 from orpo_cli.training.engine.packed_attention import attention_configs, use_packed_attention
 from orpo_cli.training.engine.packing import (
     MicroBatch,
@@ -114,7 +114,7 @@ class Engine:
 
     def loss_share(self, model: Any, batch: MicroBatch) -> torch.Tensor:
         """The part of the step's loss that ``batch`` contributes; ``model`` may be wrapped. Within ``patched_model``."""
-        output = self.forward(model, batch)
+        output = forward_packed(model, self.head, self.logit_transform, batch)
         loss, metric_sums = orpo_loss.loss_share(output.log_probs, batch, self._totals, self.beta)
         if not batch.in_loss:
             return loss * 0
@@ -122,17 +122,6 @@ class Engine:
         num_rejected_inputs = len(batch.input_positions) - batch.num_chosen_inputs
         self._logit_sums.append((output.logit_sums, batch.num_chosen_inputs, num_rejected_inputs))
         return loss
-
-    def forward(self, model: Any, batch: MicroBatch) -> HeadOutput:
-        """Forward pass of ``batch``, which is on the model's device."""
-        with patched_lm_head(self.head, self.logit_transform, batch) as output, recompute_in_backward():
-            model(
-                input_ids=batch.input_ids,
-                attention_mask=torch.ones_like(batch.input_ids),  # without one, some models derive it from position_ids
-                position_ids=batch.position_ids,
-                use_cache=False,
-            )
-        return output
 
     def metrics(self, across_processes: bool = True) -> dict[str, float]:
         """The metrics since ``start_step``, under trl's names. Synchronizes with the device, once."""
@@ -151,6 +140,18 @@ class Engine:
             metrics["logits/chosen"] = chosen / max(1, chosen_inputs)
             metrics["logits/rejected"] = rejected / max(1, rejected_inputs)
         return metrics
+
+
+def forward_packed(model: Any, head: torch.nn.Module, transform: LogitTransform, batch: MicroBatch) -> HeadOutput:
+    """Forward pass of ``batch``, which is on the model's device; the model's layers are patched."""
+    with patched_lm_head(head, transform, batch) as output, recompute_in_backward():
+        model(
+            input_ids=batch.input_ids,
+            attention_mask=torch.ones_like(batch.input_ids),  # without one, some models derive it from position_ids
+            position_ids=batch.position_ids,
+            use_cache=False,
+        )
+    return output
 
 
 @contextmanager

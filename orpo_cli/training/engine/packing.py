@@ -7,6 +7,7 @@ last token of a completion predicts nothing and is left out.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -123,10 +124,7 @@ def split_into_groups(pairs: Sequence[TokenPair], max_tokens: int) -> list[list[
 def pack(pairs: Sequence[TokenPair], loss_on_prompt: bool) -> MicroBatch:
     """Pack ``pairs`` into one row."""
     spans: list[PairSpan] = []
-    columns: dict[str, list[torch.Tensor]] = {
-        name: []
-        for name in ("ids", "position_ids", "predict_positions", "targets", "prediction_indices", "sequence_ids", "nll")
-    }
+    columns: defaultdict[str, list[torch.Tensor]] = defaultdict(list)  # by field of MicroBatch
     inputs: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
     lengths: list[int] = []
     start = predictions = 0
@@ -137,7 +135,7 @@ def pack(pairs: Sequence[TokenPair], loss_on_prompt: bool) -> MicroBatch:
         before = max(0, len(pair.prompt) - 1)  # position of the first input that predicts a completion token
         first = 1 if len(pair.prompt) == 0 else 0  # the first token of a completion that is predicted
         common = max(0, span.shared - len(pair.prompt) - first)  # predictions that both completions share
-        columns["ids"] += _span_ids(pair, span)
+        columns["input_ids"] += _span_ids(pair, span)
         columns["position_ids"].append(span.position_ids())
         chosen, rejected = pair.chosen[first:], pair.rejected[first:]
         prompt = before if loss_on_prompt else 0
@@ -155,24 +153,20 @@ def pack(pairs: Sequence[TokenPair], loss_on_prompt: bool) -> MicroBatch:
             torch.full((len(chosen),), 2 * number),
             torch.full((len(rejected),), 2 * number + 1),
         ]
-        columns["nll"].append(torch.arange(predictions, predictions + prompt + len(chosen)))
+        columns["nll_indices"].append(torch.arange(predictions, predictions + prompt + len(chosen)))
         lengths += [len(chosen), len(rejected)]
         inputs[0].append(span.row_indices(0, before + len(chosen), False))
         inputs[1].append(span.row_indices(0, before + len(rejected), True))
         predictions += prompt + len(chosen) + len(rejected) - common
-    joined = {name: torch.cat(tensors) for name, tensors in columns.items()}
+    tensors: dict[str, Any] = {name: torch.cat(each) for name, each in columns.items()}
+    for name in ("input_ids", "position_ids"):
+        tensors[name] = tensors[name][None]
     return MicroBatch(
         spans=tuple(spans),
-        input_ids=joined["ids"][None],
-        position_ids=joined["position_ids"][None],
-        predict_positions=joined["predict_positions"],
-        targets=joined["targets"],
-        prediction_indices=joined["prediction_indices"],
-        sequence_ids=joined["sequence_ids"],
         completion_lengths=torch.tensor(lengths, dtype=torch.float64),
-        nll_indices=joined["nll"],
         input_positions=torch.cat(inputs[0] + inputs[1]),
         num_chosen_inputs=sum(map(len, inputs[0])),
+        **tensors,
     )
 
 

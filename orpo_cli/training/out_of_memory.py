@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import should_reduce_batch_size
 
 # Messages of torch's CPU allocators, with a limit on the address space and without.
 _CPU_MESSAGES = ("can't allocate memory", "not enough memory: you tried to allocate")
@@ -24,34 +23,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     return should_reduce_batch_size(error) or any(message in str(error) for message in _CPU_MESSAGES)
 
 
-@dataclass(frozen=True)
-class RandomState:
-    """State of the random number generators that dropout uses: the CPU's and the training device's."""
+def random_state_restorer(device: torch.device) -> Callable[[], None]:
+    """Function that restores the current state of the random generators that dropout uses: the CPU's and the device's."""
+    cpu_state = torch.get_rng_state()
+    if device.type == "cpu":
+        return lambda: torch.set_rng_state(cpu_state)
+    generator = torch.get_device_module(device)
+    device_state = generator.get_rng_state(device)
 
-    device: torch.device
-    cpu_state: torch.Tensor
-    device_state: torch.Tensor | None
+    def restore() -> None:
+        torch.set_rng_state(cpu_state)
+        generator.set_rng_state(device_state, device)
 
-    @classmethod
-    def capture(cls, device: torch.device) -> RandomState:
-        """The current state."""
-        generator = _device_generator(device)
-        return cls(device, torch.get_rng_state(), None if generator is None else generator.get_rng_state(device))
-
-    def restore(self) -> None:
-        """Return to this state, so that the same numbers are drawn again."""
-        torch.set_rng_state(self.cpu_state)
-        if self.device_state is not None:
-            _device_generator(self.device).set_rng_state(self.device_state, self.device)
-
-
-def _device_generator(device: torch.device) -> Any:
-    return None if device.type == "cpu" else torch.get_device_module(device)
-
-
-def free_memory() -> None:
-    """Free what a failed step left. Call it after the ``except`` block: the error's frames refer to tensors until then."""
-    clear_device_cache(garbage_collection=True)
+    return restore
 
 
 class SelectiveCheckpointing:

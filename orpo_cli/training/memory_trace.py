@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
@@ -77,7 +76,7 @@ class MemoryTracer:
             self._make_fake(layer)
         with self.mode, _use_layers(self.layer_list, layers), _few_tiles():
             if self.computation.fast_path:
-                return self._run_packed(_fake_batch(packed, self.mode))
+                return self._run_packed(packed.map_tensors(self.mode.from_tensor))
             return self._run_padded(pairs)
 
     def _make_fake(self, module: torch.nn.Module) -> None:
@@ -181,13 +180,6 @@ def _pair(size: PairSize) -> TokenPair:
     counts = (size.prompt, size.chosen, size.rejected)
     prompt, chosen, rejected = (torch.full((count,), value, dtype=torch.int64) for value, count in enumerate(counts))
     return TokenPair("", prompt, chosen, rejected)
-
-
-def _fake_batch(batch: MicroBatch, mode: FakeTensorMode) -> MicroBatch:
-    fake: dict[str, Any] = {
-        name: mode.from_tensor(value) for name, value in vars(batch).items() if isinstance(value, torch.Tensor)
-    }
-    return replace(batch, **fake)
 
 
 def _trl_loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

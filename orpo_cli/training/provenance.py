@@ -30,7 +30,7 @@ def provenance(model: Any, report: Any) -> dict[str, Any]:
         "orpo_cli": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: _version(name) for name in LIBRARIES},
+        "versions": {name: installed_version(name) for name in LIBRARIES},
         "git_commit": _git_commit(),
         "model": {
             "revision": getattr(model.config, "_commit_hash", None),
@@ -41,7 +41,8 @@ def provenance(model: Any, report: Any) -> dict[str, Any]:
     }
 
 
-def _version(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
+    """The version of an installed package; None where it is absent."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

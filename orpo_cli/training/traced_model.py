@@ -16,6 +16,8 @@ from orpo_cli.training.engine.packed_attention import attention_configs
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+    from orpo_cli.recipe.schema.lora import LoraSection
+
 LORA_SCALING = 2.0  # any value: it changes no size
 
 
@@ -51,9 +53,7 @@ def _add_adapter(model: PreTrainedModel, computation: Computation) -> None:
     assert lora is not None
     for name, rank in adapted_modules([name for name, _, _ in linear_layers(model)], lora).items():
         parent, _, child = name.rpartition(".")
-        base = model.get_submodule(name)
-        fused = computation.fast_path and computation.fused_lora
-        layer = _LoraLinear(base, rank, lora.lora_dropout, lora.use_dora, fused, computation.upcast_norms)
+        layer = _LoraLinear(model.get_submodule(name), rank, lora, computation)
         setattr(model.get_submodule(parent), child, layer)
     for saved in lora.modules_to_save or ():
         for name, module in model.named_modules():
@@ -64,16 +64,18 @@ def _add_adapter(model: PreTrainedModel, computation: Computation) -> None:
 class _LoraLinear(torch.nn.Module):
     """A frozen linear layer with a float32 adapter, computed as the engine does where it can, otherwise as peft does."""
 
-    def __init__(self, base: Any, rank: int, dropout: float, dora: bool, fused: bool, casts_output: bool) -> None:
+    def __init__(self, base: Any, rank: int, lora: LoraSection, computation: Computation) -> None:
         super().__init__()
-        self.fused = fused and isinstance(base, torch.nn.Linear) and dropout == 0 and not dora
-        self.casts_output = casts_output
-        out_features, in_features = base.weight.shape if isinstance(base, torch.nn.Linear) else base.weight.shape[::-1]
+        is_linear, dropout = isinstance(base, torch.nn.Linear), lora.lora_dropout
+        can_fuse = is_linear and dropout == 0 and not lora.use_dora
+        self.fused = computation.fast_path and computation.fused_lora and can_fuse
+        self.casts_output = computation.upcast_norms
+        out_features, in_features = base.weight.shape if is_linear else base.weight.shape[::-1]
         self.base = base
         self.dropout = torch.nn.Dropout(dropout) if dropout > 0 else torch.nn.Identity()
         self.lora_a = torch.nn.Linear(in_features, rank, bias=False, dtype=torch.float32)
         self.lora_b = torch.nn.Linear(rank, out_features, bias=False, dtype=torch.float32)
-        self.magnitude = torch.nn.Parameter(torch.ones(out_features)) if dora else None
+        self.magnitude = torch.nn.Parameter(torch.ones(out_features)) if lora.use_dora else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         output = self.compute(x)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,17 +32,6 @@ if TYPE_CHECKING:
 DISK_FULL_MESSAGES = ("No space left", "inline_container", "PytorchStreamWriter")  # the last two are torch.save's
 
 
-@dataclass(frozen=True)
-class TrainingResult:
-    """Result of training: ``metrics`` is the last logged step, ``evaluation`` the last evaluation (may be empty)."""
-
-    result: Path
-    steps: int
-    seconds: float
-    metrics: dict[str, Any]
-    evaluation: dict[str, Any]
-
-
 def train(
     plan: Plan,
     rundir: RunDir,
@@ -51,7 +39,7 @@ def train(
     observer: TrainingObserver,
     resume_from: Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
-) -> TrainingResult:
+) -> None:
     """Train as ``plan`` says, save the result, and record the outcome in run.json.
 
     Raises Interrupted (a checkpoint was saved), RunError (a loss that is not finite, an adapter that did not change),
@@ -88,7 +76,7 @@ def train(
         if explained is error:
             raise
         raise explained from error
-    return _record_result(rundir, trainer, metrics, time.time() - started)
+    _record_result(rundir, trainer, metrics, time.time() - started)
 
 
 def save_result(model: Any, tokenizer: PreTrainedTokenizerBase, plan: Plan, rundir: RunDir) -> None:
@@ -141,26 +129,19 @@ def _record_failure(rundir: RunDir, error: BaseException, *, keep: bool) -> None
         rundir.discard()
 
 
-def _record_result(rundir: RunDir, trainer: PairTrainer, metrics: MetricsCallback, seconds: float) -> TrainingResult:
+def _record_result(rundir: RunDir, trainer: PairTrainer, metrics: MetricsCallback, seconds: float) -> None:
+    """Write the outcome to run.json, with the last logged step and the last evaluation (may be empty)."""
     evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
-    result = TrainingResult(
-        result=rundir.result(),
-        steps=trainer.state.global_step,
-        seconds=seconds,
-        metrics=metrics.last,
-        evaluation=evaluations[-1] if evaluations else {},
-    )
     rundir.write_run(
         status=FINISHED,
         finished_at=_now(),
-        seconds=round(result.seconds, 1),
-        steps=result.steps,
-        final_metrics=result.metrics,
-        final_evaluation=result.evaluation,
+        seconds=round(seconds, 1),
+        steps=trainer.state.global_step,
+        final_metrics=metrics.last,
+        final_evaluation=evaluations[-1] if evaluations else {},
         best_checkpoint=trainer.state.best_model_checkpoint,
         trainable_parameters=sum(each.numel() for each in trainer.model.parameters() if each.requires_grad),
     )
-    return result
 
 
 def _explain_error(error: BaseException, rundir: RunDir) -> BaseException:

@@ -67,20 +67,17 @@ class PairTrainer(ORPOTrainer):
         self.data_collator: Any = PairCollator(self.data_collator)
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """The plan's optimizer. Raises UsageError or MachineError where the library refuses it."""
+        """The plan's optimizer, with LoRA+ parameter groups where the plan has them. Raises UsageError or MachineError where the library refuses it."""
         with explain_setting_errors("training.optim", "training.optim_args"):
             if self.lora_plus and getattr(self, "optimizer", None) is None:
-                self.optimizer: torch.optim.Optimizer = self._lora_plus_optimizer()
+                from peft.optimizers import create_loraplus_optimizer
+
+                optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+                arguments |= {"loraplus_weight_decay": self.args.weight_decay, **self.lora_plus}
+                self.optimizer: torch.optim.Optimizer = create_loraplus_optimizer(
+                    self.model, optimizer_class, **arguments
+                )
             return super().create_optimizer(model)
-
-    def _lora_plus_optimizer(self) -> torch.optim.Optimizer:
-        """The plan's optimizer with LoRA+ parameter groups."""
-        from peft.optimizers import create_loraplus_optimizer
-
-        optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-        arguments |= {"loraplus_weight_decay": self.args.weight_decay, **self.lora_plus}
-        optimizer: torch.optim.Optimizer = create_loraplus_optimizer(self.model, optimizer_class, **arguments)
-        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The plan's learning-rate schedule. Raises UsageError where the library refuses it."""

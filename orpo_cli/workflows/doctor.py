@@ -12,6 +12,7 @@ from typing import Any
 
 from orpo_cli.errors import MachineError
 from orpo_cli.machine import Machine, probe
+from orpo_cli.training.provenance import installed_version
 
 EXTRAS = {  # the optional extras of orpo-cli, and what each is for
     "gguf": "models in .gguf files, such as the quickstart's",
@@ -102,15 +103,8 @@ def required_packages(requirements: Sequence[str], extra: str = "") -> list[Pack
         always = marker is None or marker.evaluate({"extra": ""})
         wanted = always if not extra else not always and marker is not None and marker.evaluate({"extra": extra})
         if wanted:
-            found.append(Package(requirement.name, str(requirement.specifier), _installed(requirement.name)))
+            found.append(Package(requirement.name, str(requirement.specifier), installed_version(requirement.name)))
     return sorted(found, key=lambda package: package.name)
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _hub_state() -> dict[str, Any]:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from orpo_cli.data.prepare import PreparedData
     from orpo_cli.hub.push_during_training import PushCallback
     from orpo_cli.model.model_source import ModelSource
-    from orpo_cli.training.train import TrainingResult
 
 
 def train_recipe(
@@ -38,9 +37,10 @@ def train_recipe(
     if rundir.read_run()["status"] == FINISHED:
         console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
         return rundir
-    result = train_plan(plan, source, rundir, checkpoint, console)
-    minutes, seconds = divmod(round(result.seconds), 60)
-    console.note(f"trained {result.steps} steps in {minutes} min {seconds} s")
+    train_plan(plan, source, rundir, checkpoint, console)
+    run = rundir.read_run()
+    minutes, seconds = divmod(round(run["seconds"]), 60)
+    console.note(f"trained {run['steps']} steps in {minutes} min {seconds} s")
     return rundir
 
 
@@ -78,7 +78,7 @@ def train_plan(
     console: Console,
     *,
     max_pairs: int | None = None,
-) -> TrainingResult:
+) -> None:
     """Prepare the pairs, load the model, train, save the result and write the model card.
 
     ``max_pairs``: train only on so many pairs, the shortest ones. An error before the first step removes the directory of
@@ -107,11 +107,10 @@ def train_plan(
             stack.push(lambda error, *_: push.wait_for_pending(interrupted=error is not None))
         display = stack.enter_context(TrainingDisplay(console))
         # makes the trainer, trains, and saves the adapter or the model
-        result = train(plan, rundir, inputs, display, checkpoint, [push] if push else [])
+        train(plan, rundir, inputs, display, checkpoint, [push] if push else [])
     write_card(rundir)
     if push is not None:
         push.push_result()
-    return result
 
 
 @contextmanager

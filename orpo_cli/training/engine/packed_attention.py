@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -57,12 +56,9 @@ class PackedMask:
 
     def __init__(self, batch: MicroBatch, allowed: Callable[..., torch.Tensor]) -> None:
         self.spans = batch.spans
+        # of the row's segments: for each pair shared prefix with chosen, then rejected
+        self.segment_lengths = [each for span in batch.spans for each in (span.shared + span.chosen, span.rejected)]
         self.segments = [self._segment_masks(span, batch.input_ids.device, allowed) for span in batch.spans]
-
-    @cached_property
-    def segment_lengths(self) -> list[int]:
-        """Tokens of the row's segments: for each pair shared prefix with chosen, then rejected."""
-        return [length for span in self.spans for length in (span.shared + span.chosen, span.rejected)]
 
     @staticmethod
     def _segment_masks(

@@ -8,7 +8,7 @@ last token of a completion predicts nothing and is left out.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -88,12 +88,12 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on ``device``."""
-        moved = {
-            name: value.to(device, non_blocking=True)
-            for name, value in vars(self).items()
-            if isinstance(value, torch.Tensor)
-        }
-        return replace(self, **moved)  # type: ignore[arg-type]
+        return self.map_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def map_tensors(self, function: Callable[[torch.Tensor], Any]) -> MicroBatch:
+        """The same with ``function`` of each tensor."""
+        tensors = {name: function(value) for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return replace(self, **tensors)
 
 
 def token_pair(row: Mapping[str, Any]) -> TokenPair:

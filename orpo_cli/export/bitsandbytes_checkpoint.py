@@ -31,14 +31,12 @@ def write_bnb(
     source: ExportSource, folder: Path, reference: ReferenceLogits, *, bits: int, dtype: str, max_shard_size: str
 ) -> list[Tensor]:
     """Quantize the model and save it in ``folder``. Returns the logits of the quantized model before it was saved."""
-    from orpo_cli.model.base_model import load_base
-    from orpo_cli.model.model_source import ModelSource
     from orpo_cli.verify.logits import compute_logits
 
     # Each layer would warn "inputs will be cast to float16", which is how LLM.int8 works.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     copy_model_files(source.folder, folder)
-    model = load_base(ModelSource(source.section(dtype=dtype)), bnb_quantization(bits, dtype), "cpu")
+    model = source.load(dtype=dtype, quantization=bnb_quantization(bits, dtype))
     save_model(model, reference.tokenizer, reference.eos_token_ids, folder, max_shard_size)
     logits = compute_logits(model, reference.prompt_ids)  # after saving: a forward pass on a CPU may repack the weights
     del model

@@ -44,11 +44,7 @@ class ExportResult:
             "format": self.format,
             "status": "unchanged" if self.already_exported else "exported",
             "output": str(self.output),
-            "verified": self.record.verified,
-            "options": self.record.options,
-            "checklist": self.record.checklist,
-            "checks": self.record.checks,
-            "files": self.record.files,
+            **{each: getattr(self.record, each) for each in ("verified", "options", "checklist", "checks", "files")},
             "size": sum(file["size"] for file in self.record.files.values()),
         }
 

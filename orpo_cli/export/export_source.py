@@ -14,15 +14,16 @@ from orpo_cli.json_files import read_json_object
 from orpo_cli.merge.merge import merge
 from orpo_cli.merge.merge_record import MergeRecord, adapter_digests
 from orpo_cli.merge.merge_target import MergeRequest
+from orpo_cli.model.base_model import load_base
 from orpo_cli.model.model_facts import model_facts
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import ModelPlan, Plan
-from orpo_cli.recipe.schema import ExportSection
+from orpo_cli.recipe.schema import ExportSection, QuantizationSection
 from orpo_cli.rundir import RunDir
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedModel
 
 ORIGIN_FILES = (
     "config.json",
@@ -55,10 +56,6 @@ class ExportSource:
         """The source of ``base``."""
         return ModelSource(self.base)
 
-    def config(self) -> PreTrainedConfig:
-        """The configuration of the model."""
-        return self.source.config()
-
     @cached_property
     def facts(self) -> ModelFacts:
         """Number of parameters and other facts that do not need the weights."""
@@ -68,12 +65,13 @@ class ExportSource:
         """Settings to load the model, or its export in ``folder``, on the CPU."""
         attention = "sdpa" if self.facts.supports_sdpa else "eager"
         options = {"dtype": dtype, "attn_implementation": attention, "chat_template": "tokenizer"}
-        location = {
-            "model_name_or_path": str(folder or self.folder),
-            "model_revision": "main",
-            "add_special_tokens": [],
-        }
-        return self.base.model_copy(update={**options, **location})
+        return self.base.stored_in(str(folder or self.folder), add_special_tokens=[], **options)
+
+    def load(
+        self, folder: Path | None = None, *, dtype: str, quantization: QuantizationSection | None = None
+    ) -> PreTrainedModel:
+        """The model, or its export in ``folder``, on the CPU."""
+        return load_base(ModelSource(self.section(folder, dtype)), quantization, "cpu")
 
     def ensure_merged(self, note: Callable[[str], None]) -> None:
         """Merge the run's adapter, unless that has been done."""
@@ -109,22 +107,18 @@ def _resolve_run(rundir: RunDir) -> ExportSource:
     plan, result = rundir.read_plan(), rundir.result()
     if result == rundir.model:
         _check_exportable(result)
-        base = plan.model.model_copy(update={"model_name_or_path": str(result), "model_revision": "main"})
+        base = plan.model.stored_in(str(result))
         return ExportSource(
             plan.name, result, rundir, False, base, _export_settings(plan), weights_dtype(result), file_digests(result)
         )
     digests = adapter_digests(rundir.adapter)
     record = MergeRecord.read(rundir.merged)
-    if record is not None and not (record.verified and record.is_complete(rundir.merged)):
-        raise UsageError(
-            f"{rundir.merged} is incomplete: files are missing or changed.",
-            remedy=f"Merge again: orpo merge {rundir.root} --overwrite",
-        )
-    if record is not None and record.adapter_sha256 != digests:
-        raise UsageError(
-            f"{rundir.merged} was merged from another adapter than {rundir.adapter}.",
-            remedy=f"Merge again: orpo merge {rundir.root} --overwrite",
-        )
+    if record is not None:
+        remedy = f"Merge again: orpo merge {rundir.root} --overwrite"
+        if not (record.verified and record.is_complete(rundir.merged)):
+            raise UsageError(f"{rundir.merged} is incomplete: files are missing or changed.", remedy=remedy)
+        if record.adapter_sha256 != digests:
+            raise UsageError(f"{rundir.merged} was merged from another adapter than {rundir.adapter}.", remedy=remedy)
     dtype = record.dtype if record is not None else plan.merge.dtype
     origin = {**digests, "base": f"{plan.model.model_name_or_path}@{plan.model.model_revision}", "merged_dtype": dtype}
     return ExportSource(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from orpo_cli.data.pair_encoder import end_token_ids
 from orpo_cli.export.export_source import ExportSource
-from orpo_cli.json_files import read_json_object
 from orpo_cli.merge.comparison import STORAGE_TOLERANCE
 from orpo_cli.verify.logits import Tolerance, compute_logits
 from orpo_cli.verify.prompts import BUILT_IN_PROMPTS, render_prompts
@@ -72,27 +71,14 @@ def compute_reference(source: ExportSource, dtype: str | None) -> ReferenceLogit
     """Load the model in ``dtype`` on the CPU, compute its logits and free it."""
     import torch
 
-    from orpo_cli.model.base_model import load_base
     from orpo_cli.model.model_source import ModelSource
     from orpo_cli.model.tokenizer import load_saved_tokenizer
 
     tokenizer = load_saved_tokenizer(source.folder, trust_remote_code=source.base.trust_remote_code)
     texts = render_prompts(tokenizer, PROMPTS)
     prompt_ids = [torch.tensor([ids]) for ids in token_ids(tokenizer, texts)]
-    eos_token_ids = end_token_ids(_SavedGenerationConfig(source.folder), tokenizer)
-    logits = []
-    if dtype is not None:
-        logits = compute_logits(load_base(ModelSource(source.section(dtype=dtype)), None, "cpu"), prompt_ids)
+    # end_token_ids reads only the generation config of a model
+    configured = SimpleNamespace(generation_config=ModelSource(source.section()).generation_config())
+    eos_token_ids = end_token_ids(configured, tokenizer)
+    logits = compute_logits(source.load(dtype=dtype), prompt_ids) if dtype is not None else []
     return ReferenceLogits(tokenizer, eos_token_ids, texts, prompt_ids, logits, dtype)
-
-
-class _SavedGenerationConfig:
-    """The generation config of a model folder, as an attribute that ``end_token_ids`` reads from a model."""
-
-    def __init__(self, folder: Path) -> None:
-        from transformers import GenerationConfig
-
-        try:
-            self.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-        except OSError:  # none was saved: transformers derives it from the configuration
-            self.generation_config = GenerationConfig.from_model_config(read_json_object(folder / "config.json"))

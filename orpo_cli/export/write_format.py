@@ -42,23 +42,15 @@ def write_format(
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    verified = _is_verified(checklist)
+    # A GGUF file may have no failed check and no comparison: perhaps no library here can read it.
+    compared = any(item["passed"] and item["name"].endswith(COMPARISONS) for item in checklist.items)
+    verified = compared and not checklist.failures()
     return replace(record, verified=verified, checklist=checklist.items, checks=checks, files=files)
-
-
-def _is_verified(checklist: Checklist) -> bool:
-    """Whether the weights were compared with the model's: no library here may be able to read a GGUF file."""
-    if checklist.failures():
-        return False
-    return any(item["passed"] and item["name"].endswith(COMPARISONS) for item in checklist.items)
 
 
 def _write_safetensors(
     source: ExportSource, request: FormatRequest, folder: Path, reference: ReferenceLogits, checklist: Checklist
 ) -> dict[str, dict[str, Any]]:
-    from orpo_cli.model.base_model import load_base
-    from orpo_cli.model.model_source import ModelSource
-
     dtype, max_shard_size = request.options["dtype"], request.options["max_shard_size"]
     eos_token_ids = reference.eos_token_ids
     write_safetensors(source.folder, folder, dtype=dtype, max_shard_size=max_shard_size, eos_token_ids=eos_token_ids)
@@ -68,7 +60,7 @@ def _write_safetensors(
     if reference.dtype is None:
         checklist.remark("logits", "not computed: the model does not fit into memory")
         return {}
-    model = load_base(ModelSource(source.section(folder, dtype=reference.dtype)), None, "cpu")
+    model = source.load(folder, dtype=reference.dtype)
     return {"logits": check_logits("logits", model, reference, checklist, dtype).as_dict()}
 
 

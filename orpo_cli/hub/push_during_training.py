@@ -45,6 +45,7 @@ class PushCallback(TrainerCallback):
         self.strategy = plan.training.get("hub_strategy", "every_save")
         self.always_push = bool(plan.training.get("hub_always_push"))
         self.options = PushOptions(plan.hub.repo_id, plan.hub.private, plan.training.get("hub_revision") or "main")
+        self.staging_folder = rundir.root / ".pushing"
         self.pending: queue.Queue[Path] = queue.Queue()
         self.worker: threading.Thread | None = None
 
@@ -88,7 +89,7 @@ class PushCallback(TrainerCallback):
             self.worker.join(INTERRUPT_WAIT_SECONDS if interrupted else None)
             if self.worker.is_alive():
                 self.note(f"the last push to {self.options.repo_id} did not complete; nothing of it is visible there")
-        shutil.rmtree(self._staging_folder, ignore_errors=True)
+        shutil.rmtree(self.staging_folder, ignore_errors=True)
 
     def push_result(self) -> PushResult | None:
         """Push the result of the run with its card; None if that failed."""
@@ -102,13 +103,9 @@ class PushCallback(TrainerCallback):
         self.rundir.write_run(hub={"repo_id": self.options.repo_id, "commit": result.commit, "error": None})
         return result
 
-    @property
-    def _staging_folder(self) -> Path:
-        return self.rundir.root / ".pushing"
-
     def _stage_checkpoint(self, checkpoint: Path) -> Path:
         """A folder of hard links to the files of a checkpoint, which the trainer may delete during the push."""
-        staged = self._staging_folder / checkpoint.name
+        staged = self.staging_folder / checkpoint.name
         shutil.rmtree(staged, ignore_errors=True)
         shutil.copytree(checkpoint, staged, copy_function=_link)
         config = staged / "adapter_config.json"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orpo_cli.errors import RunError
+from orpo_cli.merge.merge_record import MergeRecord
 from orpo_cli.merge.merge_target import MergeTarget
 from orpo_cli.merge.unmerged_model import load_on_original_base, load_trained_model, with_cpu_attention
 from orpo_cli.plan.plan import ModelPlan
 from orpo_cli.verify.held_out_metrics import HeldOutMetrics
-from orpo_cli.verify.logits import Difference, Tolerance, compare_logits, compute_logits
+from orpo_cli.verify.logits import Tolerance, compare_logits, compute_logits
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -40,20 +41,6 @@ SHORT_QUESTIONS = ("What colour is grass? Answer in one word.", "How much is two
 MAX_NEW_TOKENS = 32
 
 
-@dataclass
-class ComparisonResult:
-    """Result of a comparison. ``problem``: why the models differ by more than rounding explains, if they do.
-
-    ``difference_to_trained``: set if the model was merged into the original base instead of the trained one.
-    """
-
-    difference: Difference
-    problem: str | None = None
-    difference_to_trained: Difference | None = None
-    generation: dict[str, Any] | None = None
-    held_out: dict[str, Any] = field(default_factory=dict)
-
-
 @dataclass(frozen=True)
 class ComparisonInputs:
     """Inputs of both models."""
@@ -72,14 +59,15 @@ class _ModelOutputs:
 
 
 def compare_models(
+    record: MergeRecord,
     folder: Path,
     target: MergeTarget,
     vocab_size: int | None,
     dtype: str,
     inputs: ComparisonInputs,
     note: Callable[[str], None],
-) -> ComparisonResult:
-    """Load the unmerged model, then the one in ``folder``, both in ``dtype``, and compare their outputs.
+) -> MergeRecord:
+    """Load the unmerged model, then the one in ``folder``, both in ``dtype``, and add the comparison to ``record``.
 
     ``vocab_size``: of the trained model, if it differs from the base's. Raises RunError if the saved model is incomplete.
     """
@@ -102,19 +90,28 @@ def compare_models(
     problem = None
     if not tolerance.allows(difference):
         problem = f"the saved model differs from the unmerged model: {difference.text()}; allowed: {tolerance.text()}."
-    unmerged = trained or reference
-    difference_to_trained = compare_logits(trained.logits, merged.logits) if trained else None
-    result = ComparisonResult(difference, problem, difference_to_trained)
+    unmerged, generation, held_out = trained or reference, None, None
     if merged.answers_ended:
-        result.generation = {
+        generation = {
             "prompts": len(merged.answers_ended),
             "max_new_tokens": MAX_NEW_TOKENS,
             "stopped": sum(merged.answers_ended),
             "unmerged_stopped": sum(unmerged.answers_ended),
         }
     if merged.held_out is not None and unmerged.held_out is not None:
-        result.held_out = {"merged": merged.held_out, "unmerged": unmerged.held_out}
-    return result
+        held_out = {"merged": merged.held_out, "unmerged": unmerged.held_out}
+    return replace(
+        record,
+        verified=problem is None,
+        problem=problem,
+        verification="logits",
+        computed_in=dtype,
+        max_logit_difference=difference.max_absolute,
+        checks={"stored": difference.as_dict()},
+        difference_to_trained=compare_logits(trained.logits, merged.logits).as_dict() if trained else None,
+        generation=generation,
+        held_out=held_out,
+    )
 
 
 def _load_saved_model(folder: Path, eos_token_ids: list[int], *, section: ModelPlan, dtype: str) -> PreTrainedModel:

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Note = Callable[[str], None]
+# Fields of the record that ``--json`` shows.
+_SHOWN_FIELDS = (
+    "verified", "verification", "first_verification", "dtype", "base", "into", "way", "max_logit_difference",
+    "difference_to_trained", "checks", "tensors", "untied", "generation", "held_out",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,20 +50,7 @@ class MergeResult:
         return {
             "status": "unchanged" if self.already_merged else "merged",
             "output": str(self.output),
-            "verified": record.verified,
-            "verification": record.verification,
-            "first_verification": record.first_verification,
-            "dtype": record.dtype,
-            "base": record.base,
-            "into": record.into,
-            "way": record.way,
-            "max_logit_difference": record.max_logit_difference,
-            "difference_to_trained": record.difference_to_trained,
-            "checks": record.checks,
-            "tensors": record.tensors,
-            "untied": record.untied,
-            "generation": record.generation,
-            "held_out": record.held_out,
+            **{name: getattr(record, name) for name in _SHOWN_FIELDS},
             "size": sum(record.files.values()),
             "seconds": round(self.seconds, 1),
             "seconds_of": record.seconds,
@@ -113,7 +105,6 @@ def merge(
     is wrong. A merge that failed its verification twice is kept next to ``output``; other failures leave no files.
     """
     started = time.monotonic()
-    memory_limit = None if request.memory is None else parse_size(request.memory, "--memory")
     target = resolve_target(request)
     parse_size(target.max_shard_size, "--max-shard-size")
     record = _new_record(target)
@@ -124,7 +115,7 @@ def merge(
     tokenizer = _load_tokenizer(target)
     with atomic_directory(target.output) as folder:
         merge_started = time.monotonic()
-        written = write_merged_model(folder, target, tokenizer, note, progress, memory_limit)
+        written = write_merged_model(folder, target, tokenizer, note, progress)
         record = replace(
             record,
             way=written.method,
@@ -134,7 +125,7 @@ def merge(
             seconds={"merge": round(time.monotonic() - merge_started, 2)},
         )
         verification_started = time.monotonic()
-        inputs = VerificationInputs(folder, target, written, tokenizer, memory_limit, request.held_out_pairs, note)
+        inputs = VerificationInputs(folder, target, written, tokenizer, request.held_out_pairs, note)
         record = verify_merge(record, inputs)
         record.seconds["verification"] = round(time.monotonic() - verification_started, 2)
         files = {
@@ -166,19 +157,12 @@ def _new_record(target: MergeTarget) -> MergeRecord:
     digests = [adapter_digests(each.folder) for each in target.adapters]
     several = len(digests) > 1 or target.adapters[0].weight != 1
     return MergeRecord(
-        verified=False,
         adapter=target.adapter.absolute().name,
         adapter_sha256=digests[0],
         base=target.section.model_name_or_path,
         base_revision=target.section.model_revision,
         quantization=target.quantization.model_dump() if target.quantization else None,
         dtype=target.dtype,
-        computed_in="float32",
-        max_logit_difference=None,
-        checks={},
-        prompts={},
-        eos_token_ids=[],
-        files={},
         versions={"orpo-cli": __version__, **{name: version(name) for name in packages}},
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         into=target.into,
@@ -205,15 +189,10 @@ def _existing_merge(output: Path, planned: MergeRecord, overwrite: bool) -> Merg
         return None
     if record.verified and record.same_origin(planned) and record.is_complete(output):
         return record
+    found = f"another merge (dtype {record.dtype}, {record.created})"
     if not record.verified:
-        raise UsageError(
-            f"{output} contains a merge that failed its verification ({record.created}).",
-            remedy="Add --overwrite, or choose another -o.",
-        )
-    raise UsageError(
-        f"{output} contains another merge (dtype {record.dtype}, {record.created}).",
-        remedy="Add --overwrite, or choose another -o.",
-    )
+        found = f"a merge that failed its verification ({record.created})"
+    raise UsageError(f"{output} contains {found}.", remedy="Add --overwrite, or choose another -o.")
 
 
 def _load_tokenizer(target: MergeTarget) -> PreTrainedTokenizerBase:

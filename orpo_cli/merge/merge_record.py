@@ -16,25 +16,23 @@ FILE_NAME = "merge.json"
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MergeRecord:
     """Origin and verification of a merged folder; the fields are the keys of merge.json."""
 
-    verified: bool
+    verified: bool = False
     adapter: str  # name of its folder
     adapter_sha256: dict[str, str]  # file name: digest
     base: str
     base_revision: str
     quantization: dict[str, Any] | None  # of the base in training; the merge dequantized it
     dtype: str
-    computed_in: str  # dtype in which logits were compared; weights are merged in float32
-    max_logit_difference: (
-        float | None
-    )  # between the saved model and the unmerged one; None if only tensors were compared
-    checks: dict[str, dict[str, Any]]  # name of the check: what it measured
-    prompts: dict[str, int]  # number of compared prompts of each kind; the texts may be private
-    eos_token_ids: list[int]
-    files: dict[str, int]  # file name: bytes
+    computed_in: str = "float32"  # dtype in which logits were compared; weights are merged in float32
+    max_logit_difference: float | None = None  # from the unmerged model; None if only tensors were compared
+    checks: dict[str, dict[str, Any]] = field(default_factory=dict)  # name of the check: what it measured
+    prompts: dict[str, int] = field(default_factory=dict)  # number compared of each kind; the texts may be private
+    eos_token_ids: list[int] = field(default_factory=list)
+    files: dict[str, int] = field(default_factory=dict)  # file name: bytes
     versions: dict[str, str]
     created: str  # ISO 8601, UTC
     into: str = "trained"  # a quantized base: as training used it, or the original

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from orpo_cli.errors import OrpoError, UsageError
 from orpo_cli.json_files import read_json_object
 from orpo_cli.merge.peft_adapters import Adapter
+from orpo_cli.model.file_size import parse_size
 from orpo_cli.model.model_source import ModelSource, locate
 from orpo_cli.plan.plan import ModelPlan
 from orpo_cli.recipe.schema import Dtype, ModelSection, QuantizationSection
@@ -53,13 +54,14 @@ class MergeTarget:
     """
 
     adapters: tuple[Adapter, ...]
-    rundir: RunDir | None
     output: Path
     section: ModelPlan
-    quantization: QuantizationSection | None
-    device: str  # of the training
     dtype: str  # of the merged weights
     max_shard_size: str
+    memory_limit: int | None = None  # bytes that the process may use, if the user gave a limit
+    rundir: RunDir | None = None
+    quantization: QuantizationSection | None = None
+    device: str = "cpu"  # of the training
     into: Into = "trained"
 
     @cached_property
@@ -77,9 +79,17 @@ class MergeTarget:
         """The quantization of the weights that are merged into."""
         return self.quantization if self.into == "trained" else None
 
+    @property
+    def quantization_device(self) -> str:
+        """The device that quantized the base in training, if this machine has it."""
+        import torch
+
+        return "cuda" if self.device == "cuda" and torch.cuda.is_available() else "cpu"
+
 
 def resolve_target(request: MergeRequest) -> MergeTarget:
     """Find adapters, base and output. Reads only configurations. Raises UsageError if there is nothing to merge."""
+    memory_limit = None if request.memory is None else parse_size(request.memory, "--memory")
     dtype, into, count = request.dtype, request.into, 1 + len(request.adapters)
     if dtype not in (None, "auto", *get_args(Dtype)):
         raise UsageError(f"--dtype {dtype}: not one of auto, {', '.join(get_args(Dtype))}.")
@@ -99,7 +109,8 @@ def resolve_target(request: MergeRequest) -> MergeTarget:
     weights = list(request.weights) or [1.0] * count
     folders = [found.adapter, *(_resolve_other_adapter(each, found, request.base) for each in request.adapters)]
     adapters = tuple(Adapter(folder, weight) for folder, weight in zip(folders, weights, strict=True))
-    return replace(found, adapters=adapters, into="original" if into == "original" else "trained")
+    merged_into: Into = "original" if into == "original" else "trained"
+    return replace(found, adapters=adapters, into=merged_into, memory_limit=memory_limit)
 
 
 def _resolve_other_adapter(path: Path, first: MergeTarget, base: str | None) -> Path:
@@ -195,11 +206,8 @@ def _resolve_bare_adapter(request: MergeRequest) -> MergeTarget:
     section = ModelPlan(**{**dict(named), **decided})
     return MergeTarget(
         adapters=(Adapter(adapter),),
-        rundir=None,
         output=request.output,
         section=section,
-        quantization=None,
-        device="cpu",
         dtype=section.dtype if request.dtype in (None, "auto") else str(request.dtype),
         max_shard_size=request.max_shard_size or DEFAULT_SHARD_SIZE,
     )

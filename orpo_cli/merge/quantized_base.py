@@ -25,10 +25,6 @@ class QuantizedBase:
     transposed: Collection[str] = ()
     device: str = "cpu"
 
-    def is_quantized(self, name: str) -> bool:
-        """Whether training quantized a parameter."""
-        return name in self.quantized
-
     def to_training_dtype(self, tensor: Tensor) -> Tensor:
         """A tensor in the training dtype; integers stay as they are."""
         import torch

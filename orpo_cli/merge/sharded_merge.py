@@ -115,10 +115,9 @@ class ShardedMerge:
         return [(each, {name: values.pop(name) for name in each.parameters}) for each in groups]
 
     def _is_changed(self, name: str) -> bool:
-        resized = name in self.weights.group_of and self._is_resized(name)
-        return resized or self.adapted_layers.changes(name) or self.base.is_quantized(name)
-
-    def _is_resized(self, name: str) -> bool:
+        """Whether an adapter, the quantization of the base or an extended vocabulary changes a parameter."""
+        if self.adapted_layers.changes(name) or name in self.base.quantized:
+            return True
         group = self.weights.group_of[name]
         return group.converter is None and self.checkpoint.specs[group.keys[0]].shape != self._shapes[name]
 

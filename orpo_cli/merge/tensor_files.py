@@ -108,13 +108,9 @@ class TorchFile:
 
     def read(self, name: str) -> Tensor:
         """A copy of one tensor."""
-        return self._tensors[name].detach().clone(memory_format=_contiguous())
+        import torch
 
-
-def _contiguous() -> Any:
-    import torch
-
-    return torch.contiguous_format
+        return self._tensors[name].detach().clone(memory_format=torch.contiguous_format)
 
 
 class SafetensorsWriter(AbstractContextManager["SafetensorsWriter"]):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from orpo_cli.merge.merge_target import MergeTarget
 from orpo_cli.merge.peft_adapters import computes_exactly, dequantize, load_adapters, set_compute_dtype
 from orpo_cli.merge.sharded_merge import append_mean_rows
+from orpo_cli.model.base_model import load_base
 from orpo_cli.plan.plan import ModelPlan
 from orpo_cli.recipe.schema import QuantizationSection
 
@@ -61,13 +62,9 @@ def with_cpu_attention(section: ModelPlan) -> ModelPlan:
 def _load_base(
     target: MergeTarget, vocab_size: int | None, quantization: QuantizationSection | None
 ) -> PreTrainedModel:
-    import torch
-
-    from orpo_cli.model.base_model import load_base
-
-    cuda = quantization is not None and target.device == "cuda" and torch.cuda.is_available()
-    section = target.section if cuda else with_cpu_attention(target.section)
-    model = load_base(target.source.with_section(section), quantization, "cuda" if cuda else "cpu")
+    device = target.quantization_device if quantization is not None else "cpu"
+    section = target.section if device == "cuda" else with_cpu_attention(target.section)
+    model = load_base(target.source.with_section(section), quantization, device)
     if vocab_size is not None:
         _resize_embeddings(model, vocab_size)
     return model

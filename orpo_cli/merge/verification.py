@@ -27,13 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VerificationInputs:
-    """Inputs of a verification. ``memory_limit``: bytes that the process may use, if the user gave a limit."""
+    """Inputs of a verification."""
 
     folder: Path
     target: MergeTarget
     written: WrittenModel
     tokenizer: PreTrainedTokenizerBase
-    memory_limit: int | None
     held_out_pairs: int
     note: Callable[[str], None]
 
@@ -64,7 +63,7 @@ def _compare_with_unmerged(record: MergeRecord, inputs: VerificationInputs) -> M
     general = built_in_prompts(tokenizer)
     from_run = run_prompts(target.rundir.read_plan(), tokenizer) if target.rundir else []
     prompts = general + from_run
-    limit = merge_memory_limit(written.largest_file, inputs.memory_limit)
+    limit = merge_memory_limit(written.largest_file, target.memory_limit)
     tokens = sum(each.numel() for each in prompts)
     logit_bytes = 3 * 4 * tokens * written.vocab_size  # float32 logits of two models, and their difference
     dtype = choose_compute_dtype(written.parameters, target.dtype, limit=limit, other_bytes=logit_bytes)
@@ -78,18 +77,5 @@ def _compare_with_unmerged(record: MergeRecord, inputs: VerificationInputs) -> M
         note(f"the model does not fit into memory in float32: logits are compared in {dtype}.")
     metrics = make_held_out_metrics(target.rundir, tokenizer, inputs.held_out_pairs, note)
     comparison = ComparisonInputs(tokenizer, prompts, written.eos_token_ids, metrics)
-    result = compare_models(inputs.folder, target, written.resized_vocab_size, dtype, comparison, note)
-    to_trained = result.difference_to_trained
-    return replace(
-        record,
-        verified=result.problem is None,
-        problem=result.problem,
-        verification="logits",
-        computed_in=dtype,
-        max_logit_difference=result.difference.max_absolute,
-        checks={"stored": result.difference.as_dict()},
-        difference_to_trained=to_trained.as_dict() if to_trained else None,
-        prompts={"built_in": len(general), "from_run": len(from_run)},
-        generation=result.generation,
-        held_out=result.held_out or None,
-    )
+    record = replace(record, prompts={"built_in": len(general), "from_run": len(from_run)})
+    return compare_models(record, inputs.folder, target, written.resized_vocab_size, dtype, comparison, note)

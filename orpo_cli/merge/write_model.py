@@ -50,22 +50,20 @@ def write_merged_model(
     tokenizer: PreTrainedTokenizerBase,
     note: Note,
     progress: Progress,
-    memory_limit: int | None,
 ) -> WrittenModel:
-    """Write the merged model to ``folder``. ``memory_limit``: bytes that the process may use, if the user gave a limit."""
+    """Write the merged model to ``folder``."""
     keep_freed_memory()  # the allocator reuses the memory of the last weight for the next one
     model = build_meta_model(target.source)
     resized_vocab_size = _resized_vocab_size(model, target.adapters[0], tokenizer)
     if resized_vocab_size is not None:
         note(f"training extended the vocabulary to {resized_vocab_size} tokens")
         model = build_meta_model(target.source, resized_vocab_size)
-    model.generation_config = _load_generation_config(target, model)
+    model.generation_config = target.source.generation_config()
     try:
         checkpoint = Checkpoint.from_source(target.source)
         merge = _prepare(model, checkpoint, target, resized_vocab_size)
     except UnsupportedCheckpoint as reason:
-        merged = _merge_in_memory(target, model, resized_vocab_size, str(reason), note, memory_limit)
-        return _save_merged_model(folder, target, tokenizer, merged, resized_vocab_size, str(reason))
+        return _merge_in_memory(folder, target, tokenizer, model, resized_vocab_size, str(reason), note)
     specs = merge.output_specs()
     check_disk_space(target.output, sum(spec.bytes for spec in specs.values()))
     note(f"merging {', '.join(str(each.folder) for each in target.adapters)} into {target.section.model_name_or_path}")
@@ -102,7 +100,6 @@ def _prepare(
     if getattr(model.config, "quantization_config", None) is not None:
         raise UnsupportedCheckpoint(f"{target.section.model_name_or_path} is quantized on disk")
     weights = build_weight_map(model, checkpoint)
-    conv1d = {name for name, module in model.named_modules() if isinstance(module, Conv1D)}
     quantization = target.merged_quantization
     quantized = quantized_parameters(target.source, quantization) if quantization is not None else set()
     peft_model = load_adapters(build_meta_model(target.source, vocab_size), target.adapters, on_meta_model=True)
@@ -118,8 +115,8 @@ def _prepare(
             dtype=target.section.dtype,
             quantization=quantization,
             quantized=quantized,
-            transposed={f"{name}.weight" for name in conv1d},
-            device=_quantization_device(target),
+            transposed={f"{name}.weight" for name, each in model.named_modules() if isinstance(each, Conv1D)},
+            device=target.quantization_device,
         ),
         target.dtype,
     )
@@ -127,25 +124,21 @@ def _prepare(
     return merge
 
 
-def _quantization_device(target: MergeTarget) -> str:
-    """The device that quantized the base in training, if this machine has it."""
-    import torch
-
-    return "cuda" if target.device == "cuda" and torch.cuda.is_available() else "cpu"
-
-
 def _merge_in_memory(
+    folder: Path,
     target: MergeTarget,
+    tokenizer: PreTrainedTokenizerBase,
     model: PreTrainedModel,
     vocab_size: int | None,
     reason: str,
     note: Note,
-    memory_limit: int | None,
-) -> PreTrainedModel:
-    """The merged model, computed by PEFT on the CPU. Raises MachineError if disk space or memory is short."""
+) -> WrittenModel:
+    """Write the merged model, computed by PEFT on the CPU. Raises MachineError if disk space or memory is short."""
+    import torch
+
     parameters = sum(each.numel() for each in model.parameters())
     check_disk_space(target.output, parameters * dtype_bytes(target.dtype))
-    dtype = choose_compute_dtype(parameters, target.dtype, limit=memory_limit)
+    dtype = choose_compute_dtype(parameters, target.dtype, limit=target.memory_limit)
     if dtype is None:
         raise memory_shortage(parameters, target.dtype, f"{reason}, so the model must be merged in memory")
     note(f"merging in memory, in {dtype}: {reason}")
@@ -156,19 +149,6 @@ def _merge_in_memory(
     except ValueError as error:  # raised by PEFT for weights that are not finite
         raise RunError(f"{target.adapter}: {error}", remedy="The adapter is broken: train again.") from error
     merged.generation_config = model.generation_config
-    return merged
-
-
-def _save_merged_model(
-    folder: Path,
-    target: MergeTarget,
-    tokenizer: PreTrainedTokenizerBase,
-    merged: PreTrainedModel,
-    vocab_size: int | None,
-    reason: str,
-) -> WrittenModel:
-    import torch
-
     eos_token_ids = end_token_ids(merged, tokenizer)
     save_model(merged.to(getattr(torch, target.dtype)), tokenizer, eos_token_ids, folder, target.max_shard_size)
     parameters = sum(each.numel() for each in merged.parameters())
@@ -230,15 +210,3 @@ def _adapter_specs(folder: Path) -> dict[str, TensorSpec]:
     if path.is_file():
         return SafetensorsFile(path).specs
     return {name: TensorSpec.of(tensor) for name, tensor in load_peft_weights(str(folder), device="cpu").items()}
-
-
-def _load_generation_config(target: MergeTarget, model: PreTrainedModel) -> object:
-    """The generation config of the base, else the one that transformers derives from its configuration."""
-    from transformers import GenerationConfig
-
-    options = target.source.hub_options
-    options.pop("trust_remote_code")
-    try:
-        return GenerationConfig.from_pretrained(target.source.pretrained_name, **options)
-    except OSError:  # the base has none
-        return model.generation_config

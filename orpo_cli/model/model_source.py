@@ -22,7 +22,7 @@ from orpo_cli.model.rope_scaling import apply_rope_scaling
 from orpo_cli.recipe.schema import ModelSection
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import GenerationConfig, PreTrainedConfig
 
 PACKAGE_PREFIX = "package://"
 _HUB_ID = re.compile(r"^[\w][\w.-]*(/[\w][\w.-]*)?$")
@@ -89,6 +89,17 @@ class ModelSource(Generic[Section]):
     def config(self) -> PreTrainedConfig:
         """A copy of the configuration, with ``rope_scaling`` applied; transformers changes the one that it is given."""
         return copy.deepcopy(self._config)
+
+    def generation_config(self) -> GenerationConfig:
+        """The generation config of the model, else the one that transformers derives from its configuration."""
+        from transformers import GenerationConfig
+
+        options = self.hub_options
+        options.pop("trust_remote_code")
+        try:
+            return GenerationConfig.from_pretrained(self.pretrained_name, **options)
+        except OSError:  # the model has none
+            return GenerationConfig.from_model_config(self.config())
 
 
 def locate(model_name_or_path: str, subfolder: str = "") -> Location:

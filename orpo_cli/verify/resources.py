@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import psutil  # a dependency of accelerate
+
 from orpo_cli.errors import MachineError
 
 TOKENIZER_BYTES = 64 * 2**20  # twice the size of the largest tokenizers
@@ -37,8 +39,6 @@ def merge_memory_limit(largest_file: int, requested: int | None) -> int:
 
     Memory that the process used before the merge, as in a smoke run, comes on top.
     """
-    import psutil
-
     if requested is not None:
         return requested
     used_before = max(0, int(psutil.Process().memory_info().rss) - LIBRARY_BYTES)
@@ -50,8 +50,6 @@ def choose_compute_dtype(parameters: int, dtype: str, *, limit: int | None = Non
 
     ``limit``: bytes that the process may use in total. ``other_bytes``: memory that is needed besides the model.
     """
-    import psutil  # a dependency of accelerate
-
     available = psutil.virtual_memory().available
     if limit is not None:
         available = min(available, limit - psutil.Process().memory_info().rss)
@@ -63,8 +61,6 @@ def choose_compute_dtype(parameters: int, dtype: str, *, limit: int | None = Non
 
 def memory_shortage(parameters: int, dtype: str, reason: str) -> MachineError:
     """The error of work that needs the complete model in memory, in at least ``dtype``."""
-    import psutil
-
     needed = parameters * dtype_bytes(dtype) * COMPUTE_OVERHEAD
     return MachineError(
         f"{reason}, which takes {needed / 1e9:.1f} GB of memory; "

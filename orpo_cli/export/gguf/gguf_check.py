@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orpo_cli.export.checks import check_logits
 from orpo_cli.export.export_record import Checklist
 from orpo_cli.export.reference_logits import ReferenceLogits
 from orpo_cli.model.load_errors import explain_load_errors
 from orpo_cli.verify.logits import Difference
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 TOLERANCE_OF = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "8 bits"}
 # Tokens at which llama.cpp stops because of their text (llama-vocab.cpp, special_eog_ids).
@@ -95,7 +92,9 @@ def check_weights(
     file: Path, reference: ReferenceLogits, checklist: Checklist, *, gguf_type: str, attention: str
 ) -> Difference | None:
     """Load the file with transformers and compare its logits with the model's; None if transformers cannot read it."""
+    import torch
     from gguf import GGUFReader
+    from transformers import AutoModelForCausalLM
 
     if reference.dtype != "float32":  # the dtype in which transformers loads GGUF files
         checklist.remark("logits", "not computed: the model does not fit into memory in float32")
@@ -104,17 +103,10 @@ def check_weights(
     if not readable_by_transformers(architecture):
         checklist.remark("logits", f"not compared: transformers does not read {architecture} from GGUF")
         return None
-    model = _load(file, attention)
+    options = {"dtype": torch.float32, "attn_implementation": attention, "local_files_only": True}
+    with explain_load_errors(str(file)):
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, **options).eval()
     difference = check_logits("logits", model, reference, checklist, TOLERANCE_OF.get(gguf_type, "fewer bits"))
     del model
     gc.collect()
     return difference
-
-
-def _load(file: Path, attention: str) -> PreTrainedModel:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    options = {"dtype": torch.float32, "attn_implementation": attention, "local_files_only": True}
-    with explain_load_errors(str(file)):
-        return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, **options).eval()

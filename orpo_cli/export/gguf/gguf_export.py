@@ -13,7 +13,7 @@ from orpo_cli.export.checks import tokenizer_round_trip
 from orpo_cli.export.export_record import Checklist
 from orpo_cli.export.export_source import ExportSource
 from orpo_cli.export.gguf import gguf_check, llama_cpp
-from orpo_cli.export.gguf.converter import CONVERTER_TYPES, convert, install_converter, supported_architectures
+from orpo_cli.export.gguf.converter import CONVERTER_TYPES, convert, supported_architectures
 from orpo_cli.export.gguf.ollama_modelfile import write_modelfile
 from orpo_cli.export.gguf.quantize import K_QUANTS, find_quantizer, quantize
 from orpo_cli.export.reference_logits import ReferenceLogits
@@ -31,8 +31,7 @@ def check_convertible(source: ExportSource, types: list[str], note: Note) -> Non
         raise MachineError("checking a GGUF file needs the package gguf.", remedy="pip install 'orpo-cli[gguf]'")
     if set(types) & set(K_QUANTS):
         find_quantizer()
-    install_converter(note)
-    supported, names = supported_architectures(note), source.config().architectures or []
+    supported, names = supported_architectures(note), source.source.config().architectures or []
     if not set(names) & set(supported):
         raise UsageError(
             f"llama.cpp's converter does not support {', '.join(names) or 'a model without architecture'}. "

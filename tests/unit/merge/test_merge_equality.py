@@ -79,9 +79,7 @@ def write_merge(
         max_shard_size="60KiB",
     )
     (tmp_path / "out").mkdir()
-    return write_merged_model(
-        tmp_path / "out", target, byte_tokenizer(), lambda text: None, lambda done, of: None, None
-    )
+    return write_merged_model(tmp_path / "out", target, byte_tokenizer(), lambda text: None, lambda done, of: None)
 
 
 def load(folder: Path) -> Any:

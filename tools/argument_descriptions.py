@@ -9,7 +9,7 @@ from __future__ import annotations
 
 ARGUMENT_DESCRIPTIONS = {
     "The ORPO loss": {
-        "beta": "Weight of the odds ratio term relative to the NLL of the chosen answer; lambda in the paper.",
+        "beta": "Weight of the odds ratio term relative to the NLL of the chosen completion; lambda in the paper.",
         "max_length": "Maximum length of a sequence (prompt and completion) in tokens; longer completions are truncated at the end.",
         "disable_dropout": "Set every dropout of the model to zero, including that of an adapter.",
         "max_completion_length": "Maximum length of a completion in tokens, for encoder-decoder models only.",

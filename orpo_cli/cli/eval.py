@@ -42,7 +42,7 @@ def command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate a model on preference pairs: how often it prefers the chosen answer, and by how much.
+    """Evaluate a model on preference pairs: how often it prefers the chosen completion, and by how much.
 
     A run is evaluated on its held-out pairs, base and tuned model, and the
     result is written to its evaluation.json. Any other model needs --data.
@@ -87,8 +87,8 @@ def _table(document: dict[str, Any]) -> Any:
     table = Table(
         title=Text(f"{document['pairs']} {data}"),
         caption=Text(
-            "accuracy: share of pairs whose chosen answer is more likely per token than the rejected one; log p: nats per token; "
-            f"margin: {beta:g} x (log p chosen - log p rejected); NLL: over prompt and chosen answer; in brackets: 95% confidence intervals"
+            "accuracy: fraction of pairs whose chosen completion is more likely per token than the rejected one; log p: nats per token; "
+            f"margin: {beta:g} x (log p chosen - log p rejected); NLL: over prompt and chosen completion; in brackets: 95% confidence intervals"
         ),
         caption_justify="left",
     )

@@ -17,7 +17,7 @@ def command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Explain the code of a problem.
+    """Explain a problem code.
 
     Prints why the rule exists, a recipe that breaks it, and the repaired recipe.
     Messages about a recipe or a plan end with the code in brackets.

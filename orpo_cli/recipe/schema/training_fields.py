@@ -16,7 +16,7 @@ from orpo_cli.recipe.schema.section import Section
 class TrainingFields(Section):
     """Arguments of trl ORPOConfig and transformers TrainingArguments."""
 
-    beta: float | None = Field(None, ge=0, description="Weight of the odds ratio term relative to the NLL of the chosen answer; lambda in the paper.")
+    beta: float | None = Field(None, ge=0, description="Weight of the odds ratio term relative to the NLL of the chosen completion; lambda in the paper.")
     max_length: int | None = Field(None, ge=2, description="Maximum length of a sequence (prompt and completion) in tokens; longer completions are truncated at the end.")
     disable_dropout: bool | None = Field(None, description="Set every dropout of the model to zero, including that of an adapter.")
     max_completion_length: int | None = Field(None, ge=1, description="Maximum length of a completion in tokens, for encoder-decoder models only.")

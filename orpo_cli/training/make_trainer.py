@@ -88,8 +88,7 @@ def _lora_config(plan: Plan, inputs: TrainingInputs) -> tuple[LoraConfig | None,
     lora_plus = {name: values.pop(name) for name in LORA_PLUS if name in values}
     if added := plan.model.add_special_tokens:
         requested = values.get("trainable_token_indices")
-        indices = trainable_token_indices(inputs.model, inputs.tokenizer, added, requested)
-        values["trainable_token_indices"] = indices
+        values["trainable_token_indices"] = trainable_token_indices(inputs.model, inputs.tokenizer, added, requested)
     with explain_setting_errors("lora"):
         return LoraConfig(task_type="CAUSAL_LM", **values), lora_plus
 

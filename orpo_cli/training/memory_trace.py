@@ -122,9 +122,8 @@ class MemoryTracer:
             return counter.run_backward(_trl_loss(logits, ids))
 
     def _autocast(self) -> Any:
-        if self.computation.autocast is None:
-            return nullcontext()
-        return torch.autocast("cpu", getattr(torch, self.computation.autocast))
+        name = self.computation.autocast
+        return nullcontext() if name is None else torch.autocast("cpu", getattr(torch, name))
 
 
 def _is_meta(tensor: torch.Tensor | None) -> TypeGuard[torch.Tensor]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import Problem
@@ -45,22 +45,17 @@ class MetricsCallback(TrainerCallback):
         self._seconds = 0.0
         self._step_started = 0.0
 
-    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
         """Start timing the step."""
         self._step_started = time.perf_counter()
 
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Stop timing the step."""
         self._seconds += time.perf_counter() - self._step_started
         self.observer.progress(state.global_step, state.max_steps)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
+        self, args: Any, state: TrainerState, control: Any, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
         """Write a line for a logged step or an evaluation."""
         logs = dict(logs or {})

@@ -38,6 +38,13 @@ def random_state_restorer(device: torch.device) -> Callable[[], None]:
     return restore
 
 
+def enable_checkpointing(model: Any) -> None:
+    """Enable activation checkpointing of all layers that support it."""
+    # transformers 5.17 has the old name only
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
 class SelectiveCheckpointing:
     """Activation checkpointing (layers keep their inputs alone and are recomputed in backward) for large micro-batches only.
 
@@ -59,11 +66,7 @@ class SelectiveCheckpointing:
     def _prepare_layers(self) -> bool:
         if not self.model.supports_gradient_checkpointing or self._checkpointed_layers():
             return False
-        # transformers 5.17 has the old name only
-        enable = (
-            getattr(self.model, "activation_checkpointing_enable", None) or self.model.gradient_checkpointing_enable
-        )
-        enable({"use_reentrant": False})
+        enable_checkpointing(self.model)
         self.layers = self._checkpointed_layers()
         self._switch(on=False)
         return True

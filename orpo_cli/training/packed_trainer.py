@@ -231,8 +231,7 @@ class PackedTrainer(PairTrainer):
 
     def _trl_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         with self._autocast():
-            loss: torch.Tensor = self.get_batch_loss_metrics(model, inputs, train_eval="train")[0]
-        return loss
+            return self.get_batch_loss_metrics(model, inputs, train_eval="train")[0]  # type: ignore[no-any-return]
 
     def _leave_fast_path(self, reason: str) -> None:
         if self.required:

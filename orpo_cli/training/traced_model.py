@@ -12,6 +12,7 @@ from orpo_cli.estimate.parameter_counts import adapted_modules
 from orpo_cli.model.model_facts import linear_layers
 from orpo_cli.training.engine.fused_lora import lora_linear
 from orpo_cli.training.engine.packed_attention import attention_configs
+from orpo_cli.training.out_of_memory import enable_checkpointing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -42,7 +43,7 @@ def build_traced_model(config: PreTrainedConfig, computation: Computation) -> Pr
     if computation.lora is not None:
         _add_adapter(model, computation)
     if computation.checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        enable_checkpointing(model)
         if computation.lora is not None:
             model.enable_input_require_grads()
     return model

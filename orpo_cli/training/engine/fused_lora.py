@@ -13,6 +13,7 @@ output. Added to an output that is already rounded, it is lost. Here both produc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ class _FusedForward:
         (self.name,) = layer.active_adapters
         self.layer = layer
         self.casts_output = _is_4bit(layer)
-        self.dequantize = _dequantizer(layer.base_layer) if self.casts_output else None
+        self.dequantize = partial(_dequantize, layer.base_layer) if self.casts_output else None
 
     def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """x (..., in_features) → (..., out_features); for 4-bit weights in the dtype of x, as bitsandbytes returns it."""
@@ -106,14 +107,11 @@ def lora_linear(x: torch.Tensor, dtype: torch.dtype, *layer: Any) -> torch.Tenso
     return output.view(*x.shape[:-1], output.shape[-1])
 
 
-def _dequantizer(base: Any) -> Callable[[torch.dtype], torch.Tensor]:
+def _dequantize(base: Any, dtype: torch.dtype) -> torch.Tensor:
     from bitsandbytes.functional import dequantize_4bit
 
-    def dequantize(dtype: torch.dtype) -> torch.Tensor:
-        weight: torch.Tensor = dequantize_4bit(base.weight.data, base.weight.quant_state)
-        return weight.to(dtype)
-
-    return dequantize
+    weight: torch.Tensor = dequantize_4bit(base.weight.data, base.weight.quant_state)
+    return weight.to(dtype)
 
 
 def _add_products(

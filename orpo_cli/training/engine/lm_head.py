@@ -85,16 +85,12 @@ def patched_lm_head(head: torch.nn.Module, transform: LogitTransform, batch: Mic
             head.forward = patched_before
 
 
-def _compute_dtype(hidden_states: torch.Tensor) -> torch.dtype:
-    device_type = hidden_states.device.type
-    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else hidden_states.dtype
-
-
 def _tiled_log_probs(
     hidden_states: torch.Tensor, head: torch.nn.Linear, targets: torch.Tensor, transform: LogitTransform
 ) -> torch.Tensor:
-    dtype = _compute_dtype(hidden_states)
-    with torch.autocast(hidden_states.device.type, enabled=False):
+    device_type = hidden_states.device.type
+    dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else hidden_states.dtype
+    with torch.autocast(device_type, enabled=False):
         bias = None if head.bias is None else head.bias.to(dtype)
         log_probs: torch.Tensor = LinearLogProbs.apply(  # type: ignore[no-untyped-call]
             hidden_states.to(dtype), head.weight.to(dtype), bias, targets, transform

@@ -86,9 +86,8 @@ def _vllm_adapter(plan: Plan, name: str) -> str:
 
 
 def _llama_cpp(rundir: RunDir, repo_id: str | None) -> str:
-    files = sorted(
-        path.relative_to(part_folder(rundir, "gguf")) for path in part_folder(rundir, "gguf").rglob("*.gguf")
-    )
+    folder = part_folder(rundir, "gguf")
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*.gguf"))
     if not files:
         return _gguf_hint(adapter=False)
     first = shlex.quote(files[0].as_posix())

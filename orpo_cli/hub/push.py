@@ -53,8 +53,8 @@ class PushResult:
     private: bool
     revision: str
     commit_message: str
-    files: tuple[PushFile, ...]
-    card: str
+    files: tuple[PushFile, ...] = ()
+    card: str = ""
     deleted: tuple[str, ...] = ()
     tag: str | None = None
     url: str | None = None
@@ -93,8 +93,6 @@ def push(rundir: RunDir, request: PushRequest, note: Callable[[str], None] = lam
         private=options.private,
         revision=options.revision,
         commit_message=request.commit_message or f"Push {', '.join(parts)} of {plan.name} with orpo-cli",
-        files=(),
-        card="",
         tag=options.tag,
     )
     result = _with_files(rundir, result, request, known_license, note)

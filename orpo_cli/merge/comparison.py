@@ -72,34 +72,32 @@ def compare_models(
     ``vocab_size``: of the trained model, if it differs from the base's. Raises RunError if the saved model is incomplete.
     """
     note(f"comparing with the unmerged model in {dtype}")
-    trained = None
-    if target.quantization is not None and target.into == "original":
-        trained = _run_model(load_trained_model(target, vocab_size, dtype), inputs)
-        gc.collect()
+    trained = reference = _run_model(load_trained_model(target, vocab_size, dtype), inputs)
+    gc.collect()
+    if target.merged_quantization != target.quantization:
         logits_only = ComparisonInputs(inputs.tokenizer, inputs.prompts, [], None)
         reference = _run_model(load_on_original_base(target, vocab_size, dtype), logits_only)
-    else:
-        reference = _run_model(load_trained_model(target, vocab_size, dtype), inputs)
-    gc.collect()
+        gc.collect()
     section = with_cpu_attention(target.section)
     merged = _run_model(_load_saved_model(folder, inputs.eos_token_ids, section=section, dtype=dtype), inputs)
     gc.collect()
 
     difference = compare_logits(reference.logits, merged.logits)
+    to_trained = compare_logits(trained.logits, merged.logits).as_dict() if reference is not trained else None
     tolerance = STORAGE_TOLERANCE[target.dtype] if dtype == "float32" else COMPUTE_TOLERANCE[dtype]
     problem = None
     if not tolerance.allows(difference):
         problem = f"the saved model differs from the unmerged model: {difference.text()}; allowed: {tolerance.text()}."
-    unmerged, generation, held_out = trained or reference, None, None
+    generation, held_out = None, None
     if merged.answers_ended:
         generation = {
             "prompts": len(merged.answers_ended),
             "max_new_tokens": MAX_NEW_TOKENS,
             "stopped": sum(merged.answers_ended),
-            "unmerged_stopped": sum(unmerged.answers_ended),
+            "unmerged_stopped": sum(trained.answers_ended),
         }
-    if merged.held_out is not None and unmerged.held_out is not None:
-        held_out = {"merged": merged.held_out, "unmerged": unmerged.held_out}
+    if merged.held_out is not None and trained.held_out is not None:
+        held_out = {"merged": merged.held_out, "unmerged": trained.held_out}
     return replace(
         record,
         verified=problem is None,
@@ -108,7 +106,7 @@ def compare_models(
         computed_in=dtype,
         max_logit_difference=difference.max_absolute,
         checks={"stored": difference.as_dict()},
-        difference_to_trained=compare_logits(trained.logits, merged.logits).as_dict() if trained else None,
+        difference_to_trained=to_trained,
         generation=generation,
         held_out=held_out,
     )

@@ -81,13 +81,6 @@ def _is_same_token(token: str, stored: str) -> bool:
     return token == stored or token.replace("▁", " ").strip() == stored.strip()
 
 
-def readable_by_transformers(architecture: str) -> bool:
-    """Whether transformers reads GGUF files of this architecture, such as ``llama``."""
-    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
-
-    return architecture in GGUF_SUPPORTED_ARCHITECTURES
-
-
 def check_weights(
     file: Path, reference: ReferenceLogits, checklist: Checklist, *, gguf_type: str, attention: str
 ) -> Difference | None:
@@ -95,12 +88,13 @@ def check_weights(
     import torch
     from gguf import GGUFReader
     from transformers import AutoModelForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
     if reference.dtype != "float32":  # the dtype in which transformers loads GGUF files
         checklist.remark("logits", "not computed: the model does not fit into memory in float32")
         return None
     architecture = str(GGUFReader(file).fields["general.architecture"].contents())
-    if not readable_by_transformers(architecture):
+    if architecture not in GGUF_SUPPORTED_ARCHITECTURES:
         checklist.remark("logits", f"not compared: transformers does not read {architecture} from GGUF")
         return None
     options = {"dtype": torch.float32, "attn_implementation": attention, "local_files_only": True}

@@ -12,12 +12,12 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from orpo_cli.data.cache import code_key, load_or_prepare, tokenizer_key
 from orpo_cli.data.chat_template import PairTexts
 from orpo_cli.data.filters import REMEDIES, check_margin, check_pair
 from orpo_cli.data.formats.detect import SCORE_COLUMNS, check_columns, describe_columns, detect_format, rename_columns
 from orpo_cli.data.formats.format import Format, GroupedRow
 from orpo_cli.data.pair import Pair, RowRejected
+from orpo_cli.data.pair_cache import code_key, load_or_prepare, tokenizer_key
 from orpo_cli.data.pair_encoder import PairEncoder
 from orpo_cli.data.report import SourceReport
 from orpo_cli.data.sources.sample import sample_rows

@@ -31,7 +31,7 @@ def write_bnb(
     source: ExportSource, folder: Path, reference: ReferenceLogits, *, bits: int, dtype: str, max_shard_size: str
 ) -> list[Tensor]:
     """Quantize the model and save it in ``folder``. Returns the logits of the quantized model before it was saved."""
-    from orpo_cli.verify.logits import compute_logits
+    from orpo_cli.verify.compare_logits import compute_logits
 
     # Each layer would warn "inputs will be cast to float16", which is how LLM.int8 works.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)

@@ -9,7 +9,7 @@ from orpo_cli.errors import UsageError
 from orpo_cli.export.export_record import Checklist
 from orpo_cli.export.reference_logits import EXPORT_TOLERANCE, TOLERANCE_16_BIT, ReferenceLogits, token_ids
 from orpo_cli.json_files import read_json_object
-from orpo_cli.verify.logits import Difference, compare_logits, compute_logits
+from orpo_cli.verify.compare_logits import Difference, compare_logits, compute_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

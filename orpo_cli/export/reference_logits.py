@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from orpo_cli.data.pair_encoder import end_token_ids
 from orpo_cli.export.export_source import ExportSource
-from orpo_cli.merge.comparison import STORAGE_TOLERANCE
-from orpo_cli.verify.logits import Tolerance, compute_logits
+from orpo_cli.merge.compare_models import STORAGE_TOLERANCE
+from orpo_cli.verify.compare_logits import Tolerance, compute_logits
 from orpo_cli.verify.prompts import BUILT_IN_PROMPTS, render_prompts
 
 if TYPE_CHECKING:

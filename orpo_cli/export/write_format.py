@@ -16,7 +16,7 @@ from orpo_cli.export.export_source import ExportSource
 from orpo_cli.export.gguf import gguf_export
 from orpo_cli.export.reference_logits import ReferenceLogits
 from orpo_cli.export.safetensors_checkpoint import differing_tensors, write_safetensors
-from orpo_cli.verify.logits import compare_logits, compute_logits
+from orpo_cli.verify.compare_logits import compare_logits, compute_logits
 
 
 def write_format(

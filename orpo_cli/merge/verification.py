@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orpo_cli.errors import RunError
-from orpo_cli.merge.comparison import ComparisonInputs, compare_models
+from orpo_cli.merge.compare_models import ComparisonInputs, compare_models
 from orpo_cli.merge.merge_record import MergeRecord
 from orpo_cli.merge.merge_target import MergeTarget
 from orpo_cli.merge.sharded_merge import verify_digests

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.errors import Problem
-from orpo_cli.plan.model_facts import ModelFacts, defaults_for_size
+from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import PlanDraft
+from orpo_cli.plan.size_defaults import defaults_for_size
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.rules.model import REVISION_UNUSED, revision_of_local_model
 

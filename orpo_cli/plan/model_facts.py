@@ -1,8 +1,4 @@
-"""Facts about the base model that the plan needs before any weights are loaded, and the defaults for its size.
-
-The defaults condense the paper (appendix C of arXiv 2403.07691), the authors' scripts and answers (xfactlab/orpo, issues 5
-and 28), alignment-handbook's recipes and the widely used LoRA recipes; docs/concepts.md lists them.
-"""
+"""Facts about the base model that the plan needs before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -27,30 +23,3 @@ class ModelFacts:
     active_parameters: int = 0  # used for one token; in a mixture of experts fewer than all
     linear_layers: tuple[tuple[str, int, int], ...] = ()  # without the head: name, outputs, inputs
     config: Any = field(default=None, compare=False, repr=False)  # transformers' configuration of the text model
-
-
-@dataclass(frozen=True)
-class SizeDefaults:
-    """Defaults for models of at most ``max_billions`` parameters."""
-
-    max_billions: float
-    full_learning_rate: float
-    lora_learning_rate: float
-    beta: float
-
-
-DEFAULTS_BY_SIZE = (
-    SizeDefaults(1.5, 1e-5, 1e-4, 0.25),
-    SizeDefaults(5, 8e-6, 5e-5, 0.2),
-    SizeDefaults(20, 5e-6, 5e-5, 0.1),
-    SizeDefaults(float("inf"), 5e-6, 2e-5, 0.05),
-)
-UNKNOWN_SIZE = DEFAULTS_BY_SIZE[2]
-
-
-def defaults_for_size(parameters: int | None) -> tuple[SizeDefaults, str]:
-    """The row for a number of parameters (None: not known), and how to name it in a reason."""
-    if parameters is None:
-        return UNKNOWN_SIZE, "a 7B model (the size is not known here)"
-    row = next(row for row in DEFAULTS_BY_SIZE if parameters <= row.max_billions * 1e9)
-    return row, f"{parameters / 1e9:.2g}B parameters" if parameters >= 1e9 else f"{parameters / 1e6:.0f}M parameters"

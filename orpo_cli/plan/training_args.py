@@ -7,7 +7,8 @@ from typing import Any
 
 from orpo_cli.machine import Device, Machine
 from orpo_cli.plan.decisions import Decisions
-from orpo_cli.plan.model_facts import ModelFacts, defaults_for_size
+from orpo_cli.plan.model_facts import ModelFacts
+from orpo_cli.plan.size_defaults import defaults_for_size
 from orpo_cli.recipe import eval_save_defaults
 from orpo_cli.recipe.eval_save_defaults import SCHEDULES_WITHOUT_WARMUP
 

@@ -13,7 +13,7 @@ import yaml
 
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.recipe.convert.convert import Conversion, convert
-from orpo_cli.recipe.convert.shared import BUILT_IN
+from orpo_cli.recipe.convert.shared_settings import BUILT_IN
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
 

@@ -10,7 +10,7 @@ from orpo_cli.export.checks import check_logits
 from orpo_cli.export.export_record import Checklist
 from orpo_cli.export.reference_logits import ReferenceLogits
 from orpo_cli.model.load_errors import explain_load_errors
-from orpo_cli.verify.logits import Difference
+from orpo_cli.verify.compare_logits import Difference
 
 TOLERANCE_OF = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "8 bits"}
 # Tokens at which llama.cpp stops because of their text (llama-vocab.cpp, special_eog_ids).

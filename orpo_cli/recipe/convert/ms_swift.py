@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.draft import Draft, parse_path
-from orpo_cli.recipe.convert.shared import (
+from orpo_cli.recipe.convert.shared_settings import (
     BUILT_IN,
     DROPOUT_IGNORED,
     IS_ORPO,

@@ -6,7 +6,7 @@ from typing import Any
 
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.draft import Draft, parse_path
-from orpo_cli.recipe.convert.shared import DROPOUT_IGNORED, keep_template, keep_use_reentrant, source_paths
+from orpo_cli.recipe.convert.shared_settings import DROPOUT_IGNORED, keep_template, keep_use_reentrant, source_paths
 from orpo_cli.recipe.convert.training_args import add_defaults, convert_training_args, leave_out_all
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from support.tiny_run import make_base, make_run
 
 from orpo_cli.errors import RunError, UsageError
-from orpo_cli.merge import comparison, verification
+from orpo_cli.merge import compare_models, verification
 from orpo_cli.merge.merge import merge
 from orpo_cli.merge.merge_record import FILE_NAME, MergeRecord
 from orpo_cli.merge.merge_target import MergeRequest
@@ -46,7 +46,7 @@ def merging_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def differing_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Change one logit of the first model that is computed."""
-    logits_of, calls = comparison.compute_logits, []
+    logits_of, calls = compare_models.compute_logits, []
 
     def differing(model, prompts):
         logits = logits_of(model, prompts)
@@ -56,7 +56,7 @@ def differing_once(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append(model)
         return logits
 
-    monkeypatch.setattr(comparison, "compute_logits", differing)
+    monkeypatch.setattr(compare_models, "compute_logits", differing)
 
 
 def test_a_wrong_merge_is_kept_under_another_name_with_prompt_and_position(run, merging_wrong):

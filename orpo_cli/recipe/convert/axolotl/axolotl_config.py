@@ -6,7 +6,7 @@ from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.axolotl.datasets import keep_datasets
 from orpo_cli.recipe.convert.axolotl.unsupported_keys import IGNORED_KEYS, UNSUPPORTED_KEYS
 from orpo_cli.recipe.convert.draft import Draft, parse_path
-from orpo_cli.recipe.convert.shared import (
+from orpo_cli.recipe.convert.shared_settings import (
     DROPOUT_IGNORED,
     IS_ORPO,
     add_no_evaluation,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orpo_cli.recipe.convert.draft import Draft, parse_path
-from orpo_cli.recipe.convert.shared import source_paths
+from orpo_cli.recipe.convert.shared_settings import source_paths
 
 SOURCE_KEYS = ("path", "name", "revision", "split")
 

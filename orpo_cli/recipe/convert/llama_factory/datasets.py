@@ -9,7 +9,7 @@ from typing import Any
 
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.draft import Draft, mask_secret_patterns, parse_path
-from orpo_cli.recipe.convert.shared import source_paths, split_names
+from orpo_cli.recipe.convert.shared_settings import source_paths, split_names
 
 # Entries of LLaMA-Factory's own dataset_info.json for preference pairs on the hub.
 PREDEFINED_DATASETS: Mapping[str, dict[str, Any]] = {

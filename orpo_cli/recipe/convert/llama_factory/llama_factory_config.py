@@ -9,7 +9,7 @@ from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.draft import Draft
 from orpo_cli.recipe.convert.llama_factory.datasets import keep_datasets
 from orpo_cli.recipe.convert.llama_factory.unsupported_keys import IGNORED_KEYS, UNSUPPORTED_KEYS
-from orpo_cli.recipe.convert.shared import (
+from orpo_cli.recipe.convert.shared_settings import (
     BUILT_IN,
     DROPOUT_IGNORED,
     IS_ORPO,

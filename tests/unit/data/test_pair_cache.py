@@ -15,7 +15,7 @@ from filelock import FileLock
 from support.data_tokenizers import tokenizer_of
 from support.tiny import pairs, tiny_tokenizer
 
-from orpo_cli.data import cache
+from orpo_cli.data import pair_cache
 from orpo_cli.data.prepare import PreparedData, prepare
 from orpo_cli.recipe.schema import DatasetSection
 
@@ -124,7 +124,7 @@ def test_a_failed_preparation_leaves_no_entry(tmp_path: Path, cache_folder: Path
 def test_unused_entries_are_removed(tmp_path: Path, cache_folder: Path) -> None:
     run(write(tmp_path / "x.jsonl", pairs(5)))
     (old,) = entries(cache_folder)
-    long_ago = time.time() - (cache.UNUSED_DAYS + 1) * 86400
+    long_ago = time.time() - (pair_cache.UNUSED_DAYS + 1) * 86400
     os.utime(old, (long_ago, long_ago))
     run(write(tmp_path / "x.jsonl", pairs(6)))
     assert old not in entries(cache_folder)

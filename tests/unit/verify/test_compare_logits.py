@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from orpo_cli.verify.logits import LogitPair, compare_logits
+from orpo_cli.verify.compare_logits import LogitPair, compare_logits
 
 
 def test_nan_is_the_largest_difference():

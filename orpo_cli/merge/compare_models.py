@@ -13,8 +13,8 @@ from orpo_cli.merge.merge_record import MergeRecord
 from orpo_cli.merge.merge_target import MergeTarget
 from orpo_cli.merge.unmerged_model import load_on_original_base, load_trained_model, with_cpu_attention
 from orpo_cli.plan.plan import ModelPlan
+from orpo_cli.verify.compare_logits import Tolerance, compare_logits, compute_logits
 from orpo_cli.verify.held_out_metrics import HeldOutMetrics
-from orpo_cli.verify.logits import Tolerance, compare_logits, compute_logits
 
 if TYPE_CHECKING:
     from peft import PeftModel

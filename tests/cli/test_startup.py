@@ -112,4 +112,4 @@ def test_a_wrong_command_line_exits_2_without_a_traceback(arguments: list[str], 
 
 def test_the_version_is_printed(orpo_here: Callable[..., Any]) -> None:
     done = orpo_here("--version")
-    assert (done.returncode, done.stdout) == (0, "orpo-cli 0.1.0\n")
+    assert (done.returncode, done.stdout) == (0, "orpo-cli 0.2.0\n")

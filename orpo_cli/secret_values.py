@@ -28,16 +28,17 @@ def mask_secrets(value: Any, names: Iterable[str] | None = None) -> Any:
     of their errors may quote them.
     """
     if names is None:
-        secrets = {name: token for name in TOKEN_VARIABLES if len(token := _value(name)) >= MIN_TOKEN_LENGTH}
-        secrets |= {name: _value(name) for name in _names}
-    else:
-        secrets = {name: _value(name) for name in names}
-    longest_first = sorted(secrets.items(), key=lambda item: -len(item[1]))
+        tokens = [name for name in TOKEN_VARIABLES if len(os.environ.get(name, "").strip()) >= MIN_TOKEN_LENGTH]
+        names = (*tokens, *_names)
+    # a plan needs the value as it is, to restore it; a library may quote it without the line break at its end
+    secrets = {form: name for name in names for form in (os.environ.get(name, "").strip(), os.environ.get(name, ""))}
+    longest_first = sorted(
+        (secret for secret in secrets if len(secret.strip()) >= MIN_SECRET_LENGTH), key=len, reverse=True
+    )
 
     def mask(text: str) -> str:
-        for name, secret in longest_first:
-            if len(secret) >= MIN_SECRET_LENGTH:
-                text = text.replace(secret, f"${{{name}}}")
+        for secret in longest_first:
+            text = text.replace(secret, f"${{{secrets[secret]}}}")
         return text
 
     return _map_strings(value, mask) if secrets else value
@@ -53,10 +54,6 @@ def unmask_secrets(value: Any, names: Iterable[str]) -> Any:
         return text
 
     return _map_strings(value, unmask) if names else value
-
-
-def _value(name: str) -> str:
-    return os.environ.get(name, "").strip()
 
 
 def _map_strings(value: Any, function: Callable[[str], str]) -> Any:

@@ -85,7 +85,7 @@ def _dataset_and_lengths(
     """Dataset section, and max_length and max_prompt_length (tokens)."""
     train = None if data is None else [Source(path=str(Path(data).expanduser()) if data.startswith("~") else data)]
     if plan is None:
-        assert train is not None, "refuse_without_pairs"
+        assert train is not None, "refused before"
         max_length = max_length or int(LIBRARY_DEFAULTS["max_length"])
         return DatasetSection(train=train), {"max_length": max_length, "max_prompt_length": max(1, max_length // 2)}
     trained = plan.training["max_length"]

@@ -225,6 +225,6 @@ def _read_adapter_config(adapter: Path) -> dict[str, Any]:
 
 
 def _base_dtype(section: ModelSection) -> str:
-    """The dtype of the base's weights according to its config.json; float32 if it names none."""
-    dtype = getattr(ModelSource(section).config(), "dtype", None)
-    return str(dtype).removeprefix("torch.") if dtype is not None else "float32"
+    """The dtype of the base's weights according to its config.json; float32 if it has none, or one that a plan does not have."""
+    dtype = str(getattr(ModelSource(section).config(), "dtype", None)).removeprefix("torch.")
+    return dtype if dtype in get_args(Dtype) else "float32"

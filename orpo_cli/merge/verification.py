@@ -43,21 +43,23 @@ def verify_merge(record: MergeRecord, inputs: VerificationInputs) -> MergeRecord
     if first.verified:
         return first
     inputs.note(f"{first.problem} The verification is repeated with both models loaded again.")
-    second = _verify_once(record, inputs)
+    compared = first.max_logit_difference is not None
+    second = _verify_once(record, inputs, dtype=first.computed_in if compared else None)
     return replace(second, first_verification={"problem": first.problem, "checks": first.checks})
 
 
-def _verify_once(record: MergeRecord, inputs: VerificationInputs) -> MergeRecord:
+def _verify_once(record: MergeRecord, inputs: VerificationInputs, dtype: str | None = None) -> MergeRecord:
+    """One verification. A repetition computes in the ``dtype`` of the first one, whatever memory is free by then."""
     try:
         if inputs.written.digests:
             inputs.note("reading back every tensor")
             verify_digests(inputs.folder, inputs.written.digests)
-        return _compare_with_unmerged(replace(record, verified=True, verification="tensors"), inputs)
+        return _compare_with_unmerged(replace(record, verified=True, verification="tensors"), inputs, dtype)
     except RunError as error:
         return replace(record, verified=False, problem=" ".join(filter(None, (error.message, error.remedy))))
 
 
-def _compare_with_unmerged(record: MergeRecord, inputs: VerificationInputs) -> MergeRecord:
+def _compare_with_unmerged(record: MergeRecord, inputs: VerificationInputs, dtype: str | None) -> MergeRecord:
     """``record`` with the comparison of the merged model and the unmerged one; unchanged if they do not fit into memory."""
     target, written, tokenizer, note = inputs.target, inputs.written, inputs.tokenizer, inputs.note
     general = built_in_prompts(tokenizer)
@@ -66,7 +68,7 @@ def _compare_with_unmerged(record: MergeRecord, inputs: VerificationInputs) -> M
     limit = merge_memory_limit(written.largest_file, target.memory_limit)
     tokens = sum(each.numel() for each in prompts)
     logit_bytes = 3 * 4 * tokens * written.vocab_size  # float32 logits of two models, and their difference
-    dtype = choose_compute_dtype(written.parameters, target.dtype, limit=limit, other_bytes=logit_bytes)
+    dtype = dtype or choose_compute_dtype(written.parameters, target.dtype, limit=limit, other_bytes=logit_bytes)
     if dtype is None:
         note(
             f"the model does not fit into the memory limit of a merge, {limit / 1e9:.1f} GB: every tensor was verified, but "

@@ -72,7 +72,7 @@ def train(
     except BaseException as error:
         explained = _explain_error(error, rundir)
         steps = 0 if metrics.trainer is None else metrics.trainer.state.global_step
-        _record_failure(rundir, explained, keep=bool(steps or resume_from is not None))
+        _record_failure(rundir, explained, keep=bool(steps or resume_from is not None or rundir.metrics.exists()))
         if explained is error:
             raise
         raise explained from error

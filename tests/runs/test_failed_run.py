@@ -139,6 +139,17 @@ def test_a_failure_in_the_first_step_leaves_nothing(tmp_path: Path, failing: Cal
     assert not (tmp_path / "run").exists()
 
 
+def test_a_failure_in_the_first_step_after_an_evaluation_keeps_the_run(
+    tmp_path: Path, failing: Callable[..., int]
+) -> None:
+    pairs = (tmp_path / "train.jsonl").as_posix()
+    recipe = recipe_that_logs_late(tmp_path, eval_strategy="steps", eval_steps=SAVE_STEPS, eval_on_start=True)
+    evaluate = ("--set", f"dataset.eval.path={pairs}", "--set", "dataset.rules.leaked=false")
+    assert failing(out_of_memory, 1, "train", recipe, *evaluate) == 3
+    assert status(tmp_path / "run") == "failed"
+    assert "eval_loss" in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
 def test_a_resumed_run_whose_data_is_damaged_keeps_its_checkpoints(
     tmp_path: Path, failing: Callable[..., int], orpo_here: Callable[..., Any]
 ) -> None:

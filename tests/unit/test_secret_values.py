@@ -58,3 +58,13 @@ def test_a_plan_has_the_value_and_plan_json_the_name(tmp_path: Path, monkeypatch
     assert "swordfish" not in plan.to_json()
     assert Plan.from_document(json.loads(plan.to_json())) == plan
     assert plan.to_document()["secrets"]["value"] == ["DATA_TOKEN"]
+
+
+def test_a_value_with_a_line_break_at_its_end_is_restored_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_KEY", "swordfish\n")
+    register_secrets(["A_KEY"])
+    for value in ("swordfish\n", "https://example.org/swordfish\n?x"):
+        covered = mask_secrets(value)
+        assert "swordfish" not in covered
+        assert unmask_secrets(covered, ["A_KEY"]) == value
+    assert mask_secrets("the library says swordfish") == "the library says ${A_KEY}"

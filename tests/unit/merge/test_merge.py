@@ -248,6 +248,15 @@ def test_a_bare_adapter_merges_into_the_named_or_the_given_base(tmp_path, base):
     assert (saved_logits(named.output) - saved_logits(base)).abs().max() > 0.1
 
 
+def test_a_base_in_float64_is_merged_in_float32(tmp_path, base):
+    moved = shutil.copytree(base, tmp_path / "base")
+    config = json.loads((moved / "config.json").read_text())
+    (moved / "config.json").write_text(json.dumps({**config, "dtype": "float64"}))
+    save_adapter(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
+    merged = merge(MergeRequest(tmp_path / "adapter", tmp_path / "merged", base=str(moved)))
+    assert json.loads((merged.output / "config.json").read_text())["dtype"] == "float32"
+
+
 def test_a_bare_adapter_with_a_missing_base_shows_how_to_give_it(tmp_path, base):
     adapter = tmp_path / "adapter"
     save_adapter(AutoModelForCausalLM.from_pretrained(base), adapter)

@@ -144,3 +144,12 @@ def test_the_command_warns_of_a_first_failure_and_exits_5_after_the_second(run, 
     wrong = orpo_here("merge", str(run.root), "--overwrite", "--json")
     assert wrong.returncode == 5
     assert "merged.unverified" in json.loads(wrong.stdout)["remedy"]
+
+
+def test_the_repetition_compares_logits_even_if_less_memory_is_free_by_then(run, merging_wrong, monkeypatch):
+    answers = iter(["float32", None])
+    monkeypatch.setattr(verification, "choose_compute_dtype", lambda *_, **__: next(answers))
+    with pytest.raises(RunError, match="logits differ"):
+        merge(MergeRequest(run.root))
+    record = json.loads((run.root / "merged.unverified" / FILE_NAME).read_text())
+    assert (record["verified"], record["verification"]) == (False, "logits")

@@ -86,5 +86,5 @@ def atomic_write_text(path: Path, text: str) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise MachineError(
-            f"cannot write {path}: {error.strerror or error}", remedy="Free some space or choose another output_dir."
+            f"cannot write {path}: {error.strerror or error}", remedy="Free some space or choose another place."
         ) from error

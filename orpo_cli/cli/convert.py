@@ -75,8 +75,7 @@ def command(
         atomic_write_text(output, conversion.text)
         console.result(f"wrote {output}")
     elif not as_json:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(conversion.text.encode())  # the exact bytes, not formatted by rich
+        console.exact(conversion.text)
     console.document(
         {
             "status": "ok",

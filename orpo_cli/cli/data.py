@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orpo_cli.atomic import atomic_write_text
 from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
-from orpo_cli.errors import MachineError
 from orpo_cli.report.console import Console
 from orpo_cli.secret_values import mask_secrets
 from orpo_cli.workflows.data import DataInspection, inspect_data
@@ -77,9 +77,4 @@ def _write_page(path: Path, inspection: DataInspection) -> None:
 
     title = mask_secrets(f"{inspection.name}: training data")
     page = data_view.html_page(_view(inspection, summary=True, coloured=True), title)
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise MachineError(
-            f"--html {path} cannot be written: {error.strerror}.", remedy="Choose another file."
-        ) from error
+    atomic_write_text(path, page)

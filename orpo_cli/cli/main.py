@@ -17,7 +17,7 @@ from typer.main import get_command
 
 from orpo_cli import __version__
 from orpo_cli.cli.allocator_env import reexec_with_allocator_env
-from orpo_cli.errors import OrpoError, RecipeError, UsageError
+from orpo_cli.errors import Interrupted, OrpoError, RecipeError, UsageError
 from orpo_cli.redaction import print_redacted_traceback
 from orpo_cli.report.console import Console
 from orpo_cli.secret_values import mask_secrets
@@ -121,13 +121,18 @@ def main() -> None:
     try:
         # Typer.__call__ would replace sys.excepthook. The command returns the code of a typer.Exit, and 130 for Ctrl-C.
         code = get_command(_import_called_command())(standalone_mode=False)
+        if code == Interrupted.exit_code:
+            raise KeyboardInterrupt
     except OrpoError as error:
         code = _report_error(error)
-    except typer.Abort:
-        code = 130
-    except typer.TyperException as error:  # wrong option, argument or command
-        message = error.format_message().replace("Value error, ", "")  # pydantic's, for choices
-        code = _report_error(UsageError(message, remedy="See `orpo --help` and `orpo COMMAND --help`."))
+    except (typer.Abort, KeyboardInterrupt):
+        code = _report_error(Interrupted("interrupted."))
+    except (
+        typer.TyperException
+    ) as error:  # wrong option, argument or command; without a message: only the help was shown
+        code = error.exit_code
+        if message := error.format_message().replace("Value error, ", ""):  # pydantic's, for choices
+            code = _report_error(UsageError(message, remedy="See `orpo --help` and `orpo COMMAND --help`."))
     _freeze_garbage_collector()
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -53,5 +52,4 @@ def show(
       orpo recipes show quickstart
       orpo recipes show llama3-8b-qlora > mine.yaml
     """
-    sys.stdout.flush()
-    sys.stdout.buffer.write(shipped_recipe(name).text_to_copy().encode())  # UTF-8 for any encoding of the terminal
+    Console().exact(shipped_recipe(name).text_to_copy())

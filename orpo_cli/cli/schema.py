@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 
+from orpo_cli.atomic import atomic_write_text
 from orpo_cli.cli.options import OutputFile
-from orpo_cli.errors import UsageError
 from orpo_cli.recipe.schema.json_schema import recipe_schema
 from orpo_cli.report.console import Console
 from orpo_cli.workflows.output_file import check_output_file
@@ -34,10 +34,7 @@ def command(
         Console().result(text.rstrip("\n"))
         return
     check_output_file(output, overwrite=True)
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{output} cannot be written: {error.strerror}.") from None
+    atomic_write_text(output, text)
     print(f"wrote {output}", file=sys.stderr)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.errors import Problem, explain_hint
+from orpo_cli.errors import MachineError, Problem, explain_hint
 from orpo_cli.secret_values import mask_secrets
 
 if TYPE_CHECKING:
@@ -75,7 +76,16 @@ class Console:
         if isinstance(renderable, str):
             _print_result(mask_secrets(renderable))
         else:
-            self.out.print(renderable)
+            with _writing_stdout():
+                self.out.print(renderable)
+
+    def exact(self, text: str) -> None:
+        """Write a text to standard output as it is, in UTF-8 for any encoding of the terminal."""
+        if sys.stdout is not None:  # None: closed by the caller
+            with _writing_stdout():
+                sys.stdout.flush()
+                sys.stdout.buffer.write(text.encode())
+                sys.stdout.buffer.flush()
 
     def document(self, value: Any) -> None:
         """Print the JSON document of --json: a mapping or a dataclass; nothing without --json."""
@@ -109,12 +119,25 @@ def _json_value(value: Any) -> Any:
 
 
 def _print_result(text: str) -> None:
-    try:
+    with _writing_stdout():
         print(text, flush=True)
+
+
+@contextmanager
+def _writing_stdout() -> Iterator[None]:
+    """A closed pipe is no error: its reader needs no more. Raises MachineError where the disk of a redirection is full."""
+    try:
+        yield
     except BrokenPipeError:
         discard_stdout()
+    except OSError as error:
+        discard_stdout()
+        raise MachineError(
+            f"the result cannot be written to standard output: {error.strerror or error}.",
+            remedy="Free some space, or redirect the output to another place.",
+        ) from error
 
 
 def discard_stdout() -> None:
-    """Discard further output: the reader of standard output closed it, which is not an error."""
+    """Discard further output, after an error of standard output."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

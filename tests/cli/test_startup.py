@@ -113,3 +113,41 @@ def test_a_wrong_command_line_exits_2_without_a_traceback(arguments: list[str], 
 def test_the_version_is_printed(orpo_here: Callable[..., Any]) -> None:
     done = orpo_here("--version")
     assert (done.returncode, done.stdout) == (0, "orpo-cli 0.2.0\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    "arguments", [["recipes"], ["recipes", "show", "quickstart"], ["explain", "yaml-key"], ["schema"]]
+)
+def test_a_full_disk_behind_standard_output_exits_3(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "orpo_cli", *arguments]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert done.returncode == 3
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_recipe_is_printed_to_a_closed_output_without_a_traceback() -> None:
+    command = f"{sys.executable} -m orpo_cli recipes show quickstart >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ctrl_c_before_training_is_reported_and_exits_130(
+    monkeypatch: pytest.MonkeyPatch, orpo_here: Callable[..., Any]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("orpo_cli.cli.recipes.shipped_recipes", interrupt)
+    done = orpo_here("recipes", "--json")
+    assert done.returncode == 130
+    assert done.stderr == "error: interrupted.\n"
+    assert json.loads(done.stdout)["status"] == "interrupted"
+
+
+def test_without_a_command_the_help_is_all_that_is_printed(orpo_here: Callable[..., Any]) -> None:
+    done = orpo_here()
+    assert (done.returncode, done.stderr) == (2, "")
+    assert "Usage" in done.stdout

@@ -29,7 +29,8 @@ def check_pairs_available(plan: Plan | None, data: str | None) -> None:
     """Raise UsageError where no pairs to evaluate on are given or held out. Called before a model is loaded."""
     if data is None and plan is None:
         raise UsageError(
-            "a model that is not a run has no held-out pairs.", remedy="Give the pairs: --data FILE (or a hub dataset)."
+            "no run directory has this name, and a model that is not a run has no held-out pairs.",
+            remedy="Give the output_dir of an `orpo train`, or the pairs: --data FILE (or a hub dataset).",
         )
     if data is None and plan is not None and plan.dataset.eval is None:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Meta model: the base without its weights. Each parameter has its shape, and one zero that stands for all values.
+"""Meta model: the base without its weights. Each parameter has its shape, and one zero as the value of all its elements.
 
 These placeholders are on the CPU, where PEFT needs them to load an adapter, and take no memory.
 """

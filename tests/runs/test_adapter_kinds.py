@@ -125,7 +125,7 @@ def test_a_resumed_run_of_a_kind_ends_as_one_that_was_not_stopped(
 ) -> None:
     training = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "constant"}
     ends = []
-    for name in ("whole", "resumed"):
+    for name in ("uninterrupted", "resumed"):
         folder = tmp_path / name
         folder.mkdir()
         save_tiny_model(folder / "model")

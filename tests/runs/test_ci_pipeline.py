@@ -1,4 +1,4 @@
-"""The pipeline of docs/how-to/ci.md, run as it stands there: from a recipe to the hub, again, and where something fails."""
+"""The pipeline of docs/how-to/ci.md, run as the page shows it: from a recipe to the hub, a second time, and with failing commands."""
 
 from __future__ import annotations
 

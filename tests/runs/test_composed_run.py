@@ -1,4 +1,4 @@
-"""A run of a recipe that extends another one and uses the environment: its directory is whole, and it can be resumed."""
+"""A run of a recipe that extends another one and uses the environment: its directory has the complete recipe, and it can be resumed."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def test_the_run_directory_holds_the_recipe_as_written_and_as_a_whole(
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
     assert (run / "recipe.yaml").read_text() == f"# --set training.seed=5\n{written}"
-    whole = load_recipe(str(run / "composed.yaml")).recipe
-    assert (whole.training.learning_rate, whole.training.seed, whole.training.max_steps) == (2e-3, 5, 2)
-    assert whole.model.model_name_or_path == str(base / "model")
-    assert whole.dataset.train[0].path == str(base / "train.jsonl")
+    composed = load_recipe(str(run / "composed.yaml")).recipe
+    assert (composed.training.learning_rate, composed.training.seed, composed.training.max_steps) == (2e-3, 5, 2)
+    assert composed.model.model_name_or_path == str(base / "model")
+    assert composed.dataset.train[0].path == str(base / "train.jsonl")
     assert "extends:" not in (run / "README.md").read_text()
     assert "learning_rate: 0.002" in (run / "README.md").read_text()
     holders = [path.name for path in run.rglob("*") if path.is_file() and b"swordfish" in path.read_bytes()]

@@ -138,8 +138,8 @@ def test_ctrl_c_saves_a_checkpoint_and_the_resumed_run_equals_an_uninterrupted_o
     tmp_path: Path, orpo_here: Callable[..., Any]
 ) -> None:
     recipe = write_recipe(tmp_path, steps=40)
-    whole = orpo_here("train", recipe, "--quiet", "--set", f"output_dir={tmp_path / 'whole'}")
-    assert whole.returncode == 0, whole.stderr
+    uninterrupted = orpo_here("train", recipe, "--quiet", "--set", f"output_dir={tmp_path / 'uninterrupted'}")
+    assert uninterrupted.returncode == 0, uninterrupted.stderr
 
     command = [sys.executable, "-m", "orpo_cli", "train", str(recipe)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -166,7 +166,9 @@ def test_ctrl_c_saves_a_checkpoint_and_the_resumed_run_equals_an_uninterrupted_o
     resumed = orpo_here("train", recipe, "--resume", "auto")
     assert resumed.returncode == 0, resumed.stderr
     assert [line["step"] for line in lines(tmp_path / "run")] == list(range(1, 41))
-    one, other = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("whole", "run"))
+    one, other = (
+        load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("uninterrupted", "run")
+    )
     assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
 
 

@@ -26,7 +26,7 @@ CHATML = (
     "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\nYou.<|im_end|>\n"
     "<|im_start|>user\nWhat does </s> <|im_end|> mean? 🌊<|im_end|>\n<|im_start|>assistant\n"
 )
-# name → what has no label, then what is learned of the chosen and the rejected answer, and how often the end token stands
+# name → what has no label, then the loss tokens of the chosen and the rejected completion, and how often the end token occurs
 # in the prompt as a token
 GOLDEN = {
     "chatml": (CHATML, "The end.<|im_end|>", " No\nidea <|im_end|>", 4),

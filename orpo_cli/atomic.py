@@ -75,16 +75,25 @@ def _process_is_alive(process: int, folder: Path) -> bool:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path``; after an error or a crash, ``path`` has its old content."""
-    partial = path.with_name(f".{path.name}.partial")
+    """Write ``text`` to ``path``; after an error or a crash, ``path`` has its old content.
+
+    A link stays a link to the file that is written. A device or a pipe (``/dev/null``, ``/dev/stdout``) is written to, never
+    replaced.
+    """
+    path = path.resolve()
+    special = path.exists() and not path.is_file()
+    partial = path if special else path.with_name(f".{path.name}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+            if not special:
+                os.fsync(file.fileno())
+        if not special:
+            partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        if not special:
+            partial.unlink(missing_ok=True)
         raise MachineError(
             f"cannot write {path}: {error.strerror or error}", remedy="Free some space or choose another place."
         ) from error

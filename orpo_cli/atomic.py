@@ -80,8 +80,9 @@ def atomic_write_text(path: Path, text: str) -> None:
     A link stays a link to the file that is written. A device or a pipe (``/dev/null``, ``/dev/stdout``) is written to, never
     replaced.
     """
-    path = path.resolve()
     special = path.exists() and not path.is_file()
+    if not special:
+        path = path.resolve()
     partial = path if special else path.with_name(f".{path.name}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:

@@ -49,7 +49,7 @@ def open_run(loaded: LoadedRecipe, plan: Plan, resume: str, console: Console) ->
 
     Raises UsageError where the directory is in use, or ``resume`` does not fit the run in it.
     """
-    from orpo_cli.training.checkpoints import checkpoint_to_resume, mark_resumed, trains_longer
+    from orpo_cli.training.resume import checkpoint_to_resume, mark_resumed, trains_longer
 
     existing = RunDir(Path(plan.output_dir))
     if resume != "never" and existing.is_run():

@@ -1,0 +1,130 @@
+"""Resume policy: which checkpoint a run continues from, and which settings may have changed.
+
+``checkpoints`` writes checkpoints and removes incomplete ones; ``RunDir`` lists them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from orpo_cli.errors import UsageError
+from orpo_cli.plan.plan import Plan
+from orpo_cli.rundir import RUNNING, RunDir, is_complete
+
+# Settings that may differ in a resumed run: they change neither the steps nor their order.
+CHANGEABLE = (
+    "name", "output_dir", "device", "merge.", "export.", "hub.", "engine.max_tokens_per_microbatch",
+    "training.gradient_checkpointing",
+    "training.max_steps", "training.num_train_epochs", "training.logging_", "training.eval_s", "training.save_",
+    "training.report_to", "training.run_name", "training.per_device_eval_batch_size", "training.dataloader_",
+)  # fmt: skip
+LENGTH_SETTINGS = ("training.max_steps", "training.num_train_epochs")
+
+
+def checkpoint_to_resume(rundir: RunDir, plan: Plan, resume: str) -> Path | None:
+    """The checkpoint that ``resume`` (``auto`` or a path) selects; None where ``auto`` finds none yet.
+
+    Raises UsageError where the path is not a checkpoint of this run, the run is active, or the plan has changed.
+    """
+    if rundir.is_alive():
+        raise UsageError(f"{rundir.root}: a run is active there (process {rundir.read_run().get('pid')}).")
+    _refuse_changes(rundir.read_plan(), plan, rundir)
+    if resume == "auto":
+        return rundir.last_checkpoint()
+    path = Path(resume).absolute()
+    if not is_complete(path):
+        raise UsageError(
+            f"--resume {resume}: not a complete checkpoint (no trainer_state.json that can be read).",
+            remedy="Use --resume auto.",
+        )
+    if path.parent.resolve() != rundir.checkpoints.resolve():
+        raise UsageError(
+            f"--resume {resume}: not a checkpoint of {rundir.root}.", remedy=f"They are in {rundir.checkpoints}."
+        )
+    return path
+
+
+def trains_longer(rundir: RunDir, plan: Plan) -> bool:
+    """Whether ``plan`` trains a finished run for more steps than it did; False where its settings are the same.
+
+    Values that the plan decides may differ, because they depend on the machine. Raises UsageError where another setting
+    has changed, the run is not longer, or there is no checkpoint to resume from.
+    """
+    before = rundir.read_plan()
+    changed = {
+        path: difference
+        for path, difference in _differences(before, plan).items()
+        if path != "output_dir" and (_is_set(before, path) or _is_set(plan, path))
+    }
+    if not changed:
+        return False
+    checkpoint = rundir.last_checkpoint()
+    if not changed.keys() & set(LENGTH_SETTINGS):
+        rule = "has finished, and its settings have changed"
+    elif not _has_more_steps(rundir, before, plan, checkpoint):
+        rule = f"has finished after {rundir.read_run().get('steps')} steps, and the new settings do not train longer"
+    elif checkpoint is None:
+        rule = "has finished and kept no checkpoint, so that it cannot be trained longer"
+    else:
+        return True
+    raise UsageError(
+        f"{rundir.root} {rule}:\n  " + "\n  ".join(changed.values()),
+        remedy="Resume with the settings that it was trained with, or start a new run: --set output_dir=DIR.",
+    )
+
+
+def _has_more_steps(rundir: RunDir, before: Plan, now: Plan, checkpoint: Path | None) -> bool:
+    done = rundir.read_run().get("steps") or 0
+    most, epochs = now.training.get("max_steps") or -1, now.training.get("num_train_epochs") or 0
+    if most > 0:
+        return bool(most > done)
+    if (before.training.get("max_steps") or -1) <= 0:
+        return bool(epochs > (before.training.get("num_train_epochs") or 0))
+    if checkpoint is None:
+        return True  # it cannot be known how many steps an epoch has
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return bool(epochs * state["global_step"] > done * state["epoch"])
+
+
+def _is_set(plan: Plan, path: str) -> bool:
+    """Whether the user has set a value, or the section that it is in."""
+    while path:
+        if path in plan.why:
+            return plan.why[path].origin not in ("decided", "default")
+        path = path.rpartition(".")[0]
+    return False
+
+
+def mark_resumed(rundir: RunDir, plan: Plan) -> None:
+    """Record that this process continues the run, with the new plan."""
+    rundir.write_plan(plan)
+    rundir.write_run(status=RUNNING, pid=os.getpid(), host=platform.node(), error=None)
+
+
+def _refuse_changes(before: Plan, now: Plan, rundir: RunDir) -> None:
+    changed = [text for path, text in _differences(before, now).items() if not path.startswith(CHANGEABLE)]
+    if changed:
+        raise UsageError(
+            f"{rundir.root} was started with other settings:\n  " + "\n  ".join(changed),
+            remedy="Resume with the original recipe, or start a new run: --set output_dir=DIR.",
+        )
+
+
+def _differences(before: Plan, now: Plan) -> dict[str, str]:
+    """Values that differ: the path of each, and a line with both values."""
+    old, new = _flatten(before.values()), _flatten(now.values())
+    return {
+        path: f"{path}: {old.get(path)!r} → {new.get(path)!r}"
+        for path in sorted(old.keys() | new.keys())
+        if old.get(path) != new.get(path)
+    }
+
+
+def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {prefix.removesuffix("."): values}
+    return {path: value for key, inner in values.items() for path, value in _flatten(inner, f"{prefix}{key}.").items()}

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from orpo_cli.control_characters import one_line
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -42,7 +44,7 @@ class Problem:
         """One line for a terminal: location, message, remedy, and the code in brackets."""
         message = f"warning: {self.message}" if self.severity == "warning" else self.message
         line = ": ".join(part for part in (self.location(), message) if part)
-        return f"{line} {self.remedy} [{self.code}]" if self.remedy else f"{line} [{self.code}]"
+        return one_line(f"{line} {self.remedy} [{self.code}]" if self.remedy else f"{line} [{self.code}]")
 
 
 def explain_hint(problems: Sequence[Problem]) -> str:
@@ -56,6 +58,7 @@ class OrpoError(Exception):
 
     exit_code = 1
     kind = "error"
+    problems: tuple[Problem, ...] = ()  # those of a recipe on this machine, if the message lists them
 
     def __init__(self, message: str, *, remedy: str | None = None) -> None:
         super().__init__(message)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.atomic import atomic_write_text
+from orpo_cli.control_characters import escape_json_controls
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.json_files import read_json_lines, read_json_object, read_json_object_or_empty
 from orpo_cli.plan.plan import Plan
-from orpo_cli.secret_values import mask_secrets
+from orpo_cli.redaction import redact_record
 
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
 _DAMAGED = "The run directory is damaged."
@@ -199,8 +200,10 @@ class RunDir:
 
 
 def write_record(path: Path, document: dict[str, Any]) -> None:
-    """Write a JSON record of a run, such as ``RunDir.samples``: atomically, with secrets masked."""
-    atomic_write_text(path, json.dumps(mask_secrets(document), indent=2, ensure_ascii=False) + "\n")
+    """Write a JSON record of a run, such as ``RunDir.samples``: atomically, without secrets."""
+    atomic_write_text(
+        path, escape_json_controls(json.dumps(redact_record(document), indent=2, ensure_ascii=False)) + "\n"
+    )
 
 
 def is_complete(checkpoint: Path) -> bool:

@@ -1,17 +1,24 @@
-"""Secret values from environment variables of a recipe: masked wherever they would be shown or written.
+"""Secret values that are known to this process: masked wherever they would be shown or written.
 
-``${NAME}`` replaces the value in messages and in the files of a run. The value is restored when a plan is read.
+They are the values of environment variables with secret-looking names, those that a recipe uses for a secret setting, and the
+token of ``hf auth login``. ``${NAME}`` replaces the value in messages and in the files of a run. A plan restores the value when
+it is read.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+from orpo_cli.secret_patterns import looks_secret
+
+REDACTED = "[redacted]"
 MIN_SECRET_LENGTH = 4  # a shorter value would match parts of other words
-TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "WANDB_API_KEY")
-MIN_TOKEN_LENGTH = 8
+# Of a value that no recipe uses for a secret setting. It may be a word or a path, in spite of its name.
+MIN_OTHER_LENGTH = 8
 
 _names: set[str] = set()
 
@@ -22,26 +29,27 @@ def register_secrets(names: Iterable[str]) -> None:
 
 
 def mask_secrets(value: Any, names: Iterable[str] | None = None) -> Any:
-    """``value`` (a text, or nested plain values) with the values of ``names`` replaced by ``${NAME}``.
+    """``value`` (a text, or nested plain values) with the values of the variables ``names`` replaced by ``${NAME}``.
 
-    By default the registered variables, and the tokens that the libraries read from the environment, because the messages
-    of their errors may quote them.
+    By default all secrets that this process knows, also in the encodings in which libraries quote them (URLs, JSON, HTML, base64).
     """
-    if names is None:
-        tokens = [name for name in TOKEN_VARIABLES if len(os.environ.get(name, "").strip()) >= MIN_TOKEN_LENGTH]
-        names = (*tokens, *_names)
     # a plan needs the value as it is, to restore it; a library may quote it without the line break at its end
-    secrets = {form: name for name in names for form in (os.environ.get(name, "").strip(), os.environ.get(name, ""))}
-    longest_first = sorted(
-        (secret for secret in secrets if len(secret.strip()) >= MIN_SECRET_LENGTH), key=len, reverse=True
-    )
+    if names is not None:
+        masks = {
+            form: f"${{{name}}}"
+            for name in names
+            for form in (os.environ.get(name, "").strip(), os.environ.get(name, ""))
+        }
+    else:
+        masks = {form: mask for secret, mask in _known_secrets() for form in _encoded_forms(secret)}
+    longest_first = sorted((form for form in masks if len(form.strip()) >= MIN_SECRET_LENGTH), key=len, reverse=True)
 
     def mask(text: str) -> str:
-        for secret in longest_first:
-            text = text.replace(secret, f"${{{secrets[secret]}}}")
+        for form in longest_first:
+            text = text.replace(form, masks[form])
         return text
 
-    return _map_strings(value, mask) if secrets else value
+    return map_strings(value, mask) if longest_first else value
 
 
 def unmask_secrets(value: Any, names: Iterable[str]) -> Any:
@@ -53,14 +61,65 @@ def unmask_secrets(value: Any, names: Iterable[str]) -> Any:
             text = text.replace(f"${{{name}}}", os.environ.get(name, f"${{{name}}}"))
         return text
 
-    return _map_strings(value, unmask) if names else value
+    return map_strings(value, unmask) if names else value
 
 
-def _map_strings(value: Any, function: Callable[[str], str]) -> Any:
+def map_strings(value: Any, function: Callable[[str], str]) -> Any:
+    """Nested plain values with ``function`` applied to each text except the keys of mappings."""
     if isinstance(value, str):
         return function(value)
     if isinstance(value, dict):
-        return {key: _map_strings(inner, function) for key, inner in value.items()}
+        return {key: map_strings(inner, function) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_map_strings(inner, function) for inner in value]
+        return [map_strings(inner, function) for inner in value]
     return value
+
+
+def _known_secrets() -> list[tuple[str, str]]:
+    """(secret, its replacement) of this process; for a value of two variables the one that the recipe names."""
+    names = [name for name, value in os.environ.items() if looks_secret(name) and _is_distinctive(value)]
+    secrets = [(token, REDACTED)] if (token := _stored_token()) is not None else []
+    for name in (*names, *sorted(_names)):
+        value = os.environ.get(name, "")
+        secrets += [(form, f"${{{name}}}") for form in (value.strip(), value) if len(form) >= MIN_SECRET_LENGTH]
+    return secrets
+
+
+def _is_distinctive(value: str) -> bool:
+    """Whether the value is hardly part of another text: neither short, nor one lower-case word, nor an existing path."""
+    value = value.strip()
+    if len(value) < MIN_OTHER_LENGTH or (value.isalpha() and value.islower()):
+        return False
+    try:
+        return not Path(value).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long for a path, or with a null byte
+        return True
+
+
+def _stored_token() -> str | None:
+    """The token that `hf auth login` stored; None without one."""
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    try:
+        token = Path(os.environ.get("HF_TOKEN_PATH") or os.path.join(home, "token")).expanduser().read_text().strip()
+    except (OSError, ValueError, RuntimeError):
+        return None
+    return token if len(token) >= MIN_OTHER_LENGTH else None
+
+
+@lru_cache(maxsize=256)
+def _encoded_forms(secret: str) -> frozenset[str]:
+    """The secret as it is, and as URLs, JSON, Python, HTML and base64 (as part of a longer text, too) have it."""
+    import base64
+    import html
+    import json
+    from urllib.parse import quote, quote_plus
+
+    raw = secret.encode(errors="surrogateescape")
+    forms = {secret, quote(raw), quote(raw, safe=""), quote_plus(raw), html.escape(secret), repr(secret)[1:-1]}
+    forms |= {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+    if len(secret) >= MIN_OTHER_LENGTH:
+        for offset, unknown in enumerate((0, 2, 3)):  # characters that depend on the bytes before the secret
+            whole = (offset + len(raw)) * 8 // 6  # characters that do not depend on the bytes after it
+            encoded = base64.b64encode(b"\0" * offset + raw).decode()[unknown:whole]
+            forms |= {encoded, encoded.replace("+", "-").replace("/", "_")}
+    return frozenset(forms)

@@ -48,7 +48,9 @@ def recipe_page() -> str:
         f"# Recipe reference\n\n{GENERATED}",
         "A recipe is a YAML file. Only `model` and `dataset` are required. Unknown keys and values of the wrong type are "
         "errors, and all errors of a file are reported at once. The keys of a section are the names that the configured "
-        "library uses. `--set section.key=value` changes one value; `--set dataset.train.0.path=…` changes a list item.",
+        "library uses. `--set section.key=value` changes one value; `--set dataset.train.0.path=…` changes a list item. "
+        "`${NAME}` and `${NAME:-default}` insert [environment variables](../how-to/compose-recipes.md#use-environment-variables); secrets "
+        "are inserted only in `model.token`.",
         "## Top level\n\n" + table(top),
     ]
     for name, field in Recipe.model_fields.items():

@@ -10,7 +10,6 @@ import typer
 from orpo_cli.atomic import atomic_write_text
 from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
 from orpo_cli.report.console import Console
-from orpo_cli.secret_values import mask_secrets
 from orpo_cli.workflows.data import DataInspection, inspect_data
 from orpo_cli.workflows.output_file import check_output_file
 
@@ -75,6 +74,5 @@ def _view(inspection: DataInspection, *, summary: bool, coloured: bool) -> list[
 def _write_page(path: Path, inspection: DataInspection) -> None:
     from orpo_cli.report import data_view
 
-    title = mask_secrets(f"{inspection.name}: training data")
-    page = data_view.html_page(_view(inspection, summary=True, coloured=True), title)
+    page = data_view.html_page(_view(inspection, summary=True, coloured=True), f"{inspection.name}: training data")
     atomic_write_text(path, page)

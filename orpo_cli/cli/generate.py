@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from orpo_cli.cli import options
+from orpo_cli.control_characters import escape_controls
 from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
 from orpo_cli.workflows.generate import HELD_OUT_PROMPTS, GenerateRequest, generate_answers, make_sampling
@@ -74,18 +75,19 @@ def print_answers(document: dict[str, Any], console: Console) -> None:
 
     variants, rows = document["models"], document["answers"]
     if len(variants) == len(rows) == 1:
-        console.result(Text(_text(rows[0][variants[0]])))
+        console.result(_text(rows[0][variants[0]]))
     elif console.out.is_terminal:
         table = Table(show_lines=True, expand=True)
         for title in ("prompt", *variants):
             table.add_column(title, overflow="fold", ratio=1 if title == "prompt" else 2)
         for row in rows:
-            table.add_row(Text(row["prompt"]), *(Text(_text(row[variant])) for variant in variants))
+            cells = (row["prompt"], *(_text(row[variant]) for variant in variants))
+            table.add_row(*(Text(escape_controls(cell)) for cell in cells))
         console.result(table)
     else:
         for number, row in enumerate(rows, start=1):
             blocks = [_block("prompt", row["prompt"]), *(_block(variant, _text(row[variant])) for variant in variants)]
-            console.result(Text("\n".join([*(["---"] if number > 1 else []), *blocks])))
+            console.result("\n".join([*(["---"] if number > 1 else []), *blocks]))
 
 
 def _text(answer: dict[str, Any]) -> str:

@@ -17,10 +17,10 @@ from typer.main import get_command
 
 from orpo_cli import __version__
 from orpo_cli.cli.allocator_env import reexec_with_allocator_env
-from orpo_cli.errors import Interrupted, OrpoError, RecipeError, UsageError
-from orpo_cli.redaction import print_redacted_traceback
+from orpo_cli.control_characters import one_line
+from orpo_cli.errors import Interrupted, OrpoError, UsageError
+from orpo_cli.redaction import print_redacted_traceback, redact, redact_record
 from orpo_cli.report.console import Console
-from orpo_cli.secret_values import mask_secrets
 
 COMMANDS = (
     "init",
@@ -159,13 +159,13 @@ def _freeze_garbage_collector() -> None:
 def _report_error(error: OrpoError) -> int:
     """Print the error on standard error; with --json also as the document on standard output. Returns the exit code."""
     document = {"status": error.kind, "exit_code": error.exit_code, "message": error.message, "remedy": error.remedy}
-    text = str(error)
-    if isinstance(error, RecipeError):
-        document["problems"] = error.problems
-    else:
-        text = f"error: {text}"
+    lines = [f"error: {error}"]
+    if error.problems:
+        document["problems"] = [vars(problem) for problem in error.problems]
+        lines = [problem.text() for problem in error.problems]
     if error.remedy:
-        text += f"\n  → {error.remedy}"
-    print(mask_secrets(text), file=sys.stderr)
-    Console(as_json="--json" in sys.argv[1:]).document(document)
+        lines.append(f"  → {error.remedy}")
+    for line in lines:
+        print(one_line(redact(line)), file=sys.stderr)
+    Console(as_json="--json" in sys.argv[1:]).document(redact_record(document))
     return error.exit_code

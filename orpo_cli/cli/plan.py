@@ -8,6 +8,7 @@ import typer
 from rich.text import Text
 
 from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
+from orpo_cli.control_characters import one_line
 from orpo_cli.plan.decisions import with_origins
 from orpo_cli.report.console import Console
 from orpo_cli.report.estimate_view import estimate_document, estimate_lines
@@ -46,7 +47,7 @@ def command(
         console.result(plan_table(document, origins=show_origin))
     else:
         for path, value, _, reason in plan_lines(document):
-            console.result(Text(f"{path} = {value}  # {reason}"))
+            console.result(Text(one_line(f"{path} = {value}  # {reason}")))
     estimate = estimate_document(plan, sizing) if sizing is not None else None
     if estimate is not None:
         console.result(Text("\n".join(["", *estimate_lines(estimate)])))

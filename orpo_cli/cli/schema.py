@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 from orpo_cli.atomic import atomic_write_text
 from orpo_cli.cli.options import OutputFile
@@ -35,7 +34,7 @@ def command(
         return
     check_output_file(output, overwrite=True)
     atomic_write_text(output, text)
-    print(f"wrote {output}", file=sys.stderr)
+    Console().note(f"wrote {output}")
 
 
 def schema_text() -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from orpo_cli.control_characters import escape_json_controls
 from orpo_cli.machine import Device
 from orpo_cli.recipe.schema import (
     DatasetSection,
@@ -176,7 +177,7 @@ class Plan(PlanDraft):
 
     def to_json(self) -> str:
         """The text of plan.json."""
-        return json.dumps(self.to_document(), indent=2, ensure_ascii=False) + "\n"
+        return escape_json_controls(json.dumps(self.to_document(), indent=2, ensure_ascii=False)) + "\n"
 
 
 def is_leaf(entry: dict[str, Any]) -> bool:

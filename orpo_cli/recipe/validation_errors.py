@@ -12,10 +12,10 @@ from orpo_cli.errors import Problem
 from orpo_cli.recipe.did_you_mean import closest_name, did_you_mean_key
 from orpo_cli.recipe.legacy.argument_policy import ArgumentPolicy
 from orpo_cli.recipe.legacy.unsupported_peft_args import UNSUPPORTED_LORA_INITS, UNSUPPORTED_PEFT_ARGS
-from orpo_cli.recipe.rules.secrets import secret_kind
 from orpo_cli.recipe.schema import Source
 from orpo_cli.recipe.source.nodes import Path, format_path
 from orpo_cli.recipe.source.source_map import SourceMap
+from orpo_cli.secret_patterns import secret_kind
 
 MAX_SUGGESTIONS = 300  # a file with more unknown keys is not a recipe, and suggestions for all would take seconds
 

@@ -11,7 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orpo_cli.control_characters import escape_controls, escape_json_controls, one_line
 from orpo_cli.errors import MachineError, Problem, explain_hint
+from orpo_cli.redaction import redact
 from orpo_cli.secret_values import mask_secrets
 
 if TYPE_CHECKING:
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class Console:
-    """Console of one command, with secrets masked in every line.
+    """Console of one command. Secrets are masked, and control characters of names, data and models are shown as escapes.
+
+    A result that is a plain text stays exact in a pipe or a file, except for known secrets.
 
     ``quiet`` prints only warnings and errors to standard error. ``as_json`` reserves standard output for one JSON document.
     rich, which respects NO_COLOR, is imported only for colours and layout, because the import takes time.
@@ -32,16 +36,16 @@ class Console:
     @cached_property
     def err(self) -> RichConsole:
         """Standard error with colours and layout."""
-        from rich.console import Console as RichConsole
+        from orpo_cli.report.rich_console import SafeConsole
 
-        return RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        return SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 
     @cached_property
     def out(self) -> RichConsole:
         """Standard output with colours and layout."""
-        from rich.console import Console as RichConsole
+        from orpo_cli.report.rich_console import SafeConsole
 
-        class Output(RichConsole):
+        class Output(SafeConsole):
             def on_broken_pipe(self) -> None:
                 """Discard the rest of the output: ``orpo plan … | head`` is not an error, but rich would exit with 1."""
                 self.quiet = True
@@ -74,7 +78,8 @@ class Console:
         if self.as_json:
             return
         if isinstance(renderable, str):
-            _print_result(mask_secrets(renderable))
+            text = mask_secrets(renderable)
+            _print_result(escape_controls(text) if sys.stdout is not None and sys.stdout.isatty() else text)
         else:
             with _writing_stdout():
                 self.out.print(renderable)
@@ -92,11 +97,12 @@ class Console:
         if self.as_json:
             import json
 
-            _print_result(json.dumps(mask_secrets(_json_value(value)), indent=2, ensure_ascii=False))
+            document = json.dumps(mask_secrets(_json_value(value)), indent=2, ensure_ascii=False)
+            _print_result(escape_json_controls(document))
 
     def print_line(self, text: str, style: str | None = None) -> None:
         """Print one line to standard error."""
-        text = mask_secrets(text)
+        text = one_line(redact(text))
         if sys.stderr.isatty():
             self.err.print(text, style=style, markup=False)
         else:

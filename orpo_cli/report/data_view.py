@@ -8,13 +8,15 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from orpo_cli.control_characters import escape_controls, one_line
 from orpo_cli.data.audit import Audit
 from orpo_cli.data.report import DataReport
 from orpo_cli.data.token_spans import TokenSpan
+from orpo_cli.report.rich_console import SafeConsole
 from orpo_cli.secret_values import mask_secrets
 
 BAR_WIDTH = 40  # of the longest bar, in characters
@@ -31,7 +33,7 @@ LOSS_TERMS = {  # description and style by purpose of a token
 def summary_view(report: DataReport, audits: dict[str, Audit], steps: dict[str, Any]) -> Iterator[RenderableType]:
     """The statistics of the training and held-out pairs; ``steps`` has the numbers of steps."""
     for line in report.lines():
-        yield Text(mask_secrets(line))
+        yield Text(one_line(line))
     for part, audit in audits.items():
         yield Text()
         yield Text(f"{part}: {audit.pairs:,} pairs", "bold")
@@ -99,7 +101,7 @@ def legend(*, loss_on_prompt: bool, coloured: bool) -> Text:
 
 def pair_view(pair: dict[str, Any], *, coloured: bool) -> RenderableType:
     """One pair with all of its tokens: ``pair`` and ``row`` (number and name), and the spans of each part."""
-    lines: list[RenderableType] = [Text(mask_secrets(f"pair {pair['pair']}, {pair['row']}"), "bold")]
+    lines: list[RenderableType] = [Text(one_line(f"pair {pair['pair']}, {pair['row']}"), "bold")]
     for part in ("prompt", "chosen", "rejected"):
         spans = pair[part]
         lines.append(Text(f"{part}, {sum(len(span.ids) for span in spans):,} tokens", "bold"))
@@ -111,19 +113,22 @@ def tokens_view(spans: list[TokenSpan], *, coloured: bool) -> Text:
     """The text of tokens: every second one underlined or, without colours, each with a mark after it."""
     text = Text()
     for index, span in enumerate(spans):
+        shown = escape_controls(span.text)
         if not coloured:
-            text.append(f"⟦{span.text}⟧" if span.purpose == "end" else f"{span.text}·")
+            text.append(f"⟦{shown}⟧" if span.purpose == "end" else f"{shown}·")
             continue
         underline = " underline" if index % 2 and span.purpose != "end" else ""
-        text.append(span.text, LOSS_TERMS[span.purpose][1] + underline)
+        text.append(shown, LOSS_TERMS[span.purpose][1] + underline)
     return text
 
 
 def html_page(renderables: list[RenderableType], title: str) -> str:
     """The renderables as one self-contained HTML page."""
-    console = Console(record=True, width=140, file=StringIO(), force_terminal=True, color_system="truecolor")
+    console = SafeConsole(record=True, width=140, file=StringIO(), force_terminal=True, color_system="truecolor")
     for renderable in renderables:
         console.print(renderable, soft_wrap=True)
     template = Path(__file__).with_name("pairs_page.html").read_text(encoding="utf-8")
-    shown = escape(title).replace("{", "{{").replace("}", "}}")  # rich formats the template with str.format
+    shown = (
+        escape(one_line(mask_secrets(title))).replace("{", "{{").replace("}", "}}")
+    )  # rich formats the template with str.format
     return console.export_html(inline_styles=True, code_format=template.replace("@title", shown))

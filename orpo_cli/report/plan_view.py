@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Column, Table
 from rich.text import Text
 
+from orpo_cli.control_characters import one_line
 from orpo_cli.plan.plan import is_leaf
 
 STYLES = {"decided": "cyan", "override": "magenta", "environment": "magenta", "recipe": "", "default": "dim"}
@@ -40,7 +41,7 @@ def plan_table(document: dict[str, Any], *, origins: bool = False) -> Table:
     )
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for path, value, origin, reason in plan_lines(document):
-        table.add_row(*map(Text, (path, value, reason)), style=STYLES[origin])
+        table.add_row(*(Text(one_line(cell)) for cell in (path, value, reason)), style=STYLES[origin])
     return table
 
 

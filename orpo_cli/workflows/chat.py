@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from orpo_cli.control_characters import escape_controls
 from orpo_cli.errors import OrpoError
 from orpo_cli.report.console import Console
 from orpo_cli.workflows.generate import refuse_compare_without_run
@@ -81,11 +82,12 @@ def _print_answers(
     conversation: Conversation, message: str, variants: tuple[Variant, ...], console: Console, is_terminal: bool
 ) -> None:
     """Print each answer while it is generated. On a terminal neither Ctrl-C nor an error ends the chat."""
+    shown = escape_controls if sys.stdout.isatty() else str  # in a pipe an answer stays exact
     for variant in variants:
         if len(variants) > 1:
             print(f"{variant}: ", end="", flush=True)
         try:
-            answer = conversation.ask(variant, message, lambda text: print(text, end="", flush=True))
+            answer = conversation.ask(variant, message, lambda text: print(shown(text), end="", flush=True))
             print("" if answer.finished else " […]", end="\n\n" if is_terminal else "\n", flush=True)
         except KeyboardInterrupt:
             if not is_terminal:

@@ -61,7 +61,9 @@ def build_plan(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict
     plan = fit_to_memory(draft, inputs)
     missing = [loaded.source_map.locate_problem(problem) for problem in missing_requirements(plan, machine)]
     if missing and (to_train or strict):
-        raise MachineError("\n".join(problem.text() for problem in missing), remedy=explain_hint(missing))
+        error = MachineError("\n".join(problem.text() for problem in missing), remedy=explain_hint(missing))
+        error.problems = tuple(missing)
+        raise error
     warnings = (*problems, *(replace(each, severity="warning") for each in missing))
     if warnings and strict:
         raise RecipeError(warnings)

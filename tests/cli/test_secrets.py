@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import subprocess
+import sys
+import threading
+from base64 import b64encode
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import pytest
 from support.tiny import write_recipe
@@ -21,13 +28,28 @@ def files_with(text: str, folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
 
 
-def test_a_traceback_has_no_token(tmp_path: Path, orpo: Callable[..., Any]) -> None:
-    path = "dataset.train.path=zip://a.jsonl::archives/${HF_TOKEN}.zip"
-    failed = orpo("data", write_recipe(tmp_path), "--set", path, env={**os.environ, "HF_TOKEN": TOKEN})
-    assert failed.returncode == 1
-    assert "Traceback" in failed.stderr
-    assert "archives/${HF_TOKEN}.zip" in failed.stderr
-    assert TOKEN not in failed.stdout + failed.stderr
+def test_a_traceback_has_no_secret_of_the_environment_in_any_encoding() -> None:
+    secret = 'pa/ss"wörd+1'
+    forms = [
+        secret,
+        quote(secret),
+        quote_plus(secret),
+        json.dumps(secret)[1:-1],
+        html.escape(secret),
+        repr(secret)[1:-1],
+    ]
+    forms += [b64encode(f"{user}:{secret}".encode()).decode() for user in ("a", "ab", "abc")]
+    code = f"from orpo_cli.cli import main\ndef bug(): raise KeyError(*{forms!r}, '\\x1b]0;title')\nmain.silence_libraries = bug\nmain.main()\n"
+    for name in ("AWS_SECRET_ACCESS_KEY", "DATABASE_PASSWORD"):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, name: secret}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert "KeyError" in done.stderr
+        assert f"${{{name}}}" in done.stderr
+        assert "\x1b" not in done.stderr
+        assert not [form for form in forms[:6] if form in done.stderr]
+        assert b64encode(secret.encode()).decode()[4:-4] not in done.stderr  # the part that all of them have
 
 
 @pytest.mark.parametrize(
@@ -66,21 +88,41 @@ def test_a_usage_error_has_no_token(
     assert TOKEN not in failed.stdout + failed.stderr
 
 
-def test_a_path_from_a_secret_is_not_in_output_pages_or_run_files(
+def test_a_secret_in_an_address_is_never_sent(
     tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DATA_SECRET", FOLDER)
-    recipe = write_recipe(tmp_path, steps=1)
-    (tmp_path / FOLDER).mkdir()
-    for name in ("train", "heldout"):
-        (tmp_path / f"{name}.jsonl").rename(tmp_path / FOLDER / f"{name}.jsonl")
-    recipe.write_text(
-        recipe.read_text()
-        .replace("train.jsonl", "${DATA_SECRET}/train.jsonl")
-        .replace("heldout.jsonl", "${DATA_SECRET}/heldout.jsonl")
-    )
+    """Neither named nor unnamed, for any command that reads a recipe."""
+    requests: list[str] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            requests.append(self.path)
+            self.send_error(404)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", FOLDER)
+    monkeypatch.setenv("HARMLESS", TOKEN)
+    recipe = write_recipe(tmp_path)
+    for variable in ("AWS_SECRET_ACCESS_KEY", "HARMLESS"):
+        address = f"dataset.train.path=http://127.0.0.1:{server.server_port}/${{{variable}}}.jsonl"
+        for command in ("validate", "plan", "data", "train"):
+            failed = orpo_here(command, recipe, "--set", address)
+            assert failed.returncode == 2
+            assert "secret-variable" in failed.stderr
+            assert not [each for each in (TOKEN, FOLDER) if each in failed.stdout + failed.stderr]
+    server.shutdown()
+    assert requests == []
+
+
+def test_the_token_of_a_model_is_not_in_output_pages_or_run_files(
+    tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL_ACCESS", FOLDER)
+    recipe = write_recipe(tmp_path, steps=1, model={"token": "${MODEL_ACCESS}"})
     page = tmp_path / "page.html"
     commands = [
+        ("plan", recipe, "--show-origin"),
         ("data", recipe, "--show", "1", "--html", page),
         ("data", recipe, "--show", "1", "--json"),
         ("train", recipe),
@@ -90,7 +132,8 @@ def test_a_path_from_a_secret_is_not_in_output_pages_or_run_files(
         done = orpo_here(*command)
         assert done.returncode == 0, done.stderr
         assert FOLDER not in done.stdout + done.stderr
-    assert "${DATA_SECRET}/train.jsonl" in page.read_text()
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert plan["model"]["token"]["value"] == "${MODEL_ACCESS}"
     assert (tmp_path / "run" / "evaluation.json").is_file()
     assert files_with(FOLDER, tmp_path / "run") == []
     assert FOLDER not in page.read_text()

@@ -130,15 +130,13 @@ def test_a_smoke_run_pushes_nothing(tmp_path, orpo_here, hub):
 def test_no_secret_is_in_any_output_or_file_of_a_run(tmp_path, hub):
     """A token in HF_TOKEN and a secret in the recipe by reference: neither is in an output or a file of train and push."""
     secret = "anotherPlantedSecret987"
-    (tmp_path / secret).mkdir()
-    recipe = pushing_recipe(tmp_path, hub_strategy="checkpoint", run_name="${WANDB_API_KEY}", report_to="none")
-    (tmp_path / "train.jsonl").rename(tmp_path / secret / "train.jsonl")
-    recipe.write_text(recipe.read_text().replace("path: train.jsonl", "path: ${DATA_TOKEN}/train.jsonl"))
+    recipe = pushing_recipe(tmp_path, hub_strategy="checkpoint", report_to="none")
+    recipe.write_text(recipe.read_text().replace("model:\n", "model:\n  token: ${MODEL_TOKEN}\n"))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     environment = {
         **inherited,
         **hub.environment(),
-        "DATA_TOKEN": secret,
+        "MODEL_TOKEN": secret,
         "WANDB_API_KEY": secret,
         "HF_HOME": str(tmp_path / "hf"),
     }

@@ -10,6 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "orpo_cli"
 ORDER = [  # each package imports those above it; packages of one line do not import each other
+    {"control_characters", "secret_patterns"},
     {"errors", "machine", "secret_values", "hub_status", "cache_dir", "digests"},
     {"atomic", "json_files", "redaction"},
     {"recipe"},
@@ -28,6 +29,8 @@ ORDER = [  # each package imports those above it; packages of one line do not im
 ]
 LEVEL = {package: level for level, packages in enumerate(ORDER) for package in packages}
 LIGHT = {
+    "control_characters",
+    "secret_patterns",
     "errors",
     "machine",
     "secret_values",

@@ -50,11 +50,10 @@ def test_short_values_and_numbers_are_not_masked(monkeypatch: pytest.MonkeyPatch
 def test_a_plan_has_the_value_and_plan_json_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA_TOKEN", "swordfish")
     (tmp_path / "r.yaml").write_text(
-        "model: {model_name_or_path: a/b}\n"
-        'dataset: {train: {path: "https://example.org/pairs.jsonl?token=${DATA_TOKEN}"}}\n'
+        "model: {model_name_or_path: a/b, token: '${DATA_TOKEN}'}\ndataset: {train: {path: pairs.jsonl}}\n"
     )
     plan = resolve(load_recipe(str(tmp_path / "r.yaml")), CPU, None)
-    assert plan.dataset.train[0].path.endswith("swordfish")
+    assert plan.model.token == "swordfish"
     assert "swordfish" not in plan.to_json()
     assert Plan.from_document(json.loads(plan.to_json())) == plan
     assert plan.to_document()["secrets"]["value"] == ["DATA_TOKEN"]

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from orpo_cli.recipe.rules.secrets import SECRETS, secret_kind
 from orpo_cli.recipe.source.nodes import Path
+from orpo_cli.secret_patterns import SECRETS, secret_kind
 
 Outcome = Literal["kept", "ignored", "left-out", "unknown", "empty"]
 MASK = "(secret, not copied)"

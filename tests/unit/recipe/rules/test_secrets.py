@@ -60,11 +60,20 @@ def test_the_value_of_a_key_with_a_secret_name_is_a_secret(tmp_path: Path) -> No
     assert "correcthorse" not in problem.text()
 
 
-def test_a_reference_to_a_secret_variable_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reference_to_a_secret_variable_is_allowed_but_no_secret_in_its_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MY_TOKEN", SECRETS[0])
-    assert problems(tmp_path, GOOD + "name: ${MY_TOKEN}\n") == []
-    (problem,) = problems(tmp_path, GOOD + f"name: ${{UNSET_TOKEN:-{SECRETS[0]}}}\n")
-    assert (problem.code, problem.path) == ("secret-in-recipe", "name")
+    good = GOOD.replace("a/b", "a/b\n  token: @")
+    assert problems(tmp_path, good.replace("@", "${MY_TOKEN}")) == []
+    (problem,) = problems(tmp_path, good.replace("@", f"${{UNSET_TOKEN:-{SECRETS[0]}}}"))
+    assert (problem.code, problem.path) == ("secret-in-recipe", "model.token")
+
+
+def test_a_secret_in_a_key_is_found_and_never_shown(tmp_path: Path) -> None:
+    found = problems(tmp_path, f"{GOOD}unheard_of:\n  {SECRETS[0]}: 1\n")
+    assert ("secret-in-recipe", "unheard_of", 6) in {(each.code, each.path, each.line) for each in found}
+    assert not any(TAIL in each.text() for each in found)
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ from orpo_cli.recipe.source.shipped_recipes import shipped_recipes
 BASE = """\
 model:
   model_name_or_path: a/b
+  token: ${DATA_TOKEN}
   chat_template: "{% for message in messages %}\\n  {{ message }} \\n{% endfor %}"
 dataset:
   train:
-    - path: https://example.org/${ORG}/pairs.jsonl?token=${DATA_TOKEN}
+    - path: https://example.org/${ORG}/pairs.jsonl
     - path: pairs.jsonl
       columns: {chosen: "5e-6", rejected: "no"}
 training:
@@ -26,7 +27,7 @@ training:
 CHILD = """\
 extends: base.yaml
 training: {seed: "${SEED:-3}", run_name: "$${literal}", learning_rate: 1e-5}
-lora: {r: null, exclude_modules: ["${DATA_TOKEN}", "x: y"], rank_pattern: {}}
+lora: {r: null, exclude_modules: ["${ORG}", "x: y"], rank_pattern: {}}
 """
 
 
@@ -65,7 +66,7 @@ def test_every_value_has_its_origin_as_a_comment(loaded: LoadedRecipe) -> None:
     for line in (
         "name: child # the name of the file",
         "  model_name_or_path: a/b # base.yaml:2",
-        "  beta: 0.1 # base.yaml:10",
+        "  beta: 0.1 # base.yaml:11",
         "  seed: 3 # child.yaml:2, ${SEED:-3}",
         "  max_shard_size: 2GB # --set",
     ):
@@ -85,7 +86,10 @@ def test_an_empty_section_stays_a_section(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_secret_is_written_as_a_reference(loaded: LoadedRecipe) -> None:
     text = str(compose_recipe_text(loaded))
     assert "swordfish" not in text
-    assert "https://example.org/${ORG}/pairs.jsonl?token=${DATA_TOKEN}" in text
+    assert "  token: ${DATA_TOKEN} # base.yaml:3\n" in text
+    assert (
+        "    - path: https://example.org/us/pairs.jsonl # base.yaml:7, https://example.org/${ORG}/pairs.jsonl\n" in text
+    )
 
 
 def test_a_recipe_without_parents_and_variables_has_no_composed_text(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import typer
 from orpo_cli.cli.options import ChatTemplate, Json, Quiet, RunOrModel
 from orpo_cli.report.console import Console
 from orpo_cli.report.progress import show_progress
+from orpo_cli.workflows.remote_code import warn_about_remote_code
 
 METRICS = (
     ("rewards/accuracies", "accuracy", "{:.3f}"),
@@ -60,6 +61,7 @@ def command(
     console = Console(quiet=quiet, as_json=as_json)
     run = find_run(run_or_model)
     check_pairs_available(run.read_plan() if run else None, data)
+    warn_about_remote_code(run_or_model, console)
     target = open_eval_target(run_or_model, chat_template=chat_template, note=console.note)
     pairs = load_held_out_pairs(target, data=data, max_samples=max_samples, max_length=max_length, note=console.note)
     if pairs.same_as_in_training is False:

@@ -12,6 +12,7 @@ from orpo_cli.cli.choices import ExportFormatChoice, GgufTypeChoice
 from orpo_cli.cli.options import Json, Quiet
 from orpo_cli.recipe.schema import Dtype
 from orpo_cli.report.console import Console
+from orpo_cli.workflows.remote_code import warn_about_remote_code
 
 
 def command(
@@ -65,6 +66,7 @@ def command(
     from orpo_cli.export.export_request import ExportRequest
 
     console = Console(quiet=quiet, as_json=as_json)
+    warn_about_remote_code(target, console)
     exported = export(
         ExportRequest(
             target,

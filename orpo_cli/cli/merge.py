@@ -11,6 +11,7 @@ from orpo_cli.cli.options import Json, Quiet
 from orpo_cli.merge.merge_target import Into
 from orpo_cli.recipe.schema import Dtype
 from orpo_cli.report.console import Console
+from orpo_cli.workflows.remote_code import warn_about_remote_code
 
 
 def command(
@@ -93,6 +94,7 @@ def command(
     from orpo_cli.report.progress import show_progress
 
     console = Console(quiet=quiet, as_json=as_json)
+    warn_about_remote_code(target, console)
     with show_progress(console) as begin_count:
         result = merge(
             MergeRequest(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from orpo_cli.errors import Problem, RecipeError
 from orpo_cli.recipe.legacy.unsupported_training_args import UNSUPPORTED_TRAINING_ARGS
+from orpo_cli.recipe.remote_code import remote_code_problem
 from orpo_cli.recipe.rules import rule_problems
 from orpo_cli.recipe.rules.secrets import secrets_in_comments, secrets_in_values
 from orpo_cli.recipe.schema import Recipe
@@ -56,6 +57,12 @@ class LoadedRecipe:
     def origin_kind(self, path: str) -> OriginKind:
         """The origin of the value at a dotted path: ``recipe``, ``override``, ``environment`` or ``default``."""
         return self.source_map.origin_kind(path)
+
+    def model_folder(self) -> FilePath | None:
+        """The folder of the model; None for a hub id or a file."""
+        model = self.recipe.model
+        path = self.local_path("model.model_name_or_path", model.model_name_or_path)
+        return path / model.subfolder if path is not None and path.is_dir() else None
 
     def local_path(self, path: str, name: str) -> FilePath | None:
         """The absolute path of the file or directory ``name``, the value at a dotted path; None if it does not exist.
@@ -102,15 +109,18 @@ def load_recipe(source: str, overrides: Sequence[str] = (), *, strict: bool = Fa
     register_secrets(secrets)
     source_map = SourceMap(tree, written_paths, secrets)
     recipe, schema_problems = _validate(values, source_map)
+    loaded = None if recipe is None else LoadedRecipe(recipe, files, tuple(overrides), source_map)
+    if loaded is not None and (warning := remote_code_problem(loaded.recipe.model, loaded.model_folder())) is not None:
+        schema_problems.append(warning)
     secret_paths = {problem.path for problem in secret_problems}
     migration_problems = tuple(each for each in migration_problems if each.path not in secret_paths)
     found = (*secret_problems, *migration_problems, *schema_problems)
     problems = [source_map.locate_problem(problem) for problem in found]
     problems += [problem for file in files for problem in secrets_in_comments(file.text, file.display_name)]
     problems.sort(key=lambda problem: (order.index(str(problem.file)), problem.line or 0, problem.column or 0))
-    if recipe is None or any(strict or problem.severity == "error" for problem in problems):
+    if loaded is None or any(strict or problem.severity == "error" for problem in problems):
         raise RecipeError(problems)
-    return LoadedRecipe(recipe, files, tuple(overrides), source_map, tuple(problems))
+    return replace(loaded, warnings=tuple(problems))
 
 
 def _migrate(tree: MappingNode, layers: list[str]) -> tuple[dict[str, Any], dict[str, str], tuple[Problem, ...]]:

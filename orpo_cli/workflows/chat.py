@@ -11,6 +11,7 @@ from orpo_cli.control_characters import escape_controls
 from orpo_cli.errors import OrpoError
 from orpo_cli.report.console import Console
 from orpo_cli.workflows.generate import refuse_compare_without_run
+from orpo_cli.workflows.remote_code import warn_about_remote_code
 
 if TYPE_CHECKING:
     from orpo_cli.evaluation.chat import Conversation
@@ -35,6 +36,7 @@ def chat(
     from orpo_cli.evaluation.eval_target import open_eval_target
 
     refuse_compare_without_run(compare, model)
+    warn_about_remote_code(model, console)
     target = open_eval_target(model, chat_template=chat_template, note=console.note)
 
     from orpo_cli.evaluation.chat import Conversation

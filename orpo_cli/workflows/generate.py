@@ -9,6 +9,7 @@ from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
 from orpo_cli.report.progress import show_progress
 from orpo_cli.rundir import write_record
+from orpo_cli.workflows.remote_code import warn_about_remote_code
 
 if TYPE_CHECKING:
     from orpo_cli.evaluation.eval_target import EvalTarget, Variant
@@ -62,6 +63,7 @@ def generate_answers(
     has_held_out = run is not None and run.read_plan().dataset.eval is not None
     check_prompts_available(model, has_held_out, texts=request.prompts, file=request.prompts_from)
     request.check()
+    warn_about_remote_code(model, console)
     target = open_eval_target(model, chat_template=request.chat_template, note=console.note)
     plain = request.plain
     if not plain and target.tokenizer.chat_template is None:

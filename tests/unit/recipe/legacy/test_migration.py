@@ -65,7 +65,7 @@ def test_arguments_of_another_section_are_moved_to_it(tmp_path: Path) -> None:
     assert (recipe.dataset.max_prompt_length, recipe.dataset.truncation_mode) == (128, "keep_start")
     assert (recipe.output_dir, recipe.model.trust_remote_code) == ("here", True)
     assert (recipe.hub.repo_id, recipe.hub.private) == ("we/it", True)
-    assert len(loaded.warnings) == 7
+    assert len(loaded.warnings) == 8  # one for each argument, and trust-remote-code
     assert [loaded.origin_kind(path) for path in ("dataset.max_prompt_length", "output_dir")] == ["recipe", "recipe"]
 
 

@@ -25,13 +25,13 @@ from typing import Any
 
 from benchmarks.paired import describe_machine, median, run_alternating
 from benchmarks.preparation import SMOLLM2, write_synthetic_pairs
-from orpo_cli.cli import allocator_env
+from orpo_cli.cli import reexec
 from orpo_cli.cli.main import silence_libraries
 
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 LENGTHS = {"max_length": 2048, "max_prompt_length": 1024}
 OURS_ENVIRONMENT = {
-    "ours": {allocator_env.GLIBC_VARIABLE: allocator_env.GLIBC_VALUE, **dict([allocator_env.CUDA_ALLOCATOR_SETTING])}
+    "ours": {reexec.GLIBC_VARIABLE: reexec.GLIBC_VALUE, **dict([reexec.CUDA_ALLOCATOR_SETTING])}
 }  # the environment that orpo train sets for itself
 
 

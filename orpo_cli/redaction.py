@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import sys
-import traceback
-from types import TracebackType
 from typing import Any
 
-from orpo_cli.control_characters import escape_controls
 from orpo_cli.secret_patterns import SECRETS
 from orpo_cli.secret_values import REDACTED, map_strings, mask_secrets
 
@@ -49,21 +44,3 @@ def _redact_tokens(text: str) -> str:
         text = pattern.sub(REDACTED, text)
     text = _AUTHORIZATION.sub(rf"\g<1>{REDACTED}", text)
     return _IN_URL.sub(rf"\g<1>{REDACTED}@", text)
-
-
-def print_redacted_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Exception hook (``sys.excepthook``) that prints the traceback without secrets."""
-    text = "".join(traceback.format_exception(kind, error, trace))
-    print(escape_controls(redact(text)), end="", file=sys.stderr)
-
-
-def redact_log(name: str) -> None:
-    """Redact the log of the library ``name``, which contains signed URLs."""
-    for handler in logging.getLogger(name).handlers:
-        if _redact_record not in handler.filters:
-            handler.addFilter(_redact_record)
-
-
-def _redact_record(record: logging.LogRecord) -> bool:
-    record.msg, record.args = redact(record.getMessage()), ()
-    return True

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Annotated
@@ -16,11 +17,13 @@ import typer
 from typer.main import get_command
 
 from orpo_cli import __version__
-from orpo_cli.cli.allocator_env import reexec_with_allocator_env
+from orpo_cli.cli.reexec import reexec_with_environment
+from orpo_cli.cli.standard_streams import lost_output, protect_standard_streams
 from orpo_cli.control_characters import one_line
-from orpo_cli.errors import Interrupted, OrpoError, UsageError
-from orpo_cli.redaction import print_redacted_traceback, redact, redact_record
+from orpo_cli.errors import Interrupted, MachineError, OrpoError, UsageError
+from orpo_cli.redaction import redact, redact_record
 from orpo_cli.report.console import Console
+from orpo_cli.run_log import log_library_messages, print_traceback, run_log
 
 COMMANDS = (
     "init",
@@ -109,14 +112,17 @@ def silence_libraries() -> None:
 
 def _print_traceback_of_thread(bug: threading.ExceptHookArgs) -> None:
     if bug.exc_value is not None:
-        print_redacted_traceback(bug.exc_type, bug.exc_value, bug.exc_traceback)
+        print_traceback(bug.exc_type, bug.exc_value, bug.exc_traceback)
 
 
 def main() -> None:
     """Run the command line and exit with the code of its outcome."""
-    reexec_with_allocator_env()
-    sys.excepthook = print_redacted_traceback
+    protect_standard_streams()
+    reexec_with_environment()
+    sys.excepthook = print_traceback
     threading.excepthook = _print_traceback_of_thread
+    run_log.discard()
+    log_library_messages()
     silence_libraries()
     try:
         # Typer.__call__ would replace sys.excepthook. The command returns the code of a typer.Exit, and 130 for Ctrl-C.
@@ -134,7 +140,20 @@ def main() -> None:
         if message := error.format_message().replace("Value error, ", ""):  # pydantic's, for choices
             code = _report_error(UsageError(message, remedy="See `orpo --help` and `orpo COMMAND --help`."))
     _freeze_garbage_collector()
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(_code_of_output(code if isinstance(code, int) else 0))
+
+
+def _code_of_output(code: int) -> int:
+    """The exit code, after a check that the result was written: a disk may be full behind standard output."""
+    error = lost_output()
+    if code or error is None:
+        return code
+    return _report_error(
+        MachineError(
+            f"the result cannot be written to standard output: {error.strerror or error}.",
+            remedy="Free some space, or redirect the output to another place.",
+        )
+    )
 
 
 def _import_called_command() -> typer.Typer:
@@ -167,5 +186,7 @@ def _report_error(error: OrpoError) -> int:
         lines.append(f"  → {error.remedy}")
     for line in lines:
         print(one_line(redact(line)), file=sys.stderr)
+        run_log.write(one_line(redact(line)))
+    run_log.write(redact("".join(traceback.format_exception(error))))
     Console(as_json="--json" in sys.argv[1:]).document(redact_record(document))
     return error.exit_code

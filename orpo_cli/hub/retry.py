@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from orpo_cli.errors import HubError, HubRefused, UsageError
 from orpo_cli.hub.hub_errors import REPEAT_TO_CONTINUE
 from orpo_cli.hub_status import hub_reachable
-from orpo_cli.redaction import redact_log
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -112,7 +111,7 @@ def requested_wait_seconds(headers: Mapping[str, str]) -> float | None:
 
 
 def connect(retry: RetryPolicy) -> HfApi:
-    """A hub client with the token of the user and the timeouts of ``retry``, and without secrets in its log.
+    """A hub client with the token of the user and the timeouts of ``retry``.
 
     Raises HubRefused without a token, HubError where the hub cannot be reached.
     """
@@ -134,7 +133,6 @@ def connect(retry: RetryPolicy) -> HfApi:
         client.event_hooks = {"request": [*hooks, retry.set_timeout], "response": [retry.check_requested_wait]}
         return client
 
-    redact_log("huggingface_hub")
     set_client_factory(make_client)
     return HfApi(token=token, library_name="orpo-cli")
 

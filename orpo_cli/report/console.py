@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.control_characters import escape_controls, escape_json_controls, one_line
-from orpo_cli.errors import MachineError, Problem, explain_hint
+from orpo_cli.errors import Problem, explain_hint
 from orpo_cli.redaction import redact
+from orpo_cli.run_log import run_log
 from orpo_cli.secret_values import mask_secrets
 
 if TYPE_CHECKING:
@@ -45,18 +44,11 @@ class Console:
         """Standard output with colours and layout."""
         from orpo_cli.report.rich_console import SafeConsole
 
-        class Output(SafeConsole):
-            def on_broken_pipe(self) -> None:
-                """Discard the rest of the output: ``orpo plan … | head`` is not an error, but rich would exit with 1."""
-                self.quiet = True
-                discard_stdout()
-
-        return Output(highlight=False, soft_wrap=True)
+        return SafeConsole(highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Print a note, unless --quiet is set."""
-        if not self.quiet:
-            self.print_line(text)
+        self.print_line(text, hidden=self.quiet)
 
     def warn(self, text: str) -> None:
         """Print a warning, also with --quiet."""
@@ -79,30 +71,35 @@ class Console:
             return
         if isinstance(renderable, str):
             text = mask_secrets(renderable)
-            _print_result(escape_controls(text) if sys.stdout is not None and sys.stdout.isatty() else text)
+            print(escape_controls(text) if sys.stdout.isatty() else text, flush=True)
         else:
-            with _writing_stdout():
-                self.out.print(renderable)
+            self.out.print(renderable)
 
     def exact(self, text: str) -> None:
         """Write a text to standard output as it is, in UTF-8 for any encoding of the terminal."""
-        if sys.stdout is not None:  # None: closed by the caller
-            with _writing_stdout():
-                sys.stdout.flush()
-                sys.stdout.buffer.write(text.encode())
-                sys.stdout.buffer.flush()
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.flush()
 
     def document(self, value: Any) -> None:
         """Print the JSON document of --json: a mapping or a dataclass; nothing without --json."""
         if self.as_json:
             import json
 
-            document = json.dumps(mask_secrets(_json_value(value)), indent=2, ensure_ascii=False)
-            _print_result(escape_json_controls(document))
+            plain = mask_secrets(_json_value(value))
+            text = json.dumps(plain, indent=2, ensure_ascii=False)
+            try:
+                text.encode(sys.stdout.encoding)
+            except UnicodeEncodeError:  # an encoding without these characters, or a file name that is no text
+                text = json.dumps(plain, indent=2)
+            print(escape_json_controls(text), flush=True)
 
-    def print_line(self, text: str, style: str | None = None) -> None:
-        """Print one line to standard error."""
+    def print_line(self, text: str, style: str | None = None, *, hidden: bool = False) -> None:
+        """Print one line to standard error and to the log of the run, or with ``hidden`` only to the log."""
         text = one_line(redact(text))
+        run_log.write(text)
+        if hidden:
+            return
         if sys.stderr.isatty():
             self.err.print(text, style=style, markup=False)
         else:
@@ -122,28 +119,3 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_json_value(each) for each in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _print_result(text: str) -> None:
-    with _writing_stdout():
-        print(text, flush=True)
-
-
-@contextmanager
-def _writing_stdout() -> Iterator[None]:
-    """A closed pipe is no error: its reader needs no more. Raises MachineError where the disk of a redirection is full."""
-    try:
-        yield
-    except BrokenPipeError:
-        discard_stdout()
-    except OSError as error:
-        discard_stdout()
-        raise MachineError(
-            f"the result cannot be written to standard output: {error.strerror or error}.",
-            remedy="Free some space, or redirect the output to another place.",
-        ) from error
-
-
-def discard_stdout() -> None:
-    """Discard further output, after an error of standard output."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

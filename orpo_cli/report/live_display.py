@@ -80,8 +80,8 @@ class TrainingDisplay:
         if self.live is not None:
             row = ("eval" if is_evaluation else str(record["step"]), values)
             self.rows = [*self.rows[1 - MAX_ROWS :], row]
-        else:
-            self.console.note(self._line(record["step"], values, is_evaluation))
+        line = self._line(record["step"], values, is_evaluation)
+        self.console.print_line(line, hidden=self.console.quiet or self.live is not None)
 
     def _line(self, step: int, values: dict[str, Any], is_evaluation: bool) -> str:
         parts = [f"{title} {form.format(values[name])}" for name, title, form in COLUMNS if name in values]

@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
 
     By default each operation of a step maps its blocks above a few megabytes again and the kernel zeroes their pages: a
     fifth of a step's time on a CPU. The peak stays near the memory in use only if small free blocks are merged with their
-    neighbours, so fast bins are off: ``M_MXFAST`` here, and ``cli.allocator_env`` at the start of the process for the rest.
+    neighbours, so fast bins are off: ``M_MXFAST`` here, and ``cli.reexec`` at the start of the process for the rest.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

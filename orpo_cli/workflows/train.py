@@ -13,6 +13,7 @@ from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.source.composed_recipe import compose_recipe_text
 from orpo_cli.report.console import Console
 from orpo_cli.report.plan_view import plan_lines
+from orpo_cli.run_log import run_log
 from orpo_cli.rundir import FINISHED, RunDir, write_record
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 
@@ -37,6 +38,8 @@ def train_recipe(
     if rundir.read_run()["status"] == FINISHED:
         console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
         return rundir
+    attempts = rundir.read_run().get("attempts", [])
+    run_log.open(rundir.root / "logs" / f"attempt-{len(attempts) or 1}.log")
     train_plan(plan, source, rundir, checkpoint, console)
     run = rundir.read_run()
     minutes, seconds = divmod(round(run["seconds"]), 60)

@@ -13,6 +13,7 @@ ORDER = [  # each package imports those above it; packages of one line do not im
     {"control_characters", "secret_patterns"},
     {"errors", "machine", "secret_values", "hub_status", "cache_dir", "digests"},
     {"atomic", "json_files", "redaction"},
+    {"run_log"},
     {"recipe"},
     {"plan"},
     {"rundir", "estimate"},
@@ -40,6 +41,7 @@ LIGHT = {
     "atomic",
     "json_files",
     "redaction",
+    "run_log",
     "recipe",
     "plan",
 }

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 
-from orpo_cli.redaction import REDACTED, redact, redact_log
+from orpo_cli.redaction import REDACTED, redact
 
 
 @pytest.mark.parametrize(
@@ -45,13 +43,3 @@ def test_text_without_secrets_is_unchanged(text):
 def test_the_token_of_the_environment_is_redacted_in_any_format(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "an-unusual-token")
     assert "unusual" not in redact("oops: an-unusual-token")
-
-
-def test_signed_urls_are_redacted_in_the_log_of_a_library():
-    logger, said = logging.getLogger("some_library"), []
-    handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())
-    logger.addHandler(handler)
-    redact_log("some_library")
-    logger.warning("HTTP Error %s for %s", 500, "https://s3.example.org/x?X-Amz-Signature=abc123")
-    assert said == [f"HTTP Error 500 for https://s3.example.org/x?{REDACTED}"]

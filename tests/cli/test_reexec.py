@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from orpo_cli.cli.allocator_env import CUDA_ALLOCATOR_SETTING, GLIBC_VALUE, GLIBC_VARIABLE, OLD_CUDA_VARIABLE
+from orpo_cli.cli.reexec import CUDA_ALLOCATOR_SETTING, GLIBC_VALUE, GLIBC_VARIABLE, OLD_CUDA_VARIABLE
 
 PROGRAM = """
 import os, sys
 {before}
-from orpo_cli.cli.allocator_env import reexec_with_allocator_env
-reexec_with_allocator_env()
+from orpo_cli.cli.reexec import reexec_with_environment
+reexec_with_environment()
 print(os.getpid(), os.environ.get("{name}"), os.environ.get("PYTORCH_ALLOC_CONF"))
 """
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 
 
 def read_variables(folder: Path, *arguments: str, before: str = "", **variables: str) -> tuple[str, str]:
-    """Run a program that calls ``reexec_with_allocator_env``; returns its values of both variables."""
+    """Run a program that calls ``reexec_with_environment``; returns its values of both variables."""
     program = folder / "program.py"
     program.write_text(PROGRAM.format(before=before, name=GLIBC_VARIABLE))
     environment = {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.atomic import atomic_write_text
+from orpo_cli.checkpoint_manifest import find_checkpoints, unusable_reason
 from orpo_cli.control_characters import escape_json_controls
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.json_files import read_json_lines, read_json_object, read_json_object_or_empty
@@ -173,18 +174,15 @@ class RunDir:
         )
 
     def last_checkpoint(self) -> Path | None:
-        """The complete checkpoint of the highest step."""
-        found = [
-            path
-            for path in self.checkpoints.glob("checkpoint-*")
-            if path.name.rpartition("-")[2].isdigit() and is_complete(path)
-        ]
-        return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+        """The newest checkpoint that is valid and finite. Reads all its files."""
+        newest_first = reversed(find_checkpoints(self.checkpoints))
+        return next((path for path in newest_first if unusable_reason(path) is None), None)
 
     def trained(self) -> Path | None:
-        """A checkpoint or a result of the run, which cost time to train; None if there is neither."""
+        """A checkpoint (also a damaged one) or a result of the run, which cost time to train; None if there is neither."""
         results = (self.adapter, self.model, self.merged, self.export)
-        return self.last_checkpoint() or next((path for path in results if path.exists()), None)
+        kept = (*reversed(find_checkpoints(self.checkpoints)), *results)
+        return next((path for path in kept if path.exists()), None)
 
     def discard(self) -> None:
         """Remove the directory of a run that failed before its first step.
@@ -204,18 +202,3 @@ def write_record(path: Path, document: dict[str, Any]) -> None:
     atomic_write_text(
         path, escape_json_controls(json.dumps(redact_record(document), indent=2, ensure_ascii=False)) + "\n"
     )
-
-
-def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: the library writes its state last.
-
-    The state is cut off where the disk was full or the process was killed. A state that cannot be read for another reason
-    (permission, network) counts as complete, because an incomplete checkpoint may be removed.
-    """
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return False
-    except OSError:
-        return True
-    return True

@@ -1,7 +1,6 @@
-"""Checkpoints of a run: saving one on interruption, and removing incomplete ones.
+"""Checkpoints of a run: saving one on interruption, retention, and removing what a killed process left.
 
-The Trainer writes them: ``make_trainer`` passes their folder, and ``PairTrainer._save`` leaves out what may have secrets.
-``resume`` chooses the one to continue from.
+``PairTrainer._save_checkpoint`` writes them and ``resume`` chooses the one to continue from.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orpo_cli.errors import Interrupted
-from orpo_cli.rundir import RunDir, is_complete
+from orpo_cli.rundir import RunDir
 
 if TYPE_CHECKING:
     from orpo_cli.training.trl_trainer import PairTrainer
@@ -26,8 +25,7 @@ def run_steps(trainer: PairTrainer, resume_from: Path | None) -> None:
         raise
 
 
-def remove_incomplete_checkpoints(rundir: RunDir) -> None:
-    """Remove checkpoints without their state: they were being written when the run ended, and cannot be resumed."""
-    for folder in rundir.checkpoints.glob("checkpoint-*"):
-        if not is_complete(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+def remove_staging(rundir: RunDir) -> None:
+    """Remove what a killed process was writing or removing: it never was a checkpoint, or is none any more."""
+    for folder in rundir.checkpoints.glob(".checkpoint-*"):
+        shutil.rmtree(folder, ignore_errors=True)

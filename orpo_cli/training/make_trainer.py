@@ -62,6 +62,7 @@ def make_trainer(
     with explain_setting_errors("model, lora or training settings"), patch_environment(**environment):
         trainer = trainer_class(
             **arguments,
+            note=note,
             save_training_args=not plan.secrets,
             model=inputs.model,
             args=orpo_config(checkpoints, values),
@@ -103,7 +104,7 @@ def _trainer_class(plan: Plan, model: PreTrainedModel, note: Callable[[str], Non
     dropout_disabled = plan.training.get("disable_dropout", True)
     obstacle = packing_obstacle(model, plan.training.get("max_length"), dropout_disabled=dropout_disabled)
     if obstacle is None:
-        return partial(PackedTrainer, engine=plan.engine, note=note)
+        return partial(PackedTrainer, engine=plan.engine)
     if plan.engine.fast_path == "required":
         raise UsageError(
             f"engine.fast_path is required, but {obstacle}.", remedy="Use auto, which takes trl's own path."

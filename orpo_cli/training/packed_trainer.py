@@ -27,9 +27,8 @@ class PackedTrainer(PairTrainer):
     its last ``training_step`` and none to those before, so the Trainer's counts of batches stay right.
     """
 
-    def __init__(self, *, engine: EnginePlan, note: Callable[[str], None], **kwargs: Any) -> None:
+    def __init__(self, *, engine: EnginePlan, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.note = note
         self.required = engine.fast_path == "required"
         self.padding_collator: Callable[..., Any] = self.data_collator
         self.data_collator: Any = collate_pairs

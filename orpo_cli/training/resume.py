@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from orpo_cli.checkpoint_manifest import checkpoint_step, find_checkpoints, unusable_reason
 from orpo_cli.errors import UsageError
 from orpo_cli.plan.plan import Plan
-from orpo_cli.rundir import RUNNING, RunDir, is_complete
+from orpo_cli.rundir import RUNNING, RunDir
 
 # Settings that may differ in a resumed run: they change neither the steps nor their order.
 CHANGEABLE = (
@@ -25,27 +27,34 @@ CHANGEABLE = (
 LENGTH_SETTINGS = ("training.max_steps", "training.num_train_epochs")
 
 
-def checkpoint_to_resume(rundir: RunDir, plan: Plan, resume: str) -> Path | None:
-    """The checkpoint that ``resume`` (``auto`` or a path) selects; None where ``auto`` finds none yet.
+def checkpoint_to_resume(rundir: RunDir, plan: Plan, resume: str, warn: Callable[[str], None]) -> Path | None:
+    """The checkpoint that ``resume`` (``auto`` or a path) selects; None where ``auto`` finds none that is valid.
 
-    Raises UsageError where the path is not a checkpoint of this run, the run is active, or the plan has changed.
+    ``warn`` is told of newer checkpoints that cannot be used. Raises UsageError where the path is not a checkpoint of this run, the run is active, or the plan has changed.
     """
     if rundir.is_alive():
         raise UsageError(f"{rundir.root}: a run is active there (process {rundir.read_run().get('pid')}).")
     _refuse_changes(rundir.read_plan(), plan, rundir)
     if resume == "auto":
-        return rundir.last_checkpoint()
+        return newest_usable(rundir.checkpoints, warn)
     path = Path(resume).absolute()
-    if not is_complete(path):
-        raise UsageError(
-            f"--resume {resume}: not a complete checkpoint (no trainer_state.json that can be read).",
-            remedy="Use --resume auto.",
-        )
-    if path.parent.resolve() != rundir.checkpoints.resolve():
+    if path.parent.resolve() != rundir.checkpoints.resolve() or checkpoint_step(path) is None or not path.is_dir():
         raise UsageError(
             f"--resume {resume}: not a checkpoint of {rundir.root}.", remedy=f"They are in {rundir.checkpoints}."
         )
+    if (reason := unusable_reason(path)) is not None:
+        raise UsageError(f"--resume {resume} cannot be used: {reason}.", remedy="Use --resume auto.")
     return path
+
+
+def newest_usable(checkpoints: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that is valid and finite; ``warn`` is told why newer ones are not used."""
+    for path in reversed(find_checkpoints(checkpoints)):
+        reason = unusable_reason(path)
+        if reason is None:
+            return path
+        warn(f"{path} is not used, and left as it is: {reason}")
+    return None
 
 
 def trains_longer(rundir: RunDir, plan: Plan) -> bool:

@@ -18,7 +18,7 @@ from orpo_cli.plan.plan import Plan
 from orpo_cli.redaction import redact
 from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir
 from orpo_cli.training.allocator import keep_freed_memory
-from orpo_cli.training.checkpoints import remove_incomplete_checkpoints, run_steps
+from orpo_cli.training.checkpoints import remove_staging, run_steps
 from orpo_cli.training.interrupt import InterruptCallback
 from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
 from orpo_cli.training.metrics_log import MetricsCallback, TrainingObserver, truncate_metrics
@@ -51,6 +51,7 @@ def train(
         keep_freed_memory()
         use_onednn()
         initialize_vector_math()
+    remove_staging(rundir)
     try:
         inputs.model.config.pad_token_id = inputs.tokenizer.pad_token_id
         trainer = make_trainer(plan, rundir.checkpoints, inputs, [metrics, interrupt, *callbacks], observer.note)
@@ -109,7 +110,7 @@ def _check_adapter_changed(model: Any) -> None:
 
 
 def _record_interruption(rundir: RunDir) -> Interrupted:
-    remove_incomplete_checkpoints(rundir)
+    remove_staging(rundir)
     checkpoint = rundir.last_checkpoint()
     rundir.write_run(status=INTERRUPTED, finished_at=_now())
     if checkpoint is None:
@@ -121,7 +122,7 @@ def _record_interruption(rundir: RunDir) -> Interrupted:
 
 def _record_failure(rundir: RunDir, error: BaseException, *, keep: bool) -> None:
     """Write the error to run.json; without a step, checkpoint or result (``keep``) remove the directory for the next try."""
-    remove_incomplete_checkpoints(rundir)
+    remove_staging(rundir)
     if keep or rundir.trained() is not None:
         first_line = next(iter(str(error).splitlines()), repr(error))
         rundir.write_run(status=FAILED, finished_at=_now(), error=redact(first_line))

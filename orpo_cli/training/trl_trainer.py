@@ -23,10 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import SaveStrategy
 
 from orpo_cli.data.table import expand_pair
 from orpo_cli.errors import MachineError, RunError, UsageError
+from orpo_cli.training.checkpoint_writer import CheckpointWriter
+from orpo_cli.training.retention import remove_old_checkpoints
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # "experimental": the pin answers it
@@ -56,11 +59,14 @@ class PairTrainer(ORPOTrainer):
         loss_on_prompt: bool = True,
         save_training_args: bool = True,
         lora_plus: dict[str, float] | None = None,
+        note: Callable[[str], None] = warnings.warn,
         **kwargs: Any,
     ) -> None:
         self.loss_on_prompt = loss_on_prompt
         self.save_training_args = save_training_args
         self.lora_plus = lora_plus or {}
+        self.note = note
+        self.writer: CheckpointWriter | None = None  # of the checkpoint that is being saved
         self.tokens_seen = 0
         self.step_rows: list[str] = []
         super().__init__(**kwargs)
@@ -120,10 +126,70 @@ class PairTrainer(ORPOTrainer):
             remedy="Look at these pairs, lower training.learning_rate, or train in bf16 or float32 instead of fp16.",
         )
 
+    # Checkpoints
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """The Trainer's checkpoint, written to a staging folder and published when it is complete.
+
+        With several processes, each writes its random state, and the first one publishes.
+        """
+        folder, owner = Path(self.args.output_dir), self.args.should_save
+        with CheckpointWriter(folder, self.state.global_step, owner=owner) as self.writer:
+            self.accelerator.wait_for_everyone()  # the owner has removed the folder of a killed process
+            try:
+                if owner:
+                    self.writer.check_finite(self._state_tensors())
+                super()._save_checkpoint(model, trial)
+                self._name_best_checkpoint(self.writer)
+                if not owner:
+                    self.writer.sync_files()
+                self.accelerator.wait_for_everyone()
+                if owner:
+                    resumable = not self.args.save_only_model
+                    manifest = self.writer.publish(world_size=self.args.world_size, resumable=resumable)
+                self.accelerator.wait_for_everyone()
+            finally:
+                self.writer = None
+        if owner:
+            if not manifest.finite:
+                self.note(f"checkpoint-{manifest.step} has infinite or NaN values: `--resume auto` will not use it")
+            limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
+            remove_old_checkpoints(folder, manifest.step, limit, best)
+
+    def _state_tensors(self) -> Iterator[torch.Tensor]:
+        """Trained weights, and tensors of the optimizer."""
+        yield from (each.detach() for each in self.model.parameters() if each.requires_grad)
+        for state in self.optimizer.state.values() if self.optimizer is not None else ():
+            yield from (each for each in state.values() if isinstance(each, torch.Tensor))
+
+    def _name_best_checkpoint(self, writer: CheckpointWriter) -> None:
+        """Let the state name the final folder of the best checkpoint; the Trainer looks for it in the staging folder."""
+        best_step = self.state.best_global_step
+        if self.args.save_strategy == SaveStrategy.NO or not best_step:
+            return
+        best = Path(self.args.output_dir) / f"checkpoint-{best_step}"
+        if best == writer.final or best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+            if writer.owner:
+                self.state.save_to_json(str(writer.staged / TRAINER_STATE_NAME))
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder: str = super()._get_output_dir(trial) if self.writer is None else str(self.writer.staging)
+        return folder
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         if not self.save_training_args:
             (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        self._files_written()
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        self._files_written()
+
+    def _files_written(self) -> None:
+        if self.writer is not None and self.args.world_size == 1:  # otherwise another process may be writing
+            self.writer.files_written()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write none: see orpo_cli.card.model_card."""

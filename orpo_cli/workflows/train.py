@@ -59,7 +59,7 @@ def open_run(loaded: LoadedRecipe, plan: Plan, resume: str, console: Console) ->
         finished = existing.read_run()["status"] == FINISHED
         if finished and resume == "auto" and not trains_longer(existing, plan):
             return existing, None
-        checkpoint = checkpoint_to_resume(existing, plan, resume)
+        checkpoint = checkpoint_to_resume(existing, plan, resume, console.warn)
         if checkpoint is not None:
             console.note(f"resuming from {checkpoint}")
             mark_resumed(existing, plan)

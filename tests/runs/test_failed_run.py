@@ -188,11 +188,18 @@ def test_a_run_that_holds_work_is_not_discarded(tmp_path: Path, kept: str) -> No
     assert (rundir.root / kept).is_file()
 
 
-def test_a_checkpoint_with_half_a_state_is_not_the_last_one(tmp_path: Path) -> None:
-    state = "checkpoints/checkpoint-{}/trainer_state.json"
-    rundir = run_with(tmp_path / "run", state.format(4), state.format(8))
-    (rundir.root / state.format(8)).write_text('{"epoch": 1.0, "glob')
-    assert rundir.last_checkpoint() == rundir.checkpoints / "checkpoint-4"
+def test_a_checkpoint_with_half_a_state_is_not_the_last_one(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    """Neither with a manifest, nor without one, as version 0.2.0 wrote them."""
+    recipe = write_recipe(tmp_path, steps=4, training={"save_strategy": "steps", "save_steps": 2})
+    assert orpo_here("train", recipe).returncode == 0
+    rundir = RunDir(tmp_path / "run")
+    before, last = (rundir.checkpoints / f"checkpoint-{step}" for step in (2, 4))
+    assert rundir.last_checkpoint() == last
+    (last / "trainer_state.json").write_text('{"epoch": 1.0, "glob')
+    assert rundir.last_checkpoint() == before
+    for checkpoint in (before, last):
+        (checkpoint / "manifest.json").unlink()
+    assert rundir.last_checkpoint() == before
 
 
 def test_half_a_line_of_metrics_is_dropped_when_a_run_goes_on(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "orpo_cli"
 ORDER = [  # each package imports those above it; packages of one line do not import each other
     {"control_characters", "secret_patterns"},
     {"errors", "machine", "secret_values", "hub_status", "cache_dir", "digests"},
-    {"atomic", "json_files", "redaction"},
+    {"atomic", "checkpoint_manifest", "json_files", "redaction"},
     {"run_log"},
     {"recipe"},
     {"plan"},
@@ -39,6 +39,7 @@ LIGHT = {
     "cache_dir",
     "digests",
     "atomic",
+    "checkpoint_manifest",
     "json_files",
     "redaction",
     "run_log",

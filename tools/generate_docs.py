@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from orpo_cli.cli.schema import schema_text
 from orpo_cli.data.filters import REASONS, REMEDIES
 from orpo_cli.data.formats.detect import FORMATS
+from orpo_cli.data.sources.row_limit import DEFAULT, DOCUMENT_ROWS, VARIABLE
 from orpo_cli.recipe.explanations import problem_codes, read_explanation
 from orpo_cli.recipe.legacy.unsupported_peft_args import UNSUPPORTED_LORA_INITS, UNSUPPORTED_PEFT_ARGS
 from orpo_cli.recipe.schema import EvalSplit, PairRules, Recipe, Source
@@ -95,6 +96,24 @@ def training_section(section: type[BaseModel]) -> str:
     return f"## training\n\n{text}" + (f"\n\n{table(own)}" if own else "")
 
 
+DATA_LIMITS = f"""## Limits and damaged files
+
+| limit | default | set it with |
+| --- | --- | --- |
+| size of a row, as stored and without compression | {DEFAULT} | the environment variable `{VARIABLE}`, for example `{VARIABLE}=256MiB` |
+| size of a JSON object that contains the rows under a key, which is read at once | {DOCUMENT_ROWS} times the limit of a row | the same |
+
+A larger row is an error (exit code 4) with the file and the row. So a small compressed file cannot fill the memory, and neither can
+a csv file with a quote that is not closed. JSON Lines, JSON arrays, csv, Parquet and Arrow files are read row by row.
+
+Exit code 4, with the file, the reason and a remedy, is also the result for:
+
+- a file that is truncated or damaged. Arrow and Parquet files are validated in full before their values are used;
+- a file of another kind than its suffix says: a git-lfs pointer, a web page, a compressed file without its suffix;
+- a pipe or a device in place of a file: the data is read more than once;
+- a file that changes while it is read."""
+
+
 def data_page() -> str:
     """Reference page of dataset formats and of the reasons for which a pair is dropped."""
     formats = [
@@ -110,6 +129,7 @@ def data_page() -> str:
                 "## Why a pair is dropped\n\nEach dropped pair is counted under the first reason that applies, in "
                 "the terminal and in `data_report.json`.",
                 markdown_table(("reason", "meaning", "remedy"), reasons),
+                DATA_LIMITS,
             )
         )
         + "\n"

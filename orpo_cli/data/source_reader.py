@@ -101,6 +101,7 @@ class SourceReader:
                 writer.write(self._truncate_batch(pairs, tokens, report))
                 if pairs_needed is not None and report.kept >= pairs_needed:
                     break
+        found.check_unchanged()
         report.notes = +report.notes
         if report.dropped["malformed"] == report.rows_read:
             raise DataError(

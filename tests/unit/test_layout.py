@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "orpo_cli"
 ORDER = [  # each package imports those above it; packages of one line do not import each other
     {"control_characters", "secret_patterns"},
-    {"errors", "machine", "secret_values", "hub_status", "cache_dir", "digests"},
+    {"errors", "machine", "secret_values", "hub_status", "cache_dir", "digests", "file_kind"},
     {"atomic", "checkpoint_manifest", "json_files", "redaction"},
     {"run_log"},
     {"recipe"},
@@ -38,6 +38,7 @@ LIGHT = {
     "hub_status",
     "cache_dir",
     "digests",
+    "file_kind",
     "atomic",
     "checkpoint_manifest",
     "json_files",

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from orpo_cli.data.sources.files import check_arrow_file
 from orpo_cli.errors import DataError, HubError, HubRefused, hub_error_type
 from orpo_cli.hub_status import hub_reachable
 from orpo_cli.recipe.schema import Source
@@ -57,6 +58,8 @@ def open_hub_dataset(
 
 
 def _read_rows(table: Iterable[Any], source: Source) -> Iterator[Any]:
+    for file in {each["filename"] for each in getattr(table, "cache_files", ())}:
+        check_arrow_file(Path(file))
     number = 0
     try:
         for row in table:

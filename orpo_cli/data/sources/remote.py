@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import tarfile
+import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from orpo_cli.data.sources import files
 from orpo_cli.errors import DataError, MachineError
@@ -21,21 +26,7 @@ def download(url: str, folder: Path) -> list[Path]:
     """
     if url.startswith(("http://", "https://")):
         return [_download_http(url, folder)]
-    import fsspec
-
-    protocol = url.partition("://")[0]
-    try:
-        store, path = fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        package = PACKAGES.get(protocol)
-        raise MachineError(
-            f"{url}: {protocol}:// needs a package that is not installed ({error}).",
-            remedy=f"pip install {package}" if package else "Install the package that fsspec names.",
-        ) from error
-    except ValueError as error:
-        raise DataError(
-            f"{url}: fsspec does not know {protocol}://.", remedy="Download the files and give their path."
-        ) from error
+    store, path = _open_store(url)
     try:
         if any(sign in path for sign in "*?["):
             names = store.glob(path)
@@ -48,14 +39,56 @@ def download(url: str, folder: Path) -> list[Path]:
             raise DataError(f"{url}: no data file found.", remedy=f"Known: {', '.join(files.SUFFIXES)}.")
         common = os.path.commonpath([PurePosixPath(name).parent for name in names])
         targets = [folder / PurePosixPath(name).relative_to(common) for name in names]
+        _check_disk_space(url, folder, [store.size(name) for name in names])
         for name, target in zip(names, targets, strict=True):
             target.parent.mkdir(parents=True, exist_ok=True)
             store.get_file(name, str(target))
         return targets
     except FileNotFoundError as error:
         raise DataError(f"{url}: no such file.", remedy="Check the path.") from error
-    except (OSError, ValueError) as error:  # access denied, no network, a full disk
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise _disk_full(url, folder) from error
         raise DataError(f"{url}: cannot be downloaded: {error}.", remedy="Check access and network.") from error
+
+
+def _open_store(url: str) -> tuple[Any, str]:
+    """fsspec's file system for ``url``, and the path in it."""
+    import fsspec
+
+    protocol = url.partition("://")[0]
+    try:
+        store, path = fsspec.core.url_to_fs(url)
+        return store, str(path)
+    except ImportError as error:
+        package = PACKAGES.get(protocol)
+        raise MachineError(
+            f"{url}: {protocol}:// needs a package that is not installed ({error}).",
+            remedy=f"pip install {package}" if package else "Install the package that fsspec names.",
+        ) from error
+    except FileNotFoundError as error:  # the archive of zip://file::archive.zip
+        raise DataError(f"{url}: no such file.", remedy="Check the path.") from error
+    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(
+            f"{url}: cannot be opened: {error}.", remedy="Check the archive, access and network."
+        ) from error
+    except ValueError as error:
+        raise DataError(
+            f"{url}: fsspec does not know {protocol}://.", remedy="Download the files and give their path."
+        ) from error
+
+
+def _check_disk_space(url: str, folder: Path, sizes: list[int | None]) -> None:
+    """Raise MachineError where the files do not fit on the disk: a small archive can contain very large ones."""
+    if sum(size or 0 for size in sizes) > shutil.disk_usage(folder).free:
+        raise _disk_full(url, folder)
+
+
+def _disk_full(url: str, folder: Path) -> MachineError:
+    return MachineError(
+        f"{url}: its files do not fit on the disk of {folder.parent}.",
+        remedy="Free disk space, or set TMPDIR to a folder on another disk.",
+    )
 
 
 def _download_http(url: str, folder: Path) -> Path:
@@ -79,6 +112,8 @@ def _download_http(url: str, folder: Path) -> Path:
             remedy="Check the URL, or download the file first.",
         ) from error
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise _disk_full(url, folder) from error
         reason = getattr(error, "reason", None) or error
         raise DataError(
             f"{url}: cannot be downloaded: {reason}.", remedy="Check the network, or download the file first."

@@ -13,7 +13,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -24,6 +24,7 @@ from orpo_cli.data.sources.hub import open_hub_dataset
 from orpo_cli.data.sources.remote import download
 from orpo_cli.digests import file_sha256
 from orpo_cli.errors import DataError, UsageError
+from orpo_cli.json_files import read_json_object_or_empty
 from orpo_cli.recipe.schema import Source
 
 UNSUPPORTED_SUFFIXES = (".txt", ".zip", ".tar", ".xlsx", ".xls", ".zst", ".bz2", ".xz", ".gz", ".pkl", ".pt", ".db")
@@ -38,6 +39,7 @@ class Row(NamedTuple):
 
 
 Rows = Callable[[], Iterator[Row]]  # one split; every call reads it from the start
+FileState = tuple[int, int, int]  # size, time of the last change (ns) and inode
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,16 @@ class OpenedSource:
     location: str
     fingerprint: str | None
     splits: Mapping[str, Rows]
+    paths: Mapping[Path, FileState] = field(default_factory=dict)  # local files as they were before they were hashed
+
+    def check_unchanged(self) -> None:
+        """Raise DataError where a file has changed since it was hashed: its rows would be cached under another digest."""
+        changed = [path for path, state in self.paths.items() if _file_state(path) != state]
+        if changed and _sha256(list(self.paths)) != self.fingerprint:
+            raise DataError(
+                f"{changed[0]}: the file changed while it was read.",
+                remedy="Run the command again when no other program writes to the file.",
+            )
 
 
 @contextmanager
@@ -99,13 +111,9 @@ def _refuse_hub_options(source: Source, kind: str) -> None:
 
 def _open_path(path: Path, label: str) -> OpenedSource:
     path = path.absolute()
+    files.check_regular(path)
     if path.is_dir():
         return _open_folder(path, label)
-    if not path.exists():
-        raise DataError(
-            f"{path}: no such file or folder.",
-            remedy="A relative path starts at the current directory; a hub dataset is written namespace/name.",
-        )
     if not files.is_data_file(path.name):
         raise DataError(f"{path}: not a supported kind of data file.", remedy=f"Known: {', '.join(files.SUFFIXES)}.")
     return _open_files({"train": [path]}, location=str(path), name=lambda _: label)
@@ -142,15 +150,31 @@ def _open_folder(folder: Path, label: str) -> OpenedSource:
 
 
 def _open_saved_dataset(folder: Path, label: str) -> OpenedSource:
-    from datasets import Dataset, load_from_disk
+    """Dataset of ``save_to_disk``. Its own fingerprint does not cover the content of its files, so they are hashed."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not (folder / "dataset_dict.json").is_file():
+        splits = {"train": folder}
+    else:
+        names = read_json_object_or_empty(folder / "dataset_dict.json").get("splits")
+        if not isinstance(names, list) or not names:
+            raise DataError(f"{folder / 'dataset_dict.json'}: it names no splits.", remedy="Save the dataset again.")
+        splits = {str(name): folder / str(name) for name in names}
+    tables = {split: partial(_saved_rows, each) for split, each in splits.items()}
+    return _open_tables(str(folder), _sha256(paths), tables, label)
 
+
+def _saved_rows(folder: Path) -> Iterator[Any]:
+    from datasets import load_from_disk
+
+    for file in sorted(folder.glob("*.arrow")):
+        files.check_arrow_file(file)
     try:
-        loaded = load_from_disk(str(folder))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder}: the saved dataset cannot be read: {error}") from error
-    tables = {"train": loaded} if isinstance(loaded, Dataset) else dict(loaded)
-    digest = hashlib.sha256("".join(table._fingerprint for table in tables.values()).encode()).hexdigest()
-    return _open_tables(str(folder), digest, {split: partial(iter, table) for split, table in tables.items()}, label)
+        table = load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{folder}: the saved dataset cannot be read: {error}", remedy="Save the dataset again."
+        ) from error
+    yield from table
 
 
 def _open_tables(
@@ -172,8 +196,19 @@ def _open_files(by_split: Mapping[str, list[Path]], location: str, name: Callabl
             (Row(f"{label}:{number}", row) for number, row in files.read_rows(path)) for path, label in named
         )
 
-    digest = _sha256([path for paths in by_split.values() for path in paths])
-    return OpenedSource(location, digest, {split: rows_of(paths) for split, paths in by_split.items()})
+    every = [path for paths in by_split.values() for path in paths]
+    states = {path: _file_state(path) for path in every}
+    return OpenedSource(
+        location, _sha256(every), {split: rows_of(paths) for split, paths in by_split.items()}, paths=states
+    )
+
+
+def _file_state(path: Path) -> FileState:
+    try:
+        found = path.stat()
+    except OSError:  # removed: reading it again raises the error
+        return (-1, 0, 0)
+    return (found.st_size, found.st_mtime_ns, found.st_ino)
 
 
 def _sha256(paths: list[Path]) -> str:

@@ -91,3 +91,44 @@ def test_the_fingerprint_is_the_sha256_of_the_file(tmp_path: Path) -> None:
     with open_source(Source(path=str(path)), "x", lambda _: None) as found:
         assert found.fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()
         assert found.location == str(path)
+
+
+def test_a_damaged_file_of_a_saved_dataset_is_named(tmp_path: Path) -> None:
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "one")
+    (file,) = (tmp_path / "one").glob("*.arrow")
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    error = failure(tmp_path / "one")
+    assert error.exit_code == 4
+    assert f"{file}: cannot be read" in str(error)
+    file.write_bytes(content)
+    for damaged in ("{}", '{"_data_fil', "[]"):
+        (tmp_path / "one" / "state.json").write_text(damaged)
+        error = failure(tmp_path / "one")
+        assert error.exit_code == 4
+        assert str(tmp_path / "one") in str(error)
+
+
+def test_the_fingerprint_of_a_saved_dataset_covers_its_files(tmp_path: Path) -> None:
+    def fingerprint() -> str | None:
+        with open_source(Source(path=str(tmp_path / "one")), "x", lambda _: None) as found:
+            return found.fingerprint
+
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "one")
+    before = fingerprint()
+    assert fingerprint() == before
+    (file,) = (tmp_path / "one").glob("*.arrow")
+    file.write_bytes(file.read_bytes().replace(b"It is 2.", b"It is 3."))
+    assert fingerprint() != before
+
+
+def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", lines(ROWS))
+    with open_source(Source(path=str(path)), "x", lambda _: None) as found:
+        found.check_unchanged()
+        path.touch()  # the same content
+        found.check_unchanged()
+        with path.open("a") as file:
+            file.write(lines(ROWS[:1]))
+        with pytest.raises(DataError, match=r"x\.jsonl: the file changed while it was read"):
+            found.check_unchanged()

@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from orpo_cli.card.base_license import BaseLicense, hub_id
 from orpo_cli.card.run_contents import RunPart
+from orpo_cli.control_characters import one_line
+from orpo_cli.redaction import redact
 from orpo_cli.rundir import RunDir
+from orpo_cli.secret_values import map_strings
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 
 def render_front_matter(rundir: RunDir, parts: Sequence[RunPart], name: str, base_license: BaseLicense | None) -> str:
-    """The YAML block. It contains only ids that the hub can resolve, and no local path. ``name`` is the name in the model index."""
+    """The YAML block without secrets. It contains only ids that the hub can resolve, and no local path.
+
+    ``name`` is the name in the model index.
+    """
     from huggingface_hub import ModelCardData
 
     plan = rundir.read_plan()
@@ -42,7 +48,23 @@ def render_front_matter(rundir: RunDir, parts: Sequence[RunPart], name: str, bas
         model_name=name if accuracy is not None else None,
         eval_results=[accuracy] if accuracy is not None else None,
     )
-    return f"---\n{data.to_yaml().strip()}\n---"
+    values: dict[str, Any] = data.to_dict()  # type: ignore[no-untyped-call]
+    return f"---\n{_yaml_text(map_strings(values, redact))}---"
+
+
+def _yaml_text(values: dict[str, Any]) -> str:
+    """``values`` as YAML, each text on one line: no line of a name can end the front matter, for any reader."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    def represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if one_line(text) == text else '"')
+
+    Dumper.add_representer(str, represent_text)
+    width = float("inf")
+    return str(yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=width))
 
 
 def preference_accuracy(rundir: RunDir) -> EvalResult | None:

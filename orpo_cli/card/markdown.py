@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 
+from orpo_cli.control_characters import escape_controls
+
 _INLINE = re.compile(r"([\\`*\[\]|])")
 
 
 def escape_text(value: object) -> str:
     """One line of plain text, for a heading, a sentence or a table cell."""
-    text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = _one_line(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _INLINE.sub(r"\\\1", text)
 
 
 def code_span(value: object, *, in_table: bool = False) -> str:
     """Inline code in a fence that is longer than any run of backticks in the value."""
-    text = " ".join(str(value).split())
+    text = _one_line(value)
     if in_table:
         text = text.replace("|", "\\|")
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
@@ -25,7 +27,12 @@ def code_span(value: object, *, in_table: bool = False) -> str:
 
 def code_block(text: str, language: str = "") -> str:
     """A code block in a fence that is longer than any fence in the text."""
-    fence = "```"
+    text, fence = escape_controls(text), "```"
     while fence in text:
         fence += "`"
     return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _one_line(value: object) -> str:
+    """The text without line breaks, and with escapes for control characters, which also reverse the direction of text."""
+    return escape_controls(" ".join(str(value).split()))

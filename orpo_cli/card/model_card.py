@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def render_card(
         f"{description[0].upper()}{description[1:]}, trained on preference pairs with {paper}.",
     ]
     if run.get("status") != FINISHED:
-        body.append(f"> The training did not finish: its status is `{run.get('status')}`.")
+        body.append(f"> The training did not finish: its status is {code_span(run.get('status'))}.")
     body += [
         usage_section(rundir, plan, parts, repo_id),
         sections.results_section(rundir, plan),
@@ -66,9 +67,10 @@ def render_card(
         sections.CITATION_SECTION,
     ]
     front_matter = render_front_matter(rundir, parts, title, base_license)
-    text = redact("\n\n".join([front_matter, *filter(None, body)]) + "\n")
+    text = f"{front_matter}\n\n" + redact("\n\n".join(filter(None, body)) + "\n")
     home = str(Path.home())
-    return _with_checksum(text if home == "/" else text.replace(home, "~"))
+    paths_below_home = re.compile(rf"(?<![\w./~-]){re.escape(home)}(?![\w.-])")
+    return _with_checksum(text if home == "/" else paths_below_home.sub("~", text))
 
 
 def write_card(rundir: RunDir) -> None:

@@ -50,11 +50,11 @@ def results_section(rundir: RunDir, plan: Plan) -> str:
     evaluations = [
         {name.removeprefix("eval_"): value for name, value in line.items()} for line in lines if "eval_loss" in line
     ]
-    columns = {f"step {line.get('step', '')}": line for line in (*steps[:1], *steps[-1:])}
-    columns |= {f"held out, step {line.get('step', '')}": line for line in evaluations[-1:]}
+    columns = {escape_text(f"step {line.get('step', '')}"): line for line in (*steps[:1], *steps[-1:])}
+    columns |= {escape_text(f"held out, step {line.get('step', '')}"): line for line in evaluations[-1:]}
     measured = rundir.read_evaluation()
     for variant, metrics in measured.get("models", {}).items():
-        columns[f"{measured.get('pairs')} held-out pairs, {variant}"] = metrics
+        columns[escape_text(f"{measured.get('pairs')} held-out pairs, {variant}")] = metrics
     table = _table(columns)
     if not table:
         return ""
@@ -79,7 +79,7 @@ def samples_section(rundir: RunDir) -> str:
     if not blocks:
         return ""
     temperature = document.get("temperature")
-    how = "with greedy decoding" if not temperature else f"sampled at temperature {temperature}"
+    how = "with greedy decoding" if not temperature else f"sampled at temperature {escape_text(temperature)}"
     return "\n\n".join([f"## Before and after\n\nAnswers to held-out prompts, {how}.", *blocks])
 
 
@@ -124,7 +124,9 @@ def data_section(rundir: RunDir) -> str:
         parts.append("\n".join(rows))
     descriptions, dropped = report.get("reasons", {}), report.get("dropped", {})
     revisions = dict.fromkeys(_revision(source) for source in sources if source.get("fingerprint"))
-    drops = [f"- {count:,} dropped: {descriptions.get(reason, reason)}" for reason, count in dropped.items()]
+    drops = [
+        f"- {count:,} dropped: {escape_text(descriptions.get(reason, reason))}" for reason, count in dropped.items()
+    ]
     parts += ["\n".join(lines) for lines in (revisions, drops) if lines]
     if "max_length" in report:
         prompts, completions = report.get("truncated_prompts", 0), report.get("truncated_completions", 0)
@@ -149,15 +151,17 @@ def recipe_section(rundir: RunDir, plan: Plan) -> str:
 def training_details_section(run: dict[str, Any]) -> str:
     """Versions, the revision of the base, the number of trained weights and the duration."""
     versions = {"orpo-cli": run.get("orpo_cli"), "python": run.get("python"), **(run.get("versions") or {})}
-    listed = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    listed = ", ".join(escape_text(f"{name} {version}") for name, version in versions.items() if version)
     lines = [f"- {listed}"] if listed else []
     model = run.get("model") or {}
     if model.get("revision"):
-        lines.append(f"- base model at revision `{model['revision']}`")
+        lines.append(f"- base model at revision {code_span(model['revision'])}")
     if run.get("trainable_parameters"):
         lines.append(f"- {run['trainable_parameters']:,} of {model.get('parameters') or 0:,} weights trained")
     if run.get("steps") and run.get("seconds"):
-        lines.append(f"- {run['steps']:,} steps in {run['seconds'] / 60:.1f} minutes, {run.get('finished_at')}")
+        lines.append(
+            f"- {run['steps']:,} steps in {run['seconds'] / 60:.1f} minutes, {escape_text(run.get('finished_at'))}"
+        )
     return "## Training details\n\n" + "\n".join(lines) if lines else ""
 
 
@@ -177,7 +181,9 @@ def _number(value: Any) -> str:
 def _revision(source: dict[str, Any]) -> str:
     """The commit of a dataset on the hub, the fingerprint of a file."""
     mark, name = str(source.get("fingerprint")), code_span(source.get("path") or "")
-    return f"- {name} at commit `{mark}`" if is_from_hub(source) else f"- {name}: fingerprint `{mark[:16]}`"
+    if is_from_hub(source):
+        return f"- {name} at commit {code_span(mark)}"
+    return f"- {name}: fingerprint {code_span(mark[:16])}"
 
 
 def _shorten(value: Any) -> str:

@@ -111,7 +111,7 @@ def locate(model_name_or_path: str, subfolder: str = "") -> Location:
     name = model_name_or_path
     if name.startswith(PACKAGE_PREFIX):
         return Location("gguf", name, _in_package(name))
-    path = Path(name).expanduser()
+    path = _expanded(name)
     if path.is_dir():
         path = path / subfolder
         if not (path / "config.json").is_file():
@@ -132,6 +132,19 @@ def locate(model_name_or_path: str, subfolder: str = "") -> Location:
             remedy="Give a folder with config.json, a .gguf file, or a hub id such as namespace/name.",
         )
     return Location("hub", name)
+
+
+def _expanded(name: str) -> Path:
+    """The path, with ``~`` as the home directory. Raises UsageError for a text that cannot be a path: too long, a null byte."""
+    try:
+        path = Path(name).expanduser()
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"model.model_name_or_path: {name[:200]!r} cannot be read: {reason}.") from error
+    return path
 
 
 def _in_package(name: str) -> Path:

@@ -113,7 +113,7 @@ def convert(
     Raises RunError with the converter's message.
     """
     ends = ",".join(map(str, end_of_turn[:2]))
-    arguments = ["--outtype", gguf_type, "--outfile", str(file), "--model-name", name, str(model)]
+    arguments = ["--outtype", gguf_type, "--outfile", str(file), f"--model-name={' '.join(name.split())}", str(model)]
     done = _run(install_converter(note), [_CONVERT, "add-bos" if add_bos else "", ends, *arguments])
     if done.returncode == 0 and file.is_file():
         return

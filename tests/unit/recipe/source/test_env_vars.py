@@ -116,7 +116,7 @@ SECRET_NAMES = (
 )  # fmt: skip
 OTHER_NAMES = (
     "TOKENS", "LR", "max_tokens", "KEYBOARD", "MONKEY", "include_num_tokens_seen", "TOKENIZERS_PARALLELISM", "NUM_TOKENS",
-    "TOKENS_PER_BATCH", "PWD", "EOS_TOKEN", "PATIENCE", "DATA_URL", "SECRETARY", "KEY_COLUMN", "PUBLIC_KEY", "HF_TOKEN_PATH",
+    "TOKENS_PER_BATCH", "PWD", "EOS_TOKEN", "PATTERN", "DATA_URL", "SECRETARY", "KEY_COLUMN", "PUBLIC_KEY", "HF_TOKEN_PATH",
 )  # fmt: skip
 SECRET_TEXTS = {
     "hf": "hf_" + "a" * 30,

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.errors import MachineError, OrpoError, UsageError
+from orpo_cli.file_lock import FileLock, lock_owner, try_lock
+from orpo_cli.os_errors import explain_os_error
+
+_LEFTOVER = re.compile(r"\.(.+)\.partial-(?:\d+(?:\.replaced)?|lock)")  # of the target with this name
+NO_SPACE_REMEDY = "Free some space or choose another place."
 
 
 @contextmanager
@@ -20,25 +26,83 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     cannot be created.
     """
     target = target.absolute()
-    _remove_leftovers(target)
+    lock = _lock(target)
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     replaced = target.with_name(f"{partial.name}.replaced")
     try:
-        try:
-            partial.mkdir(parents=True)
-        except OSError as error:
-            raise MachineError(
-                f"cannot write to {target.parent}: {error.strerror or error}", remedy="Choose another folder with -o."
-            ) from error
+        _remove_leftovers(target, lock)
+        with explain_write_errors(target):
+            partial.mkdir()
         yield partial
-        if target.exists():
-            target.rename(replaced)
-        partial.rename(target)
+        with explain_write_errors(target):
+            if target.exists():
+                target.rename(replaced)
+            partial.rename(target)
     finally:
         if replaced.exists() and not target.exists():
             replaced.rename(target)
         for leftover in (partial, replaced):
             shutil.rmtree(leftover, ignore_errors=True)
+        lock.release()
+
+
+@contextmanager
+def explain_write_errors(target: Path, remedy: str = NO_SPACE_REMEDY) -> Iterator[None]:
+    """Turn limits of the machine, such as a full disk, into a MachineError that names ``target``, also those of libraries."""
+    try:
+        yield
+    except (OrpoError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        explained = explain_os_error(error, f"cannot write {target}", remedy)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def _lock_path(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial-lock")
+
+
+def _lock(target: Path) -> FileLock:
+    path, remedy = _lock_path(target), "Choose another folder with -o."
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = try_lock(path)
+    except OSError as error:
+        message = f"cannot write to {target.parent}"
+        raise explain_os_error(error, message, remedy) or MachineError(
+            f"{message}: {error.strerror or error}.", remedy=remedy
+        ) from error
+    if lock is None:
+        raise UsageError(f"{lock_owner(path)} is writing {target}.", remedy="Wait for it, or choose another folder.")
+    return lock
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes were writing in ``folder`` with ``atomic_directory``; a living one holds a lock."""
+    names = (
+        {match[1] for path in folder.iterdir() if (match := _LEFTOVER.fullmatch(path.name))} if folder.is_dir() else ()
+    )
+    for name in sorted(names):
+        try:
+            lock = try_lock(_lock_path(folder / name))
+        except OSError:  # a folder that may not be written
+            return
+        if lock is not None:
+            _remove_leftovers(folder / name, lock)
+            lock.release()
+
+
+def _remove_leftovers(target: Path, lock: FileLock) -> None:
+    """Remove the temporary folders of ``target``. Without a lock that protects, their processes may be alive."""
+    if not lock.protects:
+        return
+    for folder in target.parent.iterdir():
+        if folder.name.startswith(f".{target.name}.partial-") and folder.is_dir():
+            if folder.name.endswith(".replaced") and not target.exists():
+                folder.rename(target)  # the process was killed between the two renames: restore the old folder
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def keep_as_unverified(folder: Path, target: Path) -> Path:
@@ -49,29 +113,6 @@ def keep_as_unverified(folder: Path, target: Path) -> Path:
         kept, number = target.with_name(f"{target.name}.unverified-{number}"), number + 1
     folder.rename(kept)
     return kept
-
-
-def _remove_leftovers(target: Path) -> None:
-    for folder in target.parent.glob(f".{target.name}.partial-*"):
-        process = folder.name.removeprefix(f".{target.name}.partial-").partition(".")[0]
-        if process.isdigit() and int(process) != os.getpid() and _process_is_alive(int(process), folder):
-            raise UsageError(
-                f"process {process} is writing {target}.",
-                remedy=f"Wait for it; if that process is another program, remove {folder}.",
-            )
-        if folder.name.endswith(".replaced") and not target.exists():
-            folder.rename(target)  # the process was killed between the two renames: restore the old folder
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _process_is_alive(process: int, folder: Path) -> bool:
-    """Whether the process exists and is older than the folder; a younger process reuses the number of a dead one."""
-    import psutil  # a dependency of accelerate
-
-    try:
-        return bool(psutil.Process(process).create_time() <= folder.stat().st_mtime)
-    except (psutil.Error, OSError):
-        return False
 
 
 def atomic_write_text(path: Path, text: str) -> None:
@@ -85,7 +126,8 @@ def atomic_write_text(path: Path, text: str) -> None:
         path = path.resolve()
     partial = path if special else path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
+        # a file name that is no text becomes an escape, which JSON reads back
+        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             if not special:
@@ -94,7 +136,9 @@ def atomic_write_text(path: Path, text: str) -> None:
             partial.replace(path)
     except OSError as error:
         if not special:
-            partial.unlink(missing_ok=True)
-        raise MachineError(
-            f"cannot write {path}: {error.strerror or error}", remedy="Free some space or choose another place."
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+        message = f"cannot write {path}"
+        raise explain_os_error(error, message, NO_SPACE_REMEDY) or MachineError(
+            f"{message}: {error.strerror or error}.", remedy=NO_SPACE_REMEDY
         ) from error

@@ -44,6 +44,7 @@ class RunDir:
         self.evaluation = root / "evaluation.json"  # the results of `orpo eval`
         self.samples = root / "samples.json"  # completions for held-out prompts, from `orpo generate --compare`
         self.curves = self.report / "curves.svg"  # the curves in the model card
+        self.staging = root / ".pushing"  # checkpoints while they are pushed
         self.pushes = root / "hub.json"  # the record of pushes to the hub: a later push overwrites only the files in it
 
     @classmethod

@@ -21,6 +21,7 @@ from orpo_cli.cli.reexec import reexec_with_environment
 from orpo_cli.cli.standard_streams import lost_output, protect_standard_streams
 from orpo_cli.control_characters import one_line
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, UsageError
+from orpo_cli.os_errors import explain_os_error
 from orpo_cli.redaction import redact, redact_record
 from orpo_cli.report.console import Console
 from orpo_cli.run_log import log_library_messages, print_traceback, run_log
@@ -139,6 +140,12 @@ def main() -> None:
         code = error.exit_code
         if message := error.format_message().replace("Value error, ", ""):  # pydantic's, for choices
             code = _report_error(UsageError(message, remedy="See `orpo --help` and `orpo COMMAND --help`."))
+    except Exception as error:  # a limit of the machine may be met anywhere; any other error is a bug
+        explained = explain_os_error(error)
+        if explained is None:
+            raise
+        explained.__cause__ = error
+        code = _report_error(explained)
     _freeze_garbage_collector()
     sys.exit(_code_of_output(code if isinstance(code, int) else 0))
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from orpo_cli.atomic import atomic_directory
 from orpo_cli.cache_dir import cache_dir
 from orpo_cli.errors import MachineError
+from orpo_cli.temporary_directory import TemporaryDirectory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -95,9 +96,9 @@ def code_key() -> str:
 def _prepare_uncached(prepare: Prepare) -> tuple[Path, dict[str, Any]]:
     """Prepare in a temporary folder that is removed when the process ends."""
     with _disk_errors(Path(tempfile.gettempdir()), "TMPDIR"):
-        folder = Path(tempfile.mkdtemp(prefix="orpo-pairs-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        return folder / PAIRS_FILE, prepare(folder / PAIRS_FILE)
+        directory = TemporaryDirectory("pairs")
+        atexit.register(directory.remove)
+        return directory.path / PAIRS_FILE, prepare(directory.path / PAIRS_FILE)
 
 
 def _write_entry(entry: Path, prepare: Prepare) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli import __version__
-from orpo_cli.atomic import atomic_directory, keep_as_unverified
+from orpo_cli.atomic import atomic_directory, keep_as_unverified, remove_leftovers
 from orpo_cli.errors import RunError, UsageError
 from orpo_cli.export.bitsandbytes_checkpoint import BNB_BITS
 from orpo_cli.export.export_record import FILE_NAME, Checklist, ExportRecord
@@ -57,6 +57,8 @@ def export(request: ExportRequest, *, note: Note = lambda text: None) -> list[Ex
     """
     source = resolve_source(request.target)
     formats = resolve_formats(source, request)
+    for folder in {each.output.absolute().parent for each in formats}:
+        remove_leftovers(folder)
     records = {each.format: _new_record(source, each) for each in formats}
     existing = {each.format: _existing_export(each, records[each.format], request.overwrite) for each in formats}
     missing = [each for each in formats if existing[each.format] is None]

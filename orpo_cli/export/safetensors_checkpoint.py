@@ -7,12 +7,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orpo_cli.atomic import explain_write_errors
 from orpo_cli.errors import RunError
 from orpo_cli.json_files import read_json_object
 from orpo_cli.merge.base_checkpoint import Checkpoint
 from orpo_cli.merge.sharded_merge import plan_shards, shard_index
 from orpo_cli.merge.tensor_files import TensorSpec
-from orpo_cli.model.save import copy_mode_to_weights, explain_write_errors
+from orpo_cli.model.save import copy_mode_to_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +37,7 @@ def write_safetensors(source: Path, folder: Path, *, dtype: str, max_shard_size:
     copy_model_files(source, folder)
     set_dtype(folder / "config.json", dtype)
     set_eos_token_ids(folder / "generation_config.json", eos_token_ids)
-    with explain_write_errors(folder):
+    with explain_write_errors(folder.parent):
         checkpoint = _open_checkpoint(source)
         specs = {
             name: TensorSpec(dtype if getattr(torch, spec.dtype).is_floating_point else spec.dtype, spec.shape)

@@ -45,7 +45,7 @@ class PushCallback(TrainerCallback):
         self.strategy = plan.training.get("hub_strategy", "every_save")
         self.always_push = bool(plan.training.get("hub_always_push"))
         self.options = PushOptions(plan.hub.repo_id, plan.hub.private, plan.training.get("hub_revision") or "main")
-        self.staging_folder = rundir.root / ".pushing"
+        self.staging_folder = rundir.staging
         self.pending: queue.Queue[Path] = queue.Queue()
         self.worker: threading.Thread | None = None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli import __version__
-from orpo_cli.atomic import atomic_directory, keep_as_unverified
+from orpo_cli.atomic import atomic_directory, keep_as_unverified, remove_leftovers
 from orpo_cli.errors import RunError, UsageError
 from orpo_cli.merge.merge_record import FILE_NAME, MergeRecord, adapter_digests
 from orpo_cli.merge.merge_target import MergeRequest, MergeTarget, resolve_target
@@ -106,6 +106,7 @@ def merge(
     """
     started = time.monotonic()
     target = resolve_target(request)
+    remove_leftovers(target.output.absolute().parent)
     parse_size(target.max_shard_size, "--max-shard-size")
     record = _new_record(target)
     existing = _existing_merge(target.output, record, request.overwrite)

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orpo_cli.atomic import explain_write_errors
 from orpo_cli.errors import RunError
 from orpo_cli.merge.adapter_layers import MAX_OUTPUT_DIFFERENCE, AdaptedLayer, AdaptedLayers
 from orpo_cli.merge.base_checkpoint import Checkpoint, UnsupportedCheckpoint, WeightGroup, WeightMap
 from orpo_cli.merge.quantized_base import QuantizedBase
 from orpo_cli.merge.tensor_files import SafetensorsFile, SafetensorsWriter, TensorSpec, raw_bytes
 from orpo_cli.model.file_size import parse_size
-from orpo_cli.model.save import explain_write_errors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -191,7 +191,7 @@ def write_shards(merge: ShardedMerge, folder: Path, max_shard_size: str, progres
     specs = merge.output_specs()
     files = plan_shards(specs, max_shard_size)
     file_of = {name: file for file, names in files.items() for name in names}
-    with explain_write_errors(folder):
+    with explain_write_errors(folder.parent):
         with ExitStack() as stack:
             writers = {
                 file: stack.enter_context(SafetensorsWriter(folder / file, {name: specs[name] for name in names}))

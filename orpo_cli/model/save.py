@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orpo_cli.errors import MachineError
+from orpo_cli.atomic import explain_write_errors
 from orpo_cli.model.file_size import parse_size
 
 if TYPE_CHECKING:
@@ -23,7 +21,7 @@ def save_model(
 ) -> None:
     """Write ``model`` to ``folder``: weights, configurations with every end token, tokenizer with its chat template."""
     complete_generation_config(model, tokenizer, eos_token_ids)
-    with explain_write_errors(folder):
+    with explain_write_errors(folder.parent):
         model.save_pretrained(folder, max_shard_size=parse_size(max_shard_size, "max_shard_size"))
         tokenizer.save_pretrained(folder)
         copy_mode_to_weights(folder / "config.json")
@@ -39,7 +37,7 @@ def save_configs(
     complete_generation_config(model, tokenizer, eos_token_ids)
     model.config.dtype = getattr(torch, dtype)
     model.config.architectures = [type(model).__name__]
-    with explain_write_errors(folder):
+    with explain_write_errors(folder.parent):
         if model._auto_class is not None:  # a model with custom code
             custom_object_save(model, folder, config=model.config)
         model.config.save_pretrained(folder)
@@ -47,20 +45,6 @@ def save_configs(
             model.generation_config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         copy_mode_to_weights(folder / "config.json")
-
-
-@contextmanager
-def explain_write_errors(folder: Path) -> Iterator[None]:
-    """Turn errors of writing a model to ``folder`` into a MachineError that names the disk."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise MachineError(
-            f"cannot write the model to {folder.parent}: {getattr(error, 'strerror', None) or error}",
-            remedy="Free some space, or choose another disk with -o.",
-        ) from error
 
 
 def copy_mode_to_weights(config: Path) -> None:

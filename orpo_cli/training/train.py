@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.atomic import atomic_directory
+from orpo_cli.atomic import NO_SPACE_REMEDY, atomic_directory
 from orpo_cli.data.pair_encoder import end_token_ids
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, RunError
 from orpo_cli.model.onednn import use_onednn
 from orpo_cli.model.save import complete_generation_config, copy_mode_to_weights, save_model
 from orpo_cli.model.vector_math import initialize_vector_math
+from orpo_cli.os_errors import explain_os_error
 from orpo_cli.plan.plan import Plan
 from orpo_cli.redaction import redact
 from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir
@@ -29,7 +29,7 @@ from orpo_cli.training.untrained_tokens import untrained_template_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-DISK_FULL_MESSAGES = ("No space left", "inline_container", "PytorchStreamWriter")  # the last two are torch.save's
+DISK_REMEDY = "Free some space, then continue with `--resume auto`; training.save_total_limit limits checkpoints."
 
 
 def train(
@@ -148,28 +148,14 @@ def _record_result(rundir: RunDir, trainer: PairTrainer, metrics: MetricsCallbac
 def _explain_error(error: BaseException, rundir: RunDir) -> BaseException:
     """The error as an OrpoError with a remedy, where its cause is known."""
     if isinstance(error, OrpoError):
-        return error
+        return MachineError(error.message, remedy=DISK_REMEDY) if error.remedy == NO_SPACE_REMEDY else error
     if is_out_of_memory(error):
         return MachineError(
             "out of memory.",
             remedy="In this order: halve training.per_device_train_batch_size and double gradient_accumulation_steps "
             "(the step stays the same), set gradient_checkpointing: true, lower max_length, load the base in 4 bits.",
         )
-    if _is_disk_full(error):
-        return MachineError(
-            f"the disk of {rundir.root} is full.",
-            remedy="Free some space, then continue with `--resume auto`; training.save_total_limit limits checkpoints.",
-        )
-    return error
-
-
-def _is_disk_full(error: BaseException | None) -> bool:
-    """Whether the error, or one of its causes, is a full disk."""
-    while error is not None:
-        if getattr(error, "errno", None) == errno.ENOSPC or any(text in str(error) for text in DISK_FULL_MESSAGES):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return explain_os_error(error, str(rundir.root), DISK_REMEDY) or error
 
 
 def _now() -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from orpo_cli.plan.plan import Plan
 from orpo_cli.plan.smoke_plan import PAIRS_PER_SOURCE, smoke_plan
 from orpo_cli.report.console import Console
 from orpo_cli.rundir import RunDir
+from orpo_cli.temporary_directory import TemporaryDirectory
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 from orpo_cli.workflows.train import recipe_with_overrides, train_plan
 
@@ -62,17 +61,18 @@ def smoke_recipe(recipe: str, overrides: Sequence[str] | None, console: Console,
 
 @contextmanager
 def _temporary_folder(console: Console) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="orpo-smoke-"))
+    directory = TemporaryDirectory("smoke")
     try:
-        yield folder
+        yield directory.path
     except (Interrupted, KeyboardInterrupt):
-        shutil.rmtree(folder, ignore_errors=True)
+        directory.remove()
         raise Interrupted("interrupted; the smoke run is removed.") from None
     except BaseException:
-        console.warn(f"the files of the smoke run are kept in {folder}")
+        directory.keep()
+        console.warn(f"the files of the smoke run are kept in {directory.path}")
         raise
-    shutil.rmtree(folder, ignore_errors=True)
-    console.note(f"removed {folder}")
+    directory.remove()
+    console.note(f"removed {directory.path}")
 
 
 def _replace_unreachable_pairs(plan: Plan, folder: Path, console: Console) -> tuple[Path | None, list[str]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orpo_cli.atomic import remove_leftovers
 from orpo_cli.errors import UsageError
 from orpo_cli.plan.plan import ModelPlan, Plan
 from orpo_cli.recipe.load import LoadedRecipe
@@ -15,6 +17,7 @@ from orpo_cli.report.console import Console
 from orpo_cli.report.plan_view import plan_lines
 from orpo_cli.run_log import run_log
 from orpo_cli.rundir import FINISHED, RunDir, write_record
+from orpo_cli.temporary_directory import remove_dead_directories
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ def train_recipe(
         return rundir
     attempts = rundir.read_run().get("attempts", [])
     run_log.open(rundir.root / "logs" / f"attempt-{len(attempts) or 1}.log")
+    _remove_leftovers(rundir)
     train_plan(plan, source, rundir, checkpoint, console)
     run = rundir.read_run()
     minutes, seconds = divmod(round(run["seconds"]), 60)
@@ -167,6 +171,14 @@ def _prepare_pairs(
         pairs = pairs.shortest(max_pairs)
         console.note(f"training on the {len(pairs.train)} shortest pairs")
     return pairs
+
+
+def _remove_leftovers(rundir: RunDir) -> None:
+    """Remove what killed commands left: half of a result, of a merge or of an export, and checkpoints that were pushed."""
+    for folder in (rundir.root, rundir.export):
+        remove_leftovers(folder)
+    shutil.rmtree(rundir.staging, ignore_errors=True)
+    remove_dead_directories()
 
 
 def recipe_with_overrides(loaded: LoadedRecipe) -> str:

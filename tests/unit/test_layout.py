@@ -11,7 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "orpo_cli"
 ORDER = [  # each package imports those above it; packages of one line do not import each other
     {"control_characters", "secret_patterns"},
-    {"errors", "machine", "secret_values", "hub_status", "cache_dir", "digests", "file_kind"},
+    {"errors", "machine", "secret_values", "hub_status", "cache_dir", "digests", "file_kind", "file_lock"},
+    {"os_errors", "temporary_directory"},
     {"atomic", "checkpoint_manifest", "json_files", "redaction"},
     {"run_log"},
     {"recipe"},
@@ -39,6 +40,9 @@ LIGHT = {
     "cache_dir",
     "digests",
     "file_kind",
+    "file_lock",
+    "os_errors",
+    "temporary_directory",
     "atomic",
     "checkpoint_manifest",
     "json_files",

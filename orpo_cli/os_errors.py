@@ -1,0 +1,96 @@
+"""Errors of the operating system as messages: a full disk, a quota, limits of memory, open files and threads, permissions.
+
+The libraries report them in many types. safetensors and tokenizers (Rust) and torch.save (C++) have only a text.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+
+from orpo_cli.errors import MachineError
+
+_RAISE = "Raise the limit ({}) in the shell, then repeat the command."
+_OTHER_DISK = "Free some space, or choose another disk."
+# Limits of the machine: the reason that a message gives, and the remedy.
+LIMITS = {
+    errno.ENOSPC: ("the disk is full (No space left on device)", _OTHER_DISK),
+    errno.EDQUOT: ("the disk quota is used up", "Free some space, or ask for a larger quota."),
+    errno.EFBIG: ("the file exceeds the maximum file size", _RAISE.format("ulimit -f")),
+    errno.EROFS: ("the disk is mounted read-only", "Choose another disk, or mount it for writing."),
+    errno.EIO: ("input/output error", "Check the disk or the connection to it, or choose another one."),
+    errno.EMFILE: ("this process may not open more files", _RAISE.format("ulimit -n")),
+    errno.ENFILE: ("this machine may not open more files", "Close other programs, then repeat the command."),
+    errno.ENOMEM: ("out of memory", "Close other programs, or raise the limit (ulimit -v) in the shell."),
+    errno.EAGAIN: (
+        "no more threads or processes can be started",
+        f"{_RAISE.format('ulimit -u')} OMP_NUM_THREADS=1 needs fewer threads.",
+    ),
+}
+# Errors of one path. A library may meet them, ignore them and fail for another reason: they count only as the error itself.
+OF_A_PATH = {
+    errno.EACCES: ("no permission (Permission denied)", "Change the permissions, or choose another place."),
+    errno.EPERM: ("no permission (Operation not permitted)", "Change the permissions, or choose another place."),
+    errno.ENAMETOOLONG: ("the file name is too long", "Choose a shorter name."),
+}
+_ON_A_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+_TEXTS = {
+    "No space left on device": errno.ENOSPC,
+    "PytorchStreamWriter failed": errno.ENOSPC,  # torch.save
+    "inline_container.cc": errno.ENOSPC,  # torch.save
+    "Disk quota exceeded": errno.EDQUOT,
+    "File too large": errno.EFBIG,
+    "Read-only file system": errno.EROFS,
+    "Too many open files": errno.EMFILE,
+    "can't allocate memory": errno.ENOMEM,  # torch
+    "not enough memory: you tried to allocate": errno.ENOMEM,  # torch
+    "Cannot allocate memory": errno.ENOMEM,
+    "failed to map segment from shared object": errno.ENOMEM,  # an import
+    "std::bad_alloc": errno.ENOMEM,
+    "can't start new thread": errno.EAGAIN,
+    "Resource temporarily unavailable": errno.EAGAIN,
+}
+_NUMBER_IN_TEXT = re.compile(r"\(os error (\d+)\)|\[[Ee]rrno (\d+)\]")
+
+
+def explain_os_error(error: BaseException, what: str | None = None, remedy: str | None = None) -> MachineError | None:
+    """``error`` with a remedy, where it or one of its causes is a limit of the machine; None for any other error.
+
+    ``what`` begins the message, by default the file that the error names. ``remedy`` replaces the general one for a disk.
+    """
+    for each in _causes(error):
+        number = _number(each)
+        found = LIMITS.get(number) or (OF_A_PATH.get(number) if each is error else None)
+        if found is not None:
+            reason, general_remedy = found
+            start = what or _file_name(each)
+            message = f"{start}: {reason}." if start else f"{reason}."
+            return MachineError(message, remedy=remedy if remedy and number in _ON_A_DISK else general_remedy)
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        yield error
+        seen.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _number(error: BaseException) -> int:
+    """The number of the operating system's error; 0 where there is none."""
+    if isinstance(error, MemoryError):
+        return errno.ENOMEM
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    text = str(error)
+    if match := _NUMBER_IN_TEXT.search(text):
+        return int(match[1] or match[2])
+    return next((number for part, number in _TEXTS.items() if part in text), 0)
+
+
+def _file_name(error: BaseException) -> str:
+    name = getattr(error, "filename2", None) or getattr(error, "filename", None)
+    return os.fsdecode(name) if isinstance(name, str | bytes) else ""

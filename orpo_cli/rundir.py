@@ -7,6 +7,8 @@ import os
 import platform
 import shlex
 import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,12 @@ from orpo_cli.control_characters import escape_json_controls
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.json_files import read_json_lines, read_json_object, read_json_object_or_empty
 from orpo_cli.plan.plan import Plan
-from orpo_cli.redaction import redact_record
+from orpo_cli.redaction import redact, redact_record
+from orpo_cli.run_attempts import KILLED, attempts_of, now, timestamp, with_end, with_new_attempt
+from orpo_cli.run_creation import check_output_dir, create_locked
+from orpo_cli.run_lock import HEARTBEAT_FILE, LOCK_FILE, RunLock, active_run_error, live_owner
 
-RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
+RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"  # in run.json
 _DAMAGED = "The run directory is damaged."
 
 
@@ -27,6 +32,8 @@ class RunDir:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.lock: RunLock | None = None  # held by this process
+        self.attempt = 0  # number of the attempt of this process; 0 where it does not train the run
         self.recipe = root / "recipe.yaml"  # the recipe as the user wrote it, with overrides listed on top
         # with the recipes that it extends and the environment variables that it uses, where it has any
         self.composed = root / "composed.yaml"
@@ -34,6 +41,7 @@ class RunDir:
         self.run = root / "run.json"  # status, versions, fingerprints, times
         self.data_report = root / "data_report.json"  # the data report: rows read, kept, dropped by reason; lengths
         self.metrics = root / "metrics.jsonl"  # a JSON line for each logged step and evaluation
+        self.logs = root / "logs"  # the log of each attempt
         self.checkpoints = root / "checkpoints"  # the folder of the checkpoint-N folders
         self.adapter = root / "adapter"  # the trained LoRA adapter
         self.model = root / "model"  # the trained model of a run without an adapter
@@ -48,64 +56,134 @@ class RunDir:
         self.pushes = root / "hub.json"  # the record of pushes to the hub: a later push overwrites only the files in it
 
     @classmethod
-    def create(cls, plan: Plan, recipe_text: str, composed_text: str | None = None) -> RunDir:
-        """Start a run in a directory that is absent or empty.
+    def create(
+        cls,
+        plan: Plan,
+        recipe_text: str,
+        composed_text: str | None = None,
+        *,
+        versions: Mapping[str, str | None] | None = None,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> RunDir:
+        """Start a run in a directory that is absent or empty, and own it until the ``with`` block or the process ends.
 
         Raises UsageError if it is in use, MachineError if it cannot be written.
         """
         rundir = cls(Path(plan.output_dir))
         rundir.raise_if_in_use()
+
+        def write(directory: Path) -> None:
+            new = cls(directory)
+            new._raise_if_not_free()
+            try:
+                new._remove_files()  # of a creation that was killed
+                new.checkpoints.mkdir()
+                new.write_recipe(recipe_text, composed_text)
+                new.write_plan(plan)
+                new.write_run(name=plan.name, **new._begun(0, versions or {}))  # last: with it the directory is a run
+            except BaseException:
+                new.discard()
+                raise
+
         try:
-            rundir.checkpoints.mkdir(parents=True)
+            rundir.lock = create_locked(rundir.root, write, note)
         except OSError as error:
+            rundir.raise_if_in_use()  # by another process that was faster
             raise MachineError(
                 f"cannot make {rundir.root}: {error.strerror or error}.",
                 remedy="Choose another directory: --set output_dir=DIR.",
             ) from error
-        try:
-            atomic_write_text(rundir.recipe, recipe_text)
-            if composed_text is not None:
-                atomic_write_text(rundir.composed, composed_text)
-            rundir.write_plan(plan)
-            rundir.write_run(status=RUNNING, name=plan.name, pid=os.getpid(), host=platform.node())
-        except MachineError:
-            rundir.discard()
-            raise
+        rundir.attempt = 1
         return rundir
 
+    def acquire(self, note: Callable[[str], None]) -> None:
+        """Own an existing run, until the ``with`` block or the process ends.
+
+        Raises UsageError where another process owns it, MachineError where the lock cannot be written.
+        """
+        try:
+            self.lock = RunLock.acquire(self.root, note)
+        except OSError as error:
+            raise MachineError(
+                f"cannot lock {self.root}: {error.strerror or error}.",
+                remedy="Make the directory writable, or use another one: --set output_dir=DIR.",
+            ) from error
+
+    def __enter__(self) -> RunDir:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.lock is not None:
+            self.lock.release()
+            self.lock = None
+
     def raise_if_in_use(self) -> None:
-        """Raise UsageError if the directory is not empty."""
-        if self.root.exists() and not self.root.is_dir():
-            raise UsageError(f"output_dir {self.root} is a file.", remedy="Choose another: --set output_dir=DIR.")
-        if not self.root.is_dir() or not any(self.root.iterdir()):
+        """Raise UsageError if the directory is not empty, or another process owns it."""
+        check_output_dir(self.root)
+        if not self.root.is_dir():
+            return
+        if owner := live_owner(self.root):
+            raise active_run_error(self.root, owner)
+        self._raise_if_not_free()
+
+    def _raise_if_not_free(self) -> None:
+        """Raise UsageError if the directory has files, except those of a run whose creation or removal was killed."""
+        names = {path.name for path in self.root.iterdir()}
+        if not names or (LOCK_FILE in names and not self.is_run() and not self._foreign(names) and not self._work()):
             return
         rename = "use another directory (--set output_dir=DIR)"
         if not self.is_run():
             raise UsageError(
                 f"output_dir {self.root} is not empty, and is not a run.", remedy=f"Empty it, or {rename}."
             )
-        status = self.read_run().get("status")
-        if self.is_alive():
-            raise UsageError(
-                f"output_dir {self.root}: a run is going on there (process {self.read_run().get('pid')}).",
-                remedy=f"Wait for it, or {rename}.",
-            )
+        status = self.status()
         go_on = "" if status == FINISHED else "resume it (--resume auto), "
         raise UsageError(
             f"output_dir {self.root} already has a run (status: {status}).",
             remedy=f"Either {go_on}{rename}, or remove it (rm -r {shlex.quote(str(self.root))}).",
         )
 
-    def is_alive(self) -> bool:
-        """Whether the process of this run is still running."""
-        run = self.read_run()
-        if run.get("status") != RUNNING or run.get("host") != platform.node() or run.get("pid") == os.getpid():
-            return False
-        try:
-            os.kill(int(run["pid"]), 0)
-        except (OSError, KeyError, ValueError):
-            return False
-        return True
+    def begin_attempt(self, *, from_step: int, versions: Mapping[str, str | None]) -> None:
+        """Record in run.json that this process trains the run; an attempt without an end was killed."""
+        changes = self._begun(from_step, versions)
+        self.attempt = changes["attempts"][-1]["number"]
+        self.write_run(error=None, **changes)
+
+    def end_attempt(
+        self, reason: str, *, to_step: int | None = None, detail: str | None = None, **changes: Any
+    ) -> None:
+        """Record in run.json why the attempt ended: finished, interrupted or failed, which is also the status of the run.
+
+        ``detail``: the signal, or the error. ``to_step``: the last step; without it the last logged one.
+        """
+        step = self.last_logged_step() if to_step is None else to_step
+        attempts = with_end(attempts_of(self.read_run()), reason, detail=detail, to_step=step)
+        self.attempt = 0
+        self.write_run(status=reason, finished_at=now(), attempts=attempts, **changes)
+
+    def _begun(self, from_step: int, versions: Mapping[str, str | None]) -> dict[str, Any]:
+        before = attempts_of(self.read_run()) if self.run.exists() else []
+        seen = [path.stat().st_mtime for path in (self.run, self.metrics) if path.exists()]
+        attempts = with_new_attempt(
+            before,
+            from_step=from_step,
+            versions=versions,
+            died_at=timestamp(max(seen)) if seen else None,
+            last_step=self.last_logged_step(),
+        )
+        return {"status": RUNNING, "pid": os.getpid(), "host": platform.node(), "attempts": attempts}
+
+    def last_logged_step(self) -> int | None:
+        """The last step in metrics.jsonl."""
+        steps = [line["step"] for line in self.read_metrics() if isinstance(line.get("step"), int)]
+        return steps[-1] if steps else None
+
+    def status(self) -> str:
+        """The status of the run: running, finished, interrupted, failed, or killed where its process is gone."""
+        status = str(self.read_run().get("status"))
+        if status != RUNNING or self.attempt:
+            return status
+        return RUNNING if self.lock is None and live_owner(self.root) else KILLED
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:
@@ -128,6 +206,14 @@ class RunDir:
     def write_plan(self, plan: Plan) -> None:
         """Write plan.json, atomically."""
         atomic_write_text(self.plan, plan.to_json())
+
+    def write_recipe(self, text: str, composed: str | None) -> None:
+        """Write recipe.yaml, and composed.yaml for a recipe that extends another one or uses environment variables."""
+        atomic_write_text(self.recipe, text)
+        if composed is None:
+            self.composed.unlink(missing_ok=True)
+        else:
+            atomic_write_text(self.composed, composed)
 
     def read_run(self) -> dict[str, Any]:
         """The content of run.json."""
@@ -165,12 +251,18 @@ class RunDir:
 
     def result(self) -> Path:
         """The trained adapter or model. Raises UsageError if training has not finished."""
+        unfinished = self.read_run().get("status") != FINISHED
+        if unfinished and self.lock is None and (owner := live_owner(self.root)):
+            step = self.last_logged_step()
+            raise UsageError(
+                f"{self.root} is still training ({owner}){'' if step is None else f', at step {step}'}.",
+                remedy="Wait until the training has finished.",
+            )
         for path in (self.adapter, self.model):
             if path.is_dir():
                 return path
-        status = self.read_run().get("status")
         raise UsageError(
-            f"{self.root} has no trained model: its status is {status!r}.",
+            f"{self.root} has no trained model: its status is {self.status()!r}.",
             remedy="Finish it with `orpo train RECIPE --resume auto`.",
         )
 
@@ -181,12 +273,28 @@ class RunDir:
 
     def trained(self) -> Path | None:
         """A checkpoint (also a damaged one) or a result of the run, which cost time to train; None if there is neither."""
+        return next(iter(reversed(find_checkpoints(self.checkpoints))), None) or self.finished_part()
+
+    def finished_part(self) -> Path | None:
+        """A result of the run: the adapter, the model, or what was made from them; None if there is none."""
         results = (self.adapter, self.model, self.merged, self.export)
-        kept = (*reversed(find_checkpoints(self.checkpoints)), *results)
-        return next((path for path in kept if path.exists()), None)
+        return next((path for path in results if path.exists()), None)
+
+    def abandon_attempt(self, reason: str, detail: str) -> None:
+        """End an attempt that trained nothing.
+
+        A new run is removed, so that the same command can be repeated. A run with an earlier attempt, a line of metrics, a
+        checkpoint, a result or files of the user is kept, with ``reason`` and ``detail`` as for ``end_attempt``.
+        """
+        names = {path.name for path in self.root.iterdir()}
+        first = len(attempts_of(self.read_run())) == 1
+        if first and not self.metrics.exists() and not self.trained() and not self._foreign(names):
+            self.discard()
+        else:
+            self.end_attempt(reason, detail=detail, error=detail if reason == FAILED else None)
 
     def discard(self) -> None:
-        """Remove the directory of a run that failed before its first step.
+        """Remove the files of a run that failed before its first step, and the directory if it has no others.
 
         Raises UsageError, and removes nothing, if the directory has a checkpoint or a result.
         """
@@ -195,7 +303,41 @@ class RunDir:
                 f"{self.root} is not removed: it has {kept}.",
                 remedy="Use another directory (--set output_dir=DIR), or move that away.",
             )
-        shutil.rmtree(self.root, ignore_errors=True)
+        self._remove_files()
+        for name in (HEARTBEAT_FILE, LOCK_FILE):  # the lock last: another process may own the directory after it
+            (self.root / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.root.rmdir()
+
+    def _remove_files(self) -> None:
+        """Remove the files of a run, but not its lock: run.json first, so that a process killed here leaves no run."""
+        self.run.unlink(missing_ok=True)
+        for path in list(self.root.iterdir()):
+            if path.name.startswith((HEARTBEAT_FILE, LOCK_FILE)) or self._foreign({path.name}):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _foreign(self, names: set[str]) -> set[str]:
+        """Those of the file names that are not from orpo."""
+        own = {path.name for path in vars(self).values() if isinstance(path, Path) and path.parent == self.root}
+        return {
+            name
+            for name in names - own
+            if not name.startswith((HEARTBEAT_FILE, LOCK_FILE, ".pushing"))
+            and not (name.startswith(".") and ".partial" in name)
+        }
+
+    def _work(self) -> bool:
+        """Whether the directory has anything that cost time to train, whole or not."""
+        return self.finished_part() is not None or any(self.checkpoints.glob("*"))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error for run.json, without secrets."""
+    return redact(next(iter(str(error).splitlines()), repr(error)))
 
 
 def write_record(path: Path, document: dict[str, Any]) -> None:

@@ -5,9 +5,7 @@ Two values need the memory estimate, which needs the other values. ``draft_plan`
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
-from pathlib import Path
 from typing import Any
 
 from orpo_cli.errors import UsageError
@@ -52,7 +50,7 @@ def draft_plan(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None 
     one_process = "this version trains in one process"
     draft = PlanDraft(
         name=loaded.name,
-        output_dir=str(_output_dir(recipe.output_dir, loaded.name)),
+        output_dir=str(loaded.output_dir),
         device=device,
         model=model,
         quantization=_quantization(decisions, training, model),
@@ -197,16 +195,6 @@ def _sources(decisions: Decisions, path: str, sources: list[Source]) -> list[Sou
         local = decisions.loaded.local_path(f"{path}[{index}].path", source.path)
         located.append(source if local is None else source.model_copy(update={"path": str(local)}))
     return located
-
-
-def _output_dir(written: str | None, name: str) -> Path:
-    """The run directory. By default it is below ``runs``, whatever the name is: ``../../x`` becomes ``x``."""
-    inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-    default = Path("runs") / (name if inside else re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run")
-    try:
-        return Path(written or default).expanduser().absolute()
-    except (RuntimeError, ValueError) as error:
-        raise UsageError(f"output_dir {written}: {error}", remedy="Choose another: --set output_dir=DIR.") from error
 
 
 def _leaves(values: dict[str, Any], decided: Collection[str], prefix: str = "") -> Iterator[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
@@ -14,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from orpo_cli.errors import Problem, RecipeError
+from orpo_cli.errors import Problem, RecipeError, UsageError
 from orpo_cli.recipe.legacy.unsupported_training_args import UNSUPPORTED_TRAINING_ARGS
 from orpo_cli.recipe.remote_code import remote_code_problem
 from orpo_cli.recipe.rules import rule_problems
@@ -53,6 +54,19 @@ class LoadedRecipe:
     def name(self) -> str:
         """The name in the recipe, or else the name of the file."""
         return self.recipe.name or ("recipe" if self.file == STANDARD_INPUT else FilePath(self.file).stem)
+
+    @property
+    def output_dir(self) -> FilePath:
+        """The absolute path of the run directory. By default it is below ``runs``, whatever the name is: ``../../x`` becomes ``x``."""
+        name, written = self.name, self.recipe.output_dir
+        inside = not FilePath(name).is_absolute() and ".." not in FilePath(name).parts
+        default = FilePath("runs") / (name if inside else re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run")
+        try:
+            return FilePath(written or default).expanduser().absolute()
+        except (RuntimeError, ValueError) as error:
+            raise UsageError(
+                f"output_dir {written}: {error}", remedy="Choose another: --set output_dir=DIR."
+            ) from error
 
     def origin_kind(self, path: str) -> OriginKind:
         """The origin of the value at a dotted path: ``recipe``, ``override``, ``environment`` or ``default``."""

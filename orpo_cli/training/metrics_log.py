@@ -45,6 +45,11 @@ class MetricsCallback(TrainerCallback):
         self._seconds = 0.0
         self._step_started = 0.0
 
+    @property
+    def step(self) -> int:
+        """The number of steps that are done, those before a resumption included."""
+        return 0 if self.trainer is None else int(self.trainer.state.global_step)
+
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """Start timing the step."""
         self._step_started = time.perf_counter()

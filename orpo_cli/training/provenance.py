@@ -41,6 +41,12 @@ def provenance(model: Any, report: Any) -> dict[str, Any]:
     }
 
 
+def installed_versions() -> dict[str, str | None]:
+    """The versions that an attempt of a run trains with."""
+    own = {"orpo_cli": __version__, "python": platform.python_version()}
+    return {**own, **{name: installed_version(name) for name in LIBRARIES}}
+
+
 def installed_version(name: str) -> str | None:
     """The version of an installed package; None where it is absent."""
     try:

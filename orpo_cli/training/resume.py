@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 from orpo_cli.checkpoint_manifest import checkpoint_step, find_checkpoints, unusable_reason
 from orpo_cli.errors import UsageError
 from orpo_cli.plan.plan import Plan
-from orpo_cli.rundir import RUNNING, RunDir
+from orpo_cli.rundir import RunDir
 
 # Settings that may differ in a resumed run: they change neither the steps nor their order.
 CHANGEABLE = (
@@ -30,10 +28,9 @@ LENGTH_SETTINGS = ("training.max_steps", "training.num_train_epochs")
 def checkpoint_to_resume(rundir: RunDir, plan: Plan, resume: str, warn: Callable[[str], None]) -> Path | None:
     """The checkpoint that ``resume`` (``auto`` or a path) selects; None where ``auto`` finds none that is valid.
 
-    ``warn`` is told of newer checkpoints that cannot be used. Raises UsageError where the path is not a checkpoint of this run, the run is active, or the plan has changed.
+    ``warn`` is told of newer checkpoints that cannot be used. Raises UsageError where the path is not a checkpoint of this
+    run, or the plan has changed.
     """
-    if rundir.is_alive():
-        raise UsageError(f"{rundir.root}: a run is active there (process {rundir.read_run().get('pid')}).")
     _refuse_changes(rundir.read_plan(), plan, rundir)
     if resume == "auto":
         return newest_usable(rundir.checkpoints, warn)
@@ -106,12 +103,6 @@ def _is_set(plan: Plan, path: str) -> bool:
             return plan.why[path].origin not in ("decided", "default")
         path = path.rpartition(".")[0]
     return False
-
-
-def mark_resumed(rundir: RunDir, plan: Plan) -> None:
-    """Record that this process continues the run, with the new plan."""
-    rundir.write_plan(plan)
-    rundir.write_run(status=RUNNING, pid=os.getpid(), host=platform.node(), error=None)
 
 
 def _refuse_changes(before: Plan, now: Plan, rundir: RunDir) -> None:

@@ -15,8 +15,7 @@ from orpo_cli.model.save import complete_generation_config, copy_mode_to_weights
 from orpo_cli.model.vector_math import initialize_vector_math
 from orpo_cli.os_errors import explain_os_error
 from orpo_cli.plan.plan import Plan
-from orpo_cli.redaction import redact
-from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir
+from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir, first_line
 from orpo_cli.training.allocator import keep_freed_memory
 from orpo_cli.training.checkpoints import remove_staging, run_steps
 from orpo_cli.training.interrupt import InterruptCallback
@@ -69,11 +68,10 @@ def train(
             _check_adapter_changed(trainer.model)
         save_result(trainer.model, inputs.tokenizer, plan, rundir)
     except (Interrupted, KeyboardInterrupt) as error:
-        raise _record_interruption(rundir) from error
+        raise _record_interruption(rundir, metrics.step, first_line(error)) from error
     except BaseException as error:
         explained = _explain_error(error, rundir)
-        steps = 0 if metrics.trainer is None else metrics.trainer.state.global_step
-        _record_failure(rundir, explained, keep=bool(steps or resume_from is not None or rundir.metrics.exists()))
+        _record_failure(rundir, explained, metrics.step)
         if explained is error:
             raise
         raise explained from error
@@ -109,10 +107,10 @@ def _check_adapter_changed(model: Any) -> None:
         raise RunError("the adapter did not change: no gradient reached it.", remedy="Report this with your recipe.")
 
 
-def _record_interruption(rundir: RunDir) -> Interrupted:
+def _record_interruption(rundir: RunDir, step: int, detail: str) -> Interrupted:
     remove_staging(rundir)
     checkpoint = rundir.last_checkpoint()
-    rundir.write_run(status=INTERRUPTED, finished_at=_now())
+    rundir.end_attempt(INTERRUPTED, to_step=step, detail=detail)
     if checkpoint is None:
         return Interrupted("interrupted before the first checkpoint.", remedy="Start again with `--resume auto`.")
     return Interrupted(
@@ -120,22 +118,21 @@ def _record_interruption(rundir: RunDir) -> Interrupted:
     )
 
 
-def _record_failure(rundir: RunDir, error: BaseException, *, keep: bool) -> None:
-    """Write the error to run.json; without a step, checkpoint or result (``keep``) remove the directory for the next try."""
+def _record_failure(rundir: RunDir, error: BaseException, step: int) -> None:
+    """Write the error to run.json; a new run without a step is removed for the next try."""
     remove_staging(rundir)
-    if keep or rundir.trained() is not None:
-        first_line = next(iter(str(error).splitlines()), repr(error))
-        rundir.write_run(status=FAILED, finished_at=_now(), error=redact(first_line))
+    if step:
+        rundir.end_attempt(FAILED, to_step=step, detail=first_line(error), error=first_line(error))
     else:
-        rundir.discard()
+        rundir.abandon_attempt(FAILED, first_line(error))
 
 
 def _record_result(rundir: RunDir, trainer: PairTrainer, metrics: MetricsCallback, seconds: float) -> None:
     """Write the outcome to run.json, with the last logged step and the last evaluation (may be empty)."""
     evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
-    rundir.write_run(
-        status=FINISHED,
-        finished_at=_now(),
+    rundir.end_attempt(
+        FINISHED,
+        to_step=trainer.state.global_step,
         seconds=round(seconds, 1),
         steps=trainer.state.global_step,
         final_metrics=metrics.last,
@@ -156,7 +153,3 @@ def _explain_error(error: BaseException, rundir: RunDir) -> BaseException:
             "(the step stays the same), set gradient_checkpointing: true, lower max_length, load the base in 4 bits.",
         )
     return explain_os_error(error, str(rundir.root), DISK_REMEDY) or error
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

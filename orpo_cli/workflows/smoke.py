@@ -44,8 +44,7 @@ def smoke_recipe(recipe: str, overrides: Sequence[str] | None, console: Console,
             console.note(f"--smoke: {change}")
         layers = config.get_text_config().num_hidden_layers
         tiny_plan = smoke_plan(plan, base=folder / "base", layers=layers, pairs=pairs, output_dir=folder / "run")
-        rundir = RunDir.create(tiny_plan, recipe_with_overrides(loaded))
-        with _without_pair_cache():
+        with RunDir.create(tiny_plan, recipe_with_overrides(loaded)) as rundir, _without_pair_cache():
             train_plan(tiny_plan, ModelSource(tiny_plan.model), rundir, None, console, max_pairs=MAX_PAIRS)
         if plan.lora is not None:
             console.note(merge(MergeRequest(rundir.root, held_out_pairs=0), note=console.note).summary_lines()[0])

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.atomic import remove_leftovers
-from orpo_cli.errors import UsageError
+from orpo_cli.checkpoint_manifest import checkpoint_step
+from orpo_cli.errors import Interrupted, UsageError
 from orpo_cli.plan.plan import ModelPlan, Plan
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.source.composed_recipe import compose_recipe_text
 from orpo_cli.report.console import Console
 from orpo_cli.report.plan_view import plan_lines
 from orpo_cli.run_log import run_log
-from orpo_cli.rundir import FINISHED, RunDir, write_record
+from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir, first_line, write_record
 from orpo_cli.temporary_directory import remove_dead_directories
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 
@@ -36,45 +37,70 @@ def train_recipe(
     ``resume`` is ``never``, ``auto`` (from the last checkpoint) or the path of a checkpoint.
     """
     loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
-    plan, source, *_ = build_plan(loaded, console, to_train=True, strict=strict)
-    rundir, checkpoint = open_run(loaded, plan, resume, console)
-    if rundir.read_run()["status"] == FINISHED:
-        console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
-        return rundir
-    attempts = rundir.read_run().get("attempts", [])
-    run_log.open(rundir.root / "logs" / f"attempt-{len(attempts) or 1}.log")
-    _remove_leftovers(rundir)
-    train_plan(plan, source, rundir, checkpoint, console)
+    with ExitStack() as stack:
+        existing = RunDir(loaded.output_dir)
+        if resume == "never":
+            existing.raise_if_in_use()
+        elif existing.is_run():  # its owner is known before the libraries are imported, which takes seconds
+            existing.acquire(console.note)
+            stack.enter_context(existing)
+        plan, source, *_ = build_plan(loaded, console, to_train=True, strict=strict)
+        rundir, checkpoint = open_run(existing, loaded, plan, resume, console)
+        stack.enter_context(rundir)
+        if not rundir.attempt:
+            console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
+            return rundir
+        run_log.open(rundir.logs / f"attempt-{rundir.attempt}.log")
+        _remove_leftovers(rundir)
+        train_plan(plan, source, rundir, checkpoint, console)
     run = rundir.read_run()
     minutes, seconds = divmod(round(run["seconds"]), 60)
     console.note(f"trained {run['steps']} steps in {minutes} min {seconds} s")
     return rundir
 
 
-def open_run(loaded: LoadedRecipe, plan: Plan, resume: str, console: Console) -> tuple[RunDir, Path | None]:
-    """The run directory, new or existing, and the checkpoint to resume from (None: start at step 0).
+def open_run(
+    existing: RunDir, loaded: LoadedRecipe, plan: Plan, resume: str, console: Console
+) -> tuple[RunDir, Path | None]:
+    """The run directory with a new attempt, and the checkpoint to resume from (None: start at step 0).
 
-    Raises UsageError where the directory is in use, or ``resume`` does not fit the run in it.
+    A finished run with nothing to train has no new attempt. Raises UsageError where the directory is in use, or ``resume``
+    does not fit the run in it.
     """
-    from orpo_cli.training.resume import checkpoint_to_resume, mark_resumed, trains_longer
+    from orpo_cli.training.provenance import installed_versions
+    from orpo_cli.training.resume import checkpoint_to_resume, trains_longer
 
-    existing = RunDir(Path(plan.output_dir))
-    if resume != "never" and existing.is_run():
-        finished = existing.read_run()["status"] == FINISHED
-        if finished and resume == "auto" and not trains_longer(existing, plan):
-            return existing, None
-        checkpoint = checkpoint_to_resume(existing, plan, resume, console.warn)
-        if checkpoint is not None:
-            console.note(f"resuming from {checkpoint}")
-            mark_resumed(existing, plan)
-            return existing, checkpoint
-        console.note(f"{existing.root} has no checkpoint yet: starting from step 0")
-        existing.discard()
-    elif resume not in ("never", "auto"):
+    versions = installed_versions()
+    if existing.lock is None:
+        if resume not in ("never", "auto"):
+            raise UsageError(
+                f"--resume {resume}: there is no run in {existing.root}.", remedy="Leave --resume out to start a run."
+            )
+        texts = recipe_with_overrides(loaded), compose_recipe_text(loaded)
+        return RunDir.create(plan, *texts, versions=versions, note=console.note), None
+    if existing.status() == FINISHED and resume == "auto" and not trains_longer(existing, plan):
+        return existing, None
+    checkpoint = checkpoint_to_resume(existing, plan, resume, console.warn)
+    step = 0 if checkpoint is None else checkpoint_step(checkpoint) or 0
+    if checkpoint is None:
+        _start_over(existing, loaded)
+        console.note(f"{existing.root} has no checkpoint that can be used: starting from step 0")
+    else:
+        console.note(f"resuming from {checkpoint}")
+    existing.write_plan(plan)
+    existing.begin_attempt(from_step=step, versions=versions)
+    return existing, checkpoint
+
+
+def _start_over(rundir: RunDir, loaded: LoadedRecipe) -> None:
+    """Prepare a run that trained nothing that can be resumed for a start from step 0. Files of the user are kept."""
+    if (result := rundir.finished_part()) is not None:
         raise UsageError(
-            f"--resume {resume}: there is no run in {existing.root}.", remedy="Leave --resume out to start a run."
+            f"{rundir.root} has a result and no checkpoint: {result}.",
+            remedy="Use another directory (--set output_dir=DIR), or move the result away.",
         )
-    return RunDir.create(plan, recipe_with_overrides(loaded), compose_recipe_text(loaded)), None
+    rundir.write_recipe(recipe_with_overrides(loaded), compose_recipe_text(loaded))
+    rundir.metrics.unlink(missing_ok=True)
 
 
 def train_plan(
@@ -88,8 +114,7 @@ def train_plan(
 ) -> None:
     """Prepare the pairs, load the model, train, save the result and write the model card.
 
-    ``max_pairs``: train only on so many pairs, the shortest ones. An error before the first step removes the directory of
-    a new run.
+    ``max_pairs``: train only on so many pairs, the shortest ones. An error before the first step removes a new run.
     """
     from orpo_cli.card.model_card import write_card
     from orpo_cli.model.added_tokens import resize_embeddings
@@ -100,7 +125,7 @@ def train_plan(
     from orpo_cli.training.provenance import provenance
     from orpo_cli.training.train import train
 
-    with _discard_on_error(rundir, checkpoint):
+    with _ending_attempt_on_error(rundir):
         _report_plan(plan, console)
         push = _open_push(plan, rundir, console)
         tokenizer = load_tokenizer(source, console.note)
@@ -121,13 +146,13 @@ def train_plan(
 
 
 @contextmanager
-def _discard_on_error(rundir: RunDir, checkpoint: Path | None) -> Iterator[None]:
-    """Remove a run that fails before it has trained anything, so that the next try can use the directory."""
+def _ending_attempt_on_error(rundir: RunDir) -> Iterator[None]:
+    """End the attempt where the preparation fails or is interrupted: a new run is removed, a resumed one is kept."""
     try:
         yield
-    except BaseException:
-        if checkpoint is None and rundir.trained() is None:
-            rundir.discard()
+    except BaseException as error:
+        interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
+        rundir.abandon_attempt(INTERRUPTED if interrupted else FAILED, first_line(error))
         raise
 
 

@@ -1,0 +1,71 @@
+"""Attempts of a run in run.json: one entry for each process that trained it, with its start, its end and the reason of its end."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Attempt = dict[str, Any]
+KILLED = "killed"
+
+
+def now() -> str:
+    """The present time in UTC, as all records of a run have it."""
+    return timestamp(time.time())
+
+
+def timestamp(seconds: float) -> str:
+    """A time in seconds since 1970, in UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def attempts_of(run: Mapping[str, Any]) -> list[Attempt]:
+    """The attempts in run.json; for a run of a version that recorded none, one from its start and end."""
+    found = run.get("attempts")
+    if isinstance(found, list) and all(
+        isinstance(each, dict) and isinstance(each.get("number"), int) for each in found
+    ):
+        return [dict(each) for each in found]
+    if "status" not in run:
+        return []
+    over = run["status"] != "running"
+    return [
+        {
+            "number": 1, "started_at": run.get("started_at"), "ended_at": run.get("finished_at") if over else None,
+            "reason": run["status"] if over else None, "detail": run.get("error"), "host": run.get("host"),
+            "pid": run.get("pid"), "from_step": 0, "to_step": run.get("steps"), "versions": run.get("versions", {}),
+        }
+    ]  # fmt: skip
+
+
+def with_new_attempt(
+    attempts: Sequence[Attempt],
+    *,
+    from_step: int,
+    versions: Mapping[str, str | None],
+    died_at: str | None = None,
+    last_step: int | None = None,
+) -> list[Attempt]:
+    """The attempts and the one of this process. An attempt that has no end was killed, at ``died_at`` after ``last_step``."""
+    before = list(attempts)
+    if before and before[-1].get("reason") is None:
+        before[-1] = {**before[-1], "ended_at": died_at, "reason": KILLED, "to_step": last_step}
+    new = {
+        "number": before[-1]["number"] + 1 if before else 1, "started_at": now(), "ended_at": None, "reason": None,
+        "detail": None, "host": platform.node(), "pid": os.getpid(), "from_step": from_step, "to_step": None,
+        "versions": dict(versions),
+    }  # fmt: skip
+    return [*before, new]
+
+
+def with_end(attempts: Sequence[Attempt], reason: str, *, detail: str | None, to_step: int | None) -> list[Attempt]:
+    """The attempts with the end of the last one."""
+    if not attempts:
+        return []
+    return [
+        *attempts[:-1],
+        {**attempts[-1], "ended_at": now(), "reason": reason, "detail": detail, "to_step": to_step},
+    ]

@@ -1,0 +1,178 @@
+"""Creation of a run: complete or absent whenever it is killed, one winner, and nothing of the user removed."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+from support.forks import fork_that_waits, kill_at_each_file_operation, race
+from support.tiny_run import make_plan
+
+from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.run_creation import SIBLING_PREFIX
+from orpo_cli.rundir import FAILED, RunDir
+
+NEW = {".lock", "checkpoints", "plan.json", "recipe.yaml", "run.json"}
+
+
+def create(root: Path) -> RunDir:
+    return RunDir.create(make_plan(root, "unused/unused"), "model: {}\n", versions={"orpo_cli": "1"})
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("existing", [False, True], ids=["absent", "empty"])
+def test_a_killed_creation_is_never_in_the_way(tmp_path: Path, existing: bool) -> None:
+    """Killed at each of its file operations; the next creation succeeds, unless the first one was complete."""
+    parent, kills, complete = tmp_path / "runs", 0, 0
+    parent.mkdir()
+    root = parent / "run"
+    if existing:
+        root.mkdir()
+    for number in kill_at_each_file_operation(lambda: create(root)):
+        kills = number
+        if root.is_dir() and RunDir(root).is_run():
+            complete += 1
+            assert RunDir(root).status() == "killed"
+            assert names(root) >= NEW
+        else:
+            with create(root):
+                assert names(root) == NEW | {".heartbeat"}
+        assert names(parent) == {"run"}  # the rest of a killed creation is gone
+        with RunDir(root) as rundir:
+            rundir.acquire(lambda text: None)
+            rundir.discard()
+        if existing:
+            root.mkdir()
+    assert kills > 15
+    assert complete < kills / 2
+
+
+def test_a_killed_removal_is_never_in_the_way(tmp_path: Path) -> None:
+    root, kills = tmp_path / "run", 0
+
+    def discard() -> None:
+        with RunDir(root) as rundir:
+            rundir.acquire(lambda text: None)
+            (root / "logs").mkdir()
+            (root / "logs" / "attempt-1.log").touch()
+            rundir.data_report.touch()
+            rundir.discard()
+
+    with create(root):
+        pass
+    for number in kill_at_each_file_operation(discard):
+        kills = number
+        if root.is_dir() and RunDir(root).is_run():
+            discard_files(root)
+        with create(root):
+            assert names(root) == NEW | {".heartbeat"}
+    assert kills > 10
+    assert names(tmp_path) == set()
+
+
+def discard_files(root: Path) -> None:
+    with RunDir(root) as rundir:
+        rundir.acquire(lambda text: None)
+        rundir.discard()
+
+
+@pytest.mark.parametrize("existing", [False, True], ids=["absent", "empty"])
+def test_of_many_at_once_exactly_one_creates(tmp_path: Path, existing: bool) -> None:
+    for number in range(15):
+        root = tmp_path / str(number) / "run"
+        root.parent.mkdir()
+        if existing:
+            root.mkdir()
+        assert race(partial(create, root)) == 1
+        assert names(root.parent) == {"run"}
+
+
+def test_the_sibling_of_a_living_creator_is_kept(tmp_path: Path) -> None:
+    def begin() -> object:
+        from orpo_cli.run_lock import RunLock
+
+        sibling = tmp_path / f"{SIBLING_PREFIX}1"
+        sibling.mkdir()
+        return RunLock.acquire(sibling, lambda text: None)
+
+    with fork_that_waits(begin, tmp_path), create(tmp_path / "run"):
+        assert names(tmp_path) == {"fork-is-ready", f"{SIBLING_PREFIX}1", "run"}
+    with create(tmp_path / "other"):
+        assert names(tmp_path) == {"fork-is-ready", "run", "other"}
+
+
+def test_files_of_the_user_are_not_overwritten(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    root.mkdir()
+    (root / "recipe.yaml").write_text("mine")
+    for lock in (False, True):  # with the lock, but with a file that is not from orpo
+        if lock:
+            (root / ".lock").touch()
+            (root / "notes.txt").write_text("mine")
+        with pytest.raises(UsageError, match="is not empty, and is not a run"):
+            create(root)
+        assert (root / "recipe.yaml").read_text() == "mine"
+
+
+def test_a_failed_run_with_files_of_the_user_is_kept_as_failed(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    with create(root) as rundir:
+        (root / "notes.txt").write_text("mine")
+        rundir.abandon_attempt(FAILED, "no data")
+    assert RunDir(root).read_run()["attempts"][0]["detail"] == "no data"
+    assert RunDir(root).status() == FAILED
+    assert (root / "notes.txt").read_text() == "mine"
+
+
+def test_a_link_to_a_directory_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    root = tmp_path / "run"
+    root.symlink_to("disk")
+    with create(root) as rundir:
+        assert root.is_symlink()
+        assert names(tmp_path / "disk") == NEW | {".heartbeat"}
+        rundir.abandon_attempt(FAILED, "no data")
+    assert root.is_symlink()
+    assert names(tmp_path / "disk") == set()
+    with create(root):
+        pass
+
+
+def test_a_directory_keeps_its_mode(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    root.mkdir()
+    root.chmod(0o2770)
+    with create(root):
+        assert root.stat().st_mode & 0o7777 == 0o2770
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("n" * 300, "File name too long"),
+        ("link", "is a link to nowhere, which does not exist"),
+        ("file", "is a file"),
+        ("file/a/run", "file is a file"),
+        ("loop", "(Too many levels|is a link)"),
+    ],
+)
+def test_a_directory_that_cannot_be_one_is_an_error(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_text("mine")
+    before = names(tmp_path)
+    with pytest.raises((UsageError, MachineError), match=message) as error:
+        create(tmp_path / name)
+    assert "output_dir=DIR" in str(error.value.remedy)
+    assert "\n" not in str(error.value)
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["run/", "./run", "a b", "größe", "emoji-🙂", "n" * 255, "a\nb", "a\x1b[31mb"])
+def test_other_names_work(tmp_path: Path, name: str) -> None:
+    with create(Path(f"{tmp_path}/{name}")) as rundir:
+        assert rundir.is_run()

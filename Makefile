@@ -6,6 +6,7 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 RUN    := runs/quickstart
+FAULTS_TABLE ?= build/faults.md
 
 # Stamp files record what is installed in VENV, so that nothing is installed twice. A changed dependency invalidates them.
 TORCH_STAMP      := $(VENV)/.orpo-torch
@@ -14,7 +15,7 @@ DEV_STAMP        := $(VENV)/.orpo-dev
 QUICKSTART_STAMP := $(VENV)/.orpo-quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow check bench clean
+.PHONY: help install quickstart test test-slow test-faults check bench clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -37,7 +38,11 @@ test: $(DEV_STAMP) ## run the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile
 
 test-slow: $(DEV_STAMP) $(QUICKSTART_STAMP) ## run the tests that train a real model
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu" --ignore tests/faults
+
+# Each of the two processes has a fork server with one thread. A failed case does not end the campaigns.
+test-faults: $(DEV_STAMP) ## run all fault campaigns, and write their table to FAULTS_TABLE (build/faults.md)
+	OMP_NUM_THREADS=1 ORPO_FAULTS_TABLE=$(FAULTS_TABLE) $(BIN)/python -m pytest tests/faults --numprocesses 2 --dist worksteal
 
 check: $(DEV_STAMP) ## check format, lint, types, and that generated docs are up to date
 	$(BIN)/ruff format --check .

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[2]
-TARGETS = {"help", "install", "quickstart", "test", "test-slow", "check", "bench", "clean"}
+TARGETS = {"help", "install", "quickstart", "test", "test-slow", "test-faults", "check", "bench", "clean"}
 
 
 def read(name: str) -> str:

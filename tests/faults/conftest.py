@@ -1,0 +1,67 @@
+"""Fixtures of fault campaigns, and the table of their outcomes.
+
+``ORPO_FAULTS_TABLE=PATH`` (`make test-faults`) writes the table to PATH, and each outcome as a line of JSON beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.faults.fork_server import ForkServer
+from support.faults.outcome import Outcome, table
+from support.faults.prepared_runs import PreparedRuns
+
+OUTCOMES: list[dict[str, Any]] = []
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """The fork server of this test process."""
+    with ForkServer(tmp_path_factory.mktemp("server")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def runs(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> PreparedRuns:
+    """Inputs, undisturbed runs and killed runs."""
+    return PreparedRuns(server, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def judge(record_property: Callable[[str, object], None]) -> Callable[[Outcome], None]:
+    """Record an outcome for the table, then fail if it is not as documented."""
+
+    def record(outcome: Outcome) -> None:
+        record_property("outcome", outcome.as_dict())
+        if outcome.problems:
+            pytest.fail(outcome.explanation(), pytrace=False)
+
+    return record
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Collect the outcomes, also in the process that controls several test processes."""
+    found = [value for name, value in report.user_properties if name == "outcome"]
+    if report.when == "call" and "tests/faults" in report.nodeid:
+        campaign = Path(report.location[0]).stem.removeprefix("test_").replace("_", " ")
+        if not found and report.failed:
+            found = [Outcome(campaign, report.nodeid, problems=[report.longreprtext[-500:]]).as_dict()]
+        OUTCOMES.extend(found)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the table of outcomes and write it where ORPO_FAULTS_TABLE says."""
+    path = os.environ.get("ORPO_FAULTS_TABLE")
+    if not path or not OUTCOMES:
+        return
+    text = table(OUTCOMES)
+    terminalreporter.write_line(text)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(text + "\n", encoding="utf-8")
+    lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in OUTCOMES)
+    Path(path).with_suffix(".jsonl").write_text(lines, encoding="utf-8")

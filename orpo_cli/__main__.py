@@ -1,6 +1,15 @@
-"""``python -m orpo_cli`` is the same as ``orpo``."""
+"""Entry point of ``orpo`` and of ``python -m orpo_cli``: handles signals from the start, also while it imports the rest."""
 
-from orpo_cli.cli.main import main
+from orpo_cli import interruption
+
+
+def main() -> None:
+    """Run the command line."""
+    interruption.install()
+    from orpo_cli.cli.main import main as run
+
+    run()
+
 
 if __name__ == "__main__":
     main()

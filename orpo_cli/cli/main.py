@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from orpo_cli import __version__
+from orpo_cli import __version__, interruption
 from orpo_cli.cli.reexec import reexec_with_environment
 from orpo_cli.cli.standard_streams import lost_output, protect_standard_streams
 from orpo_cli.control_characters import one_line
@@ -118,36 +118,61 @@ def _print_traceback_of_thread(bug: threading.ExceptHookArgs) -> None:
 
 def main() -> None:
     """Run the command line and exit with the code of its outcome."""
-    protect_standard_streams()
-    reexec_with_environment()
-    sys.excepthook = print_traceback
-    threading.excepthook = _print_traceback_of_thread
-    run_log.discard()
-    log_library_messages()
-    silence_libraries()
+    restore_signals = interruption.install()
+    try:
+        protect_standard_streams()
+        reexec_with_environment()
+        sys.excepthook = print_traceback
+        threading.excepthook = _print_traceback_of_thread
+        run_log.discard()
+        log_library_messages()
+        silence_libraries()
+        try:
+            interruption.command_started()
+            code, error = _run_command()
+        except KeyboardInterrupt:
+            code, error = Interrupted.exit_code, _interrupted()
+        interruption.command_ended(code)
+        if error is not None:
+            _report_error(error)
+        _freeze_garbage_collector()
+    finally:
+        restore_signals()
+    sys.exit(_code_of_output(code))
+
+
+def _run_command() -> tuple[int, OrpoError | None]:
+    """The exit code of the called command, and the error to report. Raises KeyboardInterrupt where a signal has arrived."""
     try:
         # Typer.__call__ would replace sys.excepthook. The command returns the code of a typer.Exit, and 130 for Ctrl-C.
         code = get_command(_import_called_command())(standalone_mode=False)
         if code == Interrupted.exit_code:
             raise KeyboardInterrupt
+        interruption.raise_if_requested()
+        return code if isinstance(code, int) else 0, None
     except OrpoError as error:
-        code = _report_error(error)
-    except (typer.Abort, KeyboardInterrupt):
-        code = _report_error(Interrupted("interrupted."))
+        return error.exit_code, error
+    except typer.Abort:
+        raise KeyboardInterrupt from None
     except (
         typer.TyperException
     ) as error:  # wrong option, argument or command; without a message: only the help was shown
-        code = error.exit_code
-        if message := error.format_message().replace("Value error, ", ""):  # pydantic's, for choices
-            code = _report_error(UsageError(message, remedy="See `orpo --help` and `orpo COMMAND --help`."))
+        message = error.format_message().replace("Value error, ", "")  # pydantic's, for choices
+        remedy = "See `orpo --help` and `orpo COMMAND --help`."
+        return error.exit_code, UsageError(message, remedy=remedy) if message else None
     except Exception as error:  # a limit of the machine may be met anywhere; any other error is a bug
         explained = explain_os_error(error)
-        if explained is None:
+        if explained is not None:
+            explained.__cause__ = error
+            return explained.exit_code, explained
+        if not interruption.was_raised():
             raise
-        explained.__cause__ = error
-        code = _report_error(explained)
-    _freeze_garbage_collector()
-    sys.exit(_code_of_output(code if isinstance(code, int) else 0))
+        raise KeyboardInterrupt from error  # a library converted the exception of the signal, or could not be imported
+
+
+def _interrupted() -> Interrupted:
+    remedy = "Run the same command again: what it had completed is kept, and nothing incomplete is left."
+    return Interrupted(f"interrupted{interruption.by_cause()}.", remedy=remedy if interruption.cause() else None)
 
 
 def _code_of_output(code: int) -> int:
@@ -155,12 +180,12 @@ def _code_of_output(code: int) -> int:
     error = lost_output()
     if code or error is None:
         return code
-    return _report_error(
-        MachineError(
-            f"the result cannot be written to standard output: {error.strerror or error}.",
-            remedy="Free some space, or redirect the output to another place.",
-        )
+    lost = MachineError(
+        f"the result cannot be written to standard output: {error.strerror or error}.",
+        remedy="Free some space, or redirect the output to another place.",
     )
+    _report_error(lost)
+    return lost.exit_code
 
 
 def _import_called_command() -> typer.Typer:
@@ -182,8 +207,8 @@ def _freeze_garbage_collector() -> None:
         gc.freeze()
 
 
-def _report_error(error: OrpoError) -> int:
-    """Print the error on standard error; with --json also as the document on standard output. Returns the exit code."""
+def _report_error(error: OrpoError) -> None:
+    """Print the error on standard error; with --json also as the document on standard output."""
     document = {"status": error.kind, "exit_code": error.exit_code, "message": error.message, "remedy": error.remedy}
     lines = [f"error: {error}"]
     if error.problems:
@@ -196,4 +221,3 @@ def _report_error(error: OrpoError) -> int:
         run_log.write(one_line(redact(line)))
     run_log.write(redact("".join(traceback.format_exception(error))))
     Console(as_json="--json" in sys.argv[1:]).document(redact_record(document))
-    return error.exit_code

@@ -17,6 +17,8 @@ import os
 import platform
 import sys
 
+from orpo_cli.interruption import hold_for_exec
+
 GLIBC_VARIABLE, GLIBC_VALUE = "GLIBC_TUNABLES", "glibc.malloc.tcache_count=0"
 CUDA_ALLOCATOR_SETTING = ("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 OLD_CUDA_VARIABLE = "PYTORCH_CUDA_ALLOC_CONF"
@@ -33,6 +35,7 @@ def reexec_with_environment() -> None:
     if sys.orig_argv[-len(arguments) :] != arguments:  # another program calls main() in its own process
         return
     if variables and "torch" not in sys.modules:
+        hold_for_exec()
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **variables})
 
 

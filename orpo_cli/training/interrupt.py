@@ -1,48 +1,102 @@
-"""Interruption of a run by Ctrl-C or SIGTERM: the callback that stops training after the current step."""
+"""Interruption of a training: the callback that stops after the current step, with a checkpoint."""
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from orpo_cli import interruption
 from orpo_cli.errors import Interrupted
+
+if TYPE_CHECKING:
+    from orpo_cli.training.trl_trainer import PairTrainer
 
 
 class InterruptCallback(TrainerCallback):
-    """Stop on Ctrl-C or SIGTERM: finish the step, save a checkpoint, stop. A second signal stops at once."""
+    """Stop because of a signal: finish the step, save a checkpoint, stop. A second SIGINT stops at once.
+
+    Before the first step a signal stops at once too, because there is nothing to save.
+    """
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self.note = note
-        self.requested = False
+        self.trainer: PairTrainer | None = None  # while it trains
+        self.first_step_begun = False
+        self.stopping = False
+        self.saved_step = 0  # of the last checkpoint
+        self.resume_from: Path | None = None
+        self._handling = ExitStack()
 
     @contextmanager
     def handle_signals(self) -> Iterator[None]:
-        """Context of training: handle both signals."""
-        handlers = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        """Context of the steps and of what has to be completed after them."""
+        with self._handling:
             yield
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
-    def _handle(self, number: int, _frame: Any) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        self.note("stopping after this step and saving a checkpoint; press Ctrl-C again to stop at once")
+    def run_steps(self, trainer: PairTrainer, resume_from: Path | None) -> None:
+        """Train, from the checkpoint ``resume_from`` if there is one. Raises Interrupted when a checkpoint of the last step is saved."""
+        self.trainer, self.resume_from = trainer, resume_from
+        try:
+            trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        except Interrupted:
+            if trainer.state.global_step > self.saved_step:  # during an evaluation, where the Trainer saves nothing
+                trainer._save_checkpoint(trainer.model, None)
+            trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)  # closes trackers
+            raise
+        finally:
+            self.trainer = None
+
+    def _note_signal(self, signal_name: str) -> None:
+        what = "when the result is saved" if self.trainer is None else "after this step and saving a checkpoint"
+        self.note(f"{signal_name}: stopping {what}; Ctrl-C stops at once")
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Evaluate the checkpoint where its evaluation was interrupted, so that the best checkpoint is the same."""
+        if self.trainer is None or self.resume_from is None or not evaluation_is_missing(args, state):
+            return
+        metrics = self.trainer._evaluate(None, None)
+        if self.trainer._determine_best_metric(metrics, None):
+            state.best_model_checkpoint = str(self.resume_from)
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """From the first step on, a signal waits for the end of a step."""
+        if not self.first_step_begun:
+            self._handling.enter_context(interruption.until_complete(self._note_signal))
+            self.first_step_begun = True
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Let the Trainer save a checkpoint and stop."""
-        if self.requested:
+        if interruption.cause():
             control.should_save = True
             control.should_evaluate = False
-            control.should_training_stop = True
+            control.should_training_stop = self.stopping = True
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Stop after a checkpoint that was being written when the signal arrived."""
+        self.saved_step = state.global_step
+        if interruption.cause():
+            control.should_training_stop = self.stopping = True
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Leave before the Trainer ends a training: it would load the best weights and remove other checkpoints."""
+        if self.stopping or interruption.cause():
+            raise Interrupted("interrupted after a step")
 
     def on_prediction_step(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Leave an evaluation; the weights are those of the last step."""
-        if self.requested:
+        if self.first_step_begun and interruption.cause():
             raise Interrupted("interrupted during an evaluation")
+
+
+def evaluation_is_missing(args: Any, state: TrainerState) -> bool:
+    """Whether an evaluation is due after the last step, and has not been done."""
+    step, epoch = state.global_step, state.epoch or 0.0
+    if any(entry["step"] == step for entry in state.log_history if "eval_loss" in entry):
+        return False
+    if args.eval_strategy == "steps":
+        return bool(step >= args.eval_delay and (step % state.eval_steps == 0 or step >= state.max_steps))
+    return bool(args.eval_strategy == "epoch" and epoch >= args.eval_delay and abs(epoch - round(epoch)) < 1e-9)

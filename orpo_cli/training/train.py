@@ -15,9 +15,9 @@ from orpo_cli.model.save import complete_generation_config, copy_mode_to_weights
 from orpo_cli.model.vector_math import initialize_vector_math
 from orpo_cli.os_errors import explain_os_error
 from orpo_cli.plan.plan import Plan
-from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir, first_line
+from orpo_cli.rundir import FAILED, FINISHED, RunDir, first_line
 from orpo_cli.training.allocator import keep_freed_memory
-from orpo_cli.training.checkpoints import remove_staging, run_steps
+from orpo_cli.training.checkpoints import remove_staging
 from orpo_cli.training.interrupt import InterruptCallback
 from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
 from orpo_cli.training.metrics_log import MetricsCallback, TrainingObserver, truncate_metrics
@@ -39,10 +39,10 @@ def train(
     resume_from: Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
-    """Train as ``plan`` says, save the result, and record the outcome in run.json.
+    """Train as ``plan`` says, save the result, and record the result or a failure in run.json.
 
-    Raises Interrupted (a checkpoint was saved), RunError (a loss that is not finite, an adapter that did not change),
-    MachineError (memory, disk).
+    Raises Interrupted (a checkpoint of the last step was saved) or KeyboardInterrupt after a signal, RunError (a loss that
+    is not finite, an adapter that did not change), MachineError (memory, disk).
     """
     metrics, interrupt = MetricsCallback(rundir.metrics, observer), InterruptCallback(observer.note)
     started = time.time()
@@ -61,21 +61,19 @@ def train(
         if resume_from is not None:
             truncate_metrics(rundir.metrics, int(resume_from.name.rpartition("-")[2]))
         with interrupt.handle_signals():
-            run_steps(trainer, resume_from)
-        if interrupt.requested:
-            raise Interrupted("interrupted")
-        if plan.lora is not None:
-            _check_adapter_changed(trainer.model)
-        save_result(trainer.model, inputs.tokenizer, plan, rundir)
-    except (Interrupted, KeyboardInterrupt) as error:
-        raise _record_interruption(rundir, metrics.step, first_line(error)) from error
+            interrupt.run_steps(trainer, resume_from)
+            if plan.lora is not None:
+                _check_adapter_changed(trainer.model)
+            save_result(trainer.model, inputs.tokenizer, plan, rundir)
+            _record_result(rundir, trainer, metrics, time.time() - started)
+    except (Interrupted, KeyboardInterrupt):
+        raise
     except BaseException as error:
         explained = _explain_error(error, rundir)
         _record_failure(rundir, explained, metrics.step)
         if explained is error:
             raise
         raise explained from error
-    _record_result(rundir, trainer, metrics, time.time() - started)
 
 
 def save_result(model: Any, tokenizer: PreTrainedTokenizerBase, plan: Plan, rundir: RunDir) -> None:
@@ -105,17 +103,6 @@ def _check_adapter_changed(model: Any) -> None:
     changed = [bool(parameter.any()) for name, parameter in model.named_parameters() if zero_at_start in name]
     if changed and not any(changed):
         raise RunError("the adapter did not change: no gradient reached it.", remedy="Report this with your recipe.")
-
-
-def _record_interruption(rundir: RunDir, step: int, detail: str) -> Interrupted:
-    remove_staging(rundir)
-    checkpoint = rundir.last_checkpoint()
-    rundir.end_attempt(INTERRUPTED, to_step=step, detail=detail)
-    if checkpoint is None:
-        return Interrupted("interrupted before the first checkpoint.", remedy="Start again with `--resume auto`.")
-    return Interrupted(
-        f"interrupted; saved {checkpoint}.", remedy="Continue with the same command and `--resume auto`."
-    )
 
 
 def _record_failure(rundir: RunDir, error: BaseException, step: int) -> None:

@@ -29,6 +29,7 @@ from transformers.trainer_utils import SaveStrategy
 from orpo_cli.data.table import expand_pair
 from orpo_cli.errors import MachineError, RunError, UsageError
 from orpo_cli.training.checkpoint_writer import CheckpointWriter
+from orpo_cli.training.out_of_memory import random_state_restorer
 from orpo_cli.training.retention import remove_old_checkpoints
 
 with warnings.catch_warnings():
@@ -176,6 +177,24 @@ class PairTrainer(ORPOTrainer):
     def _get_output_dir(self, trial: Any) -> str:
         folder: str = super()._get_output_dir(trial) if self.writer is None else str(self.writer.staging)
         return folder
+
+    # Resume
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """An evaluation that leaves the random state: a resumed run may do it at another time."""
+        restore_random_state = random_state_restorer(self.args.device)
+        try:
+            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+            return metrics
+        finally:
+            restore_random_state()
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing where a resumed run has no steps left: the Trainer would train another one."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)

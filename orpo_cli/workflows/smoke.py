@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from orpo_cli import interruption
 from orpo_cli.errors import HubError, Interrupted
 from orpo_cli.plan.plan import Plan
 from orpo_cli.plan.smoke_plan import PAIRS_PER_SOURCE, smoke_plan
@@ -65,7 +66,7 @@ def _temporary_folder(console: Console) -> Iterator[Path]:
         yield directory.path
     except (Interrupted, KeyboardInterrupt):
         directory.remove()
-        raise Interrupted("interrupted; the smoke run is removed.") from None
+        raise Interrupted(f"interrupted{interruption.by_cause()}; the smoke run is removed.") from None
     except BaseException:
         directory.keep()
         console.warn(f"the files of the smoke run are kept in {directory.path}")

@@ -8,9 +8,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orpo_cli import interruption
 from orpo_cli.atomic import remove_leftovers
 from orpo_cli.checkpoint_manifest import checkpoint_step
-from orpo_cli.errors import Interrupted, UsageError
+from orpo_cli.errors import Interrupted, OrpoError, UsageError
 from orpo_cli.plan.plan import ModelPlan, Plan
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.source.composed_recipe import compose_recipe_text
@@ -43,10 +44,10 @@ def train_recipe(
             existing.raise_if_in_use()
         elif existing.is_run():  # its owner is known before the libraries are imported, which takes seconds
             existing.acquire(console.note)
-            stack.enter_context(existing)
+        rundir = stack.enter_context(existing)
         plan, source, *_ = build_plan(loaded, console, to_train=True, strict=strict)
-        rundir, checkpoint = open_run(existing, loaded, plan, resume, console)
-        stack.enter_context(rundir)
+        stack.enter_context(_recording_interruption(rundir))
+        checkpoint = open_run(rundir, loaded, plan, resume, console)
         if not rundir.attempt:
             console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
             return rundir
@@ -59,10 +60,8 @@ def train_recipe(
     return rundir
 
 
-def open_run(
-    existing: RunDir, loaded: LoadedRecipe, plan: Plan, resume: str, console: Console
-) -> tuple[RunDir, Path | None]:
-    """The run directory with a new attempt, and the checkpoint to resume from (None: start at step 0).
+def open_run(rundir: RunDir, loaded: LoadedRecipe, plan: Plan, resume: str, console: Console) -> Path | None:
+    """Begin an attempt, of a new run or of the one whose lock is held; the checkpoint to resume from (None: start at step 0).
 
     A finished run with nothing to train has no new attempt. Raises UsageError where the directory is in use, or ``resume``
     does not fit the run in it.
@@ -71,25 +70,28 @@ def open_run(
     from orpo_cli.training.resume import checkpoint_to_resume, trains_longer
 
     versions = installed_versions()
-    if existing.lock is None:
+    if rundir.lock is None:
         if resume not in ("never", "auto"):
             raise UsageError(
-                f"--resume {resume}: there is no run in {existing.root}.", remedy="Leave --resume out to start a run."
+                f"--resume {resume}: there is no run in {rundir.root}.", remedy="Leave --resume out to start a run."
             )
         texts = recipe_with_overrides(loaded), compose_recipe_text(loaded)
-        return RunDir.create(plan, *texts, versions=versions, note=console.note), None
-    if existing.status() == FINISHED and resume == "auto" and not trains_longer(existing, plan):
-        return existing, None
-    checkpoint = checkpoint_to_resume(existing, plan, resume, console.warn)
+        with interruption.uninterrupted():  # an interruption finds no run, or one that it can remove
+            created = RunDir.create(plan, *texts, versions=versions, note=console.note)
+            rundir.lock, rundir.attempt = created.lock, created.attempt
+        return None
+    if rundir.status() == FINISHED and resume == "auto" and not trains_longer(rundir, plan):
+        return None
+    checkpoint = checkpoint_to_resume(rundir, plan, resume, console.warn)
     step = 0 if checkpoint is None else checkpoint_step(checkpoint) or 0
     if checkpoint is None:
-        _start_over(existing, loaded)
-        console.note(f"{existing.root} has no checkpoint that can be used: starting from step 0")
+        _start_over(rundir, loaded)
+        console.note(f"{rundir.root} has no checkpoint that can be used: starting from step 0")
     else:
         console.note(f"resuming from {checkpoint}")
-    existing.write_plan(plan)
-    existing.begin_attempt(from_step=step, versions=versions)
-    return existing, checkpoint
+    rundir.write_plan(plan)
+    rundir.begin_attempt(from_step=step, versions=versions)
+    return checkpoint
 
 
 def _start_over(rundir: RunDir, loaded: LoadedRecipe) -> None:
@@ -116,16 +118,16 @@ def train_plan(
 
     ``max_pairs``: train only on so many pairs, the shortest ones. An error before the first step removes a new run.
     """
-    from orpo_cli.card.model_card import write_card
-    from orpo_cli.model.added_tokens import resize_embeddings
-    from orpo_cli.model.base_model import load_base
-    from orpo_cli.model.tokenizer import load_tokenizer
-    from orpo_cli.report.live_display import TrainingDisplay
-    from orpo_cli.training.make_trainer import TrainingInputs
-    from orpo_cli.training.provenance import provenance
-    from orpo_cli.training.train import train
-
     with _ending_attempt_on_error(rundir):
+        from orpo_cli.card.model_card import write_card
+        from orpo_cli.model.added_tokens import resize_embeddings
+        from orpo_cli.model.base_model import load_base
+        from orpo_cli.model.tokenizer import load_tokenizer
+        from orpo_cli.report.live_display import TrainingDisplay
+        from orpo_cli.training.make_trainer import TrainingInputs
+        from orpo_cli.training.provenance import provenance
+        from orpo_cli.training.train import train
+
         _report_plan(plan, console)
         push = _open_push(plan, rundir, console)
         tokenizer = load_tokenizer(source, console.note)
@@ -138,22 +140,66 @@ def train_plan(
         if push is not None:  # wait for uploads in progress, also after an error
             stack.push(lambda error, *_: push.wait_for_pending(interrupted=error is not None))
         display = stack.enter_context(TrainingDisplay(console))
-        # makes the trainer, trains, and saves the adapter or the model
-        train(plan, rundir, inputs, display, checkpoint, [push] if push else [])
-    write_card(rundir)
+        try:  # makes the trainer, trains, and saves the adapter or the model
+            train(plan, rundir, inputs, display, checkpoint, [push] if push else [])
+        finally:  # also after a signal that arrived while the result was saved
+            if rundir.status() == FINISHED:
+                with interruption.uninterrupted():
+                    write_card(rundir)
     if push is not None:
         push.push_result()
 
 
 @contextmanager
 def _ending_attempt_on_error(rundir: RunDir) -> Iterator[None]:
-    """End the attempt where the preparation fails or is interrupted: a new run is removed, a resumed one is kept."""
+    """End the attempt where the preparation fails: a new run is removed, a resumed one is kept."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_interruption(error):
+            rundir.abandon_attempt(FAILED, first_line(error))
+        raise
+
+
+@contextmanager
+def _recording_interruption(rundir: RunDir) -> Iterator[None]:
+    """Record an interruption of the attempt in run.json, and say what is kept and how to continue."""
     try:
         yield
     except BaseException as error:
-        interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
-        rundir.abandon_attempt(INTERRUPTED if interrupted else FAILED, first_line(error))
-        raise
+        if not _is_interruption(error) or (not rundir.attempt and rundir.status() != FINISHED):
+            raise
+        with interruption.uninterrupted():
+            interrupted = _record_interruption(rundir)
+        raise interrupted from error
+
+
+def _is_interruption(error: BaseException) -> bool:
+    """Whether a signal is the reason of an error, also of one into which a library converted it."""
+    if isinstance(error, Interrupted | KeyboardInterrupt):
+        return True
+    return interruption.was_raised() and not isinstance(error, OrpoError)
+
+
+def _record_interruption(rundir: RunDir) -> Interrupted:
+    interrupted = f"interrupted{interruption.by_cause()}"
+    resume = "Continue with the same command and `--resume auto`."
+    if rundir.status() == FINISHED:
+        return Interrupted(
+            f"{interrupted} after the training had finished; the result is complete: {rundir.result()}.",
+            remedy="The same command with `--resume auto` has nothing left to train, and exits with 0.",
+        )
+    rundir.abandon_attempt(INTERRUPTED, interruption.cause() or "KeyboardInterrupt")
+    if not rundir.is_run():
+        return Interrupted(
+            f"{interrupted} before the first step; the run is removed.", remedy="Start again with the same command."
+        )
+    checkpoint = rundir.last_checkpoint()
+    if checkpoint is None:
+        return Interrupted(
+            f"{interrupted} before the first checkpoint; the run starts again from step 0.", remedy=resume
+        )
+    return Interrupted(f"{interrupted}; the last checkpoint is {checkpoint}.", remedy=resume)
 
 
 def _report_plan(plan: Plan, console: Console) -> None:

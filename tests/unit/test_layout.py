@@ -11,7 +11,17 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "orpo_cli"
 ORDER = [  # each package imports those above it; packages of one line do not import each other
     {"control_characters", "secret_patterns"},
-    {"errors", "machine", "secret_values", "hub_status", "cache_dir", "digests", "file_kind", "file_lock"},
+    {
+        "errors",
+        "machine",
+        "secret_values",
+        "hub_status",
+        "cache_dir",
+        "digests",
+        "file_kind",
+        "file_lock",
+        "interruption",
+    },
     {"os_errors", "temporary_directory"},
     {"atomic", "checkpoint_manifest", "json_files", "redaction", "run_attempts", "run_lock"},
     {"run_creation", "run_log"},
@@ -43,6 +53,7 @@ LIGHT = {
     "file_lock",
     "os_errors",
     "temporary_directory",
+    "interruption",
     "atomic",
     "checkpoint_manifest",
     "json_files",

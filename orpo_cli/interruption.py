@@ -1,0 +1,209 @@
+"""Interruption of a command by a signal: SIGINT (Ctrl-C), SIGTERM, SIGHUP, and SIGUSR1 and SIGUSR2 of job schedulers.
+
+What the first signal does depends on what the command is doing:
+
+* While it is imported, and when it has ended, there is nothing to clean up: the process exits.
+* Usually KeyboardInterrupt is raised in the main thread, so that ``finally`` blocks remove what is incomplete.
+* Inside ``until_complete`` nothing is raised: the code there asks ``cause()`` and stops where its work is complete.
+
+A second SIGINT raises KeyboardInterrupt everywhere except inside ``uninterrupted``, which is for short changes of files that
+belong together. Another second signal never cuts a save short. A signal that was ignored at the start, as SIGHUP under
+nohup, stays ignored.
+
+Only the standard library is imported, because the handlers are installed before anything else is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from _thread import start_new_thread
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+EXIT_CODE = 130
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+# A library may have caught the exception of the first signal; until then the command has time to remove incomplete files.
+REPEAT_AFTER_SECONDS = 10.0
+
+Note = Callable[[str], None]
+
+
+class _State:
+    """What the handler needs to know; only the main thread changes it."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self.exit_code: int | None = EXIT_CODE  # None while a command runs
+        self.ended = False
+        self.cause: str | None = None
+        self.raised = False
+        self.first_at = 0.0
+        self.note: Note | None = None  # inside `until_complete`
+        self.uninterrupted = 0  # nested contexts
+        self.waiting: list[int] = []  # signals that arrived inside `uninterrupted`
+
+
+_state: _State | None = None  # None: no handlers are installed
+
+
+def install() -> Callable[[], None]:
+    """Install the handlers, and return a function that restores those from before.
+
+    Does nothing where they are installed already, and in another thread than the main one, which cannot install handlers.
+    """
+    global _state
+    if threading.current_thread() is not threading.main_thread() or (_state and _state.process == os.getpid()):
+        return lambda: None
+    _state = _State()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    caught = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    for number in caught:
+        signal.signal(number, _handle)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def restore() -> None:
+        global _state
+        for number in caught:
+            signal.signal(number, before[number])
+        _state = None
+
+    return restore
+
+
+def hold_for_exec() -> None:
+    """Let signals wait in the kernel until the program that replaces this process has installed its handlers."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def command_started() -> None:
+    """From now on signals do not exit at once: the command may have files to clean up."""
+    if _state:
+        _state.exit_code = None
+
+
+def command_ended(exit_code: int) -> None:
+    """From now on signals change nothing, except that SIGINT does not wait for threads of libraries."""
+    if _state:
+        _state.exit_code, _state.ended = exit_code, True
+
+
+def cause() -> str | None:
+    """Why the command has to stop: the name of the first signal, or what was passed to ``request``; None if it need not."""
+    return _state.cause if _state else None
+
+
+def was_raised() -> bool:
+    """Whether a signal has raised KeyboardInterrupt, which a library may have caught or converted."""
+    return bool(_state and _state.raised)
+
+
+def forget() -> None:
+    """Forget a signal that was not meant to end the command, such as Ctrl-C during an answer of a chat."""
+    if _state:
+        _state.cause, _state.raised = None, False
+
+
+def by_cause() -> str:
+    """``by SIGTERM``, for messages."""
+    return f" by {cause()}" if cause() else ""
+
+
+def request(reason: str) -> None:
+    """Stop the command as a signal does, for another reason."""
+    global _state
+    _state = _state or _State()
+    _state.cause = _state.cause or reason
+
+
+def raise_if_requested() -> None:
+    """Raise KeyboardInterrupt if a signal has arrived; also one whose exception a library has caught."""
+    if cause():
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def until_complete(note: Note) -> Iterator[None]:
+    """Context that the first signal does not interrupt: its code stops where its work is complete, because of ``cause()``.
+
+    ``note`` gets the name of the signal, in another thread, because the interrupted code may hold the lock of the stream.
+    A signal that the code has not seen raises KeyboardInterrupt at the end.
+    """
+    global _state
+    raise_if_requested()
+    _state = _state or _State()  # without handlers, as where another program calls a training
+    outer, _state.note = _state.note, note
+    try:
+        yield
+    finally:
+        _state.note = outer
+    if outer is None:
+        raise_if_requested()
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Context in which all signals wait until its end, also a second SIGINT; for changes that take milliseconds."""
+    global _state
+    state = _state = _state or _State()
+    state.uninterrupted += 1
+    try:
+        yield
+    finally:
+        state.uninterrupted -= 1
+        if not state.uninterrupted:
+            waiting, state.waiting = state.waiting, []
+            for number in waiting:
+                _handle(number, None)
+
+
+def _handle(number: int, _frame: FrameType | None) -> None:
+    state, name = _state, signal.Signals(number).name
+    if state is None:
+        return
+    if state.process != os.getpid():
+        _handle_in_forked_process(number)
+    elif state.exit_code is not None:
+        _handle_outside_command(number, state)
+    elif state.uninterrupted:
+        state.waiting.append(number)
+    elif state.cause is None:
+        state.cause, state.first_at = name, time.monotonic()
+        if state.note is None:
+            _raise(state)
+        else:
+            _show_in_thread(state.note, name)
+    elif number == signal.SIGINT or (state.note is None and time.monotonic() - state.first_at > REPEAT_AFTER_SECONDS):
+        _raise(state)
+
+
+def _raise(state: _State) -> None:
+    state.raised = True
+    raise KeyboardInterrupt
+
+
+def _show_in_thread(note: Note, name: str) -> None:
+    def show() -> None:
+        with suppress(Exception):  # a closed stream; a thread has nobody to tell
+            note(name)
+
+    with suppress(RuntimeError):  # no thread can be started
+        start_new_thread(show, ())
+
+
+def _handle_outside_command(number: int, state: _State) -> None:
+    if not state.ended:
+        with suppress(OSError):
+            os.write(2, f"error: interrupted by {signal.Signals(number).name} before the command started.\n".encode())
+    if not state.ended or number == signal.SIGINT:
+        os._exit(state.exit_code or 0)
+
+
+def _handle_in_forked_process(number: int) -> None:
+    """A worker process of a library, which inherited the handler: Ctrl-C is for its parent, other signals end it."""
+    if number != signal.SIGINT:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from orpo_cli.secret_patterns import SECRETS
+from orpo_cli.secret_patterns import SECRETS, START
 from orpo_cli.secret_values import REDACTED, map_strings, mask_secrets
 
-_TOKENS = re.compile(r"\b(?:hf|api_org|ghp|gho|github_pat|glpat|sk)[-_][A-Za-z0-9_-]{8,}")
+_TOKENS = re.compile(START + r"(?:hf|api_org|ghp|gho|github_pat|glpat|sk)[-_][A-Za-z0-9_-]{8,}")
 _PATTERNS = tuple(pattern for kind, pattern in SECRETS.items() if kind not in ("a password in a URL", "a signed URL"))
 # `hub_token: x`, `training.hub_token=x`, `"api_key": "x"`; never eos_token or include_num_input_tokens_seen
 _NAMED = re.compile(

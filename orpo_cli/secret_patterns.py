@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+START = r"(?:\b|(?<=%[0-9A-Fa-f][0-9A-Fa-f]))"  # of a word, also in a percent-encoded text
 SECRETS = {
-    "a Hugging Face token": re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}"),
-    "an AWS access key": re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
-    "a GitHub token": re.compile(r"\b(?:gh[opsru]_[A-Za-z0-9]{30,}|github_pat_\w{30,})"),
-    "a GitLab token": re.compile(r"\bglpat-[\w-]{16,}"),
-    "a Weights & Biases key": re.compile(r"\bwandb_v\d_\w{20,}|(?i:wandb\w{0,20}key)\W{1,4}[0-9a-f]{40}\b"),
-    "an API key": re.compile(r"\bsk-[A-Za-z0-9_-]{20,}"),
-    "a Slack token": re.compile(r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}"),
-    "a Google API key": re.compile(r"\bAIza[A-Za-z0-9_-]{35}"),
-    "a signed token (JWT)": re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),
+    "a Hugging Face token": re.compile(START + r"(?:hf|api_org)_[A-Za-z0-9]{20,}"),
+    "an AWS access key": re.compile(START + r"(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
+    "a GitHub token": re.compile(START + r"(?:gh[opsru]_[A-Za-z0-9]{30,}|github_pat_\w{30,})"),
+    "a GitLab token": re.compile(START + r"glpat-[\w-]{16,}"),
+    "a Weights & Biases key": re.compile(START + r"wandb_v\d_\w{20,}|(?i:wandb\w{0,20}key)\W{1,4}[0-9a-f]{40}\b"),
+    "an API key": re.compile(START + r"sk-[A-Za-z0-9_-]{20,}"),
+    "a Slack token": re.compile(START + r"xox[abeoprs]-[A-Za-z0-9-]{10,}"),
+    "a Google API key": re.compile(START + r"AIza[A-Za-z0-9_-]{35}"),
+    "a signed token (JWT)": re.compile(START + r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),
     "an Azure account key": re.compile(r"(?i)\bAccountKey=[A-Za-z0-9+/]{20,}"),
     "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
     "a password in a URL": re.compile(r"://[^/\s:@]*:[^/\s@]+@"),

@@ -8,12 +8,13 @@ it is read.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from orpo_cli.secret_patterns import looks_secret
+from orpo_cli.secret_patterns import looks_secret, secret_kind
 
 REDACTED = "[redacted]"
 MIN_SECRET_LENGTH = 4  # a shorter value would match parts of other words
@@ -77,12 +78,27 @@ def map_strings(value: Any, function: Callable[[str], str]) -> Any:
 
 def _known_secrets() -> list[tuple[str, str]]:
     """(secret, its replacement) of this process; for a value of two variables the one that the recipe names."""
-    names = [name for name, value in os.environ.items() if looks_secret(name) and _is_distinctive(value)]
     secrets = [(token, REDACTED)] if (token := _stored_token()) is not None else []
-    for name in (*names, *sorted(_names)):
+    for name, value in os.environ.items():
+        if _value_is_secret(value) or (looks_secret(name) and _is_distinctive(value)):
+            secrets += [(form, f"${{{name}}}") for form in (value.strip(), value, *_passwords(value))]
+    for name in sorted(_names):
         value = os.environ.get(name, "")
         secrets += [(form, f"${{{name}}}") for form in (value.strip(), value) if len(form) >= MIN_SECRET_LENGTH]
     return secrets
+
+
+@lru_cache(maxsize=1024)
+def _value_is_secret(value: str) -> bool:
+    return secret_kind(value) is not None
+
+
+def _passwords(value: str) -> list[str]:
+    """The passwords of the addresses in ``value``, such as a DATABASE_URL, which errors quote alone."""
+    from urllib.parse import unquote
+
+    found = [unquote(each) for each in re.findall(r"://[^/\s:@]*:([^/\s@]+)@", value)]
+    return [each for each in found if len(each) >= MIN_OTHER_LENGTH]
 
 
 def _is_distinctive(value: str) -> bool:

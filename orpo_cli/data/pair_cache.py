@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from orpo_cli.atomic import atomic_directory
 from orpo_cli.cache_dir import cache_dir
 from orpo_cli.errors import MachineError
+from orpo_cli.redaction import redact_record
 from orpo_cli.temporary_directory import TemporaryDirectory
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _prepare_uncached(prepare: Prepare) -> tuple[Path, dict[str, Any]]:
 def _write_entry(entry: Path, prepare: Prepare) -> None:
     with _disk_errors(entry.parent, "ORPO_CACHE"), atomic_directory(entry) as folder:
         report = prepare(folder / PAIRS_FILE)
-        (folder / REPORT_FILE).write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
+        (folder / REPORT_FILE).write_text(json.dumps(redact_record(report), ensure_ascii=False), encoding="utf-8")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ the source weights. Every dropped row is counted under a reason in the report; n
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -24,6 +25,7 @@ from orpo_cli.data.sources.files import is_data_file
 from orpo_cli.data.table import COMPLETIONS, PARTS, PairTable
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.recipe.schema import DatasetSection, EvalSplit, Source
+from orpo_cli.redaction import redact
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -241,8 +243,10 @@ def _drop_pairs(
 
 
 def _row_labels(sources: list[Source]) -> dict[str, str]:
-    """Start of the row names of each path: the file's name, or the full path where two files share a name."""
-    names = {
-        source.path: PurePath(source.path).name if is_data_file(source.path) else source.path for source in sources
-    }
-    return {path: path if list(names.values()).count(name) > 1 else name for path, name in names.items()}
+    """Start of the row names of each path: the file's name, or the full path where two files share a name.
+
+    Without the password and the query of a URL, because row names are written to reports and to the cache.
+    """
+    paths = {source.path: redact(re.sub(r"^(https?://[^?#]*)[?#].*", r"\1", source.path)) for source in sources}
+    names = {path: PurePath(shown).name if is_data_file(shown) else shown for path, shown in paths.items()}
+    return {path: paths[path] if list(names.values()).count(name) > 1 else name for path, name in names.items()}

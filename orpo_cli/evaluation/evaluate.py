@@ -12,6 +12,7 @@ from orpo_cli.evaluation.held_out_pairs import HeldOutPairs
 from orpo_cli.evaluation.metrics import intervals, margin_change_interval, preference_metrics
 from orpo_cli.evaluation.preference_scores import PairScores, Progress, score_pairs
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
+from orpo_cli.redaction import redact_record
 from orpo_cli.rundir import write_record
 
 
@@ -38,7 +39,7 @@ def evaluate(
         "status": "evaluated",
         "name": target.name,
         "orpo_cli": __version__,
-        "data": held_out_pairs.source,
+        "data": redact_record(held_out_pairs.source),
         "pairs": len(held_out_pairs.rows),
         "pairs_available": held_out_pairs.available,
         "same_as_in_training": held_out_pairs.same_as_in_training,

@@ -1,4 +1,4 @@
-"""rich's console without control characters and known secrets in what it prints; imported only for layout and colours."""
+"""rich's console without control characters and secrets in what it prints; imported only for layout and colours."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions
 from rich.segment import Segment
 
 from orpo_cli.control_characters import escape_controls
-from orpo_cli.secret_values import mask_secrets
+from orpo_cli.redaction import redact_record
 
 
 class SafeConsole(Console):
@@ -18,5 +18,5 @@ class SafeConsole(Console):
     def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """The segments of ``renderable``; those that move the cursor for rich's own displays stay."""
         for segment in super().render(renderable, options):
-            text = segment.text if segment.control else escape_controls(mask_secrets(segment.text))
+            text = segment.text if segment.control else escape_controls(redact_record(segment.text))
             yield segment if text == segment.text else Segment(text, segment.style)

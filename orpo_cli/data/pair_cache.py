@@ -2,7 +2,7 @@
 
 An entry is a folder ``pairs/KEY`` of the cache directory, with the pairs of one source and the counts of its rows. The key is
 the digest of the data, the options for reading it, the tokenizer with its chat template, the maximum lengths, and the code of
-this package. ``ORPO_PAIR_CACHE=0`` disables the cache.
+this package. An entry that is damaged is prepared again. ``ORPO_PAIR_CACHE=0`` disables the cache.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from errno import ENOENT
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.atomic import atomic_directory
 from orpo_cli.cache_dir import cache_dir
+from orpo_cli.cache_entry import cached_entry
 from orpo_cli.errors import MachineError
 from orpo_cli.redaction import redact_record
 from orpo_cli.temporary_directory import TemporaryDirectory
@@ -45,28 +46,28 @@ def load_or_prepare(
     """
     if key is None or os.environ.get("ORPO_PAIR_CACHE") == "0":
         return _prepare_uncached(prepare)
-    from filelock import FileLock, Timeout
-
     entry = cache_dir() / "pairs" / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(entry.with_suffix(".lock"))
+
+    def create(folder: Path) -> None:
+        _remove_unused_entries(entry.parent)
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            note("waiting for another process that prepares the same pairs")
-            lock.acquire()
+            with _disk_errors(entry.parent, "ORPO_CACHE"):
+                report = prepare(folder / PAIRS_FILE)
+                (folder / REPORT_FILE).write_text(
+                    json.dumps(redact_record(report), ensure_ascii=False), encoding="utf-8"
+                )
+        except MachineError as error:
+            if not folder.is_dir():
+                raise FileNotFoundError(ENOENT, "the directory was removed") from error
+            raise
+
+    try:
+        if cached_entry(entry, create, note, what="prepares the same pairs"):
+            note(f"using cached dataset: {entry}")
+        return entry / PAIRS_FILE, json.loads((entry / REPORT_FILE).read_text(encoding="utf-8"))
     except OSError as error:
         note(f"{entry.parent} cannot be written ({error.strerror or error}): the pairs are not cached")
         return _prepare_uncached(prepare)
-    with lock:
-        if not (entry / REPORT_FILE).is_file():
-            _remove_unused_entries(entry.parent)
-            _write_entry(entry, prepare)
-        else:
-            note(f"using cached dataset: {entry}")
-        os.utime(entry)
-        return entry / PAIRS_FILE, json.loads((entry / REPORT_FILE).read_text(encoding="utf-8"))
 
 
 def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -102,12 +103,6 @@ def _prepare_uncached(prepare: Prepare) -> tuple[Path, dict[str, Any]]:
         return directory.path / PAIRS_FILE, prepare(directory.path / PAIRS_FILE)
 
 
-def _write_entry(entry: Path, prepare: Prepare) -> None:
-    with _disk_errors(entry.parent, "ORPO_CACHE"), atomic_directory(entry) as folder:
-        report = prepare(folder / PAIRS_FILE)
-        (folder / REPORT_FILE).write_text(json.dumps(redact_record(report), ensure_ascii=False), encoding="utf-8")
-
-
 @contextmanager
 def _disk_errors(folder: Path, variable: str) -> Iterator[None]:
     """Convert an OSError on ``folder`` to a MachineError; the environment variable ``variable`` sets another folder."""
@@ -121,7 +116,9 @@ def _disk_errors(folder: Path, variable: str) -> Iterator[None]:
 
 
 def _remove_unused_entries(folder: Path) -> None:
+    """Also what killed processes left."""
     oldest = time.time() - UNUSED_DAYS * 24 * 3600
     for entry in folder.iterdir():
-        if entry.is_dir() and entry.stat().st_mtime < oldest:  # also the rest of a killed process
-            shutil.rmtree(entry, ignore_errors=True)
+        with suppress(OSError):  # another process removed it
+            if entry.is_dir() and entry.stat().st_mtime < oldest:
+                shutil.rmtree(entry, ignore_errors=True)

@@ -147,6 +147,17 @@ class _DatasetBuilder:
 
     def read_table(self, part: str, sources: list[Source]) -> PairTable:
         """Kept pairs of ``sources``, in their order, without duplicates. Raises DataError where none is left."""
+        try:
+            table, reports = self._read_sources(part, sources)
+        except FileNotFoundError:  # another process removed an entry of the cache after it was verified
+            table, reports = self._read_sources(part, sources)
+        self.report.sources += reports
+        table = self._drop_duplicates(table, reports)
+        if not len(table):
+            raise self._no_pairs_error(part)
+        return table
+
+    def _read_sources(self, part: str, sources: list[Source]) -> tuple[PairTable, list[SourceReport]]:
         labels = _row_labels([*self.dataset.train, *(self.dataset.eval if isinstance(self.dataset.eval, list) else [])])
         read = [
             self.reader.read(
@@ -154,12 +165,7 @@ class _DatasetBuilder:
             )
             for source in sources
         ]
-        reports = [report for _, report in read]
-        self.report.sources += reports
-        table = self._drop_duplicates(PairTable([file for file, _ in read]), reports)
-        if not len(table):
-            raise self._no_pairs_error(part)
-        return table
+        return PairTable([file for file, _ in read]), [report for _, report in read]
 
     def _drop_duplicates(self, table: PairTable, reports: list[SourceReport]) -> PairTable:
         for rule, column in DUPLICATE_KEYS.items():

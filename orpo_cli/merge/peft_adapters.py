@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.errors import UsageError
 from orpo_cli.json_files import read_json_object_or_empty
+from orpo_cli.model.model_files import check_json_files, find_damaged_file
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -28,9 +29,10 @@ class Adapter:
 
     @property
     def config(self) -> PeftConfig:
-        """Its adapter_config.json. Raises UsageError if the file cannot be read."""
+        """Its adapter_config.json. Raises MachineError if the file is damaged, UsageError if PEFT cannot read it."""
         from peft import PeftConfig
 
+        check_json_files(self.folder)
         try:
             return PeftConfig.from_pretrained(str(self.folder))
         except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
@@ -49,7 +51,6 @@ def load_adapters(base: PreTrainedModel, adapters: Sequence[Adapter], *, on_meta
     raises UsageError unless each weight of the adapter has a parameter and each parameter a weight.
     """
     from peft import PeftModel
-    from safetensors import SafetensorError
 
     model: PeftModel | None = None
     for name, adapter in zip(adapter_names(adapters), adapters, strict=True):
@@ -57,6 +58,9 @@ def load_adapters(base: PreTrainedModel, adapters: Sequence[Adapter], *, on_meta
         if on_meta_model:
             config.init_lora_weights = True  # pissa and olora need the base's weights: AdaptedLayer.merge applies them
         options: dict[str, Any] = {"adapter_name": name, "low_cpu_mem_usage": on_meta_model}
+        damaged = find_damaged_file(adapter.folder)
+        if damaged is not None:
+            raise damaged
         try:
             if model is None:
                 model = PeftModel.from_pretrained(base, str(adapter.folder), config=config, **options)
@@ -67,10 +71,6 @@ def load_adapters(base: PreTrainedModel, adapters: Sequence[Adapter], *, on_meta
             raise UsageError(
                 f"{adapter.folder} does not fit {base.config.name_or_path}: {' '.join(line.strip() for line in first[:2])}",
                 remedy="Give the base that the adapter was trained on with --base.",
-            ) from error
-        except SafetensorError as error:
-            raise MachineError(
-                f"{adapter.folder} cannot be read: {error}", remedy="Download or save it again."
             ) from error
         _check_all_weights_loaded(model, name, adapter.folder, base)
     assert model is not None, "there is an adapter"

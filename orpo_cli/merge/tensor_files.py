@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import MachineError
+from orpo_cli.model.model_files import load_torch_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,16 +95,11 @@ class SafetensorsFile:
 
 
 class TorchFile:
-    """A file of torch.save (pytorch_model.bin), mapped into memory if its format supports that."""
+    """A file of torch.save (pytorch_model.bin), mapped into memory if its format supports that. Raises MachineError."""
 
     def __init__(self, path: Path) -> None:
-        import torch
-
         self.path = path
-        try:
-            self._tensors: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # the format before torch 1.6 cannot be mapped
-            self._tensors = torch.load(path, map_location="cpu", weights_only=True)
+        self._tensors = load_torch_file(path)
         self.specs = {name: TensorSpec.of(tensor) for name, tensor in self._tensors.items()}
 
     def read(self, name: str) -> Tensor:

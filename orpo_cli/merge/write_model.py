@@ -16,7 +16,7 @@ from orpo_cli.merge.meta_model import build_meta_model, quantized_parameters
 from orpo_cli.merge.peft_adapters import Adapter, adapter_names, load_adapters
 from orpo_cli.merge.quantized_base import QuantizedBase
 from orpo_cli.merge.sharded_merge import Progress, ShardedMerge, write_shards
-from orpo_cli.merge.tensor_files import SafetensorsFile, TensorSpec
+from orpo_cli.merge.tensor_files import SafetensorsFile, TensorSpec, TorchFile
 from orpo_cli.merge.unmerged_model import load_merge_base
 from orpo_cli.model.save import save_configs, save_model
 from orpo_cli.training.allocator import keep_freed_memory
@@ -204,9 +204,5 @@ def _resized_vocab_size(model: PreTrainedModel, adapter: Adapter, tokenizer: Pre
 
 
 def _adapter_specs(folder: Path) -> dict[str, TensorSpec]:
-    from peft import load_peft_weights
-
     path = folder / "adapter_model.safetensors"
-    if path.is_file():
-        return SafetensorsFile(path).specs
-    return {name: TensorSpec.of(tensor) for name, tensor in load_peft_weights(str(folder), device="cpu").items()}
+    return SafetensorsFile(path).specs if path.is_file() else TorchFile(folder / "adapter_model.bin").specs

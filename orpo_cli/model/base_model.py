@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.model.device_map import device_map_options, explain_placement_errors, refuse_offloaded
 from orpo_cli.model.load_errors import explain_load_errors
+from orpo_cli.model.model_files import load_torch_file, pickle_files
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.vector_math import initialize_vector_math
 from orpo_cli.plan.plan import ModelPlan
@@ -16,8 +19,15 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
 
-def load_base(source: ModelSource[ModelPlan], quantization: QuantizationSection | None, device: str) -> PreTrainedModel:
+def load_base(
+    source: ModelSource[ModelPlan],
+    quantization: QuantizationSection | None,
+    device: str,
+    note: Callable[[str], None] = warnings.warn,
+) -> PreTrainedModel:
     """The base model in eval mode, on ``device`` or spread over several by ``device_map``.
+
+    ``note`` is told of a model that is stored as a pickle.
 
     Raises UsageError, MachineError or HubError.
     """
@@ -38,6 +48,7 @@ def load_base(source: ModelSource[ModelPlan], quantization: QuantizationSection 
         options.update(device_map_options(section))
     elif device != "cpu" or quantization is not None:
         options["device_map"] = {"": 0 if device == "cuda" else device}
+    _check_pickles(source)
     with explain_load_errors(section.model_name_or_path), explain_placement_errors(section):
         try:
             model = AutoModelForCausalLM.from_pretrained(
@@ -52,12 +63,27 @@ def load_base(source: ModelSource[ModelPlan], quantization: QuantizationSection 
                 f"{section.model_name_or_path} does not fit into the memory of {device}.",
                 remedy="Load it in 4 bits (quantization.load_in_4bit) or choose a smaller model.",
             ) from error
+    if pickled := _check_pickles(source):
+        note(f"{section.model_name_or_path} is stored as a pickle ({pickled}): loaded without executing it")
     refuse_offloaded(model, section, device)
     if quantization is not None:
         _disable_inference_repacking(model)
         if device == "cpu":
             _copy_mapped_weights(model)
     return model.eval()
+
+
+def _check_pickles(source: ModelSource[ModelPlan]) -> str | None:
+    """Name of a pickle with weights of the model, None where there is none. Raises MachineError unless it has only tensors.
+
+    transformers would initialize weights that it does not find in a pickle, in silence. A model of the hub is checked before
+    it is loaded if it is in the cache, and after it was downloaded.
+    """
+    folder = source.local_folder()
+    files = pickle_files(folder) if folder is not None else []
+    for file in files:
+        load_torch_file(file)
+    return files[0].name if files else None
 
 
 def bitsandbytes_config(section: QuantizationSection) -> BitsAndBytesConfig:

@@ -1,32 +1,41 @@
-"""GGUF files as transformers models: dequantized once and kept in a cache."""
+"""GGUF files as transformers models: dequantized once and kept in a cache, which is verified when it is used."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import shutil
-import tempfile
+import warnings
 from pathlib import Path
 
 from orpo_cli.cache_dir import cache_dir
-from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.cache_entry import Note, cached_entry
+from orpo_cli.errors import MachineError
 from orpo_cli.model.load_errors import explain_load_errors
 
 
-def convert_gguf_cached(path: Path) -> Path:
+def convert_gguf_cached(path: Path, note: Note = warnings.warn) -> Path:
     """The folder of the converted model of ``path`` (.gguf), in float32. The first use converts it (seconds to minutes).
 
     The cache is in ``$ORPO_CACHE`` or ``$XDG_CACHE_HOME/orpo-cli``. Its key is the file's content and transformers' version,
-    so a changed file is converted again.
+    so a changed file is converted again; so is one whose converted copy is damaged, with a note.
     """
     import transformers
 
     digest = hashlib.sha256(transformers.__version__.encode())
-    with path.open("rb") as file:
-        hashlib.file_digest(file, lambda: digest)
+    try:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    except OSError as error:
+        raise MachineError(f"{path}: cannot be read: {error.strerror or error}.") from error
     folder = cache_dir() / "gguf" / f"{path.stem}-{digest.hexdigest()[:16]}"
-    if not (folder / "config.json").is_file():
-        _convert(path, folder)
+    try:
+        cached_entry(folder, lambda partial: _convert(path, partial), note, what=f"converts {path.name}")
+    except OSError as error:
+        raise MachineError(
+            f"cannot write the converted model to {folder}: {error.strerror or error}",
+            remedy="Free some space, or point ORPO_CACHE at a folder you may write.",
+        ) from error
     return folder
 
 
@@ -36,34 +45,16 @@ def _convert(path: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        needed = 8 * path.stat().st_size  # float32 from 4-bit
-        if shutil.disk_usage(folder.parent).free < needed:
-            raise MachineError(
-                f"{folder.parent}: converting {path.name} needs {needed / 1e9:.1f} GB of disk.",
-                remedy="Free some space or point ORPO_CACHE elsewhere.",
-            )
-        with (
-            tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as partial,
-            explain_load_errors(str(path)),
-        ):
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-            model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-            model.hf_quantizer = None  # transformers does not save a model that is marked as quantized
-            del model.config.quantization_config
-            converted = Path(partial) / "model"
-            model.save_pretrained(converted)
-            tokenizer.save_pretrained(converted)
-            try:
-                converted.rename(folder)
-            except OSError:
-                if not (folder / "config.json").is_file():  # else another process converted it first
-                    raise
-    except OSError as error:
+    needed = 8 * path.stat().st_size  # float32 from 4-bit
+    if shutil.disk_usage(folder).free < needed:
         raise MachineError(
-            f"cannot write the converted model to {folder}: {error.strerror or error}",
-            remedy="Free some space, or point ORPO_CACHE at a folder you may write.",
-        ) from error
-    except ValueError as error:
-        raise UsageError(f"{path} cannot be read as GGUF: {error}") from error
+            f"{folder.parent}: converting {path.name} needs {needed / 1e9:.1f} GB of disk.",
+            remedy="Free some space or point ORPO_CACHE elsewhere.",
+        )
+    with explain_load_errors(str(path), "content"):
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    model.hf_quantizer = None  # transformers does not save a model that is marked as quantized
+    del model.config.quantization_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

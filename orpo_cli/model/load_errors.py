@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orpo_cli.errors import HubError, HubRefused, MachineError, OrpoError, UsageError, hub_error_type
+from orpo_cli.model.model_files import damaged_gguf, find_damaged_file
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
 
 @contextmanager
-def explain_load_errors(name: str) -> Iterator[None]:
-    """Turn the errors of a ``from_pretrained`` for the model ``name`` into OrpoErrors."""
+def explain_load_errors(name: str, files: str | None = None) -> Iterator[None]:
+    """Turn the errors of a ``from_pretrained`` for the model ``name`` (folder, .gguf file or hub id) into OrpoErrors.
+
+    An error that a damaged file leads to can have any type; the files are only checked after an error. ``files``: those that are
+    read here and nothing else is done, so that any other error is about their content.
+    """
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
     from safetensors import SafetensorError
 
@@ -24,9 +32,10 @@ def explain_load_errors(name: str) -> Iterator[None]:
         raise
     except HfHubHTTPError as error:
         raise _explain_response(name, error) from error
-    except SafetensorError as error:
-        raise MachineError(
-            f"{name}: its weights cannot be read: {error}", remedy="Download or save them again."
+    except (SafetensorError, pickle.UnpicklingError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise _damaged_file(name) or MachineError(
+            f"{name}: a file of it cannot be read: {str(error).strip().partition(chr(10))[0]}",
+            remedy="Download or save it again.",
         ) from error
     except ImportError as error:
         raise MachineError(f"{name}: {error}", remedy="Install the missing package.") from error
@@ -34,17 +43,53 @@ def explain_load_errors(name: str) -> Iterator[None]:
         cause = error.__cause__  # transformers wraps the response of the hub in an OSError
         if isinstance(cause, HfHubHTTPError) and not isinstance(cause, EntryNotFoundError):
             raise _explain_response(name, cause) from error
-        raise _explain_os_error(name, error) from error
+        raise _damaged_file(name) or _explain_os_error(name, error) from error
     except ValueError as error:
         if "trust_remote_code" in str(error):
             raise UsageError(
                 f"{name} brings its own model code.", remedy="Read that code, then set model.trust_remote_code: true."
             ) from error
+        damaged = _damaged_file(name)
+        if damaged is not None:
+            raise damaged from error
         if "recognize this architecture" in str(error) or "Unrecognized" in str(error):
             raise MachineError(
                 f"{name}: the installed transformers does not know this kind of model.", remedy="Upgrade transformers."
             ) from error
-        raise
+        if files is None:
+            raise
+        raise _wrong_content(name, files, error) from error
+    except Exception as error:
+        damaged = _damaged_file(name)
+        if damaged is None and files is None:
+            raise
+        raise damaged or _wrong_content(name, str(files), error) from error
+
+
+def _wrong_content(name: str, files: str, error: Exception) -> MachineError:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return MachineError(
+        f"{name}: its {files} cannot be used ({reason}).", remedy="Download the model again, or upgrade transformers."
+    )
+
+
+def _damaged_file(name: str) -> MachineError | None:
+    """Error for a damaged file of the model ``name``; None where its files can be read, or are not on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    path = Path(name).expanduser()
+    if path.is_dir():
+        folders = [path, *(folder.parent for folder in path.glob("*/config.json"))]  # also subfolders
+    elif path.is_file():
+        return damaged_gguf(path)
+    else:
+        try:
+            config = try_to_load_from_cache(name, "config.json")
+        except (HFValidationError, OSError):
+            return None
+        folders = [Path(config).parent] if isinstance(config, str) else []
+    return next((error for folder in folders if (error := find_damaged_file(folder)) is not None), None)
 
 
 def _explain_response(name: str, error: HfHubHTTPError) -> HubError:

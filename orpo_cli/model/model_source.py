@@ -18,6 +18,7 @@ from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.hub_status import hub_reachable
 from orpo_cli.model.gguf import convert_gguf_cached
 from orpo_cli.model.load_errors import explain_load_errors
+from orpo_cli.model.model_files import check_json_files
 from orpo_cli.model.rope_scaling import apply_rope_scaling
 from orpo_cli.recipe.schema import ModelSection
 
@@ -66,6 +67,16 @@ class ModelSource(Generic[Section]):
             return str(convert_gguf_cached(self.location.path))
         return str(self.location.path or self.location.name)
 
+    def local_folder(self) -> Path | None:
+        """The folder with the files of the model: its own, or that of the hub's cache; None before they are downloaded."""
+        if self.location.kind != "hub":
+            return Path(self.pretrained_name)
+        from huggingface_hub import try_to_load_from_cache
+
+        name = f"{self.section.subfolder}/config.json".lstrip("/")
+        found = try_to_load_from_cache(self.location.name, name, revision=self.section.model_revision)
+        return Path(found).parent if isinstance(found, str) else None
+
     @property
     def hub_options(self) -> dict[str, Any]:
         """Keyword arguments of ``from_pretrained``; no requests for local models, or if the hub cannot be reached."""
@@ -82,8 +93,10 @@ class ModelSource(Generic[Section]):
     def _config(self) -> PreTrainedConfig:
         from transformers import AutoConfig
 
-        with explain_load_errors(self.section.model_name_or_path):
+        with explain_load_errors(self.section.model_name_or_path, "config.json"):
             config = AutoConfig.from_pretrained(self.pretrained_name, **self.hub_options)
+        if (folder := self.local_folder()) is not None:
+            check_json_files(folder)
         return apply_rope_scaling(config, self.section)
 
     def config(self) -> PreTrainedConfig:
@@ -94,12 +107,19 @@ class ModelSource(Generic[Section]):
         """The generation config of the model, else the one that transformers derives from its configuration."""
         from transformers import GenerationConfig
 
+        if (folder := self.local_folder()) is not None:
+            check_json_files(folder)
         options = self.hub_options
         options.pop("trust_remote_code")
         try:
             return GenerationConfig.from_pretrained(self.pretrained_name, **options)
         except OSError:  # the model has none
             return GenerationConfig.from_model_config(self.config())
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise MachineError(
+                f"{self.section.model_name_or_path}: its generation_config.json cannot be used: {error}",
+                remedy="Download the model again.",
+            ) from error
 
 
 def locate(model_name_or_path: str, subfolder: str = "") -> Location:

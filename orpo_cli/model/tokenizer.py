@@ -16,6 +16,8 @@ from orpo_cli.recipe.schema import ModelSection
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+TOKENIZER_FILES = "tokenizer files (tokenizer.json, tokenizer_config.json)"
+
 
 def load_tokenizer(
     source: ModelSource[ModelSection], note: Callable[[str], None] = lambda _: None
@@ -27,7 +29,7 @@ def load_tokenizer(
     from transformers import AutoTokenizer
 
     section = source.section
-    with explain_load_errors(section.model_name_or_path):
+    with explain_load_errors(section.model_name_or_path, TOKENIZER_FILES):
         tokenizer = AutoTokenizer.from_pretrained(source.pretrained_name, **source.hub_options)
     if section.chat_template != "tokenizer":
         tokenizer.chat_template = resolve_chat_template(section.chat_template)
@@ -47,7 +49,7 @@ def load_saved_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrained
     """The tokenizer that training saved with an adapter or a model, including its chat template."""
     from transformers import AutoTokenizer
 
-    with explain_load_errors(str(folder)):
+    with explain_load_errors(str(folder), TOKENIZER_FILES):
         options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
         return _set_padding(AutoTokenizer.from_pretrained(folder, **options))
 

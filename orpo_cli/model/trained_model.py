@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from orpo_cli.model.added_tokens import resize_embeddings
 from orpo_cli.model.base_model import load_base
+from orpo_cli.model.load_errors import explain_load_errors
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.tokenizer import load_saved_tokenizer
 from orpo_cli.rundir import RunDir
@@ -30,4 +31,5 @@ def load_trained_model(rundir: RunDir) -> tuple[PreTrainedModel | PeftModel, Pre
 
     base = load_base(ModelSource(plan.model), plan.quantization, plan.device)
     resize_embeddings(base, tokenizer)
-    return PeftModel.from_pretrained(base, result).eval(), tokenizer
+    with explain_load_errors(str(result)):
+        return PeftModel.from_pretrained(base, result).eval(), tokenizer

@@ -132,7 +132,7 @@ def train_plan(
         push = _open_push(plan, rundir, console)
         tokenizer = load_tokenizer(source, console.note)
         pairs = _prepare_pairs(plan, tokenizer, rundir, console, max_pairs)
-        model = load_base(source, plan.quantization, plan.device)
+        model = load_base(source, plan.quantization, plan.device, console.note)
         resize_embeddings(model, tokenizer)
         inputs = TrainingInputs(model, tokenizer, pairs.train, pairs.eval)
         rundir.write_run(**provenance(model, pairs.report))

@@ -24,7 +24,7 @@ ORDER = [  # each package imports those above it; packages of one line do not im
     },
     {"os_errors", "temporary_directory"},
     {"atomic", "checkpoint_manifest", "json_files", "redaction", "run_attempts", "run_lock"},
-    {"run_creation", "run_log"},
+    {"cache_entry", "run_creation", "run_log"},
     {"recipe"},
     {"plan"},
     {"rundir", "estimate"},
@@ -62,6 +62,7 @@ LIGHT = {
     "run_attempts",
     "run_creation",
     "run_lock",
+    "cache_entry",
     "recipe",
     "plan",
 }

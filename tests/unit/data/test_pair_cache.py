@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -173,3 +174,77 @@ def test_waiting_for_another_process_is_reported(tmp_path: Path, cache_folder: P
         section = DatasetSection.model_validate({"train": {"path": str(data)}})
         prepare(section, tokenizer_of("chatml"), max_length=192, max_prompt_length=96, note=note)
     assert notes == ["waiting for another process that prepares the same pairs", f"using cached dataset: {entry}"]
+
+
+DAMAGES = {
+    "a flipped bit of a token": lambda entry: flip(entry / "pairs.arrow"),
+    "truncated pairs": lambda entry: (entry / "pairs.arrow").write_bytes((entry / "pairs.arrow").read_bytes()[:9000]),
+    "no pairs": lambda entry: (entry / "pairs.arrow").unlink(),
+    "an empty report": lambda entry: (entry / "report.json").write_text("{}"),
+    "a truncated report": lambda entry: (entry / "report.json").write_text('{"part": "tr'),
+    "a report with other types": lambda entry: (entry / "report.json").write_text('{"dropped": 5, "kept": "x"}'),
+    "no report": lambda entry: (entry / "report.json").unlink(),
+    "no manifest": lambda entry: (entry / "manifest.json").unlink(),
+}
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_entry_is_prepared_again(damage: str, tmp_path: Path, cache_folder: Path) -> None:
+    data = write(tmp_path / "x.jsonl", pairs(40))
+    first, _ = run(data)
+    expected, report = list(first.train), first.report.as_dict()
+    (entry,) = entries(cache_folder)
+    DAMAGES[damage](entry)
+    second, from_cache = run(data)
+    assert not from_cache
+    assert list(second.train) == expected
+    assert second.report.as_dict() == report
+    assert run(data)[1]
+
+
+def test_an_entry_that_is_removed_while_it_is_mapped_stays_usable(tmp_path: Path, cache_folder: Path) -> None:
+    data = write(tmp_path / "x.jsonl", pairs(40))
+    first, _ = run(data)
+    expected = list(first.train)
+    shutil.rmtree(cache_folder)
+    assert list(first.train) == expected
+    assert list(run(data)[0].train) == expected
+
+
+def test_a_cache_that_is_removed_while_it_is_written_is_reported(tmp_path: Path, cache_folder: Path) -> None:
+    data = write(tmp_path / "x.jsonl", pairs(40))
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        notes.append(text)
+        if text.startswith("reading"):
+            shutil.rmtree(cache_folder, ignore_errors=True)
+
+    section = DatasetSection.model_validate({"train": {"path": str(data)}})
+    prepared = prepare(section, tokenizer_of("chatml"), max_length=192, max_prompt_length=96, note=note)
+    assert len(prepared.train) == 40
+    assert any("the pairs are not cached" in text for text in notes)
+
+
+def test_an_entry_that_is_removed_before_it_is_mapped_is_prepared_again(
+    tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write(tmp_path / "x.jsonl", pairs(40))
+    expected = list(run(data)[0].train)
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        notes.append(text)
+        if text.startswith("using cached"):
+            (cache_folder / text.rpartition("/")[2] / "pairs.arrow").unlink()
+
+    section = DatasetSection.model_validate({"train": {"path": str(data)}})
+    prepared = prepare(section, tokenizer_of("chatml"), max_length=192, max_prompt_length=96, note=note)
+    assert list(prepared.train) == expected
+    assert "pairs.arrow is missing" in "".join(notes)

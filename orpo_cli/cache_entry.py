@@ -1,0 +1,81 @@
+"""Cache entries: directories that are written atomically, and verified with size and digest of each file when they are used.
+
+A process that dies, a full disk or a damaged disk may leave anything in a cache. An entry that is not exactly what was written
+is written again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from orpo_cli.atomic import atomic_directory
+from orpo_cli.digests import file_xxh3
+
+MANIFEST = "manifest.json"
+
+Note = Callable[[str], None]
+
+
+def cached_entry(entry: Path, create: Callable[[Path], None], note: Note, *, what: str) -> bool:
+    """Ensure that ``entry`` is complete and undamaged. True if it was, False if ``create(folder)`` wrote it.
+
+    ``what``: what ``create`` does (``converts x.gguf``), for processes that wait for the one that does it. Raises OSError
+    where the cache cannot be written, and the errors of ``create``.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(entry.with_name(f"{entry.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            note(f"waiting for another process that {what}")
+            lock.acquire()
+    except OSError:
+        if entry.is_dir() and find_damage(entry) is None:  # a shared cache that this user may only read
+            return True
+        raise
+    with lock:
+        with suppress(OSError):
+            os.utime(entry)  # before it is read: another process removes entries that are not used for long
+        if entry.exists():
+            damage = find_damage(entry)
+            if damage is None:
+                return True
+            note(f"{entry} is damaged ({damage}): it is written again")
+        with atomic_directory(entry) as folder:
+            create(folder)
+            _write_manifest(folder)
+        return False
+
+
+def find_damage(entry: Path) -> str | None:
+    """What is wrong with an entry, for a message; None where its files are as they were written. Others may be added to it."""
+    try:
+        recorded = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"it has no {MANIFEST}"
+    except (OSError, ValueError) as error:
+        return f"{MANIFEST} cannot be read: {error}"
+    if not isinstance(recorded, dict) or not recorded:
+        return f"{MANIFEST} lists no files"
+    for name, written in recorded.items():
+        try:
+            if [(entry / name).stat().st_size, file_xxh3(entry / name)] != written:
+                return f"{name} has changed"
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except (OSError, ValueError) as error:
+            return f"{name} cannot be read: {error}"
+    return None
+
+
+def _write_manifest(folder: Path) -> None:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = {path.relative_to(folder).as_posix(): [path.stat().st_size, file_xxh3(path)] for path in paths}
+    (folder / MANIFEST).write_text(json.dumps(files), encoding="utf-8")

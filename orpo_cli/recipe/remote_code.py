@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -62,6 +61,8 @@ def code_files(folder: Path) -> list[str]:
 
 def _auto_map(path: Path) -> list[str]:
     """References such as ``modeling_x.XModel``, or ``owner/name--modeling_x.XModel`` for another repository."""
+    import json  # most recipes need none
+
     try:
         document: Any = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

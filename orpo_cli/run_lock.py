@@ -7,7 +7,6 @@ file systems, watches the counter. Process ids are only shown: they are reused, 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -15,17 +14,16 @@ import platform
 import threading
 import time
 import uuid
-import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from orpo_cli.errors import UsageError
+from orpo_cli.file_lock import FileLock, try_lock
 
 LOCK_FILE, HEARTBEAT_FILE = ".lock", ".heartbeat"
 HEARTBEAT_SECONDS = 5.0  # three intervals without a change mean that the owner is dead
 _PROBE_SECONDS = 0.3  # `live_owner` of another process holds the lock for less
-_NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 @dataclass(frozen=True)
@@ -52,9 +50,9 @@ def active_run_error(directory: Path, owner: Owner) -> UsageError:
 class RunLock:
     """Lock of one run directory, from ``acquire`` to ``release`` or the end of the process."""
 
-    def __init__(self, directory: Path, descriptor: int, interval: float = HEARTBEAT_SECONDS) -> None:
+    def __init__(self, directory: Path, file: FileLock, interval: float) -> None:
         self.directory = directory
-        self._descriptor: int | None = descriptor
+        self._file = file
         self._interval = interval
         self._token = uuid.uuid4().hex
         self._owner = Owner(platform.node(), boot_id(), os.getpid(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
@@ -67,37 +65,34 @@ class RunLock:
 
         Raises UsageError where another process owns it, OSError where the files of the lock cannot be written.
         """
-        descriptor, locked = _lock_file(directory)
-        lock = cls(directory, descriptor, interval)
+        lock = cls(directory, _lock_file(directory), interval)
         try:
-            if not locked:
+            if not lock._file.protects:
                 note(f"{directory}: this file system has no file locks; only the heartbeat protects the run")
-            lock._claim_heartbeat(note, locked)
+            lock._claim_heartbeat(note)
         except BaseException:
-            os.close(descriptor)
+            lock._file.close()
             raise
-        _held.add(lock)
         lock._thread.start()
         return lock
 
     def release(self) -> None:
         """Let other processes own the directory. Does nothing in a forked process, or the second time."""
-        if self._descriptor is None:
+        if self._file.descriptor is None:
             return
         self._stop.set()
         self._thread.join(timeout=self._interval)
         if self._is_own(_read_heartbeat(self.directory)):
             (self.directory / HEARTBEAT_FILE).unlink(missing_ok=True)
-        os.close(self._descriptor)
-        self._descriptor = None
+        self._file.close()
 
-    def _claim_heartbeat(self, note: Callable[[str], None], locked: bool) -> None:
+    def _claim_heartbeat(self, note: Callable[[str], None]) -> None:
         """Create the heartbeat, which another process cannot do at the same time; take over that of a dead owner."""
         path = self.directory / HEARTBEAT_FILE
         before = _read_heartbeat(self.directory)
         if before is not None:
             owner = _parse(before)
-            if not (locked and owner.boot_id == boot_id()):
+            if not (self._file.protects and owner.boot_id == boot_id()):
                 note(f"{self.directory}: checking whether {owner} still trains there, {3 * self._interval:.0f} s")
                 if _changes(self.directory, before, self._interval):
                     raise active_run_error(self.directory, owner)
@@ -134,20 +129,6 @@ class RunLock:
         return content is None or self._token.encode() in content
 
 
-_held: weakref.WeakSet[RunLock] = weakref.WeakSet()
-
-
-def _close_in_fork() -> None:
-    """Close the inherited locks: a worker process that outlives its parent must not hold the run."""
-    for lock in list(_held):
-        if lock._descriptor is not None:
-            os.close(lock._descriptor)
-            lock._descriptor = None
-
-
-os.register_at_fork(after_in_child=_close_in_fork)
-
-
 def live_owner(directory: Path, *, interval: float = HEARTBEAT_SECONDS) -> Owner | None:
     """The process that trains the run now; None where there is none.
 
@@ -181,33 +162,13 @@ def boot_id() -> str:
         return f"{platform.node()} {uuid.getnode():x}"
 
 
-def _lock_file(directory: Path) -> tuple[int, bool]:
-    """The descriptor of the lock file, and whether it is locked: some file systems have no locks."""
-    path, deadline = directory / LOCK_FILE, time.monotonic() + _PROBE_SECONDS
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(descriptor, path):
-                return descriptor, True
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                os.close(descriptor)
-                raise active_run_error(directory, _parse(_read_heartbeat(directory))) from None
-            time.sleep(0.02)
-        except OSError as error:
-            if error.errno in _NO_FLOCK:
-                return descriptor, False
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # the directory was removed or replaced in the meantime, or is in use: try again
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except OSError:
-        return False
+def _lock_file(directory: Path) -> FileLock:
+    deadline = time.monotonic() + _PROBE_SECONDS
+    while (lock := try_lock(directory / LOCK_FILE)) is None:
+        if time.monotonic() > deadline:
+            raise active_run_error(directory, _parse(_read_heartbeat(directory)))
+        time.sleep(0.02)
+    return lock
 
 
 def _read_heartbeat(directory: Path) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ def read_json_object(path: Path, *, remedy: str = "Save or download the file aga
     """The JSON object in ``path``. Raises UsageError where the file cannot be read or contains something else."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read: {error}", remedy=remedy) from error
     if not isinstance(document, dict):
         raise UsageError(f"{path} is not a JSON object.", remedy=remedy)
@@ -31,14 +32,21 @@ def read_json_object_or_empty(path: Path) -> dict[str, Any]:
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The JSON objects of a JSON Lines file, one per line; empty where the file is absent.
 
-    A line that is not JSON is skipped: the last line of a killed run is often incomplete.
+    A line that is not a JSON object is skipped: the last line of a killed run is often incomplete.
     """
     if not path.is_file():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
-        except ValueError:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(record, dict):
+            records.append(record)
     return records
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

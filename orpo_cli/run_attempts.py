@@ -61,11 +61,10 @@ def with_new_attempt(
     return [*before, new]
 
 
-def with_end(attempts: Sequence[Attempt], reason: str, *, detail: str | None, to_step: int | None) -> list[Attempt]:
+def with_end(attempts: Sequence[Attempt], reason: str, *, detail: str | None, to_step: int) -> list[Attempt]:
     """The attempts with the end of the last one."""
     if not attempts:
         return []
-    return [
-        *attempts[:-1],
-        {**attempts[-1], "ended_at": now(), "reason": reason, "detail": detail, "to_step": to_step},
-    ]
+    last = attempts[-1]
+    end = {"ended_at": now(), "reason": reason, "detail": detail, "to_step": max(to_step, last.get("from_step") or 0)}
+    return [*attempts[:-1], {**last, **end}]

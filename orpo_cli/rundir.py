@@ -12,19 +12,31 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from orpo_cli.atomic import atomic_write_text
 from orpo_cli.checkpoint_manifest import find_checkpoints, unusable_reason
 from orpo_cli.control_characters import escape_json_controls
 from orpo_cli.errors import MachineError, UsageError
-from orpo_cli.json_files import read_json_lines, read_json_object, read_json_object_or_empty
+from orpo_cli.json_files import is_number, read_json_lines, read_json_object
 from orpo_cli.plan.plan import Plan
 from orpo_cli.redaction import redact, redact_record
 from orpo_cli.run_attempts import KILLED, attempts_of, now, timestamp, with_end, with_new_attempt
 from orpo_cli.run_creation import check_output_dir, create_locked
 from orpo_cli.run_lock import HEARTBEAT_FILE, LOCK_FILE, RunLock, active_run_error, live_owner
+from orpo_cli.run_records import (
+    DataReportRecord,
+    EvaluationRecord,
+    PushesRecord,
+    RunRecord,
+    SamplesRecord,
+    first_problem,
+    read_record,
+)
 
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"  # in run.json
-_DAMAGED = "The run directory is damaged."
+REPAIR = "`orpo train RECIPE --resume auto` repairs it."
+_REMOVE = "Move the file away: the run does not need it."
 
 
 class RunDir:
@@ -129,7 +141,9 @@ class RunDir:
     def _raise_if_not_free(self) -> None:
         """Raise UsageError if the directory has files, except those of a run whose creation or removal was killed."""
         names = {path.name for path in self.root.iterdir()}
-        if not names or (LOCK_FILE in names and not self.is_run() and not self._foreign(names) and not self._work()):
+        if not names or (
+            LOCK_FILE in names and not self.is_run() and not self._foreign(names) and not self._has_work()
+        ):
             return
         rename = "use another directory (--set output_dir=DIR)"
         if not self.is_run():
@@ -149,15 +163,12 @@ class RunDir:
         self.attempt = changes["attempts"][-1]["number"]
         self.write_run(error=None, **changes)
 
-    def end_attempt(
-        self, reason: str, *, to_step: int | None = None, detail: str | None = None, **changes: Any
-    ) -> None:
+    def end_attempt(self, reason: str, *, to_step: int = 0, detail: str | None = None, **changes: Any) -> None:
         """Record in run.json why the attempt ended: finished, interrupted or failed, which is also the status of the run.
 
-        ``detail``: the signal, or the error. ``to_step``: the last step; without it the last logged one.
+        ``detail``: the signal, or the error. ``to_step``: the last step.
         """
-        step = self.last_logged_step() if to_step is None else to_step
-        attempts = with_end(attempts_of(self.read_run()), reason, detail=detail, to_step=step)
+        attempts = with_end(attempts_of(self.read_run()), reason, detail=detail, to_step=to_step)
         self.attempt = 0
         self.write_run(status=reason, finished_at=now(), attempts=attempts, **changes)
 
@@ -175,8 +186,8 @@ class RunDir:
 
     def last_logged_step(self) -> int | None:
         """The last step in metrics.jsonl."""
-        steps = [line["step"] for line in self.read_metrics() if isinstance(line.get("step"), int)]
-        return steps[-1] if steps else None
+        lines = self.read_metrics()
+        return int(lines[-1]["step"]) if lines else None
 
     def status(self) -> str:
         """The status of the run: running, finished, interrupted, failed, or killed where its process is gone."""
@@ -196,12 +207,17 @@ class RunDir:
         return rundir
 
     def is_run(self) -> bool:
-        """Whether the directory is a run."""
-        return self.run.is_file() and self.plan.is_file()
+        """Whether the directory is a run, also one whose run.json or plan.json is lost."""
+        return self.run.is_file() or (self.plan.is_file() and self._has_work())
 
     def read_plan(self) -> Plan:
-        """The plan of the run."""
-        return Plan.from_document(read_json_object(self.plan, remedy=_DAMAGED))
+        """The plan of the run. Raises UsageError where the file is damaged."""
+        document = read_json_object(self.plan, remedy=REPAIR)
+        try:
+            return Plan.from_document(document)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:  # not what `Plan.to_document` writes
+            problem = first_problem(error) if isinstance(error, ValidationError) else repr(error)
+            raise UsageError(f"{self.plan} is damaged: {problem}.", remedy=REPAIR) from error
 
     def write_plan(self, plan: Plan) -> None:
         """Write plan.json, atomically."""
@@ -216,38 +232,42 @@ class RunDir:
             atomic_write_text(self.composed, composed)
 
     def read_run(self) -> dict[str, Any]:
-        """The content of run.json."""
-        return read_json_object(self.run, remedy=_DAMAGED)
+        """The content of run.json. Raises UsageError where the file is damaged."""
+        return read_record(self.run, RunRecord, REPAIR)
 
     def write_run(self, **changes: Any) -> None:
         """Merge ``changes`` into run.json, atomically."""
         before = self.read_run() if self.run.exists() else {}
         write_record(self.run, {**before, **changes})
 
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; none before the first logged step."""
-        return read_json_lines(self.metrics)
+    def read_metrics(self) -> list[dict[str, float]]:
+        """The numbers in each line of metrics.jsonl that has a step; none before the first logged step."""
+        lines = (
+            {name: value for name, value in line.items() if is_number(value)} for line in read_json_lines(self.metrics)
+        )
+        return [line for line in lines if "step" in line]
 
     def read_data_report(self) -> dict[str, Any]:
-        """The content of data_report.json; empty if the file is absent, as the next three."""
-        return read_json_object_or_empty(self.data_report)
+        """The content of data_report.json; empty if the file is absent, as the next three. UsageError where it is damaged."""
+        return read_record(self.data_report, DataReportRecord, _REMOVE) if self.data_report.exists() else {}
 
     def read_evaluation(self) -> dict[str, Any]:
         """The content of evaluation.json."""
-        return read_json_object_or_empty(self.evaluation)
+        return read_record(self.evaluation, EvaluationRecord, _REMOVE) if self.evaluation.exists() else {}
 
     def read_samples(self) -> dict[str, Any]:
         """The content of samples.json."""
-        return read_json_object_or_empty(self.samples)
+        return read_record(self.samples, SamplesRecord, _REMOVE) if self.samples.exists() else {}
 
     def read_pushes(self) -> dict[str, Any]:
         """The content of hub.json."""
-        return read_json_object_or_empty(self.pushes)
+        remedy = "Move the file away: the next push then reports files of the earlier ones as files of somebody else."
+        return read_record(self.pushes, PushesRecord, remedy) if self.pushes.exists() else {}
 
     def read_recipe(self) -> str:
         """The text of the recipe, composed if it extends another one; empty if the file is absent."""
         file = self.composed if self.composed.is_file() else self.recipe
-        return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+        return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
 
     def result(self) -> Path:
         """The trained adapter or model. Raises UsageError if training has not finished."""
@@ -330,7 +350,7 @@ class RunDir:
             and not (name.startswith(".") and ".partial" in name)
         }
 
-    def _work(self) -> bool:
+    def _has_work(self) -> bool:
         """Whether the directory has anything that cost time to train, whole or not."""
         return self.finished_part() is not None or any(self.checkpoints.glob("*"))
 

@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerState
 
 from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import Problem
+from orpo_cli.json_files import is_number
 
 
 class TrainingObserver(Protocol):
@@ -88,17 +89,26 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def truncate_metrics(path: Path, step: int) -> None:
-    """Drop the lines of metrics.jsonl after ``step``: a resumed run computes those steps again."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        kept = [line for line in lines if _step_of(line) <= step]
-        atomic_write_text(path, "".join(f"{line}\n" for line in kept))
+def truncate_metrics(path: Path, step: int) -> int:
+    """Drop the lines of metrics.jsonl after ``step``, which a resumed run computes again, and an incomplete last line.
+
+    Returns the number of lines that are not metrics, which are kept.
+    """
+    if not path.exists():
+        return 0
+    *lines, last = path.read_bytes().decode("utf-8", errors="replace").split("\n")
+    if _step_of(last) is not None:
+        lines.append(last)  # only its line feed is missing
+    steps = [_step_of(line) for line in lines]
+    kept = [line for line, number in zip(lines, steps, strict=True) if number is None or number <= step]
+    atomic_write_text(path, "".join(f"{line}\n" for line in kept))
+    return steps.count(None)
 
 
-def _step_of(line: str) -> float:
-    """The step of a line of metrics.jsonl; infinity where the process was killed, or the disk full, in the middle of the line."""
+def _step_of(line: str) -> float | None:
+    """The step of a line of metrics.jsonl; None for another line."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, TypeError, KeyError):
-        return math.inf
+        step = json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return step if is_number(step) else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.atomic import NO_SPACE_REMEDY, atomic_directory
+from orpo_cli.checkpoint_manifest import checkpoint_step
 from orpo_cli.data.pair_encoder import end_token_ids
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, RunError
 from orpo_cli.model.onednn import use_onednn
@@ -58,8 +59,9 @@ def train(
         problem = untrained_template_tokens(trainer.model, inputs.tokenizer, inputs.train_dataset)
         if problem is not None:
             observer.warn(problem)
-        if resume_from is not None:
-            truncate_metrics(rundir.metrics, int(resume_from.name.rpartition("-")[2]))
+        foreign = truncate_metrics(rundir.metrics, -1 if resume_from is None else checkpoint_step(resume_from) or 0)
+        if foreign:
+            observer.note(f"{rundir.metrics}: lines that are not metrics are kept: {foreign}")
         with interrupt.handle_signals():
             interrupt.run_steps(trainer, resume_from)
             if plan.lora is not None:

@@ -21,6 +21,7 @@ from orpo_cli.run_log import run_log
 from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir, first_line, write_record
 from orpo_cli.temporary_directory import remove_dead_directories
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
+from orpo_cli.workflows.repair_run import repair_plan, repair_records
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,22 +71,24 @@ def open_run(rundir: RunDir, loaded: LoadedRecipe, plan: Plan, resume: str, cons
     from orpo_cli.training.resume import checkpoint_to_resume, trains_longer
 
     versions = installed_versions()
+    texts = recipe_with_overrides(loaded), compose_recipe_text(loaded)
     if rundir.lock is None:
         if resume not in ("never", "auto"):
             raise UsageError(
                 f"--resume {resume}: there is no run in {rundir.root}.", remedy="Leave --resume out to start a run."
             )
-        texts = recipe_with_overrides(loaded), compose_recipe_text(loaded)
         with interruption.uninterrupted():  # an interruption finds no run, or one that it can remove
             created = RunDir.create(plan, *texts, versions=versions, note=console.note)
             rundir.lock, rundir.attempt = created.lock, created.attempt
         return None
+    repair_records(rundir, console.warn)
+    repair_plan(rundir, plan, *texts, console.warn)
     if rundir.status() == FINISHED and resume == "auto" and not trains_longer(rundir, plan):
         return None
     checkpoint = checkpoint_to_resume(rundir, plan, resume, console.warn)
     step = 0 if checkpoint is None else checkpoint_step(checkpoint) or 0
     if checkpoint is None:
-        _start_over(rundir, loaded)
+        _start_over(rundir, *texts)
         console.note(f"{rundir.root} has no checkpoint that can be used: starting from step 0")
     else:
         console.note(f"resuming from {checkpoint}")
@@ -94,15 +97,14 @@ def open_run(rundir: RunDir, loaded: LoadedRecipe, plan: Plan, resume: str, cons
     return checkpoint
 
 
-def _start_over(rundir: RunDir, loaded: LoadedRecipe) -> None:
+def _start_over(rundir: RunDir, recipe: str, composed: str | None) -> None:
     """Prepare a run that trained nothing that can be resumed for a start from step 0. Files of the user are kept."""
     if (result := rundir.finished_part()) is not None:
         raise UsageError(
             f"{rundir.root} has a result and no checkpoint: {result}.",
             remedy="Use another directory (--set output_dir=DIR), or move the result away.",
         )
-    rundir.write_recipe(recipe_with_overrides(loaded), compose_recipe_text(loaded))
-    rundir.metrics.unlink(missing_ok=True)
+    rundir.write_recipe(recipe, composed)
 
 
 def train_plan(

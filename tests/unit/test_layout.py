@@ -24,7 +24,7 @@ ORDER = [  # each package imports those above it; packages of one line do not im
     },
     {"os_errors", "temporary_directory"},
     {"atomic", "checkpoint_manifest", "json_files", "redaction", "run_attempts", "run_lock"},
-    {"cache_entry", "run_creation", "run_log"},
+    {"cache_entry", "run_creation", "run_log", "run_records"},
     {"recipe"},
     {"plan"},
     {"rundir", "estimate"},
@@ -63,6 +63,7 @@ LIGHT = {
     "run_creation",
     "run_lock",
     "cache_entry",
+    "run_records",
     "recipe",
     "plan",
 }

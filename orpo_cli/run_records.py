@@ -1,0 +1,124 @@
+"""Records of a run (JSON files): the shape that readers rely on, checked when a file is read.
+
+A record may be damaged by a full disk, a power failure or an editor. Its error names the file, the key and the remedy.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from orpo_cli.errors import UsageError
+from orpo_cli.json_files import read_json_object
+
+
+class Record(BaseModel):
+    """Base of the records. Keys that are not listed are not checked."""
+
+    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
+
+
+class AttemptRecord(Record):
+    """Attempt in run.json."""
+
+    number: int
+    reason: str | None = None
+    from_step: int | None = None
+    to_step: int | None = None
+
+
+class RunRecord(Record):
+    """run.json."""
+
+    status: str
+    name: str = ""
+    attempts: list[AttemptRecord] = []
+    steps: int | None = None
+    seconds: float | None = None
+    error: str | None = None
+    versions: dict[str, str | None] = {}
+    model: dict[str, Any] = {}
+    final_metrics: dict[str, Any] = {}
+    final_evaluation: dict[str, Any] = {}
+    fingerprints: dict[str, Any] = {}
+    trainable_parameters: int | None = None
+
+
+class SourceRecord(Record):
+    """Source in data_report.json."""
+
+    location: str
+    path: str = ""
+    rows_read: int = 0
+    kept: int = 0
+    dropped: dict[str, int] = {}
+
+
+class DataReportRecord(Record):
+    """data_report.json."""
+
+    train_pairs: int = 0
+    eval_pairs: int = 0
+    sources: list[SourceRecord] = []
+    dropped: dict[str, int] = {}
+    reasons: dict[str, str] = {}
+    fingerprints: dict[str, str] = {}
+    max_length: int | None = None
+    max_prompt_length: int = 0
+    truncated_prompts: int = 0
+    truncated_completions: int = 0
+
+
+class EvaluationRecord(Record):
+    """evaluation.json."""
+
+    models: dict[str, dict[str, Any]] = {}
+
+
+class AnswerRecord(Record):
+    """Answer in samples.json."""
+
+    prompt: str
+    base: dict[str, Any] | None = None
+    tuned: dict[str, Any] | None = None
+
+
+class SamplesRecord(Record):
+    """samples.json."""
+
+    answers: list[AnswerRecord] = []
+
+
+class PushedBranchRecord(BaseModel):
+    """Branch in hub.json."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    commit: str | None = None
+    files: dict[str, list[str]] = {}
+    parts: dict[str, str] = {}
+
+
+class PushesRecord(Record):
+    """hub.json."""
+
+    repositories: dict[str, dict[str, PushedBranchRecord]] = {}
+    base: dict[str, Any] = {}
+
+
+def read_record(path: Path, shape: type[Record], remedy: str) -> dict[str, Any]:
+    """The JSON object in ``path``. Raises UsageError where the file cannot be read or has another shape."""
+    document = read_json_object(path, remedy=remedy)
+    try:
+        shape.model_validate(document)
+    except ValidationError as error:
+        raise UsageError(f"{path} is damaged: {first_problem(error)}.", remedy=remedy) from error
+    return document
+
+
+def first_problem(error: ValidationError) -> str:
+    """The key and the rule of the first problem."""
+    problem = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, problem['loc'])) or 'the document'}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"

@@ -1,0 +1,81 @@
+"""Repair of a run whose files are damaged, before it is resumed: what other files of the run tell is written again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from orpo_cli.checkpoint_manifest import checkpoint_step, find_checkpoints
+from orpo_cli.errors import UsageError
+from orpo_cli.plan.plan import Plan
+from orpo_cli.rundir import FINISHED, RUNNING, RunDir, write_record
+
+
+def repair_records(rundir: RunDir, warn: Callable[[str], None]) -> None:
+    """Write run.json again if it is damaged or lost, and rename other damaged records to NAME.damaged."""
+    try:
+        rundir.read_run()
+    except UsageError as error:
+        kept = _set_aside(rundir.run)
+        finished = _has_finished(rundir)
+        changes = {"name": rundir.root.name, "status": FINISHED if finished else RUNNING, "steps": _last_step(rundir)}
+        write_record(rundir.run, changes)
+        state = "that of a finished run" if finished else "that of a run that was killed"
+        warn(f"{error.message}{kept} It is written again, as {state}; earlier attempts are not known.")
+    for path, read in (
+        (rundir.data_report, rundir.read_data_report),
+        (rundir.evaluation, rundir.read_evaluation),
+        (rundir.samples, rundir.read_samples),
+        (rundir.pushes, rundir.read_pushes),
+    ):
+        try:
+            read()
+        except UsageError as error:
+            warn(f"{error.message}{_set_aside(path)}")
+
+
+def repair_plan(rundir: RunDir, plan: Plan, recipe: str, composed: str | None, warn: Callable[[str], None]) -> None:
+    """Write plan.json again from ``plan`` if it is damaged or lost, and the run was started with the same recipe.
+
+    Raises UsageError where the recipe is another one: settings cannot be compared without the plan.
+    """
+    try:
+        rundir.read_plan()
+    except UsageError as error:
+        texts = _read_text(rundir.recipe), _read_text(rundir.composed)
+        if texts != (recipe, composed):
+            raise UsageError(
+                f"{error.message} The recipe differs from {rundir.recipe}, so that it cannot be written again.",
+                remedy=f"Resume with that recipe, or start a new run: --set output_dir=DIR. ({rundir.recipe})",
+            ) from error
+        kept = _set_aside(rundir.plan)
+        rundir.write_plan(plan)
+        warn(f"{error.message}{kept} It is written again from the recipe, which is the one of the run.")
+
+
+def _set_aside(path: Path) -> str:
+    """Rename a damaged file to NAME.damaged; the sentence that says so, empty for a file that is lost."""
+    if not path.exists():
+        return ""
+    kept = path.with_name(f"{path.name}.damaged")
+    path.replace(kept)
+    return f" It is now {kept.name}."
+
+
+def _has_finished(rundir: RunDir) -> bool:
+    """Whether the result was saved after the last checkpoint."""
+    results = [path for path in (rundir.adapter, rundir.model) if path.is_dir()]
+    checkpoints = find_checkpoints(rundir.checkpoints)
+    return any(not checkpoints or path.stat().st_mtime >= checkpoints[-1].stat().st_mtime for path in results)
+
+
+def _last_step(rundir: RunDir) -> int | None:
+    checkpoints = find_checkpoints(rundir.checkpoints)
+    return rundir.last_logged_step() or (checkpoint_step(checkpoints[-1]) if checkpoints else None)
+
+
+def _read_text(path: Path) -> str | None:
+    try:
+        return path.read_bytes().decode("utf-8", errors="replace")
+    except OSError:
+        return None

@@ -1,0 +1,114 @@
+"""Damaged files of a run: every reader names the file, what is wrong and what to do, and no error is a bug."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.card_run import REPORT, make_card_run
+
+from orpo_cli.card.model_card import render_card
+from orpo_cli.errors import UsageError
+from orpo_cli.rundir import RunDir
+
+DAMAGES: dict[str, bytes] = {
+    "empty": b"", "object": b"{}", "list": b"[]", "truncated": b'{"status": "finis', "binary": b"\x80\x81\x00\xff",
+    "zeros": b"\0" * 200, "deep": b"[" * 100_000, "text": b"hello", "null": b"null", "number": b"7",
+}  # fmt: skip
+WRONG_TYPES: dict[str, list[Any]] = {
+    "run.json": [{"status": 3}, {"status": "finished", "steps": "ten"}, {"status": "finished", "versions": []},
+                 {"status": "finished", "attempts": {}}, {"status": "finished", "attempts": [{"number": "x"}]}, {"status": "failed", "model": 7}],
+    "data_report.json": [{"sources": {}}, {"sources": [3]}, {"train_pairs": "many"}, {"dropped": ["a"]}, {"fingerprints": "x"}, {"max_length": []}],
+    "evaluation.json": [{"models": []}, {"models": {"tuned": 3}}],
+    "samples.json": [{"answers": {}}, {"answers": ["x"]}, {"answers": [{"prompt": 3}]}, {"answers": [{"prompt": "x", "tuned": "y"}]}],
+    "hub.json": [{"repositories": []}, {"repositories": {"a": {"main": {"files": []}}}}, {"repositories": {"a": {"main": {"new": 1}}}}, {"base": 3}],
+}  # fmt: skip
+MAY_BE_EMPTY = {"data_report.json", "evaluation.json", "samples.json", "hub.json"}  # {} is as good as an absent file
+READERS: dict[str, Callable[[RunDir], Any]] = {
+    "run.json": RunDir.read_run,
+    "plan.json": RunDir.read_plan,
+    "data_report.json": RunDir.read_data_report,
+    "evaluation.json": RunDir.read_evaluation,
+    "samples.json": RunDir.read_samples,
+    "hub.json": RunDir.read_pushes,
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return make_card_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", READERS)
+def test_a_damaged_record_is_named_with_the_remedy(run: RunDir, name: str, damage: str) -> None:
+    (run.root / name).write_bytes(DAMAGES[damage])
+    if damage == "object" and name in MAY_BE_EMPTY:
+        assert READERS[name](run) == {}
+        return
+    with pytest.raises(UsageError, match=f"run/{name} (is damaged|cannot be read|is not a JSON object)") as error:
+        READERS[name](run)
+    assert error.value.remedy
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "document"), [(name, each) for name, found in WRONG_TYPES.items() for each in found])
+def test_a_value_of_another_type_is_named(run: RunDir, name: str, document: Any) -> None:
+    (run.root / name).write_text(json.dumps(document))
+    with pytest.raises(UsageError, match=f"{name} is damaged: [a-z_.0-9]*") as error:
+        READERS[name](run)
+    assert next(reversed(document)) in str(error.value)  # the key
+
+
+@pytest.mark.parametrize("damage", ["not a leaf", "no lora", "wrong name", "wrong value", "no reason"])
+def test_a_plan_that_is_no_plan_is_named(run: RunDir, damage: str) -> None:
+    plan = json.loads(run.plan.read_text())
+    changes: dict[str, Callable[[], object]] = {
+        "not a leaf": lambda: plan.update(training=3),
+        "no lora": lambda: plan.pop("lora"),
+        "wrong name": lambda: plan.update(modle=plan.pop("model")),
+        "wrong value": lambda: plan["device"].update(value=[3]),
+        "no reason": lambda: plan["device"].update(origin="nowhere"),
+    }
+    changes[damage]()
+    run.plan.write_text(json.dumps(plan))
+    with pytest.raises(UsageError, match=r"plan\.json is damaged: ") as error:
+        run.read_plan()
+    assert "--resume auto" in str(error.value.remedy)
+
+
+def test_the_records_that_orpo_writes_are_read(run: RunDir) -> None:
+    assert run.read_data_report() == REPORT
+    assert run.read_run()["status"] == "finished"
+
+
+def test_lines_of_metrics_that_are_not_metrics_are_skipped(run: RunDir) -> None:
+    lines = [
+        b"\x80\xff",
+        b"[1]",
+        b'"x"',
+        b"3",
+        b'{"loss": 1.0}',
+        b'{"step": "x"}',
+        b'{"step": true}',
+        b'{"step": NaN}',
+        b"",
+        b"[" * 9_999,
+    ]
+    good = [{"step": step, "loss": 2.0, "rewards/accuracies": 0.5} for step in range(1, 5)]
+    wrong_value = b'{"step": 5, "loss": "low", "rewards/accuracies": null}'
+    run.metrics.write_bytes(
+        b"\n".join([*lines, *(json.dumps(each).encode() for each in good), *lines, wrong_value, b'{"st'])
+    )
+    assert run.read_metrics() == [*good, {"step": 5}]
+    assert run.last_logged_step() == 5
+    assert "| `loss` | 2 | 2 |" in render_card(run, parts="adapter")
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "composed.yaml"])
+def test_a_binary_recipe_does_not_stop_the_card(run: RunDir, name: str) -> None:
+    (run.root / name).write_bytes(b"\x80\xff\x00")
+    assert render_card(run, parts="adapter")

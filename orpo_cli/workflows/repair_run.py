@@ -21,7 +21,7 @@ def repair_records(rundir: RunDir, warn: Callable[[str], None]) -> None:
         changes = {"name": rundir.root.name, "status": FINISHED if finished else RUNNING, "steps": _last_step(rundir)}
         write_record(rundir.run, changes)
         state = "that of a finished run" if finished else "that of a run that was killed"
-        warn(f"{error.message}{kept} It is written again, as {state}; earlier attempts are not known.")
+        warn(f"{_sentence(error)}{kept} It is written again, as {state}; earlier attempts are not known.")
     for path, read in (
         (rundir.data_report, rundir.read_data_report),
         (rundir.evaluation, rundir.read_evaluation),
@@ -31,7 +31,7 @@ def repair_records(rundir: RunDir, warn: Callable[[str], None]) -> None:
         try:
             read()
         except UsageError as error:
-            warn(f"{error.message}{_set_aside(path)}")
+            warn(f"{_sentence(error)}{_set_aside(path)}")
 
 
 def repair_plan(rundir: RunDir, plan: Plan, recipe: str, composed: str | None, warn: Callable[[str], None]) -> None:
@@ -45,12 +45,16 @@ def repair_plan(rundir: RunDir, plan: Plan, recipe: str, composed: str | None, w
         texts = _read_text(rundir.recipe), _read_text(rundir.composed)
         if texts != (recipe, composed):
             raise UsageError(
-                f"{error.message} The recipe differs from {rundir.recipe}, so that it cannot be written again.",
-                remedy=f"Resume with that recipe, or start a new run: --set output_dir=DIR. ({rundir.recipe})",
+                f"{_sentence(error)} The recipe differs from {rundir.recipe}, so that the plan cannot be written again.",
+                remedy="Resume with that recipe and its overrides, or start a new run: --set output_dir=DIR.",
             ) from error
         kept = _set_aside(rundir.plan)
         rundir.write_plan(plan)
-        warn(f"{error.message}{kept} It is written again from the recipe, which is the one of the run.")
+        warn(f"{_sentence(error)}{kept} It is written again from the recipe, which is the one of the run.")
+
+
+def _sentence(error: UsageError) -> str:
+    return f"{error.message.rstrip('.')}."
 
 
 def _set_aside(path: Path) -> str:

@@ -1,0 +1,266 @@
+"""A run and its owner: what each command says while a run is trained by another process, after that was killed, and on resume."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.forks import fork_that_waits, kill
+from support.tiny import write_pairs, write_recipe
+
+from orpo_cli.rundir import RunDir
+
+SAVING = {"save_strategy": "steps", "save_steps": 2}
+RESUME = ("--resume", "auto")
+READING = (
+    ("merge",),
+    ("export",),
+    ("eval",),
+    ("generate", "--prompt", "Hi"),
+    ("chat",),
+    ("push-to-hub", "me/x", "--dry-run"),
+)
+Orpo = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def killed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a recipe of 6 steps and of its run, which was killed after its second checkpoint."""
+    folder = tmp_path_factory.mktemp("killed")
+    recipe = write_recipe(folder, steps=6, training=SAVING)
+    code = """
+import os, signal, sys
+from orpo_cli.cli.main import main
+from orpo_cli.training.metrics_log import MetricsCallback
+begin = MetricsCallback.on_step_begin
+def killed(self, args, state, control, **more):
+    if state.global_step == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    begin(self, args, state, control, **more)
+MetricsCallback.on_step_begin = killed
+sys.argv = ["orpo", "train", sys.argv[1]]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(recipe)], capture_output=True, text=True, check=False)
+    assert done.returncode == -9, done.stderr
+    return folder
+
+
+@pytest.fixture
+def killed(killed_run: Path, tmp_path: Path) -> tuple[Path, RunDir]:
+    """A copy of the recipe and of the killed run."""
+    folder = Path(shutil.copytree(killed_run, tmp_path / "copy"))
+    for path in (folder / "recipe.yaml", folder / "run" / "recipe.yaml", folder / "run" / "plan.json"):
+        path.write_text(path.read_text().replace(str(killed_run), str(folder)))
+    return folder / "recipe.yaml", RunDir(folder / "run")
+
+
+def attempts(rundir: RunDir) -> list[tuple[Any, ...]]:
+    return [
+        (each["number"], each["reason"], each["from_step"], each["to_step"]) for each in rundir.read_run()["attempts"]
+    ]
+
+
+def own(rundir: RunDir) -> RunDir:
+    """Own the run as `orpo train` does."""
+    rundir.acquire(lambda text: None)
+    rundir.begin_attempt(from_step=4, versions={})
+    return rundir
+
+
+def run_command(orpo_here: Orpo, command: tuple[str, ...], rundir: RunDir) -> Any:
+    return orpo_here(command[0], rundir.root, *command[1:])
+
+
+@pytest.mark.parametrize("command", READING, ids=lambda command: command[0])
+def test_a_live_run_is_still_training_and_a_killed_one_can_be_resumed(
+    killed: tuple[Path, RunDir], orpo_here: Orpo, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    _, rundir = killed
+    with fork_that_waits(lambda: own(rundir), tmp_path) as process:
+        live = run_command(orpo_here, command, rundir)
+        assert live.returncode == 2
+        assert f"is still training (process {process} on " in live.stderr
+        assert "at step 5" in live.stderr
+        assert "→ Wait" in live.stderr
+        assert "--resume" not in live.stderr
+        kill(process)
+    dead = run_command(orpo_here, command, rundir)
+    assert dead.returncode == 2
+    assert "its status is 'killed'" in dead.stderr
+    assert "--resume auto" in dead.stderr
+
+
+def test_train_does_not_touch_a_live_run(killed: tuple[Path, RunDir], orpo_here: Orpo, tmp_path: Path) -> None:
+    recipe, rundir = killed
+    with fork_that_waits(lambda: own(rundir), tmp_path) as process:
+        before = {
+            path: path.read_bytes() for path in rundir.root.rglob("*") if path.is_file() and path.name != ".heartbeat"
+        }
+        for more in ((), RESUME, ("--resume", str(rundir.checkpoints / "checkpoint-4"))):
+            refused = orpo_here("train", recipe, *more)
+            assert refused.returncode == 2
+            assert f"a run is going on there (process {process} on " in refused.stderr
+            assert "→ Wait for it, or use another directory (--set output_dir=DIR)." in refused.stderr
+        assert before == {path: path.read_bytes() for path in before}
+    assert "status: killed" in orpo_here("train", recipe).stderr
+
+
+def test_the_attempts_of_a_run_are_listed(killed: tuple[Path, RunDir], orpo_here: Orpo) -> None:
+    recipe, rundir = killed
+    train = recipe.parent / "train.jsonl"
+    train.write_text("{")
+    assert orpo_here("train", recipe, *RESUME).returncode == 4
+    assert rundir.status() == "failed"
+    assert attempts(rundir) == [(1, "killed", 0, 5), (2, "failed", 4, 4)]
+    write_pairs(train, 24)
+    done = orpo_here("train", recipe, *RESUME)
+    assert done.returncode == 0, done.stderr
+    assert attempts(rundir) == [(1, "killed", 0, 5), (2, "failed", 4, 4), (3, "finished", 4, 6)]
+    run = rundir.read_run()
+    for attempt in run["attempts"]:
+        assert attempt["started_at"] <= attempt["ended_at"]
+        assert attempt["host"]
+        assert attempt["pid"]
+        assert attempt["versions"]["torch"]
+    assert run["error"] is None
+    assert [path.name for path in sorted(rundir.logs.iterdir())] == [f"attempt-{number}.log" for number in (1, 2, 3)]
+    assert {path.name for path in rundir.root.iterdir()} >= {".lock"}
+    assert not (rundir.root / ".heartbeat").exists()
+
+
+def test_a_resumed_run_that_is_interrupted_in_the_preparation_is_interrupted(
+    killed: tuple[Path, RunDir], orpo_here: Orpo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, rundir = killed
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("orpo_cli.model.base_model.load_base", interrupt)
+        assert orpo_here("train", recipe, *RESUME).returncode == 130
+    assert rundir.status() == "interrupted"
+    assert attempts(rundir)[-1] == (2, "interrupted", 4, 4)
+
+
+def test_starting_over_keeps_the_files_of_the_user(killed: tuple[Path, RunDir], orpo_here: Orpo) -> None:
+    recipe, rundir = killed
+    shutil.rmtree(rundir.checkpoints)
+    notes = rundir.root / "notes" / "of the user.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    with rundir.metrics.open("a") as file:
+        file.write("# a line of the user\n")
+    done = orpo_here("train", recipe, *RESUME)
+    assert done.returncode == 0, done.stderr
+    assert "starting from step 0" in done.stderr
+    assert notes.read_text() == "mine"
+    assert "attempt-1.log" in {path.name for path in rundir.logs.iterdir()}
+    assert attempts(rundir) == [(1, "killed", 0, 5), (2, "finished", 0, 6)]
+    lines = rundir.metrics.read_text().splitlines()
+    assert lines[0] == "# a line of the user"
+    assert [json.loads(line)["step"] for line in lines[1:]] == list(range(1, 7))
+
+
+def test_of_two_resumptions_at_once_exactly_one_trains(killed: tuple[Path, RunDir]) -> None:
+    recipe, rundir = killed
+    command = [sys.executable, "-m", "orpo_cli", "train", str(recipe), *RESUME]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate(timeout=240)[1] for process in both]
+    codes = [process.returncode for process in both]
+    assert sorted(codes) == [0, 2], errors
+    assert "a run is going on there" in errors[codes.index(2)]
+    assert attempts(rundir) == [(1, "killed", 0, 5), (2, "finished", 4, 6)]
+    assert [line["step"] for line in rundir.read_metrics()] == list(range(1, 7))
+
+
+def damage_half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "object": lambda path: path.write_text("{}"),
+    "binary": lambda path: path.write_bytes(b"\x80\x00\xff"),
+    "half": damage_half,
+    "lost": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["run.json", "plan.json"])
+def test_a_damaged_record_is_written_again_on_resume(
+    killed: tuple[Path, RunDir], orpo_here: Orpo, name: str, damage: str
+) -> None:
+    recipe, rundir = killed
+    DAMAGES[damage](rundir.root / name)
+    done = orpo_here("train", recipe, *RESUME)
+    assert done.returncode == 0, done.stderr
+    assert "resuming from" in done.stderr
+    assert f"{name}" in done.stderr
+    assert "written again" in done.stderr
+    assert rundir.read_run()["attempts"][-1]["from_step"] == 4
+    assert rundir.status() == "finished"
+    assert rundir.read_plan().training["max_steps"] == 6
+    assert (rundir.root / f"{name}.damaged").exists() == (damage != "lost")
+
+
+def test_a_lost_plan_is_not_written_from_another_recipe(killed: tuple[Path, RunDir], orpo_here: Orpo) -> None:
+    recipe, rundir = killed
+    rundir.plan.write_text("{}")
+    refused = orpo_here("train", recipe, *RESUME, "--set", "training.beta=0.9")
+    assert refused.returncode == 2
+    assert "plan.json" in refused.stderr
+    assert "The recipe differs" in refused.stderr
+    assert rundir.plan.read_text() == "{}"
+
+
+def test_damaged_records_of_a_finished_run(killed: tuple[Path, RunDir], orpo_here: Orpo) -> None:
+    recipe, rundir = killed
+    assert orpo_here("train", recipe, *RESUME).returncode == 0
+    rundir.run.write_text("")
+    for path in (rundir.evaluation, rundir.samples, rundir.data_report, rundir.pushes):
+        path.write_text('{"models": [')
+    done = orpo_here("train", recipe, *RESUME)
+    assert done.returncode == 0, done.stderr
+    assert "nothing to resume" in done.stderr
+    assert rundir.status() == "finished"
+    assert rundir.read_run()["steps"] == 6
+    for name in ("evaluation.json", "samples.json", "data_report.json", "hub.json"):
+        assert f"It is now {name}.damaged." in done.stderr
+        assert not (rundir.root / name).exists()
+
+
+@pytest.mark.parametrize("name", ["run.json", "plan.json"])
+@pytest.mark.parametrize("command", READING, ids=lambda command: command[0])
+def test_commands_name_a_damaged_record(
+    killed: tuple[Path, RunDir], orpo_here: Orpo, command: tuple[str, ...], name: str
+) -> None:
+    _, rundir = killed
+    for damage in ("empty", "object", "binary", "half"):
+        shutil.copy(rundir.root / name, rundir.root / "saved")
+        DAMAGES[damage](rundir.root / name)
+        done = run_command(orpo_here, command, rundir)
+        assert done.returncode == 2
+        assert f"{rundir.root / name} " in done.stderr
+        assert "→ " in done.stderr
+        assert "Traceback" not in done.stderr
+        shutil.copy(rundir.root / "saved", rundir.root / name)
+
+
+def test_a_line_of_metrics_that_was_cut_is_repaired_on_resume(killed: tuple[Path, RunDir], orpo_here: Orpo) -> None:
+    recipe, rundir = killed
+    lines = rundir.metrics.read_text().splitlines(keepends=True)
+    rundir.metrics.write_text("".join(lines[:4]) + "hello\n" + lines[4][:20])
+    done = orpo_here("train", recipe, *RESUME)
+    assert done.returncode == 0, done.stderr
+    assert "lines that are not metrics are kept: 1" in done.stderr
+    assert [line["step"] for line in rundir.read_metrics()] == list(range(1, 7))
+    assert rundir.metrics.read_text().splitlines()[4] == "hello"

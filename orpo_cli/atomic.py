@@ -115,6 +115,11 @@ def keep_as_unverified(folder: Path, target: Path) -> Path:
     return kept
 
 
+def partial_path(path: Path) -> Path:
+    """The file into which ``atomic_write_text`` writes first; a killed process leaves it."""
+    return path.with_name(f".{path.name}.partial")
+
+
 def atomic_write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path``; after an error or a crash, ``path`` has its old content.
 
@@ -124,7 +129,7 @@ def atomic_write_text(path: Path, text: str) -> None:
     special = path.exists() and not path.is_file()
     if not special:
         path = path.resolve()
-    partial = path if special else path.with_name(f".{path.name}.partial")
+    partial = path if special else partial_path(path)
     try:
         # a file name that is no text becomes an escape, which JSON reads back
         with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:

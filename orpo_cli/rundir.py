@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from orpo_cli.atomic import atomic_write_text
-from orpo_cli.checkpoint_manifest import find_checkpoints, unusable_reason
+from orpo_cli.atomic import atomic_write_text, partial_path
+from orpo_cli.checkpoint_manifest import checkpoint_step, find_checkpoints, unusable_reason
 from orpo_cli.control_characters import escape_json_controls
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.json_files import is_number, read_json_lines, read_json_object
@@ -311,7 +311,9 @@ class RunDir:
         if first and not self.metrics.exists() and not self.trained() and not self._foreign(names):
             self.discard()
         else:
-            self.end_attempt(reason, detail=detail, error=detail if reason == FAILED else None)
+            kept = find_checkpoints(self.checkpoints)
+            step = checkpoint_step(kept[-1]) or 0 if kept else 0
+            self.end_attempt(reason, to_step=step, detail=detail, error=detail if reason == FAILED else None)
 
     def discard(self) -> None:
         """Remove the files of a run that failed before its first step, and the directory if it has no others.
@@ -339,6 +341,20 @@ class RunDir:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+    def remove_partial_files(self) -> None:
+        """Remove what a killed process left of files that only the owner of the run writes."""
+        for path in (
+            self.recipe,
+            self.composed,
+            self.plan,
+            self.run,
+            self.data_report,
+            self.metrics,
+            self.card,
+            self.curves,
+        ):
+            partial_path(path).unlink(missing_ok=True)
 
     def _foreign(self, names: set[str]) -> set[str]:
         """Those of the file names that are not from orpo."""

@@ -51,6 +51,7 @@ def train_recipe(
         checkpoint = open_run(rundir, loaded, plan, resume, console)
         if not rundir.attempt:
             console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
+            _write_missing_card(rundir, console)
             return rundir
         run_log.open(rundir.logs / f"attempt-{rundir.attempt}.log")
         _remove_leftovers(rundir)
@@ -246,8 +247,19 @@ def _prepare_pairs(
     return pairs
 
 
+def _write_missing_card(rundir: RunDir, console: Console) -> None:
+    """Write the card of a run whose process was killed after the training had finished."""
+    from orpo_cli.card.model_card import write_card
+
+    if not rundir.card.exists():
+        rundir.remove_partial_files()
+        write_card(rundir)
+        console.note(f"wrote {rundir.card}, which was missing")
+
+
 def _remove_leftovers(rundir: RunDir) -> None:
     """Remove what killed commands left: half of a result, of a merge or of an export, and checkpoints that were pushed."""
+    rundir.remove_partial_files()
     for folder in (rundir.root, rundir.export):
         remove_leftovers(folder)
     shutil.rmtree(rundir.staging, ignore_errors=True)

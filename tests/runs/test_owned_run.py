@@ -264,3 +264,18 @@ def test_a_line_of_metrics_that_was_cut_is_repaired_on_resume(killed: tuple[Path
     assert "lines that are not metrics are kept: 1" in done.stderr
     assert [line["step"] for line in rundir.read_metrics()] == list(range(1, 7))
     assert rundir.metrics.read_text().splitlines()[4] == "hello"
+
+
+def test_a_missing_card_of_a_finished_run_is_written(killed: tuple[Path, RunDir], orpo_here: Orpo) -> None:
+    """The process was killed while it wrote the card."""
+    recipe, rundir = killed
+    assert orpo_here("train", recipe, *RESUME).returncode == 0
+    card = rundir.card.read_text()
+    rundir.card.unlink()
+    partial = rundir.root / ".README.md.partial"
+    partial.write_text(card[:100])
+    done = orpo_here("train", recipe, *RESUME)
+    assert done.returncode == 0, done.stderr
+    assert rundir.card.read_text() == card
+    assert not partial.exists()
+    assert str(rundir.card) not in orpo_here("train", recipe, *RESUME).stderr

@@ -40,6 +40,7 @@ _TEXTS = {
     "No space left on device": errno.ENOSPC,
     "PytorchStreamWriter failed": errno.ENOSPC,  # torch.save
     "inline_container.cc": errno.ENOSPC,  # torch.save
+    "iostream error": errno.ENOSPC,  # torch.save, at the end of its file
     "Disk quota exceeded": errno.EDQUOT,
     "File too large": errno.EFBIG,
     "Read-only file system": errno.EROFS,

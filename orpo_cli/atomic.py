@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from orpo_cli.errors import MachineError, OrpoError, UsageError
+from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.file_lock import FileLock, lock_owner, try_lock
-from orpo_cli.os_errors import explain_os_error
+from orpo_cli.os_errors import explain_os_error, explain_write_errors
 
 _LEFTOVER = re.compile(r"\.(.+)\.partial-(?:\d+(?:\.replaced)?|lock)")  # of the target with this name
 NO_SPACE_REMEDY = "Free some space or choose another place."
@@ -23,7 +23,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 
     If the block raises or is interrupted, the folder is removed and ``target`` is unchanged. Temporary folders of killed
     processes are removed first. Raises UsageError while another process writes the same target, MachineError if the folder
-    cannot be created.
+    cannot be created or the disk becomes full in the block.
     """
     target = target.absolute()
     lock = _lock(target)
@@ -31,10 +31,9 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     replaced = target.with_name(f"{partial.name}.replaced")
     try:
         _remove_leftovers(target, lock)
-        with explain_write_errors(target):
+        with explain_write_errors(target, NO_SPACE_REMEDY):
             partial.mkdir()
-        yield partial
-        with explain_write_errors(target):
+            yield partial
             if target.exists():
                 target.rename(replaced)
             partial.rename(target)
@@ -44,20 +43,6 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         for leftover in (partial, replaced):
             shutil.rmtree(leftover, ignore_errors=True)
         lock.release()
-
-
-@contextmanager
-def explain_write_errors(target: Path, remedy: str = NO_SPACE_REMEDY) -> Iterator[None]:
-    """Turn limits of the machine, such as a full disk, into a MachineError that names ``target``, also those of libraries."""
-    try:
-        yield
-    except (OrpoError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        explained = explain_os_error(error, f"cannot write {target}", remedy)
-        if explained is None:
-            raise
-        raise explained from error
 
 
 def _lock_path(target: Path) -> Path:

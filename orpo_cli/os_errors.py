@@ -8,9 +8,11 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from orpo_cli.errors import MachineError
+from orpo_cli.errors import MachineError, OrpoError
 
 _RAISE = "Raise the limit ({}) in the shell, then repeat the command."
 _OTHER_DISK = "Free some space, or choose another disk."
@@ -36,10 +38,11 @@ OF_A_PATH = {
     errno.ENAMETOOLONG: ("the file name is too long", "Choose a shorter name."),
 }
 _ON_A_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+_OF_WRITING = {*_ON_A_DISK, errno.EFBIG, *OF_A_PATH}
 _TEXTS = {
     "No space left on device": errno.ENOSPC,
     "PytorchStreamWriter failed": errno.ENOSPC,  # torch.save
-    "inline_container.cc": errno.ENOSPC,  # torch.save
+    "unexpected pos": errno.ENOSPC,  # torch.save
     "iostream error": errno.ENOSPC,  # torch.save, at the end of its file
     "Disk quota exceeded": errno.EDQUOT,
     "File too large": errno.EFBIG,
@@ -56,20 +59,50 @@ _TEXTS = {
 _NUMBER_IN_TEXT = re.compile(r"\(os error (\d+)\)|\[[Ee]rrno (\d+)\]")
 
 
-def explain_os_error(error: BaseException, what: str | None = None, remedy: str | None = None) -> MachineError | None:
+def explain_os_error(
+    error: BaseException, what: str | None = None, remedy: str | None = None, *, numbers: Container[int] | None = None
+) -> MachineError | None:
     """``error`` with a remedy, where it or one of its causes is a limit of the machine; None for any other error.
 
     ``what`` begins the message, by default the file that the error names. ``remedy`` replaces the general one for a disk.
+    ``numbers``: those of the errors to explain, by default all.
     """
     for each in _causes(error):
         number = _number(each)
         found = LIMITS.get(number) or (OF_A_PATH.get(number) if each is error else None)
-        if found is not None:
+        if found is not None and (numbers is None or number in numbers):
             reason, general_remedy = found
             start = what or _file_name(each)
             message = f"{start}: {reason}." if start else f"{reason}."
             return MachineError(message, remedy=remedy if remedy and number in _ON_A_DISK else general_remedy)
     return None
+
+
+@contextmanager
+def explain_limits(what: str, remedy: str | None = None) -> Iterator[None]:
+    """Turn limits of the machine into a MachineError that begins with ``what``."""
+    with _explaining(what, remedy, LIMITS):
+        yield
+
+
+@contextmanager
+def explain_write_errors(target: Path, remedy: str) -> Iterator[None]:
+    """Turn a full disk, and other reasons not to write, into a MachineError that names ``target``, also those of libraries."""
+    with _explaining(f"cannot write {target}", remedy, _OF_WRITING):
+        yield
+
+
+@contextmanager
+def _explaining(what: str, remedy: str | None, numbers: Container[int]) -> Iterator[None]:
+    try:
+        yield
+    except OrpoError:
+        raise
+    except Exception as error:
+        explained = explain_os_error(error, what, remedy, numbers=numbers)
+        if explained is None:
+            raise
+        raise explained from error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orpo_cli.atomic import explain_write_errors
 from orpo_cli.errors import RunError
 from orpo_cli.json_files import read_json_object
 from orpo_cli.merge.base_checkpoint import Checkpoint
@@ -37,18 +36,17 @@ def write_safetensors(source: Path, folder: Path, *, dtype: str, max_shard_size:
     copy_model_files(source, folder)
     set_dtype(folder / "config.json", dtype)
     set_eos_token_ids(folder / "generation_config.json", eos_token_ids)
-    with explain_write_errors(folder.parent):
-        checkpoint = _open_checkpoint(source)
-        specs = {
-            name: TensorSpec(dtype if getattr(torch, spec.dtype).is_floating_point else spec.dtype, spec.shape)
-            for name, spec in sorted(checkpoint.specs.items())
-        }
-        files = plan_shards(specs, max_shard_size)
-        for file, names in files.items():
-            tensors = {name: _convert(checkpoint.read(name), name, specs[name].dtype) for name in names}
-            save_file(tensors, folder / file, metadata={"format": "pt"})
-        if len(files) > 1:
-            (folder / "model.safetensors.index.json").write_text(shard_index(specs, files), encoding="utf-8")
+    checkpoint = _open_checkpoint(source)
+    specs = {
+        name: TensorSpec(dtype if getattr(torch, spec.dtype).is_floating_point else spec.dtype, spec.shape)
+        for name, spec in sorted(checkpoint.specs.items())
+    }
+    files = plan_shards(specs, max_shard_size)
+    for file, names in files.items():
+        tensors = {name: _convert(checkpoint.read(name), name, specs[name].dtype) for name in names}
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+    if len(files) > 1:
+        (folder / "model.safetensors.index.json").write_text(shard_index(specs, files), encoding="utf-8")
     copy_mode_to_weights(folder / "config.json")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from orpo_cli.errors import HubError, HubRefused, Interrupted, MachineError, OrpoError, hub_error_type
+from orpo_cli.os_errors import explain_os_error
 from orpo_cli.redaction import redact
 
 REPEAT_TO_CONTINUE = "Repeating the same command continues where this one stopped."
@@ -31,7 +32,9 @@ def translate_hub_errors(repo_id: str) -> Iterator[None]:
     except (HTTPError, ConnectionError, TimeoutError) as error:
         raise _connection_error(repo_id, error) from error
     except OSError as error:
-        raise MachineError(f"{error.filename or repo_id}: {error.strerror or error}") from error
+        raise explain_os_error(error) or MachineError(
+            f"{error.filename or repo_id}: {error.strerror or error}.", remedy=REPEAT_TO_CONTINUE
+        ) from error
     except UnicodeEncodeError as error:  # of the authorization header
         raise HubRefused(
             f"{repo_id}: the hub token has a character that is not ASCII.",

@@ -75,7 +75,7 @@ class PushCallback(TrainerCallback):
             return
         try:
             self.pending.put(self._stage_checkpoint(self.rundir.checkpoints / name))
-        except OSError as error:
+        except (OSError, OrpoError) as error:  # also a full disk
             self._warn_failed(name, error)
             return
         if not busy:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.atomic import explain_write_errors
 from orpo_cli.errors import RunError
 from orpo_cli.merge.adapter_layers import MAX_OUTPUT_DIFFERENCE, AdaptedLayer, AdaptedLayers
 from orpo_cli.merge.base_checkpoint import Checkpoint, UnsupportedCheckpoint, WeightGroup, WeightMap
@@ -191,28 +190,27 @@ def write_shards(merge: ShardedMerge, folder: Path, max_shard_size: str, progres
     specs = merge.output_specs()
     files = plan_shards(specs, max_shard_size)
     file_of = {name: file for file, names in files.items() for name in names}
-    with explain_write_errors(folder.parent):
-        with ExitStack() as stack:
-            writers = {
-                file: stack.enter_context(SafetensorsWriter(folder / file, {name: specs[name] for name in names}))
-                for file, names in files.items()
-            }
+    with ExitStack() as stack:
+        writers = {
+            file: stack.enter_context(SafetensorsWriter(folder / file, {name: specs[name] for name in names}))
+            for file, names in files.items()
+        }
 
-            def write(name: str, tensor: Tensor) -> None:
-                writers[file_of[name]].write(name, tensor)
-                merge.digests[name] = _digest(tensor)
+        def write(name: str, tensor: Tensor) -> None:
+            writers[file_of[name]].write(name, tensor)
+            merge.digests[name] = _digest(tensor)
 
-            thread = stack.enter_context(ThreadPoolExecutor(max_workers=1))
-            last: Future[None] | None = None
-            for done, (name, tensor) in enumerate(merge.merged_tensors(), start=1):
-                if last is not None:
-                    last.result()
-                last = thread.submit(write, name, tensor)
-                progress(done, len(specs))
+        thread = stack.enter_context(ThreadPoolExecutor(max_workers=1))
+        last: Future[None] | None = None
+        for done, (name, tensor) in enumerate(merge.merged_tensors(), start=1):
             if last is not None:
                 last.result()
-        if len(files) > 1:
-            (folder / "model.safetensors.index.json").write_text(shard_index(specs, files), encoding="utf-8")
+            last = thread.submit(write, name, tensor)
+            progress(done, len(specs))
+        if last is not None:
+            last.result()
+    if len(files) > 1:
+        (folder / "model.safetensors.index.json").write_text(shard_index(specs, files), encoding="utf-8")
 
 
 def _digest(tensor: Tensor) -> int:

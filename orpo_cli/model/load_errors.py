@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from orpo_cli.errors import HubError, HubRefused, MachineError, OrpoError, UsageError, hub_error_type
 from orpo_cli.model.model_files import damaged_gguf, find_damaged_file
+from orpo_cli.os_errors import explain_limits
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -27,7 +28,8 @@ def explain_load_errors(name: str, files: str | None = None) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
-        yield
+        with explain_limits(name):
+            yield
     except OrpoError:
         raise
     except HfHubHTTPError as error:

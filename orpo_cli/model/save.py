@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orpo_cli.atomic import explain_write_errors
 from orpo_cli.model.file_size import parse_size
 
 if TYPE_CHECKING:
@@ -21,10 +20,9 @@ def save_model(
 ) -> None:
     """Write ``model`` to ``folder``: weights, configurations with every end token, tokenizer with its chat template."""
     complete_generation_config(model, tokenizer, eos_token_ids)
-    with explain_write_errors(folder.parent):
-        model.save_pretrained(folder, max_shard_size=parse_size(max_shard_size, "max_shard_size"))
-        tokenizer.save_pretrained(folder)
-        copy_mode_to_weights(folder / "config.json")
+    model.save_pretrained(folder, max_shard_size=parse_size(max_shard_size, "max_shard_size"))
+    tokenizer.save_pretrained(folder)
+    copy_mode_to_weights(folder / "config.json")
 
 
 def save_configs(
@@ -37,14 +35,13 @@ def save_configs(
     complete_generation_config(model, tokenizer, eos_token_ids)
     model.config.dtype = getattr(torch, dtype)
     model.config.architectures = [type(model).__name__]
-    with explain_write_errors(folder.parent):
-        if model._auto_class is not None:  # a model with custom code
-            custom_object_save(model, folder, config=model.config)
-        model.config.save_pretrained(folder)
-        if model.generation_config is not None:
-            model.generation_config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        copy_mode_to_weights(folder / "config.json")
+    if model._auto_class is not None:  # a model with custom code
+        custom_object_save(model, folder, config=model.config)
+    model.config.save_pretrained(folder)
+    if model.generation_config is not None:
+        model.generation_config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    copy_mode_to_weights(folder / "config.json")
 
 
 def copy_mode_to_weights(config: Path) -> None:

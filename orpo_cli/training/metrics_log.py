@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import resource
 import sys
 import time
@@ -13,9 +11,8 @@ from typing import Any, Protocol
 import torch
 from transformers import TrainerCallback, TrainerState
 
-from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import Problem
-from orpo_cli.json_files import is_number
+from orpo_cli.training.metrics_file import MetricsFile, metrics_record
 
 
 class TrainingObserver(Protocol):
@@ -38,7 +35,7 @@ class MetricsCallback(TrainerCallback):
     """Writes metrics.jsonl and reports to the observer. ``tokens_per_second`` counts the time inside steps only."""
 
     def __init__(self, path: Path, observer: TrainingObserver) -> None:
-        self.path = path
+        self.file = MetricsFile(path)
         self.observer = observer
         self.trainer: Any = None  # set once the trainer exists
         self.last: dict[str, Any] = {}
@@ -67,17 +64,17 @@ class MetricsCallback(TrainerCallback):
         logs = dict(logs or {})
         if "train_runtime" in logs:  # the Trainer's summary at the end; run.json has these figures
             return
-        record: dict[str, Any] = {"step": state.global_step}
-        record |= {name: value for name, value in logs.items() if isinstance(value, int | float)}
+        record = metrics_record(state.global_step, logs)
         if "loss" in logs:
             tokens = self.trainer.tokens_seen - self._tokens_before
             record["tokens_per_second"] = round(tokens / self._seconds, 1) if self._seconds else 0.0
             record["memory_gb"] = round(peak_memory_bytes(args.device) / 1e9, 3)
             self._tokens_before, self._seconds = self.trainer.tokens_seen, 0.0
             self.last = record
-        record = {name: value for name, value in record.items() if math.isfinite(value)}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        if state.log_history:  # for the checkpoint, from which a line that is lost is restored
+            state.log_history[-1] |= record
+        if (problem := self.file.append(record)) is not None:
+            self.observer.note(f"warning: {problem}")
         self.observer.show_metrics(record)
 
 
@@ -87,28 +84,3 @@ def peak_memory_bytes(device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def truncate_metrics(path: Path, step: int) -> int:
-    """Drop the lines of metrics.jsonl after ``step``, which a resumed run computes again, and an incomplete last line.
-
-    Returns the number of lines that are not metrics, which are kept.
-    """
-    if not path.exists():
-        return 0
-    *lines, last = path.read_bytes().decode("utf-8", errors="replace").split("\n")
-    if _step_of(last) is not None:
-        lines.append(last)  # only its line feed is missing
-    steps = [_step_of(line) for line in lines]
-    kept = [line for line, number in zip(lines, steps, strict=True) if number is None or number <= step]
-    atomic_write_text(path, "".join(f"{line}\n" for line in kept))
-    return steps.count(None)
-
-
-def _step_of(line: str) -> float | None:
-    """The step of a line of metrics.jsonl; None for another line."""
-    try:
-        step = json.loads(line)["step"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-    return step if is_number(step) else None

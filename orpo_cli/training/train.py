@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.atomic import NO_SPACE_REMEDY, atomic_directory
-from orpo_cli.checkpoint_manifest import checkpoint_step
 from orpo_cli.data.pair_encoder import end_token_ids
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, RunError
 from orpo_cli.model.onednn import use_onednn
@@ -21,7 +21,8 @@ from orpo_cli.training.allocator import keep_freed_memory
 from orpo_cli.training.checkpoints import remove_staging
 from orpo_cli.training.interrupt import InterruptCallback
 from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
-from orpo_cli.training.metrics_log import MetricsCallback, TrainingObserver, truncate_metrics
+from orpo_cli.training.metrics_file import restore_metrics
+from orpo_cli.training.metrics_log import MetricsCallback, TrainingObserver
 from orpo_cli.training.out_of_memory import is_out_of_memory
 from orpo_cli.training.trl_trainer import PairTrainer
 from orpo_cli.training.untrained_tokens import untrained_template_tokens
@@ -59,13 +60,14 @@ def train(
         problem = untrained_template_tokens(trainer.model, inputs.tokenizer, inputs.train_dataset)
         if problem is not None:
             observer.warn(problem)
-        foreign = truncate_metrics(rundir.metrics, -1 if resume_from is None else checkpoint_step(resume_from) or 0)
+        foreign = _restore_metrics(rundir, resume_from)
         if foreign:
             observer.note(f"{rundir.metrics}: lines that are not metrics are kept: {foreign}")
         with interrupt.handle_signals():
             interrupt.run_steps(trainer, resume_from)
             if plan.lora is not None:
                 _check_adapter_changed(trainer.model)
+            metrics.file.finish()
             save_result(trainer.model, inputs.tokenizer, plan, rundir)
             _record_result(rundir, trainer, metrics, time.time() - started)
     except (Interrupted, KeyboardInterrupt):
@@ -76,6 +78,14 @@ def train(
         if explained is error:
             raise
         raise explained from error
+
+
+def _restore_metrics(rundir: RunDir, checkpoint: Path | None) -> int:
+    """Set metrics.jsonl back to the checkpoint, or to step 0; returns the number of lines that are not metrics."""
+    if checkpoint is None:
+        return restore_metrics(rundir.metrics, -1)
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return restore_metrics(rundir.metrics, state["global_step"], state.get("log_history", ()))
 
 
 def save_result(model: Any, tokenizer: PreTrainedTokenizerBase, plan: Plan, rundir: RunDir) -> None:

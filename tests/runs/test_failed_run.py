@@ -16,7 +16,8 @@ from support.tiny import write_recipe
 
 from orpo_cli.errors import UsageError
 from orpo_cli.rundir import FINISHED, RunDir
-from orpo_cli.training.metrics_log import MetricsCallback, truncate_metrics
+from orpo_cli.training.metrics_file import restore_metrics
+from orpo_cli.training.metrics_log import MetricsCallback
 
 STEPS, SAVE_STEPS = 10, 4
 RESUME = ("--resume", "auto")
@@ -205,5 +206,5 @@ def test_a_checkpoint_with_half_a_state_is_not_the_last_one(tmp_path: Path, orpo
 def test_half_a_line_of_metrics_is_dropped_when_a_run_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 4}\n{"step": 9}\n{"step": 1')
-    truncate_metrics(path, 8)
+    restore_metrics(path, 8)
     assert path.read_text() == '{"step": 4}\n'

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.data.sources.files import check_arrow_file
-from orpo_cli.errors import DataError, HubError, HubRefused, hub_error_type
+from orpo_cli.errors import DataError, HubError, HubRefused, OrpoError, hub_error_type
 from orpo_cli.hub_status import hub_reachable
+from orpo_cli.os_errors import explain_os_error
 from orpo_cli.recipe.schema import Source
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -86,11 +87,13 @@ def _check_cached_revision(commit: str | None, source: Source, note: Callable[[s
     note(f"using the cached copy of {source.path}, commit {commit}")
 
 
-def convert_error(error: Exception, source: Source) -> DataError | HubError | None:
+def convert_error(error: Exception, source: Source) -> OrpoError | None:
     """Error for the user in place of an error of ``datasets``; None for an unknown one."""
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
     from huggingface_hub.errors import HfHubHTTPError
 
+    if limit := explain_os_error(error, source.path, "Free disk space, or set HF_HOME to a folder on another disk."):
+        return limit
     message = str(error).strip().rstrip(".")
     if isinstance(error, DatasetNotFoundError):
         return HubRefused(

@@ -10,7 +10,6 @@ import glob
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from orpo_cli.digests import file_sha256
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.json_files import read_json_object_or_empty
 from orpo_cli.recipe.schema import Source
+from orpo_cli.temporary_directory import temporary_directory
 
 UNSUPPORTED_SUFFIXES = (".txt", ".zip", ".tar", ".xlsx", ".xls", ".zst", ".bz2", ".xz", ".gz", ".pkl", ".pt", ".db")
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # with a namespace: `datasets` would take a bare `json` for a loader
@@ -70,9 +70,9 @@ def open_source(source: Source, label: str, note: Callable[[str], None]) -> Iter
     path = source.path
     if "://" in path:
         _refuse_hub_options(source, "a URL")
-        with tempfile.TemporaryDirectory(prefix="orpo-") as folder:
+        with temporary_directory("download") as folder:
             note(f"downloading {path}")
-            downloaded = download(path, Path(folder))
+            downloaded = download(path, folder)
             try:
                 yield _open_files(
                     {"train": downloaded},
@@ -80,7 +80,7 @@ def open_source(source: Source, label: str, note: Callable[[str], None]) -> Iter
                     name=lambda file: label if len(downloaded) == 1 else f"{label}/{file.relative_to(folder)}",
                 )
             except DataError as error:  # name the URL, not the local copy
-                copy = str(downloaded[0]) if len(downloaded) == 1 else folder
+                copy = str(downloaded[0] if len(downloaded) == 1 else folder)
                 raise DataError(error.message.replace(copy, path), remedy=error.remedy) from error
     elif (local := Path(path).expanduser()).exists() or glob.has_magic(path) or _looks_local(path):
         _refuse_hub_options(source, "a local path")

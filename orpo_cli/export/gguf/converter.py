@@ -18,10 +18,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from orpo_cli.atomic import atomic_write_text
+from orpo_cli.atomic import NO_SPACE_REMEDY, atomic_write_text
 from orpo_cli.cache_dir import cache_dir
 from orpo_cli.cache_entry import MANIFEST, cached_entry
 from orpo_cli.errors import MachineError, RunError
+from orpo_cli.os_errors import explain_os_error
 
 Note = Callable[[str], None]
 
@@ -119,6 +120,8 @@ def convert(
     done = _run(install_converter(note), [_CONVERT, "add-bos" if add_bos else "", ends, *arguments])
     if done.returncode == 0 and file.is_file():
         return
+    if limit := explain_os_error(RuntimeError(done.stderr), f"cannot write {file.name}", NO_SPACE_REMEDY):
+        raise limit
     if "pre-tokenizer was not recognized" in done.stderr:
         raise MachineError(
             f"llama.cpp does not support how the tokenizer of {name} splits text (its pre-tokenizer), so it would encode "

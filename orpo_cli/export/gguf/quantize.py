@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from orpo_cli.atomic import NO_SPACE_REMEDY
 from orpo_cli.errors import MachineError, RunError
+from orpo_cli.os_errors import explain_os_error
 
 # Names and numbers in llama.cpp (enum llama_ftype in llama.h).
 K_QUANTS = {
@@ -49,6 +51,8 @@ def quantize(source: Path, target: Path, gguf_type: str) -> None:
         command = [program, str(source), str(target), name]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0 or not target.is_file():
+        if limit := explain_os_error(RuntimeError(done.stderr), f"cannot write {target.name}", NO_SPACE_REMEDY):
+            raise limit
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         raise RunError(
             f"llama.cpp could not quantize to {name}: {lines[-1] if lines else 'no message'}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,10 @@ def train(
         raise
     except BaseException as error:
         explained = _explain_error(error, rundir)
-        _record_failure(rundir, explained, metrics.step)
+        with suppress(
+            MachineError
+        ):  # the disk may have no space for run.json either; a run without a process was killed
+            _record_failure(rundir, explained, metrics.step)
         if explained is error:
             raise
         raise explained from error

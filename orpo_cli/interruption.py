@@ -37,6 +37,7 @@ class _State:
 
     def __init__(self) -> None:
         self.process = os.getpid()
+        self.installed = False  # whether the handlers are; without them, as in a test, contexts work all the same
         self.exit_code: int | None = EXIT_CODE  # None while a command runs
         self.ended = False
         self.cause: str | None = None
@@ -47,7 +48,7 @@ class _State:
         self.waiting: list[int] = []  # signals that arrived inside `uninterrupted`
 
 
-_state: _State | None = None  # None: no handlers are installed
+_state: _State | None = None
 
 
 def install() -> Callable[[], None]:
@@ -56,9 +57,11 @@ def install() -> Callable[[], None]:
     Does nothing where they are installed already, and in another thread than the main one, which cannot install handlers.
     """
     global _state
-    if threading.current_thread() is not threading.main_thread() or (_state and _state.process == os.getpid()):
+    installed = _state and _state.installed and _state.process == os.getpid()
+    if installed or threading.current_thread() is not threading.main_thread():
         return lambda: None
     _state = _State()
+    _state.installed = True
     before = {number: signal.getsignal(number) for number in SIGNALS}
     caught = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
     for number in caught:
@@ -102,9 +105,16 @@ def was_raised() -> bool:
 
 
 def forget() -> None:
-    """Forget a signal that was not meant to end the command, such as Ctrl-C during an answer of a chat."""
+    """Forget a request: the command goes on."""
     if _state:
         _state.cause, _state.raised = None, False
+
+
+def continue_after_ctrl_c() -> None:
+    """In the handler of a KeyboardInterrupt that ends less than the command. Raises it again where it is not from Ctrl-C."""
+    if cause() not in (None, signal.SIGINT.name):
+        raise KeyboardInterrupt
+    forget()
 
 
 def by_cause() -> str:
@@ -134,7 +144,7 @@ def until_complete(note: Note) -> Iterator[None]:
     """
     global _state
     raise_if_requested()
-    _state = _state or _State()  # without handlers, as where another program calls a training
+    _state = _state or _State()
     outer, _state.note = _state.note, note
     try:
         yield

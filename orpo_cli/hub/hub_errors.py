@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from orpo_cli import interruption
 from orpo_cli.errors import HubError, HubRefused, Interrupted, MachineError, OrpoError, hub_error_type
 from orpo_cli.os_errors import explain_os_error
 from orpo_cli.redaction import redact
@@ -26,7 +27,10 @@ def translate_hub_errors(repo_id: str) -> Iterator[None]:
     except OrpoError:
         raise
     except KeyboardInterrupt as error:
-        raise Interrupted(f"{repo_id}: the push was interrupted.", remedy=REPEAT_TO_CONTINUE) from error
+        interrupted = (
+            f"{repo_id}: the push was interrupted{interruption.by_cause()}; files that were sent are not sent again."
+        )
+        raise Interrupted(interrupted, remedy=REPEAT_TO_CONTINUE) from error
     except HfHubHTTPError as error:
         raise _response_error(repo_id, error) from error
     except (HTTPError, ConnectionError, TimeoutError) as error:

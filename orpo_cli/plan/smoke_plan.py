@@ -107,6 +107,8 @@ def _training(training: dict[str, Any]) -> Changes:
     }
     if training.get("push_to_hub"):
         wanted["push_to_hub"] = (False, "nothing is sent anywhere")
+    if training.get("save_before"):
+        wanted["save_before"] = (None, "two steps need no limit")
     for what, tried in (("eval", "evaluation"), ("save", "checkpoint")):
         if training.get(f"{what}_strategy") == "steps":
             wanted[f"{what}_steps"] = (1, f"every step tries the {tried}")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 # Other parts of orpo-cli do what these arguments say: with them in the Trainer, an error of the hub would end the run.
-HANDLED_BY_ORPO = ("logging_dir", "push_to_hub", "hub_strategy", "hub_always_push", "hub_revision")
+HANDLED_BY_ORPO = ("logging_dir", "save_before", "push_to_hub", "hub_strategy", "hub_always_push", "hub_revision")
 LORA_PLUS = ("loraplus_lr_ratio", "loraplus_lr_embedding")  # keys of `lora` that configure the optimizer
 
 

@@ -25,6 +25,7 @@ from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
 from orpo_cli.training.metrics_file import restore_metrics
 from orpo_cli.training.metrics_log import MetricsCallback, TrainingObserver
 from orpo_cli.training.out_of_memory import is_out_of_memory
+from orpo_cli.training.save_before import SaveBeforeCallback, find_deadline
 from orpo_cli.training.trl_trainer import PairTrainer
 from orpo_cli.training.untrained_tokens import untrained_template_tokens
 
@@ -56,7 +57,10 @@ def train(
     remove_staging(rundir)
     try:
         inputs.model.config.pad_token_id = inputs.tokenizer.pad_token_id
-        trainer = make_trainer(plan, rundir.checkpoints, inputs, [metrics, interrupt, *callbacks], observer.note)
+        deadline = find_deadline(plan.training.get("save_before"))
+        leaving = [] if deadline is None else [SaveBeforeCallback(deadline, observer.note)]
+        all_callbacks = [metrics, *leaving, interrupt, *callbacks]
+        trainer = make_trainer(plan, rundir.checkpoints, inputs, all_callbacks, observer.note)
         metrics.trainer = trainer
         problem = untrained_template_tokens(trainer.model, inputs.tokenizer, inputs.train_dataset)
         if problem is not None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from orpo_cli import interruption
 from orpo_cli.control_characters import escape_controls
 from orpo_cli.errors import OrpoError
 from orpo_cli.report.console import Console
@@ -74,6 +75,7 @@ def _read_messages(is_terminal: bool) -> Iterator[str]:
             print(file=sys.stderr)
             return
         except KeyboardInterrupt:
+            interruption.continue_after_ctrl_c()
             print("\n(Ctrl-D or /exit ends the chat)", file=sys.stderr)
             continue
         if line:
@@ -94,6 +96,7 @@ def _print_answers(
         except KeyboardInterrupt:
             if not is_terminal:
                 raise
+            interruption.continue_after_ctrl_c()
             print(" [stopped]\n", flush=True)
             return
         except OrpoError as error:

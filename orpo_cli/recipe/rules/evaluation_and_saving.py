@@ -69,6 +69,18 @@ def steps_unused(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
+def save_before_without_state(recipe: Recipe) -> Iterator[Problem]:
+    """A run that leaves before its end continues from a checkpoint with the state of the optimizer."""
+    training = recipe.training
+    if training.save_before is not None and training.save_only_model:
+        yield Problem(
+            "save-before",
+            "has no use with save_only_model: true, because the run could not continue from the checkpoint.",
+            "training.save_before",
+            remedy="Remove one of the two.",
+        )
+
+
 def save_total_limit_unused(recipe: Recipe) -> Iterator[Problem]:
     """save_total_limit has no effect without checkpoints."""
     if recipe.training.save_strategy == "no" and recipe.training.save_total_limit is not None:

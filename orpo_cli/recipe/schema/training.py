@@ -1,10 +1,11 @@
-"""`training`: the arguments of trl's ORPOConfig by their own names, and two arguments of orpo-cli."""
+"""`training`: the arguments of trl's ORPOConfig by their own names, and three arguments of orpo-cli."""
 
 import typing
 from typing import Any
 
 from pydantic import Field
 
+from orpo_cli.recipe.schema.time_limit import TimeLimit
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS, TrainingFields
 
 
@@ -14,6 +15,11 @@ class TrainingSection(TrainingFields):
     loss_on_prompt: bool | None = Field(
         None,
         description="Compute the NLL over prompt and chosen completion, as trl does; false: over the chosen completion only.",
+    )
+    save_before: TimeLimit | None = Field(
+        None,
+        description="Save a checkpoint and leave before this time since the start, as HH:MM:SS or D-HH:MM:SS; in a Slurm "
+        "job, the end of the job counts too.",
     )
     logging_dir: str | None = Field(
         None,
@@ -32,6 +38,7 @@ OPTIMIZERS: tuple[str, ...] = typing.get_args(typing.get_args(TrainingFields.mod
 # Example values of arguments whose default or choices do not explain them.
 TRAINING_EXAMPLES: dict[str, list[Any]] = {
     "logging_dir": ["curves"],
+    "save_before": ["02:30:00", "1-12:00:00"],
     "push_to_hub": [True],
     "hub_strategy": ["checkpoint"],
     "hub_revision": ["first-try"],

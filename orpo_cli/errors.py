@@ -123,7 +123,7 @@ def hub_error_type(status_code: int) -> type[HubError]:
 
 
 class Interrupted(OrpoError):
-    """Ctrl-C or SIGTERM; a checkpoint was saved if training had started."""
+    """A signal, such as Ctrl-C, ended the command; ``orpo_cli.interruption`` says which."""
 
     exit_code = 130
     kind = "interrupted"

@@ -20,6 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from orpo_cli.atomic import atomic_write_text
 from orpo_cli.card.model_card import render_card
 from orpo_cli.card.run_contents import CARD_PATH, PushFile, RunPart, part_files
+from orpo_cli.checkpoint_manifest import MANIFEST
 from orpo_cli.errors import OrpoError, Problem
 from orpo_cli.hub.hub_errors import translate_hub_errors
 from orpo_cli.hub.preflight import PushOptions, run_preflight
@@ -108,6 +109,7 @@ class PushCallback(TrainerCallback):
         staged = self.staging_folder / checkpoint.name
         shutil.rmtree(staged, ignore_errors=True)
         shutil.copytree(checkpoint, staged, copy_function=_link)
+        (staged / MANIFEST).unlink(missing_ok=True)  # of the unchanged folder
         config = staged / "adapter_config.json"
         if config.is_file():  # its base is the path that was loaded: for a GGUF file, a folder in the cache
             named = {**json.loads(config.read_text()), "base_model_name_or_path": self.plan.model.model_name_or_path}

@@ -18,22 +18,32 @@ def remove_old_checkpoints(parent: Path, step: int, limit: int | None, best: str
     """
     if limit is None or limit <= 0:
         return
-    counted = [
-        path
-        for path in find_checkpoints(parent)
-        if (checkpoint_step(path) or 0) <= step and _is_intact(path, contents=False)
-    ]
+    reached = [path for path in find_checkpoints(parent) if (checkpoint_step(path) or 0) <= step]
+    newest_is_finite = bool(reached) and _is_finite(reached[-1])  # it was written a moment ago
+    counted = [path for path in reached if _is_intact(path, contents=not newest_is_finite)]
     protected = {*counted[-1:], *(path for path in counted if best is not None and path.name == Path(best).name)}
-    last_finite = next((path for path in reversed(counted) if _is_finite(path, newest=path == counted[-1])), None)
-    protected |= {last_finite} if last_finite else set()
+    if not newest_is_finite:
+        protected.update([path for path in counted if _is_finite(path)][-1:])
     removable = [path for path in counted if path not in protected]
     for path in removable[: max(0, len(counted) - max(limit, len(protected)))]:
-        removed = path.with_name(f".{path.name}.removed")  # not half a checkpoint, if the process is killed
-        path.rename(removed)
-        shutil.rmtree(removed, ignore_errors=True)
+        _remove(path)
 
 
-def _is_intact(checkpoint: Path, *, contents: bool) -> bool:
+def keep_only(best: Path) -> None:
+    """Remove all checkpoints except the best one and damaged ones, at the end of a training."""
+    for path in find_checkpoints(best.parent):
+        if path.name != best.name and _is_intact(path):
+            _remove(path)
+
+
+def _remove(checkpoint: Path) -> None:
+    removed = checkpoint.with_name(f".{checkpoint.name}.removed")  # not half a checkpoint, if the process is killed
+    checkpoint.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
+
+
+def _is_intact(checkpoint: Path, *, contents: bool = False) -> bool:
+    """Whether a checkpoint is as it was written. Without ``contents`` by sizes: reading all files takes as long as a save."""
     try:
         check_files(checkpoint, contents=contents)
     except CheckpointDamaged:
@@ -41,10 +51,9 @@ def _is_intact(checkpoint: Path, *, contents: bool) -> bool:
     return True
 
 
-def _is_finite(checkpoint: Path, *, newest: bool) -> bool:
-    """Whether a checkpoint is valid and finite. The content of the newest one was written a moment ago."""
+def _is_finite(checkpoint: Path) -> bool:
     try:
-        manifest = check_files(checkpoint, contents=not newest)
+        manifest = check_files(checkpoint, contents=False)
     except CheckpointDamaged:
         return False
     return manifest is None or manifest.finite

@@ -26,11 +26,12 @@ from torch.nn.functional import cross_entropy
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import SaveStrategy
 
+from orpo_cli.checkpoint_manifest import CheckpointDamaged, check_files
 from orpo_cli.data.table import expand_pair
 from orpo_cli.errors import MachineError, RunError, UsageError
 from orpo_cli.training.checkpoint_writer import CheckpointWriter
 from orpo_cli.training.out_of_memory import random_state_restorer
-from orpo_cli.training.retention import remove_old_checkpoints
+from orpo_cli.training.retention import keep_only, remove_old_checkpoints
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # "experimental": the pin answers it
@@ -173,6 +174,28 @@ class PairTrainer(ORPOTrainer):
             self.state.best_model_checkpoint = str(best)
             if writer.owner:
                 self.state.save_to_json(str(writer.staged / TRAINER_STATE_NAME))
+
+    def _load_best_model(self) -> None:
+        """Load the weights of the best checkpoint. Raises RunError if it is damaged: the last weights are another result."""
+        try:
+            check_files(Path(self.state.best_model_checkpoint or ""))
+        except CheckpointDamaged as error:
+            raise RunError(
+                f"the best checkpoint {self.state.best_model_checkpoint} is damaged: {error}.",
+                remedy="Train it again: `--resume PATH` with a checkpoint before it.",
+            ) from error
+        super()._load_best_model()
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's end of a training; with ``save_total_limit`` 1 the best checkpoint is kept, and damaged ones are."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            output = super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+        if limit == 1 and self.args.should_save and self.state.best_model_checkpoint is not None:
+            keep_only(Path(self.state.best_model_checkpoint))
+        return output
 
     def _get_output_dir(self, trial: Any) -> str:
         folder: str = super()._get_output_dir(trial) if self.writer is None else str(self.writer.staging)

@@ -93,9 +93,7 @@ def _remove_leftovers(target: Path, lock: FileLock) -> None:
 def keep_as_unverified(folder: Path, target: Path) -> Path:
     """Rename ``folder`` to ``TARGET.unverified``, or ``TARGET.unverified-2`` and so on if that exists. Returns the new path."""
     target = target.absolute()
-    kept, number = target.with_name(f"{target.name}.unverified"), 2
-    while kept.exists():
-        kept, number = target.with_name(f"{target.name}.unverified-{number}"), number + 1
+    kept = unused_name(target.with_name(f"{target.name}.unverified"))
     folder.rename(kept)
     return kept
 
@@ -103,6 +101,14 @@ def keep_as_unverified(folder: Path, target: Path) -> Path:
 def partial_path(path: Path) -> Path:
     """The file into which ``atomic_write_text`` writes first; a killed process leaves it."""
     return path.with_name(f".{path.name}.partial")
+
+
+def unused_name(path: Path) -> Path:
+    """``path``, or if it exists ``path-2`` and so on."""
+    free, number = path, 2
+    while free.exists():
+        free, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return free
 
 
 def atomic_write_text(path: Path, text: str) -> None:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orpo_cli.digests import file_xxh3
+
 MANIFEST, STATE = "manifest.json", "trainer_state.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
-_BLOCK_BYTES = 4 << 20
 
 
 class CheckpointDamaged(Exception):
@@ -108,18 +109,6 @@ def check_files(checkpoint: Path, *, contents: bool = True) -> CheckpointManifes
     for name, (size, digest) in manifest.files.items():
         _check_file(checkpoint / name, name, size, digest if contents else None)
     return manifest
-
-
-def file_xxh3(path: Path) -> str:
-    """Hexadecimal xxh3_128 of a file, read in blocks. Raises OSError."""
-    import xxhash
-
-    digest, block = xxhash.xxh3_128(), bytearray(_BLOCK_BYTES)
-    view = memoryview(block)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(block):
-            digest.update(view[:count])
-    return digest.hexdigest()
 
 
 def _digest_of(document: Mapping[str, Any]) -> str:

@@ -45,6 +45,7 @@ class RunDir:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.lock: RunLock | None = None  # held by this process
+        self._run_before = ""  # run.json before the attempt of this process
         self.attempt = 0  # number of the attempt of this process; 0 where it does not train the run
         self.recipe = root / "recipe.yaml"  # the recipe as the user wrote it, with overrides listed on top
         # with the recipes that it extends and the environment variables that it uses, where it has any
@@ -55,6 +56,7 @@ class RunDir:
         self.metrics = root / "metrics.jsonl"  # a JSON line for each logged step and evaluation
         self.logs = root / "logs"  # the log of each attempt
         self.checkpoints = root / "checkpoints"  # the folder of the checkpoint-N folders
+        self.abandoned = root / "abandoned"  # checkpoints and metrics of steps that `--resume PATH` went back before
         self.adapter = root / "adapter"  # the trained LoRA adapter
         self.model = root / "model"  # the trained model of a run without an adapter
         self.merged = root / "merged"  # the adapter merged into its base
@@ -159,9 +161,15 @@ class RunDir:
 
     def begin_attempt(self, *, from_step: int, versions: Mapping[str, str | None]) -> None:
         """Record in run.json that this process trains the run; an attempt without an end was killed."""
+        self._run_before = self.run.read_text(encoding="utf-8")
         changes = self._begun(from_step, versions)
         self.attempt = changes["attempts"][-1]["number"]
         self.write_run(error=None, **changes)
+
+    def withdraw_attempt(self) -> None:
+        """Restore run.json as it was before this attempt, which changed nothing else."""
+        atomic_write_text(self.run, self._run_before)
+        self.attempt = 0
 
     def end_attempt(self, reason: str, *, to_step: int = 0, detail: str | None = None, **changes: Any) -> None:
         """Record in run.json why the attempt ended: finished, interrupted or failed, which is also the status of the run.

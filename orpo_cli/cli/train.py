@@ -9,6 +9,7 @@ import typer
 from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
 from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
+from orpo_cli.training.resume import Input
 from orpo_cli.workflows.smoke import smoke_recipe
 from orpo_cli.workflows.train import run_document, train_recipe
 
@@ -22,6 +23,10 @@ def command(
             metavar="auto|never|PATH", help="Resume the run in output_dir: from its last checkpoint, or from PATH."
         ),
     ] = "never",
+    allow_changed: Annotated[
+        list[Input] | None,
+        typer.Option(help="Resume although this input has changed since the run was started; repeatable."),
+    ] = None,
     smoke: Annotated[
         bool,
         typer.Option("--smoke", help="Run the full pipeline on a tiny random model for two steps, then delete it."),
@@ -46,6 +51,8 @@ def command(
         raise UsageError(
             "--resume does nothing with --smoke: a smoke run keeps no checkpoint.", remedy="Leave one out."
         )
+    if allow_changed and resume == "never":
+        raise UsageError("--allow-changed does nothing without --resume.", remedy="Add --resume auto, or leave it out.")
     console = Console(quiet=quiet, as_json=as_json)
     if smoke:
         smoke_run = smoke_recipe(recipe, overrides, console, strict=strict)
@@ -54,6 +61,6 @@ def command(
         console.result(f"{smoke_run['name']}: {run}; replaced: {replaced}")
         console.document(smoke_run)
         return
-    rundir = train_recipe(recipe, overrides, console, resume=resume, strict=strict)
+    rundir = train_recipe(recipe, overrides, console, resume=resume, strict=strict, allow_changed=allow_changed or ())
     console.result(str(rundir.result()))
     console.document(run_document(rundir))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
@@ -29,6 +29,7 @@ from orpo_cli.redaction import redact
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
 DUPLICATE_KEYS = {"duplicate": "digest", "duplicate_prompt": "prompt_key"}  # rule → column that is equal
@@ -45,15 +46,20 @@ class PrepareOptions(TypedDict):
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Train pairs and eval pairs (None where the recipe has none), with the counts of all rows."""
+    """Train pairs and eval pairs (None where the recipe has none), with the counts of all rows.
+
+    ``digests``: those of the token ids of every pair, in their order, by part.
+    """
 
     train: Dataset
     eval: Dataset | None
     report: DataReport
+    digests: Mapping[str, NDArray[np.bytes_]]
 
     def shortest(self, count: int) -> PreparedData:
-        """The ``count`` shortest pairs of each part; the report stays that of all pairs."""
-        return PreparedData(_shortest(self.train, count), self.eval and _shortest(self.eval, count), self.report)
+        """The ``count`` shortest pairs of each part; report and digests stay those of all pairs."""
+        shortest = _shortest(self.train, count), self.eval and _shortest(self.eval, count)
+        return PreparedData(*shortest, self.report, self.digests)
 
 
 def _shortest(pairs: Dataset, count: int) -> Dataset:
@@ -89,7 +95,9 @@ def prepare(
     """
     tables = prepare_tables(dataset, tokenizer, **options)
     eval_pairs = tables.eval.dataset() if tables.eval is not None else None
-    return PreparedData(tables.train.dataset(), eval_pairs, tables.report)
+    parts = {"train": tables.train, "eval": tables.eval}
+    digests = {part: table.digests("digest") for part, table in parts.items() if table is not None}
+    return PreparedData(tables.train.dataset(), eval_pairs, tables.report, digests)
 
 
 def prepare_tables(

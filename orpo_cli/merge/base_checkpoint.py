@@ -6,7 +6,6 @@ hundreds of tensors on disk). The mapping comes from the conversion tables of tr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -16,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 from orpo_cli.merge.tensor_files import SafetensorsFile, TensorSpec, TorchFile
 from orpo_cli.model.load_errors import explain_load_errors
 from orpo_cli.model.model_source import ModelSource
+from orpo_cli.model.weight_files import SINGLE_FILES, find_weight_files
 from orpo_cli.recipe.schema import ModelSection
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
-
-SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class UnsupportedCheckpoint(Exception):
@@ -71,25 +69,10 @@ class Checkpoint:
 
 
 def _find_weight_files(source: ModelSource[ModelSection]) -> list[Path]:
-    from transformers.utils import cached_file
-    from transformers.utils.hub import get_checkpoint_shard_files
-
-    name, options = source.pretrained_name, source.hub_options
-    options.pop("trust_remote_code")
-    quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
-    for single in SINGLE_FILES:
-        for candidate in (single, f"{single}.index.json"):
-            found = cached_file(name, candidate, **options, **quiet)
-            if found is None:
-                continue
-            if candidate == single:
-                return [Path(found)]
-            index = json.loads(Path(found).read_text(encoding="utf-8"))
-            if not isinstance(index.get("weight_map"), dict):
-                raise UnsupportedCheckpoint(f"{candidate} of {source.section.model_name_or_path} has no weight_map")
-            shards, _ = get_checkpoint_shard_files(name, found, **options)
-            return sorted(Path(each) for each in shards)
-    raise UnsupportedCheckpoint(f"{source.section.model_name_or_path} has neither of {', '.join(SINGLE_FILES)}")
+    if files := find_weight_files(source):
+        return files
+    names = ", ".join(SINGLE_FILES)
+    raise UnsupportedCheckpoint(f"{source.section.model_name_or_path} has neither of {names}, nor an index of shards")
 
 
 @dataclass

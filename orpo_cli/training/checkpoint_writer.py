@@ -16,7 +16,9 @@ from types import TracebackType
 
 import torch
 
-from orpo_cli.checkpoint_manifest import MANIFEST, CheckpointManifest, checkpoint_files, file_xxh3, unusable_reason
+from orpo_cli.atomic import unused_name
+from orpo_cli.checkpoint_manifest import MANIFEST, CheckpointManifest, checkpoint_files, unusable_reason
+from orpo_cli.digests import file_xxh3
 
 EARLY_BYTES = 16 << 20  # a file of this size is synchronized while it grows
 POLL_SECONDS = 0.02
@@ -90,7 +92,7 @@ class CheckpointWriter:
         if self.final.exists():
             if unusable_reason(self.final) is None:
                 return manifest
-            self.final.rename(_unused_name(self.final.with_name(f"{self.final.name}.damaged")))
+            self.final.rename(unused_name(self.final.with_name(f"{self.final.name}.damaged")))
         self.staged.rename(self.final)
         sync(self.final.parent)
         return manifest
@@ -137,10 +139,3 @@ def _sync_and_digest(path: Path) -> str:
     digest = file_xxh3(path)
     sync(path)
     return digest
-
-
-def _unused_name(path: Path) -> Path:
-    number, free = 2, path
-    while free.exists():
-        free, number = path.with_name(f"{path.name}-{number}"), number + 1
-    return free

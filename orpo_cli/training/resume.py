@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from orpo_cli.atomic import unused_name
 from orpo_cli.checkpoint_manifest import checkpoint_step, find_checkpoints, unusable_reason
 from orpo_cli.errors import UsageError
 from orpo_cli.plan.plan import Plan
@@ -23,6 +26,19 @@ CHANGEABLE = (
     "training.report_to", "training.run_name", "training.per_device_eval_batch_size", "training.dataloader_",
 )  # fmt: skip
 LENGTH_SETTINGS = ("training.max_steps", "training.num_train_epochs")
+
+
+class Input(StrEnum):
+    """An input of a run that has a fingerprint in run.json."""
+
+    DATA = "data"
+    TOKENIZER = "tokenizer"
+    CHAT_TEMPLATE = "chat_template"
+    WEIGHTS = "weights"
+
+
+class InputsChanged(UsageError):
+    """The data, the tokenizer, the chat template or the base weights of a run have changed."""
 
 
 def checkpoint_to_resume(rundir: RunDir, plan: Plan, resume: str, warn: Callable[[str], None]) -> Path | None:
@@ -52,6 +68,26 @@ def newest_usable(checkpoints: Path, warn: Callable[[str], None]) -> Path | None
             return path
         warn(f"{path} is not used, and left as it is: {reason}")
     return None
+
+
+def set_aside_later(rundir: RunDir, checkpoint: Path) -> Path | None:
+    """Move checkpoints of later steps to ``abandoned/``, with a copy of the metrics, where the run goes back to ``checkpoint``.
+
+    Returns the folder; None where the run does not go back, since all later checkpoints are unusable: they are left alone.
+    """
+    step = checkpoint_step(checkpoint) or 0
+    later = [path for path in find_checkpoints(rundir.checkpoints) if (checkpoint_step(path) or 0) > step]
+    if all(unusable_reason(path) is not None for path in later):
+        return None
+    folder = unused_name(rundir.abandoned / f"attempt-{max(rundir.attempt - 1, 1)}")
+    (folder / rundir.checkpoints.name).mkdir(parents=True)
+    if rundir.metrics.exists():
+        shutil.copy2(rundir.metrics, folder / rundir.metrics.name)
+    for path in reversed(
+        later
+    ):  # the newest first: what is left is a run up to some step, wherever this is interrupted
+        path.rename(folder / rundir.checkpoints.name / path.name)
+    return folder
 
 
 def trains_longer(rundir: RunDir, plan: Plan) -> bool:

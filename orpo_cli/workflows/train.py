@@ -29,14 +29,23 @@ if TYPE_CHECKING:
     from orpo_cli.data.prepare import PreparedData
     from orpo_cli.hub.push_during_training import PushCallback
     from orpo_cli.model.model_source import ModelSource
+    from orpo_cli.training.fingerprints import Fingerprints
+    from orpo_cli.training.resume import Input
 
 
 def train_recipe(
-    recipe: str, overrides: Sequence[str] | None, console: Console, *, resume: str, strict: bool
+    recipe: str,
+    overrides: Sequence[str] | None,
+    console: Console,
+    *,
+    resume: str,
+    strict: bool,
+    allow_changed: Sequence[Input] = (),
 ) -> RunDir:
     """Train a recipe, or resume its run, and return the finished run.
 
-    ``resume`` is ``never``, ``auto`` (from the last checkpoint) or the path of a checkpoint.
+    ``resume`` is ``never``, ``auto`` (from the last checkpoint) or the path of a checkpoint. ``allow_changed``: the inputs
+    that may differ from those that a resumed run was started with.
     """
     loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
     with ExitStack() as stack:
@@ -55,7 +64,7 @@ def train_recipe(
             return rundir
         run_log.open(rundir.logs / f"attempt-{rundir.attempt}.log")
         _remove_leftovers(rundir)
-        train_plan(plan, source, rundir, checkpoint, console)
+        train_plan(plan, source, rundir, checkpoint, console, allow_changed=allow_changed)
     run = rundir.read_run()
     minutes, seconds = divmod(round(run["seconds"]), 60)
     console.note(f"trained {run['steps']} steps in {minutes} min {seconds} s")
@@ -84,16 +93,21 @@ def open_run(rundir: RunDir, loaded: LoadedRecipe, plan: Plan, resume: str, cons
         return None
     repair_records(rundir, console.warn)
     repair_plan(rundir, plan, *texts, console.warn)
-    if rundir.status() == FINISHED and resume == "auto" and not trains_longer(rundir, plan):
+    if rundir.status() == FINISHED and not trains_longer(rundir, plan):
+        if resume != "auto":
+            raise UsageError(
+                f"--resume {resume}: {rundir.root} has finished, and would be trained to the same result again.",
+                remedy="Train it longer (training.max_steps), or start a new run: --set output_dir=DIR.",
+            )
         return None
     checkpoint = checkpoint_to_resume(rundir, plan, resume, console.warn)
     step = 0 if checkpoint is None else checkpoint_step(checkpoint) or 0
     if checkpoint is None:
         _start_over(rundir, *texts)
+        rundir.write_plan(plan)
         console.note(f"{rundir.root} has no checkpoint that can be used: starting from step 0")
     else:
         console.note(f"resuming from {checkpoint}")
-    rundir.write_plan(plan)
     rundir.begin_attempt(from_step=step, versions=versions)
     return checkpoint
 
@@ -115,11 +129,13 @@ def train_plan(
     checkpoint: Path | None,
     console: Console,
     *,
+    allow_changed: Sequence[Input] = (),
     max_pairs: int | None = None,
 ) -> None:
     """Prepare the pairs, load the model, train, save the result and write the model card.
 
-    ``max_pairs``: train only on so many pairs, the shortest ones. An error before the first step removes a new run.
+    ``max_pairs``: train only on so many pairs, the shortest ones. An error before the first step removes a new run, and a
+    change of the inputs leaves a resumed one as it is.
     """
     with _ending_attempt_on_error(rundir):
         from orpo_cli.card.model_card import write_card
@@ -127,6 +143,7 @@ def train_plan(
         from orpo_cli.model.base_model import load_base
         from orpo_cli.model.tokenizer import load_tokenizer
         from orpo_cli.report.live_display import TrainingDisplay
+        from orpo_cli.training.fingerprints import fingerprints
         from orpo_cli.training.make_trainer import TrainingInputs
         from orpo_cli.training.provenance import provenance
         from orpo_cli.training.train import train
@@ -134,11 +151,19 @@ def train_plan(
         _report_plan(plan, console)
         push = _open_push(plan, rundir, console)
         tokenizer = load_tokenizer(source, console.note)
-        pairs = _prepare_pairs(plan, tokenizer, rundir, console, max_pairs)
+        pairs = _prepare_pairs(plan, tokenizer, console)
+        found = fingerprints(source, tokenizer, pairs)
+        if checkpoint is not None:
+            _resume_with(found, pairs, rundir, checkpoint, console, allow_changed)
+            rundir.write_plan(plan)
+        write_record(rundir.data_report, pairs.report.as_dict())
+        if max_pairs is not None:
+            pairs = pairs.shortest(max_pairs)
+            console.note(f"training on the {len(pairs.train)} shortest pairs")
         model = load_base(source, plan.quantization, plan.device, console.note)
         resize_embeddings(model, tokenizer)
         inputs = TrainingInputs(model, tokenizer, pairs.train, pairs.eval)
-        rundir.write_run(**provenance(model, pairs.report))
+        rundir.write_run(**provenance(model, pairs.report), fingerprints=found)
     with ExitStack() as stack:
         if push is not None:  # wait for uploads in progress, also after an error
             stack.push(lambda error, *_: push.wait_for_pending(interrupted=error is not None))
@@ -155,9 +180,17 @@ def train_plan(
 
 @contextmanager
 def _ending_attempt_on_error(rundir: RunDir) -> Iterator[None]:
-    """End the attempt where the preparation fails: a new run is removed, a resumed one is kept."""
+    """End the attempt where the preparation fails: a new run is removed, a resumed one is kept.
+
+    Changed inputs leave no trace: the run is resumed when they are as before, and nothing has failed.
+    """
+    from orpo_cli.training.resume import InputsChanged
+
     try:
         yield
+    except InputsChanged:
+        rundir.withdraw_attempt()
+        raise
     except Exception as error:
         if not _is_interruption(error):
             rundir.abandon_attempt(FAILED, first_line(error))
@@ -225,9 +258,31 @@ def _open_push(plan: Plan, rundir: RunDir, console: Console) -> PushCallback | N
     return push
 
 
-def _prepare_pairs(
-    plan: Plan, tokenizer: PreTrainedTokenizerBase, rundir: RunDir, console: Console, max_pairs: int | None
-) -> PreparedData:
+def _resume_with(
+    found: Fingerprints,
+    pairs: PreparedData,
+    rundir: RunDir,
+    checkpoint: Path,
+    console: Console,
+    allow_changed: Sequence[Input],
+) -> None:
+    """Compare the inputs with those of the run, and record changes that are allowed. Raises InputsChanged for another."""
+    from orpo_cli.training.fingerprints import missing_fingerprints, refuse_changed_inputs
+    from orpo_cli.training.resume import set_aside_later
+
+    if missing := missing_fingerprints(rundir):
+        console.note(f"{rundir.root} has no fingerprints of {', '.join(missing)}: a change of these is not noticed")
+    changes = refuse_changed_inputs(rundir, found, pairs, allow_changed)
+    for change in changes:
+        console.warn(f"accepted: {change.text}")
+    if changes:
+        records = [{"step": checkpoint_step(checkpoint), "kind": each.kind, "change": each.text} for each in changes]
+        rundir.write_run(changed_inputs=[*rundir.read_run().get("changed_inputs", []), *records])
+    if (folder := set_aside_later(rundir, checkpoint)) is not None:
+        console.note(f"later checkpoints and the metrics until now are moved to {folder}")
+
+
+def _prepare_pairs(plan: Plan, tokenizer: PreTrainedTokenizerBase, console: Console) -> PreparedData:
     from orpo_cli.data.prepare import prepare
 
     pairs = prepare(
@@ -238,12 +293,8 @@ def _prepare_pairs(
         note=console.note,
         pairs_needed=plan.total_pairs(),
     )
-    write_record(rundir.data_report, pairs.report.as_dict())
     for line in pairs.report.lines():
         console.note(line)
-    if max_pairs is not None:
-        pairs = pairs.shortest(max_pairs)
-        console.note(f"training on the {len(pairs.train)} shortest pairs")
     return pairs
 
 

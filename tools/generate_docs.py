@@ -16,6 +16,12 @@ from orpo_cli.cli.schema import schema_text
 from orpo_cli.data.filters import REASONS, REMEDIES
 from orpo_cli.data.formats.detect import FORMATS
 from orpo_cli.data.sources.row_limit import DEFAULT, DOCUMENT_ROWS, VARIABLE
+from orpo_cli.model.chat_template_limits import (
+    MAX_CPU_SECONDS,
+    MAX_MEMORY_BYTES,
+    MAX_TEMPLATE_CHARS,
+    MAX_TEXT_CHARS,
+)
 from orpo_cli.recipe.explanations import problem_codes, read_explanation
 from orpo_cli.recipe.legacy.unsupported_peft_args import UNSUPPORTED_LORA_INITS, UNSUPPORTED_PEFT_ARGS
 from orpo_cli.recipe.schema import EvalSplit, PairRules, Recipe, Source
@@ -102,6 +108,8 @@ DATA_LIMITS = f"""## Limits and damaged files
 | --- | --- | --- |
 | size of a row, as stored and without compression | {DEFAULT} | the environment variable `{VARIABLE}`, for example `{VARIABLE}=256MiB` |
 | size of a JSON object that contains the rows under a key, which is read at once | {DOCUMENT_ROWS} times the limit of a row | the same |
+| one rendering of a chat template | {MAX_CPU_SECONDS:g} s of CPU time, texts of {MAX_TEXT_CHARS >> 20} million characters, {MAX_MEMORY_BYTES >> 30} GiB of memory | |
+| size of a chat template | {MAX_TEMPLATE_CHARS >> 20} million characters | |
 
 A larger row is an error (exit code 4) with the file and the row. So a small compressed file cannot fill the memory, and neither can
 a csv file with a quote that is not closed. JSON Lines, JSON arrays, csv, Parquet and Arrow files are read row by row.
@@ -111,7 +119,9 @@ Exit code 4, with the file, the reason and a remedy, is also the result for:
 - a file that is truncated or damaged. Arrow and Parquet files are validated in full before their values are used;
 - a file of another kind than its suffix says: a git-lfs pointer, a web page, a compressed file without its suffix;
 - a pipe or a device in place of a file: the data is read more than once;
-- a file that changes while it is read."""
+- a file that changes while it is read;
+- a chat template of the tokenizer that is invalid, or exceeds a limit, with the line of the template and the row. For a template that
+  the recipe names, the exit code is 2. A row that a template refuses is dropped under `template_error`."""
 
 
 def data_page() -> str:

@@ -17,15 +17,21 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orpo_cli.data.pair import Message, Pair, RowRejected
-from orpo_cli.errors import UsageError
-from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
+from orpo_cli.errors import OrpoError, UsageError
+from orpo_cli.model.chat_template_errors import (
+    NO_TEMPLATE,
+    PROBE,
+    ChatTemplateError,
+    completion_suffix,
+    describe_template_error,
+    template_errors,
+)
+from orpo_cli.model.chat_template_limits import ChatTemplateLimit, limit_chat_templates
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PROBE = "an answer to look for"  # a completion that shows what the template writes around one
 PLACEHOLDERS = range(0xF0000, 0xFFFFE)  # private use characters: templates ignore them, texts hardly ever contain them
-NO_TEMPLATE = f"Set model.chat_template to {', '.join(BUILTIN_CHAT_TEMPLATES)}, or to the path of a .jinja file."
 
 
 Conversation = list[dict[str, Any]]  # messages as templates take them
@@ -42,6 +48,14 @@ class PairTexts(NamedTuple):
     placeholders: Mapping[str, str] = MappingProxyType({})  # placeholder → the special token that a message contains
 
 
+class TemplateLimitOfPair(ChatTemplateError):
+    """The chat template exceeds a limit on ``pair``."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, limit: ChatTemplateLimit, pair: Pair) -> None:
+        super().__init__(tokenizer, describe_template_error(limit))
+        self.pair = pair
+
+
 class ChatTemplateRenderer:
     """Renderer of pairs for one tokenizer. Raises UsageError where no token can end a completion.
 
@@ -50,12 +64,13 @@ class ChatTemplateRenderer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        self._template_error: str | None = None  # why no conversation can be rendered
+        self._template_error: OrpoError | None = None  # why no conversation can be rendered
         self._suffix = ""  # what the template writes after a completion
+        limit_chat_templates()
         try:
-            self._suffix = _completion_suffix(tokenizer)
-        except UsageError as error:
-            self._template_error = error.message
+            self._suffix = completion_suffix(tokenizer)
+        except (UsageError, ChatTemplateError) as error:
+            self._template_error = error
         self._end_token = _first_special_token(tokenizer, self._suffix)  # the template's; None where it writes none
         self.end_tokens = tuple(each for each in dict.fromkeys((self._end_token, tokenizer.eos_token)) if each)
         if not self.end_tokens:
@@ -69,10 +84,14 @@ class ChatTemplateRenderer:
         self._special_token_pattern = re.compile("|".join(map(re.escape, longest_first)))
 
     def render(self, pairs: Sequence[Pair]) -> list[PairTexts | RowRejected]:
-        """Texts of each pair, or why the template cannot render it. Raises UsageError where it can render none."""
+        """Texts of each pair, or why the template cannot render it.
+
+        Raises UsageError where there is no template, ChatTemplateError where it can render none, TemplateLimitOfPair where it
+        exceeds a limit.
+        """
         conversations = [pair for pair in pairs if not isinstance(pair.prompt, str)]
         if conversations and self._template_error is not None:
-            raise UsageError(self._template_error, remedy=NO_TEMPLATE)
+            raise self._template_error
         rendered = iter(self._render_conversations(conversations))
         return [self._render_plain(pair) if isinstance(pair.prompt, str) else next(rendered) for pair in pairs]
 
@@ -94,9 +113,12 @@ class ChatTemplateRenderer:
         if len(pairs) == 1 or not any(pair.tools for pair in pairs):
             try:
                 return self._render_batch(pairs)
-            except _template_errors() as error:
+            except ChatTemplateLimit as error:
                 if len(pairs) == 1:
-                    return [RowRejected("template_error", str(error))]
+                    raise TemplateLimitOfPair(self.tokenizer, error, pairs[0]) from error
+            except template_errors() as error:
+                if len(pairs) == 1:
+                    return [RowRejected("template_error", describe_template_error(error))]
         return [texts for pair in pairs for texts in self._render_conversations([pair])]
 
     def _render_batch(self, pairs: Sequence[Pair]) -> list[PairTexts | RowRejected]:
@@ -186,28 +208,6 @@ def _unrendered_tool_call(messages: Sequence[Message | str], text: str) -> str |
         call["function"]["name"] for message in messages if isinstance(message, Message) for call in message.tool_calls
     )
     return next((name for name in names if name not in text), None)
-
-
-def _template_errors() -> tuple[type[Exception], ...]:
-    """Errors that a template raises on purpose (raise_exception) or by accident."""
-    from jinja2 import TemplateError
-
-    return (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
-
-
-def _completion_suffix(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Text that the template writes after the last completion. Raises UsageError where it cannot render one."""
-    if tokenizer.chat_template is None:
-        name = f"the tokenizer {tokenizer.name_or_path}" if tokenizer.name_or_path else "the tokenizer"
-        raise UsageError(f"{name} has no chat template, and the data is conversations.", remedy=NO_TEMPLATE)
-    system, user, assistant = ({"role": role, "content": PROBE} for role in ("system", "user", "assistant"))
-    first_error: Exception | None = None
-    for conversation in ([user, assistant], [system, user, assistant]):
-        try:
-            return str(tokenizer.apply_chat_template(conversation, tokenize=False)).rpartition(PROBE)[2]
-        except _template_errors() as error:
-            first_error = first_error or error
-    raise UsageError(f"the chat template cannot render a question and an answer: {first_error}", remedy=NO_TEMPLATE)
 
 
 def _first_special_token(tokenizer: PreTrainedTokenizerBase, suffix: str) -> str | None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from orpo_cli.cache_dir import cache_dir
 from orpo_cli.cache_entry import cached_entry
 from orpo_cli.errors import MachineError
+from orpo_cli.model import chat_template_errors
 from orpo_cli.redaction import redact_record
 from orpo_cli.temporary_directory import TemporaryDirectory
 
@@ -90,8 +91,8 @@ def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
 
 @cache
 def code_key() -> str:
-    """Digest of all modules of this package, so that a change of code invalidates the cache."""
-    modules = sorted(Path(__file__).parent.rglob("*.py"))
+    """Digest of all modules of this package and of the end of a completion, so that a change of code invalidates the cache."""
+    modules = [*sorted(Path(__file__).parent.rglob("*.py")), Path(chat_template_errors.__file__)]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in modules)).hexdigest()
 
 

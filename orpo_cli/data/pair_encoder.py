@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from orpo_cli.data.chat_template import ChatTemplateRenderer, PairTexts
 from orpo_cli.data.pair import Pair, RowRejected
 from orpo_cli.data.tokenize import PairTokenizer, PairTokens
-from orpo_cli.errors import UsageError
+from orpo_cli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -58,7 +58,10 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     ids = configured if isinstance(configured, list) else [configured]
     try:
         tokens = PairEncoder(tokenizer).end_tokens
-    except UsageError:  # a template that cannot render, or no EOS token: only the model's end tokens are known
+    except (
+        UsageError,
+        DataError,
+    ):  # a template that cannot render, or no EOS token: only the model's end tokens are known
         tokens = ()
     return list(
         dict.fromkeys(int(each) for each in (*ids, *tokenizer.convert_tokens_to_ids(list(tokens))) if each is not None)

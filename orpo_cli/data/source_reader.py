@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from orpo_cli.data.chat_template import PairTexts
+from orpo_cli.data.chat_template import PairTexts, TemplateLimitOfPair
 from orpo_cli.data.filters import REMEDIES, check_margin, check_pair
 from orpo_cli.data.formats.detect import SCORE_COLUMNS, check_columns, describe_columns, detect_format, rename_columns
 from orpo_cli.data.formats.format import Format, GroupedRow
@@ -119,7 +119,11 @@ class SourceReader:
         grouped: Iterator[Row | GroupedRow] = format_.group(rows, report.drop) if format_.group else rows
         while batch := list(islice(grouped, BATCH_PAIRS)):
             parsed = self._parse_rows(batch, format_, source, report)
-            rendered = self.encoder.render([pair for _, pair in parsed])
+            try:
+                rendered = self.encoder.render([pair for _, pair in parsed])
+            except TemplateLimitOfPair as error:
+                name = next(name for name, pair in parsed if pair is error.pair)
+                raise DataError(f"{name}: {error.message}.", remedy=error.remedy) from error
             for (name, pair), texts in zip(parsed, rendered, strict=True):
                 if isinstance(texts, RowRejected):
                     report.drop(name, texts)

@@ -12,6 +12,7 @@ from orpo_cli.errors import RunError
 from orpo_cli.merge.merge_record import MergeRecord
 from orpo_cli.merge.merge_target import MergeTarget
 from orpo_cli.merge.unmerged_model import load_on_original_base, load_trained_model, with_cpu_attention
+from orpo_cli.model.chat_template_errors import explain_template_errors
 from orpo_cli.plan.plan import ModelPlan
 from orpo_cli.verify.compare_logits import Tolerance, compare_logits, compute_logits
 from orpo_cli.verify.held_out_metrics import HeldOutMetrics
@@ -146,10 +147,11 @@ def _answers_ended(model: PreTrainedModel | PeftModel, inputs: ComparisonInputs)
     if not tokenizer.chat_template:
         return []
     conversations = [[{"role": "user", "content": text}] for text in SHORT_QUESTIONS]
-    prompts = [
-        list(tokenizer.apply_chat_template(each, add_generation_prompt=True, return_dict=False))
-        for each in conversations
-    ]
+    with explain_template_errors(tokenizer):
+        prompts = [
+            list(tokenizer.apply_chat_template(each, add_generation_prompt=True, return_dict=False))
+            for each in conversations
+        ]
     max_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if isinstance(max_positions, int) and max(map(len, prompts)) + MAX_NEW_TOKENS > max_positions:
         return []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from orpo_cli.errors import UsageError
 from orpo_cli.model.added_tokens import add_tokens
 from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
+from orpo_cli.model.chat_template_errors import ChatTemplateError, completion_suffix
 from orpo_cli.model.load_errors import explain_load_errors
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.recipe.schema import ModelSection
@@ -33,6 +34,7 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(source.pretrained_name, **source.hub_options)
     if section.chat_template != "tokenizer":
         tokenizer.chat_template = resolve_chat_template(section.chat_template)
+        _check_chat_template(tokenizer, section.chat_template)
     new = add_tokens(tokenizer, section.add_special_tokens)
     if new:
         note(f"added to the vocabulary, and trained: {', '.join(new)}")
@@ -71,16 +73,41 @@ def padding_token(tokenizer: PreTrainedTokenizerBase) -> str:
     raise UsageError("the tokenizer has no padding token and none that could serve.", remedy="Use another model.")
 
 
+def _check_chat_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raise UsageError where the template that a recipe names cannot render a question and an answer."""
+    try:
+        completion_suffix(tokenizer)
+    except ChatTemplateError as error:
+        which = "" if _is_jinja(name) else f" {name}"
+        raise UsageError(
+            f"model.chat_template{which}: {error.reason}.", remedy="Fix the template, or choose another."
+        ) from error
+
+
 def resolve_chat_template(name: str) -> str:
     """The text of a chat template: built in, of a file, or ``name`` itself. Raises UsageError if it is none of these."""
     if name in BUILTIN_CHAT_TEMPLATES:
         return BUILTIN_CHAT_TEMPLATES[name]
-    if "{{" in name or "{%" in name:
+    if _is_jinja(name):
         return name
+    from orpo_cli.model.chat_template_limits import MAX_TEMPLATE_CHARS
+
     path = Path(name).expanduser()
     if not path.is_file():
         raise UsageError(
             f"model.chat_template: {name!r} is neither a built-in template nor a file, and no Jinja itself.",
             remedy=f"Built in: {', '.join(sorted(BUILTIN_CHAT_TEMPLATES))}; or `tokenizer` for the one of the tokenizer.",
         )
-    return path.read_text(encoding="utf-8")
+    try:
+        if path.stat().st_size > MAX_TEMPLATE_CHARS:
+            raise ValueError(f"it is larger than {MAX_TEMPLATE_CHARS:,} bytes")
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"model.chat_template {name}: cannot be read: {getattr(error, 'strerror', None) or error}.",
+            remedy="Give a Jinja template in UTF-8.",
+        ) from error
+
+
+def _is_jinja(name: str) -> bool:
+    return "{{" in name or "{%" in name

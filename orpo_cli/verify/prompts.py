@@ -15,6 +15,7 @@ from orpo_cli.data.pair_encoder import PairEncoder
 from orpo_cli.data.sources.sample import sample_rows
 from orpo_cli.data.sources.source import open_source
 from orpo_cli.errors import OrpoError
+from orpo_cli.model.chat_template_errors import explain_template_errors
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.schema import Source
 
@@ -53,7 +54,8 @@ def render_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
     if not tokenizer.chat_template:
         return list(texts)
     conversations = [[{"role": "user", "content": text}] for text in texts]
-    rendered = tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)
+    with explain_template_errors(tokenizer):
+        rendered = tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)
     return [str(text) for text in rendered]
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from orpo_cli.export.export_record import Checklist
 from orpo_cli.export.reference_logits import ReferenceLogits
+from orpo_cli.model.chat_template_limits import limit_chat_templates
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -164,6 +165,7 @@ def _common_suffix(one: str, other: str) -> str:
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> str:
+    limit_chat_templates()
     return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
 
 

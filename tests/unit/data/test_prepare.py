@@ -133,7 +133,7 @@ def test_a_template_that_refuses_a_conversation_drops_it(tmp_path: Path) -> None
     refused = {**pairs(1)[0], "prompt": [{"role": "system", "content": "x"}, *pairs(1)[0]["prompt"]]}  # type: ignore[misc]
     report = run({"train": write(tmp_path / "x.jsonl", [refused, *pairs(3)])}, tokenizer=tokenizer).report
     assert report.dropped == {"template_error": 1}
-    assert report.sources[0].examples == {"template_error": ["x.jsonl:1 (no system)"]}
+    assert report.sources[0].examples == {"template_error": ["x.jsonl:1 (line 1: no system)"]}
 
 
 def test_no_more_than_three_examples_of_a_reason_are_named(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from orpo_cli.data.table import expand_pair
 from orpo_cli.data.tokenize import PairTokens, truncate
 from orpo_cli.errors import UsageError
 from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
+from orpo_cli.model.chat_template_errors import ChatTemplateError
 from orpo_cli.recipe.schema import DatasetSection
 
 any_text = st.text(min_size=1, max_size=40).filter(lambda text: text.strip())
@@ -272,9 +273,9 @@ def test_plain_texts_need_no_template_but_conversations_do() -> None:
     assert "chatml" in str(caught.value.remedy)
 
 
-def test_a_broken_template_is_a_usage_error() -> None:
+def test_a_broken_template_is_a_data_error() -> None:
     tokenizer = byte_level(["<s>", "</s>"], "{{ raise_exception('never') }}")
-    with pytest.raises(UsageError, match="never"):
+    with pytest.raises(ChatTemplateError, match="line 1: never"):
         PairEncoder(tokenizer).encode(
             Pair((Message("user", "hi"),), (Message("assistant", "a"),), (Message("assistant", "b"),))
         )

@@ -1,0 +1,79 @@
+"""Errors of chat templates as data errors that name the template and the line, and the check of a template before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from orpo_cli.errors import DataError, UsageError
+from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PROBE = "an answer to look for"  # a completion that shows what the template writes around one
+NO_TEMPLATE = f"Set model.chat_template to {', '.join(BUILTIN_CHAT_TEMPLATES)}, or to the path of a .jinja file."
+
+
+class ChatTemplateError(DataError):
+    """A chat template is invalid, or cannot render a conversation. ``reason`` with the line of the template."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, reason: str) -> None:
+        name = f"the chat template of {tokenizer.name_or_path}" if tokenizer.name_or_path else "the chat template"
+        super().__init__(f"{name}: {reason}", remedy=NO_TEMPLATE)
+        self.reason = reason
+
+
+def template_errors() -> tuple[type[Exception], ...]:
+    """Errors that a template raises on purpose (raise_exception) or by accident."""
+    from jinja2 import TemplateError
+
+    accidents = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError)
+    return (TemplateError, *accidents)
+
+
+def describe_template_error(error: Exception) -> str:
+    """The error with the line of the template."""
+    from orpo_cli.model.chat_template_limits import template_line
+
+    line = template_line(error)
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if line is None else f"line {line}: {text}"
+
+
+@contextmanager
+def explain_template_errors(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Turn the errors of a rendering into ChatTemplateError. It also has the limits of chat_template_limits."""
+    from orpo_cli.model.chat_template_limits import ChatTemplateLimit, limit_chat_templates
+
+    limit_chat_templates()
+    try:
+        yield
+    except ChatTemplateLimit as error:
+        raise ChatTemplateError(tokenizer, describe_template_error(error)) from error
+    except template_errors() as error:
+        raise ChatTemplateError(tokenizer, describe_template_error(error)) from error
+
+
+def completion_suffix(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Text that the template writes after the last completion.
+
+    Raises UsageError where there is no template, ChatTemplateError where it cannot render a question and an answer.
+    """
+    if tokenizer.chat_template is None:
+        name = f"the tokenizer {tokenizer.name_or_path}" if tokenizer.name_or_path else "the tokenizer"
+        raise UsageError(f"{name} has no chat template, and the data is conversations.", remedy=NO_TEMPLATE)
+    system, user, assistant = ({"role": role, "content": PROBE} for role in ("system", "user", "assistant"))
+    try:
+        return _suffix(tokenizer, [user, assistant])
+    except ChatTemplateError as error:
+        try:
+            return _suffix(tokenizer, [system, user, assistant])
+        except ChatTemplateError:
+            raise error from None
+
+
+def _suffix(tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, str]]) -> str:
+    with explain_template_errors(tokenizer):
+        return str(tokenizer.apply_chat_template(conversation, tokenize=False)).rpartition(PROBE)[2]

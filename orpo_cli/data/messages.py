@@ -46,6 +46,15 @@ def read_text(value: Any, column: str) -> str:
     return value
 
 
+def check_json(value: Any, column: str) -> None:
+    """Raise RowRejected where a value contains text that is not Unicode, or is nested too deeply for a template."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        raise RowRejected("malformed", f"{column} is nested too deeply") from None
+    read_text(text, column)
+
+
 def read_messages(value: Any, column: str, default_role: str) -> tuple[Message, ...]:
     """Messages of a message, a list of them, or a text with ``default_role``. Raises RowRejected."""
     if isinstance(value, str):
@@ -64,13 +73,17 @@ def _message(item: Any, where: str) -> Message:
         raise RowRejected("malformed", f"{where} has the role {role!r}; known: {', '.join(ROLES)}")
     extra: dict[str, Any] = {}
     if role.lower() == "function_call":  # ShareGPT: the content is the call
-        return Message("assistant", "", {"tool_calls": _tool_calls([_parse_json(content, where)], where)})
+        call = {"tool_calls": _tool_calls([_parse_json(content, where)], where)}
+        check_json(call, where)
+        return Message("assistant", "", call)
     if item.get("tool_calls"):
         content, extra = content or "", {"tool_calls": _tool_calls(item["tool_calls"], where)}
     elif ROLES[role.lower()] == "tool":
         extra = {name: item[name] for name in TOOL_FIELDS if item.get(name) is not None}
     if isinstance(content, list):  # content parts of the OpenAI API
         content = "".join(_text_part(part, where) for part in content)
+    if extra:
+        check_json(extra, where)
     return Message(ROLES[role.lower()], read_text(content, f"the content of {where}"), extra or None)
 
 
@@ -94,7 +107,7 @@ def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
 def _parse_json(text: Any, where: str) -> Any:
     try:
         return json.loads(text)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise RowRejected("malformed", f"{where} calls a tool with what is not JSON: {error}") from error
 
 

@@ -93,7 +93,7 @@ class SourceReader:
         format_ = detect_format(first_rows, source.format, where, labels=source.labels, seed=seed)
         report.format = format_.name
         used = {*format_.columns, *(SCORE_COLUMNS if source.min_score_margin is not None else ())}
-        names = dict.fromkeys(str(key) for row in first_rows if isinstance(row, dict) for key in row)
+        names = dict.fromkeys(_printable(key) for row in first_rows if isinstance(row, dict) for key in row)
         report.unused_columns = [name for name in names if name not in used]
         self.note(f"reading {found.location} as {format_.name}")
         with PairWriter(file) as writer:
@@ -194,6 +194,11 @@ class SourceReader:
         for completion in (pair.chosen, pair.rejected):
             if not self.encoder.end_token_ids.isdisjoint(completion[:-1]):
                 raise RowRejected("goes_on_after_end")
+
+
+def _printable(name: object) -> str:
+    """Name of a column, which JSON can give half of a surrogate pair."""
+    return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _count_rows(rows: Iterator[Row], report: SourceReport) -> Iterator[Row]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from orpo_cli.data.messages import read_messages, read_text
+from orpo_cli.data.messages import check_json, read_messages, read_text
 from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.data.sources.source import Row as NamedRow
 
@@ -83,12 +83,13 @@ def read_tools(row: Row) -> tuple[dict[str, Any], ...] | None:
     if isinstance(value, str):
         try:
             value = json.loads(value) if value.strip() else None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RowRejected("malformed", f"tools is not JSON: {error}") from error
     if not value:
         return None
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
         raise RowRejected("malformed", "tools is not a list of objects")
+    check_json(value, "tools")
     return tuple(value)
 
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli import interruption
 from orpo_cli.atomic import remove_leftovers
 from orpo_cli.checkpoint_manifest import checkpoint_step
-from orpo_cli.errors import Interrupted, OrpoError, UsageError
+from orpo_cli.errors import UsageError
 from orpo_cli.plan.plan import ModelPlan, Plan
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.source.composed_recipe import compose_recipe_text
 from orpo_cli.report.console import Console
 from orpo_cli.report.plan_view import plan_lines
 from orpo_cli.run_log import run_log
-from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir, first_line, write_record
+from orpo_cli.rundir import FINISHED, RunDir, write_record
 from orpo_cli.temporary_directory import remove_dead_directories
+from orpo_cli.workflows.attempt_end import ending_attempt_on_error, recording_interruption
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 from orpo_cli.workflows.repair_run import repair_plan, repair_records
 
@@ -56,7 +57,7 @@ def train_recipe(
             existing.acquire(console.note)
         rundir = stack.enter_context(existing)
         plan, source, *_ = build_plan(loaded, console, to_train=True, strict=strict)
-        stack.enter_context(_recording_interruption(rundir))
+        stack.enter_context(recording_interruption(rundir))
         checkpoint = open_run(rundir, loaded, plan, resume, console)
         if not rundir.attempt:
             console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
@@ -137,7 +138,7 @@ def train_plan(
     ``max_pairs``: train only on so many pairs, the shortest ones. An error before the first step removes a new run, and a
     change of the inputs leaves a resumed one as it is.
     """
-    with _ending_attempt_on_error(rundir):
+    with ending_attempt_on_error(rundir):
         from orpo_cli.card.model_card import write_card
         from orpo_cli.model.added_tokens import resize_embeddings
         from orpo_cli.model.base_model import load_base
@@ -176,66 +177,6 @@ def train_plan(
                     write_card(rundir)
     if push is not None:
         push.push_result()
-
-
-@contextmanager
-def _ending_attempt_on_error(rundir: RunDir) -> Iterator[None]:
-    """End the attempt where the preparation fails: a new run is removed, a resumed one is kept.
-
-    Changed inputs leave no trace: the run is resumed when they are as before, and nothing has failed.
-    """
-    from orpo_cli.training.resume import InputsChanged
-
-    try:
-        yield
-    except InputsChanged:
-        rundir.withdraw_attempt()
-        raise
-    except Exception as error:
-        if not _is_interruption(error):
-            rundir.abandon_attempt(FAILED, first_line(error))
-        raise
-
-
-@contextmanager
-def _recording_interruption(rundir: RunDir) -> Iterator[None]:
-    """Record an interruption of the attempt in run.json, and say what is kept and how to continue."""
-    try:
-        yield
-    except BaseException as error:
-        if not _is_interruption(error) or (not rundir.attempt and rundir.status() != FINISHED):
-            raise
-        with interruption.uninterrupted():
-            interrupted = _record_interruption(rundir)
-        raise interrupted from error
-
-
-def _is_interruption(error: BaseException) -> bool:
-    """Whether a signal is the reason of an error, also of one into which a library converted it."""
-    if isinstance(error, Interrupted | KeyboardInterrupt):
-        return True
-    return interruption.was_raised() and not isinstance(error, OrpoError)
-
-
-def _record_interruption(rundir: RunDir) -> Interrupted:
-    interrupted = f"interrupted{interruption.by_cause()}"
-    resume = "Continue with the same command and `--resume auto`."
-    if rundir.status() == FINISHED:
-        return Interrupted(
-            f"{interrupted} after the training had finished; the result is complete: {rundir.result()}.",
-            remedy="The same command with `--resume auto` has nothing left to train, and exits with 0.",
-        )
-    rundir.abandon_attempt(INTERRUPTED, interruption.cause() or "KeyboardInterrupt")
-    if not rundir.is_run():
-        return Interrupted(
-            f"{interrupted} before the first step; the run is removed.", remedy="Start again with the same command."
-        )
-    checkpoint = rundir.last_checkpoint()
-    if checkpoint is None:
-        return Interrupted(
-            f"{interrupted} before the first checkpoint; the run starts again from step 0.", remedy=resume
-        )
-    return Interrupted(f"{interrupted}; the last checkpoint is {checkpoint}.", remedy=resume)
 
 
 def _report_plan(plan: Plan, console: Console) -> None:

@@ -1,0 +1,70 @@
+"""End of an attempt to train that does not finish: what run.json records, and what the user is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from orpo_cli import interruption
+from orpo_cli.errors import Interrupted, OrpoError
+from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir, first_line
+
+
+@contextmanager
+def ending_attempt_on_error(rundir: RunDir) -> Iterator[None]:
+    """End the attempt where the preparation fails: a new run is removed, a resumed one is kept.
+
+    Changed inputs leave no trace: the run is resumed when they are as before, and nothing has failed.
+    """
+    from orpo_cli.training.resume import InputsChanged
+
+    try:
+        yield
+    except InputsChanged:
+        rundir.withdraw_attempt()
+        raise
+    except Exception as error:
+        if not _is_interruption(error):
+            rundir.abandon_attempt(FAILED, first_line(error))
+        raise
+
+
+@contextmanager
+def recording_interruption(rundir: RunDir) -> Iterator[None]:
+    """Record an interruption of the attempt in run.json, and say what is kept and how to continue."""
+    try:
+        yield
+    except BaseException as error:
+        if not _is_interruption(error) or (not rundir.attempt and rundir.status() != FINISHED):
+            raise
+        with interruption.uninterrupted():
+            interrupted = _record_interruption(rundir)
+        raise interrupted from error
+
+
+def _is_interruption(error: BaseException) -> bool:
+    """Whether a signal is the reason of an error, also of one into which a library converted it."""
+    if isinstance(error, Interrupted | KeyboardInterrupt):
+        return True
+    return interruption.was_raised() and not isinstance(error, OrpoError)
+
+
+def _record_interruption(rundir: RunDir) -> Interrupted:
+    interrupted = f"interrupted{interruption.by_cause()}"
+    resume = "Continue with the same command and `--resume auto`."
+    if rundir.status() == FINISHED:
+        return Interrupted(
+            f"{interrupted} after the training had finished; the result is complete: {rundir.result()}.",
+            remedy="The same command with `--resume auto` has nothing left to train, and exits with 0.",
+        )
+    rundir.abandon_attempt(INTERRUPTED, interruption.cause() or "KeyboardInterrupt")
+    if not rundir.is_run():
+        return Interrupted(
+            f"{interrupted} before the first step; the run is removed.", remedy="Start again with the same command."
+        )
+    checkpoint = rundir.last_checkpoint()
+    if checkpoint is None:
+        return Interrupted(
+            f"{interrupted} before the first checkpoint; the run starts again from step 0.", remedy=resume
+        )
+    return Interrupted(f"{interrupted}; the last checkpoint is {checkpoint}.", remedy=resume)

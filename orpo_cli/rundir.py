@@ -216,7 +216,10 @@ class RunDir:
 
     def is_run(self) -> bool:
         """Whether the directory is a run, also one whose run.json or plan.json is lost."""
-        return self.run.is_file() or (self.plan.is_file() and self._has_work())
+        try:
+            return self.run.is_file() or (self.plan.is_file() and self._has_work())
+        except OSError:  # a name that is too long
+            return False
 
     def read_plan(self) -> Plan:
         """The plan of the run. Raises UsageError where the file is damaged."""

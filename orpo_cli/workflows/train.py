@@ -50,12 +50,11 @@ def train_recipe(
     """
     loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
     with ExitStack() as stack:
-        existing = RunDir(loaded.output_dir)
-        if resume == "never":
-            existing.raise_if_in_use()
-        elif existing.is_run():  # its owner is known before the libraries are imported, which takes seconds
-            existing.acquire(console.note)
-        rundir = stack.enter_context(existing)
+        rundir = stack.enter_context(RunDir(loaded.output_dir))
+        if resume != "never" and rundir.is_run():
+            rundir.acquire(console.note)  # before the libraries are imported, which takes seconds
+        else:
+            rundir.raise_if_in_use()
         plan, source, *_ = build_plan(loaded, console, to_train=True, strict=strict)
         stack.enter_context(recording_interruption(rundir))
         checkpoint = open_run(rundir, loaded, plan, resume, console)

@@ -279,3 +279,56 @@ def test_a_missing_card_of_a_finished_run_is_written(killed: tuple[Path, RunDir]
     assert rundir.card.read_text() == card
     assert not partial.exists()
     assert str(rundir.card) not in orpo_here("train", recipe, *RESUME).stderr
+
+
+def test_a_run_of_version_0_2_is_resumed(killed: tuple[Path, RunDir], orpo_here: Orpo) -> None:
+    """It has no lock, no attempts, no fingerprints, no logs, and checkpoints without a manifest."""
+    recipe, rundir = killed
+    run = rundir.read_run()
+    new = ("attempts", "fingerprints")
+    rundir.run.write_text(json.dumps({name: value for name, value in run.items() if name not in new}))
+    (rundir.root / ".lock").unlink()
+    shutil.rmtree(rundir.logs)
+    for manifest in rundir.checkpoints.glob("*/manifest.json"):
+        manifest.unlink()
+    assert "status: killed" in orpo_here("train", recipe).stderr
+    done = orpo_here("train", recipe, *RESUME)
+    assert done.returncode == 0, done.stderr
+    assert "checkpoint-4" in done.stderr
+    assert attempts(rundir) == [(1, "killed", 0, 5), (2, "finished", 4, 6)]
+
+
+@pytest.mark.parametrize("more", [(), RESUME], ids=["start", "resume"])
+def test_directories_that_cannot_have_a_run_are_refused_at_once(
+    tmp_path: Path, orpo_here: Orpo, more: tuple[str, ...]
+) -> None:
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    for name, code, message in (
+        ("n" * 300, 3, "File name too long"),
+        ("link", 2, "is a link to nowhere"),
+        ("recipe.yaml", 2, "is a file"),
+        ("recipe.yaml/run", 2, "recipe.yaml is a file"),
+        ("full/", 2, "is not empty, and is not a run"),
+    ):
+        refused = orpo_here("train", recipe, *more, "--set", f"output_dir={tmp_path}/{name}")
+        assert refused.returncode == code, refused.stderr
+        assert message in refused.stderr
+        assert "output_dir=DIR" in refused.stderr
+        assert "Traceback" not in refused.stderr
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_below_a_link_is_trained_resumed_and_merged(tmp_path: Path, orpo_here: Orpo) -> None:
+    recipe = write_recipe(tmp_path, steps=1)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to("disk")
+    train = ("train", recipe, "--set", f"output_dir={tmp_path / 'run'}/")
+    assert orpo_here(*train).returncode == 0
+    assert "nothing to resume" in orpo_here(*train, *RESUME).stderr
+    assert orpo_here("merge", tmp_path / "run").returncode == 0
+    assert (tmp_path / "run").is_symlink()
+    assert (tmp_path / "disk" / "merged" / "config.json").is_file()

@@ -107,8 +107,15 @@ def test_a_lost_response_makes_no_second_commit(hub, run):
     assert json.loads(run.pushes.read_text())["repositories"][REPO]["main"]["commit"] == hub.repos[REPO].head("main")
 
 
-def test_ctrl_c_exits_130_and_explains_how_to_continue(hub, run):
-    hub.delay("POST", "/commit/main", 30)
+@pytest.mark.parametrize(
+    ("number", "request_", "seconds"),
+    [
+        (signal.SIGINT, ("POST", "/commit/main"), 30),
+        (signal.SIGTERM, ("PUT", "/lfs/"), 5),  # a file is sent in another thread, which ends first
+    ],
+)
+def test_a_signal_exits_130_and_explains_how_to_continue(hub, run, number, request_, seconds):
+    hub.delay(*request_, seconds)
     environment = {**os.environ, **hub.environment()}
     command = [sys.executable, "-m", "orpo_cli", "push-to-hub", str(run.root), REPO]
     with subprocess.Popen(
@@ -116,13 +123,17 @@ def test_ctrl_c_exits_130_and_explains_how_to_continue(hub, run):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     ) as pushing:  # fmt: skip
         until = time.monotonic() + 100
-        while not hub.count("POST", "/commit/main") and time.monotonic() < until:
+        while not hub.count(*request_) and time.monotonic() < until:
             time.sleep(0.1)
-        pushing.send_signal(signal.SIGINT)
+        pushing.send_signal(number)
         _, stderr = pushing.communicate(timeout=100)
     assert pushing.returncode == 130
+    assert f"interrupted by {number.name}" in stderr
     assert "continues where this one stopped" in stderr
     assert "Traceback" not in stderr
+    hub.clear_faults()
+    assert orpo(hub, "push-to-hub", run.root, REPO).returncode == 0
+    assert_repository_equals(hub, REPO, run, run.adapter)
 
 
 def test_a_slow_hub_is_waited_for_and_a_silent_one_times_out(hub, run):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from _thread import start_new_thread
@@ -41,7 +42,7 @@ class _State:
         self.exit_code: int | None = EXIT_CODE  # None while a command runs
         self.ended = False
         self.cause: str | None = None
-        self.raised = False
+        self.raised_for = 0  # the signal that raised KeyboardInterrupt last
         self.first_at = 0.0
         self.note: Note | None = None  # inside `until_complete`
         self.uninterrupted = 0  # nested contexts
@@ -67,9 +68,11 @@ def install() -> Callable[[], None]:
     for number in caught:
         signal.signal(number, _handle)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    show_unraisable, sys.unraisablehook = sys.unraisablehook, _handle_unraisable
 
     def restore() -> None:
         global _state
+        sys.unraisablehook = show_unraisable
         for number in caught:
             signal.signal(number, before[number])
         _state = None
@@ -101,13 +104,13 @@ def cause() -> str | None:
 
 def was_raised() -> bool:
     """Whether a signal has raised KeyboardInterrupt, which a library may have caught or converted."""
-    return bool(_state and _state.raised)
+    return bool(_state and _state.raised_for)
 
 
 def forget() -> None:
     """Forget a request: the command goes on."""
     if _state:
-        _state.cause, _state.raised = None, False
+        _state.cause, _state.raised_for = None, 0
 
 
 def continue_after_ctrl_c() -> None:
@@ -183,16 +186,32 @@ def _handle(number: int, _frame: FrameType | None) -> None:
     elif state.cause is None:
         state.cause, state.first_at = name, time.monotonic()
         if state.note is None:
-            _raise(state)
+            _raise(state, number)
         else:
             _show_in_thread(state.note, name)
     elif number == signal.SIGINT or (state.note is None and time.monotonic() - state.first_at > REPEAT_AFTER_SECONDS):
-        _raise(state)
+        _raise(state, number)
 
 
-def _raise(state: _State) -> None:
-    state.raised = True
+def _raise(state: _State, number: int) -> None:
+    state.raised_for = number
     raise KeyboardInterrupt
+
+
+def _handle_unraisable(error: sys.UnraisableHookArgs) -> None:
+    """Send the signal again where its exception was lost in a finalizer or a callback, which Python cannot leave by it."""
+    state = _state
+    if state is None or not isinstance(error.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(error)
+        return
+
+    def send_again() -> None:
+        time.sleep(0.01)  # until the finalizer has ended
+        os.kill(state.process, state.raised_for)
+
+    state.first_at = float("-inf")  # not as a second signal, which would be ignored
+    with suppress(RuntimeError):
+        start_new_thread(send_again, ())
 
 
 def _show_in_thread(note: Note, name: str) -> None:

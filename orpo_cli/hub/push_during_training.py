@@ -85,12 +85,16 @@ class PushCallback(TrainerCallback):
 
     def wait_for_pending(self, *, interrupted: bool) -> None:
         """Wait for the pushes in progress; after an interruption for 30 seconds at most."""
-        if self.worker is not None and self.worker.is_alive():
-            self.note(f"waiting for the push to {self.options.repo_id}")
-            self.worker.join(INTERRUPT_WAIT_SECONDS if interrupted else None)
-            if self.worker.is_alive():
-                self.note(f"the last push to {self.options.repo_id} did not complete; nothing of it is visible there")
-        shutil.rmtree(self.staging_folder, ignore_errors=True)
+        try:
+            if self.worker is not None and self.worker.is_alive():
+                self.note(f"waiting for the push to {self.options.repo_id}")
+                self.worker.join(INTERRUPT_WAIT_SECONDS if interrupted else None)
+                if self.worker.is_alive():
+                    self.note(
+                        f"the last push to {self.options.repo_id} did not complete; nothing of it is visible there"
+                    )
+        finally:  # also after a second Ctrl-C
+            shutil.rmtree(self.staging_folder, ignore_errors=True)
 
     def push_result(self) -> PushResult | None:
         """Push the result of the run with its card; None if that failed."""

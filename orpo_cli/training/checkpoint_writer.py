@@ -17,8 +17,15 @@ from types import TracebackType
 import torch
 
 from orpo_cli.atomic import unused_name
-from orpo_cli.checkpoint_manifest import MANIFEST, CheckpointManifest, checkpoint_files, unusable_reason
-from orpo_cli.digests import file_xxh3
+from orpo_cli.checkpoint_manifest import (
+    MANIFEST,
+    CheckpointManifest,
+    checkpoint_files,
+    join_digests,
+    segment_digest,
+    segment_starts,
+    unusable_reason,
+)
 
 EARLY_BYTES = 16 << 20  # a file of this size is synchronized while it grows
 POLL_SECONDS = 0.02
@@ -37,7 +44,8 @@ class CheckpointWriter:
         self.staging = parent / f".checkpoint-{step}.partial"
         self.staged = self.staging / self.final.name
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="checkpoint")
-        self._digests: dict[Path, Future[str]] = {}
+        self._digests: dict[Path, list[Future[bytes]]] = {}
+        self._synced: list[Future[None]] = []
         self._finite: Future[bool] | None = None
         self._flusher = threading.Thread(target=self._flush_growing_files, name="checkpoint-flush", daemon=True)
         self._flush_errors: list[OSError] = []
@@ -64,7 +72,9 @@ class CheckpointWriter:
         """Synchronize and digest all files that are staged by now, in the background: no process writes to them any more."""
         for path in checkpoint_files(self.staged):
             if path not in self._digests:
-                self._digests[path] = self._pool.submit(_sync_and_digest, path)
+                starts = segment_starts(path.stat().st_size)
+                self._digests[path] = [self._pool.submit(segment_digest, path, start) for start in starts]
+                self._synced.append(self._pool.submit(sync, path))
 
     def sync_files(self) -> None:
         """Synchronize the files of a process that is not the owner: another machine cannot do it. Raises OSError."""
@@ -78,7 +88,9 @@ class CheckpointWriter:
         """
         self.files_written()
         self._end_flushing()
-        digests = {path: digest.result() for path, digest in self._digests.items()}
+        digests = {path: join_digests(each.result() for each in parts) for path, parts in self._digests.items()}
+        for synced in self._synced:
+            synced.result()
         if self._flush_errors:  # the kernel reports an error once, so that a later fsync would succeed
             raise self._flush_errors[0]
         finite = self._finite is None or self._finite.result()
@@ -133,9 +145,3 @@ def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
     with torch.no_grad():
         extremes = [torch.stack(torch.aminmax(each)) for each in tensors if each.is_floating_point() and each.numel()]
         return all(bool(each.isfinite().all()) for each in extremes)
-
-
-def _sync_and_digest(path: Path) -> str:
-    digest = file_xxh3(path)
-    sync(path)
-    return digest

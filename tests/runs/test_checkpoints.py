@@ -321,3 +321,47 @@ def test_retention_keeps_the_last_valid_and_finite_checkpoint(tmp_path: Path, ki
     assert names() == ["checkpoint-4", "checkpoint-6"]
     remove_old_checkpoints(tmp_path, 6, 1, str(tmp_path / "checkpoint-4"))
     assert names() == ["checkpoint-4", "checkpoint-6"]
+
+
+PROCESSES = """
+import sys
+from pathlib import Path
+from support.tiny import tiny_llama, tiny_tokenizer
+from orpo_cli.data.prepare import prepare
+from orpo_cli.machine import probe
+from orpo_cli.plan.resolve import resolve
+from orpo_cli.recipe.load import load_recipe
+from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
+
+recipe, out = sys.argv[1:3]
+plan, tokenizer = resolve(load_recipe(recipe), probe()), tiny_tokenizer()
+data = prepare(plan.dataset, tokenizer, max_length=192, max_prompt_length=96, note=print)
+inputs = TrainingInputs(tiny_llama(len(tokenizer)), tokenizer, data.train, data.eval)
+trainer = make_trainer(plan, Path(out), inputs, [], print)
+trainer.train(resume_from_checkpoint=sys.argv[3] if len(sys.argv) > 3 else None)
+"""
+
+
+@pytest.mark.slow
+def test_several_processes_publish_one_checkpoint_in_one_folder(tmp_path: Path) -> None:
+    """Each writes its random state; a training that continues from it ends with the same weights."""
+    recipe = write_recipe(tmp_path, steps=4, training={**SAVING, "use_cpu": True})
+    (tmp_path / "train.py").write_text(PROCESSES)
+    tests = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": f"{tests}:{tests.parent}", "OMP_NUM_THREADS": "1"}
+
+    def train(out: Path, *checkpoint: Path) -> None:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        command = [*launcher, str(tmp_path / "train.py"), str(recipe), str(out), *map(str, checkpoint)]
+        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
+
+    train(tmp_path / "out")
+    train(tmp_path / "again", tmp_path / "out" / "checkpoint-2")
+    for checkpoint in (tmp_path / "out" / "checkpoint-2", tmp_path / "again" / "checkpoint-4"):
+        manifest = CheckpointManifest.from_json((checkpoint / MANIFEST).read_text())
+        assert manifest.world_size == 2
+        assert {"rng_state_0.pth", "rng_state_1.pth", "optimizer.pt"} <= manifest.files.keys()
+        assert unusable_reason(checkpoint) is None
+    name = "checkpoint-4/adapter_model.safetensors"
+    assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["checkpoint-2", "checkpoint-4"]

@@ -7,6 +7,7 @@ import shutil
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 from orpo_cli.errors import MachineError, UsageError
@@ -48,7 +49,9 @@ def create_locked(root: Path, write: Callable[[Path], None], note: Callable[[str
             lock.release()
             raise
         return lock
-    root.parent.mkdir(parents=True, exist_ok=True)
+    missing = list(takewhile(lambda path: not path.exists(), root.parents))
+    for parent in reversed(missing):  # not mkdir(parents=True), which fails for a thousand folders in each other
+        parent.mkdir(exist_ok=True)
     _remove_dead_siblings(root.parent)
     sibling, lock = _new_sibling(root.parent, note)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -172,7 +173,17 @@ def test_a_directory_that_cannot_be_one_is_an_error(tmp_path: Path, name: str, m
     assert names(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["run/", "./run", "a b", "größe", "emoji-🙂", "n" * 255, "a\nb", "a\x1b[31mb"])
+@pytest.mark.parametrize(
+    "name", ["run/", "./run", "a b", "größe", "emoji-🙂", "n" * 255, "a\nb", "a\x1b[31mb", "a/" * 1500 + "run"]
+)
 def test_other_names_work(tmp_path: Path, name: str) -> None:
     with create(Path(f"{tmp_path}/{name}")) as rundir:
         assert rundir.is_run()
+
+
+def test_a_directory_below_a_thousand_others_works(tmp_path: Path) -> None:
+    try:
+        with create(Path(f"{tmp_path}/{'a/' * 1500}run")) as rundir:
+            assert rundir.is_run()
+    finally:  # shutil.rmtree, which pytest uses, cannot
+        subprocess.run(["rm", "-rf", tmp_path / "a"], check=True)

@@ -75,7 +75,25 @@ def explain_os_error(
             start = what or _file_name(each)
             message = f"{start}: {reason}." if start else f"{reason}."
             return MachineError(message, remedy=remedy if remedy and number in _ON_A_DISK else general_remedy)
+    return _explain_missing_directory(error) if numbers is None else None
+
+
+def _explain_missing_directory(error: BaseException) -> MachineError | None:
+    if isinstance(error, FileNotFoundError) and not _has_current_directory():
+        return MachineError("the current directory has been removed.", remedy="Change to another one (cd).")
+    if str(error) == "Could not determine home directory.":  # pathlib's
+        return MachineError("this user has no home directory.", remedy="Set HOME, or ORPO_CACHE and HF_HOME.")
+    if "No usable temporary directory" in str(error):
+        return MachineError("there is no temporary directory to write to.", remedy="Set TMPDIR to a directory.")
     return None
+
+
+def _has_current_directory() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

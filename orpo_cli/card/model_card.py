@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from orpo_cli.atomic import atomic_write_text
 from orpo_cli.card import sections
@@ -68,7 +68,7 @@ def render_card(
     ]
     front_matter = render_front_matter(rundir, parts, title, base_license)
     text = f"{front_matter}\n\n" + redact("\n\n".join(filter(None, body)) + "\n")
-    home = str(Path.home())
+    home = os.path.expanduser("~")  # "~" where the user has no home
     paths_below_home = re.compile(rf"(?<![\w./~-]){re.escape(home)}(?![\w.-])")
     return _with_checksum(text if home == "/" else paths_below_home.sub("~", text))
 

@@ -6,6 +6,7 @@ import gc
 import importlib
 import logging
 import os
+import resource
 import sys
 import threading
 import traceback
@@ -44,6 +45,8 @@ COMMANDS = (
     "push_to_hub",
     "doctor",
 )
+LIGHT_COMMANDS = ("init", "recipes", "validate", "explain", "schema", "convert", "doctor")  # they do not import torch
+MIN_ADDRESS_SPACE = 1.5e9  # bytes
 
 
 def _print_version(wanted: bool) -> None:
@@ -145,6 +148,7 @@ def _run_command() -> tuple[int, OrpoError | None]:
     """The exit code of the called command, and the error to report. Raises KeyboardInterrupt where a signal has arrived."""
     try:
         # Typer.__call__ would replace sys.excepthook. The command returns the code of a typer.Exit, and 130 for Ctrl-C.
+        _check_address_space()
         code = get_command(_import_called_command())(standalone_mode=False)
         if code == Interrupted.exit_code:
             raise KeyboardInterrupt
@@ -168,6 +172,18 @@ def _run_command() -> tuple[int, OrpoError | None]:
         if not interruption.was_raised():
             raise
         raise KeyboardInterrupt from error  # a library converted the exception of the signal, or could not be imported
+
+
+def _check_address_space() -> None:
+    """Raise MachineError below the limit where importing torch ends the process: its C++ code cannot report the error."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    called = commands_to_import(sys.argv[1:])
+    if called != COMMANDS and called[0] not in LIGHT_COMMANDS and 0 <= limit < MIN_ADDRESS_SPACE:
+        raise MachineError(
+            f"out of memory: the limit of the address space is {limit / 1e9:.1f} GB, and torch needs "
+            f"{MIN_ADDRESS_SPACE / 1e9:.1f} GB.",
+            remedy="Raise the limit (ulimit -v) in the shell, then repeat the command.",
+        )
 
 
 def _interrupted() -> Interrupted:

@@ -111,6 +111,20 @@ def test_limits_are_found_in_messages(message: str, part: str) -> None:
     assert part in explained.message
 
 
+def test_a_user_without_a_home_and_a_removed_directory_are_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explained = explain_os_error(RuntimeError("Could not determine home directory."))
+    assert explained is not None
+    assert "HOME" in str(explained.remedy)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    explained = explain_os_error(FileNotFoundError(errno.ENOENT, "No such file or directory"))
+    assert explained is not None
+    assert "current directory" in explained.message
+
+
 def test_a_bug_is_not_a_limit() -> None:
     assert explain_os_error(ValueError("x")) is None
     assert explain_os_error(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None

@@ -40,7 +40,7 @@ test: $(DEV_STAMP) ## run the fast tests
 test-slow: $(DEV_STAMP) $(QUICKSTART_STAMP) ## run the tests that train a real model
 	$(BIN)/python -m pytest -m "slow and not gpu" --ignore tests/faults
 
-# Each of the two processes has a fork server with one thread. A failed case does not end the campaigns.
+# Each of the two processes has a fork server with one thread. FAULTS_TABLE=docs/reliability.md updates the table of that page.
 test-faults: $(DEV_STAMP) ## run all fault campaigns, and write their table to FAULTS_TABLE (build/faults.md)
 	OMP_NUM_THREADS=1 ORPO_FAULTS_TABLE=$(FAULTS_TABLE) $(BIN)/python -m pytest tests/faults --numprocesses 2 --dist worksteal
 

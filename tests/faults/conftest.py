@@ -1,22 +1,26 @@
 """Fixtures of fault campaigns, and the table of their outcomes.
 
-``ORPO_FAULTS_TABLE=PATH`` (`make test-faults`) writes the table to PATH, and each outcome as a line of JSON beside it.
+``ORPO_FAULTS_TABLE=PATH`` (`make test-faults`) writes the table to PATH, and each outcome as a line of JSON to build/faults.jsonl.
+In a page, such as docs/reliability.md, the table replaces the one between the comments ``table`` and ``end of table``.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.faults.fork_server import ForkServer
-from support.faults.outcome import Outcome, table
+from support.faults.outcome import Outcome, machine, table, write_table
 from support.faults.prepared_runs import PreparedRuns
 
 OUTCOMES: list[dict[str, Any]] = []
+RECORDS = Path(__file__).parents[2] / "build" / "faults.jsonl"
+STARTED = time.time()
 
 
 @pytest.fixture(scope="session")
@@ -47,21 +51,20 @@ def judge(record_property: Callable[[str, object], None]) -> Callable[[Outcome],
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Collect the outcomes, also in the process that controls several test processes."""
     found = [value for name, value in report.user_properties if name == "outcome"]
-    if report.when == "call" and "tests/faults" in report.nodeid:
+    if report.when == "call" and "tests/faults" in report.nodeid and os.environ.get("ORPO_FAULTS_TABLE"):
         campaign = Path(report.location[0]).stem.removeprefix("test_").replace("_", " ")
         if not found and report.failed:
             found = [Outcome(campaign, report.nodeid, problems=[report.longreprtext[-500:]]).as_dict()]
+        RECORDS.parent.mkdir(exist_ok=True)
+        with RECORDS.open("a" if OUTCOMES else "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(each, ensure_ascii=False) + "\n" for each in found)
         OUTCOMES.extend(found)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the table of outcomes and write it where ORPO_FAULTS_TABLE says."""
     path = os.environ.get("ORPO_FAULTS_TABLE")
-    if not path or not OUTCOMES:
-        return
-    text = table(OUTCOMES)
-    terminalreporter.write_line(text)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(text + "\n", encoding="utf-8")
-    lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in OUTCOMES)
-    Path(path).with_suffix(".jsonl").write_text(lines, encoding="utf-8")
+    if path and OUTCOMES:
+        text = f"{table(OUTCOMES)}\n\n{machine((time.time() - STARTED) / 60)}\n"
+        terminalreporter.write_line(text)
+        write_table(Path(path), text)

@@ -10,13 +10,14 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from pyarrow import feather, parquet
+from support.faults.outcome import Outcome
 from support.tiny import pairs, tiny_tokenizer
 from transformers import PreTrainedTokenizerBase
 
@@ -144,7 +145,9 @@ def test_damaged_data_files_are_refused_or_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_800_damaged_data_files(tmp_path: Path) -> None:
+def test_800_damaged_data_files(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     outcomes = campaign(tmp_path, 800, seed=1)
-    print(dict(outcomes))
+    failures = sum(count for outcome, count in outcomes.items() if outcome not in OUTCOMES)
+    record = Outcome("damaged Arrow and Parquet files", str(dict(outcomes)), cases=800, failures=failures)
+    record_property("outcome", record.as_dict())
     assert set(outcomes) <= set(OUTCOMES), outcomes

@@ -67,7 +67,8 @@ def test_a_killed_training_is_resumed_to_the_same_bytes(kind, group, number, ser
         outcome.command = (
             f"{' '.join(command.arguments)}, killed {delay * 1000:.1f} ms after {operation.name} {operation.path}"
         )
-        outcome.expect(ended.code == -9 or bool(delay), f"not killed: {last_lines(ended.said())}")
+        late = bool(delay) and group == "result and card"  # the command may end before the kill
+        outcome.expect(ended.code == -9 or late, f"not killed: {last_lines(ended.said())}")
     outcome.exit_code, outcome.said, outcome.state = ended.code, ended.said(), state_of(folder / "run")
     outcome.expect(ended.code in (-9, 0), f"ended with {ended.code}: {last_lines(ended.said())}")
     runs.finish(outcome, folder, kind)

@@ -26,7 +26,7 @@ AFTERWARDS = {
     "merge": (("merge", "run"), "merged", ("orpo_cli.merge.verification:verify_merge", 1)),
     "export": (("export", "run"), "export", ("orpo_cli.export.checks:check_folder", 1)),
 }
-SHORT = {("checkpoint", "SIGINT")}
+SHORT = {("model load", "SIGTERM"), ("checkpoint", "SIGINT"), ("step", "SIGHUP"), ("merge", "SIGTERM")}
 
 
 def cases(phases):

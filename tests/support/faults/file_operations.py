@@ -7,6 +7,7 @@ so these functions are wrapped.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -23,6 +24,7 @@ WRAPPED = {
     "safetensors.torch": ("save_file", "save_model"),
     "safetensors": ("serialize_file",),
 }
+RANDOM = re.compile(r"(?<=-)[0-9a-f]{8,}")
 
 _watcher: FileOperations | None = None
 
@@ -30,7 +32,7 @@ _watcher: FileOperations | None = None
 class FileOperations:
     """Watcher of the file operations below ``folder``, which calls ``at_operation(name, path, occurrence)`` before each one.
 
-    ``path`` is relative to the folder, with ``PID`` for the number of this process; ``occurrence`` counts equal operations from 1.
+    ``path`` is relative to the folder, with PID and ID for what differs from process to process; ``occurrence`` counts equal operations from 1.
     """
 
     def __init__(self, folder: Path, at_operation: Callable[[str, str, int], None]) -> None:
@@ -38,7 +40,8 @@ class FileOperations:
         self.at_operation = at_operation
         self.counts: Counter[tuple[str, str]] = Counter()
         self.process = os.getpid()
-        self.inside = False
+        self.thread = threading.local()  # checkpoint files are flushed by several threads
+        self.lock = threading.Lock()
 
     def start(self) -> None:
         """Count from now on, to the end of the process: an audit hook cannot be removed."""
@@ -56,17 +59,19 @@ class FileOperations:
 
     def operation(self, name: str, path: Any, folder_descriptor: Any = -1) -> None:
         """Count an operation, if its path is below the folder."""
-        if self.inside or os.getpid() != self.process:
+        if getattr(self.thread, "inside", False) or os.getpid() != self.process:
             return
-        self.inside = True  # what happens here is not an operation of the command
+        self.thread.inside = True  # what happens here is not an operation of the command
         try:
             place = _absolute(path, folder_descriptor)
             if place is not None and (place + "/").startswith(self.folder + "/"):
-                relative = os.path.relpath(place, self.folder).replace(str(self.process), "PID")
-                self.counts[name, relative] += 1
-                self.at_operation(name, relative, self.counts[name, relative])
+                relative = RANDOM.sub("ID", os.path.relpath(place, self.folder).replace(str(self.process), "PID"))
+                with self.lock:
+                    self.counts[name, relative] += 1
+                    occurrence = self.counts[name, relative]
+                self.at_operation(name, relative, occurrence)
         finally:
-            self.inside = False
+            self.thread.inside = False
 
 
 def _absolute(path: Any, folder_descriptor: Any) -> str | None:

@@ -52,8 +52,7 @@ class Process:
         """The exit code. Raises TimeoutError, with what the command printed, if it does not end."""
         self.code = self.server.request("wait", pid=self.pid, seconds=seconds)["status"]
         if self.code is None:
-            self.server.request("kill", pid=self.pid)
-            self.server.request("wait", pid=self.pid, seconds=10)
+            self.end()
             raise TimeoutError(f"not ended after {seconds} s:\n{self.said()}")
         return self.code
 
@@ -61,6 +60,12 @@ class Process:
         """Whether the command has ended, or ends within ``seconds``."""
         self.code = self.server.request("wait", pid=self.pid, seconds=seconds)["status"]
         return self.code is not None
+
+    def end(self) -> None:
+        """End the command with SIGKILL, and the processes that it started, if it has not ended."""
+        if self.code is None:
+            self.server.request("kill", pid=self.pid)
+            self.code = self.server.request("wait", pid=self.pid, seconds=10)["status"]
 
     def send(self, number: int) -> None:
         """Send a signal, if the command has not ended."""

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
+import time
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 
@@ -46,6 +52,7 @@ class Outcome:
         return "\n".join([*shown, f"state: {self.state}", "said:", self.said[-3000:]])
 
 
+BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 HEADER = ("campaign", "cases", "ended as documented", "finished afterwards", "bit-identical results")
 
 
@@ -55,6 +62,29 @@ def table(outcomes: list[dict[str, Any]]) -> str:
     rows = [_row(name, [each for each in outcomes if each["campaign"] == name]) for name in campaigns]
     rows.append(_row("all", outcomes))
     return "\n".join("| " + " | ".join(row) + " |" for row in (HEADER, ("---", *["---:"] * 4), *rows))
+
+
+def machine(minutes: float) -> str:
+    """When, where and with which versions the table was measured."""
+    info = Path("/proc/cpuinfo")
+    models = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    versions = ", ".join(
+        f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "trl", "peft", "bitsandbytes")
+    )
+    processor = f"{os.cpu_count()} CPU cores ({models[0] if models else platform.machine()})"
+    return (
+        f"Measured on {time.strftime('%Y-%m-%d', time.gmtime())} in {minutes:.0f} minutes with {processor}, {platform.system()}, "
+        f"Python {platform.python_version()}, {versions}."
+    )
+
+
+def write_table(path: Path, text: str) -> None:
+    """Write the table to a file, or into the page of that path."""
+    page = path.read_text(encoding="utf-8") if path.exists() else ""
+    begin, _, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{begin}{BEGIN}\n{text}{END}{after}" if end else text, encoding="utf-8")
 
 
 def _row(name: str, outcomes: list[dict[str, Any]]) -> tuple[str, ...]:

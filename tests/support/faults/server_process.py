@@ -179,16 +179,13 @@ def _set_up(command: dict[str, Any]) -> None:
             os.environ[name] = value
     for name, value in command["limits"].items():
         resource.setrlimit(getattr(resource, name), (value, value))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in command["ignored_signals"]:
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     random.seed()
     import numpy
 
     numpy.random.seed()
-    for module in list(sys.modules.values()):
-        if getattr(module, "__name__", "").startswith("orpo_cli") and hasattr(module, "__fork_reset__"):
-            module.__fork_reset__()
     while time.time() < command["start_at"]:
         time.sleep(0.0005)
     if command["fault"]:

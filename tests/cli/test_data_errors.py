@@ -41,6 +41,25 @@ def write_wrong_types(folder: Path) -> tuple[str, str]:
     return "x.parquet", "chosen (a number)"
 
 
+def write_damaged_arrow(folder: Path) -> tuple[str, str]:
+    """Offsets that point past the end: read without validation, they end the process with a segmentation fault."""
+    import pyarrow as pa
+
+    batch = pa.record_batch({name: [f"{name} {n}" for n in range(50)] for name in ("prompt", "chosen", "rejected")})
+    with pa.OSFile(str(folder / "x.arrow"), "wb") as sink, pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    content = (folder / "x.arrow").read_bytes()
+    offsets = b"".join(offset.to_bytes(4, "little") for offset in (8, 16, 24, 32))
+    assert offsets in content
+    (folder / "x.arrow").write_bytes(content.replace(offsets, b"\xff\xff\xff\x7f" * 4))
+    return "x.arrow", "cannot be read after row 0"
+
+
+def write_git_lfs_pointer(folder: Path) -> tuple[str, str]:
+    (folder / "x.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n")
+    return "x.parquet", "a git-lfs pointer"
+
+
 def write_broken_line(folder: Path) -> tuple[str, str]:
     lines = [json.dumps(row) for row in pairs(1300)]
     lines[1233] = lines[1233][:-5]
@@ -51,7 +70,15 @@ def write_broken_line(folder: Path) -> tuple[str, str]:
 @pytest.mark.parametrize("command", ["data", "train"])
 @pytest.mark.parametrize(
     "write_bad_data",
-    [write_long_prompts, write_empty_answers, write_truncated_gz, write_wrong_types, write_broken_line],
+    [
+        write_long_prompts,
+        write_empty_answers,
+        write_truncated_gz,
+        write_wrong_types,
+        write_damaged_arrow,
+        write_git_lfs_pointer,
+        write_broken_line,
+    ],
 )
 def test_bad_data_exits_4_with_the_row_and_leaves_no_run(
     write_bad_data: Callable[[Path], tuple[str, str]], command: str, tmp_path: Path, orpo_here: Orpo

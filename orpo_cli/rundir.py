@@ -46,6 +46,7 @@ class RunDir:
         self.root = root
         self.lock: RunLock | None = None  # held by this process
         self._run_before = ""  # run.json before the attempt of this process
+        self._written: dict[str, Any] = {}  # run.json as this process wrote it last
         self.attempt = 0  # number of the attempt of this process; 0 where it does not train the run
         self.recipe = root / "recipe.yaml"  # the recipe as the user wrote it, with overrides listed on top
         # with the recipes that it extends and the environment variables that it uses, where it has any
@@ -176,7 +177,7 @@ class RunDir:
 
         ``detail``: the signal, or the error. ``to_step``: the last step.
         """
-        attempts = with_end(attempts_of(self.read_run()), reason, detail=detail, to_step=to_step)
+        attempts = with_end(attempts_of(self._latest_run()), reason, detail=detail, to_step=to_step)
         self.attempt = 0
         self.write_run(status=reason, finished_at=now(), attempts=attempts, **changes)
 
@@ -248,8 +249,17 @@ class RunDir:
 
     def write_run(self, **changes: Any) -> None:
         """Merge ``changes`` into run.json, atomically."""
-        before = self.read_run() if self.run.exists() else {}
-        write_record(self.run, {**before, **changes})
+        self._written = {**self._latest_run(), **changes}
+        write_record(self.run, self._written)
+
+    def _latest_run(self) -> dict[str, Any]:
+        """The content of run.json; if it was damaged or removed while this process trains, what this process wrote last."""
+        try:
+            return self.read_run() if self.run.exists() else self._written
+        except UsageError:
+            if not self._written:
+                raise
+            return self._written
 
     def read_metrics(self) -> list[dict[str, float]]:
         """The numbers in each line of metrics.jsonl that has a step; none before the first logged step."""
@@ -318,7 +328,7 @@ class RunDir:
         checkpoint, a result or files of the user is kept, with ``reason`` and ``detail`` as for ``end_attempt``.
         """
         names = {path.name for path in self.root.iterdir()}
-        first = len(attempts_of(self.read_run())) == 1
+        first = len(attempts_of(self._latest_run())) == 1
         if first and not self.metrics.exists() and not self.trained() and not self._foreign(names):
             self.discard()
         else:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from support.tiny_run import make_plan
+
 from orpo_cli.rundir import RunDir, write_record
 
 
@@ -36,3 +39,17 @@ def test_the_composed_recipe_is_preferred(tmp_path: Path) -> None:
     assert run.read_recipe() == "extends: base"
     run.composed.write_text("model: {}\n")
     assert run.read_recipe() == "model: {}"
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"status": ', None])
+def test_a_record_that_is_damaged_during_the_training_is_written_again(tmp_path: Path, content: str | None) -> None:
+    with RunDir.create(make_plan(tmp_path / "run", "x"), "model: {}\n") as run:
+        run.write_run(orpo_cli="1")
+        if content is None:
+            run.run.unlink()
+        else:
+            run.run.write_text(content)
+        run.end_attempt("finished", to_step=3, steps=3)
+    record = run.read_run()
+    assert (record["status"], record["orpo_cli"], record["steps"]) == ("finished", "1", 3)
+    assert [(each["reason"], each["to_step"]) for each in record["attempts"]] == [("finished", 3)]

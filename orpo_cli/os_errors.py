@@ -55,6 +55,7 @@ _TEXTS = {
     "std::bad_alloc": errno.ENOMEM,
     "can't start new thread": errno.EAGAIN,
     "Resource temporarily unavailable": errno.EAGAIN,
+    "ThreadPoolBuildError": errno.EAGAIN,  # tokenizers
 }
 _NUMBER_IN_TEXT = re.compile(r"\(os error (\d+)\)|\[[Ee]rrno (\d+)\]")
 

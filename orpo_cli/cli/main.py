@@ -164,7 +164,10 @@ def _run_command() -> tuple[int, OrpoError | None]:
         message = error.format_message().replace("Value error, ", "")  # pydantic's, for choices
         remedy = "See `orpo --help` and `orpo COMMAND --help`."
         return error.exit_code, UsageError(message, remedy=remedy) if message else None
-    except Exception as error:  # a limit of the machine may be met anywhere; any other error is a bug
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    # a limit of the machine may be met anywhere, and a panic of Rust code is no Exception; any other error is a bug
+    except BaseException as error:
         explained = explain_os_error(error)
         if explained is not None:
             explained.__cause__ = error

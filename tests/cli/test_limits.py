@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,25 @@ def test_a_limit_ends_a_command_with_a_message(tmp_path: Path, script: str, mess
     assert done.returncode == 3, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="root has no limit of threads")
+def test_a_limit_of_threads_is_explained(tmp_path: Path) -> None:
+    """Also one that Rust code meets, whose panic is no Exception."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\n"
+        "from orpo_cli.cli import main, recipes\n"
+        "def start(): import threading; [threading.Thread(target=threading.Event().wait, daemon=True).start() for _ in range(9)]\n"
+        "recipes.shipped_recipes = start\n"
+        "sys.argv = ['orpo', 'recipes']\n"
+        "main.main()\n"
+    )
+    tmp_path.chmod(0o755)
+    user = f"setpriv --reuid={20000 + os.getpid() % 9999} --clear-groups"
+    done = run(f"exec prlimit --nproc=4 {user} {sys.executable} - < {program}", tmp_path, HOME="/nonexistent")
+    assert done.returncode == 3, done.stderr
+    assert "no more threads or processes can be started" in done.stderr
 
 
 def test_the_c_locale_reads_and_writes_every_name_and_text(tmp_path: Path) -> None:

@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 from support.forked_command import ForkedCommand, StopPoint, interrupt_at, run_here
 from support.signal_phases import (
-    COMPLETION,
     PHASES,
-    PREPARATION,
-    STEP_LOOP,
     assert_interrupted,
     check_signal,
     checkpoints,
@@ -24,6 +21,7 @@ from support.signal_phases import (
 
 INT, TERM, HUP, USR1, USR2 = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2
 SIGNALS = (TERM, HUP, INT, USR1, USR2)
+QUICK = ("run directory", "model", "step", "evaluation", "checkpoint", "final save")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +39,10 @@ def uninterrupted(recipe: Path) -> str:
 
 @pytest.mark.parametrize(
     ("phase", "number"),
-    [(phase, SIGNALS[index % len(SIGNALS)]) for index, phase in enumerate([*PREPARATION, *STEP_LOOP, *COMPLETION])],
+    [
+        pytest.param(phase, SIGNALS[index % len(SIGNALS)], marks=[] if phase in QUICK else pytest.mark.slow)
+        for index, phase in enumerate(PHASES)
+    ],
 )
 def test_a_signal_leaves_a_state_from_which_the_same_weights_are_trained(
     tmp_path: Path, recipe: Path, uninterrupted: str, phase: str, number: signal.Signals

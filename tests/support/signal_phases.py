@@ -41,9 +41,6 @@ PHASES = {
     "final save": Phase(StopPoint("orpo_cli.training.train:copy_mode_to_weights"), completes=True),
     "card": Phase(StopPoint("orpo_cli.card.model_card:render_card"), completes=True),
 }
-PREPARATION = [name for name, phase in PHASES.items() if phase.step is None and not phase.completes]
-STEP_LOOP = [name for name, phase in PHASES.items() if phase.step is not None]
-COMPLETION = [name for name, phase in PHASES.items() if phase.completes]
 
 
 def signal_recipe(folder: Path, *, lora: bool = True, **sections: dict[str, object]) -> Path:

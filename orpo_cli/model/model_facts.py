@@ -47,7 +47,7 @@ def _facts_from_config(
     from transformers import AutoModelForCausalLM
 
     text_config = config.get_text_config()
-    with explain_load_errors(section.model_name_or_path), torch.device("meta"):
+    with explain_load_errors(section.model_name_or_path, "config.json"), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=section.trust_remote_code)
     return ModelFacts(
         model_type=str(config.model_type),

@@ -17,6 +17,7 @@ from orpo_cli.recipe.schema import ModelSection
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+TEMPLATE_SUFFIXES = (".jinja", ".jinja2", ".j2")
 TOKENIZER_FILES = "tokenizer files (tokenizer.json, tokenizer_config.json)"
 
 
@@ -92,21 +93,24 @@ def resolve_chat_template(name: str) -> str:
         return name
     from orpo_cli.model.chat_template_limits import MAX_TEMPLATE_CHARS
 
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise UsageError(
-            f"model.chat_template: {name!r} is neither a built-in template nor a file, and no Jinja itself.",
-            remedy=f"Built in: {', '.join(sorted(BUILTIN_CHAT_TEMPLATES))}; or `tokenizer` for the one of the tokenizer.",
-        )
     try:
-        if path.stat().st_size > MAX_TEMPLATE_CHARS:
-            raise ValueError(f"it is larger than {MAX_TEMPLATE_CHARS:,} bytes")
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+        path = Path(name).expanduser()
+        if path.is_file():
+            # a recipe of a stranger must not show any other file of this machine in its pairs
+            if path.suffix.lower() not in TEMPLATE_SUFFIXES:
+                raise ValueError(f"its name does not end with {', '.join(TEMPLATE_SUFFIXES)}")
+            if path.stat().st_size > MAX_TEMPLATE_CHARS:
+                raise ValueError(f"it is larger than {MAX_TEMPLATE_CHARS:,} bytes")
+            return path.read_text(encoding="utf-8")
+    except (OSError, RuntimeError, ValueError) as error:
         raise UsageError(
-            f"model.chat_template {name}: cannot be read: {getattr(error, 'strerror', None) or error}.",
+            f"model.chat_template {name[:200]}: cannot be read: {getattr(error, 'strerror', None) or error}.",
             remedy="Give a Jinja template in UTF-8.",
         ) from error
+    raise UsageError(
+        f"model.chat_template: {name!r} is neither a built-in template nor a file, and no Jinja itself.",
+        remedy=f"Built in: {', '.join(sorted(BUILTIN_CHAT_TEMPLATES))}; or `tokenizer` for the one of the tokenizer.",
+    )
 
 
 def _is_jinja(name: str) -> bool:

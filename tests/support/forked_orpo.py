@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Mapping
@@ -11,30 +12,31 @@ from typing import NamedTuple
 
 
 class Ended(NamedTuple):
-    """Exit code (minus the signal that ended the process) and streams of a command."""
+    """Exit code (minus the signal that ended the process), streams and peak memory of a command."""
 
     code: int
     out: str
     err: str
+    peak_bytes: int
 
 
-def run_forked(
-    folder: Path, environment: Mapping[str, str], *arguments: object, limit_bytes: int | None = None
-) -> Ended:
-    """Run ``orpo ARGUMENTS`` in ``folder`` with this environment, and optionally a limit of its address space."""
+def run_forked(folder: Path, environment: Mapping[str, str], *arguments: object, seconds: int = 300) -> Ended:
+    """Run ``orpo ARGUMENTS`` in ``folder`` with this environment; SIGALRM ends it after ``seconds``."""
+    import orpo_cli.training.make_trainer  # noqa: F401  the libraries, loaded once and not in each fork
+
     out, err = folder / ".stdout", folder / ".stderr"
     process = os.fork()
     if process == 0:
         code = 1
         try:
-            code = _run(folder, environment, [str(each) for each in arguments], (out, err), limit_bytes)
+            code = _run(folder, environment, [str(each) for each in arguments], (out, err), seconds)
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(code)
-    status = os.waitpid(process, 0)[1]
-    streams = (path.read_text(encoding="utf-8", errors="backslashreplace") for path in (out, err))
-    return Ended(os.waitstatus_to_exitcode(status), *streams)
+    _, status, usage = os.wait4(process, 0)
+    texts = [path.read_text(encoding="utf-8", errors="backslashreplace") for path in (out, err)]
+    return Ended(os.waitstatus_to_exitcode(status), *texts, usage.ru_maxrss * 1024)
 
 
 def _run(
@@ -42,7 +44,7 @@ def _run(
     environment: Mapping[str, str],
     arguments: list[str],
     streams: tuple[Path, Path],
-    limit_bytes: int | None,
+    seconds: int,
 ) -> int:
     import torch
 
@@ -56,10 +58,7 @@ def _run(
     os.environ.update(environment)
     torch.set_num_threads(1)  # a fork has no copies of the other threads
     _read_environment_again()
-    if limit_bytes is not None:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
+    signal.alarm(seconds)
     sys.argv = ["orpo", *arguments]
     from orpo_cli.cli.main import main
 

@@ -114,6 +114,8 @@ def _open_path(path: Path, label: str) -> OpenedSource:
     files.check_regular(path)
     if path.is_dir():
         return _open_folder(path, label)
+    if not path.is_file():
+        raise DataError(f"{path}: a device or a pipe, not a file.", remedy="Write its content to a file first.")
     if not files.is_data_file(path.name):
         raise DataError(f"{path}: not a supported kind of data file.", remedy=f"Known: {', '.join(files.SUFFIXES)}.")
     return _open_files({"train": [path]}, location=str(path), name=lambda _: label)

@@ -59,6 +59,8 @@ def read_parent(name: str, child: RecipeFile) -> RecipeFile:
     path = Path(os.path.normpath(directory / os.path.expanduser(name)))
     if not _is_file(path) and (shipped := find_shipped(name)):
         path = shipped
+    if not _is_file(path) and _exists(path):  # a device or a pipe may have no end
+        raise UsageError(f"{path} cannot be read: it is not a file.", remedy="Give the path of a recipe, or the name of a shipped recipe.")
     try:
         return _read(path)
     except FileNotFoundError:
@@ -71,6 +73,13 @@ def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
     except OSError:  # name too long, or no permission: reading the file then reports it
+        return False
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
         return False
 
 

@@ -151,7 +151,7 @@ def _tokens_of_longest_step(lengths: PairLengths, in_step: int, steps: int) -> f
     """Tokens of the longest of ``steps`` steps; a sum of many lengths is about normally distributed."""
     sizes = [pair.packed for pair in lengths.pairs]
     around = NormalDist(in_step * fmean(sizes), max(1e-9, math.sqrt(in_step) * pstdev(sizes)))
-    return around.inv_cdf(steps / (steps + 1))
+    return around.inv_cdf(min(steps / (steps + 1), 1 - 1e-12))
 
 
 def _scale_pair(pair: PairSize, count: int, tokens: float) -> list[PairSize]:

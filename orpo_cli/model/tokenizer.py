@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEMPLATE_SUFFIXES = (".jinja", ".jinja2", ".j2")
+MAX_REASON_CHARS = 1000  # a template chooses the text of its errors
 TOKENIZER_FILES = "tokenizer files (tokenizer.json, tokenizer_config.json)"
 
 
@@ -81,7 +82,8 @@ def _check_chat_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     except ChatTemplateError as error:
         which = "" if _is_jinja(name) else f" {name}"
         raise UsageError(
-            f"model.chat_template{which}: {error.reason}.", remedy="Fix the template, or choose another."
+            f"model.chat_template{which}: {error.reason[:MAX_REASON_CHARS]}.",
+            remedy="Fix the template, or choose another.",
         ) from error
 
 

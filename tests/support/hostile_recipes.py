@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-HUGE = 10**30
+HUGE = 10**18  # a longer integer is no valid YAML here
 CLOSED = "http://127.0.0.1:1"  # a port where nothing listens
 TEXT_OF_FILE = "plantedPrivateFile0123"
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tarfile
-import zipfile
-import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -46,7 +43,9 @@ def download(url: str, folder: Path) -> list[Path]:
         return targets
     except FileNotFoundError as error:
         raise DataError(f"{url}: no such file.", remedy="Check the path.") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
+    except DataError:
+        raise
+    except Exception as error:  # the backends of fsspec raise errors of any type
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise _disk_full(url, folder) from error
         raise DataError(f"{url}: cannot be downloaded: {error}.", remedy="Check access and network.") from error
@@ -68,13 +67,13 @@ def _open_store(url: str) -> tuple[Any, str]:
         ) from error
     except FileNotFoundError as error:  # the archive of zip://file::archive.zip
         raise DataError(f"{url}: no such file.", remedy="Check the path.") from error
-    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(
-            f"{url}: cannot be opened: {error}.", remedy="Check the archive, access and network."
-        ) from error
     except ValueError as error:
         raise DataError(
             f"{url}: fsspec does not know {protocol}://.", remedy="Download the files and give their path."
+        ) from error
+    except Exception as error:  # the backends of fsspec raise errors of any type
+        raise DataError(
+            f"{url}: cannot be opened: {error}.", remedy="Check the archive, access and network."
         ) from error
 
 
@@ -95,9 +94,13 @@ def _download_http(url: str, folder: Path) -> Path:
     """With the standard library: fsspec's http needs aiohttp, which no dependency installs."""
     import urllib.error
     import urllib.request
+    from http.client import HTTPException
     from urllib.parse import urlsplit
 
-    name = PurePosixPath(urlsplit(url).path).name
+    try:
+        name = PurePosixPath(urlsplit(url).path).name
+    except ValueError as error:
+        raise DataError(f"{url}: not a URL: {error}.", remedy="Check the URL.") from error
     if not files.is_data_file(name):
         raise DataError(f"{url}: not a supported kind of data file.", remedy=f"Known: {', '.join(files.SUFFIXES)}.")
     target = folder / name
@@ -111,7 +114,7 @@ def _download_http(url: str, folder: Path) -> Path:
             f"{url}: the server answered {error.code} {error.reason}.",
             remedy="Check the URL, or download the file first.",
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise _disk_full(url, folder) from error
         reason = getattr(error, "reason", None) or error

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
 from orpo_cli.recipe.schema import Recipe
+
+MAX_PAIRS_PER_STEP = 1_000_000
 
 # Optimizers to which transformers 5.23 (trainer_optimizer.py) does not pass an argument; `galore_adamw` and `grokadamw` get no betas.
 NO_BETAS = (
@@ -19,6 +22,21 @@ NO_ARGUMENTS = (
     "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "lion_32bit", "paged_lion_8bit",
     "paged_lion_32bit", "lomo", "adalomo",
 )  # fmt: skip
+
+
+def too_many_pairs_per_step(recipe: Recipe) -> Iterator[Problem]:
+    """A step of more pairs than a data set has never ends, nor does its estimate."""
+    training = recipe.training
+    names = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    values = {name: getattr(training, name) or 1 for name in names}
+    name = max(values, key=lambda each: values[each])
+    if math.prod(values.values()) > MAX_PAIRS_PER_STEP:
+        yield Problem(
+            "invalid-value",
+            f"is {values[name]:,}, which makes more than {MAX_PAIRS_PER_STEP:,} pairs per step.",
+            f"training.{name}",
+            remedy="Set it to a smaller number; 32 or 64 pairs per step are usual.",
+        )
 
 
 def adam_settings_unused(recipe: Recipe) -> Iterator[Problem]:

@@ -38,6 +38,7 @@ class Source(Section):
     weight: float = Field(
         1.0,
         gt=0,
+        le=1000,
         description="How often the pairs are used: 0.5 uses a random half (shuffle_seed), 2 uses each pair twice.",
     )
     max_samples: int | None = Field(

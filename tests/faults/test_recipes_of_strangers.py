@@ -74,7 +74,13 @@ def test_a_hostile_recipe_ends_with_a_message(
     world: Path, recipe: HostileRecipe, record_property: Callable[[str, object], None]
 ) -> None:
     problems, output = check(world, recipe)
-    outcome = {"campaign": "recipes of strangers", "case": recipe.name, "command": recipe.command, "cases": 1, "failures": 0}
+    outcome = {
+        "campaign": "recipes of strangers",
+        "case": recipe.name,
+        "command": recipe.command,
+        "cases": 1,
+        "failures": 0,
+    }
     record_property("outcome", {**outcome, "problems": problems, "finished": None, "identical": None})
     assert problems == [], output[-3000:]
 

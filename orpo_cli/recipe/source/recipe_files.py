@@ -60,7 +60,10 @@ def read_parent(name: str, child: RecipeFile) -> RecipeFile:
     if not _is_file(path) and (shipped := find_shipped(name)):
         path = shipped
     if not _is_file(path) and _exists(path):  # a device or a pipe may have no end
-        raise UsageError(f"{path} cannot be read: it is not a file.", remedy="Give the path of a recipe, or the name of a shipped recipe.")
+        raise UsageError(
+            f"{path} cannot be read: it is not a file.",
+            remedy="Give the path of a recipe, or the name of a shipped recipe.",
+        )
     try:
         return _read(path)
     except FileNotFoundError:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from orpo_cli.data.sources import files
-from orpo_cli.errors import DataError, MachineError
+from orpo_cli.errors import DataError, MachineError, OrpoError
 
 TIMEOUT_SECONDS = 30
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
@@ -43,7 +43,7 @@ def download(url: str, folder: Path) -> list[Path]:
         return targets
     except FileNotFoundError as error:
         raise DataError(f"{url}: no such file.", remedy="Check the path.") from error
-    except DataError:
+    except OrpoError:
         raise
     except Exception as error:  # the backends of fsspec raise errors of any type
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:

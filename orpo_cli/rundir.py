@@ -346,6 +346,7 @@ class RunDir:
                 f"{self.root} is not removed: it has {kept}.",
                 remedy="Use another directory (--set output_dir=DIR), or move that away.",
             )
+        self.attempt = 0
         self._remove_files()
         for name in (HEARTBEAT_FILE, LOCK_FILE):  # the lock last: another process may own the directory after it
             (self.root / name).unlink(missing_ok=True)

@@ -35,7 +35,8 @@ def recording_interruption(rundir: RunDir) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not _is_interruption(error) or (not rundir.attempt and rundir.status() != FINISHED):
+        has_finished = rundir.is_run() and rundir.status() == FINISHED
+        if not _is_interruption(error) or not (rundir.attempt or has_finished):
             raise
         with interruption.uninterrupted():
             interrupted = _record_interruption(rundir)

@@ -171,7 +171,7 @@ def train_plan(
         try:  # makes the trainer, trains, and saves the adapter or the model
             train(plan, rundir, inputs, display, checkpoint, [push] if push else [])
         finally:  # also after a signal that arrived while the result was saved
-            if rundir.status() == FINISHED:
+            if rundir.is_run() and rundir.status() == FINISHED:
                 with interruption.uninterrupted():
                     write_card(rundir)
     if push is not None:

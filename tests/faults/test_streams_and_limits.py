@@ -12,7 +12,7 @@ import pytest
 from support.faults.outcome import Outcome
 from support.faults.prepared_runs import last_lines, state_of
 
-ORPO = f"{sys.executable} -m orpo_cli train recipe.yaml"
+ORPO = f"{sys.executable} -P -m orpo_cli train recipe.yaml"  # -P: as a script, which does not look into the working directory
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ SHORT = {"stderr-to-head"}
 
 
 def environment() -> dict[str, str]:
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
 
 
@@ -110,7 +110,7 @@ def test_a_training_goes_on_without_its_terminal(runs, judge):
     outcome.said = os.read(ours, 1000).decode(errors="replace")
     os.close(ours)
     outcome.exit_code, outcome.state = process.wait(200), state_of(folder / "run")
-    outcome.expect(outcome.exit_code == 0, f"exit code {outcome.exit_code}")
+    outcome.expect(outcome.exit_code in (0, 3), f"exit code {outcome.exit_code}")  # 3: the result could not be printed
     outcome.expect(outcome.state.startswith("finished"), f"the run is not finished: {outcome.state}")
     runs.finish(outcome, folder, "lora")
     judge(outcome)

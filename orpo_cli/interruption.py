@@ -46,6 +46,7 @@ class _State:
         self.first_at = 0.0
         self.note: Note | None = None  # inside `until_complete`
         self.uninterrupted = 0  # nested contexts
+        self.caught: list[signal.Signals] = []
         self.waiting: list[int] = []  # signals that arrived inside `uninterrupted`
 
 
@@ -64,7 +65,7 @@ def install() -> Callable[[], None]:
     _state = _State()
     _state.installed = True
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    caught = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    caught = _state.caught = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
     for number in caught:
         signal.signal(number, _handle)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -95,6 +96,26 @@ def command_ended(exit_code: int) -> None:
     """From now on signals change nothing, except that SIGINT does not wait for threads of libraries."""
     if _state:
         _state.exit_code, _state.ended = exit_code, True
+        for number in _state.caught:
+            if number != signal.SIGINT:  # Python resets a handler before the process ends, but not this one
+                signal.signal(number, signal.SIG_IGN)
+        if "multiprocessing" in sys.modules:
+            _kill_workers()
+
+
+def ignore() -> None:
+    """In a worker process: leave signals, which a terminal or a scheduler sends to all processes, to the parent."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _kill_workers() -> None:
+    """Kill worker processes that an interrupted library has left: Python would wait for them, and they ignore signals."""
+    workers = sys.modules["multiprocessing"].active_children()
+    if workers:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch raises an error where a worker is killed
+        for worker in workers:
+            worker.kill()
 
 
 def cause() -> str | None:

@@ -11,6 +11,7 @@ import shutil
 import threading
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -113,17 +114,16 @@ class CheckpointWriter:
         """Synchronize large files while they grow: the disk works while the trainer serializes."""
         flushed: dict[Path, int] = {}
         while not self._ended.wait(POLL_SECONDS):
-            for path in checkpoint_files(self.staged):
-                try:
-                    size = path.stat().st_size
-                    if size - flushed.get(path, 0) >= EARLY_BYTES and path not in self._digests:
-                        sync(path)
-                        flushed[path] = size
-                except FileNotFoundError:  # a temporary file of the library
-                    continue
-                except OSError as error:
-                    self._flush_errors.append(error)
-                    return
+            try:
+                for path in checkpoint_files(self.staged):
+                    with suppress(FileNotFoundError):  # a temporary file of the library
+                        size = path.stat().st_size
+                        if size - flushed.get(path, 0) >= EARLY_BYTES and path not in self._digests:
+                            sync(path)
+                            flushed[path] = size
+            except OSError as error:
+                self._flush_errors.append(error)
+                return
 
     def _end_flushing(self) -> None:
         self._ended.set()

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from torch.nn.functional import cross_entropy
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import SaveStrategy
 
+from orpo_cli import interruption
 from orpo_cli.checkpoint_manifest import CheckpointDamaged, check_files
 from orpo_cli.data.table import expand_pair
 from orpo_cli.errors import MachineError, RunError, UsageError
@@ -91,6 +93,12 @@ class PairTrainer(ORPOTrainer):
         """The plan's learning-rate schedule. Raises UsageError where the library refuses it."""
         with explain_setting_errors("training.lr_scheduler_type", "training.lr_scheduler_kwargs"):
             return super().create_scheduler(num_training_steps, optimizer)
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        loader = super()._get_dataloader(*args, **kwargs)
+        inner = getattr(loader, "base_dataloader", loader)  # of accelerate's wrapper, which iterates over it
+        inner.worker_init_fn = partial(_init_worker, inner.worker_init_fn)
+        return loader
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of one micro-batch. Raises RunError where the loss is not finite."""
@@ -238,6 +246,13 @@ class PairTrainer(ORPOTrainer):
 
     def _send_telemetry(self) -> None:
         """Send nothing."""
+
+
+def _init_worker(init: Callable[[int], None] | None, worker: int) -> None:
+    """Start a worker process of a data loader: signals are for its parent, which needs it until the step is complete."""
+    interruption.ignore()
+    if init is not None:
+        init(worker)
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -100,3 +102,20 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(tmp_path: Path, re
     command.go_on()
     assert command.wait() == 0, command.stderr
     assert status(tmp_path / "run") == "finished"
+
+
+@pytest.mark.parametrize("numbers", [(TERM,), (TERM, TERM, HUP), (INT,)])
+def test_a_signal_to_all_processes_leaves_the_workers_of_the_data_loader(
+    tmp_path: Path, recipe: Path, numbers: tuple[signal.Signals, ...]
+) -> None:
+    """A scheduler, and Ctrl-C in a terminal, send a signal to the workers too; torch raises an error where one ends."""
+    workers = ("--set", "training.dataloader_num_workers=2")
+    arguments = train_command(recipe, tmp_path / "run", *workers)
+    command = ForkedCommand(tmp_path, arguments, stop=PHASES["step"].stop, before=os.setsid)
+    command.wait_for_stop()
+    for number in numbers:
+        os.killpg(command.process, number)
+        time.sleep(0.05)
+    command.go_on()
+    assert_interrupted(command.wait(), command.stderr, numbers[0].name, "checkpoint-3")
+    assert checkpoints(tmp_path / "run") == ["checkpoint-2", "checkpoint-3"]

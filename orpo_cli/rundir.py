@@ -181,6 +181,24 @@ class RunDir:
         self.attempt = 0
         self.write_run(status=reason, finished_at=now(), attempts=attempts, **changes)
 
+    def record_result(self) -> bool:
+        """Record that the run has finished, if its process ended between the result and that record; whether it did.
+
+        A result appears when it is complete. One of an earlier, shorter training of the same run does not count.
+        """
+        if not (self.adapter.is_dir() or self.model.is_dir()) or self.read_run().get("steps") is not None:
+            return False
+        lines = self.read_metrics()
+        last = {name: next((line for line in reversed(lines) if name in line), {}) for name in ("loss", "eval_loss")}
+        self.end_attempt(
+            FINISHED,
+            steps=self.last_logged_step(),
+            final_metrics=last["loss"],
+            final_evaluation=last["eval_loss"],
+            error=None,
+        )
+        return True
+
     def _begun(self, from_step: int, versions: Mapping[str, str | None]) -> dict[str, Any]:
         before = attempts_of(self.read_run()) if self.run.exists() else []
         seen = [path.stat().st_mtime for path in (self.run, self.metrics) if path.exists()]

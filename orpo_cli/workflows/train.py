@@ -101,6 +101,8 @@ def open_run(rundir: RunDir, loaded: LoadedRecipe, plan: Plan, resume: str, cons
             )
         return None
     checkpoint = checkpoint_to_resume(rundir, plan, resume, console.warn)
+    if checkpoint is None and rundir.record_result():
+        return None
     step = 0 if checkpoint is None else checkpoint_step(checkpoint) or 0
     if checkpoint is None:
         _start_over(rundir, *texts)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.forked_command import ForkedCommand, StopPoint
 from support.tiny import write_recipe
 
 from orpo_cli.errors import UsageError
@@ -162,8 +165,28 @@ def test_a_resumed_run_whose_data_is_damaged_keeps_its_checkpoints(
     assert contents(run) == saved
 
 
-def test_a_result_without_a_checkpoint_is_not_started_over(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
-    """The process was killed between the result and the status."""
+def test_a_result_without_a_record_is_that_of_a_finished_run(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    """The process was killed, or the disk was full, between the result and the status; there is no checkpoint."""
+    recipe, run = write_recipe(tmp_path, steps=2), tmp_path / "run"
+    ended = ForkedCommand(
+        tmp_path / "fork", ["train", recipe], stop=StopPoint("orpo_cli.training.train:_record_result")
+    )
+    ended.wait_for_stop()
+    os.kill(ended.process, signal.SIGKILL)
+    assert ended.wait() == -signal.SIGKILL
+    result = (run / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert (status(run), "steps" in json.loads((run / "run.json").read_text())) == ("running", False)
+    done = orpo_here("train", recipe, *RESUME, "--json")
+    assert done.returncode == 0, done.stderr
+    assert (run / "adapter" / "adapter_model.safetensors").read_bytes() == result
+    assert json.loads(done.stdout)["steps"] == 2
+    assert json.loads(done.stdout)["final_metrics"]["loss"] > 0
+    assert (run / "README.md").is_file()
+
+
+def test_a_result_of_a_shorter_training_is_not_that_of_the_longer_one(
+    tmp_path: Path, orpo_here: Callable[..., Any]
+) -> None:
     recipe, run = write_recipe(tmp_path, steps=1), tmp_path / "run"
     assert orpo_here("train", recipe).returncode == 0
     RunDir(run).write_run(status="running", pid=0, host="elsewhere")

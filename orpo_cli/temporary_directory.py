@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 from orpo_cli.file_lock import FileLock, try_lock
 
-PREFIX, LOCK_FILE = "orpo-", ".lock"  # of orpo-pairs-…, orpo-smoke-…
+Kind = Literal["pairs", "smoke", "download"]
+LOCK_FILE = ".orpo-temporary"  # no other directory has it: a run in $TMPDIR has a file .lock, and may have any name
+_NAME = re.compile(r"orpo-(?:pairs|smoke|download)-[a-z0-9_]{8}")  # as ``mkdtemp`` makes them
 
 
 class TemporaryDirectory:
     """Directory in ``$TMPDIR`` with a lock that shows that its process is alive. Raises OSError where it cannot be created."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: Kind) -> None:
         remove_dead_directories()
         lock = None
         while lock is None:
-            self.path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-"))
+            self.path = Path(tempfile.mkdtemp(prefix=f"orpo-{kind}-"))
             with suppress(FileNotFoundError):  # another process took it for a dead one before it was locked
                 lock = try_lock(self.path / LOCK_FILE)
         self._lock: FileLock = lock
@@ -37,7 +41,7 @@ class TemporaryDirectory:
 
 
 @contextmanager
-def temporary_directory(kind: str) -> Iterator[Path]:
+def temporary_directory(kind: Kind) -> Iterator[Path]:
     """Context of a temporary directory."""
     directory = TemporaryDirectory(kind)
     try:
@@ -50,7 +54,7 @@ def remove_dead_directories() -> None:
     """Remove the temporary directories of killed processes of this user."""
     with suppress(OSError):
         for path in Path(tempfile.gettempdir()).iterdir():
-            if path.name.startswith(PREFIX) and _is_own(path) and (path / LOCK_FILE).is_file():
+            if _NAME.fullmatch(path.name) and _is_own(path) and (path / LOCK_FILE).is_file():
                 lock = try_lock(path / LOCK_FILE)
                 if lock is not None and lock.protects:
                     shutil.rmtree(path, ignore_errors=True)

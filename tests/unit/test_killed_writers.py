@@ -15,6 +15,7 @@ import pytest
 from orpo_cli.atomic import atomic_directory, remove_leftovers
 from orpo_cli.errors import UsageError
 from orpo_cli.file_lock import try_lock
+from orpo_cli.run_lock import RunLock
 from orpo_cli.temporary_directory import remove_dead_directories, temporary_directory
 
 WRITER = """
@@ -134,5 +135,19 @@ def test_temporary_directories_of_killed_processes_are_removed_by_the_next_comma
             remove_dead_directories()
             assert names(tmp_path) == sorted(["orpo-other", alive.name, kept.name, own.name])
             assert not dead.exists()
-            assert names(alive) == [".lock", "pairs.arrow"]
+            assert names(alive) == [".orpo-temporary", "pairs.arrow"]
         assert names(kept) == ["pairs.arrow"]
+
+
+@pytest.mark.parametrize("name", ["orpo-run1", "orpo-smoke-run", "orpo-pairs-abcdefgh"])
+def test_a_run_in_the_temporary_directory_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    run = tmp_path / name
+    run.mkdir()
+    RunLock.acquire(run, print).release()
+    (run / "run.json").write_text("{}")
+    remove_dead_directories()
+    assert names(run) == [".lock", "run.json"]

@@ -85,10 +85,10 @@ def read_manifest(folder: Path) -> CheckpointManifest | None:
     return CheckpointManifest.from_json(text)
 
 
-def unusable_reason(checkpoint: Path) -> str | None:
-    """Why a run cannot continue from a checkpoint; None where it can. Reads every file."""
+def unusable_reason(checkpoint: Path, *, contents: bool = True) -> str | None:
+    """Why a run cannot continue from a checkpoint; None where it can. ``contents`` is as for ``check_files``."""
     try:
-        manifest = check_files(checkpoint)
+        manifest = check_files(checkpoint, contents=contents)
     except CheckpointDamaged as error:
         return f"damaged: {error}"
     if manifest is not None and not manifest.finite:

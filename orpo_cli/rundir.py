@@ -325,10 +325,10 @@ class RunDir:
             remedy="Finish it with `orpo train RECIPE --resume auto`.",
         )
 
-    def last_checkpoint(self) -> Path | None:
-        """The newest checkpoint that is valid and finite. Reads all its files."""
+    def last_checkpoint(self, *, contents: bool = True) -> Path | None:
+        """The newest checkpoint that is valid and finite. Reads all its files, or with ``contents=False`` only their sizes."""
         newest_first = reversed(find_checkpoints(self.checkpoints))
-        return next((path for path in newest_first if unusable_reason(path) is None), None)
+        return next((path for path in newest_first if unusable_reason(path, contents=contents) is None), None)
 
     def trained(self) -> Path | None:
         """A checkpoint (also a damaged one) or a result of the run, which cost time to train; None if there is neither."""

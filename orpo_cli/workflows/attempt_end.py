@@ -38,9 +38,7 @@ def recording_interruption(rundir: RunDir) -> Iterator[None]:
         has_finished = rundir.is_run() and rundir.status() == FINISHED
         if not _is_interruption(error) or not (rundir.attempt or has_finished):
             raise
-        with interruption.uninterrupted():
-            interrupted = _record_interruption(rundir)
-        raise interrupted from error
+        raise _record_interruption(rundir) from error
 
 
 def _is_interruption(error: BaseException) -> bool:
@@ -58,12 +56,13 @@ def _record_interruption(rundir: RunDir) -> Interrupted:
             f"{interrupted} after the training had finished; the result is complete: {rundir.result()}.",
             remedy="The same command with `--resume auto` has nothing left to train, and exits with 0.",
         )
-    rundir.abandon_attempt(INTERRUPTED, interruption.cause() or "KeyboardInterrupt")
+    with interruption.uninterrupted():
+        rundir.abandon_attempt(INTERRUPTED, interruption.cause() or "KeyboardInterrupt")
     if not rundir.is_run():
         return Interrupted(
             f"{interrupted} before the first step; the run is removed.", remedy="Start again with the same command."
         )
-    checkpoint = rundir.last_checkpoint()
+    checkpoint = rundir.last_checkpoint(contents=False)
     if checkpoint is None:
         return Interrupted(
             f"{interrupted} before the first checkpoint; the run starts again from step 0.", remedy=resume

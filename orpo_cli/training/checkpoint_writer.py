@@ -6,6 +6,7 @@ trainer writes the next ones, so that little is left to do at the end.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -31,6 +32,8 @@ from orpo_cli.checkpoint_manifest import (
 EARLY_BYTES = 16 << 20  # a file of this size is synchronized while it grows
 POLL_SECONDS = 0.02
 THREADS = 4  # they wait for the disk
+_LOST_DATA = {errno.EIO, errno.ENOSPC, errno.EDQUOT}  # what fsync reports once
+_NO_SYNC_OF_FOLDERS = {errno.EINVAL, errno.ENOTSUP}  # on some network and FUSE file systems
 
 
 class CheckpointWriter:
@@ -122,8 +125,9 @@ class CheckpointWriter:
                             sync(path)
                             flushed[path] = size
             except OSError as error:
-                self._flush_errors.append(error)
-                return
+                if error.errno in _LOST_DATA:
+                    self._flush_errors.append(error)
+                return  # ``publish`` synchronizes everything
 
     def _end_flushing(self) -> None:
         self._ended.set()
@@ -132,10 +136,13 @@ class CheckpointWriter:
 
 
 def sync(path: Path) -> None:
-    """Write a file, or the names in a folder, to the disk. Raises OSError."""
+    """Write a file, or the names in a folder, to the disk. Raises OSError; a file system may not do it for folders."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC_OF_FOLDERS or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 

@@ -8,7 +8,10 @@ from typing import Any
 from orpo_cli.secret_patterns import SECRETS, START
 from orpo_cli.secret_values import REDACTED, map_strings, mask_secrets
 
-_TOKENS = re.compile(START + r"(?:hf|api_org|ghp|gho|github_pat|glpat|sk)[-_][A-Za-z0-9_-]{8,}")
+# Parts of tokens, as messages quote them. A name such as hf-internal-testing or hf_quantizer_config has separators, or is shorter.
+_PARTS_OF_TOKENS = re.compile(
+    START + r"(?:(?:hf|api_org|ghp|gho|github_pat)_[A-Za-z0-9]{16,}|(?:glpat|sk)-[A-Za-z0-9]{12,})"
+)
 _PATTERNS = tuple(pattern for kind, pattern in SECRETS.items() if kind not in ("a password in a URL", "a signed URL"))
 # `hub_token: x`, `training.hub_token=x`, `"api_key": "x"`; never eos_token or include_num_input_tokens_seen
 _NAMED = re.compile(
@@ -21,14 +24,16 @@ _SIGNED_URL = re.compile(r"(https?://[^\s?'\"]+\?)[^\s'\"<>]+")
 
 def redact(text: str) -> str:
     """``text`` without hub tokens, API keys, passwords, and the query strings of URLs, which may contain signatures."""
-    text = _NAMED.sub(rf"\g<1>{REDACTED}", _redact_tokens(text))
+    text = _PARTS_OF_TOKENS.sub(REDACTED, _redact_tokens(text))
+    text = _NAMED.sub(rf"\g<1>{REDACTED}", text)
     return _SIGNED_URL.sub(rf"\g<1>{REDACTED}", text)
 
 
 def redact_record(document: Any) -> Any:
     """A JSON document (nested plain values) without known secrets, tokens, and passwords and signatures in URLs.
 
-    Less is redacted than in a message, because a record may quote data: a URL keeps a query without a signature.
+    Less is redacted than in a message, because a record quotes data and names: parts of tokens stay, and a URL keeps a query
+    without a signature.
     """
     return map_strings(document, _redact_record_text)
 
@@ -40,7 +45,7 @@ def _redact_record_text(text: str) -> str:
 
 def _redact_tokens(text: str) -> str:
     text = mask_secrets(text)
-    for pattern in (_TOKENS, *_PATTERNS):
+    for pattern in _PATTERNS:
         text = pattern.sub(REDACTED, text)
     text = _AUTHORIZATION.sub(rf"\g<1>{REDACTED}", text)
     return _IN_URL.sub(rf"\g<1>{REDACTED}@", text)

@@ -36,21 +36,19 @@ def mask_secrets(value: Any, names: Iterable[str] | None = None) -> Any:
     """
     # a plan needs the value as it is, to restore it; a library may quote it without the line break at its end
     if names is not None:
-        masks = {
-            form: f"${{{name}}}"
-            for name in names
-            for form in (os.environ.get(name, "").strip(), os.environ.get(name, ""))
-        }
+        environment = {name: os.environ.get(name, "") for name in names}
+        masks = _longest_first(
+            {form: f"${{{name}}}" for name, secret in environment.items() for form in (secret.strip(), secret)}
+        )
     else:
-        masks = {form: mask for secret, mask in _known_secrets() for form in _encoded_forms(secret)}
-    longest_first = sorted((form for form in masks if len(form.strip()) >= MIN_SECRET_LENGTH), key=len, reverse=True)
+        masks = _known_masks(tuple(os.environ.items()), frozenset(_names), _stored_token())
 
     def mask(text: str) -> str:
-        for form in longest_first:
-            text = text.replace(form, masks[form])
+        for form, replacement in masks:
+            text = text.replace(form, replacement)
         return text
 
-    return map_strings(value, mask) if longest_first else value
+    return map_strings(value, mask) if masks else value
 
 
 def unmask_secrets(value: Any, names: Iterable[str]) -> Any:
@@ -76,16 +74,25 @@ def map_strings(value: Any, function: Callable[[str], str]) -> Any:
     return value
 
 
-def _known_secrets() -> list[tuple[str, str]]:
-    """(secret, its replacement) of this process; for a value of two variables the one that the recipe names."""
-    secrets = [(token, REDACTED)] if (token := _stored_token()) is not None else []
-    for name, value in os.environ.items():
+@lru_cache(maxsize=1)  # a message has many texts, and the environment hardly ever changes
+def _known_masks(
+    environment: tuple[tuple[str, str], ...], names: frozenset[str], stored_token: str | None
+) -> tuple[tuple[str, str], ...]:
+    """(form of a secret, its replacement) of this process; for a value of two variables the one that the recipe names."""
+    secrets = [(stored_token, REDACTED)] if stored_token is not None else []
+    for name, value in environment:
         if _value_is_secret(value) or (looks_secret(name) and _is_distinctive(value)):
             secrets += [(form, f"${{{name}}}") for form in (value.strip(), value, *_passwords(value))]
-    for name in sorted(_names):
-        value = os.environ.get(name, "")
-        secrets += [(form, f"${{{name}}}") for form in (value.strip(), value) if len(form) >= MIN_SECRET_LENGTH]
-    return secrets
+    for name, value in sorted(environment):
+        if name in names:
+            secrets += [(form, f"${{{name}}}") for form in (value.strip(), value) if len(form) >= MIN_SECRET_LENGTH]
+    return _longest_first({form: mask for secret, mask in secrets for form in _encoded_forms(secret)})
+
+
+def _longest_first(masks: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """Without those that are too short. A secret may be part of another one."""
+    long = [each for each in masks.items() if len(each[0].strip()) >= MIN_SECRET_LENGTH]
+    return tuple(sorted(long, key=lambda each: len(each[0]), reverse=True))
 
 
 @lru_cache(maxsize=1024)

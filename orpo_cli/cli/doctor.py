@@ -30,7 +30,8 @@ def command(as_json: Json = False) -> None:
     diagnosis = diagnose()
     console.result(_overview(diagnosis))
     for problem in diagnosis.problems:
-        console.err.print(f"error: {problem['message']}\n  → {problem['remedy']}", markup=False)
+        console.print_line(f"error: {problem['message']}")
+        console.print_line(f"  → {problem['remedy']}")
     console.result(Text("Training cannot run here." if diagnosis.problems else "Training can run here.", style="bold"))
     status, exit_code = (MachineError.kind, MachineError.exit_code) if diagnosis.problems else ("ok", 0)
     console.document({"status": status, "exit_code": exit_code, "orpo_cli": __version__, **vars(diagnosis)})

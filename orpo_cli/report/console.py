@@ -34,10 +34,13 @@ class Console:
 
     @cached_property
     def err(self) -> RichConsole:
-        """Standard error with colours and layout."""
-        from orpo_cli.report.rich_console import SafeConsole
+        """Standard error with colours and layout, for texts without secrets and control characters, and for numbers.
 
-        return SafeConsole(stderr=True, highlight=False, soft_wrap=True)
+        It masks nothing itself, because a live display prints its table many times per second.
+        """
+        from rich.console import Console as RichConsole
+
+        return RichConsole(stderr=True, highlight=False, soft_wrap=True)
 
     @cached_property
     def out(self) -> RichConsole:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from orpo_cli.control_characters import one_line
+from orpo_cli.redaction import redact
 from orpo_cli.report.console import Console
 
 ProgressCallback = Callable[[int, int], None]  # (done, total)
@@ -19,11 +21,16 @@ def show_progress(console: Console) -> Iterator[Callable[[str], ProgressCallback
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     if console.err.is_terminal and not console.quiet:
-        columns = (TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=console.err, transient=True) as bars:
 
             def start_bar(title: str) -> ProgressCallback:
-                task = bars.add_task(title, total=None)
+                task = bars.add_task(one_line(redact(title)), total=None)
                 return lambda done, total: bars.update(task, completed=done, total=total)
 
             yield start_bar

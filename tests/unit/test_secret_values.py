@@ -67,3 +67,15 @@ def test_a_value_with_a_line_break_at_its_end_is_restored_exactly(monkeypatch: p
         assert "swordfish" not in covered
         assert unmask_secrets(covered, ["A_KEY"]) == value
     assert mask_secrets("the library says swordfish") == "the library says ${A_KEY}"
+
+
+def test_the_environment_is_searched_again_only_after_a_change(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setenv("A_TOKEN", "Swordfish1")
+    assert mask_secrets("Swordfish1 Swordfish2 Swordfish3") == "${A_TOKEN} Swordfish2 Swordfish3"
+    searches = secret_values._known_masks.cache_info().misses
+    assert mask_secrets("Swordfish1") == "${A_TOKEN}"
+    assert secret_values._known_masks.cache_info().misses == searches
+    monkeypatch.setenv("A_TOKEN", "Swordfish2")
+    (tmp_path / "token").write_text("Swordfish3")
+    assert mask_secrets("Swordfish1 Swordfish2 Swordfish3") == "Swordfish1 ${A_TOKEN} [redacted]"

@@ -31,8 +31,7 @@ from orpo_cli.hub.upload import Upload
 from orpo_cli.plan.plan import Plan
 from orpo_cli.redaction import redact
 from orpo_cli.rundir import RunDir
-
-INTERRUPT_WAIT_SECONDS = 30.0  # for a push in progress when a run is interrupted
+from orpo_cli.training.save_before import PUSH_WAIT_SECONDS
 
 
 class PushCallback(TrainerCallback):
@@ -88,12 +87,15 @@ class PushCallback(TrainerCallback):
         try:
             if self.worker is not None and self.worker.is_alive():
                 self.note(f"waiting for the push to {self.options.repo_id}")
-                self.worker.join(INTERRUPT_WAIT_SECONDS if interrupted else None)
+                self.worker.join(PUSH_WAIT_SECONDS if interrupted else None)
                 if self.worker.is_alive():
                     self.note(
                         f"the last push to {self.options.repo_id} did not complete; nothing of it is visible there"
                     )
-        finally:  # also after a second Ctrl-C
+        except KeyboardInterrupt:  # a second Ctrl-C ends the wait, and the first interruption is reported
+            if not interrupted:
+                raise
+        finally:
             shutil.rmtree(self.staging_folder, ignore_errors=True)
 
     def push_result(self) -> PushResult | None:

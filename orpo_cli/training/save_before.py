@@ -24,6 +24,7 @@ SLURM_VARIABLE = "SLURM_JOB_END_TIME"  # seconds since 1970
 RECENT_STEPS = 20
 SLOWER = 1.25  # how much longer the next step or save may take than the last ones
 MARGIN_SECONDS = 15.0  # to write run.json and end the process
+PUSH_WAIT_SECONDS = 30.0  # for a push in progress when a run is interrupted
 # Until a checkpoint has been saved: the weights and both moments of Adam in float32, on a slow disk.
 BYTES_PER_PARAMETER, DISK_BYTES_PER_SECOND = 12, 200e6
 
@@ -55,11 +56,12 @@ def find_deadline(save_before: str | None) -> Deadline | None:
 class SaveBeforeCallback(TrainerCallback):
     """Request the end of the training when the time until the deadline is enough for the checkpoint only.
 
-    InterruptCallback, which comes after it, stops the training as for a signal.
+    InterruptCallback, which comes after it, stops the training as for a signal. ``pushes``: the run also waits for a push.
     """
 
-    def __init__(self, deadline: Deadline, note: Callable[[str], None]) -> None:
+    def __init__(self, deadline: Deadline, note: Callable[[str], None], *, pushes: bool = False) -> None:
         self.deadline, self.note = deadline, note
+        self.margin_seconds = MARGIN_SECONDS + (PUSH_WAIT_SECONDS if pushes else 0.0)
         self.step_seconds: deque[float] = deque(maxlen=RECENT_STEPS)
         self.evaluation_seconds = 0.0
         self.save_seconds = 0.0
@@ -103,6 +105,6 @@ class SaveBeforeCallback(TrainerCallback):
         return self._since - before
 
     def _leave_if_short(self, needed: float) -> None:
-        if interruption.cause() is None and time.time() + SLOWER * needed + MARGIN_SECONDS > self.deadline.at:
+        if interruption.cause() is None and time.time() + SLOWER * needed + self.margin_seconds > self.deadline.at:
             interruption.request(REASON)
             self.note(f"{REASON}: stopping and saving a checkpoint, because the time is up at {self.deadline}")

@@ -58,7 +58,8 @@ def train(
     try:
         inputs.model.config.pad_token_id = inputs.tokenizer.pad_token_id
         deadline = find_deadline(plan.training.get("save_before"))
-        leaving = [] if deadline is None else [SaveBeforeCallback(deadline, observer.note)]
+        pushes = bool(plan.training.get("push_to_hub"))
+        leaving = [] if deadline is None else [SaveBeforeCallback(deadline, observer.note, pushes=pushes)]
         all_callbacks = [metrics, *leaving, interrupt, *callbacks]
         trainer = make_trainer(plan, rundir.checkpoints, inputs, all_callbacks, observer.note)
         metrics.trainer = trainer

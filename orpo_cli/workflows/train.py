@@ -169,6 +169,9 @@ def train_plan(
     with ExitStack() as stack:
         if push is not None:  # wait for uploads in progress, also after an error
             stack.push(lambda error, *_: push.wait_for_pending(interrupted=error is not None))
+            stack.enter_context(
+                recording_interruption(rundir)
+            )  # before the wait, in which a scheduler may kill the process
         display = stack.enter_context(TrainingDisplay(console))
         try:  # makes the trainer, trains, and saves the adapter or the model
             train(plan, rundir, inputs, display, checkpoint, [push] if push else [])

@@ -16,6 +16,7 @@ from support.loopback_hub import LoopbackHub, account
 from support.tiny import write_recipe
 
 from orpo_cli import hub_status
+from orpo_cli.hub.push_during_training import PushCallback
 from orpo_cli.rundir import RunDir
 
 REPO = "me/tiny"
@@ -110,6 +111,21 @@ def test_a_broken_hub_never_fails_the_run(tmp_path, orpo_here, hub, how):
     assert run.read_run()["hub"]["error"]
     assert adapter_bytes(run)
     assert TOKEN not in done.stdout + done.stderr
+
+
+def test_an_interruption_is_recorded_before_the_wait_for_a_push(tmp_path, orpo_here, hub, monkeypatch):
+    """A scheduler may kill the process while it waits."""
+    seen, wait = [], PushCallback.wait_for_pending
+
+    def look(push: PushCallback, *, interrupted: bool) -> None:
+        seen.append(push.rundir.read_run()["status"])
+        wait(push, interrupted=interrupted)
+
+    monkeypatch.setattr(PushCallback, "wait_for_pending", look)
+    done = orpo_here("train", pushing_recipe(tmp_path, save_before="0:00:01"))
+    assert done.returncode == 130, done.stderr
+    assert "save_before; the last checkpoint is" in done.stderr
+    assert seen == ["interrupted"]
 
 
 def test_a_run_without_a_token_warns_first_and_trains(tmp_path, orpo_here, hub, monkeypatch):

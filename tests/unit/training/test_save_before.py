@@ -51,6 +51,14 @@ def test_it_leaves_when_the_longest_recent_step_and_a_save_no_longer_fit() -> No
     assert leaves(callback(40, step=20, save=20))  # a quarter is added
 
 
+def test_a_run_that_pushes_leaves_earlier_by_the_time_that_it_waits_for_a_push() -> None:
+    deadline = Deadline(time.time() + save_before.MARGIN_SECONDS + 10, "test")
+    for pushes in (False, True):
+        made = SaveBeforeCallback(deadline, lambda _: None, pushes=pushes)
+        made.step_seconds.append(1.0)
+        assert leaves(made) == pushes
+
+
 def test_after_the_last_step_only_the_result_has_to_fit() -> None:
     assert leaves(callback(30, step=100, save=20))
     assert not leaves(callback(30, step=100, save=20), step=10)

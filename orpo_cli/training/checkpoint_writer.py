@@ -88,7 +88,7 @@ class CheckpointWriter:
     def publish(self, *, world_size: int, resumable: bool) -> CheckpointManifest:
         """Synchronize all files, write the manifest, and rename the folder. Raises OSError, for example where the disk is full.
 
-        A valid checkpoint of the same step stays: it has the same state. A damaged one is renamed.
+        A checkpoint of the same step that can be resumed from stays: it has the same state. Another one is renamed.
         """
         self.files_written()
         self._end_flushing()
@@ -106,9 +106,11 @@ class CheckpointWriter:
         for path in (self.staged / MANIFEST, *(each for each in self.staged.rglob("*") if each.is_dir()), self.staged):
             sync(path)
         if self.final.exists():
-            if unusable_reason(self.final) is None:
+            reason = unusable_reason(self.final)
+            if reason is None:
                 return manifest
-            self.final.rename(unused_name(self.final.with_name(f"{self.final.name}.damaged")))
+            suffix = "damaged" if reason.startswith("damaged") else "replaced"
+            self.final.rename(unused_name(self.final.with_name(f"{self.final.name}.{suffix}")))
         self.staged.rename(self.final)
         sync(self.final.parent)
         return manifest

@@ -19,20 +19,29 @@ def remove_old_checkpoints(parent: Path, step: int, limit: int | None, best: str
     if limit is None or limit <= 0:
         return
     reached = [path for path in find_checkpoints(parent) if (checkpoint_step(path) or 0) <= step]
-    newest_is_finite = bool(reached) and _is_finite(reached[-1])  # it was written a moment ago
-    counted = [path for path in reached if _is_intact(path, contents=not newest_is_finite)]
+    usable = [path for path in reached if _is_usable(path)]
+    newest_is_usable = bool(usable) and usable[-1] == reached[-1]  # it was written a moment ago
+    counted = [path for path in reached if _is_intact(path, contents=bool(usable) and not newest_is_usable)]
     protected = {*counted[-1:], *(path for path in counted if best is not None and path.name == Path(best).name)}
-    if not newest_is_finite:
-        protected.update([path for path in counted if _is_finite(path)][-1:])
+    protected.update([path for path in counted if path in usable][-1:])
     removable = [path for path in counted if path not in protected]
     for path in removable[: max(0, len(counted) - max(limit, len(protected)))]:
         _remove(path)
 
 
 def keep_only(best: Path) -> None:
-    """Remove all checkpoints except the best one and damaged ones, at the end of a training."""
-    for path in find_checkpoints(best.parent):
-        if path.name != best.name and _is_intact(path):
+    """Remove all checkpoints except the best one and damaged ones, at the end of a training.
+
+    If the best one is damaged or lost, all are kept. If it has weights only, the newest one to resume from is kept as well.
+    """
+    if not _is_intact(best, contents=True):
+        return
+    found = find_checkpoints(best.parent)
+    kept = {best.name}
+    if not _is_usable(best):
+        kept.update([path.name for path in found if _is_usable(path) and _is_intact(path, contents=True)][-1:])
+    for path in found:
+        if path.name not in kept and _is_intact(path):
             _remove(path)
 
 
@@ -51,9 +60,10 @@ def _is_intact(checkpoint: Path, *, contents: bool = False) -> bool:
     return True
 
 
-def _is_finite(checkpoint: Path) -> bool:
+def _is_usable(checkpoint: Path) -> bool:
+    """Whether a run can continue from a checkpoint, by its manifest and the sizes of its files."""
     try:
         manifest = check_files(checkpoint, contents=False)
     except CheckpointDamaged:
         return False
-    return manifest is None or manifest.finite
+    return manifest is None or (manifest.finite and manifest.resumable)

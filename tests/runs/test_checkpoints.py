@@ -21,7 +21,7 @@ from orpo_cli.checkpoint_manifest import MANIFEST, CheckpointManifest, unusable_
 from orpo_cli.rundir import RunDir
 from orpo_cli.training import checkpoint_writer
 from orpo_cli.training.metrics_log import MetricsCallback
-from orpo_cli.training.retention import remove_old_checkpoints
+from orpo_cli.training.retention import keep_only, remove_old_checkpoints
 
 STEPS, KILLED_IN = 6, 5
 RESUME = ("--resume", "auto")
@@ -321,6 +321,51 @@ def test_retention_keeps_the_last_valid_and_finite_checkpoint(tmp_path: Path, ki
     assert names() == ["checkpoint-4", "checkpoint-6"]
     remove_old_checkpoints(tmp_path, 6, 1, str(tmp_path / "checkpoint-4"))
     assert names() == ["checkpoint-4", "checkpoint-6"]
+
+
+def weights_only(checkpoint: Path) -> None:
+    manifest = CheckpointManifest.from_json((checkpoint / MANIFEST).read_text())
+    (checkpoint / MANIFEST).write_text(replace(manifest, resumable=False).to_json())
+
+
+def test_retention_keeps_the_last_checkpoint_with_the_state_of_the_optimizer(
+    tmp_path: Path, killed: tuple[Path, Path, bytes]
+) -> None:
+    """A run that is resumed with ``save_only_model`` saves checkpoints that cannot be resumed from."""
+    shutil.copytree(killed[1].parent / "undisturbed" / "checkpoints", tmp_path, dirs_exist_ok=True)
+    weights_only(tmp_path / "checkpoint-6")
+    remove_old_checkpoints(tmp_path, 6, 1, None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-4", "checkpoint-6"]
+    keep_only(tmp_path / "checkpoint-6")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-4", "checkpoint-6"]
+
+
+@pytest.mark.parametrize("damage", [flip, remove, None])
+def test_a_best_checkpoint_that_is_damaged_or_lost_does_not_remove_the_others(
+    tmp_path: Path, killed: tuple[Path, Path, bytes], damage: Callable[[Path], None] | None
+) -> None:
+    shutil.copytree(killed[1].parent / "undisturbed" / "checkpoints", tmp_path, dirs_exist_ok=True)
+    best = tmp_path / "checkpoint-2"
+    if damage is None:
+        shutil.rmtree(best)
+    else:
+        damage(best / "adapter_model.safetensors")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    keep_only(best)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_an_intact_checkpoint_with_weights_only_is_not_called_damaged(
+    tmp_path: Path, orpo_here: Callable[..., Any], killed: tuple[Path, Path, bytes]
+) -> None:
+    recipe, run, expected = killed
+    run = copy_of(run, tmp_path)
+    weights_only(run / "checkpoints" / "checkpoint-4")
+    assert resume(orpo_here, recipe, run).returncode == 0
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
+        "checkpoint-2", "checkpoint-4", "checkpoint-4.replaced", "checkpoint-6",
+    ]  # fmt: skip
+    assert weights(run) == expected
 
 
 PROCESSES = """

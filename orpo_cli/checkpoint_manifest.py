@@ -53,7 +53,7 @@ class CheckpointManifest:
                 raise CheckpointDamaged(f"the content of {MANIFEST} has changed")
             files = {name: (int(size), str(digest)) for name, (size, digest) in document.pop("files").items()}
             return cls(**document, files=files)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CheckpointDamaged(f"{MANIFEST} cannot be read") from error
 
 
@@ -196,7 +196,10 @@ def _check_without_manifest(folder: Path, *, contents: bool) -> None:
 def _weight_files(folder: Path) -> list[Path]:
     for name in ("adapter_model", "model"):
         if (index := folder / f"{name}.safetensors.index.json").is_file():
-            return [folder / str(shard) for shard in sorted(set(_read_json(index).get("weight_map", {}).values()))]
+            shards = _read_json(index).get("weight_map", {})
+            if not isinstance(shards, dict):
+                raise CheckpointDamaged(f"{index.name} has no map of the weights")
+            return [folder / shard for shard in sorted({str(shard) for shard in shards.values()})]
         if (path := folder / f"{name}.safetensors").exists():
             return [path]
     return sorted((*folder.glob("adapter_model.bin"), *folder.glob("pytorch_model*.bin")))
@@ -207,7 +210,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointDamaged(f"{path.name} is missing") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointDamaged(f"{path.name} cannot be read") from error
     if not isinstance(document, dict):
         raise CheckpointDamaged(f"{path.name} is not a JSON object")

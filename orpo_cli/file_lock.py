@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import weakref
+from contextlib import suppress
 from pathlib import Path
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}  # of some network file systems
@@ -63,8 +64,9 @@ def try_lock(path: Path) -> FileLock | None:
             os.close(descriptor)
             raise
         if _is_at(descriptor, path):
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, str(os.getpid()).encode())
+            with suppress(OSError):  # a full disk; the number is only shown
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, str(os.getpid()).encode())
             return FileLock(path, descriptor, protects=True)
         os.close(descriptor)  # its owner removed it before it was locked: try again
 

@@ -106,8 +106,12 @@ class RunLock:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         except FileExistsError:
             raise active_run_error(self.directory, _parse(_read_heartbeat(self.directory))) from None
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(self._content(0))
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(self._content(0))
+        except OSError:  # a full disk
+            path.unlink(missing_ok=True)
+            raise
 
     def _renew(self) -> None:
         """Increment the counter, in place: opening and closing the file makes the change visible over NFS."""

@@ -80,9 +80,7 @@ def train(
         raise
     except BaseException as error:
         explained = _explain_error(error, rundir)
-        with suppress(
-            MachineError
-        ):  # the disk may have no space for run.json either; a run without a process was killed
+        with suppress(OSError, OrpoError):  # run.json may be lost, or have no space; a run without a process was killed
             _record_failure(rundir, explained, metrics.step)
         if explained is error:
             raise

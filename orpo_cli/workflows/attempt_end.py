@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from orpo_cli import interruption
 from orpo_cli.errors import Interrupted, OrpoError
@@ -25,7 +25,10 @@ def ending_attempt_on_error(rundir: RunDir) -> Iterator[None]:
         raise
     except Exception as error:
         if not _is_interruption(error):
-            rundir.abandon_attempt(FAILED, first_line(error))
+            with suppress(
+                OSError, OrpoError
+            ):  # the run may be removed, or the disk full: the first error is the one to show
+                rundir.abandon_attempt(FAILED, first_line(error))
         raise
 
 
@@ -35,8 +38,9 @@ def recording_interruption(rundir: RunDir) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        has_finished = rundir.is_run() and rundir.status() == FINISHED
-        if not _is_interruption(error) or not (rundir.attempt or has_finished):
+        if not _is_interruption(error):
+            raise
+        if not rundir.attempt and not (rundir.is_run() and rundir.status() == FINISHED):
             raise
         raise _record_interruption(rundir) from error
 

@@ -6,8 +6,11 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ import pytest
 from support.forks import fork_that_waits, kill, race, start_fork
 
 from orpo_cli.errors import UsageError
+from orpo_cli.file_lock import try_lock
 from orpo_cli.run_lock import HEARTBEAT_FILE, LOCK_FILE, RunLock, live_owner
 
 GOING_ON = "a run is going on there"
@@ -153,3 +157,30 @@ def test_of_many_at_once_exactly_one_owns(tmp_path: Path, dead: bool) -> None:
         if dead:
             heartbeat_of_another_machine(run, 0)
         assert race(partial(acquire, run)) == 1
+
+
+@contextmanager
+def no_space() -> Iterator[None]:
+    """No file of this process may become longer, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_keeps_no_lock_and_no_heartbeat(tmp_path: Path) -> None:
+    with no_space(), pytest.raises(OSError, match="File too large"):
+        acquire(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK_FILE]
+    acquire(tmp_path).release()
+
+
+def test_a_lock_file_whose_owner_cannot_be_written_is_locked(tmp_path: Path) -> None:
+    with no_space():
+        lock = try_lock(tmp_path / "lock")
+    assert lock is not None
+    assert try_lock(tmp_path / "lock") is None
+    lock.release()
+    assert try_lock(tmp_path / "lock") is not None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from support.tiny_run import make_plan
 
 from orpo_cli.rundir import RunDir, write_record
+from orpo_cli.workflows.attempt_end import ending_attempt_on_error, recording_interruption
 
 
 def test_records_are_read_as_they_were_written_and_are_empty_before(tmp_path: Path) -> None:
@@ -53,3 +55,16 @@ def test_a_record_that_is_damaged_during_the_training_is_written_again(tmp_path:
     record = run.read_run()
     assert (record["status"], record["orpo_cli"], record["steps"]) == ("finished", "1", 3)
     assert [(each["reason"], each["to_step"]) for each in record["attempts"]] == [("finished", 3)]
+
+
+def test_an_error_is_not_replaced_by_one_of_recording_it(tmp_path: Path) -> None:
+    """The run directory was removed, or run.json is damaged."""
+    with RunDir.create(make_plan(tmp_path / "run", "x"), "model: {}\n") as run:
+        shutil.rmtree(run.root)
+        with pytest.raises(ZeroDivisionError), ending_attempt_on_error(run):
+            raise ZeroDivisionError
+    damaged = RunDir(tmp_path / "damaged")
+    damaged.root.mkdir()
+    damaged.run.write_text("{")
+    with pytest.raises(ZeroDivisionError), recording_interruption(damaged):
+        raise ZeroDivisionError

@@ -38,6 +38,20 @@ def redact_record(document: Any) -> Any:
     return map_strings(document, _redact_record_text)
 
 
+def find_change(text: str, cleaned: str) -> tuple[int, int, str]:
+    """(start, end, replacement) of the shortest part of ``text`` whose replacement makes it ``cleaned``."""
+    start = _common_prefix(text, cleaned)
+    kept = _common_prefix(text[start:][::-1], cleaned[start:][::-1])
+    return start, len(text) - kept, cleaned[start : len(cleaned) - kept]
+
+
+def _common_prefix(left: str, right: str) -> int:
+    """Number of characters with which both begin."""
+    return next(
+        (index for index, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
+    )
+
+
 def _redact_record_text(text: str) -> str:
     text = _redact_tokens(text)
     return _SIGNED_URL.sub(rf"\g<1>{REDACTED}", text) if SECRETS["a signed URL"].search(text) else text

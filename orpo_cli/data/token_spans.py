@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from orpo_cli.redaction import find_change, redact_record
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -51,4 +53,24 @@ def _spans(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, purpose: Toke
         pending = []
     if pending:
         spans.append(TokenSpan(tuple(pending), tokenizer.decode(pending), purpose))
-    return spans
+    return _mask_secrets(spans)
+
+
+def _mask_secrets(spans: list[TokenSpan]) -> list[TokenSpan]:
+    """The spans without secrets: a secret of several tokens becomes one span."""
+    text = "".join(span.text for span in spans)
+    if (cleaned := redact_record(text)) == text:
+        return spans
+    start, end, replacement = find_change(text, cleaned)
+    first = 0
+    while first < len(spans) - 1 and start >= len(spans[first].text):
+        start, end = start - len(spans[first].text), end - len(spans[first].text)
+        first += 1
+    inside = ""
+    for last in range(first, len(spans)):
+        inside += spans[last].text
+        if len(inside) >= end:
+            break
+    ids = tuple(token for span in spans[first : last + 1] for token in span.ids)
+    masked = TokenSpan(ids, inside[:start] + replacement + inside[end:], spans[first].purpose)
+    return [*spans[:first], masked, *spans[last + 1 :]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -47,6 +48,7 @@ def command(
       orpo train my.yaml --resume auto
       orpo train my.yaml --smoke
     """
+    _refuse_several_processes()
     if smoke and resume != "never":
         raise UsageError(
             "--resume does nothing with --smoke: a smoke run keeps no checkpoint.", remedy="Leave one out."
@@ -64,3 +66,13 @@ def command(
     rundir = train_recipe(recipe, overrides, console, resume=resume, strict=strict, allow_changed=allow_changed or ())
     console.result(str(rundir.result()))
     console.document(run_document(rundir))
+
+
+def _refuse_several_processes() -> None:
+    """Under torchrun each process would decide alone when to stop, and only one could lock the run directory."""
+    processes = os.environ.get("WORLD_SIZE", "")
+    if processes.isdecimal() and int(processes) > 1:
+        raise UsageError(
+            f"WORLD_SIZE is {processes}: `orpo train` does not support several processes yet.",
+            remedy="Start it without torchrun or accelerate launch, or unset WORLD_SIZE.",
+        )

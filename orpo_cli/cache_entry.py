@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from orpo_cli.atomic import atomic_directory
 from orpo_cli.digests import file_xxh3
+from orpo_cli.file_lock import FileLock, try_lock
 
 MANIFEST = "manifest.json"
+_POLL_SECONDS = 0.1
 
 Note = Callable[[str], None]
 
@@ -26,21 +29,16 @@ def cached_entry(entry: Path, create: Callable[[Path], None], note: Note, *, wha
     ``what``: what ``create`` does (``converts x.gguf``), for processes that wait for the one that does it. Raises OSError
     where the cache cannot be written, and the errors of ``create``.
     """
-    from filelock import FileLock, Timeout
-
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(entry.with_name(f"{entry.name}.lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            note(f"waiting for another process that {what}")
-            lock.acquire()
+        lock = _wait_for_lock(
+            entry.with_name(f"{entry.name}.lock"), lambda: note(f"waiting for another process that {what}")
+        )
     except OSError:
         if entry.is_dir() and find_damage(entry) is None:  # a shared cache that this user may only read
             return True
         raise
-    with lock:
+    try:
         with suppress(OSError):
             os.utime(entry)  # before it is read: another process removes entries that are not used for long
         if entry.exists():
@@ -52,10 +50,20 @@ def cached_entry(entry: Path, create: Callable[[Path], None], note: Note, *, wha
             create(folder)
             _write_manifest(folder)
         return False
+    finally:
+        lock.release()
+
+
+def _wait_for_lock(path: Path, note_wait: Callable[[], None]) -> FileLock:
+    if (lock := try_lock(path)) is None:
+        note_wait()
+        while (lock := try_lock(path)) is None:
+            time.sleep(_POLL_SECONDS)
+    return lock
 
 
 def find_damage(entry: Path) -> str | None:
-    """What is wrong with an entry, for a message; None where its files are as they were written. Others may be added to it."""
+    """What is wrong with an entry, for a message; None where its files are as they were written. Other files may be added to it."""
     try:
         recorded = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -35,6 +35,7 @@ def test_an_entry_is_written_once(tmp_path: Path) -> None:
     assert use(entry) == (True, [])
     assert (entry / "a.bin").read_bytes() == content
     assert find_damage(entry) is None
+    assert list(entry.parent.iterdir()) == [entry]  # and no lock
 
 
 def flip(path: Path) -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 from support.data_tokenizers import tokenizer_of
 from support.tiny import pairs, tiny_tokenizer
 
 from orpo_cli.data import pair_cache
 from orpo_cli.data.prepare import PreparedData, prepare
+from orpo_cli.file_lock import try_lock
 from orpo_cli.recipe.schema import DatasetSection
 
 
@@ -167,12 +167,12 @@ def test_waiting_for_another_process_is_reported(tmp_path: Path, cache_folder: P
     def note(text: str) -> None:
         notes.append(text)
         if "waiting" in text:
+            assert lock is not None
             lock.release()
 
-    lock = FileLock(entry.with_suffix(".lock"))
-    with lock:
-        section = DatasetSection.model_validate({"train": {"path": str(data)}})
-        prepare(section, tokenizer_of("chatml"), max_length=192, max_prompt_length=96, note=note)
+    lock = try_lock(entry.with_name(f"{entry.name}.lock"))
+    section = DatasetSection.model_validate({"train": {"path": str(data)}})
+    prepare(section, tokenizer_of("chatml"), max_length=192, max_prompt_length=96, note=note)
     assert notes == ["waiting for another process that prepares the same pairs", f"using cached dataset: {entry}"]
 
 

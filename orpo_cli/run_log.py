@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 import threading
 import time
@@ -36,10 +37,13 @@ class RunLog:
         """Write to ``path`` from now on, first the lines that wait. A log that cannot be created does not end the run."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = io.FileIO(path, "a")
+            file = io.FileIO(path, "a")
         except OSError as error:
             print(f"warning: the log {path} cannot be written: {error.strerror or error}", file=sys.stderr)
-        self._write_waiting()
+            return
+        with self._lock:
+            self._file = file
+            self._write_waiting()
 
     def discard(self) -> None:
         """Close the log and forget the lines that wait: another command begins in this process, as in a test."""
@@ -56,6 +60,10 @@ class RunLog:
                 self._waiting.append(f"{now} {line}\n".encode(errors="backslashreplace"))
             self._write_waiting()
 
+    def renew_lock(self) -> None:
+        """Replace the lock in a forked process: a thread that the process does not have may hold it forever."""
+        self._lock = threading.RLock()
+
     def _write_waiting(self) -> None:
         while self._waiting and self._file is not None:
             line = self._waiting.popleft()
@@ -69,6 +77,7 @@ class RunLog:
 
 
 run_log = RunLog()
+os.register_at_fork(after_in_child=run_log.renew_lock)
 
 
 def log_library_messages() -> None:
@@ -95,7 +104,7 @@ class _RedactedRecord(logging.LogRecord):
         super().__init__(*arguments, **keywords)
         try:
             self.msg, self.args = _clean(self.getMessage()), None
-        except (TypeError, ValueError, KeyError):  # arguments that do not fit; logging reports them with the record
+        except Exception:  # arguments that do not fit or have no text: logging reports them with the record
             return
         if self.exc_info and self.exc_info[1] is not None:
             self.exc_text = _clean("".join(traceback.format_exception(self.exc_info[1])).rstrip())

@@ -8,6 +8,7 @@ at once are checked before they run; a second thread ends what takes long or fil
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import threading
 import time
@@ -244,6 +245,17 @@ _renderings: dict[int, _Rendering] = {}  # by thread
 _watcher: threading.Thread | None = None
 
 
+def _forget_renderings() -> None:
+    """In a forked process: a thread that it does not have may hold the lock, and its renderings are not here."""
+    global _lock, _watcher
+    _lock, _watcher = threading.Lock(), None
+    for thread in [each for each in _renderings if each != threading.get_ident()]:
+        del _renderings[thread]
+
+
+os.register_at_fork(after_in_child=_forget_renderings)
+
+
 def _watched(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call ``function`` and end it where it exceeds the limits of time or memory. Raises ChatTemplateLimit."""
     thread = threading.get_ident()
@@ -272,7 +284,7 @@ def _end_watch(thread: int, rendering: _Rendering) -> None:
 
 def _start_watcher() -> None:
     global _watcher
-    if _watcher is None or not _watcher.is_alive():  # also in a forked process
+    if _watcher is None or not _watcher.is_alive():
         _watcher = threading.Thread(target=_watch, name="chat-template-limits", daemon=True)
         _watcher.start()
 

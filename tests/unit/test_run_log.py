@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,3 +114,44 @@ def test_the_log_is_not_inherited_by_subprocesses(logged: Path) -> None:
     open_files = [Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
     found = [each for each in open_files if each.exists() and each.resolve() == logged]
     assert [os.get_inheritable(int(each.name)) for each in found] == [False]
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_process_logs_although_a_thread_was_writing_at_the_fork(logged: Path) -> None:
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(os.waitpid(fork_and_log(), 0)[1]))
+    with run_log._lock:
+        thread.start()
+        thread.join(timeout=60)
+    assert codes == [0]
+    assert "from the worker" in logged.read_text()
+
+
+def fork_and_log() -> int:
+    """A process that ends with 0 when it has logged a line, and is killed after ten seconds."""
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(10)
+        run_log.write("from the worker")
+        os._exit(0)
+    return child
+
+
+def test_an_object_without_text_in_a_log_record_does_not_end_the_run(
+    logged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Broken:
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    logger = logging.getLogger("broken_library")
+    handler = logging.StreamHandler()
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        logger.warning("it is %s", Broken())
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
+    assert "Logging error" in capsys.readouterr().err

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -14,7 +16,7 @@ from orpo_cli.data.prepare import prepare
 from orpo_cli.errors import DataError, OrpoError, UsageError
 from orpo_cli.model import chat_template_limits
 from orpo_cli.model.chat_template_errors import ChatTemplateError, completion_suffix, explain_template_errors
-from orpo_cli.model.chat_template_limits import limit_chat_templates
+from orpo_cli.model.chat_template_limits import LimitedEnvironment, limit_chat_templates
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.tokenizer import load_tokenizer
 from orpo_cli.recipe.schema import DatasetSection, ModelSection
@@ -210,3 +212,15 @@ def test_the_limits_change_no_rendering_and_cost_little() -> None:
         tokenizer.chat_template = template
         assert tokenizer.apply_chat_template(CONVERSATION, tokenize=False) == limited
         limit_chat_templates()
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_process_renders_although_a_thread_held_the_lock_at_the_fork() -> None:
+    with chat_template_limits._lock:
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(10)
+            LimitedEnvironment().from_string("{{ 1 }}").render()
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0

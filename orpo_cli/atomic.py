@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -98,9 +100,14 @@ def keep_as_unverified(folder: Path, target: Path) -> Path:
     return kept
 
 
-def partial_path(path: Path) -> Path:
-    """The file into which ``atomic_write_text`` writes first; a killed process leaves it."""
-    return path.with_name(f".{path.name}.partial")
+def partial_files(path: Path) -> list[Path]:
+    """The files that killed processes left while they wrote ``path`` with ``atomic_write_text``."""
+    return list(path.parent.glob(glob.escape(f".{path.name}.partial") + "*"))
+
+
+def _partial_path(path: Path) -> Path:
+    """A new name for each write: two processes may write the same file at the same time."""
+    return path.with_name(f".{path.name}.partial-{os.getpid()}-{uuid.uuid4().hex[:8]}")
 
 
 def unused_name(path: Path) -> Path:
@@ -120,7 +127,7 @@ def atomic_write_text(path: Path, text: str) -> None:
     special = path.exists() and not path.is_file()
     if not special:
         path = path.resolve()
-    partial = path if special else partial_path(path)
+    partial = path if special else _partial_path(path)
     try:
         # a file name that is no text becomes an escape, which JSON reads back
         with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:

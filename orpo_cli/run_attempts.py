@@ -52,7 +52,12 @@ def with_new_attempt(
     """The attempts and the one of this process. An attempt that has no end was killed, at ``died_at`` after ``last_step``."""
     before = list(attempts)
     if before and before[-1].get("reason") is None:
-        before[-1] = {**before[-1], "ended_at": died_at, "reason": KILLED, "to_step": last_step}
+        before[-1] = {
+            **before[-1],
+            "ended_at": died_at,
+            "reason": KILLED,
+            "to_step": before[-1].get("to_step") or last_step,
+        }
     new = {
         "number": before[-1]["number"] + 1 if before else 1, "started_at": now(), "ended_at": None, "reason": None,
         "detail": None, "host": platform.node(), "pid": os.getpid(), "from_step": from_step, "to_step": None,

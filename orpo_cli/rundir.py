@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from orpo_cli.atomic import atomic_write_text, partial_path
+from orpo_cli.atomic import atomic_write_text, partial_files
 from orpo_cli.checkpoint_manifest import checkpoint_step, find_checkpoints, unusable_reason
 from orpo_cli.control_characters import escape_json_controls
 from orpo_cli.errors import MachineError, UsageError
@@ -181,6 +181,11 @@ class RunDir:
         self.attempt = 0
         self.write_run(status=reason, finished_at=now(), attempts=attempts, **changes)
 
+    def write_last_step(self, step: int) -> None:
+        """Record the last step of the attempt, before its result is saved: not every step is in metrics.jsonl."""
+        attempts = attempts_of(self._latest_run())
+        self.write_run(attempts=[*attempts[:-1], {**attempts[-1], "to_step": step}])
+
     def record_result(self) -> bool:
         """Record that the run has finished, if its process ended between the result and that record; whether it did.
 
@@ -188,11 +193,13 @@ class RunDir:
         """
         if not (self.adapter.is_dir() or self.model.is_dir()) or self.read_run().get("steps") is not None:
             return False
-        lines = self.read_metrics()
+        lines, attempts = self.read_metrics(), attempts_of(self.read_run())
+        steps = (attempts[-1].get("to_step") if attempts else None) or self.last_logged_step()
         last = {name: next((line for line in reversed(lines) if name in line), {}) for name in ("loss", "eval_loss")}
         self.end_attempt(
             FINISHED,
-            steps=self.last_logged_step(),
+            to_step=steps or 0,
+            steps=steps,
             final_metrics=last["loss"],
             final_evaluation=last["eval_loss"],
             error=None,
@@ -394,7 +401,8 @@ class RunDir:
             self.card,
             self.curves,
         ):
-            partial_path(path).unlink(missing_ok=True)
+            for partial in partial_files(path):
+                partial.unlink(missing_ok=True)
 
     def _foreign(self, names: set[str]) -> set[str]:
         """Those of the file names that are not from orpo."""

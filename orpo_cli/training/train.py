@@ -74,6 +74,7 @@ def train(
             if plan.lora is not None:
                 _check_adapter_changed(trainer.model)
             metrics.file.finish()
+            rundir.write_last_step(trainer.state.global_step)
             save_result(trainer.model, inputs.tokenizer, plan, rundir)
             _record_result(rundir, trainer, metrics, time.time() - started)
     except (Interrupted, KeyboardInterrupt):

@@ -167,7 +167,7 @@ def test_a_resumed_run_whose_data_is_damaged_keeps_its_checkpoints(
 
 def test_a_result_without_a_record_is_that_of_a_finished_run(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
     """The process was killed, or the disk was full, between the result and the status; there is no checkpoint."""
-    recipe, run = write_recipe(tmp_path, steps=2), tmp_path / "run"
+    recipe, run = write_recipe(tmp_path, steps=3, training={"logging_steps": 2}), tmp_path / "run"
     ended = ForkedCommand(
         tmp_path / "fork", ["train", recipe], stop=StopPoint("orpo_cli.training.train:_record_result")
     )
@@ -179,7 +179,8 @@ def test_a_result_without_a_record_is_that_of_a_finished_run(tmp_path: Path, orp
     done = orpo_here("train", recipe, *RESUME, "--json")
     assert done.returncode == 0, done.stderr
     assert (run / "adapter" / "adapter_model.safetensors").read_bytes() == result
-    assert json.loads(done.stdout)["steps"] == 2
+    assert json.loads(done.stdout)["steps"] == 3
+    assert [each["to_step"] for each in RunDir(run).read_run()["attempts"]] == [3]
     assert json.loads(done.stdout)["final_metrics"]["loss"] > 0
     assert (run / "README.md").is_file()
 

@@ -38,3 +38,24 @@ def test_a_full_device_is_an_error_and_stays(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="No space left"):
         atomic_write_text(tmp_path / "full", "text")
     assert Path("/dev/full").is_char_device()
+
+
+def test_two_writers_at_once_leave_the_text_of_one(tmp_path: Path) -> None:
+    path, errors = tmp_path / "file", []
+    texts = [letter * 300_000 for letter in "abcd"]
+
+    def write(text: str) -> None:
+        try:
+            for _ in range(10):
+                atomic_write_text(path, text)
+                assert path.read_text() in texts
+        except BaseException as error:
+            errors.append(error)
+
+    writers = [threading.Thread(target=write, args=(text,)) for text in texts]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert errors == []
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]

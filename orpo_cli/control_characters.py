@@ -21,6 +21,11 @@ def one_line(text: str) -> str:
     return escape_controls(text).replace("\n", "\\n")
 
 
+def message_lines(text: str) -> str:
+    r"""``text`` with visible control characters; only a line feed before two spaces, which begins an item of a list, stays."""
+    return "\n  ".join(one_line(part) for part in text.split("\n  "))
+
+
 def escape_json_controls(text: str) -> str:
     """The text of a JSON document with escapes for the control characters that JSON allows in strings; its value stays the same."""
     return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

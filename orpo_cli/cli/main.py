@@ -20,7 +20,7 @@ from typer.main import get_command
 from orpo_cli import __version__, interruption
 from orpo_cli.cli.reexec import reexec_with_environment
 from orpo_cli.cli.standard_streams import lost_output, protect_standard_streams
-from orpo_cli.control_characters import one_line
+from orpo_cli.control_characters import message_lines
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, UsageError
 from orpo_cli.os_errors import explain_os_error
 from orpo_cli.redaction import redact, redact_record
@@ -236,7 +236,7 @@ def _report_error(error: OrpoError) -> None:
     if error.remedy:
         lines.append(f"  → {error.remedy}")
     for line in lines:
-        print(one_line(redact(line)), file=sys.stderr)
-        run_log.write(one_line(redact(line)))
+        print(message_lines(redact(line)), file=sys.stderr)
+        run_log.write(message_lines(redact(line)))
     run_log.write(redact("".join(traceback.format_exception(error))))
     Console(as_json="--json" in sys.argv[1:]).document(redact_record(document))

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.control_characters import escape_controls, escape_json_controls, one_line
+from orpo_cli.control_characters import escape_controls, escape_json_controls, message_lines
 from orpo_cli.errors import Problem, explain_hint
 from orpo_cli.redaction import redact
 from orpo_cli.run_log import run_log
@@ -99,7 +99,7 @@ class Console:
 
     def print_line(self, text: str, style: str | None = None, *, hidden: bool = False) -> None:
         """Print one line to standard error and to the log of the run, or with ``hidden`` only to the log."""
-        text = one_line(redact(text))
+        text = message_lines(redact(text))
         run_log.write(text)
         if hidden:
             return

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.atomic import unused_name
-from orpo_cli.checkpoint_manifest import checkpoint_step, find_checkpoints, unusable_reason
-from orpo_cli.errors import UsageError
+from orpo_cli.checkpoint_manifest import MANIFEST, checkpoint_step, find_checkpoints, read_manifest, unusable_reason
+from orpo_cli.errors import DataError, UsageError
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import RunDir
 
@@ -44,12 +44,18 @@ class InputsChanged(UsageError):
 def checkpoint_to_resume(rundir: RunDir, plan: Plan, resume: str, warn: Callable[[str], None]) -> Path | None:
     """The checkpoint that ``resume`` (``auto`` or a path) selects; None where ``auto`` finds none that is valid.
 
-    ``warn`` is told of newer checkpoints that cannot be used. Raises UsageError where the path is not a checkpoint of this
-    run, or the plan has changed.
+    ``warn`` receives messages about newer checkpoints that cannot be used, and about changed settings. Raises UsageError where
+    the path is not a checkpoint of this run, or the plan has changed; DataError where a data file of the run is missing.
     """
-    _refuse_changes(rundir.read_plan(), plan, rundir)
+    before = rundir.read_plan()
+    _refuse_missing_data(before, plan)
+    _refuse_changes(before, plan, rundir)
+    if accepted := [text for path, text in _differences(before, plan).items() if path not in ("name", "output_dir")]:
+        warn("the run continues with other settings than before:\n  " + "\n  ".join(accepted))
     if resume == "auto":
-        return newest_usable(rundir.checkpoints, warn)
+        found = newest_usable(rundir.checkpoints, warn)
+        _warn_without_manifest(found, warn)
+        return found
     path = Path(resume).absolute()
     if path.parent.resolve() != rundir.checkpoints.resolve() or checkpoint_step(path) is None or not path.is_dir():
         raise UsageError(
@@ -57,7 +63,30 @@ def checkpoint_to_resume(rundir: RunDir, plan: Plan, resume: str, warn: Callable
         )
     if (reason := unusable_reason(path)) is not None:
         raise UsageError(f"--resume {resume} cannot be used: {reason}.", remedy="Use --resume auto.")
+    _warn_without_manifest(path, warn)
     return path
+
+
+def _warn_without_manifest(checkpoint: Path | None, warn: Callable[[str], None]) -> None:
+    if checkpoint is not None and read_manifest(checkpoint) is None:
+        warn(
+            f"{checkpoint} has no {MANIFEST}, as in version 0.2.0: its files can be loaded, but a changed value is not noticed"
+        )
+
+
+def _refuse_missing_data(before: Plan, now: Plan) -> None:
+    """Raise DataError where a local file of the run is gone: its path, no longer found, would differ from that in the plan."""
+    for old, new in zip(before.dataset.train, now.dataset.train, strict=False):
+        if (
+            Path(old.path).is_absolute()
+            and not Path(old.path).exists()
+            and old.path.endswith(new.path)
+            and old.path != new.path
+        ):
+            raise DataError(
+                f"{old.path}: no such file. The run was started with it.",
+                remedy="Restore the file, or start a new run: --set output_dir=DIR.",
+            )
 
 
 def newest_usable(checkpoints: Path, warn: Callable[[str], None]) -> Path | None:

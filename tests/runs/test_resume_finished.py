@@ -116,3 +116,22 @@ def test_a_run_without_checkpoints_cannot_be_trained_longer(tmp_path: Path, orpo
     assert "no checkpoint" in refused.stderr
     assert "training.max_steps: 4 → 6" in refused.stderr
     assert snapshot(rundir) == before
+
+
+def test_a_resumed_run_names_what_it_goes_on_with(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    """Settings that may change, a checkpoint without a manifest, and a data file that is gone: nothing is silent."""
+    recipe = write_recipe(tmp_path, steps=2, training={"save_strategy": "steps", "save_steps": 2})
+    longer = ("train", recipe, "--resume", "auto", "--set", "training.max_steps=4")
+    assert orpo_here("train", recipe).returncode == 0
+    data = tmp_path / "train.jsonl"
+    rows = data.read_bytes()
+    data.unlink()
+    missing = orpo_here(*longer)
+    assert missing.returncode == 4
+    assert f"error: {data}: no such file. The run was started with it.\n" in missing.stderr
+    data.write_bytes(rows)
+    (tmp_path / "run" / "checkpoints" / "checkpoint-2" / "manifest.json").unlink()
+    done = orpo_here(*longer)
+    assert done.returncode == 0, done.stderr
+    assert "with other settings than before:\n  training.max_steps: 2 → 4\n" in done.stderr
+    assert "checkpoint-2 has no manifest.json" in done.stderr

@@ -39,6 +39,7 @@ OF_A_PATH = {
 }
 _ON_A_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 _OF_WRITING = {*_ON_A_DISK, errno.EFBIG, *OF_A_PATH}
+_ALSO_OF_READING = {errno.EACCES, errno.EPERM, errno.EIO, errno.EROFS}
 _TEXTS = {
     "No space left on device": errno.ENOSPC,
     "PytorchStreamWriter failed": errno.ENOSPC,  # torch.save
@@ -61,16 +62,24 @@ _NUMBER_IN_TEXT = re.compile(r"\(os error (\d+)\)|\[[Ee]rrno (\d+)\]")
 
 
 def explain_os_error(
-    error: BaseException, what: str | None = None, remedy: str | None = None, *, numbers: Container[int] | None = None
+    error: BaseException,
+    what: str | None = None,
+    remedy: str | None = None,
+    *,
+    numbers: Container[int] | None = None,
+    written: Path | None = None,
 ) -> MachineError | None:
     """``error`` with a remedy, where it or one of its causes is a limit of the machine; None for any other error.
 
     ``what`` begins the message, by default the file that the error names. ``remedy`` replaces the general one for a disk.
-    ``numbers``: those of the errors to explain, by default all.
+    ``numbers``: those of the errors to explain, by default all. ``written``: errors that may be of reading count only where they
+    name this path, or its temporary folder, or no file.
     """
     for each in _causes(error):
         number = _number(each)
         found = LIMITS.get(number) or (OF_A_PATH.get(number) if each is error else None)
+        if written is not None and number in _ALSO_OF_READING and not _is_of(each, written):
+            continue
         if found is not None and (numbers is None or number in numbers):
             reason, general_remedy = found
             start = what or _file_name(each)
@@ -106,19 +115,22 @@ def explain_limits(what: str, remedy: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def explain_write_errors(target: Path, remedy: str) -> Iterator[None]:
-    """Turn a full disk, and other reasons not to write, into a MachineError that names ``target``, also those of libraries."""
-    with _explaining(f"cannot write {target}", remedy, _OF_WRITING):
+    """Turn a full disk, and other reasons not to write, into a MachineError that names ``target``, also those of libraries.
+
+    An error of reading another file is left as it is.
+    """
+    with _explaining(f"cannot write {target}", remedy, _OF_WRITING, target):
         yield
 
 
 @contextmanager
-def _explaining(what: str, remedy: str | None, numbers: Container[int]) -> Iterator[None]:
+def _explaining(what: str, remedy: str | None, numbers: Container[int], written: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OrpoError:
         raise
     except Exception as error:
-        explained = explain_os_error(error, what, remedy, numbers=numbers)
+        explained = explain_os_error(error, what, remedy, numbers=numbers, written=written)
         if explained is None:
             raise
         raise explained from error
@@ -142,6 +154,16 @@ def _number(error: BaseException) -> int:
     if match := _NUMBER_IN_TEXT.search(text):
         return int(match[1] or match[2])
     return next((number for part, number in _TEXTS.items() if part in text), 0)
+
+
+def _is_of(error: BaseException, path: Path) -> bool:
+    """Whether the error names ``path``, a file in it or in its temporary folder (``.NAME.partial-…``), or no file."""
+    name = _file_name(error)
+    if not name:
+        return True
+    file, folder = os.path.abspath(name), os.path.abspath(path.parent)
+    first = os.path.relpath(file, folder).split(os.sep)[0]
+    return first == path.name or first.startswith(f".{path.name}.partial")
 
 
 def _file_name(error: BaseException) -> str:

@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import save_file
 from support.tiny import tiny_tokenizer
 
+from orpo_cli.atomic import atomic_directory
+from orpo_cli.errors import MachineError
 from orpo_cli.os_errors import LIMITS, OF_A_PATH, explain_os_error
 
 TENSOR = torch.zeros(100_000)
@@ -140,3 +142,16 @@ def test_a_permission_that_a_library_went_on_without_is_not_the_cause() -> None:
     with pytest.raises(KeyError) as failed:
         fail()
     assert explain_os_error(failed.value) is None
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EIO, errno.EROFS])
+def test_an_error_of_reading_another_file_is_not_one_of_writing(tmp_path: Path, number: int) -> None:
+    base, merged = tmp_path / "base" / "model.safetensors", tmp_path / "merged"
+    with pytest.raises(OSError, match="base") as failed, atomic_directory(merged):
+        raise OSError(number, os.strerror(number), str(base))
+    explained = explain_os_error(failed.value)
+    assert explained is not None
+    assert explained.message.startswith(f"{base}: ")
+    for name in ("model.safetensors", None):
+        with pytest.raises(MachineError, match=r"cannot write .*merged"), atomic_directory(merged) as folder:
+            raise OSError(number, os.strerror(number), name and str(folder / name))

@@ -105,7 +105,7 @@ class CheckpointWriter:
         (self.staged / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         for path in (self.staged / MANIFEST, *(each for each in self.staged.rglob("*") if each.is_dir()), self.staged):
             sync(path)
-        if self.final.exists():
+        if os.path.lexists(self.final):  # also a link to nothing
             reason = unusable_reason(self.final)
             if reason is None:
                 return manifest

@@ -91,7 +91,10 @@ def _refuse_missing_data(before: Plan, now: Plan) -> None:
 
 def newest_usable(checkpoints: Path, warn: Callable[[str], None]) -> Path | None:
     """The newest checkpoint that is valid and finite; ``warn`` is told why newer ones are not used."""
-    for path in reversed(find_checkpoints(checkpoints)):
+    named = [
+        path for path in checkpoints.glob("checkpoint-*") if checkpoint_step(path) is not None
+    ]  # also files and links
+    for path in sorted(named, key=lambda path: checkpoint_step(path) or 0, reverse=True):
         reason = unusable_reason(path)
         if reason is None:
             return path

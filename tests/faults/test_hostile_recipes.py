@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 from typing import Any
 
 import pytest
@@ -124,4 +125,5 @@ def test_a_hostile_recipe_is_trained_or_refused(number, server, runs, judge):
     outcome.expect(done.code in CODES, f"exit code {done.code}: {last_lines(done.said())[:600]}")
     outcome.expect("Traceback" not in done.said(), "a traceback")
     outcome.expect("\x1b" not in done.said(), "a terminal escape in the output")
+    subprocess.run(["rm", "-rf", folder / "a"], check=True)  # a thousand nested folders, which pytest cannot remove
     judge(outcome)

@@ -270,6 +270,25 @@ def test_a_full_disk_while_synchronizing_leaves_the_checkpoints_before(
     assert weights(run) == expected
 
 
+@pytest.mark.parametrize("kind", ["link to nothing", "file"])
+def test_a_checkpoint_that_is_no_folder_is_named_and_kept(
+    tmp_path: Path, orpo_here: Callable[..., Any], killed: tuple[Path, Path, bytes], kind: str
+) -> None:
+    recipe, run, expected = killed
+    run = copy_of(run, tmp_path)
+    last = run / "checkpoints" / "checkpoint-4"
+    shutil.rmtree(last)
+    if kind == "file":
+        last.write_text("x")
+    else:
+        last.symlink_to("/nonexistent")
+    done = resume(orpo_here, recipe, run)
+    assert done.returncode == 0, done.stderr
+    assert "checkpoint-4 is not used, and left as it is: damaged" in done.stderr
+    assert weights(run) == expected
+    assert os.path.lexists(last.with_name("checkpoint-4.damaged"))
+
+
 def test_the_next_start_removes_what_a_killed_process_was_writing(
     tmp_path: Path, orpo_here: Callable[..., Any], killed: tuple[Path, Path, bytes]
 ) -> None:

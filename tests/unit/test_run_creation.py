@@ -173,9 +173,7 @@ def test_a_directory_that_cannot_be_one_is_an_error(tmp_path: Path, name: str, m
     assert names(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    "name", ["run/", "./run", "a b", "größe", "emoji-🙂", "n" * 255, "a\nb", "a\x1b[31mb", "a/" * 1500 + "run"]
-)
+@pytest.mark.parametrize("name", ["run/", "./run", "a b", "größe", "emoji-🙂", "n" * 255, "a\nb", "a\x1b[31mb"])
 def test_other_names_work(tmp_path: Path, name: str) -> None:
     with create(Path(f"{tmp_path}/{name}")) as rundir:
         assert rundir.is_run()

@@ -105,7 +105,7 @@ def test_the_earliest_end_counts_and_that_of_an_earlier_job_does_not(monkeypatch
     assert limit.source == "training.save_before"
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 60))
     assert find_deadline("99999:00:00").source == find_deadline(None).source == "SLURM_JOB_END_TIME"  # type: ignore[union-attr]
-    for other in (str(int(time.time()) - 60), "", "soon"):
+    for other in ("99999999999999999999", "1e400", str(int(time.time()) - 60), "", "soon"):
         monkeypatch.setenv("SLURM_JOB_END_TIME", other)
         assert find_deadline(None) is None
 

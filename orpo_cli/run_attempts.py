@@ -13,7 +13,7 @@ KILLED = "killed"
 
 
 def now() -> str:
-    """The present time in UTC, as all records of a run have it."""
+    """The present time in UTC, as all records have it."""
     return timestamp(time.time())
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from orpo_cli.errors import UsageError
 from orpo_cli.file_lock import FileLock, try_lock
+from orpo_cli.run_attempts import now
 
 LOCK_FILE, HEARTBEAT_FILE = ".lock", ".heartbeat"
 HEARTBEAT_SECONDS = 5.0  # three intervals without a change mean that the owner is dead
@@ -55,7 +56,7 @@ class RunLock:
         self._file = file
         self._interval = interval
         self._token = uuid.uuid4().hex
-        self._owner = Owner(platform.node(), boot_id(), os.getpid(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        self._owner = Owner(platform.node(), boot_id(), os.getpid(), now())
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="run heartbeat", daemon=True)
 
@@ -195,6 +196,6 @@ def _changes(directory: Path, before: bytes, interval: float) -> bool:
     deadline = time.monotonic() + 3 * interval
     while time.monotonic() < deadline:
         time.sleep(min(0.5, interval / 4))
-        if (now := _read_heartbeat(directory)) != before:
-            return now is not None  # an owner that ends removes it
+        if (found := _read_heartbeat(directory)) != before:
+            return found is not None  # an owner that ends removes it
     return False

@@ -11,7 +11,6 @@ import logging
 import os
 import sys
 import threading
-import time
 import traceback
 import warnings
 from collections import deque
@@ -21,6 +20,7 @@ from typing import Any
 
 from orpo_cli.control_characters import escape_controls
 from orpo_cli.redaction import redact
+from orpo_cli.run_attempts import now
 
 MAX_WAITING_LINES = 10_000  # a command other than `orpo train` opens no log
 
@@ -54,10 +54,10 @@ class RunLog:
 
     def write(self, text: str) -> None:
         """Add a text without secrets; each of its lines gets the time."""
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        at = now()
         with self._lock:
             for line in text.splitlines():
-                self._waiting.append(f"{now} {line}\n".encode(errors="backslashreplace"))
+                self._waiting.append(f"{at} {line}\n".encode(errors="backslashreplace"))
             self._write_waiting()
 
     def renew_lock(self) -> None:

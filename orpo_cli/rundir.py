@@ -415,7 +415,7 @@ class RunDir:
         }
 
     def _has_work(self) -> bool:
-        """Whether the directory has anything that cost time to train, whole or not."""
+        """Whether the directory has anything that cost time to train, complete or not."""
         return self.finished_part() is not None or any(self.checkpoints.glob("*"))
 
 

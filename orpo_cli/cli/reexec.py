@@ -2,7 +2,7 @@
 
 Python: in the C locale with ``PYTHONUTF8=0``, no file with a name beyond ASCII can be opened, so UTF-8 mode is switched on.
 
-glibc, for `orpo train`: torch allocates aligned blocks, which glibc cuts out of larger ones. The rests go into glibc's thread cache (tcache), stay
+glibc, for `orpo train`: torch allocates aligned blocks, which glibc cuts out of larger ones. The remainders go into glibc's thread cache (tcache), stay
 there, and separate freed blocks, so that none is large enough for the next tensor of the same size; training then takes about 1.5
 times the memory of its tensors. Only an environment variable, read when a process starts, switches this cache off.
 

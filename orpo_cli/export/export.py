@@ -7,7 +7,6 @@ folder that appears after its checks have passed, with the checklist in export.j
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from orpo_cli.export.gguf import gguf_export
 from orpo_cli.export.gguf.converter import CONVERTER
 from orpo_cli.export.reference_logits import compute_reference
 from orpo_cli.export.write_format import write_format
+from orpo_cli.run_attempts import now
 from orpo_cli.verify.resources import check_disk_space, choose_compute_dtype, dtype_bytes, memory_shortage
 
 Note = Callable[[str], None]
@@ -141,7 +141,7 @@ def _new_record(source: ExportSource, request: FormatRequest) -> ExportRecord:
     versions = {"orpo-cli": __version__, **{name: version(name) for name in packages}}
     if request.format == "gguf":
         versions |= dict([CONVERTER.split("==")])
-    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    created = now()
     return ExportRecord(
         False, request.format, source.name, source.origin, request.options, [], {}, {}, versions, created
     )

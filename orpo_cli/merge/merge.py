@@ -23,6 +23,7 @@ from orpo_cli.merge.sharded_merge import Progress
 from orpo_cli.merge.verification import VerificationInputs, verify_merge
 from orpo_cli.merge.write_model import write_merged_model
 from orpo_cli.model.file_size import parse_size
+from orpo_cli.run_attempts import now
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -165,7 +166,7 @@ def _new_record(target: MergeTarget) -> MergeRecord:
         quantization=target.quantization.model_dump() if target.quantization else None,
         dtype=target.dtype,
         versions={"orpo-cli": __version__, **{name: version(name) for name in packages}},
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        created=now(),
         into=target.into,
         adapters=[
             {"adapter": each.folder.absolute().name, "weight": each.weight, "sha256": digest}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import UsageError
 from orpo_cli.json_files import read_json_object_or_empty
-from orpo_cli.model.model_files import check_json_files, find_damaged_file
+from orpo_cli.model.model_files import check_json_files, damaged_file_error
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -58,7 +58,7 @@ def load_adapters(base: PreTrainedModel, adapters: Sequence[Adapter], *, on_meta
         if on_meta_model:
             config.init_lora_weights = True  # pissa and olora need the base's weights: AdaptedLayer.merge applies them
         options: dict[str, Any] = {"adapter_name": name, "low_cpu_mem_usage": on_meta_model}
-        damaged = find_damaged_file(adapter.folder)
+        damaged = damaged_file_error(adapter.folder)
         if damaged is not None:
             raise damaged
         try:

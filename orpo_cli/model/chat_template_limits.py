@@ -35,7 +35,7 @@ _IDLE_SECONDS = 5.0
 _REPEAT_SECONDS = 1.0
 _PADDING = ("center", "ljust", "rjust", "zfill", "expandtabs", "wordwrap", "batch", "slice", "tojson")
 _FILTERS = ("center", "indent", "wordwrap", "replace", "join", "format", "batch", "slice", "tojson")
-_PAGE_BYTES = 4096
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class ChatTemplateLimit(DataError):

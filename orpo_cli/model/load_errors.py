@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orpo_cli.errors import HubError, HubRefused, MachineError, OrpoError, UsageError, hub_error_type
-from orpo_cli.model.model_files import damaged_gguf, find_damaged_file
+from orpo_cli.model.model_files import damaged_file_error, damaged_gguf_error
 from orpo_cli.os_errors import explain_limits
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def explain_load_errors(name: str, files: str | None = None) -> Iterator[None]:
     except HfHubHTTPError as error:
         raise _explain_response(name, error) from error
     except (SafetensorError, pickle.UnpicklingError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise _damaged_file(name) or MachineError(
+        raise _damaged_model_error(name) or MachineError(
             f"{name}: a file of it cannot be read: {str(error).strip().partition(chr(10))[0]}",
             remedy="Download or save it again.",
         ) from error
@@ -45,13 +45,13 @@ def explain_load_errors(name: str, files: str | None = None) -> Iterator[None]:
         cause = error.__cause__  # transformers wraps the response of the hub in an OSError
         if isinstance(cause, HfHubHTTPError) and not isinstance(cause, EntryNotFoundError):
             raise _explain_response(name, cause) from error
-        raise _damaged_file(name) or _explain_os_error(name, error) from error
+        raise _damaged_model_error(name) or _explain_os_error(name, error) from error
     except ValueError as error:
         if "trust_remote_code" in str(error):
             raise UsageError(
                 f"{name} brings its own model code.", remedy="Read that code, then set model.trust_remote_code: true."
             ) from error
-        damaged = _damaged_file(name)
+        damaged = _damaged_model_error(name)
         if damaged is not None:
             raise damaged from error
         if "recognize this architecture" in str(error) or "Unrecognized" in str(error):
@@ -62,7 +62,7 @@ def explain_load_errors(name: str, files: str | None = None) -> Iterator[None]:
             raise
         raise _wrong_content(name, files, error) from error
     except Exception as error:
-        damaged = _damaged_file(name)
+        damaged = _damaged_model_error(name)
         if damaged is None and files is None:
             raise
         raise damaged or _wrong_content(name, str(files), error) from error
@@ -75,7 +75,7 @@ def _wrong_content(name: str, files: str, error: Exception) -> MachineError:
     )
 
 
-def _damaged_file(name: str) -> MachineError | None:
+def _damaged_model_error(name: str) -> MachineError | None:
     """Error for a damaged file of the model ``name``; None where its files can be read, or are not on this machine."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
@@ -84,14 +84,14 @@ def _damaged_file(name: str) -> MachineError | None:
     if path.is_dir():
         folders = [path, *(folder.parent for folder in path.glob("*/config.json"))]  # also subfolders
     elif path.is_file():
-        return damaged_gguf(path)
+        return damaged_gguf_error(path)
     else:
         try:
             config = try_to_load_from_cache(name, "config.json")
         except (HFValidationError, OSError):
             return None
         folders = [Path(config).parent] if isinstance(config, str) else []
-    return next((error for folder in folders if (error := find_damaged_file(folder)) is not None), None)
+    return next((error for folder in folders if (error := damaged_file_error(folder)) is not None), None)
 
 
 def _explain_response(name: str, error: HfHubHTTPError) -> HubError:

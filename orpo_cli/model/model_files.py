@@ -38,7 +38,7 @@ def check_json_files(folder: Path) -> None:
         _check_json(folder / name)
 
 
-def find_damaged_file(folder: Path) -> MachineError | None:
+def damaged_file_error(folder: Path) -> MachineError | None:
     """Error for the first damaged file of a model or adapter in ``folder``; None where all can be read."""
     try:
         for name in JSON_FILES:
@@ -52,7 +52,7 @@ def find_damaged_file(folder: Path) -> MachineError | None:
     return None
 
 
-def damaged_gguf(path: Path) -> MachineError | None:
+def damaged_gguf_error(path: Path) -> MachineError | None:
     """Error for a .gguf file that is none, or truncated; None where its structure can be read."""
     from gguf import GGUFReader
 

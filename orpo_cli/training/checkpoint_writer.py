@@ -137,6 +137,12 @@ class CheckpointWriter:
             self._flusher.join()
 
 
+def remove_staging(checkpoints: Path) -> None:
+    """Remove what a killed process was writing or removing: it never was a checkpoint, or is none any more."""
+    for folder in checkpoints.glob(".checkpoint-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def sync(path: Path) -> None:
     """Write a file, or the names in a folder, to the disk. Raises OSError; a file system may not do it for folders."""
     descriptor = os.open(path, os.O_RDONLY)

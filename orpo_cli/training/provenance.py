@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
-import time
 from typing import Any
 
 from orpo_cli import __version__
+from orpo_cli.run_attempts import now
 
 LIBRARIES = (
     "torch",
@@ -26,7 +26,7 @@ LIBRARIES = (
 def provenance(model: Any, report: Any) -> dict[str, Any]:
     """Fields of run.json; ``model`` is the loaded base, ``report`` the DataReport."""
     return {
-        "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "started_at": now(),
         "orpo_cli": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -1,6 +1,6 @@
 """Resume policy: which checkpoint a run continues from, and which settings may have changed.
 
-``checkpoints`` writes checkpoints and removes incomplete ones; ``RunDir`` lists them.
+``checkpoint_writer`` writes checkpoints and removes incomplete ones; ``RunDir`` finds the last one.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _refuse_missing_data(before: Plan, now: Plan) -> None:
 
 
 def newest_usable(checkpoints: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that is valid and finite; ``warn`` is told why newer ones are not used."""
+    """The newest checkpoint that is valid and finite; ``warn`` receives the reason why newer ones are not used."""
     named = [
         path for path in checkpoints.glob("checkpoint-*") if checkpoint_step(path) is not None
     ]  # also files and links

@@ -1,4 +1,4 @@
-"""Retention of checkpoints (``training.save_total_limit``): removes the oldest ones, and never the last one of use.
+"""Retention of checkpoints (``training.save_total_limit``): removes the oldest ones, and never the last usable one.
 
 The Trainer's own retention counts damaged checkpoints, and may keep one in place of the last that is valid.
 """
@@ -14,7 +14,7 @@ from orpo_cli.checkpoint_manifest import CheckpointDamaged, check_files, checkpo
 def remove_old_checkpoints(parent: Path, step: int, limit: int | None, best: str | None) -> None:
     """Remove the oldest checkpoints until ``limit`` are left. ``step`` is that of the newest one, ``best`` the best one's path.
 
-    Damaged checkpoints, and those of later steps, are neither counted nor removed: the run has not come to them again.
+    Damaged checkpoints, and those of later steps, are neither counted nor removed: the run has not reached these steps again.
     """
     if limit is None or limit <= 0:
         return

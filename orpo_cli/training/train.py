@@ -19,7 +19,7 @@ from orpo_cli.os_errors import explain_os_error
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import FAILED, FINISHED, RunDir, first_line
 from orpo_cli.training.allocator import keep_freed_memory
-from orpo_cli.training.checkpoints import remove_staging
+from orpo_cli.training.checkpoint_writer import remove_staging
 from orpo_cli.training.interrupt import InterruptCallback
 from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
 from orpo_cli.training.metrics_file import restore_metrics
@@ -54,7 +54,7 @@ def train(
         keep_freed_memory()
         use_onednn()
         initialize_vector_math()
-    remove_staging(rundir)
+    remove_staging(rundir.checkpoints)
     try:
         inputs.model.config.pad_token_id = inputs.tokenizer.pad_token_id
         deadline = find_deadline(plan.training.get("save_before"))
@@ -127,7 +127,7 @@ def _check_adapter_changed(model: Any) -> None:
 
 def _record_failure(rundir: RunDir, error: BaseException, step: int) -> None:
     """Write the error to run.json; a new run without a step is removed for the next try."""
-    remove_staging(rundir)
+    remove_staging(rundir.checkpoints)
     if step:
         rundir.end_attempt(FAILED, to_step=step, detail=first_line(error), error=first_line(error))
     else:

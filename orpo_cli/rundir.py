@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from orpo_cli.atomic import atomic_write_text, partial_files
 from orpo_cli.checkpoint_manifest import checkpoint_step, find_checkpoints, unusable_reason
 from orpo_cli.control_characters import escape_json_controls
-from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.errors import DataError, MachineError, UsageError
 from orpo_cli.json_files import is_number, read_json_lines, read_json_object
 from orpo_cli.plan.plan import Plan
 from orpo_cli.redaction import redact, redact_record
@@ -91,13 +91,13 @@ class RunDir:
             new = cls(directory)
             new._raise_if_not_free()
             try:
-                new._remove_files()  # of a creation that was killed
+                new._remove_files(keep_logs=True)  # of a creation that was killed
                 new.checkpoints.mkdir()
                 new.write_recipe(recipe_text, composed_text)
                 new.write_plan(plan)
                 new.write_run(name=plan.name, **new._begun(0, versions or {}))  # last: with it the directory is a run
             except BaseException:
-                new.discard()
+                new.discard(keep_logs=True)
                 raise
 
         try:
@@ -346,7 +346,11 @@ class RunDir:
         results = (self.adapter, self.model, self.merged, self.export)
         return next((path for path in results if path.exists()), None)
 
-    def abandon_attempt(self, reason: str, detail: str) -> None:
+    def fail_attempt(self, error: BaseException) -> None:
+        """End an attempt that failed before its first step. Its log is kept, except where the error is one of the input."""
+        self.abandon_attempt(FAILED, first_line(error), keep_logs=not isinstance(error, UsageError | DataError))
+
+    def abandon_attempt(self, reason: str, detail: str, *, keep_logs: bool = False) -> None:
         """End an attempt that trained nothing.
 
         A new run is removed, so that the same command can be repeated. A run with an earlier attempt, a line of metrics, a
@@ -355,15 +359,16 @@ class RunDir:
         names = {path.name for path in self.root.iterdir()}
         first = len(attempts_of(self._latest_run())) == 1
         if first and not self.metrics.exists() and not self.trained() and not self._foreign(names):
-            self.discard()
+            self.discard(keep_logs=keep_logs)
         else:
             kept = find_checkpoints(self.checkpoints)
             step = checkpoint_step(kept[-1]) or 0 if kept else 0
             self.end_attempt(reason, to_step=step, detail=detail, error=detail if reason == FAILED else None)
 
-    def discard(self) -> None:
+    def discard(self, *, keep_logs: bool = False) -> None:
         """Remove the files of a run that failed before its first step, and the directory if it has no others.
 
+        With ``keep_logs``, a new run can start in the directory, which has only the logs and the lock.
         Raises UsageError, and removes nothing, if the directory has a checkpoint or a result.
         """
         if (kept := self.trained()) is not None:
@@ -372,17 +377,21 @@ class RunDir:
                 remedy="Use another directory (--set output_dir=DIR), or move that away.",
             )
         self.attempt = 0
-        self._remove_files()
+        self._remove_files(keep_logs=keep_logs)
+        if keep_logs and self.logs.is_dir():
+            return
         for name in (HEARTBEAT_FILE, LOCK_FILE):  # the lock last: another process may own the directory after it
             (self.root / name).unlink(missing_ok=True)
         with suppress(OSError):
             self.root.rmdir()
 
-    def _remove_files(self) -> None:
+    def _remove_files(self, *, keep_logs: bool) -> None:
         """Remove the files of a run, but not its lock: run.json first, so that a process killed here leaves no run."""
         self.run.unlink(missing_ok=True)
         for path in list(self.root.iterdir()):
             if path.name.startswith((HEARTBEAT_FILE, LOCK_FILE)) or self._foreign({path.name}):
+                continue
+            if keep_logs and path == self.logs:
                 continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)

@@ -126,12 +126,12 @@ def _check_adapter_changed(model: Any) -> None:
 
 
 def _record_failure(rundir: RunDir, error: BaseException, step: int) -> None:
-    """Write the error to run.json; a new run without a step is removed for the next try."""
+    """Write the error to run.json; a new run without a step is removed for the next try, except its log."""
     remove_staging(rundir.checkpoints)
     if step:
         rundir.end_attempt(FAILED, to_step=step, detail=first_line(error), error=first_line(error))
     else:
-        rundir.abandon_attempt(FAILED, first_line(error))
+        rundir.fail_attempt(error)
 
 
 def _record_result(rundir: RunDir, trainer: PairTrainer, metrics: MetricsCallback, seconds: float) -> None:

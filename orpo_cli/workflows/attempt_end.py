@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 from orpo_cli import interruption
 from orpo_cli.errors import Interrupted, OrpoError
-from orpo_cli.rundir import FAILED, FINISHED, INTERRUPTED, RunDir, first_line
+from orpo_cli.rundir import FINISHED, INTERRUPTED, RunDir
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def ending_attempt_on_error(rundir: RunDir) -> Iterator[None]:
             with suppress(
                 OSError, OrpoError
             ):  # the run may be removed, or the disk full: the first error is the one to show
-                rundir.abandon_attempt(FAILED, first_line(error))
+                rundir.fail_attempt(error)
         raise
 
 

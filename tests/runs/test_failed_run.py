@@ -138,9 +138,19 @@ def test_a_failure_before_the_first_checkpoint_is_resumed_from_the_start(
     assert status(run) == "finished"
 
 
-def test_a_failure_in_the_first_step_leaves_nothing(tmp_path: Path, failing: Callable[..., int]) -> None:
-    assert failing(out_of_memory, 1, "train", recipe_that_logs_late(tmp_path)) == 3
-    assert not (tmp_path / "run").exists()
+def test_a_failure_in_the_first_step_leaves_only_its_log(
+    tmp_path: Path, failing: Callable[..., int], orpo_here: Callable[..., Any]
+) -> None:
+    """The terminal may have lost the message, as with nohup; the same command starts the run."""
+    recipe, run = recipe_that_logs_late(tmp_path), tmp_path / "run"
+    for _ in range(2):
+        assert failing(out_of_memory, 1, "train", recipe) == 3
+        assert {path.name for path in run.iterdir()} == {".lock", "logs"}
+    log = run / "logs" / "attempt-1.log"
+    assert log.read_text().count("MachineError: out of memory") == 2
+    assert orpo_here("train", recipe).returncode == 0
+    assert log.read_text().count("MachineError: out of memory") == 2
+    assert status(run) == "finished"
 
 
 def test_a_failure_in_the_first_step_after_an_evaluation_keeps_the_run(

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from orpo_cli.digests import file_xxh3
+
 MANIFEST, STATE = "manifest.json", "trainer_state.json"
-SEGMENT_BYTES = 64 << 20  # of a file; segments are digested in parallel
-_THREADS = 4
-_BLOCK_BYTES = 4 << 20
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -114,40 +111,6 @@ def check_files(checkpoint: Path, *, contents: bool = True) -> CheckpointManifes
     return manifest
 
 
-def segment_starts(size: int) -> range:
-    """Positions in a file of ``size`` bytes at which its segments start; one for an empty file."""
-    return range(0, size or 1, SEGMENT_BYTES)
-
-
-def segment_digest(path: Path, start: int) -> bytes:
-    """xxh3_128 of one segment of a file. Raises OSError."""
-    import xxhash
-
-    digest, block, left = xxhash.xxh3_128(), memoryview(bytearray(_BLOCK_BYTES)), SEGMENT_BYTES
-    with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        while count := file.readinto(block[:left]):
-            digest.update(block[:count])
-            left -= count
-    return digest.digest()
-
-
-def join_digests(segments: Iterable[bytes]) -> str:
-    """The digest of a file: xxh3_128 of those of its segments, hexadecimal."""
-    import xxhash
-
-    return xxhash.xxh3_128_hexdigest(b"".join(segments))
-
-
-def file_digest(path: Path) -> str:
-    """The digest of a file in a manifest. Raises OSError."""
-    starts = segment_starts(path.stat().st_size)
-    if len(starts) == 1:
-        return join_digests([segment_digest(path, 0)])
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return join_digests(pool.map(partial(segment_digest, path), starts))
-
-
 def _digest_of(document: Mapping[str, Any]) -> str:
     import xxhash
 
@@ -162,7 +125,7 @@ def _check_file(path: Path, name: str, size: int, digest: str | None) -> None:
             raise CheckpointDamaged(f"{name} is not a file")
         if (found := path.stat().st_size) != size:
             raise CheckpointDamaged(f"{name} has {found:,} bytes in place of {size:,}")
-        if digest is not None and file_digest(path) != digest:
+        if digest is not None and file_xxh3(path) != digest:
             raise CheckpointDamaged(f"the content of {name} has changed")
     except OSError as error:
         raise CheckpointDamaged(f"{name} cannot be read ({error.strerror or error})") from error

@@ -23,11 +23,9 @@ from orpo_cli.checkpoint_manifest import (
     MANIFEST,
     CheckpointManifest,
     checkpoint_files,
-    join_digests,
-    segment_digest,
-    segment_starts,
     unusable_reason,
 )
+from orpo_cli.digests import join_digests, segment_digest, segment_starts
 
 EARLY_BYTES = 16 << 20  # a file of this size is synchronized while it grows
 POLL_SECONDS = 0.02

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.tiny_run import make_plan
 
-from orpo_cli.checkpoint_manifest import SEGMENT_BYTES
+from orpo_cli.digests import SEGMENT_BYTES
 from orpo_cli.errors import Interrupted
 from orpo_cli.rundir import RunDir
 from orpo_cli.training.checkpoint_writer import CheckpointWriter

@@ -7,23 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from orpo_cli import checkpoint_manifest
+from orpo_cli import digests
 from orpo_cli.checkpoint_manifest import (
     MANIFEST,
     CheckpointDamaged,
     CheckpointManifest,
     checkpoint_step,
-    file_digest,
     find_checkpoints,
     unusable_reason,
 )
+from orpo_cli.digests import file_xxh3
 
 
 def test_the_digest_of_a_file_depends_on_every_byte_and_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also in files of several segments, the last of which is shorter, and at their borders."""
-    monkeypatch.setattr(checkpoint_manifest, "SEGMENT_BYTES", 1000)
+    monkeypatch.setattr(digests, "SEGMENT_BYTES", 1000)
     path = tmp_path / "weights"
     content = bytes(number % 251 for number in range(3500))
     seen = set()
@@ -32,13 +32,13 @@ def test_the_digest_of_a_file_depends_on_every_byte_and_its_place(
         if position is not None:
             changed[position] ^= 1
         path.write_bytes(changed)
-        seen.add(file_digest(path))
+        seen.add(file_xxh3(path))
     path.write_bytes(content[1000:2000] + content[:1000] + content[2000:])
-    seen.add(file_digest(path))
+    seen.add(file_xxh3(path))
     path.write_bytes(content[:3000])
-    seen.add(file_digest(path))
+    seen.add(file_xxh3(path))
     path.write_bytes(b"")
-    seen.add(file_digest(path))
+    seen.add(file_xxh3(path))
     assert len(seen) == 11
 
 

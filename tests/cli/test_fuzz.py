@@ -205,7 +205,7 @@ MINIMAL = "model: {model_name_or_path: a/b}\ndataset: {train: {path: x.jsonl}}\n
         (f"training: {{run_name: {'wandb' * 36_000}}}", "report_to"),
         (f"extends: {'a' * 100_000}", "cannot be read"),
         ("extends: ~no-such-user/x", "there is no recipe"),
-        ("extends: /dev/zero", "has more"),
+        ("extends: /dev/zero", "cannot be read"),
         (r'name: "\ud800"', "has a NUL character"),
         (r'output_dir: "a\0b"', "has a NUL character"),
         ("training:\n" + "".join(f"  per_device_train_batch_size{n}: 1\n" for n in range(4_000)), "Did you mean"),

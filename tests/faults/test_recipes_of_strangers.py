@@ -12,7 +12,7 @@ from support.hostile_recipes import TEXT_OF_FILE, HostileRecipe, hostile_recipes
 from support.tiny import write_recipe
 
 SECRET = "hf_plantedInTheEnvironment0123"
-SECONDS, MEMORY_BYTES = 40, 3 << 30
+SECONDS, MEMORY_BYTES = 120, 3 << 30
 RECIPES = list(hostile_recipes())
 QUICK = {
     "extends-6", "extends-7", "output_dir-3", "name-0", "model-1", "template-0", "dataset-4", "dataset-11", "number-1",

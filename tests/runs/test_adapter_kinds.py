@@ -16,6 +16,8 @@ from support.architectures import SIZES
 from support.tiny import save_tiny_model, tiny_tokenizer, write_recipe
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
+from orpo_cli.rundir import RunDir
+
 Orpo = Callable[..., Any]
 QV = {"target_modules": ["q_proj", "v_proj"]}
 KINDS: dict[str, dict[str, Any]] = {
@@ -132,6 +134,7 @@ def test_a_resumed_run_of_a_kind_ends_as_one_that_was_not_stopped(
         run = trained(folder, orpo_here, lora, training=training)
         if name == "resumed":
             (run / "adapter").rename(run / "before")
+            RunDir(run).write_run(status="interrupted")  # a finished run would not be trained again
             done = orpo_here("train", folder / "recipe.yaml", "--resume", run / "checkpoints" / "checkpoint-2")
             assert done.returncode == 0, done.stderr
         ends.append(load_file(run / "adapter" / "adapter_model.safetensors"))

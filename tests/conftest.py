@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # under nohup, which the commands of the tests would inherit
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE", "1")  # no test may need the network
 os.environ.setdefault("ORPO_PAIR_CACHE", "0")  # tests of the cache switch it on, in another folder

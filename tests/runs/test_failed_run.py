@@ -6,8 +6,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from support.forked_command import ForkedCommand, StopPoint
+from support.killed_run import code_of_killed
 from support.tiny import write_recipe
 
 from orpo_cli.errors import UsageError
@@ -48,21 +47,6 @@ KILL = None  # SIGKILL, which takes a process of its own
 FAILURES = (out_of_memory, disk_full, nan_loss, bug, KILL)
 
 
-KILLED = """
-import os, signal, sys
-from orpo_cli.cli.main import main
-from orpo_cli.training.metrics_log import MetricsCallback
-number, sys.argv = int(sys.argv[1]), ["orpo", *sys.argv[2:]]
-begin = MetricsCallback.on_step_begin
-def killed(self, args, state, control, **more):
-    if state.global_step + 1 == number:
-        os.kill(os.getpid(), signal.SIGKILL)
-    begin(self, args, state, control, **more)
-MetricsCallback.on_step_begin = killed
-main()
-"""
-
-
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch, orpo_here: Callable[..., Any]) -> Callable[..., int]:
     """``failing(bug, 9, "train", …)`` runs the command with a failure in step 9; its exit code, or minus the signal's number."""
@@ -70,8 +54,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, orpo_here: Callable[..., Any]) -> C
 
     def run(failure: Callable[[Any], None] | None, number: int, *arguments: Any) -> int:
         if failure is None:
-            command = [sys.executable, "-c", KILLED, str(number), *map(str, arguments)]
-            return subprocess.run(command, capture_output=True, timeout=120, check=False).returncode
+            return code_of_killed(number, *arguments)
 
         def begin(self: MetricsCallback, args: Any, state: Any, control: Any, **more: Any) -> None:
             if state.global_step + 1 == number:

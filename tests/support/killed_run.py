@@ -23,5 +23,10 @@ main()
 
 def kill_in_step(step: int, *arguments: object) -> None:
     """Run ``orpo train ARGUMENTS`` in a new process, which is killed when step ``step`` begins."""
-    command = [sys.executable, "-c", _KILLED, str(step), "train", *map(str, arguments)]
-    assert subprocess.run(command, capture_output=True, timeout=240, check=False).returncode == -signal.SIGKILL
+    assert code_of_killed(step, "train", *arguments) == -signal.SIGKILL
+
+
+def code_of_killed(step: int, *arguments: object) -> int:
+    """The exit code of ``orpo ARGUMENTS`` in a new process, which is killed if step ``step`` begins."""
+    command = [sys.executable, "-c", _KILLED, str(step), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, timeout=240, check=False).returncode

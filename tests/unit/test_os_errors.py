@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.file_size_limit import file_size_limit
 from support.tiny import tiny_tokenizer
 
 from orpo_cli.atomic import atomic_directory
@@ -20,18 +18,6 @@ from orpo_cli.errors import MachineError
 from orpo_cli.os_errors import LIMITS, OF_A_PATH, explain_os_error
 
 TENSOR = torch.zeros(100_000)
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """Files of this process may not be larger: writing more fails with EFBIG."""
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def write_tokenizer(path: Path) -> None:

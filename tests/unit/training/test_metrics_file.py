@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import json
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.file_size_limit import file_size_limit
 
 from orpo_cli.errors import MachineError
 from orpo_cli.training.metrics_file import MetricsFile, restore_metrics
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def read(path: Path) -> list[dict[str, object]]:

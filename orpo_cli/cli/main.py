@@ -19,7 +19,7 @@ from typer.main import get_command
 
 from orpo_cli import __version__, interruption
 from orpo_cli.cli.reexec import reexec_with_environment
-from orpo_cli.cli.standard_streams import lost_output, protect_standard_streams
+from orpo_cli.cli.standard_streams import lost_output, output_is_closed, protect_standard_streams
 from orpo_cli.control_characters import message_lines
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, UsageError
 from orpo_cli.os_errors import explain_os_error
@@ -46,6 +46,7 @@ COMMANDS = (
     "doctor",
 )
 LIGHT_COMMANDS = ("init", "recipes", "validate", "explain", "schema", "convert", "doctor")  # they do not import torch
+FILE_COMMANDS = ("init", "validate", "train", "merge", "export", "push_to_hub")  # their result is not what they print
 MIN_ADDRESS_SPACE = 1.5e9  # bytes
 
 
@@ -123,8 +124,8 @@ def main() -> None:
     """Run the command line and exit with the code of its outcome."""
     restore_signals = interruption.install()
     try:
+        reexec_with_environment()  # first: afterwards, a stream that the caller closed looks open
         protect_standard_streams()
-        reexec_with_environment()
         sys.excepthook = print_traceback
         threading.excepthook = _print_traceback_of_thread
         run_log.discard()
@@ -149,6 +150,7 @@ def _run_command() -> tuple[int, OrpoError | None]:
     try:
         # Typer.__call__ would replace sys.excepthook. The command returns the code of a typer.Exit, and 130 for Ctrl-C.
         _check_address_space()
+        _check_output()
         code = get_command(_import_called_command())(standalone_mode=False)
         if code == Interrupted.exit_code:
             raise KeyboardInterrupt
@@ -180,13 +182,36 @@ def _run_command() -> tuple[int, OrpoError | None]:
 def _check_address_space() -> None:
     """Raise MachineError below the limit where importing torch ends the process: its C++ code cannot report the error."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    called = commands_to_import(sys.argv[1:])
-    if called != COMMANDS and called[0] not in LIGHT_COMMANDS and 0 <= limit < MIN_ADDRESS_SPACE:
+    if _called_command() not in ("", *LIGHT_COMMANDS) and 0 <= limit < MIN_ADDRESS_SPACE:
         raise MachineError(
             f"out of memory: the limit of the address space is {limit / 1e9:.1f} GB, and torch needs "
             f"{MIN_ADDRESS_SPACE / 1e9:.1f} GB.",
             remedy="Raise the limit (ulimit -v) in the shell, then repeat the command.",
         )
+
+
+def _called_command() -> str:
+    """The name of the called command; empty for the help page and for a misspelt name."""
+    called = commands_to_import(sys.argv[1:])
+    return "" if called == COMMANDS else called[0]
+
+
+def _prints_document() -> bool:
+    return "--json" in sys.argv[1:]
+
+
+def _check_output() -> None:
+    """Raise MachineError if standard output is closed and a computed result would be lost. A training is never refused."""
+    called = _called_command()
+    if output_is_closed() and (called in ("eval", "generate") or (_prints_document() and called != "train")):
+        raise _lost_output_error("it is closed")
+
+
+def _lost_output_error(reason: str) -> MachineError:
+    return MachineError(
+        f"the result cannot be written to standard output: {reason}.",
+        remedy="Free some space, or redirect the output to another place (also /dev/null).",
+    )
 
 
 def _interrupted() -> Interrupted:
@@ -197,12 +222,10 @@ def _interrupted() -> Interrupted:
 def _code_of_output(code: int) -> int:
     """The exit code, after a check that the result was written: a disk may be full behind standard output."""
     error = lost_output()
-    if code or error is None:
+    is_needless = output_is_closed() and _called_command() in FILE_COMMANDS and not _prints_document()
+    if code or error is None or is_needless:
         return code
-    lost = MachineError(
-        f"the result cannot be written to standard output: {error.strerror or error}.",
-        remedy="Free some space, or redirect the output to another place.",
-    )
+    lost = _lost_output_error(error.strerror or str(error))
     _report_error(lost)
     return lost.exit_code
 
@@ -239,4 +262,4 @@ def _report_error(error: OrpoError) -> None:
         print(message_lines(redact(line)), file=sys.stderr)
         run_log.write(message_lines(redact(line)))
     run_log.write(redact("".join(traceback.format_exception(error))))
-    Console(as_json="--json" in sys.argv[1:]).document(redact_record(document))
+    Console(as_json=_prints_document()).document(redact_record(document))

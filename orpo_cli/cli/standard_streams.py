@@ -7,21 +7,30 @@ changes the exit code.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import select
 import sys
 from typing import Any, TextIO
 
+_CLOSED = OSError(errno.EBADF, "it is closed")
+
 
 class _OutputFile(io.FileIO):
-    """Descriptor of an output stream. ``error``: the first error of a write, whose data is lost."""
+    """Descriptor of an output stream. ``error``: the first error of a write, whose data is lost.
+
+    ``is_closed``: the caller closed the stream, and the descriptor is the null device.
+    """
 
     error: OSError | None = None
+    is_closed = False
 
     def write(self, data: Any) -> int:
         """Write all of ``data``, also where another program has made the pipe or terminal non-blocking."""
         rest = memoryview(data).cast("B")
+        if self.is_closed:
+            self.error = _CLOSED
         try:
             while rest:
                 written = super().write(rest)
@@ -56,12 +65,19 @@ def _protect(stream: TextIO | None, descriptor: int) -> TextIO:
     if stream is None:
         descriptor = os.open(os.devnull, os.O_WRONLY)
     raw = _OutputFile(descriptor, "w", closefd=False)
+    raw.is_closed = stream is None
     return io.TextIOWrapper(
         raw,  # without a buffer, whose lock a signal handler that prints could find taken
         encoding="utf-8" if stream is None else stream.encoding,
         errors="backslashreplace",
         line_buffering=descriptor == 2 or raw.isatty() or getattr(stream, "write_through", False),
     )
+
+
+def output_is_closed() -> bool:
+    """Whether the caller closed standard output."""
+    raw = getattr(sys.stdout, "buffer", None)
+    return isinstance(raw, _OutputFile) and raw.is_closed
 
 
 def lost_output() -> OSError | None:

@@ -45,6 +45,7 @@ CASES = (
     stream("stderr-on-a-full-disk", "{orpo} 2>/dev/full"),
     stream("stdout-on-a-full-disk", "{orpo} >/dev/full", 0, 3),
     stream("both-on-a-full-disk", "{orpo} >/dev/full 2>&1", 0, 3),
+    stream("json-to-closed-stdout", "{orpo} --json >&-", 3),
     stream("json-on-a-full-disk", "{orpo} --json >/dev/full", 0, 3),
     limit("32-file-handles", "ulimit -n 32; {orpo}", 0, 3),
     limit("12-file-handles", "ulimit -n 12; {orpo}", 0, 3),

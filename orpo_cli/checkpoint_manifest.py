@@ -1,6 +1,7 @@
 """Checkpoint manifest: size and digest of every file of a checkpoint, and the check of a checkpoint against it.
 
-``manifest.json`` is written last. A checkpoint of version 0.2.0 has none: it is checked by loading its parts.
+``manifest.json`` is written last. Without it a checkpoint is damaged, except where version 0.2.0 wrote it: there it is checked by
+loading its parts.
 """
 
 from __future__ import annotations
@@ -82,9 +83,14 @@ def read_manifest(folder: Path) -> CheckpointManifest | None:
     return CheckpointManifest.from_json(text)
 
 
-def unusable_reason(checkpoint: Path, *, contents: bool = True) -> str | None:
-    """Why a run cannot continue from a checkpoint; None where it can. ``contents`` is as for ``check_files``."""
+def unusable_reason(checkpoint: Path, *, contents: bool = True, needs_manifest: bool = True) -> str | None:
+    """Why a run cannot continue from a checkpoint; None where it can. ``contents`` is as for ``check_files``.
+
+    ``needs_manifest``: whether a checkpoint without a manifest is damaged; False for checkpoints of version 0.2.0.
+    """
     try:
+        if needs_manifest and read_manifest(checkpoint) is None:
+            raise CheckpointDamaged(f"{MANIFEST} is missing")
         manifest = check_files(checkpoint, contents=contents)
     except CheckpointDamaged as error:
         return f"damaged: {error}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -39,6 +40,15 @@ def attempts_of(run: Mapping[str, Any]) -> list[Attempt]:
             "pid": run.get("pid"), "from_step": 0, "to_step": run.get("steps"), "versions": run.get("versions", {}),
         }
     ]  # fmt: skip
+
+
+def last_step_without_manifest(attempts: Sequence[Attempt]) -> float:
+    """The last step up to which checkpoints may have no manifest: version 0.2.0 wrote none, and recorded no attempts.
+
+    Its attempt, added when the run is resumed, has no version of ``orpo_cli``.
+    """
+    recorded = (each for each in attempts if "orpo_cli" in (each.get("versions") or {}))
+    return next((each.get("from_step") or 0 for each in recorded), math.inf)
 
 
 def with_new_attempt(

@@ -21,7 +21,15 @@ from orpo_cli.errors import DataError, MachineError, UsageError
 from orpo_cli.json_files import is_number, read_json_lines, read_json_object
 from orpo_cli.plan.plan import Plan
 from orpo_cli.redaction import redact, redact_record
-from orpo_cli.run_attempts import KILLED, attempts_of, now, timestamp, with_end, with_new_attempt
+from orpo_cli.run_attempts import (
+    KILLED,
+    attempts_of,
+    last_step_without_manifest,
+    now,
+    timestamp,
+    with_end,
+    with_new_attempt,
+)
 from orpo_cli.run_creation import check_output_dir, create_locked
 from orpo_cli.run_lock import HEARTBEAT_FILE, LOCK_FILE, RunLock, active_run_error, live_owner
 from orpo_cli.run_records import (
@@ -335,7 +343,13 @@ class RunDir:
     def last_checkpoint(self, *, contents: bool = True) -> Path | None:
         """The newest checkpoint that is valid and finite. Reads all its files, or with ``contents=False`` only their sizes."""
         newest_first = reversed(find_checkpoints(self.checkpoints))
-        return next((path for path in newest_first if unusable_reason(path, contents=contents) is None), None)
+        return next((path for path in newest_first if self.unusable_reason(path, contents=contents) is None), None)
+
+    def unusable_reason(self, checkpoint: Path, *, contents: bool = True) -> str | None:
+        """Why the run cannot continue from one of its checkpoints; None where it can."""
+        step = checkpoint_step(checkpoint) or 0
+        needs_manifest = step > last_step_without_manifest(attempts_of(self._latest_run()))
+        return unusable_reason(checkpoint, contents=contents, needs_manifest=needs_manifest)
 
     def trained(self) -> Path | None:
         """A checkpoint (also a damaged one) or a result of the run, which cost time to train; None if there is neither."""

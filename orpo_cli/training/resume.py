@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.atomic import unused_name
-from orpo_cli.checkpoint_manifest import MANIFEST, checkpoint_step, find_checkpoints, read_manifest, unusable_reason
+from orpo_cli.checkpoint_manifest import MANIFEST, checkpoint_step, find_checkpoints, read_manifest
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import RunDir
@@ -53,7 +53,7 @@ def checkpoint_to_resume(rundir: RunDir, plan: Plan, resume: str, warn: Callable
     if accepted := [text for path, text in _differences(before, plan).items() if path not in ("name", "output_dir")]:
         warn("the run continues with other settings than before:\n  " + "\n  ".join(accepted))
     if resume == "auto":
-        found = newest_usable(rundir.checkpoints, warn)
+        found = newest_usable(rundir, warn)
         _warn_without_manifest(found, warn)
         return found
     path = Path(resume).absolute()
@@ -61,7 +61,7 @@ def checkpoint_to_resume(rundir: RunDir, plan: Plan, resume: str, warn: Callable
         raise UsageError(
             f"--resume {resume}: not a checkpoint of {rundir.root}.", remedy=f"They are in {rundir.checkpoints}."
         )
-    if (reason := unusable_reason(path)) is not None:
+    if (reason := rundir.unusable_reason(path)) is not None:
         raise UsageError(f"--resume {resume} cannot be used: {reason}.", remedy="Use --resume auto.")
     _warn_without_manifest(path, warn)
     return path
@@ -89,13 +89,12 @@ def _refuse_missing_data(before: Plan, now: Plan) -> None:
             )
 
 
-def newest_usable(checkpoints: Path, warn: Callable[[str], None]) -> Path | None:
+def newest_usable(rundir: RunDir, warn: Callable[[str], None]) -> Path | None:
     """The newest checkpoint that is valid and finite; ``warn`` receives the reason why newer ones are not used."""
-    named = [
-        path for path in checkpoints.glob("checkpoint-*") if checkpoint_step(path) is not None
-    ]  # also files and links
+    found = rundir.checkpoints.glob("checkpoint-*")  # also files and links
+    named = [path for path in found if checkpoint_step(path) is not None]
     for path in sorted(named, key=lambda path: checkpoint_step(path) or 0, reverse=True):
-        reason = unusable_reason(path)
+        reason = rundir.unusable_reason(path)
         if reason is None:
             return path
         warn(f"{path} is not used, and left as it is: {reason}")
@@ -109,7 +108,7 @@ def set_aside_later(rundir: RunDir, checkpoint: Path) -> Path | None:
     """
     step = checkpoint_step(checkpoint) or 0
     later = [path for path in find_checkpoints(rundir.checkpoints) if (checkpoint_step(path) or 0) > step]
-    if all(unusable_reason(path) is not None for path in later):
+    if all(rundir.unusable_reason(path) is not None for path in later):
         return None
     folder = unused_name(rundir.abandoned / f"attempt-{max(rundir.attempt - 1, 1)}")
     (folder / rundir.checkpoints.name).mkdir(parents=True)

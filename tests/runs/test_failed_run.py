@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from support.forked_command import ForkedCommand, StopPoint
-from support.killed_run import code_of_killed
+from support.killed_run import code_of_killed, make_run_of_version_0_2_0
 from support.tiny import write_recipe
 
 from orpo_cli.errors import UsageError
@@ -215,8 +215,7 @@ def test_a_checkpoint_with_half_a_state_is_not_the_last_one(tmp_path: Path, orpo
     assert rundir.last_checkpoint() == last
     (last / "trainer_state.json").write_text('{"epoch": 1.0, "glob')
     assert rundir.last_checkpoint() == before
-    for checkpoint in (before, last):
-        (checkpoint / "manifest.json").unlink()
+    make_run_of_version_0_2_0(rundir)
     assert rundir.last_checkpoint() == before
 
 

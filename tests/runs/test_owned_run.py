@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.forks import fork_that_waits, kill
+from support.killed_run import make_run_of_version_0_2_0
 from support.tiny import write_pairs, write_recipe
 
 from orpo_cli.rundir import RunDir
@@ -284,13 +285,7 @@ def test_a_missing_card_of_a_finished_run_is_written(killed: tuple[Path, RunDir]
 def test_a_run_of_version_0_2_is_resumed(killed: tuple[Path, RunDir], orpo_here: Orpo) -> None:
     """It has no lock, no attempts, no fingerprints, no logs, and checkpoints without a manifest."""
     recipe, rundir = killed
-    run = rundir.read_run()
-    new = ("attempts", "fingerprints")
-    rundir.run.write_text(json.dumps({name: value for name, value in run.items() if name not in new}))
-    (rundir.root / ".lock").unlink()
-    shutil.rmtree(rundir.logs)
-    for manifest in rundir.checkpoints.glob("*/manifest.json"):
-        manifest.unlink()
+    make_run_of_version_0_2_0(rundir)
     assert "status: killed" in orpo_here("train", recipe).stderr
     done = orpo_here("train", recipe, *RESUME)
     assert done.returncode == 0, done.stderr

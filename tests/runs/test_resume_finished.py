@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.killed_run import make_run_of_version_0_2_0
 from support.tiny import write_recipe
 
 from orpo_cli.plan.plan import Why
@@ -130,7 +131,7 @@ def test_a_resumed_run_names_what_it_goes_on_with(tmp_path: Path, orpo_here: Cal
     assert missing.returncode == 4
     assert f"error: {data}: no such file. The run was started with it.\n" in missing.stderr
     data.write_bytes(rows)
-    (tmp_path / "run" / "checkpoints" / "checkpoint-2" / "manifest.json").unlink()
+    make_run_of_version_0_2_0(RunDir(tmp_path / "run"))
     done = orpo_here(*longer)
     assert done.returncode == 0, done.stderr
     assert "with other settings than before:\n  training.max_steps: 2 → 4\n" in done.stderr

@@ -1,10 +1,14 @@
-"""A real `orpo train` that is killed by SIGKILL at the start of a step."""
+"""A real `orpo train` that is killed by SIGKILL at the start of a step, and a run as version 0.2.0 left it."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 import subprocess
 import sys
+
+from orpo_cli.rundir import RunDir
 
 _KILLED = """
 import os, signal, sys
@@ -30,3 +34,13 @@ def code_of_killed(step: int, *arguments: object) -> int:
     """The exit code of ``orpo ARGUMENTS`` in a new process, which is killed if step ``step`` begins."""
     command = [sys.executable, "-c", _KILLED, str(step), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, timeout=240, check=False).returncode
+
+
+def make_run_of_version_0_2_0(rundir: RunDir) -> None:
+    """Remove from a run what version 0.2.0 did not write: lock, attempts, fingerprints, logs and manifests."""
+    new = ("attempts", "fingerprints")
+    rundir.run.write_text(json.dumps({name: value for name, value in rundir.read_run().items() if name not in new}))
+    (rundir.root / ".lock").unlink(missing_ok=True)
+    shutil.rmtree(rundir.logs, ignore_errors=True)
+    for manifest in rundir.checkpoints.glob("*/manifest.json"):
+        manifest.unlink()

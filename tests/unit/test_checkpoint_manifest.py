@@ -62,7 +62,8 @@ def test_only_folders_with_a_step_are_checkpoints(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     (tmp_path / "checkpoint-3").write_text("a file")
     assert [checkpoint_step(path) for path in find_checkpoints(tmp_path)] == [9, 10]
-    assert unusable_reason(tmp_path / "checkpoint-9") == "damaged: trainer_state.json is missing"
+    assert unusable_reason(tmp_path / "checkpoint-9") == "damaged: manifest.json is missing"
+    assert unusable_reason(tmp_path / "checkpoint-9", needs_manifest=False) == "damaged: trainer_state.json is missing"
     (tmp_path / "checkpoint-9" / MANIFEST).write_bytes(b"\xff\xfe")
     assert unusable_reason(tmp_path / "checkpoint-9") == "damaged: manifest.json cannot be read"
 
@@ -75,7 +76,8 @@ def test_json_that_is_nested_too_deeply_or_has_another_type_is_damage(tmp_path: 
     assert unusable_reason(checkpoint) == "damaged: manifest.json cannot be read"
     (checkpoint / MANIFEST).unlink()
     (checkpoint / "trainer_state.json").write_text(deep)
-    assert unusable_reason(checkpoint) == "damaged: trainer_state.json cannot be read"
+    assert unusable_reason(checkpoint, needs_manifest=False) == "damaged: trainer_state.json cannot be read"
     (checkpoint / "trainer_state.json").write_text('{"global_step": 9}')
     (checkpoint / "model.safetensors.index.json").write_text('{"weight_map": ["model.safetensors"]}')
-    assert unusable_reason(checkpoint) == "damaged: model.safetensors.index.json has no map of the weights"
+    reason = unusable_reason(checkpoint, needs_manifest=False)
+    assert reason == "damaged: model.safetensors.index.json has no map of the weights"

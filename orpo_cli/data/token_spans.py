@@ -17,9 +17,12 @@ MAX_CHARACTER_TOKENS = 4  # a UTF-8 character has four bytes at most
 
 
 class TokenSpan(NamedTuple):
-    """One token, or several that form one character. ``text`` is what it adds to the text."""
+    """One token, or several that form one character. ``text`` is what it adds to the text.
 
-    ids: tuple[int, ...]
+    A secret is one span, whose ids are None: a tokenizer decodes them.
+    """
+
+    ids: tuple[int | None, ...]
     text: str
     purpose: TokenPurpose
 
@@ -71,6 +74,6 @@ def _mask_secrets(spans: list[TokenSpan]) -> list[TokenSpan]:
         inside += spans[last].text
         if len(inside) >= end:
             break
-    ids = tuple(token for span in spans[first : last + 1] for token in span.ids)
-    masked = TokenSpan(ids, inside[:start] + replacement + inside[end:], spans[first].purpose)
+    ids = sum(len(span.ids) for span in spans[first : last + 1])
+    masked = TokenSpan((None,) * ids, inside[:start] + replacement + inside[end:], spans[first].purpose)
     return [*spans[:first], masked, *spans[last + 1 :]]

@@ -55,7 +55,7 @@ def command(
       orpo eval HuggingFaceTB/SmolLM2-135M-Instruct --data pairs.jsonl --max-samples 200
     """
     from orpo_cli.evaluation.eval_target import find_run, open_eval_target
-    from orpo_cli.evaluation.evaluate import covers_all_held_out, evaluate
+    from orpo_cli.evaluation.evaluate import evaluate, record_evaluation
     from orpo_cli.evaluation.held_out_pairs import check_pairs_available, load_held_out_pairs
 
     console = Console(quiet=quiet, as_json=as_json)
@@ -72,11 +72,11 @@ def command(
         document = evaluate(
             target, pairs, batch_size=batch_size, progress=lambda variant: begin_count(f"scoring answers, {variant}")
         )
-    if run is not None:
-        not_written = "evaluation.json not written: these are not all held-out pairs of the run"
-        console.note(f"wrote {run.evaluation}" if covers_all_held_out(pairs) else not_written)
     console.result(_table(document))
     console.document(document)
+    if run is not None:  # after the output: the disk may be full or read-only
+        not_written = "evaluation.json not written: these are not all held-out pairs of the run"
+        console.note(f"wrote {run.evaluation}" if record_evaluation(run, document) else not_written)
 
 
 def _table(document: dict[str, Any]) -> Any:

@@ -12,7 +12,13 @@ from orpo_cli.cli import options
 from orpo_cli.control_characters import escape_controls
 from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
-from orpo_cli.workflows.generate import HELD_OUT_PROMPTS, GenerateRequest, generate_answers, make_sampling
+from orpo_cli.workflows.generate import (
+    HELD_OUT_PROMPTS,
+    GenerateRequest,
+    generate_answers,
+    make_sampling,
+    record_samples,
+)
 
 
 def command(
@@ -59,6 +65,7 @@ def command(
     document = generate_answers(run_or_model, request, sampling, console)
     print_answers(document, console)
     console.document(document)
+    record_samples(run_or_model, request, document, console)  # after the output: the disk may be full or read-only
 
 
 def _read_prompts(prompts: list[str]) -> list[str]:

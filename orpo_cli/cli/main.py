@@ -129,6 +129,7 @@ def main() -> None:
         sys.excepthook = print_traceback
         threading.excepthook = _print_traceback_of_thread
         run_log.discard()
+        Console.has_printed_document = False
         log_library_messages()
         silence_libraries()
         try:
@@ -250,7 +251,7 @@ def _freeze_garbage_collector() -> None:
 
 
 def _report_error(error: OrpoError) -> None:
-    """Print the error on standard error; with --json also as the document on standard output."""
+    """Print the error on standard error; with --json also as the document on standard output, unless it has one."""
     document = {"status": error.kind, "exit_code": error.exit_code, "message": error.message, "remedy": error.remedy}
     lines = [f"error: {error}"]
     if error.problems:
@@ -262,4 +263,5 @@ def _report_error(error: OrpoError) -> None:
         print(message_lines(redact(line)), file=sys.stderr)
         run_log.write(message_lines(redact(line)))
     run_log.write(redact("".join(traceback.format_exception(error))))
-    Console(as_json=_prints_document()).document(redact_record(document))
+    if not Console.has_printed_document:
+        Console(as_json=_prints_document()).document(redact_record(document))

@@ -13,7 +13,7 @@ from orpo_cli.evaluation.metrics import intervals, margin_change_interval, prefe
 from orpo_cli.evaluation.preference_scores import PairScores, Progress, score_pairs
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
 from orpo_cli.redaction import redact_record
-from orpo_cli.rundir import write_record
+from orpo_cli.rundir import RunDir, write_record
 
 
 def evaluate(
@@ -25,8 +25,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate every variant of ``target``: metrics, their change, and the scores of each pair, as a JSON object.
 
-    Metrics have TRL's names and the units of ``metrics.preference_metrics``. For a run, the object is also written to the run
-    directory, if the pairs are all of its held-out pairs. Raises RunError, MachineError.
+    Metrics have TRL's names and the units of ``metrics.preference_metrics``. Raises RunError, MachineError.
     """
     started = time.monotonic()
     beta = float((target.plan.training if target.plan else LIBRARY_DEFAULTS)["beta"])
@@ -52,14 +51,15 @@ def evaluate(
         "seconds": round(time.monotonic() - started, 1),
         "scores": _scores_by_pair(held_out_pairs, scores),
     }
-    if target.rundir is not None and covers_all_held_out(held_out_pairs):
-        write_record(target.rundir.evaluation, document)
     return document
 
 
-def covers_all_held_out(held_out_pairs: HeldOutPairs) -> bool:
-    """Whether these are all held-out pairs of a run, so that the result is that of the run."""
-    return held_out_pairs.source == "held-out" and len(held_out_pairs.rows) == held_out_pairs.available
+def record_evaluation(run: RunDir, document: dict[str, Any]) -> bool:
+    """Write evaluation.json if ``document`` covers all held-out pairs of the run. Raises MachineError."""
+    if document["data"] != "held-out" or document["pairs"] != document["pairs_available"]:
+        return False
+    write_record(run.evaluation, document)
+    return True
 
 
 def _change(scores: dict[Variant, PairScores], beta: float) -> dict[str, Any] | None:

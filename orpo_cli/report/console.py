@@ -28,6 +28,8 @@ class Console:
     rich, which respects NO_COLOR, is imported only for colours and layout, because the import takes time.
     """
 
+    has_printed_document = False  # of this process
+
     def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
         self.quiet = quiet
         self.as_json = as_json
@@ -89,6 +91,7 @@ class Console:
         if self.as_json:
             import json
 
+            Console.has_printed_document = True
             plain = mask_secrets(_json_value(value))
             text = json.dumps(plain, indent=2, ensure_ascii=False)
             try:

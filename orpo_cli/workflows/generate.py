@@ -51,10 +51,7 @@ class GenerateRequest:
 def generate_answers(
     model: str, request: GenerateRequest, sampling: SamplingParams, console: Console
 ) -> dict[str, Any]:
-    """Answer the prompts of ``request`` with a run or a model, and return the document of `orpo generate --json`.
-
-    A comparison of a run on held-out prompts is also written to samples.json, which the model card shows.
-    """
+    """Answer the prompts of ``request`` with a run or a model, and return the document of `orpo generate --json`."""
     from orpo_cli.evaluation.eval_target import find_run, open_eval_target
     from orpo_cli.evaluation.prompts import PromptBuilder, check_prompts_available, collect_prompts
 
@@ -80,7 +77,7 @@ def generate_answers(
         note=console.note,
     )
     variants = target.variants if request.compare else target.variants[-1:]
-    document = {
+    return {
         "status": "answered",
         "name": target.name,
         "models": variants,
@@ -89,10 +86,16 @@ def generate_answers(
         **({"top_p": sampling.top_p, "seed": sampling.seed} if sampling.temperature > 0 else {}),
         "answers": _answer(target, prompts, builder.end_token_ids, variants, sampling, console),
     }
+
+
+def record_samples(model: str, request: GenerateRequest, document: dict[str, Any], console: Console) -> None:
+    """Write samples.json, which the model card shows, if this compares a run on held-out prompts. Raises MachineError."""
+    from orpo_cli.evaluation.eval_target import find_run
+
+    run = find_run(model)
     if run is not None and request.compare and not request.prompts and request.prompts_from is None:
         write_record(run.samples, document)
         console.note(f"wrote {run.samples}, which the model card shows")
-    return document
 
 
 def _answer(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
-from conftest import Orpo
+from conftest import CommandResult, Orpo
 from support.tiny import pairs, save_tiny_model, write_pairs
 from support.tiny_eval_run import HELD_OUT, TRAIN_PAIRS, make_eval_run
 from typer.testing import CliRunner, Result
@@ -141,6 +142,20 @@ def test_an_option_that_does_nothing_for_a_run_is_an_error(run: RunDir, option: 
     error = invoke_eval(run.root, option, value).exception
     assert isinstance(error, UsageError)
     assert f"{option} does nothing for the run" in error.message
+
+
+def test_a_result_that_cannot_be_recorded_is_printed_all_the_same(
+    tmp_path: Path, orpo_here: Callable[..., CommandResult]
+) -> None:
+    run = make_eval_run(tmp_path)
+    generate = ["generate", "--compare", "-n", "1", "--max-new-tokens", "2"]
+    for record, arguments in ((run.evaluation, ["eval"]), (run.samples, generate)):
+        record.symlink_to("/dev/full")
+        done = orpo_here(*arguments, run.root, "--json")
+        assert done.returncode == 3
+        assert list(json.loads(done.stdout)["models"]) == ["base", "tuned"]  # the one document
+        assert f"cannot write {record}: the disk is full" in done.stderr
+        assert "wrote" not in done.stderr
 
 
 def test_help_shows_examples() -> None:

@@ -14,7 +14,7 @@ from orpo_cli.data.prepare import prepare
 from orpo_cli.data.table import expand_pair
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.evaluation.eval_target import EvalTarget
-from orpo_cli.evaluation.evaluate import evaluate
+from orpo_cli.evaluation.evaluate import evaluate, record_evaluation
 from orpo_cli.evaluation.held_out_pairs import HeldOutPairs, load_held_out_pairs
 from orpo_cli.plan.plan import DatasetPlan
 from orpo_cli.recipe.schema import EvalSplit, Source
@@ -109,10 +109,12 @@ def test_missing_data_is_a_data_error(tmp_path: Path) -> None:
 def test_only_an_evaluation_on_all_held_out_pairs_is_written_to_the_run(tmp_path: Path) -> None:
     run = make_eval_run(tmp_path)
     target = open_target_quietly(run.root)
-    evaluate(target, held_out(target, max_samples=2))
-    evaluate(target, held_out(target, data=str(write_pairs(tmp_path / "other.jsonl", 3))))
+    other = write_pairs(tmp_path / "other.jsonl", 3)
+    assert not record_evaluation(run, evaluate(target, held_out(target, max_samples=2)))
+    assert not record_evaluation(run, evaluate(target, held_out(target, data=str(other))))
     assert not run.evaluation.exists()
     document = evaluate(target, held_out(target))
+    assert record_evaluation(run, document)
     assert json.loads(run.evaluation.read_text()) == json.loads(json.dumps(document))
 
 

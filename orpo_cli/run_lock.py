@@ -3,6 +3,9 @@
 ``.lock`` is locked with flock, which the kernel releases when its process ends, in whatever way. ``.heartbeat`` names the owner and
 has a counter that a thread of the owner increments. A machine that cannot see the lock of another one, as on some network
 file systems, watches the counter. Process ids are only shown: they are reused, and differ between containers.
+
+An owner that is suspended does not increment its counter, so that another machine may take its run over. When it wakes up, it
+finds the heartbeat of the new owner, and changes nothing in the directory.
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from orpo_cli.errors import UsageError
+from orpo_cli.errors import RunError, UsageError
 from orpo_cli.file_lock import FileLock, try_lock
 from orpo_cli.run_attempts import now
 
@@ -48,6 +52,10 @@ def active_run_error(directory: Path, owner: Owner) -> UsageError:
     )
 
 
+class RunLost(RunError):
+    """Another process has taken the run over from this one."""
+
+
 class RunLock:
     """Lock of one run directory, from ``acquire`` to ``release`` or the end of the process."""
 
@@ -57,6 +65,7 @@ class RunLock:
         self._interval = interval
         self._token = uuid.uuid4().hex
         self._owner = Owner(platform.node(), boot_id(), os.getpid(), now())
+        self._lost_to: Owner | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="run heartbeat", daemon=True)
 
@@ -86,6 +95,34 @@ class RunLock:
         if self._is_own(_read_heartbeat(self.directory)):
             (self.directory / HEARTBEAT_FILE).unlink(missing_ok=True)
         self._file.close()
+
+    def check(self) -> None:
+        """Raise RunLost where another process has taken the run over. To be called before each change of the directory."""
+        self._lost_to = self._lost_to or self._new_owner()
+        if self._lost_to is not None:
+            raise RunLost(
+                f"{self.directory}: {self._lost_to} has taken the run over, because this process was suspended and did "
+                f"not renew its heartbeat for {3 * self._interval:.0f} s.",
+                remedy="The run goes on there from its last checkpoint. This process has stopped and changed nothing of it.",
+            )
+
+    def _new_owner(self) -> Owner | None:
+        """The process whose heartbeat is in place of the own one; None where the own one is there, or cannot be read."""
+        path = self.directory / HEARTBEAT_FILE
+        for last in (False, True):
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:
+                if not os.path.exists(self.directory / LOCK_FILE):  # the directory is removed or away
+                    return None
+                if last:  # the new owner has ended
+                    return Owner()
+                time.sleep(_PROBE_SECONDS)  # a process that was too late to take it over renames it back
+            except OSError:  # the disk is away for a moment
+                return None
+            else:
+                return None if self._is_own(content) else _parse(content)
+        return None
 
     def _claim_heartbeat(self, note: Callable[[str], None]) -> None:
         """Create the heartbeat, which another process cannot do at the same time; take over that of a dead owner."""
@@ -119,19 +156,19 @@ class RunLock:
         count = 0
         while not self._stop.wait(self._interval):
             count += 1
-            try:
-                if not self._is_own(_read_heartbeat(self.directory)):
-                    return
-                with (self.directory / HEARTBEAT_FILE).open("r+b") as file:
+            self._lost_to = self._lost_to or self._new_owner()
+            if self._lost_to is not None:
+                return
+            with suppress(OSError), (self.directory / HEARTBEAT_FILE).open("r+b") as file:  # the disk may be away
+                if self._is_own(file.read()):  # not one that a new owner has created a moment ago
+                    file.seek(0)
                     file.write(self._content(count))
-            except OSError:  # the disk is away for a moment
-                continue
 
     def _content(self, count: int) -> bytes:
         return json.dumps({**asdict(self._owner), "token": self._token, "count": f"{count:012d}"}).encode() + b"\n"
 
     def _is_own(self, content: bytes | None) -> bool:
-        return content is None or self._token.encode() in content
+        return content is not None and self._token.encode() in content
 
 
 def live_owner(directory: Path, *, interval: float = HEARTBEAT_SECONDS) -> Owner | None:

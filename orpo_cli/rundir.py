@@ -132,6 +132,11 @@ class RunDir:
                 remedy="Make the directory writable, or use another one: --set output_dir=DIR.",
             ) from error
 
+    def check_owned(self) -> None:
+        """Raise RunLost where another process has taken the run over from this one: nothing may be changed any more."""
+        if self.lock is not None:
+            self.lock.check()
+
     def __enter__(self) -> RunDir:
         return self
 
@@ -177,6 +182,7 @@ class RunDir:
 
     def withdraw_attempt(self) -> None:
         """Restore run.json as it was before this attempt, which changed nothing else."""
+        self.check_owned()
         atomic_write_text(self.run, self._run_before)
         self.attempt = 0
 
@@ -266,10 +272,12 @@ class RunDir:
 
     def write_plan(self, plan: Plan) -> None:
         """Write plan.json, atomically."""
+        self.check_owned()
         atomic_write_text(self.plan, plan.to_json())
 
     def write_recipe(self, text: str, composed: str | None) -> None:
         """Write recipe.yaml, and composed.yaml for a recipe that extends another one or uses environment variables."""
+        self.check_owned()
         atomic_write_text(self.recipe, text)
         if composed is None:
             self.composed.unlink(missing_ok=True)
@@ -282,6 +290,7 @@ class RunDir:
 
     def write_run(self, **changes: Any) -> None:
         """Merge ``changes`` into run.json, atomically."""
+        self.check_owned()
         self._written = {**self._latest_run(), **changes}
         write_record(self.run, self._written)
 
@@ -305,6 +314,11 @@ class RunDir:
         """The content of data_report.json; empty if the file is absent, as the next three. UsageError where it is damaged."""
         return read_record(self.data_report, DataReportRecord, _REMOVE) if self.data_report.exists() else {}
 
+    def write_data_report(self, report: dict[str, Any]) -> None:
+        """Write data_report.json, atomically."""
+        self.check_owned()
+        write_record(self.data_report, report)
+
     def read_evaluation(self) -> dict[str, Any]:
         """The content of evaluation.json."""
         return read_record(self.evaluation, EvaluationRecord, _REMOVE) if self.evaluation.exists() else {}
@@ -317,6 +331,11 @@ class RunDir:
         """The content of hub.json."""
         remedy = "Move the file away: the next push then reports files of the earlier ones as files of somebody else."
         return read_record(self.pushes, PushesRecord, remedy) if self.pushes.exists() else {}
+
+    def write_pushes(self, document: dict[str, Any]) -> None:
+        """Write hub.json, atomically."""
+        self.check_owned()
+        write_record(self.pushes, document)
 
     def read_recipe(self) -> str:
         """The text of the recipe, composed if it extends another one; empty if the file is absent."""
@@ -370,6 +389,7 @@ class RunDir:
         A new run is removed, so that the same command can be repeated. A run with an earlier attempt, a line of metrics, a
         checkpoint, a result or files of the user is kept, with ``reason`` and ``detail`` as for ``end_attempt``.
         """
+        self.check_owned()
         names = {path.name for path in self.root.iterdir()}
         first = len(attempts_of(self._latest_run())) == 1
         if first and not self.metrics.exists() and not self.trained() and not self._foreign(names):
@@ -385,6 +405,7 @@ class RunDir:
         With ``keep_logs``, a new run can start in the directory, which has only the logs and the lock.
         Raises UsageError, and removes nothing, if the directory has a checkpoint or a result.
         """
+        self.check_owned()
         if (kept := self.trained()) is not None:
             raise UsageError(
                 f"{self.root} is not removed: it has {kept}.",

@@ -96,6 +96,7 @@ class PushCallback(TrainerCallback):
             if not interrupted:
                 raise
         finally:
+            self.rundir.check_owned()
             shutil.rmtree(self.staging_folder, ignore_errors=True)
 
     def push_result(self) -> PushResult | None:

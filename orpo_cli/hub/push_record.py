@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from orpo_cli.card.base_license import BaseLicense
-from orpo_cli.rundir import RunDir, write_record
+from orpo_cli.rundir import RunDir
 
 MAX_GIT_FILE_BYTES = 10 * 2**20  # the hub stores larger files by their sha256
 
@@ -47,7 +47,7 @@ def write_pushed_branch(rundir: RunDir, repo_id: str, revision: str, branch: Pus
     """Write the record of a branch."""
     document = rundir.read_pushes()
     document.setdefault("repositories", {}).setdefault(repo_id, {})[revision] = asdict(branch)
-    write_record(rundir.pushes, document)
+    rundir.write_pushes(document)
 
 
 def read_base_license(rundir: RunDir) -> BaseLicense | None:
@@ -62,4 +62,4 @@ def write_base_license(rundir: RunDir, base_license: BaseLicense) -> None:
     """Write the license of the base, for cards that are rendered without network access."""
     document = rundir.read_pushes()
     if document.get("base") != base_license.__dict__:
-        write_record(rundir.pushes, {**document, "base": base_license.__dict__})
+        rundir.write_pushes({**document, "base": base_license.__dict__})

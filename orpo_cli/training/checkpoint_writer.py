@@ -10,7 +10,7 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -37,11 +37,14 @@ _NO_SYNC_OF_FOLDERS = {errno.EINVAL, errno.ENOTSUP}  # on some network and FUSE 
 class CheckpointWriter:
     """Context in which ``staged`` is written, which ``publish`` renames to ``final``. An error removes the staging folder.
 
-    Only the process with ``owner`` creates, publishes and removes the folder.
+    Only the process with ``owner`` creates, publishes and removes the folder. ``check_owned`` raises an error where another
+    process has taken the run over; the folder may then be the one of that process.
     """
 
-    def __init__(self, parent: Path, step: int, *, owner: bool = True) -> None:
-        self.step, self.owner = step, owner
+    def __init__(
+        self, parent: Path, step: int, *, owner: bool = True, check_owned: Callable[[], None] = lambda: None
+    ) -> None:
+        self.step, self.owner, self.check_owned = step, owner, check_owned
         self.final = parent / f"checkpoint-{step}"
         self.staging = parent / f".checkpoint-{step}.partial"
         self.staged = self.staging / self.final.name
@@ -55,6 +58,7 @@ class CheckpointWriter:
 
     def __enter__(self) -> CheckpointWriter:
         if self.owner:
+            self.check_owned()
             shutil.rmtree(self.staging, ignore_errors=True)
             self.staged.mkdir(parents=True)
             self._flusher.start()
@@ -64,6 +68,7 @@ class CheckpointWriter:
         self._end_flushing()
         self._pool.shutdown(cancel_futures=True)
         if self.owner:
+            self.check_owned()
             shutil.rmtree(self.staging, ignore_errors=True)
 
     def check_finite(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -103,6 +108,7 @@ class CheckpointWriter:
         (self.staged / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         for path in (self.staged / MANIFEST, *(each for each in self.staged.rglob("*") if each.is_dir()), self.staged):
             sync(path)
+        self.check_owned()
         if os.path.lexists(self.final):  # also a link to nothing
             reason = unusable_reason(self.final)
             if reason is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,11 +33,15 @@ class TrainingObserver(Protocol):
 
 
 class MetricsCallback(TrainerCallback):
-    """Writes metrics.jsonl and reports to the observer. ``tokens_per_second`` counts the time inside steps only."""
+    """Writes metrics.jsonl and reports to the observer. ``tokens_per_second`` counts the time inside steps only.
 
-    def __init__(self, path: Path, observer: TrainingObserver) -> None:
+    ``check_owned`` raises an error where another process has taken the run over.
+    """
+
+    def __init__(self, path: Path, observer: TrainingObserver, check_owned: Callable[[], None]) -> None:
         self.file = MetricsFile(path)
         self.observer = observer
+        self.check_owned = check_owned
         self.trainer: Any = None  # set once the trainer exists
         self.last: dict[str, Any] = {}
         self._tokens_before = 0
@@ -50,6 +55,7 @@ class MetricsCallback(TrainerCallback):
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """Start timing the step."""
+        self.check_owned()
         self._step_started = time.perf_counter()
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
@@ -73,6 +79,7 @@ class MetricsCallback(TrainerCallback):
             self.last = record
         if state.log_history:  # for the checkpoint, from which a line that is lost is restored
             state.log_history[-1] |= record
+        self.check_owned()
         if (problem := self.file.append(record)) is not None:
             self.observer.note(f"warning: {problem}")
         self.observer.show_metrics(record)

@@ -17,6 +17,7 @@ from orpo_cli.model.save import complete_generation_config, copy_mode_to_weights
 from orpo_cli.model.vector_math import initialize_vector_math
 from orpo_cli.os_errors import explain_os_error
 from orpo_cli.plan.plan import Plan
+from orpo_cli.run_lock import RunLost
 from orpo_cli.rundir import FAILED, FINISHED, RunDir, first_line
 from orpo_cli.training.allocator import keep_freed_memory
 from orpo_cli.training.checkpoint_writer import remove_staging
@@ -48,12 +49,14 @@ def train(
     Raises Interrupted (a checkpoint of the last step was saved) or KeyboardInterrupt after a signal, RunError (a loss that
     is not finite, an adapter that did not change), MachineError (memory, disk).
     """
-    metrics, interrupt = MetricsCallback(rundir.metrics, observer), InterruptCallback(observer.note)
+    metrics = MetricsCallback(rundir.metrics, observer, rundir.check_owned)
+    interrupt = InterruptCallback(observer.note)
     started = time.time()
     if plan.device == "cpu":
         keep_freed_memory()
         use_onednn()
         initialize_vector_math()
+    rundir.check_owned()
     remove_staging(rundir.checkpoints)
     try:
         inputs.model.config.pad_token_id = inputs.tokenizer.pad_token_id
@@ -62,7 +65,7 @@ def train(
         leaving = [] if deadline is None else [SaveBeforeCallback(deadline, observer.note, pushes=pushes)]
         all_callbacks = [metrics, *leaving, interrupt, *callbacks]
         trainer = make_trainer(plan, rundir.checkpoints, inputs, all_callbacks, observer.note)
-        metrics.trainer = trainer
+        metrics.trainer, trainer.check_owned = trainer, rundir.check_owned
         problem = untrained_template_tokens(trainer.model, inputs.tokenizer, inputs.train_dataset)
         if problem is not None:
             observer.warn(problem)
@@ -73,6 +76,7 @@ def train(
             interrupt.run_steps(trainer, resume_from)
             if plan.lora is not None:
                 _check_adapter_changed(trainer.model)
+            rundir.check_owned()
             metrics.file.finish()
             rundir.write_last_step(trainer.state.global_step)
             save_result(trainer.model, inputs.tokenizer, plan, rundir)
@@ -90,6 +94,7 @@ def train(
 
 def _restore_metrics(rundir: RunDir, checkpoint: Path | None) -> int:
     """Set metrics.jsonl back to the checkpoint, or to step 0; returns the number of lines that are not metrics."""
+    rundir.check_owned()
     if checkpoint is None:
         return restore_metrics(rundir.metrics, -1)
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
@@ -103,6 +108,7 @@ def save_result(model: Any, tokenizer: PreTrainedTokenizerBase, plan: Plan, rund
     if plan.lora is None:
         with atomic_directory(rundir.model) as folder:
             save_model(model, tokenizer, eos_token_ids, folder, plan.merge.max_shard_size)
+            rundir.check_owned()
         return
     for config in model.peft_config.values():  # for a GGUF base, peft would write the path of the converted files
         config.base_model_name_or_path = plan.model.model_name_or_path
@@ -115,6 +121,7 @@ def save_result(model: Any, tokenizer: PreTrainedTokenizerBase, plan: Plan, rund
         if base.generation_config is not None:
             base.generation_config.save_pretrained(folder)
         copy_mode_to_weights(folder / "adapter_config.json")
+        rundir.check_owned()
 
 
 def _check_adapter_changed(model: Any) -> None:
@@ -127,6 +134,7 @@ def _check_adapter_changed(model: Any) -> None:
 
 def _record_failure(rundir: RunDir, error: BaseException, step: int) -> None:
     """Write the error to run.json; a new run without a step is removed for the next try, except its log."""
+    rundir.check_owned()
     remove_staging(rundir.checkpoints)
     if step:
         rundir.end_attempt(FAILED, to_step=step, detail=first_line(error), error=first_line(error))
@@ -151,6 +159,10 @@ def _record_result(rundir: RunDir, trainer: PairTrainer, metrics: MetricsCallbac
 
 def _explain_error(error: BaseException, rundir: RunDir) -> BaseException:
     """The error as an OrpoError with a remedy, where its cause is known."""
+    try:
+        rundir.check_owned()
+    except RunLost as lost:  # a new owner has removed the files that were being written
+        return lost
     if isinstance(error, OrpoError):
         return MachineError(error.message, remedy=DISK_REMEDY) if error.remedy == NO_SPACE_REMEDY else error
     if is_out_of_memory(error):

@@ -71,6 +71,7 @@ class PairTrainer(ORPOTrainer):
         self.lora_plus = lora_plus or {}
         self.note = note
         self.writer: CheckpointWriter | None = None  # of the checkpoint that is being saved
+        self.check_owned: Callable[[], None] = lambda: None  # raises where another process has taken the run over
         self.tokens_seen = 0
         self.step_rows: list[str] = []
         super().__init__(**kwargs)
@@ -144,7 +145,8 @@ class PairTrainer(ORPOTrainer):
         With several processes, each writes its random state, and the first one publishes.
         """
         folder, owner = Path(self.args.output_dir), self.args.should_save
-        with CheckpointWriter(folder, self.state.global_step, owner=owner) as self.writer:
+        step, check_owned = self.state.global_step, self.check_owned
+        with CheckpointWriter(folder, step, owner=owner, check_owned=check_owned) as self.writer:
             self.accelerator.wait_for_everyone()  # the owner has removed the folder of a killed process
             try:
                 if owner:

@@ -53,6 +53,7 @@ def _is_interruption(error: BaseException) -> bool:
 
 
 def _record_interruption(rundir: RunDir) -> Interrupted:
+    rundir.check_owned()
     interrupted = f"interrupted{interruption.by_cause()}"
     resume = "Continue with the same command and `--resume auto`."
     if rundir.status() == FINISHED:

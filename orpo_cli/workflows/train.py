@@ -18,7 +18,7 @@ from orpo_cli.recipe.source.composed_recipe import compose_recipe_text
 from orpo_cli.report.console import Console
 from orpo_cli.report.plan_view import plan_lines
 from orpo_cli.run_log import run_log
-from orpo_cli.rundir import FINISHED, RunDir, write_record
+from orpo_cli.rundir import FINISHED, RunDir
 from orpo_cli.temporary_directory import remove_dead_directories
 from orpo_cli.workflows.attempt_end import ending_attempt_on_error, recording_interruption
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
@@ -158,7 +158,7 @@ def train_plan(
         if checkpoint is not None:
             _resume_with(found, pairs, rundir, checkpoint, console, allow_changed)
             rundir.write_plan(plan)
-        write_record(rundir.data_report, pairs.report.as_dict())
+        rundir.write_data_report(pairs.report.as_dict())
         if max_pairs is not None:
             pairs = pairs.shortest(max_pairs)
             console.note(f"training on the {len(pairs.train)} shortest pairs")
@@ -177,6 +177,7 @@ def train_plan(
             train(plan, rundir, inputs, display, checkpoint, [push] if push else [])
         finally:  # also after a signal that arrived while the result was saved
             if rundir.is_run() and rundir.status() == FINISHED:
+                rundir.check_owned()
                 with interruption.uninterrupted():
                     write_card(rundir)
     if push is not None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.forked_command import ForkedCommand, StopPoint
 from support.forks import fork_that_waits, kill
 from support.killed_run import make_run_of_version_0_2_0
 from support.tiny import write_pairs, write_recipe
 
+from orpo_cli.run_lock import RunLock
 from orpo_cli.rundir import RunDir
 
 SAVING = {"save_strategy": "steps", "save_steps": 2}
@@ -73,6 +79,57 @@ def own(rundir: RunDir) -> RunDir:
     rundir.acquire(lambda text: None)
     rundir.begin_attempt(from_step=4, versions={})
     return rundir
+
+
+def no_locks(*_: object) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+def files_of(rundir: RunDir) -> dict[str, bytes]:
+    """The files of a run, without those of a single process: its log, and what it has not completed; and the heartbeat."""
+    found = {path.relative_to(rundir.root).as_posix(): path for path in rundir.root.rglob("*") if path.is_file()}
+    return {
+        name: path.read_bytes()
+        for name, path in found.items()
+        if name != ".heartbeat" and not name.startswith("logs/") and ".partial" not in name
+    }
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        pytest.param("orpo_cli.model.base_model:load_base", marks=pytest.mark.slow),
+        "orpo_cli.training.metrics_log:metrics_record",
+        "orpo_cli.training.checkpoint_writer:CheckpointWriter.publish",
+        pytest.param("orpo_cli.training.train:copy_mode_to_weights", marks=pytest.mark.slow),
+        "orpo_cli.training.train:_record_result",
+    ],
+    ids=["preparation", "metrics", "checkpoint", "result", "end"],
+)
+def test_a_suspended_process_whose_run_was_taken_over_changes_nothing(
+    killed: tuple[Path, RunDir], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    """As if another machine, which does not see the lock of the process, took the run over."""
+    import orpo_cli.training.make_trainer  # noqa: F401  loaded once for all forks
+
+    recipe, rundir = killed
+    command = ForkedCommand(tmp_path / "command", ["train", recipe, *RESUME], stop=StopPoint(function))
+    command.wait_for_stop()
+    os.kill(command.process, signal.SIGSTOP)
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    lock = RunLock.acquire(rundir.root, lambda text: None, interval=0.1)
+    before = files_of(rundir)
+    os.kill(command.process, signal.SIGCONT)
+    command.go_on()
+    code, after = command.wait(), files_of(rundir)
+    assert code == 5, command.stderr
+    assert f"{rundir.root}: process {os.getpid()} on " in command.stderr
+    assert "has taken the run over" in command.stderr
+    assert "Traceback" not in command.stderr
+    assert after.keys() == before.keys()
+    assert [name for name in before if before[name] != after[name]] == []
+    lock.check()
+    lock.release()
 
 
 def run_command(orpo_here: Orpo, command: tuple[str, ...], rundir: RunDir) -> Any:

@@ -7,6 +7,8 @@ import fcntl
 import json
 import os
 import resource
+import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.forks import fork_that_waits, kill, race, start_fork
+from support.forks import fork_that_waits, kill, race, start_fork, wait
 
 from orpo_cli.errors import UsageError
 from orpo_cli.file_lock import try_lock
-from orpo_cli.run_lock import HEARTBEAT_FILE, LOCK_FILE, RunLock, live_owner
+from orpo_cli.run_lock import HEARTBEAT_FILE, LOCK_FILE, RunLock, RunLost, live_owner
 
 GOING_ON = "a run is going on there"
 
@@ -120,11 +122,12 @@ def test_the_heartbeat_changes_while_the_lock_is_held(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_without_file_locks_the_heartbeat_protects_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def flock(*_: object) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+def no_locks(*_: object) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(fcntl, "flock", flock)
+
+def test_without_file_locks_the_heartbeat_protects_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", no_locks)
     notes: list[str] = []
     lock = acquire(tmp_path, notes)
     assert "no file locks" in notes[0]
@@ -136,6 +139,53 @@ def test_without_file_locks_the_heartbeat_protects_the_run(tmp_path: Path, monke
         acquire(tmp_path)
     assert process
     acquire(tmp_path).release()  # its process was killed
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["a new owner", "a new owner that has ended"])
+def test_an_owner_that_was_suspended_notices_that_it_has_lost_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    """Without file locks, as between two machines; the new owner's heartbeat is not changed."""
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+
+    def own() -> None:
+        lock = acquire(tmp_path)
+        lock.check()
+        (tmp_path / "owned").touch()
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "taken").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.3)  # three intervals, in which it would renew the heartbeat
+        try:
+            lock.check()
+        except RunLost as error:
+            (tmp_path / "lost").write_text(str(error))
+        lock.release()
+
+    process = start_fork(own)
+    while not (tmp_path / "owned").exists():
+        time.sleep(0.01)
+    os.kill(process, signal.SIGSTOP)
+    lock = acquire(tmp_path)
+    if ended:
+        lock.release()
+    (tmp_path / "taken").touch()
+    os.kill(process, signal.SIGCONT)
+    assert wait(process) == 0
+    owner = "another process" if ended else f"process {os.getpid()} on "
+    assert f"{tmp_path}: {owner}" in (tmp_path / "lost").read_text()
+    if not ended:
+        lock.check()
+        lock.release()
+
+
+def test_a_directory_that_was_removed_has_no_new_owner(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    lock = acquire(run)
+    shutil.rmtree(run)
+    lock.check()
+    lock.release()
 
 
 def test_a_directory_that_is_replaced_is_locked_at_its_path(tmp_path: Path) -> None:

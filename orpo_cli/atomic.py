@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import shutil
@@ -100,14 +99,17 @@ def keep_as_unverified(folder: Path, target: Path) -> Path:
     return kept
 
 
-def partial_files(path: Path) -> list[Path]:
-    """The files that killed processes left while they wrote ``path`` with ``atomic_write_text``."""
-    return list(path.parent.glob(glob.escape(f".{path.name}.partial") + "*"))
-
-
-def _partial_path(path: Path) -> Path:
-    """A new name for each write: two processes may write the same file at the same time."""
-    return path.with_name(f".{path.name}.partial-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+def remove_partial_files(path: Path) -> None:
+    """Remove what killed processes were writing to ``path`` with ``atomic_write_text``; a living one holds a lock."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.partial-\d+-[0-9a-f]{{8}}")
+    with suppress(OSError):  # a folder or a file that this user may not change
+        for partial in path.parent.iterdir():
+            if name.fullmatch(partial.name) and partial.is_file() and not partial.is_symlink():
+                lock = try_lock(partial)
+                if lock is not None and lock.protects:
+                    lock.release()
+                elif lock is not None:
+                    lock.close()
 
 
 def unused_name(path: Path) -> Path:
@@ -124,24 +126,37 @@ def atomic_write_text(path: Path, text: str) -> None:
     A link stays a link to the file that is written. A device or a pipe (``/dev/null``, ``/dev/stdout``) is written to, never
     replaced.
     """
-    special = path.exists() and not path.is_file()
-    if not special:
-        path = path.resolve()
-    partial = path if special else _partial_path(path)
     try:
-        # a file name that is no text becomes an escape, which JSON reads back
-        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-            file.flush()
-            if not special:
-                os.fsync(file.fileno())
-        if not special:
-            partial.replace(path)
+        if path.exists() and not path.is_file():
+            _write(path, text)
+        else:
+            _replace(path.resolve(), text)
     except OSError as error:
-        if not special:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
         message = f"cannot write {path}"
         raise explain_os_error(error, message, NO_SPACE_REMEDY) or MachineError(
             f"{message}: {error.strerror or error}.", remedy=NO_SPACE_REMEDY
         ) from error
+
+
+def _replace(path: Path, text: str) -> None:
+    remove_partial_files(path)
+    # a new name for each write: two processes may write the same file at the same time
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    lock = try_lock(partial)
+    try:
+        _write(partial, text)
+        partial.replace(path)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if lock is not None:
+            lock.close()
+
+
+def _write(path: Path, text: str) -> None:
+    # a file name that is no text becomes an escape, which JSON reads back
+    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+        file.flush()
+        if path.is_file():
+            os.fsync(file.fileno())

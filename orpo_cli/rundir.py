@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from orpo_cli.atomic import atomic_write_text, partial_files
+from orpo_cli.atomic import atomic_write_text, remove_partial_files
 from orpo_cli.checkpoint_manifest import checkpoint_step, find_checkpoints, unusable_reason
 from orpo_cli.control_characters import escape_json_controls
 from orpo_cli.errors import DataError, MachineError, UsageError
@@ -434,7 +434,7 @@ class RunDir:
                 path.unlink(missing_ok=True)
 
     def remove_partial_files(self) -> None:
-        """Remove what a killed process left of files that only the owner of the run writes."""
+        """Remove what killed processes left of the files that they were writing."""
         for path in (
             self.recipe,
             self.composed,
@@ -444,9 +444,12 @@ class RunDir:
             self.metrics,
             self.card,
             self.curves,
+            self.evaluation,
+            self.samples,
+            self.pushes,
         ):
-            for partial in partial_files(path):
-                partial.unlink(missing_ok=True)
+            remove_partial_files(path)
+            path.with_name(f".{path.name}.partial").unlink(missing_ok=True)  # of version 0.2.0
 
     def _foreign(self, names: set[str]) -> set[str]:
         """Those of the file names that are not from orpo."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orpo_cli.atomic import atomic_directory, remove_leftovers
+from orpo_cli.atomic import atomic_directory, atomic_write_text, remove_leftovers
 from orpo_cli.errors import UsageError
 from orpo_cli.file_lock import try_lock
 from orpo_cli.run_lock import RunLock
@@ -26,6 +26,16 @@ with atomic_directory(Path(sys.argv[1])) as folder:
     (folder / "weights").write_text("half")
     print(folder, flush=True)
     time.sleep(60)
+"""
+TEXT_WRITER = """
+import os, sys, time
+from pathlib import Path
+from orpo_cli.atomic import atomic_write_text
+def wait(descriptor):
+    print(next(Path(sys.argv[1]).parent.glob(".*")), flush=True)
+    time.sleep(60)
+os.fsync = wait
+atomic_write_text(Path(sys.argv[1]), "half")
 """
 TEMPORARY = """
 import sys, time
@@ -87,6 +97,24 @@ def test_leftovers_are_removed_also_where_another_process_has_the_number_of_the_
     assert names(tmp_path) == [".lock", ".merged.partial-x", ".package.lock", "gguf"]
     assert (tmp_path / "gguf" / "model").read_text() == "old"
     remove_leftovers(tmp_path / "absent")
+
+
+def test_the_next_writer_of_a_file_removes_what_a_killed_one_left_but_not_what_a_living_one_writes(
+    tmp_path: Path,
+) -> None:
+    target = tmp_path / "evaluation.json"
+    others = [f".{target.name}.partial", f".{target.name}.partial-1-notes", ".other.json.partial-1-01234567"]
+    with running(TEXT_WRITER, target) as (process, partial):
+        for name in others:
+            (tmp_path / name).write_text("of the user")
+        atomic_write_text(target, "new")
+        assert names(tmp_path) == sorted([*others, partial.name, target.name])
+        process.kill()
+        process.wait()
+    assert partial.read_text() == "half"
+    atomic_write_text(target, "newer")
+    assert names(tmp_path) == sorted([*others, target.name])
+    assert target.read_text() == "newer"
 
 
 def test_a_name_with_pattern_characters_is_only_itself(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ A record may be damaged by a full disk, a power failure or an editor. Its error 
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,15 @@ class AttemptRecord(Record):
     to_step: int | None = None
 
 
+class FingerprintsRecord(Record):
+    """Fingerprints in run.json."""
+
+    data: dict[str, dict[str, Any]] = {}
+    tokenizer: str | None = None
+    chat_template: str | None = None
+    weights: dict[str, Any] = {}
+
+
 class RunRecord(Record):
     """run.json."""
 
@@ -42,7 +54,7 @@ class RunRecord(Record):
     model: dict[str, Any] = {}
     final_metrics: dict[str, Any] = {}
     final_evaluation: dict[str, Any] = {}
-    fingerprints: dict[str, Any] = {}
+    fingerprints: FingerprintsRecord | None = None
     trainable_parameters: int | None = None
 
 
@@ -116,6 +128,48 @@ def read_record(path: Path, shape: type[Record], remedy: str) -> dict[str, Any]:
     except ValidationError as error:
         raise UsageError(f"{path} is damaged: {first_problem(error)}.", remedy=remedy) from error
     return document
+
+
+def read_valid_fields(path: Path, shape: type[Record], **defaults: Any) -> dict[str, Any]:
+    """The fields of a damaged record that are complete and have the right type; ``defaults`` where there are none."""
+    document = {**defaults, **_complete_fields(path)}
+    while True:
+        try:
+            shape.model_validate(document)
+        except ValidationError as error:
+            location = error.errors(include_url=False)[0]["loc"]
+            _remove(document, location)
+            document = {**defaults, **document}
+        else:
+            return document
+
+
+def _complete_fields(path: Path) -> dict[str, Any]:
+    """The fields of a JSON object in the layout of ``write_record``: each is read alone, so that a damage is in one of them."""
+    try:
+        text = path.read_bytes().decode("utf-8", errors="replace")
+    except OSError:
+        return {}
+    fields: dict[str, Any] = {}
+    for field in re.split(r",(?:\n  (?! )|\s*$)", text.strip().removeprefix("{").removesuffix("}")):
+        try:
+            if "\ufffd" not in field:
+                fields |= json.loads(f"{{{field}}}")
+        except (ValueError, RecursionError):
+            continue
+    return fields
+
+
+def _remove(document: Any, location: Sequence[int | str]) -> None:
+    """Remove the value at a location; where it is missing or the container is none, the container."""
+    *outer, name = location
+    container = document
+    for each in outer:
+        container = container[each]
+    if not isinstance(container, dict) or name in container:
+        del container[name]
+    else:
+        _remove(document, outer)
 
 
 def first_problem(error: ValidationError) -> str:

@@ -42,7 +42,7 @@ from orpo_cli.run_records import (
     read_record,
 )
 
-RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"  # in run.json
+STATUSES = RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"  # in run.json
 REPAIR = "`orpo train RECIPE --resume auto` repairs it."
 _REMOVE = "Move the file away: the run does not need it."
 

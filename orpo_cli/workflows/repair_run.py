@@ -8,20 +8,33 @@ from pathlib import Path
 from orpo_cli.checkpoint_manifest import checkpoint_step, find_checkpoints
 from orpo_cli.errors import UsageError
 from orpo_cli.plan.plan import Plan
-from orpo_cli.rundir import FINISHED, RUNNING, RunDir, write_record
+from orpo_cli.run_records import RunRecord, read_valid_fields
+from orpo_cli.rundir import FINISHED, RUNNING, STATUSES, RunDir, write_record
 
 
 def repair_records(rundir: RunDir, warn: Callable[[str], None]) -> None:
-    """Write run.json again if it is damaged or lost, and rename other damaged records to NAME.damaged."""
+    """Write run.json again if it is damaged or lost, and rename other damaged records to NAME.damaged.
+
+    Fields of run.json that are valid are kept: the next attempt needs the fingerprints and the earlier attempts.
+    """
     try:
         rundir.read_run()
     except UsageError as error:
+        status = FINISHED if _has_finished(rundir) else RUNNING
+        record = read_valid_fields(rundir.run, RunRecord, name=rundir.root.name, status=status)
+        if record["status"] not in STATUSES:
+            record["status"] = status
+        if record["status"] == FINISHED:
+            record = {"steps": _last_step(rundir), **record}
         kept = _set_aside(rundir.run)
-        finished = _has_finished(rundir)
-        changes = {"name": rundir.root.name, "status": FINISHED if finished else RUNNING, "steps": _last_step(rundir)}
-        write_record(rundir.run, changes)
-        state = "that of a finished run" if finished else "that of a run that was killed"
-        warn(f"{_sentence(error)}{kept} It is written again, as {state}; earlier attempts are not known.")
+        write_record(rundir.run, record)
+        state = (
+            "that of a run that was killed"
+            if record["status"] == RUNNING
+            else f"that of a run that has {record['status']}"
+        )
+        lost = "" if record.get("attempts") else " Earlier attempts are not known."
+        warn(f"{_sentence(error)}{kept} It is written again with its valid fields, as {state}.{lost}")
     for path, read in (
         (rundir.data_report, rundir.read_data_report),
         (rundir.evaluation, rundir.read_evaluation),

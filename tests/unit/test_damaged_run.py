@@ -12,7 +12,8 @@ from support.card_run import REPORT, make_card_run
 
 from orpo_cli.card.model_card import render_card
 from orpo_cli.errors import UsageError
-from orpo_cli.rundir import RunDir
+from orpo_cli.rundir import RunDir, write_record
+from orpo_cli.workflows.repair_run import repair_records
 
 DAMAGES: dict[str, bytes] = {
     "empty": b"", "object": b"{}", "list": b"[]", "truncated": b'{"status": "finis', "binary": b"\x80\x81\x00\xff",
@@ -78,6 +79,60 @@ def test_a_plan_that_is_no_plan_is_named(run: RunDir, damage: str) -> None:
     with pytest.raises(UsageError, match=r"plan\.json is damaged: ") as error:
         run.read_plan()
     assert "--resume auto" in str(error.value.remedy)
+
+
+RUN = {
+    "name": "run", "status": "failed", "pid": 7, "host": "node7", "error": "größer",
+    "attempts": [{"number": 1, "reason": "killed", "from_step": 0}, {"number": 2, "reason": "failed", "from_step": 4}],
+    "versions": {"torch": "2", "trl": None}, "fingerprints": {"data": {"train": {"pairs": 3}}, "tokenizer": "ab", "weights": {"x": "y"}},
+    "changed_inputs": [], "steps": None,
+}  # fmt: skip
+
+
+def repaired(run: RunDir) -> dict[str, Any]:
+    """run.json after its repair, which says what it does."""
+    warnings: list[str] = []
+    repair_records(run, warnings.append)
+    assert [each for each in warnings if "run.json" in each and "written again" in each]
+    return run.read_run()
+
+
+@pytest.mark.parametrize(
+    ("damage", "left"),
+    [
+        ({"status": 3}, {"status": "running"}),
+        ({"status": "no status", "error": 3}, {"status": "running", "error": None}),
+        ({"steps": "ten", "attempts": {}}, {"steps": None, "attempts": None}),
+        ({"attempts": [*RUN["attempts"], {"number": "x"}, 7]}, {"attempts": RUN["attempts"]}),
+        ({"attempts": [{"from_step": 3}, *RUN["attempts"]]}, {"attempts": RUN["attempts"]}),
+        ({"versions": {"torch": "2", "trl": 3}}, {"versions": {"torch": "2"}}),
+        ({"fingerprints": {**RUN["fingerprints"], "data": {"train": 3}}}, {"fingerprints": {**RUN["fingerprints"], "data": {}}}),
+    ],
+)  # fmt: skip
+def test_a_repaired_run_keeps_every_field_that_is_valid(run: RunDir, damage: Any, left: Any) -> None:
+    write_record(run.run, {**RUN, **damage})
+    found = repaired(run)
+    expected = {**RUN, **left}
+    assert {name: found.get(name) for name in expected} == expected
+
+
+def test_a_repaired_run_keeps_the_fields_before_and_after_a_damage(run: RunDir) -> None:
+    """Cut at a byte, and with a byte changed: one field is lost, or two where the separator is damaged."""
+    write_record(run.run, RUN)
+    content = run.run.read_bytes()
+    for position in range(0, len(content), 7):
+        for damaged in (content[:position], content[:position] + b"\xff" + content[position + 1 :]):
+            run.run.write_bytes(damaged)
+            try:
+                run.read_run()
+            except UsageError:
+                found = repaired(run)
+                if len(damaged) == len(content):
+                    lost = [name for name in RUN if name not in found or found[name] != RUN[name]]
+                    assert len(set(lost) - {"name", "status"}) <= 2, (position, found)
+                else:
+                    complete = [name for name in RUN if content.index(f'"{name}":'.encode()) < position][:-1]
+                    assert all(found[name] == RUN[name] for name in complete), (position, found)
 
 
 def test_the_records_that_orpo_writes_are_read(run: RunDir) -> None:

@@ -57,7 +57,7 @@ def _rows(batches: Iterator[Any], path: Path, limit: RowLimit) -> Iterator[tuple
             rows = part.to_pylist() if size <= limit.size else _one_by_one(part)
             for row in rows:
                 number += 1
-                if size > limit.size and _value_bytes(row) > limit.size:
+                if size > limit.size and value_bytes(row) > limit.size:
                     raise limit.error(f"{path}: row {number}")
                 yield number, row
 
@@ -66,10 +66,10 @@ def _one_by_one(batch: Any) -> Iterator[Any]:
     return (batch.slice(at, 1).to_pylist()[0] for at in range(batch.num_rows))
 
 
-def _value_bytes(value: Any) -> int:
+def value_bytes(value: Any) -> int:
     """Bytes of the texts and numbers in ``value``, about as Arrow stores them."""
     if isinstance(value, str | bytes):
         return len(value)
     if isinstance(value, dict):
-        return sum(map(_value_bytes, value.values()))
-    return sum(map(_value_bytes, value)) if isinstance(value, list) else 8
+        return sum(map(value_bytes, value.values()))
+    return sum(map(value_bytes, value)) if isinstance(value, list) else 8

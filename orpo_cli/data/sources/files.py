@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import os
 import stat
 import zlib
@@ -13,20 +12,20 @@ from typing import Any
 
 from orpo_cli.data.sources.arrow_rows import arrow_batches, arrow_rows, parquet_rows
 from orpo_cli.data.sources.row_limit import row_limit
-from orpo_cli.data.sources.text_rows import csv_rows, json_rows, uncompressed_name
+from orpo_cli.data.sources.text_rows import COMPRESSION_TOOLS, csv_rows, json_rows, uncompressed_name
 from orpo_cli.errors import DataError
 from orpo_cli.file_kind import file_kind
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 TEXT_SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv")
-COMPRESSED_SUFFIXES = (".gz", ".zst")
 SUFFIXES = (
     *TEXT_SUFFIXES,
-    *(f"{suffix}{compressed}" for suffix in TEXT_SUFFIXES for compressed in COMPRESSED_SUFFIXES),
+    *(f"{suffix}{compressed}" for suffix in TEXT_SUFFIXES for compressed in COMPRESSION_TOOLS),
     ".parquet",
     ".arrow",
 )
-KINDS = {".gz": "gzip", ".zst": "zstd", ".parquet": "parquet", ".arrow": "arrow"}  # suffix → name of its content's kind
+KNOWN = f"Known: {', '.join(TEXT_SUFFIXES)} (also with {', '.join(COMPRESSION_TOOLS)}), .parquet, .arrow."
+KINDS = {**COMPRESSION_TOOLS, ".parquet": "parquet", ".arrow": "arrow"}  # suffix → name of its content's kind
 READ_ERRORS = (EOFError, MemoryError, OSError, RecursionError, ValueError, csv.Error, zlib.error)
 
 
@@ -86,12 +85,10 @@ def check_kind(path: Path) -> None:
 
 def _convert_error(error: Exception, path: Path, last: int) -> Exception:
     """Error for the user in place of the error of a reader after row ``last``; ``error`` itself where it is a bug."""
-    if not (isinstance(error, READ_ERRORS) or type(error).__module__.startswith("pyarrow")):
+    if not (isinstance(error, READ_ERRORS) or type(error).__module__.startswith(("pyarrow", "_lzma"))):
         return error
-    is_zstd = path.name.lower().endswith(".zst")
-    is_gzip_error = isinstance(error, EOFError | gzip.BadGzipFile | zlib.error)
-    if is_gzip_error or (is_zstd and isinstance(error, OSError) and error.errno is None):  # pyarrow's for damaged data
-        tool = "gzip" if is_gzip_error else "zstd"
+    tool = COMPRESSION_TOOLS.get(path.suffix.lower())
+    if tool is not None and _is_of_compression(error):
         return DataError(
             f"{path}: the {tool} file is truncated or damaged after row {last}: {error}.",
             remedy=f"Download or compress the file again; `{tool} -t` tests it.",
@@ -114,6 +111,21 @@ def _convert_error(error: Exception, path: Path, last: int) -> Exception:
     else:  # pyarrow's errors
         reason = " ".join(str(error).split())[:300].rstrip(".")
     return DataError(f"{path}: cannot be read after row {last}: {reason}.", remedy=remedy)
+
+
+def _is_of_compression(error: Exception) -> bool:
+    """Whether the decompression raised ``error``: an OSError of the system has a number."""
+    if isinstance(error, OSError):
+        return error.errno is None
+    return isinstance(error, EOFError | zlib.error) or type(error).__module__ == "_lzma"
+
+
+def unsupported_error(name: str, path: Path | None = None) -> DataError:
+    """Error for a file whose suffix is not supported, with what its content is where ``path`` is known."""
+    kind = file_kind(path) if path is not None else None
+    if kind is not None and kind.name not in KINDS.values():
+        return DataError(f"{name}: not a data file but {kind.description}.", remedy=f"{kind.remedy} {KNOWN}")
+    return DataError(f"{name}: not a supported kind of data file.", remedy=KNOWN)
 
 
 def _reader(path: Path) -> Iterator[tuple[int, Any]]:

@@ -33,7 +33,7 @@ def download(url: str, folder: Path) -> list[Path]:
             names = [path]
         names = sorted(name for name in names if files.is_data_file(name))
         if not names:
-            raise DataError(f"{url}: no data file found.", remedy=f"Known: {', '.join(files.SUFFIXES)}.")
+            raise DataError(f"{url}: no data file found.", remedy=files.KNOWN)
         common = os.path.commonpath([PurePosixPath(name).parent for name in names])
         targets = [folder / PurePosixPath(name).relative_to(common) for name in names]
         _check_disk_space(url, folder, [store.size(name) for name in names])
@@ -102,7 +102,7 @@ def _download_http(url: str, folder: Path) -> Path:
     except ValueError as error:
         raise DataError(f"{url}: not a URL: {error}.", remedy="Check the URL.") from error
     if not files.is_data_file(name):
-        raise DataError(f"{url}: not a supported kind of data file.", remedy=f"Known: {', '.join(files.SUFFIXES)}.")
+        raise files.unsupported_error(url)
     target = folder / name
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response, target.open("wb") as file:

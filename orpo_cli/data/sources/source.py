@@ -19,15 +19,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orpo_cli.data.sources import files
+from orpo_cli.data.sources.arrow_rows import value_bytes
 from orpo_cli.data.sources.hub import open_hub_dataset
 from orpo_cli.data.sources.remote import download
+from orpo_cli.data.sources.row_limit import row_limit
+from orpo_cli.data.sources.text_rows import COMPRESSION_TOOLS
 from orpo_cli.digests import file_sha256
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.json_files import read_json_object_or_empty
 from orpo_cli.recipe.schema import Source
 from orpo_cli.temporary_directory import temporary_directory
 
-UNSUPPORTED_SUFFIXES = (".txt", ".zip", ".tar", ".xlsx", ".xls", ".zst", ".bz2", ".xz", ".gz", ".pkl", ".pt", ".db")
+UNSUPPORTED_SUFFIXES = (".txt", ".zip", ".tar", ".xlsx", ".xls", *COMPRESSION_TOOLS, ".pkl", ".pt", ".db")
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # with a namespace: `datasets` would take a bare `json` for a loader
 
 
@@ -117,7 +120,7 @@ def _open_path(path: Path, label: str) -> OpenedSource:
     if not path.is_file():
         raise DataError(f"{path}: a device or a pipe, not a file.", remedy="Write its content to a file first.")
     if not files.is_data_file(path.name):
-        raise DataError(f"{path}: not a supported kind of data file.", remedy=f"Known: {', '.join(files.SUFFIXES)}.")
+        raise files.unsupported_error(str(path), path)
     return _open_files({"train": [path]}, location=str(path), name=lambda _: label)
 
 
@@ -127,7 +130,7 @@ def _open_pattern(pattern: str, label: str) -> OpenedSource:
     paths = sorted(path for path in found if path.is_file() and files.is_data_file(path.name))
     if not paths:
         others = f" ({len(found)} other paths match)" if found else ""
-        raise DataError(f"{pattern}: no data file matches{others}.", remedy=f"Known: {', '.join(files.SUFFIXES)}.")
+        raise DataError(f"{pattern}: no data file matches{others}.", remedy=files.KNOWN)
     common = Path(os.path.commonpath([path.parent for path in paths]))
     return _open_files({"train": paths}, location=pattern, name=lambda file: str(file.relative_to(common)))
 
@@ -147,7 +150,7 @@ def _open_folder(folder: Path, label: str) -> OpenedSource:
     }
     by_split = {str(split): paths for split, paths in by_split.items() if paths}
     if not by_split:
-        raise DataError(f"{folder}: the folder contains no data file.", remedy=f"Known: {', '.join(files.SUFFIXES)}.")
+        raise DataError(f"{folder}: the folder contains no data file.", remedy=files.KNOWN)
     return _open_files(by_split, location=str(folder), name=lambda file: f"{label}/{file.relative_to(folder)}")
 
 
@@ -182,13 +185,17 @@ def _saved_rows(folder: Path) -> Iterator[Any]:
 def _open_tables(
     location: str, fingerprint: str | None, tables: Mapping[str, Callable[[], Iterator[Any]]], label: str
 ) -> OpenedSource:
-    """Source of named tables; the rows of each are numbered from 1."""
+    """Source of named tables; the rows of each are numbered from 1, and limited in size as those of files."""
+    limit = row_limit()
 
-    def rows_of(split: str) -> Rows:
+    def rows_of(split: str) -> Iterator[Row]:
         name = f"{label}/{split}" if len(tables) > 1 else label
-        return lambda: (Row(f"{name}:{number}", row) for number, row in enumerate(tables[split](), 1))
+        for number, row in enumerate(tables[split](), 1):
+            if value_bytes(row) > limit.size:
+                raise limit.error(f"{location}: split {split}: row {number}")
+            yield Row(f"{name}:{number}", row)
 
-    return OpenedSource(location, fingerprint, {split: rows_of(split) for split in tables})
+    return OpenedSource(location, fingerprint, {split: partial(rows_of, split) for split in tables})
 
 
 def _open_files(by_split: Mapping[str, list[Path]], location: str, name: Callable[[Path], str]) -> OpenedSource:

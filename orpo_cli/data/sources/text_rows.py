@@ -18,24 +18,39 @@ from typing import IO, Any, cast
 from orpo_cli.data.sources.row_limit import DOCUMENT_ROWS, RowLimit
 from orpo_cli.errors import DataError
 
+COMPRESSION_TOOLS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}  # suffix → name of kind and tool
 CHUNK_CHARS = 1 << 20  # characters of a JSON array read at once
 LONGEST_LITERAL = 16  # characters: so near to the end of a chunk, an error may be a value that was cut off
 
 
 def open_text(path: Path) -> IO[bytes]:
     """The file, decompressed by its suffix."""
-    if path.name.lower().endswith(".gz"):
-        return io.BufferedReader(cast(io.RawIOBase, gzip.open(path, "rb")), 1 << 16)
-    if path.name.lower().endswith(".zst"):
+    return io.BufferedReader(cast(io.RawIOBase, _open_compressed(path)), 1 << 16)
+
+
+def _open_compressed(path: Path) -> Any:
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
+        return gzip.open(path, "rb")
+    if suffix == ".bz2":
+        import bz2
+
+        return bz2.open(path, "rb")
+    if suffix == ".xz":
+        import lzma
+
+        return lzma.open(path, "rb")
+    if suffix == ".zst":
         import pyarrow
 
-        return cast(IO[bytes], io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd")))
-    return path.open("rb")
+        return pyarrow.input_stream(str(path), compression="zstd")
+    return path.open("rb", buffering=0)
 
 
 def uncompressed_name(path: Path) -> str:
     """File name without its compression suffix, in lower case."""
-    return path.name.lower().removesuffix(".gz").removesuffix(".zst")
+    name = Path(path.name.lower())
+    return name.stem if name.suffix in COMPRESSION_TOOLS else str(name)
 
 
 def json_rows(path: Path, limit: RowLimit) -> Iterator[tuple[int, Any]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import json
+import lzma
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from support.data_sources import ROWS, failure, lines, load, write
 from support.tiny import pairs
 
 from orpo_cli.data.sources.files import read_rows
+from orpo_cli.data.sources.text_rows import COMPRESSION_TOOLS
 from orpo_cli.errors import DataError
 
 TEXTS = [
@@ -38,11 +41,20 @@ def arrow_stream(path: Path) -> Path:
     return path
 
 
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": lambda data: pa.compress(data, codec="zstd", asbytes=True),
+}
 WRITERS: dict[str, Callable[[Path], object]] = {
     "x.jsonl": lambda path: write(path, lines(ROWS)),
     "x.jsonl.gz": lambda path: write(path, lines(ROWS)),
     "x.json": lambda path: write(path, json.dumps(ROWS, indent=1)),
     "x.json.gz": lambda path: write(path, json.dumps(ROWS)),
+    "x.jsonl.bz2": lambda path: path.write_bytes(PACK[".bz2"](lines(ROWS).encode())),
+    "x.JSONL.XZ": lambda path: path.write_bytes(PACK[".xz"](lines(ROWS).encode())),
+    "x.json.zst": lambda path: path.write_bytes(PACK[".zst"](json.dumps(ROWS).encode())),
     "lines.json": lambda path: write(path, lines(ROWS)),
     "object.json": lambda path: write(path, json.dumps({"version": 1, "data": ROWS})),
     "indented.json": lambda path: write(path, json.dumps({"version": 1, "data": ROWS}, indent=2)),
@@ -103,17 +115,16 @@ def test_a_line_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     assert "x.csv: row 1: not UTF-8" in str(failure(write(tmp_path / "x.csv", b"a,b\n\xff,1\n")))
 
 
-@pytest.mark.parametrize("keep", [10, -20])
-def test_a_truncated_or_invalid_gz_is_named(keep: int, tmp_path: Path) -> None:
-    packed = gzip.compress(lines(pairs(500)).encode())
-    path = tmp_path / "x.jsonl.gz"
-    path.write_bytes(packed[:keep])
-    error = failure(path)
-    assert error.exit_code == 4
-    assert str(path) in str(error)
-    assert "truncated" in str(error)
-    path.write_text(lines(ROWS))
-    assert "truncated or damaged after row 0: Not a gzipped file" in str(failure(path))
+@pytest.mark.parametrize("suffix", PACK)
+def test_a_truncated_or_damaged_compressed_file_is_named(suffix: str, tmp_path: Path) -> None:
+    packed = PACK[suffix](lines(pairs(500)).encode())
+    path = tmp_path / f"x.jsonl{suffix}"
+    for content in (packed[:10], packed[:-20], lines(ROWS).encode()):
+        path.write_bytes(content)
+        error = failure(path)
+        assert error.exit_code == 4
+        assert f"{path}: the {COMPRESSION_TOOLS[suffix]} file is truncated or damaged after row " in str(error)
+        assert f"`{COMPRESSION_TOOLS[suffix]} -t`" in str(error.remedy)
 
 
 def test_a_csv_row_with_a_wrong_number_of_fields_is_named(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ FILES = {
 REPOSITORIES = {
     ("data", COMMIT): FILES,
     ("broken", COMMIT): {"train.jsonl": jsonl(pairs(3)) + b'{"prompt": \n'},
+    ("large", COMMIT): {"train.jsonl": jsonl([*pairs(2), {**pairs(1)[0], "chosen": "x" * (17 << 20)}])},
     ("configs", COMMIT): {"README.md": CONFIGS, "en.jsonl": jsonl(pairs(3)), "de.jsonl": jsonl(pairs(3, start=20))},
     ("configs", OLDER): {"README.md": CONFIGS, "en.jsonl": jsonl(pairs(2, start=50)), "de.jsonl": jsonl(pairs(1))},
 }
@@ -215,7 +216,14 @@ def test_the_requested_configuration_and_revision_are_read(hub: ThreadingHTTPSer
 
 def test_a_broken_hub_dataset_is_a_data_error(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
     endpoint = f"http://127.0.0.1:{hub.server_port}"
-    full, streamed = read(endpoint, tmp_path, {"path": "org/broken"}, {"path": "org/broken", "streaming": True})
+    full, streamed, large, large_streamed = read(
+        endpoint,
+        tmp_path,
+        *({"path": path, "streaming": each} for path in ("org/broken", "org/large") for each in (False, True)),
+    )
+    for each in (large, large_streamed):
+        assert each["exit_code"] == 4
+        assert each["message"].startswith("hub:org/large: split train: row 3: the row is larger than 16MiB")
     assert full["exit_code"] == streamed["exit_code"] == 4
     assert "org/broken" in full["message"]
     assert "org/broken: cannot be read after row" in streamed["message"]

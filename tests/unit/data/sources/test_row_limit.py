@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from datasets import Dataset, DatasetDict
 from pyarrow import feather, parquet
 from support.data_sources import ROWS, failure, lines, load, write
 
@@ -48,6 +49,8 @@ WRITERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "x.parquet": (lambda path: parquet.write_table(pa.Table.from_pylist(LARGE_ROWS), path), ": row 4: the row is"),
     "x.arrow": (lambda path: feather.write_feather(pa.Table.from_pylist(LARGE_ROWS), path), ": row 4: the row is"),
     "shared.arrow": (write_shared, ": row 4: the row is"),
+    "saved": (lambda path: Dataset.from_list(LARGE_ROWS).save_to_disk(path), ": split train: row 4: the row is"),
+    "dict": (lambda path: DatasetDict({"train": Dataset.from_list(LARGE_ROWS)}).save_to_disk(path), ": split train: row 4: the row is"),
 }  # fmt: skip
 
 
@@ -117,6 +120,10 @@ def long_line_gz(path: Path) -> None:
     path.write_bytes(gzip.compress(head) + gzip.compress(repeated) * 256)
 
 
+def long_line_xz(path: Path) -> None:
+    path.write_bytes(lzma.compress(b'{"prompt": "p"}\n{"prompt": "') + lzma.compress(b"x" * (1 << 22)) * 256)
+
+
 def long_element_zst(path: Path) -> None:
     with pa.output_stream(str(path), compression="zstd") as file:
         file.write(b'[{"prompt": "p", "chosen": "a", "rejected": "b"}, {"prompt": "')
@@ -153,6 +160,7 @@ print(int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[
     ("name", "writer", "where", "most_mb"),
     [
         ("x.jsonl.gz", long_line_gz, ":2: the line is", 150),
+        ("x.jsonl.xz", long_line_xz, ":2: the line is", 150),
         ("x.json.zst", long_element_zst, ": row 2: the row is", 250),
         ("x.csv.gz", open_quote_gz, ": row 1: the row, perhaps with a quote that is not closed, is", 250),
         ("x.parquet", parquet_bomb, ": row 1: the row is", 3500),

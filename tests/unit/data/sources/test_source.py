@@ -48,6 +48,9 @@ def test_an_existing_folder_has_priority_over_a_hub_id(tmp_path: Path, monkeypat
 
 def test_an_unsupported_kind_of_file_is_an_error(tmp_path: Path) -> None:
     assert "Known: .json" in str(failure(write(tmp_path / "x.txt", "hello")).remedy)
+    error = failure(write(tmp_path / "x.jsonl.zip", b"PK\x03\x04" + bytes(40)))
+    assert str(error) == f"{tmp_path / 'x.jsonl.zip'}: not a data file but a zip archive."
+    assert "unzip" in str(error.remedy)
 
 
 def test_hub_options_for_a_local_path_are_an_error(tmp_path: Path) -> None:

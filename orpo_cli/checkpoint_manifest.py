@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,24 +142,35 @@ def _check_without_manifest(folder: Path, *, contents: bool) -> None:
     state = _read_json(folder / STATE)
     if state.get("global_step") != checkpoint_step(folder):
         raise CheckpointDamaged(f"its {STATE} is that of step {state.get('global_step')}")
-    weights = _weight_files(folder)
-    if not weights:
-        raise CheckpointDamaged("it has no weights")
+    check_weights(folder)
     random_states = list(folder.glob("rng_state*.pth"))
     if not random_states:
         raise CheckpointDamaged("rng_state.pth is missing")
     pickles = [folder / "optimizer.pt", folder / "scheduler.pt", *random_states, *folder.glob("scaler.pt")]
-    for path in (*weights, *pickles):
-        if not path.is_file():
-            raise CheckpointDamaged(f"{path.name} {'is not a file' if path.exists() else 'is missing'}")
+    _check_present(pickles)
     if not contents:
         return
     for path in folder.glob("*.json"):
         _read_json(path)
-    for path in weights:
-        (_check_safetensors if path.suffix == ".safetensors" else _check_torch_file)(path)
-    for path in pickles:
+    for path in (*pickles, *(each for each in _weight_files(folder) if each.suffix != ".safetensors")):
         _check_torch_file(path)
+
+
+def check_weights(folder: Path) -> None:
+    """Check that the weights in ``folder`` are there, and not shorter than their headers say. Raises CheckpointDamaged."""
+    weights = _weight_files(folder)
+    if not weights:
+        raise CheckpointDamaged("it has no weights")
+    _check_present(weights)
+    for path in weights:
+        if path.suffix == ".safetensors":
+            _check_safetensors(path)
+
+
+def _check_present(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if not path.is_file():
+            raise CheckpointDamaged(f"{path.name} {'is not a file' if path.exists() else 'is missing'}")
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -55,6 +55,7 @@ class RunRecord(Record):
     final_metrics: dict[str, Any] = {}
     final_evaluation: dict[str, Any] = {}
     fingerprints: FingerprintsRecord | None = None
+    result: dict[str, int] = {}
     trainable_parameters: int | None = None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from orpo_cli.atomic import atomic_write_text, remove_partial_files
+from orpo_cli.atomic import atomic_write_text, remove_partial_files, unused_name
 from orpo_cli.checkpoint_manifest import checkpoint_step, find_checkpoints, unusable_reason
 from orpo_cli.control_characters import escape_json_controls
 from orpo_cli.errors import DataError, MachineError, UsageError
@@ -41,6 +41,7 @@ from orpo_cli.run_records import (
     first_problem,
     read_record,
 )
+from orpo_cli.run_result import find_result_damage, result_files
 
 STATUSES = RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"  # in run.json
 REPAIR = "`orpo train RECIPE --resume auto` repairs it."
@@ -193,6 +194,8 @@ class RunDir:
         """
         attempts = with_end(attempts_of(self._latest_run()), reason, detail=detail, to_step=to_step)
         self.attempt = 0
+        if reason == FINISHED:
+            changes["result"] = result_files(self.root, (self.adapter, self.model))
         self.write_run(status=reason, finished_at=now(), attempts=attempts, **changes)
 
     def write_last_step(self, step: int) -> None:
@@ -343,7 +346,7 @@ class RunDir:
         return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
 
     def result(self) -> Path:
-        """The trained adapter or model. Raises UsageError if training has not finished."""
+        """The trained adapter or model. Raises UsageError if training has not finished, or files of it are lost."""
         unfinished = self.read_run().get("status") != FINISHED
         if unfinished and self.lock is None and (owner := live_owner(self.root)):
             step = self.last_logged_step()
@@ -351,13 +354,28 @@ class RunDir:
                 f"{self.root} is still training ({owner}){'' if step is None else f', at step {step}'}.",
                 remedy="Wait until the training has finished.",
             )
+        path = self.adapter if self.adapter.is_dir() else self.model
+        if unfinished and not path.is_dir():
+            raise UsageError(
+                f"{self.root} has no trained model: its status is {self.status()!r}.",
+                remedy="Finish it with `orpo train RECIPE --resume auto`.",
+            )
+        if (damage := self.result_damage()) is not None:
+            raise UsageError(
+                f"the result of {self.root} is damaged: {damage}.",
+                remedy="Restore it with `orpo train RECIPE --resume auto`.",
+            )
+        return path
+
+    def result_damage(self) -> str | None:
+        """What is missing or damaged in the result of a finished run, by names and sizes; None if it is complete."""
+        return find_result_damage(self.root, self.read_run().get("result", {}), (self.adapter, self.model))
+
+    def set_aside_result(self) -> None:
+        """Rename a damaged result to NAME.damaged: its files may be the user's work."""
         for path in (self.adapter, self.model):
-            if path.is_dir():
-                return path
-        raise UsageError(
-            f"{self.root} has no trained model: its status is {self.status()!r}.",
-            remedy="Finish it with `orpo train RECIPE --resume auto`.",
-        )
+            if path.exists():
+                path.rename(unused_name(path.with_name(f"{path.name}.damaged")))
 
     def last_checkpoint(self, *, contents: bool = True) -> Path | None:
         """The newest checkpoint that is valid and finite. Reads all its files, or with ``contents=False`` only their sizes."""

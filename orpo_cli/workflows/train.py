@@ -93,15 +93,21 @@ def open_run(rundir: RunDir, loaded: LoadedRecipe, plan: Plan, resume: str, cons
         return None
     repair_records(rundir, console.warn)
     repair_plan(rundir, plan, *texts, console.warn)
+    damage = None
     if rundir.status() == FINISHED and not trains_longer(rundir, plan):
-        if resume != "auto":
+        damage = rundir.result_damage()
+        if damage is None and resume != "auto":
             raise UsageError(
                 f"--resume {resume}: {rundir.root} has finished, and would be trained to the same result again.",
                 remedy="Train it longer (training.max_steps), or start a new run: --set output_dir=DIR.",
             )
-        return None
+        if damage is None:
+            return None
+        console.warn(f"the result of {rundir.root} is damaged: {damage}; it is restored")
     checkpoint = checkpoint_to_resume(rundir, plan, resume, console.warn)
-    if checkpoint is None and rundir.record_result():
+    if damage is not None:
+        rundir.set_aside_result()
+    elif checkpoint is None and rundir.record_result():
         return None
     step = 0 if checkpoint is None else checkpoint_step(checkpoint) or 0
     if checkpoint is None:
@@ -111,6 +117,8 @@ def open_run(rundir: RunDir, loaded: LoadedRecipe, plan: Plan, resume: str, cons
     else:
         console.note(f"resuming from {checkpoint}")
     rundir.begin_attempt(from_step=step, versions=versions)
+    if damage is not None:
+        rundir.write_run(steps=None)  # if this attempt is killed, its result counts
     return checkpoint
 
 

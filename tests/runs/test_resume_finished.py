@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.forked_orpo import run_forked
 from support.killed_run import make_run_of_version_0_2_0
 from support.tiny import write_recipe
 
@@ -136,3 +139,72 @@ def test_a_resumed_run_names_what_it_goes_on_with(tmp_path: Path, orpo_here: Cal
     assert done.returncode == 0, done.stderr
     assert "with other settings than before:\n  training.max_steps: 2 → 4\n" in done.stderr
     assert "checkpoint-2 has no manifest.json" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Recipe and run directory of a finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    recipe = write_recipe(folder, steps=4, training=SAVING)
+    done = run_forked(folder, os.environ, "train", recipe)
+    assert done.code == 0, done.err
+    return recipe, folder / "run"
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize(
+    ("damage", "named", "resumed_from"),
+    [
+        (lambda run: shutil.rmtree(run / "adapter"), "adapter/adapter_config.json is missing", 4),
+        (lambda run: truncate(run / "adapter" / "adapter_model.safetensors"), "adapter/adapter_model.safetensors has", 2),
+        (lambda run: (run / "adapter" / "tokenizer.json").unlink(), "adapter/tokenizer.json is missing", 0),
+    ],
+    ids=["folder", "weights", "tokenizer"],
+)  # fmt: skip
+def test_a_lost_result_is_restored(
+    tmp_path: Path,
+    orpo_here: Callable[..., Any],
+    finished: tuple[Path, Path],
+    damage: Callable[[Path], None],
+    named: str,
+    resumed_from: int,
+) -> None:
+    """From the last checkpoint, also where it is before the end, or from step 0: to the same files."""
+    recipe, source = finished
+    run = Path(shutil.copytree(source, tmp_path / "run"))
+    before = {path.name: path.read_bytes() for path in (run / "adapter").iterdir()}
+    for step in (2, 4):
+        if step > resumed_from:
+            shutil.rmtree(run / "checkpoints" / f"checkpoint-{step}")
+    damage(run)
+    for command in (("merge", run), ("export", run), ("eval", run), ("generate", run, "--prompt", "x")):
+        refused = orpo_here(*command)
+        assert refused.returncode == 2, refused.stderr
+        assert f"the result of {run} is damaged: {run}/{named}" in refused.stderr
+        assert "`orpo train RECIPE --resume auto`" in refused.stderr
+    train = ("train", recipe, *RESUME, *overrides(f"output_dir={run}"))
+    done = orpo_here(*train)
+    assert done.returncode == 0, done.stderr
+    assert f"{run}/{named}" in done.stderr
+    assert ("starting from step 0" if not resumed_from else f"checkpoint-{resumed_from}\n") in done.stderr
+    after = {path.name: path.read_bytes() for path in (run / "adapter").iterdir()}
+    assert after == before
+    assert steps(RunDir(run)) == [1, 2, 3, 4]
+    assert "nothing to resume" in orpo_here(*train).stderr
+
+
+def test_a_lost_result_of_version_0_2_0_is_noticed_by_its_weights(tmp_path: Path, finished: tuple[Path, Path]) -> None:
+    """run.json does not have the names and sizes of its files."""
+    rundir = RunDir(Path(shutil.copytree(finished[1], tmp_path / "run")))
+    make_run_of_version_0_2_0(rundir)
+    assert rundir.result() == rundir.adapter
+    weights = rundir.adapter / "adapter_model.safetensors"
+    truncate(weights)
+    assert f"{rundir.adapter}: {weights.name} cannot be read" in str(rundir.result_damage())
+    weights.unlink()
+    assert rundir.result_damage() == f"{rundir.adapter}: it has no weights"
+    shutil.rmtree(rundir.adapter)
+    assert rundir.result_damage() == "it has no folder adapter or model"

@@ -38,7 +38,7 @@ def code_of_killed(step: int, *arguments: object) -> int:
 
 def make_run_of_version_0_2_0(rundir: RunDir) -> None:
     """Remove from a run what version 0.2.0 did not write: lock, attempts, fingerprints, logs and manifests."""
-    new = ("attempts", "fingerprints")
+    new = ("attempts", "fingerprints", "result")
     rundir.run.write_text(json.dumps({name: value for name, value in rundir.read_run().items() if name not in new}))
     (rundir.root / ".lock").unlink(missing_ok=True)
     shutil.rmtree(rundir.logs, ignore_errors=True)

@@ -25,7 +25,7 @@ ORDER = [  # each package imports those above it; packages of one line do not im
     },
     {"os_errors", "temporary_directory"},
     {"atomic", "checkpoint_manifest", "json_files", "redaction", "run_lock"},
-    {"cache_entry", "run_creation", "run_log", "run_records"},
+    {"cache_entry", "run_creation", "run_log", "run_records", "run_result"},
     {"recipe"},
     {"plan"},
     {"rundir", "estimate"},
@@ -65,6 +65,7 @@ LIGHT = {
     "run_lock",
     "cache_entry",
     "run_records",
+    "run_result",
     "recipe",
     "plan",
 }

@@ -14,10 +14,12 @@ def read_json_object(path: Path, *, remedy: str = "Save or download the file aga
     """The JSON object in ``path``. Raises UsageError where the file cannot be read or contains something else."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", remedy=remedy) from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}.", remedy=remedy) from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: cannot be read: not JSON: {error}.", remedy=remedy) from error
     if not isinstance(document, dict):
-        raise UsageError(f"{path} is not a JSON object.", remedy=remedy)
+        raise UsageError(f"{path}: not a JSON object.", remedy=remedy)
     return document
 
 

@@ -27,7 +27,7 @@ def load_base(
 ) -> PreTrainedModel:
     """The base model in eval mode, on ``device`` or spread over several by ``device_map``.
 
-    ``note`` is told of a model that is stored as a pickle.
+    ``note`` gets a message if the model is stored as a pickle.
 
     Raises UsageError, MachineError or HubError.
     """

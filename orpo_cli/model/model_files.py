@@ -6,15 +6,15 @@ The libraries raise whatever their parsers raise (KeyError, TypeError, Unpicklin
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orpo_cli.errors import MachineError
+from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.file_kind import file_kind
+from orpo_cli.json_files import read_json_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -139,11 +139,9 @@ def _check_json(path: Path) -> None:
         return
     _check_kind(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise MachineError(f"{path}: cannot be read: not JSON: {_first_line(error)}.", remedy=AGAIN) from error
-    if not isinstance(document, dict):
-        raise MachineError(f"{path}: cannot be read: not a JSON object.", remedy=AGAIN)
+        read_json_object(path, remedy=AGAIN)
+    except UsageError as error:  # a model is part of the machine, and not of the command line
+        raise MachineError(error.message, remedy=error.remedy) from error
 
 
 def _check_safetensors(path: Path) -> None:

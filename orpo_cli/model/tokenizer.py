@@ -27,7 +27,7 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The model's tokenizer with the recipe's chat template, added tokens and a padding token.
 
-    ``note`` is told of added tokens, of a chosen padding token, and of a template that writes the date.
+    ``note`` gets a message about added tokens, a chosen padding token, and a template that writes the date.
     """
     from transformers import AutoTokenizer
 

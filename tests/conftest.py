@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
+from support.default_signals import restore_default_signals
 
-if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # under nohup, which the commands of the tests would inherit
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+restore_default_signals()
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE", "1")  # no test may need the network
 os.environ.setdefault("ORPO_PAIR_CACHE", "0")  # tests of the cache switch it on, in another folder
+
+SLOW_SECONDS = 3600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Allow slow tests more time than the default of pyproject.toml."""
+    for item in items:
+        is_slow = item.get_closest_marker("slow") or item.get_closest_marker("gpu")
+        if is_slow and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_remains() -> Iterator[None]:
+    """A process that a test has left would keep the output of the tests open."""
+    yield
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            child.kill()
 
 
 @dataclass

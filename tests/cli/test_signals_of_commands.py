@@ -93,7 +93,6 @@ def test_in_a_chat_on_a_terminal_ctrl_c_stops_the_answer_and_sigterm_the_chat(tm
     terminal, end = os.openpty()
 
     def use_terminal() -> None:
-        os.setsid()  # so that the terminal is not that of the tests
         os.dup2(end, 0)
         sys.stdin = os.fdopen(0)
 

@@ -198,7 +198,7 @@ def outputs(commands: Commands, name: str) -> Iterator[tuple[str, bytes]]:
     yield "standard error", ended.err.encode()
     planted = {commands.folder / "home" / "hf" / "token", commands.folder / ".git" / "config"}
     for path in commands.folder.rglob("*"):
-        if path.is_file() and path not in planted and path.name not in (".stdout", ".stderr"):
+        if path.is_file() and path not in planted:
             yield str(path.relative_to(commands.folder)), path.read_bytes()
     for repository, repo in commands.hub.repos.items():
         yield from ((f"{repository}/{path}", content) for path, content in repo.files().items())

@@ -30,8 +30,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def files(folder: Path) -> dict[Path, tuple[int, int]]:
-    """All files and directories with size and time of change, except the run directories, the caches and the streams."""
-    allowed = {folder / name for name in ("run", "runs", "cache", ".stdout", ".stderr", "hostile.yaml")}
+    """All files and directories with size and time of change, except the run directories and the caches."""
+    allowed = {folder / name for name in ("run", "runs", "cache", "hostile.yaml")}
     found = {}
     for root, directories, names in os.walk(folder.parents[2]):
         directories[:] = [name for name in directories if Path(root, name) not in allowed]

@@ -12,15 +12,13 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-SECONDS = 60.0  # at most for what takes a second on an idle machine
+from support.forks import SECONDS, end_session, start_fork, wait_with_usage
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class StopPoint:
 
 def _stop(folder: Path) -> None:
     (folder / "reached").touch()
-    until = time.monotonic() + 60
+    until = time.monotonic() + SECONDS
     while not (folder / "continue").exists() and time.monotonic() < until:
         time.sleep(0.005)
 
@@ -79,9 +77,8 @@ class ForkedCommand:
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("reached", "continue"):
             (folder / name).unlink(missing_ok=True)
-        self.process = os.fork()
-        if self.process == 0:
-            self._run([str(each) for each in arguments], stop, ignored, before)
+        self.peak_bytes = 0
+        self.process = start_fork(lambda: self._run([str(each) for each in arguments], stop, ignored, before))
 
     def _run(
         self,
@@ -90,36 +87,33 @@ class ForkedCommand:
         ignored: Sequence[signal.Signals],
         before: Callable[[], None],
     ) -> None:
-        code = 1
-        try:
-            for number in SIGNALS:  # as in a process that a shell starts
-                signal.signal(number, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            for number in ignored:
-                signal.signal(number, signal.SIG_IGN)
-            for stream, name in ((1, "stdout"), (2, "stderr")):
-                os.dup2(os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), stream)
-            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-            import torch
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+        for stream, path in ((0, Path(os.devnull)), (1, self.folder / "stdout"), (2, self.folder / "stderr")):
+            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644), stream)
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+        sys.stdout, sys.stderr = (open(number, "w", closefd=False, buffering=1) for number in (1, 2))  # noqa: SIM115
+        faulthandler.enable()
+        import torch
 
-            torch.set_num_threads(1)  # a fork has no copies of the other threads
-            os.environ["TOKENIZERS_PARALLELISM"] = "false"
-            faulthandler.dump_traceback_later(SECONDS - 5)
-            sys.argv = ["orpo", *arguments]
-            before()
-            if stop is not None:
-                stop.install(self.folder)
+        torch.set_num_threads(1)  # a fork has no copies of the other threads
+        sys.argv = ["orpo", *arguments]
+        before()
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        if stop is not None:
+            stop.install(self.folder)
+        code: object = 1
+        try:
             from orpo_cli.__main__ import main
 
             main()
         except SystemExit as ended:
-            code = ended.code if isinstance(ended.code, int) else 1
+            code = ended.code or 0
         except BaseException:
-            traceback.print_exc()
-        finally:
-            with suppress(Exception):
-                sys.stdout.flush()
-            os._exit(code)
+            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        with suppress(Exception):
+            sys.stdout.flush()
+        os._exit(code if isinstance(code, int) else 1)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait for the condition; fails where the command ends before."""
@@ -127,7 +121,7 @@ class ForkedCommand:
         while not condition():
             assert os.waitid(os.P_PID, self.process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None, self.stderr
             if time.monotonic() > until:
-                os.kill(self.process, signal.SIGKILL)
+                end_session(self.process)
                 raise AssertionError(f"not reached: {self.stderr}")
             time.sleep(0.005)
 
@@ -145,27 +139,24 @@ class ForkedCommand:
         """Let the command continue from its stop point."""
         (self.folder / "continue").touch()
 
-    def wait(self) -> int:
+    def wait(self, seconds: float = SECONDS) -> int:
         """The exit code; a negative signal where the process was killed."""
-        until = time.monotonic() + SECONDS
-        while time.monotonic() < until:
-            process, ended = os.waitpid(self.process, os.WNOHANG)
-            if process:
-                return os.waitstatus_to_exitcode(ended)
-            time.sleep(0.005)
-        os.kill(self.process, signal.SIGKILL)
-        os.waitpid(self.process, 0)
-        raise AssertionError(f"the command does not end: {self.stderr}")
+        try:
+            code, usage = wait_with_usage(self.process, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.stderr}") from error
+        self.peak_bytes = usage.ru_maxrss * 1024
+        return code
 
     @property
     def stdout(self) -> str:
         """The standard output so far."""
-        return (self.folder / "stdout").read_text()
+        return (self.folder / "stdout").read_text(encoding="utf-8", errors="backslashreplace")
 
     @property
     def stderr(self) -> str:
         """The standard error so far."""
-        return (self.folder / "stderr").read_text()
+        return (self.folder / "stderr").read_text(encoding="utf-8", errors="backslashreplace")
 
 
 def run_here(*arguments: str | Path) -> int:

@@ -1,31 +1,45 @@
-"""Forked processes that run a function: to kill it at each file operation, or to let several run at once."""
+"""Forked processes that run a function: to kill it at each file operation, or to let several run at once.
+
+Each is the leader of its own session, so that it can be killed with the processes that it starts, and ends with the test process.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import resource
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from orpo_cli.errors import UsageError
+from support.default_signals import restore_default_signals
 
+SECONDS = 120.0  # at most for what takes a second on an idle machine
+PR_SET_PDEATHSIG = 1
 FILE_EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.chmod", "fcntl.flock"}
 
 
-def start_fork(function: Callable[[], object]) -> int:
+def start_fork(function: Callable[[], object], *, outlives_parent: bool = False) -> int:
     """The id of a forked process that runs ``function``; it exits with 0, or with 1 where the function raises."""
-    process = os.fork()
+    parent, process = os.getpid(), os.fork()
     if process:
         return process
     code = 1
     try:
+        os.setsid()
+        if not outlives_parent:
+            end_with_parent()
+            if os.getppid() != parent:
+                os._exit(code)
+        restore_default_signals()
         function()
         code = 0
     except BaseException:
@@ -34,9 +48,28 @@ def start_fork(function: Callable[[], object]) -> int:
         os._exit(code)
 
 
-def wait(process: int) -> int:
+def end_with_parent() -> None:
+    """Let the kernel kill this process when its parent ends, so that no process of a test outlives the tests."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def wait(process: int, seconds: float = SECONDS) -> int:
     """The exit code of a forked process, or minus the number of the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    return wait_with_usage(process, seconds)[0]
+
+
+def wait_with_usage(process: int, seconds: float = SECONDS) -> tuple[int, resource.struct_rusage]:
+    """The exit code, and the resources that the process used. A process that does not end in time is killed: the test fails."""
+    deadline = time.monotonic() + seconds
+    while True:
+        ended, status, usage = os.wait4(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status), usage
+        if time.monotonic() > deadline:
+            _abort(process)
+            raise AssertionError(f"process {process} has not ended after {seconds:.0f} s")
+        time.sleep(0.003)
 
 
 def kill_at_each_file_operation(function: Callable[[], object]) -> Iterator[int]:
@@ -109,20 +142,34 @@ def fork_that_waits(function: Callable[[], object], folder: Path) -> Iterator[in
 
     process = start_fork(run)
     deadline = time.monotonic() + 30
-    while not ready.exists():
-        assert time.monotonic() < deadline
-        assert os.waitpid(process, os.WNOHANG) == (0, 0), "the fork has ended"
-        time.sleep(0.01)
     try:
+        while not ready.exists():
+            assert time.monotonic() < deadline
+            assert os.waitpid(process, os.WNOHANG) == (0, 0), "the fork has ended"
+            time.sleep(0.01)
         yield process
     finally:
-        kill(process)
+        end_session(process)
 
 
 def kill(process: int) -> None:
     """Kill a process with SIGKILL and wait for its end; nothing if it has ended."""
-    try:
+    with suppress(ProcessLookupError, ChildProcessError):
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
-    except (ProcessLookupError, ChildProcessError):
-        pass
+
+
+def end_session(process: int) -> None:
+    """Kill a fork and the processes that it has started."""
+    with suppress(ProcessLookupError):  # also where the fork has not yet called setsid
+        os.killpg(process, signal.SIGKILL)
+    kill(process)
+
+
+def _abort(process: int) -> None:
+    """End a fork that hangs; where faulthandler is enabled, it prints where."""
+    os.kill(process, signal.SIGABRT)
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.01)
+    end_session(process)

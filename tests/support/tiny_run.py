@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from orpo_cli.model.model_source import ModelSource
 from orpo_cli.plan.plan import DatasetPlan, ExportPlan, LaunchPlan, MergePlan, ModelPlan, Plan, QuantizationPlan
 from orpo_cli.recipe.schema import HubSection, LoraSection, Source
 from orpo_cli.rundir import FINISHED, RunDir
+from support.forks import start_fork
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -165,18 +164,12 @@ def _logits(model: torch.nn.Module) -> torch.Tensor:
 
 def fork_merge(run: RunDir, **options: Any) -> int:
     """Fork a process that merges the run, with the libraries loaded, and return its id. If interrupted, it exits with 130."""
-    process = os.fork()
-    if process == 0:
-        status = 1
+
+    def run_merge() -> None:
+        torch.set_num_threads(1)  # a fork has no copies of the other threads
         try:
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-            torch.set_num_threads(1)  # a fork has no copies of the other threads
             merge(MergeRequest(run.root, **options))
-            status = 0
         except KeyboardInterrupt:
-            status = 130
-        except Exception:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return process
+            os._exit(130)
+
+    return start_fork(run_merge)

@@ -47,7 +47,8 @@ def test_a_live_owner_is_named_and_a_killed_one_is_not_in_the_way(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "worker", [lambda: start_fork(lambda: time.sleep(60)), lambda: subprocess.Popen(["sleep", "60"]).pid]
+    "worker",
+    [lambda: start_fork(lambda: time.sleep(60), outlives_parent=True), lambda: subprocess.Popen(["sleep", "60"]).pid],
 )
 def test_a_worker_that_outlives_its_parent_does_not_hold_the_lock(tmp_path: Path, worker: Any) -> None:
     def own() -> RunLock:

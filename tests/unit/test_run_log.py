@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.forks import start_fork, wait
 
 from orpo_cli.redaction import REDACTED
 from orpo_cli.run_log import RunLog, log_library_messages, run_log
@@ -53,7 +54,6 @@ def test_lines_wait_while_the_disk_is_full(tmp_path: Path) -> None:
 
 def test_half_a_line_is_completed_when_there_is_space_again(tmp_path: Path) -> None:
     import resource
-    import signal
 
     log, path, limit = RunLog(), tmp_path / "log", resource.getrlimit(resource.RLIMIT_FSIZE)
     log.open(path)
@@ -119,23 +119,14 @@ def test_the_log_is_not_inherited_by_subprocesses(logged: Path) -> None:
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_process_logs_although_a_thread_was_writing_at_the_fork(logged: Path) -> None:
     codes: list[int] = []
-    thread = threading.Thread(target=lambda: codes.append(os.waitpid(fork_and_log(), 0)[1]))
+    thread = threading.Thread(
+        target=lambda: codes.append(wait(start_fork(lambda: run_log.write("from the worker")), 10))
+    )
     with run_log._lock:
         thread.start()
         thread.join(timeout=60)
     assert codes == [0]
     assert "from the worker" in logged.read_text()
-
-
-def fork_and_log() -> int:
-    """A process that ends with 0 when it has logged a line, and is killed after ten seconds."""
-    child = os.fork()
-    if child == 0:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(10)
-        run_log.write("from the worker")
-        os._exit(0)
-    return child
 
 
 def test_an_object_without_text_in_a_log_record_does_not_end_the_run(

@@ -17,7 +17,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from support.forks import end_session
+
 ROOT = Path(__file__).parents[3]
+START_SECONDS, ANSWER_SECONDS = 240.0, 60.0  # at most, on a slow machine
 
 
 @dataclass
@@ -99,7 +102,7 @@ class ForkServer:
         theirs.close()
         self.connection = ours
         self.stream = ours.makefile("rw")
-        ready = self._answer()
+        ready = self._answer(START_SECONDS)
         if ready["threads"] != 1:
             raise RuntimeError(f"the fork server has {ready['threads']} threads: a fork would copy their locks")
         return self
@@ -110,15 +113,20 @@ class ForkServer:
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            end_session(self.process.pid)
 
     def request(self, name: str, **arguments: Any) -> dict[str, Any]:
         """Send a request and return the answer."""
         print(json.dumps({"request": name, **arguments}), file=self.stream, flush=True)
-        return self._answer()
+        return self._answer(ANSWER_SECONDS + arguments.get("seconds", 0.0))
 
-    def _answer(self) -> dict[str, Any]:
-        line = self.stream.readline()
+    def _answer(self, seconds: float) -> dict[str, Any]:
+        self.connection.settimeout(seconds)
+        try:
+            line = self.stream.readline()
+        except TimeoutError:
+            end_session(self.process.pid)
+            line = ""
         if not line:
             raise RuntimeError(f"the fork server has ended:\n{(self.logs / 'server.log').read_text()[-2000:]}")
         return dict(json.loads(line))

@@ -25,6 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from support.default_signals import restore_default_signals
 from support.faults.file_operations import (
     FileOperations,
     fill_disk_at,
@@ -33,6 +34,7 @@ from support.faults.file_operations import (
     replace_everywhere,
     wrap_native_writers,
 )
+from support.forks import end_with_parent
 
 PRELOADED = (
     "numpy.random", "torch", "torch.serialization", "safetensors.torch", "transformers.models.llama.modeling_llama",
@@ -149,6 +151,7 @@ def run_child(command: dict[str, Any]) -> None:
     """The child: set it up as ``command`` says, run the command line, and end the process."""
     code = 1
     try:
+        os.close(int(sys.argv[1]))  # the connection of the server
         _set_up(command)
         code = _run_command_line(command["arguments"])
     except BaseException:
@@ -164,6 +167,7 @@ def run_child(command: dict[str, Any]) -> None:
 
 def _set_up(command: dict[str, Any]) -> None:
     os.setsid()
+    end_with_parent()
     for descriptor, (name, flags) in enumerate(
         [(command["stdin"], os.O_RDONLY)]
         + [(command[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for name in ("stdout", "stderr")]
@@ -179,7 +183,6 @@ def _set_up(command: dict[str, Any]) -> None:
             os.environ[name] = value
     for name, value in command["limits"].items():
         resource.setrlimit(getattr(resource, name), (value, value))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in command["ignored_signals"]:
         signal.signal(number, signal.SIG_IGN)
     random.seed()
@@ -254,6 +257,8 @@ def signal_at_call(function: str, number: int, call: int = 1, delay: float = 0.0
 
 
 if __name__ == "__main__":
+    end_with_parent()
+    restore_default_signals()
     use_own_mounts()
     preload()
     gc.collect()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.forks import wait
 from support.tiny_run import (
     EIGHT_BIT,
     FOUR_BIT,
@@ -400,16 +401,11 @@ def wait_for_partial(run: RunDir, process: int) -> Path:
     pytest.fail("the merge did not start")
 
 
-def wait_for_exit(process: int) -> int:
-    """Exit status of the process, or the negative signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-
-
 def test_a_killed_merge_leaves_no_output_and_the_next_merge_cleans_up(run):
     process = fork_merge(run)
     partial = wait_for_partial(run, process)
     os.kill(process, signal.SIGKILL)
-    assert wait_for_exit(process) == -signal.SIGKILL
+    assert wait(process) == -signal.SIGKILL
     assert not run.merged.exists()
     assert partial.exists()
     merge(MergeRequest(run.root))
@@ -421,7 +417,7 @@ def test_an_interrupted_merge_leaves_no_files(run):
     process = fork_merge(run)
     wait_for_partial(run, process)
     os.kill(process, signal.SIGINT)
-    assert wait_for_exit(process) == 130
+    assert wait(process) == 130
     assert not run.merged.exists()
     assert leftovers(run.root) == []
 
@@ -436,6 +432,6 @@ def test_a_second_merge_into_the_same_output_is_refused_while_the_first_runs(run
         assert partial.exists()
     finally:
         os.kill(process, signal.SIGCONT)
-        status = wait_for_exit(process)
+        status = wait(process)
     assert status == 0
     assert merge(MergeRequest(run.root)).already_merged

@@ -8,6 +8,7 @@ import signal
 import time
 
 import pytest
+from support.forks import wait
 from support.tiny_run import fork_merge, make_base, make_run, saved_logits, unmerged_logits
 
 from orpo_cli.atomic import atomic_directory
@@ -23,7 +24,7 @@ def test_a_killed_merge_is_absent_or_complete(tmp_path, before):
     if before == "a merge":
         merge(MergeRequest(run.root))
     began = time.monotonic()
-    os.waitpid(fork_merge(run, dtype="float32", overwrite=True, memory="1MB"), 0)
+    assert wait(fork_merge(run, dtype="float32", overwrite=True, memory="1MB")) == 0
     seconds = time.monotonic() - began
     assert run.merged.is_dir()
     finished = 0
@@ -33,8 +34,7 @@ def test_a_killed_merge_is_absent_or_complete(tmp_path, before):
         process = fork_merge(run, dtype="bfloat16" if number % 2 else "float32", overwrite=True, memory="1MB")
         time.sleep(seed.uniform(0, 1.1 * seconds))
         os.kill(process, signal.SIGKILL)
-        _, status = os.waitpid(process, 0)
-        finished += os.WIFEXITED(status)
+        finished += wait(process) == 0
         if run.merged.exists():
             record = MergeRecord.read(run.merged)
             assert record is not None

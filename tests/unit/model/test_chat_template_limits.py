@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from support.forks import start_fork, wait
 from support.tiny import CHATML, pairs, save_tiny_model, tiny_tokenizer, write_pairs
 
 from orpo_cli.data.prepare import prepare
@@ -217,10 +216,5 @@ def test_the_limits_change_no_rendering_and_cost_little() -> None:
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_process_renders_although_a_thread_held_the_lock_at_the_fork() -> None:
     with chat_template_limits._lock:
-        child = os.fork()
-        if child == 0:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(10)
-            LimitedEnvironment().from_string("{{ 1 }}").render()
-            os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
+        child = start_fork(lambda: LimitedEnvironment().from_string("{{ 1 }}").render())
+    assert wait(child, 10) == 0

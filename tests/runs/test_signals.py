@@ -111,7 +111,7 @@ def test_a_signal_to_all_processes_leaves_the_workers_of_the_data_loader(
     """A scheduler, and Ctrl-C in a terminal, send a signal to the workers too; torch raises an error where one ends."""
     workers = ("--set", "training.dataloader_num_workers=2")
     arguments = train_command(recipe, tmp_path / "run", *workers)
-    command = ForkedCommand(tmp_path, arguments, stop=PHASES["step"].stop, before=os.setsid)
+    command = ForkedCommand(tmp_path, arguments, stop=PHASES["step"].stop)
     command.wait_for_stop()
     for number in numbers:
         os.killpg(command.process, number)

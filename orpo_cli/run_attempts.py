@@ -1,4 +1,9 @@
-"""Attempts of a run in run.json: one entry for each process that trained it, with its start, its end and the reason of its end."""
+"""Attempts of a run in run.json: one entry for each process that trained it, with its start, its end and the reason of its end.
+
+``from_step`` is the step of the checkpoint that an attempt resumed from, or 0. ``to_step`` is its last step; it is None until the steps
+begin, so that an attempt that was killed before has trained nothing. The reasons are finished, interrupted (the process ended by
+itself, after a signal or for ``save_before``), failed, and killed: the next attempt found it without an end.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +42,7 @@ def attempts_of(run: Mapping[str, Any]) -> list[Attempt]:
         {
             "number": 1, "started_at": run.get("started_at"), "ended_at": run.get("finished_at") if over else None,
             "reason": run["status"] if over else None, "detail": run.get("error"), "host": run.get("host"),
-            "pid": run.get("pid"), "from_step": 0, "to_step": run.get("steps"), "versions": run.get("versions", {}),
+            "pid": run.get("pid"), "from_step": 0, "to_step": run.get("steps") or 0, "versions": run.get("versions", {}),
         }
     ]  # fmt: skip
 
@@ -57,17 +62,17 @@ def with_new_attempt(
     from_step: int,
     versions: Mapping[str, str | None],
     died_at: str | None = None,
-    last_step: int | None = None,
+    last_logged_step: int | None = None,
 ) -> list[Attempt]:
-    """The attempts and the one of this process. An attempt that has no end was killed, at ``died_at`` after ``last_step``."""
+    """The attempts and the one of this process. An attempt that has no end was killed, at ``died_at``.
+
+    Its last step is the last one in metrics.jsonl, or the one that this attempt resumes from.
+    """
     before = list(attempts)
     if before and before[-1].get("reason") is None:
-        before[-1] = {
-            **before[-1],
-            "ended_at": died_at,
-            "reason": KILLED,
-            "to_step": before[-1].get("to_step") or last_step,
-        }
+        begun = before[-1].get("to_step") is not None
+        last = with_last_step(before, max(last_logged_step or 0, from_step) if begun else 0)[-1]
+        before[-1] = {**last, "ended_at": died_at, "reason": KILLED}
     new = {
         "number": before[-1]["number"] + 1 if before else 1, "started_at": now(), "ended_at": None, "reason": None,
         "detail": None, "host": platform.node(), "pid": os.getpid(), "from_step": from_step, "to_step": None,
@@ -76,10 +81,15 @@ def with_new_attempt(
     return [*before, new]
 
 
-def with_end(attempts: Sequence[Attempt], reason: str, *, detail: str | None, to_step: int) -> list[Attempt]:
-    """The attempts with the end of the last one."""
+def with_last_step(attempts: Sequence[Attempt], step: int) -> list[Attempt]:
+    """The attempts with the last step of the last one, which has trained at least to ``step``."""
     if not attempts:
         return []
     last = attempts[-1]
-    end = {"ended_at": now(), "reason": reason, "detail": detail, "to_step": max(to_step, last.get("from_step") or 0)}
-    return [*attempts[:-1], {**last, **end}]
+    return [*attempts[:-1], {**last, "to_step": max(step, last.get("from_step") or 0, last.get("to_step") or 0)}]
+
+
+def with_end(attempts: Sequence[Attempt], reason: str, *, detail: str | None, to_step: int) -> list[Attempt]:
+    """The attempts with the end of the last one."""
+    end = {"ended_at": now(), "reason": reason, "detail": detail}
+    return [*attempts[:-1], *({**last, **end} for last in with_last_step(attempts, to_step)[-1:])]

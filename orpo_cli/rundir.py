@@ -28,6 +28,7 @@ from orpo_cli.run_attempts import (
     now,
     timestamp,
     with_end,
+    with_last_step,
     with_new_attempt,
 )
 from orpo_cli.run_creation import check_output_dir, create_locked
@@ -190,7 +191,7 @@ class RunDir:
     def end_attempt(self, reason: str, *, to_step: int = 0, detail: str | None = None, **changes: Any) -> None:
         """Record in run.json why the attempt ended: finished, interrupted or failed, which is also the status of the run.
 
-        ``detail``: the signal, or the error. ``to_step``: the last step.
+        ``detail``: the signal, or the error. ``to_step``: the last step, where it is not recorded yet.
         """
         attempts = with_end(attempts_of(self._latest_run()), reason, detail=detail, to_step=to_step)
         self.attempt = 0
@@ -199,9 +200,8 @@ class RunDir:
         self.write_run(status=reason, finished_at=now(), attempts=attempts, **changes)
 
     def write_last_step(self, step: int) -> None:
-        """Record the last step of the attempt, before its result is saved: not every step is in metrics.jsonl."""
-        attempts = attempts_of(self._latest_run())
-        self.write_run(attempts=[*attempts[:-1], {**attempts[-1], "to_step": step}])
+        """Record that the attempt has begun to train, and its last step so far: not every step is in metrics.jsonl."""
+        self.write_run(attempts=with_last_step(attempts_of(self._latest_run()), step))
 
     def record_result(self) -> bool:
         """Record that the run has finished, if its process ended between the result and that record; whether it did.
@@ -231,7 +231,7 @@ class RunDir:
             from_step=from_step,
             versions=versions,
             died_at=timestamp(max(seen)) if seen else None,
-            last_step=self.last_logged_step(),
+            last_logged_step=self.last_logged_step(),
         )
         return {"status": RUNNING, "pid": os.getpid(), "host": platform.node(), "attempts": attempts}
 
@@ -402,7 +402,7 @@ class RunDir:
         self.abandon_attempt(FAILED, first_line(error), keep_logs=not isinstance(error, UsageError | DataError))
 
     def abandon_attempt(self, reason: str, detail: str, *, keep_logs: bool = False) -> None:
-        """End an attempt that trained nothing.
+        """End an attempt whose last step is recorded, if it has trained one.
 
         A new run is removed, so that the same command can be repeated. A run with an earlier attempt, a line of metrics, a
         checkpoint, a result or files of the user is kept, with ``reason`` and ``detail`` as for ``end_attempt``.
@@ -413,9 +413,7 @@ class RunDir:
         if first and not self.metrics.exists() and not self.trained() and not self._foreign(names):
             self.discard(keep_logs=keep_logs)
         else:
-            kept = find_checkpoints(self.checkpoints)
-            step = checkpoint_step(kept[-1]) or 0 if kept else 0
-            self.end_attempt(reason, to_step=step, detail=detail, error=detail if reason == FAILED else None)
+            self.end_attempt(reason, detail=detail, error=detail if reason == FAILED else None)
 
     def discard(self, *, keep_logs: bool = False) -> None:
         """Remove the files of a run that failed before its first step, and the directory if it has no others.

@@ -9,7 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orpo_cli import interruption
 from orpo_cli.atomic import NO_SPACE_REMEDY, atomic_directory
+from orpo_cli.checkpoint_manifest import checkpoint_step
 from orpo_cli.data.pair_encoder import end_token_ids
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, RunError
 from orpo_cli.model.onednn import use_onednn
@@ -72,6 +74,7 @@ def train(
         foreign = _restore_metrics(rundir, resume_from)
         if foreign:
             observer.note(f"{rundir.metrics}: lines that are not metrics are kept: {foreign}")
+        rundir.write_last_step(checkpoint_step(resume_from) or 0 if resume_from else 0)
         with interrupt.handle_signals():
             interrupt.run_steps(trainer, resume_from)
             if plan.lora is not None:
@@ -82,6 +85,8 @@ def train(
             save_result(trainer.model, inputs.tokenizer, plan, rundir)
             _record_result(rundir, trainer, metrics, time.time() - started)
     except (Interrupted, KeyboardInterrupt):
+        with suppress(OSError, OrpoError), interruption.uninterrupted():
+            rundir.write_last_step(metrics.step)
         raise
     except BaseException as error:
         explained = _explain_error(error, rundir)

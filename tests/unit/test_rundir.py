@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.tiny_run import make_plan
@@ -55,6 +56,45 @@ def test_a_record_that_is_damaged_during_the_training_is_written_again(tmp_path:
     record = run.read_run()
     assert (record["status"], record["orpo_cli"], record["steps"]) == ("finished", "1", 3)
     assert [(each["reason"], each["to_step"]) for each in record["attempts"]] == [("finished", 3)]
+
+
+def end_nothing(run: RunDir) -> None:
+    """Leave the attempt as a process does that is killed."""
+
+
+def train_to_6(run: RunDir) -> None:
+    """Begin the steps, which resets the metrics to the checkpoint, and log step 6."""
+    run.metrics.write_text('{"step": 4}\n')
+    run.write_last_step(4)
+    run.metrics.write_text('{"step": 4}\n{"step": 6}\n')
+
+
+@pytest.mark.parametrize(
+    ("train", "end", "reason", "to_step"),
+    [
+        (end_nothing, end_nothing, "killed", 4),
+        (train_to_6, end_nothing, "killed", 6),
+        (end_nothing, lambda run: run.abandon_attempt("interrupted", "SIGTERM"), "interrupted", 4),
+        (train_to_6, lambda run: (run.write_last_step(7), run.abandon_attempt("interrupted", "save_before")), "interrupted", 7),
+        (end_nothing, lambda run: run.fail_attempt(OSError()), "failed", 4),
+        (train_to_6, lambda run: run.end_attempt("failed", to_step=7), "failed", 7),
+    ],
+)  # fmt: skip
+def test_an_attempt_claims_only_steps_that_it_trained(
+    tmp_path: Path, train: Any, end: Any, reason: str, to_step: int
+) -> None:
+    """It goes back to step 4 (`--resume PATH`) of a run that was killed after step 8 and a checkpoint of it."""
+    with RunDir.create(make_plan(tmp_path / "run", "x"), "model: {}\n") as run:
+        run.write_last_step(0)
+        run.metrics.write_text('{"step": 7}\n{"step": 8}\n')
+        (run.checkpoints / "checkpoint-8").mkdir()
+    for act in (train, end), ():
+        run = RunDir(tmp_path / "run")
+        run.begin_attempt(from_step=4, versions={})
+        for each in act:
+            each(run)
+    found = [(each["reason"], each["from_step"], each["to_step"]) for each in run.read_run()["attempts"]]
+    assert found == [("killed", 0, 8), (reason, 4, to_step), (None, 4, None)]
 
 
 def test_an_error_is_not_replaced_by_one_of_recording_it(tmp_path: Path) -> None:

@@ -7,14 +7,21 @@ import math
 from pathlib import Path
 from typing import Any
 
-from orpo_cli.errors import UsageError
+from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.os_errors import explain_os_error
 
 
 def read_json_object(path: Path, *, remedy: str = "Save or download the file again.") -> dict[str, Any]:
-    """The JSON object in ``path``. Raises UsageError where the file cannot be read or contains something else."""
+    """The JSON object in ``path``.
+
+    Raises UsageError where the file is absent or contains something else, MachineError where it may not be read or the disk
+    fails: it may be undamaged.
+    """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
+        if explained := explain_os_error(error):
+            raise explained from error
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}.", remedy=remedy) from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read: not JSON: {error}.", remedy=remedy) from error
@@ -27,7 +34,7 @@ def read_json_object_or_empty(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``; empty where the file is absent or damaged."""
     try:
         return read_json_object(path)
-    except UsageError:
+    except (UsageError, MachineError):
         return {}
 
 

@@ -261,6 +261,8 @@ class RunDir:
         """Whether the directory is a run, also one whose run.json or plan.json is lost."""
         try:
             return self.run.is_file() or (self.plan.is_file() and self._has_work())
+        except PermissionError:  # it may be one: the error says more than that there is none
+            raise
         except OSError:  # a name that is too long
             return False
 
@@ -301,7 +303,7 @@ class RunDir:
         """The content of run.json; if it was damaged or removed while this process trains, what this process wrote last."""
         try:
             return self.read_run() if self.run.exists() else self._written
-        except UsageError:
+        except (UsageError, MachineError):
             if not self._written:
                 raise
             return self._written

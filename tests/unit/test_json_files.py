@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
 
-from orpo_cli.errors import UsageError
+from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.json_files import read_json_lines, read_json_object, read_json_object_or_empty
 
 
@@ -28,6 +29,19 @@ def test_another_file_is_an_error_with_its_path_or_empty(tmp_path: Path, content
         read_json_object(path, remedy="Do it again.")
     assert caught.value.remedy == "Do it again."
     assert read_json_object_or_empty(path) == {}
+
+
+def test_a_limit_of_the_machine_is_not_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("{}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(MachineError, match="may not open more files"):
+            read_json_object(path)
+        assert read_json_object_or_empty(path) == {}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_an_incomplete_line_of_a_jsonl_file_is_skipped(tmp_path: Path) -> None:

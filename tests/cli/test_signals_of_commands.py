@@ -51,17 +51,32 @@ def test_a_command_leaves_the_run_unchanged(tmp_path: Path, run: RunDir, name: s
     assert [path for path in run.root.rglob(".*") if path.is_dir()] == []
 
 
-def test_a_converter_in_another_process_ends_with_the_command(tmp_path: Path, gguf_converter: Path) -> None:  # noqa: F811
+@pytest.mark.parametrize(
+    "stop",
+    [
+        StopPoint("subprocess:Popen.communicate"),
+        StopPoint("subprocess:Popen._execute_child", after=True),  # it has started, and the command has no handle of it
+    ],
+    ids=["running", "starting"],
+)
+def test_a_converter_in_another_process_ends_with_the_command(
+    tmp_path: Path,
+    gguf_converter: Path,  # noqa: F811
+    stop: StopPoint,
+) -> None:
     run = make_exportable_run(tmp_path / "run")
-    command = ForkedCommand(tmp_path / "command", ["export", run.root, "--format", "gguf", "--gguf-type", "f16"])
+    arguments = ["export", run.root, "--format", "gguf", "--gguf-type", "f16"]
+    command = ForkedCommand(tmp_path / "command", arguments, stop=stop)
 
     def converters() -> list[psutil.Process]:
         children = psutil.Process(command.process).children(recursive=True)
         return [each for each in children if "convert_hf_to_gguf" in " ".join(each.cmdline())]
 
+    command.wait_for_stop()
     command.wait_until(lambda: bool(converters()))
     running = converters()
     command.send(TERM)
+    command.go_on()
     assert_interrupted(command.wait(), command.stderr, "SIGTERM")
     assert not [each for each in running if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
     assert not run.export.exists() or list(run.export.iterdir()) == []

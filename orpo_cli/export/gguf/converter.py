@@ -21,6 +21,7 @@ from pathlib import Path
 from orpo_cli.atomic import NO_SPACE_REMEDY, atomic_write_text
 from orpo_cli.cache_dir import cache_dir
 from orpo_cli.cache_entry import MANIFEST, cached_entry
+from orpo_cli.child_process import run_child
 from orpo_cli.errors import MachineError, RunError
 from orpo_cli.os_errors import explain_os_error
 
@@ -138,9 +139,7 @@ def _run(folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]
     """Run Python code with the converter first in the import path, and without access to the hub."""
     paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
-    return subprocess.run(
-        [sys.executable, "-P", "-c", *arguments], capture_output=True, text=True, check=False, env=environment
-    )
+    return run_child([sys.executable, "-P", "-c", *arguments], environment=environment)
 
 
 def _install(into: Path, folder: Path) -> None:
@@ -152,7 +151,7 @@ def _install(into: Path, folder: Path) -> None:
             return [uv, "pip", "install", "--python", sys.executable, *options]
         return [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", *options]
 
-    done = subprocess.run(command(into), capture_output=True, text=True, check=False)
+    done = run_child(command(into))
     if done.returncode != 0:
         raise MachineError(
             f"llama.cpp's converter, {PACKAGES[0]}, is not installed and could not be downloaded: "

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orpo_cli.child_process import run_child
 from orpo_cli.export.export_record import Checklist
 from orpo_cli.export.gguf.gguf_check import adds_bos_token
 from orpo_cli.export.reference_logits import MAX_PROMPT_TOKENS, PROMPTS, ReferenceLogits, token_ids
@@ -44,9 +44,7 @@ def check_in_llama_cpp(
     texts = [text.removeprefix(bos) for text in reference.prompt_texts]  # llama.cpp adds it
     request = {"file": str(file), "texts": texts, "questions": list(PROMPTS[:ANSWER_COUNT]) if chat else []}
     command = [sys.executable, "-m", "orpo_cli.export.gguf.llama_cpp"]
-    done = subprocess.run(
-        command, input=json.dumps(request), capture_output=True, text=True, check=False, timeout=TIMEOUT_SECONDS
-    )
+    done = run_child(command, text=json.dumps(request), timeout=TIMEOUT_SECONDS)
     try:
         found = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):

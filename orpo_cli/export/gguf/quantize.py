@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 from orpo_cli.atomic import NO_SPACE_REMEDY
+from orpo_cli.child_process import run_child
 from orpo_cli.errors import MachineError, RunError
 from orpo_cli.os_errors import explain_os_error
 
@@ -49,7 +49,7 @@ def quantize(source: Path, target: Path, gguf_type: str) -> None:
         command = [sys.executable, "-P", "-c", _QUANTIZE_WITH_PACKAGE, str(source), str(target), str(number)]
     else:
         command = [program, str(source), str(target), name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_child(command)
     if done.returncode != 0 or not target.is_file():
         if limit := explain_os_error(RuntimeError(done.stderr), f"cannot write {target.name}", NO_SPACE_REMEDY):
             raise limit

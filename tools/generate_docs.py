@@ -113,6 +113,8 @@ DATA_LIMITS = f"""## Limits and damaged files
 
 A larger row is an error (exit code 4) with the file and the row. So a small compressed file cannot fill the memory, and neither can
 a csv file with a quote that is not closed. JSON Lines, JSON arrays, csv, Parquet and Arrow files are read row by row.
+The limit also holds for datasets of the hub and for those of `save_to_disk`. Unless a hub dataset is streamed, `datasets` has then
+already converted its files, without this limit.
 
 Exit code 4, with the file, the reason and a remedy, is also the result for:
 

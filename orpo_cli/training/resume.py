@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -105,20 +106,41 @@ def set_aside_later(rundir: RunDir, checkpoint: Path) -> Path | None:
     """Move checkpoints of later steps to ``abandoned/``, with a copy of the metrics, where the run goes back to ``checkpoint``.
 
     Returns the folder; None where the run does not go back, since all later checkpoints are unusable: they are left alone.
+    The folder gets its name when all are moved. A process that is killed before has not gone back: see ``restore_later``.
     """
     step = checkpoint_step(checkpoint) or 0
     later = [path for path in find_checkpoints(rundir.checkpoints) if (checkpoint_step(path) or 0) > step]
     if all(rundir.unusable_reason(path) is not None for path in later):
         return None
+    rundir.check_owned()
     folder = unused_name(rundir.abandoned / f"attempt-{max(rundir.attempt - 1, 1)}")
-    (folder / rundir.checkpoints.name).mkdir(parents=True)
-    if rundir.metrics.exists():
-        shutil.copy2(rundir.metrics, folder / rundir.metrics.name)
-    for path in reversed(
-        later
-    ):  # the newest first: what is left is a run up to some step, wherever this is interrupted
-        path.rename(folder / rundir.checkpoints.name / path.name)
+    partial = _partial_folder(rundir)
+    try:
+        (partial / rundir.checkpoints.name).mkdir(parents=True)
+        if rundir.metrics.exists():
+            shutil.copy2(rundir.metrics, partial / rundir.metrics.name)
+        for path in later:
+            path.rename(partial / rundir.checkpoints.name / path.name)
+        partial.rename(folder)
+    except BaseException:  # a full disk, a signal
+        restore_later(rundir)
+        raise
     return folder
+
+
+def restore_later(rundir: RunDir) -> None:
+    """Move checkpoints back that a process was moving aside when it was killed. Does nothing where there are none."""
+    partial = _partial_folder(rundir)
+    if partial.exists():
+        for path in (partial / rundir.checkpoints.name).glob("*"):
+            path.rename(unused_name(rundir.checkpoints / path.name))
+        shutil.rmtree(partial)
+    with suppress(OSError):  # it is absent, or has folders of earlier attempts
+        rundir.abandoned.rmdir()
+
+
+def _partial_folder(rundir: RunDir) -> Path:
+    return rundir.abandoned / ".attempt.partial"
 
 
 def trains_longer(rundir: RunDir, plan: Plan) -> bool:

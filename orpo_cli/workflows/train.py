@@ -78,7 +78,7 @@ def open_run(rundir: RunDir, loaded: LoadedRecipe, plan: Plan, resume: str, cons
     does not fit the run in it.
     """
     from orpo_cli.training.provenance import installed_versions
-    from orpo_cli.training.resume import checkpoint_to_resume, trains_longer
+    from orpo_cli.training.resume import checkpoint_to_resume, restore_later, trains_longer
 
     versions = installed_versions()
     texts = recipe_with_overrides(loaded), compose_recipe_text(loaded)
@@ -91,6 +91,7 @@ def open_run(rundir: RunDir, loaded: LoadedRecipe, plan: Plan, resume: str, cons
             created = RunDir.create(plan, *texts, versions=versions, note=console.note)
             rundir.lock, rundir.attempt = created.lock, created.attempt
         return None
+    restore_later(rundir)
     repair_records(rundir, console.warn)
     repair_plan(rundir, plan, *texts, console.warn)
     damage = None

@@ -10,7 +10,16 @@ from support.faults.outcome import Outcome
 from support.faults.prepared_runs import KINDS, RESUME, TRAIN, Operation, PreparedRuns, kill_fault, last_lines, state_of
 
 # Kills of each kind of training. "random": at any time; the others: at file operations, every second one a moment later.
-GROUPS = {"creation": 12, "random": 16, "checkpoint": 22, "run.json": 10, "resume": 14, "result and card": 8}
+GROUPS = {
+    "creation": 12,
+    "random": 16,
+    "checkpoint": 22,
+    "run.json": 10,
+    "resume": 14,
+    "going back": 6,
+    "result and card": 8,
+}
+BACK = (*TRAIN, "--resume", "run/checkpoints/checkpoint-2")
 IN_SHORT_SELECTION = {
     ("lora", "creation", 7),
     ("lora", "checkpoint", 5),
@@ -31,6 +40,14 @@ CASES = [
 
 def operations_of(group: str, operations: list[Operation]) -> list[Operation]:
     """The file operations that a group of kills is about."""
+    if group == "resume":
+        return operations
+    if group == "going back":
+        return [
+            each
+            for each in operations
+            if "abandoned" in each.path or ("checkpoint-" in each.path and each.name == "os.rename")
+        ]
     begun = next(number for number, each in enumerate(operations) if "data_report" in each.path)
     saved = max(number for number, each in enumerate(operations) if "checkpoint" in each.path)
     match group:
@@ -49,9 +66,10 @@ def operations_of(group: str, operations: list[Operation]) -> list[Operation]:
 def test_a_killed_training_is_resumed_to_the_same_bytes(kind, group, number, server, runs, judge):
     outcome = Outcome(f"SIGKILL, {group}", f"{kind} {number}")
     draw, normal = random.Random(f"{kind} {group} {number}"), runs.undisturbed(kind)
-    resumed = group == "resume"
+    resumed = group in ("resume", "going back")
+    resume = BACK if group == "going back" else RESUME
     folder = runs.folder(f"kill-{kind}-{group}-{number}", kind, runs.interrupted(kind) if resumed else None)
-    command = Command(RESUME if resumed else TRAIN, folder)
+    command = Command(resume if resumed else TRAIN, folder)
     if group == "random":
         seconds = (number + draw.random()) / GROUPS[group] * normal.seconds
         ended, outcome.command = (
@@ -59,7 +77,7 @@ def test_a_killed_training_is_resumed_to_the_same_bytes(kind, group, number, ser
             f"{' '.join(TRAIN)}, killed after {seconds:.2f} s",
         )
     else:
-        operations = runs.resume_operations(kind) if resumed else operations_of(group, normal.operations)
+        operations = operations_of(group, runs.resume_operations(kind, resume) if resumed else normal.operations)
         operation = operations[number * len(operations) // GROUPS[group]]
         delay = draw.uniform(0.0002, 0.003) if number % 2 else 0.0
         command.fault = kill_fault(folder, operation, delay)

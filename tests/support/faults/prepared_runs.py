@@ -149,11 +149,12 @@ class PreparedRuns:
         assert killed.code == -9, killed.said()
         return folder / "run"
 
-    def _resume_operations(self, kind: str) -> list[Operation]:
+    def _resume_operations(self, kind: str, command: tuple[str, ...] = RESUME) -> list[Operation]:
         """The operations of a resumed run up to its first new checkpoint."""
-        folder, trace = self.folder(f"resumed-{kind}", kind, self.interrupted(kind)), self.root / f"resume-{kind}"
+        name = f"{kind}-{Path(command[-1]).name}"
+        folder, trace = self.folder(f"resumed-{name}", kind, self.interrupted(kind)), self.root / f"resume-{name}"
         done = self.server.run(
-            Command(RESUME, folder, fault={"kind": "record", "folder": str(folder), "path": str(trace)})
+            Command(command, folder, fault={"kind": "record", "folder": str(folder), "path": str(trace)})
         )
         assert done.code == 0, done.said()
         operations = read_operations(trace)

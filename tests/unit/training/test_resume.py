@@ -1,0 +1,68 @@
+"""Going back to an earlier checkpoint: done completely or not at all, whenever the process is killed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from support.forks import kill_at_each_file_operation
+from support.tiny_run import make_plan
+
+from orpo_cli.rundir import RunDir
+from orpo_cli.training.checkpoint_writer import CheckpointWriter
+from orpo_cli.training.resume import restore_later, set_aside_later
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    """A run with checkpoints of the steps 2, 4 and 6."""
+    with RunDir.create(make_plan(tmp_path / "run", "x"), "model: {}\n") as run:
+        run.metrics.write_text('{"step": 7}\n')
+        for step in (2, 4, 6):
+            with CheckpointWriter(run.checkpoints, step) as writer:
+                (writer.staged / "optimizer.pt").write_text(str(step))
+                writer.publish(world_size=1, resumable=True)
+    return run
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+ALL = ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+
+
+def test_a_process_that_is_killed_has_gone_back_or_has_not(run: RunDir) -> None:
+    """Killed at each file operation, and the next start, which moves the checkpoints back, at each of its own."""
+    kills = restores = 0
+    for number in kill_at_each_file_operation(lambda: set_aside_later(run, run.checkpoints / "checkpoint-2")):
+        kills = number
+        for _ in kill_at_each_file_operation(lambda: restore_later(run)):
+            restores += 1
+        assert names(run.checkpoints) == ALL
+        assert not run.abandoned.exists()
+        assert run.metrics.read_text() == '{"step": 7}\n'
+    aside = run.abandoned / "attempt-1"
+    restore_later(run)
+    assert names(run.checkpoints) == ALL[:1]
+    assert names(aside / "checkpoints") == ALL[1:]
+    assert (aside / "metrics.jsonl").read_text() == '{"step": 7}\n'
+    assert names(run.abandoned) == ["attempt-1"]
+    assert kills > 5
+    assert restores > kills
+
+
+def test_an_error_moves_the_checkpoints_back(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = Path.rename
+
+    def rename_with_error(path: Path, target: Path) -> Path:
+        if path.name == "checkpoint-6" and ".partial" in str(target):
+            raise OSError(28, os.strerror(28))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename_with_error)
+    with pytest.raises(OSError, match="No space"):
+        set_aside_later(run, run.checkpoints / "checkpoint-2")
+    assert names(run.checkpoints) == ALL
+    assert not run.abandoned.exists()

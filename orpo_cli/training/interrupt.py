@@ -38,7 +38,10 @@ class InterruptCallback(TrainerCallback):
             yield
 
     def run_steps(self, trainer: PairTrainer, resume_from: Path | None) -> None:
-        """Train, from the checkpoint ``resume_from`` if there is one. Raises Interrupted when a checkpoint of the last step is saved."""
+        """Train, from the checkpoint ``resume_from`` if there is one.
+
+        Raises Interrupted when a checkpoint of the last step is saved, OSError where it could not be.
+        """
         self.trainer, self.resume_from = trainer, resume_from
         try:
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
@@ -49,6 +52,7 @@ class InterruptCallback(TrainerCallback):
             raise
         finally:
             self.trainer = None
+            trainer.finish_checkpoint()
 
     def _note_signal(self, signal_name: str) -> None:
         what = "when the result is saved" if self.trainer is None else "after this step and saving a checkpoint"

@@ -68,6 +68,8 @@ def train(
         all_callbacks = [metrics, *leaving, interrupt, *callbacks]
         trainer = make_trainer(plan, rundir.checkpoints, inputs, all_callbacks, observer.note)
         metrics.trainer, trainer.check_owned = trainer, rundir.check_owned
+        # Their callbacks measure the save, or read the checkpoint.
+        trainer.publish_in_background = deadline is None and not pushes
         problem = untrained_template_tokens(trainer.model, inputs.tokenizer, inputs.train_dataset)
         if problem is not None:
             observer.warn(problem)

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from orpo_cli import interruption
 from orpo_cli.checkpoint_manifest import CheckpointDamaged, check_files
 from orpo_cli.data.table import expand_pair
 from orpo_cli.errors import MachineError, RunError, UsageError
-from orpo_cli.training.checkpoint_writer import CheckpointWriter
+from orpo_cli.training.checkpoint_writer import CheckpointWriter, all_finite
 from orpo_cli.training.out_of_memory import random_state_restorer
 from orpo_cli.training.retention import keep_only, remove_old_checkpoints
 
@@ -70,8 +71,11 @@ class PairTrainer(ORPOTrainer):
         self.save_training_args = save_training_args
         self.lora_plus = lora_plus or {}
         self.note = note
-        self.writer: CheckpointWriter | None = None  # of the checkpoint that is being saved
+        self.writer: CheckpointWriter | None = None  # of the checkpoint that is being written
         self.check_owned: Callable[[], None] = lambda: None  # raises where another process has taken the run over
+        self.publish_in_background = True
+        self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publish-checkpoint")
+        self._publishing: tuple[CheckpointWriter, Future[None]] | None = None
         self.tokens_seen = 0
         self.step_rows: list[str] = []
         super().__init__(**kwargs)
@@ -123,6 +127,8 @@ class PairTrainer(ORPOTrainer):
         return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        if self._publishing is not None and self._publishing[1].done():
+            self.finish_checkpoint()  # raises an error of the disk as soon as it is known
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         rows, self.step_rows = self.step_rows, []
         scaled = self.accelerator.scaler is not None  # fp16: the scaler skips such steps and lowers its scale
@@ -140,33 +146,51 @@ class PairTrainer(ORPOTrainer):
     # Checkpoints
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """The Trainer's checkpoint, written to a staging folder and published when it is complete.
+        """The Trainer's checkpoint, written to a staging folder. A thread publishes it when it is complete.
 
         With several processes, each writes its random state, and the first one publishes.
         """
+        self.finish_checkpoint()
         folder, owner = Path(self.args.output_dir), self.args.should_save
         step, check_owned = self.state.global_step, self.check_owned
-        with CheckpointWriter(folder, step, owner=owner, check_owned=check_owned) as self.writer:
+        with ExitStack() as staging:
+            writer = CheckpointWriter(folder, step, owner=owner, check_owned=check_owned)
+            self.writer = staging.enter_context(writer)
             self.accelerator.wait_for_everyone()  # the owner has removed the folder of a killed process
+            finite = self._publisher.submit(all_finite, list(self._state_tensors()) if owner else [])
             try:
-                if owner:
-                    self.writer.check_finite(self._state_tensors())
                 super()._save_checkpoint(model, trial)
-                self._name_best_checkpoint(self.writer)
-                if not owner:
-                    self.writer.sync_files()
-                self.accelerator.wait_for_everyone()
-                if owner:
-                    resumable = not self.args.save_only_model
-                    manifest = self.writer.publish(world_size=self.args.world_size, resumable=resumable)
-                self.accelerator.wait_for_everyone()
+                self._name_best_checkpoint(writer)
             finally:
                 self.writer = None
-        if owner:
-            if not manifest.finite:
-                self.note(f"checkpoint-{manifest.step} has infinite or NaN values: `--resume auto` will not use it")
-            limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
-            remove_old_checkpoints(folder, manifest.step, limit, best)
+                writer.finite = finite.result()
+            if not owner:
+                writer.sync_files()
+            self.accelerator.wait_for_everyone()
+            if owner:
+                self._publishing = writer, self._publisher.submit(self._publish, writer, staging.pop_all())
+        if owner and not writer.finite:
+            self.note(f"checkpoint-{writer.step} has infinite or NaN values: `--resume auto` will not use it")
+        if not self.publish_in_background:
+            self.finish_checkpoint()
+
+    def _publish(self, writer: CheckpointWriter, staging: ExitStack) -> None:
+        with staging:
+            writer.publish(world_size=self.args.world_size, resumable=not self.args.save_only_model)
+        best = self.state.best_model_checkpoint  # the next save, which may change it, waits
+        remove_old_checkpoints(writer.final.parent, writer.step, self.args.save_total_limit, best)
+
+    def finish_checkpoint(self) -> None:
+        """Wait until the last checkpoint is complete. Raises OSError, for example where the disk is full."""
+        if self._publishing is not None:
+            writer, published = self._publishing
+            try:
+                published.result()
+            except KeyboardInterrupt:  # a second Ctrl-C stops at once
+                writer.cancel()
+                raise
+            finally:
+                self._publishing = None
 
     def _state_tensors(self) -> Iterator[torch.Tensor]:
         """Trained weights, and tensors of the optimizer."""
@@ -198,6 +222,8 @@ class PairTrainer(ORPOTrainer):
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's end of a training; with ``save_total_limit`` 1 the best checkpoint is kept, and damaged ones are."""
+        self.finish_checkpoint()
+        self.accelerator.wait_for_everyone()  # all load the best checkpoint
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             output = super()._finalize_training(*args, **kwargs)
@@ -233,15 +259,6 @@ class PairTrainer(ORPOTrainer):
         super()._save(output_dir, state_dict)
         if not self.save_training_args:
             (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-        self._files_written()
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        self._files_written()
-
-    def _files_written(self) -> None:
-        if self.writer is not None and self.args.world_size == 1:  # otherwise another process may be writing
-            self.writer.files_written()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write none: see orpo_cli.card.model_card."""

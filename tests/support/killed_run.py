@@ -18,6 +18,7 @@ number, sys.argv = int(sys.argv[1]), ["orpo", *sys.argv[2:]]
 begin = MetricsCallback.on_step_begin
 def killed(self, args, state, control, **more):
     if state.global_step + 1 == number:
+        self.trainer.finish_checkpoint()
         os.kill(os.getpid(), signal.SIGKILL)
     begin(self, args, state, control, **more)
 MetricsCallback.on_step_begin = killed
@@ -26,7 +27,7 @@ main()
 
 
 def kill_in_step(step: int, *arguments: object) -> None:
-    """Run ``orpo train ARGUMENTS`` in a new process, which is killed when step ``step`` begins."""
+    """Run ``orpo train ARGUMENTS`` in a new process, which is killed when step ``step`` begins, after the last checkpoint."""
     assert code_of_killed(step, "train", *arguments) == -signal.SIGKILL
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from orpo_cli.atomic import atomic_directory
+from orpo_cli.atomic import atomic_directory, remove_leftovers
 from orpo_cli.digests import file_xxh3
 from orpo_cli.file_lock import FileLock, try_lock
 
@@ -46,6 +46,7 @@ def cached_entry(entry: Path, create: Callable[[Path], None], note: Note, *, wha
             if damage is None:
                 return True
             note(f"{entry} is damaged ({damage}): it is written again")
+        remove_leftovers(entry.parent)
         with atomic_directory(entry) as folder:
             create(folder)
             _write_manifest(folder)

@@ -117,7 +117,6 @@ def _disk_errors(folder: Path, variable: str) -> Iterator[None]:
 
 
 def _remove_unused_entries(folder: Path) -> None:
-    """Also what killed processes left."""
     oldest = time.time() - UNUSED_DAYS * 24 * 3600
     for entry in folder.iterdir():
         with suppress(OSError):  # another process removed it

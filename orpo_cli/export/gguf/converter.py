@@ -149,7 +149,7 @@ def _install(into: Path, folder: Path) -> None:
             uv := shutil.which("uv")
         ):  # environments made by uv have no pip
             return [uv, "pip", "install", "--python", sys.executable, *options]
-        return [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", *options]
+        return [sys.executable, "-P", "-m", "pip", "install", "--disable-pip-version-check", *options]
 
     done = run_child(command(into))
     if done.returncode != 0:

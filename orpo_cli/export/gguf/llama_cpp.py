@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,8 +44,12 @@ def check_in_llama_cpp(
     bos = str(reference.tokenizer.bos_token) if adds_bos_token(reference) else ""
     texts = [text.removeprefix(bos) for text in reference.prompt_texts]  # llama.cpp adds it
     request = {"file": str(file), "texts": texts, "questions": list(PROMPTS[:ANSWER_COUNT]) if chat else []}
-    command = [sys.executable, "-m", "orpo_cli.export.gguf.llama_cpp"]
-    done = run_child(command, text=json.dumps(request), timeout=TIMEOUT_SECONDS)
+    command = [sys.executable, "-P", "-m", "orpo_cli.export.gguf.llama_cpp"]  # -P: not from the working directory
+    try:
+        done = run_child(command, text=json.dumps(request), timeout=TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired:
+        checklist.check("llama.cpp", False, f"does not answer within {TIMEOUT_SECONDS} s")
+        return {}
     try:
         found = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):

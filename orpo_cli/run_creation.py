@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -39,7 +40,7 @@ def create_locked(root: Path, write: Callable[[Path], None], note: Callable[[str
 
     An absent directory appears with all files, by one rename. A directory that exists is filled in place, under its lock,
     because it may be a mount point or a link; ``write`` writes the file that makes it a run last. Raises OSError where that
-    cannot be done, also where another process creates it at the same time.
+    cannot be done, also where another process creates it at the same time. Messages name ``root``, never the hidden folder.
     """
     if root.is_dir():
         lock = RunLock.acquire(root, note)
@@ -53,13 +54,19 @@ def create_locked(root: Path, write: Callable[[Path], None], note: Callable[[str
     for parent in reversed(missing):  # not mkdir(parents=True), which fails for a thousand folders in each other
         parent.mkdir(exist_ok=True)
     _remove_dead_siblings(root.parent)
-    sibling, lock = _new_sibling(root.parent, note)
+
+    def named(text: str) -> str:
+        return re.sub(rf"{re.escape(SIBLING_PREFIX)}[0-9a-f]+", lambda _: root.name, text)
+
+    sibling, lock = _new_sibling(root.parent, lambda text: note(named(text)))
     try:
         write(sibling)
         sibling.rename(root)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(sibling, ignore_errors=True)
         lock.release()
+        if isinstance(error, MachineError):
+            raise MachineError(named(error.message), remedy=error.remedy) from error
         raise
     lock.directory = root
     return lock

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
+import resource
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -177,6 +181,44 @@ def test_a_directory_that_cannot_be_one_is_an_error(tmp_path: Path, name: str, m
 def test_other_names_work(tmp_path: Path, name: str) -> None:
     with create(Path(f"{tmp_path}/{name}")) as rundir:
         assert rundir.is_run()
+
+
+def test_a_full_disk_names_the_directory_of_the_run(tmp_path: Path) -> None:
+    """No file of this process may have more than 600 bytes: plan.json has no space."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, limits[1]))
+    try:
+        with pytest.raises(MachineError, match=f"cannot write {tmp_path}/run/plan.json") as error:
+            create(tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert SIBLING_PREFIX not in f"{error.value} {error.value.remedy}"
+    assert names(tmp_path) == set()
+
+
+def test_a_file_name_that_is_too_long_names_the_directory_of_the_run(tmp_path: Path) -> None:
+    top = tmp_path / ("d" * 200)
+    root = top
+    while len(str(root)) < 4096 - 300:
+        root = root / ("d" * 200)
+    root = root / ("d" * (4096 - 45 - len(str(root)))) / "run"
+    try:
+        with pytest.raises(MachineError, match=r"name (is )?too long") as error:
+            create(root)
+        assert str(root) in str(error.value)
+        assert SIBLING_PREFIX not in f"{error.value} {error.value.remedy}"
+    finally:
+        subprocess.run(["rm", "-rf", top], check=True)
+
+
+def test_a_note_names_the_directory_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    notes: list[str] = []
+    with RunDir.create(make_plan(tmp_path / "run", "unused/unused"), "model: {}\n", note=notes.append):
+        assert [note.split(": this")[0] for note in notes] == [f"{tmp_path}/run"]
 
 
 def test_a_directory_below_a_thousand_others_works(tmp_path: Path) -> None:

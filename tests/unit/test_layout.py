@@ -23,7 +23,7 @@ ORDER = [  # each package imports those above it; packages of one line do not im
         "interruption",
         "run_attempts",
     },
-    {"os_errors", "temporary_directory"},
+    {"child_process", "os_errors", "temporary_directory"},
     {"atomic", "checkpoint_manifest", "json_files", "redaction", "run_lock"},
     {"cache_entry", "run_creation", "run_log", "run_records", "run_result"},
     {"recipe"},

@@ -9,20 +9,18 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orpo_cli.model.weight_files import base_digests
 from orpo_cli.rundir import RunDir
-from orpo_cli.training.resume import Input, InputsChanged
+from orpo_cli.training.resume import Input, InputsChanged, recorded_fingerprints
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from orpo_cli.data.prepare import PreparedData
-    from orpo_cli.model.model_source import ModelSource
-    from orpo_cli.plan.plan import ModelPlan
 
 Fingerprints = dict[str, Any]
 MAX_BLOCKS, BLOCK_DIGITS = 1024, 6  # digests of as many blocks of pairs tell where the first difference is
@@ -36,17 +34,14 @@ class InputChange:
     text: str
 
 
-def fingerprints(
-    source: ModelSource[ModelPlan], tokenizer: PreTrainedTokenizerBase, pairs: PreparedData
-) -> Fingerprints:
-    """The fingerprints that run.json keeps."""
+def fingerprints(tokenizer: PreTrainedTokenizerBase, pairs: PreparedData) -> Fingerprints:
+    """The fingerprints that run.json keeps, without those of the weights: ``BaseDigests`` computes these meanwhile."""
     return {
         "data": {
             "sources": {f"{each.part}: {each.path}": each.fingerprint for each in pairs.report.sources},
             **{part: _part_fingerprint(pairs, part) for part in pairs.report.fingerprints},
         },
         **tokenizer_fingerprints(tokenizer),
-        "weights": base_digests(source),
     }
 
 
@@ -63,7 +58,7 @@ def tokenizer_fingerprints(tokenizer: PreTrainedTokenizerBase) -> Fingerprints:
 def refuse_changed_inputs(
     rundir: RunDir, now: Fingerprints, pairs: PreparedData, allowed: Collection[Input]
 ) -> list[InputChange]:
-    """Compare the inputs with those of the run. Returns the changes, all of them ``allowed``.
+    """Compare the inputs with those of the run, if these are recorded. Returns the changes, all of them ``allowed``.
 
     Raises InputsChanged for any other change.
     """
@@ -79,23 +74,6 @@ def refuse_changed_inputs(
     return changes
 
 
-def recorded_fingerprints(rundir: RunDir) -> Fingerprints:
-    """The fingerprints in run.json. A run of version 0.2.0 has those of its pairs, in the data report."""
-    recorded = rundir.read_run().get("fingerprints")
-    if isinstance(recorded, dict):
-        return recorded
-    report = rundir.read_data_report()
-    counts = {"train": report.get("train_pairs"), "eval": report.get("eval_pairs")}
-    parts = report.get("fingerprints") if isinstance(report.get("fingerprints"), dict) else {}
-    return {"data": {part: {"pairs": counts.get(part), "digest": digest} for part, digest in (parts or {}).items()}}
-
-
-def missing_fingerprints(rundir: RunDir) -> list[Input]:
-    """The inputs that cannot be compared, because an older version has not recorded their fingerprints."""
-    before = recorded_fingerprints(rundir)
-    return [kind for kind in Input if not before.get(kind)]
-
-
 def _changes(before: Fingerprints, now: Fingerprints, pairs: PreparedData) -> Iterator[InputChange]:
     encoding = [
         kind for kind in (Input.TOKENIZER, Input.CHAT_TEMPLATE) if before.get(kind) and before[kind] != now[kind]
@@ -103,8 +81,8 @@ def _changes(before: Fingerprints, now: Fingerprints, pairs: PreparedData) -> It
     for kind in encoding:
         yield InputChange(kind, f"{kind}: digest {before[kind]} → {now[kind]}")
     yield from _data_changes(before.get("data") or {}, now["data"], pairs, other_ids=bool(encoding))
-    old, new = before.get("weights") or now["weights"], now["weights"]
-    for name in sorted(old.keys() | new.keys()):
+    old, new = before.get("weights") or {}, now.get("weights") or {}
+    for name in sorted(old.keys() | new.keys()) if old and new else ():
         if old.get(name) != new.get(name):
             values = f"digest {old.get(name, 'none')} → {new.get(name, 'none')}"
             yield InputChange(Input.WEIGHTS, f"weights: {name}: {values}")
@@ -115,10 +93,12 @@ def _data_changes(
 ) -> Iterator[InputChange]:
     """Changes of the pairs; ``other_ids``: the same text has other token ids, so the content of the sources is compared."""
     if other_ids:
-        old, new = before.get("sources") or {}, now["sources"]
-        for name in old.keys() | new.keys():
-            if old.get(name) != new.get(name):
-                yield InputChange(Input.DATA, f"data: {name}: digest {old.get(name)} → {new.get(name)}")
+        old, new = (before.get("sources") or {}).items(), now["sources"].items()
+        for (name, digest), (new_name, new_digest) in zip_longest(
+            old, new, fillvalue=("", None)
+        ):  # they may have moved
+            if digest != new_digest:
+                yield InputChange(Input.DATA, f"data: {new_name or name}: digest {digest} → {new_digest}")
         return
     for part in ("train", "eval"):
         old, new = before.get(part), now.get(part)

@@ -18,6 +18,7 @@ from orpo_cli.checkpoint_manifest import MANIFEST, checkpoint_step, find_checkpo
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import RunDir
+from orpo_cli.training.moved_inputs import follow_moves
 
 # Settings that may differ in a resumed run: they change neither the steps nor their order.
 CHANGEABLE = (
@@ -50,7 +51,10 @@ def checkpoint_to_resume(rundir: RunDir, plan: Plan, resume: str, warn: Callable
     """
     before = rundir.read_plan()
     _refuse_missing_data(before, plan)
+    before, moved = follow_moves(before, plan, recorded_fingerprints(rundir))
     _refuse_changes(before, plan, rundir)
+    if moved:
+        warn("the run continues with inputs at other places, whose content is compared:\n  " + "\n  ".join(moved))
     if accepted := [text for path, text in _differences(before, plan).items() if path not in ("name", "output_dir")]:
         warn("the run continues with other settings than before:\n  " + "\n  ".join(accepted))
     if resume == "auto":
@@ -66,6 +70,23 @@ def checkpoint_to_resume(rundir: RunDir, plan: Plan, resume: str, warn: Callable
         raise UsageError(f"--resume {resume} cannot be used: {reason}.", remedy="Use --resume auto.")
     _warn_without_manifest(path, warn)
     return path
+
+
+def recorded_fingerprints(rundir: RunDir) -> dict[str, Any]:
+    """The fingerprints in run.json. A run of version 0.2.0 has those of its pairs, in the data report."""
+    recorded = rundir.read_run().get("fingerprints")
+    if isinstance(recorded, dict):
+        return recorded
+    report = rundir.read_data_report()
+    counts = {"train": report.get("train_pairs"), "eval": report.get("eval_pairs")}
+    parts = report.get("fingerprints") if isinstance(report.get("fingerprints"), dict) else {}
+    return {"data": {part: {"pairs": counts.get(part), "digest": digest} for part, digest in (parts or {}).items()}}
+
+
+def missing_fingerprints(rundir: RunDir) -> list[Input]:
+    """The inputs that cannot be compared, because an older version has not recorded their fingerprints."""
+    before = recorded_fingerprints(rundir)
+    return [kind for kind in Input if not before.get(kind)]
 
 
 def _warn_without_manifest(checkpoint: Path | None, warn: Callable[[str], None]) -> None:
@@ -149,7 +170,7 @@ def trains_longer(rundir: RunDir, plan: Plan) -> bool:
     Values that the plan decides may differ, because they depend on the machine. Raises UsageError where another setting
     has changed, the run is not longer, or there is no checkpoint to resume from.
     """
-    before = rundir.read_plan()
+    before, _ = follow_moves(rundir.read_plan(), plan, recorded_fingerprints(rundir))
     changed = {
         path: difference
         for path, difference in _differences(before, plan).items()

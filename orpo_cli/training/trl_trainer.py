@@ -211,8 +211,10 @@ class PairTrainer(ORPOTrainer):
 
     def _load_best_model(self) -> None:
         """Load the weights of the best checkpoint. Raises RunError if it is damaged: the last weights are another result."""
+        best = Path(self.args.output_dir) / Path(self.state.best_model_checkpoint or "").name  # the run may have moved
+        self.state.best_model_checkpoint = str(best)
         try:
-            check_files(Path(self.state.best_model_checkpoint or ""))
+            check_files(best)
         except CheckpointDamaged as error:
             raise RunError(
                 f"the best checkpoint {self.state.best_model_checkpoint} is damaged: {error}.",

@@ -23,14 +23,11 @@ from orpo_cli.temporary_directory import remove_dead_directories
 from orpo_cli.workflows.attempt_end import ending_attempt_on_error, recording_interruption
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 from orpo_cli.workflows.repair_run import repair_plan, repair_records
+from orpo_cli.workflows.run_inputs import accept_inputs, prepare_pairs, record_moves, refuse_before_load
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from orpo_cli.data.prepare import PreparedData
     from orpo_cli.hub.push_during_training import PushCallback
     from orpo_cli.model.model_source import ModelSource
-    from orpo_cli.training.fingerprints import Fingerprints
     from orpo_cli.training.resume import Input
 
 
@@ -57,7 +54,7 @@ def train_recipe(
             rundir.raise_if_in_use()
         plan, source, *_ = build_plan(loaded, console, to_train=True, strict=strict)
         stack.enter_context(recording_interruption(rundir))
-        checkpoint = open_run(rundir, loaded, plan, resume, console)
+        checkpoint = open_run(rundir, loaded, plan, source, resume, console)
         if not rundir.attempt:
             console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
             _write_missing_card(rundir, console)
@@ -71,7 +68,9 @@ def train_recipe(
     return rundir
 
 
-def open_run(rundir: RunDir, loaded: LoadedRecipe, plan: Plan, resume: str, console: Console) -> Path | None:
+def open_run(
+    rundir: RunDir, loaded: LoadedRecipe, plan: Plan, source: ModelSource[ModelPlan], resume: str, console: Console
+) -> Path | None:
     """Begin an attempt, of a new run or of the one whose lock is held; the checkpoint to resume from (None: start at step 0).
 
     A finished run with nothing to train has no new attempt. Raises UsageError where the directory is in use, or ``resume``
@@ -103,6 +102,7 @@ def open_run(rundir: RunDir, loaded: LoadedRecipe, plan: Plan, resume: str, cons
                 remedy="Train it longer (training.max_steps), or start a new run: --set output_dir=DIR.",
             )
         if damage is None:
+            record_moves(rundir, plan, source, console)
             return None
         console.warn(f"the result of {rundir.root} is damaged: {damage}; it is restored")
     checkpoint = checkpoint_to_resume(rundir, plan, resume, console.warn)
@@ -113,7 +113,6 @@ def open_run(rundir: RunDir, loaded: LoadedRecipe, plan: Plan, resume: str, cons
     step = 0 if checkpoint is None else checkpoint_step(checkpoint) or 0
     if checkpoint is None:
         _start_over(rundir, *texts)
-        rundir.write_plan(plan)
         console.note(f"{rundir.root} has no checkpoint that can be used: starting from step 0")
     else:
         console.note(f"resuming from {checkpoint}")
@@ -153,6 +152,7 @@ def train_plan(
         from orpo_cli.model.added_tokens import resize_embeddings
         from orpo_cli.model.base_model import load_base
         from orpo_cli.model.tokenizer import load_tokenizer
+        from orpo_cli.model.weight_files import BaseDigests
         from orpo_cli.report.live_display import TrainingDisplay
         from orpo_cli.training.fingerprints import fingerprints
         from orpo_cli.training.make_trainer import TrainingInputs
@@ -161,17 +161,19 @@ def train_plan(
 
         _report_plan(plan, console)
         push = _open_push(plan, rundir, console)
-        tokenizer = load_tokenizer(source, console.note)
-        pairs = _prepare_pairs(plan, tokenizer, console)
-        found = fingerprints(source, tokenizer, pairs)
-        if checkpoint is not None:
-            _resume_with(found, pairs, rundir, checkpoint, console, allow_changed)
-            rundir.write_plan(plan)
+        with BaseDigests(source) as weights:
+            tokenizer = load_tokenizer(source, console.note)
+            pairs = prepare_pairs(plan, tokenizer, console)
+            found = fingerprints(tokenizer, pairs)
+            refuse_before_load(rundir, found, pairs, weights, allow_changed)
+            model = load_base(source, plan.quantization, plan.device, console.note)
+            found["weights"] = weights.result()
+        accept_inputs(rundir, found, pairs, checkpoint, console, allow_changed)
+        rundir.write_plan(plan)
         rundir.write_data_report(pairs.report.as_dict())
         if max_pairs is not None:
             pairs = pairs.shortest(max_pairs)
             console.note(f"training on the {len(pairs.train)} shortest pairs")
-        model = load_base(source, plan.quantization, plan.device, console.note)
         resize_embeddings(model, tokenizer)
         inputs = TrainingInputs(model, tokenizer, pairs.train, pairs.eval)
         rundir.write_run(**provenance(model, pairs.report), fingerprints=found)
@@ -211,46 +213,6 @@ def _open_push(plan: Plan, rundir: RunDir, console: Console) -> PushCallback | N
     push = PushCallback(plan, rundir, console.note, console.problem)
     push.check_access()
     return push
-
-
-def _resume_with(
-    found: Fingerprints,
-    pairs: PreparedData,
-    rundir: RunDir,
-    checkpoint: Path,
-    console: Console,
-    allow_changed: Sequence[Input],
-) -> None:
-    """Compare the inputs with those of the run, and record changes that are allowed. Raises InputsChanged for another."""
-    from orpo_cli.training.fingerprints import missing_fingerprints, refuse_changed_inputs
-    from orpo_cli.training.resume import set_aside_later
-
-    if missing := missing_fingerprints(rundir):
-        console.note(f"{rundir.root} has no fingerprints of {', '.join(missing)}: a change of these is not noticed")
-    changes = refuse_changed_inputs(rundir, found, pairs, allow_changed)
-    for change in changes:
-        console.warn(f"accepted: {change.text}")
-    if changes:
-        records = [{"step": checkpoint_step(checkpoint), "kind": each.kind, "change": each.text} for each in changes]
-        rundir.write_run(changed_inputs=[*rundir.read_run().get("changed_inputs", []), *records])
-    if (folder := set_aside_later(rundir, checkpoint)) is not None:
-        console.note(f"later checkpoints and the metrics until now are moved to {folder}")
-
-
-def _prepare_pairs(plan: Plan, tokenizer: PreTrainedTokenizerBase, console: Console) -> PreparedData:
-    from orpo_cli.data.prepare import prepare
-
-    pairs = prepare(
-        plan.dataset,
-        tokenizer,
-        max_length=plan.training["max_length"],
-        max_prompt_length=plan.dataset.max_prompt_length,
-        note=console.note,
-        pairs_needed=plan.total_pairs(),
-    )
-    for line in pairs.report.lines():
-        console.note(line)
-    return pairs
 
 
 def _write_missing_card(rundir: RunDir, console: Console) -> None:

@@ -146,3 +146,52 @@ def test_a_changed_input_is_refused_or_accepted(
     record = RunDir(run).read_run()
     assert record["status"] == "finished"
     assert [(each["step"], each["kind"]) for each in record["changed_inputs"]] == [(2, kind)]
+
+
+def move_project(killed: Path, folder: Path) -> tuple[Path, Path]:
+    """Recipe and run of a project that was moved: nothing is left at the paths in its plan."""
+    shutil.copytree(killed, folder)
+    plan = folder / "run" / "plan.json"
+    plan.write_text(plan.read_text().replace(str(killed), "/nonexistent/project"))
+    return folder / "recipe.yaml", folder / "run"
+
+
+def test_a_moved_project_is_resumed(killed: Path, tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    """Data and model are compared by content. A finished run records the new paths, so that its base is found."""
+    recipe, run = move_project(killed, tmp_path / "moved")
+    command = ("train", recipe, *RESUME, "--set", f"output_dir={run}")
+    edit_row(tmp_path / "moved")
+    assert "data: 24 → 24 train pairs" in orpo_here(*command).stderr
+    shutil.copy2(killed / "train.jsonl", tmp_path / "moved")
+    other = orpo_here(*command, "--set", "lora.r=8")
+    assert other.returncode == 2
+    assert "other settings:\n  lora.r: 4 → 8\n" in other.stderr
+    done = orpo_here(*command)
+    assert done.returncode == 0, done.stderr
+    assert f"model.model_name_or_path: '/nonexistent/project/model' → '{tmp_path}/moved/model'" in done.stderr
+    assert (run / "adapter" / "adapter_model.safetensors").is_file()
+
+    recipe, run = move_project(tmp_path / "moved", tmp_path / "again")
+    command = ("train", recipe, *RESUME, "--set", f"output_dir={run}")
+    flip_a_weight(tmp_path / "again")
+    refused = orpo_here(*command)
+    assert refused.returncode == 2
+    assert "weights: model.safetensors: digest" in refused.stderr
+    flip_a_weight(tmp_path / "again")
+    recorded = orpo_here(*command)
+    assert recorded.returncode == 0, recorded.stderr
+    assert f"{run / 'plan.json'} has the new places of the inputs:" in recorded.stderr
+    assert RunDir(run).read_plan().model.model_name_or_path == f"{tmp_path}/again/model"
+    assert orpo_here("merge", run).returncode == 0
+
+
+def test_a_path_that_is_written_in_another_way_is_the_same_input(
+    killed: Path, tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(killed / "run", tmp_path / "run")
+    (tmp_path / "link").symlink_to(killed)
+    monkeypatch.chdir(killed.parent)
+    paths = {"dataset.train.path": f"{killed.name}/*rain.jsonl", "model.model_name_or_path": f"{tmp_path}/link/model"}
+    settings = [part for name, value in paths.items() for part in ("--set", f"{name}={value}")]
+    done = orpo_here("train", killed / "recipe.yaml", *RESUME, "--set", f"output_dir={run}", *settings)
+    assert done.returncode == 0, done.stderr

@@ -310,7 +310,12 @@ def test_the_best_checkpoint_is_named_by_its_final_folder(tmp_path: Path, orpo_h
     (best,) = (run / "checkpoints").iterdir()
     assert RunDir(run).read_run()["best_checkpoint"] == str(best)
     assert json.loads((best / "trainer_state.json").read_text())["best_model_checkpoint"] == str(best)
-    assert weights(run) == (best / "adapter_model.safetensors").read_bytes()
+    assert weights(run) == (expected := (best / "adapter_model.safetensors").read_bytes())
+    moved = run.rename(tmp_path / "moved")
+    shutil.rmtree(moved / "adapter")
+    done = resume(orpo_here, recipe, moved)
+    assert done.returncode == 0, done.stderr
+    assert weights(moved) == expected
 
 
 def test_retention_keeps_the_last_valid_and_finite_checkpoint(tmp_path: Path, killed: tuple[Path, Path, bytes]) -> None:

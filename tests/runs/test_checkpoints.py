@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.forked_command import run_here
 from support.killed_run import kill_in_step, make_run_of_version_0_2_0
 from support.tiny import write_recipe
 
@@ -38,8 +39,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, bytes]
     folder = tmp_path_factory.mktemp("killed")
     recipe = write_recipe(folder, steps=STEPS, training=SAVING)
     whole = folder / "undisturbed"
-    command = [sys.executable, "-m", "orpo_cli", "train", str(recipe), "--set", f"output_dir={whole}"]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    assert run_here("train", recipe, "--set", f"output_dir={whole}") == 0
     kill_in_step(KILLED_IN, recipe)
     return recipe, folder / "run", weights(whole)
 

@@ -8,8 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from typing import Any
 import pytest
 from support.forked_command import ForkedCommand, StopPoint
 from support.forks import fork_that_waits, kill
-from support.killed_run import make_run_of_version_0_2_0
+from support.killed_run import kill_in_step, make_run_of_version_0_2_0
 from support.tiny import write_pairs, write_recipe
 
 from orpo_cli.run_lock import RunLock
@@ -41,21 +39,7 @@ def killed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a recipe of 6 steps and of its run, which was killed after its second checkpoint."""
     folder = tmp_path_factory.mktemp("killed")
     recipe = write_recipe(folder, steps=6, training=SAVING)
-    code = """
-import os, signal, sys
-from orpo_cli.cli.main import main
-from orpo_cli.training.metrics_log import MetricsCallback
-begin = MetricsCallback.on_step_begin
-def killed(self, args, state, control, **more):
-    if state.global_step == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-    begin(self, args, state, control, **more)
-MetricsCallback.on_step_begin = killed
-sys.argv = ["orpo", "train", sys.argv[1]]
-main()
-"""
-    done = subprocess.run([sys.executable, "-c", code, str(recipe)], capture_output=True, text=True, check=False)
-    assert done.returncode == -9, done.stderr
+    kill_in_step(6, recipe)
     return folder
 
 
@@ -227,12 +211,11 @@ def test_starting_over_keeps_the_files_of_the_user(killed: tuple[Path, RunDir], 
     assert [json.loads(line)["step"] for line in lines[1:]] == list(range(1, 7))
 
 
-def test_of_two_resumptions_at_once_exactly_one_trains(killed: tuple[Path, RunDir]) -> None:
+def test_of_two_resumptions_at_once_exactly_one_trains(killed: tuple[Path, RunDir], tmp_path: Path) -> None:
     recipe, rundir = killed
-    command = [sys.executable, "-m", "orpo_cli", "train", str(recipe), *RESUME]
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    errors = [process.communicate(timeout=240)[1] for process in both]
-    codes = [process.returncode for process in both]
+    both = [ForkedCommand(tmp_path / name, ["train", recipe, *RESUME]) for name in ("one", "other")]
+    codes = [command.wait() for command in both]
+    errors = [command.stderr for command in both]
     assert sorted(codes) == [0, 2], errors
     assert "a run is going on there" in errors[codes.index(2)]
     assert attempts(rundir) == [(1, "killed", 0, 5), (2, "finished", 4, 6)]

@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from orpo_cli.rundir import RunDir
-
-_KILLED = """
-import os, signal, sys
-from orpo_cli.cli.main import main
-from orpo_cli.training.metrics_log import MetricsCallback
-number, sys.argv = int(sys.argv[1]), ["orpo", *sys.argv[2:]]
-begin = MetricsCallback.on_step_begin
-def killed(self, args, state, control, **more):
-    if state.global_step + 1 == number:
-        self.trainer.finish_checkpoint()
-        os.kill(os.getpid(), signal.SIGKILL)
-    begin(self, args, state, control, **more)
-MetricsCallback.on_step_begin = killed
-main()
-"""
+from support.forked_command import ForkedCommand
 
 
 def kill_in_step(step: int, *arguments: object) -> None:
-    """Run ``orpo train ARGUMENTS`` in a new process, which is killed when step ``step`` begins, after the last checkpoint."""
+    """Run ``orpo train ARGUMENTS`` in another process, which is killed when step ``step`` begins, after the last checkpoint."""
     assert code_of_killed(step, "train", *arguments) == -signal.SIGKILL
 
 
 def code_of_killed(step: int, *arguments: object) -> int:
-    """The exit code of ``orpo ARGUMENTS`` in a new process, which is killed if step ``step`` begins."""
-    command = [sys.executable, "-c", _KILLED, str(step), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, timeout=240, check=False).returncode
+    """The exit code of ``orpo ARGUMENTS`` in another process, which is killed if step ``step`` begins."""
+    import orpo_cli.training.make_trainer  # noqa: F401  the libraries, loaded once for all forks
+    from orpo_cli.training.metrics_log import MetricsCallback
+
+    begin = MetricsCallback.on_step_begin
+
+    def killed(self: MetricsCallback, args: Any, state: Any, control: Any, **more: Any) -> None:
+        if state.global_step + 1 == step:
+            self.trainer.finish_checkpoint()
+            os.kill(os.getpid(), signal.SIGKILL)
+        begin(self, args, state, control, **more)
+
+    def prepare() -> None:
+        MetricsCallback.on_step_begin = killed  # type: ignore[method-assign]
+
+    with TemporaryDirectory() as folder:
+        return ForkedCommand(Path(folder), [str(each) for each in arguments], before=prepare).wait()
 
 
 def make_run_of_version_0_2_0(rundir: RunDir) -> None:

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Attempt = dict[str, Any]
-KILLED = "killed"
+STATUSES = RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"  # in run.json
+KILLED = "killed"  # of an attempt, and shown for a run whose process is gone
 
 
 def now() -> str:
@@ -37,7 +38,7 @@ def attempts_of(run: Mapping[str, Any]) -> list[Attempt]:
         return [dict(each) for each in found]
     if "status" not in run:
         return []
-    over = run["status"] != "running"
+    over = run["status"] != RUNNING
     return [
         {
             "number": 1, "started_at": run.get("started_at"), "ended_at": run.get("finished_at") if over else None,
@@ -79,6 +80,11 @@ def with_new_attempt(
         "versions": dict(versions),
     }  # fmt: skip
     return [*before, new]
+
+
+def running(attempts: Sequence[Attempt]) -> dict[str, Any]:
+    """The fields of run.json while this process trains the run."""
+    return {"status": RUNNING, "pid": os.getpid(), "host": platform.node(), "attempts": list(attempts)}
 
 
 def with_last_step(attempts: Sequence[Attempt], step: int) -> list[Attempt]:

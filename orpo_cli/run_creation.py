@@ -1,24 +1,97 @@
-"""Creation of a run directory: other processes see it complete and locked, or not at all."""
+"""Creation and removal of a run directory: other processes see it complete and locked, or not at all."""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 
 from orpo_cli.errors import MachineError, UsageError
-from orpo_cli.run_lock import LOCK_FILE, RunLock, live_owner
+from orpo_cli.plan.plan import Plan
+from orpo_cli.run_attempts import FINISHED, running, with_new_attempt
+from orpo_cli.run_lock import HEARTBEAT_FILE, LOCK_FILE, RunLock, active_run_error, live_owner
+from orpo_cli.rundir import RunDir
 
 SIBLING_PREFIX = ".orpo-new-"  # not the name of the run, because that may be as long as a file name can be
 ANOTHER_DIRECTORY = "Use another directory: --set output_dir=DIR."
 
 
-def check_output_dir(root: Path) -> None:
+def create_run(
+    plan: Plan,
+    recipe_text: str,
+    composed_text: str | None = None,
+    *,
+    versions: Mapping[str, str | None] | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> RunDir:
+    """Start a run in a directory that is absent or empty, and own it until the ``with`` block or the process ends.
+
+    Raises UsageError if it is in use, MachineError if it cannot be written.
+    """
+    rundir = RunDir(Path(plan.output_dir))
+    raise_if_in_use(rundir)
+    attempts = with_new_attempt([], from_step=0, versions=versions or {})
+
+    def write(directory: Path) -> None:
+        new = RunDir(directory)
+        _raise_if_not_free(new)
+        try:
+            _remove_files(new, keep_logs=True)  # of a creation that was killed
+            new.checkpoints.mkdir()
+            new.write_recipe(recipe_text, composed_text)
+            new.write_plan(plan)
+            new.write_run(name=plan.name, **running(attempts))  # last: with it the directory is a run
+        except BaseException:
+            discard_run(new, keep_logs=True)
+            raise
+
+    try:
+        rundir.lock = _create_locked(rundir.root, write, note)
+    except OSError as error:
+        raise_if_in_use(rundir)  # by another process that was faster
+        raise MachineError(
+            f"cannot make {rundir.root}: {error.strerror or error}.",
+            remedy="Choose another directory: --set output_dir=DIR.",
+        ) from error
+    rundir.attempt = 1
+    return rundir
+
+
+def raise_if_in_use(rundir: RunDir) -> None:
+    """Raise UsageError if the directory is not empty, or another process owns it."""
+    _check_output_dir(rundir.root)
+    if not rundir.root.is_dir():
+        return
+    if owner := live_owner(rundir.root):
+        raise active_run_error(rundir.root, owner)
+    _raise_if_not_free(rundir)
+
+
+def _raise_if_not_free(rundir: RunDir) -> None:
+    """Raise UsageError if the directory has files, except those of a run whose creation or removal was killed."""
+    names = {path.name for path in rundir.root.iterdir()}
+    if not names or (
+        LOCK_FILE in names and not rundir.is_run() and not rundir.foreign_names() and not rundir.has_work()
+    ):
+        return
+    rename = "use another directory (--set output_dir=DIR)"
+    if not rundir.is_run():
+        raise UsageError(f"output_dir {rundir.root} is not empty, and is not a run.", remedy=f"Empty it, or {rename}.")
+    status = rundir.status()
+    go_on = "" if status == FINISHED else "resume it (--resume auto), "
+    raise UsageError(
+        f"output_dir {rundir.root} already has a run (status: {status}).",
+        remedy=f"Either {go_on}{rename}, or remove it (rm -r {shlex.quote(str(rundir.root))}).",
+    )
+
+
+def _check_output_dir(root: Path) -> None:
     """Raise UsageError where a run can never be in ``root``: a file, a link to nothing. MachineError: a name that is too long."""
     try:
         is_link, exists = root.is_symlink(), root.exists()
@@ -35,7 +108,7 @@ def check_output_dir(root: Path) -> None:
         )
 
 
-def create_locked(root: Path, write: Callable[[Path], None], note: Callable[[str], None]) -> RunLock:
+def _create_locked(root: Path, write: Callable[[Path], None], note: Callable[[str], None]) -> RunLock:
     """Create ``root`` with the files that ``write`` writes into a directory, and return its lock.
 
     An absent directory appears with all files, by one rename. A directory that exists is filled in place, under its lock,
@@ -88,3 +161,39 @@ def _remove_dead_siblings(parent: Path) -> None:
                 os.rmdir(sibling)
         elif live_owner(sibling) is None:
             shutil.rmtree(sibling, ignore_errors=True)
+
+
+def discard_run(rundir: RunDir, *, keep_logs: bool = False) -> None:
+    """Remove the files of a run that failed before its first step, and the directory if it has no others.
+
+    With ``keep_logs``, a new run can start in the directory, which has only the logs and the lock.
+    Raises UsageError, and removes nothing, if the directory has a checkpoint or a result.
+    """
+    rundir.check_owned()
+    if (kept := rundir.trained()) is not None:
+        raise UsageError(
+            f"{rundir.root} is not removed: it has {kept}.",
+            remedy="Use another directory (--set output_dir=DIR), or move that away.",
+        )
+    rundir.attempt = 0
+    _remove_files(rundir, keep_logs=keep_logs)
+    if keep_logs and rundir.logs.is_dir():
+        return
+    for name in (HEARTBEAT_FILE, LOCK_FILE):  # the lock last: another process may own the directory after it
+        (rundir.root / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        rundir.root.rmdir()
+
+
+def _remove_files(rundir: RunDir, *, keep_logs: bool) -> None:
+    """Remove the files of a run, but not its lock: run.json first, so that a process killed here leaves no run."""
+    rundir.run.unlink(missing_ok=True)
+    for path in list(rundir.root.iterdir()):
+        if path.name.startswith((HEARTBEAT_FILE, LOCK_FILE)) or rundir.is_foreign(path):
+            continue
+        if keep_logs and path == rundir.logs:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

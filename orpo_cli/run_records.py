@@ -13,8 +13,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from orpo_cli.atomic import atomic_write_text
+from orpo_cli.control_characters import escape_json_controls
 from orpo_cli.errors import UsageError
 from orpo_cli.json_files import read_json_object
+from orpo_cli.redaction import redact_record
 
 
 class Record(BaseModel):
@@ -129,6 +132,13 @@ def read_record(path: Path, shape: type[Record], remedy: str) -> dict[str, Any]:
     except ValidationError as error:
         raise UsageError(f"{path} is damaged: {first_problem(error)}.", remedy=remedy) from error
     return document
+
+
+def write_record(path: Path, document: dict[str, Any]) -> None:
+    """Write a JSON record of a run, such as ``RunDir.samples``: atomically, without secrets."""
+    atomic_write_text(
+        path, escape_json_controls(json.dumps(redact_record(document), indent=2, ensure_ascii=False)) + "\n"
+    )
 
 
 def read_valid_fields(path: Path, shape: type[Record], **defaults: Any) -> dict[str, Any]:

@@ -1,14 +1,11 @@
-"""Run directory of a training: names of its files, their reading and writing, and the status of the run."""
+"""Run directory of a training: names of its files, their reading and writing, and the process that owns it.
+
+``run_creation`` creates and removes the directory, ``run_status`` records the attempts to train the run.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import shlex
-import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +13,17 @@ from pydantic import ValidationError
 
 from orpo_cli.atomic import atomic_write_text, remove_partial_files, unused_name
 from orpo_cli.checkpoint_manifest import checkpoint_step, find_checkpoints, unusable_reason
-from orpo_cli.control_characters import escape_json_controls
-from orpo_cli.errors import DataError, MachineError, UsageError
+from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.json_files import is_number, read_json_lines, read_json_object
 from orpo_cli.plan.plan import Plan
-from orpo_cli.redaction import redact, redact_record
 from orpo_cli.run_attempts import (
+    FINISHED,
     KILLED,
+    RUNNING,
     attempts_of,
     last_step_without_manifest,
-    now,
-    timestamp,
-    with_end,
-    with_last_step,
-    with_new_attempt,
 )
-from orpo_cli.run_creation import check_output_dir, create_locked
-from orpo_cli.run_lock import HEARTBEAT_FILE, LOCK_FILE, RunLock, active_run_error, live_owner
+from orpo_cli.run_lock import HEARTBEAT_FILE, LOCK_FILE, RunLock, live_owner
 from orpo_cli.run_records import (
     DataReportRecord,
     EvaluationRecord,
@@ -41,10 +32,10 @@ from orpo_cli.run_records import (
     SamplesRecord,
     first_problem,
     read_record,
+    write_record,
 )
-from orpo_cli.run_result import find_result_damage, result_files
+from orpo_cli.run_result import find_result_damage
 
-STATUSES = RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"  # in run.json
 REPAIR = "`orpo train RECIPE --resume auto` repairs it."
 _REMOVE = "Move the file away: the run does not need it."
 
@@ -55,7 +46,7 @@ class RunDir:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.lock: RunLock | None = None  # held by this process
-        self._run_before = ""  # run.json before the attempt of this process
+        self.run_before = ""  # run.json before the attempt of this process
         self._written: dict[str, Any] = {}  # run.json as this process wrote it last
         self.attempt = 0  # number of the attempt of this process; 0 where it does not train the run
         self.recipe = root / "recipe.yaml"  # the recipe as the user wrote it, with overrides listed on top
@@ -79,47 +70,6 @@ class RunDir:
         self.curves = self.report / "curves.svg"  # the curves in the model card
         self.staging = root / ".pushing"  # checkpoints while they are pushed
         self.pushes = root / "hub.json"  # the record of pushes to the hub: a later push overwrites only the files in it
-
-    @classmethod
-    def create(
-        cls,
-        plan: Plan,
-        recipe_text: str,
-        composed_text: str | None = None,
-        *,
-        versions: Mapping[str, str | None] | None = None,
-        note: Callable[[str], None] = lambda text: None,
-    ) -> RunDir:
-        """Start a run in a directory that is absent or empty, and own it until the ``with`` block or the process ends.
-
-        Raises UsageError if it is in use, MachineError if it cannot be written.
-        """
-        rundir = cls(Path(plan.output_dir))
-        rundir.raise_if_in_use()
-
-        def write(directory: Path) -> None:
-            new = cls(directory)
-            new._raise_if_not_free()
-            try:
-                new._remove_files(keep_logs=True)  # of a creation that was killed
-                new.checkpoints.mkdir()
-                new.write_recipe(recipe_text, composed_text)
-                new.write_plan(plan)
-                new.write_run(name=plan.name, **new._begun(0, versions or {}))  # last: with it the directory is a run
-            except BaseException:
-                new.discard(keep_logs=True)
-                raise
-
-        try:
-            rundir.lock = create_locked(rundir.root, write, note)
-        except OSError as error:
-            rundir.raise_if_in_use()  # by another process that was faster
-            raise MachineError(
-                f"cannot make {rundir.root}: {error.strerror or error}.",
-                remedy="Choose another directory: --set output_dir=DIR.",
-            ) from error
-        rundir.attempt = 1
-        return rundir
 
     def acquire(self, note: Callable[[str], None]) -> None:
         """Own an existing run, until the ``with`` block or the process ends.
@@ -147,94 +97,6 @@ class RunDir:
             self.lock.release()
             self.lock = None
 
-    def raise_if_in_use(self) -> None:
-        """Raise UsageError if the directory is not empty, or another process owns it."""
-        check_output_dir(self.root)
-        if not self.root.is_dir():
-            return
-        if owner := live_owner(self.root):
-            raise active_run_error(self.root, owner)
-        self._raise_if_not_free()
-
-    def _raise_if_not_free(self) -> None:
-        """Raise UsageError if the directory has files, except those of a run whose creation or removal was killed."""
-        names = {path.name for path in self.root.iterdir()}
-        if not names or (
-            LOCK_FILE in names and not self.is_run() and not self._foreign(names) and not self._has_work()
-        ):
-            return
-        rename = "use another directory (--set output_dir=DIR)"
-        if not self.is_run():
-            raise UsageError(
-                f"output_dir {self.root} is not empty, and is not a run.", remedy=f"Empty it, or {rename}."
-            )
-        status = self.status()
-        go_on = "" if status == FINISHED else "resume it (--resume auto), "
-        raise UsageError(
-            f"output_dir {self.root} already has a run (status: {status}).",
-            remedy=f"Either {go_on}{rename}, or remove it (rm -r {shlex.quote(str(self.root))}).",
-        )
-
-    def begin_attempt(self, *, from_step: int, versions: Mapping[str, str | None]) -> None:
-        """Record in run.json that this process trains the run; an attempt without an end was killed."""
-        self._run_before = self.run.read_text(encoding="utf-8")
-        changes = self._begun(from_step, versions)
-        self.attempt = changes["attempts"][-1]["number"]
-        self.write_run(error=None, **changes)
-
-    def withdraw_attempt(self) -> None:
-        """Restore run.json as it was before this attempt, which changed nothing else."""
-        self.check_owned()
-        atomic_write_text(self.run, self._run_before)
-        self.attempt = 0
-
-    def end_attempt(self, reason: str, *, to_step: int = 0, detail: str | None = None, **changes: Any) -> None:
-        """Record in run.json why the attempt ended: finished, interrupted or failed, which is also the status of the run.
-
-        ``detail``: the signal, or the error. ``to_step``: the last step, where it is not recorded yet.
-        """
-        attempts = with_end(attempts_of(self._latest_run()), reason, detail=detail, to_step=to_step)
-        self.attempt = 0
-        if reason == FINISHED:
-            changes["result"] = result_files(self.root, (self.adapter, self.model))
-        self.write_run(status=reason, finished_at=now(), attempts=attempts, **changes)
-
-    def write_last_step(self, step: int) -> None:
-        """Record that the attempt has begun to train, and its last step so far: not every step is in metrics.jsonl."""
-        self.write_run(attempts=with_last_step(attempts_of(self._latest_run()), step))
-
-    def record_result(self) -> bool:
-        """Record that the run has finished, if its process ended between the result and that record; whether it did.
-
-        A result appears when it is complete. One of an earlier, shorter training of the same run does not count.
-        """
-        if not (self.adapter.is_dir() or self.model.is_dir()) or self.read_run().get("steps") is not None:
-            return False
-        lines, attempts = self.read_metrics(), attempts_of(self.read_run())
-        steps = (attempts[-1].get("to_step") if attempts else None) or self.last_logged_step()
-        last = {name: next((line for line in reversed(lines) if name in line), {}) for name in ("loss", "eval_loss")}
-        self.end_attempt(
-            FINISHED,
-            to_step=steps or 0,
-            steps=steps,
-            final_metrics=last["loss"],
-            final_evaluation=last["eval_loss"],
-            error=None,
-        )
-        return True
-
-    def _begun(self, from_step: int, versions: Mapping[str, str | None]) -> dict[str, Any]:
-        before = attempts_of(self.read_run()) if self.run.exists() else []
-        seen = [path.stat().st_mtime for path in (self.run, self.metrics) if path.exists()]
-        attempts = with_new_attempt(
-            before,
-            from_step=from_step,
-            versions=versions,
-            died_at=timestamp(max(seen)) if seen else None,
-            last_logged_step=self.last_logged_step(),
-        )
-        return {"status": RUNNING, "pid": os.getpid(), "host": platform.node(), "attempts": attempts}
-
     def last_logged_step(self) -> int | None:
         """The last step in metrics.jsonl."""
         lines = self.read_metrics()
@@ -260,7 +122,7 @@ class RunDir:
     def is_run(self) -> bool:
         """Whether the directory is a run, also one whose run.json or plan.json is lost."""
         try:
-            return self.run.is_file() or (self.plan.is_file() and self._has_work())
+            return self.run.is_file() or (self.plan.is_file() and self.has_work())
         except PermissionError:  # it may be one: the error says more than that there is none
             raise
         except OSError:  # a name that is too long
@@ -296,10 +158,10 @@ class RunDir:
     def write_run(self, **changes: Any) -> None:
         """Merge ``changes`` into run.json, atomically."""
         self.check_owned()
-        self._written = {**self._latest_run(), **changes}
+        self._written = {**self.latest_run(), **changes}
         write_record(self.run, self._written)
 
-    def _latest_run(self) -> dict[str, Any]:
+    def latest_run(self) -> dict[str, Any]:
         """The content of run.json; if it was damaged or removed while this process trains, what this process wrote last."""
         try:
             return self.read_run() if self.run.exists() else self._written
@@ -387,7 +249,7 @@ class RunDir:
     def unusable_reason(self, checkpoint: Path, *, contents: bool = True) -> str | None:
         """Why the run cannot continue from one of its checkpoints; None where it can."""
         step = checkpoint_step(checkpoint) or 0
-        needs_manifest = step > last_step_without_manifest(attempts_of(self._latest_run()))
+        needs_manifest = step > last_step_without_manifest(attempts_of(self.latest_run()))
         return unusable_reason(checkpoint, contents=contents, needs_manifest=needs_manifest)
 
     def trained(self) -> Path | None:
@@ -398,58 +260,6 @@ class RunDir:
         """A result of the run: the adapter, the model, or what was made from them; None if there is none."""
         results = (self.adapter, self.model, self.merged, self.export)
         return next((path for path in results if path.exists()), None)
-
-    def fail_attempt(self, error: BaseException) -> None:
-        """End an attempt that failed before its first step. Its log is kept, except where the error is one of the input."""
-        self.abandon_attempt(FAILED, first_line(error), keep_logs=not isinstance(error, UsageError | DataError))
-
-    def abandon_attempt(self, reason: str, detail: str, *, keep_logs: bool = False) -> None:
-        """End an attempt whose last step is recorded, if it has trained one.
-
-        A new run is removed, so that the same command can be repeated. A run with an earlier attempt, a line of metrics, a
-        checkpoint, a result or files of the user is kept, with ``reason`` and ``detail`` as for ``end_attempt``.
-        """
-        self.check_owned()
-        names = {path.name for path in self.root.iterdir()}
-        first = len(attempts_of(self._latest_run())) == 1
-        if first and not self.metrics.exists() and not self.trained() and not self._foreign(names):
-            self.discard(keep_logs=keep_logs)
-        else:
-            self.end_attempt(reason, detail=detail, error=detail if reason == FAILED else None)
-
-    def discard(self, *, keep_logs: bool = False) -> None:
-        """Remove the files of a run that failed before its first step, and the directory if it has no others.
-
-        With ``keep_logs``, a new run can start in the directory, which has only the logs and the lock.
-        Raises UsageError, and removes nothing, if the directory has a checkpoint or a result.
-        """
-        self.check_owned()
-        if (kept := self.trained()) is not None:
-            raise UsageError(
-                f"{self.root} is not removed: it has {kept}.",
-                remedy="Use another directory (--set output_dir=DIR), or move that away.",
-            )
-        self.attempt = 0
-        self._remove_files(keep_logs=keep_logs)
-        if keep_logs and self.logs.is_dir():
-            return
-        for name in (HEARTBEAT_FILE, LOCK_FILE):  # the lock last: another process may own the directory after it
-            (self.root / name).unlink(missing_ok=True)
-        with suppress(OSError):
-            self.root.rmdir()
-
-    def _remove_files(self, *, keep_logs: bool) -> None:
-        """Remove the files of a run, but not its lock: run.json first, so that a process killed here leaves no run."""
-        self.run.unlink(missing_ok=True)
-        for path in list(self.root.iterdir()):
-            if path.name.startswith((HEARTBEAT_FILE, LOCK_FILE)) or self._foreign({path.name}):
-                continue
-            if keep_logs and path == self.logs:
-                continue
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
 
     def remove_partial_files(self) -> None:
         """Remove what killed processes left of the files that they were writing."""
@@ -469,28 +279,19 @@ class RunDir:
             remove_partial_files(path)
             path.with_name(f".{path.name}.partial").unlink(missing_ok=True)  # of version 0.2.0
 
-    def _foreign(self, names: set[str]) -> set[str]:
-        """Those of the file names that are not from orpo."""
-        own = {path.name for path in vars(self).values() if isinstance(path, Path) and path.parent == self.root}
-        return {
-            name
-            for name in names - own
-            if not name.startswith((HEARTBEAT_FILE, LOCK_FILE, ".pushing"))
-            and not (name.startswith(".") and ".partial" in name)
-        }
+    def foreign_names(self) -> set[str]:
+        """The names in the directory that are not from orpo."""
+        return {path.name for path in self.root.iterdir() if self.is_foreign(path)}
 
-    def _has_work(self) -> bool:
+    def is_foreign(self, path: Path) -> bool:
+        """Whether a path in the directory is not from orpo."""
+        own = {each.name for each in vars(self).values() if isinstance(each, Path) and each.parent == self.root}
+        name = path.name
+        hidden = name.startswith((HEARTBEAT_FILE, LOCK_FILE, ".pushing")) or (
+            name.startswith(".") and ".partial" in name
+        )
+        return name not in own and not hidden
+
+    def has_work(self) -> bool:
         """Whether the directory has anything that cost time to train, complete or not."""
         return self.finished_part() is not None or any(self.checkpoints.glob("*"))
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error for run.json, without secrets."""
-    return redact(next(iter(str(error).splitlines()), repr(error)))
-
-
-def write_record(path: Path, document: dict[str, Any]) -> None:
-    """Write a JSON record of a run, such as ``RunDir.samples``: atomically, without secrets."""
-    atomic_write_text(
-        path, escape_json_controls(json.dumps(redact_record(document), indent=2, ensure_ascii=False)) + "\n"
-    )

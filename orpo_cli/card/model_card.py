@@ -16,7 +16,8 @@ from orpo_cli.card.markdown import code_span, escape_text
 from orpo_cli.card.run_contents import RunPart
 from orpo_cli.card.usage import usage_section
 from orpo_cli.redaction import redact
-from orpo_cli.rundir import FINISHED, RunDir
+from orpo_cli.run_attempts import FINISHED
+from orpo_cli.rundir import RunDir
 
 _CHECKSUM_COMMENT = "<!-- made by orpo-cli; a change by hand is kept: "
 

@@ -13,7 +13,8 @@ from orpo_cli.evaluation.metrics import intervals, margin_change_interval, prefe
 from orpo_cli.evaluation.preference_scores import PairScores, Progress, score_pairs
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
 from orpo_cli.redaction import redact_record
-from orpo_cli.rundir import RunDir, write_record
+from orpo_cli.run_records import write_record
+from orpo_cli.rundir import RunDir
 
 
 def evaluate(

@@ -19,8 +19,10 @@ from orpo_cli.model.save import complete_generation_config, copy_mode_to_weights
 from orpo_cli.model.vector_math import initialize_vector_math
 from orpo_cli.os_errors import explain_os_error
 from orpo_cli.plan.plan import Plan
+from orpo_cli.run_attempts import FAILED, FINISHED
 from orpo_cli.run_lock import RunLost
-from orpo_cli.rundir import FAILED, FINISHED, RunDir, first_line
+from orpo_cli.run_status import end_attempt, fail_attempt, first_line, write_last_step
+from orpo_cli.rundir import RunDir
 from orpo_cli.training.allocator import keep_freed_memory
 from orpo_cli.training.checkpoint_writer import remove_staging
 from orpo_cli.training.interrupt import InterruptCallback
@@ -76,19 +78,19 @@ def train(
         foreign = _restore_metrics(rundir, resume_from)
         if foreign:
             observer.note(f"{rundir.metrics}: lines that are not metrics are kept: {foreign}")
-        rundir.write_last_step(checkpoint_step(resume_from) or 0 if resume_from else 0)
+        write_last_step(rundir, checkpoint_step(resume_from) or 0 if resume_from else 0)
         with interrupt.handle_signals():
             interrupt.run_steps(trainer, resume_from)
             if plan.lora is not None:
                 _check_adapter_changed(trainer.model)
             rundir.check_owned()
             metrics.file.finish()
-            rundir.write_last_step(trainer.state.global_step)
+            write_last_step(rundir, trainer.state.global_step)
             save_result(trainer.model, inputs.tokenizer, plan, rundir)
             _record_result(rundir, trainer, metrics, time.time() - started)
     except (Interrupted, KeyboardInterrupt):
         with suppress(OSError, OrpoError), interruption.uninterrupted():
-            rundir.write_last_step(metrics.step)
+            write_last_step(rundir, metrics.step)
         raise
     except BaseException as error:
         explained = _explain_error(error, rundir)
@@ -144,15 +146,16 @@ def _record_failure(rundir: RunDir, error: BaseException, step: int) -> None:
     rundir.check_owned()
     remove_staging(rundir.checkpoints)
     if step:
-        rundir.end_attempt(FAILED, to_step=step, detail=first_line(error), error=first_line(error))
+        end_attempt(rundir, FAILED, to_step=step, detail=first_line(error), error=first_line(error))
     else:
-        rundir.fail_attempt(error)
+        fail_attempt(rundir, error)
 
 
 def _record_result(rundir: RunDir, trainer: PairTrainer, metrics: MetricsCallback, seconds: float) -> None:
     """Write the outcome to run.json, with the last logged step and the last evaluation (may be empty)."""
     evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
-    rundir.end_attempt(
+    end_attempt(
+        rundir,
         FINISHED,
         to_step=trainer.state.global_step,
         seconds=round(seconds, 1),

@@ -7,7 +7,9 @@ from contextlib import contextmanager, suppress
 
 from orpo_cli import interruption
 from orpo_cli.errors import Interrupted, OrpoError
-from orpo_cli.rundir import FINISHED, INTERRUPTED, RunDir
+from orpo_cli.run_attempts import FINISHED, INTERRUPTED
+from orpo_cli.run_status import abandon_attempt, fail_attempt, withdraw_attempt
+from orpo_cli.rundir import RunDir
 
 
 @contextmanager
@@ -21,14 +23,14 @@ def ending_attempt_on_error(rundir: RunDir) -> Iterator[None]:
     try:
         yield
     except InputsChanged:
-        rundir.withdraw_attempt()
+        withdraw_attempt(rundir)
         raise
     except Exception as error:
         if not _is_interruption(error):
             with suppress(
                 OSError, OrpoError
             ):  # the run may be removed, or the disk full: the first error is the one to show
-                rundir.fail_attempt(error)
+                fail_attempt(rundir, error)
         raise
 
 
@@ -62,7 +64,7 @@ def _record_interruption(rundir: RunDir) -> Interrupted:
             remedy="The same command with `--resume auto` has nothing left to train, and exits with 0.",
         )
     with interruption.uninterrupted():
-        rundir.abandon_attempt(INTERRUPTED, interruption.cause() or "KeyboardInterrupt")
+        abandon_attempt(rundir, INTERRUPTED, interruption.cause() or "KeyboardInterrupt")
     if not rundir.is_run():
         return Interrupted(
             f"{interrupted} before the first step; the run is removed.", remedy="Start again with the same command."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
 from orpo_cli.report.progress import show_progress
-from orpo_cli.rundir import write_record
+from orpo_cli.run_records import write_record
 from orpo_cli.workflows.remote_code import warn_about_remote_code
 
 if TYPE_CHECKING:

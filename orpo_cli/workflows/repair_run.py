@@ -8,8 +8,9 @@ from pathlib import Path
 from orpo_cli.checkpoint_manifest import checkpoint_step, find_checkpoints
 from orpo_cli.errors import UsageError
 from orpo_cli.plan.plan import Plan
-from orpo_cli.run_records import RunRecord, read_valid_fields
-from orpo_cli.rundir import FINISHED, RUNNING, STATUSES, RunDir, write_record
+from orpo_cli.run_attempts import FINISHED, RUNNING, STATUSES
+from orpo_cli.run_records import RunRecord, read_valid_fields, write_record
+from orpo_cli.rundir import RunDir
 
 
 def repair_records(rundir: RunDir, warn: Callable[[str], None]) -> None:

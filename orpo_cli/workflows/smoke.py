@@ -14,7 +14,7 @@ from orpo_cli.errors import HubError, Interrupted
 from orpo_cli.plan.plan import Plan
 from orpo_cli.plan.smoke_plan import PAIRS_PER_SOURCE, smoke_plan
 from orpo_cli.report.console import Console
-from orpo_cli.rundir import RunDir
+from orpo_cli.run_creation import create_run
 from orpo_cli.temporary_directory import TemporaryDirectory
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 from orpo_cli.workflows.train import recipe_with_overrides, train_plan
@@ -45,7 +45,7 @@ def smoke_recipe(recipe: str, overrides: Sequence[str] | None, console: Console,
             console.note(f"--smoke: {change}")
         layers = config.get_text_config().num_hidden_layers
         tiny_plan = smoke_plan(plan, base=folder / "base", layers=layers, pairs=pairs, output_dir=folder / "run")
-        with RunDir.create(tiny_plan, recipe_with_overrides(loaded)) as rundir, _without_pair_cache():
+        with create_run(tiny_plan, recipe_with_overrides(loaded)) as rundir, _without_pair_cache():
             train_plan(tiny_plan, ModelSource(tiny_plan.model), rundir, None, console, max_pairs=MAX_PAIRS)
         if plan.lora is not None:
             console.note(merge(MergeRequest(rundir.root, held_out_pairs=0), note=console.note).summary_lines()[0])

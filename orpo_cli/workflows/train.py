@@ -17,8 +17,11 @@ from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.source.composed_recipe import compose_recipe_text
 from orpo_cli.report.console import Console
 from orpo_cli.report.plan_view import plan_lines
+from orpo_cli.run_attempts import FINISHED
+from orpo_cli.run_creation import create_run, raise_if_in_use
 from orpo_cli.run_log import run_log
-from orpo_cli.rundir import FINISHED, RunDir
+from orpo_cli.run_status import begin_attempt, record_result
+from orpo_cli.rundir import RunDir
 from orpo_cli.temporary_directory import remove_dead_directories
 from orpo_cli.workflows.attempt_end import ending_attempt_on_error, recording_interruption
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
@@ -51,7 +54,7 @@ def train_recipe(
         if resume != "never" and rundir.is_run():
             rundir.acquire(console.note)  # before the libraries are imported, which takes seconds
         else:
-            rundir.raise_if_in_use()
+            raise_if_in_use(rundir)
         plan, source, *_ = build_plan(loaded, console, to_train=True, strict=strict)
         stack.enter_context(recording_interruption(rundir))
         checkpoint = open_run(rundir, loaded, plan, source, resume, console)
@@ -87,7 +90,7 @@ def open_run(
                 f"--resume {resume}: there is no run in {rundir.root}.", remedy="Leave --resume out to start a run."
             )
         with interruption.uninterrupted():  # an interruption finds no run, or one that it can remove
-            created = RunDir.create(plan, *texts, versions=versions, note=console.note)
+            created = create_run(plan, *texts, versions=versions, note=console.note)
             rundir.lock, rundir.attempt = created.lock, created.attempt
         return None
     restore_later(rundir)
@@ -108,7 +111,7 @@ def open_run(
     checkpoint = checkpoint_to_resume(rundir, plan, resume, console.warn)
     if damage is not None:
         rundir.set_aside_result()
-    elif checkpoint is None and rundir.record_result():
+    elif checkpoint is None and record_result(rundir):
         return None
     step = 0 if checkpoint is None else checkpoint_step(checkpoint) or 0
     if checkpoint is None:
@@ -116,7 +119,7 @@ def open_run(
         console.note(f"{rundir.root} has no checkpoint that can be used: starting from step 0")
     else:
         console.note(f"resuming from {checkpoint}")
-    rundir.begin_attempt(from_step=step, versions=versions)
+    begin_attempt(rundir, from_step=step, versions=versions)
     if damage is not None:
         rundir.write_run(steps=None)  # if this attempt is killed, its result counts
     return checkpoint

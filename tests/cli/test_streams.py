@@ -14,7 +14,8 @@ import pytest
 from support.streams import STREAM_FAULTS, StreamFault, run_with_faults
 from support.tiny import write_recipe
 
-from orpo_cli.rundir import FINISHED, RunDir
+from orpo_cli.run_attempts import FINISHED
+from orpo_cli.rundir import RunDir
 
 pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 

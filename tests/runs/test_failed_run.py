@@ -17,7 +17,9 @@ from support.killed_run import code_of_killed, make_run_of_version_0_2_0
 from support.tiny import write_recipe
 
 from orpo_cli.errors import UsageError
-from orpo_cli.rundir import FINISHED, RunDir
+from orpo_cli.run_attempts import FINISHED
+from orpo_cli.run_creation import discard_run
+from orpo_cli.rundir import RunDir
 from orpo_cli.training.metrics_file import restore_metrics
 from orpo_cli.training.metrics_log import MetricsCallback
 
@@ -202,7 +204,7 @@ def test_a_run_that_holds_work_is_not_discarded(tmp_path: Path, kept: str) -> No
     rundir = run_with(tmp_path / "run", kept)
     rundir.write_run(status=FINISHED)
     with pytest.raises(UsageError, match="is not removed"):
-        rundir.discard()
+        discard_run(rundir)
     assert (rundir.root / kept).is_file()
 
 

@@ -19,6 +19,7 @@ from support.killed_run import kill_in_step, make_run_of_version_0_2_0
 from support.tiny import write_pairs, write_recipe
 
 from orpo_cli.run_lock import RunLock
+from orpo_cli.run_status import begin_attempt
 from orpo_cli.rundir import RunDir
 
 SAVING = {"save_strategy": "steps", "save_steps": 2}
@@ -61,7 +62,7 @@ def attempts(rundir: RunDir) -> list[tuple[Any, ...]]:
 def own(rundir: RunDir) -> RunDir:
     """Own the run as `orpo train` does."""
     rundir.acquire(lambda text: None)
-    rundir.begin_attempt(from_step=4, versions={})
+    begin_attempt(rundir, from_step=4, versions={})
     return rundir
 
 

@@ -22,7 +22,7 @@ from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.report.console import Console
 from orpo_cli.report.live_display import TrainingDisplay
-from orpo_cli.rundir import RunDir
+from orpo_cli.run_creation import create_run
 from orpo_cli.training.make_trainer import TrainingInputs
 from orpo_cli.training.train import train
 
@@ -41,7 +41,7 @@ def test_the_quickstart_recipe_trains_on_real_pairs(tmp_path: Path, real_data: P
     ]  # fmt: skip
     loaded = load_recipe(str(QUICKSTART), overrides)
     plan = resolve(loaded, probe(), model_facts(ModelSource(loaded.recipe.model)))
-    rundir = RunDir.create(plan, loaded.files[0].text)
+    rundir = create_run(plan, loaded.files[0].text)
     source = ModelSource(plan.model)
     tokenizer = load_tokenizer(source)
     data = prepare(plan.dataset, tokenizer, max_length=length, max_prompt_length=length // 2, note=print)

@@ -28,7 +28,8 @@ from orpo_cli.model.base_model import load_base
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.plan.plan import DatasetPlan, ExportPlan, LaunchPlan, MergePlan, ModelPlan, Plan, QuantizationPlan
 from orpo_cli.recipe.schema import HubSection, LoraSection, Source
-from orpo_cli.rundir import FINISHED, RunDir
+from orpo_cli.run_attempts import FINISHED
+from orpo_cli.rundir import RunDir
 from support.forks import start_fork
 
 CHATML = (

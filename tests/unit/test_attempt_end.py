@@ -10,14 +10,14 @@ from support.tiny_run import make_plan
 
 from orpo_cli.digests import SEGMENT_BYTES
 from orpo_cli.errors import Interrupted
-from orpo_cli.rundir import RunDir
+from orpo_cli.run_creation import create_run
 from orpo_cli.training.checkpoint_writer import CheckpointWriter
 from orpo_cli.workflows.attempt_end import recording_interruption
 
 
 def test_the_message_about_the_last_checkpoint_does_not_read_its_files(tmp_path: Path) -> None:
     """Reading them takes minutes for a large model, in which the user waits after Ctrl-C."""
-    with RunDir.create(make_plan(tmp_path / "run", "x"), "model: {}\n") as run:
+    with create_run(make_plan(tmp_path / "run", "x"), "model: {}\n") as run:
         with CheckpointWriter(run.checkpoints, 5) as writer:
             with (writer.staged / "optimizer.pt").open("wb") as file:
                 file.truncate(4 * SEGMENT_BYTES)

@@ -12,7 +12,8 @@ from support.card_run import REPORT, make_card_run
 
 from orpo_cli.card.model_card import render_card
 from orpo_cli.errors import UsageError
-from orpo_cli.rundir import RunDir, write_record
+from orpo_cli.run_records import write_record
+from orpo_cli.rundir import RunDir
 from orpo_cli.workflows.repair_run import repair_records
 
 DAMAGES: dict[str, bytes] = {

@@ -15,14 +15,16 @@ from support.forks import fork_that_waits, kill_at_each_file_operation, race
 from support.tiny_run import make_plan
 
 from orpo_cli.errors import MachineError, UsageError
-from orpo_cli.run_creation import SIBLING_PREFIX
-from orpo_cli.rundir import FAILED, RunDir
+from orpo_cli.run_attempts import FAILED
+from orpo_cli.run_creation import SIBLING_PREFIX, create_run, discard_run
+from orpo_cli.run_status import abandon_attempt
+from orpo_cli.rundir import RunDir
 
 NEW = {".lock", "checkpoints", "plan.json", "recipe.yaml", "run.json"}
 
 
 def create(root: Path) -> RunDir:
-    return RunDir.create(make_plan(root, "unused/unused"), "model: {}\n", versions={"orpo_cli": "1"})
+    return create_run(make_plan(root, "unused/unused"), "model: {}\n", versions={"orpo_cli": "1"})
 
 
 def names(folder: Path) -> set[str]:
@@ -49,7 +51,7 @@ def test_a_killed_creation_is_never_in_the_way(tmp_path: Path, existing: bool) -
         assert names(parent) == {"run"}  # the rest of a killed creation is gone
         with RunDir(root) as rundir:
             rundir.acquire(lambda text: None)
-            rundir.discard()
+            discard_run(rundir)
         if existing:
             root.mkdir()
     assert kills > 15
@@ -65,7 +67,7 @@ def test_a_killed_removal_is_never_in_the_way(tmp_path: Path) -> None:
             (root / "logs").mkdir(exist_ok=True)
             (root / "logs" / "attempt-1.log").touch()
             rundir.data_report.touch()
-            rundir.discard()
+            discard_run(rundir)
 
     with create(root):
         pass
@@ -82,7 +84,7 @@ def test_a_killed_removal_is_never_in_the_way(tmp_path: Path) -> None:
 def discard_files(root: Path) -> None:
     with RunDir(root) as rundir:
         rundir.acquire(lambda text: None)
-        rundir.discard()
+        discard_run(rundir)
 
 
 @pytest.mark.parametrize("existing", [False, True], ids=["absent", "empty"])
@@ -127,7 +129,7 @@ def test_a_failed_run_with_files_of_the_user_is_kept_as_failed(tmp_path: Path) -
     root = tmp_path / "run"
     with create(root) as rundir:
         (root / "notes.txt").write_text("mine")
-        rundir.abandon_attempt(FAILED, "no data")
+        abandon_attempt(rundir, FAILED, "no data")
     assert RunDir(root).read_run()["attempts"][0]["detail"] == "no data"
     assert RunDir(root).status() == FAILED
     assert (root / "notes.txt").read_text() == "mine"
@@ -140,7 +142,7 @@ def test_a_link_to_a_directory_stays_a_link(tmp_path: Path) -> None:
     with create(root) as rundir:
         assert root.is_symlink()
         assert names(tmp_path / "disk") == NEW | {".heartbeat"}
-        rundir.abandon_attempt(FAILED, "no data")
+        abandon_attempt(rundir, FAILED, "no data")
     assert root.is_symlink()
     assert names(tmp_path / "disk") == set()
     with create(root):
@@ -217,7 +219,7 @@ def test_a_note_names_the_directory_of_the_run(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
     notes: list[str] = []
-    with RunDir.create(make_plan(tmp_path / "run", "unused/unused"), "model: {}\n", note=notes.append):
+    with create_run(make_plan(tmp_path / "run", "unused/unused"), "model: {}\n", note=notes.append):
         assert [note.split(": this")[0] for note in notes] == [f"{tmp_path}/run"]
 
 

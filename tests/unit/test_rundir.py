@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from support.tiny_run import make_plan
 
-from orpo_cli.rundir import RunDir, write_record
+from orpo_cli.run_creation import create_run
+from orpo_cli.run_records import write_record
+from orpo_cli.run_status import abandon_attempt, begin_attempt, end_attempt, fail_attempt, write_last_step
+from orpo_cli.rundir import RunDir
 from orpo_cli.workflows.attempt_end import ending_attempt_on_error, recording_interruption
 
 
@@ -46,13 +49,13 @@ def test_the_composed_recipe_is_preferred(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "{}", '{"status": ', None])
 def test_a_record_that_is_damaged_during_the_training_is_written_again(tmp_path: Path, content: str | None) -> None:
-    with RunDir.create(make_plan(tmp_path / "run", "x"), "model: {}\n") as run:
+    with create_run(make_plan(tmp_path / "run", "x"), "model: {}\n") as run:
         run.write_run(orpo_cli="1")
         if content is None:
             run.run.unlink()
         else:
             run.run.write_text(content)
-        run.end_attempt("finished", to_step=3, steps=3)
+        end_attempt(run, "finished", to_step=3, steps=3)
     record = run.read_run()
     assert (record["status"], record["orpo_cli"], record["steps"]) == ("finished", "1", 3)
     assert [(each["reason"], each["to_step"]) for each in record["attempts"]] == [("finished", 3)]
@@ -65,7 +68,7 @@ def end_nothing(run: RunDir) -> None:
 def train_to_6(run: RunDir) -> None:
     """Begin the steps, which resets the metrics to the checkpoint, and log step 6."""
     run.metrics.write_text('{"step": 4}\n')
-    run.write_last_step(4)
+    write_last_step(run, 4)
     run.metrics.write_text('{"step": 4}\n{"step": 6}\n')
 
 
@@ -74,23 +77,23 @@ def train_to_6(run: RunDir) -> None:
     [
         (end_nothing, end_nothing, "killed", 4),
         (train_to_6, end_nothing, "killed", 6),
-        (end_nothing, lambda run: run.abandon_attempt("interrupted", "SIGTERM"), "interrupted", 4),
-        (train_to_6, lambda run: (run.write_last_step(7), run.abandon_attempt("interrupted", "save_before")), "interrupted", 7),
-        (end_nothing, lambda run: run.fail_attempt(OSError()), "failed", 4),
-        (train_to_6, lambda run: run.end_attempt("failed", to_step=7), "failed", 7),
+        (end_nothing, lambda run: abandon_attempt(run, "interrupted", "SIGTERM"), "interrupted", 4),
+        (train_to_6, lambda run: (write_last_step(run, 7), abandon_attempt(run, "interrupted", "save_before")), "interrupted", 7),
+        (end_nothing, lambda run: fail_attempt(run, OSError()), "failed", 4),
+        (train_to_6, lambda run: end_attempt(run, "failed", to_step=7), "failed", 7),
     ],
 )  # fmt: skip
 def test_an_attempt_claims_only_steps_that_it_trained(
     tmp_path: Path, train: Any, end: Any, reason: str, to_step: int
 ) -> None:
     """It goes back to step 4 (`--resume PATH`) of a run that was killed after step 8 and a checkpoint of it."""
-    with RunDir.create(make_plan(tmp_path / "run", "x"), "model: {}\n") as run:
-        run.write_last_step(0)
+    with create_run(make_plan(tmp_path / "run", "x"), "model: {}\n") as run:
+        write_last_step(run, 0)
         run.metrics.write_text('{"step": 7}\n{"step": 8}\n')
         (run.checkpoints / "checkpoint-8").mkdir()
     for act in (train, end), ():
         run = RunDir(tmp_path / "run")
-        run.begin_attempt(from_step=4, versions={})
+        begin_attempt(run, from_step=4, versions={})
         for each in act:
             each(run)
     found = [(each["reason"], each["from_step"], each["to_step"]) for each in run.read_run()["attempts"]]
@@ -99,7 +102,7 @@ def test_an_attempt_claims_only_steps_that_it_trained(
 
 def test_an_error_is_not_replaced_by_one_of_recording_it(tmp_path: Path) -> None:
     """The run directory was removed, or run.json is damaged."""
-    with RunDir.create(make_plan(tmp_path / "run", "x"), "model: {}\n") as run:
+    with create_run(make_plan(tmp_path / "run", "x"), "model: {}\n") as run:
         shutil.rmtree(run.root)
         with pytest.raises(ZeroDivisionError), ending_attempt_on_error(run):
             raise ZeroDivisionError

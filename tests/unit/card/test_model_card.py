@@ -9,7 +9,8 @@ from huggingface_hub import ModelCard
 from support.card_run import make_card_run
 
 from orpo_cli.card.model_card import edited_card, render_card, write_card
-from orpo_cli.rundir import INTERRUPTED, RunDir
+from orpo_cli.run_attempts import INTERRUPTED
+from orpo_cli.rundir import RunDir
 
 
 @pytest.fixture

@@ -1,0 +1,115 @@
+"""Status of a run: the process that trains it records in run.json how its attempt begins, how far it trains and why it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from orpo_cli.atomic import atomic_write_text
+from orpo_cli.errors import DataError, UsageError
+from orpo_cli.redaction import redact
+from orpo_cli.run_attempts import (
+    FAILED,
+    FINISHED,
+    attempts_of,
+    now,
+    running,
+    timestamp,
+    with_end,
+    with_last_step,
+    with_new_attempt,
+)
+from orpo_cli.run_creation import discard_run
+from orpo_cli.run_result import result_files
+from orpo_cli.rundir import RunDir
+
+
+def begin_attempt(rundir: RunDir, *, from_step: int, versions: Mapping[str, str | None]) -> None:
+    """Record in run.json that this process trains the run; an attempt without an end was killed."""
+    rundir.run_before = rundir.run.read_text(encoding="utf-8")
+    changes = _begun(rundir, from_step, versions)
+    rundir.attempt = changes["attempts"][-1]["number"]
+    rundir.write_run(error=None, **changes)
+
+
+def _begun(rundir: RunDir, from_step: int, versions: Mapping[str, str | None]) -> dict[str, Any]:
+    before = attempts_of(rundir.read_run()) if rundir.run.exists() else []
+    seen = [path.stat().st_mtime for path in (rundir.run, rundir.metrics) if path.exists()]
+    attempts = with_new_attempt(
+        before,
+        from_step=from_step,
+        versions=versions,
+        died_at=timestamp(max(seen)) if seen else None,
+        last_logged_step=rundir.last_logged_step(),
+    )
+    return running(attempts)
+
+
+def withdraw_attempt(rundir: RunDir) -> None:
+    """Restore run.json as it was before this attempt, which changed nothing else."""
+    rundir.check_owned()
+    atomic_write_text(rundir.run, rundir.run_before)
+    rundir.attempt = 0
+
+
+def end_attempt(rundir: RunDir, reason: str, *, to_step: int = 0, detail: str | None = None, **changes: Any) -> None:
+    """Record in run.json why the attempt ended: finished, interrupted or failed, which is also the status of the run.
+
+    ``detail``: the signal, or the error. ``to_step``: the last step, where it is not recorded yet.
+    """
+    attempts = with_end(attempts_of(rundir.latest_run()), reason, detail=detail, to_step=to_step)
+    rundir.attempt = 0
+    if reason == FINISHED:
+        changes["result"] = result_files(rundir.root, (rundir.adapter, rundir.model))
+    rundir.write_run(status=reason, finished_at=now(), attempts=attempts, **changes)
+
+
+def write_last_step(rundir: RunDir, step: int) -> None:
+    """Record that the attempt has begun to train, and its last step so far: not every step is in metrics.jsonl."""
+    rundir.write_run(attempts=with_last_step(attempts_of(rundir.latest_run()), step))
+
+
+def record_result(rundir: RunDir) -> bool:
+    """Record that the run has finished, if its process ended between the result and that record; whether it did.
+
+    A result appears when it is complete. One of an earlier, shorter training of the same run does not count.
+    """
+    if not (rundir.adapter.is_dir() or rundir.model.is_dir()) or rundir.read_run().get("steps") is not None:
+        return False
+    lines, attempts = rundir.read_metrics(), attempts_of(rundir.read_run())
+    steps = (attempts[-1].get("to_step") if attempts else None) or rundir.last_logged_step()
+    last = {name: next((line for line in reversed(lines) if name in line), {}) for name in ("loss", "eval_loss")}
+    end_attempt(
+        rundir,
+        FINISHED,
+        to_step=steps or 0,
+        steps=steps,
+        final_metrics=last["loss"],
+        final_evaluation=last["eval_loss"],
+        error=None,
+    )
+    return True
+
+
+def fail_attempt(rundir: RunDir, error: BaseException) -> None:
+    """End an attempt that failed before its first step. Its log is kept, except where the error is one of the input."""
+    abandon_attempt(rundir, FAILED, first_line(error), keep_logs=not isinstance(error, UsageError | DataError))
+
+
+def abandon_attempt(rundir: RunDir, reason: str, detail: str, *, keep_logs: bool = False) -> None:
+    """End an attempt whose last step is recorded, if it has trained one.
+
+    A new run is removed, so that the same command can be repeated. A run with an earlier attempt, a line of metrics, a
+    checkpoint, a result or files of the user is kept, with ``reason`` and ``detail`` as for ``end_attempt``.
+    """
+    rundir.check_owned()
+    first = len(attempts_of(rundir.latest_run())) == 1
+    if first and not rundir.metrics.exists() and not rundir.trained() and not rundir.foreign_names():
+        discard_run(rundir, keep_logs=keep_logs)
+    else:
+        end_attempt(rundir, reason, detail=detail, error=detail if reason == FAILED else None)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error for run.json, without secrets."""
+    return redact(next(iter(str(error).splitlines()), repr(error)))

@@ -169,6 +169,13 @@ def _run_command() -> tuple[int, OrpoError | None]:
         return error.exit_code, UsageError(message, remedy=remedy) if message else None
     except (KeyboardInterrupt, SystemExit):
         raise
+    except UnicodeEncodeError as error:
+        if error.reason != "surrogates not allowed":
+            raise
+        return UsageError.exit_code, UsageError(
+            f"{error.object[:200]!a}: a name or a text that is not UTF-8, which the libraries cannot process.",
+            remedy="Use another name, or give the text in UTF-8.",
+        )
     # a limit of the machine may be met anywhere, and a panic of Rust code is no Exception; any other error is a bug
     except BaseException as error:
         explained = explain_os_error(error)

@@ -54,6 +54,8 @@ def protect_standard_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number is this one
     if sys.stdin is None:  # None: closed by the caller
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115  for the life of the process
+    elif isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # as in arguments: whoever uses the text checks it
     if sys.stdout is sys.__stdout__:
         sys.stdout = _protect(sys.stdout, 1)
     if sys.stderr is sys.__stderr__:

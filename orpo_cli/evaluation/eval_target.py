@@ -126,6 +126,7 @@ def _open_model(name: str, chat_template: str, note: Callable[[str], None]) -> E
 
 
 def _check_is_model(name: str, path: Path) -> None:
+    name.encode()  # raises UnicodeEncodeError for a name that is not UTF-8
     if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise UsageError(
             f"{name}: no such run directory or model.", remedy="Give the output_dir of an `orpo train`, or a model."

@@ -27,6 +27,8 @@ class HeldOutPairs:
 
 def check_pairs_available(plan: Plan | None, data: str | None) -> None:
     """Raise UsageError where no pairs to evaluate on are given or held out. Called before a model is loaded."""
+    if data is not None:
+        data.encode()  # raises UnicodeEncodeError for a name that is not UTF-8
     if data is None and plan is None:
         raise UsageError(
             "no run directory has this name, and a model that is not a run has no held-out pairs.",

@@ -42,10 +42,13 @@ class PromptBuilder:
             raise UsageError("the prompt is empty.", remedy="Give a text.")
         if not self.plain:
             return self.from_messages([*([Message("system", system)] if system else []), Message("user", text)])
+        _check_is_text(text)
         return Prompt(text, self._encode(Pair(text, "a", "b")))
 
     def from_messages(self, messages: Sequence[Message]) -> Prompt:
         """Prompt for the next assistant message. Raises UsageError where the template cannot render ``messages``."""
+        for message in messages:
+            _check_is_text(message.content)
         placeholders = tuple((Message("assistant", text),) for text in "ab")  # a pair needs two completions
         pair = Pair(tuple(messages), placeholders[0], placeholders[1])
         return Prompt(messages[-1].content, self._encode(pair), [message.as_dict() for message in messages])
@@ -58,6 +61,17 @@ class PromptBuilder:
                 f"the chat template cannot render this conversation ({error.reason}): {error.detail}",
                 remedy="Some templates support no system message: remove --system.",
             ) from error
+
+
+def _check_is_text(text: str) -> None:
+    """Raise UsageError for bytes of an argument or of standard input that are no text, which a tokenizer refuses."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"the prompt or the system message is not UTF-8 text: {text[error.start]!a} at character {error.start + 1}.",
+            remedy="Give it in UTF-8.",
+        ) from error
 
 
 def check_prompts_available(name: str, has_held_out: bool, *, texts: Sequence[str], file: str | None) -> None:

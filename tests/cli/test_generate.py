@@ -44,6 +44,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model") / "model")
 
 
+def test_a_prompt_that_is_not_utf8_is_an_error(run: RunDir) -> None:
+    for arguments in (
+        ["--prompt", "a\udcff"],
+        ["--prompt", "a", "--system", "\udcff"],
+        ["--prompt", "\udcff", "--plain"],
+    ):
+        error = invoke_generate(run.root, *arguments).exception
+        assert isinstance(error, UsageError)
+        assert "is not UTF-8 text: '\\udcff' at character" in error.message
+
+
 def test_json_is_the_only_output_on_standard_output(run: RunDir, orpo: Orpo) -> None:
     done = orpo(
         "generate", run.root, "--compare", "--prompt", "-", "--prompt", "And why?", "--json", *SHORT, input="Why?\n"

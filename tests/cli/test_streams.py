@@ -73,6 +73,22 @@ def test_closed_descriptors_are_not_those_of_data_files(tmp_path: Path) -> None:
     assert (tmp_path / "data").read_text() == ""
 
 
+def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
+    """Of standard input, also where its encoding is strict, and of arguments."""
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    for arguments, message in (
+        (["convert", "-"], b"unacceptable character"),
+        (["eval", b"\xff", "--data", "x"], b"'\\udcff': a name or a text that is not UTF-8"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "orpo_cli", *arguments],
+            input=b"base_model: \xff\n", capture_output=True, env=environment, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert b"Traceback" not in done.stderr
+
+
 def test_a_pipe_that_another_program_made_non_blocking_gets_everything() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)

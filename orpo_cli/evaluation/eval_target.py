@@ -64,8 +64,11 @@ class EvalTarget:
         from orpo_cli.model.added_tokens import resize_embeddings
         from orpo_cli.model.base_model import load_base
         from orpo_cli.model.model_source import ModelSource
+        from orpo_cli.model.trained_model import refuse_missing_base
 
         assert self.plan is not None, "only a run has a base"
+        assert self.rundir is not None
+        refuse_missing_base(self.rundir, self.plan)
         base = load_base(ModelSource(self.plan.model), self.plan.quantization, self.plan.device)
         resize_embeddings(base, self.tokenizer)
         return base

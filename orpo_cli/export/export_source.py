@@ -17,6 +17,7 @@ from orpo_cli.merge.merge_target import MergeRequest
 from orpo_cli.model.base_model import load_base
 from orpo_cli.model.model_facts import model_facts
 from orpo_cli.model.model_source import ModelSource
+from orpo_cli.model.trained_model import refuse_missing_base
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import ModelPlan, Plan
 from orpo_cli.recipe.schema import ExportSection, QuantizationSection
@@ -111,6 +112,7 @@ def _resolve_run(rundir: RunDir) -> ExportSource:
         return ExportSource(
             plan.name, result, rundir, False, base, _export_settings(plan), weights_dtype(result), file_digests(result)
         )
+    refuse_missing_base(rundir, plan)
     digests = adapter_digests(rundir.adapter)
     record = MergeRecord.read(rundir.merged)
     if record is not None:

@@ -13,6 +13,7 @@ from orpo_cli.json_files import read_json_object
 from orpo_cli.merge.peft_adapters import Adapter
 from orpo_cli.model.file_size import parse_size
 from orpo_cli.model.model_source import ModelSource, locate
+from orpo_cli.model.trained_model import refuse_missing_base
 from orpo_cli.plan.plan import ModelPlan
 from orpo_cli.recipe.schema import Dtype, ModelSection, QuantizationSection
 from orpo_cli.rundir import RunDir
@@ -154,7 +155,9 @@ def _resolve_one(request: MergeRequest) -> MergeTarget:
     if checkpoint and output is None:
         raise UsageError(f"{target} is a checkpoint.", remedy="Give the folder for the merged model with -o.")
     section = plan.model.model_copy(update={"device_map": None})  # merge and comparison use one device
-    if base is not None:
+    if base is None:
+        refuse_missing_base(rundir, plan)
+    else:
         update = {"model_name_or_path": base, "model_revision": "main", "subfolder": ""}
         section = section.model_copy(update=update)
     dtype = request.dtype or plan.merge.dtype

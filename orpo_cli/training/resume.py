@@ -17,6 +17,7 @@ from orpo_cli.atomic import unused_name
 from orpo_cli.checkpoint_manifest import MANIFEST, checkpoint_step, find_checkpoints, read_manifest
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.plan.plan import Plan
+from orpo_cli.recipe.schema import Source
 from orpo_cli.rundir import RunDir
 from orpo_cli.training.moved_inputs import follow_moves
 
@@ -98,7 +99,7 @@ def _warn_without_manifest(checkpoint: Path | None, warn: Callable[[str], None])
 
 def _refuse_missing_data(before: Plan, now: Plan) -> None:
     """Raise DataError where a local file of the run is gone: its path, no longer found, would differ from that in the plan."""
-    for old, new in zip(before.dataset.train, now.dataset.train, strict=False):
+    for old, new in zip(_sources(before), _sources(now), strict=False):
         if (
             Path(old.path).is_absolute()
             and not Path(old.path).exists()
@@ -109,6 +110,10 @@ def _refuse_missing_data(before: Plan, now: Plan) -> None:
                 f"{old.path}: no such file. The run was started with it.",
                 remedy="Restore the file, or start a new run: --set output_dir=DIR.",
             )
+
+
+def _sources(plan: Plan) -> list[Source]:
+    return [*plan.dataset.train, *(plan.dataset.eval if isinstance(plan.dataset.eval, list) else ())]
 
 
 def newest_usable(rundir: RunDir, warn: Callable[[str], None]) -> Path | None:

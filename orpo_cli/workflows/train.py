@@ -53,6 +53,7 @@ def train_recipe(
         rundir = stack.enter_context(RunDir(loaded.output_dir))
         if resume != "never" and rundir.is_run():
             rundir.acquire(console.note)  # before the libraries are imported, which takes seconds
+            _refuse_missing_base(rundir, loaded)
         else:
             raise_if_in_use(rundir)
         plan, source, *_ = build_plan(loaded, console, to_train=True, strict=strict)
@@ -69,6 +70,20 @@ def train_recipe(
     minutes, seconds = divmod(round(run["seconds"]), 60)
     console.note(f"trained {run['steps']} steps in {minutes} min {seconds} s")
     return rundir
+
+
+def _refuse_missing_base(rundir: RunDir, loaded: LoadedRecipe) -> None:
+    """Raise UsageError where the local base of the run is gone, and the recipe does not give another place."""
+    from orpo_cli.model.trained_model import refuse_missing_base
+    from orpo_cli.plan.resolve import model_with_absolute_paths
+
+    try:
+        plan = rundir.read_plan()
+    except UsageError:  # a damaged plan is repaired later
+        return
+    now = Path(model_with_absolute_paths(loaded).model_name_or_path)
+    if now.name == Path(plan.model.model_name_or_path).name and not now.exists():
+        refuse_missing_base(rundir, plan)
 
 
 def open_run(

@@ -208,3 +208,20 @@ def test_a_lost_result_of_version_0_2_0_is_noticed_by_its_weights(tmp_path: Path
     assert rundir.result_damage() == f"{rundir.adapter}: it has no weights"
     shutil.rmtree(rundir.adapter)
     assert rundir.result_damage() == "it has no folder adapter or model"
+
+
+def test_a_base_that_is_gone_is_named(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    """Its name in the recipe could also be one on the hub. The remedy of the message works for all commands."""
+    recipe, rundir = finished_run(tmp_path, orpo_here)
+    run, model = rundir.root, (tmp_path / "model").rename(tmp_path / "elsewhere")
+    train = ("train", recipe, *RESUME)
+    commands = [("merge", run), ("export", run), ("eval", run), ("generate", run, "--prompt", "x")]
+    for command in (train, (*train, *overrides("training.max_steps=6")), *commands):
+        refused = orpo_here(*command)
+        assert refused.returncode == 2, refused.stderr
+        assert f"{tmp_path}/model is gone. It is the base model of {run}, as {rundir.plan} says." in refused.stderr
+        assert "`orpo train RECIPE --resume auto --set model.model_name_or_path=PLACE`" in refused.stderr
+        assert "hub" not in refused.stderr
+    recorded = orpo_here(*train, *overrides(f"model.model_name_or_path={model}"))
+    assert recorded.returncode == 0, recorded.stderr
+    assert orpo_here("generate", run, "--prompt", "x").returncode == 0

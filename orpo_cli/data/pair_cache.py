@@ -98,10 +98,18 @@ def code_key() -> str:
 
 def _prepare_uncached(prepare: Prepare) -> tuple[Path, dict[str, Any]]:
     """Prepare in a temporary folder that is removed when the process ends."""
-    with _disk_errors(Path(tempfile.gettempdir()), "TMPDIR"):
-        directory = TemporaryDirectory("pairs")
-        atexit.register(directory.remove)
-        return directory.path / PAIRS_FILE, prepare(directory.path / PAIRS_FILE)
+    parent = tempfile.gettempdir()
+    with _disk_errors(Path(parent), "TMPDIR"):
+        folder = Path(tempfile.mkdtemp(dir=_directory_of_process(parent, os.getpid())))
+        return folder / PAIRS_FILE, prepare(folder / PAIRS_FILE)
+
+
+@cache
+def _directory_of_process(parent: str, process: int) -> Path:
+    """One temporary directory for all pairs, since its lock takes a file handle."""
+    directory = TemporaryDirectory("pairs")
+    atexit.register(directory.remove)
+    return directory.path
 
 
 @contextmanager

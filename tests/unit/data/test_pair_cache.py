@@ -96,6 +96,20 @@ def test_the_cache_can_be_disabled(tmp_path: Path, cache_folder: Path, monkeypat
     assert not cache_folder.exists()
 
 
+def test_pairs_that_are_not_cached_share_one_directory_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each directory has a lock, which takes a file handle until the process ends."""
+    monkeypatch.setenv("ORPO_PAIR_CACHE", "0")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    data = write(tmp_path / "x.jsonl", pairs(30))
+    prepared = [run(data)[0] for _ in range(3)]
+    assert len(list((tmp_path / "temporary").iterdir())) == 1
+    assert [len(each.train) for each in prepared] == [30] * 3
+    assert len({path.read_bytes() for path in tmp_path.rglob("pairs.arrow")}) == 1
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_an_unwritable_cache_is_reported_and_skipped(tmp_path: Path, cache_folder: Path) -> None:
     cache_folder.parent.mkdir()

@@ -128,10 +128,12 @@ def test_a_full_disk_behind_standard_output_exits_3(arguments: list[str]) -> Non
     assert "Traceback" not in done.stderr
 
 
-def test_a_recipe_is_printed_to_a_closed_output_without_a_traceback() -> None:
+def test_a_recipe_that_cannot_be_printed_is_an_error_without_a_traceback() -> None:
     command = f"{sys.executable} -m orpo_cli recipes show quickstart >&-"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 3
+    assert "standard output" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_ctrl_c_before_training_is_reported_and_exits_130(

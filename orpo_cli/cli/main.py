@@ -20,7 +20,7 @@ from typer.main import get_command
 from orpo_cli import __version__, interruption
 from orpo_cli.cli.reexec import reexec_with_environment
 from orpo_cli.cli.standard_streams import lost_output, output_is_closed, protect_standard_streams
-from orpo_cli.control_characters import message_lines
+from orpo_cli.control_characters import escape_controls, message_lines
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, UsageError
 from orpo_cli.os_errors import explain_os_error
 from orpo_cli.redaction import redact, redact_record
@@ -47,6 +47,7 @@ COMMANDS = (
 )
 LIGHT_COMMANDS = ("init", "recipes", "validate", "explain", "schema", "convert", "doctor")  # they do not import torch
 FILE_COMMANDS = ("init", "validate", "train", "merge", "export", "push_to_hub")  # their result is not what they print
+COMPUTING_COMMANDS = ("eval", "generate")  # they take long, and print what they compute
 MIN_ADDRESS_SPACE = 1.5e9  # bytes
 
 
@@ -211,7 +212,7 @@ def _prints_document() -> bool:
 def _check_output() -> None:
     """Raise MachineError if standard output is closed and a computed result would be lost. A training is never refused."""
     called = _called_command()
-    if output_is_closed() and (called in ("eval", "generate") or (_prints_document() and called != "train")):
+    if output_is_closed() and (called in COMPUTING_COMMANDS or (_prints_document() and called != "train")):
         raise _lost_output_error("it is closed")
 
 
@@ -229,12 +230,14 @@ def _interrupted() -> Interrupted:
 
 def _code_of_output(code: int) -> int:
     """The exit code, after a check that the result was written: a disk may be full behind standard output."""
-    error = lost_output()
+    error, text = lost_output()
     is_needless = output_is_closed() and _called_command() in FILE_COMMANDS and not _prints_document()
     if code or error is None or is_needless:
         return code
     lost = _lost_output_error(error.strerror or str(error))
     _report_error(lost)
+    if _called_command() in COMPUTING_COMMANDS:
+        print(escape_controls(text) if sys.stderr.isatty() else text, file=sys.stderr)
     return lost.exit_code
 
 

@@ -18,12 +18,13 @@ _CLOSED = OSError(errno.EBADF, "it is closed")
 
 
 class _OutputFile(io.FileIO):
-    """Descriptor of an output stream. ``error``: the first error of a write, whose data is lost.
+    """Descriptor of an output stream. ``error``: the first error of a write; ``lost``: what could not be written to standard output.
 
     ``is_closed``: the caller closed the stream, and the descriptor is the null device.
     """
 
     error: OSError | None = None
+    lost = b""
     is_closed = False
 
     def write(self, data: Any) -> int:
@@ -39,6 +40,8 @@ class _OutputFile(io.FileIO):
                 rest = rest[written or 0 :]
         except OSError as error:
             self.error = self.error or error
+            if self.fileno() == 1:
+                self.lost += rest
         return memoryview(data).nbytes
 
 
@@ -82,9 +85,10 @@ def output_is_closed() -> bool:
     return isinstance(raw, _OutputFile) and raw.is_closed
 
 
-def lost_output() -> OSError | None:
-    """The error that lost a part of standard output; None for a closed pipe, whose reader needs no more."""
+def lost_output() -> tuple[OSError | None, str]:
+    """(error, text) of the part of standard output that was lost; no error for a closed pipe, whose reader needs no more."""
     sys.stdout.flush()
     raw = getattr(sys.stdout, "buffer", None)
-    error = raw.error if isinstance(raw, _OutputFile) else None
-    return None if isinstance(error, BrokenPipeError) else error
+    if not isinstance(raw, _OutputFile) or isinstance(raw.error, BrokenPipeError):
+        return None, ""
+    return raw.error, raw.lost.decode(errors="replace")

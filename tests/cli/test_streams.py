@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import subprocess
@@ -71,6 +72,23 @@ def test_closed_descriptors_are_not_those_of_data_files(tmp_path: Path) -> None:
     assert subprocess.run(["bash", "-c", command], cwd=tmp_path, timeout=60, check=False).returncode == 0
     assert (tmp_path / "report").read_text() == "True"
     assert (tmp_path / "data").read_text() == ""
+
+
+def test_a_result_that_took_long_is_printed_to_standard_error_where_the_disk_is_full(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\n"
+        "from orpo_cli.cli import main\n"
+        "main.COMPUTING_COMMANDS = ('recipes',)\n"  # a fast one in their place
+        "sys.argv = ['orpo', 'recipes', '--json']\n"
+        "main.main()\n"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, program], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 3
+    message, _, document = done.stderr.split("\n", 2)
+    assert "No space left" in message
+    assert "recipes" in json.loads(document)
 
 
 def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:

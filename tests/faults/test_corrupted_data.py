@@ -6,7 +6,6 @@ The formats have no digest of their values, so a flipped bit within a text is re
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 from collections import Counter
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import feather, parquet
 from support.faults.outcome import Outcome
+from support.forks import start_fork, wait
 from support.tiny import pairs, tiny_tokenizer
 from transformers import PreTrainedTokenizerBase
 
@@ -109,18 +109,14 @@ def _damage(content: bytes, generator: random.Random) -> tuple[str, bytes]:
 
 
 def _read_in_fork(path: Path, expected: list[Any], tokenizer: PreTrainedTokenizerBase) -> str:
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    answer = path.parent.with_name("answer")
+
+    def read() -> None:
         signal.alarm(TIMEOUT_SECONDS)
-        os.write(writing, _outcome(path, expected, tokenizer).encode()[:4096])
-        os._exit(0)
-    os.close(writing)
-    with open(reading, "rb") as answer:
-        outcome = answer.read().decode()
-    _, status = os.waitpid(child, 0)
-    return outcome if status == 0 else f"signal {status & 0x7F}"
+        answer.write_text(_outcome(path, expected, tokenizer))
+
+    code = wait(start_fork(read), 2 * TIMEOUT_SECONDS)
+    return answer.read_text() if code == 0 else f"signal {-code}"
 
 
 def _outcome(path: Path, expected: list[Any], tokenizer: PreTrainedTokenizerBase) -> str:

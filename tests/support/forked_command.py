@@ -99,7 +99,6 @@ class ForkedCommand:
         torch.set_num_threads(1)  # a fork has no copies of the other threads
         sys.argv = ["orpo", *arguments]
         before()
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
         if stop is not None:
             stop.install(self.folder)
         code: object = 1

@@ -27,7 +27,7 @@ def run_forked(folder: Path, environment: Mapping[str, str], *arguments: object,
     def surround() -> None:
         os.chdir(folder)
         os.environ.clear()
-        os.environ.update(environment)
+        os.environ.update(environment, TOKENIZERS_PARALLELISM="false")
         _read_environment_again()
 
     with TemporaryDirectory() as streams:

@@ -40,6 +40,7 @@ def start_fork(function: Callable[[], object], *, outlives_parent: bool = False)
             if os.getppid() != parent:
                 os._exit(code)
         restore_default_signals()
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a fork has no copies of the threads of tokenizers
         function()
         code = 0
     except BaseException:

@@ -284,7 +284,7 @@ def test_truncated_weights_are_not_pushed(hub, run):
     (run.adapter / "adapter_model.safetensors").write_bytes(complete[:-10])
     done = orpo(hub, "push-to-hub", run.root, REPO)
     assert done.returncode == 2
-    assert "is incomplete" in done.stderr
+    assert "is damaged" in done.stderr
     assert hub.requests == []
 
 

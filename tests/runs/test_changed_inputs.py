@@ -21,7 +21,9 @@ RESUME = ("--resume", "auto")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a recipe, its data and its model, with a run that was killed in step 3 of 4, after a checkpoint."""
     folder = tmp_path_factory.mktemp("inputs")
-    kill_in_step(3, write_recipe(folder, steps=4, training={"save_strategy": "steps", "save_steps": 2}))
+    kill_in_step(
+        3, write_recipe(folder, estimated=False, steps=4, training={"save_strategy": "steps", "save_steps": 2})
+    )
     return folder
 
 

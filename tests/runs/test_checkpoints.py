@@ -37,7 +37,7 @@ def weights(run: Path) -> bytes:
 def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, bytes]:
     """Recipe, a run that was killed in step 5 with checkpoints of steps 2 and 4, and the weights of an undisturbed run."""
     folder = tmp_path_factory.mktemp("killed")
-    recipe = write_recipe(folder, steps=STEPS, training=SAVING)
+    recipe = write_recipe(folder, estimated=False, steps=STEPS, training=SAVING)
     whole = folder / "undisturbed"
     assert run_here("train", recipe, "--set", f"output_dir={whole}") == 0
     kill_in_step(KILLED_IN, recipe)
@@ -410,7 +410,7 @@ trainer.train(resume_from_checkpoint=sys.argv[3] if len(sys.argv) > 3 else None)
 @pytest.mark.slow
 def test_several_processes_publish_one_checkpoint_in_one_folder(tmp_path: Path) -> None:
     """Each writes its random state; a training that continues from it ends with the same weights."""
-    recipe = write_recipe(tmp_path, steps=4, training={**SAVING, "use_cpu": True})
+    recipe = write_recipe(tmp_path, estimated=False, steps=4, training={**SAVING, "use_cpu": True})
     (tmp_path / "train.py").write_text(PROCESSES)
     tests = Path(__file__).parents[1]
     environment = os.environ | {"PYTHONPATH": f"{tests}:{tests.parent}", "OMP_NUM_THREADS": "1"}

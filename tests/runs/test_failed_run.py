@@ -77,7 +77,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, orpo_here: Callable[..., Any]) -> C
 def recipe_that_logs_late(folder: Path, **training: object) -> Path:
     """A recipe whose first line of metrics comes after its last checkpoint."""
     training = {"save_strategy": "steps", "save_steps": SAVE_STEPS, "logging_steps": STEPS, **training}
-    return write_recipe(folder, steps=STEPS, training=training)
+    return write_recipe(folder, estimated=False, steps=STEPS, training=training)
 
 
 def contents(run: Path) -> dict[Path, bytes]:
@@ -162,7 +162,7 @@ def test_a_resumed_run_whose_data_is_damaged_keeps_its_checkpoints(
 
 def test_a_result_without_a_record_is_that_of_a_finished_run(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
     """The process was killed, or the disk was full, between the result and the status; there is no checkpoint."""
-    recipe, run = write_recipe(tmp_path, steps=3, training={"logging_steps": 2}), tmp_path / "run"
+    recipe, run = write_recipe(tmp_path, estimated=False, steps=3, training={"logging_steps": 2}), tmp_path / "run"
     ended = ForkedCommand(
         tmp_path / "fork", ["train", recipe], stop=StopPoint("orpo_cli.training.train:_record_result")
     )
@@ -183,7 +183,7 @@ def test_a_result_without_a_record_is_that_of_a_finished_run(tmp_path: Path, orp
 def test_a_result_of_a_shorter_training_is_not_that_of_the_longer_one(
     tmp_path: Path, orpo_here: Callable[..., Any]
 ) -> None:
-    recipe, run = write_recipe(tmp_path, steps=1), tmp_path / "run"
+    recipe, run = write_recipe(tmp_path, estimated=False, steps=1), tmp_path / "run"
     assert orpo_here("train", recipe).returncode == 0
     RunDir(run).write_run(status="running", pid=0, host="elsewhere")
     refused = orpo_here("train", recipe, *RESUME)
@@ -210,7 +210,7 @@ def test_a_run_that_holds_work_is_not_discarded(tmp_path: Path, kept: str) -> No
 
 def test_a_checkpoint_with_half_a_state_is_not_the_last_one(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
     """Neither with a manifest, nor without one, as version 0.2.0 wrote them."""
-    recipe = write_recipe(tmp_path, steps=4, training={"save_strategy": "steps", "save_steps": 2})
+    recipe = write_recipe(tmp_path, estimated=False, steps=4, training={"save_strategy": "steps", "save_steps": 2})
     assert orpo_here("train", recipe).returncode == 0
     rundir = RunDir(tmp_path / "run")
     before, last = (rundir.checkpoints / f"checkpoint-{step}" for step in (2, 4))

@@ -39,7 +39,7 @@ Orpo = Callable[..., Any]
 def killed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a recipe of 6 steps and of its run, which was killed after its second checkpoint."""
     folder = tmp_path_factory.mktemp("killed")
-    recipe = write_recipe(folder, steps=6, training=SAVING)
+    recipe = write_recipe(folder, estimated=False, steps=6, training=SAVING)
     kill_in_step(6, recipe)
     return folder
 
@@ -359,7 +359,7 @@ def test_directories_that_cannot_have_a_run_are_refused_at_once(
 
 
 def test_a_run_below_a_link_is_trained_resumed_and_merged(tmp_path: Path, orpo_here: Orpo) -> None:
-    recipe = write_recipe(tmp_path, steps=1)
+    recipe = write_recipe(tmp_path, estimated=False, steps=1)
     (tmp_path / "disk").mkdir()
     (tmp_path / "run").symlink_to("disk")
     train = ("train", recipe, "--set", f"output_dir={tmp_path / 'run'}/")

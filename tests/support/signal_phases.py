@@ -48,7 +48,7 @@ def signal_recipe(folder: Path, *, lora: bool = True, **sections: dict[str, obje
     training: dict[str, object] = {
         "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "load_best_model_at_end": True,
     }  # fmt: skip
-    path = write_recipe(folder, steps=STEPS, lora=lora, training=training, **sections)
+    path = write_recipe(folder, estimated=False, steps=STEPS, lora=lora, training=training, **sections)
     if lora:
         path.write_text(path.read_text().replace("lora_alpha: 8", "lora_alpha: 8\n  lora_dropout: 0.1"))
     return path

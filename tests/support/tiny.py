@@ -85,8 +85,13 @@ def write_pairs(path: Path, count: int, start: int = 0) -> Path:
     return path
 
 
-def write_recipe(folder: Path, *, steps: int = 3, lora: bool = True, **sections: dict[str, object]) -> Path:
-    """Write a recipe, a tiny model and pairs to a folder; ``sections`` are merged into the recipe."""
+def write_recipe(
+    folder: Path, *, steps: int = 3, lora: bool = True, estimated: bool = True, **sections: dict[str, object]
+) -> Path:
+    """Write a recipe, a tiny model and pairs to a folder; ``sections`` are merged into the recipe.
+
+    ``estimated``: whether the settings of memory are those of the estimate, which takes half of the time of a tiny training.
+    """
     if not (folder / "model").exists():
         save_tiny_model(folder / "model")
     write_pairs(folder / "train.jsonl", 24)
@@ -99,6 +104,9 @@ def write_recipe(folder: Path, *, steps: int = 3, lora: bool = True, **sections:
             "learning_rate": 1.0e-3, "eval_strategy": "no", "save_strategy": "no", "warmup_steps": 0,
         },
     }  # fmt: skip
+    if not estimated:
+        recipe["training"]["gradient_checkpointing"] = False
+        recipe["engine"] = {"max_tokens_per_microbatch": 2048}
     if lora:
         recipe["lora"] = {"r": 4, "lora_alpha": 8}
     for name, values in sections.items():

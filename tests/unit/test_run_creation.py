@@ -14,11 +14,20 @@ import pytest
 from support.forks import fork_that_waits, kill_at_each_file_operation, race
 from support.tiny_run import make_plan
 
+from orpo_cli import run_lock
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.run_attempts import FAILED
 from orpo_cli.run_creation import SIBLING_PREFIX, create_run, discard_run
 from orpo_cli.run_status import abandon_attempt
 from orpo_cli.rundir import RunDir
+
+
+@pytest.fixture(autouse=True)
+def watch_heartbeats_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill may leave a heartbeat without content, which the next start watches for 15 s: it may be of another machine."""
+    watch = run_lock._changes
+    monkeypatch.setattr(run_lock, "_changes", lambda directory, before, interval: watch(directory, before, 0.05))
+
 
 NEW = {".lock", "checkpoints", "plan.json", "recipe.yaml", "run.json"}
 

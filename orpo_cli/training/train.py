@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -71,7 +72,7 @@ def train(
         trainer = make_trainer(plan, rundir.checkpoints, inputs, all_callbacks, observer.note)
         metrics.trainer, trainer.check_owned = trainer, rundir.check_owned
         # Their callbacks measure the save, or read the checkpoint.
-        trainer.publish_in_background = deadline is None and not pushes
+        trainer.publish_in_background = not (deadline or pushes or trackers_read_checkpoints(trainer.args.report_to))
         problem = untrained_template_tokens(trainer.model, inputs.tokenizer, inputs.train_dataset)
         if problem is not None:
             observer.warn(problem)
@@ -99,6 +100,12 @@ def train(
         if explained is error:
             raise
         raise explained from error
+
+
+def trackers_read_checkpoints(report_to: Sequence[str]) -> bool:
+    """Whether a tracker may upload a checkpoint as soon as the Trainer has saved it. wandb does it if the user asks for it."""
+    metrics_only = {"tensorboard", "kubeflow", *(() if os.environ.get("WANDB_LOG_MODEL") else ("wandb",))}
+    return not metrics_only.issuperset(report_to)
 
 
 def _restore_metrics(rundir: RunDir, checkpoint: Path | None) -> int:

@@ -84,6 +84,7 @@ class CheckpointWriter:
             list(synced)  # raises the first error
         if self._cancelled.is_set():
             raise InterruptedError(errno.EINTR, "the save of a checkpoint was interrupted", str(self.final))
+        self.check_owned()  # a new owner may write its checkpoint of this step in the same folder
         manifest = CheckpointManifest(self.step, world_size, self.finite, resumable, files)
         (self.staged / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         for path in (self.staged / MANIFEST, *(each for each in self.staged.rglob("*") if each.is_dir()), self.staged):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -188,6 +188,7 @@ class PairTrainer(ORPOTrainer):
                 published.result()
             except KeyboardInterrupt:  # a second Ctrl-C stops at once
                 writer.cancel()
+                wait([published])  # while this process owns the run: the thread changes its directory
                 raise
             finally:
                 self._publishing = None

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from orpo_cli.run_lock import RunLost
 from orpo_cli.training.checkpoint_writer import CheckpointWriter, sync
+from orpo_cli.training.trl_trainer import PairTrainer
 
 
 def test_a_file_system_that_cannot_synchronize_folders_is_accepted() -> None:
@@ -41,6 +46,41 @@ def test_a_cancelled_save_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(InterruptedError):
             writer.publish(world_size=1, resumable=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_lost_the_run_writes_no_manifest(tmp_path: Path) -> None:
+    """The folder may be the one in which the new owner writes its checkpoint of the same step."""
+
+    def lost() -> None:
+        raise RunLost("another process has taken the run over")
+
+    writer = CheckpointWriter(tmp_path, 3)
+    stage(writer.__enter__())
+    writer.check_owned = lost
+    with pytest.raises(RunLost):
+        writer.publish(world_size=1, resumable=True)
+    assert [path.name for path in writer.staged.iterdir()] == ["optimizer.pt"]
+
+
+def test_a_second_ctrl_c_waits_for_the_thread_that_publishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would change the directory after this process has released the lock of the run."""
+    trainer, ended = object.__new__(PairTrainer), threading.Event()
+    writer = CheckpointWriter(tmp_path, 3)
+
+    def publish() -> None:
+        writer._cancelled.wait()
+        time.sleep(0.05)
+        ended.set()
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Future, "result", interrupted)
+    with ThreadPoolExecutor(1) as pool:
+        trainer._publishing = writer, pool.submit(publish)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.finish_checkpoint()
+        assert ended.is_set()
 
 
 def stage(writer: CheckpointWriter) -> None:

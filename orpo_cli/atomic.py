@@ -140,17 +140,18 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 def _replace(path: Path, text: str) -> None:
     remove_partial_files(path)
-    # a new name for each write: two processes may write the same file at the same time
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    lock = try_lock(partial)
+    lock = None
+    while lock is None:  # another process took the file for one of a dead process before it was locked, and removes it
+        # a new name for each write: two processes may write the same file at the same time
+        partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+        lock = try_lock(partial)
     try:
         _write(partial, text)
         partial.replace(path)
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        if lock is not None:
-            lock.close()
+        lock.close()
 
 
 def _write(path: Path, text: str) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from orpo_cli import atomic
 from orpo_cli.atomic import atomic_directory, atomic_write_text, remove_leftovers
 from orpo_cli.errors import UsageError
-from orpo_cli.file_lock import try_lock
+from orpo_cli.file_lock import FileLock, try_lock
 from orpo_cli.run_lock import RunLock
 from orpo_cli.temporary_directory import remove_dead_directories, temporary_directory
 
@@ -115,6 +116,27 @@ def test_the_next_writer_of_a_file_removes_what_a_killed_one_left_but_not_what_a
     atomic_write_text(target, "newer")
     assert names(tmp_path) == sorted([*others, target.name])
     assert target.read_text() == "newer"
+
+
+def test_a_file_that_another_process_removes_before_it_is_locked_is_written_under_another_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes write the same file: the second one looks for files of dead ones when the first has just created its own."""
+    target, removing = tmp_path / "hub.json", []
+
+    def contested(path: Path) -> FileLock | None:
+        if removing:
+            return try_lock(path)
+        removing.append(try_lock(path))
+        return None
+
+    def remove(_: int) -> None:
+        removing[0].release()
+
+    monkeypatch.setattr(atomic, "try_lock", contested)
+    monkeypatch.setattr(os, "fsync", remove)
+    atomic_write_text(target, "new")
+    assert (names(tmp_path), target.read_text()) == ([target.name], "new")
 
 
 def test_a_name_with_pattern_characters_is_only_itself(tmp_path: Path) -> None:

@@ -46,8 +46,9 @@ def _begun(rundir: RunDir, from_step: int, versions: Mapping[str, str | None]) -
 
 
 def withdraw_attempt(rundir: RunDir) -> None:
-    """Restore run.json as it was before this attempt, which changed nothing else."""
+    """Restore run.json, and the name of a damaged result, as before this attempt, which changed nothing else."""
     rundir.check_owned()
+    rundir.return_result()
     atomic_write_text(rundir.run, rundir.run_before)
     rundir.attempt = 0
 

@@ -48,6 +48,7 @@ class RunDir:
         self.lock: RunLock | None = None  # held by this process
         self.run_before = ""  # run.json before the attempt of this process
         self._written: dict[str, Any] = {}  # run.json as this process wrote it last
+        self._set_aside: list[tuple[Path, Path]] = []  # (new path, path) of a damaged result
         self.attempt = 0  # number of the attempt of this process; 0 where it does not train the run
         self.recipe = root / "recipe.yaml"  # the recipe as the user wrote it, with overrides listed on top
         # with the recipes that it extends and the environment variables that it uses, where it has any
@@ -237,9 +238,18 @@ class RunDir:
 
     def set_aside_result(self) -> None:
         """Rename a damaged result to NAME.damaged: its files may be the user's work."""
+        names = {Path(name).parts[0] for name in self.read_run().get("result", {})}
         for path in (self.adapter, self.model):
-            if path.exists():
-                path.rename(unused_name(path.with_name(f"{path.name}.damaged")))
+            if path.exists() and (path.name in names or not names):
+                aside = unused_name(path.with_name(f"{path.name}.damaged"))
+                path.rename(aside)
+                self._set_aside.append((aside, path))
+
+    def return_result(self) -> None:
+        """Rename what ``set_aside_result`` has renamed back, where the result is not restored."""
+        while self._set_aside:
+            aside, path = self._set_aside.pop()
+            aside.rename(path)
 
     def last_checkpoint(self, *, contents: bool = True) -> Path | None:
         """The newest checkpoint that is valid and finite. Reads all its files, or with ``contents=False`` only their sizes."""

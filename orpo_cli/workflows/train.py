@@ -143,6 +143,7 @@ def open_run(
 def _start_over(rundir: RunDir, recipe: str, composed: str | None) -> None:
     """Prepare a run that trained nothing that can be resumed for a start from step 0. Files of the user are kept."""
     if (result := rundir.finished_part()) is not None:
+        rundir.return_result()
         raise UsageError(
             f"{rundir.root} has a result and no checkpoint: {result}.",
             remedy="Use another directory (--set output_dir=DIR), or move the result away.",

@@ -196,6 +196,31 @@ def test_a_lost_result_is_restored(
     assert "nothing to resume" in orpo_here(*train).stderr
 
 
+def test_a_result_that_is_not_restored_keeps_its_name(
+    tmp_path: Path, orpo_here: Callable[..., Any], finished: tuple[Path, Path]
+) -> None:
+    """There is no checkpoint, and the merged model could not be made again; or the data has changed."""
+    recipe, source = finished
+    run = Path(shutil.copytree(source, tmp_path / "run"))
+    truncate(run / "adapter" / "tokenizer.json")
+    (run / "model").mkdir()
+    (run / "model" / "notes").write_text("of the user")
+    data = Path(shutil.copy(recipe.parent / "train.jsonl", tmp_path))
+    data.write_text("".join(data.read_text().splitlines(keepends=True)[1:]))
+    kept = ("adapter", "model", "run.json", "plan.json", "checkpoints")
+    before = [snapshot(RunDir(run / name)) or (run / name).read_bytes() for name in kept]
+    train = ("train", recipe, *RESUME, *overrides(f"output_dir={run}"))
+    done = orpo_here(*train, "--set", f"dataset.train.path={data}")
+    assert (done.returncode, "was started with other inputs" in done.stderr) == (2, True), done.stderr
+    assert before == [snapshot(RunDir(run / name)) or (run / name).read_bytes() for name in kept]
+
+    (run / "merged").mkdir()
+    shutil.rmtree(run / "checkpoints")
+    done = orpo_here(*train)
+    assert (done.returncode, "has a result and no checkpoint" in done.stderr) == (2, True), done.stderr
+    assert sorted(path.name for path in run.iterdir() if "damaged" in path.name) == []
+
+
 def test_a_lost_result_of_version_0_2_0_is_noticed_by_its_weights(tmp_path: Path, finished: tuple[Path, Path]) -> None:
     """run.json does not have the names and sizes of its files."""
     rundir = RunDir(Path(shutil.copytree(finished[1], tmp_path / "run")))

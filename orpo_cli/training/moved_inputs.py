@@ -40,7 +40,9 @@ def follow_moves(before: Plan, now: Plan, recorded: Mapping[str, Any]) -> tuple[
         model["model_name_or_path"] = follow("model.model_name_or_path", old, new)
     if recorded.get("chat_template"):
         model["chat_template"] = follow("model.chat_template", before.model.chat_template, now.model.chat_template)
-    for part in ("train", "eval") if recorded.get("data") else ():
+    for part in ("train", "eval"):
+        if not (recorded.get("data") or {}).get(part):
+            continue
         sources, others = getattr(before.dataset, part), getattr(now.dataset, part)
         if isinstance(sources, list) and isinstance(others, list) and len(sources) == len(others):
             dataset[part] = follow_all(f"dataset.{part}", sources, others)

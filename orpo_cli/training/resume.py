@@ -87,6 +87,7 @@ def recorded_fingerprints(rundir: RunDir) -> dict[str, Any]:
 def missing_fingerprints(rundir: RunDir) -> list[Input]:
     """The inputs that cannot be compared, because an older version has not recorded their fingerprints."""
     before = recorded_fingerprints(rundir)
+    before = {**before, "data": (before.get("data") or {}).get("train")}
     return [kind for kind in Input if not before.get(kind)]
 
 

@@ -35,10 +35,27 @@ class AttemptRecord(Record):
     to_step: int | None = None
 
 
+class PairsFingerprintRecord(Record):
+    """Fingerprint of the training or held-out pairs in run.json."""
+
+    pairs: int
+    digest: str
+    pairs_per_block: int = 0
+    blocks: str = ""
+
+
+class DataFingerprintsRecord(Record):
+    """Fingerprints of the data in run.json."""
+
+    sources: dict[str, str | None] = {}
+    train: PairsFingerprintRecord | None = None
+    eval: PairsFingerprintRecord | None = None
+
+
 class FingerprintsRecord(Record):
     """Fingerprints in run.json."""
 
-    data: dict[str, dict[str, Any]] = {}
+    data: DataFingerprintsRecord = DataFingerprintsRecord()
     tokenizer: str | None = None
     chat_template: str | None = None
     weights: dict[str, Any] = {}
@@ -58,6 +75,7 @@ class RunRecord(Record):
     final_metrics: dict[str, Any] = {}
     final_evaluation: dict[str, Any] = {}
     fingerprints: FingerprintsRecord | None = None
+    changed_inputs: list[dict[str, Any]] = []
     result: dict[str, int] = {}
     trainable_parameters: int | None = None
 

@@ -115,7 +115,7 @@ def _first_difference(old: Fingerprints, part: str, pairs: PreparedData) -> str:
     digests, size = pairs.digests.get(part, np.array([])), old.get("pairs_per_block")
     if not size:
         return "their token ids or their order differ"
-    blocks = zip(_split(old["blocks"]), _split(_blocks(digests[: old["pairs"]], size)), strict=False)
+    blocks = zip(_split(old.get("blocks", "")), _split(_blocks(digests[: old["pairs"]], size)), strict=False)
     same = [one == two for one, two in blocks]
     position = (same.index(False) if False in same else len(same)) * size
     if position >= len(digests):
@@ -140,7 +140,7 @@ def _part_fingerprint(pairs: PreparedData, part: str) -> Fingerprints:
 def _continues(old: Fingerprints, digests: Any) -> bool:
     """Whether the pairs start with those of the run."""
     size = old.get("pairs_per_block") or 0
-    return size > 0 and len(digests) > old["pairs"] and _blocks(digests[: old["pairs"]], size) == old["blocks"]
+    return size > 0 and len(digests) > old["pairs"] and _blocks(digests[: old["pairs"]], size) == old.get("blocks")
 
 
 def _blocks(digests: Any, size: int) -> str:

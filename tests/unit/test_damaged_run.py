@@ -85,7 +85,7 @@ def test_a_plan_that_is_no_plan_is_named(run: RunDir, damage: str) -> None:
 RUN = {
     "name": "run", "status": "failed", "pid": 7, "host": "node7", "error": "größer",
     "attempts": [{"number": 1, "reason": "killed", "from_step": 0}, {"number": 2, "reason": "failed", "from_step": 4}],
-    "versions": {"torch": "2", "trl": None}, "fingerprints": {"data": {"train": {"pairs": 3}}, "tokenizer": "ab", "weights": {"x": "y"}},
+    "versions": {"torch": "2", "trl": None}, "fingerprints": {"data": {"train": {"pairs": 3, "digest": "d"}}, "tokenizer": "ab", "weights": {"x": "y"}},
     "changed_inputs": [], "steps": None,
 }  # fmt: skip
 
@@ -108,6 +108,8 @@ def repaired(run: RunDir) -> dict[str, Any]:
         ({"attempts": [{"from_step": 3}, *RUN["attempts"]]}, {"attempts": RUN["attempts"]}),
         ({"versions": {"torch": "2", "trl": 3}}, {"versions": {"torch": "2"}}),
         ({"fingerprints": {**RUN["fingerprints"], "data": {"train": 3}}}, {"fingerprints": {**RUN["fingerprints"], "data": {}}}),
+        ({"fingerprints": {**RUN["fingerprints"], "data": {"train": {"pairs": 3}}}}, {"fingerprints": {**RUN["fingerprints"], "data": {}}}),
+        ({"changed_inputs": 3}, {"changed_inputs": None}),
     ],
 )  # fmt: skip
 def test_a_repaired_run_keeps_every_field_that_is_valid(run: RunDir, damage: Any, left: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from orpo_cli.atomic import unused_name
 from orpo_cli.checkpoint_manifest import checkpoint_step, find_checkpoints
 from orpo_cli.errors import UsageError
 from orpo_cli.plan.plan import Plan
@@ -75,8 +76,8 @@ def _set_aside(path: Path) -> str:
     """Rename a damaged file to NAME.damaged; the sentence that says so, empty for a file that is lost."""
     if not path.exists():
         return ""
-    kept = path.with_name(f"{path.name}.damaged")
-    path.replace(kept)
+    kept = unused_name(path.with_name(f"{path.name}.damaged"))
+    path.rename(kept)
     return f" It is now {kept.name}."
 
 

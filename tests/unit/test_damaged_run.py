@@ -138,6 +138,13 @@ def test_a_repaired_run_keeps_the_fields_before_and_after_a_damage(run: RunDir) 
                     assert all(found[name] == RUN[name] for name in complete), (position, found)
 
 
+def test_a_second_damage_keeps_the_file_of_the_first(run: RunDir) -> None:
+    for content in ("first", "second"):
+        run.samples.write_text(content)
+        repair_records(run, lambda _: None)
+    assert [(run.root / f"samples.json.{name}").read_text() for name in ("damaged", "damaged-2")] == ["first", "second"]
+
+
 def test_the_records_that_orpo_writes_are_read(run: RunDir) -> None:
     assert run.read_data_report() == REPORT
     assert run.read_run()["status"] == "finished"

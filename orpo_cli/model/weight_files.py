@@ -40,6 +40,8 @@ def find_weight_files(source: ModelSource[ModelSection]) -> list[Path]:
 class BaseDigests:
     """Digests of the files that decide the weights of a base: its weights and config.json, or its GGUF file.
 
+    Also of the Python files of a local model with ``trust_remote_code``.
+
     In the context, threads read local files while data and model are prepared: a large model takes seconds, on a network disk
     minutes. A file of the hub's cache has the digest that the hub gives it.
     """
@@ -76,7 +78,10 @@ class BaseDigests:
             return [source.location.path]
         with explain_load_errors(source.section.model_name_or_path):
             config = _cached_file(source, "config.json")
-            return [*([config] if config is not None else []), *find_weight_files(source)]
+            files = [*([config] if config is not None else []), *find_weight_files(source)]
+        if source.section.trust_remote_code and source.location.path is not None:
+            files += sorted(source.location.path.glob("*.py"))
+        return files
 
     def _read(self, path: Path) -> list[Future[bytes]]:
         if _hub_digest(path):

@@ -119,7 +119,7 @@ def test_a_hostile_recipe_is_trained_or_refused(number, server, runs, judge):
         " ".join(TRAIN),
     )
     done = server.start(Command(TRAIN, folder))
-    outcome.expect(done.has_ended(60), "not ended after 60 s")
+    outcome.expect(done.has_ended(180), "not ended after 180 s")  # 20 s of processor time for a template
     done.end()
     outcome.exit_code, outcome.said, outcome.state = done.code, done.said(), state_of(folder / "run")
     outcome.expect(done.code in CODES, f"exit code {done.code}: {last_lines(done.said())[:600]}")

@@ -94,7 +94,9 @@ def compare(rounds: int, *, lora: bool) -> dict[str, Any]:
                     trainer.training_step(trainer.model, batch)
                 trainer.finish_checkpoint()
                 times[name].append([waited, time.perf_counter() - began])
-                size = sum(path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file())
+                size = max(
+                    size, sum(path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file())
+                )
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         # The first of each warms up.
         medians = {

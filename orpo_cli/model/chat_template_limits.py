@@ -13,6 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -279,7 +280,19 @@ def _end_watch(thread: int, rendering: _Rendering) -> None:
     with _lock:
         _renderings.pop(thread, None)
         if rendering.reason:  # not raised yet, if the rendering ended at the same moment
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None)
+            _raise_pending(thread)
+
+
+def _raise_pending(thread: int) -> None:
+    """Let the exception that may be pending for this thread be raised here, and catch it.
+
+    PyThreadState_SetAsyncExc can also withdraw it. But the interpreter of Python 3.11 then checks for it forever, which makes
+    all code slower, and a profiled function may never end.
+    """
+    with suppress(_Stopped):
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_Stopped))
+        while True:  # the interpreter looks for exceptions before each repetition
+            pass
 
 
 def _start_watcher() -> None:

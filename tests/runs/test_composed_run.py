@@ -25,7 +25,7 @@ def test_the_run_directory_holds_the_recipe_as_written_and_as_a_whole(
     child = tmp_path / "child.yaml"
     written = (
         "extends: base/recipe.yaml\noutput_dir: run\n"
-        "training: {learning_rate: '${RATE}', run_name: 'run-${RUN_KEY}', max_steps: 2}\n"
+        "model: {token: '${RUN_KEY}'}\ntraining: {learning_rate: '${RATE}', max_steps: 2}\n"
     )
     child.write_text(written)
     monkeypatch.chdir(tmp_path)
@@ -42,7 +42,7 @@ def test_the_run_directory_holds_the_recipe_as_written_and_as_a_whole(
     holders = [path.name for path in run.rglob("*") if path.is_file() and b"swordfish" in path.read_bytes()]
     assert holders == []
     assert "swordfish" not in done.stdout + done.stderr
-    assert RunDir(run).read_plan().training["run_name"] == "run-swordfish"
+    assert RunDir(run).read_plan().model.token == "swordfish"
     assert json.loads((run / "plan.json").read_text())["training"]["learning_rate"]["origin"] == "environment"
 
     again = ("train", "child.yaml", "--set", "training.seed=5", "--resume", "auto")

@@ -199,7 +199,7 @@ def test_a_lost_result_is_restored(
 def test_a_result_that_is_not_restored_keeps_its_name(
     tmp_path: Path, orpo_here: Callable[..., Any], finished: tuple[Path, Path]
 ) -> None:
-    """There is no checkpoint, and the merged model could not be made again; or the data has changed."""
+    """There is no checkpoint, and the merged model could not be repeated; or the data has changed."""
     recipe, source = finished
     run = Path(shutil.copytree(source, tmp_path / "run"))
     truncate(run / "adapter" / "tokenizer.json")

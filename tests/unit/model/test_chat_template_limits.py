@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import json
 import threading
 import time
@@ -90,6 +91,7 @@ def test_a_template_that_does_not_end_is_stopped(name: str, monkeypatch: pytest.
     with pytest.raises(ChatTemplateError, match=r"line 2: it takes longer than 0\.3 s"):
         render(ENDLESS[name])
     assert render(CHATML).startswith("<|im_start|>user")  # nothing is left behind
+    assert wait(start_fork(lambda: cProfile.Profile().runcall(render, CHATML)), 20) == 0  # also in the interpreter
 
 
 def test_a_template_that_fills_the_memory_in_small_steps_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

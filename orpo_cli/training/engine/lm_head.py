@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -57,9 +57,8 @@ class HeadOutput:
 def patched_lm_head(head: torch.nn.Module, transform: LogitTransform, batch: MicroBatch) -> Iterator[HeadOutput]:
     """Context of a forward pass: ``head`` computes log-probabilities instead of logits.
 
-    This happens inside the model's own forward pass, so that autocast, DDP and FSDP apply to it. The head returns the
-    log-probabilities as logits of a one-token vocabulary, which makes them part of the model's output for DDP; callers read
-    ``HeadOutput``.
+    This happens inside the model's own forward pass, so that autocast and FSDP apply to it. The head returns the
+    log-probabilities as logits of a one-token vocabulary; ``forward_packed`` makes them part of the loss.
     """
     output = HeadOutput()
     patched_before = head.__dict__.get("forward")
@@ -67,13 +66,13 @@ def patched_lm_head(head: torch.nn.Module, transform: LogitTransform, batch: Mic
 
     def log_probs_forward(hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         predicting = hidden_states[0].index_select(0, batch.predict_positions)
-        if type(head) is torch.nn.Linear and head.weight.is_floating_point():
+        if _is_plain_linear(head) and head.weight.is_floating_point():
             output.log_probs = _tiled_log_probs(predicting, head, batch.targets, transform)
             if transform.softcap is None:
                 output.logit_sums = _logit_sums(hidden_states[0], head, transform.scale, batch)
         else:
             output.log_probs = _chunked_log_probs(predicting, forward, batch.targets, transform)
-        return output.log_probs[None, :, None]
+        return output.log_probs[None, :, None].clone()  # FSDP2 warns about views
 
     head.forward = log_probs_forward
     try:
@@ -83,6 +82,11 @@ def patched_lm_head(head: torch.nn.Module, transform: LogitTransform, batch: Mic
             del head.__dict__["forward"]
         else:
             head.forward = patched_before
+
+
+def _is_plain_linear(head: torch.nn.Module) -> TypeGuard[torch.nn.Linear]:
+    """Whether ``head`` computes what torch.nn.Linear does. FSDP2 gives a sharded module a subclass of its class."""
+    return isinstance(head, torch.nn.Linear) and type(head).forward is torch.nn.Linear.forward
 
 
 def _tiled_log_probs(

@@ -143,14 +143,19 @@ class Engine:
 
 
 def forward_packed(model: Any, head: torch.nn.Module, transform: LogitTransform, batch: MicroBatch) -> HeadOutput:
-    """Forward pass of ``batch``, which is on the model's device; the model's layers are patched."""
+    """Forward pass of ``batch``, which is on the model's device; the model's layers are patched.
+
+    The log-probabilities get a part of the model's output that is zero: sharded weights are gathered for the backward pass
+    by hooks on the outputs of the head and of the model, which run only where the loss depends on these outputs.
+    """
     with patched_lm_head(head, transform, batch) as output, recompute_in_backward():
-        model(
+        outputs = model(
             input_ids=batch.input_ids,
             attention_mask=torch.ones_like(batch.input_ids),  # without one, some models derive it from position_ids
             position_ids=batch.position_ids,
             use_cache=False,
         )
+    output.log_probs = output.log_probs + 0.0 * outputs.logits[0, :, 0]
     return output
 
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 COMPLETIONS = ("chosen", "rejected")
 PARTS = ("prompt", *COMPLETIONS)
 DATASET_COLUMNS = (
-    "pair", "row", "prompt_input_ids", "chosen_answer_ids", "rejected_answer_ids", "length", "prompt_json", "chosen_text",
-    "rejected_text",
+    "pair", "row", "prompt_input_ids", "chosen_answer_ids", "rejected_answer_ids", "length", "packed_length", "prompt_json",
+    "chosen_text", "rejected_text",
 )  # fmt: skip
 IDS = pa.list_(pa.int32())
 WRITE_BATCH_BYTES = 32 << 20  # bytes
@@ -45,6 +45,7 @@ SCHEMA = pa.schema(
         "chosen_answer_ids": IDS,  # without the prompt
         "rejected_answer_ids": IDS,
         "length": pa.int64(),  # tokens of the longer sequence, prompt included
+        "packed_length": pa.int32(),  # tokens in a packed row, see training.engine.packing
         **{f"uncut_{part}": pa.int32() for part in PARTS},  # tokens before truncation
         "digest": pa.binary(32),  # sha256 of the ids
         "prompt_key": pa.binary(16),  # of the prompt's text, without case and white space
@@ -85,6 +86,7 @@ class PairWriter:
             [ids.chosen for *_, ids in pairs],
             [ids.rejected for *_, ids in pairs],
             [len(ids.prompt) + max(len(ids.chosen), len(ids.rejected)) for *_, ids in pairs],
+            [packed_length(ids) for *_, ids in pairs],
             *([ids.full_lengths[part] for *_, ids in pairs] for part in range(3)),
             [_digest(ids) for *_, ids in pairs],
             [prompt_key(pair) for _, pair, _ in pairs],
@@ -197,6 +199,16 @@ def expand_pair(row: Mapping[str, Any]) -> dict[str, Any]:
         expanded[f"{name}_attention_mask"] = [1] * len(prompt + completion)
         expanded[f"{name}_labels"] = [-100] * len(prompt) + completion
     return expanded
+
+
+def packed_length(ids: TruncatedPair) -> int:
+    """Tokens that a pair takes in a packed row, where the prompt and equal first tokens of both completions are once."""
+    shorter, longer = sorted((ids.chosen, ids.rejected), key=len)
+    equal = next(
+        (at for at, (one, other) in enumerate(zip(shorter, longer, strict=False)) if one != other), len(shorter)
+    )
+    rest = sum(max(0, len(completion) - 1 - equal) for completion in (shorter, longer))
+    return len(ids.prompt) + min(equal, len(longer) - 1) + rest
 
 
 def prompt_key(pair: Pair) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
+from itertools import count as count_up
 from statistics import NormalDist, fmean, pstdev
 
 from orpo_cli.estimate.pair_lengths import PairLengths, PairSize
@@ -23,12 +24,12 @@ MAX_CHECKED_TOKENS = 48  # tokens of each of their sequences, at most
 MAX_CHECKED_LOGITS = 1 << 23  # that trl keeps for them, at most: 0.125 GB with its copies
 
 
-def simulate_steps(plan: Plan, count: int) -> Iterator[list[int]] | None:
-    """Indices of the pairs of each optimizer step and process, for ``count`` training pairs.
+def simulate_steps(plan: Plan, pairs: Sequence[PairSize]) -> Iterator[list[int]] | None:
+    """Indices of the pairs of each optimizer step and process; a process without pairs in a step is left out.
 
     None for another sampling strategy than random and sequential, for too many pairs to simulate, or too few for a batch.
     """
-    training = plan.training
+    training, count = plan.training, len(pairs)
     strategy = training.get("train_sampling_strategy") or "random"
     most, epochs = training.get("max_steps") or -1, training.get("num_train_epochs") or 1
     taken = plan.total_pairs() or count * max(1, epochs)
@@ -36,12 +37,60 @@ def simulate_steps(plan: Plan, count: int) -> Iterator[list[int]] | None:
     least = size if drop_last else 1  # fewer make no batch; training reports it
     if strategy not in ("random", "sequential") or max(count, taken) > MAX_SIMULATED_PAIRS or count < least:
         return None
-    together = plan.launch.num_processes * training["gradient_accumulation_steps"]
-    steps = _steps(plan, count, together, random=strategy == "random")
-    batches = count // size if drop_last else -(-count // size)
-    in_a_pass = -(-batches // together)
+    used = usable_pairs(count, size, drop_last=drop_last)
+    in_a_pass = -(-used // (plan.launch.num_processes * pairs_per_step(plan)))
     wanted = most if most > 0 else max(1, math.ceil(in_a_pass * epochs))
-    return islice(steps, wanted * together // training["gradient_accumulation_steps"])
+    steps = islice(_steps(plan, pairs, used, random=strategy == "random"), wanted)
+    return (share for step in steps for share in step if share)
+
+
+def usable_pairs(count: int, batch_size: int, *, drop_last: bool) -> int:
+    """Pairs of an epoch: with ``drop_last`` those of complete batches."""
+    return count // batch_size * batch_size if drop_last else count
+
+
+def num_batches(pairs: int, batch_size: int, ranks: int) -> int:
+    """Batches of each rank in a step of ``pairs`` on all ranks."""
+    return -(-pairs // (batch_size * ranks))
+
+
+def deal_step(
+    step: Sequence[int], lengths: Sequence[int] | None, ranks: int, batch_size: int, *, packed: bool
+) -> list[list[list[int]]]:
+    """The batches of each rank in a step, which are as many on every rank; those at the end may be empty.
+
+    ``step`` are the indices of its pairs and ``lengths`` their tokens. A ``packed`` share is dealt pair by pair, and is one
+    batch; otherwise complete batches are dealt, by their tokens with padding. One rank has all batches in order.
+    """
+    count = num_batches(len(step), batch_size, ranks)
+    batches = [list(step[at : at + batch_size]) for at in range(0, len(step), batch_size)]
+    if ranks == 1 or lengths is None:
+        return [batches]
+    if packed:
+        return [
+            [[step[at] for at in share], *([] for _ in range(count - 1))] for share in deal_by_tokens(lengths, ranks)
+        ]
+    tokens = [
+        2 * len(batch) * max(lengths[at : at + batch_size])
+        for at, batch in zip(range(0, len(step), batch_size), batches, strict=True)
+    ]
+    shares = deal_by_tokens(tokens, ranks, most=count)
+    return [[*(batches[at] for at in share), *([] for _ in range(count - len(share)))] for share in shares]
+
+
+def deal_by_tokens(sizes: Sequence[int], ranks: int, most: int | None = None) -> list[list[int]]:
+    """Longest processing time first (LPT): indices of ``sizes`` for each rank, in order; a rank gets at most ``most``.
+
+    The largest is dealt first, each to the rank with the fewest tokens.
+    """
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    tokens = [0] * ranks
+    for index in sorted(range(len(sizes)), key=lambda index: (-sizes[index], index)):
+        free = (rank for rank in range(ranks) if most is None or len(shares[rank]) < most)
+        rank = min(free, key=lambda rank: tokens[rank])
+        shares[rank].append(index)
+        tokens[rank] += sizes[index]
+    return [sorted(share) for share in shares]
 
 
 def split_by_token_budget(sizes: Sequence[int], budget: int) -> list[list[int]]:
@@ -64,24 +113,21 @@ def max_checked_tokens(vocab_size: int) -> int:
     return min(MAX_CHECKED_TOKENS, max(16, MAX_CHECKED_LOGITS // (max(1, vocab_size) * 2 * CHECKED_PAIRS)))
 
 
-def _steps(plan: Plan, count: int, together: int, *, random: bool) -> Iterator[list[int]]:
-    training = plan.training
+def _steps(plan: Plan, pairs: Sequence[PairSize], used: int, *, random: bool) -> Iterator[list[list[int]]]:
+    """The pairs of each process in each step, of epoch after epoch."""
+    training, processes, packed = plan.training, plan.launch.num_processes, plan.engine.fast_path != "off"
     size, seed = training["per_device_train_batch_size"], training.get("data_seed")
     seed = training["seed"] if seed is None else seed
-    processes = together // training["gradient_accumulation_steps"]
-    epoch = 0
-    while True:
-        order = _random_order(count, seed + epoch) if random else range(count)
-        batches = [list(order[at : at + size]) for at in range(0, count, size)]
-        if training.get("dataloader_drop_last") and len(batches[-1]) < size:
-            batches.pop()
-        for at in range(0, len(batches), together):
-            step = batches[at : at + together]
-            yield from (list(chain(*step[process::processes])) for process in range(min(processes, len(step))))
-        epoch += 1
+    together = processes * pairs_per_step(plan)
+    for epoch in count_up():
+        order = (random_order(len(pairs), seed + epoch) if random else range(len(pairs)))[:used]
+        for at in range(0, used, together):
+            step = order[at : at + together]
+            lengths = [pairs[index].packed if packed else pairs[index].longest for index in step]
+            yield [list(chain(*share)) for share in deal_step(step, lengths, processes, size, packed=packed)]
 
 
-def _random_order(count: int, seed: int) -> Sequence[int]:
+def random_order(count: int, seed: int) -> Sequence[int]:
     """The order of accelerate's SeedableRandomSampler."""
     import torch
 
@@ -106,7 +152,7 @@ def largest_micro_batch(plan: Plan, lengths: PairLengths) -> tuple[list[PairSize
 
     From the simulated steps where possible; otherwise from the distribution of the lengths.
     """
-    steps = simulate_steps(plan, len(lengths.pairs)) if lengths.measured else None
+    steps = simulate_steps(plan, lengths.pairs) if lengths.measured else None
     if steps is None:
         return _usual_micro_batch(plan, lengths)
     packed = plan.engine.fast_path != "off"
@@ -169,7 +215,7 @@ def checked_pairs(vocab_size: int, first_step: Sequence[PairSize]) -> list[PairS
 
 def first_step(plan: Plan, lengths: PairLengths) -> list[PairSize]:
     """The pairs of the first step: simulated where possible, otherwise spread over the distribution of the lengths."""
-    steps = simulate_steps(plan, len(lengths.pairs)) if lengths.measured else None
+    steps = simulate_steps(plan, lengths.pairs) if lengths.measured else None
     if steps is not None:
         return [lengths.pairs[index] for index in next(steps)]
     by_size, in_step = sorted(lengths.pairs, key=lambda pair: pair.packed), pairs_per_step(plan)

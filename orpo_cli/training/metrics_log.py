@@ -33,7 +33,8 @@ class TrainingObserver(Protocol):
 
 
 class MetricsCallback(TrainerCallback):
-    """Writes metrics.jsonl and reports to the observer. ``tokens_per_second`` counts the time inside steps only.
+    """Writes metrics.jsonl and reports to the observer, on rank 0 of several. ``tokens_per_second`` counts the time inside
+    steps only, and the tokens of all ranks; ``memory_gb`` is that of the rank with the most.
 
     ``check_owned`` raises an error where another process has taken the run over.
     """
@@ -72,13 +73,17 @@ class MetricsCallback(TrainerCallback):
             return
         record = metrics_record(state.global_step, logs)
         if "loss" in logs:
-            tokens = self.trainer.tokens_seen - self._tokens_before
+            agreement = self.trainer.agreement
+            (tokens,) = agreement.sum([self.trainer.tokens_seen - self._tokens_before])
+            (memory,) = agreement.max([peak_memory_bytes(args.device)])
             record["tokens_per_second"] = round(tokens / self._seconds, 1) if self._seconds else 0.0
-            record["memory_gb"] = round(peak_memory_bytes(args.device) / 1e9, 3)
+            record["memory_gb"] = round(memory / 1e9, 3)
             self._tokens_before, self._seconds = self.trainer.tokens_seen, 0.0
             self.last = record
         if state.log_history:  # for the checkpoint, from which a line that is lost is restored
             state.log_history[-1] |= record
+        if not state.is_world_process_zero:
+            return
         self.check_owned()
         if (problem := self.file.append(record)) is not None:
             self.observer.note(f"warning: {problem}")

@@ -4,28 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from accelerate.utils import DistributedType
 from accelerate.utils.memory import clear_device_cache
 
 from orpo_cli.errors import MachineError, RunError
 from orpo_cli.plan.plan import EnginePlan
 from orpo_cli.training.engine.packed_attention import UnsupportedAttention
-from orpo_cli.training.engine.packed_step import Engine, PairBatches, collate_pairs, count_sequence_tokens
-from orpo_cli.training.engine.packing import MicroBatch, TokenPair, pack
+from orpo_cli.training.engine.packed_step import Engine, PairBatch, collate_pairs, count_sequence_tokens
+from orpo_cli.training.engine.packing import MicroBatch, TokenPair, pack, token_pair
 from orpo_cli.training.engine.parity_check import compare_paths, select_check_pairs
 from orpo_cli.training.out_of_memory import SelectiveCheckpointing, is_out_of_memory, random_state_restorer
 from orpo_cli.training.trl_trainer import PairTrainer
+
+T = TypeVar("T")
+
+
+class FailedMicroBatch(NamedTuple):
+    """Micro-batch that ran out of memory: its rank, its number in the step, and its size."""
+
+    rank: int
+    number: int
+    num_tokens: int
+    num_pairs: int
 
 
 class PackedTrainer(PairTrainer):
     """PairTrainer whose steps are computed by ``self.engine``; by trl's own path where not ``uses_engine``.
 
-    The data loader yields the same batches in the same order as trl's. ``get_batch_samples`` passes all pairs of a step to
-    its last ``training_step`` and none to those before, so the Trainer's counts of batches stay right.
+    ``get_batch_samples`` passes all pairs of a step to its last ``training_step`` and none to those before, so the Trainer's
+    counts of batches stay right. With several processes a process has the pairs that ``StepSampler`` deals to it, possibly
+    none, and takes part in what all processes do together: totals, votes, and the mean of the gradients.
     """
+
+    packs_shares = True
 
     def __init__(self, *, engine: EnginePlan, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -43,48 +56,60 @@ class PackedTrainer(PairTrainer):
             beta=self.beta,
             loss_on_prompt=self.loss_on_prompt,
             max_tokens=engine.max_tokens_per_microbatch,
-            sharded=self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED),
+            agreement=self.agreement,
+            sharded=self.sharded,
+            filler_pair=token_pair(self.train_dataset[0]) if self.sharded else None,
         )
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The batches of a step, with all pairs in the last one."""
-        samples, count = super().get_batch_samples(epoch_iterator, num_batches, device)
-        batches = [batch for sample in samples for batch in sample["pairs"].batches]
-        moved = [PairBatches([]) for _ in samples[:-1]] + [PairBatches(batches) for _ in samples[-1:]]
+        samples, count = super(PairTrainer, self).get_batch_samples(epoch_iterator, num_batches, device)
+        pairs = [pair for sample in samples for pair in sample["pairs"].pairs]
+        moved = [PairBatch([]) for _ in samples[:-1]] + [PairBatch(pairs) for _ in samples[-1:]]
         return [{"pairs": each} for each in moved], count
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of all micro-batches of the step; returns its loss. Raises RunError as PairTrainer does."""
         if "pairs" not in inputs:
             return super().training_step(model, inputs, num_items_in_batch)
-        batches, pairs = inputs["pairs"].batches, inputs["pairs"].pairs
+        if not self.accelerator.sync_gradients:  # not the last batch of the step
+            return torch.zeros((), device=self.args.device)
+        pairs = inputs["pairs"].pairs
         self._check_parity_once(model, pairs)
         if not self.uses_engine:
-            return self._trl_step(model, batches, num_items_in_batch)
-        if not pairs:
-            return torch.zeros((), device=self.args.device)
+            return self._trl_step(model, pairs, num_items_in_batch)
         self.step_rows.extend(pair.row for pair in pairs)
         self.tokens_seen += count_sequence_tokens(pairs)
         self.engine.start_step(pairs)
-        loss = self._retry_out_of_memory(lambda: self._packed_step(model, pairs, num_items_in_batch))
+        loss = self._retry_out_of_memory(lambda: self._packed_step(model, pairs, num_items_in_batch), training=True)
         self.store_metrics(self.engine.metrics(), train_eval="train")
-        return self._check_finite(loss, self.step_rows)
+        self._check_finite(loss, self.step_rows)
+        self._finish_gradients()
+        return loss
 
-    def _trl_step(self, model: Any, batches: list[list[TokenPair]], num_items_in_batch: Any) -> torch.Tensor:
+    def _trl_step(self, model: Any, pairs: list[TokenPair], num_items_in_batch: Any) -> torch.Tensor:
         loss = torch.zeros((), device=self.args.device)
+        batches = _split(pairs, self.args.train_batch_size)
+        self._batches_per_process = self.agreement.sum([len(batches)])[0] / self.agreement.num_processes
+        not_finite: list[str] = []  # rows of the first such batch
         for number, batch in enumerate(batches, 1):
             with self._sync_gradients(model, last=number == len(batches)):
-                loss = loss + super().training_step(model, self._pad_for_trl(batch), num_items_in_batch)
+                batch_loss = self._train_batch(model, self._pad_for_trl(batch), num_items_in_batch)
+            if not not_finite and not torch.isfinite(batch_loss):
+                not_finite = [pair.row for pair in batch]
+            loss = loss + batch_loss
+        self._check_finite(loss, not_finite)
+        self._finish_gradients()
         return loss
 
     def _packed_step(self, model: Any, pairs: list[TokenPair], num_items_in_batch: Any) -> torch.Tensor:
         loss = torch.zeros((), device=self.args.device)
         micro_batches = self.engine.micro_batches(pairs)
         for number, batch in enumerate(micro_batches, 1):
-            self.current, self.number, self.syncs = batch, number, number == len(micro_batches)
+            self.current, self.number, last = batch, number, number == len(micro_batches)
             batch = batch.to(self.args.device)
             checkpointing = self.checkpointing.applied(batch.num_tokens)
-            with self.engine.patched_model(batch), checkpointing, self._sync_gradients(model, last=self.syncs):
+            with self.engine.patched_model(batch), checkpointing, self._sync_gradients(model, last=last):
                 inputs = {"micro_batch": batch}
                 loss = loss + super(PairTrainer, self).training_step(model, inputs, num_items_in_batch)
         return loss
@@ -101,72 +126,92 @@ class PackedTrainer(PairTrainer):
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> Any:
-        """One evaluation batch, as trl's: loss and metrics are those of its own pairs."""
+        """Add one evaluation batch to ``eval_means``."""
         pairs = inputs["pairs"].pairs
         self._check_parity_once(model, pairs)
         if not self.uses_engine:
-            return super().prediction_step(model, self._pad_for_trl(pairs), prediction_loss_only, ignore_keys)
-        self.engine.start_step(pairs)
-        loss = self._retry_out_of_memory(lambda: self._evaluate_batch(model, pairs))
-        metrics = {f"eval_{name}": value for name, value in self.engine.metrics().items()}
-        self.store_metrics(metrics, train_eval="eval")
-        return loss, None, None
+            for batch in _split(pairs, self.args.eval_batch_size):
+                super().prediction_step(model, self._pad_for_trl(batch), prediction_loss_only, ignore_keys)
+            return None, None, None
+        self.engine.start_step(pairs, across_processes=False)
+        self._retry_out_of_memory(lambda: self._evaluate_batch(model, pairs), training=False)
+        if pairs:
+            metrics = self.engine.weighted_metrics(across_processes=False)
+            other_losses = -self.beta * metrics["log_odds_ratio"][0]
+            for name, (value, weight) in {**metrics, "other_losses": (other_losses, len(pairs))}.items():
+                self.eval_means.add(name, value, weight)
+        return None, None, None
 
-    def _evaluate_batch(self, model: Any, pairs: list[TokenPair]) -> torch.Tensor:
-        loss = torch.zeros((), device=self.args.device)
+    def _evaluate_batch(self, model: Any, pairs: list[TokenPair]) -> None:
         with torch.no_grad(), self._autocast():
             for number, batch in enumerate(self.engine.micro_batches(pairs, self.eval_max_tokens), 1):
-                self.current, self.number, self.syncs = batch, number, False
+                self.current, self.number = batch, number
                 batch = batch.to(self.args.device)
                 with self.engine.patched_model(batch):
-                    loss = loss + self.engine.loss_share(model, batch) * self.accelerator.num_processes
-        return loss
+                    self.engine.loss_share(model, batch)
 
     # Out of memory
 
-    def _retry_out_of_memory(self, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def _retry_out_of_memory(self, compute: Callable[[], T], *, training: bool) -> T:
         """``compute()``, repeated from the same state with less memory where it runs out. Raises MachineError at the end.
 
         In this order: checkpoint large micro-batches, try again with the memory of the failed try freed (both leave the
-        result bit-identical), then halve the micro-batches, which changes the order of sums.
+        result bit-identical), then halve the micro-batches, which changes the order of sums. ``compute`` does not communicate
+        with other processes: all of them make the same change and repeat it where one has run out of memory.
         """
         restore_random_state = random_state_restorer(self.args.device)
-        retried: set[int] = set()  # micro-batches that were tried again without another change
+        retried: set[tuple[int, int]] = set()  # micro-batches that were tried again without another change
         while True:
+            result, failure, cause = None, None, None
             try:
-                return compute()
+                result = compute()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                change = None
-                if self._can_restart_step():
-                    change = self._checkpoint_large_micro_batches()
-                    if change is None and self.number not in retried:
-                        change = "the memory of the failed try is free now"
-                        retried.add(self.number)
-                    elif change is None:
-                        change = self._halve_micro_batches()
-                        retried.clear()
-                if change is None:
-                    raise self._out_of_memory_error() from error
+                cause, failure = error, self._failed_micro_batch()
+                if not self._can_restart_step():
+                    raise self._out_of_memory_error(failure) from error
+            if not self.agreement.any(failure is not None):
+                return result  # type: ignore[return-value]
+            failures = [each for each in self.agreement.gather(failure) if each is not None]
+            change = self._reduce_memory(failures, retried, training=training)
+            if change is None:
+                raise self._out_of_memory_error(failures[0]) from cause
+            cause = None  # its frames refer to tensors
             self.model.zero_grad(set_to_none=True)
-            clear_device_cache(garbage_collection=True)  # after the except block: the error's frames refer to tensors
+            clear_device_cache(garbage_collection=True)
             restore_random_state()
-            self.note(
-                f"out of memory in step {self.state.global_step + 1}: {change}, and the step restarts from its state"
-            )
+            if self.is_world_process_zero():
+                step = f"step {self.state.global_step + 1}{self._name_rank(failures[0])}"
+                self.note(f"out of memory in {step}: {change}, and the step restarts from its state")
+
+    def _failed_micro_batch(self) -> FailedMicroBatch:
+        return FailedMicroBatch(
+            self.accelerator.process_index, self.number, self.current.num_tokens, self.current.num_pairs
+        )
+
+    def _reduce_memory(
+        self, failures: list[FailedMicroBatch], retried: set[tuple[int, int]], *, training: bool
+    ) -> str | None:
+        """Make the next change, the same in all processes; None where none is left."""
+        change = self._checkpoint_large_micro_batches(failures) if training else None
+        if change is not None:
+            return change
+        micro_batches = {(each.rank, each.number) for each in failures}
+        if not micro_batches <= retried:
+            retried |= micro_batches
+            return "the memory of the failed try is free now"
+        retried.clear()
+        return self._halve_micro_batches(failures, training=training)
 
     def _can_restart_step(self) -> bool:
-        """Other processes may wait for the gradients of a micro-batch that synchronizes, and with FSDP for every layer."""
-        alone = self.accelerator.distributed_type == DistributedType.NO
-        sharded = self.accelerator.distributed_type not in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-        if not alone and (sharded or self.syncs):
-            return False
-        return not self.args.optim.endswith("_layerwise")  # has already changed weights in this step
+        """With sharded weights other processes wait for every layer."""
+        layerwise = self.args.optim.endswith("_layerwise")  # has already changed weights in this step
+        return not (self.sharded or layerwise)
 
-    def _checkpoint_large_micro_batches(self) -> str | None:
+    def _checkpoint_large_micro_batches(self, failures: list[FailedMicroBatch]) -> str | None:
         """Enable checkpointing for micro-batches of this size, for the rest of the run; None where it is enabled already."""
-        if not (self.model.training and self.checkpointing.enable_for(self.current.num_tokens)):
+        if not self.checkpointing.enable_for(min(each.num_tokens for each in failures)):
             return None
         threshold = int(self.checkpointing.threshold)
         return (
@@ -174,21 +219,26 @@ class PackedTrainer(PairTrainer):
             f"bit-identical (engine.max_tokens_per_microbatch: {threshold} is faster, and changes its rounding)"
         )
 
-    def _halve_micro_batches(self) -> str | None:
-        """Halve the tokens of micro-batches for the rest of the run; None for a single pair."""
-        if self.current.num_pairs == 1:
+    def _halve_micro_batches(self, failures: list[FailedMicroBatch], *, training: bool) -> str | None:
+        """Halve the tokens of micro-batches for the rest of the run; None for single pairs."""
+        divisible = [each.num_tokens for each in failures if each.num_pairs > 1]
+        if not divisible:
             return None
-        if not self.model.training:
-            self.eval_max_tokens = min(self.eval_max_tokens, self.current.num_tokens) // 2
+        if not training:
+            self.eval_max_tokens = min(self.eval_max_tokens, *divisible) // 2
             return f"micro-batches of the evaluation have at most {self.eval_max_tokens} tokens from now on"
-        self.engine.max_tokens = min(self.engine.max_tokens, self.current.num_tokens) // 2
+        self.engine.max_tokens = min(self.engine.max_tokens, *divisible) // 2
         self.checkpointing.threshold = min(self.checkpointing.threshold, self.engine.max_tokens // 2)
         return f"micro-batches have at most {self.engine.max_tokens} tokens from now on"
 
-    def _out_of_memory_error(self) -> MachineError:
-        pairs = "a pair" if self.current.num_pairs == 1 else f"{self.current.num_pairs} pairs"
+    def _name_rank(self, failure: FailedMicroBatch) -> str:
+        return f" on rank {failure.rank}" if self.agreement.num_processes > 1 else ""
+
+    def _out_of_memory_error(self, failure: FailedMicroBatch) -> MachineError:
+        pairs = "a pair" if failure.num_pairs == 1 else f"{failure.num_pairs} pairs"
+        step = f"step {self.state.global_step + 1}{self._name_rank(failure)}"
         return MachineError(
-            f"out of memory in step {self.state.global_step + 1}, with {pairs} of {self.current.num_tokens} tokens in total.",
+            f"out of memory in {step}, with {pairs} of {failure.num_tokens} tokens in total.",
             remedy="In this order: gradient_checkpointing: true, a lower max_length, a LoRA adapter, the base in 4 bits.",
         )
 
@@ -196,16 +246,14 @@ class PackedTrainer(PairTrainer):
 
     def _check_parity_once(self, model: Any, pairs: list[TokenPair]) -> None:
         """Compute a few short pairs by both paths; leave the fast path where they differ. Raises RunError if it is required."""
-        if self.parity_checked or not pairs:
+        if self.parity_checked:
             return
         self.parity_checked = True
-        reason = self._parity_failure(model, pairs)
-        if self.accelerator.num_processes > 1:  # all processes leave it together, since a step sums over all of them
-            failed = torch.tensor(0 if reason is None else 1, device=self.accelerator.device)
-            if self.accelerator.reduce(failed, "sum") and reason is None:
-                reason = "it gave another result in another process"
-        if reason is not None:
-            self._leave_fast_path(reason)
+        reason = self._parity_failure(model, pairs) if pairs else None
+        # All processes leave it together, since a step sums over all of them.
+        reasons = [each for each in self.agreement.gather(reason) if each is not None]
+        if reasons:
+            self._leave_fast_path(reason or f"in another process, {reasons[0]}")
 
     def _parity_failure(self, model: Any, pairs: list[TokenPair]) -> str | None:
         unwrapped = self.accelerator.unwrap_model(model)
@@ -238,7 +286,8 @@ class PackedTrainer(PairTrainer):
                 f"engine.fast_path is required, but {reason}.",
                 remedy="Use auto, which takes trl's own path, and report this.",
             )
-        self.note(f"trl's own path computes the steps, not the fast one: {reason}")
+        if self.is_world_process_zero():
+            self.note(f"trl's own path computes the steps, not the fast one: {reason}")
         self.uses_engine = False
         self.loss_is_scaled_for_ga = False
 
@@ -254,10 +303,11 @@ class PackedTrainer(PairTrainer):
         dtype: torch.dtype = torch.float16 if self.args.fp16 else self.accelerator.unwrap_model(self.model).dtype
         return dtype
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        """As trl does for adapters that it has cast to bfloat16."""
-        return torch.autocast(self.accelerator.device.type) if self._peft_has_been_casted_to_bf16 else nullcontext()
-
     def _sync_gradients(self, model: Any, *, last: bool) -> AbstractContextManager[Any]:
-        """Gradients are averaged over processes once a step, in its last micro-batch."""
+        """Sharded gradients are averaged over processes once a step, in its last micro-batch."""
         return nullcontext() if last else self.accelerator.no_sync(model=model)
+
+
+def _split(pairs: list[TokenPair], size: int) -> list[list[TokenPair]]:
+    """Batches of ``size`` pairs; the last may be smaller."""
+    return [pairs[at : at + size] for at in range(0, len(pairs), size)]

@@ -8,6 +8,9 @@ loss is TRL's own, except:
 * No model card is written into checkpoints and no telemetry is sent; ``orpo_cli.card.model_card`` writes the card.
 * ``lora.loraplus_lr_ratio`` selects peft's LoRA+ optimizer.
 * ``loss_on_prompt: false`` leaves the prompt out of the NLL.
+* An evaluation gives means over all its pairs; TRL gives means of the means of its batches.
+* Several processes compute the step of one process: ``StepSampler`` deals its pairs, ``average_gradients`` replaces torch's
+  DistributedDataParallel, and metrics are means over the batches of all processes.
 
 ``packed_trainer`` replaces the step by the engine's, with the same loss and gradients.
 """
@@ -15,15 +18,18 @@ loss is TRL's own, except:
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import DistributedType
 from torch.nn.functional import cross_entropy
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import SaveStrategy
@@ -32,9 +38,14 @@ from orpo_cli import interruption
 from orpo_cli.checkpoint_manifest import CheckpointDamaged, check_files
 from orpo_cli.data.table import expand_pair
 from orpo_cli.errors import MachineError, RunError, UsageError
+from orpo_cli.estimate.batching import usable_pairs
+from orpo_cli.training.agreement import Agreement
 from orpo_cli.training.checkpoint_writer import CheckpointWriter, all_finite
+from orpo_cli.training.gradient_sum import average_gradients, broadcast_weights
 from orpo_cli.training.out_of_memory import random_state_restorer
 from orpo_cli.training.retention import keep_only, remove_old_checkpoints
+from orpo_cli.training.step_sampler import StepLayout, StepSampler, epoch_order
+from orpo_cli.training.weighted_means import WeightedMeans
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # "experimental": the pin answers it
@@ -45,7 +56,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 # Texts are left out: reading them from the table takes longer than reading the ids.
-TRAINING_COLUMNS = ("row", "prompt_input_ids", "chosen_answer_ids", "rejected_answer_ids", "length")
+TRAINING_COLUMNS = (
+    "row", "prompt_input_ids", "chosen_answer_ids", "rejected_answer_ids", "length", "packed_length",
+)  # fmt: skip
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 class PairTrainer(ORPOTrainer):
@@ -55,8 +69,10 @@ class PairTrainer(ORPOTrainer):
     ``save_training_args``: whether a checkpoint has the pickle of the arguments, which contains values that a recipe took
     from the environment. ``lora_plus``: arguments of peft's LoRA+ optimizer (arXiv 2402.12354), which gives the adapter's
     two matrices different learning rates. ``tokens_seen`` counts tokens of chosen and rejected sequences without padding;
-    ``step_rows`` has the names of the rows of the current step.
+    ``step_rows`` has the names of the rows of the current step. ``packs_shares``: see ``StepLayout.packed``.
     """
+
+    packs_shares = False
 
     def __init__(
         self,
@@ -78,8 +94,14 @@ class PairTrainer(ORPOTrainer):
         self._publishing: tuple[CheckpointWriter, Future[None]] | None = None
         self.tokens_seen = 0
         self.step_rows: list[str] = []
+        self.eval_means = WeightedMeans()
         super().__init__(**kwargs)
         self.data_collator: Any = PairCollator(self.data_collator)
+        processes = self.accelerator.num_processes
+        self.agreement = Agreement(processes, timedelta(seconds=self.args.ddp_timeout))
+        self.sharded = self.accelerator.distributed_type in SHARDED
+        self.replicated = processes > 1 and not self.sharded
+        self._batches_per_process = 1.0  # of the step; a mean over processes
 
     def create_optimizer(self, model: Any = None) -> Any:
         """The plan's optimizer, with LoRA+ parameter groups where the plan has them. Raises UsageError or MachineError where the library refuses it."""
@@ -105,11 +127,135 @@ class PairTrainer(ORPOTrainer):
         inner.worker_init_fn = partial(_init_worker, inner.worker_init_fn)
         return loader
 
+    # Pairs of each process
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        strategy, processes = self.args.train_sampling_strategy, self.agreement.num_processes
+        if strategy == "batch_rebalance" or (strategy == "group_by_length" and processes == 1):
+            return super()._get_train_sampler(train_dataset)
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        batch_size = self.args.train_batch_size
+        pairs_per_step = batch_size * self.args.gradient_accumulation_steps * processes
+        count = usable_pairs(len(dataset), batch_size, drop_last=self.args.dataloader_drop_last)
+        return self._step_sampler(dataset, strategy, count, pairs_per_step, batch_size)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """Batches of all pairs, where the Trainer would leave out the last ones with ``dataloader_drop_last``."""
+        strategy = "group_by_length" if self.args.train_sampling_strategy == "group_by_length" else "sequential"
+        batch_size = self.args.eval_batch_size
+        pairs_per_step = batch_size * self.agreement.num_processes
+        return self._step_sampler(eval_dataset, strategy, len(eval_dataset), pairs_per_step, batch_size)
+
+    def _step_sampler(
+        self, dataset: Any, strategy: str, count: int, pairs_per_step: int, batch_size: int
+    ) -> StepSampler:
+        processes, lengths = self.agreement.num_processes, None
+        if processes > 1:  # one process has all pairs
+            lengths = list(dataset["packed_length" if self.packs_shares else "length"])
+        rank = self.accelerator.process_index
+        layout = StepLayout(pairs_per_step, batch_size, self.packs_shares, processes, rank)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return StepSampler(count, lengths, layout, epoch_order(dataset, strategy, seed, pairs_per_step))
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """The batches of a step."""
+        samples, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        filled = sum(1 for sample in samples if sample.get("row"))
+        self._batches_per_process = self.agreement.sum([filled])[0] / self.agreement.num_processes
+        return samples, count
+
+    # Steps
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's preparation. Replicated models are not wrapped in DistributedDataParallel."""
+        self.is_distributed_loading_by_transformers = self.replicated
+        try:
+            return super()._prepare_for_training(*args, **kwargs)
+        finally:
+            self.is_distributed_loading_by_transformers = False
+
+    def _sync_replicated_trainable_parameters(self, model: Any) -> None:
+        broadcast_weights(model.parameters())
+
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward of one micro-batch. Raises RunError where the loss is not finite."""
+        """Forward and backward of one batch, or none of an empty one. Raises RunError where a loss is not finite."""
+        loss = torch.zeros((), device=self.args.device)
+        if inputs["row"]:
+            loss = self._train_batch(model, inputs, num_items_in_batch)
+        self._check_finite(loss, inputs["row"])
+        self._finish_gradients()
+        return loss
+
+    def _train_batch(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
         self.step_rows.extend(inputs["row"])
         self.tokens_seen += int(inputs["chosen_attention_mask"].sum() + inputs["rejected_attention_mask"].sum())
-        return self._check_finite(super().training_step(model, inputs, num_items_in_batch), inputs["row"])
+        if self.agreement.num_processes > 1:
+            self.current_gradient_accumulation_steps = self._batches_per_process
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        return loss
+
+    def _finish_gradients(self) -> None:
+        """After the last batch of a step: the mean over ranks, since each rank's loss is times their number."""
+        if self.replicated and self.accelerator.sync_gradients:
+            average_gradients(self.model.parameters(), self.agreement)
+
+    def get_batch_loss_metrics(self, model: Any, batch: dict[str, Any], train_eval: Any = "train") -> Any:
+        """trl's loss and metrics, of the batches of this process: another one may have fewer."""
+        with local_metrics(self.accelerator):
+            return super().get_batch_loss_metrics(model, batch, train_eval)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """trl's log: means of the metrics of all batches since the last one."""
+        if self.agreement.num_processes > 1:
+            kind = "train" if "loss" in logs else "eval"
+            merged: defaultdict[str, list[float]] = defaultdict(list)
+            for stored in self.agreement.gather({**self._stored_metrics[kind]}):
+                for name, values in stored.items():
+                    merged[name] += values
+            self._stored_metrics[kind] = merged
+        super().log(logs, start_time)
+
+    # Evaluation
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """trl's evaluation, with means over all pairs of all processes: of the NLL over its tokens."""
+        self.eval_means = WeightedMeans()
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        means = WeightedMeans.merged(self.agreement.gather(self.eval_means)).means()
+        loss = means["nll_loss"] + means.pop("other_losses")
+        self.store_metrics({f"eval_{name}": value for name, value in means.items()}, train_eval="eval")
+        output.metrics.update({f"{metric_key_prefix}_loss": loss})
+        return output
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> Any:
+        """Add one evaluation batch to ``eval_means``."""
+        if inputs["row"]:
+            with torch.no_grad(), self._autocast():
+                loss, metrics = self.get_batch_loss_metrics(model, inputs, train_eval="eval")
+            values = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+            pairs, nll = len(inputs["row"]), values.pop("nll_loss")
+            if self.loss_on_prompt:
+                predicted = inputs["chosen_attention_mask"][:, 1:]
+            else:
+                predicted = inputs["chosen_labels"][:, 1:] != -100
+            self.eval_means.add("nll_loss", nll, int(predicted.sum()))
+            self.eval_means.add("other_losses", loss.item() - nll, pairs)
+            for name, value in values.items():
+                self.eval_means.add(name, value, pairs)
+        return None, None, None
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """As trl does for adapters that it has cast to bfloat16."""
+        return torch.autocast(self.accelerator.device.type) if self._peft_has_been_casted_to_bf16 else nullcontext()
 
     def concatenated_forward(self, model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, ...]:
         """trl's forward pass, with the NLL of the completion alone where ``loss_on_prompt`` is false."""
@@ -121,10 +267,11 @@ class PairTrainer(ORPOTrainer):
         nll = cross_entropy(logits.flatten(0, 1), labels.flatten().to(logits.device))
         return (*outputs[:4], nll, *outputs[5:])
 
-    def _check_finite(self, loss: torch.Tensor, rows: list[str]) -> torch.Tensor:
-        if not torch.isfinite(loss):
-            raise self._non_finite_error("loss", loss.item(), rows)
-        return loss
+    def _check_finite(self, loss: torch.Tensor, rows: Sequence[str]) -> None:
+        """Raise RunError on all ranks where the loss of one is not finite."""
+        finite = bool(torch.isfinite(loss))
+        if self.agreement.any(not finite):
+            raise self._non_finite_error("loss", loss.item(), [] if finite else rows)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         if self._publishing is not None and self._publishing[1].done():
@@ -136,7 +283,9 @@ class PairTrainer(ORPOTrainer):
             raise self._non_finite_error("gradient norm", float(norm), rows)
         return norm
 
-    def _non_finite_error(self, quantity: str, value: float, rows: list[str]) -> RunError:
+    def _non_finite_error(self, quantity: str, value: float, rows: Sequence[str]) -> RunError:
+        found = [each for each in self.agreement.gather((value, list(rows))) if each[1]]
+        value, rows = found[0][0] if found else value, [row for _, each in found for row in each]
         shown = ", ".join(rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
         return RunError(
             f"step {self.state.global_step + 1}: the {quantity} is {value}; the weights of the step before are kept. Pairs: {shown}.",
@@ -278,6 +427,16 @@ def _init_worker(init: Callable[[int], None] | None, worker: int) -> None:
 
 
 @contextmanager
+def local_metrics(accelerator: Any) -> Iterator[None]:
+    """Context in which trl takes metrics from this process alone."""
+    accelerator.gather_for_metrics = lambda value: value
+    try:
+        yield
+    finally:
+        del accelerator.gather_for_metrics
+
+
+@contextmanager
 def explain_setting_errors(*names: str) -> Iterator[None]:
     """Context of a library call: its errors become OrpoErrors that name the settings."""
     try:
@@ -295,8 +454,8 @@ class PairCollator:
     pad: Callable[[list[dict[str, Any]]], dict[str, Any]]
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Rows of the dataset → a batch of trl's ORPOTrainer."""
-        return self.pad([expand_pair(row) for row in rows])
+        """Rows of the dataset → a batch of trl's ORPOTrainer; without rows, a batch with the key ``row`` alone."""
+        return self.pad([expand_pair(row) for row in rows]) if rows else {"row": []}
 
 
 class TokenizedDataset:

@@ -91,20 +91,13 @@ import torch, torch.distributed as dist
 from support.architectures import PACKED, build
 from support.steps import with_adapter, random_pairs
 from torch.distributed.fsdp import fully_shard
+from orpo_cli.training.agreement import Agreement
 from orpo_cli.training.engine.packed_step import Engine
 
-def sum_of_all(values, how):
-    dist.all_reduce(values)
-    return values
-
-def gather(values):
-    found = [torch.empty_like(values) for _ in range(2)]
-    dist.all_gather(found, values)
-    return torch.cat(found)
-
 def engine_of(model, processes):
-    accelerator = SimpleNamespace(num_processes=processes, device=torch.device("cpu"), reduce=sum_of_all, gather=gather)
-    return Engine(model, accelerator, beta=0.3, loss_on_prompt=True, max_tokens=60, sharded=processes > 1)
+    accelerator = SimpleNamespace(num_processes=processes, device=torch.device("cpu"))
+    options = {"agreement": Agreement(processes), "sharded": processes > 1, "filler_pair": pairs[0]}
+    return Engine(model, accelerator, beta=0.3, loss_on_prompt=True, max_tokens=60, **options)
 
 def step(engine, model, pairs, processes):
     engine.start_step(pairs)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from orpo_cli.training.agreement import Agreement
 from orpo_cli.training.engine import orpo_loss
 from orpo_cli.training.engine.compiled_kernels import compile_rotary_functions, use_compiled_rotary
 from orpo_cli.training.engine.fused_lora import fused_lora_forwards
@@ -33,27 +34,23 @@ from orpo_cli.training.engine.recompute import recompute_in_backward
 
 
 @dataclass
-class PairBatches:
-    """Batches of pairs from the data loader, one or all of a step; accelerate leaves a type that it does not know unchanged."""
+class PairBatch:
+    """Pairs of a batch from the data loader, or of a step; accelerate leaves a type that it does not know unchanged."""
 
-    batches: list[list[TokenPair]]
-
-    @property
-    def pairs(self) -> list[TokenPair]:
-        """The pairs of all batches, in order."""
-        return [pair for batch in self.batches for pair in batch]
+    pairs: list[TokenPair]
 
 
-def collate_pairs(rows: Sequence[Mapping[str, Any]]) -> dict[str, PairBatches]:
-    """Data collator without padding: rows of the dataset as ``TokenPair``."""
-    return {"pairs": PairBatches([[token_pair(row) for row in rows]])}
+def collate_pairs(rows: Sequence[Mapping[str, Any]]) -> dict[str, PairBatch]:
+    """Data collator without padding: rows of the dataset, possibly none, as ``TokenPair``."""
+    return {"pairs": PairBatch([token_pair(row) for row in rows])}
 
 
 class Engine:
     """Computes the loss of a step, micro-batch by micro-batch, and collects its metrics.
 
     ``model`` is the model without wrappers; ``max_tokens`` bounds the tokens of a micro-batch. With ``sharded`` weights (FSDP,
-    DeepSpeed) every forward pass is a collective operation, so each process runs as many micro-batches as the others.
+    DeepSpeed) every forward pass is a collective operation, so each process runs as many micro-batches as the others. Their
+    number is made up with ``filler_pair``, which adds nothing.
     """
 
     def __init__(
@@ -64,18 +61,21 @@ class Engine:
         beta: float,
         loss_on_prompt: bool,
         max_tokens: int,
+        agreement: Agreement | None = None,
         sharded: bool = False,
+        filler_pair: TokenPair | None = None,
     ) -> None:
         self.head = model.get_output_embeddings()
         self.logit_transform = logit_transform(model)
         self.attention_configs = attention_configs(model)
         self.forwards: list[tuple[torch.nn.Module, Any]] = [*fused_lora_forwards(model), *fused_norms_and_gates(model)]
         self.rotary_functions = compile_rotary_functions(model) if accelerator.device.type == "cuda" else []
-        self.accelerator = accelerator
+        self.agreement = agreement or Agreement()
         self.beta = beta
         self.loss_on_prompt = loss_on_prompt
         self.max_tokens = max_tokens
         self.sharded = sharded
+        self.filler_pair = filler_pair
         self._totals = orpo_loss.StepTotals(0, 0)
         self._metric_sums: list[torch.Tensor] = []
         self._logit_sums: list[tuple[torch.Tensor | None, int, int]] = []
@@ -83,9 +83,8 @@ class Engine:
     def start_step(self, pairs: Sequence[TokenPair], across_processes: bool = True) -> None:
         """Count the pairs and NLL tokens of a step or an evaluation batch, of all processes or of this one."""
         counts = [sum(count_nll_tokens(pair, self.loss_on_prompt) for pair in pairs), len(pairs)]
-        if across_processes and self.accelerator.num_processes > 1:
-            device = self.accelerator.device
-            counts = self.accelerator.reduce(torch.tensor(counts, device=device), "sum").tolist()
+        if across_processes:
+            counts = [int(each) for each in self.agreement.sum(counts)]
         self._totals = orpo_loss.StepTotals(*counts)
 
     def micro_batches(self, pairs: Sequence[TokenPair], max_tokens: int | None = None) -> list[MicroBatch]:
@@ -96,10 +95,10 @@ class Engine:
         self._metric_sums, self._logit_sums = [], []
         groups = split_into_groups(pairs, self.max_tokens if max_tokens is None else max_tokens)
         batches = [pack(group, self.loss_on_prompt) for group in groups]
-        if self.sharded:
-            counts = self.accelerator.gather(torch.tensor([len(batches)], device=self.accelerator.device))
-            filler = replace(pack([min(pairs, key=packed_length)], self.loss_on_prompt), in_loss=False)
-            batches += [filler] * (int(counts.max()) - len(batches))
+        if self.sharded and (missing := int(self.agreement.max([len(batches)])[0]) - len(batches)):
+            pair = min(pairs, key=packed_length) if pairs else self.filler_pair
+            assert pair is not None
+            batches += [replace(pack([pair], self.loss_on_prompt), in_loss=False)] * missing
         return batches
 
     @contextmanager
@@ -125,21 +124,34 @@ class Engine:
 
     def metrics(self, across_processes: bool = True) -> dict[str, float]:
         """The metrics since ``start_step``, under trl's names. Synchronizes with the device, once."""
+        return {name: value for name, (value, _) in self.weighted_metrics(across_processes).items()}
+
+    def weighted_metrics(self, across_processes: bool = True) -> dict[str, tuple[float, float]]:
+        """The metrics, each with the number of pairs or tokens over which it is a mean."""
+        sums = self._local_sums()
+        if across_processes:
+            sums = self.agreement.sum(sums)
+        *metric_sums, chosen, rejected, chosen_inputs, rejected_inputs, without_logits = sums
+        pairs = self._totals.num_pairs
+        means = orpo_loss.step_metrics(metric_sums, self._totals, self.beta)
+        weighted: dict[str, tuple[float, float]] = {name: (value, pairs) for name, value in means.items()}
+        weighted["nll_loss"] = means["nll_loss"], self._totals.nll_tokens
+        if not without_logits:
+            weighted["logits/chosen"] = chosen / max(1, chosen_inputs), chosen_inputs
+            weighted["logits/rejected"] = rejected / max(1, rejected_inputs), rejected_inputs
+        return weighted
+
+    def _local_sums(self) -> list[float]:
+        """Sums of this process: ``METRIC_SUMS``, logits and inputs of chosen and rejected, batches without logits."""
+        if not self._metric_sums:
+            return [0.0] * (len(orpo_loss.METRIC_SUMS) + 5)
         sums = torch.stack(self._metric_sums).sum(0)
-        logit_sums = [each for each, _, _ in self._logit_sums]
+        logit_sums = [each for each, _, _ in self._logit_sums if each is not None]
+        if len(logit_sums) < len(self._logit_sums):
+            return [*sums.tolist(), 0.0, 0.0, 0.0, 0.0, 1.0]
         inputs = torch.tensor([[chosen, rejected] for _, chosen, rejected in self._logit_sums], dtype=torch.float64)
-        if all(each is not None for each in logit_sums):
-            sums = torch.cat((sums, torch.stack(logit_sums).sum(0), inputs.sum(0).to(sums.device)))  # type: ignore[arg-type]
-        if across_processes and self.accelerator.num_processes > 1:
-            sums = self.accelerator.reduce(sums, "sum")
-        values = sums.tolist()
-        count = len(orpo_loss.METRIC_SUMS)
-        metrics = orpo_loss.step_metrics(values[:count], self._totals, self.beta)
-        if len(values) > count:
-            chosen, rejected, chosen_inputs, rejected_inputs = values[count:]
-            metrics["logits/chosen"] = chosen / max(1, chosen_inputs)
-            metrics["logits/rejected"] = rejected / max(1, rejected_inputs)
-        return metrics
+        sums = torch.cat((sums, torch.stack(logit_sums).sum(0), inputs.sum(0).to(sums.device)))
+        return [*sums.tolist(), 0.0]
 
 
 def forward_packed(model: Any, head: torch.nn.Module, transform: LogitTransform, batch: MicroBatch) -> HeadOutput:

@@ -12,6 +12,7 @@ from support.tiny import tiny_llama, tiny_tokenizer, write_pairs
 
 from orpo_cli.data.prepare import prepare
 from orpo_cli.estimate.batching import MAX_SIMULATED_PAIRS, simulate_steps, split_by_token_budget
+from orpo_cli.estimate.pair_lengths import PairSize
 from orpo_cli.machine import probe
 from orpo_cli.plan.plan import Plan
 from orpo_cli.plan.resolve import resolve
@@ -66,24 +67,34 @@ def test_simulated_steps_equal_the_trainers_steps(
     monkeypatch.setattr(Engine, "start_step", noted)
     inputs = TrainingInputs(tiny_llama(len(tokenizer)), tokenizer, data)
     make_trainer(plan, tmp_path / "out", inputs, []).train()
-    foreseen = simulate_steps(plan, len(rows))
+    foreseen = simulate_steps(plan, pairs_of(len(rows)))
     assert foreseen is not None
     assert [sorted(step) for step in foreseen] == taken
 
 
-def test_each_process_has_its_batches_of_a_step(tmp_path: Path) -> None:
+def pairs_of(*lengths: int) -> list[PairSize]:
+    """Pairs of these packed lengths; one number: that many pairs of ten tokens."""
+    if len(lengths) == 1:
+        return pairs_of(*[10] * lengths[0])
+    return [PairSize(length, 1, 1) for length in lengths]
+
+
+def test_each_process_has_its_share_of_a_step(tmp_path: Path) -> None:
     plan = planned(tmp_path, train_sampling_strategy="sequential", num_train_epochs=1)
     plan = plan.model_copy(update={"launch": plan.launch.model_copy(update={"num_processes": 2})})
-    steps = simulate_steps(plan, 18)
+    steps = simulate_steps(plan, pairs_of(60, 5, 7, 9, 11, 3, 8, 1, 2, 4, 6, 7, 50, 5, 5))
     assert steps is not None
-    assert list(steps) == [[0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11], [12, 13, 14], [15, 16, 17]]
+    assert list(steps) == [[0, 8], [1, 2, 3, 4, 5, 6, 7, 9, 10, 11], [12], [13, 14]]
+    lonely = simulate_steps(plan, pairs_of(13))
+    assert lonely is not None
+    assert list(lonely)[-1] == [12]  # the other process has no pairs in the last step
 
 
 def test_other_sampling_strategies_and_too_many_pairs_are_not_simulated(tmp_path: Path) -> None:
-    assert simulate_steps(planned(tmp_path, train_sampling_strategy="group_by_length"), 20) is None
-    assert simulate_steps(planned(tmp_path), MAX_SIMULATED_PAIRS) is None
-    assert simulate_steps(planned(tmp_path), 0) is None
-    assert simulate_steps(planned(tmp_path, dataloader_drop_last=True), 2) is None  # not one batch
+    assert simulate_steps(planned(tmp_path, train_sampling_strategy="group_by_length"), pairs_of(20)) is None
+    assert simulate_steps(planned(tmp_path), pairs_of(MAX_SIMULATED_PAIRS)) is None
+    assert simulate_steps(planned(tmp_path), []) is None
+    assert simulate_steps(planned(tmp_path, dataloader_drop_last=True), pairs_of(2)) is None  # not one batch
 
 
 def test_groups_stay_within_the_budget_and_a_longer_pair_has_its_own_group() -> None:

@@ -1,0 +1,51 @@
+"""Agreement of ranks: small values that all processes of a job exchange, for example a vote on running out of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+class Agreement:
+    """Collective operations on values in host memory, in a gloo group of its own, so that they do not wait for a GPU.
+
+    Every rank calls the same operations in the same order. With one process they return their argument.
+    """
+
+    def __init__(self, num_processes: int = 1, timeout: timedelta | None = None) -> None:
+        self.num_processes = num_processes
+        self._group = dist.new_group(backend="gloo", timeout=timeout) if num_processes > 1 else None
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """The sum over ranks of each value."""
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def max(self, values: Sequence[float]) -> list[float]:
+        """The maximum over ranks of each value."""
+        return self._reduce(values, dist.ReduceOp.MAX)
+
+    def any(self, value: bool) -> bool:
+        """Whether ``value`` is true on a rank."""
+        return bool(self.max([value])[0])
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all ranks, in their order."""
+        if self._group is None:
+            return [value]
+        values: list[T | None] = [None] * self.num_processes
+        dist.all_gather_object(values, value, group=self._group)
+        return values  # type: ignore[return-value]
+
+    def _reduce(self, values: Sequence[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
+        if self._group is None:
+            return list(values)
+        reduced = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(reduced, operation, group=self._group)
+        found: list[float] = reduced.tolist()
+        return found

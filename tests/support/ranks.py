@@ -1,0 +1,157 @@
+"""Trainings of a tiny model on several ranks: ``python -m support.ranks FOLDER CASE…`` under torchrun, or ``train_case``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from orpo_cli.data.prepare import prepare
+from orpo_cli.errors import RunError
+from orpo_cli.machine import probe
+from orpo_cli.plan.resolve import resolve
+from orpo_cli.recipe.load import load_recipe
+from orpo_cli.training.agreement import Agreement
+from orpo_cli.training.engine.packed_step import Engine
+from orpo_cli.training.engine.parity_check import CHECKED_PAIRS
+from orpo_cli.training.gradient_sum import average_gradients
+from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
+from orpo_cli.training.metrics_log import MetricsCallback
+from orpo_cli.training.packed_trainer import PackedTrainer
+from support.tiny import tiny_llama, tiny_tokenizer, write_pairs
+
+PAIRS_PER_STEP = 8
+CASES: dict[str, dict[str, Any]] = {
+    "packed-lora": {"pairs": 21, "held_out": 7, "num_train_epochs": 2},
+    "packed-full": {"lora": False, "optim": "sgd"},
+    "packed-empty-share": {"pairs": 9},
+    "packed-checkpointing": {"gradient_checkpointing": True},
+    "packed-sequential": {"train_sampling_strategy": "sequential", "dataloader_drop_last": True},
+    "packed-memory": {"num_train_epochs": 2, "failing": "memory"},
+    "packed-not-finite": {"num_train_epochs": 2, "failing": "nan"},
+    "fallback": {"fast_path": "auto", "failing": "parity"},
+    "trl-lora": {"pairs": 21, "held_out": 7, "fast_path": "off"},
+    "trl-full": {"pairs": 9, "lora": False, "fast_path": "off", "optim": "sgd"},
+}
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def train_case(folder: Path, name: str) -> dict[str, Any]:
+    """Train a case; the log, metrics.jsonl, the notes, the error, the tokens of this rank, and sums of the weights."""
+    training = {"optim": "adamw_torch", "num_train_epochs": 1, "gradient_checkpointing": False} | CASES[name]
+    held_out, failing, lora = training.pop("held_out", 0), training.pop("failing", None), training.pop("lora", True)
+    count, fast_path = training.pop("pairs", 21), training.pop("fast_path", "required")
+    folder = folder / f"{name}-{rank()}"
+    folder.mkdir(parents=True)
+    write_pairs(folder / "train.jsonl", count)
+    dataset = {"train": {"path": str(folder / "train.jsonl")}, "max_prompt_length": 128}
+    if held_out:
+        dataset["eval"] = {"path": str(write_pairs(folder / "eval.jsonl", held_out, start=50))}
+        training |= {"eval_strategy": "epoch", "per_device_eval_batch_size": 2}
+    recipe = {
+        "model": {"model_name_or_path": "unused/unused"},
+        "dataset": dataset,
+        **({"lora": {"r": 4, "target_modules": "all-linear"}} if lora else {}),
+        "training": {
+            "per_device_train_batch_size": 2, "gradient_accumulation_steps": PAIRS_PER_STEP // 2 // world_size(),
+            "learning_rate": 1e-3, "max_length": 256, "save_strategy": "no", "use_cpu": True, "logging_steps": 1, "seed": 3,
+            "max_grad_norm": 0.5, "lr_scheduler_type": "constant", **training,
+        },
+        "engine": {"fast_path": fast_path, **({} if fast_path == "off" else {"max_tokens_per_microbatch": 200})},
+    }  # fmt: skip
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    plan, tokenizer = resolve(load_recipe(str(folder / "recipe.yaml")), probe()), tiny_tokenizer()
+    data = prepare(plan.dataset, tokenizer, max_length=256, max_prompt_length=128, note=lambda _: None)
+    notes: list[str] = []
+    metrics = MetricsCallback(folder / "metrics.jsonl", Observer(), lambda: None)
+    inputs = TrainingInputs(tiny_llama(len(tokenizer)), tokenizer, data.train, data.eval)
+    trainer = metrics.trainer = make_trainer(plan, folder / "out", inputs, [metrics], notes.append)
+    error = ""
+    try:
+        with failing_rank(failing):
+            trainer.train()
+    except RunError as caught:
+        error = str(caught)
+    lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
+    return {
+        "history": trainer.state.log_history,
+        "metrics": [json.loads(line) for line in lines],
+        "notes": notes,
+        "error": error,
+        "tokens": trainer.tokens_seen,
+        "weights": {
+            n: each.double().sum().item() for n, each in trainer.model.named_parameters() if each.requires_grad
+        },
+    }
+
+
+class Observer:
+    """Observer that shows nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
+@contextmanager
+def failing_rank(kind: str | None) -> Iterator[None]:
+    """Context in which the last of several ranks fails: it runs out of memory in two micro-batches, the loss of one is not
+    a number, or the comparison of the first pairs finds a difference.
+    """
+    loss_share, parity_failure, calls = Engine.loss_share, PackedTrainer._parity_failure, list[int]()
+
+    def failing_loss_share(engine: Engine, model: Any, batch: Any) -> torch.Tensor:
+        loss = loss_share(engine, model, batch)
+        if engine._totals.num_pairs <= CHECKED_PAIRS:  # the comparison of the first pairs
+            return loss
+        calls.append(batch.num_tokens)
+        if kind == "memory" and len(calls) in (9, 12):
+            torch.rand(3)  # random numbers drawn by the failed try
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more than there is.")
+        return loss * float("nan") if kind == "nan" and len(calls) == 9 else loss
+
+    if kind is not None and rank() == world_size() - 1 and world_size() > 1:
+        if kind == "parity":
+            PackedTrainer._parity_failure = lambda *_: "it differs"  # type: ignore[method-assign,assignment]
+        else:
+            Engine.loss_share = failing_loss_share  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Engine.loss_share, PackedTrainer._parity_failure = loss_share, parity_failure  # type: ignore[method-assign]
+
+
+def averaged_gradients() -> dict[str, list[float] | None]:
+    """Means of gradients that not every rank has; rank r has gradients of r + 1."""
+    shapes = {"everywhere": (3,), "nowhere": (2,), "first": (2, 2), "half": (4,), "large": (7 << 20,)}
+    parameters = {
+        name: torch.nn.Parameter(torch.zeros(shape, dtype=torch.bfloat16 if name == "half" else torch.float32))
+        for name, shape in shapes.items()
+    }
+    for name, parameter in parameters.items():
+        if name != "nowhere" and not (name == "first" and rank()):
+            parameter.grad = torch.full_like(parameter, rank() + 1.0)
+    average_gradients(parameters.values(), Agreement(world_size()))
+    return {name: None if p.grad is None else p.grad.flatten()[:4].tolist() for name, p in parameters.items()}
+
+
+if __name__ == "__main__":
+    out, *names = sys.argv[1:]
+    found = {name: train_case(Path(out), name) for name in names}
+    found["averaged"] = averaged_gradients()
+    (Path(out) / f"rank-{rank()}.json").write_text(json.dumps(found))
+    dist.barrier()
+    os._exit(0)  # gloo's threads may still run, and would abort the process

@@ -1,4 +1,4 @@
-"""Checkpoint writer: which errors of the disk end a save."""
+"""Checkpoint writer: which errors of the disk end a save, and what counts as finite."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from orpo_cli.run_lock import RunLost
-from orpo_cli.training.checkpoint_writer import CheckpointWriter, sync
+from orpo_cli.training.checkpoint_writer import CheckpointWriter, all_finite, sync
 from orpo_cli.training.trl_trainer import PairTrainer
 
 
@@ -85,3 +86,16 @@ def test_a_second_ctrl_c_waits_for_the_thread_that_publishes(tmp_path: Path, mon
 
 def stage(writer: CheckpointWriter) -> None:
     (writer.staged / "optimizer.pt").write_bytes(b"state")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("size", [4, 400_000])
+def test_values_that_are_not_finite_are_found_and_large_ones_are_finite(dtype: torch.dtype, size: int) -> None:
+    def tensors(value: float) -> list[torch.Tensor]:
+        odd = torch.ones(3, size, dtype=dtype)
+        odd[1, 2] = value
+        return [torch.empty(0, dtype=dtype), torch.tensor(1.0, dtype=dtype), torch.tensor(5), odd.T]
+
+    largest = torch.finfo(dtype).max
+    assert all(all_finite(tensors(value)) for value in (0.0, largest, -largest))
+    assert not any(all_finite(tensors(value)) for value in (float("nan"), float("inf"), -float("inf")))

@@ -128,11 +128,12 @@ def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
     15 times as long. Large values can overflow in a sum of squares; only then each value is tested.
     """
     with torch.no_grad():
-        parts = [part for each in tensors if each.is_floating_point() for part in torch.split(each.reshape(-1), _PART)]
-        large = (part for part in parts if part.numel() >= _LARGE)
-        sums = [torch.dot(wide, wide) for wide in (part.to(_wide(part.dtype)) for part in large)]
-        sums.append(torch.nn.utils.get_total_norm([part for part in parts if part.numel() < _LARGE], foreach=True))
-        return all(bool(each.isfinite()) for each in sums) or all(bool(part.isfinite().all()) for part in parts)
+        floating = [each for each in tensors if each.is_floating_point()]
+        small = [each for each in floating if each.numel() < _LARGE]
+        large = [part for each in floating if each.numel() >= _LARGE for part in torch.split(each.reshape(-1), _PART)]
+        sums = [torch.nn.utils.get_total_norm(small, foreach=True)]
+        sums += [torch.dot(wide, wide) for wide in (part.to(_wide(part.dtype)) for part in large)]
+        return all(bool(each.isfinite()) for each in sums) or all(bool(each.isfinite().all()) for each in floating)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -23,6 +23,7 @@ from orpo_cli.model.chat_template_limits import (
     MAX_TEXT_CHARS,
 )
 from orpo_cli.recipe.explanations import problem_codes, read_explanation
+from orpo_cli.recipe.legacy.unsupported_launch_args import UNSUPPORTED_LAUNCH_ARGS
 from orpo_cli.recipe.legacy.unsupported_peft_args import UNSUPPORTED_LORA_INITS, UNSUPPORTED_PEFT_ARGS
 from orpo_cli.recipe.schema import EvalSplit, PairRules, Recipe, Source
 from orpo_cli.recipe.schema.training_fields import TrainingFields
@@ -67,7 +68,7 @@ def recipe_page() -> str:
         elif section is not None:
             optional = " Optional; off if left out." if type(None) in typing.get_args(field.annotation) else ""
             parts.append(f"## {name}\n\n{section.__doc__}{optional}\n\n{table(section.model_fields.items())}")
-        if name in ("model", "quantization", "lora"):
+        if name in ("model", "quantization", "lora", "launch"):
             parts += nested_sections(name, section)
         if name == "dataset":
             parts.append(f"### A source\n\n{Source.__doc__}\n\n{table(Source.model_fields.items())}")
@@ -80,11 +81,9 @@ def nested_sections(name: str, section: type[BaseModel]) -> list[str]:
     """Tables of the mappings inside a section, and of the library arguments that it does not support."""
     inner = [(key, section_of(field.annotation)) for key, field in section.model_fields.items()]
     parts = [f"### {key}\n\n{each.__doc__}\n\n{table(each.model_fields.items())}" for key, each in inner if each]
-    if name in UNSUPPORTED_PEFT_ARGS:
-        rows = [
-            (f"`{key}`", cell(policy.reason), cell(policy.remedy))
-            for key, policy in UNSUPPORTED_PEFT_ARGS[name].items()
-        ]
+    unsupported = UNSUPPORTED_LAUNCH_ARGS if name == "launch" else UNSUPPORTED_PEFT_ARGS.get(name)
+    if unsupported is not None:
+        rows = [(f"`{key}`", cell(policy.reason), cell(policy.remedy)) for key, policy in unsupported.items()]
         if name == "lora":
             inits = UNSUPPORTED_LORA_INITS.items()
             rows += [(f"`init_lora_weights: {key}`", cell(policy.reason), cell(policy.remedy)) for key, policy in inits]

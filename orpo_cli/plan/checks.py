@@ -14,12 +14,19 @@ from orpo_cli.errors import Problem
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import PlanDraft
 from orpo_cli.plan.size_defaults import defaults_for_size
+from orpo_cli.recipe.deepspeed_config import deepspeed_problems
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.rules.model import REVISION_UNUSED, revision_of_local_model
 
 UNUSUAL_FACTOR = 10  # from the default; the sources of the defaults stay within it
 OTHER_RATE_OPTIMIZERS = ("sgd", "lion", "adagrad", "rmsprop", "lomo")  # parts of names; their learning rates differ
-ABSOLUTE_PATHS = ("output_dir", "model.model_name_or_path")  # in a plan, whatever the recipe has
+# Values that a plan has in another form: absolute paths, the content of a file, and the step shared by the processes.
+OTHER_FORM = (
+    "output_dir",
+    "model.model_name_or_path",
+    "launch.deepspeed_config",
+    "training.gradient_accumulation_steps",
+)
 USUAL_RATES = {
     "full weights": "the paper has 8e-6, its scripts 5e-6, and its authors advise up to 2e-5",
     "LoRA": "the paper's authors advise 5e-5 to 5e-4, and the usual recipes have 1e-5 to 2e-4",
@@ -33,6 +40,7 @@ def plan_problems(plan: PlanDraft, loaded: LoadedRecipe, facts: ModelFacts | Non
         *_revision_of_a_folder(plan, loaded),
         *_learning_rate(plan, loaded, facts),
         *_length_beyond_positions(plan, loaded, facts),
+        *_deepspeed_file(plan, loaded),
         *_replaced_values(plan, loaded),
     )
     return [loaded.source_map.locate_problem(problem) for problem in found]
@@ -93,11 +101,18 @@ def _length_beyond_positions(plan: PlanDraft, loaded: LoadedRecipe, facts: Model
     )
 
 
+def _deepspeed_file(plan: PlanDraft, loaded: LoadedRecipe) -> Iterator[Problem]:
+    """The recipe has these rules, too; here the content of the file is known."""
+    file = loaded.recipe.launch.deepspeed_config
+    if isinstance(file, str) and plan.launch.deepspeed_config is not None:
+        yield from deepspeed_problems(plan.launch.deepspeed_config, quantized=plan.quantization is not None, file=file)
+
+
 def _replaced_values(plan: PlanDraft, loaded: LoadedRecipe) -> Iterator[Problem]:
     """Values of the recipe that this machine cannot use, and that were replaced."""
     written, planned = loaded.recipe.model_dump(), plan.values()
     for path, why in plan.why.items():
-        if why.origin != "decided" or path in ABSOLUTE_PATHS or loaded.source_map.find_node(path) is None:
+        if why.origin != "decided" or path in OTHER_FORM or loaded.source_map.find_node(path) is None:
             continue
         wanted, got = _at(written, path), _at(planned, path)
         if wanted not in (None, "auto", got):

@@ -60,10 +60,19 @@ class DatasetPlan(DatasetSection):
 
 
 class LaunchPlan(LaunchSection):
-    """Processes, with their number and strategy decided."""
+    """Processes, with their number, their strategy and the pairs of a step decided.
+
+    ``machine_rank`` and ``main_process_ip`` are None if there are several machines and this one does not know its place.
+    """
 
     num_processes: int
     strategy: Literal["single", "ddp", "fsdp", "deepspeed"]
+    machine_rank: int | None = None
+    main_process_ip: str | None = None
+    main_process_port: int = 0  # a free port
+    num_cpu_threads_per_process: int | None = None  # None: torch decides
+    deepspeed_config: dict[str, Any] | None = None
+    pairs_per_step: int  # of all processes
 
 
 class MergePlan(MergeSection):
@@ -126,8 +135,7 @@ class PlanDraft(BaseModel):
         steps = self.training.get("max_steps") or -1
         if steps < 1:
             return None
-        batch = self.training["per_device_train_batch_size"] * self.training["gradient_accumulation_steps"]
-        return int(steps * batch * self.launch.num_processes)
+        return int(steps * self.launch.pairs_per_step)
 
     def values(self) -> dict[str, Any]:
         """The values without their reasons, as nested dictionaries."""
@@ -172,12 +180,21 @@ class Plan(PlanDraft):
         why.pop("secrets", None)
         merged = "model" if values["lora"] is None else "merge"
         values["export"].setdefault("dtype", values[merged]["dtype"])  # version 0.1.0 had no such key
+        _add_launch_defaults(values)
         register_secrets(values.get("secrets", []))
         return cls.model_validate({**unmask_secrets(values, values.get("secrets", [])), "why": why})
 
     def to_json(self) -> str:
         """The text of plan.json."""
         return escape_json_controls(json.dumps(self.to_document(), indent=2, ensure_ascii=False)) + "\n"
+
+
+def _add_launch_defaults(values: dict[str, Any]) -> None:
+    """Add the values of one process, which plans of version 0.1.0 do not have."""
+    launch, training = values["launch"], values["training"]
+    if "pairs_per_step" not in launch:
+        pairs = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
+        launch |= {"machine_rank": 0, "main_process_ip": "127.0.0.1", "pairs_per_step": pairs * launch["num_processes"]}
 
 
 def is_leaf(entry: dict[str, Any]) -> bool:

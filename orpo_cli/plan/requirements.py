@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
 from orpo_cli.machine import Machine
+from orpo_cli.plan.launch import launches_processes
 from orpo_cli.plan.plan import Plan
 
 # Optimizers whose package is not a dependency of this project: start of the name, module, package.
@@ -30,6 +32,7 @@ TRACKER_PACKAGES = {"comet_ml": "comet-ml", "dvclive": "dvclive"}  # other packa
 def missing_requirements(plan: Plan, machine: Machine) -> Iterator[Problem]:
     """A problem for each requirement that is not met; paths are dotted names, without file and line."""
     yield from _precision(plan, machine)
+    yield from _launch(plan, machine)
     if plan.lora is not None and plan.lora.init_lora_weights == "loftq" and plan.device != "cuda":
         yield Problem(
             "loftq-needs-cuda",
@@ -63,6 +66,42 @@ def _precision(plan: Plan, machine: Machine) -> Iterator[Problem]:
             "training.fp16",
             remedy="Remove it, or train on a machine with a GPU.",
         )
+
+
+def _launch(plan: Plan, machine: Machine) -> Iterator[Problem]:
+    launch = plan.launch
+    if launch.strategy != "single" and not launches_processes():
+        accumulation = math.ceil(launch.pairs_per_step / plan.training["per_device_train_batch_size"])
+        yield Problem(
+            "unsupported-setting",
+            f"is planned as {launch.num_processes} with the strategy {launch.strategy}, but this version trains in one process.",
+            "launch.num_processes",
+            remedy="Train the same step in one process: --set launch.num_processes=1 --set launch.strategy=single "
+            f"--set training.gradient_accumulation_steps={accumulation}.",
+        )
+    here = launch.num_processes // launch.num_machines
+    devices = machine.device_count if launch.gpu_ids == "all" else launch.gpu_ids.count(",") + 1
+    chosen_cpu = plan.device == "cpu" and plan.why["training.use_cpu"].origin != "decided"
+    if here > devices and not chosen_cpu:
+        found = "no GPU" if machine.device == "cpu" else f"{devices} x {machine.device_name}"
+        machines = "" if launch.num_machines == 1 else f", {here} of them on each machine"
+        yield Problem(
+            "too-few-devices",
+            f"is {launch.num_processes}{machines}, and this machine has {found}.",
+            "launch.num_processes",
+            remedy="Use fewer processes, or auto: --set launch.num_processes=auto.",
+        )
+    if launch.num_machines > 1:
+        for name in ("machine_rank", "main_process_ip"):
+            if getattr(launch, name) is None:
+                yield Problem(
+                    "machine-unknown",
+                    f"is not set, and nothing in the environment says it: there are {launch.num_machines} machines.",
+                    f"launch.{name}",
+                    remedy=f"Start each machine with its own value: --set launch.{name}=…",
+                )
+    if launch.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+        yield _missing("launch.strategy", "deepspeed", "deepspeed", "fsdp")
 
 
 def _missing(path: str, name: str, package: str, other: str) -> Problem:

@@ -11,13 +11,13 @@ from typing import Any
 from orpo_cli.errors import UsageError
 from orpo_cli.machine import Device, Machine
 from orpo_cli.plan.decisions import Decisions
+from orpo_cli.plan.launch import decide_launch, decide_processes
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import (
     TOKEN_BUDGET,
     DatasetPlan,
     EngineDraft,
     ExportPlan,
-    LaunchPlan,
     MergePlan,
     ModelPlan,
     Plan,
@@ -40,14 +40,15 @@ def resolve(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None = N
 def draft_plan(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None = None) -> PlanDraft:
     """Decide everything that needs no memory estimate. ``facts`` is None if the model's configuration cannot be read.
 
-    Raises UsageError if the recipe requires packed steps and the model does not allow them.
+    Raises UsageError if the recipe requires packed steps and the model does not allow them, or names a file that cannot be read.
     """
     recipe = loaded.recipe
     decisions = Decisions(loaded)
     device = _device(decisions, machine)
-    training = TrainingArguments(decisions, machine, facts, device).decide()
+    processes = decide_processes(decisions, machine, device)
+    arguments = TrainingArguments(decisions, machine, facts, device, processes)
+    training = arguments.decide()
     model = _model(decisions, machine, facts, device)
-    one_process = "this version trains in one process"
     draft = PlanDraft(
         name=loaded.name,
         output_dir=str(loaded.output_dir),
@@ -58,10 +59,7 @@ def draft_plan(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None 
         dataset=_dataset(decisions, training["max_length"]),
         training=training,
         engine=_engine(decisions, facts, device),
-        launch=LaunchPlan(
-            num_processes=decisions.decide("launch.num_processes", 1, one_process),
-            strategy=decisions.decide("launch.strategy", "single", one_process),
-        ),
+        launch=decide_launch(decisions, machine, processes, arguments.pairs_per_step),
         merge=MergePlan(**{**dict(recipe.merge), "dtype": _merge_dtype(decisions, model)}),
         export=ExportPlan(**{**dict(recipe.export), "dtype": _export_dtype(decisions, model)}),
         hub=recipe.hub,

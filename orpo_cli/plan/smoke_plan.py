@@ -27,8 +27,7 @@ def smoke_plan(plan: Plan, *, base: Path, layers: int, pairs: Path | None, outpu
         **_lora(plan.lora, layers),
         **_dataset(plan, pairs),
         **_training(plan.training),
-        "launch.num_processes": (1, "one is enough"),
-        "launch.strategy": ("single", "one process"),
+        **_launch(plan),
         "merge.dtype": ("float32", "rounding hides the small logits of random weights"),
     }
     update: dict[str, Any] = {"why": dict(plan.why)}
@@ -95,6 +94,20 @@ def _dataset(plan: Plan, pairs: Path | None) -> Changes:
     elif held_out is not None:
         changes["dataset.eval"] = few("eval", held_out)
     return changes
+
+
+def _launch(plan: Plan) -> Changes:
+    batch, accumulation = (
+        min(MAX_BATCH, plan.training[name]) for name in ("per_device_train_batch_size", "gradient_accumulation_steps")
+    )
+    changes: Changes = {
+        "num_processes": (1, "one is enough"),
+        "strategy": ("single", "one process"),
+        "pairs_per_step": (batch * accumulation, "less to compute"),
+    }
+    if plan.launch.num_machines > 1:
+        changes["num_machines"] = (1, "one is enough")
+    return {f"launch.{name}": change for name, change in changes.items()}
 
 
 def _training(training: dict[str, Any]) -> Changes:

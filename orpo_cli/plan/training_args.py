@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,13 @@ NEEDS_CUDA = ("paged_", "_8bit", "_4bit", "bnb")
 class TrainingArguments:
     """The keyword arguments of trl's ORPOConfig."""
 
-    def __init__(self, decisions: Decisions, machine: Machine, facts: ModelFacts | None, device: Device) -> None:
+    def __init__(
+        self, decisions: Decisions, machine: Machine, facts: ModelFacts | None, device: Device, processes: int
+    ) -> None:
         self.decisions, self.machine, self.facts, self.device = decisions, machine, facts, device
+        self.processes = processes
         self.recipe = decisions.loaded.recipe
+        self.pairs_per_step = 0  # of all processes; known once the schedule is decided
         self.result: dict[str, Any] = self.recipe.training.model_dump(exclude_none=True)
 
     def decide(self) -> dict[str, Any]:
@@ -58,11 +63,7 @@ class TrainingArguments:
 
     def _schedule(self) -> None:
         self.default("per_device_train_batch_size", 4, "with accumulation, 32 pairs a step")
-        batch = self.result["per_device_train_batch_size"]
-        if self.result.get("optim", "").endswith("_layerwise"):
-            self.default("gradient_accumulation_steps", 1, "a layer-wise optimizer steps in every backward pass")
-        accumulated = max(1, 32 // batch)
-        self.default("gradient_accumulation_steps", accumulated, f"{accumulated} × {batch}: 32 pairs a step")
+        self._step()
         steps = self.result.get("max_steps", -1)
         if steps > 0 and "num_train_epochs" in self.result:
             self.decisions.keep("training.num_train_epochs", f"without effect: max_steps = {steps} ends the run")
@@ -75,6 +76,26 @@ class TrainingArguments:
         self.default("logging_steps", 1, "every step is worth a line")
         self.default("seed", 42, "default")
         self.default("report_to", "none", "nothing is sent to another service by default")
+
+    def _step(self) -> None:
+        """Pairs of a step. A written number of processes multiplies them; with auto, the step does not depend on the machine."""
+        batch, processes = self.result["per_device_train_batch_size"], self.processes
+        if self.result.get("optim", "").endswith("_layerwise"):
+            self.default("gradient_accumulation_steps", 1, "a layer-wise optimizer steps in every backward pass")
+        name = "gradient_accumulation_steps"
+        written = self.result.get(name)
+        if written is not None and self.recipe.launch.num_processes != "auto":
+            self.pairs_per_step = batch * written * processes
+            return
+        accumulated = written or max(1, 32 // batch)
+        self.pairs_per_step = batch * accumulated
+        if processes == 1:
+            self.default(name, accumulated, f"{accumulated} × {batch}: 32 pairs a step")
+            return
+        shared = math.ceil(self.pairs_per_step / (batch * processes))
+        reason = f"{batch} × {accumulated} = {self.pairs_per_step} pairs a step, shared by {processes} processes"
+        if written != shared:
+            self.replace(name, shared, reason)
 
     def _evaluation(self) -> None:
         timing = {f"{kind}_{what}" for kind in ("eval", "save") for what in ("strategy", "steps")}
@@ -103,6 +124,9 @@ class TrainingArguments:
         self.default("fp16", half and not bf16, "bf16 is used" if bf16 else self.device)
         if self.result.get("tf32") and not (half and self.machine.bf16):  # both came with Ampere
             self.replace("tf32", None, f"{self.machine.device_name} does not compute TF32")
+        fsdp = self.recipe.launch.fsdp_config
+        if fsdp is not None and fsdp.activation_checkpointing:
+            self.default("gradient_checkpointing", True, "launch.fsdp_config.activation_checkpointing")
         if "activation_checkpointing" not in self.result:  # the same setting by its newer name
             self.result.setdefault("gradient_checkpointing", None)  # the memory estimate decides it
         if self.device == "cpu":
@@ -130,5 +154,5 @@ class TrainingArguments:
         self.replace("disable_tqdm", True, "orpo shows the progress")
         if "logging_dir" in self.result:
             self.result["logging_dir"] = str(Path(self.result["logging_dir"]).expanduser().absolute())
-        if "ddp_backend" in self.result:  # with it, the library expects a process group
+        if "ddp_backend" in self.result and self.processes == 1:  # with it, the library expects a process group
             self.replace("ddp_backend", None, "there is one process")

@@ -11,8 +11,10 @@ from pydantic_core import ErrorDetails
 from orpo_cli.errors import Problem
 from orpo_cli.recipe.did_you_mean import closest_name, did_you_mean_key
 from orpo_cli.recipe.legacy.argument_policy import ArgumentPolicy
+from orpo_cli.recipe.legacy.fsdp_config import RENAMED, WITHOUT_COUNTERPART
+from orpo_cli.recipe.legacy.unsupported_launch_args import UNSUPPORTED_LAUNCH_ARGS
 from orpo_cli.recipe.legacy.unsupported_peft_args import UNSUPPORTED_LORA_INITS, UNSUPPORTED_PEFT_ARGS
-from orpo_cli.recipe.schema import Source
+from orpo_cli.recipe.schema import FsdpConfig, Source
 from orpo_cli.recipe.source.nodes import Path, format_path
 from orpo_cli.recipe.source.source_map import SourceMap
 from orpo_cli.secret_patterns import secret_kind
@@ -30,7 +32,12 @@ TYPE_NAMES = {
     "model_type": "a mapping of keys",
     "none_required": "null",
 }
-BOUNDS = {"greater_than": ("gt", "above"), "greater_than_equal": ("ge", "at least"), "less_than": ("lt", "below")}
+BOUNDS = {
+    "greater_than": ("gt", "above"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "below"),
+    "less_than_equal": ("le", "at most"),
+}
 
 
 def validation_problems(
@@ -86,6 +93,13 @@ def _problem(path: Path, details: list[ErrorDetails], source_map: SourceMap | No
     if detail["type"] == "extra_forbidden":
         if path[:-1] == ("dataset", "eval") and path[-1] in Source.model_fields:
             return _split_and_source(str(path[-1]), source_map)
+        if path[0] == "launch" and (policy := _launch_policy(path)):
+            return Problem(
+                "unsupported-launch-setting",
+                f"cannot be set here. {policy.reason}",
+                format_path(path),
+                remedy=policy.remedy,
+            )
         policy = UNSUPPORTED_PEFT_ARGS.get(str(path[0]), {}).get(str(path[-1])) if len(path) == 2 else None
         return _unsupported_argument(path, policy) if policy else _unknown_key(path, suggest)
     if path == ("lora", "init_lora_weights") and isinstance(detail["input"], str):
@@ -171,6 +185,19 @@ def _unsupported_argument(path: Path, policy: ArgumentPolicy, value: str = "") -
     """The problem of an argument, or of its ``value``, that the library of the section has and a recipe does not support."""
     message = f"{value} is not supported: {policy.reason}.".lstrip()
     return Problem("unsupported-peft-argument", message, format_path(path), remedy=policy.remedy)
+
+
+def _launch_policy(path: Path) -> ArgumentPolicy | None:
+    """The policy of a setting of accelerate that `launch` or `launch.fsdp_config` does not have."""
+    key = str(path[-1])
+    if len(path) == 2:
+        return UNSUPPORTED_LAUNCH_ARGS.get(key)
+    name = key.removeprefix("fsdp_")
+    name = RENAMED.get(name, name)
+    if name in FsdpConfig.model_fields:
+        return ArgumentPolicy("It has another name here.", f"Write `{name}`.")
+    reason = WITHOUT_COUNTERPART.get(name)
+    return ArgumentPolicy(reason, "Remove it.") if reason else None
 
 
 def _unknown_key(path: Path, suggest: bool) -> Problem:

@@ -103,8 +103,7 @@ def _find_pair(parts: PairTables, row: str) -> PairTable:
 def _count_steps(plan: Plan, pairs: int) -> dict[str, Any]:
     """Pairs per optimizer step, steps per epoch, and steps and epochs of the run."""
     training = plan.training
-    pairs_per_step = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
-    pairs_per_step *= plan.launch.num_processes
+    pairs_per_step = plan.launch.pairs_per_step
     steps_per_epoch = max(1, math.ceil(pairs / pairs_per_step))
     max_steps = training.get("max_steps") or -1
     steps = max_steps if max_steps > 0 else math.ceil(steps_per_epoch * training.get("num_train_epochs", 3))

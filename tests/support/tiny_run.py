@@ -78,7 +78,7 @@ def make_plan(root: Path, base: Path | str, **changes: Any) -> Plan:
         "dataset": DatasetPlan(train=[Source(path="example-org/pairs")], max_prompt_length=64),
         "training": {"beta": 0.1, "max_length": 128, "learning_rate": 1e-4},
         "engine": {"fast_path": "off", "max_tokens_per_microbatch": 1024},
-        "launch": LaunchPlan(num_processes=1, strategy="single"),
+        "launch": LaunchPlan(num_processes=1, strategy="single", pairs_per_step=1),
         "merge": MergePlan(dtype=model.dtype),
         "export": ExportPlan(dtype=model.dtype),
         "hub": HubSection(),

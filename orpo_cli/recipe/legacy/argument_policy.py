@@ -30,7 +30,6 @@ class ArgumentPolicy:
     supported: bool = False
     ignored: bool = False
     secret: bool = False  # its value is never shown
-    checked_by_rules: bool = False  # if it is refused, the cross-field rules check it nevertheless
 
     def is_noop(self, value: Any) -> bool:
         """Whether ``value`` has no effect. ``0`` and ``false`` are different values."""

@@ -45,8 +45,6 @@ class Migration:
             self.training[name] = value
         else:
             self.problems.append(_refusal(name, policy))
-            if policy.checked_by_rules:
-                self.training[name] = value
 
     def move_argument(self, name: str, policy: ArgumentPolicy, new_path: str, value: Any) -> None:
         """Convert the value and set it at its new path; a different value there is a problem."""
@@ -136,7 +134,7 @@ def migrate_recipe(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     migration = migrate_training_args(values["training"])
     result = {**values, "training": migration.training}
     problems = list(migration.problems)
-    for path, value in migration.other_sections.items():
+    for path, value in sorted(migration.other_sections.items(), key=lambda item: item[0].count(".")):
         written = migration.written_paths[path]
         if not _set_path(result, path, value):
             problems = [each for each in problems if each.path != written]

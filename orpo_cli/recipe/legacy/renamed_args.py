@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orpo_cli.recipe.legacy.argument_policy import ArgumentPolicy
+from orpo_cli.recipe.legacy.fsdp_config import WITHOUT_COUNTERPART
 
 # Former values of `optim` and names of enum members in the library, with the current value.
 RENAMED_OPTIMIZERS = {
@@ -69,15 +70,10 @@ RENAMED_ARGS = {
     "fp16_opt_level": ArgumentPolicy(
         "It was a level of NVIDIA's apex, which is no longer supported.", "Remove it.", noop_values=("O1",)
     ),
-    "fsdp_min_num_params": ArgumentPolicy(
-        "It is now a key of `fsdp_config`.",
-        noop_values=(0,),
-        new_path="training.fsdp_config.min_num_params",
-        overwritable_values=(0,),
-    ),
+    "fsdp_min_num_params": ArgumentPolicy(WITHOUT_COUNTERPART["min_num_params"], "Remove it.", noop_values=(0,)),
     "fsdp_transformer_layer_cls_to_wrap": ArgumentPolicy(
-        "It is now a key of `fsdp_config`.",
-        new_path="training.fsdp_config.transformer_layer_cls_to_wrap",
+        "It is now a key of `launch.fsdp_config`.",
+        new_path="launch.fsdp_config.transformer_layer_cls_to_wrap",
         convert=_as_list,
     ),
     "group_by_length": ArgumentPolicy(

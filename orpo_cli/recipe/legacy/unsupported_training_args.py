@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from orpo_cli.recipe.legacy.argument_policy import ArgumentPolicy
+from orpo_cli.recipe.legacy.fsdp_config import fsdp2_config, fsdp_strategy
+from orpo_cli.recipe.legacy.unsupported_launch_args import UNSUPPORTED_LAUNCH_ARGS
 
 _NO_METRICS = "Evaluations compute losses and the metrics of ORPO, and have no other metric function."
 _NO_FULL_EVAL = "During training, the library always evaluates in the precision of training."
-_ONE_PROCESS = "Several processes are not supported yet."
 _FSDP_DEFAULTS = {"min_num_params": 0, "xla": False, "xla_fsdp_v2": False, "xla_fsdp_grad_ckpt": False}
 
 UNSUPPORTED_TRAINING_ARGS = {
@@ -72,10 +73,22 @@ UNSUPPORTED_TRAINING_ARGS = {
         "orpo-cli saves a checkpoint on Ctrl-C and SIGTERM.", "Remove it.", noop_values=(False,)
     ),
     "local_rank": ArgumentPolicy("The launcher sets it.", ignored=True),
-    "deepspeed": ArgumentPolicy(_ONE_PROCESS, "Remove it.", checked_by_rules=True),
-    "fsdp": ArgumentPolicy(_ONE_PROCESS, "Remove it.", noop_values=("", [], False), checked_by_rules=True),
-    "fsdp_config": ArgumentPolicy(_ONE_PROCESS, "Remove it.", noop_values=({}, _FSDP_DEFAULTS), checked_by_rules=True),
-    "parallelism_config": ArgumentPolicy(_ONE_PROCESS, "Remove it.", noop_values=({},)),
+    "deepspeed": ArgumentPolicy("It is a setting of `launch`.", noop_values=("",), new_path="launch.deepspeed_config"),
+    "fsdp": ArgumentPolicy(
+        "It is the strategy of several processes.",
+        noop_values=("", [], False),
+        new_path="launch.strategy",
+        convert=fsdp_strategy,
+    ),
+    "fsdp_config": ArgumentPolicy(
+        "It is a setting of `launch`; settings of FSDP 1 that FSDP 2 does not need are left out.",
+        noop_values=({}, _FSDP_DEFAULTS),
+        new_path="launch.fsdp_config",
+        convert=fsdp2_config,
+    ),
+    "parallelism_config": ArgumentPolicy(
+        UNSUPPORTED_LAUNCH_ARGS["parallelism_config"].reason, "Remove it.", noop_values=({},)
+    ),
     # the hub
     "push_to_hub": ArgumentPolicy(
         "Pushes the result, and checkpoints according to `hub_strategy`, to `hub.repo_id`; a failed push does not stop the run.",

@@ -5,6 +5,7 @@ The heaviest import is pydantic, so that ``orpo validate`` starts fast.
 """
 
 from orpo_cli.recipe.schema.dataset import DatasetSection, EvalSplit, PairRules, Source, Sources
+from orpo_cli.recipe.schema.launch import FsdpConfig, LaunchSection
 from orpo_cli.recipe.schema.lora import LoraSection
 from orpo_cli.recipe.schema.model import Dtype, ModelSection, QuantizationSection
 from orpo_cli.recipe.schema.recipe import (
@@ -13,7 +14,6 @@ from orpo_cli.recipe.schema.recipe import (
     ExportSection,
     GgufType,
     HubSection,
-    LaunchSection,
     MergeSection,
     Recipe,
 )
@@ -26,6 +26,7 @@ __all__ = [
     "EvalSplit",
     "ExportFormat",
     "ExportSection",
+    "FsdpConfig",
     "GgufType",
     "HubSection",
     "LaunchSection",

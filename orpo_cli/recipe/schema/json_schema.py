@@ -12,6 +12,7 @@ from copy import deepcopy
 from typing import Any
 
 from orpo_cli.recipe.legacy.argument_policy import ArgumentPolicy
+from orpo_cli.recipe.legacy.fsdp_config import NAMES, RENAMED, WITHOUT_COUNTERPART
 from orpo_cli.recipe.legacy.migration import ARGUMENT_POLICIES
 from orpo_cli.recipe.legacy.renamed_args import RENAMED_OPTIMIZERS
 from orpo_cli.recipe.schema import Recipe
@@ -31,6 +32,20 @@ ONE_REFERENCE = r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-((?!\$\{)[^}])*)?\}"
 
 # Values of former arguments that are converted. Other former arguments have the values of their new setting.
 CONVERTED_ARGUMENTS: dict[str, Schema] = {
+    "fsdp": {
+        "anyOf": [
+            {"const": True},
+            {"type": "string", "pattern": r"^\s*(full_shard|auto_wrap)(\s+(full_shard|auto_wrap))*\s*$"},
+            {"type": "array", "minItems": 1, "items": {"enum": ["full_shard", "auto_wrap", True]}},
+        ]
+    },
+    "fsdp_config": {
+        "type": "object",
+        "propertyNames": {"pattern": f"^(fsdp_)?({'|'.join(sorted({*NAMES, *RENAMED, *WITHOUT_COUNTERPART}))})$"},
+    },
+    "fsdp_transformer_layer_cls_to_wrap": {
+        "anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": {"type": "string"}}]
+    },
     "adafactor": {"const": True},
     "group_by_length": {"const": True},
     "warmup_ratio": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},

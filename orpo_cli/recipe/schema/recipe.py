@@ -1,10 +1,11 @@
-"""Top level of a recipe, and the sections `engine`, `launch`, `merge`, `export` and `hub`."""
+"""Top level of a recipe, and the sections `engine`, `merge`, `export` and `hub`."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from orpo_cli.recipe.schema.dataset import DatasetSection
+from orpo_cli.recipe.schema.launch import LaunchSection
 from orpo_cli.recipe.schema.lora import LoraSection
 from orpo_cli.recipe.schema.model import Dtype, ModelSection, QuantizationSection
 from orpo_cli.recipe.schema.section import Section
@@ -21,17 +22,6 @@ class EngineSection(Section):
     fast_path: Literal["auto", "required", "off"] = Field("auto", description="Packed computation with shared prompts.")
     max_tokens_per_microbatch: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto", description="Maximum number of tokens per micro-batch."
-    )
-
-
-class LaunchSection(Section):
-    """Several processes or machines, with accelerate."""
-
-    num_processes: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        "auto", description="Total number of processes."
-    )
-    strategy: Literal["auto", "single", "ddp", "fsdp", "deepspeed"] = Field(
-        "auto", description="How the processes divide the work."
     )
 
 

@@ -20,7 +20,7 @@ def test_the_closest_name_is_suggested_or_none() -> None:
         ("lr", ("training",), "The name here is `learning_rate`."),
         ("learning_rat", ("training",), "Did you mean `learning_rate`?"),
         ("beta", ("model",), "It belongs in `training`."),
-        ("zzz", ("launch",), "Known keys: num_processes, strategy."),
+        ("zzz", ("engine",), "Known keys: fast_path, max_tokens_per_microbatch."),
         ("zzz", ("training",), "See docs/reference/training-arguments.md."),
     ],
 )

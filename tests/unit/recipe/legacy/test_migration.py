@@ -183,7 +183,32 @@ def test_two_names_with_different_values_in_one_layer_are_an_error(tmp_path: Pat
 
 def test_a_former_name_of_a_refused_argument_is_refused(tmp_path: Path) -> None:
     found = refused(tmp_path, {"fsdp_min_num_params": 100})
-    assert found["training.fsdp_config"].code == "unsupported-training-argument"
+    assert found["training.fsdp_min_num_params"].code == "removed-argument"
+
+
+def test_settings_of_several_processes_are_moved_to_launch(tmp_path: Path) -> None:
+    fsdp = {"fsdp_offload_params": "true", "sharding_strategy": "SHARD_GRAD_OP", "use_orig_params": True, "version": 1}
+    loaded = load(
+        tmp_path, {"fsdp": "full_shard auto_wrap", "fsdp_config": fsdp, "fsdp_transformer_layer_cls_to_wrap": "A"}
+    )
+    launch = loaded.recipe.launch
+    assert launch.strategy == "fsdp"
+    assert launch.fsdp_config is not None
+    assert launch.fsdp_config.model_dump(exclude_defaults=True) == {
+        "offload_params": True, "reshard_after_forward": False, "transformer_layer_cls_to_wrap": ["A"],
+    }  # fmt: skip
+    assert [warning.code for warning in loaded.warnings].count("moved-argument") == 2
+    loaded = load(tmp_path, {"deepspeed": "ds.json"})
+    assert loaded.recipe.launch.deepspeed_config == "ds.json"
+    for arguments, rule in (
+        ({"fsdp": "shard_grad_op"}, "reshard_after_forward: false"),
+        ({"fsdp": "offload"}, "offload_params: true"),
+        ({"fsdp_config": {"sharding_strategy": 4}}, "HYBRID_SHARD is not supported"),
+        ({"fsdp_config": {"a": 1}}, "has no a"),
+        ({"fsdp_config": "fsdp.json"}, "write the content of the file"),
+    ):
+        (problem,) = refused(tmp_path, arguments).values()
+        assert rule in problem.message
 
 
 def test_logging_dir_is_a_setting_unless_it_is_the_default_of_the_library(tmp_path: Path) -> None:

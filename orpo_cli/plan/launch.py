@@ -1,0 +1,131 @@
+"""Launch of a plan: number of processes and pairs of a step, strategy, and the place of this machine among several."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from orpo_cli.errors import UsageError
+from orpo_cli.machine import Device, Machine
+from orpo_cli.plan.decisions import Decisions
+from orpo_cli.plan.plan import LaunchPlan
+
+# Set in tests of parts that this version does not offer yet: `orpo train` refuses several processes, and auto means one.
+PREVIEW = "ORPO_LAUNCH_PREVIEW"
+DEFAULT_ZERO_STAGE = 2  # accelerate's
+DEFAULT_PORT = 29500  # torch's and accelerate's
+ONE_PROCESS = "this version trains in one process"
+
+
+def launches_processes() -> bool:
+    """Whether `orpo train` may start several processes."""
+    return os.environ.get(PREVIEW) == "1"
+
+
+def decide_processes(decisions: Decisions, machine: Machine, device: Device) -> int:
+    """The number of processes of all machines. auto: one for each GPU, and one without GPUs."""
+    launch = decisions.loaded.recipe.launch
+    path = "launch.num_processes"
+    if launch.num_processes != "auto":
+        return launch.num_processes
+    if launch.strategy == "single":
+        return decisions.decide(path, 1, "launch.strategy is single")
+    if not launches_processes():
+        return decisions.decide(path, launch.num_machines, ONE_PROCESS if launch.num_machines == 1 else "one a machine")
+    if device != "cuda":
+        return decisions.decide(path, launch.num_machines, f"one on {device}")
+    here = machine.device_count if launch.gpu_ids == "all" else launch.gpu_ids.count(",") + 1
+    machines = "" if launch.num_machines == 1 else f" on each of {launch.num_machines} machines"
+    return decisions.decide(path, here * launch.num_machines, f"{here} x {machine.device_name}{machines}")
+
+
+def decide_launch(decisions: Decisions, machine: Machine, processes: int, pairs_per_step: int) -> LaunchPlan:
+    """The launch section with everything decided. Raises UsageError if a file of DeepSpeed's configuration cannot be read."""
+    launch = decisions.loaded.recipe.launch
+    strategy = _strategy(decisions, processes)
+    reason = "training.per_device_train_batch_size × training.gradient_accumulation_steps"
+    if launch.num_processes not in ("auto", 1):
+        reason += " × launch.num_processes"
+    decided: dict[str, Any] = {
+        "num_processes": processes,
+        "strategy": strategy,
+        "pairs_per_step": decisions.decide("launch.pairs_per_step", pairs_per_step, reason),
+        "deepspeed_config": _deepspeed_config(decisions, strategy),
+        "num_cpu_threads_per_process": _threads(decisions, machine, processes, strategy),
+        **_rendezvous(decisions),
+    }
+    return LaunchPlan(**{**dict(launch), **decided})
+
+
+def _strategy(decisions: Decisions, processes: int) -> str:
+    launch = decisions.loaded.recipe.launch
+    strategy = launch.written_strategy()
+    path = "launch.strategy"
+    if launch.strategy == "auto" and strategy != "auto":
+        return decisions.decide(path, strategy, f"launch.{strategy}_config")
+    if processes == 1 and strategy in ("auto", "ddp"):
+        return decisions.decide(path, "single", "one process" if launches_processes() else ONE_PROCESS)
+    if strategy == "auto":
+        return decisions.decide(path, "ddp", "several processes, each with the whole model")
+    return strategy
+
+
+def _threads(decisions: Decisions, machine: Machine, processes: int, strategy: str) -> int | None:
+    """None in one process, where torch decides."""
+    launch = decisions.loaded.recipe.launch
+    if launch.num_cpu_threads_per_process != "auto":
+        return launch.num_cpu_threads_per_process
+    path = "launch.num_cpu_threads_per_process"
+    if processes == 1 and strategy == "single":
+        return decisions.decide(path, None, "torch decides in one process")
+    here = max(1, processes // launch.num_machines)
+    reason = f"{machine.cpu_count} CPUs for {here} processes of this machine"
+    return decisions.decide(path, max(1, machine.cpu_count // here), reason)
+
+
+def _rendezvous(decisions: Decisions) -> dict[str, Any]:
+    """Number of this machine, address and port of machine 0; None where only the machine itself can know."""
+    launch = decisions.loaded.recipe.launch
+    several = launch.num_machines > 1
+    slurm = "SLURM_PROCID in the environment"
+    values: dict[str, Any] = {}
+    if launch.machine_rank == "auto":
+        number = os.environ.get("SLURM_PROCID", "")
+        known = (int(number), slurm) if number.isdecimal() else (None, "not known here")
+        values["machine_rank"] = known if several else (0, "one machine")
+    if launch.main_process_ip == "auto":
+        name = next((each for each in ("MASTER_ADDR", "SLURM_LAUNCH_NODE_IPADDR") if os.environ.get(each)), None)
+        known_ip = (os.environ[name], f"{name} in the environment") if name else (None, "not known here")
+        values["main_process_ip"] = known_ip if several else ("127.0.0.1", "one machine")
+    if launch.main_process_port == "auto":
+        number = os.environ.get("MASTER_PORT", "")
+        known_port = (int(number), "MASTER_PORT in the environment") if number.isdecimal() else (DEFAULT_PORT, "usual")
+        values["main_process_port"] = known_port if several else (0, "a free port")
+    return {name: decisions.decide(f"launch.{name}", *decided) for name, decided in values.items()}
+
+
+def _deepspeed_config(decisions: Decisions, strategy: str) -> dict[str, Any] | None:
+    config = decisions.loaded.recipe.launch.deepspeed_config
+    path = "launch.deepspeed_config"
+    if strategy != "deepspeed" or isinstance(config, dict):
+        return config if isinstance(config, dict) else None
+    if config is None:
+        default = {"zero_optimization": {"stage": DEFAULT_ZERO_STAGE}}
+        return decisions.decide(path, default, "ZeRO-2, which divides gradients and optimizer states")
+    return decisions.decide(path, _read_deepspeed_file(decisions, config), f"read from {config}")
+
+
+def _read_deepspeed_file(decisions: Decisions, name: str) -> dict[str, Any]:
+    path = "launch.deepspeed_config"
+    file = decisions.loaded.local_path(path, name)
+    if file is None or not file.is_file():
+        folders = " or ".join(map(str, dict.fromkeys(decisions.loaded.search_directories(path))))
+        raise UsageError(f"{path}: {name} is not a file in {folders}.", remedy="Correct the path.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: {file} cannot be read: {error}.", remedy="It must be a JSON file.") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: {file} has no JSON object.", remedy="It must be a configuration of DeepSpeed.")
+    return content

@@ -42,6 +42,12 @@ def command(
     dataset: Annotated[
         str | None, typer.Option(metavar="PATH", help="Preference pairs, if FILE names none or you want others.")
     ] = None,
+    accelerate_config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="Configuration of accelerate that launches FILE: its settings become launch."
+        ),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -49,7 +55,8 @@ def command(
     """Convert another tool's configuration into a recipe.
 
     Reads configurations of axolotl, LLaMA-Factory, alignment-handbook, TRL and
-    ms-swift, and a printed ORPOConfig. Keys that have an
+    ms-swift, a printed ORPOConfig, and configurations of accelerate and
+    DeepSpeed, alone or as the others refer to them. Keys that have an
     equivalent are kept; every other key becomes a comment in the recipe, with
     the reason. The recipe validates.
 
@@ -58,10 +65,13 @@ def command(
       orpo convert mistral-qlora-orpo.yml -o mistral.yaml
       orpo convert qwen_lora_orpo.yaml | orpo plan -
       orpo convert printed.txt --model mistralai/Mistral-7B-v0.1 --dataset pairs.jsonl
+      orpo convert train.yaml --accelerate-config fsdp.yaml -o full.yaml
       orpo convert train.sh --json
     """
     console = Console(quiet=quiet, as_json=as_json)
-    for option, value in (("--model", model), ("--dataset", dataset)):
+    for option, value in (
+        ("--model", model), ("--dataset", dataset), ("--accelerate-config", accelerate_config)
+    ):  # fmt: skip
         if value is not None and not value.strip():
             raise UsageError(f"{option} is empty.", remedy="Give a value or leave the option out.")
     if force and output is None:
@@ -69,7 +79,12 @@ def command(
     if output is not None:
         check_output_file(output, overwrite=force)
     text, name, folder = _read_source(file)
-    conversion = convert(text, name, tool=tool, model=model, dataset=dataset, folders=[folder, Path.cwd()])
+    if accelerate_config is not None and not Path(accelerate_config).is_file():
+        raise UsageError(f"--accelerate-config {accelerate_config}: there is no such file.", remedy="Correct the path.")
+    conversion = convert(
+        text, name, tool=tool, model=model, dataset=dataset, folders=[folder, Path.cwd()],
+        accelerate_config=accelerate_config,
+    )  # fmt: skip
     _print_outcomes(console, conversion, file)
     if output is not None:
         atomic_write_text(output, conversion.text)

@@ -22,11 +22,11 @@ DEEPSPEED_TRAINING_ARGS: Mapping[str, str] = {
 
 def deepspeed_problems(config: Mapping[str, Any], *, quantized: bool, file: str = "") -> Iterator[Problem]:
     """Problems of a configuration of DeepSpeed; ``file`` has it if it is not in the recipe."""
-    path = "launch.deepspeed_config"
+    path, where = "launch.deepspeed_config", f"in {file}: " if file else ""
 
     def problem(code: str, key: str, message: str, remedy: str) -> Problem:
         if file:
-            return Problem(code, f"in {file}: {message}", path, remedy=remedy)
+            return Problem(code, f"{where}{message}", path, remedy=remedy)
         return Problem(code, message, f"{path}.{key}", remedy=remedy)
 
     for key, argument in DEEPSPEED_TRAINING_ARGS.items():
@@ -42,7 +42,10 @@ def deepspeed_problems(config: Mapping[str, Any], *, quantized: bool, file: str 
     if isinstance(stage, bool) or stage not in (1, 2, 3):
         message = f"`zero_optimization.stage` {'is missing' if stage is None else f'is {stage}'}."
         remedy = "Use 1, 2 or 3; without sharding, use strategy: ddp."
-        yield problem("deepspeed-config", "zero_optimization.stage", message, remedy)
+        if stage is None:
+            yield Problem("deepspeed-config", f"{where}{message}", path, remedy=remedy)
+        else:
+            yield problem("deepspeed-config", "zero_optimization.stage", message, remedy)
     if stage == 3 and quantized:
         message = "ZeRO-3 shards the weights, and it cannot shard quantized ones."
         remedy = "Use stage 2, or strategy: fsdp with bnb_4bit_quant_storage: bfloat16."

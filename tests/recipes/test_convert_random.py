@@ -16,9 +16,11 @@ from orpo_cli.recipe.convert import ms_swift, trl
 from orpo_cli.recipe.convert.axolotl import axolotl_config
 from orpo_cli.recipe.convert.axolotl import unsupported_keys as axolotl_unsupported_keys
 from orpo_cli.recipe.convert.convert import convert
+from orpo_cli.recipe.convert.launch import accelerate, deepspeed
 from orpo_cli.recipe.convert.llama_factory import llama_factory_config
 from orpo_cli.recipe.convert.llama_factory import unsupported_keys as llama_factory_unsupported_keys
 from orpo_cli.recipe.legacy.migration import ARGUMENT_POLICIES
+from orpo_cli.recipe.legacy.unsupported_launch_args import UNSUPPORTED_LAUNCH_ARGS
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema.training_fields import TrainingFields
 
@@ -59,7 +61,18 @@ TOOLS: dict[str, tuple[dict[str, str], list[str], str]] = {  # required keys, ke
         "attn_impl template quant_bits quant_method bnb_4bit_quant_type tuner_type target_modules init_weights "
         "lora_dropout val_dataset columns split_dataset_ratio max_length truncation_strategy",
     ),
+    "accelerate": (
+        {"distributed_type": "FSDP"},
+        [*accelerate.FIELDS, *accelerate.NOOP_VALUES, *accelerate.OTHER_REASONS, *UNSUPPORTED_LAUNCH_ARGS],
+        "fsdp_config deepspeed_config",
+    ),
+    "deepspeed": (
+        {"zero_optimization": {"stage": 2}},
+        [*deepspeed.BATCH_KEYS, *deepspeed.ELSEWHERE, *deepspeed.KEPT],
+        "optimizer scheduler fp16 bf16 train_batch_size",
+    ),
 }  # fmt: skip
+LAUNCHERS = ("accelerate", "deepspeed")  # have no training arguments
 VALUES: tuple[Any, ...] = (
     True, False, None, 0, 1, 4, 8, 16, 0.5, 1e-5, -1, float("nan"), "steps", "epoch", "no", "auto", "lora", "qlora", "full",
     "x", "5e-6", "yes", "bfloat16", "wandb", "adamw_torch", "cosine", "chatml", TOKEN, "${X}", "two\nlines", "ä: '"#",
@@ -75,7 +88,8 @@ def test_with_random_values_no_key_is_lost_and_the_recipe_is_valid(tool: str, tm
     file = tmp_path / "x.yaml"
     for _ in range(120):
         chosen = rng.sample(
-            [key for key in [*keys, *others.split(), *TRAINING] if key not in required], rng.randint(1, 25)
+            [key for key in [*keys, *others.split(), *([] if tool in LAUNCHERS else TRAINING)] if key not in required],
+            rng.randint(1, 25),
         )
         values = {**required, **{key: rng.choice(VALUES) for key in chosen}}
         conversion = convert(yaml.safe_dump(values, allow_unicode=True), "x.yml", tool=tool)

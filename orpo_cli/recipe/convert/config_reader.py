@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast, get_args
 
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.command_line import is_command, parse_flags, split_command
+from orpo_cli.recipe.convert.launch.launcher_command import split_launcher
 from orpo_cli.recipe.convert.printed_config.orpo_config_repr import class_name, is_printed_config, printed_arguments
 from orpo_cli.recipe.source.nodes import format_path, plain_values, walk
 from orpo_cli.recipe.source.yaml_reader import FORBIDDEN_CHARACTERS, read_yaml
 
-Tool = Literal["axolotl", "llama-factory", "alignment-handbook", "trl", "ms-swift", "orpo-config"]
+Tool = Literal[
+    "axolotl", "llama-factory", "alignment-handbook", "trl", "ms-swift", "orpo-config", "accelerate", "deepspeed"
+]
 TOOLS: tuple[str, ...] = get_args(Tool)
 
 # Keys that only one tool has. The first key in this table that a file has determines its tool.
@@ -30,6 +33,9 @@ _TOOL_OF_KEY: tuple[tuple[str, Tool], ...] = (
     ("dataset_name", "trl"),
     ("model_name_or_path", "trl"),
     ("per_device_train_batch_size", "trl"),
+    ("distributed_type", "accelerate"),
+    ("compute_environment", "accelerate"),
+    ("zero_optimization", "deepspeed"),
 )
 
 
@@ -43,6 +49,8 @@ class SourceConfig:
     class_name: str = ""  # of a printed configuration
     is_shell: bool = False
     script: str = ""  # the Python file that a shell command runs
+    launcher: Mapping[str, Any] = field(default_factory=dict)  # of a shell command, by accelerate's names
+    launcher_name: str = ""
 
 
 def read_source(text: str, file: str, tool: str = "auto") -> SourceConfig:
@@ -71,31 +79,36 @@ def _read(text: str, file: str, tool: str) -> SourceConfig:
         return SourceConfig("orpo-config", printed_arguments(text), class_name=class_name(text))
     if tool == "orpo-config":
         raise UsageError(f"{file}: contains no printed ORPOConfig(...).", remedy="Omit --from to detect the tool.")
-    is_shell, script = is_command(text), ""
-    if is_shell:
-        values, lines, script = _command(text, file)
-    else:
-        tree = read_yaml(text, file)
-        values = plain_values(tree)
-        lines = {format_path(path): node.origin.line or 1 for path, node in walk(tree)}
+    if is_command(text):
+        command = _command(text, file)
+        return replace(command, tool=_tool(command.values, file, tool))
+    tree = read_yaml(text, file)
+    values = plain_values(tree)
+    lines = {format_path(path): node.origin.line or 1 for path, node in walk(tree)}
+    return SourceConfig(_tool(values, file, tool), values, lines)
+
+
+def _tool(values: Mapping[str, Any], file: str, tool: str) -> Tool:
     source_tool = _detect_tool(values) if tool == "auto" else cast(Tool, tool)
     if source_tool is None:
         raise UsageError(f"{file}: not recognized as a configuration of {', '.join(TOOLS)}.", remedy=_remedy(values))
-    return SourceConfig(source_tool, values, lines, is_shell=is_shell, script=script)
+    return source_tool
 
 
-def _command(text: str, file: str) -> tuple[dict[str, Any], dict[str, int], str]:
+def _command(text: str, file: str) -> SourceConfig:
     try:
         arguments = split_command(text)
     except ValueError as error:
         raise UsageError(f"{file}: not a valid shell command: {error}.") from None
+    launcher, arguments, launcher_name = split_launcher(arguments)
     values = parse_flags(arguments)
     lines: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         for name in values:
             if f"--{name}" in line or f"--{name.replace('_', '-')}" in line:
                 lines.setdefault(name, number)
-    return values, lines, next((argument for argument in arguments if argument.endswith(".py")), "")
+    script = next((argument for argument in arguments if argument.endswith(".py")), "")
+    return SourceConfig("trl", values, lines, "", True, script, launcher, launcher_name)
 
 
 def _detect_tool(values: Mapping[str, Any]) -> Tool | None:

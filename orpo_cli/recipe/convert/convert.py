@@ -13,10 +13,13 @@ from orpo_cli.recipe.convert.axolotl import axolotl_config
 from orpo_cli.recipe.convert.config_reader import SourceConfig, read_source
 from orpo_cli.recipe.convert.draft import Draft, KeyOutcome, parse_path
 from orpo_cli.recipe.convert.fit_to_schema import fit_to_schema, nest
+from orpo_cli.recipe.convert.launch import accelerate, deepspeed, fsdp
 from orpo_cli.recipe.convert.llama_factory import llama_factory_config
 from orpo_cli.recipe.convert.printed_config import printed_config
 from orpo_cli.recipe.convert.recipe_writer import recipe_text
 
+LAUNCH_KEYS = ("deepspeed", "fsdp", "fsdp_config", "fsdp_version")
+SHELL_EXPRESSION = "It contains a shell expression. Set the resulting value."
 MODEL, DATASET = "model.model_name_or_path", "dataset.train.path"
 
 
@@ -40,10 +43,11 @@ def convert(
     model: str | None = None,
     dataset: str | None = None,
     folders: Sequence[FilePath] = (),
+    accelerate_config: str | None = None,
 ) -> Conversion:
     """Convert ``text``, the content of ``file``. ``model`` and ``dataset`` replace the values of the source.
 
-    ``folders`` are searched for files that the source refers to.
+    ``accelerate_config`` is the path of a configuration of accelerate that launches the source. ``folders`` are searched for files that the source refers to.
 
     Raises UsageError if it is not a configuration for ORPO, RecipeError if it cannot be read.
     """
@@ -51,7 +55,12 @@ def convert(
     draft = Draft(source.tool, dict(source.values), source.lines)
     if source.is_shell:
         _leave_out_shell_expressions(draft)
+    keys = () if source.tool in ("accelerate", "deepspeed") else LAUNCH_KEYS
+    launch = {key: draft.source.pop(key) for key in keys if key in draft.source}
     _convert_by_tool(draft, source, folders)
+    _convert_launch(draft, launch, source, folders)
+    if accelerate_config is not None:
+        accelerate.keep_accelerate_file(draft, "accelerate_config", accelerate_config, [FilePath.cwd()])
     draft.settle_unknown_keys()
     _apply_option(draft, MODEL, model, "set by --model")
     _apply_option(draft, DATASET, dataset, "set by --dataset")
@@ -73,18 +82,50 @@ def _convert_by_tool(draft: Draft, source: SourceConfig, folders: Sequence[FileP
         llama_factory_config.convert(draft, folders)
     elif source.tool == "ms-swift":
         ms_swift.convert(draft)
+    elif source.tool == "accelerate":
+        accelerate.convert(draft, folders)
+    elif source.tool == "deepspeed":
+        deepspeed.convert(draft)
     elif source.tool == "orpo-config":
         printed_config.convert(draft, source.class_name)
     else:
         trl.convert(draft, ignores_model_arguments=source.script.endswith("examples/scripts/orpo.py"))
 
 
+def _convert_launch(draft: Draft, launch: dict[str, Any], source: SourceConfig, folders: Sequence[FilePath]) -> None:
+    """Convert settings of DeepSpeed, FSDP and the launcher, after the training arguments, which have precedence."""
+    if "fsdp" in launch:
+        fsdp.keep_fsdp_options(draft, "fsdp", launch["fsdp"])
+    if isinstance(config := launch.get("fsdp_config"), dict) and config and launch.get("fsdp") in (None, "", [], False):
+        draft.record("fsdp_config", config, "empty" if fsdp.is_default(config) else "ignored", None, "fsdp is off.")
+    elif isinstance(config, dict) and config:
+        draft.record("fsdp_config", config, "kept", None, deepspeed.SEE_KEYS)
+        fsdp.convert_fsdp(draft, "fsdp_config.", config)
+    elif "fsdp_config" in launch:
+        note = "Write the content of the file to launch.fsdp_config."
+        draft.record("fsdp_config", config, "left-out" if config else "empty", None, note)
+    if "fsdp_version" in launch:
+        draft.record("fsdp_version", launch["fsdp_version"], "empty", None)
+    if "deepspeed" in launch:
+        deepspeed.keep_deepspeed(draft, "deepspeed", launch["deepspeed"], folders)
+    prefix = f"{source.launcher_name}."
+    shell = {key: value for key, value in source.launcher.items() if _has_shell_expression(value)}
+    for key, value in shell.items():
+        draft.record(f"{prefix}{key}", value, "left-out", None, SHELL_EXPRESSION)
+    rest = {key: value for key, value in source.launcher.items() if key not in shell}
+    accelerate.convert_accelerate(draft, prefix, rest, folders)
+
+
 def _leave_out_shell_expressions(draft: Draft) -> None:
     """Leave out values that contain a shell expression, before other code reads them."""
     for key, value in list(draft.source.items()):
-        values = value if isinstance(value, list) else [value]
-        if any(isinstance(part, str) and re.search(r"\$[({A-Za-z_]", part) for part in values):
-            draft.settle(key, "left-out", None, "It contains a shell expression. Set the resulting value.")
+        if _has_shell_expression(value):
+            draft.settle(key, "left-out", None, SHELL_EXPRESSION)
+
+
+def _has_shell_expression(value: Any) -> bool:
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    return any(isinstance(part, str) and re.search(r"\$[({A-Za-z_]", part) is not None for part in values)
 
 
 def _apply_option(draft: Draft, path: str, value: str | None, note: str) -> None:

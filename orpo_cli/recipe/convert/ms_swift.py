@@ -71,7 +71,6 @@ IGNORED_KEYS: Mapping[str, str] = {
     "repetition_penalty num_beams stream stop_words logprobs top_logprobs",
 }
 UNSUPPORTED_KEYS: Mapping[str, str] = {
-    "Use launch.deepspeed_config.": "deepspeed",
     "The model's config.json determines the class.": "model_type task_type experts_impl",
     "orpo-cli prepares and caches the pairs.": "dataset_num_proc load_from_cache_file streaming "
     "shuffle_buffer_size download_mode lazy_tokenize cached_dataset cached_val_dataset val_dataset_shuffle dataset_shuffle strict "

@@ -26,6 +26,7 @@ WITHOUT_COUNTERPART: Mapping[str, str] = {
     "fsdp_version": "FSDP 2 is always used.",
     "auto_wrap_policy": "Decoder layers are always wrapped one by one.",
     "min_num_params": "Decoder layers are wrapped one by one, whatever their size.",
+    "final_state_dict_type": "The result is written as one process writes it.",
     "state_dict_type": "Checkpoints are written as one process writes them, so that they load on any number of processes.",
     "backward_prefetch": "It is a setting of FSDP 1; FSDP 2 prefetches by itself.",
     "forward_prefetch": "It is a setting of FSDP 1.",

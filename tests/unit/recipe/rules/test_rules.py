@@ -244,7 +244,7 @@ def test_rules_about_several_processes(
 @pytest.mark.parametrize(
     ("config", "key"),
     [
-        ({}, "zero_optimization.stage"),
+        ({}, ""),
         ({"zero_optimization": {"stage": 0}}, "zero_optimization.stage"),
         ({"zero_optimization": {"stage": True}}, "zero_optimization.stage"),
         ({**ZERO_2, "gradient_clipping": 1.0}, "gradient_clipping"),
@@ -258,7 +258,8 @@ def test_rules_about_several_processes(
 def test_a_setting_of_deepspeed_that_is_a_training_argument_is_refused(
     tmp_path: Path, config: dict[str, Any], key: str | None
 ) -> None:
-    expected = {("deepspeed-config", f"launch.deepspeed_config.{key}")} if key else set()
+    path = "launch.deepspeed_config" + (f".{key}" if key else "")
+    expected = set() if key is None else {("deepspeed-config", path)}
     assert codes_and_paths(tmp_path, launch={"deepspeed_config": config}) == expected
 
 

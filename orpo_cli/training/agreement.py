@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
+from orpo_cli.errors import RunError
+
 T = TypeVar("T")
+
+
+class OtherRankFailed(RunError):
+    """An error of another rank, which has raised it itself."""
 
 
 class Agreement:
@@ -41,6 +48,24 @@ class Agreement:
         values: list[T | None] = [None] * self.num_processes
         dist.all_gather_object(values, value, group=self._group)
         return values  # type: ignore[return-value]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Context of work without communication on every rank; where it fails on one, all others raise OtherRankFailed.
+
+        Ranks leave it when all have done their work. A KeyboardInterrupt does not wait for them.
+        """
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            failure = error
+        messages = self.gather(None if failure is None else str(failure) or type(failure).__name__)
+        if failure is not None:
+            raise failure
+        for rank, message in enumerate(messages):
+            if message is not None:
+                raise OtherRankFailed(f"rank {rank} failed: {message}")
 
     def _reduce(self, values: Sequence[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
         if self._group is None:

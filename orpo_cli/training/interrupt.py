@@ -1,4 +1,7 @@
-"""Interruption of a training: the callback that stops after the current step, with a checkpoint."""
+"""Interruption of a training: the callback that stops after the current step, with a checkpoint.
+
+A signal may reach one process of several. They agree after each step, so that all of them stop after the same one.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from orpo_cli import interruption
 from orpo_cli.errors import Interrupted
+from orpo_cli.training.agreement import Agreement
 
 if TYPE_CHECKING:
     from orpo_cli.training.trl_trainer import PairTrainer
@@ -48,15 +52,28 @@ class InterruptCallback(TrainerCallback):
         except Interrupted:
             if trainer.state.global_step > self.saved_step:  # during an evaluation, where the Trainer saves nothing
                 trainer._save_checkpoint(trainer.model, None)
+            trainer.saver.finish_together()
             trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)  # closes trackers
             raise
         finally:
             self.trainer = None
-            trainer.finish_checkpoint()
+            trainer.saver.finish()
 
     def _note_signal(self, signal_name: str) -> None:
         what = "when the result is saved" if self.trainer is None else "after this step and saving a checkpoint"
         self.note(f"{signal_name}: stopping {what}; Ctrl-C stops at once")
+
+    def _has_to_stop(self) -> bool:
+        """Whether one of the processes has to stop, which all of them ask at the same places."""
+        agreement = self.trainer.agreement if self.trainer is not None else Agreement()
+        if not agreement.any(interruption.cause() is not None):
+            return False
+        causes = agreement.gather(interruption.cause())
+        rank = next(rank for rank, cause in enumerate(causes) if cause is not None)
+        if interruption.cause() is None:
+            interruption.request(f"{causes[rank]} (rank {rank})")
+            self._note_signal(f"{causes[rank]} (rank {rank})")
+        return True
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Evaluate the checkpoint where its evaluation was interrupted, so that the best checkpoint is the same."""
@@ -74,7 +91,7 @@ class InterruptCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Let the Trainer save a checkpoint and stop."""
-        if interruption.cause():
+        if self._has_to_stop():
             control.should_save = True
             control.should_evaluate = False
             control.should_training_stop = self.stopping = True
@@ -82,17 +99,17 @@ class InterruptCallback(TrainerCallback):
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Stop after a checkpoint that was being written when the signal arrived."""
         self.saved_step = state.global_step
-        if interruption.cause():
+        if self._has_to_stop():
             control.should_training_stop = self.stopping = True
 
     def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Leave before the Trainer ends a training: it would load the best weights and remove other checkpoints."""
-        if self.stopping or interruption.cause():
+        if self.stopping or self._has_to_stop():
             raise Interrupted("interrupted after a step")
 
     def on_prediction_step(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Leave an evaluation; the weights are those of the last step."""
-        if self.first_step_begun and interruption.cause():
+        if self.first_step_begun and self._has_to_stop():
             raise Interrupted("interrupted during an evaluation")
 
 

@@ -1,9 +1,9 @@
-"""Out-of-memory errors in a step: detection, the random state to restart from, and checkpointing of large micro-batches."""
+"""Out-of-memory errors in a step: detection, and checkpointing of large micro-batches."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,21 +21,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if not isinstance(error, RuntimeError):
         return False
     return should_reduce_batch_size(error) or any(message in str(error) for message in _CPU_MESSAGES)
-
-
-def random_state_restorer(device: torch.device) -> Callable[[], None]:
-    """Function that restores the current state of the random generators that dropout uses: the CPU's and the device's."""
-    cpu_state = torch.get_rng_state()
-    if device.type == "cpu":
-        return lambda: torch.set_rng_state(cpu_state)
-    generator = torch.get_device_module(device)
-    device_state = generator.get_rng_state(device)
-
-    def restore() -> None:
-        torch.set_rng_state(cpu_state)
-        generator.set_rng_state(device_state, device)
-
-    return restore
 
 
 def enable_checkpointing(model: Any) -> None:

@@ -15,7 +15,8 @@ from orpo_cli.training.engine.packed_attention import UnsupportedAttention
 from orpo_cli.training.engine.packed_step import Engine, PairBatch, collate_pairs, count_sequence_tokens
 from orpo_cli.training.engine.packing import MicroBatch, TokenPair, pack, token_pair
 from orpo_cli.training.engine.parity_check import compare_paths, select_check_pairs
-from orpo_cli.training.out_of_memory import SelectiveCheckpointing, is_out_of_memory, random_state_restorer
+from orpo_cli.training.out_of_memory import SelectiveCheckpointing, is_out_of_memory
+from orpo_cli.training.random_state import random_state_restorer
 from orpo_cli.training.trl_trainer import PairTrainer
 
 T = TypeVar("T")
@@ -83,7 +84,7 @@ class PackedTrainer(PairTrainer):
         self.engine.start_step(pairs)
         loss = self._retry_out_of_memory(lambda: self._packed_step(model, pairs, num_items_in_batch), training=True)
         self.store_metrics(self.engine.metrics(), train_eval="train")
-        self._check_finite(loss, self.step_rows)
+        self._check_step(loss, self.step_rows)
         self._finish_gradients()
         return loss
 
@@ -98,7 +99,7 @@ class PackedTrainer(PairTrainer):
             if not not_finite and not torch.isfinite(batch_loss):
                 not_finite = [pair.row for pair in batch]
             loss = loss + batch_loss
-        self._check_finite(loss, not_finite)
+        self._check_step(loss, not_finite)
         self._finish_gradients()
         return loss
 

@@ -57,7 +57,8 @@ def find_deadline(save_before: str | None) -> Deadline | None:
 class SaveBeforeCallback(TrainerCallback):
     """Request the end of the training when the time until the deadline is enough for the checkpoint only.
 
-    InterruptCallback, which comes after it, stops the training as for a signal. ``pushes``: the run also waits for a push.
+    InterruptCallback, which comes after it, stops the training as for a signal, on all ranks: rank 0 alone measures.
+    ``pushes``: the run also waits for a push.
     """
 
     def __init__(self, deadline: Deadline, note: Callable[[str], None], *, pushes: bool = False) -> None:
@@ -66,13 +67,16 @@ class SaveBeforeCallback(TrainerCallback):
         self.step_seconds: deque[float] = deque(maxlen=RECENT_STEPS)
         self.evaluation_seconds = 0.0
         self.save_seconds = 0.0
+        self.decides = True
         self._since = time.monotonic()  # the end of what was measured last
 
-    def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, *, model: Any, **_: Any) -> None:
         """Estimate the first save, and start to measure."""
         parameters = sum(each.numel() for each in model.parameters() if each.requires_grad)
         self.save_seconds = parameters * BYTES_PER_PARAMETER / DISK_BYTES_PER_SECOND
-        self.note(f"a checkpoint is saved, and the training stops, before {self.deadline}")
+        self.decides = state.is_world_process_zero
+        if self.decides:
+            self.note(f"a checkpoint is saved, and the training stops, before {self.deadline}")
         self._measured()
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -106,6 +110,8 @@ class SaveBeforeCallback(TrainerCallback):
         return self._since - before
 
     def _leave_if_short(self, needed: float) -> None:
-        if interruption.cause() is None and time.time() + SLOWER * needed + self.margin_seconds > self.deadline.at:
+        if not self.decides or interruption.cause() is not None:
+            return
+        if time.time() + SLOWER * needed + self.margin_seconds > self.deadline.at:
             interruption.request(REASON)
             self.note(f"{REASON}: stopping and saving a checkpoint, because the time is up at {self.deadline}")

@@ -70,9 +70,9 @@ def train(
         leaving = [] if deadline is None else [SaveBeforeCallback(deadline, observer.note, pushes=pushes)]
         all_callbacks = [metrics, *leaving, interrupt, *callbacks]
         trainer = make_trainer(plan, rundir.checkpoints, inputs, all_callbacks, observer.note)
-        metrics.trainer, trainer.check_owned = trainer, rundir.check_owned
+        metrics.trainer, trainer.saver.check_owned = trainer, rundir.check_owned
         # Their callbacks measure the save, or read the checkpoint.
-        trainer.publish_in_background = not (deadline or pushes or trackers_read_checkpoints(trainer.args.report_to))
+        trainer.saver.in_background = not (deadline or pushes or trackers_read_checkpoints(trainer.args.report_to))
         problem = untrained_template_tokens(trainer.model, inputs.tokenizer, inputs.train_dataset)
         if problem is not None:
             observer.warn(problem)

@@ -20,8 +20,7 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -40,10 +39,17 @@ from orpo_cli.data.table import expand_pair
 from orpo_cli.errors import MachineError, RunError, UsageError
 from orpo_cli.estimate.batching import usable_pairs
 from orpo_cli.training.agreement import Agreement
-from orpo_cli.training.checkpoint_writer import CheckpointWriter, all_finite
+from orpo_cli.training.checkpoint_saver import CheckpointSaver
+from orpo_cli.training.checkpoint_writer import CheckpointWriter
 from orpo_cli.training.gradient_sum import average_gradients, broadcast_weights
-from orpo_cli.training.out_of_memory import random_state_restorer
-from orpo_cli.training.retention import keep_only, remove_old_checkpoints
+from orpo_cli.training.random_state import (
+    draws_dropout,
+    load_random_state,
+    random_state_restorer,
+    save_random_state,
+    seed_process,
+)
+from orpo_cli.training.retention import keep_only
 from orpo_cli.training.step_sampler import StepLayout, StepSampler, epoch_order
 from orpo_cli.training.weighted_means import WeightedMeans
 
@@ -87,18 +93,15 @@ class PairTrainer(ORPOTrainer):
         self.save_training_args = save_training_args
         self.lora_plus = lora_plus or {}
         self.note = note
-        self.writer: CheckpointWriter | None = None  # of the checkpoint that is being written
-        self.check_owned: Callable[[], None] = lambda: None  # raises where another process has taken the run over
-        self.publish_in_background = True
-        self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publish-checkpoint")
-        self._publishing: tuple[CheckpointWriter, Future[None]] | None = None
         self.tokens_seen = 0
         self.step_rows: list[str] = []
         self.eval_means = WeightedMeans()
+        self.train_sampler: StepSampler | None = None
         super().__init__(**kwargs)
         self.data_collator: Any = PairCollator(self.data_collator)
         processes = self.accelerator.num_processes
         self.agreement = Agreement(processes, timedelta(seconds=self.args.ddp_timeout))
+        self.saver = CheckpointSaver(self.args, self.agreement, note)
         self.sharded = self.accelerator.distributed_type in SHARDED
         self.replicated = processes > 1 and not self.sharded
         self._batches_per_process = 1.0  # of the step; a mean over processes
@@ -137,7 +140,8 @@ class PairTrainer(ORPOTrainer):
         batch_size = self.args.train_batch_size
         pairs_per_step = batch_size * self.args.gradient_accumulation_steps * processes
         count = usable_pairs(len(dataset), batch_size, drop_last=self.args.dataloader_drop_last)
-        return self._step_sampler(dataset, strategy, count, pairs_per_step, batch_size)
+        self.train_sampler = self._step_sampler(dataset, strategy, count, pairs_per_step, batch_size)
+        return self.train_sampler
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """Batches of all pairs, where the Trainer would leave out the last ones with ``dataloader_drop_last``."""
@@ -168,6 +172,8 @@ class PairTrainer(ORPOTrainer):
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's preparation. Replicated models are not wrapped in DistributedDataParallel."""
+        if self.agreement.num_processes > 1:  # dropout masks differ between processes
+            seed_process(self.args.seed, 0, self.accelerator.process_index)
         self.is_distributed_loading_by_transformers = self.replicated
         try:
             return super()._prepare_for_training(*args, **kwargs)
@@ -182,7 +188,7 @@ class PairTrainer(ORPOTrainer):
         loss = torch.zeros((), device=self.args.device)
         if inputs["row"]:
             loss = self._train_batch(model, inputs, num_items_in_batch)
-        self._check_finite(loss, inputs["row"])
+        self._check_step(loss, inputs["row"])
         self._finish_gradients()
         return loss
 
@@ -267,15 +273,16 @@ class PairTrainer(ORPOTrainer):
         nll = cross_entropy(logits.flatten(0, 1), labels.flatten().to(logits.device))
         return (*outputs[:4], nll, *outputs[5:])
 
-    def _check_finite(self, loss: torch.Tensor, rows: Sequence[str]) -> None:
-        """Raise RunError on all ranks where the loss of one is not finite."""
+    def _check_step(self, loss: torch.Tensor, rows: Sequence[str]) -> None:
+        """Stop all ranks where the loss of one is not finite (RunError) or the last checkpoint was not saved (OSError)."""
         finite = bool(torch.isfinite(loss))
-        if self.agreement.any(not finite):
+        not_finite, not_saved = self.agreement.max([not finite, self.saver.has_failed()])
+        if not_saved:
+            self.saver.finish_together()
+        if not_finite:
             raise self._non_finite_error("loss", loss.item(), [] if finite else rows)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        if self._publishing is not None and self._publishing[1].done():
-            self.finish_checkpoint()  # raises an error of the disk as soon as it is known
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         rows, self.step_rows = self.step_rows, []
         scaled = self.accelerator.scaler is not None  # fp16: the scaler skips such steps and lowers its scale
@@ -295,52 +302,16 @@ class PairTrainer(ORPOTrainer):
     # Checkpoints
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """The Trainer's checkpoint, written to a staging folder. A thread publishes it when it is complete.
+        """The Trainer's checkpoint, written to a staging folder. A thread publishes it when it is complete."""
 
-        With several processes, each writes its random state, and the first one publishes.
-        """
-        self.finish_checkpoint()
-        folder, owner = Path(self.args.output_dir), self.args.should_save
-        step, check_owned = self.state.global_step, self.check_owned
-        with ExitStack() as staging:
-            writer = CheckpointWriter(folder, step, owner=owner, check_owned=check_owned)
-            self.writer = staging.enter_context(writer)
-            self.accelerator.wait_for_everyone()  # the owner has removed the folder of a killed process
-            finite = self._publisher.submit(all_finite, list(self._state_tensors()) if owner else [])
-            try:
-                super()._save_checkpoint(model, trial)
-                self._name_best_checkpoint(writer)
-            finally:
-                self.writer = None
-                writer.finite = finite.result()
-            if not owner:
-                writer.sync_files()
-            self.accelerator.wait_for_everyone()
-            if owner:
-                self._publishing = writer, self._publisher.submit(self._publish, writer, staging.pop_all())
-        if owner and not writer.finite:
-            self.note(f"checkpoint-{writer.step} has infinite or NaN values: `--resume auto` will not use it")
-        if not self.publish_in_background:
-            self.finish_checkpoint()
+        def write(writer: CheckpointWriter) -> str | None:
+            super(PairTrainer, self)._save_checkpoint(model, trial)
+            self._name_best_checkpoint(writer)
+            best: str | None = self.state.best_model_checkpoint
+            return best
 
-    def _publish(self, writer: CheckpointWriter, staging: ExitStack) -> None:
-        with staging:
-            writer.publish(world_size=self.args.world_size, resumable=not self.args.save_only_model)
-        best = self.state.best_model_checkpoint  # the next save, which may change it, waits
-        remove_old_checkpoints(writer.final.parent, writer.step, self.args.save_total_limit, best)
-
-    def finish_checkpoint(self) -> None:
-        """Wait until the last checkpoint is complete. Raises OSError, for example where the disk is full."""
-        if self._publishing is not None:
-            writer, published = self._publishing
-            try:
-                published.result()
-            except KeyboardInterrupt:  # a second Ctrl-C stops at once
-                writer.cancel()
-                wait([published])  # while this process owns the run: the thread changes its directory
-                raise
-            finally:
-                self._publishing = None
+        tensors = self._state_tensors() if self.sharded or self.args.should_save else ()
+        self.saver.save(self.state.global_step, write, tensors)
 
     def _state_tensors(self) -> Iterator[torch.Tensor]:
         """Trained weights, and tensors of the optimizer."""
@@ -374,8 +345,7 @@ class PairTrainer(ORPOTrainer):
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's end of a training; with ``save_total_limit`` 1 the best checkpoint is kept, and damaged ones are."""
-        self.finish_checkpoint()
-        self.accelerator.wait_for_everyone()  # all load the best checkpoint
+        self.saver.finish_together()  # all load the best checkpoint
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             output = super()._finalize_training(*args, **kwargs)
@@ -386,7 +356,8 @@ class PairTrainer(ORPOTrainer):
         return output
 
     def _get_output_dir(self, trial: Any) -> str:
-        folder: str = super()._get_output_dir(trial) if self.writer is None else str(self.writer.staging)
+        writer = self.saver.writer
+        folder: str = super()._get_output_dir(trial) if writer is None else str(writer.staging)
         return folder
 
     # Resume
@@ -402,15 +373,35 @@ class PairTrainer(ORPOTrainer):
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Nothing where a resumed run has no steps left: the Trainer would train another one."""
+        if self.train_sampler is not None:  # the Trainer does not find it behind the first batches that are left out
+            self.train_sampler.set_epoch(kwargs["epoch"])
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if not self.save_training_args:
-            (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        with self.saver.deferring_errors():
+            super()._save(output_dir, state_dict)
+            if not self.save_training_args:
+                (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        with self.saver.deferring_errors():
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        rank, processes = self.accelerator.process_index, self.agreement.num_processes
+        save_random_state(Path(output_dir), self.args.device, rank, processes)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Restore the random state, or draw from a seed where the checkpoint is from another number of processes."""
+        rank, processes = self.accelerator.process_index, self.agreement.num_processes
+        if checkpoint is None or load_random_state(Path(checkpoint), self.args.device, rank, processes):
+            return
+        seed_process(self.args.seed, self.state.global_step, rank)
+        if rank == 0 and draws_dropout(self.model):
+            self.note("the number of processes has changed, and with it the masks of dropout from here on")
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write none: see orpo_cli.card.model_card."""

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from orpo_cli.run_lock import RunLost
+from orpo_cli.training.checkpoint_saver import CheckpointSaver
 from orpo_cli.training.checkpoint_writer import CheckpointWriter, all_finite, sync
-from orpo_cli.training.trl_trainer import PairTrainer
 
 
 def test_a_file_system_that_cannot_synchronize_folders_is_accepted() -> None:
@@ -65,7 +65,7 @@ def test_a_process_that_lost_the_run_writes_no_manifest(tmp_path: Path) -> None:
 
 def test_a_second_ctrl_c_waits_for_the_thread_that_publishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else it would change the directory after this process has released the lock of the run."""
-    trainer, ended = object.__new__(PairTrainer), threading.Event()
+    saver, ended = object.__new__(CheckpointSaver), threading.Event()
     writer = CheckpointWriter(tmp_path, 3)
 
     def publish() -> None:
@@ -78,9 +78,9 @@ def test_a_second_ctrl_c_waits_for_the_thread_that_publishes(tmp_path: Path, mon
 
     monkeypatch.setattr(Future, "result", interrupted)
     with ThreadPoolExecutor(1) as pool:
-        trainer._publishing = writer, pool.submit(publish)
+        saver._publishing = writer, pool.submit(publish)
         with pytest.raises(KeyboardInterrupt):
-            trainer.finish_checkpoint()
+            saver.finish()
         assert ended.is_set()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import TrainerControl
+from transformers import TrainerControl, TrainerState
 
 from orpo_cli import interruption
 from orpo_cli.recipe.schema.time_limit import time_limit_seconds
@@ -93,7 +93,7 @@ def test_the_first_save_is_estimated_from_the_trained_weights() -> None:
     model = torch.nn.Linear(1_000, 1_000)
     model.bias.requires_grad = False
     made = callback(60)
-    made.on_train_begin(model=model)
+    made.on_train_begin(NO_STRATEGY, TrainerState(), TrainerControl(), model=model)
     assert made.save_seconds == pytest.approx(12e6 / save_before.DISK_BYTES_PER_SECOND)
 
 

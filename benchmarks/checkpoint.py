@@ -92,7 +92,7 @@ def compare(rounds: int, *, lora: bool) -> dict[str, Any]:
                 waited = time.perf_counter() - began
                 for _ in range(STEPS):
                     trainer.training_step(trainer.model, batch)
-                trainer.saver.finish()
+                trainer.finish_checkpoint()
                 times[name].append([waited, time.perf_counter() - began])
                 size = max(
                     size, sum(path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file())

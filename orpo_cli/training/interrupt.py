@@ -57,7 +57,7 @@ class InterruptCallback(TrainerCallback):
             raise
         finally:
             self.trainer = None
-            trainer.saver.finish()
+            trainer.finish_checkpoint()
 
     def _note_signal(self, signal_name: str) -> None:
         what = "when the result is saved" if self.trainer is None else "after this step and saving a checkpoint"

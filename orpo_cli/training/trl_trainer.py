@@ -313,6 +313,10 @@ class PairTrainer(ORPOTrainer):
         tensors = self._state_tensors() if self.sharded or self.args.should_save else ()
         self.saver.save(self.state.global_step, write, tensors)
 
+    def finish_checkpoint(self) -> None:
+        """Wait until the last checkpoint is complete. Raises OSError, for example where the disk is full."""
+        self.saver.finish()
+
     def _state_tensors(self) -> Iterator[torch.Tensor]:
         """Trained weights, and tensors of the optimizer."""
         yield from (each.detach() for each in self.model.parameters() if each.requires_grad)

@@ -28,7 +28,7 @@ def code_of_killed(step: int, *arguments: object) -> int:
 
     def killed(self: MetricsCallback, args: Any, state: Any, control: Any, **more: Any) -> None:
         if state.global_step + 1 == step:
-            self.trainer.saver.finish()
+            self.trainer.finish_checkpoint()
             os.kill(os.getpid(), signal.SIGKILL)
         begin(self, args, state, control, **more)
 

@@ -18,6 +18,7 @@ from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.schema import LoraSection
 
+HEADROOM = 0.9  # of the available memory; the rest is for what the estimate does not count
 PROCESS_BYTES = 0.62e9  # on a CPU: Python with torch, transformers, trl and peft; measured
 DEVICE_BYTES = 0.8e9  # on a GPU: the CUDA context and the kernels' workspaces; not measured
 # Allocated memory over live activations. glibc's heap is fragmented, since aligned blocks do not fit into the gaps between live
@@ -31,12 +32,16 @@ BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
 class Activations:
     """Peak bytes of a micro-batch without weights and gradients, of the layers and of the head.
 
-    ``untraced``: why this is a rough estimate from the widths of the layers; None for a trace.
+    ``untraced``: why this is a rough estimate from the widths of the layers; None for a trace. The other fields are totals at
+    other times than the peak's: in the forward pass, between the passes (``kept``), and in backward after the head.
     """
 
     layers: float
     head: float
     untraced: str | None = None
+    forward: float = 0
+    kept: float = 0
+    after_head: float = 0
 
     @property
     def total(self) -> float:
@@ -64,6 +69,8 @@ class Computation:
     loss_on_prompt: bool = True
     disable_dropout: bool = True
     accumulates: bool = True  # gradients of earlier micro-batches are in memory
+    # The trace adds a third layer instead of repeating the second one, whose two gradients would wait for each other.
+    distinct_layers: bool = False
 
 
 Trace = Callable[[Computation, Sequence[PairSize]], Activations]
@@ -124,6 +131,7 @@ def computation_of(plan: Plan) -> Computation:
         checkpointing=uses_checkpointing(plan),
         loss_on_prompt=bool(training.get("loss_on_prompt", True)),
         disable_dropout=bool(training.get("disable_dropout", True)),
+        distinct_layers=plan.launch.num_processes > 1,
     )
 
 
@@ -149,9 +157,7 @@ def estimate_memory(plan: Plan, inputs: EstimateInputs) -> Memory:
     trained = adapter + others
     gradients = 0.0 if "lomo" in plan.training["optim"] else float(trained * trained_width)
     optimizer = optimizer_bytes(plan.training["optim"], trained_width) * trained
-    activations, logits = live.layers * waste, live.head * waste
-    if plan.device == "cuda" and plan.engine.fast_path != "off":
-        logits += min(1.0, facts.vocab_size / 16384) * TILE_BYTES
+    activations, logits = live.layers * waste, live.head * waste + head_tile_bytes(plan, facts)
     if micro_batches == 1 and lora is None:  # each gradient is allocated while activations are freed
         activations = max(0.0, activations - gradients)
     if plan.engine.fast_path == "on":  # the comparison before the first step, without optimizer states
@@ -159,14 +165,26 @@ def estimate_memory(plan: Plan, inputs: EstimateInputs) -> Memory:
         first = inputs.trace(how, checked_pairs(facts.vocab_size, first_step(plan, inputs.lengths))).total * waste
         activations = max(activations, first - logits - optimizer)
     return Memory(
-        process=PROCESS_BYTES if plan.device == "cpu" else DEVICE_BYTES,
-        weights=weight_bytes(plan, facts) + _dequantized(plan, facts),
+        process=process_bytes(plan),
+        weights=weight_bytes(plan, facts) + dequantized_bytes(plan, facts),
         adapter=float(4 * adapter + (0 if lora is None else 4 * others)),
         gradients=gradients,
         optimizer=optimizer,
         activations=activations,
         logits=logits,
     )
+
+
+def process_bytes(plan: Plan) -> float:
+    """Bytes that a process takes on the device of ``plan`` before it loads anything."""
+    return PROCESS_BYTES if plan.device == "cpu" else DEVICE_BYTES
+
+
+def head_tile_bytes(plan: Plan, facts: ModelFacts) -> float:
+    """Bytes of the tile of logits in the head that the trace, whose tiles are smaller, does not count."""
+    if plan.device != "cuda" or plan.engine.fast_path == "off":
+        return 0.0
+    return min(1.0, facts.vocab_size / 16384) * TILE_BYTES
 
 
 def weight_bytes(plan: Plan, facts: ModelFacts) -> float:
@@ -182,7 +200,7 @@ def weight_bytes(plan: Plan, facts: ModelFacts) -> float:
     return quantized * each + (facts.parameters - quantized) * other
 
 
-def _dequantized(plan: Plan, facts: ModelFacts) -> float:
+def dequantized_bytes(plan: Plan, facts: ModelFacts) -> float:
     """Bytes of the largest weight matrix, which is dequantized for its product."""
     if plan.quantization is None:
         return 0.0
@@ -207,4 +225,4 @@ def rough_activations(facts: ModelFacts, how: Computation, pairs: Sequence[PairS
     layer = width * facts.hidden_size if how.checkpointing else inside
     layers = tokens * (facts.num_hidden_layers * layer + (inside if how.checkpointing else 0))
     head = 6e7 + 3.0 * tokens * facts.hidden_size * width if how.fast_path else tokens * facts.vocab_size * (4 * 3.5)
-    return Activations(layers, head, untraced=why)
+    return Activations(layers, head, untraced=why, forward=layers + head, kept=layers, after_head=layers)

@@ -31,6 +31,7 @@ class AllocationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         embedding = model.get_input_embeddings().weight
         self.embedding_gradient = embedding.nbytes if embedding.requires_grad and not accumulates else 0
         self.live = self.peak = self.live_before_head = 0
+        self.peak_in_head = 0
         self.peak_in_layers: int | None = None
         self.counted: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         for tensor in (*model.parameters(), *model.buffers()):
@@ -69,8 +70,13 @@ class AllocationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def observe_phases(self, model: PreTrainedModel) -> Iterator[None]:
         """Context of forward and backward: record live bytes before the head, and the peak until backward leaves the layers."""
 
-        def before_head(*_: Any) -> None:
+        def before_head(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
             self.live_before_head = self.live
+            if inputs and inputs[0].requires_grad:
+                inputs[0].register_hook(backward_leaves_head)  # type: ignore[no-untyped-call]
+
+        def backward_leaves_head(_: torch.Tensor) -> None:
+            self.peak_in_head, self.peak = self.peak, self.live
 
         def after_embedding(_: Any, __: Any, output: torch.Tensor) -> None:
             if output.requires_grad:
@@ -84,22 +90,26 @@ class AllocationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             yield
 
     def run_backward(self, loss: torch.Tensor) -> Phases:
-        """Run backward from ``loss``; returns the peaks of three phases, which grow differently with the number of layers.
+        """Run backward from ``loss``; returns the peaks of phases, which grow differently with the number of layers.
 
         The phases are the forward pass; backward through head and layers; and the rest of backward, where the gradient of
         the embedding is added to the head's (tied weights) and to that of earlier micro-batches. Without earlier ones the
-        embedding's gradient remains as the gradient, and is counted there instead.
+        embedding's gradient remains as the gradient, and is counted there instead. Two parts of these phases follow: what the
+        layers keep until backward, and backward through the layers alone. A sharded head has its buffers in other parts.
         """
         forward_peak, kept_by_head = self.peak, self.live - self.live_before_head
-        self.peak = self.live
+        self.peak, self.peak_in_head = self.live, 0
         self.peak_in_layers = None
         loss.backward()  # type: ignore[no-untyped-call]
         if self.peak_in_layers is None:
-            layers, rest = self.peak, 0
+            after_head, rest = self.peak, 0
         else:
-            layers, rest = self.peak_in_layers, self.peak - self.embedding_gradient
+            after_head, rest = self.peak_in_layers, self.peak - self.embedding_gradient
+        layers = max(self.peak_in_head, after_head)
         return (
             Activations(self.live_before_head, forward_peak - self.live_before_head),
             Activations(layers - kept_by_head, kept_by_head),
             Activations(0, rest),
+            Activations(self.live_before_head, 0),
+            Activations(after_head, 0),
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
@@ -56,10 +57,13 @@ class MemoryTracer:
         for layers in kinds:
             if len(layers) <= 2:
                 continue
-            longer = [each for layer in base for each in ([layer, layer] if layer is layers[1] else [layer])]
+            third = layers[2] if self.computation.distinct_layers else layers[1]
+            longer = [each for layer in base for each in ([layer, third] if layer is layers[1] else [layer])]
             for index, (with_one_more, without) in enumerate(zip(self._run(longer, pairs), base_phases, strict=True)):
                 phases[index] = phases[index].plus(with_one_more.plus(without, -1), len(layers) - 2)
-        return max(phases, key=lambda phase: phase.total)
+        *peaks, kept, after_head = phases
+        peak = max(peaks, key=lambda phase: phase.total)
+        return replace(peak, forward=peaks[0].total, kept=kept.total, after_head=after_head.total)
 
     def _layer_kinds(self) -> list[list[torch.nn.Module]]:
         """Layers grouped by class and by names, shapes and training of their parameters, in the model's order."""

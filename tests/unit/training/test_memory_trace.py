@@ -112,6 +112,21 @@ def test_tied_embeddings_take_the_traced_bytes_in_backward(accumulates: bool) ->
     assert traced + there == pytest.approx(made.most, rel=0.05)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+def test_extrapolated_layers_of_trained_weights_equal_a_trace_of_all_layers(checkpointing: bool) -> None:
+    config = PACKED["llama"]()
+    config.num_hidden_layers = 6
+    computation = Computation("float32", checkpointing=checkpointing, distinct_layers=True)
+    tracer = MemoryTracer(config, computation)
+    forward, layers, rest, kept, after_head = tracer._run(tracer.layers, PAIRS)
+    found = tracer(PAIRS)
+    assert found.total == pytest.approx(max(forward.total, layers.total, rest.total), rel=0.02)
+    assert (found.forward, found.kept) == pytest.approx((forward.total, kept.total), rel=0.02)
+    assert found.after_head == pytest.approx(after_head.total, rel=0.02)
+    assert found.kept < found.forward
+    assert found.after_head <= layers.total
+
+
 def test_extrapolated_layers_equal_a_trace_of_all_layers() -> None:
     config = PACKED["llama"]()
     config.num_hidden_layers = 6

@@ -6,11 +6,13 @@ import importlib.util
 import os
 import platform
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 Device = Literal["cpu", "cuda", "mps"]
+
+ASSUMED_GPU_BYTES = 80_000_000_000
 
 CGROUPS = (  # memory limit and usage, of versions 2 and 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -65,6 +67,21 @@ def probe(directory: Path | None = None) -> Machine:
         python=platform.python_version(),
         platform=platform.platform(),
         available_bytes=torch.cuda.mem_get_info()[0] if device == "cuda" else _available_ram_bytes(),
+    )
+
+
+def assume_gpus(machine: Machine, count: int) -> Machine:
+    """``machine`` with ``count`` GPUs of 80 GB: to plan for another machine than this one."""
+    name = f"{ASSUMED_GPU_BYTES / 1e9:.0f} GB GPU (assumed)"
+    return replace(
+        machine,
+        device="cuda",
+        device_name=name,
+        device_count=count,
+        device_memory_bytes=ASSUMED_GPU_BYTES,
+        bf16=True,
+        flash_attention=False,
+        available_bytes=None,
     )
 
 

@@ -29,13 +29,17 @@ def command(
 ) -> None:
     """Show every value of a run with its reason, and estimate memory and time per step.
 
-    Downloads no weights.
+    Downloads no weights. For several processes (launch.num_processes), it
+    compares DDP, FSDP and DeepSpeed's ZeRO: memory of a device and of the
+    host, and bytes sent in a step. GPUs that this machine does not have are
+    assumed to have 80 GB.
 
     [bold]Examples[/bold]
 
       orpo plan my.yaml
       orpo plan my.yaml --set training.max_steps=20 --json
       orpo plan my.yaml --show-origin
+      orpo plan my.yaml --set launch.num_processes=4
     """
     console = Console(quiet=quiet, as_json=as_json)
     loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)

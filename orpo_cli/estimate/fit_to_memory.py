@@ -1,20 +1,37 @@
-"""Fit to memory: gradient checkpointing and micro-batch size by the memory estimate, and settings that would save memory."""
+"""Fit to memory: strategy, gradient checkpointing and micro-batch size by the memory estimate, and settings that save memory."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from orpo_cli.estimate.memory import EstimateInputs, Memory, estimate_memory, uses_checkpointing, with_training_args
+from orpo_cli.estimate.memory import HEADROOM, EstimateInputs, Memory, uses_checkpointing, with_training_args
 from orpo_cli.estimate.pair_lengths import PairSize
-from orpo_cli.plan.plan import CHECKPOINTING, TOKEN_BUDGET, Plan, PlanDraft, QuantizationPlan
+from orpo_cli.estimate.strategies import (
+    STRATEGIES,
+    Strategy,
+    StrategyEstimate,
+    needed_setting,
+    obstacle,
+    strategy_of,
+)
+from orpo_cli.estimate.strategy_choice import estimate_plan
+from orpo_cli.estimate.token_budget import MAX_TOKENS_PER_MICROBATCH, TOKEN_STEP, max_budget, min_budget
+from orpo_cli.plan.plan import (
+    CHECKPOINTING,
+    DEEPSPEED_CONFIG,
+    STRATEGY,
+    TOKEN_BUDGET,
+    Plan,
+    PlanDraft,
+    QuantizationPlan,
+    Why,
+)
 from orpo_cli.plan.resolve import complete_by_default
 from orpo_cli.recipe.schema import LoraSection
 
-HEADROOM = 0.9  # of the available memory; the rest is for what the estimate does not count
-MAX_TOKENS_PER_MICROBATCH = {"cpu": 2048, "cuda": 32768, "mps": 8192}  # more tokens make no step faster
 MIN_MAX_LENGTH = 128  # tokens; no shorter max_length is proposed
-TOKEN_STEP = 256  # tokens by which a smaller micro-batch is chosen
 
 
 @dataclass(frozen=True)
@@ -26,20 +43,49 @@ class Saving:
 
 
 def fit_to_memory(draft: PlanDraft, inputs: EstimateInputs | None) -> Plan:
-    """Decide ``gradient_checkpointing`` and ``max_tokens_per_microbatch`` where the recipe does not.
+    """Decide ``strategy``, ``gradient_checkpointing`` and ``max_tokens_per_microbatch`` where the recipe does not.
 
     Smaller micro-batches come before checkpointing, since they cost less time. ``inputs`` is None where the model is not
     known; the usual values are taken then.
     """
     if inputs is None:
         return complete_by_default(draft)
+    return _fit_strategy(draft, inputs) if STRATEGY in draft.undecided() else _fit_step(draft, inputs)
+
+
+def _fit_strategy(draft: PlanDraft, inputs: EstimateInputs) -> Plan:
+    """The first strategy with which a step fits, the fastest first; the one with the least memory where none fits."""
+    available = inputs.available_bytes
+    tried: dict[str, tuple[Plan, Strategy, float]] = {}
+    for strategy in STRATEGIES:
+        if strategy.launch == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+            continue
+        launch = draft.launch.model_copy(update={"strategy": strategy.launch, "deepspeed_config": strategy.config})
+        plan = _fit_step(draft.model_copy(update={"launch": launch}), inputs)
+        if strategy_of(plan.launch) != strategy or obstacle(plan, strategy) or needed_setting(plan, strategy):
+            continue  # it needs another setting of the recipe
+        tried[strategy.name] = plan, strategy, estimate_plan(plan, inputs).total
+        if tried[strategy.name][2] <= available * HEADROOM:
+            break
+    plan, strategy, total = min(tried.values(), key=lambda each: each[2])
+    sizes = ", ".join(f"{_gb(size)} with {name}" for name, (*_, size) in tried.items())
+    fits = "" if total <= available * HEADROOM else "; none fits"
+    why = {STRATEGY: f"about {sizes} on each device, {_gb(available)} available{fits}"}
+    if strategy.config is not None:
+        why[DEEPSPEED_CONFIG] = strategy.name
+    decided = {path: Why(origin="decided", reason=reason) for path, reason in why.items()}
+    return plan.model_copy(update={"why": {**plan.why, **decided}})
+
+
+def _fit_step(draft: PlanDraft, inputs: EstimateInputs) -> Plan:
+    """``fit_to_memory`` for a decided strategy."""
     available, undecided = inputs.available_bytes, draft.undecided()
     limit = available * HEADROOM
     checkpointing = (False, "")
     if CHECKPOINTING in undecided:
-        for tokens in (_max_budget(draft, inputs), _min_budget(draft, inputs)):  # mostly the first one fits
+        for tokens in (max_budget(draft, inputs), min_budget(draft, inputs)):  # mostly the first one fits
             without = draft.complete(gradient_checkpointing=checkpointing, max_tokens_per_microbatch=(tokens, ""))
-            needed = estimate_memory(without, inputs).total
+            needed = estimate_plan(without, inputs).total
             if needed <= limit or TOKEN_BUDGET not in undecided:
                 break
         checkpointing = needed > limit, f"about {_gb(needed)} without it, {_gb(available)} available"
@@ -54,12 +100,12 @@ def fit_to_memory(draft: PlanDraft, inputs: EstimateInputs | None) -> Plan:
 
 def memory_savings(plan: Plan, inputs: EstimateInputs) -> list[Saving]:
     """Settings that save memory, the largest saving first."""
-    now = estimate_memory(plan, inputs).total
-    tried = [Saving(setting, estimate_memory(*other).total) for setting, other in _cheaper_settings(plan, inputs)]
+    now = estimate_plan(plan, inputs).total
+    tried = [Saving(setting, estimate_plan(*other).total) for setting, other in _cheaper_settings(plan, inputs)]
     return sorted((each for each in tried if each.total < 0.98 * now), key=lambda each: each.total)
 
 
-def verdict(memory: Memory, inputs: EstimateInputs) -> str:
+def verdict(memory: Memory | StrategyEstimate, inputs: EstimateInputs) -> str:
     """``fits``, ``is tight`` or ``does not fit``."""
     if memory.total > inputs.available_bytes:
         return "does not fit"
@@ -71,7 +117,7 @@ def _cheaper_settings(plan: Plan, inputs: EstimateInputs) -> Iterator[tuple[str,
     training = plan.training
     if not uses_checkpointing(plan):
         yield "training.gradient_checkpointing: true", (with_training_args(plan, gradient_checkpointing=True), inputs)
-    least = _min_budget(plan, inputs)
+    least = min_budget(plan, inputs)
     batch, steps = training["per_device_train_batch_size"], training["gradient_accumulation_steps"]
     if plan.engine.fast_path != "off" and plan.engine.max_tokens_per_microbatch > least:
         yield f"engine.max_tokens_per_microbatch: {least}", (with_training_args(plan, budget=least), inputs)
@@ -97,29 +143,18 @@ def _truncate(pair: PairSize, longest: int) -> PairSize:
     return PairSize(prompt, *(min(answer, longest - prompt) for answer in (pair.chosen, pair.rejected)))
 
 
-def _min_budget(plan: PlanDraft, inputs: EstimateInputs) -> int:
-    """Tokens of the longest pair: a micro-batch has at least one pair."""
-    longest = inputs.lengths.longest.packed
-    return max(longest, min(-(-longest // TOKEN_STEP) * TOKEN_STEP, MAX_TOKENS_PER_MICROBATCH[plan.device]))
-
-
-def _max_budget(plan: PlanDraft, inputs: EstimateInputs) -> int:
-    """Tokens beyond which no step gets faster, but at least the longest pair."""
-    return max(MAX_TOKENS_PER_MICROBATCH[plan.device], _min_budget(plan, inputs))
-
-
 def _budget(
     with_budget: Callable[[int], Plan], draft: PlanDraft, inputs: EstimateInputs, limit: float
 ) -> tuple[int, str]:
     """The largest micro-batch that fits, and why; between two sizes memory grows linearly with the tokens."""
-    largest, least = _max_budget(draft, inputs), _min_budget(draft, inputs)
+    largest, least = max_budget(draft, inputs), min_budget(draft, inputs)
     available = _gb(inputs.available_bytes)
-    top = estimate_memory(with_budget(largest), inputs).total
+    top = estimate_plan(with_budget(largest), inputs).total
     if top <= limit:
         if largest > MAX_TOKENS_PER_MICROBATCH[draft.device]:
             return largest, f"the longest possible pair; about {_gb(top)}, {available} available"
         return largest, f"about {_gb(top)}, {available} available; more tokens would not be faster on {draft.device}"
-    bottom = estimate_memory(with_budget(least), inputs).total
+    bottom = estimate_plan(with_budget(least), inputs).total
     if bottom > limit or least >= largest or top <= bottom:
         return least, f"the longest pair alone takes about {_gb(bottom)}, {available} available"
     tokens = least + (largest - least) * (limit - bottom) / (top - bottom)

@@ -131,7 +131,7 @@ def computation_of(plan: Plan) -> Computation:
         checkpointing=uses_checkpointing(plan),
         loss_on_prompt=bool(training.get("loss_on_prompt", True)),
         disable_dropout=bool(training.get("disable_dropout", True)),
-        distinct_layers=plan.launch.num_processes > 1,
+        distinct_layers=plan.launch.strategy != "single",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from orpo_cli.errors import UsageError
 from orpo_cli.machine import Device, Machine
 from orpo_cli.plan.decisions import Decisions
-from orpo_cli.plan.plan import LaunchPlan
+from orpo_cli.plan.plan import LaunchDraft
 
 # Set in tests of parts that this version does not offer yet: `orpo train` refuses several processes, and auto means one.
 PREVIEW = "ORPO_LAUNCH_PREVIEW"
@@ -40,8 +40,8 @@ def decide_processes(decisions: Decisions, machine: Machine, device: Device) -> 
     return decisions.decide(path, here * launch.num_machines, f"{here} x {machine.device_name}{machines}")
 
 
-def decide_launch(decisions: Decisions, machine: Machine, processes: int, pairs_per_step: int) -> LaunchPlan:
-    """The launch section with everything decided. Raises UsageError if a file of DeepSpeed's configuration cannot be read."""
+def decide_launch(decisions: Decisions, machine: Machine, processes: int, pairs_per_step: int) -> LaunchDraft:
+    """The launch section with everything decided but the strategy of several processes. Raises UsageError if a file of DeepSpeed's configuration cannot be read."""
     launch = decisions.loaded.recipe.launch
     strategy = _strategy(decisions, processes)
     reason = "training.per_device_train_batch_size × training.gradient_accumulation_steps"
@@ -55,7 +55,7 @@ def decide_launch(decisions: Decisions, machine: Machine, processes: int, pairs_
         "num_cpu_threads_per_process": _threads(decisions, machine, processes, strategy),
         **_rendezvous(decisions),
     }
-    return LaunchPlan(**{**dict(launch), **decided})
+    return LaunchDraft(**{**dict(launch), **decided})
 
 
 def _strategy(decisions: Decisions, processes: int) -> str:
@@ -66,8 +66,6 @@ def _strategy(decisions: Decisions, processes: int) -> str:
         return decisions.decide(path, strategy, f"launch.{strategy}_config")
     if processes == 1 and strategy in ("auto", "ddp"):
         return decisions.decide(path, "single", "one process" if launches_processes() else ONE_PROCESS)
-    if strategy == "auto":
-        return decisions.decide(path, "ddp", "several processes, each with the whole model")
     return strategy
 
 

@@ -27,6 +27,7 @@ from orpo_cli.secret_values import mask_secrets, register_secrets, unmask_secret
 
 # Dotted names of the values that the memory estimate decides.
 CHECKPOINTING, TOKEN_BUDGET = "training.gradient_checkpointing", "engine.max_tokens_per_microbatch"
+STRATEGY, DEEPSPEED_CONFIG = "launch.strategy", "launch.deepspeed_config"
 Decided = tuple[Any, str]  # a value and the reason for it
 SECRETS_REASON = "environment variables that look secret are used and not shown"
 
@@ -59,20 +60,25 @@ class DatasetPlan(DatasetSection):
     max_prompt_length: int
 
 
-class LaunchPlan(LaunchSection):
-    """Processes, with their number, their strategy and the pairs of a step decided.
+class LaunchDraft(LaunchSection):
+    """Processes, with their number and the pairs of a step decided; the memory estimate decides an automatic strategy.
 
     ``machine_rank`` and ``main_process_ip`` are None if there are several machines and this one does not know its place.
     """
 
     num_processes: int
-    strategy: Literal["single", "ddp", "fsdp", "deepspeed"]
     machine_rank: int | None = None
     main_process_ip: str | None = None
     main_process_port: int = 0  # a free port
     num_cpu_threads_per_process: int | None = None  # None: torch decides
     deepspeed_config: dict[str, Any] | None = None
     pairs_per_step: int  # of all processes
+
+
+class LaunchPlan(LaunchDraft):
+    """Processes, with their strategy decided, too."""
+
+    strategy: Literal["single", "ddp", "fsdp", "deepspeed"]
 
 
 class MergePlan(MergeSection):
@@ -106,7 +112,7 @@ class EnginePlan(EngineDraft):
 
 
 class PlanDraft(BaseModel):
-    """The plan before the memory estimate: ``gradient_checkpointing`` and ``max_tokens_per_microbatch`` may be None.
+    """The plan before the memory estimate: the values that ``undecided`` names are None or auto.
 
     ``why`` maps the dotted name of a value to its origin and reason. ``training`` has the keyword arguments of trl's
     ORPOConfig (without ``output_dir``).
@@ -123,7 +129,7 @@ class PlanDraft(BaseModel):
     dataset: DatasetPlan
     training: dict[str, Any]
     engine: EngineDraft
-    launch: LaunchPlan
+    launch: LaunchDraft
     merge: MergePlan
     export: ExportPlan
     hub: HubSection
@@ -146,13 +152,21 @@ class PlanDraft(BaseModel):
         values = {
             CHECKPOINTING: self.training.get("gradient_checkpointing", False),
             TOKEN_BUDGET: self.engine.max_tokens_per_microbatch,
+            STRATEGY: None if self.launch.strategy == "auto" else self.launch.strategy,
         }
         return {path for path, value in values.items() if value is None}
 
-    def complete(self, *, gradient_checkpointing: Decided, max_tokens_per_microbatch: Decided) -> Plan:
-        """The plan with these two values where they are undecided."""
-        decided = {CHECKPOINTING: gradient_checkpointing, TOKEN_BUDGET: max_tokens_per_microbatch}
-        sections, why = {"training": dict(self.training), "engine": dict(self.engine)}, dict(self.why)
+    def complete(
+        self,
+        *,
+        gradient_checkpointing: Decided,
+        max_tokens_per_microbatch: Decided,
+        strategy: Decided = ("ddp", "several processes, each with the whole model"),
+    ) -> Plan:
+        """The plan with these values where they are undecided."""
+        decided = {CHECKPOINTING: gradient_checkpointing, TOKEN_BUDGET: max_tokens_per_microbatch, STRATEGY: strategy}
+        sections = {"training": dict(self.training), "engine": dict(self.engine), "launch": dict(self.launch)}
+        why = dict(self.why)
         for path in self.undecided():
             section, _, name = path.partition(".")
             sections[section][name], reason = decided[path]
@@ -164,6 +178,7 @@ class Plan(PlanDraft):
     """Every value of a run, decided."""
 
     engine: EnginePlan
+    launch: LaunchPlan
 
     def to_document(self) -> dict[str, Any]:
         """The content of plan.json: nested as a recipe, each leaf ``{"value": …, "origin": …, "reason": …}``."""

@@ -1,6 +1,6 @@
 """Resolution of a recipe for a machine and a model: every ``auto`` is decided, every default is named, each with its reason.
 
-Two values need the memory estimate, which needs the other values. ``draft_plan`` leaves them open.
+Some values need the memory estimate, which needs the other values. ``draft_plan`` leaves them open.
 """
 
 from __future__ import annotations

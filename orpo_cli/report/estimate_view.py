@@ -6,22 +6,35 @@ from dataclasses import asdict
 from typing import Any
 
 from orpo_cli.estimate.fit_to_memory import memory_savings, verdict
-from orpo_cli.estimate.memory import EstimateInputs, estimate_memory, trace_largest_micro_batch
+from orpo_cli.estimate.memory import EstimateInputs, trace_largest_micro_batch
+from orpo_cli.estimate.strategies import STRATEGIES, StrategyEstimate, obstacle
+from orpo_cli.estimate.strategy_choice import compare_strategies, estimate_plan
 from orpo_cli.estimate.throughput import estimate_throughput
 from orpo_cli.plan.plan import Plan
 
 MAX_SAVINGS_SHOWN = 4  # settings listed for a step that does not fit
-LABELS = {"process": "process and libraries"}  # of parts whose name does not explain them
+LABELS = {  # of parts whose name does not explain them
+    "process": "process and libraries",
+    "buffers": "gathered weights, and gradients in communication",
+}
 
 
 def estimate_document(plan: Plan, sizing: EstimateInputs) -> dict[str, Any]:
-    """Memory in bytes by part at the peak of a step, tokens and seconds per step, and savings if it does not fit."""
-    memory, step = estimate_memory(plan, sizing), estimate_throughput(plan, sizing)
+    """Memory in bytes by part at the peak of a step, tokens and seconds per step, and savings if it does not fit.
+
+    For several processes all of this is of one of them, and a comparison of the strategies follows.
+    """
+    memory, step = estimate_plan(plan, sizing), estimate_throughput(plan, sizing)
     fit = verdict(memory, sizing)
     savings = memory_savings(plan, sizing) if fit != "fits" else []
     untraced = trace_largest_micro_batch(plan, sizing)[0].untraced
+    if isinstance(memory, StrategyEstimate):
+        parts = {**asdict(memory.memory), "buffers": memory.buffers}
+        several = _several_processes(plan, sizing, memory)
+    else:
+        parts, several = asdict(memory), {}
     return {
-        "memory_bytes": {**{name: round(size) for name, size in asdict(memory).items()}, "total": round(memory.total)},
+        "memory_bytes": {**{name: round(size) for name, size in parts.items()}, "total": round(memory.total)},
         "available_bytes": sizing.available_bytes,
         "verdict": fit,
         "savings": [{"setting": each.setting, "total_bytes": round(each.total)} for each in savings],
@@ -29,6 +42,20 @@ def estimate_document(plan: Plan, sizing: EstimateInputs) -> dict[str, Any]:
         "lengths": "of the pairs" if sizing.lengths.measured else "the maximum that max_length allows",
         "activations": "traced" if untraced is None else f"roughly, from the widths of the layers ({untraced})",
         "measured": plan.device != "mps",
+        **several,
+    }
+
+
+def _several_processes(plan: Plan, sizing: EstimateInputs, memory: StrategyEstimate) -> dict[str, Any]:
+    reasons = {each.name: obstacle(plan, each) for each in STRATEGIES}
+    return {
+        "processes": plan.launch.num_processes,
+        "device_name": sizing.machine.device_name,
+        "strategy": memory.strategy.name,
+        "host_bytes": round(memory.host),
+        "sent_bytes": round(memory.sent),
+        "strategies": [asdict(row) for row in compare_strategies(plan, sizing)],
+        "excluded": {name: reason for name, reason in reasons.items() if reason is not None},
     }
 
 
@@ -38,7 +65,9 @@ def estimate_lines(document: dict[str, Any]) -> list[str]:
     kind = "estimated" if document["measured"] else "estimated, the method has not been measured on this device"
     if document["activations"] != "traced":
         kind += f", activations {document['activations']}"
-    lines = [f"# memory at the peak of a step ({kind}; lengths: {document['lengths']})"]
+    several = "strategies" in document
+    lines = _machine_lines(document) if several else []
+    lines.append(f"# memory at the peak of a step ({kind}; lengths: {document['lengths']})")
     lines += [f"#   {_gb(size)}  {LABELS.get(name, name)}" for name, size in memory.items() if size and name != "total"]
     lines.append(
         f"#   {_gb(memory['total'])}  in total, of {document['available_bytes'] / 1e9:.1f} GB available: {document['verdict']}"
@@ -49,12 +78,38 @@ def estimate_lines(document: dict[str, Any]) -> list[str]:
     ]
     step = document["step"]
     duration = "" if step["seconds"] is None else f", about {_seconds(step['seconds'])}"
-    lines.append(f"# per step: {step['pairs']} pairs, about {step['tokens']:,} tokens{duration} ({step['how']})")
-    return lines
+    subject = "per step and process" if several else "per step"
+    lines.append(f"# {subject}: {step['pairs']} pairs, about {step['tokens']:,} tokens{duration} ({step['how']})")
+    return [*lines, *_strategy_lines(document)] if several else lines
+
+
+def _machine_lines(document: dict[str, Any]) -> list[str]:
+    return [f"# for {document['processes']} processes on {document['device_name']}, one each: {document['strategy']}"]
+
+
+def _strategy_lines(document: dict[str, Any]) -> list[str]:
+    """The comparison of the strategies."""
+    lines = [
+        f"# main memory of the host: about {document['host_bytes'] / 1e9:.1f} GB; sent by each process in a step: "
+        f"about {_short_gb(document['sent_bytes'])} GB",
+        "# strategies, GB of a device and of the host with the smallest micro-batch; GB sent with the planned one:",
+        f"#   {'strategy':<38}{'device':>9}{'host':>9}{'sent':>9}  {'fits':<6}smallest GPU",
+    ]
+    for row in document["strategies"]:
+        device, host, sent = (_short_gb(row[f"{part}_bytes"]) for part in ("device", "host", "sent"))
+        smallest = "none" if row["smallest_device"] is None else f"{row['smallest_device']} GB"
+        needs = f", with {row['setting']}" if row["setting"] else ""
+        fits = "yes" if row["fits"] else "no"
+        lines.append(f"#   {row['strategy']:<38}{device:>9}{host:>9}{sent:>9}  {fits:<6}{smallest}{needs}")
+    return lines + [f"#   {name}: not possible, {reason}" for name, reason in document["excluded"].items()]
 
 
 def _gb(size: float) -> str:
     return f"{size / 1e9:7.2f} GB"
+
+
+def _short_gb(size: float) -> str:
+    return f"{size / 1e9:,.0f}" if size >= 1e11 else f"{size / 1e9:.3g}"
 
 
 def _seconds(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,9 @@ def collect_estimate_inputs(
     plan: PlanDraft, source: ModelSource[ModelSection], machine: Machine, facts: ModelFacts
 ) -> EstimateInputs:
     """Inputs for ``plan``, whose model has ``facts``."""
+    here = plan.launch.num_processes // plan.launch.num_machines
+    if plan.device != "cuda" and here > 1:  # they share the main memory
+        machine = replace(machine, available_bytes=(machine.available_bytes or machine.ram_bytes) // here)
     return EstimateInputs(machine, facts, pair_lengths(plan, source), _cached_trace(facts))
 
 

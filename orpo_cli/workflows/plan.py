@@ -16,6 +16,7 @@ from orpo_cli.recipe.schema import ModelSection
 from orpo_cli.report.console import Console
 
 if TYPE_CHECKING:
+    from orpo_cli.machine import Machine
     from orpo_cli.model.model_source import ModelSource
 
 
@@ -51,6 +52,8 @@ def build_plan(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict
     from orpo_cli.workflows.estimate import collect_estimate_inputs
 
     machine = probe(Path(loaded.recipe.output_dir or "."))
+    if not to_train:
+        machine = _planned_machine(machine, loaded)
     source = ModelSource(model_with_absolute_paths(loaded))
     facts = _read_model_facts(source, loaded, console, to_train=to_train)
     draft = draft_plan(loaded, machine, facts)
@@ -69,6 +72,17 @@ def build_plan(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict
         raise RecipeError(warnings)
     console.problems(warnings)
     return PlanResult(plan, source.with_section(plan.model), warnings, inputs)
+
+
+def _planned_machine(machine: Machine, loaded: LoadedRecipe) -> Machine:
+    """This machine, or assumed GPUs where the recipe has more processes than this machine has GPUs."""
+    from orpo_cli.machine import assume_gpus
+
+    launch, gpus = loaded.recipe.launch, machine.device_count if machine.device == "cuda" else 0
+    if launch.num_processes == "auto" or launch.num_processes == 1 or loaded.recipe.training.use_cpu:
+        return machine
+    count = max(1, launch.num_processes // launch.num_machines)
+    return machine if count <= gpus else assume_gpus(machine, count)
 
 
 def _read_model_facts(

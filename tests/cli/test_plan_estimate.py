@@ -30,3 +30,42 @@ def test_a_rough_estimate_names_its_reason(
     monkeypatch.setattr("transformers.models.llama.modeling_llama.LlamaDecoderLayer.forward", forward_that_needs_values)
     stdout = orpo_here("plan", write_recipe(tmp_path)).stdout
     assert "roughly, from the widths of the layers (NotImplementedError: numbers without content)" in stdout
+
+
+def test_the_plan_of_several_processes_compares_strategies_on_assumed_gpus(
+    tmp_path: Path, orpo_here: Callable[..., Any]
+) -> None:
+    done = orpo_here("plan", write_recipe(tmp_path), "--set", "launch.num_processes=4")
+    assert done.returncode == 0, done.stderr
+    assert "device = cuda  # 80 GB GPU (assumed)" in done.stdout
+    assert "for 4 processes on 80 GB GPU (assumed), one each: ddp" in done.stdout
+    assert "launch.strategy = ddp  # about " in done.stdout
+    rows = [line.split()[1].rstrip(",") for line in done.stdout.splitlines() if line.endswith(" GB") and "yes" in line]
+    assert rows == ["ddp", "fsdp", "zero-1", "zero-2", "zero-3", "fsdp", *(f"zero-{stage}" for stage in (1, 2, 3, 3))]
+    assert "[unsupported-setting]" in done.stderr
+
+
+def test_the_document_of_several_processes_has_each_strategy(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    changes = [
+        f"--set={each}" for each in ("launch.num_processes=2", "launch.strategy=fsdp", "training.optim=adamw_torch")
+    ]
+    estimate = json.loads(orpo_here("plan", write_recipe(tmp_path, lora=False), *changes, "--json").stdout)["estimate"]
+    parts = dict(estimate["memory_bytes"])
+    assert parts.pop("total") == pytest.approx(sum(parts.values()), abs=10)
+    assert parts["buffers"] > 0
+    assert (estimate["processes"], estimate["strategy"], estimate["excluded"]) == (2, "fsdp", {})
+    rows = {row["strategy"]: row for row in estimate["strategies"]}
+    assert len(rows) == 10
+    assert all(row["fits"] and row["smallest_device"] == 16 for row in rows.values())
+    assert rows["fsdp"]["sent_bytes"] == estimate["sent_bytes"] > 0
+
+
+def test_processes_on_a_cpu_share_its_memory(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    recipe = write_recipe(tmp_path, training={"use_cpu": True})
+    estimates = [
+        json.loads(orpo_here("plan", recipe, "--set", f"launch.num_processes={count}", "--json").stdout)["estimate"]
+        for count in (1, 4)
+    ]
+    assert estimates[1]["available_bytes"] == pytest.approx(estimates[0]["available_bytes"] / 4, rel=0.2)
+    assert "strategies" not in estimates[0]
+    assert estimates[1]["strategy"] == "ddp"

@@ -57,8 +57,9 @@ def _fit_strategy(draft: PlanDraft, inputs: EstimateInputs) -> Plan:
     """The first strategy with which a step fits, the fastest first; the one with the least memory where none fits."""
     available = inputs.available_bytes
     tried: dict[str, tuple[Plan, Strategy, float]] = {}
+    deepspeed = importlib.util.find_spec("deepspeed") is not None
     for strategy in STRATEGIES:
-        if strategy.launch == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+        if strategy.launch == "deepspeed" and not deepspeed:
             continue
         launch = draft.launch.model_copy(update={"strategy": strategy.launch, "deepspeed_config": strategy.config})
         plan = _fit_step(draft.model_copy(update={"launch": launch}), inputs)
@@ -69,7 +70,9 @@ def _fit_strategy(draft: PlanDraft, inputs: EstimateInputs) -> Plan:
             break
     plan, strategy, total = min(tried.values(), key=lambda each: each[2])
     sizes = ", ".join(f"{_gb(size)} with {name}" for name, (*_, size) in tried.items())
-    fits = "" if total <= available * HEADROOM else "; none fits"
+    fits = (
+        "" if total <= available * HEADROOM else "; none fits" + ("" if deepspeed else ", without deepspeed installed")
+    )
     why = {STRATEGY: f"about {sizes} on each device, {_gb(available)} available{fits}"}
     if strategy.config is not None:
         why[DEEPSPEED_CONFIG] = strategy.name

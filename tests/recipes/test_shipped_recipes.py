@@ -23,6 +23,8 @@ def test_the_recipes_of_the_repository_are_found():
 def test_a_shipped_recipe_is_valid_and_found_by_name(name):
     assert load_recipe(str(RECIPES[name].path)).recipe == load_recipe(name).recipe
     assert find_shipped(name) == RECIPES[name].path
+    if RECIPES[name].family:
+        assert find_shipped(f"{RECIPES[name].family}/{name}") == RECIPES[name].path
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -69,7 +71,9 @@ def test_an_unknown_name_is_an_error_with_the_nearest_name():
     assert caught.value.remedy == "Did you mean `quickstart`?"
 
 
-@pytest.mark.parametrize("name", ["../pyproject", "data/../quickstart", "quickstart.yaml", ""])
+@pytest.mark.parametrize(
+    "name", ["../pyproject", "data/../quickstart", "quickstart.yaml", "/quickstart.yaml", "phi/phi-2-orpo", ""]
+)
 def test_paths_are_not_accepted_as_recipe_names(name):
     assert find_shipped(name) is None
 

@@ -56,8 +56,9 @@ def shipped_recipes() -> list[ShippedRecipe]:
 
 
 def find_shipped(name: str) -> Path | None:
-    """The file of the shipped recipe ``name``; None if there is none."""
-    return next((recipe.path for recipe in shipped_recipes() if recipe.name == name), None)
+    """The file of the shipped recipe ``name``, also with its family (``paper/phi-2-orpo``); None if there is none."""
+    found = (recipe.path for recipe in shipped_recipes() if name in (recipe.name, f"{recipe.family}/{recipe.name}"))
+    return next(found, None)
 
 
 def shipped_recipe(name: str) -> ShippedRecipe:

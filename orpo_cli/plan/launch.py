@@ -41,7 +41,7 @@ def decide_processes(decisions: Decisions, machine: Machine, device: Device) -> 
 
 
 def decide_launch(decisions: Decisions, machine: Machine, processes: int, pairs_per_step: int) -> LaunchDraft:
-    """The launch section with everything decided but the strategy of several processes. Raises UsageError if a file of DeepSpeed's configuration cannot be read."""
+    """The launch section, without the strategy of several processes. Raises UsageError if DeepSpeed's file cannot be read."""
     launch = decisions.loaded.recipe.launch
     strategy = _strategy(decisions, processes)
     reason = "training.per_device_train_batch_size × training.gradient_accumulation_steps"

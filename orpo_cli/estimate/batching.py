@@ -38,7 +38,7 @@ def simulate_steps(plan: Plan, pairs: Sequence[PairSize]) -> Iterator[list[int]]
     if strategy not in ("random", "sequential") or max(count, taken) > MAX_SIMULATED_PAIRS or count < least:
         return None
     used = usable_pairs(count, size, drop_last=drop_last)
-    in_a_pass = -(-used // (plan.launch.num_processes * pairs_per_step(plan)))
+    in_a_pass = -(-used // plan.launch.pairs_per_step)
     wanted = most if most > 0 else max(1, math.ceil(in_a_pass * epochs))
     steps = islice(_steps(plan, pairs, used, random=strategy == "random"), wanted)
     return (share for step in steps for share in step if share)
@@ -118,7 +118,7 @@ def _steps(plan: Plan, pairs: Sequence[PairSize], used: int, *, random: bool) ->
     training, processes, packed = plan.training, plan.launch.num_processes, plan.engine.fast_path != "off"
     size, seed = training["per_device_train_batch_size"], training.get("data_seed")
     seed = training["seed"] if seed is None else seed
-    together = processes * pairs_per_step(plan)
+    together = plan.launch.pairs_per_step
     for epoch in count_up():
         order = (random_order(len(pairs), seed + epoch) if random else range(len(pairs)))[:used]
         for at in range(0, used, together):
@@ -136,15 +136,15 @@ def random_order(count: int, seed: int) -> Sequence[int]:
 
 
 def pairs_per_step(plan: Plan) -> int:
-    """Pairs of a process in an optimizer step."""
-    return int(plan.training["per_device_train_batch_size"] * plan.training["gradient_accumulation_steps"])
+    """Pairs of a process in an optimizer step; the last process may have fewer."""
+    return math.ceil(plan.launch.pairs_per_step / plan.launch.num_processes)
 
 
 def total_steps(plan: Plan, lengths: PairLengths) -> int:
     """Optimizer steps of a run, as far as the number of pairs is known."""
     if (most := plan.training.get("max_steps") or -1) > 0:
         return int(most)
-    return max(1, round(float(len(lengths.pairs) * plan.training["num_train_epochs"] / pairs_per_step(plan))))
+    return max(1, round(float(len(lengths.pairs) * plan.training["num_train_epochs"] / plan.launch.pairs_per_step)))
 
 
 def largest_micro_batch(plan: Plan, lengths: PairLengths) -> tuple[list[PairSize], int]:
@@ -182,7 +182,7 @@ def _usual_micro_batch(plan: Plan, lengths: PairLengths) -> tuple[list[PairSize]
     batch, in_step = plan.training["per_device_train_batch_size"], pairs_per_step(plan)
     if plan.engine.fast_path == "off":
         longest = max(lengths.pairs, key=lambda pair: pair.longest)
-        return [longest] * batch, in_step // batch
+        return [longest] * batch, math.ceil(in_step / batch)
     steps = total_steps(plan, lengths)
     longest, mean = lengths.longest_of(steps * in_step), lengths.mean
     usual = min(_tokens_of_longest_step(lengths, in_step, steps), in_step * longest.packed)

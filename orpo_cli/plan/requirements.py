@@ -33,6 +33,7 @@ def missing_requirements(plan: Plan, machine: Machine) -> Iterator[Problem]:
     """A problem for each requirement that is not met; paths are dotted names, without file and line."""
     yield from _precision(plan, machine)
     yield from _launch(plan, machine)
+    yield from _sampling(plan)
     if plan.lora is not None and plan.lora.init_lora_weights == "loftq" and plan.device != "cuda":
         yield Problem(
             "loftq-needs-cuda",
@@ -102,6 +103,26 @@ def _launch(plan: Plan, machine: Machine) -> Iterator[Problem]:
                 )
     if launch.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
         yield _missing("launch.strategy", "deepspeed", "deepspeed", "fsdp")
+
+
+def _sampling(plan: Plan) -> Iterator[Problem]:
+    """Settings of the Trainer and of accelerate that distribute pairs over processes, which ``StepSampler`` does."""
+    if plan.launch.num_processes == 1:
+        return
+    found = {}
+    if plan.training.get("train_sampling_strategy") == "batch_rebalance":
+        found["training.train_sampling_strategy"] = "is batch_rebalance"
+    config = plan.training.get("accelerator_config")
+    if isinstance(config, dict) and config.get("split_batches"):
+        found["training.accelerator_config.split_batches"] = "is true"
+    for path, what in found.items():
+        yield Problem(
+            "distributed-sampling",
+            f"{what}, but there are {plan.launch.num_processes} processes, to which orpo-cli deals the pairs of a step by their "
+            "tokens.",
+            path,
+            remedy="Remove it.",
+        )
 
 
 def _missing(path: str, name: str, package: str, other: str) -> Problem:

@@ -63,6 +63,7 @@ def make_trainer(
         trainer = trainer_class(
             **arguments,
             note=note,
+            pairs_per_step=plan.launch.pairs_per_step,
             save_training_args=not plan.secrets,
             model=inputs.model,
             args=orpo_config(checkpoints, values),

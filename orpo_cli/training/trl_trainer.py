@@ -71,6 +71,7 @@ SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 class PairTrainer(ORPOTrainer):
     """ORPOTrainer on tokenized pairs.
 
+    ``pairs_per_step``: of all processes (0: the product of their batches and gradient_accumulation_steps).
     ``loss_on_prompt``: whether the NLL covers prompt and chosen completion, as trl's does, or the completion alone.
     ``save_training_args``: whether a checkpoint has the pickle of the arguments, which contains values that a recipe took
     from the environment. ``lora_plus``: arguments of peft's LoRA+ optimizer (arXiv 2402.12354), which gives the adapter's
@@ -83,12 +84,14 @@ class PairTrainer(ORPOTrainer):
     def __init__(
         self,
         *,
+        pairs_per_step: int = 0,
         loss_on_prompt: bool = True,
         save_training_args: bool = True,
         lora_plus: dict[str, float] | None = None,
         note: Callable[[str], None] = warnings.warn,
         **kwargs: Any,
     ) -> None:
+        self.pairs_per_step = pairs_per_step
         self.loss_on_prompt = loss_on_prompt
         self.save_training_args = save_training_args
         self.lora_plus = lora_plus or {}
@@ -138,7 +141,7 @@ class PairTrainer(ORPOTrainer):
             return super()._get_train_sampler(train_dataset)
         dataset = self.train_dataset if train_dataset is None else train_dataset
         batch_size = self.args.train_batch_size
-        pairs_per_step = batch_size * self.args.gradient_accumulation_steps * processes
+        pairs_per_step = self.pairs_per_step or batch_size * self.args.gradient_accumulation_steps * processes
         count = usable_pairs(len(dataset), batch_size, drop_last=self.args.dataloader_drop_last)
         self.train_sampler = self._step_sampler(dataset, strategy, count, pairs_per_step, batch_size)
         return self.train_sampler

@@ -53,6 +53,7 @@ def run(folder: Path, processes: int, batch: int, lora: bool) -> tuple[dict[str,
             "max_grad_norm": 0.0, "lr_scheduler_type": "constant",
         },
         "engine": {"fast_path": "required", "max_tokens_per_microbatch": 200},
+        "launch": {"num_processes": processes},
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
     (folder / "train.py").write_text(SCRIPT)

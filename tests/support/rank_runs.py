@@ -65,6 +65,7 @@ def train(folder: Path, *, fault: str = "", resume_from: Path | None = None, dro
             "per_device_eval_batch_size": 2,
         },
         "engine": {"fast_path": "required"},
+        "launch": {"num_processes": world_size()},
     }  # fmt: skip
     path = folder / f"data-{rank()}" / "recipe.yaml"
     path.write_text(json.dumps(recipe))

@@ -72,6 +72,7 @@ def train_case(folder: Path, name: str) -> dict[str, Any]:
             "max_grad_norm": 0.5, "lr_scheduler_type": "constant", **training,
         },
         "engine": {"fast_path": fast_path, **({} if fast_path == "off" else {"max_tokens_per_microbatch": 200})},
+        "launch": {"num_processes": world_size()},
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
     plan, tokenizer = resolve(load_recipe(str(folder / "recipe.yaml")), probe()), tiny_tokenizer()

@@ -81,7 +81,7 @@ def pairs_of(*lengths: int) -> list[PairSize]:
 
 def test_each_process_has_its_share_of_a_step(tmp_path: Path) -> None:
     plan = planned(tmp_path, train_sampling_strategy="sequential", num_train_epochs=1)
-    plan = plan.model_copy(update={"launch": plan.launch.model_copy(update={"num_processes": 2})})
+    plan = plan.model_copy(update={"launch": plan.launch.model_copy(update={"num_processes": 2, "pairs_per_step": 12})})
     steps = simulate_steps(plan, pairs_of(60, 5, 7, 9, 11, 3, 8, 1, 2, 4, 6, 7, 50, 5, 5))
     assert steps is not None
     assert list(steps) == [[0, 8], [1, 2, 3, 4, 5, 6, 7, 9, 10, 11], [12], [13, 14]]

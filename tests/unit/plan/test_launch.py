@@ -115,6 +115,25 @@ def test_processes_on_cpus_need_use_cpu(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
+    ("training", "paths"),
+    [
+        ({"train_sampling_strategy": "batch_rebalance"}, ["training.train_sampling_strategy"]),
+        ({"accelerator_config": {"split_batches": True}}, ["training.accelerator_config.split_batches"]),
+        ({"train_sampling_strategy": "group_by_length", "accelerator_config": {"even_batches": True}}, []),
+    ],
+)
+@pytest.mark.usefixtures("preview")
+def test_other_distributions_of_pairs_are_refused_with_several_processes(
+    tmp_path: Path, training: dict[str, Any], paths: list[str]
+) -> None:
+    several = plan(tmp_path, launch={"num_processes": 2}, training=training)
+    found = list(missing_requirements(several, GPUS))
+    assert [problem.path for problem in found] == paths
+    assert {problem.code for problem in found} <= {"distributed-sampling"}
+    assert codes(plan(tmp_path, launch={"num_processes": 1}, training=training)) == []
+
+
+@pytest.mark.parametrize(
     "launch",
     [{"num_processes": 2}, {"strategy": "fsdp"}, {"strategy": "deepspeed", "num_processes": 1}, {"num_machines": 2}],
 )

@@ -31,6 +31,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 8192,
         "rope_theta": 100_000.0, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
     },
+    "tiny-llama": {  # to try the benchmarks themselves
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 49_152, "hidden_size": 32, "intermediate_size": 64,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
+    },
 }  # fmt: skip
 
 

@@ -71,12 +71,18 @@ def make_recipe(setting: Setting, model: str, file: str, pairs: int, steps: int)
     }  # fmt: skip
 
 
-def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Setting) -> dict[str, Any]:
-    """Train ``steps`` steps of ``pairs`` pairs in this process; ``name`` is ours or trl."""
+def side(
+    name: str, file: str, pairs: int, steps: int, threads: int, setting: Setting, profile: str = ""
+) -> dict[str, Any]:
+    """Train ``steps`` steps of ``pairs`` pairs in this process; ``name`` is ours or trl.
+
+    With ``profile``, the last steps are profiled instead of measured; it is the folder of the results.
+    """
     import torch
     from transformers import AutoModelForCausalLM, set_seed
 
     from benchmarks.models import random_model, write_model_folder
+    from benchmarks.step_profile import PROFILED_STEPS, profile_last_steps
     from orpo_cli.data.prepare import prepare
     from orpo_cli.model.model_source import ModelSource
     from orpo_cli.model.onednn import use_onednn
@@ -118,22 +124,26 @@ def side(name: str, file: str, pairs: int, steps: int, threads: int, setting: Se
             clock.count_tokens_of(trainer.engine)
         else:
             trainer = make_trl_trainer(plan.training, folder, model, tokenizer, data, clock, adapter=not setting.full)
+        if profile:
+            trainer.add_callback(profile_last_steps(Path(profile), steps))
         peak = measure_peak_flops(torch.bfloat16 if setting.model else torch.float32)
         per_token = flops_per_token(trainer.model)
         load_weights(trainer.model)
         before = reset_peak_memory()
         trainer.train()
         logged = [entry for entry in trainer.state.log_history if "loss" in entry]
-    later = clock.seconds[1:] or clock.seconds
+    measured = slice(1 if len(clock.seconds) > 1 else 0, -PROFILED_STEPS - 1 if profile else None)
+    later = clock.seconds[measured]
     pairs *= setting.accumulation
-    tokens = sum(clock.tokens[1:] or clock.tokens)
+    tokens = sum(clock.tokens[measured])
     return {
         "share_of_peak": tokens * per_token / sum(later) / peak,
         "tflops_of_products": peak / 1e12,
         "pairs_per_second": pairs * len(later) / sum(later),
         "first_step_seconds": clock.seconds[0],
         "median_step_seconds": statistics.median(later),
-        "cpu_seconds_per_pair": sum(clock.busy[1:] or clock.busy) / (pairs * len(later)),
+        "step_seconds": [round(each, 4) for each in later],
+        "cpu_seconds_per_pair": sum(clock.busy[measured]) / (pairs * len(later)),
         "held_gb": before,
         "device_gb": device_memory_gb(),
         **({} if name == "trl" or planned.estimate_inputs is None else planned_figures(plan, planned.estimate_inputs)),
@@ -379,13 +389,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="3 steps, once")
     parser.add_argument("--ours", action="store_true", help="orpo-cli alone")
     parser.add_argument("--side", help=argparse.SUPPRESS)  # one side, in this process
+    parser.add_argument("--profile", default="", help=argparse.SUPPRESS)  # with --side: folder of the profile
     options = parser.parse_args()
     silence_libraries()
     setting = Setting(options.model, options.bits, options.checkpointing, options.full, options.accumulation)
     if options.side or options.ours:
         ((file, (pairs,)),) = files_and_batches(options.files)
         if options.side:
-            print(json.dumps(side(options.side, file, pairs, options.steps, options.threads, setting)))
+            steps, threads = options.steps, options.threads
+            print(json.dumps(side(options.side, file, pairs, steps, threads, setting, options.profile)))
         else:
             print(json.dumps(run_ours(file, pairs, options.steps, options.threads, setting)))
         return

@@ -20,11 +20,13 @@ from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.schema import Source
 from orpo_cli.rundir import RunDir
 from orpo_cli.training.moved_inputs import follow_moves
+from orpo_cli.training.resumed_step import ACCUMULATION, PAIRS, process_obstacle
 
-# Settings that may differ in a resumed run: they change neither the steps nor their order.
+# Settings that may differ in a resumed run: they change neither the steps nor their order. With the same pairs of a step,
+# gradient_accumulation_steps may, too.
 CHANGEABLE = (
     "name", "output_dir", "device", "merge.", "export.", "hub.", "engine.max_tokens_per_microbatch",
-    "training.gradient_checkpointing",
+    "training.gradient_checkpointing", "launch.", "training.ddp_",
     "training.max_steps", "training.num_train_epochs", "training.logging_", "training.eval_s", "training.save_",
     "launch.machine_rank", "launch.main_process_", "launch.gpu_ids", "launch.num_cpu_threads_per_process",
     "launch.enable_cpu_affinity", "launch.monitor_interval", "launch.rdzv_conf",
@@ -179,10 +181,11 @@ def trains_longer(rundir: RunDir, plan: Plan) -> bool:
     has changed, the run is not longer, or there is no checkpoint to resume from.
     """
     before, _ = follow_moves(rundir.read_plan(), plan, recorded_fingerprints(rundir))
+    same = ("output_dir", "launch.", *([ACCUMULATION] if _same_pairs_per_step(before, plan) else []))
     changed = {
         path: difference
         for path, difference in _differences(before, plan).items()
-        if path != "output_dir" and (_is_set(before, path) or _is_set(plan, path))
+        if not path.startswith(same) and (_is_set(before, path) or _is_set(plan, path))
     }
     if not changed:
         return False
@@ -224,12 +227,20 @@ def _is_set(plan: Plan, path: str) -> bool:
 
 
 def _refuse_changes(before: Plan, now: Plan, rundir: RunDir) -> None:
-    changed = [text for path, text in _differences(before, now).items() if not path.startswith(CHANGEABLE)]
+    changeable = (*CHANGEABLE, ACCUMULATION) if _same_pairs_per_step(before, now) else CHANGEABLE
+    differences = _differences(before, now)
+    changed = [text for path, text in differences.items() if path == PAIRS or not path.startswith(changeable)]
+    if (obstacle := process_obstacle(before, now)) is not None:
+        changed.append(f"{differences['launch.num_processes']} ({obstacle})")
     if changed:
         raise UsageError(
             f"{rundir.root} was started with other settings:\n  " + "\n  ".join(changed),
             remedy="Resume with the original recipe, or start a new run: --set output_dir=DIR.",
         )
+
+
+def _same_pairs_per_step(before: Plan, now: Plan) -> bool:
+    return before.launch.pairs_per_step == now.launch.pairs_per_step
 
 
 def _differences(before: Plan, now: Plan) -> dict[str, str]:

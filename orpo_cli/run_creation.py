@@ -74,9 +74,9 @@ def raise_if_in_use(rundir: RunDir) -> None:
 
 
 def _raise_if_not_free(rundir: RunDir) -> None:
-    """Raise UsageError if the directory has files, except those of a run whose creation or removal was killed."""
+    """Raise UsageError if the directory has files, except logs and those of a run whose creation or removal was killed."""
     names = {path.name for path in rundir.root.iterdir()}
-    if not names or (
+    if names <= {rundir.logs.name} or (  # the logs of a job scheduler, which are older than the run
         LOCK_FILE in names and not rundir.is_run() and not rundir.foreign_names() and not rundir.has_work()
     ):
         return
@@ -166,7 +166,8 @@ def _remove_dead_siblings(parent: Path) -> None:
 def discard_run(rundir: RunDir, *, keep_logs: bool = False) -> None:
     """Remove the files of a run that failed before its first step, and the directory if it has no others.
 
-    With ``keep_logs``, a new run can start in the directory, which has only the logs and the lock.
+    Logs of a job scheduler are not removed: it has them open. With ``keep_logs``, a new run can start in the directory, which
+    has only the logs and the lock.
     Raises UsageError, and removes nothing, if the directory has a checkpoint or a result.
     """
     rundir.check_owned()
@@ -191,9 +192,21 @@ def _remove_files(rundir: RunDir, *, keep_logs: bool) -> None:
     for path in list(rundir.root.iterdir()):
         if path.name.startswith((HEARTBEAT_FILE, LOCK_FILE)) or rundir.is_foreign(path):
             continue
-        if keep_logs and path == rundir.logs:
-            continue
+        if path == rundir.logs:
+            if not keep_logs:
+                _remove_attempt_logs(path)
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _remove_attempt_logs(logs: Path) -> None:
+    """Remove the logs of the attempts, and the folder unless a job scheduler writes there."""
+    for path in logs.glob("attempt-*"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+    with suppress(OSError):
+        logs.rmdir()

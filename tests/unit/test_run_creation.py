@@ -134,6 +134,21 @@ def test_files_of_the_user_are_not_overwritten(tmp_path: Path) -> None:
         assert (root / "recipe.yaml").read_text() == "mine"
 
 
+def test_a_run_starts_beside_the_log_of_a_job_scheduler_and_leaves_it(tmp_path: Path) -> None:
+    """`orpo submit` writes it before the run exists. An interruption before the first step removes the run, not this log."""
+    root = tmp_path / "run"
+    (root / "logs").mkdir(parents=True)
+    (root / "logs" / "slurm-1.log").write_text("waits")
+    for _ in range(2):
+        with create(root) as rundir:
+            (root / "logs" / "attempt-1.log").touch()
+            (root / "logs" / "attempt-1").mkdir()
+            (root / "logs" / "attempt-1" / "rank-1.log").touch()
+            abandon_attempt(rundir, FAILED, "no data")
+        assert names(root) == {"logs"}
+        assert names(root / "logs") == {"slurm-1.log"}
+
+
 def test_a_failed_run_with_files_of_the_user_is_kept_as_failed(tmp_path: Path) -> None:
     root = tmp_path / "run"
     with create(root) as rundir:

@@ -37,6 +37,7 @@ COMMANDS = (
     "plan",
     "data",
     "train",
+    "submit",
     "eval",
     "chat",
     "generate",
@@ -45,8 +46,25 @@ COMMANDS = (
     "push_to_hub",
     "doctor",
 )
-LIGHT_COMMANDS = ("init", "recipes", "validate", "explain", "schema", "convert", "doctor")  # they do not import torch
-FILE_COMMANDS = ("init", "validate", "train", "merge", "export", "push_to_hub")  # their result is not what they print
+LIGHT_COMMANDS = (
+    "init",
+    "recipes",
+    "validate",
+    "explain",
+    "schema",
+    "convert",
+    "submit",
+    "doctor",
+)  # they do not import torch
+FILE_COMMANDS = (
+    "init",
+    "validate",
+    "train",
+    "submit",
+    "merge",
+    "export",
+    "push_to_hub",
+)  # their result is not what they print
 COMPUTING_COMMANDS = ("eval", "generate")  # they take long, and print what they compute
 MIN_ADDRESS_SPACE = 1.5e9  # bytes
 

@@ -47,6 +47,10 @@ def test_validate_of_a_bad_recipe_imports_nothing_heavy(tmp_path: Path) -> None:
     assert run_and_list_imports((*HEAVY, "rich"), "validate", str(tmp_path / "bad.yaml")) == "2 []"
 
 
+def test_submit_imports_nothing_heavy() -> None:
+    assert run_and_list_imports(HEAVY, "submit", "quickstart", "--to", "slurm", "--dry-run") == "0 []"
+
+
 def test_explain_imports_neither_heavy_modules_nor_the_schema() -> None:
     assert run_and_list_imports((*HEAVY, "orpo_cli.recipe.schema", "yaml", "rich"), "explain", "unknown-key") == "0 []"
 

@@ -39,6 +39,7 @@ ORDER = [  # each package imports those above it; packages of one line do not im
     {"export"},
     {"card"},
     {"hub"},
+    {"launch"},
     {"workflows"},
     {"cli"},
 ]
@@ -72,7 +73,7 @@ LIGHT = {
     "recipe",
     "plan",
 }
-LIGHT |= {"estimate", "rundir", "workflows", "cli"}
+LIGHT |= {"estimate", "rundir", "launch", "workflows", "cli"}
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes"}
 TRL = Path("training/trl_trainer.py")
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path.parts[-2:-1] != ("_recipes",))

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from orpo_cli.recipe.schema.clusters import KubernetesSection, SlurmSection
 from orpo_cli.recipe.schema.section import Section
 
 
@@ -81,6 +82,31 @@ class LaunchSection(Section):
         description="Configuration of DeepSpeed, as a mapping or the path of its JSON file. With it, `strategy: auto` is deepspeed. "
         "`auto` stands for the value of the same setting in `training`.",
         examples=[{"zero_optimization": {"stage": 2}}, "ds_config.json"],
+    )
+    # What only `orpo submit` reads is not in the plan: a run can be resumed by another job.
+    slurm: SlurmSection | None = Field(
+        None,
+        exclude=True,
+        description="Job of `orpo submit --to slurm`.",
+        examples=[{"partition": "gpu", "time": "12:00:00"}],
+    )
+    skypilot: dict[str, Any] = Field(
+        {},
+        exclude=True,
+        description="Keys of a SkyPilot task for `orpo submit --to skypilot`; they replace those that orpo writes.",
+        examples=[{"resources": {"accelerators": "H100:8", "use_spot": True}}],
+    )
+    dstack: dict[str, Any] = Field(
+        {},
+        exclude=True,
+        description="Keys of a dstack task for `orpo submit --to dstack`; they replace those that orpo writes.",
+        examples=[{"resources": {"gpu": "H100:8"}}],
+    )
+    kubernetes: KubernetesSection | None = Field(
+        None,
+        exclude=True,
+        description="Job of `orpo submit --to kubernetes`.",
+        examples=[{"image": "registry.example.com/orpo:0.3", "volume_claim": "training"}],
     )
 
     def written_strategy(self) -> str:

@@ -30,6 +30,11 @@ def inline_yaml(value: Any) -> str:
     return _dump(value, flow=True).removesuffix("...\n").strip()
 
 
+def block_yaml(value: Any) -> str:
+    """A YAML document, with the text as it is: for files of other tools."""
+    return _dump(value, flow=False)
+
+
 def _literal(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _literal(inner) for key, inner in value.items()}

@@ -1,0 +1,128 @@
+"""`orpo submit --to slurm` on a cluster of one node: time limit, requeue, an equal result, scancel, log and quoting.
+
+The daemons are those of the test. Skipped where Slurm is not installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.signal_phases import digest, status
+from support.slurm_cluster import SlurmCluster, missing_for_slurm
+from support.tiny import write_recipe
+
+pytestmark = pytest.mark.slow
+MISSING = missing_for_slurm()
+STEPS = 4000  # a minute or more: Slurm looks at time limits every 30 seconds
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    if MISSING:
+        pytest.skip(f"Slurm: {MISSING}")
+    cluster = SlurmCluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+        assert [process for process in cluster.processes() if process.is_running()] == []
+
+
+def write(folder: Path, steps: int, **launch: object) -> Path:
+    training = {"logging_steps": 1, "use_cpu": True, "gradient_accumulation_steps": 2}
+    return write_recipe(folder, estimated=False, steps=steps, training=training, launch={"slurm": launch})
+
+
+def orpo(folder: Path, *arguments: object, cluster: SlurmCluster | None = None) -> str:
+    environment = {**(os.environ if cluster is None else cluster.environment), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "orpo_cli", *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def submit(cluster: SlurmCluster, recipe: Path, run: Path, *arguments: str) -> str:
+    """Submit a recipe, and return the id of the job."""
+    options = ("--to", "slurm", "--json", "--set", f"output_dir={json.dumps(str(run))}", *arguments)
+    document = json.loads(orpo(recipe.parent, "submit", recipe, *options, cluster=cluster))
+    assert Path(document["path"]).read_text() == document["text"]
+    return str(document["job_id"])
+
+
+def steps_logged(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.is_file() else 0
+
+
+def attempts(run: Path) -> list[tuple[str, str | None]]:
+    found = json.loads((run / "run.json").read_text())["attempts"]
+    return [(each["reason"], each.get("detail")) for each in found]
+
+
+def test_a_job_saves_before_its_time_limit_is_requeued_and_finishes_with_the_same_weights(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    """The directory has a space, a quote and a percent sign. Nothing is signalled by hand: the time limit is shortened."""
+    recipe, run = write(tmp_path, STEPS, time="01:00:00", signal_delay_s=60), tmp_path / 'it\'s 100% "mine"' / "run"
+    orpo(tmp_path, "train", recipe, "--set", f"output_dir={tmp_path}/uninterrupted", "--quiet")
+    job = submit(cluster, recipe, run)
+    cluster.wait(lambda: steps_logged(run) > 2, 300)
+    cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=2")
+    cluster.wait(lambda: cluster.job(job)["Restarts"] == "1", 120)
+    assert attempts(run) == [("interrupted", "SIGUSR1")]
+    cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+    cluster.wait_for(job, "COMPLETED", 600)
+    assert cluster.job(job)["Restarts"] == "1"
+    assert attempts(run)[1:] == [("finished", None)]
+    assert steps_logged(run) == STEPS
+    assert digest(run) == digest(tmp_path / "uninterrupted")
+    log = (run / "logs" / f"slurm-{job}.log").read_text()
+    assert "interrupted by SIGUSR1" in log
+    assert str(run / "adapter") in log
+
+
+def test_a_signal_before_the_first_step_requeues_a_job_that_has_no_run(cluster: SlurmCluster, tmp_path: Path) -> None:
+    """The run is removed, and the log that Slurm has open stays."""
+    recipe, run = write(tmp_path, 2), tmp_path / "run"
+    job = submit(cluster, recipe, run)
+    cluster.wait(lambda: (run / "run.json").is_file(), 300)
+    cluster.run("scancel", "--signal=USR1", job)
+    cluster.wait_for(job, "COMPLETED", 300)
+    assert status(run) == "finished"
+    log = (run / "logs" / f"slurm-{job}.log").read_text()
+    if cluster.job(job)["Restarts"] == "1":  # unless the first step was faster than the signal
+        assert "before the first step" in log or len(attempts(run)) == 2
+
+
+def test_scancel_saves_a_checkpoint_and_does_not_requeue(cluster: SlurmCluster, tmp_path: Path) -> None:
+    recipe, run = write(tmp_path, 5 * STEPS), tmp_path / "run"
+    job = submit(cluster, recipe, run)
+    cluster.wait(lambda: steps_logged(run) > 2, 300)
+    cluster.run("scancel", job)
+    cluster.wait(lambda: cluster.run("squeue", "--noheader") == "", 120)
+    assert cluster.job(job)["JobState"] == "CANCELLED"
+    assert cluster.job(job)["Restarts"] == "0"
+    assert status(run) == "interrupted"
+    step = max(int(path.name.rpartition("-")[2]) for path in (run / "checkpoints").glob("checkpoint-*"))
+    again = submit(cluster, recipe, run, "--set", f"training.max_steps={step + 2}")
+    cluster.wait_for(again, "COMPLETED", 300)
+    assert status(run) == "finished"
+
+
+def test_a_failed_training_fails_the_job(cluster: SlurmCluster, tmp_path: Path) -> None:
+    recipe, run = write(tmp_path, 2, setup=["echo set up"], extra=["--comment=test"]), tmp_path / "run"
+    job = submit(cluster, recipe, run, "--set", "dataset.train.path=gone.jsonl")
+    cluster.wait_for(job, "FAILED", 300)
+    assert cluster.job(job)["ExitCode"].startswith(("2:", "4:"))
+    assert cluster.job(job)["Comment"] == "test"
+    assert "set up" in (run / "logs" / f"slurm-{job}.log").read_text()
+    assert orpo(tmp_path, "train", recipe, "--set", f"output_dir={run}", "--quiet")  # the directory is free

@@ -28,6 +28,7 @@ class Agreement:
     def __init__(self, num_processes: int = 1, timeout: timedelta | None = None) -> None:
         self.num_processes = num_processes
         self._group = dist.new_group(backend="gloo", timeout=timeout) if num_processes > 1 else None
+        self.rank = dist.get_rank() if num_processes > 1 else 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """The sum over ranks of each value."""

@@ -15,6 +15,7 @@ from orpo_cli.errors import UsageError
 from orpo_cli.model.added_tokens import trainable_token_indices
 from orpo_cli.model.packing_support import packing_obstacle
 from orpo_cli.plan.plan import Plan
+from orpo_cli.recipe.schema import FsdpConfig
 from orpo_cli.training.packed_trainer import PackedTrainer
 from orpo_cli.training.trl_trainer import PairTrainer, TokenizedDataset, explain_setting_errors, orpo_config
 
@@ -62,6 +63,7 @@ def make_trainer(
     with explain_setting_errors("model, lora or training settings"), patch_environment(**environment):
         trainer = trainer_class(
             **arguments,
+            fsdp=(plan.launch.fsdp_config or FsdpConfig()) if plan.launch.strategy == "fsdp" else None,
             note=note,
             pairs_per_step=plan.launch.pairs_per_step,
             save_training_args=not plan.secrets,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from accelerate.utils.memory import clear_device_cache
 
 from orpo_cli.errors import MachineError, RunError
-from orpo_cli.plan.plan import EnginePlan
+from orpo_cli.plan.plan import TOKEN_BUDGET, EnginePlan
 from orpo_cli.training.engine.packed_attention import UnsupportedAttention
 from orpo_cli.training.engine.packed_step import Engine, PairBatch, collate_pairs, count_sequence_tokens
 from orpo_cli.training.engine.packing import MicroBatch, TokenPair, pack, token_pair
@@ -44,7 +43,6 @@ class PackedTrainer(PairTrainer):
     def __init__(self, *, engine: EnginePlan, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.required = engine.fast_path == "required"
-        self.padding_collator: Callable[..., Any] = self.data_collator
         self.data_collator: Any = collate_pairs
         self.loss_is_scaled_for_ga = True  # the engine divides by the totals of the step
         self.parity_checked = False
@@ -93,6 +91,7 @@ class PackedTrainer(PairTrainer):
         batches = _split(pairs, self.args.train_batch_size)
         self._batches_per_process = self.agreement.sum([len(batches)])[0] / self.agreement.num_processes
         not_finite: list[str] = []  # rows of the first such batch
+        batches += self._filler_lists(len(batches))
         for number, batch in enumerate(batches, 1):
             with self._sync_gradients(model, last=number == len(batches)):
                 batch_loss = self._train_batch(model, self._pad_for_trl(batch), num_items_in_batch)
@@ -131,7 +130,8 @@ class PackedTrainer(PairTrainer):
         pairs = inputs["pairs"].pairs
         self._check_parity_once(model, pairs)
         if not self.uses_engine:
-            for batch in _split(pairs, self.args.eval_batch_size):
+            batches = _split(pairs, self.args.eval_batch_size)
+            for batch in batches + self._filler_lists(len(batches)):
                 super().prediction_step(model, self._pad_for_trl(batch), prediction_loss_only, ignore_keys)
             return None, None, None
         self.engine.start_step(pairs, across_processes=False)
@@ -238,6 +238,12 @@ class PackedTrainer(PairTrainer):
     def _out_of_memory_error(self, failure: FailedMicroBatch) -> MachineError:
         pairs = "a pair" if failure.num_pairs == 1 else f"{failure.num_pairs} pairs"
         step = f"step {self.state.global_step + 1}{self._name_rank(failure)}"
+        if self.sharded and failure.num_pairs > 1:
+            return MachineError(
+                f"out of memory in {step}, with {pairs} of {failure.num_tokens} tokens in total. With sharded weights a step "
+                "cannot be repeated: the other ranks are in it.",
+                remedy=f"Continue with smaller micro-batches: `--resume auto --set {TOKEN_BUDGET}={failure.num_tokens // 2}`.",
+            )
         return MachineError(
             f"out of memory in {step}, with {pairs} of {failure.num_tokens} tokens in total.",
             remedy="In this order: gradient_checkpointing: true, a lower max_length, a LoRA adapter, the base in 4 bits.",
@@ -250,6 +256,8 @@ class PackedTrainer(PairTrainer):
         if self.parity_checked:
             return
         self.parity_checked = True
+        if self.sharded and not pairs:  # every rank takes part
+            pairs = [token_pair(self.train_dataset[0])]
         reason = self._parity_failure(model, pairs) if pairs else None
         # All processes leave it together, since a step sums over all of them.
         reasons = [each for each in self.agreement.gather(reason) if each is not None]
@@ -269,6 +277,8 @@ class PackedTrainer(PairTrainer):
                 self._compute_dtype(),
             )
         except UnsupportedAttention as error:
+            if self.fsdp is not None:
+                unwrapped.reset_iter_state()  # of the forward pass that did not end
             return str(error)
         return difference and f"on the first {len(checked)} pairs it gave another result: {difference}"
 
@@ -292,7 +302,13 @@ class PackedTrainer(PairTrainer):
         self.uses_engine = False
         self.loss_is_scaled_for_ga = False
 
+    def _filler_lists(self, count: int) -> list[list[TokenPair]]:
+        """Empty batches, with which each rank has as many as the others, where it has ``count``."""
+        return [[]] * (int(self.agreement.max([count])[0]) - count) if self.sharded else []
+
     def _pad_for_trl(self, pairs: list[TokenPair]) -> dict[str, Any]:
+        if not pairs:
+            return self._filler_batch()
         columns = ("prompt_input_ids", "chosen_answer_ids", "rejected_answer_ids")
         rows = [{"row": row, **dict(zip(columns, (each.tolist() for each in ids), strict=True))} for row, *ids in pairs]
         padded: dict[str, Any] = self.padding_collator(rows)
@@ -303,10 +319,6 @@ class PackedTrainer(PairTrainer):
             return torch.bfloat16
         dtype: torch.dtype = torch.float16 if self.args.fp16 else self.accelerator.unwrap_model(self.model).dtype
         return dtype
-
-    def _sync_gradients(self, model: Any, *, last: bool) -> AbstractContextManager[Any]:
-        """Sharded gradients are averaged over processes once a step, in its last micro-batch."""
-        return nullcontext() if last else self.accelerator.no_sync(model=model)
 
 
 def _split(pairs: list[TokenPair], size: int) -> list[list[TokenPair]]:

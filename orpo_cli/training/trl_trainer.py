@@ -29,8 +29,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import DistributedType
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import cross_entropy
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import SaveStrategy
 
 from orpo_cli import interruption
@@ -50,8 +51,17 @@ from orpo_cli.training.random_state import (
     seed_process,
 )
 from orpo_cli.training.retention import keep_only
+from orpo_cli.training.sharding import deferred_reduction, make_mesh, reshard, shard_model
 from orpo_cli.training.step_sampler import StepLayout, StepSampler, epoch_order
 from orpo_cli.training.weighted_means import WeightedMeans
+from orpo_cli.training.whole_state import (
+    gather_optimizer,
+    gather_weights,
+    loading_whole_weights,
+    local_tensor,
+    scatter_optimizer,
+    whole_tensor,
+)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # "experimental": the pin answers it
@@ -60,6 +70,8 @@ with warnings.catch_warnings():
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from orpo_cli.recipe.schema import FsdpConfig
 
 # Texts are left out: reading them from the table takes longer than reading the ids.
 TRAINING_COLUMNS = (
@@ -76,7 +88,8 @@ class PairTrainer(ORPOTrainer):
     ``save_training_args``: whether a checkpoint has the pickle of the arguments, which contains values that a recipe took
     from the environment. ``lora_plus``: arguments of peft's LoRA+ optimizer (arXiv 2402.12354), which gives the adapter's
     two matrices different learning rates. ``tokens_seen`` counts tokens of chosen and rejected sequences without padding;
-    ``step_rows`` has the names of the rows of the current step. ``packs_shares``: see ``StepLayout.packed``.
+    ``step_rows`` has the names of the rows of the current step. ``packs_shares``: see ``StepLayout.packed``. ``fsdp``: settings
+    of FSDP2 where it shards the weights; they are whole until ``train`` begins.
     """
 
     packs_shares = False
@@ -88,6 +101,7 @@ class PairTrainer(ORPOTrainer):
         loss_on_prompt: bool = True,
         save_training_args: bool = True,
         lora_plus: dict[str, float] | None = None,
+        fsdp: FsdpConfig | None = None,
         note: Callable[[str], None] = warnings.warn,
         **kwargs: Any,
     ) -> None:
@@ -95,6 +109,7 @@ class PairTrainer(ORPOTrainer):
         self.loss_on_prompt = loss_on_prompt
         self.save_training_args = save_training_args
         self.lora_plus = lora_plus or {}
+        self.fsdp = fsdp
         self.note = note
         self.tokens_seen = 0
         self.step_rows: list[str] = []
@@ -102,10 +117,11 @@ class PairTrainer(ORPOTrainer):
         self.train_sampler: StepSampler | None = None
         super().__init__(**kwargs)
         self.data_collator: Any = PairCollator(self.data_collator)
+        self.padding_collator: Callable[..., Any] = self.data_collator
         processes = self.accelerator.num_processes
         self.agreement = Agreement(processes, timedelta(seconds=self.args.ddp_timeout))
         self.saver = CheckpointSaver(self.args, self.agreement, note)
-        self.sharded = self.accelerator.distributed_type in SHARDED
+        self.sharded = fsdp is not None or self.accelerator.distributed_type in SHARDED
         self.replicated = processes > 1 and not self.sharded
         self._batches_per_process = 1.0  # of the step; a mean over processes
 
@@ -174,34 +190,78 @@ class PairTrainer(ORPOTrainer):
     # Steps
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's preparation. Replicated models are not wrapped in DistributedDataParallel."""
+        """The Trainer's preparation. The model is not wrapped: FSDP2 shards it in place, and replicas need nothing."""
         if self.agreement.num_processes > 1:  # dropout masks differ between processes
             seed_process(self.args.seed, 0, self.accelerator.process_index)
-        self.is_distributed_loading_by_transformers = self.replicated
+        if self.fsdp is not None:
+            self._shard_model(self.fsdp)
+        self.is_distributed_loading_by_transformers = self.replicated or self.fsdp is not None
         try:
             return super()._prepare_for_training(*args, **kwargs)
         finally:
             self.is_distributed_loading_by_transformers = False
 
     def _sync_replicated_trainable_parameters(self, model: Any) -> None:
-        broadcast_weights(model.parameters())
+        if self.replicated:
+            broadcast_weights(model.parameters())
+
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        """Nothing with FSDP2: a layer is moved when it is sharded, since the device may not have memory for all."""
+        if self.fsdp is None:
+            super()._move_model_to_device(model, device)
+
+    def _shard_model(self, config: FsdpConfig) -> None:
+        if isinstance(self.model, FSDPModule):
+            return
+        if _has_adapter(self.model) and self.agreement.num_processes > 1:
+            for parameter in self.model.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.to(self.args.device)
+            broadcast_weights(self.model.parameters())  # a random adapter may differ
+        dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
+        shard_model(self.model, make_mesh(self.args.device), config, dtype)
+
+    def _sync_gradients(self, model: Any, *, last: bool) -> AbstractContextManager[Any]:
+        """Context of a backward pass; ``last`` of a step. FSDP2 averages the gradients of an adapter once a step.
+
+        With full weights it does so after every pass, because gradients that are not sharded need the memory of all weights.
+        """
+        if last or not self.sharded:
+            return nullcontext()
+        if self.fsdp is None:
+            return self.accelerator.no_sync(model=model)  # type: ignore[no-any-return]
+        return deferred_reduction(model) if _has_adapter(self.model) else nullcontext()
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of one batch, or none of an empty one. Raises RunError where a loss is not finite."""
         loss = torch.zeros((), device=self.args.device)
-        if inputs["row"]:
-            loss = self._train_batch(model, inputs, num_items_in_batch)
+        if inputs["row"] or self.sharded:
+            loss = self._train_batch(model, inputs if inputs["row"] else self._filler_batch(), num_items_in_batch)
         self._check_step(loss, inputs["row"])
         self._finish_gradients()
         return loss
 
     def _train_batch(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
         self.step_rows.extend(inputs["row"])
-        self.tokens_seen += int(inputs["chosen_attention_mask"].sum() + inputs["rejected_attention_mask"].sum())
+        if inputs["row"]:
+            self.tokens_seen += int(inputs["chosen_attention_mask"].sum() + inputs["rejected_attention_mask"].sum())
         if self.agreement.num_processes > 1:
             self.current_gradient_accumulation_steps = self._batches_per_process
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         return loss
+
+    def _filler_batch(self) -> dict[str, Any]:
+        """A batch that adds nothing: with sharded weights each rank computes as many batches as the others."""
+        return {**self.padding_collator([self.train_dataset[0]]), "row": []}
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """trl's loss; zero for a filler, without metrics."""
+        if inputs["row"]:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        with self._autocast():
+            return self.get_batch_loss_metrics(model, inputs, train_eval="train")[0] * 0
 
     def _finish_gradients(self) -> None:
         """After the last batch of a step: the mean over ranks, since each rank's loss is times their number."""
@@ -241,15 +301,19 @@ class PairTrainer(ORPOTrainer):
         loss = means["nll_loss"] + means.pop("other_losses")
         self.store_metrics({f"eval_{name}": value for name, value in means.items()}, train_eval="eval")
         output.metrics.update({f"{metric_key_prefix}_loss": loss})
+        if self.fsdp is not None:
+            reshard(self.model)
         return output
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> Any:
         """Add one evaluation batch to ``eval_means``."""
-        if inputs["row"]:
+        if inputs["row"] or self.sharded:
+            batch = inputs if inputs["row"] else self._filler_batch()
             with torch.no_grad(), self._autocast():
-                loss, metrics = self.get_batch_loss_metrics(model, inputs, train_eval="eval")
+                loss, metrics = self.get_batch_loss_metrics(model, batch, train_eval="eval")
+        if inputs["row"]:
             values = {name.removeprefix("eval_"): value for name, value in metrics.items()}
             pairs, nll = len(inputs["row"]), values.pop("nll_loss")
             if self.loss_on_prompt:
@@ -286,7 +350,7 @@ class PairTrainer(ORPOTrainer):
             raise self._non_finite_error("loss", loss.item(), [] if finite else rows)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        norm = whole_tensor(super()._get_grad_norm(model, grad_norm=grad_norm))
         rows, self.step_rows = self.step_rows, []
         scaled = self.accelerator.scaler is not None  # fp16: the scaler skips such steps and lowers its scale
         if norm is not None and not scaled and not torch.isfinite(torch.as_tensor(norm)):
@@ -321,10 +385,10 @@ class PairTrainer(ORPOTrainer):
         self.saver.finish()
 
     def _state_tensors(self) -> Iterator[torch.Tensor]:
-        """Trained weights, and tensors of the optimizer."""
-        yield from (each.detach() for each in self.model.parameters() if each.requires_grad)
+        """Trained weights, and tensors of the optimizer; of sharded ones the parts of this rank."""
+        yield from (local_tensor(each.detach()) for each in self.model.parameters() if each.requires_grad)
         for state in self.optimizer.state.values() if self.optimizer is not None else ():
-            yield from (each for each in state.values() if isinstance(each, torch.Tensor))
+            yield from (local_tensor(each) for each in state.values() if isinstance(each, torch.Tensor))
 
     def _name_best_checkpoint(self, writer: CheckpointWriter) -> None:
         """Let the state name the final folder of the best checkpoint; the Trainer looks for it in the staging folder."""
@@ -348,7 +412,8 @@ class PairTrainer(ORPOTrainer):
                 f"the best checkpoint {self.state.best_model_checkpoint} is damaged: {error}.",
                 remedy="Train it again: `--resume PATH` with a checkpoint before it.",
             ) from error
-        super()._load_best_model()
+        with loading_whole_weights():
+            super()._load_best_model()
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's end of a training; with ``save_total_limit`` 1 the best checkpoint is kept, and damaged ones are."""
@@ -387,15 +452,36 @@ class PairTrainer(ORPOTrainer):
         else:
             super()._run_epoch(*args, **kwargs)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        with self.saver.deferring_errors():
-            super()._save(output_dir, state_dict)
-            if not self.save_training_args:
-                (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+    def gather_weights(self, *, save_embedding_layers: bool | str = "auto") -> dict[str, torch.Tensor] | None:
+        """What ``save_pretrained`` gets as ``state_dict``, on rank 0; None where the model has whole weights. All ranks call it."""
+        if self.fsdp is None:
+            return None
+        return gather_weights(self.model, self.agreement, save_embedding_layers=save_embedding_layers)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        gathered = gather_optimizer(self.optimizer, self.agreement) if self.fsdp is not None else None
         with self.saver.deferring_errors():
-            super()._save_optimizer_and_scheduler(output_dir)
+            if self.fsdp is None:
+                super()._save_optimizer_and_scheduler(output_dir)
+            elif self.args.should_save:
+                torch.save(gathered, Path(output_dir) / OPTIMIZER_NAME)
+                torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.fsdp is None or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        # Mapped: a rank reads its shards only.
+        state = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True, mmap=True)
+        self.optimizer.load_state_dict(scatter_optimizer(state, self.optimizer))
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        weights = self.gather_weights() if state_dict is None else state_dict
+        with self.saver.deferring_errors():
+            super()._save(output_dir, weights)
+            if not self.save_training_args:
+                (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _save_rng_state(self, output_dir: str) -> None:
         rank, processes = self.accelerator.process_index, self.agreement.num_processes
@@ -415,6 +501,10 @@ class PairTrainer(ORPOTrainer):
 
     def _send_telemetry(self) -> None:
         """Send nothing."""
+
+
+def _has_adapter(model: Any) -> bool:
+    return hasattr(model, "peft_config")
 
 
 def _init_worker(init: Callable[[int], None] | None, worker: int) -> None:

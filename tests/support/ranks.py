@@ -1,4 +1,7 @@
-"""Trainings of a tiny model on several ranks: ``python -m support.ranks FOLDER CASE…`` under torchrun, or ``train_case``."""
+"""Trainings of a tiny model on several ranks: ``python -m support.ranks FOLDER CASE…`` under torchrun, or ``train_case``.
+
+``saving`` before the cases selects those of ``SAVING_CASES``.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ from orpo_cli.training.gradient_sum import average_gradients
 from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
 from orpo_cli.training.metrics_log import MetricsCallback
 from orpo_cli.training.packed_trainer import PackedTrainer
+from orpo_cli.training.whole_state import whole_tensor
 from support.tiny import tiny_llama, tiny_tokenizer, write_pairs
 
 PAIRS_PER_STEP = 8
@@ -39,6 +43,29 @@ CASES: dict[str, dict[str, Any]] = {
     "fallback": {"fast_path": "auto", "failing": "parity"},
     "trl-lora": {"pairs": 21, "held_out": 7, "fast_path": "off"},
     "trl-full": {"pairs": 9, "lora": False, "fast_path": "off", "optim": "sgd"},
+    "fsdp-lora": {"strategy": "fsdp", "pairs": 21, "held_out": 7, "gradient_checkpointing": True},
+    "fsdp-full": {"strategy": "fsdp", "pairs": 9, "held_out": 7, "lora": False},
+    "fsdp-untied-lora": {"strategy": "fsdp", "tied": False},
+    "fsdp-untied-full": {"strategy": "fsdp", "tied": False, "lora": False, "gradient_checkpointing": True},
+    "fsdp-trl-lora": {"strategy": "fsdp", "pairs": 21, "held_out": 7, "fast_path": "off"},
+    "fsdp-trl-full": {"strategy": "fsdp", "pairs": 9, "lora": False, "fast_path": "off", "optim": "sgd"},
+    "fsdp-fallback": {"strategy": "fsdp", "pairs": 9, "held_out": 7, "fast_path": "auto", "failing": "gradient"},
+    "fsdp-memory": {"strategy": "fsdp", "num_train_epochs": 2, "failing": "memory"},
+}
+SAVES = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2}
+BEST = {**SAVES, "max_steps": 2, "held_out": 7, "load_best_model_at_end": True, "learning_rate": 1.0}  # step 2 is worse
+RESUMED_STEP = 2
+SAVING_CASES: dict[str, dict[str, Any]] = {  # `resume`: the case whose checkpoint is continued
+    "ddp-lora": SAVES,
+    "ddp-full": {**SAVES, "lora": False},
+    "fsdp-lora": {**SAVES, "strategy": "fsdp"},
+    "fsdp-full": {**SAVES, "strategy": "fsdp", "lora": False},
+    "ddp-lora-then-fsdp": {"resume": "ddp-lora", "strategy": "fsdp", "num_train_epochs": 2},
+    "ddp-full-then-fsdp": {"resume": "ddp-full", "strategy": "fsdp", "lora": False, "num_train_epochs": 2},
+    "fsdp-lora-then-ddp": {"resume": "fsdp-lora", "num_train_epochs": 2},
+    "fsdp-full-then-ddp": {"resume": "fsdp-full", "lora": False, "num_train_epochs": 2},
+    "fsdp-best-lora": {**BEST, "strategy": "fsdp"},
+    "fsdp-best-full": {**BEST, "strategy": "fsdp", "lora": False},
 }
 
 
@@ -50,22 +77,30 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def train_case(folder: Path, name: str) -> dict[str, Any]:
+def train_case(folder: Path, name: str, cases: dict[str, dict[str, Any]] = CASES) -> dict[str, Any]:
     """Train a case; the log, metrics.jsonl, the notes, the error, the tokens of this rank, and sums of the weights."""
-    training = {"optim": "adamw_torch", "num_train_epochs": 1, "gradient_checkpointing": False} | CASES[name]
+    training = {"optim": "adamw_torch", "num_train_epochs": 1, "gradient_checkpointing": False} | cases[name]
     held_out, failing, lora = training.pop("held_out", 0), training.pop("failing", None), training.pop("lora", True)
     count, fast_path = training.pop("pairs", 21), training.pop("fast_path", "required")
+    strategy, tied = training.pop("strategy", "auto"), training.pop("tied", True)
+    resumed = training.pop("resume", None)
+    checkpoint = resumed and str(folder / f"{resumed}-checkpoints" / f"checkpoint-{RESUMED_STEP}")
+    checkpoints = folder / f"{name}-checkpoints"  # of all ranks
     folder = folder / f"{name}-{rank()}"
     folder.mkdir(parents=True)
     write_pairs(folder / "train.jsonl", count)
     dataset = {"train": {"path": str(folder / "train.jsonl")}, "max_prompt_length": 128}
     if held_out:
         dataset["eval"] = {"path": str(write_pairs(folder / "eval.jsonl", held_out, start=50))}
-        training |= {"eval_strategy": "epoch", "per_device_eval_batch_size": 2}
+        evaluation = (
+            {"eval_strategy": "steps", "eval_steps": 1} if "save_steps" in training else {"eval_strategy": "epoch"}
+        )
+        training |= {**evaluation, "per_device_eval_batch_size": 2}
     recipe = {
         "model": {"model_name_or_path": "unused/unused"},
         "dataset": dataset,
         **({"lora": {"r": 4, "target_modules": "all-linear"}} if lora else {}),
+        **({"launch": {"strategy": strategy}} if world_size() > 1 else {}),
         "training": {
             "per_device_train_batch_size": 2, "gradient_accumulation_steps": PAIRS_PER_STEP // 2 // world_size(),
             "learning_rate": 1e-3, "max_length": 256, "save_strategy": "no", "use_cpu": True, "logging_steps": 1, "seed": 3,
@@ -79,12 +114,12 @@ def train_case(folder: Path, name: str) -> dict[str, Any]:
     data = prepare(plan.dataset, tokenizer, max_length=256, max_prompt_length=128, note=lambda _: None)
     notes: list[str] = []
     metrics = MetricsCallback(folder / "metrics.jsonl", Observer(), lambda: None)
-    inputs = TrainingInputs(tiny_llama(len(tokenizer)), tokenizer, data.train, data.eval)
-    trainer = metrics.trainer = make_trainer(plan, folder / "out", inputs, [metrics], notes.append)
+    inputs = TrainingInputs(tiny_llama(len(tokenizer), tied=tied), tokenizer, data.train, data.eval)
+    trainer = metrics.trainer = make_trainer(plan, checkpoints, inputs, [metrics], notes.append)
     error = ""
     try:
         with failing_rank(failing):
-            trainer.train()
+            trainer.train(resume_from_checkpoint=checkpoint)
     except RunError as caught:
         error = str(caught)
     lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
@@ -95,7 +130,9 @@ def train_case(folder: Path, name: str) -> dict[str, Any]:
         "error": error,
         "tokens": trainer.tokens_seen,
         "weights": {
-            n: each.double().sum().item() for n, each in trainer.model.named_parameters() if each.requires_grad
+            name: whole_tensor(each.detach()).double().sum().item()
+            for name, each in trainer.model.named_parameters()
+            if each.requires_grad
         },
     }
 
@@ -110,14 +147,14 @@ class Observer:
 @contextmanager
 def failing_rank(kind: str | None) -> Iterator[None]:
     """Context in which the last of several ranks fails: it runs out of memory in two micro-batches, the loss of one is not
-    a number, or the comparison of the first pairs finds a difference.
+    a number, or the comparison of the first pairs finds a difference, of the gradient alone or what it says.
     """
     loss_share, parity_failure, calls = Engine.loss_share, PackedTrainer._parity_failure, list[int]()
 
     def failing_loss_share(engine: Engine, model: Any, batch: Any) -> torch.Tensor:
         loss = loss_share(engine, model, batch)
         if engine._totals.num_pairs <= CHECKED_PAIRS:  # the comparison of the first pairs
-            return loss
+            return loss.detach() + (loss - loss.detach()) * 1.1 if kind == "gradient" else loss
         calls.append(batch.num_tokens)
         if kind == "memory" and len(calls) in (9, 12):
             torch.rand(3)  # random numbers drawn by the failed try
@@ -151,7 +188,8 @@ def averaged_gradients() -> dict[str, list[float] | None]:
 
 if __name__ == "__main__":
     out, *names = sys.argv[1:]
-    found = {name: train_case(Path(out), name) for name in names}
+    cases = SAVING_CASES if "saving" in names else CASES
+    found = {name: train_case(Path(out), name, cases) for name in names if name != "saving"}
     found["averaged"] = averaged_gradients()
     (Path(out) / f"rank-{rank()}.json").write_text(json.dumps(found))
     dist.barrier()

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from orpo_cli.estimate.batching import CHECKED_PAIRS, max_checked_tokens
 from orpo_cli.training.engine.packing import TokenPair, packed_length
+from orpo_cli.training.whole_state import whole_tensor
 
 # Relative difference allowed. trl rounds half-precision logits before its softmax; the engine does not.
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
@@ -32,7 +34,7 @@ def compare_paths(
 ) -> str | None:
     """Compare loss and gradients of the same pairs by both paths; the difference, or None where rounding explains it.
 
-    Leaves gradients, random state and training mode unchanged. The model is in evaluation mode meanwhile: the paths would draw other dropout masks.
+    All ranks call it with sharded weights: the gradients are then means over their pairs. Leaves gradients, random state and training mode unchanged. The model is in evaluation mode meanwhile: the paths would draw other dropout masks.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     was_training = model.training
@@ -58,6 +60,19 @@ def compare_paths(
 def _loss_and_norms(compute_loss: Callable[[], torch.Tensor], trained: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.enable_grad():
         loss = compute_loss()
-        gradients = torch.autograd.grad(loss, trained, allow_unused=True)
-    norms = [torch.zeros((), device=loss.device) if each is None else each.float().norm() for each in gradients]
+        gradients = _gradients(loss, trained)
+    norms = [
+        torch.zeros((), device=loss.device) if each is None else whole_tensor(each.float().norm()).to(loss.device)
+        for each in gradients
+    ]
     return loss.detach().double(), torch.stack(norms).double()
+
+
+def _gradients(loss: torch.Tensor, trained: list[Any]) -> list[torch.Tensor | None]:
+    if not isinstance(trained[0], DTensor):
+        return list(torch.autograd.grad(loss, trained, allow_unused=True))
+    loss.backward()  # type: ignore[no-untyped-call]  # FSDP2 has no other way to shards
+    gradients = [parameter.grad for parameter in trained]
+    for parameter in trained:
+        parameter.grad = None
+    return gradients

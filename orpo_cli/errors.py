@@ -59,6 +59,8 @@ class OrpoError(Exception):
     exit_code = 1
     kind = "error"
     problems: tuple[Problem, ...] = ()  # those of a recipe on this machine, if the message lists them
+    # Of several processes: whether another one caused the error, and whether another one prints it.
+    is_secondary, is_reported = False, False
 
     def __init__(self, message: str, *, remedy: str | None = None) -> None:
         super().__init__(message)

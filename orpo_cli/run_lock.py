@@ -57,13 +57,16 @@ class RunLost(RunError):
 
 
 class RunLock:
-    """Lock of one run directory, from ``acquire`` to ``release`` or the end of the process."""
+    """Lock of one run directory, from ``acquire`` to ``release`` or the end of the process.
 
-    def __init__(self, directory: Path, file: FileLock, interval: float) -> None:
+    ``file`` is None where the parent of this process has locked the directory.
+    """
+
+    def __init__(self, directory: Path, file: FileLock | None, interval: float, token: str | None = None) -> None:
         self.directory = directory
         self._file = file
         self._interval = interval
-        self._token = uuid.uuid4().hex
+        self.token = token or uuid.uuid4().hex  # in the heartbeat
         self._owner = Owner(platform.node(), boot_id(), os.getpid(), now())
         self._lost_to: Owner | None = None
         self._stop = threading.Event()
@@ -75,20 +78,30 @@ class RunLock:
 
         Raises UsageError where another process owns it, OSError where the files of the lock cannot be written.
         """
-        lock = cls(directory, _lock_file(directory), interval)
+        file = _lock_file(directory)
+        lock = cls(directory, file, interval)
         try:
-            if not lock._file.protects:
+            if not file.protects:
                 note(f"{directory}: this file system has no file locks; only the heartbeat protects the run")
-            lock._claim_heartbeat(note)
+            lock._claim_heartbeat(note, protects=file.protects)
         except BaseException:
-            lock._file.close()
+            file.close()
             raise
         lock._thread.start()
         return lock
 
+    @classmethod
+    def follow(cls, directory: Path, token: str) -> RunLock:
+        """The lock that another process of the same job holds with this token: here it is only checked."""
+        return cls(directory, None, HEARTBEAT_SECONDS, token)
+
+    def is_held(self) -> bool:
+        """Whether the heartbeat in the directory is the one of this lock."""
+        return self._is_own(_read_heartbeat(self.directory))
+
     def release(self) -> None:
         """Let other processes own the directory. Does nothing in a forked process, or the second time."""
-        if self._file.descriptor is None:
+        if self._file is None or self._file.descriptor is None:
             return
         self._stop.set()
         self._thread.join(timeout=self._interval)
@@ -124,17 +137,17 @@ class RunLock:
                 return None if self._is_own(content) else _parse(content)
         return None
 
-    def _claim_heartbeat(self, note: Callable[[str], None]) -> None:
+    def _claim_heartbeat(self, note: Callable[[str], None], *, protects: bool) -> None:
         """Create the heartbeat, which another process cannot do at the same time; take over that of a dead owner."""
         path = self.directory / HEARTBEAT_FILE
         before = _read_heartbeat(self.directory)
         if before is not None:
             owner = _parse(before)
-            if not (self._file.protects and owner.boot_id == boot_id()):
+            if not (protects and owner.boot_id == boot_id()):
                 note(f"{self.directory}: checking whether {owner} still trains there, {3 * self._interval:.0f} s")
                 if _changes(self.directory, before, self._interval):
                     raise active_run_error(self.directory, owner)
-            taken = path.with_name(f"{HEARTBEAT_FILE}.{self._token}")
+            taken = path.with_name(f"{HEARTBEAT_FILE}.{self.token}")
             path.rename(taken)
             if taken.read_bytes() != before:  # another process was faster
                 taken.rename(path)
@@ -165,10 +178,10 @@ class RunLock:
                     file.write(self._content(count))
 
     def _content(self, count: int) -> bytes:
-        return json.dumps({**asdict(self._owner), "token": self._token, "count": f"{count:012d}"}).encode() + b"\n"
+        return json.dumps({**asdict(self._owner), "token": self.token, "count": f"{count:012d}"}).encode() + b"\n"
 
     def _is_own(self, content: bytes | None) -> bool:
-        return content is not None and self._token.encode() in content
+        return content is not None and self.token.encode() in content
 
 
 def live_owner(directory: Path, *, interval: float = HEARTBEAT_SECONDS) -> Owner | None:

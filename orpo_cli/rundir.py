@@ -50,6 +50,8 @@ class RunDir:
         self._written: dict[str, Any] = {}  # run.json as this process wrote it last
         self._set_aside: list[tuple[Path, Path]] = []  # (new path, path) of a damaged result
         self.attempt = 0  # number of the attempt of this process; 0 where it does not train the run
+        # Of several processes only the first one changes the directory, and their parent records why an attempt ended.
+        self.writes, self.ends_attempts = True, True
         self.recipe = root / "recipe.yaml"  # the recipe as the user wrote it, with overrides listed on top
         # with the recipes that it extends and the environment variables that it uses, where it has any
         self.composed = root / "composed.yaml"
@@ -57,7 +59,7 @@ class RunDir:
         self.run = root / "run.json"  # status, versions, fingerprints, times
         self.data_report = root / "data_report.json"  # the data report: rows read, kept, dropped by reason; lengths
         self.metrics = root / "metrics.jsonl"  # a JSON line for each logged step and evaluation
-        self.logs = root / "logs"  # the log of each attempt
+        self.logs = root / "logs"  # the log of each attempt, and a folder with those of its ranks
         self.checkpoints = root / "checkpoints"  # the folder of the checkpoint-N folders
         self.abandoned = root / "abandoned"  # checkpoints and metrics of steps that `--resume PATH` went back before
         self.adapter = root / "adapter"  # the trained LoRA adapter
@@ -84,6 +86,18 @@ class RunDir:
                 f"cannot lock {self.root}: {error.strerror or error}.",
                 remedy="Make the directory writable, or use another one: --set output_dir=DIR.",
             ) from error
+
+    def join(self, token: str, attempt: int, *, writes: bool) -> None:
+        """Train the run as one of several processes, for their parent, which has locked it and has begun the attempt.
+
+        ``token``: that of the lock. ``writes``: whether this is the process that changes the directory.
+        """
+        self.attempt, self.writes, self.ends_attempts = attempt, writes, False
+        self.lock = RunLock.follow(self.root, token) if writes else None
+
+    def has_token(self, token: str) -> bool:
+        """Whether the directory is locked with this token: another machine may have another directory of the same name."""
+        return RunLock.follow(self.root, token).is_held()
 
     def check_owned(self) -> None:
         """Raise RunLost where another process has taken the run over from this one: nothing may be changed any more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import logging
@@ -162,7 +163,19 @@ def main() -> None:
         _freeze_garbage_collector()
     finally:
         restore_signals()
-    sys.exit(_code_of_output(code))
+    code = _code_of_output(code)
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_initialized():
+        _end_rank(code)
+    sys.exit(code)
+
+
+def _end_rank(code: int) -> None:
+    """End one of several processes without its interpreter's cleanup: threads of gloo may still run, and would abort it."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _run_command() -> tuple[int, OrpoError | None]:
@@ -280,6 +293,9 @@ def _freeze_garbage_collector() -> None:
 
 def _report_error(error: OrpoError) -> None:
     """Print the error on standard error; with --json also as the document on standard output, unless it has one."""
+    if error.is_reported:  # by the parent of this rank
+        run_log.write(redact("".join(traceback.format_exception(error))))
+        return
     document = {"status": error.kind, "exit_code": error.exit_code, "message": error.message, "remedy": error.remedy}
     lines = [f"error: {error}"]
     if error.problems:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
 from orpo_cli.errors import UsageError
+from orpo_cli.launch.environment import Ranks
 from orpo_cli.report.console import Console
 from orpo_cli.training.resume import Input
 from orpo_cli.workflows.smoke import smoke_recipe
-from orpo_cli.workflows.train import run_document, train_recipe
+from orpo_cli.workflows.train import planned_commands, run_document, train_recipe
+from orpo_cli.workflows.train_worker import joined_ranks, train_rank
 
 
 def command(
@@ -32,6 +34,13 @@ def command(
         bool,
         typer.Option("--smoke", help="Run the full pipeline on a tiny random model for two steps, then delete it."),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print the command and the environment of the processes of each machine, and start nothing.",
+        ),
+    ] = False,
     strict: Strict = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -48,7 +57,6 @@ def command(
       orpo train my.yaml --resume auto
       orpo train my.yaml --smoke
     """
-    _refuse_several_processes()
     if smoke and resume != "never":
         raise UsageError(
             "--resume does nothing with --smoke: a smoke run keeps no checkpoint.", remedy="Leave one out."
@@ -56,6 +64,17 @@ def command(
     if allow_changed and resume == "never":
         raise UsageError("--allow-changed does nothing without --resume.", remedy="Add --resume auto, or leave it out.")
     console = Console(quiet=quiet, as_json=as_json)
+    ranks = Ranks.from_environment()
+    if ranks is not None and (smoke or dry_run):
+        raise UsageError(
+            f"--smoke and --dry-run run in one process, and WORLD_SIZE is {ranks.world_size}.",
+            remedy="Start it without torchrun or accelerate launch, or unset WORLD_SIZE.",
+        )
+    if dry_run:
+        commands = planned_commands(recipe, overrides, console, strict=strict)
+        console.result("\n".join(each.text() for each in commands))
+        console.document({"machines": [vars(each) for each in commands]})
+        return
     if smoke:
         smoke_run = smoke_recipe(recipe, overrides, console, strict=strict)
         replaced = ", ".join(each.partition(":")[0] for each in smoke_run["replaced"])
@@ -63,16 +82,16 @@ def command(
         console.result(f"{smoke_run['name']}: {run}; replaced: {replaced}")
         console.document(smoke_run)
         return
-    rundir = train_recipe(recipe, overrides, console, resume=resume, strict=strict, allow_changed=allow_changed or ())
+    train = partial(
+        train_recipe, recipe, overrides, console, resume=resume, strict=strict, allow_changed=allow_changed or ()
+    )
+    if ranks is None:
+        rundir = train()
+    elif ranks.is_first and not ranks.launched:
+        with joined_ranks(ranks) as rank:
+            rundir = train(rank=rank)
+    else:
+        train_rank(ranks)
+        return
     console.result(str(rundir.result()))
     console.document(run_document(rundir))
-
-
-def _refuse_several_processes() -> None:
-    """Under torchrun each process would decide alone when to stop, and only one could lock the run directory."""
-    processes = os.environ.get("WORLD_SIZE", "")
-    if processes.isdecimal() and int(processes) > 1:
-        raise UsageError(
-            f"WORLD_SIZE is {processes}: `orpo train` does not support several processes yet.",
-            remedy="Start it without torchrun or accelerate launch, or unset WORLD_SIZE.",
-        )

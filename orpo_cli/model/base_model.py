@@ -47,7 +47,7 @@ def load_base(
     if section.device_map is not None:
         options.update(device_map_options(section))
     elif device != "cpu" or quantization is not None:
-        options["device_map"] = {"": 0 if device == "cuda" else device}
+        options["device_map"] = {"": torch.cuda.current_device() if device == "cuda" else device}
     _check_pickles(source)
     with explain_load_errors(section.model_name_or_path), explain_placement_errors(section):
         try:

@@ -10,17 +10,17 @@ from orpo_cli.errors import UsageError
 from orpo_cli.machine import Device, Machine
 from orpo_cli.plan.decisions import Decisions
 from orpo_cli.plan.plan import LaunchDraft
+from orpo_cli.recipe.schema import LaunchSection
 
-# Set in tests of parts that this version does not offer yet: `orpo train` refuses several processes, and auto means one.
-PREVIEW = "ORPO_LAUNCH_PREVIEW"
+WORLD_SIZE = "WORLD_SIZE"  # set where another launcher has started the processes
 DEFAULT_ZERO_STAGE = 2  # accelerate's
 DEFAULT_PORT = 29500  # torch's and accelerate's
-ONE_PROCESS = "this version trains in one process"
 
 
-def launches_processes() -> bool:
-    """Whether `orpo train` may start several processes."""
-    return os.environ.get(PREVIEW) == "1"
+def is_other_machine(launch: LaunchSection) -> bool:
+    """Whether this is one of several machines, and not the first."""
+    rank = os.environ.get("SLURM_PROCID", "") if launch.machine_rank == "auto" else str(launch.machine_rank)
+    return launch.num_machines > 1 and rank not in ("", "0", "None")
 
 
 def decide_processes(decisions: Decisions, machine: Machine, device: Device) -> int:
@@ -29,10 +29,11 @@ def decide_processes(decisions: Decisions, machine: Machine, device: Device) -> 
     path = "launch.num_processes"
     if launch.num_processes != "auto":
         return launch.num_processes
+    started = os.environ.get(WORLD_SIZE, "")
+    if started.isdecimal() and int(started) > 1:
+        return decisions.decide(path, int(started), f"{WORLD_SIZE} in the environment")
     if launch.strategy == "single":
         return decisions.decide(path, 1, "launch.strategy is single")
-    if not launches_processes():
-        return decisions.decide(path, launch.num_machines, ONE_PROCESS if launch.num_machines == 1 else "one a machine")
     if device != "cuda":
         return decisions.decide(path, launch.num_machines, f"one on {device}")
     here = machine.device_count if launch.gpu_ids == "all" else launch.gpu_ids.count(",") + 1
@@ -65,7 +66,7 @@ def _strategy(decisions: Decisions, processes: int) -> str:
     if launch.strategy == "auto" and strategy != "auto":
         return decisions.decide(path, strategy, f"launch.{strategy}_config")
     if processes == 1 and strategy in ("auto", "ddp"):
-        return decisions.decide(path, "single", "one process" if launches_processes() else ONE_PROCESS)
+        return decisions.decide(path, "single", "one process")
     return strategy
 
 

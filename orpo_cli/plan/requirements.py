@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
 from orpo_cli.machine import Machine
-from orpo_cli.plan.launch import launches_processes
 from orpo_cli.plan.plan import Plan
 
+TRAINED_STRATEGIES = ("single", "ddp")
 # Optimizers whose package is not a dependency of this project: start of the name, module, package.
 OPTIMIZER_PACKAGES = (
     ("galore_", "galore_torch", "galore-torch"),
@@ -71,13 +71,14 @@ def _precision(plan: Plan, machine: Machine) -> Iterator[Problem]:
 
 def _launch(plan: Plan, machine: Machine) -> Iterator[Problem]:
     launch = plan.launch
-    if launch.strategy != "single" and not launches_processes():
+    if launch.strategy not in TRAINED_STRATEGIES:
         accumulation = math.ceil(launch.pairs_per_step / plan.training["per_device_train_batch_size"])
         yield Problem(
             "unsupported-setting",
-            f"is planned as {launch.num_processes} with the strategy {launch.strategy}, but this version trains in one process.",
-            "launch.num_processes",
-            remedy="Train the same step in one process: --set launch.num_processes=1 --set launch.strategy=single "
+            f"is {launch.strategy}, which this version plans but does not train.",
+            "launch.strategy",
+            remedy="Train the same step with the whole model on each device (--set launch.strategy=ddp), or in one process: "
+            "--set launch.num_processes=1 --set launch.strategy=single "
             f"--set training.gradient_accumulation_steps={accumulation}.",
         )
     here = launch.num_processes // launch.num_machines

@@ -24,14 +24,15 @@ class Console:
 
     A result that is a plain text stays exact in a pipe or a file, except for known secrets.
 
-    ``quiet`` prints only warnings and errors to standard error. ``as_json`` reserves standard output for one JSON document.
+    ``quiet`` prints only warnings and errors to standard error, ``log_only`` nothing: the lines go to the log. ``as_json`` reserves standard output for one JSON document.
     rich, which respects NO_COLOR, is imported only for colours and layout, because the import takes time.
     """
 
     has_printed_document = False  # of this process
 
-    def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, as_json: bool = False, log_only: bool = False) -> None:
         self.quiet = quiet
+        self.log_only = log_only
         self.as_json = as_json
 
     @cached_property
@@ -104,7 +105,7 @@ class Console:
         """Print one line to standard error and to the log of the run, or with ``hidden`` only to the log."""
         text = message_lines(redact(text))
         run_log.write(text)
-        if hidden:
+        if hidden or self.log_only:
             return
         if sys.stderr.isatty():
             self.err.print(text, style=style, markup=False)

@@ -37,7 +37,7 @@ class TrainingDisplay:
         self.console = console
         self.live: Live | None = None
         self.rows: list[tuple[str, dict[str, Any]]] = []
-        self.total = 0
+        self.step = self.total = 0
         self.start = time.monotonic()
         self.first_step: int | None = None
         self.bar = Progress(
@@ -68,7 +68,7 @@ class TrainingDisplay:
         """Update the bar after a step."""
         if self.first_step is None:
             self.first_step = step - 1
-        self.total = total
+        self.step, self.total = step, total
         self.bar.update(self.task, completed=step, total=total)
 
     def show_metrics(self, record: dict[str, Any]) -> None:

@@ -18,6 +18,8 @@ T = TypeVar("T")
 class OtherRankFailed(RunError):
     """An error of another rank, which has raised it itself."""
 
+    is_secondary = True
+
 
 class Agreement:
     """Collective operations on values in host memory, in a gloo group of its own, so that they do not wait for a GPU.

@@ -23,8 +23,8 @@ LIBRARIES = (
 )
 
 
-def provenance(model: Any, report: Any) -> dict[str, Any]:
-    """Fields of run.json; ``model`` is the loaded base, ``report`` the DataReport."""
+def provenance(model: Any, report: dict[str, Any]) -> dict[str, Any]:
+    """Fields of run.json; ``model`` is the loaded base, ``report`` the content of data_report.json."""
     return {
         "started_at": now(),
         "orpo_cli": __version__,
@@ -37,7 +37,7 @@ def provenance(model: Any, report: Any) -> dict[str, Any]:
             "architecture": type(model).__name__,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
         },
-        "dataset": report.as_dict(),
+        "dataset": report,
     }
 
 

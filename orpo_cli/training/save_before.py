@@ -21,6 +21,7 @@ from orpo_cli.recipe.schema.time_limit import time_limit_seconds
 
 REASON = "save_before"  # in run.json and in messages
 SLURM_VARIABLE = "SLURM_JOB_END_TIME"  # seconds since 1970
+STARTED_VARIABLE = "ORPO_STARTED_AT"  # when the command that started this rank began, in seconds since 1970
 LONGEST_JOB_SECONDS = 366 * 24 * 3600.0
 RECENT_STEPS = 20
 SLOWER = 1.25  # how much longer the next step or save may take than the last ones
@@ -45,7 +46,7 @@ def find_deadline(save_before: str | None) -> Deadline | None:
     """The earliest of the ends that are set. An end of a Slurm job that has passed, or is years away, is not of this job."""
     found = []
     if save_before is not None:
-        started = psutil.Process().create_time()
+        started = float(os.environ.get(STARTED_VARIABLE) or psutil.Process().create_time())
         found.append(Deadline(started + time_limit_seconds(save_before), "training.save_before"))
     with suppress(ValueError):
         end_of_job = Deadline(float(os.environ.get(SLURM_VARIABLE, "")), SLURM_VARIABLE)

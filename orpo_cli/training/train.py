@@ -20,12 +20,13 @@ from orpo_cli.model.save import complete_generation_config, copy_mode_to_weights
 from orpo_cli.model.vector_math import initialize_vector_math
 from orpo_cli.os_errors import explain_os_error
 from orpo_cli.plan.plan import Plan
-from orpo_cli.run_attempts import FAILED, FINISHED
+from orpo_cli.run_attempts import FINISHED
 from orpo_cli.run_lock import RunLost
-from orpo_cli.run_status import end_attempt, fail_attempt, first_line, write_last_step
+from orpo_cli.run_status import end_attempt, write_last_step
 from orpo_cli.rundir import RunDir
 from orpo_cli.training.allocator import keep_freed_memory
 from orpo_cli.training.checkpoint_writer import remove_staging
+from orpo_cli.training.failed_attempt import record_failure
 from orpo_cli.training.interrupt import InterruptCallback
 from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
 from orpo_cli.training.metrics_file import restore_metrics
@@ -51,6 +52,8 @@ def train(
 ) -> None:
     """Train as ``plan`` says, save the result, and record the result or a failure in run.json.
 
+    Of several processes, only the one that ``rundir.writes`` changes the directory; their parent records a failure.
+
     Raises Interrupted (a checkpoint of the last step was saved) or KeyboardInterrupt after a signal, RunError (a loss that
     is not finite, an adapter that did not change), MachineError (memory, disk).
     """
@@ -61,8 +64,9 @@ def train(
         keep_freed_memory()
         use_onednn()
         initialize_vector_math()
-    rundir.check_owned()
-    remove_staging(rundir.checkpoints)
+    if rundir.writes:
+        rundir.check_owned()
+        remove_staging(rundir.checkpoints)
     try:
         inputs.model.config.pad_token_id = inputs.tokenizer.pad_token_id
         deadline = find_deadline(plan.training.get("save_before"))
@@ -73,33 +77,43 @@ def train(
         metrics.trainer, trainer.saver.check_owned = trainer, rundir.check_owned
         # Their callbacks measure the save, or read the checkpoint.
         trainer.saver.in_background = not (deadline or pushes or trackers_read_checkpoints(trainer.args.report_to))
-        problem = untrained_template_tokens(trainer.model, inputs.tokenizer, inputs.train_dataset)
-        if problem is not None:
-            observer.warn(problem)
-        foreign = _restore_metrics(rundir, resume_from)
-        if foreign:
-            observer.note(f"{rundir.metrics}: lines that are not metrics are kept: {foreign}")
-        write_last_step(rundir, checkpoint_step(resume_from) or 0 if resume_from else 0)
+        if rundir.writes:
+            _begin_steps(rundir, inputs, observer, trainer, resume_from)
         with interrupt.handle_signals():
             interrupt.run_steps(trainer, resume_from)
             if plan.lora is not None:
                 _check_adapter_changed(trainer.model)
-            rundir.check_owned()
-            metrics.file.finish()
-            write_last_step(rundir, trainer.state.global_step)
-            save_result(trainer.model, inputs.tokenizer, plan, rundir)
-            _record_result(rundir, trainer, metrics, time.time() - started)
+            if rundir.writes:
+                rundir.check_owned()
+                metrics.file.finish()
+                write_last_step(rundir, trainer.state.global_step)
+                save_result(trainer.model, inputs.tokenizer, plan, rundir)
+                _record_result(rundir, trainer, metrics, time.time() - started)
     except (Interrupted, KeyboardInterrupt):
-        with suppress(OSError, OrpoError), interruption.uninterrupted():
-            write_last_step(rundir, metrics.step)
+        if rundir.writes:
+            with suppress(OSError, OrpoError), interruption.uninterrupted():
+                write_last_step(rundir, metrics.step)
         raise
     except BaseException as error:
         explained = _explain_error(error, rundir)
-        with suppress(OSError, OrpoError):  # run.json may be lost, or have no space; a run without a process was killed
-            _record_failure(rundir, explained, metrics.step)
+        if rundir.ends_attempts:
+            record_failure(rundir, explained, metrics.step)
         if explained is error:
             raise
         raise explained from error
+
+
+def _begin_steps(
+    rundir: RunDir, inputs: TrainingInputs, observer: TrainingObserver, trainer: PairTrainer, resume_from: Path | None
+) -> None:
+    """Warn about tokens that cannot be trained, and set metrics and last step in the directory to where training starts."""
+    problem = untrained_template_tokens(trainer.model, inputs.tokenizer, inputs.train_dataset)
+    if problem is not None:
+        observer.warn(problem)
+    foreign = _restore_metrics(rundir, resume_from)
+    if foreign:
+        observer.note(f"{rundir.metrics}: lines that are not metrics are kept: {foreign}")
+    write_last_step(rundir, checkpoint_step(resume_from) or 0 if resume_from else 0)
 
 
 def trackers_read_checkpoints(report_to: Sequence[str]) -> bool:
@@ -146,16 +160,6 @@ def _check_adapter_changed(model: Any) -> None:
     changed = [bool(parameter.any()) for name, parameter in model.named_parameters() if zero_at_start in name]
     if changed and not any(changed):
         raise RunError("the adapter did not change: no gradient reached it.", remedy="Report this with your recipe.")
-
-
-def _record_failure(rundir: RunDir, error: BaseException, step: int) -> None:
-    """Write the error to run.json; a new run without a step is removed for the next try, except its log."""
-    rundir.check_owned()
-    remove_staging(rundir.checkpoints)
-    if step:
-        end_attempt(rundir, FAILED, to_step=step, detail=first_line(error), error=first_line(error))
-    else:
-        fail_attempt(rundir, error)
 
 
 def _record_result(rundir: RunDir, trainer: PairTrainer, metrics: MetricsCallback, seconds: float) -> None:

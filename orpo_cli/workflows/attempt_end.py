@@ -40,7 +40,7 @@ def recording_interruption(rundir: RunDir) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not _is_interruption(error):
+        if not _is_interruption(error) or not rundir.ends_attempts:
             raise
         if not rundir.attempt and not (rundir.is_run() and rundir.status() == FINISHED):
             raise

@@ -17,7 +17,8 @@ from orpo_cli.report.console import Console
 from orpo_cli.run_creation import create_run
 from orpo_cli.temporary_directory import TemporaryDirectory
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
-from orpo_cli.workflows.train import recipe_with_overrides, train_plan
+from orpo_cli.workflows.train import recipe_with_overrides
+from orpo_cli.workflows.train_plan import train_plan
 
 MAX_PAIRS = 8  # the shortest ones, so that a large vocabulary fits a small machine
 

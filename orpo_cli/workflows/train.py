@@ -1,10 +1,12 @@
-"""Training workflow (`orpo train`): plan, pairs, model, trainer, result and model card, in a run directory."""
+"""Training workflow (`orpo train`): the plan of a recipe, a new or resumed run, and its training in one process or several."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,24 +14,28 @@ from orpo_cli import interruption
 from orpo_cli.atomic import remove_leftovers
 from orpo_cli.checkpoint_manifest import checkpoint_step
 from orpo_cli.errors import UsageError
+from orpo_cli.launch.command import MachineCommand, machine_commands
+from orpo_cli.launch.environment import refuse_other_launch
+from orpo_cli.plan.launch import is_other_machine
 from orpo_cli.plan.plan import ModelPlan, Plan
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.source.composed_recipe import compose_recipe_text
 from orpo_cli.report.console import Console
-from orpo_cli.report.plan_view import plan_lines
 from orpo_cli.run_attempts import FINISHED
 from orpo_cli.run_creation import create_run, raise_if_in_use
 from orpo_cli.run_log import run_log
 from orpo_cli.run_status import begin_attempt, record_result
 from orpo_cli.rundir import RunDir
 from orpo_cli.temporary_directory import remove_dead_directories
-from orpo_cli.workflows.attempt_end import ending_attempt_on_error, recording_interruption
+from orpo_cli.workflows.attempt_end import recording_interruption
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 from orpo_cli.workflows.repair_run import repair_plan, repair_records
-from orpo_cli.workflows.run_inputs import accept_inputs, prepare_pairs, record_moves, refuse_before_load
+from orpo_cli.workflows.run_inputs import record_moves
+from orpo_cli.workflows.train_plan import train_plan
+from orpo_cli.workflows.train_ranks import train_on_other_machine, train_on_ranks
+from orpo_cli.workflows.train_worker import JoinedRank, lead_ranks
 
 if TYPE_CHECKING:
-    from orpo_cli.hub.push_during_training import PushCallback
     from orpo_cli.model.model_source import ModelSource
     from orpo_cli.training.resume import Input
 
@@ -42,13 +48,17 @@ def train_recipe(
     resume: str,
     strict: bool,
     allow_changed: Sequence[Input] = (),
+    rank: JoinedRank | None = None,
 ) -> RunDir:
     """Train a recipe, or resume its run, and return the finished run.
 
     ``resume`` is ``never``, ``auto`` (from the last checkpoint) or the path of a checkpoint. ``allow_changed``: the inputs
-    that may differ from those that a resumed run was started with.
+    that may differ from those that a resumed run was started with. ``rank``: this process, where another launcher has started
+    it as rank 0 of several.
     """
     loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
+    if rank is None and is_other_machine(loaded.recipe.launch):
+        return _train_on_other_machine(loaded, console, resume=resume, strict=strict)
     with ExitStack() as stack:
         rundir = stack.enter_context(RunDir(loaded.output_dir))
         if resume != "never" and rundir.is_run():
@@ -57,6 +67,8 @@ def train_recipe(
         else:
             raise_if_in_use(rundir)
         plan, source, *_ = build_plan(loaded, console, to_train=True, strict=strict)
+        if rank is not None:
+            refuse_other_launch(plan.launch, rank.ranks)
         stack.enter_context(recording_interruption(rundir))
         checkpoint = open_run(rundir, loaded, plan, source, resume, console)
         if not rundir.attempt:
@@ -65,11 +77,26 @@ def train_recipe(
             return rundir
         run_log.open(rundir.logs / f"attempt-{rundir.attempt}.log")
         _remove_leftovers(rundir)
-        train_plan(plan, source, rundir, checkpoint, console, allow_changed=allow_changed)
+        train: Callable[..., None] = train_plan if plan.launch.strategy == "single" else train_on_ranks
+        if rank is not None:
+            train = partial(lead_ranks, rank=rank)
+        train(plan, source, rundir, checkpoint, console, allow_changed=allow_changed)
     run = rundir.read_run()
     minutes, seconds = divmod(round(run["seconds"]), 60)
     console.note(f"trained {run['steps']} steps in {minutes} min {seconds} s")
     return rundir
+
+
+def _train_on_other_machine(loaded: LoadedRecipe, console: Console, *, resume: str, strict: bool) -> RunDir:
+    """Train on another machine than machine 0, which opens the run."""
+    from orpo_cli.training.resume import trains_longer
+
+    rundir = RunDir(loaded.output_dir)
+    plan, source, *_ = build_plan(loaded, console, to_train=True, strict=strict)
+    if resume != "never" and rundir.is_run() and rundir.status() == FINISHED and not trains_longer(rundir, plan):
+        console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
+        return rundir
+    return train_on_other_machine(plan, source, console)
 
 
 def _refuse_missing_base(rundir: RunDir, loaded: LoadedRecipe) -> None:
@@ -151,89 +178,6 @@ def _start_over(rundir: RunDir, recipe: str, composed: str | None) -> None:
     rundir.write_recipe(recipe, composed)
 
 
-def train_plan(
-    plan: Plan,
-    source: ModelSource[ModelPlan],
-    rundir: RunDir,
-    checkpoint: Path | None,
-    console: Console,
-    *,
-    allow_changed: Sequence[Input] = (),
-    max_pairs: int | None = None,
-) -> None:
-    """Prepare the pairs, load the model, train, save the result and write the model card.
-
-    ``max_pairs``: train only on so many pairs, the shortest ones. An error before the first step removes a new run, and a
-    change of the inputs leaves a resumed one as it is.
-    """
-    with ending_attempt_on_error(rundir):
-        from orpo_cli.card.model_card import write_card
-        from orpo_cli.model.added_tokens import resize_embeddings
-        from orpo_cli.model.base_model import load_base
-        from orpo_cli.model.tokenizer import load_tokenizer
-        from orpo_cli.model.weight_files import BaseDigests
-        from orpo_cli.report.live_display import TrainingDisplay
-        from orpo_cli.training.fingerprints import fingerprints
-        from orpo_cli.training.make_trainer import TrainingInputs
-        from orpo_cli.training.provenance import provenance
-        from orpo_cli.training.train import train
-
-        _report_plan(plan, console)
-        push = _open_push(plan, rundir, console)
-        with BaseDigests(source) as weights:
-            tokenizer = load_tokenizer(source, console.note)
-            pairs = prepare_pairs(plan, tokenizer, console)
-            found = fingerprints(tokenizer, pairs)
-            refuse_before_load(rundir, found, pairs, weights, allow_changed)
-            model = load_base(source, plan.quantization, plan.device, console.note)
-            found["weights"] = weights.result()
-        accept_inputs(rundir, found, pairs, checkpoint, console, allow_changed)
-        rundir.write_plan(plan)
-        rundir.write_data_report(pairs.report.as_dict())
-        if max_pairs is not None:
-            pairs = pairs.shortest(max_pairs)
-            console.note(f"training on the {len(pairs.train)} shortest pairs")
-        resize_embeddings(model, tokenizer)
-        inputs = TrainingInputs(model, tokenizer, pairs.train, pairs.eval)
-        rundir.write_run(**provenance(model, pairs.report), fingerprints=found)
-    with ExitStack() as stack:
-        if push is not None:  # wait for uploads in progress, also after an error
-            stack.push(lambda error, *_: push.wait_for_pending(interrupted=error is not None))
-            stack.enter_context(
-                recording_interruption(rundir)
-            )  # before the wait, in which a scheduler may kill the process
-        display = stack.enter_context(TrainingDisplay(console))
-        try:  # makes the trainer, trains, and saves the adapter or the model
-            train(plan, rundir, inputs, display, checkpoint, [push] if push else [])
-        finally:  # also after a signal that arrived while the result was saved
-            if rundir.is_run() and rundir.status() == FINISHED:
-                rundir.check_owned()
-                with interruption.uninterrupted():
-                    write_card(rundir)
-    if push is not None:
-        push.push_result()
-
-
-def _report_plan(plan: Plan, console: Console) -> None:
-    console.note(
-        f"{plan.name}: {plan.model.model_name_or_path} on {plan.device} in {plan.model.dtype}, run in {plan.output_dir}"
-    )
-    for path, value, origin, reason in plan_lines(plan.to_document()):
-        if origin == "decided":
-            console.note(f"  {path} = {value}  ({reason})")
-
-
-def _open_push(plan: Plan, rundir: RunDir, console: Console) -> PushCallback | None:
-    """The push of checkpoints and result during training, its permissions checked; None where the plan has none."""
-    if not plan.training.get("push_to_hub"):
-        return None
-    from orpo_cli.hub.push_during_training import PushCallback
-
-    push = PushCallback(plan, rundir, console.note, console.problem)
-    push.check_access()
-    return push
-
-
 def _write_missing_card(rundir: RunDir, console: Console) -> None:
     """Write the card of a run whose process was killed after the training had finished."""
     from orpo_cli.card.model_card import write_card
@@ -257,6 +201,15 @@ def recipe_with_overrides(loaded: LoadedRecipe) -> str:
     """The recipe as written, with the overrides listed on top."""
     head = "".join(f"# --set {override}\n" for override in loaded.overrides)
     return head + loaded.files[0].text
+
+
+def planned_commands(
+    recipe: str, overrides: Sequence[str] | None, console: Console, *, strict: bool
+) -> list[MachineCommand]:
+    """The commands that start the processes of the plan, for `orpo train --dry-run`."""
+    loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
+    plan = build_plan(loaded, console, to_train=False, strict=strict).plan
+    return machine_commands(plan.launch, sys.argv[1:])
 
 
 def run_document(rundir: RunDir) -> dict[str, Any]:

@@ -94,15 +94,15 @@ def test_a_run_is_never_overwritten_and_says_how_to_go_on(tmp_path: Path, orpo_h
     assert json.loads(finished.stdout)["status"] == "finished"
 
 
-@pytest.mark.parametrize("options", [(), ("--smoke",)])
-def test_several_processes_are_refused_before_the_run_is_created(
+@pytest.mark.parametrize("options", [("--dry-run",), ("--smoke",)])
+def test_smoke_and_dry_runs_are_refused_in_several_processes(
     tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
 ) -> None:
-    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     refused = orpo_here("train", tmp_path / "absent.yaml", *options)
     assert refused.returncode == 2
-    assert "WORLD_SIZE is 2: `orpo train` does not support several processes yet." in refused.stderr
+    assert "--smoke and --dry-run run in one process, and WORLD_SIZE is 2." in refused.stderr
 
 
 def test_quiet_and_a_pipe_print_only_the_result(tmp_path: Path, orpo: Callable[..., Any]) -> None:

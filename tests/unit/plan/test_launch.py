@@ -12,23 +12,18 @@ import pytest
 from orpo_cli.errors import UsageError
 from orpo_cli.machine import Machine
 from orpo_cli.plan.checks import plan_problems
-from orpo_cli.plan.launch import PREVIEW
+from orpo_cli.plan.launch import is_other_machine
 from orpo_cli.plan.plan import Plan
 from orpo_cli.plan.requirements import missing_requirements
 from orpo_cli.plan.resolve import resolve
 from orpo_cli.plan.smoke_plan import smoke_plan
 from orpo_cli.recipe.load import LoadedRecipe, load_recipe
+from orpo_cli.recipe.schema import LaunchSection
 
 CPU = Machine("cpu", "a processor", 1, None, 8 << 30, 8, False, False, 1 << 40, "3.11", "Linux")
 GPUS = replace(CPU, device="cuda", device_name="H100", device_count=8, device_memory_bytes=80 << 30, bf16=True)
 STEP = ("per_device_train_batch_size", "gradient_accumulation_steps")
 PLACE = ("SLURM_PROCID", "MASTER_ADDR", "MASTER_PORT", "SLURM_LAUNCH_NODE_IPADDR")
-
-
-@pytest.fixture
-def preview(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a version that starts several processes."""
-    monkeypatch.setenv(PREVIEW, "1")
 
 
 def load(folder: Path, **sections: Any) -> LoadedRecipe:
@@ -61,7 +56,6 @@ def codes(made: Plan, machine: Machine = GPUS) -> list[str]:
         ({"num_processes": 2}, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 16}, 2, 16, 64),
     ],
 )
-@pytest.mark.usefixtures("preview")
 def test_auto_keeps_the_pairs_of_a_step_and_a_written_number_multiplies_them(
     tmp_path: Path, launch: dict[str, Any], training: dict[str, Any], processes: int, accumulation: int, pairs: int
 ) -> None:
@@ -73,7 +67,6 @@ def test_auto_keeps_the_pairs_of_a_step_and_a_written_number_multiplies_them(
     assert Plan.from_document(json.loads(made.to_json())) == made
 
 
-@pytest.mark.usefixtures("preview")
 def test_the_reason_has_the_accumulation_as_written(tmp_path: Path) -> None:
     made = plan(tmp_path, training=dict(zip(STEP, (2, 16), strict=True)))
     why = made.why["training.gradient_accumulation_steps"]
@@ -86,15 +79,18 @@ def test_the_reason_has_the_accumulation_as_written(tmp_path: Path) -> None:
         ({}, "ddp", []),
         ({"num_processes": 1}, "single", []),
         ({"strategy": "single"}, "single", []),
-        ({"fsdp_config": {}}, "fsdp", []),
-        ({"strategy": "fsdp", "num_processes": 1}, "fsdp", []),
-        ({"deepspeed_config": {"zero_optimization": {"stage": 3}}}, "deepspeed", ["package-missing"]),
+        ({"fsdp_config": {}}, "fsdp", ["unsupported-setting"]),
+        ({"strategy": "fsdp", "num_processes": 1}, "fsdp", ["unsupported-setting"]),
+        (
+            {"deepspeed_config": {"zero_optimization": {"stage": 3}}},
+            "deepspeed",
+            ["unsupported-setting", "package-missing"],
+        ),
         ({"num_processes": 16}, "ddp", ["too-few-devices"]),
         ({"num_processes": 16, "num_machines": 2}, "ddp", ["machine-unknown", "machine-unknown"]),
         ({"num_processes": 2, "gpu_ids": "0"}, "ddp", ["too-few-devices"]),
     ],
 )
-@pytest.mark.usefixtures("preview")
 def test_strategy_and_requirements(
     tmp_path: Path, launch: dict[str, Any], strategy: str, missing: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,8 +101,7 @@ def test_strategy_and_requirements(
     assert codes(made) == missing
 
 
-def test_processes_on_cpus_need_use_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(PREVIEW, "1")
+def test_processes_on_cpus_need_use_cpu(tmp_path: Path) -> None:
     assert codes(plan(tmp_path, CPU, launch={"num_processes": 2}), CPU) == ["too-few-devices"]
     made = plan(tmp_path, CPU, launch={"num_processes": 2}, training={"use_cpu": True})
     assert codes(made, CPU) == []
@@ -122,7 +117,6 @@ def test_processes_on_cpus_need_use_cpu(tmp_path: Path, monkeypatch: pytest.Monk
         ({"train_sampling_strategy": "group_by_length", "accelerator_config": {"even_batches": True}}, []),
     ],
 )
-@pytest.mark.usefixtures("preview")
 def test_other_distributions_of_pairs_are_refused_with_several_processes(
     tmp_path: Path, training: dict[str, Any], paths: list[str]
 ) -> None:
@@ -133,11 +127,8 @@ def test_other_distributions_of_pairs_are_refused_with_several_processes(
     assert codes(plan(tmp_path, launch={"num_processes": 1}, training=training)) == []
 
 
-@pytest.mark.parametrize(
-    "launch",
-    [{"num_processes": 2}, {"strategy": "fsdp"}, {"strategy": "deepspeed", "num_processes": 1}, {"num_machines": 2}],
-)
-def test_this_version_plans_several_processes_and_does_not_train_them(tmp_path: Path, launch: dict[str, Any]) -> None:
+@pytest.mark.parametrize("launch", [{"strategy": "fsdp"}, {"strategy": "deepspeed", "num_processes": 1}])
+def test_this_version_plans_sharded_strategies_and_does_not_train_them(tmp_path: Path, launch: dict[str, Any]) -> None:
     made = plan(tmp_path, launch=launch)
     problem = next(missing_requirements(made, GPUS))
     assert problem.code == "unsupported-setting"
@@ -145,10 +136,31 @@ def test_this_version_plans_several_processes_and_does_not_train_them(tmp_path: 
     assert f"gradient_accumulation_steps={wanted}" in str(problem.remedy)
 
 
-def test_in_this_version_auto_is_one_process(tmp_path: Path) -> None:
-    made = plan(tmp_path)
-    assert (made.launch.num_processes, made.launch.strategy, made.launch.pairs_per_step) == (1, "single", 32)
-    assert codes(made) == []
+def test_a_launcher_decides_the_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    made = plan(tmp_path, CPU, training={"use_cpu": True})
+    assert (made.launch.num_processes, made.launch.strategy, made.launch.pairs_per_step) == (4, "ddp", 32)
+    assert plan(tmp_path, launch={"num_processes": 2}).launch.num_processes == 2
+
+
+@pytest.mark.parametrize(
+    ("launch", "slurm", "expected"),
+    [
+        ({}, "1", False),
+        ({"num_machines": 2}, None, False),
+        ({"num_machines": 2}, "1", True),
+        ({"num_machines": 2}, "0", False),
+        ({"num_machines": 2, "machine_rank": 1}, "0", True),
+        ({"num_machines": 2, "machine_rank": 0}, "1", False),
+    ],
+)
+def test_the_first_of_several_machines_opens_the_run(
+    launch: dict[str, Any], slurm: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    if slurm is not None:
+        monkeypatch.setenv("SLURM_PROCID", slurm)
+    assert is_other_machine(LaunchSection(**launch)) == expected
 
 
 def test_a_machine_of_a_slurm_job_knows_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

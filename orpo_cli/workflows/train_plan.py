@@ -1,0 +1,121 @@
+"""Training of a plan whose run is open: pairs, model, trainer, result and model card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orpo_cli import interruption
+from orpo_cli.plan.plan import ModelPlan, Plan
+from orpo_cli.report.console import Console
+from orpo_cli.report.plan_view import plan_lines
+from orpo_cli.run_attempts import FINISHED
+from orpo_cli.rundir import RunDir
+from orpo_cli.workflows.attempt_end import ending_attempt_on_error, recording_interruption
+from orpo_cli.workflows.run_inputs import accept_inputs, prepare_pairs, refuse_before_load
+
+if TYPE_CHECKING:
+    from orpo_cli.hub.push_during_training import PushCallback
+    from orpo_cli.model.model_source import ModelSource
+    from orpo_cli.report.live_display import TrainingDisplay
+    from orpo_cli.training.make_trainer import TrainingInputs
+    from orpo_cli.training.resume import Input
+
+
+def train_plan(
+    plan: Plan,
+    source: ModelSource[ModelPlan],
+    rundir: RunDir,
+    checkpoint: Path | None,
+    console: Console,
+    *,
+    allow_changed: Sequence[Input] = (),
+    max_pairs: int | None = None,
+) -> None:
+    """Prepare the pairs, load the model, train in this process, save the result and write the model card.
+
+    ``max_pairs``: train only on so many pairs, the shortest ones. An error before the first step removes a new run, and a
+    change of the inputs leaves a resumed one as it is.
+    """
+    with ending_attempt_on_error(rundir):
+        from orpo_cli.model.added_tokens import resize_embeddings
+        from orpo_cli.model.base_model import load_base
+        from orpo_cli.model.tokenizer import load_tokenizer
+        from orpo_cli.model.weight_files import BaseDigests
+        from orpo_cli.report.live_display import TrainingDisplay
+        from orpo_cli.training.fingerprints import fingerprints
+        from orpo_cli.training.make_trainer import TrainingInputs
+        from orpo_cli.training.provenance import provenance
+
+        report_plan(plan, console)
+        push = open_push(plan, rundir, console)
+        if push is not None:
+            push.check_access()
+        with BaseDigests(source) as weights:
+            tokenizer = load_tokenizer(source, console.note)
+            pairs = prepare_pairs(plan, tokenizer, console)
+            found = fingerprints(tokenizer, pairs)
+            refuse_before_load(rundir, found, pairs, weights, allow_changed)
+            model = load_base(source, plan.quantization, plan.device, console.note)
+            found["weights"] = weights.result()
+        accept_inputs(rundir, found, pairs, checkpoint, console, allow_changed)
+        rundir.write_plan(plan)
+        rundir.write_data_report(pairs.report.as_dict())
+        if max_pairs is not None:
+            pairs = pairs.shortest(max_pairs)
+            console.note(f"training on the {len(pairs.train)} shortest pairs")
+        resize_embeddings(model, tokenizer)
+        inputs = TrainingInputs(model, tokenizer, pairs.train, pairs.eval)
+        rundir.write_run(**provenance(model, pairs.report.as_dict()), fingerprints=found)
+    train_loaded(plan, rundir, inputs, checkpoint, TrainingDisplay(console), push)
+
+
+def train_loaded(
+    plan: Plan,
+    rundir: RunDir,
+    inputs: TrainingInputs,
+    checkpoint: Path | None,
+    display: TrainingDisplay,
+    push: PushCallback | None,
+) -> None:
+    """Train a loaded model, save the result, write the model card, and push."""
+    from orpo_cli.card.model_card import write_card
+    from orpo_cli.training.train import train
+
+    with ExitStack() as stack:
+        if push is not None:  # wait for uploads in progress, also after an error
+            stack.push(lambda error, *_: push.wait_for_pending(interrupted=error is not None))
+            stack.enter_context(
+                recording_interruption(rundir)
+            )  # before the wait, in which a scheduler may kill the process
+        stack.enter_context(display)
+        try:  # makes the trainer, trains, and saves the adapter or the model
+            train(plan, rundir, inputs, display, checkpoint, [push] if push else [])
+        finally:  # also after a signal that arrived while the result was saved
+            if rundir.writes and rundir.is_run() and rundir.status() == FINISHED:
+                rundir.check_owned()
+                with interruption.uninterrupted():
+                    write_card(rundir)
+    if push is not None:
+        push.push_result()
+
+
+def report_plan(plan: Plan, console: Console) -> None:
+    """Print what is trained where, and the values that were decided."""
+    console.note(
+        f"{plan.name}: {plan.model.model_name_or_path} on {plan.device} in {plan.model.dtype}, run in {plan.output_dir}"
+    )
+    for path, value, origin, reason in plan_lines(plan.to_document()):
+        if origin == "decided":
+            console.note(f"  {path} = {value}  ({reason})")
+
+
+def open_push(plan: Plan, rundir: RunDir, console: Console) -> PushCallback | None:
+    """The push of checkpoints and result during training; None where the plan has none."""
+    if not plan.training.get("push_to_hub"):
+        return None
+    from orpo_cli.hub.push_during_training import PushCallback
+
+    return PushCallback(plan, rundir, console.note, console.problem)

@@ -1,127 +1,214 @@
-"""Faults on one of several ranks: a signal or a full disk ends all of them at the same step, and the run goes on elsewhere."""
+"""Faults of several ranks: signals, kills, bugs, a machine that does not come, and other launchers. Two processes on CPUs."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import re
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-import torch
-from support.rank_runs import FAULTS, train
+from support.launched import (
+    FAULTS,
+    INT,
+    KILL,
+    TERM,
+    assert_same_training,
+    attempts,
+    last_step,
+    ranks_of,
+    train,
+    training,
+    wait_for_step,
+    wait_until_gone,
+    write_inputs,
+    write_rank_recipe,
+)
 
-pytestmark = pytest.mark.timeout(900)
-STOPS = {"stop-in-step": 3, "stop-in-evaluation": 2, "stop-in-save": 2, "stop-of-first-rank": 1}
-Results = dict[str, Any]
-
-
-def run_ranks(ranks: int, out: Path, *arguments: Path) -> list[Results]:
-    out.mkdir()
-    tests = Path(__file__).parents[1]
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "support.rank_runs"]
-    done = subprocess.run(
-        [sys.executable, *launcher, str(out), *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": f"{tests}:{tests.parent}", "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(ranks)]
-
-
-@pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
-    """The folder and the results of one process."""
-    folder = tmp_path_factory.mktemp("one")
-    return folder, train(folder)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+SETTINGS: dict[str, Any] = {"max_steps": 120, "eval_strategy": "no", "save_steps": 20, "save_total_limit": 2}
+GONE_SECONDS = 30  # in which a job ends after the kill of a rank
+RESUME = ("--resume", "auto")
 
 
 @pytest.fixture(scope="module")
-def two(one: tuple[Path, Results], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Results]]:
-    """The folder and the results of two ranks."""
-    folder = tmp_path_factory.mktemp("ranks") / "two"
-    return folder, run_ranks(2, folder, one[0])
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the undisturbed training, beside its inputs."""
+    root = write_inputs(tmp_path_factory.mktemp("ranks"))
+    folder = write_rank_recipe(root / "undisturbed", root, 2, **SETTINGS)
+    done = train(folder)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
-def assert_same_run(found: Results, expected: Results, *, exact: bool = False) -> None:
-    assert found["error"] == expected["error"] == ""
-    assert [line["step"] for line in found["history"]] == [line["step"] for line in expected["history"]]
-    for line, expected_line in zip(found["history"], expected["history"], strict=True):
-        for name in {"loss", "eval_loss", "grad_norm"} & expected_line.keys():
-            assert line[name] == pytest.approx(expected_line[name], rel=0 if exact else 2e-6), line["step"]
-    for name, weight in expected["weights"].items():
-        tolerance = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-3, "atol": 1e-5}
-        torch.testing.assert_close(torch.tensor(found["weights"][name]), torch.tensor(weight), **tolerance)
+@pytest.fixture
+def folder(undisturbed: Path, tmp_path: Path) -> Path:
+    """A folder with the same recipe."""
+    return write_rank_recipe(tmp_path / "case", undisturbed.parent, 2, **SETTINGS)
 
 
-@pytest.mark.parametrize("case", STOPS)
-def test_a_signal_to_one_rank_stops_all_after_the_same_step(case: str, two: tuple[Path, list[Results]]) -> None:
-    first, second = (each[case] for each in two[1])
-    assert first["error"] == second["error"] == "Interrupted"
-    assert first["step"] == second["step"] == STOPS[case]
-    assert first["checkpoints"][-1] == f"checkpoint-{STOPS[case]}"
-    assert first["files"] == first["checkpoints"]  # no staging folder
-    causes = ["SIGTERM", "SIGTERM (rank 0)"] if case == "stop-of-first-rank" else ["SIGTERM (rank 1)", "SIGTERM"]
-    assert [first["cause"], second["cause"]] == causes
-    assert f"{causes[0]}: stopping after this step" in first["notes"][0]
+def finish(folder: Path, undisturbed: Path) -> None:
+    """Resume, and compare with the undisturbed training, bit by bit."""
+    done = train(folder, *RESUME)
+    assert done.returncode == 0, done.stderr
+    assert_same_training(folder / "run", undisturbed / "run", relative=0)
 
 
-@pytest.mark.parametrize("case", STOPS)
-def test_a_run_that_one_rank_has_stopped_ends_as_an_undisturbed_one(case: str, two: tuple[Path, list[Results]]) -> None:
-    for of_rank in two[1]:
-        assert_same_run(of_rank[f"{case}-resumed"], of_rank["undisturbed"], exact=True)
-
-
-def test_the_first_rank_decides_that_the_time_is_up(two: tuple[Path, list[Results]]) -> None:
-    first, second = (each["deadline"] for each in two[1])
-    assert (first["error"], second["error"]) == ("Interrupted", "Interrupted")
-    assert (first["cause"], second["cause"]) == ("save_before", "save_before (rank 0)")
-    assert first["step"] == second["step"] == 1
-    assert first["checkpoints"] == ["checkpoint-1"]
-    assert not any("before" in note and "(test)" in note for note in second["notes"])
-
-
-@pytest.mark.parametrize("case", [case for case in FAULTS if case.startswith("disk")])
-def test_a_disk_that_is_full_for_one_rank_ends_all(case: str, two: tuple[Path, list[Results]]) -> None:
-    rank, _, step = FAULTS[case]
-    failed, other = two[1][rank][case], two[1][1 - rank][case]
-    assert failed["error"] == "OSError"
-    assert other["error"] == "OtherRankFailed"
-    assert other["message"].startswith(f"rank {rank} failed: ")
-    assert "No space left" in other["message"]
-    assert failed["step"] == other["step"]
-    kept = ["checkpoint-2"] if step == 4 else []  # the one before it
-    assert two[1][0][case]["checkpoints"] == two[1][0][case]["files"] == kept
-
-
-def test_two_ranks_continue_a_run_of_one_process(one: tuple[Path, Results], two: tuple[Path, list[Results]]) -> None:
-    for of_rank in two[1]:
-        assert_same_run(of_rank["from-one"], one[1])
-
-
-def test_one_process_continues_a_run_of_two_ranks(
-    one: tuple[Path, Results], two: tuple[Path, list[Results]], tmp_path: Path
+@pytest.mark.parametrize(
+    ("target", "number", "cause"),
+    [
+        ("parent", TERM, "SIGTERM"),
+        ("parent", INT, "SIGINT"),
+        (0, TERM, "SIGTERM"),
+        (1, TERM, "SIGTERM (rank 1)"),
+    ],
+)
+def test_a_signal_stops_all_ranks_at_the_same_step(
+    folder: Path, undisturbed: Path, target: Any, number: int, cause: str
 ) -> None:
-    checkpoint = two[0] / "undisturbed" / "checkpoints" / "checkpoint-2"
-    assert_same_run(train(tmp_path, resume_from=checkpoint), one[1])
+    with training(folder) as process:
+        wait_for_step(folder, 12, process)
+        ranks = ranks_of(process.pid)
+        (psutil.Process(process.pid) if target == "parent" else ranks[target]).send_signal(number)
+        assert process.wait(120) == 130
+        wait_until_gone(list(ranks.values()), 5)
+    said = (folder / "stderr").read_text()
+    step = last_step(folder / "run")
+    assert f"the last checkpoint is {folder}/run/checkpoints/checkpoint-{step}" in said
+    (attempt,) = attempts(folder / "run")
+    assert (attempt["reason"], attempt["detail"], attempt["to_step"]) == ("interrupted", cause, step)
+    assert len([line for line in said.splitlines() if line.startswith("error")]) == 1
+    finish(folder, undisturbed)
 
 
-def test_each_rank_continues_with_its_own_random_numbers(two: tuple[Path, list[Results]], tmp_path: Path) -> None:
-    for of_rank in two[1]:
-        assert_same_run(of_rank["dropout-resumed"], of_rank["dropout"], exact=True)
-        assert of_rank["dropout-resumed"]["notes"] == []
-    checkpoint = two[0] / "dropout" / "checkpoints" / "checkpoint-2"
-    alone = train(tmp_path, dropout=True, resume_from=checkpoint)
-    assert alone["error"] == ""
-    assert any("masks of dropout" in note for note in alone["notes"])
+def test_a_second_ctrl_c_ends_all_ranks(folder: Path) -> None:
+    with training(folder) as process:
+        wait_for_step(folder, 5, process)
+        ranks = ranks_of(process.pid)
+        process.send_signal(INT)
+        process.send_signal(INT)
+        assert process.wait(GONE_SECONDS) == 130
+        wait_until_gone(list(ranks.values()), 2)
 
 
-@pytest.mark.slow
-def test_four_ranks_continue_a_run_of_two(
-    one: tuple[Path, Results], two: tuple[Path, list[Results]], tmp_path: Path
-) -> None:
-    checkpoint = two[0] / "undisturbed" / "checkpoints" / "checkpoint-4"
-    for of_rank in run_ranks(4, tmp_path / "four", checkpoint):
-        assert_same_run(of_rank["resumed"], one[1])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_ends_the_job_and_is_named(folder: Path, undisturbed: Path, rank: int) -> None:
+    with training(folder) as process:
+        wait_for_step(folder, 25, process)
+        ranks = ranks_of(process.pid)
+        started = time.monotonic()
+        ranks[rank].send_signal(KILL)
+        assert process.wait(GONE_SECONDS) == 5
+        wait_until_gone(list(ranks.values()), 2)
+        assert time.monotonic() - started < GONE_SECONDS
+    said = (folder / "stderr").read_text()
+    errors = [line for line in said.splitlines() if line.startswith("error")]
+    assert len(errors) == 1
+    assert re.match(rf"error: rank {rank} \(process {ranks[rank].pid} on .*\) was killed by SIGKILL\.", errors[0])
+    (attempt,) = attempts(folder / "run")
+    assert attempt["reason"] == "failed"
+    finish(folder, undisturbed)
+
+
+def test_when_the_parent_is_killed_the_ranks_save_and_leave(folder: Path, undisturbed: Path) -> None:
+    with training(folder) as process:
+        wait_for_step(folder, 12, process)
+        ranks = ranks_of(process.pid)
+        process.send_signal(KILL)
+        process.wait()
+        wait_until_gone(list(ranks.values()), 60)
+    step = last_step(folder / "run")
+    assert step < SETTINGS["max_steps"]
+    assert (folder / "run" / "checkpoints" / f"checkpoint-{step}").is_dir()
+    finish(folder, undisturbed)
+    assert [each["reason"] for each in attempts(folder / "run")] == ["killed", "finished"]
+
+
+@pytest.mark.parametrize(("kind", "code"), [("bug", 1), ("kill", 5)])
+def test_a_rank_that_fails_before_the_first_step_leaves_no_run(folder: Path, kind: str, code: int) -> None:
+    done = train(folder, PYTHONPATH=str(FAULTS), ORPO_TEST_FAULT=f"1 {kind}")
+    assert done.returncode == code
+    assert done.stderr.count("Traceback") == (kind == "bug")
+    assert "ChildFailedError" not in done.stderr
+    assert "rank 1" in done.stderr
+    assert not (folder / "run" / "run.json").exists()
+
+
+def test_a_port_that_is_taken_is_named(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        done = train(folder, "--set", f"launch.main_process_port={port}")
+    assert done.returncode == 3
+    assert f"the processes cannot meet at 127.0.0.1:{port}" in done.stderr
+    assert not (folder / "run" / "run.json").exists()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def machine_options(rank: int, port: int, seconds: int = 300) -> list[str]:
+    settings = {
+        "num_machines": 2, "machine_rank": rank, "main_process_ip": "127.0.0.1", "main_process_port": port,
+        "rdzv_conf": json.dumps({"timeout": seconds}),
+    }  # fmt: skip
+    return [part for name, value in settings.items() for part in ("--set", f"launch.{name}={value}")]
+
+
+def test_two_machines_train_one_run(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+    port = free_port()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "recipe.yaml").write_text((folder / "recipe.yaml").read_text())
+    with training(other, *machine_options(1, port), "--set", f"output_dir={folder / 'run'}") as second:
+        done = train(folder, *machine_options(0, port))
+        assert done.returncode == 0, done.stderr
+        assert second.wait(60) == 0, (other / "stderr").read_text()
+    assert_same_training(folder / "run", undisturbed / "run", relative=0)
+
+
+@pytest.mark.parametrize(
+    ("rank", "said"), [(0, "machine 1 of 2 has not joined within 5 s"), (1, "machine 0 does not answer at")]
+)
+def test_a_machine_that_does_not_come_is_named(folder: Path, rank: int, said: str) -> None:
+    done = train(folder, *machine_options(rank, free_port(), 5))
+    assert done.returncode == 3
+    assert said in done.stderr
+    assert not (folder / "run" / "run.json").exists()
+
+
+LAUNCHERS = {
+    "torchrun": ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--module", "orpo_cli"),
+    "accelerate": (
+        "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=bf16",
+        "--dynamo_backend=no", "--main_process_port=0", "--module", "orpo_cli",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_other_launchers_start_the_same_run(folder: Path, undisturbed: Path, launcher: str) -> None:
+    done = train(folder, "--json", launcher=LAUNCHERS[launcher])
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["status"] == "finished"
+    assert_same_training(folder / "run", undisturbed / "run", relative=0)
+    logs = folder / "run" / "logs" / "attempt-1"
+    assert sorted(path.name for path in logs.iterdir()) == ["rank-0.log", "rank-1.log"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_under_torchrun_the_rank_that_failed_reports_its_error(folder: Path, rank: int) -> None:
+    done = train(folder, launcher=LAUNCHERS["torchrun"], PYTHONPATH=str(FAULTS), ORPO_TEST_FAULT=f"{rank} data")
+    assert done.returncode != 0
+    assert done.stderr.count("error: injected: no pairs") == 1
+    assert not (folder / "run" / "run.json").exists()
+
+
+def test_under_torchrun_the_number_of_processes_must_be_that_of_the_recipe(folder: Path) -> None:
+    done = train(folder, "--set", "launch.num_processes=3", launcher=LAUNCHERS["torchrun"])
+    assert done.returncode != 0
+    assert done.stderr.count("error: launch.num_processes is 3, but 2 processes were started") == 1

@@ -4,87 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from safetensors.torch import load_file
-from support.tiny import save_tiny_model, write_pairs
+from support.launched import FAULTS, assert_same_training, train, write_inputs, write_rank_recipe
 
 pytestmark = pytest.mark.timeout(1200)
-FAULTS = Path(__file__).parents[1] / "support" / "rank_faults"
-PAIRS_PER_STEP = 8
-ROUNDED = ("rewards/margins", "log_odds_chosen")  # small differences of log-probabilities
-UNEQUAL = ("epoch", "memory_gb", "tokens_per_second")
-
-
-def write_inputs(folder: Path) -> Path:
-    save_tiny_model(folder / "model")
-    write_pairs(folder / "train.jsonl", 21)
-    write_pairs(folder / "heldout.jsonl", 7, start=100)
-    return folder
-
-
-def write_rank_recipe(folder: Path, inputs: Path, processes: int, **training: Any) -> Path:
-    """A recipe of the same step for any number of processes."""
-    recipe = {
-        "model": {"model_name_or_path": str(inputs / "model")},
-        "dataset": {
-            "train": {"path": str(inputs / "train.jsonl")},
-            "eval": {"path": str(inputs / "heldout.jsonl")},
-            "max_prompt_length": 96,
-        },
-        "lora": {"r": 4, "lora_alpha": 8},
-        "training": {
-            "max_steps": 6, "per_device_train_batch_size": 2, "gradient_accumulation_steps": PAIRS_PER_STEP // 2 // processes,
-            "max_length": 192, "learning_rate": 1.0e-3, "warmup_steps": 0, "save_strategy": "steps", "save_steps": 2,
-            "logging_steps": 1, "eval_strategy": "steps", "eval_steps": 3, "gradient_checkpointing": False, "use_cpu": True,
-            "optim": "adamw_torch", **training,
-        },
-        "engine": {"max_tokens_per_microbatch": 512},
-        "launch": {"num_processes": processes},
-        "output_dir": "run",
-    }  # fmt: skip
-    folder.mkdir()
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    return folder
-
-
-def train(
-    folder: Path, *options: str, launcher: tuple[str, ...] = (), **variables: str
-) -> subprocess.CompletedProcess[str]:
-    """`orpo train` in ``folder``, by itself or by another launcher."""
-    start = [sys.executable, *launcher] if launcher else [sys.executable, "-m", "orpo_cli"]
-    return subprocess.run(
-        [*start, "train", "recipe.yaml", *options],
-        cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1", "ORPO_PAIR_CACHE": "0", **variables}, capture_output=True,
-        text=True, timeout=600, check=False,
-    )  # fmt: skip
-
-
-def metrics(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def assert_same_training(run: Path, expected: Path) -> None:
-    """Every line of metrics, and the adapter, equal up to rounding."""
-    lines, wanted = metrics(run), metrics(expected)
-    assert [line["step"] for line in lines] == [line["step"] for line in wanted]
-    for line, other in zip(lines, wanted, strict=True):
-        assert line.keys() == other.keys()
-        for name, value in other.items():
-            if name in UNEQUAL or "runtime" in name or "per_second" in name:
-                continue
-            absolute = 1e-6 if name.removeprefix("eval_") in ROUNDED else 1e-8
-            assert line[name] == pytest.approx(value, rel=1e-6, abs=absolute), f"step {line['step']}: {name}"
-    weights, other_weights = (load_file(each / "adapter" / "adapter_model.safetensors") for each in (run, expected))
-    assert weights.keys() == other_weights.keys()
-    for name, weight in weights.items():
-        assert (weight - other_weights[name]).abs().max() < 1e-6, name
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,14 @@ engine, run on tensors without data (``orpo_cli.training.memory_trace``).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from orpo_cli.estimate.batching import checked_pairs, first_step, largest_micro_batch
 from orpo_cli.estimate.pair_lengths import PairLengths, PairSize
-from orpo_cli.estimate.parameter_counts import count_trained_by_adapter, optimizer_bytes
+from orpo_cli.estimate.parameter_counts import SAME_INPUT, count_trained_by_adapter, optimizer_bytes
 from orpo_cli.machine import Machine
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import Plan
@@ -167,12 +168,18 @@ def estimate_memory(plan: Plan, inputs: EstimateInputs) -> Memory:
     return Memory(
         process=process_bytes(plan),
         weights=weight_bytes(plan, facts) + dequantized_bytes(plan, facts),
-        adapter=float(4 * adapter + (0 if lora is None else 4 * others)),
+        adapter=float((4 + adapter_copy_width(plan)) * adapter + (0 if lora is None else 4 * others)),
         gradients=gradients,
         optimizer=optimizer,
         activations=activations,
         logits=logits,
     )
+
+
+def adapter_copy_width(plan: Plan) -> int:
+    """Bytes of each adapter weight's copy in half precision, of which the trace counts those of one layer under checkpointing."""
+    half = plan.training.get("bf16") or plan.training.get("fp16")
+    return 2 if half and uses_checkpointing(plan) and plan.engine.fast_path == "on" else 0
 
 
 def process_bytes(plan: Plan) -> float:
@@ -201,11 +208,26 @@ def weight_bytes(plan: Plan, facts: ModelFacts) -> float:
 
 
 def dequantized_bytes(plan: Plan, facts: ModelFacts) -> float:
-    """Bytes of the largest weight matrix, which is dequantized for its product."""
+    """Bytes of the largest weights that are dequantized for a product: of one layer or of layers with the same input.
+
+    The engine on CUDA copies them next to the adapter's.
+    """
     if plan.quantization is None:
         return 0.0
-    largest = max((out * into for _, out, into in facts.linear_layers), default=0)
-    return float(largest * BYTES_PER_ELEMENT.get(plan.quantization.bnb_4bit_compute_dtype, 4))
+    sizes = {name: out * into for name, out, into in facts.linear_layers}
+    largest, copies = max(sizes.values(), default=0), 1
+    if (
+        plan.device == "cuda"
+        and plan.lora is not None
+        and plan.quantization.load_in_4bit
+        and plan.engine.fast_path == "on"
+    ):
+        joined = Counter[str]()
+        for name, size in sizes.items():
+            parent, _, child = name.rpartition(".")
+            joined.update({f"{parent}.{names[0]}": size for names in SAME_INPUT if child in names})
+        largest, copies = max(largest, *joined.values(), 0), 2
+    return float(copies * largest * BYTES_PER_ELEMENT.get(plan.quantization.bnb_4bit_compute_dtype, 4))
 
 
 def with_training_args(plan: Plan, **training: Any) -> Plan:

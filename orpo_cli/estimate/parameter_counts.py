@@ -19,6 +19,8 @@ STATES_PER_PARAMETER = (
     ("adagrad", 1),
     ("muon", 1),
 )
+# Layers of one module that read the same input. The engine computes them as one layer where their weights are in 4 bits.
+SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 LAYER_INDEX = re.compile(r"\.(\d+)\.")
 
 

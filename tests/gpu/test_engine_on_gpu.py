@@ -19,6 +19,7 @@ from trl.experimental.utils import peft_module_casting_to_bf16
 from orpo_cli.training.engine import packed_attention_cuda
 from orpo_cli.training.engine.fused_lora import fused_lora_forwards
 from orpo_cli.training.engine.fused_norms_and_gates import fused_norms_and_gates
+from orpo_cli.training.engine.lora_groups import LoraGroups
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -151,7 +152,15 @@ def in_4_bits(nested: bool, device: str) -> tuple[Any, Any]:
     bnb = pytest.importorskip("bitsandbytes")
     torch.manual_seed(0)
     wide = hf.AutoModelForCausalLM.from_config(
-        hf.LlamaConfig(**{**SIZES, "num_hidden_layers": 6, "initializer_range": 0.05})
+        hf.LlamaConfig(
+            **{
+                **SIZES,
+                "num_hidden_layers": 6,
+                "initializer_range": 0.05,
+                "num_key_value_heads": 4,
+                "intermediate_size": 256,
+            }
+        )  # sizes that can be joined with double quantization
     )
     rounded = copy.deepcopy(wide).bfloat16()
     kind = {"quant_type": "nf4", "compress_statistics": nested}
@@ -188,7 +197,10 @@ def in_4_bits(nested: bool, device: str) -> tuple[Any, Any]:
 def test_a_4_bit_base_is_as_exact_as_trls(nested: bool, device: str) -> None:
     wide, model = in_4_bits(nested, device)
     pairs = pairs_of("llama")
-    assert len(list(fused_lora_forwards(model))) == 6 * 7
+    forwards = list(fused_lora_forwards(model))
+    assert len(forwards) == 6 * 7
+    groups = set(LoraGroups(model, forwards).groups.values())
+    assert sorted(len(group.forwards) for group in groups) == [1] * 12 + [2] * 6 + [3] * 6
     loss, exact = step(wide, lambda: TrlStep()(wide, pairs))
     with torch.autocast(device, torch.bfloat16):
         trls_loss, trls = step(model, lambda: TrlStep()(model, pairs))

@@ -8,13 +8,15 @@ stay PEFT's.
 
 Early in training the adapter's output is smaller than the spacing of half-precision numbers of the size of the layer's
 output. Added to an output that is already rounded, it is lost. Here both products accumulate in float32 and are rounded once.
+
+``lora_groups`` computes layers with the same input as one layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -30,7 +32,7 @@ def fused_lora_forwards(model: torch.nn.Module) -> Iterator[tuple[LoraLayer, Cal
     """The LoRA layers of ``model`` that can be fused, each with its new forward function."""
     for module in model.modules():
         if isinstance(module, LoraLayer) and _can_fuse(module):
-            yield module, _FusedForward(module)
+            yield module, FusedForward(module)
 
 
 def _can_fuse(layer: Any) -> bool:
@@ -57,7 +59,26 @@ def _is_4bit(layer: Any) -> bool:
     return weight.is_cuda and getattr(weight, "quant_state", None) is not None
 
 
-class _FusedForward:
+class AdapterCopy(NamedTuple):
+    """Adapter matrices of a layer, or of several layers as one, in the dtype of the computation.
+
+    Several: A is (sum of r, in_features), with one layer below the other, and B (sum of out_features, sum of r) is block
+    diagonal. ``places``: the rows of B and the columns of B (rows of A) of each layer; empty for one layer.
+    """
+
+    a: torch.Tensor
+    b: torch.Tensor
+    places: tuple[tuple[slice, slice], ...] = ()
+
+
+class SharedComputation(Protocol):
+    """Computation of a layer that is shared with other layers, for a micro-batch: see ``lora_groups``."""
+
+    def compute(self, forward: FusedForward, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
+        """The output of a layer, in ``dtype``; None where the layer has to compute it alone."""
+
+
+class FusedForward:
     """Forward of one LoRA layer."""
 
     def __init__(self, layer: Any) -> None:
@@ -65,16 +86,30 @@ class _FusedForward:
         self.layer = layer
         self.casts_output = _is_4bit(layer)
         self.dequantize = partial(_dequantize, layer.base_layer) if self.casts_output else None
+        self.shared: SharedComputation | None = None
+
+    @property
+    def adapter(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The matrices A and B."""
+        return self.layer.lora_A[self.name].weight, self.layer.lora_B[self.name].weight
+
+    @property
+    def scaling(self) -> float:
+        """The factor of the adapter's output."""
+        return float(self.layer.scaling[self.name])
 
     def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """x (..., in_features) → (..., out_features); for 4-bit weights in the dtype of x, as bitsandbytes returns it."""
         output = self.compute(x, *args, **kwargs)
-        return output.to(x.dtype) if self.casts_output else output
+        if not self.casts_output:
+            return output
+        # the model may change it in place, which autograd forbids for a part of a shared output
+        return output.clone() if output.dtype == x.dtype and output._is_view() else output.to(x.dtype)
 
     def compute(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The same in the dtype of the computation."""
         layer, base = self.layer, self.layer.base_layer
-        adapter = layer.lora_A[self.name].weight, layer.lora_B[self.name].weight
+        adapter = self.adapter
         device_type = x.device.type
         autocast = torch.is_autocast_enabled(device_type)
         dtype = torch.get_autocast_dtype(device_type) if autocast else x.dtype
@@ -83,7 +118,9 @@ class _FusedForward:
         if args or kwargs or weight_dtype != dtype or not (autocast or all(each.dtype == dtype for each in adapter)):
             output: torch.Tensor = type(layer).forward(layer, x, *args, **kwargs)
             return output
-        return lora_linear(x, dtype, weight, self.dequantize, base.bias, *adapter, layer.scaling[self.name])
+        if self.shared is not None and (shared := self.shared.compute(self, x, dtype)) is not None:
+            return shared
+        return lora_linear(x, dtype, weight, self.dequantize, base.bias, *adapter, self.scaling)
 
 
 def casts_output(layer: torch.nn.Module) -> bool:
@@ -98,11 +135,29 @@ def forward_in_compute_dtype(layer: torch.nn.Module, x: torch.Tensor) -> torch.T
     return output
 
 
-def lora_linear(x: torch.Tensor, dtype: torch.dtype, *layer: Any) -> torch.Tensor:
+def lora_linear(
+    x: torch.Tensor,
+    dtype: torch.dtype,
+    weight: torch.Tensor | None,
+    dequantize: Callable[[torch.dtype], torch.Tensor] | None,
+    bias: torch.Tensor | None,
+    *adapter: Any,
+) -> torch.Tensor:
+    """``LoraLinearFunction`` of x in any dtype, computed in ``dtype``; ``adapter``: A, B and the scaling."""
+    *matrices, scaling = adapter
+    return apply_lora_linear(x, dtype, weight, dequantize, bias, scaling, None, *matrices)
+
+
+def apply_lora_linear(x: torch.Tensor, dtype: torch.dtype, *layer: Any) -> torch.Tensor:
     """``LoraLinearFunction`` of x in any dtype, computed in ``dtype``; ``layer`` is its arguments from ``weight`` on."""
     x_cast = cast_once(x, dtype)
-    with torch.autocast(x.device.type, enabled=False):
+    device_type = x.device.type
+    autocast = torch.is_autocast_enabled(device_type)
+    torch.set_autocast_enabled(device_type, False)  # as torch.autocast does, in less time
+    try:
         output: torch.Tensor = LoraLinearFunction.apply(x, x_cast, *layer)  # type: ignore[no-untyped-call]
+    finally:
+        torch.set_autocast_enabled(device_type, autocast)
     # outside the function: callers may change its output in place
     return output.view(*x.shape[:-1], output.shape[-1])
 
@@ -122,8 +177,8 @@ def _add_products(
         padding = -inner.shape[1] % ALIGNMENT
         inner, lora_b = (pad(each, (0, padding)) if padding else each for each in (inner, lora_b))
         return linear(torch.cat((x, inner), dim=1), torch.cat((weight, lora_b), dim=1), bias)
-    output = inner @ lora_b.T if bias is None else torch.addmm(bias, inner, lora_b.T)
-    return output.addmm_(x, weight.T)
+    output = torch.mm(inner, lora_b.t()) if bias is None else torch.addmm(bias, inner, lora_b.t())
+    return output.addmm_(x, weight.t())
 
 
 def _rounds_before_adding(x: torch.Tensor) -> bool:
@@ -136,7 +191,8 @@ class LoraLinearFunction(torch.autograd.Function):
 
     Shapes: x (..., in_features), W (out_features, in_features), A (r, in_features), B (out_features, r), y (rows,
     out_features). ``x_cast`` is x in the dtype of the computation, which y has; the gradient belongs to x. ``weight`` has this
-    dtype, or is None where ``dequantize(dtype)`` returns it; bias, A and B may have another.
+    dtype, or is None where ``dequantize(dtype)`` returns it; bias, A and B may have another. ``copy`` has A and B in this
+    dtype, if they are there already. With it, ``matrices`` may be A and B of several layers, which W and ``copy`` join.
 
     With g = dL/dy, h = s x A^T and u = s g B:  dL/dx = g W + u A,  dL/dA = u^T x,  dL/dB = g^T h,  dL/dW = g^T x,  dL/db = sum(g).
     """
@@ -149,17 +205,19 @@ class LoraLinearFunction(torch.autograd.Function):
         weight: torch.Tensor | None,
         dequantize: Callable[[torch.dtype], torch.Tensor] | None,
         bias: torch.Tensor | None,
-        lora_a: torch.Tensor,
-        lora_b: torch.Tensor,
         scaling: float,
+        copy: AdapterCopy | None,
+        *matrices: torch.Tensor,
     ) -> torch.Tensor:
         """Saves what PEFT's layer saves."""
         dtype = x_cast.dtype
-        ctx.scaling, ctx.dequantize = scaling, dequantize
-        ctx.dtypes = x.dtype, bias.dtype if bias is not None else dtype, lora_a.dtype, lora_b.dtype
-        rows, lora_a, lora_b = x_cast.reshape(-1, x_cast.shape[-1]), lora_a.to(dtype), lora_b.to(dtype)
-        inner = (rows @ lora_a.T).mul_(scaling)
-        ctx.save_for_backward(x_cast, weight, lora_a, lora_b, inner)
+        ctx.scaling, ctx.dequantize, ctx.copy = scaling, dequantize, copy
+        ctx.dtypes = x.dtype, bias.dtype if bias is not None else dtype, [each.dtype for each in matrices]
+        rows = x_cast.reshape(-1, x_cast.shape[-1])
+        lora_a, lora_b = copy[:2] if copy is not None else [each.to(dtype) for each in matrices]
+        inner = torch.mm(rows, lora_a.t()).mul_(scaling)
+        # a copy exists until the end of the backward pass anyway
+        ctx.save_for_backward(x_cast, weight, inner, *(() if copy is not None else (lora_a, lora_b)))
         if weight is None:
             assert dequantize is not None
             weight = dequantize(dtype)
@@ -168,22 +226,30 @@ class LoraLinearFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         """``grad`` (rows, out_features)."""
-        x_cast, weight, lora_a, lora_b, inner = ctx.saved_tensors
-        needs_x, _, needs_weight, _, needs_bias, needs_a, needs_b = ctx.needs_input_grad[:7]
-        x_dtype, bias_dtype, a_dtype, b_dtype = ctx.dtypes
+        x_cast, weight, inner, *adapter = ctx.saved_tensors
+        lora_a, lora_b = adapter or ctx.copy[:2]
+        needs_x, _, needs_weight, _, needs_bias, _, _, *needs_matrices = ctx.needs_input_grad
+        x_dtype, bias_dtype, matrix_dtypes = ctx.dtypes
+        needs_a, needs_b = any(needs_matrices[::2]), any(needs_matrices[1::2])
         rows = x_cast.reshape(-1, x_cast.shape[-1])
-        grads: list[torch.Tensor | None] = [None] * 7
+        grad_x = grad_a = grad_b = None
         if needs_x or needs_a:
-            grad_inner = (grad @ lora_b).mul_(ctx.scaling)
+            grad_inner = torch.mm(grad, lora_b).mul_(ctx.scaling)
             if needs_x:
                 full_weight = ctx.dequantize(grad.dtype) if weight is None else weight
-                grads[0] = (grad_inner @ lora_a).addmm_(grad, full_weight).view(x_cast.shape).to(x_dtype)
+                grad_x = torch.mm(grad_inner, lora_a).addmm_(grad, full_weight).view(x_cast.shape).to(x_dtype)
             if needs_a:
-                grads[5] = (grad_inner.T @ rows).to(a_dtype)
-        if needs_weight:
-            grads[2] = grad.T @ rows
-        if needs_bias:
-            grads[4] = grad.sum(0).to(bias_dtype)
+                grad_a = torch.mm(grad_inner.t(), rows).to(matrix_dtypes[0])
+        grad_weight = torch.mm(grad.t(), rows) if needs_weight else None
+        grad_bias = grad.sum(0).to(bias_dtype) if needs_bias else None
         if needs_b:
-            grads[6] = (grad.T @ inner).to(b_dtype)
-        return (*grads, None)
+            grad_b = torch.mm(grad.t(), inner)
+        places = ctx.copy.places if ctx.copy is not None else ()
+        if not places:
+            grad_matrices = [grad_a, None if grad_b is None else grad_b.to(matrix_dtypes[1])]
+        else:
+            grad_matrices = []
+            for out_rows, ranks in places:
+                grad_matrices.append(None if grad_a is None else grad_a[ranks])
+                grad_matrices.append(None if grad_b is None else grad_b[out_rows, ranks].to(matrix_dtypes[1]))
+        return (grad_x, None, grad_weight, None, grad_bias, None, None, *grad_matrices)

@@ -20,6 +20,7 @@ from orpo_cli.training.engine.compiled_kernels import compile_rotary_functions, 
 from orpo_cli.training.engine.fused_lora import fused_lora_forwards
 from orpo_cli.training.engine.fused_norms_and_gates import fused_norms_and_gates
 from orpo_cli.training.engine.lm_head import HeadOutput, LogitTransform, logit_transform, patched_lm_head
+from orpo_cli.training.engine.lora_groups import LoraGroups
 from orpo_cli.training.engine.packed_attention import attention_configs, use_packed_attention
 from orpo_cli.training.engine.packing import (
     MicroBatch,
@@ -69,6 +70,7 @@ class Engine:
         self.logit_transform = logit_transform(model)
         self.attention_configs = attention_configs(model)
         self.forwards: list[tuple[torch.nn.Module, Any]] = [*fused_lora_forwards(model), *fused_norms_and_gates(model)]
+        self.lora_groups = LoraGroups(model, self.forwards)
         self.rotary_functions = compile_rotary_functions(model) if accelerator.device.type == "cuda" else []
         self.agreement = agreement or Agreement()
         self.beta = beta
@@ -107,6 +109,7 @@ class Engine:
         with (
             use_packed_attention(self.attention_configs, batch),
             patched_forwards(self.forwards),
+            self.lora_groups.shared(),
             use_compiled_rotary(self.rotary_functions),
         ):
             yield

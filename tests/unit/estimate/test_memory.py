@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orpo_cli.estimate.fit_to_memory import fit_to_memory, memory_savings, verdict
-from orpo_cli.estimate.memory import Activations, Computation, EstimateInputs, estimate_memory
+from orpo_cli.estimate.memory import Activations, Computation, EstimateInputs, dequantized_bytes, estimate_memory
 from orpo_cli.estimate.pair_lengths import PairLengths, PairSize, worst_case_lengths
 from orpo_cli.estimate.parameter_counts import adapted_modules, count_trained_by_adapter, optimizer_bytes
 from orpo_cli.estimate.throughput import estimate_throughput
@@ -54,6 +54,27 @@ def test_every_part_of_full_training_is_counted(tmp_path: Path) -> None:
     plan, _, inputs = plan_and_inputs(tmp_path, pairs=[PairSize(10, 21, 21)] * 64)
     memory = estimate_memory(plan, inputs)
     assert (memory.weights, memory.gradients, memory.optimizer, memory.adapter) == (4e7, 4e7, 8e7, 0)
+
+
+def test_layers_with_the_same_input_are_dequantized_together_on_cuda(tmp_path: Path) -> None:
+    """And the engine copies their weights once more, next to the adapter's."""
+    sections: dict[str, Any] = {"lora": {"r": 8}, "quantization": {"load_in_4bit": True}}
+    plan, _, _ = plan_and_inputs(tmp_path, H100, **sections)
+    names = [("layers.0.mlp.gate_proj", 3000), ("layers.0.mlp.up_proj", 3000), ("layers.0.down_proj", 4000)]
+    facts = replace(FACTS, linear_layers=tuple((name, size, 1000) for name, size in names))
+    width = 2 if plan.quantization and plan.quantization.bnb_4bit_compute_dtype == "bfloat16" else 4
+    assert dequantized_bytes(plan, facts) == 2 * 6_000_000 * width
+    off, _, _ = plan_and_inputs(tmp_path, H100, **sections, engine={"fast_path": "off"})
+    assert dequantized_bytes(off, facts) == 4_000_000 * width
+
+
+def test_checkpointing_keeps_copies_of_the_adapters_of_all_layers(tmp_path: Path) -> None:
+    found = {}
+    for checkpointing in (False, True):
+        training = {"gradient_checkpointing": checkpointing, "bf16": True}
+        plan, _, inputs = plan_and_inputs(tmp_path, H100, lora={"r": 8}, training=training)
+        found[checkpointing] = estimate_memory(plan, inputs).adapter
+    assert found[True] == 1.5 * found[False]
 
 
 def test_a_step_of_one_micro_batch_does_not_add_gradients_to_activations(tmp_path: Path) -> None:

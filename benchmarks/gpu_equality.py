@@ -72,6 +72,8 @@ def write_model(folder: Path) -> Path:
 def make_recipe(case: str, strategy: str, model: Path, file: Path, output: Path) -> dict[str, Any]:
     """A recipe of ``STEPS`` steps of 2 batches of 4 pairs."""
     _, sections = CASES[case]
+    if strategy == "fsdp" and "quantization" in sections:  # it divides tensors of one type only
+        sections = {**sections, "quantization": {**sections["quantization"], "bnb_4bit_quant_storage": "bfloat16"}}
     return {
         **sections,
         "output_dir": str(output),

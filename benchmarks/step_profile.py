@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-PROFILED_STEPS = 3  # the last ones of a run; the one before them is the profiler's warm-up
+PROFILED_STEPS = 2  # the last ones of a run; the one before them is the profiler's warm-up
 
 
 def profile_last_steps(folder: Path, steps: int) -> Any:

@@ -22,6 +22,7 @@ WRONG_CHOICES = [
     (("merge", "run", "--into", "base"), ("--into", "trained", "original")),
     (("push-to-hub", "run", "--what", "adapter,tokenizer"), ("--what", "adapter", "merged", "model", "gguf", "all")),
     (("convert", "x.yml", "--from", "axlotl"), ("--from", "auto", "axolotl", "llama-factory", "trl", "ms-swift")),
+    (("submit", "x.yml", "--to", "slum"), ("--to", "slurm", "skypilot", "dstack", "kubernetes")),
 ]
 
 
@@ -48,6 +49,7 @@ def test_choices_of_repeatable_options_are_those_of_the_recipe() -> None:
         ("export run --gguf-type q4", ["q4_k_m", "q4_k_s"]),
         ("merge run --into o", ["original"]),
         ("push-to-hub run --what m", ["merged", "model"]),
+        ("submit my.yaml --to s", ["slurm", "skypilot"]),
     ],
 )
 def test_the_shell_completes_choices(words: str, completions: list[str]) -> None:

@@ -10,8 +10,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from support.signal_phases import digest, status
 from support.slurm_cluster import SlurmCluster, missing_for_slurm
@@ -19,7 +21,8 @@ from support.tiny import write_recipe
 
 pytestmark = pytest.mark.slow
 MISSING = missing_for_slurm()
-STEPS = 4000  # a minute or more: Slurm looks at time limits every 30 seconds
+# A minute or more: Slurm looks at time limits every 30 seconds. By the number of tasks.
+STEPS = {1: 4000, 2: 2000}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
 
 def write(folder: Path, steps: int, **launch: object) -> Path:
     training = {"logging_steps": 1, "use_cpu": True, "gradient_accumulation_steps": 2}
-    return write_recipe(folder, estimated=False, steps=steps, training=training, launch={"slurm": launch})
+    return write_recipe(folder, estimated=False, steps=steps, training=training, launch=launch)
 
 
 def orpo(folder: Path, *arguments: object, cluster: SlurmCluster | None = None) -> str:
@@ -63,31 +66,50 @@ def steps_logged(run: Path) -> int:
     return len(path.read_text().splitlines()) if path.is_file() else 0
 
 
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def attempts(run: Path) -> list[tuple[str, str | None]]:
     found = json.loads((run / "run.json").read_text())["attempts"]
     return [(each["reason"], each.get("detail")) for each in found]
 
 
+@pytest.mark.parametrize("tasks", [1, 2])
 def test_a_job_saves_before_its_time_limit_is_requeued_and_finishes_with_the_same_weights(
-    cluster: SlurmCluster, tmp_path: Path
+    cluster: SlurmCluster, tmp_path: Path, tasks: int
 ) -> None:
     """The directory has a space, a quote and a percent sign. Nothing is signalled by hand: the time limit is shortened."""
-    recipe, run = write(tmp_path, STEPS, time="01:00:00", signal_delay_s=60), tmp_path / 'it\'s 100% "mine"' / "run"
-    orpo(tmp_path, "train", recipe, "--set", f"output_dir={tmp_path}/uninterrupted", "--quiet")
+    run, whole = tmp_path / 'it\'s 100% "mine"' / "run", tmp_path / "uninterrupted"
+    recipe = write(
+        tmp_path,
+        STEPS[tasks],
+        num_machines=tasks,
+        slurm={"time": "1:00:00", "signal_delay_s": 60, "ntasks_per_node": tasks},
+    )
+    cluster.wait_for(submit(cluster, recipe, whole), "COMPLETED", 900)
     job = submit(cluster, recipe, run)
     cluster.wait(lambda: steps_logged(run) > 2, 300)
     cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=2")
     cluster.wait(lambda: cluster.job(job)["Restarts"] == "1", 120)
     assert attempts(run) == [("interrupted", "SIGUSR1")]
     cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=60")
-    cluster.wait_for(job, "COMPLETED", 600)
+    cluster.wait_for(job, "COMPLETED", 900)
     assert cluster.job(job)["Restarts"] == "1"
     assert attempts(run)[1:] == [("finished", None)]
-    assert steps_logged(run) == STEPS
-    assert digest(run) == digest(tmp_path / "uninterrupted")
+    assert losses(run) == losses(whole)
+    assert len(losses(run)) == STEPS[tasks]
+    assert digest(run) == digest(whole)
     log = (run / "logs" / f"slurm-{job}.log").read_text()
     assert "interrupted by SIGUSR1" in log
     assert str(run / "adapter") in log
+
+
+def test_two_tasks_take_the_steps_of_one_process(cluster: SlurmCluster, tmp_path: Path) -> None:
+    recipe = write(tmp_path, 12, num_machines=2, slurm={"ntasks_per_node": 2})
+    cluster.wait_for(submit(cluster, recipe, tmp_path / "two"), "COMPLETED", 300)
+    orpo(tmp_path, "train", recipe, "--set", f"output_dir={tmp_path}/one", "--set", "launch.num_machines=1", "--quiet")
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 
 def test_a_signal_before_the_first_step_requeues_a_job_that_has_no_run(cluster: SlurmCluster, tmp_path: Path) -> None:
@@ -103,8 +125,9 @@ def test_a_signal_before_the_first_step_requeues_a_job_that_has_no_run(cluster: 
         assert "before the first step" in log or len(attempts(run)) == 2
 
 
-def test_scancel_saves_a_checkpoint_and_does_not_requeue(cluster: SlurmCluster, tmp_path: Path) -> None:
-    recipe, run = write(tmp_path, 5 * STEPS), tmp_path / "run"
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_scancel_saves_a_checkpoint_and_does_not_requeue(cluster: SlurmCluster, tmp_path: Path, tasks: int) -> None:
+    recipe, run = write(tmp_path, 50_000, num_machines=tasks, slurm={"ntasks_per_node": tasks}), tmp_path / "run"
     job = submit(cluster, recipe, run)
     cluster.wait(lambda: steps_logged(run) > 2, 300)
     cluster.run("scancel", job)
@@ -113,13 +136,31 @@ def test_scancel_saves_a_checkpoint_and_does_not_requeue(cluster: SlurmCluster, 
     assert cluster.job(job)["Restarts"] == "0"
     assert status(run) == "interrupted"
     step = max(int(path.name.rpartition("-")[2]) for path in (run / "checkpoints").glob("checkpoint-*"))
-    again = submit(cluster, recipe, run, "--set", f"training.max_steps={step + 2}")
+    again = submit(cluster, recipe, run, "--set", f"training.max_steps={step + 300}")
+    cluster.wait(lambda: steps_logged(run) > step + 2, 300)
+    cluster.run("scontrol", "requeue", again)  # as Slurm does it after a preemption
+    cluster.wait(lambda: cluster.job(again)["Restarts"] == "1", 120)
     cluster.wait_for(again, "COMPLETED", 300)
     assert status(run) == "finished"
+    assert steps_logged(run) == step + 300
+
+
+def test_a_killed_task_ends_the_job_with_a_checkpoint(cluster: SlurmCluster, tmp_path: Path) -> None:
+    recipe, run = write(tmp_path, 50_000, num_machines=2, slurm={"ntasks_per_node": 2}), tmp_path / "run"
+    job = submit(cluster, recipe, run)
+    cluster.wait(lambda: steps_logged(run) > 2, 300)
+    for process in cluster.processes():
+        with suppress(psutil.Error):
+            variables = process.environ()
+            if variables.get("SLURM_PROCID") == "1" and "orpo_cli" in process.cmdline() and "RANK" not in variables:
+                process.kill()  # the parent of machine 1, and not its rank
+    cluster.wait_for(job, "FAILED", 60)
+    assert cluster.job(job)["Restarts"] == "0"
+    assert list((run / "checkpoints").glob("checkpoint-*"))
 
 
 def test_a_failed_training_fails_the_job(cluster: SlurmCluster, tmp_path: Path) -> None:
-    recipe, run = write(tmp_path, 2, setup=["echo set up"], extra=["--comment=test"]), tmp_path / "run"
+    recipe, run = write(tmp_path, 2, slurm={"setup": ["echo set up"], "extra": ["--comment=test"]}), tmp_path / "run"
     job = submit(cluster, recipe, run, "--set", "dataset.train.path=gone.jsonl")
     cluster.wait_for(job, "FAILED", 300)
     assert cluster.job(job)["ExitCode"].startswith(("2:", "4:"))

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CONFIGURATION = """\
 ClusterName=test
@@ -126,8 +127,15 @@ class SlurmCluster:
         return dict(word.partition("=")[::2] for word in text.split() if "=" in word)
 
     def wait_for(self, job_id: str, state: str, seconds: float) -> None:
-        """Wait until a job is in this state."""
-        self.wait(lambda: self.job(job_id)["JobState"] == state, seconds)
+        """Wait until a job is in this state. Fails where it has ended in another one."""
+
+        def reached() -> bool:
+            job = self.job(job_id)
+            if job["JobState"] in ENDED and job["JobState"] != state:
+                raise AssertionError(f"{job['JobState']}, exit code {job['ExitCode']}: see {job['StdOut']}")
+            return job["JobState"] == state
+
+        self.wait(reached, seconds)
 
     def wait(self, condition: object, seconds: float) -> None:
         """Wait until ``condition()`` is true. Fails with the end of the daemons' logs."""

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.machine import Device
 from orpo_cli.model.device_map import device_map_options, explain_placement_errors, refuse_offloaded
 from orpo_cli.model.load_errors import explain_load_errors
 from orpo_cli.model.model_files import load_torch_file, pickle_files
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.vector_math import initialize_vector_math
-from orpo_cli.plan.plan import ModelPlan
+from orpo_cli.plan.plan import ModelPlan, Plan
 from orpo_cli.recipe.schema import QuantizationSection
 
 if TYPE_CHECKING:
@@ -71,6 +72,14 @@ def load_base(
         if device == "cpu":
             _copy_mapped_weights(model)
     return model.eval()
+
+
+def weights_device(plan: Plan) -> Device:
+    """The device on which the base of ``plan`` is loaded: with FSDP2 the CPU, since one GPU may not have memory for all.
+
+    Weights that are quantized are quantized on the GPU.
+    """
+    return "cpu" if plan.launch.strategy == "fsdp" and plan.quantization is None else plan.device
 
 
 def _check_pickles(source: ModelSource[ModelPlan]) -> str | None:

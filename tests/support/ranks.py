@@ -19,9 +19,12 @@ import torch.distributed as dist
 from orpo_cli.data.prepare import prepare
 from orpo_cli.errors import RunError
 from orpo_cli.machine import probe
+from orpo_cli.model.base_model import load_base, weights_device
+from orpo_cli.model.model_source import ModelSource
 from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.training.agreement import Agreement
+from orpo_cli.training.engine import fused_lora
 from orpo_cli.training.engine.packed_step import Engine
 from orpo_cli.training.engine.parity_check import CHECKED_PAIRS
 from orpo_cli.training.gradient_sum import average_gradients
@@ -29,7 +32,7 @@ from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
 from orpo_cli.training.metrics_log import MetricsCallback
 from orpo_cli.training.packed_trainer import PackedTrainer
 from orpo_cli.training.whole_state import whole_tensor
-from support.tiny import tiny_llama, tiny_tokenizer, write_pairs
+from support.tiny import save_tiny_model, tiny_llama, tiny_tokenizer, write_pairs
 
 PAIRS_PER_STEP = 8
 CASES: dict[str, dict[str, Any]] = {
@@ -49,6 +52,7 @@ CASES: dict[str, dict[str, Any]] = {
     "fsdp-untied-full": {"strategy": "fsdp", "tied": False, "lora": False, "gradient_checkpointing": True},
     "fsdp-trl-lora": {"strategy": "fsdp", "pairs": 21, "held_out": 7, "fast_path": "off"},
     "fsdp-trl-full": {"strategy": "fsdp", "pairs": 9, "lora": False, "fast_path": "off", "optim": "sgd"},
+    "fsdp-4bit": {"strategy": "fsdp", "held_out": 7, "4bit": True},
     "fsdp-fallback": {"strategy": "fsdp", "pairs": 9, "held_out": 7, "fast_path": "auto", "failing": "gradient"},
     "fsdp-memory": {"strategy": "fsdp", "num_train_epochs": 2, "failing": "memory"},
 }
@@ -83,7 +87,7 @@ def train_case(folder: Path, name: str, cases: dict[str, dict[str, Any]] = CASES
     held_out, failing, lora = training.pop("held_out", 0), training.pop("failing", None), training.pop("lora", True)
     count, fast_path = training.pop("pairs", 21), training.pop("fast_path", "required")
     strategy, tied = training.pop("strategy", "auto"), training.pop("tied", True)
-    resumed = training.pop("resume", None)
+    resumed, quantized = training.pop("resume", None), training.pop("4bit", False)
     checkpoint = resumed and str(folder / f"{resumed}-checkpoints" / f"checkpoint-{RESUMED_STEP}")
     checkpoints = folder / f"{name}-checkpoints"  # of all ranks
     folder = folder / f"{name}-{rank()}"
@@ -96,9 +100,13 @@ def train_case(folder: Path, name: str, cases: dict[str, dict[str, Any]] = CASES
             {"eval_strategy": "steps", "eval_steps": 1} if "save_steps" in training else {"eval_strategy": "epoch"}
         )
         training |= {**evaluation, "per_device_eval_batch_size": 2}
+    if not (model_folder := folder.parent / f"model-{rank()}").exists():
+        save_tiny_model(model_folder)
+    quantization = {"load_in_4bit": True, "bnb_4bit_quant_storage": "float32"}
     recipe = {
-        "model": {"model_name_or_path": "unused/unused"},
+        "model": {"model_name_or_path": str(model_folder), "dtype": "float32"},
         "dataset": dataset,
+        **({"quantization": quantization} if quantized else {}),
         **({"lora": {"r": 4, "target_modules": "all-linear"}} if lora else {}),
         **({"launch": {"strategy": strategy}} if world_size() > 1 else {}),
         "training": {
@@ -114,7 +122,11 @@ def train_case(folder: Path, name: str, cases: dict[str, dict[str, Any]] = CASES
     data = prepare(plan.dataset, tokenizer, max_length=256, max_prompt_length=128, note=lambda _: None)
     notes: list[str] = []
     metrics = MetricsCallback(folder / "metrics.jsonl", Observer(), lambda: None)
-    inputs = TrainingInputs(tiny_llama(len(tokenizer), tied=tied), tokenizer, data.train, data.eval)
+    model = tiny_llama(len(tokenizer), tied=tied)
+    if quantized:
+        model = load_base(ModelSource(plan.model), plan.quantization, weights_device(plan))
+        fused_lora._is_4bit = lambda layer: type(layer).__name__ == "Linear4bit"  # on a CPU, too
+    inputs = TrainingInputs(model, tokenizer, data.train, data.eval)
     trainer = metrics.trainer = make_trainer(plan, checkpoints, inputs, [metrics], notes.append)
     error = ""
     try:
@@ -189,6 +201,7 @@ def averaged_gradients() -> dict[str, list[float] | None]:
 if __name__ == "__main__":
     out, *names = sys.argv[1:]
     cases = SAVING_CASES if "saving" in names else CASES
+    save_tiny_model(Path(out) / f"model-{rank()}")  # with a process group, rank 0 alone would write it
     found = {name: train_case(Path(out), name, cases) for name in names if name != "saving"}
     found["averaged"] = averaged_gradients()
     (Path(out) / f"rank-{rank()}.json").write_text(json.dumps(found))

@@ -165,7 +165,10 @@ def apply_lora_linear(x: torch.Tensor, dtype: torch.dtype, *layer: Any) -> torch
 def _dequantize(base: Any, dtype: torch.dtype) -> torch.Tensor:
     from bitsandbytes.functional import dequantize_4bit
 
-    weight: torch.Tensor = dequantize_4bit(base.weight.data, base.weight.quant_state)
+    state = getattr(base.weight, "quant_state", None)
+    if state is None:  # a weight that FSDP2 has gathered
+        state = base.quant_state
+    weight: torch.Tensor = dequantize_4bit(base.weight.data, state)
     return weight.to(dtype)
 
 

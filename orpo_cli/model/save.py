@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from orpo_cli.model.file_size import parse_size
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -17,10 +18,15 @@ def save_model(
     eos_token_ids: list[int],
     folder: Path,
     max_shard_size: str,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write ``model`` to ``folder``: weights, configurations with every end token, tokenizer with its chat template."""
+    """Write ``model`` to ``folder``: weights, configurations with every end token, tokenizer with its chat template.
+
+    ``weights`` are written instead of those of the model.
+    """
     complete_generation_config(model, tokenizer, eos_token_ids)
-    model.save_pretrained(folder, max_shard_size=parse_size(max_shard_size, "max_shard_size"))
+    most = parse_size(max_shard_size, "max_shard_size")
+    model.save_pretrained(folder, max_shard_size=most, state_dict=weights)
     tokenizer.save_pretrained(folder)
     copy_mode_to_weights(folder / "config.json")
 

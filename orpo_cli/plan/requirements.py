@@ -10,7 +10,7 @@ from orpo_cli.errors import Problem
 from orpo_cli.machine import Machine
 from orpo_cli.plan.plan import Plan
 
-TRAINED_STRATEGIES = ("single", "ddp")
+TRAINED_STRATEGIES = ("single", "ddp", "fsdp")
 # Optimizers whose package is not a dependency of this project: start of the name, module, package.
 OPTIMIZER_PACKAGES = (
     ("galore_", "galore_torch", "galore-torch"),
@@ -77,7 +77,7 @@ def _launch(plan: Plan, machine: Machine) -> Iterator[Problem]:
             "unsupported-setting",
             f"is {launch.strategy}, which this version plans but does not train.",
             "launch.strategy",
-            remedy="Train the same step with the whole model on each device (--set launch.strategy=ddp), or in one process: "
+            remedy="Train the same step with sharded weights (--set launch.strategy=fsdp), or in one process: "
             "--set launch.num_processes=1 --set launch.strategy=single "
             f"--set training.gradient_accumulation_steps={accumulation}.",
         )

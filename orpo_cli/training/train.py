@@ -35,8 +35,10 @@ from orpo_cli.training.out_of_memory import is_out_of_memory
 from orpo_cli.training.save_before import SaveBeforeCallback, find_deadline
 from orpo_cli.training.trl_trainer import PairTrainer
 from orpo_cli.training.untrained_tokens import untrained_template_tokens
+from orpo_cli.training.whole_state import local_tensor
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 DISK_REMEDY = "Free some space, then continue with `--resume auto`; training.save_total_limit limits checkpoints."
@@ -81,13 +83,12 @@ def train(
             _begin_steps(rundir, inputs, observer, trainer, resume_from)
         with interrupt.handle_signals():
             interrupt.run_steps(trainer, resume_from)
-            if plan.lora is not None:
-                _check_adapter_changed(trainer.model)
+            weights = _gather_result(trainer, plan)
             if rundir.writes:
                 rundir.check_owned()
                 metrics.file.finish()
                 write_last_step(rundir, trainer.state.global_step)
-                save_result(trainer.model, inputs.tokenizer, plan, rundir)
+                save_result(trainer.model, inputs.tokenizer, plan, rundir, weights)
                 _record_result(rundir, trainer, metrics, time.time() - started)
     except (Interrupted, KeyboardInterrupt):
         if rundir.writes:
@@ -131,20 +132,43 @@ def _restore_metrics(rundir: RunDir, checkpoint: Path | None) -> int:
     return restore_metrics(rundir.metrics, state["global_step"], state.get("log_history", ()))
 
 
-def save_result(model: Any, tokenizer: PreTrainedTokenizerBase, plan: Plan, rundir: RunDir) -> None:
-    """Write the adapter (or the model) with the tokenizer and the ids of all end-of-turn tokens, atomically."""
+def _gather_result(trainer: PairTrainer, plan: Plan) -> dict[str, torch.Tensor] | None:
+    """The weights of the result where they are sharded; all ranks call it. Raises RunError for an unchanged adapter."""
+    if plan.lora is None:
+        return trainer.gather_weights()
+    _check_adapter_changed(trainer)
+    for (
+        config
+    ) in trainer.model.peft_config.values():  # for a GGUF base, peft would write the path of the converted files
+        config.base_model_name_or_path = plan.model.model_name_or_path
+    return trainer.gather_weights(save_embedding_layers=_saved_embeddings(plan))
+
+
+def _saved_embeddings(plan: Plan) -> bool | str:
+    """peft's argument. With added tokens the adapter has the new rows; peft would save all other rows as well."""
+    return False if plan.model.add_special_tokens else "auto"
+
+
+def save_result(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    plan: Plan,
+    rundir: RunDir,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write the adapter (or the model) with the tokenizer and the ids of all end-of-turn tokens, atomically.
+
+    ``weights``: those of the result, where the model has shards only.
+    """
     model.config.use_cache = True
     eos_token_ids = end_token_ids(model, tokenizer)
     if plan.lora is None:
         with atomic_directory(rundir.model) as folder:
-            save_model(model, tokenizer, eos_token_ids, folder, plan.merge.max_shard_size)
+            save_model(model, tokenizer, eos_token_ids, folder, plan.merge.max_shard_size, weights)
             rundir.check_owned()
         return
-    for config in model.peft_config.values():  # for a GGUF base, peft would write the path of the converted files
-        config.base_model_name_or_path = plan.model.model_name_or_path
     with atomic_directory(rundir.adapter) as folder:
-        # With added tokens the adapter has the new rows of the embeddings; peft would save all other rows as well.
-        model.save_pretrained(folder, save_embedding_layers=False if plan.model.add_special_tokens else "auto")
+        model.save_pretrained(folder, save_embedding_layers=_saved_embeddings(plan), state_dict=weights)
         tokenizer.save_pretrained(folder)
         base = model.get_base_model()
         complete_generation_config(base, tokenizer, eos_token_ids)
@@ -154,11 +178,11 @@ def save_result(model: Any, tokenizer: PreTrainedTokenizerBase, plan: Plan, rund
         rundir.check_owned()
 
 
-def _check_adapter_changed(model: Any) -> None:
+def _check_adapter_changed(trainer: PairTrainer) -> None:
     """With some settings of checkpointing no gradient reaches an adapter, without an error from any library."""
-    zero_at_start = "lora_A" if model.active_peft_config.init_lora_weights == "mica" else "lora_B"
-    changed = [bool(parameter.any()) for name, parameter in model.named_parameters() if zero_at_start in name]
-    if changed and not any(changed):
+    zero_at_start = "lora_A" if trainer.model.active_peft_config.init_lora_weights == "mica" else "lora_B"
+    checked = [each for name, each in trainer.model.named_parameters() if zero_at_start in name]
+    if checked and not trainer.agreement.any(any(bool(local_tensor(each).any()) for each in checked)):
         raise RunError("the adapter did not change: no gradient reached it.", remedy="Report this with your recipe.")
 
 

@@ -41,7 +41,7 @@ def train_plan(
     """
     with ending_attempt_on_error(rundir):
         from orpo_cli.model.added_tokens import resize_embeddings
-        from orpo_cli.model.base_model import load_base
+        from orpo_cli.model.base_model import load_base, weights_device
         from orpo_cli.model.tokenizer import load_tokenizer
         from orpo_cli.model.weight_files import BaseDigests
         from orpo_cli.report.live_display import TrainingDisplay
@@ -58,7 +58,7 @@ def train_plan(
             pairs = prepare_pairs(plan, tokenizer, console)
             found = fingerprints(tokenizer, pairs)
             refuse_before_load(rundir, found, pairs, weights, allow_changed)
-            model = load_base(source, plan.quantization, plan.device, console.note)
+            model = load_base(source, plan.quantization, weights_device(plan), console.note)
             found["weights"] = weights.result()
         accept_inputs(rundir, found, pairs, checkpoint, console, allow_changed)
         rundir.write_plan(plan)

@@ -146,7 +146,7 @@ def train_job(rank: JoinedRank, job: Job, rundir: RunDir) -> None:
 
     from orpo_cli.data.shared_pairs import load_pairs
     from orpo_cli.model.added_tokens import resize_embeddings
-    from orpo_cli.model.base_model import load_base
+    from orpo_cli.model.base_model import load_base, weights_device
     from orpo_cli.model.model_source import ModelSource
     from orpo_cli.model.tokenizer import load_tokenizer
     from orpo_cli.report.live_display import TrainingDisplay
@@ -158,7 +158,7 @@ def train_job(rank: JoinedRank, job: Job, rundir: RunDir) -> None:
     source = ModelSource(plan.model)
     tokenizer = load_tokenizer(source, console.note)
     train_pairs, eval_pairs = load_pairs(rank.control.pairs(ranks.machine_rank))
-    model = load_base(source, plan.quantization, plan.device, console.note)
+    model = load_base(source, plan.quantization, weights_device(plan), console.note)
     resize_embeddings(model, tokenizer)
     if rundir.writes:
         rundir.write_run(**provenance(model, rundir.read_data_report()))
@@ -172,7 +172,7 @@ def train_job(rank: JoinedRank, job: Job, rundir: RunDir) -> None:
 
 def set_up_strategy(plan: Plan, ranks: Ranks) -> None:
     """What a strategy needs before the model is loaded: the device of this rank, and the process group."""
-    {"ddp": _set_up_process_group}[plan.launch.strategy](plan, ranks)
+    {"ddp": _set_up_process_group, "fsdp": _set_up_process_group}[plan.launch.strategy](plan, ranks)
 
 
 def _set_up_process_group(plan: Plan, ranks: Ranks) -> None:
@@ -184,7 +184,8 @@ def _set_up_process_group(plan: Plan, ranks: Ranks) -> None:
 
     if plan.device == "cuda":
         torch.cuda.set_device(ranks.local_rank)
-    backend = plan.training.get("ddp_backend") or ("nccl" if plan.device == "cuda" else "gloo")
+    # gloo: FSDP2's offload_params leaves weights in host memory
+    backend = plan.training.get("ddp_backend") or ("cuda:nccl,cpu:gloo" if plan.device == "cuda" else "gloo")
     dist.init_process_group(backend, timeout=timedelta(seconds=plan.training.get("ddp_timeout", 1800)))
 
 

@@ -81,6 +81,8 @@ def _launch(plan: Plan, machine: Machine) -> Iterator[Problem]:
             "--set launch.num_processes=1 --set launch.strategy=single "
             f"--set training.gradient_accumulation_steps={accumulation}.",
         )
+    elif launch.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+        yield _missing("launch.strategy", "deepspeed", "deepspeed", "fsdp")
     here = launch.num_processes // launch.num_machines
     devices = machine.device_count if launch.gpu_ids == "all" else launch.gpu_ids.count(",") + 1
     chosen_cpu = plan.device == "cpu" and plan.why["training.use_cpu"].origin != "decided"
@@ -102,8 +104,6 @@ def _launch(plan: Plan, machine: Machine) -> Iterator[Problem]:
                     f"launch.{name}",
                     remedy=f"Start each machine with its own value: --set launch.{name}=…",
                 )
-    if launch.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
-        yield _missing("launch.strategy", "deepspeed", "deepspeed", "fsdp")
 
 
 def _sampling(plan: Plan) -> Iterator[Problem]:

@@ -42,7 +42,7 @@ def test_the_plan_of_several_processes_compares_strategies_on_assumed_gpus(
     assert "launch.strategy = ddp  # about " in done.stdout
     rows = [line.split()[1].rstrip(",") for line in done.stdout.splitlines() if line.endswith(" GB") and "yes" in line]
     assert rows == ["ddp", "fsdp", "zero-1", "zero-2", "zero-3", "fsdp", *(f"zero-{stage}" for stage in (1, 2, 3, 3))]
-    assert "[too-few-devices]" in done.stderr
+    assert done.stderr == ""
 
 
 def test_the_document_of_several_processes_has_each_strategy(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:

@@ -110,6 +110,19 @@ def launch_settings_unused(recipe: Recipe) -> Iterator[Problem]:
             )
 
 
+def fsdp_loading(recipe: Recipe) -> Iterator[Problem]:
+    """Every process reads the weights into the memory of the host, and keeps its shard."""
+    config = recipe.launch.fsdp_config
+    if config is not None and config.cpu_ram_efficient_loading:
+        yield Problem(
+            "launch-settings-unused",
+            "has no effect in this version: every process reads the weights.",
+            "launch.fsdp_config.cpu_ram_efficient_loading",
+            remedy="Remove it.",
+            severity="warning",
+        )
+
+
 def device_map_with_processes(recipe: Recipe) -> Iterator[Problem]:
     """device_map places one model on all GPUs, so no GPU is left for another process."""
     if recipe.model.device_map is not None and _several(recipe):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +67,8 @@ def train_recipe(
         else:
             raise_if_in_use(rundir)
         plan, source, *_ = build_plan(loaded, console, to_train=True, strict=strict)
+        if rundir.lock is not None:
+            plan = _keep_step(rundir, plan)
         if rank is not None:
             refuse_other_launch(plan.launch, rank.ranks)
         stack.enter_context(recording_interruption(rundir))
@@ -97,6 +99,15 @@ def _train_on_other_machine(loaded: LoadedRecipe, console: Console, *, resume: s
         console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
         return rundir
     return train_on_other_machine(plan, source, console)
+
+
+def _keep_step(rundir: RunDir, plan: Plan) -> Plan:
+    """``plan`` with the pairs of a step of the run that is resumed, where another number of processes has changed them."""
+    from orpo_cli.training.resumed_step import keep_pairs_per_step
+
+    with suppress(UsageError):  # a damaged plan is repaired later
+        return keep_pairs_per_step(rundir.read_plan(), plan)
+    return plan
 
 
 def _refuse_missing_base(rundir: RunDir, loaded: LoadedRecipe) -> None:

@@ -212,3 +212,27 @@ def test_under_torchrun_the_number_of_processes_must_be_that_of_the_recipe(folde
     done = train(folder, "--set", "launch.num_processes=3", launcher=LAUNCHERS["torchrun"])
     assert done.returncode != 0
     assert done.stderr.count("error: launch.num_processes is 3, but 2 processes were started") == 1
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 4)])
+def test_a_run_goes_on_with_another_number_of_processes(
+    undisturbed: Path, tmp_path: Path, before: int, after: int
+) -> None:
+    """The same pairs in each step, so the same run up to rounding."""
+    settings = SETTINGS | {"max_steps": 40}
+    whole = write_rank_recipe(tmp_path / "whole", undisturbed.parent, 1, **settings)
+    folder = write_rank_recipe(tmp_path / "case", undisturbed.parent, before, **settings)
+    assert train(whole).returncode == 0
+    with training(folder) as process:
+        wait_for_step(folder, 4, process)
+        process.send_signal(TERM)
+        assert process.wait(120) == 130
+    done = train(folder, *RESUME, "--set", f"launch.num_processes={after}")
+    assert done.returncode == 0, done.stderr
+    assert f"launch.num_processes: {before} → {after}" in done.stderr
+    assert_same_training(folder / "run", whole / "run", relative=1e-4)
+    launch = json.loads((folder / "run" / "plan.json").read_text())["launch"]
+    assert (launch["num_processes"]["value"], launch["pairs_per_step"]["value"]) == (after, 8)
+    assert [each["reason"] for each in attempts(folder / "run")] == ["interrupted", "finished"]
+    done = train(folder, *RESUME)  # with the recipe's own number
+    assert "there is nothing to resume" in done.stderr

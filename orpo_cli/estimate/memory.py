@@ -70,8 +70,9 @@ class Computation:
     loss_on_prompt: bool = True
     disable_dropout: bool = True
     accumulates: bool = True  # gradients of earlier micro-batches are in memory
-    # The trace adds a third layer instead of repeating the second one, whose two gradients would wait for each other.
-    distinct_layers: bool = False
+    embedding_dtype: str | None = (
+        None  # where it is another one: FSDP gathers the other float32 weights in half precision
+    )
 
 
 Trace = Callable[[Computation, Sequence[PairSize]], Activations]
@@ -121,8 +122,10 @@ def computation_of(plan: Plan) -> Computation:
     in_4_bits = plan.quantization is not None and plan.quantization.load_in_4bit
     if plan.quantization is not None and half is None:
         dtype = "float32"  # peft's prepare_model_for_kbit_training
+    gathered = half is not None and dtype == "float32" and plan.launch.strategy == "fsdp"
     return Computation(
-        dtype=dtype,
+        dtype="bfloat16" if gathered else dtype,
+        embedding_dtype=dtype if gathered else None,
         autocast="bfloat16" if half else None,  # float16 is as wide
         attention="eager" if plan.model.attn_implementation == "eager" else "sdpa",
         lora=plan.lora,
@@ -132,7 +135,6 @@ def computation_of(plan: Plan) -> Computation:
         checkpointing=uses_checkpointing(plan),
         loss_on_prompt=bool(training.get("loss_on_prompt", True)),
         disable_dropout=bool(training.get("disable_dropout", True)),
-        distinct_layers=plan.launch.strategy != "single",
     )
 
 

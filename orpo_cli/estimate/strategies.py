@@ -18,6 +18,7 @@ from orpo_cli.estimate.memory import (
     PROCESS_BYTES,
     EstimateInputs,
     Memory,
+    computation_of,
     dequantized_bytes,
     estimate_memory,
     head_tile_bytes,
@@ -145,12 +146,13 @@ def estimate_strategy(plan: Plan, inputs: EstimateInputs, strategy: Strategy) ->
         memory, host = estimate_memory(plan, inputs), count / plan.launch.num_machines * PROCESS_BYTES
         sent = 2 * (count - 1) / count * memory.gradients
         return StrategyEstimate(strategy, memory, min(DDP_BUCKETS, 2 * memory.gradients), host, sent, setting)
-    stored = weight_bytes(plan, inputs.facts)
-    half = plan.training.get("bf16") or plan.training.get("fp16")
-    if half and plan.model.dtype == "float32":  # sharded weights are gathered in half precision; autocast has no copies
+    stored, dtype = weight_bytes(plan, inputs.facts), plan.model.dtype
+    plan = plan.model_copy(update={"launch": plan.launch.model_copy(update={"strategy": strategy.launch})})
+    if strategy.launch == "fsdp":
+        return _Sharded(plan, inputs, strategy, setting).fsdp(stored, BYTES_PER_ELEMENT[dtype])
+    if dtype == "float32" and (plan.training.get("bf16") or plan.training.get("fp16")):
         plan = plan.model_copy(update={"model": plan.model.model_copy(update={"dtype": "bfloat16"})})
-    sharded = _Sharded(plan, inputs, strategy, setting)
-    return sharded.fsdp(stored) if strategy.launch == "fsdp" else sharded.zero()
+    return _Sharded(plan, inputs, strategy, setting).zero()
 
 
 @dataclass(frozen=True)
@@ -164,49 +166,64 @@ class _Shards:
 
 
 class _Sharded:
-    """The arithmetic of the sharded strategies; ``plan`` has the dtype of computation."""
+    """The arithmetic of the sharded strategies."""
 
     def __init__(self, plan: Plan, inputs: EstimateInputs, strategy: Strategy, setting: str | None) -> None:
         self.plan, self.facts, self.strategy, self.setting = plan, inputs.facts, strategy, setting
         self.count = plan.launch.num_processes
         self.optimizer = str(plan.training["optim"])
-        self.bytes = BYTES_PER_ELEMENT[plan.model.dtype]  # of an element in computation
+        self.bytes = BYTES_PER_ELEMENT[computation_of(plan).dtype]  # of an element in computation
         self.full = plan.lora is None
         # Numbers of parameters.
         self.all = inputs.facts.parameters
         self.trained = self.all if plan.lora is None else sum(count_trained_by_adapter(inputs.facts, plan.lora))
         self.layer = _largest_layer(inputs.facts)
         self.head = inputs.facts.vocab_size * inputs.facts.hidden_size
+        self.tied = _has_tied_head(inputs.facts)
         # Bytes.
         self.live, self.micro_batches = trace_largest_micro_batch(plan, inputs)
         self.waste = CACHE_OVERHEAD if plan.device != "cpu" else HEAP_OVERHEAD
         self.tile = head_tile_bytes(plan, inputs.facts)
 
-    def fsdp(self, stored: float) -> StrategyEstimate:
-        """FSDP2: float32 shards of trained weights, computed in half precision; gradients are summed in float32.
+    def fsdp(self, stored: float, own: int) -> StrategyEstimate:
+        """FSDP2: shards in the dtype of the weights; layers and head are gathered in half precision and reduced in float32.
 
-        ``stored``: bytes of the base weights as they are loaded.
+        ``stored``: bytes of the base weights as they are loaded. ``own``: bytes of an element of the embedding, which is
+        gathered and reduced in its own dtype, also as the head.
         """
-        live, waste, shard = self.live, self.waste, FLOAT32 * self.trained / self.count
-        summed = FLOAT32 * (1 + 1 / self.count)  # bytes of an element in input and output of reduce-scatter
-        trained_head = self.head if self.full else 0  # adapters are in the layers
-        trained_layer = self.layer if self.full else self.layer * self.trained / self.all
-        gathered_head = 2 * self.bytes * self.head  # and the buffer of the collective
-        forward = live.forward * waste + self.tile + gathered_head
-        of_head = max(self.bytes * (self.head + trained_head) + self.tile, (self.bytes + summed) * trained_head)
-        # The input of a sum is kept until the next one.
-        after_head = max(FLOAT32 * trained_head, summed * trained_layer)
-        backward = max(
-            live.kept * waste + of_head + self.bytes * self.layer,  # the next layer is gathered meanwhile
-            live.after_head * waste + after_head + self.bytes * (2 * self.layer + trained_layer),
+        live, waste, reduced = self.live, self.waste, 1 + 1 / self.count  # input and output of a reduction
+        head, of_head = self.head * (own if self.tied else self.bytes), self.head if self.full else 0
+        trained_layer = self.layer if self.full else self.layer * self.trained / self.all  # adapters are in the layers
+        layers = self.bytes * (2 * self.layer + trained_layer)  # the next one is gathered meanwhile
+        if self.tied:  # gathered from the embedding's forward pass to the end of backward, with its gradient
+            forward, backward = head, head + own * of_head
+            after_head = head + FLOAT32 * reduced * trained_layer  # the trace has the head's gradient
+        else:  # the input of a reduction is kept until the next one
+            forward = 2 * head  # and the buffer of the collective
+            backward = max(head + self.bytes * of_head, (self.bytes + FLOAT32 * reduced) * of_head)
+            after_head = max(FLOAT32 * of_head, FLOAT32 * reduced * trained_layer)
+        peak = max(
+            live.forward * waste + self.tile + forward,
+            live.kept * waste + max(self.tile + head, backward) + self.bytes * self.layer,
+            live.after_head * waste + after_head + layers,
+            own * (self.head + (1 + reduced) * of_head) + FLOAT32 * trained_layer,  # the embedding
         )
-        states = optimizer_bytes(self.optimizer, FLOAT32) * self.trained / self.count
-        gathered = self.bytes * (2 * (self.all - self.head) + self.head)  # in both passes; the head remains
+        width = own if self.full else FLOAT32
+        shard, passes = width * self.trained / self.count, self.micro_batches
+        # An adapter is reduced at the end of a step.
+        whole = FLOAT32 * self.trained if not self.full and passes > 1 else 0.0
+        outside = head if self.tied else head + 2 * own * self.head
+        gathered = 2 * self.bytes * (self.all - (1 if self.tied else 2) * self.head) + outside
         return self._estimate(
-            _Shards(0.0 if self.full else stored / self.count, shard, shard, states),
-            peak=max(forward, backward),
+            _Shards(
+                base=0.0 if self.full else stored / self.count,
+                trained=shard,
+                gradients=shard + whole,
+                optimizer=optimizer_bytes(self.optimizer, width) * self.trained / self.count,
+            ),
+            peak=peak,
             loading=stored * self.count,  # each process reads the model into main memory
-            sent=self.micro_batches * (gathered + FLOAT32 * self.trained),
+            sent=passes * gathered + (passes if self.full else 1) * FLOAT32 * self.trained,
         )
 
     def zero(self) -> StrategyEstimate:
@@ -264,6 +281,9 @@ def _largest_layer(facts: ModelFacts) -> float:
     for name, out, into in facts.linear_layers:
         if found := LAYER_INDEX.search(name):
             linear[found[1]] += out * into
-    tied = bool(getattr(facts.config, "tie_word_embeddings", False))
-    in_layers = facts.parameters - (1 if tied else 2) * facts.vocab_size * facts.hidden_size
+    in_layers = facts.parameters - (1 if _has_tied_head(facts) else 2) * facts.vocab_size * facts.hidden_size
     return max(0.0, in_layers / max(1, facts.num_hidden_layers), *linear.values())
+
+
+def _has_tied_head(facts: ModelFacts) -> bool:
+    return bool(getattr(facts.config, "tie_word_embeddings", False))

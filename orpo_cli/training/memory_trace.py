@@ -57,8 +57,8 @@ class MemoryTracer:
         for layers in kinds:
             if len(layers) <= 2:
                 continue
-            third = layers[2] if self.computation.distinct_layers else layers[1]
-            longer = [each for layer in base for each in ([layer, third] if layer is layers[1] else [layer])]
+            # A layer that runs twice would not do: its two gradients wait for each other.
+            longer = [each for layer in base for each in (layers[1:3] if layer is layers[1] else [layer])]
             for index, (with_one_more, without) in enumerate(zip(self._run(longer, pairs), base_phases, strict=True)):
                 phases[index] = phases[index].plus(with_one_more.plus(without, -1), len(layers) - 2)
         *peaks, kept, after_head = phases

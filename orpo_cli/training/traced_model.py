@@ -31,6 +31,8 @@ def build_traced_model(config: PreTrainedConfig, computation: Computation) -> Pr
     )
     for each in attention_configs(model):  # from_config refuses sdpa for models without it; the fast path has its own
         each._attn_implementation = computation.attention
+    if computation.embedding_dtype is not None:
+        model.get_input_embeddings().to(getattr(torch, computation.embedding_dtype))
     model.train()
     model.requires_grad_(computation.lora is None)
     for module in model.modules():

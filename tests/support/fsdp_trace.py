@@ -1,7 +1,7 @@
 """Trace of FSDP2: peak bytes on a rank, with a fake process group of any size and tensors without data.
 
-The layers are sharded one by one, then norm and head, then the embedding, as accelerate groups them. The process group is of
-the process, so this runs in a process of its own: ``python -m support.fsdp_trace`` prints its figures for ``CASES`` as JSON.
+``shard_model`` shards as in training. The process group is of the process, so this runs in a process of its own:
+``python -m support.fsdp_trace`` prints its figures for ``CASES`` as JSON.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import sys
 import warnings
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.fsdp._fully_shard import _fsdp_param
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import LlamaConfig
 
 from orpo_cli.estimate.memory import Computation
 from orpo_cli.estimate.pair_lengths import PairSize
-from orpo_cli.recipe.schema import LoraSection
+from orpo_cli.recipe.schema import FsdpConfig, LoraSection
 from orpo_cli.training.allocation_counter import AllocationCounter
 from orpo_cli.training.engine import lm_head, orpo_loss
 from orpo_cli.training.engine.fused_norms_and_gates import fused_norms_and_gates
@@ -32,13 +32,32 @@ from orpo_cli.training.engine.packed_attention import attention_configs, use_pac
 from orpo_cli.training.engine.packed_step import forward_packed, patched_forwards
 from orpo_cli.training.engine.packing import pack
 from orpo_cli.training.memory_trace import MemoryTracer, _pair
+from orpo_cli.training.sharding import deferred_reduction, shard_model
 
 WORLD_SIZES = (2, 8, 64)
 PAIRS = (PairSize(40, 100, 110),) * 2
-CASES = {"full": None, "lora": LoraSection(r=16)}
 
 
-def llama() -> LlamaConfig:
+@dataclass(frozen=True)
+class Case:
+    """A traced training, with autocast to bfloat16."""
+
+    dtype: str = "bfloat16"
+    tied: bool = False
+    lora: LoraSection | None = None
+
+
+CASES = {
+    "full": Case(),
+    "full, float32": Case(dtype="float32"),
+    "full, tied": Case(tied=True),
+    "full, tied, float32": Case(dtype="float32", tied=True),
+    "lora": Case(lora=LoraSection(r=16)),
+    "lora, tied": Case(lora=LoraSection(r=16), tied=True),
+}
+
+
+def llama(tied: bool) -> LlamaConfig:
     """A small Llama with the proportions of a large one."""
     return LlamaConfig(
         vocab_size=16_000,
@@ -47,7 +66,7 @@ def llama() -> LlamaConfig:
         num_hidden_layers=8,
         num_attention_heads=8,
         num_key_value_heads=4,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )
 
 
@@ -97,36 +116,28 @@ class ShardedCounter(AllocationCounter):
                 setattr(_fsdp_param, name, function)
 
 
-def peak_bytes(world_size: int, computation: Computation) -> int:
+def peak_bytes(world_size: int, case: Case) -> int:
     """Peak of the second micro-batch on a rank: shards of weights and gradients, buffers and activations."""
     dist.init_process_group("fake", rank=0, world_size=world_size, store=FakeStore())
     try:
         mesh = init_device_mesh("cpu", (world_size,))
-        tracer = MemoryTracer(llama(), computation)
+        computation = Computation(case.dtype, autocast="bfloat16", lora=case.lora)
+        tracer = MemoryTracer(llama(case.tied), computation)
         for layer in tracer.layers:
             tracer._make_fake(layer)
         packed = pack([_pair(size) for size in PAIRS], True)
         with tracer.mode:
-            return _train(tracer, mesh, packed.map_tensors(tracer.mode.from_tensor))
+            return _train(tracer, mesh, packed.map_tensors(tracer.mode.from_tensor), adapter=case.lora is not None)
     finally:
         dist.destroy_process_group()
 
 
-def _train(tracer: MemoryTracer, mesh: Any, batch: Any) -> int:
+def _train(tracer: MemoryTracer, mesh: Any, batch: Any, *, adapter: bool) -> int:
     model: Any = tracer.model
     for parameter in model.parameters():
         parameter.grad = None
-        if parameter.requires_grad:  # a float32 copy is trained, as the sharded weights are
-            parameter.data = parameter.data.float()
     fused = fused_norms_and_gates(model, verify=False)
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    groups: list[Any] = [*tracer.layers, model.model.embed_tokens]
-    for each in groups:
-        fully_shard(each, mesh=mesh, mp_policy=policy)
-    fully_shard([model.model.norm, model.lm_head], mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
-    outputs: list[Any] = []
-    model.register_forward_hook(lambda _, __, output: outputs.append(output))
+    shard_model(model, mesh, FsdpConfig(), torch.bfloat16)
     counter = ShardedCounter(model)
     with (
         counter,
@@ -134,16 +145,15 @@ def _train(tracer: MemoryTracer, mesh: Any, batch: Any) -> int:
         use_packed_attention(attention_configs(model), batch),
         patched_forwards(fused),
     ):
-        for _ in range(2):
+        for last in (False, True):
             counter.peak = counter.live
             with torch.autocast("cpu", torch.bfloat16):
                 output = forward_packed(model, model.lm_head, lm_head.logit_transform(model), batch)
-            # The hooks of FSDP2 that gather the head's weights for backward are on the model's output.
-            log_probs = output.log_probs + 0.0 * outputs.pop().logits[0, :, 0]
             totals = orpo_loss.StepTotals(batch.num_tokens, batch.num_pairs)
-            loss, _ = orpo_loss.loss_share(log_probs, batch, totals, 0.1)
-            del output, log_probs
-            loss.backward()
+            loss, _ = orpo_loss.loss_share(output.log_probs, batch, totals, 0.1)
+            del output
+            with nullcontext() if last or not adapter else deferred_reduction(model):
+                loss.backward()
             del loss
     return counter.peak
 
@@ -151,12 +161,7 @@ def _train(tracer: MemoryTracer, mesh: Any, batch: Any) -> int:
 def main() -> None:
     """Print the peaks of all cases."""
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
-    # fully_shard changes the class of the head; the engine's tiles are for a plain linear layer.
-    vars(lm_head)["type"] = lambda module: torch.nn.Linear if isinstance(module, torch.nn.Linear) else module.__class__
-    found: dict[str, dict[int, int]] = {}
-    for name, lora in CASES.items():
-        computation = Computation("bfloat16", autocast="bfloat16", lora=lora)
-        found[name] = {size: peak_bytes(size, computation) for size in WORLD_SIZES}
+    found = {name: {size: peak_bytes(size, case) for size in WORLD_SIZES} for name, case in CASES.items()}
     sys.stdout.write(json.dumps(found))
 
 

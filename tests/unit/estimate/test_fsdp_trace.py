@@ -46,17 +46,17 @@ def test_the_formula_is_within_10_percent_of_the_trace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, traced: dict[str, dict[str, int]], case: str, world_size: int
 ) -> None:
     monkeypatch.setattr(strategies, "HEAP_OVERHEAD", 1.0)  # the trace counts tensors, not the heap
-    llama().save_pretrained(tmp_path)
-    lora = CASES[case]
+    how = CASES[case]
+    llama(how.tied).save_pretrained(tmp_path)
     recipe: dict[str, Any] = {
-        "model": {"model_name_or_path": str(tmp_path), "dtype": "float32" if lora is None else "bfloat16"},
+        "model": {"model_name_or_path": str(tmp_path), "dtype": how.dtype},
         "dataset": {"train": {"path": "x.jsonl"}},
         "training": {
             "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "bf16": True, "use_cpu": True, "max_steps": 1,
         },
         "engine": {"max_tokens_per_microbatch": sum(pair.packed for pair in PAIRS)},
         "launch": {"num_processes": world_size, "strategy": "fsdp"},
-        **({} if lora is None else {"lora": lora.model_dump(include={"r"})}),
+        **({} if how.lora is None else {"lora": how.lora.model_dump(include={"r"})}),
     }  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     facts = model_facts(ModelSource(ModelSection(model_name_or_path=str(tmp_path))))

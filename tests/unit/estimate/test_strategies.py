@@ -80,15 +80,16 @@ def test_ddp_replicates_what_one_process_has(tmp_path: Path) -> None:
     assert found.sent == 2 * 3 / 4 * 4 * PARAMETERS
 
 
-def test_fsdp_shards_float32_weights_gradients_and_states(tmp_path: Path) -> None:
-    """16 bytes a parameter; gathered: the head and a layer in bfloat16, and the sum of the head's gradient in float32."""
-    plan, _, inputs = plan_and_inputs(tmp_path, 4)
+@pytest.mark.parametrize(("dtype", "width"), [("float32", 4), ("bfloat16", 2)])
+def test_fsdp_shards_weights_gradients_and_states_in_their_dtype(tmp_path: Path, dtype: str, width: int) -> None:
+    """Gathered: two layers in bfloat16 with the gradient of one, which is summed in float32."""
+    plan, _, inputs = plan_and_inputs(tmp_path, 4, model={"dtype": dtype})
     found = estimate_strategy(plan, inputs, Strategy("fsdp"))
-    assert states(found) == 16 * PARAMETERS / 4
+    assert states(found) == 4 * width * PARAMETERS / 4
     layers = (4 + 4 / 4) * IN_LAYER + 2 * 2 * IN_LAYER + 2 * IN_LAYER
     assert found.total - found.memory.process - states(found) == pytest.approx(layers)
     micro_batches = 1
-    gathered = 2 * (2 * (PARAMETERS - HEAD) + HEAD)
+    gathered = 2 * 2 * (PARAMETERS - 2 * HEAD) + 2 * HEAD + 2 * width * HEAD
     assert found.sent == pytest.approx(3 / 4 * micro_batches * (gathered + 4 * PARAMETERS))
 
 

@@ -116,7 +116,7 @@ def test_tied_embeddings_take_the_traced_bytes_in_backward(accumulates: bool) ->
 def test_extrapolated_layers_of_trained_weights_equal_a_trace_of_all_layers(checkpointing: bool) -> None:
     config = PACKED["llama"]()
     config.num_hidden_layers = 6
-    computation = Computation("float32", checkpointing=checkpointing, distinct_layers=True)
+    computation = Computation("float32", checkpointing=checkpointing)
     tracer = MemoryTracer(config, computation)
     forward, layers, rest, kept, after_head = tracer._run(tracer.layers, PAIRS)
     found = tracer(PAIRS)

@@ -48,10 +48,9 @@ class Strategy:
 
     @property
     def name(self) -> str:
-        """Name in tables: ``ddp``, ``fsdp``, ``zero-2``, ``zero-3, optimizer and weights offloaded``."""
-        name = f"zero-{self.zero}" if self.zero else self.launch
-        offloaded = [part for part in ("optimizer", "weights") if getattr(self, f"offload_{part}")]
-        return ", ".join((name, *([" and ".join(offloaded) + " offloaded"] if offloaded else [])))
+        """Name in tables: ``ddp``, ``fsdp``, ``zero-2``, ``zero-3, optimizer on host``, ``zero-3, all on host``."""
+        offloaded = ", all on host" if self.offload_weights else ", optimizer on host" if self.offload_optimizer else ""
+        return (f"zero-{self.zero}" if self.zero else self.launch) + offloaded
 
     @property
     def config(self) -> dict[str, Any] | None:
@@ -192,7 +191,7 @@ class _Sharded:
         gathered and reduced in its own dtype, also as the head.
         """
         live, waste, reduced = self.live, self.waste, 1 + 1 / self.count  # input and output of a reduction
-        head, of_head = self.head * (own if self.tied else self.bytes), self.head if self.full else 0
+        head, of_head = self.head * (own if self.tied else self.bytes), self.head if self.full else 0.0
         trained_layer = self.layer if self.full else self.layer * self.trained / self.all  # adapters are in the layers
         layers = self.bytes * (2 * self.layer + trained_layer)  # the next one is gathered meanwhile
         if self.tied:  # gathered from the embedding's forward pass to the end of backward, with its gradient

@@ -84,24 +84,32 @@ def estimate_lines(document: dict[str, Any]) -> list[str]:
 
 
 def _machine_lines(document: dict[str, Any]) -> list[str]:
-    return [f"# for {document['processes']} processes on {document['device_name']}, one each: {document['strategy']}"]
+    sizes = f"{document['memory_bytes']['total'] / 1e9:.1f} of {document['available_bytes'] / 1e9:.1f} GB"
+    strategy, processes, device = document["strategy"], document["processes"], document["device_name"]
+    return [
+        f"# {processes} processes, each on its own {device}:",
+        f"#   with {strategy}, a step {document['verdict']}: {sizes} on each",
+    ]
 
 
 def _strategy_lines(document: dict[str, Any]) -> list[str]:
-    """The comparison of the strategies."""
+    """The comparison of the strategies, at most 60 characters wide for known settings."""
+    settings = list(dict.fromkeys(row["setting"] for row in document["strategies"] if row["setting"]))
     lines = [
-        f"# main memory of the host: about {document['host_bytes'] / 1e9:.1f} GB; sent by each process in a step: "
-        f"about {_short_gb(document['sent_bytes'])} GB",
-        "# strategies, GB of a device and of the host with the smallest micro-batch; GB sent with the planned one:",
-        f"#   {'strategy':<38}{'device':>9}{'host':>9}{'sent':>9}  {'fits':<6}smallest GPU",
+        f"# main memory of the host: about {document['host_bytes'] / 1e9:.1f} GB",
+        f"# sent by each process in a step: about {_short_gb(document['sent_bytes'])} GB",
+        "# strategies: GB of a device and of the host with the smallest",
+        "# micro-batch, GB sent in a step, smallest GPU that fits",
+        f"# {'strategy':<27}{'device':>6}{'host':>6}{'sent':>6}  fits GPU",
     ]
     for row in document["strategies"]:
         device, host, sent = (_short_gb(row[f"{part}_bytes"]) for part in ("device", "host", "sent"))
         smallest = "none" if row["smallest_device"] is None else f"{row['smallest_device']} GB"
-        needs = f", with {row['setting']}" if row["setting"] else ""
+        name = row["strategy"] + (" " + "*" * (settings.index(row["setting"]) + 1) if row["setting"] else "")
         fits = "yes" if row["fits"] else "no"
-        lines.append(f"#   {row['strategy']:<38}{device:>9}{host:>9}{sent:>9}  {fits:<6}{smallest}{needs}")
-    return lines + [f"#   {name}: not possible, {reason}" for name, reason in document["excluded"].items()]
+        lines.append(f"# {name:<27}{device:>6}{host:>6}{sent:>6}  {fits:<4} {smallest}")
+    lines += [f"# {'*' * number} with {setting}" for number, setting in enumerate(settings, 1)]
+    return lines + [f"# {name}: not possible, {reason}" for name, reason in document["excluded"].items()]
 
 
 def _gb(size: float) -> str:

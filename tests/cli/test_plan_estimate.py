@@ -38,10 +38,12 @@ def test_the_plan_of_several_processes_compares_strategies_on_assumed_gpus(
     done = orpo_here("plan", write_recipe(tmp_path), "--set", "launch.num_processes=4")
     assert done.returncode == 0, done.stderr
     assert "device = cuda  # 80 GB GPU (assumed)" in done.stdout
-    assert "for 4 processes on 80 GB GPU (assumed), one each: ddp" in done.stdout
+    assert "# 4 processes, each on its own 80 GB GPU (assumed):\n#   with ddp, a step fits: " in done.stdout
     assert "launch.strategy = ddp  # about " in done.stdout
-    rows = [line.split()[1].rstrip(",") for line in done.stdout.splitlines() if line.endswith(" GB") and "yes" in line]
+    table = done.stdout.partition("# strategies: ")[2].splitlines()
+    rows = [line.split()[1].rstrip(",") for line in table if line.endswith("yes  16 GB")]
     assert rows == ["ddp", "fsdp", "zero-1", "zero-2", "zero-3", "fsdp", *(f"zero-{stage}" for stage in (1, 2, 3, 3))]
+    assert max(map(len, table)) <= 60
     assert done.stderr == ""
 
 

@@ -117,6 +117,8 @@ def _gb(size: float) -> str:
 
 
 def _short_gb(size: float) -> str:
+    if size < 1e7:
+        return "<0.01" if size else "0"
     return f"{size / 1e9:,.0f}" if size >= 1e11 else f"{size / 1e9:.3g}"
 
 

@@ -201,14 +201,16 @@ class _Sharded:
             forward = 2 * head  # and the buffer of the collective
             backward = max(head + self.bytes * of_head, (self.bytes + FLOAT32 * reduced) * of_head)
             after_head = max(FLOAT32 * of_head, FLOAT32 * reduced * trained_layer)
-        peak = max(
-            live.forward * waste + self.tile + forward,
-            live.kept * waste + max(self.tile + head, backward) + self.bytes * self.layer,
-            live.after_head * waste + after_head + layers,
-            own * (self.head + (1 + reduced) * of_head) + FLOAT32 * trained_layer,  # the embedding
-        )
         width = own if self.full else FLOAT32
         shard, passes = width * self.trained / self.count, self.micro_batches
+        # Gradients are allocated while activations are freed.
+        later = shard if self.full and passes == 1 and not self.strategy.offload_weights else 0.0
+        peak = max(
+            live.forward * waste + self.tile + forward - later,
+            live.kept * waste + max(self.tile + head, backward) + self.bytes * self.layer - later,
+            live.after_head * waste + after_head + layers - later,
+            own * (self.head + (1 + reduced) * of_head) + FLOAT32 * trained_layer,  # the embedding
+        )
         # An adapter is reduced at the end of a step.
         whole = FLOAT32 * self.trained if not self.full and passes > 1 else 0.0
         outside = head if self.tied else head + 2 * own * self.head

@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 
 from orpo_cli.estimate.fit_to_memory import fit_to_memory
-from orpo_cli.estimate.memory import Activations, Computation, EstimateInputs, estimate_memory
+from orpo_cli.estimate.memory import (
+    Activations,
+    Computation,
+    EstimateInputs,
+    estimate_memory,
+    trace_largest_micro_batch,
+)
 from orpo_cli.estimate.pair_lengths import PairLengths, PairSize
 from orpo_cli.estimate.strategies import (
     DDP_BUCKETS,
@@ -83,12 +89,13 @@ def test_ddp_replicates_what_one_process_has(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("dtype", "width"), [("float32", 4), ("bfloat16", 2)])
 def test_fsdp_shards_weights_gradients_and_states_in_their_dtype(tmp_path: Path, dtype: str, width: int) -> None:
     """Gathered: two layers in bfloat16 with the gradient of one, which is summed in float32."""
-    plan, _, inputs = plan_and_inputs(tmp_path, 4, model={"dtype": dtype})
+    plan, _, inputs = plan_and_inputs(tmp_path, 4, model={"dtype": dtype}, engine={"max_tokens_per_microbatch": 302})
     found = estimate_strategy(plan, inputs, Strategy("fsdp"))
     assert states(found) == 4 * width * PARAMETERS / 4
     layers = (4 + 4 / 4) * IN_LAYER + 2 * 2 * IN_LAYER + 2 * IN_LAYER
     assert found.total - found.memory.process - states(found) == pytest.approx(layers)
-    micro_batches = 1
+    micro_batches = trace_largest_micro_batch(plan, inputs)[1]
+    assert micro_batches > 1
     gathered = 2 * 2 * (PARAMETERS - 2 * HEAD) + 2 * HEAD + 2 * width * HEAD
     assert found.sent == pytest.approx(3 / 4 * micro_batches * (gathered + 4 * PARAMETERS))
 

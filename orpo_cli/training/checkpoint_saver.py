@@ -57,13 +57,14 @@ class CheckpointSaver:
             finally:
                 self.writer = None
                 writer.finite = finite.result()
-            writer.finite = not self.agreement.any(not writer.finite)
+            not_finite, in_foreground = self.agreement.max([not writer.finite, not self.in_background])
+            writer.finite = not not_finite
             if owner:
                 publishing = self._publisher.submit(self._publish, writer, best, staging.pop_all())
                 self._publishing = writer, publishing
         if owner and not writer.finite:
             self.note(f"checkpoint-{writer.step} has infinite or NaN values: `--resume auto` will not use it")
-        if not self.in_background:
+        if in_foreground:
             self.finish_together()
 
     def _write(self, writer: CheckpointWriter, write: Callable[[CheckpointWriter], str | None]) -> str | None:
@@ -71,8 +72,6 @@ class CheckpointSaver:
         best = write(writer)
         if self._deferred:
             raise self._deferred[0]
-        if not writer.owner:
-            writer.sync_files()
         return best
 
     @contextmanager

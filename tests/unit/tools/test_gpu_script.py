@@ -33,6 +33,11 @@ def test_parts_without_time_are_skipped(tmp_path: Path) -> None:
     assert "| qlora-short | skipped |" in (tmp_path / "gpu.md").read_text()
 
 
+def test_a_folder_that_is_no_model_is_refused_before_the_first_part(tmp_path: Path) -> None:
+    assert start(tmp_path, ORPO_BENCH_MODEL=str(tmp_path)).wait(60) == 2
+    assert not (tmp_path / "gpu.json").exists()
+
+
 def test_a_part_that_fails_does_not_end_the_others(tmp_path: Path) -> None:
     python = tmp_path / "python"  # fails for every part, and is Python for the report
     python.write_text(

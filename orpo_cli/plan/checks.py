@@ -16,6 +16,7 @@ from orpo_cli.plan.plan import PlanDraft
 from orpo_cli.plan.size_defaults import defaults_for_size
 from orpo_cli.recipe.deepspeed_config import deepspeed_problems
 from orpo_cli.recipe.load import LoadedRecipe
+from orpo_cli.recipe.rules.distributed import launch_settings_unused
 from orpo_cli.recipe.rules.model import REVISION_UNUSED, revision_of_local_model
 
 UNUSUAL_FACTOR = 10  # from the default; the sources of the defaults stay within it
@@ -40,6 +41,7 @@ def plan_problems(plan: PlanDraft, loaded: LoadedRecipe, facts: ModelFacts | Non
         *_revision_of_a_folder(plan, loaded),
         *_learning_rate(plan, loaded, facts),
         *_length_beyond_positions(plan, loaded, facts),
+        *_launch_settings_of_one_process(plan, loaded),
         *_deepspeed_file(plan, loaded),
         *_replaced_values(plan, loaded),
     )
@@ -99,6 +101,15 @@ def _length_beyond_positions(plan: PlanDraft, loaded: LoadedRecipe, facts: Model
         remedy=f"Set it to at most {facts.max_position_embeddings}.",
         severity="error" if facts.learned_positions else "warning",
     )
+
+
+def _launch_settings_of_one_process(plan: PlanDraft, loaded: LoadedRecipe) -> Iterator[Problem]:
+    """The recipe has this rule, too; here auto has been decided."""
+    if plan.launch.strategy == "single":
+        reported = {problem.path for problem in launch_settings_unused(loaded.recipe)}
+        launch = loaded.recipe.launch.model_copy(update={"strategy": "single"})
+        single = loaded.recipe.model_copy(update={"launch": launch})
+        yield from (problem for problem in launch_settings_unused(single) if problem.path not in reported)
 
 
 def _deepspeed_file(plan: PlanDraft, loaded: LoadedRecipe) -> Iterator[Problem]:

@@ -77,12 +77,12 @@ def _launch(plan: Plan, machine: Machine) -> Iterator[Problem]:
             "unsupported-setting",
             f"is {launch.strategy}, which this version plans but does not train.",
             "launch.strategy",
-            remedy="Train the same step with sharded weights (--set launch.strategy=fsdp), or in one process: "
-            "--set launch.num_processes=1 --set launch.strategy=single "
+            remedy="Train the same step with sharded weights (--set launch.strategy=fsdp --set launch.deepspeed_config=null), or in "
+            "one process: --set launch=null "
             f"--set training.gradient_accumulation_steps={accumulation}.",
         )
     elif launch.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
-        yield _missing("launch.strategy", "deepspeed", "deepspeed", "fsdp")
+        yield _missing("launch.strategy", "deepspeed", "deepspeed", "fsdp --set launch.deepspeed_config=null")
     here = launch.num_processes // launch.num_machines
     devices = machine.device_count if launch.gpu_ids == "all" else launch.gpu_ids.count(",") + 1
     chosen_cpu = plan.device == "cpu" and plan.why["training.use_cpu"].origin != "decided"
@@ -93,7 +93,7 @@ def _launch(plan: Plan, machine: Machine) -> Iterator[Problem]:
             "too-few-devices",
             f"is {launch.num_processes}{machines}, and this machine has {found}.",
             "launch.num_processes",
-            remedy="Use fewer processes, or auto: --set launch.num_processes=auto.",
+            remedy="Use fewer processes, and multiply training.gradient_accumulation_steps for the same step.",
         )
     if launch.num_machines > 1:
         for name in ("machine_rank", "main_process_ip"):

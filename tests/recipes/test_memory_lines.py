@@ -9,6 +9,12 @@ The rule, in bytes, at full length and with trl's training step:
 * activations: with checkpointing the input of every layer and the activations inside one: 8 hidden + 3 intermediate, 2 bytes
   a token;
 * logits: 10 for each token of the vocabulary, at each of the 2 x batch x max_length positions.
+
+With several processes, on each GPU:
+
+* DDP: the same;
+* FSDP: weights, gradients and optimizer are divided by the number of GPUs; two layers and the output layer are whole, 2 bytes each;
+* ZeRO-2: the weights in 2, and a share of 4 bytes each; a share of gradients, 2 each, and of the optimizer.
 """
 
 from __future__ import annotations
@@ -38,10 +44,11 @@ class Memory:
     activations: float
     logits: float
 
-    def line(self) -> str:
+    def line(self, gpus: int) -> str:
         """Text of the header line."""
+        each = f" on each of {gpus} GPUs" if gpus > 1 else ""
         return (
-            f"about {_round(sum(astuple(self)))} GB, estimated: weights {_round(self.weights)}, gradients {_round(self.gradients)}, "
+            f"about {_round(sum(astuple(self)))} GB{each}, estimated: weights {_round(self.weights)}, gradients {_round(self.gradients)}, "
             f"optimizer {_round(self.optimizer)}, activations {_round(self.activations)}, logits {_round(self.logits)}."
         )
 
@@ -70,21 +77,42 @@ def estimate(recipe: Recipe) -> Memory:
     states = 2 if "8bit" in training.optim else 8
     if recipe.lora is None:
         width = 2 if recipe.model.dtype == "bfloat16" else 4
-        weights = total * width + (2 * linear_total if width == 4 else 0)
+        copied = width == 4 and recipe.launch.written_strategy() != "fsdp"
+        weights = total * width + (2 * linear_total if copied else 0)
         trained, gradients = total, total * width
     else:
         targets = recipe.lora.target_modules
         adapted = [weight for name, weight in linear.items() if _is_target(name, targets)]
         trained = sum(recipe.lora.r * (weight.shape[0] + weight.shape[1]) for weight in adapted)
-        weights = 0.52 * linear_total + 2 * (total - linear_total) + 4 * trained
-        gradients = 4 * trained
+        weights = 0.52 * linear_total + 2 * (total - linear_total) if recipe.quantization else 2 * total
+        weights, gradients = weights + 4 * trained, 4 * trained
+    optimizer = states * trained
+    gpus, strategy = gpus_of(recipe), recipe.launch.written_strategy()
+    if strategy == "fsdp":
+        layers = next(
+            each
+            for each in model.modules()
+            if isinstance(each, torch.nn.ModuleList) and len(each) == text.num_hidden_layers
+        )
+        whole = 2 * max(map(count, layers)) + head.numel()
+        weights, gradients, optimizer = weights / gpus + 2 * whole, gradients / gpus, optimizer / gpus
+    if strategy == "deepspeed":
+        weights, gradients, optimizer = 2 * total + 4 * total / gpus, 2 * total / gpus, optimizer / gpus
     intermediate_size = getattr(text, "intermediate_size", None) or text.ffn_dim
     residual = 4 if recipe.model.dtype == "float32" else 2
     activations = tokens * (
         text.num_hidden_layers * text.hidden_size * residual + 2 * (8 * text.hidden_size + 3 * intermediate_size)
     )
     logits = tokens * text.vocab_size * 10
-    return Memory(*(part / 1e9 for part in (weights, gradients, states * trained, activations, logits)))
+    return Memory(*(part / 1e9 for part in (weights, gradients, optimizer, activations, logits)))
+
+
+def gpus_of(recipe: Recipe) -> int:
+    return 1 if recipe.launch.num_processes == "auto" else recipe.launch.num_processes
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _is_target(name: str, targets: str | list[str]) -> bool:
@@ -96,4 +124,5 @@ def _is_target(name: str, targets: str | list[str]) -> bool:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_memory_in_the_header_equals_the_rule(name: str) -> None:
     header = " ".join(line.lstrip("# ") for line in shipped_recipe(name).text().split("\n\n")[0].splitlines())
-    assert f"Memory {estimate(load_recipe(name).recipe).line()}" in re.sub(r" +", " ", header)
+    recipe = load_recipe(name).recipe
+    assert f"Memory {estimate(recipe).line(gpus_of(recipe))}" in re.sub(r" +", " ", header)

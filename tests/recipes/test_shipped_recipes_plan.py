@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable
@@ -55,11 +56,16 @@ def test_on_its_gpu_the_plan_has_every_value_of_the_recipe(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_comment_on_pairs_a_step_matches_the_settings(name: str) -> None:
-    training = load_recipe(name).recipe.training
-    comment = re.search(r"gradient_accumulation_steps: \d+ # (\d+) x (\d+) = (\d+) pairs", shipped_recipe(name).text())
+    recipe = load_recipe(name).recipe
+    pattern = r"gradient_accumulation_steps: \d+ # ((?:\d+ x )+\d+) = (\d+) pairs"
+    comment = re.search(pattern, shipped_recipe(name).text())
     if comment is None:
         assert name == "quickstart"
         return
-    batch, micro_batches, pairs = map(int, comment.groups())
-    assert (batch, micro_batches) == (training.per_device_train_batch_size, training.gradient_accumulation_steps)
-    assert pairs == batch * micro_batches
+    factors, pairs = list(map(int, comment[1].split(" x "))), int(comment[2])
+    processes = recipe.launch.num_processes
+    training = recipe.training
+    expected = [training.per_device_train_batch_size, training.gradient_accumulation_steps]
+    assert factors == expected + ([] if processes == "auto" else [processes])
+    assert pairs == math.prod(factors)
+    assert resolve(load_recipe(name), H100).launch.pairs_per_step == pairs

@@ -28,6 +28,12 @@ implementation computes the step:
   3 × intermediate size per token).
 - **logits**: 10 bytes per vocabulary entry at each of 2 × batch × max_length positions.
 
+With several processes, the memory is that of each GPU. With DDP, it is the same. With FSDP, weights, gradients and optimizer are divided by
+the number of GPUs, and two layers and the output layer are complete, 2 bytes per weight. With stage 2 of ZeRO, the weights take 2 bytes on
+each GPU and a share of 4 more, and gradients (2 bytes) and optimizer are divided.
+The header of a recipe of the paper has the options for one GPU. DeepSpeed (Phi-2 and OPT) is planned and not trained in this version:
+`orpo train` names the options for FSDP.
+
 Libraries and the GPU context need another one or two gigabytes. To reduce the memory, halve `per_device_train_batch_size` and
 double `gradient_accumulation_steps`; the step remains the same. `orpo train --smoke NAME` tests a recipe in seconds on any machine, with a
 tiny random model."""
@@ -52,6 +58,8 @@ def _link(path: Path) -> str:
 
 def _memory(recipe: ShippedRecipe) -> str:
     """Memory figure of the recipe's header: `13 GB` for an estimate, `5.4 GB, measured` for a measurement."""
-    found = re.search(r"^# Memory +(?:about )?([\d.]+ GB)([^\n]*)", recipe.text(), re.MULTILINE)
+    found = re.search(
+        r"^# Memory +(?:about )?([\d.]+ GB(?: on each of \d+ GPUs)?)([^\n]*)", recipe.text(), re.MULTILINE
+    )
     assert found is not None, f"{recipe.path} has no memory line"
     return found[1] + (", measured" if "measured" in found[2] else "")

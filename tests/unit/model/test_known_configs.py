@@ -19,6 +19,7 @@ PARAMETERS = {  # as the hub counts the tensors of each model, tied embeddings o
     "HuggingFaceTB/SmolLM2-135M-Instruct": 134_515_008,
     "HuggingFaceTB/SmolLM3-3B-Base": 3_075_098_624,
     "meta-llama/Llama-2-7b-hf": 6_738_415_616,
+    "meta-llama/Llama-3.1-70B": 70_553_706_496,
     "meta-llama/Llama-3.1-8B": 8_030_261_248,
     "meta-llama/Llama-3.2-3B": 3_212_749_824,
     "meta-llama/Meta-Llama-3-8B": 8_030_261_248,

@@ -159,6 +159,17 @@ def test_the_first_of_several_machines_opens_the_run(
     assert is_other_machine(LaunchSection(**launch)) == expected
 
 
+def test_settings_of_several_processes_have_no_effect_if_auto_is_one(tmp_path: Path) -> None:
+    loaded = load(tmp_path, launch={"gpu_ids": "0,1", "monitor_interval": 5.0})
+    found = plan_problems(resolve(loaded, CPU), loaded, None)
+    assert {(each.code, each.path, each.severity) for each in found} == {
+        ("launch-settings-unused", f"launch.{name}", "warning") for name in ("gpu_ids", "monitor_interval")
+    }
+    assert plan_problems(resolve(loaded, GPUS), loaded, None) == []
+    written = load(tmp_path, launch={"num_processes": 1, "gpu_ids": "0,1"})
+    assert plan_problems(resolve(written, GPUS), written, None) == []  # the recipe has this warning already
+
+
 def test_a_machine_of_a_slurm_job_knows_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in zip(PLACE, ("3", "10.0.0.7", "1234", "10.0.0.8"), strict=True):
         monkeypatch.setenv(name, value)

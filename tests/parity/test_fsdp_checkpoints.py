@@ -69,6 +69,7 @@ def test_a_checkpoint_of_shards_is_that_of_one_process(kind: str, runs: Runs) ->
 @pytest.mark.parametrize("run", ["fsdp-{}", "ddp-{}-then-fsdp", "fsdp-{}-then-ddp"])
 def test_a_run_that_changes_its_strategy_equals_an_uninterrupted_one(run: str, kind: str, runs: Runs) -> None:
     for found in runs.results:
+        assert found[run.format(kind)]["sharded"] == (not run.startswith("fsdp-{}-then"))
         assert_equal_runs(found[run.format(kind)], runs.alone(f"ddp-{kind}"))
 
 

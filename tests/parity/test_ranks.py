@@ -89,6 +89,7 @@ def assert_equal_lines(found: list[dict[str, float]], expected: list[dict[str, f
 def test_every_step_and_evaluation_equals_one_process(case: str, ranks: int, results: Any) -> None:
     alone, of_rank = results(case, ranks)
     first = of_rank[0]
+    assert first["sharded"] == (CASES[case].get("strategy") == "fsdp")
     assert alone["notes"] == first["notes"] == []
     assert_equal_lines(first["history"], alone["history"])
     assert_equal_lines(first["metrics"], alone["metrics"])

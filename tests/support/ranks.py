@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 from orpo_cli.data.prepare import prepare
 from orpo_cli.errors import RunError
@@ -108,14 +109,13 @@ def train_case(folder: Path, name: str, cases: dict[str, dict[str, Any]] = CASES
         "dataset": dataset,
         **({"quantization": quantization} if quantized else {}),
         **({"lora": {"r": 4, "target_modules": "all-linear"}} if lora else {}),
-        **({"launch": {"strategy": strategy}} if world_size() > 1 else {}),
         "training": {
             "per_device_train_batch_size": 2, "gradient_accumulation_steps": PAIRS_PER_STEP // 2 // world_size(),
             "learning_rate": 1e-3, "max_length": 256, "save_strategy": "no", "use_cpu": True, "logging_steps": 1, "seed": 3,
             "max_grad_norm": 0.5, "lr_scheduler_type": "constant", **training,
         },
         "engine": {"fast_path": fast_path, **({} if fast_path == "off" else {"max_tokens_per_microbatch": 200})},
-        "launch": {"num_processes": world_size()},
+        "launch": {"num_processes": world_size(), **({"strategy": strategy} if world_size() > 1 else {})},
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
     plan, tokenizer = resolve(load_recipe(str(folder / "recipe.yaml")), probe()), tiny_tokenizer()
@@ -141,6 +141,7 @@ def train_case(folder: Path, name: str, cases: dict[str, dict[str, Any]] = CASES
         "notes": notes,
         "error": error,
         "tokens": trainer.tokens_seen,
+        "sharded": any(isinstance(each, DTensor) for each in trainer.model.parameters()),
         "weights": {
             name: whole_tensor(each.detach()).double().sum().item()
             for name, each in trainer.model.named_parameters()

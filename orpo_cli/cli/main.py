@@ -67,6 +67,7 @@ FILE_COMMANDS = (
     "push_to_hub",
 )  # their result is not what they print
 COMPUTING_COMMANDS = ("eval", "generate")  # they take long, and print what they compute
+LAUNCHED = "ORPO_LAUNCHED"  # set in a rank that `orpo train` has started
 MIN_ADDRESS_SPACE = 1.5e9  # bytes
 
 
@@ -293,7 +294,7 @@ def _freeze_garbage_collector() -> None:
 
 def _report_error(error: OrpoError) -> None:
     """Print the error on standard error; with --json also as the document on standard output, unless it has one."""
-    if error.is_reported:  # by the parent of this rank
+    if error.is_reported or os.environ.get(LAUNCHED) == "1":  # by another rank, or by the parent of this one
         run_log.write(redact("".join(traceback.format_exception(error))))
         return
     document = {"status": error.kind, "exit_code": error.exit_code, "message": error.message, "remedy": error.remedy}

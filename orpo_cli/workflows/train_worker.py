@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orpo_cli import interruption
 from orpo_cli.errors import Interrupted, OrpoError
 from orpo_cli.launch.environment import Ranks, apply_plan
 from orpo_cli.launch.failure import FailureRecord, explain, is_secondary
@@ -104,13 +105,14 @@ class JoinedRank:
         explained = explain(error)
         record = FailureRecord.of(error, self.ranks.rank, self.step)
         with suppress(StoreLost):
-            if record.secondary:
-                self.control.wait_for_failure()
-            first = self.control.record_failure(record)
+            with interruption.uninterrupted():
+                if record.secondary:
+                    self.control.wait_for_failure()
+                first = self.control.record_failure(record)
             if isinstance(explained, Interrupted):
                 self.leave()
                 first = self.ranks.is_first
-            explained.is_reported = self.ranks.launched or not first
+            explained.is_reported = not first
         return explained
 
     @property

@@ -139,9 +139,14 @@ def killed_record(rank: int, pid: int, number: int) -> FailureRecord:
 
 
 def choose_failure(records: Iterable[FailureRecord], killed: Mapping[int, FailureRecord]) -> FailureRecord | None:
-    """The failure that the command reports: the first cause, else a rank that was killed, else the first lost connection."""
+    """The failure that the command reports: the first cause, else a rank that was killed, else what came first.
+
+    A signal may have stopped one rank only, which the others notice as a lost connection; or these come first, and the launcher
+    has then sent the signal.
+    """
     ordered = sorted(records, key=lambda each: each.time_ns)
     causes = [each for each in ordered if not each.secondary and each.kind != Interrupted.kind]
-    interrupted = sorted((each for each in ordered if each.kind == Interrupted.kind), key=lambda each: each.rank)
-    others = [each for each in ordered if each.secondary], interrupted
-    return next((each for group in (causes, killed.values(), *others) for each in group), None)
+    interrupted = [each for each in ordered if each.kind == Interrupted.kind]
+    if ordered and ordered[0] in interrupted:
+        ordered = sorted(interrupted, key=lambda each: each.rank)  # rank 0 names the rank that got the signal
+    return next((each for group in (causes, killed.values(), ordered) for each in group), None)

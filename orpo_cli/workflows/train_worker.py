@@ -109,7 +109,7 @@ class JoinedRank:
                 if record.secondary:
                     self.control.wait_for_failure()
                 first = self.control.record_failure(record)
-            if isinstance(explained, Interrupted):
+            if isinstance(error, Interrupted):  # all ranks have agreed to stop, and rank 0 completes the checkpoint
                 self.leave()
                 first = self.ranks.is_first
             explained.is_reported = not first

@@ -94,6 +94,23 @@ def test_a_second_ctrl_c_ends_all_ranks(folder: Path) -> None:
         wait_until_gone(list(ranks.values()), 2)
 
 
+@pytest.mark.parametrize("target", ["parent", 1])
+def test_a_signal_before_the_first_step_ends_all_ranks(folder: Path, target: Any) -> None:
+    """Rank 0 waits for rank 1, in code that handles no signal."""
+    with training(folder, PYTHONPATH=str(FAULTS), ORPO_TEST_FAULT="1 load") as process:
+        deadline = time.monotonic() + 300
+        while not (folder / "run" / "logs" / "attempt-1" / "rank-0.log").exists():
+            assert time.monotonic() < deadline, (folder / "stderr").read_text()
+            time.sleep(0.1)
+        time.sleep(5)
+        ranks = ranks_of(process.pid)
+        (psutil.Process(process.pid) if target == "parent" else ranks[target]).send_signal(TERM)
+        assert process.wait(GONE_SECONDS) == 130
+        wait_until_gone(list(ranks.values()), 2)
+    assert "before the first step; the run is removed" in (folder / "stderr").read_text()
+    assert not (folder / "run" / "run.json").exists()
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_ends_the_job_and_is_named(folder: Path, undisturbed: Path, rank: int) -> None:
     with training(folder) as process:

@@ -5,6 +5,7 @@
 
 import os
 import signal
+import time
 
 RANK, _, KIND = os.environ.get("ORPO_TEST_FAULT", "").partition(" ")
 
@@ -19,6 +20,8 @@ def fail(*_: object) -> None:
         raise ZeroDivisionError("injected")
     if KIND == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if KIND == "load":  # slowly: the other ranks wait
+        time.sleep(600)
 
 
 if KIND and os.environ.get("RANK") == RANK:

@@ -66,7 +66,10 @@ def test_the_first_cause_is_reported_then_a_killed_rank_then_a_lost_connection()
     killed = {2: killed_record(2, 99, 9)}
     assert choose_failure([later, lost, cause, stopped], killed) == cause
     assert choose_failure([lost, stopped], killed) == killed[2]
-    assert choose_failure([lost, stopped], {}) == lost
+    assert choose_failure([lost, stopped], {}) == stopped
+    later_stop = record(3, KeyboardInterrupt(), 9)
+    assert choose_failure([later_stop, lost], {}) == lost
+    assert choose_failure([later_stop, record(0, KeyboardInterrupt(), 10)], {}) == record(0, KeyboardInterrupt(), 10)
     assert choose_failure([stopped], {}) == stopped
     assert choose_failure([], {}) is None
     assert isinstance(stopped.error(2), Interrupted)

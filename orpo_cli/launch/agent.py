@@ -22,7 +22,7 @@ from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs, S
 from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
 
 from orpo_cli import interruption
-from orpo_cli.errors import RunError
+from orpo_cli.errors import Interrupted, RunError
 from orpo_cli.launch.control import Control, StoreLost
 from orpo_cli.launch.failure import FailureRecord, choose_failure, killed_record
 
@@ -143,9 +143,12 @@ class Agent(LocalElasticAgent):
             return
         for local_rank, handler in self._processes.subprocess_handlers.items():
             code = handler.proc.poll()
-            if code is not None and code < 0:
+            stopped = self._forwarded and code != -signal.SIGKILL  # before it could handle the signal of the command
+            if code is not None and code < 0 and not stopped:
                 rank = self._worker_group.workers[local_rank].global_rank
                 self.killed[rank] = killed_record(rank, handler.proc.pid, -code)
+                with suppress(StoreLost):
+                    self.control.record_failure(self.killed[rank])  # for other machines
 
 
 def launch_workers(request: LaunchRequest, control: Control, world_size: int) -> Outcome:
@@ -172,19 +175,28 @@ def launch_workers(request: LaunchRequest, control: Control, world_size: int) ->
     agent = Agent(spec, control, request.variables)
     with _torch_launcher_quiet():
         result = agent.run()
-    return _outcome(control, world_size, agent.killed) if result.is_failed() else Outcome(None)
+    return _outcome(control, world_size, agent.killed, result) if result.is_failed() else Outcome(None)
 
 
-def _outcome(control: Control, world_size: int, killed: Mapping[int, FailureRecord]) -> Outcome:
+def _outcome(control: Control, world_size: int, killed: Mapping[int, FailureRecord], result: RunResult) -> Outcome:
     try:
         records = [record for rank in range(world_size) if (record := control.failure(rank)) is not None]
+        if (first := control.first_failure()) is not None and first.rank < 0:
+            records.append(first)  # the parent of another machine
     except StoreLost:
         records = []
     failure = choose_failure(records, killed)
     if failure is None:
-        message = "the processes ended, and recorded no error."
-        failure = FailureRecord(0, RunError.kind, RunError.exit_code, message, "See logs/ in the run directory.")
+        failure = _without_record({each.exitcode for each in result.failures.values()})
     return Outcome(failure, max((each.step for each in records), default=0))
+
+
+def _without_record(exit_codes: set[int]) -> FailureRecord:
+    """The failure of processes that ended before they could record it."""
+    if interruption.cause() or exit_codes == {Interrupted.exit_code}:
+        return FailureRecord(0, Interrupted.kind, Interrupted.exit_code, "interrupted.")
+    message = "the processes ended, and recorded no error."
+    return FailureRecord(0, RunError.kind, RunError.exit_code, message, "See logs/ in the run directory.")
 
 
 @contextmanager

@@ -39,29 +39,16 @@ def wait_seconds(launch: LaunchPlan) -> int:
 
 
 def machine_commands(launch: LaunchPlan, arguments: Sequence[str]) -> list[MachineCommand]:
-    """The command of each machine. With torchrun, these take part in the same job as those that `orpo train` starts itself."""
+    """The command of each machine: for one, that of torchrun, which starts the same processes; for several, that of `orpo train`."""
     worker = worker_command(arguments)
     if launch.strategy == "single":
         return [MachineCommand(0, {}, worker)]
     environment = worker_variables(launch)
-    start = [worker[0], "-m", "torch.distributed.run"]
-    per_machine = f"--nproc-per-node={launch.num_processes // launch.num_machines}"
-    settings = ["--max-restarts=0", f"--monitor-interval={launch.monitor_interval:g}", "--module", *worker[2:]]
     if launch.num_machines == 1:
-        return [MachineCommand(0, environment, [*start, "--standalone", per_machine, *settings])]
+        start = [worker[0], "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={launch.num_processes}"]
+        settings = ["--max-restarts=0", f"--monitor-interval={launch.monitor_interval:g}", "--module", *worker[2:]]
+        return [MachineCommand(0, environment, [*start, *settings])]
     return [
-        MachineCommand(
-            rank,
-            environment,
-            [
-                *start,
-                f"--nnodes={launch.num_machines}",
-                f"--node-rank={rank}",
-                f"--master-addr={launch.main_process_ip}",
-                f"--master-port={launch.main_process_port}",
-                per_machine,
-                *settings,
-            ],
-        )
+        MachineCommand(rank, environment, [*worker, "--set", f"launch.machine_rank={rank}"])
         for rank in range(launch.num_machines)
     ]

@@ -120,18 +120,24 @@ class Control:
         """The folder of the pairs on a machine, when they are prepared. Raises the error of a process that failed before."""
         return Path(self._wait_for(f"pairs/{machine_rank}").decode())
 
+    def join(self, machine_rank: int) -> None:
+        """Say that a machine takes part."""
+        self._set(f"joined/{machine_rank}", DONE.decode())
+
     def wait_for_machines(self, machines: int, seconds: float) -> None:
-        """Wait until the pairs are prepared on all machines. Raises MachineError where one does not come."""
+        """Wait until the pairs are prepared on all machines. Raises MachineError where one does not join in ``seconds``."""
         deadline = time.monotonic() + seconds
-        for machine_rank in range(machines):
+        for machine_rank in range(1, machines):
             try:
-                self._wait_for(f"pairs/{machine_rank}", deadline=deadline)
+                self._wait_for(f"joined/{machine_rank}", deadline=deadline)
             except TimeoutError:
                 raise MachineError(
                     f"machine {machine_rank} of {machines} has not joined within {seconds:.0f} s.",
                     remedy=f"Start the same command there with launch.machine_rank {machine_rank}. A longer wait: "
                     "launch.rdzv_conf.timeout, in seconds.",
                 ) from None
+        for machine_rank in range(machines):
+            self.pairs(machine_rank)
 
     def set_begun(self) -> None:
         """By rank 0: the steps begin, and from now on there may be a checkpoint to complete."""

@@ -30,6 +30,7 @@ class Ranks:
     machine_rank: int
     address: str
     port: int
+    machines: int = 1
     launched: bool = False
 
     @classmethod
@@ -48,6 +49,7 @@ class Ranks:
             machine_rank=_number("GROUP_RANK", "SLURM_NODEID", default=rank // local_world_size),
             address=os.environ.get("MASTER_ADDR", "127.0.0.1"),
             port=_number("MASTER_PORT"),
+            machines=_number("GROUP_WORLD_SIZE", "SLURM_NNODES", default=1),
             launched=launched,
         )
 
@@ -72,6 +74,12 @@ def _number(*names: str, default: int | None = None) -> int:
 
 def refuse_other_launch(launch: LaunchPlan, ranks: Ranks) -> None:
     """Raise UsageError where the recipe wants another launch than the one that another launcher has started."""
+    if ranks.machines > 1:
+        raise UsageError(
+            f"another launcher has started processes on {ranks.machines} machines.",
+            remedy="Start `orpo train` on each machine, with launch.num_machines and launch.machine_rank; it starts the "
+            "processes itself.",
+        )
     if launch.num_processes != ranks.world_size:
         raise UsageError(
             f"launch.num_processes is {launch.num_processes}, but {ranks.world_size} processes were started (WORLD_SIZE).",
@@ -95,9 +103,14 @@ def worker_variables(launch: LaunchPlan) -> dict[str, str]:
     return variables
 
 
-def apply_plan(launch: LaunchPlan) -> None:
-    """In a rank, before accelerate is imported: leave no setting in the environment that is not in the plan."""
+def apply_plan(launch: LaunchPlan, *, launched: bool) -> None:
+    """In a rank, before accelerate is imported: leave no setting in the environment that is not in the plan.
+
+    ``launched``: the parent has set the variables of its machine already.
+    """
+    variables = worker_variables(launch)
     for name in list(os.environ):
-        if name.startswith(FOREIGN_PREFIXES):
+        if name.startswith(FOREIGN_PREFIXES) and name not in variables:
             del os.environ[name]
-    os.environ.update(worker_variables(launch))
+    if not launched:
+        os.environ.update(variables)

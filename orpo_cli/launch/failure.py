@@ -83,7 +83,8 @@ class FailureRecord:
         """The error as it was raised; it names the rank where only the rank's machine or code can explain it."""
         if self.kind == Interrupted.kind:
             return Interrupted(self.message, remedy=self.remedy)
-        name = f"rank {self.rank} on {self.host}: " if world_size > 1 and self.is_of_one_rank() else ""
+        who = f"rank {self.rank}" if self.rank >= 0 else f"machine {machine_of(self.rank)}"
+        name = f"{who} on {self.host}: " if world_size > 1 and self.is_of_one_rank() else ""
         error = ERRORS.get(self.exit_code, RankFailed)(name + self.message, remedy=self.remedy)
         error.kind = self.kind
         error.problems = tuple(Problem(**each) for each in self.problems)
@@ -92,6 +93,11 @@ class FailureRecord:
     def is_of_one_rank(self) -> bool:
         """Whether other ranks would not have had the same error: memory, disk, a bug, a lost connection."""
         return self.secondary or self.kind in (BUG, MachineError.kind)
+
+
+def machine_of(rank: int) -> int:
+    """The machine whose parent has the number ``rank`` in a record; the other way round, too."""
+    return -1 - rank
 
 
 def explain(error: BaseException) -> OrpoError:

@@ -14,7 +14,7 @@ from orpo_cli import interruption
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, UsageError
 from orpo_cli.launch.command import wait_seconds, worker_command
 from orpo_cli.launch.environment import LAUNCHED, worker_variables
-from orpo_cli.launch.failure import FailureRecord
+from orpo_cli.launch.failure import FailureRecord, machine_of
 from orpo_cli.plan.plan import LaunchPlan, ModelPlan, Plan
 from orpo_cli.report.console import Console
 from orpo_cli.run_attempts import FINISHED
@@ -54,7 +54,7 @@ def train_on_ranks(
         with ending_attempt_on_error(rundir):
             report_plan(plan, console)
             control = Control.host(launch.main_process_ip or LOCALHOST, launch.main_process_port)
-            with telling_other_machines(control):
+            with telling_other_machines(control, 0):
                 folder = stack.enter_context(temporary_directory("pairs"))
                 prepare_inputs(plan, source, rundir, checkpoint, console, allow_changed, folder)
                 control.publish_job(job_of(rundir, checkpoint, console))
@@ -82,23 +82,25 @@ def train_on_other_machine(plan: Plan, source: ModelSource[ModelPlan], console: 
     address = launch.main_process_ip or LOCALHOST
     console.note(f"machine {machine_rank} of {launch.num_machines}: waiting for machine 0 at {address}")
     control = Control.connect(address, launch.main_process_port, wait_seconds(launch))
-    with telling_other_machines(control), temporary_directory("pairs") as folder:
-        job = control.job()
-        assert job is not None  # machine 0 starts the others, or fails
-        rundir = _shared_run(job)
-        with BaseDigests(source) as weights:
-            tokenizer = load_tokenizer(source, console.note)
-            pairs = prepare_pairs(plan, tokenizer, console)
-            weights.result()  # downloads the weights of a model on the hub
-        recorded = rundir.read_run()["fingerprints"]["data"]
-        if any(recorded[part]["digest"] != digest for part, digest in pairs.report.fingerprints.items()):
-            raise UsageError(
-                f"the pairs on machine {machine_rank} are others than those on machine 0.",
-                remedy="Give all machines the same recipe and the same data.",
-            )
-        save_pairs(pairs, folder)
-        control.publish_pairs(machine_rank, folder)
-        control.wait_for_machines(launch.num_machines, wait_seconds(launch))
+    with temporary_directory("pairs") as folder:
+        with telling_other_machines(control, machine_rank):
+            control.join(machine_rank)
+            job = control.job()
+            assert job is not None  # machine 0 starts the others, or fails
+            rundir = _shared_run(job)
+            with BaseDigests(source) as weights:
+                tokenizer = load_tokenizer(source, console.note)
+                pairs = prepare_pairs(plan, tokenizer, console)
+                weights.result()  # downloads the weights of a model on the hub
+            recorded = rundir.read_run()["fingerprints"]["data"]
+            if any(recorded[part]["digest"] != digest for part, digest in pairs.report.fingerprints.items()):
+                raise UsageError(
+                    f"the pairs on machine {machine_rank} are others than those on machine 0.",
+                    remedy="Give all machines the same recipe and the same data.",
+                )
+            save_pairs(pairs, folder)
+            control.publish_pairs(machine_rank, folder)
+            control.wait_for_machines(launch.num_machines, wait_seconds(launch))
         _launch(launch, control, rundir)
     return rundir
 
@@ -115,7 +117,7 @@ def _shared_run(job: Job) -> RunDir:
 
 
 @contextmanager
-def telling_other_machines(control: Control) -> Iterator[None]:
+def telling_other_machines(control: Control, machine_rank: int) -> Iterator[None]:
     """Context in which an error of this process is recorded in the store of the job: other processes wait for it."""
     from orpo_cli.launch.control import StoreLost
 
@@ -123,7 +125,7 @@ def telling_other_machines(control: Control) -> Iterator[None]:
         yield
     except BaseException as error:
         with suppress(StoreLost):
-            control.record_failure(FailureRecord.of(error, 0, 0))
+            control.record_failure(FailureRecord.of(error, machine_of(machine_rank), 0))
         raise
 
 

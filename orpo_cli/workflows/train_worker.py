@@ -143,7 +143,7 @@ def train_job(rank: JoinedRank, job: Job, rundir: RunDir) -> None:
     console = Console(quiet=job.quiet, log_only=not ranks.is_first)
     _open_log(ranks, rundir)
     plan = rundir.read_plan()
-    apply_plan(plan.launch)
+    apply_plan(plan.launch, launched=ranks.launched)
     os.environ["ORPO_STARTED_AT"] = str(job.started)
 
     from orpo_cli.data.shared_pairs import load_pairs

@@ -35,19 +35,24 @@ RESUME = ("--resume", "auto")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the undisturbed training, beside its inputs."""
-    root = write_inputs(tmp_path_factory.mktemp("ranks"))
-    folder = write_rank_recipe(root / "undisturbed", root, 2, **SETTINGS)
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of model and pairs."""
+    return write_inputs(tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(inputs: Path) -> Path:
+    """The folder of the undisturbed training."""
+    folder = write_rank_recipe(inputs / "undisturbed", inputs, 2, **SETTINGS)
     done = train(folder)
     assert done.returncode == 0, done.stderr
     return folder
 
 
 @pytest.fixture
-def folder(undisturbed: Path, tmp_path: Path) -> Path:
+def folder(inputs: Path, tmp_path: Path) -> Path:
     """A folder with the same recipe."""
-    return write_rank_recipe(tmp_path / "case", undisturbed.parent, 2, **SETTINGS)
+    return write_rank_recipe(tmp_path / "case", inputs, 2, **SETTINGS)
 
 
 def finish(folder: Path, undisturbed: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -59,16 +60,21 @@ def test_another_launcher_must_start_what_the_recipe_wants(monkeypatch: pytest.M
     refuse_other_launch(launch(), ranks)
     with pytest.raises(UsageError, match=r"launch\.num_processes is 2, but 4 processes were started"):
         refuse_other_launch(launch(num_processes=2), ranks)
+    with pytest.raises(UsageError, match="another launcher has started processes on 2 machines"):
+        refuse_other_launch(launch(), replace(ranks, machines=2))
     with pytest.raises(UsageError, match=r"launch\.strategy is single"):
         refuse_other_launch(launch(strategy="single"), ranks)
 
 
 def test_a_rank_obeys_the_plan_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", {"ACCELERATE_MIXED_PRECISION": "fp16", "FSDP_VERSION": "1", "HOME": "/"})
-    apply_plan(launch(num_cpu_threads_per_process=3, gpu_ids="0,2", enable_cpu_affinity=True))
+    apply_plan(launch(num_cpu_threads_per_process=3, gpu_ids="0,2", enable_cpu_affinity=True), launched=False)
     assert os.environ == {
         "HOME": "/", "OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "0,2", "ACCELERATE_CPU_AFFINITY": "1",
     }  # fmt: skip
+    apply_plan(launch(gpu_ids="3", enable_cpu_affinity=True), launched=True)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,2"  # of its machine
+    assert os.environ["ACCELERATE_CPU_AFFINITY"] == "1"
     assert worker_variables(launch())["OMP_NUM_THREADS"] == "1"
 
 
@@ -83,4 +89,4 @@ def test_the_commands_of_a_dry_run() -> None:
     assert one.text().endswith("--module orpo_cli train r.yaml --set 'output_dir=my run'")
     two = machine_commands(launch(num_machines=2, main_process_ip="10.0.0.1", main_process_port=5), arguments)
     assert [each.machine_rank for each in two] == [0, 1]
-    assert "--nnodes=2 --node-rank=1 --master-addr=10.0.0.1 --master-port=5 --nproc-per-node=2" in two[1].text()
+    assert two[1].command[-2:] == ["--set", "launch.machine_rank=1"]

@@ -81,7 +81,7 @@ class Agent(LocalElasticAgent):
         self.killed: dict[int, FailureRecord] = {}
         self._forwarded = False
         self._failed_at: float | None = None
-        self._closed = False
+        self._closed = self._noted = False
 
     def _set_local_rank_env(self, worker_env: dict[str, Any], local_rank: int, spec: WorkerSpec) -> None:
         super()._set_local_rank_env(worker_env, local_rank, spec)
@@ -139,8 +139,9 @@ class Agent(LocalElasticAgent):
 
     def _note_killed(self) -> None:
         """Remember which processes a signal has ended, before the agent sends signals itself."""
-        if self.killed or self._closed:
+        if self._noted:
             return
+        self._noted = True
         for local_rank, handler in self._processes.subprocess_handlers.items():
             code = handler.proc.poll()
             stopped = self._forwarded and code != -signal.SIGKILL  # before it could handle the signal of the command

@@ -75,11 +75,15 @@ def load_base(
 
 
 def weights_device(plan: Plan) -> Device:
-    """The device on which the base of ``plan`` is loaded: with FSDP2 the CPU, since one GPU may not have memory for all.
+    """The device on which the base of ``plan`` is loaded: with FSDP2 and ZeRO-3 the CPU, since one GPU may not have memory for all.
 
     Weights that are quantized are quantized on the GPU.
     """
-    return "cpu" if plan.launch.strategy == "fsdp" and plan.quantization is None else plan.device
+    zero = (
+        (plan.launch.deepspeed_config or {}).get("zero_optimization", {}) if plan.launch.strategy == "deepspeed" else {}
+    )
+    sharded = plan.launch.strategy == "fsdp" or zero.get("stage") == 3
+    return "cpu" if sharded and plan.quantization is None else plan.device
 
 
 def _check_pickles(source: ModelSource[ModelPlan]) -> str | None:

@@ -116,7 +116,12 @@ def _deepspeed_file(plan: PlanDraft, loaded: LoadedRecipe) -> Iterator[Problem]:
     """The recipe has these rules, too; here the content of the file is known."""
     file = loaded.recipe.launch.deepspeed_config
     if isinstance(file, str) and plan.launch.deepspeed_config is not None:
-        yield from deepspeed_problems(plan.launch.deepspeed_config, quantized=plan.quantization is not None, file=file)
+        yield from deepspeed_problems(
+            plan.launch.deepspeed_config,
+            quantized=plan.quantization is not None,
+            loads_best_model=plan.lora is None and bool(plan.training.get("load_best_model_at_end")),
+            file=file,
+        )
 
 
 def _replaced_values(plan: PlanDraft, loaded: LoadedRecipe) -> Iterator[Problem]:

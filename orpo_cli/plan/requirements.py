@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
 from orpo_cli.machine import Machine
 from orpo_cli.plan.plan import Plan
 
-TRAINED_STRATEGIES = ("single", "ddp", "fsdp")
 # Optimizers whose package is not a dependency of this project: start of the name, module, package.
 OPTIMIZER_PACKAGES = (
     ("galore_", "galore_torch", "galore-torch"),
@@ -71,18 +69,6 @@ def _precision(plan: Plan, machine: Machine) -> Iterator[Problem]:
 
 def _launch(plan: Plan, machine: Machine) -> Iterator[Problem]:
     launch = plan.launch
-    if launch.strategy not in TRAINED_STRATEGIES:
-        accumulation = math.ceil(launch.pairs_per_step / plan.training["per_device_train_batch_size"])
-        yield Problem(
-            "unsupported-setting",
-            f"is {launch.strategy}, which this version plans but does not train.",
-            "launch.strategy",
-            remedy="Train the same step with sharded weights (--set launch.strategy=fsdp --set launch.deepspeed_config=null), or in "
-            "one process: --set launch=null "
-            f"--set training.gradient_accumulation_steps={accumulation}.",
-        )
-    elif launch.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
-        yield _missing("launch.strategy", "deepspeed", "deepspeed", "fsdp --set launch.deepspeed_config=null")
     here = launch.num_processes // launch.num_machines
     devices = machine.device_count if launch.gpu_ids == "all" else launch.gpu_ids.count(",") + 1
     chosen_cpu = plan.device == "cpu" and plan.why["training.use_cpu"].origin != "decided"
@@ -104,6 +90,14 @@ def _launch(plan: Plan, machine: Machine) -> Iterator[Problem]:
                     f"launch.{name}",
                     remedy=f"Start each machine with its own value: --set launch.{name}=…",
                 )
+    if launch.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+        yield _missing(
+            "launch.strategy",
+            "deepspeed",
+            "deepspeed",
+            "fsdp --set launch.deepspeed_config=null",
+            "'orpo-cli[deepspeed]'",
+        )
 
 
 def _sampling(plan: Plan) -> Iterator[Problem]:
@@ -126,10 +120,10 @@ def _sampling(plan: Plan) -> Iterator[Problem]:
         )
 
 
-def _missing(path: str, name: str, package: str, other: str) -> Problem:
+def _missing(path: str, name: str, package: str, other: str, installed_by: str | None = None) -> Problem:
     return Problem(
         "package-missing",
         f"{name} needs the package {package}, which is not installed.",
         path,
-        remedy=f"pip install {package}, or --set {path}={other}.",
+        remedy=f"pip install {installed_by or package}, or --set {path}={other}.",
     )

@@ -20,8 +20,13 @@ DEEPSPEED_TRAINING_ARGS: Mapping[str, str] = {
 }
 
 
-def deepspeed_problems(config: Mapping[str, Any], *, quantized: bool, file: str = "") -> Iterator[Problem]:
-    """Problems of a configuration of DeepSpeed; ``file`` has it if it is not in the recipe."""
+def deepspeed_problems(
+    config: Mapping[str, Any], *, quantized: bool, loads_best_model: bool = False, file: str = ""
+) -> Iterator[Problem]:
+    """Problems of a configuration of DeepSpeed; ``file`` has it if it is not in the recipe.
+
+    ``loads_best_model``: a model without an adapter, at the end of the training.
+    """
     path, where = "launch.deepspeed_config", f"in {file}: " if file else ""
 
     def problem(code: str, key: str, message: str, remedy: str) -> Problem:
@@ -50,6 +55,10 @@ def deepspeed_problems(config: Mapping[str, Any], *, quantized: bool, file: str 
         message = "ZeRO-3 shards the weights, and it cannot shard quantized ones."
         remedy = "Use stage 2, or strategy: fsdp with bnb_4bit_quant_storage: bfloat16."
         yield problem("zero3-quantization", "zero_optimization.stage", message, remedy)
+    if stage == 3 and loads_best_model:
+        message = "ZeRO-3 shards the weights, and load_best_model_at_end would gather all of them on each device."
+        remedy = "Use stage 2, strategy: fsdp, or save_strategy: best, which keeps the best checkpoint."
+        yield problem("zero3-best-model", "zero_optimization.stage", message, remedy)
 
 
 def _at(config: Mapping[str, Any], path: str) -> Any:

@@ -64,6 +64,7 @@ def make_trainer(
         trainer = trainer_class(
             **arguments,
             fsdp=(plan.launch.fsdp_config or FsdpConfig()) if plan.launch.strategy == "fsdp" else None,
+            deepspeed=plan.launch.deepspeed_config if plan.launch.strategy == "deepspeed" else None,
             note=note,
             pairs_per_step=plan.launch.pairs_per_step,
             save_training_args=not plan.secrets,

@@ -24,12 +24,17 @@ if TYPE_CHECKING:
 
 
 def make_mesh(device: torch.device) -> DeviceMesh:
-    """Mesh of all ranks. One process without a group starts its own."""
+    """Mesh of all ranks."""
+    start_process_group(device)
+    return init_device_mesh(device.type, (dist.get_world_size(),))
+
+
+def start_process_group(device: torch.device) -> None:
+    """Start the group of one process that has none: sharding needs one."""
     if not dist.is_initialized():
         backend = "cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
         atexit.register(_end_process_group)
-    return init_device_mesh(device.type, (dist.get_world_size(),))
 
 
 def shard_model(model: Any, mesh: DeviceMesh, config: FsdpConfig, compute_dtype: torch.dtype | None) -> None:
@@ -40,7 +45,7 @@ def shard_model(model: Any, mesh: DeviceMesh, config: FsdpConfig, compute_dtype:
     Raises UsageError where the classes of the layers are unknown.
     """
     base = model.get_base_model() if hasattr(model, "peft_config") else model
-    layers = _layers(base, config.transformer_layer_cls_to_wrap)
+    layers = decoder_layers(base, config.transformer_layer_cls_to_wrap)
     _keep_quantization_states(model)
     offload = config.offload_params and mesh.device_type != "cpu"
     options: dict[str, Any] = {"mesh": mesh, **({"offload_policy": CPUOffloadPolicy()} if offload else {})}
@@ -79,7 +84,11 @@ def deferred_reduction(model: FSDPModule) -> Iterator[None]:
         model.set_requires_gradient_sync(True)
 
 
-def _layers(base: Any, names: list[str] | None) -> list[torch.nn.Module]:
+def decoder_layers(base: Any, names: list[str] | None = None) -> list[torch.nn.Module]:
+    """The layers of a model that are gathered one by one, of the classes ``names`` or those that transformers knows.
+
+    Raises UsageError where there are none.
+    """
     classes = set(names or base._no_split_modules or ())
     layers = [each for each in base.modules() if type(each).__name__ in classes]
     if not layers:

@@ -62,6 +62,7 @@ from orpo_cli.training.whole_state import (
     scatter_optimizer,
     whole_tensor,
 )
+from orpo_cli.training.zero import Zero, ZeroSettings, zero_stage
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # "experimental": the pin answers it
@@ -102,6 +103,7 @@ class PairTrainer(ORPOTrainer):
         save_training_args: bool = True,
         lora_plus: dict[str, float] | None = None,
         fsdp: FsdpConfig | None = None,
+        deepspeed: dict[str, Any] | None = None,
         note: Callable[[str], None] = warnings.warn,
         **kwargs: Any,
     ) -> None:
@@ -110,6 +112,9 @@ class PairTrainer(ORPOTrainer):
         self.save_training_args = save_training_args
         self.lora_plus = lora_plus or {}
         self.fsdp = fsdp
+        self.deepspeed_config = deepspeed
+        self.zero: Zero | None = None  # until ``train`` begins
+        self.shards_weights = fsdp is not None or zero_stage(deepspeed) == 3
         self.note = note
         self.tokens_seen = 0
         self.step_rows: list[str] = []
@@ -123,7 +128,8 @@ class PairTrainer(ORPOTrainer):
             self.args.save_on_each_node = False  # all machines share the folder of checkpoints
         self.agreement = Agreement(processes, timedelta(seconds=self.args.ddp_timeout))
         self.saver = CheckpointSaver(self.args, self.agreement, note)
-        self.sharded = fsdp is not None or self.accelerator.distributed_type in SHARDED
+        plugin = self.accelerator.distributed_type in SHARDED
+        self.sharded = self.shards_weights or deepspeed is not None or plugin
         self.replicated = processes > 1 and not self.sharded
         self._batches_per_process = 1.0  # of the step; a mean over processes
 
@@ -142,6 +148,8 @@ class PairTrainer(ORPOTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The plan's learning-rate schedule. Raises UsageError where the library refuses it."""
+        if self.zero is not None:
+            optimizer = self.zero.optimizer
         with explain_setting_errors("training.lr_scheduler_type", "training.lr_scheduler_kwargs"):
             return super().create_scheduler(num_training_steps, optimizer)
 
@@ -191,25 +199,50 @@ class PairTrainer(ORPOTrainer):
 
     # Steps
 
-    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """The Trainer's preparation. The model is not wrapped: FSDP2 shards it in place, and replicas need nothing."""
         if self.agreement.num_processes > 1:  # dropout masks differ between processes
             seed_process(self.args.seed, 0, self.accelerator.process_index)
         if self.fsdp is not None:
             self._shard_model(self.fsdp)
-        self.is_distributed_loading_by_transformers = self.replicated or self.fsdp is not None
+        owned = self.replicated or self.fsdp is not None or self.deepspeed_config is not None
+        self.is_distributed_loading_by_transformers = owned
+        self._resumes = resume_from_checkpoint is not None
         try:
-            return super()._prepare_for_training(*args, **kwargs)
+            model, dataloader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         finally:
             self.is_distributed_loading_by_transformers = False
+        if self.zero is not None:
+            model = self.model_wrapped = self.zero.model
+        return model, dataloader
 
     def _sync_replicated_trainable_parameters(self, model: Any) -> None:
+        """Called when model and optimizer are ready for the ranks."""
         if self.replicated:
             broadcast_weights(model.parameters())
+        if self.deepspeed_config is not None:
+            self._start_zero(self.deepspeed_config)
+
+    def _start_zero(self, config: dict[str, Any]) -> None:
+        settings = ZeroSettings(
+            config=config,
+            batch_size=self.args.train_batch_size,
+            max_grad_norm=self.args.max_grad_norm,
+            bf16=self.args.bf16,
+            fp16=self.args.fp16,
+            device=self.args.device,
+            resumed=self._resumes,
+        )
+        accelerated: Any = self.optimizer
+        with explain_setting_errors("launch.deepspeed_config"):
+            zero = self.zero = Zero(self.model, accelerated.optimizer, settings)
+        self.optimizer = zero  # type: ignore[assignment]
+        self.accelerator.backward = lambda loss, **_: zero.backward(loss)
+        self.accelerator.no_sync = lambda model: nullcontext()
 
     def _move_model_to_device(self, model: Any, device: torch.device) -> None:
-        """Nothing with FSDP2: a layer is moved when it is sharded, since the device may not have memory for all."""
-        if self.fsdp is None:
+        """Nothing with sharded weights: a layer is moved when it is sharded, since the device may not have memory for all."""
+        if not self.shards_weights:
             super()._move_model_to_device(model, device)
 
     def _shard_model(self, config: FsdpConfig) -> None:
@@ -228,6 +261,8 @@ class PairTrainer(ORPOTrainer):
 
         With full weights it does so after every pass, because gradients that are not sharded need the memory of all weights.
         """
+        if self.zero is not None:
+            return self.zero.pass_of_step(last=last)
         if last or not self.sharded:
             return nullcontext()
         if self.fsdp is None:
@@ -238,7 +273,12 @@ class PairTrainer(ORPOTrainer):
         """Forward and backward of one batch, or none of an empty one. Raises RunError where a loss is not finite."""
         loss = torch.zeros((), device=self.args.device)
         if inputs["row"] or self.sharded:
-            loss = self._train_batch(model, inputs if inputs["row"] else self._filler_batch(), num_items_in_batch)
+            batch = inputs if inputs["row"] else self._filler_batch()
+            zero_pass = (
+                self._sync_gradients(model, last=self.accelerator.sync_gradients) if self.zero else nullcontext()
+            )
+            with zero_pass:
+                loss = self._train_batch(model, batch, num_items_in_batch)
         self._check_step(loss, inputs["row"])
         self._finish_gradients()
         return loss
@@ -351,8 +391,15 @@ class PairTrainer(ORPOTrainer):
         if not_finite:
             raise self._non_finite_error("loss", loss.item(), [] if finite else rows)
 
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """The norm before the gradients are clipped; DeepSpeed clips them in its step."""
+        return super()._clip_grad_norm(model) if self.zero is None else self.zero.gradient_norm()
+
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        norm = whole_tensor(super()._get_grad_norm(model, grad_norm=grad_norm))
+        if self.zero is not None:
+            norm = self.zero.gradient_norm() if grad_norm is None else grad_norm
+        else:
+            norm = whole_tensor(super()._get_grad_norm(model, grad_norm=grad_norm))
         rows, self.step_rows = self.step_rows, []
         scaled = self.accelerator.scaler is not None  # fp16: the scaler skips such steps and lowers its scale
         if norm is not None and not scaled and not torch.isfinite(torch.as_tensor(norm)):
@@ -388,7 +435,7 @@ class PairTrainer(ORPOTrainer):
 
     def _state_tensors(self) -> Iterator[torch.Tensor]:
         """Trained weights, and tensors of the optimizer; of sharded ones the parts of this rank."""
-        yield from (local_tensor(each.detach()) for each in self.model.parameters() if each.requires_grad)
+        yield from (local_tensor(each).detach() for each in self.model.parameters() if each.requires_grad)
         for state in self.optimizer.state.values() if self.optimizer is not None else ():
             yield from (local_tensor(each) for each in state.values() if isinstance(each, torch.Tensor))
 
@@ -414,7 +461,7 @@ class PairTrainer(ORPOTrainer):
                 f"the best checkpoint {self.state.best_model_checkpoint} is damaged: {error}.",
                 remedy="Train it again: `--resume PATH` with a checkpoint before it.",
             ) from error
-        with loading_whole_weights():
+        with loading_whole_weights() if self.zero is None else self.zero.loading_whole_weights():
             super()._load_best_model()
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
@@ -456,27 +503,40 @@ class PairTrainer(ORPOTrainer):
 
     def gather_weights(self, *, save_embedding_layers: bool | str = "auto") -> dict[str, torch.Tensor] | None:
         """What ``save_pretrained`` gets as ``state_dict``, on rank 0; None where the model has whole weights. All ranks call it."""
-        if self.fsdp is None:
+        if self.fsdp is None and self.zero is None:
             return None
-        return gather_weights(self.model, self.agreement, save_embedding_layers=save_embedding_layers)
+        whole = whole_tensor if self.zero is None else self.zero.whole_weight
+        return gather_weights(self.model, self.agreement, whole, save_embedding_layers=save_embedding_layers)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        gathered = gather_optimizer(self.optimizer, self.agreement) if self.fsdp is not None else None
-        with self.saver.deferring_errors():
-            if self.fsdp is None:
+        if self.fsdp is None and self.zero is None:
+            with self.saver.deferring_errors():
                 super()._save_optimizer_and_scheduler(output_dir)
-            elif self.args.should_save:
-                torch.save(gathered, Path(output_dir) / OPTIMIZER_NAME)
-                torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+            return
+        if self.zero is None:
+            optimizer = gather_optimizer(self.optimizer, self.agreement)
+            scheduler = self.lr_scheduler.state_dict()
+        else:
+            optimizer = self.zero.gather_optimizer(self.agreement)
+            scheduler = self.zero.scheduler_state(self.lr_scheduler.state_dict())
+        with self.saver.deferring_errors():
+            if self.args.should_save:
+                torch.save(optimizer, Path(output_dir) / OPTIMIZER_NAME)
+                torch.save(scheduler, Path(output_dir) / SCHEDULER_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if self.fsdp is None or checkpoint is None:
+        if checkpoint is None or (self.fsdp is None and self.zero is None):
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         # Mapped: a rank reads its shards only.
-        state = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True, mmap=True)
-        self.optimizer.load_state_dict(scatter_optimizer(state, self.optimizer))
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+        optimizer = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True, mmap=True)
+        scheduler = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
+        if self.zero is None:
+            self.optimizer.load_state_dict(scatter_optimizer(optimizer, self.optimizer))
+            self.lr_scheduler.load_state_dict(scheduler)
+        else:
+            self.zero.load_optimizer(optimizer)
+            self.zero.load_scheduler(self.lr_scheduler, scheduler)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         weights = self.gather_weights() if state_dict is None else state_dict

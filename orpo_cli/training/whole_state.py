@@ -6,7 +6,7 @@ processes or another strategy. All ranks call these functions, in the same order
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,19 +18,26 @@ from orpo_cli.training.agreement import Agreement
 
 
 def gather_weights(
-    model: Any, agreement: Agreement, *, save_embedding_layers: bool | str = "auto"
+    model: Any,
+    agreement: Agreement,
+    whole: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    save_embedding_layers: bool | str = "auto",
 ) -> dict[str, torch.Tensor] | None:
-    """The entries of ``model.state_dict()`` that its ``save_pretrained`` writes, in host memory; None on other ranks."""
+    """The entries of ``model.state_dict()`` that its ``save_pretrained`` writes, in host memory; None on other ranks.
+
+    ``whole`` gathers a weight.
+    """
     state: dict[str, Any] = model.state_dict(keep_vars=True)  # tied weights are one object
     names = list(state)
     if hasattr(model, "peft_config"):  # may ask the hub, whose answer could differ between ranks
         names = agreement.gather(_adapter_names(model, names, save_embedding_layers) if agreement.rank == 0 else [])[0]
-    whole: dict[int, Any] = {}
+    gathered: dict[int, Any] = {}
     for name in names:
-        if id(state[name]) not in whole:
-            tensor = whole_tensor(state[name].detach())
-            whole[id(state[name])] = tensor.cpu() if agreement.rank == 0 else None
-    return {name: whole[id(state[name])] for name in names} if agreement.rank == 0 else None
+        if id(state[name]) not in gathered:
+            tensor = whole(state[name]).detach()
+            gathered[id(state[name])] = tensor.cpu() if agreement.rank == 0 else None
+    return {name: gathered[id(state[name])] for name in names} if agreement.rank == 0 else None
 
 
 def gather_optimizer(optimizer: Any, agreement: Agreement) -> dict[str, Any] | None:
@@ -67,7 +74,7 @@ def loading_whole_weights() -> Iterator[None]:
 
 def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """The part of a tensor on this rank."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if isinstance(tensor, DTensor) else getattr(tensor, "ds_tensor", tensor)
 
 
 def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:

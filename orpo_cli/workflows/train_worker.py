@@ -173,12 +173,7 @@ def train_job(rank: JoinedRank, job: Job, rundir: RunDir) -> None:
 
 
 def set_up_strategy(plan: Plan, ranks: Ranks) -> None:
-    """What a strategy needs before the model is loaded: the device of this rank, and the process group."""
-    {"ddp": _set_up_process_group, "fsdp": _set_up_process_group}[plan.launch.strategy](plan, ranks)
-
-
-def _set_up_process_group(plan: Plan, ranks: Ranks) -> None:
-    """The group on all ranks. The libraries would make it without ``ddp_timeout`` where they train on CPUs."""
+    """The device of this rank, and the group of all ranks. The libraries would make it without ``ddp_timeout`` where they train on CPUs."""
     from datetime import timedelta
 
     import torch

@@ -27,10 +27,11 @@ slow = pytest.mark.slow
 
 def start_ranks(folder: Path, ranks: int, cases: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
     tests = Path(__file__).parents[1]
+    path = os.pathsep.join(filter(None, (str(tests), str(tests.parent), os.environ.get("PYTHONPATH"))))
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "support.ranks"]
     return subprocess.run(
         [sys.executable, *launcher, str(folder), *cases],
-        env=os.environ | {"PYTHONPATH": f"{tests}:{tests.parent}", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
 

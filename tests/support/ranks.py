@@ -1,6 +1,6 @@
 """Trainings of a tiny model on several ranks: ``python -m support.ranks FOLDER CASE…`` under torchrun, or ``train_case``.
 
-``saving`` before the cases selects those of ``SAVING_CASES``.
+``saving`` before the cases selects those of ``SAVING_CASES``, ``zero-saving`` those of ``ZERO_SAVING_CASES``.
 """
 
 from __future__ import annotations
@@ -57,6 +57,15 @@ CASES: dict[str, dict[str, Any]] = {
     "fsdp-fallback": {"strategy": "fsdp", "pairs": 9, "held_out": 7, "fast_path": "auto", "failing": "gradient"},
     "fsdp-memory": {"strategy": "fsdp", "num_train_epochs": 2, "failing": "memory"},
 }
+ZERO_CASES: dict[str, dict[str, Any]] = {
+    f"zero{stage}-{name}": {"strategy": f"zero{stage}", **case}
+    for stage in (1, 2, 3)
+    for name, case in {
+        "lora": {"pairs": 21, "held_out": 7, "num_train_epochs": 2, "gradient_checkpointing": True},
+        "full": {"pairs": 9, "held_out": 7, "lora": False},
+        "trl": {"pairs": 21, "held_out": 7, "fast_path": "off"},
+    }.items()
+}
 SAVES = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2}
 BEST = {**SAVES, "max_steps": 2, "held_out": 7, "load_best_model_at_end": True, "learning_rate": 1.0}  # step 2 is worse
 RESUMED_STEP = 2
@@ -72,6 +81,30 @@ SAVING_CASES: dict[str, dict[str, Any]] = {  # `resume`: the case whose checkpoi
     "fsdp-best-lora": {**BEST, "strategy": "fsdp"},
     "fsdp-best-full": {**BEST, "strategy": "fsdp", "lora": False},
 }
+ZERO_SAVING_CASES: dict[str, dict[str, Any]] = {
+    "ddp-lora": SAVES,
+    "ddp-full": {**SAVES, "lora": False},
+    **{
+        f"zero{stage}-{kind}": {**SAVES, "strategy": f"zero{stage}", "lora": kind == "lora"}
+        for stage in (1, 2, 3)
+        for kind in ("lora", "full")
+    },
+    **{
+        f"ddp-{kind}-then-zero{stage}": {
+            "resume": f"ddp-{kind}", "strategy": f"zero{stage}", "lora": kind == "lora", "num_train_epochs": 2,
+        }
+        for stage in (2, 3)
+        for kind in ("lora", "full")
+    },
+    **{
+        f"zero{stage}-{kind}-then-ddp": {"resume": f"zero{stage}-{kind}", "lora": kind == "lora", "num_train_epochs": 2}
+        for stage in (1, 3)
+        for kind in ("lora", "full")
+    },
+    "zero2-best-lora": {**BEST, "strategy": "zero2"},
+    "zero2-best-full": {**BEST, "strategy": "zero2", "lora": False},
+    "zero3-best-lora": {**BEST, "strategy": "zero3"},
+}  # fmt: skip
 
 
 def rank() -> int:
@@ -87,6 +120,7 @@ def train_case(folder: Path, name: str, cases: dict[str, dict[str, Any]] = CASES
     training = {"optim": "adamw_torch", "num_train_epochs": 1, "gradient_checkpointing": False} | cases[name]
     held_out, failing, lora = training.pop("held_out", 0), training.pop("failing", None), training.pop("lora", True)
     count, fast_path = training.pop("pairs", 21), training.pop("fast_path", "required")
+    alone = training.pop("alone", False)  # also one process has the strategy
     strategy, tied = training.pop("strategy", "auto"), training.pop("tied", True)
     resumed, quantized = training.pop("resume", None), training.pop("4bit", False)
     checkpoint = resumed and str(folder / f"{resumed}-checkpoints" / f"checkpoint-{RESUMED_STEP}")
@@ -115,7 +149,7 @@ def train_case(folder: Path, name: str, cases: dict[str, dict[str, Any]] = CASES
             "max_grad_norm": 0.5, "lr_scheduler_type": "constant", **training,
         },
         "engine": {"fast_path": fast_path, **({} if fast_path == "off" else {"max_tokens_per_microbatch": 200})},
-        "launch": {"num_processes": world_size(), **({"strategy": strategy} if world_size() > 1 else {})},
+        "launch": {"num_processes": world_size(), **(launch_section(strategy) if world_size() > 1 or alone else {})},
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
     plan, tokenizer = resolve(load_recipe(str(folder / "recipe.yaml")), probe()), tiny_tokenizer()
@@ -135,7 +169,9 @@ def train_case(folder: Path, name: str, cases: dict[str, dict[str, Any]] = CASES
     except RunError as caught:
         error = str(caught)
     lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
+    whole = whole_tensor if trainer.zero is None else trainer.zero.whole_weight
     return {
+        "zero_stage": 0 if trainer.zero is None else trainer.zero.model.zero_optimization_stage(),
         "history": trainer.state.log_history,
         "metrics": [json.loads(line) for line in lines],
         "notes": notes,
@@ -143,11 +179,23 @@ def train_case(folder: Path, name: str, cases: dict[str, dict[str, Any]] = CASES
         "tokens": trainer.tokens_seen,
         "sharded": any(isinstance(each, DTensor) for each in trainer.model.parameters()),
         "weights": {
-            name: whole_tensor(each.detach()).double().sum().item()
+            name: whole(each).detach().double().sum().item()
             for name, each in trainer.model.named_parameters()
             if each.requires_grad
         },
     }
+
+
+def launch_section(strategy: str) -> dict[str, Any]:
+    if not strategy.startswith("zero"):
+        return {"strategy": strategy}
+    zero = {
+        "stage": int(strategy[-1]),
+        "reduce_bucket_size": 20_000,
+        "overlap_comm": False,
+        "stage3_param_persistence_threshold": 0,
+    }
+    return {"strategy": "deepspeed", "deepspeed_config": {"zero_optimization": zero}}
 
 
 class Observer:
@@ -201,9 +249,10 @@ def averaged_gradients() -> dict[str, list[float] | None]:
 
 if __name__ == "__main__":
     out, *names = sys.argv[1:]
-    cases = SAVING_CASES if "saving" in names else CASES
+    sets = {"saving": SAVING_CASES, "zero-saving": ZERO_SAVING_CASES}
+    cases = sets.get(names[0], CASES | ZERO_CASES)
     save_tiny_model(Path(out) / f"model-{rank()}")  # with a process group, rank 0 alone would write it
-    found = {name: train_case(Path(out), name, cases) for name in names if name != "saving"}
+    found = {name: train_case(Path(out), name, cases) for name in names if name not in sets}
     found["averaged"] = averaged_gradients()
     (Path(out) / f"rank-{rank()}.json").write_text(json.dumps(found))
     dist.barrier()

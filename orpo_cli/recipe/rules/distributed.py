@@ -9,6 +9,13 @@ from orpo_cli.errors import Problem
 from orpo_cli.recipe.deepspeed_config import deepspeed_problems
 from orpo_cli.recipe.schema import LaunchSection, Recipe
 
+ZERO_OPTIMIZERS = (
+    "adamw_torch",
+    "adamw_torch_fused",
+    "sgd",
+    "adagrad",
+    "rmsprop",
+)  # torch's, which work on each number
 WRAPPERS = ("ddp", "fsdp", "deepspeed")
 
 
@@ -230,4 +237,20 @@ def deepspeed_config(recipe: Recipe) -> Iterator[Problem]:
     """The content of a file is checked when the recipe is planned."""
     config = recipe.launch.deepspeed_config
     if isinstance(config, dict):
-        yield from deepspeed_problems(config, quantized=recipe.quantization is not None)
+        yield from deepspeed_problems(
+            config,
+            quantized=recipe.quantization is not None,
+            loads_best_model=recipe.lora is None and bool(recipe.training.load_best_model_at_end),
+        )
+
+
+def deepspeed_optimizer(recipe: Recipe) -> Iterator[Problem]:
+    """DeepSpeed gives an optimizer one flat vector, so that it may not depend on the shapes of weights, or on blocks of 8 bits."""
+    optimizer = recipe.training.optim
+    if recipe.launch.written_strategy() == "deepspeed" and optimizer not in (None, *ZERO_OPTIMIZERS):
+        yield Problem(
+            "deepspeed-optimizer",
+            f"is {optimizer}, whose states DeepSpeed cannot divide.",
+            "training.optim",
+            remedy="Use adamw_torch_fused: each process stores only its part of the states. Or use strategy: ddp.",
+        )

@@ -34,7 +34,7 @@ class FsdpConfig(Section):
 
 
 class LaunchSection(Section):
-    """Processes and machines, with the names of accelerate's launcher. This version plans FSDP and DeepSpeed, and does not train them."""
+    """Processes and machines, with the names of accelerate's launcher."""
 
     num_processes: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto",

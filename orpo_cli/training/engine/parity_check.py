@@ -34,7 +34,8 @@ def compare_paths(
 ) -> str | None:
     """Compare loss and gradients of the same pairs by both paths; the difference, or None where rounding explains it.
 
-    All ranks call it with sharded weights: the gradients are then means over their pairs. Leaves gradients, random state and training mode unchanged. The model is in evaluation mode meanwhile: the paths would draw other dropout masks.
+    All ranks call it with sharded weights: the gradients are then means over their pairs.
+    With ZeRO-3 the losses alone are compared. Leaves gradients, random state and training mode unchanged. The model is in evaluation mode meanwhile: the paths would draw other dropout masks.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     was_training = model.training
@@ -58,9 +59,10 @@ def compare_paths(
 
 
 def _loss_and_norms(compute_loss: Callable[[], torch.Tensor], trained: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    with torch.enable_grad():
+    partitioned = hasattr(trained[0], "ds_id")  # by ZeRO-3, whose gradients exist in its own backward pass only
+    with torch.set_grad_enabled(not partitioned):
         loss = compute_loss()
-        gradients = _gradients(loss, trained)
+        gradients = [None] * len(trained) if partitioned else _gradients(loss, trained)
     norms = [
         torch.zeros((), device=loss.device) if each is None else whole_tensor(each.float().norm()).to(loss.device)
         for each in gradients

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,11 @@ def test_the_reason_has_the_accumulation_as_written(tmp_path: Path) -> None:
         ({"strategy": "single"}, "single", []),
         ({"fsdp_config": {}}, "fsdp", []),
         ({"strategy": "fsdp", "num_processes": 1}, "fsdp", []),
-        ({"deepspeed_config": {"zero_optimization": {"stage": 3}}}, "deepspeed", ["unsupported-setting"]),
+        (
+            {"deepspeed_config": {"zero_optimization": {"stage": 3}}},
+            "deepspeed",
+            [] if find_spec("deepspeed") else ["package-missing"],
+        ),
         ({"num_processes": 16}, "ddp", ["too-few-devices"]),
         ({"num_processes": 16, "num_machines": 2}, "ddp", ["machine-unknown", "machine-unknown"]),
         ({"num_processes": 2, "gpu_ids": "0"}, "ddp", ["too-few-devices"]),
@@ -123,13 +128,13 @@ def test_other_distributions_of_pairs_are_refused_with_several_processes(
     assert codes(plan(tmp_path, launch={"num_processes": 1}, training=training)) == []
 
 
-@pytest.mark.parametrize("launch", [{"strategy": "deepspeed"}, {"strategy": "deepspeed", "num_processes": 1}])
-def test_this_version_plans_deepspeed_and_does_not_train_it(tmp_path: Path, launch: dict[str, Any]) -> None:
-    made = plan(tmp_path, launch=launch)
-    problem = next(missing_requirements(made, GPUS))
-    assert problem.code == "unsupported-setting"
-    wanted = made.launch.pairs_per_step // made.training["per_device_train_batch_size"]
-    assert f"gradient_accumulation_steps={wanted}" in str(problem.remedy)
+@pytest.mark.skipif(find_spec("deepspeed") is not None, reason="deepspeed is installed")
+def test_deepspeed_is_an_extra(tmp_path: Path) -> None:
+    (problem,) = missing_requirements(plan(tmp_path, launch={"strategy": "deepspeed"}), GPUS)
+    assert problem.path == "launch.strategy"
+    assert "pip install 'orpo-cli[deepspeed]', or --set launch.strategy=fsdp --set launch.deepspeed_config=null" in str(
+        problem.remedy
+    )
 
 
 def test_a_launcher_decides_the_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

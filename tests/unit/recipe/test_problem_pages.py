@@ -20,7 +20,6 @@ WITHOUT_EXAMPLE = {
     "untrained-template-tokens", "hub-push-failed",  # found while the run trains
 }  # fmt: skip
 UNSUPPORTED = {
-    "unsupported-setting",
     "unsupported-training-argument",
 }  # reported with rules about settings of later versions
 

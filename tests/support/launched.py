@@ -137,7 +137,7 @@ def attempts(run: Path) -> list[dict[str, Any]]:
 
 
 def assert_same_training(run: Path, expected: Path, *, relative: float = 1e-6) -> None:
-    """Every line of metrics, and the adapter, equal up to rounding; ``relative`` 0: the same bits."""
+    """Every line of metrics, and the weights of the result, equal up to rounding; ``relative`` 0: the same bits."""
     lines, wanted = metrics(run), metrics(expected)
     assert [line["step"] for line in lines] == [line["step"] for line in wanted]
     for line, other in zip(lines, wanted, strict=True):
@@ -148,7 +148,8 @@ def assert_same_training(run: Path, expected: Path, *, relative: float = 1e-6) -
             absolute = 1e-6 if name.removeprefix("eval_") in ROUNDED else 1e-8
             allowed = pytest.approx(value, rel=relative, abs=absolute) if relative else value
             assert line[name] == allowed, f"step {line['step']}: {name}"
-    weights, other_weights = (load_file(each / "adapter" / "adapter_model.safetensors") for each in (run, expected))
+    result = "adapter/adapter_model.safetensors" if (expected / "adapter").exists() else "model/model.safetensors"
+    weights, other_weights = (load_file(each / result) for each in (run, expected))
     assert weights.keys() == other_weights.keys()
     for name, weight in weights.items():
         assert (weight - other_weights[name]).abs().max() <= relative, name

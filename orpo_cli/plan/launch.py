@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from orpo_cli.errors import UsageError
 from orpo_cli.machine import Device, Machine
 from orpo_cli.plan.decisions import Decisions
 from orpo_cli.plan.plan import LaunchDraft
-from orpo_cli.recipe.schema import LaunchSection
+from orpo_cli.recipe.schema import LaunchSection, Recipe
 
 WORLD_SIZE = "WORLD_SIZE"  # set where another launcher has started the processes
 DEFAULT_ZERO_STAGE = 2  # accelerate's
@@ -34,11 +35,38 @@ def decide_processes(decisions: Decisions, machine: Machine, device: Device) -> 
         return decisions.decide(path, int(started), f"{WORLD_SIZE} in the environment")
     if launch.strategy == "single":
         return decisions.decide(path, 1, "launch.strategy is single")
+    if launch.num_machines == 1 and (reason := _reason_for_one_process(decisions.loaded.recipe)):
+        return decisions.decide(path, 1, reason)
     if device != "cuda":
         return decisions.decide(path, launch.num_machines, f"one on {device}")
     here = machine.device_count if launch.gpu_ids == "all" else launch.gpu_ids.count(",") + 1
     machines = "" if launch.num_machines == 1 else f" on each of {launch.num_machines} machines"
     return decisions.decide(path, here * launch.num_machines, f"{here} x {machine.device_name}{machines}")
+
+
+def steps_in_backward(optimizer: str) -> bool:
+    """Whether an optimizer changes the weights in the backward pass, before the gradients of all processes are summed."""
+    return "lomo" in optimizer or optimizer.endswith("_layerwise")
+
+
+def other_sampling(training: Mapping[str, Any]) -> dict[str, str]:
+    """Settings of the Trainer and of accelerate that distribute pairs over processes, which ``StepSampler`` does."""
+    found = {}
+    if training.get("train_sampling_strategy") == "batch_rebalance":
+        found["training.train_sampling_strategy"] = "is batch_rebalance"
+    config = training.get("accelerator_config")
+    if isinstance(config, dict) and config.get("split_batches"):
+        found["training.accelerator_config.split_batches"] = "is true"
+    return found
+
+
+def _reason_for_one_process(recipe: Recipe) -> str | None:
+    """Why auto is one process also where there are several GPUs; None where it is not."""
+    if recipe.model.device_map is not None:
+        return "model.device_map spreads the model over the GPUs"
+    if recipe.training.optim is not None and steps_in_backward(recipe.training.optim):
+        return f"{recipe.training.optim} changes the weights in the backward pass"
+    return next((f"{path} {what}" for path, what in other_sampling(dict(recipe.training)).items()), None)
 
 
 def decide_launch(decisions: Decisions, machine: Machine, processes: int, pairs_per_step: int) -> LaunchDraft:
@@ -47,7 +75,10 @@ def decide_launch(decisions: Decisions, machine: Machine, processes: int, pairs_
     strategy = _strategy(decisions, processes)
     reason = "training.per_device_train_batch_size × training.gradient_accumulation_steps"
     if launch.num_processes not in ("auto", 1):
-        reason += " × launch.num_processes"
+        written = decisions.loaded.recipe.training.gradient_accumulation_steps is not None
+        reason = (
+            f"{reason} × launch.num_processes" if written else "the default; gradient_accumulation_steps is not set"
+        )
     decided: dict[str, Any] = {
         "num_processes": processes,
         "strategy": strategy,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
 from orpo_cli.machine import Machine
+from orpo_cli.plan.launch import other_sampling, steps_in_backward
 from orpo_cli.plan.plan import Plan
 
 # Optimizers whose package is not a dependency of this project: start of the name, module, package.
@@ -31,7 +32,7 @@ def missing_requirements(plan: Plan, machine: Machine) -> Iterator[Problem]:
     """A problem for each requirement that is not met; paths are dotted names, without file and line."""
     yield from _precision(plan, machine)
     yield from _launch(plan, machine)
-    yield from _sampling(plan)
+    yield from _several_processes(plan)
     if plan.lora is not None and plan.lora.init_lora_weights == "loftq" and plan.device != "cuda":
         yield Problem(
             "loftq-needs-cuda",
@@ -40,8 +41,9 @@ def missing_requirements(plan: Plan, machine: Machine) -> Iterator[Problem]:
             remedy="Use pissa, or train on a machine with a CUDA GPU.",
         )
     optimizer = str(plan.training["optim"])
+    excluded = plan.launch.num_processes > 1 and steps_in_backward(optimizer)  # its package would not help
     for prefix, module, package in OPTIMIZER_PACKAGES:
-        if optimizer.startswith(prefix) and importlib.util.find_spec(module) is None:
+        if not excluded and optimizer.startswith(prefix) and importlib.util.find_spec(module) is None:
             yield _missing("training.optim", optimizer, package, "adamw_torch")
     trackers = plan.training.get("report_to") or []
     for name in [trackers] if isinstance(trackers, str) else trackers:
@@ -100,17 +102,20 @@ def _launch(plan: Plan, machine: Machine) -> Iterator[Problem]:
         )
 
 
-def _sampling(plan: Plan) -> Iterator[Problem]:
-    """Settings of the Trainer and of accelerate that distribute pairs over processes, which ``StepSampler`` does."""
+def _several_processes(plan: Plan) -> Iterator[Problem]:
+    """Settings that several processes exclude. auto is one process with them."""
     if plan.launch.num_processes == 1:
         return
-    found = {}
-    if plan.training.get("train_sampling_strategy") == "batch_rebalance":
-        found["training.train_sampling_strategy"] = "is batch_rebalance"
-    config = plan.training.get("accelerator_config")
-    if isinstance(config, dict) and config.get("split_batches"):
-        found["training.accelerator_config.split_batches"] = "is true"
-    for path, what in found.items():
+    optimizer = str(plan.training["optim"])
+    if steps_in_backward(optimizer):
+        yield Problem(
+            "optimizer-processes",
+            f"is {optimizer}, which changes the weights in the backward pass, but there are {plan.launch.num_processes} processes, "
+            "whose gradients are summed after it.",
+            "training.optim",
+            remedy="Use adamw_torch_fused, or one process: --set launch.num_processes=1.",
+        )
+    for path, what in other_sampling(plan.training).items():
         yield Problem(
             "distributed-sampling",
             f"{what}, but there are {plan.launch.num_processes} processes, to which orpo-cli deals the pairs of a step by their "

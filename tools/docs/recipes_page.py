@@ -31,8 +31,7 @@ implementation computes the step:
 With several processes, the memory is that of each GPU. With DDP, it is the same. With FSDP, weights, gradients and optimizer are divided by
 the number of GPUs, and two layers and the output layer are complete, 2 bytes per weight. With stage 2 of ZeRO, the weights take 2 bytes on
 each GPU and a share of 4 more, and gradients (2 bytes) and optimizer are divided.
-The header of a recipe of the paper has the options for one GPU. DeepSpeed (Phi-2 and OPT) is planned and not trained in this version:
-`orpo train` names the options for FSDP.
+The header of a recipe of the paper has the options for one GPU.
 
 Libraries and the GPU context need another one or two gigabytes. To reduce the memory, halve `per_device_train_batch_size` and
 double `gradient_accumulation_steps`; the step remains the same. `orpo train --smoke NAME` tests a recipe in seconds on any machine, with a

@@ -38,8 +38,8 @@ class LaunchSection(Section):
 
     num_processes: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto",
-        description="Total number of processes on all machines. A number multiplies the pairs of a step, as in transformers; "
-        "auto keeps them.",
+        description="Total number of processes on all machines. A number multiplies the pairs of a step, as in transformers, if "
+        "gradient_accumulation_steps is written; auto keeps them.",
     )
     strategy: Literal["auto", "single", "ddp", "fsdp", "deepspeed"] = Field(
         "auto", description="How the processes divide the work."

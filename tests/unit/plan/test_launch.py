@@ -128,6 +128,34 @@ def test_other_distributions_of_pairs_are_refused_with_several_processes(
     assert codes(plan(tmp_path, launch={"num_processes": 1}, training=training)) == []
 
 
+@pytest.mark.parametrize("optimizer", ["lomo", "adalomo", "galore_adamw_layerwise"])
+def test_an_optimizer_that_steps_in_the_backward_pass_has_one_process(tmp_path: Path, optimizer: str) -> None:
+    training = {"optim": optimizer, **({"optim_target_modules": ["q_proj"]} if "galore" in optimizer else {})}
+    alone = plan(tmp_path, training=training).launch
+    assert (alone.num_processes, alone.strategy) == (1, "single")
+    assert "optimizer-processes" in codes(plan(tmp_path, launch={"num_processes": 2}, training=training))
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"model": {"model_name_or_path": "a/b", "device_map": "auto"}},
+        {"training": {"train_sampling_strategy": "batch_rebalance"}},
+        {"training": {"accelerator_config": {"split_batches": True}}},
+    ],
+)
+def test_auto_is_one_process_where_several_are_excluded(tmp_path: Path, sections: dict[str, Any]) -> None:
+    made = plan(tmp_path, **sections)
+    assert (made.launch.num_processes, codes(made)) == (1, [])
+    assert made.why["launch.num_processes"].origin == "decided"
+
+
+def test_the_reason_of_the_step_is_the_default_where_accumulation_is_not_written(tmp_path: Path) -> None:
+    made = plan(tmp_path, launch={"num_processes": 3}, training={"per_device_train_batch_size": 2})
+    assert (made.launch.pairs_per_step, made.training["gradient_accumulation_steps"]) == (32, 6)
+    assert made.why["launch.pairs_per_step"].reason == "the default; gradient_accumulation_steps is not set"
+
+
 @pytest.mark.skipif(find_spec("deepspeed") is not None, reason="deepspeed is installed")
 def test_deepspeed_is_an_extra(tmp_path: Path) -> None:
     (problem,) = missing_requirements(plan(tmp_path, launch={"strategy": "deepspeed"}), GPUS)

@@ -229,6 +229,17 @@ MOVED = {"moved-argument"}
             {("fsdp-4bit-storage", "quantization.bnb_4bit_quant_storage")},
         ),
         (
+            {"launch": {"strategy": "fsdp"}, "lora": {}, "quantization": {"load_in_8bit": True}},
+            {("fsdp-8bit-weights", "quantization.load_in_8bit")},
+        ),
+        (
+            {
+                "launch": {"deepspeed_config": {"zero_optimization": {"stage": 3}}}, "lora": {},
+                "quantization": {"load_in_4bit": True},
+            },
+            {("zero3-quantization", "launch.deepspeed_config.zero_optimization.stage")},
+        ),
+        (
             {"launch": {"deepspeed_config": ZERO_2}, "dataset": HELD_OUT, "training": {"save_only_model": True, "load_best_model_at_end": True}},
             {("sharded-best-model", "training.save_only_model")},
         ),

@@ -34,7 +34,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize("name", ["fsdp", "one-rank"])
 def test_the_run_is_that_of_one_process(name: str, runs: dict[str, Path]) -> None:
     found, expected = runs[name] / "run", runs["single"] / "run"
-    assert json.loads((found / "plan.json").read_text())["launch"]["strategy"] == "fsdp"
+    assert json.loads((found / "plan.json").read_text())["launch"]["strategy"]["value"] == "fsdp"
     assert_same_training(found, expected)
     configs = [json.loads((run / "adapter" / "adapter_config.json").read_text()) for run in (found, expected)]
     for config in configs:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import Shard
 
 from orpo_cli.errors import UsageError
 
@@ -48,7 +49,12 @@ def shard_model(model: Any, mesh: DeviceMesh, config: FsdpConfig, compute_dtype:
     layers = decoder_layers(base, config.transformer_layer_cls_to_wrap)
     _keep_quantization_states(model)
     offload = config.offload_params and mesh.device_type != "cpu"
-    options: dict[str, Any] = {"mesh": mesh, **({"offload_policy": CPUOffloadPolicy()} if offload else {})}
+    options: dict[str, Any] = {
+        "mesh": mesh,
+        "shard_placement_fn": lambda weight: sharded_dimension(weight, mesh.size()),
+    }
+    if offload:
+        options["offload_policy"] = CPUOffloadPolicy()
     computed: dict[str, Any] = {}
     if compute_dtype is not None:
         policy = MixedPrecisionPolicy(compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -65,6 +71,16 @@ def shard_model(model: Any, mesh: DeviceMesh, config: FsdpConfig, compute_dtype:
         # The backward pass begins with the tail, which is therefore kept.
         fully_shard(tail, reshard_after_forward=False, **computed, **options)
     fully_shard(model, **options)
+
+
+def sharded_dimension(weight: torch.Tensor, ranks: int) -> Shard | None:
+    """A later dimension for a tensor with fewer rows than ranks, such as one with a row for each expert.
+
+    Its rows would be padded to one for each rank: most ranks would hold nothing, and the gathered tensor would be larger.
+    """
+    if weight.dim() < 2 or weight.shape[0] >= ranks:
+        return None
+    return next((Shard(dim) for dim in range(1, weight.dim()) if weight.shape[dim] % ranks == 0), None)
 
 
 def reshard(model: torch.nn.Module) -> None:

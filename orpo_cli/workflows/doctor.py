@@ -19,6 +19,7 @@ EXTRAS = {  # the optional extras of orpo-cli, and what each is for
     "llama-cpp": "running the .gguf files that orpo export writes",
     "wandb": "report_to: wandb",
     "tensorboard": "report_to: tensorboard",
+    "deepspeed": "launch.strategy: deepspeed",
 }
 
 

@@ -63,7 +63,7 @@ class KubernetesSection(Section):
         None, description="Image with orpo-cli. Required.", examples=["registry.example.com/orpo:0.3"]
     )
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] | None = Field(
-        None, description="Namespace; default: that of kubectl."
+        None, description="Namespace; default: that of kubectl.", examples=["training"]
     )
     volume_claim: Annotated[str, Field(pattern=r"^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$")] | None = Field(
         None,
@@ -71,7 +71,10 @@ class KubernetesSection(Section):
         examples=["training"],
     )
     gpus_per_node: int | None = Field(
-        None, ge=0, description="GPUs of a pod; default: launch.num_processes / launch.num_machines, or 1."
+        None,
+        ge=0,
+        description="GPUs of a pod; default: launch.num_processes / launch.num_machines, or 1.",
+        examples=[8],
     )
     secret: Annotated[str, Field(pattern=r"^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$")] | None = Field(
         None, description="Secret whose keys become environment variables, such as HF_TOKEN.", examples=["hub"]

@@ -191,7 +191,7 @@ MOVED = {"moved-argument"}
         ({"training": {"fsdp": "full_shard", "deepspeed": ZERO_2}}, {("fsdp-and-deepspeed", "launch.deepspeed_config")}),
         ({"launch": {"fsdp_config": {}, "deepspeed_config": ZERO_2}}, {("fsdp-and-deepspeed", "launch.fsdp_config")}),
         ({"launch": {"strategy": "deepspeed", "fsdp_config": {}}}, {("fsdp-and-deepspeed", "launch.fsdp_config")}),
-        ({"launch": {"strategy": "deepspeed"}, "training": {"optim": "paged_adamw_8bit"}}, set()),
+        ({"launch": {"strategy": "deepspeed"}, "training": {"optim": "paged_adamw_8bit"}}, {("deepspeed-optimizer", "training.optim")}),
         ({"training": {"fsdp": "full_shard", "optim": "adamw_bnb_8bit"}}, {("fsdp-8bit-optimizer", "training.optim")}),
         ({"launch": {"fsdp_config": {}}, "training": {"optim": "adamw_bnb_8bit"}}, {("fsdp-8bit-optimizer", "training.optim")}),
         ({"launch": {"strategy": "ddp", "num_processes": 1}}, {("processes-and-strategy", "launch.strategy")}),

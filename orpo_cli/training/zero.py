@@ -199,7 +199,8 @@ class Zero:
         current = iter(self.optimizer.param_groups)
         first, indices, groups = self.optimizer.param_groups[0], itertools.count(), []
         for original in self._original_groups:
-            values = next(current) if original["params"] else {**original, "lr": first["lr"]}
+            # A group without parameters, which DeepSpeed removes, has the learning rates of the schedule, too.
+            values = next(current) if original["params"] else {**first, **original, "lr": first["lr"]}
             groups.append({**values, "params": [next(indices) for _ in original["params"]]})
         return groups
 

@@ -150,7 +150,8 @@ class Zero:
         for index, parameter in enumerate(self._parameters()):
             gathered = {name: self._whole_state(parameter, name) for name in parts}
             if agreement.rank == 0 and example:
-                state[index] = {name: each.cpu() for name, each in gathered.items()} | scalars
+                # Own scalars for each: torch.save keeps what is shared, and AdamW would count the steps of all parameters.
+                state[index] = {name: each.cpu() for name, each in gathered.items()} | copy.deepcopy(scalars)
         return {"state": state, "param_groups": self._indexed_groups()} if agreement.rank == 0 else None
 
     def load_optimizer(self, state: Mapping[str, Any]) -> None:

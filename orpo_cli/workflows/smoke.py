@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from orpo_cli import interruption
 from orpo_cli.errors import HubError, Interrupted
 from orpo_cli.plan.plan import Plan
 from orpo_cli.plan.smoke_plan import PAIRS_PER_SOURCE, smoke_plan
+from orpo_cli.recipe.schema import LaunchSection
 from orpo_cli.report.console import Console
 from orpo_cli.run_creation import create_run
 from orpo_cli.temporary_directory import TemporaryDirectory
@@ -36,6 +38,8 @@ def smoke_recipe(recipe: str, overrides: Sequence[str] | None, console: Console,
     from orpo_cli.model.tiny_model import save_tiny_base
 
     loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
+    # One process on this machine: the plan of several would assume their GPUs.
+    loaded = replace(loaded, recipe=loaded.recipe.model_copy(update={"launch": LaunchSection()}))
     plan, source, *_ = build_plan(loaded, console, to_train=False, strict=strict)
     started = time.monotonic()
     with _temporary_folder(console) as folder:

@@ -401,6 +401,21 @@ def wait_for_partial(run: RunDir, process: int) -> Path:
     pytest.fail("the merge did not start")
 
 
+def stopped_merge(run: RunDir) -> tuple[int, Path]:
+    """A merge in another process, stopped while it writes. It takes milliseconds, so that one may end before the signal."""
+    for _ in range(10):
+        process = fork_merge(run)
+        partial = wait_for_partial(run, process)
+        os.kill(process, signal.SIGSTOP)
+        os.waitid(os.P_PID, process, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        if partial.exists():
+            return process, partial
+        os.kill(process, signal.SIGCONT)
+        assert wait(process) == 0
+        shutil.rmtree(run.merged)
+    pytest.fail("every merge ended before it could be stopped")
+
+
 def test_a_killed_merge_leaves_no_output_and_the_next_merge_cleans_up(run):
     process = fork_merge(run)
     partial = wait_for_partial(run, process)
@@ -423,9 +438,7 @@ def test_an_interrupted_merge_leaves_no_files(run):
 
 
 def test_a_second_merge_into_the_same_output_is_refused_while_the_first_runs(run):
-    process = fork_merge(run)
-    partial = wait_for_partial(run, process)
-    os.kill(process, signal.SIGSTOP)
+    process, partial = stopped_merge(run)
     try:
         with pytest.raises(UsageError, match=f"process {process} is writing"):
             merge(MergeRequest(run.root))

@@ -57,7 +57,7 @@ def test_every_part_of_full_training_is_counted(tmp_path: Path) -> None:
 
 
 def test_layers_with_the_same_input_are_dequantized_together_on_cuda(tmp_path: Path) -> None:
-    """And the engine copies their weights once more, next to the adapter's."""
+    """The engine also stores a copy of their weights, joined with those of the adapter."""
     sections: dict[str, Any] = {"lora": {"r": 8}, "quantization": {"load_in_4bit": True}}
     plan, _, _ = plan_and_inputs(tmp_path, H100, **sections)
     names = [("layers.0.mlp.gate_proj", 3000), ("layers.0.mlp.up_proj", 3000), ("layers.0.down_proj", 4000)]

@@ -152,13 +152,13 @@ def _check_without_manifest(folder: Path, *, contents: bool) -> None:
         return
     for path in folder.glob("*.json"):
         _read_json(path)
-    for path in (*pickles, *(each for each in _weight_files(folder) if each.suffix != ".safetensors")):
+    for path in (*pickles, *(each for each in weight_files(folder) if each.suffix != ".safetensors")):
         _check_torch_file(path)
 
 
 def check_weights(folder: Path) -> None:
     """Check that the weights in ``folder`` are there, and not shorter than their headers say. Raises CheckpointDamaged."""
-    weights = _weight_files(folder)
+    weights = weight_files(folder)
     if not weights:
         raise CheckpointDamaged("it has no weights")
     _check_present(weights)
@@ -173,7 +173,8 @@ def _check_present(paths: Iterable[Path]) -> None:
             raise CheckpointDamaged(f"{path.name} {'is not a file' if path.exists() else 'is missing'}")
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The files with the weights of a model or an adapter. Raises CheckpointDamaged where an index has no map of them."""
     for name in ("adapter_model", "model"):
         if (index := folder / f"{name}.safetensors.index.json").is_file():
             shards = _read_json(index).get("weight_map", {})

@@ -5,16 +5,14 @@ With several processes all of them save together. An error of one, for example o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from orpo_cli.training.agreement import Agreement
-from orpo_cli.training.checkpoint_writer import CheckpointWriter, all_finite
+from orpo_cli.training.checkpoint_writer import CheckpointWriter
 from orpo_cli.training.retention import remove_old_checkpoints
 
 if TYPE_CHECKING:
@@ -36,13 +34,10 @@ class CheckpointSaver:
         self._publishing: tuple[CheckpointWriter, Future[None]] | None = None
         self._deferred: list[Exception] = []
 
-    def save(
-        self, step: int, write: Callable[[CheckpointWriter], str | None], tensors: Iterable[torch.Tensor] = ()
-    ) -> None:
+    def save(self, step: int, write: Callable[[CheckpointWriter], str | None]) -> None:
         """Let ``write`` write the files of a checkpoint, and publish it in another thread.
 
-        ``write`` returns the best checkpoint, which is kept. ``tensors`` are those of which this process checks that they
-        are finite.
+        ``write`` returns the best checkpoint, which is kept.
         """
         owner = self.args.should_save
         with ExitStack() as staging:
@@ -50,20 +45,15 @@ class CheckpointSaver:
                 self.finish()
                 writer = CheckpointWriter(Path(self.args.output_dir), step, owner=owner, check_owned=self.check_owned)
                 self.writer = staging.enter_context(writer)
-            finite = self._publisher.submit(all_finite, list(tensors))
             try:
                 with self.agreement.together():
                     best = self._write(writer, write)
             finally:
                 self.writer = None
-                writer.finite = finite.result()
-            not_finite, in_foreground = self.agreement.max([not writer.finite, not self.in_background])
-            writer.finite = not not_finite
+            (in_foreground,) = self.agreement.max([not self.in_background])
             if owner:
                 publishing = self._publisher.submit(self._publish, writer, best, staging.pop_all())
                 self._publishing = writer, publishing
-        if owner and not writer.finite:
-            self.note(f"checkpoint-{writer.step} has infinite or NaN values: `--resume auto` will not use it")
         if in_foreground:
             self.finish_together()
 
@@ -86,7 +76,9 @@ class CheckpointSaver:
 
     def _publish(self, writer: CheckpointWriter, best: str | None, staging: ExitStack) -> None:
         with staging:
-            writer.publish(world_size=self.args.world_size, resumable=not self.args.save_only_model)
+            manifest = writer.publish(world_size=self.args.world_size, resumable=not self.args.save_only_model)
+        if not manifest.finite:
+            self.note(f"checkpoint-{writer.step} has infinite or NaN values: `--resume auto` will not use it")
         remove_old_checkpoints(writer.final.parent, writer.step, self.args.save_total_limit, best)
 
     def has_failed(self) -> bool:

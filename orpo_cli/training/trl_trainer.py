@@ -58,7 +58,6 @@ from orpo_cli.training.whole_state import (
     gather_optimizer,
     gather_weights,
     loading_whole_weights,
-    local_tensor,
     scatter_optimizer,
     whole_tensor,
 )
@@ -426,18 +425,11 @@ class PairTrainer(ORPOTrainer):
             best: str | None = self.state.best_model_checkpoint
             return best
 
-        tensors = self._state_tensors() if self.sharded or self.args.should_save else ()
-        self.saver.save(self.state.global_step, write, tensors)
+        self.saver.save(self.state.global_step, write)
 
     def finish_checkpoint(self) -> None:
         """Wait until the last checkpoint is complete. Raises OSError, for example where the disk is full."""
         self.saver.finish()
-
-    def _state_tensors(self) -> Iterator[torch.Tensor]:
-        """Trained weights, and tensors of the optimizer; of sharded ones the parts of this rank."""
-        yield from (local_tensor(each).detach() for each in self.model.parameters() if each.requires_grad)
-        for state in self.optimizer.state.values() if self.optimizer is not None else ():
-            yield from (local_tensor(each) for each in state.values() if isinstance(each, torch.Tensor))
 
     def _name_best_checkpoint(self, writer: CheckpointWriter) -> None:
         """Let the state name the final folder of the best checkpoint; the Trainer looks for it in the staging folder."""

@@ -19,7 +19,7 @@ def test_the_message_about_the_last_checkpoint_does_not_read_its_files(tmp_path:
     """Reading them takes minutes for a large model, in which the user waits after Ctrl-C."""
     with create_run(make_plan(tmp_path / "run", "x"), "model: {}\n") as run:
         with CheckpointWriter(run.checkpoints, 5) as writer:
-            with (writer.staged / "optimizer.pt").open("wb") as file:
+            with (writer.staged / "scheduler.pt").open("wb") as file:
                 file.truncate(4 * SEGMENT_BYTES)
             writer.publish(world_size=1, resumable=True)
         read_before = bytes_read()

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from orpo_cli.checkpoint_manifest import read_manifest
 from orpo_cli.run_lock import RunLost
 from orpo_cli.training.checkpoint_saver import CheckpointSaver
 from orpo_cli.training.checkpoint_writer import CheckpointWriter, all_finite, sync
@@ -85,7 +87,23 @@ def test_a_second_ctrl_c_waits_for_the_thread_that_publishes(tmp_path: Path, mon
 
 
 def stage(writer: CheckpointWriter) -> None:
-    (writer.staged / "optimizer.pt").write_bytes(b"state")
+    torch.save({"state": {}}, writer.staged / "optimizer.pt")
+
+
+@pytest.mark.parametrize("odd", [0.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "pytorch_model.bin", "optimizer.pt"])
+def test_the_manifest_says_whether_what_was_written_is_finite(tmp_path: Path, name: str, odd: float) -> None:
+    with CheckpointWriter(tmp_path, 3) as writer:
+        tensor = torch.tensor([1.0, odd], dtype=torch.bfloat16)
+        if name == "adapter_model.safetensors":
+            save_file({"a": torch.ones(2), "b": tensor}, writer.staged / name)
+        else:
+            torch.save(
+                {"state": {0: {"step": 3, "exp_avg": tensor}}, "param_groups": [{"lr": 1e-3}]}, writer.staged / name
+            )
+        manifest = writer.publish(world_size=1, resumable=True)
+    assert manifest.finite == (odd == 0.0)
+    assert read_manifest(tmp_path / "checkpoint-3") == manifest
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)

@@ -22,7 +22,7 @@ def run(tmp_path: Path) -> RunDir:
         run.metrics.write_text('{"step": 7}\n')
         for step in (2, 4, 6):
             with CheckpointWriter(run.checkpoints, step) as writer:
-                (writer.staged / "optimizer.pt").write_text(str(step))
+                (writer.staged / "scheduler.pt").write_text(str(step))
                 writer.publish(world_size=1, resumable=True)
     return run
 

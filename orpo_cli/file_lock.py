@@ -71,12 +71,18 @@ def try_lock(path: Path) -> FileLock | None:
         os.close(descriptor)  # its owner removed it before it was locked: try again
 
 
+def locking_process(path: Path) -> int:
+    """The number of the process that holds the lock; 0 where the file does not name it."""
+    try:
+        return int(path.read_bytes())
+    except (OSError, ValueError):
+        return 0
+
+
 def lock_owner(path: Path) -> str:
     """The process that holds the lock, as a message names it."""
-    try:
-        return f"process {int(path.read_bytes())}"
-    except (OSError, ValueError):
-        return "another process"
+    process = locking_process(path)
+    return f"process {process}" if process else "another process"
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

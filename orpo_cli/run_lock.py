@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from orpo_cli.errors import RunError, UsageError
-from orpo_cli.file_lock import FileLock, try_lock
+from orpo_cli.file_lock import FileLock, locking_process, try_lock
 from orpo_cli.run_attempts import now
 
 LOCK_FILE, HEARTBEAT_FILE = ".lock", ".heartbeat"
@@ -41,7 +41,9 @@ class Owner:
     since: str = "?"
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}, since {self.since}" if self.pid else "another process"
+        if not self.pid:
+            return "another process"
+        return f"process {self.pid}" + (f" on {self.host}, since {self.since}" if self.boot_id else "")
 
 
 def active_run_error(directory: Path, owner: Owner) -> UsageError:
@@ -197,7 +199,7 @@ def live_owner(directory: Path, *, interval: float = HEARTBEAT_SECONDS) -> Owner
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         locked = True
     except BlockingIOError:
-        return _parse(_read_heartbeat(directory))
+        return _lock_holder(directory)
     except OSError:
         locked = False
     finally:
@@ -221,9 +223,15 @@ def _lock_file(directory: Path) -> FileLock:
     deadline = time.monotonic() + _PROBE_SECONDS
     while (lock := try_lock(directory / LOCK_FILE)) is None:
         if time.monotonic() > deadline:
-            raise active_run_error(directory, _parse(_read_heartbeat(directory)))
+            raise active_run_error(directory, _lock_holder(directory))
         time.sleep(0.02)
     return lock
+
+
+def _lock_holder(directory: Path) -> Owner:
+    """The owner by its heartbeat; by its lock while it is about to write the heartbeat, or has removed it."""
+    owner = _parse(_read_heartbeat(directory))
+    return owner if owner.pid else Owner(pid=locking_process(directory / LOCK_FILE))
 
 
 def _read_heartbeat(directory: Path) -> bytes | None:

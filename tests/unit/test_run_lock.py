@@ -189,6 +189,14 @@ def test_a_directory_that_was_removed_has_no_new_owner(tmp_path: Path) -> None:
     lock.release()
 
 
+def test_an_owner_that_has_no_heartbeat_yet_is_named_by_its_lock(tmp_path: Path) -> None:
+    with fork_that_waits(lambda: acquire(tmp_path), tmp_path) as process:
+        (tmp_path / HEARTBEAT_FILE).unlink()
+        with pytest.raises(UsageError, match=rf"{GOING_ON} \(process {process}\)"):
+            acquire(tmp_path)
+        assert getattr(live_owner(tmp_path), "pid", None) == process
+
+
 def test_a_directory_that_is_replaced_is_locked_at_its_path(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()

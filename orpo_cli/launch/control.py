@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 PREFIX = "orpo"
-JOB, BEGUN, ENDED, FIRST = "job", "begun", "ended", "failure/first"
+JOB, READY, BEGUN, ENDED, FIRST = "job", "ready", "begun", "ended", "failure/first"
 DONE = b"done"
 POLL_SECONDS = 0.2
 FAILURE_WAIT_SECONDS = 5.0  # in which the rank that failed first has recorded it
@@ -138,6 +138,21 @@ class Control:
                 ) from None
         for machine_rank in range(machines):
             self.pairs(machine_rank)
+
+    def wait_for_ranks(self, world_size: int, seconds: float) -> None:
+        """Wait until all ranks are here. Raises the error of a rank that failed before, RunError after ``seconds``.
+
+        torch waits for them, too, but in C++, where a process notices neither that another one failed nor a signal.
+        """
+        if self._call("add", f"{READY}/count", 1) == world_size:
+            self._set(READY, DONE.decode())
+        try:
+            self._wait_for(READY, deadline=time.monotonic() + seconds)
+        except TimeoutError:
+            raise RunError(
+                f"the {world_size} ranks have not started within {seconds:.0f} s.",
+                remedy="See the logs of the ranks. A longer wait: training.ddp_timeout, in seconds.",
+            ) from None
 
     def set_begun(self) -> None:
         """By rank 0: the steps begin, and from now on there may be a checkpoint to complete."""

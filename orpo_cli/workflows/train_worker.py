@@ -92,11 +92,15 @@ def lead_ranks(
 
 
 class JoinedRank:
-    """Rank with its connection to the others. ``display``: of the steps, once the run is known."""
+    """Rank with its connection to the others. ``display``: of the steps, once the run is known.
+
+    ``standard_error``: a copy of its descriptor, where the one of this process is the log of the rank.
+    """
 
     def __init__(self, ranks: Ranks, control: Control) -> None:
         self.ranks, self.control = ranks, control
         self.display: TrainingDisplay | None = None
+        self.standard_error: int | None = None
 
     def record(self, error: BaseException) -> OrpoError:
         """The error for the command line, after its record is in the store of the job. One process reports it."""
@@ -113,6 +117,8 @@ class JoinedRank:
                 self.leave()
                 first = self.ranks.is_first
             explained.is_reported = not first
+            if first and self.standard_error is not None:
+                os.dup2(self.standard_error, 2)  # the launcher ends the other ranks before they can report it
         return explained
 
     @property
@@ -141,7 +147,7 @@ def train_job(rank: JoinedRank, job: Job, rundir: RunDir) -> None:
     """Train the plan of the run: the model, the trainer, and in rank 0 the result, the model card and pushes."""
     ranks = rank.ranks
     console = Console(quiet=job.quiet, log_only=not ranks.is_first)
-    _open_log(ranks, rundir)
+    rank.standard_error = _open_log(ranks, rundir)
     plan = rundir.read_plan()
     apply_plan(plan.launch, launched=ranks.launched)
     os.environ["ORPO_STARTED_AT"] = str(job.started)
@@ -156,7 +162,7 @@ def train_job(rank: JoinedRank, job: Job, rundir: RunDir) -> None:
     from orpo_cli.training.provenance import provenance
 
     display = rank.display = TrainingDisplay(console)
-    set_up_strategy(plan, ranks)
+    set_up_strategy(plan, ranks, rank.control)
     source = ModelSource(plan.model)
     tokenizer = load_tokenizer(source, console.note)
     train_pairs, eval_pairs = load_pairs(rank.control.pairs(ranks.machine_rank))
@@ -172,7 +178,7 @@ def train_job(rank: JoinedRank, job: Job, rundir: RunDir) -> None:
     train_loaded(plan, rundir, inputs, checkpoint, display, push)
 
 
-def set_up_strategy(plan: Plan, ranks: Ranks) -> None:
+def set_up_strategy(plan: Plan, ranks: Ranks, control: Control) -> None:
     """The device of this rank, and the group of all ranks. The libraries would make it without ``ddp_timeout`` where they train on CPUs."""
     from datetime import timedelta
 
@@ -181,21 +187,29 @@ def set_up_strategy(plan: Plan, ranks: Ranks) -> None:
 
     if plan.device == "cuda":
         torch.cuda.set_device(ranks.local_rank)
+    seconds = plan.training.get("ddp_timeout", 1800)
+    control.wait_for_ranks(ranks.world_size, seconds)
     # gloo: FSDP2's offload_params leaves weights in host memory
     backend = plan.training.get("ddp_backend") or ("cuda:nccl,cpu:gloo" if plan.device == "cuda" else "gloo")
-    dist.init_process_group(backend, timeout=timedelta(seconds=plan.training.get("ddp_timeout", 1800)))
+    dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
 
 
-def _open_log(ranks: Ranks, rundir: RunDir) -> None:
-    """Write the log of this rank. Rank 0 has the terminal; what libraries print to standard output goes to standard error."""
+def _open_log(ranks: Ranks, rundir: RunDir) -> int | None:
+    """Write the log of this rank. Rank 0 has the terminal; what libraries print to standard output goes to standard error.
+
+    Returns a copy of the descriptor of standard error where the log replaces it.
+    """
     path = rundir.logs / f"attempt-{rundir.attempt}" / f"rank-{ranks.rank}.log"
     run_log.open(path)
     if ranks.is_first:
         if ranks.launched:
             os.dup2(2, 1)
-        return
+        return None
     with suppress(OSError):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        before = os.dup(2)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         os.close(descriptor)
+        return before
+    return None

@@ -19,6 +19,7 @@ from support.faults.outcome import Outcome, machine, table, write_table
 from support.faults.prepared_runs import PreparedRuns
 
 OUTCOMES: list[dict[str, Any]] = []
+CASE_PER_TEST = dict.fromkeys(("ranks", "agreement"), "several processes")  # modules in which a test is a case
 RECORDS = Path(__file__).parents[2] / "build" / "faults.jsonl"
 STARTED = time.time()
 
@@ -52,9 +53,11 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Collect the outcomes, also in the process that controls several test processes."""
     found = [value for name, value in report.user_properties if name == "outcome"]
     if report.when == "call" and "tests/faults" in report.nodeid and os.environ.get("ORPO_FAULTS_TABLE"):
-        campaign = Path(report.location[0]).stem.removeprefix("test_").replace("_", " ")
-        if not found and report.failed:
-            found = [Outcome(campaign, report.nodeid, problems=[report.longreprtext[-500:]]).as_dict()]
+        stem = Path(report.location[0]).stem.removeprefix("test_")
+        campaign = CASE_PER_TEST.get(stem, stem.replace("_", " "))
+        if not found and (report.failed or stem in CASE_PER_TEST):
+            problems = [report.longreprtext[-500:]] if report.failed else []
+            found = [Outcome(campaign, report.nodeid, problems=problems).as_dict()]
         RECORDS.parent.mkdir(exist_ok=True)
         with RECORDS.open("a" if OUTCOMES else "w", encoding="utf-8") as file:
             file.writelines(json.dumps(each, ensure_ascii=False) + "\n" for each in found)

@@ -4,6 +4,7 @@
 
 Both train the same LoRA adapter (r 16, all linear layers) in float32 on the same pairs of each step, with gloo between the processes.
 Each process is bound to a CPU of its own. The sides run alternately; the first step, in which libraries warm up, is left out.
+Two processes share caches and memory: so two that train apart, each all pairs, show the most that the machine can give.
 ``--model`` is an architecture of ``benchmarks.models`` with random weights, or ``tiny``, to try the benchmark itself.
 """
 
@@ -13,6 +14,7 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -29,6 +31,7 @@ TINY = {
     **ARCHITECTURES["smollm2-135m"],
     "num_hidden_layers": 2, "hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2,
 }  # fmt: skip
+CPU = "ORPO_BENCH_CPU"  # number of the CPU of a process that trains apart
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -46,7 +49,7 @@ def train(file: str, model: str, pairs: int, steps: int) -> dict[str, Any]:
     from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
 
     rank, processes = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[int(os.environ.get(CPU, rank))]})
     torch.set_num_threads(1)
     keep_freed_memory()
     use_onednn()
@@ -76,21 +79,38 @@ def train(file: str, model: str, pairs: int, steps: int) -> dict[str, Any]:
     return {"pairs_per_second": pairs * (steps - 1) / sum(clock.seconds[1:]), "losses": losses}
 
 
+def train_apart(arguments: Sequence[str]) -> dict[str, Any]:
+    """Run two processes that train at the same time and do not know each other: their pairs per second together."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *arguments], stdout=subprocess.PIPE, text=True, env={**os.environ, CPU: str(cpu)}
+        )
+        for cpu in range(2)
+    ]
+    found = [json.loads(process.communicate()[0].splitlines()[-1]) for process in processes]
+    return {"pairs_per_second": sum(each["pairs_per_second"] for each in found)}
+
+
 def compare(file: str, model: str, pairs: int, steps: int, rounds: int) -> str:
     """A row of the table."""
     run = ["benchmarks.processes", file, "--model", model, "--pairs", str(pairs), "--steps", str(steps), "--side"]
     results = run_alternating(
-        {"one": ["-m", *run], "two": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", *run]},
+        {
+            "one": ["-m", *run],
+            "two": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", *run],
+            "apart": ["-m", *run, "--apart"],
+        },
         rounds,
-        variables={"one": ONE_THREAD, "two": ONE_THREAD},
+        variables=dict.fromkeys(("one", "two", "apart"), ONE_THREAD),
     )
+    speeds = {name: [each["pairs_per_second"] for each in found] for name, found in results.items()}
     one, two = (median(results[name], "pairs_per_second") for name in ("one", "two"))
-    ratios = [
-        b["pairs_per_second"] / a["pairs_per_second"] for a, b in zip(results["one"], results["two"], strict=True)
-    ]
+    ratios, most = (
+        statistics.median(b / a for a, b in zip(speeds["one"], speeds[name], strict=True)) for name in ("two", "apart")
+    )
     first, second = (results[name][0]["losses"] for name in ("one", "two"))
     difference = max(abs(a - b) / abs(a) for a, b in zip(first, second, strict=True))
-    cells = [Path(file).name, model, str(pairs), f"{one:.3f}", f"{two:.3f}", f"**{statistics.median(ratios):.2f}**"]
+    cells = [Path(file).name, model, str(pairs), f"{one:.3f}", f"{two:.3f}", f"**{ratios:.2f}**", f"{most:.2f}"]
     return f"| {' | '.join(cells)} | {difference:.0e} |"
 
 
@@ -103,8 +123,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side", action="store_true", help="train in this process and print the figures")
+    parser.add_argument("--apart", action="store_true", help="with --side: two processes that do not know each other")
     options = parser.parse_args(arguments)
     silence_libraries()
+    if options.apart:
+        print(
+            json.dumps(
+                train_apart(["-m", "benchmarks.processes", *[each for each in sys.argv[1:] if each != "--apart"]])
+            )
+        )
+        return
     if options.side:
         found = train(options.file, options.model, options.pairs, options.steps)
         if os.environ.get("RANK", "0") == "0":
@@ -116,8 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(
         f"Two processes of one thread each against one of one thread, {describe_machine()}; medians of {options.rounds} alternating "
         f"runs of {options.steps} steps\n\n"
-        "| file | model | pairs per step | one process, pairs/s | two processes, pairs/s | ratio | loss difference |\n"
-        "| --- | --- | --- | --- | --- | --- | --- |\n"
+        "| file | model | pairs per step | one process, pairs/s | two processes, pairs/s | ratio | ratio of two apart | loss difference |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
         + compare(options.file, options.model, options.pairs, options.steps, options.rounds)
     )
 

@@ -59,6 +59,8 @@ class RunDir:
         self.run = root / "run.json"  # status, versions, fingerprints, times
         self.data_report = root / "data_report.json"  # the data report: rows read, kept, dropped by reason; lengths
         self.metrics = root / "metrics.jsonl"  # a JSON line for each logged step and evaluation
+        # scores of each held-out pair: a JSON line for each evaluation
+        self.eval_scores = root / "eval_scores.jsonl"
         self.logs = root / "logs"  # the log of each attempt, and a folder with those of its ranks
         self.checkpoints = root / "checkpoints"  # the folder of the checkpoint-N folders
         self.abandoned = root / "abandoned"  # checkpoints and metrics of steps that `--resume PATH` went back before

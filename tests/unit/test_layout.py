@@ -22,6 +22,7 @@ ORDER = [  # each package imports those above it; packages of one line do not im
         "file_lock",
         "interruption",
         "run_attempts",
+        "statistics",
     },
     {"child_process", "os_errors", "temporary_directory"},
     {"atomic", "checkpoint_manifest", "json_files", "redaction", "run_lock"},
@@ -70,6 +71,7 @@ LIGHT = {
     "run_records",
     "run_result",
     "run_status",
+    "statistics",
     "recipe",
     "plan",
 }

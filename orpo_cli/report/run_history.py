@@ -1,0 +1,343 @@
+"""Run history: what a run directory records, read for tables, reports, comparisons and assertions. Nothing is changed.
+
+Runs of older versions, runs that go on, and damaged runs are read as far as possible; ``problems`` says what is missing.
+Files are read when they are needed, so that a table of many runs is fast. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.json_files import is_number, parse_json_object, read_json_object
+from orpo_cli.plan.plan import is_leaf
+from orpo_cli.run_attempts import KILLED, RUNNING
+from orpo_cli.run_lock import live_owner
+from orpo_cli.rundir import RunDir
+from orpo_cli.statistics import Interval, wilson_interval
+
+Record = dict[str, Any]
+TRAIN, EVAL, EVENT = "train", "eval", "event"  # kinds of lines in metrics.jsonl
+_ACCURACY = "rewards/accuracies"
+# Short names of metrics, beside those that TRL logs.
+SHORT_NAMES = {
+    "accuracy": _ACCURACY,
+    "margin": "rewards/margins",
+    "nll": "nll_loss",
+    "chosen": "logps/chosen",
+    "rejected": "logps/rejected",
+}
+# Keys of a plan that say where a run is or what it is called, not what it trains.
+_NOT_COMPARED = ("name", "output_dir", "tags", "sweep", "hub", "secrets")
+_NO_SECTION = object()
+MAX_DEPTH = 6  # folders below one that is searched
+_EXPLICIT = {"recipe", "override", "environment"}  # origins of a value that the user has set
+
+
+class RunHistory:
+    """What one run directory records.
+
+    A record is a line of metrics.jsonl with the names of the file: ``eval_rewards/accuracies`` in ``evals``,
+    ``rewards/accuracies`` in ``train``. Lines of older versions have no ``kind``, ``time``, ``elapsed``, ``pairs``, ``tokens``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rundir = RunDir(path)
+        self.problems: list[str] = []  # of the files that have been read so far
+        self.run: Record = self._document(self.rundir.run, missing="run.json is missing")  # {} where it is damaged
+
+    @cached_property
+    def status(self) -> str:
+        """running, finished, interrupted, failed, killed (its process is gone), or unknown where run.json is damaged.
+
+        Takes up to 15 s where the run trains, or was killed, on another machine.
+        """
+        status = self.run.get("status")
+        if not isinstance(status, str):
+            return "unknown"
+        return KILLED if status == RUNNING and live_owner(self.path) is None else status
+
+    @property
+    def name(self) -> str:
+        """The name of the run, from the recipe. Several runs may have the same one; ``path`` is unique."""
+        name = self.run.get("name") or self.values.get("name")
+        return name if isinstance(name, str) and name else self.path.resolve().name
+
+    @cached_property
+    def plan(self) -> Record:
+        """The content of plan.json: sections, each value with its origin and reason; {} where it is damaged."""
+        return self._document(self.rundir.plan, missing="plan.json is missing")
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """The values of the plan by dotted key: ``training.beta``."""
+        return {key: leaf["value"] for key, leaf in _leaves(self.plan)}
+
+    @cached_property
+    def origins(self) -> dict[str, str]:
+        """The origin of each value of the plan by dotted key: recipe, override, environment, default or decided."""
+        return {key: str(leaf["origin"]) for key, leaf in _leaves(self.plan)}
+
+    @cached_property
+    def recipe(self) -> str:
+        """The text of the recipe."""
+        try:
+            return self.rundir.read_recipe()
+        except OSError as error:
+            self.problems.append(f"recipe.yaml cannot be read: {error.strerror or error}")
+            return ""
+
+    @cached_property
+    def train(self) -> list[Record]:
+        """The lines of logged steps in metrics.jsonl."""
+        return [record for record in self._records if kind_of(record) == TRAIN]
+
+    @cached_property
+    def evals(self) -> list[Record]:
+        """The lines of evaluations during training. That of step 0 is the base model."""
+        return self._parsed('"eval_', EVAL)
+
+    @cached_property
+    def events(self) -> list[Record]:
+        """The lines of events: attempts, checkpoints, out-of-memory retries, findings of watchdogs, the end."""
+        return self._parsed('"event"', EVENT)
+
+    @cached_property
+    def last_train(self) -> Record:
+        """The last line of a logged step, without reading the others; {} before the first one."""
+        for line in reversed(self._lines):
+            record = parse_json_object(line)
+            if record is not None and is_number(record.get("step")) and kind_of(record) == TRAIN:
+                return record
+        return {}
+
+    @cached_property
+    def evaluation(self) -> Record:
+        """The content of evaluation.json, from `orpo eval`; {} without it."""
+        return self._document(self.rundir.evaluation)
+
+    @cached_property
+    def samples(self) -> Record:
+        """The content of samples.json, from `orpo generate --compare`; {} without it."""
+        return self._document(self.rundir.samples)
+
+    @cached_property
+    def data_report(self) -> Record:
+        """The content of data_report.json; {} without it."""
+        return self._document(self.rundir.data_report) or _mapping(self.run.get("dataset"))
+
+    @cached_property
+    def scores(self) -> list[Record]:
+        """The scores of each held-out pair, one record for each evaluation during training.
+
+        Each has ``step``, ``pairs`` (names), ``chosen`` and ``rejected`` (mean log-probabilities per token).
+        """
+        return [record for line in self._text_lines(self.rundir.eval_scores) if (record := parse_json_object(line))]
+
+    @property
+    def base_eval(self) -> Record:
+        """The evaluation of the base model at step 0; {} without it."""
+        return next((record for record in self.evals if record["step"] == 0), {})
+
+    @property
+    def last_eval(self) -> Record:
+        """The last evaluation of the trained model; {} without it."""
+        return next((record for record in reversed(self.evals) if record["step"] > 0), {})
+
+    @property
+    def best_eval(self) -> Record:
+        """The evaluation of the trained model with the best accuracy, of equal ones that with the lowest loss; {} without it."""
+        trained = [record for record in self.evals if record["step"] > 0]
+        return max(trained, key=_by_accuracy_and_loss, default={})
+
+    def accuracy_interval(self, record: Record) -> Interval | None:
+        """Wilson 95% interval of the accuracy of an evaluation; None where the number of its pairs is not known."""
+        accuracy = record.get(f"eval_{_ACCURACY}")
+        pairs = record.get("eval_pairs") or self.data_report.get("eval_pairs")
+        if not is_number(accuracy) or not is_number(pairs) or pairs < 1:
+            return None
+        return wilson_interval(accuracy * pairs, int(pairs))
+
+    def metric(self, name: str) -> list[float]:
+        """The values of a metric in the order of the steps, by its name in ``metric_names``; [] without any."""
+        return [value for _, value in self.points(name)]
+
+    def points(self, name: str) -> list[tuple[Record, float]]:
+        """The values of a metric, each with the record that it is from (``step``, ``elapsed``, ``pairs``, …).
+
+        Names: ``loss``, ``rewards/margins`` or ``margin`` of the logged steps (also ``train.loss``); ``eval.loss``,
+        ``eval.accuracy`` of the evaluations; ``base.accuracy``, ``tuned.accuracy`` of `orpo eval`; ``run.steps``,
+        ``run.seconds`` and the other numbers of run.json.
+        """
+        source, _, rest = name.partition(".")
+        if not rest:
+            source, rest = TRAIN, name
+        rest = SHORT_NAMES.get(rest, rest)
+        records = self._sources().get(source, [])
+        key = f"eval_{rest}" if source == EVAL else rest
+        return [(record, float(record[key])) for record in records if is_number(record.get(key))]
+
+    def metric_names(self) -> list[str]:
+        """The names that ``metric`` has values for in this run."""
+        short = {full: name for name, full in SHORT_NAMES.items()}
+        names = []
+        for source, records in self._sources().items():
+            keys = dict.fromkeys(key for record in records for key, value in record.items() if is_number(value))
+            if source == EVAL:
+                keys = dict.fromkeys(key.removeprefix("eval_") for key in keys if key.startswith("eval_"))
+            prefix = "" if source == TRAIN else f"{source}."
+            names += [f"{prefix}{each}" for key in keys for each in (key, short.get(key)) if each]
+        return names
+
+    def _sources(self) -> dict[str, list[Record]]:
+        models = _mapping(self.evaluation.get("models"))
+        return {
+            TRAIN: self.train,
+            EVAL: self.evals,
+            "base": [_mapping(models.get("base"))],
+            "tuned": [_mapping(models.get("tuned"))],
+            "run": [self.run],
+        }
+
+    @cached_property
+    def _lines(self) -> list[str]:
+        return list(self._text_lines(self.rundir.metrics))
+
+    @cached_property
+    def _records(self) -> list[Record]:
+        return self._parsed("", "")
+
+    def _parsed(self, containing: str, kind: str) -> list[Record]:
+        """The records of the lines that contain a text, of one kind or all: only these lines are parsed, which takes the time."""
+        records = (parse_json_object(line) for line in self._lines if containing in line)
+        return [
+            record
+            for record in records
+            if record is not None and is_number(record.get("step")) and (not kind or kind_of(record) == kind)
+        ]
+
+    def _text_lines(self, path: Path) -> Iterable[str]:
+        try:
+            return path.read_text(encoding="utf-8", errors="replace").split("\n")
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            self.problems.append(f"{path.name} cannot be read: {error.strerror or error}")
+            return []
+
+    def _document(self, path: Path, missing: str = "") -> Record:
+        try:
+            return read_json_object(path) if missing or path.exists() else {}
+        except (UsageError, MachineError) as error:
+            absent = missing and not os.path.lexists(path)
+            self.problems.append(missing if absent else error.message.removeprefix(f"{path.parent}/").rstrip("."))
+            return {}
+
+
+def read_history(path: str | Path) -> RunHistory:
+    """The history of a run directory. Raises UsageError where ``path`` is not one; a damaged one has ``problems``."""
+    return RunHistory(RunDir.open(path).root)
+
+
+def find_runs(directories: Sequence[str | Path]) -> list[Path]:
+    """The run directories in ``directories`` and below, also those in another run, sorted by path.
+
+    Hidden folders, and the folders that a run itself has, are not searched. A directory that is found through two paths, such as
+    a link, counts once, under its first path.
+    """
+    found: dict[tuple[int, int], Path] = {}
+    visited: set[tuple[int, int]] = set()
+    waiting = [(Path(each), 0) for each in reversed(directories)]
+    while waiting:
+        directory, depth = waiting.pop()
+        try:
+            status = directory.stat()
+            entries = list(os.scandir(directory))
+        except OSError:  # removed a moment ago, or not readable
+            continue
+        if (key := (status.st_dev, status.st_ino)) in visited:
+            continue
+        visited.add(key)
+        rundir = RunDir(directory)
+        is_run = rundir.is_run()
+        if is_run:
+            found[key] = directory
+        if depth < MAX_DEPTH:
+            folders = [
+                Path(entry.path)
+                for entry in entries
+                if entry.is_dir()
+                and not entry.name.startswith(".")
+                and not (is_run and not rundir.is_foreign(Path(entry.path)))
+            ]
+            # real folders before links, so that a run is shown under its own path
+            waiting += [
+                (each, depth + 1) for each in sorted(folders, key=lambda path: (path.is_symlink(), path), reverse=True)
+            ]
+    return sorted(found.values())
+
+
+def changed_keys(histories: Sequence[RunHistory]) -> list[dict[str, Any]]:
+    """For each run its values of the keys that differ between the runs, by dotted key of the recipe.
+
+    Only keys that a recipe or a command line has set in one of the runs; names and places of runs are left out. A run without a
+    key that others have has None there. Of a section that a run does not have (``lora: null``), the others have "set".
+    """
+    keys: dict[str, None] = {}
+    for history in histories:
+        keys |= dict.fromkeys(
+            key
+            for key, origin in history.origins.items()
+            if origin in _EXPLICIT and key.split(".")[0] not in _NOT_COMPARED
+        )
+    rows: list[dict[str, Any]] = [{} for _ in histories]
+    readable = [index for index, history in enumerate(histories) if history.values]
+    for key in keys:
+        values = {index: _value(histories[index], key) for index in readable}
+        compared = [value for value in values.values() if value is not _NO_SECTION]
+        if any(value != compared[0] for value in compared[1:]):
+            for index, value in values.items():
+                rows[index][key] = None if value is _NO_SECTION else value
+    return rows
+
+
+def kind_of(record: Record) -> str:
+    """The kind of a line of metrics.jsonl: train, eval or event. Versions before 0.3 did not write it."""
+    kind = record.get("kind")
+    if isinstance(kind, str):
+        return kind
+    return EVAL if any(name.startswith("eval_") for name in record) else TRAIN
+
+
+def _value(history: RunHistory, key: str) -> Any:
+    """The value of a key; ``_NO_SECTION`` where a section above it is null."""
+    values = history.values
+    if key in values:
+        return values[key]
+    parents = key.split(".")[:-1]
+    if any(".".join(parents[: count + 1]) in values for count in range(len(parents))):
+        return _NO_SECTION
+    return "set" if any(each.startswith(f"{key}.") for each in values) else None
+
+
+def _by_accuracy_and_loss(record: Record) -> tuple[float, float]:
+    accuracy, loss = record.get(f"eval_{_ACCURACY}"), record.get("eval_loss")
+    return accuracy if is_number(accuracy) else -1.0, -loss if is_number(loss) else float("-inf")
+
+
+def _leaves(document: Record, prefix: str = "") -> Iterator[tuple[str, Record]]:
+    for key, entry in document.items():
+        if isinstance(entry, dict):
+            if is_leaf(entry):
+                yield f"{prefix}{key}", entry
+            else:
+                yield from _leaves(entry, f"{prefix}{key}.")
+
+
+def _mapping(value: Any) -> Record:
+    return value if isinstance(value, dict) else {}

@@ -58,9 +58,10 @@ class RunDir:
         self.plan = root / "plan.json"  # the plan: every value with its reason
         self.run = root / "run.json"  # status, versions, fingerprints, times
         self.data_report = root / "data_report.json"  # the data report: rows read, kept, dropped by reason; lengths
-        self.metrics = root / "metrics.jsonl"  # a JSON line for each logged step and evaluation
-        # scores of each held-out pair: a JSON line for each evaluation
-        self.eval_scores = root / "eval_scores.jsonl"
+        self.metrics = root / "metrics.jsonl"  # a JSON line for each logged step, evaluation and event
+        self.eval_scores = (
+            root / "eval_scores.jsonl"
+        )  # the scores of each held-out pair, a JSON line for each evaluation
         self.logs = root / "logs"  # the log of each attempt, and a folder with those of its ranks
         self.checkpoints = root / "checkpoints"  # the folder of the checkpoint-N folders
         self.abandoned = root / "abandoned"  # checkpoints and metrics of steps that `--resume PATH` went back before

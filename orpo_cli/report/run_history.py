@@ -15,7 +15,7 @@ from typing import Any
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.json_files import is_number, parse_json_object, read_json_object
 from orpo_cli.plan.plan import is_leaf
-from orpo_cli.run_attempts import KILLED, RUNNING
+from orpo_cli.run_attempts import FINISHED, KILLED, RUNNING, attempts_of
 from orpo_cli.run_lock import live_owner
 from orpo_cli.rundir import RunDir
 from orpo_cli.statistics import Interval, wilson_interval
@@ -23,10 +23,10 @@ from orpo_cli.statistics import Interval, wilson_interval
 Record = dict[str, Any]
 TRAIN, EVAL, EVENT = "train", "eval", "event"  # kinds of lines in metrics.jsonl
 _ACCURACY = "rewards/accuracies"
+MARGIN = "margin"
 # Short names of metrics, beside those that TRL logs.
 SHORT_NAMES = {
     "accuracy": _ACCURACY,
-    "margin": "rewards/margins",
     "nll": "nll_loss",
     "chosen": "logps/chosen",
     "rejected": "logps/rejected",
@@ -139,27 +139,51 @@ class RunHistory:
         """
         return [record for line in self._text_lines(self.rundir.eval_scores) if (record := parse_json_object(line))]
 
+    @cached_property
+    def evaluations(self) -> list[Record]:
+        """The evaluations on the held-out pairs: ``evals``, or without any those of base and tuned model by `orpo eval`."""
+        if self.evals:
+            return self.evals
+        models, steps = _mapping(self.evaluation.get("models")), self.steps
+        found = ((0, _mapping(models.get("base"))), (steps, _mapping(models.get("tuned"))))
+        return [
+            {"kind": EVAL, "step": step, **{f"eval_{key}": value for key, value in metrics.items() if is_number(value)}}
+            | {"eval_pairs": self.evaluation.get("pairs")}
+            for step, metrics in found
+            if metrics and step is not None
+        ]
+
     @property
     def base_eval(self) -> Record:
-        """The evaluation of the base model at step 0; {} without it."""
-        return next((record for record in self.evals if record["step"] == 0), {})
+        """The evaluation of the base model, at step 0; {} without it."""
+        return next((record for record in self.evaluations if record["step"] == 0), {})
 
     @property
     def last_eval(self) -> Record:
         """The last evaluation of the trained model; {} without it."""
-        return next((record for record in reversed(self.evals) if record["step"] > 0), {})
+        return next((record for record in reversed(self.evaluations) if record["step"] > 0), {})
 
     @property
     def best_eval(self) -> Record:
         """The evaluation of the trained model with the best accuracy, of equal ones that with the lowest loss; {} without it."""
-        trained = [record for record in self.evals if record["step"] > 0]
+        trained = [record for record in self.evaluations if record["step"] > 0]
         return max(trained, key=_by_accuracy_and_loss, default={})
+
+    @property
+    def steps(self) -> int | None:
+        """The number of steps that are trained; None before the first one."""
+        recorded = [self.run.get("steps"), *(each.get("to_step") for each in reversed(attempts_of(self.run)))]
+        steps = next((each for each in recorded if is_number(each)), None)
+        logged = self.last_train.get("step")
+        if self.run.get("status") == FINISHED and steps is not None:
+            return int(steps)
+        return int(max((each for each in (steps, logged) if each is not None), default=0)) or None
 
     def accuracy_interval(self, record: Record) -> Interval | None:
         """Wilson 95% interval of the accuracy of an evaluation; None where the number of its pairs is not known."""
-        accuracy = record.get(f"eval_{_ACCURACY}")
+        accuracy = metric_value(record, "accuracy", "eval_")
         pairs = record.get("eval_pairs") or self.data_report.get("eval_pairs")
-        if not is_number(accuracy) or not is_number(pairs) or pairs < 1:
+        if accuracy is None or not is_number(pairs) or pairs < 1:
             return None
         return wilson_interval(accuracy * pairs, int(pairs))
 
@@ -170,17 +194,19 @@ class RunHistory:
     def points(self, name: str) -> list[tuple[Record, float]]:
         """The values of a metric, each with the record that it is from (``step``, ``elapsed``, ``pairs``, …).
 
-        Names: ``loss``, ``rewards/margins`` or ``margin`` of the logged steps (also ``train.loss``); ``eval.loss``,
-        ``eval.accuracy`` of the evaluations; ``base.accuracy``, ``tuned.accuracy`` of `orpo eval`; ``run.steps``,
-        ``run.seconds`` and the other numbers of run.json.
+        Names: ``loss``, ``rewards/margins`` of the logged steps (also ``train.loss``); ``eval.loss``, ``eval.accuracy`` of the
+        evaluations (also ``eval_loss``); ``base.accuracy``, ``tuned.accuracy`` of `orpo eval`; ``run.steps``, ``run.seconds``
+        and the other numbers of run.json. ``margin`` is the margin in log-probability, chosen minus rejected in nats per token:
+        other than ``rewards/margins`` it does not have the factor beta, so that runs of different beta can be compared.
         """
+        if name.startswith("eval_"):
+            name = f"{EVAL}.{name.removeprefix('eval_')}"
         source, _, rest = name.partition(".")
         if not rest:
             source, rest = TRAIN, name
-        rest = SHORT_NAMES.get(rest, rest)
-        records = self._sources().get(source, [])
-        key = f"eval_{rest}" if source == EVAL else rest
-        return [(record, float(record[key])) for record in records if is_number(record.get(key))]
+        records, prefix = self._sources().get(source, []), "eval_" if source == EVAL else ""
+        values = ((record, metric_value(record, rest, prefix)) for record in records)
+        return [(record, value) for record, value in values if value is not None]
 
     def metric_names(self) -> list[str]:
         """The names that ``metric`` has values for in this run."""
@@ -190,6 +216,8 @@ class RunHistory:
             keys = dict.fromkeys(key for record in records for key, value in record.items() if is_number(value))
             if source == EVAL:
                 keys = dict.fromkeys(key.removeprefix("eval_") for key in keys if key.startswith("eval_"))
+            if {"logps/chosen", "logps/rejected"} <= keys.keys():
+                keys |= {MARGIN: None}
             prefix = "" if source == TRAIN else f"{source}."
             names += [f"{prefix}{each}" for key in keys for each in (key, short.get(key)) if each]
         return names
@@ -198,7 +226,7 @@ class RunHistory:
         models = _mapping(self.evaluation.get("models"))
         return {
             TRAIN: self.train,
-            EVAL: self.evals,
+            EVAL: self.evaluations,
             "base": [_mapping(models.get("base"))],
             "tuned": [_mapping(models.get("tuned"))],
             "run": [self.run],
@@ -325,9 +353,18 @@ def _value(history: RunHistory, key: str) -> Any:
     return "set" if any(each.startswith(f"{key}.") for each in values) else None
 
 
+def metric_value(record: Record, name: str, prefix: str = "") -> float | None:
+    """The value of a metric in one record, by its TRL name or short name, or ``margin``; ``prefix``: "eval_" for evaluations."""
+    if name == MARGIN:
+        ends = [record.get(f"{prefix}{SHORT_NAMES[each]}") for each in ("chosen", "rejected")]
+        return float(ends[0] - ends[1]) if all(map(is_number, ends)) else None
+    value = record.get(f"{prefix}{SHORT_NAMES.get(name, name)}")
+    return float(value) if is_number(value) else None
+
+
 def _by_accuracy_and_loss(record: Record) -> tuple[float, float]:
-    accuracy, loss = record.get(f"eval_{_ACCURACY}"), record.get("eval_loss")
-    return accuracy if is_number(accuracy) else -1.0, -loss if is_number(loss) else float("-inf")
+    accuracy, loss = (metric_value(record, name, "eval_") for name in ("accuracy", "loss"))
+    return -1.0 if accuracy is None else accuracy, float("-inf") if loss is None else -loss
 
 
 def _leaves(document: Record, prefix: str = "") -> Iterator[tuple[str, Record]]:

@@ -1,0 +1,93 @@
+"""Paired comparison of two runs, or of a run with its base model, on the same held-out pairs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from orpo_cli.json_files import is_number
+from orpo_cli.report.run_history import Record, RunHistory
+from orpo_cli.statistics import PairedComparison, compare_margins
+
+Variant = Literal["base", "tuned"]
+Scores = dict[str, tuple[float, float]]  # mean log-probabilities of chosen and rejected, by the name of the pair
+
+
+def held_out_scores(history: RunHistory, variant: Variant = "tuned") -> Scores:
+    """The scores of the held-out pairs by name; {} where there are none.
+
+    Those of `orpo eval`, which scores the saved model, or else of the last evaluation during training; of the base model those
+    at step 0.
+    """
+    entries = history.evaluation.get("scores")
+    if isinstance(entries, list) and history.evaluation.get("data") == "held-out":
+        rows = [each for each in entries if isinstance(each, dict)]
+        models = [_mapping(_mapping(each.get("models")).get(variant)) for each in rows]
+        scores = _by_name(
+            (str(row.get("row")), model.get("logps/chosen"), model.get("logps/rejected"))
+            for row, model in zip(rows, models, strict=True)
+        )
+        if scores:
+            return scores
+    of_variant = [
+        each for each in history.scores if is_number(each.get("step")) and (each["step"] == 0) == (variant == "base")
+    ]
+    return _scores_of_evaluation(of_variant[-1]) if of_variant else {}
+
+
+def compare_with_base(history: RunHistory) -> PairedComparison | str:
+    """The tuned model against its base; a sentence that says why where that is not possible."""
+    base = held_out_scores(history, "base")
+    if not base:
+        return f"{history.path}: the base model has no scores on the held-out pairs. `orpo eval {history.path}` computes them."
+    return _compare(base, held_out_scores(history), f"{history.path} has no scores of the trained model.")
+
+
+def compare_runs(first: RunHistory, second: RunHistory) -> PairedComparison | str:
+    """The second run against the first one, on the pairs that both held out; a sentence that says why where that is not possible."""
+    for each in (first, second):
+        if not held_out_scores(each):
+            return f"{each.path} has no scores of held-out pairs. `orpo eval {each.path}` computes them."
+    if (sources := _eval_sources(first)) and (others := _eval_sources(second)) and sources != others:
+        return f"{first.path} and {second.path} held out pairs of different data."
+    return _compare(
+        held_out_scores(first), held_out_scores(second), f"{first.path} and {second.path} held out no common pair."
+    )
+
+
+def _compare(first: Scores, second: Scores, otherwise: str) -> PairedComparison | str:
+    common = [name for name in first if name in second]
+    if not common:
+        return otherwise
+    margins = [[scores[name][0] - scores[name][1] for name in common] for scores in (first, second)]
+    return compare_margins(*margins)
+
+
+def _scores_of_evaluation(record: Record) -> Scores:
+    columns = [record.get(name) for name in ("pairs", "chosen", "rejected")]
+    names, chosen, rejected = (column if isinstance(column, list) else [] for column in columns)
+    return _by_name(zip(map(str, names), chosen, rejected, strict=False))
+
+
+def _by_name(scores: Iterable[tuple[str, Any, Any]]) -> Scores:
+    """Scores by the name of the pair; a name that is used again gets a number (``train.jsonl:7#2``)."""
+    found: Scores = {}
+    seen: Counter[str] = Counter()
+    for name, chosen, rejected in scores:
+        seen[name] += 1
+        if is_number(chosen) and is_number(rejected):
+            found[name if seen[name] == 1 else f"{name}#{seen[name]}"] = (float(chosen), float(rejected))
+    return found
+
+
+def _eval_sources(history: RunHistory) -> set[str]:
+    """Fingerprints of the data that the held-out pairs are from: the data for evaluation, or the training data that was split."""
+    listed = history.data_report.get("sources")
+    sources = [_mapping(each) for each in listed] if isinstance(listed, list) else []
+    held_out = [each for each in sources if each.get("part") == "eval"] or sources
+    return {str(each["fingerprint"]) for each in held_out if each.get("fingerprint")}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -39,6 +39,7 @@ COMMANDS = (
     "data",
     "train",
     "submit",
+    "runs",
     "eval",
     "chat",
     "generate",
@@ -55,6 +56,7 @@ LIGHT_COMMANDS = (
     "schema",
     "convert",
     "submit",
+    "runs",
     "doctor",
 )  # they do not import torch
 FILE_COMMANDS = (

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 
 import torch
 
 from orpo_cli.evaluation.preference_scores import PairScores
-
-Interval = tuple[float, float]
-
-_Z = NormalDist().inv_cdf(0.975)
+from orpo_cli.statistics import Interval, mean_interval, wilson_interval
 
 
 def preference_metrics(scores: PairScores, beta: float) -> dict[str, float]:
@@ -39,30 +35,15 @@ def preference_metrics(scores: PairScores, beta: float) -> dict[str, float]:
 def intervals(scores: PairScores, beta: float) -> dict[str, Interval | None]:
     """95% intervals of the accuracy (Wilson) and of the mean margin (normal; None for a single pair)."""
     return {
-        "rewards/accuracies": wilson(int((scores.chosen > scores.rejected).sum()), len(scores.chosen)),
-        "rewards/margins": mean_interval(beta * (scores.chosen - scores.rejected)),
+        "rewards/accuracies": wilson_interval(int((scores.chosen > scores.rejected).sum()), len(scores.chosen)),
+        "rewards/margins": mean_interval((beta * (scores.chosen - scores.rejected)).tolist()),
     }
 
 
 def margin_change_interval(before: PairScores, after: PairScores, beta: float) -> Interval | None:
     """95% interval of the change of the mean margin, paired: much narrower than the intervals of the two margins."""
-    return mean_interval(beta * ((after.chosen - after.rejected) - (before.chosen - before.rejected)))
-
-
-def wilson(successes: int, trials: int) -> Interval:
-    """Wilson 95% interval of a proportion; valid near 0 and 1, where the normal interval has no width."""
-    proportion, z2 = successes / trials, _Z * _Z
-    center = (proportion + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = _Z / (1 + z2 / trials) * math.sqrt(proportion * (1 - proportion) / trials + z2 / (4 * trials * trials))
-    return max(0.0, center - half), min(1.0, center + half)
-
-
-def mean_interval(values: torch.Tensor) -> Interval | None:
-    """Normal 95% interval of the mean of ``values`` (n,); None where n is 1."""
-    if len(values) < 2:
-        return None
-    half = _Z * values.std().item() / math.sqrt(len(values))
-    return values.mean().item() - half, values.mean().item() + half
+    changes = (after.chosen - after.rejected) - (before.chosen - before.rejected)
+    return mean_interval((beta * changes).tolist())
 
 
 def _log1mexp(x: torch.Tensor) -> torch.Tensor:

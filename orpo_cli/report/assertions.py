@@ -77,7 +77,7 @@ def raise_if_failed(history: RunHistory, results: Sequence[Assertion]) -> None:
         raise RunError(f"{history.path}: {len(failed)} of {len(results)} assertions failed.{lines}")
 
 
-def metric_value(history: RunHistory, expression: str) -> float | None:
+def expression_value(history: RunHistory, expression: str) -> float | None:
     """The number of an expression such as ``eval.accuracy`` (its last value), ``max(eval.accuracy)`` or ``run.seconds``.
 
     None where the run has no value of the metric. Raises UsageError for what is not such an expression.

@@ -49,7 +49,7 @@ def compare_runs(first: RunHistory, second: RunHistory) -> PairedComparison | st
     for each in (first, second):
         if not held_out_scores(each):
             return f"{each.path} has no scores of held-out pairs. `orpo eval {each.path}` computes them."
-    if (sources := _eval_sources(first)) and (others := _eval_sources(second)) and sources != others:
+    if (sources := held_out_data(first)) and (others := held_out_data(second)) and sources != others:
         return f"{first.path} and {second.path} held out pairs of different data."
     return _compare(
         held_out_scores(first), held_out_scores(second), f"{first.path} and {second.path} held out no common pair."
@@ -81,7 +81,7 @@ def _by_name(scores: Iterable[tuple[str, Any, Any]]) -> Scores:
     return found
 
 
-def _eval_sources(history: RunHistory) -> set[str]:
+def held_out_data(history: RunHistory) -> set[str]:
     """Fingerprints of the data that the held-out pairs are from: the data for evaluation, or the training data that was split."""
     listed = history.data_report.get("sources")
     sources = [_mapping(each) for each in listed] if isinstance(listed, list) else []

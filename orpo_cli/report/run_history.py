@@ -179,6 +179,12 @@ class RunHistory:
             return int(steps)
         return int(max((each for each in (steps, logged) if each is not None), default=0)) or None
 
+    @property
+    def total_steps(self) -> int | None:
+        """The number of steps that the run is to have; None where it is not recorded."""
+        started = [record.get("steps") for record in self.events if record.get("event") == "attempt"]
+        return next((int(each) for each in reversed(started) if is_number(each)), None)
+
     def accuracy_interval(self, record: Record) -> Interval | None:
         """Wilson 95% interval of the accuracy of an evaluation; None where the number of its pairs is not known."""
         accuracy = metric_value(record, "accuracy", "eval_")

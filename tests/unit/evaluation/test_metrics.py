@@ -7,10 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from orpo_cli.evaluation.metrics import intervals, margin_change_interval, mean_interval, preference_metrics, wilson
+from orpo_cli.evaluation.metrics import intervals, margin_change_interval, preference_metrics
 from orpo_cli.evaluation.preference_scores import PairScores
 
 
@@ -54,28 +52,6 @@ def test_odds_of_a_nearly_certain_completion_are_finite() -> None:
     metrics = preference_metrics(scores_of([-1e-20], [-40.0]), beta=0.1)
     assert metrics["log_odds_chosen"] == pytest.approx(-math.log(1e-20) + 40.0, rel=1e-6)
     assert metrics["log_odds_ratio"] <= 0
-
-
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"),
-    [(8, 10, 0.49016, 0.94331), (0, 10, 0.0, 0.27753), (10, 10, 0.72247, 1.0), (54, 60, 0.79853, 0.95340)],
-)
-def test_wilson_intervals_are_the_published_ones(successes: int, trials: int, low: float, high: float) -> None:
-    assert wilson(successes, trials) == pytest.approx((low, high), abs=1e-4)
-
-
-@given(st.integers(1, 500).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials))))
-def test_wilson_intervals_contain_the_proportion_and_stay_in_bounds(case: tuple[int, int]) -> None:
-    low, high = wilson(*case)
-    assert 0 <= low <= case[0] / case[1] + 1e-12
-    assert case[0] / case[1] - 1e-12 <= high <= 1
-
-
-def test_the_interval_of_a_mean_is_normal_and_needs_two_values() -> None:
-    low, high = mean_interval(torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)) or (0.0, 0.0)
-    half = 1.959964 * math.sqrt(5 / 3) / 2
-    assert (low, high) == pytest.approx((2.5 - half, 2.5 + half), abs=1e-6)
-    assert mean_interval(torch.tensor([1.0])) is None
 
 
 def test_margin_intervals_scale_with_beta() -> None:

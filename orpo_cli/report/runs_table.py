@@ -1,0 +1,264 @@
+"""Table of runs: what differs between them, evaluations with intervals, time and memory; as rows, text and CSV.
+
+In a narrow terminal columns are left out by priority. A number is never shortened or wrapped.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.cells import cell_len
+
+from orpo_cli.control_characters import one_line
+from orpo_cli.json_files import is_number
+from orpo_cli.report.run_history import Record, RunHistory, changed_keys, metric_value
+from orpo_cli.run_attempts import FINISHED
+
+GAP = "  "
+MIN_PARENT = 12  # characters of a folder that is printed above the table and not in each row
+_EVALUATIONS = ("base", "best", "last")
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    """One evaluation of a run on its held-out pairs."""
+
+    step: int
+    pairs: int | None
+    accuracy: float | None
+    interval: tuple[float, float] | None  # Wilson, 95%
+    margin: float | None  # in log-probability (nats per token), without beta
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run of the table. None: not recorded, or not yet."""
+
+    path: str
+    name: str
+    status: str
+    changed: dict[str, Any]  # only the keys that differ between the runs
+    steps: int | None
+    total_steps: int | None
+    base: EvaluationRow | None
+    best: EvaluationRow | None
+    last: EvaluationRow | None
+    seconds: float | None
+    tokens_per_second: float | None
+    peak_memory_gb: float | None
+    started_at: str | None
+    problems: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        values = dict(vars(self))
+        return values | {each: values[each] and dict(vars(values[each])) for each in _EVALUATIONS}
+
+
+def run_rows(histories: Sequence[RunHistory]) -> list[RunRow]:
+    """A row for each run, in the same order."""
+    return [_row(history, changed) for history, changed in zip(histories, changed_keys(histories), strict=True)]
+
+
+def _row(history: RunHistory, changed: dict[str, Any]) -> RunRow:
+    last_line = history.last_train
+    started = history.run.get("started_at")
+    return RunRow(
+        path=str(history.path),
+        name=history.name,
+        status=history.status,
+        changed=changed,
+        steps=history.steps,
+        total_steps=history.total_steps,
+        base=_evaluation_row(history, history.base_eval),
+        best=_evaluation_row(history, history.best_eval),
+        last=_evaluation_row(history, history.last_eval),
+        seconds=_first_number(history.run.get("seconds"), last_line.get("elapsed")),
+        tokens_per_second=_first_number(history.run.get("tokens_per_second"), last_line.get("tokens_per_second")),
+        peak_memory_gb=_first_number(history.run.get("peak_memory_gb"), last_line.get("memory_gb")),
+        started_at=started if isinstance(started, str) else None,
+        problems=history.problems,
+    )
+
+
+def _evaluation_row(history: RunHistory, record: Record) -> EvaluationRow | None:
+    if not record:
+        return None
+    pairs = _first_number(record.get("eval_pairs"), history.data_report.get("eval_pairs"))
+    accuracy, margin, loss = (metric_value(record, name, "eval_") for name in ("accuracy", "margin", "loss"))
+    return EvaluationRow(
+        int(record["step"]),
+        None if pairs is None else int(pairs),
+        accuracy,
+        history.accuracy_interval(record),
+        margin,
+        loss,
+    )
+
+
+def _first_number(*values: Any) -> float | None:
+    return next((value for value in values if is_number(value)), None)
+
+
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    cell: Callable[[RunRow], str]
+    priority: int  # the column with the highest number is left out first; 0: never
+    left: bool = False
+
+
+def runs_table(rows: Sequence[RunRow], width: int | None = None) -> tuple[str, list[str]]:
+    """The text of the table, and the titles of the columns that a terminal of ``width`` characters has no space for.
+
+    Without a width, as in a pipe, there are all columns.
+    """
+    columns = [column for column in _columns(rows) if any(column.cell(row) for row in rows)]
+    heading, left_out = "", []
+    if width is not None and _width(columns, rows) > width and len(parent := _common_parent(rows)) >= MIN_PARENT:
+        heading = f"in {one_line(parent)}:\n"
+        columns[0] = _Column("run", lambda row: one_line(os.path.relpath(row.path, parent)), 0, left=True)
+    while width is not None and _width(columns, rows) > width:
+        least = max(columns, key=lambda column: column.priority)
+        if least.priority == 0:
+            break
+        columns.remove(least)
+        left_out.insert(0, least.title)
+    cells = [[column.title for column in columns], *([column.cell(row) for column in columns] for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        GAP.join(
+            _padded(cell, size, left=column.left) for cell, size, column in zip(line, widths, columns, strict=True)
+        ).rstrip()
+        for line in cells
+    ]
+    return heading + "\n".join(lines), left_out
+
+
+def _columns(rows: Sequence[RunRow]) -> list[_Column]:
+    keys = list(dict.fromkeys(key for row in rows for key in row.changed))
+    short = [key.rpartition(".")[2] for key in keys]
+    titles = [name if short.count(name) == 1 else key for key, name in zip(keys, short, strict=True)]
+    return [
+        _Column("run", lambda row: one_line(row.path), 0, left=True),
+        _Column("status", lambda row: row.status, 4, left=True),
+        *(
+            _Column(
+                title,
+                lambda row, key=key: _value_text(row.changed[key]) if key in row.changed else "",
+                3 if index < 3 else 5,
+            )
+            for index, (key, title) in enumerate(zip(keys, titles, strict=True))
+        ),
+        _Column("steps", _steps_text, 8),
+        _Column("base", lambda row: _accuracy_text(row.base), 9),
+        _Column("best", lambda row: _accuracy_text(row.best), 0),
+        _Column("best 95%", lambda row: _interval_text(row.best), 2),
+        _Column("best at", lambda row: "" if row.best is None else str(row.best.step), 10),
+        _Column("last", lambda row: _accuracy_text(row.last), 1),
+        _Column("last 95%", lambda row: _interval_text(row.last), 7),
+        _Column(
+            "margin", lambda row: "" if row.last is None or row.last.margin is None else f"{row.last.margin:.3f}", 6
+        ),
+        _Column("time", lambda row: "" if row.seconds is None else duration_text(row.seconds), 11),
+        _Column("tokens/s", lambda row: "" if row.tokens_per_second is None else f"{row.tokens_per_second:.0f}", 12),
+        _Column("memory", lambda row: "" if row.peak_memory_gb is None else f"{row.peak_memory_gb:.2f} GB", 13),
+    ]
+
+
+def _width(columns: Sequence[_Column], rows: Sequence[RunRow]) -> int:
+    widths = [max(cell_len(each) for each in (column.title, *map(column.cell, rows))) for column in columns]
+    return sum(widths) + len(GAP) * (len(columns) - 1)
+
+
+def _common_parent(rows: Sequence[RunRow]) -> str:
+    try:
+        parent = os.path.commonpath([os.path.dirname(row.path) for row in rows])
+    except ValueError:  # absolute and relative paths
+        return ""
+    return parent if parent not in ("", os.sep) else ""
+
+
+def _padded(text: str, width: int, *, left: bool) -> str:
+    space = " " * (width - cell_len(text))
+    return f"{text}{space}" if left else f"{space}{text}"
+
+
+def _steps_text(row: RunRow) -> str:
+    if row.steps is None:
+        return ""
+    of_total = "" if row.status == FINISHED or row.total_steps is None else f"/{row.total_steps}"
+    return f"{row.steps}{of_total}"
+
+
+def _accuracy_text(evaluation: EvaluationRow | None) -> str:
+    return "" if evaluation is None or evaluation.accuracy is None else f"{evaluation.accuracy:.3f}"
+
+
+def _interval_text(evaluation: EvaluationRow | None) -> str:
+    interval = None if evaluation is None else evaluation.interval
+    return "" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def _value_text(value: Any) -> str:
+    """A value of the plan in a cell: a file of a dataset by its name, a long list by its length."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "-"}[value]
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        texts = [_value_text(each.get("path") if isinstance(each, dict) and "path" in each else each) for each in value]
+        return ", ".join(texts) if len(texts) <= 3 else f"{len(texts)} items"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_value_text(each)}" for key, each in value.items() if each is not None)
+    text = one_line(str(value))
+    return Path(text).name if "/" in text and cell_len(text) > 24 else text
+
+
+def duration_text(seconds: float) -> str:
+    """A duration with two units: 45 s, 3 min 20 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def runs_csv(rows: Sequence[RunRow]) -> str:
+    """The table as CSV (RFC 4180): all numbers in full, a column for each changed key by its dotted name."""
+    keys = list(dict.fromkeys(key for row in rows for key in row.changed))
+    plain = ("steps", "total_steps", "seconds", "tokens_per_second", "peak_memory_gb", "started_at")
+    of_evaluation = ("step", "pairs", "accuracy", "low", "high", "margin", "loss")
+    header = [
+        "path",
+        "name",
+        "status",
+        *keys,
+        *(f"{each}_{name}" for each in _EVALUATIONS for name in of_evaluation),
+        *plain,
+        "problems",
+    ]
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(header)
+    for row in rows:
+        cells = [row.path, row.name, row.status, *(_csv_value(row.changed.get(key)) for key in keys)]
+        for each in _EVALUATIONS:
+            found: EvaluationRow | None = getattr(row, each)
+            low, high = (found and found.interval) or (None, None)
+            values = {**vars(found), "low": low, "high": high} if found else {}
+            cells += [values.get(name) for name in of_evaluation]
+        writer.writerow([*cells, *(getattr(row, name) for name in plain), "; ".join(row.problems)])
+    return file.getvalue()
+
+
+def _csv_value(value: Any) -> Any:
+    return value if isinstance(value, str | int | float) or value is None else str(value)

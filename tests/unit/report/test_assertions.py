@@ -1,0 +1,119 @@
+"""Assertions over metrics: the grammar, the values in the result, and that nothing else is evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.recorded_runs import write_recorded_run
+
+from orpo_cli.errors import RunError, UsageError
+from orpo_cli.report.assertions import check_assertion, check_assertions, expression_value, raise_if_failed
+from orpo_cli.report.run_history import RunHistory, read_history
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> RunHistory:
+    return read_history(write_recorded_run(tmp_path_factory.mktemp("runs") / "run"))
+
+
+@pytest.mark.parametrize(
+    ("expression", "holds"),
+    [
+        ("eval.accuracy[-1] > 0.7", True),
+        ("eval.accuracy[-1] > 0.75", False),
+        ("eval.accuracy[-1] - eval.accuracy[0] >= 0.25", True),
+        ("max(eval.accuracy) == last(eval.accuracy)", True),
+        ("first(loss) > 3.8 and last(loss) < 2.1", True),
+        ("mean(loss[-5:]) < mean(loss[:5])", True),
+        ("min(loss) < 0 or len(loss) == 20", True),
+        ("not eval.rewards/margins[-1] < 0.05", True),
+        ("rewards/margins[-1] > 0", True),
+        ("eval_loss[-1] < 3.5", True),
+        ("0.5 < eval.accuracy[1] < 0.7", True),
+        ("0.5 < eval.accuracy[1] < 0.6", False),
+        ("(run.seconds < 60) or (run.steps != 20)", False),
+        ("run.peak_memory_gb * 2 <= 3.5", True),
+        ("abs(logps/chosen[-1] + 2) < 1e-6", True),
+        ("-loss[0] < -3", True),
+    ],
+)
+def test_expressions(history: RunHistory, expression: str, holds: bool) -> None:
+    assert check_assertion(history, expression).holds is holds
+
+
+def test_the_result_has_the_values_that_decided_it(history: RunHistory) -> None:
+    result = check_assertion(history, "eval.accuracy[-1] > 0.8 or max(eval.rewards/margins) > 1")
+    assert result.values == {"eval.accuracy[-1]": 0.75, "max(eval.rewards/margins)": 0.075}
+    assert result.text() == (
+        "eval.accuracy[-1] > 0.8 or max(eval.rewards/margins) > 1: does not hold "
+        "(eval.accuracy[-1] is 0.75, max(eval.rewards/margins) is 0.075)"
+    )
+
+
+def test_a_failed_assertion_is_an_error_of_the_run(history: RunHistory) -> None:
+    results = check_assertions(history, ["run.steps == 20", "eval.accuracy[-1] > 0.9"])
+    with pytest.raises(RunError, match=r"1 of 2 assertions failed.\n  eval.accuracy\[-1\] > 0.9: .*is 0.75") as failed:
+        raise_if_failed(history, results)
+    assert failed.value.exit_code == 5
+    raise_if_failed(history, results[:1])
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("eval.acuracy[-1] > 0.7", "Did you mean `eval.accuracy`?"),
+        ("eval.accuracy > 0.7", r"eval.accuracy has 3 values. Choose one: eval.accuracy\[-1\]"),
+        ("eval.accuracy[-1]", "it is a value, and compares nothing"),
+        ("eval.accuracy[7] > 0", "does not exist: there are 3 values"),
+        ("eval.accuracy[3:] > 0", "is empty: there are 3 values"),
+        ("eval.accuracy[0.5] > 0", "0.5 is not an index"),
+        ("run.seconds[-1][0] > 0", "is one value, not a metric"),
+        ("min(1) > 0", "1 is one value, not a metric"),
+        ("loss[-1] > 0 and 3", "3 compares nothing"),
+        ("(loss[-1] > 0) + 1 > 0", "is a comparison, not a number"),
+        ("loss[-1] / 2 > 0", "has no meaning in an assertion"),
+        ("loss[-1] ** 2 > 0", "has no meaning in an assertion"),
+        ("loss[-1] is 3", "has no meaning in an assertion"),
+        ("loss[-1] = 3", "An expression has metrics"),
+        ("True", "True has no meaning in an assertion"),
+        ("'a' < 'b'", "has no meaning in an assertion"),
+        ("min(loss, key=abs) > 0", "has no meaning in an assertion"),
+        ("__import__('os').system('true') == 0", "has no meaning in an assertion"),
+        ("(lambda: 1)() > 0", "has no meaning in an assertion"),
+        ("[each for each in loss][0] > 0", "has no meaning in an assertion"),
+        ("loss.__class__ > 0", "has no metric 'loss.__class__'"),
+        ("loss[-1].real > 0", "is not the name of a metric"),
+        ("run.status == 1", "has no metric 'run.status'"),
+        ("", "An expression has metrics"),
+        ("(" * 500 + "1" + ")" * 400, "An expression has metrics"),
+        ("9" * 999, "An expression has metrics"),
+        ("1 < " * 400 + "1", "more than 1000 characters"),
+        ("loss[-1] > \x00", "An expression has metrics"),
+    ],
+)
+def test_other_expressions_are_errors_of_usage(history: RunHistory, expression: str, message: str) -> None:
+    with pytest.raises(UsageError) as wrong:
+        check_assertion(history, expression)
+    text = f"{wrong.value} {wrong.value.remedy}"
+    assert message.replace("\\", "") in text
+    assert wrong.value.exit_code == 2
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_result_or_an_error_of_usage(history: RunHistory, text: str) -> None:
+    try:
+        check_assertion(history, text)
+    except UsageError as error:
+        assert error.remedy or "there are" in error.message
+
+
+def test_the_value_of_an_expression_for_sorting(history: RunHistory) -> None:
+    assert expression_value(history, "eval.accuracy") == 0.75
+    assert expression_value(history, "max(eval.loss)") == 3.5
+    assert expression_value(history, "eval.accuracy[-1] - eval.accuracy[0]") == 0.25
+    assert expression_value(history, "eval.acuracy") is None
+    with pytest.raises(UsageError, match="it is a comparison"):
+        expression_value(history, "eval.accuracy[-1] > 0.7")

@@ -113,7 +113,7 @@ class _Evaluation:
                 raise self.error(f"it has more than {MAX_CHARACTERS} characters", GRAMMAR)
             body = ast.parse(text, mode="eval").body
             return self._value(body)
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
             reason = (
                 error.msg if isinstance(error, SyntaxError) else "it is too long, or has characters that it cannot have"
             )

@@ -7,7 +7,7 @@ Files are read when they are needed, so that a table of many runs is fast. Impor
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,10 @@ from orpo_cli.statistics import Interval, wilson_interval
 
 Record = dict[str, Any]
 TRAIN, EVAL, EVENT = "train", "eval", "event"  # kinds of lines in metrics.jsonl
-_ACCURACY = "rewards/accuracies"
 MARGIN = "margin"
 # Short names of metrics, beside those that TRL logs.
 SHORT_NAMES = {
-    "accuracy": _ACCURACY,
+    "accuracy": "rewards/accuracies",
     "nll": "nll_loss",
     "chosen": "logps/chosen",
     "rejected": "logps/rejected",
@@ -49,18 +48,21 @@ class RunHistory:
         self.path = path
         self.rundir = RunDir(path)
         self.problems: list[str] = []  # of the files that have been read so far
+        self._status = ""
         self.run: Record = self._document(self.rundir.run, missing="run.json is missing")  # {} where it is damaged
 
-    @cached_property
+    @property
     def status(self) -> str:
         """running, finished, interrupted, failed, killed (its process is gone), or unknown where run.json is damaged.
 
         Takes up to 15 s where the run trains, or was killed, on another machine.
         """
-        status = self.run.get("status")
-        if not isinstance(status, str):
-            return "unknown"
-        return KILLED if status == RUNNING and live_owner(self.path) is None else status
+        if not self._status:  # no cached_property: that of Python 3.11 has one lock for all runs
+            status = self.run.get("status")
+            self._status = status if isinstance(status, str) else "unknown"
+            if status == RUNNING and live_owner(self.path) is None:
+                self._status = KILLED
+        return self._status
 
     @property
     def name(self) -> str:
@@ -95,7 +97,7 @@ class RunHistory:
     @cached_property
     def train(self) -> list[Record]:
         """The lines of logged steps in metrics.jsonl."""
-        return [record for record in self._records if kind_of(record) == TRAIN]
+        return self._parsed("", TRAIN)
 
     @cached_property
     def evals(self) -> list[Record]:
@@ -210,15 +212,16 @@ class RunHistory:
         source, _, rest = name.partition(".")
         if not rest:
             source, rest = TRAIN, name
-        records, prefix = self._sources().get(source, []), "eval_" if source == EVAL else ""
-        values = ((record, metric_value(record, rest, prefix)) for record in records)
+        prefix = "eval_" if source == EVAL else ""
+        values = ((record, metric_value(record, rest, prefix)) for record in self._records_of(source))
         return [(record, value) for record, value in values if value is not None]
 
     def metric_names(self) -> list[str]:
         """The names that ``metric`` has values for in this run."""
         short = {full: name for name, full in SHORT_NAMES.items()}
         names = []
-        for source, records in self._sources().items():
+        for source in (TRAIN, EVAL, "base", "tuned", "run"):
+            records = self._records_of(source)
             keys = dict.fromkeys(key for record in records for key, value in record.items() if is_number(value))
             if source == EVAL:
                 keys = dict.fromkeys(key.removeprefix("eval_") for key in keys if key.startswith("eval_"))
@@ -228,34 +231,29 @@ class RunHistory:
             names += [f"{prefix}{each}" for key in keys for each in (key, short.get(key)) if each]
         return names
 
-    def _sources(self) -> dict[str, list[Record]]:
-        models = _mapping(self.evaluation.get("models"))
-        return {
-            TRAIN: self.train,
-            EVAL: self.evaluations,
-            "base": [_mapping(models.get("base"))],
-            "tuned": [_mapping(models.get("tuned"))],
-            "run": [self.run],
-        }
+    def _records_of(self, source: str) -> list[Record]:
+        if source == TRAIN:
+            return self.train
+        if source == EVAL:
+            return self.evaluations
+        if source in ("base", "tuned"):
+            return [_mapping(_mapping(self.evaluation.get("models")).get(source))]
+        return [self.run] if source == "run" else []
 
     @cached_property
     def _lines(self) -> list[str]:
-        return list(self._text_lines(self.rundir.metrics))
-
-    @cached_property
-    def _records(self) -> list[Record]:
-        return self._parsed("", "")
+        return self._text_lines(self.rundir.metrics)
 
     def _parsed(self, containing: str, kind: str) -> list[Record]:
-        """The records of the lines that contain a text, of one kind or all: only these lines are parsed, which takes the time."""
+        """The records of one kind. Only lines that contain a text are parsed, because parsing takes most of the time."""
         records = (parse_json_object(line) for line in self._lines if containing in line)
         return [
             record
             for record in records
-            if record is not None and is_number(record.get("step")) and (not kind or kind_of(record) == kind)
+            if record is not None and is_number(record.get("step")) and kind_of(record) == kind
         ]
 
-    def _text_lines(self, path: Path) -> Iterable[str]:
+    def _text_lines(self, path: Path) -> list[str]:
         try:
             return path.read_text(encoding="utf-8", errors="replace").split("\n")
         except FileNotFoundError:
@@ -292,13 +290,13 @@ def find_runs(directories: Sequence[str | Path]) -> list[Path]:
         try:
             status = directory.stat()
             entries = list(os.scandir(directory))
+            rundir = RunDir(directory)
+            is_run = rundir.is_run()
         except OSError:  # removed a moment ago, or not readable
             continue
         if (key := (status.st_dev, status.st_ino)) in visited:
             continue
         visited.add(key)
-        rundir = RunDir(directory)
-        is_run = rundir.is_run()
         if is_run:
             found[key] = directory
         if depth < MAX_DEPTH:
@@ -341,7 +339,7 @@ def changed_keys(histories: Sequence[RunHistory]) -> list[dict[str, Any]]:
 
 
 def kind_of(record: Record) -> str:
-    """The kind of a line of metrics.jsonl: train, eval or event. Versions before 0.3 did not write it."""
+    """The kind of a line of metrics.jsonl: train, eval or event. Older versions did not write it."""
     kind = record.get("kind")
     if isinstance(kind, str):
         return kind
@@ -362,8 +360,8 @@ def _value(history: RunHistory, key: str) -> Any:
 def metric_value(record: Record, name: str, prefix: str = "") -> float | None:
     """The value of a metric in one record, by its TRL name or short name, or ``margin``; ``prefix``: "eval_" for evaluations."""
     if name == MARGIN:
-        ends = [record.get(f"{prefix}{SHORT_NAMES[each]}") for each in ("chosen", "rejected")]
-        return float(ends[0] - ends[1]) if all(map(is_number, ends)) else None
+        chosen, rejected = (metric_value(record, each, prefix) for each in ("chosen", "rejected"))
+        return None if chosen is None or rejected is None else chosen - rejected
     value = record.get(f"{prefix}{SHORT_NAMES.get(name, name)}")
     return float(value) if is_number(value) else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.os_errors import explain_os_error
@@ -58,6 +58,6 @@ def parse_json_object(line: str) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether a JSON value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

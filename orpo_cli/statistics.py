@@ -41,7 +41,7 @@ def mcnemar_p_value(won: int, lost: int) -> float:
     """
     trials = won + lost
     tail = sum(math.comb(trials, k) for k in range(min(won, lost) + 1))
-    return min(1.0, 2 * tail / 2**trials)  # both are exact integers of any size
+    return min(1.0, 2 * tail / (1 << trials))  # both are exact integers of any size
 
 
 def bootstrap_interval(values: Sequence[float], *, resamples: int = 10_000, seed: int = 0) -> Interval | None:

@@ -25,7 +25,7 @@ from orpo_cli.workflows.runs import (
 def command(
     directories: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[DIR]...", help="Runs, or folders with runs below. Default: runs.", show_default=False),
+        typer.Argument(metavar="DIR...", help="Runs, or folders with runs below. Default: runs.", show_default=False),
     ] = None,
     sort: Annotated[
         str | None, typer.Option(metavar="METRIC", help="Sort by a metric, the best run first. Default: by start.")
@@ -48,7 +48,7 @@ def command(
 
       orpo runs
       orpo runs runs/sweep --sort eval.accuracy
-      orpo export "$(orpo runs --best eval.accuracy)" --format gguf
+      orpo runs --best eval.accuracy
       orpo runs --csv > runs.csv
     """
     if as_csv and (as_json or best is not None):

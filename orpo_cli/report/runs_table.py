@@ -121,7 +121,7 @@ def runs_table(rows: Sequence[RunRow], width: int | None = None) -> tuple[str, l
     Without a width, as in a pipe, there are all columns.
     """
     columns = [column for column in _columns(rows) if any(column.cell(row) for row in rows)]
-    heading, left_out = "", []
+    heading, left_out = "", list[str]()
     if width is not None and _width(columns, rows) > width and len(parent := _common_parent(rows)) >= MIN_PARENT:
         heading = f"in {one_line(parent)}:\n"
         columns[0] = _Column("run", lambda row: one_line(os.path.relpath(row.path, parent)), 0, left=True)
@@ -150,11 +150,7 @@ def _columns(rows: Sequence[RunRow]) -> list[_Column]:
         _Column("run", lambda row: one_line(row.path), 0, left=True),
         _Column("status", lambda row: row.status, 4, left=True),
         *(
-            _Column(
-                title,
-                lambda row, key=key: _value_text(row.changed[key]) if key in row.changed else "",
-                3 if index < 3 else 5,
-            )
+            _key_column(key, title, 3 if index < 3 else 5)
             for index, (key, title) in enumerate(zip(keys, titles, strict=True))
         ),
         _Column("steps", _steps_text, 8),
@@ -171,6 +167,10 @@ def _columns(rows: Sequence[RunRow]) -> list[_Column]:
         _Column("tokens/s", lambda row: "" if row.tokens_per_second is None else f"{row.tokens_per_second:.0f}", 12),
         _Column("memory", lambda row: "" if row.peak_memory_gb is None else f"{row.peak_memory_gb:.2f} GB", 13),
     ]
+
+
+def _key_column(key: str, title: str, priority: int) -> _Column:
+    return _Column(title, lambda row: _value_text(row.changed[key]) if key in row.changed else "", priority)
 
 
 def _width(columns: Sequence[_Column], rows: Sequence[RunRow]) -> int:

@@ -18,9 +18,7 @@ from orpo_cli.run_attempts import FINISHED
 
 DEFAULT_DIRECTORY = Path("runs")  # `orpo train` writes runs/NAME by default
 # Metrics of which less is better. Of all others, more is.
-_LESS_IS_BETTER = re.compile(
-    r"(?:\b|_)(loss|nll|grad_norm|seconds|elapsed|memory_gb|warnings|attempts)\b"
-)
+_LESS_IS_BETTER = re.compile(r"(?:\b|_)(loss|nll|grad_norm|seconds|elapsed|memory_gb|warnings|attempts)\b")
 _SECONDS_UNTIL_NOTE = 1.0
 
 
@@ -58,7 +56,7 @@ def read_runs(directories: Sequence[Path], console: Console) -> list[RunHistory]
 def _read_statuses(histories: Sequence[RunHistory], console: Console) -> None:
     """Read all statuses at once: each takes up to 15 s where a run was killed, or trains, on another machine."""
     with ThreadPoolExecutor(max_workers=32) as pool:
-        waiting = wait([pool.submit(lambda each=each: each.status) for each in histories], _SECONDS_UNTIL_NOTE).not_done
+        waiting = wait([pool.submit(getattr, each, "status") for each in histories], _SECONDS_UNTIL_NOTE).not_done
         if waiting:
             console.note(f"checking whether runs of other machines still train ({len(waiting)})")
 

@@ -38,10 +38,10 @@ def test_all_columns_where_there_is_space(rows: list[RunRow]) -> None:
     header, first, *_ = text.splitlines()
     assert left_out == []
     assert " ".join(header.split()) == (
-        "run status learning_rate beta steps base best best 95% best at last last 95% margin time tokens/s memory"
+        "run status beta learning_rate steps base best best 95% best at last last 95% margin time tokens/s memory"
     )
     assert " ".join(first.split()[1:]) == (
-        "finished 1e-05 0.1 20 0.500 0.594 [0.471, 0.705] 20 0.594 [0.471, 0.705] 1.594 1 min 02 s 512 1.75 GB"
+        "finished 0.1 1e-05 20 0.500 0.594 [0.471, 0.705] 20 0.594 [0.471, 0.705] 1.594 1 min 02 s 512 1.75 GB"
     )
 
 

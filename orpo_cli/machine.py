@@ -62,7 +62,7 @@ def probe(directory: Path | None = None) -> Machine:
         device_count=count,
         device_memory_bytes=memory,
         ram_bytes=int(psutil.virtual_memory().total),
-        cpu_count=_usable_cpus(),
+        cpu_count=usable_cpus(),
         bf16=bf16,
         flash_attention=flash,
         free_disk_bytes=shutil.disk_usage(next(each for each in (disk, *disk.parents) if each.exists())).free,
@@ -115,7 +115,7 @@ def _available_ram_bytes() -> int:
     return max(0, free)
 
 
-def _usable_cpus() -> int:
+def usable_cpus() -> int:
     """CPUs that this process may use: in a container fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

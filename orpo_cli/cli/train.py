@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
 from orpo_cli.errors import UsageError
 from orpo_cli.launch.environment import Ranks
+from orpo_cli.launch.watch import stop_with_parent
 from orpo_cli.report.console import Console
 from orpo_cli.training.resume import Input
 from orpo_cli.workflows.smoke import smoke_recipe
@@ -41,6 +43,10 @@ def command(
             help="Print the command and the environment of the processes of each machine, and start nothing.",
         ),
     ] = False,
+    sweep: Annotated[
+        Path | None, typer.Option(hidden=True, help="Directory of the sweep that has started this.")
+    ] = None,
+    trial: Annotated[str | None, typer.Option(hidden=True, help="Name of the trial in the sweep.")] = None,
     strict: Strict = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -82,8 +88,18 @@ def command(
         console.result(f"{smoke_run['name']}: {run}; replaced: {replaced}")
         console.document(smoke_run)
         return
+    trial_of = None if sweep is None or trial is None else (str(sweep), trial)
+    if trial_of is not None and ranks is None:
+        stop_with_parent()  # a killed sweep leaves no trial that trains on
     train = partial(
-        train_recipe, recipe, overrides, console, resume=resume, strict=strict, allow_changed=allow_changed or ()
+        train_recipe,
+        recipe,
+        overrides,
+        console,
+        resume=resume,
+        strict=strict,
+        allow_changed=allow_changed or (),
+        sweep=trial_of,
     )
     if ranks is None:
         rundir = train()

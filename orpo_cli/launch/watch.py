@@ -1,4 +1,4 @@
-"""Watch of a rank over its parent: where the parent is killed, nobody else would end the rank."""
+"""Watch of a rank, or of a trial of a sweep, over its parent: where the parent is killed, nobody else would end it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def stop_with_parent() -> None:
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(POLL_SECONDS)
-    run_log.write("the process that started this rank has ended: it saves a checkpoint and stops")
+    run_log.write("the process that started this one has ended: it saves a checkpoint and stops")
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(LEAVE_SECONDS)
     os._exit(1)

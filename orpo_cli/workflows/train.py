@@ -49,12 +49,13 @@ def train_recipe(
     strict: bool,
     allow_changed: Sequence[Input] = (),
     rank: JoinedRank | None = None,
+    sweep: tuple[str, str] | None = None,
 ) -> RunDir:
     """Train a recipe, or resume its run, and return the finished run.
 
     ``resume`` is ``never``, ``auto`` (from the last checkpoint) or the path of a checkpoint. ``allow_changed``: the inputs
     that may differ from those that a resumed run was started with. ``rank``: this process, where another launcher has started
-    it as rank 0 of several.
+    it as rank 0 of several. ``sweep``: directory of the sweep and name of the trial, for run.json.
     """
     loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
     if rank is None and is_other_machine(loaded.recipe.launch):
@@ -77,6 +78,8 @@ def train_recipe(
             console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
             _write_missing_card(rundir, console)
             return rundir
+        if sweep is not None:
+            rundir.write_run(sweep={"directory": sweep[0], "trial": sweep[1]})
         run_log.open(rundir.logs / f"attempt-{rundir.attempt}.log")
         _remove_leftovers(rundir)
         train: Callable[..., None] = train_plan if plan.launch.strategy == "single" else train_on_ranks

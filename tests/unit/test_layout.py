@@ -41,6 +41,7 @@ ORDER = [  # each package imports those above it; packages of one line do not im
     {"card"},
     {"hub"},
     {"launch"},
+    {"sweep"},
     {"workflows"},
     {"cli"},
 ]
@@ -75,7 +76,7 @@ LIGHT = {
     "recipe",
     "plan",
 }
-LIGHT |= {"estimate", "rundir", "launch", "workflows", "cli"}
+LIGHT |= {"estimate", "rundir", "launch", "sweep", "workflows", "cli"}
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes"}
 TRL = Path("training/trl_trainer.py")
 AGENT = Path("launch/agent.py")  # a class of torch's launcher; no light file loads it

@@ -1,0 +1,114 @@
+"""Scores of trials: what is read from a run, and when one is worse than another by more than chance explains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orpo_cli.sweep.scores import Metric, ProgressReader, Score, compare, final_score, is_worse, read_progress
+
+ACCURACY, MARGIN = Metric.ACCURACY, Metric.MARGIN
+
+
+def score(right: int, pairs: int = 64, *, margin: float = 0.5, named: bool = True) -> Score:
+    margins = {f"pair {index}": margin + index / 1000 if index < right else -margin for index in range(pairs)}
+    mean = sum(margins.values()) / pairs
+    return Score(8, 0.5, pairs, right / pairs, mean, 1.0, margins if named else {})
+
+
+def test_accuracies_are_compared_on_the_same_pairs() -> None:
+    """Of 64 pairs, 58 and 50 have intervals that overlap; that eight pairs are lost and none is won is no chance."""
+    low, high = score(50).interval(ACCURACY), score(58).interval(ACCURACY)
+    assert low is not None
+    assert high is not None
+    assert low[1] > high[0]
+    assert is_worse(score(50), score(58), ACCURACY)
+    assert not is_worse(score(58), score(50), ACCURACY)
+    assert not is_worse(score(54), score(58), ACCURACY)  # four pairs: p = 0.125
+    assert not is_worse(score(58), score(58), ACCURACY)
+
+
+def test_without_scores_of_pairs_the_intervals_must_be_apart() -> None:
+    assert not is_worse(score(50, named=False), score(58, named=False), ACCURACY)
+    assert is_worse(score(30, named=False), score(58, named=False), ACCURACY)
+    assert not is_worse(score(30, named=False), score(58, named=False), MARGIN)  # a mean without its spread
+
+
+def test_margins_are_compared_by_their_differences() -> None:
+    assert is_worse(score(50, margin=0.5), score(50, margin=0.6), MARGIN)
+    assert not is_worse(score(50, margin=0.6), score(50, margin=0.5), MARGIN)
+    assert not is_worse(score(50), score(50), MARGIN)
+
+
+def test_only_common_pairs_are_compared() -> None:
+    one, other = score(10, 10), score(5, 20)
+    comparison = compare(one, other)
+    assert comparison is not None
+    assert comparison.pairs == 10
+    assert compare(one, score(5, named=False)) is None
+
+
+def test_equal_accuracies_are_ordered_by_margin() -> None:
+    assert score(50, margin=0.6).sort_key(ACCURACY) > score(50, margin=0.5).sort_key(ACCURACY)
+    assert score(51, margin=0.1).sort_key(ACCURACY) > score(50, margin=0.9).sort_key(ACCURACY)
+
+
+def write_run(root: Path, **run: object) -> Path:
+    root.mkdir(parents=True)
+    lines = [
+        {"kind": "event", "event": "attempt", "step": 0, "steps": 8},
+        {"kind": "eval", "step": 0, "eval_rewards/accuracies": 0.5, "eval_pairs": 2, "eval_loss": 3.0},
+        {"kind": "train", "step": 3, "loss": 1.0},
+        {"kind": "eval", "step": 4, "eval_rewards/accuracies": 1.0, "eval_pairs": 2, "eval_loss": 1.0},
+        {"kind": "train", "step": 5, "loss": 1.0},
+        {"kind": "eval", "step": 8, "eval_rewards/accuracies": 0.5, "eval_pairs": 2, "eval_loss": 2.0},
+    ]
+    (root / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    scores = [{"step": 4, "pairs": ["a", "b"], "chosen": [-1.0, -1.0], "rejected": [-2.0, -1.5]}]
+    (root / "eval_scores.jsonl").write_text("".join(json.dumps(each) + "\n" for each in scores))
+    (root / "run.json").write_text(json.dumps({"status": "finished", **run}))
+    (root / "plan.json").write_text("{}")
+    return root
+
+
+def test_progress_is_read_from_the_records_of_a_run(tmp_path: Path) -> None:
+    progress = read_progress(write_run(tmp_path / "run"))
+    assert (progress.step, progress.steps) == (8, 8)
+    assert [(each.step, each.fraction) for each in progress.scores] == [(4, 0.5), (8, 1.0)]
+    first, last = progress.scores
+    assert (first.margin, first.margins) == (0.75, {"a": 1.0, "b": 0.5})
+    assert (last.margin, last.margins) == (None, {})
+    assert progress.score_until(0.6) is first
+    assert progress.score_until(0.4) is None
+
+
+def test_the_final_score_is_that_of_the_saved_model(tmp_path: Path) -> None:
+    assert final_score(write_run(tmp_path / "last")).step == 8  # type: ignore[union-attr]
+    best = write_run(tmp_path / "best", best_checkpoint="/x/checkpoints/checkpoint-4")
+    assert final_score(best).step == 8  # type: ignore[union-attr]  # it was not loaded
+    loaded = {"training": {"load_best_model_at_end": {"value": True, "origin": "recipe", "reason": ""}}}
+    (best / "plan.json").write_text(json.dumps(loaded))
+    assert final_score(best).step == 4  # type: ignore[union-attr]
+
+
+def test_a_reader_reads_again_what_has_changed(tmp_path: Path) -> None:
+    reader = ProgressReader(tmp_path / "run")
+    assert reader.read().scores == ()
+    run = write_run(tmp_path / "run")
+    assert len(reader.read().scores) == 2
+    assert reader.read() is reader.progress
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"kind": "eval", "step": 9, "eval_rewards/accuracies": 1.0}) + "\n{broken")
+    assert len(reader.read().scores) == 3
+
+
+@pytest.mark.parametrize(
+    "files", [{}, {"metrics.jsonl": "\x00\n[]\n{"}, {"eval_scores.jsonl": '{"step": 4, "pairs": 3}\n'}]
+)
+def test_a_damaged_run_has_no_scores(tmp_path: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert read_progress(tmp_path).scores == ()
+    assert final_score(tmp_path) is None

@@ -25,7 +25,7 @@ from orpo_cli.workflows.runs import (
 def command(
     directories: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="DIR...", help="Runs, or folders with runs below. Default: runs.", show_default=False),
+        typer.Argument(metavar="DIR", help="Runs, or folders with runs below. Default: runs.", show_default=False),
     ] = None,
     sort: Annotated[
         str | None, typer.Option(metavar="METRIC", help="Sort by a metric, the best run first. Default: by start.")

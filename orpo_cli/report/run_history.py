@@ -287,11 +287,13 @@ def find_runs(directories: Sequence[str | Path]) -> list[Path]:
     waiting = [(Path(each), 0) for each in reversed(directories)]
     while waiting:
         directory, depth = waiting.pop()
+        rundir = RunDir(directory)
         try:
             status = directory.stat()
-            entries = list(os.scandir(directory))
-            rundir = RunDir(directory)
             is_run = rundir.is_run()
+            folders = [
+                Path(each.path) for each in os.scandir(directory) if each.is_dir() and not each.name.startswith(".")
+            ]
         except OSError:  # removed a moment ago, or not readable
             continue
         if (key := (status.st_dev, status.st_ino)) in visited:
@@ -299,18 +301,10 @@ def find_runs(directories: Sequence[str | Path]) -> list[Path]:
         visited.add(key)
         if is_run:
             found[key] = directory
-        if depth < MAX_DEPTH:
-            folders = [
-                Path(entry.path)
-                for entry in entries
-                if entry.is_dir()
-                and not entry.name.startswith(".")
-                and not (is_run and not rundir.is_foreign(Path(entry.path)))
-            ]
-            # real folders before links, so that a run is shown under its own path
-            waiting += [
-                (each, depth + 1) for each in sorted(folders, key=lambda path: (path.is_symlink(), path), reverse=True)
-            ]
+            folders = [each for each in folders if rundir.is_foreign(each)]
+        if depth < MAX_DEPTH:  # real folders before links, so that a run is shown under its own path
+            folders.sort(key=lambda path: (path.is_symlink(), path), reverse=True)
+            waiting += [(each, depth + 1) for each in folders]
     return sorted(found.values())
 
 
@@ -319,14 +313,21 @@ def changed_keys(histories: Sequence[RunHistory]) -> list[dict[str, Any]]:
 
     Only keys that a recipe or a command line has set in one of the runs; names and places of runs are left out. A run without a
     key that others have has None there. Of a section that a run does not have (``lora: null``), the others have "set".
+    Keys of the command line come first, then those of the training and the adapter, learning rate and beta before the others.
     """
-    keys: dict[str, None] = {}
+    origins: dict[str, set[str]] = {}
     for history in histories:
-        keys |= dict.fromkeys(
-            key
-            for key, origin in history.origins.items()
-            if origin in _EXPLICIT and key.split(".")[0] not in _NOT_COMPARED
-        )
+        for key, origin in history.origins.items():
+            if origin in _EXPLICIT and key.split(".")[0] not in _NOT_COMPARED:
+                origins.setdefault(key, set()).add(origin)
+    keys = sorted(
+        origins,
+        key=lambda key: (
+            "override" not in origins[key],
+            key not in ("training.learning_rate", "training.beta"),
+            not key.startswith(("training.", "lora.")),
+        ),
+    )
     rows: list[dict[str, Any]] = [{} for _ in histories]
     readable = [index for index, history in enumerate(histories) if history.values]
     for key in keys:

@@ -21,6 +21,7 @@ from orpo_cli.report.run_history import Record, RunHistory, changed_keys, metric
 from orpo_cli.run_attempts import FINISHED
 
 GAP = "  "
+MAX_NARROW = 24  # characters of a value
 MIN_PARENT = 12  # characters of a folder that is printed above the table and not in each row
 _EVALUATIONS = ("base", "best", "last")
 
@@ -80,7 +81,7 @@ def _row(history: RunHistory, changed: dict[str, Any]) -> RunRow:
         base=_evaluation_row(history, history.base_eval),
         best=_evaluation_row(history, history.best_eval),
         last=_evaluation_row(history, history.last_eval),
-        seconds=_first_number(history.run.get("seconds"), last_line.get("elapsed")),
+        seconds=_first_number(history.run.get("train_seconds"), history.run.get("seconds"), last_line.get("elapsed")),
         tokens_per_second=_first_number(history.run.get("tokens_per_second"), last_line.get("tokens_per_second")),
         peak_memory_gb=_first_number(history.run.get("peak_memory_gb"), last_line.get("memory_gb")),
         started_at=started if isinstance(started, str) else None,
@@ -126,7 +127,7 @@ def runs_table(rows: Sequence[RunRow], width: int | None = None) -> tuple[str, l
         heading = f"in {one_line(parent)}:\n"
         columns[0] = _Column("run", lambda row: one_line(os.path.relpath(row.path, parent)), 0, left=True)
     while width is not None and _width(columns, rows) > width:
-        least = max(columns, key=lambda column: column.priority)
+        least = max(reversed(columns), key=lambda column: column.priority)
         if least.priority == 0:
             break
         columns.remove(least)
@@ -150,7 +151,7 @@ def _columns(rows: Sequence[RunRow]) -> list[_Column]:
         _Column("run", lambda row: one_line(row.path), 0, left=True),
         _Column("status", lambda row: row.status, 4, left=True),
         *(
-            _key_column(key, title, 3 if index < 3 else 5)
+            _key_column(rows, key, title, is_first=index < 3)
             for index, (key, title) in enumerate(zip(keys, titles, strict=True))
         ),
         _Column("steps", _steps_text, 8),
@@ -169,8 +170,19 @@ def _columns(rows: Sequence[RunRow]) -> list[_Column]:
     ]
 
 
-def _key_column(key: str, title: str, priority: int) -> _Column:
-    return _Column(title, lambda row: _value_text(row.changed[key]) if key in row.changed else "", priority)
+def _key_column(rows: Sequence[RunRow], key: str, title: str, *, is_first: bool) -> _Column:
+    """The column of a changed key. Paths are shown without their folders where the values stay different.
+
+    The first keys stay in a narrow terminal, unless their values are wide.
+    """
+    values = [row.changed[key] for row in rows if key in row.changed]
+    is_short = len({_value_text(each) for each in values}) == len({repr(each) for each in values})
+
+    def cell(row: RunRow) -> str:
+        return _value_text(row.changed[key], short=is_short) if key in row.changed else ""
+
+    is_narrow = all(cell_len(cell(row)) <= MAX_NARROW for row in rows)
+    return _Column(title, cell, 3 if is_first and is_narrow else 5)
 
 
 def _width(columns: Sequence[_Column], rows: Sequence[RunRow]) -> int:
@@ -207,19 +219,22 @@ def _interval_text(evaluation: EvaluationRow | None) -> str:
     return "" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
-def _value_text(value: Any) -> str:
-    """A value of the plan in a cell: a file of a dataset by its name, a long list by its length."""
+def _value_text(value: Any, *, short: bool = True) -> str:
+    """A value of the plan in a cell: with ``short``, a path by its last name and a long list by its length."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "-"}[value]
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list):
-        texts = [_value_text(each.get("path") if isinstance(each, dict) and "path" in each else each) for each in value]
-        return ", ".join(texts) if len(texts) <= 3 else f"{len(texts)} items"
+        texts = [
+            _value_text(each.get("path") if isinstance(each, dict) and "path" in each else each, short=short)
+            for each in value
+        ]
+        return ", ".join(texts) if len(texts) <= 3 or not short else f"{len(texts)} items"
     if isinstance(value, dict):
-        return ", ".join(f"{key}={_value_text(each)}" for key, each in value.items() if each is not None)
+        return ", ".join(f"{key}={_value_text(each, short=short)}" for key, each in value.items() if each is not None)
     text = one_line(str(value))
-    return Path(text).name if "/" in text and cell_len(text) > 24 else text
+    return Path(text).name if short and text.startswith(("/", "./", "../", "~", "package://")) else text
 
 
 def duration_text(seconds: float) -> str:

@@ -18,6 +18,7 @@ from orpo_cli.workflows.runs import (
     incomparable_evaluations,
     less_is_better,
     read_runs,
+    read_statuses,
     sort_runs,
 )
 
@@ -57,14 +58,16 @@ def command(
         )
     console = Console(quiet=quiet, as_json=as_json)
     chosen = directories or []
-    if not chosen and not DEFAULT_DIRECTORY.is_dir() and best is None:
-        console.note(f"there is no folder {DEFAULT_DIRECTORY} here. Give the folder of the runs: orpo runs DIR.")
     histories = read_runs(chosen, console)
     if best is not None:
         winner = best_run(histories, best)
         console.result(winner.path)
         console.document(winner)
         return
+    if not histories:
+        is_missing = not chosen and not DEFAULT_DIRECTORY.is_dir()
+        console.note(f"there is no folder {DEFAULT_DIRECTORY} here" if is_missing else "no runs found")
+    read_statuses(histories, console)
     if sort is not None:
         histories = sort_runs(histories, sort)
     _print_runs(histories, console, as_csv=as_csv, sort=sort)
@@ -82,8 +85,6 @@ def _print_runs(histories: list[RunHistory], console: Console, *, as_csv: bool, 
         console.result(text)
         if left_out:
             console.note(f"no space for: {', '.join(left_out)} (--csv has them)")
-    else:
-        console.note("no runs found")
     if sort is not None and rows:
         console.note(f"sorted by {sort}, {'lowest' if less_is_better(sort) else 'highest'} first")
     if incomparable_evaluations(histories):

@@ -10,6 +10,7 @@ from orpo_cli.json_files import is_number
 from orpo_cli.report.run_history import Record, RunHistory
 from orpo_cli.statistics import PairedComparison, compare_margins
 
+MAX_LOGP = 1e6  # nats per token; more is a damaged file
 Variant = Literal["base", "tuned"]
 Scores = dict[str, tuple[float, float]]  # mean log-probabilities of chosen and rejected, by the name of the pair
 
@@ -76,7 +77,7 @@ def _by_name(scores: Iterable[tuple[str, Any, Any]]) -> Scores:
     seen: Counter[str] = Counter()
     for name, chosen, rejected in scores:
         seen[name] += 1
-        if is_number(chosen) and is_number(rejected):
+        if all(is_number(each) and abs(each) < MAX_LOGP for each in (chosen, rejected)):
             found[name if seen[name] == 1 else f"{name}#{seen[name]}"] = (float(chosen), float(rejected))
     return found
 

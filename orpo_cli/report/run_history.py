@@ -33,7 +33,7 @@ SHORT_NAMES = {
 # Keys of a plan that say where a run is or what it is called, not what it trains.
 _NOT_COMPARED = ("name", "output_dir", "tags", "sweep", "hub", "secrets")
 _NO_SECTION = object()
-MAX_DEPTH = 6  # folders below one that is searched
+MAX_DEPTH = 6  # folders below one that is searched, and sections of a plan
 _EXPLICIT = {"recipe", "override", "environment"}  # origins of a value that the user has set
 
 
@@ -191,8 +191,8 @@ class RunHistory:
         """Wilson 95% interval of the accuracy of an evaluation; None where the number of its pairs is not known."""
         accuracy = metric_value(record, "accuracy", "eval_")
         pairs = record.get("eval_pairs") or self.data_report.get("eval_pairs")
-        if accuracy is None or not is_number(pairs) or pairs < 1:
-            return None
+        if accuracy is None or not 0 <= accuracy <= 1 or not is_number(pairs) or not 1 <= pairs < 1e12:
+            return None  # not recorded, or damaged
         return wilson_interval(accuracy * pairs, int(pairs))
 
     def metric(self, name: str) -> list[float]:
@@ -377,7 +377,7 @@ def _leaves(document: Record, prefix: str = "") -> Iterator[tuple[str, Record]]:
         if isinstance(entry, dict):
             if is_leaf(entry):
                 yield f"{prefix}{key}", entry
-            else:
+            elif prefix.count(".") < MAX_DEPTH:
                 yield from _leaves(entry, f"{prefix}{key}.")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from orpo_cli.control_characters import one_line
+from orpo_cli.control_characters import escape_controls, one_line
 from orpo_cli.json_files import is_number
 from orpo_cli.report.run_history import Record, RunHistory, changed_keys, metric_value
 from orpo_cli.run_attempts import FINISHED
@@ -265,15 +265,16 @@ def runs_csv(rows: Sequence[RunRow]) -> str:
     writer = csv.writer(file)
     writer.writerow(header)
     for row in rows:
-        cells = [row.path, row.name, row.status, *(_csv_value(row.changed.get(key)) for key in keys)]
+        cells = [row.path, row.name, row.status, *(row.changed.get(key) for key in keys)]
         for each in _EVALUATIONS:
             found: EvaluationRow | None = getattr(row, each)
             low, high = (found and found.interval) or (None, None)
             values = {**vars(found), "low": low, "high": high} if found else {}
             cells += [values.get(name) for name in of_evaluation]
-        writer.writerow([*cells, *(getattr(row, name) for name in plain), "; ".join(row.problems)])
+        cells += [*(getattr(row, name) for name in plain), "; ".join(row.problems)]
+        writer.writerow(map(_csv_value, cells))
     return file.getvalue()
 
 
 def _csv_value(value: Any) -> Any:
-    return value if isinstance(value, str | int | float) or value is None else str(value)
+    return value if isinstance(value, int | float) or value is None else escape_controls(str(value))

@@ -32,7 +32,7 @@ class BestRun:
 
 
 def read_runs(directories: Sequence[Path], console: Console) -> list[RunHistory]:
-    """The runs in and below ``directories``, in the order of their start. Directories that are not runs are named.
+    """The runs in and below ``directories`` (default: runs), in the order of their start. Directories that are not runs are named.
 
     Raises UsageError where one of the directories does not exist.
     """
@@ -49,11 +49,10 @@ def read_runs(directories: Sequence[Path], console: Console) -> list[RunHistory]
             console.warn(f"{path}: left out: its run.json and plan.json are damaged or not from orpo.")
         else:
             histories.append(history)
-    _read_statuses(histories, console)
     return sorted(histories, key=lambda each: (str(each.run.get("started_at") or ""), str(each.path)))
 
 
-def _read_statuses(histories: Sequence[RunHistory], console: Console) -> None:
+def read_statuses(histories: Sequence[RunHistory], console: Console) -> None:
     """Read all statuses at once: each takes up to 15 s where a run was killed, or trains, on another machine."""
     with ThreadPoolExecutor(max_workers=32) as pool:
         waiting = wait([pool.submit(getattr, each, "status") for each in histories], _SECONDS_UNTIL_NOTE).not_done
@@ -70,7 +69,7 @@ def sort_runs(histories: Sequence[RunHistory], metric: str) -> list[RunHistory]:
 
 def best_run(histories: Sequence[RunHistory], metric: str) -> BestRun:
     """The finished run with the best value of a metric. Raises UsageError where no finished run has one."""
-    finished = [each for each in histories if each.status == FINISHED]
+    finished = [each for each in histories if each.run.get("status") == FINISHED]
     if not finished:
         raise UsageError(
             f"--best {metric}: none of {len(histories)} runs is finished."

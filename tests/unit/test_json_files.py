@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orpo_cli.errors import MachineError, UsageError
-from orpo_cli.json_files import read_json_lines, read_json_object, read_json_object_or_empty
+from orpo_cli.json_files import is_number, read_json_lines, read_json_object, read_json_object_or_empty
 
 
 def test_an_object_is_read(tmp_path: Path) -> None:
@@ -49,3 +49,11 @@ def test_an_incomplete_line_of_a_jsonl_file_is_skipped(tmp_path: Path) -> None:
     assert read_json_lines(path) == []
     path.write_text('{"a": 1}\n{"b": 2}\n{"c"')
     assert read_json_lines(path) == [{"a": 1}, {"b": 2}]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(1, True), (-1.5, True), (True, False), ("1", False), (None, False), (float("nan"), False), (float("inf"), False), (10**400, False)],
+)  # fmt: skip
+def test_only_finite_numbers_are_numbers(value: object, expected: bool) -> None:
+    assert is_number(value) is expected

@@ -148,6 +148,16 @@ def test_values_of_a_wrong_type_are_not_trusted(tmp_path: Path) -> None:
     assert (history.data_report, history.evaluation) == ({}, {})
 
 
+@pytest.mark.parametrize(
+    "changes", [{"eval_pairs": 1e300}, {"eval_rewards/accuracies": 1.5}, {"eval_rewards/accuracies": -0.1}]
+)
+def test_impossible_accuracies_have_no_interval(tmp_path: Path, changes: dict[str, float]) -> None:
+    run = write_recorded_run(tmp_path / "run")
+    write_lines(run / "metrics.jsonl", [eval_line(5, 0.5, **changes)])
+    history = read_history(run)
+    assert history.accuracy_interval(history.last_eval) is None
+
+
 def test_torn_and_foreign_lines_are_left_out(tmp_path: Path) -> None:
     run = write_recorded_run(tmp_path / "run")
     text = (run / "metrics.jsonl").read_text()

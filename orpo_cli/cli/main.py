@@ -21,7 +21,7 @@ from typer.main import get_command
 from orpo_cli import __version__, interruption
 from orpo_cli.cli.reexec import reexec_with_environment
 from orpo_cli.cli.standard_streams import lost_output, output_is_closed, protect_standard_streams
-from orpo_cli.control_characters import escape_controls, message_lines
+from orpo_cli.control_characters import escape_controls
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, UsageError
 from orpo_cli.os_errors import explain_os_error
 from orpo_cli.redaction import redact, redact_record
@@ -309,8 +309,7 @@ def _report_error(error: OrpoError) -> None:
     if error.remedy:
         lines.append(f"  → {error.remedy}")
     for line in lines:
-        print(message_lines(redact(line)), file=sys.stderr)
-        run_log.write(message_lines(redact(line)))
+        Console().print_line(line)
     run_log.write(redact("".join(traceback.format_exception(error))))
     if not Console.has_printed_document:
         Console(as_json=_prints_document()).document(redact_record(document))

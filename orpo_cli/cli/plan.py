@@ -1,8 +1,9 @@
-"""`orpo plan`: every decided value with its reason, and an estimate of memory and time per step."""
+"""`orpo plan`: what a recipe would train, in which memory and time; with --all every value with its reason."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import shlex
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -12,13 +13,17 @@ from orpo_cli.control_characters import one_line
 from orpo_cli.plan.decisions import with_origins
 from orpo_cli.report.console import Console
 from orpo_cli.report.estimate_view import estimate_document, estimate_lines
+from orpo_cli.report.plan_summary import LABEL_WIDTH, Screen, plan_summary
 from orpo_cli.report.plan_view import plan_lines, plan_table
-from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
+from orpo_cli.report.progress import show_status
+from orpo_cli.workflows.estimate import count_rows
+from orpo_cli.workflows.plan import PlanResult, build_plan, load_recipe_reporting
 
 
 def command(
     recipe: RecipeArgument,
     overrides: Overrides = None,
+    every_value: Annotated[bool, typer.Option("--all", help="Show every value with its reason.")] = False,
     show_origin: Annotated[
         bool,
         typer.Option("--show-origin", help="Show where each value comes from: file and line, --set, environment."),
@@ -27,32 +32,64 @@ def command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show every value of a run with its reason, and estimate memory and time per step.
+    """Show what a recipe would train, in which memory and time, and the decisions that matter most.
 
-    Downloads no weights. For several processes (launch.num_processes), it
-    compares DDP, FSDP and DeepSpeed's ZeRO: memory of a device and of the
-    host, and bytes sent in a step. GPUs that this machine does not have are
-    assumed to have 80 GB.
+    Downloads no weights. --all shows every value with its reason, and for
+    several processes (launch.num_processes) compares DDP, FSDP and
+    DeepSpeed's ZeRO: memory of a device and of the host, and bytes sent in
+    a step. GPUs that this machine does not have are assumed to have 80 GB.
 
     [bold]Examples[/bold]
 
       orpo plan my.yaml
+      orpo plan my.yaml --all
       orpo plan my.yaml --set training.max_steps=20 --json
       orpo plan my.yaml --show-origin
-      orpo plan my.yaml --set launch.num_processes=4
+      orpo plan my.yaml --all --set launch.num_processes=4
     """
     console = Console(quiet=quiet, as_json=as_json)
     loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
-    plan, _, warnings, sizing = build_plan(loaded, console, to_train=False, strict=strict)
+    result = build_plan(loaded, console, to_train=False, strict=strict)
+    plan, inputs = result.plan, result.estimate_inputs
+    every_value = every_value or show_origin
+    with show_status(console) as status:
+        status("estimating memory and time")
+        compare = every_value or as_json
+        estimate = None if inputs is None else estimate_document(plan, inputs, compare=compare)
+        pairs = None if compare else count_rows(plan)
+    if not every_value:
+        _print_summary(recipe, result, estimate, pairs, console)
     document = plan.to_document()
     if show_origin:
         document = with_origins(document, loaded)
+    if every_value:
+        _print_all(document, estimate, console, origins=show_origin)
+    console.document({**document, "estimate": estimate, "problems": [*loaded.warnings, *result.warnings]})
+
+
+def _print_summary(
+    recipe: str, result: PlanResult, estimate: dict[str, Any] | None, pairs: int | None, console: Console
+) -> None:
+    terminal = console.out.is_terminal
+    screen = Screen(
+        width=console.out.width if terminal else None,
+        every_value=f"every value with its reason: orpo plan {shlex.quote(recipe)} --all",
+        has_bar=terminal,
+        has_unicode=console.out.encoding.startswith("utf"),
+    )
+    for number, line in enumerate(plan_summary(result.plan, result.estimate_inputs, estimate, pairs, screen)):
+        text = Text(line)
+        text.stylize(
+            "bold", 0, len(line) if number == 0 else LABEL_WIDTH if line[:1].strip() and ":" not in line else 0
+        )
+        console.result(text)
+
+
+def _print_all(document: dict[str, Any], estimate: dict[str, Any] | None, console: Console, *, origins: bool) -> None:
     if console.out.is_terminal:
-        console.result(plan_table(document, origins=show_origin))
+        console.result(plan_table(document, origins=origins))
     else:
         for path, value, _, reason in plan_lines(document):
             console.result(Text(one_line(f"{path} = {value}  # {reason}")))
-    estimate = estimate_document(plan, sizing) if sizing is not None else None
     if estimate is not None:
         console.result(Text("\n".join(["", *estimate_lines(estimate)])))
-    console.document({**document, "estimate": estimate, "problems": [*loaded.warnings, *warnings]})

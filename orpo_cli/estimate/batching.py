@@ -147,6 +147,20 @@ def total_steps(plan: Plan, lengths: PairLengths) -> int:
     return max(1, round(float(len(lengths.pairs) * plan.training["num_train_epochs"] / plan.launch.pairs_per_step)))
 
 
+def count_steps(plan: Plan, pairs: int) -> int:
+    """Optimizer steps of a run on so many training pairs."""
+    if (most := plan.training.get("max_steps") or -1) > 0:
+        return int(most)
+    return max(1, math.ceil(steps_per_epoch(plan, pairs) * plan.training["num_train_epochs"]))
+
+
+def steps_per_epoch(plan: Plan, pairs: int) -> int:
+    """Optimizer steps that go through all training pairs once."""
+    drop_last = bool(plan.training.get("dataloader_drop_last"))
+    used = usable_pairs(pairs, plan.training["per_device_train_batch_size"], drop_last=drop_last)
+    return max(1, math.ceil(used / plan.launch.pairs_per_step))
+
+
 def largest_micro_batch(plan: Plan, lengths: PairLengths) -> tuple[list[PairSize], int]:
     """The pairs of the largest micro-batch of the run, and the number of micro-batches in its step.
 

@@ -17,6 +17,14 @@ from orpo_cli.secret_values import mask_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
+    from rich.text import Text
+
+WARNING_LABEL, WARNING_STYLE = "warning:", "bold magenta"  # readable on white and on black, unlike yellow
+BAR_STYLES = {
+    "progress.remaining": "none",
+    "progress.download": "none",
+    "progress.spinner": "none",
+}  # rich's are cyan and green
 
 
 class Console:
@@ -42,15 +50,21 @@ class Console:
         It masks nothing itself, because a live display prints its table many times per second.
         """
         from rich.console import Console as RichConsole
+        from rich.theme import Theme
 
-        return RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        return RichConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False, theme=Theme(BAR_STYLES))
 
     @cached_property
     def out(self) -> RichConsole:
         """Standard output with colours and layout."""
         from orpo_cli.report.rich_console import SafeConsole
 
-        return SafeConsole(highlight=False, soft_wrap=True)
+        return SafeConsole(highlight=False, soft_wrap=True, emoji=False)
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether a person sees standard error, and wants to see more than warnings. FORCE_COLOR makes no terminal of a pipe."""
+        return sys.stderr.isatty() and self.err.is_terminal and not (self.quiet or self.log_only)
 
     def note(self, text: str) -> None:
         """Print a note, unless --quiet is set."""
@@ -58,7 +72,7 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Print a warning, also with --quiet."""
-        self.print_line(f"warning: {text}", style="yellow")
+        self.print_line(f"{WARNING_LABEL} {text}", style=WARNING_STYLE)
 
     def problem(self, problem: Problem) -> None:
         """Print one problem, then the command that explains it."""
@@ -67,7 +81,7 @@ class Console:
     def problems(self, problems: Sequence[Problem]) -> None:
         """Print problems, then the command that explains them."""
         for problem in problems:
-            self.print_line(problem.text(), style="yellow" if problem.severity == "warning" else None)
+            self.print_line(problem.text(), style=WARNING_STYLE if problem.severity == "warning" else None)
         if problems:
             self.note(f"  → {explain_hint(problems)}")
 
@@ -102,15 +116,29 @@ class Console:
             print(escape_json_controls(text), flush=True)
 
     def print_line(self, text: str, style: str | None = None, *, hidden: bool = False) -> None:
-        """Print one line to standard error and to the log of the run, or with ``hidden`` only to the log."""
+        """Print one line to standard error and to the log of the run, or with ``hidden`` only to the log.
+
+        ``style``: of the label of a warning, or of all of a line without one. On a terminal lines end between words, and a path
+        that is longer than a line is not divided.
+        """
         text = message_lines(redact(text))
         run_log.write(text)
         if hidden or self.log_only:
             return
         if sys.stderr.isatty():
-            self.err.print(text, style=style, markup=False)
+            self.err.print(_styled(text, style), soft_wrap=False, overflow="ignore", crop=False)
         else:
             print(text, file=sys.stderr)
+
+
+def _styled(line: str, style: str | None) -> Text:
+    from rich.text import Text
+
+    text = Text(line)
+    if style is not None:
+        start = line.find(WARNING_LABEL)
+        text.stylize(style, max(0, start), len(line) if start < 0 else start + len(WARNING_LABEL))
+    return text
 
 
 def _json_value(value: Any) -> Any:

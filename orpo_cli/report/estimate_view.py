@@ -19,10 +19,10 @@ LABELS = {  # of parts whose name does not explain them
 }
 
 
-def estimate_document(plan: Plan, sizing: EstimateInputs) -> dict[str, Any]:
+def estimate_document(plan: Plan, sizing: EstimateInputs, *, compare: bool = True) -> dict[str, Any]:
     """Memory in bytes by part at the peak of a step, tokens and seconds per step, and savings if it does not fit.
 
-    For several processes all of this is of one of them, and a comparison of the strategies follows.
+    For several processes all of this is of one of them, and a comparison of the strategies follows, unless ``compare`` is false.
     """
     memory, step = estimate_plan(plan, sizing), estimate_throughput(plan, sizing)
     fit = verdict(memory, sizing)
@@ -30,7 +30,7 @@ def estimate_document(plan: Plan, sizing: EstimateInputs) -> dict[str, Any]:
     untraced = trace_largest_micro_batch(plan, sizing)[0].untraced
     if isinstance(memory, StrategyEstimate):
         parts = {**asdict(memory.memory), "buffers": memory.buffers}
-        several = _several_processes(plan, sizing, memory)
+        several = _several_processes(plan, sizing, memory) if compare else {"processes": plan.launch.num_processes}
     else:
         parts, several = asdict(memory), {}
     return {

@@ -1,75 +1,85 @@
-"""Live display of a training run: a table on a terminal, plain lines elsewhere."""
+"""Display of a training run: on a terminal rows above a line with status, progress and remaining time; plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
-from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.text import Text
 
 from orpo_cli.errors import Problem
 from orpo_cli.report.console import Console
+from orpo_cli.report.library_bars import library_bars_as_text
+from orpo_cli.report.remaining_time import Activity, RemainingTime, clock_text
+from orpo_cli.report.step_table import COLUMNS, StepTable
+from orpo_cli.run_log import run_log
 
-COLUMNS = (
-    ("loss", "loss", "{:.4f}"),
-    ("nll_loss", "NLL", "{:.4f}"),
-    ("log_odds_ratio", "log OR", "{:.4f}"),
-    ("rewards/accuracies", "accuracy", "{:.2f}"),
-    ("rewards/margins", "margin", "{:.4f}"),
-    ("grad_norm", "grad norm", "{:.3f}"),
-    ("learning_rate", "lr", "{:.2e}"),
-    ("tokens_per_second", "tok/s", "{:.0f}"),
-    ("memory_gb", "GB", "{:.2f}"),
-)
-MAX_ROWS = 8
+MAX_WIDTH = 88  # of the last line: a wider one would wrap when the terminal is made narrower
+MIN_BAR, MIN_STATUS = 8, 8
+GAP = 2
+ACTIVITIES: dict[str, Activity] = {"": "step", "evaluating": "evaluation", "saving": "save"}
 
 
 class TrainingDisplay:
-    """Display of steps with loss, NLL, log odds ratio, preference accuracy, margin, speed, memory and remaining time.
+    """Display of steps and evaluations, of what happens before, between and after them, and of the remaining time.
 
-    A training.metrics_log.TrainingObserver and a context manager.
+    A training.metrics_log.TrainingObserver and a context manager. Each line of the log stays in the scrollback of a terminal.
     """
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.live: Live | None = None
-        self.rows: list[tuple[str, dict[str, Any]]] = []
+        self.table: StepTable | None = None
         self.step = self.total = 0
         self.start = time.monotonic()
-        self.first_step: int | None = None
-        self.bar = Progress(
-            TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=None), TextColumn("elapsed"), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(), console=console.err,
-        )  # fmt: skip
-        self.task = self.bar.add_task("training", total=None)
+        self.left = RemainingTime()
+        self._status, self._detail = "starting", ""
+        self._context = ExitStack()
 
     def __enter__(self) -> TrainingDisplay:
-        if self.console.err.is_terminal and not self.console.quiet:
-            self.live = Live(get_renderable=self._view, console=self.console.err)
-            self.live.start()
+        if self.console.shows_progress:
+            self.table = StepTable(self.total)
+            if not self.console.err.is_dumb_terminal:
+                self.live = Live(get_renderable=self._last_line, console=self.console.err, transient=True)
+                self._context.enter_context(self.live)
+                self.live.refresh()
+                self._context.enter_context(library_bars_as_text(self._show_detail))
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.live is not None:
-            self.live.stop()
+        self._context.close()
+        self.live = None
 
     def note(self, text: str) -> None:
-        """Print a note above the table."""
+        """Print a note above the last line."""
         self.console.note(text)
 
     def warn(self, problem: Problem) -> None:
-        """Print a warning above the table."""
+        """Print a warning above the last line."""
         self.console.problem(problem)
 
-    def progress(self, step: int, total: int) -> None:
-        """Update the bar after a step."""
-        if self.first_step is None:
-            self.first_step = step - 1
+    def status(self, text: str, detail: str = "") -> None:
+        """Show what happens now besides the steps, such as "evaluating"; nothing while a step is computed."""
+        if text and text != self._status:
+            run_log.write(text)
+        self._status, self._detail = text, detail
+        self.left.switch(ACTIVITIES.get(text.partition(" ")[0], "other"))
+
+    def begin(
+        self, step: int, total: int, evaluations: Sequence[int], saves: Sequence[int], evaluation_cost: float
+    ) -> None:
+        """Set the step to start from and the schedule; see ``RemainingTime.begin``."""
+        self.status("")
         self.step, self.total = step, total
-        self.bar.update(self.task, completed=step, total=total)
+        self.left.begin(step, total, evaluations, saves, evaluation_cost)
+
+    def progress(self, step: int, total: int) -> None:
+        """Show that a step is done."""
+        self.step, self.total = step, total
+        self.left.step_done(step)
 
     def show_metrics(self, record: dict[str, Any]) -> None:
         """Show a record of metrics.jsonl."""
@@ -77,29 +87,65 @@ class TrainingDisplay:
         if "loss" not in values:
             return
         is_evaluation = "eval_loss" in record
-        if self.live is not None:
-            row = ("eval" if is_evaluation else str(record["step"]), values)
-            self.rows = [*self.rows[1 - MAX_ROWS :], row]
-        line = self._line(record["step"], values, is_evaluation)
-        self.console.print_line(line, hidden=self.console.quiet or self.live is not None)
+        step = int(record["step"])
+        line = self._log_line(step, values, is_evaluation)
+        self.console.print_line(line, hidden=self.console.quiet or self.table is not None)
+        if self.table is not None:
+            err = self.console.err
+            label = f"eval {step}" if is_evaluation else str(step)
+            for row in self.table.rows(label, values, *err.size, is_evaluation=is_evaluation):
+                err.print(Text(row.text, row.style))
 
-    def _line(self, step: int, values: dict[str, Any], is_evaluation: bool) -> str:
+    def _log_line(self, step: int, values: dict[str, Any], is_evaluation: bool) -> str:
         parts = [f"{title} {form.format(values[name])}" for name, title, form in COLUMNS if name in values]
         if is_evaluation:
             return "  ".join([f"eval at step {step}", *parts])
-        return "  ".join([f"step {step}/{self.total}", *parts, f"left {self._remaining_time(step)}"])
+        left = self.left.seconds()
+        end = [] if left is None else [f"left {clock_text(left)}"]
+        return "  ".join([f"step {step}/{self.total}", *parts, *end])
 
-    def _remaining_time(self, step: int) -> str:
-        done = step - (self.first_step or 0)
-        seconds = (time.monotonic() - self.start) / max(done, 1) * (self.total - step)
-        minutes, rest = divmod(round(seconds), 60)
-        return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+    def _show_detail(self, text: str) -> None:
+        self._detail = text
 
-    def _view(self) -> Group:
-        titles = ("step", *(title for _, title, _ in COLUMNS))
-        columns = (Column(title, justify="right") for title in titles)
-        table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-        for step, values in self.rows:
-            cells = [form.format(values[name]) if name in values else "" for name, _, form in COLUMNS]
-            table.add_row(step, *cells, style="cyan" if step == "eval" else None)
-        return Group(table, self.bar)
+    def _last_line(self) -> Text:
+        """Status, step, bar, elapsed and remaining time. A narrow terminal has no bar, then no elapsed time; a status is shortened."""
+        width = min(self.console.err.width, MAX_WIDTH) - 1
+        status = self._status_text()
+        step = f"step {self.step}/{self.total}" if self.total else ""
+        elapsed = f"elapsed {clock_text(time.monotonic() - self.start)}"
+        seconds = self.left.seconds() if self.total else None
+        left = "" if seconds is None else f"left {clock_text(seconds)}"
+        if left and _joined_length(status, step, elapsed, left) > width:
+            elapsed = ""
+        if status and (room := width - _joined_length(step, elapsed, left) - GAP) < len(status):
+            status = status[: room - 1] + self._character("…", ".") if room >= MIN_STATUS else ""
+        free = width - _joined_length(status, step, elapsed, left) - GAP
+        bar = self._bar(free) if step and free >= MIN_BAR else Text()
+        parts = [Text(status, "bold"), Text(step), bar, Text(elapsed), Text(left)]
+        line = Text(" " * GAP, no_wrap=True, overflow="crop").join(part for part in parts if part)
+        line.truncate(width)
+        return line
+
+    def _status_text(self) -> str:
+        if not self._status:
+            return ""
+        frames = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏" if self._has_unicode else "|/-\\"
+        spinner = frames[int(time.monotonic() * 4) % len(frames)]
+        return f"{spinner} {self._status}" + (f" ({self._detail})" if self._detail else "")
+
+    def _bar(self, width: int) -> Text:
+        done = width * min(self.step, self.total) // max(1, self.total)
+        filled, empty = self._character("━", "#"), self._character("─", "-")
+        return Text.assemble((filled * done, "green"), (empty * (width - done), "dim"))
+
+    @property
+    def _has_unicode(self) -> bool:
+        return self.console.err.encoding.startswith("utf")
+
+    def _character(self, usual: str, ascii_only: str) -> str:
+        return usual if self._has_unicode else ascii_only
+
+
+def _joined_length(*parts: str) -> int:
+    present = [len(part) for part in parts if part]
+    return sum(present) + GAP * max(0, len(present) - 1)

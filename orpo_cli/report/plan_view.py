@@ -11,7 +11,7 @@ from rich.text import Text
 from orpo_cli.control_characters import one_line
 from orpo_cli.plan.plan import is_leaf
 
-STYLES = {"decided": "cyan", "override": "magenta", "environment": "magenta", "recipe": "", "default": "dim"}
+STYLES = {"decided": "bold", "override": "magenta", "environment": "magenta", "recipe": "", "default": "dim"}
 
 
 def plan_lines(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:

@@ -1,4 +1,4 @@
-"""Progress of long operations: bars on a terminal, a line every ten seconds elsewhere."""
+"""Progress of long operations: a status or bars on a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -13,6 +13,26 @@ from orpo_cli.report.console import Console
 ProgressCallback = Callable[[int, int], None]  # (done, total)
 
 SECONDS_BETWEEN_LINES = 10
+SECONDS_OF_SPEED = 3600  # that an estimate of the remaining time looks back; with rich's 30 it has none for slow steps
+
+
+@contextmanager
+def show_status(console: Console) -> Iterator[Callable[[str], None]]:
+    """Yield a function that shows what the command is doing, beside a spinner; nothing where there is no terminal."""
+    if not console.shows_progress or console.err.is_dumb_terminal:
+        yield lambda text: None
+        return
+    from rich.live import Live
+    from rich.spinner import Spinner
+    from rich.text import Text
+
+    spinner = Spinner("dots" if console.err.encoding.startswith("utf") else "line")
+
+    def show(text: str) -> None:
+        spinner.update(text=Text(one_line(redact(text)), no_wrap=True, overflow="ellipsis"))
+
+    with Live(spinner, console=console.err, transient=True):
+        yield show
 
 
 @contextmanager
@@ -20,14 +40,14 @@ def show_progress(console: Console) -> Iterator[Callable[[str], ProgressCallback
     """Yield a function that starts a progress display with a title and returns its ProgressCallback."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    if console.err.is_terminal and not console.quiet:
+    if console.shows_progress:
         columns = (
             TextColumn("{task.description}", markup=False),
             MofNCompleteColumn(),
-            BarColumn(),
+            BarColumn(bar_width=None),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=console.err, transient=True) as bars:
+        with Progress(*columns, console=console.err, transient=True, speed_estimate_period=SECONDS_OF_SPEED) as bars:
 
             def start_bar(title: str) -> ProgressCallback:
                 task = bars.add_task(one_line(redact(title)), total=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +24,17 @@ class TrainingObserver(Protocol):
 
     def warn(self, problem: Problem) -> None:
         """Show a warning."""
+
+    def status(self, text: str, detail: str = "") -> None:
+        """Show what happens now besides the steps, such as "evaluating" or "starting trackers: wandb"; empty in a step."""
+
+    def begin(
+        self, step: int, total: int, evaluations: Sequence[int], saves: Sequence[int], evaluation_cost: float
+    ) -> None:
+        """Tell the schedule when training begins: after which steps the model is evaluated and saved.
+
+        ``evaluation_cost``: the expected time of an evaluation, in steps.
+        """
 
     def progress(self, step: int, total: int) -> None:
         """Show that ``step`` of ``total`` steps is done."""

@@ -16,6 +16,7 @@ from orpo_cli.training.engine.packing import MicroBatch, TokenPair, pack, token_
 from orpo_cli.training.engine.parity_check import compare_paths, select_check_pairs
 from orpo_cli.training.out_of_memory import SelectiveCheckpointing, is_out_of_memory
 from orpo_cli.training.random_state import random_state_restorer
+from orpo_cli.training.schedule_callback import evaluation_status
 from orpo_cli.training.trl_trainer import PairTrainer
 
 T = TypeVar("T")
@@ -258,11 +259,13 @@ class PackedTrainer(PairTrainer):
         self.parity_checked = True
         if self.sharded and not pairs:  # every rank takes part
             pairs = [token_pair(self.train_dataset[0])]
+        self.status("comparing both paths")
         reason = self._parity_failure(model, pairs) if pairs else None
         # All processes leave it together, since a step sums over all of them.
         reasons = [each for each in self.agreement.gather(reason) if each is not None]
         if reasons:
             self._leave_fast_path(reason or f"in another process, {reasons[0]}")
+        self.status("" if model.training else evaluation_status(self.state.global_step))
 
     def _parity_failure(self, model: Any, pairs: list[TokenPair]) -> str | None:
         unwrapped = self.accelerator.unwrap_model(model)

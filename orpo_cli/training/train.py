@@ -33,6 +33,7 @@ from orpo_cli.training.metrics_file import restore_metrics
 from orpo_cli.training.metrics_log import MetricsCallback, TrainingObserver
 from orpo_cli.training.out_of_memory import is_out_of_memory
 from orpo_cli.training.save_before import SaveBeforeCallback, find_deadline
+from orpo_cli.training.schedule_callback import ScheduleCallback
 from orpo_cli.training.trl_trainer import PairTrainer
 from orpo_cli.training.untrained_tokens import untrained_template_tokens
 from orpo_cli.training.whole_state import local_tensor
@@ -74,15 +75,19 @@ def train(
         deadline = find_deadline(plan.training.get("save_before"))
         pushes = bool(plan.training.get("push_to_hub"))
         leaving = [] if deadline is None else [SaveBeforeCallback(deadline, observer.note, pushes=pushes)]
-        all_callbacks = [metrics, *leaving, interrupt, *callbacks]
+        schedule = ScheduleCallback(observer, plan.launch.pairs_per_step, len(inputs.eval_dataset or ()))
+        all_callbacks = [schedule, metrics, *leaving, interrupt, *callbacks]
+        observer.status("preparing the trainer")
         trainer = make_trainer(plan, rundir.checkpoints, inputs, all_callbacks, observer.note)
         metrics.trainer, trainer.saver.check_owned = trainer, rundir.check_owned
+        trainer.status = observer.status
         # Their callbacks measure the save, or read the checkpoint.
         trainer.saver.in_background = not (deadline or pushes or trackers_read_checkpoints(trainer.args.report_to))
         if rundir.writes:
             _begin_steps(rundir, inputs, observer, trainer, resume_from)
         with interrupt.handle_signals():
             interrupt.run_steps(trainer, resume_from)
+            observer.status("saving the result")
             weights = _gather_result(trainer, plan)
             if rundir.writes:
                 rundir.check_owned()

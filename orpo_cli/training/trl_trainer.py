@@ -51,6 +51,7 @@ from orpo_cli.training.random_state import (
     seed_process,
 )
 from orpo_cli.training.retention import keep_only
+from orpo_cli.training.schedule_callback import evaluation_status
 from orpo_cli.training.sharding import deferred_reduction, make_mesh, reshard, shard_model
 from orpo_cli.training.step_sampler import StepLayout, StepSampler, epoch_order
 from orpo_cli.training.weighted_means import WeightedMeans
@@ -115,6 +116,7 @@ class PairTrainer(ORPOTrainer):
         self.zero: Zero | None = None  # until ``train`` begins
         self.shards_weights = fsdp is not None or zero_stage(deepspeed) == 3
         self.note = note
+        self.status: Callable[[str], None] = lambda text: None  # shows what happens besides the steps
         self.tokens_seen = 0
         self.step_rows: list[str] = []
         self.eval_means = WeightedMeans()
@@ -425,7 +427,9 @@ class PairTrainer(ORPOTrainer):
             best: str | None = self.state.best_model_checkpoint
             return best
 
+        self.status("saving a checkpoint")
         self.saver.save(self.state.global_step, write)
+        self.status("")
 
     def finish_checkpoint(self) -> None:
         """Wait until the last checkpoint is complete. Raises OSError, for example where the disk is full."""
@@ -458,6 +462,7 @@ class PairTrainer(ORPOTrainer):
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's end of a training; with ``save_total_limit`` 1 the best checkpoint is kept, and damaged ones are."""
+        self.status("finishing the last checkpoint")
         self.saver.finish_together()  # all load the best checkpoint
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
@@ -478,6 +483,7 @@ class PairTrainer(ORPOTrainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """An evaluation that leaves the random state: a resumed run may do it at another time."""
         restore_random_state = random_state_restorer(self.args.device)
+        self.status(evaluation_status(self.state.global_step))
         try:
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
             return metrics

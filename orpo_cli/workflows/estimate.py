@@ -13,7 +13,7 @@ from orpo_cli.estimate.memory import Activations, Computation, EstimateInputs, T
 from orpo_cli.estimate.pair_lengths import PairLengths, PairSize, worst_case_lengths
 from orpo_cli.machine import Machine
 from orpo_cli.plan.model_facts import ModelFacts
-from orpo_cli.plan.plan import PlanDraft
+from orpo_cli.plan.plan import Plan, PlanDraft
 from orpo_cli.recipe.schema import ModelSection
 
 if TYPE_CHECKING:
@@ -53,6 +53,18 @@ def pair_lengths(plan: PlanDraft, source: ModelSource[ModelSection]) -> PairLeng
         return worst_case_lengths(plan)
     columns = (table.token_counts(part).tolist() for part in ("prompt", "chosen", "rejected"))
     return PairLengths(tuple(PairSize(*sizes) for sizes in zip(*columns, strict=True)), measured=True)
+
+
+def count_rows(plan: Plan) -> int | None:
+    """Rows of the training data where they are JSON lines in local files: about the number of pairs; None for other sources."""
+    files = [Path(source.path) for source in plan.dataset.train]
+    if not all(file.suffix == ".jsonl" and file.is_file() for file in files):
+        return None
+    total = 0
+    for path in files:
+        with path.open("rb") as file:
+            total += sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+    return total
 
 
 def _cached_trace(facts: ModelFacts) -> Trace:

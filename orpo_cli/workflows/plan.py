@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from orpo_cli.errors import HubError, MachineError, Problem, RecipeError, explain_hint
 from orpo_cli.estimate.memory import EstimateInputs
 from orpo_cli.plan.model_facts import ModelFacts
-from orpo_cli.plan.plan import ModelPlan, Plan
+from orpo_cli.plan.plan import CHECKPOINTING, TOKEN_BUDGET, ModelPlan, Plan
 from orpo_cli.recipe.load import LoadedRecipe, load_recipe
 from orpo_cli.recipe.schema import ModelSection
 from orpo_cli.report.console import Console
+from orpo_cli.report.progress import show_status
 
 if TYPE_CHECKING:
     from orpo_cli.machine import Machine
@@ -42,7 +43,16 @@ def build_plan(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict
     """The plan of a loaded recipe on this machine; its warnings go to standard error.
 
     ``to_train``: a model that cannot be read and a requirement that is not met are errors. ``strict``: so is every warning.
+    A terminal shows what the seconds are for.
     """
+    with show_status(console) as status:
+        return _build_plan(loaded, console, status, to_train=to_train, strict=strict)
+
+
+def _build_plan(
+    loaded: LoadedRecipe, console: Console, status: Callable[[str], None], *, to_train: bool, strict: bool
+) -> PlanResult:
+    status("loading the libraries")
     from orpo_cli.estimate.fit_to_memory import fit_to_memory
     from orpo_cli.machine import probe
     from orpo_cli.model.model_source import ModelSource
@@ -54,13 +64,18 @@ def build_plan(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict
     machine = probe(Path(loaded.recipe.output_dir or "."))
     if not to_train:
         machine = _planned_machine(machine, loaded)
+    status("reading the configuration of the model")
     source = ModelSource(model_with_absolute_paths(loaded))
     facts = _read_model_facts(source, loaded, console, to_train=to_train)
     draft = draft_plan(loaded, machine, facts)
     problems = plan_problems(draft, loaded, facts)
     if any(problem.severity == "error" for problem in problems):
         raise RecipeError(problems)
-    inputs = None if facts is None else collect_estimate_inputs(draft, source.with_section(draft.model), machine, facts)
+    inputs = None
+    if facts is not None:
+        status("measuring the lengths of the pairs")
+        inputs = collect_estimate_inputs(draft, source.with_section(draft.model), machine, facts)
+        status("estimating the memory of a step")
     plan = fit_to_memory(draft, inputs)
     missing = [loaded.source_map.locate_problem(problem) for problem in missing_requirements(plan, machine)]
     if missing and (to_train or strict):
@@ -72,6 +87,32 @@ def build_plan(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict
         raise RecipeError(warnings)
     console.problems(warnings)
     return PlanResult(plan, source.with_section(plan.model), warnings, inputs)
+
+
+def report_plan(result: PlanResult, console: Console) -> None:
+    """Print the short view of a plan before its training, and write every decided value to the log.
+
+    Memory and time are shown where the plan was fitted to the memory: estimating them again takes time.
+    """
+    from orpo_cli.report.estimate_view import estimate_document
+    from orpo_cli.report.plan_summary import Screen, plan_summary
+    from orpo_cli.report.plan_view import plan_lines
+
+    plan, inputs = result.plan, result.estimate_inputs
+    fitted = any(plan.why[path].origin == "decided" for path in (CHECKPOINTING, TOKEN_BUDGET) if path in plan.why)
+    estimate = estimate_document(plan, inputs, compare=False) if inputs is not None and fitted else None
+    terminal = console.shows_progress
+    screen = Screen(
+        width=console.err.width if terminal else None,
+        every_value=f"every value with its reason: {Path(plan.output_dir) / 'plan.json'}",
+        has_bar=terminal,
+        has_unicode=console.err.encoding.startswith("utf"),
+    )
+    for line in plan_summary(plan, inputs, estimate, None, screen):
+        console.note(line)
+    for path, value, origin, reason in plan_lines(plan.to_document()):
+        if origin == "decided":
+            console.print_line(f"  {path} = {value}  ({reason})", hidden=True)
 
 
 def _planned_machine(machine: Machine, loaded: LoadedRecipe) -> Machine:

@@ -28,7 +28,7 @@ from orpo_cli.run_status import begin_attempt, record_result
 from orpo_cli.rundir import RunDir
 from orpo_cli.temporary_directory import remove_dead_directories
 from orpo_cli.workflows.attempt_end import recording_interruption
-from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
+from orpo_cli.workflows.plan import build_plan, load_recipe_reporting, report_plan
 from orpo_cli.workflows.repair_run import repair_plan, repair_records
 from orpo_cli.workflows.run_inputs import record_moves
 from orpo_cli.workflows.train_plan import train_plan
@@ -67,7 +67,8 @@ def train_recipe(
             _refuse_missing_base(rundir, loaded)
         else:
             raise_if_in_use(rundir)
-        plan, source, *_ = build_plan(loaded, console, to_train=True, strict=strict)
+        planned = build_plan(loaded, console, to_train=True, strict=strict)
+        plan, source = planned.plan, planned.source
         if rundir.lock is not None:
             plan = _keep_step(rundir, plan)
         if rank is not None:
@@ -81,14 +82,13 @@ def train_recipe(
         if sweep is not None:
             rundir.write_run(sweep={"directory": sweep[0], "trial": sweep[1]})
         run_log.open(rundir.logs / f"attempt-{rundir.attempt}.log")
+        report_plan(planned._replace(plan=plan), console)
         _remove_leftovers(rundir)
         train: Callable[..., None] = train_plan if plan.launch.strategy == "single" else train_on_ranks
         if rank is not None:
             train = partial(lead_ranks, rank=rank)
         train(plan, source, rundir, checkpoint, console, allow_changed=allow_changed)
-    run = rundir.read_run()
-    minutes, seconds = divmod(round(run["seconds"]), 60)
-    console.note(f"trained {run['steps']} steps in {minutes} min {seconds} s")
+    report_run(rundir, plan, console)
     return rundir
 
 
@@ -224,6 +224,22 @@ def planned_commands(
     loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
     plan = build_plan(loaded, console, to_train=False, strict=strict).plan
     return machine_commands(plan.launch, sys.argv[1:])
+
+
+def report_run(rundir: RunDir, plan: Plan, console: Console) -> None:
+    """Print what the training did, and the commands that come next."""
+    from orpo_cli.report.run_history import read_history
+    from orpo_cli.report.run_summary import next_commands, summary_lines
+
+    history = read_history(rundir.root)
+    commands = {
+        "eval": "compare with the base on the held-out pairs" if plan.dataset.eval is not None else "",
+        "report": "see the curves in a browser",
+        "chat": "talk to the trained model",
+        "merge": "merge the adapter into the base" if plan.lora is not None else "",
+    }
+    for line in (*summary_lines(history), *next_commands(history, commands)):
+        console.note(line)
 
 
 def run_document(rundir: RunDir) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orpo_cli import interruption
+from orpo_cli.estimate.batching import count_steps
 from orpo_cli.plan.plan import ModelPlan, Plan
 from orpo_cli.report.console import Console
-from orpo_cli.report.plan_view import plan_lines
 from orpo_cli.run_attempts import FINISHED
 from orpo_cli.rundir import RunDir
 from orpo_cli.workflows.attempt_end import ending_attempt_on_error, recording_interruption
@@ -39,37 +39,43 @@ def train_plan(
     ``max_pairs``: train only on so many pairs, the shortest ones. An error before the first step removes a new run, and a
     change of the inputs leaves a resumed one as it is.
     """
-    with ending_attempt_on_error(rundir):
-        from orpo_cli.model.added_tokens import resize_embeddings
-        from orpo_cli.model.base_model import load_base, weights_device
-        from orpo_cli.model.tokenizer import load_tokenizer
-        from orpo_cli.model.weight_files import BaseDigests
-        from orpo_cli.report.live_display import TrainingDisplay
-        from orpo_cli.training.fingerprints import fingerprints
-        from orpo_cli.training.make_trainer import TrainingInputs
-        from orpo_cli.training.provenance import provenance
+    from orpo_cli.report.live_display import TrainingDisplay
 
-        report_plan(plan, console)
-        push = open_push(plan, rundir, console)
-        if push is not None:
-            push.check_access()
-        with BaseDigests(source) as weights:
-            tokenizer = load_tokenizer(source, console.note)
-            pairs = prepare_pairs(plan, tokenizer, console)
-            found = fingerprints(tokenizer, pairs)
-            refuse_before_load(rundir, found, pairs, weights, allow_changed)
-            model = load_base(source, plan.quantization, weights_device(plan), console.note)
-            found["weights"] = weights.result()
-        accept_inputs(rundir, found, pairs, checkpoint, console, allow_changed)
-        rundir.write_plan(plan)
-        rundir.write_data_report(pairs.report.as_dict())
-        if max_pairs is not None:
-            pairs = pairs.shortest(max_pairs)
-            console.note(f"training on the {len(pairs.train)} shortest pairs")
-        resize_embeddings(model, tokenizer)
-        inputs = TrainingInputs(model, tokenizer, pairs.train, pairs.eval)
-        rundir.write_run(**provenance(model, pairs.report.as_dict()), fingerprints=found)
-    train_loaded(plan, rundir, inputs, checkpoint, TrainingDisplay(console), push)
+    with TrainingDisplay(console) as display:
+        with ending_attempt_on_error(rundir):
+            from orpo_cli.model.added_tokens import resize_embeddings
+            from orpo_cli.model.base_model import load_base, weights_device
+            from orpo_cli.model.tokenizer import load_tokenizer
+            from orpo_cli.model.weight_files import BaseDigests
+            from orpo_cli.training.fingerprints import fingerprints
+            from orpo_cli.training.make_trainer import TrainingInputs
+            from orpo_cli.training.provenance import provenance
+
+            push = open_push(plan, rundir, console)
+            if push is not None:
+                display.status("asking the hub for access")
+                push.check_access()
+            with BaseDigests(source) as weights:
+                display.status("preparing pairs")
+                tokenizer = load_tokenizer(source, console.note)
+                pairs = prepare_pairs(plan, tokenizer, console)
+                display.total = count_steps(plan, min(len(pairs.train), max_pairs or len(pairs.train)))
+                found = fingerprints(tokenizer, pairs)
+                refuse_before_load(rundir, found, pairs, weights, allow_changed)
+                display.status("loading model")
+                model = load_base(source, plan.quantization, weights_device(plan), console.note)
+                display.status("reading the digests of the weights")
+                found["weights"] = weights.result()
+            accept_inputs(rundir, found, pairs, checkpoint, console, allow_changed)
+            rundir.write_plan(plan)
+            rundir.write_data_report(pairs.report.as_dict())
+            if max_pairs is not None:
+                pairs = pairs.shortest(max_pairs)
+                console.note(f"training on the {len(pairs.train)} shortest pairs")
+            resize_embeddings(model, tokenizer)
+            inputs = TrainingInputs(model, tokenizer, pairs.train, pairs.eval)
+            rundir.write_run(**provenance(model, pairs.report.as_dict()), fingerprints=found)
+        train_loaded(plan, rundir, inputs, checkpoint, display, push)
 
 
 def train_loaded(
@@ -90,26 +96,17 @@ def train_loaded(
             stack.enter_context(
                 recording_interruption(rundir)
             )  # before the wait, in which a scheduler may kill the process
-        stack.enter_context(display)
         try:  # makes the trainer, trains, and saves the adapter or the model
             train(plan, rundir, inputs, display, checkpoint, [push] if push else [])
         finally:  # also after a signal that arrived while the result was saved
             if rundir.writes and rundir.is_run() and rundir.status() == FINISHED:
+                display.status("writing the model card")
                 rundir.check_owned()
                 with interruption.uninterrupted():
                     write_card(rundir)
     if push is not None:
+        display.status("pushing the result")
         push.push_result()
-
-
-def report_plan(plan: Plan, console: Console) -> None:
-    """Print what is trained where, and the values that were decided."""
-    console.note(
-        f"{plan.name}: {plan.model.model_name_or_path} on {plan.device} in {plan.model.dtype}, run in {plan.output_dir}"
-    )
-    for path, value, origin, reason in plan_lines(plan.to_document()):
-        if origin == "decided":
-            console.note(f"  {path} = {value}  ({reason})")
 
 
 def open_push(plan: Plan, rundir: RunDir, console: Console) -> PushCallback | None:

@@ -17,13 +17,14 @@ from orpo_cli.launch.environment import LAUNCHED, worker_variables
 from orpo_cli.launch.failure import FailureRecord, machine_of
 from orpo_cli.plan.plan import LaunchPlan, ModelPlan, Plan
 from orpo_cli.report.console import Console
+from orpo_cli.report.progress import show_status
 from orpo_cli.run_attempts import FINISHED
 from orpo_cli.run_log import run_log
 from orpo_cli.rundir import RunDir
 from orpo_cli.temporary_directory import temporary_directory
 from orpo_cli.workflows.attempt_end import ending_attempt_on_error
 from orpo_cli.workflows.run_inputs import accept_inputs, prepare_pairs, refuse_before_load
-from orpo_cli.workflows.train_plan import open_push, report_plan
+from orpo_cli.workflows.train_plan import open_push
 
 if TYPE_CHECKING:
     from orpo_cli.launch.agent import Outcome
@@ -52,11 +53,12 @@ def train_on_ranks(
     launch = plan.launch
     with ExitStack() as stack:
         with ending_attempt_on_error(rundir):
-            report_plan(plan, console)
             control = Control.host(launch.main_process_ip or LOCALHOST, launch.main_process_port)
             with telling_other_machines(control, 0):
                 folder = stack.enter_context(temporary_directory("pairs"))
-                prepare_inputs(plan, source, rundir, checkpoint, console, allow_changed, folder)
+                with show_status(console) as status:
+                    status("preparing pairs")
+                    prepare_inputs(plan, source, rundir, checkpoint, console, allow_changed, folder)
                 control.publish_job(job_of(rundir, checkpoint, console))
                 control.publish_pairs(0, folder)
                 if launch.num_machines > 1:
@@ -88,7 +90,8 @@ def train_on_other_machine(plan: Plan, source: ModelSource[ModelPlan], console: 
             job = control.job()
             assert job is not None  # machine 0 starts the others, or fails
             rundir = _shared_run(job)
-            with BaseDigests(source) as weights:
+            with BaseDigests(source) as weights, show_status(console) as status:
+                status("preparing pairs")
                 tokenizer = load_tokenizer(source, console.note)
                 pairs = prepare_pairs(plan, tokenizer, console)
                 weights.result()  # downloads the weights of a model on the hub

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 
 from orpo_cli import interruption
 from orpo_cli.errors import Interrupted, OrpoError
+from orpo_cli.estimate.batching import count_steps
 from orpo_cli.launch.environment import Ranks, apply_plan
 from orpo_cli.launch.failure import FailureRecord, explain, is_secondary
 from orpo_cli.plan.plan import ModelPlan, Plan
 from orpo_cli.report.console import Console
+from orpo_cli.report.progress import show_status
 from orpo_cli.run_log import run_log
 from orpo_cli.rundir import RunDir
 from orpo_cli.temporary_directory import temporary_directory
 from orpo_cli.workflows.attempt_end import ending_attempt_on_error
-from orpo_cli.workflows.train_plan import open_push, report_plan, train_loaded
+from orpo_cli.workflows.train_plan import open_push, train_loaded
 from orpo_cli.workflows.train_ranks import job_of, prepare_inputs
 
 if TYPE_CHECKING:
@@ -74,8 +76,9 @@ def lead_ranks(
 
     with temporary_directory("pairs") as folder:
         with ending_attempt_on_error(rundir):
-            report_plan(plan, console)
-            prepare_inputs(plan, source, rundir, checkpoint, console, allow_changed, folder)
+            with show_status(console) as status:
+                status("preparing pairs")
+                prepare_inputs(plan, source, rundir, checkpoint, console, allow_changed, folder)
             job = job_of(rundir, checkpoint, console)
             rank.control.publish_job(job)
             rank.control.publish_pairs(rank.ranks.machine_rank, folder)
@@ -162,20 +165,24 @@ def train_job(rank: JoinedRank, job: Job, rundir: RunDir) -> None:
     from orpo_cli.training.provenance import provenance
 
     display = rank.display = TrainingDisplay(console)
-    set_up_strategy(plan, ranks, rank.control)
-    source = ModelSource(plan.model)
-    tokenizer = load_tokenizer(source, console.note)
-    train_pairs, eval_pairs = load_pairs(rank.control.pairs(ranks.machine_rank))
-    model = load_base(source, plan.quantization, weights_device(plan), console.note)
-    resize_embeddings(model, tokenizer)
-    if rundir.writes:
-        rundir.write_run(**provenance(model, rundir.read_data_report()))
-    push = open_push(plan, rundir, console) if rundir.writes else None
-    inputs = TrainingInputs(model, tokenizer, train_pairs, eval_pairs)
-    checkpoint = None if job.checkpoint is None else Path(job.checkpoint)
-    if ranks.is_first:
-        rank.control.set_begun()
-    train_loaded(plan, rundir, inputs, checkpoint, display, push)
+    with display:
+        display.status("joining the other processes")
+        set_up_strategy(plan, ranks, rank.control)
+        source = ModelSource(plan.model)
+        tokenizer = load_tokenizer(source, console.note)
+        train_pairs, eval_pairs = load_pairs(rank.control.pairs(ranks.machine_rank))
+        display.total = count_steps(plan, len(train_pairs))
+        display.status("loading model")
+        model = load_base(source, plan.quantization, weights_device(plan), console.note)
+        resize_embeddings(model, tokenizer)
+        if rundir.writes:
+            rundir.write_run(**provenance(model, rundir.read_data_report()))
+        push = open_push(plan, rundir, console) if rundir.writes else None
+        inputs = TrainingInputs(model, tokenizer, train_pairs, eval_pairs)
+        checkpoint = None if job.checkpoint is None else Path(job.checkpoint)
+        if ranks.is_first:
+            rank.control.set_begun()
+        train_loaded(plan, rundir, inputs, checkpoint, display, push)
 
 
 def set_up_strategy(plan: Plan, ranks: Ranks, control: Control) -> None:

@@ -28,14 +28,14 @@ def test_a_rough_estimate_names_its_reason(
         raise NotImplementedError("numbers without content\nsecond line")
 
     monkeypatch.setattr("transformers.models.llama.modeling_llama.LlamaDecoderLayer.forward", forward_that_needs_values)
-    stdout = orpo_here("plan", write_recipe(tmp_path)).stdout
+    stdout = orpo_here("plan", write_recipe(tmp_path), "--all").stdout
     assert "roughly, from the widths of the layers (NotImplementedError: numbers without content)" in stdout
 
 
 def test_the_plan_of_several_processes_compares_strategies_on_assumed_gpus(
     tmp_path: Path, orpo_here: Callable[..., Any]
 ) -> None:
-    done = orpo_here("plan", write_recipe(tmp_path), "--set", "launch.num_processes=4")
+    done = orpo_here("plan", write_recipe(tmp_path), "--all", "--set", "launch.num_processes=4")
     assert done.returncode == 0, done.stderr
     assert "device = cuda  # 80 GB GPU (assumed)" in done.stdout
     assert "# 4 processes, each on its own 80 GB GPU (assumed):\n#   with ddp, a step fits: " in done.stdout

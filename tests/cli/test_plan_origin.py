@@ -75,7 +75,7 @@ def test_json_has_file_line_column_and_variables(recipe: str, orpo_here: Callabl
 
 
 def test_without_the_option_the_plan_has_reasons_and_no_lines(recipe: str, orpo_here: Callable[..., Any]) -> None:
-    done = orpo_here("plan", recipe)
+    done = orpo_here("plan", recipe, "--all")
     assert "base.yaml" not in done.stdout
     assert "training.max_steps = 7  # as an environment variable says" in done.stdout
     document = json.loads(orpo_here("plan", recipe, "--json").stdout)

@@ -73,7 +73,7 @@ def test_plan_prints_plain_lines_or_json(tmp_path: Path, orpo_here: Callable[...
     from support.tiny import write_recipe
 
     recipe = write_recipe(tmp_path)
-    text = orpo_here("plan", recipe)
+    text = orpo_here("plan", recipe, "--all")
     assert text.returncode == 0, text.stderr
     assert "training.beta = 0.25  # the paper's lambda" in text.stdout
     document = json.loads(orpo_here("plan", recipe, "--json").stdout)

@@ -134,6 +134,7 @@ def test_no_command_prints_control_characters_of_data_and_names(
     commands: list[tuple[int, tuple[object, ...]]] = [
         (2, ("validate", recipe, "--set", f"training.{EVIL}=1", "--set", f"lora.r={EVIL}")),
         (0, ("plan", recipe)),
+        (0, ("plan", recipe, "--all")),
         (0, ("plan", recipe, "--show-origin")),
         (0, ("plan", recipe, "--json")),
         (0, ("data", recipe, "--show", "4", "--html", page)),

@@ -334,7 +334,7 @@ def test_json_is_one_document_with_the_outcome_of_each_key(orpo_here: Callable[.
 def test_a_converted_recipe_can_be_piped_into_plan(orpo: Callable[..., Any]) -> None:
     converted = orpo("convert", EXAMPLES_DIR / "trl-lora.sh", "--quiet")
     assert converted.stderr == ""
-    planned = orpo("plan", "-", input=converted.stdout)
+    planned = orpo("plan", "-", "--all", input=converted.stdout)
     assert planned.returncode == 0, planned.stderr
     assert "training.learning_rate = 8e-05  # as the recipe says" in planned.stdout
 

@@ -1,0 +1,237 @@
+"""Short view of a plan, for one screen: model, method, data, steps, memory, time, and the decisions that matter most."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orpo_cli.control_characters import one_line
+from orpo_cli.estimate.batching import count_steps
+from orpo_cli.estimate.memory import EstimateInputs
+from orpo_cli.estimate.parameter_counts import count_trained_by_adapter
+from orpo_cli.plan.model_facts import ModelFacts
+from orpo_cli.plan.plan import CHECKPOINTING, STRATEGY, TOKEN_BUDGET, Plan
+from orpo_cli.report.estimate_view import LABELS, MAX_SAVINGS_SHOWN
+from orpo_cli.report.plan_view import plan_lines
+from orpo_cli.report.remaining_time import duration_text
+from orpo_cli.secret_values import mask_secrets
+
+LABEL_WIDTH = 10
+MAX_LINES = 28  # at MAX_WIDTH; longer reasons make fewer decisions
+MAX_WIDTH = 100
+MEMORY_BAR = 28
+MAX_PARTS_SHOWN = 4  # of the memory
+DECISIONS = (  # the most important first
+    "training.learning_rate", "training.beta", "training.max_length", "training.num_train_epochs", "engine.fast_path", CHECKPOINTING,
+    TOKEN_BUDGET, "model.dtype", STRATEGY, "training.optim", "model.attn_implementation", "training.gradient_accumulation_steps",
+    "training.load_best_model_at_end", "dataset.max_prompt_length", "training.lr_scheduler_type", "training.warmup_steps",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Where the view is shown. ``width``: None for lines that are not wrapped, in a pipe. ``every_value``: where all values are."""
+
+    width: int | None
+    every_value: str
+    has_bar: bool = False
+    has_unicode: bool = True
+
+
+def plan_summary(
+    plan: Plan, inputs: EstimateInputs | None, estimate: dict[str, Any] | None, pairs: int | None, screen: Screen
+) -> list[str]:
+    """The lines of the view. ``pairs``: about how many pairs are trained on, where they were not measured."""
+    values = mask_secrets(plan.values(), plan.secrets)
+    method = "LoRA" if plan.lora is not None else "all weights"
+    model = values["model"]["model_name_or_path"]
+    lines = [f"{plan.name}: ORPO of {Path(model).name}, {method}, on {plan.device}", ""]
+    for label, texts in _entries(plan, values, inputs, estimate, pairs, screen):
+        first = label.ljust(LABEL_WIDTH)
+        for text in texts:
+            lines += _wrap(one_line(text), screen.width, first)
+            first = " " * LABEL_WIDTH
+    decisions = list(_decisions(plan, screen.width, MAX_LINES - len(lines) - 4))
+    return [
+        *lines,
+        "",
+        *(["decided for this model and machine", *decisions, ""] if decisions else []),
+        screen.every_value,
+    ]
+
+
+def _entries(
+    plan: Plan,
+    values: dict[str, Any],
+    inputs: EstimateInputs | None,
+    estimate: dict[str, Any] | None,
+    pairs: int | None,
+    screen: Screen,
+) -> Iterator[tuple[str, list[str]]]:
+    """Label and lines of each entry."""
+    facts = None if inputs is None else inputs.facts
+    measured = inputs is not None and inputs.lengths.measured
+    count = len(inputs.lengths.pairs) if inputs is not None and measured else pairs
+    steps = _steps(plan, count)
+    yield "model", [short_path(values["model"]["model_name_or_path"]), ", ".join(_model(plan, facts))]
+    yield "method", [_method(plan, facts)]
+    yield "data", [_sources(values["dataset"]), _lengths(plan, inputs if measured else None, count)]
+    yield "steps", [_schedule(plan, steps, count, measured=measured)]
+    training = plan.training
+    warmup = f"warmup {_number(training['warmup_steps'])}" if training.get("warmup_steps") else "no warmup"
+    schedule = f"{training['lr_scheduler_type']}, {warmup}, {training['optim']}"
+    yield "rate", [f"{_number(training['learning_rate'])}, {schedule}"]
+    if estimate is not None:
+        yield "memory", _memory(estimate, screen)
+        yield "time", [_time(plan, estimate["step"], steps)]
+    yield "run", [short_path(values["output_dir"])]
+
+
+def _steps(plan: Plan, pairs: int | None) -> int | None:
+    """Steps of the run; None where their number depends on pairs that nobody has counted."""
+    if plan.total_pairs() is None and pairs is None:
+        return None
+    return count_steps(plan, pairs or 0)
+
+
+def _model(plan: Plan, facts: ModelFacts | None) -> Iterator[str]:
+    if facts is not None and facts.parameters:
+        yield f"{_count(facts.parameters)} parameters"
+    if plan.quantization is not None and (plan.quantization.load_in_4bit or plan.quantization.load_in_8bit):
+        yield f"loaded in {4 if plan.quantization.load_in_4bit else 8} bits"
+    yield plan.model.dtype
+    yield f"attention {plan.model.attn_implementation}"
+
+
+def _method(plan: Plan, facts: ModelFacts | None) -> str:
+    beta = f"ORPO with beta {_number(plan.training['beta'])}"
+    if plan.lora is None:
+        return f"{beta}, all weights are trained"
+    text = f"{beta}, LoRA with r {plan.lora.r} and alpha {_number(plan.lora.lora_alpha)}"
+    trained = 0 if facts is None else sum(count_trained_by_adapter(facts, plan.lora))
+    return f"{text}: {_count(trained)} parameters are trained" if trained else text
+
+
+def _sources(dataset: dict[str, Any]) -> str:
+    held_out = dataset["eval"]
+    if isinstance(held_out, list):
+        held_out = ", ".join(short_path(source["path"]) for source in held_out)
+    elif held_out is not None:
+        size = held_out["test_size"]
+        held_out = f"{size:.0%} of the pairs" if 0 < size < 1 else f"{size:g} pairs"
+    train = ", ".join(short_path(source["path"]) for source in dataset["train"])
+    return f"{train}; held out: {held_out or 'nothing'}"
+
+
+def _lengths(plan: Plan, measured: EstimateInputs | None, count: int | None) -> str:
+    limit = f"max_length {plan.training['max_length']:,}"
+    if measured is not None:
+        mean, longest = measured.lengths.mean, measured.lengths.longest
+        return f"{count:,} pairs of {mean.packed:,} tokens on average and {longest.packed:,} at most, {limit}"
+    known = "" if count is None else f"about {count:,} rows, "
+    return f"{known}lengths not measured, {limit}"
+
+
+def _schedule(plan: Plan, steps: int | None, pairs: int | None, *, measured: bool) -> str:
+    training, each = plan.training, f"{plan.launch.pairs_per_step} pairs a step"
+    if plan.launch.num_processes > 1:
+        each += f" on {plan.launch.num_processes} processes ({plan.launch.strategy})"
+    epochs = f"{_number(training.get('num_train_epochs', 1))} epochs".replace("1 epochs", "1 epoch")
+    if steps is None:
+        return f"{epochs}, {each}; `orpo data` counts the pairs and the steps"
+    text = f"{'' if measured or plan.total_pairs() else 'about '}{steps:,} of {each}"
+    if plan.total_pairs() is None:
+        text += f", {epochs}"
+    elif pairs:
+        text += f", {steps * plan.launch.pairs_per_step / pairs:.2g} epochs"
+    return f"{text}; {_timing(training, 'eval', 'evaluation')}, {_timing(training, 'save', 'checkpoint')}"
+
+
+def _timing(training: dict[str, Any], kind: str, name: str) -> str:
+    strategy = training.get(f"{kind}_strategy", "no")
+    if strategy == "no":
+        return f"no {name}"
+    every = training.get(f"{kind}_steps", 1)
+    if strategy == "steps":
+        return f"{name} every {every:.0%} of the steps" if 0 < every < 1 else f"{name} every {every:g} steps"
+    return f"{name} {'after each epoch' if strategy == 'epoch' else f'by {strategy}'}"
+
+
+def _memory(estimate: dict[str, Any], screen: Screen) -> list[str]:
+    parts, available = dict(estimate["memory_bytes"]), estimate["available_bytes"]
+    total = parts.pop("total")
+    where = f" on each of {estimate['processes']} devices" if "processes" in estimate else ""
+    text = f"{total / 1e9:.1f} of {available / 1e9:.1f} GB{where}: {estimate['verdict']}"
+    if screen.has_bar:
+        filled = min(MEMORY_BAR, round(MEMORY_BAR * total / max(1, available)))
+        full, empty = ("█", "░") if screen.has_unicode else ("#", ".")
+        text = f"{full * filled}{empty * (MEMORY_BAR - filled)} {text}"
+    largest = sorted(parts.items(), key=lambda part: -part[1])[:MAX_PARTS_SHOWN]
+    kind = "" if estimate["lengths"] == "of the pairs" else "at most, for the longest pairs that max_length allows: "
+    shares = ", ".join(f"{LABELS.get(name, name)} {size / 1e9:.1f}" for name, size in largest if size >= 5e7)
+    savings = estimate["savings"][:MAX_SAVINGS_SHOWN]
+    return [text, kind + shares, *(f"with {each['setting']}: {each['total_bytes'] / 1e9:.1f} GB" for each in savings)]
+
+
+def _time(plan: Plan, step: dict[str, Any], steps: int | None) -> str:
+    tokens = step["tokens"] * plan.launch.num_processes
+    amount = f"{_count(tokens)} tokens a step" + ("" if steps is None else f", {_count(tokens * steps)} in total")
+    if step["seconds"] is None:
+        return f"not known: {step['how']}; {amount}"
+    each = f"{duration_text(step['seconds'])} a step"
+    if steps is None:
+        return f"about {each}; {amount}"
+    evaluations = "" if plan.training.get("eval_strategy", "no") == "no" else " without evaluations"
+    return f"about {duration_text(step['seconds'] * steps)}{evaluations}: {each}; {amount}"
+
+
+def _decisions(plan: Plan, width: int | None, lines: int) -> Iterator[str]:
+    """Values that were decided, with their reasons, in at most so many lines."""
+    decided = {
+        path: (value, reason)
+        for path, value, origin, reason in plan_lines(plan.to_document())
+        if origin == "decided" and not (path == STRATEGY and value == "single")
+    }
+    for path in DECISIONS:
+        if path not in decided:
+            continue
+        value, reason = decided[path]
+        wrapped = _wrap(one_line(f"{path} = {value}: {reason}"), width, "  ", "    ")
+        if (lines := lines - len(wrapped)) < 0:
+            return
+        yield from wrapped
+
+
+def _wrap(text: str, width: int | None, first: str, others: str | None = None) -> list[str]:
+    """Lines that end between words; a path is never divided."""
+    if width is None:
+        return [(first + text).rstrip()]
+    others = " " * len(first) if others is None else others
+    wide = min(width, MAX_WIDTH) - 1
+    return textwrap.wrap(
+        text, wide, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False
+    ) or [first.rstrip()]
+
+
+def short_path(path: str) -> str:
+    """A path below the current directory without that; other names as they are."""
+    if os.path.isabs(path):
+        relative = os.path.relpath(path)
+        return path if relative.startswith("..") else relative
+    return path
+
+
+def _count(number: float) -> str:
+    """``134.5M``."""
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.0f}"
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

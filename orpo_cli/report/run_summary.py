@@ -1,0 +1,76 @@
+"""Summary of a finished run for the terminal: losses, evaluations with their intervals, time, speed, memory, and the next commands."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from orpo_cli.json_files import is_number
+from orpo_cli.report.plan_summary import short_path
+from orpo_cli.report.remaining_time import duration_text
+from orpo_cli.report.run_history import RunHistory, metric_value
+
+LABEL_WIDTH = 10
+NEXT_COMMANDS = 3
+
+
+def summary_lines(history: RunHistory) -> Iterator[str]:
+    """The lines of the summary: those for which the run has records."""
+    run, last = history.run, history.last_train
+    yield f"trained {history.steps} steps in {duration_text(run.get('seconds') or 0)}"
+    amounts = [
+        _number(last, "pairs", "{:,.0f} pairs"),
+        _number(last, "tokens", "{:,.0f} tokens"),
+        _number(run, "tokens_per_second", "{:,.0f} tokens/s"),
+        _number(run, "peak_memory_gb", "peak memory {:.2f} GB"),
+    ]
+    if any(amounts):
+        yield _entry("trained on", ", ".join(filter(None, amounts)))
+    first = history.train[0] if history.train else {}
+    if (start := metric_value(first, "loss")) is not None and (end := metric_value(last, "loss")) is not None:
+        yield _entry("loss", f"{start:.4f} at step {first['step']} → {end:.4f} at step {last['step']}")
+    best, final = history.best_eval, history.last_eval
+    shown = [
+        ("base", history.base_eval),
+        ("best", best if best.get("step") != final.get("step") else {}),
+        ("last", final),
+    ]
+    label = "held out"
+    for name, record in shown:
+        if text := _accuracy(history, name, record):
+            yield _entry(label, text)
+            label = ""
+
+
+def next_commands(history: RunHistory, commands: dict[str, str]) -> list[str]:
+    """The commands that come next, the most important first; each with the run's path, ready to be copied.
+
+    ``commands``: the name of each, and what it does; empty where it does not apply.
+    """
+    path = shlex.quote(short_path(str(history.path)))
+    lines = [(f"orpo {name} {path}", purpose) for name, purpose in commands.items() if purpose][:NEXT_COMMANDS]
+    width = max((len(line) for line, _ in lines), default=0)
+    return ["next:", *(f"  {line.ljust(width)}  {purpose}" for line, purpose in lines)] if lines else []
+
+
+def _accuracy(history: RunHistory, name: str, record: dict[str, Any]) -> str:
+    """``last, step 32: accuracy 0.81 [0.70, 0.89], margin 0.4321``."""
+    accuracy, margin = (metric_value(record, each, "eval_") for each in ("accuracy", "rewards/margins"))
+    if accuracy is None:
+        return ""
+    interval = history.accuracy_interval(record)
+    text = f"{name}, step {record['step']:.0f}: accuracy {accuracy:.3f}"
+    text += "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
+    pairs = record.get("eval_pairs")
+    text += f" of {pairs:.0f} pairs" if is_number(pairs) else ""
+    return text if margin is None else f"{text}, margin {margin:.4f}"
+
+
+def _entry(label: str, text: str) -> str:
+    return f"{label.ljust(LABEL_WIDTH)} {text}".rstrip()
+
+
+def _number(record: dict[str, Any], key: str, form: str) -> str:
+    value = record.get(key)
+    return form.format(value) if is_number(value) else ""

@@ -1,0 +1,114 @@
+"""`orpo plan` on one screen, and what `orpo train` prints of the plan."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.terminal import Terminal, run_in_terminal
+from support.tiny import write_recipe
+
+LABELS = ["model", "method", "data", "steps", "rate", "memory", "time", "run"]
+
+
+def labels(text: str) -> list[str]:
+    """First words of the lines that begin an entry."""
+    return [line.split()[0] for line in text.splitlines() if line[:1].strip() and line[9:10] == " "]
+
+
+def test_a_pipe_has_one_line_for_each_entry_and_decision(
+    tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = write_recipe(tmp_path)
+    done = orpo_here("plan", "recipe.yaml")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert labels(done.stdout) == LABELS
+    assert lines[0] == "recipe: ORPO of model, LoRA, on cpu"
+    assert "steps     3 of 4 pairs a step, 0.5 epochs; no evaluation, no checkpoint" in lines
+    assert any(line.startswith("data      train.jsonl; held out: heldout.jsonl") for line in lines)
+    assert any(line.startswith("          24 pairs of ") for line in lines)
+    assert any(line.startswith("memory    0.") and line.endswith(" GB: fits") for line in lines)
+    assert "  training.beta = 0.25: the paper's lambda" in done.stdout
+    assert lines[-1] == "every value with its reason: orpo plan recipe.yaml --all"
+    everything = orpo_here("plan", "recipe.yaml", "--all").stdout
+    assert len(everything.splitlines()) > 60
+    assert json.loads(orpo_here("plan", recipe, "--json").stdout)["estimate"]["verdict"] == "fits"
+
+
+def test_a_terminal_of_80_columns_has_one_screen(tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    code, output = run_in_terminal([sys.executable, "-m", "orpo_cli", "plan", "recipe.yaml"], tmp_path, width=80)
+    assert code == 0, output
+    assert "loading the libraries" in output
+    assert "estimating" in output
+    terminal = Terminal(80)
+    terminal.feed(output)
+    lines = terminal.text().splitlines()
+    assert 20 <= len(lines) <= 30
+    assert labels(terminal.text()) == LABELS
+    assert not any("loading the libraries" in line or "estimating memory" in line for line in lines)
+    assert max(map(len, lines)) < 80
+    assert any("░" in line and line.endswith("GB: fits") for line in lines)
+
+
+def test_pairs_that_are_not_measured_are_counted_by_rows(
+    tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orpo_cli.workflows.estimate.MAX_DATA_BYTES", 100)
+    recipe = write_recipe(tmp_path, training={"max_steps": -1, "num_train_epochs": 2})
+    done = orpo_here("plan", recipe)
+    assert "steps     about 12 of 4 pairs a step, 2 epochs; " in done.stdout
+    assert "about 24 rows, lengths not measured, max_length 192" in done.stdout
+    assert "at most, for the longest pairs that max_length allows: " in done.stdout
+    (tmp_path / "train.jsonl").rename(tmp_path / "train.json")
+    unknown = orpo_here("plan", recipe, "--set", "dataset.train.path=train.json")
+    assert "steps     2 epochs, 4 pairs a step; `orpo data` counts the pairs and the steps" in unknown.stdout
+
+
+def test_a_step_that_does_not_fit_has_settings_that_save_memory(
+    tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orpo_cli.machine._available_ram_bytes", lambda: 300_000_000)
+    done = orpo_here("plan", write_recipe(tmp_path))
+    assert "of 0.3 GB: does not fit" in done.stdout
+    assert "with " in done.stdout.partition("does not fit")[2]
+
+
+def test_several_processes_are_in_the_steps_and_the_memory(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    done = orpo_here("plan", write_recipe(tmp_path), "--set", "launch.num_processes=4")
+    assert "16 pairs a step on 4 processes (ddp)" in done.stdout
+    assert "GB on each of 4 devices: fits" in done.stdout
+
+
+def test_a_training_prints_the_short_plan_and_logs_every_decision(
+    tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = write_recipe(tmp_path, training={"logging_steps": 1})
+    done = orpo_here("train", recipe)
+    assert done.returncode == 0, done.stderr
+    plan, _, rest = done.stderr.partition(f"every value with its reason: {tmp_path / 'run' / 'plan.json'}\n")
+    assert labels(plan) == LABELS
+    assert len(plan.splitlines()) <= 30
+    assert "merge.dtype" not in plan
+    log = (tmp_path / "run" / "logs" / "attempt-1.log").read_text()
+    assert "merge.dtype = float32  (the dtype of the base weights)" in log
+    words = [line.split(" ", 1)[1] for line in log.splitlines()]
+    statuses = [
+        "preparing pairs",
+        "loading model",
+        "preparing the trainer",
+        "comparing both paths",
+        "saving the result",
+    ]
+    assert [word for word in words if word in statuses] == statuses
+    assert "step 3/3  loss " in rest
+    end = rest.partition("trained 3 steps in ")[2]
+    assert "loss       " in end
+    assert next(line for line in end.splitlines() if line.startswith("  orpo ")).startswith("  orpo eval run ")

@@ -1,0 +1,70 @@
+"""Summary of a finished run, from its records: those of this version and of older ones, which have fewer."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from orpo_cli.report.run_history import read_history
+
+from orpo_cli.report.run_summary import next_commands, summary_lines
+
+
+def write_run(folder: Path, run: dict[str, Any], lines: list[dict[str, Any]]) -> Path:
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"status": "finished", "steps": 32, "seconds": 64.2, **run}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def evaluation(step: int, accuracy: float, **more: Any) -> dict[str, Any]:
+    return {"step": step, "eval_loss": 1.0, "eval_rewards/accuracies": accuracy, "eval_rewards/margins": 0.25, **more}
+
+
+def test_a_run_with_all_records(tmp_path: Path) -> None:
+    run = {"tokens_per_second": 1012.4, "peak_memory_gb": 4.123}
+    counted = {"kind": "eval", "eval_pairs": 64}
+    lines = [
+        {"kind": "event", "event": "attempt", "step": 0},
+        evaluation(0, 0.5, **counted),
+        {"kind": "train", "step": 1, "loss": 2.34567, "pairs": 8, "tokens": 1900},
+        evaluation(16, 0.8125, **counted),
+        {"kind": "train", "step": 32, "loss": 1.23456, "pairs": 256, "tokens": 60_928},
+        evaluation(32, 0.75, **counted),
+    ]
+    assert list(summary_lines(read_history(write_run(tmp_path / "run", run, lines)))) == [
+        "trained 32 steps in 1 min 04 s",
+        "trained on 256 pairs, 60,928 tokens, 1,012 tokens/s, peak memory 4.12 GB",
+        "loss       2.3457 at step 1 → 1.2346 at step 32",
+        "held out   base, step 0: accuracy 0.500 [0.381, 0.619] of 64 pairs, margin 0.2500",
+        "           best, step 16: accuracy 0.812 [0.700, 0.889] of 64 pairs, margin 0.2500",
+        "           last, step 32: accuracy 0.750 [0.632, 0.840] of 64 pairs, margin 0.2500",
+    ]
+
+
+def test_a_run_of_an_older_version_and_one_without_metrics(tmp_path: Path) -> None:
+    older = write_run(tmp_path / "older", {}, [{"step": 2, "loss": 2.0}, evaluation(2, 1.0)])
+    assert list(summary_lines(read_history(older))) == [
+        "trained 32 steps in 1 min 04 s",
+        "loss       2.0000 at step 2 → 2.0000 at step 2",
+        "held out   last, step 2: accuracy 1.000, margin 0.2500",
+    ]
+    empty = write_run(tmp_path / "empty", {}, [])
+    assert list(summary_lines(read_history(empty))) == ["trained 32 steps in 1 min 04 s"]
+
+
+def test_the_next_commands_can_be_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = read_history(write_run(tmp_path / "a run", {}, []))
+    monkeypatch.chdir(tmp_path)
+    commands = {"eval": "", "report": "see the curves", "chat": "talk to it", "merge": "merge it", "export": "no place"}
+    assert next_commands(history, commands) == [
+        "next:",
+        "  orpo report 'a run'  see the curves",
+        "  orpo chat 'a run'    talk to it",
+        "  orpo merge 'a run'   merge it",
+    ]
+    os.chdir("/")
+    assert next_commands(history, {"chat": "talk to it"})[1].startswith(f"  orpo chat '{tmp_path}/a run'")

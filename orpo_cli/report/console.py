@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from functools import cached_property
@@ -126,9 +127,24 @@ class Console:
         if hidden or self.log_only:
             return
         if sys.stderr.isatty():
-            self.err.print(_styled(text, style), soft_wrap=False, overflow="ignore", crop=False)
+            for line in text.split("\n"):
+                self.err.print(_styled(wrap_words(line, self.err.width), style))
         else:
             print(text, file=sys.stderr)
+
+
+def wrap_words(line: str, width: int) -> str:
+    """``line`` in lines of less than ``width`` characters, indented as it is; a word or path that is longer is not divided."""
+    indent = line[: len(line) - len(line.lstrip(" "))]
+    wrapped = textwrap.wrap(
+        line,
+        width - 1,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+    )
+    return "\n".join(wrapped)
 
 
 def _styled(line: str, style: str | None) -> Text:

@@ -188,5 +188,5 @@ def test_lines_end_between_words_and_a_path_stays_one(monkeypatch: pytest.Monkey
     Console().note(f"the training pairs are those in the file {path} and are read again")
     Console().warn("only the label of a warning has a colour")
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
-    assert lines[:3] == ["the training pairs are those in the file", path, "and are read again"]
-    assert lines[3].startswith("\x1b[1;35mwarning:\x1b[0m only the label")
+    assert lines[:4] == ["the training pairs are those in the", "file", path, "and are read again"]
+    assert lines[4].startswith("\x1b[1;35mwarning:\x1b[0m only the label")

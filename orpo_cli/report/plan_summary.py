@@ -49,7 +49,8 @@ def plan_summary(
     values = mask_secrets(plan.values(), plan.secrets)
     method = "LoRA" if plan.lora is not None else "all weights"
     model = values["model"]["model_name_or_path"]
-    lines = [f"{plan.name}: ORPO of {Path(model).name}, {method}, on {plan.device}", ""]
+    title = one_line(f"{plan.name}: ORPO of {Path(model).name}, {method}, on {plan.device}")
+    lines = [*_wrap(title, screen.width, ""), ""]
     for label, texts in _entries(plan, values, inputs, estimate, pairs, screen):
         first = label.ljust(LABEL_WIDTH)
         for text in texts:
@@ -111,9 +112,9 @@ def _method(plan: Plan, facts: ModelFacts | None) -> str:
     beta = f"ORPO with beta {_number(plan.training['beta'])}"
     if plan.lora is None:
         return f"{beta}, all weights are trained"
-    text = f"{beta}, LoRA with r {plan.lora.r} and alpha {_number(plan.lora.lora_alpha)}"
+    text = f"{beta}; LoRA r {plan.lora.r}, alpha {_number(plan.lora.lora_alpha)}"
     trained = 0 if facts is None else sum(count_trained_by_adapter(facts, plan.lora))
-    return f"{text}: {_count(trained)} parameters are trained" if trained else text
+    return f"{text}; {_count(trained)} trained parameters" if trained else text
 
 
 def _sources(dataset: dict[str, Any]) -> str:
@@ -137,12 +138,12 @@ def _lengths(plan: Plan, measured: EstimateInputs | None, count: int | None) -> 
 
 
 def _schedule(plan: Plan, steps: int | None, pairs: int | None, *, measured: bool) -> str:
-    training, each = plan.training, f"{plan.launch.pairs_per_step} pairs a step"
+    training, each = plan.training, f"{plan.launch.pairs_per_step} pairs"
     if plan.launch.num_processes > 1:
         each += f" on {plan.launch.num_processes} processes ({plan.launch.strategy})"
     epochs = f"{_number(training.get('num_train_epochs', 1))} epochs".replace("1 epochs", "1 epoch")
     if steps is None:
-        return f"{epochs}, {each}; `orpo data` counts the pairs and the steps"
+        return f"{epochs}, {each} a step; `orpo data` counts the pairs and the steps"
     text = f"{'' if measured or plan.total_pairs() else 'about '}{steps:,} of {each}"
     if plan.total_pairs() is None:
         text += f", {epochs}"
@@ -158,7 +159,7 @@ def _timing(training: dict[str, Any], kind: str, name: str) -> str:
     every = training.get(f"{kind}_steps", 1)
     if strategy == "steps":
         return f"{name} every {every:.0%} of the steps" if 0 < every < 1 else f"{name} every {every:g} steps"
-    return f"{name} {'after each epoch' if strategy == 'epoch' else f'by {strategy}'}"
+    return f"{name} {'each epoch' if strategy == 'epoch' else f'by {strategy}'}"
 
 
 def _memory(estimate: dict[str, Any], screen: Screen) -> list[str]:

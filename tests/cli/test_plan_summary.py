@@ -30,7 +30,7 @@ def test_a_pipe_has_one_line_for_each_entry_and_decision(
     lines = done.stdout.splitlines()
     assert labels(done.stdout) == LABELS
     assert lines[0] == "recipe: ORPO of model, LoRA, on cpu"
-    assert "steps     3 of 4 pairs a step, 0.5 epochs; no evaluation, no checkpoint" in lines
+    assert "steps     3 of 4 pairs, 0.5 epochs; no evaluation, no checkpoint" in lines
     assert any(line.startswith("data      train.jsonl; held out: heldout.jsonl") for line in lines)
     assert any(line.startswith("          24 pairs of ") for line in lines)
     assert any(line.startswith("memory    0.") and line.endswith(" GB: fits") for line in lines)
@@ -63,7 +63,7 @@ def test_pairs_that_are_not_measured_are_counted_by_rows(
     monkeypatch.setattr("orpo_cli.workflows.estimate.MAX_DATA_BYTES", 100)
     recipe = write_recipe(tmp_path, training={"max_steps": -1, "num_train_epochs": 2})
     done = orpo_here("plan", recipe)
-    assert "steps     about 12 of 4 pairs a step, 2 epochs; " in done.stdout
+    assert "steps     about 12 of 4 pairs, 2 epochs; " in done.stdout
     assert "about 24 rows, lengths not measured, max_length 192" in done.stdout
     assert "at most, for the longest pairs that max_length allows: " in done.stdout
     (tmp_path / "train.jsonl").rename(tmp_path / "train.json")
@@ -82,7 +82,7 @@ def test_a_step_that_does_not_fit_has_settings_that_save_memory(
 
 def test_several_processes_are_in_the_steps_and_the_memory(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
     done = orpo_here("plan", write_recipe(tmp_path), "--set", "launch.num_processes=4")
-    assert "16 pairs a step on 4 processes (ddp)" in done.stdout
+    assert "3 of 16 pairs on 4 processes (ddp)" in done.stdout
     assert "GB on each of 4 devices: fits" in done.stdout
 
 

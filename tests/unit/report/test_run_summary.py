@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from orpo_cli.report.run_history import read_history
 
+from orpo_cli.report.run_history import read_history
 from orpo_cli.report.run_summary import next_commands, summary_lines
 
 
@@ -66,5 +65,5 @@ def test_the_next_commands_can_be_copied(tmp_path: Path, monkeypatch: pytest.Mon
         "  orpo chat 'a run'    talk to it",
         "  orpo merge 'a run'   merge it",
     ]
-    os.chdir("/")
+    monkeypatch.chdir(tmp_path / "a run")
     assert next_commands(history, {"chat": "talk to it"})[1].startswith(f"  orpo chat '{tmp_path}/a run'")

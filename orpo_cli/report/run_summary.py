@@ -31,11 +31,9 @@ def summary_lines(history: RunHistory) -> Iterator[str]:
     if (start := metric_value(first, "loss")) is not None and (end := metric_value(last, "loss")) is not None:
         yield _entry("loss", f"{start:.4f} at step {first['step']} → {end:.4f} at step {last['step']}")
     best, final = history.best_eval, history.last_eval
-    shown = [
-        ("base", history.base_eval),
-        ("best", best if best.get("step") != final.get("step") else {}),
-        ("last", final),
-    ]
+    shown = [("base", history.base_eval), ("best", best), ("last", final)]
+    if best.get("step") == final.get("step"):
+        shown[1:] = [("last and best", final)]
     label = "held out"
     for name, record in shown:
         if text := _accuracy(history, name, record):

@@ -234,7 +234,6 @@ def report_run(rundir: RunDir, plan: Plan, console: Console) -> None:
     history = read_history(rundir.root)
     commands = {
         "eval": "compare with the base on the held-out pairs" if plan.dataset.eval is not None else "",
-        "report": "see the curves in a browser",
         "chat": "talk to the trained model",
         "merge": "merge the adapter into the base" if plan.lora is not None else "",
     }

@@ -49,7 +49,7 @@ def test_a_run_of_an_older_version_and_one_without_metrics(tmp_path: Path) -> No
     assert list(summary_lines(read_history(older))) == [
         "trained 32 steps in 1 min 04 s",
         "loss       2.0000 at step 2 → 2.0000 at step 2",
-        "held out   last, step 2: accuracy 1.000, margin 0.2500",
+        "held out   last and best, step 2: accuracy 1.000, margin 0.2500",
     ]
     empty = write_run(tmp_path / "empty", {}, [])
     assert list(summary_lines(read_history(empty))) == ["trained 32 steps in 1 min 04 s"]
@@ -65,5 +65,5 @@ def test_the_next_commands_can_be_copied(tmp_path: Path, monkeypatch: pytest.Mon
         "  orpo chat 'a run'    talk to it",
         "  orpo merge 'a run'   merge it",
     ]
-    monkeypatch.chdir(tmp_path / "a run")
+    monkeypatch.chdir(Path(__file__).parent)
     assert next_commands(history, {"chat": "talk to it"})[1].startswith(f"  orpo chat '{tmp_path}/a run'")

@@ -151,7 +151,7 @@ def count_steps(plan: Plan, pairs: int) -> int:
     """Optimizer steps of a run on so many training pairs."""
     if (most := plan.training.get("max_steps") or -1) > 0:
         return int(most)
-    return max(1, math.ceil(steps_per_epoch(plan, pairs) * plan.training["num_train_epochs"]))
+    return max(1, math.ceil(steps_per_epoch(plan, pairs) * float(plan.training["num_train_epochs"])))
 
 
 def steps_per_epoch(plan: Plan, pairs: int) -> int:

@@ -16,7 +16,7 @@ from orpo_cli.redaction import redact
 @contextmanager
 def library_bars_as_text(show: Callable[[str], None]) -> Iterator[None]:
     """Context in which each bar gives its text to ``show``, and prints nothing; an empty text when it is complete."""
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     original = tqdm.display
 

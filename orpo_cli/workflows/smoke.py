@@ -16,6 +16,7 @@ from orpo_cli.plan.plan import Plan
 from orpo_cli.plan.smoke_plan import PAIRS_PER_SOURCE, smoke_plan
 from orpo_cli.recipe.schema import LaunchSection
 from orpo_cli.report.console import Console
+from orpo_cli.report.plan_view import plan_lines
 from orpo_cli.run_creation import create_run
 from orpo_cli.temporary_directory import TemporaryDirectory
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
@@ -50,6 +51,9 @@ def smoke_recipe(recipe: str, overrides: Sequence[str] | None, console: Console,
             console.note(f"--smoke: {change}")
         layers = config.get_text_config().num_hidden_layers
         tiny_plan = smoke_plan(plan, base=folder / "base", layers=layers, pairs=pairs, output_dir=folder / "run")
+        for path, value, _, reason in plan_lines(tiny_plan.to_document()):
+            if reason.startswith("--smoke"):
+                console.note(f"  {path} = {value}  ({reason})")
         with create_run(tiny_plan, recipe_with_overrides(loaded)) as rundir, _without_pair_cache():
             train_plan(tiny_plan, ModelSource(tiny_plan.model), rundir, None, console, max_pairs=MAX_PAIRS)
         if plan.lora is not None:

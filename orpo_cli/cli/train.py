@@ -47,6 +47,7 @@ def command(
         Path | None, typer.Option(hidden=True, help="Directory of the sweep that has started this.")
     ] = None,
     trial: Annotated[str | None, typer.Option(hidden=True, help="Name of the trial in the sweep.")] = None,
+    parent: Annotated[int | None, typer.Option(hidden=True, help="Process of the sweep.")] = None,
     strict: Strict = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -90,7 +91,7 @@ def command(
         return
     trial_of = None if sweep is None or trial is None else (str(sweep), trial)
     if trial_of is not None and ranks is None:
-        stop_with_parent()  # a killed sweep leaves no trial that trains on
+        stop_with_parent(parent)  # a killed sweep leaves no trial that trains on
     train = partial(
         train_recipe,
         recipe,

@@ -13,9 +13,13 @@ POLL_SECONDS = 1.0
 LEAVE_SECONDS = 1800.0  # a rank that cannot leave waits for another one that is gone
 
 
-def stop_with_parent() -> None:
-    """From now on, this process stops as for a signal when its parent has ended: it completes the step and saves."""
-    threading.Thread(target=_watch, args=(os.getppid(),), name="watch parent", daemon=True).start()
+def stop_with_parent(parent: int | None = None) -> None:
+    """From now on, this process stops as for a signal when its parent has ended: it completes the step and saves.
+
+    ``parent``: its process id, where the parent may have ended already.
+    """
+    parent = os.getppid() if parent is None else parent
+    threading.Thread(target=_watch, args=(parent,), name="watch parent", daemon=True).start()
 
 
 def _watch(parent: int) -> None:

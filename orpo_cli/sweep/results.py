@@ -41,7 +41,7 @@ def rank(sweep: SweepDir, states: Sequence[TrialState], metric: Metric) -> list[
         return []
     best = ranked[0].score
     others = [
-        Result(each.state, each.score, compare(best, each.score), is_worse(each.score, best, metric))
+        Result(each.state, each.score, compare(best, each.score), is_worse(each.score, best, metric, len(ranked) - 1))
         for each in ranked[1:]
     ]
     return [ranked[0], *others]

@@ -19,7 +19,7 @@ from orpo_cli.run_lock import live_owner
 from orpo_cli.rundir import RunDir
 from orpo_cli.sweep.record import Definition, State, SweepDir, TrialState
 from orpo_cli.sweep.scores import Metric, ProgressReader, Score, TrialProgress, final_score, is_worse
-from orpo_cli.sweep.trial_process import INTERRUPTED_CODE, TrialCommand, TrialProcess, exit_reason
+from orpo_cli.sweep.trial_process import INTERRUPTED_CODE, KILL_SECONDS, TrialCommand, TrialProcess, exit_reason
 from orpo_cli.sweep.trials import Trial
 
 POLL_SECONDS = 0.5
@@ -163,6 +163,7 @@ class Scheduler:
             code = process.exit_code()
             if code is None:
                 continue
+            self._report_evaluations(state)
             del self.running[name]
             self.free.append(slot)
             state.seconds += process.seconds
@@ -191,14 +192,19 @@ class Scheduler:
 
     def _compare(self) -> None:
         """Report new evaluations, and stop the trials that are behind."""
-        for name, (state, process, _) in self.running.items():
-            progress = self.progress(state.trial)
-            state.steps = progress.steps
-            for score in progress.scores[self.seen.get(name, 0) :]:
-                self._report.evaluated(state, score)
+        for state, process, _ in self.running.values():
+            for score in self._report_evaluations(state):
                 if not process.told_to_stop:
                     self._stop_if_worse(state, process, score)
-            self.seen[name] = len(progress.scores)
+
+    def _report_evaluations(self, state: TrialState) -> Sequence[Score]:
+        """Report the evaluations since the last call, and return them."""
+        progress = self.progress(state.trial)
+        new = progress.scores[self.seen.get(state.trial.name, 0) :]
+        state.steps, self.seen[state.trial.name] = progress.steps, len(progress.scores)
+        for score in new:
+            self._report.evaluated(state, score)
+        return new
 
     def _stop_if_worse(self, state: TrialState, process: TrialProcess, score: Score) -> None:
         rule, metric = self.stopping, self.stopping.metric
@@ -214,7 +220,7 @@ class Scheduler:
         if not others:
             return
         best = max(others, key=lambda name: others[name].sort_key(metric))
-        if is_worse(score, others[best], metric):
+        if is_worse(score, others[best], metric, len(others)):
             state.state = State.STOPPED
             state.reason = (
                 f"{metric.value} {score.value(metric):.3f} at step {score.step}, below "
@@ -225,8 +231,11 @@ class Scheduler:
 
     def _end_running(self) -> None:
         """End the trials that run where the loop has ended by an error or by a second Ctrl-C; record their states."""
+        at_once = any(process.told_to_stop for _, process, _ in self.running.values())
         for _, process, _ in self.running.values():
-            process.end()
+            process.stop_at_once()
+        for _, process, _ in self.running.values():
+            process.wait(KILL_SECONDS if at_once else None)
         if self.running:
             with suppress(MachineError, OSError):  # a full disk may be the error
                 self._take_ended()

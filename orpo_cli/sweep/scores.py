@@ -6,11 +6,12 @@ logs is this one times beta, so that it does not compare trials with another bet
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from statistics import fmean
+from statistics import NormalDist, fmean, stdev
 from typing import Any
 
 from orpo_cli.json_files import is_number
@@ -139,19 +140,31 @@ def compare(first: Score, second: Score) -> PairedComparison | None:
     return compare_margins([first.margins[name] for name in common], [second.margins[name] for name in common])
 
 
-def is_worse(score: Score, best: Score, metric: Metric) -> bool:
+def is_worse(score: Score, best: Score, metric: Metric, comparisons: int = 1) -> bool:
     """Whether a score lies below the best one by more than chance explains (95%).
 
-    Paired where both have scores of the same pairs: the exact test of McNemar for the accuracy, a bootstrap interval of the
-    difference for the margin. Otherwise both intervals must be apart.
+    Paired where both have scores of the same pairs: the exact test of McNemar for the accuracy, a test of the mean difference for
+    the margin. Otherwise both intervals must be apart. ``comparisons``: among how many scores the best was chosen; the largest
+    of many equal ones is large by chance, so the significance is divided by their number (Bonferroni).
     """
     comparison = compare(best, score)
     if comparison is not None:
         if metric is Metric.ACCURACY:
-            return comparison.lost > comparison.won and comparison.p_value < SIGNIFICANCE
-        return comparison.margin_interval is not None and comparison.margin_interval[1] < 0
+            lower, p_value = comparison.lost > comparison.won, comparison.p_value
+        else:
+            lower, p_value = comparison.margin_change < 0, _margin_p_value(best, score)
+        return lower and p_value < SIGNIFICANCE / max(1, comparisons)
     intervals = score.interval(metric), best.interval(metric)
     return intervals[0] is not None and intervals[1] is not None and intervals[0][1] < intervals[1][0]
+
+
+def _margin_p_value(first: Score, second: Score) -> float:
+    """Two-sided p-value that the mean difference of the margins of the same pairs is 0 (normal approximation)."""
+    changes = [second.margins[name] - margin for name, margin in first.margins.items() if name in second.margins]
+    if len(changes) < 2:
+        return 1.0
+    error = stdev(changes) / math.sqrt(len(changes))
+    return 2 * NormalDist().cdf(-abs(fmean(changes)) / error) if error else float(not any(changes))
 
 
 def _score(record: Mapping[str, Any], steps: float | None, margins: Mapping[str, float]) -> Score:

@@ -33,7 +33,7 @@ class TrialCommand:
         """The arguments of `orpo` that train a trial, or resume it."""
         own = [f"name={inline_yaml(trial.name)}", f"output_dir={inline_yaml(str(sweep.run(trial)))}"]
         changes = [word for each in (*self.overrides, *trial.overrides(), *own) for word in ("--set", each)]
-        place = ["--resume", "auto", "--sweep", str(sweep.root), "--trial", trial.name]
+        place = ["--resume", "auto", "--sweep", str(sweep.root), "--trial", trial.name, "--parent", str(os.getpid())]
         return ["train", self.recipe, *changes, *place]
 
 
@@ -68,15 +68,17 @@ class TrialProcess:
             self.told_to_stop = True
             self._send(signal.SIGTERM)
 
-    def end(self) -> None:
-        """Wait until the trial has ended. One that was told to stop before is ended at once, as by a second Ctrl-C."""
-        if not self.told_to_stop:
+    def stop_at_once(self) -> None:
+        """End the trial as a second Ctrl-C does, where it was told to stop before; otherwise tell it to stop."""
+        if self.told_to_stop:
+            self._send(signal.SIGINT)
+        else:
             self.stop()
-            self.process.wait()
-            return
-        self._send(signal.SIGINT)
+
+    def wait(self, seconds: float | None) -> None:
+        """Wait until the trial has ended; kill it after ``seconds``."""
         try:
-            self.process.wait(KILL_SECONDS)
+            self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from orpo_cli.control_characters import one_line
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.source.nodes import MappingNode, Node, ScalarNode, SequenceNode, parse_path, plain_values
 from orpo_cli.recipe.source.shipped_recipes import find_shipped
-from orpo_cli.recipe.source.yaml_writer import yaml_lines
+from orpo_cli.recipe.source.yaml_writer import EnvReference, yaml_lines
 from orpo_cli.sweep.record import SweepDir
 
 _NAMES_OF_PATHS = ("path", "model_name_or_path", "chat_template")
@@ -22,7 +23,7 @@ def winner_recipe(trial: LoadedRecipe, recipe: str, keys: Sequence[str], sweep: 
     document: dict[str, Any] = {}
     for key in keys:
         _put(document, trial, key)
-    lines = [f"# {line}" for line in notes]
+    lines = [f"# {one_line(line)}" for line in notes]
     lines += ["", *yaml_lines("extends", _extends(recipe, sweep.root)), ""]
     lines += yaml_lines("name", f"{trial.name}-winner")
     lines += yaml_lines("output_dir", f"{base}-winner")
@@ -74,7 +75,9 @@ def _put(document: dict[str, Any], trial: LoadedRecipe, key: str) -> None:
 
 
 def _value(trial: LoadedRecipe, node: Node, path: str) -> Any:
-    """Plain values; local paths are absolute, because they are written in another directory now."""
+    """Plain values with references instead of secrets; local paths are absolute, because they are in another directory now."""
+    if not trial.source_map.secrets.isdisjoint(node.origin.variables):
+        return EnvReference(node.origin.written)
     if isinstance(node, MappingNode):
         return {key: _value(trial, inner, f"{path}.{key}") for key, inner in node.nodes.items()}
     if isinstance(node, SequenceNode):

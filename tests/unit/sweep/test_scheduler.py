@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,7 +113,8 @@ def test_the_command_of_a_trial_has_its_values_and_place(tmp_path: Path) -> None
     assert arguments[:2] == ["train", "recipe.yaml"]
     settings = [after for before, after in itertools.pairwise(arguments) if before == "--set"]
     assert settings == ["training.seed=1", "training.beta=0.95", "name=beta=0.95", f"output_dir={run}"]
-    assert arguments[-6:] == ["--resume", "auto", "--sweep", str(tmp_path), "--trial", "beta=0.95"]
+    place = ["--sweep", str(tmp_path), "--trial", "beta=0.95", "--parent", str(os.getpid())]
+    assert arguments[-8:] == ["--resume", "auto", *place]
     assert (tmp_path / "logs" / "beta=0.95.log").exists()
 
 
@@ -204,6 +207,29 @@ def test_a_signal_lets_the_trials_save_and_the_same_command_continues(
     assert states(tmp_path) == {"beta=0.95": "finished", "beta=0.9": "finished"}
     metrics = [json.loads(line) for line in (tmp_path / "trials/beta=0.95/metrics.jsonl").read_text().splitlines()]
     assert [each["step"] for each in metrics if each["kind"] == "train"] == list(range(1, scripted_trial.STEPS + 1))
+
+
+def test_a_second_ctrl_c_ends_all_trials_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch, **{"0.95": {"seconds": 30}, "0.9": {"seconds": 30}})  # a step that takes long
+    restore = interruption.install()
+    try:
+        interruption.command_started()
+        recorder, began = Recorder(), time.monotonic()
+
+        def interrupt_twice() -> None:
+            while len(list(tmp_path.glob("trials/*/metrics.jsonl"))) < 2:
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt_twice).start()
+        with pytest.raises(KeyboardInterrupt):
+            scheduler(tmp_path, GOOD, FAIR, slots=({}, {})).run(recorder)
+    finally:
+        restore()
+    assert time.monotonic() - began < 25
+    assert states(tmp_path) == {"beta=0.95": "interrupted", "beta=0.9": "interrupted"}
 
 
 def test_a_trial_whose_process_still_trains_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,12 @@ def test_accuracies_are_compared_on_the_same_pairs() -> None:
     assert not is_worse(score(58), score(58), ACCURACY)
 
 
+def test_the_best_of_many_scores_must_be_further_away() -> None:
+    assert is_worse(score(50), score(58), ACCURACY, comparisons=6)  # p = 0.0078
+    assert not is_worse(score(50), score(58), ACCURACY, comparisons=7)
+    assert is_worse(score(50, margin=0.5), score(50, margin=0.6), MARGIN, comparisons=100)
+
+
 def test_without_scores_of_pairs_the_intervals_must_be_apart() -> None:
     assert not is_worse(score(50, named=False), score(58, named=False), ACCURACY)
     assert is_worse(score(30, named=False), score(58, named=False), ACCURACY)

@@ -92,6 +92,23 @@ def test_a_path_of_the_command_line_is_found_from_the_written_recipe(project: Pa
     assert values("runs/small-sweep/winner.yaml")["dataset"]["eval"][0]["path"] == str(project / "here.jsonl")
 
 
+def test_secrets_stay_references_and_comments_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "hf_secretsecretsecret1234")
+    trial = load_recipe("recipes/small.yaml", ["model.token=${MY_TOKEN}", "lora.r=16"])
+    sweep = SweepDir(project / "sweep")
+    text = winner_recipe(trial, "recipes/small.yaml", ["model.token", "lora.r", "model"], sweep, ["a\nmodel: {x: 1}"])
+    assert "hf_secret" not in text
+    assert "token: ${MY_TOKEN}" in text
+    assert all(line.startswith("#") for line in text.splitlines()[: text.splitlines().index("")])
+    assert load_recipe_text(project, text).model.token == "hf_secretsecretsecret1234"
+
+
+def load_recipe_text(project: Path, text: str) -> Any:
+    (project / "sweep").mkdir()
+    (project / "sweep" / "winner.yaml").write_text(text)
+    return load_recipe(str(project / "sweep" / "winner.yaml")).recipe
+
+
 def test_a_shipped_recipe_is_extended_by_its_name(project: Path) -> None:
     text = written(["training.beta=0.5"], "llama3-8b-qlora")
     assert "extends: llama3-8b-qlora\n" in text

@@ -14,6 +14,7 @@ from statistics import NormalDist, fmean, stdev
 Interval = tuple[float, float]
 
 _Z = NormalDist().inv_cdf(0.975)
+MAX_EXACT = 10_000  # pairs that decide an exact test
 _BLOCK = 1_000_000  # resampled values that are in memory at once
 
 
@@ -40,7 +41,12 @@ def mcnemar_p_value(won: int, lost: int) -> float:
     count. Under the hypothesis ``won`` is binomial with n = won + lost and p = 1/2 (McNemar 1947; exact form: Fay 2010).
     """
     trials = won + lost
-    tail = sum(math.comb(trials, k) for k in range(min(won, lost) + 1))
+    if trials > MAX_EXACT:  # exact integers would take seconds; the normal approximation has three digits there
+        return math.erfc(max(0.0, abs(won - lost) - 1) / math.sqrt(2 * trials))
+    tail = term = 1
+    for k in range(min(won, lost)):
+        term = term * (trials - k) // (k + 1)  # the binomial coefficient of k + 1
+        tail += term
     return min(1.0, 2 * tail / (1 << trials))  # both are exact integers of any size
 
 

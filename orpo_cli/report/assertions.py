@@ -78,8 +78,9 @@ def raise_if_failed(history: RunHistory, results: Sequence[Assertion]) -> None:
 
 
 def expression_value(history: RunHistory, expression: str) -> float | None:
-    """The number of an expression such as ``eval.accuracy`` (its last value), ``max(eval.accuracy)`` or ``run.seconds``.
+    """The number of an expression such as ``eval.accuracy``, ``max(eval.accuracy)`` or ``run.seconds``.
 
+    Of a metric without a choice it is the last value, and of an evaluation that of the saved weights.
     None where the run has no value of the metric. Raises UsageError for what is not such an expression.
     """
     evaluation = _Evaluation(history, expression)
@@ -91,7 +92,11 @@ def expression_value(history: RunHistory, expression: str) -> float | None:
         raise evaluation.error(
             "it is a comparison, and gives no number", "For example: eval.accuracy, max(eval.accuracy)."
         )
-    return value[-1] if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    name = expression.strip()
+    saved = history.metric(f"saved.{name[5:]}") if name.startswith(("eval.", "eval_")) else []
+    return (saved or value)[-1]
 
 
 class _NoValue(UsageError):

@@ -18,8 +18,8 @@ Scores = dict[str, tuple[float, float]]  # mean log-probabilities of chosen and 
 def held_out_scores(history: RunHistory, variant: Variant = "tuned") -> Scores:
     """The scores of the held-out pairs by name; {} where there are none.
 
-    Those of `orpo eval`, which scores the saved model, or else of the last evaluation during training; of the base model those
-    at step 0.
+    Those of `orpo eval`, which scores the saved weights, or else of the evaluation of these weights during training; of the base
+    model those at step 0.
     """
     entries = history.evaluation.get("scores")
     if isinstance(entries, list) and history.evaluation.get("data") == "held-out":
@@ -31,10 +31,9 @@ def held_out_scores(history: RunHistory, variant: Variant = "tuned") -> Scores:
         )
         if scores:
             return scores
-    of_variant = [
-        each for each in history.scores if is_number(each.get("step")) and (each["step"] == 0) == (variant == "base")
-    ]
-    return _scores_of_evaluation(of_variant[-1]) if of_variant else {}
+    step = 0 if variant == "base" else history.saved_eval.get("step")
+    found = [each for each in history.scores if each.get("step") == step]
+    return _scores_of_evaluation(found[-1]) if found else {}
 
 
 def compare_with_base(history: RunHistory) -> PairedComparison | str:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from orpo_cli.control_characters import one_line
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.json_files import is_number, parse_json_object, read_json_object
 from orpo_cli.plan.plan import is_leaf
@@ -22,6 +23,7 @@ from orpo_cli.statistics import Interval, wilson_interval
 
 Record = dict[str, Any]
 TRAIN, EVAL, EVENT = "train", "eval", "event"  # kinds of lines in metrics.jsonl
+SAVED = "saved"
 MARGIN = "margin"
 # Short names of metrics, beside those that TRL logs.
 SHORT_NAMES = {
@@ -33,6 +35,7 @@ SHORT_NAMES = {
 # Keys of a plan that say where a run is or what it is called, not what it trains.
 _NOT_COMPARED = ("name", "output_dir", "tags", "sweep", "hub", "secrets")
 _NO_SECTION = object()
+MAX_LABEL, MAX_LABEL_KEYS = 60, 3
 MAX_DEPTH = 6  # folders below one that is searched, and sections of a plan
 _EXPLICIT = {"recipe", "override", "environment"}  # origins of a value that the user has set
 
@@ -172,6 +175,21 @@ class RunHistory:
         return max(trained, key=_by_accuracy_and_loss, default={})
 
     @property
+    def saved_eval(self) -> Record:
+        """The evaluation of the weights that the run has saved: with ``load_best_model_at_end`` those of the best checkpoint.
+
+        The last evaluation where the run has not finished, or was not evaluated at that step.
+        """
+        best = str(self.run.get("best_checkpoint") or "").rpartition("-")[2]
+        if (
+            self.run.get("status") == FINISHED
+            and self.values.get("training.load_best_model_at_end")
+            and best.isdecimal()
+        ):
+            return next((record for record in self.evaluations if record["step"] == int(best)), self.last_eval)
+        return self.last_eval
+
+    @property
     def steps(self) -> int | None:
         """The number of steps that are trained; None before the first one."""
         recorded = [self.run.get("steps"), *(each.get("to_step") for each in reversed(attempts_of(self.run)))]
@@ -203,7 +221,7 @@ class RunHistory:
         """The values of a metric, each with the record that it is from (``step``, ``elapsed``, ``pairs``, …).
 
         Names: ``loss``, ``rewards/margins`` of the logged steps (also ``train.loss``); ``eval.loss``, ``eval.accuracy`` of the
-        evaluations (also ``eval_loss``); ``base.accuracy``, ``tuned.accuracy`` of `orpo eval`; ``run.steps``, ``run.seconds``
+        evaluations (also ``eval_loss``); ``saved.accuracy`` of the evaluation of the saved weights; ``base.accuracy``, ``tuned.accuracy`` of `orpo eval`; ``run.steps``, ``run.seconds``
         and the other numbers of run.json. ``margin`` is the margin in log-probability, chosen minus rejected in nats per token:
         other than ``rewards/margins`` it does not have the factor beta, so that runs of different beta can be compared.
         """
@@ -212,7 +230,7 @@ class RunHistory:
         source, _, rest = name.partition(".")
         if not rest:
             source, rest = TRAIN, name
-        prefix = "eval_" if source == EVAL else ""
+        prefix = "eval_" if source in (EVAL, SAVED) else ""
         values = ((record, metric_value(record, rest, prefix)) for record in self._records_of(source))
         return [(record, value) for record, value in values if value is not None]
 
@@ -220,10 +238,10 @@ class RunHistory:
         """The names that ``metric`` has values for in this run."""
         short = {full: name for name, full in SHORT_NAMES.items()}
         names = []
-        for source in (TRAIN, EVAL, "base", "tuned", "run"):
+        for source in (TRAIN, EVAL, SAVED, "base", "tuned", "run"):
             records = self._records_of(source)
             keys = dict.fromkeys(key for record in records for key, value in record.items() if is_number(value))
-            if source == EVAL:
+            if source in (EVAL, SAVED):
                 keys = dict.fromkeys(key.removeprefix("eval_") for key in keys if key.startswith("eval_"))
             if {"logps/chosen", "logps/rejected"} <= keys.keys():
                 keys |= {MARGIN: None}
@@ -236,6 +254,8 @@ class RunHistory:
             return self.train
         if source == EVAL:
             return self.evaluations
+        if source == SAVED:
+            return [self.saved_eval]
         if source in ("base", "tuned"):
             return [_mapping(_mapping(self.evaluation.get("models")).get(source))]
         return [self.run] if source == "run" else []
@@ -337,6 +357,40 @@ def changed_keys(histories: Sequence[RunHistory]) -> list[dict[str, Any]]:
             for index, value in values.items():
                 rows[index][key] = None if value is _NO_SECTION else value
     return rows
+
+
+def run_labels(histories: Sequence[RunHistory]) -> list[str]:
+    """A short label for each run, all different: its name, or what differs between the runs, or its path."""
+    changed = changed_keys(histories)
+    by_values = [
+        ", ".join(
+            f"{key.rpartition('.')[2]}={value_text(value)}" for key, value in list(values.items())[:MAX_LABEL_KEYS]
+        )
+        for values in changed
+    ]
+    folders = [history.path.resolve().name for history in histories]
+    for labels in ([history.name for history in histories], by_values, folders):
+        if len(set(labels)) == len(labels) and all(0 < len(label) <= MAX_LABEL for label in labels):
+            return labels
+    return [str(history.path) for history in histories]
+
+
+def value_text(value: Any, *, short: bool = True) -> str:
+    """A value of the plan on one line: with ``short``, a path by its last name and a long list by its length."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "-"}[value]
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        texts = [
+            value_text(each.get("path") if isinstance(each, dict) and "path" in each else each, short=short)
+            for each in value
+        ]
+        return ", ".join(texts) if len(texts) <= 3 or not short else f"{len(texts)} items"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={value_text(each, short=short)}" for key, each in value.items() if each is not None)
+    text = one_line(str(value))
+    return Path(text).name if short and text.startswith(("/", "./", "../", "~", "package://")) else text
 
 
 def kind_of(record: Record) -> str:

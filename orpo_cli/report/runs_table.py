@@ -10,20 +10,20 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.cells import cell_len
 
 from orpo_cli.control_characters import escape_controls, one_line
 from orpo_cli.json_files import is_number
-from orpo_cli.report.run_history import Record, RunHistory, changed_keys, metric_value
+from orpo_cli.report.remaining_time import duration_text
+from orpo_cli.report.run_history import Record, RunHistory, changed_keys, metric_value, value_text
 from orpo_cli.run_attempts import FINISHED
 
 GAP = "  "
 MAX_NARROW = 24  # characters of a value
 MIN_PARENT = 12  # characters of a folder that is printed above the table and not in each row
-_EVALUATIONS = ("base", "best", "last")
+_EVALUATIONS = ("base", "best", "last", "saved")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class RunRow:
     base: EvaluationRow | None
     best: EvaluationRow | None
     last: EvaluationRow | None
+    saved: EvaluationRow | None  # of the saved weights: the last or the best one
     seconds: float | None
     tokens_per_second: float | None
     peak_memory_gb: float | None
@@ -81,6 +82,7 @@ def _row(history: RunHistory, changed: dict[str, Any]) -> RunRow:
         base=_evaluation_row(history, history.base_eval),
         best=_evaluation_row(history, history.best_eval),
         last=_evaluation_row(history, history.last_eval),
+        saved=_evaluation_row(history, history.saved_eval),
         seconds=_first_number(history.run.get("train_seconds"), history.run.get("seconds"), last_line.get("elapsed")),
         tokens_per_second=_first_number(history.run.get("tokens_per_second"), last_line.get("tokens_per_second")),
         peak_memory_gb=_first_number(history.run.get("peak_memory_gb"), last_line.get("memory_gb")),
@@ -159,10 +161,10 @@ def _columns(rows: Sequence[RunRow]) -> list[_Column]:
         _Column("best", lambda row: _accuracy_text(row.best), 0),
         _Column("best 95%", lambda row: _interval_text(row.best), 2),
         _Column("best at", lambda row: "" if row.best is None else str(row.best.step), 10),
-        _Column("last", lambda row: _accuracy_text(row.last), 1),
-        _Column("last 95%", lambda row: _interval_text(row.last), 7),
+        _Column("saved", lambda row: _accuracy_text(row.saved), 1),
+        _Column("saved 95%", lambda row: _interval_text(row.saved), 7),
         _Column(
-            "margin", lambda row: "" if row.last is None or row.last.margin is None else f"{row.last.margin:.3f}", 6
+            "margin", lambda row: "" if row.saved is None or row.saved.margin is None else f"{row.saved.margin:.3f}", 6
         ),
         _Column("time", lambda row: "" if row.seconds is None else duration_text(row.seconds), 11),
         _Column("tokens/s", lambda row: "" if row.tokens_per_second is None else f"{row.tokens_per_second:.0f}", 12),
@@ -176,10 +178,10 @@ def _key_column(rows: Sequence[RunRow], key: str, title: str, *, is_first: bool)
     The first keys stay in a narrow terminal, unless their values are wide.
     """
     values = [row.changed[key] for row in rows if key in row.changed]
-    is_short = len({_value_text(each) for each in values}) == len({repr(each) for each in values})
+    is_short = len({value_text(each) for each in values}) == len({repr(each) for each in values})
 
     def cell(row: RunRow) -> str:
-        return _value_text(row.changed[key], short=is_short) if key in row.changed else ""
+        return value_text(row.changed[key], short=is_short) if key in row.changed else ""
 
     is_narrow = all(cell_len(cell(row)) <= MAX_NARROW for row in rows)
     return _Column(title, cell, 3 if is_first and is_narrow else 5)
@@ -219,34 +221,6 @@ def _interval_text(evaluation: EvaluationRow | None) -> str:
     return "" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
-def _value_text(value: Any, *, short: bool = True) -> str:
-    """A value of the plan in a cell: with ``short``, a path by its last name and a long list by its length."""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "-"}[value]
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list):
-        texts = [
-            _value_text(each.get("path") if isinstance(each, dict) and "path" in each else each, short=short)
-            for each in value
-        ]
-        return ", ".join(texts) if len(texts) <= 3 or not short else f"{len(texts)} items"
-    if isinstance(value, dict):
-        return ", ".join(f"{key}={_value_text(each, short=short)}" for key, each in value.items() if each is not None)
-    text = one_line(str(value))
-    return Path(text).name if short and text.startswith(("/", "./", "../", "~", "package://")) else text
-
-
-def duration_text(seconds: float) -> str:
-    """A duration with two units: 45 s, 3 min 20 s, 2 h 05 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def runs_csv(rows: Sequence[RunRow]) -> str:
     """The table as CSV (RFC 4180): all numbers in full, a column for each changed key by its dotted name."""
     keys = list(dict.fromkeys(key for row in rows for key in row.changed))
@@ -277,4 +251,8 @@ def runs_csv(rows: Sequence[RunRow]) -> str:
 
 
 def _csv_value(value: Any) -> Any:
-    return value if isinstance(value, int | float) or value is None else escape_controls(str(value))
+    """A cell. A text that a spreadsheet would compute as a formula gets an apostrophe before it."""
+    if isinstance(value, int | float) or value is None:
+        return value
+    text = escape_controls(str(value))
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -106,6 +107,19 @@ def test_other_expressions_are_errors_of_usage(history: RunHistory, expression: 
 def test_any_text_is_a_result_or_an_error_of_usage(history: RunHistory, text: str) -> None:
     with suppress(UsageError):
         assert check_assertion(history, text).holds in (True, False)
+
+
+def test_sorting_takes_the_evaluation_of_the_saved_weights(tmp_path: Path) -> None:
+    run = write_recorded_run(
+        tmp_path / "run",
+        accuracies=(0.5, 0.75, 0.625),
+        values={"training.load_best_model_at_end": (True, "decided")},
+        run={"best_checkpoint": "checkpoints/checkpoint-10"},
+    )
+    history = read_history(run)
+    assert expression_value(history, "eval.accuracy") == expression_value(history, "eval_rewards/accuracies") == 0.75
+    assert expression_value(history, "eval.accuracy[-1]") == 0.625
+    assert check_assertion(history, "saved.accuracy == 0.75 and saved.loss == eval.loss[1]").holds
 
 
 def test_the_value_of_an_expression_for_sorting(history: RunHistory) -> None:

@@ -39,6 +39,13 @@ def test_scores_of_base_and_of_the_last_evaluation(tmp_path: Path) -> None:
     assert (comparison.first_accuracy, comparison.second_accuracy) == (0.5, 1.0)
 
 
+def test_scores_are_those_of_the_saved_weights(tmp_path: Path) -> None:
+    best = {"training.load_best_model_at_end": (True, "decided")}
+    run = write_recorded_run(tmp_path / "run", values=best, run={"best_checkpoint": "checkpoints/checkpoint-10"})
+    write_lines(run / "eval_scores.jsonl", [scores(step, [float(step)] * 4) for step in (0, 10, 20)])
+    assert held_out_scores(read_history(run))["held.jsonl:1"] == (10.0, 0.0)
+
+
 def test_scores_of_orpo_eval_come_first(tmp_path: Path) -> None:
     history = run_with_scores(tmp_path / "run", [-1.0] * 4, [1.0] * 4)
     entries = [

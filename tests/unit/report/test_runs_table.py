@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from support.recorded_runs import write_recorded_run
 
 from orpo_cli.report.run_history import read_history
-from orpo_cli.report.runs_table import RunRow, duration_text, run_rows, runs_csv, runs_table
+from orpo_cli.report.runs_table import RunRow, run_rows, runs_csv, runs_table
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_all_columns_where_there_is_space(rows: list[RunRow]) -> None:
     header, first, *_ = text.splitlines()
     assert left_out == []
     assert " ".join(header.split()) == (
-        "run status beta learning_rate steps base best best 95% best at last last 95% margin time tokens/s memory"
+        "run status beta learning_rate steps base best best 95% best at saved saved 95% margin time tokens/s memory"
     )
     assert " ".join(first.split()[1:]) == (
         "finished 0.1 1e-05 20 0.500 0.594 [0.471, 0.705] 20 0.594 [0.471, 0.705] 1.594 1 min 02 s 512 1.75 GB"
@@ -122,9 +122,23 @@ def test_csv_has_every_number_in_full(rows: list[RunRow]) -> None:
     assert (second["base_accuracy"], second["peak_memory_gb"], second["problems"]) == ("0.5", "1.75", "")
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3599.9, "1 h 00 min"), (7509, "2 h 05 min"), (360000, "100 h 00 min")],
-)  # fmt: skip
-def test_durations_have_two_units(seconds: float, text: str) -> None:
-    assert duration_text(seconds) == text
+def test_a_spreadsheet_computes_no_cell(tmp_path: Path) -> None:
+    run = write_recorded_run(tmp_path / "run", run={"name": "=HYPERLINK(1)"})
+    other = write_recorded_run(
+        tmp_path / "other", values={"training.optim": ("@x", "recipe"), "training.beta": (-0.5, "recipe")}
+    )
+    rows = list(csv.DictReader(io.StringIO(runs_csv(run_rows([read_history(run), read_history(other)])))))
+    assert rows[0]["name"] == "'=HYPERLINK(1)"
+    assert (rows[1]["training.optim"], rows[1]["training.beta"]) == ("'@x", "-0.5")
+
+
+def test_the_saved_weights_may_be_those_of_an_earlier_evaluation(tmp_path: Path) -> None:
+    run = write_recorded_run(
+        tmp_path / "run",
+        accuracies=(0.5, 0.75, 0.625),
+        values={"training.load_best_model_at_end": (True, "decided")},
+        run={"best_checkpoint": "/runs/x/checkpoints/checkpoint-10"},
+    )
+    (row,) = run_rows([read_history(run)])
+    assert row.saved == row.best
+    assert (row.last and row.last.step, row.saved and row.saved.step) == (20, 10)

@@ -1,0 +1,202 @@
+"""Sections of the report page below the charts: comparisons, samples, plan, data, differences, environment, findings, recipes.
+
+All values are plain text and numbers: the template escapes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from orpo_cli.json_files import is_number
+from orpo_cli.report.paired_comparison import compare_runs, compare_with_base
+from orpo_cli.report.remaining_time import duration_text
+from orpo_cli.report.run_history import Record, RunHistory, changed_keys, run_labels, value_text
+from orpo_cli.statistics import PairedComparison
+
+MAX_PROMPTS, MAX_SAMPLED_RUNS, MAX_COMPARED_RUNS = 20, 6, 10
+NOT_RECORDED = "not recorded"
+
+
+def sections(histories: Sequence[RunHistory]) -> dict[str, Any]:
+    """The sections of a page of these runs, in their order. Lists "per run" are in the order of ``histories``."""
+    labels = run_labels(histories)
+    return {
+        "labels": labels,
+        "comparisons": comparisons(histories, labels),
+        "samples": samples(histories, labels),
+        "plan": [planned_and_measured(history) for history in histories],
+        "data": [data_rows(history) for history in histories],
+        "differences": differences(histories, labels),
+        "environment": [environment_rows(history) for history in histories],
+        "findings": [findings(history) for history in histories],
+        "recipe": [history.recipe for history in histories],
+    }
+
+
+def comparisons(histories: Sequence[RunHistory], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Each run against its base, and each other run against the first one, on the same held-out pairs.
+
+    Where that is not possible, the reason; one for all runs without scores of their base model.
+    """
+    compared = list(zip(histories, labels, strict=True))[:MAX_COMPARED_RUNS]
+    found, without_base = [], []
+    for each, label in compared:
+        result = compare_with_base(each)
+        if isinstance(result, str):
+            without_base.append(label)
+        else:
+            found.append(_comparison(f"{label} against its base model", "base", label, result))
+    if without_base:
+        reason = f"Not compared: {'; '.join(without_base)}. `orpo eval RUN` computes the scores of both models."
+        found.append({"title": "Against the base model", "reason": reason})
+    for each, label in compared[1:]:
+        first, first_label = compared[0]
+        found.append(_comparison(f"{label} against {first_label}", first_label, label, compare_runs(first, each)))
+    return found
+
+
+def _comparison(title: str, first: str, second: str, result: PairedComparison | str) -> dict[str, Any]:
+    if isinstance(result, str):
+        return {"title": title, "reason": result}
+    low, high = result.margin_interval or (None, None)
+    values = {name: value for name, value in vars(result).items() if name != "margin_interval"}
+    return {"title": title, "first": first, "second": second, **values, "margin_low": low, "margin_high": high}
+
+
+def samples(histories: Sequence[RunHistory], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Answers to the same prompts: of the base model first, then of each run. From `orpo generate --compare`."""
+    prompts: dict[str, list[dict[str, str]]] = {}
+    for history, label in list(zip(histories, labels, strict=True))[:MAX_SAMPLED_RUNS]:
+        answers = history.samples.get("answers")
+        for answer in answers if isinstance(answers, list) else []:
+            if not isinstance(answer, dict) or not isinstance(answer.get("prompt"), str):
+                continue
+            shown = prompts.setdefault(answer["prompt"], [])
+            texts = {each: _mapping(answer.get(each)).get("text") for each in ("base", "tuned")}
+            if isinstance(texts["base"], str) and not any(each["label"] == "base" for each in shown):
+                shown.insert(0, {"label": "base", "text": texts["base"]})
+            if isinstance(texts["tuned"], str):
+                shown.append({"label": label, "text": texts["tuned"]})
+    shared_first = sorted(prompts.items(), key=lambda item: -len(item[1]))  # stable: else in the order of the files
+    return [{"prompt": prompt, "answers": answers} for prompt, answers in shared_first[:MAX_PROMPTS] if answers]
+
+
+def planned_and_measured(history: RunHistory) -> list[dict[str, str]]:
+    """What the plan expected beside what was measured."""
+    run, last, estimate = history.run, history.last_train, _mapping(history.run.get("estimate"))
+    pairs_per_step = history.values.get("launch.pairs_per_step")
+    rows = [
+        ("steps", history.total_steps, history.steps, "{:,.0f}"),
+        ("pairs", _product(history.total_steps, pairs_per_step), last.get("pairs"), "{:,.0f}"),
+        ("tokens", estimate.get("tokens"), last.get("tokens"), "{:,.0f}"),
+        ("peak memory", estimate.get("memory_gb"), _either(run.get("peak_memory_gb"), last.get("memory_gb")), "{:.2f} GB"),
+        ("time", estimate.get("seconds"), _either(run.get("train_seconds"), run.get("seconds"), last.get("elapsed")), "time"),
+        ("pairs per second", None, run.get("pairs_per_second"), "{:.2f}"),
+        ("tokens per second", estimate.get("tokens_per_second"), _either(run.get("tokens_per_second"), last.get("tokens_per_second")), "{:,.0f}"),
+    ]  # fmt: skip
+    return [
+        {"name": name, "planned": _formatted(planned, form), "measured": _formatted(measured, form)}
+        for name, planned, measured, form in rows
+        if is_number(planned) or is_number(measured)
+    ]
+
+
+def data_rows(history: RunHistory) -> list[list[str]]:
+    """The data report: pairs, dropped rows by reason, truncated sides, lengths, sources."""
+    report = history.data_report
+    rows = [["training pairs", report.get("train_pairs")], ["held-out pairs", report.get("eval_pairs")]]
+    rows += [["rows read", report.get("rows_read")]]
+    reasons = _mapping(report.get("reasons"))
+    rows += [[f"dropped: {reasons.get(rule, rule)}", count] for rule, count in _mapping(report.get("dropped")).items()]
+    for side in ("prompts", "completions"):
+        if report.get(f"truncated_{side}"):
+            rows.append([f"truncated {side}", report[f"truncated_{side}"]])
+    rows.append(["maximum length", report.get("max_length")])
+    for part, of_part in _mapping(report.get("lengths")).items():
+        for side, lengths in _mapping(of_part).items():
+            tokens = _mapping(lengths)
+            rows.append(
+                [
+                    f"{part}: tokens of {side}",
+                    ", ".join(f"{name} {value_text(value)}" for name, value in tokens.items()),
+                ]
+            )
+    sources = report.get("sources")
+    for source in sources if isinstance(sources, list) else []:
+        found = _mapping(source)
+        rows.append(
+            [
+                f"source for {found.get('part', 'training')}",
+                f"{value_text(found.get('location'))}, {value_text(found.get('kept'))} pairs",
+            ]
+        )
+    return [[str(name), value_text(value)] for name, value in rows if value is not None]
+
+
+def differences(histories: Sequence[RunHistory], labels: Sequence[str]) -> dict[str, Any]:
+    """What differs between the runs: keys of the recipe, then versions and machine."""
+    changed = changed_keys(histories)
+    rows = [
+        [key, *(value_text(values.get(key)) for values in changed)]
+        for key in dict.fromkeys(key for values in changed for key in values)
+    ]
+    environments = [dict(environment_rows(history)) for history in histories]
+    for name in dict.fromkeys(name for each in environments for name in each):
+        values = [each.get(name, "-") for each in environments]
+        if len(set(values)) > 1:
+            rows.append([name, *values])
+    return {"columns": list(labels), "rows": rows}
+
+
+def environment_rows(history: RunHistory) -> list[list[str]]:
+    """Machine, versions and command of a run."""
+    run = history.run
+    machine = _mapping(run.get("machine"))
+    command = run.get("command")
+    values: dict[str, Any] = {
+        "devices": machine.get("devices") or history.values.get("device"),
+        "device memory": _formatted(machine.get("device_memory_gb"), "{:.1f} GB"),
+        "driver": machine.get("driver"),
+        "processor": machine.get("processor"),
+        "CPUs": machine.get("cpus"),
+        "memory": _formatted(machine.get("memory_gb"), "{:.1f} GB"),
+        "platform": run.get("platform"),
+        "python": run.get("python"),
+        "orpo-cli": run.get("orpo_cli"),
+        "git commit": run.get("git_commit"),
+        **_mapping(run.get("versions")),
+        "command": " ".join(map(str, command)) if isinstance(command, list) else None,
+    }
+    return [
+        [name, value_text(value, short=False)]
+        for name, value in values.items()
+        if value not in (None, "", NOT_RECORDED)
+    ]
+
+
+def findings(history: RunHistory) -> list[dict[str, Any]]:
+    """What the watchdogs have found in a run."""
+    return [
+        {"step": record["step"], "code": str(record.get("code", "")), "message": str(record.get("message", ""))}
+        for record in history.events
+        if record.get("event") == "watchdog"
+    ]
+
+
+def _formatted(value: Any, form: str) -> str:
+    if not is_number(value):
+        return NOT_RECORDED
+    return duration_text(value) if form == "time" else form.format(value)
+
+
+def _either(*values: Any) -> Any:
+    return next((value for value in values if is_number(value)), None)
+
+
+def _product(first: Any, second: Any) -> float | None:
+    return first * second if is_number(first) and is_number(second) else None
+
+
+def _mapping(value: Any) -> Record:
+    return value if isinstance(value, dict) else {}

@@ -42,9 +42,9 @@ def command(
     """List runs: what differs between them, held-out accuracy with 95% interval, time and memory.
 
     METRIC is a metric of the run, such as eval.accuracy, eval.loss,
-    eval.margin, loss or run.seconds: that of the saved weights, or the last
-    value. max(eval.accuracy)
-    takes the best one. Of losses, time and memory less is better.
+    eval.margin, loss or run.seconds: its value for the saved weights, or its
+    last one. max(eval.accuracy) takes the best one. Of losses, time and
+    memory less is better.
 
     [bold]Examples[/bold]
 

@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.plan.plan import Plan
 from orpo_cli.run_attempts import FINISHED, running, with_new_attempt
 from orpo_cli.run_lock import HEARTBEAT_FILE, LOCK_FILE, RunLock, active_run_error, live_owner
-from orpo_cli.rundir import RunDir
+from orpo_cli.rundir import RecipeTexts, RunDir
 
 SIBLING_PREFIX = ".orpo-new-"  # not the name of the run, because that may be as long as a file name can be
 ANOTHER_DIRECTORY = "Use another directory: --set output_dir=DIR."
@@ -24,13 +25,15 @@ ANOTHER_DIRECTORY = "Use another directory: --set output_dir=DIR."
 
 def create_run(
     plan: Plan,
-    recipe_text: str,
-    composed_text: str | None = None,
+    recipe: RecipeTexts,
     *,
     versions: Mapping[str, str | None] | None = None,
+    record: Mapping[str, Any] | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> RunDir:
     """Start a run in a directory that is absent or empty, and own it until the ``with`` block or the process ends.
+
+    ``record``: more fields of run.json.
 
     Raises UsageError if it is in use, MachineError if it cannot be written.
     """
@@ -44,9 +47,9 @@ def create_run(
         try:
             _remove_files(new, keep_logs=True)  # of a creation that was killed
             new.checkpoints.mkdir()
-            new.write_recipe(recipe_text, composed_text)
+            new.write_recipe(recipe)
             new.write_plan(plan)
-            new.write_run(name=plan.name, **running(attempts))  # last: with it the directory is a run
+            new.write_run(name=plan.name, **(record or {}), **running(attempts))  # last: with it the directory is a run
         except BaseException:
             discard_run(new, keep_logs=True)
             raise

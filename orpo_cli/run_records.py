@@ -61,6 +61,24 @@ class FingerprintsRecord(Record):
     weights: dict[str, Any] = {}
 
 
+class MachineRecord(Record):
+    """Machine in run.json."""
+
+    devices: list[str] = []
+    device_memory_gb: float | None = None  # of one device; None without a GPU
+    driver: str | None = None
+    processor: str = ""
+    cpus: int | None = None
+    memory_gb: float | None = None
+
+
+class WarningRecord(Record):
+    """Warning in run.json."""
+
+    code: str
+    message: str
+
+
 class RunRecord(Record):
     """run.json."""
 
@@ -78,6 +96,16 @@ class RunRecord(Record):
     changed_inputs: list[dict[str, Any]] = []
     result: dict[str, int] = {}
     trainable_parameters: int | None = None
+    machine: MachineRecord | None = None
+    command: list[str] = []
+    changed: dict[str, Any] = {}  # dotted key → value, of --set
+    tags: list[str] = []
+    sweep: dict[str, Any] | None = None  # its directory and the name of the trial
+    train_seconds: float | None = None  # of all attempts
+    peak_memory_gb: float | None = None
+    pairs_per_second: float | None = None
+    tokens_per_second: float | None = None
+    warnings: list[WarningRecord] = []
 
 
 class SourceRecord(Record):

@@ -7,6 +7,7 @@ from typing import Any
 
 from orpo_cli.atomic import atomic_write_text
 from orpo_cli.errors import DataError, UsageError
+from orpo_cli.json_files import read_json_lines
 from orpo_cli.redaction import redact
 from orpo_cli.run_attempts import (
     FAILED,
@@ -21,15 +22,21 @@ from orpo_cli.run_attempts import (
 )
 from orpo_cli.run_creation import discard_run
 from orpo_cli.run_result import result_files
-from orpo_cli.rundir import RunDir
+from orpo_cli.rundir import EVENT, RunDir
 
 
-def begin_attempt(rundir: RunDir, *, from_step: int, versions: Mapping[str, str | None]) -> None:
-    """Record in run.json that this process trains the run; an attempt without an end was killed."""
+def begin_attempt(
+    rundir: RunDir,
+    *,
+    from_step: int,
+    versions: Mapping[str, str | None],
+    record: Mapping[str, Any] | None = None,
+) -> None:
+    """Record in run.json that this process trains the run; an attempt without an end was killed. ``record``: more fields."""
     rundir.run_before = rundir.run.read_text(encoding="utf-8")
     changes = _begun(rundir, from_step, versions)
     rundir.attempt = changes["attempts"][-1]["number"]
-    rundir.write_run(error=None, **changes)
+    rundir.write_run(error=None, **(record or {}), **changes)
 
 
 def _begun(rundir: RunDir, from_step: int, versions: Mapping[str, str | None]) -> dict[str, Any]:
@@ -79,7 +86,8 @@ def record_result(rundir: RunDir) -> bool:
         return False
     lines, attempts = rundir.read_metrics(), attempts_of(rundir.read_run())
     steps = (attempts[-1].get("to_step") if attempts else None) or rundir.last_logged_step()
-    last = {name: next((line for line in reversed(lines) if name in line), {}) for name in ("loss", "eval_loss")}
+    trained = [line for line in reversed(lines) if line["step"] > 0]
+    last = {name: next((line for line in trained if name in line), {}) for name in ("loss", "eval_loss")}
     end_attempt(
         rundir,
         FINISHED,
@@ -105,10 +113,17 @@ def abandon_attempt(rundir: RunDir, reason: str, detail: str, *, keep_logs: bool
     """
     rundir.check_owned()
     first = len(attempts_of(rundir.latest_run())) == 1
-    if first and not rundir.metrics.exists() and not rundir.trained() and not rundir.foreign_names():
+    if first and not _has_metrics(rundir) and not rundir.trained() and not rundir.foreign_names():
         discard_run(rundir, keep_logs=keep_logs)
     else:
         end_attempt(rundir, reason, detail=detail, error=detail if reason == FAILED else None)
+
+
+def _has_metrics(rundir: RunDir) -> bool:
+    """Whether metrics.jsonl has a line of a step or an evaluation, or one that cannot be read."""
+    text = rundir.metrics.read_text(encoding="utf-8", errors="replace") if rundir.metrics.exists() else ""
+    events = [line for line in read_json_lines(rundir.metrics) if line.get("kind") == EVENT]
+    return len(events) < len(text.splitlines())
 
 
 def first_line(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -36,8 +36,16 @@ from orpo_cli.run_records import (
 )
 from orpo_cli.run_result import find_result_damage
 
+EVENT = "event"  # kind of lines of metrics.jsonl that have no metrics
 REPAIR = "`orpo train RECIPE --resume auto` repairs it."
 _REMOVE = "Move the file away: the run does not need it."
+
+
+class RecipeTexts(NamedTuple):
+    """The recipe of a run: as one file that trains the same, and as the user wrote it."""
+
+    rerunnable: str
+    original: str
 
 
 class RunDir:
@@ -48,13 +56,14 @@ class RunDir:
         self.lock: RunLock | None = None  # held by this process
         self.run_before = ""  # run.json before the attempt of this process
         self._written: dict[str, Any] = {}  # run.json as this process wrote it last
+        self.new_recipe: RecipeTexts | None = None  # of the attempt of this process, until its inputs are accepted
         self._set_aside: list[tuple[Path, Path]] = []  # (new path, path) of a damaged result
         self.attempt = 0  # number of the attempt of this process; 0 where it does not train the run
         # Of several processes only the first one changes the directory, and their parent records why an attempt ended.
         self.writes, self.ends_attempts = True, True
-        self.recipe = root / "recipe.yaml"  # the recipe as the user wrote it, with overrides listed on top
-        # with the recipes that it extends and the environment variables that it uses, where it has any
-        self.composed = root / "composed.yaml"
+        self.recipe = root / "recipe.yaml"  # the recipe that was trained, complete: see rerunnable_recipe
+        self.original_recipe = root / "recipe.original.yaml"  # as the user wrote it, with overrides listed on top
+        self.composed = root / "composed.yaml"  # of version 0.2.0, whose recipe.yaml is the original recipe
         self.plan = root / "plan.json"  # the plan: every value with its reason
         self.run = root / "run.json"  # status, versions, fingerprints, times
         self.data_report = root / "data_report.json"  # the data report: rows read, kept, dropped by reason; lengths
@@ -156,18 +165,18 @@ class RunDir:
             raise UsageError(f"{self.plan} is damaged: {problem}.", remedy=REPAIR) from error
 
     def write_plan(self, plan: Plan) -> None:
-        """Write plan.json, atomically."""
+        """Write plan.json, atomically, and the recipe of the attempt that has this plan."""
         self.check_owned()
         atomic_write_text(self.plan, plan.to_json())
+        if self.new_recipe is not None:
+            self.write_recipe(self.new_recipe)
 
-    def write_recipe(self, text: str, composed: str | None) -> None:
-        """Write recipe.yaml, and composed.yaml for a recipe that extends another one or uses environment variables."""
+    def write_recipe(self, recipe: RecipeTexts) -> None:
+        """Write recipe.yaml and recipe.original.yaml."""
         self.check_owned()
-        atomic_write_text(self.recipe, text)
-        if composed is None:
-            self.composed.unlink(missing_ok=True)
-        else:
-            atomic_write_text(self.composed, composed)
+        atomic_write_text(self.recipe, recipe.rerunnable)
+        atomic_write_text(self.original_recipe, recipe.original)
+        self.composed.unlink(missing_ok=True)
 
     def read_run(self) -> dict[str, Any]:
         """The content of run.json. Raises UsageError where the file is damaged."""
@@ -179,6 +188,12 @@ class RunDir:
         self._written = {**self.latest_run(), **changes}
         write_record(self.run, self._written)
 
+    def add_warning(self, code: str, message: str) -> None:
+        """Add a warning about the run to run.json, once."""
+        warning, known = {"code": code, "message": message}, self.latest_run().get("warnings", [])
+        if warning not in known:
+            self.write_run(warnings=[*known, warning])
+
     def latest_run(self) -> dict[str, Any]:
         """The content of run.json; if it was damaged or removed while this process trains, what this process wrote last."""
         try:
@@ -189,9 +204,11 @@ class RunDir:
             return self._written
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """The numbers in each line of metrics.jsonl that has a step; none before the first logged step."""
+        """The numbers in each line of metrics.jsonl that has a step and is no event."""
         lines = (
-            {name: value for name, value in line.items() if is_number(value)} for line in read_json_lines(self.metrics)
+            {name: value for name, value in line.items() if is_number(value)}
+            for line in read_json_lines(self.metrics)
+            if line.get("kind") != EVENT
         )
         return [line for line in lines if "step" in line]
 
@@ -223,7 +240,7 @@ class RunDir:
         write_record(self.pushes, document)
 
     def read_recipe(self) -> str:
-        """The text of the recipe, composed if it extends another one; empty if the file is absent."""
+        """The text of the recipe that was trained; empty if the file is absent."""
         file = self.composed if self.composed.is_file() else self.recipe
         return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
 
@@ -292,11 +309,13 @@ class RunDir:
         """Remove what killed processes left of the files that they were writing."""
         for path in (
             self.recipe,
+            self.original_recipe,
             self.composed,
             self.plan,
             self.run,
             self.data_report,
             self.metrics,
+            self.eval_scores,
             self.card,
             self.curves,
             self.evaluation,

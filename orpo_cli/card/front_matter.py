@@ -76,7 +76,7 @@ def preference_accuracy(rundir: RunDir) -> EvalResult | None:
     pairs = evaluation.get("pairs")
     if value is None:
         final = rundir.read_run().get("final_evaluation") or {}
-        value, pairs = final.get("eval_rewards/accuracies"), report.get("eval_pairs")
+        value, pairs = final.get("eval_rewards/accuracies"), final.get("eval_pairs") or report.get("eval_pairs")
     if not isinstance(value, int | float):
         return None
     source = _held_out_source(report)

@@ -30,6 +30,7 @@ _NEVER_PUSHED = (
     "scheduler.pt",
     "scaler.pt",
     "trainer_state.json",
+    "trained_totals.json",
     "rng_state*.pth",
 )
 

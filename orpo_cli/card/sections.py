@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any
 
 from orpo_cli.card.base_license import BaseLicense, hub_id
@@ -51,7 +52,7 @@ def results_section(rundir: RunDir, plan: Plan) -> str:
         {name.removeprefix("eval_"): value for name, value in line.items()} for line in lines if "eval_loss" in line
     ]
     columns = {escape_text(f"step {line.get('step', '')}"): line for line in (*steps[:1], *steps[-1:])}
-    columns |= {escape_text(f"held out, step {line.get('step', '')}"): line for line in evaluations[-1:]}
+    columns |= {_held_out_title(line): line for line in (*evaluations[:1], *evaluations[-1:])}
     measured = rundir.read_evaluation()
     for variant, metrics in measured.get("models", {}).items():
         columns[escape_text(f"{measured.get('pairs')} held-out pairs, {variant}")] = metrics
@@ -63,6 +64,12 @@ def results_section(rundir: RunDir, plan: Plan) -> str:
     if render_curves(rundir) is not None:
         parts.append(f"![Training curves]({CURVES_PATH})")
     return "\n\n".join(parts)
+
+
+def _held_out_title(line: dict[str, Any]) -> str:
+    pairs = f"{line['pairs']:.0f} held-out pairs" if "pairs" in line else "held out"
+    step = line.get("step", "")
+    return escape_text(f"{pairs}, {'base' if step == 0 else f'step {step}'}")
 
 
 def samples_section(rundir: RunDir) -> str:
@@ -138,14 +145,37 @@ def data_section(rundir: RunDir) -> str:
 
 
 def recipe_section(rundir: RunDir, plan: Plan) -> str:
-    """The recipe; if it extends another one, the composed recipe."""
+    """The recipe that was trained. Local paths are names: nobody else has the directories."""
     text = rundir.read_recipe()
+    if rundir.original_recipe.is_file():
+        text = _published_recipe(text)
     if not text:
         return ""
     method = "all weights" if plan.lora is None else f"LoRA of rank {plan.lora.r}"
     if plan.quantization is not None:
         method += f" on a base in {4 if plan.quantization.load_in_4bit else 8} bits"
     return f"## Recipe\n\nTrained: {method}, in {plan.model.dtype}.\n\n{code_block(text, 'yaml')}"
+
+
+def _published_recipe(text: str) -> str:
+    """The values of a re-runnable recipe, without their origins; a local path is the name of its file."""
+    import yaml
+
+    from orpo_cli.recipe.source.yaml_writer import EnvReference, block_yaml
+
+    def published(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: published(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [published(inner) for inner in value]
+        is_path = isinstance(value, str) and PurePath(value).is_absolute()
+        return EnvReference(PurePath(value).name if is_path else value) if isinstance(value, str) else value
+
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError:  # edited by hand
+        return text
+    return block_yaml(published(values)).strip()
 
 
 def training_details_section(run: dict[str, Any]) -> str:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import torch
 
 from orpo_cli import __version__
 from orpo_cli.evaluation.eval_target import EvalTarget, Variant
 from orpo_cli.evaluation.held_out_pairs import HeldOutPairs
 from orpo_cli.evaluation.metrics import intervals, margin_change_interval, preference_metrics
-from orpo_cli.evaluation.preference_scores import PairScores, Progress, score_pairs
+from orpo_cli.evaluation.preference_scores import PairScores, Progress, mixed_precision, score_pairs
+from orpo_cli.model.onednn import use_onednn
+from orpo_cli.model.vector_math import initialize_vector_math
+from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
 from orpo_cli.redaction import redact_record
 from orpo_cli.run_records import write_record
@@ -29,12 +35,18 @@ def evaluate(
     Metrics have TRL's names and the units of ``metrics.preference_metrics``. Raises RunError, MachineError.
     """
     started = time.monotonic()
-    beta = float((target.plan.training if target.plan else LIBRARY_DEFAULTS)["beta"])
-    scores: dict[Variant, PairScores] = {}
-    for variant in target.variants:
-        with target.use_variant(variant) as model:
-            on_progress = progress(variant) if progress is not None else None
-            scores[variant] = score_pairs(model, held_out_pairs.rows, batch_size=batch_size, progress=on_progress)
+    training = target.plan.training if target.plan else LIBRARY_DEFAULTS
+    beta, scores = float(training["beta"]), dict[Variant, PairScores]()
+    with computing_as_in_training(target.plan):
+        for variant in target.variants:
+            with target.use_variant(variant) as model:
+                scores[variant] = score_pairs(
+                    model,
+                    held_out_pairs.rows,
+                    batch_size=batch_size or training_batch_size(target.plan),
+                    loss_on_prompt=training.get("loss_on_prompt", True),
+                    progress=progress(variant) if progress is not None else None,
+                )
     document: dict[str, Any] = {
         "status": "evaluated",
         "name": target.name,
@@ -53,6 +65,26 @@ def evaluate(
         "scores": _scores_by_pair(held_out_pairs, scores),
     }
     return document
+
+
+@contextmanager
+def computing_as_in_training(plan: Plan | None) -> Iterator[None]:
+    """Context in which a model computes as in the training of ``plan``, so that its evaluation gives the same digits."""
+    if plan is None:
+        yield
+        return
+    if plan.device == "cpu":
+        use_onednn()
+        initialize_vector_math()
+    half = {name: bool(plan.training.get(name)) for name in ("bf16", "fp16")}
+    with mixed_precision(torch.device(plan.device), **half):
+        yield
+
+
+def training_batch_size(plan: Plan | None) -> int | None:
+    """Completions of a batch in an evaluation of the training; None where tokens limit it."""
+    pairs = None if plan is None else plan.training.get("per_device_eval_batch_size")
+    return None if pairs is None else 2 * int(pairs)
 
 
 def record_evaluation(run: RunDir, document: dict[str, Any]) -> bool:

@@ -40,6 +40,21 @@ def intervals(scores: PairScores, beta: float) -> dict[str, Interval | None]:
     }
 
 
+def accuracies_by_length(scores: PairScores) -> dict[str, float]:
+    """Accuracy on the pairs whose chosen completion is longer, and on those whose is shorter, each with its number of pairs.
+
+    A model that always prefers the longer (or the shorter) completion has 1 on one group and 0 on the other. Pairs of equal
+    length (in tokens, end token included) are in neither; a group without pairs has no accuracy.
+    """
+    assert scores.longer is not None
+    correct, found = scores.chosen > scores.rejected, dict[str, float]()
+    for name, group in (("longer", scores.longer > 0), ("shorter", scores.longer < 0)):
+        found[f"pairs_chosen_{name}"] = int(group.sum())
+        if group.any():
+            found[f"accuracies_chosen_{name}"] = correct[group].double().mean().item()
+    return found
+
+
 def margin_change_interval(before: PairScores, after: PairScores, beta: float) -> Interval | None:
     """95% interval of the change of the mean margin, paired: much narrower than the intervals of the two margins."""
     changes = (after.chosen - after.rejected) - (before.chosen - before.rejected)

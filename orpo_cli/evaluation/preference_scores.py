@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,14 +32,92 @@ class PairScores:
     rejected: torch.Tensor  # (pairs,)
     nll: float  # sum of -log p over all tokens of prompt and chosen completion but the first, as TRL's nll_loss
     nll_tokens: int
+    logits_chosen: float = math.nan  # mean over the vocabulary and all inputs of the chosen sequences
+    logits_rejected: float = math.nan
+    longer: torch.Tensor | None = None  # (pairs,) tokens by which the chosen completion is longer
 
 
 @dataclass(frozen=True)
-class _Sequence:
+class Completion:
+    """A completion with its prompt, to be scored."""
+
     pair: int
     is_chosen: bool
-    tokens: list[int]
+    tokens: torch.Tensor  # (tokens,) int32
     completion_start: int  # position whose next token is the first one of the completion
+
+
+Batch = list[Completion]
+
+
+class PairScoring:
+    """Scoring of ``pairs`` (rows of ``data.prepare``), batch by batch, possibly by several processes.
+
+    The score of a completion is the mean log-probability of its tokens given the prompt, from float32 logits, as
+    ``ORPOTrainer.get_batch_logps(average_log_prob=True)`` computes it (the log of P in Eq. 3 of arXiv 2403.07691). Evaluation
+    in training and `orpo eval` both use it, with the same batches, so that they agree to the last digit. ``loss_on_prompt``:
+    whether the NLL covers prompt and chosen completion, or the completion alone.
+    """
+
+    def __init__(self, pairs: Iterable[Mapping[str, Any]], *, loss_on_prompt: bool = True) -> None:
+        self.completions = [
+            Completion(index, side == "chosen", tokens, max(len(prompt) - 1, 0))
+            for index, row in enumerate(pairs)
+            for prompt in [row["prompt_input_ids"]]
+            for side in ("chosen", "rejected")
+            for tokens in [torch.tensor([*prompt, *row[f"{side}_answer_ids"]], dtype=torch.int32)]
+        ]
+        self.loss_on_prompt = loss_on_prompt
+        # For each pair, of chosen and rejected: mean log-probability, sum of mean logits; of chosen: NLL, logits of the prompt.
+        self.values = torch.zeros(6, len(self.completions) // 2, dtype=torch.float64)
+
+    def batches(self, model: Any, device: torch.device, batch_size: int | None = None) -> list[Batch]:
+        """Batches of similar length, the longest first, so that a lack of memory shows at once.
+
+        ``batch_size``: their completions; by default a batch has a limited number of tokens.
+        """
+        max_tokens = _max_batch_tokens(model, device)
+        rest = sorted(self.completions, key=lambda completion: len(completion.tokens), reverse=True)
+        batches = []
+        while rest:
+            size = batch_size or max(1, max_tokens // len(rest[0].tokens))
+            batches.append(rest[:size])
+            rest = rest[size:]
+        return batches
+
+    def score(self, model: Any, batch: Batch, device: torch.device, *, counted: bool = True) -> None:
+        """Compute the values of a batch. The LM head runs only at positions whose next token is scored.
+
+        Not ``counted``: another process has this batch, and the forward pass needs all of them.
+        """
+        found = _token_scores(model, batch, device)
+        for completion, (logps, logits) in zip(batch, found, strict=True) if counted else ():
+            pair, start = completion.pair, completion.completion_start if completion.is_chosen else 0
+            self.values[0 if completion.is_chosen else 1, pair] = logps[start:].mean()
+            self.values[2 if completion.is_chosen else 3, pair] = logits.sum()
+            if completion.is_chosen:
+                self.values[4, pair] = -(logps if self.loss_on_prompt else logps[start:]).sum()
+                self.values[5, pair] = logits[:start].sum()
+
+    def result(self) -> PairScores:
+        """The scores, when all batches are computed."""
+        chosen, rejected, chosen_logits, rejected_logits, nll, prompt_logits = self.values
+        inputs = [0, 0]  # of rejected and of chosen sequences: their last token is none
+        for each in self.completions:
+            inputs[each.is_chosen] += len(each.tokens) - 1
+        prompts = sum(each.completion_start for each, _ in self._pairs())
+        return PairScores(
+            chosen=chosen,
+            rejected=rejected,
+            nll=nll.sum().item(),
+            nll_tokens=inputs[True] - (0 if self.loss_on_prompt else prompts),
+            logits_chosen=chosen_logits.sum().item() / max(1, inputs[True]),
+            logits_rejected=(rejected_logits + prompt_logits).sum().item() / max(1, inputs[False]),
+            longer=torch.tensor([len(chosen.tokens) - len(rejected.tokens) for chosen, rejected in self._pairs()]),
+        )
+
+    def _pairs(self) -> Iterator[tuple[Completion, Completion]]:
+        return zip(self.completions[::2], self.completions[1::2], strict=True)
 
 
 def score_pairs(
@@ -46,43 +125,29 @@ def score_pairs(
     pairs: Sequence[dict[str, Any]],
     *,
     batch_size: int | None = None,
+    loss_on_prompt: bool = True,
     progress: Progress | None = None,
 ) -> PairScores:
-    """Score ``pairs`` (rows of ``data.prepare``) with ``model``.
-
-    The score of a completion is the mean log-probability of its tokens given the prompt, from float32 logits, as
-    ``ORPOTrainer.get_batch_logps(average_log_prob=True)`` computes it (the log of P in Eq. 3 of arXiv 2403.07691). Sequences are
-    batched by length; the LM head runs only at positions whose next token is scored. ``batch_size`` is in completions; by
-    default a batch has a fixed number of tokens. ``progress`` receives the number of scored completions.
+    """Score ``pairs`` with ``model``, which is in eval mode: see ``PairScoring``. ``progress`` receives the number of scored completions.
 
     Raises RunError where a score is not finite, MachineError where the device's memory is too small.
     """
-    sequences = [
-        _Sequence(index, side == "chosen", [*prompt, *row[f"{side}_answer_ids"]], max(len(prompt) - 1, 0))
-        for index, row in enumerate(pairs)
-        for prompt in [row["prompt_input_ids"]]
-        for side in ("chosen", "rejected")
-    ]
-    means = torch.zeros(2, len(pairs), dtype=torch.float64)  # (rejected | chosen, pairs)
-    nll, nll_tokens, done = 0.0, 0, 0
-    for batch in _batches(sequences, batch_size, _max_batch_tokens(model)):
-        for sequence, logps in zip(batch, _token_logps(model, batch), strict=True):
-            if sequence.is_chosen:
-                nll -= logps.sum().item()
-                nll_tokens += logps.numel()
-                logps = logps[sequence.completion_start :]
-            means[int(sequence.is_chosen), sequence.pair] = logps.mean()
+    scoring, device, done = PairScoring(pairs, loss_on_prompt=loss_on_prompt), model.device, 0
+    for batch in scoring.batches(model, device, batch_size):
+        with _convert_out_of_memory(device):
+            scoring.score(model, batch, device)
         done += len(batch)
         if progress is not None:
-            progress(done, len(sequences))
-    _check_finite(means, pairs)
-    return PairScores(chosen=means[1], rejected=means[0], nll=nll, nll_tokens=nll_tokens)
+            progress(done, len(scoring.completions))
+    scores = scoring.result()
+    _check_finite(torch.stack((scores.chosen, scores.rejected)), pairs)
+    return scores
 
 
-def _token_logps(model: PreTrainedModel | PeftModel, batch: list[_Sequence]) -> list[torch.Tensor]:
-    """Log-probabilities of the scored tokens: of a chosen sequence all but the first, of a rejected one the completion.
+def _token_scores(model: Any, batch: Batch, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Log-probability and mean logit at the scored tokens: of a chosen sequence all but the first, of a rejected one the completion.
 
-    One float64 tensor of shape (scored tokens,) on the CPU per sequence.
+    Two float64 tensors of shape (scored tokens,) on the CPU per sequence.
     """
     length = max(len(sequence.tokens) for sequence in batch)
     tokens = torch.zeros(len(batch), length, dtype=torch.long)
@@ -90,32 +155,32 @@ def _token_logps(model: PreTrainedModel | PeftModel, batch: list[_Sequence]) -> 
     scored = torch.zeros(len(batch), length, dtype=torch.bool)  # at t: whether the token at t + 1 is scored
     for row, sequence in enumerate(batch):
         size = len(sequence.tokens)
-        tokens[row, :size] = torch.tensor(sequence.tokens)
+        tokens[row, :size] = sequence.tokens
         attention[row, :size] = 1
         scored[row, 0 if sequence.is_chosen else sequence.completion_start : size - 1] = True
 
-    device = model.device
     targets = tokens.roll(-1, dims=1)[scored].to(device)
-    with torch.inference_mode(), _lm_head_only_at(scored.to(device), model), _convert_out_of_memory(device):
+    # Not inference_mode: training may need tensors that a module caches in a forward pass.
+    with torch.no_grad(), _lm_head_only_at(scored.to(device), model):
         logits = model(
             input_ids=tokens.to(device), attention_mask=attention.to(device), use_cache=False, return_dict=True
         ).logits
         if logits.shape[:2] == scored.shape:  # a model without a separate head module
             logits = logits[scored.to(device)]
         logits = logits.reshape(len(targets), -1)
-        logps = torch.cat(
-            [
-                rows.float().log_softmax(-1).gather(1, chosen[:, None])[:, 0]
-                for rows, chosen in zip(
-                    torch.split(logits, LOG_SOFTMAX_ROWS), torch.split(targets, LOG_SOFTMAX_ROWS), strict=True
-                )
-            ]
-        )
-    return list(torch.split(logps.double().cpu(), scored.sum(1).tolist()))
+        found = []
+        for rows, target in zip(
+            torch.split(logits, LOG_SOFTMAX_ROWS), torch.split(targets, LOG_SOFTMAX_ROWS), strict=True
+        ):
+            rows = rows.float()
+            found.append(torch.stack((rows.log_softmax(-1).gather(1, target[:, None])[:, 0], rows.mean(-1))))
+    logps, means = torch.cat(found, dim=1).double().cpu()
+    sizes = scored.sum(1).tolist()
+    return list(zip(torch.split(logps, sizes), torch.split(means, sizes), strict=True))
 
 
 @contextmanager
-def _lm_head_only_at(positions: torch.Tensor, model: PreTrainedModel | PeftModel) -> Iterator[None]:
+def _lm_head_only_at(positions: torch.Tensor, model: Any) -> Iterator[None]:
     """Run the LM head only at ``positions`` (sequences, tokens), so that no other logits are computed.
 
     A hook on the head, not a call of the inner model, so that logit scaling and soft-capping after the head still apply.
@@ -137,19 +202,20 @@ def _lm_head_only_at(positions: torch.Tensor, model: PreTrainedModel | PeftModel
         hook.remove()
 
 
-def _max_batch_tokens(model: PreTrainedModel | PeftModel) -> int:
-    max_tokens = MAX_BATCH_TOKENS.get(model.device.type, MAX_BATCH_TOKENS_GPU)
+def _max_batch_tokens(model: Any, device: torch.device) -> int:
+    max_tokens = MAX_BATCH_TOKENS.get(device.type, MAX_BATCH_TOKENS_GPU)
     vocab_size: int = model.config.get_text_config().vocab_size
     return min(max_tokens, MAX_LOGIT_BYTES // (4 * vocab_size))
 
 
-def _batches(sequences: list[_Sequence], batch_size: int | None, max_tokens: int) -> Iterator[list[_Sequence]]:
-    """Batches of similar length, the longest first, so that a lack of memory shows at once."""
-    rest = sorted(sequences, key=lambda sequence: len(sequence.tokens), reverse=True)
-    while rest:
-        size = batch_size or max(1, max_tokens // len(rest[0].tokens))
-        batch, rest = rest[:size], rest[size:]
-        yield batch
+@contextmanager
+def mixed_precision(device: torch.device, *, bf16: bool, fp16: bool) -> Iterator[None]:
+    """Context of forward passes as in a training with ``bf16`` or ``fp16``: products in half precision, whatever the weights are in."""
+    if not (bf16 or fp16):
+        yield
+        return
+    with torch.autocast(device.type, torch.bfloat16 if bf16 else torch.float16):
+        yield
 
 
 @contextmanager

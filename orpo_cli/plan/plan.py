@@ -122,6 +122,7 @@ class PlanDraft(BaseModel):
 
     name: str
     output_dir: str  # absolute
+    tags: list[str] = []
     device: Device
     model: ModelPlan
     quantization: QuantizationPlan | None

@@ -52,6 +52,7 @@ def draft_plan(loaded: LoadedRecipe, machine: Machine, facts: ModelFacts | None 
     draft = PlanDraft(
         name=loaded.name,
         output_dir=str(loaded.output_dir),
+        tags=recipe.tags,
         device=device,
         model=model,
         quantization=_quantization(decisions, training, model),

@@ -112,8 +112,8 @@ class TrainingArguments:
             if not written:
                 kept = "the checkpoint with the lowest eval loss is kept, as in the paper"
                 self.default("load_best_model_at_end", True, kept)
-            batch = self.result["per_device_train_batch_size"]
-            self.default("per_device_eval_batch_size", batch, "as per_device_train_batch_size")
+            if self.result["eval_strategy"] != "no":
+                self.default("eval_on_start", True, "the accuracy of the base, to compare with")
 
     def _precision(self) -> None:
         half = self.device == "cuda"

@@ -67,6 +67,7 @@ def make_trainer(
             deepspeed=plan.launch.deepspeed_config if plan.launch.strategy == "deepspeed" else None,
             note=note,
             pairs_per_step=plan.launch.pairs_per_step,
+            eval_batch_pairs=plan.training.get("per_device_eval_batch_size"),
             save_training_args=not plan.secrets,
             model=inputs.model,
             args=orpo_config(checkpoints, values),

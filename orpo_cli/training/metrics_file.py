@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -63,17 +64,23 @@ class MetricsFile:
 
 
 def metrics_record(step: int, values: Record) -> Record:
-    """The line of a logged step or an evaluation: numbers that are finite."""
+    """The values of a logged step or an evaluation: numbers that are finite, and the kind and the time of a line."""
     record = {"step": step} | {name: value for name, value in values.items() if isinstance(value, int | float)}
-    return {name: value for name, value in record.items() if math.isfinite(value)}
+    texts = {name: values[name] for name in ("kind", "time") if isinstance(values.get(name), str)}
+    return {**texts, **{name: value for name, value in record.items() if math.isfinite(value)}}
+
+
+def utc_time() -> str:
+    """The present time as in each line: UTC in ISO 8601, with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def restore_metrics(path: Path, step: int, log_history: Iterable[Record] = ()) -> int:
     """Set metrics.jsonl back to ``step`` for a resumed run.
 
-    Later lines are dropped, because the run computes those steps again, and an incomplete last line. Lines that are missing,
-    because the disk was full or the process was killed, are restored from the log history of the checkpoint. Returns the
-    number of lines that are not metrics, which are kept.
+    Later lines are dropped, because the run computes those steps again, and an incomplete last line. So are later events:
+    run.json has all attempts. Lines of metrics that are missing, because the disk was full or the process was killed, are
+    restored from the log history of the checkpoint. Returns the number of lines that are not metrics, which are kept.
     """
     *lines, last = path.read_bytes().decode(errors="replace").split("\n") if path.exists() else [""]
     if _parse(last) is not None:
@@ -106,5 +113,5 @@ def _parse(line: str) -> Record | None:
 
 
 def _key(record: Record) -> tuple[float, str]:
-    """The step, and the name of the loss: a step may have a line of the training and one of each evaluation."""
+    """The step, and the name of the loss: a step may have a line of the training and one of each evaluation. Events have no loss."""
     return record["step"], min((name for name in record if name.endswith("loss")), default="")

@@ -47,7 +47,6 @@ class PackedTrainer(PairTrainer):
         self.data_collator: Any = collate_pairs
         self.loss_is_scaled_for_ga = True  # the engine divides by the totals of the step
         self.parity_checked = False
-        self.eval_max_tokens = engine.max_tokens_per_microbatch
         self.checkpointing = SelectiveCheckpointing(self.model)
         self.uses_engine = True  # until a parity check fails
         self.engine = Engine(
@@ -79,9 +78,10 @@ class PackedTrainer(PairTrainer):
         if not self.uses_engine:
             return self._trl_step(model, pairs, num_items_in_batch)
         self.step_rows.extend(pair.row for pair in pairs)
+        self.pairs_seen += len(pairs)
         self.tokens_seen += count_sequence_tokens(pairs)
         self.engine.start_step(pairs)
-        loss = self._retry_out_of_memory(lambda: self._packed_step(model, pairs, num_items_in_batch), training=True)
+        loss = self._retry_out_of_memory(lambda: self._packed_step(model, pairs, num_items_in_batch))
         self.store_metrics(self.engine.metrics(), train_eval="train")
         self._check_step(loss, self.step_rows)
         self._finish_gradients()
@@ -124,37 +124,9 @@ class PackedTrainer(PairTrainer):
         with self._autocast():
             return self.engine.loss_share(model, inputs["micro_batch"]) * self.accelerator.num_processes
 
-    def prediction_step(
-        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> Any:
-        """Add one evaluation batch to ``eval_means``."""
-        pairs = inputs["pairs"].pairs
-        self._check_parity_once(model, pairs)
-        if not self.uses_engine:
-            batches = _split(pairs, self.args.eval_batch_size)
-            for batch in batches + self._filler_lists(len(batches)):
-                super().prediction_step(model, self._pad_for_trl(batch), prediction_loss_only, ignore_keys)
-            return None, None, None
-        self.engine.start_step(pairs, across_processes=False)
-        self._retry_out_of_memory(lambda: self._evaluate_batch(model, pairs), training=False)
-        if pairs:
-            metrics = self.engine.weighted_metrics(across_processes=False)
-            other_losses = -self.beta * metrics["log_odds_ratio"][0]
-            for name, (value, weight) in {**metrics, "other_losses": (other_losses, len(pairs))}.items():
-                self.eval_means.add(name, value, weight)
-        return None, None, None
-
-    def _evaluate_batch(self, model: Any, pairs: list[TokenPair]) -> None:
-        with torch.no_grad(), self._autocast():
-            for number, batch in enumerate(self.engine.micro_batches(pairs, self.eval_max_tokens), 1):
-                self.current, self.number = batch, number
-                batch = batch.to(self.args.device)
-                with self.engine.patched_model(batch):
-                    self.engine.loss_share(model, batch)
-
     # Out of memory
 
-    def _retry_out_of_memory(self, compute: Callable[[], T], *, training: bool) -> T:
+    def _retry_out_of_memory(self, compute: Callable[[], T]) -> T:
         """``compute()``, repeated from the same state with less memory where it runs out. Raises MachineError at the end.
 
         In this order: checkpoint large micro-batches, try again with the memory of the failed try freed (both leave the
@@ -176,27 +148,24 @@ class PackedTrainer(PairTrainer):
             if not self.agreement.any(failure is not None):
                 return result  # type: ignore[return-value]
             failures = [each for each in self.agreement.gather(failure) if each is not None]
-            change = self._reduce_memory(failures, retried, training=training)
+            change = self._reduce_memory(failures, retried)
             if change is None:
                 raise self._out_of_memory_error(failures[0]) from cause
             cause = None  # its frames refer to tensors
             self.model.zero_grad(set_to_none=True)
             clear_device_cache(garbage_collection=True)
             restore_random_state()
-            if self.is_world_process_zero():
-                step = f"step {self.state.global_step + 1}{self._name_rank(failures[0])}"
-                self.note(f"out of memory in {step}: {change}, and the step restarts from its state")
+            step = f"step {self.state.global_step + 1}{self._name_rank(failures[0])}"
+            self.report_out_of_memory(f"out of memory in {step}: {change}, and the step restarts from its state")
 
     def _failed_micro_batch(self) -> FailedMicroBatch:
         return FailedMicroBatch(
             self.accelerator.process_index, self.number, self.current.num_tokens, self.current.num_pairs
         )
 
-    def _reduce_memory(
-        self, failures: list[FailedMicroBatch], retried: set[tuple[int, int]], *, training: bool
-    ) -> str | None:
+    def _reduce_memory(self, failures: list[FailedMicroBatch], retried: set[tuple[int, int]]) -> str | None:
         """Make the next change, the same in all processes; None where none is left."""
-        change = self._checkpoint_large_micro_batches(failures) if training else None
+        change = self._checkpoint_large_micro_batches(failures)
         if change is not None:
             return change
         micro_batches = {(each.rank, each.number) for each in failures}
@@ -204,7 +173,7 @@ class PackedTrainer(PairTrainer):
             retried |= micro_batches
             return "the memory of the failed try is free now"
         retried.clear()
-        return self._halve_micro_batches(failures, training=training)
+        return self._halve_micro_batches(failures)
 
     def _can_restart_step(self) -> bool:
         """With sharded weights other processes wait for every layer."""
@@ -221,14 +190,11 @@ class PackedTrainer(PairTrainer):
             f"bit-identical (engine.max_tokens_per_microbatch: {threshold} is faster, and changes its rounding)"
         )
 
-    def _halve_micro_batches(self, failures: list[FailedMicroBatch], *, training: bool) -> str | None:
+    def _halve_micro_batches(self, failures: list[FailedMicroBatch]) -> str | None:
         """Halve the tokens of micro-batches for the rest of the run; None for single pairs."""
         divisible = [each.num_tokens for each in failures if each.num_pairs > 1]
         if not divisible:
             return None
-        if not training:
-            self.eval_max_tokens = min(self.eval_max_tokens, *divisible) // 2
-            return f"micro-batches of the evaluation have at most {self.eval_max_tokens} tokens from now on"
         self.engine.max_tokens = min(self.engine.max_tokens, *divisible) // 2
         self.checkpointing.threshold = min(self.checkpointing.threshold, self.engine.max_tokens // 2)
         return f"micro-batches have at most {self.engine.max_tokens} tokens from now on"

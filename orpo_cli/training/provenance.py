@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
+import re
 import subprocess
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from orpo_cli import __version__
@@ -30,6 +34,7 @@ def provenance(model: Any, report: dict[str, Any]) -> dict[str, Any]:
         "orpo_cli": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "machine": machine_record(),
         "versions": {name: installed_version(name) for name in LIBRARIES},
         "git_commit": _git_commit(),
         "model": {
@@ -39,6 +44,43 @@ def provenance(model: Any, report: dict[str, Any]) -> dict[str, Any]:
         },
         "dataset": report,
     }
+
+
+def machine_record() -> dict[str, Any]:
+    """Devices, processor and memory of this machine."""
+    import psutil
+    import torch
+
+    gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    processor = _processor_name()
+    device = "Apple GPU" if torch.backends.mps.is_available() else processor
+    return {
+        "devices": [gpu.name for gpu in gpus] or [device],
+        "device_memory_gb": round(gpus[0].total_memory / 1e9, 1) if gpus else None,
+        "driver": _nvidia_driver() if gpus else None,
+        "processor": processor,
+        "cpus": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+    }
+
+
+def _processor_name() -> str:
+    """The model of the processor; on Linux ``platform.processor`` does not know it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _nvidia_driver() -> str | None:
+    """The version of NVIDIA's driver on Linux."""
+    with suppress(OSError):
+        found = re.search(
+            r"Module\S*(?:\s+for\s+\S+)?\s+([0-9.]+)", Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+        )
+        return found[1] if found else None
+    return None
 
 
 def installed_versions() -> dict[str, str | None]:

@@ -25,9 +25,10 @@ from orpo_cli.training.resumed_step import ACCUMULATION, PAIRS, process_obstacle
 # Settings that may differ in a resumed run: they change neither the steps nor their order. With the same pairs of a step,
 # gradient_accumulation_steps may, too.
 CHANGEABLE = (
-    "name", "output_dir", "device", "merge.", "export.", "hub.", "engine.max_tokens_per_microbatch",
+    "name", "tags", "output_dir", "device", "merge.", "export.", "hub.", "engine.max_tokens_per_microbatch",
     "training.gradient_checkpointing", "launch.", "training.ddp_",
-    "training.max_steps", "training.num_train_epochs", "training.logging_", "training.eval_s", "training.save_",
+    "training.max_steps", "training.num_train_epochs", "training.logging_", "training.eval_s", "training.eval_on_start",
+    "training.save_",
     "launch.machine_rank", "launch.main_process_", "launch.gpu_ids", "launch.num_cpu_threads_per_process",
     "launch.enable_cpu_affinity", "launch.monitor_interval", "launch.rdzv_conf",
     "training.report_to", "training.run_name", "training.per_device_eval_batch_size", "training.dataloader_",
@@ -148,8 +149,9 @@ def set_aside_later(rundir: RunDir, checkpoint: Path) -> Path | None:
     partial = _partial_folder(rundir)
     try:
         (partial / rundir.checkpoints.name).mkdir(parents=True)
-        if rundir.metrics.exists():
-            shutil.copy2(rundir.metrics, partial / rundir.metrics.name)
+        for path in (rundir.metrics, rundir.eval_scores):
+            if path.exists():
+                shutil.copy2(path, partial / path.name)
         for path in later:
             path.rename(partial / rundir.checkpoints.name / path.name)
         partial.rename(folder)

@@ -15,14 +15,15 @@ from orpo_cli.atomic import NO_SPACE_REMEDY, atomic_directory
 from orpo_cli.checkpoint_manifest import checkpoint_step
 from orpo_cli.data.pair_encoder import end_token_ids
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, RunError
+from orpo_cli.json_files import is_number, read_json_lines
 from orpo_cli.model.onednn import use_onednn
 from orpo_cli.model.save import complete_generation_config, copy_mode_to_weights, save_model
 from orpo_cli.model.vector_math import initialize_vector_math
 from orpo_cli.os_errors import explain_os_error
 from orpo_cli.plan.plan import Plan
-from orpo_cli.run_attempts import FINISHED
+from orpo_cli.run_attempts import FAILED, FINISHED, INTERRUPTED
 from orpo_cli.run_lock import RunLost
-from orpo_cli.run_status import end_attempt, write_last_step
+from orpo_cli.run_status import end_attempt, first_line, write_last_step
 from orpo_cli.rundir import RunDir
 from orpo_cli.training.allocator import keep_freed_memory
 from orpo_cli.training.checkpoint_writer import remove_staging
@@ -34,6 +35,7 @@ from orpo_cli.training.metrics_log import MetricsCallback, TrainingObserver
 from orpo_cli.training.out_of_memory import is_out_of_memory
 from orpo_cli.training.save_before import SaveBeforeCallback, find_deadline
 from orpo_cli.training.schedule_callback import ScheduleCallback
+from orpo_cli.training.trained_totals import TrainedTotals
 from orpo_cli.training.trl_trainer import PairTrainer
 from orpo_cli.training.untrained_tokens import untrained_template_tokens
 from orpo_cli.training.whole_state import local_tensor
@@ -60,7 +62,14 @@ def train(
     Raises Interrupted (a checkpoint of the last step was saved) or KeyboardInterrupt after a signal, RunError (a loss that
     is not finite, an adapter that did not change), MachineError (memory, disk).
     """
-    metrics = MetricsCallback(rundir.metrics, observer, rundir.check_owned)
+    metrics = MetricsCallback(
+        rundir.metrics,
+        observer,
+        rundir.check_owned,
+        scores=rundir.eval_scores,
+        attempt=rundir.attempt,
+        before=TrainedTotals.of_checkpoint(resume_from),
+    )
     interrupt = InterruptCallback(observer.note)
     started = time.time()
     if plan.device == "cpu":
@@ -81,10 +90,14 @@ def train(
         trainer = make_trainer(plan, rundir.checkpoints, inputs, all_callbacks, observer.note)
         metrics.trainer, trainer.saver.check_owned = trainer, rundir.check_owned
         trainer.status = observer.status
+        trainer.report_event, trainer.checkpoint_totals = metrics.event, metrics.checkpoint_totals
+        if resume_from is not None:  # the evaluation of the base is done
+            trainer.args.eval_on_start = False
         # Their callbacks measure the save, or read the checkpoint.
         trainer.saver.in_background = not (deadline or pushes or trackers_read_checkpoints(trainer.args.report_to))
         if rundir.writes:
             _begin_steps(rundir, inputs, observer, trainer, resume_from)
+            metrics.before = metrics.before.at_least(_elapsed(rundir))
         with interrupt.handle_signals():
             interrupt.run_steps(trainer, resume_from)
             observer.status("saving the result")
@@ -94,14 +107,20 @@ def train(
                 metrics.file.finish()
                 write_last_step(rundir, trainer.state.global_step)
                 save_result(trainer.model, inputs.tokenizer, plan, rundir, weights)
+                metrics.event("end", reason=FINISHED)
+                metrics.file.finish()
                 _record_result(rundir, trainer, metrics, time.time() - started)
     except (Interrupted, KeyboardInterrupt):
         if rundir.writes:
-            with suppress(OSError, OrpoError), interruption.uninterrupted():
-                write_last_step(rundir, metrics.step)
+            with interruption.uninterrupted():
+                _record_end(rundir, metrics, INTERRUPTED)
+                with suppress(OSError, OrpoError):
+                    write_last_step(rundir, metrics.step)
         raise
     except BaseException as error:
         explained = _explain_error(error, rundir)
+        if rundir.writes:
+            _record_end(rundir, metrics, FAILED, first_line(explained))
         if rundir.ends_attempts:
             record_failure(rundir, explained, metrics.step)
         if explained is error:
@@ -116,10 +135,17 @@ def _begin_steps(
     problem = untrained_template_tokens(trainer.model, inputs.tokenizer, inputs.train_dataset)
     if problem is not None:
         observer.warn(problem)
+        rundir.add_warning(problem.code, problem.message)
     foreign = _restore_metrics(rundir, resume_from)
     if foreign:
         observer.note(f"{rundir.metrics}: lines that are not metrics are kept: {foreign}")
     write_last_step(rundir, checkpoint_step(resume_from) or 0 if resume_from else 0)
+
+
+def _elapsed(rundir: RunDir) -> float:
+    """Seconds of training until the last line of the earlier attempts: they end later than their last checkpoint."""
+    found = (line.get("elapsed") for line in read_json_lines(rundir.metrics))
+    return max((float(seconds) for seconds in found if seconds is not None and is_number(seconds)), default=0.0)
 
 
 def trackers_read_checkpoints(report_to: Sequence[str]) -> bool:
@@ -129,11 +155,13 @@ def trackers_read_checkpoints(report_to: Sequence[str]) -> bool:
 
 
 def _restore_metrics(rundir: RunDir, checkpoint: Path | None) -> int:
-    """Set metrics.jsonl back to the checkpoint, or to step 0; returns the number of lines that are not metrics."""
+    """Set metrics.jsonl and eval_scores.jsonl back to the checkpoint, or empty them; the number of lines that are not metrics."""
     rundir.check_owned()
     if checkpoint is None:
+        restore_metrics(rundir.eval_scores, -1)
         return restore_metrics(rundir.metrics, -1)
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    restore_metrics(rundir.eval_scores, state["global_step"])
     return restore_metrics(rundir.metrics, state["global_step"], state.get("log_history", ()))
 
 
@@ -191,14 +219,23 @@ def _check_adapter_changed(trainer: PairTrainer) -> None:
         raise RunError("the adapter did not change: no gradient reached it.", remedy="Report this with your recipe.")
 
 
+def _record_end(rundir: RunDir, metrics: MetricsCallback, reason: str, message: str | None = None) -> None:
+    """Record the end of an attempt that trained a step and did not finish, as far as the disk allows it."""
+    if metrics.step > metrics.first_step:
+        with suppress(OSError, OrpoError):
+            metrics.event("end", message, reason=reason)
+            rundir.write_run(**metrics.figures())
+
+
 def _record_result(rundir: RunDir, trainer: PairTrainer, metrics: MetricsCallback, seconds: float) -> None:
-    """Write the outcome to run.json, with the last logged step and the last evaluation (may be empty)."""
-    evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    """Write the outcome to run.json, with the last logged step and the last evaluation of the trained model (may be empty)."""
+    evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry and entry["step"] > 0]
     end_attempt(
         rundir,
         FINISHED,
         to_step=trainer.state.global_step,
         seconds=round(seconds, 1),
+        **metrics.figures(),
         steps=trainer.state.global_step,
         final_metrics=metrics.last,
         final_evaluation=evaluations[-1] if evaluations else {},

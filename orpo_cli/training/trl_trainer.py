@@ -8,7 +8,7 @@ loss is TRL's own, except:
 * No model card is written into checkpoints and no telemetry is sent; ``orpo_cli.card.model_card`` writes the card.
 * ``lora.loraplus_lr_ratio`` selects peft's LoRA+ optimizer.
 * ``loss_on_prompt: false`` leaves the prompt out of the NLL.
-* An evaluation gives means over all its pairs; TRL gives means of the means of its batches.
+* An evaluation computes what `orpo eval` computes, as means over all its pairs; TRL gives means of the means of its batches.
 * Several processes compute the step of one process: ``StepSampler`` deals its pairs, ``average_gradients`` replaces torch's
   DistributedDataParallel, and metrics are means over the batches of all processes.
 
@@ -17,6 +17,7 @@ loss is TRL's own, except:
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,20 +30,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import DistributedType
+from accelerate.utils.memory import clear_device_cache
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import cross_entropy
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import SaveStrategy
+from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
 
 from orpo_cli import interruption
 from orpo_cli.checkpoint_manifest import CheckpointDamaged, check_files
 from orpo_cli.data.table import expand_pair
 from orpo_cli.errors import MachineError, RunError, UsageError
 from orpo_cli.estimate.batching import usable_pairs
+from orpo_cli.evaluation.metrics import accuracies_by_length, preference_metrics
+from orpo_cli.evaluation.preference_scores import Completion, PairScores, PairScoring, mixed_precision
 from orpo_cli.training.agreement import Agreement
 from orpo_cli.training.checkpoint_saver import CheckpointSaver
 from orpo_cli.training.checkpoint_writer import CheckpointWriter
 from orpo_cli.training.gradient_sum import average_gradients, broadcast_weights
+from orpo_cli.training.out_of_memory import is_out_of_memory
 from orpo_cli.training.random_state import (
     draws_dropout,
     load_random_state,
@@ -54,7 +59,7 @@ from orpo_cli.training.retention import keep_only
 from orpo_cli.training.schedule_callback import evaluation_status
 from orpo_cli.training.sharding import deferred_reduction, make_mesh, reshard, shard_model
 from orpo_cli.training.step_sampler import StepLayout, StepSampler, epoch_order
-from orpo_cli.training.weighted_means import WeightedMeans
+from orpo_cli.training.trained_totals import TOTALS_FILE
 from orpo_cli.training.whole_state import (
     gather_optimizer,
     gather_weights,
@@ -88,8 +93,9 @@ class PairTrainer(ORPOTrainer):
     ``loss_on_prompt``: whether the NLL covers prompt and chosen completion, as trl's does, or the completion alone.
     ``save_training_args``: whether a checkpoint has the pickle of the arguments, which contains values that a recipe took
     from the environment. ``lora_plus``: arguments of peft's LoRA+ optimizer (arXiv 2402.12354), which gives the adapter's
-    two matrices different learning rates. ``tokens_seen`` counts tokens of chosen and rejected sequences without padding;
-    ``step_rows`` has the names of the rows of the current step. ``packs_shares``: see ``StepLayout.packed``. ``fsdp``: settings
+    two matrices different learning rates. ``pairs_seen`` counts the pairs of this rank, ``tokens_seen`` the tokens of their
+    chosen and rejected sequences without padding; ``step_rows`` has the names of the rows of the current step.
+    ``eval_batch_pairs``: pairs of a batch of an evaluation; by default a batch has a limited number of tokens. ``packs_shares``: see ``StepLayout.packed``. ``fsdp``: settings
     of FSDP2 where it shards the weights; they are whole until ``train`` begins.
     """
 
@@ -99,6 +105,7 @@ class PairTrainer(ORPOTrainer):
         self,
         *,
         pairs_per_step: int = 0,
+        eval_batch_pairs: int | None = None,
         loss_on_prompt: bool = True,
         save_training_args: bool = True,
         lora_plus: dict[str, float] | None = None,
@@ -117,9 +124,12 @@ class PairTrainer(ORPOTrainer):
         self.shards_weights = fsdp is not None or zero_stage(deepspeed) == 3
         self.note = note
         self.status: Callable[[str], None] = lambda text: None  # shows what happens besides the steps
-        self.tokens_seen = 0
+        self.eval_batch_pairs = eval_batch_pairs
+        self.tokens_seen = self.pairs_seen = 0
         self.step_rows: list[str] = []
-        self.eval_means = WeightedMeans()
+        self.eval_scores: PairScores | None = None  # of the last evaluation
+        self.report_event: Callable[..., None] = lambda name, message=None, **fields: None
+        self.checkpoint_totals: Callable[[], dict[str, Any]] = dict
         self.train_sampler: StepSampler | None = None
         super().__init__(**kwargs)
         self.data_collator: Any = PairCollator(self.data_collator)
@@ -172,13 +182,6 @@ class PairTrainer(ORPOTrainer):
         count = usable_pairs(len(dataset), batch_size, drop_last=self.args.dataloader_drop_last)
         self.train_sampler = self._step_sampler(dataset, strategy, count, pairs_per_step, batch_size)
         return self.train_sampler
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        """Batches of all pairs, where the Trainer would leave out the last ones with ``dataloader_drop_last``."""
-        strategy = "group_by_length" if self.args.train_sampling_strategy == "group_by_length" else "sequential"
-        batch_size = self.args.eval_batch_size
-        pairs_per_step = batch_size * self.agreement.num_processes
-        return self._step_sampler(eval_dataset, strategy, len(eval_dataset), pairs_per_step, batch_size)
 
     def _step_sampler(
         self, dataset: Any, strategy: str, count: int, pairs_per_step: int, batch_size: int
@@ -287,6 +290,7 @@ class PairTrainer(ORPOTrainer):
     def _train_batch(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
         self.step_rows.extend(inputs["row"])
         if inputs["row"]:
+            self.pairs_seen += len(inputs["row"])
             self.tokens_seen += int(inputs["chosen_attention_mask"].sum() + inputs["rejected_attention_mask"].sum())
         if self.agreement.num_processes > 1:
             self.current_gradient_accumulation_steps = self._batches_per_process
@@ -305,6 +309,12 @@ class PairTrainer(ORPOTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         with self._autocast():
             return self.get_batch_loss_metrics(model, inputs, train_eval="train")[0] * 0
+
+    def report_out_of_memory(self, message: str) -> None:
+        """Show what was changed, on rank 0, and write it to metrics.jsonl."""
+        if self.is_world_process_zero():
+            self.note(message)
+            self.report_event("oom", message)
 
     def _finish_gradients(self) -> None:
         """After the last batch of a step: the mean over ranks, since each rank's loss is times their number."""
@@ -336,38 +346,63 @@ class PairTrainer(ORPOTrainer):
         prediction_loss_only: bool | None = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
-    ) -> Any:
-        """trl's evaluation, with means over all pairs of all processes: of the NLL over its tokens."""
-        self.eval_means = WeightedMeans()
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        means = WeightedMeans.merged(self.agreement.gather(self.eval_means)).means()
-        loss = means["nll_loss"] + means.pop("other_losses")
-        self.store_metrics({f"eval_{name}": value for name, value in means.items()}, train_eval="eval")
-        output.metrics.update({f"{metric_key_prefix}_loss": loss})
+    ) -> EvalLoopOutput:
+        """Evaluation of all pairs as `orpo eval` does it, with the same code and the same batches, which the ranks share."""
+        self.model.eval()
+        optimizer: Any = self.optimizer
+        if callable(getattr(optimizer, "eval", None)):  # a schedule-free optimizer has other weights in training
+            optimizer.eval()
+        self.eval_scores = scores = self._score_pairs(dataloader.dataset)
+        metrics = preference_metrics(scores, self.beta)
+        metrics["loss"] = metrics["nll_loss"] - self.beta * metrics["log_odds_ratio"]
+        metrics |= {"logits/chosen": scores.logits_chosen, "logits/rejected": scores.logits_rejected}
+        metrics |= {"pairs": len(scores.chosen), **accuracies_by_length(scores)}
         if self.fsdp is not None:
             reshard(self.model)
-        return output
+        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=named, num_samples=len(scores.chosen))
 
-    def prediction_step(
-        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> Any:
-        """Add one evaluation batch to ``eval_means``."""
-        if inputs["row"] or self.sharded:
-            batch = inputs if inputs["row"] else self._filler_batch()
-            with torch.no_grad(), self._autocast():
-                loss, metrics = self.get_batch_loss_metrics(model, batch, train_eval="eval")
-        if inputs["row"]:
-            values = {name.removeprefix("eval_"): value for name, value in metrics.items()}
-            pairs, nll = len(inputs["row"]), values.pop("nll_loss")
-            if self.loss_on_prompt:
-                predicted = inputs["chosen_attention_mask"][:, 1:]
+    def _score_pairs(self, dataset: Any) -> PairScores:
+        """The scores of all pairs, of which each rank computes some batches."""
+        rank, processes = self.accelerator.process_index, self.agreement.num_processes
+        scoring = PairScoring((dataset[at] for at in range(len(dataset))), loss_on_prompt=self.loss_on_prompt)
+        size = None if self.eval_batch_pairs is None else 2 * self.eval_batch_pairs
+        batches = scoring.batches(self.model, self.args.device, size)
+        for start in range(0, len(batches), processes):
+            mine = batches[start + rank : start + rank + 1]
+            if mine:
+                self._score_batch(scoring, mine[0])
+            elif self.sharded:  # every rank takes part in a forward pass
+                self._score_batch(scoring, batches[-1], counted=False)
+            self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        if processes > 1:
+            shape = scoring.values.shape
+            summed = self.agreement.sum(scoring.values.flatten().tolist())
+            scoring.values = torch.tensor(summed, dtype=torch.float64).reshape(shape)
+        return scoring.result()
+
+    def _score_batch(self, scoring: PairScoring, batch: list[Completion], *, counted: bool = True) -> None:
+        """Compute a batch, or its halves where the memory is used up even after that of the failed try is freed."""
+        parts, retried = [batch], False
+        while parts:
+            try:
+                with mixed_precision(self.args.device, bf16=self.args.bf16, fp16=self.args.fp16):
+                    scoring.score(self.model, parts[0], self.args.device, counted=counted)
+            except (RuntimeError, MemoryError) as error:
+                # With sharded weights other processes wait for every layer.
+                if not is_out_of_memory(error) or self.sharded or (retried and len(parts[0]) == 1):
+                    raise
             else:
-                predicted = inputs["chosen_labels"][:, 1:] != -100
-            self.eval_means.add("nll_loss", nll, int(predicted.sum()))
-            self.eval_means.add("other_losses", loss.item() - nll, pairs)
-            for name, value in values.items():
-                self.eval_means.add(name, value, pairs)
-        return None, None, None
+                del parts[0]
+                continue
+            clear_device_cache(garbage_collection=True)
+            change = "the memory of the failed try is free now"
+            if retried:
+                half = len(parts[0]) // 2
+                parts[:1] = parts[0][:half], parts[0][half:]
+                change = f"the batch is divided into {half} and {len(parts[1])} completions"
+            retried = True
+            self.report_out_of_memory(f"out of memory in the evaluation at step {self.state.global_step}: {change}")
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """As trl does for adapters that it has cast to bfloat16."""
@@ -421,14 +456,20 @@ class PairTrainer(ORPOTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """The Trainer's checkpoint, written to a staging folder. A thread publishes it when it is complete."""
 
+        totals = self.checkpoint_totals()
+
         def write(writer: CheckpointWriter) -> str | None:
             super(PairTrainer, self)._save_checkpoint(model, trial)
+            if writer.owner:
+                (writer.staged / TOTALS_FILE).write_text(json.dumps(totals), encoding="utf-8")
             self._name_best_checkpoint(writer)
             best: str | None = self.state.best_model_checkpoint
             return best
 
         self.status("saving a checkpoint")
         self.saver.save(self.state.global_step, write)
+        folder = Path(self.args.output_dir)
+        self.report_event("checkpoint", path=f"{folder.name}/checkpoint-{self.state.global_step}")
         self.status("")
 
     def finish_checkpoint(self) -> None:

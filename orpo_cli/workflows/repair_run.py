@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from orpo_cli.atomic import unused_name
 from orpo_cli.checkpoint_manifest import checkpoint_step, find_checkpoints
@@ -11,7 +13,7 @@ from orpo_cli.errors import UsageError
 from orpo_cli.plan.plan import Plan
 from orpo_cli.run_attempts import FINISHED, RUNNING, STATUSES
 from orpo_cli.run_records import RunRecord, read_valid_fields, write_record
-from orpo_cli.rundir import RunDir
+from orpo_cli.rundir import RecipeTexts, RunDir
 
 
 def repair_records(rundir: RunDir, warn: Callable[[str], None]) -> None:
@@ -49,7 +51,7 @@ def repair_records(rundir: RunDir, warn: Callable[[str], None]) -> None:
             warn(f"{_sentence(error)}{_set_aside(path)}")
 
 
-def repair_plan(rundir: RunDir, plan: Plan, recipe: str, composed: str | None, warn: Callable[[str], None]) -> None:
+def repair_plan(rundir: RunDir, plan: Plan, recipe: RecipeTexts, warn: Callable[[str], None]) -> None:
     """Write plan.json again from ``plan`` if it is damaged or lost, and the run was started with the same recipe.
 
     Raises UsageError where the recipe is another one: settings cannot be compared without the plan.
@@ -57,8 +59,7 @@ def repair_plan(rundir: RunDir, plan: Plan, recipe: str, composed: str | None, w
     try:
         rundir.read_plan()
     except UsageError as error:
-        texts = _read_text(rundir.recipe), _read_text(rundir.composed)
-        if texts != (recipe, composed):
+        if not _is_recipe_of(rundir, recipe):
             raise UsageError(
                 f"{_sentence(error)} The recipe differs from {rundir.recipe}, so that the plan cannot be written again.",
                 remedy="Resume with that recipe and its overrides, or start a new run: --set output_dir=DIR.",
@@ -66,6 +67,23 @@ def repair_plan(rundir: RunDir, plan: Plan, recipe: str, composed: str | None, w
         kept = _set_aside(rundir.plan)
         rundir.write_plan(plan)
         warn(f"{_sentence(error)}{kept} It is written again from the recipe, which is the one of the run.")
+
+
+def _is_recipe_of(rundir: RunDir, recipe: RecipeTexts) -> bool:
+    """Whether the run was started with this recipe. Runs of version 0.2.0 have the original one as recipe.yaml."""
+    rerunnable, original = _read_text(rundir.recipe), _read_text(rundir.original_recipe)
+    if original is None:
+        return rerunnable == recipe.original and _read_text(rundir.composed) is None
+    return original == recipe.original and _values(rerunnable) == _values(recipe.rerunnable)
+
+
+def _values(text: str | None) -> Any:
+    """The values of a recipe without comments, which name files as they were given; None where it cannot be read."""
+    import yaml
+
+    with suppress(yaml.YAMLError):
+        return yaml.safe_load(text or "")
+    return None
 
 
 def _sentence(error: UsageError) -> str:

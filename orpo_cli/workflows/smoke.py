@@ -15,9 +15,11 @@ from orpo_cli.errors import HubError, Interrupted
 from orpo_cli.plan.plan import Plan
 from orpo_cli.plan.smoke_plan import PAIRS_PER_SOURCE, smoke_plan
 from orpo_cli.recipe.schema import LaunchSection
+from orpo_cli.recipe.source.rerunnable_recipe import rerunnable_recipe
 from orpo_cli.report.console import Console
 from orpo_cli.report.plan_view import plan_lines
 from orpo_cli.run_creation import create_run
+from orpo_cli.rundir import RecipeTexts
 from orpo_cli.temporary_directory import TemporaryDirectory
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 from orpo_cli.workflows.train import recipe_with_overrides
@@ -54,7 +56,8 @@ def smoke_recipe(recipe: str, overrides: Sequence[str] | None, console: Console,
         for path, value, _, reason in plan_lines(tiny_plan.to_document()):
             if reason.startswith("--smoke"):
                 console.note(f"  {path} = {value}  ({reason})")
-        with create_run(tiny_plan, recipe_with_overrides(loaded)) as rundir, _without_pair_cache():
+        texts = RecipeTexts(rerunnable_recipe(loaded), recipe_with_overrides(loaded))
+        with create_run(tiny_plan, texts) as rundir, _without_pair_cache():
             train_plan(tiny_plan, ModelSource(tiny_plan.model), rundir, None, console, max_pairs=MAX_PAIRS)
         if plan.lora is not None:
             console.note(merge(MergeRequest(rundir.root, held_out_pairs=0), note=console.note).summary_lines()[0])

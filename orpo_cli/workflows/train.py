@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 from orpo_cli import interruption
 from orpo_cli.atomic import remove_leftovers
 from orpo_cli.checkpoint_manifest import checkpoint_step
-from orpo_cli.errors import UsageError
+from orpo_cli.errors import Problem, UsageError
 from orpo_cli.launch.command import MachineCommand, machine_commands
 from orpo_cli.launch.environment import refuse_other_launch
 from orpo_cli.plan.launch import is_other_machine
 from orpo_cli.plan.plan import ModelPlan, Plan
 from orpo_cli.recipe.load import LoadedRecipe
-from orpo_cli.recipe.source.composed_recipe import compose_recipe_text
+from orpo_cli.recipe.source.rerunnable_recipe import overridden_values, rerunnable_recipe
 from orpo_cli.report.console import Console
 from orpo_cli.run_attempts import FINISHED
 from orpo_cli.run_creation import create_run, raise_if_in_use
 from orpo_cli.run_log import run_log
 from orpo_cli.run_status import begin_attempt, record_result
-from orpo_cli.rundir import RunDir
+from orpo_cli.rundir import RecipeTexts, RunDir
 from orpo_cli.temporary_directory import remove_dead_directories
 from orpo_cli.workflows.attempt_end import recording_interruption
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting, report_plan
@@ -74,7 +74,8 @@ def train_recipe(
         if rank is not None:
             refuse_other_launch(plan.launch, rank.ranks)
         stack.enter_context(recording_interruption(rundir))
-        checkpoint = open_run(rundir, loaded, plan, source, resume, console)
+        record = _attempt_record(loaded, plan, (*loaded.warnings, *planned.warnings))
+        checkpoint = open_run(rundir, loaded, plan, source, resume, console, record)
         if not rundir.attempt:
             console.note(f"{rundir.root}: this run has finished; there is nothing to resume")
             _write_missing_card(rundir, console)
@@ -127,31 +128,47 @@ def _refuse_missing_base(rundir: RunDir, loaded: LoadedRecipe) -> None:
         refuse_missing_base(rundir, plan)
 
 
+def _attempt_record(loaded: LoadedRecipe, plan: Plan, warnings: Sequence[Problem]) -> dict[str, Any]:
+    """Fields of run.json: how the run was started last."""
+    return {
+        "command": sys.argv,
+        "changed": overridden_values(loaded),
+        "tags": plan.tags,
+        "warnings": [{"code": each.code, "message": f"{each.path} {each.message}".strip()} for each in warnings],
+    }
+
+
 def open_run(
-    rundir: RunDir, loaded: LoadedRecipe, plan: Plan, source: ModelSource[ModelPlan], resume: str, console: Console
+    rundir: RunDir,
+    loaded: LoadedRecipe,
+    plan: Plan,
+    source: ModelSource[ModelPlan],
+    resume: str,
+    console: Console,
+    record: Mapping[str, Any],
 ) -> Path | None:
     """Begin an attempt, of a new run or of the one whose lock is held; the checkpoint to resume from (None: start at step 0).
 
     A finished run with nothing to train has no new attempt. Raises UsageError where the directory is in use, or ``resume``
-    does not fit the run in it.
+    does not fit the run in it. ``record``: fields of run.json.
     """
     from orpo_cli.training.provenance import installed_versions
     from orpo_cli.training.resume import checkpoint_to_resume, restore_later, trains_longer
 
     versions = installed_versions()
-    texts = recipe_with_overrides(loaded), compose_recipe_text(loaded)
+    texts = RecipeTexts(rerunnable_recipe(loaded), recipe_with_overrides(loaded))
     if rundir.lock is None:
         if resume not in ("never", "auto"):
             raise UsageError(
                 f"--resume {resume}: there is no run in {rundir.root}.", remedy="Leave --resume out to start a run."
             )
         with interruption.uninterrupted():  # an interruption finds no run, or one that it can remove
-            created = create_run(plan, *texts, versions=versions, note=console.note)
+            created = create_run(plan, texts, versions=versions, record=record, note=console.note)
             rundir.lock, rundir.attempt = created.lock, created.attempt
         return None
     restore_later(rundir)
     repair_records(rundir, console.warn)
-    repair_plan(rundir, plan, *texts, console.warn)
+    repair_plan(rundir, plan, texts, console.warn)
     damage = None
     if rundir.status() == FINISHED and not trains_longer(rundir, plan):
         damage = rundir.result_damage()
@@ -171,17 +188,18 @@ def open_run(
         return None
     step = 0 if checkpoint is None else checkpoint_step(checkpoint) or 0
     if checkpoint is None:
-        _start_over(rundir, *texts)
+        _start_over(rundir, texts)
         console.note(f"{rundir.root} has no checkpoint that can be used: starting from step 0")
     else:
         console.note(f"resuming from {checkpoint}")
-    begin_attempt(rundir, from_step=step, versions=versions)
+    begin_attempt(rundir, from_step=step, versions=versions, record=record)
+    rundir.new_recipe = texts
     if damage is not None:
         rundir.write_run(steps=None)  # if this attempt is killed, its result counts
     return checkpoint
 
 
-def _start_over(rundir: RunDir, recipe: str, composed: str | None) -> None:
+def _start_over(rundir: RunDir, recipe: RecipeTexts) -> None:
     """Prepare a run that trained nothing that can be resumed for a start from step 0. Files of the user are kept."""
     if (result := rundir.finished_part()) is not None:
         rundir.return_result()
@@ -189,7 +207,7 @@ def _start_over(rundir: RunDir, recipe: str, composed: str | None) -> None:
             f"{rundir.root} has a result and no checkpoint: {result}.",
             remedy="Use another directory (--set output_dir=DIR), or move the result away.",
         )
-    rundir.write_recipe(recipe, composed)
+    rundir.write_recipe(recipe)
 
 
 def _write_missing_card(rundir: RunDir, console: Console) -> None:

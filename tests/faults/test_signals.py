@@ -17,7 +17,7 @@ TRAINING = {
     "model load": ("orpo_cli.model.base_model:load_base", 1),
     "first comparison": ("orpo_cli.training.engine.parity_check:compare_paths", 1),
     "step": ("orpo_cli.training.packed_trainer:PackedTrainer.training_step", 3),
-    "evaluation": ("orpo_cli.training.packed_trainer:PackedTrainer.prediction_step", 2),
+    "evaluation": ("orpo_cli.training.trl_trainer:PairTrainer._score_batch", 2),
     "checkpoint": ("torch.serialization:save", 2),
     "final save": ("orpo_cli.model.save:complete_generation_config", 1),
     "card": ("orpo_cli.card.model_card:write_card", 1),

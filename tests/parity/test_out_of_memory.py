@@ -15,6 +15,7 @@ from support.tiny import tiny_llama, tiny_tokenizer, write_pairs
 
 from orpo_cli.data.prepare import prepare
 from orpo_cli.errors import MachineError
+from orpo_cli.evaluation import preference_scores
 from orpo_cli.machine import probe
 from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
@@ -182,15 +183,27 @@ def test_out_of_memory_in_an_evaluation_changes_no_training_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notes: list[str] = []
+    events: list[tuple[str, str]] = []
     trainer = trainer_for(tmp_path, notes, budget=1000)
-    trainer.args.per_device_eval_batch_size = 4
+    trainer.eval_batch_pairs = 4
+    trainer.report_event = lambda name, message: events.append((name, message))
     pairs = torch.utils.data.Subset(trainer.train_dataset, range(4))
     expected = trainer.evaluate(pairs)["eval_loss"]
-    with out_of_memory_at(monkeypatch, [(1, "forward"), (2, "forward")]) as budgets:
-        found = trainer.evaluate(pairs)["eval_loss"]
+    score, sizes = preference_scores._token_scores, list[int]()
+
+    def score_or_fail(model: Any, batch: Any, device: torch.device) -> Any:
+        sizes.append(len(batch))
+        found = score(model, batch, device)
+        if len(sizes) <= 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more than there is.")
+        return found
+
+    monkeypatch.setattr(preference_scores, "_token_scores", score_or_fail)
+    found = trainer.evaluate(pairs)["eval_loss"]
     assert found == pytest.approx(expected, rel=1e-5)
-    assert ["free now" in notes[0], "of the evaluation" in notes[1]] == [True, True]
-    assert len(budgets) > 3
+    assert ["free now" in notes[0], "divided into 4 and 4" in notes[1]] == [True, True]
+    assert events == [("oom", notes[0]), ("oom", notes[1])]
+    assert sizes == [8, 8, 4, 4]
     assert trainer.engine.max_tokens == 1000
     assert trainer.checkpointing.threshold == float("inf")
 

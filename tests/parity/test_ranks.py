@@ -14,7 +14,7 @@ import pytest
 from support.ranks import CASES, train_case
 
 FAST = ("packed-lora", "packed-empty-share", "packed-memory", "trl-lora", "fsdp-lora", "fsdp-full")
-UNEQUAL = ("epoch", "memory_gb", "total_flos")  # an epoch is counted in batches of a rank
+UNEQUAL = ("kind", "time", "elapsed", "epoch", "memory_gb", "total_flos")  # an epoch is counted in batches of a rank
 ROUNDED = (
     "log_odds_chosen",
     "rewards/margins",

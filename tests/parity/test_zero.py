@@ -24,7 +24,18 @@ pytestmark = [
 ]
 SUPPORT = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
 WEIGHTS = {"lora": "adapter_model.safetensors", "full": "model.safetensors"}
-IGNORED = ("epoch", "train_loss", "memory_gb", "total_flos", "runtime", "per_second", "preparation")
+IGNORED = (
+    "kind",
+    "time",
+    "elapsed",
+    "epoch",
+    "train_loss",
+    "memory_gb",
+    "total_flos",
+    "runtime",
+    "per_second",
+    "preparation",
+)
 ROUNDED = ("log_odds_chosen", "rewards/margins")  # small differences of log-probabilities
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from support.forked_command import run_here
 from support.killed_run import kill_in_step, make_run_of_version_0_2_0
+from support.metric_lines import metric_lines
 from support.tiny import write_recipe
 
 from orpo_cli.checkpoint_manifest import MANIFEST, CheckpointManifest, unusable_reason
@@ -74,7 +75,7 @@ def make_directory(path: Path) -> None:
 DAMAGES = (halve, empty, remove, flip, make_directory)
 FILES = (
     "README.md", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", MANIFEST, "optimizer.pt",
-    "rng_state.pth", "scheduler.pt", "tokenizer.json", "tokenizer_config.json", "trainer_state.json", "training_args.bin",
+    "rng_state.pth", "scheduler.pt", "tokenizer.json", "tokenizer_config.json", "trained_totals.json", "trainer_state.json", "training_args.bin",
 )  # fmt: skip
 
 
@@ -180,7 +181,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_starts_over_in_place(
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
         "checkpoint-2", "checkpoint-2.damaged", "checkpoint-4", "checkpoint-4.damaged", "checkpoint-6",
     ]  # fmt: skip
-    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in metric_lines(run)]
     assert steps == list(range(1, STEPS + 1))
 
 

@@ -32,13 +32,18 @@ def test_the_run_directory_holds_the_recipe_as_written_and_as_a_whole(
     done = orpo_here("train", "child.yaml", "--set", "training.seed=5")
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
-    assert (run / "recipe.yaml").read_text() == f"# --set training.seed=5\n{written}"
-    composed = load_recipe(str(run / "composed.yaml")).recipe
+    assert (run / "recipe.original.yaml").read_text() == f"# --set training.seed=5\n{written}"
+    assert not (run / "composed.yaml").exists()
+    composed = load_recipe(str(run / "recipe.yaml")).recipe
     assert (composed.training.learning_rate, composed.training.seed, composed.training.max_steps) == (2e-3, 5, 2)
     assert composed.model.model_name_or_path == str(base / "model")
     assert composed.dataset.train[0].path == str(base / "train.jsonl")
     assert "extends:" not in (run / "README.md").read_text()
-    assert "learning_rate: 0.002" in (run / "README.md").read_text()
+    card = (run / "README.md").read_text()
+    assert "learning_rate: 0.002\n" in card
+    assert "model_name_or_path: model\n" in card
+    assert "path: train.jsonl\n" in card
+    assert str(tmp_path) not in card.partition("## Recipe")[2].partition("## Training details")[0]
     holders = [path.name for path in run.rglob("*") if path.is_file() and b"swordfish" in path.read_bytes()]
     assert holders == []
     assert "swordfish" not in done.stdout + done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import shutil
 import signal
@@ -48,7 +47,8 @@ def killed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def killed(killed_run: Path, tmp_path: Path) -> tuple[Path, RunDir]:
     """A copy of the recipe and of the killed run."""
     folder = Path(shutil.copytree(killed_run, tmp_path / "copy"))
-    for path in (folder / "recipe.yaml", folder / "run" / "recipe.yaml", folder / "run" / "plan.json"):
+    texts = ("recipe.yaml", "run/recipe.yaml", "run/recipe.original.yaml", "run/plan.json")
+    for path in (folder / name for name in texts):
         path.write_text(path.read_text().replace(str(killed_run), str(folder)))
     return folder / "recipe.yaml", RunDir(folder / "run")
 
@@ -209,7 +209,7 @@ def test_starting_over_keeps_the_files_of_the_user(killed: tuple[Path, RunDir], 
     assert attempts(rundir) == [(1, "killed", 0, 5), (2, "finished", 0, 6)]
     lines = rundir.metrics.read_text().splitlines()
     assert lines[0] == "# a line of the user"
-    assert [json.loads(line)["step"] for line in lines[1:]] == list(range(1, 7))
+    assert [line["step"] for line in rundir.read_metrics()] == list(range(1, 7))
 
 
 def test_of_two_resumptions_at_once_exactly_one_trains(killed: tuple[Path, RunDir], tmp_path: Path) -> None:
@@ -300,6 +300,7 @@ def test_commands_name_a_damaged_record(
 def test_a_line_of_metrics_that_was_cut_is_repaired_on_resume(killed: tuple[Path, RunDir], orpo_here: Orpo) -> None:
     recipe, rundir = killed
     lines = rundir.metrics.read_text().splitlines(keepends=True)
+    lines = [line for line in lines if '"event"' not in line]
     rundir.metrics.write_text("".join(lines[:4]) + "hello\n" + lines[4][:20])
     done = orpo_here("train", recipe, *RESUME)
     assert done.returncode == 0, done.stderr

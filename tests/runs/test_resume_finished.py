@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support.forked_orpo import run_forked
 from support.killed_run import make_run_of_version_0_2_0
+from support.metric_lines import metric_lines
 from support.tiny import write_recipe
 
 from orpo_cli.plan.plan import Why
@@ -38,7 +39,7 @@ def overrides(*settings: str) -> list[str]:
 
 
 def steps(rundir: RunDir) -> list[int]:
-    return [json.loads(line)["step"] for line in rundir.metrics.read_text().splitlines()]
+    return [line["step"] for line in metric_lines(rundir.root)]
 
 
 def test_changed_settings_are_refused_and_listed(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:

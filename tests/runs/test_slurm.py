@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.metric_lines import metric_lines
 from support.signal_phases import digest, status
 from support.slurm_cluster import SlurmCluster, missing_for_slurm
 from support.tiny import write_recipe
@@ -62,12 +63,11 @@ def submit(cluster: SlurmCluster, recipe: Path, run: Path, *arguments: str) -> s
 
 
 def steps_logged(run: Path) -> int:
-    path = run / "metrics.jsonl"
-    return len(path.read_text().splitlines()) if path.is_file() else 0
+    return len(metric_lines(run))
 
 
 def losses(run: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in metric_lines(run)]
 
 
 def attempts(run: Path) -> list[tuple[str, str | None]]:

@@ -18,13 +18,14 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from support.metric_lines import metric_lines
 from support.tiny import save_tiny_model, write_pairs
 
 FAULTS = Path(__file__).parent / "rank_faults"
 ORPO = ("-m", "orpo_cli")
 PAIRS_PER_STEP = 8
 ROUNDED = ("rewards/margins", "log_odds_chosen")  # small differences of log-probabilities
-UNEQUAL = ("epoch", "memory_gb", "tokens_per_second")
+UNEQUAL = ("kind", "time", "elapsed", "epoch", "memory_gb", "tokens_per_second")
 
 
 def write_inputs(folder: Path) -> Path:
@@ -126,8 +127,8 @@ def wait_until_gone(processes: list[psutil.Process], seconds: float) -> None:
 
 
 def metrics(run: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    """The lines of metrics.jsonl without events."""
+    return metric_lines(run)
 
 
 def attempts(run: Path) -> list[dict[str, Any]]:

@@ -173,7 +173,7 @@ def train_case(folder: Path, name: str, cases: dict[str, dict[str, Any]] = CASES
     return {
         "zero_stage": 0 if trainer.zero is None else trainer.zero.model.zero_optimization_stage(),
         "history": trainer.state.log_history,
-        "metrics": [json.loads(line) for line in lines],
+        "metrics": [line for line in map(json.loads, lines) if line["kind"] != "event"],
         "notes": notes,
         "error": error,
         "tokens": trainer.tokens_seen,

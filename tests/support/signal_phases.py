@@ -33,7 +33,7 @@ PHASES = {
     "trainer": Phase(StopPoint("orpo_cli.training.train:make_trainer")),
     "comparison": Phase(StopPoint("orpo_cli.training.packed_trainer:PackedTrainer._parity_failure"), step=1),
     "step": Phase(StopPoint("orpo_cli.training.packed_trainer:PackedTrainer.training_step", call=3), step=3),
-    "evaluation": Phase(StopPoint("orpo_cli.training.packed_trainer:PackedTrainer.prediction_step"), step=2),
+    "evaluation": Phase(StopPoint("orpo_cli.training.trl_trainer:PairTrainer._score_batch"), step=2),
     "checkpoint": Phase(StopPoint("orpo_cli.training.trl_trainer:PairTrainer._save_optimizer_and_scheduler"), step=2),
     "last checkpoint": Phase(
         StopPoint("orpo_cli.training.trl_trainer:PairTrainer._save_optimizer_and_scheduler", call=3), step=STEPS
@@ -46,7 +46,7 @@ PHASES = {
 def signal_recipe(folder: Path, *, lora: bool = True, **sections: dict[str, object]) -> Path:
     """A recipe with dropout, evaluations and checkpoints, so that a lost random state or evaluation changes the result."""
     training: dict[str, object] = {
-        "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "load_best_model_at_end": True,
+        "eval_strategy": "steps", "eval_steps": 2, "eval_on_start": False, "save_strategy": "steps", "save_steps": 2, "load_best_model_at_end": True,
     }  # fmt: skip
     path = write_recipe(folder, estimated=False, steps=STEPS, lora=lora, training=training, **sections)
     if lora:

@@ -29,7 +29,7 @@ from orpo_cli.model.model_source import ModelSource
 from orpo_cli.plan.plan import DatasetPlan, ExportPlan, LaunchPlan, MergePlan, ModelPlan, Plan, QuantizationPlan
 from orpo_cli.recipe.schema import HubSection, LoraSection, Source
 from orpo_cli.run_attempts import FINISHED
-from orpo_cli.rundir import RunDir
+from orpo_cli.rundir import RecipeTexts, RunDir
 from support.forks import start_fork
 
 CHATML = (
@@ -38,6 +38,7 @@ CHATML = (
 )
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<pad>")
 FOUR_BIT = QuantizationPlan(load_in_4bit=True, bnb_4bit_compute_dtype="float32")
+RECIPE = RecipeTexts(rerunnable="model: {}\n", original="model: {}\n")
 EIGHT_BIT = QuantizationPlan(load_in_8bit=True, bnb_4bit_compute_dtype="float32")
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from support.tiny_run import make_plan
+from support.tiny_run import RECIPE, make_plan
 
 from orpo_cli.digests import SEGMENT_BYTES
 from orpo_cli.errors import Interrupted
@@ -17,7 +17,7 @@ from orpo_cli.workflows.attempt_end import recording_interruption
 
 def test_the_message_about_the_last_checkpoint_does_not_read_its_files(tmp_path: Path) -> None:
     """Reading them takes minutes for a large model, in which the user waits after Ctrl-C."""
-    with create_run(make_plan(tmp_path / "run", "x"), "model: {}\n") as run:
+    with create_run(make_plan(tmp_path / "run", "x"), RECIPE) as run:
         with CheckpointWriter(run.checkpoints, 5) as writer:
             with (writer.staged / "scheduler.pt").open("wb") as file:
                 file.truncate(4 * SEGMENT_BYTES)

@@ -173,7 +173,8 @@ def test_lines_of_metrics_that_are_not_metrics_are_skipped(run: RunDir) -> None:
     assert "| `loss` | 2 | 2 |" in render_card(run, parts="adapter")
 
 
-@pytest.mark.parametrize("name", ["recipe.yaml", "composed.yaml"])
+@pytest.mark.parametrize("name", ["recipe.yaml", "recipe.original.yaml", "composed.yaml"])
 def test_a_binary_recipe_does_not_stop_the_card(run: RunDir, name: str) -> None:
-    (run.root / name).write_bytes(b"\x80\xff\x00")
+    for each in {"recipe.yaml", name}:
+        (run.root / each).write_bytes(b"\x80\xff\x00")
     assert render_card(run, parts="adapter")

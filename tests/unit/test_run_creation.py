@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.forks import fork_that_waits, kill_at_each_file_operation, race
-from support.tiny_run import make_plan
+from support.tiny_run import RECIPE, make_plan
 
 from orpo_cli import run_lock
 from orpo_cli.errors import MachineError, UsageError
@@ -29,11 +29,11 @@ def watch_heartbeats_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_lock, "_changes", lambda directory, before, interval: watch(directory, before, 0.05))
 
 
-NEW = {".lock", "checkpoints", "plan.json", "recipe.yaml", "run.json"}
+NEW = {".lock", "checkpoints", "plan.json", "recipe.yaml", "recipe.original.yaml", "run.json"}
 
 
 def create(root: Path) -> RunDir:
-    return create_run(make_plan(root, "unused/unused"), "model: {}\n", versions={"orpo_cli": "1"})
+    return create_run(make_plan(root, "unused/unused"), RECIPE, versions={"orpo_cli": "1"})
 
 
 def names(folder: Path) -> set[str]:
@@ -243,7 +243,7 @@ def test_a_note_names_the_directory_of_the_run(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
     notes: list[str] = []
-    with create_run(make_plan(tmp_path / "run", "unused/unused"), "model: {}\n", note=notes.append):
+    with create_run(make_plan(tmp_path / "run", "unused/unused"), RECIPE, note=notes.append):
         assert [note.split(": this")[0] for note in notes] == [f"{tmp_path}/run"]
 
 

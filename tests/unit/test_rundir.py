@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.tiny_run import make_plan
+from support.tiny_run import RECIPE, make_plan
 
 from orpo_cli.run_creation import create_run
 from orpo_cli.run_records import write_record
@@ -34,11 +34,11 @@ def test_records_are_read_as_they_were_written_and_are_empty_before(tmp_path: Pa
 def test_an_incomplete_last_line_of_the_metrics_is_skipped(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     assert run.read_metrics() == []
-    run.metrics.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    run.metrics.write_text('{"step": 1}\n{"step": 2}\n{"kind": "event", "step": 2}\n{"st')
     assert run.read_metrics() == [{"step": 1}, {"step": 2}]
 
 
-def test_the_composed_recipe_is_preferred(tmp_path: Path) -> None:
+def test_the_composed_recipe_of_an_old_run_is_preferred(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     assert run.read_recipe() == ""
     run.recipe.write_text("extends: base\n")
@@ -49,7 +49,7 @@ def test_the_composed_recipe_is_preferred(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "{}", '{"status": ', None])
 def test_a_record_that_is_damaged_during_the_training_is_written_again(tmp_path: Path, content: str | None) -> None:
-    with create_run(make_plan(tmp_path / "run", "x"), "model: {}\n") as run:
+    with create_run(make_plan(tmp_path / "run", "x"), RECIPE) as run:
         run.write_run(orpo_cli="1")
         if content is None:
             run.run.unlink()
@@ -87,7 +87,7 @@ def test_an_attempt_claims_only_steps_that_it_trained(
     tmp_path: Path, train: Any, end: Any, reason: str, to_step: int
 ) -> None:
     """It goes back to step 4 (`--resume PATH`) of a run that was killed after step 8 and a checkpoint of it."""
-    with create_run(make_plan(tmp_path / "run", "x"), "model: {}\n") as run:
+    with create_run(make_plan(tmp_path / "run", "x"), RECIPE) as run:
         write_last_step(run, 0)
         run.metrics.write_text('{"step": 7}\n{"step": 8}\n')
         (run.checkpoints / "checkpoint-8").mkdir()
@@ -102,7 +102,7 @@ def test_an_attempt_claims_only_steps_that_it_trained(
 
 def test_an_error_is_not_replaced_by_one_of_recording_it(tmp_path: Path) -> None:
     """The run directory was removed, or run.json is damaged."""
-    with create_run(make_plan(tmp_path / "run", "x"), "model: {}\n") as run:
+    with create_run(make_plan(tmp_path / "run", "x"), RECIPE) as run:
         shutil.rmtree(run.root)
         with pytest.raises(ZeroDivisionError), ending_attempt_on_error(run):
             raise ZeroDivisionError

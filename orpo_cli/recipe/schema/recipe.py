@@ -78,6 +78,11 @@ class Recipe(Section):
     output_dir: str | None = Field(
         None, min_length=1, description="Run directory; default: runs/NAME.", examples=["runs/llama3-8b-qlora"]
     )
+    tags: list[Annotated[str, Field(min_length=1)]] = Field(
+        [],
+        description="Labels of the run, for `orpo runs`, reports and trackers.",
+        examples=[["baseline", "beta-study"]],
+    )
     model: ModelSection = Field(examples=[{"model_name_or_path": "mistralai/Mistral-7B-v0.1", "dtype": "bfloat16"}])
     quantization: QuantizationSection | None = Field(
         None, examples=[{"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}]

@@ -56,7 +56,7 @@ def weights(run: Path) -> dict[str, str]:
 
 
 def losses(run: Path, *, damaged: bool = False) -> list[tuple[int, Any, Any]]:
-    """Step, loss and evaluation loss of each line of metrics.jsonl. ``damaged``: without lines that are not JSON."""
+    """Step, loss and evaluation loss of each line of metrics.jsonl that is no event. ``damaged``: without lines that are not JSON."""
     found, path = [], run / "metrics.jsonl"
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
@@ -64,6 +64,8 @@ def losses(run: Path, *, damaged: bool = False) -> list[tuple[int, Any, Any]]:
         except ValueError:
             if not damaged:
                 raise
+            continue
+        if record.get("kind") == "event":
             continue
         found.append((record["step"], record.get("loss"), record.get("eval_loss")))
     return found

@@ -49,6 +49,23 @@ def test_a_resumed_run_has_the_lines_of_its_checkpoint_once(tmp_path: Path) -> N
     ]
 
 
+def test_events_of_later_steps_are_dropped_and_texts_of_lines_are_restored(tmp_path: Path) -> None:
+    """Attempt 1 was killed in step 4, after the checkpoint of step 2; the disk had no space for the line of step 2."""
+    path = tmp_path / "metrics.jsonl"
+    head = {"kind": "train", "time": "2026-01-01T00:00:00.000Z", "elapsed": 2.0, "step": 2, "pairs": 8, "tokens": 80}
+    lines: list[dict[str, object]] = [
+        {"kind": "event", "event": "attempt", "attempt": 1, "step": 0},
+        {"kind": "eval", "step": 0, "eval_loss": 3.0},
+        {"kind": "train", "step": 1, "loss": 2.0},
+        {"kind": "event", "event": "checkpoint", "path": "checkpoints/checkpoint-2", "step": 2},
+        {"kind": "train", "step": 3, "loss": 1.0},
+        {"kind": "event", "event": "oom", "message": "less memory", "step": 3},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert restore_metrics(path, 2, [{"step": 1, "loss": 2.0}, {**head, "loss": 1.5}]) == 0
+    assert read(path) == [*lines[:4], {**head, "loss": 1.5}]
+
+
 def test_a_file_that_is_gone_is_restored_and_none_is_made_without_lines(tmp_path: Path) -> None:
     restore_metrics(tmp_path / "metrics.jsonl", 4)
     assert not (tmp_path / "metrics.jsonl").exists()

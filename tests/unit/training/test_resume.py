@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.forks import kill_at_each_file_operation
-from support.tiny_run import make_plan
+from support.tiny_run import RECIPE, make_plan
 
 from orpo_cli.run_creation import create_run
 from orpo_cli.rundir import RunDir
@@ -18,7 +18,7 @@ from orpo_cli.training.resume import restore_later, set_aside_later
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
     """A run with checkpoints of the steps 2, 4 and 6."""
-    with create_run(make_plan(tmp_path / "run", "x"), "model: {}\n") as run:
+    with create_run(make_plan(tmp_path / "run", "x"), RECIPE) as run:
         run.metrics.write_text('{"step": 7}\n')
         for step in (2, 4, 6):
             with CheckpointWriter(run.checkpoints, step) as writer:

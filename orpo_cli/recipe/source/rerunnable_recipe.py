@@ -1,4 +1,4 @@
-"""Composed recipe: a recipe and the recipes that it extends as one file, which a run directory keeps with the original recipe."""
+"""Re-runnable recipe: a recipe, the recipes that it extends and the overrides as one file, which trains the same from any directory."""
 
 from __future__ import annotations
 
@@ -7,30 +7,37 @@ from collections.abc import Iterator
 from typing import Any
 
 from orpo_cli.recipe.load import LoadedRecipe
-from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, SequenceNode, format_path, walk
+from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, SequenceNode, format_path, parse_path
 from orpo_cli.recipe.source.yaml_writer import EnvReference, yaml_lines
 
 HEADER = """\
 # {name} as one recipe, with all values of the recipes that it extends, the command line and the environment.
 # Local paths are absolute; secrets stay in the environment. The comment after each value is its origin.
+# It has no output_dir. Train it again: orpo train THIS_FILE --set output_dir=DIR
 
 """
-_PATH_KEYS = re.compile(r"model\.model_name_or_path|dataset\.(train|eval)(\[\d+\])?\.path")
+_PATH_KEYS = re.compile(r"model\.model_name_or_path|dataset\.(train|eval)(\[\d+\])?\.path|launch\.deepspeed_config")
+_TEMPLATE_KEY = "model.chat_template"
+LEFT_OUT = (("extends",), ("output_dir",))
 
 
-def compose_recipe_text(loaded: LoadedRecipe) -> str | None:
-    """The composed recipe with the origin of every value; None if the recipe is complete in its own file."""
-    nodes = [node for _, node in walk(loaded.source_map.root)]
-    if len(loaded.files) == 1 and all(node.origin.written is None for node in nodes):
-        return None
+def rerunnable_recipe(loaded: LoadedRecipe) -> str:
+    """The text of a recipe that trains the same, with the origin of every value; without ``output_dir``, where a run exists already."""
     lines = list(_Lines(loaded).mapping_lines(loaded.source_map.root, (), 0))
     if loaded.recipe.name is None:
         lines.insert(0, f"{yaml_lines('name', loaded.name)[0]} # the name of the file")
     return HEADER.format(name=loaded.file) + "\n".join(lines) + "\n"
 
 
+def overridden_values(loaded: LoadedRecipe) -> dict[str, Any]:
+    """The values of the overrides by dotted path, with references instead of secrets; None for a value that was removed."""
+    paths = [parse_path(override.partition("=")[0].strip()) for override in loaded.overrides]
+    nodes = [(path, loaded.source_map.find_node(format_path(path))) for path in paths]
+    return {format_path(path): None if node is None else _Lines(loaded).printable(node, path) for path, node in nodes}
+
+
 class _Lines:
-    """Lines of a composed recipe."""
+    """Lines of a re-runnable recipe."""
 
     def __init__(self, loaded: LoadedRecipe) -> None:
         self.loaded = loaded
@@ -38,7 +45,7 @@ class _Lines:
     def mapping_lines(self, node: MappingNode, path: Path, depth: int) -> Iterator[str]:
         """The lines of a mapping."""
         for key, inner in node.nodes.items():
-            if (*path, key) != ("extends",):
+            if (*path, key) not in LEFT_OUT:
                 yield from self.entry_lines(key, inner, (*path, key), depth)
 
     def entry_lines(self, key: str, node: Node, path: Path, depth: int) -> Iterator[str]:
@@ -78,9 +85,11 @@ class _Lines:
             return {key: self.printable(inner, (*path, key)) for key, inner in node.nodes.items()}
         if isinstance(node, SequenceNode):
             return [self.printable(inner, (*path, index)) for index, inner in enumerate(node.nodes)]
-        if isinstance(node.value, str) and _PATH_KEYS.fullmatch(format_path(path)):
-            return str(self.loaded.local_path(format_path(path), node.value) or node.value)
-        return node.value
+        name, value = format_path(path), node.value
+        names_file = _PATH_KEYS.fullmatch(name) or (name == _TEMPLATE_KEY and str(value).endswith(".jinja"))
+        if isinstance(value, str) and names_file:
+            return str(self.loaded.local_path(name, value) or value)
+        return value
 
     def is_secret(self, node: Node) -> bool:
         return not self.loaded.source_map.secrets.isdisjoint(node.origin.variables)

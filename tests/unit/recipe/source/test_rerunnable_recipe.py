@@ -1,4 +1,4 @@
-"""Composed recipe: it is read back as the same recipe, and every value has its origin as a comment."""
+"""Re-runnable recipe: it is read back as the same recipe, and every value has its origin as a comment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orpo_cli.recipe.load import LoadedRecipe, load_recipe
-from orpo_cli.recipe.source.composed_recipe import compose_recipe_text
+from orpo_cli.recipe.source.rerunnable_recipe import overridden_values, rerunnable_recipe
 from orpo_cli.recipe.source.shipped_recipes import shipped_recipes
 
 BASE = """\
@@ -42,16 +42,15 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedRecipe:
     return load_recipe("child.yaml", ["merge.max_shard_size=2GB"])
 
 
-def test_the_composed_recipe_is_read_back_as_the_same_recipe(
+def test_the_recipe_is_read_back_as_the_same_recipe(
     loaded: LoadedRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = compose_recipe_text(loaded)
-    assert text is not None
+    text = rerunnable_recipe(loaded)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (elsewhere / "composed.yaml").write_text(text)
+    (elsewhere / "trained.yaml").write_text(text)
     monkeypatch.chdir(elsewhere)
-    again = load_recipe("composed.yaml")
+    again = load_recipe("trained.yaml")
     before, after = loaded.recipe.model_dump(exclude={"extends"}), again.recipe.model_dump(exclude={"extends"})
     assert before["dataset"]["train"][1].pop("path") == "pairs.jsonl"
     assert after["dataset"]["train"][1].pop("path") == str(tmp_path / "pairs.jsonl")
@@ -62,7 +61,7 @@ def test_the_composed_recipe_is_read_back_as_the_same_recipe(
 
 
 def test_every_value_has_its_origin_as_a_comment(loaded: LoadedRecipe) -> None:
-    lines = str(compose_recipe_text(loaded)).splitlines()
+    lines = rerunnable_recipe(loaded).splitlines()
     for line in (
         "name: child # the name of the file",
         "  model_name_or_path: a/b # base.yaml:2",
@@ -79,12 +78,12 @@ def test_an_empty_section_stays_a_section(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "r.yaml").write_text(
         "model: {model_name_or_path: a/b}\ndataset: {train: {path: x}}\nlora: {r: '${RANK}'}\nhub: {}\n"
     )
-    (tmp_path / "composed.yaml").write_text(str(compose_recipe_text(load_recipe(str(tmp_path / "r.yaml")))))
-    assert load_recipe(str(tmp_path / "composed.yaml")).recipe.lora is not None
+    (tmp_path / "trained.yaml").write_text(rerunnable_recipe(load_recipe(str(tmp_path / "r.yaml"))))
+    assert load_recipe(str(tmp_path / "trained.yaml")).recipe.lora is not None
 
 
 def test_a_secret_is_written_as_a_reference(loaded: LoadedRecipe) -> None:
-    text = str(compose_recipe_text(loaded))
+    text = rerunnable_recipe(loaded)
     assert "swordfish" not in text
     assert "  token: ${DATA_TOKEN} # base.yaml:3\n" in text
     assert (
@@ -92,18 +91,40 @@ def test_a_secret_is_written_as_a_reference(loaded: LoadedRecipe) -> None:
     )
 
 
-def test_a_recipe_without_parents_and_variables_has_no_composed_text(tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text("model: {model_name_or_path: a/b}\ndataset: {train: {path: x}}\n")
-    assert compose_recipe_text(load_recipe(str(tmp_path / "r.yaml"), ["training.seed=3"])) is None
+def test_a_recipe_has_its_overrides_absolute_paths_and_no_output_dir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run directory exists already: a second training needs another one."""
+    (tmp_path / "x.jsonl").write_text("")
+    (tmp_path / "chat.jinja").write_text("{{ messages }}")
+    (tmp_path / "zero.json").write_text('{"zero_optimization": {"stage": 2}}')
+    (tmp_path / "r.yaml").write_text(
+        "output_dir: runs/r\nmodel: {model_name_or_path: a/b, chat_template: chat.jinja}\ndataset: {train: {path: x.jsonl}}\n"
+        "launch: {num_processes: 2, deepspeed_config: zero.json}\ntags: [first]\n"
+    )
+    monkeypatch.setenv("RATE", "2e-4")
+    overrides = ["training.seed=3", "training.learning_rate=${RATE}", "model.subfolder=null"]
+    loaded = load_recipe(str(tmp_path / "r.yaml"), overrides)
+    text = rerunnable_recipe(loaded)
+    assert "output_dir" not in [line.partition(":")[0] for line in text.splitlines()]
+    assert f"  - path: {tmp_path / 'x.jsonl'} #" in text or f"    path: {tmp_path / 'x.jsonl'} #" in text
+    assert f"  chat_template: {tmp_path / 'chat.jinja'} #" in text
+    assert f"  deepspeed_config: {tmp_path / 'zero.json'} #" in text
+    (tmp_path / "trained.yaml").write_text(text)
+    again = load_recipe(str(tmp_path / "trained.yaml")).recipe
+    assert (again.training.seed, again.training.learning_rate, again.tags) == (3, 2e-4, ["first"])
+    assert overridden_values(loaded) == {
+        "training.seed": 3, "training.learning_rate": 2e-4, "model.subfolder": None,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [recipe.name for recipe in shipped_recipes()])
-def test_the_composed_text_of_a_recipe_that_extends_a_shipped_one_is_complete(name: str, tmp_path: Path) -> None:
+def test_the_text_of_a_recipe_that_extends_a_shipped_one_is_complete(name: str, tmp_path: Path) -> None:
     child = tmp_path / "child.yaml"
     child.write_text(f"extends: {name}\ntraining: {{seed: 1234}}\n")
     loaded = load_recipe(str(child))
-    (tmp_path / "composed.yaml").write_text(str(compose_recipe_text(loaded)))
-    again = load_recipe(str(tmp_path / "composed.yaml")).recipe
-    exclude = {"extends": True, "dataset": {"train", "eval"}}
+    (tmp_path / "trained.yaml").write_text(rerunnable_recipe(loaded))
+    again = load_recipe(str(tmp_path / "trained.yaml")).recipe
+    exclude = {"extends": True, "output_dir": True, "dataset": {"train", "eval"}}
     assert again.model_dump(exclude=exclude) == loaded.recipe.model_dump(exclude=exclude)
     assert again.training.seed == 1234

@@ -16,7 +16,6 @@ from orpo_cli.training.engine.packing import MicroBatch, TokenPair, pack, token_
 from orpo_cli.training.engine.parity_check import compare_paths, select_check_pairs
 from orpo_cli.training.out_of_memory import SelectiveCheckpointing, is_out_of_memory
 from orpo_cli.training.random_state import random_state_restorer
-from orpo_cli.training.schedule_callback import evaluation_status
 from orpo_cli.training.trl_trainer import PairTrainer
 
 T = TypeVar("T")
@@ -231,7 +230,7 @@ class PackedTrainer(PairTrainer):
         reasons = [each for each in self.agreement.gather(reason) if each is not None]
         if reasons:
             self._leave_fast_path(reason or f"in another process, {reasons[0]}")
-        self.status("" if model.training else evaluation_status(self.state.global_step))
+        self.status("")
 
     def _parity_failure(self, model: Any, pairs: list[TokenPair]) -> str | None:
         unwrapped = self.accelerator.unwrap_model(model)

@@ -71,6 +71,8 @@ class RunDir:
         self.eval_scores = (
             root / "eval_scores.jsonl"
         )  # the scores of each held-out pair, a JSON line for each evaluation
+        self.tensorboard = root / "tensorboard"  # TensorBoard's files, of all attempts
+        self.wandb, self.comet = root / "wandb", root / "comet"  # files of these trackers, also of runs without a login
         self.logs = root / "logs"  # the log of each attempt, and a folder with those of its ranks
         self.checkpoints = root / "checkpoints"  # the folder of the checkpoint-N folders
         self.abandoned = root / "abandoned"  # checkpoints and metrics of steps that `--resume PATH` went back before

@@ -9,14 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerate.utils import patch_environment
-
 from orpo_cli.errors import UsageError
 from orpo_cli.model.added_tokens import trainable_token_indices
 from orpo_cli.model.packing_support import packing_obstacle
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.schema import FsdpConfig
 from orpo_cli.training.packed_trainer import PackedTrainer
+from orpo_cli.training.trackers import tracker_names
 from orpo_cli.training.trl_trainer import PairTrainer, TokenizedDataset, explain_setting_errors, orpo_config
 
 if TYPE_CHECKING:
@@ -24,8 +23,11 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-# Other parts of orpo-cli do what these arguments say: with them in the Trainer, an error of the hub would end the run.
-HANDLED_BY_ORPO = ("logging_dir", "save_before", "push_to_hub", "hub_strategy", "hub_always_push", "hub_revision")
+# Other parts of orpo-cli do what these arguments say: with them in the Trainer, an error of the hub or of a tracker would end the
+# run.
+HANDLED_BY_ORPO = (
+    "logging_dir", "report_to", "save_before", "push_to_hub", "hub_strategy", "hub_always_push", "hub_revision",
+)  # fmt: skip
 LORA_PLUS = ("loraplus_lr_ratio", "loraplus_lr_embedding")  # keys of `lora` that configure the optimizer
 
 
@@ -52,15 +54,14 @@ def make_trainer(
     a package or device is missing.
     """
     from transformers import PrinterCallback, ProgressCallback
+    from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
     lora, lora_plus = _lora_config(plan, inputs)
     arguments = {"loss_on_prompt": plan.training.get("loss_on_prompt", True), "lora_plus": lora_plus}
     values = {name: value for name, value in plan.training.items() if name not in (*arguments, *HANDLED_BY_ORPO)}
     trainer_class = _trainer_class(plan, inputs.model, note)
-    tensorboard_dir = plan.training.get("logging_dir")  # TensorBoardCallback reads it from the environment
-    environment = {} if tensorboard_dir is None else {"TENSORBOARD_LOGGING_DIR": tensorboard_dir}
     eval_dataset = None if inputs.eval_dataset is None else TokenizedDataset(inputs.eval_dataset)
-    with explain_setting_errors("model, lora or training settings"), patch_environment(**environment):
+    with explain_setting_errors("model, lora or training settings"):
         trainer = trainer_class(
             **arguments,
             fsdp=(plan.launch.fsdp_config or FsdpConfig()) if plan.launch.strategy == "fsdp" else None,
@@ -79,6 +80,9 @@ def make_trainer(
         )
     trainer.remove_callback(PrinterCallback)  # both print to standard output, where orpo-cli has a display
     trainer.remove_callback(ProgressCallback)
+    for tracker in get_reporting_integration_callbacks(trainer.args.report_to):  # kubeflow's, which nobody asks for
+        trainer.remove_callback(tracker)
+    trainer.args.report_to = tracker_names(plan)  # trl logs the completions of `generate_during_eval` to them
     if lora is not None:
         trainer.model.get_base_model().config.use_cache = False
     return trainer

@@ -36,6 +36,7 @@ from orpo_cli.training.out_of_memory import is_out_of_memory
 from orpo_cli.training.save_before import SaveBeforeCallback, find_deadline
 from orpo_cli.training.schedule_callback import ScheduleCallback
 from orpo_cli.training.trained_totals import TrainedTotals
+from orpo_cli.training.trackers import TrackersCallback, tracker_names
 from orpo_cli.training.trl_trainer import PairTrainer
 from orpo_cli.training.untrained_tokens import untrained_template_tokens
 from orpo_cli.training.whole_state import local_tensor
@@ -84,8 +85,12 @@ def train(
         deadline = find_deadline(plan.training.get("save_before"))
         pushes = bool(plan.training.get("push_to_hub"))
         leaving = [] if deadline is None else [SaveBeforeCallback(deadline, observer.note, pushes=pushes)]
+        from_step = checkpoint_step(resume_from) or 0 if resume_from else 0
+        reads_checkpoints = trackers_read_checkpoints(tracker_names(plan))
+        trackers = TrackersCallback(plan, rundir, observer, from_step, uploads_checkpoints=reads_checkpoints)
+        metrics.listeners.append(trackers.record)
         schedule = ScheduleCallback(observer, plan.launch.pairs_per_step, len(inputs.eval_dataset or ()))
-        all_callbacks = [schedule, metrics, *leaving, interrupt, *callbacks]
+        all_callbacks = [schedule, trackers, metrics, *leaving, interrupt, *callbacks]
         observer.status("preparing the trainer")
         trainer = make_trainer(plan, rundir.checkpoints, inputs, all_callbacks, observer.note)
         metrics.trainer, trainer.saver.check_owned = trainer, rundir.check_owned
@@ -94,11 +99,11 @@ def train(
         if resume_from is not None:  # the evaluation of the base is done
             trainer.args.eval_on_start = False
         # Their callbacks measure the save, or read the checkpoint.
-        trainer.saver.in_background = not (deadline or pushes or trackers_read_checkpoints(trainer.args.report_to))
+        trainer.saver.in_background = not (deadline or pushes or reads_checkpoints)
         if rundir.writes:
             _begin_steps(rundir, inputs, observer, trainer, resume_from)
             metrics.before = metrics.before.at_least(_elapsed(rundir))
-        with interrupt.handle_signals():
+        with trackers, interrupt.handle_signals():
             interrupt.run_steps(trainer, resume_from)
             observer.status("saving the result")
             weights = _gather_result(trainer, plan)

@@ -17,7 +17,7 @@ EXPLANATIONS = {code: read_explanation(code) for code in problem_codes()}
 WITH_EXAMPLE = [code for code, explanation in EXPLANATIONS.items() if explanation.broken is not None]
 WITHOUT_EXAMPLE = {
     "recipe-empty", "recipe-unreadable", "recipe-not-a-mapping", "yaml-too-deep", "recipe-too-large", "extends-too-deep",
-    "untrained-template-tokens", "hub-push-failed",  # found while the run trains
+    "untrained-template-tokens", "hub-push-failed", "tracker-failed",  # found while the run trains
 }  # fmt: skip
 UNSUPPORTED = {
     "unsupported-training-argument",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import enum
-import importlib.util
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,7 +112,6 @@ SEVERAL_PROCESSES = {"ddp_backend"}  # planned as none in one process, where the
 NEEDS = {
     "fp16": (not torch.cuda.is_available(), "float16 is computed on a GPU"),
     "tf32": (not torch.cuda.is_available(), "TF32 is a type of NVIDIA GPUs"),
-    "report_to": (importlib.util.find_spec("tensorboard") is None, "pip install tensorboard"),
 }
 
 
@@ -162,22 +159,6 @@ def test_the_value_of_the_recipe_reaches_the_trainer(name: str, data: tuple[Path
         plan, folder / "checkpoints", TrainingInputs(tiny_llama(), tiny_tokenizer(), train, held_out), []
     )
     assert _plain(getattr(trainer.args, name), value) == value
-
-
-def test_tensorboard_writes_to_the_folder_of_the_recipe(
-    data: tuple[Path, Dataset, Dataset], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("tensorboard")
-    folder, train, held_out = data
-    monkeypatch.chdir(folder)
-    recipe = write_recipe(folder, lora=False, training={"logging_dir": "curves", "report_to": "tensorboard"})
-    plan = resolve(load_recipe(str(recipe)), probe())
-    trainer = make_trainer(
-        plan, folder / "checkpoints", TrainingInputs(tiny_llama(), tiny_tokenizer(), train, held_out), []
-    )
-    trainer.train()
-    assert list((folder / "curves").glob("events.out.tfevents.*"))
-    assert "TENSORBOARD_LOGGING_DIR" not in os.environ
 
 
 def _plain(value: Any, like: Any) -> Any:

@@ -106,7 +106,7 @@ ARGUMENT_DESCRIPTIONS = {
     "Trackers": {
         "report_to": "Trackers that receive the metrics: wandb, tensorboard, mlflow, …, all (all installed), or none.",
         "run_name": "Name of the run in a tracker.",
-        "project": "Project in Trackio.",
+        "project": "Project of the run in a tracker: W&B, MLflow (experiment), Trackio, Comet.",
         "trackio_space_id": "Hub Space in which Trackio shows the run live.",
         "trackio_bucket_id": "Hub bucket for the data of that Space.",
         "trackio_static_space_id": "Read-only Space that Trackio creates when the run is finished; false for none.",

@@ -107,7 +107,7 @@ def _start_mlflow(run: TrackedRun) -> StartedRun:
         wanted = f"tags.orpo_run = '{run.id}'"
         found = mlflow.search_runs(filter_string=wanted, output_format="list", max_results=1)
         run_id = found[0].info.run_id if found else None
-    tags = {"orpo_run": run.id, **{tag: "true" for tag in run.tags}}
+    tags = {"orpo_run": run.id, **dict.fromkeys(run.tags, "true")}
     active = mlflow.start_run(run_id=run_id, run_name=run.name, tags=tags)
     uri = mlflow.get_tracking_uri()
     local = uri.startswith(("file:", "sqlite:", "/")) or "://" not in uri
@@ -140,7 +140,7 @@ def _start_comet(run: TrackedRun) -> StartedRun:
     )
     return StartedRun(
         None if offline else experiment.url,
-        f"no API key: the experiment is recorded offline. `comet upload {_shown(Path(folder))}/*.zip` sends it"
+        f"has no API key and records the experiment offline; `comet upload {_shown(Path(folder))}/*.zip` sends it"
         if offline
         else None,
         lambda failed: experiment.end(),

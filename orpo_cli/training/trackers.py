@@ -12,6 +12,7 @@ import getpass
 import hashlib
 import io
 import json
+import os
 import queue
 import sys
 import threading
@@ -231,7 +232,7 @@ def tracked_run(plan: Plan, rundir: RunDir, from_step: int) -> TrackedRun:
     attempts = attempts_of(rundir.latest_run())
     first = attempts[0] if attempts else {}
     origin = [str(first.get(key)) for key in ("started_at", "host", "pid")] + [plan.name, Path(plan.output_dir).name]
-    folder = plan.training.get("logging_dir")
+    folder = plan.training.get("logging_dir") or os.environ.get("TENSORBOARD_LOGGING_DIR")
     return TrackedRun(
         name=plan.training.get("run_name") or plan.name,
         id=hashlib.sha256("\n".join(origin).encode()).hexdigest()[:32],

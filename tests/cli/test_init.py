@@ -5,6 +5,9 @@ import os
 
 import pytest
 
+from orpo_cli.machine import probe
+from orpo_cli.plan.model_facts import ModelFacts
+from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.source.shipped_recipes import shipped_recipe, shipped_recipes
 from orpo_cli.workflows.init import START_RECIPE, new_recipe_text
@@ -27,10 +30,22 @@ def test_the_sections_that_are_commented_out_in_the_template_validate_too(tmp_pa
         for line in START_RECIPE.splitlines()
     ]
     file = tmp_path / "x.yaml"
-    file.write_text("\n".join(lines).replace("    # columns", "    columns"))
+    text = "\n".join(lines).replace("    # columns", "    columns")
+    file.write_text(text.replace("  # beta", "  beta").replace("  # learning_rate", "  learning_rate"))
     recipe = load_recipe(str(file)).recipe
+    assert (recipe.training.beta, recipe.training.learning_rate) == (0.1, 1e-4)
     assert recipe.quantization is not None
     assert recipe.dataset.train[0].columns == {"chosen": "good", "rejected": "bad"}
+
+
+def test_the_plan_of_a_new_recipe_chooses_beta_and_learning_rate_by_the_size_of_the_model(tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text(START_RECIPE)
+    for billions, beta, learning_rate in ((0.135, 0.25, 1e-4), (7, 0.1, 5e-5)):
+        facts = ModelFacts("llama", int(billions * 1e9), True, 8192)
+        plan = resolve(load_recipe(str(file)), probe(), facts)
+        assert (plan.training["beta"], plan.training["learning_rate"]) == (beta, learning_rate)
+        assert {plan.why[f"training.{name}"].origin for name in ("beta", "learning_rate")} == {"decided"}
 
 
 def test_init_fills_in_name_model_and_data(tmp_path, orpo):

@@ -24,7 +24,7 @@ class TrainingSection(TrainingFields):
     logging_dir: str | None = Field(
         None,
         min_length=1,
-        description="Directory of TensorBoard's files; default: TENSORBOARD_LOGGING_DIR, or a directory among the checkpoints.",
+        description="Directory of TensorBoard's files; default: TENSORBOARD_LOGGING_DIR, or `tensorboard` in the run directory.",
     )
 
     def explicit_non_defaults(self, *names: str) -> list[str]:

@@ -92,7 +92,7 @@ class TrainingFields(Section):
     disable_tqdm: bool | None = Field(None, description="Show no progress bars.")
     report_to: str | list[str] | None = Field(None, description="Trackers that receive the metrics: wandb, tensorboard, mlflow, …, all (all installed), or none.")
     run_name: str | None = Field(None, description="Name of the run in a tracker.")
-    project: str | None = Field(None, description="Project in Trackio.")
+    project: str | None = Field(None, description="Project of the run in a tracker: W&B, MLflow (experiment), Trackio, Comet.")
     trackio_space_id: str | None = Field(None, description="Hub Space in which Trackio shows the run live.")
     trackio_bucket_id: str | None = Field(None, description="Hub bucket for the data of that Space.")
     trackio_static_space_id: str | Literal[False] | None = Field(None, description="Read-only Space that Trackio creates when the run is finished; false for none.")

@@ -26,7 +26,11 @@ def command(
         typer.Option(metavar="I", help="Print one pair: its number, or the name of its row (train.jsonl:17)."),
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the same as one self-contained HTML page.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write one self-contained HTML page: the summary, the first N pairs (default: 1,000) and the dropped rows.",
+        ),
     ] = None,
     strict: Strict = False,
     as_json: Json = False,
@@ -42,37 +46,34 @@ def command(
       orpo data my.yaml
       orpo data my.yaml --show 3
       orpo data my.yaml --row train.jsonl:17
-      orpo data my.yaml --show 20 --html pairs.html
+      orpo data my.yaml --html pairs.html
       orpo data my.yaml --set training.max_length=1024 --json
     """
     console = Console(quiet=quiet, as_json=as_json)
     if html is not None:
         check_output_file(html, overwrite=True, option="--html")
-    inspection = inspect_data(recipe, overrides, console, show=show, row=row, strict=strict)
+    inspection = inspect_data(recipe, overrides, console, show=show, row=row, page=html is not None, strict=strict)
     if html is not None:
-        _write_page(html, inspection)
+        from orpo_cli.report.data_page import data_page
+
+        atomic_write_text(html, data_page(inspection.page_content()))
         console.note(f"wrote {html}")
     if not as_json:
         coloured = console.out.is_terminal and not console.out.no_color
-        for renderable in _view(inspection, summary=row is None or html is not None, coloured=coloured):
+        for renderable in _view(
+            inspection, summary=row is None or html is not None, pairs=html is None, coloured=coloured
+        ):
             console.result(renderable)
     console.document(inspection)
 
 
-def _view(inspection: DataInspection, *, summary: bool, coloured: bool) -> list[RenderableType]:
+def _view(inspection: DataInspection, *, summary: bool, pairs: bool, coloured: bool) -> list[RenderableType]:
     from orpo_cli.report import data_view
 
     view: list[RenderableType] = []
     if summary:
         view += data_view.summary_view(inspection.report, inspection.audits, inspection.steps)
-    if inspection.pairs:
+    if inspection.pairs and pairs:
         view.append(data_view.legend(loss_on_prompt=inspection.loss_on_prompt, coloured=coloured))
-    view += [data_view.pair_view(pair, coloured=coloured) for pair in inspection.pairs]
+        view += [data_view.pair_view(pair, coloured=coloured) for pair in inspection.pairs]
     return view
-
-
-def _write_page(path: Path, inspection: DataInspection) -> None:
-    from orpo_cli.report import data_view
-
-    page = data_view.html_page(_view(inspection, summary=True, coloured=True), f"{inspection.name}: training data")
-    atomic_write_text(path, page)

@@ -18,6 +18,10 @@ PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
 MAX_LENGTHS = (256, 512, 1024, 2048, 4096, 8192)  # besides the max_length of the recipe
 BINS = 20
 LENGTH_BIAS_THRESHOLD = 0.1  # correlation of completion length and preference: from here on the data teaches length
+MIN_PAIRS_FOR_BIAS = 100  # in fewer pairs, a correlation of 0.1 is often chance: its standard error is 0.07
+TRUNCATION_THRESHOLD = 0.2  # fraction of truncated pairs from which the audit warns
+FEW_TRUNCATED = 0.05  # fraction that the recommended max_length truncates at most
+LENGTH_STEP = 64  # tokens; a recommended max_length is a multiple
 
 
 @dataclass(frozen=True)
@@ -31,14 +35,38 @@ class LengthBias:
     rejected_longer: float
     mean_difference: float  # chosen minus rejected, tokens
     correlation: float
+    pairs: int
 
     @property
     def warning(self) -> str | None:
-        """Warning for a strong bias, else None."""
-        if abs(self.correlation) < LENGTH_BIAS_THRESHOLD:
+        """Warning for a strong bias, else None. A few pairs are no evidence."""
+        if self.pairs < MIN_PAIRS_FOR_BIAS or abs(self.correlation) < LENGTH_BIAS_THRESHOLD:
             return None
         longer = "longer" if self.correlation > 0 else "shorter"
         return f"chosen completions are {longer}: the model may learn length instead of quality"
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """Pairs that max_length truncates. ``few`` and ``none``: the maximum lengths that truncate at most 5% of them, and no pair."""
+
+    max_length: int
+    fraction: float
+    few: int
+    none: int
+
+    @property
+    def warning(self) -> str | None:
+        """Warning where more than a fifth of the pairs are truncated, with the remedy; else None."""
+        if self.fraction <= TRUNCATION_THRESHOLD:
+            return None
+        remedy = f"training.max_length={self.none} truncates none"
+        if self.few < self.none:
+            remedy = f"training.max_length={self.few} truncates at most {FEW_TRUNCATED:.0%}, {self.none} none"
+        return (
+            f"{self.fraction:.0%} of the pairs are longer than max_length {self.max_length:,} and are truncated: a completion "
+            f"that loses its end teaches the model not to stop. {remedy}"
+        )
 
 
 @dataclass(frozen=True)
@@ -49,15 +77,22 @@ class Audit:
     lengths: dict[str, dict[str, float]]  # prompt, chosen, rejected, sequence (prompt and longer completion)
     histogram: dict[str, list[int]]  # edges (one more than counts) and counts of the sequences before truncation
     cut: dict[int, float]  # max_length → fraction of pairs that are longer
+    truncation: Truncation
     length_bias: LengthBias
     same_prompt: int  # pairs whose prompt occurs in an earlier pair
     tokens: int  # each prompt once, both completions
     tokens_of_two_passes: int  # each prompt with each completion, as TRL computes them
 
+    @property
+    def warnings(self) -> list[str]:
+        """Warnings about these pairs."""
+        return [warning for warning in (self.truncation.warning, self.length_bias.warning) if warning is not None]
+
     def as_dict(self) -> dict[str, Any]:
         """Statistics as a JSON object."""
         return {
             **asdict(self),
+            "truncation": {**asdict(self.truncation), "warning": self.truncation.warning},
             "cut": {str(length): fraction for length, fraction in self.cut.items()},
             "length_bias": {**asdict(self.length_bias), "warning": self.length_bias.warning},
         }
@@ -76,11 +111,19 @@ def audit(table: PairTable, max_length: int) -> Audit:
         lengths={name: length_stats(tokens, PERCENTILES) for name, tokens in lengths.items()},
         histogram={"edges": [round(edge) for edge in edges], "counts": counts.tolist()},
         cut={length: float((sequences > length).mean()) for length in sorted({*MAX_LENGTHS, max_length})},
+        truncation=truncation(sequences, max_length),
         length_bias=length_bias(full_chosen, full_rejected),
         same_prompt=sum(1 for _ in find_duplicates(table, "prompt_key")),
         tokens=int((prompt + chosen + rejected).sum()),
         tokens_of_two_passes=int((2 * prompt + chosen + rejected).sum()),
     )
+
+
+def truncation(sequences: Numbers, max_length: int) -> Truncation:
+    """Truncation of sequences with these lengths, in tokens."""
+    few, longest = np.percentile(sequences, [100 * (1 - FEW_TRUNCATED), 100], method="inverted_cdf")
+    rounded = (int(np.ceil(length / LENGTH_STEP)) * LENGTH_STEP for length in (few, longest))
+    return Truncation(max_length, float((sequences > max_length).mean()), *rounded)
 
 
 def length_bias(chosen: Numbers, rejected: Numbers) -> LengthBias:
@@ -93,4 +136,5 @@ def length_bias(chosen: Numbers, rejected: Numbers) -> LengthBias:
         rejected_longer=float((chosen < rejected).mean()),
         mean_difference=round(float((chosen - rejected).mean()), 1),
         correlation=round(float(np.corrcoef(lengths, preferred)[0, 1]), 3) if varies else 0.0,
+        pairs=len(chosen),
     )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
 import numpy as np
 
 from orpo_cli.data import dedup_and_split
+from orpo_cli.data.dropped_rows import DroppedRows
 from orpo_cli.data.filters import REMEDIES
 from orpo_cli.data.pair import RowRejected
 from orpo_cli.data.pair_encoder import PairEncoder
@@ -42,6 +43,7 @@ class PrepareOptions(TypedDict):
     max_prompt_length: int
     note: Note
     pairs_needed: NotRequired[int | None]  # streamed sources are read until there are so many pairs
+    dropped: NotRequired[DroppedRows | None]  # collects the rows that are not used
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ class _DatasetBuilder:
     ) -> None:
         self.dataset = dataset
         lengths = options["max_length"], options["max_prompt_length"]
-        self.reader = SourceReader(dataset, PairEncoder(tokenizer), *lengths, options["note"])
+        self.dropped = options.get("dropped")
+        self.reader = SourceReader(dataset, PairEncoder(tokenizer), *lengths, options["note"], self.dropped)
         self.pairs_needed = options.get("pairs_needed")
         self.report = DataReport(*lengths, dataset.truncation_mode, self.reader.encoder.end_tokens[0])
 
@@ -183,8 +186,29 @@ class _DatasetBuilder:
             if first_of:
                 names = table.row_names()
                 rejections = [RowRejected(rule, f"as {names[first]}") for first in first_of.values()]
-                table = _drop_pairs(table, list(first_of), rejections, reports)
+                table = self._drop_pairs(table, list(first_of), rejections, reports)
         return table
+
+    def _drop_pairs(
+        self,
+        table: PairTable,
+        positions: list[int],
+        rejections: Sequence[RowRejected],
+        reports: Sequence[SourceReport],
+    ) -> PairTable:
+        """``table`` without the pairs at ``positions``; the reports count them as dropped instead of kept."""
+        names, sources = table.row_names(), table.source_indices()
+        truncated = {part: table.full_token_counts(part) > table.token_counts(part) for part in PARTS}
+        for position, rejection in zip(positions, rejections, strict=True):
+            report = reports[sources[position]]
+            report.drop(names[position], rejection)
+            report.kept -= 1
+            report.truncated_prompts -= int(truncated["prompt"][position])
+            report.truncated_completions -= sum(int(truncated[completion][position]) for completion in COMPLETIONS)
+            if self.dropped is not None:
+                self.dropped.part = report.part
+                self.dropped.add(names[position], rejection, table.texts(position))
+        return table.select(np.delete(np.arange(len(table)), positions))
 
     def drop_leaked(self, train: PairTable, held_out: PairTable) -> PairTable:
         """Count the train pairs whose prompt occurs in ``held_out``, and drop them where the rule ``leaked`` is on."""
@@ -193,7 +217,8 @@ class _DatasetBuilder:
         self.report.leaked = {"pairs": len(leaked), "examples": names, "left_out": self.dataset.rules.leaked}
         if not (self.dataset.rules.leaked and len(leaked)):
             return train
-        kept = _drop_pairs(train, leaked.tolist(), [RowRejected("leaked")] * len(leaked), self.report.sources)
+        rejections = [RowRejected("leaked")] * len(leaked)
+        kept = self._drop_pairs(train, leaked.tolist(), rejections, self.report.sources)
         if not len(kept):
             raise DataError(
                 "leakage: the prompt of every train pair occurs in the eval pairs.",
@@ -239,21 +264,6 @@ class _DatasetBuilder:
             "\n  ".join([f"no usable {part} pair is left of {read:,} rows:", *lines]),
             remedy=" ".join(remedies) or "Give pairs with a prompt and two different answers.",
         )
-
-
-def _drop_pairs(
-    table: PairTable, positions: list[int], rejections: Sequence[RowRejected], reports: Sequence[SourceReport]
-) -> PairTable:
-    """``table`` without the pairs at ``positions``; the reports count them as dropped instead of kept."""
-    names, sources = table.row_names(), table.source_indices()
-    truncated = {part: table.full_token_counts(part) > table.token_counts(part) for part in PARTS}
-    for position, rejection in zip(positions, rejections, strict=True):
-        report = reports[sources[position]]
-        report.drop(names[position], rejection)
-        report.kept -= 1
-        report.truncated_prompts -= int(truncated["prompt"][position])
-        report.truncated_completions -= sum(int(truncated[completion][position]) for completion in COMPLETIONS)
-    return table.select(np.delete(np.arange(len(table)), positions))
 
 
 def _row_labels(sources: list[Source]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.data.chat_template import PairTexts, TemplateLimitOfPair
+from orpo_cli.data.dropped_rows import DroppedRows
 from orpo_cli.data.filters import REMEDIES, check_margin, check_pair
 from orpo_cli.data.formats.detect import SCORE_COLUMNS, check_columns, describe_columns, detect_format, rename_columns
 from orpo_cli.data.formats.format import Format, GroupedRow
@@ -35,15 +36,25 @@ RenderedPair = tuple[str, Pair, PairTexts]  # row name, pair, texts
 
 
 class SourceReader:
-    """Reader of sources for one tokenizer and the maximum lengths and rules of one dataset section."""
+    """Reader of sources for one tokenizer and the maximum lengths and rules of one dataset section.
+
+    ``dropped`` collects the rows that are not used.
+    """
 
     def __init__(
-        self, dataset: DatasetSection, encoder: PairEncoder, max_length: int, max_prompt_length: int, note: Note
+        self,
+        dataset: DatasetSection,
+        encoder: PairEncoder,
+        max_length: int,
+        max_prompt_length: int,
+        note: Note,
+        dropped: DroppedRows | None = None,
     ) -> None:
         self.dataset = dataset
         self.encoder = encoder
         self.max_length, self.max_prompt_length = max_length, max_prompt_length
         self.note = note
+        self.dropped = dropped
         self._tokenizer_key = tokenizer_key(encoder.tokenizer)
 
     def read(self, part: str, source: Source, label: str, pairs_needed: int | None) -> tuple[Path, SourceReport]:
@@ -54,7 +65,12 @@ class SourceReader:
         pairs_needed = pairs_needed if source.streaming else None
         with open_source(source, label, self.note) as found:
             key = self._cache_key(found, source, label, pairs_needed)
-            file, counts = load_or_prepare(key, partial(self._prepare, found, source, pairs_needed), self.note)
+            prepare = partial(self._prepare, found, source, pairs_needed)
+            if self.dropped is None:
+                file, counts = load_or_prepare(key, prepare, self.note)
+            else:  # the cache has no dropped rows
+                self.dropped.part = part
+                file, counts = load_or_prepare(None, prepare, self.note)
             return file, SourceReport.from_dict(
                 {**counts, "part": part, "path": source.path, "location": found.location}
             )
@@ -116,7 +132,9 @@ class SourceReader:
     ) -> Iterator[RenderedPair]:
         """Texts of the rows that are pairs; drops are counted. In batches, since one template call for many conversations is cheaper."""
         rows = _count_rows(rows, report)
-        grouped: Iterator[Row | GroupedRow] = format_.group(rows, report.drop) if format_.group else rows
+        grouped: Iterator[Row | GroupedRow] = (
+            format_.group(rows, partial(self._drop, report)) if format_.group else rows
+        )
         while batch := list(islice(grouped, BATCH_PAIRS)):
             parsed = self._parse_rows(batch, format_, source, report)
             try:
@@ -126,7 +144,7 @@ class SourceReader:
                 raise DataError(f"{name}: {error.message}.", remedy=error.remedy) from error
             for (name, pair), texts in zip(parsed, rendered, strict=True):
                 if isinstance(texts, RowRejected):
-                    report.drop(name, texts)
+                    self._drop(report, name, texts, content=pair)
                 else:
                     yield name, pair, texts
 
@@ -135,16 +153,17 @@ class SourceReader:
     ) -> list[tuple[str, Pair]]:
         parsed = []
         for row in rows:
+            content: Any = row.value
             try:
                 if not isinstance(row.value, dict):
                     raise RowRejected("malformed", "the row is not an object with columns")
-                pair = format_.read(row.value, report.notes)
+                content = pair = format_.read(row.value, report.notes)
                 check_pair(pair, self.dataset.rules)
                 check_margin(pair, source.min_score_margin)
                 parsed.append((row.name, pair))
                 report.notes["rows_gathered"] += row.rows if isinstance(row, GroupedRow) else 0
             except RowRejected as rejection:
-                report.drop(row.name, rejection, row.rows if isinstance(row, GroupedRow) else 1)
+                self._drop(report, row.name, rejection, row.rows if isinstance(row, GroupedRow) else 1, content=content)
         return parsed
 
     def _tokenize_batches(
@@ -179,7 +198,7 @@ class SourceReader:
                 )
                 self._check_end_tokens(truncated)
             except RowRejected as rejection:
-                report.drop(name, rejection)
+                self._drop(report, name, rejection, content=pair)
                 continue
             kept.append((name, pair, truncated))
             report.kept += 1
@@ -188,6 +207,13 @@ class SourceReader:
             report.notes["generation_prompt_shortened"] += texts.generation_prompt_shortened
             report.notes["special_token_spelled"] += bool(texts.placeholders)
         return kept
+
+    def _drop(
+        self, report: SourceReport, row: str, rejection: RowRejected, rows: int = 1, *, content: Any = None
+    ) -> None:
+        report.drop(row, rejection, rows)
+        if self.dropped is not None:
+            self.dropped.add(row, rejection, content)
 
     def _check_end_tokens(self, pair: TruncatedPair) -> None:
         """An end token ends its completion; only a text that was rendered elsewhere can contain one before its end."""

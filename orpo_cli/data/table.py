@@ -134,6 +134,17 @@ class PairTable:
         names: list[str] = self._take("row").to_pylist()
         return names
 
+    def texts(self, position: int) -> tuple[str, str, str]:
+        """Prompt, chosen and rejected text of a pair, without chat template."""
+        number = int(self.pair_numbers[position])
+        prompt, chosen, rejected = (
+            self._column(name)[number].as_py() for name in ("prompt_json", "chosen_text", "rejected_text")
+        )
+        messages = json.loads(prompt)
+        if not isinstance(messages, str):
+            messages = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+        return messages, chosen, rejected
+
     def source_indices(self) -> Numbers:
         """Index of the file of every pair."""
         return self._file_of[self.pair_numbers]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from orpo_cli.redaction import find_change, redact_record
@@ -43,13 +44,11 @@ def token_spans(row: dict[str, Any], encoder: PairEncoder, *, loss_on_prompt: bo
 
 
 def _spans(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, purpose: TokenPurpose) -> list[TokenSpan]:
-    anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]  # without it some decoders drop a first space
-    anchor_text = tokenizer.decode(anchor)
     spans: list[TokenSpan] = []
     pending: list[int] = []
     for token in ids:
         pending.append(token)
-        text = tokenizer.decode([*anchor, *pending], clean_up_tokenization_spaces=False)[len(anchor_text) :]
+        text = _text_within(tokenizer, tuple(pending))
         if text.endswith("\ufffd") and len(pending) < MAX_CHARACTER_TOKENS:
             continue
         spans.append(TokenSpan(tuple(pending), text, purpose))
@@ -57,6 +56,19 @@ def _spans(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, purpose: Toke
     if pending:
         spans.append(TokenSpan(tuple(pending), tokenizer.decode(pending), purpose))
     return _mask_secrets(spans)
+
+
+@lru_cache(maxsize=1 << 16)  # most tokens of a dataset occur many times
+def _text_within(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:
+    """The text of tokens that follow another one: some decoders drop a first space."""
+    anchor = _anchor(tokenizer)
+    text: str = tokenizer.decode([*anchor, *ids], clean_up_tokenization_spaces=False)
+    return text[len(tokenizer.decode(anchor)) :]
+
+
+@lru_cache(maxsize=4)
+def _anchor(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    return list(tokenizer("a", add_special_tokens=False)["input_ids"][-1:])
 
 
 def _mask_secrets(spans: list[TokenSpan]) -> list[TokenSpan]:

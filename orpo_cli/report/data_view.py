@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from html import escape
-from io import StringIO
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -16,8 +13,6 @@ from orpo_cli.control_characters import escape_controls, one_line
 from orpo_cli.data.audit import Audit
 from orpo_cli.data.report import DataReport
 from orpo_cli.data.token_spans import TokenSpan
-from orpo_cli.report.rich_console import SafeConsole
-from orpo_cli.secret_values import mask_secrets
 
 BAR_WIDTH = 40  # of the longest bar, in characters
 TABLE_STYLE: dict[str, Any] = {"box": None, "pad_edge": False, "header_style": "bold"}
@@ -47,12 +42,12 @@ def summary_view(report: DataReport, audits: dict[str, Audit], steps: dict[str, 
             f"the chosen completion is longer in {bias.chosen_longer:.0%}, the rejected one in {bias.rejected_longer:.0%} of the pairs, "
             f"by {bias.mean_difference:+.1f} tokens on average; correlation of length and preference {bias.correlation:+.3f}"
         )
-        if bias.warning:
-            yield Text(f"warning: {bias.warning}", "yellow")
         yield Text(f"{audit.same_prompt:,} pairs repeat a prompt of an earlier pair")
         yield Text(
             f"{audit.tokens:,} tokens with each prompt once, {audit.tokens_of_two_passes:,} with the prompt repeated for each completion"
         )
+        for warning in audit.warnings:
+            yield Text(f"warning: {part}: {warning}", "yellow")
     yield Text()
     yield Text(
         f"{steps['pairs_per_step']} pairs per step, {steps['steps_per_epoch']:,} steps per epoch, {steps['steps']:,} steps in total"
@@ -120,15 +115,3 @@ def tokens_view(spans: list[TokenSpan], *, coloured: bool) -> Text:
         underline = " underline" if index % 2 and span.purpose != "end" else ""
         text.append(shown, LOSS_TERMS[span.purpose][1] + underline)
     return text
-
-
-def html_page(renderables: list[RenderableType], title: str) -> str:
-    """The renderables as one self-contained HTML page."""
-    console = SafeConsole(record=True, width=140, file=StringIO(), force_terminal=True, color_system="truecolor")
-    for renderable in renderables:
-        console.print(renderable, soft_wrap=True)
-    template = Path(__file__).with_name("pairs_page.html").read_text(encoding="utf-8")
-    shown = (
-        escape(one_line(mask_secrets(title))).replace("{", "{{").replace("}", "}}")
-    )  # rich formats the template with str.format
-    return console.export_html(inline_styles=True, code_format=template.replace("@title", shown))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import UsageError
@@ -14,9 +14,14 @@ from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 
 if TYPE_CHECKING:
     from orpo_cli.data.audit import Audit
+    from orpo_cli.data.dropped_rows import DroppedRow
     from orpo_cli.data.prepare import PairTables
     from orpo_cli.data.report import DataReport
     from orpo_cli.data.table import PairTable
+    from orpo_cli.report.data_page import PageContent
+
+PAGE_PAIRS = 1000  # in a page, if --show does not say how many
+PAGE_DROPPED_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,8 @@ class DataInspection:
     """What a recipe would train on. ``audits`` by part (train, eval); ``steps``: how many steps go through the pairs.
 
     ``pairs``: those to show, each with its number (``pair``), the name of its row (``row``, such as train.jsonl:17), and the
-    ``TokenSpan`` lists of ``prompt``, ``chosen`` and ``rejected``.
+    ``TokenSpan`` lists of ``prompt``, ``chosen`` and ``rejected``. ``page_pairs``, for a page: also with its ``part`` and, as ``full``,
+    the lengths before truncation.
     """
 
     name: str
@@ -33,6 +39,15 @@ class DataInspection:
     steps: dict[str, Any]
     pairs: list[dict[str, Any]]
     loss_on_prompt: bool
+    page_pairs: list[dict[str, Any]] = field(default_factory=list)
+    page_dropped: list[DroppedRow] = field(default_factory=list)
+
+    def page_content(self) -> PageContent:
+        """The content of the HTML page."""
+        from orpo_cli.report.data_page import PageContent
+
+        title = f"{self.name}: training data"
+        return PageContent(title, self.report, self.audits, self.steps, self.page_pairs, self.page_dropped)
 
     def as_dict(self) -> dict[str, Any]:
         """The document of `orpo data --json`."""
@@ -52,20 +67,23 @@ def inspect_data(
     *,
     show: int = 0,
     row: str | None = None,
+    page: bool = False,
     strict: bool = False,
 ) -> DataInspection:
     """Prepare the pairs of a recipe as training would, and summarize them; loads the tokenizer and no weights.
 
-    ``show``: the first pairs to show. ``row``: the one pair to show instead, by its number or the name of its row.
+    ``show``: the first pairs to show. ``row``: the one pair to show instead, by its number or the name of its row. ``page``:
+    collect what the HTML page has: ``show`` pairs (0: 1,000) and the dropped rows, for which the cache is not used.
     """
     from orpo_cli.data.audit import audit
+    from orpo_cli.data.dropped_rows import DroppedRows
     from orpo_cli.data.prepare import prepare_tables
-    from orpo_cli.data.token_spans import token_spans
     from orpo_cli.model.tokenizer import load_tokenizer
 
     loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
     plan, source, *_ = build_plan(loaded, console, to_train=False, strict=strict)
     tokenizer = load_tokenizer(source, console.note)
+    dropped = DroppedRows(PAGE_DROPPED_ROWS) if page else None
     parts = prepare_tables(
         plan.dataset,
         tokenizer,
@@ -73,25 +91,56 @@ def inspect_data(
         max_prompt_length=plan.dataset.max_prompt_length,
         note=console.note,
         pairs_needed=plan.total_pairs(),
+        dropped=dropped,
     )
     tables = {"train": parts.train} | ({"eval": parts.eval} if parts.eval is not None else {})
     audits = {part: audit(table, parts.report.max_length) for part, table in tables.items()}
-    shown = parts.train.select(range(min(show, len(parts.train)))) if row is None else _find_pair(parts, row)
     loss_on_prompt = bool(plan.training.get("loss_on_prompt", True))
-    pairs = [
-        {"pair": pair["pair"], "row": pair["row"], **token_spans(pair, parts.encoder, loss_on_prompt=loss_on_prompt)}
-        for pair in (shown.dataset() if len(shown) else [])
-    ]
-    return DataInspection(plan.name, parts.report, audits, _count_steps(plan, len(parts.train)), pairs, loss_on_prompt)
+    shown = {"train": _first(parts.train, show)} if row is None else _find_pair(parts, row)
+    in_page = shown if row is not None else {part: _first(table, show or PAGE_PAIRS) for part, table in tables.items()}
+    return DataInspection(
+        plan.name,
+        parts.report,
+        audits,
+        _count_steps(plan, len(parts.train)),
+        [pair for table in shown.values() for pair in _spans_of(table, parts, loss_on_prompt)],
+        loss_on_prompt,
+        page_pairs=[] if dropped is None else list(_page_pairs(in_page, parts, loss_on_prompt)),
+        page_dropped=[] if dropped is None else dropped.rows,
+    )
 
 
-def _find_pair(parts: PairTables, row: str) -> PairTable:
-    """A table of the one pair with this number or row name. Raises UsageError where there is none."""
-    for table in filter(None, (parts.train, parts.eval)):
+def _page_pairs(tables: dict[str, PairTable], parts: PairTables, loss_on_prompt: bool) -> Iterator[dict[str, Any]]:
+    from orpo_cli.data.table import PARTS
+
+    for part, table in tables.items():
+        full = zip(*(table.full_token_counts(name).tolist() for name in PARTS), strict=True)
+        for lengths, pair in zip(full, _spans_of(table, parts, loss_on_prompt), strict=True):
+            yield {"part": part, "full": list(lengths), **pair}
+
+
+def _first(table: PairTable, count: int) -> PairTable:
+    return table.select(range(min(count, len(table))))
+
+
+def _spans_of(table: PairTable, parts: PairTables, loss_on_prompt: bool) -> Iterator[dict[str, Any]]:
+    """Number, row name and token spans of each pair."""
+    from orpo_cli.data.token_spans import token_spans
+
+    for pair in table.dataset() if len(table) else ():
+        spans = token_spans(pair, parts.encoder, loss_on_prompt=loss_on_prompt)
+        yield {"pair": pair["pair"], "row": pair["row"], **spans}
+
+
+def _find_pair(parts: PairTables, row: str) -> dict[str, PairTable]:
+    """A table of the one pair with this number or row name, by its part. Raises UsageError where there is none."""
+    for part, table in {"train": parts.train, "eval": parts.eval}.items():
+        if not table:
+            continue
         names: list[Any] = table.pair_numbers.tolist() if row.isdigit() else table.row_names()
         wanted = int(row) if row.isdigit() else row
         if wanted in names:
-            return table.select([names.index(wanted)])
+            return {part: table.select([names.index(wanted)])}
     example = parts.train.select([0]).row_names()[0]
     raise UsageError(
         f"--row {row}: there is no pair of this number or row name among the training and held-out pairs.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -53,37 +55,94 @@ def test_a_pair_is_found_by_number_and_by_row_name(tmp_path: Path, orpo_here: Or
 
 
 class PageParser(HTMLParser):
-    def __init__(self) -> None:
+    def __init__(self, html: str) -> None:
         super().__init__()
         self.tags: list[str] = []
-        self.links: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
         self.text = ""
+        self.inline: list[tuple[str, str]] = []  # (tag, content) of scripts and style sheets
+        self.feed(html)
+        (data,) = (text for tag, text in self.inline if tag == "script" and text.startswith("{"))
+        self.data = json.loads(data)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.links += [str(value) for name, value in attrs if name in ("src", "href")]
+        self.attributes += [(name, str(value)) for name, value in attrs]
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        if self.tags and self.tags[-1] in ("script", "style") and data.strip():
+            self.inline.append((self.tags[-1], data))
+
+    def text_of(self, pair: dict[str, Any], part: str) -> str:
+        return "".join(self.data["vocab"][number][1] for number in pair[part])
 
 
-def test_the_html_page_has_the_same_content_and_loads_nothing(tmp_path: Path, orpo_here: Orpo) -> None:
+def test_the_html_page_has_the_pairs_and_loads_nothing(tmp_path: Path, orpo_here: Orpo) -> None:
     recipe = write_recipe(tmp_path)
+    hostile = "</script><script>alert(1)</script> & <b>bold</b> [red]not[/red] <!-- \u202e {{ title }}"
     rows = (tmp_path / "train.jsonl").read_text().splitlines()
     first = json.loads(rows[0])
-    first["chosen"][0]["content"] = "<script>alert(1)</script> & <b>bold</b> [red]not[/red]"
+    first["chosen"][0]["content"] = hostile
     (tmp_path / "train.jsonl").write_text("\n".join([json.dumps(first), *rows[1:]]))
     done = orpo_here("data", recipe, "--show", "2", "--html", tmp_path / "pairs.html")
     assert done.returncode == 0, done.stderr
-    page = PageParser()
     html = (tmp_path / "pairs.html").read_text()
-    page.feed(html)
-    assert page.links == []
-    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    page = PageParser(html)
+    assert not {name for name, _ in page.attributes} & {"src", "href", "style", "onclick"}
+    assert not {"link", "img", "iframe", "object", "b"} & set(page.tags)
+    assert page.tags.count("script") == 2
     assert "url(" not in html
-    assert "<script>alert(1)</script> & <b>bold</b> [red]not[/red]" in page.text
+    for tag, text in page.inline:
+        if (tag, text[:1]) != ("script", "{"):
+            digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+            assert f"{tag}-src 'sha256-{digest}'" in dict(page.attributes)["content"] or tag == "script"
+            assert f"sha256-{digest}" in html
+    pairs = [pair for pair in page.data["pairs"] if pair["part"] == "train"]
+    assert len(pairs) == 2
+    assert hostile.replace("\u202e", "\\u202e") in page.text_of(pairs[0], "chosen")
     assert "24 rows read, 24 kept" in page.text
-    assert len(set(re.findall(r"color: (#[0-9a-f]{6})", html))) >= 4
+    assert {role for *_, role in page.data["vocab"]} == {"prompt_nll", "chosen", "rejected", "end"}
+    assert "\n⟦" not in done.stdout
+
+
+def test_the_html_page_has_truncated_pairs_and_dropped_rows_with_their_reasons(tmp_path: Path, orpo_here: Orpo) -> None:
+    recipe = write_recipe(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    rows[2]["rejected"] = rows[2]["chosen"]
+    rows[4]["chosen"][0]["content"] = "words " * 300
+    secret = "hf_" + "aB3dE5gH7j" * 3
+    rows[5] = {"prompt": [], "chosen": secret}
+    rows.append(rows[0])
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for _ in range(2):  # also where the pairs are in the cache
+        done = orpo_here("data", recipe, "--html", tmp_path / "pairs.html")
+        assert done.returncode == 0, done.stderr
+        page = PageParser((tmp_path / "pairs.html").read_text())
+        dropped = {row["row"]: row for row in page.data["dropped"]}
+        assert dropped["train.jsonl:3"]["reason"].startswith("identical: ")
+        assert dropped["train.jsonl:3"]["texts"][1] == rows[2]["chosen"][0]["content"]
+        assert dropped["train.jsonl:6"]["reason"].startswith("malformed: ")
+        assert dropped["train.jsonl:25"]["reason"].startswith("duplicate: ")
+        assert "What is 0 plus 0?" in dropped["train.jsonl:25"]["texts"][0]
+        assert len(dropped) == 3
+        assert secret not in json.dumps(page.data)
+        cut = [pair["row"] for pair in page.data["pairs"] if any(pair["cut"])]
+        assert cut == ["train.jsonl:5"]
+        assert {pair["part"] for pair in page.data["pairs"]} == {"train", "eval"}
+
+
+def test_many_truncated_pairs_are_a_warning_with_the_length_that_mends_it(tmp_path: Path, orpo_here: Orpo) -> None:
+    recipe = write_recipe(tmp_path)
+    shown = orpo_here("data", recipe, "--set", "training.max_length=48", "--set", "dataset.max_prompt_length=40").stdout
+    found = re.search(r"warning: train: (\d+)% of the pairs .* training\.max_length=(\d+) truncates", shown)
+    assert found is not None, shown
+    assert int(found[1]) > 20
+    mended = orpo_here("data", recipe, "--set", f"training.max_length={found[2]}", "--json")
+    truncation = json.loads(mended.stdout)["audit"]["train"]["truncation"]
+    assert truncation["fraction"] <= 0.05
+    assert truncation["warning"] is None
+    assert "warning" not in orpo_here("data", recipe).stdout  # 24 pairs are no evidence of a length bias
 
 
 def test_a_page_path_that_cannot_be_written_exits_2(tmp_path: Path, orpo_here: Orpo) -> None:
@@ -123,9 +182,8 @@ def test_the_html_page_escapes_name_and_text(tmp_path: Path, orpo_here: Orpo) ->
     html = tmp_path / "pairs.html"
     done = orpo_here("data", recipe, "--set", f"name={json.dumps(name)}", "--show", "1", "--html", html)
     assert done.returncode == 0, done.stderr
-    page = PageParser()
-    page.feed(html.read_text())
-    assert "script" not in page.tags
+    page = PageParser(html.read_text())
+    assert page.tags.count("script") == 2
     assert "b" not in page.tags
     assert f"{name}: training data" in page.text
-    assert "<b>{title}</b>" in page.text
+    assert "<b>{title}</b>" in page.text_of(page.data["pairs"][0], "chosen")

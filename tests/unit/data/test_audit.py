@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.data_tokenizers import NAMES, tokenizer_of
 
-from orpo_cli.data.audit import audit, length_bias
+from orpo_cli.data.audit import audit, length_bias, truncation
 from orpo_cli.data.pair_encoder import PairEncoder
 from orpo_cli.data.prepare import PairTables, prepare_tables
 from orpo_cli.data.table import expand_pair
@@ -79,6 +79,21 @@ def test_length_bias_is_detected() -> None:
     assert abs(fair.correlation) < 0.05
     assert fair.warning is None
     assert length_bias(np.array([3, 3]), np.array([3, 3])).correlation == 0.0
+    assert length_bias(long[:99], short[:99]).warning is None  # too few pairs to tell
+    assert length_bias(long[:100], short[:100]).warning is not None
+
+
+def test_truncation_above_a_fifth_is_a_warning_with_the_lengths_that_mend_it() -> None:
+    lengths = np.array([100] * 79 + [400] * 19 + [3000] * 2)
+    found = truncation(lengths, 256)
+    assert (found.fraction, found.few, found.none) == (0.21, 448, 3008)
+    assert (lengths > found.few).mean() <= 0.05
+    assert (lengths > found.none).sum() == 0
+    assert "21% of the pairs are longer than max_length 256" in str(found.warning)
+    assert "training.max_length=448 truncates at most 5%, 3008 none" in str(found.warning)
+    assert truncation(np.array([100] * 80 + [400] * 20), 256).warning is None
+    same = truncation(np.array([100] * 70 + [400] * 30), 256)
+    assert str(same.warning).endswith("training.max_length=448 truncates none")
 
 
 def test_repeated_prompts_are_counted(tmp_path: Path) -> None:

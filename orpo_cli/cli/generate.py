@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from orpo_cli.cli import options
-from orpo_cli.control_characters import escape_controls
 from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
 from orpo_cli.workflows.generate import (
@@ -76,29 +75,20 @@ def _read_prompts(prompts: list[str]) -> list[str]:
 
 
 def print_answers(document: dict[str, Any], console: Console) -> None:
-    """Print a table on a terminal, blocks of text elsewhere, and only the text where there is one answer of one model."""
-    from rich.table import Table
-    from rich.text import Text
+    """Print only the text where there is one answer of one model, a view on a terminal, and blocks of text elsewhere."""
+    from orpo_cli.report.answers_view import answer_text, answers_view
 
     variants, rows = document["models"], document["answers"]
     if len(variants) == len(rows) == 1:
-        console.result(_text(rows[0][variants[0]]))
+        console.result(answer_text(rows[0][variants[0]]))
     elif console.out.is_terminal:
-        table = Table(show_lines=True, expand=True)
-        for title in ("prompt", *variants):
-            table.add_column(title, overflow="fold", ratio=1 if title == "prompt" else 2)
-        for row in rows:
-            cells = (row["prompt"], *(_text(row[variant]) for variant in variants))
-            table.add_row(*(Text(escape_controls(cell)) for cell in cells))
-        console.result(table)
+        for renderable in answers_view(document, console.out.width):
+            console.result(renderable)
     else:
         for number, row in enumerate(rows, start=1):
-            blocks = [_block("prompt", row["prompt"]), *(_block(variant, _text(row[variant])) for variant in variants)]
+            texts = {"prompt": row["prompt"], **{variant: answer_text(row[variant]) for variant in variants}}
+            blocks = [_block(title, text) for title, text in texts.items()]
             console.result("\n".join([*(["---"] if number > 1 else []), *blocks]))
-
-
-def _text(answer: dict[str, Any]) -> str:
-    return str(answer["text"]).strip() + ("" if answer["finished"] else " […]")
 
 
 def _block(title: str, text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,6 +12,7 @@ from orpo_cli import interruption
 from orpo_cli.control_characters import escape_controls
 from orpo_cli.errors import OrpoError
 from orpo_cli.report.console import Console
+from orpo_cli.report.word_wrap import WordWrap
 from orpo_cli.workflows.generate import refuse_compare_without_run
 from orpo_cli.workflows.remote_code import warn_about_remote_code
 
@@ -88,19 +90,30 @@ def _print_answers(
     """Print each answer while it is generated. On a terminal neither Ctrl-C nor an error ends the chat."""
     shown = escape_controls if sys.stdout.isatty() else str  # in a pipe an answer stays exact
     for variant in variants:
-        if len(variants) > 1:
-            print(f"{variant}: ", end="", flush=True)
+        label = f"{variant}: " if len(variants) > 1 else ""
+        print(label, end="", flush=True)
+        screen = _screen(column=len(label))
         try:
-            answer = conversation.ask(variant, message, lambda text: print(shown(text), end="", flush=True))
-            print("" if answer.finished else " […]", end="\n\n" if is_terminal else "\n", flush=True)
+            answer = conversation.ask(variant, message, lambda text, add=screen.add: add(shown(text)))
+            screen.add("" if answer.finished else " […]")
+            screen.finish()
+            print(end="\n\n" if is_terminal else "\n", flush=True)
         except KeyboardInterrupt:
             if not is_terminal:
                 raise
             interruption.continue_after_ctrl_c()
-            print(" [stopped]\n", flush=True)
+            screen.add(" [stopped]")
+            screen.finish()
+            print("\n", flush=True)
             return
         except OrpoError as error:
             if not is_terminal:
                 raise
             console.warn(f"{error.message} {error.remedy or ''}".strip())
             return
+
+
+def _screen(column: int) -> WordWrap:
+    """Standard output for the pieces of an answer: wrapped at words on a terminal, unchanged in a pipe."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return WordWrap(width, lambda text: print(text, end="", flush=True), column)

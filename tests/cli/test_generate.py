@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -111,15 +112,22 @@ def test_a_pipe_gets_blocks_with_the_text_unchanged(capsys: pytest.CaptureFixtur
     ]
 
 
-def test_a_terminal_gets_a_table_of_its_width(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("width", "side_by_side"), [(40, False), (60, False), (80, True), (160, True)])
+def test_a_terminal_gets_answers_side_by_side_where_it_is_wide_enough(
+    width: int, side_by_side: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     console = Console()
-    console.out = RichConsole(force_terminal=True, width=60, soft_wrap=True, color_system=None)
-    long = {"text": "word " * 40, "finished": True}
-    print_answers({"models": ["base", "tuned"], "answers": [{"prompt": "[b]?", "base": long, "tuned": long}]}, console)
-    shown = capsys.readouterr().out
-    assert max(len(line) for line in shown.splitlines()) == 60
-    assert shown.count("word") == 80
-    assert "[b]?" in shown
+    console.out = RichConsole(force_terminal=True, width=width, soft_wrap=True, color_system=None)
+    base, tuned = ({"text": f"{word} " * 40, "finished": True} for word in ("basically", "tunefully"))
+    print_answers(
+        {"models": ["base", "tuned"], "answers": [{"prompt": "[b]?", "base": base, "tuned": tuned}] * 2}, console
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines) == width
+    words = re.findall(r"[a-z]{5,}", " ".join(lines))
+    assert words.count("basically") == words.count("tunefully") == 80  # none is broken
+    assert any("basically" in line and "tunefully" in line for line in lines) is side_by_side
+    assert sum("[b]?" in line for line in lines) == 2
 
 
 def test_prompts_come_from_a_text_file_or_from_preference_data(run: RunDir, tmp_path: Path) -> None:

@@ -37,9 +37,11 @@ from orpo_cli.training.tracker_runs import StartedRun, TrackedRun, start_run
 START_SECONDS = 20  # how long the first step waits for trackers; a later one gets its metrics when it has started
 FINISH_SECONDS = 60  # how long the end of the training waits until they have all metrics
 STOP_SECONDS = 5  # the same after an error or a second Ctrl-C
-UPLOAD_SECONDS = 600  # how long a training waits for the upload of a checkpoint
+UPLOAD_SECONDS = 1800  # the same for a tracker that uploads weights, also after a checkpoint
 MAX_WAITING = 10_000  # calls
 POLL_SECONDS = 0.05
+UPLOADING = {"clearml", "dagshub", "dvclive", "flyte", "neptune"}  # they may upload checkpoints
+UPLOADING_BY = {"wandb": "WANDB_LOG_MODEL", "mlflow": "HF_MLFLOW_LOG_ARTIFACTS"}  # if this variable is set
 
 
 def tracker_names(plan: Plan) -> list[str]:
@@ -57,15 +59,12 @@ def tracker_names(plan: Plan) -> list[str]:
 class TrackersCallback(TrainerCallback):
     """Callback and context of the trackers of a run. It must begin before the callback that writes metrics.jsonl.
 
-    ``record`` takes the records of metrics.jsonl. ``uploads_checkpoints``: the training has to wait while a checkpoint is read.
+    ``record`` takes the records of metrics.jsonl.
     """
 
-    def __init__(
-        self, plan: Plan, rundir: RunDir, observer: TrainingObserver, from_step: int = 0, *, uploads_checkpoints: bool
-    ) -> None:
+    def __init__(self, plan: Plan, rundir: RunDir, observer: TrainingObserver, from_step: int = 0) -> None:
         self.names = tracker_names(plan) if rundir.writes else []
         self.plan, self.rundir, self.observer, self.from_step = plan, rundir, observer, from_step
-        self.uploads_checkpoints = uploads_checkpoints
         self.trackers: list[_Tracker] = []
         self._prompts: tuple[Any, Any] | None = None
 
@@ -85,14 +84,9 @@ class TrackersCallback(TrainerCallback):
         self.trackers = [_Tracker(name, run, args, state, kwargs) for name in self.names]
         end = time.monotonic() + START_SECONDS
         for tracker in self.trackers:
-            ready = tracker.wait(end - time.monotonic())
-            if ready and tracker.started.message:
-                self.observer.note(f"{tracker.name}: {tracker.started.message}")
-            if ready and tracker.started.warning:
-                self._warn(tracker.name, f"{tracker.started.warning}.")
-            if not ready and tracker.error is None:
+            if not tracker.wait(end - time.monotonic()) and tracker.error is None:
                 self._warn(tracker.name, f"has not started after {START_SECONDS} s; its metrics wait until it has.")
-        self._warn_of_failures()
+        self._report()
 
     def record(self, record: dict[str, Any]) -> None:
         """Pass on a record of metrics.jsonl. Events have no metrics."""
@@ -111,11 +105,9 @@ class TrackersCallback(TrainerCallback):
     def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Pass on the event, and wait where a tracker uploads the checkpoint."""
         self._call("on_save", state, kwargs)
-        if self.uploads_checkpoints:
-            for tracker in self.trackers:
-                if not tracker.wait(UPLOAD_SECONDS) and tracker.error is None:
-                    tracker.error = TimeoutError(f"the upload of a checkpoint took more than {UPLOAD_SECONDS} s")
-            self._warn_of_failures()
+        for tracker in self.trackers:
+            if tracker.uploads and tracker.ready and not tracker.wait(UPLOAD_SECONDS) and tracker.error is None:
+                tracker.error = TimeoutError(f"the upload of a checkpoint took more than {UPLOAD_SECONDS} s")
 
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Finish the runs of the trackers."""
@@ -125,27 +117,35 @@ class TrackersCallback(TrainerCallback):
     def _call(self, event: str, state: TrainerState, kwargs: dict[str, Any]) -> None:
         for tracker in self.trackers:
             tracker.call(event, state, kwargs)
-        self._warn_of_failures()
+        self._report()
 
     def _finish(self, *, failed: bool, seconds: float) -> None:
-        end = time.monotonic() + seconds
+        begun = time.monotonic()
         for tracker in self.trackers:
             tracker.submit(partial(tracker.finish, failed))
         for tracker in self.trackers:
-            if not tracker.wait(end - time.monotonic()) and tracker.error is None:
-                tracker.error = TimeoutError(f"it did not take all metrics within {seconds:.0f} s after the last step")
+            limit = UPLOAD_SECONDS if tracker.uploads and tracker.ready and not failed else seconds
+            if not tracker.wait(begun + limit - time.monotonic()) and tracker.error is None:
+                tracker.error = TimeoutError(f"it did not take all metrics within {limit:.0f} s after the last step")
             tracker.stop()
-        self._warn_of_failures()
+        self._report()
         self.trackers = []
         if self._prompts is not None:
             (sys.stdin, getpass.getpass), self._prompts = self._prompts, None
 
-    def _warn_of_failures(self) -> None:
+    def _report(self) -> None:
+        """Say where a tracker shows the run, once it has started, and which trackers have failed."""
         for tracker in self.trackers:
+            if tracker.ready and not tracker.announced:
+                tracker.announced = True
+                if tracker.started.message:
+                    self.observer.note(f"{tracker.name}: {tracker.started.message}")
+                if tracker.started.warning:
+                    self._warn(tracker.name, f"{tracker.started.warning}.")
             if tracker.error is not None and not tracker.reported:
                 tracker.reported = True
                 message = " ".join(str(tracker.error).split()) or type(tracker.error).__name__
-                self._warn(tracker.name, f"is switched off: {message[:300]}")
+                self._warn(tracker.name, f"is switched off: {message[:300]}.")
 
     def _warn(self, name: str, message: str) -> None:
         remedy = f"metrics.jsonl has every metric. Without {name}: --set training.report_to=none."
@@ -156,12 +156,17 @@ class TrackersCallback(TrainerCallback):
 
 
 class _Tracker:
-    """Thread that calls transformers' callback of one tracker, in the order of the calls. ``error``: it has failed."""
+    """Thread that calls transformers' callback of one tracker, in the order of the calls.
+
+    ``ready``: it has started. ``error``: it has failed. ``uploads``: it may upload weights, for which the training waits.
+    """
 
     def __init__(self, name: str, run: TrackedRun, args: Any, state: TrainerState, kwargs: dict[str, Any]) -> None:
         self.name, self.run = name, run
         self.error: BaseException | None = None
-        self.reported = False
+        self.announced = self.reported = False
+        self.ready = False
+        self.uploads = name in UPLOADING or bool(os.environ.get(UPLOADING_BY.get(name, "")))
         self.started = StartedRun()
         self._args, self._state, self._kwargs = args, copy.copy(state), kwargs
         self._class = INTEGRATION_TO_CALLBACK[name]
@@ -221,6 +226,7 @@ class _Tracker:
         self._callback = self._class(**self.started.callback)
         for event in ("on_init_end", "on_train_begin"):
             self._event(event, self._state, self._kwargs)
+        self.ready = True
 
     def _event(self, event: str, state: TrainerState, kwargs: dict[str, Any]) -> None:
         """Call the callback with a control of its own: it cannot stop the training."""

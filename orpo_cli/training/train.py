@@ -87,7 +87,7 @@ def train(
         leaving = [] if deadline is None else [SaveBeforeCallback(deadline, observer.note, pushes=pushes)]
         from_step = checkpoint_step(resume_from) or 0 if resume_from else 0
         reads_checkpoints = trackers_read_checkpoints(tracker_names(plan))
-        trackers = TrackersCallback(plan, rundir, observer, from_step, uploads_checkpoints=reads_checkpoints)
+        trackers = TrackersCallback(plan, rundir, observer, from_step)
         metrics.listeners.append(trackers.record)
         schedule = ScheduleCallback(observer, plan.launch.pairs_per_step, len(inputs.eval_dataset or ()))
         all_callbacks = [schedule, trackers, metrics, *leaving, interrupt, *callbacks]

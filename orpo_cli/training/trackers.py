@@ -37,7 +37,7 @@ from orpo_cli.training.tracker_runs import StartedRun, TrackedRun, start_run
 START_SECONDS = 20  # how long the first step waits for trackers; a later one gets its metrics when it has started
 FINISH_SECONDS = 60  # how long the end of the training waits until they have all metrics
 STOP_SECONDS = 5  # the same after an error or a second Ctrl-C
-UPLOAD_SECONDS = 1800  # the same for a tracker that uploads weights, also after a checkpoint
+UPLOAD_SECONDS = 1800  # how long it waits for a tracker that uploads weights, at the end or after a checkpoint
 MAX_WAITING = 10_000  # calls
 POLL_SECONDS = 0.05
 UPLOADING = {"clearml", "dagshub", "dvclive", "flyte", "neptune"}  # they may upload checkpoints
@@ -104,15 +104,26 @@ class TrackersCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Pass on the event, and wait where a tracker uploads the checkpoint."""
+        uploading = [tracker for tracker in self.trackers if tracker.uploads and tracker.ready]
+        self._wait(uploading, FINISH_SECONDS)
         self._call("on_save", state, kwargs)
-        for tracker in self.trackers:
-            if tracker.uploads and tracker.ready and not tracker.wait(UPLOAD_SECONDS) and tracker.error is None:
-                tracker.error = TimeoutError(f"the upload of a checkpoint took more than {UPLOAD_SECONDS} s")
+        self._wait(uploading, UPLOAD_SECONDS)
 
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Finish the runs of the trackers."""
+        uploading = [tracker for tracker in self.trackers if tracker.uploads]
+        self._wait(uploading, FINISH_SECONDS)  # one that does not answer is not worth the time of an upload
         self._call("on_train_end", state, kwargs)
+        self._wait(uploading, UPLOAD_SECONDS)
         self._finish(failed=False, seconds=FINISH_SECONDS)
+
+    def _wait(self, trackers: list[_Tracker], seconds: float) -> None:
+        """Wait until trackers have done all calls, and switch off those that have not."""
+        end = time.monotonic() + seconds
+        for tracker in trackers:
+            if not tracker.wait(end - time.monotonic()) and tracker.error is None:
+                tracker.error = TimeoutError(f"it has not taken all metrics after {seconds:.0f} s")
+        self._report()
 
     def _call(self, event: str, state: TrainerState, kwargs: dict[str, Any]) -> None:
         for tracker in self.trackers:
@@ -120,15 +131,11 @@ class TrackersCallback(TrainerCallback):
         self._report()
 
     def _finish(self, *, failed: bool, seconds: float) -> None:
-        begun = time.monotonic()
         for tracker in self.trackers:
             tracker.submit(partial(tracker.finish, failed))
+        self._wait(self.trackers, seconds)
         for tracker in self.trackers:
-            limit = UPLOAD_SECONDS if tracker.uploads and tracker.ready and not failed else seconds
-            if not tracker.wait(begun + limit - time.monotonic()) and tracker.error is None:
-                tracker.error = TimeoutError(f"it did not take all metrics within {limit:.0f} s after the last step")
             tracker.stop()
-        self._report()
         self.trackers = []
         if self._prompts is not None:
             (sys.stdin, getpass.getpass), self._prompts = self._prompts, None

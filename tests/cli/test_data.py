@@ -96,8 +96,8 @@ def test_the_html_page_has_the_pairs_and_loads_nothing(tmp_path: Path, orpo_here
     for tag, text in page.inline:
         if (tag, text[:1]) != ("script", "{"):
             digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-            assert f"{tag}-src 'sha256-{digest}'" in dict(page.attributes)["content"] or tag == "script"
-            assert f"sha256-{digest}" in html
+            policies = [value for name, value in page.attributes if name == "content"]
+            assert f"{tag}-src 'sha256-{digest}'" in policies[0]
     pairs = [pair for pair in page.data["pairs"] if pair["part"] == "train"]
     assert len(pairs) == 2
     assert hostile.replace("\u202e", "\\u202e") in page.text_of(pairs[0], "chosen")

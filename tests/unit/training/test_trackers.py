@@ -115,15 +115,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Dataset, Datas
 
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Recorder]:
-    """The recorder in place of clearml, whose run begins in transformers' callback."""
-    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "clearml", Recorder)
+    """The recorder in place of swanlab, whose run begins in transformers' callback."""
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "swanlab", Recorder)
     for name, value in (("made", []), ("fault_in", "none"), ("fault", staticmethod(lambda: None))):
         monkeypatch.setattr(Recorder, name, value)
     return Recorder
 
 
 def planned(data: tuple[Path, Dataset, Dataset | None], output: Path, **training: Any) -> tuple[Plan, str]:
-    settings = {"report_to": "clearml", "eval_strategy": "steps", "eval_steps": STEPS, **training}
+    settings = {"report_to": "swanlab", "eval_strategy": "steps", "eval_steps": STEPS, **training}
     recipe = write_recipe(data[0], steps=STEPS, estimated=False, training=settings)
     loaded = load_recipe(str(recipe), [f"output_dir={output}", "name=tracked"])
     return resolve(loaded, probe()), loaded.files[0].text
@@ -158,7 +158,7 @@ def test_a_tracker_gets_every_metric_the_plan_and_the_name(
     assert tracker.name == "tracked"
     assert tracker.events[:2] == ["made", "begin"]
     assert tracker.events[-1] == "end"
-    assert tracker.threads == {"tracker-clearml"}
+    assert tracker.threads == {"tracker-swanlab"}
     assert observer.problems == []
     assert rundir.read_run()["steps"] == STEPS
 
@@ -180,7 +180,7 @@ def test_a_tracker_that_fails_is_switched_off_with_one_warning(
     rundir, observer = trained(data, tmp_path / "run")
     (problem,) = observer.problems
     assert problem.code == "tracker-failed"
-    assert "clearml is switched off: no server" in problem.message
+    assert "swanlab is switched off: no server" in problem.message
     assert rundir.read_run()["status"] == "finished"
     (tracker,) = recorder.made
     assert tracker.events.count(event) == 1
@@ -248,10 +248,15 @@ def test_no_tracker_sees_a_secret(
 ) -> None:
     secret = "plantedSecretValue123"
     monkeypatch.setenv("OTHER_TOKEN", secret)
-    trained(data, tmp_path / "run", run_name="${OTHER_TOKEN}", project=f"p-{secret}")
+    write_recipe(data[0])
+    loaded = load_recipe(str(data[0] / "recipe.yaml"), ["model.token=${OTHER_TOKEN}", f"output_dir={tmp_path / 'run'}"])
+    plan = resolve(loaded, probe())
+    assert plan.model.token == secret
+    with create_run(plan, loaded.files[0].text) as rundir:
+        assert secret not in repr(trackers.tracked_run(plan, rundir, 0))
+    trained(data, tmp_path / "other", project=f"p-{secret}")
     (tracker,) = recorder.made
     assert secret not in json.dumps(tracker.config)
-    assert secret not in str(tracker.name)
 
 
 def test_tensorboard_has_every_metric_and_continues_the_curves_of_a_resumed_run(

@@ -82,6 +82,7 @@ class TrackersCallback(TrainerCallback):
         sys.stdin, getpass.getpass = io.StringIO(), _refuse_prompt
         run = tracked_run(self.plan, self.rundir, self.from_step)
         self.trackers = [_Tracker(name, run, args, state, kwargs) for name in self.names]
+        self.observer.status("starting trackers", ", ".join(self.names))
         end = time.monotonic() + START_SECONDS
         for tracker in self.trackers:
             if not tracker.wait(end - time.monotonic()) and tracker.error is None:

@@ -62,7 +62,10 @@ class Observer:
     def warn(self, problem: Problem) -> None:
         self.problems.append(problem)
 
-    def status(self, text: str) -> None:
+    def status(self, text: str, detail: str = "") -> None:
+        pass
+
+    def begin(self, *_: object) -> None:
         pass
 
     def progress(self, step: int, total: int) -> None:

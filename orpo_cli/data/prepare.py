@@ -43,7 +43,6 @@ class PrepareOptions(TypedDict):
     max_prompt_length: int
     note: Note
     pairs_needed: NotRequired[int | None]  # streamed sources are read until there are so many pairs
-    dropped: NotRequired[DroppedRows | None]  # collects the rows that are not used
 
 
 @dataclass(frozen=True)
@@ -103,10 +102,14 @@ def prepare(
 
 
 def prepare_tables(
-    dataset: DatasetSection, tokenizer: PreTrainedTokenizerBase, **options: Unpack[PrepareOptions]
+    dataset: DatasetSection,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    dropped: DroppedRows | None = None,
+    **options: Unpack[PrepareOptions],
 ) -> PairTables:
-    """``prepare``, as tables."""
-    builder = _DatasetBuilder(dataset, tokenizer, **options)
+    """``prepare``, as tables. ``dropped`` collects the rows that are not used."""
+    builder = _DatasetBuilder(dataset, tokenizer, dropped, **options)
     train = builder.read_table("train", dataset.train)
     held_out: PairTable | None = None
     if isinstance(dataset.eval, EvalSplit):
@@ -147,11 +150,15 @@ class _DatasetBuilder:
     """Builder of the train and eval tables from the sources of a recipe; fills the report."""
 
     def __init__(
-        self, dataset: DatasetSection, tokenizer: PreTrainedTokenizerBase, **options: Unpack[PrepareOptions]
+        self,
+        dataset: DatasetSection,
+        tokenizer: PreTrainedTokenizerBase,
+        dropped: DroppedRows | None = None,
+        **options: Unpack[PrepareOptions],
     ) -> None:
+        self.dropped = dropped
         self.dataset = dataset
         lengths = options["max_length"], options["max_prompt_length"]
-        self.dropped = options.get("dropped")
         self.reader = SourceReader(dataset, PairEncoder(tokenizer), *lengths, options["note"], self.dropped)
         self.pairs_needed = options.get("pairs_needed")
         self.report = DataReport(*lengths, dataset.truncation_mode, self.reader.encoder.end_tokens[0])

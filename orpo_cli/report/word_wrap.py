@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from orpo_cli.control_characters import escape_controls
+
 # Characters of East Asian scripts, which have no spaces: a line may break after each.
 WIDE = "[\u1100-\u115f\u2e80-\u303e\u3041-\ua4cf\ua960-\ua97c\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff60]"
 PIECES = re.compile(rf"\n|[^\S\n]+|{WIDE}|(?:(?!{WIDE})\S)+")
@@ -13,7 +15,8 @@ PIECES = re.compile(rf"\n|[^\S\n]+|{WIDE}|(?:(?!{WIDE})\S)+")
 class WordWrap:
     """Writer of lines of at most ``width`` cells, of which ``column`` are used. A word is written when it is complete.
 
-    A word that is longer than a line is left to the terminal. ``width`` None: pieces are written as they come.
+    A word that is longer than a line is left to the terminal, and control characters are shown as escapes. ``width`` None: pieces
+    are written as they come.
     """
 
     def __init__(self, width: int | None, write: Callable[[str], object], column: int = 0) -> None:
@@ -25,7 +28,7 @@ class WordWrap:
         if self._width is None:
             self._write(text)
             return
-        for piece in PIECES.findall(text):
+        for piece in PIECES.findall(escape_controls(text)):
             if piece.isspace():
                 self._end_word()
                 self._space += piece

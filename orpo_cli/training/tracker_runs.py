@@ -55,10 +55,8 @@ def start_run(tracker: str, run: TrackedRun) -> StartedRun:
 
 
 def _start_tensorboard(run: TrackedRun) -> StartedRun:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        from tensorboardX import SummaryWriter
+    from torch.utils.tensorboard import SummaryWriter
+
     # Steps after the checkpoint are computed again: TensorBoard hides their first values.
     purge_step = run.from_step + 1 if run.resumed else None
     writer = SummaryWriter(log_dir=str(run.tensorboard), purge_step=purge_step)

@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from orpo_cli import interruption
-from orpo_cli.control_characters import escape_controls
 from orpo_cli.errors import OrpoError
 from orpo_cli.report.console import Console
 from orpo_cli.report.word_wrap import WordWrap
@@ -88,13 +87,12 @@ def _print_answers(
     conversation: Conversation, message: str, variants: tuple[Variant, ...], console: Console, is_terminal: bool
 ) -> None:
     """Print each answer while it is generated. On a terminal neither Ctrl-C nor an error ends the chat."""
-    shown = escape_controls if sys.stdout.isatty() else str  # in a pipe an answer stays exact
     for variant in variants:
         label = f"{variant}: " if len(variants) > 1 else ""
         print(label, end="", flush=True)
         screen = _screen(column=len(label))
         try:
-            answer = conversation.ask(variant, message, lambda text, add=screen.add: add(shown(text)))
+            answer = conversation.ask(variant, message, screen.add)
             screen.add("" if answer.finished else " […]")
             screen.finish()
             print(end="\n\n" if is_terminal else "\n", flush=True)
@@ -114,6 +112,6 @@ def _print_answers(
 
 
 def _screen(column: int) -> WordWrap:
-    """Standard output for the pieces of an answer: wrapped at words on a terminal, unchanged in a pipe."""
+    """Standard output for the pieces of an answer: wrapped at words on a terminal, exact in a pipe."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     return WordWrap(width, lambda text: print(text, end="", flush=True), column)

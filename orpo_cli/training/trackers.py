@@ -250,7 +250,7 @@ def tracked_run(plan: Plan, rundir: RunDir, from_step: int) -> TrackedRun:
     return TrackedRun(
         name=plan.training.get("run_name") or plan.name,
         id=hashlib.sha256("\n".join(origin).encode()).hexdigest()[:32],
-        tags=list(getattr(plan, "tags", ())),
+        tags=plan.tags,
         project=plan.training.get("project"),
         config=mask_secrets(mask_secrets(plan.values(), plan.secrets)),
         folder=rundir.root,

@@ -35,8 +35,8 @@ from orpo_cli.training.metrics_log import MetricsCallback, TrainingObserver
 from orpo_cli.training.out_of_memory import is_out_of_memory
 from orpo_cli.training.save_before import SaveBeforeCallback, find_deadline
 from orpo_cli.training.schedule_callback import ScheduleCallback
-from orpo_cli.training.trained_totals import TrainedTotals
 from orpo_cli.training.trackers import TrackersCallback, tracker_names
+from orpo_cli.training.trained_totals import TrainedTotals
 from orpo_cli.training.trl_trainer import PairTrainer
 from orpo_cli.training.untrained_tokens import untrained_template_tokens
 from orpo_cli.training.whole_state import local_tensor

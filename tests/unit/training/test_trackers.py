@@ -24,7 +24,7 @@ from orpo_cli.plan.plan import Plan
 from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.run_creation import create_run
-from orpo_cli.rundir import RunDir
+from orpo_cli.rundir import RecipeTexts, RunDir
 from orpo_cli.training import trackers
 from orpo_cli.training.make_trainer import TrainingInputs
 from orpo_cli.training.tracker_runs import flatten
@@ -125,11 +125,11 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Recorder]:
     return Recorder
 
 
-def planned(data: tuple[Path, Dataset, Dataset | None], output: Path, **training: Any) -> tuple[Plan, str]:
+def planned(data: tuple[Path, Dataset, Dataset | None], output: Path, **training: Any) -> tuple[Plan, RecipeTexts]:
     settings = {"report_to": "swanlab", "eval_strategy": "steps", "eval_steps": STEPS, **training}
     recipe = write_recipe(data[0], steps=STEPS, estimated=False, training=settings)
-    loaded = load_recipe(str(recipe), [f"output_dir={output}", "name=tracked"])
-    return resolve(loaded, probe()), loaded.files[0].text
+    loaded = load_recipe(str(recipe), [f"output_dir={output}", "name=tracked", "tags=[first]"])
+    return resolve(loaded, probe()), RecipeTexts(loaded.files[0].text, loaded.files[0].text)
 
 
 def trained(
@@ -159,6 +159,7 @@ def test_a_tracker_gets_every_metric_the_plan_and_the_name(
     plan = rundir.read_plan()
     assert tracker.config == plan.values()
     assert tracker.name == "tracked"
+    assert tracker.config["tags"] == ["first"]
     assert tracker.events[:2] == ["made", "begin"]
     assert tracker.events[-1] == "end"
     assert tracker.threads == {"tracker-swanlab"}
@@ -255,7 +256,7 @@ def test_no_tracker_sees_a_secret(
     loaded = load_recipe(str(data[0] / "recipe.yaml"), ["model.token=${OTHER_TOKEN}", f"output_dir={tmp_path / 'run'}"])
     plan = resolve(loaded, probe())
     assert plan.model.token == secret
-    with create_run(plan, loaded.files[0].text) as rundir:
+    with create_run(plan, RecipeTexts("", "")) as rundir:
         assert secret not in repr(trackers.tracked_run(plan, rundir, 0))
     trained(data, tmp_path / "other", project=f"p-{secret}")
     (tracker,) = recorder.made

@@ -46,7 +46,8 @@ def command(
         typer.Option(min=1, metavar="N", help="Train N combinations that are drawn from --grid and --range."),
     ] = None,
     sampler: Annotated[
-        Sampler, typer.Option(help="How --random draws; all but random need orpo-cli\\[optuna].")
+        Sampler,
+        typer.Option(help="How --random draws. tpe learns from the trials before, and needs orpo-cli\\[optuna]."),
     ] = Sampler.RANDOM,
     seed: Annotated[int, typer.Option(min=0, help="Seed of --random. The trials have the seed of the recipe.")] = 42,
     metric: Annotated[

@@ -1,4 +1,4 @@
-"""Samplers of Optuna (extra ``optuna``): each trial is proposed from the scores of those before it.
+"""Sampler of Optuna (extra ``optuna``): each trial is proposed from the scores of those before it.
 
 The study is built from sweep.json for each proposal, so that an interrupted sweep goes on with the same proposals.
 """
@@ -22,7 +22,6 @@ class Sampler(StrEnum):
 
     RANDOM = "random"
     TPE = "tpe"  # tree-structured Parzen estimator
-    QMC = "qmc"  # quasi-Monte Carlo: random, but evenly spread
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,8 @@ def require_optuna(sampler: Sampler) -> None:
         )
 
 
-def propose(space: SearchSpace, sampler: Sampler, seed: int, observed: Sequence[Observation]) -> Values | None:
-    """The values of the next trial; None where the sampler only repeats those of other trials."""
+def propose(space: SearchSpace, seed: int, observed: Sequence[Observation]) -> Values | None:
+    """The values of the next trial by TPE; None where it only repeats those of other trials."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -56,9 +55,9 @@ def propose(space: SearchSpace, sampler: Sampler, seed: int, observed: Sequence[
     for attempt in range(_MAX_DRAWS):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that an argument is experimental
-            study = optuna.create_study(
-                direction="maximize", sampler=_sampler(sampler, seed + len(observed) + 1000 * attempt)
-            )
+            # constant_liar: trials at the same time get different values
+            tpe = optuna.samplers.TPESampler(seed=seed + len(observed) + 1000 * attempt, constant_liar=True)
+            study = optuna.create_study(direction="maximize", sampler=tpe)
             study.add_trials([_frozen_trial(space, each, distributions) for each in observed])
             drawn = study.ask(distributions).params
         values = {
@@ -68,14 +67,6 @@ def propose(space: SearchSpace, sampler: Sampler, seed: int, observed: Sequence[
         if all(each.values != values for each in observed):
             return values
     return None
-
-
-def _sampler(sampler: Sampler, seed: int) -> Any:
-    import optuna
-
-    if sampler is Sampler.QMC:
-        return optuna.samplers.QMCSampler(seed=seed)
-    return optuna.samplers.TPESampler(seed=seed, constant_liar=True)  # trials at the same time get different values
 
 
 def _distribution(part: Any) -> Any:

@@ -187,7 +187,7 @@ def _propose(planned: PlannedSweep, scheduler: Scheduler) -> Trial | None:
     if not planned.adaptive or request.random is None or len(states) >= request.random:
         return None
     observed = [_observation(each, scheduler, request.metric) for each in states]
-    values = propose(planned.space, request.sampler, request.seed, observed)
+    values = propose(planned.space, request.seed, observed)
     return None if values is None else name_trials([values], [each.trial.name for each in states])[0]
 
 

@@ -75,7 +75,6 @@ def test_a_sweep_trains_all_trials_and_its_winner_can_be_trained(recipe: Path, t
     assert (winner["pairs"], winner["step"]) == (8, STEPS)
     run_document = json.loads(Path(winner["run"], "run.json").read_text())
     assert run_document["sweep"] == {"directory": str(folder), "trial": winner["trial"]}
-    assert (folder / "report" / "index.html").stat().st_size > 10_000
 
     trained = tmp_path / "winner"
     command = [sys.executable, "-m", "orpo_cli", "train", last, "--set", f"output_dir={trained}"]
@@ -143,5 +142,5 @@ def test_a_trial_that_fails_ends_no_other(recipe: Path, tmp_path: Path) -> None:
     assert done.returncode == 5, done.stderr
     assert states(folder) == ["finished", "failed"]
     assert "1 of 2 trials failed" in done.stderr
-    assert "not finite" in record(folder)["trials"][1]["reason"]
+    assert "the loss is nan" in record(folder)["trials"][1]["reason"]
     assert record(folder)["winner"]["trial"] == "learning_rate=0.001"

@@ -231,9 +231,12 @@ class Scheduler:
 
     def _end_running(self) -> None:
         """End the trials that run where the loop has ended by an error or by a second Ctrl-C; record their states."""
-        at_once = any(process.told_to_stop for _, process, _ in self.running.values())
+        at_once = interruption.was_raised()  # not for an error: then the trials have the time that a checkpoint takes
         for _, process, _ in self.running.values():
-            process.stop_at_once()
+            if at_once:
+                process.stop_at_once()
+            else:
+                process.stop()
         for _, process, _ in self.running.values():
             process.wait(KILL_SECONDS if at_once else None)
         if self.running:

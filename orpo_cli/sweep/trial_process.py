@@ -69,11 +69,9 @@ class TrialProcess:
             self._send(signal.SIGTERM)
 
     def stop_at_once(self) -> None:
-        """End the trial as a second Ctrl-C does, where it was told to stop before; otherwise tell it to stop."""
-        if self.told_to_stop:
-            self._send(signal.SIGINT)
-        else:
-            self.stop()
+        """End the trial as a second Ctrl-C does."""
+        self.stop()
+        self._send(signal.SIGINT)
 
     def wait(self, seconds: float | None) -> None:
         """Wait until the trial has ended; kill it after ``seconds``."""

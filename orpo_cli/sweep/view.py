@@ -47,7 +47,7 @@ class SweepDisplay:
         if self.console.err.is_terminal and not self.console.quiet:
             from rich.live import Live
 
-            self.live = Live(get_renderable=self._view, console=self.console.err, refresh_per_second=2)
+            self.live = Live(get_renderable=self._view, console=self.console.err, refresh_per_second=2, transient=True)
             self.live.start()
         return self
 

@@ -102,6 +102,7 @@ class RunRecord(Record):
     tags: list[str] = []
     sweep: dict[str, Any] | None = None  # its directory and the name of the trial
     train_seconds: float | None = None  # of all attempts
+    estimate: dict[str, Any] = {}
     peak_memory_gb: float | None = None
     pairs_per_second: float | None = None
     tokens_per_second: float | None = None

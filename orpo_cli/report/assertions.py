@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from orpo_cli.errors import RunError, UsageError
+from orpo_cli.errors import UsageError
 from orpo_cli.recipe.did_you_mean import closest_name
 from orpo_cli.report.run_history import RunHistory
 
@@ -67,14 +67,6 @@ def check_assertion(history: RunHistory, expression: str) -> Assertion:
 def check_assertions(history: RunHistory, expressions: Sequence[str]) -> list[Assertion]:
     """Evaluate all assertions for one run. Raises UsageError as ``check_assertion``."""
     return [check_assertion(history, expression) for expression in expressions]
-
-
-def raise_if_failed(history: RunHistory, results: Sequence[Assertion]) -> None:
-    """Raise RunError (exit code 5) with the values of every assertion that does not hold."""
-    failed = [each for each in results if not each.holds]
-    if failed:
-        lines = "".join(f"\n  {each.text()}" for each in failed)
-        raise RunError(f"{history.path}: {len(failed)} of {len(results)} assertions failed.{lines}")
 
 
 def expression_value(history: RunHistory, expression: str) -> float | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orpo_cli.errors import HubError, MachineError, Problem, RecipeError, explain_hint
 from orpo_cli.estimate.memory import EstimateInputs
@@ -89,8 +89,8 @@ def _build_plan(
     return PlanResult(plan, source.with_section(plan.model), warnings, inputs)
 
 
-def report_plan(result: PlanResult, console: Console) -> None:
-    """Print the short view of a plan before its training, and write every decided value to the log.
+def report_plan(result: PlanResult, console: Console) -> dict[str, Any] | None:
+    """Print the short view of a plan before its training, and write every decided value to the log. Returns the estimate.
 
     Memory and time are shown where the plan was fitted to the memory: estimating them again takes time.
     """
@@ -113,6 +113,15 @@ def report_plan(result: PlanResult, console: Console) -> None:
     for path, value, origin, reason in plan_lines(plan.to_document()):
         if origin == "decided":
             console.print_line(f"  {path} = {value}  ({reason})", hidden=True)
+    return estimate
+
+
+def estimate_record(estimate: Mapping[str, Any]) -> dict[str, Any]:
+    """The estimate in run.json, which the report compares with what was measured."""
+    return {
+        "memory_gb": round(estimate["memory_bytes"]["total"] / 1e9, 3),
+        "seconds_per_step": estimate["step"]["seconds"],
+    }
 
 
 def _planned_machine(machine: Machine, loaded: LoadedRecipe) -> Machine:

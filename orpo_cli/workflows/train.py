@@ -28,7 +28,7 @@ from orpo_cli.run_status import begin_attempt, record_result
 from orpo_cli.rundir import RecipeTexts, RunDir
 from orpo_cli.temporary_directory import remove_dead_directories
 from orpo_cli.workflows.attempt_end import recording_interruption
-from orpo_cli.workflows.plan import build_plan, load_recipe_reporting, report_plan
+from orpo_cli.workflows.plan import build_plan, estimate_record, load_recipe_reporting, report_plan
 from orpo_cli.workflows.repair_run import repair_plan, repair_records
 from orpo_cli.workflows.run_inputs import record_moves
 from orpo_cli.workflows.train_plan import train_plan
@@ -83,7 +83,8 @@ def train_recipe(
         if sweep is not None:
             rundir.write_run(sweep={"directory": sweep[0], "trial": sweep[1]})
         run_log.open(rundir.logs / f"attempt-{rundir.attempt}.log")
-        report_plan(planned._replace(plan=plan), console)
+        if (estimate := report_plan(planned._replace(plan=plan), console)) is not None:
+            rundir.write_run(estimate=estimate_record(estimate))
         _remove_leftovers(rundir)
         train: Callable[..., None] = train_plan if plan.launch.strategy == "single" else train_on_ranks
         if rank is not None:

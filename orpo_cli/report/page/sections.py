@@ -5,7 +5,9 @@ All values are plain text and numbers: the template escapes them.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from orpo_cli.json_files import is_number
@@ -86,14 +88,15 @@ def planned_and_measured(history: RunHistory) -> list[dict[str, str]]:
     """What the plan expected beside what was measured."""
     run, last, estimate = history.run, history.last_train, _mapping(history.run.get("estimate"))
     pairs_per_step = history.values.get("launch.pairs_per_step")
+    seconds = _product(history.total_steps, estimate.get("seconds_per_step"))
     rows = [
         ("steps", history.total_steps, history.steps, "{:,.0f}"),
         ("pairs", _product(history.total_steps, pairs_per_step), last.get("pairs"), "{:,.0f}"),
-        ("tokens", estimate.get("tokens"), last.get("tokens"), "{:,.0f}"),
+        ("tokens", None, last.get("tokens"), "{:,.0f}"),
         ("peak memory", estimate.get("memory_gb"), _either(run.get("peak_memory_gb"), last.get("memory_gb")), "{:.2f} GB"),
-        ("time", estimate.get("seconds"), _either(run.get("train_seconds"), run.get("seconds"), last.get("elapsed")), "time"),
+        ("time", seconds, _either(run.get("train_seconds"), run.get("seconds"), last.get("elapsed")), "time"),
         ("pairs per second", None, run.get("pairs_per_second"), "{:.2f}"),
-        ("tokens per second", estimate.get("tokens_per_second"), _either(run.get("tokens_per_second"), last.get("tokens_per_second")), "{:,.0f}"),
+        ("tokens per second", None, _either(run.get("tokens_per_second"), last.get("tokens_per_second")), "{:,.0f}"),
     ]  # fmt: skip
     return [
         {"name": name, "planned": _formatted(planned, form), "measured": _formatted(measured, form)}
@@ -141,7 +144,7 @@ def differences(histories: Sequence[RunHistory], labels: Sequence[str]) -> dict[
         [key, *(value_text(values.get(key)) for values in changed)]
         for key in dict.fromkeys(key for values in changed for key in values)
     ]
-    environments = [dict(environment_rows(history)) for history in histories]
+    environments = [{name: value for name, value in environment_rows(each) if name != "command"} for each in histories]
     for name in dict.fromkeys(name for each in environments for name in each):
         values = [each.get(name, "-") for each in environments]
         if len(set(values)) > 1:
@@ -166,7 +169,9 @@ def environment_rows(history: RunHistory) -> list[list[str]]:
         "orpo-cli": run.get("orpo_cli"),
         "git commit": run.get("git_commit"),
         **_mapping(run.get("versions")),
-        "command": " ".join(map(str, command)) if isinstance(command, list) else None,
+        "command": shlex.join([Path(str(command[0])).name, *map(str, command[1:])])
+        if isinstance(command, list) and command
+        else None,
     }
     return [
         [name, value_text(value, short=False)]

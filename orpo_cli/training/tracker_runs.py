@@ -6,6 +6,7 @@ each resumption, and W&B and Comet would ask for a key.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ class TrackedRun:
     folder: Path  # the run directory
     tensorboard: Path
     from_step: int = 0
-    resumed: bool = False
+    attempt: int = 1
 
 
 @dataclass(frozen=True)
@@ -58,40 +59,47 @@ def _start_tensorboard(run: TrackedRun) -> StartedRun:
     from torch.utils.tensorboard import SummaryWriter
 
     # Steps after the checkpoint are computed again: TensorBoard hides their first values.
-    purge_step = run.from_step + 1 if run.resumed else None
+    purge_step = run.from_step + 1 if run.attempt > 1 else None
     writer = SummaryWriter(log_dir=str(run.tensorboard), purge_step=purge_step)
     writer.add_text("name", run.name, run.from_step)
     if run.tags:
         writer.add_text("tags", ", ".join(run.tags), run.from_step)
-    return StartedRun(f"tensorboard --logdir {_shown(run.tensorboard)}", callback={"tb_writer": writer})
+    return StartedRun(f"`tensorboard --logdir {_shown(run.tensorboard)}` shows the run", callback={"tb_writer": writer})
 
 
 def _start_wandb(run: TrackedRun) -> StartedRun:
     import wandb
 
-    offline = "WANDB_MODE" not in os.environ and not wandb.api.api_key
+    no_key = "WANDB_MODE" not in os.environ and not _wandb_login()
     settings: dict[str, Any] = {"silent": True}
     if "WANDB_CONSOLE" not in os.environ:
         settings["console"] = "off"  # the live table is redrawn many times; the run has its own log
-    wandb.init(
+    active = wandb.init(
         project=os.environ.get("WANDB_PROJECT") or run.project or "huggingface",
         name=run.name,
         id=os.environ.get("WANDB_RUN_ID") or run.id,
         resume="allow",
         tags=run.tags or None,
         dir=os.environ.get("WANDB_DIR") or str(run.folder),
-        mode="offline" if offline else None,
+        mode="offline" if no_key else None,
         settings=wandb.Settings(**settings),
     )
-    active = wandb.run
-    folder = _shown(Path(active.dir).parent)
+    sync = f"wandb sync {_shown(Path(active.dir).parent)}"
     return StartedRun(
-        active.url or (None if offline else f"wandb sync {folder}"),
-        f"no API key: the run is recorded offline. `wandb login`, then `wandb sync {folder}` sends it"
-        if offline
-        else None,
+        None if no_key else f"`{sync}` sends the run" if active.offline else f"the run is at {active.url}",
+        f"has no API key and records the run offline; `wandb login`, then `{sync}` sends it" if no_key else None,
         lambda failed: wandb.finish(exit_code=int(failed)),
     )
+
+
+def _wandb_login() -> bool:
+    """Whether W&B has a key. It does not ask for one."""
+    import wandb
+
+    try:
+        return bool(wandb.login(prompt=False))
+    except TypeError:  # a version without this argument
+        return bool(wandb.api.api_key)
 
 
 def _start_mlflow(run: TrackedRun) -> StartedRun:
@@ -101,7 +109,7 @@ def _start_mlflow(run: TrackedRun) -> StartedRun:
     if experiment:
         mlflow.set_experiment(experiment)
     run_id, found = os.environ.get("MLFLOW_RUN_ID"), []
-    if run_id is None and run.resumed:
+    if run_id is None and run.attempt > 1:
         wanted = f"tags.orpo_run = '{run.id}'"
         found = mlflow.search_runs(filter_string=wanted, output_format="list", max_results=1)
         run_id = found[0].info.run_id if found else None
@@ -111,7 +119,7 @@ def _start_mlflow(run: TrackedRun) -> StartedRun:
     local = uri.startswith(("file:", "sqlite:", "/")) or "://" not in uri
     address = f"{uri}/#/experiments/{active.info.experiment_id}/runs/{active.info.run_id}"
     return StartedRun(
-        f"mlflow ui --backend-store-uri {uri}" if local else address,
+        f"`mlflow ui --backend-store-uri {uri}` shows the run" if local else f"the run is at {address}",
         finish=lambda failed: mlflow.end_run("FAILED" if failed else "FINISHED"),
         config={} if found else flatten(run.config),  # a parameter cannot change, and is already recorded
     )
@@ -122,22 +130,29 @@ def _start_trackio(run: TrackedRun) -> StartedRun:
     project = run.project or "huggingface"
     name = run.name if run.config["training"].get("run_name") else f"{run.name}-{run.id[:6]}"
     config = {**flatten(run.config), **({"tags": ", ".join(run.tags)} if run.tags else {})}
-    return StartedRun(f"trackio show --project {project}", name=name, config=config)
+    return StartedRun(f"`trackio show --project {project}` shows the run", name=name, config=config)
 
 
 def _start_comet(run: TrackedRun) -> StartedRun:
     import comet_ml
 
+    if "COMET_LOGGING_CONSOLE" not in os.environ:
+        logging.getLogger("comet_ml").setLevel(logging.ERROR)  # it warns of long values and of the order of imports
     offline = "COMET_START_ONLINE" not in os.environ and not comet_ml.config.get_api_key(None, comet_ml.get_config())
-    folder = os.environ.get("COMET_OFFLINE_DIRECTORY") or str(run.folder / "comet")
+    # One for each attempt: its archive replaces another one of the same experiment.
+    folder = os.environ.get("COMET_OFFLINE_DIRECTORY") or str(run.folder / "comet" / f"attempt-{run.attempt}")
+    if offline:
+        Path(folder).mkdir(parents=True, exist_ok=True)
     experiment = comet_ml.start(
         project_name=os.environ.get("COMET_PROJECT_NAME") or run.project,
         experiment_key=os.environ.get("COMET_EXPERIMENT_KEY") or run.id,
         online=False if offline else None,
-        experiment_config=comet_ml.ExperimentConfig(name=run.name, tags=run.tags, offline_directory=folder),
+        experiment_config=comet_ml.ExperimentConfig(
+            name=run.name, tags=run.tags, offline_directory=folder, display_summary_level=0
+        ),
     )
     return StartedRun(
-        None if offline else experiment.url,
+        None if offline else f"the run is at {experiment.url}",
         f"has no API key and records the experiment offline; `comet upload {_shown(Path(folder))}/*.zip` sends it"
         if offline
         else None,

@@ -17,7 +17,8 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ class TrackersCallback(TrainerCallback):
         self.names = tracker_names(plan) if rundir.writes else []
         self.plan, self.rundir, self.observer, self.from_step = plan, rundir, observer, from_step
         self.trackers: list[_Tracker] = []
-        self._prompts: tuple[Any, Any] | None = None
+        self._restore = ExitStack()
 
     def __enter__(self) -> TrackersCallback:
         return self
@@ -78,8 +79,7 @@ class TrackersCallback(TrainerCallback):
         """Start the trackers, and wait a short time for them."""
         if not self.names:
             return
-        self._prompts = sys.stdin, getpass.getpass
-        sys.stdin, getpass.getpass = io.StringIO(), _refuse_prompt
+        self._restore.enter_context(_standard_streams_of_trackers())
         run = tracked_run(self.plan, self.rundir, self.from_step)
         self.trackers = [_Tracker(name, run, args, state, kwargs) for name in self.names]
         self.observer.status("starting trackers", ", ".join(self.names))
@@ -132,14 +132,14 @@ class TrackersCallback(TrainerCallback):
         self._report()
 
     def _finish(self, *, failed: bool, seconds: float) -> None:
+        self._wait([tracker for tracker in self.trackers if not tracker.ready], min(seconds, START_SECONDS))
         for tracker in self.trackers:
             tracker.submit(partial(tracker.finish, failed))
         self._wait(self.trackers, seconds)
         for tracker in self.trackers:
             tracker.stop()
         self.trackers = []
-        if self._prompts is not None:
-            (sys.stdin, getpass.getpass), self._prompts = self._prompts, None
+        self._restore.close()
 
     def _report(self) -> None:
         """Say where a tracker shows the run, once it has started, and which trackers have failed."""
@@ -152,8 +152,8 @@ class TrackersCallback(TrainerCallback):
                     self._warn(tracker.name, f"{tracker.started.warning}.")
             if tracker.error is not None and not tracker.reported:
                 tracker.reported = True
-                message = " ".join(str(tracker.error).split()) or type(tracker.error).__name__
-                self._warn(tracker.name, f"is switched off: {message[:300]}.")
+                message = " ".join(str(tracker.error).split()).rstrip(".") or type(tracker.error).__name__
+                self._warn(tracker.name, f"is switched off: {message[:600]}.")
 
     def _warn(self, name: str, message: str) -> None:
         remedy = f"metrics.jsonl has every metric. Without {name}: --set training.report_to=none."
@@ -256,7 +256,7 @@ def tracked_run(plan: Plan, rundir: RunDir, from_step: int) -> TrackedRun:
         folder=rundir.root,
         tensorboard=rundir.tensorboard if folder is None else Path(folder).expanduser(),
         from_step=from_step,
-        resumed=len(attempts) > 1,
+        attempt=max(1, len(attempts)),
     )
 
 
@@ -271,6 +271,17 @@ def shown_arguments(args: Any, run: TrackedRun, started: StartedRun) -> Any:
     shown.to_dict = shown.to_sanitized_dict = lambda: dict(config)
     shown.to_json_string = lambda: json.dumps(config, indent=2, ensure_ascii=False)
     return shown
+
+
+@contextmanager
+def _standard_streams_of_trackers() -> Iterator[None]:
+    """Context in which trackers can ask for nothing, and print to standard error: standard output is for the result."""
+    before = sys.stdin, sys.stdout, getpass.getpass
+    sys.stdin, sys.stdout, getpass.getpass = io.StringIO(), sys.stderr, _refuse_prompt
+    try:
+        yield
+    finally:
+        sys.stdin, sys.stdout, getpass.getpass = before
 
 
 def _refuse_prompt(*_: Any, **__: Any) -> str:

@@ -58,7 +58,7 @@ def step(name: str, vocab_size: int) -> dict[str, Any]:
 
     def packed_step() -> torch.Tensor:
         accelerator: Any = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
-        engine = Engine(model.get_base_model(), accelerator, beta=0.1, loss_on_prompt=True, max_tokens=2048)
+        engine = Engine(model.get_base_model(), accelerator.device, beta=0.1, loss_on_prompt=True, max_tokens=2048)
         token_pairs = [TokenPair("", *map(torch.tensor, pair)) for pair in pairs]
         engine.start_step(token_pairs)
         (micro_batch,) = engine.micro_batches(token_pairs)

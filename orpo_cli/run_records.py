@@ -106,6 +106,7 @@ class RunRecord(Record):
     peak_memory_gb: float | None = None
     pairs_per_second: float | None = None
     tokens_per_second: float | None = None
+    fast_path: bool | None = None  # whether packed steps computed the run
     warnings: list[WarningRecord] = []
 
 

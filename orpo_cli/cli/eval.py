@@ -57,6 +57,7 @@ def command(
     from orpo_cli.evaluation.eval_target import find_run, open_eval_target
     from orpo_cli.evaluation.evaluate import evaluate, record_evaluation
     from orpo_cli.evaluation.held_out_pairs import check_pairs_available, load_held_out_pairs
+    from orpo_cli.training.packed_scoring import make_scorer
 
     console = Console(quiet=quiet, as_json=as_json)
     run = find_run(run_or_model)
@@ -70,7 +71,11 @@ def command(
         )
     with show_progress(console) as begin_count:
         document = evaluate(
-            target, pairs, batch_size=batch_size, progress=lambda variant: begin_count(f"scoring answers, {variant}")
+            target,
+            pairs,
+            batch_size=batch_size,
+            progress=lambda variant: begin_count(f"scoring answers, {variant}"),
+            score=make_scorer(target.plan, run.read_run() if run else {}),
         )
     console.result(_table(document))
     console.document(document)

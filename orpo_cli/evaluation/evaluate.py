@@ -29,10 +29,11 @@ def evaluate(
     *,
     batch_size: int | None = None,
     progress: Callable[[Variant], Progress] | None = None,
+    score: Callable[..., PairScores] = score_pairs,
 ) -> dict[str, Any]:
     """Evaluate every variant of ``target``: metrics, their change, and the scores of each pair, as a JSON object.
 
-    Metrics have TRL's names and the units of ``metrics.preference_metrics``. Raises RunError, MachineError.
+    ``score``: computes the scores, with the parameters of ``score_pairs``. Metrics have TRL's names and the units of ``metrics.preference_metrics``. Raises RunError, MachineError.
     """
     started = time.monotonic()
     training = target.plan.training if target.plan else LIBRARY_DEFAULTS
@@ -40,7 +41,7 @@ def evaluate(
     with computing_as_in_training(target.plan):
         for variant in target.variants:
             with target.use_variant(variant) as model:
-                scores[variant] = score_pairs(
+                scores[variant] = score(
                     model,
                     held_out_pairs.rows,
                     batch_size=batch_size or training_batch_size(target.plan),

@@ -132,13 +132,27 @@ def score_pairs(
 
     Raises RunError where a score is not finite, MachineError where the device's memory is too small.
     """
-    scoring, device, done = PairScoring(pairs, loss_on_prompt=loss_on_prompt), model.device, 0
-    for batch in scoring.batches(model, device, batch_size):
+    scoring = PairScoring(pairs, loss_on_prompt=loss_on_prompt)
+    return compute_scores(scoring, model, pairs, model.device, batch_size, progress)
+
+
+def compute_scores(
+    scoring: PairScoring,
+    model: Any,
+    pairs: Sequence[Mapping[str, Any]],
+    device: torch.device,
+    batch_size: int | None,
+    progress: Progress | None,
+) -> PairScores:
+    """Compute all batches of ``scoring``. Raises the errors of ``score_pairs``."""
+    batches = scoring.batches(model, device, batch_size)
+    done, total = 0, sum(map(len, batches))
+    for batch in batches:
         with _convert_out_of_memory(device):
             scoring.score(model, batch, device)
         done += len(batch)
         if progress is not None:
-            progress(done, len(scoring.completions))
+            progress(done, total)
     scores = scoring.result()
     _check_finite(torch.stack((scores.chosen, scores.rejected)), pairs)
     return scores
@@ -228,7 +242,7 @@ def _convert_out_of_memory(device: torch.device) -> Iterator[None]:
         ) from error
 
 
-def _check_finite(means: torch.Tensor, pairs: Sequence[dict[str, Any]]) -> None:
+def _check_finite(means: torch.Tensor, pairs: Sequence[Mapping[str, Any]]) -> None:
     failed = (~torch.isfinite(means)).any(0).nonzero()[:, 0].tolist()
     if failed:
         named = ", ".join(str(pairs[index]["pair"]) for index in failed[:10]) + (", …" if len(failed) > 10 else "")

@@ -9,13 +9,16 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 
 from orpo_cli.errors import MachineError, RunError
+from orpo_cli.evaluation.preference_scores import PairScoring
 from orpo_cli.plan.plan import TOKEN_BUDGET, EnginePlan
 from orpo_cli.training.engine.packed_attention import UnsupportedAttention
 from orpo_cli.training.engine.packed_step import Engine, PairBatch, collate_pairs, count_sequence_tokens
 from orpo_cli.training.engine.packing import MicroBatch, TokenPair, pack, token_pair
 from orpo_cli.training.engine.parity_check import compare_paths, select_check_pairs
 from orpo_cli.training.out_of_memory import SelectiveCheckpointing, is_out_of_memory
+from orpo_cli.training.packed_scoring import PackedScoring
 from orpo_cli.training.random_state import random_state_restorer
+from orpo_cli.training.schedule_callback import evaluation_status
 from orpo_cli.training.trl_trainer import PairTrainer
 
 T = TypeVar("T")
@@ -39,6 +42,7 @@ class PackedTrainer(PairTrainer):
     """
 
     packs_shares = True
+    uses_engine = True  # until a parity check fails
 
     def __init__(self, *, engine: EnginePlan, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -47,10 +51,10 @@ class PackedTrainer(PairTrainer):
         self.loss_is_scaled_for_ga = True  # the engine divides by the totals of the step
         self.parity_checked = False
         self.checkpointing = SelectiveCheckpointing(self.model)
-        self.uses_engine = True  # until a parity check fails
+        self.eval_max_tokens = engine.max_tokens_per_microbatch
         self.engine = Engine(
             self.model,
-            self.accelerator,
+            self.accelerator.device,
             beta=self.beta,
             loss_on_prompt=self.loss_on_prompt,
             max_tokens=engine.max_tokens_per_microbatch,
@@ -122,6 +126,12 @@ class PackedTrainer(PairTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         with self._autocast():
             return self.engine.loss_share(model, inputs["micro_batch"]) * self.accelerator.num_processes
+
+    def _pair_scoring(self, rows: list[dict[str, Any]]) -> PairScoring:
+        self._check_parity_once(self.model, [token_pair(row) for row in rows])
+        if not self.uses_engine:
+            return super()._pair_scoring(rows)
+        return PackedScoring(rows, self.engine, self.eval_max_tokens, self.loss_on_prompt)
 
     # Out of memory
 
@@ -230,7 +240,7 @@ class PackedTrainer(PairTrainer):
         reasons = [each for each in self.agreement.gather(reason) if each is not None]
         if reasons:
             self._leave_fast_path(reason or f"in another process, {reasons[0]}")
-        self.status("")
+        self.status("" if model.training else evaluation_status(self.state.global_step))
 
     def _parity_failure(self, model: Any, pairs: list[TokenPair]) -> str | None:
         unwrapped = self.accelerator.unwrap_model(model)

@@ -245,6 +245,7 @@ def _record_result(rundir: RunDir, trainer: PairTrainer, metrics: MetricsCallbac
         final_metrics=metrics.last,
         final_evaluation=evaluations[-1] if evaluations else {},
         best_checkpoint=trainer.state.best_model_checkpoint,
+        fast_path=trainer.uses_engine,
         trainable_parameters=sum(each.numel() for each in trainer.model.parameters() if each.requires_grad),
     )
 

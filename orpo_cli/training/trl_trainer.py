@@ -42,7 +42,7 @@ from orpo_cli.data.table import expand_pair
 from orpo_cli.errors import MachineError, RunError, UsageError
 from orpo_cli.estimate.batching import usable_pairs
 from orpo_cli.evaluation.metrics import accuracies_by_length, preference_metrics
-from orpo_cli.evaluation.preference_scores import Completion, PairScores, PairScoring, mixed_precision
+from orpo_cli.evaluation.preference_scores import PairScores, PairScoring, mixed_precision
 from orpo_cli.training.agreement import Agreement
 from orpo_cli.training.checkpoint_saver import CheckpointSaver
 from orpo_cli.training.checkpoint_writer import CheckpointWriter
@@ -100,6 +100,7 @@ class PairTrainer(ORPOTrainer):
     """
 
     packs_shares = False
+    uses_engine = False
 
     def __init__(
         self,
@@ -365,7 +366,7 @@ class PairTrainer(ORPOTrainer):
     def _score_pairs(self, dataset: Any) -> PairScores:
         """The scores of all pairs, of which each rank computes some batches."""
         rank, processes = self.accelerator.process_index, self.agreement.num_processes
-        scoring = PairScoring((dataset[at] for at in range(len(dataset))), loss_on_prompt=self.loss_on_prompt)
+        scoring = self._pair_scoring([dataset[at] for at in range(len(dataset))])
         size = None if self.eval_batch_pairs is None else 2 * self.eval_batch_pairs
         batches = scoring.batches(self.model, self.args.device, size)
         for start in range(0, len(batches), processes):
@@ -381,7 +382,10 @@ class PairTrainer(ORPOTrainer):
             scoring.values = torch.tensor(summed, dtype=torch.float64).reshape(shape)
         return scoring.result()
 
-    def _score_batch(self, scoring: PairScoring, batch: list[Completion], *, counted: bool = True) -> None:
+    def _pair_scoring(self, rows: list[dict[str, Any]]) -> PairScoring:
+        return PairScoring(rows, loss_on_prompt=self.loss_on_prompt)
+
+    def _score_batch(self, scoring: PairScoring, batch: list[Any], *, counted: bool = True) -> None:
         """Compute a batch, or its halves where the memory is used up even after that of the failed try is freed."""
         parts, retried = [batch], False
         while parts:
@@ -400,7 +404,7 @@ class PairTrainer(ORPOTrainer):
             if retried:
                 half = len(parts[0]) // 2
                 parts[:1] = parts[0][:half], parts[0][half:]
-                change = f"the batch is divided into {half} and {len(parts[1])} completions"
+                change = f"the batch is divided into parts of {half} and {len(parts[1])}"
             retried = True
             self.report_out_of_memory(f"out of memory in the evaluation at step {self.state.global_step}: {change}")
 

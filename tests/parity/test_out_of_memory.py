@@ -15,13 +15,13 @@ from support.tiny import tiny_llama, tiny_tokenizer, write_pairs
 
 from orpo_cli.data.prepare import prepare
 from orpo_cli.errors import MachineError
-from orpo_cli.evaluation import preference_scores
 from orpo_cli.machine import probe
 from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.training.engine.packed_step import Engine
 from orpo_cli.training.engine.parity_check import CHECKED_PAIRS
 from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
+from orpo_cli.training.packed_scoring import PackedScoring
 
 Weights = dict[str, torch.Tensor]
 
@@ -189,21 +189,20 @@ def test_out_of_memory_in_an_evaluation_changes_no_training_setting(
     trainer.report_event = lambda name, message: events.append((name, message))
     pairs = torch.utils.data.Subset(trainer.train_dataset, range(4))
     expected = trainer.evaluate(pairs)["eval_loss"]
-    score, sizes = preference_scores._token_scores, list[int]()
+    score, sizes = PackedScoring.score, list[int]()
 
-    def score_or_fail(model: Any, batch: Any, device: torch.device) -> Any:
+    def score_or_fail(scoring: PackedScoring, model: Any, batch: Any, device: torch.device, **options: Any) -> None:
         sizes.append(len(batch))
-        found = score(model, batch, device)
+        score(scoring, model, batch, device, **options)
         if len(sizes) <= 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more than there is.")
-        return found
 
-    monkeypatch.setattr(preference_scores, "_token_scores", score_or_fail)
+    monkeypatch.setattr(PackedScoring, "score", score_or_fail)
     found = trainer.evaluate(pairs)["eval_loss"]
     assert found == pytest.approx(expected, rel=1e-5)
-    assert ["free now" in notes[0], "divided into 4 and 4" in notes[1]] == [True, True]
+    assert ["free now" in notes[0], "divided into parts of 2 and 2" in notes[1]] == [True, True]
     assert events == [("oom", notes[0]), ("oom", notes[1])]
-    assert sizes == [8, 8, 4, 4]
+    assert sizes == [4, 4, 2, 2]
     assert trainer.engine.max_tokens == 1000
     assert trainer.checkpointing.threshold == float("inf")
 

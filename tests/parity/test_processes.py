@@ -98,7 +98,7 @@ from orpo_cli.training.engine.packed_step import Engine
 def engine_of(model, processes):
     accelerator = SimpleNamespace(num_processes=processes, device=torch.device("cpu"))
     options = {"agreement": Agreement(processes), "sharded": processes > 1, "filler_pair": pairs[0]}
-    return Engine(model, accelerator, beta=0.3, loss_on_prompt=True, max_tokens=60, **options)
+    return Engine(model, accelerator.device, beta=0.3, loss_on_prompt=True, max_tokens=60, **options)
 
 def step(engine, model, pairs, processes):
     engine.start_step(pairs)

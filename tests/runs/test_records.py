@@ -51,6 +51,8 @@ def test_an_evaluation_in_training_equals_orpo_eval_to_the_last_digit(
         assert found[step]["eval_pairs"] == document["pairs"] == 8
         loss = expected["eval_nll_loss"] - document["beta"] * expected["eval_log_odds_ratio"]
         assert found[step]["eval_loss"] == loss
+    record = json.loads((run / "run.json").read_text())
+    assert record["fast_path"] == ("engine" not in sections)
     lines = [json.loads(line) for line in (run / "eval_scores.jsonl").read_text().splitlines()]
     assert [(line["step"], line["dataset"]) for line in lines] == [(0, "eval"), (2, "eval"), (3, "eval")]
     for line, variant in ((lines[0], "base"), (lines[-1], "tuned")):

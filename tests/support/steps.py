@@ -76,7 +76,7 @@ def packed_step(
 ) -> tuple[float, dict[str, float], int]:
     """Loss, metrics and number of micro-batches; the gradients are in ``model``."""
     accelerator = SimpleNamespace(num_processes=1, device=model.device)
-    engine = Engine(model, accelerator, beta=BETA, loss_on_prompt=loss_on_prompt, max_tokens=budget)
+    engine = Engine(model, accelerator.device, beta=BETA, loss_on_prompt=loss_on_prompt, max_tokens=budget)
     engine.start_step(pairs)
     total, micro_batches = 0.0, engine.micro_batches(pairs)
     for batch in micro_batches:

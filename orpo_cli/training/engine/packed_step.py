@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from orpo_cli.training.agreement import Agreement
 from orpo_cli.training.engine import orpo_loss
@@ -57,7 +56,7 @@ class Engine:
     def __init__(
         self,
         model: Any,
-        accelerator: Accelerator,
+        device: torch.device,
         *,
         beta: float,
         loss_on_prompt: bool,
@@ -71,7 +70,7 @@ class Engine:
         self.attention_configs = attention_configs(model)
         self.forwards: list[tuple[torch.nn.Module, Any]] = [*fused_lora_forwards(model), *fused_norms_and_gates(model)]
         self.lora_groups = LoraGroups(model, self.forwards)
-        self.rotary_functions = compile_rotary_functions(model) if accelerator.device.type == "cuda" else []
+        self.rotary_functions = compile_rotary_functions(model) if device.type == "cuda" else []
         self.agreement = agreement or Agreement()
         self.beta = beta
         self.loss_on_prompt = loss_on_prompt

@@ -20,7 +20,7 @@ from orpo_cli.training.engine.packed_step import Engine
 
 def step(model: Any, pairs: Any, compile_rotary: bool) -> dict[str, torch.Tensor]:
     accelerator: Any = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
-    engine = Engine(model, accelerator, beta=0.1, loss_on_prompt=True, max_tokens=120)
+    engine = Engine(model, accelerator.device, beta=0.1, loss_on_prompt=True, max_tokens=120)
     engine.rotary_functions = compile_rotary_functions(model) if compile_rotary else []
     engine.start_step(pairs)
     for part in engine.micro_batches(pairs):

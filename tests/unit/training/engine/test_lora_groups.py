@@ -233,7 +233,7 @@ def test_a_step_has_fewer_operators_and_the_same_gradients(monkeypatch: pytest.M
 
     def step(share: bool, checkpointing: bool = False) -> tuple[float, dict[str, torch.Tensor], int]:
         accelerator: Any = SimpleNamespace(device=model.device)
-        engine = Engine(model, accelerator, beta=BETA, loss_on_prompt=True, max_tokens=10_000)
+        engine = Engine(model, accelerator.device, beta=BETA, loss_on_prompt=True, max_tokens=10_000)
         if not share:
             engine.lora_groups = LoraGroups(model, [])
         engine.start_step(pairs)

@@ -144,7 +144,7 @@ def test_recomputation_leaves_gradients_bit_identical(
             model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
         model.eval()  # without dropout
         accelerator = SimpleNamespace(num_processes=1, device=model.device)
-        engine = packed_step.Engine(model, accelerator, beta=BETA, loss_on_prompt=True, max_tokens=100)
+        engine = packed_step.Engine(model, accelerator.device, beta=BETA, loss_on_prompt=True, max_tokens=100)
         pairs = random_pairs(3)
         engine.start_step(pairs)
         for part in engine.micro_batches(pairs):

@@ -1,0 +1,107 @@
+"""Packed scoring of pairs in evaluations: the forward pass of the packed step, with each prompt once and no padding.
+
+An evaluation in training and `orpo eval` both use it where the training has packed steps, so that they give the same digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from orpo_cli.estimate.batching import split_by_token_budget
+from orpo_cli.evaluation.preference_scores import (
+    PairScores,
+    PairScoring,
+    Progress,
+    compute_scores,
+    score_pairs,
+)
+from orpo_cli.model.packing_support import packing_obstacle
+from orpo_cli.plan.plan import Plan
+from orpo_cli.training.engine.packed_attention import UnsupportedAttention
+from orpo_cli.training.engine.packed_step import Engine, forward_packed
+from orpo_cli.training.engine.packing import count_nll_tokens, pack, packed_length, token_pair
+
+Scorer = Callable[..., PairScores]
+
+
+class PackedScoring(PairScoring):
+    """Scoring of pairs in micro-batches of at most ``max_tokens`` packed tokens. A batch is a list of the indices of its pairs."""
+
+    def __init__(
+        self, rows: Sequence[Mapping[str, Any]], engine: Engine, max_tokens: int, loss_on_prompt: bool
+    ) -> None:
+        super().__init__(rows, loss_on_prompt=loss_on_prompt)
+        self.engine, self.max_tokens = engine, max_tokens
+        self.pairs = [token_pair(row) for row in rows]
+
+    def batches(self, model: Any, device: torch.device, batch_size: int | None = None) -> list[list[Any]]:
+        """Micro-batches within the limit of tokens; with ``batch_size``, of not more than so many completions."""
+        lengths = [packed_length(pair) for pair in self.pairs]
+        size = len(lengths) if batch_size is None else max(1, batch_size // 2)
+        return [
+            [start + index for index in group]
+            for start in range(0, len(lengths), size)
+            for group in split_by_token_budget(lengths[start : start + size], self.max_tokens)
+        ]
+
+    def score(self, model: Any, batch: list[Any], device: torch.device, *, counted: bool = True) -> None:
+        """Compute the values of a micro-batch."""
+        pairs = [self.pairs[index] for index in batch]
+        packed = pack(pairs, self.loss_on_prompt)
+        moved = packed.to(device)
+        with torch.no_grad(), self.engine.patched_model(moved):
+            output = forward_packed(model, self.engine.head, self.engine.logit_transform, moved)
+        if not counted:
+            return
+        log_probs = output.log_probs.double().cpu()
+        lengths = packed.completion_lengths.long().tolist()
+        completions = torch.split(log_probs[packed.prediction_indices], lengths)
+        nll_lengths = [count_nll_tokens(pair, self.loss_on_prompt) for pair in pairs]
+        for number, (index, nll) in enumerate(
+            zip(batch, torch.split(log_probs[packed.nll_indices], nll_lengths), strict=True)
+        ):
+            self.values[0, index] = completions[2 * number].mean()
+            self.values[1, index] = completions[2 * number + 1].mean()
+            self.values[4, index] = -nll.sum()
+        # Sums of the micro-batch, and unknown where the logits themselves would be needed.
+        sums = torch.full((2,), torch.nan) if output.logit_sums is None else output.logit_sums.cpu()
+        self.values[2:4, batch[0]] = sums.double()
+
+
+def make_scorer(plan: Plan | None, run: Mapping[str, Any]) -> Scorer:
+    """The function that scores pairs as the evaluations of a run did (``run``: its run.json); for a single model ``score_pairs``."""
+    if plan is None or plan.engine.fast_path == "off" or run.get("fast_path") is False:
+        return score_pairs
+    return partial(_score_packed, plan)
+
+
+def _score_packed(
+    plan: Plan,
+    model: Any,
+    rows: Sequence[dict[str, Any]],
+    *,
+    batch_size: int | None = None,
+    loss_on_prompt: bool = True,
+    progress: Progress | None = None,
+) -> PairScores:
+    padded = partial(score_pairs, model, rows, batch_size=batch_size, loss_on_prompt=loss_on_prompt, progress=progress)
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    if packing_obstacle(base, plan.training.get("max_length")) is not None:
+        return padded()
+    device = model.device
+    engine = Engine(
+        model,
+        device,
+        beta=float(plan.training["beta"]),
+        loss_on_prompt=loss_on_prompt,
+        max_tokens=plan.engine.max_tokens_per_microbatch,
+    )
+    scoring = PackedScoring(rows, engine, plan.engine.max_tokens_per_microbatch, loss_on_prompt)
+    try:
+        return compute_scores(scoring, model, rows, device, batch_size, progress)
+    except UnsupportedAttention:
+        return padded()

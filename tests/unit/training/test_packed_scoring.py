@@ -1,0 +1,101 @@
+"""Packed scoring: the scores of padded batches, with and without an adapter, and where a model cannot be packed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from support.tiny import tiny_llama
+from support.tiny_run import make_plan
+from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig
+
+from orpo_cli.evaluation.preference_scores import PairScores, score_pairs
+from orpo_cli.plan.plan import EnginePlan, Plan
+from orpo_cli.training import packed_scoring
+from orpo_cli.training.packed_scoring import PackedScoring, make_scorer
+
+VOCABULARY = 97
+
+
+def random_rows(count: int) -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(longest: int) -> list[int]:
+        size = int(torch.randint(1, longest + 1, (1,), generator=generator))
+        return torch.randint(3, VOCABULARY, (size,), generator=generator).tolist()
+
+    rows = []
+    for index in range(count):
+        prompt, chosen, rejected, shared = draw(30), draw(12), draw(30), draw(4) if index % 2 else []
+        rows.append(
+            {
+                "pair": index, "row": f"row {index}", "prompt_input_ids": prompt,
+                "chosen_answer_ids": shared + chosen, "rejected_answer_ids": shared + rejected,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def plan_with(folder: Path, fast_path: str = "on", max_tokens: int = 120) -> Plan:
+    engine = EnginePlan(fast_path=fast_path, max_tokens_per_microbatch=max_tokens)  # type: ignore[arg-type]
+    return make_plan(folder / "run", "unused/unused", engine=engine)
+
+
+def tuned(model: Any) -> Any:
+    torch.manual_seed(2)
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    return get_peft_model(model, config).eval()
+
+
+def assert_close(found: PairScores, expected: PairScores) -> None:
+    for name in ("chosen", "rejected"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=1e-5)
+    assert found.nll == pytest.approx(expected.nll, rel=1e-6)
+    assert found.nll_tokens == expected.nll_tokens
+    assert torch.equal(found.longer, expected.longer)  # type: ignore[arg-type]
+    for name in ("logits_chosen", "logits_rejected"):
+        if getattr(found, name) == getattr(found, name):
+            assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [None, 6])
+@pytest.mark.parametrize("loss_on_prompt", [True, False])
+def test_packed_scores_equal_padded_ones(tmp_path: Path, loss_on_prompt: bool, batch_size: int | None) -> None:
+    model, rows = tuned(tiny_llama(VOCABULARY)), random_rows(11)
+    score, options = make_scorer(plan_with(tmp_path), {}), {"loss_on_prompt": loss_on_prompt, "batch_size": batch_size}
+    with_adapter = score(model, rows, **options)
+    assert_close(with_adapter, score_pairs(model, rows, **options))
+    with model.disable_adapter():
+        base = score(model, rows, **options)
+        assert_close(base, score_pairs(model, rows, **options))
+    assert (base.chosen - with_adapter.chosen).abs().max() > 1e-3
+    assert_close(score(model, rows, **options), with_adapter)  # the adapter is in use again
+
+
+def test_a_model_that_caps_its_logits_has_no_mean_logits(tmp_path: Path) -> None:
+    config = Gemma2Config(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, sliding_window=8, final_logit_softcapping=2.0, initializer_range=0.2,
+    )  # fmt: skip
+    model, rows = AutoModelForCausalLM.from_config(config).eval(), random_rows(5)
+    scores = make_scorer(plan_with(tmp_path), {})(model, rows)
+    assert_close(scores, score_pairs(model, rows))
+    assert scores.logits_chosen != scores.logits_chosen
+
+
+@pytest.mark.parametrize(("fast_path", "run"), [("off", {}), ("on", {"fast_path": False}), ("on", {})])
+def test_padded_batches_where_training_had_no_packed_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_path: str, run: dict[str, Any]
+) -> None:
+    """Trl's own path by the recipe, or because a comparison failed, or because the model cannot be packed."""
+    config = MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=4)
+    recurrent = fast_path == "on" and not run
+    model = AutoModelForCausalLM.from_config(config).eval() if recurrent else tiny_llama(VOCABULARY).eval()
+    monkeypatch.setattr(PackedScoring, "score", None)  # an error if it is used
+    rows = random_rows(4)
+    found = make_scorer(plan_with(tmp_path, fast_path), run)(model, rows)
+    assert torch.equal(found.chosen, score_pairs(model, rows).chosen)
+    assert make_scorer(None, {}) is packed_scoring.score_pairs

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from orpo_cli.control_characters import one_line
 from orpo_cli.report.console import Console
+from orpo_cli.report.remaining_time import duration_text
 from orpo_cli.sweep.record import State, TrialState
 from orpo_cli.sweep.results import Result, score_text
 from orpo_cli.sweep.scores import Metric, Score, TrialProgress
@@ -75,12 +76,14 @@ class SweepDisplay:
         if self.live is None:
             steps = f"/{state.steps}" if state.steps else ""
             text = f"{state.trial.name}: step {score.step}{steps}: {score_text(score, self.metric)}"
-            self.console.note(f"{text}; best so far: {self._best_text()}")
+            best_value = (
+                "" if self.best is None else f" (best so far: {self.best[1].value(self.metric):.3f}, {self.best[0]})"
+            )
+            self.console.note(text + best_value)
 
     def ended(self, state: TrialState) -> None:
         """Print how a trial has ended; a failure also with --quiet."""
-        minutes, seconds = divmod(round(state.seconds), 60)
-        reason = f": {state.reason}" if state.reason else f" in {minutes} min {seconds} s"
+        reason = f": {state.reason}" if state.reason else f" in {duration_text(state.seconds)}"
         text = f"{state.trial.name}: {state.state.value}{reason}"
         if state.state is State.FAILED:
             self.console.warn(text)

@@ -95,7 +95,7 @@ def test_lines_of_a_pipe(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> N
             display.ended(state)
     lines = capfd.readouterr().err.splitlines()
     assert lines[1].startswith("learning_rate=1e-5,beta=0.1: step 32/32: accuracy 0.844 [0.736, 0.913] of 64 pairs")
-    assert lines[2].endswith("best so far: learning_rate=1e-5,beta=0.5 (accuracy 0.938 [0.850, 0.975] of 64 pairs)")
-    assert lines[3] == "learning_rate=1e-5,beta=0.1: finished in 1 min 5 s"
+    assert lines[2].endswith("(best so far: 0.938, learning_rate=1e-5,beta=0.5)")
+    assert lines[3] == "learning_rate=1e-5,beta=0.1: finished in 1 min 05 s"
     assert lines[5] == "learning_rate=5e-5,beta=0.1: stopped: accuracy 0.3 at step 8, below 0.9 of another"
     assert lines[6] == "warning: learning_rate=5e-5,beta=0.5: failed: the disk is full"

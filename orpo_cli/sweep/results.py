@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,40 @@ class Result:
         return self.state.trial.name
 
 
-def rank(sweep: SweepDir, states: Sequence[TrialState], metric: Metric) -> list[Result]:
-    """The finished trials that have a value of the metric, the winner first. Of equal accuracies, the larger margin is better."""
+@dataclass(frozen=True)
+class Ranking:
+    """The finished trials that have a value of the metric, the winner first.
+
+    ``common_pairs``: where the trials hold out different pairs, the number of those that all hold out. The trials are compared on
+    these; without any there is no result. None where all hold out the same pairs.
+    """
+
+    results: list[Result]
+    metric: Metric
+    common_pairs: int | None = None
+
+    def lines(self) -> list[str]:
+        """What the sweep has found, in sentences."""
+        lines = []
+        if self.common_pairs is not None:
+            compared = f"they are compared on the {self.common_pairs} that all hold out"
+            lines.append(
+                "the trials hold out different pairs: " + (compared if self.common_pairs else "no winner is chosen")
+            )
+        if self.results:
+            best = self.results[0]
+            lines.append(f"best: {best.name}, {score_text(best.score, self.metric)} at step {best.score.step}")
+        if alike := [each.name for each in self.results[1:] if not each.is_worse]:
+            pairs = f"{best.score.pairs} held-out pairs" if best.score.pairs else "these held-out pairs"
+            lines.append(
+                f"{pairs} do not tell it apart from {len(alike)} other trial{'s' if len(alike) > 1 else ''} (95%): "
+                f"{', '.join(alike[:4])}{' …' if len(alike) > 4 else ''}"
+            )
+        return lines
+
+
+def rank(sweep: SweepDir, states: Sequence[TrialState], metric: Metric) -> Ranking:
+    """Rank the finished trials. Of equal accuracies, the larger margin is better."""
     scored = [
         Result(state, score)
         for state in states
@@ -36,15 +68,24 @@ def rank(sweep: SweepDir, states: Sequence[TrialState], metric: Metric) -> list[
         and (score := final_score(sweep.run(state.trial))) is not None
         and score.value(metric) is not None
     ]
+    pairs = [each.score.margins.keys() for each in scored]
+    common = None
+    if any(each != pairs[0] for each in pairs):
+        common = set(pairs[0]).intersection(*pairs)
+        if not common:
+            return Ranking([], metric, 0)
+        scored = [replace(each, score=each.score.on_pairs(common)) for each in scored]
     ranked = sorted(scored, key=lambda each: each.score.sort_key(metric), reverse=True)
-    if not ranked:
-        return []
-    best = ranked[0].score
-    others = [
-        Result(each.state, each.score, compare(best, each.score), is_worse(each.score, best, metric, len(ranked) - 1))
-        for each in ranked[1:]
+    best, others = ranked[:1], ranked[1:]
+    compared = [
+        replace(
+            each,
+            comparison=compare(best[0].score, each.score),
+            is_worse=is_worse(each.score, best[0].score, metric, len(others)),
+        )
+        for each in others
     ]
-    return [ranked[0], *others]
+    return Ranking([*best, *compared], metric, None if common is None else len(common))
 
 
 def score_text(score: Score, metric: Metric) -> str:
@@ -54,20 +95,6 @@ def score_text(score: Score, metric: Metric) -> str:
     if interval is not None:
         text += f" [{interval[0]:.3f}, {interval[1]:.3f}]"
     return f"{text} of {score.pairs} pairs" if score.pairs else text
-
-
-def winner_lines(ranked: Sequence[Result], metric: Metric) -> list[str]:
-    """What the sweep has found, in sentences."""
-    best = ranked[0]
-    lines = [f"best: {best.name}, {score_text(best.score, metric)} at step {best.score.step}"]
-    alike = [each.name for each in ranked[1:] if not each.is_worse]
-    if alike:
-        pairs = f"{best.score.pairs} held-out pairs" if best.score.pairs else "these held-out pairs"
-        lines.append(
-            f"{pairs} do not tell it apart from {len(alike)} other trial{'s' if len(alike) > 1 else ''} (95%): "
-            f"{', '.join(alike[:4])}{' …' if len(alike) > 4 else ''}"
-        )
-    return lines
 
 
 def winner_document(best: Result, metric: Metric, recipe: Path, run: Path) -> dict[str, Any]:

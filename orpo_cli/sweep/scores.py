@@ -7,8 +7,8 @@ logs is this one times beta, so that it does not compare trials with another bet
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from statistics import NormalDist, fmean, stdev
@@ -59,6 +59,14 @@ class Score:
         if self.accuracy is None or not self.pairs:
             return None
         return wilson_interval(self.accuracy * self.pairs, self.pairs)
+
+    def on_pairs(self, names: Set[str]) -> Score:
+        """The score on some of the pairs; the loss of these is not known."""
+        margins = {name: margin for name, margin in self.margins.items() if name in names}
+        accuracy = fmean(margin > 0 for margin in margins.values())
+        return replace(
+            self, pairs=len(margins), accuracy=accuracy, margin=fmean(margins.values()), loss=None, margins=margins
+        )
 
     def sort_key(self, metric: Metric) -> tuple[float, float, float]:
         """More is better: the metric, of equal accuracies the margin, then the loss."""

@@ -28,7 +28,7 @@ from orpo_cli.recipe.load import load_recipe
 from orpo_cli.report.console import Console
 from orpo_cli.sweep.optuna_sampler import Observation, propose
 from orpo_cli.sweep.record import State, SweepDir, TrialState
-from orpo_cli.sweep.results import Result, rank, winner_document, winner_lines
+from orpo_cli.sweep.results import Ranking, rank, winner_document
 from orpo_cli.sweep.scheduler import Scheduler, Stopping, to_train
 from orpo_cli.sweep.scores import Metric
 from orpo_cli.sweep.trial_process import cuda_devices, slot_environments
@@ -43,11 +43,11 @@ ERRORS = {each.exit_code: each for each in (UsageError, MachineError, DataError,
 
 @dataclass(frozen=True)
 class SweepResult:
-    """Outcome of a sweep. ``ranked``: the finished trials with their scores, the best first."""
+    """Outcome of a sweep."""
 
     planned: PlannedSweep
     states: list[TrialState]
-    ranked: list[Result]
+    ranking: Ranking
     winner: dict[str, Any] | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -60,6 +60,7 @@ class SweepResult:
             "sweep": str(sweep.root),
             "trials": trials,
             "winner": self.winner,
+            "common_pairs": self.ranking.common_pairs,
         }
 
     def raise_if_incomplete(self) -> None:
@@ -207,30 +208,30 @@ def _observation(state: TrialState, scheduler: Scheduler, metric: Metric) -> Obs
 def _conclude(planned: PlannedSweep, scheduler: Scheduler, console: Console) -> SweepResult:
     """Rank the trials, write winner.yaml and sweep.json, and print the table."""
     request, sweep, states = planned.request, planned.sweep, scheduler.states
-    ranked = rank(sweep, states, request.metric)
+    ranking = rank(sweep, states, request.metric)
     winner = None
-    if ranked:
-        best = ranked[0]
-        lines = winner_lines(ranked, request.metric)
+    if ranking.results:
+        best = ranking.results[0]
         winner = winner_document(best, request.metric, sweep.winner, sweep.run(best.state.trial))
-        atomic_write_text(sweep.winner, _winner_text(planned, best, lines))
+        atomic_write_text(sweep.winner, _winner_text(planned, ranking))
     sweep.write(planned.definition, states, winner)
     width = console.out.width if console.out.is_terminal else None
-    console.result(result_table(states, ranked, scheduler.progress, request.metric, width))
-    if ranked:
-        for line in lines:
-            console.note(line)
-    return SweepResult(planned, states, ranked, winner)
+    console.result(result_table(states, ranking.results, scheduler.progress, request.metric, width))
+    if ranking.common_pairs is not None:
+        console.warn(ranking.lines()[0])
+    for line in ranking.lines()[0 if ranking.common_pairs is None else 1 :]:
+        console.note(line)
+    return SweepResult(planned, states, ranking, winner)
 
 
-def _winner_text(planned: PlannedSweep, best: Result, lines: Sequence[str]) -> str:
-    request = planned.request
+def _winner_text(planned: PlannedSweep, ranking: Ranking) -> str:
+    request, best = planned.request, ranking.results[0]
     trial = load_recipe(request.recipe, [*request.overrides, *best.state.trial.overrides()])
     set_keys = [each.partition("=")[0].strip() for each in request.overrides]
     keys = [each for each in (*set_keys, *best.state.trial.values) if each not in ("name", "output_dir")]
     notes = [
         f"Winner of the sweep {planned.sweep.root}",
-        *lines,
+        *ranking.lines(),
         f"Trained there already: {planned.sweep.run(best.state.trial)}",
     ]
     return winner_recipe(trial, request.recipe, list(dict.fromkeys(keys)), planned.sweep, notes)

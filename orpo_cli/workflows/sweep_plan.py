@@ -109,6 +109,8 @@ def plan_sweep(request: SweepRequest, console: Console) -> PlannedSweep:
         combinations = list(space.grid())
     elif request.sampler is Sampler.RANDOM:
         combinations = space.sample(request.random, request.seed)
+        if len(combinations) < request.random:
+            console.note(f"--random {request.random}: there are only {len(combinations)} different combinations")
     else:
         require_optuna(request.sampler)
         combinations = []

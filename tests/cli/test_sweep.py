@@ -48,6 +48,12 @@ def test_random_trials_are_the_same_for_the_same_seed(sweep: Callable[..., Any])
     assert sweep(*options, "--seed", "1").stdout != first
 
 
+def test_a_space_with_fewer_combinations_is_said(sweep: Callable[..., Any]) -> None:
+    done = sweep("--grid", "training.beta=0.1,1", "--random", "100", "--dry-run")
+    assert len(done.stdout.splitlines()) == 2
+    assert "--random 100: there are only 2 different combinations" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [

@@ -44,7 +44,7 @@ def main() -> int:
             os.kill(os.getpid(), signal.SIGKILL)
         append(run / "metrics.jsonl", {"kind": "train", "step": step, "loss": 1.0})
         if step % EVAL_STEPS == 0:
-            evaluate(run, step, quality)
+            evaluate(run, step, quality, script.get("first_pair", 0))
         write_run(run, "running", step)
         if stopped:
             write_run(run, "interrupted", step)
@@ -53,11 +53,11 @@ def main() -> int:
     return 0
 
 
-def evaluate(run: Path, step: int, quality: float) -> None:
+def evaluate(run: Path, step: int, quality: float, first_pair: int) -> None:
     """Write an evaluation: at the last step the quality is reached."""
     right = round(PAIRS * quality * (0.5 + 0.5 * step / STEPS))
     margins = [0.5 + 0.01 * index if index < right else -0.5 for index in range(PAIRS)]
-    names = [f"heldout.jsonl:{index + 1}" for index in range(PAIRS)]
+    names = [f"heldout.jsonl:{first_pair + index + 1}" for index in range(PAIRS)]
     chosen = [-1.0] * PAIRS
     rejected = [-1.0 - margin for margin in margins]
     append(run / "eval_scores.jsonl", {"step": step, "pairs": names, "chosen": chosen, "rejected": rejected})

@@ -20,7 +20,7 @@ from orpo_cli import interruption
 from orpo_cli.errors import UsageError
 from orpo_cli.sweep import trial_process
 from orpo_cli.sweep.record import Definition, SweepDir, TrialState
-from orpo_cli.sweep.results import rank, winner_lines
+from orpo_cli.sweep.results import rank
 from orpo_cli.sweep.scheduler import Scheduler, Stopping
 from orpo_cli.sweep.scores import Metric, Score
 from orpo_cli.sweep.trial_process import TrialCommand
@@ -97,13 +97,14 @@ def test_trials_are_trained_one_after_the_other_and_the_best_is_found(tmp_path: 
     assert [each for each in recorder.lines if each.startswith("evaluated beta=0.9 ")] == [
         f"evaluated beta=0.9 {step}" for step in (2, 4, 6, 8)
     ]
-    ranked = rank(one.sweep, one.states, Metric.ACCURACY)
+    ranking = rank(one.sweep, one.states, Metric.ACCURACY)
+    ranked = ranking.results
     assert [each.name for each in ranked] == ["beta=0.95", "beta=0.9"]
     assert ranked[0].score.accuracy == 0.95
     assert ranked[1].comparison is not None
     assert (ranked[1].comparison.won, ranked[1].comparison.lost) == (0, 2)
     assert not ranked[1].is_worse  # two of 40 pairs
-    assert "do not tell it apart from 1 other trial" in winner_lines(ranked, Metric.ACCURACY)[1]
+    assert "do not tell it apart from 1 other trial" in ranking.lines()[1]
 
 
 def test_the_command_of_a_trial_has_its_values_and_place(tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_a_trial_that_is_behind_is_stopped_and_its_process_may_save(tmp_path: Pa
     reason = one.states[1].reason or ""
     assert reason.startswith("accuracy 0.200 at step 2, below 0.600")
     assert "of beta=0.95 by more than chance explains" in reason
-    assert [each.name for each in rank(one.sweep, one.states, Metric.ACCURACY)] == ["beta=0.95"]
+    assert [each.name for each in rank(one.sweep, one.states, Metric.ACCURACY).results] == ["beta=0.95"]
 
 
 def test_a_trial_is_stopped_on_the_margin_where_that_is_the_metric(tmp_path: Path) -> None:
@@ -145,6 +146,25 @@ def test_a_trial_is_stopped_by_a_better_one_that_trains_at_the_same_time(
     one.run(Recorder())
     assert states(tmp_path) == {"beta=0.3": "stopped", "beta=0.95": "finished"}
     assert {starts(tmp_path, each)[0]["CUDA_VISIBLE_DEVICES"] for each in (GOOD, BAD)} == {"0", "1"}
+
+
+@pytest.mark.parametrize("shift", [10, 40])
+def test_trials_that_hold_out_different_pairs_are_compared_on_the_common_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shift: int
+) -> None:
+    script(monkeypatch, **{"0.3": {"first_pair": shift}})
+    one = scheduler(tmp_path, GOOD, BAD)
+    one.run(Recorder())
+    assert states(tmp_path) == {"beta=0.95": "finished", "beta=0.3": "finished"}  # none is stopped
+    ranking = rank(one.sweep, one.states, Metric.ACCURACY)
+    assert ranking.common_pairs == scripted_trial.PAIRS - shift
+    if ranking.common_pairs:
+        assert {each.score.pairs for each in ranking.results} == {30}
+        assert [each.score.accuracy for each in ranking.results] == [28 / 30, 12 / 30]
+        assert ranking.lines()[0].endswith("they are compared on the 30 that all hold out")
+    else:
+        assert ranking.results == []
+        assert ranking.lines() == ["the trials hold out different pairs: no winner is chosen"]
 
 
 def test_no_trial_is_stopped_without_early_stop_and_a_stopped_one_is_then_completed(tmp_path: Path) -> None:

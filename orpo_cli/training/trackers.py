@@ -208,7 +208,7 @@ class _Tracker:
         """Wait until all calls are done; whether they are. Ctrl-C ends the wait."""
         done = threading.Event()
         self.submit(done.set)
-        end = time.monotonic() + seconds
+        end = time.monotonic() + max(seconds, 10 * POLL_SECONDS)  # another tracker may have used up the time
         while self.error is None and not done.is_set() and (left := end - time.monotonic()) > 0:
             done.wait(min(left, POLL_SECONDS))
         return done.is_set()

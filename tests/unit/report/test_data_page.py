@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.browser import Browser, browser, needs_browser
 
 from orpo_cli.data.audit import Audit, length_bias, truncation
 from orpo_cli.data.dropped_rows import DroppedRow
@@ -65,26 +65,60 @@ def test_a_page_of_thousands_of_pairs_has_each_token_once() -> None:
     assert page.count("alert(1)") == 3, "in the title, in the heading, and once as a token"
 
 
-def browser() -> str | None:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    return next(filter(None, map(shutil.which, names)), None)
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[Browser]:
+    with browser() as chrome:
+        yield chrome
 
 
-@pytest.mark.skipif(browser() is None, reason="needs chromium")
-def test_a_browser_builds_the_pairs_with_their_difference(tmp_path: Path) -> None:
+@needs_browser
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_a_browser_shows_the_pairs_with_their_difference(
+    width: int, dark: bool, chrome: Browser, tmp_path: Path
+) -> None:
     (tmp_path / "page.html").write_text(data_page(content(200)))
-    command = [
-        str(browser()), "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000",
-        f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path / 'page.html'}",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    shown = done.stdout
-    assert shown.count('<article class="card">') >= 25
-    assert "200 shown" in shown
-    card = shown[shown.index('<article class="card">') : shown.index("</article>")]
-    assert re.findall(r'class="t chosen d"[^>]*>([^<]*)<', card)[0].strip() == "is"
-    assert [word.strip() for word in re.findall(r'class="t rejected d"[^>]*>([^<]*)<', card)][:2] == ["was", "quite"]
-    assert "truncated" in card
-    assert "rejected, 7 tokens of 90" in card
-    assert "<img" not in shown
-    assert "Refused to" not in done.stderr
+    page = chrome.open(tmp_path / "page.html", width=width, dark=dark)
+    assert page.evaluate("document.querySelectorAll('.card').length") >= 25
+    assert page.evaluate("document.getElementById('count').textContent") == "200 shown"
+    marked = (
+        "[...document.querySelectorAll('.card')[0].querySelectorAll('.%s .d')].map(each => each.textContent.trim())"
+    )
+    assert page.evaluate(marked % "chosen")[0] == "is"
+    assert page.evaluate(marked % "rejected")[:2] == ["was", "quite"]
+    shown = page.evaluate("document.querySelectorAll('.card')[0].innerText")
+    assert HOSTILE in shown
+    assert "rejected, 7 tokens of 90" in shown
+    assert page.evaluate("document.querySelectorAll('img, b b').length") == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "it does not scroll sideways"
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 300) is dark
+    assert page.problems == []
+    assert page.requests == []
+
+
+@needs_browser
+def test_a_browser_filters_searches_and_names_tokens(chrome: Browser, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(data_page(content(200)))
+    page = chrome.open(tmp_path / "page.html")
+    cards = "document.querySelectorAll('.card').length"
+    choose = "document.querySelector('#kind [data-value=%s]').click()"
+    page.evaluate(choose % "dropped")
+    assert page.evaluate(cards) == 2
+    assert "identical: the two completions are identical" in page.evaluate("document.getElementById('pairs').innerText")
+    page.evaluate(choose % "truncated")
+    assert page.evaluate("document.getElementById('count').textContent") == "67 shown"
+    page.evaluate(
+        "search = document.getElementById('search'); search.value = 'TODAY 123'; search.dispatchEvent(new Event('input'))"
+    )
+    page.wait_for("document.getElementById('count').textContent === '1 shown'")
+    assert "train.jsonl:124" in page.evaluate("document.getElementById('pairs').innerText")
+    place = page.evaluate(
+        "(({x, y}) => [x, y])(document.querySelector('.chosen [data-token]').getBoundingClientRect())"
+    )
+    page.move_mouse(place[0] + 3, place[1] + 5)
+    page.wait_for("!document.getElementById('tip').hidden")
+    assert re.fullmatch(r"id \d+ · NLL and odds ratio", page.evaluate("document.getElementById('tip').textContent"))
+    page.evaluate("search.value = ''; search.dispatchEvent(new Event('input')); " + choose % "pair")
+    page.wait_for("document.getElementById('count').textContent === '200 shown'")
+    page.wait_for(f"(window.scrollTo(0, document.body.scrollHeight), {cards} === 200)")
+    assert page.problems == []

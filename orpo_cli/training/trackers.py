@@ -27,6 +27,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.integrations.integration_utils import is_kubeflow_available
 
+from orpo_cli import interruption
 from orpo_cli.errors import Problem
 from orpo_cli.plan.plan import Plan
 from orpo_cli.run_attempts import attempts_of
@@ -37,7 +38,7 @@ from orpo_cli.training.tracker_runs import StartedRun, TrackedRun, start_run
 
 START_SECONDS = 20  # how long the first step waits for trackers; a later one gets its metrics when it has started
 FINISH_SECONDS = 60  # how long the end of the training waits until they have all metrics
-STOP_SECONDS = 5  # the same after an error or a second Ctrl-C
+STOP_SECONDS = 10  # the same after a signal or an error: a job scheduler kills the process soon
 UPLOAD_SECONDS = 1800  # how long it waits for a tracker that uploads weights, at the end or after a checkpoint
 MAX_WAITING = 10_000  # calls
 POLL_SECONDS = 0.05
@@ -112,11 +113,12 @@ class TrackersCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Finish the runs of the trackers."""
-        uploading = [tracker for tracker in self.trackers if tracker.uploads]
+        interrupted = interruption.cause() is not None
+        uploading = [tracker for tracker in self.trackers if tracker.uploads and not interrupted]
         self._wait(uploading, FINISH_SECONDS)  # one that does not answer is not worth the time of an upload
         self._call("on_train_end", state, kwargs)
         self._wait(uploading, UPLOAD_SECONDS)
-        self._finish(failed=False, seconds=FINISH_SECONDS)
+        self._finish(failed=False, seconds=STOP_SECONDS if interrupted else FINISH_SECONDS)
 
     def _wait(self, trackers: list[_Tracker], seconds: float) -> None:
         """Wait until trackers have done all calls, and switch off those that have not."""

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from orpo_cli.atomic import atomic_write_text
+from orpo_cli.checkpoint_manifest import STATE
 from orpo_cli.errors import DataError, UsageError
-from orpo_cli.json_files import read_json_lines
+from orpo_cli.json_files import read_json_lines, read_json_object_or_empty
 from orpo_cli.redaction import redact
 from orpo_cli.run_attempts import (
     FAILED,
@@ -87,17 +88,27 @@ def record_result(rundir: RunDir) -> bool:
     lines, attempts = rundir.read_metrics(), attempts_of(rundir.read_run())
     steps = (attempts[-1].get("to_step") if attempts else None) or rundir.last_logged_step()
     trained = [line for line in reversed(lines) if line["step"] > 0]
-    last = {name: next((line for line in trained if name in line), {}) for name in ("loss", "eval_loss")}
+    best = _best_step(rundir)
+    saved = [line for line in trained if "eval_loss" in line and best in (None, line["step"])]
     end_attempt(
         rundir,
         FINISHED,
         to_step=steps or 0,
         steps=steps,
-        final_metrics=last["loss"],
-        final_evaluation=last["eval_loss"],
+        final_metrics=next((line for line in trained if "loss" in line), {}),
+        final_evaluation=next(iter(saved), {}),
         error=None,
     )
     return True
+
+
+def _best_step(rundir: RunDir) -> int | None:
+    """The step of the best checkpoint, where the result has its weights."""
+    checkpoint = rundir.last_checkpoint(contents=False)
+    if checkpoint is None or not rundir.read_plan().training.get("load_best_model_at_end"):
+        return None
+    step = read_json_object_or_empty(checkpoint / STATE).get("best_global_step")
+    return step if isinstance(step, int) else None
 
 
 def fail_attempt(rundir: RunDir, error: BaseException) -> None:

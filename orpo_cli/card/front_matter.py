@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.card.base_license import BaseLicense, hub_id
+from orpo_cli.card.markdown import public_path
 from orpo_cli.card.run_contents import RunPart
 from orpo_cli.control_characters import one_line
 from orpo_cli.redaction import redact
@@ -85,7 +86,7 @@ def preference_accuracy(rundir: RunDir) -> EvalResult | None:
         task_type="text-generation",
         task_name="Preference",
         dataset_type=str(source["path"]) if is_hub else "preference-pairs",
-        dataset_name=f"{source.get('path', 'preference pairs')}, {pairs or 'all'} held-out pairs",
+        dataset_name=f"{public_path(source.get('path')) or 'preference pairs'}, {pairs or 'all'} held-out pairs",
         dataset_split=str(source["split"]) if is_hub and source.get("split") else None,
         dataset_revision=source.get("fingerprint") if is_hub else None,
         metric_type="accuracy",

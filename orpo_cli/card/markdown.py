@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePath
 
 from orpo_cli.control_characters import escape_controls
 
 _INLINE = re.compile(r"([\\`*\[\]|])")
+
+
+def public_path(path: object) -> str:
+    """A path or an id for readers elsewhere: of an absolute path the name of the file."""
+    text = str(path or "")
+    return PurePath(text).name if PurePath(text).is_absolute() else text
 
 
 def escape_text(value: object) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
 from typing import Any
 
 from orpo_cli.card.base_license import BaseLicense, hub_id
 from orpo_cli.card.curves import render_curves
 from orpo_cli.card.front_matter import is_from_hub
-from orpo_cli.card.markdown import code_block, code_span, escape_text
+from orpo_cli.card.markdown import code_block, code_span, escape_text, public_path
 from orpo_cli.card.run_contents import CURVES_PATH
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import RunDir
@@ -52,7 +51,11 @@ def results_section(rundir: RunDir, plan: Plan) -> str:
         {name.removeprefix("eval_"): value for name, value in line.items()} for line in lines if "eval_loss" in line
     ]
     columns = {escape_text(f"step {line.get('step', '')}"): line for line in (*steps[:1], *steps[-1:])}
-    columns |= {_held_out_title(line): line for line in (*evaluations[:1], *evaluations[-1:])}
+    saved_step = (rundir.read_run().get("final_evaluation") or {}).get(
+        "step"
+    )  # of the best checkpoint, or the last one
+    saved = [line for line in evaluations if line.get("step") == saved_step] or evaluations
+    columns |= {_held_out_title(line): line for line in (*evaluations[:1], *saved[-1:])}
     measured = rundir.read_evaluation()
     for variant, metrics in measured.get("models", {}).items():
         columns[escape_text(f"{measured.get('pairs')} held-out pairs, {variant}")] = metrics
@@ -117,7 +120,7 @@ def data_section(rundir: RunDir) -> str:
     rows = ["| part | source | format | rows read | kept | dropped |", "| --- | --- | --- | ---: | ---: | ---: |"]
     for source in sources:
         dropped = sum(source.get("dropped", {}).values())
-        name = code_span(source.get("path") or "", in_table=True)
+        name = code_span(public_path(source.get("path")), in_table=True)
         part, split, kind = (escape_text(source.get(key) or "") for key in ("part", "split", "format"))
         rows.append(
             f"| {part} | {name} [{split}] | {kind} "
@@ -168,8 +171,7 @@ def _published_recipe(text: str) -> str:
             return {key: published(inner) for key, inner in value.items()}
         if isinstance(value, list):
             return [published(inner) for inner in value]
-        is_path = isinstance(value, str) and PurePath(value).is_absolute()
-        return EnvReference(PurePath(value).name if is_path else value) if isinstance(value, str) else value
+        return EnvReference(public_path(value)) if isinstance(value, str) else value
 
     try:
         values = yaml.safe_load(text)
@@ -210,7 +212,7 @@ def _number(value: Any) -> str:
 
 def _revision(source: dict[str, Any]) -> str:
     """The commit of a dataset on the hub, the fingerprint of a file."""
-    mark, name = str(source.get("fingerprint")), code_span(source.get("path") or "")
+    mark, name = str(source.get("fingerprint")), code_span(public_path(source.get("path")))
     if is_from_hub(source):
         return f"- {name} at commit {code_span(mark)}"
     return f"- {name}: fingerprint {code_span(mark[:16])}"

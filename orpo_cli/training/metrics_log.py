@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -101,7 +102,8 @@ class MetricsCallback(TrainerCallback):
             self._counted = trainer.pairs_seen, trainer.tokens_seen
         pairs, tokens = self._counted
         seconds = 0.0 if self._train_started is None else time.monotonic() - self._train_started
-        return TrainedTotals(
+        return replace(
+            self.before,
             pairs=self.before.pairs + pairs,
             tokens=self.before.tokens + tokens,
             seconds=round(self.before.seconds + seconds, 3),
@@ -122,7 +124,8 @@ class MetricsCallback(TrainerCallback):
         """Fields of run.json: duration, speed and memory of the training so far."""
         totals = self.totals()
         memory = {"peak_memory_gb": self.peak_memory_gb} if self.peak_memory_gb else {}
-        return {"train_seconds": totals.seconds, **totals.rates(), **memory}
+        seconds = {"train_seconds": totals.seconds} if totals.complete else {}
+        return {**seconds, **totals.rates(), **memory}
 
     def event(self, name: str, message: str | None = None, **fields: Any) -> None:
         """Write an event line; nothing on other ranks than 0."""
@@ -182,9 +185,10 @@ class MetricsCallback(TrainerCallback):
         """The fields that every line has."""
         totals, state = self.totals(), self.trainer.state
         epoch = {} if state.epoch is None else {"epoch": state.epoch}
+        tokens = {"tokens": totals.tokens} if totals.complete else {}
         return {
             "kind": kind, "time": utc_time(), "elapsed": totals.seconds, "step": state.global_step, **epoch,
-            "pairs": totals.pairs, "tokens": totals.tokens,
+            "pairs": totals.pairs, **tokens,
         }  # fmt: skip
 
     def _write(self, record: dict[str, Any]) -> None:

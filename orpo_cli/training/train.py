@@ -69,7 +69,7 @@ def train(
         rundir.check_owned,
         scores=rundir.eval_scores,
         attempt=rundir.attempt,
-        before=TrainedTotals.of_checkpoint(resume_from),
+        before=TrainedTotals.of_checkpoint(resume_from, plan.launch.pairs_per_step),
     )
     interrupt = InterruptCallback(observer.note)
     started = time.time()
@@ -233,8 +233,10 @@ def _record_end(rundir: RunDir, metrics: MetricsCallback, reason: str, message: 
 
 
 def _record_result(rundir: RunDir, trainer: PairTrainer, metrics: MetricsCallback, seconds: float) -> None:
-    """Write the outcome to run.json, with the last logged step and the last evaluation of the trained model (may be empty)."""
+    """Write the outcome to run.json, with the last logged step and the evaluation of the saved weights (may be empty)."""
     evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry and entry["step"] > 0]
+    if trainer.args.load_best_model_at_end:
+        evaluations = [entry for entry in evaluations if entry["step"] == trainer.state.best_global_step]
     end_attempt(
         rundir,
         FINISHED,

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from orpo_cli.checkpoint_manifest import checkpoint_step
 from orpo_cli.json_files import is_number, read_json_object_or_empty
 
 TOTALS_FILE = "trained_totals.json"  # in a checkpoint
@@ -15,20 +16,26 @@ TOTALS_FILE = "trained_totals.json"  # in a checkpoint
 class TrainedTotals:
     """Totals of a run over all attempts and ranks, without the steps that a resumed run computes again.
 
-    ``seconds`` of training, with evaluations and checkpoints; ``step_seconds`` inside steps.
+    ``seconds`` of training, with evaluations and checkpoints; ``step_seconds`` inside steps. Not ``complete``: the run was begun
+    by a version that did not count; pairs follow from the steps, and the rest is of the attempts since then.
     """
 
     pairs: int = 0
     tokens: int = 0
     seconds: float = 0.0
     step_seconds: float = 0.0
+    complete: bool = True
 
     @classmethod
-    def of_checkpoint(cls, checkpoint: Path | None) -> TrainedTotals:
-        """The totals in a checkpoint; zero without one, and in a checkpoint of a version that did not record them."""
-        document = {} if checkpoint is None else read_json_object_or_empty(checkpoint / TOTALS_FILE)
-        known: dict[str, Any] = {name: each for name, each in document.items() if name in asdict(cls())}
-        return cls(**known) if all(map(is_number, known.values())) else cls()
+    def of_checkpoint(cls, checkpoint: Path | None, pairs_per_step: int) -> TrainedTotals:
+        """The totals in a checkpoint; zero without one."""
+        if checkpoint is None:
+            return cls()
+        document = read_json_object_or_empty(checkpoint / TOTALS_FILE)
+        numbers: dict[str, Any] = {name: document.get(name) for name in ("pairs", "tokens", "seconds", "step_seconds")}
+        if all(map(is_number, numbers.values())):
+            return cls(**numbers, complete=document.get("complete") is not False)
+        return cls(pairs=(checkpoint_step(checkpoint) or 0) * pairs_per_step, complete=False)
 
     def at_least(self, seconds: float) -> TrainedTotals:
         """The totals with at least these seconds."""
@@ -39,8 +46,8 @@ class TrainedTotals:
         return asdict(self)
 
     def rates(self) -> dict[str, float]:
-        """Pairs and tokens a second inside steps; empty before the first step."""
-        if not self.step_seconds:
+        """Pairs and tokens a second inside steps; empty before the first step, and where they were not counted."""
+        if not self.step_seconds or not self.complete:
             return {}
         return {
             "pairs_per_second": round(self.pairs / self.step_seconds, 3),

@@ -149,6 +149,28 @@ def test_the_recipe_of_a_run_trains_the_same_from_another_directory(
     assert record["seconds"] >= record["train_seconds"] > 0
 
 
+def test_the_record_and_the_card_have_the_evaluation_of_the_saved_weights(
+    tmp_path: Path, orpo_here: Callable[..., Any]
+) -> None:
+    """The checkpoint with the lowest log-probability of chosen completions is an early one."""
+    training = {**EVALUATED, "save_strategy": "steps", "save_steps": 2, "load_best_model_at_end": True}
+    training |= {"metric_for_best_model": "logps/chosen", "greater_is_better": False}
+    recipe = write_recipe(tmp_path, steps=6, estimated=False, training=training)
+    assert orpo_here("train", recipe).returncode == 0
+    run = tmp_path / "run"
+    record, found = json.loads((run / "run.json").read_text()), evaluations(run)
+    best = min((each for each in found.values() if each["step"]), key=lambda each: each["eval_logps/chosen"])
+    assert best["step"] < 6
+    assert record["final_evaluation"]["step"] == best["step"]
+    assert f"8 held-out pairs, step {best['step']} |" in (run / "README.md").read_text()
+    assert orpo_here("eval", run).returncode == 0
+    tuned = json.loads((run / "evaluation.json").read_text())["models"]["tuned"]
+    assert tuned["logps/chosen"] == best["eval_logps/chosen"]
+    card = (run / "README.md").read_text()
+    assert "name: heldout.jsonl, 8 held-out pairs" in card
+    assert "`heldout.jsonl`" in card
+
+
 def test_warnings_of_the_recipe_are_in_the_record(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
     recipe = write_recipe(tmp_path, steps=1, estimated=False, training={"learning_rate": 0.1})
     assert orpo_here("train", recipe).returncode == 0

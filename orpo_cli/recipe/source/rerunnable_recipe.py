@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
+from orpo_cli.control_characters import one_line
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.source.nodes import MappingNode, Node, Path, SequenceNode, format_path, parse_path
 from orpo_cli.recipe.source.yaml_writer import EnvReference, yaml_lines
@@ -25,8 +27,13 @@ def rerunnable_recipe(loaded: LoadedRecipe) -> str:
     """The text of a recipe that trains the same, with the origin of every value; without ``output_dir``, where a run exists already."""
     lines = list(_Lines(loaded).mapping_lines(loaded.source_map.root, (), 0))
     if loaded.recipe.name is None:
-        lines.insert(0, f"{yaml_lines('name', loaded.name)[0]} # the name of the file")
-    return HEADER.format(name=loaded.file) + "\n".join(lines) + "\n"
+        lines.insert(0, f"{_name_line(loaded.name)} # the name of the file")
+    return HEADER.format(name=one_line(loaded.file)) + "\n".join(lines) + "\n"
+
+
+def _name_line(name: str) -> str:
+    lines = yaml_lines("name", name)
+    return lines[0] if len(lines) == 1 else f"name: {json.dumps(name.replace('${', '$${'))}"
 
 
 def overridden_values(loaded: LoadedRecipe) -> dict[str, Any]:
@@ -68,9 +75,9 @@ class _Lines:
 
     def value_lines(self, key: str, node: Node, path: Path, indent: str) -> Iterator[str]:
         lines = [indent + line for line in yaml_lines(key, self.printable(node, path))]
-        origin = str(node.origin)
+        origin = one_line(str(node.origin))
         if node.origin.written is not None and not self.is_secret(node):
-            origin += f", {node.origin.written}"
+            origin += f", {one_line(node.origin.written)}"
         if len(lines) == 1:
             yield f"{lines[0]} # {origin}"
         else:

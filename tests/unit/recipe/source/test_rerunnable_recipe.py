@@ -73,6 +73,16 @@ def test_every_value_has_its_origin_as_a_comment(loaded: LoadedRecipe) -> None:
     assert not [line for line in lines if line.startswith("extends")]
 
 
+def test_line_breaks_in_the_name_of_a_file_do_not_damage_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a\nmodel: {x: 1}.yaml").write_text("model: {model_name_or_path: a/b}\ndataset: {train: {path: x}}\n")
+    loaded = load_recipe("a\nmodel: {x: 1}.yaml")
+    Path("trained.yaml").write_text(rerunnable_recipe(loaded))
+    assert load_recipe("trained.yaml").recipe.name == loaded.name == "a\nmodel: {x: 1}"
+
+
 def test_an_empty_section_stays_a_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "null")
     (tmp_path / "r.yaml").write_text(

@@ -32,6 +32,7 @@ from orpo_cli.training.gradient_sum import average_gradients
 from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
 from orpo_cli.training.metrics_log import MetricsCallback
 from orpo_cli.training.packed_trainer import PackedTrainer
+from orpo_cli.training.trained_totals import TrainedTotals
 from orpo_cli.training.whole_state import whole_tensor
 from support.tiny import save_tiny_model, tiny_llama, tiny_tokenizer, write_pairs
 
@@ -155,13 +156,15 @@ def train_case(folder: Path, name: str, cases: dict[str, dict[str, Any]] = CASES
     plan, tokenizer = resolve(load_recipe(str(folder / "recipe.yaml")), probe()), tiny_tokenizer()
     data = prepare(plan.dataset, tokenizer, max_length=256, max_prompt_length=128, note=lambda _: None)
     notes: list[str] = []
-    metrics = MetricsCallback(folder / "metrics.jsonl", Observer(), lambda: None)
+    before = TrainedTotals.of_checkpoint(Path(checkpoint) if checkpoint else None, PAIRS_PER_STEP)
+    metrics = MetricsCallback(folder / "metrics.jsonl", Observer(), lambda: None, before=before)
     model = tiny_llama(len(tokenizer), tied=tied)
     if quantized:
         model = load_base(ModelSource(plan.model), plan.quantization, weights_device(plan))
         fused_lora._is_4bit = lambda layer: type(layer).__name__ == "Linear4bit"  # on a CPU, too
     inputs = TrainingInputs(model, tokenizer, data.train, data.eval)
     trainer = metrics.trainer = make_trainer(plan, checkpoints, inputs, [metrics], notes.append)
+    trainer.checkpoint_totals = metrics.checkpoint_totals
     error = ""
     try:
         with failing_rank(failing):

@@ -41,6 +41,7 @@ COMMANDS = (
     "submit",
     "sweep",
     "runs",
+    "report",
     "eval",
     "chat",
     "generate",
@@ -58,6 +59,7 @@ LIGHT_COMMANDS = (
     "convert",
     "submit",
     "runs",
+    "report",
     "doctor",
 )  # they do not import torch
 FILE_COMMANDS = (
@@ -66,6 +68,7 @@ FILE_COMMANDS = (
     "train",
     "submit",
     "sweep",
+    "report",
     "merge",
     "export",
     "push_to_hub",

@@ -1,0 +1,110 @@
+"""`orpo report`: which runs, where the page goes, assertions, charts, following a run."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.recorded_runs import write_recorded_run
+
+from orpo_cli.run_lock import RunLock
+
+Orpo = Callable[..., Any]
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two runs in ./runs."""
+    monkeypatch.chdir(tmp_path)
+    for name, last in (("a", 0.75), ("b", 0.875)):
+        write_recorded_run(tmp_path / "runs" / name, accuracies=(0.5, 0.625, last), run={"name": name})
+    return tmp_path / "runs"
+
+
+def test_the_page_of_one_run_is_in_the_run(runs: Path, orpo_here: Orpo) -> None:
+    done = orpo_here("report", "runs/a")
+    assert (done.returncode, done.stdout) == (0, "runs/a/report/index.html\n")
+    assert "</html>" in (runs / "a" / "report" / "index.html").read_text()
+
+
+def test_a_folder_counts_as_its_runs_and_no_run_twice(runs: Path, orpo_here: Orpo) -> None:
+    done = orpo_here("report", "runs", "--json")
+    document = json.loads(done.stdout)
+    assert (document["status"], document["page"], document["runs"]) == (
+        "written",
+        "runs/report/index.html",
+        ["runs/a", "runs/b"],
+    )
+    document = json.loads(orpo_here("report", "runs/b", "runs", "-o", "x.html", "--json").stdout)
+    assert (document["page"], document["runs"]) == ("x.html", ["runs/b", "runs/a"])
+    assert orpo_here("report", "runs/a", "runs/b").stdout == "report.html\n"
+    assert "runs/report" not in orpo_here("runs").stdout  # the folder of the page is no run
+
+
+def test_assertions_are_checked_for_every_run(runs: Path, orpo_here: Orpo) -> None:
+    done = orpo_here("report", "runs", "--assert", "eval.accuracy[-1] > 0.7", "--assert", "last(loss) < first(loss)")
+    assert done.returncode == 0, done.stderr
+    assert "eval.accuracy[-1] > 0.7: holds (eval.accuracy[-1] is 0.75)" in done.stderr
+    done = orpo_here("report", "runs", "--assert", "eval.accuracy[-1] > 0.8", "--json")
+    assert done.returncode == 5
+    assert "runs/a: eval.accuracy[-1] > 0.8: does not hold (eval.accuracy[-1] is 0.75)" in done.stderr
+    document = json.loads(done.stdout)
+    assert (document["status"], document["exit_code"]) == ("run", 5)
+    assert [(each["run"], each["holds"]) for each in document["assertions"]] == [("runs/a", False), ("runs/b", True)]
+    assert (runs / "report" / "index.html").exists()  # also then
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("runs/a", "--assert", "eval.acuracy[-1] > 0.7"), "Did you mean `eval.accuracy`?"),
+        (("runs/a", "--assert", "loss[-1]"), "compares nothing"),
+        (("runs/a/checkpoints",), "no run there or below"),
+        (("elsewhere",), "no such directory"),
+        (("runs/a", "-o", "missing/page.html"), "there is no folder"),
+        (("runs/a", "-o", "runs"), "it is a folder"),
+        ((), "Missing argument"),
+    ],
+)
+def test_errors_of_usage_write_no_page(runs: Path, orpo_here: Orpo, arguments: tuple[str, ...], message: str) -> None:
+    done = orpo_here("report", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not list(runs.rglob("*.html"))
+
+
+def test_charts_are_written_as_svg(runs: Path, orpo_here: Orpo) -> None:
+    document = json.loads(orpo_here("report", "runs", "--svg", "new/figures", "--json").stdout)
+    assert "new/figures/accuracy.svg" in document["charts"]
+    assert all(Path(chart).read_text().startswith("<svg") for chart in document["charts"])
+    (runs / "file").write_text("")
+    assert orpo_here("report", "runs", "--svg", "runs/file/x").returncode == 3
+
+
+def test_a_page_follows_a_run_until_it_ends(runs: Path, orpo_here: Orpo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orpo_cli.workflows.report.FOLLOW_SECONDS", 0.05)
+    page = runs / "c" / "report" / "index.html"
+    run = write_recorded_run(runs / "c", status="running")
+    lock = RunLock.acquire(run, lambda text: None)
+    seen: list[str] = []
+
+    def finish() -> None:
+        while not page.exists():
+            time.sleep(0.01)
+        seen.append(page.read_text())
+        document = json.loads((run / "run.json").read_text())
+        (run / "run.json").write_text(json.dumps({**document, "status": "finished"}))
+        lock.release()
+
+    thread = threading.Thread(target=finish)
+    thread.start()
+    done = orpo_here("report", run, "--follow")
+    thread.join()
+    assert done.returncode == 0, done.stderr
+    assert 'http-equiv="refresh"' in seen[0]
+    assert 'http-equiv="refresh"' not in page.read_text()

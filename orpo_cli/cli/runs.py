@@ -89,7 +89,7 @@ def _print_runs(histories: list[RunHistory], console: Console, *, as_csv: bool, 
     if sort is not None and rows:
         console.note(f"sorted by {sort}, {'lowest' if less_is_better(sort) else 'highest'} first")
     if incomparable_evaluations(histories):
-        console.warn("the runs held out different data: their evaluations cannot be compared with each other.")
+        console.warn("the runs held out different pairs: their evaluations cannot be compared with each other.")
     for row in rows:
         for problem in row.problems:
             console.warn(f"{row.path}: {problem}")

@@ -53,9 +53,19 @@ class Panel:
 
 
 def thinned(points: Points) -> Points:
-    """At most ``MAX_POINTS`` of the points, always with the last one."""
-    stride = -(-len(points) // MAX_POINTS)
-    return points[::-1][:: max(1, stride)][::-1]
+    """At most ``MAX_POINTS`` of the points: the lowest and the highest one of each part, so that spikes stay, and the last one."""
+    if len(points) <= MAX_POINTS:
+        return points
+    size = -(-len(points) // (MAX_POINTS // 2 - 1))
+    kept: Points = []
+    for start in range(0, len(points), size):
+        part = points[start : start + size]
+        kept += sorted({min(part, key=_value), max(part, key=_value)})
+    return kept if kept[-1] == points[-1] else [*kept, points[-1]]
+
+
+def _value(point: tuple[float, float]) -> float:
+    return point[1]
 
 
 def render_image(panels: Sequence[Panel], *, width: int = 300, height: int = 210) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ from orpo_cli.report.console import Console
 from orpo_cli.report.run_history import RunHistory, read_history
 from orpo_cli.report.svg_charts import charts_of_runs
 from orpo_cli.run_attempts import RUNNING
+from orpo_cli.run_lock import live_owner
 from orpo_cli.rundir import RunDir
 from orpo_cli.workflows.output_file import check_output_file
 from orpo_cli.workflows.runs import read_runs
 
 FOLLOW_SECONDS = 5.0
+GENERATOR = '<meta name="generator" content="orpo-cli">'  # in the head of every page
+MAX_HEAD_BYTES = 2000
 PAGE, PAGE_OF_SEVERAL = "index.html", Path("report.html")
 
 
@@ -71,12 +75,24 @@ def find_histories(paths: Sequence[Path], console: Console) -> list[RunHistory]:
 def page_path(paths: Sequence[Path], output: Path | None) -> Path:
     """Where the page is written: ``output``, ``report/index.html`` of the one path, or report.html here for several.
 
-    Raises UsageError where an ``output`` cannot be written.
+    Raises UsageError where an ``output`` cannot be written, or the default is a file that is not a report.
     """
     if output is not None:
         check_output_file(output, overwrite=True)
         return output
-    return RunDir(paths[0]).report / PAGE if len(paths) == 1 else PAGE_OF_SEVERAL
+    if len(paths) == 1:
+        return RunDir(paths[0]).report / PAGE
+    if PAGE_OF_SEVERAL.exists() and not _is_report(PAGE_OF_SEVERAL):
+        raise UsageError(
+            f"{PAGE_OF_SEVERAL} exists already, and is not a report.", remedy="Choose another file: --output FILE."
+        )
+    return PAGE_OF_SEVERAL
+
+
+def _is_report(path: Path) -> bool:
+    with suppress(OSError), path.open("rb") as file:
+        return GENERATOR.encode() in file.read(MAX_HEAD_BYTES)
+    return False
 
 
 def check_all(histories: Sequence[RunHistory], expressions: Sequence[str]) -> dict[str, list[Assertion]]:
@@ -110,12 +126,13 @@ def write_charts(histories: Sequence[RunHistory], folder: Path) -> list[Path]:
 def follow(paths: Sequence[Path], write: Callable[[Sequence[RunHistory], bool], None], console: Console) -> None:
     """Write the page again every few seconds until no run goes on, and a last time at the end or at Ctrl-C.
 
-    ``write``: with the runs, and whether the page is to reload itself. Runs that begin meanwhile are added.
+    ``write``: with the runs, and whether the page is to reload itself. Runs that begin meanwhile are added. A sweep goes on also
+    between two trials.
     """
     histories = find_histories(paths, console)
     quiet = Console(quiet=True, log_only=True)  # what is damaged was said once
     try:
-        while any(each.status == RUNNING for each in histories):
+        while any(each.status == RUNNING for each in histories) or any(live_owner(path) is not None for path in paths):
             write(histories, True)
             time.sleep(FOLLOW_SECONDS)
             histories = find_histories(paths, quiet)

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.did_you_mean import closest_name
 from orpo_cli.report.assertions import expression_value
 from orpo_cli.report.console import Console
-from orpo_cli.report.paired_comparison import held_out_data
+from orpo_cli.report.paired_comparison import held_out_data, held_out_scores
 from orpo_cli.report.run_history import RunHistory, find_runs, read_history
 from orpo_cli.run_attempts import FINISHED
 
@@ -103,7 +104,18 @@ def _values(histories: Sequence[RunHistory], metric: str) -> dict[Path, float]:
 
 
 def incomparable_evaluations(histories: Sequence[RunHistory]) -> bool:
-    """Whether the runs held out pairs of different data, so that their evaluations cannot be compared."""
+    """Whether the runs held out different pairs, so that their evaluations cannot be compared."""
     evaluated = [each for each in histories if each.last_eval]
+    if len({digest for each in evaluated if (digest := _eval_digest(each))}) <= 1 and all(map(_eval_digest, evaluated)):
+        return False  # the same tokens of the same pairs: the usual case, without reading the scores
+    names = [frozenset(found) for each in evaluated if (found := held_out_scores(each))]
     data = [found for each in evaluated if (found := held_out_data(each))]
-    return any(each != data[0] for each in data)
+    return len(set(names)) > 1 or any(each != data[0] for each in data)
+
+
+def _eval_digest(history: RunHistory) -> str | None:
+    """The digest of the tokens of the held-out pairs; None for a run that has not recorded it."""
+    value: Any = history.run
+    for key in ("fingerprints", "data", "eval", "digest"):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, str) else None

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support.recorded_runs import write_recorded_run
 
+from orpo_cli.file_lock import try_lock
 from orpo_cli.run_lock import RunLock
 
 Orpo = Callable[..., Any]
@@ -42,7 +43,10 @@ def test_a_folder_counts_as_its_runs_and_no_run_twice(runs: Path, orpo_here: Orp
     )
     document = json.loads(orpo_here("report", "runs/b", "runs", "-o", "x.html", "--json").stdout)
     assert (document["page"], document["runs"]) == ("x.html", ["runs/b", "runs/a"])
-    assert orpo_here("report", "runs/a", "runs/b").stdout == "report.html\n"
+    for _ in range(2):  # a report is written again
+        assert orpo_here("report", "runs/a", "runs/b").stdout == "report.html\n"
+    Path("report.html").write_text("<html>of somebody</html>")
+    assert "is not a report" in orpo_here("report", "runs/a", "runs/b").stderr
     assert "runs/report" not in orpo_here("runs").stdout  # the folder of the page is no run
 
 
@@ -84,6 +88,17 @@ def test_charts_are_written_as_svg(runs: Path, orpo_here: Orpo) -> None:
     assert all(Path(chart).read_text().startswith("<svg") for chart in document["charts"])
     (runs / "file").write_text("")
     assert orpo_here("report", "runs", "--svg", "runs/file/x").returncode == 3
+
+
+def test_a_sweep_is_followed_between_its_trials(runs: Path, orpo_here: Orpo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orpo_cli.workflows.report.FOLLOW_SECONDS", 0.05)
+    lock = try_lock(runs / ".lock")  # as the process of a sweep holds it, while no run goes on
+    assert lock is not None
+    timer = threading.Timer(1.5, lock.release)
+    started = time.monotonic()
+    timer.start()
+    assert orpo_here("report", "runs", "--follow").returncode == 0
+    assert time.monotonic() - started > 1.4
 
 
 def test_a_page_follows_a_run_until_it_ends(runs: Path, orpo_here: Orpo, monkeypatch: pytest.MonkeyPatch) -> None:

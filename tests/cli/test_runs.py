@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.recorded_runs import write_recorded_run
+from support.recorded_runs import write_lines, write_recorded_run
 
 Orpo = Callable[..., Any]
 
@@ -144,6 +144,27 @@ def test_runs_with_other_held_out_pairs_are_not_comparable(runs: Path, orpo_here
     report["sources"][1]["fingerprint"] = "three"
     (runs / "low" / "data_report.json").write_text(json.dumps(report))
     assert "their evaluations cannot be compared" in orpo_here("runs").stderr
+
+
+def test_another_split_of_the_same_data_is_not_comparable(runs: Path, orpo_here: Orpo) -> None:
+    """The rows are those of one file, but other ones: `dataset.shuffle_seed` or `test_size`."""
+    for name, digest, rows in (
+        ("low", "d1", ["x:1", "x:2"]),
+        ("high", "d1", ["x:1", "x:2"]),
+        ("unfinished", "d2", ["x:1", "x:2"]),
+    ):
+        document = json.loads((runs / name / "run.json").read_text())
+        document["fingerprints"] = {"data": {"eval": {"pairs": 2, "digest": digest}}}
+        (runs / name / "run.json").write_text(json.dumps(document))
+        write_lines(
+            runs / name / "eval_scores.jsonl", [{"step": 20, "pairs": rows, "chosen": [1, 1], "rejected": [0, 0]}]
+        )
+    assert "cannot be compared" not in orpo_here("runs").stderr  # the same rows with other tokens
+    write_lines(
+        runs / "unfinished" / "eval_scores.jsonl",
+        [{"step": 20, "pairs": ["x:1", "x:3"], "chosen": [1, 1], "rejected": [0, 0]}],
+    )
+    assert "held out different pairs: their evaluations cannot be compared" in orpo_here("runs").stderr
 
 
 def test_control_characters_in_names_do_not_reach_the_terminal(runs: Path, orpo_here: Orpo) -> None:

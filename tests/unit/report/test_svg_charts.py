@@ -64,6 +64,14 @@ def test_a_long_curve_is_thinned_and_keeps_its_last_point() -> None:
     assert thinned([]) == []
 
 
+def test_a_spike_of_one_step_stays_in_a_thinned_curve() -> None:
+    points = [(float(step), 9.0 if step == 5_137 else 1.0 + step % 3 / 10) for step in range(10_000)]
+    kept = thinned(points)
+    assert (5137.0, 9.0) in kept
+    assert kept == sorted(kept)
+    assert len(kept) <= MAX_POINTS
+
+
 def test_runs_without_metrics_have_no_charts(tmp_path: Path) -> None:
     run = write_recorded_run(tmp_path / "run")
     (run / "metrics.jsonl").unlink()

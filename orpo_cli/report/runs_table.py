@@ -145,6 +145,12 @@ def runs_table(rows: Sequence[RunRow], width: int | None = None) -> tuple[str, l
     return heading + "\n".join(lines), left_out
 
 
+def table_cells(rows: Sequence[RunRow]) -> tuple[list[str], list[list[str]]]:
+    """The titles of the columns that have values, and the cells of each run."""
+    columns = [column for column in _columns(rows) if any(column.cell(row) for row in rows)]
+    return [column.title for column in columns], [[column.cell(row) for column in columns] for row in rows]
+
+
 def _columns(rows: Sequence[RunRow]) -> list[_Column]:
     keys = list(dict.fromkeys(key for row in rows for key in row.changed))
     short = [key.rpartition(".")[2] for key in keys]

@@ -108,8 +108,8 @@ def incomparable_evaluations(histories: Sequence[RunHistory]) -> bool:
     evaluated = [each for each in histories if each.last_eval]
     if len({digest for each in evaluated if (digest := _eval_digest(each))}) <= 1 and all(map(_eval_digest, evaluated)):
         return False  # the same tokens of the same pairs: the usual case, without reading the scores
-    names = [frozenset(found) for each in evaluated if (found := held_out_scores(each))]
-    data = [found for each in evaluated if (found := held_out_data(each))]
+    names = [frozenset(scores) for each in evaluated if (scores := held_out_scores(each))]
+    data = [sources for each in evaluated if (sources := held_out_data(each))]
     return len(set(names)) > 1 or any(each != data[0] for each in data)
 
 

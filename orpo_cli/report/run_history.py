@@ -368,11 +368,12 @@ def run_labels(histories: Sequence[RunHistory]) -> list[str]:
         )
         for values in changed
     ]
-    folders = [history.path.resolve().name for history in histories]
-    for labels in ([history.name for history in histories], by_values, folders):
+    names = [one_line(history.name) for history in histories]
+    folders = [one_line(history.path.resolve().name) for history in histories]
+    for labels in (names, by_values, folders):
         if len(set(labels)) == len(labels) and all(0 < len(label) <= MAX_LABEL for label in labels):
             return labels
-    return [str(history.path) for history in histories]
+    return [one_line(str(history.path)) for history in histories]
 
 
 def value_text(value: Any, *, short: bool = True) -> str:

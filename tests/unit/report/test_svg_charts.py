@@ -41,6 +41,12 @@ def test_a_legend_below_is_inside_the_image(tmp_path: Path) -> None:
     assert max(float(each.get("y") or 0) for each in elements(image, "text")) < height
 
 
+def test_a_name_with_control_characters_is_a_valid_image(tmp_path: Path) -> None:
+    run = write_recorded_run(tmp_path / "run", run={"name": "a\x1b[31m\nb\x00\ud800"})
+    legend = elements(charts_of_runs([read_history(run)])["loss"], "text")[-1]
+    assert legend.text == "a\\x1b[31m\\nb\\x00\\ud800, held out"
+
+
 def test_labels_are_escaped() -> None:
     image = render_image([Panel("<b>&", [Series("</text><script>", "#000", [(1, 1.0), (2, 2.0)])])])
     assert elements(image, "text")[0].text == "<b>&"

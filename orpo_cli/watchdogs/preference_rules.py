@@ -1,0 +1,224 @@
+"""Watchdog rules about what ORPO teaches: log-probabilities, the odds ratio term, held-out accuracy, evaluations, length.
+
+Where there are held-out pairs, these decide: they are the same pairs each time. Otherwise the start of the training is compared
+with its present end, and a difference counts only beyond its standard error. Return values are those of ``training_rules``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from statistics import fmean
+
+from orpo_cli.watchdogs.metric_history import MetricHistory, Record, gain, values
+from orpo_cli.watchdogs.training_rules import MIN_RECORDS, Verdict, present
+
+START_PART = 0.1  # of the steps: about the warm-up, in which the weights are still close to those of the base
+CLEAR_ERRORS = 3.0  # standard errors of a change between batches of different pairs; lines are checked many times
+LESS_LIKELY = 0.1  # log-probability per token: each token about 10% less likely
+CHOSEN_NEAR_ZERO, REJECTED_LOW = -0.3, -5.0
+GENERALIZES = -0.5  # log-probability of held-out chosen completions
+NEGLIGIBLE_SHARE, FLAT_MARGIN = 0.05, 0.05
+NEGLIGIBLE_AFTER, UNCHANGED_AFTER = 0.25, 0.5  # of the run
+ALREADY_ACCURATE = 0.9
+MIN_ACCURACY_PAIRS = 100
+WORSE_EVALUATIONS, WORSE_BY = 3, 0.01
+MIN_LENGTH_PAIRS, ONE_LENGTH = 20, 0.9
+
+Measure = Callable[[Record, str], float | None]  # of a line, whose names have the prefix
+
+
+def chosen_likelihood_falls(history: MetricHistory) -> Verdict:
+    """Chosen completions become less likely than under the base while the margin grows."""
+    changes = [_change(history, _chosen), _change(history, _margin)]
+    if changes[0] is None or changes[1] is None:
+        return None
+    (before, now, most_gain), (margin_before, margin_now, _) = changes
+    if most_gain > -LESS_LIKELY or margin_now <= margin_before:
+        return False
+    return (
+        f"the log-probability per token of chosen completions is {now:.2f}; {_reference(history)} it was {before:.2f}. The margin "
+        f"rose from {margin_before:.2f} to {margin_now:.2f}, so rejected completions fell faster. Under DPO this is usual. Under "
+        "ORPO it is not: the NLL term raises chosen completions, and here the odds ratio term outweighs it, or each step is too "
+        f"large. Lower training.beta{present(history.setup.beta)} or training.learning_rate{present(history.setup.learning_rate)}, and "
+        "read some answers (`orpo generate --compare`)."
+    )
+
+
+def overfitting(history: MetricHistory) -> Verdict:
+    """Chosen completions of the training pairs are nearly certain, and rejected ones nearly impossible."""
+    lines = list(history.recent)[-MIN_RECORDS:]
+    chosen, rejected = values(lines, "logps/chosen"), values(lines, "logps/rejected")
+    if min(len(chosen), len(rejected)) < MIN_RECORDS:
+        return None
+    if fmean(chosen) < CHOSEN_NEAR_ZERO or fmean(rejected) > REJECTED_LOW:
+        return False
+    held_out = history.evaluations[-1].get("eval_logps/chosen") if history.evaluations else None
+    if held_out is not None and held_out >= GENERALIZES:
+        return False
+    compared = "" if held_out is None else f" On held-out pairs, logps/chosen is {held_out:.2f}."
+    return (
+        f"logps/chosen is {fmean(chosen):.2f} and logps/rejected {fmean(rejected):.2f} (means of the last {len(lines)} lines): "
+        f"the model knows the training pairs by heart.{compared} What it says about other prompts gets worse from here. Use an "
+        f"earlier checkpoint, fewer epochs, or a lower training.learning_rate{present(history.setup.learning_rate)} or "
+        f"training.beta{present(history.setup.beta)}; look for pairs that occur several times (`orpo data`)."
+    )
+
+
+def odds_ratio_negligible(history: MetricHistory) -> Verdict:
+    """The odds ratio term is small beside the NLL, and the margin does not move."""
+    share = _odds_ratio_share(history)
+    change = _change(history, _margin)
+    if share is None or change is None or history.progress(_step(history)) < NEGLIGIBLE_AFTER:
+        return None
+    before, now, most_gain = change
+    if share > NEGLIGIBLE_SHARE or most_gain > FLAT_MARGIN or _accuracy(history) >= ALREADY_ACCURATE:
+        return False
+    return (
+        f"the odds ratio term is {share:.1%} of the loss, and the margin per token is {now:.3f}; {_reference(history)} it was "
+        f"{before:.3f}. The model learns the chosen completions and no preference. Raise "
+        f"training.learning_rate{present(history.setup.learning_rate)} first, then training.beta{present(history.setup.beta)}."
+    )
+
+
+def accuracy_unchanged(history: MetricHistory) -> Verdict:
+    """After half of the run, the accuracy is that of the base, as far as the number of pairs can tell."""
+    if history.progress(_step(history)) < UNCHANGED_AFTER:
+        return None
+    found = _accuracies(history)
+    if found is None or min(found[1], found[3]) < MIN_ACCURACY_PAIRS:
+        return None
+    before, pairs_before, now, pairs = found
+    error = math.sqrt(before * (1 - before) / pairs_before + now * (1 - now) / pairs)
+    if before >= ALREADY_ACCURATE or now - before > error:
+        return False
+    return (
+        f"accuracy is {now:.3f} of {pairs:.0f} pairs; {_reference(history)} it was {before:.3f}, and the standard error of the "
+        f"difference is {error:.3f}. {history.progress(_step(history)):.0%} of the run have not taught the preference. Raise "
+        f"training.learning_rate{present(history.setup.learning_rate)} or training.beta{present(history.setup.beta)}, and check that "
+        "chosen and rejected are not swapped in some of the data (`orpo data`)."
+    )
+
+
+def evaluation_worse(history: MetricHistory) -> Verdict:
+    """The evaluation loss has been above its best value for several evaluations."""
+    losses = [
+        (each["step"], each["eval_loss"])
+        for each in ([history.base] if history.base else []) + history.evaluations
+        if "eval_loss" in each
+    ]
+    if len(losses) <= WORSE_EVALUATIONS:
+        return None
+    best_step, best = min(losses, key=lambda each: each[1])
+    since = [loss for step, loss in losses if step > best_step]
+    if len(since) < WORSE_EVALUATIONS or min(since[-WORSE_EVALUATIONS:]) < best * (1 + WORSE_BY):
+        return False
+    return (
+        f"eval_loss is {losses[-1][1]:.3f}, and was lowest at step {best_step:.0f} with {best:.3f}: {len(since)} evaluations since "
+        "then were worse. The model fits its training pairs at the cost of others. Keep the checkpoint with the lowest eval_loss "
+        "(training.load_best_model_at_end: true), or train fewer epochs with a lower "
+        f"training.learning_rate{present(history.setup.learning_rate)}."
+    )
+
+
+def length_bias(history: MetricHistory) -> Verdict:
+    """The model prefers the longer (or the shorter) completion of nearly every held-out pair, whichever is chosen."""
+    if not history.evaluations:
+        return None
+    found = [_accuracy_by_length(history.evaluations[-1], group) for group in ("longer", "shorter")]
+    if any(each is None or each[1] < MIN_LENGTH_PAIRS for each in found):
+        return None
+    (longer, longer_pairs), (shorter, shorter_pairs) = (each for each in found if each is not None)
+    if longer >= ONE_LENGTH and shorter <= 1 - ONE_LENGTH:
+        preferred = "longer"
+    elif shorter >= ONE_LENGTH and longer <= 1 - ONE_LENGTH:
+        preferred = "shorter"
+    else:
+        return False
+    return (
+        f"the model prefers the {preferred} completion: accuracy is {longer:.2f} of the {longer_pairs:.0f} held-out pairs whose "
+        f"chosen completion is longer, and {shorter:.2f} of the {shorter_pairs:.0f} where it is shorter. It has learned a length "
+        f"and not a preference. Balance the training data: add pairs whose chosen completion is {_other(preferred)}, or drop some "
+        "of the others (`orpo data` shows the lengths)."
+    )
+
+
+def _other(preferred: str) -> str:
+    return "shorter" if preferred == "longer" else "longer"
+
+
+def _chosen(line: Record, prefix: str) -> float | None:
+    return line.get(f"{prefix}logps/chosen")
+
+
+def _margin(line: Record, prefix: str) -> float | None:
+    """The margin per token, without beta."""
+    chosen, rejected = (line.get(f"{prefix}logps/{name}") for name in ("chosen", "rejected"))
+    return None if chosen is None or rejected is None else chosen - rejected
+
+
+def _change(history: MetricHistory, measure: Measure) -> tuple[float, float, float] | None:
+    """The value before, the value now, and the most that it can have risen.
+
+    Held-out pairs are the same before and now. Batches have other pairs, so there the limit has their standard error.
+    """
+    if history.base is not None and history.judges_by_evaluations:
+        before, now = measure(history.base, "eval_"), measure(history.evaluations[-1], "eval_")
+        return None if before is None or now is None else (before, now, now - before)
+    start, end = (
+        [found for line in lines if (found := measure(line, "")) is not None]
+        for lines in history.start_and_end(START_PART, MIN_RECORDS)
+    )
+    change = gain(start, end)
+    return None if change is None else (fmean(start), fmean(end), change[0] + CLEAR_ERRORS * change[1])
+
+
+def _reference(history: MetricHistory) -> str:
+    """What the present value is compared with, for a message."""
+    if history.base is not None and history.judges_by_evaluations:
+        return f"of the {history.base.get('eval_pairs', 0):.0f} held-out pairs under the base"
+    return "at the start of the training"
+
+
+def _step(history: MetricHistory) -> float:
+    """The step that a rule judges."""
+    judged = history.evaluations[-1] if history.judges_by_evaluations else history.last
+    return float(judged.get("step", 0))
+
+
+def _odds_ratio_share(history: MetricHistory) -> float | None:
+    """The odds ratio term as a part of the loss, over the last lines."""
+    lines = [each for each in history.recent if "nll_loss" in each and each.get("loss", 0) > 0][-MIN_RECORDS:]
+    if len(lines) < MIN_RECORDS:
+        return None
+    return 1 - fmean(values(lines, "nll_loss")) / fmean(values(lines, "loss"))
+
+
+def _accuracies(history: MetricHistory) -> tuple[float, float, float, float] | None:
+    """Accuracy and pairs before and now: of held-out pairs, or of the first and the last training pairs."""
+    name = "rewards/accuracies"
+    if history.base is not None and history.judges_by_evaluations:
+        before, now = history.base.get(f"eval_{name}"), history.evaluations[-1].get(f"eval_{name}")
+        pairs = history.evaluations[-1].get("eval_pairs", 0)
+        return None if before is None or now is None else (before, pairs, now, pairs)
+    start, end = ([each for each in lines if name in each] for lines in history.start_and_end(START_PART, MIN_RECORDS))
+    if not start or not end:
+        return None
+    return fmean(values(start, name)), _pairs(start), fmean(values(end, name)), _pairs(end)
+
+
+def _pairs(lines: list[Record]) -> float:
+    return float(sum(each["line_pairs"] for each in lines))
+
+
+def _accuracy(history: MetricHistory) -> float:
+    """The present accuracy; 0 where it is not known."""
+    found = _accuracies(history)
+    return 0.0 if found is None else found[2]
+
+
+def _accuracy_by_length(evaluation: Record, group: str) -> tuple[float, float] | None:
+    """Accuracy and number of the held-out pairs whose chosen completion is ``longer`` or ``shorter``."""
+    accuracy = evaluation.get(f"eval_accuracies_chosen_{group}")
+    pairs = evaluation.get(f"eval_pairs_chosen_{group}")
+    return None if accuracy is None or pairs is None else (accuracy, pairs)

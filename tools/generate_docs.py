@@ -99,7 +99,9 @@ def training_section(section: type[BaseModel]) -> str:
         "The arguments of trl's `ORPOConfig`. [Training arguments](training-arguments.md) lists each with type, default and "
         "meaning, and how former names are handled."
     )
-    return f"## training\n\n{text}" + (f"\n\n{table(own)}" if own else "")
+    inner = [(name, section_of(field.annotation)) for name, field in own]
+    nested = [f"### {name}\n\n{each.__doc__}\n\n{table(each.model_fields.items())}" for name, each in inner if each]
+    return "\n\n".join([f"## training\n\n{text}", *([table(own)] if own else []), *nested])
 
 
 DATA_LIMITS = f"""## Limits and damaged files

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Other parts of orpo-cli do what these arguments say: with them in the Trainer, an error of the hub or of a tracker would end the
 # run.
 HANDLED_BY_ORPO = (
-    "logging_dir", "report_to", "save_before", "push_to_hub", "hub_strategy", "hub_always_push", "hub_revision",
+    "logging_dir", "report_to", "save_before", "watchdogs", "push_to_hub", "hub_strategy", "hub_always_push", "hub_revision",
 )  # fmt: skip
 LORA_PLUS = ("loraplus_lr_ratio", "loraplus_lr_embedding")  # keys of `lora` that configure the optimizer
 

@@ -28,7 +28,7 @@ CHANGEABLE = (
     "name", "tags", "output_dir", "device", "merge.", "export.", "hub.", "engine.max_tokens_per_microbatch",
     "training.gradient_checkpointing", "launch.", "training.ddp_",
     "training.max_steps", "training.num_train_epochs", "training.logging_", "training.eval_s", "training.eval_on_start",
-    "training.save_",
+    "training.save_", "training.watchdogs",
     "launch.machine_rank", "launch.main_process_", "launch.gpu_ids", "launch.num_cpu_threads_per_process",
     "launch.enable_cpu_affinity", "launch.monitor_interval", "launch.rdzv_conf",
     "training.report_to", "training.run_name", "training.per_device_eval_batch_size", "training.dataloader_",

@@ -29,7 +29,7 @@ ORDER = [  # each package imports those above it; packages of one line do not im
     {"cache_entry", "run_log", "run_records", "run_result"},
     {"recipe"},
     {"plan"},
-    {"rundir", "estimate"},
+    {"rundir", "estimate", "watchdogs"},
     {"run_creation"},
     {"run_status"},
     {"model"},
@@ -77,7 +77,7 @@ LIGHT = {
     "recipe",
     "plan",
 }
-LIGHT |= {"estimate", "rundir", "launch", "sweep", "workflows", "cli"}
+LIGHT |= {"estimate", "rundir", "watchdogs", "launch", "sweep", "workflows", "cli"}
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes"}
 TRL = Path("training/trl_trainer.py")
 AGENT = Path("launch/agent.py")  # a class of torch's launcher; no light file loads it

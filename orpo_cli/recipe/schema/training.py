@@ -1,4 +1,4 @@
-"""`training`: the arguments of trl's ORPOConfig by their own names, and three arguments of orpo-cli."""
+"""`training`: the arguments of trl's ORPOConfig by their own names, and four arguments of orpo-cli."""
 
 import typing
 from typing import Any
@@ -7,6 +7,7 @@ from pydantic import Field
 
 from orpo_cli.recipe.schema.time_limit import TimeLimit
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS, TrainingFields
+from orpo_cli.recipe.schema.watchdogs import Watchdogs
 
 
 class TrainingSection(TrainingFields):
@@ -20,6 +21,11 @@ class TrainingSection(TrainingFields):
         None,
         description="Save a checkpoint and leave before this time since the start, as HH:MM:SS or D-HH:MM:SS; in a Slurm "
         "job, the end of the job counts too.",
+    )
+    watchdogs: Watchdogs | None = Field(
+        None,
+        description="What happens when the metrics show a known problem: advise prints a warning, stop also saves a checkpoint and "
+        "ends the run with exit code 5, off does nothing; or a mapping of watchdogs to these. Default: advise.",
     )
     logging_dir: str | None = Field(
         None,
@@ -39,6 +45,7 @@ OPTIMIZERS: tuple[str, ...] = typing.get_args(typing.get_args(TrainingFields.mod
 TRAINING_EXAMPLES: dict[str, list[Any]] = {
     "logging_dir": ["curves"],
     "save_before": ["02:30:00", "1-12:00:00"],
+    "watchdogs": ["stop", {"loss_spike": "stop", "throughput_halved": "off"}],
     "push_to_hub": [True],
     "hub_strategy": ["checkpoint"],
     "hub_revision": ["first-try"],

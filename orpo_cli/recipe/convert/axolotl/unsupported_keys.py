@@ -11,7 +11,7 @@ IGNORED_KEYS: Mapping[str, str] = {
     "dataloader_drop_last noisy_embedding_alpha evaluation_strategy save_safetensors",
     "axolotl does not use it with `rl: orpo`. Early stopping is not supported here either; load_best_model_at_end keeps "
     "the checkpoint with the lowest evaluation loss.": "early_stopping_patience",
-    "axolotl does not use it with `rl: orpo`. orpo-cli stops the run if the loss is not finite.": "loss_watchdog_threshold loss_watchdog_patience",
+    "axolotl does not use it with `rl: orpo`. orpo-cli stops the run if the loss is not finite, and training.watchdogs.loss_spike warns of a spike.": "loss_watchdog_threshold loss_watchdog_patience",
     "axolotl does not use it with `rl: orpo`. Set per_device_train_batch_size.": "auto_find_batch_size",
     "axolotl does not use it with `rl: orpo`. `orpo generate --compare` generates completions.": "generate_samples "
     "num_generation_samples generation_max_new_tokens generation_temperature generation_top_p generation_top_k "

@@ -1,0 +1,78 @@
+"""Live watchdogs: apply the rules to each line of metrics.jsonl of a running training, and warn or stop.
+
+Rank 0 alone judges. A stop goes the way of a signal: all ranks save a checkpoint together and stop after the same step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from orpo_cli import interruption
+from orpo_cli.errors import Problem, RunError
+from orpo_cli.plan.plan import Plan
+from orpo_cli.recipe.schema.watchdogs import ADVISE, WatchdogSettings
+from orpo_cli.training.agreement import Agreement
+from orpo_cli.training.metrics_log import MetricsCallback
+from orpo_cli.watchdogs.watchdogs import Finding, Watchdogs
+
+
+class LiveWatchdogs:
+    """Watchdogs of a training, which get the lines that ``metrics`` writes. ``stopped_by``: the finding that ends the training."""
+
+    def __init__(self, plan: Plan, metrics: MetricsCallback) -> None:
+        setting = plan.training.get("watchdogs") or ADVISE
+        names = WatchdogSettings.model_fields
+        self.actions: dict[str, str] = {name: setting if isinstance(setting, str) else ADVISE for name in names}
+        if not isinstance(setting, str):
+            self.actions |= setting
+        self.metrics = metrics
+        self.watchdogs = Watchdogs(plan.values())
+        self.stopped_by: Finding | None = None
+        if set(self.actions.values()) != {"off"}:
+            metrics.listeners.append(self.listen)
+
+    def replay(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Read the lines of earlier attempts, whose findings have been reported."""
+        for line in lines:
+            self.watchdogs.add(line)
+
+    def listen(self, line: Mapping[str, Any]) -> None:
+        """Report what begins with a line that has just been written."""
+        for finding in self.watchdogs.add(line):
+            name = setting_name(finding)
+            action = self.actions[name]
+            if action == "off":
+                continue
+            self.metrics.event("watchdog", finding.message, code=finding.code, action=action)
+            self.metrics.observer.warn(
+                Problem(finding.code, finding.message, f"training.watchdogs.{name}", severity="warning")
+            )
+            if action == "stop":
+                self._stop(finding)
+
+    def _stop(self, finding: Finding) -> None:
+        """Ask for the end of the training, unless it has ended by itself, or a signal has come before."""
+        state = self.metrics.trainer.state
+        if interruption.cause() is not None or state.global_step >= state.max_steps:
+            return
+        self.stopped_by = finding
+        interruption.request(f"watchdog {finding.code}")
+        self.metrics.observer.note(f"watchdog {finding.code}: stopping and saving a checkpoint")
+
+    def raise_if_stopped(self, agreement: Agreement) -> None:
+        """Raise RunError on all ranks where a watchdog has ended the training; all of them call it."""
+        finding = next((each for each in agreement.gather(self.stopped_by) if each is not None), None)
+        if finding is None:
+            return
+        interruption.forget()
+        raise RunError(
+            f"training.watchdogs.{setting_name(finding)} has stopped the run at step {finding.step}: {finding.message} "
+            f"[{finding.code}]",
+            remedy=f"A checkpoint is saved. `orpo explain {finding.code}` explains the rule; `--resume auto` continues the run as it is.",
+        )
+
+
+def setting_name(finding: Finding) -> str:
+    """The name of a watchdog in a recipe."""
+    return finding.code.replace("-", "_")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 from typing import Any, Self
@@ -15,6 +15,8 @@ from typing import Any, Self
 Record = dict[str, Any]
 
 KEPT_RECORDS = 200  # of the start, and of the end
+MIN_RECORDS = 10  # fewer lines have no reliable mean
+START_PART = 0.1  # of the steps: about the warm-up, in which the weights are still close to those of the base
 MIN_EVAL_PAIRS = 50  # fewer held-out pairs are no evidence
 ATTEMPT_RECORDS = 22  # of the start of an attempt: the first two steps are slow, then twenty are measured
 
@@ -131,23 +133,40 @@ class MetricHistory:
         total = self.total_steps()
         return min(1.0, step / total) if total else 0.0
 
-    def start_and_end(self, part: float, least: int) -> tuple[list[Record], list[Record]]:
-        """Lines of the start and of the present end: ``part`` of all steps, at least ``least`` lines, without overlap.
+    def start_and_end(self, *, strict: bool) -> tuple[list[Record], list[Record]]:
+        """Lines of the first steps of the run and of the last ones: a tenth of all steps each, without overlap.
 
-        Both are empty while there are too few lines.
+        Both are empty with fewer than ten lines in one of them. Without ``strict`` the first lines may then be of more steps,
+        in which the model has learned already: that hides a change, and never invents one.
         """
-        steps = part * max(self.total_steps(), self.last.get("step", 0))
-        start = [each for number, each in enumerate(self.first) if number < least or each["step"] <= steps]
-        end: list[Record] = []
-        covered = 0.0
-        for each in reversed(self.recent):
-            if len(end) >= least and covered + each["steps"] > steps:
-                break
-            end.append(each)
-            covered += each["steps"]
-        if len(start) < least or len(end) < least or end[-1]["step"] <= start[-1]["step"]:
+        steps = START_PART * max(self.total_steps(), self.last.get("step", 0))
+        start = [
+            each
+            for number, each in enumerate(self.first)
+            if each["step"] <= steps or (number < MIN_RECORDS and not strict)
+        ]
+        end = last_lines(self.recent, steps)
+        end = end if len(end) >= MIN_RECORDS else list(self.recent)[: -MIN_RECORDS - 1 : -1]
+        if min(len(start), len(end)) < MIN_RECORDS or end[-1]["step"] <= start[-1]["step"]:
             return [], []
-        return start, end[::-1]
+        return start, end
+
+
+def last_lines(lines: Sequence[Record], steps: float) -> list[Record]:
+    """The last lines that cover ``steps``, as far as there are so many; the latest first."""
+    found: list[Record] = []
+    covered = 0.0
+    for each in reversed(lines):
+        if covered >= steps:
+            break
+        found.append(each)
+        covered += each["steps"]
+    return found
+
+
+def covered_steps(lines: Iterable[Record]) -> float:
+    """The steps of lines."""
+    return float(sum(each["steps"] for each in lines))
 
 
 def values(records: Iterable[Record], name: str) -> list[float]:

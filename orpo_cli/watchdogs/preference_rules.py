@@ -10,10 +10,9 @@ import math
 from collections.abc import Callable
 from statistics import fmean
 
-from orpo_cli.watchdogs.metric_history import MetricHistory, Record, gain, values
-from orpo_cli.watchdogs.training_rules import MIN_RECORDS, Verdict, present
+from orpo_cli.watchdogs.metric_history import MIN_RECORDS, MetricHistory, Record, gain, values
+from orpo_cli.watchdogs.training_rules import Verdict, present
 
-START_PART = 0.1  # of the steps: about the warm-up, in which the weights are still close to those of the base
 CLEAR_ERRORS = 3.0  # standard errors of a change between batches of different pairs; lines are checked many times
 LESS_LIKELY = 0.1  # log-probability per token: each token about 10% less likely
 CHOSEN_NEAR_ZERO, REJECTED_LOW = -0.3, -5.0
@@ -21,7 +20,7 @@ GENERALIZES = -0.5  # log-probability of held-out chosen completions
 NEGLIGIBLE_SHARE, FLAT_MARGIN = 0.05, 0.05
 NEGLIGIBLE_AFTER, UNCHANGED_AFTER = 0.25, 0.5  # of the run
 ALREADY_ACCURATE = 0.9
-MIN_ACCURACY_PAIRS = 100
+MIN_ACCURACY_PAIRS, MIN_TRAINING_PAIRS = 100, 400  # held-out pairs; pairs of the first and of the last steps
 WORSE_EVALUATIONS, WORSE_BY = 3, 0.01
 MIN_LENGTH_PAIRS, ONE_LENGTH = 20, 0.9
 
@@ -30,18 +29,17 @@ Measure = Callable[[Record, str], float | None]  # of a line, whose names have t
 
 def chosen_likelihood_falls(history: MetricHistory) -> Verdict:
     """Chosen completions become less likely than under the base while the margin grows."""
-    changes = [_change(history, _chosen), _change(history, _margin)]
+    changes = [_change(history, measure, strict=False) for measure in (_chosen, _margin)]
     if changes[0] is None or changes[1] is None:
         return None
     (before, now, most_gain), (margin_before, margin_now, _) = changes
     if most_gain > -LESS_LIKELY or margin_now <= margin_before:
         return False
     return (
-        f"the log-probability per token of chosen completions is {now:.2f}; {_reference(history)} it was {before:.2f}. The margin "
-        f"rose from {margin_before:.2f} to {margin_now:.2f}, so rejected completions fell faster. Under DPO this is usual. Under "
-        "ORPO it is not: the NLL term raises chosen completions, and here the odds ratio term outweighs it, or each step is too "
-        f"large. Lower training.beta{present(history.setup.beta)} or training.learning_rate{present(history.setup.learning_rate)}, and "
-        "read some answers (`orpo generate --compare`)."
+        f"logps/chosen fell from {before:.2f} {_reference(history)} to {now:.2f}, while the margin per token rose from "
+        f"{margin_before:.2f} to {margin_now:.2f}. Under DPO this is usual, but the NLL term of ORPO should raise logps/chosen: the "
+        "odds ratio term outweighs it, or the steps are too large. Lower "
+        f"training.beta{present(history.setup.beta)} or training.learning_rate{present(history.setup.learning_rate)}."
     )
 
 
@@ -56,28 +54,27 @@ def overfitting(history: MetricHistory) -> Verdict:
     held_out = history.evaluations[-1].get("eval_logps/chosen") if history.evaluations else None
     if held_out is not None and held_out >= GENERALIZES:
         return False
-    compared = "" if held_out is None else f" On held-out pairs, logps/chosen is {held_out:.2f}."
+    compared = "" if held_out is None else f", and logps/chosen {held_out:.2f} on held-out pairs"
     return (
-        f"logps/chosen is {fmean(chosen):.2f} and logps/rejected {fmean(rejected):.2f} (means of the last {len(lines)} lines): "
-        f"the model knows the training pairs by heart.{compared} What it says about other prompts gets worse from here. Use an "
-        f"earlier checkpoint, fewer epochs, or a lower training.learning_rate{present(history.setup.learning_rate)} or "
-        f"training.beta{present(history.setup.beta)}; look for pairs that occur several times (`orpo data`)."
+        f"logps/chosen is {fmean(chosen):.2f} and logps/rejected {fmean(rejected):.2f} on the training pairs{compared}. The model has "
+        "memorized them, and gets worse on other prompts. Use an earlier checkpoint or fewer epochs, and look for pairs that occur "
+        "several times (`orpo data`)."
     )
 
 
 def odds_ratio_negligible(history: MetricHistory) -> Verdict:
     """The odds ratio term is small beside the NLL, and the margin does not move."""
     share = _odds_ratio_share(history)
-    change = _change(history, _margin)
+    change = _change(history, _margin, strict=True)
     if share is None or change is None or history.progress(_step(history)) < NEGLIGIBLE_AFTER:
         return None
     before, now, most_gain = change
     if share > NEGLIGIBLE_SHARE or most_gain > FLAT_MARGIN or _accuracy(history) >= ALREADY_ACCURATE:
         return False
     return (
-        f"the odds ratio term is {share:.1%} of the loss, and the margin per token is {now:.3f}; {_reference(history)} it was "
-        f"{before:.3f}. The model learns the chosen completions and no preference. Raise "
-        f"training.learning_rate{present(history.setup.learning_rate)} first, then training.beta{present(history.setup.beta)}."
+        f"the odds ratio term is {share:.1%} of the loss, and the margin per token is {now:.3f}, after {before:.3f} "
+        f"{_reference(history)}. The model learns to write the chosen completions, and no preference. Raise "
+        f"training.learning_rate{present(history.setup.learning_rate)}, then training.beta{present(history.setup.beta)}."
     )
 
 
@@ -86,17 +83,18 @@ def accuracy_unchanged(history: MetricHistory) -> Verdict:
     if history.progress(_step(history)) < UNCHANGED_AFTER:
         return None
     found = _accuracies(history)
-    if found is None or min(found[1], found[3]) < MIN_ACCURACY_PAIRS:
+    least = MIN_ACCURACY_PAIRS if history.judges_by_evaluations else MIN_TRAINING_PAIRS
+    if found is None or min(found[1], found[3]) < least:
         return None
     before, pairs_before, now, pairs = found
     error = math.sqrt(before * (1 - before) / pairs_before + now * (1 - now) / pairs)
     if before >= ALREADY_ACCURATE or now - before > error:
         return False
     return (
-        f"accuracy is {now:.3f} of {pairs:.0f} pairs; {_reference(history)} it was {before:.3f}, and the standard error of the "
-        f"difference is {error:.3f}. {history.progress(_step(history)):.0%} of the run have not taught the preference. Raise "
+        f"accuracy is {now:.3f} after {history.progress(_step(history)):.0%} of the run, and was {before:.3f} {_reference(history)}; "
+        f"the standard error of the difference is {error:.3f}. The preference has not been learned so far. Raise "
         f"training.learning_rate{present(history.setup.learning_rate)} or training.beta{present(history.setup.beta)}, and check that "
-        "chosen and rejected are not swapped in some of the data (`orpo data`)."
+        "chosen and rejected are not swapped in a part of the data (`orpo data`)."
     )
 
 
@@ -114,10 +112,9 @@ def evaluation_worse(history: MetricHistory) -> Verdict:
     if len(since) < WORSE_EVALUATIONS or min(since[-WORSE_EVALUATIONS:]) < best * (1 + WORSE_BY):
         return False
     return (
-        f"eval_loss is {losses[-1][1]:.3f}, and was lowest at step {best_step:.0f} with {best:.3f}: {len(since)} evaluations since "
-        "then were worse. The model fits its training pairs at the cost of others. Keep the checkpoint with the lowest eval_loss "
-        "(training.load_best_model_at_end: true), or train fewer epochs with a lower "
-        f"training.learning_rate{present(history.setup.learning_rate)}."
+        f"eval_loss is {losses[-1][1]:.3f}, and was lowest with {best:.3f} at step {best_step:.0f}, {len(since)} evaluations before. "
+        "The model now fits its training pairs at the cost of others. Use the checkpoint with the lowest eval_loss "
+        "(training.load_best_model_at_end), or train fewer epochs."
     )
 
 
@@ -136,15 +133,11 @@ def length_bias(history: MetricHistory) -> Verdict:
     else:
         return False
     return (
-        f"the model prefers the {preferred} completion: accuracy is {longer:.2f} of the {longer_pairs:.0f} held-out pairs whose "
-        f"chosen completion is longer, and {shorter:.2f} of the {shorter_pairs:.0f} where it is shorter. It has learned a length "
-        f"and not a preference. Balance the training data: add pairs whose chosen completion is {_other(preferred)}, or drop some "
-        "of the others (`orpo data` shows the lengths)."
+        f"the model prefers the {preferred} completion: accuracy is {longer:.2f} where chosen is the longer one ({longer_pairs:.0f} "
+        f"held-out pairs) and {shorter:.2f} where it is the shorter one ({shorter_pairs:.0f} pairs). It has learned a length in place "
+        f"of a preference. Add training pairs whose chosen completion is {'shorter' if preferred == 'longer' else 'longer'}, or drop "
+        "some of the others (`orpo data` shows the lengths)."
     )
-
-
-def _other(preferred: str) -> str:
-    return "shorter" if preferred == "longer" else "longer"
 
 
 def _chosen(line: Record, prefix: str) -> float | None:
@@ -157,7 +150,7 @@ def _margin(line: Record, prefix: str) -> float | None:
     return None if chosen is None or rejected is None else chosen - rejected
 
 
-def _change(history: MetricHistory, measure: Measure) -> tuple[float, float, float] | None:
+def _change(history: MetricHistory, measure: Measure, *, strict: bool) -> tuple[float, float, float] | None:
     """The value before, the value now, and the most that it can have risen.
 
     Held-out pairs are the same before and now. Batches have other pairs, so there the limit has their standard error.
@@ -167,7 +160,7 @@ def _change(history: MetricHistory, measure: Measure) -> tuple[float, float, flo
         return None if before is None or now is None else (before, now, now - before)
     start, end = (
         [found for line in lines if (found := measure(line, "")) is not None]
-        for lines in history.start_and_end(START_PART, MIN_RECORDS)
+        for lines in history.start_and_end(strict=strict)
     )
     change = gain(start, end)
     return None if change is None else (fmean(start), fmean(end), change[0] + CLEAR_ERRORS * change[1])
@@ -176,8 +169,8 @@ def _change(history: MetricHistory, measure: Measure) -> tuple[float, float, flo
 def _reference(history: MetricHistory) -> str:
     """What the present value is compared with, for a message."""
     if history.base is not None and history.judges_by_evaluations:
-        return f"of the {history.base.get('eval_pairs', 0):.0f} held-out pairs under the base"
-    return "at the start of the training"
+        return f"(base, {history.base.get('eval_pairs', 0):.0f} held-out pairs)"
+    return "(first steps)"
 
 
 def _step(history: MetricHistory) -> float:
@@ -188,10 +181,11 @@ def _step(history: MetricHistory) -> float:
 
 def _odds_ratio_share(history: MetricHistory) -> float | None:
     """The odds ratio term as a part of the loss, over the last lines."""
-    lines = [each for each in history.recent if "nll_loss" in each and each.get("loss", 0) > 0][-MIN_RECORDS:]
-    if len(lines) < MIN_RECORDS:
+    beta = history.setup.beta
+    lines = [each for each in history.recent if "log_odds_ratio" in each and each.get("loss", 0) > 0][-MIN_RECORDS:]
+    if beta is None or len(lines) < MIN_RECORDS:
         return None
-    return 1 - fmean(values(lines, "nll_loss")) / fmean(values(lines, "loss"))
+    return -beta * fmean(values(lines, "log_odds_ratio")) / fmean(values(lines, "loss"))
 
 
 def _accuracies(history: MetricHistory) -> tuple[float, float, float, float] | None:
@@ -201,7 +195,7 @@ def _accuracies(history: MetricHistory) -> tuple[float, float, float, float] | N
         before, now = history.base.get(f"eval_{name}"), history.evaluations[-1].get(f"eval_{name}")
         pairs = history.evaluations[-1].get("eval_pairs", 0)
         return None if before is None or now is None else (before, pairs, now, pairs)
-    start, end = ([each for each in lines if name in each] for lines in history.start_and_end(START_PART, MIN_RECORDS))
+    start, end = ([each for each in lines if name in each] for lines in history.start_and_end(strict=True))
     if not start or not end:
         return None
     return fmean(values(start, name)), _pairs(start), fmean(values(end, name)), _pairs(end)

@@ -6,10 +6,17 @@ A rule returns a message where it finds something, False where it finds nothing,
 
 from __future__ import annotations
 
-from itertools import islice
 from statistics import fmean, median
 
-from orpo_cli.watchdogs.metric_history import KEPT_RECORDS, MetricHistory, Record, values
+from orpo_cli.watchdogs.metric_history import (
+    KEPT_RECORDS,
+    MIN_RECORDS,
+    MetricHistory,
+    Record,
+    covered_steps,
+    last_lines,
+    values,
+)
 
 Verdict = str | bool | None
 
@@ -20,7 +27,6 @@ CLIP_FACTOR = 3.0
 CLIPPED_PART = 0.95  # of the lines
 CLIP_STEPS = 50
 CLIP_RUN_PART = 0.1
-MIN_RECORDS = 10
 WARM_UP_RECORDS = 2
 SLOW_FACTOR = 0.5
 LONGER_STEPS = 1.5  # a step of fewer tokens may process fewer a second, and is not slower
@@ -30,7 +36,7 @@ def loss_spike(history: MetricHistory) -> Verdict:
     """The loss stays above twice its recent mean."""
     lines = [each for each in history.recent if "loss" in each]
     spike: list[Record] = []
-    while lines and (_steps(spike) < SPIKE_STEPS or len(spike) < SPIKE_RECORDS):
+    while lines and (covered_steps(spike) < SPIKE_STEPS or len(spike) < SPIKE_RECORDS):
         spike.append(lines.pop())
     before = values(lines[-SPIKE_WINDOW:], "loss")
     if len(before) < MIN_RECORDS:
@@ -40,10 +46,9 @@ def loss_spike(history: MetricHistory) -> Verdict:
         return False
     first = spike[-1]["step"] - spike[-1]["steps"] + 1
     return (
-        f"loss is at least {min(values(spike, 'loss')):.3g} since step {first:.0f}; its mean over the {len(before)} lines before "
-        f"was {usual:.3g}. A spike that lasts {_steps(spike):.0f} steps has damaged the weights, and is seldom undone. Use the "
-        f"checkpoint before it, or start again with a lower training.learning_rate{present(history.setup.learning_rate)} or more "
-        "pairs in a step."
+        f"loss has been above {min(values(spike, 'loss')):.3g} since step {first:.0f}, and was {usual:.3g} before (mean of "
+        f"{len(before)} lines). A loss that stays high seldom returns: the weights are damaged. Start again with a lower "
+        f"training.learning_rate{present(history.setup.learning_rate)} or a longer warm-up (training.warmup_steps)."
     )
 
 
@@ -52,64 +57,37 @@ def gradient_clipped(history: MetricHistory) -> Verdict:
     limit = history.setup.max_grad_norm
     if limit <= 0:
         return None
-    steps = max(CLIP_STEPS, CLIP_RUN_PART * history.total_steps())
-    lines = _last_lines(history, steps)
+    steps = max(CLIP_STEPS, CLIP_RUN_PART * history.totalcovered_steps())
+    lines = last_lines(history.recent, steps)
     norms = values(lines, "grad_norm")
-    if len(norms) < MIN_RECORDS or (_steps(lines) < steps and len(lines) < KEPT_RECORDS):
+    if len(norms) < MIN_RECORDS or (covered_steps(lines) < steps and len(lines) < KEPT_RECORDS):
         return None
     clipped, usual = sum(norm > limit for norm in norms) / len(norms), median(norms)
     if clipped < CLIPPED_PART or usual < CLIP_FACTOR * limit:
         return False
     return (
-        f"grad_norm was above training.max_grad_norm ({limit:g}) in {clipped:.0%} of the last {_steps(lines):.0f} steps, with a "
-        f"median of {usual:.3g}. Clipping then decides the length of every step, and rare large gradients are no longer told "
-        f"from usual ones. Lower training.learning_rate{present(history.setup.learning_rate)}, use more pairs in a step, or set "
-        f"training.max_grad_norm above {usual:.2g} if the loss falls steadily."
+        f"grad_norm was above training.max_grad_norm ({limit:g}) in {clipped:.0%} of the last {covered_steps(lines):.0f} steps, with a "
+        f"median of {usual:.3g}. Clipping sets the length of every step, which hides an unstable training. Lower "
+        f"training.learning_rate{present(history.setup.learning_rate)}, or take more pairs in a step."
     )
 
 
 def throughput_halved(history: MetricHistory) -> Verdict:
     """Tokens per second are half of those at the start of this attempt."""
     start = history.attempt[WARM_UP_RECORDS:]
-    end = _last(history, MIN_RECORDS)
+    end = list(history.recent)[-MIN_RECORDS:]
     before, last = values(start, "tokens_per_second"), values(end, "tokens_per_second")
     if history.attempt_count < WARM_UP_RECORDS + 2 * MIN_RECORDS or min(len(before), len(last)) < MIN_RECORDS:
         return None
     usual, now = median(before), median(last)
     if now > SLOW_FACTOR * usual or _seconds(end) < LONGER_STEPS * _seconds(start):
         return False
-    out_of_memory = history.out_of_memory_step
-    reason = (
-        ""
-        if out_of_memory is None
-        else f" The memory ran out in step {out_of_memory:.0f}, after which steps are slower."
-    )
+    step = history.out_of_memory_step
+    reason = "" if step is None else f"; the memory ran out in step {step:.0f}, after which steps are slower"
     return (
-        f"tokens_per_second is {now:.4g}; at the start of this attempt it was {usual:.4g}. The rest of the run takes twice as "
-        f"long.{reason} Look for another program on this machine, a hot or throttled GPU, swapping, or a slow disk; after running "
-        "out of memory, continue with a lower engine.max_tokens_per_microbatch."
+        f"tokens_per_second is {now:.4g}, and was {usual:.4g} at the start of this attempt{reason}. The rest of the run takes twice as "
+        "long. Look for other programs on this machine, a hot GPU, swapping or a slow disk."
     )
-
-
-def _steps(lines: list[Record]) -> float:
-    return sum(each["steps"] for each in lines)
-
-
-def _last(history: MetricHistory, count: int) -> list[Record]:
-    """The last lines, the latest first."""
-    return list(islice(reversed(history.recent), count))
-
-
-def _last_lines(history: MetricHistory, steps: float) -> list[Record]:
-    """The last lines that cover ``steps``, as far as they are kept, the latest first."""
-    lines: list[Record] = []
-    covered = 0.0
-    for each in reversed(history.recent):
-        if covered >= steps:
-            break
-        lines.append(each)
-        covered += each["steps"]
-    return lines
 
 
 def _seconds(lines: list[Record]) -> float:

@@ -9,12 +9,12 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, variance
+from statistics import fmean
 from typing import Any, Self
 
 Record = dict[str, Any]
 
-KEPT_RECORDS = 200  # of the start, and of the end
+KEPT_RECORDS = 100  # of the start, and of the end
 MIN_RECORDS = 10  # fewer lines have no reliable mean
 START_PART = 0.1  # of the steps: about the warm-up, in which the weights are still close to those of the base
 MIN_EVAL_PAIRS = 50  # fewer held-out pairs are no evidence
@@ -77,6 +77,10 @@ class MetricHistory:
         kind = line.get("kind") or ("eval" if "eval_loss" in record else "train" if "loss" in record else None)
         if kind not in ("train", "eval") or "step" not in record:
             return None
+        prefix = "eval_" if kind == "eval" else ""
+        chosen, rejected = (record.get(f"{prefix}logps/{name}") for name in ("chosen", "rejected"))
+        if chosen is not None and rejected is not None:
+            record[f"{prefix}margin"] = chosen - rejected  # without beta
         self._forget_from(record["step"], kind)
         if kind == "eval":
             if record["step"] == 0:
@@ -178,5 +182,7 @@ def gain(start: list[float], end: list[float]) -> tuple[float, float] | None:
     """How much the mean has risen, and its standard error (Welch); None with fewer than two values."""
     if min(len(start), len(end)) < 2:
         return None
-    error = math.sqrt(variance(start) / len(start) + variance(end) / len(end))
-    return fmean(end) - fmean(start), error
+    means = fmean(start), fmean(end)
+    squares = (sum((each - mean) ** 2 for each in part) for part, mean in zip((start, end), means, strict=True))
+    error = math.sqrt(sum(each / (len(part) - 1) / len(part) for each, part in zip(squares, (start, end), strict=True)))
+    return means[1] - means[0], error

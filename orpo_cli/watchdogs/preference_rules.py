@@ -7,7 +7,6 @@ with its present end, and a difference counts only beyond its standard error. Re
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from statistics import fmean
 
 from orpo_cli.watchdogs.metric_history import MIN_RECORDS, MetricHistory, Record, gain, values
@@ -24,12 +23,10 @@ MIN_ACCURACY_PAIRS, MIN_TRAINING_PAIRS = 100, 400  # held-out pairs; pairs of th
 WORSE_EVALUATIONS, WORSE_BY = 3, 0.01
 MIN_LENGTH_PAIRS, ONE_LENGTH = 20, 0.9
 
-Measure = Callable[[Record, str], float | None]  # of a line, whose names have the prefix
-
 
 def chosen_likelihood_falls(history: MetricHistory) -> Verdict:
     """Chosen completions become less likely than under the base while the margin grows."""
-    changes = [_change(history, measure, strict=False) for measure in (_chosen, _margin)]
+    changes = [_change(history, name, strict=False) for name in ("logps/chosen", "margin")]
     if changes[0] is None or changes[1] is None:
         return None
     (before, now, most_gain), (margin_before, margin_now, _) = changes
@@ -65,7 +62,7 @@ def overfitting(history: MetricHistory) -> Verdict:
 def odds_ratio_negligible(history: MetricHistory) -> Verdict:
     """The odds ratio term is small beside the NLL, and the margin does not move."""
     share = _odds_ratio_share(history)
-    change = _change(history, _margin, strict=True)
+    change = _change(history, "margin", strict=True)
     if share is None or change is None or history.progress(_step(history)) < NEGLIGIBLE_AFTER:
         return None
     before, now, most_gain = change
@@ -140,28 +137,15 @@ def length_bias(history: MetricHistory) -> Verdict:
     )
 
 
-def _chosen(line: Record, prefix: str) -> float | None:
-    return line.get(f"{prefix}logps/chosen")
-
-
-def _margin(line: Record, prefix: str) -> float | None:
-    """The margin per token, without beta."""
-    chosen, rejected = (line.get(f"{prefix}logps/{name}") for name in ("chosen", "rejected"))
-    return None if chosen is None or rejected is None else chosen - rejected
-
-
-def _change(history: MetricHistory, measure: Measure, *, strict: bool) -> tuple[float, float, float] | None:
-    """The value before, the value now, and the most that it can have risen.
+def _change(history: MetricHistory, name: str, *, strict: bool) -> tuple[float, float, float] | None:
+    """The value of a metric before, its value now, and the most that it can have risen.
 
     Held-out pairs are the same before and now. Batches have other pairs, so there the limit has their standard error.
     """
     if history.base is not None and history.judges_by_evaluations:
-        before, now = measure(history.base, "eval_"), measure(history.evaluations[-1], "eval_")
+        before, now = (line.get(f"eval_{name}") for line in (history.base, history.evaluations[-1]))
         return None if before is None or now is None else (before, now, now - before)
-    start, end = (
-        [found for line in lines if (found := measure(line, "")) is not None]
-        for lines in history.start_and_end(strict=strict)
-    )
+    start, end = (values(lines, name) for lines in history.start_and_end(strict=strict))
     change = gain(start, end)
     return None if change is None else (fmean(start), fmean(end), change[0] + CLEAR_ERRORS * change[1])
 

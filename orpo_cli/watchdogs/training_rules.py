@@ -57,7 +57,7 @@ def gradient_clipped(history: MetricHistory) -> Verdict:
     limit = history.setup.max_grad_norm
     if limit <= 0:
         return None
-    steps = max(CLIP_STEPS, CLIP_RUN_PART * history.totalcovered_steps())
+    steps = max(CLIP_STEPS, CLIP_RUN_PART * history.total_steps())
     lines = last_lines(history.recent, steps)
     norms = values(lines, "grad_norm")
     if len(norms) < MIN_RECORDS or (covered_steps(lines) < steps and len(lines) < KEPT_RECORDS):

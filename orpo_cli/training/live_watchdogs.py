@@ -5,11 +5,12 @@ Rank 0 alone judges. A stop goes the way of a signal: all ranks save a checkpoin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from orpo_cli import interruption
-from orpo_cli.errors import Problem, RunError
+from orpo_cli.errors import Interrupted, Problem, RunError
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.schema.watchdogs import ADVISE, WatchdogSettings
 from orpo_cli.training.agreement import Agreement
@@ -60,8 +61,16 @@ class LiveWatchdogs:
         interruption.request(f"watchdog {finding.code}")
         self.metrics.observer.note(f"watchdog {finding.code}: stopping and saving a checkpoint")
 
-    def raise_if_stopped(self, agreement: Agreement) -> None:
-        """Raise RunError on all ranks where a watchdog has ended the training; all of them call it."""
+    @contextmanager
+    def ending_training(self, agreement: Agreement) -> Iterator[None]:
+        """Context of the steps: where a watchdog has ended them, Interrupted becomes RunError, on all ranks."""
+        try:
+            yield
+        except Interrupted:
+            self._raise_if_stopped(agreement)
+            raise
+
+    def _raise_if_stopped(self, agreement: Agreement) -> None:
         finding = next((each for each in agreement.gather(self.stopped_by) if each is not None), None)
         if finding is None:
             return

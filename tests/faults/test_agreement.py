@@ -83,6 +83,16 @@ def test_the_first_rank_decides_that_the_time_is_up(two: tuple[Path, list[Result
     assert not any("before" in note and "(test)" in note for note in second["notes"])
 
 
+def test_a_watchdog_of_the_first_rank_stops_all_with_the_same_error(two: tuple[Path, list[Results]]) -> None:
+    first, second = (each["watchdog"] for each in two[1])
+    assert first["error"] == second["error"] == "RunError"
+    assert first["message"] == second["message"]
+    assert "training.watchdogs.loss_spike has stopped the run at step 5" in first["message"]
+    assert first["step"] == second["step"] == 6
+    assert first["checkpoints"][-1] == "checkpoint-6"
+    assert first["cause"] is second["cause"] is None
+
+
 @pytest.mark.parametrize("case", [case for case in FAULTS if case.startswith("disk")])
 def test_a_disk_that_is_full_for_one_rank_ends_all(case: str, two: tuple[Path, list[Results]]) -> None:
     rank, _, step = FAULTS[case]

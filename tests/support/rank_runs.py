@@ -26,6 +26,7 @@ from orpo_cli.plan.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.training.checkpoint_writer import CheckpointWriter
 from orpo_cli.training.interrupt import InterruptCallback
+from orpo_cli.training.live_watchdogs import LiveWatchdogs
 from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
 from orpo_cli.training.metrics_log import MetricsCallback
 from orpo_cli.training.save_before import Deadline, SaveBeforeCallback
@@ -41,6 +42,7 @@ FAULTS = {
     "stop-in-save": (1, "save", 2),
     "stop-of-first-rank": (0, "step", 1),
     "deadline": (0, "deadline", 2),
+    "watchdog": (0, "watchdog", 5),
     "disk-full-in-weights": (0, "save_pretrained", 4),
     "disk-full-in-random-state": (1, "_save_rng_state", 4),
     "disk-full-in-thread": (0, "publish", 2),
@@ -62,8 +64,7 @@ def train(folder: Path, *, fault: str = "", resume_from: Path | None = None, dro
             "learning_rate": 1e-3, "max_length": 256, "use_cpu": True, "logging_steps": 1, "seed": 3, "max_grad_norm": 0.5,
             "lr_scheduler_type": "cosine", "optim": "adamw_torch", "max_steps": STEPS, "gradient_checkpointing": False,
             "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2, "eval_on_start": False,
-            "load_best_model_at_end": True,
-            "per_device_eval_batch_size": 2,
+            "load_best_model_at_end": True, "per_device_eval_batch_size": 2, "watchdogs": "stop",
         },
         "engine": {"fast_path": "required"},
         "launch": {"num_processes": world_size()},
@@ -75,6 +76,9 @@ def train(folder: Path, *, fault: str = "", resume_from: Path | None = None, dro
     notes: list[str] = []
     metrics = MetricsCallback(folder / "metrics.jsonl", Observer(), lambda: None)
     interrupt, faults = InterruptCallback(notes.append), Faults(fault)
+    watchdogs = LiveWatchdogs(plan, metrics)
+    if fault == "watchdog":  # the losses of this training are a spike after these
+        watchdogs.replay({"kind": "train", "step": step, "loss": 0.01} for step in range(-20, 0))
     inputs = TrainingInputs(tiny_llama(len(tokenizer)), tokenizer, data.train, data.eval)
     deadline = [SaveBeforeCallback(Deadline(faults.deadline(), "test"), notes.append)] if fault == "deadline" else []
     callbacks = [metrics, *deadline, faults, interrupt]
@@ -83,7 +87,7 @@ def train(folder: Path, *, fault: str = "", resume_from: Path | None = None, dro
     error: BaseException | None = None
     with faults.in_files():
         try:
-            with interrupt.handle_signals():
+            with interrupt.handle_signals(), watchdogs.ending_training(trainer.agreement):
                 interrupt.run_steps(trainer, resume_from)
         except (Exception, KeyboardInterrupt) as caught:
             error = caught

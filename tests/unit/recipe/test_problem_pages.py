@@ -9,6 +9,7 @@ import pytest
 
 from orpo_cli.errors import Problem
 from orpo_cli.recipe.explanations import problem_codes, read_explanation
+from orpo_cli.recipe.schema.watchdogs import WatchdogSettings
 from tools.docs import problem_pages
 
 ROOT = Path(__file__).parents[3]
@@ -18,6 +19,7 @@ WITH_EXAMPLE = [code for code, explanation in EXPLANATIONS.items() if explanatio
 WITHOUT_EXAMPLE = {
     "recipe-empty", "recipe-unreadable", "recipe-not-a-mapping", "yaml-too-deep", "recipe-too-large", "extends-too-deep",
     "untrained-template-tokens", "hub-push-failed", "tracker-failed",  # found while the run trains
+    *(name.replace("_", "-") for name in WatchdogSettings.model_fields),
 }  # fmt: skip
 UNSUPPORTED = {
     "unsupported-training-argument",
@@ -32,7 +34,7 @@ def problems(code: str, example: str) -> list[Problem]:
 def raised_codes() -> set[str]:
     """First arguments (or ``code=``) of ``Problem(…)`` and of functions that pass a ``code`` on."""
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "orpo_cli").rglob("*.py")]
-    code_position = {"Problem": 0}
+    code_position = {"Problem": 0, "Rule": 0}  # a watchdog
     for node in (node for tree in trees for node in ast.walk(tree)):
         if isinstance(node, ast.FunctionDef) and node.name != "read_explanation":
             names = [argument.arg for argument in node.args.args if argument.arg != "self"]

@@ -23,7 +23,7 @@ Verdict = str | bool | None
 SPIKE_FACTOR = 2.0
 SPIKE_STEPS, SPIKE_RECORDS = 5, 2
 SPIKE_WINDOW = 100  # lines before the spike
-CLIP_FACTOR = 3.0
+CLIP_FACTOR = 10.0
 CLIPPED_PART = 0.95  # of the lines
 CLIP_STEPS = 50
 CLIP_RUN_PART = 0.1
@@ -66,9 +66,9 @@ def gradient_clipped(history: MetricHistory) -> Verdict:
     if clipped < CLIPPED_PART or usual < CLIP_FACTOR * limit:
         return False
     return (
-        f"grad_norm was above training.max_grad_norm ({limit:g}) in {clipped:.0%} of the last {covered_steps(lines):.0f} steps, with a "
-        f"median of {usual:.3g}. Clipping sets the length of every step, which hides an unstable training. Lower "
-        f"training.learning_rate{present(history.setup.learning_rate)}, or take more pairs in a step."
+        f"grad_norm was above training.max_grad_norm ({limit:g}) in {clipped:.0%} of the last {covered_steps(lines):.0f} steps, with "
+        f"a median of {usual:.3g}. Clipping gives all steps the same length, so that hard batches count no more than easy ones. Lower "
+        f"training.learning_rate{present(history.setup.learning_rate)}, take more pairs in a step, or raise training.max_grad_norm."
     )
 
 

@@ -154,7 +154,7 @@ def codes_page() -> str:
     """Every problem's code and what it means."""
     rows = [(f"[`{code}`]({code}.md)", cell(read_explanation(code).summary)) for code in problem_codes()]
     text = (
-        "Every message about a recipe or a plan ends with a problem code in brackets; with `--json`, it is the value of `code`. "
+        "Every message about a recipe, a plan or a running training ends with a problem code in brackets; with `--json`, it is the value of `code`. "
         "`orpo explain CODE` prints the page of a code. Errors stop a command; warnings stop it only with `--strict`."
     )
     return f"# Problems by code\n\n{GENERATED}\n{text}\n\n{markdown_table(('code', 'meaning'), rows)}\n"

@@ -20,7 +20,7 @@ def command(
     """Explain a problem code.
 
     Prints why the rule exists, a recipe that breaks it, and the repaired recipe.
-    Messages about a recipe or a plan end with the code in brackets.
+    Messages about a recipe, a plan or a running training end with the code in brackets.
 
     [bold]Examples[/bold]
 

@@ -5,7 +5,7 @@ Rank 0 alone judges. A stop goes the way of a signal: all ranks save a checkpoin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,15 +19,20 @@ from orpo_cli.watchdogs.watchdogs import Finding, Watchdogs
 
 
 class LiveWatchdogs:
-    """Watchdogs of a training, which get the lines that ``metrics`` writes. ``stopped_by``: the finding that ends the training."""
+    """Watchdogs of a training, which get the lines that ``metrics`` writes. ``add_warning`` records a finding in run.json.
 
-    def __init__(self, plan: Plan, metrics: MetricsCallback) -> None:
+    ``stopped_by``: the finding that ends the training.
+    """
+
+    def __init__(
+        self, plan: Plan, metrics: MetricsCallback, add_warning: Callable[[str, str], None] = lambda *_: None
+    ) -> None:
         setting = plan.training.get("watchdogs") or ADVISE
         names = WatchdogSettings.model_fields
         self.actions: dict[str, str] = {name: setting if isinstance(setting, str) else ADVISE for name in names}
         if not isinstance(setting, str):
             self.actions |= setting
-        self.metrics = metrics
+        self.metrics, self.add_warning = metrics, add_warning
         self.watchdogs = Watchdogs(plan.values())
         self.stopped_by: Finding | None = None
         if set(self.actions.values()) != {"off"}:
@@ -49,6 +54,7 @@ class LiveWatchdogs:
             self.metrics.observer.warn(
                 Problem(finding.code, finding.message, f"training.watchdogs.{name}", severity="warning")
             )
+            self.add_warning(finding.code, finding.message)
             if action == "stop":
                 self._stop(finding)
 

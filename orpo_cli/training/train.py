@@ -29,6 +29,7 @@ from orpo_cli.training.allocator import keep_freed_memory
 from orpo_cli.training.checkpoint_writer import remove_staging
 from orpo_cli.training.failed_attempt import record_failure
 from orpo_cli.training.interrupt import InterruptCallback
+from orpo_cli.training.live_watchdogs import LiveWatchdogs
 from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
 from orpo_cli.training.metrics_file import restore_metrics
 from orpo_cli.training.metrics_log import MetricsCallback, TrainingObserver
@@ -89,6 +90,7 @@ def train(
         reads_checkpoints = trackers_read_checkpoints(tracker_names(plan))
         trackers = TrackersCallback(plan, rundir, observer, from_step)
         metrics.listeners.append(trackers.record)
+        watchdogs = LiveWatchdogs(plan, metrics, rundir.add_warning)
         schedule = ScheduleCallback(observer, plan.launch.pairs_per_step, len(inputs.eval_dataset or ()))
         all_callbacks = [schedule, trackers, metrics, *leaving, interrupt, *callbacks]
         observer.status("preparing the trainer")
@@ -103,8 +105,10 @@ def train(
         if rundir.writes:
             _begin_steps(rundir, inputs, observer, trainer, resume_from)
             metrics.before = metrics.before.at_least(_elapsed(rundir))
+            watchdogs.replay(rundir.read_metrics())
         with trackers, interrupt.handle_signals():
-            interrupt.run_steps(trainer, resume_from)
+            with watchdogs.ending_training(trainer.agreement):
+                interrupt.run_steps(trainer, resume_from)
             observer.status("saving the result")
             weights = _gather_result(trainer, plan)
             if rundir.writes:

@@ -21,7 +21,7 @@ NEGLIGIBLE_AFTER, UNCHANGED_AFTER = 0.25, 0.5  # of the run
 ALREADY_ACCURATE = 0.9
 MIN_ACCURACY_PAIRS, MIN_TRAINING_PAIRS = 100, 400  # held-out pairs; pairs of the first and of the last steps
 WORSE_EVALUATIONS, WORSE_BY = 3, 0.01
-MIN_LENGTH_PAIRS, ONE_LENGTH = 20, 0.9
+MIN_LENGTH_PAIRS, ONE_LENGTH, SAME_AS_BASE = 20, 0.9, 0.1
 
 
 def chosen_likelihood_falls(history: MetricHistory) -> Verdict:
@@ -85,11 +85,13 @@ def accuracy_unchanged(history: MetricHistory) -> Verdict:
         return None
     before, pairs_before, now, pairs = found
     error = math.sqrt(before * (1 - before) / pairs_before + now * (1 - now) / pairs)
+    if history.judges_by_evaluations:  # of the same pairs, so that their difference has a smaller error
+        error /= 2
     if before >= ALREADY_ACCURATE or now - before > error:
         return False
     return (
         f"accuracy is {now:.3f} after {history.progress(_step(history)):.0%} of the run, and was {before:.3f} {_reference(history)}; "
-        f"the standard error of the difference is {error:.3f}. The preference has not been learned so far. Raise "
+        f"a gain of up to {error:.3f} is within the noise. The preference has not been learned so far. Raise "
         f"training.learning_rate{present(history.setup.learning_rate)} or training.beta{present(history.setup.beta)}, and check that "
         "chosen and rejected are not swapped in a part of the data (`orpo data`)."
     )
@@ -123,6 +125,11 @@ def length_bias(history: MetricHistory) -> Verdict:
     if any(each is None or each[1] < MIN_LENGTH_PAIRS for each in found):
         return None
     (longer, longer_pairs), (shorter, shorter_pairs) = (each for each in found if each is not None)
+    if history.base is not None:  # some bases prefer a length, and the training has not changed that
+        base = [_accuracy_by_length(history.base, group) for group in ("longer", "shorter")]
+        pairs = zip(base, (longer, shorter), strict=True)
+        if all(before is not None and abs(before[0] - now) <= SAME_AS_BASE for before, now in pairs):
+            return False
     if longer >= ONE_LENGTH and shorter <= 1 - ONE_LENGTH:
         preferred = "longer"
     elif shorter >= ONE_LENGTH and longer <= 1 - ONE_LENGTH:

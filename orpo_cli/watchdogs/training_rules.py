@@ -85,7 +85,7 @@ def throughput_halved(history: MetricHistory) -> Verdict:
     step = history.out_of_memory_step
     reason = "" if step is None else f"; the memory ran out in step {step:.0f}, after which steps are slower"
     return (
-        f"tokens_per_second is {now:.4g}, and was {usual:.4g} at the start of this attempt{reason}. The rest of the run takes twice as "
+        f"tokens_per_second is {now:,.0f}, and was {usual:,.0f} at the start of this attempt{reason}. The rest of the run takes twice as "
         "long. Look for other programs on this machine, a hot GPU, swapping or a slow disk."
     )
 

@@ -215,7 +215,7 @@ def recorded(rundir: RunDir) -> Values:
     training = {name: plan.training[name] for name in SETTINGS if name in plan.training}
     lines = [
         {name: rounded(value) for name, value in line.items() if name in FIELDS or name.startswith("eval_")}
-        for line in rundir.read_metrics()
+        for line in map(json.loads, rundir.metrics.read_text().splitlines())
     ]
     return {"plan": {"training": training, "launch": {"pairs_per_step": plan.launch.pairs_per_step}}, "lines": lines}
 

@@ -28,7 +28,7 @@ CLIPPED_PART = 0.95  # of the lines
 CLIP_STEPS = 50
 CLIP_RUN_PART = 0.1
 WARM_UP_RECORDS = 2
-SLOW_FACTOR = 0.5
+SLOW_FACTOR, SLOW_SECONDS = 0.5, 30.0
 LONGER_STEPS = 1.5  # a step of fewer tokens may process fewer a second, and is not slower
 
 
@@ -80,8 +80,10 @@ def throughput_halved(history: MetricHistory) -> Verdict:
     if history.attempt_count < WARM_UP_RECORDS + 2 * MIN_RECORDS or min(len(before), len(last)) < MIN_RECORDS:
         return None
     usual, now = median(before), median(last)
-    if now > SLOW_FACTOR * usual or _seconds(end) < LONGER_STEPS * _seconds(start):
+    if now > SLOW_FACTOR * usual or median(_seconds(end)) < LONGER_STEPS * median(_seconds(start)):
         return False
+    if sum(_seconds(end, of_line=True)) < SLOW_SECONDS:
+        return None
     step = history.out_of_memory_step
     reason = "" if step is None else f"; the memory ran out in step {step:.0f}, after which steps are slower"
     return (
@@ -90,11 +92,12 @@ def throughput_halved(history: MetricHistory) -> Verdict:
     )
 
 
-def _seconds(lines: list[Record]) -> float:
-    """Median time of a step; where the tokens of lines are not recorded, they are taken as equal."""
-    return median(
-        [(each["line_tokens"] or 1) / each["steps"] / max(each.get("tokens_per_second", 0), 1e-9) for each in lines]
-    )
+def _seconds(lines: list[Record], *, of_line: bool = False) -> list[float]:
+    """Time of a step in each line, or of all its steps; 0 where the tokens of lines are not recorded."""
+    return [
+        each["line_tokens"] / max(each.get("tokens_per_second", 0), 1e-9) / (1 if of_line else each["steps"])
+        for each in lines
+    ]
 
 
 def present(value: float | None) -> str:

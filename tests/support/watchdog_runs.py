@@ -41,7 +41,7 @@ class Case:
     """A training of the tiny model, in a folder: ``write`` writes its pairs and returns what its recipe changes."""
 
     write: Callable[[Path], Values]
-    disturb: bool = False  # other processes take the CPUs from the middle of the run on
+    disturb: bool = False  # other processes take the CPUs from the thirtieth line on
 
 
 def write_case(code: str, folder: Path) -> Path:
@@ -68,15 +68,14 @@ def write_case(code: str, folder: Path) -> Path:
 def train_case(code: str, folder: Path) -> RunDir:
     """Train the case of a watchdog."""
     recipe = write_case(code, folder)
-    steps = yaml.safe_load(recipe.read_text())["training"]["max_steps"]
-    with disturbed(folder / "run" / "metrics.jsonl", steps // 2) if CASES[code].disturb else nullcontext():
+    with disturbed(folder / "run" / "metrics.jsonl", 30) if CASES[code].disturb else nullcontext():
         return train_recipe(str(recipe), [], Console(quiet=True), resume="never", strict=False)
 
 
 @contextmanager
 def disturbed(metrics: Path, after_lines: int) -> Iterator[None]:
     """Context in which other processes keep all CPUs busy as soon as the metrics have so many lines."""
-    count = 4 * multiprocessing.cpu_count()
+    count = 3 * multiprocessing.cpu_count()
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=compute_forever, daemon=True) for _ in range(count)]
 
@@ -102,7 +101,7 @@ def disturbed(metrics: Path, after_lines: int) -> Iterator[None]:
 
 def compute_forever() -> None:
     """Use one CPU."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while time.monotonic() < until:
         sum(range(10_000))
 
@@ -193,7 +192,7 @@ def write_gradient_clipped(folder: Path) -> Values:
 def write_throughput(folder: Path) -> Values:
     """An ordinary training, on a machine that gets other work."""
     write_pairs(folder / "train.jsonl", 64)
-    return {"training": {"max_steps": 120, "per_device_train_batch_size": 16}}
+    return {"training": {"max_steps": 860, "per_device_train_batch_size": 64, "logging_steps": 20}}
 
 
 CASES = {

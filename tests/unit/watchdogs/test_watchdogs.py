@@ -180,11 +180,14 @@ def test_an_optimizer_without_clipping_is_not_judged_by_its_gradient() -> None:
 
 
 def test_a_new_attempt_starts_a_new_comparison_of_throughput() -> None:
-    lines = [*steady(40, tokens_per_second=1000.0), {"kind": "event", "event": "attempt", "step": 40}]
-    lines += steady(40, 41, tokens_per_second=400.0)
-    assert check(lines, {}) == []
-    del lines[40]
-    assert codes(check(lines, {})) == ["throughput-halved"]
+    def run(tokens: int) -> list[Line]:
+        lines = [*steady(40, tokens_per_second=1000.0), *steady(40, 41, tokens_per_second=400.0)]
+        return [{**line, "tokens": line["step"] * tokens} for line in lines]
+
+    slow = run(2000)
+    assert check([*slow[:40], {"kind": "event", "event": "attempt", "step": 40}, *slow[40:]], {}) == []
+    assert codes(check(slow, {})) == ["throughput-halved"]
+    assert check(run(200), {}) == []  # ten lines of half a second
 
 
 def test_settings_are_read_from_plain_values_and_from_plan_json() -> None:

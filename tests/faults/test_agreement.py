@@ -87,9 +87,9 @@ def test_a_watchdog_of_the_first_rank_stops_all_with_the_same_error(two: tuple[P
     first, second = (each["watchdog"] for each in two[1])
     assert first["error"] == second["error"] == "RunError"
     assert first["message"] == second["message"]
-    assert "training.watchdogs.loss_spike has stopped the run at step 5" in first["message"]
-    assert first["step"] == second["step"] == 6
-    assert first["checkpoints"][-1] == "checkpoint-6"
+    assert "training.watchdogs.loss_spike has stopped the run at step 4" in first["message"]
+    assert first["step"] == second["step"] == 4
+    assert first["checkpoints"][-1] == "checkpoint-4"
     assert first["cause"] is second["cause"] is None
 
 

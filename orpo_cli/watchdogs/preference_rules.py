@@ -26,10 +26,10 @@ MIN_LENGTH_PAIRS, ONE_LENGTH, SAME_AS_BASE = 20, 0.9, 0.1
 
 def chosen_likelihood_falls(history: MetricHistory) -> Verdict:
     """Chosen completions become less likely than under the base while the margin grows."""
-    changes = [_change(history, name, strict=False) for name in ("logps/chosen", "margin")]
-    if changes[0] is None or changes[1] is None:
+    chosen, margin = (_change(history, name, strict=False) for name in ("logps/chosen", "margin"))
+    if chosen is None or margin is None:
         return None
-    (before, now, most_gain), (margin_before, margin_now, _) = changes
+    (before, now, most_gain), (margin_before, margin_now, _) = chosen, margin
     if most_gain > -LESS_LIKELY or margin_now <= margin_before:
         return False
     return (

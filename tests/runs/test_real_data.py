@@ -27,6 +27,7 @@ from orpo_cli.run_creation import create_run
 from orpo_cli.rundir import RecipeTexts
 from orpo_cli.training.make_trainer import TrainingInputs
 from orpo_cli.training.train import train
+from orpo_cli.watchdogs.watchdogs import check
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 FILES = {"hh_harmless_base_test.jsonl.gz": (512, 2), "sharegpt_pairs_en.json": (1024, 1)}
@@ -55,6 +56,7 @@ def test_the_quickstart_recipe_trains_on_real_pairs(tmp_path: Path, real_data: P
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 21))
     numbers = [value for line in lines for value in line.values() if isinstance(value, float)]
     assert all(math.isfinite(value) for value in numbers)
+    assert [finding for finding in check(lines, plan.values()) if finding.code != "throughput-halved"] == []
     ids = torch.tensor([expand_pair(data.eval[0])["chosen_input_ids"]])
     model.eval()
     reloaded, _ = load_trained_model(rundir)

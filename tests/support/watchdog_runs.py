@@ -192,7 +192,7 @@ def write_gradient_clipped(folder: Path) -> Values:
 def write_throughput(folder: Path) -> Values:
     """An ordinary training, on a machine that gets other work."""
     write_pairs(folder / "train.jsonl", 64)
-    return {"training": {"max_steps": 860, "per_device_train_batch_size": 64, "logging_steps": 20}}
+    return {"training": {"max_steps": 700, "per_device_train_batch_size": 64, "logging_steps": 20}}
 
 
 CASES = {

@@ -46,7 +46,7 @@ from transformers import LlamaForCausalLM
 
 class FailingLlama(LlamaForCausalLM):
     def forward(self, *arguments, **keywords):
-        if Path("failing/metrics.jsonl").exists():
+        if Path("failing/metrics.jsonl").exists() and '"loss"' in Path("failing/metrics.jsonl").read_text():
             known = [*os.environ.values(), Path(os.environ["HF_HOME"], "token").read_text()]
             forms = [f(x) for x in (*known, Path(".git/config").read_text()) for f in (str, quote, json.dumps)]
             forms += [base64.b64encode(f"me:{x}".encode()).decode() for x in known]

@@ -15,6 +15,7 @@ from orpo_cli.report.paired_comparison import compare_runs, compare_with_base
 from orpo_cli.report.remaining_time import duration_text
 from orpo_cli.report.run_history import Record, RunHistory, changed_keys, run_labels, value_text
 from orpo_cli.statistics import PairedComparison
+from orpo_cli.watchdogs.watchdogs import check
 
 MAX_PROMPTS, MAX_SAMPLED_RUNS, MAX_COMPARED_RUNS = 20, 6, 10
 NOT_RECORDED = "not recorded"
@@ -181,7 +182,10 @@ def environment_rows(history: RunHistory) -> list[list[str]]:
 
 
 def findings(history: RunHistory) -> list[dict[str, Any]]:
-    """What the watchdogs have found in a run."""
+    """What the watchdogs have found in a run. One of a version without events is checked here."""
+    if not history.events:
+        lines = sorted([*history.train, *history.evals], key=lambda record: record["step"])
+        return [vars(finding) for finding in check(lines, history.plan)]
     return [
         {"step": record["step"], "code": str(record.get("code", "")), "message": str(record.get("message", ""))}
         for record in history.events

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from support.recorded_runs import event_line, write_lines, write_recorded_run
+from support.recorded_runs import event_line, train_line, write_lines, write_recorded_run
 
 from orpo_cli.report.page.sections import sections
 from orpo_cli.report.run_history import read_history, run_labels
@@ -118,3 +118,12 @@ def test_a_damaged_run_has_sections_too(tmp_path: Path) -> None:
         (run / name).write_text("{")
     found = sections([read_history(run)])
     assert (found["samples"], found["findings"], found["differences"]["rows"]) == ([], [[]], [])
+
+
+def test_a_run_of_a_version_without_events_is_checked_by_the_watchdogs(tmp_path: Path) -> None:
+    run = write_recorded_run(tmp_path / "run", versioned=False)
+    spike = [train_line(step, versioned=False, loss=2.0 if step <= 30 else 9.0) for step in range(1, 40)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in spike))
+    ((finding,),) = sections([read_history(run)])["findings"]
+    assert (finding["code"], finding["step"]) == ("loss-spike", 35)
+    assert "loss has been above 9 since step 31" in finding["message"]

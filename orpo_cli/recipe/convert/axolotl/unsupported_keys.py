@@ -9,8 +9,8 @@ IGNORED_KEYS: Mapping[str, str] = {
     "axolotl does not use it with `rl: orpo`.": "neftune_noise_alpha load_best_model_at_end metric_for_best_model "
     "greater_is_better ddp_timeout ddp_bucket_cap_mb ddp_broadcast_buffers ddp_find_unused_parameters "
     "dataloader_drop_last noisy_embedding_alpha evaluation_strategy save_safetensors",
-    "axolotl does not use it with `rl: orpo`. Early stopping is not supported here either; load_best_model_at_end keeps "
-    "the checkpoint with the lowest evaluation loss.": "early_stopping_patience",
+    "axolotl does not use it with `rl: orpo`. For early stopping, set training.watchdogs.evaluation_worse to stop; "
+    "load_best_model_at_end keeps the checkpoint with the lowest evaluation loss.": "early_stopping_patience",
     "axolotl does not use it with `rl: orpo`. orpo-cli stops the run if the loss is not finite, and training.watchdogs.loss_spike warns of a spike.": "loss_watchdog_threshold loss_watchdog_patience",
     "axolotl does not use it with `rl: orpo`. Set per_device_train_batch_size.": "auto_find_batch_size",
     "axolotl does not use it with `rl: orpo`. `orpo generate --compare` generates completions.": "generate_samples "

@@ -128,10 +128,30 @@
   function zoom(min, max) {
     if (min != null && !(max > min)) return;
     [state.min, state.max] = [min, max];
+    keep();
     for (const plot of plots) {
       plot.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
       plot.setScale("x", { min: min ?? plot.data[0][0], max: max ?? plot.data[0][plot.data[0].length - 1] });
     }
+  }
+
+  // The address keeps the choices, so that a page that reloads itself, or a copied link, shows the same.
+  function keep() {
+    const chosen = new URLSearchParams({ x: state.x, smoothing: state.smoothing });
+    if (state.min != null) { chosen.set("min", state.min); chosen.set("max", state.max); }
+    if (hidden.size) chosen.set("hidden", [...hidden].join(","));
+    history.replaceState(null, "", `#${chosen}`);
+  }
+
+  function restore() {
+    const chosen = new URLSearchParams(location.hash.slice(1));
+    const usable = [...controls.x.options].filter((option) => !option.disabled).map((option) => option.value);
+    if (usable.includes(chosen.get("x"))) state.x = controls.x.value = chosen.get("x");
+    controls.smoothing.value = Number(chosen.get("smoothing")) || 0;
+    state.smoothing = Number(controls.smoothing.value);
+    const [min, max] = [chosen.get("min"), chosen.get("max")].map((text) => (text == null ? NaN : Number(text)));
+    if (max > min) [state.min, state.max] = [min, max];
+    for (const text of (chosen.get("hidden") || "").split(",")) if (text !== "" && Number(text) < data.runs.length) hidden.add(Number(text));
   }
 
   function drawAll() {
@@ -146,8 +166,8 @@
     const legend = document.getElementById("legend");
     data.runs.forEach((run, index) => {
       const label = document.createElement("label");
-      const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: true });
-      box.addEventListener("change", () => { if (box.checked) hidden.delete(index); else hidden.add(index); drawAll(); });
+      const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: !hidden.has(index) });
+      box.addEventListener("change", () => { if (box.checked) hidden.delete(index); else hidden.add(index); keep(); drawAll(); });
       const swatch = document.createElement("span");
       swatch.style.background = run.colour;
       label.append(box, " ", swatch, run.label);
@@ -159,13 +179,14 @@
   for (const option of controls.x.options) {
     option.disabled = !data.charts.some((chart) => chart.curves.some((curve) => curve.x[option.value].some((x) => x != null)));
   }
-  controls.x.addEventListener("change", () => { Object.assign(state, { x: controls.x.value, min: null, max: null }); drawAll(); });
-  controls.smoothing.addEventListener("input", () => { state.smoothing = Number(controls.smoothing.value); drawAll(); });
+  controls.x.addEventListener("change", () => { Object.assign(state, { x: controls.x.value, min: null, max: null }); keep(); drawAll(); });
+  controls.smoothing.addEventListener("input", () => { state.smoothing = Number(controls.smoothing.value); keep(); drawAll(); });
   controls.reset.addEventListener("click", () => zoom(null, null));
   controls.addEventListener("submit", (event) => event.preventDefault());
   dark.addEventListener("change", drawAll);
   let width = innerWidth;
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; drawAll(); } });
+  restore();
   makeLegend();
   drawAll();
 })();

@@ -91,6 +91,7 @@ def test_controls_change_the_charts(chrome: Browser, page: Path) -> None:
     choose = "(() => {{ const c = document.getElementById('controls'); c.{0}.value = '{1}'; c.{0}.dispatchEvent(new Event('{2}')); }})()"
     opened.evaluate(choose.format("x", "hours", "change"))
     opened.evaluate(choose.format("smoothing", "0.9", "input"))
+    assert opened.evaluate("location.hash") == "#x=hours&smoothing=0.9"  # a page that reloads itself keeps the choices
     assert opened.evaluate("document.querySelectorAll('.plot').length") == len(CHARTS)
     opened.evaluate(
         "document.querySelectorAll('#legend input').forEach(box => { box.checked = false; box.dispatchEvent(new Event('change')); })"

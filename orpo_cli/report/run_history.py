@@ -35,6 +35,7 @@ SHORT_NAMES = {
 # Keys of a plan that say where a run is or what it is called, not what it trains.
 _NOT_COMPARED = ("name", "output_dir", "tags", "sweep", "hub", "secrets")
 _NO_SECTION = object()
+MAX_VALUE = 1e100  # of a metric; more is a damaged file, and overflows in sums and charts
 MAX_LABEL, MAX_LABEL_KEYS = 60, 3
 MAX_DEPTH = 6  # folders below one that is searched, and sections of a plan
 _EXPLICIT = {"recipe", "override", "environment"}  # origins of a value that the user has set
@@ -419,7 +420,7 @@ def metric_value(record: Record, name: str, prefix: str = "") -> float | None:
         chosen, rejected = (metric_value(record, each, prefix) for each in ("chosen", "rejected"))
         return None if chosen is None or rejected is None else chosen - rejected
     value = record.get(f"{prefix}{SHORT_NAMES.get(name, name)}")
-    return float(value) if is_number(value) else None
+    return float(value) if is_number(value) and abs(value) < MAX_VALUE else None
 
 
 def _by_accuracy_and_loss(record: Record) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from typing import Any
 from orpo_cli.json_files import is_number
 from orpo_cli.report.paired_comparison import compare_runs, compare_with_base
 from orpo_cli.report.remaining_time import duration_text
-from orpo_cli.report.run_history import Record, RunHistory, changed_keys, run_labels, value_text
+from orpo_cli.report.run_history import MAX_VALUE, Record, RunHistory, changed_keys, run_labels, value_text
 from orpo_cli.statistics import PairedComparison
 from orpo_cli.watchdogs.watchdogs import check
 
@@ -182,15 +182,22 @@ def environment_rows(history: RunHistory) -> list[list[str]]:
 
 
 def findings(history: RunHistory) -> list[dict[str, Any]]:
-    """What the watchdogs have found in a run. One of a version without events is checked here."""
-    if not history.events:
-        lines = sorted([*history.train, *history.evals], key=lambda record: record["step"])
-        return [vars(finding) for finding in check(lines, history.plan)]
-    return [
-        {"step": record["step"], "code": str(record.get("code", "")), "message": str(record.get("message", ""))}
-        for record in history.events
-        if record.get("event") == "watchdog"
-    ]
+    """What the watchdogs have found in a run: its events, or for a run of an older version what they find now."""
+    if history.events:
+        found = [record for record in history.events if record.get("event") == "watchdog"]
+        return [
+            {"step": each["step"], "code": str(each.get("code", "")), "message": str(each.get("message", ""))}
+            for each in found
+        ]
+    lines = sorted([*history.train, *history.evals], key=lambda record: record["step"])
+    numbers = (
+        {name: value for name, value in line.items() if name == "kind" or (is_number(value) and abs(value) < MAX_VALUE)}
+        for line in lines
+    )
+    try:
+        return [vars(each) for each in check(numbers, history.plan)]
+    except (ArithmeticError, TypeError, ValueError):  # values of a damaged plan
+        return []
 
 
 def _formatted(value: Any, form: str) -> str:

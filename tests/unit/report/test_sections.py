@@ -97,6 +97,17 @@ def test_plan_data_environment_findings(tmp_path: Path) -> None:
     assert found["recipe"][0].startswith("model:")
 
 
+def test_runs_of_older_versions_are_watched_now(tmp_path: Path) -> None:
+    run = write_recorded_run(tmp_path / "run", versioned=False)
+    losses = [50.0 if 60 <= step < 70 else 2.0 + step % 3 / 100 for step in range(1, 121)]
+    write_lines(
+        run / "metrics.jsonl", [train_line(step, versioned=False, loss=loss) for step, loss in enumerate(losses, 1)]
+    )
+    (found,) = sections([read_history(run)])["findings"]
+    assert "loss-spike" in [each["code"] for each in found]
+    assert all({"step", "code", "message"} <= each.keys() for each in found)
+
+
 def test_differences_of_recipe_and_environment(tmp_path: Path) -> None:
     changes = [("1.0", 0.1), ("2.0", 0.5)]
     runs = [

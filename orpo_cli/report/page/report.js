@@ -5,7 +5,8 @@
   const place = document.getElementById("plots");
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const hidden = new Set();
-  const state = { x: "step", smoothing: 0, min: null, max: null };
+  const root = document.documentElement;
+  const state = { x: "step", smoothing: 0, min: null, max: null, width: null };
   let plots = [];
 
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -78,6 +79,9 @@
     if (!curves.length) return;
     const box = document.createElement("div");
     box.className = "plot";
+    box.setAttribute("role", "img");
+    box.setAttribute("aria-label", `${chart.title} by ${state.x}. ` + curves.map((curve) =>
+      `${data.runs[curve.run].label}${curve.heldOut ? ", held out" : ""}: from ${number(curve.y[0])} to ${number(curve.y[curve.y.length - 1])}`).join("; "));
     const title = document.createElement("h3");
     title.textContent = chart.title;
     const values = document.createElement("div");
@@ -91,12 +95,12 @@
     const first = found.xs.length > 1 ? found.xs[0] : found.xs[0] - span / 2;
     const last = found.xs.length > 1 ? found.xs[found.xs.length - 1] : found.xs[0] + span / 2;
     const plot = new uPlot({
-      width: Math.max(200, box.clientWidth - 16), height: 230, legend: { show: false },
+      width: state.width || Math.max(200, box.clientWidth - 16), height: 230, legend: { show: false },
       scales: { x: { time: false, range: (_, min, max) => (state.min == null ? [first - 0.01 * span, last + 0.01 * span] : [min, max]) }, y: { range: () => [low, high] } },
       cursor: { sync: { key: "runs", setSeries: false }, drag: { x: true, y: false } },
       series: [{}, ...curves.map((curve) => ({
-        stroke: data.runs[curve.run].colour + (curve.heldOut || chart.curves.every((c) => !c.heldOut) ? "" : "99"), spanGaps: true,
-        width: curve.heldOut ? 2 : 1, points: { show: curve.heldOut || curve.y.length < 3, size: 5 },
+        stroke: data.runs[curve.run].colour + (curve.heldOut || chart.curves.every((c) => !c.heldOut) ? "" : "b0"), spanGaps: true,
+        width: curve.heldOut ? 2 : 1.25, points: { show: curve.heldOut || curve.y.length < 3, size: 5 },
       }))],
       axes: [{ ...axis, size: 28, values: (_, ticks) => ticks.map(number) }, { ...axis, size: 56, values: (_, ticks) => ticks.map(number) }],
       hooks: {
@@ -139,6 +143,7 @@
   function keep() {
     const chosen = new URLSearchParams({ x: state.x, smoothing: state.smoothing });
     if (state.min != null) { chosen.set("min", state.min); chosen.set("max", state.max); }
+    if (root.dataset.theme) chosen.set("theme", root.dataset.theme);
     if (hidden.size) chosen.set("hidden", [...hidden].join(","));
     history.replaceState(null, "", `#${chosen}`);
   }
@@ -147,6 +152,7 @@
     const chosen = new URLSearchParams(location.hash.slice(1));
     const usable = [...controls.x.options].filter((option) => !option.disabled).map((option) => option.value);
     if (usable.includes(chosen.get("x"))) state.x = controls.x.value = chosen.get("x");
+    if (["light", "dark"].includes(chosen.get("theme"))) root.dataset.theme = chosen.get("theme");
     controls.smoothing.value = Number(chosen.get("smoothing")) || 0;
     state.smoothing = Number(controls.smoothing.value);
     const [min, max] = [chosen.get("min"), chosen.get("max")].map((text) => (text == null ? NaN : Number(text)));
@@ -184,6 +190,26 @@
   controls.reset.addEventListener("click", () => zoom(null, null));
   controls.addEventListener("submit", (event) => event.preventDefault());
   dark.addEventListener("change", drawAll);
+  const theme = document.getElementById("theme");
+  theme.hidden = false;
+  theme.addEventListener("click", () => {
+    root.dataset.theme = (root.dataset.theme || (dark.matches ? "dark" : "light")) === "dark" ? "light" : "dark";
+    keep();
+    drawAll();
+  });
+  // On paper the charts are light, and two fit side by side.
+  let shown = null;
+  addEventListener("beforeprint", () => {
+    shown = root.dataset.theme;
+    root.dataset.theme = "light";
+    state.width = 320;
+    drawAll();
+  });
+  addEventListener("afterprint", () => {
+    if (shown) root.dataset.theme = shown; else delete root.dataset.theme;
+    state.width = null;
+    drawAll();
+  });
   let width = innerWidth;
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; drawAll(); } });
   restore();

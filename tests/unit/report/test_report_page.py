@@ -100,6 +100,32 @@ def test_controls_change_the_charts(chrome: Browser, page: Path) -> None:
     assert opened.problems == []
 
 
+@needs_browser
+def test_the_theme_can_be_chosen_and_paper_is_light(chrome: Browser, page: Path) -> None:
+    opened = chrome.open(page, width=1000, height=800, dark=True)
+    background = "getComputedStyle(document.body).backgroundColor"
+    opened.evaluate("document.getElementById('theme').click()")
+    assert opened.evaluate(background) == "rgb(255, 255, 255)"
+    assert "theme=light" in opened.evaluate("location.hash")  # a page that reloads itself keeps it
+    opened.evaluate("document.getElementById('theme').click()")
+    assert opened.evaluate(background) == "rgb(17, 17, 19)"
+    opened.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert opened.evaluate(background) == "rgb(255, 255, 255)"
+    assert opened.evaluate("Math.max(...[...document.querySelectorAll('.uplot')].map(plot => plot.clientWidth))") == 320
+    opened.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert opened.evaluate(background) == "rgb(17, 17, 19)"
+    name = opened.evaluate("document.querySelector('.plot').getAttribute('aria-label')")
+    assert name.startswith("loss by step. ")
+    assert "from" in name
+    assert opened.problems == []
+
+
+def test_the_page_has_the_status_and_the_licence_of_the_charts(page: Path) -> None:
+    text = page.read_text()
+    assert "<p>2 finished · different: " in text
+    assert "Copyright (c) 2022 Leon Sorokin" in text
+
+
 def test_every_text_is_escaped(page: Path) -> None:
     text = page.read_text()
     assert "<img" not in re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)

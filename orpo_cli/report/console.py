@@ -138,7 +138,7 @@ def wrap_words(line: str, width: int) -> str:
     indent = line[: len(line) - len(line.lstrip(" "))]
     wrapped = textwrap.wrap(
         line,
-        width - 1,
+        max(1, width - 1),
         subsequent_indent=indent,
         break_long_words=False,
         break_on_hyphens=False,

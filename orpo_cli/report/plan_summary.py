@@ -50,11 +50,11 @@ def plan_summary(
     method = "LoRA" if plan.lora is not None else "all weights"
     model = values["model"]["model_name_or_path"]
     title = one_line(f"{plan.name}: ORPO of {Path(model).name}, {method}, on {plan.device}")
-    lines = [*_wrap(title, screen.width, ""), ""]
+    lines = [*wrap_with_indent(title, screen.width, ""), ""]
     for label, texts in _entries(plan, values, inputs, estimate, pairs, screen):
         first = label.ljust(LABEL_WIDTH)
         for text in texts:
-            lines += _wrap(one_line(text), screen.width, first)
+            lines += wrap_with_indent(one_line(text), screen.width, first)
             first = " " * LABEL_WIDTH
     decisions = list(_decisions(plan, screen.width, MAX_LINES - len(lines) - 4))
     return [
@@ -201,18 +201,18 @@ def _decisions(plan: Plan, width: int | None, lines: int) -> Iterator[str]:
         if path not in decided:
             continue
         value, reason = decided[path]
-        wrapped = _wrap(one_line(f"{path} = {value}: {reason}"), width, "  ", "    ")
+        wrapped = wrap_with_indent(one_line(f"{path} = {value}: {reason}"), width, "  ", "    ")
         if (lines := lines - len(wrapped)) < 0:
             return
         yield from wrapped
 
 
-def _wrap(text: str, width: int | None, first: str, others: str | None = None) -> list[str]:
+def wrap_with_indent(text: str, width: int | None, first: str, others: str | None = None) -> list[str]:
     """Lines that end between words; a path is never divided."""
     if width is None:
         return [(first + text).rstrip()]
     others = " " * len(first) if others is None else others
-    wide = min(width, MAX_WIDTH) - 1
+    wide = max(1, min(width, MAX_WIDTH) - 1)
     return textwrap.wrap(
         text, wide, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False
     ) or [first.rstrip()]

@@ -7,29 +7,38 @@ from collections.abc import Iterator
 from typing import Any
 
 from orpo_cli.json_files import is_number
-from orpo_cli.report.plan_summary import short_path
+from orpo_cli.report.plan_summary import short_path, wrap_with_indent
 from orpo_cli.report.remaining_time import duration_text
-from orpo_cli.report.run_history import RunHistory, metric_value
+from orpo_cli.report.run_history import MARGIN, RunHistory, metric_value
 
-LABEL_WIDTH = 10
+LABEL_WIDTH = 11
 NEXT_COMMANDS = 3
 
 
-def summary_lines(history: RunHistory) -> Iterator[str]:
-    """The lines of the summary: those for which the run has records."""
+def summary_lines(history: RunHistory, width: int | None = None) -> Iterator[str]:
+    """The lines of the summary: those for which the run has records. ``width``: None for lines that are not wrapped, in a pipe."""
+    for label, text in _entries(history):
+        yield from wrap_with_indent(text, width, label and label.ljust(LABEL_WIDTH), " " * LABEL_WIDTH)
+
+
+def _entries(history: RunHistory) -> Iterator[tuple[str, str]]:
+    """Label and text of each entry."""
     run, last = history.run, history.last_train
-    yield f"trained {history.steps} steps in {duration_text(run.get('seconds') or 0)}"
+    seconds = run.get("train_seconds") or run.get("seconds") or 0  # of all attempts; of the last one in older runs
+    yield "", f"trained {history.steps} steps in {duration_text(seconds)}"
+    ends = (*history.train[-1:], *history.evals[-1:], *history.events[-1:])  # not every step has a line
+    counted = max(ends, key=lambda line: line["pairs"] if is_number(line.get("pairs")) else 0, default={})
     amounts = [
-        _number(last, "pairs", "{:,.0f} pairs"),
-        _number(last, "tokens", "{:,.0f} tokens"),
+        _number(counted, "pairs", "{:,.0f} pairs"),
+        _number(counted, "tokens", "{:,.0f} tokens"),
         _number(run, "tokens_per_second", "{:,.0f} tokens/s"),
         _number(run, "peak_memory_gb", "peak memory {:.2f} GB"),
     ]
     if any(amounts):
-        yield _entry("trained on", ", ".join(filter(None, amounts)))
+        yield "trained on", ", ".join(filter(None, amounts))
     first = history.train[0] if history.train else {}
     if (start := metric_value(first, "loss")) is not None and (end := metric_value(last, "loss")) is not None:
-        yield _entry("loss", f"{start:.4f} at step {first['step']} → {end:.4f} at step {last['step']}")
+        yield "loss", f"{start:.4f} at step {first['step']} → {end:.4f} at step {last['step']}"
     best, final = history.best_eval, history.last_eval
     shown = [("base", history.base_eval), ("best", best), ("last", final)]
     if best.get("step") == final.get("step"):
@@ -37,8 +46,8 @@ def summary_lines(history: RunHistory) -> Iterator[str]:
     label = "held out"
     for name, record in shown:
         if text := _accuracy(history, name, record):
-            yield _entry(label, text)
-            label = ""
+            yield label, text
+            label = " "
 
 
 def next_commands(history: RunHistory, commands: dict[str, str]) -> list[str]:
@@ -54,7 +63,7 @@ def next_commands(history: RunHistory, commands: dict[str, str]) -> list[str]:
 
 def _accuracy(history: RunHistory, name: str, record: dict[str, Any]) -> str:
     """``last, step 32: accuracy 0.81 [0.70, 0.89], margin 0.4321``."""
-    accuracy, margin = (metric_value(record, each, "eval_") for each in ("accuracy", "rewards/margins"))
+    accuracy, margin = (metric_value(record, each, "eval_") for each in ("accuracy", MARGIN))
     if accuracy is None:
         return ""
     interval = history.accuracy_interval(record)
@@ -63,10 +72,6 @@ def _accuracy(history: RunHistory, name: str, record: dict[str, Any]) -> str:
     pairs = record.get("eval_pairs")
     text += f" of {pairs:.0f} pairs" if is_number(pairs) else ""
     return text if margin is None else f"{text}, margin {margin:.4f}"
-
-
-def _entry(label: str, text: str) -> str:
-    return f"{label.ljust(LABEL_WIDTH)} {text}".rstrip()
 
 
 def _number(record: dict[str, Any], key: str, form: str) -> str:

@@ -251,12 +251,15 @@ def report_run(rundir: RunDir, plan: Plan, console: Console) -> None:
     from orpo_cli.report.run_summary import next_commands, summary_lines
 
     history = read_history(rundir.root)
+    held_out = plan.dataset.eval is not None
     commands = {
-        "eval": "compare with the base on the held-out pairs" if plan.dataset.eval is not None else "",
+        "eval": "compare with the base on the held-out pairs" if held_out and not history.evals else "",
+        "report": "see the curves and the held-out pairs in a browser",
         "chat": "talk to the trained model",
         "merge": "merge the adapter into the base" if plan.lora is not None else "",
     }
-    for line in (*summary_lines(history), *next_commands(history, commands)):
+    width = console.err.width if console.shows_progress else None
+    for line in (*summary_lines(history, width), *next_commands(history, commands)):
         console.note(line)
 
 

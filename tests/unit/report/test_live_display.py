@@ -182,6 +182,17 @@ def test_a_pipe_has_plain_lines_and_the_log_has_the_statuses(
     assert logged[-1] == expected
 
 
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_a_terminal_of_a_few_columns_is_no_error(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    stream = use_terminal(monkeypatch, width=width)
+    Console().note("two words")
+    with TrainingDisplay(Console()) as display:
+        display.status("loading model")
+        train(display, 2)
+        display.live.refresh()  # type: ignore[union-attr]
+    assert stream.getvalue().split()[:2] == ["two", "words"]
+
+
 def test_lines_end_between_words_and_a_path_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = use_terminal(monkeypatch, width=40)
     path = "/a/" + "long/" * 12 + "name.jsonl"

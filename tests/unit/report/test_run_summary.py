@@ -19,20 +19,24 @@ def write_run(folder: Path, run: dict[str, Any], lines: list[dict[str, Any]]) ->
     return folder
 
 
+LOGPS = {"eval_logps/chosen": -1.0, "eval_logps/rejected": -1.25}
+
+
 def evaluation(step: int, accuracy: float, **more: Any) -> dict[str, Any]:
-    return {"step": step, "eval_loss": 1.0, "eval_rewards/accuracies": accuracy, "eval_rewards/margins": 0.25, **more}
+    return {"step": step, "eval_loss": 1.0, "eval_rewards/accuracies": accuracy, **LOGPS, **more}
 
 
 def test_a_run_with_all_records(tmp_path: Path) -> None:
-    run = {"tokens_per_second": 1012.4, "peak_memory_gb": 4.123}
+    run = {"tokens_per_second": 1012.4, "peak_memory_gb": 4.123, "seconds": 15.0, "train_seconds": 64.2}  # resumed once
     counted = {"kind": "eval", "eval_pairs": 64}
     lines = [
         {"kind": "event", "event": "attempt", "step": 0},
         evaluation(0, 0.5, **counted),
         {"kind": "train", "step": 1, "loss": 2.34567, "pairs": 8, "tokens": 1900},
         evaluation(16, 0.8125, **counted),
-        {"kind": "train", "step": 32, "loss": 1.23456, "pairs": 256, "tokens": 60_928},
+        {"kind": "train", "step": 32, "loss": 1.23456, "pairs": 248, "tokens": 60_000},
         evaluation(32, 0.75, **counted),
+        {"kind": "event", "event": "end", "step": 32, "pairs": 256, "tokens": 60_928},
     ]
     assert list(summary_lines(read_history(write_run(tmp_path / "run", run, lines)))) == [
         "trained 32 steps in 1 min 04 s",
@@ -41,6 +45,17 @@ def test_a_run_with_all_records(tmp_path: Path) -> None:
         "held out   base, step 0: accuracy 0.500 [0.381, 0.619] of 64 pairs, margin 0.2500",
         "           best, step 16: accuracy 0.812 [0.700, 0.889] of 64 pairs, margin 0.2500",
         "           last, step 32: accuracy 0.750 [0.632, 0.840] of 64 pairs, margin 0.2500",
+    ]
+
+
+def test_a_narrow_terminal_has_continuation_lines_below_the_text(tmp_path: Path) -> None:
+    history = read_history(write_run(tmp_path / "run", {}, [evaluation(2, 1.0, eval_pairs=8)]))
+    assert list(summary_lines(history, 40)) == [
+        "trained 32 steps in 1 min 04 s",
+        "held out   last and best, step 2:",
+        "           accuracy 1.000 [0.676,",
+        "           1.000] of 8 pairs, margin",
+        "           0.2500",
     ]
 
 

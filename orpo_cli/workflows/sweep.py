@@ -1,4 +1,4 @@
-"""Sweep workflow (`orpo sweep`): train the planned trials, compare them, and write the winner."""
+"""Sweep workflow (`orpo sweep`): train the planned trials, compare them, and write the winner and the report."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from orpo_cli.atomic import atomic_write_text
@@ -18,6 +19,7 @@ from orpo_cli.errors import (
     HubRefused,
     Interrupted,
     MachineError,
+    OrpoError,
     RunError,
     UsageError,
 )
@@ -26,6 +28,8 @@ from orpo_cli.interruption import uninterrupted
 from orpo_cli.launch.command import worker_command
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.report.console import Console
+from orpo_cli.report.run_history import RunHistory
+from orpo_cli.rundir import RunDir
 from orpo_cli.sweep.optuna_sampler import Observation, propose
 from orpo_cli.sweep.record import State, SweepDir, TrialState
 from orpo_cli.sweep.results import Ranking, rank, winner_document
@@ -49,6 +53,7 @@ class SweepResult:
     states: list[TrialState]
     ranking: Ranking
     winner: dict[str, Any] | None
+    report: Path | None
 
     def as_dict(self) -> dict[str, Any]:
         """The document of --json."""
@@ -61,6 +66,7 @@ class SweepResult:
             "trials": trials,
             "winner": self.winner,
             "common_pairs": self.ranking.common_pairs,
+            "report": self.report,
         }
 
     def raise_if_incomplete(self) -> None:
@@ -75,7 +81,7 @@ class SweepResult:
 
 
 def run_sweep(planned: PlannedSweep, console: Console) -> SweepResult:
-    """Train all trials that are not trained, compare them, and write the winner.
+    """Train all trials that are not trained, compare them, and write the winner and the report.
 
     Raises KeyboardInterrupt after a signal: every trial has saved a checkpoint, and the same command continues.
     """
@@ -206,7 +212,7 @@ def _observation(state: TrialState, scheduler: Scheduler, metric: Metric) -> Obs
 
 
 def _conclude(planned: PlannedSweep, scheduler: Scheduler, console: Console) -> SweepResult:
-    """Rank the trials, write winner.yaml and sweep.json, and print the table."""
+    """Rank the trials, write winner.yaml, sweep.json and the report, and print the table."""
     request, sweep, states = planned.request, planned.sweep, scheduler.states
     ranking = rank(sweep, states, request.metric)
     winner = None
@@ -221,7 +227,7 @@ def _conclude(planned: PlannedSweep, scheduler: Scheduler, console: Console) -> 
         console.warn(ranking.lines()[0])
     for line in ranking.lines()[0 if ranking.common_pairs is None else 1 :]:
         console.note(line)
-    return SweepResult(planned, states, ranking, winner)
+    return SweepResult(planned, states, ranking, winner, _write_report(sweep, states, console))
 
 
 def _winner_text(planned: PlannedSweep, ranking: Ranking) -> str:
@@ -235,3 +241,20 @@ def _winner_text(planned: PlannedSweep, ranking: Ranking) -> str:
         f"Trained there already: {planned.sweep.run(best.state.trial)}",
     ]
     return winner_recipe(trial, request.recipe, list(dict.fromkeys(keys)), planned.sweep, notes)
+
+
+def _write_report(sweep: SweepDir, states: Sequence[TrialState], console: Console) -> Path | None:
+    """Write the page of all trials that have a run; None where it cannot be written: the trials are complete all the same."""
+    from orpo_cli.report.page import write_report
+
+    histories = [RunHistory(run) for each in states if RunDir(run := sweep.run(each.trial)).is_run()]
+    if not histories:
+        return None
+    try:
+        sweep.report.parent.mkdir(exist_ok=True)
+        write_report(histories, sweep.report)
+    except (OSError, OrpoError) as error:
+        console.warn(f"the report is not written: {error}")
+        return None
+    console.note(f"report: {sweep.report}")
+    return sweep.report

@@ -75,6 +75,8 @@ def test_a_sweep_trains_all_trials_and_its_winner_can_be_trained(recipe: Path, t
     assert (winner["pairs"], winner["step"]) == (8, STEPS)
     run_document = json.loads(Path(winner["run"], "run.json").read_text())
     assert run_document["sweep"] == {"directory": str(folder), "trial": winner["trial"]}
+    page = (folder / "report" / "index.html").read_text()
+    assert all(each["name"] in page for each in record(folder)["trials"])
 
     trained = tmp_path / "winner"
     command = [sys.executable, "-m", "orpo_cli", "train", last, "--set", f"output_dir={trained}"]
@@ -89,6 +91,7 @@ def test_a_sweep_trains_all_trials_and_its_winner_can_be_trained(recipe: Path, t
     again = run(recipe, folder, *GRID, "--no-early-stop", "--json")
     document = json.loads(again.stdout)
     assert (document["status"], document["winner"]["trial"]) == ("finished", winner["trial"])
+    assert document["report"] == str(folder / "report" / "index.html")
     assert again.stderr.count("started") == 0
 
 

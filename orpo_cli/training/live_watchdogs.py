@@ -6,11 +6,11 @@ Rank 0 alone judges. A stop goes the way of a signal: all ranks save a checkpoin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from orpo_cli import interruption
-from orpo_cli.errors import Interrupted, Problem, RunError
+from orpo_cli.errors import Interrupted, MachineError, Problem, RunError
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.schema.watchdogs import ADVISE, WatchdogSettings
 from orpo_cli.training.agreement import Agreement
@@ -54,7 +54,8 @@ class LiveWatchdogs:
             self.metrics.observer.warn(
                 Problem(finding.code, finding.message, f"training.watchdogs.{name}", severity="warning")
             )
-            self.add_warning(finding.code, finding.message)
+            with suppress(OSError, MachineError):  # a full disk: the line of metrics.jsonl waits for space
+                self.add_warning(finding.code, finding.message)
             if action == "stop":
                 self._stop(finding)
 

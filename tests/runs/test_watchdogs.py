@@ -10,6 +10,9 @@ import pytest
 from support.forked_command import ForkedCommand
 from support.watchdog_runs import write_case
 
+from orpo_cli.errors import MachineError
+from orpo_cli.rundir import RunDir
+
 CODE = "gradient-clipped"
 
 
@@ -37,6 +40,18 @@ def test_by_default_a_watchdog_warns_once_and_the_run_finishes(recipe: Path, tmp
     (event,) = events(run)
     assert (event["code"], event["action"]) == (CODE, "advise")
     assert event["message"] in stderr
+
+
+def test_a_warning_that_the_disk_has_no_space_for_does_not_end_the_run(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: str) -> None:
+        raise MachineError("cannot write run.json: the disk is full.")
+
+    monkeypatch.setattr(RunDir, "add_warning", full)
+    code, stderr = train(recipe, tmp_path / "run")
+    assert code == 0, stderr
+    assert len(events(tmp_path / "run")) == 1
 
 
 def test_off_says_nothing(recipe: Path, tmp_path: Path) -> None:

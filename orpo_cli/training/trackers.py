@@ -134,14 +134,14 @@ class TrackersCallback(TrainerCallback):
         self._report()
 
     def _finish(self, *, failed: bool, seconds: float) -> None:
-        self._wait([tracker for tracker in self.trackers if not tracker.ready], min(seconds, START_SECONDS))
-        for tracker in self.trackers:
-            tracker.submit(partial(tracker.finish, failed))
-        self._wait(self.trackers, seconds)
-        for tracker in self.trackers:
-            tracker.stop()
-        self.trackers = []
-        self._restore.close()
+        with self._restore:  # also where a second signal ends the wait
+            self._wait([tracker for tracker in self.trackers if not tracker.ready], min(seconds, START_SECONDS))
+            for tracker in self.trackers:
+                tracker.submit(partial(tracker.finish, failed))
+            self._wait(self.trackers, seconds)
+            for tracker in self.trackers:
+                tracker.stop()
+            self.trackers = []
 
     def _report(self) -> None:
         """Say where a tracker shows the run, once it has started, and which trackers have failed."""

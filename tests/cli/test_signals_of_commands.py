@@ -24,7 +24,7 @@ COMMANDS = {
     "merge, writing in a thread": (["merge"], "orpo_cli.merge.tensor_files:SafetensorsWriter.write", TERM),
     "merge, verification": (["merge"], "orpo_cli.merge.merge:verify_merge", INT),
     "export": (["export", "--format", "safetensors"], "orpo_cli.export.write_format:check_folder", HUP),
-    "eval": (["eval"], "orpo_cli.evaluation.preference_scores:_token_logps", TERM),
+    "eval": (["eval"], "orpo_cli.evaluation.preference_scores:_token_scores", TERM),
     "generate": (["generate", "--compare", "-n", "2"], "orpo_cli.evaluation.generation:generate_token_ids", TERM),
 }
 

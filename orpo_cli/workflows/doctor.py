@@ -20,6 +20,7 @@ EXTRAS = {  # the optional extras of orpo-cli, and what each is for
     "wandb": "report_to: wandb",
     "tensorboard": "report_to: tensorboard",
     "deepspeed": "launch.strategy: deepspeed",
+    "optuna": "orpo sweep --sampler tpe",
 }
 
 

@@ -71,6 +71,8 @@ def orpo_here(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
         from orpo_cli.cli.main import main
 
         monkeypatch.setattr(sys, "argv", ["orpo", *map(str, arguments)])
+        for name in ("COLUMNS", "LINES", "FORCE_COLOR", "TTY_COMPATIBLE"):  # of the terminal that the tests run in
+            monkeypatch.delenv(name, raising=False)
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()

@@ -54,9 +54,10 @@ def command(
 ) -> None:
     """Convert another tool's configuration into a recipe.
 
-    Reads configurations of axolotl, LLaMA-Factory, alignment-handbook, TRL and
-    ms-swift, a printed ORPOConfig, and configurations of accelerate and
-    DeepSpeed, alone or as the others refer to them. Keys that have an
+    Reads configurations and training commands of axolotl, LLaMA-Factory,
+    alignment-handbook, TRL, ms-swift, AutoTrain and mlx-lm-lora, a printed
+    ORPOConfig, and configurations of accelerate and DeepSpeed, alone or as
+    the others refer to them. Keys that have an
     equivalent are kept; every other key becomes a comment in the recipe, with
     the reason. The recipe validates.
 

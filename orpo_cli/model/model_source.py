@@ -20,6 +20,7 @@ from orpo_cli.model.gguf import convert_gguf_cached
 from orpo_cli.model.load_errors import explain_load_errors
 from orpo_cli.model.model_files import check_json_files
 from orpo_cli.model.rope_scaling import apply_rope_scaling
+from orpo_cli.recipe.hub_address import address_remedy, is_address
 from orpo_cli.recipe.schema import ModelSection
 
 if TYPE_CHECKING:
@@ -131,6 +132,8 @@ def locate(model_name_or_path: str, subfolder: str = "") -> Location:
     name = model_name_or_path
     if name.startswith(PACKAGE_PREFIX):
         return Location("gguf", name, _in_package(name))
+    if is_address(name):
+        raise UsageError(f"{name} is a web address, not a model.", remedy=address_remedy(name))
     path = _expanded(name)
     if path.is_dir():
         path = path / subfolder

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +19,8 @@ from orpo_cli.recipe.legacy.unsupported_peft_args import UNSUPPORTED_LORA_INITS,
 from orpo_cli.recipe.schema import FsdpConfig, Source
 from orpo_cli.recipe.source.nodes import Path, format_path
 from orpo_cli.recipe.source.source_map import SourceMap
+from orpo_cli.recipe.source.yaml_characters import missing_space
+from orpo_cli.recipe.source.yaml_reader import SCALAR_KINDS
 from orpo_cli.secret_patterns import secret_kind
 
 MAX_SUGGESTIONS = 300  # a file with more unknown keys is not a recipe, and suggestions for all would take seconds
@@ -32,6 +36,11 @@ TYPE_NAMES = {
     "model_type": "a mapping of keys",
     "none_required": "null",
 }
+BOOLEANS = {
+    **dict.fromkeys(("yes", "on", "y"), "true"),
+    **dict.fromkeys(("no", "off", "n"), "false"),
+}
+DASHES = {ord(dash): "-" for dash in "‐‑‒–—−"}
 BOUNDS = {
     "greater_than": ("gt", "above"),
     "greater_than_equal": ("ge", "at least"),
@@ -109,7 +118,8 @@ def _problem(path: Path, details: list[ErrorDetails], source_map: SourceMap | No
     rules = list(dict.fromkeys(_rule(each) for each in details))
     value = detail["input"]
     message = f"must be {' or '.join(rules)}, but {_describe_value(format_path(path), value, source_map)}."
-    return Problem("invalid-value", message, format_path(path), remedy=_remedy(value, details))
+    remedy = missing_space(str(path[-1])) if path and value is None else _remedy(value, details)
+    return Problem("invalid-value", message, format_path(path), remedy=remedy)
 
 
 def _describe_value(path: str, value: Any, source_map: SourceMap | None) -> str:
@@ -154,20 +164,39 @@ def _remedy(value: Any, details: list[ErrorDetails]) -> str | None:
     if not isinstance(value, str):
         return None
     kinds = {detail["type"] for detail in details}
-    if "bool_type" in kinds and value.lower() in {"yes", "on", "no", "off"}:
-        return f"Write {'true' if value.lower() in {'yes', 'on'} else 'false'}."
-    if kinds & {"int_type", "float_type"}:
-        try:
-            float(value)
-        except ValueError:
-            return None
-        return "Remove the quotes."
+    if "bool_type" in kinds and value.lower() in BOOLEANS:
+        return f"Write {BOOLEANS[value.lower()]}."
+    if kinds & {"int_type", "float_type"} and (remedy := _number_remedy(value, integer="float_type" not in kinds)):
+        return remedy
+    if kinds & {"model_type", "dict_type", "list_type"} and (remedy := missing_space(value)):
+        return remedy
     for detail in details:
         if detail["type"] == "literal_error":
             choices = str(detail["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
             if close := closest_name(value, choices):
                 return f"Did you mean `{close}`?"
     return None
+
+
+def _number_remedy(text: str, *, integer: bool) -> str | None:
+    """Remedy for a text that people read as a number: in quotes, or with characters that a number of YAML 1.2 does not have."""
+    if any(kind in ("int", "float") and pattern.fullmatch(text) for kind, pattern in SCALAR_KINDS):
+        return "Remove the quotes."
+    plain = re.sub(r"[\s'’]", "", text).translate(DASHES)
+    plain = re.sub(r"(?<=\d)_(?=\d)", "", plain)
+    if re.fullmatch(r"-?[1-9]\d{0,2}(,\d{3})+", plain):
+        plain = plain.replace(",", "")
+    plain = re.sub(r"^(-?\d+),(\d+)", r"\1.\2", plain)  # a decimal comma
+    plain = re.sub(r"^(?:1[*×x])?10(?:\^|\*\*)(-?\d+)$", r"1e\1", plain)
+    scale = {"%": 0.01, "k": 1e3, "m": 1e6}.get(plain[-1:].lower())
+    try:
+        number = float(plain[:-1]) * scale if scale else float(plain)
+    except ValueError:
+        return None
+    if not math.isfinite(number) or (integer and not number.is_integer()):
+        return None
+    written = str(int(number)) if number.is_integer() and abs(number) < 1e15 else f"{number:.10g}"
+    return f"Write {written}: a number has only digits, a point and an exponent."
 
 
 def _split_and_source(key: str, source_map: SourceMap | None) -> Problem:
@@ -204,5 +233,5 @@ def _unknown_key(path: Path, suggest: bool) -> Problem:
     *section, key = path
     name = format_path(tuple(section))
     message = f"unknown key in {f'`{name}`' if name else 'the recipe'}."
-    remedy = did_you_mean_key(str(key), tuple(section)) if suggest else None
+    remedy = missing_space(str(key)) or (did_you_mean_key(str(key), tuple(section)) if suggest else None)
     return Problem("unknown-key", message, format_path(path), remedy=remedy)

@@ -188,7 +188,7 @@ def trains_longer(rundir: RunDir, plan: Plan) -> bool:
         path: difference
         for path, difference in _differences(before, plan).items()
         if not path.startswith(same) and (_is_set(before, path) or _is_set(plan, path))
-    }
+    } | _changed_sections(before, plan)
     if not changed:
         return False
     checkpoint = rundir.last_checkpoint()
@@ -204,6 +204,15 @@ def trains_longer(rundir: RunDir, plan: Plan) -> bool:
         f"{rundir.root} {rule}:\n  " + "\n  ".join(changed.values()),
         remedy="Resume with the settings that it was trained with, or start a new run: --set output_dir=DIR.",
     )
+
+
+def _changed_sections(before: Plan, now: Plan) -> dict[str, str]:
+    """Sections that only one of the plans has, also with defaults only: `lora: {}` trains another model than no section."""
+    return {
+        name: f"{name}: {'removed' if getattr(now, name) is None else 'added'}"
+        for name in ("lora", "quantization")
+        if (getattr(before, name) is None) != (getattr(now, name) is None)
+    }
 
 
 def _has_more_steps(rundir: RunDir, before: Plan, now: Plan, checkpoint: Path | None) -> bool:

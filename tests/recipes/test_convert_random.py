@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from orpo_cli.errors import UsageError
-from orpo_cli.recipe.convert import ms_swift, trl
+from orpo_cli.recipe.convert import autotrain, mlx_lm, ms_swift, trl
 from orpo_cli.recipe.convert.axolotl import axolotl_config
 from orpo_cli.recipe.convert.axolotl import unsupported_keys as axolotl_unsupported_keys
 from orpo_cli.recipe.convert.convert import convert
@@ -60,6 +60,19 @@ TOOLS: dict[str, tuple[dict[str, str], list[str], str]] = {  # required keys, ke
         [*ms_swift.RECIPE_PATHS, *ms_swift.LORA_PATHS, *keys_of(ms_swift.IGNORED_KEYS), *keys_of(ms_swift.UNSUPPORTED_KEYS)],
         "attn_impl template quant_bits quant_method bnb_4bit_quant_type tuner_type target_modules init_weights "
         "lora_dropout val_dataset columns split_dataset_ratio max_length truncation_strategy",
+    ),
+    "autotrain": (
+        {"base_model": "a/b", "project_name": "x", "task": "llm-orpo", "data_path": "c/d"},
+        [*autotrain.RECIPE_PATHS, *autotrain.NAMES, *autotrain.LORA_KEYS, *autotrain.COLUMNS, *keys_of(autotrain.IGNORED_KEYS), *keys_of(autotrain.UNSUPPORTED_KEYS)],
+        "peft quantization use_int4 train_split valid_split chat_template block_size logging_steps mixed_precision "
+        "use_flash_attention_2 log dpo_beta evaluation_strategy save_strategy repo_id username data params hub",
+    ),
+    "mlx-lm": (
+        {"model": "a/b", "train_mode": "orpo", "data": "c/d"},
+        [*mlx_lm.RECIPE_PATHS, *mlx_lm.FEATURES, *keys_of(mlx_lm.IGNORED_KEYS), *keys_of(mlx_lm.UNSUPPORTED_KEYS)],
+        "train train_type fine_tune_type lora_parameters num_layers load_in_4bits load_in_8bits hf_dataset iters epochs "
+        "steps_per_report save_every steps_per_eval wandb optimizer optimizer_config lr_schedule learning_rate "
+        "preference_score_feature",
     ),
     "accelerate": (
         {"distributed_type": "FSDP"},

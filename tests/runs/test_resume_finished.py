@@ -197,6 +197,21 @@ def test_a_lost_result_is_restored(
     assert "nothing to resume" in orpo_here(*train).stderr
 
 
+def test_a_section_with_defaults_that_is_removed_is_a_changed_setting(
+    tmp_path: Path, orpo_here: Callable[..., Any], finished: tuple[Path, Path]
+) -> None:
+    """`lora: {}` sets no value of the section."""
+    recipe, source = finished
+    rundir = RunDir(Path(shutil.copytree(source, tmp_path / "run")))
+    plan = rundir.read_plan()
+    default = Why(origin="default", reason="default")
+    why = {path: default if path.startswith("lora.") else each for path, each in plan.why.items()}
+    rundir.plan.write_text(plan.model_copy(update={"why": why}).to_json())
+    refused = orpo_here("train", recipe, *RESUME, *overrides(f"output_dir={rundir.root}", "lora=null"))
+    assert refused.returncode == 2, refused.stderr
+    assert "has finished, and its settings have changed:\n  lora: removed\n" in refused.stderr
+
+
 def test_a_result_that_is_not_restored_keeps_its_name(
     tmp_path: Path, orpo_here: Callable[..., Any], finished: tuple[Path, Path]
 ) -> None:

@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path as FilePath
 from typing import Any, Literal, cast, get_args
 
 from orpo_cli.errors import UsageError
-from orpo_cli.recipe.convert.command_line import is_command, parse_flags, split_command
+from orpo_cli.recipe.convert.command_line import is_command, is_flag, misspelt_flags, parse_flags
+from orpo_cli.recipe.convert.draft import mask_secrets
 from orpo_cli.recipe.convert.launch.launcher_command import split_launcher
+from orpo_cli.recipe.convert.launch.referenced_file import read_mapping
 from orpo_cli.recipe.convert.printed_config.orpo_config_repr import class_name, is_printed_config, printed_arguments
+from orpo_cli.recipe.convert.program import config_file, find_program
+from orpo_cli.recipe.convert.shell_script import ShellCommand, ShellScript, read_script
 from orpo_cli.recipe.source.nodes import format_path, plain_values, walk
 from orpo_cli.recipe.source.yaml_reader import FORBIDDEN_CHARACTERS, read_yaml
 
 Tool = Literal[
-    "axolotl", "llama-factory", "alignment-handbook", "trl", "ms-swift", "orpo-config", "accelerate", "deepspeed"
-]
+    "axolotl", "llama-factory", "alignment-handbook", "trl", "ms-swift", "autotrain", "mlx-lm", "orpo-config",
+    "accelerate", "deepspeed",
+]  # fmt: skip
 TOOLS: tuple[str, ...] = get_args(Tool)
 
 # Keys that only one tool has. The first key in this table that a file has determines its tool.
 _TOOL_OF_KEY: tuple[tuple[str, Tool], ...] = (
     ("rlhf_type", "ms-swift"),
+    ("project_name", "autotrain"),
+    ("train_mode", "mlx-lm"),
+    ("fine_tune_type", "mlx-lm"),
+    ("lora_parameters", "mlx-lm"),
+    ("steps_per_report", "mlx-lm"),
     ("base_model", "axolotl"),
+    ("rl", "axolotl"),
     ("micro_batch_size", "axolotl"),
     ("sequence_len", "axolotl"),
     ("pref_loss", "llama-factory"),
     ("finetuning_type", "llama-factory"),
+    ("stage", "llama-factory"),
     ("cutoff_len", "llama-factory"),
+    ("lora_target", "llama-factory"),
+    ("dataset_dir", "llama-factory"),
+    ("tuner_type", "ms-swift"),
+    ("train_type", "ms-swift"),
+    ("split_dataset_ratio", "ms-swift"),
     ("dataset_mixture", "alignment-handbook"),
     ("dataset_mixer", "alignment-handbook"),
     ("dataset_splits", "alignment-handbook"),
@@ -51,14 +69,18 @@ class SourceConfig:
     script: str = ""  # the Python file that a shell command runs
     launcher: Mapping[str, Any] = field(default_factory=dict)  # of a shell command, by accelerate's names
     launcher_name: str = ""
+    other_method: str = ""  # how the program says that it trains with another method than ORPO
+    remarks: tuple[str, ...] = ()
 
 
-def read_source(text: str, file: str, tool: str = "auto") -> SourceConfig:
+def read_source(text: str, file: str, tool: str = "auto", folders: Sequence[FilePath] = ()) -> SourceConfig:
     """Read ``text``, the content of ``file``. ``tool`` is ``auto`` or a name of ``TOOLS``.
+
+    ``folders`` are searched for a configuration that a command reads.
 
     Raises RecipeError if it is not valid YAML, UsageError if it is not a configuration of ``tool`` or of any known tool.
     """
-    source = _read(text, file, tool)
+    source = _read(text, file, tool, folders)
     if found := FORBIDDEN_CHARACTERS.search(text) or next(
         (match for match in map(FORBIDDEN_CHARACTERS.search, _strings(source.values)) if match), None
     ):
@@ -74,14 +96,13 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(inner)
 
 
-def _read(text: str, file: str, tool: str) -> SourceConfig:
+def _read(text: str, file: str, tool: str, folders: Sequence[FilePath]) -> SourceConfig:
     if is_printed_config(text) and tool in ("auto", "orpo-config"):
         return SourceConfig("orpo-config", printed_arguments(text), class_name=class_name(text))
     if tool == "orpo-config":
         raise UsageError(f"{file}: contains no printed ORPOConfig(...).", remedy="Omit --from to detect the tool.")
     if is_command(text):
-        command = _command(text, file)
-        return replace(command, tool=_tool(command.values, file, tool))
+        return _command(text, file, tool, folders)
     tree = read_yaml(text, file)
     values = plain_values(tree)
     lines = {format_path(path): node.origin.line or 1 for path, node in walk(tree)}
@@ -95,20 +116,90 @@ def _tool(values: Mapping[str, Any], file: str, tool: str) -> Tool:
     return source_tool
 
 
-def _command(text: str, file: str) -> SourceConfig:
+def _command(text: str, file: str, tool: str, folders: Sequence[FilePath]) -> SourceConfig:
     try:
-        arguments = split_command(text)
+        script = read_script(text)
     except ValueError as error:
         raise UsageError(f"{file}: not a valid shell command: {error}.") from None
-    launcher, arguments, launcher_name = split_launcher(arguments)
+    command, others = _training_command(script)
+    launcher, arguments, launcher_name = split_launcher(list(command.words))
+    program = find_program(arguments)
+    if program is not None and "-c" in arguments[:-1]:
+        position = arguments.index("-c")
+        arguments[position : position + 2] = ["--config", arguments[position + 1]]
     values = parse_flags(arguments)
     lines: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        for name in values:
+    for number, line in enumerate(text.splitlines()[: command.last_line], start=1):
+        for name in values if number >= command.first_line else ():
             if f"--{name}" in line or f"--{name.replace('_', '-')}" in line:
                 lines.setdefault(name, number)
-    script = next((argument for argument in arguments if argument.endswith(".py")), "")
-    return SourceConfig("trl", values, lines, "", True, script, launcher, launcher_name)
+    remarks = _command_remarks(command, script, others, arguments)
+    if program is not None and (named := config_file(arguments)) is not None:
+        values = {**_read_config_file(named, file, folders), **_settings(arguments), **values}
+        values.pop("config", None)
+        remarks.append(
+            f"The command reads {named}: its settings are converted, and flags of the command have precedence."
+        )
+    if tool == "auto" and program is not None and program.tool is not None:
+        tool = "alignment-handbook" if program.tool == "trl" and "chat_template" in values else program.tool
+    path = next((argument for argument in arguments if argument.endswith(".py")), "")
+    other_method = program.other_method if program is not None else ""
+    source = SourceConfig("trl", values, lines, "", True, path, launcher, launcher_name, other_method, tuple(remarks))
+    return replace(source, tool=_tool(values, file, tool))
+
+
+def _training_command(script: ShellScript) -> tuple[ShellCommand, list[ShellCommand]]:
+    """Command that trains, and the others that do: one that names ORPO has precedence, else the first one."""
+    training = [command for command in script.commands if _trains(command)]
+    training = training or [command for command in script.commands if any(map(is_flag, command.words))]
+    if not training:
+        return ShellCommand((), 1, 1), []
+    chosen = next((each for each in training if any("orpo" in word.lower() for word in each.words)), training[0])
+    return chosen, [each for each in training if each is not chosen]
+
+
+def _trains(command: ShellCommand) -> bool:
+    arguments = split_launcher(list(command.words))[1]
+    program = find_program(arguments)
+    return (program is not None and program.tool is not None) or _detect_tool(parse_flags(arguments)) is not None
+
+
+def _command_remarks(
+    command: ShellCommand, script: ShellScript, others: Sequence[ShellCommand], arguments: Sequence[str]
+) -> list[str]:
+    remarks = []
+    if others:
+        lines = ", ".join(str(each.first_line) for each in others)
+        remarks.append(
+            f"The command on line {command.first_line} is converted; other training commands are on line {lines}."
+        )
+    if script.defaults:
+        defaults = ", ".join(f"{name}={mask_secrets(name, value)}" for name, value in script.defaults.items())
+        remarks.append(f"Defaults of unset shell variables are used: {defaults}.")
+    if command.comment_lines:
+        lines = ", ".join(map(str, command.comment_lines))
+        remarks.append(
+            f"A shell ends the command at the comment on line {lines}; the flags below it are converted, too."
+        )
+    if misspelt := misspelt_flags(arguments):
+        remarks.append(f"Not a valid flag, read without its colon or with two hyphens: {', '.join(misspelt)}.")
+    return remarks
+
+
+def _read_config_file(name: str, file: str, folders: Sequence[FilePath]) -> dict[str, Any]:
+    """Content of the configuration ``name`` that the command in ``file`` reads. Raises UsageError if it cannot be read."""
+    found = read_mapping(name, folders, [key for key, _ in _TOOL_OF_KEY])
+    if isinstance(found, str):
+        raise UsageError(
+            f"{file}: the command reads its settings from {name}. {found}.", remedy=f"Convert {name} itself."
+        )
+    return found
+
+
+def _settings(arguments: Sequence[str]) -> dict[str, Any]:
+    """Settings ``key=value`` before the first flag, as LLaMA-Factory reads them."""
+    before = arguments[: next((index for index, word in enumerate(arguments) if is_flag(word)), len(arguments))]
+    return parse_flags([f"--{word}" for word in before[1:] if "=" in word])
 
 
 def _detect_tool(values: Mapping[str, Any]) -> Tool | None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
-from orpo_cli.recipe.convert import ms_swift, trl
+from orpo_cli.errors import UsageError
+from orpo_cli.recipe.convert import autotrain, mlx_lm, ms_swift, trl
 from orpo_cli.recipe.convert.axolotl import axolotl_config
 from orpo_cli.recipe.convert.config_reader import SourceConfig, read_source
 from orpo_cli.recipe.convert.draft import Draft, KeyOutcome, parse_path
@@ -16,6 +17,7 @@ from orpo_cli.recipe.convert.fit_to_schema import fit_to_schema, nest
 from orpo_cli.recipe.convert.launch import accelerate, deepspeed, fsdp
 from orpo_cli.recipe.convert.llama_factory import llama_factory_config
 from orpo_cli.recipe.convert.printed_config import printed_config
+from orpo_cli.recipe.convert.program import method_in_name
 from orpo_cli.recipe.convert.recipe_writer import recipe_text
 
 LAUNCH_KEYS = ("deepspeed", "fsdp", "fsdp_config", "fsdp_version")
@@ -51,13 +53,16 @@ def convert(
 
     Raises UsageError if it is not a configuration for ORPO, RecipeError if it cannot be read.
     """
-    source = read_source(text, file, tool)
+    source = read_source(text, file, tool, folders)
+    if source.other_method:
+        raise UsageError(f"{file} is not for ORPO: {source.other_method}.", remedy="Only ORPO is converted.")
     draft = Draft(source.tool, dict(source.values), source.lines)
+    draft.remarks.extend(source.remarks)
     if source.is_shell:
         _leave_out_shell_expressions(draft)
     keys = () if source.tool in ("accelerate", "deepspeed") else LAUNCH_KEYS
     launch = {key: draft.source.pop(key) for key in keys if key in draft.source}
-    _convert_by_tool(draft, source, folders)
+    _convert_by_tool(draft, source, file, folders)
     _convert_launch(draft, launch, source, folders)
     if accelerate_config is not None:
         accelerate.keep_accelerate_file(draft, "accelerate_config", accelerate_config, [FilePath.cwd()])
@@ -75,13 +80,17 @@ def convert(
     )
 
 
-def _convert_by_tool(draft: Draft, source: SourceConfig, folders: Sequence[FilePath]) -> None:
+def _convert_by_tool(draft: Draft, source: SourceConfig, file: str, folders: Sequence[FilePath]) -> None:
     if source.tool == "axolotl":
         axolotl_config.convert(draft)
     elif source.tool == "llama-factory":
         llama_factory_config.convert(draft, folders)
     elif source.tool == "ms-swift":
         ms_swift.convert(draft)
+    elif source.tool == "autotrain":
+        autotrain.convert(draft)
+    elif source.tool == "mlx-lm":
+        mlx_lm.convert(draft, folders)
     elif source.tool == "accelerate":
         accelerate.convert(draft, folders)
     elif source.tool == "deepspeed":
@@ -89,7 +98,19 @@ def _convert_by_tool(draft: Draft, source: SourceConfig, folders: Sequence[FileP
     elif source.tool == "orpo-config":
         printed_config.convert(draft, source.class_name)
     else:
+        _remark_other_method(draft, file)
         trl.convert(draft, ignores_model_arguments=source.script.endswith("examples/scripts/orpo.py"))
+
+
+def _remark_other_method(draft: Draft, file: str) -> None:
+    """Remark names of another method: the keys of trl's methods are mostly the same, so that a configuration may be for another."""
+    names = {
+        "The name of the file": file,
+        **{key: draft.peek(key) for key in ("output_dir", "hub_model_id", "run_name")},
+    }
+    for place, name in names.items():
+        if isinstance(name, str) and (method := method_in_name(name.rpartition("/")[2])):
+            draft.remarks.append(f"{place} names another method, {method}. The recipe trains with ORPO.")
 
 
 def _convert_launch(draft: Draft, launch: dict[str, Any], source: SourceConfig, folders: Sequence[FilePath]) -> None:

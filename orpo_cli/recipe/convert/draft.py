@@ -144,7 +144,7 @@ class Draft:
         offer: Any = None,
     ) -> None:
         """Record the outcome of a key, also of a nested one (``datasets[0].type``)."""
-        value = _mask_secrets(key, value)
+        value = mask_secrets(key, value)
         note = mask_secret_patterns(note) if note else note
         self.outcomes[key] = KeyOutcome(key, value, outcome, path, note, self.lines.get(key), offer)
 
@@ -163,12 +163,12 @@ def _is_empty(value: Any) -> bool:
     return value is None or value == "" or value == [] or value == {}
 
 
-def _mask_secrets(key: str, value: Any) -> Any:
-    """Copy of ``value`` in which secrets are masked."""
+def mask_secrets(key: str, value: Any) -> Any:
+    """Copy of ``value``, which is at ``key``, in which secrets are masked."""
     if isinstance(value, dict):
-        return {name: _mask_secrets(str(name), inner) for name, inner in value.items()}
+        return {name: mask_secrets(str(name), inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_mask_secrets(key, inner) for inner in value]
+        return [mask_secrets(key, inner) for inner in value]
     if isinstance(value, str) and value and (_SECRET_NAME.search(key) or secret_kind(value)):
         return MASK
     return value

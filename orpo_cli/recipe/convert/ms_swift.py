@@ -95,10 +95,11 @@ UNSUPPORTED_KEYS: Mapping[str, str] = {
 
 def convert(draft: Draft) -> None:
     """Convert each key. Raises UsageError if the method is not ORPO."""
-    method = draft.peek("rlhf_type", "dpo")
+    method = draft.peek("rlhf_type")
     if method != "orpo":
+        what = f"`rlhf_type: {method}`" if method else "no `rlhf_type`"
         raise UsageError(
-            f"the ms-swift configuration is not for ORPO: it has `rlhf_type: {method}`.",
+            f"the ms-swift configuration is not for ORPO: it has {what}.",
             remedy="Only `rlhf_type: orpo` is converted.",
         )
     draft.settle("rlhf_type", "kept", None, IS_ORPO)

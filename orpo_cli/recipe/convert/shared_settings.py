@@ -22,6 +22,19 @@ def source_paths(section: str, count: int) -> list[str]:
     return [section] if count == 1 else [f"{section}.{index}" for index in range(count)]
 
 
+def keep_columns(draft: Draft, columns: Mapping[str, str]) -> None:
+    """Convert keys that name columns; ``columns`` maps them to the recipe's columns. They apply to all sources."""
+    paths = [path[:-1] for path in draft.values if path[0] == "dataset" and path[-1] == "path"]
+    for key, column in columns.items():
+        name = draft.peek(key)
+        if not paths or name in (None, column):
+            draft.merge_into(key, "dataset.train", "the column is read under this name")
+            continue
+        draft.settle(key, "kept", (*paths[0], "columns", column))
+        for path in paths:
+            draft.values[(*path, "columns", column)] = name
+
+
 def split_names(value: Any) -> Any:
     """List of the names in a comma-separated text; other values unchanged."""
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value

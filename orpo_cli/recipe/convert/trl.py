@@ -48,9 +48,14 @@ DEFAULTS = {  # those that differ from what the plan would decide
     )
 }
 OTHER_METHODS = (
-    "loss_type reference_free precompute_ref_log_probs ref_model sync_ref_model rpo_alpha simpo_gamma cpo_alpha "
-    "desirable_weight undesirable_weight num_generations reward_model reward_model_path reward_funcs "
-    "dataset_text_field packing max_seq_length dataset_kwargs center_rewards_coefficient"
+    "loss_type loss_weights reference_free precompute_ref_log_probs precompute_ref_batch_size ref_model sync_ref_model "
+    "ref_model_init_kwargs ref_model_mixup_alpha ref_model_sync_steps model_adapter_name ref_adapter_name "
+    "force_use_ref_model f_divergence_type f_alpha_divergence_coef label_smoothing use_weighting discopop_tau ld_alpha "
+    "rpo_alpha simpo_gamma cpo_alpha desirable_weight undesirable_weight num_generations num_iterations kl_coef "
+    "num_ppo_epochs response_length missing_eos_penalty reward_model reward_model_path reward_funcs reward_weights "
+    "scale_rewards use_vllm vllm_mode lmbda seq_kd teacher_model_name_or_path "
+    "dataset_text_field packing packing_strategy eval_packing max_seq_length dataset_kwargs assistant_only_loss "
+    "completion_only_loss center_rewards_coefficient"
 )
 UNSUPPORTED_KEYS = {
     "orpo-cli prepares and caches the pairs.": "preprocessing_num_workers dataset_num_proc "
@@ -70,6 +75,9 @@ def convert(draft: Draft, *, ignores_model_arguments: bool = False) -> None:
 
     Raises UsageError if a key belongs to another method than ORPO.
     """
+    for key in OTHER_METHODS.split():
+        if draft.peek(key) in (False, 0):
+            draft.settle(key, "empty")
     if others := [key for key in OTHER_METHODS.split() if draft.has(key)]:
         raise UsageError(
             f"`{others[0]}` is not an argument of trl's ORPO: the configuration is for another method.",

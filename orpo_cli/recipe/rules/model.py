@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
 from orpo_cli.recipe.did_you_mean import did_you_mean
+from orpo_cli.recipe.hub_address import address_remedy, is_address
 from orpo_cli.recipe.schema import Recipe
 
 # Built-in chat templates. They are repeated here because recipe/ does not import model/; a test compares both.
@@ -37,6 +38,15 @@ def unknown_chat_template(recipe: Recipe) -> Iterator[Problem]:
             name, ("tokenizer", *CHAT_TEMPLATES), f"Built-in templates: {', '.join(CHAT_TEMPLATES)}; or `tokenizer`."
         ),
     )
+
+
+def model_address(recipe: Recipe) -> Iterator[Problem]:
+    """A model is the id of a repository or a path, not the address of a web page."""
+    name = recipe.model.model_name_or_path
+    if is_address(name):
+        yield Problem(
+            "model-address", "is a web address, not a model.", "model.model_name_or_path", remedy=address_remedy(name)
+        )
 
 
 def revision_of_local_model(recipe: Recipe) -> Iterator[Problem]:

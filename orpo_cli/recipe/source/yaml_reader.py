@@ -15,6 +15,7 @@ import yaml
 
 from orpo_cli.errors import Problem, RecipeError
 from orpo_cli.recipe.source.nodes import MappingNode, Node, Origin, ScalarNode, SequenceNode, plain_values
+from orpo_cli.recipe.source.yaml_characters import misleading_characters, missing_space, syntax_remedy
 
 MAX_BYTES = 200_000  # shipped recipes have about 2,000
 MAX_VALUES = 10_000  # after aliases are expanded
@@ -58,8 +59,12 @@ def read_yaml(text: str, file: str) -> MappingNode:
     if root is None:
         raise _error("recipe-empty", "the recipe is empty.", Origin(file, 1, 1), "Start from `orpo init`.")
     if not isinstance(root, MappingNode):
+        text = root.value if isinstance(root, ScalarNode) and isinstance(root.value, str) else ""
         raise _error(
-            "recipe-not-a-mapping", "a recipe must be a mapping of sections (`model:`, `dataset:`, …).", root.origin
+            "recipe-not-a-mapping",
+            "a recipe must be a mapping of sections (`model:`, `dataset:`, …).",
+            root.origin,
+            missing_space(text.partition(" ")[0]),
         )
     return root
 
@@ -117,6 +122,9 @@ class _TreeBuilder:
             detail = "; ".join(part for part in (error.context, error.problem) if part)
             mark = error.problem_mark or error.context_mark
             remedy = "Indent with spaces; YAML does not allow tabs there." if "'\\t'" in detail else None
+            if remedy is None and mark is not None and self.fixed is None:
+                first = error.context_mark.line + 1 if error.context_mark else None
+                remedy = syntax_remedy(text.split("\n"), mark.line + 1, first)
             raise _syntax_error(f"{detail}.", self.position(mark), remedy) from None
         except yaml.YAMLError as error:
             position = getattr(error, "position", None)
@@ -174,7 +182,7 @@ class _TreeBuilder:
             if isinstance(event, yaml.ScalarEvent) and event.value == "<<" and event.implicit[0]:
                 merged = {**self.merge_keys(next(self.events), depth), **merged}
                 continue
-            key = self.scalar(event) if isinstance(event, yaml.ScalarEvent) else None
+            key = self.scalar(event, is_key=True) if isinstance(event, yaml.ScalarEvent) else None
             if isinstance(key, int) and not isinstance(key, bool) and key >= 0:
                 key = str(key)  # the number of a device in max_memory
             if not isinstance(key, str):
@@ -197,8 +205,11 @@ class _TreeBuilder:
             keys = {**part.nodes, **keys}
         return keys
 
-    def scalar(self, event: Event) -> str | int | float | bool | None:
+    def scalar(self, event: Event, *, is_key: bool = False) -> str | int | float | bool | None:
         position = self.position(event.start_mark)
+        if event.style is None and not event.value.isascii():
+            if found := misleading_characters(event.value, is_key=is_key):
+                raise _error("yaml-characters", found[0], position, found[1])
         kind = self.allowed_kind(event, position, "str", "bool", "int", "float", "null")
         text = event.value
         if kind == "null":

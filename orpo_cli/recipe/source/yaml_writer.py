@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from orpo_cli.recipe.source.yaml_characters import needs_quotes
 from orpo_cli.recipe.source.yaml_reader import SCALAR_KINDS
 
 WIDTH = 110
@@ -70,7 +71,8 @@ def _float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
     block = "\n" in value and value.strip() and not re.search(r"[ \t]\n", value)
-    style = '"' if re.search("[\r\x85\u2028\u2029]", value) else "|" if block else None
+    quoted = re.search("[\r\x85\u2028\u2029]", value) or (not block and not value.isascii() and needs_quotes(value))
+    style = '"' if quoted else "|" if block else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 

@@ -196,3 +196,56 @@ def test_the_error_about_a_tab_recommends_spaces(tmp_path: Path) -> None:
     file.write_text("model:\n\tmodel_name_or_path: a/b\n")
     with pytest.raises(RecipeError, match=r"r.yaml:2:1: .*Indent with spaces"):
         load_recipe(str(file))
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "number"),
+    [
+        ("training.max_steps", "1_000", "1000"), ("training.max_steps", "1,000", "1000"),
+        ("training.max_steps", "1 000", "1000"), ("training.max_steps", "2k", "2000"),
+        ("training.learning_rate", "5e−6", "5e-06"), ("training.learning_rate", "5e–6", "5e-06"),
+        ("training.learning_rate", "0,00001", "1e-05"), ("training.learning_rate", "10^-5", "1e-05"),
+        ("training.warmup_steps", "10%", "0.1"), ("training.weight_decay", "0,1", "0.1"),
+        ("training.max_steps", "many", None), ("training.max_steps", "1.5k items", None), ("training.max_steps", "0,5", None),
+    ],
+)  # fmt: skip
+def test_a_text_that_people_read_as_a_number_has_the_number_in_its_remedy(
+    key: str, written: str, number: str | None, tmp_path: Path
+) -> None:
+    remedy = problems(tmp_path, GOOD + f"training:\n  {key.partition('.')[2]}: {written}\n")[key].remedy
+    assert remedy == (number and f"Write {number}: a number has only digits, a point and an exponent.")
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "remedy"),
+    [
+        ("model:\n  model_name_or_path: a/b\ndataset:\n  train:\n    path:p.jsonl\n", "dataset.train", "`path: p.jsonl`"),
+        ("model:\n  model_name_or_path: a/b\ndataset: {train: {path:p.jsonl}}\n", "dataset.train.path:p.jsonl", "`path: p.jsonl`"),
+        ("model:\n  model_name_or_path: a/b\ndataset:\n  train:\n    - path:p.jsonl\n", "dataset.train[0]", "`path: p.jsonl`"),
+        ("model:\n  model_name_or_path:a/b\ndataset:\n  train:\n    path: x\n", "model", "`model_name_or_path: a/b`"),
+        (GOOD + "    columns: {chosen:good}\n", "dataset.train.columns.chosen:good", "`chosen: good`"),
+        (GOOD + "training:\n  seed：1\n", "training", "`seed: 1`"),
+        (GOOD + "training: {seed:1}\n", "training.seed:1", "`seed: 1`"),
+    ],
+)  # fmt: skip
+def test_a_colon_without_a_space_is_named(text: str, path: str, remedy: str, tmp_path: Path) -> None:
+    assert problems(tmp_path, text)[path].remedy == f"Write a space after the colon: {remedy}."
+
+
+@pytest.mark.parametrize(
+    ("address", "remedy"),
+    [
+        ("https://huggingface.co/org/name", "Write NAMESPACE/NAME: org/name."),
+        ("https://huggingface.co/org/name/tree/main", "Write NAMESPACE/NAME: org/name."),
+        ("huggingface.co/org/name/", "Write NAMESPACE/NAME: org/name."),
+        ("https://hf.co/org/na.me/blob/v2/config.json?x=1", "Write NAMESPACE/NAME: org/na.me, and set model.model_revision: v2."),
+        ("hf://org/name@v2", "Write NAMESPACE/NAME: org/name, and set model.model_revision: v2."),
+        ("git@hf.co:org/name.git", "Write NAMESPACE/NAME: org/name."),
+        ("https://huggingface.co/datasets/org/name", "It is the address of one of the hub's datasets."),
+        ("https://example.com/model.safetensors", "Write the id of a model on the hub"),
+    ],
+)  # fmt: skip
+def test_the_address_of_a_model_has_its_id_in_the_remedy(address: str, remedy: str, tmp_path: Path) -> None:
+    problem = problems(tmp_path, GOOD.replace("a/b", address))["model.model_name_or_path"]
+    assert problem.code == "model-address"
+    assert str(problem.remedy).startswith(remedy)

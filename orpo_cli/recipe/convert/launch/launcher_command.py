@@ -43,10 +43,13 @@ def split_launcher(arguments: list[str]) -> tuple[dict[str, Any], list[str], str
             config[VARIABLES[found[1]]] = _number(found[2])
         index += 1
     start = next((at for at, each in enumerate(arguments) if each.rpartition("/")[2] in LAUNCHERS), None)
-    script = next((at for at, each in enumerate(arguments) if each.endswith(".py")), None)
+    module = next((at for at, each in enumerate(arguments[:-1]) if each in ("-m", "--module")), None)
+    script = next(
+        (at for at, each in enumerate(arguments) if each.endswith(".py")), None if module is None else module + 1
+    )
     if start is None or script is None or script < start:
         return _with_totals(config), arguments, "environment"
-    flags = parse_flags([each for each in arguments[start + 1 : script] if each != "launch"])
+    flags = parse_flags([each for each in arguments[start + 1 : script] if each not in ("launch", "-m", "--module")])
     config |= {FLAGS.get(key, key): value for key, value in flags.items()}
     return _with_totals(_nested(config)), arguments[script:], arguments[start].rpartition("/")[2].partition(".")[0]
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from orpo_cli.control_characters import one_line
 from orpo_cli.errors import MachineError, UsageError
-from orpo_cli.json_files import is_number, parse_json_object, read_json_object
+from orpo_cli.json_files import is_number, parse_json_object, read_json_object, read_json_object_or_empty
 from orpo_cli.plan.plan import is_leaf
-from orpo_cli.run_attempts import FINISHED, KILLED, RUNNING, attempts_of
+from orpo_cli.run_attempts import FINISHED, INTERRUPTED, KILLED, RUNNING, attempts_of
 from orpo_cli.run_lock import live_owner
 from orpo_cli.rundir import RunDir
 from orpo_cli.statistics import Interval, wilson_interval
@@ -24,6 +24,7 @@ from orpo_cli.statistics import Interval, wilson_interval
 Record = dict[str, Any]
 TRAIN, EVAL, EVENT = "train", "eval", "event"  # kinds of lines in metrics.jsonl
 SAVED = "saved"
+STOPPED = "stopped"  # status of a trial, as in sweep.json
 MARGIN = "margin"
 # Short names of metrics, beside those that TRL logs.
 SHORT_NAMES = {
@@ -59,6 +60,7 @@ class RunHistory:
     def status(self) -> str:
         """running, finished, interrupted, failed, killed (its process is gone), or unknown where run.json is damaged.
 
+        ``stopped``: a trial that its sweep has stopped early.
         Takes up to 15 s where the run trains, or was killed, on another machine.
         """
         if not self._status:  # no cached_property: that of Python 3.11 has one lock for all runs
@@ -66,7 +68,19 @@ class RunHistory:
             self._status = status if isinstance(status, str) else "unknown"
             if status == RUNNING and live_owner(self.path) is None:
                 self._status = KILLED
+            if status == INTERRUPTED and self._was_stopped_early():
+                self._status = STOPPED
         return self._status
+
+    def _was_stopped_early(self) -> bool:
+        """Whether this is a trial that its sweep has stopped. The sweep is the one around it, wherever that was moved."""
+        if not self.run.get("sweep"):
+            return False
+        trials = read_json_object_or_empty(self.path.resolve().parent.parent / "sweep.json").get("trials")
+        return any(
+            isinstance(each, dict) and each.get("name") == self.path.resolve().name and each.get("state") == STOPPED
+            for each in (trials if isinstance(trials, list) else [])
+        )
 
     @property
     def name(self) -> str:

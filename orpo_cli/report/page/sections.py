@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from orpo_cli.json_files import is_number
@@ -51,7 +50,7 @@ def comparisons(histories: Sequence[RunHistory], labels: Sequence[str]) -> list[
         else:
             found.append(_comparison(f"{label} against its base model", "base", label, result))
     if without_base:
-        reason = f"Not compared: {'; '.join(without_base)}. `orpo eval RUN` computes the scores of both models."
+        reason = f"Not compared: {'; '.join(without_base)}. orpo eval RUN computes the scores of both models."
         found.append({"title": "Against the base model", "reason": reason})
     for each, label in compared[1:]:
         first, first_label = compared[0]
@@ -170,9 +169,7 @@ def environment_rows(history: RunHistory) -> list[list[str]]:
         "orpo-cli": run.get("orpo_cli"),
         "git commit": run.get("git_commit"),
         **_mapping(run.get("versions")),
-        "command": shlex.join([Path(str(command[0])).name, *map(str, command[1:])])
-        if isinstance(command, list) and command
-        else None,
+        "command": shlex.join(["orpo", *map(str, command[1:])]) if isinstance(command, list) and command else None,
     }
     return [
         [name, value_text(value, short=False)]

@@ -101,6 +101,22 @@ def test_a_run_that_goes_on_and_one_that_was_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        ('{"trials": [{"name": "a", "state": "stopped"}]}', "stopped"),
+        ('{"trials": [5]}', "interrupted"),
+        ("{", "interrupted"),
+    ],
+)
+def test_a_trial_that_its_sweep_has_stopped(tmp_path: Path, content: str, status: str) -> None:
+    run = write_recorded_run(tmp_path / "moved" / "trials" / "a", status="interrupted")
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "sweep": {"directory": "/elsewhere", "trial": "a"}}))
+    (tmp_path / "moved" / "sweep.json").write_text(content)
+    assert read_history(run).status == status
+
+
+@pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
         ("run.json", "{", "run.json: cannot be read"),

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -230,6 +231,7 @@ def _has_more_steps(rundir: RunDir, before: Plan, now: Plan, checkpoint: Path | 
 
 def _is_set(plan: Plan, path: str) -> bool:
     """Whether the user has set a value, or the section that it is in."""
+    path = re.sub(r"\[\d+\]", "", path)
     while path:
         if path in plan.why:
             return plan.why[path].origin not in ("decided", "default")
@@ -265,6 +267,13 @@ def _differences(before: Plan, now: Plan) -> dict[str, str]:
 
 
 def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Values by dotted path. The keys of a source of pairs have their own: `dataset.train[0].max_samples`."""
+    if isinstance(values, list) and values and all(isinstance(each, dict) for each in values):
+        numbered = enumerate(values)
+        name = prefix.removesuffix(".")
+        return {
+            path: value for index, inner in numbered for path, value in _flatten(inner, f"{name}[{index}].").items()
+        }
     if not isinstance(values, dict):
         return {prefix.removesuffix("."): values}
     return {path: value for key, inner in values.items() for path, value in _flatten(inner, f"{prefix}{key}.").items()}

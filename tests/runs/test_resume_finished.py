@@ -52,6 +52,7 @@ def test_changed_settings_are_refused_and_listed(tmp_path: Path, orpo_here: Call
         ("training.max_steps=-1", "training.num_train_epochs=0.5"): ["training.num_train_epochs:", "4 steps"],
         ("training.save_steps=3",): ["training.save_steps: 2.0 → 3.0"],
         ("lora.r=8", "merge.dtype=bfloat16"): ["lora.r: 4 → 8"],
+        ("dataset.train.max_samples=5",): ["\n  dataset.train[0].max_samples: None → 5"],
     }.items():
         refused = orpo_here("train", recipe, *RESUME, *overrides(*settings), "--json")
         assert refused.returncode == 2, settings

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from orpo_cli.errors import Problem
-from orpo_cli.recipe.did_you_mean import closest_name, did_you_mean_key
+from orpo_cli.recipe.did_you_mean import closest_name, did_you_mean_key, known_keys
 from orpo_cli.recipe.legacy.argument_policy import ArgumentPolicy
 from orpo_cli.recipe.legacy.fsdp_config import RENAMED, WITHOUT_COUNTERPART
 from orpo_cli.recipe.legacy.unsupported_launch_args import UNSUPPORTED_LAUNCH_ARGS
@@ -161,11 +161,16 @@ def _format_value(value: Any) -> str:
 
 
 def _remedy(value: Any, details: list[ErrorDetails]) -> str | None:
-    if not isinstance(value, str):
-        return None
     kinds = {detail["type"] for detail in details}
+    if not isinstance(value, str):
+        is_scalar = isinstance(value, int | float) and kinds == {"string_type"}
+        return f'Put it in quotes: "{_format_value(value)}".' if is_scalar else None
     if "bool_type" in kinds and value.lower() in BOOLEANS:
         return f"Write {BOOLEANS[value.lower()]}."
+    if "bool_type" in kinds and value.lower() in ("true", "false"):
+        return "Remove the quotes." if value.islower() else f"Write {value.lower()}."
+    if value in ("None", "none", "nil", "undefined") and "literal_error" not in kinds:
+        return "Write null, or remove the key."
     if kinds & {"int_type", "float_type"} and (remedy := _number_remedy(value, integer="float_type" not in kinds)):
         return remedy
     if kinds & {"model_type", "dict_type", "list_type"} and (remedy := missing_space(value)):
@@ -233,5 +238,9 @@ def _unknown_key(path: Path, suggest: bool) -> Problem:
     *section, key = path
     name = format_path(tuple(section))
     message = f"unknown key in {f'`{name}`' if name else 'the recipe'}."
-    remedy = missing_space(str(key)) or (did_you_mean_key(str(key), tuple(section)) if suggest else None)
+    outer, _, inner = str(key).partition(".")
+    if inner and outer in known_keys(tuple(section)):
+        remedy: str | None = f"Keys are nested: write `{inner}` below `{outer}:`, indented."
+    else:
+        remedy = missing_space(str(key)) or (did_you_mean_key(str(key), tuple(section)) if suggest else None)
     return Problem("unknown-key", message, format_path(path), remedy=remedy)

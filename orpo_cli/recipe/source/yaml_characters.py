@@ -11,8 +11,10 @@ _SPACE_AT_EDGE = re.compile(f"^[{_SPACES}]|[{_SPACES}]$")
 _INDENTED = re.compile(f"[ \\t]*[{_SPACES}]")
 _QUOTED = re.compile(f"[{_OPENING_QUOTES}](.*)[{_CLOSING_QUOTES}]", re.DOTALL)
 _ANY_QUOTE = re.compile("[“”„‟«»]|(?<!\\w)[‘’‚‹›]|[‘’‚‹›](?!\\w)")
-# A key, and a value that follows its colon without an ASCII space: `path:x`, `path：x`, but not `https://x`.
-_NO_SPACE = re.compile(r"\s*(?:- +)?([A-Za-z_]\w*)(?::(?![ /:\\]|$)|：)\s*(\S.*)", re.DOTALL)
+_TYPED = re.compile(r"[-+]?\d[\d.]*(?:[eE][-+]?\d+)?|true|false|null")
+_DASH = re.compile("([–—−•])[ \u00a0]+(.*)")
+# A key, and a value that follows its colon without an ASCII space: `path:x`, `path：x`, `path = x`, but not `https://x`.
+_NO_SPACE = re.compile(r"\s*(?:- +)?([A-Za-z_]\w*)(?::(?![ /:\\]|$)|：|( *=(?!=)))\s*(\S.*)", re.DOTALL)
 
 
 def misleading_characters(text: str, *, is_key: bool) -> tuple[str, str] | None:
@@ -23,8 +25,11 @@ def misleading_characters(text: str, *, is_key: bool) -> tuple[str, str] | None:
         remedy = "Indent with ordinary spaces" if is_key and edge == "starts" else "Remove it"
         message = f"the {what} `{text.strip()}` {edge} with {_name(found.group())}, which is text in YAML."
         return message, f"{remedy}, or put straight quotes around the {what}."
+    if is_key and (dash := _DASH.fullmatch(text)):
+        return f"the key `{text}` starts with {_name(dash[1])}.", f"A list item starts with a hyphen: `- {dash[2]}`."
     if quoted := _QUOTED.fullmatch(text):
-        return f"the {what} {text} has typographic quotes, which are text in YAML.", f'Write "{quoted[1]}".'
+        written = quoted[1] if _TYPED.fullmatch(quoted[1]) and not is_key else f'"{quoted[1]}"'
+        return f"the {what} {text} has typographic quotes, which are text in YAML.", f"Write {written}."
     return None
 
 
@@ -34,12 +39,13 @@ def needs_quotes(text: str) -> bool:
 
 
 def missing_space(text: str) -> str | None:
-    """Remedy for ``path:pairs.jsonl``, which YAML reads as one text; None for another text."""
+    """Remedy for ``path:pairs.jsonl`` and ``path = pairs.jsonl``, which YAML reads as one text; None for another text."""
     found = _NO_SPACE.fullmatch(text)
     if found is None:
         return None
-    value = found[2].split("\n")[0].strip()
-    return f"Write a space after the colon: `{found[1]}: {value if len(value) <= 60 else value[:59] + '…'}`."
+    value = found[3].split("\n")[0].strip()
+    rule = "a colon and a space" if found[2] else "a space after the colon"
+    return f"Write {rule}: `{found[1]}: {value if len(value) <= 60 else value[:59] + '…'}`."
 
 
 def syntax_remedy(lines: list[str], last: int, first: int | None = None) -> str | None:

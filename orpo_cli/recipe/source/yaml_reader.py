@@ -64,7 +64,7 @@ def read_yaml(text: str, file: str) -> MappingNode:
             "recipe-not-a-mapping",
             "a recipe must be a mapping of sections (`model:`, `dataset:`, …).",
             root.origin,
-            missing_space(text.partition(" ")[0]),
+            missing_space(text.partition(" ")[0]) or missing_space(text),
         )
     return root
 

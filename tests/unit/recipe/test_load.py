@@ -226,10 +226,11 @@ def test_a_text_that_people_read_as_a_number_has_the_number_in_its_remedy(
         (GOOD + "    columns: {chosen:good}\n", "dataset.train.columns.chosen:good", "`chosen: good`"),
         (GOOD + "training:\n  seed：1\n", "training", "`seed: 1`"),
         (GOOD + "training: {seed:1}\n", "training.seed:1", "`seed: 1`"),
+        (GOOD + "training:\n  - seed:1\n", "training", None),
     ],
 )  # fmt: skip
-def test_a_colon_without_a_space_is_named(text: str, path: str, remedy: str, tmp_path: Path) -> None:
-    assert problems(tmp_path, text)[path].remedy == f"Write a space after the colon: {remedy}."
+def test_a_colon_without_a_space_is_named(text: str, path: str, remedy: str | None, tmp_path: Path) -> None:
+    assert problems(tmp_path, text)[path].remedy == (remedy and f"Write a space after the colon: {remedy}.")
 
 
 @pytest.mark.parametrize(
@@ -249,3 +250,19 @@ def test_the_address_of_a_model_has_its_id_in_the_remedy(address: str, remedy: s
     problem = problems(tmp_path, GOOD.replace("a/b", address))["model.model_name_or_path"]
     assert problem.code == "model-address"
     assert str(problem.remedy).startswith(remedy)
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "remedy"),
+    [
+        (GOOD + "training:\n  bf16: 'true'\n", "training.bf16", "Remove the quotes."),
+        (GOOD + "lora: None\n", "lora", "Write null, or remove the key."),
+        (GOOD + "training:\n  max_steps: None\n", "training.max_steps", "Write null, or remove the key."),
+        (GOOD + "name: 2024\n", "name", 'Put it in quotes: "2024".'),
+        (GOOD + "name: true\n", "name", 'Put it in quotes: "true".'),
+        (GOOD + "training.seed: 1\n", "training.seed", "Keys are nested: write `seed` below `training:`, indented."),
+        (GOOD + "training:\n  seed = 1\n", "training", "Write a colon and a space: `seed: 1`."),
+    ],
+)
+def test_common_slips_have_a_remedy(text: str, path: str, remedy: str, tmp_path: Path) -> None:
+    assert problems(tmp_path, text)[path].remedy == remedy

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orpo_cli.data.table import PairTable
+from orpo_cli.data.turns import row_of_pair
 from orpo_cli.errors import DataError
 from orpo_cli.recipe.schema import EvalSplit
 
@@ -34,17 +35,22 @@ def find_leaked(train: PairTable, held_out: PairTable) -> Numbers:
 def split_train_eval(table: PairTable, split: EvalSplit, seed: int) -> tuple[PairTable, PairTable]:
     """Train pairs and held-out pairs, each in table order.
 
-    The held-out pairs are those whose row names have the smallest digests with ``seed``: a pair that is added or removed (other
-    lengths, another tokenizer) moves at most one other. A fraction is rounded up. Raises DataError where no train pair would
-    be left.
+    The held-out pairs are those of the rows whose names have the smallest digests with ``seed``: a row that is added or removed
+    (other lengths, another tokenizer) moves at most one other where each has one pair. All pairs of a row go to the same part,
+    since they share their prompt or its start; so a few more may be held out than asked for. A fraction is rounded up. Raises
+    DataError where no train pair would be left.
     """
     size = math.ceil(split.test_size * len(table)) if isinstance(split.test_size, float) else split.test_size
+    names = table.row_names()
+    rows = [row_of_pair(name) for name in names]
+    order = _seeded_order(rows, f"{seed}")
+    while 0 < size < len(table) and _are_of_one_row(names[order[size - 1]], names[order[size]]):
+        size += 1
     if size >= len(table):
         raise DataError(
             f"dataset.eval.test_size: {split.test_size} holds out {size:,} of {len(table):,} pairs and leaves none to train on.",
-            remedy="Lower it.",
+            remedy="Lower it." if len(set(rows)) > 1 else "Give more rows: the pairs of one row are not split.",
         )
-    order = _seeded_order(table, f"{seed}")
     return table.select(np.sort(order[size:])), table.select(np.sort(order[:size]))
 
 
@@ -57,12 +63,18 @@ def apply_weights(table: PairTable, sources: Numbers, weights: list[float], seed
     for index, weight in enumerate(weights):
         of_source = np.flatnonzero(sources == index)
         repetitions, fraction = divmod(weight, 1)
-        drawn = of_source[_seeded_order(table.select(of_source), f"{seed}:weight")[: round(fraction * len(of_source))]]
+        order = _seeded_order(table.select(of_source).row_names(), f"{seed}:weight")
+        drawn = of_source[order[: round(fraction * len(of_source))]]
         positions += [*([of_source] * int(repetitions)), drawn]
     return table.select(np.sort(np.concatenate(positions)))
 
 
-def _seeded_order(table: PairTable, salt: str) -> Numbers:
-    """All positions, in an order that depends only on ``salt`` and the row names."""
-    digests = np.array([sha256(f"{salt}:{row}".encode()).digest() for row in table.row_names()], dtype="S32")
+def _are_of_one_row(name: str, other: str) -> bool:
+    """Whether two pairs are of one row that has several; a row that is read twice has its name twice."""
+    return name != other and row_of_pair(name) == row_of_pair(other)
+
+
+def _seeded_order(names: list[str], salt: str) -> Numbers:
+    """All positions of ``names``, in an order that depends only on ``salt`` and the names."""
+    digests = np.array([sha256(f"{salt}:{name}".encode()).digest() for name in names], dtype="S32")
     return np.argsort(digests, kind="stable")

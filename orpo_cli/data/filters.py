@@ -15,7 +15,7 @@ REASONS = {
     "malformed": "the row does not fit the format",
     "tie": "the data prefers neither completion",
     "unpaired": "no row has another completion for the same prompt",
-    "no_score": "the row has no scores, and min_score_margin needs them",
+    "no_score": "the row has no scores, and min_score_margin or rejected: worst needs them",
     "score_margin": "the scores of the two completions are closer than min_score_margin",
     "histories_differ": "the conversations before the two completions differ",
     "empty_prompt": "the prompt, or its last turn, has no text",
@@ -37,8 +37,8 @@ REASONS = {
 REMEDIES = {
     "malformed": "Name the format with `format:` or the columns with `columns:`.",
     "unpaired": "Give a good and a bad completion for each prompt.",
-    "no_score": "Map the columns with `columns: {score_chosen: …, score_rejected: …}`, or remove min_score_margin.",
-    "histories_differ": "Keep rows whose two conversations differ only in the last message.",
+    "no_score": "Map the columns with `columns: {score_chosen: …, score_rejected: …}`, or remove min_score_margin and rejected: worst.",
+    "histories_differ": "Keep rows whose two conversations differ only in the last message, or set dataset.turns: all for a pair at each turn that differs.",
     "template_error": "Choose another template with model.chat_template, or change the roles in the data.",
     "template_mismatch": "Choose another template with model.chat_template.",
     "prompt_too_long": "Raise training.max_length, or set dataset.truncation_mode to keep_end.",
@@ -84,6 +84,8 @@ def check_margin(pair: Pair, min_margin: float | None) -> None:
 
 def check_pair(pair: Pair, rules: PairRules) -> None:
     """Raise RowRejected for the first rule that the pair breaks and that ``rules`` does not switch off."""
+    if pair.rejected_prompt is not None:
+        raise RowRejected("histories_differ")
     for breaks in PAIR_RULES:
         if getattr(rules, breaks.__name__, True) and breaks(pair):
             raise RowRejected(breaks.__name__)

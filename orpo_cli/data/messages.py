@@ -120,10 +120,11 @@ def _text_part(part: Any, where: str) -> str:
 def conversation_pair(
     prompt: tuple[Message, ...], chosen: tuple[Message, ...], rejected: tuple[Message, ...], notes: Counter[str]
 ) -> Pair:
-    """Pair of two conversations that differ only in their last message.
+    """Pair of the last messages of two conversations.
 
-    Completions that start with the end of ``prompt`` repeat it; the repetition is removed. Raises RowRejected where the
-    conversations before the last message differ, or where the last message is not by the assistant.
+    Completions that start with the end of ``prompt`` repeat it; the repetition is removed. Where the conversations before the
+    last message differ, the pair has the rejected one as ``rejected_prompt``. Raises RowRejected where the last message is not
+    by the assistant.
     """
     full_chosen, repeated_by_chosen = _join_prompt(prompt, chosen)
     full_rejected, repeated_by_rejected = _join_prompt(prompt, rejected)
@@ -134,9 +135,9 @@ def conversation_pair(
             raise RowRejected(
                 "malformed", f"{column} ends with a {conversation[-1].role} message, not an assistant message"
             )
-    history = full_chosen[:-1]
-    if history != full_rejected[:-1]:
-        raise RowRejected("histories_differ")
+    history, rejected_history = full_chosen[:-1], full_rejected[:-1]
+    if history != rejected_history:
+        return Pair(history, full_chosen[-1:], full_rejected[-1:], rejected_prompt=rejected_history)
     if history and history[-1].role not in ("user", "tool"):
         raise RowRejected(
             "malformed", f"the prompt ends with a {history[-1].role} message, not with a user or tool message"

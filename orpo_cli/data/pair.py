@@ -39,6 +39,9 @@ class Pair:
     rejected: tuple[Message, ...] | str
     scores: tuple[float, float] | None = None  # of chosen and rejected, from the data
     tools: tuple[dict[str, Any], ...] | None = None  # functions that the conversation may call
+    rejected_prompt: tuple[Message, ...] | None = (
+        None  # messages before the rejected one, where they differ from ``prompt``
+    )
 
     @property
     def prompt_text(self) -> str:

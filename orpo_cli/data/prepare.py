@@ -24,6 +24,7 @@ from orpo_cli.data.report import EXAMPLES, DataReport, SourceReport
 from orpo_cli.data.source_reader import Note, SourceReader
 from orpo_cli.data.sources.files import is_data_file
 from orpo_cli.data.table import COMPLETIONS, PARTS, PairTable
+from orpo_cli.data.turns import row_of_pair
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.recipe.schema import DatasetSection, EvalSplit, Source
 from orpo_cli.redaction import redact
@@ -190,8 +191,12 @@ class _DatasetBuilder:
             if not getattr(self.dataset.rules, rule):
                 continue
             first_of = dict(dedup_and_split.find_duplicates(table, column))
+            names = table.row_names() if first_of else []
+            if rule == "duplicate_prompt":  # several rejected answers of one row have the same prompt on purpose
+                first_of = {
+                    at: first for at, first in first_of.items() if row_of_pair(names[at]) != row_of_pair(names[first])
+                }
             if first_of:
-                names = table.row_names()
                 rejections = [RowRejected(rule, f"as {names[first]}") for first in first_of.values()]
                 table = self._drop_pairs(table, list(first_of), rejections, reports)
         return table

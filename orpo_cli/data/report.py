@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 
 EXAMPLES = 3  # rows named for each reason
 
+SEVERAL_PAIRS = {
+    "pairs_of_turns": "more pairs from rows with several turns (dataset.turns: all)",
+    "pairs_of_rejected": "more pairs from rows with several rejected answers (dataset.rejected: all)",
+    "turns_unused": "earlier turns with a rejected answer are not used; dataset.turns: all makes a pair of each",
+    "rejected_unused": "further rejected answers are not used; dataset.rejected: all makes a pair of each",
+}
 NOTES = {
     "prompt_stored_twice": "repeat the prompt in the completions; it is trained once",
     "rows_gathered": "were grouped with others into one pair",
@@ -83,7 +89,8 @@ class SourceReport:
             text.append(
                 f"  truncated {self.truncated_prompts:,} prompts and {self.truncated_completions:,} completions"
             )
-        text += [f"  {count:,} rows {NOTES[note]}" for note, count in self.notes.items()]
+        text += [f"  {self.notes[name]:,} {line}" for name, line in SEVERAL_PAIRS.items() if self.notes[name]]
+        text += [f"  {count:,} rows {NOTES[note]}" for note, count in self.notes.items() if note in NOTES]
         if self.unused_columns:
             text.append(f"  unused columns: {', '.join(self.unused_columns)}")
         return text

@@ -17,6 +17,7 @@ from orpo_cli.data.dropped_rows import DroppedRows
 from orpo_cli.data.filters import REMEDIES, check_margin, check_pair
 from orpo_cli.data.formats.detect import SCORE_COLUMNS, check_columns, describe_columns, detect_format, rename_columns
 from orpo_cli.data.formats.format import Format, GroupedRow
+from orpo_cli.data.formats.several_rejected import SCORE_LISTS, numbered_columns
 from orpo_cli.data.pair import Pair, RowRejected
 from orpo_cli.data.pair_cache import code_key, load_or_prepare, tokenizer_key
 from orpo_cli.data.pair_encoder import PairEncoder
@@ -25,6 +26,7 @@ from orpo_cli.data.sources.sample import sample_rows
 from orpo_cli.data.sources.source import OpenedSource, Row, open_source
 from orpo_cli.data.table import PairWriter
 from orpo_cli.data.tokenize import PairTokens, TruncatedPair, truncate
+from orpo_cli.data.turns import pair_names, read_pairs
 from orpo_cli.errors import DataError
 from orpo_cli.recipe.schema import DatasetSection, Source
 
@@ -108,8 +110,11 @@ class SourceReader:
         where, seed = f"{found.location} (rows from {head[0].name})", self.dataset.shuffle_seed
         format_ = detect_format(first_rows, source.format, where, labels=source.labels, seed=seed)
         report.format = format_.name
-        used = {*format_.columns, *(SCORE_COLUMNS if source.min_score_margin is not None else ())}
-        names = dict.fromkeys(_printable(key) for row in first_rows if isinstance(row, dict) for key in row)
+        dicts = [row for row in first_rows if isinstance(row, dict)]
+        used = {*format_.columns, *(name for row in dicts for name in numbered_columns(row))}
+        if source.min_score_margin is not None or self.dataset.rejected == "worst":
+            used |= {*SCORE_COLUMNS, *SCORE_LISTS}
+        names = dict.fromkeys(_printable(key) for row in dicts for key in row)
         report.unused_columns = [name for name in names if name not in used]
         self.note(f"reading {found.location} as {format_.name}")
         with PairWriter(file) as writer:
@@ -119,7 +124,7 @@ class SourceReader:
                     break
         found.check_unchanged()
         report.notes = +report.notes
-        if report.dropped["malformed"] == report.rows_read:
+        if not report.kept and set(report.dropped) == {"malformed"}:
             raise DataError(
                 f"{found.location}: no row fits the format {format_.name} ({format_.description}); "
                 f"{describe_columns(first_rows)}. For example {report.examples['malformed'][0]}.",
@@ -132,9 +137,7 @@ class SourceReader:
     ) -> Iterator[RenderedPair]:
         """Texts of the rows that are pairs; drops are counted. In batches, since one template call for many conversations is cheaper."""
         rows = _count_rows(rows, report)
-        grouped: Iterator[Row | GroupedRow] = (
-            format_.group(rows, partial(self._drop, report)) if format_.group else rows
-        )
+        grouped = format_.group(rows, partial(self._drop, report)) if format_.group else rows
         while batch := list(islice(grouped, BATCH_PAIRS)):
             parsed = self._parse_rows(batch, format_, source, report)
             try:
@@ -153,18 +156,30 @@ class SourceReader:
     ) -> list[tuple[str, Pair]]:
         parsed = []
         for row in rows:
-            content: Any = row.value
-            try:
-                if not isinstance(row.value, dict):
-                    raise RowRejected("malformed", "the row is not an object with columns")
-                content = pair = format_.read(row.value, report.notes)
-                check_pair(pair, self.dataset.rules)
-                check_margin(pair, source.min_score_margin)
-                parsed.append((row.name, pair))
-                report.notes["rows_gathered"] += row.rows if isinstance(row, GroupedRow) else 0
-            except RowRejected as rejection:
-                self._drop(report, row.name, rejection, row.rows if isinstance(row, GroupedRow) else 1, content=content)
+            pairs = self._read_row(row, format_, report)
+            rows_of_pair = row.rows if isinstance(row, GroupedRow) and len(pairs) == 1 else 1
+            kept = 0
+            for name, pair in zip(pair_names(row.name, len(pairs)), pairs, strict=True):
+                try:
+                    if isinstance(pair, RowRejected):
+                        raise pair
+                    check_pair(pair, self.dataset.rules)
+                    check_margin(pair, source.min_score_margin)
+                    parsed.append((name, pair))
+                    kept += 1
+                except RowRejected as rejection:
+                    content = row.value if isinstance(pair, RowRejected) else pair
+                    self._drop(report, name, rejection, rows_of_pair, content=content)
+            report.notes["rows_gathered"] += row.rows if isinstance(row, GroupedRow) and kept else 0
         return parsed
+
+    def _read_row(self, row: Row | GroupedRow, format_: Format, report: SourceReport) -> list[Pair | RowRejected]:
+        try:
+            if not isinstance(row.value, dict):
+                raise RowRejected("malformed", "the row is not an object with columns")
+            return read_pairs(row.value, format_, self.dataset, report.notes)
+        except RowRejected as rejection:
+            return [rejection]
 
     def _tokenize_batches(
         self, batches: Iterator[list[RenderedPair]]

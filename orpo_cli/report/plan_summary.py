@@ -125,7 +125,9 @@ def _sources(dataset: dict[str, Any]) -> str:
         size = held_out["test_size"]
         held_out = f"{size:.0%} of the pairs" if 0 < size < 1 else f"{size:g} pairs"
     train = ", ".join(short_path(source["path"]) for source in dataset["train"])
-    return f"{train}; held out: {held_out or 'nothing'}"
+    turns = "; a pair of each turn" if dataset["turns"] == "all" else ""
+    rejected = "" if dataset["rejected"] == "auto" else f"; rejected: {dataset['rejected']}"
+    return f"{train}; held out: {held_out or 'nothing'}{turns}{rejected}"
 
 
 def _lengths(plan: Plan, measured: EstimateInputs | None, count: int | None) -> str:

@@ -72,7 +72,7 @@ def inspect_data(
 ) -> DataInspection:
     """Prepare the pairs of a recipe as training would, and summarize them; loads the tokenizer and no weights.
 
-    ``show``: the first pairs to show. ``row``: the one pair to show instead, by its number or the name of its row. ``page``:
+    ``show``: the first pairs to show. ``row``: the pairs to show instead, by number or the name of a row. ``page``:
     collect what the HTML page has: ``show`` pairs (0: 1,000) and the dropped rows, for which the cache is not used.
     """
     from orpo_cli.data.audit import audit
@@ -133,14 +133,18 @@ def _spans_of(table: PairTable, parts: PairTables, loss_on_prompt: bool) -> Iter
 
 
 def _find_pair(parts: PairTables, row: str) -> dict[str, PairTable]:
-    """A table of the one pair with this number or row name, by its part. Raises UsageError where there is none."""
+    """A table of the pair with this number or name, or of all pairs of a row, by its part. Raises UsageError where there is none."""
+    from orpo_cli.data.turns import row_of_pair
+
     for part, table in {"train": parts.train, "eval": parts.eval}.items():
         if not table:
             continue
-        names: list[Any] = table.pair_numbers.tolist() if row.isdigit() else table.row_names()
-        wanted = int(row) if row.isdigit() else row
-        if wanted in names:
-            return {part: table.select([names.index(wanted)])}
+        found: dict[int, int] = {}  # number of a pair → its first position: a source weight repeats pairs
+        for position, (number, name) in enumerate(zip(table.pair_numbers.tolist(), table.row_names(), strict=True)):
+            if number == int(row) if row.isdigit() else row in (name, row_of_pair(name)):
+                found.setdefault(number, position)
+        if found:
+            return {part: table.select(list(found.values()))}
     example = parts.train.select([0]).row_names()[0]
     raise UsageError(
         f"--row {row}: there is no pair of this number or row name among the training and held-out pairs.",

@@ -10,6 +10,7 @@ from typing import Any
 from orpo_cli.data.formats.format import (
     Format,
     Row,
+    add_system,
     completion_columns,
     read_completion,
     read_completions,
@@ -52,8 +53,7 @@ def read_swift(row: Row, notes: Counter[str]) -> Pair:
         pair = conversation_pair(messages[:-1], messages[-1:], rejected, notes)
     else:
         raise RowRejected("malformed", "no rejected_response and no rejected_messages")
-    assert not isinstance(pair.prompt, str)
-    return replace(pair, prompt=with_system(pair.prompt, row.get("system")), tools=read_tools(row))
+    return replace(add_system(pair, row.get("system")), tools=read_tools(row))
 
 
 def _matches_openai(row: Row) -> bool:
@@ -118,11 +118,12 @@ def read_hh(row: Row, notes: Counter[str]) -> Pair:
     if repeats_prompt(prompt, chosen, rejected):
         notes["prompt_stored_twice"] += 1
         prompt = ""
-    chosen_turns = _parse_transcript(prompt + chosen, "chosen")
-    return conversation_pair((), chosen_turns, _parse_transcript(prompt + rejected, "rejected"), notes)
+    chosen_turns = parse_transcript(prompt + chosen, "chosen")
+    return conversation_pair((), chosen_turns, parse_transcript(prompt + rejected, "rejected"), notes)
 
 
-def _parse_transcript(transcript: str, column: str) -> tuple[Message, ...]:
+def parse_transcript(transcript: str, column: str) -> tuple[Message, ...]:
+    """Messages of a transcript with Human: and Assistant: turns. Raises RowRejected for another text."""
     before, *parts = TRANSCRIPT_TURN.split(transcript)
     if before.strip() or not parts:
         raise RowRejected("malformed", f"{column} does not start with a Human: or Assistant: turn")

@@ -14,13 +14,18 @@ from orpo_cli.data.formats.format import SCORES, Format, Row
 from orpo_cli.data.formats.judged import JUDGED, Verdict
 from orpo_cli.data.formats.kto import KTO
 from orpo_cli.data.formats.preference import PREFERENCE
-from orpo_cli.data.formats.scored import HELPSTEER, STACKEXCHANGE, ULTRAFEEDBACK
+from orpo_cli.data.formats.scored import HELPSTEER, NECTAR, STACKEXCHANGE, ULTRAFEEDBACK
+from orpo_cli.data.formats.several_rejected import one_rejected
+from orpo_cli.data.formats.trees import OASST
+from orpo_cli.data.formats.turns import TURNS
 from orpo_cli.data.messages import type_name
 from orpo_cli.errors import DataError
 
 # The first one that matches a row is its format.
-FORMATS = (HH, OPENAI, SWIFT, SHAREGPT, ALPACA, ULTRAFEEDBACK, STACKEXCHANGE, HELPSTEER, JUDGED, KTO, PREFERENCE)
-SEEDED_FORMATS = (ULTRAFEEDBACK, STACKEXCHANGE, HELPSTEER)
+FORMATS = (
+    OASST, TURNS, HH, OPENAI, SWIFT, SHAREGPT, ALPACA, ULTRAFEEDBACK, STACKEXCHANGE, NECTAR, HELPSTEER, JUDGED, KTO, PREFERENCE,
+)  # fmt: skip
+SEEDED_FORMATS = (ULTRAFEEDBACK, STACKEXCHANGE, NECTAR, HELPSTEER)
 SCORE_COLUMNS = tuple(name for names in SCORES for name in names)
 COLUMNS = tuple(
     dict.fromkeys([*(name for format_ in FORMATS for name in format_.columns), *SCORE_COLUMNS])
@@ -58,7 +63,7 @@ def detect_format(
             remedy="Remove labels, or name the format judged.",
         )
     if format_ is PREFERENCE:
-        return preference.for_rows(format_, rows)
+        return preference.for_rows(format_, [one_rejected(row) if isinstance(row, dict) else row for row in rows])
     if format_ is JUDGED:
         return judged.for_rows(format_, rows, labels or {}, where)
     if format_ in SEEDED_FORMATS:
@@ -124,4 +129,5 @@ def find_column(row: Row, name: str) -> list[Any]:
 def _first_match(row: Any) -> str | None:
     if not isinstance(row, dict):
         return None
-    return next((format_.name for format_ in FORMATS if format_.matches(row)), None)
+    found = (format_.name for view in (row, one_rejected(row)) for format_ in FORMATS if format_.matches(view))
+    return next(found, None)

@@ -6,8 +6,8 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from orpo_cli.data.messages import check_json, read_messages, read_text
 from orpo_cli.data.pair import Message, Pair, RowRejected
@@ -32,12 +32,29 @@ class GroupedRow:
     rows: int
 
 
+class TurnRow(NamedTuple):
+    """Row of one turn: the conversation before it, and its answers. ``is_last``: no later turn of the conversation has answers."""
+
+    row: Row
+    is_last: bool
+
+
+class RejectedAnswers(NamedTuple):
+    """Rejected answers of one turn: the row with each of them alone, and their scores. ``key``: text from which one is drawn."""
+
+    rows: list[Row]
+    scores: list[float | None]
+    key: str
+
+
 @dataclass(frozen=True)
 class Format:
     """Format of rows.
 
     ``read`` raises RowRejected for a row that does not fit, and counts what it corrected. Where a pair is spread over several
-    rows, ``group`` first joins them to one row, in order, and drops rows without a partner.
+    rows, ``group`` first joins them to one row, in order, and drops rows without a partner. Where a row has more than one pair,
+    ``turns`` splits it into rows of one turn, and ``answers`` these into rows of one rejected answer (None: a list of them in the
+    rejected column); ``read`` reads the result.
     """
 
     name: str
@@ -45,7 +62,9 @@ class Format:
     columns: tuple[str, ...]
     matches: Callable[[Row], bool]
     read: Callable[[Row, Counter[str]], Pair]
-    group: Callable[[Iterator[NamedRow], Drop], Iterator[GroupedRow]] | None = None
+    group: Callable[[Iterator[NamedRow], Drop], Iterator[NamedRow | GroupedRow]] | None = None
+    turns: Callable[[Row], list[TurnRow]] | None = None
+    answers: Callable[[Row], RejectedAnswers] | None = None
 
 
 def completion_columns(row: Row, chosen: str = "chosen", rejected: str = "rejected") -> tuple[Any, Any]:
@@ -75,6 +94,14 @@ def with_system(history: tuple[Message, ...], system: Any) -> tuple[Message, ...
     if text.strip() and (not history or history[0].role != "system"):
         return (Message("system", text), *history)
     return history
+
+
+def add_system(pair: Pair, system: Any) -> Pair:
+    """Conversation ``pair`` with the text of a system column before its messages."""
+    histories = {"prompt": pair.prompt, "rejected_prompt": pair.rejected_prompt}
+    return replace(
+        pair, **{name: with_system(each, system) for name, each in histories.items() if isinstance(each, tuple)}
+    )
 
 
 def read_tools(row: Row) -> tuple[dict[str, Any], ...] | None:

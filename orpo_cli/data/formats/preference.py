@@ -14,11 +14,11 @@ from typing import Any
 from orpo_cli.data.formats.format import (
     Format,
     Row,
+    add_system,
     completion_columns,
     read_completion,
     read_scores,
     read_tools,
-    with_system,
 )
 from orpo_cli.data.messages import conversation_pair, is_messages, read_messages, read_text
 from orpo_cli.data.pair import Message, Pair, RowRejected
@@ -49,9 +49,8 @@ def read(row: Row, notes: Counter[str], *, prompt_is_repeated: bool = False) -> 
         history = _history_from_text(read_text(prompt, "prompt"), completions[0], notes)
     else:
         history = () if prompt is None else read_messages(prompt, "prompt", "user")
-    pair = conversation_pair(history, *completions, notes)
-    prompt = with_system(pair.prompt, row.get("system"))  # type: ignore[arg-type]
-    return replace(pair, prompt=prompt, scores=read_scores(row), tools=read_tools(row))
+    pair = add_system(conversation_pair(history, *completions, notes), row.get("system"))
+    return replace(pair, scores=read_scores(row), tools=read_tools(row))
 
 
 def for_rows(format_: Format, rows: Sequence[Any]) -> Format:

@@ -9,7 +9,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from orpo_cli.data.formats.format import Drop, Format, GroupedRow, Row, parse_number
+from orpo_cli.data.formats.conversations import TRANSCRIPT_TURN, parse_transcript
+from orpo_cli.data.formats.format import Drop, Format, GroupedRow, RejectedAnswers, Row, parse_number
 from orpo_cli.data.messages import conversation_pair, read_text, type_name
 from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.data.sources.source import Row as NamedRow
@@ -24,21 +25,51 @@ class Columns(NamedTuple):
     completions: str
     text: str
     score: str
+    sign: int = 1  # -1: a rank, of which the lowest is the best
 
 
 def read(row: Row, notes: Counter[str], *, columns: Columns, seed: int = 42) -> Pair:
     """Best completion and a worse one, drawn with ``seed`` and the prompt. Raises RowRejected where none is worse."""
+    prompt, (best, highest), worse = _ranked(row, columns)
+    rejected, lower = random.Random(f"{seed}:{prompt}").choice(worse)
+    turns = _messages(prompt, columns), (Message("assistant", best),), (Message("assistant", rejected),)
+    return replace(conversation_pair(*turns, notes), scores=(highest, lower))
+
+
+def _messages(prompt: str, columns: Columns) -> tuple[Message, ...]:
+    """Messages of a prompt: the turns of a Nectar transcript without the empty last one, or one user message."""
+    if columns is not NECTAR_COLUMNS or not TRANSCRIPT_TURN.match(prompt):
+        return (Message("user", prompt),)
+    turns = parse_transcript(prompt, columns.prompt)
+    return turns[:-1] if turns[-1] == Message("assistant", "") else turns
+
+
+def split_worse(row: Row, *, columns: Columns) -> RejectedAnswers:
+    """Row with the best completion and each worse one alone; drawn from as ``read`` draws. Raises RowRejected as it does."""
+    prompt, best, worse = _ranked(row, columns)
+    rows = [
+        {
+            **row,
+            columns.completions: [
+                {columns.text: text, columns.score: columns.sign * score} for text, score in (best, each)
+            ],
+        }
+        for each in worse
+    ]
+    return RejectedAnswers(rows, [score for _, score in worse], prompt)
+
+
+def _ranked(row: Row, columns: Columns) -> tuple[str, tuple[str, float], list[tuple[str, float]]]:
+    """Prompt, best completion and the worse ones, in the order of the data, each with its score."""
     completions = _scored(row.get(columns.completions), columns)
     prompt = read_text(row.get(columns.prompt), columns.prompt)
     if len(completions) < 2:
         raise RowRejected("malformed", f"{len(completions)} scored completions, and a pair needs two")
-    best, highest = max(completions, key=lambda each: each[1])
-    worse = [each for each in completions if each[1] < highest]
+    best = max(completions, key=lambda each: each[1])
+    worse = [each for each in completions if each[1] < best[1]]
     if not worse:
-        raise RowRejected("tie", f"all scores are {highest:g}")
-    rejected, lower = random.Random(f"{seed}:{prompt}").choice(worse)
-    turns = (Message("user", prompt),), (Message("assistant", best),), (Message("assistant", rejected),)
-    return replace(conversation_pair(*turns, notes), scores=(highest, lower))
+        raise RowRejected("tie", f"all scores are {best[1]:g}")
+    return prompt, best, worse
 
 
 def _scored(items: Any, columns: Columns) -> list[tuple[str, float]]:
@@ -47,7 +78,7 @@ def _scored(items: Any, columns: Columns) -> list[tuple[str, float]]:
         raise RowRejected("malformed", f"{columns.completions} is {type_name(items)}, not a list of completions")
     where = f"{columns.completions}[].{columns.text}"
     found = [(read_text(item.get(columns.text), where), parse_number(item.get(columns.score))) for item in items]
-    return [(text, score) for text, score in found if score is not None]
+    return [(text, columns.sign * score) for text, score in found if score is not None]
 
 
 def matches(row: Row, *, columns: Columns) -> bool:
@@ -91,6 +122,7 @@ def _helpfulness(row: Row) -> float | None:
 
 ULTRAFEEDBACK_COLUMNS = Columns("instruction", "completions", "response", "overall_score")
 STACKEXCHANGE_COLUMNS = Columns("question", "answers", "text", "pm_score")
+NECTAR_COLUMNS = Columns("prompt", "answers", "answer", "rank", sign=-1)
 HELPSTEER_COLUMNS = Columns("prompt", "answers", "response", "score")  # of a grouped row
 ULTRAFEEDBACK = Format(
     "ultrafeedback",
@@ -98,6 +130,7 @@ ULTRAFEEDBACK = Format(
     ("instruction", "completions"),
     partial(matches, columns=ULTRAFEEDBACK_COLUMNS),
     partial(read, columns=ULTRAFEEDBACK_COLUMNS),
+    answers=partial(split_worse, columns=ULTRAFEEDBACK_COLUMNS),
 )
 STACKEXCHANGE = Format(
     "stackexchange",
@@ -105,6 +138,15 @@ STACKEXCHANGE = Format(
     ("question", "answers"),
     partial(matches, columns=STACKEXCHANGE_COLUMNS),
     partial(read, columns=STACKEXCHANGE_COLUMNS),
+    answers=partial(split_worse, columns=STACKEXCHANGE_COLUMNS),
+)
+NECTAR = Format(
+    "nectar",
+    "prompt and answers with a rank, the best against a seeded choice of the others (Nectar)",
+    ("prompt", "answers"),
+    partial(matches, columns=NECTAR_COLUMNS),
+    partial(read, columns=NECTAR_COLUMNS),
+    answers=partial(split_worse, columns=NECTAR_COLUMNS),
 )
 HELPSTEER = Format(
     "helpsteer",
@@ -113,4 +155,5 @@ HELPSTEER = Format(
     lambda row: all(isinstance(row.get(key), str) for key in ("prompt", "response")) and "helpfulness" in row,
     partial(read, columns=HELPSTEER_COLUMNS),
     group_helpsteer,
+    answers=partial(split_worse, columns=HELPSTEER_COLUMNS),
 )

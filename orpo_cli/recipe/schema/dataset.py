@@ -68,7 +68,7 @@ class PairRules(Section):
     identical: bool = Field(True, description="Both completions are equal.")
     duplicate: bool = Field(True, description="An earlier pair has the same tokens.")
     duplicate_prompt: bool = Field(
-        False, description="An earlier pair has the same prompt, ignoring case and white space."
+        False, description="A pair of an earlier row has the same prompt, ignoring case and white space."
     )
     leaked: bool = Field(False, description="The prompt of a training pair is also held out for evaluation.")
 
@@ -115,9 +115,20 @@ class DatasetSection(Section):
         "keep_end",
         description="How a prompt is truncated: keep its end, keep its start, or drop the pair.",
     )
+    turns: Literal["last", "all"] = Field(
+        "last",
+        description="Turns of a conversation that become pairs, where several have a chosen and a rejected answer: the last, or all.",
+    )
+    rejected: Literal["auto", "first", "all", "worst", "random"] = Field(
+        "auto",
+        description="Rejected answers that become pairs, where a prompt has several: the first, all (a pair each), the one with the "
+        "lowest score, or one drawn with shuffle_seed; auto: drawn among scored completions, else the first.",
+    )
     rules: PairRules = Field(PairRules(), description="Filters that drop pairs, by name.")
     drop_truncated: bool = Field(
         False,
         description="Drop pairs whose completion max_length would truncate; a truncated completion has no end-of-turn token.",
     )
-    shuffle_seed: int = Field(42, ge=0, description="Random seed of max_samples, weight and test_size.")
+    shuffle_seed: int = Field(
+        42, ge=0, description="Random seed of max_samples, weight, test_size and of the drawn rejected answers."
+    )

@@ -1,0 +1,119 @@
+"""Turns and rejected answers: the pairs of a row that has answers at several turns, or several rejected answers.
+
+``dataset.turns`` and ``dataset.rejected`` choose among them. All pairs of a turn share its history, in which every answer is the
+chosen one: a rejected answer is never part of a prompt, since the loss of the prompt would train it.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+from orpo_cli.data.formats.format import Format, RejectedAnswers, Row
+from orpo_cli.data.formats.several_rejected import split_rejected
+from orpo_cli.data.pair import Pair, RowRejected
+from orpo_cli.recipe.schema import DatasetSection
+
+PAIR_NUMBER = re.compile(r"#\d+$")  # end of the name of each pair of a row that has several
+
+
+def read_pairs(row: Row, format_: Format, dataset: DatasetSection, notes: Counter[str]) -> list[Pair | RowRejected]:
+    """Pairs of a row in the order of its turns and answers; a RowRejected in place of one that cannot be read.
+
+    ``notes`` counts the pairs beyond the first of the row, and the turns and answers that are not used. Raises RowRejected
+    where the row has none.
+    """
+    found: list[Pair | RowRejected] = []
+    corrected: Counter[str] = Counter()
+    turns = _used_turns(row, format_, dataset, notes)
+    notes["pairs_of_turns"] += len(turns) - 1
+    for turn in turns:
+        try:
+            answers = _used_answers(turn, format_, dataset, notes)
+        except RowRejected as rejection:
+            found.append(rejection)
+            continue
+        notes["pairs_of_rejected"] += len(answers) - 1
+        for answer in answers:
+            try:
+                pair = format_.read(answer, corrected)
+            except RowRejected as rejection:
+                found.append(rejection)
+                continue
+            pairs = list(split_turns(pair)) if dataset.turns == "all" else [pair]
+            notes["pairs_of_turns"] += len(pairs) - 1
+            found += pairs
+    notes.update(dict.fromkeys(corrected, 1))
+    return found
+
+
+def pair_names(row_name: str, count: int) -> list[str]:
+    """Name of each pair of a row: that of the row, with a number where there are several."""
+    return [row_name] if count == 1 else [f"{row_name}#{number}" for number in range(1, count + 1)]
+
+
+def row_of_pair(name: str) -> str:
+    """Name of the row of a pair."""
+    return PAIR_NUMBER.sub("", name)
+
+
+def split_turns(pair: Pair) -> Iterator[Pair | RowRejected]:
+    """A pair for each assistant message in which the two conversations of ``pair`` differ, after the chosen history.
+
+    They end where a message of another role differs: the answers after it have no common prompt, and are one RowRejected.
+    """
+    if pair.rejected_prompt is None or isinstance(pair.prompt, str):
+        yield pair
+        return
+    chosen, rejected = (*pair.prompt, *pair.chosen), (*pair.rejected_prompt, *pair.rejected)
+    for position, (better, worse) in enumerate(zip(chosen, rejected, strict=False)):
+        if better == worse:
+            continue
+        is_answer = position and chosen[position - 1].role in ("user", "tool")
+        if not is_answer or better.role != "assistant" or worse.role != "assistant":
+            yield RowRejected("histories_differ", f"message {position + 1}")
+            return
+        yield replace(pair, prompt=chosen[:position], chosen=(better,), rejected=(worse,), rejected_prompt=None)
+    if len(chosen) != len(rejected):
+        yield RowRejected("histories_differ", f"{len(chosen)} and {len(rejected)} messages")
+
+
+def _used_turns(row: Row, format_: Format, dataset: DatasetSection, notes: Counter[str]) -> list[Row]:
+    if format_.turns is None:
+        return [row]
+    turns = format_.turns(row)
+    used = [turn.row for turn in turns if turn.is_last or dataset.turns == "all"]
+    if not used:
+        raise RowRejected("unpaired")
+    notes["turns_unused"] += len(turns) - len(used)
+    return used
+
+
+def _used_answers(row: Row, format_: Format, dataset: DatasetSection, notes: Counter[str]) -> list[Row]:
+    """Row with each rejected answer that ``dataset.rejected`` chooses. Raises RowRejected where scores are missing for it."""
+    answers = (format_.answers or split_rejected)(row)
+    used = _chosen_among(answers, _choice(format_, dataset), dataset.shuffle_seed)
+    notes["rejected_unused"] += len(answers.rows) - len(used)
+    return used
+
+
+def _choice(format_: Format, dataset: DatasetSection) -> str:
+    if dataset.rejected != "auto":
+        return dataset.rejected
+    return "random" if format_.answers is not None else "first"
+
+
+def _chosen_among(answers: RejectedAnswers, choice: str, seed: int) -> list[Row]:
+    if choice == "all" or len(answers.rows) == 1:
+        return answers.rows
+    if choice == "first":
+        return answers.rows[:1]
+    if choice == "random":
+        return [random.Random(f"{seed}:{answers.key}").choice(answers.rows)]
+    scores = [score for score in answers.scores if score is not None]
+    if len(scores) < len(answers.rows):
+        raise RowRejected("no_score", f"{len(scores)} scores for {len(answers.rows)} rejected answers")
+    return [answers.rows[scores.index(min(scores))]]

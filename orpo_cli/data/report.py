@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 EXAMPLES = 3  # rows named for each reason
 
 SEVERAL_PAIRS = {
-    "pairs_of_turns": "more pairs from rows with several turns (dataset.turns: all)",
-    "pairs_of_rejected": "more pairs from rows with several rejected answers (dataset.rejected: all)",
+    "pairs_of_turns": "more pairs from rows with several turns",
+    "pairs_of_rejected": "more pairs from rows with several rejected answers",
     "turns_unused": "earlier turns with a rejected answer are not used; dataset.turns: all makes a pair of each",
     "rejected_unused": "further rejected answers are not used; dataset.rejected: all makes a pair of each",
 }

@@ -54,6 +54,30 @@ def test_a_pair_is_found_by_number_and_by_row_name(tmp_path: Path, orpo_here: Or
     assert "train.jsonl:1" in missing.stderr
 
 
+def test_turns_and_several_rejected_answers_are_counted_and_shown(tmp_path: Path, orpo_here: Orpo) -> None:
+    recipe = write_recipe(tmp_path, dataset={"turns": "all", "rejected": "all"})
+    messages = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "good 1", "rejected": ["bad 1", "worse 1"]},
+        {"role": "user", "content": "two"},
+        {"role": "assistant", "content": "good 2", "rejected": "bad 2"},
+    ]
+    (tmp_path / "train.jsonl").write_text(json.dumps({"messages": messages}))
+    done = orpo_here("data", recipe, "--row", "train.jsonl:1")
+    assert [line for line in done.stdout.splitlines() if line.startswith("pair ")] == [
+        f"pair {number}, train.jsonl:1#{number + 1}" for number in range(3)
+    ]
+    assert "pair 2, train.jsonl:1#3" in orpo_here("data", recipe, "--row", "train.jsonl:1#3").stdout
+    every = orpo_here("data", recipe).stdout
+    assert "turns: 1 rows read, 3 kept" in every
+    assert "1 more pairs from rows with several turns" in every
+    assert "1 more pairs from rows with several rejected answers" in every
+    plan = " ".join(orpo_here("plan", recipe).stdout.split())
+    assert "held out: heldout.jsonl; a pair of each turn; rejected: all" in plan
+    default = orpo_here("data", recipe, "--set", "dataset.turns=last", "--set", "dataset.rejected=first").stdout
+    assert "1 earlier turns with a rejected answer are not used; dataset.turns: all makes a pair of each" in default
+
+
 class PageParser(HTMLParser):
     def __init__(self, html: str) -> None:
         super().__init__()

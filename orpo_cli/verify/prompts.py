@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orpo_cli.data.formats.detect import detect_format, rename_columns
-from orpo_cli.data.pair import RowRejected
+from orpo_cli.data.pair import Pair, RowRejected
 from orpo_cli.data.pair_encoder import PairEncoder
 from orpo_cli.data.sources.sample import sample_rows
 from orpo_cli.data.sources.source import open_source
+from orpo_cli.data.turns import read_pairs
 from orpo_cli.errors import OrpoError
 from orpo_cli.model.chat_template_errors import explain_template_errors
 from orpo_cli.plan.plan import Plan
-from orpo_cli.recipe.schema import Source
+from orpo_cli.recipe.schema import DatasetSection, Source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,24 +67,25 @@ def run_prompts(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
     if source is None:
         return []
     try:
-        return _read_prompts(source, plan.dataset.shuffle_seed, tokenizer)
+        return _read_prompts(source, plan.dataset, tokenizer)
     except OrpoError:  # the data has changed or was removed: the built-in prompts are enough
         return []
 
 
-def _read_prompts(source: Source, seed: int, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
+def _read_prompts(source: Source, dataset: DatasetSection, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
     import torch
 
     with open_source(source, source.path, lambda text: None) as found:
         rows = [
             rename_columns(row.value, source.columns)
-            for row in islice(sample_rows(found, source, seed).rows, 4 * RUN_PROMPT_COUNT)
+            for row in islice(sample_rows(found, source, dataset.shuffle_seed).rows, 4 * RUN_PROMPT_COUNT)
         ]
     format_ = detect_format(rows, source.format, source.path)
     pairs = []
     for row in rows:
         with suppress(RowRejected):
-            pairs.append(format_.read(row, Counter()))
+            found_pairs = read_pairs(row, format_, dataset, Counter()) if isinstance(row, dict) else []
+            pairs += [pair for pair in found_pairs if isinstance(pair, Pair)]
     encoder = PairEncoder(tokenizer)
     texts = [each for each in encoder.render(pairs) if not isinstance(each, RowRejected)]
     encoded = encoder.tokenize(texts[:RUN_PROMPT_COUNT])

@@ -56,6 +56,8 @@ def detect_format(
             remedy="Map your columns to prompt, chosen, rejected with `columns:`, or reshape the rows. Known formats:"
             + "".join(f"\n    {format_.name}: {format_.description}" for format_ in FORMATS),
         )
+    if matching[TURNS.name] and matching[SHAREGPT.name]:  # a row of the latter is one of the former with one turn
+        del matching[SHAREGPT.name]
     format_ = known[str(matching.most_common(1)[0][0]) if wanted == "auto" else wanted]
     if labels and format_ is not JUDGED:
         raise DataError(

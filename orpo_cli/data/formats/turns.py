@@ -33,6 +33,8 @@ def split_turns(row: Row) -> list[TurnRow]:
         return _marked(list(_turn_rows(items, row, "prompt")))
     column = _conversation_column(row)
     items = row.get(column)
+    if items is None and preference.matches(row):
+        return [TurnRow(row, is_last=True)]
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise RowRejected("malformed", f"{column} is {type_name(items)}, not a list of messages")
     if row.get("chosen") is not None and row.get("rejected") is not None:  # the answers of the last turn

@@ -39,6 +39,8 @@ def split_turns(row: Row) -> list[TurnRow]:
         raise RowRejected("malformed", f"{column} is {type_name(items)}, not a list of messages")
     if row.get("chosen") is not None and row.get("rejected") is not None:  # the answers of the last turn
         items = [*items, {"chosen": row["chosen"], "rejected": row["rejected"]}]
+    elif row.get("rejected_response") is not None and items and _role(items[-1]) == "assistant":  # of ms-swift
+        items = [*items[:-1], {**items[-1], "rejected": row["rejected_response"]}]
     others = {key: value for key, value in row.items() if key not in (*CONVERSATIONS, *PARALLEL)}
     found = list(_turn_rows(items, others, column))
     if not found:
@@ -86,7 +88,7 @@ def _join_answers(items: list[Row]) -> Iterator[Row]:
 
 def _chosen_of(item: Row) -> list[Any]:
     """Messages that the item adds to the history: itself without its rejected answer, or its chosen answer."""
-    if _role(item) is not None and item.get("content", item.get("value")) is not None:
+    if _role(item) is not None and any(item.get(key) is not None for key in ("content", "value", "tool_calls")):
         return [_without(item, "chosen", *REJECTED_KEYS, *ITEM_SCORES)]
     chosen = next((item[key] for key in ANSWER_KEYS if item.get(key) is not None), None)
     if chosen is None:
@@ -134,7 +136,7 @@ def _is_parallel(row: Row) -> bool:
 TURNS = Format(
     "turns",
     "a conversation whose assistant messages have a rejected answer beside them, or lists of prompts, chosen and rejected texts",
-    (*CONVERSATIONS, *PARALLEL, "system", "tools"),
+    (*CONVERSATIONS, *PARALLEL, "rejected_response", "system", "tools"),
     matches,
     preference.read,
     turns=split_turns,

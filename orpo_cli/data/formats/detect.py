@@ -14,7 +14,7 @@ from orpo_cli.data.formats.format import SCORES, Format, Row
 from orpo_cli.data.formats.judged import JUDGED, Verdict
 from orpo_cli.data.formats.kto import KTO
 from orpo_cli.data.formats.preference import PREFERENCE
-from orpo_cli.data.formats.scored import HELPSTEER, NECTAR, STACKEXCHANGE, ULTRAFEEDBACK
+from orpo_cli.data.formats.scored import HELPSTEER, NECTAR, RESPONSE_LISTS, STACKEXCHANGE, ULTRAFEEDBACK
 from orpo_cli.data.formats.several_rejected import one_rejected
 from orpo_cli.data.formats.trees import OASST
 from orpo_cli.data.formats.turns import TURNS
@@ -23,7 +23,8 @@ from orpo_cli.errors import DataError
 
 # The first one that matches a row is its format.
 FORMATS = (
-    OASST, TURNS, HH, OPENAI, SWIFT, SHAREGPT, ALPACA, ULTRAFEEDBACK, STACKEXCHANGE, NECTAR, HELPSTEER, JUDGED, KTO, PREFERENCE,
+    OASST, TURNS, HH, OPENAI, SWIFT, SHAREGPT, ALPACA, ULTRAFEEDBACK, STACKEXCHANGE, NECTAR, RESPONSE_LISTS, HELPSTEER, JUDGED,
+    KTO, PREFERENCE,
 )  # fmt: skip
 SEEDED_FORMATS = (ULTRAFEEDBACK, STACKEXCHANGE, NECTAR, HELPSTEER)
 SCORE_COLUMNS = tuple(name for names in SCORES for name in names)

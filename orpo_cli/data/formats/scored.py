@@ -16,6 +16,9 @@ from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.data.sources.source import Row as NamedRow
 
 HELPSTEER_SCORES = ("helpfulness", "correctness", "coherence")
+PROMPTS = ("prompt", "instruction", "question", "input")
+RESPONSES = ("responses", "generations", "completions", "answers", "candidates", "all_generated_responses")
+SCORES = ("scores", "ratings", "rewards", "all_rm_scores")
 
 
 class Columns(NamedTuple):
@@ -89,6 +92,36 @@ def matches(row: Row, *, columns: Columns) -> bool:
     return isinstance(items[0], dict) and {columns.text, columns.score} <= items[0].keys()
 
 
+def matches_lists(row: Row) -> bool:
+    """Whether the row has a prompt, a list of responses, and a list of their scores."""
+    return "chosen" not in row and None not in _list_columns(row)
+
+
+def _list_columns(row: Row) -> tuple[str | None, str | None, str | None]:
+    prompt = next((name for name in PROMPTS if isinstance(row.get(name), str)), None)
+    responses = next((name for name in RESPONSES if _is_list_of(row.get(name), str)), None)
+    return prompt, responses, next((name for name in SCORES if _is_list_of(row.get(name), int | float | str)), None)
+
+
+def _is_list_of(value: Any, kind: Any) -> bool:
+    given = [each for each in value if each is not None] if isinstance(value, list) else []
+    return bool(given) and all(isinstance(each, kind) for each in given)
+
+
+def split_lists(row: Row) -> RejectedAnswers:
+    """``split_worse`` of a row with lists of responses and scores: rows as UltraFeedback has them."""
+    prompt, responses, scores = _list_columns(row)
+    if prompt is None or responses is None or scores is None:
+        raise RowRejected("malformed", "no prompt with a list of responses and a list of their scores")
+    if len(row[responses]) != len(row[scores]):
+        raise RowRejected(
+            "malformed", f"{responses} has {len(row[responses])} items, and {scores} has {len(row[scores])}"
+        )
+    pairs = zip(row[responses], row[scores], strict=True)
+    completions = [{"response": text, "overall_score": score} for text, score in pairs if text is not None]
+    return split_worse({"instruction": row[prompt], "completions": completions}, columns=ULTRAFEEDBACK_COLUMNS)
+
+
 def group_helpsteer(rows: Iterator[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
     """Join consecutive rows with the same prompt to one row."""
     group: list[NamedRow] = []
@@ -147,6 +180,14 @@ NECTAR = Format(
     partial(matches, columns=NECTAR_COLUMNS),
     partial(read, columns=NECTAR_COLUMNS),
     answers=partial(split_worse, columns=NECTAR_COLUMNS),
+)
+RESPONSE_LISTS = Format(
+    "responses",
+    "prompt or instruction, a list of responses or generations, and a list of their scores or ratings (distilabel)",
+    (*PROMPTS, *RESPONSES, *SCORES),
+    matches_lists,
+    partial(read, columns=ULTRAFEEDBACK_COLUMNS),
+    answers=split_lists,
 )
 HELPSTEER = Format(
     "helpsteer",

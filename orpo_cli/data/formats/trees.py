@@ -71,7 +71,7 @@ def split_turns(row: Row) -> list[TurnRow]:
     tree = row.get("prompt")
     if not _is_tree(tree):
         raise RowRejected("malformed", f"prompt is {type_name(tree)}, not a message with text and replies")
-    return _turns_below(tree, [])
+    return [TurnRow({**row, **turn.row}, turn.is_last) for turn in _turns_below(tree, [])]
 
 
 def _turns_below(node: Any, history: list[Row]) -> list[TurnRow]:

@@ -73,7 +73,7 @@ def test_turns_and_several_rejected_answers_are_counted_and_shown(tmp_path: Path
     assert "1 more pairs from rows with several turns" in every
     assert "1 more pairs from rows with several rejected answers" in every
     plan = " ".join(orpo_here("plan", recipe).stdout.split())
-    assert "held out: heldout.jsonl; a pair of each turn; rejected: all" in plan
+    assert "heldout.jsonl; a pair of each turn; rejected: all" in plan
     default = orpo_here("data", recipe, "--set", "dataset.turns=last", "--set", "dataset.rejected=first").stdout
     assert "1 earlier turns with a rejected answer are not used; dataset.turns: all makes a pair of each" in default
 

@@ -152,7 +152,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "rejected": [user("one"), assistant("bad 1"), user("two"), assistant("bad 2")],
     },
     "two conversations after a prompt": {
-        "prompt": "one",
+        "prompt": [user("one")],
         "chosen": [assistant("good 1"), user("two"), assistant("good 2")],
         "rejected": [assistant("bad 1"), user("two"), assistant("bad 2")],
     },

@@ -89,6 +89,13 @@ ROWS: dict[str, tuple[str, dict[str, Any], Pair]] = {
             {"model": "b", "response": GOOD, "overall_score": 8.0, "fine-grained_score": 4.5, "critique": "", "principle": "x"}]},
         scored(8.0, 2.5),
     ),
+    "Nectar": (
+        "nectar",
+        {"prompt": f"\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: {ASK}\n\nAssistant: ", "turns": 2, "num_responses": 2,
+         "source": ["lmsys-chat-1m"], "good_natured": True, "answers": [
+            {"answer": BAD, "model": "a", "rank": 2.0}, {"answer": GOOD, "model": "b", "rank": 1.0}]},
+        Pair((Message("user", "Hi"), Message("assistant", "Hello"), USER), (BETTER,), (WORSE,), (-1.0, -2.0)),
+    ),
     "Stack Exchange preferences": (
         "stackexchange",
         {"qid": 1, "question": ASK, "metadata": [], "date": "2020", "answers": [
@@ -146,7 +153,7 @@ def test_a_named_format_reads_the_same_as_auto(name: str) -> None:
 
 def test_every_format_has_an_example_row() -> None:
     assert {format_.name for format_ in FORMATS} == {name for name, _, _ in ROWS.values()} | {
-        "hh", "sharegpt", "kto", "helpsteer",
+        "hh", "sharegpt", "kto", "helpsteer", "turns", "oasst", "responses",
     }  # fmt: skip
 
 

@@ -98,10 +98,10 @@ def with_system(history: tuple[Message, ...], system: Any) -> tuple[Message, ...
 
 def add_system(pair: Pair, system: Any) -> Pair:
     """Conversation ``pair`` with the text of a system column before its messages."""
-    histories = {"prompt": pair.prompt, "rejected_prompt": pair.rejected_prompt}
-    return replace(
-        pair, **{name: with_system(each, system) for name, each in histories.items() if isinstance(each, tuple)}
-    )
+    if isinstance(pair.prompt, str):
+        return pair
+    rejected = None if pair.rejected_prompt is None else with_system(pair.rejected_prompt, system)
+    return replace(pair, prompt=with_system(pair.prompt, system), rejected_prompt=rejected)
 
 
 def read_tools(row: Row) -> tuple[dict[str, Any], ...] | None:

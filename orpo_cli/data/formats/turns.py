@@ -28,11 +28,11 @@ def matches(row: Row) -> bool:
 def split_turns(row: Row) -> list[TurnRow]:
     """A row of TRL's preference format for each turn that has a chosen and a rejected answer. Raises RowRejected."""
     if _is_parallel(row):
-        items = [dict(zip(PARALLEL, texts, strict=True)) for texts in zip(*(row[key] for key in PARALLEL), strict=True)]
-        row = {key: value for key, value in row.items() if key not in PARALLEL}
-        return _marked(list(_turn_rows(items, row, "prompt")))
+        texts = zip(*(row[key] for key in PARALLEL), strict=True)
+        others = {key: value for key, value in row.items() if key not in PARALLEL}
+        return _marked(list(_turn_rows([dict(zip(PARALLEL, each, strict=True)) for each in texts], others, "prompt")))
     column = _conversation_column(row)
-    items = row.get(column)
+    items: Any = row.get(column)
     if items is None and preference.matches(row):
         return [TurnRow(row, is_last=True)]
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):

@@ -31,6 +31,8 @@ SWIFT = "--model a/b --dataset c/d --rlhf_type orpo"
         (f"torchrun --nproc_per_node 2 swift/cli/rlhf.py {SWIFT}", "ms-swift"),
         (f"swift sft --model a/b --dataset e/f --output_dir sft\nswift rlhf {SWIFT}", "ms-swift"),
         (f"!swift rlhf {SWIFT}", "ms-swift"),
+        (f"swift rlhf {SWIFT.replace('--model', '--model_id_or_path')} --sft_type lora --lora_target_modules ALL "
+         "--batch_size 2 --template_type qwen --quantization_bit 4 --lora_dropout_p 0.1 --dataset_test_ratio 0.1", "ms-swift"),
         ("trl orpo --model_name_or_path a/b --dataset_name c/d", "trl"),
         ("accelerate launch --config_file x.yaml examples/scripts/orpo.py --model_name_or_path a/b --dataset_name c/d", "trl"),
         ("autotrain llm --train --trainer orpo --model a/b --data-path c/d --project-name x", "autotrain"),
@@ -69,6 +71,8 @@ def test_the_program_or_its_flags_determine_the_tool(command: str, tool: str) ->
         ("mlx_lm_lora.train --train --train-mode dpo --model a/b", "`train_mode: dpo`"),
         ("model: a/b\ntrain: true\nfine_tune_type: lora\niters: 10\n", "no `train_mode`"),
         ("mlx_lm.lora --train --model a/b --data c", "supervised fine-tuning"),
+        ("tune run lora_dpo_single_device --config x", "`lora_dpo_single_device` trains with another method, dpo"),
+        ("deepspeed --module openrlhf.cli.train_dpo --pretrain a/b", "another method, dpo"),
     ],
 )  # fmt: skip
 def test_another_method_is_refused_by_name(text: str, words: str) -> None:

@@ -59,7 +59,8 @@ TOOLS: dict[str, tuple[dict[str, str], list[str], str]] = {  # required keys, ke
         {"model": "a/b", "rlhf_type": "orpo", "dataset": "c/d"},
         [*ms_swift.RECIPE_PATHS, *ms_swift.LORA_PATHS, *keys_of(ms_swift.IGNORED_KEYS), *keys_of(ms_swift.UNSUPPORTED_KEYS)],
         "attn_impl template quant_bits quant_method bnb_4bit_quant_type tuner_type target_modules init_weights "
-        "lora_dropout val_dataset columns split_dataset_ratio max_length truncation_strategy",
+        "lora_dropout val_dataset columns split_dataset_ratio max_length truncation_strategy use_flash_attn template_type "
+        "quantization_bit lora_target_modules lora_dropout_p dataset_test_ratio",
     ),
     "autotrain": (
         {"base_model": "a/b", "project_name": "x", "task": "llm-orpo", "data_path": "c/d"},

@@ -13,7 +13,7 @@ from orpo_cli.recipe.convert.draft import mask_secrets
 from orpo_cli.recipe.convert.launch.launcher_command import split_launcher
 from orpo_cli.recipe.convert.launch.referenced_file import read_mapping
 from orpo_cli.recipe.convert.printed_config.orpo_config_repr import class_name, is_printed_config, printed_arguments
-from orpo_cli.recipe.convert.program import config_file, find_program
+from orpo_cli.recipe.convert.program import config_file, find_program, method_in_name
 from orpo_cli.recipe.convert.shell_script import ShellCommand, ShellScript, read_script
 from orpo_cli.recipe.source.nodes import format_path, plain_values, walk
 from orpo_cli.recipe.source.yaml_reader import FORBIDDEN_CHARACTERS, read_yaml
@@ -145,7 +145,15 @@ def _command(text: str, file: str, tool: str, folders: Sequence[FilePath]) -> So
     path = next((argument for argument in arguments if argument.endswith(".py")), "")
     other_method = program.other_method if program is not None else ""
     source = SourceConfig("trl", values, lines, "", True, path, launcher, launcher_name, other_method, tuple(remarks))
+    if tool == "auto" and _detect_tool(values) is None and (other := _method_of_words(command.words)):
+        return replace(source, other_method=other)
     return replace(source, tool=_tool(values, file, tool))
+
+
+def _method_of_words(words: Sequence[str]) -> str:
+    """How a command of a tool that is not known says its method: `tune run lora_dpo_single_device`, `openrlhf.cli.train_dpo`."""
+    found = next(((word, method) for word in words if (method := method_in_name(word))), None)
+    return f"`{found[0]}` trains with another method, {found[1]}" if found else ""
 
 
 def _training_command(script: ShellScript) -> tuple[ShellCommand, list[ShellCommand]]:
@@ -173,8 +181,9 @@ def _command_remarks(
         remarks.append(
             f"The command on line {command.first_line} is converted; other training commands are on line {lines}."
         )
-    if script.defaults:
-        defaults = ", ".join(f"{name}={mask_secrets(name, value)}" for name, value in script.defaults.items())
+    used = {name: value for name, value in script.defaults.items() if value}
+    if used:
+        defaults = ", ".join(f"{name}={mask_secrets(name, value)}" for name, value in used.items())
         remarks.append(f"Defaults of unset shell variables are used: {defaults}.")
     if command.comment_lines:
         lines = ", ".join(map(str, command.comment_lines))

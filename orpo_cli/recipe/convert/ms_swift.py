@@ -1,4 +1,4 @@
-"""ms-swift: commands and configurations with ``rlhf_type: orpo``, as version 4 reads them."""
+"""ms-swift: commands and configurations with ``rlhf_type: orpo``, as version 4 reads them, and names of version 2."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ from orpo_cli.recipe.convert.training_args import add_defaults, convert_remainin
 TOOL = "ms-swift"
 RECIPE_PATHS = {
     "model": "model.model_name_or_path",
+    "model_id_or_path": "model.model_name_or_path",  # this and the next two: version 2
+    "batch_size": "training.per_device_train_batch_size",
+    "eval_batch_size": "training.per_device_eval_batch_size",
     "model_revision": "model.model_revision",
     "torch_dtype": "model.dtype",
     "device_map": "model.device_map",
@@ -115,20 +118,29 @@ def convert(draft: Draft) -> None:
 
 def _model(draft: Draft) -> None:
     keep_attention(draft, "attn_impl", ATTENTION)
-    if str(draft.peek("template")) in BUILT_IN:
-        draft.keep("template", "model.chat_template")
-    draft.leave_out("template", TOKENIZER_TEMPLATE)
+    draft.keep_if_true("use_flash_attn", "model.attn_implementation", "flash_attention_2")
+    for key in ("template", "template_type"):
+        if str(draft.peek(key)) in BUILT_IN:
+            draft.keep(key, "model.chat_template")
+        draft.leave_out(key, TOKENIZER_TEMPLATE)
+    if draft.has("quantization_bit"):
+        keep_bnb_quantization(draft, "quantization_bit", "quant_method", BNB_KEYS, default_method="bnb")
     keep_bnb_quantization(draft, "quant_bits", "quant_method", BNB_KEYS, default_method=None)
 
 
 def _adapter(draft: Draft) -> None:
     names = ("tuner_type", "train_type", "sft_type")  # versions 4, 3 and 2
     key = next(filter(draft.has, names), names[0])
-    if keep_adapter_type(draft, key, (*LORA_PATHS, "lora_dropout")):
+    if keep_adapter_type(draft, key, (*LORA_PATHS, "lora_target_modules", "lora_dropout", "lora_dropout_p")):
         for name, path in LORA_PATHS.items():
             draft.keep(name, path)
+        targets = draft.peek("lora_target_modules")
+        draft.keep(
+            "lora_target_modules", "lora.target_modules", "all-linear" if targets in ("ALL", ["ALL"]) else targets
+        )
         add_defaults(draft, LORA_DEFAULTS, TOOL)
-        draft.ignore("lora_dropout", DROPOUT_IGNORED, "lora.lora_dropout")
+        for name in ("lora_dropout", "lora_dropout_p"):
+            draft.ignore(name, DROPOUT_IGNORED, "lora.lora_dropout")
 
 
 def _data(draft: Draft) -> None:
@@ -149,9 +161,10 @@ def _data(draft: Draft) -> None:
     if isinstance(columns, dict) and parse_path("dataset.train.path") in draft.values:
         draft.keep("columns", "dataset.train.columns", {field: column for column, field in columns.items()})
     draft.leave_out("columns", "Columns are mapped separately for each source.")
-    if not draft.has_value("dataset.eval") and draft.peek("split_dataset_ratio"):
-        draft.keep("split_dataset_ratio", "dataset.eval.test_size")
-    draft.leave_out("split_dataset_ratio", "val_dataset contains the held-out pairs.")
+    for key in ("split_dataset_ratio", "dataset_test_ratio"):
+        if not draft.has_value("dataset.eval") and draft.peek(key):
+            draft.keep(key, "dataset.eval.test_size")
+        draft.leave_out(key, "val_dataset contains the held-out pairs.")
 
 
 def _source(draft: Draft, key: str, name: str, path: str) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from orpo_cli.errors import HubError, UsageError
 from orpo_cli.plan.plan import ModelPlan, Plan
+from orpo_cli.recipe.hub_address import address_remedy, is_address
 from orpo_cli.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -130,6 +131,8 @@ def _open_model(name: str, chat_template: str, note: Callable[[str], None]) -> E
 
 def _check_is_model(name: str, path: Path) -> None:
     name.encode()  # raises UnicodeEncodeError for a name that is not UTF-8
+    if is_address(name):
+        raise UsageError(f"{name} is a web address, not a model.", remedy=address_remedy(name))
     if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise UsageError(
             f"{name}: no such run directory or model.", remedy="Give the output_dir of an `orpo train`, or a model."

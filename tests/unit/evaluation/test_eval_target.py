@@ -118,6 +118,12 @@ def test_a_missing_path_is_an_error(tmp_path: Path) -> None:
         open_target_quietly(tmp_path / "runs" / "nothing")
 
 
+def test_the_address_of_a_model_is_an_error_with_its_id() -> None:
+    with pytest.raises(UsageError, match="is a web address, not a model") as caught:
+        open_target_quietly("https://huggingface.co/org/name/tree/main")
+    assert caught.value.remedy == "Write NAMESPACE/NAME: org/name."
+
+
 def test_a_name_that_is_neither_local_nor_on_the_hub_is_an_error() -> None:
     with pytest.raises(HubError, match="runs/nothing is not a local folder"):
         open_target_quietly("runs/nothing")

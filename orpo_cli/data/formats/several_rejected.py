@@ -48,7 +48,12 @@ def one_rejected(row: Row) -> Row:
 
 
 def list_answers(value: Any) -> list[Any] | None:
-    """Answers of a list of texts, conversations, objects with a text, or several assistant messages; None for one answer."""
+    """Answers of a list of texts, conversations, objects with a text, or several assistant messages; None for one answer.
+
+    An object with a text, which is no message, is a list of one.
+    """
+    if isinstance(value, dict) and not is_messages(value) and _text_key(value):
+        return [value]
     if not isinstance(value, list) or not value:
         return None
     given = [each for each in value if each is not None]

@@ -394,7 +394,7 @@ SEVERAL: dict[str, dict[str, Any]] = {
     },
     "objects": {
         "prompt": "one",
-        "chosen": [{"text": "good", "score": 5}],
+        "chosen": {"text": "good", "score": 5},
         "rejected": [{"text": "bad 1", "score": 3}, {"text": "bad 2", "score": 1}, {"text": "bad 3", "score": 2}],
     },
     "messages": {
@@ -474,6 +474,13 @@ def test_a_drawn_completion_is_the_one_that_the_reader_draws(shape: str) -> None
     for seed in range(20):
         drawn = detect_format([SEVERAL[shape]], seed=seed).read(SEVERAL[shape], Counter())
         assert read(SEVERAL[shape], shuffle_seed=seed)[0] == [drawn]
+
+
+def test_an_answer_may_be_an_object_with_a_text_and_a_score() -> None:
+    row = {"prompt": "one", "chosen": {"text": "good", "score": 5}, "rejected": {"response": "bad", "rating": 2}}
+    assert read(row) == ([Pair("one", "good", "bad", (5.0, 2.0))], {})
+    row = {"prompt": "one", "chosen": ["good"], "rejected": ["bad"]}
+    assert read(row) == ([Pair("one", "good", "bad")], {})
 
 
 def test_numbered_columns_are_rejected_answers() -> None:

@@ -119,6 +119,7 @@ def compare(folder: Path, gigabytes: float, shards: int, rounds: int) -> dict[st
     if not base.exists():
         write_checkpoint(folder, gigabytes, shards)
     files = [each.stat().st_size for each in base.glob("*.safetensors")]
+    bound = f"{1.5 * max(files) / 1e9 + 1:.2f}GB"  # a model that fits would be loaded to compare logits
     ours, peft = [], []
     for number in range(rounds):
         out = folder / f"peft-{number}"
@@ -127,7 +128,7 @@ def compare(folder: Path, gigabytes: float, shards: int, rounds: int) -> dict[st
         remove(out)
         out = folder / f"ours-{number}"
         seconds, memory, printed = run_measured(
-            ["-m", "orpo_cli", "merge", str(adapter), "-o", str(out), "--json", "-q"]
+            ["-m", "orpo_cli", "merge", str(adapter), "-o", str(out), "--memory", bound, "--json", "-q"]
         )
         document = json.loads(printed)
         ours.append(

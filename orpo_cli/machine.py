@@ -16,10 +16,11 @@ Device = Literal["cpu", "cuda", "mps"]
 
 ASSUMED_GPU_BYTES = 80_000_000_000
 
-CGROUPS = (  # memory limit and usage, of versions 2 and 1
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+CGROUP_FILES = (
+    ("memory.max", "memory.current"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+)  # versions 2 and 1
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def probe(directory: Path | None = None) -> Machine:
         free_disk_bytes=shutil.disk_usage(next(each for each in (disk, *disk.parents) if each.exists())).free,
         python=platform.python_version(),
         platform=platform.platform(),
-        available_bytes=_available_gpu_bytes(count) if device == "cuda" else _available_ram_bytes(),
+        available_bytes=_available_gpu_bytes(count) if device == "cuda" else available_ram_bytes(),
     )
 
 
@@ -102,17 +103,44 @@ def assume_gpus(machine: Machine, count: int) -> Machine:
     )
 
 
-def _available_ram_bytes() -> int:
-    """Free memory within the limit of the container."""
+def available_ram_bytes() -> int:
+    """Free memory within the limits of the container or the job."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    for limit, used in CGROUPS:
-        try:
-            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):  # another version of cgroups, or no limit ("max")
-            continue
+    for folder in _cgroup_folders():
+        for limit, used in CGROUP_FILES:
+            try:
+                allowed = int((folder / limit).read_text())
+                free = min(free, allowed - int((folder / used).read_text()) + _file_cache_bytes(folder / "memory.stat"))
+            except (OSError, ValueError):  # another version of cgroups, or no limit ("max")
+                continue
     return max(0, free)
+
+
+def _cgroup_folders() -> set[Path]:
+    """The folders of the cgroup of this process and of those around it, whose limits apply, too."""
+    try:
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:  # no Linux
+        groups = []
+    folders = {CGROUP_ROOT, CGROUP_ROOT / "memory"}  # in a container, the cgroup of the container
+    for group in groups:
+        _, controllers, path = group.split(":", 2)
+        if controllers in ("", "memory"):
+            inner = Path(path.lstrip("/"))
+            folders.update(CGROUP_ROOT / controllers / each for each in (inner, *inner.parents))
+    return folders
+
+
+def _file_cache_bytes(statistics: Path) -> int:
+    """Memory of cached files, which the kernel frees on demand; cgroups count it as used."""
+    try:
+        values = dict(line.split() for line in statistics.read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    names = ("active_file", "inactive_file")
+    return sum(int(values.get(f"total_{name}", values.get(name, 0))) for name in names)
 
 
 def usable_cpus() -> int:

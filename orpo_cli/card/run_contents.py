@@ -137,7 +137,7 @@ def _check_merged(rundir: RunDir) -> None:
     if rundir.result() == rundir.model:
         raise UsageError(f"{rundir.root} trained all weights, so there is no adapter to merge.", remedy="--what model")
     record = MergeRecord.read(rundir.merged)
-    if record is None or not record.verified:
+    if record is None or not record.is_usable:
         raise UsageError(f"{rundir.merged} is not a verified merge.", remedy=f"Create it: `orpo merge {rundir.root}`.")
     if record.adapter_sha256 != adapter_digests(rundir.adapter):
         raise UsageError(

@@ -9,6 +9,7 @@ from orpo_cli.card.curves import render_curves
 from orpo_cli.card.front_matter import is_from_hub
 from orpo_cli.card.markdown import code_block, code_span, escape_text, public_path
 from orpo_cli.card.run_contents import CURVES_PATH
+from orpo_cli.merge.merge_record import MergeRecord
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import RunDir
 
@@ -73,6 +74,16 @@ def _held_out_title(line: dict[str, Any]) -> str:
     pairs = f"{line['pairs']:.0f} held-out pairs" if "pairs" in line else "held out"
     step = line.get("step", "")
     return escape_text(f"{pairs}, {'base' if step == 0 else f'step {step}'}")
+
+
+def merge_section(rundir: RunDir) -> str:
+    """How the merged model was verified."""
+    record = MergeRecord.read(rundir.merged)
+    if record is None:
+        return ""
+    packages = ", ".join(f"{name} {record.versions[name]}" for name in ("orpo-cli", "peft") if name in record.versions)
+    verdict = record.verdict()
+    return f"## Merge\n\nThe adapter was merged into {code_span(public_path(record.base))} by {escape_text(packages)}, in {record.dtype}. {verdict[0].upper()}{verdict[1:]}."
 
 
 def samples_section(rundir: RunDir) -> str:

@@ -65,8 +65,8 @@ def command(
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="Memory to use at most; default: 1.5 times the largest file of the base, plus 1 GB. With more memory, "
-            "larger models can be loaded to compare their logits.",
+            help="Memory to use at most, such as 8GB; default: the free memory of the machine or container. A model that "
+            "fits is loaded to compare its logits.",
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another merge in the same folder.")] = False,

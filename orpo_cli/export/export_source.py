@@ -117,7 +117,7 @@ def _resolve_run(rundir: RunDir) -> ExportSource:
     record = MergeRecord.read(rundir.merged)
     if record is not None:
         remedy = f"Merge again: orpo merge {rundir.root} --overwrite"
-        if not (record.verified and record.is_complete(rundir.merged)):
+        if not (record.is_usable and record.is_complete(rundir.merged)):
             raise UsageError(f"{rundir.merged} is incomplete: files are missing or changed.", remedy=remedy)
         if record.adapter_sha256 != digests:
             raise UsageError(f"{rundir.merged} was merged from another adapter than {rundir.adapter}.", remedy=remedy)

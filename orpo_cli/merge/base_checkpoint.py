@@ -59,10 +59,6 @@ class Checkpoint:
         """A copy of one tensor."""
         return self._file_of[name].read(name)
 
-    def largest_file_bytes(self) -> int:
-        """Size of the largest weights file."""
-        return max(each.stat().st_size for each in self.files)
-
     def file_order(self, name: str) -> tuple[int, str]:
         """Sort key that orders tensors by file."""
         return self.files.index(self._file_of[name].path), name

@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 Note = Callable[[str], None]
 # Fields of the record that ``--json`` shows.
 _SHOWN_FIELDS = (
-    "verified", "verification", "first_verification", "dtype", "base", "into", "way", "max_logit_difference",
+    "verified", "verification", "not_compared", "first_verification", "dtype", "base", "into", "way", "max_logit_difference",
     "difference_to_trained", "checks", "tensors", "untied", "generation", "held_out",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class MergeResult:
-    """A merged model. ``already_merged``: it existed, from the same adapter and verified."""
+    """A merged model. ``already_merged``: it existed, from the same adapter, and its checks had passed."""
 
     output: Path
     already_merged: bool
@@ -60,13 +60,10 @@ class MergeResult:
     def summary_lines(self) -> list[str]:
         """Result and verification, one line each."""
         record = self.record
-        if record.max_logit_difference is None:
-            found = f"{record.tensors.get('written', 0):.0f} tensors read back are equal; logits were not compared"
-        else:
-            found = f"logits within {record.max_logit_difference:.2g} of the adapter on its base"
+        joint = " and " if record.verified else "; "
         if self.already_merged:
-            return [f"already merged and verified: {found}"]
-        lines = [f"merged in {self.seconds:.0f} s and verified: {found}"]
+            return [f"already merged{joint}{record.verdict()}"]
+        lines = [f"merged in {self.seconds:.0f} s{joint}{record.verdict()}"]
         trained = record.difference_to_trained
         if trained is not None:
             lines.append(
@@ -134,7 +131,7 @@ def merge(
             str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()
         }
         record = replace(record, files=files)
-        if not record.verified:
+        if not record.is_usable:
             raise _keep_unverified(record, folder, target.output)
         record.write(folder)
     return MergeResult(target.output, False, record, time.monotonic() - started)
@@ -189,10 +186,10 @@ def _existing_merge(output: Path, planned: MergeRecord, overwrite: bool) -> Merg
         )
     if overwrite:
         return None
-    if record.verified and record.same_origin(planned) and record.is_complete(output):
+    if record.is_usable and record.same_origin(planned) and record.is_complete(output):
         return record
     found = f"another merge (dtype {record.dtype}, {record.created})"
-    if not record.verified:
+    if not record.is_usable:
         found = f"a merge that failed its verification ({record.created})"
     raise UsageError(f"{output} contains {found}.", remedy="Add --overwrite, or choose another -o.")
 

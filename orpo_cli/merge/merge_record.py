@@ -20,7 +20,7 @@ _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_m
 class MergeRecord:
     """Origin and verification of a merged folder; the fields are the keys of merge.json."""
 
-    verified: bool = False
+    verified: bool = False  # logits were compared and are equal, up to rounding
     adapter: str  # name of its folder
     adapter_sha256: dict[str, str]  # file name: digest
     base: str
@@ -28,7 +28,7 @@ class MergeRecord:
     quantization: dict[str, Any] | None  # of the base in training; the merge dequantized it
     dtype: str
     computed_in: str = "float32"  # dtype in which logits were compared; weights are merged in float32
-    max_logit_difference: float | None = None  # from the unmerged model; None if only tensors were compared
+    max_logit_difference: float | None = None  # from the unmerged model; None if logits were not compared
     checks: dict[str, dict[str, Any]] = field(default_factory=dict)  # name of the check: what it measured
     prompts: dict[str, int] = field(default_factory=dict)  # number compared of each kind; the texts may be private
     eos_token_ids: list[int] = field(default_factory=list)
@@ -38,7 +38,10 @@ class MergeRecord:
     into: str = "trained"  # a quantized base: as training used it, or the original
     adapters: list[dict[str, Any]] = field(default_factory=list)  # all adapters, if several or weighted
     way: str = "tensor by tensor"  # or: in memory, and why
-    verification: str = "logits"  # or: tensors, if the model did not fit into memory
+    verification: str = (
+        "logits"  # or: "tensors only", if the model did not fit into memory; "none" if it was merged in memory
+    )
+    not_compared: str | None = None  # why logits were not compared
     tensors: dict[str, float] = field(default_factory=dict)  # number written and changed; largest output difference
     untied: list[str] = field(default_factory=list)  # weights saved separately because the adapter untied them
     difference_to_trained: dict[str, Any] | None = None  # of logits, for ``into: original``
@@ -59,6 +62,20 @@ class MergeRecord:
             return cls(**read_json_object_or_empty(folder / FILE_NAME))
         except TypeError:
             return None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether no check failed. Without ``verified``, the memory was too small for the comparison of logits."""
+        return self.verified or (self.problem is None and self.verification != "logits")
+
+    def verdict(self) -> str:
+        """The result of the verification as a sentence without a full stop."""
+        if self.max_logit_difference is not None:
+            return f"verified: logits within {self.max_logit_difference:.2g} of the adapter on its base"
+        reason = "logits were not compared" + (f" ({self.not_compared})" if self.not_compared else "")
+        if self.verification == "none":
+            return f"not verified: {reason}"
+        return f"tensors only: {self.tensors.get('written', 0):.0f} tensors read back are equal; {reason}"
 
     def same_origin(self, other: MergeRecord) -> bool:
         """Whether both models were made from the same adapter, base and dtype."""

@@ -19,7 +19,7 @@ from orpo_cli.merge.sharded_merge import verify_digests
 from orpo_cli.merge.write_model import WrittenModel
 from orpo_cli.verify.held_out_metrics import make_held_out_metrics
 from orpo_cli.verify.prompts import built_in_prompts, run_prompts
-from orpo_cli.verify.resources import choose_compute_dtype, merge_memory_limit
+from orpo_cli.verify.resources import choose_compute_dtype, compute_bytes, free_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,9 +38,9 @@ class VerificationInputs:
 
 
 def verify_merge(record: MergeRecord, inputs: VerificationInputs) -> MergeRecord:
-    """``record`` with the result of the verification. If it is not verified, ``problem`` gives the reason."""
+    """``record`` with the result of the verification. If a check failed, ``problem`` says which."""
     first = _verify_once(record, inputs)
-    if first.verified:
+    if first.is_usable:
         return first
     inputs.note(f"{first.problem} The verification is repeated with both models loaded again.")
     compared = first.max_logit_difference is not None
@@ -54,9 +54,10 @@ def _verify_once(record: MergeRecord, inputs: VerificationInputs, dtype: str | N
         if inputs.written.digests:
             inputs.note("reading back every tensor")
             verify_digests(inputs.folder, inputs.written.digests)
-        return _compare_with_unmerged(replace(record, verified=True, verification="tensors"), inputs, dtype)
+        verification = "tensors only" if inputs.written.digests else "none"
+        return _compare_with_unmerged(replace(record, verification=verification), inputs, dtype)
     except RunError as error:
-        return replace(record, verified=False, problem=" ".join(filter(None, (error.message, error.remedy))))
+        return replace(record, problem=" ".join(filter(None, (error.message, error.remedy))))
 
 
 def _compare_with_unmerged(record: MergeRecord, inputs: VerificationInputs, dtype: str | None) -> MergeRecord:
@@ -65,16 +66,24 @@ def _compare_with_unmerged(record: MergeRecord, inputs: VerificationInputs, dtyp
     general = built_in_prompts(tokenizer)
     from_run = run_prompts(target.rundir.read_plan(), tokenizer) if target.rundir else []
     prompts = general + from_run
-    limit = merge_memory_limit(written.largest_file, target.memory_limit)
+    limit = target.memory_limit
     tokens = sum(each.numel() for each in prompts)
     logit_bytes = 3 * 4 * tokens * written.vocab_size  # float32 logits of two models, and their difference
-    dtype = dtype or choose_compute_dtype(written.parameters, target.dtype, limit=limit, other_bytes=logit_bytes)
+    other_bytes = logit_bytes + written.adapter_bytes
+    dtype = dtype or choose_compute_dtype(written.parameters, target.dtype, limit=limit, other_bytes=other_bytes)
     if dtype is None:
+        needed = compute_bytes(written.parameters, target.dtype, other_bytes)
+        allowed = "are free" if limit is None else f"are left of --memory {limit / 1e9:.1f} GB"
+        reason = f"this needs {needed / 1e9:.1f} GB of memory; {free_memory(limit) / 1e9:.1f} GB {allowed}"
         note(
-            f"the model does not fit into the memory limit of a merge, {limit / 1e9:.1f} GB: every tensor was verified, but "
-            "logits, answers and held-out pairs are not compared. `--memory` raises the limit."
+            f"logits, answers and held-out pairs are not compared: {reason}. "
+            + (
+                "Merge on a machine with more memory to compare them."
+                if limit is None
+                else "`--memory` raises the limit."
+            )
         )
-        return record
+        return replace(record, not_compared=reason)
     if dtype != "float32":
         note(f"the model does not fit into memory in float32: logits are compared in {dtype}.")
     metrics = make_held_out_metrics(target.rundir, tokenizer, inputs.held_out_pairs, note)

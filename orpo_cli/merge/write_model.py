@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,8 +38,8 @@ class WrittenModel:
     eos_token_ids: list[int]
     parameters: int
     vocab_size: int
-    resized_vocab_size: int | None  # if training extended the vocabulary
-    largest_file: int  # of the base, in bytes
+    resized_vocab_size: int | None  # if training changed the size of the vocabulary
+    adapter_bytes: int  # memory of the loaded adapters
     tensors: dict[str, float] = field(default_factory=dict)
     untied: frozenset[str] = frozenset()
     digests: dict[str, int] = field(default_factory=dict)
@@ -80,7 +81,7 @@ def write_merged_model(
         parameters=sum(each.numel() for each in model.parameters()),
         vocab_size=model.config.get_text_config().vocab_size,
         resized_vocab_size=resized_vocab_size,
-        largest_file=checkpoint.largest_file_bytes(),
+        adapter_bytes=_adapter_bytes(target),
         tensors={
             "written": len(specs),
             "changed": len(merge.adapted_layers.changed_parameters()),
@@ -159,7 +160,7 @@ def _merge_in_memory(
         parameters=parameters,
         vocab_size=merged.config.get_text_config().vocab_size,
         resized_vocab_size=vocab_size,
-        largest_file=max([2 * parameters * 4, *(each.stat().st_size for each in files)]),
+        adapter_bytes=_adapter_bytes(target),
         tensors={"written": sum(len(SafetensorsFile(each).specs) for each in files)},
     )
 
@@ -201,6 +202,11 @@ def _resized_vocab_size(model: PreTrainedModel, adapter: Adapter, tokenizer: Pre
         if key in specs:
             return specs[key].shape[0] if specs[key].shape[0] != vocab_size else None
     return len(tokenizer) if len(tokenizer) > vocab_size else None
+
+
+def _adapter_bytes(target: MergeTarget) -> int:
+    """Memory of the adapters of ``target``: PEFT loads them in float32."""
+    return sum(4 * math.prod(spec.shape) for each in target.adapters for spec in _adapter_specs(each.folder).values())
 
 
 def _adapter_specs(folder: Path) -> dict[str, TensorSpec]:

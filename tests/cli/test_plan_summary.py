@@ -74,7 +74,7 @@ def test_pairs_that_are_not_measured_are_counted_by_rows(
 def test_a_step_that_does_not_fit_has_settings_that_save_memory(
     tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orpo_cli.machine._available_ram_bytes", lambda: 300_000_000)
+    monkeypatch.setattr("orpo_cli.machine.available_ram_bytes", lambda: 300_000_000)
     done = orpo_here("plan", write_recipe(tmp_path))
     assert "of 0.3 GB: does not fit" in done.stdout
     assert "with " in done.stdout.partition("does not fit")[2]

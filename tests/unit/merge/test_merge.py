@@ -26,6 +26,8 @@ from support.tiny_run import (
 )
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from orpo_cli.card.model_card import render_card
+from orpo_cli.card.run_contents import select_parts
 from orpo_cli.errors import MachineError, RunError, UsageError
 from orpo_cli.merge.merge import merge
 from orpo_cli.merge.merge_record import FILE_NAME
@@ -354,9 +356,37 @@ def test_a_model_larger_than_memory_is_verified_by_tensors_with_a_note(run):
     result = merge(MergeRequest(run.root, memory="1MB"), note=notes.append)
     assert (saved_logits(result.output) - expected).abs().max() <= 1e-4
     record = result.record
-    assert (record.verified, record.verification, record.max_logit_difference) == (True, "tensors", None)
+    assert (record.verified, record.verification, record.max_logit_difference) == (False, "tensors only", None)
+    assert result.summary_lines()[0].startswith(
+        "merged in 0 s; tensors only: 21 tensors read back are equal; logits were not compared"
+    )
+    assert "verified" not in result.summary_lines()[0]
+    assert "## Merge" in render_card(run, parts="merged")
+    assert "Tensors only: 21 tensors" in render_card(run, parts="merged")
+    assert select_parts(run, ["merged"]) == ("merged",)  # every check that was made has passed
+    again = merge(MergeRequest(run.root))
+    assert again.already_merged
+    assert "tensors only" in again.summary_lines()[0]
     assert record.tensors["max_output_difference"] < 1e-4
-    assert any("does not fit" in note and "--memory" in note for note in notes)
+    assert any("logits, answers and held-out pairs are not compared" in note and "--memory" in note for note in notes)
+
+
+def test_the_default_memory_is_what_is_free_within_the_limit_of_the_container(run, tmp_path, monkeypatch):
+    from orpo_cli import machine
+
+    group = tmp_path / "memory"
+    group.mkdir()
+    (group / "memory.limit_in_bytes").write_text("500000000\n")
+    (group / "memory.usage_in_bytes").write_text("450000000\n")
+    monkeypatch.setattr(machine, "CGROUP_ROOT", tmp_path)
+    assert machine.available_ram_bytes() == 50_000_000
+    assert merge(MergeRequest(run.root)).record.verified  # 0.4 MB
+    (group / "memory.usage_in_bytes").write_text("499999999\n")
+    record = merge(MergeRequest(run.root, overwrite=True)).record
+    assert (record.verified, record.verification) == (False, "tensors only")
+    assert "0.0 GB are free" in (record.not_compared or "")
+    (group / "memory.stat").write_text("total_cache 500\ntotal_inactive_file 20000000\ntotal_active_file 10000000\n")
+    assert machine.available_ram_bytes() == 30_000_001  # the kernel frees cached files on demand
 
 
 def test_a_model_that_fits_only_in_the_merged_dtype_is_compared_in_it(run, monkeypatch):

@@ -31,7 +31,7 @@ class Pair:
     """Prompt with a chosen and a rejected completion: three texts, or three lists of messages.
 
     The prompt of a conversation is everything before the last message; ``chosen`` and ``rejected`` are one assistant message
-    each. Texts are concatenated without a chat template.
+    each. Texts are concatenated without a chat template; ``text_pairs`` turns them into messages for a chat model.
     """
 
     prompt: tuple[Message, ...] | str
@@ -42,6 +42,8 @@ class Pair:
     rejected_prompt: tuple[Message, ...] | None = (
         None  # messages before the rejected one, where they differ from ``prompt``
     )
+    system: str = ""  # system text of a pair of texts; a conversation has a system message
+    prompt_is_implicit: bool = False  # the prompt is the common start of two texts, which is no turn
 
     @property
     def prompt_text(self) -> str:

@@ -27,9 +27,20 @@ NOTES = {
     "prompt_stored_twice": "repeat the prompt in the completions; it is trained once",
     "rows_gathered": "were grouped with others into one pair",
     "prompt_column_unused": "have their prompt within the completions; a different prompt column is ignored",
+    "text_as_messages": "of text are trained as a user and an assistant message; `format: text` trains them without the chat template",
+    "text_without_template": "of text are trained as they are: the model has no chat template",
+    "text_by_format": "of text are trained as they are, without the chat template, as `format: text` says",
+    "text_rendered": "of text have the marks of the chat template in them already and are trained as they are",
+    "text_without_prompt": "of text have no prompt and are trained as they are, without the chat template, although the model has "
+    "one; name the prompt with `columns: {prompt: …}`, or set `format: text`",
+    "text_and_messages": "have messages, while other rows of this source are text",
+    "system_before_prompt": "have their system text before the prompt, since they are trained without a chat template",
+    "tools_not_rendered": "have tools that the chat template does not write",
+    "message_not_rendered": "have a message before the answer that the chat template does not write",
     "special_token_spelled": "contain a special token as text in a message; it is encoded as ordinary text",
     "generation_prompt_shortened": "end the prompt before the text that the template adds only for generation",
 }
+WARNINGS = {"text_without_prompt", "text_and_messages", "tools_not_rendered", "message_not_rendered"}  # of NOTES
 
 
 @dataclass
@@ -67,6 +78,15 @@ class SourceReport:
             for reason, count in self.dropped.most_common()
         ]
 
+    def note_lines(self) -> list[str]:
+        """One line per note, for `orpo data`, `orpo plan` and a run; those of ``WARNINGS`` start with "warning:"."""
+        several = [f"{self.notes[name]:,} {line}" for name, line in SEVERAL_PAIRS.items() if self.notes[name]]
+        return several + [
+            f"{'warning: ' if note in WARNINGS else ''}{count:,} rows {NOTES[note]}"
+            for note, count in self.notes.items()
+            if note in NOTES
+        ]
+
     def as_dict(self) -> dict[str, Any]:
         """Counts as a JSON object."""
         return {**self.__dict__, "dropped": dict(self.dropped.most_common()), "notes": dict(self.notes)}
@@ -89,8 +109,7 @@ class SourceReport:
             text.append(
                 f"  truncated {self.truncated_prompts:,} prompts and {self.truncated_completions:,} completions"
             )
-        text += [f"  {self.notes[name]:,} {line}" for name, line in SEVERAL_PAIRS.items() if self.notes[name]]
-        text += [f"  {count:,} rows {NOTES[note]}" for note, count in self.notes.items() if note in NOTES]
+        text += [f"  {line}" for line in self.note_lines()]
         if self.unused_columns:
             text.append(f"  unused columns: {', '.join(self.unused_columns)}")
         return text

@@ -5,8 +5,10 @@ Rows are processed in batches: while one is tokenized, the next is read and rend
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -25,6 +27,7 @@ from orpo_cli.data.report import SourceReport
 from orpo_cli.data.sources.sample import sample_rows
 from orpo_cli.data.sources.source import OpenedSource, Row, open_source
 from orpo_cli.data.table import PairWriter
+from orpo_cli.data.text_pairs import TextPairs
 from orpo_cli.data.tokenize import PairTokens, TruncatedPair, truncate
 from orpo_cli.data.turns import pair_names, read_pairs
 from orpo_cli.errors import DataError
@@ -117,12 +120,15 @@ class SourceReader:
         names = dict.fromkeys(_printable(key) for row in dicts for key in row)
         report.unused_columns = [name for name in names if name not in used]
         self.note(f"reading {found.location} as {format_.name}")
+        text_pairs = TextPairs(self.encoder.tokenizer, self.encoder.end_tokens, format_)
+        format_ = replace(format_, read=partial(_read_pair, format_.read, text_pairs))
         with PairWriter(file) as writer:
             for pairs, tokens in self._tokenize_batches(_batches(self._render_rows(rows, format_, source, report))):
                 writer.write(self._truncate_batch(pairs, tokens, report))
                 if pairs_needed is not None and report.kept >= pairs_needed:
                     break
         found.check_unchanged()
+        text_pairs.count_mixed(report.notes)
         report.notes = +report.notes
         if not report.kept and set(report.dropped) == {"malformed"}:
             raise DataError(
@@ -235,6 +241,16 @@ class SourceReader:
         for completion in (pair.chosen, pair.rejected):
             if not self.encoder.end_token_ids.isdisjoint(completion[:-1]):
                 raise RowRejected("goes_on_after_end")
+
+
+def _read_pair(
+    read: Callable[[dict[str, Any], Counter[str]], Pair],
+    text_pairs: TextPairs,
+    row: dict[str, Any],
+    notes: Counter[str],
+) -> Pair:
+    """Pair of a row, in the form in which it is trained: messages, or a text."""
+    return text_pairs.convert(read(row, notes), notes)
 
 
 def _printable(name: object) -> str:

@@ -13,7 +13,7 @@ from orpo_cli.data.formats.conversations import ALPACA, HH, OPENAI, SHAREGPT, SW
 from orpo_cli.data.formats.format import SCORES, Format, Row
 from orpo_cli.data.formats.judged import JUDGED, Verdict
 from orpo_cli.data.formats.kto import KTO
-from orpo_cli.data.formats.preference import PREFERENCE
+from orpo_cli.data.formats.preference import PREFERENCE, TEXT
 from orpo_cli.data.formats.scored import HELPSTEER, NECTAR, RESPONSE_LISTS, STACKEXCHANGE, ULTRAFEEDBACK
 from orpo_cli.data.formats.several_rejected import one_rejected
 from orpo_cli.data.formats.trees import OASST
@@ -24,7 +24,7 @@ from orpo_cli.errors import DataError
 # The first one that matches a row is its format.
 FORMATS = (
     OASST, TURNS, HH, OPENAI, SWIFT, SHAREGPT, ALPACA, ULTRAFEEDBACK, STACKEXCHANGE, NECTAR, RESPONSE_LISTS, HELPSTEER, JUDGED,
-    KTO, PREFERENCE,
+    KTO, PREFERENCE, TEXT,
 )  # fmt: skip
 SEEDED_FORMATS = (ULTRAFEEDBACK, STACKEXCHANGE, NECTAR, HELPSTEER)
 SCORE_COLUMNS = tuple(name for names in SCORES for name in names)
@@ -65,7 +65,7 @@ def detect_format(
             f"{where}: labels would do nothing for the format {format_.name}.",
             remedy="Remove labels, or name the format judged.",
         )
-    if format_ is PREFERENCE:
+    if format_ in (PREFERENCE, TEXT):
         return preference.for_rows(format_, [one_rejected(row) if isinstance(row, dict) else row for row in rows])
     if format_ is JUDGED:
         return judged.for_rows(format_, rows, labels or {}, where)

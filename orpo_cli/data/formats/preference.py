@@ -53,13 +53,21 @@ def read(row: Row, notes: Counter[str], *, prompt_is_repeated: bool = False) -> 
     return replace(pair, scores=read_scores(row), tools=read_tools(row))
 
 
+def read_text_row(row: Row, notes: Counter[str], *, prompt_is_repeated: bool = False) -> Pair:
+    """Row of three texts. Raises RowRejected for messages, which only a chat template can write."""
+    pair = read(row, notes, prompt_is_repeated=prompt_is_repeated)
+    if not isinstance(pair.prompt, str):
+        raise RowRejected("malformed", "the row has messages, and the format text is for texts")
+    return pair
+
+
 def for_rows(format_: Format, rows: Sequence[Any]) -> Format:
     """``format_`` for a source: whether text completions repeat their prompt can be seen only over many rows."""
     keys = ("prompt", "chosen", "rejected")
     texts = [row for row in rows if isinstance(row, dict) and all(isinstance(row.get(key), str) for key in keys)]
     repeating = sum(1 for row in texts if repeats_prompt(*(row[key] for key in keys)))
     repeats = bool(texts) and repeating >= REPEAT_THRESHOLD * len(texts)
-    return replace(format_, read=partial(read, prompt_is_repeated=repeats))
+    return replace(format_, read=partial(format_.read, prompt_is_repeated=repeats))  # type: ignore[call-arg]
 
 
 def repeats_prompt(prompt: str, chosen: str, rejected: str) -> bool:
@@ -89,7 +97,7 @@ def _split_texts(chosen: str, rejected: str) -> Pair:
         common -= 1
     if common and chosen[common - 1] == " ":
         common -= 1
-    return Pair(chosen[:common], chosen[common:], rejected[common:])
+    return Pair(chosen[:common], chosen[common:], rejected[common:], prompt_is_implicit=True)
 
 
 def _is_word_boundary(chosen: str, rejected: str, at: int) -> bool:
@@ -104,4 +112,11 @@ PREFERENCE = Format(
     ("prompt", "chosen", "rejected", "system", "tools"),
     matches,
     read,
+)
+TEXT = Format(
+    "text",
+    "chosen and rejected texts, with or without prompt, trained as they are, without the chat template; only where `format:` names it",
+    ("prompt", "chosen", "rejected", "system"),
+    lambda row: False,  # rows of text are a conversation for a chat model unless the user says otherwise
+    read_text_row,
 )

@@ -18,7 +18,10 @@ class Source(Section):
     name: str | None = Field(None, description="Configuration (subset) of a hub dataset.", examples=["default"])
     revision: str | None = Field(None, description="Branch, tag or commit of a hub dataset.", examples=["main"])
     split: str = Field("train", min_length=1, description="Split; slices such as train[:1000] are allowed.")
-    format: str = Field("auto", description="`auto` to detect the format from the rows, or the name of a format.")
+    format: str = Field(
+        "auto",
+        description="`auto` to detect the format from the rows, or the name of a format; `text` trains texts without the chat template.",
+    )
     columns: dict[str, str] = Field(
         {},
         description="Expected column name: name in the data, or the path of a nested field such as answers.0.text.",

@@ -145,7 +145,7 @@ def test_no_more_than_three_examples_of_a_reason_are_named(tmp_path: Path) -> No
 
 def test_long_prompts_and_answers_are_cut_and_counted(tmp_path: Path) -> None:
     rows = [text_pair(prompt="start " + "word " * 200 + "end"), text_pair(chosen=" so" * 300), text_pair()]
-    train = write(tmp_path / "x.jsonl", rows)
+    train = {**write(tmp_path / "x.jsonl", rows), "format": "text"}
     tokenizer = tokenizer_of("chatml")
     prepared = run({"train": train}, max_length=80, max_prompt_length=40)
     assert prepared.report.sources[0].truncated_prompts == 1
@@ -229,7 +229,7 @@ def test_wrong_column_mappings_are_errors(tmp_path: Path) -> None:
     rows = [{"q": "Why?", "good": f" So {n}.", "bad": " No."} for n in range(3)]
     source = write(tmp_path / "x.jsonl", rows)
     mapped = {**source, "columns": {"prompt": "q", "chosen": "good", "rejected": "bad"}}
-    assert run({"train": mapped}).train["chosen_text"][:] == [" So 0.", " So 1.", " So 2."]
+    assert run({"train": mapped}).train["chosen_text"][:] == ["So 0.", "So 1.", "So 2."]
     missing = failure({"train": {**source, "columns": {"chosen": "best"}}})
     assert "no best" in missing.message
     assert "q, good, bad" in str(missing.remedy)

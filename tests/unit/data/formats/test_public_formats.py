@@ -153,7 +153,7 @@ def test_a_named_format_reads_the_same_as_auto(name: str) -> None:
 
 def test_every_format_has_an_example_row() -> None:
     assert {format_.name for format_ in FORMATS} == {name for name, _, _ in ROWS.values()} | {
-        "hh", "sharegpt", "kto", "helpsteer", "turns", "oasst", "responses",
+        "hh", "sharegpt", "kto", "helpsteer", "turns", "oasst", "responses", "text",
     }  # fmt: skip
 
 

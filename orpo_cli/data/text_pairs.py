@@ -1,0 +1,119 @@
+"""Text pairs: for a chat model three texts become messages, so that training has the tokens of a later question and answer.
+
+A pair stays text where the model has no chat template, where ``format: text`` says so, where its texts have the marks of the
+template already, and where it has no prompt of its own: a turn cannot end in the middle of a text. Each case is counted in the
+notes of the data report.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from orpo_cli.data.formats.format import Format
+from orpo_cli.data.formats.preference import TEXT
+from orpo_cli.data.pair import Message, Pair, RowRejected
+from orpo_cli.errors import DataError
+from orpo_cli.model.chat_template_errors import PROBE, explain_template_errors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+AS_MESSAGES = "text_as_messages"  # note of a row that became messages
+AS_TEXT = ("text_without_template", "text_by_format", "text_rendered", "text_without_prompt")  # notes of the others
+SYSTEM_SEPARATOR = "\n\n"  # between the system text and the prompt of a text
+
+
+class TextPairs:
+    """Conversion of the text pairs of one source. ``end_tokens`` are those that end a completion."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, end_tokens: Sequence[str], format_: Format) -> None:
+        self.tokenizer = tokenizer
+        self.end_tokens = tuple(end_tokens)
+        self.keeps_text = format_.name == TEXT.name
+        self.conversations = 0  # pairs that had messages
+
+    def convert(self, pair: Pair, notes: Counter[str]) -> Pair:
+        """A pair of texts as messages, or as a text with its system text in front; a conversation is unchanged.
+
+        Raises RowRejected where a text continues after an end token.
+        """
+        if not isinstance(pair.prompt, str):
+            self.conversations += 1
+            return pair
+        kept_as = self._kept_as_text(pair)
+        notes[kept_as or AS_MESSAGES] += 1
+        if kept_as is None:
+            return self._as_messages(pair)
+        if not pair.system.strip():
+            return replace(pair, system="", tools=None)
+        notes["system_before_prompt"] += 1
+        return replace(pair, prompt=f"{pair.system}{SYSTEM_SEPARATOR}{pair.prompt}", system="", tools=None)
+
+    def count_mixed(self, notes: Counter[str]) -> None:
+        """Note how many rows have messages, if others are text. Called after the last row."""
+        if any(notes[name] for name in (AS_MESSAGES, *AS_TEXT)):
+            notes["text_and_messages"] = self.conversations
+
+    def _kept_as_text(self, pair: Pair) -> str | None:
+        """Note that says why the pair stays text; None where it becomes messages."""
+        if self.keeps_text:
+            return "text_by_format"
+        if self.tokenizer.chat_template is None:
+            return "text_without_template"
+        if self._is_rendered(pair):
+            return "text_rendered"
+        return "text_without_prompt" if pair.prompt_is_implicit else None
+
+    def _is_rendered(self, pair: Pair) -> bool:
+        """Whether the texts have what the template writes between a question and an answer, or the prompt starts as a turn."""
+        texts = [f"{pair.prompt}{completion}" for completion in (pair.chosen, pair.rejected)]
+        if any(all(mark in text for text in texts) for mark in self._marks):
+            return True
+        found = [match.start() for match in self._special_tokens.finditer(pair.prompt_text.lstrip())]
+        return len(found) > 1 and found[0] == 0
+
+    def _as_messages(self, pair: Pair) -> Pair:
+        """The pair as a conversation. The template writes the beginning and the end of a text, so those in the data are removed."""
+        prompt, bos = pair.prompt_text, self.tokenizer.bos_token
+        if bos and not any(bos in mark for mark in self._marks):
+            prompt = prompt.removeprefix(str(bos))
+        history = (Message("system", pair.system),) if pair.system.strip() else ()
+        chosen, rejected = (
+            (Message("assistant", self._without_end(text)),) for text in (pair.chosen_text, pair.rejected_text)
+        )
+        return replace(pair, prompt=(*history, Message("user", prompt)), chosen=chosen, rejected=rejected, system="")
+
+    def _without_end(self, text: str) -> str:
+        """A completion without the end token after it, and without the one space that would separate it from a prompt."""
+        stripped = text.rstrip()
+        text = next((stripped.removesuffix(end) for end in self.end_tokens if stripped.endswith(end)), text)
+        if any(end in text for end in self.end_tokens):
+            raise RowRejected("goes_on_after_end")
+        return text[1:] if text[:1] == " " and text[1:2].strip() else text
+
+    @cached_property
+    def _marks(self) -> tuple[str, ...]:
+        """What the template writes between a question and an answer, at generation and in a finished conversation."""
+        question, answer = {"role": "user", "content": f"{PROBE}?"}, {"role": "assistant", "content": PROBE}
+        try:
+            with explain_template_errors(self.tokenizer):
+                asked, unasked, answered = (
+                    str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation))
+                    for messages, generation in (([question], True), ([question], False), ([question, answer], False))
+                )
+        except DataError:  # the renderer raises it with the remedy
+            return ()
+        between = answered.rpartition(PROBE)[0].rpartition(question["content"])[2]
+        marks = [between] if asked == unasked else [between, asked.rpartition(question["content"])[2]]
+        return tuple(mark for each in marks if (mark := each.rstrip().lstrip(" ")))
+
+    @cached_property
+    def _special_tokens(self) -> re.Pattern[str]:
+        added = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        names = sorted({*filter(str.strip, (*added, *self.tokenizer.all_special_tokens))}, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, names)) or "(?!)")

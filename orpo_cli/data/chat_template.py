@@ -17,13 +17,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orpo_cli.data.pair import Message, Pair, RowRejected
+from orpo_cli.data.rendering_notes import rendering_notes
 from orpo_cli.errors import OrpoError, UsageError
 from orpo_cli.model.chat_template_errors import (
     NO_TEMPLATE,
     PROBE,
+    THINKING_TAGS,
     ChatTemplateError,
     completion_suffix,
     describe_template_error,
+    ignores_generation_prompt,
     template_errors,
 )
 from orpo_cli.model.chat_template_limits import ChatTemplateLimit, limit_chat_templates
@@ -44,8 +47,17 @@ class PairTexts(NamedTuple):
     chosen: str
     rejected: str
     is_plain: bool  # no chat template: the tokenizer's beginning-of-text token is added in front
-    generation_prompt_shortened: bool = False  # the generation prompt is longer than in finished conversations
+    notes: tuple[str, ...] = ()  # names of report.NOTES
     placeholders: Mapping[str, str] = MappingProxyType({})  # placeholder → the special token that a message contains
+
+
+class SafeMessages(NamedTuple):
+    """Messages of a pair as templates take them, with a placeholder for each special token that they contain."""
+
+    history: Conversation
+    chosen: dict[str, Any]
+    rejected: dict[str, Any]
+    placeholders: Mapping[str, str]  # placeholder → special token
 
 
 class TemplateLimitOfPair(ChatTemplateError):
@@ -66,9 +78,11 @@ class ChatTemplateRenderer:
         self.tokenizer = tokenizer
         self._template_error: OrpoError | None = None  # why no conversation can be rendered
         self._suffix = ""  # what the template writes after a completion
+        self._ignores_generation_prompt = False
         limit_chat_templates()
         try:
             self._suffix = completion_suffix(tokenizer)
+            self._ignores_generation_prompt = ignores_generation_prompt(tokenizer)
         except (UsageError, ChatTemplateError) as error:
             self._template_error = error
         self._end_token = _first_special_token(tokenizer, self._suffix)  # the template's; None where it writes none
@@ -80,6 +94,7 @@ class ChatTemplateRenderer:
             )
         added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
         special = {*filter(str.strip, (*added, *tokenizer.all_special_tokens)), *self.end_tokens}
+        special -= {*THINKING_TAGS}  # templates look for them in the text of answers
         longest_first = sorted(special, key=len, reverse=True)
         self._special_token_pattern = re.compile("|".join(map(re.escape, longest_first)))
 
@@ -125,23 +140,21 @@ class ChatTemplateRenderer:
         """Texts of pairs that have the same tools."""
         tools = pairs[0].tools
         safe = [self._with_placeholders(pair) for pair in pairs]
-        histories = [history for history, *_ in safe]
-        prompts = self._apply_chat_template(histories, tools, add_generation_prompt=True)
-        chosen = self._apply_chat_template([[*history, message] for history, message, _, _ in safe], tools)
-        rejected = self._apply_chat_template([[*history, message] for history, _, message, _ in safe], tools)
+        prompts = self._apply_chat_template([each.history for each in safe], tools, add_generation_prompt=True)
+        chosen = self._apply_chat_template([[*each.history, each.chosen] for each in safe], tools)
+        rejected = self._apply_chat_template([[*each.history, each.rejected] for each in safe], tools)
         return [
-            self._split_completions(pair, history, placeholders, *texts)
-            for pair, (history, _, _, placeholders), *texts in zip(pairs, safe, prompts, chosen, rejected, strict=True)
+            self._split_completions(pair, messages, *texts)
+            for pair, messages, *texts in zip(pairs, safe, prompts, chosen, rejected, strict=True)
         ]
 
     def _split_completions(
-        self, pair: Pair, history: Conversation, placeholders: Mapping[str, str], prompt: str, *rendered: str
+        self, pair: Pair, messages: SafeMessages, prompt: str, *rendered: str
     ) -> PairTexts | RowRejected:
         """``rendered``: the two conversations, each with its completion."""
         shortened = not all(text.startswith(prompt) for text in rendered)
-        if shortened:  # a reasoning template: split where the completion begins in a finished conversation
-            probe = [*history, {"role": "assistant", "content": PROBE}]
-            prompt = self._apply_chat_template([probe], pair.tools)[0].rpartition(PROBE)[0]
+        if shortened:
+            prompt = self._shortened_prompt(messages.history, pair.tools, prompt, rendered)
         if not all(text.startswith(prompt) for text in rendered):
             return RowRejected("template_mismatch")
         for completion, text in zip((pair.chosen, pair.rejected), rendered, strict=True):
@@ -149,10 +162,30 @@ class ChatTemplateRenderer:
             if missing is not None:
                 return RowRejected("template_error", f"it does not render the call of {missing}")
         chosen, rejected = (self._truncate_after_end_token(text[len(prompt) :]) for text in rendered)
-        return PairTexts(prompt, chosen, rejected, False, shortened, placeholders)
+        answers = (messages.chosen, messages.rejected)
+        notes = rendering_notes(messages.history, answers, pair.tools, prompt, (chosen, rejected))
+        notes += ("generation_prompt_shortened",) * shortened
+        notes += ("generation_prompt_ignored",) * self._ignores_generation_prompt
+        return PairTexts(prompt, chosen, rejected, False, notes, messages.placeholders)
 
-    def _with_placeholders(self, pair: Pair) -> tuple[Conversation, dict[str, Any], dict[str, Any], Mapping[str, str]]:
-        """History, chosen and rejected message with a placeholder for each special token that they contain."""
+    def _shortened_prompt(
+        self, history: Conversation, tools: Sequence[dict[str, Any]] | None, prompt: str, rendered: Sequence[str]
+    ) -> str:
+        """Prompt where the generation prompt of a reasoning template has more than a finished conversation.
+
+        It ends where the completion begins in a finished conversation. Where one answer has reasoning and the other has none, that
+        differs, and the prompt ends at the first difference.
+        """
+        probe = [*history, {"role": "assistant", "content": PROBE}]
+        finished = self._apply_chat_template([probe], tools)[0].rpartition(PROBE)[0]
+        if all(text.startswith(finished) for text in rendered):
+            return finished
+        common = _common_start([prompt, *rendered])
+        (without_header,) = self._apply_chat_template([history], tools)
+        return common if len(common) > len(without_header) and common.startswith(without_header) else finished
+
+    def _with_placeholders(self, pair: Pair) -> SafeMessages:
+        """Messages of the pair with a placeholder for each special token that they contain."""
         history = [message.as_dict() for message in pair.prompt if isinstance(message, Message)]
         chosen, rejected = (
             completion[-1].as_dict() if isinstance(completion[-1], Message) else {}
@@ -161,7 +194,7 @@ class ChatTemplateRenderer:
         texts = list(_iter_strings([history, chosen, rejected]))
         found = dict.fromkeys(self._special_token_pattern.findall("\0".join(texts)))
         if not found:
-            return history, chosen, rejected, MappingProxyType({})
+            return SafeMessages(history, chosen, rejected, MappingProxyType({}))
         unused = (chr(code) for code in PLACEHOLDERS if not any(chr(code) in text for text in texts))
         placeholder_of = dict(zip(found, unused, strict=False))
 
@@ -173,7 +206,7 @@ class ChatTemplateRenderer:
             return [replace(each) for each in value] if isinstance(value, list) else value
 
         token_of = {placeholder: token for token, placeholder in placeholder_of.items()}
-        return replace(history), replace(chosen), replace(rejected), token_of
+        return SafeMessages(replace(history), replace(chosen), replace(rejected), token_of)
 
     def _apply_chat_template(
         self, conversations: list[Conversation], tools: Sequence[dict[str, Any]] | None, **options: bool
@@ -187,6 +220,12 @@ class ChatTemplateRenderer:
             return completion.removesuffix(self._suffix)
         at = completion.rfind(self._end_token)
         return completion if at < 0 else completion[: at + len(self._end_token)]
+
+
+def _common_start(texts: Sequence[str]) -> str:
+    lowest, highest = min(texts), max(texts)
+    differing = (at for at, (low, high) in enumerate(zip(lowest, highest, strict=False)) if low != high)
+    return lowest[: next(differing, len(lowest))]
 
 
 def _iter_strings(value: Any) -> Iterator[str]:

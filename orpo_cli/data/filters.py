@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from orpo_cli.data.pair import Pair, RowRejected
+from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.recipe.schema import PairRules
 
 REASONS = {
@@ -24,6 +24,7 @@ REASONS = {
     "identical": "the two completions are identical",
     "template_error": "the chat template cannot render the conversation",
     "template_mismatch": "the rendered conversation does not start with the rendered prompt",
+    "identical_when_rendered": "the two completions differ in the data, but are the same tokens in training",
     "prompt_too_long": "the pair is longer than max_length, and its prompt longer than max_prompt_length",
     "no_room": "the prompt fills max_length, so no token of a completion fits",
     "identical_when_cut": "the two completions differ only after max_length",
@@ -41,6 +42,8 @@ REMEDIES = {
     "histories_differ": "Keep rows whose two conversations differ only in the last message, or set dataset.turns: all for a pair at each turn that differs.",
     "template_error": "Choose another template with model.chat_template, or change the roles in the data.",
     "template_mismatch": "Choose another template with model.chat_template.",
+    "identical_when_rendered": "Choose a chat template with model.chat_template that writes what differs (see the thinking-models guide for "
+    "reasoning), or give answers that differ in their text.",
     "prompt_too_long": "Raise training.max_length, or set dataset.truncation_mode to keep_end.",
     "no_room": "Raise training.max_length, or lower dataset.max_prompt_length.",
     "identical_when_cut": "Raise training.max_length.",
@@ -66,7 +69,13 @@ def empty_rejected(pair: Pair) -> bool:
 
 def identical(pair: Pair) -> bool:
     """Equal completions, except for white space at the ends: the log odds ratio is always 0."""
-    return pair.chosen_text.strip() == pair.rejected_text.strip()
+    return pair.chosen_text.strip() == pair.rejected_text.strip() and _reasoning(pair.chosen) == _reasoning(
+        pair.rejected
+    )
+
+
+def _reasoning(completion: tuple[Message, ...] | str) -> list[str]:
+    return [] if isinstance(completion, str) else [message.reasoning.strip() for message in completion]
 
 
 PAIR_RULES: tuple[Callable[[Pair], bool], ...] = (empty_prompt, empty_chosen, empty_rejected, identical)

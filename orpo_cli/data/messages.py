@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from orpo_cli.data.pair import Message, Pair, RowRejected
+from orpo_cli.data.pair import REASONING, REASONING_FIELDS, Message, Pair, RowRejected
 
 ROLES = {
     "system": "system",
@@ -80,8 +80,12 @@ def _message(item: Any, where: str) -> Message:
         content, extra = content or "", {"tool_calls": _tool_calls(item["tool_calls"], where)}
     elif ROLES[role.lower()] == "tool":
         extra = {name: item[name] for name in TOOL_FIELDS if item.get(name) is not None}
+    reasoning = [item[name] for name in REASONING_FIELDS if isinstance(item.get(name), str)]
     if isinstance(content, list):  # content parts of the OpenAI API
-        content = "".join(_text_part(part, where) for part in content)
+        reasoning += [text for part in content if (text := _reasoning_part(part)) is not None]
+        content = "".join(_text_part(part, where) for part in content if _reasoning_part(part) is None)
+    if ROLES[role.lower()] == "assistant" and any(map(str.strip, reasoning)):
+        extra[REASONING] = next(filter(str.strip, reasoning))
     if extra:
         check_json(extra, where)
     return Message(ROLES[role.lower()], read_text(content, f"the content of {where}"), extra or None)
@@ -109,6 +113,15 @@ def _parse_json(text: Any, where: str) -> Any:
         return json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise RowRejected("malformed", f"{where} calls a tool with what is not JSON: {error}") from error
+
+
+def _reasoning_part(part: Any) -> str | None:
+    """Text of a content part with reasoning, as Anthropic and Mistral write it; None for another part."""
+    if not isinstance(part, dict) or part.get("type") not in ("thinking", "reasoning"):
+        return None
+    value = part.get("thinking", part.get("reasoning", part.get("text")))
+    texts = value if isinstance(value, list) else [value]
+    return "".join(str(each.get("text") or "") if isinstance(each, dict) else str(each or "") for each in texts)
 
 
 def _text_part(part: Any, where: str) -> str:

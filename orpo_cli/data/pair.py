@@ -8,17 +8,31 @@ from typing import Any, NamedTuple
 
 from orpo_cli.errors import DataError
 
+REASONING = "reasoning_content"
+REASONING_FIELDS = (REASONING, "thinking", "reasoning")  # names of the reasoning of a message, in data and in templates
+
 
 class Message(NamedTuple):
-    """Message of a conversation. ``role`` is system, user, assistant or tool; ``extra`` has the keys for tool calls."""
+    """Message of a conversation. ``role`` is system, user, assistant or tool; ``extra`` has its further keys."""
 
     role: str
     content: str
-    extra: dict[str, Any] | None = None  # tool_calls of an assistant; name and tool_call_id of a tool
+    extra: dict[str, Any] | None = None  # tool_calls and reasoning of an assistant; name and tool_call_id of a tool
 
     def as_dict(self) -> dict[str, Any]:
-        """Message as chat templates expect it."""
-        return {"role": self.role, "content": self.content, **(self.extra or {})}
+        """Message as chat templates expect it: the reasoning under each name that a template may read."""
+        names = REASONING_FIELDS if self.reasoning else ()
+        return {
+            "role": self.role,
+            "content": self.content,
+            **(self.extra or {}),
+            **dict.fromkeys(names, self.reasoning),
+        }
+
+    @property
+    def reasoning(self) -> str:
+        """Reasoning that an assistant message has beside its content."""
+        return str((self.extra or {}).get(REASONING, ""))
 
     @property
     def tool_calls(self) -> list[dict[str, Any]]:

@@ -36,11 +36,28 @@ NOTES = {
     "text_and_messages": "have messages, while other rows of this source are text",
     "system_before_prompt": "have their system text before the prompt, since they are trained without a chat template",
     "tools_not_rendered": "have tools that the chat template does not write",
-    "message_not_rendered": "have a message before the answer that the chat template does not write",
+    "message_not_rendered": "have a message before the answer whose text the chat template leaves out or changes",
+    "reasoning_trained": "have reasoning in an answer: the chat template writes it, and it is trained",
+    "reasoning_removed": "have reasoning in an answer (a field of the message, or text up to </think>) that the chat template does not "
+    "write: it is not trained",
+    "empty_thinking_trained": "have an answer without reasoning: the chat template writes an empty thinking block before it, which is "
+    "trained",
+    "earlier_reasoning_removed": "have reasoning in earlier turns that the chat template leaves out of the prompt",
+    "answer_text_removed": "have text of an answer that the chat template leaves out or changes: it is not trained as the data has it",
+    "generation_prompt_ignored": "train the start of the assistant's turn as part of the answer: the chat template ignores "
+    "add_generation_prompt",
     "special_token_spelled": "contain a special token as text in a message; it is encoded as ordinary text",
     "generation_prompt_shortened": "end the prompt before the text that the template adds only for generation",
 }
-WARNINGS = {"text_without_prompt", "text_and_messages", "tools_not_rendered", "message_not_rendered"}  # of NOTES
+WARNINGS = {  # of NOTES
+    "text_without_prompt",
+    "text_and_messages",
+    "tools_not_rendered",
+    "message_not_rendered",
+    "reasoning_removed",
+    "answer_text_removed",
+    "generation_prompt_ignored",
+}
 
 
 @dataclass

@@ -208,6 +208,10 @@ class SourceReader:
         kept, bos_id = [], self.encoder.tokenizer.bos_token_id
         for (name, pair, texts), ids in zip(pairs, tokens, strict=True):
             try:
+                if self.dataset.rules.identical and ids.chosen == ids.rejected:
+                    is_template = texts.chosen == texts.rejected
+                    part = "the chat template writes" if is_template else "the tokenizer encodes"
+                    raise RowRejected("identical_when_rendered", f"{part} both in the same way")
                 truncated = truncate(
                     ids,
                     max_length=self.max_length,
@@ -225,7 +229,7 @@ class SourceReader:
             report.kept += 1
             report.truncated_prompts += truncated.prompt_truncated
             report.truncated_completions += truncated.completions_truncated
-            report.notes["generation_prompt_shortened"] += texts.generation_prompt_shortened
+            report.notes.update(texts.notes)
             report.notes["special_token_spelled"] += bool(texts.placeholders)
         return kept
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROBE = "an answer to look for"  # a completion that shows what the template writes around one
+THINKING_TAGS = ("<think>", "</think>")
 NO_TEMPLATE = f"Set model.chat_template to {', '.join(BUILTIN_CHAT_TEMPLATES)}, or to the path of a .jinja file."
 
 
@@ -75,5 +76,26 @@ def completion_suffix(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _suffix(tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, str]]) -> str:
+    return _render(tokenizer, conversation).rpartition(PROBE)[2]
+
+
+def ignores_generation_prompt(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the template writes the start of an assistant's turn, but not where ``add_generation_prompt`` asks for it.
+
+    Mistral's template has no such start: there the end of the user's turn asks for an answer.
+    """
+    question = [{"role": "user", "content": "a question"}]
+    try:
+        prompt = _render(tokenizer, question, add_generation_prompt=True)
+        finished = _render(tokenizer, [*question, {"role": "assistant", "content": PROBE}])
+        if prompt != _render(tokenizer, question):
+            return False
+    except ChatTemplateError:
+        return False
+    before = finished.partition(PROBE)[0]
+    return before.startswith(prompt) and bool(before[len(prompt) :].strip())
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, str]], **options: bool) -> str:
     with explain_template_errors(tokenizer):
-        return str(tokenizer.apply_chat_template(conversation, tokenize=False)).rpartition(PROBE)[2]
+        return str(tokenizer.apply_chat_template(conversation, tokenize=False, **options))

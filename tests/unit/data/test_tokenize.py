@@ -73,10 +73,10 @@ def test_prompt_ids_equal_inference_and_no_token_spans_the_boundary(name: str, p
     assume(not texts.placeholders)  # special tokens in the text of a pair stay text, other than in apply_chat_template
     inference = tokenizer.apply_chat_template(as_messages(pair.prompt), add_generation_prompt=True)["input_ids"]
     if name == "opened_thought":  # its generation prompt is not part of a finished conversation
-        assert texts.generation_prompt_shortened
+        assert "generation_prompt_shortened" in texts.notes
         assert tokens.prompt == inference[: len(tokens.prompt)]
     else:
-        assert not texts.generation_prompt_shortened
+        assert "generation_prompt_shortened" not in texts.notes
         assert tokens.prompt == inference
     for answer, ids in ((pair.chosen, tokens.chosen), (pair.rejected, tokens.rejected)):
         full = tokenizer.apply_chat_template(as_messages((*pair.prompt, *answer)), tokenize=False)

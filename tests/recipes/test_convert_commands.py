@@ -91,10 +91,18 @@ def test_values_of_another_method_that_turn_it_off_are_empty() -> None:
 
 def test_a_name_of_another_method_is_a_remark() -> None:
     text = "model_name_or_path: a/zephyr-sft\ndataset_name: c/d\noutput_dir: data/zephyr-7b-dpo-full\n"
-    assert convert(text, "config_full.yaml").remarks == (
-        "output_dir names another method, dpo. The recipe trains with ORPO.",
-    )
-    assert convert(text.replace("dpo", "sft-orpo"), "orpo.yaml").remarks == ()
+    remark = "output_dir names another method, dpo. The recipe trains with ORPO."
+    assert remark in convert(text, "config_full.yaml").remarks
+    renamed = convert(text.replace("dpo", "sft-orpo"), "orpo.yaml").remarks
+    assert not [each for each in renamed if "another method" in each]
+    assert any("`format: text` for trl's tokens" in each for each in renamed)
+
+
+def test_texts_stay_texts_where_autotrain_has_no_chat_template() -> None:
+    text = "task: llm-orpo\nbase_model: a/b\nproject_name: x\ndata: {path: c/d, valid_split: test, chat_template: %s}\n"
+    for written, expected in (("null", "text"), ("none", "text"), ("chatml", None), ("tokenizer", None)):
+        dataset = convert(text % written, "x.yml").values["dataset"]
+        assert [dataset[part].get("format") for part in ("train", "eval")] == [expected] * 2
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,11 @@ def _data(draft: Draft) -> None:
     template = draft.peek("chat_template")
     if template in BUILT_IN or template == "tokenizer":
         draft.keep("chat_template", "model.chat_template")
+    elif template in (None, "none", "None"):
+        draft.merge_into("chat_template", "dataset.train.format")
+        for section in ("dataset.train", "dataset.eval"):
+            if draft.has_value(f"{section}.path"):
+                draft.add(f"{section}.format", "text", "without chat_template AutoTrain trains texts as they are")
     draft.leave_out("chat_template", TOKENIZER_TEMPLATE)
 
 

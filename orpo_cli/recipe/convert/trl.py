@@ -67,6 +67,10 @@ UNSUPPORTED_KEYS = {
     "Adapters are always for causal language models.": "lora_task_type",
     "It is a workaround for an old DDP error.": "ignore_bias_buffers",
 }
+TEXT_ROWS = (
+    "trl trains rows of texts, not messages, without a chat template. The recipe renders them with that of the model; set "
+    "`format: text` for trl's tokens."
+)
 IGNORED_BY_SCRIPT = "trl's examples/scripts/orpo.py accepts it but does not use it."
 
 
@@ -95,6 +99,8 @@ def convert(draft: Draft, *, ignores_model_arguments: bool = False) -> None:
     keep_template(draft)
     _adapter(draft)
     _data(draft)
+    if draft.tool == "trl" and draft.has_value("dataset.train"):
+        draft.remarks.append(TEXT_ROWS)
     keep_use_reentrant(draft, "gradient_checkpointing_use_reentrant")
     convert_training_args(draft)
     leave_out_all(draft, UNSUPPORTED_KEYS)

@@ -6,7 +6,7 @@ Rows are processed in batches: while one is tokenized, the next is read and rend
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -144,23 +144,23 @@ class SourceReader:
         """Texts of the rows that are pairs; drops are counted. In batches, since one template call for many conversations is cheaper."""
         rows = _count_rows(rows, report)
         grouped = format_.group(rows, partial(self._drop, report)) if format_.group else rows
-        while batch := list(islice(grouped, BATCH_PAIRS)):
-            parsed = self._parse_rows(batch, format_, source, report)
+        pairs = self._parse_rows(grouped, format_, source, report)
+        while batch := list(islice(pairs, BATCH_PAIRS)):
             try:
-                rendered = self.encoder.render([pair for _, pair in parsed])
+                rendered = self.encoder.render([pair for _, pair in batch])
             except TemplateLimitOfPair as error:
-                name = next(name for name, pair in parsed if pair is error.pair)
+                name = next(name for name, pair in batch if pair is error.pair)
                 raise DataError(f"{name}: {error.message}.", remedy=error.remedy) from error
-            for (name, pair), texts in zip(parsed, rendered, strict=True):
+            for (name, pair), texts in zip(batch, rendered, strict=True):
                 if isinstance(texts, RowRejected):
                     self._drop(report, name, texts, content=pair)
                 else:
                     yield name, pair, texts
 
     def _parse_rows(
-        self, rows: Sequence[Row | GroupedRow], format_: Format, source: Source, report: SourceReport
-    ) -> list[tuple[str, Pair]]:
-        parsed = []
+        self, rows: Iterator[Row | GroupedRow] | Iterator[Row], format_: Format, source: Source, report: SourceReport
+    ) -> Iterator[tuple[str, Pair]]:
+        """Pairs of the rows with their names. One by one: a long conversation has many pairs, each with its history."""
         for row in rows:
             pairs = self._read_row(row, format_, report)
             rows_of_pair = row.rows if isinstance(row, GroupedRow) and len(pairs) == 1 else 1
@@ -171,13 +171,14 @@ class SourceReader:
                         raise pair
                     check_pair(pair, self.dataset.rules)
                     check_margin(pair, source.min_score_margin)
-                    parsed.append((name, pair))
-                    kept += 1
                 except RowRejected as rejection:
                     content = row.value if isinstance(pair, RowRejected) else pair
                     self._drop(report, name, rejection, rows_of_pair, content=content)
-            report.notes["rows_gathered"] += row.rows if isinstance(row, GroupedRow) and kept else 0
-        return parsed
+                    continue
+                if isinstance(row, GroupedRow) and not kept:
+                    report.notes["rows_gathered"] += row.rows
+                kept += 1
+                yield name, pair
 
     def _read_row(self, row: Row | GroupedRow, format_: Format, report: SourceReport) -> list[Pair | RowRejected]:
         try:

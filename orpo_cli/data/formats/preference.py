@@ -76,9 +76,9 @@ def repeats_prompt(prompt: str, chosen: str, rejected: str) -> bool:
 
 
 def _history_from_text(prompt: str, chosen: tuple[Message, ...], notes: Counter[str]) -> tuple[Message, ...]:
-    """Messages that a text prompt adds before a conversation: none where the conversation has a user message."""
+    """Messages that a text prompt adds before a conversation: none where the conversation starts with a user message."""
     users = [message.content for message in chosen[:-1] if message.role == "user"]
-    if not users:
+    if not users or chosen[0].role == "assistant":
         return (Message("user", prompt),)
     notes["prompt_stored_twice" if any(prompt.strip() in user for user in users) else "prompt_column_unused"] += 1
     return ()

@@ -156,6 +156,11 @@ SHAPES: dict[str, dict[str, Any]] = {
         "chosen": [assistant("good 1"), user("two"), assistant("good 2")],
         "rejected": [assistant("bad 1"), user("two"), assistant("bad 2")],
     },
+    "two conversations after a text": {
+        "prompt": "one",
+        "chosen": [assistant("good 1"), user("two"), assistant("good 2")],
+        "rejected": [assistant("bad 1"), user("two"), assistant("bad 2")],
+    },
     "two judged conversations": {
         "conversation_a": [user("one"), assistant("bad 1"), user("two"), assistant("bad 2")],
         "conversation_b": [user("one"), assistant("good 1"), user("two"), assistant("good 2")],
@@ -481,6 +486,27 @@ def test_an_answer_may_be_an_object_with_a_text_and_a_score() -> None:
     assert read(row) == ([Pair("one", "good", "bad", (5.0, 2.0))], {})
     row = {"prompt": "one", "chosen": ["good"], "rejected": ["bad"]}
     assert read(row) == ([Pair("one", "good", "bad")], {})
+
+
+def test_a_long_conversation_is_rendered_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from orpo_cli.data import source_reader
+
+    monkeypatch.setattr(source_reader, "BATCH_PAIRS", 3)
+    messages = [
+        each
+        for number in range(10)
+        for each in (user(f"q{number}"), assistant(f"good {number}", rejected=[f"bad {number}", f"worse {number}"]))
+    ]
+    prepared = run(
+        tmp_path / "x.jsonl",
+        [{"messages": messages}, {"messages": messages[:2]}],
+        turns="all",
+        rejected="all",
+        max_prompt_length=96,
+    )
+    assert prepared.report.kept == 20
+    assert prepared.report.dropped == {"duplicate": 2}
+    assert prepared.train["row"][:] == [f"x.jsonl:1#{number}" for number in range(1, 21)]
 
 
 def test_numbered_columns_are_rejected_answers() -> None:

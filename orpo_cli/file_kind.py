@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 START_BYTES = 1024
+TAR_MAGIC = slice(257, 262)  # bytes of a tar archive that hold "ustar"
+HTML_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body", b"<title", b"<meta", b"<script", b"<!--")
 
 
 class FileKind(NamedTuple):
@@ -43,6 +45,7 @@ _HTML = FileKind("html", "a web page (HTML)", _DOWNLOAD)
 _XML = FileKind("xml", "an XML document, perhaps the error of a storage server", _DOWNLOAD)
 _PICKLE = FileKind("pickle", "a Python pickle", "Save the tensors or the rows in another format.")
 _UTF16 = FileKind("utf-16", "UTF-16 text", "Save it as UTF-8.")
+_TAR = FileKind("tar", "a tar archive", "Unpack it with `tar -xf`.")
 _ZEROS = FileKind("zeros", "filled with zero bytes: a copy or a download was cut short", "Copy or download it again.")
 EMPTY = FileKind("empty", "empty", "Copy or download it again.")
 
@@ -62,12 +65,14 @@ def content_kind(start: bytes) -> FileKind | None:
     for signature, kind in _SIGNATURES.items():
         if start.startswith(signature):
             return kind
+    if start[TAR_MAGIC] == b"ustar":
+        return _TAR
     if start[:2] == b"\xff\xfe" and start[2:3] not in (b"", b"\xff"):  # not the start of an Arrow stream
         return _UTF16
     if len(start) > 1 and start[0] == 0x80 and 2 <= start[1] <= 5:
         return _PICKLE
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if text.startswith((b"<!doctype html", b"<html", b"<head")):
+    if text.startswith(HTML_STARTS):
         return _HTML
     if text.startswith(b"<?xml"):
         return _HTML if b"<html" in text else _XML

@@ -6,10 +6,11 @@ memory-mapped, a bus error. So Arrow files are not mapped, and every batch is va
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from orpo_cli.data.sources.arrow_nulls import null_remover
 from orpo_cli.data.sources.row_limit import RowLimit
 
 BATCH_ROWS = 64  # rows of Parquet decoded at once: many rows can repeat one stored value of megabytes
@@ -17,17 +18,17 @@ SLICE_ROWS = 256  # rows converted to Python objects at once
 SHARING_TYPES = ("dictionary<", "_view", "run_end_encoded<")  # rows of these can repeat one stored value
 
 
-def parquet_rows(path: Path, limit: RowLimit) -> Iterator[tuple[int, Any]]:
-    """Rows of a Parquet file, numbered from 1."""
+def parquet_rows(path: Path, limit: RowLimit, columns: Mapping[str, str]) -> Iterator[tuple[int, Any]]:
+    """Rows of a Parquet file, numbered from 1. ``columns``: the recipe's mapping, for ``null_remover``."""
     from pyarrow import parquet
 
     with parquet.ParquetFile(path, page_checksum_verification=True) as file:
-        yield from _rows(map(_validated, file.iter_batches(batch_size=BATCH_ROWS)), path, limit)
+        yield from _rows(map(_validated, file.iter_batches(batch_size=BATCH_ROWS)), path, limit, columns)
 
 
-def arrow_rows(path: Path, limit: RowLimit) -> Iterator[tuple[int, Any]]:
+def arrow_rows(path: Path, limit: RowLimit, columns: Mapping[str, str]) -> Iterator[tuple[int, Any]]:
     """Rows of Arrow's stream format (what ``datasets`` writes) or its file format (Feather 2), numbered from 1."""
-    yield from _rows(arrow_batches(path), path, limit)
+    yield from _rows(arrow_batches(path), path, limit, columns)
 
 
 def arrow_batches(path: Path) -> Iterator[Any]:
@@ -47,9 +48,10 @@ def _validated(batch: Any) -> Any:
     return batch
 
 
-def _rows(batches: Iterator[Any], path: Path, limit: RowLimit) -> Iterator[tuple[int, Any]]:
-    number = 0
+def _rows(batches: Iterator[Any], path: Path, limit: RowLimit, columns: Mapping[str, str]) -> Iterator[tuple[int, Any]]:
+    number, remove_nulls = 0, None
     for batch in batches:
+        remove_nulls = remove_nulls or null_remover(batch.schema, columns)  # all batches of a file have one schema
         shares = any(name in str(kind) for kind in batch.schema.types for name in SHARING_TYPES)
         for start in range(0, batch.num_rows, SLICE_ROWS):
             part = batch.slice(start, SLICE_ROWS)
@@ -59,7 +61,7 @@ def _rows(batches: Iterator[Any], path: Path, limit: RowLimit) -> Iterator[tuple
                 number += 1
                 if size > limit.size and value_bytes(row) > limit.size:
                     raise limit.error(f"{path}: row {number}")
-                yield number, row
+                yield number, remove_nulls(row)
 
 
 def _one_by_one(batch: Any) -> Iterator[Any]:

@@ -6,11 +6,12 @@ import csv
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from orpo_cli.data.sources.arrow_rows import arrow_batches, arrow_rows, parquet_rows
+from orpo_cli.data.sources.nearest_path import missing_path_remedy
 from orpo_cli.data.sources.row_limit import row_limit
 from orpo_cli.data.sources.text_rows import COMPRESSION_TOOLS, csv_rows, json_rows, uncompressed_name
 from orpo_cli.errors import DataError
@@ -34,7 +35,7 @@ def is_data_file(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def read_rows(path: Path, columns: Mapping[str, str] = {}) -> Iterator[tuple[int, Any]]:
     """Yield (row number from 1, row). For jsonl it is the line number; for csv and tsv it does not count the header.
 
     Raises DataError with the file and, as far as the reader knows it, the row; also for a row over the limit of ``row_limit``.
@@ -42,7 +43,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
     last = 0
     try:
         check_kind(path)
-        for number, row in _reader(path):
+        for number, row in _reader(path, columns):
             yield number, row
             last = number
     except Exception as error:
@@ -67,7 +68,8 @@ def check_regular(path: Path) -> None:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         raise DataError(
             f"{path}: no such file or folder." if missing else f"{path}: cannot be read: {error.strerror or error}.",
-            remedy="A relative path starts at the current directory; a hub dataset is written namespace/name.",
+            remedy=f"{missing_path_remedy(path) if missing else ''} A relative path starts at the current directory; a hub "
+            "dataset is written namespace/name.".lstrip(),
         ) from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         kind = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
@@ -128,10 +130,11 @@ def unsupported_error(name: str, path: Path | None = None) -> DataError:
     return DataError(f"{name}: not a supported kind of data file.", remedy=KNOWN)
 
 
-def _reader(path: Path) -> Iterator[tuple[int, Any]]:
+def _reader(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, Any]]:
     name, limit = uncompressed_name(path), row_limit()
     if name.endswith(JSON_SUFFIXES):
         return json_rows(path, limit)
     if name.endswith((".csv", ".tsv")):
         return csv_rows(path, "\t" if name.endswith(".tsv") else ",", limit)
-    return parquet_rows(path, limit) if name.endswith(".parquet") else arrow_rows(path, limit)
+    reader = parquet_rows if name.endswith(".parquet") else arrow_rows
+    return reader(path, limit, columns)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from orpo_cli.data.sources.arrow_nulls import null_remover
 from orpo_cli.data.sources.files import check_arrow_file
+from orpo_cli.data.sources.nearest_path import nearest_path
 from orpo_cli.errors import DataError, HubError, HubRefused, OrpoError, hub_error_type
 from orpo_cli.hub_status import hub_reachable
 from orpo_cli.os_errors import explain_os_error
 from orpo_cli.recipe.schema import Source
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+CONFIG_ERROR = re.compile(r"(?:available configs|not found\. Available): (\[.*\])")  # of `datasets`
+NAME = re.compile(r"'([^']+)'")
 
 
 def open_hub_dataset(
@@ -58,13 +62,15 @@ def open_hub_dataset(
     return f"hub:{source.path}", commit, tables
 
 
-def _read_rows(table: Iterable[Any], source: Source) -> Iterator[Any]:
+def _read_rows(table: Any, source: Source) -> Iterator[Any]:
+    features = getattr(table, "features", None)  # a stream may not know them
+    remove_nulls = null_remover(features.arrow_schema if features is not None else None, source.columns)
     for file in {each["filename"] for each in getattr(table, "cache_files", ())}:
         check_arrow_file(Path(file))
     number = 0
     try:
         for row in table:
-            yield row
+            yield remove_nulls(row)
             number += 1
     except Exception as error:
         converted = convert_error(error, source)
@@ -74,6 +80,12 @@ def _read_rows(table: Iterable[Any], source: Source) -> Iterator[Any]:
             f"{source.path}: cannot be read after row {number}: {str(error).strip().rstrip('.')}.",
             remedy=converted.remedy,
         ) from error
+
+
+def _no_local_path(path: str) -> str:
+    local = Path(path).absolute()
+    near = nearest_path(local)
+    return f"{local} is no local path either" + (f"; did you mean {near}?" if near else "")
 
 
 def _check_cached_revision(commit: str | None, source: Source, note: Callable[[str], None]) -> None:
@@ -98,7 +110,7 @@ def convert_error(error: Exception, source: Source) -> OrpoError | None:
     if isinstance(error, DatasetNotFoundError):
         return HubRefused(
             f"{source.path}: {message}.",
-            remedy=f"Check the name ({Path(source.path).absolute()} is no local path either); for a private or gated dataset "
+            remedy=f"Check the name ({_no_local_path(source.path)}); for a private or gated dataset "
             "request access on its page and run `hf auth login` or set HF_TOKEN.",
         )
     if isinstance(error, HfHubHTTPError):
@@ -107,13 +119,18 @@ def convert_error(error: Exception, source: Source) -> OrpoError | None:
         )
     if isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith(("httpx", "httpcore")):
         return HubError(
-            f"{source.path}: the hub cannot be reached and no copy of the dataset is cached; "
-            f"{Path(source.path).absolute()} is no local path either.",
+            f"{source.path}: the hub cannot be reached and no copy of the dataset is cached; {_no_local_path(source.path)}.",
             remedy="Check the network, or download the dataset on a machine with network: "
             f"`hf download --repo-type dataset {source.path} --local-dir DIR`, and set path to DIR.",
         )
     if isinstance(error, DatasetGenerationError):
         return DataError(f"{source.path}: the dataset's files cannot be read: {error.__cause__ or message}")
+    if isinstance(error, ValueError) and (configs := CONFIG_ERROR.search(message)):
+        problem = "several configurations" if source.name is None else f"no configuration {source.name!r} but"
+        return DataError(
+            f"{source.path}: the dataset has {problem} {', '.join(NAME.findall(configs[1]))}.",
+            remedy="Set name to one of them; for several, give a list of sources.",
+        )
     if isinstance(error, ValueError | OSError):  # an unknown configuration, no data files, a full disk
         return DataError(f"{source.path}: {message}.")
     return None

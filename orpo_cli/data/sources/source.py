@@ -14,13 +14,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from orpo_cli.data.sources import files
+from orpo_cli.data.sources.arrow_nulls import null_remover
 from orpo_cli.data.sources.arrow_rows import value_bytes
+from orpo_cli.data.sources.dataset_card import card_config
 from orpo_cli.data.sources.hub import open_hub_dataset
+from orpo_cli.data.sources.nearest_path import missing_path_remedy
 from orpo_cli.data.sources.remote import download
 from orpo_cli.data.sources.row_limit import row_limit
 from orpo_cli.data.sources.text_rows import COMPRESSION_TOOLS
@@ -72,13 +75,14 @@ def open_source(source: Source, label: str, note: Callable[[str], None]) -> Iter
     """
     path = source.path
     if "://" in path:
-        _refuse_hub_options(source, "a URL")
+        _refuse_hub_options(source, "a URL", ("name", "revision"))
         with temporary_directory("download") as folder:
             note(f"downloading {path}")
             downloaded = download(path, folder)
             try:
                 yield _open_files(
                     {"train": downloaded},
+                    source,
                     location=path,
                     name=lambda file: label if len(downloaded) == 1 else f"{label}/{file.relative_to(folder)}",
                 )
@@ -86,9 +90,13 @@ def open_source(source: Source, label: str, note: Callable[[str], None]) -> Iter
                 copy = str(downloaded[0] if len(downloaded) == 1 else folder)
                 raise DataError(error.message.replace(copy, path), remedy=error.remedy) from error
     elif (local := Path(path).expanduser()).exists() or glob.has_magic(path) or _looks_local(path):
-        _refuse_hub_options(source, "a local path")
-        is_pattern = glob.has_magic(path) and not local.exists()
-        yield _open_pattern(path, label) if is_pattern else _open_path(local, label)
+        if local.is_dir():
+            _refuse_hub_options(source, "a local path", ("revision",))
+            yield _open_folder(local.absolute(), source, label, note)
+        else:
+            _refuse_hub_options(source, "a local path", ("name", "revision"))
+            is_pattern = glob.has_magic(path) and not local.exists()
+            yield _open_pattern(source, label) if is_pattern else _open_file(local.absolute(), source, label)
     else:
         yield _open_tables(*open_hub_dataset(source, note), label)
 
@@ -102,43 +110,71 @@ def _looks_local(path: str) -> bool:
     )
 
 
-def _refuse_hub_options(source: Source, kind: str) -> None:
-    given = [key for key in ("name", "revision") if getattr(source, key) is not None]
+def _refuse_hub_options(source: Source, kind: str, options: tuple[str, ...]) -> None:
+    given = [key for key in options if getattr(source, key) is not None]
     if given:
         raise UsageError(
             f"dataset source {source.path}: {' and '.join(given)} would do nothing for {kind}; they select within a hub "
-            "dataset.",
+            "dataset, and name within a folder whose dataset card has configurations.",
             remedy=f"Remove {' and '.join(given)}.",
         )
 
 
-def _open_path(path: Path, label: str) -> OpenedSource:
-    path = path.absolute()
+def _open_file(path: Path, source: Source, label: str) -> OpenedSource:
     files.check_regular(path)
-    if path.is_dir():
-        return _open_folder(path, label)
     if not path.is_file():
         raise DataError(f"{path}: a device or a pipe, not a file.", remedy="Write its content to a file first.")
     if not files.is_data_file(path.name):
         raise files.unsupported_error(str(path), path)
-    return _open_files({"train": [path]}, location=str(path), name=lambda _: label)
+    return _open_files({"train": [path]}, source, location=str(path), name=lambda _: label)
 
 
-def _open_pattern(pattern: str, label: str) -> OpenedSource:
+def _open_pattern(source: Source, label: str) -> OpenedSource:
     """Data files that match a pattern (``data/*.jsonl.gz``, ``**`` for folders), sorted by name."""
+    pattern = source.path
     found = [Path(name).absolute() for name in glob.glob(str(Path(pattern).expanduser()), recursive=True)]
     paths = sorted(path for path in found if path.is_file() and files.is_data_file(path.name))
     if not paths:
         others = f" ({len(found)} other paths match)" if found else ""
-        raise DataError(f"{pattern}: no data file matches{others}.", remedy=files.KNOWN)
+        fixed = takewhile(lambda part: not glob.has_magic(part), Path(pattern).expanduser().parts)
+        folder = Path(*fixed).absolute()
+        near = "" if folder.exists() else missing_path_remedy(folder)
+        raise DataError(f"{pattern}: no data file matches{others}.", remedy=near or files.KNOWN)
     common = Path(os.path.commonpath([path.parent for path in paths]))
-    return _open_files({"train": paths}, location=pattern, name=lambda file: str(file.relative_to(common)))
+    return _open_files({"train": paths}, source, location=pattern, name=lambda file: str(file.relative_to(common)))
 
 
-def _open_folder(folder: Path, label: str) -> OpenedSource:
-    """Folder of data files, split by their names as ``datasets`` does, or one written by ``save_to_disk``."""
-    if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        return _open_saved_dataset(folder, label)
+def _open_folder(folder: Path, source: Source, label: str, note: Callable[[str], None]) -> OpenedSource:
+    """Dataset in a folder: written by ``save_to_disk``, with a dataset card, or data files that their names split."""
+    location, saved = str(folder), is_saved_dataset(folder)
+    config = None if saved else card_config(folder, source.name, note)
+    if config is None and source.name is not None:
+        raise UsageError(
+            f"{folder}: no dataset card (README.md) names configurations, so name: {source.name} selects nothing.",
+            remedy="Remove name, or set path to a folder or the files within it.",
+        )
+    if saved:
+        return _open_saved_dataset(folder, source, label)
+    if config is not None:
+        by_split, location = config.splits, f"{folder} (configuration {config.name})"
+        note(f"reading the configuration {config.name} of {folder}")
+    else:
+        by_split = _split_by_names(folder)
+    return _open_files(by_split, source, location=location, name=lambda file: f"{label}/{_relative(file, folder)}")
+
+
+def _relative(file: Path, folder: Path) -> Path:
+    """``file`` as a path from ``folder``; a card can name files beside its folder."""
+    return Path(os.path.relpath(file, folder))
+
+
+def _split_by_names(folder: Path) -> dict[str, list[Path]]:
+    """Data files of a folder by split, as ``datasets`` finds them. Raises DataError where there are none."""
+    if inner := sorted(path.name for path in folder.iterdir() if is_saved_dataset(path)):
+        raise DataError(
+            f"{folder}: the folder contains saved datasets: {', '.join(inner)}.",
+            remedy=f"Set path to one of them, for example {folder / inner[0]}; for several, give a list of sources.",
+        )
     from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns
 
     try:
@@ -151,10 +187,15 @@ def _open_folder(folder: Path, label: str) -> OpenedSource:
     by_split = {str(split): paths for split, paths in by_split.items() if paths}
     if not by_split:
         raise DataError(f"{folder}: the folder contains no data file.", remedy=files.KNOWN)
-    return _open_files(by_split, location=str(folder), name=lambda file: f"{label}/{file.relative_to(folder)}")
+    return by_split
 
 
-def _open_saved_dataset(folder: Path, label: str) -> OpenedSource:
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether ``save_to_disk`` wrote the folder."""
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def _open_saved_dataset(folder: Path, source: Source, label: str) -> OpenedSource:
     """Dataset of ``save_to_disk``. Its own fingerprint does not cover the content of its files, so they are hashed."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     if not (folder / "dataset_dict.json").is_file():
@@ -164,11 +205,11 @@ def _open_saved_dataset(folder: Path, label: str) -> OpenedSource:
         if not isinstance(names, list) or not names:
             raise DataError(f"{folder / 'dataset_dict.json'}: it names no splits.", remedy="Save the dataset again.")
         splits = {str(name): folder / str(name) for name in names}
-    tables = {split: partial(_saved_rows, each) for split, each in splits.items()}
+    tables = {split: partial(_saved_rows, each, source) for split, each in splits.items()}
     return _open_tables(str(folder), _sha256(paths), tables, label)
 
 
-def _saved_rows(folder: Path) -> Iterator[Any]:
+def _saved_rows(folder: Path, source: Source) -> Iterator[Any]:
     from datasets import load_from_disk
 
     for file in sorted(folder.glob("*.arrow")):
@@ -179,7 +220,7 @@ def _saved_rows(folder: Path) -> Iterator[Any]:
         raise DataError(
             f"{folder}: the saved dataset cannot be read: {error}", remedy="Save the dataset again."
         ) from error
-    yield from table
+    yield from map(null_remover(table.features.arrow_schema, source.columns), table)
 
 
 def _open_tables(
@@ -198,11 +239,14 @@ def _open_tables(
     return OpenedSource(location, fingerprint, {split: partial(rows_of, split) for split in tables})
 
 
-def _open_files(by_split: Mapping[str, list[Path]], location: str, name: Callable[[Path], str]) -> OpenedSource:
+def _open_files(
+    by_split: Mapping[str, list[Path]], source: Source, *, location: str, name: Callable[[Path], str]
+) -> OpenedSource:
     def rows_of(paths: list[Path]) -> Rows:
         named = [(path, name(path)) for path in paths]
         return lambda: chain.from_iterable(
-            (Row(f"{label}:{number}", row) for number, row in files.read_rows(path)) for path, label in named
+            (Row(f"{label}:{number}", row) for number, row in files.read_rows(path, source.columns))
+            for path, label in named
         )
 
     every = [path for paths in by_split.values() for path in paths]

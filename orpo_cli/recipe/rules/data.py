@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from orpo_cli.errors import Problem
 from orpo_cli.recipe.did_you_mean import did_you_mean
+from orpo_cli.recipe.hub_address import parse_hub_address
 from orpo_cli.recipe.schema import EvalSplit, Recipe, Source
 
 ACCELERATOR_CONFIG_KEYS = (
@@ -67,6 +68,30 @@ def evaluates_on_training_data(recipe: Recipe) -> Iterator[Problem]:
                 remedy="Use another split, slices that do not overlap (train[:95%], train[95%:]), {test_size: 0.05}, or "
                 "rules: {leaked: true}.",
                 severity="warning",
+            )
+
+
+def source_is_web_page(recipe: Recipe) -> Iterator[Problem]:
+    """A source is the id of a dataset, a path or the URL of a file, not the address of a page of the hub."""
+    dataset = recipe.dataset
+    for part, sources in (("train", dataset.train), ("eval", dataset.eval if isinstance(dataset.eval, list) else [])):
+        for index, source in enumerate(sources):
+            hub = parse_hub_address(source.path)
+            is_file_url = hub is not None and hub.file and re.search(r"://.*/(?:resolve|raw)/", source.path)
+            if hub is None or is_file_url or source.path.startswith("hf://"):
+                continue
+            revision = "" if hub.revision in (None, "main") else f" and set revision: {hub.revision}"
+            if hub.kind != "datasets":
+                remedy = f"It is the address of one of the hub's {hub.kind}. Write the id of a dataset, NAMESPACE/NAME."
+            elif hub.file:
+                remedy = f"Write path: hf://datasets/{hub.id}{f'@{hub.revision}' if revision else ''}/{hub.file}."
+            else:
+                remedy = f"Write NAMESPACE/NAME: path: {hub.id}{revision}."
+            yield Problem(
+                "dataset-address",
+                "is the address of a web page, not data.",
+                f"dataset.{part}{_index(index, sources)}.path",
+                remedy=remedy,
             )
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from orpo_cli.data.sources.files import KNOWN, is_data_file
-from orpo_cli.errors import DataError, UsageError
+from orpo_cli.errors import DataError
 from orpo_cli.recipe.did_you_mean import did_you_mean
 
 FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
@@ -33,14 +33,14 @@ class CardConfig(NamedTuple):
 def card_config(folder: Path, name: str | None, note: Callable[[str], None]) -> CardConfig | None:
     """The configuration ``name`` of the folder's card, or its default; None where there is no card or it names none.
 
-    Raises UsageError where the recipe must choose or names an unknown one, DataError where the card or its files cannot be read.
+    Raises DataError where the recipe must choose one or names an unknown one, and where the card or its files cannot be read.
     """
     configs = _read_configs(folder)
     if not configs:
         return None
     chosen = name if name is not None else _default_name(folder, configs)
     if chosen not in configs:
-        raise UsageError(
+        raise DataError(
             f"{folder}: its card has no configuration {chosen!r}; it has {', '.join(configs)}.",
             remedy=did_you_mean(chosen, configs, "Set name to one of these."),
         )
@@ -55,7 +55,7 @@ def _default_name(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> str
     if len(defaults) == 1:
         return defaults[0]
     reason = f"several are the default ({', '.join(defaults)})" if defaults else "none is the default"
-    raise UsageError(
+    raise DataError(
         f"{folder}: its card has the configurations {', '.join(configs)}, and {reason}.",
         remedy=f"Set name to one of them, for example name: {next(iter(configs))}; for several, give a list of sources.",
     )
@@ -117,6 +117,8 @@ def _resolve_files(folder: Path, name: str, config: Mapping[str, Any]) -> dict[s
         if remote := [pattern for each in patterns.values() for pattern in each if "://" in str(pattern)]:
             raise DataError(f"{where}: the file {remote[0]} is not in the folder.", remedy="Give its URL as path.")
         found = DataFilesDict.from_patterns(patterns, base_path=base)
+        if not any(found.values()):
+            raise FileNotFoundError
     except (EmptyDatasetError, FileNotFoundError) as error:
         raise DataError(
             f"{where}: no file matches its data_files.",

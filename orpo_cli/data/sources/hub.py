@@ -126,7 +126,7 @@ def convert_error(error: Exception, source: Source) -> OrpoError | None:
     if isinstance(error, DatasetGenerationError):
         return DataError(f"{source.path}: the dataset's files cannot be read: {error.__cause__ or message}")
     if isinstance(error, ValueError) and (configs := CONFIG_ERROR.search(message)):
-        problem = "several configurations" if source.name is None else f"no configuration {source.name!r} but"
+        problem = "several configurations:" if source.name is None else f"no configuration {source.name!r}, but"
         return DataError(
             f"{source.path}: the dataset has {problem} {', '.join(NAME.findall(configs[1]))}.",
             remedy="Set name to one of them; for several, give a list of sources.",

@@ -159,7 +159,7 @@ def _open_folder(folder: Path, source: Source, label: str, note: Callable[[str],
         by_split, location = config.splits, f"{folder} (configuration {config.name})"
         note(f"reading the configuration {config.name} of {folder}")
     else:
-        by_split = _split_by_names(folder)
+        by_split = _split_by_names(folder, note)
     return _open_files(by_split, source, location=location, name=lambda file: f"{label}/{_relative(file, folder)}")
 
 
@@ -168,7 +168,7 @@ def _relative(file: Path, folder: Path) -> Path:
     return Path(os.path.relpath(file, folder))
 
 
-def _split_by_names(folder: Path) -> dict[str, list[Path]]:
+def _split_by_names(folder: Path, note: Callable[[str], None]) -> dict[str, list[Path]]:
     """Data files of a folder by split, as ``datasets`` finds them. Raises DataError where there are none."""
     if inner := sorted(path.name for path in folder.iterdir() if is_saved_dataset(path)):
         raise DataError(
@@ -187,7 +187,23 @@ def _split_by_names(folder: Path) -> dict[str, list[Path]]:
     by_split = {str(split): paths for split, paths in by_split.items() if paths}
     if not by_split:
         raise DataError(f"{folder}: the folder contains no data file.", remedy=files.KNOWN)
+    used = {path for paths in by_split.values() for path in paths}
+    if others := sorted(_data_files(folder) - used):
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        names = ", ".join(str(path.relative_to(folder)) for path in others[:3])
+        note(f"{folder}: not read, since the name of no split is in their path: {names}{more}")
     return by_split
+
+
+def _data_files(folder: Path) -> set[Path]:
+    """Data files in a folder and below it, without hidden ones and those that describe a dataset."""
+    from datasets.data_files import FILES_TO_IGNORE
+
+    found = set()
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
+        found |= {Path(parent, name) for name in names if not name.startswith((".", "__"))}
+    return {path for path in found if files.is_data_file(path.name) and path.name not in FILES_TO_IGNORE}
 
 
 def is_saved_dataset(folder: Path) -> bool:

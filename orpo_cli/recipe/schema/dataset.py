@@ -15,7 +15,11 @@ class Source(Section):
         description="Hub id, file, directory or URL of data files.",
         examples=["pairs.jsonl", "mlabonne/orpo-dpo-mix-40k"],
     )
-    name: str | None = Field(None, description="Configuration (subset) of a hub dataset.", examples=["default"])
+    name: str | None = Field(
+        None,
+        description="Configuration (subset) of a hub dataset, or of a folder with a dataset card.",
+        examples=["default"],
+    )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub dataset.", examples=["main"])
     split: str = Field("train", min_length=1, description="Split; slices such as train[:1000] are allowed.")
     format: str = Field(

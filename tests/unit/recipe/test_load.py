@@ -266,3 +266,29 @@ def test_the_address_of_a_model_has_its_id_in_the_remedy(address: str, remedy: s
 )
 def test_common_slips_have_a_remedy(text: str, path: str, remedy: str, tmp_path: Path) -> None:
     assert problems(tmp_path, text)[path].remedy == remedy
+
+
+@pytest.mark.parametrize(
+    ("address", "remedy"),
+    [
+        ("https://huggingface.co/datasets/org/name", "Write NAMESPACE/NAME: path: org/name."),
+        ("huggingface.co/datasets/org/name/", "Write NAMESPACE/NAME: path: org/name."),
+        ("https://huggingface.co/datasets/org/name/viewer", None),
+        ("https://huggingface.co/datasets/org/name/tree/v2", "Write NAMESPACE/NAME: path: org/name and set revision: v2."),
+        ("https://hf.co/datasets/org/name/blob/main/a/b.jsonl", "Write path: hf://datasets/org/name/a/b.jsonl."),
+        ("https://hf.co/datasets/org/name/blob/v2/b.jsonl", "Write path: hf://datasets/org/name@v2/b.jsonl."),
+        ("git@hf.co:datasets/org/name.git", "Write NAMESPACE/NAME: path: org/name."),
+        ("https://huggingface.co/org/name", "It is the address of one of the hub's models. Write the id of a dataset"),
+        ("https://huggingface.co/datasets/org/name/resolve/main/b.jsonl", None),
+        ("hf://datasets/org/name", None),
+        ("https://example.com/b.jsonl", None),
+    ],
+)  # fmt: skip
+def test_the_address_of_a_dataset_has_its_id_in_the_remedy(address: str, remedy: str | None, tmp_path: Path) -> None:
+    text = GOOD.replace("x.jsonl", address)
+    if remedy is None:
+        load_recipe(write(tmp_path, text), ())
+        return
+    problem = problems(tmp_path, text)["dataset.train.path"]
+    assert problem.code == "dataset-address"
+    assert str(problem.remedy).startswith(remedy)

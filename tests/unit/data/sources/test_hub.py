@@ -197,21 +197,22 @@ def test_a_stream_downloads_rows_while_they_are_read(hub: ThreadingHTTPServer, t
 
 def test_the_requested_configuration_and_revision_are_read(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
     source = {"path": "org/configs", "name": "en"}
-    english, german, older, unnamed = read(
+    english, german, older, unnamed, unknown = read(
         f"http://127.0.0.1:{hub.server_port}",
         tmp_path,
         source,
         {**source, "name": "de", "split": "train[-1:]"},
         {**source, "revision": "v1"},
         {"path": "org/configs"},
+        {**source, "name": "fr"},
     )
     assert [row for _, row in english["rows"]] == pairs(3)
     assert german["rows"] == [["org/configs:3", pairs(1, start=22)[0]]]
     assert [row for _, row in older["rows"]] == pairs(2, start=50)
     assert (english["fingerprint"], older["fingerprint"]) == (COMMIT, OLDER)
     assert unnamed["exit_code"] == 4
-    assert "en" in unnamed["message"]
-    assert "de" in unnamed["message"]
+    assert unnamed["message"] == "org/configs: the dataset has several configurations: en, de."
+    assert unknown["message"] == "org/configs: the dataset has no configuration 'fr', but en, de."
 
 
 def test_a_broken_hub_dataset_is_a_data_error(hub: ThreadingHTTPServer, tmp_path: Path) -> None:

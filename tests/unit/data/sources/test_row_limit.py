@@ -192,6 +192,8 @@ LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345
         ("x.parquet", LFS.encode(), "a git-lfs pointer"),
         ("x.csv", b"<!DOCTYPE html>\n<html><body>Sign in</body></html>", "a web page (HTML)"),
         ("x.arrow", b"\n<html>", "a web page (HTML)"),
+        ("x.json", b"<!-- login -->\n<div>Sign in</div>", "a web page (HTML)"),
+        ("x.jsonl", b"x" * 257 + b"ustar\x0000", "a tar archive"),
         ("x.jsonl", gzip.compress(b'{"a": 1}', mtime=0), "a gzip file"),
         ("x.csv", bz2.compress(b"a,b"), "a bzip2 file"),
         ("x.json", lzma.compress(b"[]"), "an xz file"),

@@ -91,3 +91,53 @@ def test_tokens_and_their_masks(name: str, tmp_path: Path) -> None:
         assert learned.endswith(tokenizer.convert_ids_to_tokens(end))
         assert ids[border:].count(end) == 1
         assert ids[:border].count(end) == ends_in_prompt
+
+
+USER, ANSWER, SYSTEM, TOOL = (
+    {"role": role, "content": f"{role} text"} for role in ("user", "assistant", "system", "tool")
+)
+HISTORIES = {  # what comes before the answer
+    "late system": [USER, ANSWER, SYSTEM, USER],
+    "two systems": [SYSTEM, SYSTEM, USER],
+    "system before an answer": [SYSTEM, ANSWER, USER],
+    "system after the question": [USER, SYSTEM, USER],
+    "tool result": [USER, ANSWER, TOOL],
+}
+REFUSED = {  # the others have a header for any system message; ChatML has one for any role
+    "chatml": set(),
+    "zephyr": {"tool result"},
+    "llama3": {"tool result"},
+    "phi3": {"tool result"},
+    "mistral": set(HISTORIES),
+    "gemma": set(HISTORIES),
+}
+
+HEADERS = {
+    "chatml": "<|im_start|>{role}\n",
+    "zephyr": "<|{role}|>\n",
+    "llama3": "<|start_header_id|>{role}<|end_header_id|>\n\n",
+    "phi3": "<|{role}|>\n",
+}
+
+
+@pytest.mark.parametrize("history", HISTORIES)
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_built_in_template_refuses_a_message_that_it_has_no_place_for(
+    name: str, history: str, tmp_path: Path
+) -> None:
+    rows = [
+        {"prompt": messages, "chosen": [{**ANSWER, "content": "good"}], "rejected": [{**ANSWER, "content": "bad"}]}
+        for messages in (HISTORIES[history], [SYSTEM, USER])
+    ]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    section = DatasetSection.model_validate({"train": {"path": str(tmp_path / "x.jsonl")}})
+    tokenizer = tokenizer_of(name)
+    data = prepare(section, tokenizer, max_length=400, max_prompt_length=300, note=lambda _: None)
+    if history in REFUSED[name]:
+        assert data.report.dropped == {"template_error": 1}
+        assert "no place for a message" in data.report.lines()[1] or "system message" in data.report.lines()[1]
+        return
+    assert data.report.dropped == {}
+    prompt = tokenizer.decode(data.train[0]["prompt_input_ids"])
+    for message in HISTORIES[history]:
+        assert HEADERS[name].format(**message) + message["content"] in prompt

@@ -114,7 +114,9 @@ class SourceRecord(Record):
     """Source in data_report.json."""
 
     location: str
+    part: str = ""
     path: str = ""
+    notes: dict[str, int] = {}
     rows_read: int = 0
     kept: int = 0
     dropped: dict[str, int] = {}

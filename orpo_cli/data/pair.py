@@ -11,6 +11,8 @@ from orpo_cli.errors import DataError
 REASONING = "reasoning_content"
 REASONING_FIELDS = (REASONING, "thinking", "reasoning")  # names of the reasoning of a message, in data and in templates
 
+SYSTEM_SEPARATOR = "\n\n"  # between the system text and the prompt of a plain text
+
 
 class Message(NamedTuple):
     """Message of a conversation. ``role`` is system, user, assistant or tool; ``extra`` has its further keys."""
@@ -85,6 +87,11 @@ def text_of(value: tuple[Message, ...] | str) -> str:
         for part in (message.content, *(json.dumps(call, ensure_ascii=False) for call in message.tool_calls))
     )
     return "\n".join(part for part in parts if part)
+
+
+def text_with_system(prompt: str, system: str) -> str:
+    """Prompt of a plain text, after its system text where it has one."""
+    return f"{system}{SYSTEM_SEPARATOR}{prompt}" if system.strip() else prompt
 
 
 class RowRejected(DataError):

@@ -35,7 +35,7 @@ NOTES = {
     "one; name the prompt with `columns: {prompt: …}`, or set `format: text`",
     "text_and_messages": "have messages, while other rows of this source are text",
     "system_before_prompt": "have their system text before the prompt, since they are trained without a chat template",
-    "tools_not_rendered": "have tools that the chat template does not write",
+    "tools_not_rendered": "have tools that are not in the text that is trained",
     "message_not_rendered": "have a message before the answer whose text the chat template leaves out or changes",
     "reasoning_trained": "have reasoning in an answer: the chat template writes it, and it is trained",
     "reasoning_removed": "have reasoning in an answer (a field of the message, or text up to </think>) that the chat template does not "
@@ -95,15 +95,6 @@ class SourceReport:
             for reason, count in self.dropped.most_common()
         ]
 
-    def note_lines(self) -> list[str]:
-        """One line per note, for `orpo data`, `orpo plan` and a run; those of ``WARNINGS`` start with "warning:"."""
-        several = [f"{self.notes[name]:,} {line}" for name, line in SEVERAL_PAIRS.items() if self.notes[name]]
-        return several + [
-            f"{'warning: ' if note in WARNINGS else ''}{count:,} rows {NOTES[note]}"
-            for note, count in self.notes.items()
-            if note in NOTES
-        ]
-
     def as_dict(self) -> dict[str, Any]:
         """Counts as a JSON object."""
         return {**self.__dict__, "dropped": dict(self.dropped.most_common()), "notes": dict(self.notes)}
@@ -126,10 +117,20 @@ class SourceReport:
             text.append(
                 f"  truncated {self.truncated_prompts:,} prompts and {self.truncated_completions:,} completions"
             )
-        text += [f"  {line}" for line in self.note_lines()]
+        text += [f"  {line}" for line in note_lines(self.notes)]
         if self.unused_columns:
             text.append(f"  unused columns: {', '.join(self.unused_columns)}")
         return text
+
+
+def note_lines(notes: Counter[str]) -> list[str]:
+    """One line per note, for `orpo data`, `orpo plan` and a run; those of ``WARNINGS`` start with "warning:"."""
+    several = [f"{notes[name]:,} {line}" for name, line in SEVERAL_PAIRS.items() if notes[name]]
+    return several + [
+        f"{'warning: ' if note in WARNINGS else ''}{count:,} rows {NOTES[note]}"
+        for note, count in notes.items()
+        if note in NOTES
+    ]
 
 
 @dataclass
@@ -161,6 +162,10 @@ class DataReport:
     def dropped(self) -> dict[str, int]:
         """Number of rows dropped from all sources, by reason."""
         return dict(sum((source.dropped for source in self.sources), Counter()).most_common())
+
+    def train_notes(self) -> list[str]:
+        """Notes of all train sources together, one line each."""
+        return note_lines(sum((source.notes for source in self.sources if source.part == "train"), Counter[str]()))
 
     def as_dict(self) -> dict[str, Any]:
         """JSON object of data_report.json: totals, the counts of each source, and the meaning of each reason."""

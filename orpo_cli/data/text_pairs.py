@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orpo_cli.data.formats.format import Format
 from orpo_cli.data.formats.preference import TEXT
-from orpo_cli.data.pair import Message, Pair, RowRejected
+from orpo_cli.data.pair import Message, Pair, RowRejected, text_with_system
 from orpo_cli.errors import DataError
 from orpo_cli.model.chat_template_errors import PROBE, explain_template_errors
 
@@ -25,7 +25,15 @@ if TYPE_CHECKING:
 
 AS_MESSAGES = "text_as_messages"  # note of a row that became messages
 AS_TEXT = ("text_without_template", "text_by_format", "text_rendered", "text_without_prompt")  # notes of the others
-SYSTEM_SEPARATOR = "\n\n"  # between the system text and the prompt of a text
+
+
+def trained_as_text(report: Mapping[str, Any]) -> bool:
+    """Whether data_report.json says that all train pairs were texts without the marks of a chat template."""
+    notes = [source.get("notes", {}) for source in report.get("sources", ()) if source.get("part") == "train"]
+    with_marks = (AS_MESSAGES, "text_rendered", "text_and_messages")
+    return bool(notes) and all(
+        any(found.get(name) for name in AS_TEXT) and not any(found.get(name) for name in with_marks) for found in notes
+    )
 
 
 class TextPairs:
@@ -49,10 +57,9 @@ class TextPairs:
         notes[kept_as or AS_MESSAGES] += 1
         if kept_as is None:
             return self._as_messages(pair)
-        if not pair.system.strip():
-            return replace(pair, system="", tools=None)
-        notes["system_before_prompt"] += 1
-        return replace(pair, prompt=f"{pair.system}{SYSTEM_SEPARATOR}{pair.prompt}", system="", tools=None)
+        affected = {"system_before_prompt": pair.system.strip(), "tools_not_rendered": pair.tools}
+        notes.update(name for name, value in affected.items() if value)
+        return replace(pair, prompt=text_with_system(pair.prompt, pair.system), system="", tools=None)
 
     def count_mixed(self, notes: Counter[str]) -> None:
         """Note how many rows have messages, if others are text. Called after the last row."""

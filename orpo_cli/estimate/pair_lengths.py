@@ -28,10 +28,14 @@ class PairSize(NamedTuple):
 
 @dataclass(frozen=True)
 class PairLengths:
-    """Lengths of the training pairs. ``measured``: read from the data; else the longest that the recipe allows."""
+    """Lengths of the training pairs. ``measured``: read from the data; else the longest that the recipe allows.
+
+    ``notes``: what the data report says of the pairs that were read, such as rows of text that become messages.
+    """
 
     pairs: tuple[PairSize, ...]
     measured: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def longest(self) -> PairSize:

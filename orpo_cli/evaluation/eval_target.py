@@ -36,6 +36,15 @@ class EvalTarget:
         """Variants that can be compared, the tuned one last."""
         return ("model",) if self.rundir is None else ("base", "tuned")
 
+    @cached_property
+    def trained_as_text(self) -> bool:
+        """Whether a run was trained on texts without the chat template of its tokenizer, so that it is asked without it."""
+        from orpo_cli.data.text_pairs import trained_as_text
+
+        if self.rundir is None or self.tokenizer.chat_template is None:
+            return False
+        return trained_as_text(self.rundir.read_data_report())
+
     @contextmanager
     def use_variant(self, variant: Variant) -> Iterator[PreTrainedModel | PeftModel]:
         """Model of ``variant``. The base is the tuned model with its adapter disabled, where that gives the base."""

@@ -60,7 +60,8 @@ def load_held_out_pairs(
     from orpo_cli.data.prepare import prepare, prepare_eval
 
     check_pairs_available(target.plan, data)
-    dataset, lengths = _dataset_and_lengths(target.plan, data, max_length)
+    format_ = "text" if data is not None and target.trained_as_text else "auto"
+    dataset, lengths = _dataset_and_lengths(target.plan, data, max_length, format_)
     if data is None:
         enough = target.plan.total_pairs() if target.plan is not None else None
         held_out = prepare_eval(dataset, target.tokenizer, **lengths, note=note, pairs_needed=enough)
@@ -83,10 +84,11 @@ def _same_as_in_training(rundir: RunDir | None, fingerprint: str) -> bool | None
 
 
 def _dataset_and_lengths(
-    plan: Plan | None, data: str | None, max_length: int | None
+    plan: Plan | None, data: str | None, max_length: int | None, format_: str
 ) -> tuple[DatasetSection, dict[str, int]]:
-    """Dataset section, and max_length and max_prompt_length (tokens)."""
-    train = None if data is None else [Source(path=str(Path(data).expanduser()) if data.startswith("~") else data)]
+    """Dataset section, and max_length and max_prompt_length (tokens). ``format_`` is that of ``data``."""
+    path = data if data is None or not data.startswith("~") else str(Path(data).expanduser())
+    train = None if path is None else [Source(path=path, format=format_)]
     if plan is None:
         assert train is not None, "refused before"
         max_length = max_length or int(LIBRARY_DEFAULTS["max_length"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.data.pair import Message, Pair, RowRejected
+from orpo_cli.data.pair import Message, Pair, RowRejected, text_with_system
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.evaluation.eval_target import EvalTarget
 from orpo_cli.evaluation.held_out_pairs import load_held_out_pairs
@@ -37,13 +37,14 @@ class PromptBuilder:
         self.end_token_ids = self._encoder.end_token_ids  # ids of the tokens that end a completion in training
 
     def from_text(self, text: str, system: str | None = None) -> Prompt:
-        """Prompt of one text: a user message, or with ``plain`` the text to continue."""
+        """Prompt of one text: a user message, or with ``plain`` the text to continue, after the system text as in training."""
         if not text.strip():
             raise UsageError("the prompt is empty.", remedy="Give a text.")
         if not self.plain:
             return self.from_messages([*([Message("system", system)] if system else []), Message("user", text)])
-        _check_is_text(text)
-        return Prompt(text, self._encode(Pair(text, "a", "b")))
+        full = text_with_system(text, system or "")
+        _check_is_text(full)
+        return Prompt(text, self._encode(Pair(full, "a", "b")))
 
     def from_messages(self, messages: Sequence[Message]) -> Prompt:
         """Prompt for the next assistant message. Raises UsageError where the template cannot render ``messages``."""

@@ -28,7 +28,7 @@ LOSS_TERMS = {  # description and style by purpose of a token
 def summary_view(report: DataReport, audits: dict[str, Audit], steps: dict[str, Any]) -> Iterator[RenderableType]:
     """The statistics of the training and held-out pairs; ``steps`` has the numbers of steps."""
     for line in report.lines():
-        yield Text(one_line(line))
+        yield Text(one_line(line), "yellow" if line.startswith("  warning: ") else "")
     for part, audit in audits.items():
         yield Text()
         yield Text(f"{part}: {audit.pairs:,} pairs", "bold")

@@ -40,6 +40,7 @@ def estimate_document(plan: Plan, sizing: EstimateInputs, *, compare: bool = Tru
         "savings": [{"setting": each.setting, "total_bytes": round(each.total)} for each in savings],
         "step": asdict(step),
         "lengths": "of the pairs" if sizing.lengths.measured else "the maximum that max_length allows",
+        "data_notes": list(sizing.lengths.notes),
         "activations": "traced" if untraced is None else f"roughly, from the widths of the layers ({untraced})",
         "measured": plan.device != "mps",
         **several,

@@ -34,10 +34,14 @@ DECISIONS = (  # the most important first
 
 @dataclass(frozen=True)
 class Screen:
-    """Where the view is shown. ``width``: None for lines that are not wrapped, in a pipe. ``every_value``: where all values are."""
+    """Where the view is shown. ``width``: None for lines that are not wrapped, in a pipe. ``every_value``: where all values are.
+
+    ``has_data_notes``: whether it shows what was noted of the pairs; a run prints it with its data report.
+    """
 
     width: int | None
     every_value: str
+    has_data_notes: bool = True
     has_bar: bool = False
     has_unicode: bool = True
 
@@ -80,7 +84,8 @@ def _entries(
     steps = _steps(plan, count)
     yield "model", [short_path(values["model"]["model_name_or_path"]), ", ".join(_model(plan, facts))]
     yield "method", [_method(plan, facts)]
-    yield "data", [_sources(values["dataset"]), _lengths(plan, inputs if measured else None, count)]
+    notes = inputs.lengths.notes if inputs is not None and screen.has_data_notes else ()
+    yield "data", [_sources(values["dataset"]), _lengths(plan, inputs if measured else None, count), *notes]
     yield "steps", [_schedule(plan, steps, count, measured=measured)]
     training = plan.training
     warmup = f"warmup {_number(training['warmup_steps'])}" if training.get("warmup_steps") else "no warmup"

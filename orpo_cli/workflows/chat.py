@@ -44,6 +44,11 @@ def chat(
     from orpo_cli.evaluation.chat import Conversation
 
     conversation = Conversation(target, sampling, system=system)
+    if target.trained_as_text:
+        console.warn(
+            f"{target.name} was trained on plain text, and chat asks through the chat template, in another form. "
+            "`orpo generate --prompt TEXT` asks as in training."
+        )
     variants = target.variants if compare else target.variants[-1:]
     is_terminal = sys.stdin.isatty()
     if is_terminal:

@@ -41,18 +41,19 @@ def pair_lengths(plan: PlanDraft, source: ModelSource[ModelSection]) -> PairLeng
     from orpo_cli.model.tokenizer import load_tokenizer
 
     try:
-        table = prepare_tables(
+        prepared = prepare_tables(
             plan.dataset,
             load_tokenizer(source),
             max_length=plan.training["max_length"],
             max_prompt_length=plan.dataset.max_prompt_length,
             note=lambda _: None,
             pairs_needed=plan.total_pairs(),
-        ).train
+        )
     except OrpoError:  # training reports errors in the data
         return worst_case_lengths(plan)
-    columns = (table.token_counts(part).tolist() for part in ("prompt", "chosen", "rejected"))
-    return PairLengths(tuple(PairSize(*sizes) for sizes in zip(*columns, strict=True)), measured=True)
+    columns = (prepared.train.token_counts(part).tolist() for part in ("prompt", "chosen", "rejected"))
+    sizes = tuple(PairSize(*each) for each in zip(*columns, strict=True))
+    return PairLengths(sizes, measured=True, notes=tuple(prepared.report.train_notes()))
 
 
 def count_rows(plan: Plan) -> int | None:

@@ -66,6 +66,11 @@ def generate_answers(
     if not plain and target.tokenizer.chat_template is None:
         plain = True
         console.note(f"{target.name} has no chat template: the model continues the text of each prompt")
+    elif not plain and target.trained_as_text:
+        plain = True
+        console.note(
+            f"{target.name} was trained on plain text: the model continues the text of each prompt, as in training"
+        )
     builder = PromptBuilder(target.tokenizer, plain=plain)
     prompts = collect_prompts(
         target,

@@ -105,6 +105,7 @@ def report_plan(result: PlanResult, console: Console) -> dict[str, Any] | None:
     screen = Screen(
         width=console.err.width if terminal else None,
         every_value=f"every value with its reason: {Path(plan.output_dir) / 'plan.json'}",
+        has_data_notes=False,
         has_bar=terminal,
         has_unicode=console.err.encoding.startswith("utf"),
     )

@@ -45,6 +45,23 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model") / "model")
 
 
+def test_a_run_that_was_trained_on_plain_text_is_asked_without_the_template(tmp_path: Path, run: RunDir) -> None:
+    report = {"sources": [{"part": "train", "location": "x.jsonl", "notes": {"text_by_format": 12}}]}
+    asked = document(run.root, "--prompt", "Water boils")
+    run.data_report.write_text(json.dumps(report))
+    try:
+        done = invoke_generate(run.root, "--prompt", "Water boils", "--json")
+        (tmp_path / "x.jsonl").write_text(json.dumps({"prompt": "Water", "chosen": "a", "rejected": "b"}))
+        of_file = document(run.root, "--prompts-from", tmp_path / "x.jsonl")
+    finally:
+        run.data_report.unlink()
+    assert "was trained on plain text" in done.stderr
+    answers = json.loads(done.stdout)["answers"]
+    assert answers[0]["messages"] is None
+    assert answers == document(run.root, "--prompt", "Water boils", "--plain")["answers"] != asked["answers"]
+    assert of_file["answers"][0]["messages"] is None  # type: ignore[index]
+
+
 def test_a_prompt_that_is_not_utf8_is_an_error(run: RunDir) -> None:
     for arguments in (
         ["--prompt", "a\udcff"],

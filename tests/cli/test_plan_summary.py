@@ -41,6 +41,20 @@ def test_a_pipe_has_one_line_for_each_entry_and_decision(
     assert json.loads(orpo_here("plan", recipe, "--json").stdout)["estimate"]["verdict"] == "fits"
 
 
+def test_the_plan_says_how_rows_of_text_are_trained(
+    tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_recipe(tmp_path)
+    rows = [{"prompt": f"What is {n}?", "chosen": f"It is {n}.", "rejected": "No."} for n in range(8)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    note = "8 rows of text are trained as a user and an assistant message"
+    assert f"          {note}" in orpo_here("plan", "recipe.yaml").stdout
+    done = orpo_here("plan", "recipe.yaml", "--json", "--set", "dataset.train.format=text")
+    (said,) = json.loads(done.stdout)["estimate"]["data_notes"]
+    assert said.startswith("8 rows of text are trained as they are, without the chat template")
+
+
 def test_a_terminal_of_80_columns_has_one_screen(tmp_path: Path) -> None:
     write_recipe(tmp_path)
     code, output = run_in_terminal([sys.executable, "-m", "orpo_cli", "plan", "recipe.yaml"], tmp_path, width=80)

@@ -19,7 +19,7 @@ from orpo_cli.data.formats.preference import PREFERENCE, TEXT
 from orpo_cli.data.pair import Message, Pair
 from orpo_cli.data.pair_encoder import PairEncoder
 from orpo_cli.data.prepare import PreparedData, prepare
-from orpo_cli.data.text_pairs import TextPairs
+from orpo_cli.data.text_pairs import TextPairs, trained_as_text
 from orpo_cli.errors import DataError
 from orpo_cli.evaluation.prompts import PromptBuilder
 from orpo_cli.recipe.schema import DatasetSection
@@ -205,3 +205,32 @@ def test_the_prompt_of_a_text_row_is_shown_as_a_message(tmp_path: Path) -> None:
     assert json.loads(read(tmp_path, [README_ROW]).train[0]["prompt_json"]) == [
         {"role": "user", "content": README_ROW["prompt"]}
     ]
+
+
+def test_a_system_text_becomes_a_message_or_precedes_the_prompt(tmp_path: Path) -> None:
+    row = Pair("Why?", "So.", "No.", system="Be brief.")
+    tokenizer = tokenizer_of("chatml")
+    found, counted = TextPairs(tokenizer, ["<|im_end|>"], PREFERENCE).convert(row, Counter()), Counter[str]()
+    assert found.prompt == (Message("system", "Be brief."), Message("user", "Why?"))
+    kept = TextPairs(base_tokenizer(), ["</s>"], PREFERENCE).convert(row, counted)
+    assert (kept.prompt, kept.system) == ("Be brief.\n\nWhy?", "")
+    assert +counted == {"text_without_template": 1, "system_before_prompt": 1}
+    assert TextPairs(tokenizer, ["<|im_end|>"], TEXT).convert(row, Counter()).prompt == kept.prompt
+
+
+@pytest.mark.parametrize(
+    ("rows", "source", "expected"),
+    [
+        ([README_ROW], {"format": "text"}, True),
+        ([README_ROW], {}, False),
+        ([{"chosen": "The sky is blue.", "rejected": "The sky is green."}], {}, True),
+        ([README_ROW, *pairs(2)], {}, False),
+        (pairs(2), {}, False),
+    ],
+)
+def test_the_data_report_says_whether_a_run_was_trained_on_plain_text(
+    rows: list[dict[str, Any]], source: dict[str, str], expected: bool, tmp_path: Path
+) -> None:
+    report = json.loads(json.dumps(read(tmp_path, rows, **source).report.as_dict()))
+    assert trained_as_text(report) is expected
+    assert not trained_as_text({})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from support.tiny import pairs, tiny_tokenizer
 from support.tiny_eval_run import HELD_OUT, make_eval_run, open_target_quietly
 from support.tiny_run import byte_tokenizer
 
-from orpo_cli.data.pair import Message
+from orpo_cli.data.formats.preference import TEXT
+from orpo_cli.data.pair import Message, Pair
+from orpo_cli.data.text_pairs import TextPairs
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.evaluation.eval_target import EvalTarget
 from orpo_cli.evaluation.held_out_pairs import load_held_out_pairs
@@ -58,6 +61,16 @@ def test_plain_text_is_not_rendered() -> None:
     prompt = PromptBuilder(tokenizer, plain=True).from_text("The river is")
     assert prompt.input_ids == tokenizer("The river is").input_ids
     assert prompt.messages is None
+
+
+def test_a_system_text_precedes_plain_text_as_in_training() -> None:
+    tokenizer = tiny_tokenizer()
+    row = Pair("Why?", "So.", "No.", system="Be brief.")
+    trained = TextPairs(tokenizer, ["<|im_end|>"], TEXT).convert(row, Counter())
+    prompt = PromptBuilder(tokenizer, plain=True).from_text("Why?", "Be brief.")
+    assert trained.prompt == "Be brief.\n\nWhy?"
+    assert tokenizer.decode(prompt.input_ids) == trained.prompt
+    assert prompt.text == "Why?"
 
 
 def test_the_template_end_token_is_an_end_token_in_addition_to_the_eos() -> None:

@@ -183,7 +183,7 @@ def make_trl_trainer(
     from peft import LoraConfig
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-    from orpo_cli.training.trl_trainer import PairCollator, TokenizedDataset
+    from orpo_cli.training.padded_batch import PairCollator, TokenizedDataset
 
     names = [
         "max_length",

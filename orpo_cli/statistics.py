@@ -18,7 +18,7 @@ MAX_EXACT = 10_000  # pairs that decide an exact test
 _BLOCK = 1_000_000  # resampled values that are in memory at once
 
 
-def wilson_interval(successes: float, trials: int) -> Interval:
+def wilson_interval(successes: float, trials: float) -> Interval:
     """Wilson 95% interval of a proportion; valid near 0 and 1, where the normal interval has no width."""
     proportion, z2 = successes / trials, _Z * _Z
     center = (proportion + z2 / (2 * trials)) / (1 + z2 / trials)
@@ -31,6 +31,21 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
     if len(values) < 2:
         return None
     mean, half = fmean(values), _Z * stdev(values) / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
+def weighted_mean_interval(values: Sequence[float], weights: Sequence[float]) -> Interval | None:
+    """Normal 95% interval of the weighted mean (ratio estimator); None for fewer than two values.
+
+    With equal weights it is ``mean_interval``.
+    """
+    count, total = len(values), math.fsum(weights)
+    if count < 2:
+        return None
+    pairs = list(zip(values, weights, strict=True))
+    mean = math.fsum(weight * value for value, weight in pairs) / total
+    spread = math.fsum((weight * (value - mean)) ** 2 for value, weight in pairs)
+    half = _Z * math.sqrt(spread * count / (count - 1)) / total
     return mean - half, mean + half
 
 

@@ -55,6 +55,7 @@ class Pair:
     rejected: tuple[Message, ...] | str
     scores: tuple[float, float] | None = None  # of chosen and rejected, from the data
     tools: tuple[dict[str, Any], ...] | None = None  # functions that the conversation may call
+    weight: float | None = None  # in the loss; None: the data gives none, as 1
     rejected_prompt: tuple[Message, ...] | None = (
         None  # messages before the rejected one, where they differ from ``prompt``
     )

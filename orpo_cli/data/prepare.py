@@ -50,7 +50,7 @@ class PrepareOptions(TypedDict):
 class PreparedData:
     """Train pairs and eval pairs (None where the recipe has none), with the counts of all rows.
 
-    ``digests``: those of the token ids of every pair, in their order, by part.
+    ``digests``: those of the token ids and the weight of every pair, in their order, by part.
     """
 
     train: Dataset
@@ -98,7 +98,7 @@ def prepare(
     tables = prepare_tables(dataset, tokenizer, **options)
     eval_pairs = tables.eval.dataset() if tables.eval is not None else None
     parts = {"train": tables.train, "eval": tables.eval}
-    digests = {part: table.digests("digest") for part, table in parts.items() if table is not None}
+    digests = {part: table.training_digests() for part, table in parts.items() if table is not None}
     return PreparedData(tables.train.dataset(), eval_pairs, tables.report, digests)
 
 
@@ -256,6 +256,8 @@ class _DatasetBuilder:
         else:
             self.report.eval_pairs = len(table)
         self.report.lengths[part] = table.length_stats()
+        if weights := table.weight_stats():
+            self.report.weights[part] = weights
         self.report.fingerprints[part] = table.fingerprint()
 
     def _pairs_needed_of(self, source: Source, sources: list[Source]) -> int | None:

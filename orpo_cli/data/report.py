@@ -145,6 +145,7 @@ class DataReport:
     train_pairs: int = 0
     eval_pairs: int = 0
     lengths: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    weights: dict[str, dict[str, float]] = field(default_factory=dict)  # of the pairs of a part, where one is not 1
     fingerprints: dict[str, str] = field(default_factory=dict)
     leaked: dict[str, Any] = field(default_factory=dict)  # train pairs whose prompt occurs in eval
 
@@ -196,6 +197,11 @@ class DataReport:
                 for name, row in stats.items()
             )
             text.append(f"{part} tokens: {'; '.join(each)}")
+        for part, weights in self.weights.items():
+            text.append(
+                f"{part} pairs are weighted in the loss: {weights['min']:g} min, {weights['mean']:.3g} mean, {weights['max']:g} "
+                f"max; as informative as {weights['effective_pairs']:,.0f} pairs of equal weight"
+            )
         text.append(
             f"{self.train_pairs:,} train pairs, {self.eval_pairs:,} eval pairs; completions end with {self.end_of_turn}"
         )

@@ -23,6 +23,7 @@ from orpo_cli.data.formats.several_rejected import SCORE_LISTS, numbered_columns
 from orpo_cli.data.pair import Pair, RowRejected
 from orpo_cli.data.pair_cache import code_key, load_or_prepare, tokenizer_key
 from orpo_cli.data.pair_encoder import PairEncoder
+from orpo_cli.data.pair_weight import WEIGHT_COLUMN, check_weight_source, with_weight
 from orpo_cli.data.report import SourceReport
 from orpo_cli.data.sources.sample import sample_rows
 from orpo_cli.data.sources.source import OpenedSource, Row, open_source
@@ -113,10 +114,12 @@ class SourceReader:
         where, seed = f"{found.location} (rows from {head[0].name})", self.dataset.shuffle_seed
         format_ = detect_format(first_rows, source.format, where, labels=source.labels, seed=seed)
         report.format = format_.name
+        check_weight_source(source, format_, found.location)
         dicts = [row for row in first_rows if isinstance(row, dict)]
         used = {*format_.columns, *(name for row in dicts for name in numbered_columns(row))}
-        if source.min_score_margin is not None or self.dataset.rejected == "worst":
+        if source.min_score_margin is not None or source.weight_by is not None or self.dataset.rejected == "worst":
             used |= {*SCORE_COLUMNS, *SCORE_LISTS}
+        used |= {WEIGHT_COLUMN} & source.columns.keys()
         names = dict.fromkeys(_printable(key) for row in dicts for key in row)
         report.unused_columns = [name for name in names if name not in used]
         self.note(f"reading {found.location} as {format_.name}")
@@ -171,6 +174,7 @@ class SourceReader:
                         raise pair
                     check_pair(pair, self.dataset.rules)
                     check_margin(pair, source.min_score_margin)
+                    weighted = with_weight(pair, row.value, source)
                 except RowRejected as rejection:
                     content = row.value if isinstance(pair, RowRejected) else pair
                     self._drop(report, name, rejection, rows_of_pair, content=content)
@@ -178,7 +182,7 @@ class SourceReader:
                 if isinstance(row, GroupedRow) and not kept:
                     report.notes["rows_gathered"] += row.rows
                 kept += 1
-                yield name, pair
+                yield name, weighted
 
     def _read_row(self, row: Row | GroupedRow, format_: Format, report: SourceReport) -> list[Pair | RowRejected]:
         try:

@@ -46,6 +46,7 @@ SCHEMA = pa.schema(
         "rejected_answer_ids": IDS,
         "length": pa.int64(),  # tokens of the longer sequence, prompt included
         "packed_length": pa.int32(),  # tokens in a packed row, see training.engine.packing
+        "given_weight": pa.float64(),  # in the loss; null: 1
         **{f"uncut_{part}": pa.int32() for part in PARTS},  # tokens before truncation
         "digest": pa.binary(32),  # sha256 of the ids
         "prompt_key": pa.binary(16),  # of the prompt's text, without case and white space
@@ -87,6 +88,7 @@ class PairWriter:
             [ids.rejected for *_, ids in pairs],
             [len(ids.prompt) + max(len(ids.chosen), len(ids.rejected)) for *_, ids in pairs],
             [packed_length(ids) for *_, ids in pairs],
+            [pair.weight for _, pair, _ in pairs],
             *([ids.full_lengths[part] for *_, ids in pairs] for part in range(3)),
             [_digest(ids) for *_, ids in pairs],
             [prompt_key(pair) for _, pair, _ in pairs],
@@ -155,18 +157,58 @@ class PairTable:
         return np.array(self._take(column).to_pylist(), dtype=f"S{width}")
 
     def dataset(self) -> Dataset:
-        """The pairs as a dataset with the columns ``DATASET_COLUMNS``; ``expand_pair`` gives a row trl's columns."""
+        """The pairs as a dataset with the columns ``DATASET_COLUMNS``; ``expand_pair`` gives a row trl's columns.
+
+        The column ``weight`` is there only where the weight of a pair is not 1.
+        """
         from datasets import Dataset
         from datasets.table import InMemoryTable, concat_tables
 
         assert self._table is not None, "prepare raises an error for a table without pairs"
-        numbers = InMemoryTable(pa.table({"pair": pa.array(np.arange(len(self._table)))}))
-        dataset = Dataset(concat_tables([numbers, self._table], axis=1), fingerprint=self.fingerprint()[:16])
-        return dataset.select_columns(list(DATASET_COLUMNS)).select(self.pair_numbers)
+        columns, names = {"pair": pa.array(np.arange(len(self._table)))}, [*DATASET_COLUMNS]
+        if self.is_weighted():
+            columns["weight"] = self._column("given_weight").fill_null(1.0).combine_chunks()
+            names.append("weight")
+        computed = InMemoryTable(pa.table(columns))
+        table = concat_tables([computed, self._table], axis=1)
+        return Dataset(table, fingerprint=self.fingerprint()[:16]).select_columns(names).select(self.pair_numbers)
+
+    def is_weighted(self) -> bool:
+        """Whether the weight of a pair is not 1."""
+        given = self._column("given_weight")
+        return given.null_count < len(given) and bool((self.weights() != 1.0).any())
+
+    def weights(self) -> NDArray[np.float64]:
+        """Weight of every pair in the loss."""
+        weights: NDArray[np.float64] = self._take("given_weight").fill_null(1.0).to_numpy()
+        return weights
+
+    def weight_stats(self) -> dict[str, float]:
+        """Statistics of the weights; empty where all are 1. ``effective_pairs``: (sum of w)² / sum of w² (Kish)."""
+        if not self.is_weighted():
+            return {}
+        weights = self.weights()
+        return {
+            "min": float(weights.min()),
+            "mean": float(weights.mean()),
+            "max": float(weights.max()),
+            "effective_pairs": round(float(weights.sum() ** 2 / (weights**2).sum()), 1),
+        }
 
     def fingerprint(self) -> str:
-        """sha256 of the token ids of these pairs, in their order."""
-        return hashlib.sha256(b"".join(self._take("digest").to_pylist())).hexdigest()
+        """sha256 of the token ids and weights of these pairs, in their order."""
+        return hashlib.sha256(b"".join(self._training_digests())).hexdigest()
+
+    def training_digests(self) -> Any:
+        """Digests of the token ids and the weight of every pair as an array of bytes."""
+        return np.array(self._training_digests(), dtype="S32")
+
+    def _training_digests(self) -> list[bytes]:
+        digests: list[bytes] = self._take("digest").to_pylist()
+        if not self.is_weighted():
+            return digests
+        weighted = zip(digests, self.weights(), strict=True)
+        return [ids if weight == 1.0 else hashlib.sha256(ids + weight.tobytes()).digest() for ids, weight in weighted]
 
     def length_stats(self) -> dict[str, dict[str, float]]:
         """Statistics of the lengths of prompts, chosen and rejected completions (tokens)."""

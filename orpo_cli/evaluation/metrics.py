@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 
 from orpo_cli.evaluation.preference_scores import PairScores
-from orpo_cli.statistics import Interval, mean_interval, wilson_interval
+from orpo_cli.statistics import Interval, mean_interval, weighted_mean_interval, wilson_interval
 
 
 def preference_metrics(scores: PairScores, beta: float) -> dict[str, float]:
@@ -16,27 +17,43 @@ def preference_metrics(scores: PairScores, beta: float) -> dict[str, float]:
     ``rewards/accuracies``: fraction of pairs whose chosen completion has the higher mean log-probability per token.
     ``rewards/margins``: beta times the mean difference of ``logps/chosen`` and ``logps/rejected`` (nats per token).
     ``log_odds_chosen``: mean log odds ratio, the argument of the sigmoid in Eq. 7 of arXiv 2403.07691; ``log_odds_ratio``: mean
-    log of that sigmoid. ``nll_loss``: over every token of prompt and chosen completion, as in training.
+    log of that sigmoid. ``nll_loss``: over every token of prompt and chosen completion, as in training. Where the pairs have
+    weights, all means are weighted, as those of a training step.
     """
     log_odds = (scores.chosen - scores.rejected) - (_log1mexp(scores.chosen) - _log1mexp(scores.rejected))
+    mean = partial(weighted_mean, weights=scores.weights)
     return {
-        "rewards/accuracies": (scores.chosen > scores.rejected).double().mean().item(),
-        "rewards/margins": beta * (scores.chosen - scores.rejected).mean().item(),
-        "rewards/chosen": beta * scores.chosen.mean().item(),
-        "rewards/rejected": beta * scores.rejected.mean().item(),
-        "logps/chosen": scores.chosen.mean().item(),
-        "logps/rejected": scores.rejected.mean().item(),
-        "log_odds_chosen": log_odds.mean().item(),
-        "log_odds_ratio": torch.nn.functional.logsigmoid(log_odds).mean().item(),
+        "rewards/accuracies": mean((scores.chosen > scores.rejected).double()),
+        "rewards/margins": beta * mean(scores.chosen - scores.rejected),
+        "rewards/chosen": beta * mean(scores.chosen),
+        "rewards/rejected": beta * mean(scores.rejected),
+        "logps/chosen": mean(scores.chosen),
+        "logps/rejected": mean(scores.rejected),
+        "log_odds_chosen": mean(log_odds),
+        "log_odds_ratio": mean(torch.nn.functional.logsigmoid(log_odds)),
         "nll_loss": scores.nll / scores.nll_tokens,
     }
 
 
+def weighted_mean(values: torch.Tensor, weights: torch.Tensor | None) -> float:
+    """Mean of ``values``, weighted unless ``weights`` is None."""
+    return values.mean().item() if weights is None else ((values * weights).sum() / weights.sum()).item()
+
+
 def intervals(scores: PairScores, beta: float) -> dict[str, Interval | None]:
-    """95% intervals of the accuracy (Wilson) and of the mean margin (normal; None for a single pair)."""
+    """95% intervals of the accuracy (Wilson) and of the mean margin (normal; None for a single pair).
+
+    With weights, the number of pairs is the effective one, (sum of w)² / sum of w² (Kish), which is smaller.
+    """
+    correct, margins = scores.chosen > scores.rejected, beta * (scores.chosen - scores.rejected)
+    if scores.weights is None:
+        accuracy = wilson_interval(int(correct.sum()), len(correct))
+        return {"rewards/accuracies": accuracy, "rewards/margins": mean_interval(margins.tolist())}
+    effective = (scores.weights.sum() ** 2 / (scores.weights**2).sum()).item()
+    accuracy = wilson_interval(weighted_mean(correct.double(), scores.weights) * effective, effective)
     return {
-        "rewards/accuracies": wilson_interval(int((scores.chosen > scores.rejected).sum()), len(scores.chosen)),
-        "rewards/margins": mean_interval((beta * (scores.chosen - scores.rejected)).tolist()),
+        "rewards/accuracies": accuracy,
+        "rewards/margins": weighted_mean_interval(margins.tolist(), scores.weights.tolist()),
     }
 
 
@@ -51,13 +68,16 @@ def accuracies_by_length(scores: PairScores) -> dict[str, float]:
     for name, group in (("longer", scores.longer > 0), ("shorter", scores.longer < 0)):
         found[f"pairs_chosen_{name}"] = int(group.sum())
         if group.any():
-            found[f"accuracies_chosen_{name}"] = correct[group].double().mean().item()
+            weights = None if scores.weights is None else scores.weights[group]
+            found[f"accuracies_chosen_{name}"] = weighted_mean(correct[group].double(), weights)
     return found
 
 
 def margin_change_interval(before: PairScores, after: PairScores, beta: float) -> Interval | None:
     """95% interval of the change of the mean margin, paired: much narrower than the intervals of the two margins."""
     changes = (after.chosen - after.rejected) - (before.chosen - before.rejected)
+    if after.weights is not None:
+        return weighted_mean_interval((beta * changes).tolist(), after.weights.tolist())
     return mean_interval((beta * changes).tolist())
 
 

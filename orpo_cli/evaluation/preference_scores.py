@@ -31,10 +31,11 @@ class PairScores:
     chosen: torch.Tensor  # (pairs,) mean over the completion's tokens, end token included
     rejected: torch.Tensor  # (pairs,)
     nll: float  # sum of -log p over all tokens of prompt and chosen completion but the first, as TRL's nll_loss
-    nll_tokens: int
+    nll_tokens: float  # their number; both are sums of products with the weights, where pairs have weights
     logits_chosen: float = math.nan  # mean over the vocabulary and all inputs of the chosen sequences
     logits_rejected: float = math.nan
     longer: torch.Tensor | None = None  # (pairs,) tokens by which the chosen completion is longer
+    weights: torch.Tensor | None = None  # (pairs,) of the pairs in all means; None: all are 1
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ class PairScoring:
     """
 
     def __init__(self, pairs: Iterable[Mapping[str, Any]], *, loss_on_prompt: bool = True) -> None:
+        pairs = list(pairs)
+        weights = [row.get("weight", 1.0) for row in pairs]
+        self.weights = torch.tensor(weights, dtype=torch.float64) if any(each != 1.0 for each in weights) else None
         self.completions = [
             Completion(index, side == "chosen", tokens, max(len(prompt) - 1, 0))
             for index, row in enumerate(pairs)
@@ -105,16 +109,22 @@ class PairScoring:
         inputs = [0, 0]  # of rejected and of chosen sequences: their last token is none
         for each in self.completions:
             inputs[each.is_chosen] += len(each.tokens) - 1
-        prompts = sum(each.completion_start for each, _ in self._pairs())
+        nll_tokens = torch.tensor([self._count_nll_tokens(each) for each, _ in self._pairs()])
+        if self.weights is not None:
+            nll, nll_tokens = nll * self.weights, nll_tokens * self.weights
         return PairScores(
             chosen=chosen,
             rejected=rejected,
             nll=nll.sum().item(),
-            nll_tokens=inputs[True] - (0 if self.loss_on_prompt else prompts),
+            nll_tokens=nll_tokens.sum().item(),
             logits_chosen=chosen_logits.sum().item() / max(1, inputs[True]),
             logits_rejected=(rejected_logits + prompt_logits).sum().item() / max(1, inputs[False]),
             longer=torch.tensor([len(chosen.tokens) - len(rejected.tokens) for chosen, rejected in self._pairs()]),
+            weights=self.weights,
         )
+
+    def _count_nll_tokens(self, chosen: Completion) -> int:
+        return len(chosen.tokens) - 1 - (0 if self.loss_on_prompt else chosen.completion_start)
 
     def _pairs(self) -> Iterator[tuple[Completion, Completion]]:
         return zip(self.completions[::2], self.completions[1::2], strict=True)

@@ -15,8 +15,9 @@ from orpo_cli.model.packing_support import packing_obstacle
 from orpo_cli.plan.plan import Plan
 from orpo_cli.recipe.schema import FsdpConfig
 from orpo_cli.training.packed_trainer import PackedTrainer
+from orpo_cli.training.padded_batch import TokenizedDataset
 from orpo_cli.training.trackers import tracker_names
-from orpo_cli.training.trl_trainer import PairTrainer, TokenizedDataset, explain_setting_errors, orpo_config
+from orpo_cli.training.trl_trainer import PairTrainer, explain_setting_errors, orpo_config
 
 if TYPE_CHECKING:
     from datasets import Dataset

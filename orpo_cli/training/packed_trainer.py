@@ -93,7 +93,7 @@ class PackedTrainer(PairTrainer):
     def _trl_step(self, model: Any, pairs: list[TokenPair], num_items_in_batch: Any) -> torch.Tensor:
         loss = torch.zeros((), device=self.args.device)
         batches = _split(pairs, self.args.train_batch_size)
-        self._batches_per_process = self.agreement.sum([len(batches)])[0] / self.agreement.num_processes
+        self._count_batches([[pair.weight for pair in batch] for batch in batches])
         not_finite: list[str] = []  # rows of the first such batch
         batches += self._filler_lists(len(batches))
         for number, batch in enumerate(batches, 1):
@@ -288,9 +288,15 @@ class PackedTrainer(PairTrainer):
         if not pairs:
             return self._filler_batch()
         columns = ("prompt_input_ids", "chosen_answer_ids", "rejected_answer_ids")
-        rows = [{"row": row, **dict(zip(columns, (each.tolist() for each in ids), strict=True))} for row, *ids in pairs]
+        rows = [
+            {"row": row, **dict(zip(columns, (each.tolist() for each in ids), strict=True)), **self._weight(weight)}
+            for row, *ids, weight in pairs
+        ]
         padded: dict[str, Any] = self.padding_collator(rows)
         return padded
+
+    def _weight(self, weight: float) -> dict[str, float]:
+        return {"weight": weight} if self.weighted else {}
 
     def _compute_dtype(self) -> torch.dtype:
         if self.args.bf16 or self._peft_has_been_casted_to_bf16:

@@ -20,9 +20,8 @@ from __future__ import annotations
 import json
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -32,13 +31,11 @@ import torch
 from accelerate.utils import DistributedType
 from accelerate.utils.memory import clear_device_cache
 from torch.distributed.fsdp import FSDPModule
-from torch.nn.functional import cross_entropy
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
 
 from orpo_cli import interruption
 from orpo_cli.checkpoint_manifest import CheckpointDamaged, check_files
-from orpo_cli.data.table import expand_pair
 from orpo_cli.errors import MachineError, RunError, UsageError
 from orpo_cli.estimate.batching import usable_pairs
 from orpo_cli.evaluation.metrics import accuracies_by_length, preference_metrics
@@ -48,6 +45,7 @@ from orpo_cli.training.checkpoint_saver import CheckpointSaver
 from orpo_cli.training.checkpoint_writer import CheckpointWriter
 from orpo_cli.training.gradient_sum import average_gradients, broadcast_weights
 from orpo_cli.training.out_of_memory import is_out_of_memory
+from orpo_cli.training.padded_batch import PairCollator, batch_weight, has_different_weights, mean_nll, weighted_loss
 from orpo_cli.training.random_state import (
     draws_dropout,
     load_random_state,
@@ -72,17 +70,10 @@ from orpo_cli.training.zero import Zero, ZeroSettings, zero_stage
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # "experimental": the pin answers it
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
-    from trl.experimental.utils import pad_to_length
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from orpo_cli.recipe.schema import FsdpConfig
 
-# Texts are left out: reading them from the table takes longer than reading the ids.
-TRAINING_COLUMNS = (
-    "row", "prompt_input_ids", "chosen_answer_ids", "rejected_answer_ids", "length", "packed_length",
-)  # fmt: skip
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
@@ -143,7 +134,9 @@ class PairTrainer(ORPOTrainer):
         plugin = self.accelerator.distributed_type in SHARDED
         self.sharded = self.shards_weights or deepspeed is not None or plugin
         self.replicated = processes > 1 and not self.sharded
+        self.weighted = "weight" in self.train_dataset.column_names
         self._batches_per_process = 1.0  # of the step; a mean over processes
+        self._mean_batch_weight = 1.0  # of the step's batches, of all processes
 
     def create_optimizer(self, model: Any = None) -> Any:
         """The plan's optimizer, with LoRA+ parameter groups where the plan has them. Raises UsageError or MachineError where the library refuses it."""
@@ -198,9 +191,14 @@ class PairTrainer(ORPOTrainer):
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The batches of a step."""
         samples, count = super().get_batch_samples(epoch_iterator, num_batches, device)
-        filled = sum(1 for sample in samples if sample.get("row"))
-        self._batches_per_process = self.agreement.sum([filled])[0] / self.agreement.num_processes
+        self._count_batches([sample.get("weight") for sample in samples if sample.get("row")])
         return samples, count
+
+    def _count_batches(self, weights: Sequence[Sequence[float] | None]) -> None:
+        """Sum the batches of a step over the ranks. ``weights``: of the pairs of each batch of this rank, None where all are 1."""
+        batches, total = self.agreement.sum([len(weights), sum(map(batch_weight, weights))])
+        self._batches_per_process = batches / self.agreement.num_processes
+        self._mean_batch_weight = total / batches if batches else 1.0
 
     # Steps
 
@@ -305,11 +303,20 @@ class PairTrainer(ORPOTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """trl's loss; zero for a filler, without metrics."""
-        if inputs["row"]:
+        """trl's loss; zero for a filler, without metrics.
+
+        The Trainer takes the mean over the batches of a step; a factor makes it the mean weighted by ``batch_weight``.
+        """
+        if inputs["row"] and not self.weighted:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         with self._autocast():
-            return self.get_batch_loss_metrics(model, inputs, train_eval="train")[0] * 0
+            loss, metrics = self.get_batch_loss_metrics(model, inputs, train_eval="train")
+        if not inputs["row"]:
+            return loss * 0
+        factor = batch_weight(inputs["weight"]) / self._mean_batch_weight
+        weighted = {name: value if name.startswith("logits/") else value * factor for name, value in metrics.items()}
+        self.store_metrics(weighted, train_eval="train")
+        return loss.to(self.args.device) * factor
 
     def report_out_of_memory(self, message: str) -> None:
         """Show what was changed, on rank 0, and write it to metrics.jsonl."""
@@ -324,6 +331,10 @@ class PairTrainer(ORPOTrainer):
 
     def get_batch_loss_metrics(self, model: Any, batch: dict[str, Any], train_eval: Any = "train") -> Any:
         """trl's loss and metrics, of the batches of this process: another one may have fewer."""
+        if has_different_weights(batch):
+            outputs = self.concatenated_forward(model, batch)
+            loss, metrics = weighted_loss(outputs, batch["weight"], self.beta)
+            return loss + (self.aux_loss_coef * outputs[5] if self.aux_loss_enabled else 0), metrics
         with local_metrics(self.accelerator):
             return super().get_batch_loss_metrics(model, batch, train_eval)
 
@@ -413,14 +424,11 @@ class PairTrainer(ORPOTrainer):
         return torch.autocast(self.accelerator.device.type) if self._peft_has_been_casted_to_bf16 else nullcontext()
 
     def concatenated_forward(self, model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, ...]:
-        """trl's forward pass, with the NLL of the completion alone where ``loss_on_prompt`` is false."""
+        """trl's forward pass, with the NLL of the completion alone where ``loss_on_prompt`` is false, or a weighted one."""
         outputs: tuple[torch.Tensor, ...] = super().concatenated_forward(model, batch)
-        if self.loss_on_prompt:
+        if self.loss_on_prompt and not has_different_weights(batch):
             return outputs
-        logits = outputs[2]  # chosen's, (pairs, tokens - 1, vocab_size)
-        labels = pad_to_length(batch["chosen_labels"], logits.shape[1] + 1, pad_value=-100)[:, 1:]
-        nll = cross_entropy(logits.flatten(0, 1), labels.flatten().to(logits.device))
-        return (*outputs[:4], nll, *outputs[5:])
+        return (*outputs[:4], mean_nll(outputs[2], batch, self.loss_on_prompt), *outputs[5:])
 
     def _check_step(self, loss: torch.Tensor, rows: Sequence[str]) -> None:
         """Stop all ranks where the loss of one is not finite (RunError) or the last checkpoint was not saved (OSError)."""
@@ -638,28 +646,6 @@ def explain_setting_errors(*names: str) -> Iterator[None]:
         raise MachineError(f"{names[0]}: {error}", remedy="Install it, or choose another.") from error
     except (TypeError, ValueError) as error:
         raise UsageError(f"{' and '.join(names)}: {error}", remedy="See the library's documentation.") from error
-
-
-@dataclass
-class PairCollator:
-    """Data collator of trl's own path: expands pairs to sequences, masks and labels, which ``pad`` (trl's collator) pads."""
-
-    pad: Callable[[list[dict[str, Any]]], dict[str, Any]]
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Rows of the dataset → a batch of trl's ORPOTrainer; without rows, a batch with the key ``row`` alone."""
-        return self.pad([expand_pair(row) for row in rows]) if rows else {"row": []}
-
-
-class TokenizedDataset:
-    """Wrapper of a tokenized dataset for ORPOTrainer.__init__, whose three ``map`` calls extract, template and tokenize."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset.select_columns([name for name in TRAINING_COLUMNS if name in dataset.column_names])
-
-    def map(self, function: Callable[..., Any], **_: Any) -> Any:
-        """Nothing until the last of the three calls; then the tokenized dataset."""
-        return self.dataset if getattr(function, "__name__", "") == "tokenize_row" else self
 
 
 def orpo_config(checkpoints: Path, arguments: dict[str, Any]) -> ORPOConfig:

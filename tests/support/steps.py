@@ -61,7 +61,7 @@ class TrlStep:
 
 def pad_for_trl(pairs: list[TokenPair]) -> dict[str, Any]:
     rows = []
-    for _, prompt, chosen, rejected in pairs:
+    for _, prompt, chosen, rejected, _ in pairs:
         row = {"prompt_input_ids": prompt.tolist(), "prompt_attention_mask": [1] * len(prompt)}
         for name, answer in (("chosen", chosen), ("rejected", rejected)):
             sequence = torch.cat((prompt, answer)).tolist()

@@ -29,7 +29,7 @@ FORMATS = (
 SEEDED_FORMATS = (ULTRAFEEDBACK, STACKEXCHANGE, NECTAR, HELPSTEER)
 SCORE_COLUMNS = tuple(name for names in SCORES for name in names)
 COLUMNS = tuple(
-    dict.fromkeys([*(name for format_ in FORMATS for name in format_.columns), *SCORE_COLUMNS])
+    dict.fromkeys([*(name for format_ in FORMATS for name in format_.columns), *SCORE_COLUMNS, "weight"])
 )  # names that `columns:` can map to
 
 

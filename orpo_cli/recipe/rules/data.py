@@ -28,6 +28,20 @@ def prompt_leaves_no_completion(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
+def two_weights_of_a_pair(recipe: Recipe) -> Iterator[Problem]:
+    """A pair has one weight: from a column, or from its scores."""
+    held = recipe.dataset.eval if isinstance(recipe.dataset.eval, list) else []
+    for part, sources in (("train", recipe.dataset.train), ("eval", held)):
+        for index, source in enumerate(sources):
+            if source.weight_by is not None and "weight" in source.columns:
+                yield Problem(
+                    "two-pair-weights",
+                    "and columns: weight both give a pair its weight.",
+                    f"dataset.{part}{_index(index, sources)}.weight_by",
+                    remedy="Remove one of them.",
+                )
+
+
 def invalid_test_size(recipe: Recipe) -> Iterator[Problem]:
     """test_size 0.1 is a fraction and 10 a number of pairs; 1.5 and 1.0 are neither."""
     split = recipe.dataset.eval

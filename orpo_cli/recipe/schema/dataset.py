@@ -28,8 +28,13 @@ class Source(Section):
     )
     columns: dict[str, str] = Field(
         {},
-        description="Expected column name: name in the data, or the path of a nested field such as answers.0.text.",
-        examples=[{"chosen": "good", "rejected": "bad"}, {"chosen": "answers.0.text"}],
+        description="Expected column name: name in the data, or the path of a nested field such as answers.0.text. "
+        "`weight` names the weight of a pair in the loss.",
+        examples=[
+            {"chosen": "good", "rejected": "bad"},
+            {"chosen": "answers.0.text"},
+            {"weight": "confidence"},
+        ],
     )
     labels: dict[str, Literal["first", "second", "tie"]] = Field(
         {},
@@ -47,6 +52,12 @@ class Source(Section):
         gt=0,
         le=1000,
         description="How often the pairs are used: 0.5 uses a random half (shuffle_seed), 2 uses each pair twice.",
+    )
+    weight_by: Literal["score_margin"] | None = Field(
+        None,
+        description="Weight of a pair in the loss, where no column has it: `score_margin` is the score of chosen minus that of "
+        "rejected.",
+        examples=["score_margin"],
     )
     max_samples: int | None = Field(
         None,

@@ -4,6 +4,9 @@ With p(y) = exp(mean log-probability of the tokens of completion y) and odds(y) 
 
     L = NLL(chosen) - beta * log sigmoid(log odds(chosen) - log odds(rejected)),
     log odds(chosen) - log odds(rejected) = (log p_c - log p_r) - (log(1 - p_c) - log(1 - p_r)).
+
+Where pairs have weights w, the means of a step are weighted: sum of w x over sum of w, a token having the weight of its pair.
+Weights of 1 leave every bit of the result.
 """
 
 from __future__ import annotations
@@ -21,10 +24,10 @@ METRIC_SUMS = (
 
 
 class StepTotals(NamedTuple):
-    """Denominators of a step's means: NLL tokens, and pairs, of all micro-batches and processes."""
+    """Denominators of a step's means: NLL tokens, and pairs, of all micro-batches and processes, each times its weight."""
 
-    nll_tokens: int
-    num_pairs: int
+    nll_tokens: float
+    num_pairs: float
 
 
 def log1mexp(x: torch.Tensor) -> torch.Tensor:
@@ -46,12 +49,18 @@ def loss_share(
     chosen, rejected = means[0::2], means[1::2]
     log_odds = (chosen - rejected) - (log1mexp(chosen) - log1mexp(rejected))
     ratio = logsigmoid(log_odds)
-    nll = -log_probs[batch.nll_indices].sum()
+    nll = -_weighted(log_probs[batch.nll_indices], batch.nll_weights).sum()
+    ratio = _weighted(ratio, batch.pair_weights)
     loss = nll / totals.nll_tokens - beta * ratio.sum() / totals.num_pairs
     with torch.no_grad():
         correct = (chosen > rejected).to(log_probs.dtype)
-        metric_sums = (nll, ratio.sum(), log_odds.sum(), correct.sum(), chosen.sum(), rejected.sum())
+        means_of = (_weighted(each, batch.pair_weights) for each in (log_odds, correct, chosen, rejected))
+        metric_sums = (nll, ratio.sum(), *(each.sum() for each in means_of))
         return loss, torch.stack([each.detach() for each in metric_sums]).double()
+
+
+def _weighted(values: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    return values if weights is None else values * weights.to(values.dtype)
 
 
 def step_metrics(sums: list[float], totals: StepTotals, beta: float) -> dict[str, float]:

@@ -82,11 +82,10 @@ class Engine:
         self._logit_sums: list[tuple[torch.Tensor | None, int, int]] = []
 
     def start_step(self, pairs: Sequence[TokenPair], across_processes: bool = True) -> None:
-        """Count the pairs and NLL tokens of a step or an evaluation batch, of all processes or of this one."""
-        counts = [sum(count_nll_tokens(pair, self.loss_on_prompt) for pair in pairs), len(pairs)]
-        if across_processes:
-            counts = [int(each) for each in self.agreement.sum(counts)]
-        self._totals = orpo_loss.StepTotals(*counts)
+        """Sum the weights of the pairs and NLL tokens of a step or an evaluation batch, of all processes or of this one."""
+        tokens = sum(pair.weight * count_nll_tokens(pair, self.loss_on_prompt) for pair in pairs)
+        sums = [tokens, sum(pair.weight for pair in pairs)]
+        self._totals = orpo_loss.StepTotals(*(self.agreement.sum(sums) if across_processes else sums))
 
     def micro_batches(self, pairs: Sequence[TokenPair], max_tokens: int | None = None) -> list[MicroBatch]:
         """The pairs given to ``start_step``, packed into micro-batches of ``max_tokens`` (the engine's by default).
@@ -129,7 +128,7 @@ class Engine:
         return {name: value for name, (value, _) in self.weighted_metrics(across_processes).items()}
 
     def weighted_metrics(self, across_processes: bool = True) -> dict[str, tuple[float, float]]:
-        """The metrics, each with the number of pairs or tokens over which it is a mean."""
+        """The metrics, each with the sum of the weights over which it is a mean: by default a number of pairs or tokens."""
         sums = self._local_sums()
         if across_processes:
             sums = self.agreement.sum(sums)

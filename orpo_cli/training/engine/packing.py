@@ -18,12 +18,13 @@ from orpo_cli.estimate.batching import split_by_token_budget
 
 
 class TokenPair(NamedTuple):
-    """A preference pair as token ids, (length,) int64 each: the prompt, and both completions without it."""
+    """A preference pair as token ids, (length,) int64 each: the prompt, and both completions without it; and its weight."""
 
     row: str
     prompt: torch.Tensor
     chosen: torch.Tensor
     rejected: torch.Tensor
+    weight: float = 1.0
 
 
 class PairSpan(NamedTuple):
@@ -61,6 +62,7 @@ class MicroBatch:
     ``sequence_ids[k] == s``. ``completion_lengths`` (2 × pairs, float64) counts the predicted tokens of each completion.
     ``nll_indices`` are the predictions whose mean is the NLL. ``input_positions`` are the row indices of the inputs of all
     chosen sequences, ``num_chosen_inputs`` of them, and then of all rejected ones: trl's mean logits are taken over these.
+    ``pair_weights`` (pairs, float64) and ``nll_weights`` (one for each of ``nll_indices``) are None where all weights are 1.
     """
 
     spans: tuple[PairSpan, ...]
@@ -74,6 +76,8 @@ class MicroBatch:
     nll_indices: torch.Tensor
     input_positions: torch.Tensor
     num_chosen_inputs: int
+    pair_weights: torch.Tensor | None = None
+    nll_weights: torch.Tensor | None = None
     in_loss: bool = True  # False: a filler, computed because another process has more micro-batches
 
     @property
@@ -99,7 +103,8 @@ class MicroBatch:
 def token_pair(row: Mapping[str, Any]) -> TokenPair:
     """A row of the dataset (see ``orpo_cli.data.table``) as tensors."""
     columns = ("prompt_input_ids", "chosen_answer_ids", "rejected_answer_ids")
-    return TokenPair(row["row"], *(torch.as_tensor(row[column], dtype=torch.int64) for column in columns))
+    ids = [torch.as_tensor(row[column], dtype=torch.int64) for column in columns]
+    return TokenPair(row["row"], ids[0], ids[1], ids[2], row.get("weight", 1.0))
 
 
 def packed_length(pair: TokenPair) -> int:
@@ -161,6 +166,10 @@ def pack(pairs: Sequence[TokenPair], loss_on_prompt: bool) -> MicroBatch:
     tensors: dict[str, Any] = {name: torch.cat(each) for name, each in columns.items()}
     for name in ("input_ids", "position_ids"):
         tensors[name] = tensors[name][None]
+    if any(pair.weight != 1.0 for pair in pairs):
+        weights = tensors["pair_weights"] = torch.tensor([pair.weight for pair in pairs], dtype=torch.float64)
+        counts = torch.tensor([len(indices) for indices in columns["nll_indices"]])
+        tensors["nll_weights"] = weights.repeat_interleave(counts)
     return MicroBatch(
         spans=tuple(spans),
         completion_lengths=torch.tensor(lengths, dtype=torch.float64),

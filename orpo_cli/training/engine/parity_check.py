@@ -23,7 +23,10 @@ def select_check_pairs(pairs: Sequence[TokenPair], vocab_size: int) -> list[Toke
     """
     half = max_checked_tokens(vocab_size) // 2
     shortest = sorted(pairs, key=packed_length)[:CHECKED_PAIRS]
-    return [TokenPair(pair.row, pair.prompt[-half:], pair.chosen[:half], pair.rejected[:half]) for pair in shortest]
+    return [
+        pair._replace(prompt=pair.prompt[-half:], chosen=pair.chosen[:half], rejected=pair.rejected[:half])
+        for pair in shortest
+    ]
 
 
 def compare_paths(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.data.rendering_notes import rendering_notes
 from orpo_cli.errors import OrpoError, UsageError
+from orpo_cli.model.added_tokens import named_special_tokens
 from orpo_cli.model.chat_template_errors import (
     NO_TEMPLATE,
     PROBE,
@@ -92,8 +93,7 @@ class ChatTemplateRenderer:
                 "the tokenizer has no EOS token, and its chat template ends no completion with a special token.",
                 remedy=NO_TEMPLATE,
             )
-        added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-        special = {*filter(str.strip, (*added, *tokenizer.all_special_tokens)), *self.end_tokens}
+        special = {*_special_tokens(tokenizer), *self.end_tokens}
         special -= {*THINKING_TAGS}  # templates look for them in the text of answers
         longest_first = sorted(special, key=len, reverse=True)
         self._special_token_pattern = re.compile("|".join(map(re.escape, longest_first)))
@@ -247,6 +247,14 @@ def _unrendered_tool_call(messages: Sequence[Message | str], text: str) -> str |
         call["function"]["name"] for message in messages if isinstance(message, Message) for call in message.tool_calls
     )
     return next((name for name in names if name not in text), None)
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Tokens that only the template may write: not those that a recipe adds for the texts of the data, which are not special."""
+    is_special = {token.content: token.special for token in tokenizer.added_tokens_decoder.values()}
+    others = [token for token in tokenizer.all_special_tokens if is_special.get(token, True)]
+    added = [token for token, special in is_special.items() if special]
+    return {*filter(str.strip, (*named_special_tokens(tokenizer), *added, *others))}
 
 
 def _first_special_token(tokenizer: PreTrainedTokenizerBase, suffix: str) -> str | None:

@@ -1,22 +1,54 @@
-"""Added special tokens (``model.add_special_tokens``): in the tokenizer, the embeddings and the trained parameters."""
+"""Added special tokens (``model.add_special_tokens``): in the tokenizer, the embeddings and the trained parameters.
+
+A token that the chat template writes around messages (``<|im_end|>``) becomes a special token: a message that contains its text has
+ordinary tokens there. Every other one is for the texts of the data (``<think>``, ``<|citation|>``): it is added as a token that is not
+special, as public tokenizers have them, so it is one token in messages, and generated text shows it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from orpo_cli.model.chat_template_errors import THINKING_TAGS, text_around_messages
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> list[str]:
-    """Add special tokens. Returns those that the tokenizer did not have."""
+    """Add the tokens of a recipe. Returns those that the tokenizer did not have.
+
+    A special token that the tokenizer has, such as a reserved one, is also for the texts of the data, unless the template writes it
+    or the tokenizer uses it as end, padding or another token.
+    """
     from transformers import AddedToken
 
-    known = tokenizer.get_vocab()
+    known, added = tokenizer.get_vocab(), {token.content for token in tokenizer.added_tokens_decoder.values()}
     new = [token for token in dict.fromkeys(tokens) if token not in known]
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in new], special_tokens=True)
+    of_data = data_tokens(tokenizer, tokens)
+    for token in [*new, *(token for token in of_data if token in added)]:
+        special = token not in of_data
+        tokenizer.add_tokens([AddedToken(token, special=special, normalized=False)], special_tokens=special)
     return new
+
+
+def data_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> list[str]:
+    """Those of ``tokens`` that are tokens in the texts of messages, too: not the ones that the template writes around messages."""
+    around = text_around_messages(tokenizer) if tokenizer.chat_template else ""
+    fixed = {*named_special_tokens(tokenizer)}
+    return [
+        each for each in dict.fromkeys(tokens) if each not in fixed and (each in THINKING_TAGS or each not in around)
+    ]
+
+
+def named_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """BOS, EOS, padding and the other special tokens that have a name."""
+    names = (
+        tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token, tokenizer.sep_token, tokenizer.cls_token,
+        tokenizer.mask_token,
+    )  # fmt: skip
+    return [str(token) for token in names if token is not None]
 
 
 def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

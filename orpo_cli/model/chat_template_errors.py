@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from orpo_cli.errors import DataError, UsageError
@@ -73,6 +73,17 @@ def completion_suffix(tokenizer: PreTrainedTokenizerBase) -> str:
             return _suffix(tokenizer, [system, user, assistant])
         except ChatTemplateError:
             raise error from None
+
+
+def text_around_messages(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Text that the template writes around a system, a user and an assistant message; empty where it can render neither."""
+    system, user, assistant = ({"role": role, "content": PROBE} for role in ("system", "user", "assistant"))
+    found = ""
+    for conversation in ([system, user, assistant, user], [user, assistant, user]):
+        with suppress(ChatTemplateError):
+            found += _render(tokenizer, conversation, add_generation_prompt=True)
+            found += _render(tokenizer, conversation[:-1])
+    return found
 
 
 def _suffix(tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, str]]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orpo_cli.errors import UsageError
-from orpo_cli.model.added_tokens import add_tokens
+from orpo_cli.model.added_tokens import add_tokens, data_tokens
 from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 from orpo_cli.model.chat_template_errors import ChatTemplateError, completion_suffix
 from orpo_cli.model.load_errors import explain_load_errors
@@ -40,6 +40,8 @@ def load_tokenizer(
     new = add_tokens(tokenizer, section.add_special_tokens)
     if new:
         note(f"added to the vocabulary, and trained: {', '.join(new)}")
+    if of_data := data_tokens(tokenizer, section.add_special_tokens):
+        note(f"tokens also in the texts of the data: {', '.join(of_data)}")
     if "strftime_now" in str(tokenizer.chat_template):
         note("the chat template writes the date into every prompt: pairs that are prepared on another day differ")
     has_padding = tokenizer.pad_token is not None

@@ -85,8 +85,8 @@ class ModelSection(Section):
     )
     add_special_tokens: list[str] = Field(
         [],
-        description="Tokens of the template that are missing in the model: they are added and their embeddings are trained. "
-        "No other tokens are added.",
+        description="Tokens that are missing in the model: they are added and their embeddings are trained. Those that the template "
+        "does not write around messages are also tokens in the texts of the data. No other tokens are added.",
         examples=[["<|im_start|>", "<|im_end|>"]],
     )
 

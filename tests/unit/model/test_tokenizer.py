@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from support.data_tokenizers import byte_level
 from support.tiny import tiny_tokenizer
 
+from orpo_cli.data.formats.preference import read as read_preference
+from orpo_cli.data.pair import Pair
+from orpo_cli.data.pair_encoder import PairEncoder
 from orpo_cli.errors import UsageError
 from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 from orpo_cli.model.model_source import ModelSource
-from orpo_cli.model.tokenizer import load_tokenizer
+from orpo_cli.model.tokenizer import load_saved_tokenizer, load_tokenizer
 from orpo_cli.recipe.schema import ModelSection
 
 MESSAGES = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "You"}]
@@ -75,3 +79,38 @@ def test_a_template_that_writes_the_date_causes_a_note(tmp_path: Path) -> None:
     assert notes == [
         "the chat template writes the date into every prompt: pairs that are prepared on another day differ"
     ]
+
+
+RESERVED = "<|reserved|>"
+ADDED = ["<|im_start|>", "<|im_end|>", "<|cite|>", "<think>", "</s>", RESERVED]
+
+
+@pytest.mark.parametrize("reload", [False, True], ids=["added", "saved and loaded"])
+def test_added_tokens_are_tokens_in_messages_unless_the_template_writes_them(tmp_path: Path, reload: bool) -> None:
+    notes: list[str] = []
+    model = ModelSection(
+        model_name_or_path=saved(tmp_path / "base", byte_level(["<s>", "</s>", RESERVED], None)),
+        chat_template="chatml",
+        add_special_tokens=ADDED,
+    )
+    tokenizer = load_tokenizer(ModelSource(model), notes.append)
+    if reload:
+        saved(tmp_path / "again", tokenizer)
+        tokenizer = load_saved_tokenizer(tmp_path / "again", trust_remote_code=False)
+    text = "<think><|cite|> a </s> <|im_end|> b " + RESERVED
+    messages = {"prompt": "What?", "chosen": [{"role": "assistant", "content": text}]}
+    pair = read_preference({**messages, "rejected": [{"role": "assistant", "content": "No."}]}, Counter())
+    ids = PairEncoder(tokenizer).encode(pair).chosen
+    names = tokenizer.convert_ids_to_tokens(ids)
+    assert [names.count(token) for token in ADDED] == [0, 1, 1, 1, 0, 1]  # <|im_end|> once: the template's
+    assert names[-1] == "<|im_end|>"
+    assert tokenizer.decode(ids) == text + "<|im_end|>"
+    assert f"tokens also in the texts of the data: <|cite|>, <think>, {RESERVED}" in notes
+
+
+def test_added_token_in_a_text_without_template(tmp_path: Path) -> None:
+    folder = saved(tmp_path, byte_level(["<s>", "</s>"], None))
+    tokenizer = load_tokenizer(ModelSource(ModelSection(model_name_or_path=folder, add_special_tokens=["<sep>"])))
+    ids = PairEncoder(tokenizer).encode(Pair("a<sep>", "b<sep>", "c"))
+    added = tokenizer.convert_tokens_to_ids("<sep>")
+    assert (ids.prompt.count(added), ids.chosen.count(added), ids.rejected.count(added)) == (1, 1, 0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orpo_cli.errors import UsageError
+from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.model.added_tokens import add_tokens, data_tokens
 from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 from orpo_cli.model.chat_template_errors import ChatTemplateError, completion_suffix
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 TEMPLATE_SUFFIXES = (".jinja", ".jinja2", ".j2")
 MAX_REASON_CHARS = 1000  # a template chooses the text of its errors
+MIN_TOKENS = 16  # without a file of the vocabulary, transformers makes a tokenizer of the special tokens only
+SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+SENTENCEPIECE_PACKAGES = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}  # name on PyPI → module
 TOKENIZER_FILES = "tokenizer files (tokenizer.json, tokenizer_config.json)"
 
 
@@ -32,8 +37,16 @@ def load_tokenizer(
     from transformers import AutoTokenizer
 
     section = source.section
-    with explain_load_errors(section.model_name_or_path, TOKENIZER_FILES):
+    with (
+        _explain_missing_packages(section.model_name_or_path, source.local_folder),
+        explain_load_errors(section.model_name_or_path, TOKENIZER_FILES),
+    ):
         tokenizer = AutoTokenizer.from_pretrained(source.pretrained_name, **source.hub_options)
+    if len(tokenizer) < MIN_TOKENS:
+        raise MachineError(
+            f"{section.model_name_or_path}: its tokenizer has only {len(tokenizer)} tokens: the file with its vocabulary is missing.",
+            remedy="Add the tokenizer.json of the model, or its tokenizer.model.",
+        )
     if section.chat_template != "tokenizer":
         tokenizer.chat_template = resolve_chat_template(section.chat_template)
         _check_chat_template(tokenizer, section.chat_template)
@@ -55,9 +68,33 @@ def load_saved_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrained
     """The tokenizer that training saved with an adapter or a model, including its chat template."""
     from transformers import AutoTokenizer
 
-    with explain_load_errors(str(folder), TOKENIZER_FILES):
+    with _explain_missing_packages(str(folder), lambda: folder), explain_load_errors(str(folder), TOKENIZER_FILES):
         options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
         return _set_padding(AutoTokenizer.from_pretrained(folder, **options))
+
+
+@contextmanager
+def _explain_missing_packages(name: str, folder_of: Callable[[], Path | None]) -> Iterator[None]:
+    """Name the packages that transformers needs for a tokenizer that is only ``tokenizer.model``: its own error names another."""
+    try:
+        yield
+    except MachineError as error:
+        missing = [package for package, module in SENTENCEPIECE_PACKAGES.items() if not _is_installed(module)]
+        folder = folder_of()
+        files = [each for each in SENTENCEPIECE_FILES if folder is not None and (folder / each).is_file()]
+        if folder is None or not missing or not files or (folder / "tokenizer.json").is_file():
+            raise
+        raise MachineError(
+            f"{name}: its tokenizer is only {files[0]}, which needs {' and '.join(missing)}.",
+            remedy=f"`pip install {' '.join(missing)}`, or add the tokenizer.json of the model.",
+        ) from error
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package around the module is missing
+        return False
 
 
 def _set_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from support.tiny import tiny_tokenizer
 from orpo_cli.data.formats.preference import read as read_preference
 from orpo_cli.data.pair import Pair
 from orpo_cli.data.pair_encoder import PairEncoder
-from orpo_cli.errors import UsageError
+from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.tokenizer import load_saved_tokenizer, load_tokenizer
@@ -114,3 +115,23 @@ def test_added_token_in_a_text_without_template(tmp_path: Path) -> None:
     ids = PairEncoder(tokenizer).encode(Pair("a<sep>", "b<sep>", "c"))
     added = tokenizer.convert_tokens_to_ids("<sep>")
     assert (ids.prompt.count(added), ids.chosen.count(added), ids.rejected.count(added)) == (1, 1, 0)
+
+
+@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="the package that is missing here is installed")
+def test_tokenizer_of_sentencepiece_names_the_packages_it_needs(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    # of a sentencepiece model: the pieces <unk>, <s>, </s>, and _a
+    pieces = [b"\n\x05<unk>\x18\x02", b"\n\x03<s>\x18\x03", b"\n\x04</s>\x18\x03", "\n\x04▁a".encode()]
+    (tmp_path / "tokenizer.model").write_bytes(b"".join(b"\n" + bytes([len(piece)]) + piece for piece in pieces))
+    with pytest.raises(MachineError, match=r"is only tokenizer[.]model, which needs sentencepiece") as caught:
+        load_tokenizer(ModelSource(ModelSection(model_name_or_path=str(tmp_path))))
+    assert "pip install sentencepiece" in str(caught.value.remedy)
+    assert caught.value.exit_code == 3
+
+
+def test_tokenizer_without_vocabulary_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    with pytest.raises(MachineError, match="the file with its vocabulary is missing"):
+        load_tokenizer(ModelSource(ModelSection(model_name_or_path=str(tmp_path))))

@@ -73,12 +73,12 @@ def numbered_columns(row: Row) -> list[str]:
 
 
 def _join_numbered(row: Row) -> Row:
-    """Row whose numbered columns are a list under ``rejected``."""
+    """Row whose numbered columns are a list under ``rejected``. An empty cell is no answer: csv files have one in each row."""
     names = numbered_columns(row)
     if not names:
         return row
     first = [] if row.get("rejected") is None else [row["rejected"]]
-    answers = [*first, *(row[name] for name in names if row[name] is not None)]
+    answers = [*first, *(row[name] for name in names if row[name] not in (None, ""))]
     others = {name: value for name, value in row.items() if name not in names}
     return (
         {**others, "rejected": [[each] if isinstance(each, dict) else each for each in answers]} if answers else others

@@ -512,7 +512,14 @@ def test_a_long_conversation_is_rendered_in_batches(tmp_path: Path, monkeypatch:
 def test_numbered_columns_are_rejected_answers() -> None:
     row = {"prompt": "one", "chosen": "good", "rejected_2": "bad 2", "rejected_1": "bad 1", "rejected_10": "bad 3"}
     assert rejected_texts(row, rejected="all") == ["bad 1", "bad 2", "bad 3"]
-    row = {"prompt": "one", "chosen": "good", "rejected": "bad 1", "rejected2": "bad 2", "rejected3": None}
+    row = {
+        "prompt": "one",
+        "chosen": "good",
+        "rejected": "bad 1",
+        "rejected2": "bad 2",
+        "rejected3": None,
+        "rejected4": "",
+    }
     assert rejected_texts(row, rejected="all") == ["bad 1", "bad 2"]
     assert rejected_texts(row) == ["bad 1"]
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from orpo_cli.data.formats.format import Format, RejectedAnswers, Row
 from orpo_cli.data.formats.several_rejected import split_rejected
-from orpo_cli.data.pair import Pair, RowRejected
+from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.recipe.schema import DatasetSection
 
 PAIR_NUMBER = re.compile(r"#\d+$")  # end of the name of each pair of a row that has several
@@ -72,13 +72,18 @@ def split_turns(pair: Pair) -> Iterator[Pair | RowRejected]:
     for position, (better, worse) in enumerate(zip(chosen, rejected, strict=False)):
         if better == worse:
             continue
-        is_answer = position and chosen[position - 1].role in ("user", "tool")
-        if not is_answer or better.role != "assistant" or worse.role != "assistant":
+        if not (_is_answer(chosen, position) and _is_answer(rejected, position)):
             yield RowRejected("histories_differ", f"message {position + 1}")
             return
         yield replace(pair, prompt=chosen[:position], chosen=(better,), rejected=(worse,), rejected_prompt=None)
     if len(chosen) != len(rejected):
         yield RowRejected("histories_differ", f"{len(chosen)} and {len(rejected)} messages")
+
+
+def _is_answer(conversation: tuple[Message, ...], position: int) -> bool:
+    """Whether a message is a complete answer of the assistant: some transcripts have one in two messages."""
+    roles = [message.role for message in conversation[position - 1 : position + 2]]
+    return position > 0 and roles[0] in ("user", "tool") and roles[1] == "assistant" and roles[2:] != ["assistant"]
 
 
 def _used_turns(row: Row, format_: Format, dataset: DatasetSection, notes: Counter[str]) -> list[Row]:

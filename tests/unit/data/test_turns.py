@@ -244,6 +244,15 @@ def test_two_conversations_are_split_up_to_the_first_other_message_that_differs(
     assert shown(found) == [("histories_differ", "", "")]
 
 
+def test_an_answer_in_two_messages_is_no_pair() -> None:
+    chosen = [user("one"), assistant("good 1"), user("two"), assistant("good"), assistant("2")]
+    rejected = [user("one"), assistant("bad 1"), user("two"), assistant("bad 2")]
+    for better, worse in ((chosen, rejected), (rejected, chosen)):
+        found, _ = read({"chosen": better, "rejected": worse}, turns="all")
+        assert [isinstance(each, Pair) for each in found] == [True, False]
+        assert shown(found)[1] == ("histories_differ", "", "")
+
+
 WORDS = st.text("abcdefg", min_size=1, max_size=4)
 
 

@@ -12,6 +12,7 @@ import typer
 from orpo_cli.atomic import atomic_write_text
 from orpo_cli.cli.options import Force, Json, OutputFile, Quiet
 from orpo_cli.errors import UsageError
+from orpo_cli.nearest_path import near_path_remedy
 from orpo_cli.recipe.convert.config_reader import Tool
 from orpo_cli.recipe.convert.convert import Conversion, convert
 from orpo_cli.recipe.convert.draft import Outcome
@@ -126,7 +127,8 @@ def _read_source(file: str) -> tuple[str, str, Path]:
     except UnicodeDecodeError as error:
         raise UsageError(f"{file} is not UTF-8 text (byte {error.start}).") from None
     except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}.") from None
+        remedy = near_path_remedy(path, "Correct the path.", Path.is_file)
+        raise UsageError(f"{file} cannot be read: {error.strerror}.", remedy=remedy) from None
 
 
 def _print_outcomes(console: Console, conversion: Conversion, file: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from orpo_cli.errors import HubError, UsageError
+from orpo_cli.nearest_path import near_path_remedy
 from orpo_cli.plan.plan import ModelPlan, Plan
 from orpo_cli.recipe.hub_address import address_remedy, is_address
 from orpo_cli.rundir import RunDir
@@ -138,13 +139,20 @@ def _open_model(name: str, chat_template: str, note: Callable[[str], None]) -> E
     return EvalTarget(name, model, tokenizer)
 
 
+def _is_target(path: Path) -> bool:
+    from orpo_cli.model.model_source import is_model_path
+
+    return RunDir(path).is_run() or is_model_path(path)
+
+
 def _check_is_model(name: str, path: Path) -> None:
     name.encode()  # raises UnicodeEncodeError for a name that is not UTF-8
     if is_address(name):
         raise UsageError(f"{name} is a web address, not a model.", remedy=address_remedy(name))
     if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        otherwise = "Give the output_dir of an `orpo train`, or a model."
         raise UsageError(
-            f"{name}: no such run directory or model.", remedy="Give the output_dir of an `orpo train`, or a model."
+            f"{name}: no such run directory or model.", remedy=near_path_remedy(path, otherwise, _is_target)
         )
     if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
         raise UsageError(

@@ -20,6 +20,7 @@ from orpo_cli.model.gguf import convert_gguf_cached
 from orpo_cli.model.load_errors import explain_load_errors
 from orpo_cli.model.model_files import check_json_files
 from orpo_cli.model.rope_scaling import apply_rope_scaling
+from orpo_cli.nearest_path import near_path_remedy
 from orpo_cli.recipe.hub_address import address_remedy, is_address
 from orpo_cli.recipe.schema import ModelSection
 
@@ -150,11 +151,17 @@ def locate(model_name_or_path: str, subfolder: str = "") -> Location:
         return Location("gguf", name, path)
     looks_local = name.startswith((".", "/", "~")) or path.suffix == ".gguf" or name.count("/") > 1
     if looks_local or not _HUB_ID.match(name):
+        otherwise = "Give a folder with config.json, a .gguf file, or a hub id such as namespace/name."
         raise UsageError(
             f"model.model_name_or_path: {path.absolute()} does not exist.",
-            remedy="Give a folder with config.json, a .gguf file, or a hub id such as namespace/name.",
+            remedy=near_path_remedy(path, otherwise, is_model_path),
         )
     return Location("hub", name)
+
+
+def is_model_path(path: Path) -> bool:
+    """Whether ``path`` is a folder with a configuration of a model, or a .gguf file."""
+    return (path / "config.json").is_file() or path.suffix == ".gguf"
 
 
 def _expanded(name: str) -> Path:

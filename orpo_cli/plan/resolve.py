@@ -10,6 +10,7 @@ from typing import Any
 
 from orpo_cli.errors import UsageError
 from orpo_cli.machine import Device, Machine
+from orpo_cli.nearest_path import near_path_remedy
 from orpo_cli.plan.decisions import Decisions
 from orpo_cli.plan.launch import decide_launch, decide_processes
 from orpo_cli.plan.model_facts import ModelFacts
@@ -125,6 +126,14 @@ def model_with_absolute_paths(loaded: LoadedRecipe) -> ModelSection:
     if section.chat_template.endswith(".jinja"):
         if local := loaded.local_path("model.chat_template", section.chat_template):
             changes["chat_template"] = str(local)
+        elif "{%" not in section.chat_template and "{{" not in section.chat_template:
+            path = loaded.search_directories("model.chat_template")[0] / section.chat_template
+            raise UsageError(
+                f"model.chat_template: {path} does not exist.",
+                remedy=near_path_remedy(
+                    path, "Give the path of a .jinja file.", lambda found: found.suffix == ".jinja"
+                ),
+            )
     return section.model_copy(update=changes)
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.data.sources.arrow_rows import arrow_batches, arrow_rows, parquet_rows
-from orpo_cli.data.sources.nearest_path import missing_path_remedy
 from orpo_cli.data.sources.row_limit import row_limit
 from orpo_cli.data.sources.text_rows import COMPRESSION_TOOLS, csv_rows, json_rows, uncompressed_name
 from orpo_cli.errors import DataError
 from orpo_cli.file_kind import file_kind
+from orpo_cli.nearest_path import missing_path_remedy
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 TEXT_SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv")

@@ -10,9 +10,9 @@ from typing import Any
 
 from orpo_cli.data.sources.arrow_nulls import null_remover
 from orpo_cli.data.sources.files import check_arrow_file
-from orpo_cli.data.sources.nearest_path import nearest_path
 from orpo_cli.errors import DataError, HubError, HubRefused, OrpoError, hub_error_type
 from orpo_cli.hub_status import hub_reachable
+from orpo_cli.nearest_path import nearest_path
 from orpo_cli.os_errors import explain_os_error
 from orpo_cli.recipe.schema import Source
 

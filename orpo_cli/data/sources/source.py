@@ -23,13 +23,13 @@ from orpo_cli.data.sources.arrow_nulls import null_remover
 from orpo_cli.data.sources.arrow_rows import value_bytes
 from orpo_cli.data.sources.dataset_card import card_config
 from orpo_cli.data.sources.hub import open_hub_dataset
-from orpo_cli.data.sources.nearest_path import missing_path_remedy
 from orpo_cli.data.sources.remote import download
 from orpo_cli.data.sources.row_limit import row_limit
 from orpo_cli.data.sources.text_rows import COMPRESSION_TOOLS
 from orpo_cli.digests import file_sha256
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.json_files import read_json_object_or_empty
+from orpo_cli.nearest_path import missing_path_remedy
 from orpo_cli.recipe.schema import Source
 from orpo_cli.temporary_directory import temporary_directory
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orpo_cli.errors import UsageError
+from orpo_cli.nearest_path import near_path_remedy
 from orpo_cli.recipe.did_you_mean import did_you_mean
 from orpo_cli.recipe.source.shipped_recipes import find_shipped, shipped_recipes
 from orpo_cli.recipe.source.yaml_reader import MAX_BYTES, decode_text
@@ -46,7 +47,9 @@ def read_recipe(source: str) -> RecipeFile:
     except FileNotFoundError:
         raise UsageError(
             f"{source}: no such recipe file.",
-            remedy="`orpo recipes` lists the shipped recipes; `orpo init` writes a new one.",
+            remedy=_nearest_recipe(
+                path, source, "`orpo recipes` lists the shipped recipes; `orpo init` writes a new one."
+            ),
         ) from None
 
 
@@ -68,8 +71,13 @@ def read_parent(name: str, child: RecipeFile) -> RecipeFile:
         return _read(path)
     except FileNotFoundError:
         otherwise = "Give a path relative to this file, or the name of a shipped recipe."
-        remedy = did_you_mean(name, [recipe.name for recipe in shipped_recipes()], otherwise)
-        raise UsageError(f"there is no recipe {path}.", remedy=remedy) from None
+        raise UsageError(f"there is no recipe {path}.", remedy=_nearest_recipe(path, name, otherwise)) from None
+
+
+def _nearest_recipe(path: Path, name: str, otherwise: str) -> str:
+    """Remedy for a recipe that does not exist: the nearest file, else the nearest shipped recipe, else ``otherwise``."""
+    shipped = did_you_mean(name, [recipe.name for recipe in shipped_recipes()], otherwise)
+    return near_path_remedy(path, shipped, lambda found: found.suffix in (".yaml", ".yml") and found.is_file())
 
 
 def _is_file(path: Path) -> bool:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from difflib import SequenceMatcher
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 SCANNED_ENTRIES = 2000  # a folder of data can hold a million files
@@ -26,6 +25,18 @@ def missing_path_remedy(path: Path) -> str:
     return f"The folder {folder} has {', '.join(names[:LISTED])}{more}."
 
 
+def near_path_remedy(path: Path, otherwise: str, accepts: Callable[[Path], bool] = Path.exists) -> str:
+    """A question that names the nearest existing path, if ``accepts`` is true of it; else ``otherwise``."""
+    try:
+        found = nearest_path(path.expanduser().absolute())
+    except (OSError, RuntimeError, ValueError):  # not a path: too long, unknown user, null byte
+        return otherwise
+    if found is None or not accepts(found):
+        return otherwise
+    shown = found if path.is_absolute() or not found.is_relative_to(Path.cwd()) else found.relative_to(Path.cwd())
+    return f"Did you mean {shown}?"
+
+
 def nearest_path(path: Path) -> Path | None:
     """Existing path with a similar name, or with the same name in another folder near by; None where there is none."""
     folder, missing = _existing_part(path)
@@ -40,7 +51,7 @@ def nearest_path(path: Path) -> Path | None:
             return candidate
         if candidate.joinpath(*missing[1:]).exists():
             return candidate.joinpath(*missing[1:])
-    if same := _find_name(folder, missing[-1]):
+    if folder != Path(folder.anchor) and (same := _find_name(folder, missing[-1])):
         return same
     if len(missing) == 1 or not candidates or not candidates[0].is_dir():
         return None
@@ -65,6 +76,8 @@ def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 def _similarity(wanted: str, name: str) -> float:
     """Similarity of two names without case; the same name with other suffixes counts as near."""
+    from difflib import SequenceMatcher  # only messages need it
+
     wanted, name = wanted.lower(), name.lower()
     if wanted == name:
         return 1.0

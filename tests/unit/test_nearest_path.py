@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.data_sources import ROWS, failure, lines, write
 
-from orpo_cli.data.sources.nearest_path import nearest_path
+from orpo_cli.nearest_path import nearest_path
 
 FILES = ("data/pairs.jsonl", "data/train.jsonl.gz", "configs/r.yaml", "configs/local.jsonl", "data/deep/er/held.csv")
+RECIPE = "model: {model_name_or_path: ./model}\ndataset: {train: {path: p.jsonl}}\n"
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +57,27 @@ def test_a_missing_file_names_its_neighbour_or_the_files_of_the_folder(
     )
     assert str(failure("q/zzz.parquet").remedy).startswith(f"The folder {folder} has no q. A relative path")
     assert failure("date/*.jsonl").remedy == f"Did you mean {folder / 'data'}?"
+
+
+def test_a_missing_recipe_model_template_or_configuration_names_its_neighbour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orpo_here: Callable[..., Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama"}')
+    for name in ("recipe.yaml", "template.jinja", "model.txt"):
+        (tmp_path / name).write_text(RECIPE)
+    (tmp_path / "child.yaml").write_text("extends: recpe.yaml\n")
+    sets = ("--set", "model.model_name_or_path=./modl"), ("--set", f"model.chat_template={tmp_path}/templte.jinja")
+    for arguments, near in (
+        (("validate", "recip.yaml"), "recipe.yaml"),
+        (("validate", "child.yaml"), "recipe.yaml"),
+        (("validate", "quickstrat"), "`quickstart`"),
+        (("plan", "recipe.yaml", *sets[0]), "model"),
+        (("plan", "recipe.yaml", *sets[1]), f"{tmp_path}/template.jinja"),
+        (("convert", "recip.yaml"), "recipe.yaml"),
+        (("generate", "./modl", "--prompt", "x"), "model"),
+    ):
+        done = orpo_here(*arguments)
+        assert done.returncode == 2
+        assert f"Did you mean {near}?" in done.stderr, done.stderr

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from orpo_cli.data import media
 from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.recipe.schema import PairRules
 
 REASONS = {
     "malformed": "the row does not fit the format",
+    "not_text": "the row has an image, audio or video, and this tool trains text",
     "tie": "the data prefers neither completion",
     "unpaired": "no row has another completion for the same prompt",
     "no_score": "the row has no scores, and min_score_margin or rejected: worst needs them",
@@ -38,10 +40,12 @@ REASONS = {
 
 REMEDIES = {
     "malformed": "Name the format with `format:` or the columns with `columns:`.",
+    "not_text": media.REMEDY,
     "unpaired": "Give a good and a bad completion for each prompt.",
     "no_score": "Map the columns with `columns: {score_chosen: …, score_rejected: …}`, or remove min_score_margin and rejected: worst.",
     "no_weight": "Give every row a weight above 0, or remove the rows that are not to be trained.",
     "histories_differ": "Keep rows whose two conversations differ only in the last message, or set dataset.turns: all for a pair at each turn that differs.",
+    "empty_prompt": "Give each row a prompt, or name its column with `columns: {prompt: …}`.",
     "template_error": "Choose another template with model.chat_template, or change the roles in the data.",
     "template_mismatch": "Choose another template with model.chat_template.",
     "identical_when_rendered": "Choose a chat template with model.chat_template that writes what differs (see the thinking-models guide for "

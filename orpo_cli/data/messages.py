@@ -6,23 +6,19 @@ import json
 from collections import Counter
 from typing import Any
 
+from orpo_cli.data.json_text import parse_json_text
+from orpo_cli.data.media import MEDIA_PARTS, not_text
 from orpo_cli.data.pair import REASONING, REASONING_FIELDS, Message, Pair, RowRejected
+from orpo_cli.data.roles import JOINED_ROLES, ROLES, TOOL_CALL_ROLES, normalize_role
 
-ROLES = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "tool": "tool",
-    "observation": "tool",
-    "function_call": "assistant",
-}
-KEY_NAMES = (("role", "from"), ("content", "value"))  # a table with both kinds has null under one of them
+KEY_NAMES = (  # a table with several kinds has null under the others
+    ("role", "from"),
+    ("content", "value", "text", "parts"),
+)
 TOOL_FIELDS = ("name", "tool_call_id")  # further keys of a tool message
+TEXT_PARTS = (None, "text", "input_text", "output_text")  # types of content parts; those of Gemini have none
+ARGUMENTS = ("arguments", "parameters", "args")  # keys of a tool call
+CALL_REMEDY = "Give a tool call as an object with a name and arguments, or as its JSON text."
 
 
 def is_messages(value: Any) -> bool:
@@ -62,45 +58,79 @@ def read_messages(value: Any, column: str, default_role: str) -> tuple[Message, 
     items = [value] if isinstance(value, dict) else value
     if not isinstance(items, list):
         raise RowRejected("malformed", f"{column} is {type_name(value)}, not messages")
-    return tuple(_message(item, f"{column}[{index}]") for index, item in enumerate(items))
+    found: list[Message] = []
+    for index, item in enumerate(items):
+        role, message = _message(item, f"{column}[{index}]")
+        if role in JOINED_ROLES and found and found[-1].role == "assistant":
+            before = found.pop()
+            calls = [*before.tool_calls, *message.tool_calls]
+            message = Message(
+                "assistant", before.content, {**(message.extra or {}), **(before.extra or {}), "tool_calls": calls}
+            )
+        found.append(message)
+    return tuple(found)
 
 
-def _message(item: Any, where: str) -> Message:
+def _message(item: Any, where: str) -> tuple[str, Message]:
+    """Role as the data names it, and the message."""
     if not isinstance(item, dict):
         raise RowRejected("malformed", f"{where} is {type_name(item)}, not a message")
-    role, content = (item[name] if item.get(name) is not None else item.get(other) for name, other in KEY_NAMES)
-    if not isinstance(role, str) or role.lower() not in ROLES:
-        raise RowRejected("malformed", f"{where} has the role {role!r}; known: {', '.join(ROLES)}")
+    name, content = (next((item[key] for key in keys if item.get(key) is not None), None) for keys in KEY_NAMES)
+    role = normalize_role(name)
+    if role not in ROLES:
+        raise RowRejected(
+            "malformed",
+            f"{where} has the role {name!r}",
+            f"Rename the role in the data. Known roles: {', '.join(ROLES)}.",
+        )
     extra: dict[str, Any] = {}
-    if role.lower() == "function_call":  # ShareGPT: the content is the call
-        call = {"tool_calls": _tool_calls([_parse_json(content, where)], where)}
-        check_json(call, where)
-        return Message("assistant", "", call)
-    if item.get("tool_calls"):
-        content, extra = content or "", {"tool_calls": _tool_calls(item["tool_calls"], where)}
-    elif ROLES[role.lower()] == "tool":
-        extra = {name: item[name] for name in TOOL_FIELDS if item.get(name) is not None}
+    calls = item.get("tool_calls") or _function_call(item)
+    if role in TOOL_CALL_ROLES and not calls:
+        content, calls = "", content
+    if calls:
+        content, extra = content or "", {"tool_calls": _tool_calls(calls, where)}
+    elif ROLES[role] == "tool":
+        extra = {key: item[key] for key in TOOL_FIELDS if item.get(key) is not None}
+        content = _tool_result(content)
     reasoning = [item[name] for name in REASONING_FIELDS if isinstance(item.get(name), str)]
     if isinstance(content, list):  # content parts of the OpenAI API
         reasoning += [text for part in content if (text := _reasoning_part(part)) is not None]
         content = "".join(_text_part(part, where) for part in content if _reasoning_part(part) is None)
-    if ROLES[role.lower()] == "assistant" and any(map(str.strip, reasoning)):
+    if ROLES[role] == "assistant" and any(map(str.strip, reasoning)):
         extra[REASONING] = next(filter(str.strip, reasoning))
     if extra:
         check_json(extra, where)
-    return Message(ROLES[role.lower()], read_text(content, f"the content of {where}"), extra or None)
+    return role, Message(ROLES[role], read_text(content, f"the content of {where}"), extra or None)
+
+
+def _function_call(item: dict[str, Any]) -> dict[str, Any] | None:
+    """The one call of a message in older data of OpenAI; None where a table has nulls in its place."""
+    call = item.get("function_call")
+    return call if isinstance(call, dict) and call.get("name") is not None else None
+
+
+def _tool_result(content: Any) -> Any:
+    """Result of a tool as a text: objects and lists of data as JSON; content parts unchanged."""
+    is_parts = isinstance(content, list) and all(isinstance(part, dict) and "type" in part for part in content)
+    is_data = isinstance(content, dict | list | int | float) and not is_parts
+    return json.dumps(content, ensure_ascii=False) if is_data else content
 
 
 def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
     """Tool calls as templates expect them: a function with its name, and its arguments as an object."""
+    if isinstance(calls, str) and calls.lstrip()[:1] in ("[", "{"):
+        calls = _parse_json(calls, where)
+    calls = [calls] if isinstance(calls, dict) else calls
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise RowRejected("malformed", f"the tool_calls of {where} are {type_name(calls)}, not a list of objects")
+        raise RowRejected(
+            "malformed", f"the tool_calls of {where} are {type_name(calls)}, not a list of objects", CALL_REMEDY
+        )
     found = []
     for call in calls:
         function = call.get("function", call)
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise RowRejected("malformed", f"{where} calls a tool without a name")
-        arguments = function.get("arguments", {})
+            raise RowRejected("malformed", f"{where} calls a tool without a name", CALL_REMEDY)
+        arguments: Any = next((function[key] for key in ARGUMENTS if function.get(key) is not None), {})
         if isinstance(arguments, str):
             arguments = _parse_json(arguments or "{}", where)
         function = {"name": function["name"], "arguments": arguments}
@@ -108,11 +138,11 @@ def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
     return found
 
 
-def _parse_json(text: Any, where: str) -> Any:
+def _parse_json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise RowRejected("malformed", f"{where} calls a tool with what is not JSON: {error}") from error
+        return parse_json_text(text)
+    except ValueError as error:
+        raise RowRejected("malformed", f"{where} calls a tool with what is not JSON: {error}", CALL_REMEDY) from error
 
 
 def _reasoning_part(part: Any) -> str | None:
@@ -125,8 +155,12 @@ def _reasoning_part(part: Any) -> str | None:
 
 
 def _text_part(part: Any, where: str) -> str:
-    if not isinstance(part, dict) or part.get("type") != "text":
-        raise RowRejected("malformed", f"{where} has a part that is not text")
+    if not isinstance(part, dict):
+        raise RowRejected("malformed", f"{where} has a part that is {type_name(part)}, not an object with a text")
+    if part.get("type") in MEDIA_PARTS:
+        raise not_text(where)
+    if part.get("type") not in TEXT_PARTS:
+        raise RowRejected("malformed", f"{where} has a part of the type {part.get('type')!r}, not text")
     return read_text(part.get("text"), where)
 
 

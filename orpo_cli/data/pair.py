@@ -96,9 +96,12 @@ def text_with_system(prompt: str, system: str) -> str:
 
 
 class RowRejected(DataError):
-    """Rejection of a row: it is dropped and counted under ``reason``, a key of ``filters.REASONS``."""
+    """Rejection of a row: it is dropped and counted under ``reason``, a key of ``filters.REASONS``.
 
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(detail or reason)
+    ``remedy`` replaces that of the reason.
+    """
+
+    def __init__(self, reason: str, detail: str = "", remedy: str = "") -> None:
+        super().__init__(detail or reason, remedy=remedy or None)
         self.reason = reason
         self.detail = detail

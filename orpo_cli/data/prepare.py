@@ -17,7 +17,6 @@ import numpy as np
 
 from orpo_cli.data import dedup_and_split
 from orpo_cli.data.dropped_rows import DroppedRows
-from orpo_cli.data.filters import REMEDIES
 from orpo_cli.data.pair import RowRejected
 from orpo_cli.data.pair_encoder import PairEncoder
 from orpo_cli.data.report import EXAMPLES, DataReport, SourceReport
@@ -272,8 +271,9 @@ class _DatasetBuilder:
         sources = [source for source in self.report.sources if source.part == part]
         read = sum(source.rows_read for source in sources)
         lines = [f"{source.location}: {line}" for source in sources for line in source.drop_lines()]
-        reasons = dict.fromkeys(reason for source in sources for reason in source.dropped)
-        remedies = [REMEDIES[reason] for reason in reasons if reason in REMEDIES]
+        remedies = dict.fromkeys(
+            remedy for source in sources for reason in source.dropped for remedy in source.remedies_of(reason)
+        )
         return DataError(
             "\n  ".join([f"no usable {part} pair is left of {read:,} rows:", *lines]),
             remedy=" ".join(remedies) or "Give pairs with a prompt and two different answers.",

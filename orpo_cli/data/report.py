@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orpo_cli.data.filters import REASONS
+from orpo_cli.data.filters import REASONS, REMEDIES
 from orpo_cli.data.pair import RowRejected
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ NOTES = {
     "answer_text_removed": "have text of an answer that the chat template leaves out or changes: it is not trained as the data has it",
     "generation_prompt_ignored": "train the start of the assistant's turn as part of the answer: the chat template ignores "
     "add_generation_prompt",
+    "system_column_unused": "have a system message; a different system column is ignored",
+    "json_text_messages": "have messages as JSON or Python text, which is parsed",
     "special_token_spelled": "contain a special token as text in a message; it is encoded as ordinary text",
     "generation_prompt_shortened": "end the prompt before the text that the template adds only for generation",
 }
@@ -78,6 +80,7 @@ class SourceReport:
     examples: dict[str, list[str]] = field(default_factory=dict)
     truncated_prompts: int = 0
     truncated_completions: int = 0
+    remedies: dict[str, list[str]] = field(default_factory=dict)  # of rows with a remedy of their own, by reason
     notes: Counter[str] = field(default_factory=Counter)
     unused_columns: list[str] = field(default_factory=list)
 
@@ -87,6 +90,14 @@ class SourceReport:
         examples = self.examples.setdefault(rejection.reason, [])
         if len(examples) < EXAMPLES:
             examples.append(f"{row} ({_shorten(rejection.detail)})" if rejection.detail else row)
+
+        remedies = self.remedies.setdefault(rejection.reason, []) if rejection.remedy else []
+        if rejection.remedy and rejection.remedy not in remedies and len(remedies) < EXAMPLES:
+            remedies.append(rejection.remedy)
+
+    def remedies_of(self, reason: str) -> list[str]:
+        """What to do about the dropped rows of a reason."""
+        return self.remedies.get(reason) or ([REMEDIES[reason]] if reason in REMEDIES else [])
 
     def drop_lines(self) -> list[str]:
         """One line per reason, the most frequent first."""
@@ -110,7 +121,8 @@ class SourceReport:
         text = [
             f"{self.part}: {self.path} [{self.split}], {self.format}: {self.rows_read:,} rows read{sampled}, {self.kept:,} kept"
         ]
-        text += [f"  dropped {line}" for line in self.drop_lines()]
+        for (reason, _), line in zip(self.dropped.most_common(), self.drop_lines(), strict=True):
+            text += [f"  dropped {line}", *(f"    {remedy}" for remedy in self.remedies.get(reason, ()))]
         if self.used is not None:
             text.append(f"  {self.used:,} train pairs after its weight")
         if self.truncated_prompts or self.truncated_completions:

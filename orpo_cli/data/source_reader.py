@@ -16,10 +16,12 @@ from typing import Any
 
 from orpo_cli.data.chat_template import PairTexts, TemplateLimitOfPair
 from orpo_cli.data.dropped_rows import DroppedRows
-from orpo_cli.data.filters import REMEDIES, check_margin, check_pair
+from orpo_cli.data.filters import check_margin, check_pair
 from orpo_cli.data.formats.detect import SCORE_COLUMNS, check_columns, describe_columns, detect_format, rename_columns
 from orpo_cli.data.formats.format import Format, GroupedRow
 from orpo_cli.data.formats.several_rejected import SCORE_LISTS, numbered_columns
+from orpo_cli.data.json_text import check_cells, parse_cells
+from orpo_cli.data.media import check_text_only
 from orpo_cli.data.pair import Pair, RowRejected
 from orpo_cli.data.pair_cache import code_key, load_or_prepare, tokenizer_key
 from orpo_cli.data.pair_encoder import PairEncoder
@@ -35,6 +37,7 @@ from orpo_cli.errors import DataError
 from orpo_cli.recipe.schema import DatasetSection, Source
 
 FORMAT_SAMPLE_ROWS = 100  # rows that decide the format of a source
+PLAIN_TEXT = "text"  # format of rows whose texts are trained as they are, JSON too
 BATCH_PAIRS = 256  # pairs tokenized at once
 
 Note = Callable[[str], None]
@@ -111,6 +114,8 @@ class SourceReader:
         check_columns(source.columns, [row.value for row in head], found.location)
         rows = (Row(row.name, rename_columns(row.value, source.columns)) for row in chain(head, sampled.rows))
         first_rows = [rename_columns(row.value, source.columns) for row in head]
+        if source.format != PLAIN_TEXT:
+            first_rows = [parse_cells(row) for row in first_rows]
         where, seed = f"{found.location} (rows from {head[0].name})", self.dataset.shuffle_seed
         format_ = detect_format(first_rows, source.format, where, labels=source.labels, seed=seed)
         report.format = format_.name
@@ -137,7 +142,7 @@ class SourceReader:
             raise DataError(
                 f"{found.location}: no row fits the format {format_.name} ({format_.description}); "
                 f"{describe_columns(first_rows)}. For example {report.examples['malformed'][0]}.",
-                remedy=REMEDIES["malformed"],
+                remedy=" ".join(report.remedies_of("malformed")),
             )
         return report.as_dict()
 
@@ -145,7 +150,7 @@ class SourceReader:
         self, rows: Iterator[Row], format_: Format, source: Source, report: SourceReport
     ) -> Iterator[RenderedPair]:
         """Texts of the rows that are pairs; drops are counted. In batches, since one template call for many conversations is cheaper."""
-        rows = _count_rows(rows, report)
+        rows = self._readable_rows(_count_rows(rows, report), format_, report)
         grouped = format_.group(rows, partial(self._drop, report)) if format_.group else rows
         pairs = self._parse_rows(grouped, format_, source, report)
         while batch := list(islice(pairs, BATCH_PAIRS)):
@@ -159,6 +164,20 @@ class SourceReader:
                     self._drop(report, name, texts, content=pair)
                 else:
                     yield name, pair, texts
+
+    def _readable_rows(self, rows: Iterator[Row], format_: Format, report: SourceReport) -> Iterator[Row]:
+        """Rows of text with their messages parsed; the others are dropped before formats group rows and choose columns."""
+        for row in rows:
+            value = row.value if format_.name == PLAIN_TEXT else parse_cells(row.value)
+            try:
+                if isinstance(value, dict):
+                    check_text_only(value)
+                    check_cells(value, () if format_.name == PLAIN_TEXT else format_.columns)
+            except RowRejected as rejection:
+                self._drop(report, row.name, rejection, content=row.value)
+                continue
+            report.notes["json_text_messages"] += value is not row.value
+            yield Row(row.name, value)
 
     def _parse_rows(
         self, rows: Iterator[Row | GroupedRow] | Iterator[Row], format_: Format, source: Source, report: SourceReport

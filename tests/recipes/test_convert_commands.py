@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from orpo_cli.data.messages import KEY_NAMES, ROLES
+from orpo_cli.data.messages import KEY_NAMES
+from orpo_cli.data.roles import ROLES
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.axolotl import datasets as axolotl_datasets
 from orpo_cli.recipe.convert.convert import convert

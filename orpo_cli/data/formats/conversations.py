@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from orpo_cli.data.formats.format import (
+    SYSTEM_COLUMNS,
     Format,
     Row,
     add_system,
@@ -16,7 +17,6 @@ from orpo_cli.data.formats.format import (
     read_completions,
     read_scores,
     read_tools,
-    with_system,
 )
 from orpo_cli.data.formats.preference import repeats_prompt
 from orpo_cli.data.messages import conversation_pair, is_messages, read_messages, read_text, type_name
@@ -33,8 +33,8 @@ def _matches_sharegpt(row: Row) -> bool:
 
 def read_sharegpt(row: Row, notes: Counter[str]) -> Pair:
     """Row with ``conversations`` of from and value, and one message each under chosen and rejected."""
-    history = with_system(read_messages(row.get("conversations"), "conversations", "user"), row.get("system"))
-    pair = conversation_pair(history, *read_completions(row), notes)
+    history = read_messages(row.get("conversations"), "conversations", "user")
+    pair = add_system(conversation_pair(history, *read_completions(row), notes), row, notes)
     return replace(pair, scores=read_scores(row), tools=read_tools(row))
 
 
@@ -53,7 +53,7 @@ def read_swift(row: Row, notes: Counter[str]) -> Pair:
         pair = conversation_pair(messages[:-1], messages[-1:], rejected, notes)
     else:
         raise RowRejected("malformed", "no rejected_response and no rejected_messages")
-    return replace(add_system(pair, row.get("system")), tools=read_tools(row))
+    return replace(add_system(pair, row, notes), tools=read_tools(row))
 
 
 def _matches_openai(row: Row) -> bool:
@@ -67,7 +67,8 @@ def read_openai(row: Row, notes: Counter[str]) -> Pair:
         raise RowRejected("malformed", f"input is {type_name(given)}, not an object with messages")
     history = read_messages(given.get("messages"), "input.messages", "user")
     completions = read_completions(row, "preferred_output", "non_preferred_output")
-    return replace(conversation_pair(history, *completions, notes), tools=read_tools(given))
+    pair = add_system(conversation_pair(history, *completions, notes), row, notes)
+    return replace(pair, tools=read_tools(given) or read_tools(row))
 
 
 def _matches_alpaca(row: Row) -> bool:
@@ -88,8 +89,9 @@ def read_alpaca(row: Row, notes: Counter[str]) -> Pair:
     column = next((key for key in INSTRUCTIONS if row.get(key) is not None), INSTRUCTIONS[0])
     parts = [read_text(row.get(column), column), read_text(row.get("input") or "", "input")]
     prompt = Message("user", "\n".join(part for part in parts if part))
-    history = with_system((*_parse_turns(row.get("history")), prompt), row.get("system"))
-    return replace(conversation_pair(history, *read_completions(row), notes), scores=read_scores(row))
+    history = (*_parse_turns(row.get("history")), prompt)
+    pair = add_system(conversation_pair(history, *read_completions(row), notes), row, notes)
+    return replace(pair, scores=read_scores(row), tools=read_tools(row))
 
 
 def _parse_turns(history: Any) -> tuple[Message, ...]:
@@ -119,7 +121,8 @@ def read_hh(row: Row, notes: Counter[str]) -> Pair:
         notes["prompt_stored_twice"] += 1
         prompt = ""
     chosen_turns = parse_transcript(prompt + chosen, "chosen")
-    return conversation_pair((), chosen_turns, parse_transcript(prompt + rejected, "rejected"), notes)
+    pair = conversation_pair((), chosen_turns, parse_transcript(prompt + rejected, "rejected"), notes)
+    return add_system(pair, row, notes)
 
 
 def parse_transcript(transcript: str, column: str) -> tuple[Message, ...]:
@@ -135,35 +138,35 @@ def parse_transcript(transcript: str, column: str) -> tuple[Message, ...]:
 SHAREGPT = Format(
     "sharegpt",
     "conversations of from and value, one message under chosen and rejected (LLaMA-Factory)",
-    ("conversations", "chosen", "rejected", "system", "tools"),
+    ("conversations", "chosen", "rejected", *SYSTEM_COLUMNS, "tools"),
     _matches_sharegpt,
     read_sharegpt,
 )
 SWIFT = Format(
     "swift",
     "messages that end in the chosen completion, with rejected_response or rejected_messages (ms-swift)",
-    ("messages", "rejected_response", "rejected_messages", "system", "tools"),
+    ("messages", "rejected_response", "rejected_messages", *SYSTEM_COLUMNS, "tools"),
     _matches_swift,
     read_swift,
 )
 OPENAI = Format(
     "openai",
     "input.messages with preferred_output and non_preferred_output (OpenAI's preference fine-tuning)",
-    ("input", "preferred_output", "non_preferred_output"),
+    ("input", "preferred_output", "non_preferred_output", *SYSTEM_COLUMNS, "tools"),
     _matches_openai,
     read_openai,
 )
 ALPACA = Format(
     "alpaca",
     "instruction or question, input, system and history with chosen and rejected texts (Alpaca with ranking, Orca pairs)",
-    ("instruction", "question", "input", "system", "history", "chosen", "rejected", "output"),
+    ("instruction", "question", "input", *SYSTEM_COLUMNS, "history", "chosen", "rejected", "output", "tools"),
     _matches_alpaca,
     read_alpaca,
 )
 HH = Format(
     "hh",
     "transcripts with Human: and Assistant: turns under chosen and rejected",
-    ("prompt", "chosen", "rejected"),
+    ("prompt", "chosen", "rejected", *SYSTEM_COLUMNS),
     _matches_hh,
     read_hh,
 )

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from orpo_cli.data.formats import judged, preference
+from orpo_cli.data.formats.column_proposals import propose_columns
 from orpo_cli.data.formats.conversations import ALPACA, HH, OPENAI, SHAREGPT, SWIFT
 from orpo_cli.data.formats.format import SCORES, Format, Row
 from orpo_cli.data.formats.judged import JUDGED, Verdict
@@ -54,8 +55,8 @@ def detect_format(
     if wanted == "auto" and not matching:
         raise DataError(
             f"{where}: no row looks like preference data; {describe_columns(rows)}.",
-            remedy="Map your columns to prompt, chosen, rejected with `columns:`, or reshape the rows. Known formats:"
-            + "".join(f"\n    {format_.name}: {format_.description}" for format_ in FORMATS),
+            remedy=f"Map your columns to prompt, chosen, rejected with `{propose_columns(rows) or 'columns:'}`, or reshape the rows. "
+            "Known formats:" + "".join(f"\n    {format_.name}: {format_.description}" for format_ in FORMATS),
         )
     if matching[TURNS.name] and matching[SHAREGPT.name]:  # a row of the latter is one of the former with one turn
         del matching[SHAREGPT.name]
@@ -66,7 +67,8 @@ def detect_format(
             remedy="Remove labels, or name the format judged.",
         )
     if format_ in (PREFERENCE, TEXT):
-        return preference.for_rows(format_, [one_rejected(row) if isinstance(row, dict) else row for row in rows])
+        views = [one_rejected(row) if isinstance(row, dict) else row for row in rows]
+        return preference.for_rows(format_, views, implicit_prompts=wanted != "auto")
     if format_ is JUDGED:
         return judged.for_rows(format_, rows, labels or {}, where)
     if format_ in SEEDED_FORMATS:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from orpo_cli.data.messages import check_json, read_messages, read_text
+from orpo_cli.data.json_text import parse_json_text
+from orpo_cli.data.messages import check_json, is_messages, read_messages, read_text
 from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.data.sources.source import Row as NamedRow
 
 Row = dict[str, Any]
 Drop = Callable[[str, RowRejected], None]
 
+SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
 SCORES = tuple(
     (pattern.format("chosen"), pattern.format("rejected"))
     for name in ("score", "rating", "avg_rating")
@@ -71,7 +72,12 @@ def completion_columns(row: Row, chosen: str = "chosen", rejected: str = "reject
     """Values of the two completion columns. Raises RowRejected where one is missing."""
     missing = [key for key in (chosen, rejected) if row.get(key) is None]
     if missing:
-        raise RowRejected("malformed", f"no {' and no '.join(missing)}")
+        names = ", ".join(f"{key}: …" for key in missing)
+        raise RowRejected(
+            "malformed",
+            f"no {' and no '.join(missing)}",
+            f"Give both completions, or map their columns with `columns: {{{names}}}`.",
+        )
     return row[chosen], row[rejected]
 
 
@@ -88,16 +94,31 @@ def read_completions(
     return read_completion(values[0], chosen), read_completion(values[1], rejected)
 
 
-def with_system(history: tuple[Message, ...], system: Any) -> tuple[Message, ...]:
-    """``history`` with the text of a system column as first message, unless it has a system message."""
-    text = read_text(system or "", "system")
-    if text.strip() and (not history or history[0].role != "system"):
-        return (Message("system", text), *history)
+def read_system(row: Row) -> str:
+    """Text of the row's system column: a text, or a system message. Empty where there is none. Raises RowRejected."""
+    name = next((name for name in SYSTEM_COLUMNS if row.get(name)), SYSTEM_COLUMNS[0])
+    value = row.get(name)
+    if not is_messages(value) or not value:
+        return read_text(value or "", name)
+    messages = read_messages(value, name, "system")
+    if {message.role for message in messages} != {"system"}:
+        raise RowRejected("malformed", f"{name} has messages of another role than system")
+    return "\n\n".join(message.content for message in messages)
+
+
+def with_system(history: tuple[Message, ...], system: str) -> tuple[Message, ...]:
+    """``history`` with the text of a system column as first message, unless it has a system message or none at all."""
+    if system.strip() and history and history[0].role != "system":
+        return (Message("system", system), *history)
     return history
 
 
-def add_system(pair: Pair, system: Any) -> Pair:
-    """Conversation ``pair`` with the text of a system column before its messages."""
+def add_system(pair: Pair, row: Row, notes: Counter[str]) -> Pair:
+    """Conversation ``pair`` with the text of a system column before its messages, unless they have another system text."""
+    system = read_system(row)
+    first = pair.prompt[0] if pair.prompt else None
+    if isinstance(first, Message) and first.role == "system" and system.strip() not in ("", first.content.strip()):
+        notes["system_column_unused"] += 1
     if isinstance(pair.prompt, str):
         return pair
     rejected = None if pair.rejected_prompt is None else with_system(pair.rejected_prompt, system)
@@ -105,19 +126,32 @@ def add_system(pair: Pair, system: Any) -> Pair:
 
 
 def read_tools(row: Row) -> tuple[dict[str, Any], ...] | None:
-    """Tools that a row's conversation may call (a list, or its JSON). Raises RowRejected for anything else."""
-    value = row.get("tools")
-    if isinstance(value, str):
-        try:
-            value = json.loads(value) if value.strip() else None
-        except (ValueError, RecursionError) as error:
-            raise RowRejected("malformed", f"tools is not JSON: {error}") from error
+    """Tools that a row's conversation may call: a list of objects; each of them, or the list, may be JSON text.
+
+    Raises RowRejected for anything else.
+    """
+    value = _parse_tools(row.get("tools"))
     if not value:
         return None
+    if isinstance(value, dict):
+        value = [value]
+    if isinstance(value, list):
+        value = [_parse_tools(tool) for tool in value]
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
         raise RowRejected("malformed", "tools is not a list of objects")
     check_json(value, "tools")
     return tuple(value)
+
+
+def _parse_tools(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_json_text(value) if value.strip() else None
+    except ValueError as error:
+        raise RowRejected(
+            "malformed", f"tools is not JSON: {error}", "Store tools as a list, or as its JSON text."
+        ) from error
 
 
 def parse_number(value: Any) -> float | None:

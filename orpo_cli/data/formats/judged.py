@@ -10,9 +10,17 @@ from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
-from orpo_cli.data.formats.format import Format, Row, parse_number, read_completion
-from orpo_cli.data.messages import conversation_pair, is_messages, read_messages
-from orpo_cli.data.pair import Pair, RowRejected
+from orpo_cli.data.formats.format import (
+    SYSTEM_COLUMNS,
+    Format,
+    Row,
+    add_system,
+    parse_number,
+    read_completion,
+    read_tools,
+)
+from orpo_cli.data.messages import conversation_pair, is_messages, read_messages, read_text
+from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.errors import DataError
 
 Verdict = Literal["first", "second", "tie"]
@@ -23,7 +31,7 @@ COMPLETION_COLUMNS = (
     ("completion_a", "completion_b"), ("conversation_a", "conversation_b"), ("human_ref_A", "human_ref_B"),
     ("response_j", "response_k"),
 )  # fmt: skip
-PROMPT_COLUMNS = ("prompt", "question", "instruction", "context", "history", "input")
+PROMPT_COLUMNS = ("prompt", "question", "instruction", "context", "history", "input", "messages")
 LABEL_COLUMNS = (
     "label", "labels", "winner", "preference", "choice", "better_response_id", "overall_preference", "preferred",
 )  # fmt: skip
@@ -59,7 +67,9 @@ def read(row: Row, notes: Counter[str], *, labels: Mapping[str, Verdict]) -> Pai
     prompt = next((name for name in PROMPT_COLUMNS if row.get(name) is not None), None)
     include_prompt = len(first) > 1 or len(second) > 1  # full conversations
     history = () if prompt is None or include_prompt else read_messages(row[prompt], prompt, "user")
-    return conversation_pair(history, better, worse, notes)
+    if history and prompt == "instruction" and row.get("input"):  # Alpaca: the input follows the instruction
+        history = (*history[:-1], Message("user", f"{history[-1].content}\n{read_text(row['input'], 'input')}"))
+    return replace(add_system(conversation_pair(history, better, worse, notes), row, notes), tools=read_tools(row))
 
 
 def read_verdict(row: Row, names: tuple[str, str], labels: Mapping[str, Verdict]) -> Verdict | None:
@@ -137,7 +147,18 @@ def _label_column(row: Row) -> str | None:
 JUDGED = Format(
     "judged",
     "a prompt, two completions (response_1 and response_2, response_a and response_b, …) and a label, winner or preference",
-    tuple(dict.fromkeys((*PROMPT_COLUMNS, *chain.from_iterable(COMPLETION_COLUMNS), *LABEL_COLUMNS, *SIGNED_LABELS))),
+    tuple(
+        dict.fromkeys(
+            (
+                *PROMPT_COLUMNS,
+                *chain.from_iterable(COMPLETION_COLUMNS),
+                *LABEL_COLUMNS,
+                *SIGNED_LABELS,
+                *SYSTEM_COLUMNS,
+                "tools",
+            )
+        )
+    ),
     matches,
     partial(read, labels={}),
 )

@@ -5,13 +5,25 @@ from __future__ import annotations
 import json
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 
-from orpo_cli.data.formats.format import Drop, Format, GroupedRow, Row, completion_columns, read_completion
+from orpo_cli.data.formats.format import (
+    SYSTEM_COLUMNS,
+    Drop,
+    Format,
+    GroupedRow,
+    Row,
+    add_system,
+    completion_columns,
+    read_completion,
+    read_tools,
+)
 from orpo_cli.data.messages import conversation_pair, read_messages
 from orpo_cli.data.pair import Pair, RowRejected
 from orpo_cli.data.sources.source import Row as NamedRow
 
 MAX_UNPAIRED = 100_000  # rows that wait for a partner; above, the oldest is dropped, to bound the memory
+SHARED = ("prompt", *SYSTEM_COLUMNS, "tools")  # columns in which the two rows of a pair are equal
 LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
@@ -33,7 +45,8 @@ def group(rows: Iterator[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
         if label is None:
             drop(row.name, RowRejected("malformed", "the label is neither true nor false"))
             continue
-        prompt = json.dumps(row.value.get("prompt"), sort_keys=True, default=str)
+        shared = {name: row.value.get(name) for name in SHARED}
+        prompt = json.dumps(shared, sort_keys=True, default=str)
         partners = unpaired.get((prompt, not label))
         if partners:
             partner = partners.pop(0)
@@ -43,7 +56,7 @@ def group(rows: Iterator[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
             good, bad = (row, partner) if label else (partner, row)
             completions = {"chosen": good.value.get("completion"), "rejected": bad.value.get("completion")}
             name = f"{partner.name}+{row.name.rpartition(':')[2]}"
-            yield GroupedRow(name, {"prompt": good.value.get("prompt"), **completions}, rows=2)
+            yield GroupedRow(name, {**shared, **completions}, rows=2)
             continue
         unpaired.setdefault((prompt, label), []).append(row)
         count += 1
@@ -61,13 +74,14 @@ def group(rows: Iterator[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
 def read(row: Row, notes: Counter[str]) -> Pair:
     """Grouped row."""
     chosen, rejected = (read_completion(value, "completion") for value in completion_columns(row))
-    return conversation_pair(read_messages(row.get("prompt"), "prompt", "user"), chosen, rejected, notes)
+    pair = conversation_pair(read_messages(row.get("prompt"), "prompt", "user"), chosen, rejected, notes)
+    return replace(add_system(pair, row, notes), tools=read_tools(row))
 
 
 KTO = Format(
     "kto",
     "prompt, completion and a label that is true or false; a good and a bad completion of one prompt form a pair (KTO)",
-    ("prompt", "completion", "label"),
+    (*SHARED, "completion", "label"),
     matches,
     read,
     group,

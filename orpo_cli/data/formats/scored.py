@@ -10,7 +10,16 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from orpo_cli.data.formats.conversations import TRANSCRIPT_TURN, parse_transcript
-from orpo_cli.data.formats.format import Drop, Format, GroupedRow, RejectedAnswers, Row, parse_number
+from orpo_cli.data.formats.format import (
+    SYSTEM_COLUMNS,
+    Drop,
+    Format,
+    GroupedRow,
+    RejectedAnswers,
+    Row,
+    add_system,
+    parse_number,
+)
 from orpo_cli.data.messages import conversation_pair, read_text, type_name
 from orpo_cli.data.pair import Message, Pair, RowRejected
 from orpo_cli.data.sources.source import Row as NamedRow
@@ -36,7 +45,7 @@ def read(row: Row, notes: Counter[str], *, columns: Columns, seed: int = 42) -> 
     prompt, (best, highest), worse = _ranked(row, columns)
     rejected, lower = random.Random(f"{seed}:{prompt}").choice(worse)
     turns = _messages(prompt, columns), (Message("assistant", best),), (Message("assistant", rejected),)
-    return replace(conversation_pair(*turns, notes), scores=(highest, lower))
+    return replace(add_system(conversation_pair(*turns, notes), row, notes), scores=(highest, lower))
 
 
 def _messages(prompt: str, columns: Columns) -> tuple[Message, ...]:
@@ -130,7 +139,7 @@ def group_helpsteer(rows: Iterator[NamedRow], drop: Drop) -> Iterator[GroupedRow
         if not isinstance(row.value, dict):
             drop(row.name, RowRejected("malformed", "the row is not an object with columns"))
             continue
-        if group and row.value.get("prompt") != group[0].value.get("prompt"):
+        if group and _shared(row) != _shared(group[0]):
             yield from _grouped(group, drop)
             group = []
         group.append(row)
@@ -143,7 +152,12 @@ def _grouped(group: list[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
     elif group:
         completions = [{"response": row.value.get("response"), "score": _helpfulness(row.value)} for row in group]
         name = f"{group[0].name}+{len(group) - 1}"
-        yield GroupedRow(name, {"prompt": group[0].value.get("prompt"), "answers": completions}, rows=len(group))
+        yield GroupedRow(name, {**_shared(group[0]), "answers": completions}, rows=len(group))
+
+
+def _shared(row: NamedRow) -> Row:
+    """Columns in which rows of one prompt are equal."""
+    return {name: row.value.get(name) for name in ("prompt", *SYSTEM_COLUMNS)}
 
 
 def _helpfulness(row: Row) -> float | None:
@@ -161,7 +175,7 @@ HELPSTEER_COLUMNS = Columns("prompt", "answers", "response", "score")  # of a gr
 ULTRAFEEDBACK = Format(
     "ultrafeedback",
     "instruction and completions with overall_score, the best against a seeded choice of the others (UltraFeedback raw)",
-    ("instruction", "completions"),
+    ("instruction", "completions", *SYSTEM_COLUMNS),
     partial(matches, columns=ULTRAFEEDBACK_COLUMNS),
     partial(read, columns=ULTRAFEEDBACK_COLUMNS),
     answers=partial(split_worse, columns=ULTRAFEEDBACK_COLUMNS),
@@ -169,7 +183,7 @@ ULTRAFEEDBACK = Format(
 STACKEXCHANGE = Format(
     "stackexchange",
     "question and answers with pm_score, the best against a seeded choice of the others (Stack Exchange preferences)",
-    ("question", "answers"),
+    ("question", "answers", *SYSTEM_COLUMNS),
     partial(matches, columns=STACKEXCHANGE_COLUMNS),
     partial(read, columns=STACKEXCHANGE_COLUMNS),
     answers=partial(split_worse, columns=STACKEXCHANGE_COLUMNS),
@@ -177,7 +191,7 @@ STACKEXCHANGE = Format(
 NECTAR = Format(
     "nectar",
     "prompt and answers with a rank, the best against a seeded choice of the others (Nectar)",
-    ("prompt", "answers"),
+    ("prompt", "answers", *SYSTEM_COLUMNS),
     partial(matches, columns=NECTAR_COLUMNS),
     partial(read, columns=NECTAR_COLUMNS),
     answers=partial(split_worse, columns=NECTAR_COLUMNS),
@@ -185,7 +199,7 @@ NECTAR = Format(
 RESPONSE_LISTS = Format(
     "responses",
     "prompt or instruction, a list of responses or generations, and a list of their scores or ratings (distilabel)",
-    (*PROMPTS, *RESPONSES, *SCORES),
+    (*PROMPTS, *RESPONSES, *SCORES, *SYSTEM_COLUMNS),
     matches_lists,
     partial(read, columns=ULTRAFEEDBACK_COLUMNS),
     answers=split_lists,
@@ -193,7 +207,7 @@ RESPONSE_LISTS = Format(
 HELPSTEER = Format(
     "helpsteer",
     "prompt, response and scores, one completion per row; consecutive rows with the same prompt form a pair (HelpSteer, HelpSteer2)",
-    ("prompt", "response", *HELPSTEER_SCORES),
+    ("prompt", "response", *HELPSTEER_SCORES, *SYSTEM_COLUMNS),
     lambda row: all(isinstance(row.get(key), str) for key in ("prompt", "response")) and "helpfulness" in row,
     partial(read, columns=HELPSTEER_COLUMNS),
     group_helpsteer,

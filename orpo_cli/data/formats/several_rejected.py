@@ -7,8 +7,9 @@ import re
 from typing import Any
 
 from orpo_cli.data.formats.format import SCORES, RejectedAnswers, Row, parse_number
-from orpo_cli.data.messages import ROLES, is_messages
+from orpo_cli.data.messages import is_messages
 from orpo_cli.data.pair import RowRejected
+from orpo_cli.data.roles import ROLES, TOOL_CALL_ROLES, normalize_role
 
 REJECTED_COLUMNS = ("rejected", "rejected_response", "rejected_messages", "non_preferred_output")
 NUMBERED_REJECTED = re.compile(r"rejected_?(\d+)")
@@ -87,8 +88,8 @@ def _join_numbered(row: Row) -> Row:
 
 def _is_plain_answer(message: Row) -> bool:
     """Whether a message is an assistant's text. A list of two such messages has two answers: no user speaks between them."""
-    role = message.get("role") if message.get("role") is not None else message.get("from")
-    return ROLES.get(str(role).lower()) == "assistant" and role != "function_call" and not message.get("tool_calls")
+    role = normalize_role(message.get("role") if message.get("role") is not None else message.get("from"))
+    return ROLES.get(role) == "assistant" and role not in TOOL_CALL_ROLES and not message.get("tool_calls")
 
 
 def _with_one_chosen(row: Row) -> Row:

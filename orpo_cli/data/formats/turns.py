@@ -7,8 +7,9 @@ from typing import Any
 
 from orpo_cli.data.formats import preference
 from orpo_cli.data.formats.format import SCORES, Format, Row, TurnRow
-from orpo_cli.data.messages import ROLES, type_name
+from orpo_cli.data.messages import type_name
 from orpo_cli.data.pair import RowRejected
+from orpo_cli.data.roles import ROLES
 
 CONVERSATIONS = ("messages", "conversations", "conversation", "turns")
 REJECTED_KEYS = ("rejected", "rejected_response", "rejected_content", "rejected_value")

@@ -18,7 +18,10 @@ COLUMNS = {  # axolotl's key, of a dataset or of its `type`: the recipe's column
     "field_system": "system",
     "field_tools": "tools",
 }
-MESSAGE_KEYS = {"role": ("role", "from"), "content": ("content", "value")}  # keys of a message that orpo-cli reads
+MESSAGE_KEYS = {
+    "role": ("role", "from"),
+    "content": ("content", "value", "text", "parts"),
+}  # keys of a message that orpo-cli reads
 ROLES = {  # roles that orpo-cli reads: a test compares them with those of the data package
     "system": ("system",),
     "user": ("user", "human"),

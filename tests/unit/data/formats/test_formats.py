@@ -189,7 +189,7 @@ def test_hh_transcripts_with_different_histories_or_ends_are_dropped() -> None:
         ({"prompt": [USER], "chosen": [GOOD], "rejected": [{**BAD, "tool_calls": [{"id": "f"}]}]}, "malformed"),
         (
             {"prompt": [USER], "chosen": [GOOD], "rejected": [{"role": "assistant", "content": [{"type": "image"}]}]},
-            "malformed",
+            "not_text",
         ),
         ({"prompt": [USER], "chosen": [GOOD], "rejected": [BAD, USER]}, "malformed"),
         ({"prompt": [USER, GOOD], "chosen": [GOOD], "rejected": [BAD]}, "malformed"),

@@ -1,0 +1,100 @@
+"""Column proposals: the `columns:` mapping that an error message proposes for text columns which no format uses."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from orpo_cli.data.messages import is_messages
+from orpo_cli.data.pair import RowRejected
+
+PROMPT_NAMES = (
+    "prompt", "instruction", "question", "query", "input", "inputs", "messages", "conversation", "conversations", "dialogue",
+    "dialog", "history", "context", "user", "human", "request", "problem", "task", "post", "text", "user_prompt", "prompt_text",
+)  # fmt: skip
+CHOSEN_WORDS = {
+    "chosen",
+    "preferred",
+    "accepted",
+    "better",
+    "best",
+    "good",
+    "win",
+    "winner",
+    "winning",
+    "positive",
+    "pos",
+}
+REJECTED_WORDS = {"rejected", "dispreferred", "worse", "worst", "bad", "lose", "loser", "losing", "negative", "neg"}
+NEGATIONS = {"non", "not", "un", "less", "unpreferred"}
+PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]*")  # a YAML scalar that needs no quotes
+PROMPT_FRACTION = 0.5  # of the values: from here on they contain white space, and differ, as prompts do
+
+
+def prompt_candidates(rows: Sequence[Any], used: Collection[str]) -> list[str]:
+    """Columns that may be the prompt and that are not in ``used``: those with a usual name first.
+
+    A column of another name is one where its values are texts of several words that differ between the rows, or messages.
+    """
+    found = [
+        name
+        for name in _names(rows)
+        if name not in used and not _words(name) & (CHOSEN_WORDS | REJECTED_WORDS) and _may_be_prompt(name, rows)
+    ]
+    return sorted(found, key=lambda name: name.lower() not in PROMPT_NAMES)
+
+
+def no_prompt(names: Sequence[str]) -> RowRejected:
+    """Rejection of a row without a prompt, with ``columns:`` for the columns that may be one."""
+    if not names:
+        return RowRejected("empty_prompt", "no prompt, while most rows of the source have one")
+    others = f" (or {', '.join(names[1:])})" if names[1:] else ""
+    return RowRejected(
+        "empty_prompt",
+        f"no prompt, and {' and '.join(names)} {'are' if names[1:] else 'is'} not used",
+        f"Name the column of the prompt with `{_mapping({'prompt': names[0]})}`{others}.",
+    )
+
+
+def propose_columns(rows: Sequence[Any]) -> str | None:
+    """`columns:` for rows without a known format; None where no two columns are named as a better and a worse answer."""
+    texts = [name for name in _names(rows) if any(_is_prompt_value(row[name]) for row in _having(rows, name))]
+    worse = [name for name in texts if _words(name) & REJECTED_WORDS or _words(name) & NEGATIONS]
+    better = [name for name in texts if name not in worse and _words(name) & CHOSEN_WORDS]
+    if not better or not worse:
+        return None
+    prompts = prompt_candidates(rows, (*better, *worse))
+    return _mapping({**({"prompt": prompts[0]} if prompts else {}), "chosen": better[0], "rejected": worse[0]})
+
+
+def _may_be_prompt(name: str, rows: Sequence[Any]) -> bool:
+    values = [row[name] for row in _having(rows, name) if row[name]]
+    if not values or not all(_is_prompt_value(value) for value in values):
+        return False
+    if name.lower() in PROMPT_NAMES or not all(isinstance(value, str) for value in values):
+        return True
+    of_words = sum(len(value.split()) > 1 for value in values)
+    return of_words > PROMPT_FRACTION * len(values) and len(set(values)) > PROMPT_FRACTION * len(values)
+
+
+def _is_prompt_value(value: Any) -> bool:
+    return isinstance(value, str) or (bool(value) and is_messages(value))
+
+
+def _names(rows: Sequence[Any]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row if isinstance(name, str)))
+
+
+def _having(rows: Sequence[Any], name: str) -> Iterator[dict[str, Any]]:
+    return (row for row in rows if isinstance(row, dict) and row.get(name) is not None)
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[a-z]+", name.lower()))
+
+
+def _mapping(columns: dict[str, str]) -> str:
+    items = (f"{key}: {name if PLAIN_NAME.fullmatch(name) else json.dumps(name)}" for key, name in columns.items())
+    return f"columns: {{{', '.join(items)}}}"

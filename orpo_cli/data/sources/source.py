@@ -75,20 +75,28 @@ def open_source(source: Source, label: str, note: Callable[[str], None]) -> Iter
     """
     path = source.path
     if "://" in path:
-        _refuse_hub_options(source, "a URL", ("name", "revision"))
+        _refuse_hub_options(source, "a URL", ("revision",))
         with temporary_directory("download") as folder:
             note(f"downloading {path}")
-            downloaded = download(path, folder)
+            paths, is_folder = download(path, folder)
+            single = len(paths) == 1 and not is_folder
             try:
-                yield _open_files(
-                    {"train": downloaded},
-                    source,
-                    location=path,
-                    name=lambda file: label if len(downloaded) == 1 else f"{label}/{file.relative_to(folder)}",
-                )
-            except DataError as error:  # name the URL, not the local copy
-                copy = str(downloaded[0] if len(downloaded) == 1 else folder)
-                raise DataError(error.message.replace(copy, path), remedy=error.remedy) from error
+                if is_folder:
+                    yield _open_folder(
+                        folder, source, label, lambda text: note(text.replace(str(folder), path)), url=path
+                    )
+                else:
+                    _refuse_hub_options(source, "a file", ("name",))
+                    yield _open_files(
+                        {"train": paths},
+                        source,
+                        location=path,
+                        name=lambda file: label if single else f"{label}/{file.relative_to(folder)}",
+                    )
+            except (DataError, UsageError) as error:  # name the URL, not the local copy
+                copy = str(paths[0] if single else folder)
+                message, remedy = (text and text.replace(copy, path) for text in (error.message, error.remedy))
+                raise type(error)(str(message), remedy=remedy) from error
     elif (local := Path(path).expanduser()).exists() or glob.has_magic(path) or _looks_local(path):
         if local.is_dir():
             _refuse_hub_options(source, "a local path", ("revision",))
@@ -144,9 +152,14 @@ def _open_pattern(source: Source, label: str) -> OpenedSource:
     return _open_files({"train": paths}, source, location=pattern, name=lambda file: str(file.relative_to(common)))
 
 
-def _open_folder(folder: Path, source: Source, label: str, note: Callable[[str], None]) -> OpenedSource:
-    """Dataset in a folder: written by ``save_to_disk``, with a dataset card, or data files that their names split."""
-    location, saved = str(folder), is_saved_dataset(folder)
+def _open_folder(
+    folder: Path, source: Source, label: str, note: Callable[[str], None], url: str | None = None
+) -> OpenedSource:
+    """Dataset in a folder: written by ``save_to_disk``, with a dataset card, or data files that their names split.
+
+    ``url``: where the folder was downloaded from.
+    """
+    location, saved = url or str(folder), is_saved_dataset(folder)
     config = None if saved else card_config(folder, source.name, note)
     if config is None and source.name is not None:
         raise UsageError(
@@ -154,10 +167,9 @@ def _open_folder(folder: Path, source: Source, label: str, note: Callable[[str],
             remedy="Remove name, or set path to a folder or the files within it.",
         )
     if saved:
-        return _open_saved_dataset(folder, source, label)
+        return _open_saved_dataset(folder, location, source, label)
     if config is not None:
-        by_split, location = config.splits, f"{folder} (configuration {config.name})"
-        note(f"reading the configuration {config.name} of {folder}")
+        by_split, location = config.splits, f"{location} (configuration {config.name})"
     else:
         by_split = _split_by_names(folder, note)
     return _open_files(by_split, source, location=location, name=lambda file: f"{label}/{_relative(file, folder)}")
@@ -211,7 +223,7 @@ def is_saved_dataset(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
-def _open_saved_dataset(folder: Path, source: Source, label: str) -> OpenedSource:
+def _open_saved_dataset(folder: Path, location: str, source: Source, label: str) -> OpenedSource:
     """Dataset of ``save_to_disk``. Its own fingerprint does not cover the content of its files, so they are hashed."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     if not (folder / "dataset_dict.json").is_file():
@@ -222,7 +234,7 @@ def _open_saved_dataset(folder: Path, source: Source, label: str) -> OpenedSourc
             raise DataError(f"{folder / 'dataset_dict.json'}: it names no splits.", remedy="Save the dataset again.")
         splits = {str(name): folder / str(name) for name in names}
     tables = {split: partial(_saved_rows, each, source) for split, each in splits.items()}
-    return _open_tables(str(folder), _sha256(paths), tables, label)
+    return _open_tables(location, _sha256(paths), tables, label)
 
 
 def _saved_rows(folder: Path, source: Source) -> Iterator[Any]:

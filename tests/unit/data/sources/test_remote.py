@@ -1,4 +1,4 @@
-"""Downloads over http, from a local server."""
+"""Downloads over http, from a local server, and from file systems of fsspec."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import pytest
+from datasets import Dataset
 from support.data_sources import ROWS, failure, lines, load, write
+
+from orpo_cli.data.sources.remote import _targets
+from orpo_cli.data.sources.source import open_source
+from orpo_cli.errors import DataError
+from orpo_cli.recipe.schema import Source
 
 
 class QuietFileHandler(SimpleHTTPRequestHandler):
@@ -96,3 +104,43 @@ def test_an_archive_that_does_not_fit_on_the_disk_is_refused(tmp_path: Path) -> 
     assert error.exit_code == 3
     assert "do not fit on the disk" in str(error)
     assert "TMPDIR" in str(error.remedy)
+
+
+def test_a_remote_folder_is_read_as_a_local_one(tmp_path: Path) -> None:
+    """Splits by name, dataset cards and saved datasets; before, all files of the folder were one split."""
+    Dataset.from_list(ROWS[:3]).save_to_disk(tmp_path / "saved")
+    card = "---\nconfigs:\n- config_name: en\n  data_files: en/*\n- config_name: de\n  data_files: de/*\n---\n"
+    store = fsspec.filesystem("memory")
+    for name, text in {
+        "plain/train.jsonl": lines(ROWS[:4]),
+        "plain/test.jsonl": lines(ROWS[4:]),
+        "card/README.md": card,
+        "card/en/x.jsonl": lines(ROWS[:2]),
+        "card/de/x.jsonl": lines(ROWS[2:]),
+        "one/x.jsonl": lines(ROWS),
+    }.items():
+        store.pipe(f"/remote/{name}", text.encode())
+    store.put(str(tmp_path / "saved"), "/remote/saved", recursive=True)
+    assert [row for _, row in load("memory://remote/plain")] == ROWS[:4]
+    assert [row for _, row in load("memory://remote/plain", split="test")] == ROWS[4:]
+    assert load("memory://remote/card", name="de")[0] == ("card/de/x.jsonl:1", ROWS[2])
+    assert [row for _, row in load("memory://remote/saved")] == ROWS[:3]
+    assert [row for _, row in load("memory://remote/one/x.jsonl")] == ROWS
+    unnamed = failure("memory://remote/card")
+    assert str(unnamed).startswith("memory://remote/card: its card has the configurations en, de")
+    assert failure("memory://remote/plain/tests.jsonl").remedy == "Did you mean test.jsonl?"
+    assert failure("memory://remote/none/x.jsonl").remedy == "Check the path."
+    assert "name would do nothing" in str(failure("memory://remote/one/x.jsonl", name="de"))
+    assert "memory://remote/plain: no dataset card" in str(failure("memory://remote/plain", name="de"))
+    said: list[str] = []
+    store.pipe("/remote/plain/extra.jsonl", b"")
+    with open_source(Source(path="memory://remote/plain"), "plain", said.append):
+        assert said[-1] == "memory://remote/plain: not read, since the name of no split is in their path: extra.jsonl"
+
+
+def test_a_file_outside_of_an_archive_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
+        file.writestr("a/train.jsonl", lines(ROWS))
+    assert [row for _, row in load(f"zip://::{tmp_path / 'x.zip'}")] == ROWS
+    with pytest.raises(DataError, match="is outside of it"):
+        _targets("zip://x", ["a/../../x.jsonl", "a/y.jsonl"], "", tmp_path)

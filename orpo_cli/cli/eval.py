@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from orpo_cli.cli.options import ChatTemplate, Json, Quiet, RunOrModel
-from orpo_cli.report.console import Console
-from orpo_cli.report.progress import show_progress
+from orpo_cli.report.console import Console, wrap_words
+from orpo_cli.report.progress import show_progress, show_status
 from orpo_cli.workflows.remote_code import warn_about_remote_code
 
 METRICS = (
@@ -63,8 +63,13 @@ def command(
     run = find_run(run_or_model)
     check_pairs_available(run.read_plan() if run else None, data)
     warn_about_remote_code(run_or_model, console)
-    target = open_eval_target(run_or_model, chat_template=chat_template, note=console.note)
-    pairs = load_held_out_pairs(target, data=data, max_samples=max_samples, max_length=max_length, note=console.note)
+    with show_status(console) as status:
+        status("loading the model")
+        target = open_eval_target(run_or_model, chat_template=chat_template, note=console.note)
+        status("reading the pairs")
+        pairs = load_held_out_pairs(
+            target, data=data, max_samples=max_samples, max_length=max_length, note=console.note
+        )
     if pairs.same_as_in_training is False:
         console.warn(
             "the held-out pairs are not those of the training: the data, or how it is read, has changed since then."
@@ -78,6 +83,7 @@ def command(
             score=make_scorer(target.plan, run.read_run() if run else {}),
         )
     console.result(_table(document))
+    console.result(wrap_words(_legend(document["beta"]), console.out.width))
     console.document(document)
     if run is not None:  # after the output: the disk may be full or read-only
         not_written = "evaluation.json not written: these are not all held-out pairs of the run"
@@ -89,15 +95,9 @@ def _table(document: dict[str, Any]) -> Any:
     from rich.text import Text
 
     change = document["change"]
-    beta = document["beta"]
     data = "held-out pairs" if document["data"] == "held-out" else f"pairs from {document['data']}"
     table = Table(
         title=Text(f"{document['pairs']} {data}"),
-        caption=Text(
-            "accuracy: fraction of pairs whose chosen completion is more likely per token than the rejected one; log p: nats per token; "
-            f"margin: {beta:g} x (log p chosen - log p rejected); NLL: over prompt and chosen completion; in brackets: 95% confidence intervals"
-        ),
-        caption_justify="left",
     )
     table.add_column("")
     for name in (*document["models"], *(["change"] if change else [])):
@@ -110,6 +110,13 @@ def _table(document: dict[str, Any]) -> Any:
                 cells[-1] += f"\n{change['pairs_won']} won, {change['pairs_lost']} lost"
         table.add_row(title, *(Text(cell, justify="right") for cell in cells))
     return table
+
+
+def _legend(beta: float) -> str:
+    return (
+        "accuracy: fraction of pairs whose chosen completion is more likely per token than the rejected one; log p: nats per token; "
+        f"margin: {beta:g} x (log p chosen - log p rejected); NLL: over prompt and chosen completion; in brackets: 95% confidence intervals"
+    )
 
 
 def _cell(values: dict[str, Any], metric: str, form: str) -> str:

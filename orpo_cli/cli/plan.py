@@ -79,9 +79,8 @@ def _print_summary(
     )
     for number, line in enumerate(plan_summary(result.plan, result.estimate_inputs, estimate, pairs, screen)):
         text = Text(line)
-        text.stylize(
-            "bold", 0, len(line) if number == 0 else LABEL_WIDTH if line[:1].strip() and ":" not in line else 0
-        )
+        has_label = line[:1].strip() and line[LABEL_WIDTH - 1 : LABEL_WIDTH] == " "
+        text.stylize("bold", 0, len(line) if number == 0 else LABEL_WIDTH if has_label else 0)
         console.result(text)
 
 

@@ -18,7 +18,10 @@ SECONDS_OF_SPEED = 3600  # that an estimate of the remaining time looks back; wi
 
 @contextmanager
 def show_status(console: Console) -> Iterator[Callable[[str], None]]:
-    """Yield a function that shows what the command is doing, beside a spinner; nothing where there is no terminal."""
+    """Yield a function that shows what the command is doing, beside a spinner; nothing where there is no terminal.
+
+    Bars of the libraries, such as that of a download, are shown there, too.
+    """
     if not console.shows_progress or console.err.is_dumb_terminal:
         yield lambda text: None
         return
@@ -26,12 +29,14 @@ def show_status(console: Console) -> Iterator[Callable[[str], None]]:
     from rich.spinner import Spinner
     from rich.text import Text
 
+    from orpo_cli.report.library_bars import library_bars_as_text
+
     spinner = Spinner("dots" if console.err.encoding.startswith("utf") else "line")
 
     def show(text: str) -> None:
         spinner.update(text=Text(one_line(redact(text)), no_wrap=True, overflow="ellipsis"))
 
-    with Live(spinner, console=console.err, transient=True):
+    with Live(spinner, console=console.err, transient=True), library_bars_as_text(show):
         yield show
 
 
@@ -39,6 +44,8 @@ def show_status(console: Console) -> Iterator[Callable[[str], None]]:
 def show_progress(console: Console) -> Iterator[Callable[[str], ProgressCallback]]:
     """Yield a function that starts a progress display with a title and returns its ProgressCallback."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from orpo_cli.report.library_bars import library_bars_as_text
 
     if console.shows_progress:
         columns = (
@@ -53,7 +60,9 @@ def show_progress(console: Console) -> Iterator[Callable[[str], ProgressCallback
                 task = bars.add_task(one_line(redact(title)), total=None)
                 return lambda done, total: bars.update(task, completed=done, total=total)
 
-            yield start_bar
+            of_library = bars.add_task("", visible=False)
+            with library_bars_as_text(lambda text: bars.update(of_library, description=text, visible=bool(text))):
+                yield start_bar
         return
 
     def start_lines(title: str) -> ProgressCallback:

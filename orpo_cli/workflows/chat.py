@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from orpo_cli import interruption
 from orpo_cli.errors import OrpoError
 from orpo_cli.report.console import Console
+from orpo_cli.report.progress import show_status
 from orpo_cli.report.word_wrap import WordWrap
 from orpo_cli.workflows.generate import refuse_compare_without_run
 from orpo_cli.workflows.remote_code import warn_about_remote_code
@@ -39,7 +40,9 @@ def chat(
 
     refuse_compare_without_run(compare, model)
     warn_about_remote_code(model, console)
-    target = open_eval_target(model, chat_template=chat_template, note=console.note)
+    with show_status(console) as status:
+        status("loading the model")
+        target = open_eval_target(model, chat_template=chat_template, note=console.note)
 
     from orpo_cli.evaluation.chat import Conversation
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
-from orpo_cli.report.progress import show_progress
+from orpo_cli.report.progress import show_progress, show_status
 from orpo_cli.run_records import write_record
 from orpo_cli.workflows.remote_code import warn_about_remote_code
 
@@ -61,7 +61,9 @@ def generate_answers(
     check_prompts_available(model, has_held_out, texts=request.prompts, file=request.prompts_from)
     request.check()
     warn_about_remote_code(model, console)
-    target = open_eval_target(model, chat_template=request.chat_template, note=console.note)
+    with show_status(console) as status:
+        status("loading the model")
+        target = open_eval_target(model, chat_template=request.chat_template, note=console.note)
     plain = request.plain
     if not plain and target.tokenizer.chat_template is None:
         plain = True

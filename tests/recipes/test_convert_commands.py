@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from orpo_cli.data.messages import KEY_NAMES
+from orpo_cli.data.pair import REASONING_FIELDS
 from orpo_cli.data.roles import ROLES
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.axolotl import datasets as axolotl_datasets
@@ -156,3 +157,4 @@ def test_the_roles_and_keys_of_messages_that_need_no_mapping_are_those_that_are_
     for role, names in axolotl_datasets.ROLES.items():
         assert {ROLES[name] for name in names} == {role}
     assert dict(zip(("role", "content"), KEY_NAMES, strict=True)) == axolotl_datasets.MESSAGE_KEYS
+    assert axolotl_datasets.THINKING_KEYS == REASONING_FIELDS

@@ -23,12 +23,12 @@ MESSAGE_KEYS = {
     "content": ("content", "value", "text", "parts"),
 }  # keys of a message that orpo-cli reads
 ROLES = {  # roles that orpo-cli reads: a test compares them with those of the data package
-    "system": ("system",),
-    "user": ("user", "human"),
-    "assistant": ("assistant", "gpt", "chatgpt", "bot", "model"),
-    "tool": ("tool", "observation"),
+    "system": ("system", "developer"),
+    "user": ("user", "human", "prompter"),
+    "assistant": ("assistant", "gpt", "chatgpt", "bot", "model", "ai"),
+    "tool": ("tool", "observation", "tool_response", "tool_result", "function", "function_response", "ipython"),
 }
-THINKING_KEYS = ("reasoning_content", "thinking")
+THINKING_KEYS = ("reasoning_content", "thinking", "reasoning")
 IGNORED_KEYS: Mapping[str, str] = {
     "axolotl uses it only for supervised fine-tuning.": "field field_human field_model field_instruction field_input "
     "field_output input_format input_transform conversation system_prompt system_format format no_input_format roles_to_train "

@@ -100,15 +100,12 @@ def _used_turns(row: Row, format_: Format, dataset: DatasetSection, notes: Count
 def _used_answers(row: Row, format_: Format, dataset: DatasetSection, notes: Counter[str]) -> list[Row]:
     """Row with each rejected answer that ``dataset.rejected`` chooses. Raises RowRejected where scores are missing for it."""
     answers = (format_.answers or split_rejected)(row)
-    used = _chosen_among(answers, _choice(format_, dataset), dataset.shuffle_seed)
+    choice = dataset.rejected
+    if choice == "first" and format_.answers is not None:  # scored completions have no order: the ORPO paper draws one
+        choice = "random"
+    used = _chosen_among(answers, choice, dataset.shuffle_seed)
     notes["rejected_unused"] += len(answers.rows) - len(used)
     return used
-
-
-def _choice(format_: Format, dataset: DatasetSection) -> str:
-    if dataset.rejected != "auto":
-        return dataset.rejected
-    return "random" if format_.answers is not None else "first"
 
 
 def _chosen_among(answers: RejectedAnswers, choice: str, seed: int) -> list[Row]:

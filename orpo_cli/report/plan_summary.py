@@ -131,7 +131,7 @@ def _sources(dataset: dict[str, Any]) -> str:
         held_out = f"{size:.0%} of the pairs" if 0 < size < 1 else f"{size:g} pairs"
     train = ", ".join(short_path(source["path"]) for source in dataset["train"])
     turns = "; a pair of each turn" if dataset["turns"] == "all" else ""
-    rejected = "" if dataset["rejected"] == "auto" else f"; rejected: {dataset['rejected']}"
+    rejected = "" if dataset["rejected"] == "first" else f"; rejected: {dataset['rejected']}"
     return f"{train}; held out: {held_out or 'nothing'}{turns}{rejected}"
 
 

@@ -137,10 +137,10 @@ class DatasetSection(Section):
         "last",
         description="Turns of a conversation that become pairs, where several have a chosen and a rejected answer: the last, or all.",
     )
-    rejected: Literal["auto", "first", "all", "worst", "random"] = Field(
-        "auto",
-        description="Rejected answers that become pairs, where a prompt has several: the first, all (a pair each), the one with the "
-        "lowest score, or one drawn with shuffle_seed; auto: drawn among scored completions, else the first.",
+    rejected: Literal["first", "all", "worst", "random"] = Field(
+        "first",
+        description="Rejected answers that become pairs, where a prompt has several: the first (of scored completions, which have no "
+        "order: one drawn with shuffle_seed), all (a pair each), the one with the lowest score, or one drawn with shuffle_seed.",
     )
     rules: PairRules = Field(PairRules(), description="Filters that drop pairs, by name.")
     drop_truncated: bool = Field(

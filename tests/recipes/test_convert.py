@@ -199,6 +199,7 @@ def test_dataset_names_of_llama_factory_are_looked_up_in_dataset_info(
         "mine": {
             "file_name": "mine.json", "ranking": True, "formatting": "sharegpt", "num_samples": 20,
             "columns": {"messages": "turns", "chosen": "good", "rejected": "rejected", "system": "rules"},
+            "tags": {"role_tag": "speaker", "content_tag": "content", "user_tag": "user", "assistant_tag": "agent"},
         },
         "hub": {"hf_hub_url": "some/pairs", "subset": "en", "split": "test", "columns": {"prompt": "question"}},
         "texts": {"hf_hub_url": "some/texts", "ranking": False},
@@ -219,6 +220,8 @@ def test_dataset_names_of_llama_factory_are_looked_up_in_dataset_info(
     assert "lora" not in document["values"]
     assert document["todo"] == []
     assert any("`texts` does not contain preference pairs" in remark for remark in document["remarks"])
+    unread = "messages are not read with role_tag: speaker, assistant_tag: agent of dataset_info.json"
+    assert [remark for remark in document["remarks"] if unread in remark]
     (tmp_path / "data" / "dataset_info.json").write_text("{")
     result = orpo_here("convert", source)
     assert result.returncode == 2

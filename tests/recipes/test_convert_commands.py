@@ -12,6 +12,7 @@ from orpo_cli.data.messages import KEY_NAMES
 from orpo_cli.data.pair import REASONING_FIELDS
 from orpo_cli.data.roles import ROLES
 from orpo_cli.errors import UsageError
+from orpo_cli.recipe.convert import shared_settings
 from orpo_cli.recipe.convert.axolotl import datasets as axolotl_datasets
 from orpo_cli.recipe.convert.convert import convert
 
@@ -154,7 +155,7 @@ def test_shell_defaults_comments_and_other_commands_are_remarks(tmp_path: Path, 
 
 
 def test_the_roles_and_keys_of_messages_that_need_no_mapping_are_those_that_are_read() -> None:
-    for role, names in axolotl_datasets.ROLES.items():
+    for role, names in shared_settings.ROLES.items():
         assert {ROLES[name] for name in names} == {role}
-    assert dict(zip(("role", "content"), KEY_NAMES, strict=True)) == axolotl_datasets.MESSAGE_KEYS
+    assert dict(zip(("role", "content"), KEY_NAMES, strict=True)) == shared_settings.MESSAGE_KEYS
     assert axolotl_datasets.THINKING_KEYS == REASONING_FIELDS

@@ -15,6 +15,16 @@ TOKENIZER_TEMPLATE = (
     "The tokenizer's own template is used. It fits a chat model; for a base model, set model.chat_template to a "
     "built-in name or the path of a .jinja file."
 )
+MESSAGE_KEYS = {
+    "role": ("role", "from"),
+    "content": ("content", "value", "text", "parts"),
+}  # keys of a message that orpo-cli reads
+ROLES = {  # roles that orpo-cli reads: a test compares them with those of the data package
+    "system": ("system", "developer"),
+    "user": ("user", "human", "prompter"),
+    "assistant": ("assistant", "gpt", "chatgpt", "bot", "model", "ai"),
+    "tool": ("tool", "observation", "tool_response", "tool_result", "function", "function_response", "ipython"),
+}
 
 
 def source_paths(section: str, count: int) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orpo_cli.recipe.convert.draft import Draft, parse_path
-from orpo_cli.recipe.convert.shared_settings import BUILT_IN, source_paths
+from orpo_cli.recipe.convert.shared_settings import BUILT_IN, MESSAGE_KEYS, ROLES, source_paths
 from orpo_cli.recipe.convert.training_args import ignore_all, leave_out_all
 
 SOURCE_KEYS = ("path", "name", "revision", "split")
@@ -17,16 +17,6 @@ COLUMNS = {  # axolotl's key, of a dataset or of its `type`: the recipe's column
     "field_prompt": "prompt",
     "field_system": "system",
     "field_tools": "tools",
-}
-MESSAGE_KEYS = {
-    "role": ("role", "from"),
-    "content": ("content", "value", "text", "parts"),
-}  # keys of a message that orpo-cli reads
-ROLES = {  # roles that orpo-cli reads: a test compares them with those of the data package
-    "system": ("system", "developer"),
-    "user": ("user", "human", "prompter"),
-    "assistant": ("assistant", "gpt", "chatgpt", "bot", "model", "ai"),
-    "tool": ("tool", "observation", "tool_response", "tool_result", "function", "function_response", "ipython"),
 }
 THINKING_KEYS = ("reasoning_content", "thinking", "reasoning")
 IGNORED_KEYS: Mapping[str, str] = {

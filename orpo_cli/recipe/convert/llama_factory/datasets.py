@@ -9,7 +9,7 @@ from typing import Any
 
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.convert.draft import Draft, mask_secret_patterns, parse_path
-from orpo_cli.recipe.convert.shared_settings import source_paths, split_names
+from orpo_cli.recipe.convert.shared_settings import MESSAGE_KEYS, ROLES, source_paths, split_names
 
 # Entries of LLaMA-Factory's own dataset_info.json for preference pairs on the hub.
 PREDEFINED_DATASETS: Mapping[str, dict[str, Any]] = {
@@ -111,8 +111,21 @@ def _source(draft: Draft, key: str, name: str, path: str, entry: Mapping[str, An
             count,
             "LLaMA-Factory selects the first rows of each dataset; here shuffle_seed selects them",
         )
+    if unread := _unread_tags(entry or {}):
+        draft.remarks.append(
+            f"`{mask_secret_patterns(name)}`: messages are not read with {', '.join(unread)} of dataset_info.json. Rename it in the data."
+        )
     if entry is not None and entry.get("ranking") is False:
         draft.remarks.append(f"`{name}` does not contain preference pairs: dataset_info.json has `ranking: false`.")
+
+
+def _unread_tags(entry: Mapping[str, Any]) -> list[str]:
+    """Names of keys and roles in ``tags`` that orpo-cli does not read."""
+    tags = entry.get("tags")
+    read = {f"{key}_tag": names for key, names in (*MESSAGE_KEYS.items(), *ROLES.items())}
+    read |= {"observation_tag": ROLES["tool"], "function_tag": ("function_call", "tool_call")}
+    known = tags.items() if isinstance(tags, dict) else ()
+    return [f"{tag}: {name}" for tag, name in known if name and name not in read.get(tag, (name,))]
 
 
 def _columns(entry: Mapping[str, Any]) -> dict[str, str]:

@@ -57,9 +57,11 @@ class TextPairs:
         notes[kept_as or AS_MESSAGES] += 1
         if kept_as is None:
             return self._as_messages(pair)
+        if kept_as == "text_rendered" and pair.prompt_is_implicit:
+            pair = self._split_at_answer(pair)
         affected = {"system_before_prompt": pair.system.strip(), "tools_not_rendered": pair.tools}
         notes.update(name for name, value in affected.items() if value)
-        return replace(pair, prompt=text_with_system(pair.prompt, pair.system), system="", tools=None)
+        return replace(pair, prompt=text_with_system(pair.prompt_text, pair.system), system="", tools=None)
 
     def count_mixed(self, notes: Counter[str]) -> None:
         """Note how many rows have messages, if others are text. Called after the last row."""
@@ -84,6 +86,16 @@ class TextPairs:
         found = [match.start() for match in self._special_tokens.finditer(pair.prompt_text.lstrip())]
         return len(found) > 1 and found[0] == 0
 
+    def _split_at_answer(self, pair: Pair) -> Pair:
+        """A rendered pair whose prompt is the common start of its texts: the prompt ends where the template starts the answer."""
+        prompt = pair.prompt_text
+        ends = [at + len(between) for between in self._between if (at := prompt.rfind(between)) >= 0]
+        if not ends:
+            return pair
+        common = prompt[max(ends) :]
+        chosen, rejected = f"{common}{pair.chosen_text}", f"{common}{pair.rejected_text}"
+        return replace(pair, prompt=prompt[: max(ends)], chosen=chosen, rejected=rejected)
+
     def _as_messages(self, pair: Pair) -> Pair:
         """The pair as a conversation. The template writes the beginning and the end of a text, so those in the data are removed."""
         prompt, bos = pair.prompt_text, self.tokenizer.bos_token
@@ -105,6 +117,11 @@ class TextPairs:
 
     @cached_property
     def _marks(self) -> tuple[str, ...]:
+        """Each text of ``_between`` as it occurs in texts whose white space differs."""
+        return tuple(mark for between in self._between if (mark := between.rstrip().lstrip(" ")))
+
+    @cached_property
+    def _between(self) -> tuple[str, ...]:
         """What the template writes between a question and an answer, at generation and in a finished conversation."""
         question, answer = {"role": "user", "content": f"{PROBE}?"}, {"role": "assistant", "content": PROBE}
         try:
@@ -116,8 +133,8 @@ class TextPairs:
         except DataError:  # the renderer raises it with the remedy
             return ()
         between = answered.rpartition(PROBE)[0].rpartition(question["content"])[2]
-        marks = [between] if asked == unasked else [between, asked.rpartition(question["content"])[2]]
-        return tuple(mark for each in marks if (mark := each.rstrip().lstrip(" ")))
+        at_generation = () if asked == unasked else (asked.rpartition(question["content"])[2],)
+        return (between, *at_generation)
 
     @cached_property
     def _special_tokens(self) -> re.Pattern[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -62,6 +63,18 @@ def test_a_pipe_gets_only_the_answers(run: RunDir, orpo: Orpo) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == expected_answers(run, "tuned", "Why?", "And then?")
     assert ">" not in done.stdout
+
+
+def test_a_run_that_was_trained_on_plain_text_is_asked_with_a_warning(run: RunDir) -> None:
+    source = {"part": "train", "location": "x.jsonl", "notes": {"text_by_format": 12}}
+    run.data_report.write_text(json.dumps({"sources": [source]}))
+    try:
+        done = invoke_chat(run.root, stdin="Hi\n")
+    finally:
+        run.data_report.unlink()
+    assert done.exit_code == 0
+    assert "was trained on plain text, and chat asks through the chat template" in done.stderr
+    assert "was trained on plain text" not in invoke_chat(run.root, stdin="Hi\n").stderr
 
 
 def test_base_and_tuned_answer_in_turn(run: RunDir) -> None:

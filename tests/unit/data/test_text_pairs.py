@@ -136,7 +136,19 @@ def test_texts_that_are_rendered_already_stay_as_they_are(name: str, tmp_path: P
         tokenizer.apply_chat_template([*messages["prompt"], *messages[part]], tokenize=False)
         for part in ("chosen", "rejected")
     ]
-    assert notes(read(tmp_path, [{"chosen": finished[0], "rejected": finished[1]}], tokenizer))["text_rendered"] == 1
+    whole = read(tmp_path, [{"chosen": finished[0], "rejected": finished[1]}], tokenizer)
+    assert notes(whole)["text_rendered"] == 1
+
+
+def test_rendered_texts_without_a_prompt_are_split_where_the_answer_starts(tmp_path: Path) -> None:
+    tokenizer = tokenizer_of("chatml")
+    row = {"prompt": "Add 0 and 1.", "chosen": "It is 1.", "rejected": "It is 0."}
+    turns = as_messages(row)
+    texts = {
+        part: tokenizer.apply_chat_template([*turns["prompt"], *turns[part]], tokenize=False)
+        for part in ("chosen", "rejected")
+    }
+    assert decoded(read(tmp_path, [texts]), tokenizer) == decoded(read(tmp_path, [turns]), tokenizer)
 
 
 @pytest.mark.parametrize(

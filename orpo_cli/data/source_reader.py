@@ -19,7 +19,7 @@ from orpo_cli.data.dropped_rows import DroppedRows
 from orpo_cli.data.filters import check_margin, check_pair
 from orpo_cli.data.formats.detect import SCORE_COLUMNS, check_columns, describe_columns, detect_format, rename_columns
 from orpo_cli.data.formats.format import Format, GroupedRow
-from orpo_cli.data.formats.several_rejected import SCORE_LISTS, numbered_columns
+from orpo_cli.data.formats.several_rejected import SCORE_LISTS, numbered_columns, parse_text_lists, text_list_columns
 from orpo_cli.data.json_text import check_cells, parse_cells
 from orpo_cli.data.media import check_text_only
 from orpo_cli.data.pair import Pair, RowRejected
@@ -115,7 +115,9 @@ class SourceReader:
         rows = (Row(row.name, rename_columns(row.value, source.columns)) for row in chain(head, sampled.rows))
         first_rows = [rename_columns(row.value, source.columns) for row in head]
         if source.format != PLAIN_TEXT:
-            first_rows = [parse_cells(row) for row in first_rows]
+            lists = text_list_columns(first_rows)
+            first_rows = [parse_cells(parse_text_lists(row, lists)) for row in first_rows]
+            rows = (Row(row.name, parse_text_lists(row.value, lists)) for row in rows)
         where, seed = f"{found.location} (rows from {head[0].name})", self.dataset.shuffle_seed
         format_ = detect_format(first_rows, source.format, where, labels=source.labels, seed=seed)
         report.format = format_.name

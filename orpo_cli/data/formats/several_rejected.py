@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from orpo_cli.data.formats.format import SCORES, RejectedAnswers, Row, parse_number
+from orpo_cli.data.json_text import parse_json_text
 from orpo_cli.data.messages import is_messages
 from orpo_cli.data.pair import RowRejected
 from orpo_cli.data.roles import ROLES, TOOL_CALL_ROLES, normalize_role
@@ -38,6 +40,40 @@ def split_rejected(row: Row) -> RejectedAnswers:
     others = {name: value for name, value in row.items() if name != column}
     key = json.dumps(others, sort_keys=True, ensure_ascii=False, default=str)
     return RejectedAnswers(rows, [score for _, score in found], key)
+
+
+def text_list_columns(rows: Sequence[Any]) -> frozenset[str]:
+    """Rejected columns that hold lists of answers as JSON or Python text, as csv files do, in all of the first ``rows``.
+
+    An answer may be a JSON list, too: then chosen answers are, or the texts of some rows are none.
+    """
+    dicts = [row for row in rows if isinstance(row, dict)]
+    if any(_list_of_text(row.get("chosen")) is not None for row in dicts):
+        return frozenset()
+    cells = {name: [row[name] for row in dicts if row.get(name) is not None] for name in REJECTED_COLUMNS}
+    lists = {name: [_list_of_text(cell) for cell in given] for name, given in cells.items()}
+    return frozenset(
+        name for name, found in lists.items() if None not in found and any(len(each or ()) > 1 for each in found)
+    )
+
+
+def parse_text_lists(row: Any, columns: Collection[str]) -> Any:
+    """Row with the texts under ``columns`` and the scores of their answers as lists, where they are lists as text."""
+    if not columns or not isinstance(row, dict):
+        return row
+    found = {name: _list_of_text(row.get(name)) for name in columns}
+    found |= {name: _list_of_text(row.get(name), kind=int | float) for name in SCORE_LISTS}
+    return {**row, **{name: value for name, value in found.items() if value is not None}}
+
+
+def _list_of_text(cell: Any, kind: Any = str) -> list[Any] | None:
+    if not isinstance(cell, str) or not cell.lstrip().startswith("["):
+        return None
+    try:
+        value = parse_json_text(cell)
+    except ValueError:
+        return None
+    return value if isinstance(value, list) and value and all(isinstance(each, kind) for each in value) else None
 
 
 def one_rejected(row: Row) -> Row:

@@ -532,6 +532,19 @@ def test_numbered_columns_are_rejected_answers() -> None:
     assert rejected_texts(row) == ["bad 1"]
 
 
+def test_lists_of_rejected_answers_as_text_are_read(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": [user("one")], "chosen": "good", "rejected": '["bad 1", "bad 2"]', "rejected_scores": "[3, 1]"},
+        {"prompt": [user("two")], "chosen": "good", "rejected": "['bad 3']"},
+    ]
+    every = run(tmp_path / "x.jsonl", rows, rejected="all").train
+    assert every["rejected_text"][:] == ["bad 1", "bad 2", "bad 3"]
+    assert run(tmp_path / "x.jsonl", rows, rejected="worst").train["rejected_text"][:] == ["bad 2", "bad 3"]
+    for answer in ({"chosen": '["a", "b"]'}, {"rejected": "[brackets"}):  # answers that are lists, not lists of answers
+        kept = run(tmp_path / "x.jsonl", [rows[0], {**rows[1], **answer}], rejected="all").train
+        assert kept["rejected_text"][0] == rows[0]["rejected"]
+
+
 def test_the_worst_answer_needs_a_score_for_each() -> None:
     for scores in ({}, {"score_rejected": [3, None]}):
         (found,), _ = read({"prompt": "one", "chosen": "good", "rejected": ["a", "b"], **scores}, rejected="worst")

@@ -12,9 +12,9 @@ from typing import Any
 
 from orpo_cli.data.sources.arrow_rows import arrow_batches, arrow_rows, parquet_rows
 from orpo_cli.data.sources.row_limit import row_limit
-from orpo_cli.data.sources.text_rows import COMPRESSION_TOOLS, csv_rows, json_rows, uncompressed_name
+from orpo_cli.data.sources.text_rows import COMPRESSION_TOOLS, csv_rows, json_rows, open_text, uncompressed_name
 from orpo_cli.errors import DataError
-from orpo_cli.file_kind import file_kind
+from orpo_cli.file_kind import START_BYTES, FileKind, content_kind, file_kind
 from orpo_cli.nearest_path import missing_path_remedy
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -80,9 +80,28 @@ def check_kind(path: Path) -> None:
     """Raise DataError where the content is of another kind than the suffix says. Raises OSError."""
     kind = file_kind(path)
     suffix = Path(path.name.lower()).suffix
+    if kind is not None and kind.name == COMPRESSION_TOOLS.get(suffix):
+        inner = _decompressed_kind(path)
+        if inner is None or inner.name == "empty":
+            return
+        raise DataError(
+            f"{path}: cannot be read after row 0: the {kind.name} file contains {inner.description}.",
+            remedy=inner.remedy,
+        )
     if kind is None or kind.name == KINDS.get(suffix) or (kind.name == "empty" and suffix not in KINDS):
         return
     raise DataError(f"{path}: cannot be read after row 0: the file is {kind.description}.", remedy=kind.remedy)
+
+
+def _decompressed_kind(path: Path) -> FileKind | None:
+    """Kind of the content of a compressed file; None also for a damaged file, whose error has the row when it is read."""
+    try:
+        with open_text(path) as file:
+            return content_kind(file.read(START_BYTES))
+    except Exception as error:
+        if isinstance(_convert_error(error, path, 0), DataError):
+            return None
+        raise
 
 
 def _convert_error(error: Exception, path: Path, last: int) -> Exception:

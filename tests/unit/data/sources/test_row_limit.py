@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -146,6 +147,7 @@ def parquet_bomb(path: Path) -> None:
 READ = """
 import re, sys
 from pathlib import Path
+from typing import Any
 from orpo_cli.data.sources.files import read_rows
 from orpo_cli.errors import DataError
 try:
@@ -210,6 +212,29 @@ def test_a_file_of_another_kind_is_said_to_be_it(name: str, content: bytes, kind
     path.write_bytes(content)
     error = failure(path)
     assert str(error).startswith(f"{path}: cannot be read after row 0: the file is {kind}")
+    assert error.exit_code == 4
+    assert error.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "compress", "tool"), [("x.jsonl.gz", gzip.compress, "gzip"), ("x.csv.bz2", bz2.compress, "bzip2"), ("x.json.xz", lzma.compress, "xz")]
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"x" * 257 + b"ustar\x0000", "a tar archive"),
+        (LFS.encode(), "a git-lfs pointer"),
+        (b"<html></html>", "a web page"),
+        (gzip.compress(b"{}", mtime=0), "a gzip file"),
+    ],
+)
+def test_a_compressed_file_of_another_kind_is_said_to_be_it(
+    name: str, compress: Any, tool: str, content: bytes, kind: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(compress(content))
+    error = failure(path)
+    assert str(error).startswith(f"{path}: cannot be read after row 0: the {tool} file contains {kind}")
     assert error.exit_code == 4
     assert error.remedy
 

@@ -14,12 +14,15 @@ from orpo_cli.estimate.pair_lengths import PairLengths, PairSize, worst_case_len
 from orpo_cli.machine import Machine
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import Plan, PlanDraft
-from orpo_cli.recipe.schema import ModelSection
+from orpo_cli.recipe.schema import DatasetSection, ModelSection
 
 if TYPE_CHECKING:
+    from orpo_cli.data.prepare import PairTables
     from orpo_cli.model.model_source import ModelSource
 
-MAX_DATA_BYTES = 4_000_000  # of all data files together; larger files are not read for a plan
+MAX_DATA_BYTES = 4_000_000  # of all data files together; of larger files, the first pairs are read for a plan
+MAX_SAMPLED_BYTES = 200_000_000  # larger files are not opened, since the digest of their content would take seconds
+SAMPLED_PAIRS = 100
 
 
 def collect_estimate_inputs(
@@ -33,27 +36,49 @@ def collect_estimate_inputs(
 
 
 def pair_lengths(plan: PlanDraft, source: ModelSource[ModelSection]) -> PairLengths:
-    """Lengths of the pairs in small local files; for other sources the longest pairs that the plan allows."""
+    """Lengths of the pairs in small local files; for other sources the longest pairs that the plan allows.
+
+    Of larger local files, the first pairs are read for the notes on them.
+    """
     files = [Path(source.path) for source in plan.dataset.train]
-    if not all(file.is_file() for file in files) or sum(file.stat().st_size for file in files) > MAX_DATA_BYTES:
+    size = sum(file.stat().st_size for file in files) if all(file.is_file() for file in files) else None
+    if size is None or size > MAX_SAMPLED_BYTES:
         return worst_case_lengths(plan)
+    is_sample = size > MAX_DATA_BYTES
+    prepared = _first_pairs(plan, source) if is_sample else _prepare(plan.dataset, plan, source, plan.total_pairs())
+    if prepared is None:  # training reports errors in the data
+        return worst_case_lengths(plan)
+    notes = tuple(prepared.report.train_notes())
+    if is_sample:
+        return replace(worst_case_lengths(plan), notes=tuple(f"among the first pairs: {note}" for note in notes))
+    columns = (prepared.train.token_counts(part).tolist() for part in ("prompt", "chosen", "rejected"))
+    sizes = tuple(PairSize(*each) for each in zip(*columns, strict=True))
+    return PairLengths(sizes, measured=True, notes=notes)
+
+
+def _first_pairs(plan: PlanDraft, source: ModelSource[ModelSection]) -> PairTables | None:
+    """The first pairs of large files, which are read from their start as streams."""
+    train = [each.model_copy(update={"streaming": True, "max_samples": None}) for each in plan.dataset.train]
+    return _prepare(plan.dataset.model_copy(update={"train": train, "eval": None}), plan, source, SAMPLED_PAIRS)
+
+
+def _prepare(
+    dataset: DatasetSection, plan: PlanDraft, source: ModelSource[ModelSection], pairs_needed: int | None
+) -> PairTables | None:
     from orpo_cli.data.prepare import prepare_tables
     from orpo_cli.model.tokenizer import load_tokenizer
 
     try:
-        prepared = prepare_tables(
-            plan.dataset,
+        return prepare_tables(
+            dataset,
             load_tokenizer(source),
             max_length=plan.training["max_length"],
             max_prompt_length=plan.dataset.max_prompt_length,
             note=lambda _: None,
-            pairs_needed=plan.total_pairs(),
+            pairs_needed=pairs_needed,
         )
-    except OrpoError:  # training reports errors in the data
-        return worst_case_lengths(plan)
-    columns = (prepared.train.token_counts(part).tolist() for part in ("prompt", "chosen", "rejected"))
-    sizes = tuple(PairSize(*each) for each in zip(*columns, strict=True))
-    return PairLengths(sizes, measured=True, notes=tuple(prepared.report.train_notes()))
+    except OrpoError:
+        return None
 
 
 def count_rows(plan: Plan) -> int | None:

@@ -53,6 +53,10 @@ def test_the_plan_says_how_rows_of_text_are_trained(
     done = orpo_here("plan", "recipe.yaml", "--json", "--set", "dataset.train.format=text")
     (said,) = json.loads(done.stdout)["estimate"]["data_notes"]
     assert said.startswith("8 rows of text are trained as they are, without the chat template")
+    monkeypatch.setattr("orpo_cli.workflows.estimate.MAX_DATA_BYTES", 100)
+    sampled = orpo_here("plan", "recipe.yaml").stdout
+    assert "lengths not measured" in sampled
+    assert f"          among the first pairs: {note}" in sampled
 
 
 def test_a_terminal_of_80_columns_has_one_screen(tmp_path: Path) -> None:

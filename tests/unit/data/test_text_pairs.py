@@ -111,8 +111,9 @@ def test_the_format_text_keeps_plain_text(tmp_path: Path) -> None:
 
 
 def test_the_format_text_refuses_messages(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="the row has messages, and the format text is for texts"):
+    with pytest.raises(DataError, match="the row has messages, and the format text is for texts") as caught:
         read(tmp_path, pairs(3), format="text")
+    assert "Remove `format: text`" in str(caught.value.remedy)
 
 
 def test_text_rows_of_a_model_without_a_template_stay_as_they_are(tmp_path: Path) -> None:

@@ -28,10 +28,10 @@ def check_weight_source(source: Source, format_: Format, where: str) -> None:
 
 
 def with_weight(pair: Pair, row: Mapping[str, Any], source: Source) -> Pair:
-    """``pair`` with its weight. Raises RowRejected where the row has none, or one that is not within ``LIMITS``."""
+    """``pair`` with its weight. Raises RowRejected where the row has no weight or scores, or its weight is not within ``LIMITS``."""
     if source.weight_by == "score_margin":
         if pair.scores is None:
-            raise RowRejected("no_weight", "the row has no scores, from which weight_by takes the weight")
+            raise RowRejected("no_score")
         weight: float | None = pair.scores[0] - pair.scores[1]
         found = f"the scores are {pair.scores[0]:g} and {pair.scores[1]:g}"
     elif WEIGHT_COLUMN in source.columns:

@@ -223,10 +223,14 @@ class RunHistory:
     def accuracy_interval(self, record: Record) -> Interval | None:
         """Wilson 95% interval of the accuracy of an evaluation; None where the number of its pairs is not known."""
         accuracy = metric_value(record, "accuracy", "eval_")
+        weights = self.data_report.get("weights")
+        weighted = weights.get("eval") if isinstance(weights, dict) else None
         pairs = record.get("eval_pairs") or self.data_report.get("eval_pairs")
+        if isinstance(weighted, dict):  # a mean of weighted pairs is as sure as one of fewer pairs
+            pairs = weighted.get("effective_pairs")
         if accuracy is None or not 0 <= accuracy <= 1 or not is_number(pairs) or not 1 <= pairs < 1e12:
             return None  # not recorded, or damaged
-        return wilson_interval(accuracy * pairs, int(pairs))
+        return wilson_interval(accuracy * pairs, pairs)
 
     def metric(self, name: str) -> list[float]:
         """The values of a metric in the order of the steps, by its name in ``metric_names``; [] without any."""

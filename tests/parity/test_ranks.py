@@ -13,7 +13,16 @@ from typing import Any
 import pytest
 from support.ranks import CASES, train_case
 
-FAST = ("packed-lora", "packed-empty-share", "packed-memory", "trl-lora", "fsdp-lora", "fsdp-full")
+FAST = (
+    "packed-lora",
+    "packed-empty-share",
+    "packed-memory",
+    "packed-weights",
+    "trl-lora",
+    "trl-weights",
+    "fsdp-lora",
+    "fsdp-full",
+)
 UNEQUAL = ("kind", "time", "elapsed", "epoch", "memory_gb", "total_flos")  # an epoch is counted in batches of a rank
 ROUNDED = (
     "log_odds_chosen",

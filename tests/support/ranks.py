@@ -34,19 +34,23 @@ from orpo_cli.training.metrics_log import MetricsCallback
 from orpo_cli.training.packed_trainer import PackedTrainer
 from orpo_cli.training.trained_totals import TrainedTotals
 from orpo_cli.training.whole_state import whole_tensor
-from support.tiny import save_tiny_model, tiny_llama, tiny_tokenizer, write_pairs
+from support.tiny import pairs, save_tiny_model, tiny_llama, tiny_tokenizer
 
 PAIRS_PER_STEP = 8
 CASES: dict[str, dict[str, Any]] = {
     "packed-lora": {"pairs": 21, "held_out": 7, "num_train_epochs": 2},
     "packed-full": {"lora": False, "optim": "sgd"},
     "packed-empty-share": {"pairs": 9},
+    "packed-weights": {"pairs": 21, "held_out": 7, "weights": True},
     "packed-checkpointing": {"gradient_checkpointing": True},
     "packed-sequential": {"train_sampling_strategy": "sequential", "dataloader_drop_last": True},
     "packed-memory": {"num_train_epochs": 2, "failing": "memory"},
     "packed-not-finite": {"num_train_epochs": 2, "failing": "nan"},
     "fallback": {"fast_path": "auto", "failing": "parity"},
     "trl-lora": {"pairs": 21, "held_out": 7, "fast_path": "off"},
+    "trl-weights": {"pairs": 21, "held_out": 7, "fast_path": "off", "weights": True},
+    "fsdp-weights": {"strategy": "fsdp", "pairs": 21, "held_out": 7, "weights": True},
+    "fsdp-trl-weights": {"strategy": "fsdp", "pairs": 9, "fast_path": "off", "weights": True},
     "trl-full": {"pairs": 9, "lora": False, "fast_path": "off", "optim": "sgd"},
     "fsdp-lora": {"strategy": "fsdp", "pairs": 21, "held_out": 7, "gradient_checkpointing": True},
     "fsdp-full": {"strategy": "fsdp", "pairs": 9, "held_out": 7, "lora": False},
@@ -128,10 +132,11 @@ def train_case(folder: Path, name: str, cases: dict[str, dict[str, Any]] = CASES
     checkpoints = folder / f"{name}-checkpoints"  # of all ranks
     folder = folder / f"{name}-{rank()}"
     folder.mkdir(parents=True)
-    write_pairs(folder / "train.jsonl", count)
-    dataset = {"train": {"path": str(folder / "train.jsonl")}, "max_prompt_length": 128}
+    columns = {"columns": {"weight": "importance"}} if training.pop("weights", False) else {}
+    write_weighted_pairs(folder / "train.jsonl", count)
+    dataset = {"train": {"path": str(folder / "train.jsonl"), **columns}, "max_prompt_length": 128}
     if held_out:
-        dataset["eval"] = {"path": str(write_pairs(folder / "eval.jsonl", held_out, start=50))}
+        dataset["eval"] = {"path": str(write_weighted_pairs(folder / "eval.jsonl", held_out, start=50)), **columns}
         evaluation = (
             {"eval_strategy": "steps", "eval_steps": 1} if "save_steps" in training else {"eval_strategy": "epoch"}
         )
@@ -187,6 +192,13 @@ def train_case(folder: Path, name: str, cases: dict[str, dict[str, Any]] = CASES
             if each.requires_grad
         },
     }
+
+
+def write_weighted_pairs(path: Path, count: int, start: int = 0) -> Path:
+    """Write ``pairs`` with a column of weights, which only the cases with ``weights`` read."""
+    rows = [{**pair, "importance": 0.5 + 1.5 * (number % 4)} for number, pair in enumerate(pairs(count, start))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 def launch_section(strategy: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from orpo_cli.data.json_text import parse_json_text
@@ -156,7 +157,7 @@ def _parse_tools(value: Any) -> Any:
 
 def parse_number(value: Any) -> float | None:
     """Score as a number; None for anything else, such as ``N/A`` and the NaN of a missing value in a table."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         return None
     try:
         found = float(value)

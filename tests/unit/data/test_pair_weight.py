@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def test_the_score_margin_is_a_weight(tmp_path: Path) -> None:
     ]
     found = run(tmp_path, data, weight_by="score_margin")
     assert found.train["weight"][:] == [4.0, 0.5]
-    assert found.report.sources[0].dropped == {"no_weight": 3}
+    assert found.report.sources[0].dropped == {"no_weight": 2, "no_score": 1}
     assert found.report.sources[0].unused_columns == ["confidence"]
     assert "the scores are 2 and 2" in found.report.sources[0].examples["no_weight"][0]
     limited = run(tmp_path, data, weight_by="score_margin", min_score_margin=1.0)
@@ -131,3 +132,17 @@ def test_fingerprints_change_with_a_weight_and_not_with_weights_of_one(tmp_path:
     assert prints[0] == prints[1]
     assert len(set(prints)) == 3
     assert (weighted.digests["train"] == without.digests["train"]).tolist() == [True, False, True]
+
+
+def test_decimal_columns_of_parquet_are_numbers(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {name: [row[name] for row in rows(0, 0)] for name in ("prompt", "chosen", "rejected")}
+    weights = pa.array([Decimal("0.25"), Decimal("1.50")], pa.decimal128(6, 2))
+    pq.write_table(pa.table({**columns, "w": weights}), tmp_path / "x.parquet")
+    section = DatasetSection.model_validate(
+        {"train": {"path": str(tmp_path / "x.parquet"), "columns": {"weight": "w"}}}
+    )
+    found = prepare(section, tokenizer_of("chatml"), max_length=192, max_prompt_length=96, note=lambda _: None)
+    assert found.train["weight"][:] == [0.25, 1.5]

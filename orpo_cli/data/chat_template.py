@@ -29,6 +29,7 @@ from orpo_cli.model.chat_template_errors import (
     describe_template_error,
     ignores_generation_prompt,
     template_errors,
+    tool_call_suffix,
 )
 from orpo_cli.model.chat_template_limits import ChatTemplateLimit, limit_chat_templates
 
@@ -87,7 +88,8 @@ class ChatTemplateRenderer:
         except (UsageError, ChatTemplateError) as error:
             self._template_error = error
         self._end_token = _first_special_token(tokenizer, self._suffix)  # the template's; None where it writes none
-        self.end_tokens = tuple(each for each in dict.fromkeys((self._end_token, tokenizer.eos_token)) if each)
+        ends = (self._end_token, tokenizer.eos_token, _call_end_token(tokenizer, self._end_token))
+        self.end_tokens = tuple(each for each in dict.fromkeys(ends) if each)
         if not self.end_tokens:
             raise UsageError(
                 "the tokenizer has no EOS token, and its chat template ends no completion with a special token.",
@@ -255,6 +257,14 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     others = [token for token in tokenizer.all_special_tokens if is_special.get(token, True)]
     added = [token for token, special in is_special.items() if special]
     return {*filter(str.strip, (*named_special_tokens(tokenizer), *added, *others))}
+
+
+def _call_end_token(tokenizer: PreTrainedTokenizerBase, end_token: str | None) -> str | None:
+    """Special token that ends a tool call in place of ``end_token``: gpt-oss ends an answer with <|return|>, a call with <|call|>."""
+    suffix = tool_call_suffix(tokenizer).rstrip() if end_token else ""
+    if not suffix or str(end_token) in suffix:
+        return None
+    return next((token for token in _special_tokens(tokenizer) if suffix.endswith(token)), None)
 
 
 def _first_special_token(tokenizer: PreTrainedTokenizerBase, suffix: str) -> str | None:

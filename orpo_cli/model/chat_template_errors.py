@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
@@ -75,6 +75,18 @@ def completion_suffix(tokenizer: PreTrainedTokenizerBase) -> str:
             raise error from None
 
 
+def tool_call_suffix(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Text that the template writes after the last argument of a tool call; empty where it writes no tool calls."""
+    function = {"name": "look_up", "arguments": {"text": PROBE}}
+    call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+    if tokenizer.chat_template is None:
+        return ""
+    with suppress(ChatTemplateError):
+        rendered = _render(tokenizer, [{"role": "user", "content": "a question"}, call])
+        return rendered.rpartition(PROBE)[2] if PROBE in rendered else ""
+    return ""
+
+
 def text_around_messages(tokenizer: PreTrainedTokenizerBase) -> str:
     """Text that the template writes around a system, a user and an assistant message; empty where it can render neither."""
     system, user, assistant = ({"role": role, "content": PROBE} for role in ("system", "user", "assistant"))
@@ -107,6 +119,6 @@ def ignores_generation_prompt(tokenizer: PreTrainedTokenizerBase) -> bool:
     return before.startswith(prompt) and bool(before[len(prompt) :].strip())
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, str]], **options: bool) -> str:
+def _render(tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Mapping[str, Any]], **options: bool) -> str:
     with explain_template_errors(tokenizer):
-        return str(tokenizer.apply_chat_template(conversation, tokenize=False, **options))
+        return str(tokenizer.apply_chat_template(list(conversation), tokenize=False, **options))

@@ -241,3 +241,35 @@ def test_switch_in_the_system_text_is_no_lost_message() -> None:
     assert not isinstance(texts, RowRejected)
     assert texts.prompt.endswith("assistant\n<think>\n\n</think>\n")
     assert (texts.chosen, texts.notes) == ("It is 1.<|im_end|>", ())
+
+
+CALL = {
+    "role": "assistant",
+    "content": "",
+    "thinking": "use add",
+    "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}],
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "call", "ends"),
+    [
+        (
+            "gptoss",
+            "<|channel|>analysis<|message|>use add<|end|><|start|>assistant to=functions.add<|channel|>commentary json<|message|>"
+            '{"a": 1}<|call|>',
+            ("<|return|>", "<|call|>"),
+        ),
+        (
+            "qwen3",
+            '<think>\nuse add\n</think>\n\n<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|im_end|>',
+            ("<|im_end|>",),
+        ),
+    ],
+)
+def test_answer_that_calls_a_tool(family: str, call: str, ends: tuple[str, ...]) -> None:
+    """A tool call ends with the token that ends it, which may be another one than that of an answer."""
+    encoder = PairEncoder(tokenizer_of(family))
+    pair = read({"prompt": [QUESTION], "chosen": [CALL], "rejected": [WITHOUT]}, Counter())
+    assert encoder.tokenizer.decode(encoder.encode(pair).chosen) == call
+    assert {*encoder.end_tokens} == {*ends}

@@ -18,6 +18,10 @@ KEY_NAMES = (  # a table with several kinds has null under the others
 TOOL_FIELDS = ("name", "tool_call_id")  # further keys of a tool message
 TEXT_PARTS = (None, "text", "input_text", "output_text")  # types of content parts; those of Gemini have none
 ARGUMENTS = ("arguments", "parameters", "args")  # keys of a tool call
+TEXT_REMEDY = "Give texts or messages, or map other columns with `columns:`."
+UNICODE_REMEDY = "Write the data as UTF-8 again, without the half of a character."
+MESSAGE_REMEDY = "Give each message as an object with role and content."
+PART_REMEDY = 'Give each part of a content as {"type": "text", "text": …}.'
 CALL_REMEDY = "Give a tool call as an object with a name and arguments, or as its JSON text."
 
 
@@ -32,12 +36,12 @@ def is_messages(value: Any) -> bool:
 def read_text(value: Any, column: str) -> str:
     """Valid Unicode text. Raises RowRejected for anything else."""
     if not isinstance(value, str):
-        raise RowRejected("malformed", f"{column} is {type_name(value)}, not text")
+        raise RowRejected("malformed", f"{column} is {type_name(value)}, not text", TEXT_REMEDY)
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
         raise RowRejected(
-            "malformed", f"{column} contains half of a surrogate pair, which is not Unicode text"
+            "malformed", f"{column} contains half of a surrogate pair, which is not Unicode text", UNICODE_REMEDY
         ) from None
     return value
 
@@ -47,7 +51,9 @@ def check_json(value: Any, column: str) -> None:
     try:
         text = json.dumps(value, ensure_ascii=False)
     except RecursionError:
-        raise RowRejected("malformed", f"{column} is nested too deeply") from None
+        raise RowRejected(
+            "malformed", f"{column} is nested too deeply", "Remove the nested value from the row."
+        ) from None
     read_text(text, column)
 
 
@@ -57,7 +63,7 @@ def read_messages(value: Any, column: str, default_role: str) -> tuple[Message, 
         return (Message(default_role, read_text(value, column)),)
     items = [value] if isinstance(value, dict) else value
     if not isinstance(items, list):
-        raise RowRejected("malformed", f"{column} is {type_name(value)}, not messages")
+        raise RowRejected("malformed", f"{column} is {type_name(value)}, not messages", TEXT_REMEDY)
     found: list[Message] = []
     for index, item in enumerate(items):
         role, message = _message(item, f"{column}[{index}]")
@@ -74,7 +80,7 @@ def read_messages(value: Any, column: str, default_role: str) -> tuple[Message, 
 def _message(item: Any, where: str) -> tuple[str, Message]:
     """Role as the data names it, and the message."""
     if not isinstance(item, dict):
-        raise RowRejected("malformed", f"{where} is {type_name(item)}, not a message")
+        raise RowRejected("malformed", f"{where} is {type_name(item)}, not a message", MESSAGE_REMEDY)
     name, content = (next((item[key] for key in keys if item.get(key) is not None), None) for keys in KEY_NAMES)
     role = normalize_role(name)
     if role not in ROLES:
@@ -85,9 +91,10 @@ def _message(item: Any, where: str) -> tuple[str, Message]:
         )
     extra: dict[str, Any] = {}
     calls = item.get("tool_calls") or _function_call(item)
-    if role in TOOL_CALL_ROLES and not calls:
+    is_call = role in TOOL_CALL_ROLES and not calls
+    if is_call:
         content, calls = "", content
-    if calls:
+    if calls or is_call:
         content, extra = content or "", {"tool_calls": _tool_calls(calls, where)}
     elif ROLES[role] == "tool":
         extra = {key: item[key] for key in TOOL_FIELDS if item.get(key) is not None}
@@ -121,7 +128,7 @@ def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
     if isinstance(calls, str) and calls.lstrip()[:1] in ("[", "{"):
         calls = _parse_json(calls, where)
     calls = [calls] if isinstance(calls, dict) else calls
-    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+    if not isinstance(calls, list) or not calls or not all(isinstance(call, dict) for call in calls):
         raise RowRejected(
             "malformed", f"the tool_calls of {where} are {type_name(calls)}, not a list of objects", CALL_REMEDY
         )
@@ -156,11 +163,13 @@ def _reasoning_part(part: Any) -> str | None:
 
 def _text_part(part: Any, where: str) -> str:
     if not isinstance(part, dict):
-        raise RowRejected("malformed", f"{where} has a part that is {type_name(part)}, not an object with a text")
+        raise RowRejected(
+            "malformed", f"{where} has a part that is {type_name(part)}, not an object with a text", PART_REMEDY
+        )
     if part.get("type") in MEDIA_PARTS:
         raise not_text(where)
     if part.get("type") not in TEXT_PARTS:
-        raise RowRejected("malformed", f"{where} has a part of the type {part.get('type')!r}, not text")
+        raise RowRejected("malformed", f"{where} has a part of the type {part.get('type')!r}, not text", PART_REMEDY)
     return read_text(part.get("text"), where)
 
 
@@ -180,14 +189,18 @@ def conversation_pair(
     for column, conversation in (("chosen", full_chosen), ("rejected", full_rejected)):
         if conversation[-1].role != "assistant":
             raise RowRejected(
-                "malformed", f"{column} ends with a {conversation[-1].role} message, not an assistant message"
+                "malformed",
+                f"{column} ends with a {conversation[-1].role} message, not an assistant message",
+                "End both conversations with the message of the assistant to compare.",
             )
     history, rejected_history = full_chosen[:-1], full_rejected[:-1]
     if history != rejected_history:
         return Pair(history, full_chosen[-1:], full_rejected[-1:], rejected_prompt=rejected_history)
     if history and history[-1].role not in ("user", "tool"):
         raise RowRejected(
-            "malformed", f"the prompt ends with a {history[-1].role} message, not with a user or tool message"
+            "malformed",
+            f"the prompt ends with a {history[-1].role} message, not with a user or tool message",
+            "End the prompt with the message that the assistant answers.",
         )
     if repeated_by_chosen or repeated_by_rejected:
         notes["prompt_stored_twice"] += 1

@@ -208,7 +208,9 @@ class SourceReader:
     def _read_row(self, row: Row | GroupedRow, format_: Format, report: SourceReport) -> list[Pair | RowRejected]:
         try:
             if not isinstance(row.value, dict):
-                raise RowRejected("malformed", "the row is not an object with columns")
+                raise RowRejected(
+                    "malformed", "the row is not an object with columns", "Write each row as an object with columns."
+                )
             return read_pairs(row.value, format_, self.dataset, report.notes)
         except RowRejected as rejection:
             return [rejection]

@@ -46,15 +46,16 @@ def prompt_candidates(rows: Sequence[Any], used: Collection[str]) -> list[str]:
     return sorted(found, key=lambda name: name.lower() not in PROMPT_NAMES)
 
 
-def no_prompt(names: Sequence[str]) -> RowRejected:
-    """Rejection of a row without a prompt, with ``columns:`` for the columns that may be one."""
+def no_prompt(names: Sequence[str], *, of_texts: bool = False) -> RowRejected:
+    """Rejection of a row without a prompt, with ``columns:`` for the columns that may be one; ``of_texts``: the answers are texts."""
     if not names:
         return RowRejected("empty_prompt", "no prompt, while most rows of the source have one")
     others = f" (or {', '.join(names[1:])})" if names[1:] else ""
     return RowRejected(
         "empty_prompt",
         f"no prompt, and {' and '.join(names)} {'are' if names[1:] else 'is'} not used",
-        f"Name the column of the prompt with `{_mapping({'prompt': names[0]})}`{others}.",
+        f"Name the column of the prompt with `{_mapping({'prompt': names[0]})}`{others}."
+        + " If both texts start with their prompt, set `format: preference` instead." * of_texts,
     )
 
 

@@ -24,6 +24,7 @@ from orpo_cli.data.pair import Message, Pair, RowRejected
 
 INSTRUCTIONS = ("instruction", "question")
 TRANSCRIPT_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+TRANSCRIPT_REMEDY = "Start each transcript with a turn, or put the text before it into a system column."
 TRANSCRIPT_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
@@ -98,7 +99,9 @@ def _parse_turns(history: Any) -> tuple[Message, ...]:
     """Messages of earlier turns: a list of [question, answer]."""
     turns = history or []
     if not isinstance(turns, list) or not all(_is_text_pair(each) for each in turns):
-        raise RowRejected("malformed", "history is not a list of [question, answer]")
+        raise RowRejected(
+            "malformed", "history is not a list of [question, answer]", "Give each earlier turn as [question, answer]."
+        )
     roles = ("user", "assistant")
     return tuple(
         Message(role, read_text(text, "history")) for each in turns for role, text in zip(roles, each, strict=True)
@@ -129,7 +132,7 @@ def parse_transcript(transcript: str, column: str) -> tuple[Message, ...]:
     """Messages of a transcript with Human: and Assistant: turns. Raises RowRejected for another text."""
     before, *parts = TRANSCRIPT_TURN.split(transcript)
     if before.strip() or not parts:
-        raise RowRejected("malformed", f"{column} does not start with a Human: or Assistant: turn")
+        raise RowRejected("malformed", f"{column} does not start with a Human: or Assistant: turn", TRANSCRIPT_REMEDY)
     return tuple(
         Message(TRANSCRIPT_ROLES[role], text.strip()) for role, text in zip(parts[::2], parts[1::2], strict=True)
     )

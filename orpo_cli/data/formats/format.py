@@ -17,6 +17,7 @@ from orpo_cli.data.sources.source import Row as NamedRow
 Row = dict[str, Any]
 Drop = Callable[[str, RowRejected], None]
 
+TOOLS_REMEDY = "Store tools as a list of objects, or as its JSON text."
 SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
 SCORES = tuple(
     (pattern.format("chosen"), pattern.format("rejected"))
@@ -103,7 +104,7 @@ def read_system(row: Row) -> str:
         return read_text(value or "", name)
     messages = read_messages(value, name, "system")
     if {message.role for message in messages} != {"system"}:
-        raise RowRejected("malformed", f"{name} has messages of another role than system")
+        raise RowRejected("malformed", f"{name} has messages of another role than system", f"Give {name} as a text.")
     return "\n\n".join(message.content for message in messages)
 
 
@@ -139,7 +140,7 @@ def read_tools(row: Row) -> tuple[dict[str, Any], ...] | None:
     if isinstance(value, list):
         value = [_parse_tools(tool) for tool in value]
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
-        raise RowRejected("malformed", "tools is not a list of objects")
+        raise RowRejected("malformed", "tools is not a list of objects", TOOLS_REMEDY)
     check_json(value, "tools")
     return tuple(value)
 
@@ -150,9 +151,7 @@ def _parse_tools(value: Any) -> Any:
     try:
         return parse_json_text(value) if value.strip() else None
     except ValueError as error:
-        raise RowRejected(
-            "malformed", f"tools is not JSON: {error}", "Store tools as a list, or as its JSON text."
-        ) from error
+        raise RowRejected("malformed", f"tools is not JSON: {error}", TOOLS_REMEDY) from error
 
 
 def parse_number(value: Any) -> float | None:

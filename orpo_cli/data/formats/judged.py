@@ -38,6 +38,7 @@ LABEL_COLUMNS = (
 SIGNED_LABELS = ("overall_preference", "preference_strength")  # below 0: the first is better; above 0: the second
 TIE_LABELS = {"tie", "tie (bothbad)", "both", "equal", "same", "draw", "neither", "none", "bothbad"}
 BETTER_FIRST = ("response_j", "response_k")  # Stack Exchange paired: j is the better one
+LABEL_REMEDY = "Say what the label means with `labels:`, as first, second or tie."
 SHP = ("human_ref_A", "human_ref_B")  # label 1: A is better; 0: B is
 
 
@@ -59,7 +60,7 @@ def read(row: Row, notes: Counter[str], *, labels: Mapping[str, Verdict]) -> Pai
     verdict = read_verdict(row, names, labels)
     if verdict is None:
         label = _label_column(row)
-        raise RowRejected("malformed", f"{label or 'the label'} is {row.get(label) if label else None!r}")
+        raise RowRejected("malformed", f"{label or 'the label'} is {row.get(label) if label else None!r}", LABEL_REMEDY)
     if verdict == "tie":
         raise RowRejected("tie")
     first, second = (read_completion(row[name], name) for name in names)

@@ -43,7 +43,10 @@ def group(rows: Iterator[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
     for row in rows:
         label = _label(row.value) if isinstance(row.value, dict) else None
         if label is None:
-            drop(row.name, RowRejected("malformed", "the label is neither true nor false"))
+            drop(
+                row.name,
+                RowRejected("malformed", "the label is neither true nor false", "Give true, false, 1 or 0 as label."),
+            )
             continue
         shared = {name: row.value.get(name) for name in SHARED}
         prompt = json.dumps(shared, sort_keys=True, default=str)

@@ -55,7 +55,7 @@ def read(
         columns: dict[str, Any] = {"scores": read_scores(row), "tools": read_tools(row), "system": read_system(row)}
         if prompt is None:
             if not implicit_prompts:
-                raise no_prompt(other_prompts)
+                raise no_prompt(other_prompts, of_texts=True)
             return replace(_split_texts(chosen, rejected), **columns)
         prompt = read_text(prompt, "prompt")
         if prompt_is_repeated and repeats_prompt(prompt, chosen, rejected):

@@ -374,7 +374,9 @@ def test_the_common_start_of_texts_is_a_prompt_only_without_other_prompts(tmp_pa
     ]
     assert prepared(tmp_path, rows).report.kept == 9
     noted = [{**row, "critique": f"Number {n} is better."} for n, row in enumerate(rows)]
-    assert "no prompt, and critique is not used" in error(tmp_path, noted).message
+    refused = error(tmp_path, noted)
+    assert "no prompt, and critique is not used" in refused.message
+    assert "set `format: preference` instead" in str(refused.remedy)
     assert prepared(tmp_path, noted, format="preference").report.kept == 9
     with_prompts = [{"prompt": f"Say {n}", "chosen": "yes it is", "rejected": "yes or no"} for n in range(9)]
     report = prepared(tmp_path, [*with_prompts, {**with_prompts[0], "prompt": None}]).report.sources[0]
@@ -405,3 +407,25 @@ def test_a_missing_answer_names_the_column_to_map(tmp_path: Path) -> None:
     assert report.remedies["malformed"] == [
         "Give both completions, or map their columns with `columns: {rejected: …}`."
     ]
+
+
+MALFORMED = {
+    "half of a character": ({"prompt": [{**USER, "content": "\ud800"}], "chosen": [CHOSEN], "rejected": [REJECTED]}, "UTF-8"),
+    "a last message of the user": ({"prompt": [USER], "chosen": [CHOSEN], "rejected": [REJECTED, USER]}, "End both conversations"),
+    "a prompt that ends in an answer": ({"prompt": [USER, CHOSEN], "chosen": [CHOSEN], "rejected": [REJECTED]}, "End the prompt"),
+    "a message that is a text": ({"prompt": [USER, "x"], "chosen": [CHOSEN], "rejected": [REJECTED]}, "role and content"),
+    "an unknown part": ({"prompt": [{"role": "user", "content": [{"type": "chart"}]}], "chosen": [CHOSEN], "rejected": BAD}, "type"),
+    "tools that are a number": ({"prompt": [USER], "chosen": [CHOSEN], "rejected": BAD, "tools": 3}, "list of objects"),
+    "tools that are no JSON": ({"prompt": [USER], "chosen": [CHOSEN], "rejected": BAD, "tools": "[{"}, "list of objects"),
+    "a call that is empty": ({"prompt": [USER], "chosen": {"role": "tool_call", "content": ""}, "rejected": BAD}, "name and arguments"),
+    "no call": ({"prompt": [USER], "chosen": {"role": "tool_call", "content": []}, "rejected": BAD}, "name and arguments"),
+    "a call without a name": ({"prompt": [USER], "chosen": {"role": "tool_call", "content": {}}, "rejected": BAD}, "name and arguments"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_the_remedy_of_a_malformed_row_fits_its_reason(name: str) -> None:
+    row, remedy = MALFORMED[name]
+    found = rejection(row, "preference")
+    assert found.reason == "malformed"
+    assert remedy in str(found.remedy)

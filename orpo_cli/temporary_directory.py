@@ -13,9 +13,9 @@ from typing import Literal
 
 from orpo_cli.file_lock import FileLock, try_lock
 
-Kind = Literal["pairs", "smoke", "download"]
+Kind = Literal["pairs", "smoke", "download", "merge"]
 LOCK_FILE = ".orpo-temporary"  # no other directory has it: a run in $TMPDIR has a file .lock, and may have any name
-_NAME = re.compile(r"orpo-(?:pairs|smoke|download)-[a-z0-9_]{8}")  # as ``mkdtemp`` makes them
+_NAME = re.compile(r"orpo-(?:pairs|smoke|download|merge)-[a-z0-9_]{8}")  # as ``mkdtemp`` makes them
 
 
 class TemporaryDirectory:

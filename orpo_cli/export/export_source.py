@@ -16,7 +16,7 @@ from orpo_cli.merge.merge_record import MergeRecord, adapter_digests
 from orpo_cli.merge.merge_target import MergeRequest
 from orpo_cli.model.base_model import load_base
 from orpo_cli.model.model_facts import model_facts
-from orpo_cli.model.model_source import ModelSource
+from orpo_cli.model.model_source import ModelSource, locate
 from orpo_cli.model.trained_model import refuse_missing_base
 from orpo_cli.plan.model_facts import ModelFacts
 from orpo_cli.plan.plan import ModelPlan, Plan
@@ -136,7 +136,8 @@ def _export_settings(plan: Plan) -> ExportSection:
 
 
 def _check_exportable(folder: Path) -> None:
-    """Raise UsageError for quantized weights, which have lost precision, and for weights that are not in safetensors."""
+    """Raise UsageError for quantized weights, which have lost precision, for an adapter, and for weights not in safetensors."""
+    locate(str(folder))
     config = read_json_object(folder / "config.json")
     if config.get("quantization_config"):
         raise UsageError(

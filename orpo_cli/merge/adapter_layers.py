@@ -47,7 +47,7 @@ class AdaptedLayer:
                     self._initialize_base(adapter, base_dtype)
                 probes = self._probe_inputs(base)
                 expected = None if probes is None else self.layer(probes)
-                self.layer.merge(safe_merge=False, adapter_names=list(self.adapters))
+                self._merge_by_peft()
                 merged = {name: base._parameters[each].data for each, name in self.parameters.items()}
                 for name, tensor in merged.items():
                     if not all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor)):
@@ -61,6 +61,14 @@ class AdaptedLayer:
             self.layer.merged_adapters.clear()
             getattr(self.layer, "_caches", {}).clear()
         return merged, difference
+
+    def _merge_by_peft(self) -> None:
+        try:
+            self.layer.merge(safe_merge=False, adapter_names=list(self.adapters))
+        except NotImplementedError as error:
+            raise UsageError(
+                f"PEFT cannot merge this adapter: {str(error).rstrip('.')}.", remedy="Use it through peft."
+            ) from error
 
     def _initialize_base(self, adapter: str, base_dtype: Any) -> None:
         """Change the base as PEFT did when training added the adapter: PiSSA and OLoRA subtract their initial weights."""
@@ -129,6 +137,7 @@ def find_adapted_layers(
     ``init_lora_weights``: by adapter name. Raises UsageError for adapters that cannot be merged into weights, and
     UnsupportedCheckpoint for layers that this module does not know.
     """
+    from peft.tuners.ln_tuning.layer import LNTuningLayer
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import AuxiliaryTrainingWrapper, ModulesToSaveWrapper, TrainableTokensWrapper
 
@@ -144,6 +153,9 @@ def find_adapted_layers(
             found.layers.append(
                 AdaptedLayer({"weight": f"{name}.weight"}, module.token_adapter, list(init_lora_weights))
             )
+        elif isinstance(module, LNTuningLayer):
+            for trained in map(module.ln_tuning_layers.__getitem__, module.active_adapters):
+                found.full_weights |= {f"{name}.{each}": value.data for each, value in trained.named_parameters()}
         elif isinstance(module, BaseTunerLayer):
             found.layers.extend(_layers_of_module(name, module, init_lora_weights))
         elif isinstance(module, AuxiliaryTrainingWrapper):

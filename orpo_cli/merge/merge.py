@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any
 from orpo_cli import __version__
 from orpo_cli.atomic import atomic_directory, keep_as_unverified, remove_leftovers
 from orpo_cli.errors import RunError, UsageError
+from orpo_cli.merge.adapter_formats import standard_adapter
 from orpo_cli.merge.merge_record import FILE_NAME, MergeRecord, adapter_digests
-from orpo_cli.merge.merge_target import MergeRequest, MergeTarget, resolve_target
+from orpo_cli.merge.merge_target import MergeRequest, MergeTarget, is_same_folder, resolve_target
+from orpo_cli.merge.meta_model import build_meta_model
 from orpo_cli.merge.peft_adapters import check_mergeable
 from orpo_cli.merge.sharded_merge import Progress
 from orpo_cli.merge.verification import VerificationInputs, verify_merge
 from orpo_cli.merge.write_model import write_merged_model
 from orpo_cli.model.file_size import parse_size
 from orpo_cli.run_attempts import now
+from orpo_cli.temporary_directory import temporary_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -110,9 +113,10 @@ def merge(
     existing = _existing_merge(target.output, record, request.overwrite)
     if existing is not None:
         return MergeResult(target.output, True, existing, time.monotonic() - started)
-    check_mergeable(target.adapters, quantized=target.quantization is not None)
-    tokenizer = _load_tokenizer(target)
-    with atomic_directory(target.output) as folder:
+    with temporary_directory("merge") as scratch, atomic_directory(target.output) as folder:
+        target = _readable_target(target, scratch, note)
+        check_mergeable(target.adapters, quantized=target.quantization is not None)
+        tokenizer = _load_tokenizer(target)
         merge_started = time.monotonic()
         written = write_merged_model(folder, target, tokenizer, note, progress)
         record = replace(
@@ -135,6 +139,29 @@ def merge(
             raise _keep_unverified(record, folder, target.output)
         record.write(folder)
     return MergeResult(target.output, False, record, time.monotonic() - started)
+
+
+def _readable_target(target: MergeTarget, scratch: Path, note: Note) -> MergeTarget:
+    """``target`` with adapters that have PEFT's names, and a base without an adapter beside it."""
+    base = Path(target.section.model_name_or_path)
+    if is_same_folder(base, target.adapter):  # transformers would apply the adapter to the base
+        without_adapter = scratch / "base"
+        without_adapter.mkdir()
+        for path in base.iterdir():
+            if not path.name.startswith("adapter_"):
+                (without_adapter / path.name).symlink_to(path.absolute())
+        section = target.section.model_copy(update={"model_name_or_path": str(without_adapter)})
+        target = replace(target, section=section)
+    model = build_meta_model(target.source)
+    for each in target.adapters:
+        others = sorted(path.parent.name for path in each.folder.glob("*/adapter_config.json"))
+        if named := [name for name in others if not name.startswith("checkpoint-")]:
+            note(f"{each.folder} also contains the adapters {', '.join(named)}: not merged; `--adapter` adds them")
+    adapters = tuple(
+        standard_adapter(each, model, scratch / f"adapter-{number}", note)
+        for number, each in enumerate(target.adapters)
+    )
+    return replace(target, adapters=adapters)
 
 
 def _keep_unverified(record: MergeRecord, folder: Path, output: Path) -> RunError:

@@ -13,7 +13,7 @@ from orpo_cli.errors import UsageError
 from orpo_cli.json_files import read_json_object_or_empty
 
 FILE_NAME = "merge.json"
-_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +95,11 @@ def adapter_digests(adapter: Path) -> dict[str, str]:
     """The sha256 of each file of a PEFT adapter that affects its outputs. Raises UsageError if one is missing."""
     found = [adapter / name for name in _ADAPTER_FILES if (adapter / name).is_file()]
     if len(found) < 2:
+        if (adapter / "adapters.npz").is_file():
+            raise UsageError(
+                f"{adapter} contains adapters.npz, which early versions of mlx-lm wrote.",
+                remedy="Convert it to adapters.safetensors with mlx-lm, or merge it there with `mlx_lm.fuse`.",
+            )
         raise UsageError(
             f"{adapter} is not a complete PEFT adapter: adapter_config.json and adapter_model.safetensors are needed.",
             remedy="Give a run directory, or the folder of an adapter.",

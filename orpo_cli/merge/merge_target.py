@@ -10,9 +10,10 @@ from typing import Any, Literal, get_args
 
 from orpo_cli.errors import OrpoError, UsageError
 from orpo_cli.json_files import read_json_object
+from orpo_cli.merge.mlx_adapter import is_mlx_adapter
 from orpo_cli.merge.peft_adapters import Adapter
 from orpo_cli.model.file_size import parse_size
-from orpo_cli.model.model_source import ModelSource, locate
+from orpo_cli.model.model_source import ModelSource, holds_model_weights, locate
 from orpo_cli.model.trained_model import refuse_missing_base
 from orpo_cli.plan.plan import ModelPlan
 from orpo_cli.recipe.schema import Dtype, ModelSection, QuantizationSection
@@ -123,7 +124,7 @@ def _resolve_other_adapter(path: Path, first: MergeTarget, base: str | None) -> 
         folder, quantization = second.adapter, second.quantization
         name: Any = second.section.model_name_or_path
     else:
-        folder, name, quantization = path, _read_adapter_config(path).get("base_model_name_or_path"), first.quantization
+        folder, name, quantization = path, _named_base(path, _read_adapter_config(path)), first.quantization
     if base is None and name != first.section.model_name_or_path:
         raise UsageError(
             f"--adapter {path} was trained on {name}, not on {first.section.model_name_or_path}.",
@@ -194,18 +195,22 @@ def _resolve_bare_adapter(request: MergeRequest) -> MergeTarget:
         raise UsageError(
             f"{adapter} is an adapter outside of a run.", remedy="Give the folder for the merged model with -o."
         )
-    name = base or config.get("base_model_name_or_path")
+    name = base or _named_base(adapter, config)
     if not name:
-        raise UsageError(f"{adapter}/adapter_config.json names no base model.", remedy="Give it with --base.")
+        beside = holds_model_weights(adapter)
+        also = f" {adapter} also contains a model: if that is the base, give `--base {adapter}`." if beside else ""
+        raise UsageError(f"{adapter}/adapter_config.json names no base model.{also}", remedy="Give it with --base.")
     try:
-        locate(str(name))
+        if not is_same_folder(Path(name), adapter):
+            locate(str(name))
     except OrpoError as error:
         if base is not None:
             raise
         raise UsageError(f"{adapter}: its base model: {error.message}", remedy="Give the base with --base.") from error
     revision = "main" if base is not None else (config.get("revision") or "main")
     named = ModelSection(model_name_or_path=str(name), model_revision=revision)
-    decided: dict[str, Any] = {"dtype": _base_dtype(named), "attn_implementation": "sdpa"}
+    dtype = _base_dtype_beside(adapter) if is_same_folder(Path(name), adapter) else _base_dtype(named)
+    decided: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
     section = ModelPlan(**{**dict(named), **decided})
     return MergeTarget(
         adapters=(Adapter(adapter),),
@@ -218,6 +223,12 @@ def _resolve_bare_adapter(request: MergeRequest) -> MergeTarget:
 
 def _read_adapter_config(adapter: Path) -> dict[str, Any]:
     path = adapter / "adapter_config.json"
+    inner = sorted(each.parent for each in adapter.glob("*/adapter_config.json"))
+    if not path.is_file() and inner:
+        raise UsageError(
+            f"{adapter} contains adapters in subfolders: {', '.join(each.name for each in inner)}.",
+            remedy=f"Give one of them, such as `orpo merge {inner[0]}`; `--adapter` adds another.",
+        )
     if not path.is_file():
         kind = "a model, not an adapter" if (adapter / "config.json").is_file() else "neither a run nor a PEFT adapter"
         raise UsageError(
@@ -225,6 +236,24 @@ def _read_adapter_config(adapter: Path) -> dict[str, Any]:
             remedy="Give a run directory, or the folder of an adapter.",
         )
     return read_json_object(path, remedy="Download or save the adapter again.")
+
+
+def _named_base(adapter: Path, config: dict[str, Any]) -> Any:
+    """The base that an adapter_config.json names."""
+    return config.get("base_model_name_or_path") or (config.get("model") if is_mlx_adapter(adapter) else None)
+
+
+def is_same_folder(base: Path, adapter: Path) -> bool:
+    """Whether a base is in the folder of the adapter."""
+    return base.is_dir() and base.samefile(adapter) and holds_model_weights(adapter)
+
+
+def _base_dtype_beside(adapter: Path) -> str:
+    """The dtype of a base in the folder of the adapter."""
+    config = read_json_object(adapter / "config.json", remedy="Download or save the model again.")
+    text = config.get("text_config") or {}
+    dtype = str(config.get("dtype") or config.get("torch_dtype") or text.get("dtype"))
+    return dtype if dtype in get_args(Dtype) else "float32"
 
 
 def _base_dtype(section: ModelSection) -> str:

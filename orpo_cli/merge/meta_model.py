@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 
 
 def build_meta_model(source: ModelSource[ModelSection], vocab_size: int | None = None) -> PreTrainedModel:
-    """The model of ``source``, with ``vocab_size`` tokens if training extended the vocabulary."""
+    """The model of ``source``, with ``vocab_size`` tokens if training changed the size of the vocabulary."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
     section, config = source.section, source.config()
     if vocab_size is not None:
-        config.get_text_config().vocab_size = vocab_size
+        text_config = config.get_text_config()
+        text_config.vocab_size = vocab_size
+        if isinstance(text_config.pad_token_id, int) and text_config.pad_token_id >= vocab_size:
+            text_config.pad_token_id = None  # its row was removed
     with explain_load_errors(section.model_name_or_path), init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, trust_remote_code=section.trust_remote_code, attn_implementation="eager"

@@ -22,10 +22,16 @@ RECOMPUTABLE_INITS = ("pissa", "olora")
 
 @dataclass(frozen=True)
 class Adapter:
-    """A PEFT adapter in a folder, and the factor for its update."""
+    """A PEFT adapter in a folder, and the factor for its update. ``standard_folder``: a copy with PEFT's names, if needed."""
 
     folder: Path
     weight: float = 1.0
+    standard_folder: Path | None = None
+
+    @property
+    def peft_folder(self) -> Path:
+        """The folder that PEFT can read."""
+        return self.standard_folder or self.folder
 
     @property
     def config(self) -> PeftConfig:
@@ -34,14 +40,14 @@ class Adapter:
 
         check_json_files(self.folder)
         try:
-            return PeftConfig.from_pretrained(str(self.folder))
+            return PeftConfig.from_pretrained(str(self.peft_folder))
         except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
             raise UsageError(f"{self.folder}: its adapter_config.json cannot be read: {error}") from error
 
     @property
     def init_lora_weights(self) -> Any:
         """Its init_lora_weights, read from the file: for some values PEFT needs a further package to read the config."""
-        return read_json_object_or_empty(self.folder / "adapter_config.json").get("init_lora_weights", True)
+        return read_json_object_or_empty(self.peft_folder / "adapter_config.json").get("init_lora_weights", True)
 
 
 def load_adapters(base: PreTrainedModel, adapters: Sequence[Adapter], *, on_meta_model: bool = False) -> PeftModel:
@@ -58,21 +64,24 @@ def load_adapters(base: PreTrainedModel, adapters: Sequence[Adapter], *, on_meta
         if on_meta_model:
             config.init_lora_weights = True  # pissa and olora need the base's weights: AdaptedLayer.merge applies them
         options: dict[str, Any] = {"adapter_name": name, "low_cpu_mem_usage": on_meta_model}
-        damaged = damaged_file_error(adapter.folder)
+        damaged = damaged_file_error(adapter.peft_folder)
         if damaged is not None:
             raise damaged
         try:
             if model is None:
-                model = PeftModel.from_pretrained(base, str(adapter.folder), config=config, **options)
+                model = PeftModel.from_pretrained(base, str(adapter.peft_folder), config=config, **options)
             else:
-                model.load_adapter(str(adapter.folder), peft_config=config, **options)
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+                model.load_adapter(str(adapter.peft_folder), peft_config=config, **options)
+        except KeyError as error:  # the name of a layer that the adapter should contain
+            expected = str(error.args[0] if error.args else error)
+            raise _does_not_fit(adapter, base, _stored_names(adapter), {expected}) from error
+        except (RuntimeError, ValueError, TypeError) as error:
             first = str(error).strip().splitlines()
             raise UsageError(
                 f"{adapter.folder} does not fit {base.config.name_or_path}: {' '.join(line.strip() for line in first[:2])}",
                 remedy="Give the base that the adapter was trained on with --base.",
             ) from error
-        _check_all_weights_loaded(model, name, adapter.folder, base)
+        _check_all_weights_loaded(model, name, adapter, base)
     assert model is not None, "there is an adapter"
     _apply_adapter_weights(model, adapters)
     model.eval()
@@ -99,19 +108,35 @@ def _apply_adapter_weights(model: PeftModel, adapters: Sequence[Adapter]) -> Non
                 module.scaling[name] *= adapter.weight
 
 
-def _check_all_weights_loaded(model: PeftModel, name: str, adapter: Path, base: PreTrainedModel) -> None:
-    from peft import get_peft_model_state_dict, load_peft_weights
+def _check_all_weights_loaded(model: PeftModel, name: str, adapter: Adapter, base: PreTrainedModel) -> None:
+    from peft import get_peft_model_state_dict
 
-    stored = set(load_peft_weights(str(adapter), device="cpu"))
+    stored = _stored_names(adapter)
     wanted = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
-    missing, unexpected = sorted(wanted - stored), sorted(stored - wanted - set(model.state_dict()))
+    missing, unexpected = wanted - stored, stored - wanted - set(model.state_dict())
     if missing or unexpected:
-        example = (missing or unexpected)[0]
-        raise UsageError(
-            f"{adapter} does not fit {base.config.name_or_path}: {len(unexpected)} of its weights have no parameter "
-            f"there, and {len(missing)} are missing (such as {example}).",
-            remedy="Give the base that the adapter was trained on with --base.",
-        )
+        raise _does_not_fit(adapter, base, unexpected, missing)
+
+
+def _stored_names(adapter: Adapter) -> set[str]:
+    from peft import load_peft_weights
+
+    return set(load_peft_weights(str(adapter.peft_folder), device="cpu"))
+
+
+def _does_not_fit(adapter: Adapter, base: PreTrainedModel, unexpected: set[str], missing: set[str]) -> UsageError:
+    """The error for weights without a parameter (``unexpected``) and parameters without a weight, with one name of each."""
+    found = f"{len(unexpected)} of its weights have no parameter there" if unexpected else ""
+    expected = f"{len(missing)} parameters have no weight" if missing else ""
+    names = [f"found: {min(unexpected)}"] if unexpected else []
+    names += [f"expected: {min(missing)}"] if missing else []
+    return UsageError(
+        f"{adapter.folder} does not fit {base.config.name_or_path}: {', and '.join(filter(None, (found, expected)))}; "
+        f"{', '.join(names)}.",
+        remedy="If the layers are the same, rename the weights in its file; else give the base that it was trained on with --base."
+        if unexpected
+        else "Its file is incomplete: save or download the adapter again.",
+    )
 
 
 def check_mergeable(adapters: Sequence[Adapter], *, quantized: bool) -> None:
@@ -126,9 +151,15 @@ def check_mergeable(adapters: Sequence[Adapter], *, quantized: bool) -> None:
                 "it to a plain LoRA adapter. Next time, train with pissa.",
             )
         config = adapter.config
-        if config.is_prompt_learning:
+        kind = getattr(config.peft_type, "value", config.peft_type)
+        if config.is_prompt_learning or config.is_adaption_prompt:
             raise UsageError(
-                f"{adapter.folder} is a {config.peft_type} adapter: it changes the input and has no weights to merge.",
+                f"{adapter.folder} is a {kind} adapter: it adds inputs to layers and has no weights to merge.",
+                remedy="Use it through peft.",
+            )
+        if getattr(config, "alora_invocation_tokens", None):
+            raise UsageError(
+                f"{adapter.folder} is an activated LoRA (alora_invocation_tokens): it changes only the tokens after the invocation.",
                 remedy="Use it through peft.",
             )
         if getattr(config, "layer_replication", None):

@@ -39,6 +39,11 @@ class ShardedMerge:
 
     def __post_init__(self) -> None:
         self._shapes = {name: tuple(each.shape) for name, each in self.weights.model.state_dict().items()}
+        model = self.weights.model
+        ends = (model.get_input_embeddings(), model.get_output_embeddings())
+        self._vocabulary = {
+            f"{name}.{each}" for name, module in model.named_modules() if module in ends for each in ("weight", "bias")
+        }
         self._share_full_weights_of_ties()
         for group in self.weights.groups:
             if group.converter is None and group.parameters[0] not in self.adapted_layers.full_weights:
@@ -54,9 +59,9 @@ class ShardedMerge:
                     full_weights[other] = full_weights[one]
 
     def _check_shape(self, name: str, found: tuple[int, ...]) -> None:
-        """Raise UnsupportedCheckpoint unless the tensor has the parameter's shape, or fewer rows than an extended vocabulary."""
+        """Raise UnsupportedCheckpoint unless the tensor has the parameter's shape, or the rows of another vocabulary size."""
         shape = self._shapes[name]
-        if found[1:] != shape[1:] or (found != shape and (not found or found[0] > shape[0])):
+        if found[1:] != shape[1:] or (found != shape and (not found or name not in self._vocabulary)):
             raise UnsupportedCheckpoint(f"{name} has the shape {found} on disk, not {shape}")
 
     def find_untied_parameters(self) -> None:
@@ -114,7 +119,7 @@ class ShardedMerge:
         return [(each, {name: values.pop(name) for name in each.parameters}) for each in groups]
 
     def _is_changed(self, name: str) -> bool:
-        """Whether an adapter, the quantization of the base or an extended vocabulary changes a parameter."""
+        """Whether an adapter, the quantization of the base or another vocabulary size changes a parameter."""
         if self.adapted_layers.changes(name) or name in self.base.quantized:
             return True
         group = self.weights.group_of[name]
@@ -147,7 +152,7 @@ class ShardedMerge:
         values.update(merged)
 
     def _base_values(self, name: str) -> dict[str, Tensor]:
-        """The parameters of the group of ``name`` as training used them, resized if training extended the vocabulary."""
+        """The parameters of the group of ``name`` as training used them, resized if training changed the vocabulary."""
         source = self.weights.tied.get(name, name)
         parameters = self.weights.convert(self.weights.group_of[source], self.checkpoint.read)
         values = {
@@ -158,7 +163,7 @@ class ShardedMerge:
 
     def _resize(self, name: str, tensor: Tensor) -> Tensor:
         shape = self._shapes[name]
-        return tensor if tuple(tensor.shape) == shape else append_mean_rows(tensor, shape[0])
+        return tensor if tuple(tensor.shape) == shape else resize_rows(tensor, shape[0])
 
     def _output_dtype(self, dtype: str) -> str:
         import torch
@@ -171,10 +176,12 @@ class ShardedMerge:
         return tensor.to(getattr(torch, self._output_dtype(str(tensor.dtype).removeprefix("torch.")))).contiguous()
 
 
-def append_mean_rows(tensor: Tensor, rows: int) -> Tensor:
-    """``tensor`` extended to ``rows`` rows; each new row is the mean of the others."""
+def resize_rows(tensor: Tensor, rows: int) -> Tensor:
+    """``tensor`` with ``rows`` rows: the first ones, or all of them and new rows that are the mean of the others."""
     import torch
 
+    if rows <= tensor.shape[0]:
+        return tensor[:rows].contiguous()
     mean = tensor.float().mean(dim=0, keepdim=True).to(tensor.dtype)
     return torch.cat([tensor, mean.expand(rows - tensor.shape[0], *tensor.shape[1:])])
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import MachineError
-from orpo_cli.model.model_files import load_torch_file
+from orpo_cli.model.model_files import check_kind, load_torch_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +56,7 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        check_kind(path)
         try:
             with path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")

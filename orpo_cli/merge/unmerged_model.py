@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from orpo_cli.merge.merge_target import MergeTarget
 from orpo_cli.merge.peft_adapters import computes_exactly, dequantize, load_adapters, set_compute_dtype
-from orpo_cli.merge.sharded_merge import append_mean_rows
+from orpo_cli.merge.sharded_merge import resize_rows
 from orpo_cli.model.base_model import load_base
 from orpo_cli.plan.plan import ModelPlan
 from orpo_cli.recipe.schema import QuantizationSection
@@ -79,7 +79,7 @@ def _resize_embeddings(model: PreTrainedModel, vocab_size: int) -> None:
     with torch.no_grad():
         for layer, weight in zip(_embedding_and_head(model), weights_before, strict=True):
             if weight.shape[0] < vocab_size:
-                layer.weight.data.copy_(append_mean_rows(weight, vocab_size))
+                layer.weight.data.copy_(resize_rows(weight, vocab_size))
 
 
 def _embedding_and_head(model: PreTrainedModel) -> list[Any]:

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 
 from orpo_cli.data.pair_encoder import end_token_ids
 from orpo_cli.errors import RunError, UsageError
+from orpo_cli.merge.adapter_formats import open_weights
 from orpo_cli.merge.adapter_layers import find_adapted_layers
 from orpo_cli.merge.base_checkpoint import Checkpoint, UnsupportedCheckpoint, build_weight_map
 from orpo_cli.merge.merge_target import MergeTarget
 from orpo_cli.merge.meta_model import build_meta_model, quantized_parameters
-from orpo_cli.merge.peft_adapters import Adapter, adapter_names, load_adapters
+from orpo_cli.merge.peft_adapters import adapter_names, load_adapters
 from orpo_cli.merge.quantized_base import QuantizedBase
 from orpo_cli.merge.sharded_merge import Progress, ShardedMerge, write_shards
-from orpo_cli.merge.tensor_files import SafetensorsFile, TensorSpec, TorchFile
+from orpo_cli.merge.tensor_files import SafetensorsFile
 from orpo_cli.merge.unmerged_model import load_merge_base
+from orpo_cli.merge.vocabulary import resized_vocabulary
 from orpo_cli.model.save import save_configs, save_model
 from orpo_cli.training.allocator import keep_freed_memory
 from orpo_cli.verify.resources import check_disk_space, choose_compute_dtype, dtype_bytes, memory_shortage
@@ -55,9 +57,8 @@ def write_merged_model(
     """Write the merged model to ``folder``."""
     keep_freed_memory()  # the allocator reuses the memory of the last weight for the next one
     model = build_meta_model(target.source)
-    resized_vocab_size = _resized_vocab_size(model, target.adapters[0], tokenizer)
+    resized_vocab_size = resized_vocabulary(model, target.adapters[0], tokenizer, note)
     if resized_vocab_size is not None:
-        note(f"training extended the vocabulary to {resized_vocab_size} tokens")
         model = build_meta_model(target.source, resized_vocab_size)
     model.generation_config = target.source.generation_config()
     try:
@@ -189,26 +190,8 @@ def _check_tied_layers(model: PeftModel) -> None:
             )
 
 
-def _resized_vocab_size(model: PreTrainedModel, adapter: Adapter, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The vocabulary size of the trained model, if it differs from that in the base's configuration.
-
-    An adapter that contains the complete embedding determines it; otherwise a tokenizer with more tokens than the base.
-    """
-    embedding = model.get_input_embeddings()
-    vocab_size = int(embedding.weight.shape[0])
-    name = next(name for name, module in model.named_modules() if module is embedding)
-    specs = _adapter_specs(adapter.folder)
-    for key in (f"base_model.model.{name}.weight", f"base_model.model.{name}.base_layer.weight"):
-        if key in specs:
-            return specs[key].shape[0] if specs[key].shape[0] != vocab_size else None
-    return len(tokenizer) if len(tokenizer) > vocab_size else None
-
-
 def _adapter_bytes(target: MergeTarget) -> int:
     """Memory of the adapters of ``target``: PEFT loads them in float32."""
-    return sum(4 * math.prod(spec.shape) for each in target.adapters for spec in _adapter_specs(each.folder).values())
-
-
-def _adapter_specs(folder: Path) -> dict[str, TensorSpec]:
-    path = folder / "adapter_model.safetensors"
-    return SafetensorsFile(path).specs if path.is_file() else TorchFile(folder / "adapter_model.bin").specs
+    return sum(
+        4 * math.prod(spec.shape) for each in target.adapters for spec in open_weights(each.peft_folder).specs.values()
+    )

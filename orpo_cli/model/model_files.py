@@ -57,7 +57,7 @@ def damaged_gguf_error(path: Path) -> MachineError | None:
     from gguf import GGUFReader
 
     try:
-        _check_kind(path)
+        check_kind(path)
         reader = GGUFReader(path)
         for tensor in reader.tensors:
             assert tensor.data is not None
@@ -82,7 +82,7 @@ def load_torch_file(path: Path) -> Mapping[str, Tensor]:
     """
     import torch
 
-    _check_kind(path)
+    check_kind(path)
     try:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -125,7 +125,8 @@ def _unpickling_error(path: Path, error: pickle.UnpicklingError) -> MachineError
     return MachineError(f"{path}: cannot be read: it is no file of torch.save, or damaged.", remedy=AGAIN)
 
 
-def _check_kind(path: Path) -> None:
+def check_kind(path: Path) -> None:
+    """Raise MachineError for a file whose content is not what its name says, such as a git-lfs pointer."""
     try:
         kind = file_kind(path)
     except OSError as error:
@@ -137,7 +138,7 @@ def _check_kind(path: Path) -> None:
 def _check_json(path: Path) -> None:
     if not path.is_file():
         return
-    _check_kind(path)
+    check_kind(path)
     try:
         read_json_object(path, remedy=AGAIN)
     except UsageError as error:  # a model is part of the machine, and not of the command line
@@ -147,7 +148,7 @@ def _check_json(path: Path) -> None:
 def _check_safetensors(path: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
-    _check_kind(path)
+    check_kind(path)
     try:
         with safe_open(path, framework="numpy"):
             pass

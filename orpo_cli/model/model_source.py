@@ -138,8 +138,16 @@ def locate(model_name_or_path: str, subfolder: str = "") -> Location:
     path = _expanded(name)
     if path.is_dir():
         path = path / subfolder
+        has_adapter = (path / "adapter_config.json").is_file()
+        if has_adapter and (path / "config.json").is_file():
+            held = "a model and an adapter" if holds_model_weights(path) else "an adapter, and no weights of a model"
+            raise UsageError(
+                f"{path.absolute()} holds {held}.",
+                remedy=f"Merge it first: `orpo merge {path} -o DIR`, and give DIR. To use the model without the adapter, move the "
+                "adapter_* files to another folder.",
+            )
         if not (path / "config.json").is_file():
-            kind = "a LoRA adapter, not a model" if (path / "adapter_config.json").is_file() else "not a model folder"
+            kind = "a LoRA adapter, not a model" if has_adapter else "not a model folder"
             raise UsageError(f"{path.absolute()} is {kind}: it has no config.json.", remedy="Give a base model.")
         return Location("folder", name, path)
     if path.is_file():
@@ -162,6 +170,12 @@ def locate(model_name_or_path: str, subfolder: str = "") -> Location:
 def is_model_path(path: Path) -> bool:
     """Whether ``path`` is a folder with a configuration of a model, or a .gguf file."""
     return (path / "config.json").is_file() or path.suffix == ".gguf"
+
+
+def holds_model_weights(folder: Path) -> bool:
+    """Whether the folder contains weights of a model, and not only of an adapter."""
+    files = (path for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern))
+    return any(path.name.startswith(("model", "pytorch_model")) for path in files)
 
 
 def _expanded(name: str) -> Path:

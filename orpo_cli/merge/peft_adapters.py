@@ -127,7 +127,7 @@ def _stored_names(adapter: Adapter) -> set[str]:
 def _does_not_fit(adapter: Adapter, base: PreTrainedModel, unexpected: set[str], missing: set[str]) -> UsageError:
     """The error for weights without a parameter (``unexpected``) and parameters without a weight, with one name of each."""
     found = f"{len(unexpected)} of its weights have no parameter there" if unexpected else ""
-    expected = f"{len(missing)} parameters have no weight" if missing else ""
+    expected = f"{len(missing)} of its weights are missing" if missing else ""
     names = [f"found: {min(unexpected)}"] if unexpected else []
     names += [f"expected: {min(missing)}"] if missing else []
     return UsageError(
@@ -154,7 +154,7 @@ def check_mergeable(adapters: Sequence[Adapter], *, quantized: bool) -> None:
         kind = getattr(config.peft_type, "value", config.peft_type)
         if config.is_prompt_learning or config.is_adaption_prompt:
             raise UsageError(
-                f"{adapter.folder} is a {kind} adapter: it adds inputs to layers and has no weights to merge.",
+                f"{adapter.folder} is an adapter of the kind {kind}: it adds inputs to layers and has no weights to merge.",
                 remedy="Use it through peft.",
             )
         if getattr(config, "alora_invocation_tokens", None):

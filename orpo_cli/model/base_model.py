@@ -64,6 +64,11 @@ def load_base(
                 f"{section.model_name_or_path} does not fit into the memory of {device}.",
                 remedy="Load it in 4 bits (quantization.load_in_4bit) or choose a smaller model.",
             ) from error
+    if getattr(model, "_hf_peft_config_loaded", False):  # of a hub repository; a local folder was refused before
+        raise UsageError(
+            f"{section.model_name_or_path} holds a model and an adapter, which transformers applied.",
+            remedy="Download the repository, merge it with `orpo merge FOLDER -o DIR`, and give DIR.",
+        )
     if pickled := _check_pickles(source):
         note(f"{section.model_name_or_path} is stored as a pickle ({pickled}): loaded without executing it")
     refuse_offloaded(model, section, device)

@@ -140,11 +140,11 @@ def locate(model_name_or_path: str, subfolder: str = "") -> Location:
         path = path / subfolder
         has_adapter = (path / "adapter_config.json").is_file()
         if has_adapter and (path / "config.json").is_file():
-            held = "a model and an adapter" if holds_model_weights(path) else "an adapter, and no weights of a model"
+            with_model = holds_model_weights(path)
             raise UsageError(
-                f"{path.absolute()} holds {held}.",
-                remedy=f"Merge it first: `orpo merge {path} -o DIR`, and give DIR. To use the model without the adapter, move the "
-                "adapter_* files to another folder.",
+                f"{path.absolute()} holds {'a model and an adapter' if with_model else 'an adapter, and no weights of a model'}.",
+                remedy=f"Merge it first: `orpo merge {path} -o DIR`, and give DIR."
+                + (" To use the model alone, move the adapter_* files to another folder." if with_model else ""),
             )
         if not (path / "config.json").is_file():
             kind = "a LoRA adapter, not a model" if has_adapter else "not a model folder"

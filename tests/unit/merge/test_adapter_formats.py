@@ -196,8 +196,8 @@ def test_other_kinds_of_adapters_are_merged_as_peft_computes_them(tmp_path, kind
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (lambda: peft.AdaptionPromptConfig(adapter_len=4, adapter_layers=1, task_type="CAUSAL_LM"), "ADAPTION_PROMPT adapter"),
-        (lambda: peft.PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"), "PREFIX_TUNING adapter"),
+        (lambda: peft.AdaptionPromptConfig(adapter_len=4, adapter_layers=1, task_type="CAUSAL_LM"), "kind ADAPTION_PROMPT"),
+        (lambda: peft.PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"), "kind PREFIX_TUNING"),
         (lambda: lora(alora_invocation_tokens=[5, 6]), "activated LoRA"),
     ],
 )  # fmt: skip
@@ -211,7 +211,7 @@ def test_adapters_without_weights_to_merge_are_refused_with_the_reason(tmp_path,
     ("change", "message"),
     [
         (lambda name: name.replace("self_attn.q_proj", "attn.query"), r"found: .*attn\.query.*, expected: .*q_proj\.lora_A"),
-        (lambda name: [] if "layers.0" in name else name, r"4 parameters have no weight; expected: .*layers\.0"),
+        (lambda name: [] if "layers.0" in name else name, r"4 of its weights are missing; expected: .*layers\.0"),
         (lambda name: [name, "base_model.model.v_head.weight"], r"1 of its weights have no parameter there; found: .*v_head"),
     ],
     ids=["other names", "missing", "more"],

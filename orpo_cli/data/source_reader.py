@@ -126,7 +126,7 @@ class SourceReader:
         used = {*format_.columns, *(name for row in dicts for name in numbered_columns(row))}
         if source.min_score_margin is not None or source.weight_by is not None or self.dataset.rejected == "worst":
             used |= {*SCORE_COLUMNS, *SCORE_LISTS}
-        used |= {WEIGHT_COLUMN} & source.columns.keys()
+        used |= {WEIGHT_COLUMN} & source.columns.keys() | {path.split(".")[0] for path in source.columns.values()}
         names = dict.fromkeys(_printable(key) for row in dicts for key in row)
         report.unused_columns = [name for name in names if name not in used]
         self.note(f"reading {found.location} as {format_.name}")

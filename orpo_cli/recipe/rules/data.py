@@ -36,7 +36,7 @@ def two_weights_of_a_pair(recipe: Recipe) -> Iterator[Problem]:
             if source.weight_by is not None and "weight" in source.columns:
                 yield Problem(
                     "two-pair-weights",
-                    "and columns: weight both give a pair its weight.",
+                    "gives a pair its weight, and columns.weight gives it another.",
                     f"dataset.{part}{_index(index, sources)}.weight_by",
                     remedy="Remove one of them.",
                 )

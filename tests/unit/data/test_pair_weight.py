@@ -51,7 +51,9 @@ def test_a_column_that_is_only_named_weight_is_unused(tmp_path: Path) -> None:
 
 def test_a_weight_may_be_within_a_column(tmp_path: Path) -> None:
     data = [{**row, "meta": {"weights": [1, at + 2]}} for at, row in enumerate(rows(0, 0))]
-    assert run(tmp_path, data, columns={"weight": "meta.weights.1"}).train["weight"][:] == [2.0, 3.0]
+    found = run(tmp_path, data, columns={"weight": "meta.weights.1"})
+    assert found.train["weight"][:] == [2.0, 3.0]
+    assert found.report.sources[0].unused_columns == ["confidence"]
 
 
 def test_rows_without_a_usable_weight_are_dropped_and_counted(tmp_path: Path) -> None:

@@ -146,6 +146,11 @@ def test_settings_of_a_disabled_feature_are_only_warnings(tmp_path: Path) -> Non
             {("test-size-takes-all", "dataset.eval.test_size")},
         ),
         ({"train": [{**TRAIN, "max_samples": 5}, {"path": "y"}], "eval": {"test_size": 10}}, set()),
+        ({"train": {**TRAIN, "weight_by": "score_margin", "columns": {"chosen": "good"}}}, set()),
+        (
+            {"train": TRAIN, "eval": {"path": "y", "weight_by": "score_margin", "columns": {"weight": "w"}}},
+            {("two-pair-weights", "dataset.eval.weight_by")},
+        ),
     ],
 )
 def test_rules_about_overlapping_sources(

@@ -172,7 +172,10 @@ def write_length_bias(folder: Path) -> Values:
         rows = [pair(number < swapped * count) for number in range(count)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {
-        "dataset": {"eval": {"path": "heldout.jsonl"}},
+        "dataset": {
+            name: {"path": path, "format": "text"}
+            for name, path in (("train", "train.jsonl"), ("eval", "heldout.jsonl"))
+        },
         "training": {"beta": 1.0, "learning_rate": 3e-3, "max_steps": 60, **evaluations(20)},
     }
 

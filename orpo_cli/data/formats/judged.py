@@ -65,7 +65,7 @@ def read(row: Row, notes: Counter[str], *, labels: Mapping[str, Verdict]) -> Pai
         raise RowRejected("tie")
     first, second = (read_completion(row[name], name) for name in names)
     better, worse = (first, second) if verdict == "first" else (second, first)
-    prompt = next((name for name in PROMPT_COLUMNS if row.get(name) is not None), None)
+    prompt = _prompt_column(row)
     include_prompt = len(first) > 1 or len(second) > 1  # full conversations
     history = () if prompt is None or include_prompt else read_messages(row[prompt], prompt, "user")
     if history and prompt == "instruction" and row.get("input"):  # Alpaca: the input follows the instruction
@@ -100,7 +100,7 @@ def read_verdict(row: Row, names: tuple[str, str], labels: Mapping[str, Verdict]
 
 
 def for_rows(format_: Format, rows: Sequence[Any], labels: Mapping[str, Verdict], where: str) -> Format:
-    """``format_`` with the meaning of its labels. Raises DataError where a label is ambiguous."""
+    """``format_`` with the meaning of its labels and the prompt columns in use. Raises DataError where a label is ambiguous."""
     ambiguous = {
         str(row.get(column)): (column, names)
         for row in rows
@@ -115,7 +115,10 @@ def for_rows(format_: Format, rows: Sequence[Any], labels: Mapping[str, Verdict]
             remedy=f"Define its meaning: labels: {{{', '.join(f'{value!r}: first' for value in values[:1])}, …}} "
             "with first, second or tie.",
         )
-    return replace(format_, read=partial(read, labels=labels))
+    used = {_prompt_column(row) for row in rows if isinstance(row, dict)}
+    used |= {"input"} if "instruction" in used else set()
+    columns = tuple(name for name in format_.columns if name not in PROMPT_COLUMNS or name in used)
+    return replace(format_, columns=columns, read=partial(read, labels=labels))
 
 
 def _numeric_verdict(value: float, column: str, names: tuple[str, str]) -> Verdict | None:
@@ -139,6 +142,10 @@ def _completion_columns(row: Row) -> tuple[str, str] | None:
         return isinstance(value, str) or is_messages(value)
 
     return next((names for names in COMPLETION_COLUMNS if all(given(row.get(name)) for name in names)), None)
+
+
+def _prompt_column(row: Row) -> str | None:
+    return next((name for name in PROMPT_COLUMNS if row.get(name) is not None), None)
 
 
 def _label_column(row: Row) -> str | None:

@@ -259,6 +259,22 @@ def test_json_that_is_no_messages_stays_text(answer: str) -> None:
     assert parse_cells(row) is row
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '[{"role": ' * 50_000,
+        "{'role': " + "-" * 100_000 + "1}",
+        "[{'role': '" + "\\x'" * 50_000,
+        "{'role': 9" + "9" * 9999,
+    ],
+)
+def test_hostile_text_is_no_json(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  # each library has its own message
+        parse_json_text(text)
+    assert parse_cells({"chosen": text}) == {"chosen": text}
+
+
 @pytest.mark.parametrize("encode", [json.dumps, str])
 def test_messages_as_text_are_read_in_every_format(encode: Any, tmp_path: Path) -> None:
     rows = [
@@ -387,6 +403,11 @@ def test_the_common_start_of_texts_is_a_prompt_only_without_other_prompts(tmp_pa
 def test_the_input_of_a_judged_instruction_is_part_of_the_prompt() -> None:
     row = {"instruction": "Translate.", "input": "Guten Tag", "output_1": GOOD, "output_2": BAD, "preference": 1}
     assert read(row).prompt == (Message("user", "Translate.\nGuten Tag"),)
+
+
+def test_a_second_prompt_column_of_judged_rows_is_listed_as_unused(tmp_path: Path) -> None:
+    row = {"question": ASK, "context": "A lesson.", "response_1": GOOD, "response_2": BAD, "label": 1}
+    assert prepared(tmp_path, [row]).report.sources[0].unused_columns == ["context"]
 
 
 def test_rows_of_no_format_get_a_mapping_to_try(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def _read_rows(table: Any, source: Source) -> Iterator[Any]:
 def _no_local_path(path: str) -> str:
     local = Path(path).absolute()
     near = nearest_path(local)
-    return f"{local} is no local path either" + (f"; did you mean {near}?" if near else "")
+    return f"{local} is no local path either" + (f" (the nearest is {near})" if near else "")
 
 
 def _check_cached_revision(commit: str | None, source: Source, note: Callable[[str], None]) -> None:

@@ -120,6 +120,12 @@ def test_rows_that_the_adapter_does_not_contain_are_reported(tmp_path):
         assert any(f"does not contain 8 new rows of {layer}" in note for note in notes)
 
 
+def test_a_vocabulary_cut_below_the_tokenizer_is_refused(tmp_path):
+    save_adapter(tmp_path, lora(), rows=200)
+    with pytest.raises(UsageError, match=r"cuts the vocabulary to 200 tokens, but its tokenizer has 260"):
+        merged(tmp_path)
+
+
 RENAMED: dict[str, tuple[dict[str, Any], Callable[[str], Any], str]] = {
     "state dict": ({}, lambda name: name.removeprefix("base_model.model."), "adapter_model.safetensors"),
     "adapter name": ({}, lambda name: name.replace(".weight", ".policy.weight"), "adapter_model.safetensors"),

@@ -37,6 +37,15 @@ def test_base_best_and_last_evaluation(tmp_path: Path) -> None:
     assert history.accuracy_interval(history.last_eval) == wilson_interval(PAIRS // 2, PAIRS)
 
 
+def test_the_interval_of_a_weighted_accuracy_has_the_effective_number_of_pairs(tmp_path: Path) -> None:
+    run = write_recorded_run(tmp_path / "run")
+    report = {"eval_pairs": PAIRS}
+    weights = {"min": 0.5, "mean": 1.8, "max": 3.0, "effective_pairs": 12.5}
+    (run / "data_report.json").write_text(json.dumps({**report, "weights": {"eval": weights}}))
+    history = read_history(run)
+    assert history.accuracy_interval(history.last_eval) == wilson_interval(0.75 * 12.5, 12.5)
+
+
 def test_of_equal_accuracies_the_lower_loss_is_better(tmp_path: Path) -> None:
     run = write_recorded_run(tmp_path / "run")
     write_lines(

@@ -425,7 +425,7 @@ def test_a_disk_that_fills_up_leaves_no_files(run, monkeypatch, tmp_path):
 def wait_for_partial(run: RunDir, process: int) -> Path:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        for path in run.root.glob(".merged.partial-*"):
+        for path in run.root.glob(f".merged.partial-{process}"):
             return path
         time.sleep(0.002)
     pytest.fail("the merge did not start")

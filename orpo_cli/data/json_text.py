@@ -22,7 +22,7 @@ MAX_ENCODINGS = 3  # JSON within JSON text
 MESSAGES_START = re.compile(
     r"""\s*(?:\[\s*\{\s*(["'])(?:role|from|content|value)\1\s*:|\{\s*(["'])(?:role|from)\2\s*:\s*["'](?:system|user|human|assistant|gpt)["'])"""
 )
-OBJECTS_START = re.compile(r"\s*\[?\s*\{")
+OBJECTS_OR_TEXTS_START = re.compile(r"""\s*(?:\{|\[\s*[{"'])""")
 STRING_OR_GAP = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|\}\s+\{""", re.DOTALL)
 REMEDY = "Store messages as lists, or as valid JSON text; `format: text` trains such a text as it is."
 
@@ -46,7 +46,7 @@ def _parse_once(text: str) -> Any:
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     except ValueError as error:
-        if not OBJECTS_START.match(text):
+        if not OBJECTS_OR_TEXTS_START.match(text):
             raise
         separated = STRING_OR_GAP.sub(lambda found: found[1] or "}, {", text)  # numpy writes no commas
         try:

@@ -47,6 +47,8 @@ NOTES = {
     "generation_prompt_ignored": "train the start of the assistant's turn as part of the answer: the chat template ignores "
     "add_generation_prompt",
     "system_column_unused": "have a system message; a different system column is ignored",
+    "second_system_column": "have different texts in several system columns; only the first of system, system_prompt and "
+    "system_message is used",
     "json_text_messages": "have messages as JSON or Python text, which is parsed",
     "special_token_spelled": "contain a special token as text in a message; it is encoded as ordinary text",
     "generation_prompt_shortened": "end the prompt before the text that the template adds only for generation",

@@ -18,7 +18,7 @@ from orpo_cli.data.chat_template import PairTexts, TemplateLimitOfPair
 from orpo_cli.data.dropped_rows import DroppedRows
 from orpo_cli.data.filters import check_margin, check_pair
 from orpo_cli.data.formats.detect import SCORE_COLUMNS, check_columns, describe_columns, detect_format, rename_columns
-from orpo_cli.data.formats.format import Format, GroupedRow
+from orpo_cli.data.formats.format import Format, GroupedRow, has_several_system_texts
 from orpo_cli.data.formats.several_rejected import SCORE_LISTS, numbered_columns, parse_text_lists, text_list_columns
 from orpo_cli.data.json_text import check_cells, parse_cells
 from orpo_cli.data.media import check_text_only
@@ -26,7 +26,7 @@ from orpo_cli.data.pair import Pair, RowRejected
 from orpo_cli.data.pair_cache import code_key, load_or_prepare, tokenizer_key
 from orpo_cli.data.pair_encoder import PairEncoder
 from orpo_cli.data.pair_weight import WEIGHT_COLUMN, check_weight_source, with_weight
-from orpo_cli.data.report import SourceReport
+from orpo_cli.data.report import SEVERAL_PAIRS, SourceReport
 from orpo_cli.data.sources.sample import sample_rows
 from orpo_cli.data.sources.source import OpenedSource, Row, open_source
 from orpo_cli.data.table import PairWriter
@@ -138,7 +138,7 @@ class SourceReader:
                 if pairs_needed is not None and report.kept >= pairs_needed:
                     break
         found.check_unchanged()
-        text_pairs.count_mixed(report.notes)
+        text_pairs.check_mixed(report.notes)
         report.notes = +report.notes
         if not report.kept and set(report.dropped) == {"malformed"}:
             raise DataError(
@@ -186,7 +186,8 @@ class SourceReader:
     ) -> Iterator[tuple[str, Pair]]:
         """Pairs of the rows with their names. One by one: a long conversation has many pairs, each with its history."""
         for row in rows:
-            pairs = self._read_row(row, format_, report)
+            notes: Counter[str] = Counter()
+            pairs = self._read_row(row, format_, notes)
             rows_of_pair = row.rows if isinstance(row, GroupedRow) and len(pairs) == 1 else 1
             kept = 0
             for name, pair in zip(pair_names(row.name, len(pairs)), pairs, strict=True):
@@ -200,18 +201,22 @@ class SourceReader:
                     content = row.value if isinstance(pair, RowRejected) else pair
                     self._drop(report, name, rejection, rows_of_pair, content=content)
                     continue
-                if isinstance(row, GroupedRow) and not kept:
-                    report.notes["rows_gathered"] += row.rows
+                if not kept:
+                    notes["rows_gathered"] = row.rows if isinstance(row, GroupedRow) else 0
+                    notes["second_system_column"] = has_several_system_texts(row.value)
+                    report.notes.update(notes)
                 kept += 1
                 yield name, weighted
+            if not kept:  # the numbers of rows and pairs must agree; the other notes are about rows that are trained
+                report.notes.update({name: notes[name] for name in SEVERAL_PAIRS})
 
-    def _read_row(self, row: Row | GroupedRow, format_: Format, report: SourceReport) -> list[Pair | RowRejected]:
+    def _read_row(self, row: Row | GroupedRow, format_: Format, notes: Counter[str]) -> list[Pair | RowRejected]:
         try:
             if not isinstance(row.value, dict):
                 raise RowRejected(
                     "malformed", "the row is not an object with columns", "Write each row as an object with columns."
                 )
-            return read_pairs(row.value, format_, self.dataset, report.notes)
+            return read_pairs(row.value, format_, self.dataset, notes)
         except RowRejected as rejection:
             return [rejection]
 

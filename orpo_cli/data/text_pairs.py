@@ -43,7 +43,6 @@ class TextPairs:
         self.tokenizer = tokenizer
         self.end_tokens = tuple(end_tokens)
         self.keeps_text = format_.name == TEXT.name
-        self.conversations = 0  # pairs that had messages
 
     def convert(self, pair: Pair, notes: Counter[str]) -> Pair:
         """A pair of texts as messages, or as a text with its system text in front; a conversation is unchanged.
@@ -51,7 +50,7 @@ class TextPairs:
         Raises RowRejected where a text continues after an end token.
         """
         if not isinstance(pair.prompt, str):
-            self.conversations += 1
+            notes["text_and_messages"] += 1
             return pair
         kept_as = self._kept_as_text(pair)
         notes[kept_as or AS_MESSAGES] += 1
@@ -63,10 +62,10 @@ class TextPairs:
         notes.update(name for name, value in affected.items() if value)
         return replace(pair, prompt=text_with_system(pair.prompt_text, pair.system), system="", tools=None)
 
-    def count_mixed(self, notes: Counter[str]) -> None:
-        """Note how many rows have messages, if others are text. Called after the last row."""
-        if any(notes[name] for name in (AS_MESSAGES, *AS_TEXT)):
-            notes["text_and_messages"] = self.conversations
+    def check_mixed(self, notes: Counter[str]) -> None:
+        """Remove the note of rows that have messages, unless others are text. Called after the last row."""
+        if not any(notes[name] for name in (AS_MESSAGES, *AS_TEXT)):
+            del notes["text_and_messages"]
 
     def _kept_as_text(self, pair: Pair) -> str | None:
         """Note that says why the pair stays text; None where it becomes messages."""

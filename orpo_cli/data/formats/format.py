@@ -108,6 +108,11 @@ def read_system(row: Row) -> str:
     return "\n\n".join(message.content for message in messages)
 
 
+def has_several_system_texts(row: Row) -> bool:
+    """Whether the system columns of a row differ; ``read_system`` reads the first of them."""
+    return len({str(row[name]).strip() for name in SYSTEM_COLUMNS if row.get(name)} - {""}) > 1
+
+
 def with_system(history: tuple[Message, ...], system: str) -> tuple[Message, ...]:
     """``history`` with the text of a system column as first message, unless it has a system message or none at all."""
     if system.strip() and history and history[0].role != "system":

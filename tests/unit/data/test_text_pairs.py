@@ -200,6 +200,23 @@ def test_rows_of_both_kinds_in_a_source_are_said(tmp_path: Path) -> None:
     assert notes(read(tmp_path, pairs(3))) == {}
 
 
+def test_dropped_rows_are_not_in_the_notes(tmp_path: Path) -> None:
+    blank = {"prompt": "", "chosen": "", "rejected": ""}
+    prepared = read(tmp_path, [*pairs(3), blank])
+    assert prepared.report.dropped == {"empty_prompt": 1}
+    assert notes(prepared) == {}
+    prepared = read(tmp_path, [README_ROW, {"prompt": [], "chosen": [], "rejected": []}])
+    assert notes(prepared) == {"text_as_messages": 1}
+
+
+def test_a_second_system_column_is_said(tmp_path: Path) -> None:
+    rows = [
+        {**README_ROW, "system": "Be brief.", "system_prompt": text} for text in ("Be kind.", "Be brief.", "", None)
+    ]
+    rows = [{**row, "prompt": f"{row['prompt']} {number}"} for number, row in enumerate(rows)]
+    assert notes(read(tmp_path, rows)) == {"text_as_messages": 4, "second_system_column": 1}
+
+
 def test_a_text_that_repeats_its_prompt_becomes_messages_without_it(tmp_path: Path) -> None:
     rows = [
         {"prompt": f"Add {n} and 1.", "chosen": f"Add {n} and 1. {n + 1}", "rejected": f"Add {n} and 1. 0"}

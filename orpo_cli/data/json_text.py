@@ -22,8 +22,8 @@ MAX_ENCODINGS = 3  # JSON within JSON text
 MESSAGES_START = re.compile(
     r"""\s*(?:\[\s*\{\s*(["'])(?:role|from|content|value)\1\s*:|\{\s*(["'])(?:role|from)\2\s*:\s*["'](?:system|user|human|assistant|gpt)["'])"""
 )
-OBJECTS_OR_TEXTS_START = re.compile(r"""\s*(?:\{|\[\s*[{"'])""")
-STRING_OR_GAP = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|\}\s+\{""", re.DOTALL)
+PYTHON_START = re.compile(r"""\s*(?:\[\s*[{"']|\{)""")  # of a list of objects or texts, or of one object
+STRING_OR_GAP = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')(\s+(?=["']))?|\}\s+\{""", re.DOTALL)
 REMEDY = "Store messages as lists, or as valid JSON text; `format: text` trains such a text as it is."
 
 
@@ -46,14 +46,21 @@ def _parse_once(text: str) -> Any:
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     except ValueError as error:
-        if not OBJECTS_OR_TEXTS_START.match(text):
+        if not PYTHON_START.match(text):
             raise
-        separated = STRING_OR_GAP.sub(lambda found: found[1] or "}, {", text)  # numpy writes no commas
+        separated = STRING_OR_GAP.sub(_with_comma, text)
         try:
             with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
                 return ast.literal_eval(separated.strip())
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             raise error from None
+
+
+def _with_comma(found: re.Match[str]) -> str:
+    """A text, or the gap between two objects, with the comma that numpy does not write after it."""
+    if found[1] is None:
+        return "}, {"
+    return f"{found[1]}, " if found[2] else found[1]
 
 
 def parse_cells(row: Any) -> Any:

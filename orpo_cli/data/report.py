@@ -21,6 +21,7 @@ SEVERAL_PAIRS = {
     "pairs_of_turns": "more pairs from rows with several turns",
     "pairs_of_rejected": "more pairs from rows with several rejected answers",
     "turns_unused": "earlier turns with a rejected answer are not used; dataset.turns: all makes a pair of each",
+    "turns_below_others": "turns after a reply that is not the best one are not used: their history has a rejected answer",
     "rejected_unused": "further rejected answers are not used; dataset.rejected: all makes a pair of each",
 }
 NOTES = {
@@ -28,6 +29,7 @@ NOTES = {
     "rows_gathered": "were grouped with others into one pair",
     "prompt_column_unused": "have their prompt within the completions; a different prompt column is ignored",
     "text_as_messages": "of text are trained as a user and an assistant message; `format: text` trains them without the chat template",
+    "answer_space_removed": "of text have a space before an answer, which is removed: the template writes what is before an answer",
     "text_without_template": "of text are trained as they are: the model has no chat template",
     "text_by_format": "of text are trained as they are, without the chat template, as `format: text` says",
     "text_rendered": "of text have the marks of the chat template in them already and are trained as they are",

@@ -55,7 +55,7 @@ class TextPairs:
         kept_as = self._kept_as_text(pair)
         notes[kept_as or AS_MESSAGES] += 1
         if kept_as is None:
-            return self._as_messages(pair)
+            return self._as_messages(pair, notes)
         if kept_as == "text_rendered" and pair.prompt_is_implicit:
             pair = self._split_at_answer(pair)
         affected = {"system_before_prompt": pair.system.strip(), "tools_not_rendered": pair.tools}
@@ -95,24 +95,26 @@ class TextPairs:
         chosen, rejected = f"{common}{pair.chosen_text}", f"{common}{pair.rejected_text}"
         return replace(pair, prompt=prompt[: max(ends)], chosen=chosen, rejected=rejected)
 
-    def _as_messages(self, pair: Pair) -> Pair:
+    def _as_messages(self, pair: Pair, notes: Counter[str]) -> Pair:
         """The pair as a conversation. The template writes the beginning and the end of a text, so those in the data are removed."""
         prompt, bos = pair.prompt_text, self.tokenizer.bos_token
         if bos and not any(bos in mark for mark in self._marks):
             prompt = prompt.removeprefix(str(bos))
         history = (Message("system", pair.system),) if pair.system.strip() else ()
-        chosen, rejected = (
-            (Message("assistant", self._without_end(text)),) for text in (pair.chosen_text, pair.rejected_text)
-        )
+        texts = [self._without_end(text) for text in (pair.chosen_text, pair.rejected_text)]
+        is_separator = notes["prompt_stored_twice"] > 0  # the prompt was before it in the data, too
+        if not is_separator and texts != [_without_space(text) for text in texts]:
+            notes["answer_space_removed"] += 1
+        chosen, rejected = ((Message("assistant", _without_space(text)),) for text in texts)
         return replace(pair, prompt=(*history, Message("user", prompt)), chosen=chosen, rejected=rejected, system="")
 
     def _without_end(self, text: str) -> str:
-        """A completion without the end token after it, and without the one space that would separate it from a prompt."""
+        """A completion without the end token after it."""
         stripped = text.rstrip()
         text = next((stripped.removesuffix(end) for end in self.end_tokens if stripped.endswith(end)), text)
         if any(end in text for end in self.end_tokens):
             raise RowRejected("goes_on_after_end")
-        return text[1:] if text[:1] == " " and text[1:2].strip() else text
+        return text
 
     @cached_property
     def _marks(self) -> tuple[str, ...]:
@@ -140,3 +142,8 @@ class TextPairs:
         added = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         names = sorted({*filter(str.strip, (*added, *self.tokenizer.all_special_tokens))}, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, names)) or "(?!)")
+
+
+def _without_space(text: str) -> str:
+    """A completion without the one space that separates it from a prompt of text."""
+    return text[1:] if text[:1] == " " and text[1:2].strip() else text

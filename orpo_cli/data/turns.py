@@ -94,6 +94,7 @@ def _used_turns(row: Row, format_: Format, dataset: DatasetSection, notes: Count
     if not used:
         raise RowRejected("unpaired")
     notes["turns_unused"] += len(turns) - len(used)
+    notes.update({"turns_below_others": below} if (below := sum(turn.below_others for turn in turns)) else {})
     return used
 
 

@@ -36,10 +36,14 @@ class GroupedRow:
 
 
 class TurnRow(NamedTuple):
-    """Row of one turn: the conversation before it, and its answers. ``is_last``: no later turn of the conversation has answers."""
+    """Row of one turn: the conversation before it, and its answers. ``is_last``: no later turn of the conversation has answers.
+
+    ``below_others``: the turns after its other answers, which have no place in the conversation.
+    """
 
     row: Row
     is_last: bool
+    below_others: int = 0
 
 
 class RejectedAnswers(NamedTuple):

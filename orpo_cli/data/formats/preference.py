@@ -77,7 +77,7 @@ def read_text_row(row: Row, notes: Counter[str], **options: Any) -> Pair:
     """Row of three texts. Raises RowRejected for messages, which only a chat template can write."""
     pair = read(row, notes, **options)
     if not isinstance(pair.prompt, str):
-        remedy = "Remove `format: text`, or give texts under prompt, chosen and rejected."
+        remedy = "Give texts under prompt, chosen and rejected, or remove `format: text` if a recipe sets it."
         raise RowRejected("malformed", "the row has messages, and the format text is for texts", remedy)
     return pair
 

@@ -66,12 +66,12 @@ def _tree_of(messages: list[NamedRow], drop: Drop) -> Iterator[GroupedRow]:
 def split_turns(row: Row) -> list[TurnRow]:
     """A row of TRL's preference format for each message with two replies of different rank. Raises RowRejected.
 
-    The conversation goes on after the best reply only: the loss of a prompt would train a rejected one.
+    The conversation goes on after the best reply only: the loss of a prompt would train a rejected one. The others are counted.
     """
     tree = row.get("prompt")
     if not _is_tree(tree):
         raise RowRejected("malformed", f"prompt is {type_name(tree)}, not a message with text and replies")
-    return [TurnRow({**row, **turn.row}, turn.is_last) for turn in _turns_below(tree, [])]
+    return [turn._replace(row={**row, **turn.row}) for turn in _turns_below(tree, [])]
 
 
 def _turns_below(node: Any, history: list[Row]) -> list[TurnRow]:
@@ -79,10 +79,9 @@ def _turns_below(node: Any, history: list[Row]) -> list[TurnRow]:
     if len(history) >= MAX_DEPTH:
         raise RowRejected("malformed", f"the tree is deeper than {MAX_DEPTH} messages")
     history = [*history, _message(node)]
-    replies = [reply for reply in node.get("replies") or [] if isinstance(reply, dict) and not reply.get("deleted")]
+    replies = _replies(node)
     if history[-1]["role"] == "assistant":
         return [turn for reply in replies for turn in _turns_below(reply, history)]
-    replies.sort(key=_rank)  # stable: replies without a rank stay in their order
     later = _turns_below(replies[0], history) if replies else []
     answers = _answers(replies)
     if answers is None:
@@ -95,7 +94,24 @@ def _turns_below(node: Any, history: list[Row]) -> list[TurnRow]:
         "score_chosen": -_rank(chosen),
         "score_rejected": [-_rank(reply) for reply in rejected],
     }
-    return [TurnRow(row, is_last=not later), *later]
+    return [TurnRow(row, is_last=not later, below_others=_count_turns(replies[1:])), *later]
+
+
+def _replies(node: Row) -> list[Row]:
+    """Replies to a message, the best first. Those without a rank are the last, in their order."""
+    replies = [reply for reply in node.get("replies") or [] if isinstance(reply, dict) and not reply.get("deleted")]
+    return sorted(replies, key=_rank)
+
+
+def _count_turns(nodes: list[Row]) -> int:
+    """Number of turns at and below some messages."""
+    count, pending = 0, list(nodes)
+    while pending:
+        node = pending.pop()
+        replies = _replies(node)
+        count += ROLES.get(str(node.get("role"))) == "user" and _answers(replies) is not None
+        pending += replies
+    return count
 
 
 def _answers(replies: list[Row]) -> tuple[Row, list[Row]] | None:

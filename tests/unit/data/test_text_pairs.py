@@ -110,10 +110,16 @@ def test_the_format_text_keeps_plain_text(tmp_path: Path) -> None:
     assert any("1 rows of text are trained as they are" in line for line in prepared.report.lines())
 
 
+def test_a_space_before_an_answer_is_removed_and_counted(tmp_path: Path) -> None:
+    prepared = read(tmp_path, [{**README_ROW, "chosen": " Air."}])
+    assert decoded(prepared, tokenizer_of("chatml"))[1] == "Air.<|im_end|>"
+    assert notes(prepared) == {"text_as_messages": 1, "answer_space_removed": 1}
+
+
 def test_the_format_text_refuses_messages(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the row has messages, and the format text is for texts") as caught:
         read(tmp_path, pairs(3), format="text")
-    assert "Remove `format: text`" in str(caught.value.remedy)
+    assert "remove `format: text`" in str(caught.value.remedy)
 
 
 def test_text_rows_of_a_model_without_a_template_stay_as_they_are(tmp_path: Path) -> None:

@@ -328,10 +328,10 @@ def test_a_tree_is_followed_after_the_best_reply_only() -> None:
     row = {"message_tree_id": "1", "prompt": TREE}
     found, notes = read(row, turns="all", rejected="all")
     assert shown(found) == TREE_PAIRS
-    assert notes == {"pairs_of_turns": 2, "pairs_of_rejected": 1}
+    assert notes == {"pairs_of_turns": 2, "pairs_of_rejected": 1, "turns_below_others": 1}  # after b
     found, notes = read(row)  # the turns after which there is no other
     assert shown(found) == TREE_PAIRS[1:3]
-    assert notes == {"pairs_of_turns": 1, "turns_unused": 1, "rejected_unused": 1}
+    assert notes == {"pairs_of_turns": 1, "turns_unused": 1, "rejected_unused": 1, "turns_below_others": 1}
     assert shown(read(row, rejected="worst")[0]) == [TREE_PAIRS[1], TREE_PAIRS[3]]
     with pytest.raises(RowRejected, match="unpaired"):
         read({"prompt": ask("q", reply("a", 0))})
@@ -537,8 +537,9 @@ def test_lists_of_rejected_answers_as_text_are_read(tmp_path: Path) -> None:
         {"prompt": [user("one")], "chosen": "good", "rejected": '["bad 1", "bad 2"]', "rejected_scores": "[3, 1]"},
         {"prompt": [user("two")], "chosen": "good", "rejected": "['bad 3']"},
     ]
-    every = run(tmp_path / "x.jsonl", rows, rejected="all").train
-    assert every["rejected_text"][:] == ["bad 1", "bad 2", "bad 3"]
+    numpy = {"prompt": [user("three")], "chosen": "good", "rejected": "['bad 4'\n 'bad 5']"}
+    every = run(tmp_path / "x.jsonl", [*rows, numpy], rejected="all").train
+    assert every["rejected_text"][:] == ["bad 1", "bad 2", "bad 3", "bad 4", "bad 5"]
     assert run(tmp_path / "x.jsonl", rows, rejected="worst").train["rejected_text"][:] == ["bad 2", "bad 3"]
     for answer in ({"chosen": '["a", "b"]'}, {"rejected": "[brackets"}):  # answers that are lists, not lists of answers
         kept = run(tmp_path / "x.jsonl", [rows[0], {**rows[1], **answer}], rejected="all").train

@@ -101,7 +101,7 @@ def _message(item: Any, where: str) -> tuple[str, Message]:
         content = _tool_result(content)
     reasoning = [item[name] for name in REASONING_FIELDS if isinstance(item.get(name), str)]
     if isinstance(content, list):  # content parts of the OpenAI API
-        reasoning += [text for part in content if (text := _reasoning_part(part)) is not None]
+        reasoning.append("\n\n".join(text for part in content if (text := _reasoning_part(part))))
         content = "".join(_text_part(part, where) for part in content if _reasoning_part(part) is None)
     if ROLES[role] == "assistant" and any(map(str.strip, reasoning)):
         extra[REASONING] = next(filter(str.strip, reasoning))

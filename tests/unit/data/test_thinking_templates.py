@@ -154,6 +154,16 @@ def test_reasoning_in_content_parts(parts: list[dict[str, Any]]) -> None:
     assert (message.content, message.reasoning) == ("1", "one")
 
 
+def test_all_thinking_parts_of_an_answer_are_kept() -> None:
+    parts = [
+        {"type": "thinking", "thinking": "one"},
+        {"type": "thinking", "thinking": "two"},
+        {"type": "text", "text": "1"},
+    ]
+    (message,) = read_messages([{"role": "assistant", "content": parts}], "chosen", "assistant")
+    assert (message.content, message.reasoning) == ("1", "one\n\ntwo")
+
+
 def test_reasoning_of_one_answer_only() -> None:
     """The generation prompt opens a block that the template closes at once where an answer has no reasoning."""
     pair = read({"prompt": [QUESTION], "chosen": [FIELD], "rejected": [wrong(WITHOUT)]}, Counter())

@@ -24,10 +24,10 @@ class FileKind(NamedTuple):
 
 _DOWNLOAD = "Download the file itself, and not the page that shows it: its raw or download link, or `hf download`."
 _SIGNATURES = {
-    b"\x1f\x8b": FileKind("gzip", "a gzip file", "Add .gz to its name, or decompress it with `gzip -d`."),
-    b"\x28\xb5\x2f\xfd": FileKind("zstd", "a zstd file", "Add .zst to its name, or decompress it with `zstd -d`."),
-    b"BZh": FileKind("bzip2", "a bzip2 file", "Add .bz2 to its name, or decompress it with `bzip2 -d`."),
-    b"\xfd7zXZ\x00": FileKind("xz", "an xz file", "Add .xz to its name, or decompress it with `xz -d`."),
+    b"\x1f\x8b": FileKind("gzip", "a gzip file", "Decompress it with `gzip -dc FILE > NEW`."),
+    b"\x28\xb5\x2f\xfd": FileKind("zstd", "a zstd file", "Decompress it with `zstd -dc FILE > NEW`."),
+    b"BZh": FileKind("bzip2", "a bzip2 file", "Decompress it with `bzip2 -dc FILE > NEW`."),
+    b"\xfd7zXZ\x00": FileKind("xz", "an xz file", "Decompress it with `xz -dc FILE > NEW`."),
     b"7z\xbc\xaf\x27\x1c": FileKind("7z", "a 7-Zip archive", "Unpack it."),
     b"PK\x03\x04": FileKind("zip", "a zip archive", "Unpack it with `unzip`."),
     b"PAR1": FileKind("parquet", "a Parquet file", "Rename it to .parquet."),

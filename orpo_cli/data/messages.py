@@ -99,7 +99,7 @@ def _message(item: Any, where: str) -> tuple[str, Message]:
     elif ROLES[role] == "tool":
         extra = {key: item[key] for key in TOOL_FIELDS if item.get(key) is not None}
         content = _tool_result(content)
-    reasoning = [item[name] for name in REASONING_FIELDS if isinstance(item.get(name), str)]
+    reasoning = [_reasoning_text(item.get(name)) for name in REASONING_FIELDS]
     if isinstance(content, list):  # content parts of the OpenAI API
         reasoning.append("\n\n".join(text for part in content if (text := _reasoning_part(part))))
         content = "".join(_text_part(part, where) for part in content if _reasoning_part(part) is None)
@@ -150,6 +150,13 @@ def _parse_json(text: str, where: str) -> Any:
         return parse_json_text(text)
     except ValueError as error:
         raise RowRejected("malformed", f"{where} calls a tool with what is not JSON: {error}", CALL_REMEDY) from error
+
+
+def _reasoning_text(value: Any) -> str:
+    """Reasoning that is a text or a list of texts; nothing for another value, such as the settings of a request."""
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return "\n\n".join(value)
+    return value if isinstance(value, str) else ""
 
 
 def _reasoning_part(part: Any) -> str | None:

@@ -154,6 +154,13 @@ def test_reasoning_in_content_parts(parts: list[dict[str, Any]]) -> None:
     assert (message.content, message.reasoning) == ("1", "one")
 
 
+@pytest.mark.parametrize(("value", "expected"), [(["one", "two"], "one\n\ntwo"), ({"effort": "low"}, "")])
+def test_reasoning_that_is_a_list_or_a_setting(value: Any, expected: str) -> None:
+    item = {"role": "assistant", "content": "1", "reasoning": value}
+    (message,) = read_messages([item], "chosen", "assistant")
+    assert (message.reasoning or "") == expected
+
+
 def test_all_thinking_parts_of_an_answer_are_kept() -> None:
     parts = [
         {"type": "thinking", "thinking": "one"},

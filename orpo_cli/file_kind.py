@@ -47,6 +47,7 @@ _PICKLE = FileKind("pickle", "a Python pickle", "Save the tensors or the rows in
 _UTF16 = FileKind("utf-16", "UTF-16 text", "Save it as UTF-8.")
 _TAR = FileKind("tar", "a tar archive", "Unpack it with `tar -xf`.")
 _ZEROS = FileKind("zeros", "filled with zero bytes: a copy or a download was cut short", "Copy or download it again.")
+MAX_SAFETENSORS_HEADER = 100_000_000  # bytes
 EMPTY = FileKind("empty", "empty", "Copy or download it again.")
 
 
@@ -60,6 +61,8 @@ def content_kind(start: bytes) -> FileKind | None:
     """Kind of the content that begins with ``start``."""
     if not start:
         return EMPTY
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < MAX_SAFETENSORS_HEADER:
+        return None  # its first bytes, the length of its header, may be any: 640 is the start of a pickle
     if start.startswith(b"version https://git-lfs.github.com/spec/"):
         return _LFS
     for signature, kind in _SIGNATURES.items():

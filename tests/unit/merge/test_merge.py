@@ -447,8 +447,7 @@ def stopped_merge(run: RunDir) -> tuple[int, Path]:
 
 
 def test_a_killed_merge_leaves_no_output_and_the_next_merge_cleans_up(run):
-    process = fork_merge(run)
-    partial = wait_for_partial(run, process)
+    process, partial = stopped_merge(run)
     os.kill(process, signal.SIGKILL)
     assert wait(process) == -signal.SIGKILL
     assert not run.merged.exists()
@@ -459,9 +458,9 @@ def test_a_killed_merge_leaves_no_output_and_the_next_merge_cleans_up(run):
 
 
 def test_an_interrupted_merge_leaves_no_files(run):
-    process = fork_merge(run)
-    wait_for_partial(run, process)
+    process, _ = stopped_merge(run)
     os.kill(process, signal.SIGINT)
+    os.kill(process, signal.SIGCONT)
     assert wait(process) == 130
     assert not run.merged.exists()
     assert leftovers(run.root) == []

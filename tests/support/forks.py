@@ -6,6 +6,7 @@ Each is the leader of its own session, so that it can be killed with the process
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import resource
 import signal
@@ -34,6 +35,7 @@ def start_fork(function: Callable[[], object], *, outlives_parent: bool = False)
         return process
     code = 1
     try:
+        gc.freeze()  # garbage of the test process may join threads when it is collected, which do not exist here
         os.setsid()
         if not outlives_parent:
             end_with_parent()

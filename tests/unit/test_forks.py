@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
+import os
 import time
 from pathlib import Path
 
@@ -44,3 +46,23 @@ def test_a_fork_ends_with_its_parent(tmp_path: Path) -> None:
     while is_alive(child) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not is_alive(child)
+
+
+class OfTestProcess:
+    """Object in a cycle, as one that joins its thread when it is collected."""
+
+    def __init__(self) -> None:
+        self.cycle, self.process = self, os.getpid()
+
+    def __del__(self) -> None:
+        if os.getpid() != self.process:
+            os._exit(9)
+
+
+def test_garbage_of_the_test_process_is_not_collected_in_a_fork() -> None:
+    gc.disable()
+    try:
+        OfTestProcess()
+        assert wait(start_fork(gc.collect)) == 0
+    finally:
+        gc.enable()

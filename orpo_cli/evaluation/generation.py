@@ -1,4 +1,7 @@
-"""Text generation: completions of prompts, greedy by default."""
+"""Text generation: completions of prompts in batches of similar length, greedy by default.
+
+A batch ends with its longest completion. Every ``SEGMENT_TOKENS`` tokens the finished rows leave it, so that they cost no more.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,17 @@ import torch
 
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.evaluation.prompts import Prompt
+from orpo_cli.evaluation.seeded_sampling import SeededSampling, uniforms_of_prompts
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
     from transformers.generation.streamers import BaseStreamer
 
-BATCH_SIZE = 8  # prompts; a step reads all weights for any number of prompts, so a few cost little more than one
+BATCH_SIZE = 32  # prompts; a step reads all weights for any number of prompts, so a few cost little more than one
+CACHE_BYTES = 2 << 30  # of the keys and values of a batch
+CACHE_BYTES_PER_TOKEN = 2 * 32 * 8 * 128 * 2  # of a model of 8B parameters, where the config does not say it
+SEGMENT_TOKENS = 32  # new tokens between two removals of finished rows
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,29 @@ def stop_token_ids(
     return sorted(stop for stop in stops if stop is not None)
 
 
+def plan_batches(
+    model: PreTrainedModel | PeftModel,
+    prompts: Sequence[Prompt],
+    sampling: SamplingParams,
+    batch_size: int | None = None,
+) -> list[list[int]]:
+    """Batches of prompt indices, the longest prompts first: prompts of similar length share a batch, with little padding.
+
+    The plan depends on nothing but its arguments, so an interrupted generation continues with the same batches. Default:
+    at most ``BATCH_SIZE`` prompts, and ``CACHE_BYTES`` of keys and values.
+    """
+    lengths = [len(prompt.input_ids) for prompt in prompts]
+    tokens_fit = CACHE_BYTES // _cache_bytes_per_token(model)
+    batches: list[list[int]] = []
+    for index in sorted(range(len(prompts)), key=lambda index: (-lengths[index], index)):
+        if batches:
+            rows = batch_size or min(BATCH_SIZE, tokens_fit // (lengths[batches[-1][0]] + sampling.max_new_tokens))
+        if not batches or len(batches[-1]) >= rows:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
 def generate_completions(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -61,29 +91,41 @@ def generate_completions(
     sampling: SamplingParams,
     *,
     end_token_ids: frozenset[int],
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Completion]:
     """Generate a completion for each prompt, in their order. Prompts of similar length share a batch.
 
-    Greedy completions do not depend on ``batch_size``; sampled ones depend on it and on the seed. Raises UsageError where a
-    prompt and its completion do not fit into the model's context, MachineError where the memory is too small.
+    Completions do not depend on ``batch_size``, up to rounding: sampling has a seed of its own for each prompt. Raises
+    UsageError where a prompt and its completion do not fit into the model's context, MachineError where the memory is too small.
     """
-    for number, prompt in enumerate(prompts, start=1):
-        check_context_length(model, len(prompt.input_ids), sampling, f"prompt {number}")
-    if sampling.seed is not None:
-        torch.manual_seed(sampling.seed)
+    check_context_lengths(model, prompts, sampling)
     stops = stop_token_ids(model, tokenizer, end_token_ids)
     completions: dict[int, Completion] = {}
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].input_ids))
-    for begin in range(0, len(order), batch_size):
-        batch = order[begin : begin + batch_size]
-        rows = generate_token_ids(model, tokenizer, [prompts[index].input_ids for index in batch], sampling, stops)
-        for index, tokens in zip(batch, rows, strict=True):
-            completions[index] = decode_completion(tokenizer, tokens, stops)
+    for batch in plan_batches(model, prompts, sampling, batch_size):
+        completions |= zip(batch, complete_batch(model, tokenizer, prompts, batch, sampling, stops), strict=True)
         if progress is not None:
             progress(len(completions), len(prompts))
     return [completions[index] for index in range(len(prompts))]
+
+
+def complete_batch(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    batch: list[int],
+    sampling: SamplingParams,
+    stops: list[int],
+) -> list[Completion]:
+    """Generate the completions of the prompts with the indices ``batch``. Raises MachineError where the memory is too small."""
+    uniforms = None
+    if sampling.temperature > 0:
+        sampling = sampling.with_seed()
+        assert sampling.seed is not None
+        uniforms = uniforms_of_prompts(sampling.seed, batch, sampling.max_new_tokens)
+    ids = [prompts[index].input_ids for index in batch]
+    rows = generate_token_ids(model, tokenizer, ids, sampling, stops, uniforms=uniforms)
+    return [decode_completion(tokenizer, row, stops) for row in rows]
 
 
 def generate_token_ids(
@@ -93,25 +135,79 @@ def generate_token_ids(
     sampling: SamplingParams,
     stops: list[int],
     streamer: BaseStreamer | None = None,
+    *,
+    uniforms: torch.Tensor | None = None,
 ) -> list[list[int]]:
-    """Generate token ids for each prompt of ``batch``, up to and including the first end token, at most ``max_new_tokens``."""
+    """Generate token ids for each prompt of ``batch``, up to and including the first end token, at most ``max_new_tokens``.
+
+    ``uniforms``: the random numbers of each row, for sampling that does not depend on the other rows.
+    """
     length = max(len(ids) for ids in batch)
     pad = tokenizer.pad_token_id
     tokens = torch.tensor([[pad] * (length - len(ids)) + ids for ids in batch], device=model.device)
     mask = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in batch], device=model.device)
+    cache = None if len(batch) == 1 else _selectable_cache(model)
+    generated: list[list[int]] = [[] for _ in batch]
+    rows, left = list(range(len(batch))), sampling.max_new_tokens  # unfinished rows, and new tokens that remain
     try:
         with torch.inference_mode():
-            output = model.generate(
-                input_ids=tokens,
-                attention_mask=mask,
-                generation_config=_generation_config(sampling, stops, pad),
-                streamer=streamer,
-            )
+            while rows and left:
+                new_tokens = left if cache is None else min(left, SEGMENT_TOKENS)
+                sampler = _sampler(sampling, uniforms, rows, length)
+                output = model.generate(
+                    input_ids=tokens,
+                    attention_mask=mask,
+                    generation_config=_generation_config(sampling, stops, pad, new_tokens, sampler is None),
+                    logits_processor=None if sampler is None else [sampler],
+                    streamer=streamer,
+                    **({} if cache is None else {"past_key_values": cache}),
+                )
+                new = output[:, tokens.shape[1] :].tolist()
+                for row, ids in zip(rows, new, strict=True):
+                    generated[row] += _truncate_at_stop(ids, stops)
+                left -= new_tokens
+                unfinished = [at for at, row in enumerate(rows) if generated[row][-1] not in stops]
+                if cache is not None and unfinished and left:
+                    selected = torch.tensor(unfinished, device=model.device)
+                    if len(unfinished) < len(rows):
+                        cache.batch_select_indices(selected)
+                    tokens = output[selected]
+                    mask = torch.nn.functional.pad(mask[selected], (0, new_tokens), value=1)
+                rows = [rows[at] for at in unfinished]
     except torch.OutOfMemoryError as error:
         raise MachineError(
             f"the memory of {model.device} is too small.", remedy="Use shorter prompts, or a smaller --max-new-tokens."
         ) from error
-    return [_truncate_at_stop(row, stops) for row in output[:, length:].tolist()]
+    return generated
+
+
+def _sampler(
+    sampling: SamplingParams, uniforms: torch.Tensor | None, rows: list[int], prompt_length: int
+) -> SeededSampling | None:
+    if uniforms is None:
+        return None
+    return SeededSampling(sampling.temperature, sampling.top_p, uniforms[rows], prompt_length)
+
+
+def _selectable_cache(model: PreTrainedModel | PeftModel) -> DynamicCache | None:
+    """An empty cache of keys and values whose rows can be selected; None for models that have another kind of cache."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+    if not model._supports_default_dynamic_cache():
+        return None
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    return cache if all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers) else None
+
+
+def _cache_bytes_per_token(model: PreTrainedModel | PeftModel) -> int:
+    """Bytes of the keys and values of a token."""
+    config = model.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_attention_heads", None)
+    layers, hidden = getattr(config, "num_hidden_layers", None), getattr(config, "hidden_size", None)
+    if not (isinstance(heads, int) and isinstance(layers, int) and isinstance(hidden, int)):
+        return CACHE_BYTES_PER_TOKEN
+    head_size = getattr(config, "head_dim", None) or hidden // heads
+    return int(2 * layers * (getattr(config, "num_key_value_heads", None) or heads) * head_size * model.dtype.itemsize)
 
 
 def decode_completion(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stops: list[int]) -> Completion:
@@ -134,20 +230,34 @@ def check_context_length(
         )
 
 
-def _generation_config(sampling: SamplingParams, stops: list[int], pad: int) -> GenerationConfig:
-    """Generation config with all values set, so that a model's defaults (repetition penalty, top_k) do not affect a comparison."""
+def check_context_lengths(
+    model: PreTrainedModel | PeftModel, prompts: Sequence[Prompt], sampling: SamplingParams
+) -> None:
+    """Raise UsageError for the first prompt that does not fit into the model's context with its completion."""
+    for number, prompt in enumerate(prompts, start=1):
+        check_context_length(model, len(prompt.input_ids), sampling, f"prompt {number}")
+
+
+def _generation_config(
+    sampling: SamplingParams, stops: list[int], pad: int, new_tokens: int, samples: bool
+) -> GenerationConfig:
+    """Generation config with all values set, so that a model's defaults (repetition penalty, top_k) do not affect a comparison.
+
+    ``samples``: whether the library draws the tokens at a temperature above 0.
+    """
     from transformers import GenerationConfig
 
     sampled = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    do_sample = samples and sampling.temperature > 0
     return GenerationConfig(
-        max_new_tokens=sampling.max_new_tokens,
+        max_new_tokens=new_tokens,
         eos_token_id=stops,
         pad_token_id=pad,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         num_beams=1,
-        do_sample=sampling.temperature > 0,
-        **(sampled if sampling.temperature > 0 else {}),
+        do_sample=do_sample,
+        **(sampled if do_sample else {}),
     )
 
 

@@ -24,6 +24,11 @@ class Prompt:
     text: str
     input_ids: list[int]
     messages: list[dict[str, str]] | None = None
+    id: Any = None  # of the row in the prompt file, to find its answer
+
+    def record(self) -> dict[str, Any]:
+        """The prompt in a row of an answer file."""
+        return {**({} if self.id is None else {"id": self.id}), "prompt": self.text, "messages": self.messages}
 
 
 class PromptBuilder:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from orpo_cli.control_characters import one_line
 from orpo_cli.redaction import redact
 from orpo_cli.report.console import Console
 
-ProgressCallback = Callable[[int, int], None]  # (done, total)
+
+class ProgressCallback(Protocol):
+    """Update of a progress display, with a detail such as the speed."""
+
+    def __call__(self, done: int, total: int, detail: str = "") -> None:
+        """Show it."""
+
 
 SECONDS_BETWEEN_LINES = 10
 SECONDS_OF_SPEED = 3600  # that an estimate of the remaining time looks back; with rich's 30 it has none for slow steps
@@ -53,14 +60,19 @@ def show_progress(console: Console) -> Iterator[Callable[[str], ProgressCallback
             MofNCompleteColumn(),
             BarColumn(bar_width=None),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}", markup=False),
         )
         with Progress(*columns, console=console.err, transient=True, speed_estimate_period=SECONDS_OF_SPEED) as bars:
 
             def start_bar(title: str) -> ProgressCallback:
-                task = bars.add_task(one_line(redact(title)), total=None)
-                return lambda done, total: bars.update(task, completed=done, total=total)
+                task = bars.add_task(one_line(redact(title)), total=None, detail="")
 
-            of_library = bars.add_task("", visible=False)
+                def update(done: int, total: int, detail: str = "") -> None:
+                    bars.update(task, completed=done, total=total, detail=detail)
+
+                return update
+
+            of_library = bars.add_task("", visible=False, detail="")
             with library_bars_as_text(lambda text: bars.update(of_library, description=text, visible=bool(text))):
                 yield start_bar
         return
@@ -68,11 +80,11 @@ def show_progress(console: Console) -> Iterator[Callable[[str], ProgressCallback
     def start_lines(title: str) -> ProgressCallback:
         last_printed = time.monotonic()
 
-        def update(done: int, total: int) -> None:
+        def update(done: int, total: int, detail: str = "") -> None:
             nonlocal last_printed
             if done == total or time.monotonic() - last_printed > SECONDS_BETWEEN_LINES:
                 last_printed = time.monotonic()
-                console.note(f"{title}: {done} of {total}")
+                console.note(f"{title}: {done} of {total}" + (f", {detail}" if detail else ""))
 
         return update
 

@@ -10,8 +10,16 @@ from support.tiny import tiny_llama, tiny_tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from orpo_cli.errors import UsageError
-from orpo_cli.evaluation.generation import Completion, SamplingParams, generate_completions, stop_token_ids
+from orpo_cli.evaluation import generation
+from orpo_cli.evaluation.generation import (
+    Completion,
+    SamplingParams,
+    generate_completions,
+    plan_batches,
+    stop_token_ids,
+)
 from orpo_cli.evaluation.prompts import Prompt, PromptBuilder
+from orpo_cli.evaluation.seeded_sampling import SeededSampling, uniforms_of_prompts
 
 QUESTIONS = [
     "Why?",
@@ -132,6 +140,56 @@ def test_sampling_without_a_seed_draws_one_and_greedy_needs_none() -> None:
     assert SamplingParams(temperature=0.5).with_seed().seed is not None
     assert SamplingParams(temperature=0.5, seed=7).with_seed().seed == 7
     assert SamplingParams().with_seed().seed is None
+
+
+def test_sampled_completions_do_not_depend_on_batching(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]
+    sampling = SamplingParams(12, temperature=1.5, top_p=0.9, seed=3)
+    alone = answers(model, tokenizer, prompts, sampling=sampling, batch_size=1)
+    assert answers(model, tokenizer, prompts, sampling=sampling, batch_size=5) == alone
+    assert answers(model, tokenizer, prompts[:1] * 3, sampling=sampling)[1] != alone[0]  # a seed of its own each
+
+
+def test_finished_rows_leave_the_batch(model, tokenizer, prompts, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    expected = [greedy(model, prompt, 20) for prompt in prompts]
+    ends = frozenset({expected[0][2], expected[3][9]})
+    alone = answers(model, tokenizer, prompts, sampling=SamplingParams(20), end_token_ids=ends, batch_size=1)
+    sampling = SamplingParams(20, temperature=1.5, seed=3)
+    sampled = answers(model, tokenizer, prompts, sampling=sampling, end_token_ids=ends, batch_size=1)
+    assert len({answer.tokens for answer in alone}) > 1, "rows that all end together would show nothing"
+    monkeypatch.setattr(generation, "SEGMENT_TOKENS", 3)
+    rows = []
+    forward = model.forward
+
+    def counted(*args, **kwargs):  # type: ignore[no-untyped-def]
+        rows.append(len(kwargs["input_ids"]))
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", counted)
+    assert answers(model, tokenizer, prompts, sampling=SamplingParams(20), end_token_ids=ends) == alone
+    assert rows[0] == len(prompts) > rows[-1]
+    assert answers(model, tokenizer, prompts, sampling=sampling, end_token_ids=ends) == sampled
+
+
+def test_seeded_sampling_draws_with_the_probabilities_of_the_model() -> None:
+    scores = torch.tensor([[2.0, 0.0, -torch.inf, 1.0]]).expand(4000, 4)
+    for top_p, logits in ((1.0, [2.0, 0.0, -torch.inf, 1.0]), (0.8, [2.0, -torch.inf, -torch.inf, 1.0])):
+        sampler = SeededSampling(1.5, top_p, uniforms_of_prompts(1, range(4000), 1), prompt_length=2)
+        drawn = sampler(torch.zeros(4000, 2, dtype=torch.long), scores).argmax(-1)
+        found = torch.bincount(drawn, minlength=4) / 4000
+        assert torch.allclose(found, (torch.tensor(logits) / 1.5).softmax(-1), atol=0.03)
+
+
+def test_batches_have_prompts_of_similar_length_and_a_bounded_cache(model, tokenizer, prompts, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    lengths = [len(prompt.input_ids) for prompt in prompts]
+    longest_first = sorted(range(5), key=lambda index: -lengths[index])
+    plan = plan_batches(model, prompts, SamplingParams(10), 2)
+    assert plan == [longest_first[:2], longest_first[2:4], longest_first[4:]]
+    assert plan_batches(model, prompts, SamplingParams(10)) == [longest_first]
+    bytes_per_token = 2 * 2 * 2 * 8 * 4  # of tiny_llama: keys and values, layers, heads, head size, float32
+    monkeypatch.setattr(generation, "CACHE_BYTES", 2 * (lengths[3] + 10) * bytes_per_token)
+    plan = plan_batches(model, prompts, SamplingParams(10))
+    assert plan[0] == longest_first[:2]
+    assert len(plan) == 2
 
 
 def test_a_tiny_top_p_is_greedy(model, tokenizer, prompts) -> None:  # type: ignore[no-untyped-def]

@@ -1,0 +1,198 @@
+"""Answers at scale: completions of any number of prompts by one or both variants of a model, continued after an interruption.
+
+The batches are planned before the first is generated, and depend on the prompts and the settings only. What an interrupted
+process has answered is kept per batch, and the rest is generated in the same batches: the result is the same, bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from orpo_cli import interruption
+from orpo_cli.errors import Interrupted
+from orpo_cli.evaluation.answer_file import AnswerFile, BatchAnswers
+from orpo_cli.evaluation.answer_settings import deciding_settings, environment
+from orpo_cli.evaluation.eval_target import EvalTarget, Variant
+from orpo_cli.evaluation.generation import (
+    Completion,
+    SamplingParams,
+    check_context_lengths,
+    complete_batch,
+    plan_batches,
+    stop_token_ids,
+)
+from orpo_cli.evaluation.prompts import Prompt
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+    Model = PreTrainedModel | PeftModel
+
+
+class Progress(Protocol):
+    """Progress of a long operation: how much of it is done, and a detail to show."""
+
+    def __call__(self, done: int, total: int, detail: str = "") -> None:
+        """Show it."""
+
+
+BeginCount = Callable[[str], Progress]
+
+
+@dataclass(frozen=True)
+class AnswerOptions:
+    """How to answer. ``end_token_ids``: those that end a completion in training, as ``PromptBuilder`` gives them."""
+
+    sampling: SamplingParams
+    variants: tuple[Variant, ...]
+    end_token_ids: frozenset[int] = frozenset()
+    batch_size: int | None = None  # prompts; None: as many as fit
+
+
+def answer_prompts(
+    target: EvalTarget,
+    prompts: Sequence[Prompt],
+    options: AnswerOptions,
+    *,
+    output: Path | None = None,
+    note: Callable[[str], None] = lambda text: None,
+    begin_count: BeginCount | None = None,
+) -> dict[Variant, list[Completion]]:
+    """Answer ``prompts`` with each variant, in the order of the prompts.
+
+    With ``output`` the answers are written there (JSON Lines, a row per prompt), with their settings beside them. Answers that
+    the file has already are not generated again. Raises UsageError where it was begun with other settings or a prompt is too
+    long, MachineError where the memory or the disk is too small, Interrupted (the answers so far are kept) after a signal.
+    """
+    check_context_lengths(target.model, prompts, options.sampling)
+    generation = _Generation(target, prompts, options, note, begin_count)
+    if output is None:
+        return generation.run(None)
+    file = AnswerFile(output, generation.settings())
+    with file.locked():
+        return generation.run(file)
+
+
+@dataclass
+class _Generation:
+    """One generation: its plan, and the answers so far."""
+
+    target: EvalTarget
+    prompts: Sequence[Prompt]
+    options: AnswerOptions
+    note: Callable[[str], None]
+    begin_count: BeginCount | None
+    answers: dict[Variant, dict[int, Completion]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.stops = stop_token_ids(self.target.model, self.target.tokenizer, self.options.end_token_ids)
+        self.batches = plan_batches(self.target.model, self.prompts, self.options.sampling, self.options.batch_size)
+        self.answers = {variant: {} for variant in self.options.variants}
+
+    def settings(self) -> dict[str, Any]:
+        decided = deciding_settings(self.target, self.prompts, self.options.sampling, self.stops, self.batches)
+        return {"variants": self.options.variants, **decided}
+
+    def run(self, file: AnswerFile | None) -> dict[Variant, list[Completion]]:
+        if file is not None:
+            if self._take_complete(file):
+                self.note(f"{file.path} is complete, with the same settings: nothing is generated again")
+                return self._in_order()
+            about = {"model": self.target.name, "environment": environment(self.target.model)}
+            self._take_partial(file)
+            file.write_settings(**about)
+        try:
+            for variant in self.options.variants:
+                self._answer(variant, file)
+        except KeyboardInterrupt:
+            if file is None:
+                raise
+            raise Interrupted(
+                f"interrupted{interruption.by_cause()}; {self._count():,} of {self._total():,} answers are in {file.partial}.",
+                remedy="Repeat the same command to continue.",
+            ) from None
+        if file is not None:
+            file.write_settings(**about, result=self._summary())
+            file.write_complete(self._rows())
+            self.note(f"wrote {file.path}: {self._describe()}")
+        return self._in_order()
+
+    def _answer(self, variant: Variant, file: AnswerFile | None) -> None:
+        answered = self.answers[variant]
+        progress = self.begin_count(f"answering, {variant}") if self.begin_count is not None else None
+        begun, tokens = time.monotonic(), 0
+        with self.target.use_variant(variant) as model:
+            for number, batch in enumerate(self.batches):
+                if batch[0] in answered:
+                    continue
+                started = time.monotonic()
+                completions = complete_batch(
+                    model, self.target.tokenizer, self.prompts, batch, self.options.sampling, self.stops
+                )
+                seconds = time.monotonic() - started
+                if file is not None:
+                    file.append(
+                        BatchAnswers(variant, number, [asdict(each) for each in completions], round(seconds, 3))
+                    )
+                answered |= zip(batch, completions, strict=True)
+                self.seconds += seconds
+                tokens += sum(each.tokens for each in completions)
+                if progress is not None:
+                    progress(len(answered), len(self.prompts), f"{tokens / (time.monotonic() - begun):,.0f} tokens/s")
+
+    def _take_complete(self, file: AnswerFile) -> bool:
+        rows = file.complete_rows(len(self.prompts)) if file.check_settings() else None
+        if rows is None:
+            return False
+        for variant in self.options.variants:
+            self.answers[variant] = {index: Completion(**row[variant]) for index, row in enumerate(rows)}
+        return True
+
+    def _take_partial(self, file: AnswerFile) -> None:
+        for record in file.read_partial():
+            completions = [Completion(**answer) for answer in record.answers]
+            self.answers[record.variant] |= zip(self.batches[record.batch], completions, strict=True)  # type: ignore[index]
+            self.seconds += record.seconds
+        if self._count():
+            self.note(f"continuing {file.partial}: {self._count():,} of {self._total():,} answers are there")
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [
+            {**prompt.record(), **{variant: asdict(self.answers[variant][index]) for variant in self.options.variants}}
+            for index, prompt in enumerate(self.prompts)
+        ]
+
+    def _in_order(self) -> dict[Variant, list[Completion]]:
+        return {
+            variant: [found[index] for index in range(len(self.prompts))] for variant, found in self.answers.items()
+        }
+
+    def _count(self) -> int:
+        return sum(map(len, self.answers.values()))
+
+    def _total(self) -> int:
+        return len(self.prompts) * len(self.options.variants)
+
+    def _tokens(self) -> int:
+        return sum(each.tokens for found in self.answers.values() for each in found.values())
+
+    def _summary(self) -> dict[str, Any]:
+        return {
+            "answers": self._total(),
+            "tokens": self._tokens(),
+            "seconds": round(self.seconds, 1),
+            "tokens_per_second": round(self._tokens() / self.seconds, 1) if self.seconds else None,
+            "cut_at_max_new_tokens": {
+                variant: sum(not each.finished for each in found.values()) for variant, found in self.answers.items()
+            },
+        }
+
+    def _describe(self) -> str:
+        speed = f", {self._tokens() / self.seconds:,.0f} tokens/s" if self.seconds else ""
+        return f"{self._total():,} answers, {self._tokens():,} tokens{speed}"

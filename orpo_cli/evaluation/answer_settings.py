@@ -52,7 +52,7 @@ def prompts_digest(prompts: Sequence[Prompt]) -> str:
     """Digest of the prompts' token ids, in their order."""
     digest = xxhash.xxh3_128()
     for prompt in prompts:
-        digest.update(json.dumps(prompt.input_ids))
+        digest.update(json.dumps(prompt.input_ids).encode())
     return digest.hexdigest()
 
 
@@ -60,7 +60,7 @@ def weights_digest(model: PreTrainedModel | PeftModel) -> str:
     """Digest of some values of every tensor: it tells models apart without reading all of their weights."""
     digest = xxhash.xxh3_128()
     for name, weight in sorted(model.named_parameters()):
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}")
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         if weight.device.type != "meta":  # offloaded to the disk
             values = weight.detach().reshape(-1)[:: max(1, weight.numel() // VALUES_OF_A_TENSOR)]
             digest.update(values.contiguous().cpu().view(torch.uint8).numpy().tobytes())
@@ -79,4 +79,4 @@ def environment(model: PreTrainedModel | PeftModel) -> dict[str, Any]:
 
 
 def _digest(value: Any) -> str:
-    return xxhash.xxh3_128_hexdigest(json.dumps(value))
+    return xxhash.xxh3_128_hexdigest(json.dumps(value).encode())

@@ -50,7 +50,7 @@ class AnswerOptions:
 
     sampling: SamplingParams
     variants: tuple[Variant, ...]
-    end_token_ids: frozenset[int] = frozenset()
+    end_token_ids: frozenset[int]
     batch_size: int | None = None  # prompts; None: as many as fit
 
 

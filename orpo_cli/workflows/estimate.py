@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,17 +95,25 @@ def count_rows(plan: Plan) -> int | None:
 def _cached_trace(facts: ModelFacts) -> Trace:
     """Traces of the model, each computed once; a rough estimate where the model's code does not run without weights."""
     from orpo_cli.training.memory_trace import MemoryTracer
+    from orpo_cli.training.trace_cache import cached_trace
 
-    tracers: dict[str, Callable[[tuple[PairSize, ...]], Activations]] = {}
+    tracers: dict[str, MemoryTracer] = {}
+    traces: dict[tuple[str, tuple[PairSize, ...]], Activations] = {}
     failed: dict[str, str] = {}
 
     def trace(how: Computation, pairs: Sequence[PairSize]) -> Activations:
-        name = repr(how)
+        name, sizes = repr(how), tuple(pairs)
+
+        def run() -> Activations:
+            if name not in tracers:
+                tracers[name] = MemoryTracer(facts.config, how)
+            return tracers[name](sizes)
+
         if name not in failed:
             try:
-                if name not in tracers:
-                    tracers[name] = cache(MemoryTracer(facts.config, how))
-                return tracers[name](tuple(pairs))
+                if (name, sizes) not in traces:
+                    traces[name, sizes] = cached_trace(facts.config, how, sizes, run)
+                return traces[name, sizes]
             except Exception as error:  # model code may fail in any way on tensors without content
                 failed[name] = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
         return rough_activations(facts, how, pairs, failed[name])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,16 +26,28 @@ def command(
     prompt: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Prompt; repeatable. - reads standard input.")
     ] = None,
-    prompts_from: Annotated[
+    prompts: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="A .txt file with one prompt per line, or preference data."),
+        typer.Option(
+            "--prompts",
+            "--prompts-from",
+            metavar="FILE",
+            help="Prompts: .txt with one per line; rows with prompt or messages; preference data; a recipe.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="JSON Lines file for the answers. Repeat the command to continue."
+        ),
     ] = None,
     count: Annotated[
         int | None,
         typer.Option(
             "-n",
             min=1,
-            help=f"Number of prompts from FILE (default: all) or from the held-out pairs of the run ({HELD_OUT_PROMPTS}).",
+            help=f"Number of prompts from FILE (default: all) or from the held-out pairs of the run ({HELD_OUT_PROMPTS}; "
+            "all with --output).",
         ),
     ] = None,
     compare: options.Compare = False,
@@ -45,6 +58,10 @@ def command(
     system: options.System = None,
     plain: Annotated[bool, typer.Option("--plain", help="Continue TEXT as it is, without the chat template.")] = False,
     chat_template: options.ChatTemplate = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Prompts per batch. Default: up to 32, fewer if they are long."),
+    ] = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -55,15 +72,21 @@ def command(
       orpo generate runs/quickstart --compare
       orpo generate runs/quickstart --compare --prompt "Why is the sky blue?"
       echo "Name three rivers." | orpo generate runs/quickstart --prompt - --json
-      orpo generate runs/quickstart --prompts-from questions.txt --temperature 0.7 --seed 1
+      orpo generate runs/quickstart --prompts questions.txt --temperature 0.7 --seed 1
+      orpo generate runs/quickstart --compare --prompts questions.jsonl -o answers.jsonl
     """
     console = Console(quiet=quiet, as_json=as_json)
-    sampling = make_sampling(max_new_tokens, temperature, top_p, seed, console)
-    prompts = _read_prompts(prompt or [])
-    request = GenerateRequest(prompts, prompts_from, count, system, plain, compare, chat_template)
+    output = None if output is None else output.expanduser()
+    sampling = make_sampling(max_new_tokens, temperature, top_p, seed, console, output)
+    request = GenerateRequest(
+        _read_prompts(prompt or []), prompts, count, system, plain, compare, chat_template, output, batch_size
+    )
     document = generate_answers(run_or_model, request, sampling, console)
-    print_answers(document, console)
-    console.document(document)
+    if output is None:
+        print_answers(document, console)
+        console.document(document)
+    else:  # the file has the answers
+        console.document({**document, "answers": len(document["answers"])})
     record_samples(run_or_model, request, document, console)  # after the output: the disk may be full or read-only
 
 

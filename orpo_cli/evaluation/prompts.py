@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.data.pair import Message, Pair, RowRejected, text_with_system
-from orpo_cli.errors import DataError, UsageError
-from orpo_cli.evaluation.eval_target import EvalTarget
-from orpo_cli.evaluation.held_out_pairs import load_held_out_pairs
+from orpo_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -83,56 +79,4 @@ def _check_is_text(text: str) -> None:
 def check_prompts_available(name: str, has_held_out: bool, *, texts: Sequence[str], file: str | None) -> None:
     """Raise UsageError where no prompt is given or held out. Called before a model is loaded."""
     if not texts and file is None and not has_held_out:
-        raise UsageError(
-            f"{name} has no held-out prompts.", remedy="Give prompts: --prompt TEXT, or --prompts-from FILE."
-        )
-    if file is not None and not Path(file).expanduser().is_file():
-        raise DataError(
-            f"--prompts-from {file}: no such file.", remedy="Give a .txt (one prompt per line) or preference data."
-        )
-
-
-def collect_prompts(
-    target: EvalTarget,
-    builder: PromptBuilder,
-    *,
-    texts: Sequence[str],
-    file: str | None,
-    count: int | None,
-    system: str | None,
-    note: Callable[[str], None],
-) -> list[Prompt]:
-    """Prompts of ``texts`` and of ``file``; without either, the first ``count`` held-out prompts of the run.
-
-    ``file`` is a .txt with one prompt per line, or preference data in any supported format.
-    Raises UsageError or DataError.
-    """
-    prompts = [builder.from_text(text, system) for text in texts]
-    if file is not None and file.endswith(".txt"):
-        prompts += [builder.from_text(line, system) for line in _read_lines(Path(file).expanduser(), note)[:count]]
-    elif file is not None or not texts:
-        held_out_pairs = load_held_out_pairs(target, data=file, max_samples=count, note=note)
-        prompts += [_prompt_from_row(row) for row in held_out_pairs.rows]
-    return prompts
-
-
-def _prompt_from_row(row: dict[str, Any]) -> Prompt:
-    prompt = json.loads(row["prompt_json"])
-    if isinstance(prompt, str):
-        return Prompt(prompt, row["prompt_input_ids"])
-    return Prompt(prompt[-1]["content"], row["prompt_input_ids"], prompt)
-
-
-def _read_lines(path: Path, note: Callable[[str], None]) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}", remedy="Give a UTF-8 text with one prompt per line."
-        ) from error
-    prompts = [line for line in lines if line.strip()]
-    if not prompts:
-        raise DataError(f"{path} contains no prompt.", remedy="Write one per line.")
-    if len(prompts) < len(lines):
-        note(f"{path}: {len(lines) - len(prompts)} empty lines skipped")
-    return prompts
+        raise UsageError(f"{name} has no held-out prompts.", remedy="Give prompts: --prompt TEXT, or --prompts FILE.")

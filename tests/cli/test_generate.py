@@ -10,7 +10,7 @@ import pytest
 import typer
 from conftest import Orpo
 from rich.console import Console as RichConsole
-from support.tiny import pairs, save_tiny_model, write_pairs
+from support.tiny import pairs, save_tiny_model, write_pairs, write_recipe
 from support.tiny_eval_run import HELD_OUT, make_eval_run
 from typer.testing import CliRunner, Result
 
@@ -190,6 +190,35 @@ def test_a_model_without_chat_template_continues_the_text_and_reports_it(tmp_pat
     done = invoke_generate(folder, "--prompt", "Water boils", "--json")
     assert "has no chat template" in done.stderr
     assert json.loads(done.stdout)["answers"][0]["messages"] is None
+
+
+def test_an_output_file_gets_all_answers_and_the_seed_is_kept(run: RunDir, tmp_path: Path) -> None:
+    output = tmp_path / "answers.jsonl"
+    sampled = ("--compare", "--temperature", "1.2", "-o", output)
+    done = invoke_generate(run.root, *sampled, "--json")
+    shown = json.loads(done.stdout)
+    assert shown["answers"] == HELD_OUT
+    assert shown["output"] == str(output)
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == [pair["prompt"][-1]["content"] for pair in pairs(HELD_OUT, start=50)]  # type: ignore[index]
+    assert rows[0]["base"]["text"] != rows[0]["tuned"]["text"]
+    assert f"wrote {output}: {2 * HELD_OUT} answers" in done.stderr
+    assert not run.samples.exists()
+    again = invoke_generate(run.root, *sampled)  # no --seed: that of the file
+    assert again.exit_code == 0, again.exception
+    assert "nothing is generated again" in again.stderr
+    assert again.stdout == ""
+    other = invoke_generate(run.root, *sampled, "--seed", shown["seed"] + 1).exception
+    assert isinstance(other, UsageError)
+    assert "decoding.seed" in other.message
+
+
+def test_the_prompts_of_a_recipe_are_those_that_it_holds_out(model: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, estimated=False)
+    done = invoke_generate(model, "--prompts", recipe, "-n", "2", "--json")
+    assert done.exit_code == 0, done.exception
+    asked = [pair["prompt"][-1]["content"] for pair in pairs(2, start=100)]  # type: ignore[index]
+    assert [row["prompt"] for row in json.loads(done.stdout)["answers"]] == asked
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from orpo_cli.data.text_pairs import TextPairs
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.evaluation.eval_target import EvalTarget
 from orpo_cli.evaluation.held_out_pairs import load_held_out_pairs
-from orpo_cli.evaluation.prompts import Prompt, PromptBuilder, check_prompts_available, collect_prompts
+from orpo_cli.evaluation.prompt_file import PromptFileKind, PromptSource, collect_prompts, prompt_file_kind
+from orpo_cli.evaluation.prompts import Prompt, PromptBuilder, check_prompts_available
 
 NO_SYSTEM = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
@@ -31,12 +32,24 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> EvalTarget:
     return open_target_quietly(make_eval_run(tmp_path_factory.mktemp("run")).root)
 
 
-def collected(target: EvalTarget, *texts: str, file: Path | None = None, count: int | None = None) -> list[Prompt]:
-    builder = PromptBuilder(target.tokenizer, plain=False)
-    return collect_prompts(
-        target, builder, texts=texts, file=None if file is None else str(file), count=count, system=None,
-        note=lambda _: None,
-    )  # fmt: skip
+def collected(
+    target: EvalTarget,
+    *texts: str,
+    file: Path | None = None,
+    count: int | None = None,
+    system: str | None = None,
+    plain: bool = False,
+    notes: list[str] | None = None,
+) -> list[Prompt]:
+    builder = PromptBuilder(target.tokenizer, plain=plain)
+    kind = None if file is None else prompt_file_kind(file)
+    source = PromptSource(texts, file, kind, None, count, system)
+    return collect_prompts(target, builder, source, lambda note: None if notes is None else notes.append(note))
+
+
+def write_rows(path: Path, *rows: object) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 def test_a_prompt_has_the_token_ids_of_training(target: EvalTarget) -> None:
@@ -110,6 +123,79 @@ def test_a_file_without_prompts_is_a_data_error(target: EvalTarget, tmp_path: Pa
         collected(target, file=tmp_path / "latin.txt")
 
 
+def test_rows_with_a_prompt_or_messages_are_used_in_their_order(target: EvalTarget, tmp_path: Path) -> None:
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "Why?"},
+    ]
+    answer = {"role": "assistant", "content": "So."}
+    path = write_rows(
+        tmp_path / "ask.jsonl",
+        {"prompt": "What is ice?", "id": "a1"},
+        {"messages": [*turns, answer], "question_id": 7, "category": "x"},
+        {"prompt": turns, "system": "Be brief."},
+        {"instruction": "Add.", "input": "1 and 2", "output": "3", "generator": "x"},
+    )
+    notes: list[str] = []
+    prompts = collected(target, file=path, notes=notes)
+    builder = PromptBuilder(target.tokenizer, plain=False)
+    conversation = [Message("user", "Hi"), Message("assistant", "Yes?"), Message("user", "Why?")]
+    assert [prompt.input_ids for prompt in prompts] == [
+        builder.from_text("What is ice?").input_ids,
+        builder.from_messages(conversation).input_ids,
+        builder.from_messages([Message("system", "Be brief."), *conversation]).input_ids,
+        builder.from_text("Add.\n1 and 2").input_ids,
+    ]
+    assert [prompt.id for prompt in prompts] == ["a1", 7, None, None]
+    assert "1 conversations end with an answer" in notes[0]
+    assert [prompt.id for prompt in collected(target, file=path, count=1)] == ["a1"]
+
+
+def test_the_system_option_is_for_rows_without_one(target: EvalTarget, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "ask.jsonl", {"prompt": "Why?"}, {"prompt": "Why?", "system": "Own."})
+    prompts = collected(target, file=path, system="Be brief.")
+    assert [prompt.messages[0]["content"] for prompt in prompts] == ["Be brief.", "Own."]  # type: ignore[index]
+
+
+def test_plain_rows_are_texts(target: EvalTarget, tmp_path: Path) -> None:
+    (prompt,) = collected(target, file=write_rows(tmp_path / "ask.jsonl", {"prompt": "Water boils"}), plain=True)
+    assert prompt.input_ids == target.tokenizer("Water boils").input_ids
+    turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
+    with pytest.raises(UsageError, match=r"ask.jsonl:1: a conversation of 3 messages needs the chat template"):
+        collected(target, file=write_rows(tmp_path / "ask.jsonl", {"messages": turns}), plain=True)
+
+
+def test_the_kind_of_a_prompt_file_is_that_of_its_rows(tmp_path: Path) -> None:
+    kinds = {
+        "a.jsonl": ([{"prompt": "x"}], PromptFileKind.ROWS),
+        "b.jsonl": (pairs(2), PromptFileKind.PAIRS),
+        "c.jsonl": ([{"prompt": "x", "completion": "y", "label": True}], PromptFileKind.PAIRS),
+        "answers.jsonl": ([{"prompt": "x", "messages": [{"role": "user", "content": "x"}], "tuned": {"text": "y"}}], PromptFileKind.ROWS),
+    }  # fmt: skip
+    for name, (rows, kind) in kinds.items():
+        assert prompt_file_kind(write_rows(tmp_path / name, *rows)) is kind
+    (tmp_path / "d.csv").write_text("id,prompt\n1,Why?\n")
+    assert prompt_file_kind(tmp_path / "d.csv") is PromptFileKind.ROWS
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": 3}, r"ask.jsonl:2: prompt is a number, not messages"),
+        ({"prompt": ""}, r"ask.jsonl:2: no prompt: none of messages"),
+        ({"prompt": " "}, r"ask.jsonl:2: prompt is empty"),
+        ({"messages": [{"role": "narrator", "content": "x"}]}, r"ask.jsonl:2: messages\[0\] has the role 'narrator'"),
+        ("text", r"ask.jsonl:2: no prompt"),
+    ],
+)
+def test_a_row_without_a_prompt_is_an_error_with_its_place(
+    target: EvalTarget, tmp_path: Path, row: object, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        collected(target, file=write_rows(tmp_path / "ask.jsonl", {"prompt": "x"}, row))
+
+
 @pytest.mark.parametrize("plain", [True, False])
 def test_an_empty_prompt_is_an_error(plain: bool) -> None:
     with pytest.raises(UsageError, match="the prompt is empty"):
@@ -139,5 +225,7 @@ def test_a_missing_prompt_is_an_error_before_loading(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no held-out prompts"):
         check_prompts_available("x", False, texts=[], file=None)
     with pytest.raises(DataError, match="no such file"):
-        check_prompts_available("x", True, texts=[], file=str(tmp_path / "none.txt"))
+        prompt_file_kind(tmp_path / "none.txt")
+    with pytest.raises(DataError, match="no row has a prompt; "):
+        prompt_file_kind(write_rows(tmp_path / "x.jsonl", {"text": "x"}))
     check_prompts_available("x", True, texts=[], file=None)

@@ -28,3 +28,11 @@ class GgufTypeChoice(StrEnum):
     q4_k_s = "q4_k_s"
     q3_k_m = "q3_k_m"
     q2_k = "q2_k"
+
+
+class BackendChoice(StrEnum):
+    """Libraries of `orpo generate`."""
+
+    transformers = "transformers"
+    vllm = "vllm"
+    llama_cpp = "llama-cpp"

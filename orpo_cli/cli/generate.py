@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from orpo_cli.cli import options
+from orpo_cli.cli.choices import BackendChoice
 from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
 from orpo_cli.workflows.generate import (
@@ -62,6 +63,9 @@ def command(
         int | None,
         typer.Option(min=1, metavar="N", help="Prompts per batch. Default: up to 32, fewer if they are long."),
     ] = None,
+    backend: Annotated[
+        BackendChoice, typer.Option(help="Library that generates: vllm on a GPU, llama-cpp for a .gguf file.")
+    ] = BackendChoice.transformers,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -79,7 +83,16 @@ def command(
     output = None if output is None else output.expanduser()
     sampling = make_sampling(max_new_tokens, temperature, top_p, seed, console, output)
     request = GenerateRequest(
-        _read_prompts(prompt or []), prompts, count, system, plain, compare, chat_template, output, batch_size
+        _read_prompts(prompt or []),
+        prompts,
+        count,
+        system,
+        plain,
+        compare,
+        chat_template,
+        output,
+        batch_size,
+        backend.value,
     )
     document = generate_answers(run_or_model, request, sampling, console)
     if output is None:

@@ -6,32 +6,22 @@ process has answered is kept per batch, and the rest is generated in the same ba
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from orpo_cli import interruption
+import xxhash
+
+from orpo_cli import __version__, interruption
 from orpo_cli.errors import Interrupted
+from orpo_cli.evaluation.answer_backend import AnswerBackend, TransformersBackend
 from orpo_cli.evaluation.answer_file import AnswerFile, BatchAnswers
-from orpo_cli.evaluation.answer_settings import deciding_settings, environment
 from orpo_cli.evaluation.eval_target import EvalTarget, Variant
-from orpo_cli.evaluation.generation import (
-    Completion,
-    SamplingParams,
-    check_context_lengths,
-    complete_batch,
-    plan_batches,
-    stop_token_ids,
-)
+from orpo_cli.evaluation.generation import Completion, SamplingParams
 from orpo_cli.evaluation.prompts import Prompt
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel
-
-    Model = PreTrainedModel | PeftModel
 
 
 class Progress(Protocol):
@@ -60,6 +50,7 @@ def answer_prompts(
     options: AnswerOptions,
     *,
     output: Path | None = None,
+    backend: AnswerBackend | None = None,
     note: Callable[[str], None] = lambda text: None,
     begin_count: BeginCount | None = None,
 ) -> dict[Variant, list[Completion]]:
@@ -68,9 +59,10 @@ def answer_prompts(
     With ``output`` the answers are written there (JSON Lines, a row per prompt), with their settings beside them. Answers that
     the file has already are not generated again. Raises UsageError where it was begun with other settings or a prompt is too
     long, MachineError where the memory or the disk is too small, Interrupted (the answers so far are kept) after a signal.
+    ``backend``: None for transformers. Another one needs no model in ``target``.
     """
-    check_context_lengths(target.model, prompts, options.sampling)
-    generation = _Generation(target, prompts, options, note, begin_count)
+    backend = backend or TransformersBackend(target, options.end_token_ids)
+    generation = _Generation(target, prompts, options, backend, note, begin_count)
     if output is None:
         return generation.run(None)
     file = AnswerFile(output, generation.settings())
@@ -85,26 +77,39 @@ class _Generation:
     target: EvalTarget
     prompts: Sequence[Prompt]
     options: AnswerOptions
+    backend: AnswerBackend
     note: Callable[[str], None]
     begin_count: BeginCount | None
     answers: dict[Variant, dict[int, Completion]] = field(default_factory=dict)
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self.stops = stop_token_ids(self.target.model, self.target.tokenizer, self.options.end_token_ids)
-        self.batches = plan_batches(self.target.model, self.prompts, self.options.sampling, self.options.batch_size)
+        self.batches = self.backend.plan_batches(self.prompts, self.options.sampling, self.options.batch_size)
         self.answers = {variant: {} for variant in self.options.variants}
 
     def settings(self) -> dict[str, Any]:
-        decided = deciding_settings(self.target, self.prompts, self.options.sampling, self.stops, self.batches)
-        return {"variants": self.options.variants, **decided}
+        """What decides the answers, JSON-ready. A continued generation must have the same."""
+        sampling, prompts = self.options.sampling, self.prompts
+        decoding: dict[str, Any] = {"max_new_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
+        if sampling.temperature > 0:
+            decoding |= {"top_p": sampling.top_p, "seed": sampling.seed}
+        uses_template = any(prompt.messages is not None for prompt in prompts)
+        return {
+            "variants": self.options.variants,
+            **self.backend.settings(),
+            "decoding": decoding,
+            "prompts": {"count": len(prompts), "digest": _digest([prompt.input_ids for prompt in prompts])},
+            "chat_template": _digest(self.target.tokenizer.chat_template) if uses_template else None,
+            "batches": {"count": len(self.batches), "digest": _digest(self.batches)},
+        }
 
     def run(self, file: AnswerFile | None) -> dict[Variant, list[Completion]]:
         if file is not None:
             if self._take_complete(file):
                 self.note(f"{file.path} is complete, with the same settings: nothing is generated again")
                 return self._in_order()
-            about = {"model": self.target.name, "environment": environment(self.target.model)}
+            environment = {"orpo_cli": __version__, **self.backend.environment()}
+            about = {"model": self.target.name, "environment": environment}
             self._take_partial(file)
             file.write_settings(**about)
         try:
@@ -125,16 +130,16 @@ class _Generation:
 
     def _answer(self, variant: Variant, file: AnswerFile | None) -> None:
         answered = self.answers[variant]
+        if len(answered) == len(self.prompts):
+            return
         progress = self.begin_count(f"answering, {variant}") if self.begin_count is not None else None
         begun, tokens = time.monotonic(), 0
-        with self.target.use_variant(variant) as model:
+        with self.backend.completing(variant, self.prompts, self.options.sampling) as complete:
             for number, batch in enumerate(self.batches):
                 if batch[0] in answered:
                     continue
                 started = time.monotonic()
-                completions = complete_batch(
-                    model, self.target.tokenizer, self.prompts, batch, self.options.sampling, self.stops
-                )
+                completions = complete(batch)
                 seconds = time.monotonic() - started
                 if file is not None:
                     file.append(
@@ -196,3 +201,7 @@ class _Generation:
     def _describe(self) -> str:
         speed = f", {self._tokens() / self.seconds:,.0f} tokens/s" if self.seconds else ""
         return f"{self._total():,} answers, {self._tokens():,} tokens{speed}"
+
+
+def _digest(value: Any) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(value).encode())

@@ -72,13 +72,19 @@ def plan_batches(
     The plan depends on nothing but its arguments, so an interrupted generation continues with the same batches. Default:
     at most ``BATCH_SIZE`` prompts, and ``CACHE_BYTES`` of keys and values.
     """
-    lengths = [len(prompt.input_ids) for prompt in prompts]
     tokens_fit = CACHE_BYTES // _cache_bytes_per_token(model)
+
+    def rows(longest: int) -> int:
+        return batch_size or min(BATCH_SIZE, tokens_fit // (longest + sampling.max_new_tokens))
+
+    return batches_by_length([len(prompt.input_ids) for prompt in prompts], rows)
+
+
+def batches_by_length(lengths: Sequence[int], rows: Callable[[int], int]) -> list[list[int]]:
+    """Batches of indices, the longest first. ``rows``: how many fit into a batch, given the length of the longest."""
     batches: list[list[int]] = []
-    for index in sorted(range(len(prompts)), key=lambda index: (-lengths[index], index)):
-        if batches:
-            rows = batch_size or min(BATCH_SIZE, tokens_fit // (lengths[batches[-1][0]] + sampling.max_new_tokens))
-        if not batches or len(batches[-1]) >= rows:
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        if not batches or len(batches[-1]) >= rows(lengths[batches[-1][0]]):
             batches.append([])
         batches[-1].append(index)
     return batches

@@ -13,12 +13,16 @@ import torch
 from transformers import LogitsProcessor, TopPLogitsWarper
 
 
+def prompt_seed(seed: int, index: int) -> int:
+    """Seed of the prompt at ``index``, below 2**63."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=8).digest()) >> 1
+
+
 def uniforms_of_prompts(seed: int, indices: Sequence[int], count: int) -> torch.Tensor:
     """``count`` random numbers in [0, 1) for each prompt, from the seed and the prompt's index: float64, a row per prompt."""
     rows = []
     for index in indices:
-        digest = hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=8).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
+        generator = torch.Generator().manual_seed(prompt_seed(seed, index))
         rows.append(torch.rand(count, generator=generator, dtype=torch.float64))
     return torch.stack(rows)
 

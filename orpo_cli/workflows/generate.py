@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
-from orpo_cli.report.progress import show_progress, show_status
+from orpo_cli.report.progress import show_progress
 from orpo_cli.run_records import write_record
+from orpo_cli.workflows.open_backend import BackendName, open_with_backend, refuse_vllm_base
 from orpo_cli.workflows.remote_code import warn_about_remote_code
 
 if TYPE_CHECKING:
+    from orpo_cli.evaluation.answer_backend import AnswerBackend
     from orpo_cli.evaluation.answers import AnswerOptions
     from orpo_cli.evaluation.eval_target import EvalTarget
     from orpo_cli.evaluation.generation import SamplingParams
@@ -35,6 +37,7 @@ class GenerateRequest:
     chat_template: str | None = None
     output: Path | None = None  # file for the answers
     batch_size: int | None = None
+    backend: BackendName = "transformers"
 
     def check(self, kind: PromptFileKind | None) -> None:
         """Raise UsageError for options that do nothing. ``kind``: of the prompt file."""
@@ -64,7 +67,7 @@ def generate_answers(
     """Answer the prompts of ``request`` with a run or a model, and return the document of `orpo generate --json`."""
     from orpo_cli.evaluation.answer_file import check_is_answer_file
     from orpo_cli.evaluation.answers import AnswerOptions
-    from orpo_cli.evaluation.eval_target import find_run, open_eval_target
+    from orpo_cli.evaluation.eval_target import find_run
     from orpo_cli.evaluation.prompt_file import collect_prompts
     from orpo_cli.evaluation.prompts import PromptBuilder, check_prompts_available
 
@@ -77,9 +80,8 @@ def generate_answers(
     if request.output is not None:
         check_is_answer_file(request.output)
     warn_about_remote_code(model, console)
-    with show_status(console) as status:
-        status("loading the model")
-        target = open_eval_target(model, chat_template=request.chat_template, note=console.note)
+    refuse_vllm_base(request.backend, request.compare, run)
+    target, backend = open_with_backend(model, request.backend, request.chat_template, console)
     builder = PromptBuilder(target.tokenizer, plain=_is_plain(target, request, console))
     prompts = collect_prompts(target, builder, source, console.note)
     variants = target.variants if request.compare else target.variants[-1:]
@@ -92,7 +94,7 @@ def generate_answers(
         "temperature": sampling.temperature,
         **({"top_p": sampling.top_p, "seed": sampling.seed} if sampling.temperature > 0 else {}),
         **({} if request.output is None else {"output": str(request.output)}),
-        "answers": _answer(target, prompts, options, request.output, console),
+        "answers": _answer(target, backend, prompts, options, request.output, console),
     }
 
 
@@ -137,13 +139,20 @@ def record_samples(model: str, request: GenerateRequest, document: dict[str, Any
 
 
 def _answer(
-    target: EvalTarget, prompts: list[Prompt], options: AnswerOptions, output: Path | None, console: Console
+    target: EvalTarget,
+    backend: AnswerBackend | None,
+    prompts: list[Prompt],
+    options: AnswerOptions,
+    output: Path | None,
+    console: Console,
 ) -> list[dict[str, Any]]:
     """One row per prompt, with the answer of each variant under its name."""
     from orpo_cli.evaluation.answers import answer_prompts
 
     with show_progress(console) as begin_count:
-        answers = answer_prompts(target, prompts, options, output=output, note=console.note, begin_count=begin_count)
+        answers = answer_prompts(
+            target, prompts, options, output=output, backend=backend, note=console.note, begin_count=begin_count
+        )
     return [
         {**prompt.record(), **{variant: asdict(found[index]) for variant, found in answers.items()}}
         for index, prompt in enumerate(prompts)

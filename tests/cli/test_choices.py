@@ -22,6 +22,7 @@ WRONG_CHOICES = [
     (("merge", "run", "--into", "base"), ("--into", "trained", "original")),
     (("push-to-hub", "run", "--what", "adapter,tokenizer"), ("--what", "adapter", "merged", "model", "gguf", "all")),
     (("convert", "x.yml", "--from", "axlotl"), ("--from", "auto", "axolotl", "llama-factory", "trl", "ms-swift")),
+    (("generate", "run", "--backend", "vlm"), ("--backend", "transformers", "vllm", "llama-cpp")),
     (("submit", "x.yml", "--to", "slum"), ("--to", "slurm", "skypilot", "dstack", "kubernetes")),
 ]
 

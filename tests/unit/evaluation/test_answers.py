@@ -103,7 +103,7 @@ def test_the_settings_beside_the_file_have_what_decides_the_answers(
     assert {key: decoding[key] for key in ("max_new_tokens", "temperature", "top_p", "seed")} == {
         "max_new_tokens": 6, "temperature": 1.2, "top_p": 0.9, "seed": 5,
     }  # fmt: skip
-    assert "<|im_end|>" in decoding["stop_tokens"]
+    assert "<|im_end|>" in document["settings"]["stop_tokens"]
     assert document["settings"]["prompts"]["count"] == len(QUESTIONS)
     assert document["environment"]["transformers"]
     assert document["result"]["answers"] == len(QUESTIONS)

@@ -1,0 +1,103 @@
+"""Backends of answers: the library that generates them, and what of it decides them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+import xxhash
+
+from orpo_cli.evaluation.eval_target import EvalTarget, Variant
+from orpo_cli.evaluation.generation import (
+    Completion,
+    SamplingParams,
+    check_context_lengths,
+    complete_batch,
+    plan_batches,
+    stop_token_ids,
+)
+from orpo_cli.evaluation.prompts import Prompt
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+VALUES_OF_A_TENSOR = 256  # that the digest of the weights reads: training changes almost every value
+
+CompleteBatch = Callable[[list[int]], list[Completion]]  # completions of the prompts with these indices
+
+
+class AnswerBackend(Protocol):
+    """Library that generates answers."""
+
+    def settings(self) -> dict[str, Any]:
+        """What of the library and the model decides the answers, JSON-ready."""
+
+    def environment(self) -> dict[str, Any]:
+        """Versions and device: they change answers by rounding at most."""
+
+    def plan_batches(
+        self, prompts: Sequence[Prompt], sampling: SamplingParams, batch_size: int | None
+    ) -> list[list[int]]:
+        """Batches of prompt indices, which depend on the arguments and the model only. Raises UsageError for a prompt that is too long."""
+
+    def completing(
+        self, variant: Variant, prompts: Sequence[Prompt], sampling: SamplingParams
+    ) -> AbstractContextManager[CompleteBatch]:
+        """Context with a function that generates the completions of a batch with ``variant``."""
+
+
+class TransformersBackend:
+    """Generation with transformers, on the model of an evaluation target."""
+
+    def __init__(self, target: EvalTarget, end_token_ids: frozenset[int]) -> None:
+        self.target = target
+        self.stops = stop_token_ids(target.model, target.tokenizer, end_token_ids)
+
+    def settings(self) -> dict[str, Any]:
+        """Weights, dtype and end tokens."""
+        return {
+            "backend": "transformers",
+            "weights": weights_digest(self.target.model),
+            "dtype": str(self.target.model.dtype).removeprefix("torch."),
+            "stop_token_ids": self.stops,
+            "stop_tokens": self.target.tokenizer.convert_ids_to_tokens(self.stops),
+        }
+
+    def environment(self) -> dict[str, Any]:
+        """Versions, device and threads."""
+        device = self.target.model.device
+        return {
+            **{name: version(name) for name in ("torch", "transformers", "peft")},
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "threads": torch.get_num_threads(),
+        }
+
+    def plan_batches(
+        self, prompts: Sequence[Prompt], sampling: SamplingParams, batch_size: int | None
+    ) -> list[list[int]]:
+        """``generation.plan_batches``, after a check of the lengths."""
+        check_context_lengths(self.target.model, prompts, sampling)
+        return plan_batches(self.target.model, prompts, sampling, batch_size)
+
+    @contextmanager
+    def completing(
+        self, variant: Variant, prompts: Sequence[Prompt], sampling: SamplingParams
+    ) -> Iterator[CompleteBatch]:
+        """``generation.complete_batch`` with the model of ``variant``."""
+        with self.target.use_variant(variant) as model:
+            yield lambda batch: complete_batch(model, self.target.tokenizer, prompts, batch, sampling, self.stops)
+
+
+def weights_digest(model: PreTrainedModel | PeftModel) -> str:
+    """Digest of some values of every tensor: it tells models apart without reading all of their weights."""
+    digest = xxhash.xxh3_128()
+    for name, weight in sorted(model.named_parameters()):
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        if weight.device.type != "meta":  # offloaded to the disk
+            values = weight.detach().reshape(-1)[:: max(1, weight.numel() // VALUES_OF_A_TENSOR)]
+            digest.update(values.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

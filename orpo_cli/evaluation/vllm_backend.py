@@ -1,0 +1,115 @@
+"""vLLM backend of answers, on a GPU: the adapter of a run is applied while the base model runs.
+
+Not tried: no test runs vLLM. It follows the documented interface of ``vllm.LLM``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orpo_cli.digests import file_xxh3
+from orpo_cli.errors import MachineError, UsageError
+from orpo_cli.evaluation.answer_backend import CompleteBatch
+from orpo_cli.evaluation.eval_target import Variant
+from orpo_cli.evaluation.generation import Completion, SamplingParams, batches_by_length
+from orpo_cli.evaluation.prompts import Prompt, PromptBuilder
+from orpo_cli.evaluation.seeded_sampling import prompt_seed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BATCH_SIZE = 512  # prompts that an interruption loses at most; vLLM divides them itself
+
+
+class VllmBackend:
+    """Generation with vLLM. ``model`` is the base of ``adapter``, or a model of its own."""
+
+    def __init__(self, model: str, adapter: Path | None, tokenizer: PreTrainedTokenizerBase) -> None:
+        check_vllm_installed()
+        self.model = model
+        self.adapter = adapter
+        self.tokenizer = tokenizer
+        self.stops = sorted(PromptBuilder(tokenizer, plain=False).end_token_ids)
+
+    def settings(self) -> dict[str, Any]:
+        """Model, adapter and end tokens. vLLM adds those of the model's generation config."""
+        adapter = None if self.adapter is None else file_xxh3(self.adapter / "adapter_model.safetensors")
+        return {"backend": "vllm", "weights": [self.model, adapter], "stop_token_ids": self.stops}
+
+    def environment(self) -> dict[str, Any]:
+        """Version."""
+        return {"vllm": version("vllm")}
+
+    def plan_batches(
+        self, prompts: Sequence[Prompt], sampling: SamplingParams, batch_size: int | None
+    ) -> list[list[int]]:
+        """Batches of ``batch_size`` prompts."""
+        return batches_by_length([len(prompt.input_ids) for prompt in prompts], lambda length: batch_size or BATCH_SIZE)
+
+    @contextmanager
+    def completing(
+        self, variant: Variant, prompts: Sequence[Prompt], sampling: SamplingParams
+    ) -> Iterator[CompleteBatch]:
+        """Load the model once for both variants; the base is the model without its adapter."""
+        import vllm
+        from vllm.lora.request import LoRARequest
+
+        if not hasattr(self, "_engine"):
+            lora = {} if self.adapter is None else {"enable_lora": True, "max_lora_rank": _rank(self.adapter)}
+            longest = max(len(prompt.input_ids) for prompt in prompts)
+            self._engine = vllm.LLM(
+                model=self.model,
+                seed=0,
+                max_model_len=longest + sampling.max_new_tokens,
+                generation_config="vllm",
+                **lora,
+            )
+        use_adapter = self.adapter is not None and variant != "base"
+        request = LoRARequest("adapter", 1, str(self.adapter)) if use_adapter else None
+
+        def complete(batch: list[int]) -> list[Completion]:
+            outputs = self._engine.generate(
+                [{"prompt_token_ids": prompts[index].input_ids} for index in batch],
+                [
+                    vllm.SamplingParams(
+                        max_tokens=sampling.max_new_tokens,
+                        temperature=sampling.temperature,
+                        top_p=sampling.top_p,
+                        seed=None if sampling.seed is None else prompt_seed(sampling.seed, index) & 0x7FFFFFFF,
+                        stop_token_ids=self.stops,
+                    )
+                    for index in batch
+                ],
+                lora_request=request,
+                use_tqdm=False,
+            )
+            answers = [output.outputs[0] for output in outputs]
+            return [Completion(each.text, len(each.token_ids), each.finish_reason == "stop") for each in answers]
+
+        yield complete
+
+
+def check_vllm_installed() -> None:
+    """Raise MachineError where vLLM is not installed."""
+    if importlib.util.find_spec("vllm") is None:
+        raise MachineError(
+            "--backend vllm needs the package vllm, and a GPU.", remedy="pip install vllm, or leave --backend out."
+        )
+
+
+def _rank(adapter: Path) -> int:
+    """The largest rank of the adapter's layers, as vLLM rounds it up."""
+    import json
+
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
+    if rank > 512:
+        raise UsageError(
+            f"vLLM applies adapters up to rank 512; this one has {rank}.", remedy="Merge it: `orpo merge RUN`."
+        )
+    return next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank)

@@ -143,6 +143,20 @@ class EvaluationRecord(Record):
     models: dict[str, dict[str, Any]] = {}
 
 
+class BenchmarkRecord(Record):
+    """benchmarks/TASK/result.json."""
+
+    task: str
+    name: str = ""
+    date: str = ""
+    questions: dict[str, Any] = {}
+    prompts: dict[str, Any] = {}
+    decoding: dict[str, Any] = {}
+    versions: dict[str, str | None] = {}
+    models: dict[str, dict[str, Any]] = {}
+    change: dict[str, Any] | None = None
+
+
 class AnswerRecord(Record):
     """Answer in samples.json."""
 

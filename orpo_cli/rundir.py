@@ -25,6 +25,7 @@ from orpo_cli.run_attempts import (
 )
 from orpo_cli.run_lock import HEARTBEAT_FILE, LOCK_FILE, RunLock, live_owner
 from orpo_cli.run_records import (
+    BenchmarkRecord,
     DataReportRecord,
     EvaluationRecord,
     PushesRecord,
@@ -84,6 +85,7 @@ class RunDir:
         self.card = root / "README.md"  # the model card
         self.evaluation = root / "evaluation.json"  # the results of `orpo eval`
         self.samples = root / "samples.json"  # completions for held-out prompts, from `orpo generate --compare`
+        self.benchmarks = root / "benchmarks"  # the results of `orpo benchmark`, a folder for each task
         self.curves = self.report / "curves.svg"  # the curves in the model card
         self.staging = root / ".pushing"  # checkpoints while they are pushed
         self.pushes = root / "hub.json"  # the record of pushes to the hub: a later push overwrites only the files in it
@@ -230,6 +232,14 @@ class RunDir:
     def read_samples(self) -> dict[str, Any]:
         """The content of samples.json."""
         return read_record(self.samples, SamplesRecord, _REMOVE) if self.samples.exists() else {}
+
+    def benchmark_result(self, task: str) -> Path:
+        """The result file of a benchmark."""
+        return self.benchmarks / task / "result.json"
+
+    def read_benchmarks(self) -> list[dict[str, Any]]:
+        """The result of each benchmark; empty without any."""
+        return [read_record(path, BenchmarkRecord, _REMOVE) for path in sorted(self.benchmarks.glob("*/result.json"))]
 
     def read_pushes(self) -> dict[str, Any]:
         """The content of hub.json."""

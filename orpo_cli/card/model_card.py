@@ -60,6 +60,7 @@ def render_card(
     body += [
         usage_section(rundir, plan, parts, repo_id),
         sections.results_section(rundir, plan),
+        sections.benchmarks_section(rundir),
         sections.merge_section(rundir) if "merged" in parts else "",
         sections.samples_section(rundir) if samples else "",
         sections.data_section(rundir),

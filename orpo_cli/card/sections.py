@@ -11,6 +11,7 @@ from orpo_cli.card.markdown import code_block, code_span, escape_text, public_pa
 from orpo_cli.card.run_contents import CURVES_PATH
 from orpo_cli.merge.merge_record import MergeRecord
 from orpo_cli.plan.plan import Plan
+from orpo_cli.report.benchmark_view import benchmark_settings, benchmark_table, benchmark_title
 from orpo_cli.rundir import RunDir
 
 # Rows of the results table; names as in metrics.jsonl, without the prefix eval_ of evaluations.
@@ -74,6 +75,26 @@ def _held_out_title(line: dict[str, Any]) -> str:
     pairs = f"{line['pairs']:.0f} held-out pairs" if "pairs" in line else "held out"
     step = line.get("step", "")
     return escape_text(f"{pairs}, {'base' if step == 0 else f'step {step}'}")
+
+
+def benchmarks_section(rundir: RunDir) -> str:
+    """Figures of `orpo benchmark`, with what decided them."""
+    parts = []
+    for result in rundir.read_benchmarks():
+        titles, rows = benchmark_table(result)
+        head = f"| {' | '.join(map(escape_text, titles))} |\n| --- |{' ---: |' * (len(titles) - 1)}"
+        body = [f"| {' | '.join(map(escape_text, row))} |" for row in rows]
+        settings = [f"- {name}: {escape_text(text)}" for name, text in benchmark_settings(result)]
+        parts.append(
+            "\n\n".join([f"### {escape_text(benchmark_title(result))}", "\n".join([head, *body]), "\n".join(settings)])
+        )
+    if not parts:
+        return ""
+    note = (
+        "In brackets: 95% confidence intervals, Wilson's for accuracies; won and lost: answers that only the tuned or only the "
+        "base model gets right; p: exact McNemar test."
+    )
+    return "\n\n".join(["## Benchmarks", *parts, note])
 
 
 def merge_section(rundir: RunDir) -> str:

@@ -147,6 +147,12 @@ class RunHistory:
         return self._document(self.rundir.samples)
 
     @cached_property
+    def benchmarks(self) -> list[Record]:
+        """The results of `orpo benchmark`, one for each task; [] without any."""
+        found = (self._document(path) for path in sorted(self.rundir.benchmarks.glob("*/result.json")))
+        return [each for each in found if each]
+
+    @cached_property
     def data_report(self) -> Record:
         """The content of data_report.json; {} without it."""
         return self._document(self.rundir.data_report) or _mapping(self.run.get("dataset"))

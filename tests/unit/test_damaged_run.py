@@ -26,6 +26,7 @@ WRONG_TYPES: dict[str, list[Any]] = {
     "data_report.json": [{"sources": {}}, {"sources": [3]}, {"train_pairs": "many"}, {"dropped": ["a"]}, {"fingerprints": "x"}, {"max_length": []}],
     "evaluation.json": [{"models": []}, {"models": {"tuned": 3}}],
     "samples.json": [{"answers": {}}, {"answers": ["x"]}, {"answers": [{"prompt": 3}]}, {"answers": [{"prompt": "x", "tuned": "y"}]}],
+    "benchmarks/x/result.json": [{"task": 3}, {"task": "x", "models": []}, {"task": "x", "change": 1}],
     "hub.json": [{"repositories": []}, {"repositories": {"a": {"main": {"files": []}}}}, {"repositories": {"a": {"main": {"new": 1}}}}, {"base": 3}],
 }  # fmt: skip
 MAY_BE_EMPTY = {"data_report.json", "evaluation.json", "samples.json", "hub.json"}  # {} is as good as an absent file
@@ -35,13 +36,16 @@ READERS: dict[str, Callable[[RunDir], Any]] = {
     "data_report.json": RunDir.read_data_report,
     "evaluation.json": RunDir.read_evaluation,
     "samples.json": RunDir.read_samples,
+    "benchmarks/x/result.json": RunDir.read_benchmarks,
     "hub.json": RunDir.read_pushes,
 }
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
-    return make_card_run(tmp_path / "run")
+    rundir = make_card_run(tmp_path / "run")
+    (rundir.benchmarks / "x").mkdir(parents=True)
+    return rundir
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

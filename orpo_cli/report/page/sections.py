@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from orpo_cli.json_files import is_number
+from orpo_cli.report.benchmark_view import benchmark_settings, benchmark_table, benchmark_title
 from orpo_cli.report.paired_comparison import compare_runs, compare_with_base
 from orpo_cli.report.remaining_time import duration_text
 from orpo_cli.report.run_history import MAX_VALUE, Record, RunHistory, changed_keys, run_labels, value_text
@@ -26,6 +27,7 @@ def sections(histories: Sequence[RunHistory]) -> dict[str, Any]:
     return {
         "labels": labels,
         "comparisons": comparisons(histories, labels),
+        "benchmarks": benchmarks(histories, labels),
         "samples": samples(histories, labels),
         "plan": [planned_and_measured(history) for history in histories],
         "data": [data_rows(history) for history in histories],
@@ -64,6 +66,17 @@ def _comparison(title: str, first: str, second: str, result: PairedComparison | 
     low, high = result.margin_interval or (None, None)
     values = {name: value for name, value in vars(result).items() if name != "margin_interval"}
     return {"title": title, "first": first, "second": second, **values, "margin_low": low, "margin_high": high}
+
+
+def benchmarks(histories: Sequence[RunHistory], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """The results of `orpo benchmark` of each run: figures, and what decided them."""
+    found = []
+    for history, label in zip(histories, labels, strict=True):
+        for result in history.benchmarks:
+            columns, rows = benchmark_table(result)
+            title = f"{label}: {benchmark_title(result)}"
+            found.append({"title": title, "columns": columns, "rows": rows, "settings": benchmark_settings(result)})
+    return found
 
 
 def samples(histories: Sequence[RunHistory], labels: Sequence[str]) -> list[dict[str, Any]]:

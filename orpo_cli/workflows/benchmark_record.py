@@ -56,7 +56,7 @@ def model_record(target: EvalTarget) -> dict[str, Any]:
     from orpo_cli.merge.merge_record import adapter_digests
 
     config = target.model.config
-    record = {
+    record: dict[str, Any] = {
         "name": target.name,
         "revision": getattr(config, "_commit_hash", None),
         "dtype": str(target.model.dtype).removeprefix("torch."),
@@ -66,7 +66,7 @@ def model_record(target: EvalTarget) -> dict[str, Any]:
         return record
     run, adapter = target.rundir.read_run(), target.rundir.adapter
     quantization = target.plan.quantization
-    return record | redact_record(
+    record |= redact_record(
         {
             "base": target.plan.model.model_name_or_path,
             "revision": run.get("model", {}).get("revision"),
@@ -75,6 +75,7 @@ def model_record(target: EvalTarget) -> dict[str, Any]:
             "weights": run.get("result", {}),
         }
     )
+    return record
 
 
 def versions_record(packages: Iterable[str]) -> dict[str, str | None]:

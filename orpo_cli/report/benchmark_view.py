@@ -71,8 +71,9 @@ def _questions(questions: Result) -> str:
     source = str(questions.get("source"))
     shown = PurePath(source).name if PurePath(source).is_absolute() else source  # for readers elsewhere
     text = f"{questions.get('asked')} of {questions.get('available')}, {shown}"
-    revision = questions.get("revision")
-    return text + (f" at commit {revision}" if revision else f", sha256 {str(questions.get('sha256'))[:16]}")
+    if questions.get("revision"):
+        return f"{text} at commit {questions['revision']}"
+    return text + (f", sha256 {str(questions['sha256'])[:16]}" if questions.get("sha256") else "")
 
 
 def _template(prompts: Result) -> str:

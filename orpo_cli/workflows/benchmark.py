@@ -191,6 +191,7 @@ def _measure_harness_task(
     """Measure every variant with lm-evaluation-harness."""
     from orpo_cli.evaluation.benchmarks.figures import compare, summarize
     from orpo_cli.evaluation.benchmarks.harness import HarnessRequest, HarnessResult, measure_task
+    from orpo_cli.training.fingerprints import tokenizer_fingerprints
 
     harness = HarnessRequest(
         request.task.removeprefix(HARNESS), request.max_samples, request.include_path, request.system, plain
@@ -200,9 +201,10 @@ def _measure_harness_task(
         with show_status(console) as status, target.use_variant(variant) as model:
             status(f"measuring {harness.task}, {variant}")
             results[variant] = measure_task(model, target.tokenizer, harness)
-    first = next(iter(results.values()))
+    settings = next(iter(results.values())).settings
     return {
-        **first.settings,
+        **settings,
+        "prompts": {**tokenizer_fingerprints(target.tokenizer), **settings["prompts"]},
         "models": {variant: {**summarize(each.values), "harness": each.figures} for variant, each in results.items()},
         "change": compare(results["base"].values, results["tuned"].values) if "base" in results else None,
         "versions": versions_record(("lm_eval",)),

@@ -68,8 +68,10 @@ def result_folder(model: str, request: BenchmarkRequest) -> Path:
         raise UsageError(
             f"{model} is not a run, so the results have no folder.", remedy="Name one for them: --output DIR."
         )
-    parent = request.output or (run.benchmarks if run is not None else Path())
-    return parent.expanduser() / re.sub(r"[^\w.-]", "-", request.task)
+    parent = (request.output or (run.benchmarks if run is not None else Path())).expanduser()
+    if parent.exists() and not parent.is_dir():
+        raise UsageError(f"{parent} is a file, not a folder for the results.", remedy="Name a folder: --output DIR.")
+    return parent / re.sub(r"[^\w.-]", "-", request.task)
 
 
 def _load_questions(request: BenchmarkRequest, console: Console) -> QuestionSet | None:

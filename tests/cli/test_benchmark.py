@@ -140,6 +140,7 @@ def test_a_model_needs_a_folder_for_its_results(tmp_path: Path) -> None:
     error = invoke(*arguments).exception
     assert isinstance(error, UsageError)
     assert "--output DIR" in str(error.remedy)
+    assert "is a file" in str(invoke(*arguments, "--output", data).exception)
     done = invoke(*arguments, "--output", tmp_path / "results", "--max-samples", 1, "--json")
     assert done.exit_code == 0, done.exception
     document = json.loads(done.stdout)

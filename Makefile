@@ -5,7 +5,6 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
-RUN    := runs/quickstart
 FAULTS_TABLE ?= build/faults.md
 
 # Stamp files record what is installed in VENV, so that nothing is installed twice. A changed dependency invalidates them.
@@ -24,14 +23,7 @@ install: $(DEV_STAMP) ## create .venv (or VENV=path) with orpo-cli and the devel
 	@echo "orpo-cli is installed: $(BIN)/orpo --help"
 
 quickstart: $(QUICKSTART_STAMP) ## train, merge, evaluate and compare a small model on the CPU
-	@echo "==> training recipes/quickstart.yaml"
-	@$(BIN)/orpo train recipes/quickstart.yaml --resume auto
-	@echo "==> merging the adapter into its base model"
-	@$(BIN)/orpo merge $(RUN)
-	@echo "==> evaluating the base model and the fine-tuned model on held-out pairs"
-	@$(BIN)/orpo eval $(RUN)
-	@echo "==> answers of the base model and the fine-tuned model"
-	@$(BIN)/orpo generate $(RUN) --compare -n 4 --max-new-tokens 80
+	@$(BIN)/orpo quickstart
 
 # Two processes with one thread each: most tests wait for a subprocess that imports torch. A test that not even its timeout
 # ends (at most 600 seconds) ends its process and the tests: pytest-xdist may wait forever after it has replaced a process.

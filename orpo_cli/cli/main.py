@@ -29,6 +29,7 @@ from orpo_cli.report.console import Console
 from orpo_cli.run_log import log_library_messages, print_traceback, run_log
 
 COMMANDS = (
+    "quickstart",
     "init",
     "recipes",
     "validate",
@@ -75,7 +76,7 @@ FILE_COMMANDS = (
     "export",
     "push_to_hub",
 )  # their result is not what they print
-COMPUTING_COMMANDS = ("eval", "generate")  # they take long, and print what they compute
+COMPUTING_COMMANDS = ("quickstart", "eval", "generate")  # they take long, and print what they compute
 LAUNCHED = "ORPO_LAUNCHED"  # set in a rank that `orpo train` has started
 MIN_ADDRESS_SPACE = 1.5e9  # bytes
 

@@ -2,11 +2,11 @@
 
 Python: in the C locale with ``PYTHONUTF8=0``, no file with a name beyond ASCII can be opened, so UTF-8 mode is switched on.
 
-glibc, for `orpo train`: torch allocates aligned blocks, which glibc cuts out of larger ones. The remainders go into glibc's thread cache (tcache), stay
+glibc, for `orpo train` and `orpo quickstart`: torch allocates aligned blocks, which glibc cuts out of larger ones. The remainders go into glibc's thread cache (tcache), stay
 there, and separate freed blocks, so that none is large enough for the next tensor of the same size; training then takes about 1.5
 times the memory of its tensors. Only an environment variable, read when a process starts, switches this cache off.
 
-CUDA, for `orpo train`: torch's allocator keeps freed segments by size, and packed rows have a different length in every micro-batch.
+CUDA, for the same commands: torch's allocator keeps freed segments by size, and packed rows have a different length in every micro-batch.
 Expandable segments avoid this, as the documentation of torch recommends for such programs.
 """
 
@@ -31,7 +31,7 @@ def reexec_with_environment() -> None:
     Values that the user has set are kept.
     """
     arguments = sys.argv[1:]
-    variables = {**_utf8_mode(), **(_allocator_settings() if arguments[:1] == ["train"] else {})}
+    variables = {**_utf8_mode(), **(_allocator_settings() if arguments[:1] in (["train"], ["quickstart"]) else {})}
     if sys.orig_argv[-len(arguments) :] != arguments:  # another program calls main() in its own process
         return
     if variables and "torch" not in sys.modules:

@@ -29,6 +29,7 @@ PARAMETERS = {  # as the hub counts the tensors of each model, tied embeddings o
     "mistralai/Mistral-7B-v0.1": 7_241_732_096,
     "mistralai/Mistral-7B-v0.3": 7_248_023_552,
     "mistral-community/Mixtral-8x22B-v0.1": 140_620_634_112,
+    "Qwen/Qwen3-0.6B": 596_049_920,
     "Qwen/Qwen3-4B-Base": 4_022_468_096,
     "Qwen/Qwen3-8B-Base": 8_190_735_360,
 }

@@ -1,4 +1,4 @@
-"""`orpo train` re-executes itself with allocator variables; other commands, and programs that call main(), do not."""
+"""`orpo train` and `orpo quickstart` re-execute themselves with allocator variables; other commands, and programs that call main(), do not."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tools.docs.markdown_tables import cell, markdown_table
 
 INTRODUCTION = """\
 The output of `orpo COMMAND --help` for all commands. Results are printed to standard output, and all other messages to standard
-error. The README lists the [exit codes](../../README.md#exit-codes). `-` instead of a recipe reads standard input."""
+error. [Exit codes](../troubleshooting/index.md#exit-codes) are the same for all commands. `-` instead of a recipe reads standard input."""
 MARKUP = re.compile(r"\[/?bold\]")
 EXAMPLES = re.compile(r"^\[bold\]Examples?\[/bold\]\n+((?:^ +\S.*\n?|^\n)+)", re.MULTILINE)
 

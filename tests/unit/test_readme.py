@@ -1,0 +1,56 @@
+"""README: its two commands, its figures, and the Chinese README, which has the same content."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+ENGLISH, CHINESE = "README.md", "README.zh-CN.md"
+BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def figures(name: str) -> list[str]:
+    """The numbers of a README outside code blocks and links."""
+    return sorted(re.findall(r"(?<![\w.-])\d+(?:\.\d+)*", LINK.sub("]", BLOCK.sub("", read(name)))))
+
+
+def test_two_commands_install_and_run_the_example() -> None:
+    commands = re.search(r"## Two commands\n\n```sh\n(.*?)```", read(ENGLISH), re.DOTALL)
+    assert commands
+    assert commands[1].splitlines() == ['pip install "orpo-cli[quickstart]"', "orpo quickstart"]
+
+
+def test_both_readmes_have_the_same_code_figures_links_and_sections() -> None:
+    assert BLOCK.findall(read(ENGLISH)) == BLOCK.findall(read(CHINESE))
+    assert figures(ENGLISH) == figures(CHINESE)
+    assert len(figures(ENGLISH)) > 25
+    other = {ENGLISH: CHINESE, CHINESE: ENGLISH}
+    assert LINK.findall(read(ENGLISH)) == [other.get(link, link) for link in LINK.findall(read(CHINESE))]
+    levels = [re.findall(r"^#+ ", BLOCK.sub("", read(name)), re.MULTILINE) for name in (ENGLISH, CHINESE)]
+    assert levels[0] == levels[1]
+    tables = [re.findall(r"^\|.*\|$", read(name), re.MULTILINE) for name in (ENGLISH, CHINESE)]
+    assert [row.count("|") for row in tables[0]] == [row.count("|") for row in tables[1]]
+    verdicts = [re.findall(r"\| (yes|no|是|否) (?=\|)", read(name)) for name in (ENGLISH, CHINESE)]
+    assert [{"是": "yes", "否": "no"}[each] for each in verdicts[1]] == verdicts[0]
+
+
+def test_figures_of_the_readme_are_those_of_the_pages_they_link() -> None:
+    text = read(ENGLISH)
+    words = re.search(r"\| words to write .*?\| (.*) \|\n", text)
+    table = re.search(r"^\| 3\. \[Own data\].*$", read("docs/comparison.md"), re.MULTILINE)
+    assert words
+    assert table
+    assert words[1].split(" | ") == re.findall(r"/ (\d+)", table[0])
+    reliability = read("docs/reliability.md")
+    for figure in ("518", "264"):
+        assert figure in text
+        assert figure in reliability
+    pairs = {name: len(read(f"recipes/data/answer-first-{name}.jsonl").splitlines()) for name in ("train", "heldout")}
+    assert f"on {pairs['train']} pairs" in text
+    assert f"on {pairs['heldout']} held-out pairs" in text

@@ -47,10 +47,6 @@ def test_figures_of_the_readme_are_those_of_the_pages_they_link() -> None:
     assert words
     assert table
     assert words[1].split(" | ") == re.findall(r"/ (\d+)", table[0])
-    reliability = read("docs/reliability.md")
-    for figure in ("518", "264"):
-        assert figure in text
-        assert figure in reliability
     pairs = {name: len(read(f"recipes/data/answer-first-{name}.jsonl").splitlines()) for name in ("train", "heldout")}
     assert f"on {pairs['train']} pairs" in text
     assert f"on {pairs['heldout']} held-out pairs" in text

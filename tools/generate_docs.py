@@ -27,7 +27,14 @@ from orpo_cli.recipe.legacy.unsupported_launch_args import UNSUPPORTED_LAUNCH_AR
 from orpo_cli.recipe.legacy.unsupported_peft_args import UNSUPPORTED_LORA_INITS, UNSUPPORTED_PEFT_ARGS
 from orpo_cli.recipe.schema import EvalSplit, PairRules, Recipe, Source
 from orpo_cli.recipe.schema.training_fields import TrainingFields
-from tools.docs import clusters_page, commands_page, problem_pages, recipes_page, training_arguments_page
+from tools.docs import (
+    clusters_page,
+    commands_page,
+    problem_pages,
+    recipes_page,
+    supported_models_page,
+    training_arguments_page,
+)
 from tools.docs.markdown_tables import cell, markdown_table, section_of, table
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
@@ -43,6 +50,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "training-arguments.md": training_arguments_page.page(GENERATED),
         REFERENCE / "commands.md": commands_page.page(GENERATED),
         REFERENCE / "recipes.md": recipes_page.page(GENERATED),
+        REFERENCE / "supported-models.md": supported_models_page.page(GENERATED),
         clusters_page.PAGE: clusters_page.page(),
         SCHEMA: schema_text(),
         problem_pages.PAGES / "codes.md": codes_page(),

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[2]
-TARGETS = {"help", "install", "quickstart", "test", "test-slow", "test-faults", "check", "bench", "clean"}
+TARGETS = {"help", "install", "quickstart", "test", "test-slow", "test-faults", "check", "docs", "bench", "clean"}
 
 
 def read(name: str) -> str:
@@ -84,7 +84,7 @@ def test_continuous_integration_runs_checks_and_tests():
     assert script.startswith("#!/usr/bin/env bash\n")
     assert "set -euo pipefail" in script
     ran = [line for line in script.splitlines() if re.match(r"(time )?make ", line)]
-    assert ran == ["time make check", "time make test"]
+    assert ran == ["time make check", "time make docs", "time make test"]
 
 
 def test_the_github_workflow_checks_every_supported_python_and_builds_the_wheel():
@@ -113,7 +113,7 @@ def test_issue_forms_are_valid_and_the_bug_form_requires_the_output_of_doctor():
 def test_constraints_pin_trl_and_every_dependency():
     pins = constraints()
     optional = project()["optional-dependencies"]
-    lines = [*project()["dependencies"], *optional["gguf"], *optional["dev"]]
+    lines = [*project()["dependencies"], *optional["gguf"], *optional["docs"], *optional["dev"]]
     requirements = [Requirement(line) for line in lines]
     assert {"trl", "torch", "gguf", "pytest"} <= {normalized(requirement.name) for requirement in requirements}
     for requirement in requirements:

@@ -111,4 +111,4 @@ ADAPTERS = """\
 | all weights | yes | not needed |
 
 Models for images or audio: only their text part is trained, and rows with images are dropped. At full size, this project has trained only
-SmolLM2-135M. The [memory table](../memory.md) shows which GPU a model needs."""
+SmolLM2-135M. The [memory table](memory-table.md) shows which GPU a model needs."""

@@ -54,6 +54,7 @@ class TrainingArguments:
         rate = row.lora_learning_rate if lora else row.full_learning_rate
         self.default("learning_rate", rate, f"{'LoRA' if lora else 'full weights'}, {size}")
         self.default("loss_on_prompt", True, "as trl and the authors' released code")
+        self.default("nll_weight", 1.0, "as in the paper, Eq. 6")
         self.default("beta", row.beta, f"the paper's lambda for {size}")
         length = 2048
         reason = "the paper's length for UltraFeedback"

@@ -58,7 +58,9 @@ def make_trainer(
     from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
     lora, lora_plus = _lora_config(plan, inputs)
-    arguments = {"loss_on_prompt": plan.training.get("loss_on_prompt", True), "lora_plus": lora_plus}
+    loss_defaults = {"loss_on_prompt": True, "nll_weight": 1.0}
+    arguments = {name: plan.training.get(name, default) for name, default in loss_defaults.items()}
+    arguments["lora_plus"] = lora_plus
     values = {name: value for name, value in plan.training.items() if name not in (*arguments, *HANDLED_BY_ORPO)}
     trainer_class = _trainer_class(plan, inputs.model, note)
     eval_dataset = None if inputs.eval_dataset is None else TokenizedDataset(inputs.eval_dataset)

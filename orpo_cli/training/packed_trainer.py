@@ -57,6 +57,7 @@ class PackedTrainer(PairTrainer):
             self.accelerator.device,
             beta=self.beta,
             loss_on_prompt=self.loss_on_prompt,
+            nll_weight=self.nll_weight,
             max_tokens=engine.max_tokens_per_microbatch,
             agreement=self.agreement,
             sharded=self.sharded,

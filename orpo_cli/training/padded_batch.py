@@ -1,8 +1,9 @@
-"""Batches of trl's own path: pairs padded to sequences, and the loss of a batch whose pairs have different weights."""
+"""Batches of trl's own path: pairs padded to sequences, and the loss of a batch with weights of pairs or of the NLL."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -70,7 +71,7 @@ def mean_nll(logits: torch.Tensor, batch: Mapping[str, Any], loss_on_prompt: boo
 
 
 def weighted_loss(
-    outputs: Sequence[torch.Tensor], weights: Sequence[float], beta: float
+    outputs: Sequence[torch.Tensor], weights: Sequence[float], beta: float, nll_weight: float = 1.0
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Loss and metrics under trl's names as weighted means over the pairs of a batch.
 
@@ -80,7 +81,7 @@ def weighted_loss(
     weight = torch.tensor(weights, dtype=chosen.dtype, device=chosen.device)
     log_odds = (chosen - rejected) - (log1mexp(chosen) - log1mexp(rejected))
     ratio = logsigmoid(log_odds)
-    loss = nll - beta * (weight * ratio).sum() / weight.sum()
+    loss = nll_weight * nll - beta * (weight * ratio).sum() / weight.sum()
     with torch.no_grad():
         sums = [(weight * each).sum() for each in (ratio, log_odds, (chosen > rejected).float(), chosen, rejected)]
         totals = StepTotals(1.0, weight.sum().item())
@@ -90,3 +91,13 @@ def weighted_loss(
         "logits/chosen": outputs[2].detach().mean().item(),
         "logits/rejected": outputs[3].detach().mean().item(),
     }
+
+
+@contextmanager
+def local_metrics(accelerator: Any) -> Iterator[None]:
+    """Context in which trl takes metrics from this process alone."""
+    accelerator.gather_for_metrics = lambda value: value
+    try:
+        yield
+    finally:
+        del accelerator.gather_for_metrics

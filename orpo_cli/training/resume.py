@@ -34,6 +34,7 @@ CHANGEABLE = (
     "launch.enable_cpu_affinity", "launch.monitor_interval", "launch.rdzv_conf",
     "training.report_to", "training.run_name", "training.per_device_eval_batch_size", "training.dataloader_",
 )  # fmt: skip
+ADDED_LATER = {"training.nll_weight": 1.0}  # settings that plans of older versions do not have, with what they did
 LENGTH_SETTINGS = ("training.max_steps", "training.num_train_epochs")
 
 
@@ -258,7 +259,7 @@ def _same_pairs_per_step(before: Plan, now: Plan) -> bool:
 
 def _differences(before: Plan, now: Plan) -> dict[str, str]:
     """Values that differ: the path of each, and a line with both values."""
-    old, new = _flatten(before.values()), _flatten(now.values())
+    old, new = ({**ADDED_LATER, **_flatten(each.values())} for each in (before, now))
     return {
         path: f"{path}: {old.get(path)!r} → {new.get(path)!r}"
         for path in sorted(old.keys() | new.keys())

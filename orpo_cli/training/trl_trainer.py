@@ -7,7 +7,7 @@ loss is TRL's own, except:
 * A loss or gradient that is not finite stops the run with an error that names the pairs; TRL logs 0.0 and continues.
 * No model card is written into checkpoints and no telemetry is sent; ``orpo_cli.card.model_card`` writes the card.
 * ``lora.loraplus_lr_ratio`` selects peft's LoRA+ optimizer.
-* ``loss_on_prompt: false`` leaves the prompt out of the NLL.
+* ``loss_on_prompt: false`` leaves the prompt out of the NLL, and ``nll_weight`` multiplies it.
 * An evaluation computes what `orpo eval` computes, as means over all its pairs; TRL gives means of the means of its batches.
 * Several processes compute the step of one process: ``StepSampler`` deals its pairs, ``average_gradients`` replaces torch's
   DistributedDataParallel, and metrics are means over the batches of all processes.
@@ -45,7 +45,14 @@ from orpo_cli.training.checkpoint_saver import CheckpointSaver
 from orpo_cli.training.checkpoint_writer import CheckpointWriter
 from orpo_cli.training.gradient_sum import average_gradients, broadcast_weights
 from orpo_cli.training.out_of_memory import is_out_of_memory
-from orpo_cli.training.padded_batch import PairCollator, batch_weight, has_different_weights, mean_nll, weighted_loss
+from orpo_cli.training.padded_batch import (
+    PairCollator,
+    batch_weight,
+    has_different_weights,
+    local_metrics,
+    mean_nll,
+    weighted_loss,
+)
 from orpo_cli.training.random_state import (
     draws_dropout,
     load_random_state,
@@ -82,6 +89,7 @@ class PairTrainer(ORPOTrainer):
 
     ``pairs_per_step``: of all processes (0: the product of their batches and gradient_accumulation_steps).
     ``loss_on_prompt``: whether the NLL covers prompt and chosen completion, as trl's does, or the completion alone.
+    ``nll_weight``: factor of the NLL term; trl has none.
     ``save_training_args``: whether a checkpoint has the pickle of the arguments, which contains values that a recipe took
     from the environment. ``lora_plus``: arguments of peft's LoRA+ optimizer (arXiv 2402.12354), which gives the adapter's
     two matrices different learning rates. ``pairs_seen`` counts the pairs of this rank, ``tokens_seen`` the tokens of their
@@ -99,6 +107,7 @@ class PairTrainer(ORPOTrainer):
         pairs_per_step: int = 0,
         eval_batch_pairs: int | None = None,
         loss_on_prompt: bool = True,
+        nll_weight: float = 1.0,
         save_training_args: bool = True,
         lora_plus: dict[str, float] | None = None,
         fsdp: FsdpConfig | None = None,
@@ -107,7 +116,7 @@ class PairTrainer(ORPOTrainer):
         **kwargs: Any,
     ) -> None:
         self.pairs_per_step = pairs_per_step
-        self.loss_on_prompt = loss_on_prompt
+        self.loss_on_prompt, self.nll_weight = loss_on_prompt, nll_weight
         self.save_training_args = save_training_args
         self.lora_plus = lora_plus or {}
         self.fsdp = fsdp
@@ -331,9 +340,10 @@ class PairTrainer(ORPOTrainer):
 
     def get_batch_loss_metrics(self, model: Any, batch: dict[str, Any], train_eval: Any = "train") -> Any:
         """trl's loss and metrics, of the batches of this process: another one may have fewer."""
-        if has_different_weights(batch):
+        if has_different_weights(batch) or self.nll_weight != 1.0:
             outputs = self.concatenated_forward(model, batch)
-            loss, metrics = weighted_loss(outputs, batch["weight"], self.beta)
+            weights = batch.get("weight", [1.0] * len(outputs[0]))
+            loss, metrics = weighted_loss(outputs, weights, self.beta, self.nll_weight)
             return loss + (self.aux_loss_coef * outputs[5] if self.aux_loss_enabled else 0), metrics
         with local_metrics(self.accelerator):
             return super().get_batch_loss_metrics(model, batch, train_eval)
@@ -366,7 +376,7 @@ class PairTrainer(ORPOTrainer):
             optimizer.eval()
         self.eval_scores = scores = self._score_pairs(dataloader.dataset)
         metrics = preference_metrics(scores, self.beta)
-        metrics["loss"] = metrics["nll_loss"] - self.beta * metrics["log_odds_ratio"]
+        metrics["loss"] = self.nll_weight * metrics["nll_loss"] - self.beta * metrics["log_odds_ratio"]
         metrics |= {"logits/chosen": scores.logits_chosen, "logits/rejected": scores.logits_rejected}
         metrics |= {"pairs": len(scores.chosen), **accuracies_by_length(scores)}
         if self.fsdp is not None:
@@ -625,16 +635,6 @@ def _init_worker(init: Callable[[int], None] | None, worker: int) -> None:
     interruption.ignore()
     if init is not None:
         init(worker)
-
-
-@contextmanager
-def local_metrics(accelerator: Any) -> Iterator[None]:
-    """Context in which trl takes metrics from this process alone."""
-    accelerator.gather_for_metrics = lambda value: value
-    try:
-        yield
-    finally:
-        del accelerator.gather_for_metrics
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Weights of pairs: loss, metrics and gradients of both paths against a float64 reference, and steps with weights of 1."""
+"""Weights of pairs and of the NLL term: loss, metrics and gradients of both paths against a float64 reference, and steps with weights of 1."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def token_log_probs(model: Any, pair: TokenPair, completion: torch.Tensor) -> to
     return log_softmax(logits, -1).gather(1, sequence[1:, None])[:, 0]
 
 
-def reference(model: Any, step: list[TokenPair], *, beta: float = BETA, loss_on_prompt: bool = True) -> dict[str, Any]:
+def reference(
+    model: Any, step: list[TokenPair], *, beta: float = BETA, loss_on_prompt: bool = True, nll_weight: float = 1.0
+) -> dict[str, Any]:
     """Weighted loss and means of a step, one pair after the other (Eq. 6 and 7 of arXiv 2403.07691)."""
     nll = tokens = ratios = correct = margins = total = torch.zeros((), dtype=torch.float64)
     for pair in step:
@@ -50,7 +52,7 @@ def reference(model: Any, step: list[TokenPair], *, beta: float = BETA, loss_on_
         correct = correct + pair.weight * (chosen > rejected)
         margins = margins + pair.weight * beta * (chosen - rejected)
     return {
-        "loss": nll / tokens - beta * ratios / total,
+        "loss": nll_weight * nll / tokens - beta * ratios / total,
         "nll_loss": (nll / tokens).item(),
         "log_odds_ratio": (ratios / total).item(),
         "rewards/accuracies": (correct / total).item(),
@@ -65,16 +67,19 @@ def weighted_pairs(seed: int = 3) -> list[TokenPair]:
     ]
 
 
-@pytest.mark.parametrize("loss_on_prompt", [True, False])
+LOSSES = [(True, 1.0), (False, 1.0), (True, 0.0), (False, 2.5)]  # loss_on_prompt, nll_weight
+
+
+@pytest.mark.parametrize(("loss_on_prompt", "nll_weight"), LOSSES)
 @pytest.mark.parametrize("max_tokens", [10_000, 60, 1])
-def test_the_packed_step_equals_the_reference(max_tokens: int, loss_on_prompt: bool) -> None:
+def test_the_packed_step_equals_the_reference(max_tokens: int, loss_on_prompt: bool, nll_weight: float) -> None:
     model, step = build(CONFIG), weighted_pairs()
-    expected = reference(model, step, loss_on_prompt=loss_on_prompt)
+    expected = reference(model, step, loss_on_prompt=loss_on_prompt, nll_weight=nll_weight)
     expected.pop("loss").backward()
     expected_gradients = gradients(model)
-    loss, metrics, _ = packed_step(model, step, max_tokens, loss_on_prompt)
+    loss, metrics, _ = packed_step(model, step, max_tokens, loss_on_prompt, nll_weight)
     assert_gradients_equal(gradients(model), expected_gradients, 1e-6)
-    assert loss == pytest.approx(expected["nll_loss"] - BETA * expected["log_odds_ratio"], rel=1e-9)
+    assert loss == pytest.approx(nll_weight * expected["nll_loss"] - BETA * expected["log_odds_ratio"], rel=1e-9)
     for name, value in expected.items():
         assert metrics[name] == pytest.approx(value, rel=1e-7, abs=1e-8), name
 
@@ -175,15 +180,18 @@ def token_pairs(dataset: Any) -> list[TokenPair]:
 DIFFERENT = [0.5 + 0.75 * (number % 4) for number in range(COUNT + HELD_OUT)]
 
 
-@pytest.mark.parametrize("loss_on_prompt", [True, False])
-def test_the_trained_step_and_the_evaluation_equal_the_reference(tmp_path: Path, loss_on_prompt: bool) -> None:
-    trainer, data = run(tmp_path / "run", "required", DIFFERENT, loss_on_prompt=loss_on_prompt)
+@pytest.mark.parametrize(("loss_on_prompt", "nll_weight"), LOSSES)
+def test_the_trained_step_and_the_evaluation_equal_the_reference(
+    tmp_path: Path, loss_on_prompt: bool, nll_weight: float
+) -> None:
+    terms: dict[str, Any] = {"loss_on_prompt": loss_on_prompt, "nll_weight": nll_weight}
+    trainer, data = run(tmp_path / "run", "required", DIFFERENT, **terms)
     model = tiny_llama(len(tiny_tokenizer())).double()
     step = token_pairs(data.train)
     assert [pair.weight for pair in step] == DIFFERENT[:COUNT]
     history = trainer.state.log_history
     for entry in [line for line in history if "loss" in line]:  # each step has all pairs
-        expected = reference(model, step, beta=trainer.beta, loss_on_prompt=loss_on_prompt)
+        expected = reference(model, step, beta=trainer.beta, **terms)
         assert entry["loss"] == pytest.approx(expected["loss"].item(), rel=1e-5)
         assert entry["nll_loss"] == pytest.approx(expected["nll_loss"], rel=1e-5)
         assert entry["log_odds_ratio"] == pytest.approx(expected["log_odds_ratio"], rel=1e-5)
@@ -194,29 +202,37 @@ def test_the_trained_step_and_the_evaluation_equal_the_reference(tmp_path: Path,
         torch.optim.SGD(model.parameters(), lr=1e-2).step()
         model.zero_grad()
     with torch.no_grad():
-        expected = reference(model, token_pairs(data.eval), beta=trainer.beta, loss_on_prompt=loss_on_prompt)
+        expected = reference(model, token_pairs(data.eval), beta=trainer.beta, **terms)
     for name, value in expected.items():
         assert history[-1][f"eval_{name}"] == pytest.approx(float(value), rel=1e-4, abs=1e-6), name
 
 
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(1, COUNT), (COUNT, 1), (4, 3)])
-@pytest.mark.parametrize("loss_on_prompt", [True, False])
+@pytest.mark.parametrize(("weights", "loss_on_prompt", "nll_weight"), [
+    (DIFFERENT, True, 1.0), (DIFFERENT, False, 1.0), (DIFFERENT, True, 0.5), (None, True, 0.0), (None, False, 2.5),
+])  # fmt: skip
 def test_trls_own_path_takes_the_weighted_mean_of_its_batches(
-    tmp_path: Path, batch_size: int, accumulation: int, loss_on_prompt: bool
+    tmp_path: Path,
+    batch_size: int,
+    accumulation: int,
+    weights: list[Any] | None,
+    loss_on_prompt: bool,
+    nll_weight: float,
 ) -> None:
+    terms: dict[str, Any] = {"loss_on_prompt": loss_on_prompt, "nll_weight": nll_weight}
     trainer, data = run(
-        tmp_path / "run", "off", DIFFERENT, loss_on_prompt=loss_on_prompt, per_device_train_batch_size=batch_size,
+        tmp_path / "run", "off", weights, **terms, per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=accumulation, max_steps=1, train_sampling_strategy="sequential",
     )  # fmt: skip
     model, step = tiny_llama(len(tiny_tokenizer())).double(), token_pairs(data.train)
     batches = [step[at : at + batch_size] for at in range(0, COUNT, batch_size)]
-    found = [reference(model, batch, beta=trainer.beta, loss_on_prompt=loss_on_prompt) for batch in batches]
-    weights = [sum(pair.weight for pair in batch) / len(batch) for batch in batches]
+    found = [reference(model, batch, beta=trainer.beta, **terms) for batch in batches]
+    shares = [sum(pair.weight for pair in batch) / len(batch) for batch in batches]
     entry = next(line for line in trainer.state.log_history if "loss" in line)
-    loss = sum(weight * each["loss"] for weight, each in zip(weights, found, strict=True)) / sum(weights)
+    loss = sum(weight * each["loss"] for weight, each in zip(shares, found, strict=True)) / sum(shares)
     assert entry["loss"] == pytest.approx(loss.item(), rel=1e-5)
     for name in ("nll_loss", "log_odds_ratio", "rewards/accuracies", "rewards/margins"):
-        mean = sum(weight * each[name] for weight, each in zip(weights, found, strict=True)) / sum(weights)
+        mean = sum(weight * each[name] for weight, each in zip(shares, found, strict=True)) / sum(shares)
         assert entry[name] == pytest.approx(mean, rel=1e-4, abs=1e-6), name
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), trainer.args.max_grad_norm)

@@ -72,11 +72,12 @@ def pad_for_trl(pairs: list[TokenPair]) -> dict[str, Any]:
 
 
 def packed_step(
-    model: Any, pairs: list[TokenPair], budget: int = 10_000, loss_on_prompt: bool = True
+    model: Any, pairs: list[TokenPair], budget: int = 10_000, loss_on_prompt: bool = True, nll_weight: float = 1.0
 ) -> tuple[float, dict[str, float], int]:
     """Loss, metrics and number of micro-batches; the gradients are in ``model``."""
     accelerator = SimpleNamespace(num_processes=1, device=model.device)
-    engine = Engine(model, accelerator.device, beta=BETA, loss_on_prompt=loss_on_prompt, max_tokens=budget)
+    terms: dict[str, Any] = {"beta": BETA, "loss_on_prompt": loss_on_prompt, "nll_weight": nll_weight}
+    engine = Engine(model, accelerator.device, **terms, max_tokens=budget)
     engine.start_step(pairs)
     total, micro_batches = 0.0, engine.micro_batches(pairs)
     for batch in micro_batches:

@@ -122,6 +122,18 @@ def unusual_beta(recipe: Recipe) -> Iterator[Problem]:
     )
 
 
+def no_loss(recipe: Recipe) -> Iterator[Problem]:
+    """With a weight of 0 for both terms, the loss is constant."""
+    training = recipe.training
+    if training.beta == 0 and training.nll_weight == 0:
+        yield Problem(
+            "invalid-value",
+            "is 0, and so is beta: the loss has no term that could train the model.",
+            "training.nll_weight",
+            remedy="Remove one of the two; nll_weight 0 keeps the odds ratio term alone, beta 0 the NLL alone.",
+        )
+
+
 def checkpointing_conflict(recipe: Recipe) -> Iterator[Problem]:
     """``gradient_checkpointing`` and ``activation_checkpointing`` are two names of one setting."""
     training = recipe.training

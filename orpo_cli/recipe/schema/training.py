@@ -1,4 +1,4 @@
-"""`training`: the arguments of trl's ORPOConfig by their own names, and four arguments of orpo-cli."""
+"""`training`: the arguments of trl's ORPOConfig by their own names, and five arguments of orpo-cli."""
 
 import typing
 from typing import Any
@@ -16,6 +16,12 @@ class TrainingSection(TrainingFields):
     loss_on_prompt: bool | None = Field(
         None,
         description="Compute the NLL over prompt and chosen completion, as trl does; false: over the chosen completion only.",
+    )
+    nll_weight: float | None = Field(
+        None,
+        ge=0,
+        description="Weight of the NLL term in the loss, 1 in the paper and in trl; 0 trains on the odds ratio term alone, and with "
+        "beta 0 the NLL alone is supervised fine-tuning.",
     )
     save_before: TimeLimit | None = Field(
         None,
@@ -50,6 +56,7 @@ TRAINING_EXAMPLES: dict[str, list[Any]] = {
     "hub_strategy": ["checkpoint"],
     "hub_revision": ["first-try"],
     "beta": [0.1],
+    "nll_weight": [1.0, 0.0],
     "max_length": [1024, 2048],
     "per_device_train_batch_size": [2],
     "gradient_accumulation_steps": [16],

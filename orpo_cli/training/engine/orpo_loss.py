@@ -2,10 +2,10 @@
 
 With p(y) = exp(mean log-probability of the tokens of completion y) and odds(y) = p(y) / (1 - p(y)):
 
-    L = NLL(chosen) - beta * log sigmoid(log odds(chosen) - log odds(rejected)),
+    L = nll_weight * NLL(chosen) - beta * log sigmoid(log odds(chosen) - log odds(rejected)),
     log odds(chosen) - log odds(rejected) = (log p_c - log p_r) - (log(1 - p_c) - log(1 - p_r)).
 
-Where pairs have weights w, the means of a step are weighted: sum of w x over sum of w, a token having the weight of its pair.
+trl has no nll_weight; it is 1 by default, which leaves every bit of the result. Where pairs have weights w, the means of a step are weighted: sum of w x over sum of w, a token having the weight of its pair.
 Weights of 1 leave every bit of the result.
 """
 
@@ -36,12 +36,12 @@ def log1mexp(x: torch.Tensor) -> torch.Tensor:
 
 
 def loss_share(
-    log_probs: torch.Tensor, batch: MicroBatch, totals: StepTotals, beta: float
+    log_probs: torch.Tensor, batch: MicroBatch, totals: StepTotals, beta: float, nll_weight: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The part of the step's loss that a micro-batch contributes, and its part of the sums of ``METRIC_SUMS``, detached.
 
-    ``log_probs`` (N,) are those of ``batch.targets``. The parts of a step's micro-batches add up to its loss: the mean NLL
-    over ``totals.nll_tokens``, minus beta times the mean log odds ratio over ``totals.num_pairs``.
+    ``log_probs`` (N,) are those of ``batch.targets``. The parts of a step's micro-batches add up to its loss: the weighted
+    mean NLL over ``totals.nll_tokens``, minus beta times the mean log odds ratio over ``totals.num_pairs``.
     """
     sums = torch.zeros(2 * batch.num_pairs, dtype=log_probs.dtype, device=log_probs.device)
     sums = sums.index_add(0, batch.sequence_ids, log_probs[batch.prediction_indices])
@@ -51,7 +51,7 @@ def loss_share(
     ratio = logsigmoid(log_odds)
     nll = -_weighted(log_probs[batch.nll_indices], batch.nll_weights).sum()
     ratio = _weighted(ratio, batch.pair_weights)
-    loss = nll / totals.nll_tokens - beta * ratio.sum() / totals.num_pairs
+    loss = nll_weight * nll / totals.nll_tokens - beta * ratio.sum() / totals.num_pairs
     with torch.no_grad():
         correct = (chosen > rejected).to(log_probs.dtype)
         means_of = (_weighted(each, batch.pair_weights) for each in (log_odds, correct, chosen, rejected))

@@ -61,6 +61,7 @@ class Engine:
         beta: float,
         loss_on_prompt: bool,
         max_tokens: int,
+        nll_weight: float = 1.0,
         agreement: Agreement | None = None,
         sharded: bool = False,
         filler_pair: TokenPair | None = None,
@@ -72,7 +73,7 @@ class Engine:
         self.lora_groups = LoraGroups(model, self.forwards)
         self.rotary_functions = compile_rotary_functions(model) if device.type == "cuda" else []
         self.agreement = agreement or Agreement()
-        self.beta = beta
+        self.beta, self.nll_weight = beta, nll_weight
         self.loss_on_prompt = loss_on_prompt
         self.max_tokens = max_tokens
         self.sharded = sharded
@@ -115,7 +116,7 @@ class Engine:
     def loss_share(self, model: Any, batch: MicroBatch) -> torch.Tensor:
         """The part of the step's loss that ``batch`` contributes; ``model`` may be wrapped. Within ``patched_model``."""
         output = forward_packed(model, self.head, self.logit_transform, batch)
-        loss, metric_sums = orpo_loss.loss_share(output.log_probs, batch, self._totals, self.beta)
+        loss, metric_sums = orpo_loss.loss_share(output.log_probs, batch, self._totals, self.beta, self.nll_weight)
         if not batch.in_loss:
             return loss * 0
         self._metric_sums.append(metric_sums)

@@ -41,6 +41,7 @@ def codes_and_paths(folder: Path, **sections: Any) -> set[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("training", "code", "name"),
     [
+        ({"beta": 0.1, "nll_weight": 0}, None, None),
         ({"eval_strategy": "no", "eval_steps": 5}, "steps-unused", "eval_steps"),
         ({"save_strategy": "best", "eval_strategy": "epoch", "save_steps": 5}, "steps-unused", "save_steps"),
         ({"save_strategy": "no", "save_total_limit": 2}, "steps-unused", "save_total_limit"),
@@ -119,6 +120,11 @@ def test_rules_about_training_arguments(
     assert codes_and_paths(tmp_path, held_out=True, training=training) == (
         {(code, f"training.{name}")} if code else set()
     )
+
+
+def test_a_loss_without_terms_is_an_error(tmp_path: Path) -> None:
+    found = codes_and_paths(tmp_path, training={"beta": 0, "nll_weight": 0})
+    assert found == {("unusual-beta", "training.beta"), ("invalid-value", "training.nll_weight")}
 
 
 def test_settings_of_a_disabled_feature_are_only_warnings(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from orpo_cli.cli import reexec
 
 SIDES = {"dpo": "DPO, TRL", "orpo": "ORPO, TRL", "packed": "ORPO, orpo-cli"}
-PAIRS, STEPS = 4, 6  # the first step is left out
+PAIRS, STEPS = 4, 4  # the first step is left out
 NAMES = ("max_length", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "seed",
          "lr_scheduler_type", "warmup_steps", "save_strategy", "use_cpu", "gradient_checkpointing", "logging_steps")  # fmt: skip
 ENVIRONMENT = {reexec.GLIBC_VARIABLE: reexec.GLIBC_VALUE}  # that orpo train sets for itself

@@ -42,7 +42,7 @@ class PairFile:
 
     name: str
     path: str = ""
-    pairs: int = 256
+    pairs: int = 160
     held_out: int = 64
     max_length: int = 256
     learning_rate: float = 7e-4
@@ -60,7 +60,7 @@ class PairFile:
         steps = self.pairs // recipe["training"]["per_device_train_batch_size"]
         recipe["training"] |= {
             "max_length": self.max_length, "learning_rate": self.learning_rate, "max_steps": steps, "use_cpu": True,
-            "eval_strategy": "steps", "eval_steps": steps // 2, "eval_on_start": False, "save_strategy": "no",
+            "eval_strategy": "steps", "eval_steps": steps, "eval_on_start": False, "save_strategy": "no",
         }  # fmt: skip
         del recipe["training"]["num_train_epochs"]
         return recipe

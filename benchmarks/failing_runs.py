@@ -27,6 +27,7 @@ from orpo_cli.report.svg_charts import COLOURS, Panel, Series, render_image
 Pair = dict[str, Any]
 Pairs = tuple[list[Pair], list[Pair]]  # for training, held out
 HEALTHY = "healthy"
+PAIRS, HELD_OUT = 96, 52  # 12 steps; watchdogs judge 50 held-out pairs or more
 TITLES = {
     "loss": "loss", "grad_norm": "gradient norm", "nll_loss": "NLL per token", "log_odds_ratio": "log odds ratio", "margin": "margin",
     "logps/chosen": "log p of chosen", "logps/rejected": "log p of rejected", "rewards/accuracies": "accuracy, training",
@@ -38,7 +39,7 @@ TITLES = {
 def repeated(pairs: Pairs) -> Pairs:
     """A few training pairs many times, as joined copies of a file have them."""
     train, held_out = pairs
-    return train[: len(train) // 8] * 8, held_out
+    return train[: PAIRS // 8] * 8, held_out
 
 
 def prompt_in_completions(pairs: Pairs) -> Pairs:
@@ -54,7 +55,7 @@ def _with_prompt(pair: Pair) -> Pair:
 def both_lengths(pairs: Pairs) -> Pairs:
     """Held-out pairs of both kinds, while all chosen completions of the training are shorter: half of the rejected ones are cut short."""
     train, held_out = pairs
-    half = len(held_out) // 2
+    half = len(held_out) - HELD_OUT // 2
     return train, held_out[:half] + [_cut_rejected(pair) for pair in held_out[half:]]
 
 
@@ -98,12 +99,12 @@ def write_recipe(name: str, folder: Path) -> Path:
     files = [QUICKSTART.parent / recipe["dataset"][part]["path"] for part in ("train", "eval")]
     parts = run.pairs(tuple([json.loads(line) for line in file.open(encoding="utf-8")] for file in files))  # type: ignore[arg-type]
     folder.mkdir(parents=True, exist_ok=True)
-    for part, pairs in zip(("train", "eval"), parts, strict=True):
+    for part, pairs in zip(("train", "eval"), (parts[0][:PAIRS], parts[1][-HELD_OUT:]), strict=True):
         path = (folder / f"{name}-{part}.jsonl").resolve()
         path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
         recipe["dataset"][part] = {"path": str(path)}
     recipe["dataset"] |= run.dataset
-    recipe["training"] |= {"eval_strategy": "steps", "eval_steps": 8, "save_strategy": "no", **run.training}
+    recipe["training"] |= {"eval_strategy": "steps", "eval_steps": PAIRS // 16, "save_strategy": "no", **run.training}
     recipe |= {"name": name, "output_dir": str((folder / name).resolve())}
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-PAIRS = 8
+PAIRS = 4
 
 
 def check_gradient(base: Any, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

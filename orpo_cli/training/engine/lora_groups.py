@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from orpo_cli.estimate.parameter_counts import SAME_INPUT
-from orpo_cli.training.engine.fused_lora import ALIGNMENT, AdapterCopy, FusedForward, apply_lora_linear
+from orpo_cli.training.engine.fused_lora import ALIGNMENT, AdapterCopy, FusedForward, apply_lora_linear, merged_linear
 
 INT32_MAX = 2**31 - 1  # bitsandbytes counts elements in int32
 
@@ -188,12 +188,15 @@ class LoraGroups:
             if each not in self.groups:
                 self.groups[each] = LoraGroup([each])
         self.dtype: torch.dtype | None = None  # of the copies, once they are made for the micro-batch
-        self.usable = True
+        self.usable, self.merge = True, False
 
     @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Context of forward and backward of a micro-batch, in which no adapter changes."""
-        self.dtype, self.usable = None, True
+    def shared(self, *, merge: bool = False) -> Iterator[None]:
+        """Context of forward and backward of a micro-batch, in which no adapter changes.
+
+        ``merge``: only a forward pass, for which ``merged_linear`` computes what it can.
+        """
+        self.dtype, self.usable, self.merge = None, True, merge
         for forward in self.groups:
             forward.shared = self
         finished = False
@@ -209,6 +212,8 @@ class LoraGroups:
 
     def compute(self, forward: FusedForward, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
         """The output of a layer in ``dtype``; None where the layer has to compute it alone."""
+        if self.merge and (output := merged_linear(forward, x, dtype)) is not None:
+            return output
         if self.dtype is None and self.usable:
             self.usable = self._copy_adapters(dtype)
         return self.groups[forward].compute(forward, x, dtype) if self.usable and self.dtype == dtype else None

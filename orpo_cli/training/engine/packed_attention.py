@@ -6,7 +6,8 @@ attention interfaces works, with its window, softcap, grouped heads and scaling.
 
 On CUDA a row goes through ``packed_attention_cuda``. Elsewhere each pair takes two calls of torch's
 scaled_dot_product_attention: shared prefix and chosen in one causal call; then the queries of rejected on the keys of the
-shared prefix and of rejected.
+shared prefix and of rejected. Where all pairs begin with the same tokens (``MicroBatch.common``; scoring alone), these are
+part of each pair's prefix, and their own outputs are taken from the call of the first pair.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import chain
 from typing import Any
 
 import torch
@@ -55,9 +57,10 @@ class PackedMask:
     """``attention_mask`` of the layers in a forward pass of a micro-batch: for each pair the masks of its two calls."""
 
     def __init__(self, batch: MicroBatch, allowed: Callable[..., torch.Tensor]) -> None:
-        self.spans = batch.spans
-        # of the row's segments: for each pair shared prefix with chosen, then rejected
-        self.segment_lengths = [each for span in batch.spans for each in (span.shared + span.chosen, span.rejected)]
+        self.spans, self.common = batch.spans, batch.common
+        # of the row's segments: what all pairs begin with; for each pair shared prefix with chosen, then rejected
+        lengths = [(span.own_shared + span.chosen, span.rejected) for span in batch.spans]
+        self.segment_lengths = [self.common, *chain.from_iterable(lengths)]
         self.segments = [self._segment_masks(span, batch.input_ids.device, allowed) for span in batch.spans]
 
     @staticmethod
@@ -154,20 +157,28 @@ def _attention_forward(
             q, k, v, attn_mask=additive, is_causal=additive is None, scale=scaling, enable_gqa=gqa
         )
 
-    segments = [torch.split(each, attention_mask.segment_lengths, dim=2) for each in (query, key, value)]
+    common = attention_mask.common
+    first, *segments = zip(
+        *(torch.split(each, attention_mask.segment_lengths, dim=2) for each in (query, key, value)), strict=True
+    )
     outputs: list[torch.Tensor] = []
     for pair, (span, masks) in enumerate(zip(attention_mask.spans, attention_mask.segments, strict=True)):
-        (q1, q2), (k1, k2), (v1, v2) = (each[2 * pair : 2 * pair + 2] for each in segments)
+        (q1, k1, v1), (q2, k2, v2) = segments[2 * pair : 2 * pair + 2]
+        if common:
+            q1, k1, v1 = (torch.cat(each, dim=2) for each in zip(first, (q1, k1, v1), strict=True))
         rejected_keys, rejected_values = (
-            recomputable(_join_shared(span), first, rejected) for first, rejected in ((k1, k2), (v1, v2))
+            recomputable(_join_shared(span), chosen, rejected) for chosen, rejected in ((k1, k2), (v1, v2))
         )
-        outputs += [attend(q1, k1, v1, masks[0]), attend(q2, rejected_keys, rejected_values, masks[1])]
+        chosen_output = attend(q1, k1, v1, masks[0])
+        if common and pair:
+            chosen_output = chosen_output[:, :, common:]
+        outputs += [chosen_output, attend(q2, rejected_keys, rejected_values, masks[1])]
     return recomputable(_concat_segments, *outputs), None
 
 
 def _join_shared(span: PairSpan) -> Callable[..., torch.Tensor]:
     """Keys or values of the shared prefix and of rejected."""
-    return lambda first, rejected: torch.cat((first[:, :, : span.shared], rejected), dim=2)
+    return lambda chosen, rejected: torch.cat((chosen[:, :, : span.shared], rejected), dim=2)
 
 
 def _concat_segments(*segments: torch.Tensor) -> torch.Tensor:

@@ -71,6 +71,7 @@ class Engine:
         self.attention_configs = attention_configs(model)
         self.forwards: list[tuple[torch.nn.Module, Any]] = [*fused_lora_forwards(model), *fused_norms_and_gates(model)]
         self.lora_groups = LoraGroups(model, self.forwards)
+        self.shares_common_prefix = device.type != "cuda"  # there a row's attention has no tokens of several pairs
         self.rotary_functions = compile_rotary_functions(model) if device.type == "cuda" else []
         self.agreement = agreement or Agreement()
         self.beta, self.nll_weight = beta, nll_weight
@@ -103,12 +104,15 @@ class Engine:
         return batches
 
     @contextmanager
-    def patched_model(self, batch: MicroBatch) -> Iterator[None]:
-        """Context of forward and backward of a micro-batch: packed attention and fused functions in the model's layers."""
+    def patched_model(self, batch: MicroBatch, *, gradients: bool = True) -> Iterator[None]:
+        """Context of forward and backward of a micro-batch: packed attention and fused functions in the model's layers.
+
+        Without ``gradients``, layers add their adapters to a copy of their weights where that is faster.
+        """
         with (
             use_packed_attention(self.attention_configs, batch),
             patched_forwards(self.forwards),
-            self.lora_groups.shared(),
+            self.lora_groups.shared(merge=not gradients),
             use_compiled_rotary(self.rotary_functions),
         ):
             yield

@@ -3,6 +3,9 @@
 A pair takes one span of the row: the shared prefix (the prompt, and the first tokens of both completions where they are
 equal), then the rest of chosen, then the rest of rejected. Position ids of rejected continue after the shared prefix. The
 last token of a completion predicts nothing and is left out.
+
+Scoring without gradients goes further: the tokens with which all its prompts begin (a system prompt) are once at the start of
+the row, and no pair's span contains them.
 """
 
 from __future__ import annotations
@@ -28,28 +31,38 @@ class TokenPair(NamedTuple):
 
 
 class PairSpan(NamedTuple):
-    """Span of a pair in its row: its first index, and the tokens of the shared prefix, of chosen and of rejected."""
+    """Span of a pair in its row: its first index, and the tokens of the shared prefix, of chosen and of rejected.
+
+    The first ``common`` tokens of the shared prefix are those of all pairs, and are at the start of the row instead.
+    """
 
     start: int
     shared: int
     chosen: int
     rejected: int
+    common: int = 0
+
+    @property
+    def own_shared(self) -> int:
+        """Tokens of the shared prefix that are in the span."""
+        return self.shared - self.common
 
     @property
     def length(self) -> int:
         """Tokens of the span."""
-        return self.shared + self.chosen + self.rejected
+        return self.own_shared + self.chosen + self.rejected
 
     def position_ids(self) -> torch.Tensor:
         """The position of each token in its sequence, (length,)."""
-        return torch.cat((torch.arange(self.shared + self.chosen), torch.arange(self.rejected) + self.shared))
+        first = torch.arange(self.common, self.shared + self.chosen)
+        return torch.cat((first, torch.arange(self.rejected) + self.shared))
 
     def row_indices(self, first: int, count: int, rejected: bool) -> torch.Tensor:
         """Row indices of ``count`` tokens of a sequence (chosen or rejected), from its position ``first`` on, (count,)."""
         indices = torch.arange(first, first + count)
         if rejected:
             indices[indices >= self.shared] += self.chosen
-        return indices + self.start
+        return torch.where(indices < self.common, indices, indices - self.common + self.start)
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,11 @@ class MicroBatch:
     pair_weights: torch.Tensor | None = None
     nll_weights: torch.Tensor | None = None
     in_loss: bool = True  # False: a filler, computed because another process has more micro-batches
+
+    @property
+    def common(self) -> int:
+        """Tokens at the start of the row with which all pairs begin."""
+        return self.spans[0].common
 
     @property
     def num_pairs(self) -> int:
@@ -126,20 +144,32 @@ def split_into_groups(pairs: Sequence[TokenPair], max_tokens: int) -> list[list[
     ]
 
 
-def pack(pairs: Sequence[TokenPair], loss_on_prompt: bool) -> MicroBatch:
-    """Pack ``pairs`` into one row."""
+def common_prefix_length(pairs: Sequence[TokenPair]) -> int:
+    """Tokens with which the prompts of all ``pairs`` begin."""
+    shortest = min((len(pair.prompt) for pair in pairs), default=0)
+    if not shortest:
+        return 0
+    prompts = torch.stack([pair.prompt[:shortest] for pair in pairs])
+    return int((prompts == prompts[0]).all(0).cumprod(0).sum())
+
+
+def pack(pairs: Sequence[TokenPair], loss_on_prompt: bool, common: int = 0) -> MicroBatch:
+    """Pack ``pairs`` into one row. Their prompts begin with the same ``common`` tokens, which are there once."""
     spans: list[PairSpan] = []
     columns: defaultdict[str, list[torch.Tensor]] = defaultdict(list)  # by field of MicroBatch
     inputs: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
     lengths: list[int] = []
-    start = predictions = 0
+    start, predictions = common, 0
+    if common:
+        columns["input_ids"].append(pairs[0].prompt[:common])
+        columns["position_ids"].append(torch.arange(common))
     for number, pair in enumerate(pairs):
-        span = _pair_span(pair, start)
+        span = _pair_span(pair, start, common)
         spans.append(span)
         start += span.length
         before = max(0, len(pair.prompt) - 1)  # position of the first input that predicts a completion token
         first = 1 if len(pair.prompt) == 0 else 0  # the first token of a completion that is predicted
-        common = max(0, span.shared - len(pair.prompt) - first)  # predictions that both completions share
+        equal = max(0, span.shared - len(pair.prompt) - first)  # predictions that both completions share
         columns["input_ids"] += _span_ids(pair, span)
         columns["position_ids"].append(span.position_ids())
         chosen, rejected = pair.chosen[first:], pair.rejected[first:]
@@ -148,12 +178,12 @@ def pack(pairs: Sequence[TokenPair], loss_on_prompt: bool) -> MicroBatch:
         columns["predict_positions"] += [
             span.row_indices(0, prompt, False),
             span.row_indices(before, len(chosen), False),
-            span.row_indices(before + common, len(rejected) - common, True),
+            span.row_indices(before + equal, len(rejected) - equal, True),
         ]
-        columns["targets"] += [pair.prompt[1 : 1 + prompt], chosen, rejected[common:]]
+        columns["targets"] += [pair.prompt[1 : 1 + prompt], chosen, rejected[equal:]]
         chosen_predictions = torch.arange(len(chosen)) + predictions + prompt
-        rejected_predictions = torch.arange(len(rejected) - common) + predictions + prompt + len(chosen)
-        columns["prediction_indices"] += [chosen_predictions, chosen_predictions[:common], rejected_predictions]
+        rejected_predictions = torch.arange(len(rejected) - equal) + predictions + prompt + len(chosen)
+        columns["prediction_indices"] += [chosen_predictions, chosen_predictions[:equal], rejected_predictions]
         columns["sequence_ids"] += [
             torch.full((len(chosen),), 2 * number),
             torch.full((len(rejected),), 2 * number + 1),
@@ -162,7 +192,7 @@ def pack(pairs: Sequence[TokenPair], loss_on_prompt: bool) -> MicroBatch:
         lengths += [len(chosen), len(rejected)]
         inputs[0].append(span.row_indices(0, before + len(chosen), False))
         inputs[1].append(span.row_indices(0, before + len(rejected), True))
-        predictions += prompt + len(chosen) + len(rejected) - common
+        predictions += prompt + len(chosen) + len(rejected) - equal
     tensors: dict[str, Any] = {name: torch.cat(each) for name, each in columns.items()}
     for name in ("input_ids", "position_ids"):
         tensors[name] = tensors[name][None]
@@ -179,14 +209,14 @@ def pack(pairs: Sequence[TokenPair], loss_on_prompt: bool) -> MicroBatch:
     )
 
 
-def _pair_span(pair: TokenPair, start: int) -> PairSpan:
+def _pair_span(pair: TokenPair, start: int, common: int = 0) -> PairSpan:
     short = min(len(pair.chosen), len(pair.rejected))
     differs = (pair.chosen[:short] != pair.rejected[:short]).nonzero()
     same = int(differs[0]) if len(differs) else short
     chosen, rejected = (max(0, len(completion) - 1 - same) for completion in (pair.chosen, pair.rejected))
     # Where one completion is a prefix of the other, its last token is an input only of the longer one, if that continues.
     longest = max(len(pair.chosen), len(pair.rejected))
-    return PairSpan(start, len(pair.prompt) + min(same, longest - 1), chosen, rejected)
+    return PairSpan(start, len(pair.prompt) + min(same, longest - 1), chosen, rejected, common)
 
 
 def _span_ids(pair: TokenPair, span: PairSpan) -> list[torch.Tensor]:
@@ -194,7 +224,7 @@ def _span_ids(pair: TokenPair, span: PairSpan) -> list[torch.Tensor]:
     longer = pair.chosen if len(pair.chosen) > len(pair.rejected) else pair.rejected
     same = span.shared - len(pair.prompt)
     return [
-        torch.cat((pair.prompt, longer))[: span.shared],
+        torch.cat((pair.prompt, longer))[span.common : span.shared],
         pair.chosen[same : same + span.chosen],
         pair.rejected[same : same + span.rejected],
     ]

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
-PARTS = ("preparation", "training", "vocabulary", "curves", "checkpoint", "merging", "gpu")
+PARTS = ("preparation", "training", "evaluation", "vocabulary", "curves", "checkpoint", "merging", "gpu")
 GPU_MODEL = "llama-3.1-8b"  # its shape, with random weights
 
 
@@ -40,6 +40,7 @@ def main() -> None:
     commands = {
         "preparation": [*named, *(["--rounds", "1"] if options.quick else [])],
         "training": [*options.files, *quick],
+        "evaluation": [*named, *quick],
         "vocabulary": ["--rounds", "1"] if options.quick else [],
         "curves": ["--steps", "5", "--svg", "/dev/null"] if options.quick else [],
         "checkpoint": ["--rounds", "1"] if options.quick else [],

@@ -6,13 +6,15 @@ An evaluation in training and `orpo eval` both use it where the training has pac
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 
-from orpo_cli.estimate.batching import split_by_token_budget
+from orpo_cli.estimate.batching import CHECKED_PAIRS, split_by_token_budget
 from orpo_cli.evaluation.preference_scores import (
+    MAX_BATCH_TOKENS_GPU,
     PairScores,
     PairScoring,
     Progress,
@@ -21,11 +23,15 @@ from orpo_cli.evaluation.preference_scores import (
 )
 from orpo_cli.model.packing_support import packing_obstacle
 from orpo_cli.plan.plan import Plan
+from orpo_cli.training.allocator import keep_freed_memory
 from orpo_cli.training.engine.packed_attention import UnsupportedAttention
 from orpo_cli.training.engine.packed_step import Engine, forward_packed
 from orpo_cli.training.engine.packing import common_prefix_length, count_nll_tokens, pack, packed_length, token_pair
+from orpo_cli.training.engine.parity_check import TOLERANCE
 
 Scorer = Callable[..., PairScores]
+
+MAX_PACKED_TOKENS = {"cpu": 2048}  # of a micro-batch, for a model without a plan
 
 
 class PackedScoring(PairScoring):
@@ -74,35 +80,67 @@ class PackedScoring(PairScoring):
 
 
 def make_scorer(plan: Plan | None, run: Mapping[str, Any]) -> Scorer:
-    """The function that scores pairs as the evaluations of a run did (``run``: its run.json); for a single model ``score_pairs``."""
-    if plan is None or plan.engine.fast_path == "off" or run.get("fast_path") is False:
+    """The function that scores pairs as the evaluations of a run did (``run``: its run.json).
+
+    For a single model (``plan`` is None) it compares both paths on a few pairs, as a training does before its first step.
+    """
+    if plan is None:
+        return partial(_score_packed, limits=PackedLimits(compare_paths=True))
+    if plan.engine.fast_path == "off" or run.get("fast_path") is False:
         return score_pairs
-    return partial(_score_packed, plan)
+    return partial(
+        _score_packed,
+        limits=PackedLimits(plan.engine.max_tokens_per_microbatch, plan.training.get("max_length")),
+    )
+
+
+@dataclass(frozen=True)
+class PackedLimits:
+    """Sizes of packed scoring: tokens of a micro-batch, and of a sequence at most (None: unknown)."""
+
+    max_tokens: int | None = None  # None: as the device allows
+    max_length: int | None = None
+    compare_paths: bool = False  # nobody has compared them for this model yet
 
 
 def _score_packed(
-    plan: Plan,
     model: Any,
     rows: Sequence[dict[str, Any]],
     *,
+    limits: PackedLimits,
     batch_size: int | None = None,
     loss_on_prompt: bool = True,
     progress: Progress | None = None,
 ) -> PairScores:
-    padded = partial(score_pairs, model, rows, batch_size=batch_size, loss_on_prompt=loss_on_prompt, progress=progress)
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
-    if packing_obstacle(base, plan.training.get("max_length")) is not None:
-        return padded()
+    options: dict[str, Any] = {"batch_size": batch_size, "loss_on_prompt": loss_on_prompt}
     device = model.device
-    engine = Engine(
-        model,
-        device,
-        beta=float(plan.training["beta"]),
-        loss_on_prompt=loss_on_prompt,
-        max_tokens=plan.engine.max_tokens_per_microbatch,
-    )
-    scoring = PackedScoring(rows, engine, plan.engine.max_tokens_per_microbatch, loss_on_prompt)
-    try:
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    if packing_obstacle(base, limits.max_length) is not None:
+        return score_pairs(model, rows, **options, progress=progress)
+    if device.type == "cpu":
+        keep_freed_memory()
+    max_tokens = limits.max_tokens or MAX_PACKED_TOKENS.get(device.type, MAX_BATCH_TOKENS_GPU)
+    engine = Engine(model, device, beta=0.0, loss_on_prompt=loss_on_prompt, max_tokens=max_tokens)
+
+    def score(rows: Sequence[dict[str, Any]], progress: Progress | None = None) -> PairScores:
+        scoring = PackedScoring(rows, engine, max_tokens, loss_on_prompt)
         return compute_scores(scoring, model, rows, device, batch_size, progress)
+
+    try:
+        if limits.compare_paths and not _same_scores(model, rows, score, options):
+            return score_pairs(model, rows, **options, progress=progress)
+        return score(rows, progress)
     except UnsupportedAttention:
-        return padded()
+        return score_pairs(model, rows, **options, progress=progress)
+
+
+def _same_scores(model: Any, rows: Sequence[dict[str, Any]], score: Scorer, options: dict[str, Any]) -> bool:
+    """Whether both paths give the shortest pairs the same scores, up to rounding."""
+    columns = ("prompt_input_ids", "chosen_answer_ids", "rejected_answer_ids")
+    shortest = sorted(rows, key=lambda row: sum(len(row[column]) for column in columns))[:CHECKED_PAIRS]
+    packed, padded = (
+        torch.cat((scores.chosen, scores.rejected))
+        for scores in (score(shortest), score_pairs(model, shortest, **options))
+    )
+    tolerance = TOLERANCE[model.dtype]
+    return torch.allclose(packed, padded, rtol=tolerance, atol=tolerance)

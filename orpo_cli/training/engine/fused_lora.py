@@ -165,12 +165,14 @@ def apply_lora_linear(x: torch.Tensor, dtype: torch.dtype, *layer: Any) -> torch
 def merged_linear(forward: FusedForward, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
     """x (W + s B A)^T + bias: the adapter is added to a copy of the weight, for one product and one pass over the outputs.
 
-    For forward passes without gradients. None in half precision, where the sum would round the adapter away, and where the
-    adapter's products cost less.
+    For forward passes without gradients. None in half precision, where the sum would round the adapter away, where the
+    adapter's products cost less, and for sharded weights.
     """
+    if dtype.itemsize < 4 or forward.dequantize is not None:
+        return None
     base, (lora_a, lora_b) = forward.layer.base_layer, forward.adapter
-    rows = x.numel() // x.shape[-1]
-    if dtype.itemsize < 4 or forward.dequantize is not None or rows * sum(base.weight.shape) < base.weight.numel():
+    sharded = any(type(each) is not torch.nn.Parameter or hasattr(each, "ds_id") for each in (lora_a, lora_b))
+    if sharded or x.shape[:-1].numel() * sum(base.weight.shape) < base.weight.numel():
         return None
     weight = torch.addmm(base.weight, lora_b.to(dtype), lora_a.to(dtype), alpha=forward.scaling)
     return linear(x, weight, base.bias)

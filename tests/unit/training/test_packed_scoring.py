@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig
 
 from orpo_cli.evaluation.preference_scores import PairScores, score_pairs
 from orpo_cli.plan.plan import EnginePlan, Plan
-from orpo_cli.training import packed_scoring
+from orpo_cli.training.engine.packed_step import Engine
+from orpo_cli.training.engine.packing import pack
 from orpo_cli.training.packed_scoring import PackedScoring, make_scorer
 
 VOCABULARY = 97
@@ -36,6 +37,14 @@ def random_rows(count: int) -> list[dict[str, Any]]:
                 "chosen_answer_ids": shared + chosen, "rejected_answer_ids": shared + rejected,
             }
         )  # fmt: skip
+    return rows
+
+
+def rows_with_common_prefix(count: int, prefix: list[int]) -> list[dict[str, Any]]:
+    """Rows whose prompts begin with ``prefix``; the first one's has nothing else."""
+    rows = random_rows(count)
+    for row in rows:
+        row["prompt_input_ids"] = [*prefix, *(row["prompt_input_ids"] if row["pair"] else [])]
     return rows
 
 
@@ -75,6 +84,52 @@ def test_packed_scores_equal_padded_ones(tmp_path: Path, loss_on_prompt: bool, b
     assert_close(score(model, rows, **options), with_adapter)  # the adapter is in use again
 
 
+@pytest.mark.parametrize("loss_on_prompt", [True, False])
+def test_what_all_prompts_begin_with_is_computed_once_a_micro_batch(tmp_path: Path, loss_on_prompt: bool) -> None:
+    model, rows = tuned(tiny_llama(VOCABULARY)), rows_with_common_prefix(9, list(range(3, 20)))
+    engine = Engine(model, model.device, beta=0.0, loss_on_prompt=loss_on_prompt, max_tokens=120)
+    scoring = PackedScoring(rows, engine, 120, loss_on_prompt)
+    assert scoring.common == 17
+    for group in scoring.batches(model, model.device):
+        pairs = [scoring.pairs[index] for index in group]
+        packed, apart = (pack(pairs, loss_on_prompt, common) for common in (17, 0))
+        assert packed.num_tokens == apart.num_tokens - 17 * (len(pairs) - 1)
+        assert packed.num_tokens <= 120 or len(pairs) == 1
+    found = make_scorer(plan_with(tmp_path), {})(model, rows, loss_on_prompt=loss_on_prompt)
+    assert_close(found, score_pairs(model, rows, loss_on_prompt=loss_on_prompt))
+
+
+def test_a_sliding_window_reaches_into_the_common_prefix(tmp_path: Path) -> None:
+    config = Gemma2Config(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, sliding_window=8, initializer_range=0.2, final_logit_softcapping=None,
+    )  # fmt: skip
+    model, rows = AutoModelForCausalLM.from_config(config).eval(), rows_with_common_prefix(6, list(range(3, 15)))
+    assert_close(make_scorer(plan_with(tmp_path), {})(model, rows), score_pairs(model, rows))
+
+
+def test_scoring_changes_no_weight(tmp_path: Path) -> None:
+    model, rows = tuned(tiny_llama(VOCABULARY)), random_rows(11)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    make_scorer(plan_with(tmp_path), {})(model, rows)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_single_model_is_packed_where_both_paths_agree() -> None:
+    model, rows = tiny_llama(VOCABULARY).eval(), random_rows(7)
+    score = make_scorer(None, {})
+    found, expected = score(model, rows), score_pairs(model, rows)
+    assert_close(found, expected)
+    assert not torch.equal(found.chosen, expected.chosen)  # another order of sums
+
+    def double_logits(_module: Any, _inputs: Any, output: Any) -> None:
+        output.logits = output.logits * 2
+
+    model.register_forward_hook(double_logits)  # after the head, where the packed path does not see it
+    assert torch.equal(score(model, rows).chosen, score_pairs(model, rows).chosen)
+    assert (score_pairs(model, rows).chosen - expected.chosen).abs().max() > 1e-3
+
+
 def test_a_model_that_caps_its_logits_has_no_mean_logits(tmp_path: Path) -> None:
     config = Gemma2Config(
         vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
@@ -98,4 +153,3 @@ def test_padded_batches_where_training_had_no_packed_steps(
     rows = random_rows(4)
     found = make_scorer(plan_with(tmp_path, fast_path), run)(model, rows)
     assert torch.equal(found.chosen, score_pairs(model, rows).chosen)
-    assert make_scorer(None, {}) is packed_scoring.score_pairs

@@ -21,7 +21,7 @@ from orpo_cli.evaluation.prompts import Prompt, PromptBuilder
 from orpo_cli.evaluation.seeded_sampling import prompt_seed
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 BATCH_SIZE = 512  # prompts that an interruption loses at most; vLLM divides them itself
 
@@ -29,15 +29,19 @@ BATCH_SIZE = 512  # prompts that an interruption loses at most; vLLM divides the
 class VllmBackend:
     """Generation with vLLM. ``model`` is the base of ``adapter``, or a model of its own."""
 
-    def __init__(self, model: str, adapter: Path | None, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, model: str, adapter: Path | None, tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig
+    ) -> None:
         check_vllm_installed()
         self.model = model
         self.adapter = adapter
         self.tokenizer = tokenizer
-        self.stops = sorted(PromptBuilder(tokenizer, plain=False).end_token_ids)
+        configured = generation_config.eos_token_id
+        stops = {*(configured if isinstance(configured, list) else [configured]), tokenizer.eos_token_id}
+        self.stops = sorted((stops | PromptBuilder(tokenizer, plain=False).end_token_ids) - {None})
 
     def settings(self) -> dict[str, Any]:
-        """Model, adapter and end tokens. vLLM adds those of the model's generation config."""
+        """Model, adapter and end tokens."""
         adapter = None if self.adapter is None else file_xxh3(self.adapter / "adapter_model.safetensors")
         return {"backend": "vllm", "weights": [self.model, adapter], "stop_token_ids": self.stops}
 

@@ -55,14 +55,17 @@ def _open_vllm(model: str, chat_template: str | None, console: Console) -> tuple
     run = find_run(model)
     if run is None:
         section = ModelSection(model_name_or_path=model, chat_template=chat_template or "tokenizer")
-        tokenizer = load_tokenizer(ModelSource(section), console.note)
-        return _without_weights(model, tokenizer), VllmBackend(model, None, tokenizer)
+        source = ModelSource(section)
+        tokenizer = load_tokenizer(source, console.note)
+        return _without_weights(model, tokenizer), VllmBackend(model, None, tokenizer, source.generation_config())
     plan, result = run.read_plan(), run.result()
     tokenizer = load_saved_tokenizer(result, trust_remote_code=plan.model.trust_remote_code)
     target = _without_weights(model, tokenizer, run)
     if result == run.model:
-        return target, VllmBackend(str(result), None, tokenizer)
-    return target, VllmBackend(plan.model.model_name_or_path, result, tokenizer)
+        source = ModelSource(plan.model.stored_in(str(result)))
+        return target, VllmBackend(str(result), None, tokenizer, source.generation_config())
+    source = ModelSource(plan.model)
+    return target, VllmBackend(source.pretrained_name, result, tokenizer, source.generation_config())
 
 
 def refuse_vllm_base(backend: BackendName, compare: bool, run: RunDir | None) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orpo_cli.errors import HubError, HubRefused, MachineError, OrpoError, UsageError, hub_error_type
+from orpo_cli.hub_status import lost_connection_behind, response_behind
 from orpo_cli.model.model_files import damaged_file_error, damaged_gguf_error
 from orpo_cli.os_errors import explain_limits
 
@@ -24,7 +25,7 @@ def explain_load_errors(name: str, files: str | None = None) -> Iterator[None]:
     An error that a damaged file leads to can have any type; the files are only checked after an error. ``files``: those that are
     read here and nothing else is done, so that any other error is about their content.
     """
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError
     from safetensors import SafetensorError
 
     try:
@@ -42,9 +43,9 @@ def explain_load_errors(name: str, files: str | None = None) -> Iterator[None]:
     except ImportError as error:
         raise MachineError(f"{name}: {error}", remedy="Install the missing package.") from error
     except OSError as error:
-        cause = error.__cause__  # transformers wraps the response of the hub in an OSError
-        if isinstance(cause, HfHubHTTPError) and not isinstance(cause, EntryNotFoundError):
-            raise _explain_response(name, cause) from error
+        response = response_behind(error)
+        if response is not None:
+            raise _explain_response(name, response) from error
         raise _damaged_model_error(name) or _explain_os_error(name, error) from error
     except ValueError as error:
         if "trust_remote_code" in str(error):
@@ -106,8 +107,10 @@ def _explain_response(name: str, error: HfHubHTTPError) -> HubError:
             f"{name} is not on the hub, or is private.", remedy="Check the name; for a private one `hf auth login`."
         )
     kind = hub_error_type(error.response.status_code)
-    remedy = "Check the token (`hf auth login`)." if kind is HubRefused else "Try again later."
-    return kind(f"{name}: the hub answered with an error: {error}", remedy=remedy)
+    answer, remedy = "the hub is busy or has a problem", "Try again later."
+    if kind is HubRefused:
+        answer, remedy = "the hub refused", "Check the token (`hf auth login`) and its rights."
+    return kind(f"{name}: {answer}: {str(error).splitlines()[0]}", remedy=remedy)
 
 
 def _explain_os_error(name: str, error: OSError) -> OrpoError:
@@ -115,7 +118,7 @@ def _explain_os_error(name: str, error: OSError) -> OrpoError:
     if isinstance(error, PermissionError):
         return MachineError(f"{name}: no permission to read {error.filename}.")
     offline = ("couldn't connect", "offline", "Cannot find the requested files", "Max retries", "cached snapshot")
-    if isinstance(error, ConnectionError) or any(part in text for part in offline):
+    if any(part in text for part in offline) or lost_connection_behind(error):
         return HubError(
             f"{name} is not on this machine, and the hub could not be reached.",
             remedy="Check the network, or download it elsewhere and give the folder's path.",

@@ -11,7 +11,7 @@ from typing import Any
 from orpo_cli.data.sources.arrow_nulls import null_remover
 from orpo_cli.data.sources.files import check_arrow_file
 from orpo_cli.errors import DataError, HubError, HubRefused, OrpoError, hub_error_type
-from orpo_cli.hub_status import hub_reachable
+from orpo_cli.hub_status import hub_reachable, response_behind
 from orpo_cli.nearest_path import nearest_path
 from orpo_cli.os_errors import explain_os_error
 from orpo_cli.recipe.schema import Source
@@ -102,7 +102,6 @@ def _check_cached_revision(commit: str | None, source: Source, note: Callable[[s
 def convert_error(error: Exception, source: Source) -> OrpoError | None:
     """Error for the user in place of an error of ``datasets``; None for an unknown one."""
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
-    from huggingface_hub.errors import HfHubHTTPError
 
     if limit := explain_os_error(error, source.path, "Free disk space, or set HF_HOME to a folder on another disk."):
         return limit
@@ -113,10 +112,12 @@ def convert_error(error: Exception, source: Source) -> OrpoError | None:
             remedy=f"Check the name ({_no_local_path(source.path)}); for a private or gated dataset "
             "request access on its page and run `hf auth login` or set HF_TOKEN.",
         )
-    if isinstance(error, HfHubHTTPError):
-        return hub_error_type(error.response.status_code)(
-            f"{source.path}: the hub refused: {message}.", remedy="Run `hf auth login` or set HF_TOKEN, or try again."
-        )
+    if not isinstance(error, DatasetGenerationError) and (response := response_behind(error)):
+        kind = hub_error_type(response.response.status_code)
+        answered, remedy = ("the hub is busy or has a problem", "Try again later.")
+        if kind is HubRefused:
+            answered, remedy = ("the hub refused", "Run `hf auth login` or set HF_TOKEN.")
+        return kind(f"{source.path}: {answered}: {str(response).splitlines()[0].rstrip('.')}.", remedy=remedy)
     if isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith(("httpx", "httpcore")):
         return HubError(
             f"{source.path}: the hub cannot be reached and no copy of the dataset is cached; {_no_local_path(source.path)}.",

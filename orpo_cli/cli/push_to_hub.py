@@ -8,11 +8,14 @@ import typer
 from rich.filesize import decimal
 
 from orpo_cli.card.run_contents import ALL, RunPart
+from orpo_cli.cli.completion import complete_run_or_recipe
 from orpo_cli.cli.options import Json, Quiet
+from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
 from orpo_cli.rundir import RunDir
 
 if TYPE_CHECKING:
+    from orpo_cli.hub.check import PushCheck
     from orpo_cli.hub.push import PushResult
 
 PARTS = (*get_args(RunPart), ALL)
@@ -32,17 +35,23 @@ def _complete_part(incomplete: str) -> list[str]:
 
 
 def command(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", autocompletion=complete_run_or_recipe, help="Run directory; with --check also a recipe."
+        ),
+    ],
     repo_id: Annotated[
         str | None, typer.Argument(metavar="[NAMESPACE/NAME]", help="Repository; default: hub.repo_id of the recipe.")
     ] = None,
     what: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="|".join(PARTS),
+            metavar="PART",
             callback=_split_parts,
             autocompletion=_complete_part,
-            help="Parts of the run to upload; repeatable, or separated by commas; default: what the run trained.",
+            help=f"Parts of the run to upload ({', '.join(PARTS)}); repeatable, or separated by commas; default: what the run "
+            "trained.",
         ),
     ] = None,
     private: Annotated[
@@ -75,6 +84,9 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the files to upload, without any network request.")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Ask the hub whether it would accept the push, and send nothing.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -86,15 +98,23 @@ def command(
     sent again, and files that somebody else added or changed there are not
     overwritten.
 
+    --check exits with 7 if the hub would refuse the push (token, right, gated
+    base, files of others), and with 6 if it cannot be reached. With a recipe it
+    tells you before the training.
+
     [bold]Examples[/bold]
 
+      orpo push-to-hub my.yaml me/my-adapter --check
       orpo push-to-hub runs/quickstart me/my-adapter --dry-run
       orpo push-to-hub runs/quickstart me/my-model --what merged,gguf --public
       orpo push-to-hub runs/quickstart --what all --revision try-2 --tag v2
       orpo push-to-hub runs/quickstart someone/model --create-pr
     """
     from orpo_cli.hub.push import PushRequest, push
+    from orpo_cli.workflows.check_push import check_push
 
+    if check and dry_run:
+        raise UsageError("--check and --dry-run do not go together: --dry-run makes no request.", remedy="Use one.")
     console = Console(quiet=quiet, as_json=as_json)
     request = PushRequest(
         repo_id=repo_id,
@@ -111,6 +131,11 @@ def command(
         force=force,
         dry_run=dry_run,
     )
+    if check:
+        checked = check_push(run, request, console)
+        console.result(f"the hub accepts the push to {_describe(checked)}")
+        console.document(checked)
+        return
     result = push(RunDir.open(run), request, console.note)
     if result.status == "dry-run":
         console.note("dry run: nothing is sent")
@@ -120,6 +145,12 @@ def command(
         console.note(f"{status[result.status]}: {len(result.files)} files, {decimal(result.size)}")
         console.result(result.pull_request or result.url)
     console.document(result)
+
+
+def _describe(checked: PushCheck) -> str:
+    visibility = "private" if checked.private else "public"
+    state = f"{visibility}, exists" if checked.exists else f"new, {visibility}"
+    return f"{checked.repo_id} ({state}), branch {checked.revision}: {', '.join(checked.what)}"
 
 
 def _listing(result: PushResult) -> str:

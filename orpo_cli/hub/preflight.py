@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orpo_cli.card.base_license import BaseLicense, fetch_hub_license, hub_id, read_local_license
 from orpo_cli.errors import HubRefused, UsageError
-from orpo_cli.hub.push_record import write_base_license
 from orpo_cli.hub.retry import RetryPolicy, connect
-from orpo_cli.rundir import RunDir
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -39,16 +37,15 @@ class RepoState:
 
 
 def run_preflight(
-    rundir: RunDir, options: PushOptions, retry: RetryPolicy, *, includes_base: bool, license_accepted: bool = False
+    base: str, options: PushOptions, retry: RetryPolicy, *, includes_base: bool, license_accepted: bool = False
 ) -> tuple[HfApi, RepoState, BaseLicense | None]:
-    """Connect to the hub and run all checks; the license of the base is stored in hub.json.
+    """Connect to the hub and run all checks; returns the client, the repository and the license of the model ``base``.
 
     ``includes_base``: the pushed weights include those of the base. ``license_accepted``: the user confirmed that the terms
     of a gated base allow that they become public.
     """
     api = connect(retry)
     state = _check_repository(api, options, retry)
-    base = rundir.read_plan().model.model_name_or_path
     base_license = _base_license(api, base, retry)
     if base_license is not None:
         if base_license.gated and includes_base and not options.private and not license_accepted:
@@ -57,7 +54,6 @@ def run_preflight(
                 remedy="Push privately (--private), push only the adapter, or add --accept-base-license if the terms of the "
                 "base allow it; the card then says that they apply.",
             )
-        write_base_license(rundir, base_license)
     return api, state, base_license
 
 
@@ -163,9 +159,12 @@ def _token_account(api: HfApi, retry: RetryPolicy) -> dict[str, Any] | None:
         try:
             return dict(api.whoami())
         except HfHubHTTPError as error:
-            if error.response.status_code in (404, 429):
-                return None
-            raise
+            if error.response.status_code not in (404, 429):
+                raise
+            retry.note(
+                f"the hub does not say what this token may do (HTTP {error.response.status_code}): it is not checked"
+            )
+            return None
 
     return retry.call("reading the permissions of the token", request)
 

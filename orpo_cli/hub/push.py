@@ -17,10 +17,10 @@ from orpo_cli.card.run_contents import CARD_PATH, PushFile, RunPart, files_to_pu
 from orpo_cli.errors import UsageError
 from orpo_cli.hub.hub_errors import translate_hub_errors
 from orpo_cli.hub.preflight import PushOptions, run_preflight
-from orpo_cli.hub.push_record import read_base_license
+from orpo_cli.hub.push_record import read_base_license, write_base_license
 from orpo_cli.hub.retry import RetryPolicy
 from orpo_cli.hub.upload import Upload
-from orpo_cli.plan.plan import Plan
+from orpo_cli.recipe.schema import HubSection
 from orpo_cli.rundir import RunDir
 
 
@@ -82,7 +82,7 @@ def push(rundir: RunDir, request: PushRequest, note: Callable[[str], None] = lam
     Raises UsageError for what cannot be pushed, HubError where the hub refuses or somebody else changed a file there.
     """
     plan = rundir.read_plan()
-    options = _resolve_options(request, plan)
+    options = resolve_options(request, plan.hub)
     parts = select_parts(rundir, request.parts)
     base = plan.model.model_name_or_path
     known_license = read_base_license(rundir) or read_local_license(base)
@@ -103,8 +103,9 @@ def push(rundir: RunDir, request: PushRequest, note: Callable[[str], None] = lam
     retry = RetryPolicy(note)
     with translate_hub_errors(options.repo_id):
         api, state, base_license = run_preflight(
-            rundir, options, retry, includes_base=parts != ("adapter",), license_accepted=request.accept_base_license
+            base, options, retry, includes_base=parts != ("adapter",), license_accepted=request.accept_base_license
         )
+        write_base_license(rundir, base_license)
         if base_license != known_license:
             result = _with_files(rundir, result, request, base_license or known_license, lambda text: None)
         write_curves(rundir)
@@ -114,12 +115,13 @@ def push(rundir: RunDir, request: PushRequest, note: Callable[[str], None] = lam
     return replace(result, url=f"{api.endpoint}/{options.repo_id}", **asdict(uploaded))
 
 
-def _resolve_options(request: PushRequest, plan: Plan) -> PushOptions:
+def resolve_options(request: PushRequest, hub: HubSection) -> PushOptions:
+    """Target and mode of a push; the defaults are those of the section ``hub`` of a recipe. Raises UsageError."""
     if request.create_pr and request.tag:
         raise UsageError("--tag with --create-pr: a pull request that is not merged yet has no commit to tag.")
     return PushOptions(
-        repo_id=_valid_repo_id(request.repo_id or plan.hub.repo_id),
-        private=plan.hub.private if request.private is None else request.private,
+        repo_id=_valid_repo_id(request.repo_id or hub.repo_id),
+        private=hub.private if request.private is None else request.private,
         revision=request.revision or "main",
         create_pr=request.create_pr,
         tag=request.tag,

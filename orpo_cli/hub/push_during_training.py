@@ -1,4 +1,4 @@
-"""Push during training (``training.push_to_hub``): in the background, and a failure never stops the run.
+"""Push during training (``training.push_to_hub``): in the background, and a failure never stops a run that has begun.
 
 The strategies are those of transformers: ``end`` pushes the result, ``every_save`` (the default) also the weights of every
 checkpoint, ``checkpoint`` also the complete last checkpoint as ``last-checkpoint``, ``all_checkpoints`` each one under its name.
@@ -21,11 +21,11 @@ from orpo_cli.atomic import atomic_write_text
 from orpo_cli.card.model_card import render_card
 from orpo_cli.card.run_contents import CARD_PATH, PushFile, RunPart, part_files
 from orpo_cli.checkpoint_manifest import MANIFEST
-from orpo_cli.errors import OrpoError, Problem
+from orpo_cli.errors import HubRefused, OrpoError, Problem, UsageError
 from orpo_cli.hub.hub_errors import translate_hub_errors
 from orpo_cli.hub.preflight import PushOptions, run_preflight
 from orpo_cli.hub.push import PushRequest, PushResult, push
-from orpo_cli.hub.push_record import read_base_license
+from orpo_cli.hub.push_record import read_base_license, write_base_license
 from orpo_cli.hub.retry import RetryPolicy, reset_client
 from orpo_cli.hub.upload import Upload
 from orpo_cli.plan.plan import Plan
@@ -45,18 +45,32 @@ class PushCallback(TrainerCallback):
         self.strategy = plan.training.get("hub_strategy", "every_save")
         self.always_push = bool(plan.training.get("hub_always_push"))
         self.options = PushOptions(plan.hub.repo_id, plan.hub.private, plan.training.get("hub_revision") or "main")
+        self.base = plan.model.model_name_or_path
         self.staging_folder = rundir.staging
         self.pending: queue.Queue[Path] = queue.Queue()
         self.worker: threading.Thread | None = None
 
-    def check_access(self) -> None:
-        """Check before the run whether the hub would accept its result, and warn if not."""
+    def check_access(self, *, resumed: bool) -> None:
+        """Check before the first step whether the hub would accept the result.
+
+        A push that the hub refuses is an error before a new run, because it would be refused after the training too. A resumed
+        run, and one whose hub cannot be reached, continues with a warning.
+        """
         try:
             retry = RetryPolicy(self.note, min(30.0, RetryPolicy(self.note).max_seconds))
             with translate_hub_errors(self.options.repo_id):
-                api, state, _ = run_preflight(self.rundir, self.options, retry, includes_base=self.plan.lora is None)
+                api, state, base_license = run_preflight(
+                    self.base, self.options, retry, includes_base=self.plan.lora is None
+                )
+                write_base_license(self.rundir, base_license)
                 if state.exists:
                     Upload(api, self.rundir, self.options, state, (), retry, is_complete=False).check_foreign_weights()
+        except (HubRefused, UsageError) as error:
+            if not resumed:
+                without = "To train without the push: --set training.push_to_hub=false."
+                remedy = " ".join(filter(None, (error.remedy, without)))
+                raise type(error)(f"training.push_to_hub: {error}", remedy=remedy) from error
+            self._warn_failed("before the run", error, "The run continues and tries again.")
         except Exception as error:
             self._warn_failed("before the run", error, "The run continues and tries again.")
         else:
@@ -141,7 +155,7 @@ class PushCallback(TrainerCallback):
         part: RunPart = "adapter" if self.plan.lora is not None else "model"
         retry = RetryPolicy(self.note)
         with translate_hub_errors(self.options.repo_id):
-            api, state, base_license = run_preflight(self.rundir, self.options, retry, includes_base=part == "model")
+            api, state, base_license = run_preflight(self.base, self.options, retry, includes_base=part == "model")
             base_license = base_license or read_base_license(self.rundir)
             card = render_card(self.rundir, parts=part, repo_id=self.options.repo_id, base_license=base_license)
             atomic_write_text(staged / CARD_PATH, card)

@@ -58,8 +58,8 @@ def read_base_license(rundir: RunDir) -> BaseLicense | None:
         return None
 
 
-def write_base_license(rundir: RunDir, base_license: BaseLicense) -> None:
-    """Write the license of the base, for cards that are rendered without network access."""
+def write_base_license(rundir: RunDir, base_license: BaseLicense | None) -> None:
+    """Write the license of the base, for cards that are rendered without network access; None: it is unknown."""
     document = rundir.read_pushes()
-    if document.get("base") != base_license.__dict__:
+    if base_license is not None and document.get("base") != base_license.__dict__:
         rundir.write_pushes({**document, "base": base_license.__dict__})

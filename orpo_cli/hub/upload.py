@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from orpo_cli.card.run_contents import PushFile
+from orpo_cli.digests import file_sha256
 from orpo_cli.errors import HubError, HubRefused, UsageError
 from orpo_cli.hub.preflight import PushOptions, RepoState
 from orpo_cli.hub.push_record import PushedBranch, git_blob_ids, read_pushed_branch, write_pushed_branch
@@ -61,6 +62,22 @@ class Upload:
             self._create_tag(uploaded.commit)
         return uploaded
 
+    def check(self) -> None:
+        """Raise the errors that ``run`` would raise before it sends a file. Nothing is sent or written."""
+        self.previous = read_pushed_branch(self.rundir, self.options.repo_id, self.options.revision)
+        self._check_tag()
+        if not self._has_branch():
+            if self.options.create_pr:
+                raise self._no_branch_error()
+            return
+        _, remote = self.retry.call("reading the repository", lambda: self._list_files(self.options.revision))
+        self._check_overwrites(remote, [file.path_in_repo for file in self.files if _differs(file, remote)])
+
+    @cached_property
+    def paths(self) -> frozenset[str]:
+        """The paths of the files in the repository."""
+        return frozenset(file.path_in_repo for file in self.files)
+
     @cached_property
     def digests(self) -> dict[str, list[str]]:
         """The digests by which the hub may identify each file: its sha256, and its git blob id if it is small."""
@@ -85,13 +102,23 @@ class Upload:
                 f"creating {options.repo_id}",
                 lambda: self.api.create_repo(options.repo_id, private=options.private, exist_ok=True),
             )
-        if revision == "main" or revision.startswith("refs/") or revision in self.state.branches:
+        if revision == "main" or self._has_branch():
             return
         if options.create_pr:
-            raise UsageError(f"{options.repo_id} has no branch {revision} to open a pull request against.")
+            raise self._no_branch_error()
         self.retry.call(
             f"creating the branch {revision}",
             lambda: self.api.create_branch(options.repo_id, branch=revision, exist_ok=True),
+        )
+
+    def _has_branch(self) -> bool:
+        """Whether the branch was there before this upload."""
+        return self.options.revision.startswith("refs/") or self.options.revision in self.state.branches
+
+    def _no_branch_error(self) -> UsageError:
+        return UsageError(
+            f"{self.options.repo_id} has no branch {self.options.revision} to open a pull request against.",
+            remedy="Check --revision.",
         )
 
     def _commit_changes(self, message: str) -> UploadResult:
@@ -162,7 +189,7 @@ class Upload:
 
     def _check_single_model(self, remote: dict[str, str]) -> None:
         """Raise HubRefused for a model and an adapter in one folder: transformers would load the adapter on its base."""
-        pushed = self.additions.keys()
+        pushed = self.paths
         remaining = {path for path in remote if path not in pushed and not self._is_obsolete(path, remote)}
         if (_ADAPTER_FILE in remaining and "config.json" in pushed) or (
             _ADAPTER_FILE in pushed and any(name in remaining for name in _MODEL_FILES)
@@ -177,7 +204,7 @@ class Upload:
         parts = {file.part for file in self.files}
         return (
             self.is_complete
-            and path not in self.additions
+            and path not in self.paths
             and self.previous.is_from_this_run(path, remote[path])
             and self.previous.parts.get(path) in parts
         )
@@ -256,3 +283,11 @@ class Upload:
             f"tagging {tag}",
             lambda: self.api.create_tag(self.options.repo_id, tag=tag, revision=commit, exist_ok=True),
         )
+
+
+def _differs(file: PushFile, remote: dict[str, str]) -> bool:
+    """Whether the repository has another content of the file. The card is written during the push, so it always differs."""
+    digest = remote.get(file.path_in_repo)
+    if digest is None or file.part == "card":
+        return digest is not None
+    return digest != file_sha256(file.source) and digest not in git_blob_ids(file.source)

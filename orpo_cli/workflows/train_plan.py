@@ -54,7 +54,7 @@ def train_plan(
             push = open_push(plan, rundir, console)
             if push is not None:
                 display.status("asking the hub for access")
-                push.check_access()
+                push.check_access(resumed=checkpoint is not None)
             with BaseDigests(source) as weights:
                 display.status("preparing pairs")
                 tokenizer = load_tokenizer(source, console.note)

@@ -157,7 +157,7 @@ def prepare_inputs(
 
     push = open_push(plan, rundir, console)
     if push is not None:
-        push.check_access()
+        push.check_access(resumed=checkpoint is not None)
     with BaseDigests(source) as weights:
         tokenizer = load_tokenizer(source, console.note)
         pairs = prepare_pairs(plan, tokenizer, console)

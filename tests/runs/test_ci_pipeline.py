@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.loopback_hub import LoopbackHub
+from support.loopback_hub import LoopbackHub, account
 from support.tiny import write_recipe
 
 from orpo_cli.rundir import RunDir
@@ -79,3 +79,15 @@ def test_the_pipeline_ends_with_the_code_of_the_step_that_failed(tmp_path: Path)
     assert done.returncode == 2
     assert "validate: exit code 2" in done.stderr
     assert done.stdout == ""
+
+
+def test_the_pipeline_trains_nothing_and_retries_nothing_if_the_hub_refuses_the_push(tmp_path: Path) -> None:
+    script, recipe = pipeline(tmp_path), write_recipe(tmp_path, steps=8)
+    with LoopbackHub() as hub:
+        hub.whoami = account("me", "read")
+        done = run(script, hub, recipe, REPO)
+        assert hub.count("GET", "whoami") == 1
+    assert done.returncode == 7, done.stderr
+    assert "push-to-hub: exit code 7" in done.stderr
+    assert "may read but not write" in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""`training.push_to_hub`: checkpoints and results are pushed during training, and a hub error never fails the run."""
+"""`training.push_to_hub`: the hub is asked before the first step; a hub error after it never fails the run."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def break_hub(hub: LoopbackHub, how: str) -> str:
     return {"500": "HTTP 500", "401": "HTTP 401", "cut": "connection", "nonsense": "KeyError"}[how]
 
 
-@pytest.mark.parametrize("how", ["role", "gone", "foreign", "500", "401", "cut", "nonsense"])
+@pytest.mark.parametrize("how", ["gone", "500", "401", "cut", "nonsense"])
 def test_a_broken_hub_never_fails_the_run(tmp_path, orpo_here, hub, how):
     word = break_hub(hub, how)
     training = {} if how == "cut" else {"save_strategy": "no", "save_steps": None}
@@ -104,13 +104,36 @@ def test_a_broken_hub_never_fails_the_run(tmp_path, orpo_here, hub, how):
     assert word in done.stderr
     assert "[hub-push-failed]" in done.stderr
     assert f"`orpo push-to-hub {tmp_path / 'run'} {REPO}` pushes the run when it is done." in done.stderr
-    early = how in ("role", "gone", "foreign")
-    assert ("before the run: " in done.stderr) is early
+    assert ("before the run: " in done.stderr) is (how == "gone")
     run = RunDir(tmp_path / "run")
     assert run.read_run()["status"] == "finished"
     assert run.read_run()["hub"]["error"]
     assert adapter_bytes(run)
     assert TOKEN not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("how", ["role", "foreign"])
+def test_a_hub_that_refuses_the_push_ends_a_new_run_before_its_first_step(tmp_path, orpo_here, hub, how):
+    word = break_hub(hub, how)
+    recipe = pushing_recipe(tmp_path, save_strategy="no", save_steps=None)
+    done = orpo_here("train", recipe, "--json")
+    assert done.returncode == 7, done.stderr
+    assert word in done.stderr
+    assert "--set training.push_to_hub=false" in done.stderr
+    assert not (tmp_path / "run").exists()
+    assert hub.count("POST") == 0
+    assert orpo_here("train", recipe, "--set", "training.push_to_hub=false").returncode == 0
+
+
+def test_a_resumed_run_trains_on_although_the_hub_refuses_the_push(tmp_path, orpo_here, hub):
+    recipe = pushing_recipe(tmp_path, save_before="0:00:01")
+    assert orpo_here("train", recipe).returncode == 130
+    hub.whoami = account("me", "read")
+    done = orpo_here("train", recipe, "--resume", "auto", "--set", "training.save_before=null")
+    assert done.returncode == 0, done.stderr
+    assert "before the run: " in done.stderr
+    assert "may read but not write" in done.stderr
+    assert RunDir(tmp_path / "run").read_run()["status"] == "finished"
 
 
 def test_an_interruption_is_recorded_before_the_wait_for_a_push(tmp_path, orpo_here, hub, monkeypatch):
@@ -128,12 +151,12 @@ def test_an_interruption_is_recorded_before_the_wait_for_a_push(tmp_path, orpo_h
     assert seen == ["interrupted"]
 
 
-def test_a_run_without_a_token_warns_first_and_trains(tmp_path, orpo_here, hub, monkeypatch):
+def test_a_run_without_a_token_ends_before_any_request(tmp_path, orpo_here, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     done = orpo_here("train", pushing_recipe(tmp_path, save_strategy="no", save_steps=None))
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.index("no hub token") < done.stderr.index("trained 3 steps")
+    assert done.returncode == 7, done.stderr
+    assert "no hub token" in done.stderr
     assert hub.requests == []
 
 

@@ -11,9 +11,10 @@ _INLINE = re.compile(r"([\\`*\[\]|])")
 
 
 def public_path(path: object) -> str:
-    """A path or an id for readers elsewhere: of an absolute path the name of the file."""
+    """A path or an id for readers elsewhere: of a path on this machine the name of the file."""
     text = str(path or "")
-    return PurePath(text).name if PurePath(text).is_absolute() else text
+    is_local = PurePath(text).is_absolute() or text.startswith(("~", "file:"))
+    return PurePath(text).name if is_local else text
 
 
 def escape_text(value: object) -> str:

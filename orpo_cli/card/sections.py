@@ -129,8 +129,8 @@ def license_section(plan: Plan, base_license: BaseLicense | None, license_accept
     """License and terms of the base; empty if they are unknown."""
     if base_license is None or (base_license.license is None and not base_license.gated):
         return ""
-    base = plan.model.model_name_or_path
-    link = f"[{base}](https://huggingface.co/{base})" if hub_id(base) else code_span(base)
+    base = public_path(plan.model.model_name_or_path)
+    link = f"[{base}](https://huggingface.co/{base})" if hub_id(plan.model.model_name_or_path) else code_span(base)
     sentences = []
     if base_license.license:
         name = code_span(base_license.license_name or base_license.license)

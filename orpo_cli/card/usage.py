@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from pathlib import PurePath
 
-from orpo_cli.card.markdown import code_block, code_span
+from orpo_cli.card.markdown import code_block, code_span, public_path
 from orpo_cli.card.run_contents import RunPart, part_folder, path_prefix
+from orpo_cli.model.model_source import PACKAGE_PREFIX
 from orpo_cli.plan.plan import Plan
 from orpo_cli.rundir import RunDir
 
@@ -42,14 +44,27 @@ tokenizer = AutoTokenizer.from_pretrained({json.dumps(name, ensure_ascii=False)}
 
 def _peft(rundir: RunDir, plan: Plan, name: str, subfolder: str) -> str:
     argument = f', subfolder="{subfolder}"' if subfolder else ""
-    base = json.dumps(plan.model.model_name_or_path, ensure_ascii=False)
+    base = json.dumps(_base_to_load(plan), ensure_ascii=False)
     load = f"""from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained({base}, dtype="auto")
 model = PeftModel.from_pretrained(model, {json.dumps(name, ensure_ascii=False)}{argument})
 tokenizer = AutoTokenizer.from_pretrained({json.dumps(name, ensure_ascii=False)}{argument})"""
-    return f"The adapter on its base, with peft:\n\n{_python(load, _has_chat_template(rundir, 'adapter'))}"
+    code = _python(load, _has_chat_template(rundir, "adapter"))
+    copy = " (replace the path by that of your copy of the base)" if _is_on_this_machine(plan) else ""
+    return f"The adapter on its base, with peft{copy}:\n\n{code}"
+
+
+def _base_to_load(plan: Plan) -> str:
+    """The base in the code of a card. A path on this machine, or in a Python package, is replaced by one to fill in."""
+    base = plan.model.model_name_or_path
+    return f"path/to/{PurePath(base).name}" if _is_on_this_machine(plan) else base
+
+
+def _is_on_this_machine(plan: Plan) -> bool:
+    base = plan.model.model_name_or_path
+    return public_path(base) != base or base.startswith(PACKAGE_PREFIX)
 
 
 def _python(load: str, chat: bool) -> str:
@@ -80,7 +95,7 @@ def _vllm_adapter(plan: Plan, name: str) -> str:
         return "vLLM does not support this kind of adapter: merge it into its base first (`orpo merge`)."
     rank = next((each for each in VLLM_RANKS if each >= lora.r), VLLM_RANKS[-1])
     served = name.rpartition("/")[2]
-    base, module = shlex.quote(plan.model.model_name_or_path), shlex.quote(f"{served}={name}")
+    base, module = shlex.quote(_base_to_load(plan)), shlex.quote(f"{served}={name}")
     command = f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {module}"
     return f"With vLLM:\n\n{code_block(command, 'sh')}"
 

@@ -11,6 +11,7 @@ import pytest
 from huggingface_hub import ModelCard
 from support.card_run import HUB_MODEL, make_card_run
 
+from orpo_cli.card.base_license import BaseLicense
 from orpo_cli.card.model_card import render_card
 from orpo_cli.recipe.schema import LoraSection
 from orpo_cli.rundir import RunDir
@@ -77,6 +78,23 @@ def test_names_are_escaped_in_markup_and_code(tmp_path):
     assert base in strings
     (command,) = [line for line in card.splitlines() if line.startswith("vllm serve")]
     assert shlex.split(command)[2] == base
+
+
+def test_a_card_has_no_path_of_this_machine(tmp_path):
+    section = HUB_MODEL.model_copy(update={"model_name_or_path": str(tmp_path / "models" / "base-1b")})
+    recipe = f"model:\n  model_name_or_path: {tmp_path}/models/base-1b\ndataset:\n  train: {{path: ~/pairs.jsonl}}\n"
+    run = make_card_run(tmp_path / "run", recipe=recipe, model=section)
+    run.original_recipe.write_text(recipe)
+    report = json.loads(run.data_report.read_text())
+    report["sources"][0] |= {"path": f"{tmp_path}/pairs.jsonl", "location": f"{tmp_path}/pairs.jsonl"}
+    run.data_report.write_text(json.dumps(report))
+    card = render_card(run, parts="adapter", repo_id="me/mine", base_license=BaseLicense("mit"))
+    assert str(tmp_path) not in card
+    assert "~/" not in card
+    assert "A LoRA adapter for `base-1b`" in card
+    assert 'AutoModelForCausalLM.from_pretrained("path/to/base-1b"' in card
+    assert "vllm serve path/to/base-1b" in card
+    assert "replace the path by that of your copy" in card
 
 
 def test_each_usage_example_has_the_names_of_its_part(tmp_path, run):

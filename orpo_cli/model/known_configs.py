@@ -8,6 +8,8 @@ has precedence.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,3 +26,34 @@ def known_config(name: str) -> PreTrainedConfig | None:
     from transformers import AutoConfig
 
     return AutoConfig.for_model(**CONFIGS[name])
+
+
+# Architectures of models whose name does not contain the name that transformers has for it.
+OTHER_NAMES = {
+    "pythia": "gpt_neox",
+    "zephyr": "mistral",
+    "starling": "mistral",
+    "smollm2": "llama",
+    "tinyllama": "llama",
+}
+DEFAULT_MODEL_TYPE = "llama"
+
+
+def guess_model_type(name: str) -> str:
+    """The architecture of the hub model ``name`` by its name, as transformers calls it: qwen2 for Qwen/Qwen2.5-7B, else llama.
+
+    Only a smoke run without a network uses it.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN_TYPES
+
+    repository = name.rpartition("/")[2].lower()
+    words = re.findall(r"[a-z0-9]+", repository)
+    tails = ["".join(words[index:]) for index in range(len(words))]  # a type begins with a word of the name
+    types = {_letters(each.removesuffix("_text")): each for each in sorted(KNOWN_TYPES)} | OTHER_NAMES
+    matching: Iterable[str] = (each for each in types if any(tail.startswith(each) for tail in tails))
+    longest = max(matching, key=len, default=None)
+    return DEFAULT_MODEL_TYPE if longest is None else types[longest]
+
+
+def _letters(model_type: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", model_type)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orpo_cli.errors import HubError, MachineError
+from orpo_cli.errors import HubError, HubRefused, MachineError
 from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
-from orpo_cli.model.known_configs import known_config
+from orpo_cli.model.known_configs import guess_model_type, known_config
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.rope_scaling import apply_rope_scaling
 from orpo_cli.model.shrink_config import shrink_config
@@ -16,7 +17,7 @@ from orpo_cli.model.tokenizer import load_tokenizer, resolve_chat_template
 from orpo_cli.recipe.schema import ModelSection
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # Tokens of the built-in templates that mark turns. `<s>`, `</s>` and `<pad>` are added apart.
 TURN_MARKERS = sorted(
@@ -24,38 +25,34 @@ TURN_MARKERS = sorted(
 )
 
 
-def save_tiny_base(source: ModelSource[ModelSection], folder: Path) -> tuple[PreTrainedConfig, list[str]]:
+@dataclass(frozen=True)
+class TinyBase:
+    """What was written. ``replaced``: a sentence for each replaced part. ``modules``: the names of its modules.
+
+    ``is_guess``: the architecture is the one that the name of the model suggests.
+    """
+
+    config: PreTrainedConfig
+    replaced: list[str]
+    modules: tuple[str, ...]
+    is_guess: bool
+
+
+def save_tiny_base(source: ModelSource[ModelSection], folder: Path) -> TinyBase:
     """Write a tiny random model of the architecture of ``source`` to ``folder``, with its tokenizer.
 
-    Returns its configuration, and a sentence for each replaced part. Raises HubError if the hub cannot be reached and the
-    configuration is not in this package, MachineError if the model cannot be made small, and the errors of ``source``.
+    Without the hub, a configuration of this package or one by the name of the model replaces that of the model. Raises HubRefused if
+    the hub refuses it and this package does not know it, MachineError if the model cannot be made small, and the errors of ``source``.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
     section, replaced = source.section, []
     try:
         tokenizer = load_tokenizer(source)
     except HubError as error:
         tokenizer = byte_tokenizer(section)
         replaced.append(f"tokenizer: one token a byte. {error.message}")
-    try:
-        config = source.config()
-    except HubError as error:
-        known = known_config(section.model_name_or_path)
-        if known is None:
-            raise
-        config = apply_rope_scaling(known, section)
-        replaced.append(f"configuration: the one that orpo-cli knows {section.model_name_or_path} has. {error.message}")
-    try:
-        small = shrink_config(config, tokenizer)
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(small, trust_remote_code=section.trust_remote_code)
-    except (AttributeError, ValueError, RuntimeError) as error:  # an unusual configuration lacks expected attributes
-        raise MachineError(
-            f"a small {config.model_type} model cannot be made: {error}",
-            remedy="Try the recipe on the real model instead: --set training.max_steps=2",
-        ) from error
+    config, change, is_guess = _config_or_replacement(source)
+    replaced += change
+    small, model = _tiny_model(config, tokenizer, section)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     width, layers = (
@@ -63,7 +60,44 @@ def save_tiny_base(source: ModelSource[ModelSection], folder: Path) -> tuple[Pre
         for name in ("hidden_size", "num_hidden_layers")
     )
     replaced.insert(0, f"weights: random, of a {type(model).__name__} with width {width} and layers {layers}")
-    return small, replaced
+    return TinyBase(small, replaced, tuple(name for name, _ in model.named_modules()), is_guess)
+
+
+def _config_or_replacement(source: ModelSource[ModelSection]) -> tuple[PreTrainedConfig, list[str], bool]:
+    """(configuration, sentence if it is not that of the model, whether its architecture is a guess)."""
+    from transformers import AutoConfig
+
+    section = source.section
+    name = section.model_name_or_path
+    try:
+        return source.config(), [], False
+    except HubError as error:
+        known = known_config(name)
+        if known is not None:
+            replaced = f"configuration: the one that orpo-cli knows {name} has. {error.message}"
+            return apply_rope_scaling(known, section), [replaced], False
+        if isinstance(error, HubRefused):
+            raise
+        guess = guess_model_type(name)
+        replaced = f"architecture: {guess}, by the name of the model; the real one may differ. {error.message}"
+        return apply_rope_scaling(AutoConfig.for_model(guess), section), [replaced], True
+
+
+def _tiny_model(
+    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, section: ModelSection
+) -> tuple[PreTrainedConfig, PreTrainedModel]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        small = shrink_config(config, tokenizer)
+        torch.manual_seed(0)
+        return small, AutoModelForCausalLM.from_config(small, trust_remote_code=section.trust_remote_code)
+    except (AttributeError, ValueError, RuntimeError) as error:  # an unusual configuration lacks expected attributes
+        raise MachineError(
+            f"a small {config.model_type} model cannot be made: {error}",
+            remedy="Try the recipe on the real model instead: --set training.max_steps=2",
+        ) from error
 
 
 def byte_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,18 @@ MAX_BATCH = 2  # pairs of a micro-batch and micro-batches of a step, at most
 Changes = dict[str, tuple[Any, str]]  # the dotted name of a replaced value: the new value, and the reason
 
 
-def smoke_plan(plan: Plan, *, base: Path, layers: int, pairs: Path | None, output_dir: Path) -> Plan:
+def smoke_plan(
+    plan: Plan, *, base: Path, layers: int, modules: Sequence[str] | None, pairs: Path | None, output_dir: Path
+) -> Plan:
     """``plan`` with a tiny model and a few pairs, for two steps, in one process; every change has its reason.
 
-    ``base``: the folder of the tiny model, which has so many ``layers``. ``pairs``: a folder with train.jsonl and eval.jsonl,
-    where the recipe's pairs cannot be read.
+    ``base``: the folder of the tiny model, which has so many ``layers``. ``modules``: the names of its modules, where it may not have
+    those that the recipe names. ``pairs``: a folder with train.jsonl and eval.jsonl, where the recipe's pairs cannot be read.
     """
     changes: Changes = {
         "output_dir": (str(output_dir), "removed at the end"),
         **_model(plan.model, str(base)),
-        **_lora(plan.lora, layers),
+        **_lora(plan.lora, layers, modules),
         **_dataset(plan, pairs),
         **_training(plan.training),
         **_launch(plan),
@@ -62,7 +66,7 @@ def _model(model: ModelPlan, base: str) -> Changes:
     }
 
 
-def _lora(lora: LoraSection | None, layers: int) -> Changes:
+def _lora(lora: LoraSection | None, layers: int, modules: Sequence[str] | None) -> Changes:
     changes: Changes = {}
     if lora is not None and lora.layer_replication is not None:
         changes["lora.layer_replication"] = (None, "the small model has other layers")
@@ -71,7 +75,34 @@ def _lora(lora: LoraSection | None, layers: int) -> Changes:
         existing = [index for index in indexes if index < layers] or [layers - 1]
         if existing != indexes:
             changes["lora.layers_to_transform"] = (existing, f"the small model has {layers} layers")
+    if lora is not None and modules is not None:
+        changes |= _modules_that_exist(lora, modules)
     return changes
+
+
+def _modules_that_exist(lora: LoraSection, modules: Sequence[str]) -> Changes:
+    """Replacements for names of modules that the small model does not have."""
+    changes: Changes = {}
+    reason = "the small model has other modules"
+    targets = lora.target_modules
+    if targets != "all-linear" and not all(_exists(each, modules) for each in _names(targets)):
+        changes["lora.target_modules"] = ("all-linear", reason)
+    for name in ("exclude_modules", "target_parameters"):
+        if getattr(lora, name) is not None:
+            changes[f"lora.{name}"] = (None, reason)
+    if lora.modules_to_save and not all(_exists(each, modules) for each in lora.modules_to_save):
+        existing = [each for each in lora.modules_to_save if _exists(each, modules)]
+        changes["lora.modules_to_save"] = (existing or None, reason)
+    return changes
+
+
+def _names(targets: str | list[str]) -> list[str]:
+    return [targets] if isinstance(targets, str) else targets
+
+
+def _exists(target: str, modules: Sequence[str]) -> bool:
+    """Whether a module has this name, or its dotted path matches this regular expression, as in PEFT."""
+    return any(each == target or each.endswith(f".{target}") or re.fullmatch(target, each) for each in modules)
 
 
 def _dataset(plan: Plan, pairs: Path | None) -> Changes:

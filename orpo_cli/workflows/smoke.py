@@ -46,13 +46,19 @@ def smoke_recipe(recipe: str, overrides: Sequence[str] | None, console: Console,
     plan, source, *_ = build_plan(loaded, console, to_train=False, strict=strict)
     started = time.monotonic()
     with _temporary_folder(console) as folder:
-        config, model_changes = save_tiny_base(source, folder / "base")
+        tiny = save_tiny_base(source, folder / "base")
         pairs, pair_changes = _replace_unreachable_pairs(plan, folder, console)
-        replaced = [*model_changes, *pair_changes]
+        replaced = [*tiny.replaced, *pair_changes]
         for change in replaced:
             console.note(f"--smoke: {change}")
-        layers = config.get_text_config().num_hidden_layers
-        tiny_plan = smoke_plan(plan, base=folder / "base", layers=layers, pairs=pairs, output_dir=folder / "run")
+        tiny_plan = smoke_plan(
+            plan,
+            base=folder / "base",
+            layers=tiny.config.get_text_config().num_hidden_layers,
+            modules=tiny.modules if tiny.is_guess else None,
+            pairs=pairs,
+            output_dir=folder / "run",
+        )
         for path, value, _, reason in plan_lines(tiny_plan.to_document()):
             if reason.startswith("--smoke"):
                 console.note(f"  {path} = {value}  ({reason})")

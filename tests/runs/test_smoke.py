@@ -89,10 +89,24 @@ def test_data_without_a_usable_pair_exits_4_and_keeps_the_folder(tmp_path: Path,
     assert (left[0] / "base" / "config.json").is_file()
 
 
-def test_an_unreachable_architecture_is_an_error(tmp_path: Path, smoke: Any) -> None:
-    done, _ = smoke(write_recipe(tmp_path), "--set", "model.model_name_or_path=someone/their-model")
-    assert done.returncode == 6
-    assert "someone/their-model is not on this machine" in done.stderr
+@pytest.mark.parametrize(
+    ("model", "architecture", "settings"),
+    [
+        ("someone/their-model", "llama", []),
+        ("EleutherAI/pythia-1b", "gpt_neox", ["lora.target_modules=[query_key_value, dense]"]),
+        ("someone/Qwen2.5-7B-tuned", "qwen2", ["lora.target_modules=[Wqkv]", "lora.modules_to_save=[wte, lm_head]"]),
+    ],
+)
+def test_without_the_hub_the_name_of_a_model_gives_its_architecture(
+    tmp_path: Path, smoke: Any, model: str, architecture: str, settings: list[str]
+) -> None:
+    changes = [part for each in [f"model.model_name_or_path={model}", *settings] for part in ("--set", each)]
+    done, left = smoke(write_recipe(tmp_path), *changes)
+    assert done.returncode == 0, done.stderr
+    assert f"architecture: {architecture}, by the name of the model" in done.stderr
+    assert done.stdout.endswith("; replaced: weights, tokenizer, architecture\n")
+    assert ("lora.target_modules = all-linear" in done.stderr) == ("Wqkv" in str(settings))
+    assert left == []
 
 
 def test_an_architecture_that_cannot_be_shrunk_exits_3(tmp_path: Path, smoke: Any) -> None:

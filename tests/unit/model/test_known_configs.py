@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orpo_cli.model.known_configs import CONFIGS
+from orpo_cli.model.known_configs import CONFIGS, guess_model_type
 from orpo_cli.model.model_facts import known_facts
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema import ModelSection
@@ -53,3 +53,24 @@ def test_a_model_that_is_not_known_has_no_facts() -> None:
 def test_the_hub_models_of_all_shipped_recipes_are_known() -> None:
     models = {load_recipe(recipe.name).recipe.model.model_name_or_path for recipe in shipped_recipes()}
     assert {name for name in models if not name.startswith("package://")} <= CONFIGS.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "model_type"),
+    [
+        ("Qwen/Qwen2.5-7B-Instruct", "qwen2"),
+        ("Qwen/Qwen3-0.6B", "qwen3"),
+        ("meta-llama/Llama-3.2-1B", "llama"),
+        ("mistralai/Mistral-7B-v0.3", "mistral"),
+        ("google/gemma-2-9b", "gemma2"),
+        ("google/gemma-3-4b-it", "gemma3_text"),
+        ("microsoft/Phi-3-mini-4k-instruct", "phi3"),
+        ("EleutherAI/pythia-410m", "gpt_neox"),
+        ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "llama"),
+        ("allenai/OLMo-2-1124-7B", "olmo2"),
+        ("gpt2", "gpt2"),
+        ("someone/digital-assistant", "llama"),  # "git" is a type too, but not the beginning of a word here
+    ],
+)
+def test_the_name_of_a_model_suggests_its_architecture(name: str, model_type: str) -> None:
+    assert guess_model_type(name) == model_type

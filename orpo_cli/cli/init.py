@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from orpo_cli.atomic import atomic_write_text
+from orpo_cli.cli.completion import complete_shipped
 from orpo_cli.cli.options import Force, Json, Quiet
 from orpo_cli.recipe.source.shipped_recipes import shipped_recipe
 from orpo_cli.report.console import Console
-from orpo_cli.workflows.init import new_recipe_text
+from orpo_cli.workflows.init import data_files_to_copy, new_recipe_text
 from orpo_cli.workflows.output_file import check_output_file
 
 
@@ -20,7 +21,12 @@ def command(
     name: Annotated[str, typer.Argument(metavar="[NAME]", help="Name of the recipe and of its run.")] = "recipe",
     shipped: Annotated[
         str | None,
-        typer.Option("--from", metavar="SHIPPED", help="Shipped recipe to copy (`orpo recipes` lists them)."),
+        typer.Option(
+            "--from",
+            metavar="SHIPPED",
+            autocompletion=complete_shipped,
+            help="Shipped recipe to copy, with its data (`orpo recipes` lists them).",
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write; default: NAME.yaml.")
@@ -42,12 +48,20 @@ def command(
     console = Console(quiet=quiet, as_json=as_json)
     name = re.sub(r"\.ya?ml$", "", name)
     path, name = output or Path(f"{name}.yaml"), Path(name).name
-    text = new_recipe_text(name, path, shipped_recipe(shipped) if shipped else None, model, data)
+    source = shipped_recipe(shipped) if shipped else None
+    text = new_recipe_text(name, source, model, data)
     check_output_file(path, overwrite=force, option="NAME or --output")
+    copies = data_files_to_copy(source, path, overwrite=force) if source and not data else {}
+    for file, copy in copies.items():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(copy, file.read_text(encoding="utf-8"))
+        console.note(f"copied {copy}")
     atomic_write_text(path, text)
     console.result(f"wrote {path}")
     console.note(
         f"Next:\n  orpo validate {path}    reports every error, with its line\n"
         f"  orpo plan {path}        shows every decided value, with the reason\n  orpo train {path}"
     )
-    console.document({"status": "ok", "path": path, "name": name})
+    console.document(
+        {"status": "ok", "path": path, "name": name, **({"data": list(copies.values())} if copies else {})}
+    )

@@ -17,7 +17,7 @@ START_RECIPE = Path(__file__).with_name("start_recipe.yaml").read_text(encoding=
 KeyPath = tuple[str, ...]  # ("dataset", "train", "path")
 
 
-def new_recipe_text(name: str, target: Path, shipped: ShippedRecipe | None, model: str | None, data: str | None) -> str:
+def new_recipe_text(name: str, shipped: ShippedRecipe | None, model: str | None, data: str | None) -> str:
     """The text of a new recipe: template or shipped recipe, with its comments, and the user's values filled in.
 
     Raises UsageError for an empty value.
@@ -34,23 +34,32 @@ def new_recipe_text(name: str, target: Path, shipped: ShippedRecipe | None, mode
         changes[("dataset", "eval")] = "test_size: 0.05"
     elif data:
         changes[("dataset", "train", "path")] = _scalar(data)
-    elif shipped:
-        changes |= _relative_data_paths(shipped, target)
     return _replace_values(text, changes)
 
 
-def _relative_data_paths(shipped: ShippedRecipe, target: Path) -> dict[KeyPath, str]:
-    """Data files next to a shipped recipe, by the path from the copy to them."""
-    dataset = yaml.safe_load(shipped.text())["dataset"]
-    paths: dict[KeyPath, str] = {}
-    for part in ("train", "eval"):
-        source = dataset.get(part)
-        file = shipped.path.parent / source["path"] if isinstance(source, dict) and "path" in source else None
-        if file is not None and file.is_file():
-            below = file.is_relative_to(target.resolve().parent)
-            shown_path = file.relative_to(target.resolve().parent) if below else file
-            paths[("dataset", part, "path")] = _scalar(shown_path.as_posix())
-    return paths
+def data_files_to_copy(shipped: ShippedRecipe, target: Path, *, overwrite: bool) -> dict[Path, Path]:
+    """Data files of a shipped recipe, each with its place beside the copy ``target``: the copy needs no file of the package.
+
+    Files that are there already with the same content are left out. Raises UsageError for other content without ``overwrite``.
+    """
+    copies: dict[Path, Path] = {}
+    for name in _source_paths(yaml.safe_load(shipped.text())["dataset"]):
+        file, copy = shipped.path.parent / name, target.parent / name
+        if not file.is_file() or (copy.is_file() and copy.read_bytes() == file.read_bytes()):
+            continue
+        if copy.exists() and not overwrite:
+            raise UsageError(
+                f"{copy} exists already, and is not the data of {shipped.name}.",
+                remedy="Write the recipe to another folder (--output), give your data (--data), or add --force.",
+            )
+        copies[file] = copy
+    return copies
+
+
+def _source_paths(dataset: dict[str, Any]) -> list[str]:
+    parts = [dataset.get(part) for part in ("train", "eval")]
+    sources = [source for part in parts for source in (part if isinstance(part, list) else [part])]
+    return [source["path"] for source in sources if isinstance(source, dict) and "path" in source]
 
 
 def _replace_values(text: str, changes: dict[KeyPath, str]) -> str:

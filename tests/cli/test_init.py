@@ -97,7 +97,7 @@ def test_init_in_a_folder_without_permission_exits_3(tmp_path, orpo):
 def test_init_from_a_shipped_recipe_keeps_its_comments_and_validates(name, tmp_path):
     shipped = shipped_recipe(name)
     file = tmp_path / "copy.yaml"
-    file.write_text(new_recipe_text("copy", file, shipped, None, None))
+    file.write_text(new_recipe_text("copy", shipped, None, None))
     assert [line for line in shipped.text().splitlines()[1:] if line.startswith("#")] == [
         line for line in file.read_text().splitlines() if line.startswith("#")
     ]
@@ -109,7 +109,7 @@ def test_init_from_a_shipped_recipe_keeps_its_comments_and_validates(name, tmp_p
 @pytest.mark.parametrize("name", SHIPPED)
 def test_init_from_a_shipped_recipe_with_other_data_keeps_nothing_of_its_dataset(name, tmp_path):
     file = tmp_path / "copy.yaml"
-    file.write_text(new_recipe_text("copy", file, shipped_recipe(name), "some/model", "pairs.jsonl"))
+    file.write_text(new_recipe_text("copy", shipped_recipe(name), "some/model", "pairs.jsonl"))
     recipe = load_recipe(str(file)).recipe
     assert recipe.model.model_name_or_path == "some/model"
     assert [source.model_dump(exclude_defaults=True) for source in recipe.dataset.train] == [{"path": "pairs.jsonl"}]
@@ -117,12 +117,35 @@ def test_init_from_a_shipped_recipe_with_other_data_keeps_nothing_of_its_dataset
     assert getattr(recipe.dataset.eval, "test_size", None) == held_out
 
 
-def test_a_copy_of_the_quickstart_finds_its_pairs_from_any_folder(tmp_path, orpo):
-    file = tmp_path / "copy.yaml"
-    file.write_text(new_recipe_text("copy", file, shipped_recipe("quickstart"), None, None))
-    dataset = load_recipe(str(file)).recipe.dataset
+def test_a_copy_of_a_shipped_recipe_has_its_data_and_needs_no_file_of_the_package(tmp_path, orpo_here, monkeypatch):
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    done = orpo_here("init", "mine", "--from", "quickstart", "--json")
+    assert done.returncode == 0, done.stderr
+    moved = (tmp_path / "project").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    text, shipped = (moved / "mine.yaml").read_text(), shipped_recipe("quickstart")
+    assert str(shipped.path.parent) not in text
+    dataset = load_recipe(str(moved / "mine.yaml")).recipe.dataset
     for source in (dataset.train[0], dataset.eval[0]):
-        assert (tmp_path / source.path).is_file()
+        assert (moved / source.path).read_bytes() == (shipped.path.parent / source.path).read_bytes()
+        assert source.path in json.loads(done.stdout)["data"]
+
+
+def test_data_of_a_shipped_recipe_replaces_no_other_file(tmp_path, orpo_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert orpo_here("init", "first", "--from", "quickstart").returncode == 0
+    assert "copied" not in orpo_here("init", "second", "--from", "quickstart").stderr
+    name = load_recipe("first.yaml").recipe.dataset.train[0].path
+    (tmp_path / name).write_text("mine")
+    done = orpo_here("init", "third", "--from", "quickstart")
+    assert done.returncode == 2
+    assert name in done.stderr
+    assert "--data" in done.stderr
+    assert (tmp_path / name).read_text() == "mine"
+    assert not (tmp_path / "third.yaml").exists()
+    assert orpo_here("init", "third", "--from", "quickstart", "--force").returncode == 0
+    assert (tmp_path / name).read_text() != "mine"
 
 
 @pytest.mark.parametrize(
@@ -130,5 +153,5 @@ def test_a_copy_of_the_quickstart_finds_its_pairs_from_any_folder(tmp_path, orpo
 )
 def test_a_path_with_any_characters_is_read_back_unchanged(value, tmp_path):
     file = tmp_path / "x.yaml"
-    file.write_text(new_recipe_text("x", file, None, None, value), encoding="utf-8")
+    file.write_text(new_recipe_text("x", None, None, value), encoding="utf-8")
     assert load_recipe(str(file)).recipe.dataset.train[0].path == value

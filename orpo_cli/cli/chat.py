@@ -30,7 +30,7 @@ def command(
     [bold]Examples[/bold]
 
       orpo chat runs/quickstart --compare
-      orpo chat runs/quickstart --system "Answer in one sentence." --temperature 0.7
+      orpo chat runs/quickstart --system "Answer briefly." --temperature 0.7
       printf 'Hello!\\nWhy is the sky blue?\\n' | orpo chat runs/quickstart
     """
     console = Console(quiet=quiet)

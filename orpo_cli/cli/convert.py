@@ -66,7 +66,7 @@ def command(
 
       orpo convert mistral-qlora-orpo.yml -o mistral.yaml
       orpo convert qwen_lora_orpo.yaml | orpo plan -
-      orpo convert printed.txt --model mistralai/Mistral-7B-v0.1 --dataset pairs.jsonl
+      orpo convert printed.txt --model facebook/opt-1.3b --dataset pairs.jsonl
       orpo convert train.yaml --accelerate-config fsdp.yaml -o full.yaml
       orpo convert train.sh --json
     """

@@ -52,7 +52,7 @@ def command(
 
       orpo eval runs/quickstart
       orpo eval runs/quickstart --data other-pairs.jsonl --json
-      orpo eval HuggingFaceTB/SmolLM2-135M-Instruct --data pairs.jsonl --max-samples 200
+      orpo eval Qwen/Qwen3-0.6B --data pairs.jsonl --max-samples 200
     """
     from orpo_cli.evaluation.eval_target import find_run, open_eval_target
     from orpo_cli.evaluation.evaluate import evaluate, record_evaluation

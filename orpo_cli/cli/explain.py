@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from orpo_cli.cli.completion import complete_code
 from orpo_cli.cli.options import Json
 from orpo_cli.recipe.explanations import problem_codes, read_explanation
 from orpo_cli.report.console import Console
@@ -13,7 +14,12 @@ from orpo_cli.report.console import Console
 
 def command(
     code: Annotated[
-        str | None, typer.Argument(metavar="CODE", help="The code at the end of a message; without it, list all codes.")
+        str | None,
+        typer.Argument(
+            metavar="CODE",
+            autocompletion=complete_code,
+            help="The code at the end of a message; without it, list all codes.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -9,6 +9,7 @@ import typer
 from rich.filesize import decimal
 
 from orpo_cli.cli.choices import ExportFormatChoice, GgufTypeChoice
+from orpo_cli.cli.completion import complete_run_or_model
 from orpo_cli.cli.options import Json, Quiet
 from orpo_cli.recipe.schema import Dtype
 from orpo_cli.report.console import Console
@@ -16,7 +17,14 @@ from orpo_cli.workflows.remote_code import warn_about_remote_code
 
 
 def command(
-    target: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="Run directory, or folder of a full model.")],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN_OR_MODEL",
+            autocompletion=complete_run_or_model,
+            help="Run directory, or folder of a full model.",
+        ),
+    ],
     formats: Annotated[
         list[ExportFormatChoice] | None,
         typer.Option("--format", help="Format to write; repeatable; default: export.formats of the recipe."),

@@ -19,6 +19,8 @@ import typer
 from typer.main import get_command
 
 from orpo_cli import __version__, interruption
+from orpo_cli.cli.completion import use_own_bash_script, words_to_complete
+from orpo_cli.cli.help_page import hide_flag_types
 from orpo_cli.cli.reexec import reexec_with_environment
 from orpo_cli.cli.standard_streams import lost_output, output_is_closed, protect_standard_streams
 from orpo_cli.control_characters import escape_controls
@@ -195,7 +197,7 @@ def _run_command() -> tuple[int, OrpoError | None]:
         # Typer.__call__ would replace sys.excepthook. The command returns the code of a typer.Exit, and 130 for Ctrl-C.
         _check_address_space()
         _check_output()
-        code = get_command(_import_called_command())(standalone_mode=False)
+        code = hide_flag_types(get_command(_import_called_command()))(standalone_mode=False)
         if code == Interrupted.exit_code:
             raise KeyboardInterrupt
         interruption.raise_if_requested()
@@ -286,8 +288,9 @@ def _code_of_output(code: int) -> int:
 def _import_called_command() -> typer.Typer:
     """The app with the called command. The garbage collector is off while it is imported, because imports make no garbage."""
     gc.disable()
+    use_own_bash_script()
     try:
-        return build_app(commands_to_import(sys.argv[1:]))
+        return build_app(commands_to_import(words_to_complete() or sys.argv[1:]))
     finally:
         _freeze_garbage_collector()
         gc.enable()

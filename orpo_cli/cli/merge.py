@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from orpo_cli.cli.completion import complete_run
 from orpo_cli.cli.options import Json, Quiet
 from orpo_cli.merge.merge_target import Into
 from orpo_cli.recipe.schema import Dtype
@@ -17,7 +18,11 @@ from orpo_cli.workflows.remote_code import warn_about_remote_code
 def command(
     target: Annotated[
         Path,
-        typer.Argument(metavar="RUN_OR_ADAPTER", help="Run directory, checkpoint of a run, or PEFT adapter folder."),
+        typer.Argument(
+            metavar="RUN_OR_ADAPTER",
+            autocompletion=complete_run,
+            help="Run directory, checkpoint of a run, or PEFT adapter folder.",
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder to write; default: RUN/merged.")

@@ -7,10 +7,15 @@ from typing import Annotated
 
 import typer
 
+from orpo_cli.cli.completion import complete_override, complete_recipe, complete_run_or_model
+
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="SECTION.KEY=VALUE", help="Change one value of the recipe; repeatable. VALUE is YAML."
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        autocompletion=complete_override,
+        help="Change one value of the recipe; repeatable. VALUE is YAML.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on standard output.")]
@@ -21,10 +26,20 @@ OutputFile = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write; default: standard output.")
 ]
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="Recipe file, name of a shipped recipe, or - for standard input.")
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        autocompletion=complete_recipe,
+        help="Recipe file, name of a shipped recipe, or - for standard input.",
+    ),
 ]
 RunOrModel = Annotated[
-    str, typer.Argument(metavar="RUN_OR_MODEL", help="Run directory, model folder, .gguf file or hub id.")
+    str,
+    typer.Argument(
+        metavar="RUN_OR_MODEL",
+        autocompletion=complete_run_or_model,
+        help="Run directory, model folder, .gguf file or hub id.",
+    ),
 ]
 ChatTemplate = Annotated[
     str | None,

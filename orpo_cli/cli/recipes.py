@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from orpo_cli.cli.completion import complete_shipped
 from orpo_cli.cli.options import Json
 from orpo_cli.errors import UsageError
 from orpo_cli.recipe.source.shipped_recipes import shipped_recipe, shipped_recipes
@@ -43,7 +44,14 @@ def command(context: typer.Context, as_json: Json = False) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a shipped recipe; `orpo recipes` lists them.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            autocompletion=complete_shipped,
+            help="Name of a shipped recipe; `orpo recipes` lists them.",
+        ),
+    ],
 ) -> None:
     """Print a shipped recipe.
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from orpo_cli.cli.completion import complete_run
 from orpo_cli.cli.options import Json, Quiet
 from orpo_cli.report.console import Console
 from orpo_cli.report.run_history import RunHistory
@@ -26,7 +27,10 @@ from orpo_cli.workflows.report import (
 
 def command(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN", help="Runs, or folders with runs below, such as a sweep.")
+        list[Path],
+        typer.Argument(
+            metavar="RUN", autocompletion=complete_run, help="Runs, or folders with runs below, such as a sweep."
+        ),
     ],
     output: Annotated[
         Path | None,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from orpo_cli.cli.completion import complete_recipe
 from orpo_cli.cli.options import Force, Json, Overrides, Quiet, Strict
 from orpo_cli.errors import UsageError
 from orpo_cli.launch.train_job import TrainJob
@@ -17,7 +18,12 @@ from orpo_cli.workflows.submit import COMMANDS, Submission, Target, submission_t
 
 
 def command(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file, or name of a shipped recipe.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE", autocompletion=complete_recipe, help="Recipe file, or name of a shipped recipe."
+        ),
+    ],
     to: Annotated[Target, typer.Option("--to", help="Cluster or tool that runs the training.")],
     overrides: Overrides = None,
     dry_run: Annotated[
@@ -48,7 +54,7 @@ def command(
     [bold]Examples[/bold]
 
       orpo submit my.yaml --to slurm --dry-run
-      orpo submit my.yaml --to slurm --set launch.slurm.partition=gpu --set launch.slurm.gpus_per_node=4
+      orpo submit my.yaml --to slurm --set launch.slurm.partition=gpu
       orpo submit my.yaml --to skypilot -o my.sky.yaml
     """
     console = Console(quiet=quiet, as_json=as_json)

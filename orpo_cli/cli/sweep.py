@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from orpo_cli.cli.completion import complete_recipe
 from orpo_cli.cli.options import Json, Overrides, Quiet, Strict
 from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
@@ -25,7 +26,12 @@ class ResumeChoice(StrEnum):
 
 
 def command(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file, or name of a shipped recipe.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE", autocompletion=complete_recipe, help="Recipe file, or name of a shipped recipe."
+        ),
+    ],
     grid: Annotated[
         list[str] | None,
         typer.Option(
@@ -95,8 +101,8 @@ def command(
 
     [bold]Examples[/bold]
 
-      orpo sweep my.yaml --grid training.learning_rate=1e-5,5e-5 --grid training.beta=0.1,0.5
-      orpo sweep my.yaml --random 20 --range training.learning_rate=1e-6..1e-4:log --grid lora.r=8,16
+      orpo sweep my.yaml --grid training.beta=0.1,0.5 --grid lora.r=8,16
+      orpo sweep my.yaml --random 20 --range training.learning_rate=1e-6..1e-4:log
       orpo sweep my.yaml --grid training.beta=0.1,0.2,0.5 --jobs 4 --metric margin
       orpo sweep my.yaml --grid training.seed=1,2,3 --no-early-stop --dry-run
     """

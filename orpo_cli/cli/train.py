@@ -60,7 +60,7 @@ def command(
     [bold]Examples[/bold]
 
       orpo train my.yaml
-      orpo train my.yaml --set training.learning_rate=5e-5 --set output_dir=runs/lr5e-5
+      orpo train my.yaml --set training.beta=0.2 --set output_dir=runs/beta0.2
       orpo train my.yaml --resume auto
       orpo train my.yaml --smoke
     """

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from orpo_cli.cli.completion import complete_recipe
 from orpo_cli.cli.options import Json, Overrides, Quiet, Strict
 from orpo_cli.errors import OrpoError, Problem, RecipeError
 from orpo_cli.recipe.load import load_recipe
@@ -15,7 +16,11 @@ from orpo_cli.report.console import Console
 def command(
     recipes: Annotated[
         list[str],
-        typer.Argument(metavar="RECIPE...", help="Recipe files, names of shipped recipes, or - for standard input."),
+        typer.Argument(
+            metavar="RECIPE...",
+            autocompletion=complete_recipe,
+            help="Recipe files, names of shipped recipes, or - for standard input.",
+        ),
     ],
     overrides: Overrides = None,
     strict: Strict = False,

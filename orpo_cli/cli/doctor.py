@@ -2,32 +2,53 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 from rich.text import Text
 
 from orpo_cli import __version__
-from orpo_cli.cli.options import Json
-from orpo_cli.errors import MachineError
+from orpo_cli.cli.completion import complete_recipe
+from orpo_cli.cli.options import Json, Overrides
+from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.machine import Machine
 from orpo_cli.report.console import Console
 from orpo_cli.workflows.doctor import EXTRAS, Diagnosis, diagnose
+from orpo_cli.workflows.plan import load_recipe_reporting
 
 GIB = 1024**3
 
 
-def command(as_json: Json = False) -> None:
+def command(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RECIPE]",
+            autocompletion=complete_recipe,
+            help="Also check the packages and the access that this recipe needs.",
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
     """Show versions and devices, what is missing, and how to install it.
 
-    Exits with 0 if training can run here, and with 3 if a required package is
-    missing or has another version than required.
+    Exits with 0 if training can run here, and with 3 if a package is missing or
+    has another version than required. With a recipe, its trackers, optimizer,
+    model format and data are checked too; `orpo plan` checks memory and devices.
+    Add the output of --json to a bug report: it contains no secret.
 
     [bold]Examples[/bold]
 
       orpo doctor
+      orpo doctor my.yaml
       orpo doctor --json
     """
     console = Console(as_json=as_json)
-    diagnosis = diagnose()
+    if overrides and recipe is None:
+        raise UsageError("--set needs a recipe.", remedy="Give one, or leave --set out.")
+    loaded = None if recipe is None else load_recipe_reporting(recipe, overrides, console, strict=False)
+    diagnosis = diagnose(loaded)
     console.result(_overview(diagnosis))
     for problem in diagnosis.problems:
         console.print_line(f"error: {problem['message']}")
@@ -53,6 +74,8 @@ def _overview(diagnosis: Diagnosis) -> Text:
             rows.append((package.name, f"{package.installed if package.satisfied else missing} (for {EXTRAS[extra]})"))
     if machine:
         rows += _machine_rows(machine)
+    for need in diagnosis.recipe or ():
+        rows.append((need.path, f"{need.value} needs {need.needs}: {'found' if need.remedy is None else 'missing'}"))
     if hub["cache"]:
         rows.append(("hub token", "found" if hub["token"] else "none; if you need one: HF_TOKEN or `hf auth login`"))
         rows.append(("hub cache", f"{hub['cache']}, {hub['cache_free_bytes'] / GIB:.0f} GiB free"))

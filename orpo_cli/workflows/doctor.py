@@ -12,7 +12,9 @@ from typing import Any
 
 from orpo_cli.errors import MachineError
 from orpo_cli.machine import Machine, probe
+from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.training.provenance import installed_version
+from orpo_cli.workflows.recipe_needs import Need, recipe_needs
 
 EXTRAS = {  # the optional extras of orpo-cli, and what each is for
     "gguf": "models in .gguf files, such as the quickstart's",
@@ -58,17 +60,18 @@ class Package:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `orpo doctor` found. ``problems``: message and remedy of what prevents training."""
+    """What `orpo doctor` found. ``problems``: message and remedy of what prevents training. ``recipe``: what a recipe needs."""
 
     packages: list[Package]
     optional: dict[str, list[Package]]  # by extra
     machine: Machine | None  # None where torch cannot be imported
     hub: dict[str, Any]
     problems: list[dict[str, str]]
+    recipe: list[Need] | None = None
 
 
-def diagnose() -> Diagnosis:
-    """Check packages, machine and hub access. Raises MachineError where orpo-cli itself is not installed."""
+def diagnose(loaded: LoadedRecipe | None = None) -> Diagnosis:
+    """Check packages, machine, hub access, and the needs of a recipe. Raises MachineError where orpo-cli is not installed."""
     requirements = _requirements()
     packages = required_packages(requirements)
     optional = {extra: required_packages(requirements, extra) for extra in EXTRAS}
@@ -79,7 +82,12 @@ def diagnose() -> Diagnosis:
     except (ImportError, OSError) as error:  # missing, or built for another machine
         remedy = "Install torch again in this environment."
         problems.append({"message": f"torch cannot be used: {error}", "remedy": remedy})
-    return Diagnosis(packages, optional, machine, _hub_state(), problems)
+    hub = _hub_state()
+    needs = None if loaded is None else recipe_needs(loaded, has_token=hub["token"])
+    for need in needs or ():
+        if need.remedy is not None:
+            problems.append({"message": f"{need.path}: {need.value} needs {need.needs}.", "remedy": need.remedy})
+    return Diagnosis(packages, optional, machine, hub, problems, needs)
 
 
 def _requirements() -> list[str]:

@@ -127,17 +127,29 @@ def follow(paths: Sequence[Path], write: Callable[[Sequence[RunHistory], bool], 
     """Write the page again every few seconds until no run goes on, and a last time at the end or at Ctrl-C.
 
     ``write``: with the runs, and whether the page is to reload itself. Runs that begin meanwhile are added. A sweep goes on also
-    between two trials.
+    between two trials, and before its first one.
     """
+    while _is_going_on(paths) and not _has_runs(paths):
+        time.sleep(FOLLOW_SECONDS)
     histories = find_histories(paths, console)
     quiet = Console(quiet=True, log_only=True)  # what is damaged was said once
     try:
-        while any(each.status == RUNNING for each in histories) or any(live_owner(path) is not None for path in paths):
+        while any(each.status == RUNNING for each in histories) or _is_going_on(paths):
             write(histories, True)
             time.sleep(FOLLOW_SECONDS)
             histories = find_histories(paths, quiet)
     finally:
         write(find_histories(paths, quiet), False)
+
+
+def _is_going_on(paths: Sequence[Path]) -> bool:
+    """Whether a process owns one of the runs or sweeps."""
+    return any(live_owner(path) is not None for path in paths)
+
+
+def _has_runs(paths: Sequence[Path]) -> bool:
+    quiet = Console(quiet=True, log_only=True)
+    return all(RunDir(path).is_run() or read_runs([path], quiet) for path in paths)
 
 
 def cannot_write(path: Path, error: OSError) -> MachineError:

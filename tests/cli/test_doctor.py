@@ -77,3 +77,30 @@ def test_requirements_of_other_platforms_and_extras_are_left_out():
 def test_every_extra_for_users_is_shown():
     extras = set(metadata.metadata("orpo-cli").get_all("Provides-Extra"))
     assert extras - {"dev", "quickstart"} == EXTRAS.keys()  # quickstart is gguf, by another name
+    assert extras - {"dev"} == EXTRAS.keys()
+
+def test_the_needs_of_a_recipe_come_with_the_command_that_meets_them(tmp_path, orpo_here):
+    (tmp_path / "x.yaml").write_text(
+        "model: {model_name_or_path: package://no_such_package/model.gguf}\nlora: {r: 8}\n"
+        "dataset: {train: {path: s3://bucket/pairs.jsonl}}\n"
+        "training: {optim: galore_adamw, report_to: [tensorboard], push_to_hub: true}\nhub: {repo_id: me/mine}\n"
+    )
+    done = orpo_here("doctor", tmp_path / "x.yaml", "--json", "--set", "training.optim_target_modules=all-linear")
+    report = json.loads(done.stdout)
+    assert done.returncode == 3
+    needs = {(each["path"], each["needs"]): each for each in report["recipe"]}
+    assert needs["model.model_name_or_path", "the package no-such-package"]["remedy"].endswith(
+        "--no-deps no-such-package"
+    )
+    assert needs["training.optim", "the package galore-torch"]["remedy"].endswith("-m pip install 'galore-torch'")
+    assert needs["dataset.train", "the package s3fs"]["held"] is False
+    assert ("training.report_to", "the package tensorboard") in needs
+    assert needs["hub.repo_id", "a hub token"]["held"] == report["hub"]["token"]
+    assert "no-such-package" in done.stderr
+
+
+def test_a_recipe_without_special_needs_can_run(tmp_path, orpo_here):
+    (tmp_path / "x.yaml").write_text("model: {model_name_or_path: a/b}\ndataset: {train: {path: c/d}}\n")
+    done = orpo_here("doctor", tmp_path / "x.yaml", "--json")
+    assert (done.returncode, json.loads(done.stdout)["recipe"]) == (0, [])
+    assert orpo_here("doctor", "--set", "name=x").returncode == 2

@@ -101,6 +101,24 @@ def test_a_sweep_is_followed_between_its_trials(runs: Path, orpo_here: Orpo, mon
     assert time.monotonic() - started > 1.4
 
 
+def test_a_sweep_is_followed_before_its_first_trial(tmp_path: Path, orpo_here: Orpo, monkeypatch: Any) -> None:
+    monkeypatch.setattr("orpo_cli.workflows.report.FOLLOW_SECONDS", 0.05)
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    assert orpo_here("report", sweep, "--follow").returncode == 2  # nobody will begin a run there
+    lock = try_lock(sweep / ".lock")
+    assert lock is not None
+
+    def begin_and_end() -> None:
+        write_recorded_run(sweep / "first")
+        lock.release()
+
+    threading.Timer(0.5, begin_and_end).start()
+    done = orpo_here("report", sweep, "--follow")
+    assert done.returncode == 0, done.stderr
+    assert (sweep / "report" / "index.html").is_file()
+
+
 def test_a_page_follows_a_run_until_it_ends(runs: Path, orpo_here: Orpo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orpo_cli.workflows.report.FOLLOW_SECONDS", 0.05)
     page = runs / "c" / "report" / "index.html"

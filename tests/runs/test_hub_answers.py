@@ -24,7 +24,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub
     with LoopbackHub() as hub:
         for name, value in hub.environment().items():
             monkeypatch.setenv(name, value)
-        changes = {"ENDPOINT": hub.url, "HF_HUB_OFFLINE": False, "HF_HUB_CACHE": str(tmp_path / "hub")}
+        files = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        changes = {"ENDPOINT": hub.url, "HUGGINGFACE_CO_URL_TEMPLATE": files, "HF_HUB_OFFLINE": False}
+        changes["HF_HUB_CACHE"] = str(tmp_path / "hub")
         for name, value in changes.items():
             monkeypatch.setattr(constants, name, value)
         for name, value in {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": False}.items():

@@ -31,11 +31,11 @@ def command(
         str | None,
         typer.Option(
             "--prompts",
-            "--prompts-from",
             metavar="FILE",
             help="Prompts: .txt with one per line; rows with prompt or messages; preference data; a recipe.",
         ),
     ] = None,
+    prompts_from: Annotated[str | None, typer.Option(hidden=True, help="Earlier name of --prompts.")] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -76,15 +76,15 @@ def command(
       orpo generate runs/quickstart --compare
       orpo generate runs/quickstart --compare --prompt "Why is the sky blue?"
       echo "Name three rivers." | orpo generate runs/quickstart --prompt - --json
-      orpo generate runs/quickstart --prompts questions.txt --temperature 0.7 --seed 1
-      orpo generate runs/quickstart --compare --prompts questions.jsonl -o answers.jsonl
+      orpo generate runs/quickstart --prompts ask.txt --temperature 0.7 --seed 1
+      orpo generate runs/quickstart --compare --prompts ask.jsonl -o answers.jsonl
     """
     console = Console(quiet=quiet, as_json=as_json)
     output = None if output is None else output.expanduser()
     sampling = make_sampling(max_new_tokens, temperature, top_p, seed, console, output)
     request = GenerateRequest(
         _read_prompts(prompt or []),
-        prompts,
+        prompts if prompts is not None else prompts_from,
         count,
         system,
         plain,

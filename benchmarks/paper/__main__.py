@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="few pairs, one seed, nothing written outside of the results"
     )
+    parser.add_argument("--note", default="", help="a sentence about the machine for the table of costs")
     parser.add_argument("--page-only", action="store_true", help="train nothing; the page of the finished runs")
     parser.add_argument("--trainings", action="store_true", help=argparse.SUPPRESS)  # in a process of its own
     options = parser.parse_args()
@@ -132,7 +133,7 @@ def main() -> None:
         _run_python("benchmarks.paper", *sys.argv[1:], "--trainings")
         measure_cost(results, 1 if options.quick else ROUNDS)
     docs = options.results / "docs" if options.quick else ROOT / "docs"
-    page.write(docs, runs, results)
+    page.write(docs, runs, results, options.note)
 
 
 if __name__ == "__main__":

@@ -63,14 +63,14 @@ margin. In square brackets: 95% intervals, from a paired bootstrap over the held
 LIMITS = """## What this page cannot show
 
 - One model of 135 million parameters that was already fine-tuned to follow instructions. The paper starts from base models.
-- One pass over a few hundred pairs. The paper trains on tens of thousands.
+- One pass over few pairs, with a LoRA adapter. The paper trains on tens of thousands.
 - No judgement of generated answers: accuracy on held-out pairs is not AlpacaEval. For answers, see `orpo benchmark`.
 - Several comparisons are shown, each with an interval of its own: of twenty true zeros, one interval is expected to miss 0.
 """
 
 
-def write(docs: Path, runs: Sequence[Run], results: Results) -> None:
-    """Write paper.md and its figures into ``docs``."""
+def write(docs: Path, runs: Sequence[Run], results: Results, note: str = "") -> None:
+    """Write paper.md and its figures into ``docs``. ``note``: about the machine during the measurement of the cost."""
     files = list(dict.fromkeys(run.pairs for run in runs))
     campaigns = [Campaign.read(each, runs, results) for each in files]
     campaigns = [each for each in campaigns if len(each.records) > 1]
@@ -87,7 +87,7 @@ def write(docs: Path, runs: Sequence[Run], results: Results) -> None:
         ),
         _summary(campaigns, results),
         *(_results_table(each) for each in campaigns),
-        _likelihoods(campaigns), _lambdas(campaigns), _accuracies(campaigns), _costs(results), _gradients(results), _stages(campaigns),
+        _likelihoods(campaigns), _lambdas(campaigns), _accuracies(campaigns), _costs(results, note), _gradients(results), _stages(campaigns),
         _terms(campaigns), LIMITS,
     ]  # fmt: skip
     (docs / "paper.md").write_text("\n".join(part.strip() + "\n" for part in parts if part), encoding="utf-8")
@@ -239,7 +239,25 @@ completions falls against a smaller weight.
 {images}
 
 {_claims(campaigns, LAMBDA_CLAIMS)}
+
+{_chosen_does_not_pay(campaigns)}
 """
+
+
+def _chosen_does_not_pay(campaigns: list[Campaign]) -> str:
+    """The reason, where the likelihood of chosen completions is higher with a larger weight."""
+    found = [
+        each.pairs.name
+        for each in campaigns
+        if (estimate := each.difference(chosen, "orpo-1.0", "orpo-0.1")) and estimate.sign > 0
+    ]
+    if not found:
+        return ""
+    return (
+        f"The likelihood of chosen does not pay here ({', '.join(found)}): it is higher with a larger λ. A reason "
+        "can be that the odds ratio term raises it, too: its gradient contains ∇ log P of chosen, see (e). This page trains for one pass "
+        "over few pairs, the paper for up to ten epochs."
+    )
 
 
 def _accuracies(campaigns: list[Campaign]) -> str:
@@ -278,13 +296,13 @@ def _median_costs(results: Results) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _costs(results: Results) -> str:
+def _costs(results: Results, note: str) -> str:
     found = _median_costs(results)
     if not found:
         return ""
     rows = [
         [
-            cost.SIDES[side], f"{each['sequences_per_pair']:.0f}", f"{each['tokens_per_pair']:.0f}", f"{each['seconds_per_pair']:.2f}",
+            cost.SIDES[side], _sequences(side, each), f"{each['tokens_per_pair']:.0f}", f"{each['seconds_per_pair']:.2f}",
             f"{min(each['range']):.2f} to {max(each['range']):.2f}", f"{each['held_gb']:.2f}", f"{each['peak_gb']:.2f}",
         ]
         for side, each in found.items()
@@ -298,12 +316,16 @@ def _costs(results: Results) -> str:
 Section 7.3 of the paper: ORPO needs no reference model, so that a pair takes two forward passes in place of DPO's four, and a copy of
 the model less. All sides train all weights in float32 on the quickstart's pairs, {cost.PAIRS} pairs per step. DPO is TRL's `DPOTrainer` with a
 frozen copy as reference model, which it asks in every step (TRL can also compute these values once before the training). Medians of
-{rounds} rounds of {cost.STEPS - 1} steps; the sides alternate, each in its own process. GB: memory of the process as the operating system counts it.
+{rounds} round{"s" * (rounds > 1)} of {cost.STEPS - 1} steps; the sides alternate, each in its own process. GB: memory of the process as the operating system counts it.
 
 {_table(head, rows)}
 
-orpo-cli computes one packed row per micro-batch, which holds every prompt once; its sequences are therefore not comparable, but its tokens are.
+orpo-cli computes one packed row per micro-batch, which holds every prompt once; only its tokens can be compared.{note and " " + note}
 """
+
+
+def _sequences(side: str, figures: dict[str, Any]) -> str:
+    return "packed" if side == "packed" else f"{figures['sequences_per_pair']:.0f}"
 
 
 def _gradients(results: Results) -> str:
@@ -337,7 +359,7 @@ h = \\frac{{\\nabla \\log P(y_w \\mid x)}}{{1 - P(y_w \\mid x)}} - \\frac{{\\nab
 
 δ · h is the direction that raises the log odds ratio; the gradient of the loss term is its negative. Both were computed in float64
 for {found["parameters"]:,} parameters of an adapter: the gradient of the packed step with `nll_weight: 0` and `beta: 1`, and δ · h from plain
-forward passes without packing.
+forward passes without packing. The model's norms compute in float32 in any case, which limits the agreement.
 
 {_table(head, rows)}
 
@@ -359,7 +381,8 @@ def _stages(campaigns: list[Campaign]) -> str:
     return f"""## (f) ORPO from the base against ORPO after SFT
 
 ORPO with λ 1.0 starts either from the model before training, or from the model after the SFT run of the same seed, whose adapter is merged. Both see the same
-pairs; with the SFT stage they are seen twice, which takes twice as long.
+pairs; with the SFT stage they are seen twice, which takes twice as long. A difference can therefore come from the second pass alone:
+this page does not separate the two.
 
 {_table(("data", "held-out pairs", "with SFT stage minus without", "by seed", "result"), rows)}
 """

@@ -1,4 +1,4 @@
-"""Going back to an earlier checkpoint: done completely or not at all, whenever the process is killed."""
+"""Resuming: going back to an earlier checkpoint, completely or not at all, and plans of older versions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.tiny_run import RECIPE, make_plan
 from orpo_cli.run_creation import create_run
 from orpo_cli.rundir import RunDir
 from orpo_cli.training.checkpoint_writer import CheckpointWriter
-from orpo_cli.training.resume import restore_later, set_aside_later
+from orpo_cli.training.resume import _differences, restore_later, set_aside_later
 
 
 @pytest.fixture
@@ -67,3 +67,13 @@ def test_an_error_moves_the_checkpoints_back(run: RunDir, monkeypatch: pytest.Mo
         set_aside_later(run, run.checkpoints / "checkpoint-2")
     assert names(run.checkpoints) == ALL
     assert not run.abandoned.exists()
+
+
+def test_a_run_of_a_version_without_nll_weight_can_be_resumed(run: RunDir) -> None:
+    before = make_plan(run.root, "x")
+    assert "nll_weight" not in before.training
+    same, other = (
+        before.model_copy(update={"training": {**before.training, "nll_weight": each}}) for each in (1.0, 0.5)
+    )
+    assert _differences(before, same) == {}
+    assert list(_differences(before, other)) == ["training.nll_weight"]

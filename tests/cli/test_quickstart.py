@@ -14,6 +14,7 @@ from orpo_cli.errors import MachineError
 from orpo_cli.report.console import Console
 from orpo_cli.rundir import RunDir
 from orpo_cli.workflows import quickstart
+from tools.quickstart_picture import picture
 
 
 def test_the_example_is_trained_merged_evaluated_and_compared_and_a_second_time_not_trained_again(
@@ -42,6 +43,8 @@ def test_the_example_is_trained_merged_evaluated_and_compared_and_a_second_time_
     assert len(answers) == 4
     assert all({"base", "tuned"} <= answer.keys() for answer in answers)
     assert "accuracy" in done.stdout
+    assert "tuned" in (svg := picture(run))
+    assert all(word in svg for word in answers[0]["prompt"].split())
     assert f"orpo chat {run.root} --compare" in done.stderr
     again = orpo_here("quickstart", *options, "--quiet")
     assert again.returncode == 0, again.stderr

@@ -20,10 +20,16 @@ def figures(name: str) -> list[str]:
     return sorted(re.findall(r"(?<![\w.-])\d+(?:\.\d+)*", LINK.sub("]", BLOCK.sub("", read(name)))))
 
 
-def test_two_commands_install_and_run_the_example() -> None:
+def test_two_commands_run_the_example_and_the_tests_from_a_checkout() -> None:
     commands = re.search(r"## Two commands\n\n```sh\n(.*?)```", read(ENGLISH), re.DOTALL)
     assert commands
-    assert commands[1].splitlines() == ['pip install "orpo-cli[quickstart]"', "orpo quickstart"]
+    assert commands[1].splitlines() == ["make quickstart", "make test"]
+
+
+def test_the_wheel_of_the_readme_is_that_of_this_version() -> None:
+    from orpo_cli import __version__
+
+    assert f'pip install "dist/orpo_cli-{__version__}-py3-none-any.whl[quickstart]"' in read(ENGLISH)
 
 
 def test_both_readmes_have_the_same_code_figures_links_and_sections() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -20,6 +21,8 @@ os.environ["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE", "1")  # no test 
 os.environ.setdefault("ORPO_PAIR_CACHE", "0")  # tests of the cache switch it on, in another folder
 
 SLOW_SECONDS = 3600
+FROZEN_MODULES = pytest.StashKey[int]()
+NEW_MODULES = 100  # so many imports since the last collection are worth another one
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,6 +31,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         is_slow = item.get_closest_marker("slow") or item.get_closest_marker("gpu")
         if is_slow and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Keep the objects of imported modules out of later garbage collections, which take up to a second with them."""
+    imported = len(sys.modules)
+    if imported >= item.session.stash.get(FROZEN_MODULES, 0) + NEW_MODULES:
+        item.session.stash[FROZEN_MODULES] = imported
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

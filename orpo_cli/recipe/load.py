@@ -27,7 +27,7 @@ from orpo_cli.recipe.source.env_vars import expand_env_vars, secret_variables
 from orpo_cli.recipe.source.extends import resolve_extends
 from orpo_cli.recipe.source.nodes import COMMAND_LINE, MappingNode, Path, ScalarNode, format_path, plain_values
 from orpo_cli.recipe.source.overrides import apply_overrides
-from orpo_cli.recipe.source.recipe_files import STANDARD_INPUT, RecipeFile, read_recipe
+from orpo_cli.recipe.source.recipe_files import PYTHON_RECIPE, STANDARD_INPUT, RecipeFile, read_recipe
 from orpo_cli.recipe.source.source_map import OriginKind, SourceMap
 from orpo_cli.secret_values import register_secrets
 
@@ -53,7 +53,7 @@ class LoadedRecipe:
     @property
     def name(self) -> str:
         """The name in the recipe, or else the name of the file."""
-        return self.recipe.name or ("recipe" if self.file == STANDARD_INPUT else FilePath(self.file).stem)
+        return self.recipe.name or ("recipe" if self.file in (STANDARD_INPUT, PYTHON_RECIPE) else FilePath(self.file).stem)
 
     @property
     def output_dir(self) -> FilePath:
@@ -106,13 +106,14 @@ class LoadedRecipe:
         return next((each.directory for each in files), directory), FilePath.cwd()
 
 
-def load_recipe(source: str, overrides: Sequence[str] = (), *, strict: bool = False) -> LoadedRecipe:
-    """Read ``source`` (a path, the name of a shipped recipe, or ``-``) and its parents, and apply ``section.key=value`` overrides.
+def load_recipe(source: str | RecipeFile, overrides: Sequence[str] = (), *, strict: bool = False) -> LoadedRecipe:
+    """Read ``source`` (a path, the name of a shipped recipe, ``-``, or a file that is read already) and its parents, and apply
+    ``section.key=value`` overrides.
 
     With ``strict``, warnings are errors. Raises UsageError if the file cannot be read, and RecipeError with all problems,
     including warnings, if there is an error.
     """
-    tree, files = resolve_extends(read_recipe(source))
+    tree, files = resolve_extends(read_recipe(source) if isinstance(source, str) else source)
     for override in overrides:
         tree = apply_overrides(tree, override)
     secret_problems = list(secrets_in_values(plain_values(tree)))

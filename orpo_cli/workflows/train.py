@@ -36,12 +36,14 @@ from orpo_cli.workflows.train_ranks import train_on_other_machine, train_on_rank
 from orpo_cli.workflows.train_worker import JoinedRank, lead_ranks
 
 if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
     from orpo_cli.model.model_source import ModelSource
     from orpo_cli.training.resume import Input
 
 
 def train_recipe(
-    recipe: str,
+    recipe: str | LoadedRecipe,
     overrides: Sequence[str] | None,
     console: Console,
     *,
@@ -50,14 +52,20 @@ def train_recipe(
     allow_changed: Sequence[Input] = (),
     rank: JoinedRank | None = None,
     sweep: tuple[str, str] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> RunDir:
     """Train a recipe, or resume its run, and return the finished run.
 
     ``resume`` is ``never``, ``auto`` (from the last checkpoint) or the path of a checkpoint. ``allow_changed``: the inputs
     that may differ from those that a resumed run was started with. ``rank``: this process, where another launcher has started
-    it as rank 0 of several. ``sweep``: directory of the sweep and name of the trial, for run.json.
+    it as rank 0 of several. ``sweep``: directory of the sweep and name of the trial, for run.json. ``callbacks``: further ones
+    for the trainer, which needs a training in this process.
     """
-    loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
+    if isinstance(recipe, LoadedRecipe):
+        loaded = recipe
+        console.problems(loaded.warnings)
+    else:
+        loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
     if rank is None and is_other_machine(loaded.recipe.launch):
         return _train_on_other_machine(loaded, console, resume=resume, strict=strict)
     with ExitStack() as stack:
@@ -69,6 +77,11 @@ def train_recipe(
             raise_if_in_use(rundir)
         planned = build_plan(loaded, console, to_train=True, strict=strict)
         plan, source = planned.plan, planned.source
+        if callbacks and plan.launch.strategy != "single":
+            raise UsageError(
+                f"callbacks cannot be sent to the {plan.launch.num_processes} processes of this training.",
+                remedy="Train in one process (launch.num_processes=1), or leave the callbacks out.",
+            )
         if rundir.lock is not None:
             plan = _keep_step(rundir, plan)
         if rank is not None:
@@ -86,7 +99,9 @@ def train_recipe(
         if (estimate := report_plan(planned._replace(plan=plan), console)) is not None:
             rundir.write_run(estimate=estimate_record(estimate))
         _remove_leftovers(rundir)
-        train: Callable[..., None] = train_plan if plan.launch.strategy == "single" else train_on_ranks
+        train: Callable[..., None] = train_on_ranks
+        if plan.launch.strategy == "single":
+            train = partial(train_plan, callbacks=callbacks)
         if rank is not None:
             train = partial(lead_ranks, rank=rank)
         train(plan, source, rundir, checkpoint, console, allow_changed=allow_changed)

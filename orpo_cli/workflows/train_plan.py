@@ -17,6 +17,8 @@ from orpo_cli.workflows.attempt_end import ending_attempt_on_error, recording_in
 from orpo_cli.workflows.run_inputs import accept_inputs, prepare_pairs, refuse_before_load
 
 if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
     from orpo_cli.hub.push_during_training import PushCallback
     from orpo_cli.model.model_source import ModelSource
     from orpo_cli.report.live_display import TrainingDisplay
@@ -33,6 +35,7 @@ def train_plan(
     *,
     allow_changed: Sequence[Input] = (),
     max_pairs: int | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """Prepare the pairs, load the model, train in this process, save the result and write the model card.
 
@@ -75,7 +78,7 @@ def train_plan(
             resize_embeddings(model, tokenizer)
             inputs = TrainingInputs(model, tokenizer, pairs.train, pairs.eval)
             rundir.write_run(**provenance(model, pairs.report.as_dict()), fingerprints=found)
-        train_loaded(plan, rundir, inputs, checkpoint, display, push)
+        train_loaded(plan, rundir, inputs, checkpoint, display, push, callbacks)
 
 
 def train_loaded(
@@ -85,6 +88,7 @@ def train_loaded(
     checkpoint: Path | None,
     display: TrainingDisplay,
     push: PushCallback | None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """Train a loaded model, save the result, write the model card, and push."""
     from orpo_cli.card.model_card import write_card
@@ -97,7 +101,7 @@ def train_loaded(
                 recording_interruption(rundir)
             )  # before the wait, in which a scheduler may kill the process
         try:  # makes the trainer, trains, and saves the adapter or the model
-            train(plan, rundir, inputs, display, checkpoint, [push] if push else [])
+            train(plan, rundir, inputs, display, checkpoint, [*callbacks, *([push] if push else [])])
         finally:  # also after a signal that arrived while the result was saved
             if rundir.writes and rundir.is_run() and rundir.status() == FINISHED:
                 display.status("writing the model card")

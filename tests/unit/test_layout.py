@@ -45,6 +45,7 @@ ORDER = [  # each package imports those above it; packages of one line do not im
     {"launch"},
     {"sweep"},
     {"workflows"},
+    {"api"},
     {"cli"},
 ]
 LEVEL = {package: level for level, packages in enumerate(ORDER) for package in packages}
@@ -79,7 +80,7 @@ LIGHT = {
     "recipe",
     "plan",
 }
-LIGHT |= {"estimate", "rundir", "watchdogs", "launch", "sweep", "workflows", "cli"}
+LIGHT |= {"estimate", "rundir", "watchdogs", "launch", "sweep", "workflows", "api", "cli"}
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes"}
 TRL = Path("training/trl_trainer.py")
 AGENT = Path("launch/agent.py")  # a class of torch's launcher; no light file loads it

@@ -14,19 +14,20 @@ from orpo_cli.recipe.source.shipped_recipes import find_shipped, shipped_recipes
 from orpo_cli.recipe.source.yaml_reader import MAX_BYTES, decode_text
 
 STANDARD_INPUT = "<stdin>"
+PYTHON_RECIPE = "<recipe>"  # sections that a Python program gives
 
 
 @dataclass(frozen=True)
 class RecipeFile:
     """The text of a recipe and its location."""
 
-    display_name: str  # the name in messages: the path, or <stdin>
+    display_name: str  # the name in messages: the path, <stdin> or <recipe>
     directory: Path  # absolute; relative paths in the text are first searched here
     text: str
 
     def identity(self) -> Path | str:
         """The same value for the same file, even if it was read under two names."""
-        if self.display_name == STANDARD_INPUT:
+        if self.display_name in (STANDARD_INPUT, PYTHON_RECIPE):
             return self.display_name
         return (self.directory / Path(self.display_name).name).resolve()
 
@@ -58,7 +59,8 @@ def read_parent(name: str, child: RecipeFile) -> RecipeFile:
 
     Raises UsageError if it does not exist, and RecipeError if it is not text.
     """
-    directory = child.directory if child.display_name == STANDARD_INPUT else Path(child.display_name).parent
+    has_path = child.display_name not in (STANDARD_INPUT, PYTHON_RECIPE)
+    directory = Path(child.display_name).parent if has_path else child.directory
     path = Path(os.path.normpath(directory / os.path.expanduser(name)))
     if not _is_file(path) and (shipped := find_shipped(name)):
         path = shipped

@@ -1,0 +1,239 @@
+"""Functions of the Python interface for recipes and for what was trained. Each does what the command of this name does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orpo_cli.api.in_memory import overrides_of, save_dataset
+from orpo_cli.api.quiet import console_of_call
+from orpo_cli.api.recipe import RecipeSource, resolve_recipe
+from orpo_cli.errors import Problem, UsageError
+from orpo_cli.plan.plan import Plan
+from orpo_cli.rundir import RunDir
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from orpo_cli.evaluation.eval_target import EvalTarget
+    from orpo_cli.export.export import ExportResult
+    from orpo_cli.hub.push import PushResult
+    from orpo_cli.merge.merge import MergeResult
+    from orpo_cli.report.console import Console
+
+Message = Mapping[str, str]  # {"role": "user", "content": "…"}
+
+
+@dataclass(frozen=True)
+class PlannedTraining:
+    """Plan of a recipe on this machine. ``estimate``: memory in bytes and time in seconds, as ``orpo plan --json`` shows it; None
+    where the model is not known. ``warnings``: values that are probably a mistake.
+    """
+
+    plan: Plan
+    estimate: dict[str, Any] | None
+    warnings: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Answer to a prompt. ``base``: that of the base model, with ``compare``; ``finished``: whether it ended within the limit."""
+
+    prompt: str
+    text: str
+    finished: bool
+    base: str | None = None
+
+
+def plan(
+    recipe: RecipeSource,
+    *,
+    overrides: Sequence[str] = (),
+    train_dataset: Dataset | None = None,
+    eval_dataset: Dataset | None = None,
+    model: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    strict: bool = False,
+    verbose: bool = False,
+) -> PlannedTraining:
+    """Decide every value of a recipe on this machine, and estimate memory and time; weights are not downloaded.
+
+    The arguments are those of ``train``. Raises RecipeError, UsageError, HubError.
+    """
+    from orpo_cli.report.estimate_view import estimate_document
+    from orpo_cli.workflows.plan import build_plan
+
+    with console_of_call(verbose) as console:
+        given = overrides_of(train_dataset, eval_dataset, model, tokenizer)
+        loaded = resolve_recipe(recipe, [*overrides, *given], strict=strict)
+        result = build_plan(loaded, console, to_train=False, strict=strict)
+        inputs = result.estimate_inputs
+        estimate = None if inputs is None else estimate_document(result.plan, inputs, compare=False)
+    return PlannedTraining(result.plan, estimate, (*loaded.warnings, *result.warnings))
+
+
+def evaluate(
+    model: str | Path | PreTrainedModel,
+    data: str | Path | Dataset | None = None,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    max_samples: int | None = None,
+    batch_size: int | None = None,
+    max_length: int | None = None,
+    verbose: bool = False,
+) -> dict[str, Any]:
+    """Measure how often a model prefers the chosen completion, and by how much: the document of ``orpo eval --json``.
+
+    ``model``: a run, whose base and tuned model are compared and whose evaluation.json is written, or a model: its name, folder or
+    object (with ``tokenizer``). ``data``: preference pairs (a path, a hub id or a dataset); default: the held-out pairs of the run.
+    ``max_length``: of a pair in tokens, for a model that is not a run. Raises UsageError, DataError, HubError, MachineError.
+    """
+    from orpo_cli.evaluation import evaluate as evaluation
+    from orpo_cli.evaluation.held_out_pairs import load_held_out_pairs
+    from orpo_cli.training.packed_scoring import make_scorer
+
+    with console_of_call(verbose) as console:
+        source = data if data is None or isinstance(data, str | Path) else save_dataset(data)
+        target = _open_target(model, tokenizer, console)
+        pairs = load_held_out_pairs(
+            target,
+            data=None if source is None else fspath(source),
+            max_samples=max_samples,
+            max_length=max_length,
+            note=console.note,
+        )
+        run = target.rundir
+        score = make_scorer(target.plan, run.read_run() if run else {})
+        document = evaluation.evaluate(target, pairs, batch_size=batch_size, score=score)
+        if run is not None:
+            evaluation.record_evaluation(run, document)
+    return document
+
+
+def generate(
+    model: str | Path | PreTrainedModel,
+    prompts: str | Sequence[str | Sequence[Message]],
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    compare: bool = False,
+    system: str | None = None,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int | None = None,
+    verbose: bool = False,
+) -> list[Answer]:
+    """Answer prompts, each a text or a conversation that ends with a message of the user, in the order given.
+
+    ``model``: a run, or a model: its name, folder or object (with ``tokenizer``). ``compare``: also the base model of a run. The
+    prompts have the tokens of the training. Temperature 0 takes the most likely token. Raises UsageError, HubError, MachineError.
+    """
+    from orpo_cli.data.pair import Message as PairMessage
+    from orpo_cli.evaluation.answers import AnswerOptions, answer_prompts
+    from orpo_cli.evaluation.generation import SamplingParams
+    from orpo_cli.evaluation.prompts import PromptBuilder
+
+    with console_of_call(verbose) as console:
+        target = _open_target(model, tokenizer, console)
+        if compare and "base" not in target.variants:
+            raise UsageError(
+                f"compare: {target.name} is not a run, so there is no base model to compare with.",
+                remedy="Give a run directory.",
+            )
+        plain = target.tokenizer.chat_template is None or target.trained_as_text
+        builder = PromptBuilder(target.tokenizer, plain=plain)
+        built = []
+        for prompt in [prompts] if isinstance(prompts, str) else prompts:
+            if isinstance(prompt, str):
+                built.append(builder.from_text(prompt, system))
+            else:
+                built.append(builder.from_messages([PairMessage(each["role"], each["content"]) for each in prompt]))
+        sampling = SamplingParams(max_new_tokens, temperature, top_p, seed).with_seed()
+        variants = target.variants if compare else target.variants[-1:]
+        options = AnswerOptions(sampling, variants, builder.end_token_ids)
+        answers = answer_prompts(target, built, options, note=console.note)
+    tuned = answers[variants[-1]]
+    bases = [each.text for each in answers["base"]] if compare else [None] * len(built)
+    return [
+        Answer(prompt.text, found.text, found.finished, base)
+        for prompt, found, base in zip(built, tuned, bases, strict=True)
+    ]
+
+
+def merge(
+    target: str | Path, output: str | Path | None = None, *, verbose: bool = False, **options: Any
+) -> MergeResult:
+    """Merge the adapter of a run, a checkpoint or an adapter folder into its base, and verify the result.
+
+    ``output``: default is the ``merged`` folder of the run. ``options``: the other fields of ``MergeRequest``, such as ``dtype``,
+    ``base`` and ``overwrite``. Raises UsageError, MachineError, RunError where the result is wrong.
+    """
+    from orpo_cli.merge.merge import merge as merge_adapters
+    from orpo_cli.merge.merge_target import MergeRequest
+
+    with console_of_call(verbose) as console:
+        request = _request(MergeRequest, target=Path(target), output=_path(output), **options)
+        return merge_adapters(request, note=console.note)
+
+
+def export(target: str | Path, *formats: str, verbose: bool = False, **options: Any) -> list[ExportResult]:
+    """Write a trained model as safetensors, GGUF or a bitsandbytes checkpoint, and verify each.
+
+    ``formats``: default are those of the recipe. ``options``: the other fields of ``ExportRequest``, such as ``output``, ``dtype``
+    and ``gguf_types``. Raises UsageError, MachineError, RunError.
+    """
+    from orpo_cli.export.export import export as export_model
+    from orpo_cli.export.export_request import ExportRequest
+
+    with console_of_call(verbose) as console:
+        output = _path(options.pop("output", None))
+        request = _request(ExportRequest, target=Path(target), output=output, formats=list(formats) or None, **options)
+        return export_model(request, note=console.note)
+
+
+def push(run: str | Path, repo_id: str | None = None, *, verbose: bool = False, **options: Any) -> PushResult:
+    """Upload parts of a run to the hub, with a model card. A new repository is private.
+
+    ``repo_id``: default is hub.repo_id of the recipe. ``options``: the other fields of ``PushRequest``, such as ``parts``,
+    ``private`` and ``dry_run``. Raises UsageError, HubError.
+    """
+    from orpo_cli.hub.push import PushRequest
+    from orpo_cli.hub.push import push as push_run
+
+    with console_of_call(verbose) as console:
+        return push_run(RunDir.open(run), _request(PushRequest, repo_id=repo_id, **options), console.note)
+
+
+def _open_target(
+    model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, console: Console
+) -> EvalTarget:
+    from orpo_cli.evaluation.eval_target import EvalTarget, open_eval_target
+    from orpo_cli.workflows.remote_code import warn_about_remote_code
+
+    if isinstance(model, str | Path):
+        if tokenizer is not None:
+            raise UsageError(
+                f"tokenizer: {model} has its own.", remedy="Leave the tokenizer out, or give the model object."
+            )
+        warn_about_remote_code(model, console)
+        return open_eval_target(fspath(model), chat_template=None, note=console.note)
+    if tokenizer is None:
+        raise UsageError("a model object needs its tokenizer.", remedy="Give it too: tokenizer=….")
+    return EvalTarget(model.config._name_or_path or type(model).__name__, model, tokenizer)
+
+
+def _request(kind: Any, **values: Any) -> Any:
+    """A request dataclass. Raises UsageError for an option that it does not have."""
+    known = kind.__dataclass_fields__
+    unknown = next((name for name in values if name not in known), None)
+    if unknown is not None:
+        raise UsageError(f"{unknown}: no such option.", remedy=f"The options are {', '.join(known)}.")
+    return kind(**values)
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)

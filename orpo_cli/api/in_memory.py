@@ -1,0 +1,113 @@
+"""Datasets, models and tokenizers that a Python program holds in memory, as files in the cache that a recipe can name.
+
+A run is described by files alone, so that it can be resumed, merged and evaluated by another process. The names are digests of
+the content: the same object gives the same file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orpo_cli.cache_dir import cache_dir
+from orpo_cli.cache_entry import cached_entry
+from orpo_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DATA_FILE = "pairs.parquet"
+
+
+def save_dataset(dataset: Dataset) -> Path:
+    """The Parquet file with the rows of ``dataset``. Raises UsageError for another type, OSError where it cannot be written."""
+    import datasets
+
+    if not isinstance(dataset, datasets.Dataset):
+        remedy = (
+            "Choose one split of it."
+            if isinstance(dataset, dict)
+            else "Build it with datasets.Dataset.from_list(rows)."
+        )
+        raise UsageError(f"a {type(dataset).__name__} is not a datasets.Dataset.", remedy=remedy)
+    plain = dataset.flatten_indices() if dataset._indices is not None else dataset
+    digest = hashlib.sha256(str(plain.features).encode())
+    for batch in plain.with_format("arrow").iter(batch_size=1000):
+        digest.update(json.dumps(batch.to_pylist(), default=repr, ensure_ascii=False).encode())
+    entry = cache_dir() / "datasets" / digest.hexdigest()[:32]
+    cached_entry(entry, lambda folder: _write_parquet(plain, folder), lambda _: None, what="writes the same dataset")
+    return entry / DATA_FILE
+
+
+def _write_parquet(dataset: Dataset, folder: Path) -> None:
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(dataset.with_format("arrow")[:], folder / DATA_FILE)
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> Path:
+    """The folder with ``model`` and ``tokenizer``. Raises UsageError for a model that is not a plain one of transformers."""
+    from transformers import PreTrainedModel
+
+    if not isinstance(model, PreTrainedModel):
+        raise UsageError(
+            f"model: a {type(model).__name__} is not a transformers model.",
+            remedy="Give the base model; `lora` in the recipe adds the adapter.",
+        )
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise UsageError(
+            "model: it is quantized already.",
+            remedy="Give its name in model.model_name_or_path, and its settings in `quantization`.",
+        )
+    if tokenizer is None:
+        raise UsageError("model: its tokenizer is missing.", remedy="Give it too: tokenizer=….")
+    digest = hashlib.sha256(model.config.to_json_string(use_diff=False).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(_bytes()).numpy())
+    digest.update(_tokenizer_state(tokenizer))
+    entry = cache_dir() / "models" / digest.hexdigest()[:32]
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    cached_entry(entry, write, lambda _: None, what="writes the same model")
+    return entry
+
+
+def _bytes() -> Any:
+    import torch
+
+    return torch.uint8
+
+
+def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> bytes:
+    values = [tokenizer.get_vocab(), tokenizer.chat_template, tokenizer.special_tokens_map, tokenizer.init_kwargs]
+    return json.dumps(values, sort_keys=True, default=str).encode()
+
+
+def overrides_of(
+    train_dataset: Dataset | None,
+    eval_dataset: Dataset | None,
+    model: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> Sequence[str]:
+    """Overrides of a recipe that name what is in memory. Raises UsageError for a tokenizer without a model."""
+    if tokenizer is not None and model is None:
+        raise UsageError(
+            "tokenizer: it does nothing without a model: the one of model.model_name_or_path is used.",
+            remedy="Give the model too: model=…, or leave the tokenizer out.",
+        )
+    values: dict[str, Any] = {}
+    if model is not None:
+        values["model.model_name_or_path"] = str(save_model(model, tokenizer))
+    if train_dataset is not None:
+        values["dataset.train"] = [{"path": str(save_dataset(train_dataset))}]
+    if eval_dataset is not None:
+        values["dataset.eval"] = [{"path": str(save_dataset(eval_dataset))}]
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]

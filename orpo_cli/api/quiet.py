@@ -1,0 +1,64 @@
+"""Quiet calls: libraries print no bars and messages while a function of the Python interface runs; afterwards all is as before."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from orpo_cli.report.console import Console
+from orpo_cli.run_log import run_log
+
+
+@contextmanager
+def console_of_call(verbose: bool) -> Iterator[Console]:
+    """The console of one call: it prints what the command prints, or nothing. The libraries are quiet."""
+    with ExitStack() as stack:
+        stack.enter_context(_environment("TRL_EXPERIMENTAL_SILENCE", "1"))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|transformers|peft|trl|bitsandbytes)\b")
+        stack.enter_context(_quiet_libraries())
+        run_log.discard()
+        stack.callback(run_log.discard)
+        yield Console(log_only=not verbose)
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    import datasets
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+    from transformers.utils import logging
+
+    bars = {
+        (datasets.disable_progress_bars, datasets.enable_progress_bars): datasets.are_progress_bars_disabled(),
+        (disable_progress_bars, enable_progress_bars): are_progress_bars_disabled(),
+        (logging.disable_progress_bar, logging.enable_progress_bar): not logging.is_progress_bar_enabled(),
+    }
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    for disable, _ in bars:
+        disable()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        for (_, enable), was_disabled in bars.items():
+            if not was_disabled:
+                enable()

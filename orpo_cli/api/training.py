@@ -1,0 +1,73 @@
+"""Training in Python: a recipe, with data and models that are in memory where the program has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orpo_cli import interruption
+from orpo_cli.api.in_memory import overrides_of
+from orpo_cli.api.quiet import console_of_call
+from orpo_cli.api.recipe import RecipeSource, resolve_recipe
+from orpo_cli.api.run import Run
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+    from orpo_cli.training.resume import Input
+
+
+def train(
+    recipe: RecipeSource,
+    *,
+    overrides: Sequence[str] = (),
+    train_dataset: Dataset | None = None,
+    eval_dataset: Dataset | None = None,
+    model: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    resume: str | Path = "never",
+    allow_changed: Sequence[Input] = (),
+    strict: bool = False,
+    verbose: bool = False,
+) -> Run:
+    """Train a recipe, and return its finished run.
+
+    ``recipe``: a path, the name of a shipped recipe, a ``Recipe``, or a mapping of sections. ``overrides``: such as
+    ``["training.beta=0.2"]``. ``train_dataset`` and ``eval_dataset`` replace the sources of ``dataset``: rows of any format that
+    recipes read. ``model`` (in full precision, with its ``tokenizer``) replaces model.model_name_or_path; it is saved to the cache
+    and loaded from there, so that the run can be resumed and merged, and the object stays as it is. ``callbacks`` are those of
+    transformers' Trainer. ``resume``: ``never``, ``auto`` or a checkpoint. ``verbose``: print what ``orpo train`` prints.
+
+    Ctrl-C in the main thread saves a checkpoint and raises Interrupted. Raises RecipeError, UsageError, DataError, MachineError,
+    HubError, RunError: the errors of the command.
+    """
+    from orpo_cli.workflows.train import train_recipe
+
+    with console_of_call(verbose) as console, _handling_signals():
+        given = overrides_of(train_dataset, eval_dataset, model, tokenizer)
+        loaded = resolve_recipe(recipe, [*overrides, *given], strict=strict)
+        rundir = train_recipe(
+            loaded,
+            None,
+            console,
+            resume=str(resume),
+            strict=strict,
+            allow_changed=allow_changed,
+            callbacks=callbacks,
+        )
+    return Run(rundir.root)
+
+
+@contextmanager
+def _handling_signals() -> Iterator[None]:
+    """Context in which a signal lets a training save a checkpoint; the handlers from before are restored."""
+    restore = interruption.install()
+    interruption.command_started()
+    try:
+        yield
+    finally:
+        restore()

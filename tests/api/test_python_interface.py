@@ -1,0 +1,143 @@
+"""The Python interface: a program trains, evaluates, generates, merges and reports, and its process stays as it was."""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from support.tiny import pairs, tiny_llama, tiny_tokenizer
+from transformers import TrainerCallback
+from transformers.utils import logging
+
+import orpo_cli
+from orpo_cli import Answer, OrpoError, Recipe, Run, evaluate, generate, plan, train
+from orpo_cli.errors import RecipeError, UsageError
+
+TRAINING = {
+    "max_steps": 2,
+    "per_device_train_batch_size": 2,
+    "learning_rate": 1e-3,
+    "max_length": 64,
+    "logging_steps": 1,
+}
+
+
+class CountSteps(TrainerCallback):
+    """Count of the steps."""
+
+    steps = 0
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Count one."""
+        self.steps += 1
+
+
+def process_state() -> list[Any]:
+    """What a library must not change in the process of its caller."""
+    hooks = [sys.excepthook, sys.unraisablehook, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
+    return [*hooks, logging.get_verbosity(), logging.is_progress_bar_enabled(), datasets.are_progress_bars_disabled()]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, CountSteps, Any, Any]:
+    """A run of a model and data in memory, and these."""
+    folder = tmp_path_factory.mktemp("api")
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    dataset, counter = datasets.Dataset.from_list(pairs(12)), CountSteps()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORPO_CACHE", str(folder / "cache"))
+        run = train(
+            {"output_dir": str(folder / "run"), "model": {}, "lora": {"r": 2}, "training": TRAINING},
+            overrides=["lora.lora_alpha=4"],
+            train_dataset=dataset,
+            eval_dataset=dataset.select(range(4)),
+            model=model,
+            tokenizer=tokenizer,
+            callbacks=[counter],
+        )
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    return run, counter, model, tokenizer
+
+
+def test_a_training_of_objects_in_memory_is_an_ordinary_run(trained: tuple[Run, CountSteps, Any, Any]) -> None:
+    run, counter, *_ = trained
+    assert (run.status, counter.steps) == ("finished", 2)
+    assert [line["step"] for line in run.metrics if "loss" in line] == [1, 2]
+    assert run.plan.lora is not None
+    assert run.plan.lora.lora_alpha == 4
+    assert (run.result / "adapter_model.safetensors").is_file()
+    assert Run(run.path).record["steps"] == 2
+
+
+def test_what_a_run_can_do_prints_nothing_and_leaves_the_process_alone(
+    trained: tuple[Run, CountSteps, Any, Any], capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run, before = trained[0], process_state()
+    evaluation = run.evaluate()
+    assert evaluation["pairs"] == 4
+    assert run.evaluation["models"].keys() == {"base", "tuned"}
+    texts, talk = ["What is red?", "Why?"], [{"role": "user", "content": "What is red?"}]
+    answers = run.generate([*texts, talk], compare=True, max_new_tokens=4)
+    assert [answer.prompt for answer in answers] == [*texts, "What is red?"]
+    assert answers[0] == answers[2]
+    assert all(isinstance(answer, Answer) and answer.base is not None for answer in answers)
+    assert run.merge(dtype="float32").record.verified
+    page = run.report(tmp_path / "page.html")
+    assert page.read_text().startswith("<!doctype html>")
+    assert process_state() == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_models_in_memory_are_evaluated_and_answer(trained: tuple[Run, CountSteps, Any, Any]) -> None:
+    run, _, model, tokenizer = trained
+    rows = datasets.Dataset.from_list(pairs(4))
+    found = evaluate(model, rows, tokenizer=tokenizer, max_length=64)["models"]["model"]
+    base = run.evaluate()["models"]["base"]
+    assert found["logps/chosen"] == pytest.approx(base["logps/chosen"], abs=1e-5)
+    (answer,) = generate(model, "Why?", tokenizer=tokenizer, max_new_tokens=4)
+    assert answer.base is None
+
+
+def test_errors_are_those_of_the_command(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="learning_rte"):
+        Recipe(
+            model={"model_name_or_path": "a/b"}, dataset={"train": {"path": "x.jsonl"}}, training={"learning_rte": 1}
+        )
+    with pytest.raises(UsageError, match=r"no such recipe"):
+        train(tmp_path / "absent.yaml")
+    with pytest.raises(OrpoError, match="not a run"):
+        generate(tiny_llama(), "Why?", tokenizer=tiny_tokenizer(), compare=True)
+    with pytest.raises(UsageError, match="its tokenizer is missing"):
+        plan({"dataset": {"train": {"path": "x.jsonl"}}}, model=tiny_llama())
+    with pytest.raises(UsageError, match=r"merged_into: no such option"):
+        orpo_cli.merge(tmp_path, merged_into="x")
+
+
+def test_a_recipe_has_the_values_of_its_file_and_overrides(tmp_path: Path) -> None:
+    recipe = Recipe.load("quickstart", overrides=["training.beta=0.7"])
+    assert (recipe.name, recipe.sections.training.beta) == ("quickstart", 0.7)
+    (tmp_path / "again.yaml").write_text(recipe.to_yaml())
+    assert Recipe.load(tmp_path / "again.yaml").sections.training == recipe.sections.training
+
+
+def test_every_public_name_is_documented_and_typed() -> None:
+    for name in orpo_cli.__all__:
+        value = getattr(orpo_cli, name)
+        assert inspect.getdoc(value), name
+        if inspect.isfunction(value):
+            hints = value.__annotations__
+            assert {"return", *inspect.signature(value).parameters} == set(hints), name
+
+
+def test_the_import_loads_no_library() -> None:
+    program = "import sys, orpo_cli; dir(orpo_cli); print([n for n in ('torch', 'transformers', 'pydantic', 'yaml') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "[]"

@@ -38,7 +38,7 @@ def make_trainer_after_one_step(folder: Path, *, lora: bool) -> Any:
     from benchmarks.models import ARCHITECTURES
     from orpo_cli.data.prepare import prepare
     from orpo_cli.machine import probe
-    from orpo_cli.plan.resolve import resolve
+    from orpo_cli.planning.resolve import resolve
     from orpo_cli.recipe.load import load_recipe
     from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
 

@@ -43,9 +43,9 @@ def write_checkpoint(folder: Path, gigabytes: float, shards: int) -> tuple[Path,
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig
 
-    from orpo_cli.merge.meta_model import build_meta_model
-    from orpo_cli.merge.sharded_merge import plan_shards
-    from orpo_cli.merge.tensor_files import SafetensorsWriter, TensorSpec
+    from orpo_cli.merging.meta_model import build_meta_model
+    from orpo_cli.merging.sharded_merge import plan_shards
+    from orpo_cli.merging.tensor_files import SafetensorsWriter, TensorSpec
     from orpo_cli.model.model_source import ModelSource
     from orpo_cli.recipe.schema import ModelSection
 

@@ -43,7 +43,7 @@ def train(file: str, model: str, pairs: int, steps: int) -> dict[str, Any]:
     from orpo_cli.data.prepare import prepare
     from orpo_cli.machine import probe
     from orpo_cli.model.onednn import use_onednn
-    from orpo_cli.plan.resolve import resolve
+    from orpo_cli.planning.resolve import resolve
     from orpo_cli.recipe.load import load_recipe
     from orpo_cli.training.allocator import keep_freed_memory
     from orpo_cli.training.make_trainer import TrainingInputs, make_trainer

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.errors import MachineError, UsageError
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 from orpo_cli.run_attempts import FINISHED, running, with_new_attempt
 from orpo_cli.run_lock import HEARTBEAT_FILE, LOCK_FILE, RunLock, active_run_error, live_owner
 from orpo_cli.rundir import RecipeTexts, RunDir

@@ -15,7 +15,7 @@ from orpo_cli.atomic import atomic_write_text, remove_partial_files, unused_name
 from orpo_cli.checkpoint_manifest import checkpoint_step, find_checkpoints, unusable_reason
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.json_files import is_number, read_json_lines, read_json_object
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 from orpo_cli.run_attempts import (
     FINISHED,
     KILLED,

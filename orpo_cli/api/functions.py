@@ -12,7 +12,7 @@ from orpo_cli.api.in_memory import overrides_of, save_dataset
 from orpo_cli.api.quiet import console_of_call
 from orpo_cli.api.recipe import RecipeSource, resolve_recipe
 from orpo_cli.errors import Problem, UsageError
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 from orpo_cli.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from orpo_cli.evaluation.eval_target import EvalTarget
-    from orpo_cli.export.export import ExportResult
+    from orpo_cli.exporting.export import ExportResult
     from orpo_cli.hub.push import PushResult
-    from orpo_cli.merge.merge import MergeResult
+    from orpo_cli.merging.merge import MergeResult
     from orpo_cli.report.console import Console
 
 Message = Mapping[str, str]  # {"role": "user", "content": "…"}
@@ -172,8 +172,8 @@ def merge(
     ``output``: default is the ``merged`` folder of the run. ``options``: the other fields of ``MergeRequest``, such as ``dtype``,
     ``base`` and ``overwrite``. Raises UsageError, MachineError, RunError where the result is wrong.
     """
-    from orpo_cli.merge.merge import merge as merge_adapters
-    from orpo_cli.merge.merge_target import MergeRequest
+    from orpo_cli.merging.merge import merge as merge_adapters
+    from orpo_cli.merging.merge_target import MergeRequest
 
     with console_of_call(verbose) as console:
         request = _request(MergeRequest, target=Path(target), output=_path(output), **options)
@@ -186,8 +186,8 @@ def export(target: str | Path, *formats: str, verbose: bool = False, **options: 
     ``formats``: default are those of the recipe. ``options``: the other fields of ``ExportRequest``, such as ``output``, ``dtype``
     and ``gguf_types``. Raises UsageError, MachineError, RunError.
     """
-    from orpo_cli.export.export import export as export_model
-    from orpo_cli.export.export_request import ExportRequest
+    from orpo_cli.exporting.export import export as export_model
+    from orpo_cli.exporting.export_request import ExportRequest
 
     with console_of_call(verbose) as console:
         output = _path(options.pop("output", None))

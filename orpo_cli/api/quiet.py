@@ -39,11 +39,7 @@ def _environment(name: str, value: str) -> Iterator[None]:
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
     import datasets
-    from huggingface_hub.utils import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging
 
     bars = {

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.api import functions
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 from orpo_cli.rundir import RunDir
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from orpo_cli.api.functions import Answer
-    from orpo_cli.export.export import ExportResult
+    from orpo_cli.exporting.export import ExportResult
     from orpo_cli.hub.push import PushResult
-    from orpo_cli.merge.merge import MergeResult
+    from orpo_cli.merging.merge import MergeResult
 
 
 class Run:

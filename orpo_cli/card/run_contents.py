@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from orpo_cli.errors import UsageError
 from orpo_cli.json_files import read_json_object, read_json_object_or_empty
-from orpo_cli.merge.merge_record import MergeRecord, adapter_digests
+from orpo_cli.merging.merge_record import MergeRecord, adapter_digests
 from orpo_cli.rundir import RunDir
 
 RunPart = Literal["adapter", "merged", "model", "gguf"]

@@ -9,8 +9,8 @@ from orpo_cli.card.curves import render_curves
 from orpo_cli.card.front_matter import is_from_hub
 from orpo_cli.card.markdown import code_block, code_span, escape_text, public_path
 from orpo_cli.card.run_contents import CURVES_PATH
-from orpo_cli.merge.merge_record import MergeRecord
-from orpo_cli.plan.plan import Plan
+from orpo_cli.merging.merge_record import MergeRecord
+from orpo_cli.planning.plan import Plan
 from orpo_cli.report.benchmark_view import benchmark_settings, benchmark_table, benchmark_title
 from orpo_cli.rundir import RunDir
 

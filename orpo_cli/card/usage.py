@@ -10,7 +10,7 @@ from pathlib import PurePath
 from orpo_cli.card.markdown import code_block, code_span, public_path
 from orpo_cli.card.run_contents import RunPart, part_folder, path_prefix
 from orpo_cli.model.model_source import PACKAGE_PREFIX
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 from orpo_cli.rundir import RunDir
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values that --max-lora-rank accepts

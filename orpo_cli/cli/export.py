@@ -70,8 +70,8 @@ def command(
       orpo export runs/quickstart --format gguf --gguf-type f16 --gguf-type q8_0
       orpo export models/mine --format bnb-4bit -o models/mine-4bit
     """
-    from orpo_cli.export.export import export
-    from orpo_cli.export.export_request import ExportRequest
+    from orpo_cli.exporting.export import export
+    from orpo_cli.exporting.export_request import ExportRequest
 
     console = Console(quiet=quiet, as_json=as_json)
     warn_about_remote_code(target, console)

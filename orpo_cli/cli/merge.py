@@ -9,7 +9,7 @@ import typer
 
 from orpo_cli.cli.completion import complete_run
 from orpo_cli.cli.options import Json, Quiet
-from orpo_cli.merge.merge_target import Into
+from orpo_cli.merging.merge_target import Into
 from orpo_cli.recipe.schema import Dtype
 from orpo_cli.report.console import Console
 from orpo_cli.workflows.remote_code import warn_about_remote_code
@@ -94,8 +94,8 @@ def command(
       orpo merge some-adapter -o models/mine --base meta-llama/Meta-Llama-3-8B
       orpo merge runs/a --adapter runs/b --weight 0.7 --weight 0.3 -o models/both
     """
-    from orpo_cli.merge.merge import merge
-    from orpo_cli.merge.merge_target import MergeRequest
+    from orpo_cli.merging.merge import merge
+    from orpo_cli.merging.merge_target import MergeRequest
     from orpo_cli.report.progress import show_progress
 
     console = Console(quiet=quiet, as_json=as_json)

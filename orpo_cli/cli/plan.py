@@ -10,7 +10,7 @@ from rich.text import Text
 
 from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
 from orpo_cli.control_characters import one_line
-from orpo_cli.plan.decisions import with_origins
+from orpo_cli.planning.decisions import with_origins
 from orpo_cli.report.console import Console
 from orpo_cli.report.estimate_view import estimate_document, estimate_lines
 from orpo_cli.report.plan_summary import LABEL_WIDTH, Screen, plan_summary

@@ -13,7 +13,7 @@ from itertools import count as count_up
 from statistics import NormalDist, fmean, pstdev
 
 from orpo_cli.estimate.pair_lengths import PairLengths, PairSize
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 
 MAX_SIMULATED_PAIRS = 50_000  # simulating more takes too long
 

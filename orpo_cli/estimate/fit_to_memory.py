@@ -18,7 +18,7 @@ from orpo_cli.estimate.strategies import (
 )
 from orpo_cli.estimate.strategy_choice import estimate_plan
 from orpo_cli.estimate.token_budget import MAX_TOKENS_PER_MICROBATCH, TOKEN_STEP, max_budget, min_budget
-from orpo_cli.plan.plan import (
+from orpo_cli.planning.plan import (
     CHECKPOINTING,
     DEEPSPEED_CONFIG,
     STRATEGY,
@@ -28,7 +28,7 @@ from orpo_cli.plan.plan import (
     QuantizationPlan,
     Why,
 )
-from orpo_cli.plan.resolve import complete_by_default
+from orpo_cli.planning.resolve import complete_by_default
 from orpo_cli.recipe.schema import LoraSection
 
 MIN_MAX_LENGTH = 128  # tokens; no shorter max_length is proposed

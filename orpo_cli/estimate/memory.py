@@ -15,8 +15,8 @@ from orpo_cli.estimate.batching import checked_pairs, first_step, largest_micro_
 from orpo_cli.estimate.pair_lengths import PairLengths, PairSize
 from orpo_cli.estimate.parameter_counts import SAME_INPUT, count_trained_by_adapter, optimizer_bytes
 from orpo_cli.machine import Machine
-from orpo_cli.plan.model_facts import ModelFacts
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.model_facts import ModelFacts
+from orpo_cli.planning.plan import Plan
 from orpo_cli.recipe.schema import LoraSection
 
 HEADROOM = 0.9  # of the available memory; the rest is for what the estimate does not count

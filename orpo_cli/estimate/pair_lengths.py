@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from orpo_cli.plan.plan import PlanDraft
+from orpo_cli.planning.plan import PlanDraft
 
 
 class PairSize(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from orpo_cli.plan.model_facts import ModelFacts
+from orpo_cli.planning.model_facts import ModelFacts
 from orpo_cli.recipe.schema import LoraSection
 
 # Optimizer states for each trained parameter, by a part of the optimizer's name; others have two, as Adam.

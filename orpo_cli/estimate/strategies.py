@@ -27,8 +27,8 @@ from orpo_cli.estimate.memory import (
     weight_bytes,
 )
 from orpo_cli.estimate.parameter_counts import LAYER_INDEX, count_trained_by_adapter, optimizer_bytes
-from orpo_cli.plan.model_facts import ModelFacts
-from orpo_cli.plan.plan import LaunchPlan, Plan
+from orpo_cli.planning.model_facts import ModelFacts
+from orpo_cli.planning.plan import LaunchPlan, Plan
 
 SHARDED_OPTIMIZER = "adamw_torch_fused"  # where the states of the planned optimizer cannot be sharded or offloaded
 DDP_BUCKETS = 2 * 25e6  # bytes: one bucket of gradients is filled while another one is summed

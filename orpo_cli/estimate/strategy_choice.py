@@ -9,7 +9,7 @@ from typing import Any
 from orpo_cli.estimate.memory import HEADROOM, EstimateInputs, Memory, estimate_memory, with_training_args
 from orpo_cli.estimate.strategies import STRATEGIES, StrategyEstimate, estimate_strategy, obstacle, strategy_of
 from orpo_cli.estimate.token_budget import min_budget
-from orpo_cli.plan.plan import CHECKPOINTING, TOKEN_BUDGET, Plan
+from orpo_cli.planning.plan import CHECKPOINTING, TOKEN_BUDGET, Plan
 
 USUAL_DEVICES = (16, 24, 40, 48, 80, 96, 141, 180)  # GB of common GPUs
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from orpo_cli.estimate.batching import pairs_per_step
 from orpo_cli.estimate.memory import EstimateInputs, uses_checkpointing
 from orpo_cli.machine import Machine
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 
 # Dense bfloat16 (T4 and V100: float16) matrix products by the makers' data sheets, in TFLOP/s; the first matching name counts.
 TFLOPS = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orpo_cli.estimate.memory import EstimateInputs
-from orpo_cli.plan.plan import PlanDraft
+from orpo_cli.planning.plan import PlanDraft
 
 MAX_TOKENS_PER_MICROBATCH = {"cpu": 2048, "cuda": 32768, "mps": 8192}  # more tokens make no step faster
 TOKEN_STEP = 256  # tokens by which a smaller micro-batch is chosen

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from orpo_cli.errors import HubError, UsageError
 from orpo_cli.nearest_path import near_path_remedy
-from orpo_cli.plan.plan import ModelPlan, Plan
+from orpo_cli.planning.plan import ModelPlan, Plan
 from orpo_cli.recipe.hub_address import address_remedy, is_address
 from orpo_cli.rundir import RunDir
 

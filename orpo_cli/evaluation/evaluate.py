@@ -16,7 +16,7 @@ from orpo_cli.evaluation.metrics import intervals, margin_change_interval, prefe
 from orpo_cli.evaluation.preference_scores import PairScores, Progress, mixed_precision, score_pairs
 from orpo_cli.model.onednn import use_onednn
 from orpo_cli.model.vector_math import initialize_vector_math
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
 from orpo_cli.redaction import redact_record
 from orpo_cli.run_records import write_record

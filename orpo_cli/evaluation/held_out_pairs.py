@@ -9,7 +9,7 @@ from typing import Any
 
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.evaluation.eval_target import EvalTarget
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 from orpo_cli.recipe.schema import DatasetSection, Source
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
 from orpo_cli.rundir import RunDir

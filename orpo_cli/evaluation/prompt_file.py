@@ -21,7 +21,7 @@ from orpo_cli.errors import DataError, UsageError
 from orpo_cli.evaluation.eval_target import EvalTarget
 from orpo_cli.evaluation.held_out_pairs import load_held_out_pairs
 from orpo_cli.evaluation.prompts import Prompt, PromptBuilder
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 
 PROMPT_COLUMNS = ("messages", "conversations", "prompt", "instruction", "question")
 ID_COLUMNS = ("id", "key", "question_id")

@@ -28,7 +28,7 @@ from orpo_cli.hub.push import PushRequest, PushResult, push
 from orpo_cli.hub.push_record import read_base_license, write_base_license
 from orpo_cli.hub.retry import RetryPolicy, reset_client
 from orpo_cli.hub.upload import Upload
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 from orpo_cli.redaction import redact
 from orpo_cli.rundir import RunDir
 from orpo_cli.training.save_before import PUSH_WAIT_SECONDS

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orpo_cli.launch.environment import worker_variables
-from orpo_cli.plan.plan import LaunchPlan
+from orpo_cli.planning.plan import LaunchPlan
 
 WAIT_SECONDS = 900  # for other machines; torch's default
 DRY_RUN = "--dry-run"

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 
 from orpo_cli.errors import UsageError
-from orpo_cli.plan.plan import LaunchPlan
+from orpo_cli.planning.plan import LaunchPlan
 
 LAUNCHED = "ORPO_LAUNCHED"  # set in a process that `orpo train` has started: its parent owns the run
 # Settings of accelerate and FSDP that the libraries read from the environment: a rank obeys the plan alone.

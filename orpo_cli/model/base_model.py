@@ -13,7 +13,7 @@ from orpo_cli.model.load_errors import explain_load_errors
 from orpo_cli.model.model_files import load_torch_file, pickle_files
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.vector_math import initialize_vector_math
-from orpo_cli.plan.plan import ModelPlan, Plan
+from orpo_cli.planning.plan import ModelPlan, Plan
 from orpo_cli.recipe.schema import QuantizationSection
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from orpo_cli.model.load_errors import explain_load_errors
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.packing_support import packing_obstacle
 from orpo_cli.model.rope_scaling import apply_rope_scaling, longest_sequence
-from orpo_cli.plan.model_facts import ModelFacts
+from orpo_cli.planning.model_facts import ModelFacts
 from orpo_cli.recipe.schema import ModelSection
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from orpo_cli.model.base_model import load_base
 from orpo_cli.model.load_errors import explain_load_errors
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.tokenizer import load_saved_tokenizer
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 from orpo_cli.rundir import RunDir
 
 if TYPE_CHECKING:

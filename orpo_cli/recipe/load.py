@@ -53,7 +53,9 @@ class LoadedRecipe:
     @property
     def name(self) -> str:
         """The name in the recipe, or else the name of the file."""
-        return self.recipe.name or ("recipe" if self.file in (STANDARD_INPUT, PYTHON_RECIPE) else FilePath(self.file).stem)
+        return self.recipe.name or (
+            "recipe" if self.file in (STANDARD_INPUT, PYTHON_RECIPE) else FilePath(self.file).stem
+        )
 
     @property
     def output_dir(self) -> FilePath:

@@ -10,7 +10,7 @@ from orpo_cli.estimate.memory import EstimateInputs, trace_largest_micro_batch
 from orpo_cli.estimate.strategies import STRATEGIES, StrategyEstimate, obstacle
 from orpo_cli.estimate.strategy_choice import compare_strategies, estimate_plan
 from orpo_cli.estimate.throughput import estimate_throughput
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 
 MAX_SAVINGS_SHOWN = 4  # settings listed for a step that does not fit
 LABELS = {  # of parts whose name does not explain them

@@ -13,8 +13,8 @@ from orpo_cli.control_characters import one_line
 from orpo_cli.estimate.batching import count_steps
 from orpo_cli.estimate.memory import EstimateInputs
 from orpo_cli.estimate.parameter_counts import count_trained_by_adapter
-from orpo_cli.plan.model_facts import ModelFacts
-from orpo_cli.plan.plan import CHECKPOINTING, STRATEGY, TOKEN_BUDGET, Plan
+from orpo_cli.planning.model_facts import ModelFacts
+from orpo_cli.planning.plan import CHECKPOINTING, STRATEGY, TOKEN_BUDGET, Plan
 from orpo_cli.report.estimate_view import LABELS, MAX_SAVINGS_SHOWN
 from orpo_cli.report.plan_view import plan_lines
 from orpo_cli.report.remaining_time import duration_text

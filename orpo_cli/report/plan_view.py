@@ -9,7 +9,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from orpo_cli.control_characters import one_line
-from orpo_cli.plan.plan import is_leaf
+from orpo_cli.planning.plan import is_leaf
 
 STYLES = {"decided": "bold", "override": "magenta", "environment": "magenta", "recipe": "", "default": "dim"}
 

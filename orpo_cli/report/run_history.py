@@ -15,7 +15,7 @@ from typing import Any
 from orpo_cli.control_characters import one_line
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.json_files import is_number, parse_json_object, read_json_object, read_json_object_or_empty
-from orpo_cli.plan.plan import is_leaf
+from orpo_cli.planning.plan import is_leaf
 from orpo_cli.run_attempts import FINISHED, INTERRUPTED, KILLED, RUNNING, attempts_of
 from orpo_cli.run_lock import live_owner
 from orpo_cli.rundir import RunDir

@@ -11,7 +11,7 @@ from typing import Any
 
 from orpo_cli import interruption
 from orpo_cli.errors import Interrupted, MachineError, Problem, RunError
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 from orpo_cli.recipe.schema.watchdogs import ADVISE, WatchdogSettings
 from orpo_cli.training.agreement import Agreement
 from orpo_cli.training.metrics_log import MetricsCallback

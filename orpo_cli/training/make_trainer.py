@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from orpo_cli.errors import UsageError
 from orpo_cli.model.added_tokens import trainable_token_indices
 from orpo_cli.model.packing_support import packing_obstacle
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 from orpo_cli.recipe.schema import FsdpConfig
 from orpo_cli.training.packed_trainer import PackedTrainer
 from orpo_cli.training.padded_batch import TokenizedDataset

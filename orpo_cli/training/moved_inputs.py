@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 from orpo_cli.recipe.schema import Source
 
 

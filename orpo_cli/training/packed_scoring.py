@@ -22,7 +22,7 @@ from orpo_cli.evaluation.preference_scores import (
     score_pairs,
 )
 from orpo_cli.model.packing_support import packing_obstacle
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 from orpo_cli.training.allocator import keep_freed_memory
 from orpo_cli.training.engine.packed_attention import UnsupportedAttention
 from orpo_cli.training.engine.packed_step import Engine, forward_packed

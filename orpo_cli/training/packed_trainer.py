@@ -10,7 +10,7 @@ from accelerate.utils.memory import clear_device_cache
 
 from orpo_cli.errors import MachineError, RunError
 from orpo_cli.evaluation.preference_scores import PairScoring
-from orpo_cli.plan.plan import TOKEN_BUDGET, EnginePlan
+from orpo_cli.planning.plan import TOKEN_BUDGET, EnginePlan
 from orpo_cli.training.engine.packed_attention import UnsupportedAttention
 from orpo_cli.training.engine.packed_step import Engine, PairBatch, collate_pairs, count_sequence_tokens
 from orpo_cli.training.engine.packing import MicroBatch, TokenPair, pack, token_pair

@@ -17,7 +17,7 @@ from typing import Any
 from orpo_cli.atomic import unused_name
 from orpo_cli.checkpoint_manifest import MANIFEST, checkpoint_step, find_checkpoints, read_manifest
 from orpo_cli.errors import DataError, UsageError
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 from orpo_cli.recipe.schema import Source
 from orpo_cli.rundir import RunDir
 from orpo_cli.training.moved_inputs import follow_moves

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from orpo_cli.plan.plan import Plan, Why
+from orpo_cli.planning.plan import Plan, Why
 
 PAIRS, ACCUMULATION = "launch.pairs_per_step", "training.gradient_accumulation_steps"
 AS_STARTED = "as the run was started"

@@ -29,7 +29,7 @@ from transformers.integrations.integration_utils import is_kubeflow_available
 
 from orpo_cli import interruption
 from orpo_cli.errors import Problem
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 from orpo_cli.run_attempts import attempts_of
 from orpo_cli.rundir import RunDir
 from orpo_cli.secret_values import mask_secrets

@@ -20,7 +20,7 @@ from orpo_cli.model.onednn import use_onednn
 from orpo_cli.model.save import complete_generation_config, copy_mode_to_weights, save_model
 from orpo_cli.model.vector_math import initialize_vector_math
 from orpo_cli.os_errors import explain_os_error
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 from orpo_cli.run_attempts import FAILED, FINISHED, INTERRUPTED
 from orpo_cli.run_lock import RunLost
 from orpo_cli.run_status import end_attempt, first_line, write_last_step

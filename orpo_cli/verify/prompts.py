@@ -17,7 +17,7 @@ from orpo_cli.data.sources.source import open_source
 from orpo_cli.data.turns import read_pairs
 from orpo_cli.errors import OrpoError
 from orpo_cli.model.chat_template_errors import explain_template_errors
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 from orpo_cli.recipe.schema import DatasetSection, Source
 
 if TYPE_CHECKING:

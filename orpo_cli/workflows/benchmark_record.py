@@ -53,7 +53,7 @@ def decoding_record(target: EvalTarget, request: AskRequest) -> dict[str, Any]:
 
 def model_record(target: EvalTarget) -> dict[str, Any]:
     """The model: its base and revision, the adapter, dtype, quantization and device."""
-    from orpo_cli.merge.merge_record import adapter_digests
+    from orpo_cli.merging.merge_record import adapter_digests
 
     config = target.model.config
     record: dict[str, Any] = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import UsageError
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 from orpo_cli.report.console import Console
 from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 

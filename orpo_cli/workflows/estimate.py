@@ -11,8 +11,8 @@ from orpo_cli.errors import OrpoError
 from orpo_cli.estimate.memory import Activations, Computation, EstimateInputs, Trace, rough_activations
 from orpo_cli.estimate.pair_lengths import PairLengths, PairSize, worst_case_lengths
 from orpo_cli.machine import Machine
-from orpo_cli.plan.model_facts import ModelFacts
-from orpo_cli.plan.plan import Plan, PlanDraft
+from orpo_cli.planning.model_facts import ModelFacts
+from orpo_cli.planning.plan import Plan, PlanDraft
 from orpo_cli.recipe.schema import DatasetSection, ModelSection
 
 if TYPE_CHECKING:

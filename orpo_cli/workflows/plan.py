@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orpo_cli.errors import HubError, MachineError, Problem, RecipeError, explain_hint
 from orpo_cli.estimate.memory import EstimateInputs
-from orpo_cli.plan.model_facts import ModelFacts
-from orpo_cli.plan.plan import CHECKPOINTING, TOKEN_BUDGET, ModelPlan, Plan
+from orpo_cli.planning.model_facts import ModelFacts
+from orpo_cli.planning.plan import CHECKPOINTING, TOKEN_BUDGET, ModelPlan, Plan
 from orpo_cli.recipe.load import LoadedRecipe, load_recipe
 from orpo_cli.recipe.schema import ModelSection
 from orpo_cli.report.console import Console
@@ -56,9 +56,9 @@ def _build_plan(
     from orpo_cli.estimate.fit_to_memory import fit_to_memory
     from orpo_cli.machine import probe
     from orpo_cli.model.model_source import ModelSource
-    from orpo_cli.plan.checks import plan_problems
-    from orpo_cli.plan.requirements import missing_requirements
-    from orpo_cli.plan.resolve import draft_plan, model_with_absolute_paths
+    from orpo_cli.planning.checks import plan_problems
+    from orpo_cli.planning.requirements import missing_requirements
+    from orpo_cli.planning.resolve import draft_plan, model_with_absolute_paths
     from orpo_cli.workflows.estimate import collect_estimate_inputs
 
     machine = probe(Path(loaded.recipe.output_dir or "."))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orpo_cli.data.sources.remote import PACKAGES
-from orpo_cli.plan.requirements import OPTIMIZER_PACKAGES, TRACKER_PACKAGES
+from orpo_cli.planning.requirements import OPTIMIZER_PACKAGES, TRACKER_PACKAGES
 from orpo_cli.recipe.load import LoadedRecipe
 
 PACKAGE_PREFIX = "package://"

@@ -10,7 +10,7 @@ from typing import Any
 from orpo_cli.atomic import unused_name
 from orpo_cli.checkpoint_manifest import checkpoint_step, find_checkpoints
 from orpo_cli.errors import UsageError
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 from orpo_cli.run_attempts import FINISHED, RUNNING, STATUSES
 from orpo_cli.run_records import RunRecord, read_valid_fields, write_record
 from orpo_cli.rundir import RecipeTexts, RunDir

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from orpo_cli.checkpoint_manifest import checkpoint_step
 from orpo_cli.errors import UsageError
-from orpo_cli.plan.plan import ModelPlan, Plan
+from orpo_cli.planning.plan import ModelPlan, Plan
 from orpo_cli.report.console import Console
 from orpo_cli.rundir import RunDir
 

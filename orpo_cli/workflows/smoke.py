@@ -12,8 +12,8 @@ from typing import Any
 
 from orpo_cli import interruption
 from orpo_cli.errors import HubError, Interrupted
-from orpo_cli.plan.plan import Plan
-from orpo_cli.plan.smoke_plan import PAIRS_PER_SOURCE, smoke_plan
+from orpo_cli.planning.plan import Plan
+from orpo_cli.planning.smoke_plan import PAIRS_PER_SOURCE, smoke_plan
 from orpo_cli.recipe.schema import LaunchSection
 from orpo_cli.recipe.source.rerunnable_recipe import rerunnable_recipe
 from orpo_cli.report.console import Console
@@ -35,8 +35,8 @@ def smoke_recipe(recipe: str, overrides: Sequence[str] | None, console: Console,
     "name: by what and why". Works in a temporary folder, which is removed when the run passes, and kept for a look when it
     fails. Raises the errors of a training.
     """
-    from orpo_cli.merge.merge import merge
-    from orpo_cli.merge.merge_target import MergeRequest
+    from orpo_cli.merging.merge import merge
+    from orpo_cli.merging.merge_target import MergeRequest
     from orpo_cli.model.model_source import ModelSource
     from orpo_cli.model.tiny_model import save_tiny_base
 

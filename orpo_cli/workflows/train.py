@@ -16,8 +16,8 @@ from orpo_cli.checkpoint_manifest import checkpoint_step
 from orpo_cli.errors import Problem, UsageError
 from orpo_cli.launch.command import MachineCommand, machine_commands
 from orpo_cli.launch.environment import refuse_other_launch
-from orpo_cli.plan.launch import is_other_machine
-from orpo_cli.plan.plan import ModelPlan, Plan
+from orpo_cli.planning.launch import is_other_machine
+from orpo_cli.planning.plan import ModelPlan, Plan
 from orpo_cli.recipe.load import LoadedRecipe
 from orpo_cli.recipe.source.rerunnable_recipe import overridden_values, rerunnable_recipe
 from orpo_cli.report.console import Console
@@ -133,7 +133,7 @@ def _keep_step(rundir: RunDir, plan: Plan) -> Plan:
 def _refuse_missing_base(rundir: RunDir, loaded: LoadedRecipe) -> None:
     """Raise UsageError where the local base of the run is gone, and the recipe does not give another place."""
     from orpo_cli.model.trained_model import refuse_missing_base
-    from orpo_cli.plan.resolve import model_with_absolute_paths
+    from orpo_cli.planning.resolve import model_with_absolute_paths
 
     try:
         plan = rundir.read_plan()

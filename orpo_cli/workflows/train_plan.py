@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from orpo_cli import interruption
 from orpo_cli.estimate.batching import count_steps
-from orpo_cli.plan.plan import ModelPlan, Plan
+from orpo_cli.planning.plan import ModelPlan, Plan
 from orpo_cli.report.console import Console
 from orpo_cli.run_attempts import FINISHED
 from orpo_cli.rundir import RunDir

@@ -15,7 +15,7 @@ from orpo_cli.errors import Interrupted, MachineError, OrpoError, UsageError
 from orpo_cli.launch.command import wait_seconds, worker_command
 from orpo_cli.launch.environment import LAUNCHED, worker_variables
 from orpo_cli.launch.failure import FailureRecord, machine_of
-from orpo_cli.plan.plan import LaunchPlan, ModelPlan, Plan
+from orpo_cli.planning.plan import LaunchPlan, ModelPlan, Plan
 from orpo_cli.report.console import Console
 from orpo_cli.report.progress import show_status
 from orpo_cli.run_attempts import FINISHED

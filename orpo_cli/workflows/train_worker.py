@@ -13,7 +13,7 @@ from orpo_cli.errors import Interrupted, OrpoError
 from orpo_cli.estimate.batching import count_steps
 from orpo_cli.launch.environment import Ranks, apply_plan
 from orpo_cli.launch.failure import FailureRecord, explain, is_secondary
-from orpo_cli.plan.plan import ModelPlan, Plan
+from orpo_cli.planning.plan import ModelPlan, Plan
 from orpo_cli.report.console import Console
 from orpo_cli.report.progress import show_status
 from orpo_cli.run_log import run_log

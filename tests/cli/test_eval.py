@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from orpo_cli.cli.eval import command
 from orpo_cli.errors import DataError, UsageError
-from orpo_cli.plan.plan import DatasetPlan
+from orpo_cli.planning.plan import DatasetPlan
 from orpo_cli.recipe.schema import Source
 from orpo_cli.rundir import RunDir
 

@@ -63,9 +63,9 @@ KILL_PROGRAM = """
 import os, random, shutil, signal, sys, time
 from pathlib import Path
 import bitsandbytes, torch, transformers
-from orpo_cli.export.export import export
-from orpo_cli.export.export_request import ExportRequest
-from orpo_cli.export.export_record import ExportRecord
+from orpo_cli.exporting.export import export
+from orpo_cli.exporting.export_request import ExportRequest
+from orpo_cli.exporting.export_record import ExportRecord
 
 run, kind = Path(sys.argv[1]), sys.argv[2]
 target = run / "export" / kind

@@ -6,8 +6,8 @@ import os
 import pytest
 
 from orpo_cli.machine import probe
-from orpo_cli.plan.model_facts import ModelFacts
-from orpo_cli.plan.resolve import resolve
+from orpo_cli.planning.model_facts import ModelFacts
+from orpo_cli.planning.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.source.shipped_recipes import shipped_recipe, shipped_recipes
 from orpo_cli.workflows.init import START_RECIPE, new_recipe_text

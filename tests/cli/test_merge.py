@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.tiny_run import FOUR_BIT, make_base, make_run, saved_logits, unmerged_logits
 
-from orpo_cli.plan.plan import DatasetPlan
+from orpo_cli.planning.plan import DatasetPlan
 from orpo_cli.recipe.schema import Source
 from orpo_cli.rundir import RunDir
 

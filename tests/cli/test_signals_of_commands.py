@@ -15,15 +15,15 @@ from support.tiny import write_recipe
 from support.tiny_eval_run import make_eval_run
 from support.tiny_export import gguf_converter, make_exportable_run  # noqa: F401
 
-from orpo_cli.export import export  # noqa: F401  loaded before the forks
-from orpo_cli.merge import merge  # noqa: F401
+from orpo_cli.exporting import export  # noqa: F401  loaded before the forks
+from orpo_cli.merging import merge  # noqa: F401
 from orpo_cli.rundir import RunDir
 
 INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 COMMANDS = {
-    "merge, writing in a thread": (["merge"], "orpo_cli.merge.tensor_files:SafetensorsWriter.write", TERM),
-    "merge, verification": (["merge"], "orpo_cli.merge.merge:verify_merge", INT),
-    "export": (["export", "--format", "safetensors"], "orpo_cli.export.write_format:check_folder", HUP),
+    "merge, writing in a thread": (["merge"], "orpo_cli.merging.tensor_files:SafetensorsWriter.write", TERM),
+    "merge, verification": (["merge"], "orpo_cli.merging.merge:verify_merge", INT),
+    "export": (["export", "--format", "safetensors"], "orpo_cli.exporting.write_format:check_folder", HUP),
     "eval": (["eval"], "orpo_cli.evaluation.preference_scores:_token_scores", TERM),
     "generate": (["generate", "--compare", "-n", "2"], "orpo_cli.evaluation.generation:generate_token_ids", TERM),
 }

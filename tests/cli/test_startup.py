@@ -16,7 +16,7 @@ NOT_NEEDED = (
     "rich",
     "json",
     "huggingface_hub",
-    "orpo_cli.plan",
+    "orpo_cli.planning",
     "orpo_cli.rundir",
     "orpo_cli.cli.init",
 )

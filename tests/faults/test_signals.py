@@ -23,8 +23,8 @@ TRAINING = {
     "card": ("orpo_cli.card.model_card:write_card", 1),
 }
 AFTERWARDS = {
-    "merge": (("merge", "run"), "merged", ("orpo_cli.merge.verification:verify_merge", 1)),
-    "export": (("export", "run"), "export", ("orpo_cli.export.checks:check_folder", 1)),
+    "merge": (("merge", "run"), "merged", ("orpo_cli.merging.verification:verify_merge", 1)),
+    "export": (("export", "run"), "export", ("orpo_cli.exporting.checks:check_folder", 1)),
 }
 SHORT = {("model load", "SIGTERM"), ("checkpoint", "SIGINT"), ("step", "SIGHUP"), ("merge", "SIGTERM")}
 

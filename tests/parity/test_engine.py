@@ -22,7 +22,7 @@ from support.steps import (
 
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.packing_support import packing_obstacle
-from orpo_cli.plan.plan import ModelPlan
+from orpo_cli.planning.plan import ModelPlan
 from orpo_cli.training.engine import orpo_loss
 from orpo_cli.training.engine.packing import pack, packed_length, split_into_groups
 

@@ -16,7 +16,7 @@ from support.tiny import tiny_llama, tiny_tokenizer, write_pairs
 from orpo_cli.data.prepare import prepare
 from orpo_cli.errors import MachineError
 from orpo_cli.machine import probe
-from orpo_cli.plan.resolve import resolve
+from orpo_cli.planning.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.training.engine.packed_step import Engine
 from orpo_cli.training.engine.parity_check import CHECKED_PAIRS

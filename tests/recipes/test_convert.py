@@ -142,7 +142,7 @@ def test_a_dataset_mixture_of_alignment_handbook_becomes_sources_and_held_out_pa
 
 def test_all_133_arguments_of_april_2024_are_converted_and_the_plan_has_their_values(tmp_path: Path) -> None:
     from orpo_cli.machine import probe
-    from orpo_cli.plan.resolve import resolve
+    from orpo_cli.planning.resolve import resolve
 
     conversion = convert_example("april-2024.txt")
     assert len(conversion.outcomes) == 133

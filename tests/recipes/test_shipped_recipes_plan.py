@@ -14,7 +14,7 @@ from support.shipped import HUB_MODELS, shipped_recipe_params
 
 from orpo_cli.machine import Machine
 from orpo_cli.model.model_facts import known_facts
-from orpo_cli.plan.resolve import resolve
+from orpo_cli.planning.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema import ModelSection
 from orpo_cli.recipe.source.shipped_recipes import shipped_recipe, shipped_recipes

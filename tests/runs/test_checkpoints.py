@@ -395,7 +395,7 @@ from pathlib import Path
 from support.tiny import tiny_llama, tiny_tokenizer
 from orpo_cli.data.prepare import prepare
 from orpo_cli.machine import probe
-from orpo_cli.plan.resolve import resolve
+from orpo_cli.planning.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.training.make_trainer import TrainingInputs, make_trainer
 

@@ -11,7 +11,7 @@ import torch
 from support.tiny_export import gguf_converter  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from orpo_cli.export.reference_logits import PROMPTS, token_ids
+from orpo_cli.exporting.reference_logits import PROMPTS, token_ids
 from orpo_cli.verify.prompts import render_prompts
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, Gemma3TextConfig
 from orpo_cli.model.base_model import load_base
 from orpo_cli.model.model_facts import model_facts
 from orpo_cli.model.model_source import ModelSource
-from orpo_cli.plan.plan import ModelPlan
+from orpo_cli.planning.plan import ModelPlan
 from orpo_cli.recipe.schema import ModelSection
 
 Orpo = Callable[..., Any]

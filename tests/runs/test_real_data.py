@@ -18,7 +18,7 @@ from orpo_cli.model.model_facts import model_facts
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.tokenizer import load_tokenizer
 from orpo_cli.model.trained_model import load_trained_model
-from orpo_cli.plan.resolve import resolve
+from orpo_cli.planning.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.source.rerunnable_recipe import rerunnable_recipe
 from orpo_cli.report.console import Console

@@ -15,7 +15,7 @@ from support.killed_run import make_run_of_version_0_2_0
 from support.metric_lines import metric_lines
 from support.tiny import write_recipe
 
-from orpo_cli.plan.plan import Why
+from orpo_cli.planning.plan import Why
 from orpo_cli.rundir import RunDir
 
 SAVING = {"save_strategy": "steps", "save_steps": 2}

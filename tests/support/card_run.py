@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from orpo_cli.plan.plan import ModelPlan
+from orpo_cli.planning.plan import ModelPlan
 from orpo_cli.rundir import RunDir
 from support.tiny_run import make_plan, write_records
 

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from orpo_cli.merge.merge import merge
-from orpo_cli.merge.merge_target import MergeRequest
+from orpo_cli.merging.merge import merge
+from orpo_cli.merging.merge_target import MergeRequest
 from orpo_cli.rundir import RunDir
 from support.loopback_hub import LoopbackHub
 from support.tiny_run import make_run

@@ -22,7 +22,7 @@ from orpo_cli import interruption
 from orpo_cli.checkpoint_manifest import find_checkpoints
 from orpo_cli.data.prepare import prepare
 from orpo_cli.machine import probe
-from orpo_cli.plan.resolve import resolve
+from orpo_cli.planning.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.training.checkpoint_writer import CheckpointWriter
 from orpo_cli.training.interrupt import InterruptCallback

@@ -22,7 +22,7 @@ from orpo_cli.errors import RunError
 from orpo_cli.machine import probe
 from orpo_cli.model.base_model import load_base, weights_device
 from orpo_cli.model.model_source import ModelSource
-from orpo_cli.plan.resolve import resolve
+from orpo_cli.planning.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.training.agreement import Agreement
 from orpo_cli.training.engine import fused_lora

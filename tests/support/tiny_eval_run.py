@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orpo_cli.evaluation.eval_target import EvalTarget, open_eval_target
-from orpo_cli.plan.plan import DatasetPlan
+from orpo_cli.planning.plan import DatasetPlan
 from orpo_cli.recipe.schema import Source
 from orpo_cli.rundir import RunDir
 from support.tiny import write_pairs

@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from orpo_cli.errors import MachineError
-from orpo_cli.export.gguf.converter import install_converter
+from orpo_cli.exporting.gguf.converter import install_converter
 from orpo_cli.rundir import RunDir
 from support.tiny_run import CHATML, make_run
 

@@ -22,11 +22,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from orpo_cli.merge.merge import merge
-from orpo_cli.merge.merge_target import MergeRequest
+from orpo_cli.merging.merge import merge
+from orpo_cli.merging.merge_target import MergeRequest
 from orpo_cli.model.base_model import load_base
 from orpo_cli.model.model_source import ModelSource
-from orpo_cli.plan.plan import DatasetPlan, ExportPlan, LaunchPlan, MergePlan, ModelPlan, Plan, QuantizationPlan
+from orpo_cli.planning.plan import DatasetPlan, ExportPlan, LaunchPlan, MergePlan, ModelPlan, Plan, QuantizationPlan
 from orpo_cli.recipe.schema import HubSection, LoraSection, Source
 from orpo_cli.run_attempts import FINISHED
 from orpo_cli.rundir import RecipeTexts, RunDir

@@ -29,7 +29,7 @@ ORDER = [  # each package imports those above it; packages of one line do not im
     {"atomic", "checkpoint_manifest", "json_files", "redaction", "run_lock"},
     {"cache_entry", "run_log", "run_records", "run_result"},
     {"recipe"},
-    {"plan"},
+    {"planning"},
     {"rundir", "estimate", "watchdogs"},
     {"run_creation"},
     {"run_status"},
@@ -38,8 +38,8 @@ ORDER = [  # each package imports those above it; packages of one line do not im
     {"evaluation", "report"},
     {"training"},
     {"verify"},
-    {"merge"},
-    {"export"},
+    {"merging"},
+    {"exporting"},
     {"card"},
     {"hub"},
     {"launch"},
@@ -78,7 +78,7 @@ LIGHT = {
     "run_status",
     "statistics",
     "recipe",
-    "plan",
+    "planning",
 }
 LIGHT |= {"estimate", "rundir", "watchdogs", "launch", "sweep", "workflows", "api", "cli"}
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes"}

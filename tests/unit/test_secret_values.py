@@ -10,8 +10,8 @@ import pytest
 
 from orpo_cli import secret_values
 from orpo_cli.machine import Machine
-from orpo_cli.plan.plan import Plan
-from orpo_cli.plan.resolve import resolve
+from orpo_cli.planning.plan import Plan
+from orpo_cli.planning.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.secret_values import mask_secrets, register_secrets, unmask_secrets
 

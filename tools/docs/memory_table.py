@@ -16,8 +16,8 @@ from orpo_cli.estimate.memory import HEADROOM, estimate_memory
 from orpo_cli.machine import Machine
 from orpo_cli.model.model_facts import known_facts
 from orpo_cli.model.model_source import ModelSource
-from orpo_cli.plan.model_facts import ModelFacts
-from orpo_cli.plan.resolve import draft_plan
+from orpo_cli.planning.model_facts import ModelFacts
+from orpo_cli.planning.resolve import draft_plan
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema import ModelSection
 from orpo_cli.workflows.estimate import collect_estimate_inputs

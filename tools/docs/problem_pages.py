@@ -14,10 +14,10 @@ from pathlib import Path
 
 from orpo_cli.errors import Problem, RecipeError
 from orpo_cli.machine import Machine
-from orpo_cli.plan.checks import plan_problems
-from orpo_cli.plan.model_facts import ModelFacts
-from orpo_cli.plan.requirements import missing_requirements
-from orpo_cli.plan.resolve import resolve
+from orpo_cli.planning.checks import plan_problems
+from orpo_cli.planning.model_facts import ModelFacts
+from orpo_cli.planning.requirements import missing_requirements
+from orpo_cli.planning.resolve import resolve
 from orpo_cli.recipe.explanations import FOLDER, Explanation, problem_codes, read_explanation
 from orpo_cli.recipe.load import load_recipe
 

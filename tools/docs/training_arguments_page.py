@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 
 from orpo_cli.machine import Machine
-from orpo_cli.plan.resolve import resolve
+from orpo_cli.planning.resolve import resolve
 from orpo_cli.recipe.did_you_mean import KEYS_OF_OTHER_TOOLS
 from orpo_cli.recipe.legacy.argument_policy import ArgumentPolicy
 from orpo_cli.recipe.legacy.renamed_args import RENAMED_ARGS, RENAMED_OPTIMIZERS

@@ -14,8 +14,8 @@ from orpo_cli.data.prepare import prepare
 from orpo_cli.estimate.batching import MAX_SIMULATED_PAIRS, simulate_steps, split_by_token_budget
 from orpo_cli.estimate.pair_lengths import PairSize
 from orpo_cli.machine import probe
-from orpo_cli.plan.plan import Plan
-from orpo_cli.plan.resolve import resolve
+from orpo_cli.planning.plan import Plan
+from orpo_cli.planning.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.training.engine.packed_step import Engine
 from orpo_cli.training.make_trainer import TrainingInputs, make_trainer

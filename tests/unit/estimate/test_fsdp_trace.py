@@ -19,7 +19,7 @@ from orpo_cli.estimate.strategies import Strategy, estimate_strategy
 from orpo_cli.machine import Machine
 from orpo_cli.model.model_facts import model_facts
 from orpo_cli.model.model_source import ModelSource
-from orpo_cli.plan.resolve import resolve
+from orpo_cli.planning.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema import ModelSection
 from orpo_cli.training.memory_trace import MemoryTracer

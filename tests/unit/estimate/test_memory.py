@@ -16,9 +16,9 @@ from orpo_cli.estimate.pair_lengths import PairLengths, PairSize, worst_case_len
 from orpo_cli.estimate.parameter_counts import adapted_modules, count_trained_by_adapter, optimizer_bytes
 from orpo_cli.estimate.throughput import estimate_throughput
 from orpo_cli.machine import Machine
-from orpo_cli.plan.model_facts import ModelFacts
-from orpo_cli.plan.plan import Plan, PlanDraft
-from orpo_cli.plan.resolve import complete_by_default, draft_plan
+from orpo_cli.planning.model_facts import ModelFacts
+from orpo_cli.planning.plan import Plan, PlanDraft
+from orpo_cli.planning.resolve import complete_by_default, draft_plan
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema import LoraSection
 

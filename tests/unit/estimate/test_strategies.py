@@ -31,9 +31,9 @@ from orpo_cli.estimate.strategies import (
 )
 from orpo_cli.estimate.strategy_choice import compare_strategies
 from orpo_cli.machine import Machine, assume_gpus
-from orpo_cli.plan.model_facts import ModelFacts
-from orpo_cli.plan.plan import Plan, PlanDraft
-from orpo_cli.plan.resolve import complete_by_default, draft_plan
+from orpo_cli.planning.model_facts import ModelFacts
+from orpo_cli.planning.plan import Plan, PlanDraft
+from orpo_cli.planning.resolve import complete_by_default, draft_plan
 from orpo_cli.recipe.load import load_recipe
 
 GB = 10**9

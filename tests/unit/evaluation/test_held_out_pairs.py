@@ -16,7 +16,7 @@ from orpo_cli.errors import DataError, UsageError
 from orpo_cli.evaluation.eval_target import EvalTarget
 from orpo_cli.evaluation.evaluate import evaluate, record_evaluation
 from orpo_cli.evaluation.held_out_pairs import HeldOutPairs, load_held_out_pairs
-from orpo_cli.plan.plan import DatasetPlan
+from orpo_cli.planning.plan import DatasetPlan
 from orpo_cli.recipe.schema import EvalSplit, Source
 from orpo_cli.rundir import RunDir
 

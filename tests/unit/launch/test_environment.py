@@ -10,7 +10,7 @@ import pytest
 from orpo_cli.errors import UsageError
 from orpo_cli.launch.command import machine_commands, worker_command
 from orpo_cli.launch.environment import Ranks, apply_plan, refuse_other_launch, worker_variables
-from orpo_cli.plan.plan import LaunchPlan
+from orpo_cli.planning.plan import LaunchPlan
 
 TORCHRUN = {
     "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1", "MASTER_ADDR": "10.0.0.1",

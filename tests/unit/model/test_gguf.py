@@ -10,8 +10,8 @@ from support.tiny_export import gguf_converter, make_model  # noqa: F401
 from transformers import AutoModelForCausalLM
 
 from orpo_cli.errors import MachineError
-from orpo_cli.export.export import export
-from orpo_cli.export.export_request import ExportRequest
+from orpo_cli.exporting.export import export
+from orpo_cli.exporting.export_request import ExportRequest
 from orpo_cli.model.gguf import convert_gguf_cached
 
 

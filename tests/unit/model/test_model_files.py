@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from support.tiny import save_tiny_model, tiny_llama
 
 from orpo_cli.errors import MachineError
-from orpo_cli.merge.peft_adapters import Adapter, load_adapters
-from orpo_cli.merge.tensor_files import TorchFile
+from orpo_cli.merging.peft_adapters import Adapter, load_adapters
+from orpo_cli.merging.tensor_files import TorchFile
 from orpo_cli.model.base_model import load_base
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.tokenizer import load_tokenizer
-from orpo_cli.plan.plan import ModelPlan
+from orpo_cli.planning.plan import ModelPlan
 from orpo_cli.recipe.schema import ModelSection
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"

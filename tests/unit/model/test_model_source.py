@@ -12,7 +12,7 @@ from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 from orpo_cli.model.model_source import ModelSource, locate
 from orpo_cli.model.tokenizer import padding_token
-from orpo_cli.plan.plan import ModelPlan
+from orpo_cli.planning.plan import ModelPlan
 from orpo_cli.recipe.schema import ModelSection
 
 

@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from orpo_cli.cli import main
-from orpo_cli.plan.size_defaults import DEFAULTS_BY_SIZE
+from orpo_cli.planning.size_defaults import DEFAULTS_BY_SIZE
 from orpo_cli.recipe.load import load_recipe
 
 ROOT = Path(__file__).parents[3]

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from orpo_cli.data.prepare import prepare
 from orpo_cli.machine import probe
-from orpo_cli.plan.resolve import resolve
+from orpo_cli.planning.resolve import resolve
 from orpo_cli.recipe.legacy.unsupported_training_args import UNSUPPORTED_TRAINING_ARGS
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS, TrainingFields

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.tiny_run import make_plan
 
-from orpo_cli.plan.plan import Plan
+from orpo_cli.planning.plan import Plan
 from orpo_cli.recipe.schema import Source
 from orpo_cli.training.moved_inputs import follow_moves
 

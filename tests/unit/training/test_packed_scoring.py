@@ -13,7 +13,7 @@ from support.tiny_run import make_plan
 from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig
 
 from orpo_cli.evaluation.preference_scores import PairScores, score_pairs
-from orpo_cli.plan.plan import EnginePlan, Plan
+from orpo_cli.planning.plan import EnginePlan, Plan
 from orpo_cli.training.engine.packed_step import Engine
 from orpo_cli.training.engine.packing import pack
 from orpo_cli.training.packed_scoring import PackedScoring, make_scorer

@@ -10,8 +10,8 @@ import pytest
 
 from orpo_cli.errors import UsageError
 from orpo_cli.machine import Machine
-from orpo_cli.plan.plan import Plan
-from orpo_cli.plan.resolve import resolve
+from orpo_cli.planning.plan import Plan
+from orpo_cli.planning.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.training.resume import _refuse_changes
 from orpo_cli.training.resumed_step import keep_pairs_per_step

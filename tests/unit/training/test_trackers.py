@@ -20,8 +20,8 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK
 from orpo_cli.data.prepare import prepare
 from orpo_cli.errors import Problem, RunError
 from orpo_cli.machine import probe
-from orpo_cli.plan.plan import Plan
-from orpo_cli.plan.resolve import resolve
+from orpo_cli.planning.plan import Plan
+from orpo_cli.planning.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.run_creation import create_run
 from orpo_cli.rundir import RecipeTexts, RunDir

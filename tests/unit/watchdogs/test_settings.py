@@ -8,7 +8,7 @@ import pytest
 
 from orpo_cli.errors import Problem, RecipeError
 from orpo_cli.machine import Machine
-from orpo_cli.plan.resolve import resolve
+from orpo_cli.planning.resolve import resolve
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema.watchdogs import WatchdogSettings
 from orpo_cli.watchdogs.watchdogs import Watchdogs

@@ -141,7 +141,8 @@ def test_no_package_imports_a_later_one() -> None:
 
 def test_no_two_files_import_each_other() -> None:
     """Also not through a third one: the files are a graph without cycles."""
-    graph = {path: imported_files(path) - {path} for path in FILES}
+    entry = Path("__init__.py")  # it offers the Python interface, which needs all others, and has the version
+    graph = {path: imported_files(path) - {path, entry} for path in FILES if path != entry}
     while leaves := [path for path, needed in graph.items() if not needed & graph.keys()]:
         for path in leaves:
             del graph[path]

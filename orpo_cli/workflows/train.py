@@ -88,6 +88,8 @@ def train_recipe(
             refuse_other_launch(plan.launch, rank.ranks)
         stack.enter_context(recording_interruption(rundir))
         record = _attempt_record(loaded, plan, (*loaded.warnings, *planned.warnings))
+        if isinstance(recipe, LoadedRecipe):  # a Python program, whose arguments are not those of orpo
+            record["command"] = None
         checkpoint = open_run(rundir, loaded, plan, source, resume, console, record)
         if not rundir.attempt:
             console.note(f"{rundir.root}: this run has finished; there is nothing to resume")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -182,7 +181,7 @@ def job_of(rundir: RunDir, checkpoint: Path | None, console: Console) -> Job:
         attempt=rundir.attempt,
         checkpoint=None if checkpoint is None else str(checkpoint),
         started=psutil.Process().create_time(),
-        quiet=console.quiet,
+        quiet=console.quiet or console.log_only,
     )
 
 
@@ -191,7 +190,7 @@ def _launch(launch: LaunchPlan, control: Control, rundir: RunDir) -> None:
     from orpo_cli.launch.agent import LaunchRequest, launch_workers
 
     request = LaunchRequest(
-        command=worker_command(sys.argv[1:]),
+        command=worker_command(["train", str(rundir.recipe)]),  # also where another command or a program trains
         processes=launch.num_processes // launch.num_machines,
         address=launch.main_process_ip or LOCALHOST,
         port=control.port,

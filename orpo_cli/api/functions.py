@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import fspath
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from orpo_cli.evaluation.eval_target import EvalTarget
+    from orpo_cli.evaluation.prompts import Prompt, PromptBuilder
     from orpo_cli.exporting.export import ExportResult
     from orpo_cli.hub.push import PushResult
     from orpo_cli.merging.merge import MergeResult
@@ -96,7 +98,7 @@ def evaluate(
     from orpo_cli.evaluation.held_out_pairs import load_held_out_pairs
     from orpo_cli.training.packed_scoring import make_scorer
 
-    with console_of_call(verbose) as console:
+    with console_of_call(verbose) as console, _in_eval_mode(model):
         source = data if data is None or isinstance(data, str | Path) else save_dataset(data)
         target = _open_target(model, tokenizer, console)
         pairs = load_held_out_pairs(
@@ -132,12 +134,11 @@ def generate(
     ``model``: a run, or a model: its name, folder or object (with ``tokenizer``). ``compare``: also the base model of a run. The
     prompts have the tokens of the training. Temperature 0 takes the most likely token. Raises UsageError, HubError, MachineError.
     """
-    from orpo_cli.data.pair import Message as PairMessage
     from orpo_cli.evaluation.answers import AnswerOptions, answer_prompts
     from orpo_cli.evaluation.generation import SamplingParams
     from orpo_cli.evaluation.prompts import PromptBuilder
 
-    with console_of_call(verbose) as console:
+    with console_of_call(verbose) as console, _in_eval_mode(model):
         target = _open_target(model, tokenizer, console)
         if compare and "base" not in target.variants:
             raise UsageError(
@@ -146,12 +147,8 @@ def generate(
             )
         plain = target.tokenizer.chat_template is None or target.trained_as_text
         builder = PromptBuilder(target.tokenizer, plain=plain)
-        built = []
-        for prompt in [prompts] if isinstance(prompts, str) else prompts:
-            if isinstance(prompt, str):
-                built.append(builder.from_text(prompt, system))
-            else:
-                built.append(builder.from_messages([PairMessage(each["role"], each["content"]) for each in prompt]))
+        given = [prompts] if isinstance(prompts, str) else prompts
+        built = [_build_prompt(builder, prompt, system) for prompt in given]
         sampling = SamplingParams(max_new_tokens, temperature, top_p, seed).with_seed()
         variants = target.variants if compare else target.variants[-1:]
         options = AnswerOptions(sampling, variants, builder.end_token_ids)
@@ -224,6 +221,39 @@ def _open_target(
     if tokenizer is None:
         raise UsageError("a model object needs its tokenizer.", remedy="Give it too: tokenizer=….")
     return EvalTarget(model.config._name_or_path or type(model).__name__, model, tokenizer)
+
+
+def _build_prompt(builder: PromptBuilder, prompt: str | Sequence[Message], system: str | None) -> Prompt:
+    from orpo_cli.data.pair import Message as PairMessage
+
+    if isinstance(prompt, str):
+        return builder.from_text(prompt, system)
+    if not prompt or isinstance(prompt, Mapping):
+        raise UsageError(
+            "prompts: each is a text or a conversation, which is a list of messages.",
+            remedy='One conversation is a list in a list: [[{"role": "user", "content": "…"}]].',
+        )
+    if system is not None:
+        raise UsageError(
+            "system: a conversation has its own messages.", remedy='Give it a first message of the role "system".'
+        )
+    try:
+        return builder.from_messages([PairMessage(each["role"], each["content"]) for each in prompt])
+    except KeyError as error:
+        raise UsageError(f"prompts: a message has no {error}.", remedy="A message has role and content.") from None
+
+
+@contextmanager
+def _in_eval_mode(model: str | Path | PreTrainedModel) -> Iterator[None]:
+    """Context in which a model object computes without dropout, as after a training it would not; its modes are restored."""
+    training = [] if isinstance(model, str | Path) else [each for each in model.modules() if each.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _request(kind: Any, **values: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from orpo_cli.cache_dir import cache_dir
 from orpo_cli.cache_entry import cached_entry
 from orpo_cli.errors import UsageError
+from orpo_cli.recipe.source.yaml_writer import inline_yaml
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -110,4 +111,4 @@ def overrides_of(
         values["dataset.train"] = [{"path": str(save_dataset(train_dataset))}]
     if eval_dataset is not None:
         values["dataset.eval"] = [{"path": str(save_dataset(eval_dataset))}]
-    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    return [f"{key}={inline_yaml(value)}" for key, value in values.items()]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from orpo_cli.recipe.load import LoadedRecipe, load_recipe
 from orpo_cli.recipe.source.recipe_files import PYTHON_RECIPE, RecipeFile
 from orpo_cli.recipe.source.rerunnable_recipe import rerunnable_recipe
+from orpo_cli.recipe.source.yaml_writer import block_yaml
 
 if TYPE_CHECKING:
     from orpo_cli.errors import Problem
@@ -81,5 +82,5 @@ def resolve_recipe(source: RecipeSource, overrides: Sequence[str], *, strict: bo
 def _load(source: str | Path | Mapping[str, Any], overrides: Sequence[str], *, strict: bool) -> LoadedRecipe:
     if not isinstance(source, Mapping):
         return load_recipe(str(source), overrides, strict=strict)
-    text = json.dumps(dict(source), indent=2, default=str)  # JSON is YAML
-    return load_recipe(RecipeFile(PYTHON_RECIPE, Path.cwd(), text), overrides, strict=strict)
+    values = json.loads(json.dumps(dict(source), default=str))  # tuples as lists, paths as text
+    return load_recipe(RecipeFile(PYTHON_RECIPE, Path.cwd(), block_yaml(values)), overrides, strict=strict)

@@ -52,6 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, CountSteps, 
     model, tokenizer = tiny_llama(), tiny_tokenizer()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     dataset, counter = datasets.Dataset.from_list(pairs(12)), CountSteps()
+    process = process_state()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORPO_CACHE", str(folder / "cache"))
         run = train(
@@ -63,6 +64,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, CountSteps, 
             tokenizer=tokenizer,
             callbacks=[counter],
         )
+    assert process_state() == process
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     return run, counter, model, tokenizer
 
@@ -75,6 +77,7 @@ def test_a_training_of_objects_in_memory_is_an_ordinary_run(trained: tuple[Run, 
     assert run.plan.lora.lora_alpha == 4
     assert (run.result / "adapter_model.safetensors").is_file()
     assert Run(run.path).record["steps"] == 2
+    assert Run(run.path).record["command"] is None
 
 
 def test_what_a_run_can_do_prints_nothing_and_leaves_the_process_alone(
@@ -121,11 +124,67 @@ def test_errors_are_those_of_the_command(tmp_path: Path) -> None:
         orpo_cli.merge(tmp_path, merged_into="x")
 
 
+def test_prompts_that_are_not_texts_or_conversations_are_refused(trained: tuple[Run, CountSteps, Any, Any]) -> None:
+    _, _, model, tokenizer = trained
+    message = {"role": "user", "content": "Why?"}
+    for prompts, expected in (
+        ([message], "list of messages"),
+        ([[]], "list of messages"),
+        ([[{"role": "user"}]], "no 'content'"),
+    ):
+        with pytest.raises(UsageError, match=expected):
+            generate(model, prompts, tokenizer=tokenizer)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="its own messages"):
+        generate(model, [[message]], tokenizer=tokenizer, system="Be brief.")
+
+
+def test_a_model_in_training_mode_is_evaluated_without_dropout() -> None:
+    model, modes = tiny_llama(), []
+    model.train()
+    model.model.layers[0].eval()
+    before = [each.training for each in model.modules()]
+    model.register_forward_pre_hook(lambda module, _: modes.append(any(each.training for each in module.modules())))
+    generate(model, "Why?", tokenizer=tiny_tokenizer(), max_new_tokens=1)
+    assert modes
+    assert not any(modes)
+    assert [each.training for each in model.modules()] == before
+
+
+def test_the_values_of_a_recipe_are_those_of_python() -> None:
+    text = "A smile 😀, a line\u2028separator"
+    recipe = Recipe(
+        name="1e5",
+        model={"model_name_or_path": Path("a/b")},
+        tags=[text],
+        dataset={"train": {"path": "x.jsonl"}},
+        training={"learning_rate": 1e-5},
+    )
+    assert (recipe.name, recipe.sections.tags, recipe.sections.training.learning_rate) == ("1e5", [text], 1e-5)
+
+
 def test_a_recipe_has_the_values_of_its_file_and_overrides(tmp_path: Path) -> None:
     recipe = Recipe.load("quickstart", overrides=["training.beta=0.7"])
     assert (recipe.name, recipe.sections.training.beta) == ("quickstart", 0.7)
     (tmp_path / "again.yaml").write_text(recipe.to_yaml())
     assert Recipe.load(tmp_path / "again.yaml").sections.training == recipe.sections.training
+
+
+@pytest.mark.slow
+def test_a_program_trains_in_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", ["program.py", "--an-option-of-the-program"])
+    run = train(
+        {
+            "output_dir": str(tmp_path / "run"),
+            "lora": {"r": 2},
+            "training": TRAINING,
+            "launch": {"num_processes": 2},
+        },
+        train_dataset=datasets.Dataset.from_list(pairs(12)),
+        model=tiny_llama(),
+        tokenizer=tiny_tokenizer(),
+    )
+    assert (run.status, run.record["steps"], run.plan.launch.num_processes) == ("finished", 2, 2)
 
 
 def test_every_public_name_is_documented_and_typed() -> None:

@@ -82,7 +82,8 @@ class FailingRun:
 RUNS = {
     HEALTHY: FailingRun(("loss", "logps/chosen", "logps/rejected", "eval.accuracy")),
     "learning-rate": FailingRun(("loss", "grad_norm", "eval.chosen"), {"learning_rate": 7e-3}),
-    "beta": FailingRun(("nll_loss", "logps/chosen", "margin"), {"beta": 50.0}),
+    "learning-rate-100": FailingRun(("loss", "grad_norm", "eval.chosen"), {"learning_rate": 7e-2}),
+    "beta": FailingRun(("nll_loss", "grad_norm", "margin"), {"beta": 50.0}),
     "duplicates": FailingRun(
         ("logps/chosen", "eval.chosen", "eval.loss"), dataset={"rules": {"duplicate": False}}, pairs=repeated
     ),

@@ -29,7 +29,7 @@ quickstart: $(QUICKSTART_STAMP) ## train, merge, evaluate and compare a small mo
 # Two processes with one thread each: most tests wait for a subprocess that imports torch. A test that not even its timeout
 # ends (at most 600 seconds) ends its process and the tests: pytest-xdist may wait forever after it has replaced a process.
 test: $(DEV_STAMP) ## run the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --max-worker-restart 0 --dist loadfile \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --max-worker-restart 0 --dist loadfile --durations 30 \
 	  --override-ini faulthandler_timeout=720 --override-ini faulthandler_exit_on_timeout=true
 
 test-slow: $(DEV_STAMP) $(QUICKSTART_STAMP) ## run the tests that train a real model

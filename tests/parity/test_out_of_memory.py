@@ -90,7 +90,7 @@ def bit_identical(found: Weights, expected: Weights) -> bool:
 
 
 @pytest.mark.parametrize("budget", [1, 90, 1000])
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 def test_out_of_memory_at_random_micro_batches_leaves_results_bit_identical(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, budget: int
 ) -> None:
@@ -142,7 +142,7 @@ def test_a_checkpointed_single_pair_that_runs_out_of_memory_is_an_error(
     assert "max_length" in caught.value.remedy
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
 def test_halved_micro_batches_change_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     notes: list[str] = []
     trainer = trainer_for(tmp_path, notes, budget=1000, dropout=0.2)

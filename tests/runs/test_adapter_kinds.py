@@ -38,6 +38,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "velora": {"velora_config": {"num_groups": 8}},
     "blocks": {"use_bdlora": {"target_modules_bd_b": ["q_proj", "k_proj", "v_proj"], "nblocks": 2, "match_strict": False}},
 }  # fmt: skip
+FAST = ("rslora", "dora", "pissa", "bias", "tokens", "blocks")  # one of each way to merge
 BACK = {"loraplus_lr_ratio", "loraplus_lr_embedding"}  # of the optimizer, so not in the adapter's configuration
 
 
@@ -58,7 +59,9 @@ def merged(run: Path, orpo_here: Orpo) -> dict[str, Any]:
     return record
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind in FAST else [pytest.mark.slow]) for kind in KINDS]
+)
 def test_an_adapter_of_each_kind_trains_and_merges(kind: str, tmp_path: Path, orpo_here: Orpo) -> None:
     run = trained(tmp_path, orpo_here, KINDS[kind])
     config = PeftConfig.from_pretrained(run / "adapter").to_dict()
@@ -121,7 +124,14 @@ def test_what_cannot_be_merged_trains_and_says_so(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("lora", [{"init_lora_weights": "olora"}, {"use_dora": True}, {"loraplus_lr_ratio": 4.0}])
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {"init_lora_weights": "olora"},
+        pytest.param({"use_dora": True}, marks=pytest.mark.slow),
+        pytest.param({"loraplus_lr_ratio": 4.0}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_resumed_run_of_a_kind_ends_as_one_that_was_not_stopped(
     lora: dict[str, Any], tmp_path: Path, orpo_here: Orpo
 ) -> None:

@@ -50,7 +50,7 @@ TEMPORARY_ERRORS = [
     ("POST", "/commit/main", 500, "the hub is busy (HTTP 500)"),
     ("POST", "/commit/main", None, "the connection broke"),
     ("GET", "/api/models/me/tiny", 503, "the hub is busy (HTTP 503)"),
-    ("POST", "/api/repos/create", 500, "the hub is busy (HTTP 500)"),
+    pytest.param("POST", "/api/repos/create", 500, "the hub is busy (HTTP 500)", marks=pytest.mark.slow),
     ("PUT", "/lfs/", 500, ""),
     ("PUT", "/lfs/", None, ""),
 ]  # fmt: skip
@@ -70,11 +70,19 @@ def test_a_temporary_hub_error_is_retried_and_no_file_is_sent_twice(hub, run, me
 PERMANENT_ERRORS = [
     ("GET", "/api/whoami-v2", 401, 7, "does not know this token", "hf auth login"),
     ("POST", "/api/repos/create", 403, 7, "may not write", "write role"),
-    ("POST", "/commit/main", 401, 7, "does not know this token", "hf auth login"),
+    pytest.param("POST", "/commit/main", 401, 7, "does not know this token", "hf auth login", marks=pytest.mark.slow),
     ("POST", "/commit/main", 403, 7, "may not write", "write role"),
     ("POST", "/commit/main", 409, 6, "changed at the same time", "Try again"),
     ("POST", "/commit/main", 429, 6, "asks to wait 7 seconds", "ORPO_HUB_PATIENCE"),
-    ("POST", "/commit/main", 500, 6, "the hub has a problem (HTTP 500)", "Try again in a few minutes"),
+    pytest.param(
+        "POST",
+        "/commit/main",
+        500,
+        6,
+        "the hub has a problem (HTTP 500)",
+        "Try again in a few minutes",
+        marks=pytest.mark.slow,
+    ),
     ("POST", "/commit/main", None, 6, "the connection", "Check the network"),
     ("PUT", "/lfs/", 403, 7, "403", "write role"),
 ]

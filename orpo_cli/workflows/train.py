@@ -89,7 +89,7 @@ def train_recipe(
         stack.enter_context(recording_interruption(rundir))
         record = _attempt_record(loaded, plan, (*loaded.warnings, *planned.warnings))
         if isinstance(recipe, LoadedRecipe):  # a Python program, whose arguments are not those of orpo
-            record["command"] = None
+            record["command"] = []
         checkpoint = open_run(rundir, loaded, plan, source, resume, console, record)
         if not rundir.attempt:
             console.note(f"{rundir.root}: this run has finished; there is nothing to resume")

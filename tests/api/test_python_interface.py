@@ -77,7 +77,7 @@ def test_a_training_of_objects_in_memory_is_an_ordinary_run(trained: tuple[Run, 
     assert run.plan.lora.lora_alpha == 4
     assert (run.result / "adapter_model.safetensors").is_file()
     assert Run(run.path).record["steps"] == 2
-    assert Run(run.path).record["command"] is None
+    assert Run(run.path).record["command"] == []
 
 
 def test_what_a_run_can_do_prints_nothing_and_leaves_the_process_alone(
@@ -177,7 +177,7 @@ def test_a_program_trains_in_several_processes(tmp_path: Path, monkeypatch: pyte
         {
             "output_dir": str(tmp_path / "run"),
             "lora": {"r": 2},
-            "training": TRAINING,
+            "training": {**TRAINING, "use_cpu": True},
             "launch": {"num_processes": 2},
         },
         train_dataset=datasets.Dataset.from_list(pairs(12)),

@@ -23,6 +23,7 @@ EXTRAS = {  # the optional extras of orpo-cli, and what each is for
     "tensorboard": "report_to: tensorboard",
     "deepspeed": "launch.strategy: deepspeed",
     "optuna": "orpo sweep --sampler tpe",
+    "benchmark": "orpo benchmark --task ifeval and lm_eval:NAME",
 }
 
 

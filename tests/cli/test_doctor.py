@@ -76,7 +76,7 @@ def test_requirements_of_other_platforms_and_extras_are_left_out():
 
 def test_every_extra_for_users_is_shown():
     extras = set(metadata.metadata("orpo-cli").get_all("Provides-Extra"))
-    assert extras - {"dev", "quickstart"} == EXTRAS.keys()  # quickstart is gguf, by another name
+    assert extras - {"dev", "docs", "quickstart"} == EXTRAS.keys()  # quickstart is gguf, by another name
 
 
 def test_the_needs_of_a_recipe_come_with_the_command_that_meets_them(tmp_path, orpo_here):

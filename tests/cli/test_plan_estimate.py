@@ -27,6 +27,7 @@ def test_a_rough_estimate_names_its_reason(
     def forward_that_needs_values(*_: Any, **__: Any) -> None:
         raise NotImplementedError("numbers without content\nsecond line")
 
+    monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "cache"))  # without the traces of other tests
     monkeypatch.setattr("transformers.models.llama.modeling_llama.LlamaDecoderLayer.forward", forward_that_needs_values)
     stdout = orpo_here("plan", write_recipe(tmp_path), "--all").stdout
     assert "roughly, from the widths of the layers (NotImplementedError: numbers without content)" in stdout

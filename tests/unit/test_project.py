@@ -59,7 +59,7 @@ def test_torch_is_installed_before_packages_that_depend_on_it():
 
 
 def test_the_quickstart_target_calls_the_command_of_the_wheel():
-    assert make("--dry-run", "quickstart").splitlines()[-1] == ".venv/bin/orpo quickstart"
+    assert make("--dry-run", "--no-print-directory", "quickstart").splitlines()[-1] == ".venv/bin/orpo quickstart"
 
 
 def test_an_old_python_is_refused_with_the_required_version(tmp_path):

@@ -93,7 +93,10 @@ class CudaMask:
         batch, mask_function = self.batch, self.mask_function
         device, tokens = batch.input_ids.device, batch.num_tokens
         pair = torch.cat([torch.full((span.length,), number) for number, span in enumerate(batch.spans)]).to(device)
-        segments = [torch.tensor([0, 1, 2]).repeat_interleave(torch.tensor(span[1:])) for span in batch.spans]
+        segments = [
+            torch.tensor([0, 1, 2]).repeat_interleave(torch.tensor([span.shared, span.chosen, span.rejected]))
+            for span in batch.spans
+        ]
         segment, position = torch.cat(segments).to(device), batch.position_ids[0]  # shared prefix, chosen, rejected
 
         def allowed(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:

@@ -17,9 +17,9 @@ from orpo_cli.model.load_errors import explain_load_errors
         (GatedRepoError, 403, 7, "is gated"),
         (RepositoryNotFoundError, 404, 7, "is not on the hub"),
         (RevisionNotFoundError, 404, 7, "no such revision"),
-        (HfHubHTTPError, 403, 7, "the hub answered with an error"),
-        (HfHubHTTPError, 429, 6, "the hub answered with an error"),
-        (HfHubHTTPError, 503, 6, "the hub answered with an error"),
+        (HfHubHTTPError, 403, 7, "the hub refused"),
+        (HfHubHTTPError, 429, 6, "the hub is busy"),
+        (HfHubHTTPError, 503, 6, "the hub is busy or has a problem"),
     ],
 )
 def test_a_response_of_the_hub_has_its_exit_code(kind, status, exit_code, message, wrapped):

@@ -249,6 +249,6 @@ def test_checkpointing_of_fsdp_is_gradient_checkpointing(tmp_path: Path) -> None
 
 def test_a_smoke_run_has_one_process_on_one_machine(tmp_path: Path) -> None:
     made = plan(tmp_path, launch={"num_processes": 4, "num_machines": 2, "strategy": "fsdp"})
-    small = smoke_plan(made, base=tmp_path, layers=2, pairs=None, output_dir=tmp_path / "out").launch
+    small = smoke_plan(made, base=tmp_path, layers=2, modules=None, pairs=None, output_dir=tmp_path / "out").launch
     assert (small.num_processes, small.num_machines, small.strategy) == (1, 1, "single")
     assert small.pairs_per_step == 2 * 2

@@ -45,7 +45,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")  # JSON has U+2028 in strings
     return [record for line in lines if (record := parse_json_object(line)) is not None]
 
 

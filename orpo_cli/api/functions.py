@@ -149,6 +149,7 @@ def generate(
         builder = PromptBuilder(target.tokenizer, plain=plain)
         given = [prompts] if isinstance(prompts, str) else prompts
         built = [_build_prompt(builder, prompt, system) for prompt in given]
+        _check_sampling(max_new_tokens, temperature, top_p, seed)
         sampling = SamplingParams(max_new_tokens, temperature, top_p, seed).with_seed()
         variants = target.variants if compare else target.variants[-1:]
         options = AnswerOptions(sampling, variants, builder.end_token_ids)
@@ -241,6 +242,20 @@ def _build_prompt(builder: PromptBuilder, prompt: str | Sequence[Message], syste
         return builder.from_messages([PairMessage(each["role"], each["content"]) for each in prompt])
     except KeyError as error:
         raise UsageError(f"prompts: a message has no {error}.", remedy="A message has role and content.") from None
+
+
+def _check_sampling(max_new_tokens: int, temperature: float, top_p: float, seed: int | None) -> None:
+    """Raise UsageError for values that are not allowed, and for those that do nothing."""
+    if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
+        raise UsageError(
+            f"max_new_tokens={max_new_tokens}, temperature={temperature}, top_p={top_p}: not allowed.",
+            remedy="max_new_tokens is 1 or more, temperature 0 or more, top_p above 0 and at most 1.",
+        )
+    if temperature == 0 and (top_p != 1 or seed is not None):
+        raise UsageError(
+            "top_p and seed do nothing at temperature 0: the most likely token is taken.",
+            remedy="Give a temperature, such as 0.7.",
+        )
 
 
 @contextmanager

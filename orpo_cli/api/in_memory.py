@@ -66,10 +66,18 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
         )
     if tokenizer is None:
         raise UsageError("model: its tokenizer is missing.", remedy="Give it too: tokenizer=….")
-    digest = hashlib.sha256(model.config.to_json_string(use_diff=False).encode())
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise UsageError(
+            "model: it has an adapter.", remedy="Give the base model; `lora` in the recipe adds the adapter."
+        )
+    # save_pretrained sets both values in the config of the object
+    values = {**model.config.to_dict(), "architectures": [type(model).__name__], "dtype": str(model.dtype)}
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(_bytes()).numpy())
+    if model.generation_config is not None:
+        digest.update(model.generation_config.to_json_string(use_diff=False).encode())
     digest.update(_tokenizer_state(tokenizer))
     entry = cache_dir() / "models" / digest.hexdigest()[:32]
 
@@ -89,6 +97,8 @@ def _bytes() -> Any:
 
 def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> bytes:
     values = [tokenizer.get_vocab(), tokenizer.chat_template, tokenizer.special_tokens_map, tokenizer.init_kwargs]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    values.append(None if backend is None else backend.to_str())
     return json.dumps(values, sort_keys=True, default=str).encode()
 
 

@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 from orpo_cli.report.console import Console
 from orpo_cli.run_log import run_log
 
+_calls: list[None] = []  # an entry for each call that goes on, in any thread
+
 
 @contextmanager
 def console_of_call(verbose: bool) -> Iterator[Console]:
@@ -20,8 +22,11 @@ def console_of_call(verbose: bool) -> Iterator[Console]:
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|transformers|peft|trl|bitsandbytes)\b")
         stack.enter_context(_quiet_libraries())
-        run_log.discard()
-        stack.callback(run_log.discard)
+        if not _calls:  # not in a callback of a training, whose log is open
+            run_log.discard()
+            stack.callback(run_log.discard)
+        _calls.append(None)
+        stack.callback(_calls.pop)
         yield Console(log_only=not verbose)
 
 

@@ -70,4 +70,5 @@ def _handling_signals() -> Iterator[None]:
     try:
         yield
     finally:
+        interruption.forget()  # in another thread than the main one, restore() does nothing
         restore()

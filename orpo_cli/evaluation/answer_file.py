@@ -153,11 +153,12 @@ def check_is_answer_file(path: Path) -> None:
     """Raise UsageError where ``path`` is a folder or a file that has no settings file. Called before a model is loaded."""
     if path.is_dir():
         raise UsageError(f"--output {path} is a folder.", remedy="Give a file, for example answers.jsonl.")
-    if path.exists() and not settings_path(path).exists():
-        raise UsageError(
-            f"{path} exists, and {settings_path(path).name} is not beside it: it may be another file.",
-            remedy=OTHER_FILE_REMEDY.format(path),
-        )
+    for file in (path, path.with_name(f"{path.name}.partial")):
+        if file.exists() and not settings_path(path).exists():
+            raise UsageError(
+                f"{file} exists, and {settings_path(path).name} is not beside it: it may be another file.",
+                remedy=OTHER_FILE_REMEDY.format(file),
+            )
 
 
 def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:

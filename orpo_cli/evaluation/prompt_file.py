@@ -101,7 +101,7 @@ def _prompt_from_row(row: dict[str, Any]) -> Prompt:
 
 def _read_lines(path: Path, note: Callable[[str], None]) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} cannot be read: {error}", remedy="Give a UTF-8 text with one prompt per line."

@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.atomic import atomic_write_text
+from orpo_cli.atomic import NO_SPACE_REMEDY, atomic_write_text
 from orpo_cli.errors import UsageError
+from orpo_cli.json_files import read_json_object_or_empty
+from orpo_cli.os_errors import explain_write_errors
 from orpo_cli.report.console import Console
 from orpo_cli.report.progress import show_progress, show_status
 from orpo_cli.run_attempts import now
@@ -32,6 +34,8 @@ def run_benchmark(model: str, request: BenchmarkRequest, console: Console) -> di
 
     request.check()
     folder = result_folder(model, request)
+    if request.output is not None:
+        _check_folder(folder, model)
     started = time.monotonic()
     questions = _load_questions(request, console)
     warn_about_remote_code(model, console)
@@ -39,10 +43,11 @@ def run_benchmark(model: str, request: BenchmarkRequest, console: Console) -> di
         status("loading the model")
         target = open_eval_target(model, chat_template=request.chat_template, note=console.note)
     plain = _is_plain(target, request, console)
+    with explain_write_errors(folder, NO_SPACE_REMEDY):  # before a measurement of hours
+        folder.mkdir(parents=True, exist_ok=True)
     if questions is None:
         measured = _measure_harness_task(target, request, plain, console)
     else:
-        folder.mkdir(parents=True, exist_ok=True)
         measured = _measure_answers(target, request, questions, plain, folder, console)
     document = {
         "status": "measured",
@@ -53,7 +58,6 @@ def run_benchmark(model: str, request: BenchmarkRequest, console: Console) -> di
         "model": model_record(target),
         "seconds": round(time.monotonic() - started, 1),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     write_record(folder / "result.json", document)
     console.note(f"wrote {folder / 'result.json'}")
     return document
@@ -72,6 +76,15 @@ def result_folder(model: str, request: BenchmarkRequest) -> Path:
     if parent.exists() and not parent.is_dir():
         raise UsageError(f"{parent} is a file, not a folder for the results.", remedy="Name a folder: --output DIR.")
     return parent / re.sub(r"[^\w.-]", "-", request.task)
+
+
+def _check_folder(folder: Path, model: str) -> None:
+    """Raise UsageError where the folder has the result of another model."""
+    before = read_json_object_or_empty(folder / "result.json").get("name", model)
+    if before != model and Path(before).expanduser().resolve() != Path(model).expanduser().resolve():
+        raise UsageError(
+            f"{folder} has the result of {before}.", remedy=f"Name another folder (--output DIR), or remove {folder}."
+        )
 
 
 def _load_questions(request: BenchmarkRequest, console: Console) -> QuestionSet | None:

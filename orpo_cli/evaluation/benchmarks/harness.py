@@ -6,11 +6,14 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isclose
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from orpo_cli.errors import HubError, MachineError, UsageError
 from orpo_cli.evaluation.benchmarks.ifeval import INSTALL
+from orpo_cli.json_files import is_number
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -82,20 +85,31 @@ def measure_task(
             bootstrap_iters=0,
         )
     contexts = [sample["arguments"][0][0] for each in found["samples"].values() for sample in each]
-    return HarnessResult(_values(found["samples"]), _figures(found["results"]), _settings(found, lm, request, contexts))
+    return HarnessResult(
+        _values(found["samples"], found["results"]), _figures(found["results"]), _settings(found, lm, request, contexts)
+    )
 
 
-def _values(samples: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[float]]:
-    """The value of each metric for each question; metrics that are no numbers (such as word perplexities) are left out."""
+def _values(
+    samples: Mapping[str, list[dict[str, Any]]], results: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[float]]:
+    """The value of each metric for each question.
+
+    Metrics whose figure is not the mean of numbers are left out: word perplexities, and exp(-mean) of lambada.
+    """
     values: dict[str, list[float]] = {}
     for task, of_task in samples.items():
+        found: dict[tuple[str, str], list[float]] = {}
         for sample in of_task:
             for metric in sample["metrics"]:
-                value = sample[metric]
-                if isinstance(value, bool | int | float):
-                    parts = [task] if len(samples) > 1 else []
-                    parts += [metric, *([sample["filter"]] if sample["filter"] != "none" else [])]
-                    values.setdefault("/".join(parts), []).append(float(value))
+                if isinstance(value := sample[metric], bool | int | float):
+                    found.setdefault((metric, sample["filter"]), []).append(float(value))
+        for (metric, name), each in found.items():
+            figure = results.get(task, {}).get(f"{metric},{name}")
+            if not is_number(figure) or not isclose(figure, fmean(each), rel_tol=1e-6, abs_tol=1e-9):
+                continue
+            parts = [*([task] if len(samples) > 1 else []), metric, *([name] if name != "none" else [])]
+            values["/".join(parts)] = each
     return values
 
 

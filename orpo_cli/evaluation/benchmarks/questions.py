@@ -119,7 +119,7 @@ def _read_rows(path: Path) -> list[Row]:
         if text.lstrip().startswith("["):
             rows = json.loads(text)
         else:
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is neither JSON nor JSON Lines: {error}", remedy="Download the file again.") from error
     if not rows or not all(isinstance(row, dict) for row in rows):

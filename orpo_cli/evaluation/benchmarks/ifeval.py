@@ -53,12 +53,12 @@ def score_answers(questions: Sequence[Question], texts: Sequence[str]) -> list[V
     import langdetect
     from lm_eval.tasks.ifeval.utils import process_results
 
-    state = random.getstate()  # a check whose arguments are incomplete chooses them at random
+    state = random.getstate()  # a check whose letter is not one, such as "#", takes a random one instead
     langdetect.DetectorFactory.seed = SEED
-    random.seed(SEED)
     try:
         verdicts = []
         for question, text in zip(questions, texts, strict=True):
+            random.seed(SEED)  # for each, so that a verdict does not depend on the other questions
             try:
                 found = process_results({"key": question.key, **question.row}, [text])
             except (KeyError, TypeError, ValueError) as error:

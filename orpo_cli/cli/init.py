@@ -60,7 +60,7 @@ def command(
     console.result(f"wrote {path}")
     console.note(
         f"Next:\n  orpo validate {path}    reports every error, with its line\n"
-        f"  orpo plan {path}        shows every decided value, with the reason\n  orpo train {path}"
+        f"  orpo plan {path}        shows memory, time and the main decisions (--all: every value)\n  orpo train {path}"
     )
     console.document(
         {"status": "ok", "path": path, "name": name, **({"data": list(copies.values())} if copies else {})}

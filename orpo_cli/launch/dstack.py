@@ -20,7 +20,7 @@ def dstack_task(job: TrainJob) -> dict[str, Any]:
         task["env"] = variables  # names alone: `dstack apply` takes the values from the environment
     several = [RENDEZVOUS] if machines > 1 else []
     train = job.remote_command("$DSTACK_NODE_RANK")
-    task["commands"] = [f"pip install orpo-cli=={__version__}", *several, train]
+    task["commands"] = [f"pip install ./orpo_cli-{__version__}-py3-none-any.whl", *several, train]
     task |= job.launch.dstack
     if "image" in task and "python" not in job.launch.dstack:
         del task["python"]  # dstack accepts one of both

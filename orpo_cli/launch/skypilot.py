@@ -17,7 +17,7 @@ def skypilot_task(job: TrainJob) -> dict[str, Any]:
     task: dict[str, Any] = {"name": job.resource_name(), "workdir": ".", "num_nodes": machines}
     if variables := job.variables():
         task["secrets"] = dict.fromkeys(variables)  # `sky launch --secret NAME` takes the value from the environment
-    task["setup"] = f"pip install orpo-cli=={__version__}\n"
+    task["setup"] = f"pip install ./orpo_cli-{__version__}-py3-none-any.whl\n"  # no release is on a package index
     task["run"] = (RENDEZVOUS if machines > 1 else "") + job.remote_command("$SKYPILOT_NODE_RANK") + "\n"
     task |= job.launch.skypilot
     resources = task.get("resources", {})

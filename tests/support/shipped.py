@@ -16,12 +16,11 @@ HUB_MODELS = {
 
 
 def shipped_recipe_params() -> list[Any]:
-    """The names of all shipped recipes; one is marked slow if an earlier one has the same architecture, adapter and quantization."""
-    kinds, names = set[Any](), list[Any]()
+    """The names of all shipped recipes; one is marked slow if an earlier one has the same architecture."""
+    architectures, names = set[Any](), list[Any]()
     for shipped in shipped_recipes():
-        recipe = load_recipe(shipped.name).recipe
-        config = known_config(recipe.model.model_name_or_path)
-        kind = getattr(config, "model_type", None), recipe.lora is None, recipe.quantization is None
-        names.append(pytest.param(shipped.name, marks=[pytest.mark.slow] if kind in kinds else []))
-        kinds.add(kind)
+        config = known_config(load_recipe(shipped.name).recipe.model.model_name_or_path)
+        architecture = getattr(config, "model_type", None)
+        names.append(pytest.param(shipped.name, marks=[pytest.mark.slow] if architecture in architectures else []))
+        architectures.add(architecture)
     return names

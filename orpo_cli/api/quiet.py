@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from logging import getLogger
 
 from orpo_cli.report.console import Console
 from orpo_cli.run_log import run_log
@@ -54,12 +55,16 @@ def _quiet_libraries() -> Iterator[None]:
     }
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
+    kernels = getLogger("bitsandbytes.backends.cpu.ops")  # "Failed to load CPU gemm_4bit_forward": an optional kernel
+    kernel_level = kernels.level
+    kernels.setLevel("ERROR")
     for disable, _ in bars:
         disable()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
+        kernels.setLevel(kernel_level)
         for (_, enable), was_disabled in bars.items():
             if not was_disabled:
                 enable()

@@ -260,7 +260,7 @@ def _check_sampling(max_new_tokens: int, temperature: float, top_p: float, seed:
 
 @contextmanager
 def _in_eval_mode(model: str | Path | PreTrainedModel) -> Iterator[None]:
-    """Context in which a model object computes without dropout, as after a training it would not; its modes are restored."""
+    """Context in which a model object computes without dropout; afterwards each of its modules is in its mode of before."""
     training = [] if isinstance(model, str | Path) else [each for each in model.modules() if each.training]
     for module in training:
         module.training = False

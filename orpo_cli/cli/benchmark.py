@@ -58,7 +58,7 @@ def command(
     the tools of these benchmarks. lm_eval:NAME runs a task of
     lm-evaluation-harness. A run is measured as base and tuned model, and the
     report and the model card show the result. Repeat an interrupted command
-    to continue it.
+    to continue it; a task lm_eval:NAME starts again.
 
     [bold]Examples[/bold]
 

@@ -85,12 +85,13 @@ class AnswerFile:
             return None
         rows = read_json_lines(self.path)
         if len(rows) != count:
-            raise UsageError(
-                f"{self.path} has {len(rows)} answers, not the {count} that were written to it.",
-                remedy=OTHER_FILE_REMEDY.format(self.path),
-            )
+            raise self.changed_error(f"has {len(rows)} answers, not the {count} that were written to it")
         self.partial.unlink(missing_ok=True)  # of a process that was killed at the end
         return rows
+
+    def changed_error(self, what: str) -> UsageError:
+        """The error of a complete file that somebody has changed."""
+        return UsageError(f"{self.path} {what}.", remedy=OTHER_FILE_REMEDY.format(self.path))
 
     def read_partial(self) -> list[BatchAnswers]:
         """The batches that earlier processes answered. A line that a kill cut off is removed from the file."""

@@ -98,7 +98,10 @@ class _Generation:
             "variants": self.options.variants,
             **self.backend.settings(),
             "decoding": decoding,
-            "prompts": {"count": len(prompts), "digest": _digest([prompt.input_ids for prompt in prompts])},
+            "prompts": {
+                "count": len(prompts),
+                "digest": _digest([[prompt.id, prompt.input_ids] for prompt in prompts]),
+            },
             "chat_template": _digest(self.target.tokenizer.chat_template) if uses_template else None,
             "batches": {"count": len(self.batches), "digest": _digest(self.batches)},
         }
@@ -156,7 +159,10 @@ class _Generation:
         if rows is None:
             return False
         for variant in self.options.variants:
-            self.answers[variant] = {index: Completion(**row[variant]) for index, row in enumerate(rows)}
+            try:
+                self.answers[variant] = {index: Completion(**row[variant]) for index, row in enumerate(rows)}
+            except (KeyError, TypeError) as error:
+                raise file.changed_error(f"has no answers of {variant} as they were written") from error
         return True
 
     def _take_partial(self, file: AnswerFile) -> None:

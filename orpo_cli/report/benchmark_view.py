@@ -69,7 +69,7 @@ def _questions(questions: Result) -> str:
     if not questions:
         return ""
     source = str(questions.get("source"))
-    shown = PurePath(source).name if PurePath(source).is_absolute() else source  # for readers elsewhere
+    shown = PurePath(source).name if source.startswith(("/", "~", "..")) else source  # for readers elsewhere
     text = f"{questions.get('asked')} of {questions.get('available')}, {shown}"
     if questions.get("revision"):
         return f"{text} at commit {questions['revision']}"

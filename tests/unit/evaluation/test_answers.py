@@ -173,3 +173,15 @@ def test_a_prompt_beyond_the_context_is_refused_before_the_first_answer(target: 
     with pytest.raises(UsageError, match="prompt 2 has"):
         answer_prompts(target, prompts, GREEDY, output=tmp_path / "answers.jsonl")
     assert not list(tmp_path.iterdir())
+
+
+def test_changed_ids_and_changed_answers_are_not_taken_for_complete(
+    target: EvalTarget, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    file = tmp_path / "answers.jsonl"
+    answer_prompts(target, prompts[:2], SAMPLED, output=file)
+    with pytest.raises(UsageError, match=r"prompts\.digest"):
+        answer_prompts(target, [replace(each, id=7) for each in prompts[:2]], SAMPLED, output=file)
+    file.write_text(file.read_text().replace('"tuned"', '"other"'))
+    with pytest.raises(UsageError, match="has no answers of tuned"):
+        answer_prompts(target, prompts[:2], SAMPLED, output=file)

@@ -16,8 +16,9 @@ from orpo_cli.planning.plan import Plan
 from orpo_cli.recipe.schema import FsdpConfig
 from orpo_cli.training.packed_trainer import PackedTrainer
 from orpo_cli.training.padded_batch import TokenizedDataset
+from orpo_cli.training.setting_errors import explain_setting_errors
 from orpo_cli.training.trackers import tracker_names
-from orpo_cli.training.trl_trainer import PairTrainer, explain_setting_errors, orpo_config
+from orpo_cli.training.trl_trainer import PairTrainer, orpo_config
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -12,16 +12,16 @@ loss is TRL's own, except:
 * Several processes compute the step of one process: ``StepSampler`` deals its pairs, ``average_gradients`` replaces torch's
   DistributedDataParallel, and metrics are means over the batches of all processes.
 
+The trainer's evaluation, checkpoints and sharding are in ``evaluating_trainer``, ``checkpointing_trainer`` and ``parallel_trainer``.
 ``packed_trainer`` replaces the step by the engine's, with the same loss and gradients.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -29,22 +29,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import DistributedType
-from accelerate.utils.memory import clear_device_cache
-from torch.distributed.fsdp import FSDPModule
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
 
 from orpo_cli import interruption
-from orpo_cli.checkpoint_manifest import CheckpointDamaged, check_files
-from orpo_cli.errors import MachineError, RunError, UsageError
+from orpo_cli.errors import RunError
 from orpo_cli.estimate.batching import usable_pairs
-from orpo_cli.evaluation.metrics import accuracies_by_length, preference_metrics
-from orpo_cli.evaluation.preference_scores import PairScores, PairScoring, mixed_precision
 from orpo_cli.training.agreement import Agreement
 from orpo_cli.training.checkpoint_saver import CheckpointSaver
-from orpo_cli.training.checkpoint_writer import CheckpointWriter
-from orpo_cli.training.gradient_sum import average_gradients, broadcast_weights
-from orpo_cli.training.out_of_memory import is_out_of_memory
+from orpo_cli.training.checkpointing_trainer import CheckpointingTrainer
+from orpo_cli.training.evaluating_trainer import EvaluatingTrainer
 from orpo_cli.training.padded_batch import (
     PairCollator,
     batch_weight,
@@ -53,26 +45,11 @@ from orpo_cli.training.padded_batch import (
     mean_nll,
     weighted_loss,
 )
-from orpo_cli.training.random_state import (
-    draws_dropout,
-    load_random_state,
-    random_state_restorer,
-    save_random_state,
-    seed_process,
-)
-from orpo_cli.training.retention import keep_only
-from orpo_cli.training.schedule_callback import evaluation_status
-from orpo_cli.training.sharding import deferred_reduction, make_mesh, reshard, shard_model
+from orpo_cli.training.parallel_trainer import ParallelTrainer
+from orpo_cli.training.setting_errors import explain_setting_errors
 from orpo_cli.training.step_sampler import StepLayout, StepSampler, epoch_order
-from orpo_cli.training.trained_totals import TOTALS_FILE
-from orpo_cli.training.whole_state import (
-    gather_optimizer,
-    gather_weights,
-    loading_whole_weights,
-    scatter_optimizer,
-    whole_tensor,
-)
-from orpo_cli.training.zero import Zero, ZeroSettings, zero_stage
+from orpo_cli.training.whole_state import whole_tensor
+from orpo_cli.training.zero import zero_stage
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # "experimental": the pin answers it
@@ -84,7 +61,7 @@ if TYPE_CHECKING:
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
-class PairTrainer(ORPOTrainer):
+class PairTrainer(EvaluatingTrainer, CheckpointingTrainer, ParallelTrainer, ORPOTrainer):
     """ORPOTrainer on tokenized pairs.
 
     ``pairs_per_step``: of all processes (0: the product of their batches and gradient_accumulation_steps).
@@ -94,8 +71,9 @@ class PairTrainer(ORPOTrainer):
     from the environment. ``lora_plus``: arguments of peft's LoRA+ optimizer (arXiv 2402.12354), which gives the adapter's
     two matrices different learning rates. ``pairs_seen`` counts the pairs of this rank, ``tokens_seen`` the tokens of their
     chosen and rejected sequences without padding; ``step_rows`` has the names of the rows of the current step.
-    ``eval_batch_pairs``: pairs of a batch of an evaluation; by default a batch has a limited number of tokens. ``packs_shares``: see ``StepLayout.packed``. ``fsdp``: settings
-    of FSDP2 where it shards the weights; they are whole until ``train`` begins.
+    ``eval_batch_pairs``: pairs of a batch of an evaluation; by default a batch has a limited number of tokens.
+    ``packs_shares``: see ``StepLayout.packed``. ``fsdp``: settings of FSDP2 where it shards the weights; they are whole until
+    ``train`` begins.
     """
 
     packs_shares = False
@@ -121,14 +99,14 @@ class PairTrainer(ORPOTrainer):
         self.lora_plus = lora_plus or {}
         self.fsdp = fsdp
         self.deepspeed_config = deepspeed
-        self.zero: Zero | None = None  # until ``train`` begins
+        self.zero = None  # until ``train`` begins
         self.shards_weights = fsdp is not None or zero_stage(deepspeed) == 3
         self.note = note
         self.status: Callable[[str], None] = lambda text: None  # shows what happens besides the steps
         self.eval_batch_pairs = eval_batch_pairs
         self.tokens_seen = self.pairs_seen = 0
         self.step_rows: list[str] = []
-        self.eval_scores: PairScores | None = None  # of the last evaluation
+        self.eval_scores = None
         self.report_event: Callable[..., None] = lambda name, message=None, **fields: None
         self.checkpoint_totals: Callable[[], dict[str, Any]] = dict
         self.train_sampler: StepSampler | None = None
@@ -155,9 +133,7 @@ class PairTrainer(ORPOTrainer):
 
                 optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, self.model)
                 arguments |= {"loraplus_weight_decay": self.args.weight_decay, **self.lora_plus}
-                self.optimizer: torch.optim.Optimizer = create_loraplus_optimizer(
-                    self.model, optimizer_class, **arguments
-                )
+                self.optimizer = create_loraplus_optimizer(self.model, optimizer_class, **arguments)
             return super().create_optimizer(model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -211,76 +187,6 @@ class PairTrainer(ORPOTrainer):
 
     # Steps
 
-    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
-        """The Trainer's preparation. The model is not wrapped: FSDP2 shards it in place, and replicas need nothing."""
-        if self.agreement.num_processes > 1:  # dropout masks differ between processes
-            seed_process(self.args.seed, 0, self.accelerator.process_index)
-        if self.fsdp is not None:
-            self._shard_model(self.fsdp)
-        owned = self.replicated or self.fsdp is not None or self.deepspeed_config is not None
-        self.is_distributed_loading_by_transformers = owned
-        self._resumes = resume_from_checkpoint is not None
-        try:
-            model, dataloader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        finally:
-            self.is_distributed_loading_by_transformers = False
-        if self.zero is not None:
-            model = self.model_wrapped = self.zero.model
-        return model, dataloader
-
-    def _sync_replicated_trainable_parameters(self, model: Any) -> None:
-        """Called when model and optimizer are ready for the ranks."""
-        if self.replicated:
-            broadcast_weights(model.parameters())
-        if self.deepspeed_config is not None:
-            self._start_zero(self.deepspeed_config)
-
-    def _start_zero(self, config: dict[str, Any]) -> None:
-        settings = ZeroSettings(
-            config=config,
-            batch_size=self.args.train_batch_size,
-            max_grad_norm=self.args.max_grad_norm,
-            bf16=self.args.bf16,
-            fp16=self.args.fp16,
-            device=self.args.device,
-            resumed=self._resumes,
-        )
-        accelerated: Any = self.optimizer
-        with explain_setting_errors("launch.deepspeed_config"):
-            zero = self.zero = Zero(self.model, accelerated.optimizer, settings)
-        self.optimizer = zero  # type: ignore[assignment]
-        self.accelerator.backward = lambda loss, **_: zero.backward(loss)
-        self.accelerator.no_sync = lambda model: nullcontext()
-
-    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
-        """Nothing with sharded weights: a layer is moved when it is sharded, since the device may not have memory for all."""
-        if not self.shards_weights:
-            super()._move_model_to_device(model, device)
-
-    def _shard_model(self, config: FsdpConfig) -> None:
-        if isinstance(self.model, FSDPModule):
-            return
-        if _has_adapter(self.model) and self.agreement.num_processes > 1:
-            for parameter in self.model.parameters():
-                if parameter.requires_grad:
-                    parameter.data = parameter.data.to(self.args.device)
-            broadcast_weights(self.model.parameters())  # a random adapter may differ
-        dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
-        shard_model(self.model, make_mesh(self.args.device), config, dtype)
-
-    def _sync_gradients(self, model: Any, *, last: bool) -> AbstractContextManager[Any]:
-        """Context of a backward pass; ``last`` of a step. FSDP2 averages the gradients of an adapter once a step.
-
-        With full weights it does so after every pass, because gradients that are not sharded need the memory of all weights.
-        """
-        if self.zero is not None:
-            return self.zero.pass_of_step(last=last)
-        if last or not self.sharded:
-            return nullcontext()
-        if self.fsdp is None:
-            return self.accelerator.no_sync(model=model)  # type: ignore[no-any-return]
-        return deferred_reduction(model) if _has_adapter(self.model) else nullcontext()
-
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of one batch, or none of an empty one. Raises RunError where a loss is not finite."""
         loss = torch.zeros((), device=self.args.device)
@@ -333,11 +239,6 @@ class PairTrainer(ORPOTrainer):
             self.note(message)
             self.report_event("oom", message)
 
-    def _finish_gradients(self) -> None:
-        """After the last batch of a step: the mean over ranks, since each rank's loss is times their number."""
-        if self.replicated and self.accelerator.sync_gradients:
-            average_gradients(self.model.parameters(), self.agreement)
-
     def get_batch_loss_metrics(self, model: Any, batch: dict[str, Any], train_eval: Any = "train") -> Any:
         """trl's loss and metrics, of the batches of this process: another one may have fewer."""
         if has_different_weights(batch) or self.nll_weight != 1.0:
@@ -358,76 +259,6 @@ class PairTrainer(ORPOTrainer):
                     merged[name] += values
             self._stored_metrics[kind] = merged
         super().log(logs, start_time)
-
-    # Evaluation
-
-    def evaluation_loop(
-        self,
-        dataloader: Any,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """Evaluation of all pairs as `orpo eval` does it, with the same code and the same batches, which the ranks share."""
-        self.model.eval()
-        optimizer: Any = self.optimizer
-        if callable(getattr(optimizer, "eval", None)):  # a schedule-free optimizer has other weights in training
-            optimizer.eval()
-        self.eval_scores = scores = self._score_pairs(dataloader.dataset)
-        metrics = preference_metrics(scores, self.beta)
-        metrics["loss"] = self.nll_weight * metrics["nll_loss"] - self.beta * metrics["log_odds_ratio"]
-        metrics |= {"logits/chosen": scores.logits_chosen, "logits/rejected": scores.logits_rejected}
-        metrics |= {"pairs": len(scores.chosen), **accuracies_by_length(scores)}
-        if self.fsdp is not None:
-            reshard(self.model)
-        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=named, num_samples=len(scores.chosen))
-
-    def _score_pairs(self, dataset: Any) -> PairScores:
-        """The scores of all pairs, of which each rank computes some batches."""
-        rank, processes = self.accelerator.process_index, self.agreement.num_processes
-        scoring = self._pair_scoring([dataset[at] for at in range(len(dataset))])
-        size = None if self.eval_batch_pairs is None else 2 * self.eval_batch_pairs
-        batches = scoring.batches(self.model, self.args.device, size)
-        for start in range(0, len(batches), processes):
-            mine = batches[start + rank : start + rank + 1]
-            if mine:
-                self._score_batch(scoring, mine[0])
-            elif self.sharded:  # every rank takes part in a forward pass
-                self._score_batch(scoring, batches[-1], counted=False)
-            self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        if processes > 1:
-            shape = scoring.values.shape
-            summed = self.agreement.sum(scoring.values.flatten().tolist())
-            scoring.values = torch.tensor(summed, dtype=torch.float64).reshape(shape)
-        return scoring.result()
-
-    def _pair_scoring(self, rows: list[dict[str, Any]]) -> PairScoring:
-        return PairScoring(rows, loss_on_prompt=self.loss_on_prompt)
-
-    def _score_batch(self, scoring: PairScoring, batch: list[Any], *, counted: bool = True) -> None:
-        """Compute a batch, or its halves where the memory is used up even after that of the failed try is freed."""
-        parts, retried = [batch], False
-        while parts:
-            try:
-                with mixed_precision(self.args.device, bf16=self.args.bf16, fp16=self.args.fp16):
-                    scoring.score(self.model, parts[0], self.args.device, counted=counted)
-            except (RuntimeError, MemoryError) as error:
-                # With sharded weights other processes wait for every layer.
-                if not is_out_of_memory(error) or self.sharded or (retried and len(parts[0]) == 1):
-                    raise
-            else:
-                del parts[0]
-                continue
-            clear_device_cache(garbage_collection=True)
-            change = "the memory of the failed try is free now"
-            if retried:
-                half = len(parts[0]) // 2
-                parts[:1] = parts[0][:half], parts[0][half:]
-                change = f"the batch is divided into parts of {half} and {len(parts[1])}"
-            retried = True
-            self.report_out_of_memory(f"out of memory in the evaluation at step {self.state.global_step}: {change}")
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """As trl does for adapters that it has cast to bfloat16."""
@@ -473,152 +304,6 @@ class PairTrainer(ORPOTrainer):
             remedy="Look at these pairs, lower training.learning_rate, or train in bf16 or float32 instead of fp16.",
         )
 
-    # Checkpoints
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """The Trainer's checkpoint, written to a staging folder. A thread publishes it when it is complete."""
-
-        totals = self.checkpoint_totals()
-
-        def write(writer: CheckpointWriter) -> str | None:
-            super(PairTrainer, self)._save_checkpoint(model, trial)
-            if writer.owner:
-                (writer.staged / TOTALS_FILE).write_text(json.dumps(totals), encoding="utf-8")
-            self._name_best_checkpoint(writer)
-            best: str | None = self.state.best_model_checkpoint
-            return best
-
-        self.status("saving a checkpoint")
-        self.saver.save(self.state.global_step, write)
-        folder = Path(self.args.output_dir)
-        self.report_event("checkpoint", path=f"{folder.name}/checkpoint-{self.state.global_step}")
-        self.status("")
-
-    def finish_checkpoint(self) -> None:
-        """Wait until the last checkpoint is complete. Raises OSError, for example where the disk is full."""
-        self.saver.finish()
-
-    def _name_best_checkpoint(self, writer: CheckpointWriter) -> None:
-        """Let the state name the final folder of the best checkpoint; the Trainer looks for it in the staging folder."""
-        best_step = self.state.best_global_step
-        if self.args.save_strategy == SaveStrategy.NO or not best_step:
-            return
-        best = Path(self.args.output_dir) / f"checkpoint-{best_step}"
-        if best == writer.final or best.is_dir():
-            self.state.best_model_checkpoint = str(best)
-            if writer.owner:
-                self.state.save_to_json(str(writer.staged / TRAINER_STATE_NAME))
-
-    def _load_best_model(self) -> None:
-        """Load the weights of the best checkpoint. Raises RunError if it is damaged: the last weights are another result."""
-        best = Path(self.args.output_dir) / Path(self.state.best_model_checkpoint or "").name  # the run may have moved
-        self.state.best_model_checkpoint = str(best)
-        try:
-            check_files(best)
-        except CheckpointDamaged as error:
-            raise RunError(
-                f"the best checkpoint {self.state.best_model_checkpoint} is damaged: {error}.",
-                remedy="Train it again: `--resume PATH` with a checkpoint before it.",
-            ) from error
-        with loading_whole_weights() if self.zero is None else self.zero.loading_whole_weights():
-            super()._load_best_model()
-
-    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's end of a training; with ``save_total_limit`` 1 the best checkpoint is kept, and damaged ones are."""
-        self.status("finishing the last checkpoint")
-        self.saver.finish_together()  # all load the best checkpoint
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            output = super()._finalize_training(*args, **kwargs)
-        finally:
-            self.args.save_total_limit = limit
-        if limit == 1 and self.args.should_save and self.state.best_model_checkpoint is not None:
-            keep_only(Path(self.state.best_model_checkpoint))
-        return output
-
-    def _get_output_dir(self, trial: Any) -> str:
-        writer = self.saver.writer
-        folder: str = super()._get_output_dir(trial) if writer is None else str(writer.staging)
-        return folder
-
-    # Resume
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """An evaluation that leaves the random state: a resumed run may do it at another time."""
-        restore_random_state = random_state_restorer(self.args.device)
-        self.status(evaluation_status(self.state.global_step))
-        try:
-            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
-            return metrics
-        finally:
-            restore_random_state()
-
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing where a resumed run has no steps left: the Trainer would train another one."""
-        if self.train_sampler is not None:  # the Trainer does not find it behind the first batches that are left out
-            self.train_sampler.set_epoch(kwargs["epoch"])
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-        else:
-            super()._run_epoch(*args, **kwargs)
-
-    def gather_weights(self, *, save_embedding_layers: bool | str = "auto") -> dict[str, torch.Tensor] | None:
-        """What ``save_pretrained`` gets as ``state_dict``, on rank 0; None where the model has whole weights. All ranks call it."""
-        if self.fsdp is None and self.zero is None:
-            return None
-        whole = whole_tensor if self.zero is None else self.zero.whole_weight
-        return gather_weights(self.model, self.agreement, whole, save_embedding_layers=save_embedding_layers)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.fsdp is None and self.zero is None:
-            with self.saver.deferring_errors():
-                super()._save_optimizer_and_scheduler(output_dir)
-            return
-        if self.zero is None:
-            optimizer = gather_optimizer(self.optimizer, self.agreement)
-            scheduler = self.lr_scheduler.state_dict()
-        else:
-            optimizer = self.zero.gather_optimizer(self.agreement)
-            scheduler = self.zero.scheduler_state(self.lr_scheduler.state_dict())
-        with self.saver.deferring_errors():
-            if self.args.should_save:
-                torch.save(optimizer, Path(output_dir) / OPTIMIZER_NAME)
-                torch.save(scheduler, Path(output_dir) / SCHEDULER_NAME)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or (self.fsdp is None and self.zero is None):
-            super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        # Mapped: a rank reads its shards only.
-        optimizer = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True, mmap=True)
-        scheduler = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
-        if self.zero is None:
-            self.optimizer.load_state_dict(scatter_optimizer(optimizer, self.optimizer))
-            self.lr_scheduler.load_state_dict(scheduler)
-        else:
-            self.zero.load_optimizer(optimizer)
-            self.zero.load_scheduler(self.lr_scheduler, scheduler)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        weights = self.gather_weights() if state_dict is None else state_dict
-        with self.saver.deferring_errors():
-            super()._save(output_dir, weights)
-            if not self.save_training_args:
-                (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        rank, processes = self.accelerator.process_index, self.agreement.num_processes
-        save_random_state(Path(output_dir), self.args.device, rank, processes)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Restore the random state, or draw from a seed where the checkpoint is from another number of processes."""
-        rank, processes = self.accelerator.process_index, self.agreement.num_processes
-        if checkpoint is None or load_random_state(Path(checkpoint), self.args.device, rank, processes):
-            return
-        seed_process(self.args.seed, self.state.global_step, rank)
-        if rank == 0 and draws_dropout(self.model):
-            self.note("the number of processes has changed, and with it the masks of dropout from here on")
-
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write none: see orpo_cli.card.model_card."""
 
@@ -626,26 +311,11 @@ class PairTrainer(ORPOTrainer):
         """Send nothing."""
 
 
-def _has_adapter(model: Any) -> bool:
-    return hasattr(model, "peft_config")
-
-
 def _init_worker(init: Callable[[int], None] | None, worker: int) -> None:
     """Start a worker process of a data loader: signals are for its parent, which needs it until the step is complete."""
     interruption.ignore()
     if init is not None:
         init(worker)
-
-
-@contextmanager
-def explain_setting_errors(*names: str) -> Iterator[None]:
-    """Context of a library call: its errors become OrpoErrors that name the settings."""
-    try:
-        yield
-    except ImportError as error:
-        raise MachineError(f"{names[0]}: {error}", remedy="Install it, or choose another.") from error
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{' and '.join(names)}: {error}", remedy="See the library's documentation.") from error
 
 
 def orpo_config(checkpoints: Path, arguments: dict[str, Any]) -> ORPOConfig:

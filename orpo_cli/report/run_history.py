@@ -7,12 +7,11 @@ Files are read when they are needed, so that a table of many runs is fast. Impor
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from orpo_cli.control_characters import one_line
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.json_files import is_number, parse_json_object, read_json_object, read_json_object_or_empty
 from orpo_cli.planning.plan import is_leaf
@@ -33,13 +32,8 @@ SHORT_NAMES = {
     "chosen": "logps/chosen",
     "rejected": "logps/rejected",
 }
-# Keys of a plan that say where a run is or what it is called, not what it trains.
-_NOT_COMPARED = ("name", "output_dir", "tags", "sweep", "hub", "secrets")
-_NO_SECTION = object()
 MAX_VALUE = 1e100  # of a metric; more is a damaged file, and overflows in sums and charts
-MAX_LABEL, MAX_LABEL_KEYS = 60, 3
-MAX_DEPTH = 6  # folders below one that is searched, and sections of a plan
-_EXPLICIT = {"recipe", "override", "environment"}  # origins of a value that the user has set
+MAX_DEPTH = 6  # sections of a plan in each other
 
 
 class RunHistory:
@@ -321,121 +315,12 @@ def read_history(path: str | Path) -> RunHistory:
     return RunHistory(RunDir.open(path).root)
 
 
-def find_runs(directories: Sequence[str | Path]) -> list[Path]:
-    """The run directories in ``directories`` and below, also those in another run, sorted by path.
-
-    Hidden folders, and the folders that a run itself has, are not searched. A directory that is found through two paths, such as
-    a link, counts once, under its first path.
-    """
-    found: dict[tuple[int, int], Path] = {}
-    visited: set[tuple[int, int]] = set()
-    waiting = [(Path(each), 0) for each in reversed(directories)]
-    while waiting:
-        directory, depth = waiting.pop()
-        rundir = RunDir(directory)
-        try:
-            status = directory.stat()
-            is_run = rundir.is_run()
-            folders = [
-                Path(each.path) for each in os.scandir(directory) if each.is_dir() and not each.name.startswith(".")
-            ]
-        except OSError:  # removed a moment ago, or not readable
-            continue
-        if (key := (status.st_dev, status.st_ino)) in visited:
-            continue
-        visited.add(key)
-        if is_run:
-            found[key] = directory
-            folders = [each for each in folders if rundir.is_foreign(each)]
-        if depth < MAX_DEPTH:  # real folders before links, so that a run is shown under its own path
-            folders.sort(key=lambda path: (path.is_symlink(), path), reverse=True)
-            waiting += [(each, depth + 1) for each in folders]
-    return sorted(found.values())
-
-
-def changed_keys(histories: Sequence[RunHistory]) -> list[dict[str, Any]]:
-    """For each run its values of the keys that differ between the runs, by dotted key of the recipe.
-
-    Only keys that a recipe or a command line has set in one of the runs; names and places of runs are left out. A run without a
-    key that others have has None there. Of a section that a run does not have (``lora: null``), the others have "set".
-    Keys of the command line come first, then those of the training and the adapter, learning rate and beta before the others.
-    """
-    origins: dict[str, set[str]] = {}
-    for history in histories:
-        for key, origin in history.origins.items():
-            if origin in _EXPLICIT and key.split(".")[0] not in _NOT_COMPARED:
-                origins.setdefault(key, set()).add(origin)
-    keys = sorted(
-        origins,
-        key=lambda key: (
-            "override" not in origins[key],
-            key not in ("training.learning_rate", "training.beta"),
-            not key.startswith(("training.", "lora.")),
-        ),
-    )
-    rows: list[dict[str, Any]] = [{} for _ in histories]
-    readable = [index for index, history in enumerate(histories) if history.values]
-    for key in keys:
-        values = {index: _value(histories[index], key) for index in readable}
-        compared = [value for value in values.values() if value is not _NO_SECTION]
-        if any(value != compared[0] for value in compared[1:]):
-            for index, value in values.items():
-                rows[index][key] = None if value is _NO_SECTION else value
-    return rows
-
-
-def run_labels(histories: Sequence[RunHistory]) -> list[str]:
-    """A short label for each run, all different: its name, or what differs between the runs, or its path."""
-    changed = changed_keys(histories)
-    by_values = [
-        ", ".join(
-            f"{key.rpartition('.')[2]}={value_text(value)}" for key, value in list(values.items())[:MAX_LABEL_KEYS]
-        )
-        for values in changed
-    ]
-    names = [one_line(history.name) for history in histories]
-    folders = [one_line(history.path.resolve().name) for history in histories]
-    for labels in (names, by_values, folders):
-        if len(set(labels)) == len(labels) and all(0 < len(label) <= MAX_LABEL for label in labels):
-            return labels
-    return [one_line(str(history.path)) for history in histories]
-
-
-def value_text(value: Any, *, short: bool = True) -> str:
-    """A value of the plan on one line: with ``short``, a path by its last name and a long list by its length."""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "-"}[value]
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list):
-        texts = [
-            value_text(each.get("path") if isinstance(each, dict) and "path" in each else each, short=short)
-            for each in value
-        ]
-        return ", ".join(texts) if len(texts) <= 3 or not short else f"{len(texts)} items"
-    if isinstance(value, dict):
-        return ", ".join(f"{key}={value_text(each, short=short)}" for key, each in value.items() if each is not None)
-    text = one_line(str(value))
-    return Path(text).name if short and text.startswith(("/", "./", "../", "~", "package://")) else text
-
-
 def kind_of(record: Record) -> str:
     """The kind of a line of metrics.jsonl: train, eval or event. Older versions did not write it."""
     kind = record.get("kind")
     if isinstance(kind, str):
         return kind
     return EVAL if any(name.startswith("eval_") for name in record) else TRAIN
-
-
-def _value(history: RunHistory, key: str) -> Any:
-    """The value of a key; ``_NO_SECTION`` where a section above it is null."""
-    values = history.values
-    if key in values:
-        return values[key]
-    parents = key.split(".")[:-1]
-    if any(".".join(parents[: count + 1]) in values for count in range(len(parents))):
-        return _NO_SECTION
-    return "set" if any(each.startswith(f"{key}.") for each in values) else None
 
 
 def metric_value(record: Record, name: str, prefix: str = "") -> float | None:

@@ -17,7 +17,8 @@ from rich.cells import cell_len
 from orpo_cli.control_characters import escape_controls, one_line
 from orpo_cli.json_files import is_number
 from orpo_cli.report.remaining_time import duration_text
-from orpo_cli.report.run_history import Record, RunHistory, changed_keys, metric_value, value_text
+from orpo_cli.report.run_differences import changed_keys, value_text
+from orpo_cli.report.run_history import Record, RunHistory, metric_value
 from orpo_cli.run_attempts import FINISHED
 
 GAP = "  "

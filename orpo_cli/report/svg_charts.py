@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from orpo_cli.report.run_history import RunHistory, run_labels
+from orpo_cli.report.run_differences import run_labels
+from orpo_cli.report.run_history import RunHistory
 
 COLOURS = ("#4269d0", "#e4572e", "#3ca951", "#a463f2", "#9c6b4e", "#efb118", "#ff8ab7", "#6cc5b0", "#97bbf5", "#9498a0")
 LEFT, TOP, RIGHT, BOTTOM = 52, 30, 12, 30  # of one panel, in pixels

@@ -13,8 +13,9 @@ from orpo_cli.errors import UsageError
 from orpo_cli.recipe.did_you_mean import closest_name
 from orpo_cli.report.assertions import expression_value
 from orpo_cli.report.console import Console
+from orpo_cli.report.find_runs import find_runs
 from orpo_cli.report.paired_comparison import held_out_data, held_out_scores
-from orpo_cli.report.run_history import RunHistory, find_runs, read_history
+from orpo_cli.report.run_history import RunHistory, read_history
 from orpo_cli.run_attempts import FINISHED
 
 DEFAULT_DIRECTORY = Path("runs")  # `orpo train` writes runs/NAME by default

@@ -13,7 +13,8 @@ from orpo_cli.control_characters import escape_controls
 from orpo_cli.redaction import redact_record
 from orpo_cli.report.page.document import chart_document
 from orpo_cli.report.page.sections import sections
-from orpo_cli.report.run_history import RunHistory, value_text
+from orpo_cli.report.run_differences import value_text
+from orpo_cli.report.run_history import RunHistory
 from orpo_cli.report.runs_table import RunRow, run_rows, table_cells
 
 FOLDER = Path(__file__).parent

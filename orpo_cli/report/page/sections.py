@@ -13,7 +13,8 @@ from orpo_cli.json_files import is_number
 from orpo_cli.report.benchmark_view import benchmark_settings, benchmark_table, benchmark_title
 from orpo_cli.report.paired_comparison import compare_runs, compare_with_base
 from orpo_cli.report.remaining_time import duration_text
-from orpo_cli.report.run_history import MAX_VALUE, Record, RunHistory, changed_keys, run_labels, value_text
+from orpo_cli.report.run_differences import changed_keys, run_labels, value_text
+from orpo_cli.report.run_history import MAX_VALUE, Record, RunHistory
 from orpo_cli.statistics import PairedComparison
 from orpo_cli.watchdogs.watchdogs import check
 

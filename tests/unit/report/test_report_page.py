@@ -14,7 +14,8 @@ from support.recorded_runs import write_lines, write_recorded_run
 
 from orpo_cli.report.page import render_report, write_report
 from orpo_cli.report.page.document import MAX_POINTS, chart_document
-from orpo_cli.report.run_history import read_history, run_labels
+from orpo_cli.report.run_differences import run_labels
+from orpo_cli.report.run_history import read_history
 from orpo_cli.report.svg_charts import CHARTS
 
 HOSTILE = "</script><img src=x onerror=\"document.title='broken'\">'\"&amp;<b>"

@@ -11,7 +11,9 @@ import pytest
 from support.recorded_runs import PAIRS, eval_line, event_line, train_line, write_lines, write_recorded_run
 
 from orpo_cli.errors import UsageError
-from orpo_cli.report.run_history import changed_keys, find_runs, kind_of, read_history
+from orpo_cli.report.find_runs import find_runs
+from orpo_cli.report.run_differences import changed_keys
+from orpo_cli.report.run_history import kind_of, read_history
 from orpo_cli.run_lock import RunLock
 from orpo_cli.statistics import wilson_interval
 

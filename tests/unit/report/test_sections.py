@@ -8,7 +8,8 @@ from pathlib import Path
 from support.recorded_runs import event_line, train_line, write_lines, write_recorded_run
 
 from orpo_cli.report.page.sections import sections
-from orpo_cli.report.run_history import read_history, run_labels
+from orpo_cli.report.run_differences import run_labels
+from orpo_cli.report.run_history import read_history
 
 
 def test_labels_are_short_and_different(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
-PARTS = ("preparation", "training", "evaluation", "vocabulary", "curves", "checkpoint", "merging", "gpu")
+PARTS = ("preparation", "training", "evaluation", "vocabulary", "curves", "checkpoint", "merging", "dealing", "gpu")
 GPU_MODEL = "llama-3.1-8b"  # its shape, with random weights
 
 
@@ -44,6 +44,7 @@ def main() -> None:
         "vocabulary": ["--rounds", "1"] if options.quick else [],
         "curves": ["--steps", "5", "--svg", "/dev/null"] if options.quick else [],
         "checkpoint": ["--rounds", "1"] if options.quick else [],
+        "dealing": named,
         "merging": ["--gigabytes", "0.3", "--rounds", "1"] if options.quick else [],
     }
     for part in options.only or [part for part in PARTS if part != "gpu" or _has_gpu()]:

@@ -1,6 +1,6 @@
 """Pairs of a step over processes: the tokens of the busiest process over their mean, dealt by tokens and in order as TRL does.
 
-    python -m benchmarks.dealing FILE [FILE ...] [--pairs 8]
+    python -m benchmarks.dealing [FILE ...] [--pairs 8]        default: synthetic conversations
 
 The steps are those that a training has: ``StepSampler`` deals them, with the packed lengths that orpo-cli computes. TRL's trainer
 gives each process the next ``--pairs`` pairs, whatever their lengths; it computes the padded tokens of its own batch, of which the
@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.preparation import LENGTHS, prepare_pairs, tokenizer
+from benchmarks.paired import describe_machine
+from benchmarks.preparation import LENGTHS, prepare_pairs, tokenizer, write_synthetic_pairs
 from orpo_cli.cli.main import silence_libraries
 from orpo_cli.estimate.batching import random_order
 
@@ -67,23 +69,31 @@ def format_figures(values: Sequence[float]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+")
+    parser.add_argument("files", nargs="*", help="preference files")
     parser.add_argument("--pairs", type=int, default=8, help="pairs of a process in a step")
     options = parser.parse_args(arguments)
     silence_libraries()
+    with tempfile.TemporaryDirectory() as folder:
+        print_table(
+            options.files or [str(write_synthetic_pairs(Path(folder) / "synthetic.jsonl", 3000))], options.pairs
+        )
+
+
+def print_table(files: Sequence[str], pairs: int) -> None:
+    """Print the table of ``files``, with ``pairs`` a process and step."""
     loaded = tokenizer()
     print(
-        f"Tokens of the busiest process over the mean of all, {options.pairs} pairs a process and step, {STEPS} steps, sequences of at "
-        f"most {LENGTHS['max_length']:,} tokens: mean / 95th percentile / maximum\n"
+        f"Tokens of the busiest process over the mean of all, {pairs} pairs a process and step, {STEPS} steps, sequences of at most "
+        f"{LENGTHS['max_length']:,} tokens: mean / 95th percentile / maximum. Counted, not timed; {describe_machine()}.\n"
     )
     print(
         "| file | processes | orpo-cli | TRL's order | TRL's order, with its padding |\n| --- | --- | --- | --- | --- |"
     )
-    for file in options.files:
+    for file in files:
         table = prepare_pairs(file, loaded).train
         packed, padded = list(table["packed_length"]), list(table["length"])
         for ranks in RANKS:
-            cells = (format_figures(each) for each in imbalances(packed, padded, ranks, options.pairs).values())
+            cells = (format_figures(each) for each in imbalances(packed, padded, ranks, pairs).values())
             print(f"| {Path(file).name} | {ranks} | {' | '.join(cells)} |", flush=True)
 
 

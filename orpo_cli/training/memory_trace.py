@@ -75,7 +75,7 @@ class MemoryTracer:
 
     def _run(self, layers: Sequence[torch.nn.Module], pairs: Sequence[PairSize]) -> Phases:
         """Forward and backward with these layers only."""
-        packed = pack([_pair(size) for size in pairs], self.computation.loss_on_prompt)
+        packed = pack([_pair(number, size) for number, size in enumerate(pairs)], self.computation.loss_on_prompt)
         for layer in layers:
             self._make_fake(layer)
         with self.mode, _use_layers(self.layer_list, layers), _few_tiles():
@@ -178,11 +178,10 @@ def _few_tiles() -> Iterator[None]:
         lm_head.split_range = split_range
 
 
-def _pair(size: PairSize) -> TokenPair:
-    """A pair of these lengths whose completions differ from the first token on."""
-    counts = (size.prompt, size.chosen, size.rejected)
-    prompt, chosen, rejected = (torch.full((count,), value, dtype=torch.int64) for value, count in enumerate(counts))
-    return TokenPair("", prompt, chosen, rejected)
+def _pair(number: int, size: PairSize) -> TokenPair:
+    """A pair of these lengths that shares no token with another ``number``; its completions differ from the first token on."""
+    parts = (torch.full((count,), 3 * number + value) for value, count in enumerate(size))
+    return TokenPair("", *parts)
 
 
 def _trl_loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

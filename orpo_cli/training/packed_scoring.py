@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from orpo_cli.estimate.batching import CHECKED_PAIRS, split_by_token_budget
+from orpo_cli.estimate.batching import CHECKED_PAIRS
 from orpo_cli.evaluation.preference_scores import (
     MAX_BATCH_TOKENS_GPU,
     PairScores,
@@ -26,7 +26,7 @@ from orpo_cli.planning.plan import Plan
 from orpo_cli.training.allocator import keep_freed_memory
 from orpo_cli.training.engine.packed_attention import UnsupportedAttention
 from orpo_cli.training.engine.packed_step import Engine, forward_packed
-from orpo_cli.training.engine.packing import common_prefix_length, count_nll_tokens, pack, packed_length, token_pair
+from orpo_cli.training.engine.packing import count_nll_tokens, pack, split_into_groups, token_pair
 from orpo_cli.training.engine.parity_check import TOLERANCE
 
 Scorer = Callable[..., PairScores]
@@ -43,22 +43,20 @@ class PackedScoring(PairScoring):
         super().__init__(rows, loss_on_prompt=loss_on_prompt)
         self.engine, self.max_tokens = engine, max_tokens
         self.pairs = [token_pair(row) for row in rows]
-        self.common = common_prefix_length(self.pairs) if engine.shares_common_prefix else 0
 
     def batches(self, model: Any, device: torch.device, batch_size: int | None = None) -> list[list[Any]]:
         """Micro-batches within the limit of tokens; with ``batch_size``, of not more than so many completions."""
-        lengths = [packed_length(pair) - self.common for pair in self.pairs]
-        size = len(lengths) if batch_size is None else max(1, batch_size // 2)
+        size = len(self.pairs) if batch_size is None else max(1, batch_size // 2)
         return [
             [start + index for index in group]
-            for start in range(0, len(lengths), size)
-            for group in split_by_token_budget(lengths[start : start + size], self.max_tokens - self.common)
+            for start in range(0, len(self.pairs), max(1, size))
+            for group in split_into_groups(self.pairs[start : start + size], self.max_tokens)
         ]
 
     def score(self, model: Any, batch: list[Any], device: torch.device, *, counted: bool = True) -> None:
         """Compute the values of a micro-batch."""
         pairs = [self.pairs[index] for index in batch]
-        packed = pack(pairs, self.loss_on_prompt, self.common)
+        packed = pack(pairs, self.loss_on_prompt)
         moved = packed.to(device)
         with torch.no_grad(), self.engine.patched_model(moved, gradients=False):
             output = forward_packed(model, self.engine.head, self.engine.logit_transform, moved)

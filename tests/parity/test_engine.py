@@ -17,13 +17,14 @@ from support.steps import (
     packed_step,
     pad_for_trl,
     random_pairs,
+    related_pairs,
     with_adapter,
 )
 
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.packing_support import packing_obstacle
 from orpo_cli.planning.plan import ModelPlan
-from orpo_cli.training.engine import orpo_loss
+from orpo_cli.training.engine import orpo_loss, prefix_tree
 from orpo_cli.training.engine.packing import pack, packed_length, split_into_groups
 
 EAGER = {"gemma2", "gpt-oss"}  # transformers computes their softmax in float32; in float64 it gives NaN at padding
@@ -37,7 +38,8 @@ def test_loss_metrics_and_gradients_equal_trls(name: str, lora: bool) -> None:
     model = with_adapter(build(PACKED[name](), dtype), lora, **options)
     model.eval()  # no dropout
     assert packing_obstacle(model.get_base_model() if lora else model, 64) is None
-    pairs = random_pairs(len(name))
+    pairs = [*random_pairs(len(name)), *related_pairs(len(name))]
+    assert pack(pairs, loss_on_prompt=True).num_tokens < sum(map(packed_length, pairs)) / 1.5
     trl_loss, trl_metrics = TrlStep()(model, pairs)
     trl_loss.backward()
     trl_gradients = gradients(model)
@@ -127,20 +129,30 @@ def test_checkpointed_layers_give_the_same_gradients() -> None:
 
 
 def test_groups_of_pairs_respect_the_token_limit_and_lose_no_pair() -> None:
-    pairs = random_pairs(4, count=30)
+    pairs = [*random_pairs(4, count=30), *related_pairs(4)]
     for budget in (1, 50, 100, 10_000):
         groups = split_into_groups(pairs, budget)
-        assert sorted(pair.row for group in groups for pair in group) == sorted(pair.row for pair in pairs)
-        assert all(len(group) == 1 or sum(map(packed_length, group)) <= budget for group in groups)
+        assert sorted(index for group in groups for index in group) == list(range(len(pairs)))
+        packed = [pack([pairs[index] for index in group], loss_on_prompt=True) for group in groups]
+        assert all(batch.num_pairs == 1 or batch.num_tokens <= budget for batch in packed)
         assert groups == split_into_groups(pairs, budget)
     assert len(split_into_groups(pairs, 10_000)) == 1
+
+
+def test_pairs_that_share_a_beginning_are_in_one_micro_batch() -> None:
+    """Four conversations, of which each fits a micro-batch only where its pairs share their tokens."""
+    conversations = [related_pairs(seed)[:6] for seed in range(4)]
+    together = [pack(pairs, loss_on_prompt=True).num_tokens for pairs in conversations]
+    mixed = [pair for pairs in zip(*conversations, strict=True) for pair in pairs]
+    groups = split_into_groups(mixed, max(together))
+    assert sorted(sorted(index % 4 for index in group) for group in groups) == [[number] * 6 for number in range(4)]
 
 
 def test_a_packed_row_has_each_shared_token_once() -> None:
     pairs = random_pairs(8)
     batch = pack(pairs, loss_on_prompt=True)
-    assert batch.input_ids.shape[1] == sum(map(packed_length, pairs))
-    assert batch.input_ids.shape[1] < sum(len(p.prompt) + len(p.chosen) + len(p.rejected) for p in pairs)
+    assert batch.num_tokens == sum(map(packed_length, pairs))
+    assert batch.num_tokens < sum(len(p.prompt) + len(p.chosen) + len(p.rejected) for p in pairs)
 
 
 def test_the_loss_is_finite_for_extreme_log_probabilities() -> None:
@@ -196,3 +208,29 @@ def test_bfloat16_loss_and_gradients_equal_trls_within_rounding() -> None:
         assert (
             torch.nn.functional.cosine_similarity(packed[name].flatten(), trl_gradients[name].flatten(), dim=0) > 0.99
         ), name
+
+
+def test_empty_prompts_and_beginnings_of_other_pairs_give_trls_gradients() -> None:
+    model = build(PACKED["mistral-window"]()).eval()
+    empty = [pair._replace(prompt=torch.empty(0, dtype=torch.int64)) for pair in random_pairs(4, count=4)]
+    prefix = empty[0]._replace(chosen=empty[0].chosen[:2], rejected=torch.cat((empty[0].chosen, empty[1].chosen)))
+    pairs = [*empty, prefix, *related_pairs(4)]
+    trl_loss = TrlStep()(model, pairs)[0]
+    trl_loss.backward()
+    trl_gradients = gradients(model)
+    assert packed_step(model, pairs)[0] == pytest.approx(trl_loss.item(), rel=RTOL)
+    assert_gradients_equal(gradients(model), trl_gradients)
+
+
+def test_shared_beginnings_change_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to float64 rounding; the chunked mask counts positions along the path."""
+    model = build(PACKED["llama4"]()).eval()
+    pairs = related_pairs(5)
+    loss, metrics, _ = packed_step(model, pairs)
+    found = gradients(model)
+    monkeypatch.setattr(prefix_tree, "MIN_SHARED_PART", 2.0)  # of a pair's own sequences alone
+    assert pack(pairs, loss_on_prompt=True).num_tokens == sum(map(packed_length, pairs))
+    expected_loss, expected_metrics, _ = packed_step(model, pairs)
+    assert loss == pytest.approx(expected_loss, rel=1e-12)
+    assert metrics == pytest.approx(expected_metrics, rel=1e-9)
+    assert_gradients_equal(found, gradients(model), 1e-9)

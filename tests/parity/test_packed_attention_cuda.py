@@ -10,7 +10,7 @@ import pytest
 import setuptools  # noqa: F401  # torch's compiler imports it late, which fails once something has imported distutils
 import torch
 from support.architectures import PACKED, build
-from support.steps import assert_gradients_equal, gradients, packed_step, random_pairs
+from support.steps import assert_gradients_equal, gradients, packed_step, random_pairs, related_pairs
 from transformers import AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function
 
@@ -61,7 +61,7 @@ def test_the_flex_attention_mask_gives_the_loss_of_the_cpu(
 ) -> None:
     """FlexAttention has no backward pass on a CPU; its forward pass shows the mask. Blocks are computed from a few rows at a time."""
     model = build(PACKED[name](), torch.float32).eval()
-    pairs = random_pairs(len(name), count=12)
+    pairs = [*random_pairs(len(name), count=8), *related_pairs(len(name))]
     with torch.no_grad():
         expected = packed_step(model, pairs)[0]
         masks = request.getfixturevalue("masks")
@@ -75,7 +75,7 @@ def test_variable_length_sequences_give_the_gradients_of_the_cpu(
     name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = build(PACKED[name](), torch.float64).eval()
-    pairs = random_pairs(len(name))
+    pairs = [*random_pairs(len(name)), *related_pairs(len(name))]
     expected = packed_step(model, pairs)[0]
     trl_gradients = gradients(model)
     masks = request.getfixturevalue("masks")

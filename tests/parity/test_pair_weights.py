@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from support.architectures import build
-from support.steps import BETA, assert_gradients_equal, gradients, packed_step, random_pairs
+from support.steps import BETA, assert_gradients_equal, gradients, packed_step, random_pairs, related_pairs
 from support.tiny import pairs, tiny_llama, tiny_tokenizer
 from torch.nn.functional import log_softmax
 from transformers import LlamaConfig
@@ -61,10 +61,9 @@ def reference(
 
 
 def weighted_pairs(seed: int = 3) -> list[TokenPair]:
-    return [
-        pair._replace(weight=weight)
-        for pair, weight in zip(random_pairs(seed, count=len(WEIGHTS)), WEIGHTS, strict=True)
-    ]
+    """Pairs with weights; some of them share a beginning."""
+    pairs = [*random_pairs(seed, count=len(WEIGHTS) // 2), *related_pairs(seed)][: len(WEIGHTS)]
+    return [pair._replace(weight=weight) for pair, weight in zip(pairs, WEIGHTS, strict=True)]
 
 
 LOSSES = [(True, 1.0), (False, 1.0), (True, 0.0), (False, 2.5)]  # loss_on_prompt, nll_weight

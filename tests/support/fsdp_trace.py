@@ -133,7 +133,7 @@ def peak_bytes(
         tracer = MemoryTracer(config, computation)
         for layer in tracer.layers:
             tracer._make_fake(layer)
-        packed = pack([_pair(size) for size in pairs], computation.loss_on_prompt)
+        packed = pack([_pair(number, size) for number, size in enumerate(pairs)], computation.loss_on_prompt)
         with tracer.mode, _few_tiles():
             return _train(tracer, mesh, packed.map_tensors(tracer.mode.from_tensor), min(2, micro_batches))
     finally:

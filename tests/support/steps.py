@@ -38,6 +38,33 @@ def random_pairs(seed: int, count: int = 5, longest: int = 24) -> list[TokenPair
     return pairs
 
 
+def related_pairs(seed: int) -> list[TokenPair]:
+    """Pairs that share beginnings: turns of a conversation with two rejected answers each, and two other pairs.
+
+    Among the sequences are two equal pairs, a completion that is a prefix of another pair's, and one that is a whole prompt.
+    """
+    draw = random.Random(seed)
+
+    def ids(length: int) -> list[int]:
+        return [draw.randrange(3, VOCAB_SIZE) for _ in range(length)]
+
+    system, found = ids(7), []
+    history = system + ids(4)
+    for turn in range(3):
+        chosen = ids(draw.randint(3, 9))
+        found += [(history, chosen, ids(draw.randint(1, 8))), (history, chosen, chosen[:2] + ids(turn + 1))]
+        history = history + chosen + ids(draw.randint(1, 5))
+    found += [
+        found[3],
+        (found[0][0], found[0][1][:2], ids(12)),
+        (system, ids(3), history[7:]),
+        (system, ids(6), ids(6)),
+    ]
+    return [
+        TokenPair(f"related {number}", *(torch.tensor(each) for each in parts)) for number, parts in enumerate(found)
+    ]
+
+
 class TrlStep:
     """The methods of trl's ORPOTrainer that compute a step, without a trainer."""
 

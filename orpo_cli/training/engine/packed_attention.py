@@ -4,10 +4,9 @@ It is registered as an attention implementation of transformers, so every archit
 attention interfaces works, with its window, softcap, grouped heads and scaling. The mask function that a model passes
 (causal, sliding window, chunked) is applied to position ids, not to row indices.
 
-On CUDA a row goes through ``packed_attention_cuda``. Elsewhere each pair takes two calls of torch's
-scaled_dot_product_attention: shared prefix and chosen in one causal call; then the queries of rejected on the keys of the
-shared prefix and of rejected. Where all pairs begin with the same tokens (``MicroBatch.common``; scoring alone), these are
-part of each pair's prefix, and their own outputs are taken from the call of the first pair.
+On CUDA a row goes through ``packed_attention_cuda``. Elsewhere each branch of the row (see ``prefix_tree``) takes one call of
+torch's scaled_dot_product_attention: its queries on the keys of its path. Where a path has fewer ancestors than own tokens, the
+queries of the ancestors are computed again and not used: a causal call has half the products and no mask.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from itertools import chain
 from typing import Any
 
 import torch
@@ -25,7 +23,8 @@ from transformers.masking_utils import causal_mask_function
 
 from orpo_cli.training.engine import packed_attention_cuda
 from orpo_cli.training.engine.packed_attention_cuda import CudaMask
-from orpo_cli.training.engine.packing import MicroBatch, PairSpan
+from orpo_cli.training.engine.packing import MicroBatch
+from orpo_cli.training.engine.prefix_tree import Branch
 from orpo_cli.training.engine.recompute import recomputable
 
 NAME = "orpo_shared_prefix"
@@ -36,43 +35,33 @@ class UnsupportedAttention(Exception):
     """The model's attention does something that cannot be computed exactly here; the message names it."""
 
 
-class SegmentMask:
-    """Mask of one attention call: ``allowed`` (queries, keys) bool, or None where plain causal attention is the same."""
+class PackedMask:
+    """``attention_mask`` of the layers in a forward pass of a micro-batch.
 
-    def __init__(self, allowed: torch.Tensor | None) -> None:
-        self.allowed = allowed
+    ``allowed`` (longest, longest) bool says by position which key a query sees; None where this is plain causal attention.
+    """
+
+    def __init__(self, batch: MicroBatch, allowed: torch.Tensor) -> None:
+        self.branches = batch.branches
+        is_causal = torch.equal(allowed, torch.ones_like(allowed).tril_())
+        self.allowed = None if is_causal else allowed
+        self.device = allowed.device
+        self.longest = len(allowed)
         self._additive: dict[torch.dtype, torch.Tensor] = {}
 
-    def additive(self, dtype: torch.dtype) -> torch.Tensor | None:
-        """The mask to add to the scores (0 or -inf), (queries, keys); built once for all layers."""
-        if self.allowed is None:
-            return None
+    def repeated_queries(self, branch: Branch) -> int:
+        """Queries of a branch's ancestors that its call computes again, all or none."""
+        return branch.depth if self.allowed is None and branch.depth < branch.length else 0
+
+    def additive(self, dtype: torch.dtype, queries: int, keys: int) -> torch.Tensor:
+        """The mask to add to the scores (0 or -inf) of the last ``queries`` of ``keys`` tokens; built once for all layers."""
         if dtype not in self._additive:
-            zero = torch.zeros((), dtype=dtype, device=self.allowed.device)
-            self._additive[dtype] = torch.where(self.allowed, zero, float("-inf"))
-        return self._additive[dtype]
-
-
-class PackedMask:
-    """``attention_mask`` of the layers in a forward pass of a micro-batch: for each pair the masks of its two calls."""
-
-    def __init__(self, batch: MicroBatch, allowed: Callable[..., torch.Tensor]) -> None:
-        self.spans, self.common = batch.spans, batch.common
-        # of the row's segments: what all pairs begin with; for each pair shared prefix with chosen, then rejected
-        lengths = [(span.own_shared + span.chosen, span.rejected) for span in batch.spans]
-        self.segment_lengths = [self.common, *chain.from_iterable(lengths)]
-        self.segments = [self._segment_masks(span, batch.input_ids.device, allowed) for span in batch.spans]
-
-    @staticmethod
-    def _segment_masks(
-        span: PairSpan, device: torch.device, allowed: Callable[..., torch.Tensor]
-    ) -> tuple[SegmentMask, SegmentMask]:
-        chosen = torch.arange(span.shared + span.chosen, device=device)
-        rejected = torch.arange(span.shared, span.shared + span.rejected, device=device)
-        chosen_mask = allowed(chosen, chosen)
-        is_causal = torch.equal(chosen_mask, torch.ones_like(chosen_mask).tril_())
-        keys = torch.cat((chosen[: span.shared], rejected))
-        return SegmentMask(None if is_causal else chosen_mask), SegmentMask(allowed(rejected, keys))
+            allowed = self.allowed
+            if allowed is None:
+                allowed = torch.ones(self.longest, self.longest, dtype=torch.bool, device=self.device).tril_()
+            zero = torch.zeros((), dtype=dtype, device=self.device)
+            self._additive[dtype] = torch.where(allowed, zero, float("-inf"))
+        return self._additive[dtype][keys - queries : keys, :keys]
 
 
 @contextmanager
@@ -110,13 +99,11 @@ def _create_mask(
     device = batch.input_ids.device
     zero = torch.zeros((), dtype=torch.int64, device=device)
 
-    def allowed(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        mask = mask_function(zero, zero, queries[:, None], keys[None, :])
-        return mask.expand(len(queries), len(keys))
-
     if device.type == "cuda":
         return CudaMask(batch, mask_function, local_size)
-    return PackedMask(batch, allowed)
+    positions = torch.arange(batch.longest, device=device)
+    allowed = mask_function(zero, zero, positions[:, None], positions[None])
+    return PackedMask(batch, allowed.expand(len(positions), len(positions)))
 
 
 def _attention_forward(
@@ -147,38 +134,39 @@ def _attention_forward(
         options = {"scaling": scaling, "softcap": softcap, "s_aux": s_aux, **kwargs}
         return packed_attention_cuda.attention_forward(module, query, key, value, attention_mask, options), None
 
-    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: SegmentMask) -> torch.Tensor:
-        if not q.shape[2]:
-            return q.new_empty((*q.shape[:3], v.shape[3]))
-        if softcap is not None or s_aux is not None:
-            return _eager_attention(q, k, v, mask, scaling, softcap, s_aux)
-        additive, gqa = mask.additive(q.dtype), q.shape[1] != k.shape[1]
-        return scaled_dot_product_attention(
-            q, k, v, attn_mask=additive, is_causal=additive is None, scale=scaling, enable_gqa=gqa
-        )
-
-    common = attention_mask.common
-    first, *segments = zip(
-        *(torch.split(each, attention_mask.segment_lengths, dim=2) for each in (query, key, value)), strict=True
+    branches = attention_mask.branches
+    queries, keys, values = (
+        torch.split(each, [branch.length for branch in branches], dim=2) for each in (query, key, value)
     )
     outputs: list[torch.Tensor] = []
-    for pair, (span, masks) in enumerate(zip(attention_mask.spans, attention_mask.segments, strict=True)):
-        (q1, k1, v1), (q2, k2, v2) = segments[2 * pair : 2 * pair + 2]
-        if common:
-            q1, k1, v1 = (torch.cat(each, dim=2) for each in zip(first, (q1, k1, v1), strict=True))
-        rejected_keys, rejected_values = (
-            recomputable(_join_shared(span), chosen, rejected) for chosen, rejected in ((k1, k2), (v1, v2))
-        )
-        chosen_output = attend(q1, k1, v1, masks[0])
-        if common and pair:
-            chosen_output = chosen_output[:, :, common:]
-        outputs += [chosen_output, attend(q2, rejected_keys, rejected_values, masks[1])]
+    for number, branch in enumerate(branches):
+        repeated = attention_mask.repeated_queries(branch)
+        q, k, v = queries[number], _path(keys, branch, number), _path(values, branch, number)
+        if repeated:
+            q = _path(queries, branch, number)
+        is_causal = attention_mask.allowed is None and q.shape[2] == k.shape[2]
+        mask = None if is_causal else attention_mask.additive(q.dtype, q.shape[2], k.shape[2])
+        if softcap is not None or s_aux is not None:
+            output = _eager_attention(q, k, v, mask, scaling, softcap, s_aux)
+        else:
+            gqa = q.shape[1] != k.shape[1]
+            output = scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=is_causal, scale=scaling, enable_gqa=gqa
+            )
+        outputs.append(output[:, :, repeated:])
     return recomputable(_concat_segments, *outputs), None
 
 
-def _join_shared(span: PairSpan) -> Callable[..., torch.Tensor]:
-    """Keys or values of the shared prefix and of rejected."""
-    return lambda chosen, rejected: torch.cat((chosen[:, :, : span.shared], rejected), dim=2)
+def _path(segments: Sequence[torch.Tensor], branch: Branch, number: int) -> torch.Tensor:
+    """Queries, keys or values of the path of ``branch``; ``segments`` are those of all branches, of which it is ``number``."""
+    if not branch.ancestors:
+        return segments[number]
+    counts = [*(count for _, count in branch.ancestors), branch.length]
+
+    def join(*segments: torch.Tensor) -> torch.Tensor:
+        return torch.cat([each[:, :, :count] for each, count in zip(segments, counts, strict=True)], dim=2)
+
+    return recomputable(join, *(segments[other] for other, _ in branch.ancestors), segments[number])
 
 
 def _concat_segments(*segments: torch.Tensor) -> torch.Tensor:
@@ -189,7 +177,7 @@ def _eager_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    mask: SegmentMask,
+    additive: torch.Tensor | None,
     scaling: float | None,
     softcap: float | None,
     sinks: torch.Tensor | None,
@@ -200,7 +188,6 @@ def _eager_attention(
     scores = grouped @ key[:, :, None].transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    additive = mask.additive(scores.dtype)
     if additive is None:
         additive = torch.full(scores.shape[-2:], float("-inf"), dtype=scores.dtype, device=scores.device).triu_(1)
     scores = (scores + additive).float() if scores.dtype.itemsize < 4 else scores + additive

@@ -1,22 +1,24 @@
 """Attention in a packed row on CUDA: variable-length FlashAttention, or FlexAttention where it does not apply.
 
-A pair is two query sequences: shared prefix and chosen attend to themselves; rejected attends to the shared prefix and
-itself. Both are causal when aligned at their ends (FlashAttention's convention for fewer queries than keys), so one
-variable-length call computes the row, windows included, on keys gathered per sequence. Float32, softcapped scores, sinks and
-other masks go through FlexAttention with a block mask over the row.
+Each branch of the row (see ``prefix_tree``) is one query sequence; its keys are those of its path. Both are causal when aligned
+at their ends (FlashAttention's convention for fewer queries than keys), so one variable-length call computes the row, windows
+included, on keys gathered per branch. Float32, softcapped scores, sinks and other masks go through FlexAttention with a block
+mask over the row.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.nn.functional import pad
 
 from orpo_cli.training.engine.packing import MicroBatch
+from orpo_cli.training.engine.prefix_tree import Branch, branch_row_indices
 
 BLOCK = 128  # FlexAttention's block of queries and of keys
 MASK_ROWS = 1024  # rows of the mask computed at once, a multiple of BLOCK
@@ -53,8 +55,10 @@ class CudaMask:
         Synchronizes with the device.
         """
         device = self.batch.input_ids.device
-        longest = max(span.shared + max(span.chosen, span.rejected) for span in self.batch.spans)
-        zero, positions = (torch.zeros((), dtype=torch.int64, device=device), torch.arange(longest, device=device))
+        zero, positions = (
+            torch.zeros((), dtype=torch.int64, device=device),
+            torch.arange(self.batch.longest, device=device),
+        )
         same = torch.ones((), dtype=torch.bool, device=device)
         for queries in torch.split(positions, MASK_ROWS):
             q, k = queries[:, None], positions[None]
@@ -66,42 +70,28 @@ class CudaMask:
 
     @cached_property
     def varlen_inputs(self) -> VarlenInputs:
-        """The row's sequences for variable-length attention."""
-        queries: list[int] = []
-        keys: list[int] = []
-        key_indices: list[torch.Tensor] = []
-        for span in self.batch.spans:
-            length = span.shared + span.chosen
-            queries.append(length)
-            keys.append(length)
-            key_indices.append(torch.arange(span.start, span.start + length))
-            if span.rejected:
-                queries.append(span.rejected)
-                keys.append(span.shared + span.rejected)
-                key_indices.append(span.row_indices(0, span.shared + span.rejected, rejected=True))
-        device = self.batch.input_ids.device
+        """The row's branches for variable-length attention."""
+        branches, device = self.batch.branches, self.batch.input_ids.device
+        queries = [branch.length for branch in branches]
+        keys = [branch.depth + branch.length for branch in branches]
         cu_seqlens_q, cu_seqlens_k = (
             pad(torch.tensor(lengths).cumsum(0), (1, 0)).to(torch.int32).to(device) for lengths in (queries, keys)
         )
-        return VarlenInputs(cu_seqlens_q, cu_seqlens_k, torch.cat(key_indices).to(device), max(queries), max(keys))
+        key_indices = torch.from_numpy(np.concatenate(branch_row_indices(branches))).to(device)
+        return VarlenInputs(cu_seqlens_q, cu_seqlens_k, key_indices, max(queries), max(keys))
 
     @cached_property
     def block_mask(self) -> Any:
-        """FlexAttention's BlockMask: same pair, a key of the shared prefix or of the query's own completion, allowed by position."""
+        """FlexAttention's BlockMask: a key of the query's own path, allowed by position."""
         from torch.nn.attention.flex_attention import BlockMask
 
         batch, mask_function = self.batch, self.mask_function
         device, tokens = batch.input_ids.device, batch.num_tokens
-        pair = torch.cat([torch.full((span.length,), number) for number, span in enumerate(batch.spans)]).to(device)
-        segments = [
-            torch.tensor([0, 1, 2]).repeat_interleave(torch.tensor([span.shared, span.chosen, span.rejected]))
-            for span in batch.spans
-        ]
-        segment, position = torch.cat(segments).to(device), batch.position_ids[0]  # shared prefix, chosen, rejected
+        last, position = last_descendants(batch.branches).to(device), batch.position_ids[0]
 
         def allowed(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-            same_sequence = (pair[q] == pair[k]) & ((segment[k] == 0) | (segment[k] == segment[q]))
-            return same_sequence & mask_function(b, h, position[q], position[k])
+            on_path = (k <= q) & (q <= last[k])
+            return on_path & mask_function(b, h, position[q], position[k])
 
         blocks = -(-tokens // BLOCK)
         zero, indices = (torch.zeros((), dtype=torch.int64, device=device), torch.arange(tokens, device=device))
@@ -116,6 +106,14 @@ class CudaMask:
         return BlockMask.from_kv_blocks(
             *_kv_blocks(partial_), *_kv_blocks(full), BLOCK_SIZE=BLOCK, mask_mod=allowed, seq_lengths=(tokens, tokens)
         )
+
+
+def last_descendants(branches: Sequence[Branch]) -> torch.Tensor:
+    """For each token of the row the last row index whose path it is on, (T,): the row is in depth-first order."""
+    last = np.empty(sum(branch.length for branch in branches), np.int64)
+    for path in branch_row_indices(branches):
+        last[path] = path[-1]
+    return torch.from_numpy(last)
 
 
 def _kv_blocks(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

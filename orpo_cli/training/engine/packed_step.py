@@ -71,7 +71,6 @@ class Engine:
         self.attention_configs = attention_configs(model)
         self.forwards: list[tuple[torch.nn.Module, Any]] = [*fused_lora_forwards(model), *fused_norms_and_gates(model)]
         self.lora_groups = LoraGroups(model, self.forwards)
-        self.shares_common_prefix = device.type != "cuda"  # there a row's attention has no tokens of several pairs
         self.rotary_functions = compile_rotary_functions(model) if device.type == "cuda" else []
         self.agreement = agreement or Agreement()
         self.beta, self.nll_weight = beta, nll_weight
@@ -96,7 +95,7 @@ class Engine:
         """
         self._metric_sums, self._logit_sums = [], []
         groups = split_into_groups(pairs, self.max_tokens if max_tokens is None else max_tokens)
-        batches = [pack(group, self.loss_on_prompt) for group in groups]
+        batches = [pack([pairs[index] for index in group], self.loss_on_prompt) for group in groups]
         if self.sharded and (missing := int(self.agreement.max([len(batches)])[0]) - len(batches)):
             pair = min(pairs, key=packed_length) if pairs else self.filler_pair
             assert pair is not None

@@ -25,7 +25,7 @@ from orpo_cli.training.engine.packed_step import patched_forwards
 from orpo_cli.training.engine.packing import TokenPair, pack
 from orpo_cli.training.engine.parity_check import select_check_pairs
 from orpo_cli.training.engine.recompute import recompute_in_backward
-from orpo_cli.training.memory_trace import MemoryTracer
+from orpo_cli.training.memory_trace import MemoryTracer, _pair
 
 PAIRS = [PairSize(5, 30, 31), PairSize(4, 25, 20)]
 
@@ -68,8 +68,7 @@ def forward(config: Any, layers: int) -> tuple[AllocatedStorages, Any, torch.Ten
             module.p = 0.0
         if isinstance(module, torch.nn.ModuleList):
             del module[layers:]
-    ids = [[torch.full((count,), value) for value, count in enumerate(size)] for size in PAIRS]
-    batch = pack([TokenPair("", *parts) for parts in ids], True)
+    batch = pack([_pair(number, size) for number, size in enumerate(PAIRS)], True)
     made = AllocatedStorages()
     with made, use_packed_attention(attention_configs(model), batch), patched_forwards(fused_norms_and_gates(model)):
         with (

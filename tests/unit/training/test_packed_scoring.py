@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig
 from orpo_cli.evaluation.preference_scores import PairScores, score_pairs
 from orpo_cli.planning.plan import EnginePlan, Plan
 from orpo_cli.training.engine.packed_step import Engine
-from orpo_cli.training.engine.packing import pack
+from orpo_cli.training.engine.packing import pack, packed_length
 from orpo_cli.training.packed_scoring import PackedScoring, make_scorer
 
 VOCABULARY = 97
@@ -89,11 +89,10 @@ def test_what_all_prompts_begin_with_is_computed_once_a_micro_batch(tmp_path: Pa
     model, rows = tuned(tiny_llama(VOCABULARY)), rows_with_common_prefix(9, list(range(3, 20)))
     engine = Engine(model, model.device, beta=0.0, loss_on_prompt=loss_on_prompt, max_tokens=120)
     scoring = PackedScoring(rows, engine, 120, loss_on_prompt)
-    assert scoring.common == 17
     for group in scoring.batches(model, model.device):
         pairs = [scoring.pairs[index] for index in group]
-        packed, apart = (pack(pairs, loss_on_prompt, common) for common in (17, 0))
-        assert packed.num_tokens == apart.num_tokens - 17 * (len(pairs) - 1)
+        packed = pack(pairs, loss_on_prompt)
+        assert packed.num_tokens == sum(map(packed_length, pairs)) - 17 * (len(pairs) - 1)
         assert packed.num_tokens <= 120 or len(pairs) == 1
     found = make_scorer(plan_with(tmp_path), {})(model, rows, loss_on_prompt=loss_on_prompt)
     assert_close(found, score_pairs(model, rows, loss_on_prompt=loss_on_prompt))

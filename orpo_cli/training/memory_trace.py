@@ -180,8 +180,8 @@ def _few_tiles() -> Iterator[None]:
 
 def _pair(number: int, size: PairSize) -> TokenPair:
     """A pair of these lengths that shares no token with another ``number``; its completions differ from the first token on."""
-    parts = (torch.full((count,), 3 * number + value) for value, count in enumerate(size))
-    return TokenPair("", *parts)
+    prompt, chosen, rejected = (torch.full((count,), 3 * number + value) for value, count in enumerate(size))
+    return TokenPair("", prompt, chosen, rejected)
 
 
 def _trl_loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -156,10 +156,11 @@ def pack(pairs: Sequence[TokenPair], loss_on_prompt: bool) -> MicroBatch:
     if any(pair.weight != 1.0 for pair in pairs):
         weights = tensors["pair_weights"] = np.array([pair.weight for pair in pairs], dtype=np.float64)
         tensors["nll_weights"] = weights.repeat(lengths[::2])
+    tensors = {name: torch.from_numpy(each) for name, each in tensors.items()}
     return MicroBatch(
         branches=tree.branches,
         num_chosen_inputs=sum(map(len, tree.row_indices[::2])),
-        **{name: torch.from_numpy(each) for name, each in tensors.items()},
+        **tensors,
     )
 
 

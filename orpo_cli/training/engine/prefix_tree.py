@@ -86,8 +86,9 @@ def build_tree(pairs: Sequence[tuple[TokenIds, TokenIds]]) -> PrefixTree:
         shared, nearest = max(
             ((shared_length(sequence, sequences[other]), other) for other in neighbours), default=(0, -1)
         )
-        if not (number ^ 1 in end_branch or is_worth_sharing(shared, len(sequence))):
-            shared = 0
+        if not is_worth_sharing(shared, len(sequence)):
+            nearest = number ^ 1  # the other sequence of its pair
+            shared = shared_length(sequence, sequences[nearest]) if nearest in end_branch else 0
         branch = Branch(shared, len(sequence) - shared)
         if shared:
             parent = end_branch[nearest]

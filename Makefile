@@ -5,6 +5,8 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+# On a terminal, pip shows the progress of the large download. MAKE_TERMOUT is empty if the output is a file or a pipe.
+PIP_LARGE := $(if $(MAKE_TERMOUT),$(subst --quiet,,$(PIP)),$(PIP))
 FAULTS_TABLE ?= build/faults.md
 
 # Stamp files record what is installed in VENV, so that nothing is installed twice. A changed dependency invalidates them.
@@ -66,17 +68,17 @@ $(BIN)/pip:
 
 # torch is installed first and alone: it is the large download, and an installed torch (also a CPU build) is kept.
 $(TORCH_STAMP): constraints.txt | $(BIN)/pip
-	@echo "==> installing PyTorch (the large download)"
-	@$(PIP) torch
+	@echo "==> installing PyTorch (the large download; several minutes on a slow connection)"
+	@$(PIP_LARGE) torch
 	@touch $@
 
 $(GGUF_STAMP): pyproject.toml $(TORCH_STAMP)
-	@echo "==> installing orpo-cli"
+	@echo "==> installing orpo-cli and its libraries (a minute or more)"
 	@$(PIP) --editable ".[gguf]"
 	@touch $@
 
 $(DEV_STAMP): pyproject.toml $(TORCH_STAMP)
-	@echo "==> installing orpo-cli and the development tools"
+	@echo "==> installing orpo-cli, its libraries and the development tools (a minute or more)"
 	@$(PIP) --editable ".[dev]"
 	@touch $@
 

@@ -30,7 +30,8 @@ INTRODUCTION = """# The paper's claims on a small model
 
 The ORPO paper (Hong, Lee and Thorne, arXiv 2403.07691) trains models of 125 million to 7 billion parameters on GPUs. This page
 checks its claims with a model that every machine can train: SmolLM2-135M-Instruct (GGUF file Q4_1, computed in float32) with a
-LoRA adapter, on a CPU. What does not come out as in the paper is listed as plainly as what does.
+LoRA adapter, on a CPU. What does not come out as in the paper is listed as plainly as what does. You need not have read the
+paper: each term is explained where it is first used, and [Concepts](concepts.md#orpo-in-brief) has the formulas.
 
 ```sh
 python -m benchmarks.paper                   # the quickstart's pairs
@@ -44,20 +45,35 @@ The command continues where it was stopped. It writes this page and its figures.
 
 {files}
 
-Every run uses the recipe of the [quickstart](reference/recipes.md): LoRA (r 16) on the upper half of the layers, 8 pairs per step,
-one pass over the pairs. All conditions of a data set share the pairs, the number of steps and the learning rate, and differ in the two weights of the loss
+A preference pair is a prompt with two answers: the *chosen* one is preferred to the *rejected* one. Every run uses the recipe of the
+[quickstart](reference/recipes.md): LoRA (r 16) on the upper half of the layers, 8 pairs per step, one pass over the pairs. The runs on one data set
+have the same pairs, number of steps and learning rate. They differ in the two weights of the loss
 
 ```math
 L = w \\cdot L_{{\\mathrm{{NLL}}}} + \\lambda \\cdot L_{{\\mathrm{{OR}}}}
 ```
 
-with `training.nll_weight` as $w$ (1 unless said) and `training.beta` as $\\lambda$. **SFT** is $\\lambda = 0$. A seed decides the adapter's random weights and the
-order of the pairs. {seeds}
+- $L_{{\\mathrm{{NLL}}}}$ is the negative log-likelihood of the chosen answers: it makes them likely. Its weight $w$ is `training.nll_weight`, here 1
+  unless another value is given.
+- $L_{{\\mathrm{{OR}}}}$ is the odds ratio term: it makes the chosen answer more likely than the rejected one. The paper calls its weight $\\lambda$; a
+  recipe calls the same number `training.beta`, as TRL does.
+- **SFT** (supervised fine-tuning) is $\\lambda = 0$: the model sees only the chosen answers.
 
-The values are those of held-out pairs after the last step. Log-probabilities are per token, in nats. The *margin* is the
-log-probability of the chosen completion minus that of the rejected one. The *accuracy* is the fraction of pairs with a positive
-margin. In square brackets: 95% intervals, from a paired bootstrap over the held-out pairs of each pair's mean over the seeds.
-"As in the paper" means that the interval of the difference is on the paper's side of 0; "not decided" means that it contains 0.
+A seed decides the adapter's random weights and the order of the pairs. {seeds}
+
+The values are those of held-out pairs, which the model was not trained on, after the last step:
+
+- *log p of chosen*, *log p of rejected*: the mean of the natural logarithms of the token probabilities of an answer. The unit is the nat.
+  A value nearer to 0 is a more likely answer.
+- *margin*: log p of the chosen answer minus log p of the rejected one. A larger margin means that the model separates the two
+  answers more.
+- *accuracy*: the fraction of pairs with a positive margin.
+- In square brackets: the 95% interval. Other held-out pairs would give other values; the interval shows in which range. It is computed by
+  a bootstrap: the held-out pairs are drawn again, with replacement, many times. Of several seeds, the mean of each pair is used. The interval
+  of a difference between two runs comes from the same pairs in both (paired).
+
+"As in the paper" means that the complete interval of the difference is on the paper's side of 0. "Not decided" means that the interval
+contains 0: the difference may be chance.
 """
 
 LIMITS = """## What this page cannot show
@@ -65,7 +81,8 @@ LIMITS = """## What this page cannot show
 - One model of 135 million parameters that was already fine-tuned to follow instructions. The paper starts from base models.
 - One pass over few pairs, with a LoRA adapter. The paper trains on tens of thousands.
 - No judgement of generated answers: accuracy on held-out pairs is not AlpacaEval. For answers, see `orpo benchmark`.
-- Several comparisons are shown, each with an interval of its own: of twenty true zeros, one interval is expected to miss 0.
+- The page shows many comparisons, each with its own interval. If there were no difference in any of twenty comparisons, one of the twenty
+  intervals would still be expected not to contain 0.
 """
 
 
@@ -162,8 +179,11 @@ def _claims(campaigns: list[Campaign], claims: list[Claim]) -> str:
 def _summary(campaigns: list[Campaign], results: Results) -> str:
     rows = []
     sections = (
-        ("(a) SFT alone raises rejected completions, too; ORPO lowers them against SFT", LIKELIHOOD_CLAIMS[1:]),
-        ("(b) a larger λ separates more, and the likelihood of chosen pays", LAMBDA_CLAIMS),
+        (
+            "(a) SFT alone also makes rejected answers more likely; ORPO makes them less likely than SFT does",
+            LIKELIHOOD_CLAIMS[1:],
+        ),
+        ("(b) a larger λ gives a larger margin, and less likely chosen answers", LAMBDA_CLAIMS),
         ("(c) ORPO is more accurate than SFT on held-out pairs", ACCURACY_CLAIMS),
     )
     for title, claims in sections:
@@ -175,7 +195,7 @@ def _summary(campaigns: list[Campaign], results: Results) -> str:
         ratio = costs["dpo"]["seconds_per_pair"] / costs["orpo"]["seconds_per_pair"]
         rows.append(
             [
-                "(d) two forward passes in place of DPO's four",
+                "(d) ORPO needs two forward passes per pair, DPO four",
                 f"{costs['orpo']['sequences_per_pair']:.0f} and {costs['dpo']['sequences_per_pair']:.0f} sequences per pair; a DPO "
                 f"step takes {ratio:.2f} times as long",
             ]
@@ -183,7 +203,9 @@ def _summary(campaigns: list[Campaign], results: Results) -> str:
     found = results.read("gradient", {"pairs": gradient.PAIRS})
     if found is not None:
         worst = max(each["relative_difference"] for each in found["pairs"])
-        rows.append(["(e) the gradient is δ · h", f"relative difference at most {worst:.0e}"])
+        rows.append(
+            ["(e) the gradient of the odds ratio term is a product δ · h", f"relative difference at most {worst:.0e}"]
+        )
     for campaign in campaigns:
         estimate = campaign.difference(accuracy, "sft-then-orpo", "orpo-1.0")
         if estimate is not None:
@@ -214,13 +236,13 @@ def _likelihoods(campaigns: list[Campaign]) -> str:
     )
     return f"""## (a) SFT raises rejected completions, too
 
-Figures 3 and 7 of the paper: with the NLL of chosen completions alone, the log-probability of rejected completions rises, too, because
-both answer the same prompt in the same language. ORPO's second term pushes them apart.
+Figures 3 and 7 of the paper: SFT on the chosen completions alone also raises the log-probability of the rejected completions, because
+both answer the same prompt in the same language. The odds ratio term of ORPO lowers the rejected ones against SFT.
 
 {images}
 
-Pale lines: batches of the training, which the model sees for the first time; means over the seeds and 4 steps. Dots with intervals:
-held-out pairs.
+Pale lines: the pairs of each training step, before the model was trained on them; means over the seeds and 4 steps. Dots with
+intervals: held-out pairs.
 
 {_claims(campaigns, LIKELIHOOD_CLAIMS)}
 """
@@ -233,8 +255,8 @@ def _lambdas(campaigns: list[Campaign]) -> str:
     )
     return f"""## (b) The weight of the odds ratio term
 
-The paper's ablation of λ: a larger weight separates chosen and rejected completions more, and the log-probability of chosen
-completions falls against a smaller weight.
+The paper compares several values of λ (an ablation). With a larger λ, the margin between chosen and rejected completions is
+larger, and the log-probability of the chosen completions is lower than with a smaller λ.
 
 {images}
 
@@ -254,9 +276,9 @@ def _chosen_does_not_pay(campaigns: list[Campaign]) -> str:
     if not found:
         return ""
     return (
-        f"The likelihood of chosen does not pay here ({', '.join(found)}): it is higher with a larger λ. A reason "
-        "can be that the odds ratio term raises it, too: its gradient contains ∇ log P of chosen, see (e). This page trains for one pass "
-        "over few pairs, the paper for up to ten epochs."
+        f"Here a larger λ does not make the chosen completions less likely, but more likely ({', '.join(found)}). A reason can be that the "
+        "odds ratio term itself makes them more likely: see the gradient in (e). This page trains for one pass over few pairs, the paper "
+        "for up to ten epochs."
     )
 
 
@@ -277,7 +299,8 @@ def _accuracies(campaigns: list[Campaign]) -> str:
 
 {_claims(campaigns, ACCURACY_CLAIMS)}
 
-Exact McNemar test of the same comparisons, on the pairs that only one of the two models prefers rightly; a p-value for each seed:
+The exact McNemar test compares two models on the same pairs. It looks only at the pairs that exactly one of the two models prefers
+rightly. Its p-value is the probability of such a difference between two models that are equally accurate. For each seed:
 
 {_table(("data", "comparison", "p-values"), rows)}
 """
@@ -313,14 +336,15 @@ def _costs(results: Results, note: str) -> str:
     rounds = max(each["rounds"] for each in found.values())
     return f"""## (d) Cost of a step against DPO
 
-Section 7.3 of the paper: ORPO needs no reference model, so that a pair takes two forward passes in place of DPO's four, and a copy of
-the model less. All sides train all weights in float32 on the quickstart's pairs, {cost.PAIRS} pairs per step. DPO is TRL's `DPOTrainer` with a
-frozen copy as reference model, which it asks in every step (TRL can also compute these values once before the training). Medians of
+DPO (direct preference optimization) compares the trained model with a frozen copy of it, the reference model. Section 7.3 of the paper: ORPO
+needs no reference model. A pair therefore takes two forward passes, where DPO takes four, and one copy of the model less is in memory. All sides train all weights in float32 on the quickstart's pairs, {cost.PAIRS} pairs per step. DPO is TRL's `DPOTrainer` with a
+frozen copy as reference model, which computes each pair in every step (TRL can also compute these values once before the training). Medians of
 {rounds} round{"s" * (rounds > 1)} of {cost.STEPS - 1} steps; the sides alternate, each in its own process. GB: memory of the process as the operating system counts it.
 
 {_table(head, rows)}
 
-orpo-cli computes one packed row per micro-batch, which holds every prompt once; only its tokens can be compared.{note and " " + note}
+orpo-cli computes one packed row of several pairs, in which every prompt is only once. Its number of sequences is therefore not
+comparable; its number of tokens is.{note and " " + note}
 """
 
 
@@ -350,21 +374,24 @@ def _gradients(results: Results) -> str:
     )
     return f"""## (e) The two factors of the gradient
 
-The paper writes the gradient of the odds ratio term as δ · h (Eq. 8 to 10):
+The paper writes the gradient of the odds ratio term as a product of two factors, δ · h (Eq. 8 to 10). δ is a number that says how wrong the model
+still is about a pair. h is a direction in the space of the weights: it makes the chosen answer $y_w$ more likely and the rejected answer $y_l$
+less likely. $P(y \\mid x)$ is the probability per token of answer $y$ to prompt $x$, $\\mathrm{{odds}} = P / (1 - P)$, and ∇ is the gradient with
+respect to the weights:
 
 ```math
 \\delta = \\left(1 + \\frac{{\\mathrm{{odds}}(y_w \\mid x)}}{{\\mathrm{{odds}}(y_l \\mid x)}}\\right)^{{-1}}, \\qquad
 h = \\frac{{\\nabla \\log P(y_w \\mid x)}}{{1 - P(y_w \\mid x)}} - \\frac{{\\nabla \\log P(y_l \\mid x)}}{{1 - P(y_l \\mid x)}}
 ```
 
-δ · h is the direction that raises the log odds ratio; the gradient of the loss term is its negative. Both were computed in float64
-for {found["parameters"]:,} parameters of an adapter: the gradient of the packed step with `nll_weight: 0` and `beta: 1`, and δ · h from plain
-forward passes without packing. The model's norms compute in float32 in any case, which limits the agreement.
+δ · h raises the log odds ratio; the gradient of the loss term is its negative. Both were computed in float64 for {found["parameters"]:,} parameters of
+an adapter: the gradient of orpo-cli's packed training step with `nll_weight: 0` and `beta: 1`, and δ · h from plain forward passes without packing. The
+normalization layers of the model always compute in float32, so the two cannot agree to more digits than in float32.
 
 {_table(head, rows)}
 
-δ is close to 1 where the model prefers the rejected completion, and goes to 0 where it prefers the chosen one clearly. The factors 1 / (1 - P) grow with the
-probability per token.
+δ is close to 1 if the model prefers the rejected answer, and close to 0 if it clearly prefers the chosen one: pairs that the model has learned hardly
+change it any more. The factors 1 / (1 - P) are larger for more likely answers.
 """
 
 
@@ -399,8 +426,8 @@ def _terms(campaigns: list[Campaign]) -> str:
         return ""
     return f"""## Each term alone
 
-With `training.beta: 0` the loss is the NLL alone (SFT above), with `training.nll_weight: 0` the odds ratio term alone. Nothing then
-asks for likely chosen completions, only for a distance:
+With `training.beta: 0` the loss is the NLL alone (SFT above), with `training.nll_weight: 0` the odds ratio term alone. The odds ratio term alone does not
+require that the chosen completions become likely, only that they are more likely than the rejected ones:
 
 {_table(("data", "held-out pairs", "odds ratio term alone minus ORPO, λ 1.0", "by seed"), rows)}
 """

@@ -115,7 +115,7 @@ def _table(document: dict[str, Any]) -> Any:
 def _legend(beta: float) -> str:
     return (
         "accuracy: fraction of pairs whose chosen completion is more likely per token than the rejected one; log p: nats per token; "
-        f"margin: {beta:g} x (log p chosen - log p rejected); NLL: over prompt and chosen completion; in brackets: 95% confidence intervals"
+        f"margin: beta ({beta:g}) x (log p chosen - log p rejected); NLL: over prompt and chosen completion; in brackets: 95% confidence intervals"
     )
 
 

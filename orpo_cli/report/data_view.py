@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from orpo_cli.data.report import DataReport
 from orpo_cli.data.token_spans import TokenSpan
 
 BAR_WIDTH = 40  # of the longest bar, in characters
+BINS_IN_BAR = 2  # bins of the histogram in one bar: the summary is to fit on two screens
 TABLE_STYLE: dict[str, Any] = {"box": None, "pad_edge": False, "header_style": "bold"}
 LOSS_TERMS = {  # description and style by purpose of a token
     "prompt": ("masked, no loss", "dim"),
@@ -49,6 +51,12 @@ def summary_view(report: DataReport, audits: dict[str, Audit], steps: dict[str, 
         for warning in audit.warnings:
             yield Text(f"warning: {part}: {warning}", "yellow")
     yield Text()
+    read, kept = (sum(getattr(source, name) for source in report.sources) for name in ("rows_read", "kept"))
+    dropped = Counter[str]()
+    for source in report.sources:
+        dropped.update(source.dropped)
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common())
+    yield Text(f"{read:,} rows read, {kept:,} pairs kept; dropped: {reasons or 'none'}")
     yield Text(
         f"{steps['pairs_per_step']} pairs per step, {steps['steps_per_epoch']:,} steps per epoch, {steps['steps']:,} steps in total"
     )
@@ -65,7 +73,9 @@ def lengths_table(audit: Audit) -> Table:
 
 def histogram(audit: Audit) -> Table:
     """Histogram of the lengths of the sequences before truncation."""
-    edges, counts = audit.histogram["edges"], audit.histogram["counts"]
+    edges = [*audit.histogram["edges"][:-1:BINS_IN_BAR], audit.histogram["edges"][-1]]
+    bins = audit.histogram["counts"]
+    counts = [sum(bins[start : start + BINS_IN_BAR]) for start in range(0, len(bins), BINS_IN_BAR)]
     columns = (Column("tokens, before truncation", justify="right"), "", Column("pairs", justify="right"))
     table = Table(*columns, **TABLE_STYLE)
     for low, high, count in zip(edges, edges[1:], counts, strict=False):
@@ -75,13 +85,15 @@ def histogram(audit: Audit) -> Table:
 
 
 def truncation_table(audit: Audit, max_length: int) -> Table:
-    """The fraction of pairs that would be truncated, by max_length."""
+    """The fraction of pairs that would be truncated, by max_length, up to the recipe's and to the first that truncates none."""
     columns = (Column("max_length", justify="right"), Column("pairs truncated", justify="right"))
     table = Table(*columns, **TABLE_STYLE)
     for length, fraction in audit.cut.items():
         is_this_recipe = length == max_length
         mark = " ← this recipe" if is_this_recipe else ""
         table.add_row(f"{length:,}", f"{fraction:.1%}{mark}", style="bold" if is_this_recipe else None)
+        if length >= max_length and not fraction:
+            break
     return table
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.tiny import write_recipe
+from support.tiny import pairs, write_recipe
 
 Orpo = Callable[..., Any]
 
@@ -31,6 +31,19 @@ def test_the_summary_has_counts_lengths_and_steps(tmp_path: Path, orpo_here: Orp
         assert words in done.stdout
     assert "\x1b" not in done.stdout
     assert not (tmp_path / "run").exists()
+
+
+def test_the_last_lines_repeat_what_was_dropped(tmp_path: Path, orpo_here: Orpo) -> None:
+    recipe = write_recipe(tmp_path)
+    rows = [*pairs(9), pairs(1)[0], {**pairs(1)[0], "chosen": ""}]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = orpo_here("data", recipe, "--set", "dataset.train.path=x.jsonl", "--set", "dataset.eval=null")
+    assert done.returncode == 0, done.stderr
+    dropped, steps = done.stdout.splitlines()[-2:]
+    assert dropped == "11 rows read, 9 pairs kept; dropped: 1 empty_chosen, 1 duplicate"
+    assert "steps in total" in steps
+    counts = [line.split()[-1] for line in done.stdout.splitlines() if line.strip()[:1].isdigit() and " to " in line]
+    assert sum(map(int, counts)) == 9
 
 
 def test_json_has_report_audit_steps_and_pairs(tmp_path: Path, orpo_here: Orpo) -> None:

@@ -13,7 +13,7 @@ from orpo_cli.cli.completion import complete_shipped
 from orpo_cli.cli.options import Force, Json, Quiet
 from orpo_cli.recipe.source.shipped_recipes import shipped_recipe
 from orpo_cli.report.console import Console
-from orpo_cli.workflows.init import data_files_to_copy, new_recipe_text
+from orpo_cli.workflows.init import data_files_to_copy, find_columns, new_recipe_text
 from orpo_cli.workflows.output_file import check_output_file
 
 
@@ -32,7 +32,10 @@ def command(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write; default: NAME.yaml.")
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="ID", help="Value of model.model_name_or_path.")] = None,
-    data: Annotated[str | None, typer.Option(metavar="PATH", help="Value of dataset.train.path.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Value of dataset.train.path; of a file, the columns are found, too."),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -49,8 +52,9 @@ def command(
     name = re.sub(r"\.ya?ml$", "", name)
     path, name = output or Path(f"{name}.yaml"), Path(name).name
     source = shipped_recipe(shipped) if shipped else None
-    text = new_recipe_text(name, source, model, data)
     check_output_file(path, overwrite=force, option="NAME or --output")
+    columns = find_columns(data, console) if data and data.strip() else None
+    text = new_recipe_text(name, source, model, data, columns)
     copies = data_files_to_copy(source, path, overwrite=force) if source and not data else {}
     for file, copy in copies.items():
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from orpo_cli.errors import UsageError
 from orpo_cli.planning.plan import Plan
 from orpo_cli.report.console import Console
-from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
+from orpo_cli.workflows.plan import build_plan, check_local_data, load_recipe_reporting
 
 if TYPE_CHECKING:
     from orpo_cli.data.audit import Audit
@@ -81,6 +81,7 @@ def inspect_data(
     from orpo_cli.model.tokenizer import load_tokenizer
 
     loaded = load_recipe_reporting(recipe, overrides, console, strict=strict)
+    check_local_data(loaded)
     plan, source, *_ = build_plan(loaded, console, to_train=False, strict=strict)
     tokenizer = load_tokenizer(source, console.note)
     dropped = DroppedRows(PAGE_DROPPED_ROWS) if page else None

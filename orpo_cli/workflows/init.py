@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import re
 from pathlib import Path
@@ -9,17 +10,24 @@ from typing import Any
 
 import yaml
 
-from orpo_cli.errors import UsageError
+from orpo_cli.errors import DataError, UsageError
 from orpo_cli.recipe.source.shipped_recipes import ShippedRecipe
+from orpo_cli.report.console import Console
 
 START_RECIPE = Path(__file__).with_name("start_recipe.yaml").read_text(encoding="utf-8")
+
+COLUMNS_COMMENT = "# columns: {chosen: good, rejected: bad} # name in orpo-cli: name in the data, where they differ"
 
 KeyPath = tuple[str, ...]  # ("dataset", "train", "path")
 
 
-def new_recipe_text(name: str, shipped: ShippedRecipe | None, model: str | None, data: str | None) -> str:
+def new_recipe_text(
+    name: str, shipped: ShippedRecipe | None, model: str | None, data: str | None, columns: str | None = None
+) -> str:
     """The text of a new recipe: template or shipped recipe, with its comments, and the user's values filled in.
 
+    ``columns``: the `columns:` line of ``data``, see ``data.first_rows.columns_to_map``. A shipped recipe with other data loses
+    its header, which describes its own data.
     Raises UsageError for an empty value.
     """
     for option, value in (("NAME", name), ("--model", model), ("--data", data)):
@@ -29,12 +37,40 @@ def new_recipe_text(name: str, shipped: ShippedRecipe | None, model: str | None,
     changes: dict[KeyPath, str] = {("name",): _scalar(name), ("output_dir",): _scalar(f"runs/{name}")}
     if model:
         changes[("model", "model_name_or_path")] = _scalar(model)
+    mapping = f"{columns}\n    " if columns else ""
     if data and shipped:  # split, columns and held-out pairs of the shipped recipe belong to other data
-        changes[("dataset", "train")] = f"path: {_scalar(data)}"
+        text = f"# The shipped recipe {shipped.name} with other data.\n\n{_without_header(text)}"
+        changes[("dataset", "train")] = f"{mapping}path: {_scalar(data)}"
         changes[("dataset", "eval")] = "test_size: 0.05"
     elif data:
+        text = text.replace(COLUMNS_COMMENT, columns) if columns else text
         changes[("dataset", "train", "path")] = _scalar(data)
     return _replace_values(text, changes)
+
+
+def find_columns(data: str, console: Console) -> str | None:
+    """The `columns:` line for a local file of pairs; warns where the file is missing or no preference data."""
+    from orpo_cli.data.first_rows import columns_to_map
+    from orpo_cli.data.sources.source import looks_local
+
+    path = Path(data).expanduser()
+    if "://" in data or glob.has_magic(data) or path.is_dir() or not (path.exists() or looks_local(data)):
+        return None
+    try:
+        columns = columns_to_map(path)
+    except DataError as error:
+        console.warn(f"{error.message} {error.remedy or ''}".rstrip())
+        return None
+    if columns is not None:
+        console.note(f"by the names in {data}: {columns}")
+    return columns
+
+
+def _without_header(text: str) -> str:
+    """``text`` from its first line that is neither a comment nor empty."""
+    lines = text.splitlines(keepends=True)
+    first = next(index for index, line in enumerate(lines) if line.strip() and not line.startswith("#"))
+    return "".join(lines[first:])
 
 
 def data_files_to_copy(shipped: ShippedRecipe, target: Path, *, overwrite: bool) -> dict[Path, Path]:

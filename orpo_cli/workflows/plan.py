@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from orpo_cli.errors import HubError, MachineError, Problem, RecipeError, explain_hint
+from orpo_cli.errors import DataError, HubError, MachineError, Problem, RecipeError, explain_hint
 from orpo_cli.estimate.memory import EstimateInputs
 from orpo_cli.planning.model_facts import ModelFacts
 from orpo_cli.planning.plan import CHECKPOINTING, TOKEN_BUDGET, ModelPlan, Plan
@@ -46,7 +46,31 @@ def build_plan(loaded: LoadedRecipe, console: Console, *, to_train: bool, strict
     A terminal shows what the seconds are for.
     """
     with show_status(console) as status:
+        if not to_train:
+            _check_data(loaded, console, strict=strict)
         return _build_plan(loaded, console, status, to_train=to_train, strict=strict)
+
+
+def _check_data(loaded: LoadedRecipe, console: Console, *, strict: bool) -> None:
+    """Warn of local data that training would refuse: a missing file, a format that is not known. ``strict``: an error."""
+    try:
+        check_local_data(loaded)
+    except DataError as error:
+        if strict:
+            raise
+        console.warn(f"{error.message} `orpo train` will refuse it. {error.remedy or ''}".rstrip())
+
+
+def check_local_data(loaded: LoadedRecipe) -> None:
+    """Raise DataError where a local data file of the recipe is missing, or where its first rows are not preference data."""
+    from orpo_cli.data.first_rows import check_first_rows
+
+    dataset = loaded.recipe.dataset
+    for part in ("train", "eval"):
+        sources = getattr(dataset, part)
+        for index, source in enumerate(sources if isinstance(sources, list) else ()):
+            local = loaded.local_path(f"dataset.{part}[{index}].path", source.path)
+            check_first_rows(source if local is None else source.model_copy(update={"path": str(local)}))
 
 
 def _build_plan(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,3 +94,28 @@ def test_bad_data_exits_4_with_the_row_and_leaves_no_run(
     assert "→" in done.stderr  # the remedy
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_wrong_columns_are_found_before_the_model_is_read(tmp_path: Path, orpo_here: Orpo) -> None:
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "x.jsonl").write_text('{"question": "Why is it so?", "good": "So.", "bad": "No."}\n')
+    done = orpo_here(
+        "data", recipe, "--set", "dataset.train.path=x.jsonl", "--set", "model.model_name_or_path=./missing"
+    )
+    assert done.returncode == 4
+    assert (
+        "Write `columns: {prompt: question, chosen: good, rejected: bad}` below the path of the source" in done.stderr
+    )
+    assert "Known formats" not in done.stderr
+
+
+@pytest.mark.parametrize(("name", "command"), [("x.jsonl", "sed -n 2p {}"), ("x.jsonl.gz", "gzip -dc {} | sed -n 2p")])
+def test_the_remedy_prints_the_broken_line(name: str, command: str, tmp_path: Path, orpo_here: Orpo) -> None:
+    recipe, broken = write_recipe(tmp_path), json.dumps(pairs(1)[0]) + '\n{"prompt": "broken\n'
+    (tmp_path / name).write_bytes(gzip.compress(broken.encode()) if name.endswith("gz") else broken.encode())
+    done = orpo_here("data", recipe, "--set", f"dataset.train.path={name}")
+    shown = command.format(tmp_path / name)
+    assert f"`{shown}` shows it" in done.stderr
+    assert (
+        subprocess.run(shown, shell=True, capture_output=True, text=True, check=True).stdout == '{"prompt": "broken\n'
+    )

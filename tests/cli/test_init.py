@@ -155,3 +155,53 @@ def test_a_path_with_any_characters_is_read_back_unchanged(value, tmp_path):
     file = tmp_path / "x.yaml"
     file.write_text(new_recipe_text("x", None, None, value), encoding="utf-8")
     assert load_recipe(str(file)).recipe.dataset.train[0].path == value
+
+
+RENAMED = [{"question": f"What is {n}?", "good_answer": f"It is {n}.", "bad_answer": "No."} for n in range(8)]
+
+
+@pytest.mark.parametrize("shipped", [(), ("--from", "quickstart")])
+def test_init_finds_the_columns_of_a_file(shipped, tmp_path, orpo_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "votes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in RENAMED))
+    done = orpo_here("init", "mine", *shipped, "--data", "votes.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "columns: {prompt: question, chosen: good_answer, rejected: bad_answer}" in done.stderr
+    (source,) = load_recipe("mine.yaml").recipe.dataset.train
+    assert source.path == "votes.jsonl"
+    assert source.columns == {"prompt": "question", "chosen": "good_answer", "rejected": "bad_answer"}
+
+
+def test_init_maps_no_columns_of_a_file_in_a_known_format(tmp_path, orpo_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "Why?", "chosen": "So.", "rejected": "No."}\n')
+    done = orpo_here("init", "mine", "--data", "pairs.jsonl")
+    assert "warning" not in done.stderr
+    assert load_recipe("mine.yaml").recipe.dataset.train[0].columns == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "warning"),
+    [
+        (None, "votes.jsonl: no such file"),
+        ("", "the file has no rows"),
+        ('{"a": "x y", "b": "z"}\n', "no row looks like preference data; the columns are a (text), b (text)"),
+        ('{"prompt": "x\n', "votes.jsonl:1: not JSON"),
+    ],
+)
+def test_init_warns_of_data_that_cannot_be_used_and_writes_the_recipe(
+    content, warning, tmp_path, orpo_here, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / "votes.jsonl").write_text(content)
+    done = orpo_here("init", "mine", "--data", "votes.jsonl")
+    assert done.returncode == 0
+    assert "warning: " in done.stderr
+    assert warning in done.stderr
+    assert load_recipe("mine.yaml").recipe.dataset.train[0].path == "votes.jsonl"
+
+
+def test_a_shipped_recipe_with_other_data_is_not_described_by_its_own(tmp_path):
+    text = new_recipe_text("copy", shipped_recipe("quickstart"), None, "pairs.jsonl")
+    assert text.startswith("# The shipped recipe quickstart with other data.\n\nname: copy\n")

@@ -38,3 +38,19 @@ def test_a_missing_package_is_a_warning_in_plan_and_an_error_in_train(
     assert done.returncode == 3
     assert "pip install torch-optimi" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_warns_of_data_that_training_would_refuse(
+    tmp_path: Path, orpo_here: Callable[..., CommandResult]
+) -> None:
+    recipe = write_recipe(tmp_path)
+    rows = [{"question": f"What is {n}?", "good": f"It is {n}.", "bad": "No."} for n in range(8)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = orpo_here("plan", recipe)
+    assert done.returncode == 0, done.stderr
+    assert "no row looks like preference data" in done.stderr
+    assert "columns: {prompt: question, chosen: good, rejected: bad}" in done.stderr
+    assert "`orpo train` will refuse it" in done.stderr
+    assert orpo_here("plan", recipe, "--strict").returncode == 4
+    (tmp_path / "train.jsonl").unlink()
+    assert "train.jsonl: no such file" in orpo_here("plan", recipe).stderr

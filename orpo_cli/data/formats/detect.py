@@ -53,10 +53,14 @@ def detect_format(
     matching = Counter(_first_match(row) for row in rows)
     del matching[None]
     if wanted == "auto" and not matching:
+        proposed = propose_columns(rows)
+        known_formats = "".join(f"\n    {format_.name}: {format_.description}" for format_ in FORMATS)
         raise DataError(
             f"{where}: no row looks like preference data; {describe_columns(rows)}.",
-            remedy=f"Map your columns to prompt, chosen, rejected with `{propose_columns(rows) or 'columns:'}`, or reshape the rows. "
-            "Known formats:" + "".join(f"\n    {format_.name}: {format_.description}" for format_ in FORMATS),
+            remedy=f"Write `{proposed}` below the path of the source in the recipe."
+            if proposed
+            else "Name your columns of the prompt and of both answers with `columns: {prompt: …, chosen: …, rejected: …}` below the "
+            f"path of the source in the recipe, or reshape the rows. Known formats:{known_formats}",
         )
     if matching[TURNS.name] and matching[SHAREGPT.name]:  # a row of the latter is one of the former with one turn
         del matching[SHAREGPT.name]

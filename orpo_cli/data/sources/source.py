@@ -97,7 +97,7 @@ def open_source(source: Source, label: str, note: Callable[[str], None]) -> Iter
                 copy = str(paths[0] if single else folder)
                 message, remedy = (text and text.replace(copy, path) for text in (error.message, error.remedy))
                 raise type(error)(str(message), remedy=remedy) from error
-    elif (local := Path(path).expanduser()).exists() or glob.has_magic(path) or _looks_local(path):
+    elif (local := Path(path).expanduser()).exists() or glob.has_magic(path) or looks_local(path):
         if local.is_dir():
             _refuse_hub_options(source, "a local path", ("revision",))
             yield _open_folder(local.absolute(), source, label, note)
@@ -109,7 +109,8 @@ def open_source(source: Source, label: str, note: Callable[[str], None]) -> Iter
         yield _open_tables(*open_hub_dataset(source, note), label)
 
 
-def _looks_local(path: str) -> bool:
+def looks_local(path: str) -> bool:
+    """Whether a source that does not exist was meant to be a local path, and not a dataset of the hub."""
     return (
         path.startswith((".", "/", "~"))
         or "\\" in path

@@ -9,6 +9,7 @@ import csv
 import gzip
 import io
 import json
+import shlex
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain
@@ -221,8 +222,16 @@ def _parse_line(path: Path, number: int, line: bytes) -> Any:
     except ValueError as error:  # an integer of thousands of digits
         reason = str(error).partition(";")[0]
     raise DataError(
-        f"{path}:{number}: not JSON: {reason}.", remedy=f"Fix or remove line {number}: `sed -n {number}p` shows it."
+        f"{path}:{number}: not JSON: {reason}.",
+        remedy=f"Fix or remove line {number}: `{_print_line(path, number)}` shows it.",
     )
+
+
+def _print_line(path: Path, number: int) -> str:
+    """The shell command that prints a line of a file, decompressed if need be."""
+    tool = COMPRESSION_TOOLS.get(path.suffix.lower())
+    name = shlex.quote(str(path))
+    return f"{tool} -dc {name} | sed -n {number}p" if tool else f"sed -n {number}p {name}"
 
 
 def csv_rows(path: Path, delimiter: str, limit: RowLimit) -> Iterator[tuple[int, dict[str, str]]]:

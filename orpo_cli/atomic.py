@@ -15,7 +15,7 @@ from orpo_cli.file_lock import FileLock, lock_owner, try_lock
 from orpo_cli.os_errors import explain_os_error, explain_write_errors
 
 _LEFTOVER = re.compile(r"\.(.+)\.partial-(?:\d+(?:\.replaced)?|lock)")  # of the target with this name
-NO_SPACE_REMEDY = "Free some space or choose another place."
+NO_SPACE_REMEDY = "Choose another place, or free some space."
 
 
 @contextmanager

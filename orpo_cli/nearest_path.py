@@ -75,15 +75,17 @@ def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _similarity(wanted: str, name: str) -> float:
-    """Similarity of two names without case; the same name with other suffixes counts as near."""
+    """Similarity of two names without case; the same name with other suffixes counts as near, the same suffix alone does not."""
     from difflib import SequenceMatcher  # only messages need it
 
     wanted, name = wanted.lower(), name.lower()
     if wanted == name:
         return 1.0
-    if wanted.partition(".")[0] == name.partition(".")[0]:
+    stems = wanted.partition(".")[0], name.partition(".")[0]
+    if stems[0] == stems[1]:
         return 0.9 + 0.05 * SequenceMatcher(None, wanted, name).ratio()
-    return SequenceMatcher(None, wanted, name).ratio()
+    whole = SequenceMatcher(None, wanted, name).ratio()
+    return min(whole, SequenceMatcher(None, *stems).ratio()) if all(stems) else whole
 
 
 def _find_name(folder: Path, name: str, depth: int = SEARCH_DEPTH) -> Path | None:

@@ -38,6 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("held.csv", "data/deep/er/held.csv"),
         ("x/y/held.csv", "data/deep/er/held.csv"),
         ("nothing-like-it.jsonl", None),
+        ("data/votes.jsonl", None),
+        ("configs/x.yaml", None),
         ("data/pairs.jsonl/x", None),
     ],
 )

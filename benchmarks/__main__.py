@@ -15,7 +15,8 @@ from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 PARTS = (
-    "preparation", "training", "evaluation", "trees", "vocabulary", "curves", "checkpoint", "merging", "dealing", "gpu",
+    "startup", "preparation", "training", "evaluation", "trees", "vocabulary", "curves", "checkpoint", "merging", "dealing",
+    "gpu",
 )  # fmt: skip
 GPU_MODEL = "llama-3.1-8b"  # its shape, with random weights
 
@@ -40,6 +41,7 @@ def main() -> None:
     named = [file.partition(":")[0] if ":" in file[2:] else file for file in options.files]
     quick = ["--quick"] if options.quick else []
     commands = {
+        "startup": ["--runs", "1"] if options.quick else [],
         "preparation": [*named, *(["--rounds", "1"] if options.quick else [])],
         "training": [*options.files, *quick],
         "evaluation": [*named, *quick],

@@ -6,6 +6,9 @@ from orpo_cli import interruption
 def main() -> None:
     """Run the command line."""
     interruption.install()
+    from orpo_cli.cli.reexec import reexec_with_environment
+
+    reexec_with_environment()  # before the rest is imported, which would be imported twice
     from orpo_cli.cli.main import main as run
 
     run()

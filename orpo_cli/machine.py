@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import platform
+import runpy
 import shutil
 import subprocess
 import sys
@@ -42,20 +44,24 @@ class Machine:
 
 
 def probe(directory: Path | None = None) -> Machine:
-    """Facts of this machine. Imports torch. ``directory``: on the disk to measure (default: the current directory)."""
+    """Facts of this machine. Imports torch where there may be a GPU. ``directory``: on the disk to measure (default: the current
+    directory).
+    """
     import psutil  # a dependency of accelerate
-    import torch
 
     device: Device = "cpu"
     name, count, memory, bf16, flash = platform.processor() or platform.machine(), 1, None, False, False
-    if torch.cuda.is_available():
-        device, count = "cuda", torch.cuda.device_count()
-        properties = torch.cuda.get_device_properties(0)
-        name, memory = properties.name, properties.total_memory
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        flash = importlib.util.find_spec("flash_attn") is not None and properties.major >= 8
-    elif torch.backends.mps.is_available():
-        device, name = "mps", "Apple GPU"
+    if _may_have_gpu():
+        import torch
+
+        if torch.cuda.is_available():
+            device, count = "cuda", torch.cuda.device_count()
+            properties = torch.cuda.get_device_properties(0)
+            name, memory = properties.name, properties.total_memory
+            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+            flash = importlib.util.find_spec("flash_attn") is not None and properties.major >= 8
+        elif torch.backends.mps.is_available():
+            device, name = "mps", "Apple GPU"
     disk = (directory or Path.cwd()).absolute()
     return Machine(
         device=device,
@@ -71,6 +77,28 @@ def probe(directory: Path | None = None) -> Machine:
         platform=platform.platform(),
         available_bytes=_available_gpu_bytes(count) if device == "cuda" else available_ram_bytes(),
     )
+
+
+def _may_have_gpu() -> bool:
+    """Whether torch may find a GPU: not on Linux where it was built for CPUs, or no driver of NVIDIA is installed.
+
+    Importing torch to ask it takes two seconds.
+    """
+    if "torch" in sys.modules or not sys.platform.startswith("linux"):
+        return True
+    torch = importlib.util.find_spec("torch")  # finds it without importing it
+    if torch is None or torch.origin is None:
+        return True
+    try:
+        built_for = runpy.run_path(str(Path(torch.origin).with_name("version.py")))
+        if built_for["cuda"] is None or built_for["hip"] is not None:
+            return built_for["hip"] is not None
+        ctypes.CDLL("libcuda.so.1")  # as the runtime of CUDA loads it
+    except OSError:
+        return False
+    except Exception:  # another torch than those we know
+        return True
+    return True
 
 
 def _available_gpu_bytes(device_count: int) -> int | None:

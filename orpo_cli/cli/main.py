@@ -25,6 +25,7 @@ from orpo_cli.cli.reexec import reexec_with_environment
 from orpo_cli.cli.standard_streams import lost_output, output_is_closed, protect_standard_streams
 from orpo_cli.control_characters import escape_controls
 from orpo_cli.errors import Interrupted, MachineError, OrpoError, UsageError
+from orpo_cli.library_imports import begin_command
 from orpo_cli.os_errors import explain_os_error
 from orpo_cli.redaction import redact, redact_record
 from orpo_cli.report.console import Console
@@ -165,6 +166,7 @@ def main() -> None:
         Console.has_printed_document = False
         log_library_messages()
         silence_libraries()
+        begin_command()
         try:
             interruption.command_started()
             code, error = _run_command()

@@ -7,6 +7,7 @@ The order of the pairs depends on the seed alone.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from itertools import count as count_up
@@ -128,11 +129,27 @@ def _steps(plan: Plan, pairs: Sequence[PairSize], used: int, *, random: bool) ->
 
 
 def random_order(count: int, seed: int) -> Sequence[int]:
-    """The order of accelerate's SeedableRandomSampler."""
+    """The order of accelerate's SeedableRandomSampler, which is ``torch.randperm``.
+
+    For a plan, which needs nothing else of torch, numpy computes the same: importing torch takes two seconds.
+    """
+    if "torch" not in sys.modules and count <= MAX_SIMULATED_PAIRS and 0 <= seed < 1 << 32:
+        return numpy_order(count, seed)
     import torch
 
     found: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     return found
+
+
+def numpy_order(count: int, seed: int) -> list[int]:
+    """Fisher-Yates with the 32-bit numbers of MT19937, as torch's randperm on a CPU (aten/src/ATen/native/TensorFactories.cpp)."""
+    import numpy as np
+
+    numbers = np.random.RandomState(seed).randint(0, 1 << 32, max(0, count - 1), dtype=np.uint32)
+    order = list(range(count))
+    for at, offset in enumerate((numbers % np.arange(count, 1, -1, dtype=np.uint32)).tolist()):
+        order[at], order[at + offset] = order[at + offset], order[at]
+    return order
 
 
 def pairs_per_step(plan: Plan) -> int:

@@ -178,7 +178,7 @@ class _Sharded:
         self.trained = self.all if plan.lora is None else sum(count_trained_by_adapter(inputs.facts, plan.lora))
         self.layer = _largest_layer(inputs.facts)
         self.head = inputs.facts.vocab_size * inputs.facts.hidden_size
-        self.tied = _has_tied_head(inputs.facts)
+        self.tied = inputs.facts.ties_embeddings
         # Bytes.
         self.live, self.micro_batches = trace_largest_micro_batch(plan, inputs)
         self.waste = CACHE_OVERHEAD if plan.device != "cpu" else HEAP_OVERHEAD
@@ -282,9 +282,5 @@ def _largest_layer(facts: ModelFacts) -> float:
     for name, out, into in facts.linear_layers:
         if found := LAYER_INDEX.search(name):
             linear[found[1]] += out * into
-    in_layers = facts.parameters - (1 if _has_tied_head(facts) else 2) * facts.vocab_size * facts.hidden_size
+    in_layers = facts.parameters - (1 if facts.ties_embeddings else 2) * facts.vocab_size * facts.hidden_size
     return max(0.0, in_layers / max(1, facts.num_hidden_layers), *linear.values())
-
-
-def _has_tied_head(facts: ModelFacts) -> bool:
-    return bool(getattr(facts.config, "tie_word_embeddings", False))

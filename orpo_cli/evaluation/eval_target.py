@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from orpo_cli.errors import HubError, UsageError
+from orpo_cli.library_imports import import_libraries
 from orpo_cli.nearest_path import near_path_remedy
 from orpo_cli.planning.plan import ModelPlan, Plan
 from orpo_cli.recipe.hub_address import address_remedy, is_address
@@ -113,6 +114,7 @@ def _open_run(name: str, rundir: RunDir, chat_template: str | None, note: Callab
             remedy="Leave --chat-template out.",
         )
     plan = rundir.read_plan()
+    import_libraries("transformers.modeling_utils", "peft")
     note(f"loading {rundir.result()} on {plan.device}")
     model, tokenizer = load_trained_model(rundir)
     return EvalTarget(name, model, tokenizer, rundir, plan)
@@ -125,6 +127,7 @@ def _open_model(name: str, chat_template: str, note: Callable[[str], None]) -> E
     from orpo_cli.model.tokenizer import load_tokenizer
     from orpo_cli.recipe.schema import Dtype, ModelSection
 
+    import_libraries("transformers.modeling_utils")
     section = ModelSection(model_name_or_path=name, chat_template=chat_template)
     source, device = ModelSource(section), probe().device
     try:

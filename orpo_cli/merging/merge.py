@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from orpo_cli import __version__
 from orpo_cli.atomic import atomic_directory, keep_as_unverified, remove_leftovers
 from orpo_cli.errors import RunError, UsageError
+from orpo_cli.library_imports import import_libraries
 from orpo_cli.merging.adapter_formats import standard_adapter
 from orpo_cli.merging.merge_record import FILE_NAME, MergeRecord, adapter_digests
 from orpo_cli.merging.merge_target import MergeRequest, MergeTarget, is_same_folder, resolve_target
@@ -113,6 +114,7 @@ def merge(
     existing = _existing_merge(target.output, record, request.overwrite)
     if existing is not None:
         return MergeResult(target.output, True, existing, time.monotonic() - started)
+    import_libraries("transformers.modeling_utils", "peft")
     with temporary_directory("merge") as scratch, atomic_directory(target.output) as folder:
         target = _readable_target(target, scratch, note)
         check_mergeable(target.adapters, quantized=target.quantization is not None)

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import shutil
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 from orpo_cli.cache_dir import cache_dir
@@ -20,9 +21,7 @@ def convert_gguf_cached(path: Path, note: Note = warnings.warn) -> Path:
     The cache is in ``$ORPO_CACHE`` or ``$XDG_CACHE_HOME/orpo-cli``. Its key is the file's content and transformers' version,
     so a changed file is converted again; so is one whose converted copy is damaged, with a note.
     """
-    import transformers
-
-    digest = hashlib.sha256(transformers.__version__.encode())
+    digest = hashlib.sha256(version("transformers").encode())  # importing it would take a second
     try:
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: digest)

@@ -113,16 +113,21 @@ def _explain_response(name: str, error: HfHubHTTPError) -> HubError:
     return kind(f"{name}: {answer}: {str(error).splitlines()[0]}", remedy=remedy)
 
 
+def not_on_this_machine(name: str) -> HubError:
+    """Error for a model that has to be downloaded where the hub cannot be reached."""
+    return HubError(
+        f"{name} is not on this machine, and the hub could not be reached.",
+        remedy="Check the network, or download it elsewhere and give the folder's path.",
+    )
+
+
 def _explain_os_error(name: str, error: OSError) -> OrpoError:
     text = str(error)
     if isinstance(error, PermissionError):
         return MachineError(f"{name}: no permission to read {error.filename}.")
     offline = ("couldn't connect", "offline", "Cannot find the requested files", "Max retries", "cached snapshot")
     if any(part in text for part in offline) or lost_connection_behind(error):
-        return HubError(
-            f"{name} is not on this machine, and the hub could not be reached.",
-            remedy="Check the network, or download it elsewhere and give the folder's path.",
-        )
+        return not_on_this_machine(name)
     if "not a valid model identifier" in text or "is not a local folder" in text:
         return HubRefused(f"{name} is not on the hub, or is private.", remedy="Check the name; or `hf auth login`.")
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__

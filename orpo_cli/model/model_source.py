@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from orpo_cli.errors import MachineError, UsageError
 from orpo_cli.hub_status import hub_reachable
 from orpo_cli.model.gguf import convert_gguf_cached
-from orpo_cli.model.load_errors import explain_load_errors
+from orpo_cli.model.load_errors import explain_load_errors, not_on_this_machine
 from orpo_cli.model.model_files import check_json_files
 from orpo_cli.model.rope_scaling import apply_rope_scaling
 from orpo_cli.nearest_path import near_path_remedy
@@ -52,10 +52,15 @@ class ModelSource(Generic[Section]):
     section: Section
 
     def with_section(self, section: OtherSection) -> ModelSource[OtherSection]:
-        """The same model with other settings for loading; what was located and read is kept."""
+        """The same model with other settings for loading. What was located and read is kept; both share their tokenizers."""
         source = ModelSource(section)
-        source.__dict__.update({**self.__dict__, "section": section})
+        source.__dict__.update({"tokenizers": self.tokenizers, **self.__dict__, "section": section})
         return source
+
+    @cached_property
+    def tokenizers(self) -> dict[object, Any]:
+        """The tokenizers that were loaded, by their settings, for ``load_tokenizer``."""
+        return {}
 
     @cached_property
     def location(self) -> Location:
@@ -78,6 +83,30 @@ class ModelSource(Generic[Section]):
         name = f"{self.section.subfolder}/config.json".lstrip("/")
         found = try_to_load_from_cache(self.location.name, name, revision=self.section.model_revision)
         return Path(found).parent if isinstance(found, str) else None
+
+    @cached_property
+    def config_file(self) -> Path | None:
+        """config.json as ``from_pretrained`` finds it, without importing transformers; None where that has to report an error.
+
+        Raises HubError for a model that is not on this machine where the hub cannot be reached.
+        """
+        name, section = self.section.model_name_or_path, self.section
+        with explain_load_errors(name, "config.json"):
+            if self.location.kind != "hub":
+                path = Path(self.pretrained_name) / "config.json"
+                return path if path.is_file() else None
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        options = {"revision": section.model_revision, "subfolder": section.subfolder or None, "token": section.token}
+        try:
+            return Path(hf_hub_download(name, "config.json", **options, local_files_only=not hub_reachable()))
+        except LocalEntryNotFoundError as error:
+            if not hub_reachable():
+                raise not_on_this_machine(name) from error
+        except Exception:  # transformers asks again, and its error is explained
+            return None
+        return None
 
     @property
     def hub_options(self) -> dict[str, Any]:

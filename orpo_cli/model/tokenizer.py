@@ -30,13 +30,26 @@ TOKENIZER_FILES = "tokenizer files (tokenizer.json, tokenizer_config.json)"
 def load_tokenizer(
     source: ModelSource[ModelSection], note: Callable[[str], None] = lambda _: None
 ) -> PreTrainedTokenizerBase:
-    """The model's tokenizer with the recipe's chat template, added tokens and a padding token.
+    """The model's tokenizer with the recipe's chat template, added tokens and a padding token; loaded once for a source.
 
     ``note`` gets a message about added tokens, a chosen padding token, and a template that writes the date.
     """
+    settings = source.section.chat_template, tuple(source.section.add_special_tokens)
+    if settings not in source.tokenizers:
+        source.tokenizers[settings] = _load_tokenizer(source)
+    tokenizer: PreTrainedTokenizerBase
+    tokenizer, notes = source.tokenizers[settings]
+    for text in notes:
+        note(text)
+    return tokenizer
+
+
+def _load_tokenizer(source: ModelSource[ModelSection]) -> tuple[PreTrainedTokenizerBase, list[str]]:
+    """The tokenizer, and the notes on it."""
     from transformers import AutoTokenizer
 
     section = source.section
+    notes: list[str] = []
     with (
         _explain_missing_packages(section.model_name_or_path, source.local_folder),
         explain_load_errors(section.model_name_or_path, TOKENIZER_FILES),
@@ -52,16 +65,18 @@ def load_tokenizer(
         _check_chat_template(tokenizer, section.chat_template)
     new = add_tokens(tokenizer, section.add_special_tokens)
     if new:
-        note(f"added to the vocabulary, and trained: {', '.join(new)}")
+        notes.append(f"added to the vocabulary, and trained: {', '.join(new)}")
     if of_data := data_tokens(tokenizer, section.add_special_tokens):
-        note(f"tokens also in the texts of the data: {', '.join(of_data)}")
+        notes.append(f"tokens also in the texts of the data: {', '.join(of_data)}")
     if "strftime_now" in str(tokenizer.chat_template):
-        note("the chat template writes the date into every prompt: pairs that are prepared on another day differ")
+        notes.append(
+            "the chat template writes the date into every prompt: pairs that are prepared on another day differ"
+        )
     has_padding = tokenizer.pad_token is not None
     tokenizer = _set_padding(tokenizer)
     if not has_padding:
-        note(f"the tokenizer has no padding token: {tokenizer.pad_token} is used, and masked in the loss")
-    return tokenizer
+        notes.append(f"the tokenizer has no padding token: {tokenizer.pad_token} is used, and masked in the loss")
+    return tokenizer, notes
 
 
 def load_saved_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+
+def _no_config() -> Any:
+    raise ValueError("these facts are of no configuration")
 
 
 @dataclass(frozen=True)
@@ -22,4 +27,12 @@ class ModelFacts:
     vocab_size: int = 0
     active_parameters: int = 0  # used for one token; in a mixture of experts fewer than all
     linear_layers: tuple[tuple[str, int, int], ...] = ()  # without the head: name, outputs, inputs
-    config: Any = field(default=None, compare=False, repr=False)  # transformers' configuration of the text model
+    ties_embeddings: bool = False  # the head is the embedding table
+    # The configuration of the text model, JSON-ready; None where the code of the model is not in transformers.
+    config_values: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    read_config: Callable[[], Any] = field(default=_no_config, compare=False, repr=False)
+
+    @property
+    def config(self) -> Any:
+        """transformers' configuration of the text model. Importing transformers for it takes seconds."""
+        return self.read_config()

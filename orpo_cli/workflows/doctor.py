@@ -79,6 +79,8 @@ def diagnose(loaded: LoadedRecipe | None = None) -> Diagnosis:
     problems = [{"message": each.complaint, "remedy": each.command} for each in packages if not each.satisfied]
     machine: Machine | None = None
     try:
+        import torch  # noqa: F401  # also where `probe` does not need it
+
         machine = probe()
     except (ImportError, OSError) as error:  # missing, or built for another machine
         remedy = "Install torch again in this environment."

@@ -7,17 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orpo_cli.errors import OrpoError
 from orpo_cli.estimate.memory import Activations, Computation, EstimateInputs, Trace, rough_activations
 from orpo_cli.estimate.pair_lengths import PairLengths, PairSize, worst_case_lengths
+from orpo_cli.library_imports import import_libraries
 from orpo_cli.machine import Machine
 from orpo_cli.planning.model_facts import ModelFacts
-from orpo_cli.planning.plan import Plan, PlanDraft
-from orpo_cli.recipe.schema import DatasetSection, ModelSection
+from orpo_cli.planning.plan import DatasetPlan, Plan, PlanDraft
+from orpo_cli.recipe.schema import ModelSection
+from orpo_cli.workflows.measured_lengths import Preparation, cached_lengths
 
 if TYPE_CHECKING:
-    from orpo_cli.data.prepare import PairTables
     from orpo_cli.model.model_source import ModelSource
+    from orpo_cli.training.memory_trace import MemoryTracer
 
 MAX_DATA_BYTES = 4_000_000  # of all data files together; of larger files, the first pairs are read for a plan
 MAX_SAMPLED_BYTES = 200_000_000  # larger files are not opened, since the digest of their content would take seconds
@@ -44,40 +45,23 @@ def pair_lengths(plan: PlanDraft, source: ModelSource[ModelSection]) -> PairLeng
     if size is None or size > MAX_SAMPLED_BYTES:
         return worst_case_lengths(plan)
     is_sample = size > MAX_DATA_BYTES
-    prepared = _first_pairs(plan, source) if is_sample else _prepare(plan.dataset, plan, source, plan.total_pairs())
-    if prepared is None:  # training reports errors in the data
+    dataset, pairs_needed = (
+        (_first_pairs(plan.dataset), SAMPLED_PAIRS) if is_sample else (plan.dataset, plan.total_pairs())
+    )
+    lengths = cached_lengths(Preparation(dataset, source, plan.training["max_length"], pairs_needed))
+    if lengths is None:  # training reports errors in the data
         return worst_case_lengths(plan)
-    notes = tuple(prepared.report.train_notes())
     if is_sample:
-        return replace(worst_case_lengths(plan), notes=tuple(f"among the first pairs: {note}" for note in notes))
-    columns = (prepared.train.token_counts(part).tolist() for part in ("prompt", "chosen", "rejected"))
-    sizes = tuple(PairSize(*each) for each in zip(*columns, strict=True))
-    return PairLengths(sizes, measured=True, notes=notes)
-
-
-def _first_pairs(plan: PlanDraft, source: ModelSource[ModelSection]) -> PairTables | None:
-    """The first pairs of large files, which are read from their start as streams."""
-    train = [each.model_copy(update={"streaming": True, "max_samples": None}) for each in plan.dataset.train]
-    return _prepare(plan.dataset.model_copy(update={"train": train, "eval": None}), plan, source, SAMPLED_PAIRS)
-
-
-def _prepare(
-    dataset: DatasetSection, plan: PlanDraft, source: ModelSource[ModelSection], pairs_needed: int | None
-) -> PairTables | None:
-    from orpo_cli.data.prepare import prepare_tables
-    from orpo_cli.model.tokenizer import load_tokenizer
-
-    try:
-        return prepare_tables(
-            dataset,
-            load_tokenizer(source),
-            max_length=plan.training["max_length"],
-            max_prompt_length=plan.dataset.max_prompt_length,
-            note=lambda _: None,
-            pairs_needed=pairs_needed,
+        return replace(
+            worst_case_lengths(plan), notes=tuple(f"among the first pairs: {note}" for note in lengths.notes)
         )
-    except OrpoError:
-        return None
+    return lengths
+
+
+def _first_pairs(dataset: DatasetPlan) -> DatasetPlan:
+    """The section for the first pairs of large files, which are read from their start as streams."""
+    train = [each.model_copy(update={"streaming": True, "max_samples": None}) for each in dataset.train]
+    return dataset.model_copy(update={"train": train, "eval": None})
 
 
 def count_rows(plan: Plan) -> int | None:
@@ -94,7 +78,6 @@ def count_rows(plan: Plan) -> int | None:
 
 def _cached_trace(facts: ModelFacts) -> Trace:
     """Traces of the model, each computed once; a rough estimate where the model's code does not run without weights."""
-    from orpo_cli.training.memory_trace import MemoryTracer
     from orpo_cli.training.trace_cache import cached_trace
 
     tracers: dict[str, MemoryTracer] = {}
@@ -105,6 +88,9 @@ def _cached_trace(facts: ModelFacts) -> Trace:
         name, sizes = repr(how), tuple(pairs)
 
         def run() -> Activations:
+            import_libraries("orpo_cli.training.memory_trace")
+            from orpo_cli.training.memory_trace import MemoryTracer
+
             if name not in tracers:
                 tracers[name] = MemoryTracer(facts.config, how)
             return tracers[name](sizes)
@@ -112,7 +98,7 @@ def _cached_trace(facts: ModelFacts) -> Trace:
         if name not in failed:
             try:
                 if (name, sizes) not in traces:
-                    traces[name, sizes] = cached_trace(facts.config, how, sizes, run)
+                    traces[name, sizes] = cached_trace(facts.config_values, how, sizes, run)
                 return traces[name, sizes]
             except Exception as error:  # model code may fail in any way on tensors without content
                 failed[name] = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"

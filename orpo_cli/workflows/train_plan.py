@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from orpo_cli import interruption
 from orpo_cli.estimate.batching import count_steps
+from orpo_cli.library_imports import import_libraries
 from orpo_cli.planning.plan import ModelPlan, Plan
 from orpo_cli.report.console import Console
 from orpo_cli.run_attempts import FINISHED
@@ -46,6 +47,9 @@ def train_plan(
 
     with TrainingDisplay(console) as display:
         with ending_attempt_on_error(rundir):
+            display.status("loading the libraries")
+            import_libraries("transformers.modeling_utils", "orpo_cli.training.train")
+
             from orpo_cli.model.added_tokens import resize_embeddings
             from orpo_cli.model.base_model import load_base, weights_device
             from orpo_cli.model.tokenizer import load_tokenizer

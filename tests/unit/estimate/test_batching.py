@@ -11,7 +11,13 @@ import pytest
 from support.tiny import tiny_llama, tiny_tokenizer, write_pairs
 
 from orpo_cli.data.prepare import prepare
-from orpo_cli.estimate.batching import MAX_SIMULATED_PAIRS, simulate_steps, split_by_token_budget
+from orpo_cli.estimate.batching import (
+    MAX_SIMULATED_PAIRS,
+    numpy_order,
+    random_order,
+    simulate_steps,
+    split_by_token_budget,
+)
 from orpo_cli.estimate.pair_lengths import PairSize
 from orpo_cli.machine import probe
 from orpo_cli.planning.plan import Plan
@@ -103,3 +109,9 @@ def test_groups_stay_within_the_budget_and_a_longer_pair_has_its_own_group() -> 
     assert sorted(chain(*groups)) == list(range(6))
     assert all(len(group) == 1 or sum(sizes[index] for index in group) <= 20 for group in groups)
     assert groups[0] == [1]
+
+
+def test_numpy_and_torch_give_the_same_order() -> None:
+    for count in (0, 1, 2, 3, 255, 256, 1000, 20_000):
+        for seed in (0, 1, 42, 1 << 31, (1 << 32) - 1):
+            assert numpy_order(count, seed) == random_order(count, seed), (count, seed)

@@ -98,15 +98,22 @@ class ModelSource(Generic[Section]):
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
-        options = {"revision": section.model_revision, "subfolder": section.subfolder or None, "token": section.token}
         try:
-            return Path(hf_hub_download(name, "config.json", **options, local_files_only=not hub_reachable()))
+            found = hf_hub_download(
+                name,
+                "config.json",
+                subfolder=section.subfolder or None,
+                revision=section.model_revision,
+                token=section.token,
+                local_files_only=not hub_reachable(),
+            )
         except LocalEntryNotFoundError as error:
             if not hub_reachable():
                 raise not_on_this_machine(name) from error
+            return None
         except Exception:  # transformers asks again, and its error is explained
             return None
-        return None
+        return Path(found)
 
     @property
     def hub_options(self) -> dict[str, Any]:

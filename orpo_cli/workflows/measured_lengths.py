@@ -45,7 +45,10 @@ def cached_lengths(preparation: Preparation) -> PairLengths | None:
     if prepared is None:
         return None
     columns = [prepared.train.token_counts(part).tolist() for part in ("prompt", "chosen", "rejected")]
-    value = {"pairs": [list(each) for each in zip(*columns, strict=True)], "notes": list(prepared.report.train_notes())}
+    value: dict[str, list[Any]] = {
+        "pairs": [list(each) for each in zip(*columns, strict=True)],
+        "notes": list(prepared.report.train_notes()),
+    }
     varies = _DATE in str(prepared.encoder.tokenizer.chat_template)
     # The key again: a file may have changed, or have been downloaded, since it was computed.
     if key is not None and not varies and redact_record(value) == value and _key(preparation) == key:

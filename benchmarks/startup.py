@@ -1,6 +1,6 @@
 """Start times: `orpo train` until its first step, `orpo plan`, and light commands, each compared with the libraries that it needs.
 
-    python -m benchmarks.startup [--runs 5] [--only train plan light]
+    python -m benchmarks.startup [--runs 3] [--only train plan light]
 
 The sides of a comparison run one after the other, in turns, each in a new process; the table has the medians of processor time,
 and of the time that passes on an idle machine. ``first``: with empty caches of plans; ``later``: after a first plan. Python
@@ -29,7 +29,7 @@ from orpo_cli.cache_dir import cache_dir
 
 ROOT = Path(__file__).parents[1]
 ORPO = ("-m", "orpo_cli")
-STEPS = 4
+STEPS = 3
 POLL_SECONDS = 0.005
 PLAN_CACHES = ("model-facts", "pair-lengths", "traces", "pairs")
 # What a training of the quickstart needs of the libraries: a script with TRL imports and loads the same.
@@ -60,7 +60,7 @@ class Times(NamedTuple):
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", nargs="*", choices=TABLES, default=list(TABLES))
     options = parser.parse_args()
     print(f"{describe_machine()}; medians of {options.runs} alternating runs")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
-from contextlib import suppress
+
+from orpo_cli import interruption
 
 _in_command = False
 
@@ -30,9 +31,10 @@ def import_libraries(*names: str) -> None:
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        with suppress(ImportError):
-            for name in names:
-                importlib.import_module(name)
+        for name in names:
+            importlib.import_module(name)
+    except ImportError:
+        interruption.raise_if_requested()  # a library may convert the exception of a signal
     finally:
         gc.freeze()
         if was_enabled:

@@ -37,7 +37,8 @@ else:
 
 def run_with_signal(folder: Path, number: int, at: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     (folder / "sitecustomize.py").write_text(SEND_SIGNAL)
-    environment = {**os.environ, "PYTHONPATH": str(folder), "SIGNAL": str(number), "AT": at}
+    cache = {"ORPO_CACHE": os.devnull}  # a second plan of a model imports nothing of it
+    environment = {**os.environ, **cache, "PYTHONPATH": str(folder), "SIGNAL": str(number), "AT": at}
     environment.pop("GLIBC_TUNABLES", None)
     return subprocess.run(
         [sys.executable, "-m", "orpo_cli", *arguments],
@@ -63,6 +64,8 @@ def run_with_signal(folder: Path, number: int, at: str, *arguments: str) -> subp
 def test_a_signal_at_the_start_is_one_message_and_exit_code_130(
     tmp_path: Path, at: str, number: signal.Signals, command: str
 ) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 1}')
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("model: {model_name_or_path: ./model}\ndataset: {train: {path: ./pairs.jsonl}}\n")
     ended = run_with_signal(tmp_path, number, at, command, str(recipe))
@@ -70,4 +73,4 @@ def test_a_signal_at_the_start_is_one_message_and_exit_code_130(
     assert f"error: interrupted by {number.name}" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert ended.stdout == ""
-    assert {path.name for path in tmp_path.iterdir()} <= {"recipe.yaml", "sitecustomize.py", "__pycache__"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"model", "recipe.yaml", "sitecustomize.py", "__pycache__"}

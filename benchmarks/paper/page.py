@@ -53,7 +53,7 @@ have the same pairs, number of steps and learning rate. They differ in the two w
 L = w \\cdot L_{{\\mathrm{{NLL}}}} + \\lambda \\cdot L_{{\\mathrm{{OR}}}}
 ```
 
-- $L_{{\\mathrm{{NLL}}}}$ is the negative log-likelihood of the chosen answers: it makes them likely. Its weight $w$ is `training.nll_weight`, here 1
+- $L_{{\\mathrm{{NLL}}}}$ is the negative log-likelihood of the prompt and the chosen answer: it makes them likely. Its weight $w$ is `training.nll_weight`, here 1
   unless another value is given.
 - $L_{{\\mathrm{{OR}}}}$ is the odds ratio term: it makes the chosen answer more likely than the rejected one. The paper calls its weight $\\lambda$; a
   recipe calls the same number `training.beta`, as TRL does.

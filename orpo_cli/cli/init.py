@@ -64,6 +64,7 @@ def command(
     console.result(f"wrote {path}")
     console.note(
         f"Next:\n  orpo validate {path}    reports every error, with its line\n"
+        f"  orpo data {path}        shows which rows are used, and why others are dropped\n"
         f"  orpo plan {path}        shows memory, time and the main decisions (--all: every value)\n  orpo train {path}"
     )
     console.document(

@@ -11,6 +11,8 @@ from orpo_cli.run_attempts import FINISHED, INTERRUPTED
 from orpo_cli.run_status import abandon_attempt, fail_attempt, withdraw_attempt
 from orpo_cli.rundir import RunDir
 
+RESUME = "Continue with the same command and `--resume auto`."
+
 
 @contextmanager
 def ending_attempt_on_error(rundir: RunDir) -> Iterator[None]:
@@ -57,7 +59,6 @@ def _is_interruption(error: BaseException) -> bool:
 def _record_interruption(rundir: RunDir) -> Interrupted:
     rundir.check_owned()
     interrupted = f"interrupted{interruption.by_cause()}"
-    resume = "Continue with the same command and `--resume auto`."
     if rundir.status() == FINISHED:
         return Interrupted(
             f"{interrupted} after the training had finished; the result is complete: {rundir.result()}.",
@@ -72,6 +73,6 @@ def _record_interruption(rundir: RunDir) -> Interrupted:
     checkpoint = rundir.last_checkpoint(contents=False)
     if checkpoint is None:
         return Interrupted(
-            f"{interrupted} before the first checkpoint; the run starts again from step 0.", remedy=resume
+            f"{interrupted} before the first checkpoint; the run starts again from step 0.", remedy=RESUME
         )
-    return Interrupted(f"{interrupted}; the last checkpoint is {checkpoint}.", remedy=resume)
+    return Interrupted(f"{interrupted}; the last checkpoint is {checkpoint}.", remedy=RESUME)

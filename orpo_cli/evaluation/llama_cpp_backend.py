@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from orpo_cli.digests import file_xxh3
 from orpo_cli.errors import MachineError, UsageError
-from orpo_cli.evaluation.answer_backend import CompleteBatch
+from orpo_cli.evaluation.answer_backend import CompleteBatch, FixedBatches
 from orpo_cli.evaluation.eval_target import Variant
-from orpo_cli.evaluation.generation import Completion, SamplingParams, batches_by_length
+from orpo_cli.evaluation.generation import Completion, SamplingParams
 from orpo_cli.evaluation.prompts import Prompt
 from orpo_cli.evaluation.seeded_sampling import prompt_seed
 from orpo_cli.interruption import uninterrupted
@@ -25,11 +25,11 @@ from orpo_cli.model.load_errors import explain_load_errors
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BATCH_SIZE = 8  # prompts that an interruption loses at most; they are answered one after the other
 
-
-class LlamaCppBackend:
+class LlamaCppBackend(FixedBatches):
     """Generation with llama.cpp. An answer ends at the end-of-generation tokens of the file."""
+
+    prompts_per_batch = 8  # answered one after the other
 
     def __init__(self, file: Path) -> None:
         if importlib.util.find_spec("xllamacpp") is None:
@@ -55,12 +55,6 @@ class LlamaCppBackend:
     def environment(self) -> dict[str, Any]:
         """Version of the binding, which contains llama.cpp."""
         return {"xllamacpp": version("xllamacpp")}
-
-    def plan_batches(
-        self, prompts: Sequence[Prompt], sampling: SamplingParams, batch_size: int | None
-    ) -> list[list[int]]:
-        """Batches of ``batch_size`` prompts."""
-        return batches_by_length([len(prompt.input_ids) for prompt in prompts], lambda length: batch_size or BATCH_SIZE)
 
     @contextmanager
     def completing(

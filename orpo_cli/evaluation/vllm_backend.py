@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 from orpo_cli.digests import file_xxh3
 from orpo_cli.errors import MachineError, UsageError
-from orpo_cli.evaluation.answer_backend import CompleteBatch
+from orpo_cli.evaluation.answer_backend import CompleteBatch, FixedBatches
 from orpo_cli.evaluation.eval_target import Variant
-from orpo_cli.evaluation.generation import Completion, SamplingParams, batches_by_length
+from orpo_cli.evaluation.generation import Completion, SamplingParams
 from orpo_cli.evaluation.prompts import Prompt, PromptBuilder
 from orpo_cli.evaluation.seeded_sampling import prompt_seed
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-BATCH_SIZE = 512  # prompts that an interruption loses at most; vLLM divides them itself
 
-
-class VllmBackend:
+class VllmBackend(FixedBatches):
     """Generation with vLLM. ``model`` is the base of ``adapter``, or a model of its own."""
+
+    prompts_per_batch = 512
 
     def __init__(
         self, model: str, adapter: Path | None, tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig
@@ -48,12 +48,6 @@ class VllmBackend:
     def environment(self) -> dict[str, Any]:
         """Version."""
         return {"vllm": version("vllm")}
-
-    def plan_batches(
-        self, prompts: Sequence[Prompt], sampling: SamplingParams, batch_size: int | None
-    ) -> list[list[int]]:
-        """Batches of ``batch_size`` prompts."""
-        return batches_by_length([len(prompt.input_ids) for prompt in prompts], lambda length: batch_size or BATCH_SIZE)
 
     @contextmanager
     def completing(

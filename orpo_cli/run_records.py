@@ -153,6 +153,7 @@ class BenchmarkRecord(Record):
     prompts: dict[str, Any] = {}
     decoding: dict[str, Any] = {}
     versions: dict[str, str | None] = {}
+    model: dict[str, Any] = {}
     models: dict[str, dict[str, Any]] = {}
     change: dict[str, Any] | None = None
 

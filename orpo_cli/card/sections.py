@@ -79,12 +79,12 @@ def _held_out_title(line: dict[str, Any]) -> str:
 
 def benchmarks_section(rundir: RunDir) -> str:
     """Figures of `orpo benchmark`, with what decided them."""
-    parts = []
+    parts, run = [], rundir.read_run()
     for result in rundir.read_benchmarks():
         titles, rows = benchmark_table(result)
         head = f"| {' | '.join(map(escape_text, titles))} |\n| --- |{' ---: |' * (len(titles) - 1)}"
         body = [f"| {' | '.join(map(escape_text, row))} |" for row in rows]
-        settings = [f"- {name}: {escape_text(text)}" for name, text in benchmark_settings(result)]
+        settings = [f"- {name}: {escape_text(text)}" for name, text in benchmark_settings(result, run)]
         parts.append(
             "\n\n".join([f"### {escape_text(benchmark_title(result))}", "\n".join([head, *body]), "\n".join(settings)])
         )

@@ -29,6 +29,21 @@ def benchmark_title(result: Result) -> str:
     return TITLES.get(task, task)
 
 
+def outdated_note(result: Result, run: Result) -> str:
+    """Text that says that a run (``run``: its run.json) was trained further after the benchmark; empty where it was not."""
+    step, steps = _mapping(result.get("model")).get("step"), run.get("steps")
+    date, finished = str(result.get("date") or ""), str(run.get("finished_at") or "")
+    if is_number(step) and is_number(steps):
+        if step == steps:
+            return ""
+        measured = f"measured after step {step:g}; the run has {steps:g} steps now"
+    elif date and date < finished:
+        measured = f"measured on {date}; the run was trained until {finished}"
+    else:
+        return ""
+    return f"{measured}: the figures of the tuned model are not those of the result"
+
+
 def benchmark_table(result: Result) -> tuple[list[str], list[list[str]]]:
     """Column titles and rows: each metric with its interval for every variant, then the change with its test."""
     models = {str(variant): _mapping(values) for variant, values in _mapping(result.get("models")).items()}
@@ -46,13 +61,14 @@ def benchmark_table(result: Result) -> tuple[list[str], list[list[str]]]:
     return titles, rows
 
 
-def benchmark_settings(result: Result) -> list[tuple[str, str]]:
-    """What decided the figures, by name."""
+def benchmark_settings(result: Result, run: Result | None = None) -> list[tuple[str, str]]:
+    """What decided the figures, by name. ``run``: run.json of the run in which the result is, which may be newer."""
     questions, prompts, decoding = (_mapping(result.get(name)) for name in ("questions", "prompts", "decoding"))
     versions = _mapping(result.get("versions"))
     bos = _mapping(prompts.get("leading_bos_tokens"))
     listed = [f"{name} {version}" for name, version in versions.items() if version]
     values = {
+        "older model": outdated_note(result, run or {}),
         "questions": _questions(questions),
         "chat template": _template(prompts),
         "BOS tokens at the start": f"{bos.get('min')} to {bos.get('max')}"

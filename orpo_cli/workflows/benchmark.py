@@ -136,7 +136,9 @@ def _measure_answers(
     answers: dict[Variant, Answers] = {}
     with show_progress(console) as begin_count:
         for variant in target.variants:
-            answers[variant] = answer_questions(target, variant, ask, statistics, begin_count=begin_count)
+            answers[variant] = answer_questions(
+                target, variant, ask, statistics, begin_count=begin_count, note=console.note
+            )
     scored = _score_ifeval(ask, answers, folder) if task == "ifeval" else _write_for_judge(target, ask, answers, folder)
     models = {
         variant: {**scored["models"].get(variant, {}), "answers": answer_record(each)}

@@ -52,7 +52,7 @@ def decoding_record(target: EvalTarget, request: AskRequest) -> dict[str, Any]:
 
 
 def model_record(target: EvalTarget) -> dict[str, Any]:
-    """The model: its base and revision, the adapter, dtype, quantization and device."""
+    """The model: its base and revision, the adapter, dtype, quantization and device, and the steps of the run."""
     from orpo_cli.merging.merge_record import adapter_digests
 
     config = target.model.config
@@ -69,6 +69,7 @@ def model_record(target: EvalTarget) -> dict[str, Any]:
     record |= redact_record(
         {
             "base": target.plan.model.model_name_or_path,
+            "step": run.get("steps"),
             "revision": run.get("model", {}).get("revision"),
             "quantization": None if quantization is None else quantization.model_dump(mode="json"),
             "adapter_sha256": adapter_digests(adapter) if adapter.is_dir() else None,

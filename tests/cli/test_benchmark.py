@@ -106,7 +106,9 @@ def test_mt_bench_has_two_turns_with_the_temperature_of_the_category(run: RunDir
 def test_a_repetition_uses_the_answers_that_it_has(run: RunDir, measured: dict[str, Any], tmp_path: Path) -> None:
     before = (run.benchmarks / "alpaca_eval" / "tuned.json").read_bytes()
     data = write_lines(tmp_path / "alpaca.jsonl", ALPACA)
-    assert invoke(run.root, "--task", "alpaca_eval", "--data", data, "--max-new-tokens", 8).exit_code == 0
+    done = invoke(run.root, "--task", "alpaca_eval", "--data", data, "--max-new-tokens", 8)
+    assert done.exit_code == 0
+    assert " ".join(done.stderr.split()).count("is complete, with the same settings: nothing is generated again") == 2
     assert (run.benchmarks / "alpaca_eval" / "tuned.json").read_bytes() == before
     other = invoke(run.root, "--task", "alpaca_eval", "--data", data, "--max-new-tokens", 9)
     assert isinstance(other.exception, UsageError)
@@ -121,6 +123,21 @@ def test_the_report_and_the_card_show_the_benchmarks(run: RunDir, measured: dict
     assert "### AlpacaEval\n\n|  | base | tuned |" in card
     assert "- decoding: temperature by category, at most 8 new tokens, top-p 1.0, seed 0" in card
     assert str(run.root.parent) not in card.partition("## Benchmarks")[2].partition("\n## ")[0]
+
+
+def test_figures_from_before_further_training_are_marked(run: RunDir, measured: dict[str, Any]) -> None:
+    before = run.run.read_text()
+    assert "older model" not in dict(sections([read_history(run.root)])["benchmarks"][0]["settings"])
+    assert "older model" not in render_card(run, parts="adapter")
+    run.run.write_text(json.dumps({**json.loads(before), "steps": 5}))
+    try:
+        note = (
+            "measured after step 2; the run has 5 steps now: the figures of the tuned model are not those of the result"
+        )
+        assert dict(sections([read_history(run.root)])["benchmarks"][0]["settings"])["older model"] == note
+        assert f"- older model: {note}" in render_card(run, parts="adapter")
+    finally:
+        run.run.write_text(before)
 
 
 def test_the_terminal_shows_figures_and_the_command_of_the_judge(run: RunDir, tmp_path: Path) -> None:

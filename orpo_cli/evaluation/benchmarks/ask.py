@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -62,6 +62,7 @@ def answer_questions(
     statistics: PromptStatistics,
     *,
     begin_count: BeginCount,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Answers:
     """The answers of one variant: a question with several turns is asked with its own answers to the turns before.
 
@@ -75,7 +76,8 @@ def answer_questions(
         name = f"{variant}-turn-{turn + 1}-temperature-{sampling.temperature:g}"
         options = AnswerOptions(sampling, (variant,), builder.end_token_ids)
         output = request.folder / f"{name}.jsonl"
-        completions = answer_prompts(target, prompts, options, output=output, begin_count=begin_count)[variant]
+        found = answer_prompts(target, prompts, options, output=output, note=note, begin_count=begin_count)
+        completions = found[variant]
         for index, completion in zip(indices, completions, strict=True):
             answers[index].append(completion)
     return answers

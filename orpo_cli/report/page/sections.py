@@ -76,7 +76,8 @@ def benchmarks(histories: Sequence[RunHistory], labels: Sequence[str]) -> list[d
         for result in history.benchmarks:
             columns, rows = benchmark_table(result)
             title = f"{label}: {benchmark_title(result)}"
-            found.append({"title": title, "columns": columns, "rows": rows, "settings": benchmark_settings(result)})
+            settings = benchmark_settings(result, history.run)
+            found.append({"title": title, "columns": columns, "rows": rows, "settings": settings})
     return found
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orpo_cli.report.benchmark_view import benchmark_settings, benchmark_table, benchmark_title
+from orpo_cli.report.benchmark_view import benchmark_settings, benchmark_table, benchmark_title, outdated_note
 
 RESULT: dict[str, Any] = {
     "task": "ifeval",
@@ -62,3 +62,11 @@ def test_damaged_results_are_shown_as_far_as_possible(damaged: dict[str, Any]) -
     titles, rows = benchmark_table(damaged)
     assert all(len(row) == len(titles) for row in rows)
     assert isinstance(benchmark_settings(damaged), list)
+
+
+def test_a_result_without_a_step_is_older_than_a_training_that_ended_later() -> None:
+    result = {**RESULT, "date": "2026-11-28T10:00:00Z", "model": {}}
+    assert outdated_note(result, {"steps": 4, "finished_at": "2026-11-28T09:00:00Z"}) == ""
+    found = outdated_note(result, {"steps": 4, "finished_at": "2026-11-28T11:00:00Z"})
+    assert found.startswith("measured on 2026-11-28T10:00:00Z; the run was trained until 2026-11-28T11:00:00Z")
+    assert outdated_note({"model": "damaged", "date": 3}, {"finished_at": None}) == ""

@@ -19,6 +19,7 @@ restore_default_signals()
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE", "1")  # no test may need the network
 os.environ.setdefault("ORPO_PAIR_CACHE", "0")  # tests of the cache switch it on, in another folder
+os.environ.setdefault("ORPO_SCORE_CACHE", "0")
 
 SLOW_SECONDS = 3600
 FROZEN_MODULES = pytest.StashKey[int]()

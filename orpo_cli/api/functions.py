@@ -109,8 +109,8 @@ def evaluate(
             note=console.note,
         )
         run = target.rundir
-        score = make_scorer(target.plan, run.read_run() if run else {})
-        document = evaluation.evaluate(target, pairs, batch_size=batch_size, score=score)
+        scorer = make_scorer(target.plan, run.read_run() if run else {})
+        document = evaluation.evaluate(target, pairs, batch_size=batch_size, scorer=scorer)
         if run is not None:
             evaluation.record_evaluation(run, document)
     return document

@@ -40,6 +40,9 @@ def command(
         ),
     ] = None,
     chat_template: ChatTemplate = None,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Score the base also where its scores of these pairs are in the cache.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -80,7 +83,12 @@ def command(
             pairs,
             batch_size=batch_size,
             progress=lambda variant: begin_count(f"scoring answers, {variant}"),
-            score=make_scorer(target.plan, run.read_run() if run else {}),
+            scorer=make_scorer(target.plan, run.read_run() if run else {}),
+            recompute=recompute,
+        )
+    for variant, source in document["reused"].items():
+        console.note(
+            f"{variant}: scores of {source['computed']}, computed by {source['by']} (--recompute computes them again)"
         )
     console.result(_table(document))
     console.result(wrap_words(_legend(document["beta"]), console.out.width))

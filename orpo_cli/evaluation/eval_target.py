@@ -52,14 +52,14 @@ class EvalTarget:
         """Model of ``variant``. The base is the tuned model with its adapter disabled, where that gives the base."""
         if variant != "base":
             yield self.model
-        elif self._disabled_adapter_is_base:
+        elif self.disabled_adapter_is_base:
             with self.model.disable_adapter():
                 yield self.model
         else:
             yield self._base_model
 
     @cached_property
-    def _disabled_adapter_is_base(self) -> bool:
+    def disabled_adapter_is_base(self) -> bool:
         """Whether disabling the adapter gives the base: not after full fine-tuning, nor where the adapter changed base weights.
 
         With its adapter disabled, PEFT keeps trained biases, and the base weights that pissa and olora changed at the start.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ import torch
 from orpo_cli import __version__
 from orpo_cli.evaluation.eval_target import EvalTarget, Variant
 from orpo_cli.evaluation.held_out_pairs import HeldOutPairs
+from orpo_cli.evaluation.kept_scores import KeptScores, Key, keep_scores, read_scores, scores_key
 from orpo_cli.evaluation.metrics import intervals, margin_change_interval, preference_metrics
-from orpo_cli.evaluation.preference_scores import PairScores, Progress, mixed_precision, score_pairs
+from orpo_cli.evaluation.preference_scores import PairScorer, PairScores, Progress, mixed_precision
 from orpo_cli.model.onednn import use_onednn
 from orpo_cli.model.vector_math import initialize_vector_math
 from orpo_cli.planning.plan import Plan
@@ -29,25 +31,24 @@ def evaluate(
     *,
     batch_size: int | None = None,
     progress: Callable[[Variant], Progress] | None = None,
-    score: Callable[..., PairScores] = score_pairs,
+    scorer: PairScorer | None = None,
+    recompute: bool = False,
 ) -> dict[str, Any]:
     """Evaluate every variant of ``target``: metrics, their change, and the scores of each pair, as a JSON object.
 
-    ``score``: computes the scores, with the parameters of ``score_pairs``. Metrics have TRL's names and the units of ``metrics.preference_metrics``. Raises RunError, MachineError.
+    Scores of the base that an earlier evaluation computed are used again unless ``recompute``; the document says so under
+    ``reused``. Metrics have TRL's names and the units of ``metrics.preference_metrics``. Raises RunError, MachineError.
     """
     started = time.monotonic()
     training = target.plan.training if target.plan else LIBRARY_DEFAULTS
-    beta, scores = float(training["beta"]), dict[Variant, PairScores]()
+    beta = float(training["beta"])
+    options = {
+        "batch_size": batch_size or training_batch_size(target.plan),
+        "loss_on_prompt": training.get("loss_on_prompt", True),
+    }
+    evaluation = _Evaluation(target, held_out_pairs.rows, options, scorer or PairScorer(), progress)
     with computing_as_in_training(target.plan):
-        for variant in target.variants:
-            with target.use_variant(variant) as model:
-                scores[variant] = score(
-                    model,
-                    held_out_pairs.rows,
-                    batch_size=batch_size or training_batch_size(target.plan),
-                    loss_on_prompt=training.get("loss_on_prompt", True),
-                    progress=progress(variant) if progress is not None else None,
-                )
+        scores, kept = evaluation.scores(recompute)
     document: dict[str, Any] = {
         "status": "evaluated",
         "name": target.name,
@@ -62,10 +63,47 @@ def evaluate(
             for variant, each in scores.items()
         },
         "change": _change(scores, beta),
+        "reused": {} if kept is None else {"base": kept.as_record()},
         "seconds": round(time.monotonic() - started, 1),
         "scores": _scores_by_pair(held_out_pairs, scores),
     }
     return document
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """Computation of the scores of ``rows``. ``options``: those of a call of ``scorer``."""
+
+    target: EvalTarget
+    rows: list[dict[str, Any]]
+    options: dict[str, Any]
+    scorer: PairScorer
+    progress: Callable[[Variant], Progress] | None
+
+    def scores(self, recompute: bool) -> tuple[dict[Variant, PairScores], KeptScores | None]:
+        """Scores of every variant, and those of the base if an earlier evaluation computed them."""
+        target, found = self.target, dict[Variant, PairScores]()
+        key = self._base_key() if "base" in target.variants else None
+        kept = read_scores(key) if key is not None and not recompute else None
+        if kept is not None:
+            found["base"] = kept.scores
+        elif "base" in target.variants:
+            found = self.scorer.score_base_and_tuned(target, self.rows, self._begin, **self.options) or found
+        for variant in target.variants:
+            if variant not in found:
+                with target.use_variant(variant) as model:
+                    found[variant] = self.scorer(model, self.rows, **self.options, progress=self._begin(variant))
+        if key is not None and kept is None:
+            keep_scores(key, found["base"], f"orpo eval {target.name}")
+        return found, kept
+
+    def _base_key(self) -> Key | None:
+        with self.target.use_variant("base") as model:
+            settings = self.scorer.settings(model, loss_on_prompt=self.options["loss_on_prompt"])
+            return scores_key(model, self.rows, {**settings, "batch_size": self.options["batch_size"]})
+
+    def _begin(self, variant: Variant) -> Progress | None:
+        return self.progress(variant) if self.progress is not None else None
 
 
 @contextmanager

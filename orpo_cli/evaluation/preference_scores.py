@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+    from orpo_cli.evaluation.eval_target import EvalTarget, Variant
+
 Progress = Callable[[int, int], None]  # (done, of)
+BeginProgress = Callable[["Variant"], Progress | None]
 
 MAX_LOGIT_BYTES = 512 * 2**20  # float32 logits in memory at once
 MAX_BATCH_TOKENS = {"cpu": 1024}  # more does not make a CPU faster
@@ -103,6 +106,10 @@ class PairScoring:
                 self.values[4, pair] = -(logps if self.loss_on_prompt else logps[start:]).sum()
                 self.values[5, pair] = logits[:start].sum()
 
+    def settings(self) -> dict[str, Any]:
+        """What decides the scores beside model and pairs, and the order of sums, JSON-ready."""
+        return {"path": "padded", "loss_on_prompt": self.loss_on_prompt}
+
     def result(self) -> PairScores:
         """The scores, when all batches are computed."""
         chosen, rejected, chosen_logits, rejected_logits, nll, prompt_logits = self.values
@@ -143,29 +150,61 @@ def score_pairs(
     Raises RunError where a score is not finite, MachineError where the device's memory is too small.
     """
     scoring = PairScoring(pairs, loss_on_prompt=loss_on_prompt)
-    return compute_scores(scoring, model, pairs, model.device, batch_size, progress)
+    batches = scoring.batches(model, model.device, batch_size)
+    compute_batches(batches, lambda batch: scoring.score(model, batch, model.device), model.device, progress)
+    return finite_scores(scoring, pairs)
 
 
-def compute_scores(
-    scoring: PairScoring,
-    model: Any,
-    pairs: Sequence[Mapping[str, Any]],
-    device: torch.device,
-    batch_size: int | None,
-    progress: Progress | None,
-) -> PairScores:
-    """Compute all batches of ``scoring``. Raises the errors of ``score_pairs``."""
-    batches = scoring.batches(model, device, batch_size)
+def compute_batches(
+    batches: Sequence[list[Any]], score: Callable[[list[Any]], None], device: torch.device, progress: Progress | None
+) -> None:
+    """``score`` all batches. Raises MachineError where the device's memory is too small."""
     done, total = 0, sum(map(len, batches))
     for batch in batches:
         with _convert_out_of_memory(device):
-            scoring.score(model, batch, device)
+            score(batch)
         done += len(batch)
         if progress is not None:
             progress(done, total)
+
+
+def finite_scores(scoring: PairScoring, pairs: Sequence[Mapping[str, Any]]) -> PairScores:
+    """The result of ``scoring``. Raises RunError where a score is not finite."""
     scores = scoring.result()
     _check_finite(torch.stack((scores.chosen, scores.rejected)), pairs)
     return scores
+
+
+class PairScorer:
+    """Scorer of pairs in padded batches. ``packed_scoring.PackedScorer`` computes the same faster."""
+
+    def __call__(
+        self,
+        model: Any,
+        rows: Sequence[dict[str, Any]],
+        *,
+        batch_size: int | None = None,
+        loss_on_prompt: bool = True,
+        progress: Progress | None = None,
+    ) -> PairScores:
+        """The result of ``score_pairs``, with its errors."""
+        return score_pairs(model, rows, batch_size=batch_size, loss_on_prompt=loss_on_prompt, progress=progress)
+
+    def settings(self, model: Any, *, loss_on_prompt: bool = True) -> dict[str, Any]:
+        """``PairScoring.settings`` of a call with these arguments."""
+        return PairScoring([], loss_on_prompt=loss_on_prompt).settings()
+
+    def score_base_and_tuned(
+        self,
+        target: EvalTarget,
+        rows: Sequence[dict[str, Any]],
+        begin: BeginProgress,
+        *,
+        batch_size: int | None = None,
+        loss_on_prompt: bool = True,
+    ) -> dict[Variant, PairScores] | None:
+        """The scores of both, where computing them together saves something; None elsewhere."""
+        return None
 
 
 def _token_scores(model: Any, batch: Batch, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -196,7 +235,7 @@ def _token_scores(model: Any, batch: Batch, device: torch.device) -> list[tuple[
         for rows, target in zip(
             torch.split(logits, LOG_SOFTMAX_ROWS), torch.split(targets, LOG_SOFTMAX_ROWS), strict=True
         ):
-            rows = rows.float()
+            rows = rows if rows.dtype is torch.float64 else rows.float()
             found.append(torch.stack((rows.log_softmax(-1).gather(1, target[:, None])[:, 0], rows.mean(-1))))
     logps, means = torch.cat(found, dim=1).double().cpu()
     sizes = scored.sum(1).tolist()

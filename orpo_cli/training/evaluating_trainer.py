@@ -5,6 +5,7 @@ TRL gives means of the means of its batches.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from accelerate.utils.memory import clear_device_cache
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from orpo_cli.evaluation.kept_scores import computes_as_base, keep_scores, scores_key
 from orpo_cli.evaluation.metrics import accuracies_by_length, preference_metrics
 from orpo_cli.evaluation.preference_scores import PairScores, PairScoring, mixed_precision
 from orpo_cli.training.out_of_memory import is_out_of_memory
@@ -61,10 +63,13 @@ class EvaluatingTrainer(Trainer):
     def _score_pairs(self, dataset: Any) -> PairScores:
         """The scores of all pairs, of which each rank computes some batches."""
         rank, processes = self.accelerator.process_index, self.agreement.num_processes
-        scoring = self._pair_scoring([dataset[at] for at in range(len(dataset))])
+        rows = [dataset[at] for at in range(len(dataset))]
+        scoring = self._pair_scoring(rows)
         size = None if self.eval_batch_pairs is None else 2 * self.eval_batch_pairs
         batches = scoring.batches(self.model, self.args.device, size)
+        status = evaluation_status(self.state.global_step)
         for start in range(0, len(batches), processes):
+            self.status(status, f"batch {start // processes + 1} of {-(-len(batches) // processes)}")
             mine = batches[start + rank : start + rank + 1]
             if mine:
                 self._score_batch(scoring, mine[0])
@@ -75,7 +80,19 @@ class EvaluatingTrainer(Trainer):
             shape = scoring.values.shape
             summed = self.agreement.sum(scoring.values.flatten().tolist())
             scoring.values = torch.tensor(summed, dtype=torch.float64).reshape(shape)
-        return scoring.result()
+        scores = scoring.result()
+        if self.state.global_step == 0 and processes == 1:
+            self._keep_base_scores(rows, scores, {**scoring.settings(), "batch_size": size})
+        return scores
+
+    def _keep_base_scores(self, rows: list[dict[str, Any]], scores: PairScores, settings: dict[str, Any]) -> None:
+        """Keep the scores before the first step, where they are those of the base: `orpo eval` uses them again."""
+        if self.fsdp is not None or self.zero is not None or not computes_as_base(self.model):
+            return
+        with mixed_precision(self.args.device, bf16=self.args.bf16, fp16=self.args.fp16):
+            key = scores_key(self.model, rows, settings)
+        if key is not None:
+            keep_scores(key, scores, f"orpo train, before the first step of {Path(self.args.output_dir).parent}")
 
     def _pair_scoring(self, rows: list[dict[str, Any]]) -> PairScoring:
         return PairScoring(rows, loss_on_prompt=self.loss_on_prompt)

@@ -102,7 +102,7 @@ class PairTrainer(EvaluatingTrainer, CheckpointingTrainer, ParallelTrainer, ORPO
         self.zero = None  # until ``train`` begins
         self.shards_weights = fsdp is not None or zero_stage(deepspeed) == 3
         self.note = note
-        self.status: Callable[[str], None] = lambda text: None  # shows what happens besides the steps
+        self.status: Callable[..., None] = lambda *texts: None  # shows what happens besides the steps
         self.eval_batch_pairs = eval_batch_pairs
         self.tokens_seen = self.pairs_seen = 0
         self.step_rows: list[str] = []

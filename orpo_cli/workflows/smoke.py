@@ -25,6 +25,7 @@ from orpo_cli.workflows.plan import build_plan, load_recipe_reporting
 from orpo_cli.workflows.train import recipe_with_overrides
 from orpo_cli.workflows.train_plan import train_plan
 
+CACHE_SWITCHES = ("ORPO_PAIR_CACHE", "ORPO_SCORE_CACHE")
 MAX_PAIRS = 8  # the shortest ones, so that a large vocabulary fits a small machine
 
 
@@ -63,7 +64,7 @@ def smoke_recipe(recipe: str, overrides: Sequence[str] | None, console: Console,
             if reason.startswith("--smoke"):
                 console.note(f"  {path} = {value}  ({reason})")
         texts = RecipeTexts(rerunnable_recipe(loaded), recipe_with_overrides(loaded))
-        with create_run(tiny_plan, texts) as rundir, _without_pair_cache():
+        with create_run(tiny_plan, texts) as rundir, _without_caches():
             train_plan(tiny_plan, ModelSource(tiny_plan.model), rundir, None, console, max_pairs=MAX_PAIRS)
         if plan.lora is not None:
             console.note(merge(MergeRequest(rundir.root, held_out_pairs=0), note=console.note).summary_lines()[0])
@@ -111,13 +112,14 @@ def _replace_unreachable_pairs(plan: Plan, folder: Path, console: Console) -> tu
 
 
 @contextmanager
-def _without_pair_cache() -> Iterator[None]:
-    """Switch the cache of prepared pairs off: pairs of a smoke run are of no use later."""
-    before = os.environ.get("ORPO_PAIR_CACHE")
-    os.environ["ORPO_PAIR_CACHE"] = "0"
+def _without_caches() -> Iterator[None]:
+    """Switch the caches of prepared pairs and of scores off: those of a smoke run are of no use later."""
+    before = {name: os.environ.get(name) for name in CACHE_SWITCHES}
+    os.environ.update(dict.fromkeys(CACHE_SWITCHES, "0"))
     try:
         yield
     finally:
-        os.environ.pop("ORPO_PAIR_CACHE")
-        if before is not None:
-            os.environ["ORPO_PAIR_CACHE"] = before
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value

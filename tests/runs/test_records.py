@@ -11,6 +11,8 @@ import pytest
 from support.metric_lines import all_lines, events, metric_lines
 from support.tiny import write_recipe
 
+from orpo_cli.report.live_display import TrainingDisplay
+
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 2}
 LOSSES = ("step", "loss", "eval_loss", "grad_norm", "eval_rewards/margins")
 HEAD = {"kind", "time", "elapsed", "step", "epoch", "pairs", "tokens"}
@@ -24,6 +26,19 @@ def evaluations(run: Path) -> dict[int, dict[str, Any]]:
     return {line["step"]: line for line in metric_lines(run) if line["kind"] == "eval"}
 
 
+def record_statuses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Record what the display of a training shows besides the steps."""
+    found: list[tuple[str, str]] = []
+    status = TrainingDisplay.status
+
+    def record(self: TrainingDisplay, text: str, detail: str = "") -> None:
+        found.append((text, detail))
+        status(self, text, detail)
+
+    monkeypatch.setattr(TrainingDisplay, "status", record)
+    return found
+
+
 @pytest.mark.parametrize(
     ("training", "sections"),
     [
@@ -34,8 +49,13 @@ def evaluations(run: Path) -> dict[int, dict[str, Any]]:
     ids=["lora", "trl-path", "all-weights"],
 )
 def test_an_evaluation_in_training_equals_orpo_eval_to_the_last_digit(
-    tmp_path: Path, orpo_here: Callable[..., Any], training: dict[str, Any], sections: dict[str, Any]
+    tmp_path: Path,
+    orpo_here: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    training: dict[str, Any],
+    sections: dict[str, Any],
 ) -> None:
+    shown = record_statuses(monkeypatch)
     lora = "lora" not in sections
     sections = {name: values for name, values in sections.items() if values}
     recipe = write_recipe(tmp_path, steps=3, lora=lora, estimated=False, training={**EVALUATED, **training}, **sections)
@@ -43,6 +63,9 @@ def test_an_evaluation_in_training_equals_orpo_eval_to_the_last_digit(
     run = tmp_path / "run"
     found = evaluations(run)
     assert list(found) == [0, 2, 3]
+    batches = 3 if "per_device_eval_batch_size" in training else 1
+    for status in ("evaluating the base", "evaluating"):
+        assert shown.count((status, f"batch {batches} of {batches}")) == (1 if status.endswith("base") else 2)
     assert orpo_here("eval", run).returncode == 0
     document = json.loads((run / "evaluation.json").read_text())
     for step, variant in ((0, "base"), (3, "tuned")):
@@ -60,6 +83,37 @@ def test_an_evaluation_in_training_equals_orpo_eval_to_the_last_digit(
         assert line["pairs"] == list(scores)
         assert line["chosen"] == [each["logps/chosen"] for each in scores.values()]
         assert line["rejected"] == [each["logps/rejected"] for each in scores.values()]
+
+
+@pytest.mark.parametrize(
+    ("training", "lora", "reused"),
+    [({}, {}, ["base"]), ({}, {"init_lora_weights": "pissa"}, []), ({"per_device_eval_batch_size": 3}, None, ["base"])],
+    ids=["lora", "pissa", "all-weights"],
+)
+def test_orpo_eval_uses_the_scores_of_the_base_before_the_first_step(
+    tmp_path: Path,
+    orpo_here: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    training: dict[str, Any],
+    lora: dict[str, Any] | None,
+    reused: list[str],
+) -> None:
+    """Where the untrained adapter adds nothing to it; with pissa it is another function until the first step."""
+    monkeypatch.setenv("ORPO_SCORE_CACHE", "1")
+    monkeypatch.setenv("ORPO_CACHE", str(tmp_path / "cache"))
+    recipe = write_recipe(tmp_path, steps=2, lora=lora is not None, estimated=False, training={**EVALUATED, **training})
+    for name, value in (lora or {}).items():
+        recipe.write_text(recipe.read_text().replace("lora_alpha: 8", f"lora_alpha: 8\n  {name}: {value}"))
+    assert orpo_here("train", recipe).returncode == 0
+    document = json.loads(orpo_here("eval", tmp_path / "run", "--json").stdout)
+    assert list(document["reused"]) == reused
+    again = json.loads(orpo_here("eval", tmp_path / "run", "--json", "--recompute").stdout)
+    assert again["reused"] == {}
+    assert again["models"]["tuned"] == document["models"]["tuned"]
+    for name in ("logps/chosen", "logps/rejected", "nll_loss"):
+        assert again["models"]["base"][name] == pytest.approx(document["models"]["base"][name], abs=1e-5)
+    if reused:
+        assert document["reused"]["base"]["by"] == f"orpo train, before the first step of {tmp_path / 'run'}"
 
 
 def test_the_evaluation_of_the_base_leaves_the_training_bit_identical(

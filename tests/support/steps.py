@@ -39,7 +39,7 @@ def random_pairs(seed: int, count: int = 5, longest: int = 24) -> list[TokenPair
 
 
 def related_pairs(seed: int) -> list[TokenPair]:
-    """Pairs that share beginnings: turns of a conversation with two rejected answers each, and two other pairs.
+    """Pairs that begin alike: turns of a conversation with two rejected answers each, and two other pairs.
 
     Among the sequences are two equal pairs, a completion that is a prefix of another pair's, and one that is a whole prompt.
     """

@@ -43,12 +43,12 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def tiny_llama(vocabulary: int = 400, *, tied: bool = True, seed: int = 0) -> LlamaForCausalLM:
-    """A random Llama with about 50,000 weights, in float32."""
+def tiny_llama(vocabulary: int = 400, *, tied: bool = True, seed: int = 0, layers: int = 2) -> LlamaForCausalLM:
+    """A random Llama with about 50,000 weights in its two layers, in float32."""
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=4,
             num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=tied, initializer_range=0.2,
             bos_token_id=1, eos_token_id=2, pad_token_id=0,
         )

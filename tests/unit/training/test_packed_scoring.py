@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from support.random_rows import VOCABULARY, random_rows
 from support.tiny import tiny_llama
 from support.tiny_run import make_plan
 from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig
@@ -17,27 +18,6 @@ from orpo_cli.planning.plan import EnginePlan, Plan
 from orpo_cli.training.engine.packed_step import Engine
 from orpo_cli.training.engine.packing import pack, packed_length
 from orpo_cli.training.packed_scoring import PackedScoring, make_scorer
-
-VOCABULARY = 97
-
-
-def random_rows(count: int) -> list[dict[str, Any]]:
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(longest: int) -> list[int]:
-        size = int(torch.randint(1, longest + 1, (1,), generator=generator))
-        return torch.randint(3, VOCABULARY, (size,), generator=generator).tolist()
-
-    rows = []
-    for index in range(count):
-        prompt, chosen, rejected, shared = draw(30), draw(12), draw(30), draw(4) if index % 2 else []
-        rows.append(
-            {
-                "pair": index, "row": f"row {index}", "prompt_input_ids": prompt,
-                "chosen_answer_ids": shared + chosen, "rejected_answer_ids": shared + rejected,
-            }
-        )  # fmt: skip
-    return rows
 
 
 def rows_with_common_prefix(count: int, prefix: list[int]) -> list[dict[str, Any]]:

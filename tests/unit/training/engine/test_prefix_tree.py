@@ -63,8 +63,8 @@ def test_every_token_of_a_branch_is_there_once(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(prefix_tree, "MIN_SHARED_PART", 0.0)
     for seed in range(25):
         pairs = random_sequences(seed, 2)
-        beginnings = {tuple(each[:length]) for pair in pairs for each in pair for length in range(1, len(each) + 1)}
-        assert len(build_tree(pairs).token_ids) == len(beginnings)
+        prefixes = {tuple(each[:length]) for pair in pairs for each in pair for length in range(1, len(each) + 1)}
+        assert len(build_tree(pairs).token_ids) == len(prefixes)
 
 
 def test_a_pair_is_a_tree_of_two_branches() -> None:

@@ -223,7 +223,7 @@ def test_empty_prompts_and_beginnings_of_other_pairs_give_trls_gradients() -> No
 
 
 def test_shared_beginnings_change_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to float64 rounding; the chunked mask counts positions along the path."""
+    """Up to rounding, in float32 in some parts of the model; the chunked mask counts positions along the path."""
     model = build(PACKED["llama4"]()).eval()
     pairs = related_pairs(5)
     loss, metrics, _ = packed_step(model, pairs)
@@ -231,6 +231,6 @@ def test_shared_beginnings_change_no_gradient(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(prefix_tree, "MIN_SHARED_PART", 2.0)  # of a pair's own sequences alone
     assert pack(pairs, loss_on_prompt=True).num_tokens == sum(map(packed_length, pairs))
     expected_loss, expected_metrics, _ = packed_step(model, pairs)
-    assert loss == pytest.approx(expected_loss, rel=1e-12)
-    assert metrics == pytest.approx(expected_metrics, rel=1e-9)
-    assert_gradients_equal(found, gradients(model), 1e-9)
+    assert loss == pytest.approx(expected_loss, rel=1e-9)
+    assert metrics == pytest.approx(expected_metrics, rel=1e-6)
+    assert_gradients_equal(found, gradients(model), 1e-6)

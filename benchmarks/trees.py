@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paired import describe_machine
-from benchmarks.preparation import SMOLLM2, prepare_pairs, tokenizer, write_synthetic_pairs
+from benchmarks.preparation import SMOLLM2, tokenizer, write_synthetic_pairs
 from benchmarks.training import LORA, table_row
 from orpo_cli.cli.main import silence_libraries
 
 ANSWERS = 4  # rejected answers of a prompt
 MIN_TURNS = 4  # answers of a conversation
-MAX_TOKENS = 500  # of a sequence: a prompt that is truncated at its start begins like no other
+LENGTHS = {"max_length": 4096, "max_prompt_length": 3072}
+MAX_TOKENS = 2048  # of a sequence; a prompt that is truncated at its start begins like no other
 Messages = list[dict[str, str]]
 
 
@@ -71,9 +72,18 @@ def pair(prompt: Messages, chosen: str, rejected: str) -> dict[str, Messages]:
     return {"prompt": prompt, "chosen": [assistant(chosen)], "rejected": [assistant(rejected)]}
 
 
+def read_pairs(file: str) -> Any:
+    """The pairs of ``file`` as a dataset of token ids and texts."""
+    from orpo_cli.data.prepare import prepare
+    from orpo_cli.recipe.schema import DatasetSection
+
+    section = DatasetSection.model_validate({"train": {"path": file}})
+    return prepare(section, tokenizer(), note=lambda _: None, **LENGTHS).train
+
+
 def write_sets(file: str, folder: Path, count: int) -> dict[str, Path]:
     """Write the sets that ``file`` has enough pairs for."""
-    table = prepare_pairs(file, tokenizer()).train
+    table = read_pairs(file)
     rows = [
         {"prompt": json.loads(row["prompt_json"]), "chosen": row["chosen_text"], "rejected": row["rejected_text"]}
         for row in table
@@ -90,16 +100,14 @@ def write_sets(file: str, folder: Path, count: int) -> dict[str, Path]:
 
 
 def write_synthetic_conversations(path: Path) -> Path:
-    """Synthetic pairs, four of which make one conversation."""
+    """Synthetic pairs as conversations: three of four rows are the turns before the last one."""
     single = write_synthetic_pairs(path, 64 * MIN_TURNS).read_text().splitlines()
     rows = [json.loads(line) for line in single]
     with path.open("w", encoding="utf-8") as file:
         for at in range(0, len(rows), MIN_TURNS):
             *before, last = rows[at : at + MIN_TURNS]
             history = [message for row in before for message in (*row["prompt"], *row["chosen"])]
-            file.write(
-                json.dumps({**last, "prompt": history[-4:] + last["prompt"] if at % 8 else last["prompt"]}) + "\n"
-            )
+            file.write(json.dumps({**last, "prompt": history + last["prompt"]}) + "\n")
     return path
 
 
@@ -152,7 +160,7 @@ def compare(file: Path, model: Any, engine: Any, rounds: int) -> list[str]:
     from orpo_cli.training.engine import prefix_tree
     from orpo_cli.training.engine.packing import token_pair
 
-    pairs = [token_pair(row) for row in prepare_pairs(str(file), tokenizer()).train]
+    pairs = [token_pair(row) for row in read_pairs(str(file))]
     results: dict[float, list[dict[str, float]]] = {2.0: [], prefix_tree.MIN_SHARED_PART: []}
     for number in range(rounds + 1):
         for part, found in results.items():

@@ -1,12 +1,25 @@
-"""Profile of training steps: operators, kernel launches and device time a step, from torch.profiler."""
+"""Profile of training steps: operators, kernel launches and device time a step, from torch.profiler; on a CPU the share of each part.
+
+    python -m benchmarks.training FILE:4 --side ours --profile FOLDER       writes profile.json and profile-tables.txt
+"""
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 PROFILED_STEPS = 2  # the last ones of a run; the one before them is the profiler's warm-up
+# Parts of a step, by the names of the functions that call an operator, the innermost first.
+PARTS = {
+    "head": ("LinearLogProbs",),
+    "attention": ("Attention", "scaled_dot_product"),
+    "norms, gates and rotary embedding": ("RmsNormFunction", "GatedActivation", "RotaryEmbedding", "layer_norm"),
+    "optimizer": ("Optimizer.",),
+}
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_")
+LARGEST_RANK = 64  # of the benchmark's adapters: a product with such a small matrix is an adapter's
 
 
 def profile_last_steps(folder: Path, steps: int) -> Any:
@@ -19,6 +32,7 @@ def profile_last_steps(folder: Path, steps: int) -> Any:
     profiler = profile(
         activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * gpu],
         schedule=schedule(wait=steps - PROFILED_STEPS - 1, warmup=1, active=PROFILED_STEPS),
+        record_shapes=not gpu,
     )
 
     class Profiler(TrainerCallback):
@@ -32,13 +46,38 @@ def profile_last_steps(folder: Path, steps: int) -> Any:
 
         def on_train_end(self, *_: Any, **__: Any) -> None:
             profiler.stop()
-            write_profile(profiler.key_averages(), folder)
+            write_profile(profiler.key_averages(), folder, {} if gpu else shares_of_parts(profiler.events()))
 
     return Profiler()
 
 
-def write_profile(events: Any, folder: Path) -> None:
-    """Write profile.json, the figures of a step, and profile-tables.txt, the profiler's tables."""
+def shares_of_parts(events: Any) -> dict[str, float]:
+    """Share of the steps' time of each part: a part of ``PARTS``, products, other operators, and Python with autograd."""
+    seconds: defaultdict[str, float] = defaultdict(float)
+    steps = sum(each.cpu_time_total for each in events if each.name.startswith("ProfilerStep"))
+    for event in events:
+        if event.name.startswith("aten::"):
+            seconds[part_of_step(event)] += event.self_cpu_time_total
+    shares = {name: round(time / steps, 4) for name, time in sorted(seconds.items(), key=lambda each: -each[1])}
+    return shares | {"Python and autograd": round(1 - sum(seconds.values()) / steps, 4)}
+
+
+def part_of_step(event: Any) -> str:
+    """The part of an operator."""
+    caller = event
+    while caller is not None:
+        for part, names in PARTS.items():
+            if any(name in caller.name for name in names):
+                return part
+        caller = caller.cpu_parent
+    if event.name in PRODUCTS:
+        sizes = [size for shape in event.input_shapes for size in shape]
+        return "products with adapters" if min(sizes) <= LARGEST_RANK else "products with weights"
+    return "other operators"
+
+
+def write_profile(events: Any, folder: Path, shares: dict[str, float]) -> None:
+    """Write profile.json, the figures of a step and the ``shares`` of its parts, and profile-tables.txt, the profiler's tables."""
     from torch.autograd import DeviceType
 
     steps = [each for each in events if not each.key.startswith("ProfilerStep")]
@@ -52,7 +91,8 @@ def write_profile(events: Any, folder: Path) -> None:
         ordered = sorted(chosen, key=lambda each: -getattr(each, figure))[:25]
         return {each.key[:100]: a_step([each], figure, scale) for each in ordered}
 
-    document = {
+    document: dict[str, Any] = {
+        "shares": shares,
         "operators": a_step([each for each in cpu if each.key.startswith(("aten::", "bitsandbytes::"))], "count"),
         "kernel_launches": a_step([each for each in cpu if "LaunchKernel" in each.key], "count"),
         "device_ms": a_step(kernels, "self_device_time_total", 1e-3),

@@ -11,13 +11,22 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from orpo_cli.training.out_of_memory import is_out_of_memory
 
 ROTARY_FUNCTION = "apply_rotary_pos_emb"
+
+
+class RotaryFunction(Protocol):
+    """A replacement of a rotary function."""
+
+    function: Callable[..., Any]  # the original
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """``function(*args, **kwargs)``."""
 
 
 class CompiledFunction:
@@ -45,24 +54,27 @@ class CompiledFunction:
         return result
 
 
-def compile_rotary_functions(model: torch.nn.Module) -> list[tuple[dict[str, Any], CompiledFunction]]:
-    """The namespaces of transformers' modules that define a rotary function, each with the compiled function."""
+def rotary_functions(model: torch.nn.Module) -> Iterator[tuple[dict[str, Any], Callable[..., Any]]]:
+    """The namespaces of transformers' modules that define a rotary function, each with the function."""
     names = {type(module).__module__ for module in model.modules()}
-    namespaces = [vars(sys.modules[name]) for name in sorted(names) if name.startswith("transformers.models.")]
-    return [
-        (namespace, CompiledFunction(namespace[ROTARY_FUNCTION]))
-        for namespace in namespaces
-        if callable(namespace.get(ROTARY_FUNCTION))
-    ]
+    for name in sorted(names):
+        namespace = vars(sys.modules[name])
+        if name.startswith("transformers.models.") and callable(namespace.get(ROTARY_FUNCTION)):
+            yield namespace, namespace[ROTARY_FUNCTION]
+
+
+def compile_rotary_functions(model: torch.nn.Module) -> list[tuple[dict[str, Any], RotaryFunction]]:
+    """The namespaces with a rotary function, each with the compiled function."""
+    return [(namespace, CompiledFunction(function)) for namespace, function in rotary_functions(model)]
 
 
 @contextmanager
-def use_compiled_rotary(rotary_functions: Sequence[tuple[dict[str, Any], CompiledFunction]]) -> Iterator[None]:
-    """Context of forward and backward (where checkpointed layers run again): layers call the compiled functions."""
-    for namespace, compiled in rotary_functions:
-        namespace[ROTARY_FUNCTION] = compiled
+def use_rotary_functions(replacements: Sequence[tuple[dict[str, Any], RotaryFunction]]) -> Iterator[None]:
+    """Context of forward and backward (where checkpointed layers run again): layers call the replacements."""
+    for namespace, replacement in replacements:
+        namespace[ROTARY_FUNCTION] = replacement
     try:
         yield
     finally:
-        for namespace, compiled in rotary_functions:
-            namespace[ROTARY_FUNCTION] = compiled.function
+        for namespace, replacement in replacements:
+            namespace[ROTARY_FUNCTION] = replacement.function

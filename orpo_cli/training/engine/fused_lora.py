@@ -205,6 +205,11 @@ def _rounds_before_adding(x: torch.Tensor) -> bool:
     return x.is_cuda and x.dtype.itemsize < 4
 
 
+def transposed_product(grad: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+    """grad^T inner, (out_features, r). MKL is faster where the long side of the result is its columns."""
+    return torch.mm(inner.t(), grad).t() if grad.is_cpu else torch.mm(grad.t(), inner)
+
+
 class LoraLinearFunction(torch.autograd.Function):
     """y = x W^T + b + s (x A^T) B^T (LoRA, arXiv 2106.09685, Eq. 3), with W ``weight``, A ``lora_a``, B ``lora_b``, s ``scaling``.
 
@@ -262,7 +267,7 @@ class LoraLinearFunction(torch.autograd.Function):
         grad_weight = torch.mm(grad.t(), rows) if needs_weight else None
         grad_bias = grad.sum(0).to(bias_dtype) if needs_bias else None
         if needs_b:
-            grad_b = torch.mm(grad.t(), inner)
+            grad_b = transposed_product(grad, inner)
         places = ctx.copy.places if ctx.copy is not None else ()
         if not places:
             grad_matrices = [grad_a, None if grad_b is None else grad_b.to(matrix_dtypes[1])]

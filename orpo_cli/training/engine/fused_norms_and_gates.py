@@ -170,13 +170,21 @@ def _gated_layer(module: Any, activation: str, x: torch.Tensor) -> torch.Tensor:
     x (..., hidden_size) → the same shape.
     """
     gate, up = (forward_in_compute_dtype(layer, x) for layer in (module.gate_proj, module.up_proj))
-    gated_activation = _compiled_gate(activation) if gate.is_cuda else _eager_gate(activation)
+    gated_activation = _compiled_gate(activation) if gate.is_cuda else EagerGate(activation)
     output: torch.Tensor = module.down_proj(recomputable(gated_activation, gate, up))
     return output.to(x.dtype) if casts_output(module.gate_proj) else output
 
 
-def _eager_gate(activation: str) -> Callable[[torch.Tensor, torch.Tensor], Any]:
-    return lambda gate, up: GatedActivation.apply(gate, up, activation)  # type: ignore[no-untyped-call]
+class EagerGate:
+    """``GatedActivation`` of one gate; its recomputation keeps the activation for the backward function, which follows."""
+
+    def __init__(self, activation: str) -> None:
+        self.activation = activation
+        self.recomputed: torch.Tensor | None = None
+
+    def __call__(self, gate: torch.Tensor, up: torch.Tensor) -> Any:
+        """activation(gate) * up."""
+        return GatedActivation.apply(gate, up, self)  # type: ignore[no-untyped-call]
 
 
 @cache
@@ -189,19 +197,27 @@ class GatedActivation(torch.autograd.Function):
     """activation(gate) * up, element-wise; the activation is computed again in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tensor:
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor, function: EagerGate) -> torch.Tensor:
         """Saves gate and up."""
         ctx.save_for_backward(gate, up)
-        ctx.activation = activation
-        return ACTIVATIONS[activation](gate).mul_(up)
+        ctx.function = function
+        activated = ACTIVATIONS[function.activation](gate)
+        if any(ctx.needs_input_grad):
+            return activated.mul_(up)
+        function.recomputed = activated
+        return activated * up
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         """``grad`` has the shape of gate."""
         gate, up = ctx.saved_tensors
-        grad_activation = grad * up
-        if ctx.activation == "silu":
-            grad_gate = torch.ops.aten.silu_backward(grad_activation, gate)
+        function = ctx.function
+        activated, function.recomputed = function.recomputed, None
+        if activated is None:
+            activated = ACTIVATIONS[function.activation](gate)
+        grad_gate = grad * up  # of the activation; the derivative multiplies it in place
+        if function.activation == "silu":
+            torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
         else:
-            grad_gate = torch.ops.aten.gelu_backward(grad_activation, gate, approximate="tanh")
-        return grad_gate, ACTIVATIONS[ctx.activation](gate).mul_(grad), None
+            torch.ops.aten.gelu_backward.grad_input(grad_gate, gate, approximate="tanh", grad_input=grad_gate)
+        return grad_gate, activated.mul_(grad), None

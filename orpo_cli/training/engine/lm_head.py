@@ -18,6 +18,7 @@ from typing import Any, TypeGuard
 
 import torch
 from torch.utils.checkpoint import checkpoint
+from torch.utils.weak import WeakIdKeyDictionary
 
 from orpo_cli.training.engine.packing import MicroBatch
 
@@ -125,10 +126,22 @@ def _transform_logits(logits: torch.Tensor, transform: LogitTransform) -> torch.
     return logits if transform.softcap is None else torch.tanh(logits / transform.softcap) * transform.softcap
 
 
+_mean_rows = WeakIdKeyDictionary()  # of frozen weights: their version and mean row
+
+
+def _mean_row(weight: torch.Tensor) -> torch.Tensor:
+    """The mean over the vocabulary, (hidden_size,), in float32 at least; once for a frozen weight."""
+    version, mean = (None, None) if weight.requires_grad else _mean_rows.get(weight, (None, None))
+    if mean is None or version != weight._version or mean.device != weight.device:
+        mean = weight.mean(0, dtype=torch.float32 if weight.dtype.itemsize < 4 else None)
+        _mean_rows[weight] = weight._version, mean
+    return mean
+
+
 def _logit_sums(hidden_states: torch.Tensor, head: torch.nn.Linear, scale: float, batch: MicroBatch) -> torch.Tensor:
     """The mean over the vocabulary is linear in the hidden state: one product with the mean row of the weight."""
     with torch.no_grad(), torch.autocast(hidden_states.device.type, enabled=False):
-        mean = head.weight.mean(0, dtype=torch.float32 if hidden_states.dtype.itemsize < 4 else None)
+        mean = _mean_row(head.weight)
         means = (_upcast(hidden_states) @ mean.to(_upcast(hidden_states).dtype))[batch.input_positions] * scale
         if head.bias is not None:
             means += head.bias.mean() * scale

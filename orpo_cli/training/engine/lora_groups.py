@@ -6,12 +6,12 @@ A step of few tokens on a GPU is bound by the CPU, which starts the kernels. Two
 - Query, key and value, and gate and up, read the same input. With 4-bit weights, a group of them is one layer: its weights are
   stored one below the other, are dequantized in one call, and multiplied in one product. The first layer that the model calls
   computes the outputs of all, and each takes its own. The values are those of separate layers, except that the gradient of the
-  input is a sum that is rounded at its end, instead of a sum of rounded gradients.
+  input is a sum that is rounded at its end, instead of a sum of rounded gradients. Groups of float32 layers on a CPU keep
+  their weights: see ``shared_input``.
 """
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 
 from orpo_cli.estimate.parameter_counts import SAME_INPUT
 from orpo_cli.training.engine.fused_lora import ALIGNMENT, AdapterCopy, FusedForward, apply_lora_linear, merged_linear
+from orpo_cli.training.engine.shared_input import SharedInputGroup, UntakenOutputs
 
 INT32_MAX = 2**31 - 1  # bitsandbytes counts elements in int32
 
@@ -113,9 +114,7 @@ class LoraGroup:
         self.weights = Weights4bit(bases) if len(forwards) > 1 else None
         biases = [base.bias for base in bases]
         self.bias = torch.cat(biases) if len(forwards) > 1 and biases[0] is not None else None
-        # Outputs that other layers of the group have not taken yet, and the input that they belong to.
-        self.outputs: dict[FusedForward, torch.Tensor] = {}
-        self.input: tuple[weakref.ref[torch.Tensor], int, bool] | None = None
+        self.untaken = UntakenOutputs()
 
     @staticmethod
     def can_join(forwards: Sequence[FusedForward]) -> bool:
@@ -156,18 +155,14 @@ class LoraGroup:
             return apply_lora_linear(
                 x, dtype, weight, forward.dequantize, base.bias, self.scaling, self.copy, *forward.adapter
             )
-        state = x._version, torch.is_grad_enabled()
-        if self.input is not None and self.input[0]() is x and self.input[1:] == state and forward in self.outputs:
-            return self.outputs.pop(forward)
+        if (output := self.untaken.take(forward, x)) is not None:
+            return output
         output = apply_lora_linear(x, dtype, None, self.weights, self.bias, self.scaling, self.copy, *self.matrices)
-        self.outputs = dict(zip(self.forwards, torch.split(output, self.sizes, dim=-1), strict=True))
-        self.input = weakref.ref(x), *state
-        return self.outputs.pop(forward)
+        return self.untaken.share(forward, x, dict(zip(self.forwards, torch.split(output, self.sizes, -1), strict=True)))
 
     def release(self) -> bool:
         """Drop outputs that no layer has taken; returns whether there were any."""
-        untaken, self.outputs, self.input = bool(self.outputs), {}, None
-        return untaken
+        return self.untaken.release()
 
 
 def _ranges(sizes: Sequence[int]) -> list[slice]:
@@ -180,10 +175,11 @@ class LoraGroups:
 
     def __init__(self, model: torch.nn.Module, forwards: Iterable[tuple[torch.nn.Module, Any]]) -> None:
         fused = {module: each for module, each in forwards if isinstance(each, FusedForward)}
-        self.groups: dict[FusedForward, LoraGroup] = {}
+        self.groups: dict[FusedForward, LoraGroup | SharedInputGroup] = {}
         for members in _same_input(model, fused):
-            group = LoraGroup(members)
-            self.groups.update(dict.fromkeys(members, group))
+            kind = next((each for each in (LoraGroup, SharedInputGroup) if each.can_join(members)), None)
+            if kind is not None:
+                self.groups.update(dict.fromkeys(members, kind(members)))
         for each in fused.values():
             if each not in self.groups:
                 self.groups[each] = LoraGroup([each])
@@ -214,13 +210,16 @@ class LoraGroups:
         """The output of a layer in ``dtype``; None where the layer has to compute it alone."""
         if self.merge and (output := merged_linear(forward, x, dtype)) is not None:
             return output
+        group = self.groups[forward]
+        if isinstance(group, SharedInputGroup):
+            return group.compute(forward, x, dtype)
         if self.dtype is None and self.usable:
             self.usable = self._copy_adapters(dtype)
-        return self.groups[forward].compute(forward, x, dtype) if self.usable and self.dtype == dtype else None
+        return group.compute(forward, x, dtype) if self.usable and self.dtype == dtype else None
 
     @torch.no_grad()
     def _copy_adapters(self, dtype: torch.dtype) -> bool:
-        groups = list(dict.fromkeys(self.groups.values()))
+        groups = [each for each in dict.fromkeys(self.groups.values()) if isinstance(each, LoraGroup)]
         matrices = [matrix for group in groups for matrix in group.matrices]
         # Without a cast there is nothing to share; FSDP and ZeRO-3 gather the matrices of a layer when it runs.
         if any(
@@ -244,5 +243,5 @@ def _same_input(model: torch.nn.Module, fused: Mapping[torch.nn.Module, FusedFor
         children = dict(module.named_children())
         for names in SAME_INPUT:
             members = [fused[children[name]] for name in names if children.get(name) in fused]
-            if len(members) == len(names) and LoraGroup.can_join(members):
+            if len(members) == len(names):
                 yield members

@@ -15,9 +15,10 @@ import torch
 
 from orpo_cli.training.agreement import Agreement
 from orpo_cli.training.engine import orpo_loss
-from orpo_cli.training.engine.compiled_kernels import compile_rotary_functions, use_compiled_rotary
+from orpo_cli.training.engine.compiled_kernels import compile_rotary_functions, use_rotary_functions
 from orpo_cli.training.engine.fused_lora import fused_lora_forwards
 from orpo_cli.training.engine.fused_norms_and_gates import fused_norms_and_gates
+from orpo_cli.training.engine.fused_rotary import fuse_rotary_functions
 from orpo_cli.training.engine.lm_head import HeadOutput, LogitTransform, logit_transform, patched_lm_head
 from orpo_cli.training.engine.lora_groups import LoraGroups
 from orpo_cli.training.engine.packed_attention import attention_configs, use_packed_attention
@@ -71,7 +72,8 @@ class Engine:
         self.attention_configs = attention_configs(model)
         self.forwards: list[tuple[torch.nn.Module, Any]] = [*fused_lora_forwards(model), *fused_norms_and_gates(model)]
         self.lora_groups = LoraGroups(model, self.forwards)
-        self.rotary_functions = compile_rotary_functions(model) if device.type == "cuda" else []
+        replace_rotary = compile_rotary_functions if device.type == "cuda" else fuse_rotary_functions
+        self.rotary_functions = replace_rotary(model)
         self.agreement = agreement or Agreement()
         self.beta, self.nll_weight = beta, nll_weight
         self.loss_on_prompt = loss_on_prompt
@@ -112,7 +114,7 @@ class Engine:
             use_packed_attention(self.attention_configs, batch),
             patched_forwards(self.forwards),
             self.lora_groups.shared(merge=not gradients),
-            use_compiled_rotary(self.rotary_functions),
+            use_rotary_functions(self.rotary_functions),
         ):
             yield
 

@@ -14,7 +14,7 @@ from support.architectures import PACKED, build
 from support.steps import assert_gradients_equal, gradients, random_pairs
 
 from orpo_cli.training.engine import compiled_kernels
-from orpo_cli.training.engine.compiled_kernels import CompiledFunction, compile_rotary_functions, use_compiled_rotary
+from orpo_cli.training.engine.compiled_kernels import CompiledFunction, compile_rotary_functions, use_rotary_functions
 from orpo_cli.training.engine.packed_step import Engine
 
 
@@ -44,7 +44,7 @@ def test_the_original_functions_are_restored() -> None:
     from transformers.models.llama import modeling_llama
 
     before = modeling_llama.apply_rotary_pos_emb
-    with use_compiled_rotary(compile_rotary_functions(build(PACKED["llama"]()))):
+    with use_rotary_functions(compile_rotary_functions(build(PACKED["llama"]()))):
         assert isinstance(modeling_llama.apply_rotary_pos_emb, CompiledFunction)
     assert modeling_llama.apply_rotary_pos_emb is before
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from support.architectures import PACKED, build
 
-from orpo_cli.training.engine.fused_norms_and_gates import ACTIVATIONS, GatedActivation, fused_norms_and_gates
+from orpo_cli.training.engine.fused_norms_and_gates import ACTIVATIONS, EagerGate, fused_norms_and_gates
 from orpo_cli.training.engine.packed_step import patched_forwards
+from orpo_cli.training.engine.recompute import recomputable, recompute_in_backward
 
 
 def kinds(model: Any, **options: Any) -> Counter[str]:
@@ -70,4 +71,21 @@ def test_patched_or_hooked_layers_are_not_patched() -> None:
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_a_gates_gradients_are_right(name: str) -> None:
     gate, up = (torch.randn(3, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    assert torch.autograd.gradcheck(lambda a, b: GatedActivation.apply(a, b, name), (gate, up))
+    assert torch.autograd.gradcheck(EagerGate(name), (gate, up))
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_the_backward_pass_computes_the_activation_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    function, calls = ACTIVATIONS[name], []
+    monkeypatch.setitem(ACTIVATIONS, name, lambda x: calls.append(1) or function(x))
+    torch.manual_seed(0)
+    tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((5, 8), (5, 8), (8, 3))]
+    gate, up, weight = tensors
+    with recompute_in_backward():
+        output = recomputable(EagerGate(name), gate, up) @ weight
+    assert len(calls) == 1
+    found = torch.autograd.grad(output.square().sum(), tensors)
+    assert len(calls) == 2
+    expected = torch.autograd.grad(((function(gate) * up) @ weight).square().sum(), tensors)
+    for each, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(each, other, rtol=1e-12, atol=1e-12)

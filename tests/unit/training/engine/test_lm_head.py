@@ -11,7 +11,7 @@ from support.architectures import PACKED, build
 from support.steps import assert_gradients_equal, gradients, packed_step, random_pairs
 from torch.distributed.fsdp import fully_shard
 
-from orpo_cli.training.engine.lm_head import _is_plain_linear, logit_transform
+from orpo_cli.training.engine.lm_head import _is_plain_linear, _mean_row, logit_transform
 from orpo_cli.training.engine.packed_attention import attention_configs, use_packed_attention
 from orpo_cli.training.engine.packed_step import forward_packed
 from orpo_cli.training.engine.packing import pack
@@ -65,3 +65,16 @@ def test_a_linear_head_with_another_forward_is_not_tiled() -> None:
 
     assert _is_plain_linear(torch.nn.Linear(2, 3))
     assert not _is_plain_linear(Scaled(2, 3))
+
+
+def test_the_mean_row_of_a_frozen_weight_is_computed_once_and_follows_its_changes() -> None:
+    weight = torch.nn.Parameter(torch.randn(6, 4), requires_grad=False)
+    first = _mean_row(weight)
+    assert _mean_row(weight) is first
+    with torch.no_grad():
+        weight.add_(1)
+    torch.testing.assert_close(_mean_row(weight), first + 1)
+    weight.requires_grad_()
+    trained = _mean_row(weight)
+    weight.data = weight.data * 2  # as optimizers may, without a new version
+    torch.testing.assert_close(_mean_row(weight), trained * 2)

@@ -1,6 +1,6 @@
 """Profile of training steps: operators, kernel launches and device time a step, from torch.profiler; on a CPU the share of each part.
 
-    python -m benchmarks.training FILE:4 --side ours --profile FOLDER       writes profile.json and profile-tables.txt
+python -m benchmarks.training FILE:4 --side ours --profile FOLDER       writes profile.json and profile-tables.txt
 """
 
 from __future__ import annotations

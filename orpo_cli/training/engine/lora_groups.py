@@ -158,7 +158,9 @@ class LoraGroup:
         if (output := self.untaken.take(forward, x)) is not None:
             return output
         output = apply_lora_linear(x, dtype, None, self.weights, self.bias, self.scaling, self.copy, *self.matrices)
-        return self.untaken.share(forward, x, dict(zip(self.forwards, torch.split(output, self.sizes, -1), strict=True)))
+        return self.untaken.share(
+            forward, x, dict(zip(self.forwards, torch.split(output, self.sizes, -1), strict=True))
+        )
 
     def release(self) -> bool:
         """Drop outputs that no layer has taken; returns whether there were any."""

@@ -24,11 +24,14 @@ def inputs(size: int = 16, rotated: int = 16) -> list[torch.Tensor]:
     return [q, k, *(torch.randn(2, 5, rotated, dtype=torch.float64) for _ in range(2))]
 
 
-def outputs_and_gradients(function: Any, q: torch.Tensor, k: torch.Tensor, *factors: torch.Tensor) -> list[torch.Tensor]:
+def outputs_and_gradients(
+    function: Any, q: torch.Tensor, k: torch.Tensor, *factors: torch.Tensor
+) -> list[torch.Tensor]:
     q, k = (each.detach().requires_grad_() for each in (q, k))
     outputs = function(q, k, *factors)
     torch.stack([(each**3).sum() for each in outputs]).sum().backward()
-    assert q.grad is not None and k.grad is not None
+    assert q.grad is not None
+    assert k.grad is not None
     return [*outputs, q.grad, k.grad]
 
 

@@ -126,11 +126,12 @@ def _transform_logits(logits: torch.Tensor, transform: LogitTransform) -> torch.
     return logits if transform.softcap is None else torch.tanh(logits / transform.softcap) * transform.softcap
 
 
-_mean_rows = WeakIdKeyDictionary()  # of frozen weights: their version and mean row
+_mean_rows: Any = WeakIdKeyDictionary()  # of frozen weights: their version and mean row
 
 
 def _mean_row(weight: torch.Tensor) -> torch.Tensor:
-    """The mean over the vocabulary, (hidden_size,), in float32 at least; once for a frozen weight."""
+    """The mean over the vocabulary, (hidden_size,), in float32 at least; computed once for a frozen weight."""
+    mean: torch.Tensor | None
     version, mean = (None, None) if weight.requires_grad else _mean_rows.get(weight, (None, None))
     if mean is None or version != weight._version or mean.device != weight.device:
         mean = weight.mean(0, dtype=torch.float32 if weight.dtype.itemsize < 4 else None)

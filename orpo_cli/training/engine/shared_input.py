@@ -108,7 +108,7 @@ class SharedInputFunction(torch.autograd.Function):
         inner = torch.mm(rows, joined_a.t()).mul_(scaling)
         ctx.save_for_backward(x, inner, joined_a, *(weight for weight, _ in frozen), *matrices[1::2])
         outputs = []
-        for part, lora_b, (weight, bias) in zip(inner.split(ctx.ranks, 1), matrices[1::2], frozen, strict=True):
+        for part, lora_b, (weight, bias) in zip(torch.split(inner, ctx.ranks, 1), matrices[1::2], frozen, strict=True):
             output = torch.mm(part, lora_b.t()) if bias is None else torch.addmm(bias, part, lora_b.t())
             outputs.append(output.addmm_(rows, weight.t()))
         return tuple(outputs)
@@ -120,7 +120,7 @@ class SharedInputFunction(torch.autograd.Function):
         weights, lora_bs = rest[: len(grads)], rest[len(grads) :]
         needs_x, _, _, *needs_matrices = ctx.needs_input_grad
         grad_inner = torch.empty_like(inner)
-        for part, grad, lora_b in zip(grad_inner.split(ctx.ranks, 1), grads, lora_bs, strict=True):
+        for part, grad, lora_b in zip(torch.split(grad_inner, ctx.ranks, 1), grads, lora_bs, strict=True):
             torch.mm(grad, lora_b, out=part)
         grad_inner.mul_(ctx.scaling)
         grad_x = None
@@ -131,8 +131,8 @@ class SharedInputFunction(torch.autograd.Function):
             grad_x = grad_x.view(x.shape)
         grad_matrices: list[torch.Tensor | None] = [None] * len(needs_matrices)
         if any(needs_matrices[::2]):
-            grad_matrices[::2] = torch.mm(grad_inner.t(), x.reshape(-1, x.shape[-1])).split(ctx.ranks)
+            grad_matrices[::2] = torch.split(torch.mm(grad_inner.t(), x.reshape(-1, x.shape[-1])), ctx.ranks)
         if any(needs_matrices[1::2]):
-            parts = inner.split(ctx.ranks, 1)
+            parts = torch.split(inner, ctx.ranks, 1)
             grad_matrices[1::2] = [transposed_product(grad, part) for grad, part in zip(grads, parts, strict=True)]
         return (grad_x, None, None, *grad_matrices)

@@ -1,4 +1,4 @@
-"""Fit to memory: strategy, gradient checkpointing and micro-batch size by the memory estimate, and settings that save memory."""
+"""Fit to memory: strategy, checkpointing, offloading and micro-batch size by the memory estimate, and settings that save memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from orpo_cli.estimate.activation_offload import OFFLOAD, can_offload, offloaded_bytes
 from orpo_cli.estimate.memory import HEADROOM, EstimateInputs, Memory, uses_checkpointing, with_training_args
 from orpo_cli.estimate.pair_lengths import PairSize
 from orpo_cli.estimate.strategies import (
@@ -20,6 +21,7 @@ from orpo_cli.estimate.strategy_choice import estimate_plan
 from orpo_cli.estimate.token_budget import MAX_TOKENS_PER_MICROBATCH, TOKEN_STEP, max_budget, min_budget
 from orpo_cli.planning.plan import (
     CHECKPOINTING,
+    CHECKPOINTING_OPTIONS,
     DEEPSPEED_CONFIG,
     STRATEGY,
     TOKEN_BUDGET,
@@ -43,9 +45,9 @@ class Saving:
 
 
 def fit_to_memory(draft: PlanDraft, inputs: EstimateInputs | None) -> Plan:
-    """Decide ``strategy``, ``gradient_checkpointing`` and ``max_tokens_per_microbatch`` where the recipe does not.
+    """Decide ``strategy``, ``gradient_checkpointing``, its offloading and ``max_tokens_per_microbatch`` where the recipe does not.
 
-    Smaller micro-batches come before checkpointing, since they cost less time. ``inputs`` is None where the model is not
+    Smaller micro-batches come before checkpointing, and this before offloading, since they cost less time. ``inputs`` is None where the model is not
     known; the usual values are taken then.
     """
     if inputs is None:
@@ -82,6 +84,27 @@ def _fit_strategy(draft: PlanDraft, inputs: EstimateInputs) -> Plan:
 
 def _fit_step(draft: PlanDraft, inputs: EstimateInputs) -> Plan:
     """``fit_to_memory`` for a decided strategy."""
+    plan = _fit_on_device(draft, inputs)
+    needed = estimate_plan(plan, inputs).total
+    if needed <= inputs.available_bytes * HEADROOM or not can_offload(plan):
+        return plan
+    moved = offloaded_bytes(plan, inputs)
+    if (
+        inputs.machine.available_bytes is not None and moved > HEADROOM * inputs.machine.ram_bytes
+    ):  # not an assumed machine
+        return plan
+    reason = (
+        f"about {_gb(needed)} with checkpointing alone, {_gb(inputs.available_bytes)} available; layer inputs wait in main memory "
+        f"for backward, up to {_gb(moved)}, and the copies take time"
+    )
+    why = {**draft.why, CHECKPOINTING_OPTIONS: Why(origin="decided", reason=reason)}
+    training = {**draft.training, **OFFLOAD}
+    offloaded = _fit_on_device(draft.model_copy(update={"training": training, "why": why}), inputs)
+    return offloaded if estimate_plan(offloaded, inputs).total < needed else plan
+
+
+def _fit_on_device(draft: PlanDraft, inputs: EstimateInputs) -> Plan:
+    """Checkpointing and micro-batches, without a decision on offloading."""
     available, undecided = inputs.available_bytes, draft.undecided()
     limit = available * HEADROOM
     checkpointing = (False, "")
@@ -120,6 +143,8 @@ def _cheaper_settings(plan: Plan, inputs: EstimateInputs) -> Iterator[tuple[str,
     training = plan.training
     if not uses_checkpointing(plan):
         yield "training.gradient_checkpointing: true", (with_training_args(plan, gradient_checkpointing=True), inputs)
+    elif can_offload(plan):
+        yield f"{CHECKPOINTING_OPTIONS}: {{offload: true}}", (with_training_args(plan, **OFFLOAD), inputs)
     least = min_budget(plan, inputs)
     batch, steps = training["per_device_train_batch_size"], training["gradient_accumulation_steps"]
     if plan.engine.fast_path != "off" and plan.engine.max_tokens_per_microbatch > least:

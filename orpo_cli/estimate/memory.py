@@ -6,6 +6,7 @@ engine, run on tensors without data (``orpo_cli.training.memory_trace``).
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +17,7 @@ from orpo_cli.estimate.pair_lengths import PairLengths, PairSize
 from orpo_cli.estimate.parameter_counts import SAME_INPUT, count_trained_by_adapter, optimizer_bytes
 from orpo_cli.machine import Machine
 from orpo_cli.planning.model_facts import ModelFacts
-from orpo_cli.planning.plan import Plan
+from orpo_cli.planning.plan import Plan, PlanDraft
 from orpo_cli.recipe.schema import LoraSection
 
 HEADROOM = 0.9  # of the available memory; the rest is for what the estimate does not count
@@ -67,6 +68,8 @@ class Computation:
     # norms are float32, and linear layers return the dtype of their input: trl's 4-bit models
     upcast_norms: bool = False
     checkpointing: bool = False
+    every_n_layers: int = 1  # of which one is checkpointed
+    offload: bool = False  # the inputs of checkpointed layers wait in main memory
     loss_on_prompt: bool = True
     disable_dropout: bool = True
     accumulates: bool = True  # gradients of earlier micro-batches are in memory
@@ -122,6 +125,7 @@ def computation_of(plan: Plan) -> Computation:
     in_4_bits = plan.quantization is not None and plan.quantization.load_in_4bit
     if plan.quantization is not None and half is None:
         dtype = "float32"  # peft's prepare_model_for_kbit_training
+    options = checkpointing_options(plan)
     gathered = half is not None and dtype == "float32" and plan.launch.strategy == "fsdp"
     return Computation(
         dtype="bfloat16" if gathered else dtype,
@@ -133,14 +137,26 @@ def computation_of(plan: Plan) -> Computation:
         fused_lora=plan.quantization is None or (in_4_bits and plan.device == "cuda"),
         upcast_norms=in_4_bits and training.get("bf16", False),
         checkpointing=uses_checkpointing(plan),
+        every_n_layers=int(options.get("every_n_layers", 1)),
+        offload=bool(options.get("offload")),
         loss_on_prompt=bool(training.get("loss_on_prompt", True)),
         disable_dropout=bool(training.get("disable_dropout", True)),
     )
 
 
-def uses_checkpointing(plan: Plan) -> bool:
+def uses_checkpointing(plan: PlanDraft) -> bool:
     """Whether activations are recomputed in the backward pass."""
     return bool(plan.training.get("gradient_checkpointing") or plan.training.get("activation_checkpointing"))
+
+
+def checkpointing_options(plan: PlanDraft) -> dict[str, Any]:
+    """The arguments of checkpointing, such as ``every_n_layers`` and ``offload``; empty where it is off."""
+    given: Any = {}
+    if uses_checkpointing(plan):
+        given = plan.training.get("activation_checkpointing_kwargs") or plan.training.get(
+            "gradient_checkpointing_kwargs"
+        )
+    return json.loads(given) if isinstance(given, str) else dict(given or {})
 
 
 def trace_largest_micro_batch(plan: Plan, inputs: EstimateInputs) -> tuple[Activations, int]:

@@ -27,6 +27,7 @@ from orpo_cli.secret_values import mask_secrets, register_secrets, unmask_secret
 
 # Dotted names of the values that the memory estimate decides.
 CHECKPOINTING, TOKEN_BUDGET = "training.gradient_checkpointing", "engine.max_tokens_per_microbatch"
+CHECKPOINTING_OPTIONS = "training.activation_checkpointing_kwargs"
 STRATEGY, DEEPSPEED_CONFIG = "launch.strategy", "launch.deepspeed_config"
 Decided = tuple[Any, str]  # a value and the reason for it
 SECRETS_REASON = "environment variables that look secret are used and not shown"

@@ -134,6 +134,11 @@ class TrainingArguments:
             if not self.result.get("use_cpu"):
                 self.replace("use_cpu", True, "no GPU found")
             self.default("dataloader_pin_memory", False, "pinned memory is of use with a GPU only")
+            for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
+                options = self.result.get(name)
+                if isinstance(options, dict) and options.get("offload"):
+                    rest = {key: value for key, value in options.items() if key != "offload"}
+                    self.replace(name, rest or None, "activations are in main memory already")
 
     def _optimizer(self) -> None:
         self.default("optim", "adamw_torch_fused" if self.device == "cuda" else "adamw_torch", f"on {self.device}")

@@ -66,11 +66,12 @@ class MemoryTracer:
         return replace(peak, forward=peaks[0].total, kept=kept.total, after_head=after_head.total)
 
     def _layer_kinds(self) -> list[list[torch.nn.Module]]:
-        """Layers grouped by class and by names, shapes and training of their parameters, in the model's order."""
+        """Layers grouped by class, checkpointing, and names, shapes and training of their parameters, in the model's order."""
         kinds: dict[str, list[torch.nn.Module]] = {}
         for layer in self.layers:
             parameters = [(name, tuple(each.shape), each.requires_grad) for name, each in layer.named_parameters()]
-            kinds.setdefault(f"{type(layer).__name__} {parameters}", []).append(layer)
+            checkpointed = getattr(layer, "gradient_checkpointing", False)
+            kinds.setdefault(f"{type(layer).__name__} {checkpointed} {parameters}", []).append(layer)
         return list(kinds.values())
 
     def _run(self, layers: Sequence[torch.nn.Module], pairs: Sequence[PairSize]) -> Phases:

@@ -23,11 +23,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return should_reduce_batch_size(error) or any(message in str(error) for message in _CPU_MESSAGES)
 
 
-def enable_checkpointing(model: Any) -> None:
-    """Enable activation checkpointing of all layers that support it."""
+def enable_checkpointing(model: Any, **options: Any) -> None:
+    """Enable activation checkpointing of all layers that support it; ``options``: transformers' ``every_n_layers``."""
     # transformers 5.17 has the old name only
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
+    enable({"use_reentrant": False}, **options)
 
 
 class SelectiveCheckpointing:

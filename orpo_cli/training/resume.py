@@ -27,7 +27,7 @@ from orpo_cli.training.resumed_step import ACCUMULATION, PAIRS, process_obstacle
 # gradient_accumulation_steps may, too.
 CHANGEABLE = (
     "name", "tags", "output_dir", "device", "merge.", "export.", "hub.", "engine.max_tokens_per_microbatch",
-    "training.gradient_checkpointing", "launch.", "training.ddp_",
+    "training.gradient_checkpointing", "training.activation_checkpointing", "launch.", "training.ddp_",
     "training.max_steps", "training.num_train_epochs", "training.logging_", "training.eval_s", "training.eval_on_start",
     "training.save_", "training.watchdogs",
     "launch.machine_rank", "launch.main_process_", "launch.gpu_ids", "launch.num_cpu_threads_per_process",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,10 +47,33 @@ def build_traced_model(config: PreTrainedConfig, computation: Computation) -> Pr
     if computation.lora is not None:
         _add_adapter(model, computation)
     if computation.checkpointing:
-        enable_checkpointing(model)
+        enable_checkpointing(
+            model, **({"every_n_layers": computation.every_n_layers} if computation.every_n_layers > 1 else {})
+        )
+        if computation.offload:
+            _offload_layer_inputs(model)
         if computation.lora is not None:
             model.enable_input_require_grads()
     return model
+
+
+def _offload_layer_inputs(model: PreTrainedModel) -> None:
+    """As transformers does with ``offload``, but the copies in main memory are not made."""
+    for module in model.modules():
+        if function := module.__dict__.get("_gradient_checkpointing_func"):
+            module.__dict__["_gradient_checkpointing_func"] = partial(_checkpoint_offloaded, function)
+
+
+def _checkpoint_offloaded(checkpoint: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def to_host(tensor: torch.Tensor) -> tuple[torch.Size, torch.dtype]:
+        return tensor.shape, tensor.dtype
+
+    def to_device(saved: tuple[torch.Size, torch.dtype]) -> torch.Tensor:
+        shape, dtype = saved
+        return torch.empty(shape, dtype=dtype)
+
+    with torch.autograd.graph.saved_tensors_hooks(to_host, to_device):
+        return checkpoint(*args, **kwargs)
 
 
 def _add_adapter(model: PreTrainedModel, computation: Computation) -> None:

@@ -63,6 +63,36 @@ def test_the_document_of_several_processes_has_each_strategy(tmp_path: Path, orp
     assert rows["fsdp"]["sent_bytes"] == estimate["sent_bytes"] > 0
 
 
+def test_long_pairs_are_checkpointed_and_then_offloaded(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    recipe = {
+        "model": {"model_name_or_path": "meta-llama/Llama-3.1-8B"},
+        "lora": {"r": 16, "target_modules": "all-linear"},
+        "dataset": {"train": {"path": "org/pairs"}},
+        "launch": {"num_processes": 2, "strategy": "ddp"},
+    }
+    path = tmp_path / "long.json"
+    path.write_text(json.dumps(recipe))
+    lines = {}
+    for length in (2048, 16384, 65536):
+        done = orpo_here("plan", path, "--all", "--set", f"training.max_length={length}")
+        assert done.returncode == 0, done.stderr
+        values = (line.partition("  # ") for line in done.stdout.splitlines() if " = " in line)
+        lines[length] = {setting: reason for setting, _, reason in values}
+    assert "training.gradient_checkpointing = false" in lines[2048]
+    checkpointed = lines[16384]["training.gradient_checkpointing = true"]
+    assert "without it, 80 GB available" in checkpointed
+    offload = next(reason for each, reason in lines[65536].items() if "activation_checkpointing_kwargs" in each)
+    assert "with checkpointing alone, 80 GB available" in offload
+    assert not any("activation_checkpointing_kwargs" in each for each in lines[16384])
+
+
+def test_offloading_on_a_cpu_is_replaced_with_a_warning(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    options = {"gradient_checkpointing": True, "activation_checkpointing_kwargs": {"offload": True}}
+    done = orpo_here("plan", write_recipe(tmp_path, training={"use_cpu": True, **options}))
+    assert "activations are in main memory already" in done.stderr
+    assert "[value-replaced]" in done.stderr
+
+
 def test_processes_on_a_cpu_share_its_memory(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
     recipe = write_recipe(tmp_path, training={"use_cpu": True})
     estimates = [

@@ -125,6 +125,45 @@ def test_auto_enables_checkpointing_only_if_the_longest_pair_would_not_fit(tmp_p
     assert "without it" in chosen.why["training.gradient_checkpointing"].reason
 
 
+def offloading_trace(how: Computation, pairs: Sequence[PairSize]) -> Activations:
+    """A megabyte a token; with checkpointing a quarter, most of it inputs of layers, which can be offloaded."""
+    tokens = sum(pair.packed for pair in pairs)
+    if not how.checkpointing:
+        return Activations(tokens * 1e6, 0, kept=tokens * 1e6)
+    kept = 0.0 if how.offload else tokens * 2e5
+    return Activations(kept + tokens * 5e4, 0, kept=kept)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "ram", "checkpoints", "offloads"),
+    [(40_000, 256, False, False), (200_000, 256, True, False), (400_000, 256, True, True), (400_000, 128, True, False)],
+)
+def test_auto_offloads_layer_inputs_only_if_checkpointing_is_not_enough(
+    tmp_path: Path, tokens: int, ram: int, checkpoints: bool, offloads: bool
+) -> None:
+    machine = replace(H100, ram_bytes=ram * GB, available_bytes=80 * GB)
+    pairs = [PairSize(2, tokens // 2, tokens // 2)]
+    _, draft, inputs = plan_and_inputs(tmp_path, machine, pairs, lora={})
+    inputs = replace(inputs, trace=offloading_trace)
+    chosen = fit_to_memory(draft, inputs)
+    assert chosen.training["gradient_checkpointing"] is checkpoints
+    assert chosen.training.get("activation_checkpointing_kwargs") == ({"offload": True} if offloads else None)
+    if offloads:
+        assert "main memory" in chosen.why["training.activation_checkpointing_kwargs"].reason
+    fits = verdict(estimate_memory(chosen, inputs), inputs) == "fits"
+    assert fits is (tokens < 400_000 or offloads)
+    settings = [each.setting for each in memory_savings(chosen, inputs)]
+    assert ("training.activation_checkpointing_kwargs: {offload: true}" in settings) is (checkpoints and not offloads)
+
+
+def test_options_of_checkpointing_in_the_recipe_are_kept(tmp_path: Path) -> None:
+    training = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+    pairs = [PairSize(2, 200_000, 200_000)]
+    _, draft, inputs = plan_and_inputs(tmp_path, H100, pairs, lora={}, training=training)
+    chosen = fit_to_memory(draft, replace(inputs, trace=offloading_trace))
+    assert "activation_checkpointing_kwargs" not in chosen.training
+
+
 def test_values_in_the_recipe_are_kept(tmp_path: Path) -> None:
     _, draft, inputs = plan_and_inputs(
         tmp_path, H100, training={"gradient_checkpointing": True}, engine={"max_tokens_per_microbatch": 777}

@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from support.allocated_storages import AllocatedStorages
 from support.architectures import PACKED
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 
 from orpo_cli.estimate.batching import checked_pairs
@@ -28,31 +26,6 @@ from orpo_cli.training.engine.recompute import recompute_in_backward
 from orpo_cli.training.memory_trace import MemoryTracer, _pair
 
 PAIRS = [PairSize(5, 30, 31), PairSize(4, 25, 20)]
-
-
-class AllocatedStorages(TorchDispatchMode):
-    """Weak references to the storages that operations have allocated."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.most = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = {
-            each.untyped_storage()._cdata for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)
-        }
-        result = function(*args, **(kwargs or {}))
-        for each in tree_leaves(result):
-            if isinstance(each, torch.Tensor) and each.untyped_storage()._cdata not in before:
-                storage = each.untyped_storage()
-                self.storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        self.most = max(self.most, self.living())
-        return result
-
-    def living(self) -> int:
-        """Bytes of those that still live."""
-        return sum(size for reference, size in self.storages.values() if not reference.expired())
 
 
 def kept_bytes(config: Any, layers: int) -> int:
@@ -185,6 +158,30 @@ def test_layers_below_the_first_adapter_keep_nothing() -> None:
         for layers in (None, [3, 4, 5])
     )
     assert half == pytest.approx(all_layers / 2, rel=0.2)
+
+
+def test_offloaded_layer_inputs_and_checkpointed_layers_are_counted() -> None:
+    config = PACKED["llama"]()
+    config.num_hidden_layers = 24
+
+    def of(**how: Any) -> Activations:
+        return MemoryTracer(config, Computation("float32", lora=LoraSection(r=4), **how))(PAIRS)
+
+    plain, all_layers, every_second, offloaded = (
+        of(), of(checkpointing=True), of(checkpointing=True, every_n_layers=2), of(checkpointing=True, offload=True)
+    )  # fmt: skip
+    assert every_second.kept == pytest.approx((plain.kept + all_layers.kept) / 2, rel=0.1)
+    tokens = sum(pair.packed for pair in PAIRS)
+    inputs = config.num_hidden_layers * tokens * config.hidden_size * 4
+    assert all_layers.kept - offloaded.kept == pytest.approx(inputs, rel=0.2)
+    assert offloaded.total < 0.5 * all_layers.total
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_twice_the_tokens_of_a_pair_take_twice_the_memory(checkpointing: bool) -> None:
+    tracer = MemoryTracer(PACKED["llama"](), Computation("float32", lora=LoraSection(r=4), checkpointing=checkpointing))
+    short, long = (tracer([PairSize(tokens // 2, tokens, tokens)]).total for tokens in (4096, 8192))
+    assert long < 2.2 * short
 
 
 def test_checkpointing_and_half_precision_keep_less_than_the_default_and_trls_path_more() -> None:

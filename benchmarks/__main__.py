@@ -15,8 +15,8 @@ from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 PARTS = (
-    "startup", "preparation", "training", "evaluation", "trees", "vocabulary", "curves", "checkpoint", "merging", "dealing",
-    "gpu",
+    "startup", "preparation", "training", "evaluation", "trees", "long_pairs", "vocabulary", "curves", "checkpoint", "merging",
+    "dealing", "gpu",
 )  # fmt: skip
 GPU_MODEL = "llama-3.1-8b"  # its shape, with random weights
 
@@ -44,6 +44,7 @@ def main() -> None:
         "startup": ["--runs", "1"] if options.quick else [],
         "preparation": [*named, *(["--rounds", "1"] if options.quick else [])],
         "training": [*options.files, *quick],
+        "long_pairs": ["--tokens", "1024"] if options.quick else [],
         "evaluation": [*named, *quick],
         "trees": [*named, *(["--rounds", "1"] if options.quick else [])],
         "vocabulary": ["--rounds", "1"] if options.quick else [],

@@ -44,11 +44,12 @@ class Setting:
     checkpointing: bool = False  # on both sides
     full: bool = False  # all weights are trained, without an adapter
     accumulation: int = 1  # batches of a step; with more, TRL's loss is another one (a mean of means)
+    max_length: int = LENGTHS["max_length"]
 
     def arguments(self) -> list[str]:
         """Arguments of this module's command line."""
         found = ["--model", self.model, "--bits", str(self.bits)] if self.model else []
-        found += ["--accumulation", str(self.accumulation)]
+        found += ["--accumulation", str(self.accumulation), "--max-length", str(self.max_length)]
         return [*found, *["--checkpointing"] * self.checkpointing, *["--full"] * self.full]
 
 
@@ -63,7 +64,7 @@ def make_recipe(setting: Setting, model: str, file: str, pairs: int, steps: int)
         **({"quantization": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}} if setting.bits == 4 else {}),
         "dataset": {"train": {"path": file}, "max_prompt_length": LENGTHS["max_prompt_length"]},
         "training": {
-            "max_length": LENGTHS["max_length"], "max_steps": steps, "per_device_train_batch_size": pairs,
+            "max_length": setting.max_length, "max_steps": steps, "per_device_train_batch_size": pairs,
             "gradient_accumulation_steps": setting.accumulation, "learning_rate": 1e-4, "beta": 0.1, "logging_steps": 1, "seed": 42,
             "lr_scheduler_type": "linear", "warmup_steps": 0, "save_strategy": "no", "eval_strategy": "no",
             "use_cpu": not torch.cuda.is_available(), "gradient_checkpointing": setting.checkpointing, "bf16": half,
@@ -105,7 +106,9 @@ def side(
         planned = build_plan(load_recipe(str(path)), Console(quiet=True), to_train=True, strict=False)
         plan = planned.plan
         tokenizer = load_tokenizer(planned.source)
-        data = prepare(plan.dataset, tokenizer, note=lambda _: None, **LENGTHS).train
+        data = prepare(
+            plan.dataset, tokenizer, note=lambda _: None, **{**LENGTHS, "max_length": setting.max_length}
+        ).train
         set_seed(42)
         if setting.model:
             model = random_model(Path(source), torch.bfloat16, plan.device, setting.bits)
@@ -385,6 +388,7 @@ def main() -> None:
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, on both sides")
     parser.add_argument("--full", action="store_true", help="train all weights, without an adapter")
     parser.add_argument("--accumulation", type=int, default=1, help="batches of a step")
+    parser.add_argument("--max-length", type=int, default=LENGTHS["max_length"], help="tokens of a sequence, at most")
     parser.add_argument("--threads", type=int, default=0, help="torch's threads; 0: as torch chooses")
     parser.add_argument("--quick", action="store_true", help="3 steps, once")
     parser.add_argument("--ours", action="store_true", help="orpo-cli alone")
@@ -392,7 +396,9 @@ def main() -> None:
     parser.add_argument("--profile", default="", help=argparse.SUPPRESS)  # with --side: folder of the profile
     options = parser.parse_args()
     silence_libraries()
-    setting = Setting(options.model, options.bits, options.checkpointing, options.full, options.accumulation)
+    setting = Setting(
+        options.model, options.bits, options.checkpointing, options.full, options.accumulation, options.max_length
+    )
     if options.side or options.ours:
         ((file, (pairs,)),) = files_and_batches(options.files)
         if options.side:

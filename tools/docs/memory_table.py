@@ -7,16 +7,26 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from orpo_cli.estimate.fit_to_memory import fit_to_memory
-from orpo_cli.estimate.memory import HEADROOM, estimate_memory
+from orpo_cli.estimate.memory import (
+    HEADROOM,
+    EstimateInputs,
+    Trace,
+    checkpointing_options,
+    estimate_memory,
+    uses_checkpointing,
+)
+from orpo_cli.estimate.pair_lengths import PairLengths, PairSize
 from orpo_cli.machine import Machine
 from orpo_cli.model.model_facts import known_facts
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.planning.model_facts import ModelFacts
+from orpo_cli.planning.plan import PlanDraft
 from orpo_cli.planning.resolve import draft_plan
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema import ModelSection
@@ -39,6 +49,20 @@ METHODS: dict[str, dict[str, Any]] = {
     "All weights": {},
 }
 MAX_LENGTH = 2048
+MACHINES = {
+    "24 GB CPU": replace(
+        GPU, device="cpu", device_name="CPU", device_memory_bytes=None, bf16=False, ram_bytes=24 * 10**9
+    ),
+    "24 GB GPU": replace(GPU, device_memory_bytes=24 * 10**9),
+    "80 GB GPU": GPU,
+}
+LONG_MODELS = ("google/gemma-3-1b-pt", "meta-llama/Llama-3.1-8B")
+PAIR_TOKENS = (4096, 8192, 16384, 32768, 65536, 131072)
+LONG_TEXT = """\
+The longest pair of 4,096, 8,192, 16,384, 32,768, 65,536 and 131,072 tokens with which a step fits in nine tenths of the memory. The prompt is an
+eighth of the tokens, and chosen and rejected share the rest. `*`: with gradient checkpointing. `**`: also with the inputs of the layers offloaded to
+main memory. `orpo plan` chooses both where a step does not fit without them. A dash: a pair of 4,096 tokens does not fit. On a CPU, weights that are
+not quantized are in float32."""
 TEXT = f"""\
 `orpo plan` estimates the memory of a training step for your recipe and your machine. This table has its estimates for some models of the
 [shipped recipes](recipes.md), for one GPU of the given size. [Memory estimate](../memory.md) describes the method, and compares it with
@@ -59,6 +83,12 @@ def page() -> str:
     for method in METHODS:
         rows = [(model, *row(model, method)) for model in MODELS]
         parts.append(f"## {method}\n\n{markdown_table(head, rows)}")
+    found = [
+        (model, method, *(longest_pair(model, method, machine) for machine in MACHINES.values()))
+        for model in LONG_MODELS
+        for method in METHODS
+    ]
+    parts.append(f"## Long pairs\n\n{LONG_TEXT}\n\n{markdown_table(('model', 'method', *MACHINES), found)}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -73,6 +103,43 @@ def row(model: str, method: str) -> list[str]:
     return cells
 
 
+def longest_pair(model: str, method: str, machine: Machine) -> str:
+    """The tokens of the longest pair that fits, marked as the page says."""
+    longest = "—"
+    for tokens in PAIR_TOKENS:
+        answer = (tokens - tokens // 8) // 2
+        recipe = {
+            "model": {"model_name_or_path": model, "dtype": "auto" if machine.device == "cpu" else "bfloat16"},
+            "dataset": {"train": {"path": "org/pairs"}},
+            "training": {"max_length": tokens, "max_steps": 1000},
+            **METHODS[method],
+        }
+        lengths = PairLengths((PairSize(tokens // 8, answer, answer),), measured=False)
+        draft = _draft(recipe, model, machine)
+        inputs = EstimateInputs(machine, _facts(model), lengths, _trace(model))
+        plan = fit_to_memory(draft, inputs)
+        if estimate_memory(plan, inputs).total > HEADROOM * inputs.available_bytes:
+            break
+        marks = uses_checkpointing(plan) + bool(checkpointing_options(plan).get("offload"))
+        longest = f"{tokens:,}{'*' * marks}"
+    return longest
+
+
+@cache
+def _trace(model: str) -> Trace:
+    """One function for all machines, which computes each trace once."""
+    draft = _draft({"model": {"model_name_or_path": model}, "dataset": {"train": {"path": "org/pairs"}}}, model, GPU)
+    return collect_estimate_inputs(draft, ModelSource(draft.model), GPU, _facts(model)).trace
+
+
+def _draft(recipe: dict[str, Any], model: str, machine: Machine) -> PlanDraft:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_text(json.dumps(recipe), encoding="utf-8")
+        loaded = load_recipe(str(path))
+    return draft_plan(loaded, machine, _facts(model))
+
+
 @cache
 def peak_bytes(model: str, method: str, *, checkpointing: bool) -> float:
     """The estimate of `orpo plan` for a step with the longest pair alone in a micro-batch."""
@@ -83,13 +150,8 @@ def peak_bytes(model: str, method: str, *, checkpointing: bool) -> float:
         "engine": {"max_tokens_per_microbatch": 2 * MAX_LENGTH},
         **METHODS[method],
     }
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "recipe.yaml"
-        path.write_text(json.dumps(recipe), encoding="utf-8")
-        loaded = load_recipe(str(path))
-    facts = _facts(model)
-    draft = draft_plan(loaded, GPU, facts)
-    inputs = collect_estimate_inputs(draft, ModelSource(draft.model), GPU, facts)
+    draft = _draft(recipe, model, GPU)
+    inputs = collect_estimate_inputs(draft, ModelSource(draft.model), GPU, _facts(model))
     return estimate_memory(fit_to_memory(draft, inputs), inputs).total
 
 

@@ -169,7 +169,7 @@ class _BlockAttention(torch.autograd.Function):
     """Forward and backward of ``block_attention`` without autocast."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         query: torch.Tensor,
         key: torch.Tensor,
@@ -201,7 +201,7 @@ class _BlockAttention(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
         query, key, value, sinks, output, log_sums = ctx.saved_tensors
         blocks, scaling, softcap = ctx.options
         gradient, output = gradient.transpose(1, 2), output.transpose(1, 2)

@@ -98,6 +98,8 @@ def computes_as_base(model: Any) -> bool:
 def read_scores(key: Key) -> KeptScores | None:
     """The kept scores of this key; None where there are none, or their file is damaged."""
     found = read_cached(KIND, key)
+    if found is None:
+        return None
     with suppress(KeyError, TypeError, ValueError):
         tensors: dict[str, Any] = {
             name: found[name] and torch.tensor(found[name], dtype=torch.float64) for name in TENSORS

@@ -326,7 +326,7 @@ def _scores(
 
 def _group(tensor: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     """(1, heads, ...) to (1, kv_heads, heads of each, ...)."""
-    return tensor.unflatten(1, (key.shape[1], -1))
+    return tensor.reshape(1, key.shape[1], tensor.shape[1] // key.shape[1], *tensor.shape[2:])
 
 
 def _ungroup(tensor: torch.Tensor) -> torch.Tensor:

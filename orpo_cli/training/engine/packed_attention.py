@@ -87,7 +87,7 @@ def _create_mask(
         mask = mask_function(zero, zero, queries[:, None], keys[None])
         return mask.expand(len(queries), len(keys))
 
-    window = 0
+    window: int | None = 0
     if mask_function is not causal_mask_function:
         window = attention_window(allowed, local_size, batch.longest, device)
     return BlockPlan(row_segments(batch.branches), allowed, window, device)

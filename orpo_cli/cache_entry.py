@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from orpo_cli.atomic import atomic_directory, remove_leftovers
+from orpo_cli.digest_cache import remembered_digest
 from orpo_cli.digests import file_xxh3
 from orpo_cli.file_lock import FileLock, try_lock
 
@@ -75,7 +76,7 @@ def find_damage(entry: Path) -> str | None:
         return f"{MANIFEST} lists no files"
     for name, written in recorded.items():
         try:
-            if [(entry / name).stat().st_size, file_xxh3(entry / name)] != written:
+            if [(entry / name).stat().st_size, remembered_digest(entry / name, file_xxh3)] != written:
                 return f"{name} has changed"
         except FileNotFoundError:
             return f"{name} is missing"

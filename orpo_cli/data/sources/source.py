@@ -26,6 +26,7 @@ from orpo_cli.data.sources.hub import open_hub_dataset
 from orpo_cli.data.sources.remote import download
 from orpo_cli.data.sources.row_limit import row_limit
 from orpo_cli.data.sources.text_rows import COMPRESSION_TOOLS
+from orpo_cli.digest_cache import remembered_digest
 from orpo_cli.digests import file_sha256
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.json_files import read_json_object_or_empty
@@ -298,7 +299,7 @@ def _sha256(paths: list[Path]) -> str:
     digests = []
     for path in paths:
         try:
-            digests.append(file_sha256(path))
+            digests.append(remembered_digest(path, file_sha256))
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,7 +32,7 @@ from orpo_cli.model.chat_template_errors import (
     template_errors,
     tool_call_suffix,
 )
-from orpo_cli.model.chat_template_limits import ChatTemplateLimit, limit_chat_templates
+from orpo_cli.model.chat_template_limits import ChatTemplateLimit, limit_chat_templates, render_conversations
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,6 +82,7 @@ class ChatTemplateRenderer:
         self._template_error: OrpoError | None = None  # why no conversation can be rendered
         self._suffix = ""  # what the template writes after a completion
         self._ignores_generation_prompt = False
+        self._renders_directly = _has_common_rendering(tokenizer)
         limit_chat_templates()
         try:
             self._suffix = completion_suffix(tokenizer)
@@ -214,6 +216,13 @@ class ChatTemplateRenderer:
         self, conversations: list[Conversation], tools: Sequence[dict[str, Any]] | None, **options: bool
     ) -> list[str]:
         functions = list(tools) if tools else None
+        if functions is None and self._renders_directly and all(map(_is_plain, chain.from_iterable(conversations))):
+            variables = {"tools": None, "documents": None, "add_generation_prompt": False}
+            variables |= {**self.tokenizer.special_tokens_map, **options}
+            from transformers.utils import chat_template_utils
+
+            template = chat_template_utils._compile_jinja_template(self.tokenizer.get_chat_template())
+            return render_conversations(template, conversations, variables)
         return list(self.tokenizer.apply_chat_template(conversations, tools=functions, tokenize=False, **options))
 
     def _truncate_after_end_token(self, completion: str) -> str:
@@ -222,6 +231,23 @@ class ChatTemplateRenderer:
             return completion.removesuffix(self._suffix)
         at = completion.rfind(self._end_token)
         return completion if at < 0 else completion[: at + len(self._end_token)]
+
+
+def _has_common_rendering(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether ``apply_chat_template`` is that of transformers. For messages of role and content it only renders the template.
+
+    Its checks and copies, which messages with other keys need, take as long as the rendering.
+    """
+    from transformers import PreTrainedTokenizerBase
+
+    names = ("apply_chat_template", "get_chat_template")
+    unchanged = all(getattr(type(tokenizer), name) is getattr(PreTrainedTokenizerBase, name) for name in names)
+    return unchanged and not {*names} & vars(tokenizer).keys()
+
+
+def _is_plain(message: dict[str, Any]) -> bool:
+    """Whether a message has a role and a content alone, both texts."""
+    return len(message) == 2 and type(message.get("role")) is str and type(message.get("content")) is str
 
 
 def _common_start(texts: Sequence[str]) -> str:

@@ -81,6 +81,10 @@ def _message(item: Any, where: str) -> tuple[str, Message]:
     """Role as the data names it, and the message."""
     if not isinstance(item, dict):
         raise RowRejected("malformed", f"{where} is {type_name(item)}, not a message", MESSAGE_REMEDY)
+    if len(item) == 2 and isinstance(content := item.get("content"), str) and "role" in item:
+        role = normalize_role(item["role"])
+        if role in ROLES and ROLES[role] != "tool" and role not in TOOL_CALL_ROLES:  # nearly every message
+            return role, Message(ROLES[role], read_text(content, f"the content of {where}"))
     name, content = (next((item[key] for key in keys if item.get(key) is not None), None) for keys in KEY_NAMES)
     role = normalize_role(name)
     if role not in ROLES:

@@ -34,12 +34,12 @@ class Message(NamedTuple):
     @property
     def reasoning(self) -> str:
         """Reasoning that an assistant message has beside its content."""
-        return str((self.extra or {}).get(REASONING, ""))
+        return str(self.extra.get(REASONING, "")) if self.extra else ""
 
     @property
     def tool_calls(self) -> list[dict[str, Any]]:
         """Tool calls of an assistant in the OpenAI format."""
-        return list((self.extra or {}).get("tool_calls", ()))
+        return list(self.extra.get("tool_calls", ())) if self.extra else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,8 @@ def text_of(value: tuple[Message, ...] | str) -> str:
     """Text unchanged; messages and their tool calls joined by newlines."""
     if isinstance(value, str):
         return value
+    if len(value) == 1 and not value[0].extra:
+        return value[0].content
     parts = (
         part
         for message in value

@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,20 @@ def limit_chat_templates() -> None:
     if chat_template_utils.ImmutableSandboxedEnvironment is not LimitedEnvironment:
         chat_template_utils.ImmutableSandboxedEnvironment = LimitedEnvironment
         chat_template_utils._compile_jinja_template.cache_clear()
+
+
+def render_conversations(
+    template: jinja2.Template, conversations: Sequence[Sequence[dict[str, Any]]], variables: dict[str, Any]
+) -> list[str]:
+    """The rendering of each conversation, with the limits of one rendering for all of them. Raises ChatTemplateLimit.
+
+    They are watched together: to begin and end a watch takes as long as a short rendering.
+    """
+
+    def render() -> list[str]:
+        return [template.render(messages=messages, **variables) for messages in conversations]
+
+    return render() if len(conversations) == 1 else list(_watched(render))
 
 
 def template_line(error: BaseException) -> int | None:
@@ -123,7 +137,8 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         found, size = [], 0
         for part in parts:
             size += len(part)
-            _check_size(size)
+            if size > MAX_TEXT_CHARS:
+                _check_size(size)
             found.append(part)
         return "".join(found)
 
@@ -134,6 +149,8 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """An intercepted operator, if its result has an acceptable size."""
         if operator == "+":
+            if type(left) is str and type(right) is str and len(left) + len(right) <= MAX_TEXT_CHARS:
+                return left + right  # nearly every operation of a template
             if isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
                 _check_size(len(left) + len(right))
         elif operator == "%":

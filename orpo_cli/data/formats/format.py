@@ -130,7 +130,7 @@ def add_system(pair: Pair, row: Row, notes: Counter[str]) -> Pair:
     first = pair.prompt[0] if pair.prompt else None
     if isinstance(first, Message) and first.role == "system" and system.strip() not in ("", first.content.strip()):
         notes["system_column_unused"] += 1
-    if isinstance(pair.prompt, str):
+    if isinstance(pair.prompt, str) or not system.strip():
         return pair
     rejected = None if pair.rejected_prompt is None else with_system(pair.rejected_prompt, system)
     return replace(pair, prompt=with_system(pair.prompt, system), rejected_prompt=rejected)
@@ -177,6 +177,8 @@ def parse_number(value: Any) -> float | None:
 def read_scores(row: Row) -> tuple[float, float] | None:
     """Scores of chosen and rejected under one of the names that datasets use; None where there are none."""
     for of_chosen, of_rejected in SCORES:
+        if of_chosen not in row or of_rejected not in row:
+            continue
         better, worse = parse_number(row.get(of_chosen)), parse_number(row.get(of_rejected))
         if better is not None and worse is not None:
             return better, worse

@@ -70,7 +70,8 @@ def read(
     pair = add_system(conversation_pair(history, *completions, notes), row, notes)
     if not pair.prompt and other_prompts:
         raise no_prompt(other_prompts)
-    return replace(pair, scores=read_scores(row), tools=read_tools(row))
+    scores, tools = read_scores(row), read_tools(row)
+    return pair if scores is None and tools is None else replace(pair, scores=scores, tools=tools)
 
 
 def read_text_row(row: Row, notes: Counter[str], **options: Any) -> Pair:

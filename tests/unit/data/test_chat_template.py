@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from pathlib import Path
 
 import pytest
-from support.data_tokenizers import tokenizer_of
+from support.data_tokenizers import NAMES, tokenizer_of
 
+from orpo_cli.data.chat_template import ChatTemplateRenderer
+from orpo_cli.data.pair import Message, Pair
 from orpo_cli.data.prepare import prepare
 from orpo_cli.data.table import expand_pair
 from orpo_cli.recipe.schema import DatasetSection
@@ -141,3 +144,15 @@ def test_a_built_in_template_refuses_a_message_that_it_has_no_place_for(
     prompt = tokenizer.decode(data.train[0]["prompt_input_ids"])
     for message in HISTORIES[history]:
         assert HEADERS[name].format(**message) + message["content"] in prompt
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_plain_messages_are_rendered_as_transformers_renders_them(name: str) -> None:
+    by_transformers = copy(tokenizer_of(name))
+    by_transformers.apply_chat_template = by_transformers.apply_chat_template  # no longer the common method
+    texts = (" yes ", "no <|im_end|>\n", "<think>a</think>b", "{{ x }}", "")
+    pairs = [
+        Pair((Message("user", f"{text}?"),), (Message("assistant", text),), (Message("assistant", "x"),))
+        for text in texts
+    ]
+    assert ChatTemplateRenderer(tokenizer_of(name)).render(pairs) == ChatTemplateRenderer(by_transformers).render(pairs)

@@ -113,7 +113,7 @@ def audit(table: PairTable, max_length: int) -> Audit:
         cut={length: float((sequences > length).mean()) for length in sorted({*MAX_LENGTHS, max_length})},
         truncation=truncation(sequences, max_length),
         length_bias=length_bias(full_chosen, full_rejected),
-        same_prompt=sum(1 for _ in find_duplicates(table, "prompt_key")),
+        same_prompt=len(find_duplicates(table, "prompt_key")[0]),
         tokens=int((prompt + chosen + rejected).sum()),
         tokens_of_two_passes=int((2 * prompt + chosen + rejected).sum()),
     )

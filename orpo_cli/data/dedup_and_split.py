@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,21 +13,32 @@ from orpo_cli.errors import DataError
 from orpo_cli.recipe.schema import EvalSplit
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from orpo_cli.data.table import Numbers
 
 
-def find_duplicates(table: PairTable, column: str) -> Iterator[tuple[int, int]]:
-    """(position, position of the first) of every pair whose ``digest`` or ``prompt_key`` occurs earlier, ascending."""
-    digests = table.digests(column)
+def find_duplicates(table: PairTable, column: str) -> tuple[Numbers, Numbers]:
+    """Positions, ascending, of the pairs whose ``digest`` or ``prompt_key`` occurs earlier, and the position of the first of each.
+
+    Full digests are compared only where their first 8 bytes are equal.
+    """
+    starts = table.digest_starts(column)
+    ordered = np.sort(starts)
+    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    candidates = _positions_in(starts, repeated)
+    digests = table.select(candidates).digests(column)
     _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
     first_of = first[inverse]
-    for position in np.flatnonzero(first_of != np.arange(len(digests))):
-        yield int(position), int(first_of[position])
+    later = np.flatnonzero(first_of != np.arange(len(digests)))
+    return candidates[later], candidates[first_of[later]]
 
 
 def find_leaked(train: PairTable, held_out: PairTable) -> Numbers:
     """Positions of train pairs whose prompt also occurs in ``held_out``."""
-    return np.flatnonzero(np.isin(train.digests("prompt_key"), held_out.digests("prompt_key")))
+    column = "prompt_key"
+    candidates = _positions_in(train.digest_starts(column), np.unique(held_out.digest_starts(column)))
+    return candidates[np.isin(train.select(candidates).digests(column), held_out.digests(column))]
 
 
 def split_train_eval(table: PairTable, split: EvalSplit, seed: int) -> tuple[PairTable, PairTable]:
@@ -41,17 +50,25 @@ def split_train_eval(table: PairTable, split: EvalSplit, seed: int) -> tuple[Pai
     DataError where no train pair would be left.
     """
     size = math.ceil(split.test_size * len(table)) if isinstance(split.test_size, float) else split.test_size
-    names = table.row_names()
-    rows = [row_of_pair(name) for name in names]
-    order = _seeded_order(rows, f"{seed}")
-    while 0 < size < len(table) and _are_of_one_row(names[order[size - 1]], names[order[size]]):
-        size += 1
+    is_held_out = np.ones(len(table), dtype=bool)
+    if size < len(table):
+        keys = table.split_keys()
+        last = np.partition(keys, size - 1)[size - 1]  # the largest key that is held out
+        is_held_out = keys < last
+        at_last = np.flatnonzero(keys == last)
+        names = table.select(at_last).row_names()
+        count = size - int(is_held_out.sum())
+        while count < len(at_last) and _are_of_one_row(names[count - 1], names[count]):
+            count += 1
+        is_held_out[at_last[:count]] = True
+        size = int(is_held_out.sum())
     if size >= len(table):
+        one_row = len({row_of_pair(name) for name in table.row_names()}) == 1
         raise DataError(
             f"dataset.eval.test_size: {split.test_size} holds out {size:,} of {len(table):,} pairs and leaves none to train on.",
-            remedy="Lower it." if len(set(rows)) > 1 else "Give more rows: the pairs of one row are not split.",
+            remedy="Give more rows: the pairs of one row are not split." if one_row else "Lower it.",
         )
-    return table.select(np.sort(order[size:])), table.select(np.sort(order[:size]))
+    return table.select(np.flatnonzero(~is_held_out)), table.select(np.flatnonzero(is_held_out))
 
 
 def apply_weights(table: PairTable, sources: Numbers, weights: list[float], seed: int) -> PairTable:
@@ -60,10 +77,13 @@ def apply_weights(table: PairTable, sources: Numbers, weights: list[float], seed
     Weight 2.5 uses every pair twice, and half of them, drawn with ``seed``, a third time.
     """
     positions = []
+    keys = (
+        table.row_keys(f"{seed}:weight") if any(weight % 1 for weight in weights) else np.zeros(len(table), np.uint64)
+    )
     for index, weight in enumerate(weights):
         of_source = np.flatnonzero(sources == index)
         repetitions, fraction = divmod(weight, 1)
-        order = _seeded_order(table.select(of_source).row_names(), f"{seed}:weight")
+        order = np.argsort(keys[of_source], kind="stable")
         drawn = of_source[order[: round(fraction * len(of_source))]]
         positions += [*([of_source] * int(repetitions)), drawn]
     return table.select(np.sort(np.concatenate(positions)))
@@ -74,7 +94,9 @@ def _are_of_one_row(name: str, other: str) -> bool:
     return name != other and row_of_pair(name) == row_of_pair(other)
 
 
-def _seeded_order(names: list[str], salt: str) -> Numbers:
-    """All positions of ``names``, in an order that depends only on ``salt`` and the names."""
-    digests = np.array([sha256(f"{salt}:{name}".encode()).digest() for name in names], dtype="S32")
-    return np.argsort(digests, kind="stable")
+def _positions_in(values: NDArray[np.uint64], ascending: NDArray[np.uint64]) -> Numbers:
+    """Positions of ``values`` that are in ``ascending``. In memory of the size of ``values``, which ``np.isin`` sorts with others."""
+    if not len(ascending):
+        return np.empty(0, np.int64)
+    found = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
+    return np.flatnonzero(ascending[found] == values)

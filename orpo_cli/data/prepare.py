@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
@@ -22,7 +22,7 @@ from orpo_cli.data.pair_encoder import PairEncoder
 from orpo_cli.data.report import EXAMPLES, DataReport, SourceReport
 from orpo_cli.data.source_reader import Note, SourceReader
 from orpo_cli.data.sources.files import is_data_file
-from orpo_cli.data.table import COMPLETIONS, PARTS, PairTable
+from orpo_cli.data.table import COMPLETIONS, PARTS, PairTable, column_numbers
 from orpo_cli.data.turns import row_of_pair
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.recipe.schema import DatasetSection, EvalSplit, Source
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
+
+    from orpo_cli.data.table import Numbers
 
 DUPLICATE_KEYS = {"duplicate": "digest", "duplicate_prompt": "prompt_key"}  # rule → column that is equal
 
@@ -49,23 +51,26 @@ class PrepareOptions(TypedDict):
 class PreparedData:
     """Train pairs and eval pairs (None where the recipe has none), with the counts of all rows.
 
-    ``digests``: those of the token ids and the weight of every pair, in their order, by part.
+    ``tables``: those of all pairs, by part.
     """
 
     train: Dataset
     eval: Dataset | None
     report: DataReport
-    digests: Mapping[str, NDArray[np.bytes_]]
+    tables: Mapping[str, PairTable]
 
     def shortest(self, count: int) -> PreparedData:
-        """The ``count`` shortest pairs of each part; report and digests stay those of all pairs."""
+        """The ``count`` shortest pairs of each part; report and tables stay those of all pairs."""
         shortest = _shortest(self.train, count), self.eval and _shortest(self.eval, count)
-        return PreparedData(*shortest, self.report, self.digests)
+        return PreparedData(*shortest, self.report, self.tables)
+
+    def digests(self, part: str) -> NDArray[np.bytes_]:
+        """Digests of the token ids and the weight of every pair of ``train`` or ``eval``, in their order."""
+        return self.tables[part].training_digests()
 
 
 def _shortest(pairs: Dataset, count: int) -> Dataset:
-    lengths = pairs["length"]
-    return pairs.select(sorted(sorted(range(len(pairs)), key=lambda position: lengths[position])[:count]))
+    return pairs.select(np.sort(np.argsort(column_numbers(pairs, "length"), kind="stable")[:count]))
 
 
 @dataclass(frozen=True)
@@ -96,9 +101,8 @@ def prepare(
     """
     tables = prepare_tables(dataset, tokenizer, **options)
     eval_pairs = tables.eval.dataset() if tables.eval is not None else None
-    parts = {"train": tables.train, "eval": tables.eval}
-    digests = {part: table.training_digests() for part, table in parts.items() if table is not None}
-    return PreparedData(tables.train.dataset(), eval_pairs, tables.report, digests)
+    parts = {"train": tables.train} | ({"eval": tables.eval} if tables.eval is not None else {})
+    return PreparedData(tables.train.dataset(), eval_pairs, tables.report, parts)
 
 
 def prepare_tables(
@@ -189,36 +193,39 @@ class _DatasetBuilder:
         for rule, column in DUPLICATE_KEYS.items():
             if not getattr(self.dataset.rules, rule):
                 continue
-            first_of = dict(dedup_and_split.find_duplicates(table, column))
-            names = table.row_names() if first_of else []
+            positions, first = dedup_and_split.find_duplicates(table, column)
+            if not len(positions):
+                continue
+            names = table.select(first).row_names()
             if rule == "duplicate_prompt":  # several rejected answers of one row have the same prompt on purpose
-                first_of = {
-                    at: first for at, first in first_of.items() if row_of_pair(names[at]) != row_of_pair(names[first])
-                }
-            if first_of:
-                rejections = [RowRejected(rule, f"as {names[first]}") for first in first_of.values()]
-                table = self._drop_pairs(table, list(first_of), rejections, reports)
+                own = table.select(positions).row_names()
+                pairs = zip(own, names, strict=True)
+                other = np.flatnonzero([row_of_pair(name) != row_of_pair(before) for name, before in pairs])
+                positions, names = positions[other], [names[at] for at in other]
+            rejections = (RowRejected(rule, f"as {name}") for name in names)
+            table = self._drop_pairs(table, positions, rejections, reports)
         return table
 
     def _drop_pairs(
         self,
         table: PairTable,
-        positions: list[int],
-        rejections: Sequence[RowRejected],
+        positions: Numbers,
+        rejections: Iterable[RowRejected],
         reports: Sequence[SourceReport],
     ) -> PairTable:
         """``table`` without the pairs at ``positions``; the reports count them as dropped instead of kept."""
-        names, sources = table.row_names(), table.source_indices()
-        truncated = {part: table.full_token_counts(part) > table.token_counts(part) for part in PARTS}
-        for position, rejection in zip(positions, rejections, strict=True):
-            report = reports[sources[position]]
-            report.drop(names[position], rejection)
+        dropped = table.select(positions)
+        truncated = {part: dropped.full_token_counts(part) > dropped.token_counts(part) for part in PARTS}
+        described = zip(dropped.row_names(), dropped.source_indices(), rejections, strict=True)
+        for at, (name, source, rejection) in enumerate(described):
+            report = reports[source]
+            report.drop(name, rejection)
             report.kept -= 1
-            report.truncated_prompts -= int(truncated["prompt"][position])
-            report.truncated_completions -= sum(int(truncated[completion][position]) for completion in COMPLETIONS)
+            report.truncated_prompts -= int(truncated["prompt"][at])
+            report.truncated_completions -= sum(int(truncated[completion][at]) for completion in COMPLETIONS)
             if self.dropped is not None:
                 self.dropped.part = report.part
-                self.dropped.add(names[position], rejection, table.texts(position))
+                self.dropped.add(name, rejection, dropped.texts(at))
         return table.select(np.delete(np.arange(len(table)), positions))
 
     def drop_leaked(self, train: PairTable, held_out: PairTable) -> PairTable:
@@ -229,7 +236,7 @@ class _DatasetBuilder:
         if not (self.dataset.rules.leaked and len(leaked)):
             return train
         rejections = [RowRejected("leaked")] * len(leaked)
-        kept = self._drop_pairs(train, leaked.tolist(), rejections, self.report.sources)
+        kept = self._drop_pairs(train, leaked, rejections, self.report.sources)
         if not len(kept):
             raise DataError(
                 "leakage: the prompt of every train pair occurs in the eval pairs.",

@@ -132,7 +132,7 @@ class SourceReader:
         self.note(f"reading {found.location} as {format_.name}")
         text_pairs = TextPairs(self.encoder.tokenizer, self.encoder.end_tokens, format_)
         format_ = replace(format_, read=partial(_read_pair, format_.read, text_pairs))
-        with PairWriter(file) as writer:
+        with PairWriter(file, self.dataset.shuffle_seed) as writer:
             for pairs, tokens in self._tokenize_batches(_batches(self._render_rows(rows, format_, source, report))):
                 writer.write(self._truncate_batch(pairs, tokens, report))
                 if pairs_needed is not None and report.kept >= pairs_needed:

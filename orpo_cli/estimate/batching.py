@@ -12,9 +12,14 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from itertools import count as count_up
 from statistics import NormalDist, fmean, pstdev
+from typing import TYPE_CHECKING
 
 from orpo_cli.estimate.pair_lengths import PairLengths, PairSize
 from orpo_cli.planning.plan import Plan
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MAX_SIMULATED_PAIRS = 50_000  # simulating more takes too long
 
@@ -123,21 +128,23 @@ def _steps(plan: Plan, pairs: Sequence[PairSize], used: int, *, random: bool) ->
     for epoch in count_up():
         order = (random_order(len(pairs), seed + epoch) if random else range(len(pairs)))[:used]
         for at in range(0, used, together):
-            step = order[at : at + together]
+            step = [int(index) for index in order[at : at + together]]
             lengths = [pairs[index].packed if packed else pairs[index].longest for index in step]
             yield [list(chain(*share)) for share in deal_step(step, lengths, processes, size, packed=packed)]
 
 
-def random_order(count: int, seed: int) -> Sequence[int]:
-    """The order of accelerate's SeedableRandomSampler, which is ``torch.randperm``.
+def random_order(count: int, seed: int) -> NDArray[np.int64]:
+    """The order of accelerate's SeedableRandomSampler, which is ``torch.randperm``; 8 bytes a pair.
 
     For a plan, which needs nothing else of torch, numpy computes the same: importing torch takes two seconds.
     """
     if "torch" not in sys.modules and count <= MAX_SIMULATED_PAIRS and 0 <= seed < 1 << 32:
-        return numpy_order(count, seed)
+        import numpy
+
+        return numpy.array(numpy_order(count, seed), dtype=numpy.int64)
     import torch
 
-    found: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    found: NDArray[np.int64] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
     return found
 
 

@@ -99,6 +99,9 @@ class CheckpointingTrainer(Trainer):
         """Nothing where a resumed run has no steps left: the Trainer would train another one."""
         if self.train_sampler is not None:  # the Trainer does not find it behind the first batches that are left out
             self.train_sampler.set_epoch(kwargs["epoch"])
+            is_resumed = kwargs["resume_from_checkpoint"] is not None and kwargs["epoch"] == kwargs["epochs_trained"]
+            if is_resumed and not self.args.ignore_data_skip:
+                self.train_sampler.skipped = kwargs["steps_trained_in_current_epoch"]
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:

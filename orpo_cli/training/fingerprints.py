@@ -104,7 +104,7 @@ def _data_changes(
         old, new = before.get(part), now.get(part)
         if old is None or (new is not None and old["digest"] == new["digest"]):
             continue
-        if None in now["sources"].values() and new is not None and _continues(old, pairs.digests[part]):
+        if None in now["sources"].values() and new is not None and _continues(old, pairs.digests(part)):
             continue  # a longer run reads more pairs of a stream
         found = f"{old['pairs']:,} → {new['pairs'] if new else 0:,} {part} pairs"
         yield InputChange(Input.DATA, f"data: {found}; {_first_difference(old, part, pairs)}")
@@ -112,9 +112,10 @@ def _data_changes(
 
 def _first_difference(old: Fingerprints, part: str, pairs: PreparedData) -> str:
     """Where the pairs of a part differ first, with the name of the row that is there now."""
-    digests, size = pairs.digests.get(part, np.array([])), old.get("pairs_per_block")
+    size = old.get("pairs_per_block")
     if not size:
         return "their token ids or their order differ"
+    digests = pairs.digests(part) if part in pairs.tables else np.array([])
     blocks = zip(_split(old.get("blocks", "")), _split(_blocks(digests[: old["pairs"]], size)), strict=False)
     same = [one == two for one, two in blocks]
     position = (same.index(False) if False in same else len(same)) * size
@@ -127,7 +128,7 @@ def _first_difference(old: Fingerprints, part: str, pairs: PreparedData) -> str:
 
 
 def _part_fingerprint(pairs: PreparedData, part: str) -> Fingerprints:
-    digests = pairs.digests[part]
+    digests = pairs.digests(part)
     size = -(-len(digests) // MAX_BLOCKS) or 1
     return {
         "pairs": len(digests),

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers.trainer_pt_utils import BatchRebalanceSampler, get_length_grouped_indices
 
+from orpo_cli.data.table import column_numbers
 from orpo_cli.estimate.batching import deal_step, num_batches, random_order
+
+Order = Sequence[int] | NDArray[np.int64]  # of the pairs of an epoch
 
 
 @dataclass(frozen=True)
@@ -34,13 +40,20 @@ class StepSampler(BatchRebalanceSampler):
 
     ``lengths`` are the tokens of each pair, which one rank does not need. ``order`` gives the order of an epoch. Every rank
     computes the same shares, without communication. The base class makes the Trainer leave the batches as they are.
+
+    ``skipped``: batches of the next epoch that a resumed run leaves out. They are empty lists, since accelerate counts them.
     """
 
     def __init__(
-        self, count: int, lengths: Sequence[int] | None, layout: StepLayout, order: Callable[[int], Sequence[int]]
+        self,
+        count: int,
+        lengths: Sequence[int] | NDArray[np.int64] | None,
+        layout: StepLayout,
+        order: Callable[[int], Order],
     ) -> None:
         self.count = count
-        self.lengths = lengths
+        self.lengths = None if lengths is None else np.asarray(lengths)
+        self.skipped = 0
         self.layout = layout
         self.order = order
         self.epoch = 0
@@ -52,10 +65,13 @@ class StepSampler(BatchRebalanceSampler):
 
     def __iter__(self) -> Iterator[list[int]]:
         layout = self.layout
-        order = list(self.order(self.epoch))[: self.count]
-        for start in range(0, self.count, layout.pairs_per_step):
-            step = order[start : start + layout.pairs_per_step]
-            lengths = None if self.lengths is None else [self.lengths[index] for index in step]
+        skipped, self.skipped = self.skipped, 0
+        steps, rest = divmod(skipped, self._num_batches(layout.pairs_per_step))
+        yield from repeat([], skipped - rest)
+        order = self.order(self.epoch)[: self.count]
+        for start in range(steps * layout.pairs_per_step, self.count, layout.pairs_per_step):
+            step = [int(index) for index in order[start : start + layout.pairs_per_step]]
+            lengths = None if self.lengths is None else self.lengths[step].tolist()
             yield from deal_step(step, lengths, layout.num_ranks, layout.batch_size, packed=layout.packed)[layout.rank]
 
     def set_epoch(self, epoch: int) -> None:
@@ -66,16 +82,17 @@ class StepSampler(BatchRebalanceSampler):
         return num_batches(pairs, self.layout.batch_size, self.layout.num_ranks)
 
 
-def epoch_order(dataset: Any, strategy: str, seed: int, pairs_per_step: int) -> Callable[[int], Sequence[int]]:
+def epoch_order(dataset: Any, strategy: str, seed: int, pairs_per_step: int) -> Callable[[int], Order]:
     """The order of the pairs in an epoch, by ``train_sampling_strategy``; the same on every rank."""
 
-    def order(epoch: int) -> Sequence[int]:
+    def order(epoch: int) -> Order:
         if strategy == "sequential":
             return range(len(dataset))
         if strategy == "random":
             return random_order(len(dataset), seed + epoch)
         generator = torch.Generator().manual_seed(seed + epoch)
-        grouped: list[int] = get_length_grouped_indices(list(dataset["length"]), pairs_per_step, generator=generator)
+        lengths = column_numbers(dataset, "length").tolist()
+        grouped: list[int] = get_length_grouped_indices(lengths, pairs_per_step, generator=generator)
         return grouped
 
     return order

@@ -31,6 +31,7 @@ import torch
 from accelerate.utils import DistributedType
 
 from orpo_cli import interruption
+from orpo_cli.data.table import column_numbers
 from orpo_cli.errors import RunError
 from orpo_cli.estimate.batching import usable_pairs
 from orpo_cli.training.agreement import Agreement
@@ -167,7 +168,7 @@ class PairTrainer(EvaluatingTrainer, CheckpointingTrainer, ParallelTrainer, ORPO
     ) -> StepSampler:
         processes, lengths = self.agreement.num_processes, None
         if processes > 1:  # one process has all pairs
-            lengths = list(dataset["packed_length" if self.packs_shares else "length"])
+            lengths = column_numbers(dataset, "packed_length" if self.packs_shares else "length")
         rank = self.accelerator.process_index
         layout = StepLayout(pairs_per_step, batch_size, self.packs_shares, processes, rank)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed

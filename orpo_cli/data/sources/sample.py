@@ -6,9 +6,12 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, compress, islice
 
-from orpo_cli.data.sources.source import OpenedSource, Row
+import numpy as np
+from numpy.typing import NDArray
+
+from orpo_cli.data.sources.source import OpenedSource, Row, Rows
 from orpo_cli.errors import DataError
 from orpo_cli.recipe.schema import Source
 
@@ -47,15 +50,28 @@ def sample_rows(opened: OpenedSource, source: Source, seed: int) -> SampledRows:
             f"{source.path}: split {source.split!r} cannot be read: {error}",
             remedy="Write it as train[:100] or train[10%:20%].",
         ) from error
-    positions = [(part.splitname, index) for part in parts for index in range(part.from_ or 0, part.to or 0)]
-    available = len(positions)
+    ranges = [(part.splitname, range(part.from_ or 0, part.to or 0)) for part in parts]
+    available = sum(len(each) for _, each in ranges)
+    drawn = None
     if source.max_samples is not None and source.max_samples < available:
-        drawn = random.Random(seed).sample(range(available), source.max_samples)
-        positions = [positions[index] for index in sorted(drawn)]
-    order = dict.fromkeys(split for split, _ in positions)
-    keep = {split: {index for name, index in positions if name == split} for split in order}
-    rows = (row for split in order for index, row in enumerate(opened.splits[split]()) if index in keep[split])
+        drawn = np.array(random.Random(seed).sample(range(available), source.max_samples))
+    kept = {split: np.zeros(counts[split], dtype=bool) for split, _ in ranges}  # a byte a row
+    before = 0
+    for split, each in ranges:
+        if drawn is None:
+            kept[split][each.start : each.stop] = True
+        else:
+            kept[split][each.start + drawn[(drawn >= before) & (drawn < before + len(each))] - before] = True
+        before += len(each)
+    rows = chain.from_iterable(_rows_at(opened.splits[split], mask) for split, mask in kept.items())
     return SampledRows(rows, available=available if source.max_samples is not None else None)
+
+
+def _rows_at(rows: Rows, mask: NDArray[np.bool_]) -> Iterator[Row]:
+    """Rows of a split where ``mask`` is true; those after the last one are not read."""
+    positions = np.flatnonzero(mask)
+    end = int(positions[-1]) + 1 if len(positions) else 0
+    return compress(islice(rows(), end), mask[:end].tobytes())
 
 
 def _first_rows(opened: OpenedSource, source: Source) -> Iterator[Row]:

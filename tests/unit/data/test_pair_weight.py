@@ -133,7 +133,7 @@ def test_fingerprints_change_with_a_weight_and_not_with_weights_of_one(tmp_path:
     prints = [found.report.fingerprints["train"] for found in (without, ones, weighted, other)]
     assert prints[0] == prints[1]
     assert len(set(prints)) == 3
-    assert (weighted.digests["train"] == without.digests["train"]).tolist() == [True, False, True]
+    assert (weighted.digests("train") == without.digests("train")).tolist() == [True, False, True]
 
 
 def test_decimal_columns_of_parquet_are_numbers(tmp_path: Path) -> None:

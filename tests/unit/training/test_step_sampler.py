@@ -51,6 +51,16 @@ def test_one_rank_has_the_batches_of_torchs_sampler() -> None:
     assert list(sampler) == [order[at : at + 2] for at in range(0, 21, 2)]
 
 
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("skipped", [0, 1, 4, 5, 11])
+def test_a_resumed_epoch_has_the_batches_of_the_whole_one_after_those_it_leaves_out(ranks: int, skipped: int) -> None:
+    for sampler in samplers(45, ranks, pairs_per_step=8, batch_size=2, packed=True):
+        every = list(sampler)
+        sampler.skipped = skipped
+        assert list(sampler)[skipped:] == every[skipped:]
+        assert list(sampler) == every  # the next epoch
+
+
 def test_batches_of_trls_path_stay_together() -> None:
     shares = deal_step(range(10, 19), [9, 9, 1, 1, 1, 1, 1, 1, 5], 2, 2, packed=False)
     assert shares == [[[10, 11], [16, 17], []], [[12, 13], [14, 15], [18]]]

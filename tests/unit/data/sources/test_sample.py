@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,22 @@ from orpo_cli.recipe.schema import Source
 def test_slices_of_a_file(split: str, kept: list[int], tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", lines(ROWS))
     assert load(path, split=split) == [(f"x.jsonl:{index + 1}", ROWS[index]) for index in kept]
+
+
+@pytest.mark.parametrize(
+    ("split", "kept"), [("train[:3]+train[2:5]", range(5)), ("train[4:]+train[:2]", [0, 1, 4, 5, 6])]
+)
+def test_slices_that_overlap_give_each_row_once(split: str, kept: list[int], tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", lines(ROWS))
+    assert [name for name, _ in load(path, split=split)] == [f"x.jsonl:{index + 1}" for index in kept]
+
+
+def test_samples_of_several_slices_are_those_of_the_standard_library(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", lines(pairs(100)))
+    rows = [*range(60, 100), *range(20)]
+    drawn = [rows[at] for at in random.Random(3).sample(range(60), 15)]
+    found = load(path, split="train[60:]+train[:20]", max_samples=15)
+    assert [int(name.split(":")[1]) - 1 for name, _ in found] == sorted(drawn)
 
 
 def test_an_invalid_slice_or_split_is_an_error(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ install: $(DEV_STAMP) ## create .venv (or VENV=path) with orpo-cli and the devel
 
 quickstart: $(QUICKSTART_STAMP) ## train, merge, evaluate and compare a small model on the CPU
 	@$(BIN)/orpo quickstart
+	@echo "To type these commands in this shell: source $(BIN)/activate"
 
 # Two processes with one thread each: most tests wait for a subprocess that imports torch. A test that not even its timeout
 # ends (at most 600 seconds) ends its process and the tests: pytest-xdist may wait forever after it has replaced a process.

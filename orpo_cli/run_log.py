@@ -22,6 +22,7 @@ from orpo_cli.control_characters import escape_controls
 from orpo_cli.redaction import redact
 from orpo_cli.run_attempts import now
 
+PACKAGE = Path(__file__).parent
 MAX_WAITING_LINES = 10_000  # a command other than `orpo train` opens no log
 
 
@@ -120,6 +121,9 @@ def _show_warning(
     file: Any = None,
     line: str | None = None,
 ) -> None:
-    text = _clean(warnings.formatwarning(message, category, filename, lineno, line))
+    if category is UserWarning and Path(filename).is_relative_to(PACKAGE):
+        text = _clean(f"warning: {message}\n")
+    else:
+        text = _clean(warnings.formatwarning(message, category, filename, lineno, line))
     run_log.write(text)
     print(text, end="", file=file or sys.stderr)

@@ -59,7 +59,9 @@ def test_torch_is_installed_before_packages_that_depend_on_it():
 
 
 def test_the_quickstart_target_calls_the_command_of_the_wheel():
-    assert make("--dry-run", "--no-print-directory", "quickstart").splitlines()[-1] == ".venv/bin/orpo quickstart"
+    command, hint = make("--dry-run", "--no-print-directory", "quickstart").splitlines()[-2:]
+    assert command == ".venv/bin/orpo quickstart"
+    assert "source .venv/bin/activate" in hint  # the commands that `orpo quickstart` names last work only then
 
 
 def test_an_old_python_is_refused_with_the_required_version(tmp_path):

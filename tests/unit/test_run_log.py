@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from support.forks import start_fork, wait
 
+from orpo_cli.cache_entry import cached_entry
+from orpo_cli.file_lock import try_lock
 from orpo_cli.redaction import REDACTED
 from orpo_cli.run_log import RunLog, log_library_messages, run_log
 
@@ -108,6 +110,21 @@ def test_warnings_of_libraries_are_redacted_and_logged(logged: Path, capsys: pyt
     for text in (logged.read_text(), capsys.readouterr().err):
         assert f"see https://s3.example.org/x?{REDACTED}" in text
         assert "abc123" not in text
+
+
+def test_a_warning_of_this_package_has_no_file_name_and_no_line_of_source(
+    logged: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    show = warnings.showwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = show  # pytest's own would record it
+        holder = try_lock(tmp_path / "model.lock")
+        assert holder is not None
+        threading.Timer(0.3, holder.release).start()
+        cached_entry(tmp_path / "model", lambda folder: None, warnings.warn, what="converts model.gguf")
+    assert capsys.readouterr().err == "warning: waiting for another process that converts model.gguf\n"
+    assert logged.read_text().endswith("warning: waiting for another process that converts model.gguf\n")
 
 
 def test_the_log_is_not_inherited_by_subprocesses(logged: Path) -> None:

@@ -6,11 +6,13 @@ Incomplete and unverified files are refused.
 from __future__ import annotations
 
 import fnmatch
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from orpo_cli.card.base_license import hub_id
 from orpo_cli.errors import UsageError
 from orpo_cli.json_files import read_json_object, read_json_object_or_empty
 from orpo_cli.merging.merge_record import MergeRecord, adapter_digests
@@ -20,6 +22,7 @@ RunPart = Literal["adapter", "merged", "model", "gguf"]
 ALL = "all"
 CARD_PATH = "README.md"
 CURVES_PATH = "report/curves.svg"
+ADAPTER_CONFIG = "adapter_config.json"
 
 MAX_FILE_BYTES = 500 * 10**9  # limit of the hub
 
@@ -37,12 +40,16 @@ _NEVER_PUSHED = (
 
 @dataclass(frozen=True)
 class PushFile:
-    """A file to push. ``size`` is in bytes; ``part`` is a RunPart, ``card``, or the name of a checkpoint."""
+    """A file to push. ``size`` is in bytes; ``part`` is a RunPart, ``card``, or the name of a checkpoint.
+
+    ``content``: the bytes to push, where they are not those of ``source``.
+    """
 
     path_in_repo: str
     source: Path
     size: int
     part: str
+    content: bytes | None = None
 
 
 def select_parts(rundir: RunDir, requested: Sequence[str] = ()) -> tuple[RunPart, ...]:
@@ -99,6 +106,8 @@ def files_to_push(
         found.append(PushFile(CURVES_PATH, rundir.curves, len(curves.encode()), "card"))
     for part in parts:
         found += part_files(part_folder(rundir, part), part, path_prefix(part, parts))
+    base = hub_id(rundir.read_plan().model.model_name_or_path)
+    found = [_without_local_base(file, base) for file in found]
     selected = _apply_patterns(_deduplicate(found), include, exclude)
     for file in selected:
         _check_file(file)
@@ -154,6 +163,21 @@ def part_files(folder: Path, part: RunPart, prefix: str = "") -> Iterator[PushFi
         is_excluded = name.as_posix() == CARD_PATH or any(path.match(pattern) for pattern in _NEVER_PUSHED)
         if path.is_file() and not is_hidden and not is_excluded:
             yield PushFile(prefix + name.as_posix(), path, path.stat().st_size, part)
+
+
+def without_local_base(config: str, base: str | None) -> str:
+    """adapter_config.json for readers elsewhere: its base is ``base``, the id on the hub, or null for a base that is not there."""
+    return json.dumps({**json.loads(config), "base_model_name_or_path": base}, indent=2) + "\n"
+
+
+def _without_local_base(file: PushFile, base: str | None) -> PushFile:
+    if file.part != "adapter" or file.source.name != ADAPTER_CONFIG:
+        return file
+    written = file.source.read_text(encoding="utf-8")
+    if json.loads(written).get("base_model_name_or_path") == base:
+        return file
+    content = without_local_base(written, base).encode()
+    return replace(file, content=content, size=len(content))
 
 
 def _deduplicate(files: Sequence[PushFile]) -> list[PushFile]:

@@ -52,7 +52,11 @@ model = AutoModelForCausalLM.from_pretrained({base}, dtype="auto")
 model = PeftModel.from_pretrained(model, {json.dumps(name, ensure_ascii=False)}{argument})
 tokenizer = AutoTokenizer.from_pretrained({json.dumps(name, ensure_ascii=False)}{argument})"""
     code = _python(load, _has_chat_template(rundir, "adapter"))
-    copy = " (replace the path by that of your copy of the base)" if _is_on_this_machine(plan) else ""
+    copy = (
+        " (the base is not on the hub: replace the path by that of your copy of the base)"
+        if _is_on_this_machine(plan)
+        else ""
+    )
     return f"The adapter on its base, with peft{copy}:\n\n{code}"
 
 

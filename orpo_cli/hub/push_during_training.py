@@ -6,7 +6,6 @@ checkpoint, ``checkpoint`` also the complete last checkpoint as ``last-checkpoin
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import shutil
@@ -18,8 +17,9 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from orpo_cli.atomic import atomic_write_text
+from orpo_cli.card.base_license import hub_id
 from orpo_cli.card.model_card import render_card
-from orpo_cli.card.run_contents import CARD_PATH, PushFile, RunPart, part_files
+from orpo_cli.card.run_contents import ADAPTER_CONFIG, CARD_PATH, PushFile, RunPart, part_files, without_local_base
 from orpo_cli.checkpoint_manifest import MANIFEST
 from orpo_cli.errors import HubRefused, OrpoError, Problem, UsageError
 from orpo_cli.hub.hub_errors import translate_hub_errors
@@ -131,11 +131,11 @@ class PushCallback(TrainerCallback):
         shutil.rmtree(staged, ignore_errors=True)
         shutil.copytree(checkpoint, staged, copy_function=_link)
         (staged / MANIFEST).unlink(missing_ok=True)  # of the unchanged folder
-        config = staged / "adapter_config.json"
+        config = staged / ADAPTER_CONFIG
         if config.is_file():  # its base is the path that was loaded: for a GGUF file, a folder in the cache
-            named = {**json.loads(config.read_text()), "base_model_name_or_path": self.plan.model.model_name_or_path}
+            text = without_local_base(config.read_text(), hub_id(self.plan.model.model_name_or_path))
             config.unlink()
-            atomic_write_text(config, json.dumps(named, indent=2) + "\n")
+            atomic_write_text(config, text)
         return staged
 
     def _push_pending(self) -> None:

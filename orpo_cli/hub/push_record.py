@@ -31,11 +31,15 @@ class PushedBranch:
         return digest in self.files.get(path, ())
 
 
-def git_blob_ids(path: Path) -> list[str]:
-    """The git blob id of a file, by which the hub identifies small files; empty for a large file."""
+def git_blob_ids(content: bytes | Path) -> list[str]:
+    """The git blob id of a file or its content, by which the hub identifies small files; empty for a large file."""
     from huggingface_hub.utils.sha import git_hash
 
-    return [git_hash(path.read_bytes())] if path.stat().st_size <= MAX_GIT_FILE_BYTES else []
+    if isinstance(content, Path):
+        if content.stat().st_size > MAX_GIT_FILE_BYTES:
+            return []
+        content = content.read_bytes()
+    return [git_hash(content)]
 
 
 def read_pushed_branch(rundir: RunDir, repo_id: str, revision: str) -> PushedBranch:

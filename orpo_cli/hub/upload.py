@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from orpo_cli.card.run_contents import PushFile
@@ -82,8 +82,11 @@ class Upload:
     def digests(self) -> dict[str, list[str]]:
         """The digests by which the hub may identify each file: its sha256, and its git blob id if it is small."""
         return {
-            path: [addition.upload_info.sha256.hex(), *git_blob_ids(Path(str(addition.path_or_fileobj)))]
-            for path, addition in self.additions.items()
+            file.path_in_repo: [
+                self.additions[file.path_in_repo].upload_info.sha256.hex(),
+                *git_blob_ids(file.content or file.source),
+            ]
+            for file in self.files
         }
 
     @cached_property
@@ -91,7 +94,10 @@ class Upload:
         """The operations of huggingface_hub; they store what was uploaded already, so that a retry sends nothing twice."""
         from huggingface_hub import CommitOperationAdd
 
-        return {file.path_in_repo: CommitOperationAdd(file.path_in_repo, str(file.source)) for file in self.files}
+        return {
+            file.path_in_repo: CommitOperationAdd(file.path_in_repo, file.content or str(file.source))
+            for file in self.files
+        }
 
     def _create_repository_and_branch(self) -> None:
         options, revision = self.options, self.options.revision
@@ -290,4 +296,5 @@ def _differs(file: PushFile, remote: dict[str, str]) -> bool:
     digest = remote.get(file.path_in_repo)
     if digest is None or file.part == "card":
         return digest is not None
-    return digest != file_sha256(file.source) and digest not in git_blob_ids(file.source)
+    sha256 = hashlib.sha256(file.content).hexdigest() if file.content else file_sha256(file.source)
+    return digest != sha256 and digest not in git_blob_ids(file.content or file.source)

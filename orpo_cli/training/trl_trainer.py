@@ -141,6 +141,9 @@ class PairTrainer(EvaluatingTrainer, CheckpointingTrainer, ParallelTrainer, ORPO
         """The plan's learning-rate schedule. Raises UsageError where the library refuses it."""
         if self.zero is not None:
             optimizer = self.zero.optimizer
+        if num_training_steps == 1 and self.args.get_warmup_steps(1):
+            self.note("training.warmup_steps = 0: the run has one step, whose learning rate a warm-up would make 0")
+            self.args.warmup_steps = 0
         with explain_setting_errors("training.lr_scheduler_type", "training.lr_scheduler_kwargs"):
             return super().create_scheduler(num_training_steps, optimizer)
 

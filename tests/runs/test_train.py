@@ -84,6 +84,16 @@ def test_a_full_run_saves_the_model(tmp_path: Path, orpo_here: Callable[..., Any
     assert any((before[name] - after[name]).abs().max() > 1e-4 for name in before)
 
 
+@pytest.mark.parametrize("lora", [True, False])
+def test_a_run_of_one_step_trains_without_a_warm_up(tmp_path: Path, orpo_here: Callable[..., Any], lora: bool) -> None:
+    recipe = write_recipe(tmp_path, steps=1, lora=lora, training={"warmup_steps": 0.1, "eval_on_start": False})
+    done = orpo_here("train", recipe)
+    assert done.returncode == 0, done.stderr
+    assert "training.warmup_steps = 0: the run has one step" in done.stderr
+    (step,) = [line for line in lines(tmp_path / "run") if "loss" in line]
+    assert step["learning_rate"] == 1e-3
+
+
 def test_a_run_is_never_overwritten_and_says_how_to_go_on(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
     recipe = write_recipe(tmp_path, steps=1)
     assert orpo_here("train", recipe, "--quiet").returncode == 0

@@ -92,6 +92,10 @@ def test_the_commands_of_the_container_install_a_working_orpo(tmp_path: Path) ->
     orpo = tmp_path / "orpo" / "bin" / "orpo"
     done = subprocess.run([orpo, "quickstart", "--help"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "qwen3-0.6b" in done.stdout
+    # What messages and pages say to install: pip reads the extras of the installed orpo-cli, which is on no index.
+    pip = [orpo.with_name("python"), "-m", "pip", "install", "--dry-run", "orpo-cli[llama-cpp]"]
+    done = subprocess.run(pip, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "Would install xllamacpp" in done.stdout
 
 
 def test_the_development_container_installs_what_the_makefile_does() -> None:

@@ -32,6 +32,22 @@ def test_the_repository_has_the_same_bytes_as_the_run_directory(hub, run):
     assert files["adapter_model.safetensors"] in hub.lfs.values()
 
 
+@pytest.mark.parametrize(("base", "named"), [("big/base", "big/base"), (None, None)])
+def test_a_pushed_adapter_names_a_base_on_the_hub_and_no_path(hub, run, base, named):
+    plan = run.read_plan()
+    if base:
+        model = plan.model.model_copy(update={"model_name_or_path": base})
+        run.plan.write_text(plan.model_copy(update={"model": model}).to_json())
+    done = orpo(hub, "push-to-hub", run.root, REPO)
+    assert done.returncode == 0, done.stderr
+    files = hub.repos[REPO].files()
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == named
+    assert (b"the base is not on the hub" in files["README.md"]) == (named is None)
+    assert not [path for path, content in files.items() if plan.model.model_name_or_path.encode() in content]
+    again = orpo(hub, "push-to-hub", run.root, REPO, "--json")
+    assert json.loads(again.stdout)["status"] == "unchanged"
+
+
 def test_a_new_repository_is_private_without_the_public_option(hub, run):
     orpo(hub, "push-to-hub", run.root, REPO)
     orpo(hub, "push-to-hub", run.root, "me/open", "--public")

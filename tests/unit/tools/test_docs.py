@@ -12,11 +12,14 @@ import typer
 import yaml
 
 from orpo_cli.cli import main
+from orpo_cli.errors import OrpoError
 from orpo_cli.planning.size_defaults import DEFAULTS_BY_SIZE
 from orpo_cli.recipe.load import load_recipe
+from orpo_cli.recipe.source.recipe_files import RecipeFile
 
 ROOT = Path(__file__).parents[3]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+RECIPE = RecipeFile("page.yaml", ROOT, "{model: {model_name_or_path: a/b}, dataset: {train: {path: pairs.jsonl}}}")
 PAGE_NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
@@ -81,20 +84,43 @@ def test_links_resolve(name):
         assert not anchor or anchor in anchors(target), f"{name}: {link}"
 
 
+def orpo_commands(page: Path) -> list[tuple[str, list[str]]]:
+    """Each call of orpo in the shell blocks of a page, and after a $ in its console blocks: the line and the arguments."""
+    console = re.sub(r"^(?!\$ ).*$", "", "".join(blocks(page, "console")), flags=re.MULTILINE)
+    text = "".join(block for language in ("sh", "bash") for block in blocks(page, language)) + console
+    calls = []
+    for line in text.replace("\\\n", " ").splitlines():
+        try:
+            lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;><()")
+            lexer.whitespace_split = True
+            words = list(lexer)
+        except ValueError:  # a text of several lines
+            continue
+        while "orpo" in words:
+            words = words[words.index("orpo") + 1 :]
+            end = next((index for index, word in enumerate(words) if set(word) <= set("|&;><()")), len(words))
+            calls += [(line, words[:end])] if "$@" not in words[:end] else []  # the lines of a script
+    return calls
+
+
 @pytest.mark.parametrize("name", PAGE_NAMES)
-def test_commands_and_options_on_pages_exist(name, commands):
-    for line in "".join(blocks(ROOT / name, "sh")).splitlines():
-        for command in " ".join(shlex.split(line, comments=True)).split(" | "):
-            arguments = command.split()
-            if arguments[:1] == ["orpo"]:
-                check_command(arguments[1:], commands, f"{name}: {line}")
+def test_commands_on_pages_are_accepted_with_their_arguments(name, commands):
+    for line, arguments in orpo_commands(ROOT / name):
+        check_command(arguments, commands, f"{name}: {line}")
 
 
 def check_command(arguments, commands, location):
+    """Parse a call as the command line does, without running it: options, their values, and required arguments."""
+    if arguments[0] in ("--help", "--version", "--install-completion", "--show-completion"):
+        return
     name, *rest = arguments
     assert name in commands, location
-    options = {option for parameter in commands[name].params for option in (*parameter.opts, *parameter.secondary_opts)}
-    assert {argument for argument in rest if argument.startswith("-") and argument != "-"} <= options, location
+    context = commands[name].make_context(name, [*rest])
+    for override in context.params.get("overrides") or ():
+        try:
+            load_recipe(RECIPE, [override])
+        except OrpoError as error:
+            pytest.fail(f"{location}: {error}")
 
 
 def test_the_quickstart_target_uses_options_that_exist(commands):

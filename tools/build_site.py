@@ -60,7 +60,8 @@ def write_pages(folder: Path) -> None:
 def site_text(path: Path, pages: dict[Path, str]) -> str:
     """Text of a page with links and formulas of the site; code is not changed."""
     text = MATH_BLOCK.sub(
-        lambda found: f"\n<div>{_mathml(found[1], 'block')}</div>\n", path.read_text(encoding="utf-8")
+        lambda found: f'\n<div style="overflow-x: auto">{_mathml(found[1], "block")}</div>\n',
+        path.read_text(encoding="utf-8"),
     )
     replaced = partial(_site_link, path, pages)
     parts, end = [], 0

@@ -32,17 +32,17 @@ def test_the_repository_has_the_same_bytes_as_the_run_directory(hub, run):
     assert files["adapter_model.safetensors"] in hub.lfs.values()
 
 
-@pytest.mark.parametrize(("base", "named"), [("big/base", "big/base"), (None, None)])
-def test_a_pushed_adapter_names_a_base_on_the_hub_and_no_path(hub, run, base, named):
+@pytest.mark.parametrize("on_hub", ["big/base", None])
+def test_a_pushed_adapter_names_a_base_on_the_hub_and_no_path(hub, run, on_hub):
     plan = run.read_plan()
-    if base:
-        model = plan.model.model_copy(update={"model_name_or_path": base})
+    if on_hub:
+        model = plan.model.model_copy(update={"model_name_or_path": on_hub})
         run.plan.write_text(plan.model_copy(update={"model": model}).to_json())
     done = orpo(hub, "push-to-hub", run.root, REPO)
     assert done.returncode == 0, done.stderr
     files = hub.repos[REPO].files()
-    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == named
-    assert (b"the base is not on the hub" in files["README.md"]) == (named is None)
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == on_hub
+    assert (b"the base is not on the hub" in files["README.md"]) == (on_hub is None)
     assert not [path for path, content in files.items() if plan.model.model_name_or_path.encode() in content]
     again = orpo(hub, "push-to-hub", run.root, REPO, "--json")
     assert json.loads(again.stdout)["status"] == "unchanged"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tools import build_site
-from tools.build_site import DOCS, ROOT, site_text, sources
+from tools.build_site import DOCS, MATH_BLOCK, ROOT, site_text, sources
 
 PAGES = [path for path in sources() if path.suffix == ".md"]
 LIST_ITEM = re.compile(r"( *)([-*]|\d+\.) ")
@@ -64,6 +64,9 @@ def test_formulas_become_mathml() -> None:
     pytest.importorskip("latex2mathml")
     text = site_text(DOCS / "concepts.md", sources())
     assert text.count("<math") > 10
+    assert text.count('<div style="overflow-x: auto"><math') == len(
+        MATH_BLOCK.findall((DOCS / "concepts.md").read_text())
+    )
     assert "```math" not in text
     assert not re.search(r"\$[A-Za-z]", re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL))
 

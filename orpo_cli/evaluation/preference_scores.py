@@ -236,7 +236,8 @@ def _token_scores(model: Any, batch: Batch, device: torch.device) -> list[tuple[
             torch.split(logits, LOG_SOFTMAX_ROWS), torch.split(targets, LOG_SOFTMAX_ROWS), strict=True
         ):
             rows = rows if rows.dtype is torch.float64 else rows.float()
-            found.append(torch.stack((rows.log_softmax(-1).gather(1, target[:, None])[:, 0], rows.mean(-1))))
+            logps = rows.gather(1, target[:, None])[:, 0] - rows.logsumexp(-1)  # log_softmax on a CPU is off by 1e-5
+            found.append(torch.stack((logps, rows.mean(-1))))
     logps, means = torch.cat(found, dim=1).double().cpu()
     sizes = scored.sum(1).tolist()
     return list(zip(torch.split(logps, sizes), torch.split(means, sizes), strict=True))

@@ -181,8 +181,11 @@ class DataReport:
         return dict(sum((source.dropped for source in self.sources), Counter()).most_common())
 
     def train_notes(self) -> list[str]:
-        """Notes of all train sources together, one line each."""
-        return note_lines(sum((source.notes for source in self.sources if source.part == "train"), Counter[str]()))
+        """Dropped rows and notes of all train sources together, one line each."""
+        sources = [source for source in self.sources if source.part == "train"]
+        dropped, read = sum(source.dropped.total() for source in sources), sum(source.rows_read for source in sources)
+        notes = note_lines(sum((source.notes for source in sources), Counter[str]()))
+        return [f"{dropped:,} of {read:,} rows are dropped; `orpo data` shows why", *notes] if dropped else notes
 
     def as_dict(self) -> dict[str, Any]:
         """JSON object of data_report.json: totals, the counts of each source, and the meaning of each reason."""

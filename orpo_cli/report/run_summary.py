@@ -62,7 +62,7 @@ def next_commands(history: RunHistory, commands: dict[str, str]) -> list[str]:
 
 
 def _accuracy(history: RunHistory, name: str, record: dict[str, Any]) -> str:
-    """``last, step 32: accuracy 0.81 [0.70, 0.89], margin 0.4321``."""
+    """``last, step 32: accuracy 0.81 [0.70, 0.89], margin 0.4321 without beta``."""
     accuracy, margin = (metric_value(record, each, "eval_") for each in ("accuracy", MARGIN))
     if accuracy is None:
         return ""
@@ -71,7 +71,7 @@ def _accuracy(history: RunHistory, name: str, record: dict[str, Any]) -> str:
     text += "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
     pairs = record.get("eval_pairs")
     text += f" of {pairs:.0f} pairs" if is_number(pairs) else ""
-    return text if margin is None else f"{text}, margin {margin:.4f}"
+    return text if margin is None else f"{text}, margin {margin:.4f} without beta"
 
 
 def _number(record: dict[str, Any], key: str, form: str) -> str:

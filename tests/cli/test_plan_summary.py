@@ -59,6 +59,16 @@ def test_the_plan_says_how_rows_of_text_are_trained(
     assert f"          among the first pairs: {note}" in sampled
 
 
+def test_the_plan_counts_dropped_rows(
+    tmp_path: Path, orpo_here: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_recipe(tmp_path)
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"prompt": "Why?", "chosen": "Same.", "rejected": "Same."}) + "\n")
+    assert "          1 of 25 rows are dropped; `orpo data` shows why" in orpo_here("plan", "recipe.yaml").stdout
+
+
 def test_a_terminal_of_80_columns_has_one_screen(tmp_path: Path) -> None:
     write_recipe(tmp_path)
     code, output = run_in_terminal([sys.executable, "-m", "orpo_cli", "plan", "recipe.yaml"], tmp_path, width=80)

@@ -36,11 +36,16 @@ def orpo(hub: LoopbackHub, *arguments: object, **environment: str) -> subprocess
     return done
 
 
+def pushed_adapter_config(folder: Path) -> bytes:
+    """adapter_config.json as it is pushed: the base of these runs is on this machine, and so it names none."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    return json.dumps({**config, "base_model_name_or_path": None}, indent=2).encode() + b"\n"
+
+
 def expected_files(run: RunDir, folder: Path) -> dict[str, bytes]:
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    if "adapter_config.json" in files:  # the base of these runs is on this machine
-        named = {**json.loads(files["adapter_config.json"]), "base_model_name_or_path": None}
-        files["adapter_config.json"] = json.dumps(named, indent=2).encode() + b"\n"
+    if "adapter_config.json" in files:
+        files["adapter_config.json"] = pushed_adapter_config(folder)
     return {**files, "README.md": run.card.read_bytes()}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 from support.loopback_hub import LoopbackHub, account
-from support.push_cli import REPO, expected_files, make_gated_run
+from support.push_cli import REPO, make_gated_run, pushed_adapter_config
 from support.tiny import pairs
 
 from orpo_cli import hub_status
@@ -58,7 +58,7 @@ def test_an_accepted_push_is_described_and_leaves_the_run_unchanged(hub, check, 
     assert {path: path.stat().st_mtime_ns for path in run.root.rglob("*")} == before
     assert not RunDir(recipe.parent / "to-come").root.exists()
     hub.add(REPO, private=True)
-    hub.edit_file(REPO, "adapter_config.json", expected_files(run, run.adapter)["adapter_config.json"])
+    hub.edit_file(REPO, "adapter_config.json", pushed_adapter_config(run.adapter))
     hub.edit_file(REPO, "notes.txt", b"of somebody else")
     assert json.loads(check(run.root).stdout)["exists"]
 

@@ -61,7 +61,7 @@ def test_a_table_shows_base_tuned_and_the_change(run: RunDir) -> None:
     before, after = (models[variant]["rewards/accuracies"] for variant in ("base", "tuned"))
     for cell in (f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}"):
         assert cell in accuracy
-    assert "margin: 0.3 x" in " ".join(done.stdout.split())  # wrapped to the width of the terminal
+    assert "margin: beta (0.3) x" in " ".join(done.stdout.split())  # wrapped to the width of the terminal
     assert f"{HELD_OUT} held-out pairs" in done.stdout
 
 

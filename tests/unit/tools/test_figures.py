@@ -25,7 +25,7 @@ def without_code(text: str) -> str:
 @pytest.mark.parametrize("name", READMES)
 def test_speeds_and_memories_of_the_readme_are_measured_ratios(name: str) -> None:
     measured = {float(value) for value in re.findall(r"\*\*([\d.]+)\*\*", text_of("docs/performance.md"))}
-    stated = re.findall(r"(\d+\.\d+) ?×", text_of(name))
+    stated = re.findall(r"(\d+\.\d+)(?= ?×| 倍| 到 )", text_of(name))  # × or, in Chinese, 倍
     for value in stated:
         decimals = len(value.partition(".")[2])
         assert any(abs(ratio - float(value)) <= 0.501 * 10**-decimals for ratio in measured), f"{name}: {value} ×"

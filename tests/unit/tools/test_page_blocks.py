@@ -21,6 +21,7 @@ OTHER_PROGRAMS = {
     "make docker git cd source pip export set cp": "installs or prepares; tests/unit/test_project.py checks the targets of make",
     "tensorboard wandb trackio ollama hf torchrun accelerate alpaca_eval": "another program",
     "python": "downloads the data of nltk",
+    "python3 .venv/bin/python": "create an environment, and install PyTorch in it",
 }
 # Blocks of other languages, and what checks them.
 CHECKED_ELSEWHERE = {

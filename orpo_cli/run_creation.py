@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
@@ -152,18 +151,18 @@ def _new_sibling(parent: Path, note: Callable[[str], None]) -> tuple[Path, RunLo
     while True:
         sibling = parent / f"{SIBLING_PREFIX}{uuid.uuid4().hex[:12]}"
         sibling.mkdir()
-        with suppress(FileNotFoundError):  # removed by another process before it was locked
+        # before it was locked, another process may take it for one of a killed process, and remove it
+        with suppress(FileNotFoundError, UsageError):
             return sibling, RunLock.acquire(sibling, note)
 
 
 def _remove_dead_siblings(parent: Path) -> None:
-    """Remove what killed processes were creating; a living one holds the lock."""
+    """Remove what killed processes were creating, under its lock; a living one holds the lock."""
     for sibling in parent.glob(f"{SIBLING_PREFIX}*"):
-        if not (sibling / LOCK_FILE).exists():
-            with suppress(OSError):
-                os.rmdir(sibling)
-        elif live_owner(sibling) is None:
+        with suppress(OSError, UsageError):  # removed by another process; owned by a living one
+            lock = RunLock.acquire(sibling, lambda text: None)
             shutil.rmtree(sibling, ignore_errors=True)
+            lock.release()
 
 
 def discard_run(rundir: RunDir, *, keep_logs: bool = False) -> None:

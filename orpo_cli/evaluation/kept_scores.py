@@ -72,6 +72,7 @@ def scores_key(model: Any, rows: Sequence[Mapping[str, Any]], settings: Mapping[
         "pairs": _pairs_digest(rows),
         "settings": dict(sorted(settings.items())),
         "autocast": str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else None,
+        "matmul_precision": torch.get_float32_matmul_precision(),  # "high" means TF32 on a GPU
         "device": torch.cuda.get_device_name(base.device) if kind == "cuda" else kind,
         "threads": torch.get_num_threads(),
         "orpo_cli": __version__,

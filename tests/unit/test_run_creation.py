@@ -7,11 +7,14 @@ import fcntl
 import os
 import resource
 import subprocess
+import sys
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
-from support.forks import fork_that_waits, kill_at_each_file_operation, race
+from support.forks import fork_that_waits, kill_at_each_file_operation, race, start_fork, wait
 from support.tiny_run import RECIPE, make_plan
 
 from orpo_cli import run_lock
@@ -105,6 +108,40 @@ def test_of_many_at_once_exactly_one_creates(tmp_path: Path, existing: bool) -> 
             root.mkdir()
         assert race(partial(create, root)) == 1
         assert names(root.parent) == {"run"}
+
+
+def test_a_creation_that_begins_while_another_one_cleans_up_succeeds(tmp_path: Path) -> None:
+    """Its hidden folder looks like one of a killed process between the creation of its lock file and the lock."""
+    opened, removing, written, removed = (tmp_path / name for name in ("opened", "removing", "written", "removed"))
+
+    def tell_and_wait(reached: Path, awaited: Path) -> None:
+        if not reached.exists():
+            reached.touch()
+            while not awaited.exists():
+                time.sleep(0.001)
+
+    def begin_slowly(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "fcntl.flock":
+            tell_and_wait(opened, removing)
+        elif event == "os.rename" and str(arguments[1]).endswith("slow"):
+            tell_and_wait(written, removed)
+
+    def clean_up_slowly(event: str, _: object) -> None:
+        if event == "shutil.rmtree":
+            tell_and_wait(removing, written)
+
+    def create_with(hook: Callable[[str, tuple[object, ...]], None], name: str) -> None:
+        sys.addaudithook(hook)
+        create(tmp_path / "runs" / name)
+
+    (tmp_path / "runs").mkdir()
+    slow = start_fork(partial(create_with, begin_slowly, "slow"))
+    while not opened.exists():
+        time.sleep(0.001)
+    assert wait(start_fork(partial(create_with, clean_up_slowly, "fast"))) == 0
+    removed.touch()
+    assert wait(slow) == 0
+    assert names(tmp_path / "runs") == {"fast", "slow"}
 
 
 def test_the_sibling_of_a_living_creator_is_kept(tmp_path: Path) -> None:

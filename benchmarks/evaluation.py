@@ -34,17 +34,8 @@ from typing import Any
 
 from benchmarks.paired import describe_machine
 from benchmarks.preparation import SMOLLM2
-from benchmarks.training import (
-    LENGTHS,
-    LORA,
-    Setting,
-    load_weights,
-    make_recipe,
-    make_trl_trainer,
-    peak_gb,
-    reset_peak_memory,
-    table_row,
-)  # fmt: skip
+from benchmarks.step_measurement import load_weights, peak_gb, reset_peak_memory
+from benchmarks.training import LENGTHS, LORA, Setting, make_recipe, make_trl_trainer, table_row
 from orpo_cli.cli.main import silence_libraries
 from orpo_cli.evaluation.kept_scores import COLUMNS
 

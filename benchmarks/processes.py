@@ -39,7 +39,7 @@ def train(file: str, model: str, pairs: int, steps: int) -> dict[str, Any]:
     """Train in this process, one of those of torchrun or the only one."""
     import torch
 
-    from benchmarks.training import step_timer
+    from benchmarks.step_measurement import step_timer
     from orpo_cli.data.prepare import prepare
     from orpo_cli.machine import probe
     from orpo_cli.model.onednn import use_onednn

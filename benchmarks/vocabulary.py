@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from benchmarks.paired import describe_machine, median, run_alternating
-from benchmarks.training import peak_gb, reset_peak_memory
+from benchmarks.step_measurement import peak_gb, reset_peak_memory
 from orpo_cli.cli.main import silence_libraries
 
 VOCAB_SIZES = (32_768, 131_072, 262_144)

@@ -24,7 +24,7 @@ ENVIRONMENT = {reexec.GLIBC_VARIABLE: reexec.GLIBC_VALUE}  # that orpo train set
 def measure(side: str) -> dict[str, Any]:
     """Train ``STEPS`` steps in this process."""
     from benchmarks.paper.runs import PairFile, Results, Trainings
-    from benchmarks.training import load_weights, peak_gb, reset_peak_memory, step_timer
+    from benchmarks.step_measurement import load_weights, peak_gb, reset_peak_memory, step_timer
 
     trainings = Trainings(Results(Path()))
     quickstart = PairFile("quickstart")

@@ -86,13 +86,15 @@ def evaluate(
     max_samples: int | None = None,
     batch_size: int | None = None,
     max_length: int | None = None,
+    recompute: bool = False,
     verbose: bool = False,
 ) -> dict[str, Any]:
     """Measure how often a model prefers the chosen completion, and by how much: the document of ``orpo eval --json``.
 
     ``model``: a run, whose base and tuned model are compared and whose evaluation.json is written, or a model: its name, folder or
     object (with ``tokenizer``). ``data``: preference pairs (a path, a hub id or a dataset); default: the held-out pairs of the run.
-    ``max_length``: of a pair in tokens, for a model that is not a run. Raises UsageError, DataError, HubError, MachineError.
+    ``max_length``: of a pair in tokens, for a model that is not a run. ``recompute``: score the base also where its scores of these
+    pairs are in the cache. Raises UsageError, DataError, HubError, MachineError.
     """
     from orpo_cli.evaluation import evaluate as evaluation
     from orpo_cli.evaluation.held_out_pairs import load_held_out_pairs
@@ -110,7 +112,7 @@ def evaluate(
         )
         run = target.rundir
         scorer = make_scorer(target.plan, run.read_run() if run else {})
-        document = evaluation.evaluate(target, pairs, batch_size=batch_size, scorer=scorer)
+        document = evaluation.evaluate(target, pairs, batch_size=batch_size, scorer=scorer, recompute=recompute)
         if run is not None:
             evaluation.record_evaluation(run, document)
     return document

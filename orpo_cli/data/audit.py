@@ -75,7 +75,9 @@ class Audit:
 
     pairs: int
     lengths: dict[str, dict[str, float]]  # prompt, chosen, rejected, sequence (prompt and longer completion)
-    histogram: dict[str, list[int]]  # edges (one more than counts) and counts of the sequences before truncation
+    histogram: dict[
+        str, list[int]
+    ]  # edges (one more than counts) and counts of the sequences before truncation; a bin ends below its second edge
     cut: dict[int, float]  # max_length → fraction of pairs that are longer
     truncation: Truncation
     length_bias: LengthBias
@@ -105,11 +107,11 @@ def audit(table: PairTable, max_length: int) -> Audit:
     sequences = full_prompt + np.maximum(full_chosen, full_rejected)
     longer = np.maximum(chosen, rejected)
     lengths = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "sequence": prompt + longer}
-    counts, edges = np.histogram(sequences, bins=BINS)
+    edges = _bin_edges(int(sequences.min()), int(sequences.max()))
     return Audit(
         pairs=len(table),
         lengths={name: length_stats(tokens, PERCENTILES) for name, tokens in lengths.items()},
-        histogram={"edges": [round(edge) for edge in edges], "counts": counts.tolist()},
+        histogram={"edges": edges.tolist(), "counts": np.histogram(sequences, bins=edges)[0].tolist()},
         cut={length: float((sequences > length).mean()) for length in sorted({*MAX_LENGTHS, max_length})},
         truncation=truncation(sequences, max_length),
         length_bias=length_bias(full_chosen, full_rejected),
@@ -117,6 +119,12 @@ def audit(table: PairTable, max_length: int) -> Audit:
         tokens=int((prompt + chosen + rejected).sum()),
         tokens_of_two_passes=int((2 * prompt + chosen + rejected).sum()),
     )
+
+
+def _bin_edges(shortest: int, longest: int) -> Numbers:
+    """Edges of at most ``BINS`` bins of the same number of whole tokens. A bin has the lengths from its edge to below the next one."""
+    width = -(-(longest - shortest + 1) // BINS)
+    return np.arange(shortest, longest + width + 1, width)
 
 
 def truncation(sequences: Numbers, max_length: int) -> Truncation:

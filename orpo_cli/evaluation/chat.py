@@ -12,6 +12,7 @@ from orpo_cli.data.pair import Message
 from orpo_cli.errors import UsageError
 from orpo_cli.evaluation.eval_target import EvalTarget, Variant
 from orpo_cli.evaluation.generation import (
+    INCOMPLETE_CHARACTER,
     Completion,
     SamplingParams,
     check_context_length,
@@ -82,16 +83,20 @@ class _CompletionStreamer(TextStreamer):
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.stops = stops
         self.on_text = on_text
+        self.finished = False
         self.text = ""
 
     def put(self, value: Any) -> None:
         """Take the prompt, then one token per call."""
         is_prompt = self.next_tokens_are_prompt
-        if is_prompt or value.flatten()[0].item() not in self.stops:
+        self.finished = not is_prompt and value.flatten()[0].item() in self.stops
+        if not self.finished:
             super().put(value)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         """Pass on text that no further token changes."""
+        if stream_end and not self.finished:
+            text = text.rstrip(INCOMPLETE_CHARACTER)
         if text:
             self.text += text
             self.on_text(text)

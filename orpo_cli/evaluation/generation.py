@@ -25,6 +25,7 @@ BATCH_SIZE = 32  # prompts; a step reads all weights for any number of prompts, 
 CACHE_BYTES = 2 << 30  # of the keys and values of a batch
 CACHE_BYTES_PER_TOKEN = 2 * 32 * 8 * 128 * 2  # of a model of 8B parameters, where the config does not say it
 SEGMENT_TOKENS = 32  # new tokens between two removals of finished rows
+INCOMPLETE_CHARACTER = "\ufffd"  # what a tokenizer decodes the first bytes of a character to
 
 
 @dataclass(frozen=True)
@@ -217,10 +218,10 @@ def _cache_bytes_per_token(model: PreTrainedModel | PeftModel) -> int:
 
 
 def decode_completion(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stops: list[int]) -> Completion:
-    """Text of the generated ``tokens``, without the end token."""
+    """Text of the generated ``tokens``, without the end token and without a character that the maximum length cut."""
     finished = bool(tokens) and tokens[-1] in stops
-    text = tokenizer.decode(tokens[:-1] if finished else tokens, skip_special_tokens=True)
-    return Completion(str(text), len(tokens), finished)
+    text = str(tokenizer.decode(tokens[:-1] if finished else tokens, skip_special_tokens=True))
+    return Completion(text if finished else text.rstrip(INCOMPLETE_CHARACTER), len(tokens), finished)
 
 
 def check_context_length(

@@ -80,7 +80,8 @@ def histogram(audit: Audit) -> Table:
     table = Table(*columns, **TABLE_STYLE)
     for low, high, count in zip(edges, edges[1:], counts, strict=False):
         bar = "█" * max(round(BAR_WIDTH * count / max(counts)), min(count, 1))
-        table.add_row(f"{low:,} to {high:,}", Text(bar, "cyan"), f"{count:,}")
+        lengths = f"{low:,}" if high - low == 1 else f"{low:,} to {high - 1:,}"
+        table.add_row(lengths, Text(bar, "cyan"), f"{count:,}")
     return table
 
 

@@ -168,11 +168,11 @@ _COLUMNS = (
 )  # a narrow terminal loses the last ones
 _TITLES = {"difference": "against the best"}
 _LEFT = ("state", "difference")
-_MIN_NAME = 24  # of a name that is shortened; digits of the other columns never are
+_MIN_NAME = 24  # of a name that is divided into lines, at its commas first
 
 
 def trial_table(rows: Sequence[dict[str, Any]], width: int | None, metric: Metric) -> RenderableType:
-    """A table with one line for each trial. The interval is that of the metric; a column that is empty is left out.
+    """A table with the trials, each on one line unless its name is too long. The interval is that of the metric; a column that is empty is left out.
 
     ``width``: None for a table with all columns, as in a pipe.
     """
@@ -192,8 +192,11 @@ def trial_table(rows: Sequence[dict[str, Any]], width: int | None, metric: Metri
     while width is not None and sizes and min(name_size, _MIN_NAME) + sum(size + 2 for size in sizes.values()) > width:
         sizes.popitem()
     if width is not None:
-        name_size = min(name_size, max(1, width - sum(size + 2 for size in sizes.values())))
-    columns = [Column("trial", width=name_size, no_wrap=True, overflow="ellipsis")]
+        room = max(1, width - sum(size + 2 for size in sizes.values()))
+        if name_size > room:
+            names = [name.replace(",", ",\n") for name in names]
+            name_size = min(room, max(5, *(len(line) for name in names for line in name.split("\n"))))
+    columns = [Column("trial", width=name_size, overflow="fold")]
     columns += [
         Column(titles[name], width=size, justify="left" if name in _LEFT else "right", no_wrap=True)
         for name, size in sizes.items()

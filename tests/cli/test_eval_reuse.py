@@ -12,6 +12,7 @@ from conftest import CommandResult
 from safetensors.torch import load_file, save_file
 from support.tiny_eval_run import make_eval_run
 
+import orpo_cli
 from orpo_cli.rundir import RunDir
 from orpo_cli.training import packed_scoring
 
@@ -48,6 +49,13 @@ def evaluate(orpo_here: OrpoHere, run: RunDir, *options: object) -> tuple[dict[s
     done = orpo_here("eval", run.root, "--json", *map(str, options))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
+
+
+def test_python_scores_the_base_again_on_request(tmp_path: Path, cache: Path) -> None:
+    run = packed_run(tmp_path)
+    assert orpo_cli.evaluate(run.root)["reused"] == {}
+    assert orpo_cli.evaluate(run.root)["reused"].keys() == {"base"}
+    assert orpo_cli.evaluate(run.root, recompute=True)["reused"] == {}
 
 
 def test_a_second_evaluation_computes_only_the_tuned_model_and_says_so(

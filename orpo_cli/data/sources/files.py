@@ -12,7 +12,14 @@ from typing import Any
 
 from orpo_cli.data.sources.arrow_rows import arrow_batches, arrow_rows, parquet_rows
 from orpo_cli.data.sources.row_limit import row_limit
-from orpo_cli.data.sources.text_rows import COMPRESSION_TOOLS, csv_rows, json_rows, open_text, uncompressed_name
+from orpo_cli.data.sources.text_rows import (
+    COMPRESSION_TOOLS,
+    UTF8_REMEDY,
+    csv_rows,
+    json_rows,
+    open_text,
+    uncompressed_name,
+)
 from orpo_cli.errors import DataError
 from orpo_cli.file_kind import START_BYTES, FileKind, content_kind, file_kind
 from orpo_cli.nearest_path import missing_path_remedy
@@ -117,7 +124,7 @@ def _convert_error(error: Exception, path: Path, last: int) -> Exception:
     if isinstance(error, UnicodeDecodeError):
         return DataError(
             f"{path}: row {last + 1}: not UTF-8: {error.reason} at byte {error.start}.",
-            remedy="Save the file as UTF-8.",
+            remedy=UTF8_REMEDY,
         )
     remedy: str | None = "The file is damaged, or not of the kind that its suffix names: download or write it again."
     if isinstance(error, OSError) and error.errno is not None:

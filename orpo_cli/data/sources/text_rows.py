@@ -21,6 +21,7 @@ from orpo_cli.errors import DataError
 
 COMPRESSION_TOOLS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}  # suffix → name of kind and tool
 CHUNK_CHARS = 1 << 20  # characters of a JSON array read at once
+UTF8_REMEDY = "Save the file as UTF-8 (in Excel: CSV UTF-8)."
 LONGEST_LITERAL = 16  # characters: so near to the end of a chunk, an error may be a value that was cut off
 
 
@@ -215,7 +216,7 @@ def _parse_line(path: Path, number: int, line: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}:{number}: not UTF-8: {error.reason} at byte {error.start} of the line.",
-            remedy="Save the file as UTF-8.",
+            remedy=UTF8_REMEDY,
         ) from error
     except json.JSONDecodeError as error:
         reason = f"{error.msg} (column {error.colno})"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.data_tokenizers import NAMES, tokenizer_of
 
-from orpo_cli.data.audit import audit, length_bias, truncation
+from orpo_cli.data.audit import BINS, _bin_edges, audit, length_bias, truncation
 from orpo_cli.data.pair_encoder import PairEncoder
 from orpo_cli.data.prepare import PairTables, prepare_tables
 from orpo_cli.data.table import expand_pair
@@ -48,6 +48,14 @@ def test_lengths_are_those_of_the_pairs(tmp_path: Path) -> None:
     )
     assert found.tokens == found.tokens_of_two_passes - sum(prompts)
     assert sum(found.histogram["counts"]) == len(rows)
+
+
+@pytest.mark.parametrize(("lengths", "bins"), [([131, 133, 133], 3), ([7, 7], 1), ([100, 119, 120], 11)])
+def test_bins_of_the_histogram_are_whole_numbers_of_tokens(lengths: list[int], bins: int) -> None:
+    edges = _bin_edges(min(lengths), max(lengths))
+    assert len(edges) - 1 == bins <= BINS
+    assert len(set(np.diff(edges))) == 1
+    assert edges[0] == min(lengths) <= max(lengths) < edges[-1]
 
 
 def test_the_fraction_of_truncated_pairs_equals_preparing_with_that_length(tmp_path: Path) -> None:

@@ -5,14 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from support.tiny import save_tiny_model
 from support.tiny_eval_run import make_eval_run, open_target_quietly
 
 from orpo_cli.data.pair import Message
 from orpo_cli.errors import UsageError
-from orpo_cli.evaluation.chat import Conversation
+from orpo_cli.evaluation.chat import Conversation, _CompletionStreamer
 from orpo_cli.evaluation.eval_target import EvalTarget, Variant
-from orpo_cli.evaluation.generation import SamplingParams, generate_completions
+from orpo_cli.evaluation.generation import (
+    INCOMPLETE_CHARACTER,
+    SamplingParams,
+    decode_completion,
+    generate_completions,
+)
 from orpo_cli.evaluation.prompts import PromptBuilder
 
 SAMPLING = SamplingParams(max_new_tokens=12)
@@ -78,6 +84,17 @@ def test_the_streamed_text_is_the_completion(target: EvalTarget) -> None:
     answer = start_conversation(target).ask("tuned", "Why?", streamed_parts.append)
     assert "".join(streamed_parts) == answer.text
     assert answer.text
+
+
+def test_a_character_that_the_maximum_length_cuts_is_left_out(target: EvalTarget) -> None:
+    tokens = target.tokenizer.encode("red 茶", add_special_tokens=False)[:-1]
+    assert target.tokenizer.decode(tokens).endswith(INCOMPLETE_CHARACTER)
+    streamed_parts: list[str] = []
+    streamer = _CompletionStreamer(target.tokenizer, [2], streamed_parts.append)
+    for value in ([5], *([token] for token in tokens)):
+        streamer.put(torch.tensor(value))
+    streamer.end()
+    assert decode_completion(target.tokenizer, tokens, [2]).text == "".join(streamed_parts) == "red "
 
 
 def test_end_tokens_are_not_streamed(word_target: EvalTarget) -> None:

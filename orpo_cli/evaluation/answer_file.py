@@ -79,6 +79,16 @@ class AnswerFile:
             )
         return not changed
 
+    def remove_of_other_weights(self) -> bool:
+        """Remove what was begun with other weights, which nothing can continue. Returns whether there was any."""
+        check_is_answer_file(self.path)
+        before = recorded_settings(self.path)
+        if before.get("weights") == self.settings["weights"] or not (self.path.exists() or self.partial.exists()):
+            return False
+        for path in (self.path, self.partial, self.settings_path):
+            path.unlink(missing_ok=True)
+        return True
+
     def complete_rows(self, count: int) -> list[dict[str, Any]] | None:
         """The ``count`` rows of the complete file; None where it is not complete yet. Raises UsageError where it was changed."""
         if not self.path.exists():

@@ -42,6 +42,7 @@ class AnswerOptions:
     variants: tuple[Variant, ...]
     end_token_ids: frozenset[int]
     batch_size: int | None = None  # prompts; None: as many as fit
+    replace_other_weights: bool = False  # start again where the file has answers of other weights
 
 
 def answer_prompts(
@@ -67,6 +68,10 @@ def answer_prompts(
         return generation.run(None)
     file = AnswerFile(output, generation.settings())
     with file.locked():
+        if options.replace_other_weights and file.remove_of_other_weights():
+            note(
+                f"{output} has answers of other weights, such as those before further training: they are generated again"
+            )
         return generation.run(file)
 
 

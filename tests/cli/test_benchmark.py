@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import typer
+from safetensors.torch import load_file, save_file
 from support.tiny import save_tiny_model
 from support.tiny_eval_run import make_eval_run
 from typer.testing import CliRunner, Result
@@ -138,6 +139,22 @@ def test_figures_from_before_further_training_are_marked(run: RunDir, measured: 
         assert f"- older model: {note}" in render_card(run, parts="adapter")
     finally:
         run.run.write_text(before)
+
+
+def test_a_benchmark_after_further_training_is_measured_again(tmp_path: Path) -> None:
+    run = make_eval_run(tmp_path / "run")
+    data = write_lines(tmp_path / "mt_bench.jsonl", MT_BENCH)
+    arguments = (run.root, "--task", "mt_bench", "--data", data, "--max-new-tokens", 8, "--json")
+    before = json.loads(invoke(*arguments).stdout)
+    weights = run.result() / "adapter_model.safetensors"
+    save_file({name: tensor + 0.5 for name, tensor in load_file(weights).items()}, weights)
+    done = invoke(*arguments)
+    assert done.exit_code == 0, done.exception
+    assert "answers of other weights" in " ".join(done.stderr.split())
+    after = json.loads(done.stdout)
+    assert after["models"]["base"]["answers"] == before["models"]["base"]["answers"]
+    assert after["models"]["tuned"]["answers"] != before["models"]["tuned"]["answers"]
+    assert isinstance(invoke(*arguments[:-2], 9).exception, UsageError)
 
 
 def test_the_terminal_shows_figures_and_the_command_of_the_judge(run: RunDir, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def answer_questions(
         prompts = [_prompt(builder, request, request.questions[index], answers[index]) for index in indices]
         statistics.add(prompts)
         name = f"{variant}-turn-{turn + 1}-temperature-{sampling.temperature:g}"
-        options = AnswerOptions(sampling, (variant,), builder.end_token_ids)
+        options = AnswerOptions(sampling, (variant,), builder.end_token_ids, replace_other_weights=True)
         output = request.folder / f"{name}.jsonl"
         found = answer_prompts(target, prompts, options, output=output, note=note, begin_count=begin_count)
         completions = found[variant]

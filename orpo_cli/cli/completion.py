@@ -101,7 +101,10 @@ def complete_override(incomplete: str) -> list[str]:
     key, sign, _ = incomplete.partition("=")
     if not sign:
         return _starting(incomplete, (f"{each}=" for each in keys))
-    return _starting(incomplete, (f"{key}={value}" for value in _values(keys.get(key))))
+    values = list(_values(keys.get(key)))
+    if values == ["null"]:  # a number or a text: the shell would insert the only completion
+        return []
+    return _starting(incomplete, (f"{key}={value}" for value in values))
 
 
 def _keys(section: Any, prefix: str) -> Iterator[tuple[str, Any]]:

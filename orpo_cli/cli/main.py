@@ -212,8 +212,8 @@ def _run_command() -> tuple[int, OrpoError | None]:
         typer.TyperException
     ) as error:  # wrong option, argument or command; without a message: only the help was shown
         message = error.format_message().replace("Value error, ", "")  # pydantic's, for choices
-        remedy = "See `orpo --help` and `orpo COMMAND --help`."
-        return error.exit_code, UsageError(message, remedy=remedy) if message else None
+        message = message.replace("\n\t", " ")  # click writes each choice of a missing option on a line of its own
+        return error.exit_code, UsageError(message, remedy=_usage_remedy(error)) if message else None
     except (KeyboardInterrupt, SystemExit):
         raise
     except UnicodeEncodeError as error:
@@ -232,6 +232,23 @@ def _run_command() -> tuple[int, OrpoError | None]:
         if not interruption.was_raised():
             raise
         raise KeyboardInterrupt from error  # a library converted the exception of the signal, or could not be imported
+
+
+def _usage_remedy(error: typer.TyperException) -> str:
+    """What to do about a wrong option or command: the command to write if it is known, or the help page to read."""
+    context: typer.Context | None = getattr(error, "ctx", None)
+    if context is None or context.parent is None:
+        return "See `orpo --help` and `orpo COMMAND --help`."
+    command = f"orpo {context.info_name}"
+    option = getattr(error, "option_name", None)
+    if option and any("--set" in parameter.opts for parameter in context.command.params):
+        from orpo_cli.recipe.did_you_mean import full_key  # loads pydantic
+
+        if key := full_key(option.lstrip("-").replace("-", "_")):
+            return f"A key of the recipe is changed with `--set {key}=VALUE`."
+    if subcommands := getattr(context.command, "commands", None):
+        return f"Write {' or '.join(f'`{command} {name}`' for name in subcommands)}; see `{command} --help`."
+    return f"See `{command} --help`."
 
 
 def _check_address_space() -> None:

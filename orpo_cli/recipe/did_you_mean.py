@@ -62,6 +62,19 @@ def did_you_mean_key(key: str, section: Path) -> str:
     return f"Known keys: {', '.join(known)}." if len(known) <= 20 else "See docs/reference/training-arguments.md."
 
 
+def full_key(key: str) -> str | None:
+    """The dotted key of a recipe for a key without its section, or under a name of another tool; None for any other text."""
+    section, dot, name = key.partition(".")
+    if dot:
+        return key if name in known_keys((section,)) else None
+    for section in Recipe.model_fields:
+        if key in known_keys((section,)):
+            return f"{section}.{key}"
+        if other := KEYS_OF_OTHER_TOOLS.get(section, {}).get(key):
+            return other if "." in other else f"{section}.{other}"
+    return None
+
+
 def known_keys(section: Path) -> set[str]:
     """The keys that the schema has at ``section``; of a union, those of every member."""
     models: list[Any] = [Recipe]

@@ -93,7 +93,7 @@ def _entries(
     yield "rate", [f"{_number(training['learning_rate'])}, {schedule}"]
     if estimate is not None:
         yield "memory", _memory(estimate, screen)
-        yield "time", [_time(plan, estimate["step"], steps)]
+        yield "time", [_time(plan, estimate["step"], steps, estimate["lengths"] == "of the pairs")]
     yield "run", [short_path(values["output_dir"])]
 
 
@@ -185,16 +185,17 @@ def _memory(estimate: dict[str, Any], screen: Screen) -> list[str]:
     return [text, kind + shares, *(f"with {each['setting']}: {each['total_bytes'] / 1e9:.1f} GB" for each in savings)]
 
 
-def _time(plan: Plan, step: dict[str, Any], steps: int | None) -> str:
+def _time(plan: Plan, step: dict[str, Any], steps: int | None, is_measured: bool) -> str:
+    about = "about" if is_measured else "at most, for pairs of max_length:"
     tokens = step["tokens"] * plan.launch.num_processes
     amount = f"{_count(tokens)} tokens a step" + ("" if steps is None else f", {_count(tokens * steps)} in total")
     if step["seconds"] is None:
         return f"not known: {step['how']}; {amount}"
     each = f"{duration_text(step['seconds'])} a step"
     if steps is None:
-        return f"about {each}; {amount}"
+        return f"{about} {each}; {amount}"
     evaluations = "" if plan.training.get("eval_strategy", "no") == "no" else " without evaluations"
-    return f"about {duration_text(step['seconds'] * steps)}{evaluations}: {each}; {amount}"
+    return f"{about} {duration_text(step['seconds'] * steps)}{evaluations}: {each}; {amount}"
 
 
 def _decisions(plan: Plan, width: int | None, lines: int) -> Iterator[str]:

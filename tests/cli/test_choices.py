@@ -58,3 +58,22 @@ def test_the_shell_completes_choices(words: str, completions: list[str]) -> None
     command = [str(Path(sys.executable).with_name("orpo"))]
     done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.split() == completions
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (("train", "quickstart", "--lr", "1e-4"), "changed with `--set training.learning_rate=VALUE`."),
+        (("plan", "quickstart", "--lora-r", "8"), "changed with `--set lora.r=VALUE`."),
+        (("train", "--recipe", "mine.yaml"), "See `orpo train --help`."),
+        (("trian", "quickstart"), "See `orpo --help` and `orpo COMMAND --help`."),
+    ],
+)
+def test_a_wrong_option_is_answered_with_the_command(orpo_here, words, remedy):
+    done = orpo_here(*words)
+    assert done.returncode == 2
+    assert remedy in done.stderr
+
+
+def test_the_choices_of_a_missing_option_are_one_line(orpo_here):
+    assert "'--to'. Choose from: slurm, skypilot, dstack, kubernetes\n" in orpo_here("submit", "quickstart").stderr

@@ -57,6 +57,7 @@ def test_keys_of_the_recipe_are_completed_and_then_their_values():
     assert complete_override("model.dtype=f") == ["model.dtype=float32", "model.dtype=float16"]
     assert complete_override("training.push_to_hub=t") == ["training.push_to_hub=true"]
     assert complete_override("no.such=") == []
+    assert complete_override("training.beta=") == []  # null alone would be inserted
     assert complete_override("output_") == ["output_dir="]
 
 

@@ -45,6 +45,12 @@ def test_an_unknown_code_is_answered_with_the_most_similar_one(orpo_here: Callab
     assert "Did you mean `unknown-key`?" in done.stderr
 
 
+def test_a_key_of_recipes_is_not_answered_with_a_code(orpo_here: Callable[..., Any]) -> None:
+    for key, full in (("beta", "training.beta"), ("lora.r", "lora.r"), ("lr", "training.learning_rate")):
+        error = orpo_here("explain", key).stderr
+        assert f"`{full}` is a key of recipes: see docs/reference/recipe.md" in error
+
+
 def test_problems_name_the_command_that_explains_them(orpo_here: Callable[..., Any], tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("model: {}\ndataset: {train: {path: pairs.jsonl}}\n")

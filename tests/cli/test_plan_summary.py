@@ -93,6 +93,7 @@ def test_pairs_that_are_not_measured_are_counted_by_rows(
     assert "steps     about 12 of 4 pairs, 2 epochs; " in done.stdout
     assert "about 24 rows, lengths not measured, max_length 192" in done.stdout
     assert "at most, for the longest pairs that max_length allows: " in done.stdout
+    assert "time      at most, for pairs of max_length: " in done.stdout
     (tmp_path / "train.jsonl").rename(tmp_path / "train.json")
     unknown = orpo_here("plan", recipe, "--set", "dataset.train.path=train.json")
     assert "steps     2 epochs, 4 pairs a step; `orpo data` counts the pairs and the steps" in unknown.stdout

@@ -27,6 +27,12 @@ def test_show_prints_the_file_without_the_line_for_editors(name, orpo_here):
     assert done.stdout.encode() == shipped_recipe(name).path.read_bytes().partition(b"\n")[2]
 
 
+def test_a_name_without_show_is_answered_with_the_command(orpo_here):
+    done = orpo_here("recipes", "quickstart")
+    assert done.returncode == 2
+    assert "Write `orpo recipes show`; see `orpo recipes --help`." in done.stderr
+
+
 def test_show_of_an_unknown_name_exits_2(orpo):
     done = orpo("recipes", "show", "nothing-like-it")
     assert done.returncode == 2

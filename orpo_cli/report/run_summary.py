@@ -30,7 +30,7 @@ def _entries(history: RunHistory) -> Iterator[tuple[str, str]]:
     counted = max(ends, key=lambda line: line["pairs"] if is_number(line.get("pairs")) else 0, default={})
     amounts = [
         _number(counted, "pairs", "{:,.0f} pairs"),
-        _number(counted, "tokens", "{:,.0f} tokens"),
+        _number(counted, "tokens", "{:,.0f} tokens (prompts twice)"),
         _number(run, "tokens_per_second", "{:,.0f} tokens/s"),
         _number(run, "peak_memory_gb", "peak memory {:.2f} GB"),
     ]

@@ -40,7 +40,7 @@ def test_a_run_with_all_records(tmp_path: Path) -> None:
     ]
     assert list(summary_lines(read_history(write_run(tmp_path / "run", run, lines)))) == [
         "trained 32 steps in 1 min 04 s",
-        "trained on 256 pairs, 60,928 tokens, 1,012 tokens/s, peak memory 4.12 GB",
+        "trained on 256 pairs, 60,928 tokens (prompts twice), 1,012 tokens/s, peak memory 4.12 GB",
         "loss       2.3457 at step 1 → 1.2346 at step 32",
         "held out   base, step 0: accuracy 0.500 [0.381, 0.619] of 64 pairs, margin 0.2500 without beta",
         "           best, step 16: accuracy 0.812 [0.700, 0.889] of 64 pairs, margin 0.2500 without beta",

@@ -63,7 +63,9 @@ def read_explanation(code: str) -> Explanation:
 
         remedy = did_you_mean(code, codes, "`orpo explain` lists all codes.")
         if key := full_key(code):
-            remedy = f"`{key}` is a key of recipes: see docs/reference/recipe.md, or `orpo plan RECIPE --all` for its value."
+            remedy = (
+                f"`{key}` is a key of recipes: see docs/reference/recipe.md, or `orpo plan RECIPE --all` for its value."
+            )
         raise UsageError(f"{code}: no such problem code.", remedy=remedy)
     found = _FILE.fullmatch((FOLDER / f"{code}.md").read_text(encoding="utf-8"))
     assert found is not None, f"{code}.md has another structure"

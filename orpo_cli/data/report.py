@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 EXAMPLES = 3  # rows named for each reason
+FEW_HELD_OUT = 20  # pairs: the 95% interval of an accuracy of 0.5 is 0.4 wide
 
 SEVERAL_PAIRS = {
     "pairs_of_turns": "more pairs from rows with several turns",
@@ -224,6 +225,11 @@ class DataReport:
         text.append(
             f"{self.train_pairs:,} train pairs, {self.eval_pairs:,} eval pairs; completions end with {self.end_of_turn}"
         )
+        if 0 < self.eval_pairs < FEW_HELD_OUT:
+            text.append(
+                f"only {self.eval_pairs} eval pairs: the 95% interval of an accuracy is wide; hold out more, for example with "
+                "dataset.eval.test_size: 0.2"
+            )
         return text
 
 

@@ -139,7 +139,7 @@ def _lengths(plan: Plan, measured: EstimateInputs | None, count: int | None) -> 
     limit = f"max_length {plan.training['max_length']:,}"
     if measured is not None:
         mean, longest = measured.lengths.mean, measured.lengths.longest
-        return f"{count:,} pairs of {mean.packed:,} tokens on average and {longest.packed:,} at most, {limit}"
+        return f"{count:,} pairs, with both completions {mean.packed:,} tokens on average and {longest.packed:,} at most; {limit}"
     known = "" if count is None else f"about {count:,} rows, "
     return f"{known}lengths not measured, {limit}"
 

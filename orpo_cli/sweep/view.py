@@ -69,9 +69,8 @@ class SweepDisplay:
 
     def evaluated(self, state: TrialState, score: Score) -> None:
         """Print a new evaluation, and the best so far."""
-        value = score.value(self.metric)
-        best = None if self.best is None else self.best[1].value(self.metric)
-        if value is not None and (best is None or value > best):
+        best = None if self.best is None else self.best[1].sort_key(self.metric)
+        if score.value(self.metric) is not None and (best is None or score.sort_key(self.metric) > best):
             self.best = state.trial.name, score
         if self.live is None:
             steps = f"/{state.steps}" if state.steps else ""

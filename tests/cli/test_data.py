@@ -46,6 +46,16 @@ def test_the_last_lines_repeat_what_was_dropped(tmp_path: Path, orpo_here: Orpo)
     assert sum(map(int, counts)) == 9
 
 
+def test_few_held_out_pairs_are_noted(tmp_path: Path, orpo_here: Orpo) -> None:
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs(50)))
+    for held_out, noted in ((3, True), (20, False)):
+        settings = ("dataset.train.path=x.jsonl", f"dataset.eval={{test_size: {held_out}}}")
+        done = orpo_here("data", recipe, *(word for each in settings for word in ("--set", each)))
+        assert done.returncode == 0, done.stderr
+        assert (f"only {held_out} eval pairs" in " ".join(done.stdout.split())) == noted
+
+
 def test_json_has_report_audit_steps_and_pairs(tmp_path: Path, orpo_here: Orpo) -> None:
     done = orpo_here("data", write_recipe(tmp_path), "--json", "--show", "2")
     document = json.loads(done.stdout)

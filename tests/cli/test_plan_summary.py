@@ -32,7 +32,7 @@ def test_a_pipe_has_one_line_for_each_entry_and_decision(
     assert lines[0] == "recipe: ORPO of model, LoRA, on cpu"
     assert "steps     3 of 4 pairs, 0.5 epochs; no evaluation, no checkpoint" in lines
     assert any(line.startswith("data      train.jsonl; held out: heldout.jsonl") for line in lines)
-    assert any(line.startswith("          24 pairs of ") for line in lines)
+    assert any(line.startswith("          24 pairs, with both completions ") for line in lines)
     assert any(line.startswith("memory    0.") and line.endswith(" GB: fits") for line in lines)
     assert "  training.beta = 0.25: the paper's lambda" in done.stdout
     assert lines[-1] == "every value with its reason: orpo plan recipe.yaml --all"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,14 @@ def test_a_narrow_terminal_loses_columns_and_no_digits(width: int) -> None:
 
 def test_margins_are_compared_by_their_difference() -> None:
     assert "-0.141 [" in table(None, Metric.MARGIN)[2]
+
+
+def test_of_equal_accuracies_the_larger_margin_is_the_best_so_far(capfd: pytest.CaptureFixture[str]) -> None:
+    states = trials()
+    with SweepDisplay(Console(), states, progress, Metric.ACCURACY, 4) as display:
+        display.evaluated(states[0], replace(score(0), margin=-1.0))
+        display.evaluated(states[1], replace(score(0), margin=-0.7))
+    assert capfd.readouterr().err.splitlines()[-1].endswith("learning_rate=1e-5,beta=0.5)")
 
 
 def test_lines_of_a_pipe(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -205,3 +205,15 @@ def test_init_warns_of_data_that_cannot_be_used_and_writes_the_recipe(
 def test_a_shipped_recipe_with_other_data_is_not_described_by_its_own(tmp_path):
     text = new_recipe_text("copy", shipped_recipe("quickstart"), None, "pairs.jsonl")
     assert text.startswith("# The shipped recipe quickstart with other data.\n\nname: copy\n")
+
+
+@pytest.mark.parametrize("names", [("问题", "好回答", "差回答"), ("用户", "选中", "未选中")])
+def test_init_finds_chinese_columns(names, tmp_path, orpo_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [dict(zip(names, (f"第{n}种茶怎么泡？", "用热水。", "不知道。"), strict=True)) for n in range(8)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = orpo_here("init", "mine", "--data", "pairs.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert f'columns: {{prompt: "{names[0]}", chosen: "{names[1]}", rejected: "{names[2]}"}}' in done.stderr
+    (source,) = load_recipe("mine.yaml").recipe.dataset.train
+    assert source.columns == dict(zip(("prompt", "chosen", "rejected"), names, strict=True))

@@ -13,6 +13,7 @@ from orpo_cli.data.pair import RowRejected
 PROMPT_NAMES = (
     "prompt", "instruction", "question", "query", "input", "inputs", "messages", "conversation", "conversations", "dialogue",
     "dialog", "history", "context", "user", "human", "request", "problem", "task", "post", "text", "user_prompt", "prompt_text",
+    "问题", "提问", "提示", "提示词", "指令", "输入",
 )  # fmt: skip
 CHOSEN_WORDS = {
     "chosen",
@@ -26,11 +27,25 @@ CHOSEN_WORDS = {
     "winning",
     "positive",
     "pos",
+    *"好优佳选",  # good, excellent, fine, chosen
 }
-REJECTED_WORDS = {"rejected", "dispreferred", "worse", "worst", "bad", "lose", "loser", "losing", "negative", "neg"}
-NEGATIONS = {"non", "not", "un", "less", "unpreferred"}
+REJECTED_WORDS = {
+    "rejected",
+    "dispreferred",
+    "worse",
+    "worst",
+    "bad",
+    "lose",
+    "loser",
+    "losing",
+    "negative",
+    "neg",
+    *"差坏劣拒",
+}
+NEGATIONS = {"non", "not", "un", "less", "unpreferred", *"不非未"}
 PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]*")  # a YAML scalar that needs no quotes
-PROMPT_FRACTION = 0.5  # of the values: from here on they contain white space, and differ, as prompts do
+SEVERAL_WORDS = re.compile(r"\S\s+\S|[\u3040-\u30ff\u3400-\u9fff]{4}")  # Chinese and Japanese write no spaces
+PROMPT_FRACTION = 0.5  # of the values: from here on they have several words, and differ, as prompts do
 
 
 def prompt_candidates(rows: Sequence[Any], used: Collection[str]) -> list[str]:
@@ -76,7 +91,7 @@ def _may_be_prompt(name: str, rows: Sequence[Any]) -> bool:
         return False
     if name.lower() in PROMPT_NAMES or not all(isinstance(value, str) for value in values):
         return True
-    of_words = sum(len(value.split()) > 1 for value in values)
+    of_words = sum(SEVERAL_WORDS.search(value) is not None for value in values)
     return of_words > PROMPT_FRACTION * len(values) and len(set(values)) > PROMPT_FRACTION * len(values)
 
 
@@ -93,9 +108,13 @@ def _having(rows: Sequence[Any], name: str) -> Iterator[dict[str, Any]]:
 
 
 def _words(name: str) -> set[str]:
-    return set(re.findall(r"[a-z]+", name.lower()))
+    """English words, and Chinese characters."""
+    return set(re.findall(r"[a-z]+|[\u4e00-\u9fff]", name.lower()))
 
 
 def _mapping(columns: dict[str, str]) -> str:
-    items = (f"{key}: {name if PLAIN_NAME.fullmatch(name) else json.dumps(name)}" for key, name in columns.items())
+    items = (
+        f"{key}: {name if PLAIN_NAME.fullmatch(name) else json.dumps(name, ensure_ascii=not name.isprintable())}"
+        for key, name in columns.items()
+    )
     return f"columns: {{{', '.join(items)}}}"

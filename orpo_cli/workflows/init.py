@@ -16,7 +16,9 @@ from orpo_cli.report.console import Console
 
 START_RECIPE = Path(__file__).with_name("start_recipe.yaml").read_text(encoding="utf-8")
 
-COLUMNS_COMMENT = "# columns: {chosen: good, rejected: bad} # name in orpo-cli: name in the data, where they differ"
+COLUMNS_COMMENT = (
+    "# columns: {prompt: question, chosen: good, rejected: bad} # name in orpo-cli: name in the data, where they differ"
+)
 
 KeyPath = tuple[str, ...]  # ("dataset", "train", "path")
 

@@ -109,6 +109,18 @@ def test_wrong_columns_are_found_before_the_model_is_read(tmp_path: Path, orpo_h
     assert "Known formats" not in done.stderr
 
 
+def test_columns_of_other_names_are_in_the_example_of_the_error(tmp_path: Path, orpo_here: Orpo) -> None:
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "x.csv").write_text("customer,our reply,robot_reply\nIs it open?,Yes until six.,I do not know.\n")
+    done = orpo_here("data", recipe, "--set", "dataset.train.path=x.csv")
+    assert done.returncode == 4
+    assert 'example `columns: {prompt: customer, chosen: "our reply", rejected: robot_reply}`' in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+    shown = done.stderr.partition("`columns: ")[2].partition("`")[0]
+    done = orpo_here("data", recipe, "--set", "dataset.train.path=x.csv", "--set", f"dataset.train.columns={shown}")
+    assert "1 rows read, 1 kept" in done.stdout
+
+
 @pytest.mark.parametrize(("name", "command"), [("x.jsonl", "sed -n 2p {}"), ("x.jsonl.gz", "gzip -dc {} | sed -n 2p")])
 def test_the_remedy_prints_the_broken_line(name: str, command: str, tmp_path: Path, orpo_here: Orpo) -> None:
     recipe, broken = write_recipe(tmp_path), json.dumps(pairs(1)[0]) + '\n{"prompt": "broken\n'

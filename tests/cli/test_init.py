@@ -35,7 +35,7 @@ def test_the_sections_that_are_commented_out_in_the_template_validate_too(tmp_pa
     recipe = load_recipe(str(file)).recipe
     assert (recipe.training.beta, recipe.training.learning_rate) == (0.1, 1e-4)
     assert recipe.quantization is not None
-    assert recipe.dataset.train[0].columns == {"chosen": "good", "rejected": "bad"}
+    assert recipe.dataset.train[0].columns == {"prompt": "question", "chosen": "good", "rejected": "bad"}
 
 
 def test_the_plan_of_a_new_recipe_chooses_beta_and_learning_rate_by_the_size_of_the_model(tmp_path):

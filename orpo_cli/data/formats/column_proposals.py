@@ -85,6 +85,13 @@ def propose_columns(rows: Sequence[Any]) -> str | None:
     return _mapping({**({"prompt": prompts[0]} if prompts else {}), "chosen": better[0], "rejected": worse[0]})
 
 
+def example_columns(rows: Sequence[Any]) -> str | None:
+    """`columns:` as an example: the first three columns of texts, or two, in the order of the data; None where there are fewer."""
+    texts = [name for name in _names(rows) if all(isinstance(row[name], str) for row in _having(rows, name))]
+    keys = ("prompt", "chosen", "rejected") if len(texts) > 2 else ("chosen", "rejected")
+    return _mapping(dict(zip(keys, texts, strict=False))) if len(texts) > 1 else None
+
+
 def _may_be_prompt(name: str, rows: Sequence[Any]) -> bool:
     values = [row[name] for row in _having(rows, name) if row[name]]
     if not values or not all(_is_prompt_value(value) for value in values):

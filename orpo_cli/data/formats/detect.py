@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from orpo_cli.data.formats import judged, preference
-from orpo_cli.data.formats.column_proposals import propose_columns
+from orpo_cli.data.formats.column_proposals import example_columns, propose_columns
 from orpo_cli.data.formats.conversations import ALPACA, HH, OPENAI, SHAREGPT, SWIFT
 from orpo_cli.data.formats.format import SCORES, Format, Row
 from orpo_cli.data.formats.judged import JUDGED, Verdict
@@ -53,14 +53,8 @@ def detect_format(
     matching = Counter(_first_match(row) for row in rows)
     del matching[None]
     if wanted == "auto" and not matching:
-        proposed = propose_columns(rows)
-        known_formats = "".join(f"\n    {format_.name}: {format_.description}" for format_ in FORMATS)
         raise DataError(
-            f"{where}: no row looks like preference data; {describe_columns(rows)}.",
-            remedy=f"Write `{proposed}` below the path of the source in the recipe."
-            if proposed
-            else "Name your columns of the prompt and of both answers with `columns: {prompt: …, chosen: …, rejected: …}` below the "
-            f"path of the source in the recipe, or reshape the rows. Known formats:{known_formats}",
+            f"{where}: no row looks like preference data; {describe_columns(rows)}.", remedy=_format_remedy(rows)
         )
     if matching[TURNS.name] and matching[SHAREGPT.name]:  # a row of the latter is one of the former with one turn
         del matching[SHAREGPT.name]
@@ -78,6 +72,20 @@ def detect_format(
     if format_ in SEEDED_FORMATS:
         return replace(format_, read=partial(format_.read, seed=seed))  # type: ignore[call-arg]
     return format_
+
+
+def _format_remedy(rows: Sequence[Any]) -> str:
+    """What to write for rows of no known format: a mapping by names, an example with their columns, or a known format."""
+    if proposed := propose_columns(rows):
+        return f"Write `{proposed}` below the path of the source in the recipe."
+    if example := example_columns(rows):
+        return (
+            f"Say which column is which below the path of the source in the recipe, for example `{example}`: chosen is the better "
+            "answer. If the rows have another format: docs/reference/data.md lists the known ones, "
+            f"{', '.join(format_.name for format_ in FORMATS)}."
+        )
+    known_formats = "".join(f"\n    {format_.name}: {format_.description}" for format_ in FORMATS)
+    return f"Reshape the rows to a known format:{known_formats}"
 
 
 def describe_columns(rows: Sequence[Any]) -> str:

@@ -92,12 +92,28 @@ def _tiny_model(
     try:
         small = shrink_config(config, tokenizer)
         torch.manual_seed(0)
-        return small, AutoModelForCausalLM.from_config(small, trust_remote_code=section.trust_remote_code)
+        model = AutoModelForCausalLM.from_config(small, trust_remote_code=section.trust_remote_code)
+        _fill_padding_row(model)
+        return small, model
     except (AttributeError, ValueError, RuntimeError) as error:  # an unusual configuration lacks expected attributes
         raise MachineError(
             f"a small {config.model_type} model cannot be made: {error}",
             remedy="Try the recipe on the real model instead: --set training.max_steps=2",
         ) from error
+
+
+def _fill_padding_row(model: PreTrainedModel) -> None:
+    """Give the padding token random values, as every other token has: the pad token of many chat models also ends a turn.
+
+    torch sets its row to 0, which would look like a token that was never trained.
+    """
+    import torch
+
+    embeddings = model.get_input_embeddings()
+    padding = getattr(embeddings, "padding_idx", None)
+    if padding is not None:
+        with torch.no_grad():
+            embeddings.weight[padding].normal_(std=float(embeddings.weight.std()))
 
 
 def byte_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:

@@ -143,3 +143,13 @@ def test_a_smoke_run_reports_to_no_tracker(tmp_path: Path, smoke: Any) -> None:
     done, _ = smoke(write_recipe(tmp_path, training={"report_to": "wandb"}))
     assert done.returncode == 0, done.stderr
     assert "training.report_to = none  (--smoke: nothing is sent anywhere)" in done.stderr
+
+
+def test_a_pad_token_that_ends_turns_is_not_reported_as_untrained(tmp_path: Path, smoke: Any) -> None:
+    recipe = write_recipe(tmp_path)
+    for name, value in (("config.json", {"pad_token_id": 2}), ("tokenizer_config.json", {"pad_token": "<|im_end|>"})):
+        path = tmp_path / "model" / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | value))
+    done, _ = smoke(recipe)
+    assert done.returncode == 0, done.stderr
+    assert "untrained-template-tokens" not in done.stderr

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from orpo_cli.atomic import NO_SPACE_REMEDY, atomic_write_text
 from orpo_cli.cache_dir import cache_dir
 from orpo_cli.cache_entry import MANIFEST, cached_entry
@@ -118,7 +120,13 @@ def convert(
     """
     ends = ",".join(map(str, end_of_turn[:2]))
     arguments = ["--outtype", gguf_type, "--outfile", str(file), f"--model-name={' '.join(name.split())}", str(model)]
-    done = _run(install_converter(note), [_CONVERT, "add-bos" if add_bos else "", ends, *arguments])
+
+    def waiting(seconds: float) -> None:
+        written = file.stat().st_size if file.is_file() else 0
+        note(f"converting to {file.name}: {decimal(written)} written after {seconds:.0f} s")
+
+    converter = install_converter(note)
+    done = _run(converter, [_CONVERT, "add-bos" if add_bos else "", ends, *arguments], waiting)
     if done.returncode == 0 and file.is_file():
         return
     if limit := explain_os_error(RuntimeError(done.stderr), f"cannot write {file.name}", NO_SPACE_REMEDY):
@@ -135,11 +143,13 @@ def convert(
     )
 
 
-def _run(folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+def _run(
+    folder: Path, arguments: list[str], waiting: Callable[[float], None] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run Python code with the converter first in the import path, and without access to the hub."""
     paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
-    return run_child([sys.executable, "-P", "-c", *arguments], environment=environment)
+    return run_child([sys.executable, "-P", "-c", *arguments], environment=environment, waiting=waiting)
 
 
 def _install(into: Path, folder: Path) -> None:

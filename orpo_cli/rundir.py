@@ -42,6 +42,16 @@ REPAIR = "`orpo train RECIPE --resume auto` repairs it."
 _REMOVE = "Move the file away: the run does not need it."
 
 
+RUNS_FOLDER = Path("runs")  # `orpo train` writes runs/NAME by default
+
+
+def near_run_remedy(name: str | Path, otherwise: str) -> str:
+    """A question that names the run directory of the name or recipe file ``name`` in ``runs``, if there is one; else ``otherwise``."""
+    path = Path(name)
+    run = RUNS_FOLDER / (path.stem if path.suffix in (".yaml", ".yml") else path.name)
+    return f"Did you mean {run}?" if path.name and RunDir(run).is_run() else otherwise
+
+
 class RecipeTexts(NamedTuple):
     """The recipe of a run: as one file that trains the same, and as the user wrote it."""
 
@@ -147,7 +157,7 @@ class RunDir:
         if not rundir.is_run():
             exists = rundir.root.exists()
             why = f" is not a run directory: it has no {rundir.run.name}." if exists else ": no such run directory."
-            raise UsageError(f"{path}{why}", remedy="Give the output_dir of an `orpo train`.")
+            raise UsageError(f"{path}{why}", remedy=near_run_remedy(path, "Give the output_dir of an `orpo train`."))
         return rundir
 
     def is_run(self) -> bool:

@@ -64,7 +64,7 @@ def command(
 
     console = Console(quiet=quiet, as_json=as_json)
     run = find_run(run_or_model)
-    check_pairs_available(run.read_plan() if run else None, data)
+    check_pairs_available(run.read_plan() if run else None, data, run_or_model)
     warn_about_remote_code(run_or_model, console)
     with show_status(console) as status:
         status("loading the model")

@@ -134,6 +134,7 @@ def silence_libraries() -> None:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TRL_EXPERIMENTAL_SILENCE": "1",
         "TRANSFORMERS_VERBOSITY": "error",
+        "DATASETS_VERBOSITY": "error",  # it warns of its cached copies, which the notes of `orpo` name
         "BITSANDBYTES_NOWELCOME": "1",
         "TOKENIZERS_PARALLELISM": "true",
         "PYDANTIC_DISABLE_PLUGINS": "__all__",  # looking for plugins reads the metadata of every installed package

@@ -12,8 +12,8 @@ from orpo_cli.cli.options import Json, Quiet
 from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
 from orpo_cli.report.run_history import RunHistory
+from orpo_cli.rundir import RUNS_FOLDER
 from orpo_cli.workflows.runs import (
-    DEFAULT_DIRECTORY,
     best_run,
     incomparable_evaluations,
     less_is_better,
@@ -66,8 +66,8 @@ def command(
         console.document(winner)
         return
     if not histories:
-        is_missing = not chosen and not DEFAULT_DIRECTORY.is_dir()
-        console.note(f"there is no folder {DEFAULT_DIRECTORY} here" if is_missing else "no runs found")
+        is_missing = not chosen and not RUNS_FOLDER.is_dir()
+        console.note(f"there is no folder {RUNS_FOLDER} here" if is_missing else "no runs found")
     read_statuses(histories, console)
     if sort is not None:
         histories = sort_runs(histories, sort)

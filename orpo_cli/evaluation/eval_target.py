@@ -14,7 +14,7 @@ from orpo_cli.library_imports import import_libraries
 from orpo_cli.nearest_path import near_path_remedy
 from orpo_cli.planning.plan import ModelPlan, Plan
 from orpo_cli.recipe.hub_address import address_remedy, is_address
-from orpo_cli.rundir import RunDir
+from orpo_cli.rundir import RunDir, near_run_remedy
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -138,7 +138,8 @@ def _open_model(name: str, chat_template: str, note: Callable[[str], None]) -> E
         tokenizer = load_tokenizer(planned)
         model = load_base(planned, None, device)
     except HubError as error:
-        raise type(error)(f"{name} is not a local folder. {error.message}", remedy=error.remedy) from error
+        remedy = near_run_remedy(name, error.remedy or "")
+        raise type(error)(f"{name} is not a local folder. {error.message}", remedy=remedy) from error
     return EvalTarget(name, model, tokenizer)
 
 

@@ -12,7 +12,7 @@ from orpo_cli.evaluation.eval_target import EvalTarget
 from orpo_cli.planning.plan import Plan
 from orpo_cli.recipe.schema import DatasetSection, Source
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS
-from orpo_cli.rundir import RunDir
+from orpo_cli.rundir import RunDir, near_run_remedy
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,16 @@ class HeldOutPairs:
     same_as_in_training: bool | None = None  # whether training held out the same token ids; None where unknown
 
 
-def check_pairs_available(plan: Plan | None, data: str | None) -> None:
-    """Raise UsageError where no pairs to evaluate on are given or held out. Called before a model is loaded."""
+def check_pairs_available(plan: Plan | None, data: str | None, name: str) -> None:
+    """Raise UsageError where no pairs to evaluate ``name`` on are given or held out. Called before a model is loaded."""
     if data is not None:
         data.encode()  # raises UnicodeEncodeError for a name that is not UTF-8
     if data is None and plan is None:
         raise UsageError(
-            "no run directory has this name, and a model that is not a run has no held-out pairs.",
-            remedy="Give the output_dir of an `orpo train`, or the pairs: --data FILE (or a hub dataset).",
+            f"{name} is not a run directory, and a model that is not a run has no held-out pairs.",
+            remedy=near_run_remedy(
+                name, "Give the output_dir of an `orpo train`, or the pairs: --data FILE (or a hub dataset)."
+            ),
         )
     if data is None and plan is not None and plan.dataset.eval is None:
         raise UsageError(
@@ -59,7 +61,7 @@ def load_held_out_pairs(
     """
     from orpo_cli.data.prepare import prepare, prepare_eval
 
-    check_pairs_available(target.plan, data)
+    check_pairs_available(target.plan, data, target.name)
     format_ = "text" if data is not None and target.trained_as_text else "auto"
     dataset, lengths = _dataset_and_lengths(target.plan, data, max_length, format_)
     if data is None:

@@ -21,7 +21,7 @@ from orpo_cli.model.trained_model import refuse_missing_base
 from orpo_cli.planning.model_facts import ModelFacts
 from orpo_cli.planning.plan import ModelPlan, Plan
 from orpo_cli.recipe.schema import ExportSection, QuantizationSection
-from orpo_cli.rundir import RunDir
+from orpo_cli.rundir import RunDir, near_run_remedy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -84,7 +84,8 @@ class ExportSource:
 def resolve_source(target: Path) -> ExportSource:
     """Find the model of ``target``. Raises UsageError if there is none, or if its merge is outdated."""
     if not target.is_dir():
-        raise UsageError(f"{target}: no such folder.", remedy="Give a run directory, or the folder of a model.")
+        remedy = near_run_remedy(target, "Give a run directory, or the folder of a model.")
+        raise UsageError(f"{target}: {'not a' if target.exists() else 'no such'} folder.", remedy=remedy)
     rundir = RunDir(target)
     if rundir.is_run():
         return _resolve_run(rundir)

@@ -17,7 +17,7 @@ from orpo_cli.model.model_source import ModelSource, holds_model_weights, locate
 from orpo_cli.model.trained_model import refuse_missing_base
 from orpo_cli.planning.plan import ModelPlan
 from orpo_cli.recipe.schema import Dtype, ModelSection, QuantizationSection
-from orpo_cli.rundir import RunDir
+from orpo_cli.rundir import RunDir, near_run_remedy
 
 DEFAULT_SHARD_SIZE = "5GB"
 DEFAULT_HELD_OUT_PAIRS = 32  # enough to notice a wrong merge; `orpo eval` scores all pairs
@@ -141,7 +141,8 @@ def _resolve_one(request: MergeRequest) -> MergeTarget:
     """The target with its first adapter only."""
     target, output, base = request.target, request.output, request.base
     if not target.is_dir():
-        raise UsageError(f"{target}: no such folder.", remedy="Give a run directory, or the folder of a PEFT adapter.")
+        remedy = near_run_remedy(target, "Give a run directory, or the folder of a PEFT adapter.")
+        raise UsageError(f"{target}: {'not a' if target.exists() else 'no such'} folder.", remedy=remedy)
     rundir = _find_run(target)
     if rundir is None:
         return _resolve_bare_adapter(request)

@@ -33,4 +33,6 @@ def defaults_for_size(parameters: int | None) -> tuple[SizeDefaults, str]:
     if parameters is None:
         return UNKNOWN_SIZE, "a 7B model (the size is not known here)"
     row = next(row for row in DEFAULTS_BY_SIZE if parameters <= row.max_billions * 1e9)
-    return row, f"{parameters / 1e9:.2g}B parameters" if parameters >= 1e9 else f"{parameters / 1e6:.0f}M parameters"
+    if parameters < 1e6:
+        return row, f"{parameters:,} parameters"
+    return row, f"{parameters / 1e9:.2g}B parameters" if parameters >= 1e9 else f"{parameters / 1e6:.3g}M parameters"

@@ -10,6 +10,7 @@ from orpo_cli.errors import UsageError
 from orpo_cli.report.console import Console
 from orpo_cli.report.progress import show_progress
 from orpo_cli.run_records import write_record
+from orpo_cli.rundir import near_run_remedy
 from orpo_cli.workflows.open_backend import BackendName, open_with_backend, refuse_vllm_base
 from orpo_cli.workflows.remote_code import warn_about_remote_code
 
@@ -195,5 +196,5 @@ def refuse_compare_without_run(compare: bool, model: str) -> None:
     if compare and find_run(model) is None:
         raise UsageError(
             f"--compare: {model} is not a run, so there is no base model to compare with.",
-            remedy="Give a run directory.",
+            remedy=near_run_remedy(model, "Give a run directory."),
         )

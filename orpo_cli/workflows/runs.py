@@ -17,8 +17,8 @@ from orpo_cli.report.find_runs import find_runs
 from orpo_cli.report.paired_comparison import held_out_data, held_out_scores
 from orpo_cli.report.run_history import RunHistory, read_history
 from orpo_cli.run_attempts import FINISHED
+from orpo_cli.rundir import RUNS_FOLDER, near_run_remedy
 
-DEFAULT_DIRECTORY = Path("runs")  # `orpo train` writes runs/NAME by default
 # Metrics of which less is better. Of all others, more is.
 _LESS_IS_BETTER = re.compile(r"(?:\b|_)(loss|nll|grad_norm|seconds|elapsed|memory_gb|warnings|attempts)\b")
 _SECONDS_UNTIL_NOTE = 1.0
@@ -42,10 +42,12 @@ def read_runs(directories: Sequence[Path], console: Console) -> list[RunHistory]
         if not each.is_dir():
             raise UsageError(
                 f"{each}: {'not a directory' if each.exists() else 'no such directory'}.",
-                remedy="Give a folder with runs: the output_dir of an `orpo train`, or one above it.",
+                remedy=near_run_remedy(
+                    each, "Give a folder with runs: the output_dir of an `orpo train`, or one above it."
+                ),
             )
     histories = []
-    for path in find_runs(directories or [DEFAULT_DIRECTORY]):
+    for path in find_runs(directories or [RUNS_FOLDER]):
         history = read_history(path)
         if history.run.get("status") is None and not history.values:
             console.warn(f"{path}: left out: its run.json and plan.json are damaged or not from orpo.")

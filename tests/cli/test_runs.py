@@ -233,3 +233,24 @@ def test_it_imports_nothing_heavy(runs: Path) -> None:
         cwd=runs.parent,
     )
     assert done.stdout.splitlines()[-1] == "0 []"
+
+
+@pytest.mark.parametrize("name", ["low", "low.yaml"])
+@pytest.mark.parametrize(
+    "command",
+    [("merge",), ("export",), ("eval",), ("report",), ("generate", "--compare"), ("push-to-hub", "me/model")],
+    ids=lambda each: each[0],
+)
+def test_the_name_of_a_run_or_of_its_recipe_is_answered_with_its_directory(
+    command: tuple[str, ...], name: str, runs: Path, orpo_here: Orpo
+) -> None:
+    (runs.parent / "low.yaml").write_text("model: {}\n")
+    done = orpo_here(command[0], name, *command[1:])
+    assert done.returncode == 2
+    assert "Did you mean runs/low?" in done.stderr
+
+
+def test_a_missing_argument_names_the_help_of_its_command(orpo_here: Orpo) -> None:
+    done = orpo_here("merge")
+    assert done.returncode == 2
+    assert "See `orpo merge --help`." in done.stderr

@@ -62,6 +62,10 @@ def command(
         console.note(f"copied {copy}")
     atomic_write_text(path, text)
     console.result(f"wrote {path}")
+    if not data and not source and not Path("pairs.jsonl").exists():
+        console.note(
+            f"First write your pairs to pairs.jsonl, or set dataset.train.path in {path} (--data PATH sets it)."
+        )
     console.note(
         f"Next:\n  orpo validate {path}    reports every error, with its line\n"
         f"  orpo data {path}        shows which rows are used, and why others are dropped\n"

@@ -217,3 +217,11 @@ def test_init_finds_chinese_columns(names, tmp_path, orpo_here, monkeypatch):
     assert f'columns: {{prompt: "{names[0]}", chosen: "{names[1]}", rejected: "{names[2]}"}}' in done.stderr
     (source,) = load_recipe("mine.yaml").recipe.dataset.train
     assert source.columns == dict(zip(("prompt", "chosen", "rejected"), names, strict=True))
+
+
+def test_init_without_data_says_what_the_recipe_still_needs(tmp_path, orpo_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    needed = "First write your pairs to pairs.jsonl, or set dataset.train.path in mine.yaml"
+    assert needed in orpo_here("init", "mine").stderr
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "Why?", "chosen": "So.", "rejected": "No."}\n')
+    assert needed not in orpo_here("init", "mine", "--force").stderr

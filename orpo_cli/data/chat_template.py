@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -61,6 +60,11 @@ class SafeMessages(NamedTuple):
     chosen: dict[str, Any]
     rejected: dict[str, Any]
     placeholders: Mapping[str, str]  # placeholder → special token
+
+    @property
+    def all(self) -> Conversation:
+        """Every message."""
+        return [*self.history, self.chosen, self.rejected]
 
 
 class TemplateLimitOfPair(ChatTemplateError):
@@ -144,9 +148,10 @@ class ChatTemplateRenderer:
         """Texts of pairs that have the same tools."""
         tools = pairs[0].tools
         safe = [self._with_placeholders(pair) for pair in pairs]
-        prompts = self._apply_chat_template([each.history for each in safe], tools, add_generation_prompt=True)
-        chosen = self._apply_chat_template([[*each.history, each.chosen] for each in safe], tools)
-        rejected = self._apply_chat_template([[*each.history, each.rejected] for each in safe], tools)
+        plain = all(_is_plain(each) for messages in safe for each in messages.all)
+        prompts = self._apply_chat_template([each.history for each in safe], tools, plain, add_generation_prompt=True)
+        chosen = self._apply_chat_template([[*each.history, each.chosen] for each in safe], tools, plain)
+        rejected = self._apply_chat_template([[*each.history, each.rejected] for each in safe], tools, plain)
         return [
             self._split_completions(pair, messages, *texts)
             for pair, messages, *texts in zip(pairs, safe, prompts, chosen, rejected, strict=True)
@@ -181,11 +186,12 @@ class ChatTemplateRenderer:
         differs, and the prompt ends at the first difference.
         """
         probe = [*history, {"role": "assistant", "content": PROBE}]
-        finished = self._apply_chat_template([probe], tools)[0].rpartition(PROBE)[0]
+        plain = all(map(_is_plain, probe))
+        finished = self._apply_chat_template([probe], tools, plain)[0].rpartition(PROBE)[0]
         if all(text.startswith(finished) for text in rendered):
             return finished
         common = _common_start([prompt, *rendered])
-        (without_header,) = self._apply_chat_template([history], tools)
+        (without_header,) = self._apply_chat_template([history], tools, plain)
         return common if len(common) > len(without_header) and common.startswith(without_header) else finished
 
     def _with_placeholders(self, pair: Pair) -> SafeMessages:
@@ -195,7 +201,11 @@ class ChatTemplateRenderer:
             completion[-1].as_dict() if isinstance(completion[-1], Message) else {}
             for completion in (pair.chosen, pair.rejected)
         )
-        texts = list(_iter_strings([history, chosen, rejected]))
+        messages = (*pair.prompt, *pair.chosen[-1:], *pair.rejected[-1:])
+        if any(isinstance(each, str) or each.extra for each in messages):
+            texts = list(_iter_strings([history, chosen, rejected]))
+        else:
+            texts = [text for role, content, _ in messages for text in (role, content)]
         found = dict.fromkeys(self._special_token_pattern.findall("\0".join(texts)))
         if not found:
             return SafeMessages(history, chosen, rejected, MappingProxyType({}))
@@ -213,10 +223,11 @@ class ChatTemplateRenderer:
         return SafeMessages(replace(history), replace(chosen), replace(rejected), token_of)
 
     def _apply_chat_template(
-        self, conversations: list[Conversation], tools: Sequence[dict[str, Any]] | None, **options: bool
+        self, conversations: list[Conversation], tools: Sequence[dict[str, Any]] | None, plain: bool, **options: bool
     ) -> list[str]:
+        """``plain``: all messages of the conversations are (``_is_plain``)."""
         functions = list(tools) if tools else None
-        if functions is None and self._renders_directly and all(map(_is_plain, chain.from_iterable(conversations))):
+        if functions is None and plain and self._renders_directly:
             variables = {"tools": None, "documents": None, "add_generation_prompt": False}
             variables |= {**self.tokenizer.special_tokens_map, **options}
             from transformers.utils import chat_template_utils

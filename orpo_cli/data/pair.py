@@ -23,11 +23,13 @@ class Message(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """Message as chat templates expect it: the reasoning under each name that a template may read."""
+        if not self.extra:
+            return {"role": self.role, "content": self.content}
         names = REASONING_FIELDS if self.reasoning else ()
         return {
             "role": self.role,
             "content": self.content,
-            **(self.extra or {}),
+            **self.extra,
             **dict.fromkeys(names, self.reasoning),
         }
 

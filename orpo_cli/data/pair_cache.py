@@ -45,7 +45,7 @@ def load_or_prepare(
     ``key`` None: the data has no fingerprint (a stream), so the pairs are not cached. Several processes with the same key wait
     for the first. Raises MachineError where the disk is full, and the errors of ``prepare``.
     """
-    if key is None or os.environ.get("ORPO_PAIR_CACHE") == "0":
+    if key is None or not is_cache_enabled():
         return _prepare_uncached(prepare)
     entry = cache_dir() / "pairs" / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -69,6 +69,11 @@ def load_or_prepare(
     except OSError as error:
         note(f"{entry.parent} cannot be written ({error.strerror or error}): the pairs are not cached")
         return _prepare_uncached(prepare)
+
+
+def is_cache_enabled() -> bool:
+    """Whether prepared pairs are cached."""
+    return os.environ.get("ORPO_PAIR_CACHE") != "0"
 
 
 def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from orpo_cli.data.formats.several_rejected import SCORE_LISTS, numbered_columns
 from orpo_cli.data.json_text import check_cells, parse_cells
 from orpo_cli.data.media import check_text_only
 from orpo_cli.data.pair import Pair, RowRejected
-from orpo_cli.data.pair_cache import code_key, load_or_prepare, tokenizer_key
+from orpo_cli.data.pair_cache import code_key, is_cache_enabled, load_or_prepare, tokenizer_key
 from orpo_cli.data.pair_encoder import PairEncoder
 from orpo_cli.data.pair_weight import WEIGHT_COLUMN, check_weight_source, with_weight
 from orpo_cli.data.report import SEVERAL_PAIRS, SourceReport
@@ -38,7 +38,7 @@ from orpo_cli.recipe.schema import DatasetSection, Source
 
 FORMAT_SAMPLE_ROWS = 100  # rows that decide the format of a source
 PLAIN_TEXT = "text"  # format of rows whose texts are trained as they are, JSON too
-BATCH_PAIRS = 256  # pairs tokenized at once
+BATCH_PAIRS = 64  # pairs tokenized at once: with more, a core waits for the first batch and in the last one
 
 Note = Callable[[str], None]
 RenderedPair = tuple[str, Pair, PairTexts]  # row name, pair, texts
@@ -64,7 +64,6 @@ class SourceReader:
         self.max_length, self.max_prompt_length = max_length, max_prompt_length
         self.note = note
         self.dropped = dropped
-        self._tokenizer_key = tokenizer_key(encoder.tokenizer)
 
     def read(self, part: str, source: Source, label: str, pairs_needed: int | None) -> tuple[Path, SourceReport]:
         """File of the source's pairs, from the cache or newly prepared, and the counts of its rows.
@@ -75,20 +74,22 @@ class SourceReader:
         with open_source(source, label, self.note) as found:
             key = self._cache_key(found, source, label, pairs_needed)
             prepare = partial(self._prepare, found, source, pairs_needed)
-            if self.dropped is None:
-                file, counts = load_or_prepare(key, prepare, self.note)
-            else:  # the cache has no dropped rows
+            if self.dropped is not None:
                 self.dropped.part = part
-                file, counts = load_or_prepare(None, prepare, self.note)
+            file, counts = load_or_prepare(key, prepare, self.note)
             return file, SourceReport.from_dict(
                 {**counts, "part": part, "path": source.path, "location": found.location}
             )
 
+    @cached_property
+    def _tokenizer_key(self) -> str:
+        return tokenizer_key(self.encoder.tokenizer)
+
     def _cache_key(
         self, found: OpenedSource, source: Source, label: str, pairs_needed: int | None
     ) -> dict[str, Any] | None:
-        """All inputs that decide the pairs of a source; None where its content has no fingerprint."""
-        if found.fingerprint is None:
+        """All inputs that decide the pairs of a source; None where its content has no fingerprint, its dropped rows are wanted, or the cache is off."""
+        if found.fingerprint is None or self.dropped is not None or not is_cache_enabled():
             return None
         return {
             "data": found.fingerprint,
@@ -262,7 +263,8 @@ class SourceReader:
             report.kept += 1
             report.truncated_prompts += truncated.prompt_truncated
             report.truncated_completions += truncated.completions_truncated
-            report.notes.update(texts.notes)
+            if texts.notes:
+                report.notes.update(texts.notes)
             report.notes["special_token_spelled"] += bool(texts.placeholders)
         return kept
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import jinja2
 from jinja2.compiler import CodeGenerator
+from jinja2.runtime import LoopContext, new_context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from orpo_cli.errors import DataError
@@ -36,6 +37,7 @@ _IDLE_SECONDS = 5.0
 _REPEAT_SECONDS = 1.0
 _PADDING = ("center", "ljust", "rjust", "zfill", "expandtabs", "wordwrap", "batch", "slice", "tojson")
 _FILTERS = ("center", "indent", "wordwrap", "replace", "join", "format", "batch", "slice", "tojson")
+_LOOP_ATTRIBUTES = frozenset({"first", "last", "index", "index0", "revindex", "revindex0", "length"})  # numbers
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -70,10 +72,20 @@ def render_conversations(
     They are watched together: to begin and end a watch takes as long as a short rendering.
     """
 
-    def render() -> list[str]:
-        return [template.render(messages=messages, **variables) for messages in conversations]
+    if len(conversations) == 1:
+        return [template.render(messages=conversations[0], **variables)]
+    concat, root, blocks = template.environment.concat, template.root_render_func, template.blocks
+    names = dict(template.globals)  # a ChainMap, which is slow
+    given = names | variables
 
-    return render() if len(conversations) == 1 else list(_watched(render))
+    def render() -> list[str]:  # as Template.render does, which joins the variables for each conversation
+        contexts = (
+            new_context(template.environment, template.name, blocks, given | {"messages": messages}, True, names)
+            for messages in conversations
+        )
+        return [concat(root(context)) for context in contexts]
+
+    return list(_watched(render))
 
 
 def template_line(error: BaseException) -> int | None:
@@ -130,6 +142,12 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         for name in _FILTERS:  # transformers has added its own
             self.filters[name] = _limited_filter(name, self.filters[name])
         return _watched(super().from_string, source, *args, **kwargs)
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """An attribute, as the sandbox gives it; without its checks for the numbers of a loop, which are the most frequent."""
+        if type(obj) is LoopContext and attribute in _LOOP_ATTRIBUTES:
+            return getattr(obj, attribute)
+        return super().getattr(obj, attribute)
 
     @staticmethod
     def concat(parts: Iterable[str]) -> str:

@@ -9,14 +9,17 @@ import time
 from pathlib import Path
 
 import pytest
+from jinja2.sandbox import SecurityError
 from support.forks import start_fork, wait
 from support.tiny import CHATML, pairs, save_tiny_model, tiny_tokenizer, write_pairs
+from transformers.utils import chat_template_utils
 
 from orpo_cli.data.prepare import prepare
 from orpo_cli.errors import DataError, OrpoError, UsageError
 from orpo_cli.model import chat_template_limits
+from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 from orpo_cli.model.chat_template_errors import ChatTemplateError, completion_suffix, explain_template_errors
-from orpo_cli.model.chat_template_limits import LimitedEnvironment, limit_chat_templates
+from orpo_cli.model.chat_template_limits import LimitedEnvironment, limit_chat_templates, render_conversations
 from orpo_cli.model.model_source import ModelSource
 from orpo_cli.model.tokenizer import load_tokenizer
 from orpo_cli.recipe.schema import DatasetSection, ModelSection
@@ -200,10 +203,6 @@ def test_the_tokenizer_of_a_model_with_an_invalid_template_is_a_data_error(tmp_p
 
 
 def test_the_limits_change_no_rendering_and_cost_little() -> None:
-    from transformers.utils import chat_template_utils
-
-    from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
-
     assert chat_template_utils.ImmutableSandboxedEnvironment is chat_template_limits.LimitedEnvironment
     for template in BUILTIN_CHAT_TEMPLATES.values():
         limited = render(template)
@@ -213,6 +212,38 @@ def test_the_limits_change_no_rendering_and_cost_little() -> None:
         tokenizer.chat_template = template
         assert tokenizer.apply_chat_template(CONVERSATION, tokenize=False) == limited
         limit_chat_templates()
+
+
+STATEFUL = (
+    "{% set n = namespace(system='none') %}{% macro turn(m) %}[{{ m.role }}]{{ m['content']|trim }}{% endmacro %}"
+    "{% if messages[0].role == 'system' %}{% set n.system = messages[0].content %}{% set messages = messages[1:] %}{% endif %}"
+    "{{ n.system }}{% for m in messages %}{{ loop.index0 }}/{{ loop.length }}{% if loop.first %}<{% endif %}{{ turn(m) }}"
+    "{% if loop.last and not add_generation_prompt %}>{{ loop.revindex }}{{ loop.previtem is defined }}{% endif %}{% endfor %}"
+    "{% set seen = n.system %}{{ seen }}{{ eos_token }}{{ tools }}{{ nothing }}{{ range(2)|list }}"
+)
+
+
+@pytest.mark.parametrize("template", [*BUILTIN_CHAT_TEMPLATES.values(), CHATML, STATEFUL])
+@pytest.mark.parametrize("add_generation_prompt", [False, True])
+def test_conversations_rendered_together_are_those_rendered_alone(template: str, add_generation_prompt: bool) -> None:
+    limit_chat_templates()
+    compiled = chat_template_utils._compile_jinja_template(template)
+    named = {"bos_token": "<s>", "eos_token": "</s>", "tools": None, "documents": None}
+    variables = {**named, "add_generation_prompt": add_generation_prompt}
+    conversations = [[{"role": "system", "content": " brief "}, *CONVERSATION], CONVERSATION[:1], CONVERSATION] * 2
+    alone = [compiled.render(messages=each, **variables) for each in conversations]
+    assert render_conversations(compiled, conversations, variables) == alone
+    assert alone[0] != alone[1] != alone[2]
+
+
+@pytest.mark.parametrize("attribute", ["__class__", "__init__", "_iterator", "_to_iterator", "__next__"])
+def test_the_attributes_of_a_loop_stay_in_the_sandbox(attribute: str) -> None:
+    template = f"{{% for m in messages %}}{{{{ loop.{attribute} + 1 }}}}{{% endfor %}}"
+    compiled = LimitedEnvironment().from_string(template)
+    with pytest.raises(SecurityError, match="unsafe"):
+        compiled.render(messages=CONVERSATION)
+    with pytest.raises(SecurityError, match="unsafe"):
+        render_conversations(compiled, [CONVERSATION, CONVERSATION], {})
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")

@@ -255,7 +255,7 @@ def main() -> None:
     from orpo_cli.training.allocator import keep_freed_memory
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="*", help="preference files, with the pairs to score: FILE:48 (default: 16)")
+    parser.add_argument("files", nargs="*", help="preference files, with the pairs to score: FILE:48 (default: 24)")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=0, help="torch's threads; 0: as torch chooses")
     parser.add_argument("--quick", action="store_true", help="4 pairs of each file")
@@ -268,7 +268,7 @@ def main() -> None:
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         for named in [f"{QUICKSTART}:64", *options.files]:
-            file, _, count = named.rpartition(":") if named.rpartition(":")[2].isdigit() else (named, "", "16")
+            file, _, count = named.rpartition(":") if named.rpartition(":")[2].isdigit() else (named, "", "24")
             plan, source, tokenizer, data = load_file(file, Path(folder))
             rows = evenly_spaced(data, 4 if options.quick else int(count))
             model = load_model(source, UPPER_HALF if file == str(QUICKSTART) else {})

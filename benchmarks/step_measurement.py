@@ -10,7 +10,8 @@ from typing import Any
 def step_timer() -> Any:
     """Trainer callback that records the seconds of each step, and the tokens that the engine computed in it.
 
-    With ``measured_dtype`` it also records the speed of matrix products after each step, since other load changes both alike.
+    With ``measured_dtype`` it also records the speed of matrix products after each of the first ``measured_steps`` steps, since
+    other load changes both alike.
     """
     import torch
     from transformers import TrainerCallback
@@ -21,6 +22,7 @@ def step_timer() -> Any:
         tokens: list[int]
         peaks: list[float]  # FLOP/s
         measured_dtype: Any = None
+        measured_steps = 0
         packed = 0
 
         def count_tokens_of(self, engine: Any) -> None:
@@ -46,7 +48,7 @@ def step_timer() -> Any:
             self.busy.append(time.process_time() - self.began[1])
             self.tokens.append(self.packed)
             self.packed = 0
-            if self.measured_dtype is not None:
+            if len(self.seconds) <= self.measured_steps:
                 self.peaks.append(measure_peak_flops(self.measured_dtype))
 
     return Clock()

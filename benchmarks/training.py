@@ -136,13 +136,14 @@ def side(
             trainer = make_trl_trainer(plan.training, folder, model, tokenizer, data, clock, adapter=not setting.full)
         if profile:
             trainer.add_callback(profile_last_steps(Path(profile), steps))
+        clock.measured_steps = steps - PROFILED_STEPS - 1 if profile else steps
         clock.measured_dtype = torch.bfloat16 if setting.model else torch.float32
         per_token = flops_per_token(trainer.model, LORA["r"])
         load_weights(trainer.model)
         before = reset_peak_memory()
         trainer.train()
         logged = [entry for entry in trainer.state.log_history if "loss" in entry]
-    measured = slice(1 if len(clock.seconds) > 1 else 0, -PROFILED_STEPS - 1 if profile else None)
+    measured = slice(1 if len(clock.seconds) > 1 else 0, clock.measured_steps)
     later = clock.seconds[measured]
     pairs *= setting.accumulation
     tokens, peak = sum(clock.tokens[measured]), statistics.mean(clock.peaks[measured])

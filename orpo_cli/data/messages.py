@@ -18,6 +18,7 @@ KEY_NAMES = (  # a table with several kinds has null under the others
 TOOL_FIELDS = ("name", "tool_call_id")  # further keys of a tool message
 TEXT_PARTS = (None, "text", "input_text", "output_text")  # types of content parts; those of Gemini have none
 ARGUMENTS = ("arguments", "parameters", "args")  # keys of a tool call
+MAX_DEPTH = 100  # lists and objects in each other; what more does depends on the version of Python
 TEXT_REMEDY = "Give texts or messages, or map other columns with `columns:`."
 UNICODE_REMEDY = "Write the data as UTF-8 again, without the half of a character."
 MESSAGE_REMEDY = "Give each message as an object with role and content."
@@ -48,13 +49,23 @@ def read_text(value: Any, column: str) -> str:
 
 def check_json(value: Any, column: str) -> None:
     """Raise RowRejected where a value contains text that is not Unicode, or is nested too deeply for a template."""
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except RecursionError:
-        raise RowRejected(
-            "malformed", f"{column} is nested too deeply", "Remove the nested value from the row."
-        ) from None
-    read_text(text, column)
+    if _is_deeper(value, MAX_DEPTH):
+        raise RowRejected("malformed", f"{column} is nested too deeply", "Remove the nested value from the row.")
+    read_text(json.dumps(value, ensure_ascii=False), column)
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth):
+        level = [
+            child
+            for each in level
+            if isinstance(each, dict | list)
+            for child in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def read_messages(value: Any, column: str, default_role: str) -> tuple[Message, ...]:

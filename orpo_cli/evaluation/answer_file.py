@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orpo_cli.atomic import NO_SPACE_REMEDY, atomic_write_text
+from orpo_cli.atomic import NO_SPACE_REMEDY, atomic_write_text, unused_name
 from orpo_cli.control_characters import escape_json_controls
 from orpo_cli.errors import UsageError
 from orpo_cli.file_lock import lock_owner, try_lock
@@ -79,15 +79,19 @@ class AnswerFile:
             )
         return not changed
 
-    def remove_of_other_weights(self) -> bool:
-        """Remove what was begun with other weights, which nothing can continue. Returns whether there was any."""
+    def set_aside_other_weights(self) -> Path | None:
+        """Move what was begun with other weights, which nothing can continue, to a new folder beside it. Returns this folder."""
         check_is_answer_file(self.path)
         before = recorded_settings(self.path)
         if before.get("weights") == self.settings["weights"] or not (self.path.exists() or self.partial.exists()):
-            return False
-        for path in (self.path, self.partial, self.settings_path):
-            path.unlink(missing_ok=True)
-        return True
+            return None
+        folder = unused_name(self.path.with_name(f"{self.path.stem}.other-weights"))
+        with explain_write_errors(folder, NO_SPACE_REMEDY):
+            folder.mkdir()
+            for path in (self.path, self.partial, self.settings_path):
+                if path.exists():
+                    path.rename(folder / path.name)
+        return folder
 
     def complete_rows(self, count: int) -> list[dict[str, Any]] | None:
         """The ``count`` rows of the complete file; None where it is not complete yet. Raises UsageError where it was changed."""

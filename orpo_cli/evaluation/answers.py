@@ -68,9 +68,10 @@ def answer_prompts(
         return generation.run(None)
     file = AnswerFile(output, generation.settings())
     with file.locked():
-        if options.replace_other_weights and file.remove_of_other_weights():
+        if options.replace_other_weights and (folder := file.set_aside_other_weights()):
             note(
-                f"{output} has answers of other weights, such as those before further training: they are generated again"
+                f"{output} has answers of other weights, such as those before further training: they are moved to {folder}, and "
+                "the prompts are answered again"
             )
         return generation.run(file)
 

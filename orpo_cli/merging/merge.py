@@ -84,8 +84,12 @@ class MergeResult:
         if answers is not None and answers["stopped"] < answers["prompts"]:
             lines.append(
                 f"{answers['prompts'] - answers['stopped']} of {answers['prompts']} short answers did not end within "
-                f"{answers['max_new_tokens']} tokens; with the unmerged model "
-                f"{answers['prompts'] - answers['unmerged_stopped']} did not"
+                f"{answers['max_new_tokens']} tokens, "
+                + (
+                    "as with the unmerged model"
+                    if answers["stopped"] == answers["unmerged_stopped"]
+                    else f"with the unmerged model {answers['prompts'] - answers['unmerged_stopped']}"
+                )
             )
         return lines
 

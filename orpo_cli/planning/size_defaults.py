@@ -34,10 +34,9 @@ def defaults_for_size(parameters: int | None) -> tuple[SizeDefaults, str]:
         return UNKNOWN_SIZE, "a 7B model (the size is not known here)"
     row = next(row for row in DEFAULTS_BY_SIZE if parameters <= row.max_billions * 1e9)
     if parameters < 1e6:
-        return row, f"{parameters:,} parameters"
-    return (
-        row,
-        f"{parameters / 1e9:.2g}B parameters"
-        if parameters >= 1e9
-        else f"{parameters / 1e6:.{int(parameters < 1e7)}f}M parameters",
-    )
+        size = f"{parameters:,}"
+    elif parameters < 1e9:
+        size = f"{parameters / 1e6:.{int(parameters < 1e7)}f}M"
+    else:
+        size = f"{parameters / 1e9:.2g}B"
+    return row, f"{size} parameters"

@@ -56,7 +56,7 @@ def did_you_mean_key(key: str, section: Path) -> str:
     if close := closest_name(key, known, 0.75):
         return f"Did you mean `{close}`?"
     if home := next((each for each in Recipe.model_fields if each != name and key in known_keys((each,))), None):
-        return f"It belongs in `{home}`."
+        return f"It belongs in `{home}`: `{home}.{key}`."
     if close := closest_name(key, known, 0.5):
         return f"Did you mean `{close}`?"
     return f"Known keys: {', '.join(known)}." if len(known) <= 20 else "See docs/reference/training-arguments.md."

@@ -37,7 +37,7 @@ def run(
     notes: list[str] = []
     section = DatasetSection.model_validate(dataset)
     prepared = prepare(section, tokenizer or tokenizer_of("chatml"), note=notes.append, **limits)
-    return prepared, any(note.startswith("using cached dataset") for note in notes)
+    return prepared, any(note.startswith("using pairs that are already prepared") for note in notes)
 
 
 def write(path: Path, rows: list[Any]) -> Path:
@@ -155,7 +155,7 @@ from orpo_cli.recipe.schema import DatasetSection
 section = DatasetSection.model_validate({"train": {"path": sys.argv[1]}})
 notes = []
 prepared = prepare(section, tokenizer_of("chatml"), max_length=192, max_prompt_length=96, note=notes.append)
-print(prepared.report.fingerprints["train"], len(prepared.train), any(note.startswith("using cached dataset") for note in notes))
+print(prepared.report.fingerprints["train"], len(prepared.train), any(note.startswith("using pairs that are already prepared") for note in notes))
 """
 
 
@@ -187,7 +187,10 @@ def test_waiting_for_another_process_is_reported(tmp_path: Path, cache_folder: P
     lock = try_lock(entry.with_name(f"{entry.name}.lock"))
     section = DatasetSection.model_validate({"train": {"path": str(data)}})
     prepare(section, tokenizer_of("chatml"), max_length=192, max_prompt_length=96, note=note)
-    assert notes == ["waiting for another process that prepares the same pairs", f"using cached dataset: {entry}"]
+    assert notes == [
+        "waiting for another process that prepares the same pairs",
+        f"using pairs that are already prepared: {entry}",
+    ]
 
 
 DAMAGES = {

@@ -19,7 +19,7 @@ def test_the_closest_name_is_suggested_or_none() -> None:
     [
         ("lr", ("training",), "The name here is `learning_rate`."),
         ("learning_rat", ("training",), "Did you mean `learning_rate`?"),
-        ("beta", ("model",), "It belongs in `training`."),
+        ("beta", ("model",), "It belongs in `training`: `training.beta`."),
         ("zzz", ("engine",), "Known keys: fast_path, max_tokens_per_microbatch."),
         ("zzz", ("training",), "See docs/reference/training-arguments.md."),
     ],

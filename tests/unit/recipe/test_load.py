@@ -51,7 +51,7 @@ def test_all_problems_are_reported_at_once_with_line_and_remedy(tmp_path: Path) 
         "training.bf16": 11, "training.optim": 12, "training.seed": 13,
     }  # fmt: skip
     remedies = {path: problem.remedy for path, problem in found.items()}
-    assert remedies["learning_rate"] == "It belongs in `training`."
+    assert remedies["learning_rate"] == "It belongs in `training`: `training.learning_rate`."
     assert remedies["quantizaton"] == "Did you mean `quantization`?"
     assert remedies["training.learning_rate"] == "Remove the quotes."
     assert found["training.evaluation_strategy"].severity == "warning"

@@ -152,7 +152,9 @@ def test_a_benchmark_after_further_training_is_measured_again(tmp_path: Path) ->
     assert done.exit_code == 0, done.exception
     assert "answers of other weights" in " ".join(done.stderr.split())
     kept = {path.name for path in run.benchmarks.rglob("*.other-weights/*")}
-    names = {f"tuned-turn-{turn}-temperature-{at}" for turn in (1, 2) for at in ("0", "0.7")}
+    names = {
+        f"{who}-turn-{turn}-temperature-{at}" for who in ("base", "tuned") for turn in (1, 2) for at in ("0", "0.7")
+    }
     assert kept == {f"{name}{end}" for name in names for end in (".jsonl", ".settings.json")}
     after = json.loads(done.stdout)
     assert after["models"]["base"]["answers"] == before["models"]["base"]["answers"]

@@ -258,7 +258,7 @@ def test_an_entry_that_is_removed_before_it_is_mapped_is_prepared_again(
 
     def note(text: str) -> None:
         notes.append(text)
-        if text.startswith("using cached"):
+        if text.startswith("using pairs"):
             (cache_folder / text.rpartition("/")[2] / "pairs.arrow").unlink()
 
     section = DatasetSection.model_validate({"train": {"path": str(data)}})

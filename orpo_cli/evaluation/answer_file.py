@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,7 +89,9 @@ class AnswerFile:
         folder = unused_name(self.path.with_name(f"{self.path.stem}.other-weights"))
         with explain_write_errors(folder, NO_SPACE_REMEDY):
             folder.mkdir()
-            for path in (self.path, self.partial, self.settings_path):
+            # a copy first: a process that is killed here leaves no answers without their settings
+            shutil.copyfile(self.settings_path, folder / self.settings_path.name)
+            for path in (self.path, self.partial):
                 if path.exists():
                     path.rename(folder / path.name)
         return folder

@@ -16,7 +16,7 @@ from pathlib import Path
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 PARTS = (
     "startup", "preparation", "training", "evaluation", "trees", "long_pairs", "vocabulary", "curves", "checkpoint", "merging",
-    "dealing", "large_data", "gpu",
+    "dealing", "processes", "large_data", "gpu",
 )  # fmt: skip
 GPU_MODEL = "llama-3.1-8b"  # its shape, with random weights
 
@@ -51,6 +51,10 @@ def main() -> None:
         "curves": ["--steps", "5", "--svg", "/dev/null"] if options.quick else [],
         "checkpoint": ["--rounds", "1"] if options.quick else [],
         "dealing": named,
+        "processes": [
+            *named,
+            *(["--model", "tiny", "--steps", "2", "--rounds", "1"] if options.quick else ["--steps", "3"]),
+        ],
         "large_data": ["--pairs", "4000"] if options.quick else [],
         "merging": ["--gigabytes", "0.3", "--rounds", "1"] if options.quick else [],
     }

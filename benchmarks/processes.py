@@ -1,8 +1,8 @@
 """Processes: two of one thread each against one of one thread, on the same steps. Pairs per second.
 
-    python -m benchmarks.processes FILE [--pairs 8] [--steps 5] [--rounds 3] [--model smollm2-135m]
+    python -m benchmarks.processes [FILE ...] [--pairs 8] [--steps 5] [--rounds 3] [--model smollm2-135m]
 
-Both train the same LoRA adapter (r 16, all linear layers) in float32 on the same pairs of each step, with gloo between the processes.
+Without a file, synthetic conversations. Both train the same LoRA adapter (r 16, all linear layers) in float32 on the same pairs of each step, with gloo between the processes.
 Each process is bound to a CPU of its own. The sides run alternately; the first step, in which libraries warm up, is left out.
 Two processes share caches and memory: so two that train apart, each all pairs, show the most that the machine can give.
 ``--model`` is an architecture of ``benchmarks.models`` with random weights, or ``tiny``, to try the benchmark itself.
@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.models import ARCHITECTURES, random_model
 from benchmarks.paired import describe_machine, median, run_alternating
-from benchmarks.preparation import tokenizer
+from benchmarks.preparation import tokenizer, write_synthetic_pairs
 from orpo_cli.cli.main import silence_libraries
 
 LENGTHS = {"max_length": 1024, "max_prompt_length": 512}
@@ -117,7 +117,7 @@ def compare(file: str, model: str, pairs: int, steps: int, rounds: int) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the alternating sides, or with ``--side`` one of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file")
+    parser.add_argument("files", nargs="*", metavar="FILE")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--pairs", type=int, default=8, help="pairs of a step, of all processes")
     parser.add_argument("--steps", type=int, default=5)
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         return
     if options.side:
-        found = train(options.file, options.model, options.pairs, options.steps)
+        found = train(options.files[0], options.model, options.pairs, options.steps)
         if os.environ.get("RANK", "0") == "0":
             print(json.dumps(found), flush=True)
         sys.stdout.flush()
@@ -145,9 +145,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"Two processes of one thread each against one of one thread, {describe_machine()}; medians of {options.rounds} alternating "
         f"runs of {options.steps} steps\n\n"
         "| file | model | pairs per step | one process, pairs/s | two processes, pairs/s | ratio | ratio of two apart | loss difference |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
-        + compare(options.file, options.model, options.pairs, options.steps, options.rounds)
+        "| --- | --- | --- | --- | --- | --- | --- | --- |"
     )
+    with tempfile.TemporaryDirectory() as folder:
+        for file in options.files or [str(write_synthetic_pairs(Path(folder) / "synthetic.jsonl", 200))]:
+            print(compare(file, options.model, options.pairs, options.steps, options.rounds), flush=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from orpo_cli.model.chat_template_limits import (
     MAX_TEXT_CHARS,
 )
 from orpo_cli.recipe.explanations import problem_codes, read_explanation
+from orpo_cli.recipe.field_types import section_of
 from orpo_cli.recipe.legacy.unsupported_launch_args import UNSUPPORTED_LAUNCH_ARGS
 from orpo_cli.recipe.legacy.unsupported_peft_args import UNSUPPORTED_LORA_INITS, UNSUPPORTED_PEFT_ARGS
 from orpo_cli.recipe.schema import EvalSplit, PairRules, Recipe, Source
@@ -35,7 +36,7 @@ from tools.docs import (
     supported_models_page,
     training_arguments_page,
 )
-from tools.docs.markdown_tables import cell, markdown_table, section_of, table
+from tools.docs.markdown_tables import cell, markdown_table, table
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 SCHEMA = Path(__file__).parents[1] / "recipes" / "recipe.schema.json"  # packaged into the wheel with the recipes

@@ -86,11 +86,16 @@ def complete_run_or_recipe(incomplete: str) -> list[str]:
     return list(dict.fromkeys([*complete_run(incomplete), *complete_recipe(incomplete)]))
 
 
-def complete_code(incomplete: str) -> list[str]:
-    """Problem codes of `orpo explain`."""
+def complete_code_or_key(incomplete: str) -> list[str]:
+    """Problem codes, and keys of a recipe that begin with what is written so far."""
     from orpo_cli.recipe.explanations import problem_codes
 
-    return _starting(incomplete, problem_codes())
+    codes = _starting(incomplete, problem_codes())
+    if not incomplete:
+        return codes
+    from orpo_cli.recipe.schema import Recipe
+
+    return [*codes, *_starting(incomplete, (name for name, _ in _keys(Recipe, "")))]
 
 
 def complete_override(incomplete: str) -> list[str]:

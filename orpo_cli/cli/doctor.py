@@ -70,12 +70,16 @@ def _overview(diagnosis: Diagnosis) -> Text:
         rows.append((package.name, (package.installed or "missing") + pin))
     for extra, packages in diagnosis.optional.items():
         for package in packages:
-            missing = f"not installed: pip install '{package.name}{package.wanted}'"
+            missing = f"not installed: {package.pip_command}"
             rows.append((package.name, f"{package.installed if package.satisfied else missing} (for {EXTRAS[extra]})"))
     if machine:
         rows += _machine_rows(machine)
     for need in diagnosis.recipe or ():
         rows.append((need.path, f"{need.value} needs {need.needs}: {'found' if need.remedy is None else 'missing'}"))
+    cache = diagnosis.cache
+    if cache["path"]:
+        size = f"{cache['bytes'] / 1024**2:,.0f} MiB"
+        rows.append(("cache", f"{cache['path']}, {size} (docs/install.md says what you may delete)"))
     if hub["cache"]:
         rows.append(("hub token", "found" if hub["token"] else "none; if you need one: HF_TOKEN or `hf auth login`"))
         rows.append(("hub cache", f"{hub['cache']}, {hub['cache_free_bytes'] / GIB:.0f} GiB free"))

@@ -85,12 +85,13 @@ def known_keys(section: Path) -> set[str]:
             member
             for model in models
             if part in model.model_fields
-            for member in _models_in(model.model_fields[part].annotation)
+            for member in models_in(model.model_fields[part].annotation)
         ]
     return {name for model in models for name in model.model_fields}
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The sections of the schema among the alternatives of a type."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in typing.get_args(annotation) for model in _models_in(part)]
+    return [model for part in typing.get_args(annotation) for model in models_in(part)]

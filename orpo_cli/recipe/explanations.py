@@ -59,14 +59,12 @@ def read_explanation(code: str) -> Explanation:
     """The explanation of ``code``. Raises UsageError with the most similar code if there is no such code."""
     codes = problem_codes()
     if code not in codes:
-        from orpo_cli.recipe.did_you_mean import did_you_mean, full_key  # loads pydantic
+        from orpo_cli.recipe.did_you_mean import did_you_mean  # loads pydantic
 
-        remedy = did_you_mean(code, codes, "`orpo explain` lists all codes.")
-        if key := full_key(code):
-            remedy = (
-                f"`{key}` is a key of recipes: see docs/reference/recipe.md, or `orpo plan RECIPE --all` for its value."
-            )
-        raise UsageError(f"{code}: no such problem code.", remedy=remedy)
+        raise UsageError(
+            f"{code}: no such problem code, and no key of a recipe.",
+            remedy=did_you_mean(code, codes, "`orpo explain` lists all codes, and docs/reference/recipe.md the keys."),
+        )
     found = _FILE.fullmatch((FOLDER / f"{code}.md").read_text(encoding="utf-8"))
     assert found is not None, f"{code}.md has another structure"
     groups = found.groupdict()

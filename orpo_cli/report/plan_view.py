@@ -20,16 +20,32 @@ def plan_lines(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str
     In a document with origins, the location replaces the reason, and each value of a source has its own row.
     ``prefix``: the start of each path, in a section.
     """
+    for path, entry in plan_leaves(document, prefix):
+        if not is_empty_default(entry):
+            yield path, format_value(entry["value"]), entry["origin"], reason_of(entry)
+
+
+def plan_leaves(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Path and entry (``value``, ``origin``, ``reason``, …) of each value of plan.json."""
     for key, entry in document.items():
         path = f"{prefix}{key}"
         if not is_leaf(entry):
-            yield from plan_lines(entry, f"{path}.")
+            yield from plan_leaves(entry, f"{path}.")
         elif "parts" in entry:
             for index, part in enumerate(entry["parts"]):
-                yield from plan_lines(part, f"{path}[{index}].")
-        elif entry["origin"] != "default" or entry["value"] not in (None, {}, []):
-            reason = _location(entry) if "file" in entry else entry["reason"]
-            yield path, _format_value(entry["value"]), entry["origin"], reason
+                yield from plan_leaves(part, f"{path}[{index}].")
+        else:
+            yield path, entry
+
+
+def is_empty_default(entry: dict[str, Any]) -> bool:
+    """Whether nobody set a value, and its default is empty."""
+    return entry["origin"] == "default" and entry["value"] in (None, {}, [])
+
+
+def reason_of(entry: dict[str, Any]) -> str:
+    """The reason of a value, or in a document with origins its location."""
+    return _location(entry) if "file" in entry else str(entry["reason"])
 
 
 def plan_table(document: dict[str, Any], *, origins: bool = False) -> Table:
@@ -56,13 +72,13 @@ def _location(entry: dict[str, Any]) -> str:
     return f"{location}, environment variable {names}" if names else location
 
 
-def _format_value(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as YAML writes it; a source without its unset keys."""
     if isinstance(value, list):
-        return ", ".join(_format_value(item) for item in value)
+        return ", ".join(format_value(item) for item in value)
     if isinstance(value, dict):
         set_values = {name: inner for name, inner in value.items() if inner not in (None, {}, "auto", 1.0)}
-        return " ".join(f"{name}={_format_value(inner)}" for name, inner in set_values.items())
+        return " ".join(f"{name}={format_value(inner)}" for name, inner in set_values.items())
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)

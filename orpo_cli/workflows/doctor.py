@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from orpo_cli.cache_dir import cache_dir
 from orpo_cli.errors import MachineError
 from orpo_cli.machine import Machine, probe
 from orpo_cli.recipe.load import LoadedRecipe
@@ -24,6 +27,7 @@ EXTRAS = {  # the optional extras of orpo-cli, and what each is for
     "deepspeed": "launch.strategy: deepspeed",
     "optuna": "orpo sweep --sampler tpe",
     "benchmark": "orpo benchmark --task ifeval and lm_eval:NAME",
+    "quickstart": "the model of orpo quickstart, which installs it",
 }
 
 
@@ -34,6 +38,7 @@ class Package:
     name: str
     wanted: str  # version specifier, such as ==1.16.0
     installed: str | None
+    options: str = ""  # of pip
 
     @property
     def satisfied(self) -> bool:
@@ -45,7 +50,12 @@ class Package:
     @property
     def command(self) -> str:
         """The command that installs it."""
-        return f"{sys.executable} -m pip install '{self.name}{self.wanted}'"
+        return f"{sys.executable} -m {self.pip_command}"
+
+    @property
+    def pip_command(self) -> str:
+        """The same for the environment of the shell."""
+        return f"pip install {self.options}'{self.name}{self.wanted}'"
 
     @property
     def complaint(self) -> str:
@@ -56,7 +66,9 @@ class Package:
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
-        return {**asdict(self), "held": self.satisfied, "command": None if self.satisfied else self.command}
+        values = asdict(self)
+        del values["options"]
+        return {**values, "held": self.satisfied, "command": None if self.satisfied else self.command}
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,7 @@ class Diagnosis:
     optional: dict[str, list[Package]]  # by extra
     machine: Machine | None  # None where torch cannot be imported
     hub: dict[str, Any]
+    cache: dict[str, Any]  # directory of orpo-cli itself
     problems: list[dict[str, str]]
     recipe: list[Need] | None = None
 
@@ -76,6 +89,7 @@ def diagnose(loaded: LoadedRecipe | None = None) -> Diagnosis:
     requirements = _requirements()
     packages = required_packages(requirements)
     optional = {extra: required_packages(requirements, extra) for extra in EXTRAS}
+    optional["quickstart"] = [_quickstart_model()]
     problems = [{"message": each.complaint, "remedy": each.command} for each in packages if not each.satisfied]
     machine: Machine | None = None
     try:
@@ -90,7 +104,7 @@ def diagnose(loaded: LoadedRecipe | None = None) -> Diagnosis:
     for need in needs or ():
         if need.remedy is not None:
             problems.append({"message": f"{need.path}: {need.value} needs {need.needs}.", "remedy": need.remedy})
-    return Diagnosis(packages, optional, machine, hub, problems, needs)
+    return Diagnosis(packages, optional, machine, hub, _cache_state(), problems, needs)
 
 
 def _requirements() -> list[str]:
@@ -118,6 +132,27 @@ def required_packages(requirements: Sequence[str], extra: str = "") -> list[Pack
         if wanted:
             found.append(Package(requirement.name, str(requirement.specifier), installed_version(requirement.name)))
     return sorted(found, key=lambda package: package.name)
+
+
+def _quickstart_model() -> Package:
+    """The package of the quickstart's model: no requirement of an extra, since it is installed without its own requirements."""
+    from orpo_cli.workflows.quickstart import MODEL_REQUIREMENT
+
+    name, _, version = MODEL_REQUIREMENT.partition("==")
+    return Package(name, f"=={version}", installed_version(name), "--no-deps ")
+
+
+def _cache_state() -> dict[str, Any]:
+    """Path (None where the user has no home directory) and size of the cache directory, without files that vanish meanwhile."""
+    try:
+        size, path = 0, cache_dir()
+    except RuntimeError:
+        return {"path": None, "bytes": 0}
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with suppress(OSError):
+                size += os.lstat(os.path.join(folder, name)).st_size
+    return {"path": str(path), "bytes": size}
 
 
 def _hub_state() -> dict[str, Any]:

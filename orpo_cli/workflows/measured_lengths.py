@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -80,6 +79,7 @@ def _prepare(preparation: Preparation) -> PairTables | None:
 
 def _key(preparation: Preparation) -> list[Any] | None:
     """Everything that decides lengths and notes; None where a part of it is not in local files."""
+    from orpo_cli.data.pair_cache import is_cache_enabled
     from orpo_cli.digests import file_xxh3
     from orpo_cli.model.tokenizer import resolve_chat_template
 
@@ -87,8 +87,9 @@ def _key(preparation: Preparation) -> list[Any] | None:
     sources = [*dataset.train, *(dataset.eval if isinstance(dataset.eval, list) else [])]
     files = [Path(each.path) for each in sources]
     folder = preparation.source.local_folder()
-    is_disabled = os.environ.get("ORPO_PAIR_CACHE") == "0"
-    if is_disabled or folder is None or section.trust_remote_code or not all(file.is_file() for file in files):
+    if folder is None or section.trust_remote_code or not all(file.is_file() for file in files):
+        return None
+    if not is_cache_enabled():
         return None
     try:
         own = section.chat_template == "tokenizer"

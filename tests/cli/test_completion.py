@@ -11,7 +11,7 @@ import pytest
 
 from orpo_cli.cli.completion import (
     BASH_SCRIPT,
-    complete_code,
+    complete_code_or_key,
     complete_override,
     complete_recipe,
     complete_run,
@@ -62,7 +62,8 @@ def test_keys_of_the_recipe_are_completed_and_then_their_values():
 
 
 def test_problem_codes_are_completed():
-    assert complete_code("unknown-k") == ["unknown-key"]
+    assert complete_code_or_key("unknown-k") == ["unknown-key"]
+    assert complete_code_or_key("training.nll") == ["training.nll_weight"]
 
 
 def test_only_the_called_command_is_imported_for_a_completion(monkeypatch):

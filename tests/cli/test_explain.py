@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from orpo_cli.recipe.explanations import problem_codes
+from orpo_cli.recipe.key_reference import read_key
 
 
 def test_a_code_is_explained_with_reason_example_and_repair(orpo_here: Callable[..., Any]) -> None:
@@ -45,10 +48,77 @@ def test_an_unknown_code_is_answered_with_the_most_similar_one(orpo_here: Callab
     assert "Did you mean `unknown-key`?" in done.stderr
 
 
-def test_a_key_of_recipes_is_not_answered_with_a_code(orpo_here: Callable[..., Any]) -> None:
-    for key, full in (("beta", "training.beta"), ("lora.r", "lora.r"), ("lr", "training.learning_rate")):
-        error = orpo_here("explain", key).stderr
-        assert f"`{full}` is a key of recipes: see docs/reference/recipe.md" in error
+@pytest.mark.parametrize(
+    ("key", "facts"),
+    [
+        (
+            "training.beta",
+            ("# training.beta", "Weight of the odds ratio term", "- type: number · ≥ 0", "- default: 0.1,"),
+        ),
+        ("beta", ("# training.beta",)),
+        ("lr", ("# training.learning_rate",)),
+        ("merge.dtype", ("- values: auto, float32, bfloat16, float16\n", "- default: auto")),
+        ("dtype", ("# model.dtype", "- other keys of this name: merge.dtype, export.dtype")),
+        ("lora", ("# lora\n\npeft.LoraConfig", "- keys: r, lora_alpha, ")),
+        ("dataset.train.0.path", ("# dataset.train.path\n\nHub id, file,", "- default: required")),
+        ("dataset.eval.test_size", ("Fraction (below 1)", "> 0")),
+        ("model.rope_scaling.factor", ("Scaling factor of the length.",)),
+        ("training.max_prompt_length", ("Read as `dataset.max_prompt_length`.",)),
+        ("lora.peft_type", ("Orpo-cli sets it. Refused. Remove it: it is LORA.",)),
+    ],
+)
+def test_a_key_is_explained_without_a_recipe(key: str, facts: tuple[str, ...], orpo_here: Callable[..., Any]) -> None:
+    done = orpo_here("explain", key)
+    assert done.returncode == 0, done.stderr
+    assert [fact for fact in facts if fact not in done.stdout] == []
+
+
+def test_every_key_of_the_schema_has_a_reference() -> None:
+    from orpo_cli.cli.completion import complete_override
+
+    keys = [each.rstrip("=") for each in complete_override("")]
+    assert len(keys) > 200
+    assert [key for key in keys if not read_key(key).description] == []
+
+
+def test_the_value_of_a_key_in_a_recipe_comes_with_its_reason(orpo_here: Callable[..., Any], tmp_path: Path) -> None:
+    from support.tiny import write_recipe
+
+    recipe = write_recipe(tmp_path, training={"beta": 0.3})
+    done = orpo_here("explain", "training.beta", recipe)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("# training.beta\n\nWeight of the odds ratio term")
+    assert f"## In {recipe}\n\ntraining.beta = 0.3  # {recipe}:" in done.stdout
+    document = json.loads(orpo_here("explain", "merge.dtype", recipe, "--json").stdout)
+    assert [(each["path"], each["value"], each["origin"]) for each in document["plan"]] == [
+        ("merge.dtype", "float32", "decided")
+    ]
+    assert "dataset.train[0].path = " in orpo_here("explain", "dataset.train", recipe).stdout
+    assert "dataset.train[0].path = " in orpo_here("explain", "dataset.train.0.path", recipe).stdout
+    assert "training.hub_revision is not set" in orpo_here("explain", "training.hub_revision", recipe).stdout
+
+
+@pytest.mark.parametrize(
+    ("key", "suggestion"),
+    [
+        ("training.bta", "`beta`"),
+        ("bta", "`training.beta`"),
+        ("trainig.beta", "`training.beta`"),
+        ("hub.repo", "`repo_id`"),
+        ("launch.learning_rate", "`training.learning_rate`"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_most_similar_one(
+    key: str, suggestion: str, orpo_here: Callable[..., Any]
+) -> None:
+    done = orpo_here("explain", key)
+    assert done.returncode == 2
+    assert f"{key}: no such key of a recipe." in done.stderr
+    assert suggestion in done.stderr
+
+
+def test_a_recipe_does_nothing_with_a_code(orpo_here: Callable[..., Any]) -> None:
+    assert orpo_here("explain", "unknown-key", "quickstart").returncode == 2
 
 
 def test_problems_name_the_command_that_explains_them(orpo_here: Callable[..., Any], tmp_path: Path) -> None:

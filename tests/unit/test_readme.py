@@ -32,6 +32,17 @@ def test_the_wheel_of_the_readme_is_that_of_this_version() -> None:
     assert f'pip install "dist/orpo_cli-{__version__}-py3-none-any.whl[quickstart]"' in read(ENGLISH)
 
 
+def test_a_wheel_is_installed_after_the_tested_torch() -> None:
+    """Otherwise pip installs the newest PyTorch with the wheel: on Linux the build with CUDA libraries."""
+    tested = re.search(r"^torch==\S+$", read("constraints.txt"), re.MULTILINE)
+    assert tested
+    for name in (ENGLISH, CHINESE, "docs/install.md", "docs/tutorials/ci.md"):
+        lines = [line.partition("pip install ")[2] for line in read(name).splitlines()]
+        wheels = [number for number, line in enumerate(lines) if re.search(r"^\S+-py3-none-any\.whl", line)]
+        assert wheels, name
+        assert all(lines[number - 1].split()[0] == tested[0] for number in wheels), name
+
+
 def test_both_readmes_have_the_same_code_figures_links_and_sections() -> None:
     assert BLOCK.findall(read(ENGLISH)) == BLOCK.findall(read(CHINESE))
     assert figures(ENGLISH) == figures(CHINESE)

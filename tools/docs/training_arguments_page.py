@@ -10,13 +10,14 @@ from pydantic.fields import FieldInfo
 from orpo_cli.machine import Machine
 from orpo_cli.planning.resolve import resolve
 from orpo_cli.recipe.did_you_mean import KEYS_OF_OTHER_TOOLS
+from orpo_cli.recipe.field_types import as_yaml, type_of
 from orpo_cli.recipe.legacy.argument_policy import ArgumentPolicy
 from orpo_cli.recipe.legacy.renamed_args import RENAMED_ARGS, RENAMED_OPTIMIZERS
 from orpo_cli.recipe.legacy.unsupported_training_args import UNSUPPORTED_TRAINING_ARGS
 from orpo_cli.recipe.load import load_recipe
 from orpo_cli.recipe.schema.training_fields import LIBRARY_DEFAULTS, TrainingFields
 from tools.argument_descriptions import ARGUMENT_DESCRIPTIONS
-from tools.docs.markdown_tables import as_yaml, cell, markdown_table, type_of
+from tools.docs.markdown_tables import cell, markdown_table
 
 MINIMAL_RECIPE = "model: {model_name_or_path: some/model}\ndataset: {train: {path: pairs.jsonl}, eval: {test_size: 0.1}}\nlora: {lora_dropout: 0.1}\n"
 GPU = Machine("cuda", "a GPU", 1, 80 << 30, 64 << 30, 8, True, False, 1 << 40, "3.11", "Linux")
@@ -80,7 +81,7 @@ def handling(policy: ArgumentPolicy) -> str:
 
 def _argument(name: str, decided: set[str]) -> tuple[str, str, str]:
     star = " *" if name in decided else ""
-    return f"`{name}`", type_of(_field(name)), f"`{as_yaml(LIBRARY_DEFAULTS[name])}`{star}"
+    return f"`{name}`", cell(type_of(_field(name))), f"`{as_yaml(LIBRARY_DEFAULTS[name])}`{star}"
 
 
 def _field(name: str) -> FieldInfo:

@@ -184,17 +184,22 @@ def _add_training_arguments(schema: Schema) -> None:
             properties[name] = _legacy_argument(name, policy, schema)
 
 
-def _legacy_argument(name: str, policy: ArgumentPolicy, schema: Schema) -> Schema:
-    """Schema of an argument that is renamed, moved, ignored or refused."""
-    section, _, setting = (policy.new_path or "").partition(".")
-    refused = section == "training" and setting.partition(".")[0] in ARGUMENT_POLICIES  # the new setting is refused too
+def policy_text(policy: ArgumentPolicy) -> str:
+    """Why an argument is renamed, moved, ignored or refused, and what to write in its place."""
     if policy.new_path is not None:
         does = f"Read as `{policy.new_path}`."
     elif policy.ignored:
         does = "Ignored."
     else:
         does = "Ignored with this value, otherwise refused." if policy.noop_values else "Refused."
-    text = " ".join(filter(None, (policy.reason, does, policy.remedy)))
+    return " ".join(filter(None, (policy.reason, does, policy.remedy)))
+
+
+def _legacy_argument(name: str, policy: ArgumentPolicy, schema: Schema) -> Schema:
+    """Schema of an argument that is renamed, moved, ignored or refused."""
+    section, _, setting = (policy.new_path or "").partition(".")
+    refused = section == "training" and setting.partition(".")[0] in ARGUMENT_POLICIES  # the new setting is refused too
+    text = policy_text(policy)
     notes = {"description": text, **NOT_SUGGESTED}
     if policy.ignored:
         return notes

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.file_damage import halve
 from support.forked_command import ForkedCommand, StopPoint
 from support.forks import fork_that_waits, kill
 from support.killed_run import kill_in_step, make_run_of_version_0_2_0
@@ -225,15 +226,11 @@ def test_of_two_resumptions_at_once_exactly_one_trains(killed: tuple[Path, RunDi
     assert [line["step"] for line in rundir.read_metrics()] == list(range(1, 7))
 
 
-def damage_half(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "object": lambda path: path.write_text("{}"),
     "binary": lambda path: path.write_bytes(b"\x80\x00\xff"),
-    "half": damage_half,
+    "half": halve,
     "lost": lambda path: path.unlink(),
 }
 

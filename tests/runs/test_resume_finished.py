@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.file_damage import halve
 from support.forked_orpo import run_forked
 from support.killed_run import make_run_of_version_0_2_0
 from support.metric_lines import metric_lines
@@ -153,15 +154,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return recipe, folder / "run"
 
 
-def truncate(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
-
-
 @pytest.mark.parametrize(
     ("damage", "named", "resumed_from"),
     [
         (lambda run: shutil.rmtree(run / "adapter"), "adapter/adapter_config.json is missing", 4),
-        (lambda run: truncate(run / "adapter" / "adapter_model.safetensors"), "adapter/adapter_model.safetensors has", 2),
+        (lambda run: halve(run / "adapter" / "adapter_model.safetensors"), "adapter/adapter_model.safetensors has", 2),
         (lambda run: (run / "adapter" / "tokenizer.json").unlink(), "adapter/tokenizer.json is missing", 0),
     ],
     ids=["folder", "weights", "tokenizer"],
@@ -219,7 +216,7 @@ def test_a_result_that_is_not_restored_keeps_its_name(
     """There is no checkpoint, and the merged model could not be repeated; or the data has changed."""
     recipe, source = finished
     run = Path(shutil.copytree(source, tmp_path / "run"))
-    truncate(run / "adapter" / "tokenizer.json")
+    halve(run / "adapter" / "tokenizer.json")
     (run / "model").mkdir()
     (run / "model" / "notes").write_text("of the user")
     data = Path(shutil.copy(recipe.parent / "train.jsonl", tmp_path))
@@ -244,7 +241,7 @@ def test_a_lost_result_of_version_0_2_0_is_noticed_by_its_weights(tmp_path: Path
     make_run_of_version_0_2_0(rundir)
     assert rundir.result() == rundir.adapter
     weights = rundir.adapter / "adapter_model.safetensors"
-    truncate(weights)
+    halve(weights)
     assert f"{rundir.adapter}: {weights.name} cannot be read" in str(rundir.result_damage())
     weights.unlink()
     assert rundir.result_damage() == f"{rundir.adapter}: it has no weights"

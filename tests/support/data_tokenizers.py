@@ -8,6 +8,10 @@ from functools import cache
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from orpo_cli.data.chat_template import PairTexts
+from orpo_cli.data.pair import Pair, RowRejected
+from orpo_cli.data.pair_encoder import PairEncoder
+from orpo_cli.data.tokenize import PairTokens
 from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
 from support.tiny import SENTENCES, tiny_tokenizer
 
@@ -113,3 +117,16 @@ def sentencepiece_like(template: str) -> PreTrainedTokenizerFast:
     )
     tokenizer.chat_template = template
     return tokenizer
+
+
+@cache
+def encoder_of(tokenizer: PreTrainedTokenizerFast) -> PairEncoder:
+    return PairEncoder(tokenizer)
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, pair: Pair) -> tuple[PairTexts, PairTokens]:
+    """The texts and token ids of a pair. The encoder is kept: do not change the tokenizer afterwards."""
+    encoder = encoder_of(tokenizer)
+    (texts,) = encoder.render([pair])
+    assert not isinstance(texts, RowRejected)
+    return texts, encoder.tokenize([texts])[0]

@@ -175,3 +175,8 @@ def fork_merge(run: RunDir, **options: Any) -> int:
             os._exit(130)
 
     return start_fork(run_merge)
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Hidden files and folders directly in ``folder``, where a merge writes before it renames."""
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]

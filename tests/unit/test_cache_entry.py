@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.file_damage import flip
 
 from orpo_cli.cache_entry import MANIFEST, cached_entry, find_damage
 from orpo_cli.errors import RunError
@@ -36,12 +37,6 @@ def test_an_entry_is_written_once(tmp_path: Path) -> None:
     assert (entry / "a.bin").read_bytes() == content
     assert find_damage(entry) is None
     assert list(entry.parent.iterdir()) == [entry]  # and no lock
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {

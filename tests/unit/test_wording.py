@@ -33,7 +33,7 @@ PHRASES = (
 EXCEPTIONS = {  # the ordinary sense of the word
     ("CONTRIBUTING.md", "voice"),  # active voice
     ("orpo_cli/recipe/rules/schedule.py", "patience"),  # an argument of ReduceLROnPlateau
-    ("tests/unit/recipe/rules/test_rules.py", "patience"),
+    ("tests/unit/recipe/rules/test_training_rules.py", "patience"),
 }
 SUFFIXES = (".md", ".py", ".yaml", ".yml", ".toml")
 NOT_CHECKED = {"CHANGELOG.md", "tests/unit/test_wording.py"}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.data_tokenizers import tokenizer_of
+from support.prepared_rows import prepare_rows
 
 from orpo_cli.data.prepare import PreparedData, prepare
 from orpo_cli.errors import DataError
@@ -16,9 +17,7 @@ from orpo_cli.recipe.schema import DatasetSection
 
 
 def run(folder: Path, rows: list[Any], dataset: dict[str, Any] | None = None, **source: Any) -> PreparedData:
-    (folder / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    section = DatasetSection.model_validate({"train": {"path": str(folder / "x.jsonl"), **source}, **(dataset or {})})
-    return prepare(section, tokenizer_of("chatml"), max_length=192, max_prompt_length=96, note=lambda _: None)
+    return prepare_rows(folder / "x.jsonl", rows, source, **(dataset or {}))
 
 
 def rows(*weights: Any, **others: Any) -> list[dict[str, Any]]:

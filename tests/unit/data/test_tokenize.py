@@ -1,33 +1,20 @@
-"""Tokenization and truncation, for random conversations and tokenizers of several families."""
+"""Token ids of random conversations, for tokenizers of several families."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support.data_tokenizers import NAMES, byte_level, sentencepiece_like, tokenizer_of
-from support.tiny import pairs
-from transformers import PreTrainedTokenizerFast
-from trl.data_utils import apply_chat_template
-from trl.experimental.orpo import ORPOTrainer
+from support.data_tokenizers import NAMES, encode, tokenizer_of
 
-from orpo_cli.data.chat_template import PairTexts
-from orpo_cli.data.formats.detect import detect_format
-from orpo_cli.data.pair import Message, Pair, RowRejected
-from orpo_cli.data.pair_encoder import PairEncoder
+from orpo_cli.data.pair import Message, Pair
 from orpo_cli.data.prepare import prepare
 from orpo_cli.data.table import expand_pair
-from orpo_cli.data.tokenize import PairTokens, truncate
-from orpo_cli.errors import UsageError
-from orpo_cli.model.builtin_chat_templates import BUILTIN_CHAT_TEMPLATES
-from orpo_cli.model.chat_template_errors import ChatTemplateError
 from orpo_cli.recipe.schema import DatasetSection
 
 any_text = st.text(min_size=1, max_size=40).filter(lambda text: text.strip())
@@ -46,18 +33,6 @@ def conversations(draw: st.DrawFn) -> Pair:
         history.insert(0, Message("system", draw(simple)))
     chosen, rejected = draw(st.lists(st.one_of(simple, any_text), min_size=2, max_size=2))
     return Pair(tuple(history), (Message("assistant", chosen),), (Message("assistant", rejected),))
-
-
-ENCODERS: dict[PreTrainedTokenizerFast, PairEncoder] = {}
-
-
-def encode(tokenizer: PreTrainedTokenizerFast, pair: Pair) -> tuple[PairTexts, PairTokens]:
-    if tokenizer not in ENCODERS:
-        ENCODERS[tokenizer] = PairEncoder(tokenizer)
-    encoder = ENCODERS[tokenizer]
-    (texts,) = encoder.render([pair])
-    assert not isinstance(texts, RowRejected)
-    return texts, encoder.tokenize([texts])[0]
 
 
 def as_messages(messages: object) -> list[dict[str, str]]:
@@ -209,168 +184,3 @@ def test_labels_cover_only_the_completion_and_its_end_token(name: str, tmp_path:
         assert tokenizer.convert_ids_to_tokens(learned[-1]) == end
         assert labels == [-100] * len(pair["prompt_input_ids"]) + learned
         assert pair[f"{answer}_attention_mask"] == [1] * len(ids)
-
-
-def trl_ids(tokenizer: PreTrainedTokenizerFast, row: dict[str, str], max_length: int = 1024) -> dict[str, list[int]]:
-    """Token ids from the preprocessing of trl."""
-    trainer = object.__new__(ORPOTrainer)
-    trainer.processing_class, trainer.is_encoder_decoder, trainer.max_length = tokenizer, False, max_length
-    return trainer.tokenize_row(row)  # type: ignore[no-any-return]
-
-
-@pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "mistral"])
-def test_ids_equal_those_of_trl_for_the_same_texts(name: str) -> None:
-    tokenizer = tokenizer_of(name)
-    tokenizer = tokenizer if name in ("chatml", "mistral") else with_eos(tokenizer)
-    read = detect_format(pairs(6)).read
-    for row in pairs(6):
-        texts, tokens = encode(tokenizer, read(row, Counter()))
-        trl = trl_ids(tokenizer, {"prompt": texts.prompt, "chosen": texts.chosen, "rejected": texts.rejected})
-        assert trl["prompt_input_ids"] == tokens.prompt
-        assert trl["chosen_input_ids"] == tokens.prompt + tokens.chosen
-        assert trl["rejected_input_ids"] == tokens.prompt + tokens.rejected
-        assert trl["chosen_labels"] == [-100] * len(tokens.prompt) + tokens.chosen
-
-
-def with_eos(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """A copy whose EOS is its end of turn, as in instruct models; trl adds the EOS otherwise."""
-    kinds = {"<|begin_of_text|>": "<|eot_id|>", "<bos>": "<end_of_turn>"}
-    copied = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend_tokenizer,
-        bos_token=tokenizer.bos_token,
-        eos_token=kinds[tokenizer.bos_token],
-    )
-    copied.chat_template = tokenizer.chat_template
-    return copied
-
-
-def test_trl_adds_a_second_end_token_to_chatml() -> None:
-    tokenizer = tokenizer_of("chatml")
-    row = pairs(1)[0]
-    trl = trl_ids(tokenizer, apply_chat_template(row, tokenizer))
-    encoded = encode(tokenizer, detect_format([row]).read(row, Counter()))[1]
-    newline = tokenizer("\n")["input_ids"]
-    assert trl["chosen_input_ids"] == encoded.prompt + encoded.chosen + newline + [tokenizer.eos_token_id]
-
-
-def test_plain_texts_get_one_bos_and_one_eos() -> None:
-    for tokenizer in (byte_level(["<s>", "</s>"], None), sentencepiece_like(BUILTIN_CHAT_TEMPLATES["zephyr"])):
-        _, tokens = encode(tokenizer, Pair("The sky is", " blue.", " not blue.</s> \n"))
-        assert tokens.prompt == tokenizer("The sky is")["input_ids"]
-        assert tokenizer.decode(tokens.chosen) == " blue.</s>"
-        assert tokenizer.decode(tokens.rejected) == " not blue.</s>"
-        _, spelled = encode(tokenizer, Pair("<s>The sky is", " blue.", " red."))
-        assert spelled.prompt.count(tokenizer.bos_token_id) == 1
-
-
-def test_plain_texts_need_no_template_but_conversations_do() -> None:
-    tokenizer = byte_level(["<s>", "</s>"], None)
-    assert encode(tokenizer, Pair("a b", " c", " d"))[0].chosen == " c"
-    with pytest.raises(UsageError, match="has no chat template") as caught:
-        PairEncoder(tokenizer).encode(
-            Pair((Message("user", "hi"),), (Message("assistant", "a"),), (Message("assistant", "b"),))
-        )
-    assert caught.value.exit_code == 2
-    assert "chatml" in str(caught.value.remedy)
-
-
-def test_a_broken_template_is_a_data_error() -> None:
-    tokenizer = byte_level(["<s>", "</s>"], "{{ raise_exception('never') }}")
-    with pytest.raises(ChatTemplateError, match="line 1: never"):
-        PairEncoder(tokenizer).encode(
-            Pair((Message("user", "hi"),), (Message("assistant", "a"),), (Message("assistant", "b"),))
-        )
-
-
-def test_a_tokenizer_without_an_end_token_is_rejected() -> None:
-    tokenizer = byte_level(["<s>", "</s>"], None)
-    tokenizer.eos_token = None
-    with pytest.raises(UsageError, match="no EOS"):
-        PairEncoder(tokenizer)
-
-
-def test_a_template_error_rejects_the_row() -> None:
-    strict = (
-        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-        + BUILTIN_CHAT_TEMPLATES["chatml"]
-    )
-    tokenizer = byte_level(["<s>", "</s>", "<|im_end|>"], strict)
-    answers = ((Message("assistant", "a"),), (Message("assistant", "b"),))
-    with pytest.raises(RowRejected, match="no system role") as caught:
-        PairEncoder(tokenizer).encode(Pair((Message("system", "x"), Message("user", "hi")), *answers))
-    assert caught.value.reason == "template_error"
-
-
-def test_a_template_that_changes_the_prompt_rejects_the_row() -> None:
-    template = "{{ messages | length }}" + BUILTIN_CHAT_TEMPLATES["chatml"] + "{{ messages[-1]['content'] | length }}"
-    template = "{{ messages[-1]['content'] | length }}" + template
-    pair = Pair((Message("user", "hi"),), (Message("assistant", "a"),), (Message("assistant", "bb"),))
-    with pytest.raises(RowRejected) as caught:
-        PairEncoder(byte_level(["<s>", "</s>"], template)).encode(pair)
-    assert caught.value.reason == "template_mismatch"
-
-
-FIT = {"max_length": 7, "max_prompt_length": 4, "truncation_mode": "keep_end", "bos_id": None}
-
-
-def test_truncation_modes_of_a_long_prompt() -> None:
-    tokens = PairTokens([1, 5, 6, 7, 8, 9], [20, 2], [21, 22, 2])
-    assert truncate(tokens, **FIT).prompt == [6, 7, 8, 9]  # type: ignore[arg-type]
-    assert truncate(tokens, **{**FIT, "bos_id": 1}).prompt == [1, 7, 8, 9]  # type: ignore[arg-type]
-    assert truncate(tokens, **{**FIT, "truncation_mode": "keep_start"}).prompt == [1, 5, 6, 7]  # type: ignore[arg-type]
-    assert truncate(tokens, **FIT).prompt_truncated  # type: ignore[arg-type]
-    with pytest.raises(RowRejected) as caught:
-        truncate(tokens, **{**FIT, "truncation_mode": "drop"})  # type: ignore[arg-type]
-    assert caught.value.reason == "prompt_too_long"
-
-
-@pytest.mark.parametrize("mode", ["keep_end", "keep_start", "drop"])
-def test_a_pair_that_fits_is_not_truncated(mode: str) -> None:
-    tokens = PairTokens([1, 5, 6, 7, 8, 9], [20, 2], [21, 22, 2])
-    truncated = truncate(tokens, **{**FIT, "max_length": 9, "truncation_mode": mode})  # type: ignore[arg-type]
-    assert truncated[:3] == tokens
-    assert not truncated.prompt_truncated
-
-
-def test_a_bos_of_every_turn_is_not_kept_by_truncation() -> None:
-    tokens = PairTokens([1, 5, 6, 1, 7, 8], [20, 2], [21, 2])
-    assert truncate(tokens, **{**FIT, "bos_id": 1}).prompt == [6, 1, 7, 8]  # type: ignore[arg-type]
-
-
-@given(
-    prompt=st.lists(st.integers(3, 50), min_size=1, max_size=30),
-    answers=st.lists(st.lists(st.integers(3, 50), max_size=30), min_size=2, max_size=2),
-    max_length=st.integers(1, 40),
-    max_prompt_length=st.integers(1, 40),
-    mode=st.sampled_from(["keep_end", "keep_start", "drop"]),
-)
-def test_no_sequence_exceeds_max_length_and_no_completion_is_empty(
-    prompt: list[int], answers: list[list[int]], max_length: int, max_prompt_length: int, mode: str
-) -> None:
-    tokens = PairTokens(prompt, [*answers[0], 2], [*answers[1], 2])
-    limits: dict[str, Any] = {"max_length": max_length, "max_prompt_length": max_prompt_length, "truncation_mode": mode}
-    too_long = len(prompt) + max(len(tokens.chosen), len(tokens.rejected)) > max_length
-    cuts_prompt = too_long and len(prompt) > max_prompt_length
-    completion_space = max(0, max_length - (max_prompt_length if cuts_prompt else len(prompt)))
-    expected_reason = (
-        "prompt_too_long" if mode == "drop" and cuts_prompt else "identical_when_cut" if completion_space else "no_room"
-    )
-    if (
-        expected_reason != "identical_when_cut"
-        or tokens.chosen[:completion_space] == tokens.rejected[:completion_space]
-    ):
-        with pytest.raises(RowRejected) as caught:
-            truncate(tokens, **limits, bos_id=3)
-        assert caught.value.reason == expected_reason
-        return
-    truncated = truncate(tokens, **limits, bos_id=3)
-    assert len(truncated.prompt) == (max_prompt_length if cuts_prompt else len(prompt))
-    for answer, full in ((truncated.chosen, tokens.chosen), (truncated.rejected, tokens.rejected)):
-        assert len(answer) >= 1
-        assert len(truncated.prompt) + len(answer) <= max_length
-        assert answer == full[: len(answer)]
-    cut = sum(answer[-1] != 2 for answer in (truncated.chosen, truncated.rejected))
-    assert truncated.completions_truncated == cut
-    assert truncated.prompt_truncated == cuts_prompt
-    assert too_long or truncated[:3] == tokens
-    assert truncated.chosen != truncated.rejected

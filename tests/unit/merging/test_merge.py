@@ -1,60 +1,28 @@
-"""Merges of real adapters into tiny models: results, refused requests, failures and interruptions."""
+"""Merged models: logits, dtype, tied heads and files beside the weights."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import time
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from support.forks import wait
+from safetensors.torch import load_file
 from support.tiny_run import (
     EIGHT_BIT,
     FOUR_BIT,
-    fork_merge,
-    make_base,
+    leftovers,
     make_run,
-    save_adapter,
     saved_logits,
     unmerged_logits,
 )
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from orpo_cli.card.model_card import render_card
-from orpo_cli.card.run_contents import select_parts
-from orpo_cli.errors import MachineError, RunError, UsageError
 from orpo_cli.merging.merge import merge
 from orpo_cli.merging.merge_record import FILE_NAME
 from orpo_cli.merging.merge_target import MergeRequest
 from orpo_cli.planning.plan import DatasetPlan, MergePlan, ModelPlan
 from orpo_cli.recipe.schema import Source
-from orpo_cli.rundir import RunDir
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="session")
-def tied_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("tied"), tied=True)
-
-
-@pytest.fixture
-def run(tmp_path: Path, base: Path) -> RunDir:
-    return make_run(tmp_path / "run", base)
-
-
-def leftovers(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
-
 
 VARIANTS = {
     "lora": {},
@@ -173,43 +141,6 @@ def test_a_base_with_invalid_generation_settings_is_merged(tmp_path, base):
     assert (stored.temperature, stored.do_sample) == (0.6, True)
 
 
-def test_a_second_merge_is_unchanged_and_writes_nothing(run):
-    first = merge(MergeRequest(run.root))
-    before = (first.output / "model.safetensors").stat()
-    second = merge(MergeRequest(run.root))
-    assert second.already_merged
-    assert second.as_dict()["status"] == "unchanged"
-    assert (first.output / "model.safetensors").stat() == before
-
-
-@pytest.mark.parametrize("change", ["adapter", "dtype", "damage"])
-def test_an_output_of_another_merge_is_kept_unless_overwritten(run, change):
-    output = merge(MergeRequest(run.root)).output
-    if change == "adapter":
-        path = run.adapter / "adapter_model.safetensors"
-        save_file({name: 2 * tensor for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
-    if change == "damage":
-        (output / "tokenizer.json").unlink()
-    dtype = "bfloat16" if change == "dtype" else None
-    before = (output / "model.safetensors").read_bytes()
-    with pytest.raises(UsageError, match="another merge") as error:
-        merge(MergeRequest(run.root, dtype=dtype))
-    assert "--overwrite" in (error.value.remedy or "")
-    assert (output / "model.safetensors").read_bytes() == before
-    assert not merge(MergeRequest(run.root, dtype=dtype, overwrite=True)).already_merged
-    assert merge(MergeRequest(run.root, dtype=dtype)).already_merged
-    assert leftovers(run.root) == []
-
-
-def test_a_folder_without_a_merge_is_never_overwritten(tmp_path, run):
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    (photos / "one.jpg").write_bytes(b"precious")
-    with pytest.raises(UsageError, match="no merged model"):
-        merge(MergeRequest(run.root, photos, overwrite=True))
-    assert (photos / "one.jpg").read_bytes() == b"precious"
-
-
 @pytest.mark.parametrize(
     ("peft", "stays_tied"),
     [
@@ -237,243 +168,3 @@ def test_lora_on_an_untied_head_is_merged(tmp_path, base):
     run = make_run(tmp_path / "run", base, peft={"target_modules": ["q_proj", "lm_head", "embed_tokens"]})
     expected = unmerged_logits(run)
     assert (saved_logits(merge(MergeRequest(run.root)).output) - expected).abs().max() <= 1e-4
-
-
-def test_a_bare_adapter_merges_into_the_named_or_the_given_base(tmp_path, base):
-    adapter = tmp_path / "adapter"
-    save_adapter(AutoModelForCausalLM.from_pretrained(base), adapter)
-    with pytest.raises(UsageError, match="outside of a run"):
-        merge(MergeRequest(adapter))
-    named = merge(MergeRequest(adapter, tmp_path / "named"))
-    moved = shutil.copytree(base, tmp_path / "elsewhere")
-    given = merge(MergeRequest(adapter, tmp_path / "given", base=str(moved)))
-    assert torch.equal(saved_logits(named.output), saved_logits(given.output))
-    assert (saved_logits(named.output) - saved_logits(base)).abs().max() > 0.1
-
-
-def test_a_base_in_float64_is_merged_in_float32(tmp_path, base):
-    moved = shutil.copytree(base, tmp_path / "base")
-    config = json.loads((moved / "config.json").read_text())
-    (moved / "config.json").write_text(json.dumps({**config, "dtype": "float64"}))
-    save_adapter(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
-    merged = merge(MergeRequest(tmp_path / "adapter", tmp_path / "merged", base=str(moved)))
-    assert json.loads((merged.output / "config.json").read_text())["dtype"] == "float32"
-
-
-def test_a_bare_adapter_with_a_missing_base_shows_how_to_give_it(tmp_path, base):
-    adapter = tmp_path / "adapter"
-    save_adapter(AutoModelForCausalLM.from_pretrained(base), adapter)
-    path = adapter / "adapter_config.json"
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps({**config, "base_model_name_or_path": "/home/somebody/models/base"}))
-    with pytest.raises(UsageError, match="/home/somebody/models/base") as error:
-        merge(MergeRequest(adapter, tmp_path / "out"))
-    assert "--base" in (error.value.remedy or "")
-
-
-def test_a_checkpoint_of_a_run_is_merged_with_the_plan_of_its_run(tmp_path, base):
-    run = make_run(tmp_path / "run", base, quantization=FOUR_BIT)
-    checkpoint = shutil.copytree(run.adapter, run.checkpoints / "checkpoint-2")
-    with pytest.raises(UsageError, match="is a checkpoint"):
-        merge(MergeRequest(checkpoint))
-    expected = unmerged_logits(run)
-    assert (saved_logits(merge(MergeRequest(checkpoint, tmp_path / "out")).output) - expected).abs().max() <= 1e-3
-
-
-def test_an_adapter_of_another_architecture_is_refused(tmp_path, base):
-    adapter = tmp_path / "adapter"
-    save_adapter(AutoModelForCausalLM.from_pretrained(base), adapter)
-    path = adapter / "adapter_model.safetensors"
-    weights = load_file(path)
-    save_file({name.replace("layers.1.", "layers.7."): each for name, each in weights.items()}, path)
-    with pytest.raises(UsageError, match="does not fit"):
-        merge(MergeRequest(adapter, tmp_path / "out"))
-    save_file({name: each.repeat(2, 2) for name, each in weights.items()}, path)
-    with pytest.raises(UsageError, match="does not fit"):
-        merge(MergeRequest(adapter, tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
-
-
-def test_an_adapter_with_nan_fails_and_leaves_no_files(run):
-    path = run.adapter / "adapter_model.safetensors"
-    weights = load_file(path)
-    next(iter(weights.values()))[0, 0] = float("nan")
-    save_file(weights, path, metadata={"format": "pt"})
-    with pytest.raises(RunError):
-        merge(MergeRequest(run.root))
-    assert not run.merged.exists()
-    assert leftovers(run.root) == []
-
-
-def test_a_tensor_that_changed_on_disk_is_reported(run, monkeypatch):
-    """The writer writes zeros instead of one matrix."""
-    from orpo_cli.merging.tensor_files import SafetensorsWriter
-
-    write = SafetensorsWriter.write
-
-    def damaging(self, name, tensor):
-        write(self, name, torch.zeros_like(tensor) if name == "model.layers.0.mlp.up_proj.weight" else tensor)
-
-    monkeypatch.setattr(SafetensorsWriter, "write", damaging)
-    with pytest.raises(RunError, match="saved model differs from what was written"):
-        merge(MergeRequest(run.root))
-    assert not run.merged.exists()
-    assert "up_proj" in json.loads((run.root / "merged.unverified" / FILE_NAME).read_text())["problem"]
-    assert leftovers(run.root) == []
-
-
-def test_full_runs_have_nothing_to_merge(tmp_path, base):
-    run = make_run(tmp_path / "run", base, full=True)
-    with pytest.raises(UsageError, match="nothing to merge") as error:
-        merge(MergeRequest(run.root))
-    assert str(run.model) in (error.value.remedy or "")
-
-
-@pytest.mark.parametrize("target", ["missing", "empty", "model"])
-def test_a_folder_that_is_neither_run_nor_adapter_is_refused(tmp_path, base, target):
-    (tmp_path / "empty").mkdir()
-    path = base if target == "model" else tmp_path / target
-    with pytest.raises(UsageError):
-        merge(MergeRequest(path, tmp_path / "out"))
-
-
-def test_an_unknown_dtype_is_refused(run):
-    with pytest.raises(UsageError, match="int8"):
-        merge(MergeRequest(run.root, dtype="int8"))
-
-
-def test_missing_disk_space_is_reported_before_the_merge(run, monkeypatch):
-    usage = shutil.disk_usage(run.root)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(MachineError, match="disk"):
-        merge(MergeRequest(run.root))
-    assert not run.merged.exists()
-
-
-def test_a_model_larger_than_memory_is_verified_by_tensors_with_a_note(run):
-    notes: list[str] = []
-    expected = unmerged_logits(run)
-    result = merge(MergeRequest(run.root, memory="1MB"), note=notes.append)
-    assert (saved_logits(result.output) - expected).abs().max() <= 1e-4
-    record = result.record
-    assert (record.verified, record.verification, record.max_logit_difference) == (False, "tensors only", None)
-    assert result.summary_lines()[0].startswith(
-        "merged in 0 s; tensors only: 21 tensors read back are equal; logits were not compared"
-    )
-    assert "verified" not in result.summary_lines()[0]
-    assert "## Merge" in render_card(run, parts="merged")
-    assert "Tensors only: 21 tensors" in render_card(run, parts="merged")
-    assert select_parts(run, ["merged"]) == ("merged",)  # every check that was made has passed
-    again = merge(MergeRequest(run.root))
-    assert again.already_merged
-    assert "tensors only" in again.summary_lines()[0]
-    assert record.tensors["max_output_difference"] < 1e-4
-    assert any("logits, answers and held-out pairs are not compared" in note and "--memory" in note for note in notes)
-
-
-def test_the_default_memory_is_what_is_free_within_the_limit_of_the_container(run, tmp_path, monkeypatch):
-    from orpo_cli import machine
-
-    group = tmp_path / "memory"
-    group.mkdir()
-    (group / "memory.limit_in_bytes").write_text("500000000\n")
-    (group / "memory.usage_in_bytes").write_text("450000000\n")
-    monkeypatch.setattr(machine, "CGROUP_ROOT", tmp_path)
-    assert machine.available_ram_bytes() == 50_000_000
-    assert merge(MergeRequest(run.root)).record.verified  # 0.4 MB
-    (group / "memory.usage_in_bytes").write_text("499999999\n")
-    record = merge(MergeRequest(run.root, overwrite=True)).record
-    assert (record.verified, record.verification) == (False, "tensors only")
-    assert "0.0 GB are free" in (record.not_compared or "")
-    (group / "memory.stat").write_text("total_cache 500\ntotal_inactive_file 20000000\ntotal_active_file 10000000\n")
-    assert machine.available_ram_bytes() == 30_000_001  # the kernel frees cached files on demand
-
-
-def test_a_model_that_fits_only_in_the_merged_dtype_is_compared_in_it(run, monkeypatch):
-    import psutil
-
-    from orpo_cli.merging import verification as module
-    from orpo_cli.verify.resources import choose_compute_dtype
-
-    memory = psutil.virtual_memory()
-    with monkeypatch.context() as patch:
-        patch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=3000))
-        found = [choose_compute_dtype(1000, "bfloat16", limit=2**60, other_bytes=other) for other in (0, 900)]
-    assert found == ["bfloat16", None]  # 4400 and 2200 bytes
-    notes: list[str] = []
-    monkeypatch.setattr(module, "choose_compute_dtype", lambda *_, **__: "bfloat16")
-    result = merge(MergeRequest(run.root, dtype="bfloat16"), note=notes.append)
-    assert result.record.computed_in == "bfloat16"
-    assert any("memory" in note for note in notes)
-
-
-def test_a_disk_that_fills_up_leaves_no_files(run, monkeypatch, tmp_path):
-    small = tmp_path / "small"
-    small.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small]).returncode:
-        pytest.skip("needs the right to mount a small file system")
-    try:
-        usage = shutil.disk_usage(run.root)
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)  # the check before the merge passes
-        with pytest.raises(MachineError, match="cannot write"):
-            merge(MergeRequest(run.root, small / "merged"))
-        assert list(small.iterdir()) == []
-    finally:
-        subprocess.run(["umount", small], check=True)
-
-
-def wait_for_partial(run: RunDir, process: int) -> Path:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        for path in run.root.glob(f".merged.partial-{process}"):
-            return path
-        time.sleep(0.002)
-    pytest.fail("the merge did not start")
-
-
-def stopped_merge(run: RunDir) -> tuple[int, Path]:
-    """A merge in another process, stopped while it writes. It takes milliseconds, so that one may end before the signal."""
-    for _ in range(10):
-        process = fork_merge(run)
-        partial = wait_for_partial(run, process)
-        os.kill(process, signal.SIGSTOP)
-        os.waitid(os.P_PID, process, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-        if partial.exists():
-            return process, partial
-        os.kill(process, signal.SIGCONT)
-        assert wait(process) == 0
-        shutil.rmtree(run.merged)
-    pytest.fail("every merge ended before it could be stopped")
-
-
-def test_a_killed_merge_leaves_no_output_and_the_next_merge_cleans_up(run):
-    process, partial = stopped_merge(run)
-    os.kill(process, signal.SIGKILL)
-    assert wait(process) == -signal.SIGKILL
-    assert not run.merged.exists()
-    assert partial.exists()
-    merge(MergeRequest(run.root))
-    assert leftovers(run.root) == []
-    assert run.merged.is_dir()
-
-
-def test_an_interrupted_merge_leaves_no_files(run):
-    process, _ = stopped_merge(run)
-    os.kill(process, signal.SIGINT)
-    os.kill(process, signal.SIGCONT)
-    assert wait(process) == 130
-    assert not run.merged.exists()
-    assert leftovers(run.root) == []
-
-
-def test_a_second_merge_into_the_same_output_is_refused_while_the_first_runs(run):
-    process, partial = stopped_merge(run)
-    try:
-        with pytest.raises(UsageError, match=f"process {process} is writing"):
-            merge(MergeRequest(run.root))
-        assert partial.exists()
-    finally:
-        os.kill(process, signal.SIGCONT)
-        status = wait(process)
-    assert status == 0
-    assert merge(MergeRequest(run.root)).already_merged

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from support.forks import wait
-from support.tiny_run import fork_merge, make_base, make_run, saved_logits, unmerged_logits
+from support.tiny_run import fork_merge, leftovers, make_base, make_run, saved_logits, unmerged_logits
 
 from orpo_cli.atomic import atomic_directory
 from orpo_cli.merging.merge import merge
@@ -44,7 +44,7 @@ def test_a_killed_merge_is_absent_or_complete(tmp_path, before):
             assert (saved_logits(run.merged) - expected).abs().max() <= limit
     assert finished < 10  # some were killed
     merge(MergeRequest(run.root, dtype="float32", overwrite=True))
-    assert [path.name for path in run.root.iterdir() if path.name.startswith(".")] == []
+    assert leftovers(run.root) == []
 
 
 def test_the_replaced_folder_is_restored_after_a_kill_between_the_two_renames(tmp_path):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.tiny_run import make_base, make_run
+from support.tiny_run import leftovers
 
 from orpo_cli.errors import RunError, UsageError
 from orpo_cli.merging import compare_models, verification
@@ -16,19 +15,8 @@ from orpo_cli.merging.merge import merge
 from orpo_cli.merging.merge_record import FILE_NAME, MergeRecord
 from orpo_cli.merging.merge_target import MergeRequest
 from orpo_cli.merging.sharded_merge import ShardedMerge
-from orpo_cli.rundir import RunDir
 
 CHANGED = "model.layers.1.mlp.up_proj.weight"
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture
-def run(tmp_path: Path, base: Path) -> RunDir:
-    return make_run(tmp_path / "run", base)
 
 
 @pytest.fixture
@@ -74,7 +62,7 @@ def test_a_wrong_merge_is_kept_under_another_name_with_prompt_and_position(run, 
     assert f"{largest['found']:.7g} instead of {largest['reference']:.7g}" in caught.value.message
     assert record.problem in caught.value.message
     assert record.first_verification["checks"] == record.checks  # computed twice, the same both times
-    assert [path.name for path in run.root.iterdir() if path.name.startswith(".")] == []
+    assert leftovers(run.root) == []
 
 
 def test_kept_merges_are_not_overwritten_and_not_used(run, merging_wrong):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.data_tokenizers import tokenizer_of
+from support.message_rows import prepared
 
 from orpo_cli.data.formats.detect import FORMATS, detect_format
 from orpo_cli.data.pair import Message, Pair, RowRejected
@@ -155,12 +156,6 @@ def test_every_format_has_an_example_row() -> None:
     assert {format_.name for format_ in FORMATS} == {name for name, _, _ in ROWS.values()} | {
         "hh", "sharegpt", "kto", "helpsteer", "turns", "oasst", "responses", "text",
     }  # fmt: skip
-
-
-def prepared(tmp_path: Path, rows: list[Any], **source: Any) -> PreparedData:
-    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    section = DatasetSection.model_validate({"train": {"path": str(tmp_path / "x.jsonl"), **source}})
-    return prepare(section, tokenizer_of("chatml"), max_length=400, max_prompt_length=300, note=lambda _: None)
 
 
 def texts(data: PreparedData) -> list[tuple[str, str, str]]:

@@ -1,0 +1,127 @@
+"""Settings of one tool whose meaning differs from ORPO's: Axolotl, alignment-handbook, LLaMA-Factory and ms-swift."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from support.converted_examples import convert_example, outcome_of
+
+from orpo_cli.model.model_source import ModelSource
+from orpo_cli.recipe.convert.convert import convert
+from orpo_cli.recipe.convert.shared_settings import BUILT_IN
+
+
+def test_axolotl_prefers_trl_beta_and_ignored_keys_are_reported() -> None:
+    conversion = convert_example("axolotl-qlora.yml")
+    assert conversion.values["training"]["beta"] == 0.1
+    assert {outcome_of(conversion, "rl_beta"), outcome_of(conversion, "orpo_alpha")} == {"ignored"}
+
+
+def test_keys_that_axolotl_does_not_use_with_orpo_have_no_effect() -> None:
+    conversion = convert_example("axolotl-qlora.yml")
+    keys = ("early_stopping_patience", "auto_find_batch_size", "loss_watchdog_threshold", "group_by_length")
+    assert {outcome_of(conversion, key) for key in keys} == {"ignored"}
+    assert "train_sampling_strategy" not in conversion.values["training"]
+    assert "  # train_sampling_strategy: group_by_length" in conversion.text.splitlines()
+    assert "lora_dropout" not in conversion.values["lora"]
+
+
+def test_quantization_is_ignored_without_the_adapter_that_axolotl_requires() -> None:
+    text = "base_model: a/b\nrl: orpo\nadapter: lora\nload_in_4bit: true\nlearning_rate: 1e-4\n"
+    conversion = convert(text, "x.yml", dataset="pairs.jsonl")
+    assert "quantization" not in conversion.values
+    assert outcome_of(conversion, "load_in_4bit") == "ignored"
+    assert "# load_in_4bit: true" in conversion.text
+
+
+def test_a_dataset_mixture_of_alignment_handbook_becomes_sources_and_held_out_pairs() -> None:
+    text = (
+        "model_name_or_path: a/b\ndataset_mixture:\n  seed: 3\n  test_split_size: 0.05\n  datasets:\n"
+        "  - {id: some/pairs, config: en, split: train_prefs, weight: 0.5, columns: [chosen, rejected]}\n"
+    )
+    conversion = convert(text, "x.yaml")
+    assert conversion.tool == "alignment-handbook"
+    assert conversion.values["dataset"] == {
+        "train": {"path": "some/pairs", "name": "en", "split": "train_prefs"},
+        "eval": {"test_size": 0.05},
+        "shuffle_seed": 3,
+    }
+    assert outcome_of(conversion, "dataset_mixture.datasets[0].weight") == "left-out"
+
+
+def test_dataset_names_of_llama_factory_are_looked_up_in_dataset_info(
+    tmp_path: Path, orpo_here: Callable[..., Any]
+) -> None:
+    info = {
+        "mine": {
+            "file_name": "mine.json", "ranking": True, "formatting": "sharegpt", "num_samples": 20,
+            "columns": {"messages": "turns", "chosen": "good", "rejected": "rejected", "system": "rules"},
+            "tags": {"role_tag": "speaker", "content_tag": "content", "user_tag": "user", "assistant_tag": "agent"},
+        },
+        "hub": {"hf_hub_url": "some/pairs", "subset": "en", "split": "test", "columns": {"prompt": "question"}},
+        "texts": {"hf_hub_url": "some/texts", "ranking": False},
+    }  # fmt: skip
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(info))
+    source = tmp_path / "x.yaml"
+    source.write_text("model_name_or_path: a/b\nstage: orpo\nfinetuning_type: full\ndataset: mine,hub,texts\n")
+    document = json.loads(orpo_here("convert", source, "--json").stdout)
+    assert document["values"]["dataset"]["train"] == [
+        {
+            "path": str(tmp_path / "data" / "mine.json"), "max_samples": 20,
+            "columns": {"conversations": "turns", "chosen": "good", "system": "rules"},
+        },
+        {"path": "some/pairs", "name": "en", "split": "test", "columns": {"instruction": "question"}},
+        {"path": "some/texts"},
+    ]  # fmt: skip
+    assert "lora" not in document["values"]
+    assert document["todo"] == []
+    assert any("`texts` does not contain preference pairs" in remark for remark in document["remarks"])
+    unread = "messages are not read with role_tag: speaker, assistant_tag: agent of dataset_info.json"
+    assert [remark for remark in document["remarks"] if unread in remark]
+    (tmp_path / "data" / "dataset_info.json").write_text("{")
+    result = orpo_here("convert", source)
+    assert result.returncode == 2
+    assert "dataset_info.json cannot be read" in result.stderr
+
+
+def test_llama_factory_computes_the_nll_over_the_completion_only() -> None:
+    conversion = convert_example("llama-factory-lora.yaml")
+    assert conversion.values["training"]["loss_on_prompt"] is False
+    assert "computes the NLL over the completion only" in conversion.text
+
+
+def test_an_unknown_dataset_becomes_a_placeholder_with_its_name() -> None:
+    conversion = convert_example("llama-factory-lora.yaml")
+    assert conversion.placeholders == ("dataset.train.2.path",)
+    assert "TODO: path of dataset `mine`" in conversion.text
+
+
+def test_shell_expressions_are_left_out_and_not_replaced_by_defaults() -> None:
+    conversion = convert_example("swift-lora.sh")
+    assert {outcome_of(conversion, "output_dir"), outcome_of(conversion, "gradient_accumulation_steps")} == {"left-out"}
+    assert "gradient_accumulation_steps" not in conversion.values["training"]
+    assert conversion.values["training"]["per_device_train_batch_size"] == 2
+
+
+def test_built_in_templates_are_those_of_the_model_package() -> None:
+    from orpo_cli.model import builtin_chat_templates
+
+    assert set(builtin_chat_templates.BUILTIN_CHAT_TEMPLATES) == BUILT_IN
+
+
+def test_an_inline_template_is_used_as_the_chat_template(tmp_path: Path) -> None:
+    from support.tiny import tiny_tokenizer
+
+    from orpo_cli.model.tokenizer import load_tokenizer
+    from orpo_cli.recipe.schema import ModelSection
+
+    tiny_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    template = str(convert_example("handbook-full.yaml").values["model"]["chat_template"])
+    tokenizer = load_tokenizer(ModelSource(ModelSection(model_name_or_path=str(tmp_path), chat_template=template)))
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "Why?"}], tokenize=False)
+    assert text == "<|user|>\nWhy?<|im_end|>\n"

@@ -13,7 +13,7 @@ from orpo_cli.cli.completion import complete_shipped
 from orpo_cli.cli.options import Force, Json, Quiet
 from orpo_cli.recipe.source.shipped_recipes import shipped_recipe
 from orpo_cli.report.console import Console
-from orpo_cli.workflows.init import data_files_to_copy, find_columns, new_recipe_text
+from orpo_cli.workflows.init import InspectedData, data_files_to_copy, inspect_data, new_recipe_text
 from orpo_cli.workflows.output_file import check_output_file
 
 
@@ -52,9 +52,15 @@ def command(
     name = re.sub(r"\.ya?ml$", "", name)
     path, name = output or Path(f"{name}.yaml"), Path(name).name
     source = shipped_recipe(shipped) if shipped else None
+    inspected = inspect_data(data) if data and data.strip() else InspectedData()
+    if inspected.problem:  # before the check, so that an existing recipe does not hide it
+        console.warn(inspected.problem)
     check_output_file(path, overwrite=force, option="NAME or --output")
-    columns = find_columns(data, console) if data and data.strip() else None
-    text = new_recipe_text(name, source, model, data, columns)
+    for note in inspected.notes:
+        console.note(note)
+    if inspected.doubt:
+        console.warn(inspected.doubt)
+    text = new_recipe_text(name, source, model, data, inspected.columns)
     copies = data_files_to_copy(source, path, overwrite=force) if source and not data else {}
     for file, copy in copies.items():
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -66,6 +72,8 @@ def command(
         console.note(
             f"First write your pairs to pairs.jsonl, or set dataset.train.path in {path} (--data PATH sets it)."
         )
+    if inspected.problem:
+        console.note(f"First correct the problem with the data: in {data}, or below dataset.train in {path}.")
     console.note(
         f"Next:\n  orpo validate {path}    reports every error, with its line\n"
         f"  orpo data {path}        shows which rows are used, and why others are dropped\n"

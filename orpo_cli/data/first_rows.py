@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import glob
+from collections import Counter
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from orpo_cli.data.formats.column_proposals import propose_columns
-from orpo_cli.data.formats.detect import check_columns, detect_format, rename_columns
+from orpo_cli.data.formats.column_proposals import is_prompt_name, prompt_candidates, propose_columns
+from orpo_cli.data.formats.detect import SCORE_COLUMNS, check_columns, detect_format, rename_columns
+from orpo_cli.data.formats.format import Format
+from orpo_cli.data.formats.preference import PREFERENCE
 from orpo_cli.data.formats.several_rejected import parse_text_lists, text_list_columns
 from orpo_cli.data.json_text import parse_cells
+from orpo_cli.data.pair import RowRejected
 from orpo_cli.data.sources import files
 from orpo_cli.data.sources.source import looks_local
 from orpo_cli.errors import DataError
@@ -47,10 +52,27 @@ def check_first_rows(source: Source) -> None:
         detect_format(rows, source.format, f"{path} (its first rows)", labels=source.labels)
 
 
-def columns_to_map(path: Path) -> str | None:
-    """The `columns:` line that a recipe needs for a file; None where the first rows have a known format.
+@dataclass(frozen=True)
+class FoundColumns:
+    """Columns of a file. ``mapping``: format's name → data's name, empty where the format needs none."""
 
-    Raises DataError where they have none, and no columns whose names say which answer is the better one.
+    format: str
+    mapping: dict[str, str]
+    used: list[str]  # names in the data
+    unused: list[str]
+    other_prompts: list[str]  # columns that may be the prompt as well as the mapped one
+
+    @property
+    def prompt_is_guessed(self) -> bool:
+        """Whether the names do not decide which column is the prompt."""
+        prompt = self.mapping.get("prompt")
+        return prompt is not None and (bool(self.other_prompts) or not is_prompt_name(prompt))
+
+
+def find_columns(path: Path) -> FoundColumns | None:
+    """Format of the first rows of a file, and the mapping of columns that a recipe needs for it; None for a folder.
+
+    Raises DataError where the rows have no known format, and no columns whose names say which answer is the better one.
     """
     source = Source(path=str(path))
     files.check_regular(path)
@@ -60,12 +82,35 @@ def columns_to_map(path: Path) -> str | None:
     if not rows:
         raise DataError(f"{path}: the file has no rows.", remedy="Write pairs to it before the training.")
     try:
-        detect_format(rows, source.format, str(path))
+        mapping = _missing_prompt(detect_format(rows, source.format, str(path)), rows)
     except DataError:
         if (proposed := propose_columns(rows)) is None:
             raise
-        return proposed
-    return None
+        mapping = proposed
+    renamed = [rename_columns(row, mapping) for row in rows]
+    format_ = detect_format(renamed, source.format, str(path))
+    read = {*format_.columns, *SCORE_COLUMNS, "weight"}
+    names = list(dict.fromkeys(str(name) for row in renamed if isinstance(row, dict) for name in row))
+    unused = [name for name in names if name not in read]
+    others = prompt_candidates(rows, (*mapping.values(), *read)) if "prompt" in mapping else []
+    return FoundColumns(
+        format_.name, mapping, [mapping.get(name, name) for name in names if name in read], unused, others
+    )
+
+
+def _missing_prompt(format_: Format, rows: list[Any]) -> dict[str, str]:
+    """The mapping of the prompt for rows of a known format that all lack one, although another column may be it."""
+    if format_.name != PREFERENCE.name:
+        return {}
+    for row in rows:
+        try:
+            format_.read(row, Counter())
+            return {}
+        except RowRejected as error:
+            if error.reason != "empty_prompt":
+                return {}
+    candidates = prompt_candidates(rows, format_.columns)
+    return {"prompt": candidates[0]} if candidates else {}
 
 
 def read_first_rows(path: Path, source: Source) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import yaml
 
 from orpo_cli.errors import DataError, UsageError
 from orpo_cli.recipe.source.shipped_recipes import ShippedRecipe
-from orpo_cli.report.console import Console
 
 START_RECIPE = Path(__file__).with_name("start_recipe.yaml").read_text(encoding="utf-8")
 
@@ -28,7 +28,7 @@ def new_recipe_text(
 ) -> str:
     """The text of a new recipe: template or shipped recipe, with its comments, and the user's values filled in.
 
-    ``columns``: the `columns:` line of ``data``, see ``data.first_rows.columns_to_map``. A shipped recipe with other data loses
+    ``columns``: the `columns:` line of ``data``, see ``inspect_data``. A shipped recipe with other data loses
     its header, which describes its own data.
     Raises UsageError for an empty value.
     """
@@ -50,22 +50,49 @@ def new_recipe_text(
     return _replace_values(text, changes)
 
 
-def find_columns(data: str, console: Console) -> str | None:
-    """The `columns:` line for a local file of pairs; warns where the file is missing or no preference data."""
-    from orpo_cli.data.first_rows import columns_to_map
+@dataclass(frozen=True)
+class InspectedData:
+    """What is known of the data of a new recipe: the `columns:` line, and lines for the user.
+
+    ``problem``: why it cannot be used. ``doubt``: what the names of the columns do not decide.
+    """
+
+    columns: str | None = None
+    notes: tuple[str, ...] = ()
+    problem: str | None = None
+    doubt: str | None = None
+
+
+def inspect_data(data: str) -> InspectedData:
+    """Look at a local file of pairs: whether it is there and preference data, and which of its columns are used."""
+    from orpo_cli.data.first_rows import find_columns
+    from orpo_cli.data.formats.column_proposals import columns_line
     from orpo_cli.data.sources.source import looks_local
 
     path = Path(data).expanduser()
-    if "://" in data or glob.has_magic(data) or path.is_dir() or not (path.exists() or looks_local(data)):
-        return None
+    if "://" in data or glob.has_magic(data) or path.is_dir():
+        return InspectedData()
+    if not (path.exists() or looks_local(data)):
+        return InspectedData(notes=(f"{data} is no local path, so it is taken as a dataset of the Hugging Face Hub",))
     try:
-        columns = columns_to_map(path)
+        found = find_columns(path)
     except DataError as error:
-        console.warn(f"{error.message} {error.remedy or ''}".rstrip())
-        return None
-    if columns is not None:
-        console.note(f"by the names in {data}: {columns}")
-    return columns
+        return InspectedData(problem=f"{error.message} {error.remedy or ''}".rstrip())
+    if found is None:
+        return InspectedData()
+    unused = f"; not used: {', '.join(found.unused)}" if found.unused else ""
+    if not found.mapping:
+        note = f"{data}, format {found.format}: uses the columns {', '.join(found.used)}{unused}"
+        if found.format == "preference" and not {"prompt", "messages"} & set(found.used):
+            note += "; no column is the prompt, so it is the common start of chosen and rejected"
+        return InspectedData(notes=(note,))
+    line, doubt = columns_line(found.mapping), None
+    if found.prompt_is_guessed:
+        others = (
+            f"but it may also be {' or '.join(found.other_prompts)}" if found.other_prompts else "by its texts only"
+        )
+        doubt = f"{data}: {found.mapping['prompt']} is taken as the prompt, {others}. Check `columns:` in the recipe."
+    return InspectedData(line, (f"by the names in {data}: {line}{unused}",), doubt=doubt)
 
 
 def _without_header(text: str) -> str:

@@ -180,6 +180,67 @@ def test_init_maps_no_columns_of_a_file_in_a_known_format(tmp_path, orpo_here, m
     assert load_recipe("mine.yaml").recipe.dataset.train[0].columns == {}
 
 
+def write_rows(path, *prompts, chosen="chosen", rejected="rejected"):
+    """Eight pairs with texts in the columns ``prompts``."""
+    rows = [
+        {**{name: f"What is {name} number {n}?" for name in prompts}, chosen: f"It is {n}.", rejected: "I do not know."}
+        for n in range(8)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize(
+    "name", ["conversation", "conversations", "messages", "input", "query", "dialogue", "text", "context"]
+)
+def test_init_maps_a_prompt_column_of_another_name(name, tmp_path, orpo_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "pairs.jsonl", name)
+    done = orpo_here("init", "mine", "--data", "pairs.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert f"by the names in pairs.jsonl: columns: {{prompt: {name}}}" in done.stderr
+    assert "warning" not in done.stderr
+    assert load_recipe("mine.yaml").recipe.dataset.train[0].columns == {"prompt": name}
+
+
+@pytest.mark.parametrize(
+    ("columns", "others", "mapping", "message"),
+    [
+        (("input", "instruction"), {"chosen": "good", "rejected": "bad"}, {"prompt": "instruction", "chosen": "good", "rejected": "bad"},
+         "warning: pairs.jsonl: instruction is taken as the prompt, but it may also be input."),
+        (("foo",), {}, {"prompt": "foo"}, "warning: pairs.jsonl: foo is taken as the prompt, by its texts only."),
+        (("context", "question"), {}, {}, "pairs.jsonl, format alpaca: uses the columns question, chosen, rejected; not used: context"),
+        ((), {}, {}, "uses the columns chosen, rejected; no column is the prompt, so it is the common start"),
+    ],
+)  # fmt: skip
+def test_init_says_which_columns_it_takes(columns, others, mapping, message, tmp_path, orpo_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "pairs.jsonl", *columns, **others)
+    done = orpo_here("init", "mine", "--data", "pairs.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert message in done.stderr
+    assert load_recipe("mine.yaml").recipe.dataset.train[0].columns == mapping
+
+
+def test_an_existing_recipe_does_not_hide_the_problem_with_the_data(tmp_path, orpo_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("precious")
+    done = orpo_here("init", "mine", "--data", "wrong.jsonl")
+    assert done.returncode == 2
+    assert "warning: wrong.jsonl: no such file" in done.stderr
+    assert "error: mine.yaml exists already." in done.stderr
+    assert (tmp_path / "mine.yaml").read_text() == "precious"
+    write_rows(tmp_path / "pairs.jsonl", "conversation")
+    done = orpo_here("init", "mine", "--data", "pairs.jsonl")
+    assert (done.returncode, "warning" in done.stderr, "by the names" in done.stderr) == (2, False, False)
+    assert (tmp_path / "mine.yaml").read_text() == "precious"
+
+
+def test_init_says_that_data_is_taken_from_the_hub(tmp_path, orpo_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = orpo_here("init", "mine", "--data", "folder/pairs")
+    assert "folder/pairs is no local path, so it is taken as a dataset of the Hugging Face Hub" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("content", "warning"),
     [
@@ -199,6 +260,9 @@ def test_init_warns_of_data_that_cannot_be_used_and_writes_the_recipe(
     assert done.returncode == 0
     assert "warning: " in done.stderr
     assert warning in done.stderr
+    assert (
+        "First correct the problem with the data: in votes.jsonl, or below dataset.train in mine.yaml." in done.stderr
+    )
     assert load_recipe("mine.yaml").recipe.dataset.train[0].path == "votes.jsonl"
 
 

@@ -58,7 +58,16 @@ def prompt_candidates(rows: Sequence[Any], used: Collection[str]) -> list[str]:
         for name in _names(rows)
         if name not in used and not _words(name) & (CHOSEN_WORDS | REJECTED_WORDS) and _may_be_prompt(name, rows)
     ]
-    return sorted(found, key=lambda name: name.lower() not in PROMPT_NAMES)
+    return sorted(found, key=_prompt_rank)
+
+
+def is_prompt_name(name: str) -> bool:
+    """Whether a column has a usual name of the prompt."""
+    return _prompt_rank(name) < len(PROMPT_NAMES)
+
+
+def _prompt_rank(name: str) -> int:
+    return PROMPT_NAMES.index(name.lower()) if name.lower() in PROMPT_NAMES else len(PROMPT_NAMES)
 
 
 def no_prompt(names: Sequence[str], *, of_texts: bool = False) -> RowRejected:
@@ -69,27 +78,30 @@ def no_prompt(names: Sequence[str], *, of_texts: bool = False) -> RowRejected:
     return RowRejected(
         "empty_prompt",
         f"no prompt, and {' and '.join(names)} {'are' if names[1:] else 'is'} not used",
-        f"Name the column of the prompt with `{_mapping({'prompt': names[0]})}`{others}."
+        f"Name the column of the prompt with `{columns_line({'prompt': names[0]})}`{others}."
         + " If both texts start with their prompt, set `format: preference` instead." * of_texts,
     )
 
 
-def propose_columns(rows: Sequence[Any]) -> str | None:
-    """`columns:` for rows without a known format; None where no two columns are named as a better and a worse answer."""
+def propose_columns(rows: Sequence[Any]) -> dict[str, str] | None:
+    """Mapping (format's name → data's name) for rows without a known format.
+
+    None where no two columns are named as a better and a worse answer.
+    """
     texts = [name for name in _names(rows) if any(_is_prompt_value(row[name]) for row in _having(rows, name))]
     worse = [name for name in texts if _words(name) & REJECTED_WORDS or _words(name) & NEGATIONS]
     better = [name for name in texts if name not in worse and _words(name) & CHOSEN_WORDS]
     if not better or not worse:
         return None
     prompts = prompt_candidates(rows, (*better, *worse))
-    return _mapping({**({"prompt": prompts[0]} if prompts else {}), "chosen": better[0], "rejected": worse[0]})
+    return {**({"prompt": prompts[0]} if prompts else {}), "chosen": better[0], "rejected": worse[0]}
 
 
 def example_columns(rows: Sequence[Any]) -> str | None:
     """`columns:` as an example: the first three columns of texts, or two, in the order of the data; None where there are fewer."""
     texts = [name for name in _names(rows) if all(isinstance(row[name], str) for row in _having(rows, name))]
     keys = ("prompt", "chosen", "rejected") if len(texts) > 2 else ("chosen", "rejected")
-    return _mapping(dict(zip(keys, texts, strict=False))) if len(texts) > 1 else None
+    return columns_line(dict(zip(keys, texts, strict=False))) if len(texts) > 1 else None
 
 
 def _may_be_prompt(name: str, rows: Sequence[Any]) -> bool:
@@ -119,7 +131,8 @@ def _words(name: str) -> set[str]:
     return set(re.findall(r"[a-z]+|[\u4e00-\u9fff]", name.lower()))
 
 
-def _mapping(columns: dict[str, str]) -> str:
+def columns_line(columns: dict[str, str]) -> str:
+    """The line of a recipe for a mapping of columns."""
     items = (
         f"{key}: {name if PLAIN_NAME.fullmatch(name) else json.dumps(name, ensure_ascii=not name.isprintable())}"
         for key, name in columns.items()

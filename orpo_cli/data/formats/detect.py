@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from orpo_cli.data.formats import judged, preference
-from orpo_cli.data.formats.column_proposals import example_columns, propose_columns
+from orpo_cli.data.formats.column_proposals import columns_line, example_columns, propose_columns
 from orpo_cli.data.formats.conversations import ALPACA, HH, OPENAI, SHAREGPT, SWIFT
 from orpo_cli.data.formats.format import SCORES, Format, Row
 from orpo_cli.data.formats.judged import JUDGED, Verdict
@@ -77,7 +77,7 @@ def detect_format(
 def _format_remedy(rows: Sequence[Any]) -> str:
     """What to write for rows of no known format: a mapping by names, an example with their columns, or a known format."""
     if proposed := propose_columns(rows):
-        return f"Write `{proposed}` below the path of the source in the recipe."
+        return f"Write `{columns_line(proposed)}` below the path of the source in the recipe."
     if example := example_columns(rows):
         return (
             f"Say which column is which below the path of the source in the recipe, for example `{example}`: chosen is the better "

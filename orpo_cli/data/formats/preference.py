@@ -93,7 +93,10 @@ def for_rows(format_: Format, rows: Sequence[Any], *, implicit_prompts: bool = F
     uses_messages = any(_messages_before(row, row.get("chosen")) for row in dicts)
     columns = tuple(name for name in format_.columns if name != "messages" or uses_messages)
     without_prompt = [row for row in dicts if row.get("prompt") is None]
-    others = prompt_candidates(without_prompt, (*format_.columns, "messages"))
+    has_text = any(
+        isinstance(row.get("messages"), str) for row in without_prompt
+    )  # a prompt with the name of a conversation
+    others = prompt_candidates(without_prompt, [name for name in format_.columns if name != "messages" or not has_text])
     most_have_prompts = len(without_prompt) < len(dicts) / 2
     options = {
         "prompt_is_repeated": repeats,

@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+import nbclient
+import nbformat
 import pytest
 from support.tiny import save_tiny_model, write_pairs
 
@@ -29,7 +31,6 @@ def test_the_code_of_a_notebook_compiles_and_holds_no_output(notebook: Path) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     model = save_tiny_model(tmp_path / "model")
     small = {"MODEL": str(model), "TOKENIZER": str(model), "DATA": str(write_pairs(tmp_path / "pairs.jsonl", 40))}
     document = nbformat.read(notebook, as_version=4)

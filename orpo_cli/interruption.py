@@ -141,9 +141,9 @@ def continue_after_ctrl_c() -> None:
     forget()
 
 
-def by_cause() -> str:
-    """``by SIGTERM``, for messages."""
-    return f" by {cause()}" if cause() else ""
+def interrupted() -> str:
+    """The beginning of messages: ``interrupted (SIGTERM)``."""
+    return f"interrupted ({cause()})" if cause() else "interrupted"
 
 
 def request(reason: str) -> None:
@@ -247,7 +247,7 @@ def _show_in_thread(note: Note, name: str) -> None:
 def _handle_outside_command(number: int, state: _State) -> None:
     if not state.ended:
         with suppress(OSError):
-            os.write(2, f"error: interrupted by {signal.Signals(number).name} before the command started.\n".encode())
+            os.write(2, f"interrupted ({signal.Signals(number).name}) before the command started.\n".encode())
     if not state.ended or number == signal.SIGINT:
         os._exit(state.exit_code or 0)
 

@@ -288,8 +288,10 @@ def _lost_output_error(reason: str) -> MachineError:
 
 
 def _interrupted() -> Interrupted:
-    remedy = "Run the same command again: what it had completed is kept, and nothing incomplete is left."
-    return Interrupted(f"interrupted{interruption.by_cause()}.", remedy=remedy if interruption.cause() else None)
+    if interruption.cause() is None:
+        return Interrupted(f"{interruption.interrupted()}.")
+    kept = f"{interruption.interrupted()}: what was complete is kept, and nothing incomplete is left."
+    return Interrupted(kept, remedy="Run the same command again.")
 
 
 def _code_of_output(code: int) -> int:
@@ -331,7 +333,7 @@ def _report_error(error: OrpoError) -> None:
         run_log.write(redact("".join(traceback.format_exception(error))))
         return
     document = {"status": error.kind, "exit_code": error.exit_code, "message": error.message, "remedy": error.remedy}
-    lines = [f"error: {error}"]
+    lines = [str(error) if isinstance(error, Interrupted) else f"error: {error}"]
     if error.problems:
         document["problems"] = [vars(problem) for problem in error.problems]
         lines = [problem.text() for problem in error.problems]

@@ -128,7 +128,7 @@ class _Generation:
             if file is None:
                 raise
             raise Interrupted(
-                f"interrupted{interruption.by_cause()}; {self._count():,} of {self._total():,} answers are in {file.partial}.",
+                f"{interruption.interrupted()}: {self._count():,} of {self._total():,} answers are in {file.partial}.",
                 remedy="Repeat the same command to continue.",
             ) from None
         if file is not None:

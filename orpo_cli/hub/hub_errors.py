@@ -27,10 +27,8 @@ def translate_hub_errors(repo_id: str) -> Iterator[None]:
     except OrpoError:
         raise
     except KeyboardInterrupt as error:
-        interrupted = (
-            f"{repo_id}: the push was interrupted{interruption.by_cause()}; files that were sent are not sent again."
-        )
-        raise Interrupted(interrupted, remedy=REPEAT_TO_CONTINUE) from error
+        kept = f"{interruption.interrupted()}: files that were sent to {repo_id} are not sent again."
+        raise Interrupted(kept, remedy=REPEAT_TO_CONTINUE) from error
     except HfHubHTTPError as error:
         raise _response_error(repo_id, error) from error
     except (HTTPError, ConnectionError, TimeoutError) as error:

@@ -105,7 +105,7 @@ def explain(error: BaseException) -> OrpoError:
     if isinstance(error, OrpoError):
         return error
     if isinstance(error, KeyboardInterrupt) or interruption.was_raised():
-        return Interrupted(f"interrupted{interruption.by_cause()}.")
+        return Interrupted(f"{interruption.interrupted()}.")
     explained = explain_os_error(error)
     if explained is not None:
         return explained

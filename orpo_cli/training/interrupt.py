@@ -71,8 +71,8 @@ class InterruptCallback(TrainerCallback):
         causes = agreement.gather(interruption.cause())
         rank = next(rank for rank, cause in enumerate(causes) if cause is not None)
         if interruption.cause() is None:
-            interruption.request(f"{causes[rank]} (rank {rank})")
-            self._note_signal(f"{causes[rank]} (rank {rank})")
+            interruption.request(f"{causes[rank]}, rank {rank}")
+            self._note_signal(f"{causes[rank]}, rank {rank}")
         return True
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:

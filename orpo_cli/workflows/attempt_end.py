@@ -58,21 +58,22 @@ def _is_interruption(error: BaseException) -> bool:
 
 def _record_interruption(rundir: RunDir) -> Interrupted:
     rundir.check_owned()
-    interrupted = f"interrupted{interruption.by_cause()}"
+    interrupted = interruption.interrupted()
     if rundir.status() == FINISHED:
         return Interrupted(
-            f"{interrupted} after the training had finished; the result is complete: {rundir.result()}.",
+            f"{interrupted}: the training had finished, and the result is complete: {rundir.result()}.",
             remedy="The same command with `--resume auto` has nothing left to train, and exits with 0.",
         )
     with interruption.uninterrupted():
         abandon_attempt(rundir, INTERRUPTED, interruption.cause() or "KeyboardInterrupt")
     if not rundir.is_run():
         return Interrupted(
-            f"{interrupted} before the first step; the run is removed.", remedy="Start again with the same command."
+            f"{interrupted}: there was no step yet, and the run is removed.",
+            remedy="Start again with the same command.",
         )
     checkpoint = rundir.last_checkpoint(contents=False)
     if checkpoint is None:
         return Interrupted(
-            f"{interrupted} before the first checkpoint; the run starts again from step 0.", remedy=RESUME
+            f"{interrupted}: there was no checkpoint yet, and the run starts again from step 0.", remedy=RESUME
         )
-    return Interrupted(f"{interrupted}; the last checkpoint is {checkpoint}.", remedy=RESUME)
+    return Interrupted(f"{interrupted}: the last checkpoint is {checkpoint}.", remedy=RESUME)

@@ -54,7 +54,7 @@ def test_the_example_is_trained_merged_evaluated_and_compared_and_a_second_time_
 
 def test_an_interrupted_example_is_continued_without_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
-        raise Interrupted("interrupted by SIGINT.", remedy=RESUME)
+        raise Interrupted("interrupted (SIGINT).", remedy=RESUME)
 
     monkeypatch.setattr(quickstart, "install_model_package", lambda _: None)
     monkeypatch.setattr(quickstart, "train_recipe", interrupted)

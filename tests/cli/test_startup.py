@@ -180,7 +180,7 @@ def test_ctrl_c_before_training_is_reported_and_exits_130(
     monkeypatch.setattr("orpo_cli.cli.recipes.shipped_recipes", interrupt)
     done = orpo_here("recipes", "--json")
     assert done.returncode == 130
-    assert done.stderr == "error: interrupted.\n"
+    assert done.stderr == "interrupted.\n"
     assert json.loads(done.stdout)["status"] == "interrupted"
 
 

@@ -63,7 +63,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(case: str, two: tupl
     assert first["step"] == second["step"] == STOPS[case]
     assert first["checkpoints"][-1] == f"checkpoint-{STOPS[case]}"
     assert first["files"] == first["checkpoints"]  # no staging folder
-    causes = ["SIGTERM", "SIGTERM (rank 0)"] if case == "stop-of-first-rank" else ["SIGTERM (rank 1)", "SIGTERM"]
+    causes = ["SIGTERM", "SIGTERM, rank 0"] if case == "stop-of-first-rank" else ["SIGTERM, rank 1", "SIGTERM"]
     assert [first["cause"], second["cause"]] == causes
     assert f"{causes[0]}: stopping after this step" in first["notes"][0]
 
@@ -77,7 +77,7 @@ def test_a_run_that_one_rank_has_stopped_ends_as_an_undisturbed_one(case: str, t
 def test_the_first_rank_decides_that_the_time_is_up(two: tuple[Path, list[Results]]) -> None:
     first, second = (each["deadline"] for each in two[1])
     assert (first["error"], second["error"]) == ("Interrupted", "Interrupted")
-    assert (first["cause"], second["cause"]) == ("save_before", "save_before (rank 0)")
+    assert (first["cause"], second["cause"]) == ("save_before", "save_before, rank 0")
     assert first["step"] == second["step"] == 1
     assert first["checkpoints"] == ["checkpoint-1"]
     assert not any("before" in note and "(test)" in note for note in second["notes"])

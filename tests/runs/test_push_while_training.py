@@ -147,7 +147,7 @@ def test_an_interruption_is_recorded_before_the_wait_for_a_push(tmp_path, orpo_h
     monkeypatch.setattr(PushCallback, "wait_for_pending", look)
     done = orpo_here("train", pushing_recipe(tmp_path, save_before="0:00:01"))
     assert done.returncode == 130, done.stderr
-    assert "save_before; the last checkpoint is" in done.stderr
+    assert "(save_before): the last checkpoint is" in done.stderr
     assert seen == ["interrupted"]
 
 

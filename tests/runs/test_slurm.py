@@ -101,7 +101,7 @@ def test_a_job_saves_before_its_time_limit_is_requeued_and_finishes_with_the_sam
     assert len(losses(run)) == STEPS[tasks]
     assert digest(run) == digest(whole)
     log = (run / "logs" / f"slurm-{job}.log").read_text()
-    assert "interrupted by SIGUSR1" in log
+    assert "interrupted (SIGUSR1)" in log
     assert str(run / "adapter") in log
 
 

@@ -82,7 +82,8 @@ def resume(recipe: Path, run: Path, folder: Path) -> None:
 def assert_interrupted(code: int, stderr: str, name: str, *words: str) -> None:
     """The command reported the signal in one message, with how to continue."""
     assert code == 130, stderr
-    assert f"error: interrupted by {name}" in stderr
+    assert any(line.startswith(f"interrupted ({name})") for line in stderr.splitlines()), stderr
+    assert "error: " not in stderr
     assert "Traceback" not in stderr, stderr
     for word in words:
         assert word in stderr, stderr

@@ -136,7 +136,7 @@ def test_a_signal_exits_130_and_explains_how_to_continue(hub, run, number, reque
         pushing.send_signal(number)
         _, stderr = pushing.communicate(timeout=100)
     assert pushing.returncode == 130
-    assert f"interrupted by {number.name}" in stderr
+    assert f"interrupted ({number.name})" in stderr
     assert "continues where this one stopped" in stderr
     assert "Traceback" not in stderr
     hub.clear_faults()

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orpo_cli.recipe.load import LoadedRecipe, load_recipe
+from orpo_cli.recipe.load import LoadedRecipe
+from orpo_cli.recipe.placeholders import load_complete_recipe
 from orpo_cli.recipe.source.recipe_files import PYTHON_RECIPE, RecipeFile
 from orpo_cli.recipe.source.rerunnable_recipe import rerunnable_recipe
 from orpo_cli.recipe.source.yaml_writer import block_yaml
@@ -76,11 +77,11 @@ def resolve_recipe(source: RecipeSource, overrides: Sequence[str], *, strict: bo
     loaded = source._loaded
     if not overrides and not strict:
         return loaded
-    return load_recipe(loaded.files[0], (*loaded.overrides, *overrides), strict=strict)
+    return load_complete_recipe(loaded.files[0], (*loaded.overrides, *overrides), strict=strict)
 
 
 def _load(source: str | Path | Mapping[str, Any], overrides: Sequence[str], *, strict: bool) -> LoadedRecipe:
     if not isinstance(source, Mapping):
-        return load_recipe(str(source), overrides, strict=strict)
+        return load_complete_recipe(str(source), overrides, strict=strict)
     values = json.loads(json.dumps(dict(source), default=str))  # tuples as lists, paths as text
-    return load_recipe(RecipeFile(PYTHON_RECIPE, Path.cwd(), block_yaml(values)), overrides, strict=strict)
+    return load_complete_recipe(RecipeFile(PYTHON_RECIPE, Path.cwd(), block_yaml(values)), overrides, strict=strict)

@@ -9,7 +9,7 @@ import typer
 from orpo_cli.cli.completion import complete_recipe
 from orpo_cli.cli.options import Json, Overrides, Quiet, Strict
 from orpo_cli.errors import OrpoError, Problem, RecipeError
-from orpo_cli.recipe.load import load_recipe
+from orpo_cli.recipe.placeholders import load_complete_recipe
 from orpo_cli.report.console import Console
 
 
@@ -42,7 +42,7 @@ def command(
     problems: list[Problem] = []
     for source in recipes:
         try:
-            loaded = load_recipe(source, overrides or (), strict=strict)
+            loaded = load_complete_recipe(source, overrides or (), strict=strict)
         except RecipeError as error:
             problems += error.problems
         except OrpoError as error:

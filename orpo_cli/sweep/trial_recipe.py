@@ -8,6 +8,7 @@ from dataclasses import replace
 from orpo_cli.errors import Problem, RecipeError, UsageError
 from orpo_cli.recipe.eval_save_defaults import eval_strategy
 from orpo_cli.recipe.load import LoadedRecipe, load_recipe
+from orpo_cli.recipe.placeholders import load_complete_recipe
 from orpo_cli.recipe.schema import Recipe
 from orpo_cli.recipe.source.nodes import COMMAND_LINE
 from orpo_cli.sweep.search_space import SearchSpace, override
@@ -22,7 +23,7 @@ def load_with_values(source: str, overrides: Sequence[str], space: SearchSpace, 
 
     Raises RecipeError with the problems of all values.
     """
-    loaded = load_recipe(source, overrides, strict=strict)
+    loaded = load_complete_recipe(source, overrides, strict=strict)
     known = set(loaded.warnings)
     problems = [
         problem

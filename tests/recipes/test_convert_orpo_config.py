@@ -43,8 +43,9 @@ def test_a_printed_config_of_april_2024_can_be_converted_validated_and_planned(
 ) -> None:
     target = tmp_path / "april.yaml"
     assert orpo_here("convert", EXAMPLES_DIR / "april-2024.txt", "-o", target).returncode == 0
-    assert orpo_here("validate", "--strict", target).returncode == 0
-    assert orpo_here("plan", target).returncode == 0
+    values = ("--set", "model.model_name_or_path=Qwen/Qwen2.5-0.5B", "--set", "dataset.train.path=pairs.jsonl")
+    assert orpo_here("validate", "--strict", target, *values).returncode == 0
+    assert orpo_here("plan", target, *values).returncode == 0
 
 
 def test_a_config_printed_by_the_installed_library_is_converted_to_its_arguments() -> None:

@@ -49,6 +49,33 @@ def test_an_existing_output_file_is_not_overwritten_without_force(
     assert orpo_here("validate", target).returncode == 0
 
 
+@pytest.mark.parametrize("command", ["validate", "plan", "train", "doctor"])
+def test_a_placeholder_is_a_problem_of_the_recipe(tmp_path: Path, orpo_here: Callable[..., Any], command: str) -> None:
+    printed, recipe = tmp_path / "printed.txt", tmp_path / "converted.yaml"
+    printed.write_text("ORPOConfig(output_dir='out', beta=0.2)")
+    assert orpo_here("convert", printed, "-o", recipe).returncode == 0
+    lines = recipe.read_text().splitlines()
+    done = orpo_here(command, recipe)
+    assert done.returncode == 2, done.stderr
+    for path, value, kind in (
+        ("model.model_name_or_path", "TODO/base-model", "a hub id or a folder"),
+        ("dataset.train.path", "TODO.jsonl", "a file, a folder or a hub dataset"),
+    ):
+        (number,) = (number for number, line in enumerate(lines, start=1) if value in line)
+        column = lines[number - 1].index(path.rpartition(".")[2]) + 1
+        problem = f"{path}: {value} is a placeholder. Write {kind} in its place. [placeholder]"
+        assert f"{recipe}:{number}:{column}: {problem}" in done.stderr
+
+
+def test_a_name_that_contains_todo_is_no_placeholder(tmp_path: Path, orpo_here: Callable[..., Any]) -> None:
+    (tmp_path / "TODO.jsonl").touch()
+    recipe = tmp_path / "x.yaml"
+    for model in ("TODOs/base", "my/TODO", "data/TODO/base", "./TODO/base", "TODO-list"):
+        recipe.write_text(f"model: {{model_name_or_path: {model}}}\ndataset: {{train: {{path: TODO.jsonl}}}}\n")
+        done = orpo_here("validate", recipe)
+        assert done.returncode == 0, done.stderr
+
+
 def test_json_is_one_document_with_the_outcome_of_each_key(orpo_here: Callable[..., Any]) -> None:
     document = json.loads(orpo_here("convert", EXAMPLES_DIR / "axolotl-qlora.yml", "--json").stdout)
     assert document["from"] == "axolotl"

@@ -19,7 +19,7 @@ from orpo_cli.planning.model_facts import ModelFacts
 from orpo_cli.planning.requirements import missing_requirements
 from orpo_cli.planning.resolve import resolve
 from orpo_cli.recipe.explanations import FOLDER, Explanation, problem_codes, read_explanation
-from orpo_cli.recipe.load import load_recipe
+from orpo_cli.recipe.placeholders import load_complete_recipe
 
 PAGES = Path(__file__).parents[2] / "docs" / "troubleshooting"
 GENERATED = "<!-- Generated from orpo_cli/recipe/problems/{code}.md by tools/generate_docs.py. -->"
@@ -61,7 +61,7 @@ def example_problems(example: str, machine: str | None = None) -> list[Problem]:
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         Path("recipe.yaml").write_text(example + "".join(rest), encoding="utf-8")
         try:
-            loaded = load_recipe("recipe.yaml")
+            loaded = load_complete_recipe("recipe.yaml")
             if machine is None:
                 return list(loaded.warnings)
             plan = resolve(loaded, MACHINES[machine], MISTRAL_7B)

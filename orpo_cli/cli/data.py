@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from orpo_cli.atomic import atomic_write_text
 from orpo_cli.cli.options import Json, Overrides, Quiet, RecipeArgument, Strict
+from orpo_cli.control_characters import one_line
 from orpo_cli.report.console import Console
 from orpo_cli.workflows.data import DataInspection, inspect_data
 from orpo_cli.workflows.output_file import check_output_file
@@ -20,10 +24,10 @@ if TYPE_CHECKING:
 def command(
     recipe: RecipeArgument,
     overrides: Overrides = None,
-    show: Annotated[int, typer.Option(min=0, metavar="N", help="Print the first N pairs, token by token.")] = 0,
+    show: Annotated[int, typer.Option(min=0, metavar="N", help="Print only the first N pairs, token by token.")] = 0,
     row: Annotated[
         str | None,
-        typer.Option(metavar="I", help="Print one pair: its number, or the name of its row (train.jsonl:17)."),
+        typer.Option(metavar="I", help="Print only one pair: its number, or the name of its row (train.jsonl:17)."),
     ] = None,
     html: Annotated[
         Path | None,
@@ -59,21 +63,29 @@ def command(
         atomic_write_text(html, data_page(inspection.page_content()))
         console.note(f"wrote {html}")
     if not as_json:
-        coloured = console.out.is_terminal and not console.out.no_color
-        for renderable in _view(
-            inspection, summary=row is None or html is not None, pairs=html is None, coloured=coloured
-        ):
-            console.result(renderable)
+        terminal, only_pairs = console.out.is_terminal, html is None and (show > 0 or row is not None)
+        view = _pairs_view if only_pairs else _summary_view
+        for renderable in view(inspection, recipe, coloured=terminal and not console.out.no_color):
+            # lines of a terminal end between words, except in the tokens of a pair
+            console.out.print(renderable, soft_wrap=not (terminal and isinstance(renderable, Text)))
     console.document(inspection)
 
 
-def _view(inspection: DataInspection, *, summary: bool, pairs: bool, coloured: bool) -> list[RenderableType]:
+def _summary_view(inspection: DataInspection, recipe: str, *, coloured: bool) -> Iterator[RenderableType]:
+    from orpo_cli.report.data_view import summary_view
+
+    yield from summary_view(inspection.report, inspection.audits, inspection.steps)
+
+
+def _pairs_view(inspection: DataInspection, recipe: str, *, coloured: bool) -> Iterator[RenderableType]:
+    """The pairs to show, and in the last line how many there are in all."""
     from orpo_cli.report import data_view
 
-    view: list[RenderableType] = []
-    if summary:
-        view += data_view.summary_view(inspection.report, inspection.audits, inspection.steps)
-    if inspection.pairs and pairs:
-        view.append(data_view.legend(loss_on_prompt=inspection.loss_on_prompt, coloured=coloured))
-        view += [data_view.pair_view(pair, coloured=coloured) for pair in inspection.pairs]
-    return view
+    yield data_view.legend(loss_on_prompt=inspection.loss_on_prompt, coloured=coloured)
+    for pair in inspection.pairs:
+        yield data_view.pair_view(pair, coloured=coloured)
+    report = inspection.report
+    counts = f"{report.train_pairs:,} training pairs, {report.eval_pairs:,} held out"
+    if report.dropped:
+        counts += f", {sum(report.dropped.values()):,} rows dropped"
+    yield Text(one_line(f"in all: {counts}. Statistics: orpo data {shlex.quote(recipe)}"))

@@ -77,6 +77,20 @@ def test_a_pair_is_found_by_number_and_by_row_name(tmp_path: Path, orpo_here: Or
     assert "train.jsonl:1" in missing.stderr
 
 
+def test_shown_pairs_come_without_the_statistics(tmp_path: Path, orpo_here: Orpo) -> None:
+    recipe = write_recipe(tmp_path)
+    rows = [*pairs(9), pairs(1)[0]]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = orpo_here("data", recipe, "--show", "2")
+    assert done.returncode == 0, done.stderr
+    first, *shown, last = done.stdout.splitlines()
+    assert first.startswith("each token ends with")
+    assert [line for line in shown if line.startswith("pair ")] == ["pair 0, train.jsonl:1", "pair 1, train.jsonl:2"]
+    assert "correlation" not in done.stdout
+    assert last == f"in all: 9 training pairs, 8 held out, 1 rows dropped. Statistics: orpo data {recipe}"
+    assert {"report", "audit", "steps"} <= json.loads(orpo_here("data", recipe, "--show", "2", "--json").stdout).keys()
+
+
 def test_turns_and_several_rejected_answers_are_counted_and_shown(tmp_path: Path, orpo_here: Orpo) -> None:
     recipe = write_recipe(tmp_path, dataset={"turns": "all", "rejected": "all"})
     messages = [
@@ -96,7 +110,7 @@ def test_turns_and_several_rejected_answers_are_counted_and_shown(tmp_path: Path
     assert "1 more pairs from rows with several turns" in every
     assert "1 more pairs from rows with several rejected answers" in every
     plan = " ".join(orpo_here("plan", recipe).stdout.split())
-    assert "heldout.jsonl; a pair of each turn; rejected: all" in plan
+    assert "heldout.jsonl (8 pairs); a pair of each turn; rejected: all" in plan
     default = orpo_here("data", recipe, "--set", "dataset.turns=last", "--set", "dataset.rejected=first").stdout
     assert "1 earlier turns with a rejected answer are not used; dataset.turns: all makes a pair of each" in default
 

@@ -12,7 +12,6 @@ from orpo_cli.report.remaining_time import duration_text
 from orpo_cli.report.run_history import MARGIN, RunHistory, metric_value
 
 LABEL_WIDTH = 11
-NEXT_COMMANDS = 3
 
 
 def summary_lines(history: RunHistory, width: int | None = None) -> Iterator[str]:
@@ -50,15 +49,19 @@ def _entries(history: RunHistory) -> Iterator[tuple[str, str]]:
             label = " "
 
 
-def next_commands(history: RunHistory, commands: dict[str, str]) -> list[str]:
+def next_commands(history: RunHistory, commands: dict[str, str], width: int | None = None) -> list[str]:
     """The commands that come next, the most important first; each with the run's path, ready to be copied.
 
-    ``commands``: the name of each, and what it does; empty where it does not apply.
+    ``commands``: each without ``orpo`` and with RUN for the path, and what it does; empty where it does not apply. ``width``: where
+    a line is longer, what the commands do is left out.
     """
     path = shlex.quote(short_path(str(history.path)))
-    lines = [(f"orpo {name} {path}", purpose) for name, purpose in commands.items() if purpose][:NEXT_COMMANDS]
-    width = max((len(line) for line, _ in lines), default=0)
-    return ["next:", *(f"  {line.ljust(width)}  {purpose}" for line, purpose in lines)] if lines else []
+    found = {f"  orpo {command.replace('RUN', path)}": purpose for command, purpose in commands.items() if purpose}
+    longest = max(map(len, found), default=0)
+    lines = [f"{command.ljust(longest)}  {purpose}" for command, purpose in found.items()]
+    if width is not None and any(len(line) >= width for line in lines):
+        lines = list(found)
+    return ["next:", *lines] if lines else []
 
 
 def _accuracy(history: RunHistory, name: str, record: dict[str, Any]) -> str:

@@ -270,13 +270,13 @@ def report_run(rundir: RunDir, plan: Plan, console: Console) -> None:
     history = read_history(rundir.root)
     held_out = plan.dataset.eval is not None
     commands = {
-        "eval": "compare with the base on the held-out pairs" if held_out and not history.evals else "",
-        "report": "see the curves and the held-out pairs in a browser",
-        "chat": "talk to the trained model",
-        "merge": "merge the adapter into the base" if plan.lora is not None else "",
+        "generate RUN --compare" if held_out else "chat RUN --compare": "compare answers with the base",
+        "eval RUN": "score the held-out pairs" if held_out else "",
+        "report RUN": "see the curves in a browser",
+        "merge RUN": "merge the adapter into the base" if plan.lora is not None else "",
     }
     width = console.err.width if console.shows_progress else None
-    for line in (*summary_lines(history, width), *next_commands(history, commands)):
+    for line in (*summary_lines(history, width), *next_commands(history, commands, width)):
         console.note(line)
 
 

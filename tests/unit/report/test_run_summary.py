@@ -73,12 +73,16 @@ def test_a_run_of_an_older_version_and_one_without_metrics(tmp_path: Path) -> No
 def test_the_next_commands_can_be_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     history = read_history(write_run(tmp_path / "a run", {}, []))
     monkeypatch.chdir(tmp_path)
-    commands = {"eval": "", "report": "see the curves", "chat": "talk to it", "merge": "merge it", "export": "no place"}
-    assert next_commands(history, commands) == [
+    commands = {"generate RUN --compare": "compare answers", "eval RUN": "", "merge RUN": "merge it"}
+    assert next_commands(history, commands, 80) == [
         "next:",
-        "  orpo report 'a run'  see the curves",
-        "  orpo chat 'a run'    talk to it",
-        "  orpo merge 'a run'   merge it",
+        "  orpo generate 'a run' --compare  compare answers",
+        "  orpo merge 'a run'               merge it",
+    ]
+    assert next_commands(history, commands, 50) == [
+        "next:",
+        "  orpo generate 'a run' --compare",
+        "  orpo merge 'a run'",
     ]
     monkeypatch.chdir(Path(__file__).parent)
-    assert next_commands(history, {"chat": "talk to it"})[1].startswith(f"  orpo chat '{tmp_path}/a run'")
+    assert next_commands(history, {"chat RUN": "talk to it"})[1].startswith(f"  orpo chat '{tmp_path}/a run'")
